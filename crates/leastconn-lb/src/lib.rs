@@ -1,0 +1,2 @@
+//! The rooms of `leastconn-lb`, as a library so that tests, fuzz targets and
+//! benches reach them. Not a public API: only the program is.

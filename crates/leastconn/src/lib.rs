@@ -1,0 +1,1 @@
+//! Least-connections load balancing for TCP.
