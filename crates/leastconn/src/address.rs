@@ -1,0 +1,184 @@
+//! Where a server listens: an IP address or a name, and a port.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    sync::Arc,
+};
+
+/// A server's address: `10.0.0.7:80`, `[::1]:80` or `webapp1:80`.
+///
+/// A name is resolved when connecting, not here.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// An IP address and a port.
+    Ip(SocketAddr),
+    /// A host name and a port.
+    Name {
+        /// The host name, as written.
+        host: Arc<str>,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl Address {
+    /// The port.
+    pub const fn port(&self) -> u16 {
+        match self {
+            Self::Ip(address) => address.port(),
+            Self::Name { port, .. } => *port,
+        }
+    }
+
+    /// The same host at another port.
+    pub fn with_port(&self, port: u16) -> Self {
+        match self {
+            Self::Ip(address) => Self::Ip(SocketAddr::new(address.ip(), port)),
+            Self::Name { host, .. } => Self::Name {
+                host: Arc::clone(host),
+                port,
+            },
+        }
+    }
+
+    /// The host as it belongs into an HTTP `Host` header.
+    pub fn host(&self) -> String {
+        match self {
+            Self::Ip(SocketAddr::V6(address)) => format!("[{}]", address.ip()),
+            Self::Ip(SocketAddr::V4(address)) => address.ip().to_string(),
+            Self::Name { host, .. } => host.to_string(),
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Ip(address)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// Why a text is not a server's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddressError {
+    /// There is no `:PORT` at the end.
+    #[error("the port is missing: write HOST:PORT, for example `webapp1:80`")]
+    MissingPort,
+    /// What stands after the last `:` is not a port that can be connected to.
+    #[error("the port must be a number from 1 to 65535")]
+    InvalidPort,
+    /// An IPv6 address needs brackets, so that its port can be told apart.
+    #[error("an IPv6 address is written in brackets: `[::1]:80`")]
+    UnbracketedV6,
+    /// What stands in brackets is not an IPv6 address.
+    #[error("not an IPv6 address between the brackets")]
+    InvalidV6,
+    /// The host is empty, too long, or has characters no host name has.
+    #[error("not a host name: letters, digits, `-`, `_` and `.`, each label at most 63 long")]
+    InvalidHost,
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (host, port) = text.rsplit_once(':').ok_or(AddressError::MissingPort)?;
+        if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+            // `::1` or `fe80::1:80`: nobody can say which part is the port.
+            return Err(AddressError::UnbracketedV6);
+        }
+        let port = parse_port(port)?;
+        if let Some(v6) = host.strip_prefix('[') {
+            let v6 = v6.strip_suffix(']').ok_or(AddressError::InvalidV6)?;
+            let ip = v6.parse().map_err(|_| AddressError::InvalidV6)?;
+            return Ok(Self::Ip(SocketAddr::new(IpAddr::V6(ip), port)));
+        }
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(Self::Ip(SocketAddr::new(ip, port)));
+        }
+        if !is_host_name(host) {
+            return Err(AddressError::InvalidHost);
+        }
+        Ok(Self::Name {
+            host: host.into(),
+            port,
+        })
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16, AddressError> {
+    // `u16::from_str` takes a leading `+`.
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    match text.parse() {
+        Ok(port) if digits && port != 0 => Ok(port),
+        _ => Err(AddressError::InvalidPort),
+    }
+}
+
+/// Host names as resolvers take them: RFC 1123 labels, and `_`, which container
+/// names have. A name of digits only is no name but a broken IPv4 address.
+fn is_host_name(host: &str) -> bool {
+    let labels = host.strip_suffix('.').unwrap_or(host);
+    (1..=253).contains(&labels.len())
+        && labels.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        })
+        && !labels.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_ips_and_names() {
+        for text in [
+            "127.0.0.1:80",
+            "[::1]:8080",
+            "webapp1:80",
+            "db_1.internal:5432",
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        for (text, error) in [
+            ("webapp1", AddressError::MissingPort),
+            ("webapp1:", AddressError::InvalidPort),
+            ("webapp1:+80", AddressError::InvalidPort),
+            ("webapp1:0", AddressError::InvalidPort),
+            ("webapp1:65536", AddressError::InvalidPort),
+            ("::1", AddressError::UnbracketedV6),
+            ("fe80::1:80", AddressError::UnbracketedV6),
+            ("[nonsense]:80", AddressError::InvalidV6),
+            (":80", AddressError::InvalidHost),
+            ("256.1.1.1:80", AddressError::InvalidHost),
+            ("a b:80", AddressError::InvalidHost),
+            ("http://web:80", AddressError::UnbracketedV6),
+        ] {
+            let expected = if text.starts_with("http") {
+                // A URL is a common slip; any error will do, silence will not.
+                text.parse::<Address>().is_err()
+            } else {
+                text.parse::<Address>() == Err(error)
+            };
+            assert!(expected, "{text}: {:?}", text.parse::<Address>());
+        }
+    }
+}

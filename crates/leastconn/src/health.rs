@@ -1,0 +1,191 @@
+//! Whether a server can be given connections: a pure state machine, fed with
+//! the outcomes of probes (active) and of real connects (passive).
+//!
+//! Active, as in HAProxy: `fall` failed probes in a row take a server down,
+//! `rise` good ones in a row bring it back. A server that was never probed
+//! counts as up, and its very first probe decides alone, so that a dead server
+//! is known after one probe and not after `fall` intervals.
+//!
+//! Passive, as in nginx: `max_fails` failed connects within `fail_timeout`
+//! eject a server for `fail_timeout`. After that it is on trial: one connection
+//! is let through, its success opens the server again, its failure ejects it
+//! anew. Where probes run, `rise` good ones since the ejection end it early.
+
+use std::{
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
+
+/// How many probes change a server's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActivePolicy {
+    /// Good probes in a row that bring a server up.
+    pub rise: NonZeroU32,
+    /// Failed probes in a row that take it down.
+    pub fall: NonZeroU32,
+}
+
+/// How many failed connects eject a server, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassivePolicy {
+    /// Failed connects within `fail_timeout` that eject; 0: never.
+    pub max_fails: u32,
+    /// The window in which failures add up, and how long an ejection lasts.
+    pub fail_timeout: Duration,
+}
+
+impl Default for PassivePolicy {
+    /// nginx's: one failure, ten seconds.
+    fn default() -> Self {
+        Self {
+            max_fails: 1,
+            fail_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a server's health allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Availability {
+    /// It may be picked.
+    Up,
+    /// Real connects failed: not before this time, and then one at a time until one succeeds.
+    Ejected(Instant),
+    /// Probes say that it does not work.
+    Down,
+}
+
+/// The health of one server.
+#[derive(Clone, Debug)]
+pub struct Health {
+    active: Option<ActivePolicy>,
+    passive: PassivePolicy,
+    probed: bool,
+    up: bool,
+    /// Probes in a row that contradict `up`.
+    contrary: u32,
+    /// Good probes in a row since the last ejection.
+    good_since_ejection: u32,
+    /// Failed connects since `window`.
+    fails: u32,
+    window: Option<Instant>,
+    ejected_until: Option<Instant>,
+}
+
+impl Health {
+    /// A server that is up until something says otherwise. Without an `active`
+    /// policy, probes are ignored.
+    pub const fn new(active: Option<ActivePolicy>, passive: PassivePolicy) -> Self {
+        Self {
+            active,
+            passive,
+            probed: false,
+            up: true,
+            contrary: 0,
+            good_since_ejection: 0,
+            fails: 0,
+            window: None,
+            ejected_until: None,
+        }
+    }
+
+    /// What the server may be given now.
+    pub const fn availability(&self) -> Availability {
+        match (self.up, self.ejected_until) {
+            (false, _) => Availability::Down,
+            (true, Some(until)) => Availability::Ejected(until),
+            (true, None) => Availability::Up,
+        }
+    }
+
+    /// A probe ended.
+    pub fn probed(&mut self, success: bool) {
+        let Some(ActivePolicy { rise, fall }) = self.active else {
+            return;
+        };
+        let first = !std::mem::replace(&mut self.probed, true);
+        self.contrary = if success == self.up {
+            0
+        } else {
+            self.contrary + 1
+        };
+        let needed = if self.up { fall } else { rise }.get();
+        if self.contrary >= needed || (first && self.contrary > 0) {
+            self.up = success;
+            self.contrary = 0;
+        }
+        self.good_since_ejection = if success {
+            self.good_since_ejection.saturating_add(1)
+        } else {
+            0
+        };
+        if self.ejected_until.is_some() && self.good_since_ejection >= rise.get() {
+            self.reinstate();
+        }
+    }
+
+    /// A real connect failed.
+    pub fn connect_failed(&mut self, now: Instant) {
+        if self.passive.max_fails == 0 {
+            return;
+        }
+        let on_trial = self.ejected_until.is_some();
+        let stale = self
+            .window
+            .is_none_or(|start| now.saturating_duration_since(start) > self.passive.fail_timeout);
+        if stale {
+            self.window = Some(now);
+            self.fails = 0;
+        }
+        self.fails = self.fails.saturating_add(1);
+        if on_trial || self.fails >= self.passive.max_fails {
+            self.ejected_until = Some(now + self.passive.fail_timeout);
+            self.good_since_ejection = 0;
+            self.fails = 0;
+            self.window = None;
+        }
+    }
+
+    /// A real connect succeeded: whatever failed before is over.
+    pub fn connect_succeeded(&mut self) {
+        self.reinstate();
+    }
+
+    /// Whether an ejection has lasted long enough for one connection to be tried.
+    pub fn trial_is_due(&self, now: Instant) -> bool {
+        self.ejected_until.is_none_or(|until| now >= until)
+    }
+
+    /// Lets the one connection of a trial through, if it is due, and holds the
+    /// next back until this one's outcome is known, or was lost for `fail_timeout`.
+    pub fn start_trial(&mut self, now: Instant) -> bool {
+        let due = self.trial_is_due(now);
+        if due && self.ejected_until.is_some() {
+            self.ejected_until = Some(now + self.passive.fail_timeout);
+        }
+        due
+    }
+
+    /// Whether some failure is remembered that a success would clear.
+    pub const fn is_troubled(&self) -> bool {
+        self.ejected_until.is_some() || self.fails > 0
+    }
+
+    /// Takes over changed policies; what is known of the server stays.
+    pub const fn set_policies(&mut self, active: Option<ActivePolicy>, passive: PassivePolicy) {
+        self.active = active;
+        self.passive = passive;
+        if active.is_none() {
+            // Nothing will ever bring it up again.
+            self.up = true;
+            self.contrary = 0;
+            self.probed = false;
+        }
+    }
+
+    const fn reinstate(&mut self) {
+        self.ejected_until = None;
+        self.fails = 0;
+        self.window = None;
+    }
+}

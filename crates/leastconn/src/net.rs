@@ -1,0 +1,2 @@
+//! Connecting, relaying and probing on Tokio.
+pub(crate) mod resolve;
