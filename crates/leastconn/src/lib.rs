@@ -1,6 +1,8 @@
 //! Least-connections load balancing for TCP.
 mod address;
 pub mod backoff;
+#[cfg(feature = "tokio")]
+mod balancer;
 pub mod health;
 mod lease;
 pub mod limit;
@@ -14,6 +16,8 @@ mod sync;
 mod upstream;
 
 pub use address::{Address, AddressError};
+#[cfg(feature = "tokio")]
+pub use balancer::{BalanceError, Balancer, BalancerBuilder, Transfer, UnknownServer};
 pub use lease::Lease;
 pub use limit::{Limiter, Limits, Permit, RateLimit, Refusal};
 pub use pool::{Candidates, Member, Pool, PoolError, Tried};

@@ -1,0 +1,271 @@
+//! All of it in one piece: limit, pick, connect, relay.
+
+use crate::{
+    Candidates, ClientId, Limiter, Limits, Pool, PoolError, Reason, Refusal, ServerId, ServerSpec,
+    health::{ActivePolicy, PassivePolicy},
+    net::{self, Check, Checker, ConnectError, ConnectPolicy, Stream, Timeouts, Traffic},
+};
+
+/// A load balancer for connections that a program has accepted itself.
+///
+/// It lives inside a Tokio runtime; share it between tasks with an `Arc`.
+///
+/// ```
+/// use leastconn::{Balancer, ClientId, ServerSpec};
+/// # use tokio::{io::{AsyncReadExt, AsyncWriteExt}, net::{TcpListener, TcpStream}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = TcpListener::bind("127.0.0.1:0").await?;
+/// # let address = server.local_addr()?.to_string();
+/// # tokio::spawn(async move {
+/// #     let (mut stream, _) = server.accept().await.unwrap();
+/// #     stream.write_all(b"hello").await.unwrap();
+/// # });
+/// let balancer = Balancer::builder("web")
+///     .server(ServerSpec::new("web1", address.parse::<leastconn::Address>()?))
+///     .build()?;
+///
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// # let mut client = TcpStream::connect(listener.local_addr()?).await?;
+/// let (connection, peer) = listener.accept().await?;
+/// # let reader = tokio::spawn(async move {
+/// #     client.shutdown().await.unwrap();
+/// #     let mut text = String::new();
+/// #     client.read_to_string(&mut text).await.unwrap();
+/// #     text
+/// # });
+/// let client = ClientId::from(peer.ip().to_string());
+/// let transfer = balancer.balance(connection, &client, &balancer.all()).await?;
+/// println!("{} bytes sent by {}: {}", transfer.sent, transfer.server, transfer.reason);
+/// # assert_eq!(reader.await?, "hello");
+/// # assert_eq!((transfer.sent, transfer.reason), (5, leastconn::Reason::Ok));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Balancer {
+    pool: Pool,
+    limiter: Limiter,
+    limits: Limits,
+    connect: ConnectPolicy,
+    timeouts: Timeouts,
+    _checker: Option<Checker>,
+}
+
+/// What one connection did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// The server that it went to.
+    pub server: ServerId,
+    /// Servers that were tried, this one included.
+    pub attempts: u32,
+    /// Bytes from the client to the server.
+    pub received: u64,
+    /// Bytes from the server to the client.
+    pub sent: u64,
+    /// How it ended.
+    pub reason: Reason,
+}
+
+/// A connection was not carried to any server.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BalanceError {
+    /// The client is over a limit.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// No server took the connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
+
+impl BalanceError {
+    /// The stable code.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Refused(refusal) => refusal.reason(),
+            Self::Connect(error) => error.reason(),
+        }
+    }
+}
+
+/// A client was to be allowed a server that the pool does not have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no server named `{0}`")]
+pub struct UnknownServer(pub String);
+
+impl Balancer {
+    /// Starts to describe a balancer; `upstream` names its group of servers.
+    pub fn builder(upstream: &str) -> BalancerBuilder {
+        BalancerBuilder {
+            upstream: upstream.to_owned(),
+            servers: Vec::new(),
+            limits: Limits::default(),
+            connect: ConnectPolicy::default(),
+            timeouts: Timeouts::default(),
+            check: None,
+            passive: PassivePolicy::default(),
+            capacity: 1 << 20,
+            seed: net::random(),
+        }
+    }
+
+    /// All servers, for a client that may use every one.
+    pub fn all(&self) -> Candidates {
+        self.pool.all()
+    }
+
+    /// Some servers, by name, for a client that may use those only. Make it
+    /// once for a client, not for each connection.
+    ///
+    /// # Errors
+    /// If a name is not that of a server.
+    pub fn allow<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Candidates, UnknownServer> {
+        let names: Vec<_> = names.into_iter().collect();
+        if let Some(unknown) = names.iter().find(|name| self.pool.server(name).is_none()) {
+            return Err(UnknownServer((*unknown).to_owned()));
+        }
+        Ok(self
+            .pool
+            .subset(|server| names.contains(&server.id().as_str())))
+    }
+
+    /// The servers and their states.
+    pub const fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Admits `connection` for `client`, connects to the allowed server with
+    /// the fewest connections, or the next one if that fails, and relays until
+    /// both sides are done. How the relaying ended is in [`Transfer::reason`].
+    ///
+    /// # Errors
+    /// If the client is over a limit or no server took the connection. The
+    /// client's connection is closed then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes both connections and gives back what was
+    /// counted.
+    pub async fn balance(
+        &self,
+        mut connection: impl Stream,
+        client: &ClientId,
+        allowed: &Candidates,
+    ) -> Result<Transfer, BalanceError> {
+        let _permit = self.limiter.admit(client, &self.limits, net::now())?;
+        let mut connected = net::connect(&self.pool, allowed, &self.connect).await?;
+        let traffic = Traffic::default();
+        let reason = net::relay(
+            &mut connection,
+            &mut connected.stream,
+            &self.timeouts,
+            &traffic,
+        )
+        .await;
+        Ok(Transfer {
+            server: connected.lease.server().id().clone(),
+            attempts: connected.attempts,
+            received: traffic.received(),
+            sent: traffic.sent(),
+            reason,
+        })
+    }
+}
+
+/// Describes a [`Balancer`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct BalancerBuilder {
+    upstream: String,
+    servers: Vec<ServerSpec>,
+    limits: Limits,
+    connect: ConnectPolicy,
+    timeouts: Timeouts,
+    check: Option<(Check, ActivePolicy)>,
+    passive: PassivePolicy,
+    capacity: usize,
+    seed: u64,
+}
+
+impl BalancerBuilder {
+    /// Adds a server.
+    pub fn server(mut self, server: ServerSpec) -> Self {
+        self.servers.push(server);
+        self
+    }
+
+    /// Limits each client. The default: no limits.
+    pub const fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How connecting is tried. The default: five seconds, two retries.
+    pub const fn connect(mut self, policy: ConnectPolicy) -> Self {
+        self.connect = policy;
+        self
+    }
+
+    /// How long connections may be silent. The default: an hour, and a minute
+    /// once one side has finished sending.
+    pub const fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// Probes the servers. The default: only real connections tell.
+    pub fn health_check(mut self, check: Check, policy: ActivePolicy) -> Self {
+        self.check = Some((check, policy));
+        self
+    }
+
+    /// What failed connects do. The default: one ejects for ten seconds.
+    pub const fn passive(mut self, policy: PassivePolicy) -> Self {
+        self.passive = policy;
+        self
+    }
+
+    /// How many clients that are not idle are kept count of; a stranger is
+    /// refused beyond. The default: 1,048,576.
+    pub const fn max_clients(mut self, clients: usize) -> Self {
+        self.capacity = clients;
+        self
+    }
+
+    /// Decides ties between servers, for tests that repeat. The default: random.
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Builds it, and starts its health checks.
+    ///
+    /// # Errors
+    /// Without servers, or with two of the same name.
+    ///
+    /// # Panics
+    /// With health checks, outside a Tokio runtime.
+    pub fn build(self) -> Result<Balancer, PoolError> {
+        let active = self.check.as_ref().map(|(_, policy)| *policy);
+        let pool = Pool::new(
+            self.upstream.as_str(),
+            self.servers,
+            active,
+            self.passive,
+            self.seed,
+        )?;
+        let checker = self.check.map(|(check, _)| Checker::start(&pool, check));
+        Ok(Balancer {
+            limiter: Limiter::new(self.capacity, net::now()),
+            limits: self.limits,
+            connect: self.connect,
+            timeouts: self.timeouts,
+            _checker: checker,
+            pool,
+        })
+    }
+}

@@ -1,0 +1,228 @@
+//! Asking servers whether they work, before a client has to find out.
+
+use std::{io, ops::RangeInclusive, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{connect::connect_any, now, random};
+use crate::{AdminState, Pool, Server, UpstreamId, backoff::share};
+
+/// What a server must do to be found working.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Take a connection; then, if asked to, answer.
+    Tcp {
+        /// Sent once connected.
+        send: Option<Vec<u8>>,
+        /// Must occur in the answer's first 16 KiB.
+        expect: Option<Vec<u8>>,
+    },
+    /// Answer `GET path` with one of these status codes.
+    Http {
+        /// The path, with its query if any.
+        path: String,
+        /// Status codes that mean "working".
+        status: Vec<RangeInclusive<u16>>,
+    },
+}
+
+/// How and how often servers are probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What is asked.
+    pub probe: Probe,
+    /// Another port than the one that connections go to.
+    pub port: Option<u16>,
+    /// From one probe's start to the next one's, give or take 10 %.
+    pub interval: Duration,
+    /// Time for one probe.
+    pub timeout: Duration,
+}
+
+/// Why a probe failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProbeError {
+    /// Connecting, writing or reading failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// It took longer than the check's time-out.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    /// The answer ended, or grew to 16 KiB, without what was expected.
+    #[error("the answer is not the expected one")]
+    Unexpected,
+    /// The answer was not HTTP/1.x.
+    #[error("the answer is not HTTP")]
+    NotHttp,
+    /// The answer had another status code.
+    #[error("HTTP status {0}")]
+    Status(u16),
+}
+
+/// As much of an answer as is looked at.
+const MAX_ANSWER: usize = 16 * 1024;
+
+/// Probes a server once.
+///
+/// # Errors
+/// If it does not work.
+pub async fn probe(server: &Server, check: &Check) -> Result<(), ProbeError> {
+    let attempt = async {
+        let address = server.address();
+        let address = check
+            .port
+            .map_or_else(|| address.clone(), |port| address.with_port(port));
+        let mut addresses = server
+            .resolved
+            .addresses(server.address(), now())
+            .await?
+            .to_vec();
+        for resolved in &mut addresses {
+            resolved.set_port(address.port());
+        }
+        let mut stream = connect_any(&addresses, check.timeout).await?;
+        match &check.probe {
+            Probe::Tcp { send, expect } => {
+                converse(&mut stream, send.as_deref(), expect.as_deref()).await
+            }
+            Probe::Http { path, status } => {
+                let request = format!(
+                    "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: leastconn-health-check\r\nAccept: */*\r\nConnection: close\r\n\r\n",
+                    if address.port() == 80 {
+                        address.host()
+                    } else {
+                        format!("{}:{}", address.host(), address.port())
+                    },
+                );
+                stream.write_all(request.as_bytes()).await?;
+                let code = read_status(&mut stream).await?;
+                if status.iter().any(|range| range.contains(&code)) {
+                    Ok(())
+                } else {
+                    Err(ProbeError::Status(code))
+                }
+            }
+        }
+    };
+    timeout(check.timeout, attempt)
+        .await
+        .unwrap_or(Err(ProbeError::TimedOut(check.timeout)))
+}
+
+async fn converse(
+    stream: &mut TcpStream,
+    send: Option<&[u8]>,
+    expect: Option<&[u8]>,
+) -> Result<(), ProbeError> {
+    if let Some(send) = send {
+        stream.write_all(send).await?;
+    }
+    let Some(expect) = expect.filter(|expect| !expect.is_empty()) else {
+        return Ok(());
+    };
+    read_until(stream, |answer| {
+        answer
+            .windows(expect.len())
+            .any(|window| window == expect)
+            .then_some(())
+    })
+    .await?
+    .ok_or(ProbeError::Unexpected)
+}
+
+async fn read_status(stream: &mut TcpStream) -> Result<u16, ProbeError> {
+    let parsed = read_until(stream, |answer| {
+        let mut headers = [httparse::EMPTY_HEADER; 64];
+        let mut response = httparse::Response::new(&mut headers);
+        match response.parse(answer) {
+            // The status line is enough, however long the headers are.
+            Ok(_) | Err(httparse::Error::TooManyHeaders) => response.code.map(Ok),
+            Err(_) => Some(Err(ProbeError::NotHttp)),
+        }
+    })
+    .await?;
+    parsed.unwrap_or(Err(ProbeError::NotHttp))
+}
+
+/// Reads until `found` finds something; `None` when the answer ends before.
+async fn read_until<T>(
+    stream: &mut TcpStream,
+    mut found: impl FnMut(&[u8]) -> Option<T>,
+) -> Result<Option<T>, ProbeError> {
+    let mut answer = Vec::with_capacity(1024);
+    loop {
+        if stream.read_buf(&mut answer).await? == 0 {
+            return Ok(None);
+        }
+        if let Some(found) = found(&answer) {
+            return Ok(Some(found));
+        }
+        if answer.len() >= MAX_ANSWER {
+            return Ok(None);
+        }
+    }
+}
+
+/// Probes the servers of a pool for as long as it lives, each at once when
+/// starting and then at its interval.
+#[derive(Debug)]
+pub struct Checker {
+    // Dropping the set ends its tasks.
+    _tasks: JoinSet<()>,
+}
+
+impl Checker {
+    /// Starts probing, on the Tokio runtime that this is called in.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn start(pool: &Pool, check: Check) -> Self {
+        let check = Arc::new(check);
+        let mut tasks = JoinSet::new();
+        for member in pool.members() {
+            let (server, upstream, check) = (
+                Arc::clone(&member.server),
+                pool.id().clone(),
+                Arc::clone(&check),
+            );
+            tasks.spawn(watch(server, upstream, check));
+        }
+        Self { _tasks: tasks }
+    }
+}
+
+async fn watch(server: Arc<Server>, upstream: UpstreamId, check: Arc<Check>) {
+    loop {
+        let start = now();
+        // Of a server in maintenance nothing is expected, and nothing is learnt.
+        if server.status().admin != AdminState::Maint {
+            let result = probe(&server, &check).await;
+            let changed = server.probed(result.is_ok());
+            match (changed, result) {
+                (true, Ok(())) => {
+                    tracing::info!(%upstream, server = %server.id(), "server is up: health check passed");
+                }
+                (true, Err(error)) => {
+                    tracing::warn!(%upstream, server = %server.id(), %error, "server is down: health check failed");
+                }
+                (false, Err(error)) => {
+                    tracing::debug!(%upstream, server = %server.id(), %error, "health check failed");
+                }
+                (false, Ok(())) => {}
+            }
+        }
+        // Spread out, so that many servers are not all probed in step.
+        let spread = check.interval / 5;
+        let interval = check.interval - spread / 2 + share(spread, random());
+        sleep(interval.saturating_sub(now().saturating_duration_since(start))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,355 @@
+//! Carrying bytes both ways until both sides are done.
+//!
+//! One task a connection polls both directions. Bytes are read into scratch
+//! space of the worker thread, not of the connection, and written on at once;
+//! only what the receiver does not take now is kept with the connection, at
+//! most one scratch space each way. So an idle connection holds no buffer, and
+//! a slow reader stops its sender, who waits in the kernel.
+//!
+//! Each end of sending is passed on alone (half-close): the other direction
+//! goes on until it ends too, or nothing moves for the half-close time-out. A
+//! side that breaks off (reset, or TLS truncation) breaks the other off as
+//! well, after what it had sent before was delivered.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::atomic::{AtomicU64, Ordering},
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use tokio::{io::ReadBuf, time::sleep_until};
+
+use super::{Stream, now};
+use crate::Reason;
+
+/// Read at once, and at most kept for a direction whose receiver is slow.
+const SCRATCH: usize = 64 * 1024;
+
+/// Scratch spaces that one direction moves before others get their turn.
+const BUDGET: usize = 8;
+
+thread_local! {
+    static SCRATCH_SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
+}
+
+/// How long a connection may be silent. `None`: for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// No byte either way, while both sides may still send.
+    pub idle: Option<Duration>,
+    /// No byte, once one side has finished sending.
+    pub half_close: Option<Duration>,
+}
+
+impl Default for Timeouts {
+    /// An hour, and a minute.
+    fn default() -> Self {
+        Self {
+            idle: Some(Duration::from_secs(3600)),
+            half_close: Some(Duration::from_secs(60)),
+        }
+    }
+}
+
+/// Bytes that a connection has carried, readable while it lives.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Traffic {
+    /// Bytes from the client to the server.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes from the server to the client.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+/// Relays between the client (`downstream`) and the server (`upstream`) until
+/// both have finished sending, one breaks off, or a time-out passes, and says
+/// which: [`Reason::Ok`], [`Reason::ClientReset`], [`Reason::ServerReset`],
+/// [`Reason::IdleTimeout`] or [`Reason::HalfCloseTimeout`].
+///
+/// Whatever the end, dropping the streams afterwards closes them as they
+/// should be: after a reset or a half-close time-out, both were made to abort.
+///
+/// # Cancel safety
+/// The future may be dropped at any time; `traffic` then has what was carried.
+/// Bytes that were read and not yet written are lost, so abort the streams.
+pub async fn relay<D: Stream, U: Stream>(
+    downstream: &mut D,
+    upstream: &mut U,
+    timeouts: &Timeouts,
+    traffic: &Traffic,
+) -> Reason {
+    let mut forth = Flow::new(&traffic.received);
+    let mut back = Flow::new(&traffic.sent);
+    let mut last_activity = now();
+    // Timers are moved seldom: an active connection only notes the time, and
+    // the timer looks at it when it fires.
+    let mut armed = deadline(last_activity, timeouts.idle);
+    let mut timer = pin!(sleep_until(armed.into()));
+
+    let reason = poll_fn(|cx| {
+        let before = (forth.progress(), back.progress());
+        SCRATCH_SPACE.with_borrow_mut(|scratch| {
+            // A finished or broken flow is not polled again: its streams may be gone.
+            forth.poll(cx, downstream, upstream, scratch);
+            back.poll(cx, upstream, downstream, scratch);
+        });
+        if let Some(reason) = ending(&forth, &back) {
+            return Poll::Ready(reason);
+        }
+        if before != (forth.progress(), back.progress()) {
+            last_activity = now();
+        }
+        let half_closed = forth.is_over() || back.is_over();
+        let (limit, reason) = if half_closed {
+            (timeouts.half_close, Reason::HalfCloseTimeout)
+        } else {
+            (timeouts.idle, Reason::IdleTimeout)
+        };
+        let due = deadline(last_activity, limit);
+        if due < armed {
+            armed = due;
+            timer.as_mut().reset(armed.into());
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if due <= now() {
+                return Poll::Ready(reason);
+            }
+            armed = due;
+            timer.as_mut().reset(armed.into());
+        }
+    })
+    .await;
+
+    match reason {
+        // Nobody owes anybody anything that is on its way.
+        Reason::Ok | Reason::IdleTimeout => {}
+        _ => {
+            downstream.abort();
+            upstream.abort();
+        }
+    }
+    reason
+}
+
+/// How the connection ended, if both flows are over.
+fn ending(forth: &Flow<'_>, back: &Flow<'_>) -> Option<Reason> {
+    use Phase::{Done, ReaderBroke, WriterBroke};
+    match (&forth.phase, &back.phase) {
+        (ReaderBroke, _) => Some(Reason::ClientReset),
+        (_, ReaderBroke) => Some(Reason::ServerReset),
+        // A side that takes no more may have sent something before it went,
+        // an error message for instance: that flow is carried to its end.
+        (WriterBroke, Done | WriterBroke) => Some(Reason::ServerReset),
+        (Done, WriterBroke) => Some(Reason::ClientReset),
+        (Done, Done) => Some(Reason::Ok),
+        _ => None,
+    }
+}
+
+fn deadline(from: Instant, limit: Option<Duration>) -> Instant {
+    // "For ever": past every uptime, and within what timers can hold.
+    const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+    from + limit.map_or(FOR_EVER, |limit| limit.min(FOR_EVER))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Bytes may come.
+    Reading,
+    /// The reader has ended in order: pass that on.
+    Closing,
+    /// Ended, and passed on.
+    Done,
+    /// The reader broke off; what it had sent before is being delivered.
+    Breaking,
+    /// The reader broke off.
+    ReaderBroke,
+    /// The writer takes no more.
+    WriterBroke,
+}
+
+/// One direction.
+struct Flow<'a> {
+    phase: Phase,
+    /// Read, and not yet taken by the writer.
+    unsent: Vec<u8>,
+    /// How much of `unsent` was taken since.
+    taken: usize,
+    /// The writer holds bytes that it may not have passed on.
+    unflushed: bool,
+    carried: u64,
+    meter: &'a AtomicU64,
+}
+
+impl<'a> Flow<'a> {
+    const fn new(meter: &'a AtomicU64) -> Self {
+        Self {
+            phase: Phase::Reading,
+            unsent: Vec::new(),
+            taken: 0,
+            unflushed: false,
+            carried: 0,
+            meter,
+        }
+    }
+
+    /// Changes whenever something happened that resets the idle time.
+    const fn progress(&self) -> (u64, Phase) {
+        (self.carried, self.phase)
+    }
+
+    const fn is_over(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Done | Phase::ReaderBroke | Phase::WriterBroke
+        )
+    }
+
+    /// Moves what can be moved now.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut impl Stream,
+        writer: &mut impl Stream,
+        scratch: &mut [u8],
+    ) {
+        for _ in 0..BUDGET {
+            match self.step(cx, reader, writer, scratch) {
+                Poll::Pending => return,
+                Poll::Ready(()) if self.is_over() => return,
+                Poll::Ready(()) => {}
+            }
+        }
+        cx.waker().wake_by_ref();
+    }
+
+    /// One read and write, or what else is next. `Pending` when there is
+    /// nothing to do until woken.
+    fn step(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut impl Stream,
+        writer: &mut impl Stream,
+        scratch: &mut [u8],
+    ) -> Poll<()> {
+        if !self.unsent.is_empty() {
+            let unsent = std::mem::take(&mut self.unsent);
+            let taken = self.write(cx, writer, &unsent[self.taken..]);
+            self.taken += taken;
+            if self.is_over() {
+                return Poll::Ready(());
+            }
+            if self.taken < unsent.len() {
+                self.unsent = unsent;
+                return Poll::Pending;
+            }
+            self.taken = 0;
+        }
+        match self.phase {
+            Phase::Reading => {
+                let filled = self.read(cx, reader, scratch);
+                if filled == 0 && self.phase == Phase::Reading {
+                    return self.flush(cx, writer);
+                }
+                let taken = self.write(cx, writer, &scratch[..filled]);
+                if taken < filled && !self.is_over() {
+                    self.unsent = scratch[taken..filled].to_vec();
+                }
+            }
+            Phase::Closing => match ready!(Pin::new(writer).poll_shutdown(cx)) {
+                Ok(()) => self.phase = Phase::Done,
+                Err(_) => self.phase = Phase::WriterBroke,
+            },
+            Phase::Breaking => {
+                ready!(self.flush(cx, writer));
+                self.phase = Phase::ReaderBroke;
+            }
+            Phase::Done | Phase::ReaderBroke | Phase::WriterBroke => {}
+        }
+        Poll::Ready(())
+    }
+
+    /// Reads until the scratch space is full or nothing more is there: several
+    /// TLS records then go on in one write.
+    fn read(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut impl Stream,
+        scratch: &mut [u8],
+    ) -> usize {
+        let mut buffer = ReadBuf::new(scratch);
+        while buffer.remaining() > 0 {
+            let before = buffer.filled().len();
+            match Pin::new(&mut *reader).poll_read(cx, &mut buffer) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) if buffer.filled().len() > before => {}
+                Poll::Ready(Ok(())) => {
+                    self.phase = Phase::Closing;
+                    break;
+                }
+                Poll::Ready(Err(_)) => {
+                    self.phase = Phase::Breaking;
+                    break;
+                }
+            }
+        }
+        buffer.filled().len()
+    }
+
+    /// Writes what the writer takes now.
+    fn write(&mut self, cx: &mut Context<'_>, writer: &mut impl Stream, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        while taken < bytes.len() {
+            match Pin::new(&mut *writer).poll_write(cx, &bytes[taken..]) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.phase = Phase::WriterBroke;
+                    break;
+                }
+                Poll::Ready(Ok(count)) => taken += count,
+            }
+        }
+        if taken > 0 {
+            self.unflushed = true;
+            self.carried += taken as u64;
+            // Only this task writes it: no need for a locked addition.
+            self.meter.store(self.carried, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Passes on what the writer holds; always `Pending` while reading, for
+    /// then there is nothing else to do.
+    fn flush(&mut self, cx: &mut Context<'_>, writer: &mut impl Stream) -> Poll<()> {
+        if self.unflushed {
+            match ready!(Pin::new(writer).poll_flush(cx)) {
+                Ok(()) => self.unflushed = false,
+                Err(_) => {
+                    self.phase = Phase::WriterBroke;
+                    return Poll::Ready(());
+                }
+            }
+        }
+        if self.phase == Phase::Reading {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
