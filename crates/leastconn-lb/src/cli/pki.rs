@@ -1,0 +1,199 @@
+//! `pki`: a small CA for tests and small sites.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::pki::{
+    Authority, CA_CRL, Leaf, Overwrite, PkiError, RevocationList, Usage, file_stem,
+    refuse_existing, validate_stem, write_private, write_public,
+};
+
+/// What `pki` can do.
+#[derive(Debug, clap::Subcommand)]
+pub enum PkiCommand {
+    /// Make a CA: ca.crt, ca.key and an empty ca.crl
+    Init {
+        /// Directory to write to; made if it does not exist
+        dir: PathBuf,
+        /// Common name of the CA
+        #[arg(long, value_name = "NAME", default_value = "leastconn CA")]
+        cn: String,
+        /// Days until the CA certificate expires
+        #[arg(long, value_name = "N", default_value_t = 3650, value_parser = days())]
+        days: u32,
+        /// Days until the revocation list must be renewed
+        #[arg(long, value_name = "N", default_value_t = 30, value_parser = days())]
+        crl_days: u32,
+    },
+    /// Issue a certificate: NAME.crt and NAME.key
+    Issue(Issue),
+    /// Revoke a certificate: adds it to ca.crl
+    Revoke {
+        /// Directory of the CA
+        dir: PathBuf,
+        /// Certificate to revoke (PEM)
+        cert: PathBuf,
+        /// Days until the revocation list must be renewed
+        #[arg(long, value_name = "N", default_value_t = 30, value_parser = days())]
+        days: u32,
+    },
+    /// Sign ca.crl anew, before it expires
+    Crl {
+        /// Directory of the CA
+        dir: PathBuf,
+        /// Days until the revocation list must be renewed
+        #[arg(long, value_name = "N", default_value_t = 30, value_parser = days())]
+        days: u32,
+    },
+}
+
+/// Arguments of `pki issue`.
+#[derive(Debug, clap::Args)]
+pub struct Issue {
+    /// Directory of the CA; the certificate is written there too
+    dir: PathBuf,
+    /// Common name
+    #[arg(long, value_name = "NAME")]
+    cn: String,
+    /// DNS name; may be repeated
+    #[arg(long, value_name = "NAME")]
+    dns: Vec<String>,
+    /// URI, a SPIFFE ID for example; may be repeated
+    #[arg(long, value_name = "URI")]
+    uri: Vec<String>,
+    /// IP address; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Vec<IpAddr>,
+    /// Days until it expires
+    #[arg(long, value_name = "N", default_value_t = 365, value_parser = days())]
+    days: u32,
+    /// For servers only (default: servers and clients)
+    #[arg(long, conflicts_with = "client")]
+    server: bool,
+    /// For clients only (default: servers and clients)
+    #[arg(long)]
+    client: bool,
+    /// File name without extension (default: from the common name)
+    #[arg(long, value_name = "NAME")]
+    out: Option<String>,
+    /// Overwrite an existing certificate and key
+    #[arg(long)]
+    force: bool,
+}
+
+fn days() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(crate::pki::MAX_DAYS))
+}
+
+/// Does what `command` says, and prints every file it wrote.
+///
+/// # Errors
+/// [`PkiError`], which names the file and what to do about it.
+pub fn run(command: PkiCommand) -> Result<(), PkiError> {
+    run_to(command, &mut std::io::stdout())
+}
+
+/// As [`run`], saying what was written on `out`.
+///
+/// # Errors
+/// As [`run`]. Failing to write on `out` is none: the files are there.
+pub fn run_to(command: PkiCommand, out: &mut dyn Write) -> Result<(), PkiError> {
+    match command {
+        PkiCommand::Init {
+            dir,
+            cn,
+            days,
+            crl_days,
+        } => init(&dir, &cn, days, crl_days, out),
+        PkiCommand::Issue(args) => issue(args, out),
+        PkiCommand::Revoke { dir, cert, days } => revoke(&dir, &cert, days, out),
+        PkiCommand::Crl { dir, days } => renew(&dir, days, out),
+    }
+}
+
+fn init(
+    dir: &Path,
+    cn: &str,
+    days: u32,
+    crl_days: u32,
+    out: &mut dyn Write,
+) -> Result<(), PkiError> {
+    let authority = Authority::create(cn, days)?;
+    let crl = authority.crl(&RevocationList::new(), crl_days)?;
+    for path in authority.save(dir)? {
+        wrote(&path, out);
+    }
+    write_crl(dir, &crl, out)
+}
+
+fn issue(args: Issue, out: &mut dyn Write) -> Result<(), PkiError> {
+    let stem = match args.out {
+        Some(name) => {
+            validate_stem(&name)?;
+            name
+        }
+        None => file_stem(&args.cn)?,
+    };
+    let authority = Authority::load(&args.dir)?;
+    let leaf = Leaf {
+        cn: args.cn,
+        dns: args.dns,
+        uris: args.uri,
+        ips: args.ip,
+        days: args.days,
+        usage: match (args.server, args.client) {
+            (true, false) => Usage::Server,
+            (false, true) => Usage::Client,
+            _ => Usage::Both,
+        },
+    };
+    let issued = authority.issue(&leaf)?;
+    let overwrite = if args.force {
+        Overwrite::Allow
+    } else {
+        Overwrite::Refuse {
+            hint: "use --out NAME for another file, or --force",
+        }
+    };
+    let key = args.dir.join(format!("{stem}.key"));
+    let cert = args.dir.join(format!("{stem}.crt"));
+    if let Overwrite::Refuse { hint } = overwrite {
+        // Both before writing either: a key without its certificate helps nobody.
+        refuse_existing(&key, hint)?;
+        refuse_existing(&cert, hint)?;
+    }
+    write_private(&key, &issued.key_pem, overwrite)?;
+    write_public(&cert, &issued.cert_pem, overwrite)?;
+    wrote(&cert, out);
+    wrote(&key, out);
+    Ok(())
+}
+
+fn revoke(dir: &Path, cert: &Path, days: u32, out: &mut dyn Write) -> Result<(), PkiError> {
+    let authority = Authority::load(dir)?;
+    let mut list = RevocationList::load(&dir.join(CA_CRL), &authority)?;
+    if !list.revoke(&authority, dir, cert)? {
+        let _ = writeln!(out, "{} was revoked already", cert.display());
+        return Ok(());
+    }
+    write_crl(dir, &authority.crl(&list, days)?, out)
+}
+
+fn renew(dir: &Path, days: u32, out: &mut dyn Write) -> Result<(), PkiError> {
+    let authority = Authority::load(dir)?;
+    let list = RevocationList::load(&dir.join(CA_CRL), &authority)?;
+    write_crl(dir, &authority.crl(&list, days)?, out)
+}
+
+fn write_crl(dir: &Path, pem: &str, out: &mut dyn Write) -> Result<(), PkiError> {
+    let path = dir.join(CA_CRL);
+    write_public(&path, pem, Overwrite::Allow)?;
+    wrote(&path, out);
+    Ok(())
+}
+
+fn wrote(path: &Path, out: &mut dyn Write) {
+    // Not `println!`, which panics when the reader has gone.
+    let _ = writeln!(out, "wrote {}", path.display());
+}

@@ -1,0 +1,169 @@
+//! Names: what a certificate may carry, and what a file may be called.
+//!
+//! Stricter than X.509 on purpose: a name the balancer would refuse later (control
+//! characters, say) is refused here, where somebody can do something about it.
+
+use std::net::IpAddr;
+
+use rustls::pki_types::DnsName;
+
+use super::PkiError;
+
+/// RFC 5280, appendix A: `ub-common-name`.
+const MAX_CN: usize = 64;
+/// SPIFFE-ID, section 2.3.
+const MAX_URI: usize = 2048;
+
+fn refuse(kind: &'static str, value: &str, reason: impl Into<String>) -> PkiError {
+    PkiError::Name {
+        kind,
+        value: value.to_owned(),
+        reason: reason.into(),
+    }
+}
+
+/// Checks a common name.
+pub(super) fn validate_cn(cn: &str) -> Result<(), PkiError> {
+    let refuse = |reason: &str| Err(refuse("the common name", cn, reason));
+    if cn.trim().is_empty() {
+        return refuse("it is empty");
+    }
+    if cn.trim() != cn {
+        return refuse("it begins or ends with a space");
+    }
+    if cn.chars().count() > MAX_CN {
+        return refuse("it is longer than 64 characters");
+    }
+    if cn.chars().any(char::is_control) {
+        return refuse("it contains a control character");
+    }
+    Ok(())
+}
+
+/// Checks a DNS name; one leading `*.` may stand for a label.
+pub(super) fn validate_dns(name: &str) -> Result<(), PkiError> {
+    let refuse = |reason: &str| Err(refuse("the DNS name", name, reason));
+    if !name.is_ascii() {
+        return refuse("it is not ASCII: write international names in their xn-- form");
+    }
+    if name.parse::<IpAddr>().is_ok() {
+        return refuse("it is an IP address: use --ip");
+    }
+    if name.ends_with('.') {
+        return refuse("certificates carry DNS names without the final dot");
+    }
+    let host = name.strip_prefix("*.").unwrap_or(name);
+    if host.contains('*') {
+        return refuse("a * may only be the whole first label, as in *.example.com");
+    }
+    if DnsName::try_from(host).is_err() {
+        return refuse("it is no DNS name (letters, digits, hyphens; labels of 1 to 63)");
+    }
+    Ok(())
+}
+
+/// Checks a URI; SPIFFE IDs by their own, stricter rules.
+pub(super) fn validate_uri(uri: &str) -> Result<(), PkiError> {
+    let refuse = |reason: &str| Err(refuse("the URI", uri, reason));
+    if uri.len() > MAX_URI {
+        return refuse("it is longer than 2048 bytes");
+    }
+    let allowed = |b: u8| b.is_ascii_graphic() && !br#"<>"{}|\^`"#.contains(&b);
+    if !uri.bytes().all(allowed) {
+        return refuse("it contains characters that must be percent-encoded");
+    }
+    if uri
+        .split('%')
+        .skip(1)
+        .any(|rest| rest.len() < 2 || !rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit))
+    {
+        return refuse("a % must be followed by two hexadecimal digits");
+    }
+    let Some((scheme, rest)) = uri.split_once(':') else {
+        return refuse("it has no scheme, as in spiffe://example.com/service");
+    };
+    let scheme_ok = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    if !scheme_ok || rest.is_empty() {
+        return refuse("it has no scheme, as in spiffe://example.com/service");
+    }
+    if scheme.eq_ignore_ascii_case("spiffe")
+        && let Err(reason) = check_spiffe(uri)
+    {
+        return refuse(reason);
+    }
+    Ok(())
+}
+
+fn check_spiffe(uri: &str) -> Result<(), &'static str> {
+    let rest = uri
+        .strip_prefix("spiffe://")
+        .ok_or("a SPIFFE ID begins with spiffe:// in lower case")?;
+    let (domain, path) = match rest.split_once('/') {
+        Some((domain, path)) => (domain, Some(path)),
+        None => (rest, None),
+    };
+    let domain_ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b);
+    if domain.is_empty() || !domain.bytes().all(domain_ok) {
+        return Err("a SPIFFE trust domain has lower-case letters, digits, dots, - and _ only");
+    }
+    let segment_ok = |s: &str| {
+        !matches!(s, "" | "." | "..")
+            && s.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+    };
+    if path.is_some_and(|path| !path.split('/').all(segment_ok)) {
+        return Err("a SPIFFE path has segments of letters, digits, ., - and _, none empty or ..");
+    }
+    Ok(())
+}
+
+/// The file name, without extension, for a certificate with this common name: no
+/// path separators, no leading dot, nothing a shell would stumble over.
+///
+/// # Errors
+/// [`PkiError::Name`] when nothing is left, or what is left would be `ca`.
+pub fn file_stem(cn: &str) -> Result<String, PkiError> {
+    let stem: String = cn
+        .chars()
+        .map(|c| {
+            if c.is_alphanumeric() || ".-_@".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    // A leading hyphen would be taken for an option by whatever reads the file next.
+    let stem = stem.trim_start_matches(['.', '-']);
+    if stem.is_empty() {
+        return Err(refuse(
+            "the common name",
+            cn,
+            "no file name can be made of it: use --out",
+        ));
+    }
+    validate_stem(stem)?;
+    Ok(stem.to_owned())
+}
+
+/// Checks a file name that was given, rather than derived.
+///
+/// # Errors
+/// [`PkiError::Name`] when it could leave the directory, hide, or hit the CA's files.
+pub fn validate_stem(stem: &str) -> Result<(), PkiError> {
+    let refuse = |reason: &str| Err(refuse("the file name", stem, reason));
+    if stem.is_empty() || stem.starts_with(['.', '-']) {
+        return refuse("it is empty, or begins with a dot or hyphen");
+    }
+    if stem.contains(['/', '\\']) || stem.chars().any(char::is_control) {
+        return refuse("it must be a plain name, without a path");
+    }
+    // Case-insensitive, as some file systems are.
+    if stem.eq_ignore_ascii_case("ca") {
+        return refuse("ca.crt and ca.key belong to the CA itself: use --out NAME");
+    }
+    Ok(())
+}

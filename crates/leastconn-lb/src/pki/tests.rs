@@ -1,0 +1,364 @@
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use clap::Parser;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateRevocationListDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{CertificateError, RootCertStore};
+
+use super::*;
+use crate::cli::pki::{PkiCommand, run_to};
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: PkiCommand,
+}
+
+/// Runs `pki ARGS…`, where `DIR` stands for `dir`, and returns what it printed.
+fn pki(dir: &Path, args: &[&str]) -> Result<String, PkiError> {
+    let dir = dir.to_str().unwrap();
+    let args = args.iter().map(|arg| arg.replace("DIR", dir));
+    let cli = Cli::try_parse_from(std::iter::once("pki".to_owned()).chain(args)).unwrap();
+    let mut out = Vec::new();
+    run_to(cli.command, &mut out)?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
+fn new_ca() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    pki(dir.path(), &["init", "DIR"]).unwrap();
+    dir
+}
+
+/// What a balancer with this `client_ca` and `crl` says to the certificate `name`.
+fn verify(dir: &Path, name: &str) -> Result<(), rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(read_certificate(&dir.join(CA_CERT)).unwrap())
+        .unwrap();
+    let crl = CertificateRevocationListDer::from_pem_file(dir.join(CA_CRL)).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .with_crls([crl])
+        .enforce_revocation_expiration()
+        .build()
+        .unwrap();
+    let leaf = read_certificate(&dir.join(name)).unwrap();
+    verifier
+        .verify_client_cert(&leaf, &[], UnixTime::now())
+        .map(drop)
+}
+
+fn openssl(dir: &Path, args: &[&str]) -> Option<(bool, String)> {
+    let out = Command::new("openssl")
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .ok()?;
+    let text = [out.stdout, out.stderr].concat();
+    Some((
+        out.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    ))
+}
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().permissions().mode() & 0o777
+}
+
+fn names_in(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_issued_certificate_verifies_until_it_is_revoked() {
+    let dir = new_ca();
+    let dir = dir.path();
+    for cn in ["client1.lb.com", "client2.lb.com"] {
+        pki(dir, &["issue", "DIR", "--cn", cn, "--client"]).unwrap();
+        verify(dir, &format!("{cn}.crt")).unwrap();
+    }
+    for cn in ["client1.lb.com", "client2.lb.com"] {
+        let cert = format!("DIR/{cn}.crt");
+        assert!(
+            pki(dir, &["revoke", "DIR", &cert])
+                .unwrap()
+                .contains("wrote")
+        );
+        // Twice is fine, and adds nothing.
+        assert!(
+            pki(dir, &["revoke", "DIR", &cert])
+                .unwrap()
+                .contains("already")
+        );
+    }
+    // The second revocation has not forgotten the first.
+    for name in ["client1.lb.com.crt", "client2.lb.com.crt"] {
+        let refused = verify(dir, name).unwrap_err();
+        assert_eq!(
+            refused,
+            rustls::Error::InvalidCertificate(CertificateError::Revoked)
+        );
+    }
+    let list = RevocationList::load(&dir.join(CA_CRL), &Authority::load(dir).unwrap()).unwrap();
+    assert_eq!(list.len(), 2);
+}
+
+#[test]
+fn the_list_can_be_renewed_without_revoking_anything() {
+    let dir = new_ca();
+    let before = std::fs::read(dir.path().join(CA_CRL)).unwrap();
+    pki(dir.path(), &["crl", "DIR", "--days", "7"]).unwrap();
+    assert_ne!(before, std::fs::read(dir.path().join(CA_CRL)).unwrap());
+    pki(dir.path(), &["issue", "DIR", "--cn", "a"]).unwrap();
+    verify(dir.path(), "a.crt").unwrap();
+}
+
+#[test]
+fn a_server_certificate_is_no_client_certificate() {
+    let dir = new_ca();
+    pki(
+        dir.path(),
+        &["issue", "DIR", "--cn", "s", "--dns", "s.lb.com", "--server"],
+    )
+    .unwrap();
+    assert!(matches!(
+        verify(dir.path(), "s.crt").unwrap_err(),
+        rustls::Error::InvalidCertificate(CertificateError::InvalidPurposeContext { .. })
+    ));
+}
+
+#[test]
+fn openssl_agrees() {
+    let dir = new_ca();
+    let dir = dir.path();
+    let issue = "issue DIR --cn web --dns web.lb.com --dns *.web.lb.com --ip 127.0.0.1 --ip ::1 \
+                 --uri spiffe://lb.com/web";
+    pki(dir, &issue.split_whitespace().collect::<Vec<_>>()).unwrap();
+    let check = [
+        "verify",
+        "-x509_strict",
+        "-crl_check",
+        "-CRLfile",
+        "ca.crl",
+        "-CAfile",
+        "ca.crt",
+        "web.crt",
+    ];
+    let Some((ok, text)) = openssl(dir, &check) else {
+        return;
+    };
+    assert!(ok, "{text}");
+    let (_, text) = openssl(dir, &["x509", "-in", "web.crt", "-noout", "-text"]).unwrap();
+    for part in [
+        "DNS:*.web.lb.com",
+        "IP Address:127.0.0.1",
+        "URI:spiffe://lb.com/web",
+        "CA:FALSE",
+    ] {
+        assert!(text.contains(part), "{part} missing in {text}");
+    }
+    pki(dir, &["revoke", "DIR", "DIR/web.crt"]).unwrap();
+    let (ok, text) = openssl(dir, &check).unwrap();
+    assert!(!ok && text.contains("revoked"), "{text}");
+    let (_, text) = openssl(dir, &["crl", "-in", "ca.crl", "-noout", "-crlnumber"]).unwrap();
+    assert!(text.contains("0x02"), "{text}");
+}
+
+#[test]
+fn keys_are_for_their_owner_only_and_nothing_is_left_behind() {
+    let dir = new_ca();
+    let dir = dir.path();
+    pki(dir, &["issue", "DIR", "--cn", "a"]).unwrap();
+    assert_eq!(mode(&dir.join("ca.key")), 0o600);
+    assert_eq!(mode(&dir.join("a.key")), 0o600);
+    assert_eq!(
+        names_in(dir),
+        ["a.crt", "a.key", "ca.crl", "ca.crt", "ca.key"]
+    );
+}
+
+#[test]
+fn nothing_irreplaceable_is_overwritten() {
+    let dir = new_ca();
+    let dir = dir.path();
+    let ca_key = std::fs::read(dir.join(CA_KEY)).unwrap();
+    assert!(matches!(
+        pki(dir, &["init", "DIR"]),
+        Err(PkiError::Exists { .. })
+    ));
+    // A certificate others trust is as irreplaceable as its key.
+    std::fs::remove_file(dir.join(CA_KEY)).unwrap();
+    assert!(matches!(
+        pki(dir, &["init", "DIR"]),
+        Err(PkiError::Exists { .. })
+    ));
+    assert!(!dir.join(CA_KEY).exists());
+    std::fs::write(dir.join(CA_KEY), &ca_key).unwrap();
+
+    pki(dir, &["issue", "DIR", "--cn", "a"]).unwrap();
+    let key = std::fs::read(dir.join("a.key")).unwrap();
+    let again = pki(dir, &["issue", "DIR", "--cn", "a"]).unwrap_err();
+    assert!(again.to_string().contains("--force"), "{again}");
+    assert_eq!(key, std::fs::read(dir.join("a.key")).unwrap());
+    pki(dir, &["issue", "DIR", "--cn", "a", "--force"]).unwrap();
+    assert_ne!(key, std::fs::read(dir.join("a.key")).unwrap());
+    assert_eq!(mode(&dir.join("a.key")), 0o600);
+
+    // Not even with --force does a leaf take the CA's place.
+    for name in ["--cn ca", "--cn .CA", "--cn x --out Ca"] {
+        let args: Vec<_> = ["issue", "DIR", "--force"]
+            .into_iter()
+            .chain(name.split(' '))
+            .collect();
+        assert!(
+            matches!(pki(dir, &args), Err(PkiError::Name { .. })),
+            "{name}"
+        );
+    }
+    assert_eq!(ca_key, std::fs::read(dir.join(CA_KEY)).unwrap());
+}
+
+#[test]
+fn a_hostile_name_stays_in_the_directory() {
+    let outer = tempfile::tempdir().unwrap();
+    let dir = outer.path().join("ca");
+    pki(&dir, &["init", "DIR"]).unwrap();
+    pki(&dir, &["issue", "DIR", "--cn", "../../x"]).unwrap();
+    assert_eq!(names_in(outer.path()), ["ca"]);
+    assert!(dir.join("_.._x.crt").exists(), "{:?}", names_in(&dir));
+    assert_eq!(file_stem("/etc/passwd").unwrap(), "_etc_passwd");
+    assert_eq!(file_stem("-rf *").unwrap(), "rf__");
+    assert!(file_stem("..").is_err());
+    for out in ["../x", "a/b", "", ".hidden", "-x", "a\nb"] {
+        assert!(validate_stem(out).is_err(), "{out:?}");
+    }
+    for cn in ["", " ", "a\0b", "a\nb", "\u{85}", &"x".repeat(65)] {
+        assert!(Authority::create(cn, 1).is_err(), "{cn:?}");
+    }
+}
+
+#[test]
+fn names_that_would_not_work_are_refused() {
+    for dns in [
+        "a b", "", "*", "*.*.x", "a.*.x", "x.", "10.0.0.1", "ü.de", "-a.b", "a..b", "a/b",
+    ] {
+        assert!(names::validate_dns(dns).is_err(), "{dns:?}");
+    }
+    for dns in ["localhost", "*.lb.com", "a-b.lb.com", "xn--tda.de"] {
+        names::validate_dns(dns).unwrap();
+    }
+    for uri in [
+        "",
+        "web",
+        "/web",
+        "1a:b",
+        "spiffe:",
+        "http://a b",
+        "http://ü",
+        "x:%2",
+        "x:%zz",
+        "SPIFFE://lb.com/a",
+        "spiffe:///a",
+        "spiffe://lb.com/",
+        "spiffe://lb.com/a//b",
+        "spiffe://lb.com/../a",
+        "spiffe://lb.com:80/a",
+        "spiffe://LB.com/a",
+        "spiffe://lb.com/a?b",
+        "spiffe://lb.com/%61",
+    ] {
+        assert!(names::validate_uri(uri).is_err(), "{uri:?}");
+    }
+    for uri in [
+        "spiffe://lb.com",
+        "spiffe://lb.com/ns/web",
+        "https://a/b?c#d",
+        "urn:uuid:1",
+        "x:%2F",
+    ] {
+        names::validate_uri(uri).unwrap();
+    }
+}
+
+#[test]
+fn only_its_own_certificates_and_its_own_list() {
+    let (one, two) = (new_ca(), new_ca());
+    pki(one.path(), &["issue", "DIR", "--cn", "a"]).unwrap();
+    let foreign = one.path().join("a.crt");
+    let refused = pki(two.path(), &["revoke", "DIR", foreign.to_str().unwrap()]).unwrap_err();
+    assert!(
+        matches!(refused, PkiError::NotIssuedHere { .. }),
+        "{refused}"
+    );
+    let refused = pki(one.path(), &["revoke", "DIR", "DIR/ca.crt"]).unwrap_err();
+    assert!(
+        matches!(refused, PkiError::RevokesItself { .. }),
+        "{refused}"
+    );
+
+    // Same name, other key: the signature decides.
+    std::fs::copy(two.path().join(CA_CRL), one.path().join(CA_CRL)).unwrap();
+    let refused = pki(one.path(), &["revoke", "DIR", "DIR/a.crt"]).unwrap_err();
+    assert!(refused.to_string().contains("signature"), "{refused}");
+
+    std::fs::copy(two.path().join(CA_KEY), one.path().join(CA_KEY)).unwrap();
+    let refused = pki(one.path(), &["issue", "DIR", "--cn", "b"]).unwrap_err();
+    assert!(matches!(refused, PkiError::KeyMismatch { .. }), "{refused}");
+    let empty = tempfile::tempdir().unwrap();
+    let refused = pki(empty.path(), &["issue", "DIR", "--cn", "b"]).unwrap_err();
+    assert!(refused.to_string().contains("pki init"), "{refused}");
+}
+
+#[test]
+fn a_leaf_never_outlives_its_authority() {
+    let authority = Authority::create("short", 2).unwrap();
+    let leaf = Leaf {
+        cn: "a".into(),
+        days: 400,
+        ..Leaf::default()
+    };
+    let issued = authority.issue(&leaf).unwrap();
+    let der = CertificateDer::from_pem_slice(issued.cert_pem.as_bytes()).unwrap();
+    let ends = |der| {
+        let (_, cert) = x509_parser::parse_x509_certificate(der).unwrap();
+        assert!(cert.serial.to_bytes_be().len() >= 16);
+        cert.validity().not_after
+    };
+    assert_eq!(ends(&der), ends(authority.cert_der()));
+    assert!(!format!("{issued:?}").contains("PRIVATE"));
+    for days in [0, MAX_DAYS + 1] {
+        assert!(matches!(
+            Authority::create("x", days),
+            Err(PkiError::Days(_))
+        ));
+    }
+}
+
+#[test]
+fn a_ca_made_by_openssl_will_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key \
+                -out ca.crt -subj /O=Acme/CN=Other -days 30";
+    let Some((ok, text)) = openssl(dir, &make.split_whitespace().collect::<Vec<_>>()) else {
+        return;
+    };
+    assert!(ok, "{text}");
+    let authority = Authority::load(dir).unwrap();
+    let crl = authority.crl(&RevocationList::new(), 1).unwrap();
+    write_public(&dir.join(CA_CRL), &crl, Overwrite::Allow).unwrap();
+    pki(dir, &["issue", "DIR", "--cn", "a"]).unwrap();
+    verify(dir, "a.crt").unwrap();
+    pki(dir, &["revoke", "DIR", "DIR/a.crt"]).unwrap();
+    assert!(verify(dir, "a.crt").is_err());
+}

@@ -1,0 +1,455 @@
+//! The balancer as a child process, seen from outside: its log, its access log, its
+//! metrics, its signals.
+//!
+//! What this relies on: the log, as JSON on standard error, has an event with the
+//! message `listening` and the fields `listener` (`admin` for the admin address) and
+//! `address` for every socket bound, then one with the message `ready`; the access log
+//! is on standard output, one JSON object a line.
+
+mod lines;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitId, WaitIdOptions};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::metrics::{self, Metrics};
+use crate::{DEADLINE, eventually};
+use lines::Lines;
+pub use rustix::process::Signal;
+
+/// What must be zero, whatever the labels, when nobody is connected.
+const GAUGES: [&str; 4] = [
+    "leastconn_connections_active",
+    "leastconn_server_connections_active",
+    "leastconn_client_connections_active",
+    "leastconn_handshakes_active",
+];
+
+/// A running balancer. Killed when dropped.
+#[derive(Debug)]
+pub struct Balancer {
+    pid: Pid,
+    child: Mutex<Child>,
+    exited: watch::Receiver<bool>,
+    stdout: Lines,
+    stderr: Lines,
+    config: PathBuf,
+}
+
+/// The balancer ended, or was not ready in time.
+pub struct StartError {
+    /// What happened.
+    pub reason: String,
+    /// How it ended, if it did.
+    pub status: Option<ExitStatus>,
+    /// What it said on standard error.
+    pub stderr: String,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the balancer {}; its standard error:\n{}",
+            self.reason, self.stderr
+        )
+    }
+}
+
+// The same text: tests meet it through `unwrap`.
+impl fmt::Debug for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl Balancer {
+    /// Writes `config` to `DIR/leastconn.toml`, starts `BIN run --config` with it, and
+    /// waits until it is ready. A configuration without a log format gets JSON.
+    ///
+    /// # Errors
+    /// [`StartError`], with what the balancer said.
+    pub async fn start(
+        bin: impl AsRef<Path>,
+        config: &str,
+        dir: impl AsRef<Path>,
+    ) -> Result<Self, StartError> {
+        Self::start_with(bin, config, dir, |_| {}).await
+    }
+
+    /// As [`Self::start`], after `adjust` has had the command: environment, wrappers.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(
+        bin: impl AsRef<Path>,
+        config: &str,
+        dir: impl AsRef<Path>,
+        adjust: impl FnOnce(&mut Command),
+    ) -> Result<Self, StartError> {
+        let path = dir.as_ref().join("leastconn.toml");
+        std::fs::write(&path, with_json_log(config)).unwrap();
+        let mut command = Command::new(bin.as_ref());
+        command
+            .args(["run", "--config"])
+            .arg(&path)
+            .current_dir(dir.as_ref());
+        adjust(&mut command);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("{:?}: {e}", bin.as_ref()));
+        let pid = Pid::from_child(&child);
+        let stdout = Lines::of(child.stdout.take().unwrap());
+        let stderr = Lines::of(child.stderr.take().unwrap());
+        let exited = watch_exit(pid);
+        let this = Self {
+            pid,
+            child: Mutex::new(child),
+            exited,
+            stdout,
+            stderr,
+            config: path,
+        };
+
+        let ready = this
+            .stderr
+            .find(DEADLINE, |line| message(line).as_deref() == Some("ready"));
+        match ready.await {
+            Ok(_) => Ok(this),
+            Err(_) => Err(this.failure().await),
+        }
+    }
+
+    async fn failure(self) -> StartError {
+        let closed = self.stderr.is_closed();
+        let status = match closed {
+            true => self.try_wait_exit(DEADLINE).await,
+            false => None,
+        };
+        let reason = match status {
+            Some(status) => format!("ended at once ({status})"),
+            None if closed => "closed its standard error".to_owned(),
+            None => format!("was not ready within {DEADLINE:?}"),
+        };
+        StartError {
+            reason,
+            status,
+            stderr: self.stderr(),
+        }
+    }
+
+    /// The process ID.
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Where this listener listens.
+    ///
+    /// # Panics
+    /// When it has not said so.
+    pub fn address(&self, listener: &str) -> SocketAddr {
+        self.try_address(listener)
+            .unwrap_or_else(|| panic!("no listener {listener:?} in:\n{}", self.stderr()))
+    }
+
+    /// Where this listener listens, or did last.
+    pub fn try_address(&self, listener: &str) -> Option<SocketAddr> {
+        self.stderr.with(|lines| {
+            lines
+                .iter()
+                .rev()
+                .find_map(|line| listening(line, listener))
+        })
+    }
+
+    /// Waits until this listener listens: after a reload, say.
+    ///
+    /// # Panics
+    /// After [`DEADLINE`].
+    pub async fn wait_address(&self, listener: &str) -> SocketAddr {
+        let found = self
+            .stderr
+            .find(DEADLINE, |line| listening(line, listener).is_some())
+            .await;
+        let line = found.unwrap_or_else(|e| panic!("listener {listener:?}: {e}"));
+        listening(&line, listener).unwrap()
+    }
+
+    /// The admin address.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn admin(&self) -> SocketAddr {
+        self.address("admin")
+    }
+
+    /// The access log so far.
+    ///
+    /// # Panics
+    /// When a line is no JSON object.
+    pub fn records(&self) -> Vec<Value> {
+        self.stdout
+            .with(|lines| lines.iter().map(|line| record(line)).collect())
+    }
+
+    /// Waits for a record, present or future, that `matches`.
+    ///
+    /// # Panics
+    /// After `limit`, with the records there are.
+    pub async fn wait_record(&self, matches: impl Fn(&Value) -> bool, limit: Duration) -> Value {
+        let found = self.stdout.find(limit, |line| matches(&record(line))).await;
+        record(&found.unwrap_or_else(|e| panic!("no such record: {e}")))
+    }
+
+    /// Waits until there are at least `n` records, and returns them all.
+    ///
+    /// # Panics
+    /// After [`DEADLINE`], with the records there are.
+    pub async fn wait_records(&self, n: usize) -> Vec<Value> {
+        let reached = self
+            .stdout
+            .wait(DEADLINE, |lines| (lines.len() >= n).then_some(()))
+            .await;
+        reached.unwrap_or_else(|e| panic!("fewer than {n} records: {e}"));
+        self.records()
+    }
+
+    /// The log so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.with(|lines| lines.join("\n"))
+    }
+
+    /// Waits for a log event, past or future, that `matches`; lines that are no JSON
+    /// are passed over.
+    ///
+    /// # Panics
+    /// After `limit`, with the log.
+    pub async fn wait_log(&self, matches: impl Fn(&Value) -> bool, limit: Duration) -> Value {
+        let matches = |line: &str| serde_json::from_str(line).is_ok_and(|event| matches(&event));
+        let found = self.stderr.find(limit, matches).await;
+        serde_json::from_str(&found.unwrap_or_else(|e| panic!("no such event: {e}"))).unwrap()
+    }
+
+    /// Asks the admin address for `path`; returns status and body.
+    ///
+    /// # Errors
+    /// When there is no answer, or none in HTTP.
+    pub async fn try_http_get(&self, path: &str) -> io::Result<(u16, String)> {
+        let addr = self
+            .try_address("admin")
+            .ok_or(io::ErrorKind::NotConnected)?;
+        let exchange = async {
+            let mut stream = TcpStream::connect(addr).await?;
+            // 1.0, so that the answer is neither chunked nor kept open.
+            let request = format!("GET {path} HTTP/1.0\r\nhost: {addr}\r\n\r\n");
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            let (head, body) = answer
+                .split_once("\r\n\r\n")
+                .ok_or_else(|| io::Error::other(answer.clone()))?;
+            let status = head
+                .split(' ')
+                .nth(1)
+                .and_then(|status| status.parse().ok());
+            Ok((
+                status.ok_or_else(|| io::Error::other(head.to_owned()))?,
+                body.to_owned(),
+            ))
+        };
+        tokio::time::timeout(DEADLINE, exchange).await?
+    }
+
+    /// As [`Self::try_http_get`].
+    ///
+    /// # Panics
+    /// When that fails.
+    pub async fn http_get(&self, path: &str) -> (u16, String) {
+        self.try_http_get(path)
+            .await
+            .unwrap_or_else(|e| panic!("GET {path}: {e}"))
+    }
+
+    /// The metrics; labels in alphabetical order, see [`metrics::normalise`].
+    ///
+    /// # Panics
+    /// When there are none.
+    pub async fn metrics(&self) -> Metrics {
+        let (status, body) = self.http_get("/metrics").await;
+        assert_eq!(status, 200, "{body}");
+        metrics::parse(&body)
+    }
+
+    /// Waits until a metric, labels in any order, has this value. What is absent is 0.
+    ///
+    /// # Panics
+    /// After `limit`.
+    pub async fn wait_metric(&self, name: &str, value: f64, limit: Duration) {
+        let key = metrics::normalise(name);
+        let reached = eventually(limit, || async {
+            let metrics = self.metrics().await;
+            match metrics.get(&key).copied().unwrap_or(0.0) {
+                now if now == value => Ok(()),
+                now => Err(format!("{key} is {now}, not {value}")),
+            }
+        });
+        reached.await.unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// Waits until nobody is connected as far as the balancer knows, and it holds no
+    /// more files than `baseline_fds`.
+    ///
+    /// # Panics
+    /// After five seconds.
+    pub async fn assert_quiet(&self, baseline_fds: usize) {
+        let quiet = eventually(Duration::from_secs(5), || async {
+            if self.try_address("admin").is_some() {
+                let metrics = self.metrics().await;
+                for (key, value) in GAUGES
+                    .iter()
+                    .flat_map(|name| metrics::family(&metrics, name))
+                {
+                    if value != 0.0 {
+                        return Err(format!("{key} is {value}"));
+                    }
+                }
+            }
+            match self.open_fds() {
+                now if now <= baseline_fds => Ok(()),
+                now => Err(format!(
+                    "{now} files are open, not {baseline_fds}: {:?}",
+                    self.files()
+                )),
+            }
+        });
+        quiet.await.unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// How many files the process has open.
+    pub fn open_fds(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .unwrap()
+            .count()
+    }
+
+    fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        // A file may have been closed since the directory was read.
+        let names = entries.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        names.map(|name| name.display().to_string()).collect()
+    }
+
+    /// Writes a new configuration, to be read at the next reload.
+    pub fn write_config(&self, config: &str) {
+        let new = self.config.with_extension("toml.new");
+        std::fs::write(&new, with_json_log(config)).unwrap();
+        std::fs::rename(new, &self.config).unwrap();
+    }
+
+    /// Sends a signal; nothing happens if the process has ended.
+    pub fn signal(&self, signal: Signal) {
+        let mut child = self.child.lock().unwrap();
+        // Until it is reaped, and only this lock's holder reaps, the ID is nobody else's.
+        if child.try_wait().unwrap().is_none() {
+            rustix::process::kill_process(self.pid, signal).unwrap();
+        }
+    }
+
+    /// Waits until the process has ended.
+    ///
+    /// # Panics
+    /// After `limit`.
+    pub async fn wait_exit(&self, limit: Duration) -> ExitStatus {
+        self.try_wait_exit(limit)
+            .await
+            .unwrap_or_else(|| panic!("still running after {limit:?}:\n{}", self.stderr()))
+    }
+
+    async fn try_wait_exit(&self, limit: Duration) -> Option<ExitStatus> {
+        let mut exited = self.exited.clone();
+        tokio::time::timeout(limit, exited.wait_for(|exited| *exited))
+            .await
+            .ok()?
+            .ok()?;
+        Some(self.child.lock().unwrap().wait().unwrap())
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap();
+        let _ = child.kill();
+        let _ = child.wait();
+        if std::thread::panicking() {
+            // Most of what a failed test needs to be understood.
+            eprintln!("--- the balancer's log:\n{}\n---", self.stderr());
+        }
+    }
+}
+
+/// A thread that says when the process has ended, without reaping it: while it is not
+/// reaped its ID cannot be given to another, which a signal would then hit.
+fn watch_exit(pid: Pid) -> watch::Receiver<bool> {
+    let (sender, receiver) = watch::channel(false);
+    std::thread::spawn(move || {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let wait = || rustix::process::waitid(WaitId::Pid(pid), options).err();
+        while wait() == Some(Errno::INTR) {}
+        sender.send_replace(true);
+    });
+    receiver
+}
+
+fn message(line: &str) -> Option<String> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    Some(event["fields"]["message"].as_str()?.to_owned())
+}
+
+fn listening(line: &str, listener: &str) -> Option<SocketAddr> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    let fields = &event["fields"];
+    let it = fields["message"] == "listening" && fields["listener"] == listener;
+    it.then(|| fields["address"].as_str()?.parse().ok())?
+}
+
+fn record(line: &str) -> Value {
+    match serde_json::from_str(line) {
+        Ok(record @ Value::Object(_)) => record,
+        _ => panic!("no record: {line:?}"),
+    }
+}
+
+/// Adds `format = "json"` unless a format is set.
+fn with_json_log(config: &str) -> String {
+    let mut lines: Vec<&str> = config.lines().collect();
+    let header = |line: &&str| line.trim_start().starts_with('[');
+    match lines.iter().position(|line| line.trim() == "[log]") {
+        None => lines.extend(["", "[log]", "format = \"json\""]),
+        Some(at) => {
+            let mut table = lines[at + 1..].iter().take_while(|line| !header(line));
+            if !table.any(|line| line.trim_start().starts_with("format")) {
+                lines.insert(at + 1, "format = \"json\"");
+            }
+        }
+    }
+    lines.join("\n") + "\n"
+}

@@ -1,0 +1,108 @@
+use super::*;
+use crate::client::read_to_close;
+use crate::within;
+use tokio::net::TcpListener;
+
+/// Stands for the balancer: the shell, which takes `run` for the script to run. (A
+/// script made executable here could be "busy": another test's fork holds it open.)
+const SHELL: &str = "/bin/sh";
+
+fn script(dir: &Path, body: &str) {
+    std::fs::write(dir.join("run"), body).unwrap();
+}
+
+fn listening_event(listener: &str, address: SocketAddr) -> String {
+    format!(
+        r#"echo '{{"fields":{{"message":"listening","listener":"{listener}","address":"{address}"}}}}' >&2"#
+    )
+}
+
+const READY: &str = r#"echo '{"fields":{"message":"ready"}}' >&2"#;
+
+#[tokio::test]
+async fn log_records_and_exit_are_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let main = "127.0.0.1:9443".parse().unwrap();
+    let body = [
+        "trap 'echo \"{\\\"outcome\\\":\\\"drained\\\"}\"; exit 3' TERM",
+        "echo no JSON >&2",
+        &listening_event("main", main),
+        READY,
+        r#"echo '{"outcome":"ok"}'"#,
+        "grep -q json $2 && while :; do sleep 0.02; done",
+    ];
+    script(dir.path(), &body.join("\n"));
+    let balancer = Balancer::start(SHELL, "[process]\nworkers = 1\n", &dir)
+        .await
+        .unwrap();
+    assert_eq!(balancer.address("main"), main);
+    assert_eq!(balancer.wait_address("main").await, main);
+    assert_eq!(balancer.try_address("other"), None);
+    assert!(balancer.open_fds() >= 3);
+    assert_eq!(balancer.wait_records(1).await[0]["outcome"], "ok");
+    balancer.signal(Signal::TERM);
+    balancer
+        .wait_record(|record| record["outcome"] == "drained", DEADLINE)
+        .await;
+    assert_eq!(balancer.wait_exit(DEADLINE).await.code(), Some(3));
+    // Not an error, and nobody else is hit.
+    balancer.signal(Signal::KILL);
+    assert_eq!(balancer.wait_exit(DEADLINE).await.code(), Some(3));
+}
+
+#[tokio::test]
+async fn an_early_end_tells_why() {
+    let dir = tempfile::tempdir().unwrap();
+    script(dir.path(), "echo 'unknown key' >&2; exit 2");
+    let error = Balancer::start(SHELL, "", &dir).await.unwrap_err();
+    assert_eq!(error.status.unwrap().code(), Some(2));
+    assert!(error.to_string().contains("unknown key"), "{error}");
+}
+
+#[tokio::test]
+async fn quiet_is_when_gauges_are_zero() {
+    let dir = tempfile::tempdir().unwrap();
+    let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let body = [
+        &listening_event("admin", admin.local_addr().unwrap()),
+        READY,
+        "exec sleep 60",
+    ];
+    script(dir.path(), &body.join("\n"));
+    let balancer = Balancer::start(SHELL, "", &dir).await.unwrap();
+    let answers = async {
+        for active in [2, 1, 0, 0] {
+            let (mut stream, _) = admin.accept().await.unwrap();
+            let mut head = [0; 4];
+            stream.read_exact(&mut head).await.unwrap();
+            let answer = format!(
+                "HTTP/1.0 200 OK\r\n\r\n# TYPE x gauge\n\
+                 leastconn_connections_active{{listener=\"main\"}} {active}\n"
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let _ = read_to_close(&mut stream).await;
+        }
+    };
+    let asks = async {
+        balancer.assert_quiet(balancer.open_fds()).await;
+        let name = r#"leastconn_connections_active{listener="main"}"#;
+        balancer.wait_metric(name, 0.0, DEADLINE).await;
+    };
+    within(DEADLINE, "four answers", async {
+        tokio::join!(answers, asks)
+    })
+    .await;
+}
+
+#[test]
+fn the_log_becomes_json_unless_it_has_a_format() {
+    assert!(with_json_log("a = 1").ends_with("\n[log]\nformat = \"json\"\n"));
+    let set = "[log]\nlevel = \"debug\"\nformat = \"text\"\n";
+    assert_eq!(with_json_log(set), set);
+    let other = with_json_log("[log]\nlevel = \"debug\"\n[admin]\nformat = 1\n");
+    assert!(
+        other.starts_with("[log]\nformat = \"json\"\nlevel"),
+        "{other}"
+    );
+}

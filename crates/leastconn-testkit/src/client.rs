@@ -1,0 +1,207 @@
+//! A TLS client, with or without a certificate.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+pub use tokio_rustls::client::TlsStream;
+
+use crate::DEADLINE;
+use crate::pki::{Cert, TestCa};
+
+/// A client that trusts one CA. Names the server `localhost` unless told otherwise.
+#[derive(Clone)]
+pub struct TlsClient {
+    roots: Arc<RootCertStore>,
+    cert: Option<Cert>,
+    versions: Vec<&'static SupportedProtocolVersion>,
+    resume: bool,
+    config: Arc<ClientConfig>,
+}
+
+impl TlsClient {
+    /// TLS 1.2 or 1.3, without resumption, so that every connection shows the
+    /// certificate anew.
+    pub fn new(ca: &TestCa, cert: Option<&Cert>) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.cert().der().clone()).unwrap();
+        let roots = Arc::new(roots);
+        let (versions, cert) = (rustls::ALL_VERSIONS.to_vec(), cert.cloned());
+        let config = configure(&roots, cert.as_ref(), &versions, false);
+        Self {
+            roots,
+            cert,
+            versions,
+            resume: false,
+            config,
+        }
+    }
+
+    fn rebuilt(mut self) -> Self {
+        self.config = configure(&self.roots, self.cert.as_ref(), &self.versions, self.resume);
+        self
+    }
+
+    /// TLS 1.2 only.
+    pub fn tls12(mut self) -> Self {
+        self.versions = vec![&rustls::version::TLS12];
+        self.rebuilt()
+    }
+
+    /// TLS 1.3 only.
+    pub fn tls13(mut self) -> Self {
+        self.versions = vec![&rustls::version::TLS13];
+        self.rebuilt()
+    }
+
+    /// Remembers sessions and tries to resume them.
+    pub fn with_resumption(mut self) -> Self {
+        self.resume = true;
+        self.rebuilt()
+    }
+
+    /// Connects to `addr` and finishes the client's part of the handshake. In TLS 1.3
+    /// the server may still refuse the certificate: read to find out.
+    ///
+    /// # Errors
+    /// Connecting or the handshake failed; see [`alert`].
+    pub async fn connect(&self, addr: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+        self.connect_sni(addr, "localhost").await
+    }
+
+    /// As [`Self::connect`], asking for `name`.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_sni(
+        &self,
+        addr: SocketAddr,
+        name: &str,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        limited(async {
+            let tcp = TcpStream::connect(addr).await?;
+            tcp.set_nodelay(true)?;
+            self.handshake(tcp, name).await
+        })
+        .await
+    }
+
+    /// The handshake alone, over any transport.
+    ///
+    /// # Errors
+    /// The handshake failed.
+    pub async fn handshake<S>(&self, transport: S, name: &str) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let name = ServerName::try_from(name.to_owned()).expect("a DNS name");
+        TlsConnector::from(Arc::clone(&self.config))
+            .connect(name, transport)
+            .await
+    }
+}
+
+fn configure(
+    roots: &Arc<RootCertStore>,
+    cert: Option<&Cert>,
+    versions: &[&'static SupportedProtocolVersion],
+    resume: bool,
+) -> Arc<ClientConfig> {
+    // One fast key exchange: the post-quantum default costs time and a larger hello.
+    let provider = CryptoProvider {
+        kx_groups: vec![aws_lc_rs::kx_group::X25519],
+        ..aws_lc_rs::default_provider()
+    };
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(Arc::clone(roots));
+    let mut config = match cert {
+        Some(cert) => builder
+            .with_client_auth_cert(cert.chain_der.clone(), cert.key_der.clone_key())
+            .unwrap(),
+        None => builder.with_no_client_auth(),
+    };
+    if !resume {
+        config.resumption = Resumption::disabled();
+    }
+    Arc::new(config)
+}
+
+async fn limited<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(DEADLINE, future)
+        .await
+        .unwrap_or_else(|_| {
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the test's deadline",
+            ))
+        })
+}
+
+/// Sends `bytes` and reads as many back, at the same time: neither side's buffers
+/// need hold them all.
+///
+/// # Errors
+/// Of either direction; `TimedOut` after [`DEADLINE`].
+pub async fn roundtrip<S>(stream: &mut S, bytes: &[u8]) -> io::Result<Vec<u8>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut answer = vec![0; bytes.len()];
+    let send = async {
+        writer.write_all(bytes).await?;
+        writer.flush().await
+    };
+    limited(async {
+        tokio::try_join!(send, reader.read_exact(&mut answer))?;
+        Ok(())
+    })
+    .await?;
+    Ok(answer)
+}
+
+/// Reads until the other side ends.
+///
+/// # Errors
+/// An alert, a reset, or an end without `close_notify`; `TimedOut` after [`DEADLINE`].
+pub async fn read_to_close<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    limited(stream.read_to_end(&mut bytes)).await?;
+    Ok(bytes)
+}
+
+/// Reads up to and including a line feed; returns the line without it.
+///
+/// # Errors
+/// `UnexpectedEof` when the stream ends first; `TimedOut` after [`DEADLINE`].
+pub async fn read_line<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<String> {
+    let mut line = Vec::new();
+    limited(async {
+        loop {
+            // Byte by byte: what follows the line must stay in the stream.
+            match stream.read_u8().await? {
+                b'\n' => return Ok(()),
+                byte => line.push(byte),
+            }
+        }
+    })
+    .await?;
+    String::from_utf8(line).map_err(io::Error::other)
+}
+
+/// The TLS alert in an error, if the other side sent one.
+pub fn alert(error: &io::Error) -> Option<AlertDescription> {
+    match error.get_ref()?.downcast_ref()? {
+        rustls::Error::AlertReceived(alert) => Some(*alert),
+        _ => None,
+    }
+}

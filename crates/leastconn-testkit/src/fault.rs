@@ -1,0 +1,204 @@
+//! A faulty network between a client and a target.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// What happens to the bytes of one direction. The default: nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Faults {
+    /// Pieces of at most this many bytes, each in a segment of its own.
+    pub slice: Option<usize>,
+    /// Delay before every piece.
+    pub delay: Duration,
+    /// After this many bytes both sides are reset.
+    pub budget: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Control {
+    black_hole: bool,
+    resets: u64,
+}
+
+/// Listens on a loopback port and forwards to the target, badly. Stops when dropped,
+/// with its connections.
+#[derive(Debug)]
+pub struct FaultProxy {
+    addr: SocketAddr,
+    control: watch::Sender<Control>,
+    listener: JoinHandle<()>,
+}
+
+impl FaultProxy {
+    /// Starts forwarding to `target`.
+    pub async fn start(target: SocketAddr, to_target: Faults, to_client: Faults) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let control = watch::Sender::<Control>::default();
+        let connections = control.clone();
+        let listener = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let control = connections.subscribe();
+                tokio::spawn(forward(
+                    client,
+                    target,
+                    to_target.clone(),
+                    to_client.clone(),
+                    control,
+                ));
+            }
+        });
+        Self {
+            addr,
+            control,
+            listener,
+        }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// While on, nothing passes, no end of stream either; connections stay open.
+    pub fn black_hole(&self, on: bool) {
+        self.control.send_modify(|control| control.black_hole = on);
+    }
+
+    /// Resets both sides of every open connection.
+    pub fn reset_all(&self) {
+        self.control.send_modify(|control| control.resets += 1);
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.listener.abort();
+        self.reset_all();
+    }
+}
+
+async fn forward(
+    mut client: TcpStream,
+    target: SocketAddr,
+    to_target: Faults,
+    to_client: Faults,
+    mut control: watch::Receiver<Control>,
+) -> io::Result<()> {
+    let resets = control.borrow_and_update().resets;
+    let mut server = TcpStream::connect(target).await?;
+    for socket in [&client, &server] {
+        socket.set_nodelay(true)?;
+    }
+    // Borrowed halves: an owned write half would send FIN when dropped, before the reset.
+    let broken = {
+        let (client_read, client_write) = client.split();
+        let (server_read, server_write) = server.split();
+        let up = pump(client_read, server_write, to_target, control.clone());
+        let down = pump(server_read, client_write, to_client, control.clone());
+        tokio::select! {
+            done = async { tokio::try_join!(up, down) } => done.is_err(),
+            _ = control.wait_for(|control| control.resets != resets) => true,
+        }
+    };
+    if broken {
+        // Whatever broke one side reaches the other as a reset, not as a clean end.
+        for socket in [&client, &server] {
+            socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO))?;
+        }
+    }
+    Ok(())
+}
+
+async fn pump(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    faults: Faults,
+    mut control: watch::Receiver<Control>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; faults.slice.unwrap_or(16 * 1024)];
+    let mut left = faults.budget.unwrap_or(u64::MAX);
+    loop {
+        let n = from.read(&mut buffer).await?;
+        if !faults.delay.is_zero() {
+            tokio::time::sleep(faults.delay).await;
+        }
+        // The proxy has gone when this fails, and resets everything.
+        let _ = control.wait_for(|control| !control.black_hole).await;
+        if n == 0 {
+            return to.shutdown().await;
+        }
+        let n = n.min(usize::try_from(left).unwrap_or(usize::MAX));
+        to.write_all(&buffer[..n]).await?;
+        left -= n as u64;
+        if left == 0 {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{read_to_close, roundtrip};
+    use crate::data::pattern;
+    use crate::upstream::{Behaviour, Upstream};
+
+    #[tokio::test]
+    async fn slices_arrive_whole_and_ends_pass() {
+        let upstream = Upstream::start(Behaviour::Echo).await;
+        let faults = Faults {
+            slice: Some(7),
+            ..Faults::default()
+        };
+        let proxy = FaultProxy::start(upstream.addr(), faults.clone(), faults).await;
+        let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
+        let bytes = pattern(0, 5000);
+        assert!(roundtrip(&mut stream, &bytes).await.unwrap() == bytes);
+        stream.shutdown().await.unwrap();
+        assert!(read_to_close(&mut stream).await.unwrap().is_empty());
+        upstream.wait_open(0).await;
+    }
+
+    #[tokio::test]
+    async fn a_spent_budget_resets_both_sides() {
+        let upstream = Upstream::start(Behaviour::Source { bytes: 1 << 20 }).await;
+        let faults = Faults {
+            budget: Some(1000),
+            ..Faults::default()
+        };
+        let proxy = FaultProxy::start(upstream.addr(), Faults::default(), faults).await;
+        let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
+        let reset = read_to_close(&mut stream).await.unwrap_err();
+        assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);
+        upstream.wait_accepted(1).await;
+        upstream.wait_open(0).await;
+    }
+
+    #[tokio::test]
+    async fn a_black_hole_keeps_what_it_swallowed_and_a_reset_ends_it() {
+        let upstream = Upstream::start(Behaviour::Echo).await;
+        let proxy = FaultProxy::start(upstream.addr(), Faults::default(), Faults::default()).await;
+        let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
+        roundtrip(&mut stream, b"before").await.unwrap();
+        proxy.black_hole(true);
+        stream.write_all(b"during").await.unwrap();
+        let mut answer = [0; 6];
+        let nothing = tokio::time::timeout(Duration::from_millis(50), stream.read(&mut answer));
+        assert!(nothing.await.is_err());
+        proxy.black_hole(false);
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"during");
+        proxy.reset_all();
+        let reset = read_to_close(&mut stream).await.unwrap_err();
+        assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);
+        upstream.wait_open(0).await;
+    }
+}

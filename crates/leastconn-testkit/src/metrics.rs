@@ -1,0 +1,71 @@
+//! Prometheus text, as far as tests need it.
+
+use std::collections::HashMap;
+
+/// Samples by name and labels, as in `name{a="1",b="2"}`; labels in alphabetical order.
+pub type Metrics = HashMap<String, f64>;
+
+/// Reads the text format.
+///
+/// # Panics
+/// On a line that is none: a scraper would drop the whole page.
+pub fn parse(text: &str) -> Metrics {
+    text.lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| {
+            let (key, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line:?}"));
+            (
+                normalise(key),
+                value.parse().unwrap_or_else(|e| panic!("{line:?}: {e}")),
+            )
+        })
+        .collect()
+}
+
+/// Puts labels into alphabetical order, so that a test need not know which comes first.
+pub fn normalise(key: &str) -> String {
+    let Some((name, labels)) = key.strip_suffix('}').and_then(|key| key.split_once('{')) else {
+        return key.to_owned();
+    };
+    // A comma ends a label only outside quotes.
+    let (mut quoted, mut escaped) = (false, false);
+    let mut labels: Vec<&str> = labels
+        .split(|c| {
+            let separator = c == ',' && !quoted;
+            quoted ^= c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            separator
+        })
+        .filter(|label| !label.is_empty())
+        .collect();
+    labels.sort_unstable();
+    if labels.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{name}{{{}}}", labels.join(","))
+    }
+}
+
+/// The samples of one family: those named exactly `name`, whatever their labels.
+pub fn family<'m>(metrics: &'m Metrics, name: &str) -> impl Iterator<Item = (&'m str, f64)> {
+    metrics.iter().filter_map(move |(key, value)| {
+        let rest = key.strip_prefix(name)?;
+        (rest.is_empty() || rest.starts_with('{')).then_some((key.as_str(), *value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_found_in_any_order() {
+        let text =
+            "# TYPE a gauge\na{y=\"1,\\\"2\",x=\"z\"} 3\nb 1e3\na_total{} 4\nc +Inf\n# EOF\n";
+        let metrics = parse(text);
+        assert_eq!(metrics[&normalise(r#"a{x="z",y="1,\"2"}"#)], 3.0);
+        assert_eq!(metrics["b"], 1000.0);
+        assert_eq!(metrics["a_total"], 4.0);
+        assert_eq!(family(&metrics, "a").count(), 1);
+    }
+}

@@ -1,0 +1,266 @@
+//! Certificates of every kind, the broken ones included.
+
+mod der;
+mod leaf;
+#[cfg(test)]
+mod tests;
+
+use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use time::OffsetDateTime;
+
+use crate::data::hex;
+pub use leaf::LeafBuilder;
+
+const DAY: i64 = 24 * 60 * 60;
+
+/// A certificate with its key and, below an intermediate CA, its chain.
+#[derive(Debug)]
+pub struct Cert {
+    /// The leaf first, then intermediates; never the root.
+    pub chain_der: Vec<CertificateDer<'static>>,
+    /// PKCS #8.
+    pub key_der: PrivateKeyDer<'static>,
+    /// The whole chain.
+    pub cert_pem: String,
+    /// PKCS #8.
+    pub key_pem: String,
+    /// Lower-case hexadecimal without separators or leading zero bytes.
+    pub serial_hex: String,
+}
+
+impl Clone for Cert {
+    fn clone(&self) -> Self {
+        Self {
+            chain_der: self.chain_der.clone(),
+            key_der: self.key_der.clone_key(),
+            cert_pem: self.cert_pem.clone(),
+            key_pem: self.key_pem.clone(),
+            serial_hex: self.serial_hex.clone(),
+        }
+    }
+}
+
+impl Cert {
+    fn new(chain_der: Vec<CertificateDer<'static>>, key: &KeyPair, serial: &[u8]) -> Self {
+        Self {
+            cert_pem: chain_der
+                .iter()
+                .map(|der| pem("CERTIFICATE", der))
+                .collect(),
+            chain_der,
+            key_der: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            key_pem: key.serialize_pem(),
+            serial_hex: hex(serial),
+        }
+    }
+
+    /// The leaf itself.
+    pub fn der(&self) -> &CertificateDer<'static> {
+        &self.chain_der[0]
+    }
+
+    /// Writes `STEM.crt` and `STEM.key` into `dir`; returns the two paths.
+    pub fn write(&self, dir: impl AsRef<Path>, stem: &str) -> (PathBuf, PathBuf) {
+        let cert = dir.as_ref().join(format!("{stem}.crt"));
+        let key = dir.as_ref().join(format!("{stem}.key"));
+        std::fs::write(&cert, &self.cert_pem).unwrap();
+        // A file that exists keeps its mode: remove it first.
+        let _ = std::fs::remove_file(&key);
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&key)
+            .unwrap();
+        std::io::Write::write_all(&mut file, self.key_pem.as_bytes()).unwrap();
+        (cert, key)
+    }
+}
+
+/// A certificate authority that lives in memory.
+#[derive(Debug)]
+pub struct TestCa {
+    /// Leaf first as in [`Cert::chain_der`]; empty for a root.
+    chain: Vec<CertificateDer<'static>>,
+    cert: Cert,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl TestCa {
+    /// A new self-signed root with this common name.
+    pub fn new(name: &str) -> Self {
+        let (params, key) = ca_params(name);
+        let der = params.self_signed(&key).unwrap().der().clone();
+        Self::from_parts(params, key, der, |_| Vec::new())
+    }
+
+    /// A new CA below this one. Its leaves carry their chain with them.
+    ///
+    /// A verifier that checks the whole chain needs the CRLs of both: join the two
+    /// PEM texts.
+    pub fn intermediate(&self, name: &str) -> Self {
+        let (params, key) = ca_params(name);
+        let der = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        Self::from_parts(params, key, der, |der| [&[der], &self.chain[..]].concat())
+    }
+
+    /// Lets a leaf pose as a CA: what it "issues" must be refused.
+    pub fn from_leaf(leaf: &Cert) -> Self {
+        let key = KeyPair::try_from(&leaf.key_der).unwrap();
+        let issuer = Issuer::from_ca_cert_der(leaf.der(), key).unwrap();
+        Self {
+            chain: leaf.chain_der.clone(),
+            cert: leaf.clone(),
+            issuer,
+        }
+    }
+
+    fn from_parts(
+        params: CertificateParams,
+        key: KeyPair,
+        der: CertificateDer<'static>,
+        chain: impl Fn(CertificateDer<'static>) -> Vec<CertificateDer<'static>>,
+    ) -> Self {
+        let chain = chain(der.clone());
+        let shown = if chain.is_empty() {
+            vec![der]
+        } else {
+            chain.clone()
+        };
+        let serial = params.serial_number.as_ref().unwrap().to_bytes();
+        let cert = Cert::new(shown, &key, &serial);
+        Self {
+            chain,
+            cert,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// The CA's own certificate: to be trusted, shown, or revoked by its parent.
+    pub fn cert(&self) -> &Cert {
+        &self.cert
+    }
+
+    /// The CA's own certificate alone, PEM: what `client_ca` names.
+    pub fn cert_pem(&self) -> String {
+        pem("CERTIFICATE", self.cert.der())
+    }
+
+    /// A leaf with `cn` as its common name, no alternative names, valid for a day,
+    /// for servers and clients.
+    pub fn leaf(&self, cn: &str) -> LeafBuilder<'_> {
+        LeafBuilder::new(self, cn)
+    }
+
+    /// A server certificate for `localhost`, 127.0.0.1 and `names`.
+    pub fn server(&self, names: &[&str]) -> Cert {
+        let localhost = self
+            .leaf("localhost")
+            .dns("localhost")
+            .ip(Ipv4Addr::LOCALHOST);
+        names
+            .iter()
+            .fold(localhost, |leaf, name| leaf.dns(name))
+            .build()
+    }
+
+    /// A CRL valid for a day that revokes these; PEM.
+    pub fn crl(&self, revoked: &[&Cert]) -> String {
+        self.crl_until(revoked, DAY)
+    }
+
+    /// A CRL whose `nextUpdate` lies `seconds` from now: negative makes it expired.
+    pub fn crl_until(&self, revoked: &[&Cert], seconds: i64) -> String {
+        let params = CertificateRevocationListParams {
+            this_update: at(seconds.min(0) - 3600),
+            next_update: at(seconds),
+            crl_number: SerialNumber::from(now_unix().unsigned_abs()),
+            issuing_distribution_point: None,
+            revoked_certs: revoked
+                .iter()
+                .map(|cert| RevokedCertParams {
+                    serial_number: from_hex(&cert.serial_hex).into(),
+                    revocation_time: at(-60),
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+                .collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
+    /// Writes the usual set into `dir`: `ca.crt`, `ca.crl` (empty), `server.crt`,
+    /// `server.key` (for `localhost`, 127.0.0.1 and `names`). Returns the server's
+    /// certificate.
+    pub fn write_set(&self, dir: impl AsRef<Path>, names: &[&str]) -> Cert {
+        let dir = dir.as_ref();
+        std::fs::write(dir.join("ca.crt"), self.cert_pem()).unwrap();
+        self.write_crl(dir, &[]);
+        let server = self.server(names);
+        server.write(dir, "server");
+        server
+    }
+
+    /// Writes `ca.crl`, revoking these; in one step, as a careful operator would.
+    pub fn write_crl(&self, dir: impl AsRef<Path>, revoked: &[&Cert]) {
+        let (new, path) = (dir.as_ref().join("ca.crl.new"), dir.as_ref().join("ca.crl"));
+        std::fs::write(&new, self.crl(revoked)).unwrap();
+        std::fs::rename(new, path).unwrap();
+    }
+}
+
+fn ca_params(name: &str) -> (CertificateParams, KeyPair) {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.use_authority_key_identifier_extension = true;
+    params.serial_number = Some(random_serial());
+    params.not_before = at(-10 * 365 * DAY);
+    params.not_after = at(10 * 365 * DAY);
+    (params, KeyPair::generate().unwrap())
+}
+
+/// Random, although rcgen would derive one from the key: keys may be shared.
+fn random_serial() -> SerialNumber {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).unwrap();
+    bytes[0] = (bytes[0] & 0x7f) | 0x40;
+    SerialNumber::from_slice(&bytes)
+}
+
+fn now_unix() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap();
+    i64::try_from(since.as_secs()).unwrap()
+}
+
+/// `seconds` from now.
+fn at(seconds: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(now_unix() + seconds).unwrap()
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    pem::encode_config(&pem::Pem::new(label, der), config)
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    (0..text.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap())
+        .collect()
+}

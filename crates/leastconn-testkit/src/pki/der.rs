@@ -1,0 +1,73 @@
+//! Just enough DER to give a certificate a subject that rcgen rightly refuses to
+//! write: several common names, control characters, text that is no UTF-8.
+
+use rcgen::{KeyPair, SigningKey};
+
+pub(super) const SEQUENCE: u8 = 0x30;
+pub(super) const SET: u8 = 0x31;
+pub(super) const OID: u8 = 0x06;
+pub(super) const BIT_STRING: u8 = 0x03;
+pub(super) const UTF8_STRING: u8 = 0x0c;
+
+/// The position of `subject` in a TBSCertificate that has a version.
+const SUBJECT: usize = 5;
+
+/// One tag, length, value.
+pub(super) fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut out = vec![tag];
+    match content.len() {
+        short @ 0..=0x7f => out.push(short as u8),
+        long => {
+            let bytes = long.to_be_bytes();
+            let skip = bytes.iter().take_while(|b| **b == 0).count();
+            out.push(0x80 | (bytes.len() - skip) as u8);
+            out.extend(&bytes[skip..]);
+        }
+    }
+    out.extend(content);
+    out
+}
+
+/// The length of the header and of the content of the first value in `der`.
+fn lengths(der: &[u8]) -> (usize, usize) {
+    match der[1] {
+        short @ 0..=0x7f => (2, short.into()),
+        long => {
+            let count = usize::from(long & 0x7f);
+            let length = der[2..2 + count]
+                .iter()
+                .fold(0, |n, b| n << 8 | usize::from(*b));
+            (2 + count, length)
+        }
+    }
+}
+
+/// The values inside a constructed value, each with its header.
+fn children(der: &[u8]) -> Vec<&[u8]> {
+    let (header, length) = lengths(der);
+    let mut rest = &der[header..header + length];
+    let mut found = Vec::new();
+    while !rest.is_empty() {
+        let (header, length) = lengths(rest);
+        let (child, after) = rest.split_at(header + length);
+        found.push(child);
+        rest = after;
+    }
+    found
+}
+
+/// The same certificate with another subject, signed anew.
+pub(super) fn with_subject(cert: &[u8], subject: &[u8], key: &KeyPair) -> Vec<u8> {
+    let [tbs, algorithm, _signature] = children(cert)[..] else {
+        panic!("no certificate")
+    };
+    let mut fields = children(tbs);
+    fields[SUBJECT] = subject;
+    let tbs = tlv(SEQUENCE, &fields.concat());
+    // A bit string begins with the number of unused bits.
+    let signature = [&[0], &key.sign(&tbs).unwrap()[..]].concat();
+    tlv(
+        SEQUENCE,
+        &[&tbs, algorithm, &tlv(BIT_STRING, &signature)].concat(),
+    )
+}

@@ -1,0 +1,271 @@
+//! Upstream servers that do as they are told.
+
+mod behaviour;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+use crate::DEADLINE;
+use crate::pki::{Cert, TestCa};
+pub use behaviour::Behaviour;
+
+const BACKLOG: u32 = 4096;
+
+/// What becomes of open connections when a server stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// They live on; only new ones are refused.
+    Keep,
+    /// They are closed, as if the process had died.
+    Close,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    accepted: u64,
+    open: usize,
+}
+
+/// A server on a loopback port of its own. Stops when dropped.
+#[derive(Debug)]
+pub struct Upstream {
+    addr: SocketAddr,
+    name: String,
+    state: Arc<State>,
+    accepting: Mutex<Option<Accepting>>,
+    /// Bound but never listening: keeps the port ours while the server is stopped.
+    _reservation: TcpSocket,
+}
+
+#[derive(Debug)]
+struct State {
+    behaviour: Mutex<Behaviour>,
+    counts: watch::Sender<Counts>,
+    tls: Option<TlsAcceptorDebug>,
+}
+
+#[derive(Clone)]
+struct TlsAcceptorDebug(TlsAcceptor);
+
+impl std::fmt::Debug for TlsAcceptorDebug {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsAcceptor")
+    }
+}
+
+#[derive(Debug)]
+struct Accepting {
+    listener: JoinHandle<()>,
+    connections: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Upstream {
+    /// Starts a server on 127.0.0.1.
+    pub async fn start(behaviour: Behaviour) -> Self {
+        Self::launch(behaviour, None)
+    }
+
+    /// Starts `Behaviour::Named(name)`.
+    pub async fn named(name: &str) -> Self {
+        Self::start(Behaviour::Named(name.to_owned())).await
+    }
+
+    /// Starts a server that speaks TLS, with `cert`, and demands a client certificate
+    /// of `client_ca` if one is given.
+    pub async fn start_tls(behaviour: Behaviour, cert: &Cert, client_ca: Option<&TestCa>) -> Self {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let builder = match client_ca {
+            None => builder.with_no_client_auth(),
+            Some(ca) => {
+                let mut roots = rustls::RootCertStore::empty();
+                roots.add(ca.cert().der().clone()).unwrap();
+                let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+                    Arc::new(roots),
+                    provider,
+                );
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        let config = builder
+            .with_single_cert(cert.chain_der.clone(), cert.key_der.clone_key())
+            .unwrap();
+        Self::launch(behaviour, Some(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    fn launch(behaviour: Behaviour, tls: Option<TlsAcceptor>) -> Self {
+        let reservation = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let addr = reservation.local_addr().unwrap();
+        let listener = bind(addr).unwrap().listen(BACKLOG).unwrap();
+        let name = match &behaviour {
+            Behaviour::Named(name) => name.clone(),
+            _ => addr.to_string(),
+        };
+        let state = Arc::new(State {
+            behaviour: Mutex::new(behaviour),
+            counts: watch::Sender::default(),
+            tls: tls.map(TlsAcceptorDebug),
+        });
+        let accepting = Mutex::new(Some(accept(listener, Arc::clone(&state))));
+        Self {
+            addr,
+            name,
+            state,
+            accepting,
+            _reservation: reservation,
+        }
+    }
+
+    /// Where it listens, or listened before it was stopped.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The name it sends if it is `Named`, else its address.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Connections accepted so far, over restarts.
+    pub fn accepted(&self) -> u64 {
+        self.state.counts.borrow().accepted
+    }
+
+    /// Connections open now.
+    pub fn open(&self) -> usize {
+        self.state.counts.borrow().open
+    }
+
+    /// Waits until exactly `n` connections are open.
+    ///
+    /// # Panics
+    /// After [`DEADLINE`].
+    pub async fn wait_open(&self, n: usize) {
+        let what = format!("{n} connections open at {}", self.name);
+        self.wait(&what, |counts| counts.open == n).await;
+    }
+
+    /// Waits until at least `n` connections have been accepted.
+    ///
+    /// # Panics
+    /// After [`DEADLINE`].
+    pub async fn wait_accepted(&self, n: u64) {
+        let what = format!("{n} connections accepted at {}", self.name);
+        self.wait(&what, |counts| counts.accepted >= n).await;
+    }
+
+    async fn wait(&self, what: &str, done: impl Fn(&Counts) -> bool) {
+        let mut counts = self.state.counts.subscribe();
+        let wait = async {
+            counts.wait_for(done).await.unwrap();
+        };
+        if tokio::time::timeout(DEADLINE, wait).await.is_err() {
+            panic!(
+                "{what}: not within {DEADLINE:?}, but {:?}",
+                *self.state.counts.borrow()
+            );
+        }
+    }
+
+    /// What new connections get from now on.
+    pub fn set_behaviour(&self, behaviour: Behaviour) {
+        *self.state.behaviour.lock().unwrap() = behaviour;
+    }
+
+    /// Closes the listener: connecting is refused once this returns.
+    pub async fn stop(&self, open: Open) {
+        let Some(accepting) = self.accepting.lock().unwrap().take() else {
+            return;
+        };
+        accepting.listener.abort();
+        let _ = accepting.listener.await;
+        let mut connections = std::mem::take(&mut *accepting.connections.lock().unwrap());
+        match open {
+            Open::Keep => connections.detach_all(),
+            Open::Close => connections.shutdown().await,
+        }
+    }
+
+    /// Listens again at the same address.
+    ///
+    /// # Panics
+    /// When it has not been stopped.
+    pub async fn restart(&self) {
+        let mut accepting = self.accepting.lock().unwrap();
+        assert!(accepting.is_none(), "{} is running", self.name);
+        let listener = bind(self.addr).unwrap().listen(BACKLOG).unwrap();
+        *accepting = Some(accept(listener, Arc::clone(&self.state)));
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        // The connections go with their set.
+        if let Some(accepting) = self.accepting.lock().unwrap().take() {
+            accepting.listener.abort();
+        }
+    }
+}
+
+fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    // For the reservation, and because closed connections in TIME_WAIT would keep the
+    // port for a minute.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    Ok(socket)
+}
+
+/// Counts a connection as open while it lives, however it ends.
+struct OpenGuard(Arc<State>);
+
+impl OpenGuard {
+    fn new(state: Arc<State>) -> Self {
+        state.counts.send_modify(|counts| {
+            counts.accepted += 1;
+            counts.open += 1;
+        });
+        Self(state)
+    }
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.0.counts.send_modify(|counts| counts.open -= 1);
+    }
+}
+
+fn accept(listener: TcpListener, state: Arc<State>) -> Accepting {
+    let connections = Arc::new(Mutex::new(JoinSet::new()));
+    let set = Arc::clone(&connections);
+    let listener = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let guard = OpenGuard::new(Arc::clone(&state));
+            let behaviour = state.behaviour.lock().unwrap().clone();
+            let tls = state.tls.clone();
+            let mut set = set.lock().unwrap();
+            while set.try_join_next().is_some() {}
+            set.spawn(async move {
+                // An error is the client's doing, or the point of the behaviour.
+                let _ = behaviour.serve(stream, tls.map(|tls| tls.0)).await;
+                drop(guard);
+            });
+        }
+    });
+    Accepting {
+        listener,
+        connections,
+    }
+}

@@ -1,0 +1,139 @@
+//! What an upstream does with a connection.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use crate::data::{Sha256, pattern};
+
+/// What an upstream does with a connection.
+#[derive(Debug, Clone)]
+pub enum Behaviour {
+    /// Sends back what it gets, and ends when the client does.
+    Echo,
+    /// Sends its name and a line feed, then echoes.
+    Named(String),
+    /// Reads until the client has finished sending, waits, answers `bytes` bytes of
+    /// the pattern, closes.
+    SlowAnswer {
+        /// How long to wait.
+        delay: Duration,
+        /// How much to answer.
+        bytes: u64,
+    },
+    /// Reads until the client has finished sending, then answers with the SHA-256 of
+    /// what it got, in hexadecimal.
+    Sink,
+    /// Sends `bytes` bytes of the pattern, finishes sending, reads to the end.
+    Source {
+        /// How much to send.
+        bytes: u64,
+    },
+    /// Reads this many bytes, then resets the connection.
+    ResetAfter(u64),
+    /// Resets the connection at once.
+    AcceptThenReset,
+    /// Reads to the end and never answers.
+    Silent,
+    /// Neither reads nor writes, ever; stays open until the server is stopped.
+    Stuck,
+    /// Reads a request head, answers with this status and an empty body, closes.
+    Http(u16),
+}
+
+impl Behaviour {
+    pub(super) async fn serve(self, tcp: TcpStream, tls: Option<TlsAcceptor>) -> io::Result<()> {
+        tcp.set_nodelay(true)?;
+        if matches!(self, Self::ResetAfter(_) | Self::AcceptThenReset) {
+            // Closing a socket that does not linger resets the connection.
+            socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO))?;
+        }
+        if matches!(self, Self::AcceptThenReset) {
+            return Ok(());
+        }
+        match tls {
+            None => self.converse(tcp).await,
+            Some(tls) => self.converse(tls.accept(tcp).await?).await,
+        }
+    }
+
+    async fn converse(self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+        match self {
+            Self::Echo => echo(&mut stream).await?,
+            Self::Named(name) => {
+                stream.write_all(format!("{name}\n").as_bytes()).await?;
+                stream.flush().await?;
+                echo(&mut stream).await?;
+            }
+            Self::SlowAnswer { delay, bytes } => {
+                digest(&mut stream).await?;
+                tokio::time::sleep(delay).await;
+                send_pattern(&mut stream, bytes).await?;
+            }
+            Self::Sink => {
+                let digest = digest(&mut stream).await?;
+                stream.write_all(digest.as_bytes()).await?;
+                stream.shutdown().await?;
+            }
+            Self::Source { bytes } => {
+                send_pattern(&mut stream, bytes).await?;
+                digest(&mut stream).await?;
+            }
+            Self::ResetAfter(bytes) => {
+                tokio::io::copy(&mut stream.take(bytes), &mut tokio::io::sink()).await?;
+            }
+            Self::AcceptThenReset => {}
+            Self::Silent => {
+                digest(&mut stream).await?;
+            }
+            Self::Stuck => std::future::pending().await,
+            Self::Http(status) => answer_http(&mut stream, status).await?,
+        }
+        Ok(())
+    }
+}
+
+async fn echo<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> io::Result<()> {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    tokio::io::copy(&mut reader, &mut writer).await?;
+    writer.shutdown().await
+}
+
+async fn digest<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<String> {
+    let mut digest = Sha256::default();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match stream.read(&mut buffer).await? {
+            0 => return Ok(digest.finish_hex()),
+            n => digest.update(&buffer[..n]),
+        }
+    }
+}
+
+async fn send_pattern<S: AsyncWrite + Unpin>(stream: &mut S, bytes: u64) -> io::Result<()> {
+    const PIECE: u64 = 64 * 1024;
+    let mut sent = 0;
+    while sent < bytes {
+        let length = PIECE.min(bytes - sent);
+        stream.write_all(&pattern(sent, length as usize)).await?;
+        sent += length;
+    }
+    stream.shutdown().await
+}
+
+async fn answer_http<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    status: u16,
+) -> io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    let answer =
+        format!("HTTP/1.1 {status} Told So\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await
+}
