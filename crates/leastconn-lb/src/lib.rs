@@ -1,2 +1,4 @@
 //! The rooms of `leastconn-lb`, as a library so that tests, fuzz targets and
 //! benches reach them. Not a public API: only the program is.
+
+pub mod config;
