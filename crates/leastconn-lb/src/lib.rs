@@ -2,4 +2,5 @@
 //! benches reach them. Not a public API: only the program is.
 
 pub mod cli;
+pub mod config;
 pub mod pki;

@@ -1,0 +1,303 @@
+//! What the server works with: a configuration in which everything was checked.
+//!
+//! There is no way from a file to these types but through [`load`](super::load),
+//! and nothing in them needs checking again.
+
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+
+use leastconn::{
+    Limits, ServerId, ServerSpec, UpstreamId,
+    health::{ActivePolicy, PassivePolicy},
+};
+
+use super::{
+    cidr::IpNet,
+    pattern::{CnPattern, DnsPattern},
+    tls::Tls,
+};
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The file it was read from.
+    pub path: PathBuf,
+    /// What concerns the process as a whole.
+    pub process: Process,
+    /// What is logged, how and where.
+    pub log: Log,
+    /// The admin address; `None`: there is none.
+    pub admin: Option<Admin>,
+    /// At least one; names and addresses are distinct.
+    pub listeners: Vec<Listener>,
+    /// Names are distinct; whatever refers to one exists.
+    pub upstreams: Vec<Upstream>,
+    /// In the file's order, which is the order they are tried in.
+    pub clients: Vec<Client>,
+}
+
+impl Config {
+    /// The upstream of this name.
+    pub fn upstream(&self, id: &UpstreamId) -> Option<&Upstream> {
+        self.upstreams.iter().find(|upstream| upstream.id == *id)
+    }
+
+    /// The listener of this name.
+    pub fn listener(&self, name: &str) -> Option<&Listener> {
+        self.listeners
+            .iter()
+            .find(|listener| &*listener.name == name)
+    }
+}
+
+/// `[process]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Threads that serve connections.
+    pub workers: NonZeroUsize,
+    /// Connections at once; `None`: what the limit of open files allows.
+    pub max_connections: Option<NonZeroUsize>,
+    /// TLS handshakes in progress at once.
+    pub max_handshakes: NonZeroUsize,
+    /// How long open connections may go on once the process was told to stop.
+    pub drain_timeout: Duration,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The least important messages that are written.
+    pub level: Level,
+    /// The form of messages.
+    pub format: Format,
+    /// Where the access log goes.
+    pub access: Access,
+}
+
+/// The importance of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// `error`
+    Error,
+    /// `warn`
+    Warn,
+    /// `info`
+    Info,
+    /// `debug`
+    Debug,
+    /// `trace`
+    Trace,
+}
+
+impl Level {
+    /// The word in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// The form of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To standard output.
+    Stdout,
+    /// Nowhere.
+    Off,
+    /// To this file, which is appended to.
+    File(PathBuf),
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where the dashboard, metrics and health checks are served.
+    pub bind: SocketAddr,
+}
+
+/// `[[listener]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Its name in logs and metrics.
+    pub name: Arc<str>,
+    /// At least one address.
+    pub binds: Vec<SocketAddr>,
+    /// Tried in order, before `upstream`.
+    pub routes: Vec<Route>,
+    /// Where connections go that no route takes. Without it and without routes,
+    /// the client's own `allow` decides, and was checked to name servers of one
+    /// upstream only.
+    pub upstream: Option<UpstreamId>,
+    /// How long what may take.
+    pub timeouts: Timeouts,
+    /// TLS towards clients; `None`: plain TCP.
+    pub tls: Option<Tls>,
+}
+
+/// One of a listener's `routes`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// The server name the client asks for.
+    pub sni: DnsPattern,
+    /// Where it leads.
+    pub upstream: UpstreamId,
+}
+
+/// How long the phases of a connection may take. None is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From accepting to having authorized.
+    pub handshake: Duration,
+    /// Without a byte in either direction.
+    pub idle: Duration,
+    /// The same, once one side has finished sending.
+    pub half_close: Duration,
+}
+
+/// `[[upstream]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// Its name.
+    pub id: UpstreamId,
+    /// At least one; names are distinct.
+    pub servers: Vec<ServerSpec>,
+    /// How long one attempt to connect may take.
+    pub connect_timeout: Duration,
+    /// How many further servers are tried when connecting fails.
+    pub retries: u32,
+    /// Probes; `None`: none.
+    pub health_check: Option<HealthCheck>,
+    /// What failing connects do to a server.
+    pub passive: PassivePolicy,
+}
+
+/// `health_check` of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What a probe does.
+    pub kind: ProbeKind,
+    /// The port that is probed; `None`: the server's own.
+    pub port: Option<u16>,
+    /// Time between two probes of one server.
+    pub interval: Duration,
+    /// How long a probe may take.
+    pub timeout: Duration,
+    /// How many probes change a server's state.
+    pub policy: ActivePolicy,
+}
+
+/// What a probe does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// It connects, and exchanges what is given.
+    Tcp {
+        /// Sent first.
+        send: Option<Vec<u8>>,
+        /// Must then occur in what the server sends.
+        expect: Option<Vec<u8>>,
+    },
+    /// It makes a GET request.
+    Http {
+        /// The request's target, beginning with `/`.
+        path: String,
+        /// Which answers are good ones.
+        status: StatusSet,
+    },
+}
+
+/// HTTP status codes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StatusSet {
+    /// 200 to 399.
+    Success,
+    /// These.
+    OneOf(Vec<u16>),
+}
+
+impl StatusSet {
+    /// Whether an answer with this status is a good one.
+    pub fn contains(&self, status: u16) -> bool {
+        match self {
+            Self::Success => (200..400).contains(&status),
+            Self::OneOf(codes) => codes.contains(&status),
+        }
+    }
+}
+
+/// `[[client]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Client {
+    /// Its name in logs and metrics.
+    pub name: Arc<str>,
+    /// Whom the rule is about.
+    pub matcher: Match,
+    /// What it may reach. Empty: nothing.
+    pub allow: Vec<Allow>,
+    /// Its limits, with `[defaults.client]` filled in.
+    pub limits: Limits,
+}
+
+impl Client {
+    /// The servers of `upstream` that the client may reach: `None` if none,
+    /// else all of them or those named.
+    pub fn grants(&self, upstream: &UpstreamId) -> Option<Granted> {
+        let mut named = Vec::new();
+        for allow in self.allow.iter().filter(|a| a.upstream == *upstream) {
+            match &allow.server {
+                None => return Some(Granted::All),
+                Some(server) => named.push(server.clone()),
+            }
+        }
+        (!named.is_empty()).then_some(Granted::Only(named))
+    }
+}
+
+/// Which servers of one upstream a client may reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Granted {
+    /// All of them.
+    All,
+    /// These; not empty.
+    Only(Vec<ServerId>),
+}
+
+/// `match` of a client. Every list that is not empty must hold, and one of its
+/// entries is enough for that; at least one list is not empty.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Match {
+    /// The subject's common name.
+    pub cn: Vec<CnPattern>,
+    /// A DNS name among the subject alternative names.
+    pub dns: Vec<DnsPattern>,
+    /// The address the client connects from.
+    pub source: Vec<IpNet>,
+}
+
+impl Match {
+    /// Whether the rule can only hold for a client that shows a certificate.
+    pub const fn needs_certificate(&self) -> bool {
+        !self.cn.is_empty() || !self.dns.is_empty()
+    }
+}
+
+/// One entry of `allow`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Allow {
+    /// An upstream that exists.
+    pub upstream: UpstreamId,
+    /// One server of it; `None`: all of them.
+    pub server: Option<ServerId>,
+}

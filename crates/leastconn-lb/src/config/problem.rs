@@ -1,0 +1,326 @@
+//! Problems in a configuration file, and how people see them: in rustc's form,
+//! with the line itself and what to do about it.
+
+use std::{fmt, io::IsTerminal, ops::Range, sync::Arc};
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+
+/// Whether a configuration with this problem can be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// It cannot.
+    Error,
+    /// It can, and is perhaps not what was meant.
+    Warning,
+}
+
+impl Severity {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Whether it keeps the configuration from being run.
+    pub severity: Severity,
+    /// What is wrong, in one line.
+    pub message: String,
+    /// Where, in bytes; `None`: in the file as a whole.
+    pub span: Option<Range<usize>>,
+    /// A second place that has to do with it, and what it is.
+    pub related: Option<(Range<usize>, String)>,
+    /// What explains it.
+    pub notes: Vec<String>,
+    /// What to do about it.
+    pub helps: Vec<String>,
+}
+
+impl Problem {
+    pub(crate) fn new(severity: Severity, message: impl Into<String>) -> Self {
+        Self {
+            severity,
+            message: message.into(),
+            span: None,
+            related: None,
+            notes: Vec::new(),
+            helps: Vec::new(),
+        }
+    }
+
+    /// States where it is.
+    pub(crate) fn at(&mut self, span: Range<usize>) -> &mut Self {
+        self.span = Some(span);
+        self
+    }
+
+    /// Points at a second place.
+    pub(crate) fn related(&mut self, span: Range<usize>, label: impl Into<String>) -> &mut Self {
+        self.related = Some((span, label.into()));
+        self
+    }
+
+    /// Explains.
+    pub(crate) fn note(&mut self, note: impl Into<String>) -> &mut Self {
+        self.notes.push(note.into());
+        self
+    }
+
+    /// Says what to do.
+    pub(crate) fn help(&mut self, help: impl Into<String>) -> &mut Self {
+        self.helps.push(help.into());
+        self
+    }
+}
+
+/// What is wrong with one file. [`fmt::Display`] shows all of it, without colours.
+#[derive(Clone, Debug)]
+pub struct Problems {
+    name: Arc<str>,
+    text: Arc<str>,
+    list: Vec<Problem>,
+}
+
+impl Problems {
+    /// None yet, in a file called `name` that holds `text`.
+    pub fn new(name: &str, text: &str) -> Self {
+        Self {
+            name: name.into(),
+            text: text.into(),
+            list: Vec::new(),
+        }
+    }
+
+    /// Adds an error; what is returned takes its place and advice.
+    pub(crate) fn error(&mut self, message: impl Into<String>) -> &mut Problem {
+        self.push(Problem::new(Severity::Error, message))
+    }
+
+    /// Adds a warning; what is returned takes its place and advice.
+    pub(crate) fn warning(&mut self, message: impl Into<String>) -> &mut Problem {
+        self.push(Problem::new(Severity::Warning, message))
+    }
+
+    fn push(&mut self, problem: Problem) -> &mut Problem {
+        let last = self.list.len();
+        self.list.push(problem);
+        &mut self.list[last]
+    }
+
+    /// In the order of the file, those of the whole file last; once each.
+    pub(crate) fn sort(&mut self) {
+        self.list.sort_by_key(|problem| match &problem.span {
+            Some(span) => (false, span.start, span.end),
+            None => (true, 0, 0),
+        });
+        self.list.dedup();
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
+        self.list.iter()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// How many errors there are.
+    pub fn errors(&self) -> usize {
+        self.count(Severity::Error)
+    }
+
+    /// How many warnings there are.
+    pub fn warnings(&self) -> usize {
+        self.count(Severity::Warning)
+    }
+
+    fn count(&self, severity: Severity) -> usize {
+        self.list.iter().filter(|p| p.severity == severity).count()
+    }
+
+    /// What the file is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// "3 errors, 1 warning"
+    pub fn summary(&self) -> String {
+        let part = |count: usize, one: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {one}")),
+            n => Some(format!("{n} {one}s")),
+        };
+        let parts: Vec<_> = [
+            part(self.errors(), "error"),
+            part(self.warnings(), "warning"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if parts.is_empty() {
+            "no problems".to_owned()
+        } else {
+            parts.join(", ")
+        }
+    }
+
+    /// All of them as people read them, with colours if asked for.
+    pub fn render(&self, colours: bool) -> String {
+        let renderer = if colours {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
+        let mut out = String::new();
+        for problem in &self.list {
+            out.push_str(&self.render_one(&renderer, problem));
+            out.push_str("\n\n");
+        }
+        out
+    }
+
+    /// One line for each, for logs:
+    /// `leastconn.toml:14:1: error: unknown key `wokers`; did you mean `workers`?`
+    pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
+        self.list.iter().map(|problem| self.line(problem))
+    }
+
+    fn line(&self, problem: &Problem) -> String {
+        let mut out = self.name.to_string();
+        if let Some(span) = &problem.span {
+            let (line, column) = self.position(span.start);
+            out.push_str(&format!(":{line}:{column}"));
+        }
+        out.push_str(&format!(
+            ": {}: {}",
+            problem.severity.as_str(),
+            problem.message
+        ));
+        for text in problem.notes.iter().chain(&problem.helps) {
+            out.push_str("; ");
+            out.push_str(text);
+        }
+        visible(&out)
+    }
+
+    /// Line and column of a byte, each from 1; the column in characters.
+    pub fn position(&self, at: usize) -> (usize, usize) {
+        let at = self.boundary(at);
+        let before = &self.text[..at];
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = 1 + before.bytes().filter(|&b| b == b'\n').count();
+        (line, 1 + before[start..].chars().count())
+    }
+
+    fn boundary(&self, at: usize) -> usize {
+        let mut at = at.min(self.text.len());
+        while !self.text.is_char_boundary(at) {
+            at -= 1;
+        }
+        at
+    }
+
+    /// The part of a place that is on its first line: tables span many, and
+    /// their first says enough.
+    fn first_line(&self, span: &Range<usize>) -> Range<usize> {
+        let start = self.boundary(span.start);
+        let end = self.boundary(span.end).max(start);
+        let end = self.text[start..end]
+            .find(['\n', '\r'])
+            .map_or(end, |newline| start + newline);
+        start..end
+    }
+
+    fn render_one(&self, renderer: &Renderer, problem: &Problem) -> String {
+        let level = match problem.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let mut group = Group::with_title(level.primary_title(visible(&problem.message)));
+        let name = visible(&self.name);
+        group = match &problem.span {
+            None => group.element(Origin::path(name)),
+            Some(span) => group.element(self.snippet(name, span, problem.related.as_ref())),
+        };
+        for note in &problem.notes {
+            group = group.element(Level::NOTE.message(visible(note)));
+        }
+        for help in &problem.helps {
+            group = group.element(Level::HELP.message(visible(help)));
+        }
+        renderer.render(&[group])
+    }
+
+    /// Only the lines from the first to the last that are shown are handed on:
+    /// the renderer looks at all it is given, for each problem anew.
+    fn snippet(
+        &self,
+        name: String,
+        span: &Range<usize>,
+        related: Option<&(Range<usize>, String)>,
+    ) -> Snippet<'_, annotate_snippets::Annotation<'_>> {
+        let span = self.first_line(span);
+        let related = related.map(|(span, label)| (self.first_line(span), label));
+        let first = related
+            .as_ref()
+            .map_or(span.start, |(other, _)| other.start.min(span.start));
+        let last = related
+            .as_ref()
+            .map_or(span.end, |(other, _)| other.end.max(span.end));
+        let start = self.text[..first].rfind('\n').map_or(0, |n| n + 1);
+        let end = self.text[last..]
+            .find('\n')
+            .map_or(self.text.len(), |n| last + n);
+        let shift = |span: Range<usize>| span.start - start..span.end - start;
+        let mut snippet = Snippet::source(&self.text[start..end])
+            .path(name)
+            .line_start(self.position(start).0)
+            .annotation(AnnotationKind::Primary.span(shift(span)));
+        if let Some((span, label)) = related {
+            snippet = snippet.annotation(
+                AnnotationKind::Context
+                    .span(shift(span))
+                    .label(visible(label)),
+            );
+        }
+        snippet
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.render(false).trim_end())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Whether standard error takes colours.
+pub fn stderr_has_colours() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::io::stderr().is_terminal()
+}
+
+/// Text from a file, with what a terminal would obey made visible: control
+/// characters, and those that reorder text.
+pub(crate) fn visible(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() || is_reordering(character) {
+            out.extend(character.escape_unicode());
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+const fn is_reordering(character: char) -> bool {
+    matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}

@@ -1,0 +1,67 @@
+//! TLS towards clients: what a listener's `tls` names, read and checked.
+//!
+//! A file that is missing, unfit or out of date is an error here and not a
+//! surprise at the first handshake. There are no system roots: only what
+//! `client_ca` holds is trusted.
+
+use std::{path::PathBuf, sync::Arc};
+
+use jiff::Timestamp;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+
+/// `tls` of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The oldest protocol version that is spoken.
+    pub min_version: MinVersion,
+    /// Whether clients must show a certificate.
+    pub client_auth: ClientAuth,
+    /// What the files hold. Shared: a configuration is cloned, its keys are not.
+    pub material: Arc<TlsMaterial>,
+}
+
+/// The oldest protocol version that is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MinVersion {
+    /// TLS 1.2
+    Tls12,
+    /// TLS 1.3
+    Tls13,
+}
+
+/// Whether clients must show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// They must; `client_ca` is not empty.
+    Required,
+    /// They are not asked; `source` rules tell them apart.
+    None,
+}
+
+/// What the files of one `tls` table hold.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TlsMaterial {
+    /// The server's certificate, then those above it as the file has them.
+    pub cert_chain: Vec<CertificateDer<'static>>,
+    /// The key that belongs to the first certificate of the chain. Its `Debug`
+    /// form is redacted.
+    pub key: PrivateKeyDer<'static>,
+    /// The authorities whose certificates clients may show.
+    pub client_ca: Vec<CertificateDer<'static>>,
+    /// The revocation lists, each signed by one of `client_ca` and current when
+    /// it was read.
+    pub crls: Vec<CertificateRevocationListDer<'static>>,
+    /// Every certificate file, for the metric.
+    pub files: Vec<CertificateFile>,
+}
+
+/// When a file's content stops being valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFile {
+    /// The path as configured.
+    pub name: String,
+    /// The path that was read.
+    pub path: PathBuf,
+    /// The earliest `notAfter` (or, of a revocation list, `nextUpdate`) in it.
+    pub not_after: Timestamp,
+}
