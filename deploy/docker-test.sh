@@ -170,6 +170,8 @@ make_builder_image() {
     "${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
   mkdir -p "$TMP/builder/usr/local/rust"
   tar -C "$toolchain" --exclude=./share -cf - . | tar -C "$TMP/builder/usr/local/rust" -xf -
+  # whom this machine trusts for downloads, for networks with an authority of their own
+  cp /etc/ssl/certs/ca-certificates.crt "$TMP/builder/etc/ssl/certs/"
   tar -C "$TMP/builder" --one-file-system --exclude='./proc/*' --exclude='./sys/*' --exclude='./var/cache/*' --exclude='./var/lib/apt/*' -cf - . |
     docker import -c 'ENV PATH=/usr/local/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
       - "leastconn-builder:$TAG" >/dev/null

@@ -1,0 +1,53 @@
+#!/bin/sh
+# Two web servers on this machine, webapp1 on 8081 and webapp2 on 8082, for
+# examples/local.toml. They go on until stopped.
+#
+#   scripts/simulate-upstreams.sh start | stop
+set -eu
+HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+STATE=${TMPDIR:-/tmp}/leastconn-upstreams-$(id -u)
+
+# Ends what `start` started, by process ID, and only if it still is that.
+stop() {
+  for file in "$STATE"/*.pid; do
+    [ -e "$file" ] || continue
+    pid=$(cat "$file")
+    if ps -p "$pid" -o args= 2>/dev/null | grep -q dummy-server.py; then
+      kill "$pid" 2>/dev/null || true
+      echo "stopped $(basename "$file" .pid)"
+    fi
+    rm -f "$file"
+  done
+}
+
+start() { # NAME PORT
+  if [ -e "$STATE/$1.pid" ] && ps -p "$(cat "$STATE/$1.pid")" -o args= 2>/dev/null | grep -q dummy-server.py; then
+    echo "$1 is running on 127.0.0.1:$2"
+    return
+  fi
+  python3 "$HERE/dummy-server.py" "$1" "$2" </dev/null >"$STATE/$1.log" 2>&1 &
+  pid=$!
+  echo $pid >"$STATE/$1.pid"
+  i=0
+  until curl -fsS --noproxy '*' --max-time 1 -o /dev/null "http://127.0.0.1:$2/" 2>/dev/null && kill -0 $pid 2>/dev/null; do
+    i=$((i + 1))
+    if [ $i -gt 50 ] || ! kill -0 $pid 2>/dev/null; then
+      tail -n 1 "$STATE/$1.log" >&2
+      echo "simulate-upstreams: $1 does not start on 127.0.0.1:$2" >&2
+      rm -f "$STATE/$1.pid"
+      exit 1
+    fi
+    sleep 0.1
+  done
+  echo "$1 answers on 127.0.0.1:$2"
+}
+
+case ${1:-} in
+  start)
+    (umask 077 && mkdir -p "$STATE")
+    start webapp1 8081
+    start webapp2 8082
+    ;;
+  stop) stop ;;
+  *) echo "usage: simulate-upstreams.sh start | stop" >&2 && exit 2 ;;
+esac
