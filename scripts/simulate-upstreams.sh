@@ -7,13 +7,20 @@ set -eu
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 STATE=${TMPDIR:-/tmp}/leastconn-upstreams-$(id -u)
 
+# Is the process in FILE still the server that `start` started?
+running() { # FILE
+  [ -s "$1" ] || return 1
+  pid=$(cat "$1")
+  # /proc first: a small Debian has no ps
+  { tr '\0' ' ' <"/proc/$pid/cmdline" || ps -p "$pid" -o args=; } 2>/dev/null | grep -q dummy-server.py
+}
+
 # Ends what `start` started, by process ID, and only if it still is that.
 stop() {
   for file in "$STATE"/*.pid; do
     [ -e "$file" ] || continue
-    pid=$(cat "$file")
-    if ps -p "$pid" -o args= 2>/dev/null | grep -q dummy-server.py; then
-      kill "$pid" 2>/dev/null || true
+    if running "$file"; then
+      kill "$(cat "$file")" 2>/dev/null || true
       echo "stopped $(basename "$file" .pid)"
     fi
     rm -f "$file"
@@ -21,7 +28,7 @@ stop() {
 }
 
 start() { # NAME PORT
-  if [ -e "$STATE/$1.pid" ] && ps -p "$(cat "$STATE/$1.pid")" -o args= 2>/dev/null | grep -q dummy-server.py; then
+  if running "$STATE/$1.pid"; then
     echo "$1 is running on 127.0.0.1:$2"
     return
   fi
