@@ -36,7 +36,8 @@ start() { # NAME PORT
   pid=$!
   echo $pid >"$STATE/$1.pid"
   i=0
-  until curl -fsS --noproxy '*' --max-time 1 -o /dev/null "http://127.0.0.1:$2/" 2>/dev/null && kill -0 $pid 2>/dev/null; do
+  # The name, not just an answer: something else may be on that port.
+  until [ "$(curl -fsS --noproxy '*' --max-time 1 "http://127.0.0.1:$2/" 2>/dev/null)" = "$1" ]; do
     i=$((i + 1))
     if [ $i -gt 50 ] || ! kill -0 $pid 2>/dev/null; then
       tail -n 1 "$STATE/$1.log" >&2
