@@ -55,7 +55,7 @@ RUN find crates -name '*.rs' -exec touch {} + \
  && mkdir /out && cp "target/$(uname -m)-unknown-linux-gnu/release/leastconn-lb" /out/
 
 FROM base AS final
-ARG VERSION=0.1.0
+ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

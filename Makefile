@@ -119,13 +119,15 @@ clean: stop-upstreams ## Remove what was built; certificates stay (certs/generat
 
 .PHONY: docker-build
 docker-build: ## The image (IMAGE=leastconn-lb:local)
-	docker build --build-arg REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) -t $(IMAGE) .
+	docker build --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1) \
+	  --build-arg REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) -t $(IMAGE) .
 
 .PHONY: docker-run
 docker-run: certs ## The image on this machine's network with CONFIG; Ctrl-C ends it
-	docker run --rm --network host --user $(LB_UID):$(LB_GID) --read-only --cap-drop ALL \
+	docker run --rm --network host --user $(LB_UID):$(LB_GID) --read-only --cap-drop ALL --no-healthcheck \
 	  -v "$(abspath $(CONFIG)):/etc/leastconn/conf/leastconn.toml:ro" \
-	  -v "$(CURDIR)/certs:/etc/leastconn/certs:ro" -v /dev/null:/etc/leastconn/certs/ca/ca.key.pem:ro \
+	  -v "$(CURDIR)/certs/server:/etc/leastconn/certs/server:ro" \
+	  -v "$(CURDIR)/certs/ca:/etc/leastconn/certs/ca:ro" -v /dev/null:/etc/leastconn/certs/ca/ca.key.pem:ro \
 	  $(IMAGE) run --config /etc/leastconn/conf/leastconn.toml
 
 .PHONY: docker-compose-build
