@@ -1,0 +1,152 @@
+# `make` says what there is. Everything needs only cargo and a C compiler; what a
+# target needs besides is checked by scripts/setup.sh, which installs it (as root,
+# on Debian and Ubuntu) or says what is missing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CARGO ?= cargo
+CONFIG ?= examples/local.toml
+DEMO_ARGS ?=
+RACE_ROUNDS ?= 20
+IMAGE ?= leastconn-lb:local
+
+# docker-compose 1.29 or `docker compose`, whichever is there.
+COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+
+# The balancer's container must read the server's key (mode 0600): it runs as
+# whoever owns it, and never as root. See docker-compose.yml.
+ifeq ($(shell id -u),0)
+LB_UID ?= 65532
+LB_GID ?= 65532
+KEY_OWNER = --owner $(LB_UID):$(LB_GID)
+else
+LB_UID ?= $(shell id -u)
+LB_GID ?= $(shell id -g)
+KEY_OWNER =
+endif
+export LB_UID LB_GID
+
+.PHONY: help
+help: ## What there is to make
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+##@ Try it
+
+.PHONY: demo
+demo: ## A balancer, servers and clients in one, with nothing prepared (DEMO_ARGS="--seconds 10")
+	@scripts/setup.sh --build
+	$(CARGO) run --locked --release -p leastconn-lb -- demo $(DEMO_ARGS)
+
+.PHONY: run
+run: certs ## The balancer on this machine (CONFIG=examples/local.toml); first make simulate-upstreams
+	@scripts/setup.sh --build
+	$(CARGO) run --locked --release -p leastconn-lb -- run --config $(CONFIG)
+
+.PHONY: simulate-upstreams
+simulate-upstreams: ## Two web servers on 127.0.0.1:8081 and 8082, for make run
+	@scripts/simulate-upstreams.sh start
+
+.PHONY: stop-upstreams
+stop-upstreams: ## End them
+	@scripts/simulate-upstreams.sh stop
+
+.PHONY: certs
+certs: ## Test certificates in certs/, as far as they are missing
+	@certs/generate_certs.sh $(KEY_OWNER)
+	@certs/generate_alt_certs.sh
+
+##@ Work on it
+
+.PHONY: build
+build: ## The release binary, target/release/leastconn-lb
+	@scripts/setup.sh --build
+	$(CARGO) build --locked --release -p leastconn-lb
+
+.PHONY: test
+test: ## All tests
+	@scripts/setup.sh --test
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	  echo '$(CARGO) nextest run --locked --workspace' && $(CARGO) nextest run --locked --workspace && \
+	  echo '$(CARGO) test --locked --workspace --doc' && $(CARGO) test --locked --workspace --doc; \
+	else \
+	  echo '$(CARGO) test --locked --workspace' && $(CARGO) test --locked --workspace; \
+	fi
+
+.PHONY: test-race
+test-race: loom ## Every interleaving of the small models, then the concurrency tests again and again (RACE_ROUNDS=20)
+	$(CARGO) test --locked --release -p leastconn --no-run
+	@for i in $$(seq $(RACE_ROUNDS)); do \
+	  $(CARGO) test --locked --release -p leastconn --quiet -- concurrent > target/race.log 2>&1 || { cat target/race.log; echo "round $$i failed"; exit 1; }; \
+	done; echo "$(RACE_ROUNDS) rounds of the concurrency tests passed"
+
+.PHONY: loom
+loom: ## The model-checked concurrency tests alone
+	RUSTFLAGS="--cfg loom" $(CARGO) test --locked --release -p leastconn --no-default-features --lib --target-dir target/loom loom
+
+.PHONY: lint
+lint: ## Format, clippy, docs, architecture, dependencies, scripts
+	@scripts/setup.sh --lint
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) check --locked -p leastconn --no-default-features
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+	scripts/check-architecture.sh
+	scripts/deny.sh
+	@if command -v shellcheck >/dev/null; then \
+	  echo shellcheck; shellcheck -x certs/*.sh scripts/*.sh deploy/*.sh test/*.sh .ci/run; \
+	else echo 'shellcheck is not installed; scripts not checked'; fi
+
+.PHONY: fmt
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+.PHONY: docs
+docs: ## The library's documentation, target/doc/leastconn/index.html
+	@scripts/setup.sh --build
+	$(CARGO) doc --locked --workspace --no-deps
+
+.PHONY: clean
+clean: stop-upstreams ## Remove what was built; certificates stay (certs/generate_certs.sh --force)
+	$(CARGO) clean
+	rm -rf .docker-build
+
+##@ Docker
+
+.PHONY: docker-build
+docker-build: ## The image (IMAGE=leastconn-lb:local)
+	docker build --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1) \
+	  --build-arg REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) -t $(IMAGE) .
+
+.PHONY: docker-run
+docker-run: certs ## The image on this machine's network with CONFIG; Ctrl-C ends it
+	docker run --rm --network host --user $(LB_UID):$(LB_GID) --read-only --cap-drop ALL --no-healthcheck \
+	  -v "$(abspath $(CONFIG)):/etc/leastconn/conf/leastconn.toml:ro" \
+	  -v "$(CURDIR)/certs/server:/etc/leastconn/certs/server:ro" \
+	  -v "$(CURDIR)/certs/ca:/etc/leastconn/certs/ca:ro" -v /dev/null:/etc/leastconn/certs/ca/ca.key.pem:ro \
+	  $(IMAGE) run --config /etc/leastconn/conf/leastconn.toml
+
+.PHONY: docker-compose-build
+docker-compose-build: ## The composition's images
+	$(COMPOSE) build
+
+.PHONY: docker-compose
+docker-compose: certs ## Two web servers and the balancer on port 9443; then certs/test-mtls.sh
+	$(COMPOSE) up -d --build
+
+.PHONY: docker-compose-down
+docker-compose-down: ## Take the composition down
+	$(COMPOSE) down
+
+.PHONY: docker-test
+docker-test: ## Start the composition for a moment and check who reaches what
+	@scripts/setup.sh --build
+	@deploy/docker-test.sh
+
+.PHONY: docker-test-full
+docker-test-full: ## The same with an image that the Dockerfile compiles
+	@deploy/docker-test.sh --full

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# What the compiler does not check: the promises of ARCHITECTURE.md and the
+# house's rules about files. Prints every violation; exit code 1 if there is one.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+FAILED=''
+wrong() {
+  printf 'check-architecture: %s\n' "$*" >&2
+  FAILED=1
+}
+# What is committed or about to be; nothing that git ignores.
+files() { git ls-files --cached --others --exclude-standard -- "$@" | while IFS= read -r f; do [ -e "$f" ] && printf '%s\n' "$f"; done || true; }
+
+# The library knows neither TLS nor configuration.
+tree=$(cargo tree --locked --prefix none -p leastconn -e normal)
+for crate in rustls serde toml clap; do
+  if grep -q "^$crate v" <<<"$tree"; then wrong "the library leastconn depends on $crate"; fi
+done
+
+# No file so long that nobody reads it; foo.rs and foo/, never foo/mod.rs.
+while IFS= read -r f; do
+  lines=$(wc -l <"$f")
+  if [ "$lines" -gt 600 ]; then wrong "$f has $lines lines; 600 is the limit"; fi
+  case $f in */mod.rs) wrong "$f: use foo.rs beside foo/ instead of foo/mod.rs" ;; esac
+done < <(files '*.rs')
+
+# Private keys are made where they are used.
+while IFS= read -r f; do
+  if grep -qE '^-----BEGIN [A-Z ]*PRIVATE KEY-----' "$f"; then wrong "$f holds a private key"; fi
+done < <(files)
+
+# The image's first layer needs every manifest of the workspace.
+while IFS= read -r f; do
+  grep -qF "COPY $f " Dockerfile || wrong "Dockerfile does not copy $f in its layer of dependencies"
+done < <(files 'crates/*/Cargo.toml')
+
+# Each dependency is there for a reason that is written down.
+while IFS= read -r dep; do
+  case $dep in leastconn*) continue ;; esac
+  grep -qF "\`$dep\`" docs/dependencies.md || wrong "docs/dependencies.md says nothing about $dep"
+done < <(awk '/^\[/ { on = ($0 == "[workspace.dependencies]") } on && /^[a-z]/ { print $1 }' Cargo.toml)
+
+# A path that a document names exists. In backticks, with a slash and either a
+# first part that is in the repository or a known ending; or a bare *.rs, *.sh.
+# What git ignores (certs/ca/ca.crt) is made later and may be missing.
+all=$(files)
+exists() {
+  local path=${1%/}
+  # From the root, as a pattern, or as the end of some path (`tls/handshake.rs`).
+  if [ -e "$path" ] || compgen -G "$path" >/dev/null; then return 0; fi
+  case $'\n'$all$'\n' in
+    *"/$path"$'\n'* | *"/$path/"*) return 0 ;;
+  esac
+  return 1
+}
+for doc in ARCHITECTURE.md README.md; do
+  [ -e "$doc" ] || continue
+  # shellcheck disable=SC2016 # the backticks are the document's
+  while IFS= read -r path; do
+    case $path in
+      /* | *://* | *..* | '~'*) continue ;;
+      */*)
+        if [ ! -e "${path%%/*}" ]; then
+          case $path in *.rs | *.sh | *.md | *.toml | *.yml | *.service) ;; *) continue ;; esac
+        fi
+        ;;
+      *.rs | *.sh) ;;
+      *) continue ;;
+    esac
+    exists "$path" || git check-ignore -q "$path" || wrong "$doc names $path, which does not exist"
+  done < <(grep -oE '`[A-Za-z0-9_.*/~:-]+`' "$doc" | tr -d '`' | sort -u || true)
+done
+
+[ -z "$FAILED" ] || exit 1

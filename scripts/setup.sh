@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Is everything there to build and test? As root on Debian and Ubuntu, installs
+# the packages that are missing; otherwise says which. Says nothing and takes no
+# time when all is well.
+#
+#   scripts/setup.sh [--build | --test | --lint]…     (default: --build)
+#
+#   --build  cargo of the version Cargo.toml asks for, a C compiler
+#   --test   the programs that tests run against (and all of --build)
+#   --lint   shellcheck and cargo-deny (and all of --build)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+TEST='' LINT=''
+for arg in "$@"; do
+  case $arg in
+    --build) ;;
+    --test) TEST=1 ;;
+    --lint) LINT=1 ;;
+    *) echo "usage: setup.sh [--build | --test | --lint]…" >&2 && exit 2 ;;
+  esac
+done
+
+have() { command -v "$1" >/dev/null 2>&1; }
+problem() {
+  printf 'setup: %s\n' "$*" >&2
+  BAD=1
+}
+BAD=''
+
+# --- Debian packages: COMMAND PACKAGE ------------------------------------------
+
+MISSING=()
+want() { have "$1" || MISSING+=("$2"); }
+
+# aws-lc, the cryptography under rustls, is C. It brings ready-made assembly for
+# Linux on x86-64 and arm64; elsewhere it also asks for cmake.
+want cc gcc
+if have cc && ! printf '#include <stdlib.h>\nint main(void){return 0;}' | cc -x c -fsyntax-only - 2>/dev/null; then
+  MISSING+=(libc6-dev)
+fi
+have cc || MISSING+=(libc6-dev)
+case $(uname -sm) in
+  'Linux x86_64' | 'Linux aarch64') ;;
+  *) want cmake cmake ;;
+esac
+if [ -n "$TEST" ]; then
+  want openssl openssl
+  want curl curl
+  want nginx nginx
+  want python3 python3
+  want redis-server redis-server
+  want redis-cli redis-tools
+fi
+if [ -n "$LINT" ]; then
+  want git git
+  want shellcheck shellcheck
+fi
+
+if [ ${#MISSING[@]} -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && have apt-get; then
+    echo "setup: installing ${MISSING[*]}" >&2
+    log=$(mktemp)
+    # No services started: nginx and redis are run by the tests, on their own
+    # ports. policy-rc.d is how Debian is told so.
+    policy=''
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+      policy=/usr/sbin/policy-rc.d
+      printf '#!/bin/sh\nexit 101\n' >$policy
+      chmod 755 $policy
+    fi
+    if ! { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${MISSING[@]}"; } >"$log" 2>&1; then
+      tail -n 15 "$log" >&2
+      problem "apt-get could not install ${MISSING[*]}"
+    fi
+    if [ -n "$policy" ]; then rm -f $policy; fi
+    rm -f "$log"
+  elif have apt-get; then
+    problem "missing; install with: sudo apt-get install ${MISSING[*]}"
+  else
+    problem "missing (Debian's package names): ${MISSING[*]}"
+  fi
+fi
+
+# --- Rust ----------------------------------------------------------------------
+
+RUST=$(sed -n 's/^rust-version *= *"\(.*\)"/\1/p' Cargo.toml)
+# version_at_least HAVE WANT
+version_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+if ! have cargo; then
+  problem "cargo is missing; leastconn needs Rust $RUST or later:
+         curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh    (see https://rustup.rs)"
+else
+  found=$(cargo --version 2>/dev/null | awk '{print $2}')
+  if [ -z "$found" ]; then
+    problem "cargo is there but does not start: $(cargo --version 2>&1 | head -n 1)"
+  elif ! version_at_least "$found" "$RUST"; then
+    if have rustup; then fix="rustup toolchain install stable && rustup default stable"; else fix="see https://rustup.rs"; fi
+    problem "Rust $found is too old, $RUST or later is needed: $fix"
+  elif [ -n "$LINT" ]; then
+    cargo fmt --version >/dev/null 2>&1 || problem "rustfmt is missing: rustup component add rustfmt"
+    cargo clippy --version >/dev/null 2>&1 || problem "clippy is missing: rustup component add clippy"
+    if ! have cargo-deny; then
+      echo "setup: installing cargo-deny (takes some minutes, once)" >&2
+      cargo install --quiet --locked cargo-deny || echo "setup: no cargo-deny; lint goes on without it" >&2
+    fi
+  fi
+fi
+
+[ -z "$BAD" ] || exit 1
