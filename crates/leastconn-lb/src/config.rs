@@ -4,29 +4,58 @@
 //! that one run of `check` shows them all:
 //!
 //! 1. `toml` parses it, with places kept.
-//! 2. [`expand`] puts environment variables into string values.
-//! 3. [`shape`] compares it with the JSON schema of [`raw`]: keys, types, fixed
+//! 2. `expand` puts environment variables into string values.
+//! 3. `shape` compares it with the JSON schema of [`raw`]: keys, types, fixed
 //!    words. What is wrong is reported and cut out, so that the rest goes on.
-//! 4. [`resolve`] reads the files it names, and checks what the parts mean
+//! 4. `resolve` reads the files it names, and checks what the parts mean
 //!    together.
 //!
 //! Only a file without any error yields a [`Config`]. Nothing ever falls back
 //! to a default because what was written could not be read.
 
 pub mod cidr;
+mod defaults;
+pub mod duration;
+mod expand;
 mod model;
 pub mod pattern;
+mod planned;
 mod problem;
+pub mod raw;
+pub(crate) mod reachable;
+mod resolve;
+mod schema;
+mod shape;
+mod suggest;
 mod tls;
 
-use std::path::{Path, PathBuf};
+#[cfg(test)]
+mod tests;
 
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use toml::de::{DeTable, DeValue};
+
+pub use cidr::IpNet;
 pub use model::{
     Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log,
     Match, ProbeKind, Process, Route, StatusSet, Timeouts, Upstream,
 };
-pub use problem::{Problem, Problems, Severity};
+pub use pattern::{CnPattern, DnsPattern};
+pub use problem::{Problem, Problems, Severity, stderr_has_colours};
+pub use schema::schema;
 pub use tls::{CertificateFile, ClientAuth, MinVersion, Tls, TlsMaterial};
+
+use resolve::{AddressUse, Surroundings};
+
+/// A file with the configuration of a thousand clients has some 200 KB.
+const LARGEST: u64 = 16 * 1024 * 1024;
 
 /// A configuration, and what is odd about it.
 #[derive(Debug)]
@@ -37,14 +66,41 @@ pub struct Loaded {
     pub warnings: Problems,
 }
 
-/// Reads the file at `path` and everything it names, except that host names
-/// are not resolved.
+/// What came of reading a file, good or bad.
+pub(crate) struct Reading {
+    /// Only if no problem is an error.
+    pub(crate) config: Option<Config>,
+    pub(crate) problems: Problems,
+    pub(crate) addresses: Vec<AddressUse>,
+}
+
+impl Reading {
+    fn failed(problems: Problems) -> Self {
+        Self {
+            config: None,
+            problems,
+            addresses: Vec::new(),
+        }
+    }
+
+    fn loaded(self) -> Result<Loaded, Problems> {
+        match self.config {
+            Some(config) => Ok(Loaded {
+                config,
+                warnings: self.problems,
+            }),
+            None => Err(self.problems),
+        }
+    }
+}
+
+/// Reads the file at `path` and everything it names. Host names are not looked
+/// up: they may come and go while the program runs.
 ///
 /// # Errors
 /// All problems at once, with warnings among them, when any is an error.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    load_text(&path.display().to_string(), &text, Path::new("."))
+    read(path).loaded()
 }
 
 /// The same for a text at hand: `name` is what problems call it, and relative
@@ -53,10 +109,92 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
 /// # Errors
 /// As [`load`].
 pub fn load_text(name: &str, text: &str, base_dir: &Path) -> Result<Loaded, Problems> {
-    let _ = base_dir;
+    read_text(name, text, base_dir, &|name| std::env::var(name)).loaded()
+}
+
+pub(crate) fn read(path: &Path) -> Reading {
+    let name = path.display().to_string();
+    let text = match read_file(path) {
+        Ok(text) => text,
+        Err(error) => {
+            let mut problems = Problems::new(&name, "");
+            problems.error(format!("the file cannot be read: {error}"));
+            return Reading::failed(problems);
+        }
+    };
+    let base_dir = path.parent().unwrap_or(Path::new(""));
+    match String::from_utf8(text) {
+        Ok(text) => read_text(&name, &text, base_dir, &|name| std::env::var(name)),
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            let text = String::from_utf8_lossy(error.as_bytes());
+            let mut problems = Problems::new(&name, &text);
+            // Up to there nothing was replaced, so that the place holds.
+            problems
+                .error("the file is not UTF-8 text")
+                .at(at..at + char::REPLACEMENT_CHARACTER.len_utf8());
+            Reading::failed(problems)
+        }
+    }
+}
+
+fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(LARGEST + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(std::io::Error::other("it is larger than 16 MiB"));
+    }
+    Ok(bytes)
+}
+
+fn read_text(
+    name: &str,
+    text: &str,
+    base_dir: &Path,
+    environment: expand::Environment<'_>,
+) -> Reading {
     let mut problems = Problems::new(name, text);
-    problems.error("reading configurations is not there yet");
-    Err(problems)
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        // What follows from a broken line would only hide it.
+        for error in &errors {
+            problems.syntax(error);
+        }
+        problems.sort();
+        return Reading::failed(problems);
+    }
+    let span = document.span();
+    let mut document = DeValue::Table(document.into_inner());
+    let failed = expand::expand(&mut document, &span, environment, &mut problems);
+    let DeValue::Table(mut document) = document else {
+        return Reading::failed(problems);
+    };
+    let pruned = shape::check(&mut document, &failed, &mut problems);
+    let spanned = toml::Spanned::new(span, DeValue::Table(document));
+    let raw = match raw::Raw::deserialize(toml::de::ValueDeserializer::from(spanned)) {
+        Ok(raw) => raw,
+        Err(error) => {
+            // The schema lets something through that the types do not take.
+            problems.syntax(&error);
+            problems.sort();
+            return Reading::failed(problems);
+        }
+    };
+    let surroundings = Surroundings {
+        base_dir,
+        now: Timestamp::now(),
+        pruned: &pruned,
+    };
+    let (config, addresses) =
+        resolve::resolve(raw, PathBuf::from(name), &surroundings, &mut problems);
+    problems.sort();
+    Reading {
+        config: (problems.errors() == 0).then_some(config),
+        problems,
+        addresses,
+    }
 }
 
 /// The file to read: the one given, else `leastconn.toml` in the working

@@ -9,6 +9,8 @@ use leastconn::{
     Limits, ServerId, ServerSpec, UpstreamId,
     health::{ActivePolicy, PassivePolicy},
 };
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::{
     cidr::IpNet,
@@ -74,17 +76,19 @@ pub struct Log {
 }
 
 /// The importance of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "level")]
 pub enum Level {
-    /// `error`
+    /// What broke.
     Error,
-    /// `warn`
+    /// And what may break.
     Warn,
-    /// `info`
+    /// And what happens.
     Info,
-    /// `debug`
+    /// And how.
     Debug,
-    /// `trace`
+    /// And everything else.
     Trace,
 }
 
@@ -102,7 +106,9 @@ impl Level {
 }
 
 /// The form of messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "format")]
 pub enum Format {
     /// For people.
     Text,

@@ -97,17 +97,25 @@ impl Problems {
 
     /// Adds an error; what is returned takes its place and advice.
     pub(crate) fn error(&mut self, message: impl Into<String>) -> &mut Problem {
-        self.push(Problem::new(Severity::Error, message))
+        self.add(Severity::Error, message)
     }
 
     /// Adds a warning; what is returned takes its place and advice.
     pub(crate) fn warning(&mut self, message: impl Into<String>) -> &mut Problem {
-        self.push(Problem::new(Severity::Warning, message))
+        self.add(Severity::Warning, message)
     }
 
-    fn push(&mut self, problem: Problem) -> &mut Problem {
+    /// Adds what the parser says.
+    pub(crate) fn syntax(&mut self, error: &toml::de::Error) {
+        let problem = self.error(error.message());
+        if let Some(span) = error.span() {
+            problem.at(span);
+        }
+    }
+
+    pub(crate) fn add(&mut self, severity: Severity, message: impl Into<String>) -> &mut Problem {
         let last = self.list.len();
-        self.list.push(problem);
+        self.list.push(Problem::new(severity, message));
         &mut self.list[last]
     }
 

@@ -4,10 +4,16 @@
 //! surprise at the first handshake. There are no system roots: only what
 //! `client_ca` holds is trusted.
 
+mod file;
+mod inspect;
+pub(crate) mod load;
+
 use std::{path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 /// `tls` of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,20 +27,25 @@ pub struct Tls {
 }
 
 /// The oldest protocol version that is spoken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[schemars(rename = "min_version")]
 pub enum MinVersion {
     /// TLS 1.2
+    #[serde(rename = "1.2")]
     Tls12,
     /// TLS 1.3
+    #[serde(rename = "1.3")]
     Tls13,
 }
 
 /// Whether clients must show a certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "client_auth")]
 pub enum ClientAuth {
-    /// They must; `client_ca` is not empty.
+    /// They must, and `client_ca` says whose.
     Required,
-    /// They are not asked; `source` rules tell them apart.
+    /// They are not asked for one, and `source` rules tell them apart.
     None,
 }
 

@@ -1,0 +1,30 @@
+//! What holds where the file says nothing, once: the schema and the reading of
+//! a file both take it from here.
+
+use std::time::Duration;
+
+use super::duration;
+
+pub(crate) const MAX_HANDSHAKES: u32 = 256;
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
+pub(crate) const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const RETRIES: u32 = 2;
+
+pub(crate) const HEALTH_INTERVAL: Duration = Duration::from_secs(10);
+pub(crate) const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const RISE: u32 = 2;
+pub(crate) const FALL: u32 = 3;
+pub(crate) const HEALTH_PATH: &str = "/";
+
+pub(crate) const MAX_FAILS: u32 = 1;
+pub(crate) const FAIL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A duration as the schema shows it.
+pub(crate) fn text(duration: Duration) -> String {
+    duration::text(duration)
+}

@@ -1,0 +1,62 @@
+//! Keys of the file format that this version does not act on yet.
+//!
+//! Each is refused with a clear word rather than ignored: a limit or a check
+//! that was written down and does nothing is worse than none. Values that ask
+//! for nothing are accepted. The list is meant to become empty.
+
+use super::duration;
+
+/// A key, by its path, and the values of it that ask for nothing more than what
+/// there is.
+pub(crate) struct Planned {
+    pub(crate) key: &'static str,
+    pub(crate) accepted: &'static [&'static str],
+}
+
+pub(crate) const PLANNED: &[Planned] = &[
+    planned("admin.socket", &[]),
+    planned("listener.max_lifetime", &["0s"]),
+    planned("listener.on_expiry", &[]),
+    planned("listener.proxy_protocol", &["off"]),
+    planned("upstream.balance", &["least_conn"]),
+    planned("upstream.slow_start", &["0s"]),
+    planned("upstream.proxy_protocol", &["off"]),
+    planned("upstream.tls", &[]),
+    planned("client.match.ou", &[]),
+    planned("client.match.uri", &[]),
+    planned("client.match.spki", &[]),
+    planned("client.match.issuer_cn", &[]),
+    planned("client.expires", &[]),
+    planned("client.mode", &["enforce"]),
+];
+
+const fn planned(key: &'static str, accepted: &'static [&'static str]) -> Planned {
+    Planned { key, accepted }
+}
+
+/// The entry for a key, if it has one.
+pub(crate) fn find(key: &str) -> Option<&'static Planned> {
+    PLANNED.iter().find(|planned| planned.key == key)
+}
+
+impl Planned {
+    /// Whether a value asks for nothing more than what there is.
+    pub(crate) fn accepts(&self, value: &str) -> bool {
+        self.accepted.iter().any(|accepted| {
+            *accepted == value
+                || duration::parse(accepted)
+                    .is_ok_and(|accepted| duration::parse(value) == Ok(accepted))
+        })
+    }
+
+    /// What to do about the key.
+    pub(crate) fn advice(&self) -> String {
+        match self.accepted {
+            [] => "remove it".to_owned(),
+            accepted => {
+                let list: Vec<_> = accepted.iter().map(|value| format!("{value:?}")).collect();
+                format!("remove it, or set it to {}", list.join(" or "))
+            }
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Values of the file: with the place they were written at, and in the forms
+//! that TOML leaves a choice of.
+
+use std::{borrow::Cow, fmt, marker::PhantomData, ops::Range};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+};
+
+use super::RawServer;
+
+/// A value and where it stands, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct At<T> {
+    /// The value.
+    pub value: T,
+    /// Its place; that of a table is its header.
+    pub span: Range<usize>,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = toml::Spanned::<T>::deserialize(deserializer)?;
+        Ok(Self {
+            span: spanned.span(),
+            value: spanned.into_inner(),
+        })
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for At<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
+/// A duration as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct DurationText(pub String);
+
+impl JsonSchema for DurationText {
+    fn schema_name() -> Cow<'static, str> {
+        "duration".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "title": "duration",
+            "description": "Whole numbers with units: ms, s, m, h or d.",
+            "type": "string",
+            "pattern": "^([0-9]+(ms|s|m|h|d))+$|\\$\\{",
+            "examples": ["10s"],
+        })
+    }
+}
+
+/// A date and time, with an offset from UTC.
+#[derive(Clone, Debug)]
+pub struct DateTime(pub toml::value::Datetime);
+
+impl<'de> Deserialize<'de> for DateTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        toml::value::Datetime::deserialize(deserializer).map(Self)
+    }
+}
+
+impl JsonSchema for DateTime {
+    fn schema_name() -> Cow<'static, str> {
+        "date_time".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "title": "date and time",
+            "type": "string",
+            "format": "date-time",
+            "examples": ["2027-01-31T00:00:00Z"],
+        })
+    }
+}
+
+/// A string, or a list of strings.
+#[derive(Clone, Debug)]
+pub enum OneOrMany {
+    /// A string alone; its place is that of the whole.
+    One(String),
+    /// A list.
+    Many(Vec<At<String>>),
+}
+
+impl At<OneOrMany> {
+    /// Each string with its place.
+    pub fn each(&self) -> Vec<At<&str>> {
+        match &self.value {
+            OneOrMany::One(text) => vec![At {
+                value: text,
+                span: self.span.clone(),
+            }],
+            OneOrMany::Many(list) => list
+                .iter()
+                .map(|text| At {
+                    value: &*text.value,
+                    span: text.span.clone(),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer
+            .deserialize_any(Choice::new("a string or a list of strings"))
+            .map(|choice| match choice {
+                Chosen::One(text) => Self::One(text),
+                Chosen::Many(list) => Self::Many(list),
+            })
+    }
+}
+
+impl JsonSchema for OneOrMany {
+    fn schema_name() -> Cow<'static, str> {
+        "strings".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [
+                { "type": "string" },
+                { "type": "array", "items": { "type": "string" } },
+            ],
+        })
+    }
+}
+
+/// An HTTP status, or a list of them.
+#[derive(Clone, Debug)]
+pub struct StatusCodes(pub Vec<u16>);
+
+impl<'de> Deserialize<'de> for StatusCodes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer
+            .deserialize_any(Choice::new("a status or a list of statuses"))
+            .map(|choice| match choice {
+                Chosen::One(code) => Self(vec![code]),
+                Chosen::Many(list) => {
+                    Self(list.into_iter().map(|code: At<u16>| code.value).collect())
+                }
+            })
+    }
+}
+
+impl JsonSchema for StatusCodes {
+    fn schema_name() -> Cow<'static, str> {
+        "statuses".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [
+                { "type": "integer", "minimum": 100, "maximum": 599 },
+                { "type": "array", "items": { "type": "integer", "minimum": 100, "maximum": 599 } },
+            ],
+        })
+    }
+}
+
+/// How many threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// One for each CPU.
+    Auto,
+    /// So many.
+    Count(u32),
+}
+
+impl<'de> Deserialize<'de> for Workers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Words;
+        impl Visitor<'_> for Words {
+            type Value = Workers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"auto\" or a number of threads")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Workers, E> {
+                match text {
+                    "auto" => Ok(Workers::Auto),
+                    other => Err(E::custom(format!("expected \"auto\", found {other:?}"))),
+                }
+            }
+
+            fn visit_i64<E: Error>(self, count: i64) -> Result<Workers, E> {
+                u32::try_from(count).map(Workers::Count).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Words)
+    }
+}
+
+impl JsonSchema for Workers {
+    fn schema_name() -> Cow<'static, str> {
+        "workers".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [
+                { "type": "string", "const": "auto" },
+                { "type": "integer", "minimum": 1, "maximum": 1024 },
+            ],
+        })
+    }
+}
+
+/// A server: a table, or its address alone.
+#[derive(Debug)]
+pub enum ServerEntry {
+    /// Its address, which is its name too.
+    Address(String),
+    /// A table.
+    Table(Box<RawServer>),
+}
+
+impl<'de> Deserialize<'de> for ServerEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Forms;
+        impl<'de> Visitor<'de> for Forms {
+            type Value = ServerEntry;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address or a table")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<ServerEntry, E> {
+                Ok(ServerEntry::Address(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ServerEntry, A::Error> {
+                RawServer::deserialize(MapAccessDeserializer::new(map))
+                    .map(|server| ServerEntry::Table(Box::new(server)))
+            }
+        }
+        deserializer.deserialize_any(Forms)
+    }
+}
+
+impl JsonSchema for ServerEntry {
+    fn schema_name() -> Cow<'static, str> {
+        "server_entry".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [
+                {
+                    "title": "address",
+                    "description": "Short for `{ name = S, address = S }`.",
+                    "type": "string",
+                    "examples": ["webapp1:80"],
+                },
+                generator.subschema_for::<RawServer>(),
+            ],
+        })
+    }
+}
+
+/// Reads one of something or a list of it. `serde`'s own way, an untagged enum,
+/// loses places.
+struct Choice<T> {
+    expecting: &'static str,
+    of: PhantomData<T>,
+}
+
+enum Chosen<T> {
+    One(T),
+    Many(Vec<At<T>>),
+}
+
+impl<T> Choice<T> {
+    const fn new(expecting: &'static str) -> Self {
+        Self {
+            expecting,
+            of: PhantomData,
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Choice<T> {
+    type Value = Chosen<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expecting)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Chosen<T>, E> {
+        T::deserialize(serde::de::value::StrDeserializer::new(text)).map(Chosen::One)
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Chosen<T>, E> {
+        T::deserialize(serde::de::value::I64Deserializer::new(number)).map(Chosen::One)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Chosen<T>, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = list.next_element()? {
+            values.push(value);
+        }
+        Ok(Chosen::Many(values))
+    }
+}

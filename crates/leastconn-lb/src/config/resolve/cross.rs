@@ -1,0 +1,181 @@
+//! What the tables mean together: who can get where.
+
+use std::collections::BTreeSet;
+
+use super::{Resolver, client::Placed};
+use crate::config::{
+    model::{Client, Listener, Match},
+    raw::value::At,
+    tls::ClientAuth,
+};
+
+impl Resolver<'_> {
+    pub(super) fn check_together(&mut self, listeners: &[At<Listener>], clients: &[Placed]) {
+        for declared in self.upstreams.iter().filter(|declared| !declared.used) {
+            self.problems
+                .warning(format!("nothing leads to the upstream `{}`", declared.name))
+                .at(declared.span.clone());
+        }
+        self.shadowed_rules(clients);
+        // What could not be read may be just what is missing below.
+        if self.problems.errors() > 0 {
+            return;
+        }
+        for listener in listeners {
+            self.clients_decide(listener, clients);
+            self.somebody_can_connect(listener, clients);
+        }
+        for client in clients {
+            self.leads_somewhere(client, listeners);
+        }
+    }
+
+    /// Rules that never decide, because an earlier one always does.
+    fn shadowed_rules(&mut self, clients: &[Placed]) {
+        for (position, client) in clients.iter().enumerate() {
+            let earlier = clients[..position]
+                .iter()
+                .find(|earlier| covers(&earlier.value.matcher, &client.value.matcher));
+            if let Some(earlier) = earlier {
+                self.problems
+                    .warning(format!(
+                        "the rule of client `{}` never decides",
+                        client.value.name
+                    ))
+                    .at(client.match_span.clone())
+                    .related(
+                        earlier.match_span.clone(),
+                        format!("`{}` comes first and matches all of it", earlier.value.name),
+                    );
+            }
+        }
+    }
+
+    /// A listener that says nothing of where its connections go leaves it to
+    /// each client's `allow`, which then must say it.
+    fn clients_decide(&mut self, listener: &At<Listener>, clients: &[Placed]) {
+        let Listener {
+            name,
+            routes,
+            upstream,
+            ..
+        } = &listener.value;
+        if upstream.is_some() || !routes.is_empty() {
+            return;
+        }
+        for client in clients {
+            let upstreams = upstreams(&client.value);
+            if upstreams.len() < 2 || !can_connect(&client.value, &listener.value) {
+                continue;
+            }
+            let names: Vec<_> = upstreams.iter().map(|name| format!("`{name}`")).collect();
+            self.problems
+                .error(format!(
+                    "where connections of client `{}` at listener `{name}` go is not said",
+                    client.value.name
+                ))
+                .at(client.allow_span.clone())
+                .related(
+                    listener.span.clone(),
+                    "the listener has neither `routes` nor `upstream`",
+                )
+                .note(format!(
+                    "then `allow` must name servers of exactly one upstream, and it names {}",
+                    names.join(", ")
+                ))
+                .help(format!(
+                    "give the listener `upstream` or `routes`, or narrow `allow` of `{}`",
+                    client.value.name
+                ));
+        }
+    }
+
+    fn somebody_can_connect(&mut self, listener: &At<Listener>, clients: &[Placed]) {
+        let anybody = clients
+            .iter()
+            .any(|client| can_connect(&client.value, &listener.value));
+        if clients.is_empty() || anybody {
+            return;
+        }
+        let why = if listener.value.tls.is_some() {
+            "it asks for no certificates"
+        } else {
+            "it has no `tls`"
+        };
+        self.problems
+            .warning(format!(
+                "nobody can connect to listener `{}`",
+                listener.value.name
+            ))
+            .at(listener.span.clone())
+            .note(format!(
+                "{why}, so clients are told apart by `source` alone, and no client's `match` \
+                 has only that"
+            ));
+    }
+
+    fn leads_somewhere(&mut self, client: &Placed, listeners: &[At<Listener>]) {
+        let allowed = upstreams(&client.value);
+        if allowed.is_empty() || listeners.is_empty() {
+            return;
+        }
+        let mut open = listeners
+            .iter()
+            .filter(|listener| can_connect(&client.value, &listener.value))
+            .peekable();
+        let name = &client.value.name;
+        if open.peek().is_none() {
+            self.problems
+                .warning(format!("client `{name}` can connect to no listener"))
+                .at(client.match_span.clone())
+                .note("its `match` is about certificates, and no listener asks for them");
+        } else if !open.any(|listener| offers(&listener.value, &allowed)) {
+            self.problems
+                .warning(format!(
+                    "no listener leads to what client `{name}` is allowed"
+                ))
+                .at(client.allow_span.clone());
+        }
+    }
+}
+
+/// Whether a client's rule can hold at a listener.
+fn can_connect(client: &Client, listener: &Listener) -> bool {
+    let certificates = listener
+        .tls
+        .as_ref()
+        .is_some_and(|tls| tls.client_auth == ClientAuth::Required);
+    certificates || !client.matcher.needs_certificate()
+}
+
+fn upstreams(client: &Client) -> BTreeSet<&str> {
+    client
+        .allow
+        .iter()
+        .map(|allow| allow.upstream.as_str())
+        .collect()
+}
+
+fn offers(listener: &Listener, upstreams: &BTreeSet<&str>) -> bool {
+    let mut targets = listener
+        .routes
+        .iter()
+        .map(|route| &route.upstream)
+        .chain(&listener.upstream)
+        .peekable();
+    targets.peek().is_none() || targets.any(|target| upstreams.contains(target.as_str()))
+}
+
+/// Whether `earlier` holds whenever `later` does.
+fn covers(earlier: &Match, later: &Match) -> bool {
+    fn all<T>(wide: &[T], narrow: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
+        wide.is_empty()
+            || (!narrow.is_empty()
+                && narrow
+                    .iter()
+                    .all(|narrow| wide.iter().any(|wide| covers(wide, narrow))))
+    }
+    all(&earlier.cn, &later.cn, |a, b| a.covers(b))
+        && all(&earlier.dns, &later.dns, |a, b| a.covers(b))
+        && all(&earlier.source, &later.source, |a, b| a.covers(b))
+}

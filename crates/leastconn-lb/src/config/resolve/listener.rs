@@ -1,0 +1,155 @@
+//! `[[listener]]`: addresses, where connections go, TLS.
+
+use std::{collections::HashMap, ops::Range};
+
+use super::{Resolver, Zero};
+use crate::config::{
+    defaults,
+    model::{Listener, Route, Timeouts},
+    pattern::DnsPattern,
+    raw::{RawListener, value::At},
+    tls,
+};
+
+impl Resolver<'_> {
+    pub(super) fn all_listeners(&mut self, raw: &[At<RawListener>]) -> Vec<At<Listener>> {
+        let mut seen = HashMap::new();
+        let mut listeners = Vec::new();
+        for table in raw {
+            let name = self.name("listener", table.value.name.as_ref());
+            if let Some(name) = &name {
+                self.unique("listener", &name.value, &name.span, &mut seen);
+            }
+            let listener = self.listener(table);
+            if let (Some(name), Some(listener)) = (name, listener) {
+                listeners.push(At {
+                    value: Listener {
+                        name: name.value,
+                        ..listener
+                    },
+                    span: name.span,
+                });
+            }
+        }
+        listeners
+    }
+
+    /// The listener but for its name; `None`: what it lacks has been reported.
+    fn listener(&mut self, table: &At<RawListener>) -> Option<Listener> {
+        let raw = &table.value;
+        let timeouts = Timeouts {
+            handshake: self.duration(
+                "handshake_timeout",
+                raw.handshake_timeout.as_ref(),
+                defaults::HANDSHAKE_TIMEOUT,
+                Zero::Refused,
+            ),
+            idle: self.duration(
+                "idle_timeout",
+                raw.idle_timeout.as_ref(),
+                defaults::IDLE_TIMEOUT,
+                Zero::Refused,
+            ),
+            half_close: self.duration(
+                "half_close_timeout",
+                raw.half_close_timeout.as_ref(),
+                defaults::HALF_CLOSE_TIMEOUT,
+                Zero::Refused,
+            ),
+        };
+        let mut binds = Vec::new();
+        if let Some(bind) = &raw.bind {
+            let texts = bind.each();
+            if texts.is_empty() && !self.pruned(&bind.span) {
+                self.problems
+                    .error("`bind` is an empty list")
+                    .at(bind.span.clone())
+                    .help("write `bind = \"0.0.0.0:9443\"`");
+            }
+            for text in texts {
+                binds.extend(self.bind(&text));
+            }
+        }
+        let upstream = raw
+            .upstream
+            .as_ref()
+            .map(|at| self.upstream_named(&at.value, &at.span));
+        let routes = self.routes(table);
+        let tls = raw.tls.as_ref().map(|raw| {
+            tls::load::load(
+                raw,
+                self.surroundings.base_dir,
+                self.surroundings.now,
+                self.problems,
+            )
+        });
+        let complete = !self.pruned(&table.span) && !binds.is_empty();
+        complete.then_some(()).and_then(|()| {
+            Some(Listener {
+                name: "".into(),
+                binds,
+                routes: routes?,
+                upstream: transpose(upstream)?,
+                timeouts,
+                tls: transpose(tls)?,
+            })
+        })
+    }
+
+    /// `None`: some of them are wrong, which has been reported.
+    fn routes(&mut self, table: &At<RawListener>) -> Option<Vec<Route>> {
+        let Some(raw) = &table.value.routes else {
+            return Some(Vec::new());
+        };
+        if table.value.tls.is_none() && !self.pruned(&table.span) {
+            self.problems
+                .error("`routes` go by the TLS server name, and the listener has no `tls`")
+                .at(raw.span.clone())
+                .help("use `upstream`, or give the listener `tls`");
+        }
+        let mut routes: Vec<(Route, Range<usize>)> = Vec::new();
+        let mut complete = true;
+        for route in &raw.value {
+            let upstream = route
+                .value
+                .upstream
+                .as_ref()
+                .and_then(|at| self.upstream_named(&at.value, &at.span));
+            let sni = route.value.sni.as_ref().and_then(|at| {
+                DnsPattern::parse(&at.value)
+                    .map_err(|error| {
+                        self.problems
+                            .error(format!("`sni`: {error}"))
+                            .at(at.span.clone());
+                    })
+                    .ok()
+                    .map(|pattern| (pattern, at.span.clone()))
+            });
+            let (Some(upstream), Some((sni, span))) = (upstream, sni) else {
+                complete = false;
+                continue;
+            };
+            if let Some((_, first)) = routes.iter().find(|(earlier, _)| earlier.sni.covers(&sni)) {
+                self.problems
+                    .warning(format!("the route for {sni} is never reached"))
+                    .at(span.clone())
+                    .related(first.clone(), "this one takes it");
+            }
+            routes.push((Route { sni, upstream }, span));
+        }
+        complete.then(|| routes.into_iter().map(|(route, _)| route).collect())
+    }
+}
+
+/// Absent is fine, present and wrong is not.
+#[expect(
+    clippy::option_option,
+    reason = "the outer says whether the key is there, the inner whether it is right"
+)]
+fn transpose<T>(value: Option<Option<T>>) -> Option<Option<T>> {
+    match value {
+        None => Some(None),
+        Some(None) => None,
+        Some(Some(value)) => Some(Some(value)),
+    }
+}

@@ -1,0 +1,89 @@
+//! `[process]`, `[log]` and `[admin]`.
+
+use std::{num::NonZeroUsize, thread};
+
+use super::{Resolver, Zero};
+use crate::config::{
+    defaults,
+    model::{Access, Admin, Format, Level, Log, Process},
+    raw::{
+        RawAdmin, RawLog, RawProcess,
+        value::{At, Workers},
+    },
+};
+
+impl Resolver<'_> {
+    pub(super) fn process(&mut self, raw: RawProcess) -> Process {
+        let count = |value: Option<At<u32>>| {
+            value
+                .and_then(|at| usize::try_from(at.value).ok())
+                .and_then(NonZeroUsize::new)
+        };
+        let workers = match raw.workers.map(|at| at.value) {
+            Some(Workers::Count(workers)) => {
+                usize::try_from(workers).ok().and_then(NonZeroUsize::new)
+            }
+            Some(Workers::Auto) | None => thread::available_parallelism().ok(),
+        };
+        Process {
+            workers: workers.unwrap_or(NonZeroUsize::MIN),
+            max_connections: count(raw.max_connections),
+            max_handshakes: count(raw.max_handshakes)
+                .or_else(|| NonZeroUsize::new(defaults::MAX_HANDSHAKES as usize))
+                .unwrap_or(NonZeroUsize::MIN),
+            drain_timeout: self.duration(
+                "drain_timeout",
+                raw.drain_timeout.as_ref(),
+                defaults::DRAIN_TIMEOUT,
+                Zero::Allowed,
+            ),
+        }
+    }
+
+    pub(super) fn log(&mut self, raw: RawLog) -> Log {
+        Log {
+            level: raw.level.map_or(Level::Info, |at| at.value),
+            format: raw.format.map_or(Format::Text, |at| at.value),
+            access: match raw.access {
+                None => Access::Stdout,
+                Some(At { value, span }) => match &*value {
+                    "stdout" => Access::Stdout,
+                    "off" => Access::Off,
+                    "" => {
+                        self.problems
+                            .error("`access` is empty")
+                            .at(span)
+                            .help("write \"stdout\", \"off\" or the name of a file");
+                        Access::Off
+                    }
+                    file => Access::File(self.path(file)),
+                },
+            },
+        }
+    }
+
+    pub(super) fn admin(&mut self, raw: &At<RawAdmin>) -> Option<Admin> {
+        let Some(bind) = &raw.value.bind else {
+            if !self.pruned(&raw.span) {
+                self.problems
+                    .error("`[admin]` needs `bind`")
+                    .at(raw.span.clone())
+                    .help("write `bind = \"127.0.0.1:9901\"`, or remove the table");
+            }
+            return None;
+        };
+        let address = self.bind(&At {
+            value: &*bind.value,
+            span: bind.span.clone(),
+        })?;
+        if !address.ip().to_canonical().is_loopback() {
+            self.problems
+                .warning(format!(
+                    "the admin address {address} is not a loopback address"
+                ))
+                .at(bind.span.clone())
+                .note("whoever reaches it can read who is connected to what");
+        }
+        Some(Admin { bind: address })
+    }
+}

@@ -1,0 +1,346 @@
+//! `[[upstream]]`: servers, health checks, retries.
+
+use std::{collections::HashMap, num::NonZeroU32, ops::Range, time::Duration};
+
+use leastconn::{
+    Address, ServerId, ServerSpec, UpstreamId, Weight,
+    health::{ActivePolicy, PassivePolicy},
+};
+
+use super::{AddressUse, Declared, Resolver, Zero};
+use crate::config::{
+    defaults,
+    model::{HealthCheck, ProbeKind, StatusSet, Upstream},
+    raw::{
+        HealthCheckType, RawHealthCheck, RawPassive, RawServer, RawUpstream,
+        value::{At, ServerEntry},
+    },
+};
+
+impl Resolver<'_> {
+    pub(super) fn all_upstreams(&mut self, raw: &[At<RawUpstream>]) -> Vec<Upstream> {
+        let mut seen = HashMap::new();
+        let mut upstreams = Vec::new();
+        for table in raw {
+            let name = self.name("upstream", table.value.name.as_ref());
+            let id = name.as_ref().map(|name| UpstreamId::from(&*name.value));
+            let servers = self.servers(table, id.as_ref());
+            if let Some(At { value: name, span }) = name
+                && self.unique("upstream", &name, &span, &mut seen)
+            {
+                let listed = table
+                    .value
+                    .servers
+                    .as_ref()
+                    .map_or(0, |list| list.value.len());
+                self.upstreams.push(Declared {
+                    name: name.to_string(),
+                    span,
+                    servers: servers.iter().map(|s| s.id.to_string()).collect(),
+                    incomplete: servers.len() < listed || self.lost_servers(table),
+                    used: false,
+                });
+            }
+            let upstream = self.upstream(&table.value, servers);
+            upstreams.extend(id.map(|id| Upstream { id, ..upstream }));
+        }
+        upstreams
+    }
+
+    fn upstream(&mut self, raw: &RawUpstream, servers: Vec<ServerSpec>) -> Upstream {
+        Upstream {
+            // The caller's: a nameless one has been reported, and is checked all the same.
+            id: UpstreamId::from(""),
+            servers,
+            connect_timeout: self.duration(
+                "connect_timeout",
+                raw.connect_timeout.as_ref(),
+                defaults::CONNECT_TIMEOUT,
+                Zero::Refused,
+            ),
+            retries: raw
+                .retries
+                .as_ref()
+                .map_or(defaults::RETRIES, |at| at.value),
+            health_check: match &raw.health_check {
+                None => self.health_check(&RawHealthCheck::default(), &(0..0)),
+                Some(At { value, span }) => self.health_check(value, span),
+            },
+            passive: self.passive(raw.passive.as_ref()),
+        }
+    }
+
+    fn servers(
+        &mut self,
+        table: &At<RawUpstream>,
+        upstream: Option<&UpstreamId>,
+    ) -> Vec<ServerSpec> {
+        let Some(list) = &table.value.servers else {
+            return Vec::new();
+        };
+        let mut names = HashMap::new();
+        let mut addresses: HashMap<Address, Range<usize>> = HashMap::new();
+        let mut servers = Vec::new();
+        for entry in &list.value {
+            let Some((server, name_span, address_span)) = self.server(entry) else {
+                continue;
+            };
+            if !self.unique("server", server.id.as_str(), &name_span, &mut names) {
+                continue;
+            }
+            if let Some(first) = addresses.get(&server.address) {
+                self.problems
+                    .warning(format!("two servers have the address {}", server.address))
+                    .at(address_span.clone())
+                    .related(first.clone(), "the first")
+                    .note("it gets the connections of both");
+            }
+            addresses.insert(server.address.clone(), address_span.clone());
+            if let Some(upstream) = upstream {
+                self.addresses.push(AddressUse {
+                    upstream: upstream.clone(),
+                    server: server.id.clone(),
+                    address: server.address.clone(),
+                    span: address_span,
+                });
+            }
+            servers.push(server);
+        }
+        if list.value.is_empty() && !self.pruned(&list.span) {
+            self.problems
+                .error("the upstream has no servers")
+                .at(list.span.clone())
+                .help("write `servers = [\"webapp1:80\"]`");
+        } else if !servers.is_empty() && servers.iter().all(|server| server.backup) {
+            self.problems
+                .warning("all servers of the upstream are backups")
+                .at(list.span.clone())
+                .note("they are used all the time");
+        }
+        servers
+    }
+
+    /// Whether servers of it were cut out, so that others may be meant than are known.
+    fn lost_servers(&self, table: &At<RawUpstream>) -> bool {
+        table
+            .value
+            .servers
+            .as_ref()
+            .is_none_or(|list| self.pruned(&list.span))
+    }
+
+    /// The server, the place of its name and that of its address.
+    fn server(
+        &mut self,
+        entry: &At<ServerEntry>,
+    ) -> Option<(ServerSpec, Range<usize>, Range<usize>)> {
+        match &entry.value {
+            ServerEntry::Address(text) => {
+                let address = self.address(text, &entry.span)?;
+                let server = ServerSpec::new(ServerId::from(&**text), address);
+                Some((server, entry.span.clone(), entry.span.clone()))
+            }
+            ServerEntry::Table(raw) => self.server_table(raw),
+        }
+    }
+
+    fn server_table(
+        &mut self,
+        raw: &RawServer,
+    ) -> Option<(ServerSpec, Range<usize>, Range<usize>)> {
+        let weight = match &raw.weight {
+            None => Some(Weight::ONE),
+            Some(At { value, span }) => {
+                let weight = Weight::new(*value);
+                if weight.is_none() {
+                    let problem = self
+                        .problems
+                        .error(format!("`weight` must be from 1 to 65535, not {value}"))
+                        .at(span.clone());
+                    if *value == 0 {
+                        problem.help("for a server that is to get no new connections, drain it");
+                    }
+                }
+                weight
+            }
+        };
+        let At { value: text, span } = raw.address.as_ref()?;
+        let address = self.address(text, span);
+        let (name, name_span) = match &raw.name {
+            None => (text, span),
+            // What the short form makes a name of is one in the long form too.
+            Some(name) if name.value == *text => (text, span),
+            Some(name) => {
+                if !self.check_name("server", &name.value, &name.span) {
+                    return None;
+                }
+                (&name.value, &name.span)
+            }
+        };
+        let server = ServerSpec {
+            id: ServerId::from(&**name),
+            address: address?,
+            weight: weight?,
+            max_conns: raw
+                .max_conns
+                .as_ref()
+                .and_then(|at| NonZeroU32::new(at.value)),
+            backup: raw.backup.as_ref().is_some_and(|at| at.value),
+        };
+        Some((server, name_span.clone(), span.clone()))
+    }
+
+    fn address(&mut self, text: &str, span: &Range<usize>) -> Option<Address> {
+        match text.parse() {
+            Ok(address) => Some(address),
+            Err(error) => {
+                let problem = self
+                    .problems
+                    .error(format!("{text:?} is not the address of a server"))
+                    .at(span.clone());
+                if text.contains("://") {
+                    problem.help("write HOST:PORT, without `tcp://` or `http://`");
+                } else {
+                    problem.note(error.to_string());
+                }
+                None
+            }
+        }
+    }
+
+    fn passive(&mut self, raw: Option<&RawPassive>) -> PassivePolicy {
+        let fail_timeout = raw.and_then(|raw| raw.fail_timeout.as_ref());
+        PassivePolicy {
+            max_fails: raw
+                .and_then(|raw| raw.max_fails.as_ref())
+                .map_or(defaults::MAX_FAILS, |at| at.value),
+            fail_timeout: self.duration(
+                "fail_timeout",
+                fail_timeout,
+                defaults::FAIL_TIMEOUT,
+                Zero::Refused,
+            ),
+        }
+    }
+
+    fn health_check(&mut self, raw: &RawHealthCheck, span: &Range<usize>) -> Option<HealthCheck> {
+        let kind = raw
+            .kind
+            .as_ref()
+            .map_or(HealthCheckType::Tcp, |at| at.value);
+        self.check_probe_keys(raw, kind);
+        let interval = self.duration(
+            "interval",
+            raw.interval.as_ref(),
+            defaults::HEALTH_INTERVAL,
+            Zero::Refused,
+        );
+        let timeout = self.duration(
+            "timeout",
+            raw.timeout.as_ref(),
+            defaults::HEALTH_TIMEOUT,
+            Zero::Refused,
+        );
+        if kind != HealthCheckType::None && timeout > interval {
+            let place = raw.timeout.as_ref().map_or(span, |at| &at.span);
+            self.problems
+                .warning("`timeout` of the health check is longer than its `interval`")
+                .at(place.clone())
+                .note("a probe begins only when the one before has ended");
+        }
+        if interval < Duration::from_millis(100)
+            && let Some(at) = &raw.interval
+        {
+            self.problems
+                .warning("each server will be probed more than ten times a second")
+                .at(at.span.clone());
+        }
+        let text = |at: &Option<At<String>>| at.as_ref().map(|at| at.value.clone().into_bytes());
+        let kind = match kind {
+            HealthCheckType::None => return None,
+            HealthCheckType::Tcp => ProbeKind::Tcp {
+                send: text(&raw.send),
+                expect: text(&raw.expect),
+            },
+            HealthCheckType::Http => ProbeKind::Http {
+                path: self.request_target(raw.path.as_ref()),
+                status: raw.status.as_ref().map_or(StatusSet::Success, |at| {
+                    StatusSet::OneOf(at.value.0.clone())
+                }),
+            },
+        };
+        let streak = |at: &Option<At<u32>>, default: u32| {
+            at.as_ref()
+                .and_then(|at| NonZeroU32::new(at.value))
+                .or(NonZeroU32::new(default))
+                .unwrap_or(NonZeroU32::MIN)
+        };
+        Some(HealthCheck {
+            kind,
+            port: raw.port.as_ref().map(|at| at.value),
+            interval,
+            timeout,
+            policy: ActivePolicy {
+                rise: streak(&raw.rise, defaults::RISE),
+                fall: streak(&raw.fall, defaults::FALL),
+            },
+        })
+    }
+
+    /// Keys that mean nothing for this kind of probe were meant for another.
+    fn check_probe_keys(&mut self, raw: &RawHealthCheck, kind: HealthCheckType) {
+        let place = |at: &Option<At<String>>| at.as_ref().map(|at| at.span.clone());
+        let keys = [
+            ("send", "tcp", HealthCheckType::Tcp, place(&raw.send)),
+            ("expect", "tcp", HealthCheckType::Tcp, place(&raw.expect)),
+            ("path", "http", HealthCheckType::Http, place(&raw.path)),
+            (
+                "status",
+                "http",
+                HealthCheckType::Http,
+                raw.status.as_ref().map(|at| at.span.clone()),
+            ),
+        ];
+        for (key, word, wanted, span) in keys {
+            if let Some(span) = span
+                && kind != wanted
+            {
+                self.problems
+                    .error(format!("`{key}` belongs to health checks of type {word:?}"))
+                    .at(span)
+                    .help(format!("write `type = {word:?}`, or remove `{key}`"));
+            }
+        }
+        for (key, text) in [("send", &raw.send), ("expect", &raw.expect)] {
+            if let Some(at) = text
+                && at.value.is_empty()
+            {
+                self.problems
+                    .error(format!("`{key}` is empty"))
+                    .at(at.span.clone());
+            }
+        }
+        if let Some(at) = &raw.status
+            && at.value.0.is_empty()
+        {
+            self.problems
+                .error("`status` is empty: no answer would be a good one")
+                .at(at.span.clone());
+        }
+    }
+
+    fn request_target(&mut self, path: Option<&At<String>>) -> String {
+        let Some(At { value, span }) = path else {
+            return defaults::HEALTH_PATH.to_owned();
+        };
+        // Anything else would end the request line early.
+        let clean = value.bytes().all(|b| b.is_ascii_graphic());
+        if !clean || !value.starts_with('/') || value.len() > 1024 {
+            self.problems
+                .error(format!("{value:?} is not the path of a request"))
+                .at(span.clone())
+                .help("it begins with `/`, has no spaces, and is ASCII");
+        }
+        value.clone()
+    }
+}

@@ -1,0 +1,238 @@
+//! The JSON schema of the file, and looking things up in it.
+
+use std::sync::LazyLock;
+
+use schemars::{Schema, generate::SchemaSettings, transform::transform_subschemas};
+use serde_json::{Map, Value};
+
+use super::{planned, raw::Raw};
+
+/// The schema, as `leastconn-lb schema` prints it.
+pub fn schema() -> &'static Value {
+    &SCHEMA.root
+}
+
+pub(crate) static SCHEMA: LazyLock<Lookup> = LazyLock::new(Lookup::new);
+
+/// The schema with an index of its tables.
+pub(crate) struct Lookup {
+    root: Value,
+    /// The keys of each table, by the table's path.
+    tables: Vec<(String, Vec<String>)>,
+}
+
+impl Lookup {
+    fn new() -> Self {
+        let schema = SchemaSettings::draft2020_12()
+            .with_transform(plain)
+            .into_generator()
+            .into_root_schema_for::<Raw>();
+        let mut lookup = Self {
+            root: schema.to_value(),
+            tables: Vec::new(),
+        };
+        mark_planned(&mut lookup.root);
+        let mut tables = Vec::new();
+        lookup.collect(&lookup.root, "", &mut tables);
+        lookup.tables = tables;
+        lookup
+    }
+
+    pub(crate) fn root(&self) -> &Value {
+        &self.root
+    }
+
+    /// Follows a `$ref`.
+    pub(crate) fn deref<'a>(&'a self, schema: &'a Value) -> &'a Value {
+        schema
+            .get("$ref")
+            .and_then(Value::as_str)
+            .and_then(|reference| self.root.pointer(reference.strip_prefix('#')?))
+            .unwrap_or(schema)
+    }
+
+    /// The paths of the tables that have this key.
+    pub(crate) fn tables_with<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.tables
+            .iter()
+            .filter(move |(_, keys)| keys.iter().any(|known| known == key))
+            .map(|(path, _)| &**path)
+    }
+
+    /// Every key, with the path of its table.
+    #[cfg(test)]
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.tables
+            .iter()
+            .flat_map(|(path, keys)| keys.iter().map(move |key| (&**path, &**key)))
+    }
+
+    fn collect(&self, schema: &Value, path: &str, tables: &mut Vec<(String, Vec<String>)>) {
+        let schema = self.deref(schema);
+        if let Some(items) = schema.get("items") {
+            self.collect(items, path, tables);
+        }
+        for alternative in list(schema, "anyOf") {
+            self.collect(alternative, path, tables);
+        }
+        if let Some(properties) = properties(schema) {
+            tables.push((path.to_owned(), properties.keys().cloned().collect()));
+            for (key, property) in properties {
+                self.collect(property, &join(path, key), tables);
+            }
+        }
+    }
+}
+
+/// The path of a key in a table.
+pub(crate) fn join(table: &str, key: &str) -> String {
+    if table.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{table}.{key}")
+    }
+}
+
+/// A table as people write it: `[process]`, `[[listener]]`, `listener.tls`.
+pub(crate) fn table_name(path: &str) -> String {
+    match path {
+        "" => "the top level".to_owned(),
+        "listener" | "upstream" | "client" => format!("`[[{path}]]`"),
+        "defaults.client" => format!("`[{path}]`"),
+        nested if nested.contains('.') => format!("`{nested}`"),
+        top => format!("`[{top}]`"),
+    }
+}
+
+pub(crate) fn properties(schema: &Value) -> Option<&Map<String, Value>> {
+    schema.get("properties").and_then(Value::as_object)
+}
+
+pub(crate) fn list<'a>(schema: &'a Value, key: &str) -> &'a [Value] {
+    schema
+        .get(key)
+        .and_then(Value::as_array)
+        .map_or(&[], |list| list)
+}
+
+/// TOML has no null, so an absent key is just that; and sizes of integers are
+/// said in standard words.
+fn plain(schema: &mut Schema) {
+    transform_subschemas(&mut plain, schema);
+    let Some(object) = schema.as_object_mut() else {
+        return;
+    };
+    if let Some(Value::Array(types)) = object.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [one] = &types[..] {
+            let one = one.clone();
+            object.insert("type".into(), one);
+        }
+    }
+    if let Some(Value::Array(alternatives)) = object.get_mut("anyOf") {
+        alternatives.retain(|schema| schema.get("type").is_none_or(|name| name != "null"));
+        if let [Value::Object(one)] = &alternatives[..] {
+            let one = one.clone();
+            object.remove("anyOf");
+            for (key, value) in one {
+                object.entry(key).or_insert(value);
+            }
+        }
+    }
+    if object.get("type").is_some_and(|name| name == "integer") {
+        if object.remove("format").is_some_and(|name| name == "uint32") {
+            object.entry("maximum").or_insert(u32::MAX.into());
+        }
+    } else if object.get("type").is_some_and(|name| name == "number") {
+        object.remove("format");
+    }
+}
+
+/// Says in the schema which keys do nothing yet.
+fn mark_planned(root: &mut Value) {
+    for planned in planned::PLANNED {
+        let Some(pointer) = pointer_to(root, planned.key) else {
+            continue;
+        };
+        if let Some(Value::Object(property)) = root.pointer_mut(&pointer) {
+            property.insert("x-leastconn-status".into(), "planned".into());
+            property.insert("x-leastconn-accepted".into(), planned.accepted.into());
+        }
+    }
+}
+
+/// Where the schema of a key stands: `listener.tls.cert` is at
+/// `/$defs/tls/properties/cert`.
+fn pointer_to(root: &Value, path: &str) -> Option<String> {
+    let mut pointer = String::new();
+    for key in path.split('.') {
+        pointer = table_at(root, pointer)?;
+        pointer = format!("{pointer}/properties/{key}");
+        root.pointer(&pointer)?;
+    }
+    Some(pointer)
+}
+
+/// From the schema at `pointer` to that of the table it is, or is a list of.
+fn table_at(root: &Value, mut pointer: String) -> Option<String> {
+    loop {
+        let schema = root.pointer(&pointer)?;
+        if schema.get("properties").is_some() {
+            return Some(pointer);
+        }
+        if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
+            pointer = reference.strip_prefix('#')?.to_owned();
+        } else if schema.get("items").is_some() {
+            pointer.push_str("/items");
+        } else {
+            return None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_planned_key_is_one() {
+        for planned in planned::PLANNED {
+            let pointer = pointer_to(schema(), planned.key).unwrap();
+            assert_eq!(
+                schema().pointer(&pointer).unwrap()["x-leastconn-status"],
+                "planned"
+            );
+        }
+    }
+
+    #[test]
+    fn every_key_is_described() {
+        fn check(schema: &Value, path: &str) {
+            for (key, property) in properties(schema).into_iter().flatten() {
+                assert!(property.get("description").is_some(), "{path}.{key}");
+            }
+        }
+        check(schema(), "");
+        for (name, definition) in schema()["$defs"].as_object().unwrap() {
+            check(definition, name);
+        }
+        assert!(!schema().to_string().contains("null"));
+    }
+
+    #[test]
+    fn says_what_it_is() {
+        assert_eq!(
+            schema()["$schema"],
+            "https://json-schema.org/draft/2020-12/schema"
+        );
+        assert_eq!(schema()["title"], "leastconn-lb configuration");
+        assert_eq!(
+            schema()["$defs"]["listener"]["required"],
+            serde_json::json!(["name", "bind"])
+        );
+        assert_eq!(
+            schema()["$defs"]["listener"]["properties"]["idle_timeout"]["default"],
+            "1h"
+        );
+    }
+}

@@ -1,0 +1,171 @@
+//! Reads PEM files, and says in words what else it found.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
+    pem::{PemObject, SectionKind},
+};
+
+/// Revocation lists grow to some megabytes; nothing else comes near.
+const LARGEST: u64 = 64 * 1024 * 1024;
+
+/// What a file should hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Certificates,
+    Key,
+    Crls,
+}
+
+/// What a file holds. Of the wanted kind there is at least one.
+#[derive(Default)]
+pub(super) struct Pem {
+    pub(super) certificates: Vec<CertificateDer<'static>>,
+    pub(super) keys: Vec<PrivateKeyDer<'static>>,
+    pub(super) crls: Vec<CertificateRevocationListDer<'static>>,
+}
+
+/// Why a file is of no use.
+pub(super) struct FileError {
+    pub(super) message: String,
+    pub(super) note: Option<String>,
+    pub(super) help: Option<String>,
+}
+
+impl FileError {
+    fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            note: None,
+            help: None,
+        }
+    }
+
+    fn help(self, help: impl Into<String>) -> Self {
+        Self {
+            help: Some(help.into()),
+            ..self
+        }
+    }
+}
+
+impl Pem {
+    pub(super) fn read(path: &Path, wanted: Wanted) -> Result<Self, FileError> {
+        let bytes = read_all(path).map_err(|error| FileError {
+            note: Some(format!("the file is {}", absolute(path))),
+            ..FileError::new(error.to_string())
+        })?;
+        let pem = Self::parse(&bytes, wanted)?;
+        let count = match wanted {
+            Wanted::Certificates => pem.certificates.len(),
+            Wanted::Key => pem.keys.len(),
+            Wanted::Crls => pem.crls.len(),
+        };
+        if count == 0 {
+            return Err(pem.lacks(wanted, &bytes, path));
+        }
+        Ok(pem)
+    }
+
+    fn parse(bytes: &[u8], wanted: Wanted) -> Result<Self, FileError> {
+        let mut pem = Self::default();
+        if contains(bytes, b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
+            || contains(bytes, b"Proc-Type: 4,ENCRYPTED")
+        {
+            if wanted == Wanted::Key {
+                return Err(FileError::new("the private key is encrypted")
+                    .help("decrypt it: `openssl pkey -in ENCRYPTED.key -out PLAIN.key`"));
+            }
+            // Its base64 has headers, which would count as broken below.
+            return Err(
+                FileError::new("the file holds an encrypted private key too")
+                    .help("put certificates and keys into files of their own"),
+            );
+        }
+        // Authorities publish their lists in DER.
+        if wanted == Wanted::Crls && bytes.starts_with(&[0x30]) {
+            pem.crls.push(bytes.to_vec().into());
+            return Ok(pem);
+        }
+        for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes) {
+            let (kind, der) =
+                section.map_err(|error| FileError::new(format!("not well-formed PEM: {error}")))?;
+            match kind {
+                SectionKind::Certificate => pem.certificates.push(der.into()),
+                SectionKind::Crl => pem.crls.push(der.into()),
+                _ => pem.keys.extend(PrivateKeyDer::from_pem(kind, der)),
+            }
+        }
+        Ok(pem)
+    }
+
+    fn lacks(&self, wanted: Wanted, bytes: &[u8], path: &Path) -> FileError {
+        let what = match wanted {
+            Wanted::Certificates => "no certificate",
+            Wanted::Key => "no private key",
+            Wanted::Crls => "no revocation list",
+        };
+        let error = FileError::new(format!("there is {what} in it"));
+        if bytes.is_empty() {
+            return FileError::new("the file is empty");
+        }
+        if bytes.starts_with(&[0x30]) {
+            let tool = match wanted {
+                Wanted::Key => "pkey",
+                _ => "x509",
+            };
+            let name = path.display();
+            return error.help(format!(
+                "it looks like DER: `openssl {tool} -inform DER -in {name} -out {name}.pem`"
+            ));
+        }
+        match (
+            wanted,
+            self.certificates.is_empty(),
+            self.keys.is_empty(),
+            self.crls.is_empty(),
+        ) {
+            (Wanted::Certificates, _, false, _) => {
+                error.help("it holds a private key: are two files mixed up?")
+            }
+            (Wanted::Key | Wanted::Crls, false, ..) => {
+                error.help("it holds certificates: are two files mixed up?")
+            }
+            (_, _, _, false) => error.help("it holds a revocation list: are two files mixed up?"),
+            _ => error.help("it must be in PEM form, with lines of `-----BEGIN`"),
+        }
+    }
+}
+
+/// Reads a regular file: a pipe would block the reload, a device never end.
+fn read_all(path: &Path) -> io::Result<Vec<u8>> {
+    let meta = std::fs::metadata(path)?;
+    if meta.is_dir() {
+        return Err(io::Error::other("it is a directory"));
+    }
+    if !meta.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if meta.len() > LARGEST {
+        return Err(io::Error::other("it is larger than 64 MiB"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LARGEST).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path)
+        .unwrap_or_else(|_| path.to_owned())
+        .display()
+        .to_string()
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}

@@ -1,0 +1,283 @@
+//! What certificates and revocation lists say about themselves.
+
+use jiff::{SignedDuration, Timestamp};
+use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
+use x509_parser::{
+    certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList,
+    time::ASN1Time,
+};
+
+/// How long before its end a certificate is worth a word.
+const SOON: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// What matters of a certificate.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    pub(super) subject: String,
+    pub(super) not_before: Timestamp,
+    pub(super) not_after: Timestamp,
+    raw_subject: Vec<u8>,
+    raw_issuer: Vec<u8>,
+    is_authority: bool,
+    has_names: bool,
+    for_servers: bool,
+}
+
+impl Facts {
+    pub(super) fn is_current(&self, now: Timestamp) -> bool {
+        self.not_before <= now && now <= self.not_after
+    }
+
+    fn validity(&self, now: Timestamp, consequence: &str) -> Option<Remark> {
+        let (message, note) = if now > self.not_after {
+            (
+                format!(
+                    "the certificate of {} expired at {}",
+                    self.subject, self.not_after
+                ),
+                consequence,
+            )
+        } else if now < self.not_before {
+            (
+                format!(
+                    "the certificate of {} is not valid before {}",
+                    self.subject, self.not_before
+                ),
+                consequence,
+            )
+        } else if self.not_after.duration_since(now) < SOON {
+            (
+                format!(
+                    "the certificate of {} expires at {}",
+                    self.subject, self.not_after
+                ),
+                "",
+            )
+        } else {
+            return None;
+        };
+        Some(Remark {
+            message,
+            note: (!note.is_empty()).then(|| note.to_owned()),
+        })
+    }
+}
+
+/// Something odd that does not keep the file from being used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Remark {
+    pub(super) message: String,
+    pub(super) note: Option<String>,
+}
+
+impl Remark {
+    fn new(message: impl Into<String>, note: &str) -> Self {
+        Self {
+            message: message.into(),
+            note: Some(note.to_owned()),
+        }
+    }
+}
+
+/// Reads a certificate.
+pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
+    let (rest, parsed) =
+        X509Certificate::from_der(certificate.as_ref()).map_err(|error| error.to_string())?;
+    if !rest.is_empty() {
+        return Err("something follows it".to_owned());
+    }
+    let usage = parsed.extended_key_usage().ok().flatten();
+    Ok(Facts {
+        subject: subject(&parsed.subject().to_string()),
+        not_before: timestamp(parsed.validity().not_before),
+        not_after: timestamp(parsed.validity().not_after),
+        raw_subject: parsed.subject().as_raw().to_vec(),
+        raw_issuer: parsed.issuer().as_raw().to_vec(),
+        is_authority: parsed.is_ca(),
+        has_names: matches!(parsed.subject_alternative_name(), Ok(Some(_))),
+        for_servers: usage.is_none_or(|usage| usage.value.any || usage.value.server_auth),
+    })
+}
+
+/// What is odd about a server's certificate and those that come with it.
+pub(super) fn server_certificate(server: &Facts, above: &[Facts], now: Timestamp) -> Vec<Remark> {
+    let mut remarks = Vec::new();
+    let consequence = "clients that check it will not connect";
+    for certificate in std::iter::once(server).chain(above) {
+        remarks.extend(certificate.validity(now, consequence));
+    }
+    if server.is_authority {
+        remarks.push(Remark::new(
+            "the server's certificate is an authority's",
+            "the file begins with the server's own certificate, and those above it follow",
+        ));
+    }
+    if !server.has_names {
+        remarks.push(Remark::new(
+            "the server's certificate has no subject alternative names",
+            "clients look for its name only there",
+        ));
+    }
+    if !server.for_servers {
+        remarks.push(Remark::new(
+            "the server's certificate is not for servers (extended key usage)",
+            consequence,
+        ));
+    }
+    let mut below = server;
+    for certificate in above {
+        if certificate.raw_subject != below.raw_issuer {
+            remarks.push(Remark::new(
+                format!(
+                    "the certificate of {} did not issue the one before it",
+                    certificate.subject
+                ),
+                "each certificate of the file is followed by its issuer's",
+            ));
+            break;
+        }
+        below = certificate;
+    }
+    remarks
+}
+
+/// What is odd about an authority.
+pub(super) fn authority(authority: &Facts, now: Timestamp) -> Vec<Remark> {
+    let consequence = "it is left out: what it issued will be refused";
+    let mut remarks: Vec<_> = authority.validity(now, consequence).into_iter().collect();
+    if !authority.is_authority {
+        remarks.push(Remark::new(
+            format!(
+                "the certificate of {} is not an authority's",
+                authority.subject
+            ),
+            "it can only stand for itself",
+        ));
+    }
+    remarks
+}
+
+/// A revocation list.
+#[derive(Debug)]
+pub(super) struct Crl<'a> {
+    pub(super) issuer: String,
+    pub(super) next_update: Option<Timestamp>,
+    raw_issuer: Vec<u8>,
+    /// What is signed.
+    message: &'a [u8],
+    algorithm: &'a [u8],
+    signature: &'a [u8],
+}
+
+impl<'a> Crl<'a> {
+    pub(super) fn parse(der: &'a [u8]) -> Result<Self, String> {
+        let (rest, parsed) =
+            CertificateRevocationList::from_der(der).map_err(|error| error.to_string())?;
+        if !rest.is_empty() {
+            return Err("something follows it".to_owned());
+        }
+        // The parser keeps no place of the algorithm, which is compared as bytes.
+        let (message, algorithm, signature) =
+            split_signed(der).ok_or_else(|| "not a signed structure".to_owned())?;
+        Ok(Self {
+            issuer: subject(&parsed.issuer().to_string()),
+            next_update: parsed.next_update().map(timestamp),
+            raw_issuer: parsed.issuer().as_raw().to_vec(),
+            message,
+            algorithm,
+            signature,
+        })
+    }
+
+    /// Whether it is a list of what this authority issued, by its name.
+    pub(super) fn is_of(&self, authority: &Facts) -> bool {
+        self.raw_issuer == authority.raw_subject
+    }
+
+    /// Whether it carries this authority's signature.
+    pub(super) fn is_signed_by(
+        &self,
+        authority: &CertificateDer<'_>,
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
+    ) -> bool {
+        let Ok((_, authority)) = X509Certificate::from_der(authority.as_ref()) else {
+            return false;
+        };
+        let key = authority.public_key();
+        let Some(key_algorithm) = body(key.raw).and_then(|(spki, _)| body(spki)) else {
+            return false;
+        };
+        self.raw_issuer == authority.subject().as_raw()
+            && algorithms
+                .iter()
+                .filter(|algorithm| {
+                    algorithm.signature_alg_id().as_ref() == self.algorithm
+                        && algorithm.public_key_alg_id().as_ref() == key_algorithm.0
+                })
+                .any(|algorithm| {
+                    algorithm
+                        .verify_signature(
+                            &key.subject_public_key.data,
+                            self.message,
+                            self.signature,
+                        )
+                        .is_ok()
+                })
+    }
+}
+
+/// `SEQUENCE { message, SEQUENCE algorithm, BIT STRING signature }`, as RFC 5280
+/// has it for certificates and lists: the message whole, of the others the
+/// content.
+fn split_signed(der: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let (content, _) = body(der)?;
+    let (_, after_message) = body(content)?;
+    let message = &content[..content.len() - after_message.len()];
+    let (algorithm, after_algorithm) = body(after_message)?;
+    let (signature, _) = body(after_algorithm)?;
+    // The first byte counts unused bits, of which a signature has none.
+    let (0, signature) = signature
+        .split_first()
+        .map(|(unused, rest)| (*unused, rest))?
+    else {
+        return None;
+    };
+    Some((message, algorithm, signature))
+}
+
+/// The content of a DER element, and what follows it.
+fn body(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (_tag, rest) = der.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    let (length, rest) = match first {
+        0..=0x7f => (usize::from(first), rest),
+        0x81..=0x84 => {
+            let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+            let length = bytes
+                .iter()
+                .fold(0, |sum, &byte| sum << 8 | usize::from(byte));
+            (length, rest)
+        }
+        _ => return None,
+    };
+    rest.split_at_checked(length)
+}
+
+/// A name without one is still to be told apart in a sentence.
+fn subject(name: &str) -> String {
+    if name.is_empty() {
+        "an empty name".to_owned()
+    } else {
+        format!("`{name}`")
+    }
+}
+
+/// Beyond the years that a timestamp has, its bounds do.
+fn timestamp(time: ASN1Time) -> Timestamp {
+    let seconds = time.timestamp();
+    Timestamp::from_second(seconds).unwrap_or(if seconds < 0 {
+        Timestamp::MIN
+    } else {
+        Timestamp::MAX
+    })
+}

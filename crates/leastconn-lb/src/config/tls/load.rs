@@ -1,0 +1,399 @@
+//! Reads the files of a `tls` table and checks that they fit together.
+
+use std::{ops::Range, path::Path, sync::Arc};
+
+use jiff::Timestamp;
+use rustls::{
+    RootCertStore,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer},
+    server::WebPkiClientVerifier,
+    sign::CertifiedKey,
+};
+
+use super::{
+    CertificateFile, ClientAuth, MinVersion, Tls, TlsMaterial,
+    file::{Pem, Wanted},
+    inspect::{self, Crl},
+};
+use crate::config::{
+    Problem, Problems,
+    raw::{RawTls, value::At},
+};
+
+/// What the table says, if nothing of it is an error.
+pub(crate) fn load(
+    raw: &At<RawTls>,
+    base_dir: &Path,
+    now: Timestamp,
+    problems: &mut Problems,
+) -> Option<Tls> {
+    let mut loader = Loader {
+        base_dir,
+        now,
+        problems,
+        files: Vec::new(),
+        provider: aws_lc_rs::default_provider(),
+    };
+    let errors = loader.problems.errors();
+    let RawTls {
+        cert,
+        key,
+        client_ca,
+        crl,
+        min_version,
+        client_auth,
+    } = &raw.value;
+    let client_auth_at = client_auth.as_ref();
+    let client_auth = client_auth_at.map_or(ClientAuth::Required, |at| at.value);
+    let chain = cert.as_ref().and_then(|at| loader.chain(at));
+    let key = key.as_ref().and_then(|at| {
+        let key = loader.key(at)?;
+        loader.fits(chain.as_deref()?, &key, &at.span);
+        Some(key)
+    });
+    let authorities = client_ca.as_ref().map(|at| loader.authorities(at));
+    let mut crls = Vec::new();
+    for text in crl.iter().flat_map(At::each) {
+        crls.extend(loader.crls(&text, authorities.as_ref().map(|list| list.as_deref())));
+    }
+    match (client_auth, client_ca) {
+        (ClientAuth::Required, None) => {
+            let place = client_auth_at.map_or(&raw.span, |at| &at.span);
+            loader
+                .problems
+                .error("clients must show a certificate, and no `client_ca` says whose are good")
+                .at(place.clone())
+                .note("the system's own authorities are never used for clients")
+                .help("add `client_ca`, or write `client_auth = \"none\"` to ask for none");
+        }
+        (ClientAuth::None, Some(at)) => {
+            loader
+                .problems
+                .warning(
+                    "`client_ca` does nothing: `client_auth = \"none\"` asks for no certificate",
+                )
+                .at(at.span.clone());
+        }
+        _ => {}
+    }
+    let authorities = authorities.flatten();
+    if let (Some(authorities), Some(at)) = (&authorities, client_ca) {
+        loader.every_authority_is_covered(authorities, &crls, at);
+        loader.verifier_accepts(authorities, &crls, &raw.span);
+    }
+    if loader.problems.errors() > errors {
+        return None;
+    }
+    Some(Tls {
+        min_version: min_version
+            .as_ref()
+            .map_or(MinVersion::Tls12, |at| at.value),
+        client_auth,
+        material: Arc::new(TlsMaterial {
+            cert_chain: chain?,
+            key: key?,
+            client_ca: authorities.unwrap_or_default(),
+            crls,
+            files: loader.files,
+        }),
+    })
+}
+
+struct Loader<'a> {
+    base_dir: &'a Path,
+    now: Timestamp,
+    problems: &'a mut Problems,
+    files: Vec<CertificateFile>,
+    provider: CryptoProvider,
+}
+
+impl Loader<'_> {
+    fn read(&mut self, text: &At<&str>, wanted: Wanted) -> Option<Pem> {
+        match Pem::read(&self.base_dir.join(text.value), wanted) {
+            Ok(pem) => Some(pem),
+            Err(error) => {
+                let problem = self
+                    .problems
+                    .error(format!("{:?}: {}", text.value, error.message))
+                    .at(text.span.clone());
+                if let Some(note) = error.note {
+                    problem.note(note);
+                }
+                if let Some(help) = error.help {
+                    problem.help(help);
+                }
+                None
+            }
+        }
+    }
+
+    fn remember(&mut self, text: &At<&str>, not_after: impl Iterator<Item = Timestamp>) {
+        if let Some(not_after) = not_after.min() {
+            self.files.push(CertificateFile {
+                name: text.value.to_owned(),
+                path: self.base_dir.join(text.value),
+                not_after,
+            });
+        }
+    }
+
+    fn chain(&mut self, at: &At<String>) -> Option<Vec<CertificateDer<'static>>> {
+        let text = borrowed(at);
+        let pem = self.read(&text, Wanted::Certificates)?;
+        let certificates = self.parsed(&pem.certificates, &text)?;
+        self.remember(&text, certificates.iter().map(|c| c.not_after));
+        let now = self.now;
+        if let Some(server) = certificates.first() {
+            for remark in inspect::server_certificate(server, &certificates[1..], now) {
+                remark.apply(
+                    self.problems
+                        .warning(remark.message.clone())
+                        .at(at.span.clone()),
+                );
+            }
+        }
+        Some(pem.certificates)
+    }
+
+    fn parsed(
+        &mut self,
+        certificates: &[CertificateDer<'static>],
+        text: &At<&str>,
+    ) -> Option<Vec<inspect::Facts>> {
+        let mut all = Vec::new();
+        for (position, certificate) in certificates.iter().enumerate() {
+            match inspect::facts(certificate) {
+                Ok(facts) => all.push(facts),
+                Err(error) => {
+                    self.problems
+                        .error(format!(
+                            "{:?}: certificate {} of {} cannot be read: {error}",
+                            text.value,
+                            position + 1,
+                            certificates.len()
+                        ))
+                        .at(text.span.clone());
+                    return None;
+                }
+            }
+        }
+        Some(all)
+    }
+
+    fn key(&mut self, at: &At<String>) -> Option<PrivateKeyDer<'static>> {
+        let text = borrowed(at);
+        let mut pem = self.read(&text, Wanted::Key)?;
+        if pem.keys.len() > 1 {
+            self.problems
+                .error(format!(
+                    "{:?} holds {} private keys, and only one can be meant",
+                    text.value,
+                    pem.keys.len()
+                ))
+                .at(text.span);
+            return None;
+        }
+        pem.keys.pop()
+    }
+
+    fn fits(
+        &mut self,
+        chain: &[CertificateDer<'static>],
+        key: &PrivateKeyDer<'static>,
+        span: &Range<usize>,
+    ) {
+        match self.provider.key_provider.load_private_key(key.clone_key()) {
+            Err(error) => {
+                self.problems
+                    .error(format!("the private key cannot be used: {error}"))
+                    .at(span.clone())
+                    .note("RSA from 2048 bits, ECDSA P-256, P-384 and P-521, and Ed25519 can");
+            }
+            Ok(signer) => {
+                let pair = CertifiedKey::new(chain.to_vec(), signer);
+                if let Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) =
+                    pair.keys_match()
+                {
+                    self.problems
+                        .error("the key does not belong to the certificate")
+                        .at(span.clone())
+                        .note("the first certificate of `cert` has another public key");
+                }
+            }
+        }
+    }
+
+    /// The authorities that are in force. One that has expired is left out:
+    /// nothing else would keep its certificates from being accepted.
+    fn authorities(&mut self, at: &At<String>) -> Option<Vec<CertificateDer<'static>>> {
+        let text = borrowed(at);
+        let pem = self.read(&text, Wanted::Certificates)?;
+        let facts = self.parsed(&pem.certificates, &text)?;
+        self.remember(&text, facts.iter().map(|c| c.not_after));
+        let mut kept = Vec::new();
+        for (certificate, facts) in pem.certificates.into_iter().zip(&facts) {
+            for remark in inspect::authority(facts, self.now) {
+                remark.apply(
+                    self.problems
+                        .warning(remark.message.clone())
+                        .at(at.span.clone()),
+                );
+            }
+            if facts.is_current(self.now) {
+                kept.push(certificate);
+            }
+        }
+        if kept.is_empty() {
+            self.problems
+                .error(format!(
+                    "{:?} holds no authority that is in force",
+                    text.value
+                ))
+                .at(text.span);
+            return None;
+        }
+        Some(kept)
+    }
+
+    /// The lists of one file. `authorities`: outer `None`, there is no
+    /// `client_ca`; inner `None`, it could not be read.
+    fn crls(
+        &mut self,
+        text: &At<&str>,
+        authorities: Option<Option<&[CertificateDer<'static>]>>,
+    ) -> Vec<CertificateRevocationListDer<'static>> {
+        let Some(authorities) = authorities else {
+            self.problems
+                .error("a revocation list needs the `client_ca` that signed it")
+                .at(text.span.clone());
+            return Vec::new();
+        };
+        let Some(pem) = self.read(text, Wanted::Crls) else {
+            return Vec::new();
+        };
+        let mut ends = Vec::new();
+        for der in &pem.crls {
+            match Crl::parse(der.as_ref()) {
+                Err(error) => {
+                    self.problems
+                        .error(format!(
+                            "{:?}: the list cannot be read: {error}",
+                            text.value
+                        ))
+                        .at(text.span.clone());
+                }
+                Ok(crl) => {
+                    ends.extend(crl.next_update);
+                    if let Some(authorities) = authorities {
+                        self.crl(&crl, authorities, text);
+                    }
+                }
+            }
+        }
+        self.remember(text, ends.into_iter());
+        pem.crls
+    }
+
+    fn crl(&mut self, crl: &Crl<'_>, authorities: &[CertificateDer<'static>], text: &At<&str>) {
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        if !authorities
+            .iter()
+            .any(|authority| crl.is_signed_by(authority, algorithms))
+        {
+            self.problems
+                .error(format!(
+                    "{:?} is not signed by any authority of `client_ca`",
+                    text.value
+                ))
+                .at(text.span.clone())
+                .note(format!("its issuer is {}", crl.issuer));
+        }
+        if let Some(end) = crl.next_update.filter(|end| *end < self.now) {
+            self.problems
+                .error(format!("{:?} expired at {end}", text.value))
+                .at(text.span.clone())
+                .note("an expired list would refuse every certificate of its issuer")
+                .help("put the issuer's current list there");
+        }
+    }
+
+    /// Where one authority has a list, all need one: of what nothing is known
+    /// counts as revoked.
+    fn every_authority_is_covered(
+        &mut self,
+        authorities: &[CertificateDer<'static>],
+        crls: &[CertificateRevocationListDer<'static>],
+        at: &At<String>,
+    ) {
+        if crls.is_empty() {
+            return;
+        }
+        let lists: Vec<_> = crls
+            .iter()
+            .filter_map(|der| Crl::parse(der.as_ref()).ok())
+            .collect();
+        for authority in authorities {
+            let Ok(facts) = inspect::facts(authority) else {
+                continue;
+            };
+            if !lists.iter().any(|list| list.is_of(&facts)) {
+                self.problems
+                    .warning(format!("no revocation list is of {}", facts.subject))
+                    .at(at.span.clone())
+                    .note("with lists for others, all its certificates will be refused");
+            }
+        }
+    }
+
+    /// What the handshake will be checked with has the last word.
+    fn verifier_accepts(
+        &mut self,
+        authorities: &[CertificateDer<'static>],
+        crls: &[CertificateRevocationListDer<'static>],
+        span: &Range<usize>,
+    ) {
+        if self.problems.errors() > 0 {
+            return;
+        }
+        let mut roots = RootCertStore::empty();
+        for authority in authorities {
+            if let Err(error) = roots.add(authority.clone()) {
+                self.problems
+                    .error(format!(
+                        "an authority of `client_ca` cannot be used: {error}"
+                    ))
+                    .at(span.clone());
+            }
+        }
+        if roots.is_empty() {
+            return;
+        }
+        let built = WebPkiClientVerifier::builder_with_provider(
+            Arc::new(roots),
+            Arc::new(self.provider.clone()),
+        )
+        .with_crls(crls.to_vec())
+        .build();
+        if let Err(error) = built {
+            self.problems
+                .error(format!("the revocation lists cannot be used: {error}"))
+                .at(span.clone());
+        }
+    }
+}
+
+fn borrowed(at: &At<String>) -> At<&str> {
+    At {
+        value: &at.value,
+        span: at.span.clone(),
+    }
+}
+
+impl inspect::Remark {
+    fn apply(&self, problem: &mut Problem) {
+        if let Some(note) = &self.note {
+            problem.note(note.clone());
+        }
+    }
+}
