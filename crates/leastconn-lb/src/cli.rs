@@ -1,5 +1,105 @@
 //! The command line: one file a command.
 
 pub mod check;
+mod completions;
+pub mod demo;
+mod healthcheck;
 pub mod pki;
+pub mod run;
 pub mod schema;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+/// The TCP load balancer that knows who is connecting.
+///
+/// Clients connect by mutual TLS; the certificate says who they are; rules say
+/// which upstream servers they may reach, how fast and how many connections
+/// they may open. Each connection goes to the allowed server with the fewest
+/// connections.
+#[derive(Debug, Parser)]
+#[command(name = "leastconn-lb", version, propagate_version = true)]
+#[command(
+    after_help = "Exit codes: 0 done or drained; 1 failed at run time, or drained by force; \
+    2 wrong usage or invalid configuration.\n\n\
+    To see it work, with nothing prepared: leastconn-lb demo"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the load balancer.
+    Run(ConfigArgs),
+    /// Show the main job with nothing prepared: throw-away certificates,
+    /// embedded upstream servers, and clients with different rights.
+    Demo(demo::DemoArgs),
+    /// Read everything that `run` would, start nothing, and print every problem.
+    Check(ConfigArgs),
+    /// A small certificate authority for tests and small sites.
+    Pki {
+        #[command(subcommand)]
+        command: pki::PkiCommand,
+    },
+    /// Ask the running balancer whether it is ready; exits with 0 if it is.
+    Healthcheck(healthcheck::HealthcheckArgs),
+    /// Print the configuration's JSON Schema.
+    Schema,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, in roff: `leastconn-lb man | man -l -`.
+    Man {
+        /// Write a page for the program and one for each command into DIR instead.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// Which configuration.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The configuration file [default: leastconn.toml, then
+    /// /etc/leastconn/leastconn.toml].
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Done, or drained.
+pub const DONE: u8 = 0;
+/// Failed at run time, or drained by force.
+pub const FAILED: u8 = 1;
+/// Wrong usage, or an invalid configuration.
+pub const INVALID: u8 = 2;
+
+/// Runs the program with the arguments that it was given.
+pub fn main() -> ExitCode {
+    // Ends the process itself, with exit code 2, where the arguments are wrong.
+    match Cli::parse().command {
+        Command::Run(args) => run::run(args.config),
+        Command::Demo(args) => demo::run(&args),
+        Command::Check(args) => check::run(args.config),
+        Command::Pki { command } => match pki::run(command) {
+            Ok(()) => ExitCode::from(DONE),
+            Err(error) => fail(&error, FAILED),
+        },
+        Command::Healthcheck(args) => healthcheck::run(args),
+        Command::Schema => schema::run(),
+        Command::Completions { shell } => {
+            completions::print(&completions::script(Cli::command(), shell))
+        }
+        Command::Man { dir: None } => completions::print(&completions::manual(Cli::command())),
+        Command::Man { dir: Some(dir) } => completions::manuals(Cli::command(), &dir),
+    }
+}
+
+/// Says what went wrong.
+fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
+    eprintln!("leastconn-lb: {error}");
+    ExitCode::from(code)
+}

@@ -1,6 +1,21 @@
 //! The rooms of `leastconn-lb`, as a library so that tests, fuzz targets and
 //! benches reach them. Not a public API: only the program is.
 
+pub mod access_log;
+pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod connection;
+pub mod descriptors;
+pub mod identity;
+pub mod listener;
+pub mod live;
+pub mod logging;
+pub mod metrics;
 pub mod pki;
+pub mod policy;
+pub mod record;
+pub mod server;
+pub mod state;
+pub mod tls;
+pub mod upstream;

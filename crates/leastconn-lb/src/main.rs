@@ -1,2 +1,7 @@
 //! The program: see the library `leastconn_lb` for the rooms.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    leastconn_lb::cli::main()
+}

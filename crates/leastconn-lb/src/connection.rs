@@ -1,0 +1,247 @@
+//! The life of one connection, top to bottom.
+//!
+//! Nothing is dialled before the client is known, authorized and admitted; the
+//! types of each step are the proof that the step before was taken. Whatever
+//! ends a connection on the way is a reason in its [`Record`].
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use leastconn::{
+    Lease, Permit, Reason, Refusal,
+    net::{self, ConnectError, Stream},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{timeout, timeout_at},
+};
+
+use crate::{
+    identity::{Ambiguous, Certificate, Peer},
+    listener::Listener,
+    metrics::Counted,
+    policy::Denied,
+    record::Record,
+    tls::{self, HandshakeError, TlsStream},
+};
+
+/// A connection ended before anything was relayed.
+#[derive(Debug)]
+struct Ended {
+    reason: Reason,
+    detail: Option<String>,
+}
+
+/// Serves a socket that was accepted at `start`, until its end.
+pub async fn serve(
+    socket: TcpStream,
+    source: SocketAddr,
+    start: Instant,
+    listener: Arc<Listener>,
+    mut record: Record,
+) {
+    let peer_ip = source.ip().to_canonical();
+    if listener.tls.is_none() {
+        let peer = Peer {
+            source: peer_ip,
+            certificate: None,
+        };
+        return carry(socket, peer, &listener, &mut record).await;
+    }
+    let deadline = start + listener.timeouts.handshake;
+    match handshake(socket, deadline, &listener, &mut record).await {
+        Ok(stream) => match identify(&stream, peer_ip) {
+            Ok(peer) => carry(stream, peer, &listener, &mut record).await,
+            Err(ambiguous) => {
+                record.end(ambiguous.reason(), Some(&ambiguous.to_string()));
+                close_politely(stream).await;
+            }
+        },
+        Err((ended, socket)) => {
+            record.end(ended.reason, ended.detail.as_deref());
+            if let Some(socket) = socket {
+                close_politely(socket).await;
+            }
+        }
+    }
+}
+
+/// TLS, within the deadline. A client waits for a turn only once it has said
+/// hello, so silent sockets keep nobody else from theirs.
+async fn handshake(
+    socket: TcpStream,
+    deadline: Instant,
+    listener: &Listener,
+    record: &mut Record,
+) -> Result<TlsStream, (Ended, Option<TcpStream>)> {
+    let Some(config) = listener.tls.clone() else {
+        return Err((Ended::from(Reason::HandshakeFailed), None));
+    };
+    let _counted = Counted::new(&listener.metrics.handshakes);
+    let hello = phase(
+        record,
+        deadline,
+        Reason::HandshakeTimeout,
+        tls::read_hello(&socket),
+    )
+    .await;
+    let hello = match hello {
+        Ok(Ok(hello)) => hello,
+        Ok(Err(error)) => return Err((error.into(), Some(socket))),
+        Err(ended) => return Err((ended, None)),
+    };
+    record.server_name(hello.server_name());
+    let turn = phase(
+        record,
+        deadline,
+        Reason::Overloaded,
+        listener.handshakes.acquire(),
+    )
+    .await;
+    // The semaphore is never closed, so its own error does not occur.
+    let _turn = turn.map_err(|ended| (ended, None))?;
+    let accepted = tls::accept(socket, hello, config);
+    match phase(record, deadline, Reason::HandshakeTimeout, accepted).await {
+        Ok(Ok(stream)) => {
+            let (version, cipher) = tls::negotiated(&stream);
+            record.handshake_done(version, cipher);
+            Ok(stream)
+        }
+        Ok(Err((error, socket))) => Err((error.into(), Some(socket))),
+        Err(ended) => Err((ended, None)),
+    }
+}
+
+/// Runs one step, unless the deadline passes or somebody ends the connection.
+async fn phase<T>(
+    record: &Record,
+    deadline: Instant,
+    late: Reason,
+    step: impl Future<Output = T>,
+) -> Result<T, Ended> {
+    match record
+        .live()
+        .unless_stopped(timeout_at(deadline.into(), step))
+        .await
+    {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(_elapsed)) => Err(late.into()),
+        Err(reason) => Err(reason.into()),
+    }
+}
+
+fn identify(stream: &TlsStream, source: std::net::IpAddr) -> Result<Peer, Ambiguous> {
+    let shown = stream.session().peer_certificates();
+    let certificate = shown
+        .and_then(|chain| chain.first())
+        .map(|leaf| Certificate::from_der(leaf))
+        .transpose()?;
+    Ok(Peer {
+        source,
+        certificate,
+    })
+}
+
+/// From an identified client to the end: authorize, admit, connect, relay.
+async fn carry<S: Stream>(mut stream: S, peer: Peer, listener: &Listener, record: &mut Record) {
+    let (mut upstream, _lease, _permit) = match admit(&peer, listener, record).await {
+        Ok(admitted) => admitted,
+        Err(ended) => {
+            record.end(ended.reason, ended.detail.as_deref());
+            return close_politely(stream).await;
+        }
+    };
+    let live = record.live();
+    let timeouts = listener.relay_timeouts();
+    let relayed = net::relay(&mut stream, &mut upstream, &timeouts, &live.traffic);
+    let reason = match live.unless_stopped(relayed).await {
+        Ok(reason) => reason,
+        Err(reason) => {
+            // Cut off in the middle: neither side may take it for the end.
+            stream.abort();
+            upstream.abort();
+            reason
+        }
+    };
+    record.end(reason, None);
+}
+
+async fn admit(
+    peer: &Peer,
+    listener: &Listener,
+    record: &mut Record,
+) -> Result<(TcpStream, Lease, Permit), Ended> {
+    let serial = peer
+        .certificate
+        .as_ref()
+        .map(|certificate| certificate.serial.clone());
+    record.identified(peer.identity(), serial);
+    let matched = listener.state.policy.identify(peer)?;
+    record.matched(Arc::clone(matched.client()), matched.identity().clone());
+    let grant = matched.grant(&listener.routing, record.sni())?;
+    record.routed(grant.upstream().pool().id().clone());
+    let permit = listener
+        .limiter
+        .admit(grant.identity(), grant.limits(), net::now())?;
+    let (pool, candidates) = grant.servers(&permit);
+    let start = net::now();
+    let connecting = net::connect(pool, candidates, grant.upstream().connect_policy());
+    let connected = record.live().unless_stopped(connecting).await?;
+    let took = net::now().saturating_duration_since(start);
+    match connected {
+        Ok(connected) => {
+            record.connected(Some(&connected.lease), connected.attempts, took);
+            Ok((connected.stream, connected.lease, permit))
+        }
+        Err(error) => {
+            record.connected(None, error.attempts(), took);
+            Err(error.into())
+        }
+    }
+}
+
+/// Ends our side and waits a moment for the client to end its own: closing with
+/// bytes unread would send a reset, which can overtake the alert that tells the
+/// client what is wrong.
+async fn close_politely<S: Stream>(mut stream: S) {
+    const MOMENT: Duration = Duration::from_secs(1);
+    const ENOUGH: usize = 64 * 1024;
+    let _ = timeout(MOMENT, async {
+        stream.shutdown().await?;
+        let mut ignored = [0; 2048];
+        let mut total = 0;
+        while total < ENOUGH {
+            match stream.read(&mut ignored).await? {
+                0 => break,
+                count => total += count,
+            }
+        }
+        std::io::Result::Ok(())
+    })
+    .await;
+}
+
+impl From<Reason> for Ended {
+    fn from(reason: Reason) -> Self {
+        Self {
+            reason,
+            detail: None,
+        }
+    }
+}
+
+macro_rules! ended_from {
+    ($($error:ty),+) => {$(
+        impl From<$error> for Ended {
+            fn from(error: $error) -> Self {
+                Self { reason: error.reason(), detail: Some(error.to_string()) }
+            }
+        }
+    )+};
+}
+
+ended_from!(HandshakeError, Denied, Refusal, ConnectError);

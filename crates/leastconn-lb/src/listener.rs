@@ -1,0 +1,216 @@
+//! Accepting connections: caps, and surviving a process that has run out of
+//! file descriptors.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use leastconn::{
+    Limiter, Reason,
+    backoff::Backoff,
+    net::{self, Timeouts},
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    time::sleep,
+};
+
+use crate::{
+    config, connection,
+    live::Registry,
+    metrics::ListenerMetrics,
+    policy::Routing,
+    record::{Books, Record},
+    state::State,
+    tls::{self, TlsError},
+};
+
+/// Connections that wait in the kernel to be accepted; it has its own limit,
+/// `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// What a listener's connections need to know.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its name.
+    pub name: Arc<str>,
+    /// TLS towards clients; `None`: plain TCP.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// How long what may take.
+    pub timeouts: config::Timeouts,
+    /// Where connections go.
+    pub routing: Routing,
+    /// Its counters.
+    pub metrics: Arc<ListenerMetrics>,
+    /// Turns for the costly part of a handshake.
+    pub handshakes: Arc<Semaphore>,
+    /// All clients' buckets and counts.
+    pub limiter: Arc<Limiter>,
+    /// Rules and upstreams.
+    pub state: Arc<State>,
+}
+
+/// What all listeners of the process share.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// Places for connections.
+    pub connections: Arc<Semaphore>,
+    /// Those that are open.
+    pub registry: Arc<Registry>,
+    /// Where they are accounted for.
+    pub books: Books,
+}
+
+impl Listener {
+    /// What `config` says, over the running `state`.
+    ///
+    /// # Errors
+    /// If rustls refuses the TLS part.
+    pub fn new(
+        config: &config::Listener,
+        state: Arc<State>,
+        gate: &Gate,
+        handshakes: Arc<Semaphore>,
+        limiter: Arc<Limiter>,
+    ) -> Result<Self, TlsError> {
+        Ok(Self {
+            name: Arc::clone(&config.name),
+            tls: config.tls.as_ref().map(tls::server_config).transpose()?,
+            timeouts: config.timeouts,
+            routing: Routing::from(config),
+            metrics: Arc::new(gate.books.metrics.listener(&config.name)),
+            handshakes,
+            limiter,
+            state,
+        })
+    }
+
+    /// How long a relayed connection may be silent.
+    pub const fn relay_timeouts(&self) -> Timeouts {
+        Timeouts {
+            idle: Some(self.timeouts.idle),
+            half_close: Some(self.timeouts.half_close),
+        }
+    }
+}
+
+/// An address could not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "listener `{listener}` cannot listen on {address}: {source}{}",
+    hint(source)
+)]
+pub struct BindError {
+    listener: String,
+    address: SocketAddr,
+    source: io::Error,
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (another process has it: `ss -ltnp` shows which)",
+        io::ErrorKind::PermissionDenied => {
+            " (ports below 1024 need the capability CAP_NET_BIND_SERVICE)"
+        }
+        io::ErrorKind::AddrNotAvailable => " (no interface of this machine has that address)",
+        _ => "",
+    }
+}
+
+/// Listens on `address`. `only_v6` keeps an IPv6 wildcard from taking IPv4
+/// connections too, for when another listener is there for those.
+///
+/// # Errors
+/// If the address cannot be had.
+pub fn bind(
+    listener: &str,
+    address: SocketAddr,
+    only_v6: bool,
+) -> Result<std::net::TcpListener, BindError> {
+    let open = || {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        if address.is_ipv6() {
+            socket.set_only_v6(only_v6)?;
+        }
+        // A restarted balancer must not wait for old connections to time out.
+        socket.set_reuse_address(true)?;
+        // On Linux, accepted sockets inherit it: no call for each of them.
+        socket.set_tcp_nodelay(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|source| BindError {
+        listener: listener.to_owned(),
+        address,
+        source,
+    })
+}
+
+/// Accepts connections until told to stop, and then closes the socket.
+pub async fn accept(
+    socket: TcpListener,
+    listener: Arc<Listener>,
+    gate: Gate,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
+    loop {
+        let accepted = tokio::select! {
+            // The sender lives until all listeners have ended.
+            _ = stop.wait_for(|&stop| stop) => return,
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, source)) => {
+                backoff.reset();
+                start(stream, source, &listener, &gate);
+            }
+            // The client was gone before it was its turn.
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                // No file descriptor, no memory: the connection stays in the
+                // backlog, so asking again at once would spin.
+                let delay = backoff.next_delay(net::random());
+                tracing::warn!(listener = &*listener.name, %error, retry_in = ?delay, "cannot accept connections");
+                tokio::select! {
+                    _ = stop.wait_for(|&stop| stop) => return,
+                    () = sleep(delay) => {}
+                }
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+fn start(stream: TcpStream, source: SocketAddr, listener: &Arc<Listener>, gate: &Gate) {
+    let now = net::now();
+    let live = gate.registry.register(Arc::clone(&listener.name), source);
+    let mut record = Record::open(gate.books.clone(), Arc::clone(&listener.metrics), live, now);
+    let Ok(place) = Arc::clone(&gate.connections).try_acquire_owned() else {
+        record.end(
+            Reason::Overloaded,
+            Some("the process has as many connections open as it may"),
+        );
+        return;
+    };
+    let listener = Arc::clone(listener);
+    tokio::spawn(async move {
+        connection::serve(stream, source, now, listener, record).await;
+        drop(place);
+    });
+}

@@ -1,0 +1,93 @@
+//! Mutual TLS towards clients: what is spoken, who is trusted, and the stream.
+//!
+//! Session resumption is off, in every form: rustls resumes without looking at
+//! chain, expiry or revocation again, so a client whose certificate was revoked
+//! would go on with the session it has.
+
+mod handshake;
+mod stream;
+
+use std::sync::Arc;
+
+use rustls::{
+    RootCertStore, ServerConfig, SupportedProtocolVersion,
+    crypto::CryptoProvider,
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+};
+
+pub use handshake::{HandshakeError, Hello, accept, read_hello};
+pub use stream::TlsStream;
+
+use crate::config::{ClientAuth, MinVersion, Tls};
+
+/// A configuration that rustls does not take, although its files were checked.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// Versions, suites, certificate or key.
+    #[error("TLS: {0}")]
+    Rustls(#[from] rustls::Error),
+    /// Authorities or revocation lists.
+    #[error("TLS: client authorities: {0}")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+}
+
+/// What a listener speaks: TLS 1.2 and 1.3 or 1.3 alone, with rustls' default
+/// suites, which are ECDHE with AES-GCM or ChaCha20-Poly1305 and nothing else.
+///
+/// # Errors
+/// If rustls refuses any part of it.
+pub fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(provider());
+    let versions: &[&SupportedProtocolVersion] = match tls.min_version {
+        MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        MinVersion::Tls13 => &[&rustls::version::TLS13],
+    };
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)?;
+    let material = &tls.material;
+    let builder = match tls.client_auth {
+        ClientAuth::None => builder.with_no_client_auth(),
+        ClientAuth::Required => {
+            let mut roots = RootCertStore::empty();
+            for authority in &material.client_ca {
+                roots.add(authority.clone())?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+                .with_crls(material.crls.iter().cloned())
+                // An expired list says nothing about today: fail closed.
+                .enforce_revocation_expiration()
+                .build()?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config =
+        builder.with_single_cert(material.cert_chain.clone(), material.key.clone_key())?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+fn provider() -> CryptoProvider {
+    rustls::crypto::aws_lc_rs::default_provider()
+}
+
+/// Version and suite of an established connection, for the log.
+pub fn negotiated(stream: &TlsStream) -> (&'static str, &'static str) {
+    use rustls::{CipherSuite, ProtocolVersion};
+    let session = stream.session();
+    let version = match session.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => "1.3",
+        Some(ProtocolVersion::TLSv1_2) => "1.2",
+        _ => "unknown",
+    };
+    let suite = session.negotiated_cipher_suite().map(|suite| suite.suite());
+    let cipher = match suite {
+        // rustls has a prefix of its own for these.
+        Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => "TLS_AES_128_GCM_SHA256",
+        Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => "TLS_AES_256_GCM_SHA384",
+        Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256) => "TLS_CHACHA20_POLY1305_SHA256",
+        Some(other) => other.as_str().unwrap_or("unknown"),
+        None => "unknown",
+    };
+    (version, cipher)
+}

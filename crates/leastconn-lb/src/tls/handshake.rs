@@ -1,0 +1,125 @@
+//! The handshake, in two steps: reading the ClientHello, which costs nothing,
+//! and the rest, which costs signatures. Between them the caller can make the
+//! client wait for its turn; a silent socket never takes one.
+
+use std::{future::poll_fn, io, sync::Arc, task::Poll};
+
+use leastconn::Reason;
+use rustls::{
+    CertificateError, Error, ServerConfig, ServerConnection,
+    server::{Accepted, Acceptor},
+};
+use tokio::net::TcpStream;
+
+use super::stream::{NonBlocking, TlsStream};
+
+/// A complete ClientHello.
+pub struct Hello(Accepted);
+
+impl Hello {
+    /// The server name that the client asks for, lower case.
+    pub fn server_name(&self) -> Option<String> {
+        self.0
+            .client_hello()
+            .server_name()
+            .map(str::to_ascii_lowercase)
+    }
+}
+
+/// The handshake failed. The alert that says so to the client was sent, as far
+/// as the socket took it at once.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// TLS says no.
+    #[error("{0}")]
+    Tls(#[from] Error),
+    /// The socket broke.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The client closed in the middle.
+    #[error("the client closed the connection before the handshake was over")]
+    Closed,
+}
+
+impl HandshakeError {
+    /// The stable code.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Tls(Error::NoCertificatesPresented) => Reason::NoCertificate,
+            Self::Tls(Error::InvalidCertificate(error)) => certificate_reason(error),
+            _ => Reason::HandshakeFailed,
+        }
+    }
+}
+
+const fn certificate_reason(error: &CertificateError) -> Reason {
+    match error {
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => Reason::ExpiredCertificate,
+        CertificateError::Revoked => Reason::RevokedCertificate,
+        _ => Reason::UntrustedCertificate,
+    }
+}
+
+/// Reads the client's first message.
+///
+/// # Errors
+/// If it is not a ClientHello, or the client goes away.
+///
+/// # Cancel safety
+/// What was read is lost: close the socket.
+pub async fn read_hello(socket: &TcpStream) -> Result<Hello, HandshakeError> {
+    let mut acceptor = Acceptor::default();
+    loop {
+        match acceptor.accept() {
+            Ok(Some(accepted)) => return Ok(Hello(accepted)),
+            Ok(None) => {}
+            Err((error, mut alert)) => {
+                let _ = alert.write_all(&mut NonBlocking(socket));
+                return Err(error.into());
+            }
+        }
+        let read = poll_fn(|cx| {
+            loop {
+                std::task::ready!(socket.poll_read_ready(cx))?;
+                match acceptor.read_tls(&mut NonBlocking(socket)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return Poll::Ready(result),
+                }
+            }
+        });
+        if read.await? == 0 {
+            return Err(HandshakeError::Closed);
+        }
+    }
+}
+
+/// Does the rest: keys, certificates, signatures. On success the client has
+/// proven that the certificate is its own, and that it is trusted.
+///
+/// # Errors
+/// With the socket, on which the alert was sent if there was one: leave the
+/// client time to read it before closing.
+///
+/// # Cancel safety
+/// The connection is lost.
+pub async fn accept(
+    socket: TcpStream,
+    hello: Hello,
+    config: Arc<ServerConfig>,
+) -> Result<TlsStream, (HandshakeError, TcpStream)> {
+    let session: ServerConnection = match hello.0.into_connection(config) {
+        Ok(session) => session,
+        Err((error, mut alert)) => {
+            let _ = alert.write_all(&mut NonBlocking(&socket));
+            return Err((error.into(), socket));
+        }
+    };
+    let mut stream = TlsStream::new(socket, session);
+    match poll_fn(|cx| stream.poll_handshake(cx)).await {
+        Ok(()) => Ok(stream),
+        Err(error) => Err((error, stream.into_socket())),
+    }
+}
