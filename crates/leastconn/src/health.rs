@@ -156,14 +156,12 @@ impl Health {
         self.ejected_until.is_none_or(|until| now >= until)
     }
 
-    /// Lets the one connection of a trial through, if it is due, and holds the
-    /// next back until this one's outcome is known, or was lost for `fail_timeout`.
-    pub fn start_trial(&mut self, now: Instant) -> bool {
-        let due = self.trial_is_due(now);
-        if due && self.ejected_until.is_some() {
+    /// The one connection of a trial that is due was let through. Holds the next
+    /// back until this one's outcome is known, or was lost for `fail_timeout`.
+    pub fn start_trial(&mut self, now: Instant) {
+        if self.ejected_until.is_some() {
             self.ejected_until = Some(now + self.passive.fail_timeout);
         }
-        due
     }
 
     /// Whether some failure is remembered that a success would clear.
