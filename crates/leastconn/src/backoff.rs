@@ -44,7 +44,7 @@ pub fn share(of: Duration, random: u64) -> Duration {
     Duration::from_nanos(share as u64)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -205,5 +205,5 @@ fn after(now: Instant, by: Duration) -> Instant {
     now.checked_add(by.min(CENTURY)).unwrap_or(now)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests;

@@ -248,5 +248,5 @@ impl Shard {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests;

@@ -75,7 +75,7 @@ pub(crate) const fn draw(seed: u64, position: usize) -> u64 {
     z ^ (z >> 31)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

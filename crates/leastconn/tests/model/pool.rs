@@ -4,6 +4,8 @@
 //! read from four bytes, so whatever produces bytes produces sequences. Each
 //! step is checked against the laws, and so is the end; see [`World::run`].
 
+#![allow(clippy::expect_used, reason = "a broken law is a panic")]
+
 use std::{
     num::NonZeroU32,
     time::{Duration, Instant},
@@ -274,7 +276,7 @@ impl World {
 
     fn succeed(&mut self, members: u8, seed: u8) {
         let is_member =
-            |number: &u8| members % (1 << SERVERS) == 0 || has(members, (*number).into());
+            |number: &u8| members.is_multiple_of(1 << SERVERS) || has(members, (*number).into());
         let specs: Vec<_> = (0..SERVERS)
             .filter(is_member)
             .map(|number| spec(number, seed))
@@ -383,7 +385,7 @@ fn spec(number: u8, seed: u8) -> ServerSpec {
         // Powers of two, so that loads are exact as floating-point numbers.
         weight: Weight::new(1 << (draw % 3)).unwrap_or_default(),
         max_conns: NonZeroU32::new(u32::from(draw / 3 % 4)),
-        backup: draw / 16 % 3 == 0,
+        backup: (draw / 16).is_multiple_of(3),
         ..ServerSpec::new(number.to_string(), address)
     }
 }
