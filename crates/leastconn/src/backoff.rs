@@ -12,7 +12,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Delays from `min` to `max`; a `max` under `min` counts as `min`.
+    /// Delays from `min` to `max`; a `max` under `min` counts as `min`. A `min` of
+    /// zero stays zero.
     pub fn new(min: Duration, max: Duration) -> Self {
         Self {
             min,
@@ -37,14 +38,23 @@ impl Backoff {
 
 /// `of` times a fraction that `random` draws from 0 to 1.
 pub fn share(of: Duration, random: u64) -> Duration {
-    let nanos = (of.as_nanos() * u128::from(random)) >> 64;
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    // 584 years are enough of a delay, and keep the product within 128 bits.
+    let nanos = u64::try_from(of.as_nanos()).unwrap_or(u64::MAX);
+    let share = (u128::from(nanos) * u128::from(random)) >> 64;
+    Duration::from_nanos(share as u64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_longest_delay_does_not_overflow() {
+        let mut backoff = Backoff::new(Duration::MAX, Duration::MAX);
+        assert!(backoff.next_delay(u64::MAX) >= Duration::MAX / 2);
+        assert!(share(Duration::MAX, u64::MAX) <= Duration::MAX);
+    }
 
     proptest! {
         #[test]

@@ -6,10 +6,15 @@
 //! counts as up, and its very first probe decides alone, so that a dead server
 //! is known after one probe and not after `fall` intervals.
 //!
-//! Passive, as in nginx: `max_fails` failed connects within `fail_timeout`
-//! eject a server for `fail_timeout`. After that it is on trial: one connection
-//! is let through, its success opens the server again, its failure ejects it
-//! anew. Where probes run, `rise` good ones since the ejection end it early.
+//! Passive, as in nginx: `max_fails` failed connects in a row, each at most
+//! `fail_timeout` after the one before, eject a server for `fail_timeout`. After
+//! that it is on trial: one connection is let through, its success opens the
+//! server again, its failure ejects it anew. Where probes run, `rise` good ones
+//! in a row since the ejection end it early.
+//!
+//! A row, not a window that begins with its first failure: of such windows, one
+//! can end between failures that are close together, and a server that fails
+//! every connect would not be ejected.
 
 use std::{
     num::NonZeroU32,
@@ -28,9 +33,9 @@ pub struct ActivePolicy {
 /// How many failed connects eject a server, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PassivePolicy {
-    /// Failed connects within `fail_timeout` that eject; 0: never.
+    /// Failed connects in a row that eject; 0: never.
     pub max_fails: u32,
-    /// The window in which failures add up, and how long an ejection lasts.
+    /// How long a failed connect is remembered, and how long an ejection lasts.
     pub fail_timeout: Duration,
 }
 
@@ -66,9 +71,9 @@ pub struct Health {
     contrary: u32,
     /// Good probes in a row since the last ejection.
     good_since_ejection: u32,
-    /// Failed connects since `window`.
+    /// Failed connects in a row.
     fails: u32,
-    window: Option<Instant>,
+    last_fail: Option<Instant>,
     ejected_until: Option<Instant>,
 }
 
@@ -84,7 +89,7 @@ impl Health {
             contrary: 0,
             good_since_ejection: 0,
             fails: 0,
-            window: None,
+            last_fail: None,
             ejected_until: None,
         }
     }
@@ -129,20 +134,21 @@ impl Health {
         if self.passive.max_fails == 0 {
             return;
         }
-        let on_trial = self.ejected_until.is_some();
-        let stale = self
-            .window
-            .is_none_or(|start| now.saturating_duration_since(start) > self.passive.fail_timeout);
-        if stale {
-            self.window = Some(now);
-            self.fails = 0;
-        }
-        self.fails = self.fails.saturating_add(1);
-        if on_trial || self.fails >= self.passive.max_fails {
-            self.ejected_until = Some(now + self.passive.fail_timeout);
+        let forgotten = self
+            .last_fail
+            .is_none_or(|last| now.saturating_duration_since(last) > self.passive.fail_timeout);
+        self.fails = if forgotten {
+            1
+        } else {
+            self.fails.saturating_add(1)
+        };
+        self.last_fail = Some(now);
+        let ejected = self.ejected_until.is_some();
+        if ejected || self.fails >= self.passive.max_fails {
+            self.ejected_until = Some(after(now, self.passive.fail_timeout));
             self.good_since_ejection = 0;
             self.fails = 0;
-            self.window = None;
+            self.last_fail = None;
         }
     }
 
@@ -156,14 +162,12 @@ impl Health {
         self.ejected_until.is_none_or(|until| now >= until)
     }
 
-    /// Lets the one connection of a trial through, if it is due, and holds the
-    /// next back until this one's outcome is known, or was lost for `fail_timeout`.
-    pub fn start_trial(&mut self, now: Instant) -> bool {
-        let due = self.trial_is_due(now);
-        if due && self.ejected_until.is_some() {
-            self.ejected_until = Some(now + self.passive.fail_timeout);
+    /// The one connection of a trial that is due was let through. Holds the next
+    /// back until this one's outcome is known, or was lost for `fail_timeout`.
+    pub fn start_trial(&mut self, now: Instant) {
+        if self.ejected_until.is_some() {
+            self.ejected_until = Some(after(now, self.passive.fail_timeout));
         }
-        due
     }
 
     /// Whether some failure is remembered that a success would clear.
@@ -181,11 +185,25 @@ impl Health {
             self.contrary = 0;
             self.probed = false;
         }
+        if passive.max_fails == 0 {
+            // Nothing would be ejected now, so nothing stays ejected.
+            self.reinstate();
+        }
     }
 
     const fn reinstate(&mut self) {
         self.ejected_until = None;
         self.fails = 0;
-        self.window = None;
+        self.last_fail = None;
     }
 }
+
+/// `now + by`, or a time that nobody lives to see: `by` is configured, and the
+/// sum of an `Instant` and a large `Duration` panics.
+fn after(now: Instant, by: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+    now.checked_add(by.min(CENTURY)).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests;

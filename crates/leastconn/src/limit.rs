@@ -1,25 +1,22 @@
 //! Limits per client: how many connections a second, and how many at once.
 //!
-//! The rate is a token bucket in the form of GCRA: one time stamp per client,
-//! the "theoretical arrival time" (TAT), up to which its past connections have
-//! used up its rate. A connection conforms if that is at most `burst - 1`
-//! intervals ahead of now. Time stamps have 32 binary places below the
-//! nanosecond, so that a rate that does not divide a second (3, 7, 300,000)
-//! keeps its exact count over days: from any moment on, `t` seconds admit at
-//! most `burst + rate * t` connections, and a client that always asks gets them
-//! all but one.
+//! The rate is a token bucket, see [`RateLimit`]: from any moment on, `t` seconds
+//! admit at most `burst + rate * t` connections, and a client that always asks
+//! gets them all but one. A refused connection uses up nothing.
 //!
-//! A client is forgotten only when it has no connection open and its TAT has
-//! passed: then its bucket is full, which is what a client never seen has. So
-//! forgetting gives nobody a fresh burst. The table has a fixed capacity; when
-//! it is full of clients that may not be forgotten yet, strangers are refused,
-//! and those in it are served as before.
+//! A client is forgotten only when it has no connection open and its bucket is
+//! full, which is what a client never seen has. So forgetting gives nobody a
+//! fresh burst. The table has a fixed capacity; when it is full of clients that
+//! may not be forgotten yet, strangers are refused, and those in it are served
+//! as before.
 //!
-//! Cost: one uncontended lock and one hash look-up for a connection, and about
-//! 150 bytes for a client while it is remembered.
+//! Cost: one uncontended lock and one or two hash look-ups for a connection,
+//! and about 200 bytes for a client while it is remembered.
 //!
-//! Source: ITU-T I.371 (GCRA); nginx issue and Envoy issues 14664 and 27853 for
-//! what users miss elsewhere: limits per certificate.
+//! Source: nginx issue and Envoy issues 14664 and 27853 for what users miss
+//! elsewhere: limits per certificate.
+
+mod rate;
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -28,71 +25,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rate::Bucket;
+pub use rate::RateLimit;
+
 use crate::{
     Reason,
     sync::{Arc, AtomicU64, Mutex, Ordering, lock},
     upstream::ClientId,
 };
 
-/// Fractions of a nanosecond in a time stamp.
-const FRACTION_BITS: u32 = 32;
-
-/// New connections a second, and how many may come at once.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RateLimit {
-    /// Time that one connection uses up, in 2^-32 ns.
-    interval: u128,
-    burst: NonZeroU32,
-    per_second: f64,
-}
-
-impl RateLimit {
-    /// `per_second` connections on average and `burst` at once. `None` unless
-    /// the rate is between one in 11 days (1e-6) and 1e9.
-    pub fn new(per_second: f64, burst: NonZeroU32) -> Option<Self> {
-        // The bounds keep interval times burst well within 128 bits, and
-        // refuse NaN.
-        if !(1e-6..=1e9).contains(&per_second) {
-            return None;
-        }
-        // Whole rates, which is what people write, are divided as integers: a
-        // double has not enough digits to be exact over days.
-        let second = 1_000_000_000_u128 << FRACTION_BITS;
-        let interval = if per_second.fract() == 0.0 {
-            second / (per_second as u128)
-        } else {
-            (second as f64 / per_second) as u128
-        };
-        Some(Self {
-            interval,
-            burst,
-            per_second,
-        })
-    }
-
-    /// Connections a second.
-    pub const fn per_second(&self) -> f64 {
-        self.per_second
-    }
-
-    /// Connections that may come at once.
-    pub const fn burst(&self) -> NonZeroU32 {
-        self.burst
-    }
-
-    /// The TAT after one more connection at `now`, or how long to wait for one.
-    fn conform(&self, tat: u128, now: u128) -> Result<u128, u128> {
-        let tat = tat.max(now);
-        let tolerance = self.interval * u128::from(self.burst.get() - 1);
-        match (tat - now).checked_sub(tolerance) {
-            None | Some(0) => Ok(tat + self.interval),
-            Some(wait) => Err(wait),
-        }
-    }
-}
-
 /// What one client may do. The default: everything.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// New connections a second.
     pub rate: Option<RateLimit>,
@@ -143,22 +86,39 @@ pub struct Limiter {
 #[derive(Debug, Default)]
 struct Shard {
     clients: HashMap<ClientId, Entry>,
-    /// Entries to admit before idle ones are looked for again: a sweep costs
-    /// the size of the shard, so it must not come with each admission.
-    until_sweep: usize,
+    /// When idle ones may be looked for again, since `epoch`.
+    next_sweep: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Entry {
-    /// Up to when the past connections have used up the rate, since `epoch`.
-    tat: u128,
+    bucket: Bucket,
     /// Connections open. Shared with the permits.
     open: Arc<AtomicU64>,
 }
 
 impl Entry {
-    fn is_idle(&self, now: u128) -> bool {
-        self.tat <= now && self.open.load(Ordering::Acquire) == 0
+    fn admit(&mut self, limits: &Limits, now: u64) -> Result<Permit, Refusal> {
+        // Only admissions add to it, and they hold the shard's lock: it can but
+        // shrink until it is counted up below.
+        let open = self.open.load(Ordering::Acquire);
+        if limits
+            .max_conns
+            .is_some_and(|max| open >= u64::from(max.get()))
+        {
+            return Err(Refusal::TooManyConnections);
+        }
+        if let Some(rate) = &limits.rate {
+            self.bucket
+                .take(rate, now)
+                .map_err(|retry_after| Refusal::RateLimited { retry_after })?;
+        }
+        self.open.fetch_add(1, Ordering::AcqRel);
+        Ok(Permit(Arc::clone(&self.open)))
+    }
+
+    fn is_idle(&self, now: u64) -> bool {
+        self.bucket.is_full(now) && self.open.load(Ordering::Acquire) == 0
     }
 }
 
@@ -173,17 +133,24 @@ impl Drop for Permit {
     }
 }
 
-/// Few enough to sweep quickly, enough that cores rarely meet.
-const SHARDS: usize = 64;
+/// Enough that cores rarely meet.
+const MAX_SHARDS: usize = 64;
+
+/// Clients in a shard, at least, where there is more than one: identities fall
+/// into shards by chance, and in smaller ones chance would fill some long before
+/// the table is full.
+const MIN_SHARD: usize = 1024;
+
+/// How long a shard rests between sweeps for room, for each client in it: a
+/// hundred times of what looking at one takes. So a flood of strangers at a
+/// table that is full costs a hundredth of a core.
+const REST_PER_CLIENT: u64 = 1_000;
 
 impl Limiter {
     /// A table for up to about `capacity` clients that are not idle. `epoch`
     /// must not be later than any `now` given later.
     pub fn new(capacity: usize, epoch: Instant) -> Self {
-        Self::with_shards(capacity, epoch, SHARDS)
-    }
-
-    fn with_shards(capacity: usize, epoch: Instant, shards: usize) -> Self {
+        let shards = (capacity / MIN_SHARD).clamp(1, MAX_SHARDS);
         Self {
             epoch,
             hasher: RandomState::new(),
@@ -205,45 +172,21 @@ impl Limiter {
         limits: &Limits,
         now: Instant,
     ) -> Result<Permit, Refusal> {
-        let now = stamp(now.saturating_duration_since(self.epoch));
-        let shard = self.hasher.hash_one(client) as usize % self.shards.len();
-        let mut shard = lock(&self.shards[shard]);
-        if !shard.clients.contains_key(client) {
-            shard.make_room(self.shard_capacity, now)?;
+        let now = self.stamp(now);
+        let mut shard = lock(self.shard(client));
+        if let Some(known) = shard.clients.get_mut(client) {
+            return known.admit(limits, now);
         }
-        let known = shard.clients.get(client);
-        let open = known.map_or(0, |entry| entry.open.load(Ordering::Acquire));
-        if limits
-            .max_conns
-            .is_some_and(|max| open >= u64::from(max.get()))
-        {
-            return Err(Refusal::TooManyConnections);
-        }
-        let tat = known.map_or(0, |entry| entry.tat);
-        let tat = match &limits.rate {
-            None => tat,
-            Some(rate) => rate
-                .conform(tat, now)
-                .map_err(|wait| Refusal::RateLimited {
-                    retry_after: duration(wait),
-                })?,
-        };
-        let entry = shard
-            .clients
-            .entry(client.clone())
-            .or_insert_with(|| Entry {
-                tat,
-                open: Arc::new(AtomicU64::new(0)),
-            });
-        entry.tat = tat;
-        entry.open.fetch_add(1, Ordering::AcqRel);
-        Ok(Permit(Arc::clone(&entry.open)))
+        shard.make_room(self.shard_capacity, now)?;
+        let mut entry = Entry::default();
+        let permit = entry.admit(limits, now)?;
+        shard.clients.insert(client.clone(), entry);
+        Ok(permit)
     }
 
     /// Connections that `client` has open.
     pub fn open(&self, client: &ClientId) -> u64 {
-        let shard = self.hasher.hash_one(client) as usize % self.shards.len();
-        lock(&self.shards[shard])
+        lock(self.shard(client))
             .clients
             .get(client)
             .map_or(0, |entry| entry.open.load(Ordering::Acquire))
@@ -263,9 +206,10 @@ impl Limiter {
     }
 
     /// Forgets the clients that are idle at `now`, and gives their memory back.
-    /// Call it now and then (each minute); correctness does not depend on it.
+    /// Call it now and then (each minute); no decision depends on it while the
+    /// table has room.
     pub fn forget_idle(&self, now: Instant) {
-        let now = stamp(now.saturating_duration_since(self.epoch));
+        let now = self.stamp(now);
         for shard in &self.shards {
             let mut shard = lock(shard);
             shard.sweep(now);
@@ -274,41 +218,35 @@ impl Limiter {
             }
         }
     }
+
+    fn shard(&self, client: &ClientId) -> &Mutex<Shard> {
+        &self.shards[self.hasher.hash_one(client) as usize % self.shards.len()]
+    }
+
+    /// Nanoseconds since the epoch.
+    fn stamp(&self, now: Instant) -> u64 {
+        let nanos = now.saturating_duration_since(self.epoch).as_nanos();
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
 }
 
 impl Shard {
-    fn make_room(&mut self, capacity: usize, now: u128) -> Result<(), Refusal> {
-        if self.clients.len() < capacity {
-            return Ok(());
+    fn make_room(&mut self, capacity: usize, now: u64) -> Result<(), Refusal> {
+        if self.clients.len() >= capacity && now >= self.next_sweep {
+            self.sweep(now);
+            let rest = REST_PER_CLIENT.saturating_mul(capacity as u64);
+            self.next_sweep = now.saturating_add(rest);
         }
-        if self.until_sweep > 0 {
-            self.until_sweep -= 1;
+        if self.clients.len() >= capacity {
             return Err(Refusal::TableFull);
         }
-        self.sweep(now);
-        if self.clients.len() < capacity {
-            return Ok(());
-        }
-        // In vain: under a flood of strangers, look again only every so often.
-        self.until_sweep = capacity / 8;
-        Err(Refusal::TableFull)
+        Ok(())
     }
 
-    fn sweep(&mut self, now: u128) {
+    fn sweep(&mut self, now: u64) {
         self.clients.retain(|_, entry| !entry.is_idle(now));
-        self.until_sweep = 0;
     }
 }
 
-fn stamp(since_epoch: Duration) -> u128 {
-    since_epoch.as_nanos() << FRACTION_BITS
-}
-
-fn duration(stamp: u128) -> Duration {
-    let nanos = stamp.div_ceil(1 << FRACTION_BITS);
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-}
-
-#[cfg(all(test, not(loom)))]
-#[path = "limit/tests.rs"]
+#[cfg(test)]
 mod tests;

@@ -77,12 +77,33 @@ pub(crate) const fn draw(seed: u64, position: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    /// In flight and weight; weight 0 stands for a server that is out.
     fn loads(of: &[(u32, u32)]) -> impl Iterator<Item = Option<(Load, ())>> {
         of.iter().map(|&(in_flight, weight)| {
             Weight::new(weight).map(|weight| (Load { in_flight, weight }, ()))
         })
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_is_less_loaded_than_the_one_picked(
+            table in prop::collection::vec((prop_oneof![0u32..6, any::<u32>()], 0u32..6), 0..12),
+            seed: u64,
+        ) {
+            // By division, in a number with digits enough for it to be exact:
+            // two loads that differ do so by at least 1 / (65,535 * 65,535).
+            let load = |(in_flight, weight): (u32, u32)| {
+                (weight > 0).then(|| ((u128::from(in_flight) + 1) << 64) / u128::from(weight))
+            };
+            let expected = table.iter().copied().filter_map(load).min();
+            let picked = least(loads(&table), seed).map(|(position, ())| position);
+            prop_assert_eq!(picked.and_then(|position| load(table[position])), expected);
+            prop_assert_eq!(least(loads(&table), seed).map(|p| p.0), picked, "the same seed");
+        }
     }
 
     #[test]
@@ -98,7 +119,6 @@ mod tests {
 
     #[test]
     fn candidates_that_are_out_are_passed_over() {
-        // Weight 0 stands for "not available" in this table.
         assert_eq!(
             least(loads(&[(0, 0), (9, 1), (0, 0)]), 7).map(|p| p.0),
             Some(1)

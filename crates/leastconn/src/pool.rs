@@ -257,3 +257,6 @@ impl Pool {
         draw(self.seed.fetch_add(1, Ordering::Relaxed), 0)
     }
 }
+
+#[cfg(test)]
+mod tests;

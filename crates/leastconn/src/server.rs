@@ -21,7 +21,7 @@ const DRAIN: u64 = 1 << 32;
 const MAINT: u64 = 1 << 33;
 /// Probes say that it does not work.
 const DOWN: u64 = 1 << 34;
-/// Connects failed: to be had only by [`Server::start_trial`].
+/// Connects failed: to be had only for a trial, see [`Server::try_acquire`].
 const EJECTED: u64 = 1 << 35;
 /// Some failure is remembered: a success has something to clear. Spares the
 /// lock of `health` on each good connect to a healthy server.
@@ -196,13 +196,26 @@ impl Server {
     }
 
     /// Counts one more connection, if nothing changed since `seen`.
+    ///
+    /// On a server that is ejected this is its trial. The trial begins only
+    /// once the connection is counted: one that lost its swap to the end of an
+    /// old connection must not cost the server its turn. The lock, held over
+    /// both, lets one picker through.
     pub(crate) fn try_acquire(&self, seen: u64, now: Instant) -> bool {
-        if seen & EJECTED != 0 && !lock(&self.health).start_trial(now) {
-            return false;
+        let count_one = || {
+            self.word
+                .compare_exchange(seen, seen + 1, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        };
+        if seen & EJECTED == 0 {
+            return count_one();
         }
-        self.word
-            .compare_exchange(seen, seen + 1, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
+        let mut health = lock(&self.health);
+        let acquired = health.trial_is_due(now) && count_one();
+        if acquired {
+            health.start_trial(now);
+        }
+        acquired
     }
 
     pub(crate) fn release(&self) {

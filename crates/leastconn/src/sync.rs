@@ -1,14 +1,19 @@
 //! The atomics and locks that the core is built on: `std`'s, or loom's under
 //! `--cfg loom`, so that the models in the tests explore the code that runs.
+//!
+//! `Arc` is `std`'s in both: no decision hangs on a reference count, and loom's
+//! cannot hold a slice.
+
+pub(crate) use std::sync::Arc;
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{
-    Arc, Mutex, MutexGuard,
+    Mutex, MutexGuard,
     atomic::{AtomicU64, Ordering},
 };
 #[cfg(not(loom))]
 pub(crate) use std::sync::{
-    Arc, Mutex, MutexGuard,
+    Mutex, MutexGuard,
     atomic::{AtomicU64, Ordering},
 };
 

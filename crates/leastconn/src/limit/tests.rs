@@ -1,1 +1,451 @@
+use std::sync::LazyLock;
 
+use proptest::prelude::*;
+
+use super::{rate::Bucket, *};
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no other way to an Instant; only differences matter"
+)]
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+const SECOND: u64 = 1_000_000_000;
+const DAY: u64 = 86_400 * SECOND;
+
+fn at(nanos: u64) -> Instant {
+    *EPOCH + Duration::from_nanos(nanos)
+}
+
+fn limiter(capacity: usize) -> Limiter {
+    Limiter::new(capacity, *EPOCH)
+}
+
+fn rate(per_second: f64, burst: u32) -> Limits {
+    Limits {
+        rate: RateLimit::new(per_second, NonZeroU32::new(burst).unwrap()),
+        max_conns: None,
+    }
+}
+
+fn at_once(max_conns: u32) -> Limits {
+    Limits {
+        rate: None,
+        max_conns: NonZeroU32::new(max_conns),
+    }
+}
+
+#[test]
+fn a_burst_then_the_rate() {
+    let limiter = limiter(10);
+    let client = "alice".into();
+    let limits = rate(10.0, 3);
+    let admitted = |nanos| limiter.admit(&client, &limits, at(nanos)).is_ok();
+    assert_eq!([0, 0, 0, 0].map(admitted), [true, true, true, false]);
+    assert_eq!(
+        [SECOND / 10 - 1, SECOND / 10, SECOND / 10].map(admitted),
+        [false, true, false]
+    );
+    // Idle for long: the burst again, and no more than that.
+    assert_eq!([DAY; 4].map(admitted), [true, true, true, false]);
+}
+
+#[test]
+fn three_a_second_are_three_in_each_second() {
+    let limiter = limiter(10);
+    let client = "alice".into();
+    for per_second in [3.0, 7.0, 300.0] {
+        let limits = rate(per_second, per_second as u32);
+        for second in 100..200 {
+            let admitted = (0..1_000)
+                .filter(|_| limiter.admit(&client, &limits, at(second * SECOND)).is_ok())
+                .count();
+            assert_eq!(admitted, per_second as usize, "in second {second}");
+        }
+        limiter.forget_idle(at(DAY));
+    }
+}
+
+#[test]
+fn a_raised_rate_holds_at_once() {
+    let limiter = limiter(10);
+    let client = "alice".into();
+    let hourly = rate(1.0 / 3600.0, 5);
+    for _ in 0..5 {
+        let _ = limiter.admit(&client, &hourly, at(0)).unwrap();
+    }
+    assert!(limiter.admit(&client, &hourly, at(SECOND)).is_err());
+    let brisk = rate(100.0, 5);
+    assert_eq!(
+        limiter.admit(&client, &brisk, at(SECOND)).unwrap_err(),
+        Refusal::RateLimited {
+            // Of its burst it has the 3600th part of one, a second after.
+            retry_after: Duration::from_nanos(9_997_223)
+        }
+    );
+    assert!(
+        limiter
+            .admit(&client, &brisk, at(SECOND + SECOND / 100))
+            .is_ok()
+    );
+}
+
+#[test]
+fn rates_that_make_no_sense_are_no_rates() {
+    for per_second in [0.0, -1.0, 1e-7, 2e9, f64::NAN, f64::INFINITY] {
+        assert_eq!(RateLimit::new(per_second, NonZeroU32::MIN), None);
+    }
+    for per_second in [1e-6, 0.3, 1.0, 3.0, 12_345_678.0, 999_999_937.0, 1e9] {
+        let limit = RateLimit::new(per_second, NonZeroU32::MIN).unwrap();
+        assert_eq!(limit.per_second(), per_second);
+    }
+}
+
+#[test]
+fn the_slowest_rate_with_the_largest_burst_does_not_overflow() {
+    let mut bucket = Bucket::default();
+    let limit = RateLimit::new(1e-6, NonZeroU32::MAX).unwrap();
+    for _ in 0..1_000_000 {
+        bucket.take(&limit, u64::MAX).unwrap();
+    }
+    let tight = RateLimit::new(1e-6, NonZeroU32::MIN).unwrap();
+    // 1e12 seconds: longer than a Duration from nanoseconds can say.
+    assert_eq!(
+        bucket.take(&tight, u64::MAX),
+        Err(Duration::from_nanos(u64::MAX))
+    );
+}
+
+#[test]
+fn connections_at_once_count_until_the_permit_drops() {
+    let limiter = limiter(10);
+    let client = "alice".into();
+    let limits = at_once(2);
+    let first = limiter.admit(&client, &limits, at(0)).unwrap();
+    let _second = limiter.admit(&client, &limits, at(0)).unwrap();
+    let refused = limiter.admit(&client, &limits, at(0)).unwrap_err();
+    assert_eq!(refused, Refusal::TooManyConnections);
+    assert_eq!(limiter.open(&client), 2);
+    drop(first);
+    assert_eq!(limiter.open(&client), 1);
+    assert!(limiter.admit(&client, &limits, at(0)).is_ok());
+}
+
+#[test]
+fn too_many_at_once_uses_up_no_rate() {
+    let limiter = limiter(10);
+    let client = "alice".into();
+    let limits = Limits {
+        max_conns: NonZeroU32::new(1),
+        ..rate(1.0, 2)
+    };
+    let held = limiter.admit(&client, &limits, at(0)).unwrap();
+    for _ in 0..10 {
+        assert!(limiter.admit(&client, &limits, at(0)).is_err());
+    }
+    drop(held);
+    assert!(limiter.admit(&client, &limits, at(0)).is_ok());
+}
+
+#[test]
+fn a_full_table_refuses_strangers_and_serves_those_it_knows() {
+    let limiter = limiter(3);
+    let limits = rate(1.0, 2);
+    let clients: Vec<ClientId> = ["a", "b", "c"].map(ClientId::from).into();
+    for client in &clients {
+        assert!(limiter.admit(client, &limits, at(0)).is_ok());
+    }
+    let stranger = "d".into();
+    let refused = limiter.admit(&stranger, &limits, at(0)).unwrap_err();
+    assert_eq!(refused, Refusal::TableFull);
+    for client in &clients {
+        assert!(limiter.admit(client, &limits, at(1)).is_ok());
+    }
+    // Each used two: idle two seconds later, and room is made without a sweeper.
+    assert!(limiter.admit(&stranger, &limits, at(SECOND)).is_err());
+    assert!(
+        limiter
+            .admit(&stranger, &limits, at(2 * SECOND + 1))
+            .is_ok()
+    );
+    assert_eq!(limiter.len(), 1);
+}
+
+#[test]
+fn a_flood_of_strangers_does_not_grow_the_table() {
+    let capacity = 10_000;
+    let limiter = limiter(capacity);
+    let limits = rate(1.0, 1);
+    let mut admitted = 0;
+    for stranger in 0..3 * capacity as u64 {
+        let client = format!("stranger {stranger}").into();
+        admitted += usize::from(limiter.admit(&client, &limits, at(stranger)).is_ok());
+    }
+    assert_eq!(admitted, limiter.len());
+    assert!((capacity..capacity + 64).contains(&limiter.len()));
+    limiter.forget_idle(at(DAY));
+    assert!(limiter.is_empty());
+}
+
+#[test]
+fn seed_never_forgets_a_clients_bucket() {
+    let limiter = limiter(1_000);
+    let limits = rate(1.0, 3);
+    let client: ClientId = "alice".into();
+    let held = limiter.admit(&client, &limits, at(0)).unwrap();
+    limiter.forget_idle(at(DAY));
+    assert_eq!(limiter.len(), 1, "it has a connection open");
+    drop(held);
+    assert!(limiter.admit(&client, &limits, at(DAY)).is_ok());
+    limiter.forget_idle(at(DAY + SECOND - 1));
+    assert_eq!(limiter.len(), 1, "its bucket is not full");
+    limiter.forget_idle(at(DAY + SECOND));
+    assert!(limiter.is_empty());
+}
+
+/// The rates that the properties are held to, as fractions.
+const RATES: [(u64, u64); 8] = [
+    (3, 1),
+    (7, 1),
+    (3, 10),
+    (1, 8_000),
+    (99_991, 1),
+    (300_000, 1),
+    (999_999_937, 1),
+    (1, 1_000_000),
+];
+
+fn rate_limit((over, under): (u64, u64), burst: u32) -> RateLimit {
+    let per_second = over as f64 / under as f64;
+    RateLimit::new(per_second, NonZeroU32::new(burst).unwrap()).unwrap()
+}
+
+/// GCRA as the standard has it, with the theoretical arrival time in exact
+/// fractions: multiples of `1 / over` nanoseconds.
+struct Gcra {
+    over: u128,
+    /// Of one connection.
+    interval: u128,
+    burst: u128,
+    tat: u128,
+}
+
+impl Gcra {
+    fn new((over, under): (u64, u64), burst: u32) -> Self {
+        Self {
+            over: over.into(),
+            interval: u128::from(under) * u128::from(SECOND),
+            burst: burst.into(),
+            tat: 0,
+        }
+    }
+
+    fn admit(&mut self, now: u64) -> Result<(), Duration> {
+        let now = u128::from(now) * self.over;
+        let tat = self.tat.max(now);
+        let early = (tat - now).saturating_sub((self.burst - 1) * self.interval);
+        if early > 0 {
+            return Err(Duration::from_nanos(early.div_ceil(self.over) as u64));
+        }
+        self.tat = tat + self.interval;
+        Ok(())
+    }
+
+    /// Whether `n` connections are no more than `burst + rate * t`, less `spare`.
+    fn allows(&self, n: usize, t: u64, spare: u128) -> bool {
+        (n as u128 + spare) * self.interval
+            <= self.burst * self.interval + u128::from(t) * self.over
+    }
+}
+
+proptest! {
+    #[test]
+    fn decides_as_gcra_in_exact_fractions(
+        fraction in prop::sample::select(&RATES[..]), burst in 1u32..20,
+        asks in prop::collection::vec((0u64..4, 0u64..1_000, -1i64..2), 1..200),
+    ) {
+        let limiter = limiter(1);
+        let client = "alice".into();
+        let limits = Limits { rate: Some(rate_limit(fraction, burst)), max_conns: None };
+        let interval = fraction.1 * SECOND / fraction.0;
+        let mut gcra = Gcra::new(fraction, burst);
+        let mut admitted = Vec::new();
+        let mut now = 0u64;
+        for (whole, thousandths, nanos) in asks {
+            // Often together, often near a whole interval, now and then a day apart.
+            now += match (whole, thousandths) {
+                (0, 990..) => DAY,
+                (0, _) => 0,
+                (1, _) => interval * thousandths / 1_000,
+                _ => (interval * (whole - 1)).saturating_add_signed(nanos),
+            };
+            let expected = gcra.admit(now);
+            let got = limiter.admit(&client, &limits, at(now)).map(drop);
+            prop_assert_eq!(got, expected.map_err(|retry_after| Refusal::RateLimited { retry_after }));
+            if expected.is_ok() {
+                admitted.push(now);
+            }
+        }
+        for (i, from) in admitted.iter().enumerate() {
+            for (n, until) in admitted[i..].iter().enumerate() {
+                prop_assert!(gcra.allows(n + 1, until - from, 0), "{} within {} ns", n + 1, until - from);
+            }
+        }
+    }
+
+    #[test]
+    fn retry_after_is_exact(
+        fraction in prop::sample::select(&RATES[..]), burst in 1u32..20, start in 0u64..10 * DAY,
+    ) {
+        let limit = rate_limit(fraction, burst);
+        let mut bucket = Bucket::default();
+        for _ in 0..burst {
+            bucket.take(&limit, start).unwrap();
+        }
+        let wait = bucket.take(&limit, start).unwrap_err().as_nanos() as u64;
+        prop_assert_eq!(bucket.take(&limit, start + wait - 1), Err(Duration::from_nanos(1)));
+        prop_assert_eq!(bucket.take(&limit, start + wait), Ok(()));
+    }
+}
+
+#[test]
+fn a_client_that_always_asks_gets_its_rate_over_days() {
+    for fraction in RATES {
+        let burst = 5;
+        let limit = rate_limit(fraction, burst);
+        let gcra = Gcra::new(fraction, burst);
+        let mut bucket = Bucket::default();
+        let start = 30 * DAY;
+        let mut now = start;
+        let mut admitted = 0;
+        // A million connections, or 550 years: a millisecond to four days for 3
+        // a second and more.
+        while admitted < 1_000_000 && now < 200_000 * DAY {
+            match bucket.take(&limit, now) {
+                Ok(()) => {
+                    admitted += 1;
+                    assert!(
+                        gcra.allows(admitted, now - start, 0),
+                        "{admitted} of {fraction:?}"
+                    );
+                }
+                Err(wait) => {
+                    now += wait.as_nanos() as u64;
+                    // Refused up to the last nanosecond before, it had all but one.
+                    let before = now - start - 1;
+                    assert!(
+                        !gcra.allows(admitted, before, 1),
+                        "{admitted} of {fraction:?} in {before} ns"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Step {
+    passes: u64,
+    client: usize,
+    limits: usize,
+    keep: bool,
+    /// Drop the permit that is held the longest.
+    close: bool,
+    forget: bool,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let passes = prop_oneof![Just(0), 0..SECOND, 0..10 * SECOND];
+    let bools = (any::<bool>(), any::<bool>(), any::<bool>());
+    (passes, 0usize..3, 0usize..4, bools).prop_map(
+        |(passes, client, limits, (keep, close, forget))| Step {
+            passes,
+            client,
+            limits,
+            keep,
+            close,
+            forget,
+        },
+    )
+}
+
+fn clients() -> [ClientId; 3] {
+    ["a", "b", "c"].map(ClientId::from)
+}
+
+/// Clients change between these as configurations do.
+fn some_limits() -> [Limits; 4] {
+    let both = Limits {
+        max_conns: NonZeroU32::new(2),
+        ..rate(3.0, 4)
+    };
+    [rate(0.3, 2), both, at_once(3), Limits::default()]
+}
+
+proptest! {
+    #[test]
+    fn forgetting_changes_no_decision(steps in prop::collection::vec(step(), 1..200)) {
+        let (remembers, forgets) = (limiter(100), limiter(100));
+        let mut held = std::collections::VecDeque::new();
+        let mut now = 0;
+        for step in steps {
+            now += step.passes;
+            if step.forget {
+                forgets.forget_idle(at(now));
+            }
+            if step.close {
+                held.pop_front();
+            }
+            let client = &clients()[step.client];
+            let limits = &some_limits()[step.limits];
+            let one = remembers.admit(client, limits, at(now));
+            let other = forgets.admit(client, limits, at(now));
+            prop_assert_eq!(one.as_ref().err(), other.as_ref().err());
+            if step.keep {
+                held.push_back((one.ok(), other.ok()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_attempt_costs_nothing(
+        asks in prop::collection::vec((0..SECOND, 0usize..3), 1..200),
+    ) {
+        let (asked, spared) = (limiter(100), limiter(100));
+        let mut now = 0;
+        for (passes, client) in asks {
+            now += passes;
+            let limits = &some_limits()[client];
+            let client = &clients()[client];
+            if asked.admit(client, limits, at(now)).is_ok() {
+                prop_assert!(spared.admit(client, limits, at(now)).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn permits_are_counted_exactly(
+        max in 1u32..5,
+        steps in prop::collection::vec((0usize..3, any::<Option<prop::sample::Index>>()), 1..200),
+    ) {
+        let limiter = limiter(100);
+        let limits = at_once(max);
+        let mut held: [Vec<Permit>; 3] = Default::default();
+        for (client, drop_one) in steps {
+            let (id, held) = (&clients()[client], &mut held[client]);
+            match drop_one {
+                Some(which) if !held.is_empty() => drop(held.swap_remove(which.index(held.len()))),
+                Some(_) => {}
+                None => match limiter.admit(id, &limits, at(0)) {
+                    Ok(permit) => held.push(permit),
+                    Err(refusal) => {
+                        prop_assert_eq!(refusal, Refusal::TooManyConnections);
+                        prop_assert_eq!(held.len(), max as usize);
+                    }
+                },
+            }
+            prop_assert!(held.len() <= max as usize);
+            prop_assert_eq!(limiter.open(id), held.len() as u64);
+        }
+    }
+}

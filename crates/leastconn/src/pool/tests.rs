@@ -1,0 +1,189 @@
+use std::{collections::BTreeSet, net::SocketAddr, sync::LazyLock};
+
+use super::*;
+use crate::{AdminState, health::Availability};
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no other way to an Instant; nothing here takes time"
+)]
+static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn spec(name: &str, port: u16) -> ServerSpec {
+    ServerSpec::new(name, SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+fn pool(servers: impl IntoIterator<Item = ServerSpec>, seed: u64) -> Pool {
+    Pool::new("pool", servers, None, PassivePolicy::default(), seed).unwrap()
+}
+
+fn succeed(pool: &Pool, servers: impl IntoIterator<Item = ServerSpec>) -> Pool {
+    pool.succeed(servers, None, PassivePolicy::default())
+        .unwrap()
+}
+
+fn pick(pool: &Pool) -> Option<Lease> {
+    pool.pick(&pool.all(), &Tried::default(), *NOW)
+}
+
+fn name(lease: &Lease) -> &str {
+    lease.server().id().as_str()
+}
+
+#[test]
+fn a_pool_needs_servers_with_names_of_their_own() {
+    let build = |servers: &[ServerSpec]| {
+        let servers = servers.iter().cloned();
+        Pool::new("pool", servers, None, PassivePolicy::default(), 1).map(drop)
+    };
+    assert_eq!(build(&[]), Err(PoolError::Empty("pool".into())));
+    assert_eq!(
+        build(&[spec("a", 1), spec("b", 2), spec("a", 3)]),
+        Err(PoolError::DuplicateServer("pool".into(), "a".into()))
+    );
+}
+
+#[test]
+fn a_lease_counts_from_the_pick_until_it_drops() {
+    let pool = pool([spec("a", 1)], 1);
+    let server = Arc::clone(pool.server("a").unwrap());
+    let leases = [pick(&pool), pick(&pool)];
+    assert_eq!(server.in_flight(), 2);
+    drop(leases);
+    assert_eq!(server.in_flight(), 0);
+}
+
+#[test]
+fn a_lease_that_unwinds_is_counted_off() {
+    let pool = pool([spec("a", 1)], 1);
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _lease = pick(&pool);
+        panic!("a connection's task broke");
+    }));
+    assert_eq!(pool.members()[0].server.in_flight(), 0);
+}
+
+#[test]
+fn the_same_seed_picks_the_same_servers() {
+    let run = |seed| -> Vec<String> {
+        let pool = pool(["a", "b", "c"].map(|name| spec(name, 1)), seed);
+        let leases: Vec<_> = (0..20).map_while(|_| pick(&pool)).collect();
+        leases.iter().map(|lease| name(lease).to_owned()).collect()
+    };
+    assert_eq!(run(7), run(7));
+    assert_ne!(run(7), run(8));
+}
+
+#[test]
+fn an_idle_pool_does_not_favour_a_server() {
+    let pool = pool(["a", "b", "c", "d"].map(|name| spec(name, 1)), 1);
+    let mut picked = std::collections::HashMap::<_, u32>::new();
+    for _ in 0..4_000 {
+        let lease = pick(&pool).unwrap();
+        *picked.entry(lease.server().id().clone()).or_default() += 1;
+    }
+    assert!(
+        picked.values().all(|n| (850..1_150).contains(n)),
+        "{picked:?}"
+    );
+}
+
+#[test]
+fn the_next_pool_shares_servers_with_their_counts_health_and_states() {
+    let before = pool([spec("a", 1), spec("b", 2)], 1);
+    let leases: Vec<_> = (0..4).map_while(|_| pick(&before)).collect();
+    before.server("a").unwrap().set_admin(AdminState::Drain);
+    before.server("b").unwrap().connect_failed(*NOW);
+
+    let after = succeed(&before, [spec("b", 2), spec("a", 1), spec("c", 3)]);
+    let status = |name| after.server(name).unwrap().status();
+    assert_eq!((status("a").in_flight, status("b").in_flight), (2, 2));
+    assert_eq!(status("a").admin, AdminState::Drain);
+    assert!(matches!(status("b").availability, Availability::Ejected(_)));
+    let lease = pick(&after).unwrap();
+    assert_eq!(name(&lease), "c");
+
+    drop(leases);
+    assert_eq!((status("a").in_flight, status("b").in_flight), (0, 0));
+}
+
+#[test]
+fn a_server_at_another_address_is_another_server() {
+    let before = pool([spec("a", 1)], 1);
+    let lease = pick(&before).unwrap();
+    let after = succeed(&before, [spec("a", 2)]);
+    assert_eq!(after.members()[0].server.in_flight(), 0);
+    assert_eq!(lease.server().in_flight(), 1);
+}
+
+#[test]
+fn a_succession_that_fails_leaves_the_servers_as_they_were() {
+    let before = pool([spec("a", 1)], 1);
+    before.server("a").unwrap().connect_failed(*NOW);
+    let never = PassivePolicy {
+        max_fails: 0,
+        ..PassivePolicy::default()
+    };
+    assert!(
+        before
+            .succeed([spec("a", 1), spec("a", 1)], None, never)
+            .is_err()
+    );
+    assert!(!before.server("a").unwrap().status().is_up());
+}
+
+#[test]
+fn retries_go_to_each_server_once() {
+    let pool = pool(["a", "b", "c"].map(|name| spec(name, 1)), 1);
+    let mut tried = Tried::default();
+    let mut names = BTreeSet::new();
+    while let Some(lease) = pool.pick(&pool.all(), &tried, *NOW) {
+        assert!(names.insert(name(&lease).to_owned()));
+        tried.add(lease);
+    }
+    assert_eq!((names.len(), tried.len()), (3, 3));
+    let idle = |member: &Member| member.server.in_flight() == 0;
+    assert!(
+        pool.members().iter().all(idle),
+        "a failed try does not count on"
+    );
+}
+
+#[test]
+fn backups_are_for_when_nobody_else_is_available() {
+    let backup = ServerSpec {
+        backup: true,
+        ..spec("b", 2)
+    };
+    let pool = pool([spec("a", 1), backup], 1);
+    let leases: Vec<_> = (0..5).map_while(|_| pick(&pool)).collect();
+    assert!(leases.iter().all(|lease| name(lease) == "a"));
+    pool.server("a").unwrap().set_admin(AdminState::Drain);
+    assert_eq!(pick(&pool).as_ref().map(name), Some("b"));
+}
+
+#[test]
+fn nobody_outside_the_subset_is_picked() {
+    let pool = pool(["a", "b", "c"].map(|name| spec(name, 1)), 1);
+    let only = pool.subset(|server| server.id().as_str() == "b");
+    for _ in 0..10 {
+        let lease = pool.pick(&only, &Tried::default(), *NOW).unwrap();
+        assert_eq!(name(&lease), "b");
+    }
+    let nobody = pool.subset(|_| false);
+    assert!(nobody.is_empty());
+    assert!(pool.pick(&nobody, &Tried::default(), *NOW).is_none());
+}
+
+#[test]
+fn a_trial_that_loses_its_swap_is_still_due() {
+    let pool = pool([spec("a", 1)], 1);
+    let old = pick(&pool).unwrap();
+    old.server().connect_failed(*NOW);
+    let due = *NOW + PassivePolicy::default().fail_timeout;
+    let server = pool.server("a").unwrap();
+    let (seen, _) = server.candidate(due).unwrap();
+    drop(old);
+    assert!(!server.try_acquire(seen, due), "the count has changed");
+    assert!(pool.pick(&pool.all(), &Tried::default(), due).is_some());
+}

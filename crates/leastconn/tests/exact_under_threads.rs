@@ -1,0 +1,216 @@
+//! Counts stay exact when threads pick, drop and drain at once.
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+use std::{
+    net::SocketAddr,
+    num::NonZeroU32,
+    sync::{
+        Barrier, LazyLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+use leastconn::{
+    AdminState, ClientId, Lease, Limiter, Limits, Pool, RateLimit, ServerSpec, Tried, Weight,
+    health::PassivePolicy,
+};
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no other way to an Instant; nothing here takes time"
+)]
+static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn spec(number: usize) -> ServerSpec {
+    ServerSpec::new(number.to_string(), SocketAddr::from(([127, 0, 0, 1], 80)))
+}
+
+fn pool(servers: impl IntoIterator<Item = ServerSpec>) -> Pool {
+    Pool::new("pool", servers, None, PassivePolicy::default(), 7).unwrap()
+}
+
+fn pick(pool: &Pool) -> Option<Lease> {
+    pool.pick(&pool.all(), &Tried::default(), *NOW)
+}
+
+fn in_flight(pool: &Pool) -> Vec<u32> {
+    let members = pool.members().iter();
+    members.map(|member| member.server.in_flight()).collect()
+}
+
+/// Runs `run` on each of `threads` threads, all of which start at once.
+fn at_once<T: Send>(threads: usize, run: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let start = Barrier::new(threads);
+    thread::scope(|scope| {
+        let (start, run) = (&start, &run);
+        let handles: Vec<_> = (0..threads)
+            .map(|thread| {
+                scope.spawn(move || {
+                    start.wait();
+                    run(thread)
+                })
+            })
+            .collect();
+        handles.into_iter().map(|h| h.join().unwrap()).collect()
+    })
+}
+
+/// `connections` on as many threads, all held until they are counted.
+fn spread(pool: &Pool, connections: usize) -> Vec<u32> {
+    let leases = at_once(connections, |_| pick(pool).unwrap());
+    let counts = in_flight(pool);
+    drop(leases);
+    assert!(in_flight(pool).iter().all(|&count| count == 0));
+    counts
+}
+
+#[test]
+fn five_hundred_at_once_over_four_servers_are_125_each() {
+    let pool = pool((0..4).map(spec));
+    assert_eq!(spread(&pool, 500), [125; 4]);
+}
+
+#[test]
+fn with_weights_each_is_within_one_connection_of_its_share() {
+    let weights = [1u32, 2, 5];
+    let pool = pool(
+        weights
+            .iter()
+            .enumerate()
+            .map(|(number, &weight)| ServerSpec {
+                weight: Weight::new(weight).unwrap(),
+                ..spec(number)
+            }),
+    );
+    for connections in [500, 331, 80, 7] {
+        let counts = spread(&pool, connections);
+        for (count, weight) in counts.iter().zip(weights) {
+            let ideal = connections as f64 * f64::from(weight) / 8.0;
+            assert!(
+                (f64::from(*count) - ideal).abs() <= 1.0,
+                "{counts:?} of {connections}"
+            );
+        }
+    }
+}
+
+/// The seed read the counts, dialled, and counted once the dial was done: all
+/// connections that came meanwhile saw the same server as the idlest.
+#[test]
+fn seed_reads_counts_dials_then_counts() {
+    let pool = pool((0..4).map(spec));
+    // Nobody has dialled yet, let alone succeeded: only picked.
+    let leases: Vec<_> = (0..8).map(|_| pick(&pool).unwrap()).collect();
+    assert_eq!(in_flight(&pool), [2; 4]);
+    drop(leases);
+    assert_eq!(spread(&pool, 100), [25; 4]);
+}
+
+#[test]
+fn picks_that_are_held_differ_by_at_most_one() {
+    for (threads, servers) in [(2, 3), (8, 7), (16, 64)] {
+        let pool = pool((0..servers).map(spec));
+        let held = at_once(threads, |thread| -> Vec<Lease> {
+            (0..50 + thread).map(|_| pick(&pool).unwrap()).collect()
+        });
+        let counts = in_flight(&pool);
+        let (min, max) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+        assert!(max - min <= 1, "{counts:?}");
+        let total: usize = held.iter().map(Vec::len).sum();
+        assert_eq!(counts.iter().sum::<u32>() as usize, total);
+    }
+}
+
+#[test]
+fn max_conns_is_never_exceeded() {
+    let pool = pool((0..3).map(|number| ServerSpec {
+        max_conns: NonZeroU32::new(2),
+        ..spec(number)
+    }));
+    let open: [AtomicUsize; 3] = Default::default();
+    at_once(8, |_| {
+        for _ in 0..2_000 {
+            // Counted here inside of the lease's life, so never above the truth.
+            let Some(lease) = pick(&pool) else { continue };
+            let open = &open[lease.server().id().as_str().parse::<usize>().unwrap()];
+            assert!(open.fetch_add(1, Ordering::SeqCst) < 2);
+            open.fetch_sub(1, Ordering::SeqCst);
+        }
+    });
+    assert_eq!(in_flight(&pool), [0; 3]);
+}
+
+#[test]
+fn a_full_pool_holds_exactly_what_it_may() {
+    let pool = pool((0..4).map(|number| ServerSpec {
+        max_conns: NonZeroU32::new(5),
+        ..spec(number)
+    }));
+    let leases = at_once(40, |_| pick(&pool));
+    assert_eq!(leases.iter().flatten().count(), 20);
+    assert_eq!(in_flight(&pool), [5; 4]);
+}
+
+#[test]
+fn a_drained_server_is_not_picked_once_drain_returned() {
+    let pool = pool((0..2).map(spec));
+    let server = &pool.members()[0].server;
+    let done = AtomicBool::new(false);
+    at_once(4, |thread| {
+        if thread > 0 {
+            while !done.load(Ordering::SeqCst) {
+                drop(pick(&pool));
+            }
+            return;
+        }
+        for _ in 0..2_000 {
+            server.set_admin(AdminState::Drain);
+            // Connections of before may end; none comes on top.
+            let counts: [u32; 20] = std::array::from_fn(|_| server.in_flight());
+            assert!(
+                counts.is_sorted_by(|before, after| before >= after),
+                "{counts:?}"
+            );
+            server.set_admin(AdminState::Ready);
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    server.set_admin(AdminState::Drain);
+    let picks = at_once(4, |_| {
+        (0..1_000).all(|_| pick(&pool).is_some_and(|lease| lease.server().id().as_str() == "1"))
+    });
+    assert_eq!(picks, [true; 4]);
+    assert_eq!(server.in_flight(), 0);
+}
+
+#[test]
+fn limits_hold_against_threads_that_ask_at_once() {
+    let limiter = Limiter::new(10, *NOW);
+    let alice = ClientId::from("alice");
+    let burst = Limits {
+        rate: RateLimit::new(1e-6, NonZeroU32::new(100).unwrap()),
+        max_conns: None,
+    };
+    let ask = |limits: &Limits| limiter.admit(&alice, limits, *NOW).ok();
+    let permits = at_once(8, |_| {
+        (0..50).filter_map(|_| ask(&burst)).collect::<Vec<_>>()
+    });
+    assert_eq!(permits.iter().flatten().count(), 100);
+    drop(permits);
+
+    let few = Limits {
+        rate: None,
+        max_conns: NonZeroU32::new(3),
+    };
+    let open = AtomicUsize::new(0);
+    at_once(8, |_| {
+        for _ in 0..2_000 {
+            let Some(_permit) = ask(&few) else { continue };
+            assert!(open.fetch_add(1, Ordering::SeqCst) < 3);
+            open.fetch_sub(1, Ordering::SeqCst);
+        }
+    });
+    assert_eq!(limiter.open(&alice), 0);
+}

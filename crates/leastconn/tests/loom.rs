@@ -1,0 +1,249 @@
+//! Models of the core under every interleaving of two or three threads.
+//!
+//! Run with
+//! ```text
+//! RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
+//!     cargo test -p leastconn --no-default-features --release --test loom
+//! ```
+//! Without the `tokio` feature, for Tokio has no network under `--cfg loom`; in
+//! release, for the number of interleavings; and in a directory of its own, for
+//! the flag is passed to every dependency. The core takes the time as an
+//! argument, so there is no clock to model.
+#![cfg(loom)]
+#![allow(clippy::unwrap_used, reason = "a failed model is a failed test")]
+
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
+};
+
+use leastconn::{
+    AdminState, Candidates, ClientId, Lease, Limiter, Limits, Permit, Pool, RateLimit, Refusal,
+    ServerSpec, Tried, health::PassivePolicy,
+};
+use loom::thread;
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no other way to an Instant; only differences matter"
+)]
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn at(seconds: u64) -> Instant {
+    *START + Duration::from_secs(seconds)
+}
+
+fn spec(name: &str) -> ServerSpec {
+    ServerSpec::new(name, std::net::SocketAddr::from(([127, 0, 0, 1], 80)))
+}
+
+/// A pool and all its servers. Failed connects eject at once, for ten seconds.
+#[derive(Clone)]
+struct Setup {
+    pool: Arc<Pool>,
+    all: Candidates,
+}
+
+impl Setup {
+    fn new(servers: impl IntoIterator<Item = ServerSpec>) -> Self {
+        let pool = Pool::new("pool", servers, None, PassivePolicy::default(), 7).unwrap();
+        let all = pool.all();
+        let pool = Arc::new(pool);
+        Self { pool, all }
+    }
+
+    fn pick(&self, now: Instant) -> Option<Lease> {
+        self.pool.pick(&self.all, &Tried::default(), now)
+    }
+
+    fn spawn<T: 'static>(&self, run: impl FnOnce(Self) -> T + 'static) -> thread::JoinHandle<T> {
+        let setup = self.clone();
+        thread::spawn(move || run(setup))
+    }
+
+    fn in_flight(&self) -> Vec<u32> {
+        let members = self.pool.members().iter();
+        members.map(|member| member.server.in_flight()).collect()
+    }
+}
+
+#[test]
+fn picks_at_once_leave_no_difference_over_one() {
+    loom::model(|| {
+        let setup = Setup::new([spec("a"), spec("b")]);
+        let other = setup.spawn(|setup| [setup.pick(at(0)), setup.pick(at(0))]);
+        let first = setup.pick(at(0)).unwrap();
+        let held = other.join().unwrap();
+        assert!(held.iter().all(Option::is_some));
+        let mut counts = setup.in_flight();
+        counts.sort_unstable();
+        assert_eq!(counts, [1, 2]);
+        drop((first, held));
+        assert_eq!(setup.in_flight(), [0, 0]);
+    });
+}
+
+#[test]
+fn max_conns_holds_against_picks_at_once() {
+    loom::model(|| {
+        let setup = Setup::new([ServerSpec {
+            max_conns: NonZeroU32::new(1),
+            ..spec("a")
+        }]);
+        let other = setup.spawn(|setup| setup.pick(at(0)));
+        let one = setup.pick(at(0));
+        let two = other.join().unwrap();
+        assert_eq!(u32::from(one.is_some()) + u32::from(two.is_some()), 1);
+        assert_eq!(setup.in_flight(), [1]);
+    });
+}
+
+#[test]
+fn a_drained_server_is_not_picked_once_drain_returned() {
+    loom::model(|| {
+        let setup = Setup::new([spec("a")]);
+        let other = setup.spawn(|setup| setup.pick(at(0)));
+        setup.pool.members()[0].server.set_admin(AdminState::Drain);
+        // Counted or not, it is decided: nothing comes on top from here on.
+        let then = setup.in_flight();
+        assert!(setup.pick(at(0)).is_none());
+        let lease = other.join().unwrap();
+        assert_eq!(then, [u32::from(lease.is_some())]);
+        assert_eq!(setup.in_flight(), then);
+    });
+}
+
+#[test]
+fn a_drop_beside_a_pick_loses_no_count() {
+    loom::model(|| {
+        let setup = Setup::new([spec("a"), spec("b")]);
+        let held = setup.pick(at(0)).unwrap();
+        let other = setup.spawn(|setup| setup.pick(at(0)).unwrap());
+        drop(held);
+        let lease = other.join().unwrap();
+        assert_eq!(setup.in_flight().iter().sum::<u32>(), 1);
+        assert_eq!(lease.server().in_flight(), 1);
+        drop(lease);
+        assert_eq!(setup.in_flight(), [0, 0]);
+    });
+}
+
+#[test]
+fn a_trial_lets_one_connection_through() {
+    loom::model(|| {
+        let setup = Setup::new([spec("a")]);
+        setup.pool.members()[0].server.connect_failed(at(0));
+        let other = setup.spawn(|setup| setup.pick(at(10)));
+        let one = setup.pick(at(10));
+        let two = other.join().unwrap();
+        assert_eq!(u32::from(one.is_some()) + u32::from(two.is_some()), 1);
+    });
+}
+
+#[test]
+fn an_old_connection_that_ends_does_not_cost_a_server_its_trial() {
+    loom::model(|| {
+        let setup = Setup::new([spec("a")]);
+        let old = setup.pick(at(0)).unwrap();
+        old.server().connect_failed(at(0));
+        let ends = thread::spawn(move || drop(old));
+        let trial = setup.pick(at(10));
+        ends.join().unwrap();
+        assert!(trial.is_some());
+        assert_eq!(setup.in_flight(), [1]);
+    });
+}
+
+#[test]
+fn an_ejection_beside_a_trial_leaves_the_server_ejected_or_on_trial() {
+    loom::model(|| {
+        let setup = Setup::new([spec("a")]);
+        setup.pool.members()[0].server.connect_failed(at(0));
+        // A connect from before the ejection fails, too, while the trial is due.
+        let late = setup.spawn(|setup| setup.pool.members()[0].server.connect_failed(at(10)));
+        let trial = setup.pick(at(10));
+        let _ = late.join().unwrap();
+        assert!(setup.pick(at(19)).is_none(), "one trial, or none yet");
+        drop(trial);
+        assert!(setup.pick(at(20)).is_some());
+    });
+}
+
+#[test]
+fn health_and_drain_at_once_lose_neither() {
+    loom::model(|| {
+        let setup = Setup::new([spec("a")]);
+        let other = setup.spawn(|setup| setup.pool.members()[0].server.connect_failed(at(0)));
+        let server = &setup.pool.members()[0].server;
+        server.set_admin(AdminState::Drain);
+        let _ = other.join().unwrap();
+        let status = server.status();
+        assert_eq!(status.admin, AdminState::Drain);
+        assert!(!status.is_up());
+        server.set_admin(AdminState::Ready);
+        assert!(setup.pick(at(9)).is_none(), "still ejected");
+    });
+}
+
+fn admit(limiter: &Limiter, limits: Limits, now: Instant) -> Result<Permit, Refusal> {
+    limiter.admit(&ClientId::from("alice"), &limits, now)
+}
+
+fn two_admit(limits: Limits) -> usize {
+    let limiter = Arc::new(Limiter::new(1, at(0)));
+    let other = {
+        let limiter = Arc::clone(&limiter);
+        thread::spawn(move || admit(&limiter, limits, at(1)))
+    };
+    let one = admit(&limiter, limits, at(1));
+    let two = other.join().unwrap();
+    usize::from(one.is_ok()) + usize::from(two.is_ok())
+}
+
+#[test]
+fn at_the_boundary_of_the_rate_one_of_two_is_admitted() {
+    loom::model(|| {
+        let rate = RateLimit::new(1.0, NonZeroU32::MIN);
+        let max_conns = None;
+        assert_eq!(two_admit(Limits { rate, max_conns }), 1);
+    });
+}
+
+#[test]
+fn at_the_boundary_of_max_conns_one_of_two_is_admitted() {
+    loom::model(|| {
+        let max_conns = NonZeroU32::new(1);
+        let rate = None;
+        assert_eq!(two_admit(Limits { rate, max_conns }), 1);
+    });
+}
+
+#[test]
+fn a_permit_that_drops_beside_admission_and_sweep_leaves_the_count_true() {
+    loom::model(|| {
+        let limits = Limits {
+            rate: None,
+            max_conns: NonZeroU32::new(2),
+        };
+        let limiter = Arc::new(Limiter::new(1, at(0)));
+        let held = admit(&limiter, limits, at(0)).unwrap();
+        let drops = thread::spawn(move || drop(held));
+        let sweeps = {
+            let limiter = Arc::clone(&limiter);
+            thread::spawn(move || limiter.forget_idle(at(1)))
+        };
+        let permit = admit(&limiter, limits, at(1)).unwrap();
+        drops.join().unwrap();
+        sweeps.join().unwrap();
+        let alice = ClientId::from("alice");
+        assert_eq!(limiter.open(&alice), 1);
+        // Whoever was counted on an entry that is forgotten would be lost here.
+        let second = admit(&limiter, limits, at(1)).unwrap();
+        assert!(admit(&limiter, limits, at(1)).is_err());
+        drop((permit, second));
+        assert_eq!(limiter.open(&alice), 0);
+        limiter.forget_idle(at(1));
+        assert!(limiter.is_empty());
+    });
+}

@@ -1,0 +1,27 @@
+//! Random sequences of operations on a pool keep its laws; see `model/pool.rs`.
+
+use std::time::Instant;
+
+use proptest::prelude::*;
+
+#[path = "model/pool.rs"]
+mod model;
+
+use model::{Op, World};
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn a_pool_keeps_its_laws(
+        seed: u8,
+        ops in prop::collection::vec(any::<[u8; 4]>().prop_map(Op::from_bytes), 0..150),
+    ) {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "there is no other way to an Instant; only differences matter"
+        )]
+        let now = Instant::now();
+        World::new(seed, now).run(ops);
+    }
+}
