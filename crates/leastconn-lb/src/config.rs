@@ -109,7 +109,14 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
 /// # Errors
 /// As [`load`].
 pub fn load_text(name: &str, text: &str, base_dir: &Path) -> Result<Loaded, Problems> {
-    read_text(name, text, base_dir, &|name| std::env::var(name)).loaded()
+    read_text(
+        name,
+        text,
+        base_dir,
+        &|name| std::env::var(name),
+        Timestamp::now(),
+    )
+    .loaded()
 }
 
 pub(crate) fn read(path: &Path) -> Reading {
@@ -124,7 +131,13 @@ pub(crate) fn read(path: &Path) -> Reading {
     };
     let base_dir = path.parent().unwrap_or(Path::new(""));
     match String::from_utf8(text) {
-        Ok(text) => read_text(&name, &text, base_dir, &|name| std::env::var(name)),
+        Ok(text) => read_text(
+            &name,
+            &text,
+            base_dir,
+            &|name| std::env::var(name),
+            Timestamp::now(),
+        ),
         Err(error) => {
             let at = error.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(error.as_bytes());
@@ -154,6 +167,7 @@ fn read_text(
     text: &str,
     base_dir: &Path,
     environment: expand::Environment<'_>,
+    now: Timestamp,
 ) -> Reading {
     let mut problems = Problems::new(name, text);
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -184,7 +198,7 @@ fn read_text(
     };
     let surroundings = Surroundings {
         base_dir,
-        now: Timestamp::now(),
+        now,
         pruned: &pruned,
     };
     let (config, addresses) =

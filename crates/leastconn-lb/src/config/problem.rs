@@ -105,8 +105,15 @@ impl Problems {
         self.add(Severity::Warning, message)
     }
 
-    /// Adds what the parser says.
+    /// Adds what the parser says, unless it said something of that line before:
+    /// what follows a slip is mostly its consequence.
     pub(crate) fn syntax(&mut self, error: &toml::de::Error) {
+        let line =
+            |span: &Option<Range<usize>>| span.as_ref().map(|span| self.position(span.start).0);
+        let here = line(&error.span());
+        if here.is_some() && self.list.iter().any(|earlier| line(&earlier.span) == here) {
+            return;
+        }
         let problem = self.error(error.message());
         if let Some(span) = error.span() {
             problem.at(span);
@@ -286,7 +293,7 @@ impl Problems {
             .find('\n')
             .map_or(self.text.len(), |n| last + n);
         let shift = |span: Range<usize>| span.start - start..span.end - start;
-        let mut snippet = Snippet::source(&self.text[start..end])
+        let mut snippet = Snippet::source(harmless(&self.text[start..end]))
             .path(name)
             .line_start(self.position(start).0)
             .annotation(AnnotationKind::Primary.span(shift(span)));
@@ -320,7 +327,7 @@ pub fn stderr_has_colours() -> bool {
 pub(crate) fn visible(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() || is_reordering(character) {
+        if is_obeyed(character) {
             out.extend(character.escape_unicode());
         } else {
             out.push(character);
@@ -329,6 +336,23 @@ pub(crate) fn visible(text: &str) -> String {
     out
 }
 
-const fn is_reordering(character: char) -> bool {
-    matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// The same for the lines that are shown, where every byte keeps its place.
+fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_obeyed(character) && !matches!(character, '\t' | '\n' | '\r') {
+            out.extend(std::iter::repeat_n('?', character.len_utf8()));
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+fn is_obeyed(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
 }
