@@ -64,6 +64,15 @@ pub struct Loaded {
     pub config: Config,
     /// Nothing but warnings.
     pub warnings: Problems,
+    addresses: Vec<AddressUse>,
+}
+
+impl Loaded {
+    /// Adds a warning for each server whose host name cannot be resolved now.
+    /// Blocks for up to three seconds.
+    pub fn warn_of_unresolved_names(&mut self) {
+        reachable::check(&self.addresses, Severity::Warning, &mut self.warnings);
+    }
 }
 
 /// What came of reading a file, good or bad.
@@ -88,6 +97,7 @@ impl Reading {
             Some(config) => Ok(Loaded {
                 config,
                 warnings: self.problems,
+                addresses: self.addresses,
             }),
             None => Err(self.problems),
         }
@@ -173,9 +183,7 @@ fn read_text(
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // What follows from a broken line would only hide it.
-        for error in &errors {
-            problems.syntax(error);
-        }
+        problems.syntax(&errors);
         problems.sort();
         return Reading::failed(problems);
     }
@@ -191,7 +199,7 @@ fn read_text(
         Ok(raw) => raw,
         Err(error) => {
             // The schema lets something through that the types do not take.
-            problems.syntax(&error);
+            problems.syntax(&[error]);
             problems.sort();
             return Reading::failed(problems);
         }

@@ -82,6 +82,8 @@ impl Problem {
 pub struct Problems {
     name: Arc<str>,
     text: Arc<str>,
+    /// Where each line of `text` begins.
+    line_starts: Arc<[usize]>,
     list: Vec<Problem>,
 }
 
@@ -91,6 +93,9 @@ impl Problems {
         Self {
             name: name.into(),
             text: text.into(),
+            line_starts: std::iter::once(0)
+                .chain(text.match_indices('\n').map(|(newline, _)| newline + 1))
+                .collect(),
             list: Vec::new(),
         }
     }
@@ -105,18 +110,29 @@ impl Problems {
         self.add(Severity::Warning, message)
     }
 
-    /// Adds what the parser says, unless it said something of that line before:
-    /// what follows a slip is mostly its consequence.
-    pub(crate) fn syntax(&mut self, error: &toml::de::Error) {
-        let line =
-            |span: &Option<Range<usize>>| span.as_ref().map(|span| self.position(span.start).0);
-        let here = line(&error.span());
-        if here.is_some() && self.list.iter().any(|earlier| line(&earlier.span) == here) {
-            return;
-        }
-        let problem = self.error(error.message());
-        if let Some(span) = error.span() {
-            problem.at(span);
+    /// Adds what the parser says. Of a line it says only the first thing: what
+    /// follows a slip is mostly its consequence. Of a file that is something
+    /// else altogether, the beginning is enough.
+    pub(crate) fn syntax(&mut self, errors: &[toml::de::Error]) {
+        const ENOUGH: usize = 20;
+        let mut last = None;
+        for error in errors {
+            if self.list.len() >= ENOUGH {
+                self.error("there are more, which the first ones may explain");
+                return;
+            }
+            let Some(span) = error.span() else {
+                self.error(error.message());
+                continue;
+            };
+            let start = self.boundary(span.start);
+            let same_line = last.is_some_and(|last: usize| {
+                !self.text[last.min(start)..last.max(start)].contains('\n')
+            });
+            if !same_line {
+                self.error(error.message()).at(span);
+            }
+            last = Some(start);
         }
     }
 
@@ -227,10 +243,10 @@ impl Problems {
     /// Line and column of a byte, each from 1; the column in characters.
     pub fn position(&self, at: usize) -> (usize, usize) {
         let at = self.boundary(at);
-        let before = &self.text[..at];
-        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let line = 1 + before.bytes().filter(|&b| b == b'\n').count();
-        (line, 1 + before[start..].chars().count())
+        // The first line begins at 0, so there is always one at or before.
+        let line = self.line_starts.partition_point(|&start| start <= at);
+        let start = self.line_starts[line - 1];
+        (line, 1 + self.text[start..at].chars().count())
     }
 
     fn boundary(&self, at: usize) -> usize {
