@@ -13,7 +13,7 @@ mod upstream;
 
 use std::{
     collections::{HashMap, HashSet},
-    net::{IpAddr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -269,11 +269,12 @@ impl Resolver<'_> {
         let value = text.value;
         let port = value.rsplit_once(':').map_or(value, |(_, port)| port);
         let host = value.rsplit_once(':').map_or("", |(host, _)| host);
-        let (message, help) = if value.parse::<IpAddr>().is_ok() {
-            let help = match value.parse::<IpAddr>() {
-                Ok(IpAddr::V6(ip)) => format!("write \"[{ip}]:9443\""),
-                _ => format!("write \"{value}:9443\""),
-            };
+        let (message, help) = if value.parse::<Ipv6Addr>().is_ok() {
+            // `::1:9443` is an address as a whole, and hardly meant as one.
+            let help = "write \"[ADDRESS]:PORT\"".to_owned();
+            (AddressError::UnbracketedV6.to_string(), help)
+        } else if value.parse::<Ipv4Addr>().is_ok() {
+            let help = format!("write \"{value}:9443\"");
             ("the port is missing".to_owned(), help)
         } else if port.parse::<u16>().is_ok() && matches!(host, "" | "*") {
             let help = format!(

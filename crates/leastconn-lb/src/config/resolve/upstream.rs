@@ -148,22 +148,6 @@ impl Resolver<'_> {
         &mut self,
         raw: &RawServer,
     ) -> Option<(ServerSpec, Range<usize>, Range<usize>)> {
-        let weight = match &raw.weight {
-            None => Some(Weight::ONE),
-            Some(At { value, span }) => {
-                let weight = Weight::new(*value);
-                if weight.is_none() {
-                    let problem = self
-                        .problems
-                        .error(format!("`weight` must be from 1 to 65535, not {value}"))
-                        .at(span.clone());
-                    if *value == 0 {
-                        problem.help("for a server that is to get no new connections, drain it");
-                    }
-                }
-                weight
-            }
-        };
         let At { value: text, span } = raw.address.as_ref()?;
         let address = self.address(text, span);
         let (name, name_span) = match &raw.name {
@@ -180,7 +164,11 @@ impl Resolver<'_> {
         let server = ServerSpec {
             id: ServerId::from(&**name),
             address: address?,
-            weight: weight?,
+            weight: raw
+                .weight
+                .as_ref()
+                .and_then(|at| Weight::new(at.value))
+                .unwrap_or(Weight::ONE),
             max_conns: raw
                 .max_conns
                 .as_ref()
