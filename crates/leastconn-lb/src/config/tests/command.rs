@@ -40,16 +40,16 @@ fn a_bad_file_is_counted() {
 }
 
 #[test]
-fn a_name_without_an_address_is_an_error_for_check_and_a_warning_for_run() {
+fn a_name_without_an_address_is_a_warning_for_check_and_for_run() {
     let text = changed("10.0.0.2:80", "nowhere.invalid:80");
     let (report, summary, ok) = checked(&text);
     assert!(
-        report.contains("error: `nowhere.invalid` cannot be resolved"),
+        report.contains("warning: `nowhere.invalid` cannot be resolved"),
         "{report}"
     );
     assert!(report.contains("9:27"), "{report}");
-    assert_eq!(summary, "leastconn.toml: 1 error");
-    assert!(!ok);
+    assert!(summary.ends_with("(1 warning)"), "{summary}");
+    assert!(ok);
 
     let mut loaded =
         crate::config::load_text("leastconn.toml", &text, std::path::Path::new("")).unwrap();
