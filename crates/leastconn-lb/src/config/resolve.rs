@@ -92,6 +92,13 @@ pub(crate) fn resolve(
         && listeners.len() == raw.listener.as_ref().map_or(0, Vec::len)
         && clients.len() == raw.client.as_ref().map_or(0, Vec::len);
     resolver.check_together(&listeners, &clients, complete);
+    if !complete && resolver.problems.errors() == 0 {
+        // Whatever was left out was reported. Should that ever fail, a rule less
+        // must not let anybody in.
+        resolver
+            .problems
+            .error("a part of the file was not understood; this is a fault of the program");
+    }
     let config = Config {
         path,
         process,
