@@ -65,6 +65,7 @@ pub(crate) fn resolve(
         problems,
         addresses: Vec::new(),
         upstreams: Vec::new(),
+        nameless_upstream: false,
         binds: Vec::new(),
     };
     let process = resolver.process(raw.process.unwrap_or_default());
@@ -87,7 +88,17 @@ pub(crate) fn resolve(
             .problems
             .warning("there is no `[[client]]`: everyone will be refused");
     }
-    resolver.check_together(&listeners, &clients);
+    let complete = resolver.nothing_pruned_at_top()
+        && listeners.len() == raw.listener.as_ref().map_or(0, Vec::len)
+        && clients.len() == raw.client.as_ref().map_or(0, Vec::len);
+    resolver.check_together(&listeners, &clients, complete);
+    if !complete && resolver.problems.errors() == 0 {
+        // Whatever was left out was reported. Should that ever fail, a rule less
+        // must not let anybody in.
+        resolver
+            .problems
+            .error("a part of the file was not understood; this is a fault of the program");
+    }
     let config = Config {
         path,
         process,
@@ -109,6 +120,8 @@ struct Resolver<'a> {
     addresses: Vec<AddressUse>,
     /// Every upstream the file declares, whether it is well or not.
     upstreams: Vec<Declared>,
+    /// An upstream has no name that could be read, and any may be meant.
+    nameless_upstream: bool,
     /// Every address that is listened at, with what listens.
     binds: Vec<(SocketAddr, Range<usize>)>,
 }
@@ -219,12 +232,14 @@ impl Resolver<'_> {
             declared.used = true;
             return Some(UpstreamId::from(name));
         }
+        if self.nameless_upstream || !self.nothing_pruned_at_top() {
+            return None;
+        }
         let known: Vec<_> = self
             .upstreams
             .iter()
             .map(|known| known.name.clone())
             .collect();
-        // A table whose name could not be read may be the one that is meant.
         let problem = self
             .problems
             .error(format!("there is no upstream named `{name}`"))

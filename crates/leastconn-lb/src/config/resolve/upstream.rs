@@ -25,26 +25,36 @@ impl Resolver<'_> {
             let name = self.name("upstream", table.value.name.as_ref());
             let id = name.as_ref().map(|name| UpstreamId::from(&*name.value));
             let servers = self.servers(table, id.as_ref());
-            if let Some(At { value: name, span }) = name
-                && self.unique("upstream", &name, &span, &mut seen)
-            {
-                let listed = table
-                    .value
-                    .servers
-                    .as_ref()
-                    .map_or(0, |list| list.value.len());
-                self.upstreams.push(Declared {
-                    name: name.to_string(),
-                    span,
-                    servers: servers.iter().map(|s| s.id.to_string()).collect(),
-                    incomplete: servers.len() < listed || self.lost_servers(table),
-                    used: false,
-                });
-            }
+            self.declare(table, &servers, &mut seen);
             let upstream = self.upstream(&table.value, servers);
             upstreams.extend(id.map(|id| Upstream { id, ..upstream }));
         }
         upstreams
+    }
+
+    /// Makes the upstream known to those that refer to it, well or not.
+    fn declare(
+        &mut self,
+        table: &At<RawUpstream>,
+        servers: &[ServerSpec],
+        seen: &mut HashMap<String, Range<usize>>,
+    ) {
+        let Some(At { value: name, span }) = &table.value.name else {
+            self.nameless_upstream = true;
+            return;
+        };
+        if !self.unique("upstream", name, span, seen) {
+            return;
+        }
+        let list = table.value.servers.as_ref();
+        self.upstreams.push(Declared {
+            name: name.clone(),
+            span: span.clone(),
+            servers: servers.iter().map(|s| s.id.to_string()).collect(),
+            incomplete: list
+                .is_none_or(|list| servers.len() < list.value.len() || self.pruned(&list.span)),
+            used: false,
+        });
     }
 
     fn upstream(&mut self, raw: &RawUpstream, servers: Vec<ServerSpec>) -> Upstream {
@@ -118,15 +128,6 @@ impl Resolver<'_> {
                 .note("they are used all the time");
         }
         servers
-    }
-
-    /// Whether servers of it were cut out, so that others may be meant than are known.
-    fn lost_servers(&self, table: &At<RawUpstream>) -> bool {
-        table
-            .value
-            .servers
-            .as_ref()
-            .is_none_or(|list| self.pruned(&list.span))
     }
 
     /// The server, the place of its name and that of its address.

@@ -171,6 +171,11 @@ fn mistakes_and_what_is_said() {
             "[log]\nlevel = \"warning\"\n[[listener]]",
             "error: `level` cannot be \"warning\"; it is \"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
         ),
+        (
+            "[[listener]]",
+            "[log]\naccess = \"nowhere/access.log\"\n[[listener]]",
+            "error: \"nowhere/access.log\" cannot be the access log: there is no directory /nowhere/nowhere",
+        ),
         // Durations
         (
             "upstream =",
@@ -450,6 +455,8 @@ fn one_mistake_is_reported_once() {
     for (from, to) in [
         ("name = \"main\"", "nmae = \"main\""),
         ("source = \"10.0.0.0/8\"", "ou = \"staff\""),
+        ("name = \"web\"", "nmae = \"web\""),
+        ("[[upstream]]", "[[upstrem]]"),
         ("\"10.0.0.1:80\", \"10.0.0.2:80\"", "1"),
         ("127.0.0.1:9000", "127.0.0.1:${NOPE}"),
         ("{ source = \"10.0.0.0/8\" }", "{ source = 5 }"),
