@@ -232,7 +232,9 @@ impl Resolver<'_> {
             declared.used = true;
             return Some(UpstreamId::from(name));
         }
-        if self.nameless_upstream || !self.nothing_pruned_at_top() {
+        // It may be the one whose name, or whose table, could not be read.
+        let unread = self.upstreams.is_empty() && !self.nothing_pruned_at_top();
+        if self.nameless_upstream || unread {
             return None;
         }
         let known: Vec<_> = self
