@@ -73,7 +73,7 @@ pub async fn serve(
 /// TLS, within the deadline. A client waits for a turn only once it has said
 /// hello, so silent sockets keep nobody else from theirs.
 async fn handshake(
-    socket: TcpStream,
+    mut socket: TcpStream,
     deadline: Instant,
     listener: &Listener,
     record: &mut Record,
@@ -86,7 +86,7 @@ async fn handshake(
         record,
         deadline,
         Reason::HandshakeTimeout,
-        tls::read_hello(&socket),
+        tls::read_hello(&mut socket),
     )
     .await;
     let hello = match hello {
