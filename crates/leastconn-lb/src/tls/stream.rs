@@ -299,3 +299,6 @@ impl HandshakeError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
