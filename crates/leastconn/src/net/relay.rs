@@ -332,7 +332,7 @@ impl<'a> Flow<'a> {
             }
             Phase::Closing => match ready!(Pin::new(writer).poll_shutdown(cx)) {
                 Ok(()) => self.phase = Phase::Done,
-                Err(_) => self.phase = Phase::WriterBroke,
+                Err(error) => self.writer_broke(error.kind()),
             },
             Phase::Breaking => {
                 ready!(self.flush(cx, writer));
@@ -407,8 +407,10 @@ impl<'a> Flow<'a> {
             _ => Phase::WriterBroke,
         };
         // A broken pipe is what writing finds after the other side finished
-        // sending in order and closed: what it sent before is whole.
-        self.writer_is_gone |= how != io::ErrorKind::BrokenPipe;
+        // sending in order and closed: what it sent before is whole. And where
+        // shutting down finds no connection, reading will still find out why.
+        self.writer_is_gone |=
+            !matches!(how, io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected);
     }
 
     /// Passes on what the writer holds; always `Pending` while reading, for
