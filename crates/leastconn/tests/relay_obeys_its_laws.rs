@@ -45,7 +45,7 @@ fn run(client: &Script, server: &Script, polls: Option<u32>) -> Option<Reason> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_both_sides_do(client in script(), server in script()) {
