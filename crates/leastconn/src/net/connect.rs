@@ -185,16 +185,22 @@ pub(crate) async fn connect_any(
             Ok(Err(error)) => error,
             Err(_) => timed_out(),
         };
-        match fault(&error) {
-            Fault::Exhausted => return Err(error),
-            // On a host without IPv6, `::1` behind a server that is down says
-            // nothing new: the server's own failure is the one to report.
-            Fault::Local if failure.is_some() => {}
-            Fault::Local | Fault::Server => failure = Some(error),
+        if fault(&error) == Fault::Exhausted {
+            return Err(error);
         }
+        failure = Some(more_telling(failure, error));
     }
     Err(failure
         .unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+}
+
+/// On a host without IPv6, that `::1` has no way to it says nothing new after
+/// `127.0.0.1` refused: the server's own failure is the one to report.
+fn more_telling(earlier: Option<io::Error>, later: io::Error) -> io::Error {
+    match earlier {
+        Some(earlier) if fault(&later) == Fault::Local => earlier,
+        _ => later,
+    }
 }
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
