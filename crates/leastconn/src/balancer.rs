@@ -159,7 +159,7 @@ impl Balancer {
     /// client's connection is closed then.
     ///
     /// # Cancel safety
-    /// Dropping the future breaks both connections off, as [`net::relay`] says,
+    /// Dropping the future breaks both connections off, as [`net::relay()`] says,
     /// and gives back what was counted.
     pub async fn balance(
         &self,

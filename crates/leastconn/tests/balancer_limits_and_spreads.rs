@@ -1,4 +1,5 @@
 //! The balancer as a whole: who is refused and why, and where the others go.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "support/rig.rs"]
 mod rig;

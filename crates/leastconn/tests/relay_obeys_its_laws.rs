@@ -1,5 +1,6 @@
 //! Whatever two sides do, in whatever order: what one sent is what the other
 //! gets, ends are passed on as what they were, and relaying ends.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "support/scripted.rs"]
 mod scripted;

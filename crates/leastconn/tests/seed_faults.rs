@@ -2,6 +2,7 @@
 //!
 //! The eighth, that it takes any of a certificate's common names, is tested
 //! where certificates are known: in the server crate.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "support/rig.rs"]
 mod rig;
