@@ -1,5 +1,10 @@
 //! All of it in one piece: limit, pick, connect, relay.
 
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
+
 use crate::{
     Candidates, ClientId, Limiter, Limits, Pool, PoolError, Reason, Refusal, ServerId, ServerSpec,
     health::{ActivePolicy, PassivePolicy},
@@ -50,8 +55,14 @@ pub struct Balancer {
     limits: Limits,
     connect: ConnectPolicy,
     timeouts: Timeouts,
+    started: Instant,
+    /// When idle clients were last forgotten, in seconds since `started`.
+    swept: AtomicU64,
     _checker: Option<Checker>,
 }
+
+/// How often idle clients are forgotten, in seconds.
+const SWEEP: u64 = 60;
 
 /// What one connection did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,15 +159,17 @@ impl Balancer {
     /// client's connection is closed then.
     ///
     /// # Cancel safety
-    /// Dropping the future closes both connections and gives back what was
-    /// counted.
+    /// Dropping the future breaks both connections off, as [`net::relay()`] says,
+    /// and gives back what was counted.
     pub async fn balance(
         &self,
         mut connection: impl Stream,
         client: &ClientId,
         allowed: &Candidates,
     ) -> Result<Transfer, BalanceError> {
-        let _permit = self.limiter.admit(client, &self.limits, net::now())?;
+        let now = net::now();
+        self.forget_idle_clients(now);
+        let _permit = self.limiter.admit(client, &self.limits, now)?;
         let mut connected = net::connect(&self.pool, allowed, &self.connect).await?;
         let traffic = Traffic::default();
         let reason = net::relay(
@@ -173,6 +186,20 @@ impl Balancer {
             sent: traffic.sent(),
             reason,
         })
+    }
+
+    /// Does so each minute in which connections come: without them, nothing grows.
+    fn forget_idle_clients(&self, now: Instant) {
+        let seconds = now.saturating_duration_since(self.started).as_secs();
+        let swept = self.swept.load(Ordering::Relaxed);
+        if seconds >= swept + SWEEP
+            && self
+                .swept
+                .compare_exchange(swept, seconds, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            self.limiter.forget_idle(now);
+        }
     }
 }
 
@@ -259,8 +286,11 @@ impl BalancerBuilder {
             self.seed,
         )?;
         let checker = self.check.map(|(check, _)| Checker::start(&pool, check));
+        let now = net::now();
         Ok(Balancer {
-            limiter: Limiter::new(self.capacity, net::now()),
+            limiter: Limiter::new(self.capacity, now),
+            started: now,
+            swept: AtomicU64::new(0),
             limits: self.limits,
             connect: self.connect,
             timeouts: self.timeouts,
@@ -269,3 +299,6 @@ impl BalancerBuilder {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,138 @@
 //! Least-connections load balancing for TCP.
+//!
+//! A program that accepts connections gives each to the server that has the fewest,
+//! and this library does the rest: it limits each client, counts before it dials, tries
+//! the next server when one does not answer, carries the bytes both ways, and knows
+//! which servers are well. It knows neither TLS nor configuration files; the program
+//! `leastconn-lb` adds those.
+//!
+//! # A load balancer
+#![cfg_attr(feature = "tokio", doc = "```no_run")]
+#![cfg_attr(not(feature = "tokio"), doc = "```ignore")]
+//! use std::{num::NonZeroU32, sync::Arc};
+//!
+//! use leastconn::{Address, Balancer, ClientId, Limits, RateLimit, ServerSpec};
+//! use tokio::net::TcpListener;
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // Twenty new connections a second for each client, as many at once.
+//!     let limits = Limits {
+//!         rate: RateLimit::new(20.0, const { NonZeroU32::new(20).unwrap() }),
+//!         max_conns: NonZeroU32::new(100),
+//!     };
+//!     let balancer = Balancer::builder("web")
+//!         .server(ServerSpec::new("web1", "10.0.0.1:80".parse::<Address>()?))
+//!         .server(ServerSpec::new("web2", "web2.internal:80".parse::<Address>()?))
+//!         .limits(limits)
+//!         .build()?;
+//!     let balancer = Arc::new(balancer);
+//!
+//!     let listener = TcpListener::bind("0.0.0.0:8080").await?;
+//!     loop {
+//!         let (connection, peer) = listener.accept().await?;
+//!         let balancer = Arc::clone(&balancer);
+//!         tokio::spawn(async move {
+//!             let client = ClientId::from(peer.ip().to_string());
+//!             let allowed = balancer.all();
+//!             match balancer.balance(connection, &client, &allowed).await {
+//!                 Ok(done) => println!("{client}: {} bytes from {}", done.sent, done.server),
+//!                 Err(error) => println!("{client}: {error} ({})", error.reason()),
+//!             }
+//!         });
+//!     }
+//! }
+//! ```
+//!
+//! # The pieces
+//!
+//! [`Balancer`] is made of parts that can be used alone:
+//!
+//! | part | does |
+//! |---|---|
+//! | [`Pool`] | holds the servers of one upstream; [`Pool::pick`] finds the least loaded one and counts the connection on it, in one step |
+//! | [`Lease`] | a connection's place on a server; the connection counts until it is dropped |
+//! | [`Candidates`], [`Tried`] | the servers that a client may be given, and those that did not work for this connection |
+//! | [`Limiter`], [`Permit`] | connections a second and at once, for each client, in bounded memory |
+//! | [`health`] | when failed connects and probes take a server out, and when it comes back |
+//! | [`net::connect`](net::connect()) | dials the server that was picked, or the next one |
+//! | [`net::relay`](net::relay()) | carries bytes both ways, with half-close, resets and time-outs |
+//! | [`net::Checker`] | probes the servers |
+//!
+//! All but `net` and [`Balancer`] have no clock, no I/O and no tasks: the time is an
+//! argument, and what is random is drawn from a seed. They serve programs that do the
+//! connecting themselves, on whatever runtime:
+//!
+//! ```
+//! use std::time::Instant;
+//!
+//! use leastconn::{Address, Pool, ServerSpec, Tried, health::PassivePolicy};
+//!
+//! let servers = [
+//!     ServerSpec::new("a", "10.0.0.1:80".parse::<Address>()?),
+//!     ServerSpec::new("b", "10.0.0.2:80".parse::<Address>()?),
+//! ];
+//! let pool = Pool::new("web", servers, None, PassivePolicy::default(), 42)?;
+//! let (all, now) = (pool.all(), Instant::now());
+//!
+//! let first = pool.pick(&all, &Tried::default(), now).expect("both are up");
+//! let second = pool.pick(&all, &Tried::default(), now).expect("both are up");
+//! assert_ne!(first.server().id(), second.server().id());
+//!
+//! // Connecting to the first one failed: tell its health, and try another one.
+//! first.server().connect_failed(now);
+//! let mut tried = Tried::default();
+//! tried.add(first);
+//! let third = pool.pick(&all, &tried, now).expect("one is up");
+//! assert_eq!(third.server().id(), second.server().id());
+//! assert_eq!(third.server().in_flight(), 2);
+//!
+//! // A lease is its connection's place: dropping it gives the place back.
+//! drop((second, third));
+//! assert!(pool.members().iter().all(|member| member.server.in_flight() == 0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Connections that are not a `TcpStream`, such as those over TLS, take part by
+//! implementing [`net::Stream`]: bytes both ways, and a way to break off.
+//!
+//! # Why a connection ended
+//!
+//! Every refusal, error and end has a [`Reason`], whose code is the same in logs,
+//! metrics and errors: `rate_limited`, `connect_failed`, `client_reset`, `ok`. A client
+//! over its limit is a [`Refusal`], which is expected; that no server took a connection
+//! is a [`ConnectError`](net::ConnectError).
+//!
+//! # What can be relied on
+//!
+//! - Picking and counting are one step. Any number of connections at once on equal
+//!   servers never differ by more than one between two of them.
+//! - The leases of a server are the connections being dialled or open on it. There is
+//!   no call to forget: when the lease is dropped, by whatever way out, it is given back.
+//! - A connection is tried on each server at most once, and the client does not notice.
+//! - Bytes are carried in order, each once. A side is told that the other has finished
+//!   sending only if it has, and only after all that it had sent.
+//! - A connection that broke never looks like one that was complete: what was not told
+//!   of an orderly end is reset.
+//! - A slow reader stops its sender; a connection holds at most 64 KiB each way, and
+//!   nothing while it is idle.
+//! - What the balancer lacks (file descriptors, memory, local ports) is not held against
+//!   a server.
+//! - No `unsafe` code.
+//!
+//! # Cancel safety
+//!
+//! Every future here may be dropped at any time. What it had counted is given back, and
+//! connections that were not done are broken off, so that neither side mistakes them for
+//! complete. Dropping a [`net::Checker`], or the [`Balancer`] that has it, ends its
+//! probes.
+//!
+//! # Features
+//!
+//! - `tokio` (default): `net` and [`Balancer`], on Tokio. Without it, the library depends
+//!   on nothing but `thiserror`.
+//!
+//! Events, such as a server going down, are reported through `tracing`.
 mod address;
 pub mod backoff;
 #[cfg(feature = "tokio")]
@@ -24,3 +158,8 @@ pub use pool::{Candidates, Member, Pool, PoolError, Tried};
 pub use reason::Reason;
 pub use server::{Server, ServerStatus};
 pub use upstream::{AdminState, ClientId, ServerId, ServerSpec, UpstreamId, Weight};
+
+/// So that the example in the README compiles.
+#[cfg(all(doctest, feature = "tokio"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

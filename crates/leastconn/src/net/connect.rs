@@ -1,10 +1,17 @@
 //! Opening a connection to the best server, or to the next best ones.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use tokio::{net::TcpStream, time::timeout};
 
-use super::now;
+use super::{
+    failure::{Fault, fault},
+    now,
+};
 use crate::{Candidates, Lease, Pool, Reason, Server, ServerId, Tried};
 
 /// How long and how often to try.
@@ -54,6 +61,15 @@ pub enum ConnectError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The balancer itself is out of file descriptors or memory. No server is
+    /// blamed for it, and no other one is tried: it would end in the same way.
+    #[error("the balancer cannot open another connection: {source}")]
+    Exhausted {
+        /// Servers that were tried, the one for which this happened included.
+        attempts: u32,
+        /// What is missing.
+        source: io::Error,
+    },
 }
 
 impl ConnectError {
@@ -62,6 +78,7 @@ impl ConnectError {
         match self {
             Self::NoServerAvailable => Reason::NoServerAvailable,
             Self::Failed { .. } => Reason::ConnectFailed,
+            Self::Exhausted { .. } => Reason::Overloaded,
         }
     }
 
@@ -69,7 +86,7 @@ impl ConnectError {
     pub const fn attempts(&self) -> u32 {
         match self {
             Self::NoServerAvailable => 0,
-            Self::Failed { attempts, .. } => *attempts,
+            Self::Failed { attempts, .. } | Self::Exhausted { attempts, .. } => *attempts,
         }
     }
 }
@@ -80,10 +97,13 @@ impl ConnectError {
 ///
 /// A connection counts on its server from before it is dialled, so that many
 /// arriving at once do not all see the same idle server. Outcomes feed the
-/// server's passive health.
+/// server's passive health, but for those that are the balancer's own: without
+/// a file descriptor or memory it gives up at once, and without a local address
+/// or port towards one server it goes on to the next.
 ///
 /// # Errors
-/// If no candidate is available, or all that were tried failed.
+/// If no candidate is available, all that were tried failed, or the balancer
+/// cannot open any connection now.
 ///
 /// # Cancel safety
 /// Dropping the future gives the place on the server back. An attempt cut off
@@ -112,7 +132,11 @@ pub async fn connect(
                 });
             }
             Err(source) => {
-                if server.connect_failed(now()) {
+                let fault = fault(&source);
+                if fault == Fault::Exhausted {
+                    return Err(ConnectError::Exhausted { attempts, source });
+                }
+                if fault == Fault::Server && server.connect_failed(now()) {
                     tracing::warn!(upstream = %pool.id(), server = %server.id(), error = %source, "server is down: connecting failed");
                 }
                 last_failure = Some(ConnectError::Failed {
@@ -129,14 +153,18 @@ pub async fn connect(
 
 /// Connects to one server, trying all of its addresses within `limit`.
 async fn dial(server: &Server, limit: Duration) -> io::Result<TcpStream> {
+    let deadline = now() + limit;
     let attempt = async {
         let addresses = server.resolved.addresses(server.address(), now()).await?;
-        connect_any(&addresses, limit).await
+        connect_any(&addresses, deadline).await
     };
     let result = timeout(limit, attempt)
         .await
         .unwrap_or_else(|_| Err(timed_out()));
-    if result.is_err() {
+    if result
+        .as_ref()
+        .is_err_and(|error| fault(error) == Fault::Server)
+    {
         server.resolved.doubt(now());
     }
     result
@@ -146,26 +174,53 @@ async fn dial(server: &Server, limit: Duration) -> io::Result<TcpStream> {
 /// its share of the time left, not all of it: others may answer.
 pub(crate) async fn connect_any(
     addresses: &[SocketAddr],
-    limit: Duration,
+    deadline: Instant,
 ) -> io::Result<TcpStream> {
-    let deadline = now() + limit;
     let mut failure = None;
-    for (position, address) in addresses.iter().enumerate() {
+    for (position, &address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(now());
         let others = u32::try_from(addresses.len() - position).unwrap_or(u32::MAX);
-        match timeout(left / others, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Ok(Err(error)) => failure = Some(error),
-            Err(_) => failure = Some(timed_out()),
+        let error = match timeout(left / others, open(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => error,
+            Err(_) => timed_out(),
+        };
+        if fault(&error) == Fault::Exhausted {
+            return Err(error);
         }
+        failure = Some(more_telling(failure, error));
     }
     Err(failure
         .unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
 }
 
+/// On a host without IPv6, that `::1` has no way to it says nothing new after
+/// `127.0.0.1` refused: the server's own failure is the one to report.
+fn more_telling(earlier: Option<io::Error>, later: io::Error) -> io::Error {
+    match earlier {
+        Some(earlier) if fault(&later) == Fault::Local => earlier,
+        _ => later,
+    }
+}
+
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    // Where nothing listens on a port of this host that is also in the range of
+    // local ports, a connect may be given that very port and reach itself (TCP's
+    // simultaneous open): an echo where a server is down.
+    if stream.local_addr()? == address {
+        return Err(io::Error::new(
+            io::ErrorKind::ConnectionRefused,
+            "the connection reached itself: nothing listens there",
+        ));
+    }
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 fn timed_out() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{connect::connect_any, now, random};
+use super::{
+    connect::connect_any,
+    failure::{Fault, fault},
+    now, random,
+};
 use crate::{AdminState, Pool, Server, UpstreamId, backoff::share};
 
 /// What a server must do to be found working.
@@ -65,6 +69,14 @@ pub enum ProbeError {
     Status(u16),
 }
 
+impl ProbeError {
+    /// Whether this says something about the server, and not about the prober,
+    /// which may be out of file descriptors, memory or local ports.
+    pub fn is_the_servers(&self) -> bool {
+        !matches!(self, Self::Io(error) if fault(error) != Fault::Server)
+    }
+}
+
 /// As much of an answer as is looked at.
 const MAX_ANSWER: usize = 16 * 1024;
 
@@ -73,6 +85,7 @@ const MAX_ANSWER: usize = 16 * 1024;
 /// # Errors
 /// If it does not work.
 pub async fn probe(server: &Server, check: &Check) -> Result<(), ProbeError> {
+    let deadline = now() + check.timeout;
     let attempt = async {
         let address = server.address();
         let address = check
@@ -86,7 +99,7 @@ pub async fn probe(server: &Server, check: &Check) -> Result<(), ProbeError> {
         for resolved in &mut addresses {
             resolved.set_port(address.port());
         }
-        let mut stream = connect_any(&addresses, check.timeout).await?;
+        let mut stream = connect_any(&addresses, deadline).await?;
         match &check.probe {
             Probe::Tcp { send, expect } => {
                 converse(&mut stream, send.as_deref(), expect.as_deref()).await
@@ -140,10 +153,13 @@ async fn read_status(stream: &mut TcpStream) -> Result<u16, ProbeError> {
     let parsed = read_until(stream, |answer| {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut response = httparse::Response::new(&mut headers);
-        match response.parse(answer) {
-            // The status line is enough, however long the headers are.
-            Ok(_) | Err(httparse::Error::TooManyHeaders) => response.code.map(Ok),
-            Err(_) => Some(Err(ProbeError::NotHttp)),
+        let parsed = response.parse(answer);
+        match (response.code, parsed) {
+            // The status line is enough, whatever the headers are: they may be
+            // broken, or not have arrived.
+            (Some(code), _) => Some(Ok(code)),
+            (None, Ok(_)) => None,
+            (None, Err(_)) => Some(Err(ProbeError::NotHttp)),
         }
     })
     .await?;
@@ -203,7 +219,8 @@ async fn watch(server: Arc<Server>, upstream: UpstreamId, check: Arc<Check>) {
         // Of a server in maintenance nothing is expected, and nothing is learnt.
         if server.status().admin != AdminState::Maint {
             let result = probe(&server, &check).await;
-            let changed = server.probed(result.is_ok());
+            let told = result.as_ref().err().is_none_or(ProbeError::is_the_servers);
+            let changed = told && server.probed(result.is_ok());
             match (changed, result) {
                 (true, Ok(())) => {
                     tracing::info!(%upstream, server = %server.id(), "server is up: health check passed");

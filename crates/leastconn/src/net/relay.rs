@@ -9,11 +9,14 @@
 //! Each end of sending is passed on alone (half-close): the other direction
 //! goes on until it ends too, or nothing moves for the half-close time-out. A
 //! side that breaks off (reset, or TLS truncation) breaks the other off as
-//! well, after what it had sent before was delivered.
+//! well, after what it had sent before was written on. The system may still
+//! drop some of that: a reset overtakes what the receiver was slow to take, as
+//! it does without a balancer between.
 
 use std::{
     cell::RefCell,
     future::poll_fn,
+    io,
     pin::{Pin, pin},
     sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, ready},
@@ -40,7 +43,7 @@ thread_local! {
 pub struct Timeouts {
     /// No byte either way, while both sides may still send.
     pub idle: Option<Duration>,
-    /// No byte, once one side has finished sending.
+    /// No byte, once one side has finished sending and the other has been told.
     pub half_close: Option<Duration>,
 }
 
@@ -78,40 +81,45 @@ impl Traffic {
 /// which: [`Reason::Ok`], [`Reason::ClientReset`], [`Reason::ServerReset`],
 /// [`Reason::IdleTimeout`] or [`Reason::HalfCloseTimeout`].
 ///
-/// Whatever the end, dropping the streams afterwards closes them as they
-/// should be: after a reset or a half-close time-out, both were made to abort.
+/// Whatever the end, dropping the streams afterwards closes them as they should
+/// be. A side that was passed the other one's end of sending has all it will
+/// get, and is closed in order, so that what is still on its way to it arrives.
+/// Any other side is made to [abort](Stream::abort), unless both were idle: it
+/// must not take a connection that broke for one that was complete.
 ///
 /// # Cancel safety
-/// The future may be dropped at any time; `traffic` then has what was carried.
-/// Bytes that were read and not yet written are lost, so abort the streams.
+/// The future may be dropped at any time. `traffic` then has what was carried,
+/// and the streams were made to abort as above: bytes that had been read and
+/// not yet written are lost, so relaying cannot be taken up again.
 pub async fn relay<D: Stream, U: Stream>(
     downstream: &mut D,
     upstream: &mut U,
     timeouts: &Timeouts,
     traffic: &Traffic,
 ) -> Reason {
-    let mut forth = Flow::new(&traffic.received);
-    let mut back = Flow::new(&traffic.sent);
+    let mut pair = Pair {
+        downstream,
+        upstream,
+        forth: Flow::new(&traffic.received),
+        back: Flow::new(&traffic.sent),
+        is_complete: false,
+    };
     let mut last_activity = now();
     // Timers are moved seldom: an active connection only notes the time, and
     // the timer looks at it when it fires.
     let mut armed = deadline(last_activity, timeouts.idle);
     let mut timer = pin!(sleep_until(armed.into()));
 
-    let reason = poll_fn(|cx| {
-        let before = (forth.progress(), back.progress());
-        SCRATCH_SPACE.with_borrow_mut(|scratch| {
-            // A finished or broken flow is not polled again: its streams may be gone.
-            forth.poll(cx, downstream, upstream, scratch);
-            back.poll(cx, upstream, downstream, scratch);
-        });
-        if let Some(reason) = ending(&forth, &back) {
+    poll_fn(|cx| {
+        let before = pair.progress();
+        SCRATCH_SPACE.with_borrow_mut(|scratch| pair.poll(cx, scratch));
+        if let Some(reason) = ending(&pair.forth, &pair.back) {
             return Poll::Ready(reason);
         }
-        if before != (forth.progress(), back.progress()) {
+        if before != pair.progress() {
             last_activity = now();
         }
-        let half_closed = forth.is_over() || back.is_over();
+        let half_closed = pair.forth.is_over() || pair.back.is_over();
         let (limit, reason) = if half_closed {
             (timeouts.half_close, Reason::HalfCloseTimeout)
         } else {
@@ -125,23 +133,63 @@ pub async fn relay<D: Stream, U: Stream>(
         loop {
             ready!(timer.as_mut().poll(cx));
             if due <= now() {
+                pair.is_complete = pair.forth.is_idle() && pair.back.is_idle();
                 return Poll::Ready(reason);
             }
             armed = due;
             timer.as_mut().reset(armed.into());
         }
     })
-    .await;
+    .await
+}
 
-    match reason {
-        // Nobody owes anybody anything that is on its way.
-        Reason::Ok | Reason::IdleTimeout => {}
-        _ => {
-            downstream.abort();
-            upstream.abort();
+/// Both streams and both flows. When it goes, however that comes about, the
+/// sides that would take a broken connection for a complete one are aborted.
+struct Pair<'a, D: Stream, U: Stream> {
+    downstream: &'a mut D,
+    upstream: &'a mut U,
+    forth: Flow<'a>,
+    back: Flow<'a>,
+    /// Nobody owes anybody anything.
+    is_complete: bool,
+}
+
+impl<D: Stream, U: Stream> Pair<'_, D, U> {
+    fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) {
+        let Self {
+            downstream,
+            upstream,
+            forth,
+            back,
+            ..
+        } = self;
+        forth.poll(cx, *downstream, *upstream, scratch);
+        back.reader_is_gone |= forth.writer_is_gone;
+        back.poll(cx, *upstream, *downstream, scratch);
+        if back.writer_is_gone && !forth.reader_is_gone {
+            forth.reader_is_gone = true;
+            // It was polled before this was known.
+            cx.waker().wake_by_ref();
         }
     }
-    reason
+
+    const fn progress(&self) -> [(u64, Phase); 2] {
+        [self.forth.progress(), self.back.progress()]
+    }
+}
+
+impl<D: Stream, U: Stream> Drop for Pair<'_, D, U> {
+    fn drop(&mut self) {
+        if self.is_complete {
+            return;
+        }
+        if self.back.phase != Phase::Done {
+            self.downstream.abort();
+        }
+        if self.forth.phase != Phase::Done {
+            self.upstream.abort();
+        }
+    }
 }
 
 /// How the connection ended, if both flows are over.
@@ -190,6 +238,12 @@ struct Flow<'a> {
     taken: usize,
     /// The writer holds bytes that it may not have passed on.
     unflushed: bool,
+    /// Writing found the writer's connection reset.
+    writer_is_gone: bool,
+    /// The other flow, which writes where this one reads, found it reset. The
+    /// system tells of a reset once, and then reports an end like any other:
+    /// without this, a download cut short during an upload would look complete.
+    reader_is_gone: bool,
     carried: u64,
     meter: &'a AtomicU64,
 }
@@ -201,6 +255,8 @@ impl<'a> Flow<'a> {
             unsent: Vec::new(),
             taken: 0,
             unflushed: false,
+            writer_is_gone: false,
+            reader_is_gone: false,
             carried: 0,
             meter,
         }
@@ -218,7 +274,12 @@ impl<'a> Flow<'a> {
         )
     }
 
-    /// Moves what can be moved now.
+    /// Waiting for the reader, with everything passed on.
+    fn is_idle(&self) -> bool {
+        self.phase == Phase::Reading && self.unsent.is_empty() && !self.unflushed
+    }
+
+    /// Moves what can be moved now. Once over, this touches the streams no more.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -271,7 +332,7 @@ impl<'a> Flow<'a> {
             }
             Phase::Closing => match ready!(Pin::new(writer).poll_shutdown(cx)) {
                 Ok(()) => self.phase = Phase::Done,
-                Err(_) => self.phase = Phase::WriterBroke,
+                Err(error) => self.writer_broke(error.kind()),
             },
             Phase::Breaking => {
                 ready!(self.flush(cx, writer));
@@ -297,7 +358,11 @@ impl<'a> Flow<'a> {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) if buffer.filled().len() > before => {}
                 Poll::Ready(Ok(())) => {
-                    self.phase = Phase::Closing;
+                    self.phase = if self.reader_is_gone {
+                        Phase::Breaking
+                    } else {
+                        Phase::Closing
+                    };
                     break;
                 }
                 Poll::Ready(Err(_)) => {
@@ -315,8 +380,12 @@ impl<'a> Flow<'a> {
         while taken < bytes.len() {
             match Pin::new(&mut *writer).poll_write(cx, &bytes[taken..]) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(0) | Err(_)) => {
-                    self.phase = Phase::WriterBroke;
+                Poll::Ready(Ok(0)) => {
+                    self.writer_broke(io::ErrorKind::WriteZero);
+                    break;
+                }
+                Poll::Ready(Err(error)) => {
+                    self.writer_broke(error.kind());
                     break;
                 }
                 Poll::Ready(Ok(count)) => taken += count,
@@ -331,14 +400,27 @@ impl<'a> Flow<'a> {
         taken
     }
 
+    fn writer_broke(&mut self, how: io::ErrorKind) {
+        self.phase = match self.phase {
+            // It need not be delivered any more; who broke off first is known.
+            Phase::Breaking => Phase::ReaderBroke,
+            _ => Phase::WriterBroke,
+        };
+        // A broken pipe is what writing finds after the other side finished
+        // sending in order and closed: what it sent before is whole. And where
+        // shutting down finds no connection, reading will still find out why.
+        self.writer_is_gone |=
+            !matches!(how, io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected);
+    }
+
     /// Passes on what the writer holds; always `Pending` while reading, for
     /// then there is nothing else to do.
     fn flush(&mut self, cx: &mut Context<'_>, writer: &mut impl Stream) -> Poll<()> {
         if self.unflushed {
             match ready!(Pin::new(writer).poll_flush(cx)) {
                 Ok(()) => self.unflushed = false,
-                Err(_) => {
-                    self.phase = Phase::WriterBroke;
+                Err(error) => {
+                    self.writer_broke(error.kind());
                     return Poll::Ready(());
                 }
             }

@@ -12,7 +12,7 @@ use tokio::{
 /// sending direction only.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// Makes the close that follows visible to the peer as a failure, not as
-    /// an orderly end: for TCP, a reset. Called at most once, before dropping.
+    /// an orderly end: for TCP, a reset. May be called more than once.
     fn abort(&mut self);
 }
 

@@ -1,1 +1,264 @@
+use std::{net::SocketAddr, num::NonZeroU32};
 
+use leastconn_testkit::{Behaviour, DEADLINE, Upstream, eventually, upstream::Open, within};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::{
+    ServerSpec,
+    health::{ActivePolicy, PassivePolicy},
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn tcp(send: Option<&str>, expect: Option<&str>) -> Check {
+    let bytes = |text: &str| text.as_bytes().to_vec();
+    check(Probe::Tcp {
+        send: send.map(bytes),
+        expect: expect.map(bytes),
+    })
+}
+
+fn http(status: RangeInclusive<u16>) -> Check {
+    check(Probe::Http {
+        path: "/health?full=1".to_owned(),
+        status: vec![status],
+    })
+}
+
+fn check(probe: Probe) -> Check {
+    Check {
+        probe,
+        port: None,
+        interval: Duration::from_secs(3600),
+        timeout: Duration::from_secs(5),
+    }
+}
+
+fn pool(addresses: &[SocketAddr], rise: u32, fall: u32) -> Pool {
+    let servers = addresses
+        .iter()
+        .enumerate()
+        .map(|(number, &address)| ServerSpec::new(format!("web{number}"), address));
+    let policy = ActivePolicy {
+        rise: NonZeroU32::new(rise).unwrap(),
+        fall: NonZeroU32::new(fall).unwrap(),
+    };
+    Pool::new("web", servers, Some(policy), PassivePolicy::default(), 1).unwrap()
+}
+
+async fn probe_at(address: SocketAddr, check: &Check) -> Result<(), ProbeError> {
+    let pool = pool(&[address], 1, 1);
+    within(
+        DEADLINE,
+        "the probe",
+        probe(&pool.members()[0].server, check),
+    )
+    .await
+}
+
+/// Answers one connection with these pieces, each in a segment of its own, and
+/// ends. Gives what it was asked.
+async fn answering(
+    pieces: &'static [&'static str],
+) -> (SocketAddr, tokio::task::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answering = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut question = vec![0; 1000];
+        let count = stream.read(&mut question).await.unwrap();
+        question.truncate(count);
+        for piece in pieces {
+            if stream.write_all(piece.as_bytes()).await.is_err() {
+                break;
+            }
+            sleep(5 * MS).await;
+        }
+        String::from_utf8(question).unwrap()
+    });
+    (address, answering)
+}
+
+#[tokio::test]
+async fn tcp_asks_for_a_connection_and_no_more() {
+    let upstream = Upstream::start(Behaviour::Stuck).await;
+    probe_at(upstream.addr(), &tcp(None, None)).await.unwrap();
+    upstream.stop(Open::Close).await;
+    let error = probe_at(upstream.addr(), &tcp(None, None)).await;
+    assert!(matches!(error, Err(ProbeError::Io(_))), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_expected_answer_may_come_in_pieces_and_amid_others() {
+    for pieces in [&["+PONG\r\n"][..], &["x+P", "O", "NG!"], &["+PON", "+PONG"]] {
+        let (address, question) = answering(pieces).await;
+        probe_at(address, &tcp(Some("PING"), Some("+PONG")))
+            .await
+            .unwrap();
+        assert_eq!(question.await.unwrap(), "PING");
+    }
+    for pieces in [&["+PON"][..], &["", "-ERR"], &[]] {
+        let (address, _question) = answering(pieces).await;
+        let error = probe_at(address, &tcp(Some("PING"), Some("+PONG"))).await;
+        assert!(matches!(error, Err(ProbeError::Unexpected)), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_endless_answer_is_not_read_for_ever() {
+    let upstream = Upstream::start(Behaviour::Source { bytes: 1 << 30 }).await;
+    let error = probe_at(upstream.addr(), &tcp(None, Some("never this"))).await;
+    assert!(matches!(error, Err(ProbeError::Unexpected)), "{error:?}");
+}
+
+#[tokio::test]
+async fn silence_runs_into_the_timeout() {
+    let upstream = Upstream::start(Behaviour::Stuck).await;
+    for probe in [tcp(None, Some("hello")), http(200..=299)] {
+        let check = Check {
+            timeout: 50 * MS,
+            ..probe
+        };
+        let error = probe_at(upstream.addr(), &check).await;
+        assert!(matches!(error, Err(ProbeError::TimedOut(_))), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn http_goes_by_the_status() {
+    for (status, works) in [
+        (200, true),
+        (204, true),
+        (301, false),
+        (404, false),
+        (503, false),
+    ] {
+        let upstream = Upstream::start(Behaviour::Http(status)).await;
+        match probe_at(upstream.addr(), &http(200..=299)).await {
+            Ok(()) => assert!(works, "{status}"),
+            Err(ProbeError::Status(code)) => assert!(!works && code == status),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn http_reads_no_further_than_the_status_line() {
+    for pieces in [
+        &["HTTP/1.1 200 OK\r\n"][..],
+        &["HT", "TP/1.0 2", "0", "0 OK\r", "\n"],
+        &["HTTP/1.1 200 OK\r\nbro ken: header\r\n\r\n"],
+    ] {
+        let (address, question) = answering(pieces).await;
+        probe_at(address, &http(200..=200)).await.unwrap();
+        let question = question.await.unwrap();
+        assert!(
+            question.starts_with("GET /health?full=1 HTTP/1.1\r\n"),
+            "{question}"
+        );
+        assert!(
+            question.contains(&format!("\r\nHost: {address}\r\n")),
+            "{question}"
+        );
+        assert!(question.ends_with("\r\n\r\n"));
+    }
+    for pieces in [
+        &["SSH-2.0-OpenSSH_9.6\r\n"][..],
+        &["HTTP/1.1 20"],
+        &["HTTP/2 200 OK\r\n\r\n"],
+        &[],
+    ] {
+        let (address, _question) = answering(pieces).await;
+        let error = probe_at(address, &http(200..=200)).await;
+        assert!(
+            matches!(error, Err(ProbeError::NotHttp)),
+            "{pieces:?} {error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn another_port_may_be_asked() {
+    let (service, health) = (
+        Upstream::start(Behaviour::AcceptThenReset).await,
+        Upstream::start(Behaviour::Http(200)).await,
+    );
+    let check = Check {
+        port: Some(health.addr().port()),
+        ..http(200..=200)
+    };
+    probe_at(service.addr(), &check).await.unwrap();
+    assert_eq!((service.accepted(), health.accepted()), (0, 1));
+}
+
+#[test]
+fn what_the_prober_lacks_is_not_the_servers() {
+    let io = |code| ProbeError::Io(io::Error::from_raw_os_error(code));
+    assert!(!io(libc::EMFILE).is_the_servers());
+    assert!(!io(libc::EADDRNOTAVAIL).is_the_servers());
+    assert!(io(libc::ECONNREFUSED).is_the_servers());
+    assert!(ProbeError::TimedOut(MS).is_the_servers());
+    assert!(ProbeError::Status(500).is_the_servers());
+}
+
+async fn becomes(pool: &Pool, up: bool) {
+    let server = &pool.members()[0].server;
+    eventually(DEADLINE, || async {
+        let status = server.status();
+        (status.is_up() == up)
+            .then_some(())
+            .ok_or(format!("{status:?}"))
+    })
+    .await
+    .unwrap();
+}
+
+/// `rise` and `fall` themselves are the core's; here: that they are asked.
+#[tokio::test]
+async fn servers_go_down_and_come_up_by_their_probes() {
+    let upstream = Upstream::start(Behaviour::Http(200)).await;
+    let pool = pool(&[upstream.addr()], 2, 3);
+    let check = Check {
+        interval: 10 * MS,
+        ..http(200..=200)
+    };
+    let checker = Checker::start(&pool, check);
+    upstream.wait_accepted(2).await;
+    assert!(pool.members()[0].server.status().is_up());
+
+    upstream.set_behaviour(Behaviour::Http(500));
+    becomes(&pool, false).await;
+    upstream.set_behaviour(Behaviour::Http(200));
+    becomes(&pool, true).await;
+
+    // In maintenance nothing is asked; a probe that was under way may end.
+    pool.members()[0].server.set_admin(AdminState::Maint);
+    sleep(30 * MS).await;
+    let asked = upstream.accepted();
+    sleep(50 * MS).await;
+    assert_eq!(upstream.accepted(), asked);
+    pool.members()[0].server.set_admin(AdminState::Ready);
+    upstream.wait_accepted(asked + 1).await;
+
+    drop(checker);
+    upstream.wait_open(0).await;
+    let asked = upstream.accepted();
+    sleep(50 * MS).await;
+    assert_eq!(upstream.accepted(), asked, "probed after the checker's end");
+}
+
+#[tokio::test]
+async fn the_first_probe_comes_at_once_and_decides_alone() {
+    let (well, ill) = (
+        Upstream::start(Behaviour::Http(200)).await,
+        Upstream::start(Behaviour::Http(500)).await,
+    );
+    let pool = pool(&[ill.addr(), well.addr()], 2, 3);
+    // An interval longer than the test.
+    let _checker = Checker::start(&pool, http(200..=200));
+    becomes(&pool, false).await;
+    well.wait_accepted(1).await;
+    assert!(pool.members()[1].server.status().is_up());
+}

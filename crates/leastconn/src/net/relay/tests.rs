@@ -1,1 +1,387 @@
+//! Over real sockets; the laws under arbitrary schedules are in
+//! `tests/relay_obeys_its_laws.rs`.
 
+use std::{io::ErrorKind, sync::Arc};
+
+use leastconn_testkit::{
+    DEADLINE,
+    data::{Sha256, pattern, sha256_hex},
+    within,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A client and a server, and the relay between them.
+struct Rig {
+    client: TcpStream,
+    server: TcpStream,
+    relaying: JoinHandle<Reason>,
+    traffic: Arc<Traffic>,
+}
+
+impl Rig {
+    async fn new() -> Self {
+        Self::with(Timeouts::default()).await
+    }
+
+    async fn with(timeouts: Timeouts) -> Self {
+        let (client, mut downstream) = pair().await;
+        let (mut upstream, server) = pair().await;
+        let traffic = Arc::new(Traffic::default());
+        let meter = Arc::clone(&traffic);
+        let relaying =
+            tokio::spawn(
+                async move { relay(&mut downstream, &mut upstream, &timeouts, &meter).await },
+            );
+        Self {
+            client,
+            server,
+            relaying,
+            traffic,
+        }
+    }
+
+    async fn reason(&mut self) -> Reason {
+        within(DEADLINE, "the relay's end", &mut self.relaying)
+            .await
+            .unwrap()
+    }
+
+    fn carried(&self) -> (u64, u64) {
+        (self.traffic.received(), self.traffic.sent())
+    }
+}
+
+/// Two ends of a connection, with small buffers, so that they fill up soon.
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpSocket::new_v4().unwrap();
+    listener.set_recv_buffer_size(32 * 1024).unwrap();
+    listener.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener: TcpListener = listener.listen(1).unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(32 * 1024).unwrap();
+    let connecting = socket.connect(listener.local_addr().unwrap());
+    let (connected, accepted) = tokio::join!(connecting, listener.accept());
+    (connected.unwrap(), accepted.unwrap().0)
+}
+
+async fn send(mut stream: impl AsyncWrite + Unpin, bytes: u64) {
+    let mut at = 0;
+    while at < bytes {
+        let length = (bytes - at).min(100_000);
+        stream
+            .write_all(&pattern(at, length as usize))
+            .await
+            .unwrap();
+        at += length;
+    }
+    stream.shutdown().await.unwrap();
+}
+
+async fn digest(mut stream: impl AsyncRead + Unpin) -> String {
+    let mut digest = Sha256::default();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match stream.read(&mut buffer).await.unwrap() {
+            0 => return digest.finish_hex(),
+            count => digest.update(&buffer[..count]),
+        }
+    }
+}
+
+async fn read_to_end(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    within(DEADLINE, "the end", stream.read_to_end(&mut bytes)).await?;
+    Ok(bytes)
+}
+
+async fn read_kind(stream: &mut TcpStream) -> Option<ErrorKind> {
+    read_to_end(stream).await.err().map(|error| error.kind())
+}
+
+#[tokio::test]
+async fn many_bytes_both_ways_at_once_arrive_whole() {
+    const FORTH: u64 = 24 << 20;
+    const BACK: u64 = (24 << 20) + 1;
+    let mut rig = Rig::new().await;
+    let (client_reads, client_writes) = rig.client.split();
+    let (server_reads, server_writes) = rig.server.split();
+    let all = async {
+        tokio::join!(
+            send(client_writes, FORTH),
+            send(server_writes, BACK),
+            digest(server_reads),
+            digest(client_reads),
+        )
+    };
+    let (_, _, forth, back) = within(3 * DEADLINE, "all bytes", all).await;
+    assert_eq!(forth, sha256_hex(&pattern(0, FORTH as usize)));
+    assert_eq!(back, sha256_hex(&pattern(0, BACK as usize)));
+    assert_eq!(rig.reason().await, Reason::Ok);
+    assert_eq!(rig.carried(), (FORTH, BACK));
+}
+
+#[tokio::test]
+async fn an_answer_after_the_question_ended_is_delivered_whole() {
+    for client_ends_first in [true, false] {
+        let mut rig = Rig::new().await;
+        let (first, second) = if client_ends_first {
+            (&mut rig.client, &mut rig.server)
+        } else {
+            (&mut rig.server, &mut rig.client)
+        };
+        first.write_all(b"question").await.unwrap();
+        first.shutdown().await.unwrap();
+        assert_eq!(read_to_end(second).await.unwrap(), b"question");
+        // The silence in which a careless proxy closes both.
+        tokio::time::sleep(50 * MS).await;
+        let answer = pattern(0, 1 << 20);
+        let (written, read) = tokio::join!(second.write_all(&answer), async {
+            let mut bytes = vec![0; answer.len()];
+            first.read_exact(&mut bytes).await.unwrap();
+            bytes
+        });
+        written.unwrap();
+        assert!(read == answer);
+        assert!(!rig.relaying.is_finished());
+        let (_, second) = if client_ends_first {
+            (&mut rig.client, &mut rig.server)
+        } else {
+            (&mut rig.server, &mut rig.client)
+        };
+        second.shutdown().await.unwrap();
+        assert_eq!(rig.reason().await, Reason::Ok);
+    }
+}
+
+#[tokio::test]
+async fn both_may_end_at_once() {
+    let mut rig = Rig::new().await;
+    let (one, other) = tokio::join!(rig.client.shutdown(), rig.server.shutdown());
+    one.unwrap();
+    other.unwrap();
+    assert_eq!(rig.reason().await, Reason::Ok);
+    assert!(read_to_end(&mut rig.client).await.unwrap().is_empty());
+    assert!(read_to_end(&mut rig.server).await.unwrap().is_empty());
+    assert_eq!(rig.carried(), (0, 0));
+}
+
+#[tokio::test]
+async fn only_silence_runs_into_the_idle_timeout() {
+    let idle = 200 * MS;
+    let timeouts = Timeouts {
+        idle: Some(idle),
+        half_close: None,
+    };
+    let mut rig = Rig::with(timeouts).await;
+    let start = now();
+    let mut last = start;
+    // Each byte starts the time anew; all together they take more than it.
+    while last - start < 2 * idle {
+        rig.client.write_all(b"x").await.unwrap();
+        last = now();
+        rig.server.read_u8().await.unwrap();
+        tokio::time::sleep(20 * MS).await;
+    }
+    assert!(!rig.relaying.is_finished());
+    assert_eq!(rig.reason().await, Reason::IdleTimeout);
+    assert!(now() - last >= idle);
+    // With everything delivered it is an ordinary end.
+    assert_eq!(read_kind(&mut rig.client).await, None);
+    assert_eq!(read_kind(&mut rig.server).await, None);
+}
+
+#[tokio::test]
+async fn an_idle_timeout_with_bytes_undelivered_is_no_ordinary_end() {
+    let timeouts = Timeouts {
+        idle: Some(100 * MS),
+        half_close: None,
+    };
+    let mut rig = Rig::with(timeouts).await;
+    fill(&mut rig.client).await;
+    assert_eq!(rig.reason().await, Reason::IdleTimeout);
+    assert_eq!(
+        read_kind(&mut rig.server).await,
+        Some(ErrorKind::ConnectionReset)
+    );
+}
+
+#[tokio::test]
+async fn the_half_close_timeout_is_counted_from_the_last_byte() {
+    let half_close = 200 * MS;
+    let timeouts = Timeouts {
+        idle: None,
+        half_close: Some(half_close),
+    };
+    let mut rig = Rig::with(timeouts).await;
+    // Before the half-close it does not hold.
+    tokio::time::sleep(half_close + 50 * MS).await;
+    rig.client.shutdown().await.unwrap();
+    let start = now();
+    let mut last = start;
+    while last - start < 2 * half_close {
+        rig.server.write_all(b"x").await.unwrap();
+        last = now();
+        rig.client.read_u8().await.unwrap();
+        tokio::time::sleep(20 * MS).await;
+    }
+    assert!(!rig.relaying.is_finished());
+    assert_eq!(rig.reason().await, Reason::HalfCloseTimeout);
+    assert!(now() - last >= half_close);
+    // The answer was cut short, and the client can tell.
+    assert_eq!(
+        read_kind(&mut rig.client).await,
+        Some(ErrorKind::ConnectionReset)
+    );
+}
+
+#[tokio::test]
+async fn a_reset_passes_through_after_what_was_sent_before() {
+    for client_resets in [true, false] {
+        let mut rig = Rig::new().await;
+        let (victim, witness) = if client_resets {
+            (&mut rig.client, &mut rig.server)
+        } else {
+            (&mut rig.server, &mut rig.client)
+        };
+        victim.write_all(b"last words").await.unwrap();
+        let mut words = [0; 10];
+        witness.read_exact(&mut words).await.unwrap();
+        assert_eq!(&words, b"last words");
+        victim.set_zero_linger().unwrap();
+        let (unused, _other_end) = pair().await;
+        drop(std::mem::replace(victim, unused));
+        assert_eq!(read_kind(witness).await, Some(ErrorKind::ConnectionReset));
+        let (reason, carried) = if client_resets {
+            (Reason::ClientReset, (10, 0))
+        } else {
+            (Reason::ServerReset, (0, 10))
+        };
+        assert_eq!(rig.reason().await, reason);
+        assert_eq!(rig.carried(), carried);
+    }
+}
+
+/// The write of one direction is what learns of the reset; the read of the
+/// other then finds an end. It must not be passed on as one.
+#[tokio::test]
+async fn a_download_cut_short_during_an_upload_does_not_look_complete() {
+    let mut rig = Rig::new().await;
+    rig.server.write_all(b"half of it").await.unwrap();
+    let mut half = [0; 10];
+    rig.client.read_exact(&mut half).await.unwrap();
+    // So that a write to the server is due.
+    fill(&mut rig.client).await;
+    rig.server.set_zero_linger().unwrap();
+    let (unused, _other_end) = pair().await;
+    drop(std::mem::replace(&mut rig.server, unused));
+    assert_eq!(
+        read_kind(&mut rig.client).await,
+        Some(ErrorKind::ConnectionReset)
+    );
+    assert_eq!(rig.reason().await, Reason::ServerReset);
+}
+
+/// Writes until nothing more is taken, and says how much was.
+async fn fill(stream: &mut TcpStream) -> usize {
+    let piece = vec![7; 16 * 1024];
+    let mut taken = 0;
+    // Long enough that a relay that reads on would have done so.
+    while let Ok(Ok(written)) = timeout(100 * MS, stream.write(&piece)).await {
+        taken += written;
+    }
+    taken
+}
+
+#[tokio::test]
+async fn a_slow_reader_stops_its_sender() {
+    let mut rig = Rig::new().await;
+    let taken = fill(&mut rig.client).await;
+    // Two connections' buffers in the system (it doubles what is asked for, and
+    // send buffers grow to 4 MiB by themselves), and one scratch space.
+    assert!(taken < 2 * (4 << 20) + 2 * (64 << 10) + SCRATCH, "{taken}");
+    let carried = rig.traffic.received() as usize;
+    assert!(carried <= taken && taken - carried <= (4 << 20) + (64 << 10) + SCRATCH);
+    // And nothing is lost for it.
+    rig.client.shutdown().await.unwrap();
+    assert_eq!(read_to_end(&mut rig.server).await.unwrap().len(), taken);
+    rig.server.shutdown().await.unwrap();
+    assert_eq!(rig.reason().await, Reason::Ok);
+}
+
+#[tokio::test]
+async fn an_early_answer_reaches_a_client_that_still_uploads() {
+    let mut rig = Rig::new().await;
+    rig.client.write_all(b"the beginning").await.unwrap();
+    let mut beginning = [0; 13];
+    rig.server.read_exact(&mut beginning).await.unwrap();
+    rig.server.write_all(b"too large").await.unwrap();
+    let (unused, _other_end) = pair().await;
+    drop(std::mem::replace(&mut rig.server, unused));
+    let mut answer = [0; 9];
+    let upload = async {
+        // Until it is told; before, it does not read.
+        while rig.client.write_all(&[0; 1000]).await.is_ok() {
+            tokio::time::sleep(MS).await;
+        }
+    };
+    within(DEADLINE, "the end of the upload", upload).await;
+    rig.client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"too large");
+    assert_eq!(rig.reason().await, Reason::ServerReset);
+}
+
+/// A slow client must not lose what it has been told is complete.
+#[tokio::test]
+async fn a_complete_answer_survives_the_half_close_timeout() {
+    let timeouts = Timeouts {
+        idle: None,
+        half_close: Some(50 * MS),
+    };
+    let mut rig = Rig::with(timeouts).await;
+    // More than the client's buffer holds: the rest waits in the balancer's.
+    let answer = pattern(0, 300_000);
+    rig.server.write_all(&answer).await.unwrap();
+    rig.server.shutdown().await.unwrap();
+    assert_eq!(rig.reason().await, Reason::HalfCloseTimeout);
+    assert!(read_to_end(&mut rig.client).await.unwrap() == answer);
+}
+
+#[tokio::test]
+async fn a_connection_at_full_speed_leaves_others_their_turn() {
+    let mut busy = Rig::new().await;
+    let mut quiet = Rig::new().await;
+    let (mut reads, mut writes) = (busy.server, busy.client);
+    let flood = tokio::spawn(async move {
+        let bytes = vec![1; 256 * 1024];
+        while writes.write_all(&bytes).await.is_ok() {}
+    });
+    let drain = tokio::spawn(async move {
+        let mut buffer = vec![0; 256 * 1024];
+        while reads.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+    });
+    let talk = async {
+        for _ in 0..200 {
+            quiet.client.write_all(b"ping").await.unwrap();
+            let mut bytes = [0; 4];
+            quiet.server.read_exact(&mut bytes).await.unwrap();
+            quiet.server.write_all(&bytes).await.unwrap();
+            quiet.client.read_exact(&mut bytes).await.unwrap();
+        }
+    };
+    within(DEADLINE, "200 turns of the quiet connection", talk).await;
+    assert!(busy.traffic.received() > 0);
+    flood.abort();
+    drain.abort();
+    within(DEADLINE, "the end", &mut busy.relaying)
+        .await
+        .unwrap();
+}

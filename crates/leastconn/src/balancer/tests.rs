@@ -1,0 +1,98 @@
+use std::{num::NonZeroU32, time::Duration};
+
+use leastconn_testkit::{Behaviour, Upstream};
+use tokio::time::advance;
+
+use super::*;
+use crate::RateLimit;
+
+/// No socket is involved: the only server is in maintenance.
+#[tokio::test(start_paused = true)]
+async fn idle_clients_are_forgotten_while_others_come() {
+    let balancer = Balancer::builder("web")
+        .server(ServerSpec::new(
+            "web1",
+            std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
+        ))
+        .limits(Limits {
+            rate: RateLimit::new(1.0, NonZeroU32::MIN),
+            max_conns: None,
+        })
+        .build()
+        .unwrap();
+    for server in balancer.pool().members() {
+        server.server.set_admin(crate::AdminState::Maint);
+    }
+    let come = async |client: &str| {
+        let (stream, _peer) = tokio::net::UnixStream::pair().unwrap();
+        let result = balancer
+            .balance(stream, &client.into(), &balancer.all())
+            .await;
+        assert_eq!(result.unwrap_err().reason(), Reason::NoServerAvailable);
+    };
+    for client in 0..1000 {
+        come(&format!("client{client}")).await;
+    }
+    assert_eq!(balancer.limiter.len(), 1000);
+    advance(Duration::from_secs(SWEEP)).await;
+    come("another").await;
+    assert_eq!(balancer.limiter.len(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_given_up_is_seen_as_broken_by_both_sides() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let balancer = Balancer::builder("web")
+        .server(ServerSpec::new("web1", server.local_addr().unwrap()))
+        .build()
+        .unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap())
+        .await
+        .unwrap();
+    let (connection, _) = listener.accept().await.unwrap();
+    let allowed = balancer.all();
+    let id = ClientId::from("c");
+    let mut balancing = Box::pin(balancer.balance(connection, &id, &allowed));
+    let talk = async {
+        let (mut server, _) = server.accept().await.unwrap();
+        client.write_all(b"half of it").await.unwrap();
+        let mut bytes = [0; 10];
+        server.read_exact(&mut bytes).await.unwrap();
+        server
+    };
+    let mut server = tokio::select! {
+        _ = &mut balancing => panic!("nobody ended it"),
+        server = talk => server,
+    };
+    drop(balancing);
+    for stream in [&mut client, &mut server] {
+        let error = stream.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    assert_eq!(balancer.pool().members()[0].server.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_client_may_be_allowed_only_what_there_is() {
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    let balancer = Balancer::builder("web")
+        .server(ServerSpec::new("web1", upstream.addr()))
+        .server(ServerSpec::new("web2", upstream.addr()))
+        .build()
+        .unwrap();
+    assert_eq!(
+        balancer.allow(["web1", "web3"]).unwrap_err(),
+        UnknownServer("web3".to_owned())
+    );
+    let allowed = balancer.allow(["web2"]).unwrap();
+    let names: Vec<_> = allowed
+        .members()
+        .iter()
+        .map(|member| member.server.id().as_str())
+        .collect();
+    assert_eq!(names, ["web2"]);
+    assert!(balancer.allow([]).unwrap().is_empty());
+}

@@ -1,0 +1,269 @@
+use std::{fs::File, process::Command};
+
+use leastconn_testkit::{Behaviour, DEADLINE, Upstream, upstream::Open, within};
+use tokio::net::{TcpListener, TcpSocket};
+
+use super::*;
+use crate::{
+    Address, ServerSpec,
+    health::{Availability, PassivePolicy},
+};
+
+const POLICY: ConnectPolicy = ConnectPolicy {
+    timeout: Duration::from_secs(5),
+    retries: 2,
+};
+
+fn pool(addresses: &[SocketAddr]) -> Pool {
+    pool_with(addresses, PassivePolicy::default())
+}
+
+fn pool_with(addresses: &[SocketAddr], passive: PassivePolicy) -> Pool {
+    let servers = addresses
+        .iter()
+        .enumerate()
+        .map(|(number, &address)| ServerSpec::new(format!("web{number}"), address));
+    Pool::new("web", servers, None, passive, 1).unwrap()
+}
+
+fn server(pool: &Pool, number: usize) -> &Server {
+    &pool.members()[number].server
+}
+
+async fn connect_all(pool: &Pool, policy: &ConnectPolicy) -> Result<Connected, ConnectError> {
+    within(DEADLINE, "connecting", connect(pool, &pool.all(), policy)).await
+}
+
+/// Where nobody listens, for as long as the second value lives.
+async fn refusing() -> (SocketAddr, Upstream) {
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    upstream.stop(Open::Close).await;
+    (upstream.addr(), upstream)
+}
+
+/// Where connecting is neither accepted nor refused: the listener's queue is
+/// full, for as long as the second value lives.
+async fn black_hole() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut queue = Vec::new();
+    while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+        queue.push(stream.unwrap());
+        assert!(queue.len() < 4096, "the queue never fills up");
+    }
+    (address, (listener, queue))
+}
+
+#[tokio::test]
+async fn a_refusing_server_is_passed_over_for_the_next_least_loaded() {
+    let (dead, _keep) = refusing().await;
+    let (light, heavy) = (
+        Upstream::start(Behaviour::Echo).await,
+        Upstream::start(Behaviour::Echo).await,
+    );
+    let pool = pool(&[heavy.addr(), dead, light.addr()]);
+    let one = |number: usize| {
+        let member = &pool.members()[number].server;
+        let only = pool.subset(|server| server.id() == member.id());
+        pool.pick(&only, &Tried::default(), now()).unwrap()
+    };
+    let _load = [one(0), one(0), one(2)];
+
+    let connected = connect_all(&pool, &POLICY).await.unwrap();
+    assert_eq!(connected.lease.server().id().as_str(), "web2");
+    assert_eq!(connected.attempts, 2);
+    assert_eq!(connected.stream.peer_addr().unwrap(), light.addr());
+    assert_eq!(server(&pool, 1).in_flight(), 0);
+    assert_eq!(server(&pool, 1).status().connect_failures, 1);
+    assert!(!server(&pool, 1).status().is_up());
+    assert_eq!(server(&pool, 2).in_flight(), 2);
+    drop(connected);
+    assert_eq!(server(&pool, 2).in_flight(), 1);
+}
+
+#[tokio::test]
+async fn each_server_is_tried_once_and_not_more_than_retries_allow() {
+    let mut dead = Vec::new();
+    for _ in 0..4 {
+        dead.push(refusing().await);
+    }
+    let addresses: Vec<_> = dead.iter().map(|(address, _)| *address).collect();
+    for (servers, retries, attempts) in [(4, 2, 3), (4, 0, 1), (2, 9, 2)] {
+        let pool = pool(&addresses[..servers]);
+        let policy = ConnectPolicy { retries, ..POLICY };
+        let error = connect_all(&pool, &policy).await.unwrap_err();
+        assert_eq!(error.attempts(), attempts);
+        assert_eq!(error.reason(), Reason::ConnectFailed);
+        let ConnectError::Failed { source, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(source.kind(), io::ErrorKind::ConnectionRefused);
+        let tried = |member: &&crate::Member| member.server.status().connect_failures == 1;
+        assert_eq!(
+            pool.members().iter().filter(tried).count(),
+            attempts as usize
+        );
+        assert!(pool.members().iter().all(|m| m.server.in_flight() == 0));
+    }
+}
+
+#[tokio::test]
+async fn with_all_ejected_none_is_dialled() {
+    let (dead, _keep) = refusing().await;
+    let pool = pool(&[dead]);
+    connect_all(&pool, &POLICY).await.unwrap_err();
+    let error = connect_all(&pool, &POLICY).await.unwrap_err();
+    assert!(matches!(error, ConnectError::NoServerAvailable), "{error}");
+    assert_eq!(error.attempts(), 0);
+    assert_eq!(server(&pool, 0).status().connect_failures, 1);
+}
+
+#[tokio::test]
+async fn an_ejected_server_comes_back_by_a_trial() {
+    let passive = PassivePolicy {
+        max_fails: 1,
+        fail_timeout: Duration::from_millis(100),
+    };
+    let (address, upstream) = refusing().await;
+    let pool = pool_with(&[address], passive);
+    connect_all(&pool, &POLICY).await.unwrap_err();
+    upstream.restart().await;
+    let connected = async {
+        loop {
+            match connect(&pool, &pool.all(), &POLICY).await {
+                Ok(connected) => return connected,
+                Err(ConnectError::NoServerAvailable) => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    let connected = within(DEADLINE, "the trial", connected).await;
+    assert_eq!(connected.attempts, 1);
+    assert!(server(&pool, 0).status().is_up());
+}
+
+#[tokio::test]
+async fn a_connection_counts_while_it_is_dialled_and_no_longer() {
+    let (address, _keep) = black_hole().await;
+    let pool = pool(&[address]);
+    let candidates = pool.all();
+    let mut dialling = Box::pin(connect(&pool, &candidates, &POLICY));
+    let early = timeout(Duration::from_millis(50), &mut dialling).await;
+    assert!(early.is_err(), "{early:?}");
+    assert_eq!(server(&pool, 0).in_flight(), 1);
+    drop(dialling);
+    assert_eq!(server(&pool, 0).in_flight(), 0);
+    // Given up says nothing about the server.
+    assert!(server(&pool, 0).status().is_up());
+}
+
+#[tokio::test]
+async fn a_silent_server_costs_its_timeout_and_then_the_next_is_tried() {
+    let (silent, _keep) = black_hole().await;
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    let pool = pool(&[silent, upstream.addr()]);
+    let _load = {
+        let only = pool.subset(|server| server.id().as_str() == "web1");
+        pool.pick(&only, &Tried::default(), now()).unwrap()
+    };
+    let policy = ConnectPolicy {
+        timeout: Duration::from_millis(200),
+        ..POLICY
+    };
+    let start = now();
+    let connected = connect_all(&pool, &policy).await.unwrap();
+    assert!(now() - start >= policy.timeout);
+    assert_eq!(connected.attempts, 2);
+    assert!(!server(&pool, 0).status().is_up());
+}
+
+#[tokio::test]
+async fn all_addresses_of_a_name_are_tried() {
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    let (silent, _keep) = black_hole().await;
+    let v6 = SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), upstream.addr().port());
+    for first in [v6, silent] {
+        let deadline = now() + Duration::from_secs(1);
+        let stream = connect_any(&[first, upstream.addr()], deadline)
+            .await
+            .unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), upstream.addr());
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_resolved_when_connecting() {
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    let name: Address = format!("localhost:{}", upstream.addr().port())
+        .parse()
+        .unwrap();
+    let unknown: Address = "no-such-name.invalid:80".parse().unwrap();
+    let of = |address| {
+        let server = ServerSpec::new("web1", address);
+        Pool::new("web", [server], None, PassivePolicy::default(), 1).unwrap()
+    };
+    connect_all(&of(name), &POLICY).await.unwrap();
+    let error = connect_all(&of(unknown), &POLICY).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::ConnectFailed);
+}
+
+#[test]
+fn what_one_address_lacks_does_not_hide_what_the_server_did() {
+    let error = io::Error::from_raw_os_error;
+    let (refused, local) = (libc::ECONNREFUSED, libc::EADDRNOTAVAIL);
+    for (earlier, later, told) in [
+        (Some(refused), local, refused),
+        (Some(local), refused, refused),
+        (None, local, local),
+        (Some(refused), libc::ETIMEDOUT, libc::ETIMEDOUT),
+    ] {
+        let more = more_telling(earlier.map(error), error(later));
+        assert_eq!(more.raw_os_error(), Some(told));
+    }
+}
+
+/// Runs itself in a process of its own, whose limit it may use up.
+#[test]
+fn without_file_descriptors_no_server_is_blamed() {
+    const INNER: &str = "LEASTCONN_TEST_FEW_DESCRIPTORS";
+    if std::env::var_os(INNER).is_none() {
+        let output = Command::new("sh")
+            .args(["-c", "ulimit -n 40; exec \"$0\" \"$@\""])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture"])
+            .arg("net::connect::tests::without_file_descriptors_no_server_is_blamed")
+            .env(INNER, "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let upstream = Upstream::start(Behaviour::Echo).await;
+        let addresses = [upstream.addr(), upstream.addr()];
+        let pool = pool(&addresses);
+        let mut all = Vec::new();
+        while let Ok(file) = File::open("/dev/null") {
+            all.push(file);
+        }
+        let error = connect_all(&pool, &POLICY).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Exhausted { .. }), "{error:?}");
+        assert_eq!((error.attempts(), error.reason()), (1, Reason::Overloaded));
+        for member in pool.members() {
+            let status = member.server.status();
+            assert_eq!(status.availability, Availability::Up);
+            assert_eq!((status.connect_failures, status.in_flight), (0, 0));
+        }
+        drop(all);
+        connect_all(&pool, &POLICY).await.unwrap();
+    });
+}

@@ -1,0 +1,129 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use leastconn_testkit::{DEADLINE, within};
+use tokio::time::{advance, sleep};
+
+use super::*;
+
+fn name() -> &'static Address {
+    static NAME: std::sync::LazyLock<Address> = std::sync::LazyLock::new(|| Address::Name {
+        host: "web".into(),
+        port: 80,
+    });
+    &NAME
+}
+
+fn found(last: u8) -> io::Result<Addresses> {
+    Ok([SocketAddr::from(([10, 0, 0, last], 80))].into())
+}
+
+async fn ask(resolved: &Resolved, answer: io::Result<Addresses>) -> io::Result<Addresses> {
+    resolved
+        .addresses_by(name(), now(), |_, _| async { answer })
+        .await
+}
+
+fn failure() -> io::Result<Addresses> {
+    Err(io::ErrorKind::TimedOut.into())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_used_while_fresh_and_then_asked_for_anew() {
+    let resolved = Resolved::default();
+    assert_eq!(ask(&resolved, found(1)).await.unwrap(), found(1).unwrap());
+    assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(1).unwrap());
+    advance(FRESH).await;
+    assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(2).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn doubt_asks_anew_but_not_each_time() {
+    let resolved = Resolved::default();
+    ask(&resolved, found(1)).await.unwrap();
+    resolved.doubt(now());
+    assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(1).unwrap());
+    advance(AGAIN).await;
+    resolved.doubt(now());
+    assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(2).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_answer_serves_on_when_the_resolver_fails_or_is_slow() {
+    let resolved = Resolved::default();
+    ask(&resolved, found(1)).await.unwrap();
+    advance(FRESH).await;
+    assert_eq!(ask(&resolved, failure()).await.unwrap(), found(1).unwrap());
+    // Nor is a resolver that fails asked for each connection.
+    assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(1).unwrap());
+    advance(AGAIN).await;
+    let start = now();
+    let slow = resolved.addresses_by(name(), now(), |_, _| async {
+        sleep(Duration::from_secs(30)).await;
+        found(3)
+    });
+    assert_eq!(slow.await.unwrap(), found(1).unwrap());
+    assert_eq!(now() - start, PATIENCE);
+    // While it is being asked, nobody waits.
+    assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(1).unwrap());
+    assert_eq!(now() - start, PATIENCE);
+    // Its answer counts when it comes.
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(3).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_look_up_at_a_time_even_if_those_who_asked_have_gone() {
+    let resolved = Resolved::default();
+    let asked = Arc::new(AtomicU32::new(0));
+    let slow = || {
+        let asked = Arc::clone(&asked);
+        resolved.addresses_by(name(), now(), move |_, _| async move {
+            asked.fetch_add(1, Ordering::Relaxed);
+            sleep(Duration::from_secs(20)).await;
+            found(1)
+        })
+    };
+    for _ in 0..10 {
+        assert!(timeout(Duration::from_secs(1), slow()).await.is_err());
+    }
+    let (one, other) = within(2 * DEADLINE, "the answer", async {
+        tokio::join!(slow(), slow())
+    })
+    .await;
+    assert_eq!(
+        (one.unwrap(), other.unwrap()),
+        (found(1).unwrap(), found(1).unwrap())
+    );
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_shared_and_keeps_whose_fault_it_was() {
+    let resolved = Resolved::default();
+    let out_of_files = || Err(io::Error::from_raw_os_error(libc::EMFILE));
+    let (one, other) = tokio::join!(ask(&resolved, out_of_files()), ask(&resolved, found(1)));
+    for result in [one, other] {
+        assert_eq!(fault(&result.unwrap_err()), Fault::Exhausted);
+    }
+    // Without an earlier answer it is asked for again.
+    assert_eq!(ask(&resolved, found(1)).await.unwrap(), found(1).unwrap());
+}
+
+#[test]
+fn a_look_up_that_its_runtime_cut_off_holds_nobody_up() {
+    let resolved = Resolved::default();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap()
+    };
+    runtime().block_on(async {
+        let never = resolved.addresses_by(name(), now(), |_, _| std::future::pending());
+        assert!(timeout(Duration::from_secs(1), never).await.is_err());
+    });
+    runtime().block_on(async {
+        assert_eq!(ask(&resolved, found(1)).await.unwrap(), found(1).unwrap());
+    });
+}

@@ -1,0 +1,140 @@
+//! The balancer as a whole: who is refused and why, and where the others go.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[path = "support/rig.rs"]
+mod rig;
+
+use std::num::NonZeroU32;
+
+use leastconn::{BalanceError, ClientId, Limits, RateLimit, Reason, Refusal};
+use leastconn_testkit::{
+    Behaviour, Upstream,
+    client::{read_line, read_to_close, roundtrip},
+};
+use rig::{Rig, builder, raise_descriptor_limit};
+use tokio::io::AsyncWriteExt;
+
+fn count(count: u32) -> NonZeroU32 {
+    NonZeroU32::new(count).unwrap()
+}
+
+#[tokio::test]
+async fn five_hundred_at_once_spread_evenly_over_four_servers() {
+    raise_descriptor_limit();
+    let mut upstreams = Vec::new();
+    for number in 0..4 {
+        upstreams.push(Upstream::named(&format!("web{number}")).await);
+    }
+    let mut rig = Rig::start(builder(&upstreams)).await;
+    let mut arriving = tokio::task::JoinSet::new();
+    for _ in 0..500 {
+        let connecting = rig.connect().await;
+        arriving.spawn(async move {
+            let mut stream = connecting;
+            // Connected to a server once it has said its name.
+            read_line(&mut stream).await.unwrap();
+            stream
+        });
+    }
+    let clients = arriving.join_all().await;
+    assert_eq!(rig.in_flight(), [125; 4]);
+    for upstream in &upstreams {
+        assert_eq!((upstream.open(), upstream.accepted()), (125, 125));
+    }
+    drop(clients);
+    for _ in 0..500 {
+        assert_eq!(rig.outcome().await.unwrap().reason, Reason::Ok);
+    }
+    assert_eq!(rig.in_flight(), [0; 4]);
+}
+
+#[tokio::test]
+async fn a_client_over_its_rate_is_refused_and_told_when_to_come_back() {
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    let limits = Limits {
+        rate: RateLimit::new(0.001, count(2)),
+        max_conns: None,
+    };
+    let mut rig = Rig::start(builder([&upstream]).limits(limits)).await;
+    let mut admitted = [rig.connect().await, rig.connect().await];
+    for stream in &mut admitted {
+        assert_eq!(roundtrip(stream, b"ping").await.unwrap(), b"ping");
+    }
+    let mut refused = rig.connect().await;
+    assert!(read_to_close(&mut refused).await.unwrap().is_empty());
+    let error = rig.outcome().await.unwrap_err();
+    assert_eq!(error.reason(), Reason::RateLimited);
+    let BalanceError::Refused(Refusal::RateLimited { retry_after }) = error else {
+        panic!("{error}");
+    };
+    assert!(
+        (900..=1000).contains(&retry_after.as_secs()),
+        "{retry_after:?}"
+    );
+    // No server saw it, and those admitted go on.
+    assert_eq!(upstream.accepted(), 2);
+    for stream in &mut admitted {
+        assert_eq!(roundtrip(stream, b"pong").await.unwrap(), b"pong");
+    }
+    // Others have a rate of their own.
+    let (connection, mut other) = tokio::net::UnixStream::pair().unwrap();
+    let (outcome, ()) = tokio::join!(
+        async {
+            let client = ClientId::from("another");
+            let all = rig.balancer.all();
+            rig.balancer.balance(connection, &client, &all).await
+        },
+        async {
+            roundtrip(&mut other, b"ping").await.unwrap();
+            other.shutdown().await.unwrap();
+        }
+    );
+    assert_eq!(outcome.unwrap().reason, Reason::Ok);
+}
+
+#[tokio::test]
+async fn a_client_at_its_number_of_connections_is_refused_until_one_ends() {
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    let limits = Limits {
+        rate: None,
+        max_conns: Some(count(1)),
+    };
+    let mut rig = Rig::start(builder([&upstream]).limits(limits)).await;
+    let mut first = rig.connect().await;
+    roundtrip(&mut first, b"ping").await.unwrap();
+    let mut refused = rig.connect().await;
+    assert!(read_to_close(&mut refused).await.unwrap().is_empty());
+    let error = rig.outcome().await.unwrap_err();
+    assert_eq!(error.reason(), Reason::TooManyConnections);
+
+    first.shutdown().await.unwrap();
+    let transfer = rig.outcome().await.unwrap();
+    assert_eq!((transfer.received, transfer.sent), (4, 4));
+    let mut next = rig.connect().await;
+    roundtrip(&mut next, b"ping").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_gets_only_servers_it_is_allowed() {
+    let upstreams = [
+        Upstream::start(Behaviour::Echo).await,
+        Upstream::start(Behaviour::Echo).await,
+    ];
+    let balancer = builder(&upstreams).build().unwrap();
+    let (client, allowed) = (ClientId::from("client2"), balancer.allow(["web1"]).unwrap());
+    for _ in 0..10 {
+        let (connection, mut stream) = tokio::net::UnixStream::pair().unwrap();
+        let (outcome, ()) = tokio::join!(balancer.balance(connection, &client, &allowed), async {
+            stream.shutdown().await.unwrap()
+        });
+        assert_eq!(outcome.unwrap().server.as_str(), "web1");
+    }
+    assert_eq!(upstreams[0].accepted(), 0);
+    let none = balancer.allow([]).unwrap();
+    let (connection, _stream) = tokio::net::UnixStream::pair().unwrap();
+    let error = balancer
+        .balance(connection, &client, &none)
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), Reason::NoServerAvailable);
+}

@@ -1,0 +1,156 @@
+//! Whatever two sides do, in whatever order: what one sent is what the other
+//! gets, ends are passed on as what they were, and relaying ends.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[path = "support/scripted.rs"]
+mod scripted;
+
+use std::time::Duration;
+
+use leastconn::Reason;
+use proptest::{collection::vec, prelude::*};
+use scripted::{End, Script, Step, Take, check};
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0u16..300).prop_map(Step::Bytes),
+        // Several scratch spaces.
+        2 => any::<u16>().prop_map(Step::Bytes),
+        3 => Just(Step::Wait),
+        // All of them together are less than a time-out, so that none ends it.
+        1 => (1u64..100).prop_map(|ms| Step::Pause(Duration::from_millis(ms))),
+    ];
+    vec(step, 0..24)
+}
+
+fn script() -> impl Strategy<Value = Script> {
+    let end = prop_oneof![3 => Just(End::Orderly), 1 => Just(End::Reset), 1 => Just(End::Silent)];
+    let take = prop_oneof![
+        5 => Just(Take::All), 1 => Just(Take::Closed), 1 => Just(Take::Reset), 1 => Just(Take::Stuck)
+    ];
+    (steps(), end, steps(), take).prop_map(|(reads, end, writes, take)| Script {
+        reads,
+        end,
+        writes,
+        take,
+    })
+}
+
+fn run(client: &Script, server: &Script, polls: Option<u32>) -> Option<Reason> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(check(client, server, polls))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_both_sides_do(client in script(), server in script()) {
+        run(&client, &server, None);
+    }
+
+    #[test]
+    fn whenever_it_is_given_up(client in script(), server in script(), polls in 0u32..40) {
+        run(&client, &server, Some(polls));
+    }
+}
+
+fn quiet(end: End, take: Take) -> Script {
+    Script {
+        reads: vec![Step::Bytes(100)],
+        end,
+        writes: vec![],
+        take,
+    }
+}
+
+#[test]
+fn each_end_has_its_reason() {
+    let fine = quiet(End::Orderly, Take::All);
+    for (client, server, reason) in [
+        (fine.clone(), fine.clone(), Reason::Ok),
+        (
+            quiet(End::Reset, Take::All),
+            fine.clone(),
+            Reason::ClientReset,
+        ),
+        (
+            fine.clone(),
+            quiet(End::Reset, Take::All),
+            Reason::ServerReset,
+        ),
+        (
+            fine.clone(),
+            quiet(End::Silent, Take::All),
+            Reason::HalfCloseTimeout,
+        ),
+        (
+            quiet(End::Silent, Take::All),
+            quiet(End::Silent, Take::All),
+            Reason::IdleTimeout,
+        ),
+        // Sends, ends, and goes without waiting for the answer.
+        (
+            quiet(End::Orderly, Take::Closed),
+            fine.clone(),
+            Reason::ClientReset,
+        ),
+        // Answers, ends, and goes without waiting for the whole question.
+        (
+            quiet(End::Silent, Take::All),
+            quiet(End::Orderly, Take::Closed),
+            Reason::ServerReset,
+        ),
+        (quiet(End::Silent, Take::Reset), fine, Reason::ClientReset),
+    ] {
+        assert_eq!(
+            run(&client, &server, None),
+            Some(reason),
+            "{client:?} {server:?}"
+        );
+    }
+}
+
+/// The write finds the reset, and the read then an end like any other.
+#[test]
+fn an_end_found_after_a_reset_is_not_passed_on_as_orderly() {
+    let client = Script {
+        reads: vec![Step::Bytes(10), Step::Wait, Step::Wait, Step::Bytes(10)],
+        end: End::Silent,
+        writes: vec![],
+        take: Take::Reset,
+    };
+    let server = Script {
+        reads: vec![Step::Wait, Step::Bytes(10)],
+        end: End::Silent,
+        writes: vec![],
+        take: Take::All,
+    };
+    assert_eq!(run(&client, &server, None), Some(Reason::ClientReset));
+}
+
+/// Each direction moves so much in its turn that the other gets none meanwhile;
+/// then it must come back by itself, for nothing else wakes it.
+#[test]
+fn a_turn_that_was_used_up_is_followed_by_another() {
+    let endless = Script {
+        reads: vec![Step::Bytes(u16::MAX); 100],
+        ..quiet(End::Orderly, Take::All)
+    };
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(async {
+            let start = tokio::time::Instant::now();
+            let reason = check(&endless, &endless, None).await;
+            assert_eq!(reason, Some(Reason::Ok));
+            // Forgotten, it would have gone on when the next timer fired.
+            assert_eq!(start.elapsed(), Duration::ZERO);
+        });
+}

@@ -1,0 +1,196 @@
+//! The faults of the program that this one took over from, one test each.
+//!
+//! The eighth, that it takes any of a certificate's common names, is tested
+//! where certificates are known: in the server crate.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[path = "support/rig.rs"]
+mod rig;
+
+use std::{
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
+
+use leastconn::{
+    Candidates, Limiter, Limits, Pool, RateLimit, Reason, ServerSpec, Tried, UnknownServer,
+    health::{ActivePolicy, PassivePolicy},
+    net::{Check, ConnectPolicy, Probe, connect, now},
+};
+use leastconn_testkit::{
+    Behaviour, DEADLINE, Upstream,
+    client::{read_line, read_to_close, roundtrip},
+    eventually,
+    upstream::Open,
+    within,
+};
+use rig::{Rig, builder, raise_descriptor_limit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Many that arrive together all saw the same idle server, because they looked,
+/// dialled, and counted only then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn seed_counts_after_dialling() {
+    raise_descriptor_limit();
+    let mut upstreams = Vec::new();
+    for _ in 0..4 {
+        upstreams.push(Upstream::start(Behaviour::Stuck).await);
+    }
+    let servers = upstreams
+        .iter()
+        .enumerate()
+        .map(|(number, upstream)| ServerSpec::new(format!("web{number}"), upstream.addr()));
+    let pool = Pool::new("web", servers, None, PassivePolicy::default(), 7).unwrap();
+    let pool = std::sync::Arc::new(pool);
+    let mut dialling = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let pool = std::sync::Arc::clone(&pool);
+        dialling.spawn(async move {
+            let policy = ConnectPolicy::default();
+            connect(&pool, &pool.all(), &policy).await.unwrap()
+        });
+    }
+    let connected = within(DEADLINE, "200 connections", dialling.join_all()).await;
+    for member in pool.members() {
+        assert_eq!(member.server.in_flight(), 50);
+    }
+    drop(connected);
+
+    // The count is there before the dial: one that was picked is not idle.
+    let all: Candidates = pool.all();
+    let leases: Vec<_> = (0..4)
+        .map(|_| pool.pick(&all, &Tried::default(), now()).unwrap())
+        .collect();
+    for member in pool.members() {
+        assert_eq!(member.server.in_flight(), 1);
+    }
+    drop(leases);
+}
+
+/// When connecting failed it closed the client's connection, and then tried the
+/// next server for nobody.
+#[tokio::test]
+async fn seed_closes_the_client_before_retrying() {
+    let (dead, well) = (
+        Upstream::start(Behaviour::Echo).await,
+        Upstream::start(Behaviour::Echo).await,
+    );
+    dead.stop(Open::Close).await;
+    let mut retried = 0;
+    for seed in 0..16 {
+        let mut rig = Rig::start(builder([&dead, &well]).seed(seed)).await;
+        let mut client = rig.connect().await;
+        assert_eq!(roundtrip(&mut client, b"ping").await.unwrap(), b"ping");
+        client.shutdown().await.unwrap();
+        let transfer = rig.outcome().await.unwrap();
+        assert_eq!(transfer.server.as_str(), "web1");
+        assert_eq!((transfer.received, transfer.sent), (4, 4));
+        assert_eq!(rig.in_flight(), [0, 0]);
+        retried += transfer.attempts - 1;
+    }
+    assert!(retried > 0, "the dead server was never tried first");
+}
+
+/// It closed both connections as soon as one side had finished sending, so a
+/// client that ends its question lost the answer.
+#[tokio::test]
+async fn seed_closes_both_sides_when_one_finishes_sending() {
+    let upstream = Upstream::start(Behaviour::SlowAnswer {
+        delay: Duration::from_millis(100),
+        bytes: 1 << 20,
+    })
+    .await;
+    let mut rig = Rig::start(builder([&upstream])).await;
+    let mut client = rig.connect().await;
+    client.write_all(b"question").await.unwrap();
+    client.shutdown().await.unwrap();
+    let answer = read_to_close(&mut client).await.unwrap();
+    assert!(answer == leastconn_testkit::data::pattern(0, 1 << 20));
+    assert_eq!(rig.outcome().await.unwrap().reason, Reason::Ok);
+}
+
+/// Each connection to a server got a read deadline two seconds after it was
+/// opened, and was cut off there.
+#[tokio::test]
+async fn seed_gives_every_upstream_read_a_two_second_deadline() {
+    let upstream = Upstream::named("web0").await;
+    let mut rig = Rig::start(builder([&upstream])).await;
+    let mut client = rig.connect().await;
+    assert_eq!(read_line(&mut client).await.unwrap(), "web0");
+    let silence = tokio::time::timeout(Duration::from_millis(2500), client.read_u8()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    assert_eq!(roundtrip(&mut client, b"ping").await.unwrap(), b"ping");
+    client.shutdown().await.unwrap();
+    assert_eq!(rig.outcome().await.unwrap().reason, Reason::Ok);
+}
+
+/// Its first check of a server came one whole interval after the start.
+#[tokio::test]
+async fn seed_checks_health_first_after_ten_seconds() {
+    let (dead, well) = (
+        Upstream::start(Behaviour::Echo).await,
+        Upstream::start(Behaviour::Echo).await,
+    );
+    dead.stop(Open::Close).await;
+    let check = Check {
+        probe: Probe::Tcp {
+            send: None,
+            expect: None,
+        },
+        port: None,
+        interval: Duration::from_secs(10),
+        timeout: Duration::from_secs(1),
+    };
+    let policy = ActivePolicy {
+        rise: NonZeroU32::new(2).unwrap(),
+        fall: NonZeroU32::new(3).unwrap(),
+    };
+    let started = now();
+    let balancer = builder([&dead, &well])
+        .health_check(check, policy)
+        .build()
+        .unwrap();
+    eventually(Duration::from_secs(5), || async {
+        let up: Vec<_> = balancer
+            .pool()
+            .members()
+            .iter()
+            .map(|m| m.server.status().is_up())
+            .collect();
+        (up == [false, true]).then_some(()).ok_or(format!("{up:?}"))
+    })
+    .await
+    .unwrap();
+    well.wait_accepted(1).await;
+    assert!(now() - started < Duration::from_secs(5));
+}
+
+/// An upstream that a client was allowed and that did not exist was a null
+/// pointer when that client came.
+#[tokio::test]
+async fn seed_crashes_on_an_allowed_upstream_that_is_not_configured() {
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    let balancer = builder([&upstream]).build().unwrap();
+    let error = balancer.allow(["web0", "webapp9"]).unwrap_err();
+    assert_eq!(error, UnknownServer("webapp9".to_owned()));
+    assert_eq!(error.to_string(), "there is no server named `webapp9`");
+}
+
+/// It kept a token bucket for each client that ever came, for ever.
+#[test]
+fn seed_never_forgets_a_clients_bucket() {
+    let start: Instant = now();
+    let limiter = Limiter::new(1_000_000, start);
+    let limits = Limits {
+        rate: RateLimit::new(20.0, NonZeroU32::new(20).unwrap()),
+        max_conns: None,
+    };
+    for client in 0..10_000 {
+        let client = format!("client{client}").into();
+        drop(limiter.admit(&client, &limits, start).unwrap());
+    }
+    assert_eq!(limiter.len(), 10_000);
+    // Their buckets are full again after a twentieth of a second.
+    limiter.forget_idle(start + Duration::from_secs(1));
+    assert!(limiter.is_empty());
+}

@@ -1,0 +1,350 @@
+//! A stream that does as a script says, and the laws that relaying obeys
+//! whatever the scripts are. Uses nothing but the public API, so that a property
+//! test and a fuzz target can both include this file.
+
+use std::{
+    io,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use leastconn::{
+    Reason,
+    net::{Stream, Timeouts, Traffic, relay},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What one poll finds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    /// Up to this many bytes pass (at least one).
+    Bytes(u16),
+    /// Nothing now; ready at the next poll.
+    Wait,
+    /// Nothing for this long.
+    Pause(Duration),
+}
+
+/// How reading ends, after its steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// In order.
+    Orderly,
+    /// With an error.
+    Reset,
+    /// Never: silence.
+    Silent,
+}
+
+/// How writing goes after its steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// Everything is taken.
+    All,
+    /// `BrokenPipe`, as after an orderly end and a close.
+    Closed,
+    /// `ConnectionReset`; reading then finds an end, as the system reports it.
+    Reset,
+    /// Nothing is taken, ever.
+    Stuck,
+}
+
+/// One side of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Script {
+    /// What reading finds.
+    pub(crate) reads: Vec<Step>,
+    /// How reading ends.
+    pub(crate) end: End,
+    /// What writing, flushing and shutting down find.
+    pub(crate) writes: Vec<Step>,
+    /// How they go on.
+    pub(crate) take: Take,
+}
+
+/// Distinct for each offset within 251 bytes, and for each side.
+fn byte(side: u8, offset: usize) -> u8 {
+    (offset % 251) as u8 ^ side
+}
+
+struct Scripted {
+    side: u8,
+    reads: std::vec::IntoIter<Step>,
+    end: End,
+    writes: std::vec::IntoIter<Step>,
+    take: Take,
+    read_pause: Option<Pin<Box<tokio::time::Sleep>>>,
+    write_pause: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// What was read from it.
+    given: usize,
+    /// Reading found its end.
+    ended: bool,
+    /// Reading or writing found a reset.
+    reset: bool,
+    /// Writing found it before reading found an end: there is no orderly one.
+    broke_off: bool,
+    /// What was written to it.
+    taken: Vec<u8>,
+    /// How much of it was flushed.
+    flushed: usize,
+    writer_broke: bool,
+    shut: bool,
+    aborted: bool,
+}
+
+impl Scripted {
+    fn new(side: u8, script: &Script) -> Self {
+        Self {
+            side,
+            reads: script.reads.clone().into_iter(),
+            end: script.end,
+            writes: script.writes.clone().into_iter(),
+            take: script.take,
+            read_pause: None,
+            write_pause: None,
+            given: 0,
+            ended: false,
+            reset: false,
+            broke_off: false,
+            taken: Vec::new(),
+            flushed: 0,
+            writer_broke: false,
+            shut: false,
+            aborted: false,
+        }
+    }
+
+    /// How many bytes a write may pass.
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        assert!(!self.writer_broke, "touched after writing broke");
+        if let Some(pause) = &mut self.write_pause {
+            std::task::ready!(pause.as_mut().poll(cx));
+            self.write_pause = None;
+        }
+        match self.writes.next() {
+            Some(Step::Bytes(count)) => Poll::Ready(Ok(usize::from(count.max(1)))),
+            Some(Step::Wait) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Some(Step::Pause(time)) => {
+                let mut pause = Box::pin(tokio::time::sleep(time));
+                let poll = pause.as_mut().poll(cx);
+                self.write_pause = poll.is_pending().then_some(pause);
+                Poll::Pending
+            }
+            None => match self.take {
+                Take::All => Poll::Ready(Ok(usize::MAX)),
+                Take::Stuck => Poll::Pending,
+                Take::Closed => {
+                    self.writer_broke = true;
+                    Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+                }
+                Take::Reset => {
+                    self.writer_broke = true;
+                    self.reset = true;
+                    self.broke_off = !self.ended;
+                    // What was on its way may be read; then there is an end.
+                    self.end = End::Orderly;
+                    self.read_pause = None;
+                    Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+                }
+            },
+        }
+    }
+}
+
+impl AsyncRead for Scripted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        assert!(
+            buffer.remaining() > 0,
+            "a read into nothing looks like an end"
+        );
+        assert!(!self.ended, "read after the end");
+        if let Some(pause) = &mut self.read_pause {
+            std::task::ready!(pause.as_mut().poll(cx));
+            self.read_pause = None;
+        }
+        match self.reads.next() {
+            Some(Step::Bytes(count)) => {
+                let count = usize::from(count.max(1)).min(buffer.remaining());
+                let bytes: Vec<u8> = (self.given..self.given + count)
+                    .map(|offset| byte(self.side, offset))
+                    .collect();
+                buffer.put_slice(&bytes);
+                self.given += count;
+                Poll::Ready(Ok(()))
+            }
+            Some(Step::Wait) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Some(Step::Pause(time)) => {
+                let mut pause = Box::pin(tokio::time::sleep(time));
+                if pause.as_mut().poll(cx).is_ready() {
+                    cx.waker().wake_by_ref();
+                } else {
+                    self.read_pause = Some(pause);
+                }
+                Poll::Pending
+            }
+            None => match self.end {
+                End::Silent => Poll::Pending,
+                End::Orderly => {
+                    self.ended = true;
+                    Poll::Ready(Ok(()))
+                }
+                End::Reset => {
+                    self.ended = true;
+                    self.reset = true;
+                    Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+                }
+            },
+        }
+    }
+}
+
+impl AsyncWrite for Scripted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        assert!(!self.shut, "written after the end of sending");
+        assert!(!bytes.is_empty(), "nothing to write");
+        let count = std::task::ready!(self.poll_take(cx))?.min(bytes.len());
+        self.taken.extend_from_slice(&bytes[..count]);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        assert!(!self.shut, "flushed after the end of sending");
+        std::task::ready!(self.poll_take(cx))?;
+        self.flushed = self.taken.len();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        assert!(!self.shut, "shut down twice");
+        std::task::ready!(self.poll_take(cx))?;
+        self.shut = true;
+        self.flushed = self.taken.len();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Stream for Scripted {
+    fn abort(&mut self) {
+        self.aborted = true;
+    }
+}
+
+/// Longer than any idle time-out that [`check`] uses.
+const IDLE: Duration = Duration::from_secs(100);
+/// Its half-close time-out.
+const HALF_CLOSE: Duration = Duration::from_secs(10);
+
+/// Relays between two scripted sides, and gives up after `polls` polls if that
+/// is given. Returns how it ended, if it did.
+///
+/// Call it in a Tokio runtime whose time is paused.
+///
+/// # Panics
+/// When a law is broken.
+pub(crate) async fn check(client: &Script, server: &Script, polls: Option<u32>) -> Option<Reason> {
+    let mut down = Scripted::new(0, client);
+    let mut up = Scripted::new(0xa5, server);
+    let traffic = Traffic::default();
+    let timeouts = Timeouts {
+        idle: Some(IDLE),
+        half_close: Some(HALF_CLOSE),
+    };
+    let reason = {
+        let mut relaying = pin!(relay(&mut down, &mut up, &timeouts, &traffic));
+        match polls {
+            // Every script ends or falls silent, and then a time-out ends it.
+            None => Some(relaying.await),
+            Some(polls) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                (0..polls).find_map(|_| match relaying.as_mut().poll(&mut cx) {
+                    Poll::Ready(reason) => Some(reason),
+                    Poll::Pending => None,
+                })
+            }
+        }
+    };
+    if polls == Some(0) {
+        // A future that was never polled has not done anything.
+        return None;
+    }
+
+    assert_eq!(traffic.received(), up.taken.len() as u64);
+    assert_eq!(traffic.sent(), down.taken.len() as u64);
+    for (from, to) in [(&down, &up), (&up, &down)] {
+        // In order, nothing lost within, nothing doubled, nothing made up.
+        assert!(to.taken.len() <= from.given);
+        assert!(
+            to.taken
+                .iter()
+                .enumerate()
+                .all(|(offset, &b)| b == byte(from.side, offset)),
+            "the bytes differ"
+        );
+        assert!(
+            from.given - to.taken.len() <= 64 * 1024,
+            "more than one buffer held back"
+        );
+        if to.shut {
+            // An end is passed on only if there was one, and after everything.
+            assert!(from.ended, "an end of sending that nobody sent");
+            assert_eq!(to.taken.len(), from.given, "an end before everything");
+        }
+        match reason {
+            // Closing must not look like an orderly end where there was none.
+            Some(Reason::Ok) => assert!(to.shut && !to.aborted),
+            Some(Reason::IdleTimeout) if !to.aborted => {
+                assert_eq!(to.taken.len(), from.given, "idle with bytes unsent");
+            }
+            _ => assert!(
+                to.shut != to.aborted,
+                "{reason:?}: {} {}",
+                to.shut,
+                to.aborted
+            ),
+        }
+        assert!(
+            !(from.broke_off && to.shut),
+            "a reset passed on as an orderly end"
+        );
+        // Silence is waited for only when everything was passed on.
+        let timed_out = matches!(reason, Some(Reason::IdleTimeout | Reason::HalfCloseTimeout));
+        if timed_out && to.take == Take::All {
+            assert_eq!(to.flushed, from.given, "waited with bytes unflushed");
+        }
+    }
+    match reason {
+        Some(Reason::ClientReset) => {
+            assert!(down.reset || down.writer_broke);
+            // What it sent before was delivered, unless the server went as well.
+            assert!(up.writer_broke || up.flushed == down.given);
+        }
+        Some(Reason::ServerReset) => assert!(up.reset || up.writer_broke),
+        Some(Reason::IdleTimeout) => assert!(!up.shut && !down.shut),
+        Some(Reason::HalfCloseTimeout) => {
+            assert!(up.shut || down.shut || up.writer_broke || down.writer_broke);
+        }
+        _ => {}
+    }
+    // A time-out is for silence only.
+    let goes_on = |script: &Script| script.end != End::Silent && script.take != Take::Stuck;
+    if polls.is_none() && goes_on(client) && goes_on(server) {
+        let timed_out = matches!(reason, Some(Reason::IdleTimeout | Reason::HalfCloseTimeout));
+        assert!(!timed_out, "forgotten, not silent: {reason:?}");
+    }
+    reason
+}
