@@ -101,9 +101,10 @@ async fn check_reports_every_problem_at_its_place() {
         ended.stdout
     );
     assert!(
-        ended.stdout.contains(" errors, 1 warning"),
-        "{}",
-        ended.stdout
+        ended.stdout.contains(": 11 errors, "),
+        "{}\n{}",
+        ended.stdout,
+        ended.stderr
     );
 
     // What `check` refuses, `run` does not start.

@@ -51,10 +51,10 @@ async fn shells_accept_their_completions() {
     }
     // And it completes.
     let script = run(&mut lb(["completions", "bash"])).await.ok().stdout;
-    let ask = format!(
-        "{script}\nCOMP_WORDS=(leastconn-lb he) COMP_CWORD=1\n\
-         _leastconn-lb leastconn-lb he leastconn-lb\necho \"${{COMPREPLY[@]}}\"\n"
-    );
+    let ask = script
+        + "COMP_WORDS=(leastconn-lb he) COMP_CWORD=1\n\
+           $(complete -p leastconn-lb | sed 's/.*-F \\([^ ]*\\).*/\\1/') leastconn-lb he leastconn-lb\n\
+           echo \"${COMPREPLY[@]}\"\n";
     let said = run_with(&mut tool("bash"), Input::Text(ask.as_bytes()))
         .await
         .ok();
