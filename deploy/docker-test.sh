@@ -186,7 +186,7 @@ if [ -n "$FULL" ]; then
 else
   if [ -z "${DOCKER_TEST_BINARY:-}" ]; then
     say "building a static leastconn-lb for $TARGET"
-    RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release -p leastconn-lb --target "$TARGET"
+    RUSTFLAGS='-C target-feature=+crt-static' CARGO_PROFILE_RELEASE_STRIP=debuginfo cargo build --locked --release -p leastconn-lb --target "$TARGET"
     DOCKER_TEST_BINARY=${CARGO_TARGET_DIR:-target}/$TARGET/release/leastconn-lb
   fi
   STAGED=1

@@ -1,7 +1,7 @@
 use std::{
     path::Path,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use leastconn_testkit::{DEADLINE, eventually};
@@ -112,7 +112,7 @@ async fn redis_clients_pass_through() {
 
     // Nobody says anything for longer than the two seconds after which the seed
     // closed the connection to its server.
-    let start = Instant::now();
+    let start = leastconn::net::now();
     let waiting = run(cli().args(["BLPOP", "queue", "3"])).await.ok();
     assert!(start.elapsed() >= Duration::from_secs(3), "{waiting:?}");
     assert_eq!(waiting.stdout.trim(), "");

@@ -1,4 +1,4 @@
-use std::{fs, time::Instant};
+use std::fs;
 
 use leastconn_testkit::TempDir;
 
@@ -7,7 +7,7 @@ use crate::program::{lb, run};
 #[tokio::test]
 async fn the_demo_shows_every_refusal_and_leaves_nothing() {
     let dir = TempDir::new().unwrap();
-    let start = Instant::now();
+    let start = leastconn::net::now();
     let mut demo = lb(["demo", "--seconds", "6"]);
     let shown = run(demo.env("TMPDIR", dir.path()).current_dir(dir.path()))
         .await
