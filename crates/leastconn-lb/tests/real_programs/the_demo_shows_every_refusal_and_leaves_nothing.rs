@@ -2,7 +2,7 @@ use std::fs;
 
 use leastconn_testkit::TempDir;
 
-use crate::program::{lb, run};
+use crate::program::{LB, lb, run, tool};
 
 #[tokio::test]
 async fn the_demo_shows_every_refusal_and_leaves_nothing() {
@@ -39,4 +39,22 @@ async fn the_demo_shows_every_refusal_and_leaves_nothing() {
     assert_eq!(shown.stderr, "");
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_reader_that_leaves_ends_the_demo_without_a_trace() {
+    let dir = TempDir::new().unwrap();
+    let mut shell = tool("bash");
+    shell
+        .args([
+            "-c",
+            "\"$1\" demo | head -n 3; exit ${PIPESTATUS[0]}",
+            "-",
+            LB,
+        ])
+        .env("TMPDIR", dir.path());
+    let shown = run(&mut shell).await.ok();
+    assert_eq!(shown.stdout.lines().count(), 3, "{shown:?}");
+    assert_eq!(shown.stderr, "");
+    assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
 }
