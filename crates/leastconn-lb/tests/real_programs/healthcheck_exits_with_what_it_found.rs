@@ -1,6 +1,8 @@
 use std::{fs, time::Duration};
 
-use leastconn_testkit::{Balancer, Behaviour, DEADLINE, Signal, TempDir, Upstream, eventually};
+use leastconn_testkit::{
+    Balancer, Behaviour, DEADLINE, Signal, TempDir, Upstream, client::roundtrip, eventually,
+};
 use tokio::net::TcpStream;
 
 use crate::program::{LB, Port, lb, run};
@@ -57,8 +59,8 @@ async fn healthcheck_exits_with_what_it_found() {
     by_file().await.ok();
 
     // Draining is not ready: a connection keeps it from being over at once.
-    let open = TcpStream::connect(balancer.address("main")).await.unwrap();
-    upstream.wait_accepted(1).await;
+    let mut open = TcpStream::connect(balancer.address("main")).await.unwrap();
+    assert_eq!(roundtrip(&mut open, b"here").await.unwrap(), b"here");
     balancer.signal(Signal::TERM);
     let draining = eventually(DEADLINE, || async {
         match by_address().await {
