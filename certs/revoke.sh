@@ -1,6 +1,6 @@
 #!/bin/sh
-# Revokes a certificate: adds it to ca/ca.crl. The balancer takes the new list
-# with its next reload (`leastconn-lb ctl reload`, or SIGHUP).
+# Revokes a certificate: adds it to ca/ca.crl. The balancer reads the list when
+# it starts: restart it.
 #
 #   certs/revoke.sh CERT [--dir DIR]      e.g. certs/revoke.sh certs/client1/client1.crt
 #   certs/revoke.sh --renew [--dir DIR]   the same list with a new date
@@ -44,4 +44,4 @@ if [ -n "$CERT" ]; then
   fi
 fi
 write_crl "$CA"
-say "wrote $CA/ca.crl; now reload the balancer"
+say "wrote $CA/ca.crl; now restart the balancer"

@@ -25,6 +25,7 @@ stop() {
     fi
     rm -f "$file"
   done
+  if [ -d "$STATE" ]; then rm -f "$STATE"/*.log && rmdir "$STATE"; fi
 }
 
 start() { # NAME PORT

@@ -55,6 +55,7 @@ async fn show(limit: Option<Duration>) -> Result<(), Trouble> {
         told = story::tell(&stage, limit) => told,
         _ = int.recv() => Ok(()),
         _ = term.recv() => Ok(()),
+        () = picture::reader_gone() => Ok(()),
     };
     // What was shown is summed up even where it was cut short.
     picture::summary(&stage);

@@ -21,7 +21,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
     let mut loaded = match config::load(&path) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            eprint!("{problems}");
+            eprintln!("{problems}\n");
             return fail(&format!("{}: not started", path.display()), INVALID);
         }
     };

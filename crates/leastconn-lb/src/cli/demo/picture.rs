@@ -2,13 +2,30 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
 };
+
+use tokio::sync::Notify;
 
 use super::stage::Stage;
 
 /// Widest bar.
 const WIDTH: usize = 40;
+
+static READER_GONE: Notify = Notify::const_new();
+
+/// Completes once nobody reads what is printed any more: `demo | head`. The demo
+/// then ends as if told to, and takes its files with it.
+pub(super) async fn reader_gone() {
+    READER_GONE.notified().await;
+}
+
+/// Prints a line. Not `println!`, which panics when the reader has gone.
+pub(super) fn line(text: &str) {
+    if writeln!(io::stdout(), "{text}").is_err() {
+        READER_GONE.notify_one();
+    }
+}
 
 pub(super) fn heading(text: &str) {
     let (on, off) = if io::stdout().is_terminal() {
@@ -16,11 +33,11 @@ pub(super) fn heading(text: &str) {
     } else {
         ("", "")
     };
-    println!("\n{on}== {text}{off}");
+    line(&format!("\n{on}== {text}{off}"));
 }
 
 pub(super) fn say(text: &str) {
-    println!("   {text}");
+    line(&format!("   {text}"));
 }
 
 /// A bar for each server's open connections.
@@ -35,10 +52,10 @@ pub(super) fn bars(stage: &Stage) {
     for (name, open, up) in servers {
         let width = (open as usize * WIDTH).div_ceil(most as usize);
         let state = if up { "up  " } else { "DOWN" };
-        println!(
-            "   {name} {state} {:<WIDTH$} {open:>3} open",
+        say(&format!(
+            "{name} {state} {:<WIDTH$} {open:>3} open",
             "#".repeat(width)
-        );
+        ));
     }
 }
 
@@ -62,19 +79,17 @@ pub(super) fn summary(stage: &Stage) {
         }
     }
     heading("Connections that ended, from the access log");
-    println!(
-        "   {:<22} {:<22} {:>5}  by server",
+    say(&format!(
+        "{:<22} {:<22} {:>5}  by server",
         "who", "outcome", "count"
-    );
+    ));
     for ((who, reason), (count, servers)) in rows {
         let servers: Vec<_> = servers
             .iter()
             .map(|(name, count)| format!("{name}: {count}"))
             .collect();
-        println!(
-            "   {who:<22} {reason:<22} {count:>5}  {}",
-            servers.join(", ")
-        );
+        let row = format!("{who:<22} {reason:<22} {count:>5}  {}", servers.join(", "));
+        say(row.trim_end());
     }
-    println!();
+    line("");
 }

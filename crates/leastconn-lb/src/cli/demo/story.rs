@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{
     Trouble,
     client::{Call, Client, hang_up},
-    picture::{bars, heading, say},
+    picture::{bars, heading, line, say},
     stage::{ALICE, BOB, BURST, CAROL, GREEDY, MALLORY, STRANGER, Stage},
 };
 
@@ -169,7 +169,7 @@ async fn go_on(stage: &Stage, end: Option<Instant>) -> Result<(), Trouble> {
             hang_up(open.drain(..20)).await;
         }
         if end.is_none() && round % 50 == 49 {
-            println!();
+            line("");
             bars(stage);
         }
         let next = Instant::now() + Duration::from_millis(100);

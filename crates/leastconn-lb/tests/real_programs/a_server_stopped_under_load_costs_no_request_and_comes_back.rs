@@ -1,0 +1,123 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::task::JoinSet;
+
+use crate::{
+    curl,
+    program::{Ended, replace, run},
+    site::Site,
+};
+
+const UP: &str = "leastconn_server_up{upstream=\"web\",server=\"webapp1\"}";
+const LIMIT: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn a_server_stopped_under_load_costs_no_request_and_comes_back() {
+    let mut site = Site::start_with(|config| {
+        let config = replace(
+            &config,
+            "rate = 20, burst = 20",
+            "rate = 1000, burst = 10000",
+        );
+        // The example's own intervals would take half a minute.
+        let fast =
+            "interval = \"200ms\", timeout = \"1s\" }\npassive = { fail_timeout = \"500ms\" }";
+        replace(&config, "interval = \"10s\", timeout = \"1s\" }", fast)
+    })
+    .await;
+    site.balancer.wait_metric(UP, 1.0, LIMIT).await;
+
+    let over = Arc::new(AtomicBool::new(false));
+    let mut load: JoinSet<Vec<Ended>> = JoinSet::new();
+    for _ in 0..4 {
+        let over = Arc::clone(&over);
+        let mut curl = curl::get(&site.certs, site.address(), Some("client1"));
+        curl.arg("https://lb.com/");
+        load.spawn(async move {
+            let mut ended = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                ended.push(run(&mut curl).await);
+            }
+            ended
+        });
+    }
+    let before = site.balancer.records().len();
+    site.balancer.wait_records(before + 20).await;
+    site.web1.stop();
+    site.balancer.wait_metric(UP, 0.0, LIMIT).await;
+    let down = site.balancer.records().len();
+    site.balancer.wait_records(down + 20).await;
+    site.web1.start_again().await;
+    site.balancer.wait_metric(UP, 1.0, LIMIT).await;
+    // It gets connections again.
+    let up = site.balancer.records().len();
+    let back = |records: &[serde_json::Value]| {
+        records[up..]
+            .iter()
+            .any(|record| record["server"] == "webapp1")
+    };
+    while !back(&site.balancer.records()) {
+        let now = site.balancer.records().len();
+        site.balancer.wait_records(now + 1).await;
+    }
+    over.store(true, Ordering::Relaxed);
+
+    let ended = load
+        .join_all()
+        .await
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
+    let failed: Vec<_> = ended.iter().filter(|ended| ended.code != 0).collect();
+    let records = site.balancer.wait_records(ended.len()).await;
+    // Whom nginx had accepted, or had in its queue, when it ended was connected
+    // already: that is the one thing that no other server can make good.
+    let cut = records
+        .iter()
+        .filter(|r| r["outcome"] == "server_reset" && r["server"] == "webapp1")
+        .count();
+    assert!(
+        failed.len() <= cut && cut <= 4,
+        "{failed:#?}\n{:#?}",
+        site.balancer.records()
+    );
+    let bad: Vec<_> = records
+        .iter()
+        .filter(|r| !["ok", "server_reset"].contains(&r["outcome"].as_str().unwrap()))
+        .collect();
+    assert!(bad.is_empty(), "{bad:#?}");
+    site.finish().await;
+}
+
+#[tokio::test]
+async fn with_all_servers_down_clients_are_told_at_once_and_it_recovers_by_itself() {
+    let mut site = Site::start_with(|config| {
+        let fast =
+            "interval = \"200ms\", timeout = \"1s\" }\npassive = { fail_timeout = \"500ms\" }";
+        replace(&config, "interval = \"10s\", timeout = \"1s\" }", fast)
+    })
+    .await;
+    site.balancer.wait_metric(UP, 1.0, LIMIT).await;
+    site.web1.stop();
+    site.web2.stop();
+    site.balancer.wait_metric(UP, 0.0, LIMIT).await;
+    let other = UP.replace("webapp1", "webapp2");
+    site.balancer.wait_metric(&other, 0.0, LIMIT).await;
+
+    assert_ne!(site.page("client1").await.code, 0);
+    let record = site.refusal().await;
+    assert_eq!(record["outcome"], "no_server_available", "{record}");
+    let took = record["duration_ms"].as_f64().unwrap();
+    assert!(took < 2000.0, "{record}");
+
+    site.web2.start_again().await;
+    site.balancer.wait_metric(&other, 1.0, LIMIT).await;
+    assert_eq!(site.page("client1").await.ok().stdout, "webapp2\n");
+    site.finish().await;
+}

@@ -1,0 +1,28 @@
+use crate::{curl, program::run, site::Site};
+
+#[tokio::test]
+async fn curl_sends_several_requests_over_one_connection() {
+    let site = Site::start().await;
+    let mut curl = curl::get(&site.certs, site.address(), Some("client2"));
+    curl.args(["--write-out", "new %{num_connects}\n"])
+        .args((0..4).map(|n| format!("https://lb.com/{n}")));
+    let said = run(&mut curl).await.ok().stdout;
+    assert_eq!(
+        said,
+        "webapp2\nnew 1\n".to_owned() + &"webapp2\nnew 0\n".repeat(3)
+    );
+
+    // One connection to the server as well, with requests 1 to 4 on it.
+    let requests = site.web2.requests();
+    let of: Vec<Vec<&str>> = requests.iter().map(|r| r.split(' ').collect()).collect();
+    for (n, request) in of.iter().enumerate() {
+        assert_eq!(request[0], of[0][0], "{requests:?}");
+        assert_eq!(request[1], (n + 1).to_string(), "{requests:?}");
+        assert_eq!(request[2], format!("/{n}"), "{requests:?}");
+    }
+    assert_eq!(requests.len(), 4);
+    let records = site.balancer.wait_records(1).await;
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0]["outcome"], "ok", "{}", records[0]);
+    site.finish().await;
+}

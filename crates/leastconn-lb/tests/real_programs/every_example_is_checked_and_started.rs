@@ -1,0 +1,108 @@
+use std::{fs, path::PathBuf};
+
+use leastconn_testkit::eventually;
+use tokio::net::TcpStream;
+
+use crate::{
+    curl,
+    program::{lb, run},
+    site::{self, Certs, repository},
+};
+
+/// `bind = "ADDRESS:PORT"` of a listener or the admin table, on any port: what is
+/// fixed could clash with another test, or with what runs on the machine.
+fn on_any_port(config: &str) -> String {
+    let rewrite = |line: &str| {
+        let Some(address) = line.strip_prefix("bind = \"") else {
+            return line.to_owned();
+        };
+        let (address, rest) = address.split_once('"').unwrap();
+        let (host, _) = address.rsplit_once(':').unwrap();
+        format!("bind = \"{host}:0\"{rest}")
+    };
+    config.lines().map(|line| rewrite(line) + "\n").collect()
+}
+
+/// So that the test can follow the log and read the records.
+fn watchable(config: &str) -> String {
+    config
+        .replace("format = \"text\"", "format = \"json\"")
+        .replace("level = \"warn\"", "level = \"info\"")
+}
+
+#[tokio::test]
+async fn every_example_is_checked_and_started() {
+    let certs = Certs::generate().await;
+    let mut examples: Vec<PathBuf> = fs::read_dir(repository().join("examples"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "toml"))
+        .collect();
+    examples.sort();
+    assert!(examples.len() >= 8, "{examples:?}");
+    fs::create_dir(certs.dir().join("examples")).unwrap();
+
+    for example in examples {
+        let name = example.file_stem().unwrap().to_str().unwrap();
+        let text = fs::read_to_string(&example).unwrap();
+        let path = certs.dir().join(format!("examples/{name}.toml"));
+        fs::write(&path, &text).unwrap();
+        let checked = run(lb(["check", "--config"]).arg(&path)).await.ok();
+        // Warnings are about names of the composition's network, and nothing else.
+        for title in checked
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("warning"))
+        {
+            assert!(
+                title.contains("cannot be resolved"),
+                "{name}: {}",
+                checked.stderr
+            );
+        }
+
+        let config = watchable(&on_any_port(&text));
+        let balancer = site::start_in(&format!("run-{name}"), &config, &certs).await;
+        if config.contains("[admin]") {
+            assert_eq!(balancer.http_get("/readyz").await.0, 200, "{name}");
+        }
+        for listener in text.split("[[listener]]").skip(1) {
+            let listener = listener.split('"').nth(1).unwrap();
+            let address = balancer.address(listener);
+            TcpStream::connect(address).await.unwrap();
+            if text.contains("client_ca") {
+                // No servers are there, so nobody is served; but TLS is spoken, and
+                // a stranger is told no.
+                let mut curl = curl::get(&certs, address, Some("alt/client1"));
+                let refused = run(curl.arg("https://lb.com/")).await;
+                assert!(
+                    refused.stderr.contains("alert unknown ca"),
+                    "{name}: {refused:?}"
+                );
+            }
+        }
+        site::stop(&balancer).await;
+    }
+}
+
+#[tokio::test]
+async fn the_access_log_of_an_example_is_a_file_beside_it() {
+    let certs = Certs::generate().await;
+    let text = fs::read_to_string(repository().join("examples/observability.toml")).unwrap();
+    let balancer = site::start_in("conf", &watchable(&on_any_port(&text)), &certs).await;
+    let mut curl = curl::get(&certs, balancer.address("main"), None);
+    assert_ne!(run(curl.arg("https://lb.com/")).await.code, 0);
+    let log = certs.dir().join("conf/access.log");
+    let written = eventually(leastconn_testkit::DEADLINE, || async {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        match text.lines().next() {
+            Some(line) => Ok(line.to_owned()),
+            None => Err("no line".to_owned()),
+        }
+    });
+    let line = written.await.unwrap();
+    let record: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(record["outcome"], "no_certificate", "{record}");
+    assert!(balancer.records().is_empty());
+    site::stop(&balancer).await;
+}

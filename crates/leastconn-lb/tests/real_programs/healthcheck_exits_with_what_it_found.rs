@@ -1,0 +1,90 @@
+use std::{fs, time::Duration};
+
+use leastconn_testkit::{
+    Balancer, Behaviour, DEADLINE, Signal, TempDir, Upstream, client::roundtrip, eventually,
+};
+use tokio::net::TcpStream;
+
+use crate::program::{LB, Port, lb, run};
+
+fn configuration(upstream: &Upstream, admin: &str) -> String {
+    format!(
+        r#"{admin}
+[[listener]]
+name = "main"
+bind = "127.0.0.1:0"
+upstream = "web"
+
+[[upstream]]
+name = "web"
+servers = ["{}"]
+
+[[client]]
+name = "local"
+match = {{ source = ["127.0.0.0/8"] }}
+allow = ["web"]
+"#,
+        upstream.addr()
+    )
+}
+
+#[tokio::test]
+async fn healthcheck_exits_with_what_it_found() {
+    let dir = TempDir::new().unwrap();
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    let port = Port::reserve();
+    let address = port.address.to_string();
+    let config = configuration(&upstream, &format!("[admin]\nbind = \"{address}\""));
+    let path = dir.path().join("leastconn.toml");
+    fs::write(&path, &config).unwrap();
+    let by_file = async || run(lb(["healthcheck", "--config"]).arg(&path)).await;
+    let by_address = async || run(&mut lb(["healthcheck", "--address", &address])).await;
+
+    for ended in [by_file().await, by_address().await] {
+        assert_eq!(ended.code, 1, "{ended:?}");
+        assert!(ended.stderr.contains(&address), "{ended:?}");
+    }
+
+    let balancer = Balancer::start(LB, &config, dir.path()).await.unwrap();
+    by_file().await.ok();
+    by_address().await.ok();
+    // In the working directory it is found by itself.
+    run(lb(["healthcheck"]).current_dir(dir.path())).await.ok();
+    // What is wrong with the file now says nothing about the process that read it.
+    fs::write(
+        &path,
+        config.replace("upstream = \"web\"", "upstream = \"gone\""),
+    )
+    .unwrap();
+    by_file().await.ok();
+
+    // Draining is not ready: a connection keeps it from being over at once.
+    let mut open = TcpStream::connect(balancer.address("main")).await.unwrap();
+    assert_eq!(roundtrip(&mut open, b"here").await.unwrap(), b"here");
+    balancer.signal(Signal::TERM);
+    let draining = eventually(DEADLINE, || async {
+        match by_address().await {
+            ended if ended.code == 1 && ended.stderr.contains("draining") => Ok(()),
+            ended => Err(format!("{ended:?}")),
+        }
+    });
+    draining.await.unwrap();
+    drop(open);
+    let status = balancer.wait_exit(Duration::from_secs(5)).await;
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn healthcheck_cannot_ask_without_an_address() {
+    let dir = TempDir::new().unwrap();
+    let nothing = run(lb(["healthcheck", "--config", "none.toml"]).current_dir(dir.path())).await;
+    assert_eq!(nothing.code, 2, "{nothing:?}");
+    assert!(nothing.stderr.contains("none.toml"), "{nothing:?}");
+
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    let config = configuration(&upstream, "");
+    fs::write(dir.path().join("leastconn.toml"), config).unwrap();
+    let no_admin = run(lb(["healthcheck"]).current_dir(dir.path())).await;
+    assert_eq!(no_admin.code, 2, "{no_admin:?}");
+    assert!(no_admin.stderr.contains("[admin]"), "{no_admin:?}");
+}

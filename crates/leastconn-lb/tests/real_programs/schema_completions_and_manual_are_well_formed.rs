@@ -1,0 +1,98 @@
+use serde_json::Value;
+
+use crate::program::{Input, command, find, lb, run, run_with, tool};
+
+#[tokio::test]
+async fn the_schema_is_json_and_knows_every_table() {
+    let text = run(&mut lb(["schema"])).await.ok().stdout;
+    let schema: Value = serde_json::from_str(&text).unwrap();
+    assert!(
+        schema["$schema"]
+            .as_str()
+            .unwrap()
+            .contains("json-schema.org"),
+        "{schema}"
+    );
+    let tables = schema["properties"].as_object().unwrap();
+    for table in [
+        "process", "log", "admin", "listener", "upstream", "client", "defaults",
+    ] {
+        assert!(tables.contains_key(table), "{table} in {:?}", tables.keys());
+    }
+    assert_eq!(schema["additionalProperties"], false);
+    // Every reference leads somewhere.
+    for reference in text.split("\"$ref\": \"#").skip(1) {
+        let pointer = reference.split('"').next().unwrap();
+        assert!(schema.pointer(pointer).is_some(), "{pointer}");
+    }
+}
+
+#[tokio::test]
+async fn shells_accept_their_completions() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&mut lb(["completions", shell])).await.ok().stdout;
+        for word in ["demo", "check", "healthcheck", "--config"] {
+            assert!(
+                script.contains(word.trim_start_matches('-')),
+                "{shell}: {word}"
+            );
+        }
+        // Only bash is sure to be there.
+        let found = match shell {
+            "bash" => Some(crate::program::path("bash")),
+            other => find(other),
+        };
+        if let Some(found) = found {
+            let mut parse = command(found);
+            run_with(parse.arg("-n"), Input::Text(script.as_bytes()))
+                .await
+                .ok();
+        }
+    }
+    // And it completes.
+    let script = run(&mut lb(["completions", "bash"])).await.ok().stdout;
+    let ask = script
+        + "COMP_WORDS=(leastconn-lb he) COMP_CWORD=1\n\
+           $(complete -p leastconn-lb | sed 's/.*-F \\([^ ]*\\).*/\\1/') leastconn-lb he leastconn-lb\n\
+           echo \"${COMPREPLY[@]}\"\n";
+    let said = run_with(&mut tool("bash"), Input::Text(ask.as_bytes()))
+        .await
+        .ok();
+    assert!(
+        said.stdout
+            .split_whitespace()
+            .any(|word| word == "healthcheck"),
+        "{said:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_manual_renders() {
+    let page = run(&mut lb(["man"])).await.ok().stdout;
+    assert!(page.contains(".TH"), "{page}");
+    let renderer = match (find("mandoc"), find("man")) {
+        (Some(mandoc), _) => Some((mandoc, vec!["-Tutf8"])),
+        (None, Some(man)) => Some((man, vec!["-l", "-"])),
+        (None, None) => None,
+    };
+    if let Some((renderer, args)) = renderer {
+        let mut render = command(renderer);
+        render.args(args).env("MANWIDTH", "100");
+        let shown = run_with(&mut render, Input::Text(page.as_bytes()))
+            .await
+            .ok();
+        for words in ["NAME", "SYNOPSIS", "healthcheck"] {
+            assert!(shown.stdout.contains(words), "{words}: {shown:#?}");
+        }
+    }
+
+    let dir = leastconn_testkit::TempDir::new().unwrap();
+    run(lb(["man", "--dir"]).arg(dir.path())).await.ok();
+    for page in [
+        "leastconn-lb.1",
+        "leastconn-lb-run.1",
+        "leastconn-lb-pki-issue.1",
+    ] {
+        assert!(dir.path().join(page).exists(), "{page}");
+    }
+}
