@@ -1,0 +1,115 @@
+//! Each way in which a certificate can be wrong has a reason code of its own, the
+//! client gets an alert, and no server hears of it.
+
+use leastconn_testkit::{Cert, TestCa, TlsClient, Upstream, client::alert};
+use rustls::AlertDescription as Alert;
+
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, talk};
+
+/// Refuses in both versions, and says why to both sides.
+async fn is_refused(lb: &Running, client: TlsClient, outcome: &str, expected: Alert) {
+    for (version, client) in [("1.2", client.clone().tls12()), ("1.3", client.tls13())] {
+        let before = lb.records().len();
+        let alert = refused(&client, lb.main()).await;
+        assert_eq!(alert, Some(expected), "{outcome}, TLS {version}");
+        let record = lb.nth(before, outcome).await;
+        assert!(record.get("client").is_none(), "{record}");
+        assert!(record.get("server").is_none(), "{record}");
+        assert_eq!(record["bytes_received"], 0, "{record}");
+    }
+}
+
+#[tokio::test]
+async fn none_foreign_expired_early_revoked_and_unfit() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]);
+    let revoked = site.cert(CLIENT1);
+    site.ca.write_crl(&site.dir, &[&revoked]);
+    let lb = site.start().await;
+    let good = lb.ca().leaf(CLIENT1).build();
+
+    let nobody = TlsClient::new(lb.ca(), None);
+    is_refused(&lb, nobody, "no_certificate", Alert::CertificateRequired).await;
+
+    let other = TestCa::new("test CA").leaf(CLIENT1).build();
+    let own = lb.ca().leaf(CLIENT1).self_signed().build();
+    let poser = TestCa::from_leaf(&good).leaf(CLIENT1).build();
+    let unfit = lb.ca().leaf(CLIENT1).eku_server_only().build();
+    let untrusted = "untrusted_certificate";
+    for (cert, alert) in [
+        (&other, Alert::UnknownCA),
+        (&own, Alert::UnknownCA),
+        (&poser, Alert::UnknownCA),
+        (&unfit, Alert::UnsupportedCertificate),
+    ] {
+        is_refused(&lb, lb.showing(cert), untrusted, alert).await;
+    }
+
+    let past = lb.ca().leaf(CLIENT1).validity(-7200, -3600).build();
+    let future = lb.ca().leaf(CLIENT1).validity(3600, 7200).build();
+    for cert in [&past, &future] {
+        let client = lb.showing(cert);
+        is_refused(&lb, client, "expired_certificate", Alert::CertificateExpired).await;
+    }
+    let client = lb.showing(&revoked);
+    is_refused(&lb, client, "revoked_certificate", Alert::CertificateRevoked).await;
+
+    assert_eq!(web.accepted(), 0, "a stranger reached a server");
+    for cert in [good, lb.ca().leaf(CLIENT1).no_eku().build()] {
+        let stream = lb.showing(&cert).connect(lb.main()).await.unwrap();
+        talk(stream).await.unwrap();
+    }
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_revoked_intermediate_takes_all_below_it_along() {
+    let web = Upstream::named("web1").await;
+    let crls = TLS.replace("\"ca.crl\"", "[\"ca.crl\", \"a.crl\", \"b.crl\"]");
+    let site = Site::new()
+        .listener("main", &["upstream = \"web\"", &crls])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("client1", &cn(CLIENT1), "web", "");
+    let [a, b] = ["a", "b"].map(|name| site.ca.intermediate(name));
+    std::fs::write(site.dir.path().join("a.crl"), a.crl(&[])).unwrap();
+    std::fs::write(site.dir.path().join("b.crl"), b.crl(&[])).unwrap();
+    site.ca.write_crl(&site.dir, &[b.cert()]);
+    let lb = site.start().await;
+    let of = |ca: &TestCa| -> Cert { ca.leaf(CLIENT1).build() };
+    is_refused(
+        &lb,
+        lb.showing(&of(&b)),
+        "revoked_certificate",
+        Alert::CertificateRevoked,
+    )
+    .await;
+    assert_eq!(web.accepted(), 0);
+    talk(lb.showing(&of(&a)).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    lb.quiet().await;
+}
+
+/// In TLS 1.3 a client may send before the server has looked at its certificate.
+#[tokio::test]
+async fn what_a_refused_client_sends_early_reaches_no_server() {
+    use tokio::io::AsyncWriteExt;
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let stranger = TestCa::new("other").leaf(CLIENT1).build();
+    let mut stream = lb
+        .showing(&stranger)
+        .tls13()
+        .connect(lb.main())
+        .await
+        .unwrap();
+    // Whether that still finds an open socket is a race, and no matter.
+    let _ = stream.write_all(&[0; 4096]).await;
+    let error = leastconn_testkit::client::read_to_close(&mut stream)
+        .await
+        .unwrap_err();
+    assert_eq!(alert(&error), Some(Alert::UnknownCA));
+    assert_eq!(lb.nth(0, "untrusted_certificate").await["bytes_received"], 0);
+    assert_eq!(web.accepted(), 0);
+    lb.quiet().await;
+}
