@@ -17,7 +17,6 @@ FROM scratch AS base
 COPY deploy/docker/passwd deploy/docker/group /etc/
 LABEL org.opencontainers.image.title="leastconn-lb" \
       org.opencontainers.image.description="TCP load balancer: mutual TLS, per-client rights and limits, least connections" \
-      org.opencontainers.image.source="https://github.com/leastconn/leastconn" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 # A number, so that Kubernetes' runAsNonRoot can see it is not 0.
 USER 65532:65532

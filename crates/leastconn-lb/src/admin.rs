@@ -80,6 +80,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    shared.registry.meter_traffic();
     (
         [(header::CONTENT_TYPE, CONTENT_TYPE)],
         shared.books.metrics.encode(),

@@ -64,6 +64,15 @@ pub struct Loaded {
     pub config: Config,
     /// Nothing but warnings.
     pub warnings: Problems,
+    addresses: Vec<AddressUse>,
+}
+
+impl Loaded {
+    /// Adds a warning for each server whose host name cannot be resolved now.
+    /// Blocks for up to three seconds.
+    pub fn warn_of_unresolved_names(&mut self) {
+        reachable::check(&self.addresses, Severity::Warning, &mut self.warnings);
+    }
 }
 
 /// What came of reading a file, good or bad.
@@ -88,6 +97,7 @@ impl Reading {
             Some(config) => Ok(Loaded {
                 config,
                 warnings: self.problems,
+                addresses: self.addresses,
             }),
             None => Err(self.problems),
         }
@@ -109,7 +119,14 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
 /// # Errors
 /// As [`load`].
 pub fn load_text(name: &str, text: &str, base_dir: &Path) -> Result<Loaded, Problems> {
-    read_text(name, text, base_dir, &|name| std::env::var(name)).loaded()
+    read_text(
+        name,
+        text,
+        base_dir,
+        &|name| std::env::var(name),
+        Timestamp::now(),
+    )
+    .loaded()
 }
 
 pub(crate) fn read(path: &Path) -> Reading {
@@ -124,7 +141,13 @@ pub(crate) fn read(path: &Path) -> Reading {
     };
     let base_dir = path.parent().unwrap_or(Path::new(""));
     match String::from_utf8(text) {
-        Ok(text) => read_text(&name, &text, base_dir, &|name| std::env::var(name)),
+        Ok(text) => read_text(
+            &name,
+            &text,
+            base_dir,
+            &|name| std::env::var(name),
+            Timestamp::now(),
+        ),
         Err(error) => {
             let at = error.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(error.as_bytes());
@@ -154,14 +177,13 @@ fn read_text(
     text: &str,
     base_dir: &Path,
     environment: expand::Environment<'_>,
+    now: Timestamp,
 ) -> Reading {
     let mut problems = Problems::new(name, text);
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // What follows from a broken line would only hide it.
-        for error in &errors {
-            problems.syntax(error);
-        }
+        problems.syntax(&errors);
         problems.sort();
         return Reading::failed(problems);
     }
@@ -177,14 +199,14 @@ fn read_text(
         Ok(raw) => raw,
         Err(error) => {
             // The schema lets something through that the types do not take.
-            problems.syntax(&error);
+            problems.syntax(&[error]);
             problems.sort();
             return Reading::failed(problems);
         }
     };
     let surroundings = Surroundings {
         base_dir,
-        now: Timestamp::now(),
+        now,
         pruned: &pruned,
     };
     let (config, addresses) =

@@ -199,7 +199,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 fn start(stream: TcpStream, source: SocketAddr, listener: &Arc<Listener>, gate: &Gate) {
     let now = net::now();
-    let live = gate.registry.register(Arc::clone(&listener.name), source);
+    let (name, metrics) = (Arc::clone(&listener.name), Arc::clone(&listener.metrics));
+    let live = gate.registry.register(name, metrics, source);
     let mut record = Record::open(gate.books.clone(), Arc::clone(&listener.metrics), live, now);
     let Ok(place) = Arc::clone(&gate.connections).try_acquire_owned() else {
         record.end(

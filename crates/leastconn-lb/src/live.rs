@@ -13,6 +13,8 @@ use std::{
 use leastconn::{Reason, net::Traffic};
 use tokio::sync::{Notify, watch};
 
+use crate::metrics::ListenerMetrics;
+
 /// Few enough to walk, enough that workers rarely meet.
 const SHARDS: usize = 16;
 
@@ -37,6 +39,9 @@ pub struct Live {
     pub source: SocketAddr,
     /// What it has carried so far.
     pub traffic: Traffic,
+    metrics: Arc<ListenerMetrics>,
+    /// How much of `traffic` is in the metrics: received, sent.
+    metered: [AtomicU64; 2],
     stop: OnceLock<Reason>,
     stopped: Notify,
 }
@@ -61,12 +66,19 @@ impl Default for Registry {
 
 impl Registry {
     /// Adds a connection.
-    pub fn register(self: &Arc<Self>, listener: Arc<str>, source: SocketAddr) -> Registered {
+    pub fn register(
+        self: &Arc<Self>,
+        listener: Arc<str>,
+        metrics: Arc<ListenerMetrics>,
+        source: SocketAddr,
+    ) -> Registered {
         let live = Arc::new(Live {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             listener,
             source,
             traffic: Traffic::default(),
+            metrics,
+            metered: Default::default(),
             stop: OnceLock::new(),
             stopped: Notify::new(),
         });
@@ -100,6 +112,13 @@ impl Registry {
         live.iter().filter(|live| live.stop(reason)).count()
     }
 
+    /// Brings what open connections have carried so far into the metrics.
+    pub fn meter_traffic(&self) {
+        for live in self.list() {
+            live.meter_traffic();
+        }
+    }
+
     /// Waits until none is open.
     pub async fn wait_empty(&self) {
         let mut told = self.empty.subscribe();
@@ -124,6 +143,18 @@ impl Live {
             self.stopped.notify_one();
         }
         first
+    }
+
+    /// Brings what it has carried so far into the metrics.
+    pub fn meter_traffic(&self) {
+        let so_far = [self.traffic.received(), self.traffic.sent()];
+        let counters = [&self.metrics.received, &self.metrics.sent];
+        for ((now, metered), counter) in so_far.into_iter().zip(&self.metered).zip(counters) {
+            // The larger one stays: of two who meter at once, with an older
+            // and a newer number, none adds anything twice.
+            let before = metered.fetch_max(now, Ordering::AcqRel);
+            counter.inc_by(now.saturating_sub(before));
+        }
     }
 
     /// Waits until somebody ends the connection, and says why.

@@ -82,8 +82,10 @@ pub struct ListenerMetrics {
     /// TLS handshakes that are going on.
     pub handshakes: Gauge,
     outcomes: Vec<Counter>,
-    received: Counter,
-    sent: Counter,
+    /// Bytes received from clients.
+    pub received: Counter,
+    /// Bytes sent to clients.
+    pub sent: Counter,
 }
 
 impl Metrics {
@@ -239,11 +241,9 @@ impl Default for Metrics {
 
 impl ListenerMetrics {
     /// A connection ended.
-    pub fn ended(&self, reason: Reason, received: u64, sent: u64) {
+    pub fn ended(&self, reason: Reason) {
         self.active.dec();
         self.outcomes[reason.index()].inc();
-        self.received.inc_by(received);
-        self.sent.inc_by(sent);
     }
 }
 

@@ -188,9 +188,8 @@ impl Record {
         if let Some(active) = &self.client_active {
             active.dec();
         }
-        let traffic = &self.live.traffic;
-        self.listener
-            .ended(reason, traffic.received(), traffic.sent());
+        self.live.meter_traffic();
+        self.listener.ended(reason);
         if let Some(client) = &self.client {
             self.books.metrics.client_ended(client, reason);
         }

@@ -6,6 +6,7 @@
 
 mod handshake;
 mod stream;
+mod verifier;
 
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ use rustls::{
 
 pub use handshake::{HandshakeError, Hello, accept, read_hello};
 pub use stream::TlsStream;
+
+use verifier::Remembering;
 
 use crate::config::{ClientAuth, MinVersion, Tls};
 
@@ -57,7 +60,8 @@ pub fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
                 // An expired list says nothing about today: fail closed.
                 .enforce_revocation_expiration()
                 .build()?;
-            builder.with_client_cert_verifier(verifier)
+            let lists_until = verifier::lists_until(&material.crls);
+            builder.with_client_cert_verifier(Arc::new(Remembering::new(verifier, lists_until)))
         }
     };
     let mut config =

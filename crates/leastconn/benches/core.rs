@@ -42,7 +42,7 @@ fn busy(servers: u16) -> (Pool, Vec<Option<Lease>>) {
 fn pick_and_drop(bencher: Bencher<'_, '_>, servers: u16) {
     let (pool, _held) = busy(servers);
     let (all, tried) = (pool.all(), Tried::default());
-    bencher.bench(|| pool.pick(black_box(&all), &tried, *NOW));
+    bencher.bench(|| drop(pool.pick(black_box(&all), &tried, *NOW)));
 }
 
 /// Admitting one of so many identities, and dropping the permit.
@@ -64,6 +64,6 @@ fn admit_and_drop(bencher: Bencher<'_, '_>, identities: usize) {
     bencher.bench(|| {
         // A stride, so that no cache line is warm from the one before.
         let number = next.fetch_add(7_919, std::sync::atomic::Ordering::Relaxed);
-        limiter.admit(black_box(&clients[number % identities]), &limits, *NOW)
+        drop(limiter.admit(black_box(&clients[number % identities]), &limits, *NOW));
     });
 }

@@ -47,7 +47,11 @@ struct Setup {
 
 impl Setup {
     fn new(servers: impl IntoIterator<Item = ServerSpec>) -> Self {
-        let pool = Pool::new("pool", servers, None, PassivePolicy::default(), 7).unwrap();
+        Self::seeded(servers, 7)
+    }
+
+    fn seeded(servers: impl IntoIterator<Item = ServerSpec>, seed: u64) -> Self {
+        let pool = Pool::new("pool", servers, None, PassivePolicy::default(), seed).unwrap();
         let all = pool.all();
         let pool = Arc::new(pool);
         Self { pool, all }
@@ -70,18 +74,21 @@ impl Setup {
 
 #[test]
 fn picks_at_once_leave_no_difference_over_one() {
-    loom::model(|| {
-        let setup = Setup::new([spec("a"), spec("b")]);
-        let other = setup.spawn(|setup| [setup.pick(at(0)), setup.pick(at(0))]);
-        let first = setup.pick(at(0)).unwrap();
-        let held = other.join().unwrap();
-        assert!(held.iter().all(Option::is_some));
-        let mut counts = setup.in_flight();
-        counts.sort_unstable();
-        assert_eq!(counts, [1, 2]);
-        drop((first, held));
-        assert_eq!(setup.in_flight(), [0, 0]);
-    });
+    // Even numbers of picks: of an odd one, the last evens a fault out. And of
+    // several seeds, some make both threads prefer the same server.
+    for (each, seed) in (1..=2).flat_map(|each| (0..8).map(move |seed| (each, seed))) {
+        loom::model(move || {
+            let setup = Setup::seeded([spec("a"), spec("b")], seed);
+            let picks = move |setup: Setup| -> Vec<_> {
+                (0..each).map(|_| setup.pick(at(0)).unwrap()).collect()
+            };
+            let other = setup.spawn(picks);
+            let held = (picks(setup.clone()), other.join().unwrap());
+            assert_eq!(setup.in_flight(), [each, each]);
+            drop(held);
+            assert_eq!(setup.in_flight(), [0, 0]);
+        });
+    }
 }
 
 #[test]

@@ -18,13 +18,17 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
         Ok(path) => path,
         Err(error) => return fail(&error, INVALID),
     };
-    let Loaded { config, warnings } = match config::load(&path) {
+    let mut loaded = match config::load(&path) {
         Ok(loaded) => loaded,
         Err(problems) => {
             eprint!("{problems}");
             return fail(&format!("{}: not started", path.display()), INVALID);
         }
     };
+    loaded.warn_of_unresolved_names();
+    let Loaded {
+        config, warnings, ..
+    } = loaded;
     logging::start(&config.log);
     for warning in warnings.lines() {
         tracing::warn!("{warning}");

@@ -82,6 +82,8 @@ impl Problem {
 pub struct Problems {
     name: Arc<str>,
     text: Arc<str>,
+    /// Where each line of `text` begins.
+    line_starts: Arc<[usize]>,
     list: Vec<Problem>,
 }
 
@@ -91,6 +93,9 @@ impl Problems {
         Self {
             name: name.into(),
             text: text.into(),
+            line_starts: std::iter::once(0)
+                .chain(text.match_indices('\n').map(|(newline, _)| newline + 1))
+                .collect(),
             list: Vec::new(),
         }
     }
@@ -105,11 +110,29 @@ impl Problems {
         self.add(Severity::Warning, message)
     }
 
-    /// Adds what the parser says.
-    pub(crate) fn syntax(&mut self, error: &toml::de::Error) {
-        let problem = self.error(error.message());
-        if let Some(span) = error.span() {
-            problem.at(span);
+    /// Adds what the parser says. Of a line it says only the first thing: what
+    /// follows a slip is mostly its consequence. Of a file that is something
+    /// else altogether, the beginning is enough.
+    pub(crate) fn syntax(&mut self, errors: &[toml::de::Error]) {
+        const ENOUGH: usize = 20;
+        let mut last = None;
+        for error in errors {
+            if self.list.len() >= ENOUGH {
+                self.error("there are more, which the first ones may explain");
+                return;
+            }
+            let Some(span) = error.span() else {
+                self.error(error.message());
+                continue;
+            };
+            let start = self.boundary(span.start);
+            let same_line = last.is_some_and(|last: usize| {
+                !self.text[last.min(start)..last.max(start)].contains('\n')
+            });
+            if !same_line {
+                self.error(error.message()).at(span);
+            }
+            last = Some(start);
         }
     }
 
@@ -220,10 +243,10 @@ impl Problems {
     /// Line and column of a byte, each from 1; the column in characters.
     pub fn position(&self, at: usize) -> (usize, usize) {
         let at = self.boundary(at);
-        let before = &self.text[..at];
-        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let line = 1 + before.bytes().filter(|&b| b == b'\n').count();
-        (line, 1 + before[start..].chars().count())
+        // The first line begins at 0, so there is always one at or before.
+        let line = self.line_starts.partition_point(|&start| start <= at);
+        let start = self.line_starts[line - 1];
+        (line, 1 + self.text[start..at].chars().count())
     }
 
     fn boundary(&self, at: usize) -> usize {
@@ -286,7 +309,7 @@ impl Problems {
             .find('\n')
             .map_or(self.text.len(), |n| last + n);
         let shift = |span: Range<usize>| span.start - start..span.end - start;
-        let mut snippet = Snippet::source(&self.text[start..end])
+        let mut snippet = Snippet::source(harmless(&self.text[start..end]))
             .path(name)
             .line_start(self.position(start).0)
             .annotation(AnnotationKind::Primary.span(shift(span)));
@@ -320,7 +343,7 @@ pub fn stderr_has_colours() -> bool {
 pub(crate) fn visible(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() || is_reordering(character) {
+        if is_obeyed(character) {
             out.extend(character.escape_unicode());
         } else {
             out.push(character);
@@ -329,6 +352,23 @@ pub(crate) fn visible(text: &str) -> String {
     out
 }
 
-const fn is_reordering(character: char) -> bool {
-    matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// The same for the lines that are shown, where every byte keeps its place.
+fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_obeyed(character) && !matches!(character, '\t' | '\n' | '\r') {
+            out.extend(std::iter::repeat_n('?', character.len_utf8()));
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+fn is_obeyed(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
 }

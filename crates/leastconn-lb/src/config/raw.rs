@@ -346,7 +346,13 @@ pub struct RawServer {
     #[schemars(required, extend("examples" = ["webapp1:80", "10.0.0.7:80"]))]
     pub address: Opt<String>,
     /// Its share of connections relative to its peers', 1 to 65535.
-    #[schemars(extend("default" = 1))]
+    #[schemars(
+        range(min = 1, max = 65535),
+        extend(
+            "default" = 1,
+            "x-leastconn-if-zero" = "for a server that is to get no new connections, drain it",
+        )
+    )]
     pub weight: Opt<u32>,
     /// Connections it takes at once; 0: as many as come.
     #[schemars(range(min = 0), extend("default" = 0))]
@@ -373,7 +379,10 @@ pub struct RawClient {
     /// How fast it may open connections. Absent: no limit.
     pub rate_limit: Opt<RawRateLimit>,
     /// Connections it may have at once. Absent: no limit.
-    #[schemars(range(min = 1))]
+    #[schemars(
+        range(min = 1),
+        extend("x-leastconn-if-zero" = "to refuse a client, empty its `allow`")
+    )]
     pub max_conns: Opt<u32>,
     /// From when on it is refused. Absent: never.
     pub expires: Opt<DateTime>,

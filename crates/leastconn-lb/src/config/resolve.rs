@@ -13,7 +13,7 @@ mod upstream;
 
 use std::{
     collections::{HashMap, HashSet},
-    net::{IpAddr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -65,6 +65,7 @@ pub(crate) fn resolve(
         problems,
         addresses: Vec::new(),
         upstreams: Vec::new(),
+        nameless_upstream: false,
         binds: Vec::new(),
     };
     let process = resolver.process(raw.process.unwrap_or_default());
@@ -87,7 +88,17 @@ pub(crate) fn resolve(
             .problems
             .warning("there is no `[[client]]`: everyone will be refused");
     }
-    resolver.check_together(&listeners, &clients);
+    let complete = resolver.nothing_pruned_at_top()
+        && listeners.len() == raw.listener.as_ref().map_or(0, Vec::len)
+        && clients.len() == raw.client.as_ref().map_or(0, Vec::len);
+    resolver.check_together(&listeners, &clients, complete);
+    if !complete && resolver.problems.errors() == 0 {
+        // Whatever was left out was reported. Should that ever fail, a rule less
+        // must not let anybody in.
+        resolver
+            .problems
+            .error("a part of the file was not understood; this is a fault of the program");
+    }
     let config = Config {
         path,
         process,
@@ -109,6 +120,8 @@ struct Resolver<'a> {
     addresses: Vec<AddressUse>,
     /// Every upstream the file declares, whether it is well or not.
     upstreams: Vec<Declared>,
+    /// An upstream has no name that could be read, and any may be meant.
+    nameless_upstream: bool,
     /// Every address that is listened at, with what listens.
     binds: Vec<(SocketAddr, Range<usize>)>,
 }
@@ -219,12 +232,16 @@ impl Resolver<'_> {
             declared.used = true;
             return Some(UpstreamId::from(name));
         }
+        // It may be the one whose name, or whose table, could not be read.
+        let unread = self.upstreams.is_empty() && !self.nothing_pruned_at_top();
+        if self.nameless_upstream || unread {
+            return None;
+        }
         let known: Vec<_> = self
             .upstreams
             .iter()
             .map(|known| known.name.clone())
             .collect();
-        // A table whose name could not be read may be the one that is meant.
         let problem = self
             .problems
             .error(format!("there is no upstream named `{name}`"))
@@ -269,11 +286,12 @@ impl Resolver<'_> {
         let value = text.value;
         let port = value.rsplit_once(':').map_or(value, |(_, port)| port);
         let host = value.rsplit_once(':').map_or("", |(host, _)| host);
-        let (message, help) = if value.parse::<IpAddr>().is_ok() {
-            let help = match value.parse::<IpAddr>() {
-                Ok(IpAddr::V6(ip)) => format!("write \"[{ip}]:9443\""),
-                _ => format!("write \"{value}:9443\""),
-            };
+        let (message, help) = if value.parse::<Ipv6Addr>().is_ok() {
+            // `::1:9443` is an address as a whole, and hardly meant as one.
+            let help = "write \"[ADDRESS]:PORT\"".to_owned();
+            (AddressError::UnbracketedV6.to_string(), help)
+        } else if value.parse::<Ipv4Addr>().is_ok() {
+            let help = format!("write \"{value}:9443\"");
             ("the port is missing".to_owned(), help)
         } else if port.parse::<u16>().is_ok() && matches!(host, "" | "*") {
             let help = format!(

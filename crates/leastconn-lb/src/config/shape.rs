@@ -204,9 +204,15 @@ impl Shape<'_> {
             (Some(least), _) if number < least => format!("at least {least}"),
             (_, most) => format!("at most {}", most.unwrap_or(i64::MAX)),
         };
-        self.problems
+        let problem = self
+            .problems
             .error(format!("`{key}` must be {allowed}, not {number}"))
             .at(span);
+        if number == 0
+            && let Some(help) = schema.get("x-leastconn-if-zero").and_then(Value::as_str)
+        {
+            problem.help(help);
+        }
         false
     }
 

@@ -10,7 +10,13 @@ use crate::config::{
 };
 
 impl Resolver<'_> {
-    pub(super) fn check_together(&mut self, listeners: &[At<Listener>], clients: &[Placed]) {
+    /// `complete`: every listener and client of the file could be read.
+    pub(super) fn check_together(
+        &mut self,
+        listeners: &[At<Listener>],
+        clients: &[Placed],
+        complete: bool,
+    ) {
         for declared in self.upstreams.iter().filter(|declared| !declared.used) {
             self.problems
                 .warning(format!("nothing leads to the upstream `{}`", declared.name))
@@ -18,7 +24,7 @@ impl Resolver<'_> {
         }
         self.shadowed_rules(clients);
         // What could not be read may be just what is missing below.
-        if self.problems.errors() > 0 {
+        if !complete {
             return;
         }
         for listener in listeners {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, ops::Range};
 
-use super::{Resolver, Zero};
+use super::{Resolver, Surroundings, Zero};
 use crate::config::{
     defaults,
     model::{Listener, Route, Timeouts},
@@ -70,29 +70,27 @@ impl Resolver<'_> {
                 binds.extend(self.bind(&text));
             }
         }
-        let upstream = raw
-            .upstream
-            .as_ref()
-            .map(|at| self.upstream_named(&at.value, &at.span));
-        let routes = self.routes(table);
-        let tls = raw.tls.as_ref().map(|raw| {
-            tls::load::load(
-                raw,
-                self.surroundings.base_dir,
-                self.surroundings.now,
-                self.problems,
-            )
+        let upstream = optional(raw.upstream.as_ref(), |at| {
+            self.upstream_named(&at.value, &at.span)
         });
-        let complete = !self.pruned(&table.span) && !binds.is_empty();
-        complete.then_some(()).and_then(|()| {
-            Some(Listener {
-                name: "".into(),
-                binds,
-                routes: routes?,
-                upstream: transpose(upstream)?,
-                timeouts,
-                tls: transpose(tls)?,
-            })
+        let routes = self.routes(table);
+        let tls = optional(raw.tls.as_ref(), |at| {
+            let Surroundings { base_dir, now, .. } = self.surroundings;
+            tls::load::load(at, base_dir, *now, self.problems)
+        });
+        let (Some(routes), Ok(upstream), Ok(tls)) = (routes, upstream, tls) else {
+            return None;
+        };
+        if binds.is_empty() || self.pruned(&table.span) {
+            return None;
+        }
+        Some(Listener {
+            name: "".into(),
+            binds,
+            routes,
+            upstream,
+            timeouts,
+            tls,
         })
     }
 
@@ -141,15 +139,12 @@ impl Resolver<'_> {
     }
 }
 
-/// Absent is fine, present and wrong is not.
-#[expect(
-    clippy::option_option,
-    reason = "the outer says whether the key is there, the inner whether it is right"
-)]
-fn transpose<T>(value: Option<Option<T>>) -> Option<Option<T>> {
-    match value {
-        None => Some(None),
-        Some(None) => None,
-        Some(Some(value)) => Some(Some(value)),
-    }
+/// A key that may be absent, and was reported if it is wrong.
+fn optional<T, U>(
+    value: Option<&At<T>>,
+    read: impl FnOnce(&At<T>) -> Option<U>,
+) -> Result<Option<U>, Reported> {
+    value.map(|at| read(at).ok_or(Reported)).transpose()
 }
+
+struct Reported;

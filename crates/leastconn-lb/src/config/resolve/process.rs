@@ -1,6 +1,6 @@
 //! `[process]`, `[log]` and `[admin]`.
 
-use std::{num::NonZeroUsize, thread};
+use std::{num::NonZeroUsize, ops::Range, path::Path, thread};
 
 use super::{Resolver, Zero};
 use crate::config::{
@@ -56,10 +56,29 @@ impl Resolver<'_> {
                             .help("write \"stdout\", \"off\" or the name of a file");
                         Access::Off
                     }
-                    file => Access::File(self.path(file)),
+                    file => self.access_file(file, &span),
                 },
             },
         }
+    }
+
+    fn access_file(&mut self, file: &str, span: &Range<usize>) -> Access {
+        let path = self.path(file);
+        // An empty parent is the working directory, and there is one.
+        let parent = path.parent().filter(|parent| *parent != Path::new(""));
+        let trouble = if path.is_dir() {
+            Some("it is a directory".to_owned())
+        } else {
+            parent
+                .filter(|parent| !parent.is_dir())
+                .map(|parent| format!("there is no directory {}", parent.display()))
+        };
+        if let Some(trouble) = trouble {
+            self.problems
+                .error(format!("{file:?} cannot be the access log: {trouble}"))
+                .at(span.clone());
+        }
+        Access::File(path)
     }
 
     pub(super) fn admin(&mut self, raw: &At<RawAdmin>) -> Option<Admin> {

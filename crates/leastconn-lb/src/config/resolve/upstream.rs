@@ -25,26 +25,36 @@ impl Resolver<'_> {
             let name = self.name("upstream", table.value.name.as_ref());
             let id = name.as_ref().map(|name| UpstreamId::from(&*name.value));
             let servers = self.servers(table, id.as_ref());
-            if let Some(At { value: name, span }) = name
-                && self.unique("upstream", &name, &span, &mut seen)
-            {
-                let listed = table
-                    .value
-                    .servers
-                    .as_ref()
-                    .map_or(0, |list| list.value.len());
-                self.upstreams.push(Declared {
-                    name: name.to_string(),
-                    span,
-                    servers: servers.iter().map(|s| s.id.to_string()).collect(),
-                    incomplete: servers.len() < listed || self.lost_servers(table),
-                    used: false,
-                });
-            }
+            self.declare(table, &servers, &mut seen);
             let upstream = self.upstream(&table.value, servers);
             upstreams.extend(id.map(|id| Upstream { id, ..upstream }));
         }
         upstreams
+    }
+
+    /// Makes the upstream known to those that refer to it, well or not.
+    fn declare(
+        &mut self,
+        table: &At<RawUpstream>,
+        servers: &[ServerSpec],
+        seen: &mut HashMap<String, Range<usize>>,
+    ) {
+        let Some(At { value: name, span }) = &table.value.name else {
+            self.nameless_upstream = true;
+            return;
+        };
+        if !self.unique("upstream", name, span, seen) {
+            return;
+        }
+        let list = table.value.servers.as_ref();
+        self.upstreams.push(Declared {
+            name: name.clone(),
+            span: span.clone(),
+            servers: servers.iter().map(|s| s.id.to_string()).collect(),
+            incomplete: list
+                .is_none_or(|list| servers.len() < list.value.len() || self.pruned(&list.span)),
+            used: false,
+        });
     }
 
     fn upstream(&mut self, raw: &RawUpstream, servers: Vec<ServerSpec>) -> Upstream {
@@ -120,15 +130,6 @@ impl Resolver<'_> {
         servers
     }
 
-    /// Whether servers of it were cut out, so that others may be meant than are known.
-    fn lost_servers(&self, table: &At<RawUpstream>) -> bool {
-        table
-            .value
-            .servers
-            .as_ref()
-            .is_none_or(|list| self.pruned(&list.span))
-    }
-
     /// The server, the place of its name and that of its address.
     fn server(
         &mut self,
@@ -148,22 +149,6 @@ impl Resolver<'_> {
         &mut self,
         raw: &RawServer,
     ) -> Option<(ServerSpec, Range<usize>, Range<usize>)> {
-        let weight = match &raw.weight {
-            None => Some(Weight::ONE),
-            Some(At { value, span }) => {
-                let weight = Weight::new(*value);
-                if weight.is_none() {
-                    let problem = self
-                        .problems
-                        .error(format!("`weight` must be from 1 to 65535, not {value}"))
-                        .at(span.clone());
-                    if *value == 0 {
-                        problem.help("for a server that is to get no new connections, drain it");
-                    }
-                }
-                weight
-            }
-        };
         let At { value: text, span } = raw.address.as_ref()?;
         let address = self.address(text, span);
         let (name, name_span) = match &raw.name {
@@ -180,7 +165,11 @@ impl Resolver<'_> {
         let server = ServerSpec {
             id: ServerId::from(&**name),
             address: address?,
-            weight: weight?,
+            weight: raw
+                .weight
+                .as_ref()
+                .and_then(|at| Weight::new(at.value))
+                .unwrap_or(Weight::ONE),
             max_conns: raw
                 .max_conns
                 .as_ref()

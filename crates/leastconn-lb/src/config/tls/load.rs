@@ -78,7 +78,9 @@ pub(crate) fn load(
         _ => {}
     }
     let authorities = authorities.flatten();
-    if let (Some(authorities), Some(at)) = (&authorities, client_ca) {
+    if let (Some(authorities), Some(at)) = (&authorities, client_ca)
+        && loader.problems.errors() == errors
+    {
         loader.every_authority_is_covered(authorities, &crls, at);
         loader.verifier_accepts(authorities, &crls, &raw.span);
     }
@@ -353,9 +355,6 @@ impl Loader<'_> {
         crls: &[CertificateRevocationListDer<'static>],
         span: &Range<usize>,
     ) {
-        if self.problems.errors() > 0 {
-            return;
-        }
         let mut roots = RootCertStore::empty();
         for authority in authorities {
             if let Err(error) = roots.add(authority.clone()) {

@@ -1,0 +1,232 @@
+//! What a file means.
+
+use std::{num::NonZeroU32, path::Path, time::Duration};
+
+use leastconn::{Address, ServerId, UpstreamId, Weight};
+
+use super::{PLAIN, changed, config, reading};
+use crate::config::{
+    Access, Allow, Format, Granted, HealthCheck, Level, ProbeKind, StatusSet, schema,
+};
+
+#[test]
+fn what_is_left_out_has_the_contract_s_defaults() {
+    let config = config(PLAIN);
+    assert_eq!(config.process.max_connections, None);
+    assert_eq!(config.process.max_handshakes.get(), 256);
+    assert_eq!(config.process.drain_timeout, Duration::from_secs(30));
+    assert_eq!(config.log.level, Level::Info);
+    assert_eq!(config.log.format, Format::Text);
+    assert_eq!(config.log.access, Access::Stdout);
+    assert_eq!(config.admin, None);
+    let listener = &config.listeners[0];
+    assert_eq!(listener.timeouts.handshake, Duration::from_secs(10));
+    assert_eq!(listener.timeouts.idle, Duration::from_secs(3600));
+    assert_eq!(listener.timeouts.half_close, Duration::from_secs(60));
+    assert_eq!(listener.tls, None);
+    let upstream = &config.upstreams[0];
+    assert_eq!(upstream.connect_timeout, Duration::from_secs(5));
+    assert_eq!(upstream.retries, 2);
+    assert_eq!(
+        upstream.passive,
+        leastconn::health::PassivePolicy::default()
+    );
+    let health = upstream.health_check.as_ref().unwrap();
+    assert_eq!(health.interval, Duration::from_secs(10));
+    assert_eq!(health.timeout, Duration::from_secs(1));
+    assert_eq!((health.policy.rise.get(), health.policy.fall.get()), (2, 3));
+    let tcp = ProbeKind::Tcp {
+        send: None,
+        expect: None,
+    };
+    assert_eq!(health.kind, tcp);
+    assert_eq!(config.clients[0].limits, leastconn::Limits::default());
+}
+
+#[test]
+fn every_key_that_works_does() {
+    let config = config(
+        r#"
+        [process]
+        workers = 3
+        max_connections = 1_000
+        max_handshakes = 10
+        drain_timeout = "1m30s"
+
+        [log]
+        level = "debug"
+        format = "json"
+        access = "/dev/access.log"
+
+        [admin]
+        bind = "[::1]:9901"
+
+        [[listener]]
+        name = "main"
+        bind = ["127.0.0.1:${PORT}", "[::1]:9443"]
+        idle_timeout = "2h"
+        max_lifetime = "0s"
+        proxy_protocol = "off"
+
+        [[upstream]]
+        name = "web"
+        balance = "least_conn"
+        connect_timeout = "250ms"
+        retries = 0
+        slow_start = "0ms"
+        proxy_protocol = "off"
+        health_check = { type = "http", path = "/up?x=1", status = [200, 204], port = 8080, rise = 1, fall = 1 }
+        passive = { max_fails = 0, fail_timeout = "1s" }
+        servers = [
+          "webapp1:80",
+          { name = "webapp2", address = "10.0.0.2:80", weight = 65535, max_conns = 5, backup = true },
+          { address = "webapp3:80", max_conns = 0 },
+        ]
+
+        [[client]]
+        name = "one"
+        match = { source = ["10.0.0.0/8", "::1"] }
+        allow = ["web/webapp2", "web/webapp1:80"]
+        rate_limit = { rate = 2.5 }
+        max_conns = 7
+        mode = "enforce"
+
+        [[client]]
+        name = "two"
+        match = { source = "0.0.0.0/0" }
+        allow = "web"
+
+        [defaults.client]
+        rate_limit = { rate = 20, burst = 1 }
+        max_conns = 9
+        "#,
+    );
+    assert_eq!(config.process.workers.get(), 3);
+    assert_eq!(config.process.max_connections.unwrap().get(), 1000);
+    assert_eq!(config.process.drain_timeout, Duration::from_secs(90));
+    assert_eq!(config.log.access, Access::File("/dev/access.log".into()));
+    assert_eq!(
+        config.admin.as_ref().unwrap().bind.to_string(),
+        "[::1]:9901"
+    );
+    assert_eq!(config.listeners[0].binds[0].port(), 9443);
+
+    let upstream = config.upstream(&UpstreamId::from("web")).unwrap();
+    let names: Vec<_> = upstream.servers.iter().map(|s| s.id.as_str()).collect();
+    assert_eq!(names, ["webapp1:80", "webapp2", "webapp3:80"]);
+    let second = &upstream.servers[1];
+    assert_eq!(second.weight, Weight::new(65535).unwrap());
+    assert_eq!(second.max_conns, NonZeroU32::new(5));
+    assert!(second.backup);
+    assert_eq!(upstream.servers[2].max_conns, None);
+    assert!(matches!(upstream.servers[2].address, Address::Name { .. }));
+    let HealthCheck { kind, port, .. } = upstream.health_check.as_ref().unwrap();
+    assert_eq!(*port, Some(8080));
+    let http = ProbeKind::Http {
+        path: "/up?x=1".into(),
+        status: StatusSet::OneOf(vec![200, 204]),
+    };
+    assert_eq!(*kind, http);
+
+    let [one, two] = &config.clients[..] else {
+        panic!("two clients");
+    };
+    let rate = one.limits.rate.unwrap();
+    assert_eq!((rate.per_second(), rate.burst().get()), (2.5, 3));
+    assert_eq!(one.limits.max_conns, NonZeroU32::new(7));
+    assert_eq!(two.limits.rate.unwrap().burst().get(), 1);
+    assert_eq!(two.limits.max_conns, NonZeroU32::new(9));
+    let web = UpstreamId::from("web");
+    assert_eq!(
+        one.grants(&web),
+        Some(Granted::Only(vec![
+            ServerId::from("webapp2"),
+            ServerId::from("webapp1:80")
+        ]))
+    );
+    assert_eq!(two.grants(&web), Some(Granted::All));
+    assert_eq!(two.grants(&UpstreamId::from("db")), None);
+    assert_eq!(
+        two.allow,
+        [Allow {
+            upstream: web,
+            server: None
+        }]
+    );
+}
+
+#[test]
+fn no_health_check_is_none() {
+    let text = changed(
+        "name = \"web\"\n",
+        "name = \"web\"\nhealth_check = { type = \"none\" }\n",
+    );
+    assert_eq!(config(&text).upstreams[0].health_check, None);
+}
+
+#[test]
+fn the_schema_s_defaults_say_what_the_code_does() {
+    let default =
+        |table: &str, key: &str| schema()["$defs"][table]["properties"][key]["default"].clone();
+    let written = changed(
+        "upstream = \"web\"\n",
+        &format!(
+            "upstream = \"web\"\nhandshake_timeout = {}\nidle_timeout = {}\nhalf_close_timeout = {}\n",
+            default("listener", "handshake_timeout"),
+            default("listener", "idle_timeout"),
+            default("listener", "half_close_timeout"),
+        ),
+    );
+    assert_eq!(config(&written), config(PLAIN));
+}
+
+#[test]
+fn a_file_is_found_and_its_paths_are_relative_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("leastconn.toml");
+    std::fs::write(
+        &path,
+        format!("log = {{ access = \"access.log\" }}\n{PLAIN}"),
+    )
+    .unwrap();
+    let loaded = crate::config::load(&path).unwrap();
+    assert!(loaded.warnings.is_empty());
+    assert_eq!(loaded.config.path, path);
+    assert_eq!(
+        loaded.config.log.access,
+        Access::File(dir.path().join("access.log"))
+    );
+}
+
+#[test]
+fn a_file_that_is_not_there_or_not_text_is_a_problem() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("leastconn.toml");
+    let problems = crate::config::load(&path).unwrap_err();
+    assert_eq!(
+        problems.lines().collect::<Vec<_>>(),
+        [format!(
+            "{}: error: the file cannot be read: No such file or directory (os error 2)",
+            path.display()
+        )]
+    );
+    std::fs::write(&path, b"a = 1\nb = \"\xff\"\n").unwrap();
+    let problems = crate::config::load(&path).unwrap_err();
+    assert_eq!(
+        problems.lines().collect::<Vec<_>>(),
+        [format!(
+            "{}:2:6: error: the file is not UTF-8 text",
+            path.display()
+        )]
+    );
+}
+
+#[test]
+fn the_contract_s_example_fails_only_for_what_is_planned() {
+    let text = PLAIN.replace(
+        "[[listener]]",
+        "admin = { socket = \"x\", bind = \"127.0.0.1:1\" }\n[[listener]]",
+    );
+    let reading = reading(&text, Path::new("/nowhere"));
+    assert_eq!(reading.problems.errors(), 1, "{}", reading.problems);
+}

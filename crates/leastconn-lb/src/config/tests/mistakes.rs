@@ -1,0 +1,541 @@
+//! What people get wrong, and what they are told.
+
+use std::path::Path;
+
+use super::{PLAIN, changed, lines, reading};
+
+fn rendered(text: &str) -> String {
+    reading(text, Path::new("/nowhere")).problems.to_string()
+}
+
+#[test]
+fn a_problem_shows_the_line_and_what_to_do() {
+    assert_eq!(
+        rendered(&changed(
+            "[[listener]]\n",
+            "[process]\nwokers = 4\n\n[[listener]]\n"
+        )),
+        "\
+error: unknown key `wokers` in `[process]`
+ --> leastconn.toml:3:1
+  |
+3 | wokers = 4
+  | ^^^^^^
+  |
+  = help: did you mean `workers`?"
+    );
+    assert_eq!(
+        rendered(&changed("name = \"main\"\n", "")),
+        "\
+error: `[[listener]]` needs `name`
+ --> leastconn.toml:2:1
+  |
+2 | [[listener]]
+  | ^^^^^^^^^^^^"
+    );
+    assert_eq!(
+        rendered(&format!(
+            "{PLAIN}\n[[upstream]]\nname = \"web\"\nservers = [\"10.0.0.3:80\"]\n"
+        )),
+        "\
+error: there are two upstreams named `web`
+  --> leastconn.toml:17:8
+   |
+ 8 | name = \"web\"
+   |        ----- the first
+...
+17 | name = \"web\"
+   |        ^^^^^"
+    );
+}
+
+#[test]
+fn all_problems_are_reported_at_once_in_the_file_s_order() {
+    let text = PLAIN
+        .replace(
+            "[[listener]]\n",
+            "[process]\nmax_handshakes = 0\n[[listener]]\nidle_timeout = 5\n",
+        )
+        .replace("upstream = \"web\"", "upstream = \"wbe\"")
+        .replace("\"10.0.0.1:80\"", "\"10.0.0.1\"")
+        .replace("10.0.0.0/8", "10.0.0.1/8");
+    assert_eq!(
+        lines(&text),
+        [
+            "3:18: error: `max_handshakes` must be at least 1, not 0",
+            "5:16: error: `idle_timeout`: expected a duration like \"10s\", found an integer; \
+             write \"5s\", if seconds are meant",
+            "8:12: error: there is no upstream named `wbe`; did you mean `web`?",
+            "12:12: error: \"10.0.0.1\" is not the address of a server; the port is missing: \
+             write HOST:PORT, for example `webapp1:80`",
+            "16:20: error: `source`: the address has bits set beyond its prefix: write \
+             `10.0.0.0/8` for the network, or `10.0.0.1` for the one address",
+        ]
+    );
+}
+
+#[test]
+fn syntax_errors_are_all_reported_and_alone() {
+    assert_eq!(
+        lines("a = = 1\nb = 5\nb = 6\n[process]\nwokers = 1\n"),
+        [
+            "1:5: error: extra `=`, expected nothing",
+            "3:1: error: duplicate key",
+        ]
+    );
+}
+
+/// Each line of the list: what to change in the plain file, to what, and what is said.
+#[test]
+fn mistakes_and_what_is_said() {
+    let cases: &[(&str, &str, &str)] = &[
+        // Keys
+        (
+            "bind =",
+            "bindd =",
+            "error: unknown key `bindd` in `[[listener]]`; did you mean `bind`?",
+        ),
+        (
+            "bind =",
+            "cert = \"x\"\nbind =",
+            "error: unknown key `cert` in `[[listener]]`; `cert` belongs in `listener.tls` or `upstream.tls`",
+        ),
+        (
+            "bind =",
+            "zzzzzz = 1\nbind =",
+            "error: unknown key `zzzzzz` in `[[listener]]`; it has `bind`, `half_close_timeout`",
+        ),
+        (
+            "[[listener]]",
+            "[listener]",
+            "error: `listener`: expected a list of tables, found a table; write `[[listener]]`, once for each",
+        ),
+        (
+            "[[listener]]",
+            "[[listner]]",
+            "error: unknown key `listner` in the top level; did you mean `listener`?",
+        ),
+        (
+            "allow = [\"web\"]\n",
+            "",
+            "error: `[[client]]` needs `allow`",
+        ),
+        // Types
+        (
+            "\"127.0.0.1:9000\"",
+            "9000",
+            "error: `bind`: expected a string or a list of strings, found an integer",
+        ),
+        (
+            "\"127.0.0.1:9000\"",
+            "[9000]",
+            "error: `bind`: expected a string, found an integer",
+        ),
+        (
+            "[\"10.0.0.1:80\", ",
+            "[{ adress = \"10.0.0.1:80\" }, ",
+            "error: unknown key `adress` in `upstream.servers`; did you mean `address`?",
+        ),
+        (
+            "[\"10.0.0.1:80\", ",
+            "[true, ",
+            "error: `servers`: expected an address like \"webapp1:80\" or a table, found a boolean",
+        ),
+        (
+            "bind =",
+            "routes = {}\nbind =",
+            "error: `routes`: expected a list of tables, found a table",
+        ),
+        (
+            "[[listener]]",
+            "[process]\nworkers = \"many\"\n[[listener]]",
+            "error: `workers` cannot be \"many\"; it is \"auto\"",
+        ),
+        (
+            "[[listener]]",
+            "[process]\nworkers = 0\n[[listener]]",
+            "error: `workers` must be from 1 to 1024, not 0",
+        ),
+        (
+            "[[listener]]",
+            "[process]\nmax_connections = 99999999999\n[[listener]]",
+            "error: `max_connections` must be at most 4294967295, not 99999999999",
+        ),
+        (
+            "[[listener]]",
+            "[process]\nmax_connections = 99999999999999999999\n[[listener]]",
+            "error: `max_connections`: the number is too large",
+        ),
+        (
+            "[[listener]]",
+            "[log]\nlevel = \"warning\"\n[[listener]]",
+            "error: `level` cannot be \"warning\"; it is \"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
+        ),
+        (
+            "[[listener]]",
+            "[log]\naccess = \"nowhere/access.log\"\n[[listener]]",
+            "error: \"nowhere/access.log\" cannot be the access log: there is no directory /nowhere/nowhere",
+        ),
+        // Durations
+        (
+            "upstream =",
+            "idle_timeout = \"10\"\nupstream =",
+            "error: `idle_timeout`: the unit is missing: \"10s\", \"10ms\"?",
+        ),
+        (
+            "upstream =",
+            "idle_timeout = \"1.5h\"\nupstream =",
+            "error: `idle_timeout`: durations are whole numbers",
+        ),
+        (
+            "upstream =",
+            "idle_timeout = \"0s\"\nupstream =",
+            "error: `idle_timeout` cannot be zero; the default is \"1h\"",
+        ),
+        // Addresses
+        (
+            "127.0.0.1:9000",
+            ":9000",
+            "error: the address is missing; write \"0.0.0.0:9000\" for all IPv4 addresses, \"[::]:9000\"",
+        ),
+        (
+            "127.0.0.1:9000",
+            "localhost:9000",
+            "error: `bind` takes an IP address, not a name; write \"127.0.0.1:9000\"",
+        ),
+        (
+            "127.0.0.1:9000",
+            "127.0.0.1",
+            "error: the port is missing; write \"127.0.0.1:9443\"",
+        ),
+        (
+            "127.0.0.1:9000",
+            "::1:9000",
+            "error: an IPv6 address is written in brackets: `[::1]:80`",
+        ),
+        (
+            "127.0.0.1:9000",
+            "127.0.0.1:99999",
+            "error: the port must be a number from 1 to 65535",
+        ),
+        (
+            "bind = \"127.0.0.1:9000\"",
+            "bind = []",
+            "error: `bind` is an empty list",
+        ),
+        (
+            "bind = \"127.0.0.1:9000\"",
+            "bind = [\"127.0.0.1:9000\", \"0.0.0.0:9000\"]",
+            "error: 0.0.0.0:9000 and 127.0.0.1:9000 overlap",
+        ),
+        (
+            "[[listener]]",
+            "[admin]\nbind = \"127.0.0.1:9000\"\n[[listener]]",
+            "error: 127.0.0.1:9000 is listened at twice",
+        ),
+        (
+            "[[listener]]",
+            "[admin]\nbind = \"0.0.0.0:9901\"\n[[listener]]",
+            "warning: the admin address 0.0.0.0:9901 is not a loopback address",
+        ),
+        (
+            "[[listener]]",
+            "[admin]\n[[listener]]",
+            "error: `[admin]` needs `bind`",
+        ),
+        (
+            "10.0.0.1:80",
+            "http://10.0.0.1:80",
+            "error: \"http://10.0.0.1:80\" is not the address of a server; write HOST:PORT",
+        ),
+        // Names
+        (
+            "\"main\"",
+            "\"ma in\"",
+            "error: the name of the listener holds ' '",
+        ),
+        (
+            "\"main\"",
+            "\"\"",
+            "error: the name of the listener is empty",
+        ),
+        (
+            "\"office\"",
+            "\"a/b\"",
+            "error: the name of the client holds '/'",
+        ),
+        (
+            "\"10.0.0.2:80\"",
+            "\"10.0.0.1:80\"",
+            "error: there are two servers named `10.0.0.1:80`",
+        ),
+        (
+            "\"10.0.0.2:80\"",
+            "{ name = \"b\", address = \"10.0.0.1:80\" }",
+            "warning: two servers have the address 10.0.0.1:80",
+        ),
+        // Upstreams
+        (
+            "servers = [\"10.0.0.1:80\", \"10.0.0.2:80\"]",
+            "servers = []",
+            "error: the upstream has no servers",
+        ),
+        (
+            "\"10.0.0.2:80\"",
+            "{ address = \"10.0.0.2:80\", weight = 0 }",
+            "error: `weight` must be from 1 to 65535, not 0; for a server that is to get no new connections, drain it",
+        ),
+        (
+            "servers =",
+            "health_check = { type = \"tpc\" }\nservers =",
+            "error: `type` cannot be \"tpc\"; it is \"none\", \"tcp\" or \"http\"; did you mean \"tcp\"?",
+        ),
+        (
+            "servers =",
+            "health_check = { path = \"/\" }\nservers =",
+            "error: `path` belongs to health checks of type \"http\"",
+        ),
+        (
+            "servers =",
+            "health_check = { type = \"http\", path = \"up\" }\nservers =",
+            "error: \"up\" is not the path of a request",
+        ),
+        (
+            "servers =",
+            "health_check = { type = \"http\", path = \"/a\\r\\nX: y\" }\nservers =",
+            "error: \"/a\\r\\nX: y\" is not the path of a request",
+        ),
+        (
+            "servers =",
+            "health_check = { timeout = \"20s\" }\nservers =",
+            "warning: `timeout` of the health check is longer than its `interval`",
+        ),
+        (
+            "servers =",
+            "health_check = { rise = 0 }\nservers =",
+            "error: `rise` must be from 1 to 1000, not 0",
+        ),
+        // Clients
+        (
+            "{ source = \"10.0.0.0/8\" }",
+            "{}",
+            "error: `match` is empty: it would be everyone",
+        ),
+        (
+            "\"10.0.0.0/8\"",
+            "[]",
+            "error: `source` is an empty list: nobody would match",
+        ),
+        (
+            "source = \"10.0.0.0/8\"",
+            "dns = \"web*.lb.com\"",
+            "error: `dns`: `*` stands for one whole label",
+        ),
+        (
+            "source = \"10.0.0.0/8\"",
+            "cn = \"**\"",
+            "error: `cn`: `*` stands for one whole label",
+        ),
+        (
+            "[\"web\"]",
+            "[]",
+            "warning: `allow` is empty: the client will be refused everywhere",
+        ),
+        (
+            "[\"web\"]",
+            "[\"web/10.0.0.9:80\"]",
+            "error: the upstream `web` has no server named `10.0.0.9:80`; did you mean",
+        ),
+        (
+            "[\"web\"]",
+            "[\"zzz\"]",
+            "error: there is no upstream named `zzz`; the upstreams are `web`",
+        ),
+        (
+            "allow =",
+            "rate_limit = { rate = 0 }\nallow =",
+            "error: `rate` cannot be 0",
+        ),
+        (
+            "allow =",
+            "rate_limit = { rate = nan }\nallow =",
+            "error: `rate` cannot be NaN",
+        ),
+        (
+            "allow =",
+            "rate_limit = { rate = 5, burst = 0 }\nallow =",
+            "error: `burst` must be at least 1, not 0",
+        ),
+        (
+            "allow =",
+            "rate_limit = { burst = 5 }\nallow =",
+            "error: `client.rate_limit` needs `rate`",
+        ),
+        (
+            "allow =",
+            "max_conns = 0\nallow =",
+            "error: `max_conns` must be at least 1, not 0",
+        ),
+        // Together
+        (
+            "source = \"10.0.0.0/8\"",
+            "cn = \"a\"",
+            "warning: nobody can connect to listener `main`",
+        ),
+        (
+            "upstream = \"web\"",
+            "routes = [{ sni = \"a.b\", upstream = \"web\" }]",
+            "error: `routes` go by the TLS server name, and the listener has no `tls`",
+        ),
+        // Not yet
+        (
+            "upstream = \"web\"",
+            "upstream = \"web\"\nmax_lifetime = \"1h\"",
+            "error: `max_lifetime = \"1h\"` is not supported yet (it is planned); remove it, or set it to \"0s\"",
+        ),
+        (
+            "upstream = \"web\"",
+            "upstream = \"web\"\non_expiry = \"close\"",
+            "error: `on_expiry` is not supported yet (it is planned); remove it",
+        ),
+        (
+            "servers =",
+            "balance = \"p2c\"\nservers =",
+            "error: `balance = \"p2c\"` is not supported yet (it is planned); remove it, or set it to \"least_conn\"",
+        ),
+        (
+            "servers =",
+            "balance = \"least_con\"\nservers =",
+            "error: `balance` cannot be \"least_con\"",
+        ),
+        (
+            "servers =",
+            "tls = { ca = \"ca.crt\" }\nservers =",
+            "error: `tls` is not supported yet (it is planned); remove it",
+        ),
+        (
+            "source = \"10.0.0.0/8\"",
+            "ou = \"staff\"",
+            "error: `ou` is not supported yet (it is planned); remove it",
+        ),
+        (
+            "allow =",
+            "expires = 2027-01-31T00:00:00Z\nallow =",
+            "error: `expires` is not supported yet (it is planned); remove it",
+        ),
+        (
+            "allow =",
+            "mode = \"shadow\"\nallow =",
+            "error: `mode = \"shadow\"` is not supported yet",
+        ),
+        // Environment
+        (
+            "127.0.0.1:9000",
+            "127.0.0.1:${NOPE}",
+            "error: the environment variable `NOPE` is not set; set it, or give a default: `${NOPE:-default}`",
+        ),
+        (
+            "127.0.0.1:9000",
+            "127.0.0.1:$PORT",
+            "error: a `$` that is neither `${NAME}` nor `$$`",
+        ),
+    ];
+    for (from, to, said) in cases {
+        let lines = lines(&changed(from, to));
+        assert!(
+            lines.iter().any(|line| line.contains(said)),
+            "{to}\n  should say: {said}\n  says: {lines:#?}"
+        );
+    }
+}
+
+/// One mistake is one problem, and not an avalanche.
+#[test]
+fn one_mistake_is_reported_once() {
+    for (from, to) in [
+        ("name = \"main\"", "nmae = \"main\""),
+        ("source = \"10.0.0.0/8\"", "ou = \"staff\""),
+        ("name = \"web\"", "nmae = \"web\""),
+        ("[[upstream]]", "[[upstrem]]"),
+        ("\"10.0.0.1:80\", \"10.0.0.2:80\"", "1"),
+        ("127.0.0.1:9000", "127.0.0.1:${NOPE}"),
+        ("{ source = \"10.0.0.0/8\" }", "{ source = 5 }"),
+        ("[\"web\"]", "[5]"),
+        ("[[listener]]", "[[listner]]"),
+    ] {
+        let lines = lines(&changed(from, to));
+        let errors: Vec<_> = lines
+            .iter()
+            .filter(|line| line.contains("error:"))
+            .collect();
+        assert_eq!(errors.len(), 1, "{to}: {lines:#?}");
+    }
+}
+
+#[test]
+fn two_wildcard_rules_for_the_same_clients_are_odd() {
+    let text = format!(
+        "{PLAIN}\n[[client]]\nname = \"desk\"\nmatch = {{ source = \"10.1.0.0/16\" }}\nallow = [\"web\"]\n"
+    );
+    assert_eq!(
+        lines(&text),
+        ["18:9: warning: the rule of client `desk` never decides"]
+    );
+}
+
+#[test]
+fn a_listener_that_leads_nowhere_needs_clients_that_do() {
+    let text = format!(
+        "{}\n[[upstream]]\nname = \"db\"\nservers = [\"10.0.0.9:5432\"]\n",
+        changed("upstream = \"web\"\n", "").replace("[\"web\"]", "[\"web\", \"db\"]")
+    );
+    assert_eq!(
+        lines(&text),
+        [
+            "13:9: error: where connections of client `office` at listener `main` go is not said; \
+             then `allow` must name servers of exactly one upstream, and it names `db`, `web`; \
+             give the listener `upstream` or `routes`, or narrow `allow` of `office`"
+        ]
+    );
+    // Those that cannot connect there do not matter.
+    let text = text.replace("source = \"10.0.0.0/8\"", "cn = \"a\"");
+    assert_eq!(reading(&text, Path::new("/nowhere")).problems.errors(), 0);
+}
+
+#[test]
+fn an_empty_file_says_what_is_missing() {
+    assert_eq!(
+        lines(""),
+        [
+            "error: there is no `[[listener]]`: nobody could connect",
+            "warning: there is no `[[client]]`: everyone will be refused",
+        ]
+        .map(str::to_owned)
+    );
+}
+
+#[test]
+fn what_a_terminal_would_obey_is_made_visible() {
+    let text = changed("\"main\"", "\"${EVIL}\"");
+    let rendered = rendered(&text);
+    assert!(rendered.contains("\\u{1b}"), "{rendered}");
+    for text in [text, "a = \"\u{1b}[2J\u{202e}\" 5\n\u{9b} = 1".to_owned()] {
+        let problems = reading(&text, Path::new("/nowhere")).problems;
+        for shown in problems.lines().chain([problems.render(false)]) {
+            assert!(
+                !shown
+                    .chars()
+                    .any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'),
+                "{shown:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn colours_are_an_option() {
+    let problems = reading("a = 1", Path::new("/nowhere")).problems;
+    assert!(problems.render(true).contains("\u{1b}["));
+    assert!(!problems.render(false).contains('\u{1b}'));
+    assert!(problems.render(false).is_ascii());
+}

@@ -1,0 +1,397 @@
+//! What files of `tls` must be, and what is said when they are not.
+
+use std::fs;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, SerialNumber,
+    date_time_ymd,
+};
+use tempfile::TempDir;
+
+use super::{PLAIN, reading};
+use crate::config::{ClientAuth, MinVersion};
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+/// A directory of files, as an administrator would make them.
+struct Pki {
+    dir: TempDir,
+    ca: Authority,
+}
+
+fn authority(name: &str, from: i32, to: i32) -> Authority {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = date_time_ymd(from, 1, 1);
+    params.not_after = date_time_ymd(to, 1, 1);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn server_params() -> CertificateParams {
+    let mut params = CertificateParams::new(vec!["lb.com".to_owned()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "lb.com");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.not_before = date_time_ymd(2025, 1, 1);
+    params.not_after = date_time_ymd(2027, 1, 1);
+    params
+}
+
+fn crl(by: &Authority, to: (i32, u8, u8)) -> rcgen::CertificateRevocationList {
+    CertificateRevocationListParams {
+        this_update: date_time_ymd(2025, 1, 1),
+        next_update: date_time_ymd(to.0, to.1, to.2),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    }
+    .signed_by(by)
+    .unwrap()
+}
+
+impl Pki {
+    fn new() -> Self {
+        let pki = Self {
+            dir: tempfile::tempdir().unwrap(),
+            ca: authority("the CA", 2020, 2040),
+        };
+        pki.write("ca.crt", pki.ca.pem());
+        pki.write("ca.crl", crl(&pki.ca, (2027, 1, 1)).pem().unwrap());
+        pki.server(server_params());
+        pki
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.dir.path().join(name), content).unwrap();
+    }
+
+    fn server(&self, params: CertificateParams) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.ca).unwrap();
+        self.write("server.crt", certificate.pem());
+        self.write("server.key", key.serialize_pem());
+    }
+
+    /// What is said of the listener with these files.
+    fn says(&self, tls: &str) -> Vec<String> {
+        reading(&with_tls(tls), self.dir.path())
+            .problems
+            .lines()
+            .map(|line| line.replace(&self.dir.path().display().to_string(), "DIR"))
+            .map(|line| {
+                let (_, said) = line.split_once(": ").unwrap();
+                said.to_owned()
+            })
+            .collect()
+    }
+}
+
+const ALL: &str =
+    r#"cert = "server.crt", key = "server.key", client_ca = "ca.crt", crl = "ca.crl""#;
+
+fn with_tls(tls: &str) -> String {
+    PLAIN.replace(
+        "upstream = \"web\"\n",
+        &format!("upstream = \"web\"\ntls = {{ {tls} }}\n"),
+    )
+}
+
+#[test]
+fn good_files_are_loaded() {
+    let pki = Pki::new();
+    let reading = reading(&with_tls(ALL), pki.dir.path());
+    assert!(reading.problems.is_empty(), "{}", reading.problems);
+    let config = reading.config.unwrap();
+    let tls = config.listeners[0].tls.as_ref().unwrap();
+    assert_eq!(tls.client_auth, ClientAuth::Required);
+    assert_eq!(tls.min_version, MinVersion::Tls12);
+    assert_eq!(tls.material.cert_chain.len(), 1);
+    assert_eq!(tls.material.client_ca, [pki.ca.der().clone()]);
+    assert_eq!(tls.material.crls.len(), 1);
+    let files: Vec<_> = tls
+        .material
+        .files
+        .iter()
+        .map(|file| format!("{} {}", file.name, file.not_after))
+        .collect();
+    assert_eq!(
+        files,
+        [
+            "server.crt 2027-01-01T00:00:00Z",
+            "ca.crt 2040-01-01T00:00:00Z",
+            "ca.crl 2027-01-01T00:00:00Z",
+        ]
+    );
+    assert!(
+        format!("{config:?}").contains("secret key elided"),
+        "keys stay out of logs"
+    );
+}
+
+#[test]
+fn a_list_in_der_and_several_lists_are_fine() {
+    let pki = Pki::new();
+    pki.write("ca.der", crl(&pki.ca, (2027, 1, 1)).der());
+    let tls = ALL.replace("\"ca.crl\"", "[\"ca.der\", \"ca.crl\"]");
+    assert_eq!(pki.says(&tls), Vec::<String>::new());
+}
+
+#[test]
+fn files_that_are_no_use() {
+    let pki = Pki::new();
+    pki.write("empty", "");
+    pki.write("text", "hello\n");
+    pki.write("der", pki.ca.der());
+    pki.write(
+        "broken",
+        "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n",
+    );
+    pki.write(
+        "nonsense",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    );
+    pki.write(
+        "encrypted",
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    );
+    pki.write(
+        "old-encrypted",
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: x\n\nAAAA\n-----END RSA PRIVATE KEY-----\n",
+    );
+    let key = KeyPair::generate().unwrap().serialize_pem();
+    pki.write("two-keys", format!("{key}{key}"));
+    pki.write("other.key", &key);
+    for (from, to, said) in [
+        (
+            "server.crt",
+            "nope.crt",
+            "error: \"nope.crt\": No such file or directory (os error 2); the file is DIR/nope.crt",
+        ),
+        ("server.crt", ".", "error: \".\": it is a directory"),
+        (
+            "server.crt",
+            "/dev/null",
+            "error: \"/dev/null\": it is not a regular file",
+        ),
+        ("server.crt", "empty", "error: \"empty\": the file is empty"),
+        (
+            "server.crt",
+            "text",
+            "error: \"text\": there is no certificate in it; it must be in PEM form",
+        ),
+        (
+            "server.crt",
+            "der",
+            "error: \"der\": there is no certificate in it; it looks like DER: `openssl x509 -inform DER",
+        ),
+        (
+            "server.crt",
+            "broken",
+            "error: \"broken\": not well-formed PEM",
+        ),
+        (
+            "server.crt",
+            "nonsense",
+            "error: \"nonsense\": certificate 1 of 1 cannot be read",
+        ),
+        (
+            "server.crt",
+            "server.key",
+            "error: \"server.key\": there is no certificate in it; it holds a private key: are two files mixed up?",
+        ),
+        (
+            "server.key",
+            "server.crt",
+            "error: \"server.crt\": there is no private key in it; it holds certificates: are two files mixed up?",
+        ),
+        (
+            "server.key",
+            "encrypted",
+            "error: \"encrypted\": the private key is encrypted; decrypt it: `openssl pkey",
+        ),
+        (
+            "server.key",
+            "old-encrypted",
+            "error: \"old-encrypted\": the private key is encrypted",
+        ),
+        (
+            "server.key",
+            "two-keys",
+            "error: \"two-keys\" holds 2 private keys",
+        ),
+        (
+            "server.key",
+            "other.key",
+            "error: the key does not belong to the certificate",
+        ),
+        (
+            "ca.crl",
+            "ca.crt",
+            "error: \"ca.crt\": there is no revocation list in it",
+        ),
+        ("ca.crl", "der", "error: \"der\": the list cannot be read"),
+    ] {
+        let said_all = pki.says(&ALL.replace(from, to));
+        assert!(
+            said_all.len() == 1 && said_all[0].contains(said),
+            "{to}: {said_all:#?}\n  should say: {said}"
+        );
+    }
+}
+
+#[test]
+fn clients_are_never_let_in_on_the_system_s_authorities() {
+    let pki = Pki::new();
+    let own = r#"cert = "server.crt", key = "server.key""#;
+    let said = pki.says(own);
+    assert_eq!(said.len(), 1);
+    assert!(said[0].starts_with(
+        "error: clients must show a certificate, and no `client_ca` says whose are good"
+    ));
+    assert_eq!(
+        pki.says(&format!("{own}, client_auth = \"none\"")),
+        Vec::<String>::new()
+    );
+    let said = pki.says(&format!("{own}, client_auth = \"none\", crl = \"ca.crl\""));
+    assert_eq!(
+        said,
+        ["error: a revocation list needs the `client_ca` that signed it"]
+    );
+    let said = pki.says(&format!("{ALL}, client_auth = \"none\""));
+    assert!(said[0].contains("`client_ca` does nothing"), "{said:?}");
+}
+
+#[test]
+fn a_revocation_list_must_be_current_and_the_authority_s() {
+    let pki = Pki::new();
+    pki.write("ca.crl", crl(&pki.ca, (2026, 6, 1)).pem().unwrap());
+    assert_eq!(
+        pki.says(ALL),
+        [
+            "error: \"ca.crl\" expired at 2026-06-01T00:00:00Z; an expired list would refuse every \
+          certificate of its issuer; put the issuer's current list there"
+        ]
+    );
+    // Of the same name, with another key.
+    pki.write(
+        "ca.crl",
+        crl(&authority("the CA", 2020, 2040), (2027, 1, 1))
+            .pem()
+            .unwrap(),
+    );
+    assert_eq!(
+        pki.says(ALL),
+        [
+            "error: \"ca.crl\" is not signed by any authority of `client_ca`; its issuer is \
+          `CN=the CA`"
+        ]
+    );
+}
+
+#[test]
+fn with_lists_every_authority_needs_one() {
+    let pki = Pki::new();
+    let other = authority("another CA", 2020, 2040);
+    pki.write("ca.crt", pki.ca.pem() + &other.pem());
+    assert_eq!(
+        pki.says(ALL),
+        [
+            "warning: no revocation list is of `CN=another CA`; with lists for others, all its \
+          certificates will be refused"
+        ]
+    );
+}
+
+#[test]
+fn an_authority_out_of_date_is_left_out() {
+    let pki = Pki::new();
+    pki.write(
+        "ca.crt",
+        pki.ca.pem() + &authority("old CA", 2000, 2020).pem(),
+    );
+    let result = reading(&with_tls(ALL), pki.dir.path());
+    let tls = result.config.unwrap().listeners[0].tls.clone().unwrap();
+    assert_eq!(tls.material.client_ca, [pki.ca.der().clone()]);
+    assert_eq!(
+        pki.says(ALL),
+        [
+            "warning: the certificate of `CN=old CA` expired at 2020-01-01T00:00:00Z; it is left \
+          out: what it issued will be refused"
+        ]
+    );
+    pki.write("ca.crt", authority("old CA", 2000, 2020).pem());
+    let said = pki.says(&ALL.replace(", crl = \"ca.crl\"", ""));
+    assert!(
+        said.iter()
+            .any(|line| line == "error: \"ca.crt\" holds no authority that is in force"),
+        "{said:#?}"
+    );
+}
+
+#[test]
+fn odd_certificates_are_warned_of() {
+    let pki = Pki::new();
+    let mut cases: Vec<(CertificateParams, &str)> = Vec::new();
+    let mut params = server_params();
+    params.not_after = date_time_ymd(2026, 6, 20);
+    cases.push((
+        params,
+        "warning: the certificate of `CN=lb.com` expires at 2026-06-20T00:00:00Z",
+    ));
+    let mut params = server_params();
+    params.not_after = date_time_ymd(2026, 6, 1);
+    cases.push((
+        params,
+        "warning: the certificate of `CN=lb.com` expired at 2026-06-01T00:00:00Z",
+    ));
+    let mut params = server_params();
+    params.not_before = date_time_ymd(2026, 7, 1);
+    cases.push((
+        params,
+        "warning: the certificate of `CN=lb.com` is not valid before 2026-07-01",
+    ));
+    let mut params = server_params();
+    params.subject_alt_names.clear();
+    cases.push((
+        params,
+        "warning: the server's certificate has no subject alternative names",
+    ));
+    let mut params = server_params();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    cases.push((
+        params,
+        "warning: the server's certificate is not for servers",
+    ));
+    for (params, said) in cases {
+        pki.server(params);
+        let said_all = pki.says(ALL);
+        assert!(
+            said_all.len() == 1 && said_all[0].starts_with(said),
+            "{said_all:#?}\n  should say: {said}"
+        );
+    }
+
+    let pki = Pki::new();
+    let chain = fs::read_to_string(pki.dir.path().join("server.crt")).unwrap();
+    pki.write(
+        "server.crt",
+        chain + &authority("stranger", 2020, 2040).pem(),
+    );
+    let said = pki.says(ALL);
+    assert!(
+        said[0].contains("`CN=stranger` did not issue the one before it"),
+        "{said:#?}"
+    );
+
+    pki.server(server_params());
+    fs::copy(
+        pki.dir.path().join("server.crt"),
+        pki.dir.path().join("ca.crt"),
+    )
+    .unwrap();
+    let said = pki.says(&ALL.replace(", crl = \"ca.crl\"", ""));
+    assert!(said[0].contains("is not an authority's"), "{said:#?}");
+}
