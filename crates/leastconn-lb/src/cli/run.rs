@@ -21,7 +21,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
     let mut loaded = match config::load(&path) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            eprint!("{problems}");
+            eprint!("{}", problems.render(config::stderr_has_colours()));
             return fail(&format!("{}: not started", path.display()), INVALID);
         }
     };

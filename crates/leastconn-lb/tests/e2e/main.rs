@@ -7,10 +7,15 @@
 
 mod support;
 
+mod authorizes_by_the_first_rule_that_matches;
 mod ends_handshakes_at_one_deadline;
+mod limits_each_identity_apart;
 mod refuses_ambiguous_identities;
 mod refuses_certificates_with_a_reason;
 mod refuses_what_is_not_tls;
 mod resumes_no_session;
+mod routes_by_server_name;
 mod speaks_tls_1_2_and_1_3;
+mod spreads_by_least_connections;
+mod survives_servers_that_stop;
 mod takes_a_hello_in_pieces;
