@@ -8,8 +8,13 @@
 mod support;
 
 mod authorizes_by_the_first_rule_that_matches;
+mod caps_what_it_takes_on;
+mod carries_bytes_unchanged;
 mod ends_handshakes_at_one_deadline;
+mod ends_silent_connections;
 mod limits_each_identity_apart;
+mod passes_on_half_closes;
+mod passes_on_resets;
 mod refuses_ambiguous_identities;
 mod refuses_certificates_with_a_reason;
 mod refuses_what_is_not_tls;
