@@ -22,5 +22,6 @@ mod resumes_no_session;
 mod routes_by_server_name;
 mod speaks_tls_1_2_and_1_3;
 mod spreads_by_least_connections;
+mod survives_running_out_of_descriptors;
 mod survives_servers_that_stop;
 mod takes_a_hello_in_pieces;

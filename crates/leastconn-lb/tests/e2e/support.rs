@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Deref;
+use std::process::Command;
 use std::time::Duration;
 
 use leastconn_testkit::client::{alert, read_line, read_to_close};
@@ -119,7 +120,12 @@ impl Site {
 
     /// Starts the balancer.
     pub(crate) async fn start(self) -> Running {
-        let balancer = Balancer::start(BIN, &self.config(), &self.dir)
+        self.start_with(|_| {}).await
+    }
+
+    /// As [`Self::start`], after `adjust` has had the command.
+    pub(crate) async fn start_with(self, adjust: impl FnOnce(&mut Command)) -> Running {
+        let balancer = Balancer::start_with(BIN, &self.config(), &self.dir, adjust)
             .await
             .unwrap();
         Running {
