@@ -51,7 +51,15 @@ async fn in_order_with_lists_and_wildcards() {
     let served = web.accepted();
     // The first that matches decides, also when it says no.
     is_refused(&lb, &of("c.lb.com"), "not_allowed").await;
-    for name in ["x.y.lb.com", "lb.com", ".lb.com", "A.LB.COM.", "a.lb.com.", "*.lb.com", "**"] {
+    for name in [
+        "x.y.lb.com",
+        "lb.com",
+        ".lb.com",
+        "A.LB.COM.",
+        "a.lb.com.",
+        "*.lb.com",
+        "**",
+    ] {
         is_refused(&lb, &of(name), "unknown_client").await;
     }
     assert_eq!(web.accepted(), served);
@@ -70,7 +78,12 @@ async fn all_keys_of_a_rule_must_hold() {
             "web",
             "",
         )
-        .client("far", r#"cn = "far.lb.com", source = "10.0.0.0/8""#, "web", "")
+        .client(
+            "far",
+            r#"cn = "far.lb.com", source = "10.0.0.0/8""#,
+            "web",
+            "",
+        )
         .start()
         .await;
     let leaf = |name: &str| lb.ca().leaf(name);
@@ -103,7 +116,13 @@ async fn a_dns_rule_looks_at_dns_names_only_and_takes_them_literally() {
     let leaf = || lb.ca().leaf("somebody");
     let cert = leaf().dns("Blue.Apps.lb.com").build();
     is_let_in(&lb, &cert, "dns", "dns:blue.apps.lb.com").await;
-    let cert = lb.ca().leaf("x").no_cn().dns("other").dns("db.lb.com").build();
+    let cert = lb
+        .ca()
+        .leaf("x")
+        .no_cn()
+        .dns("other")
+        .dns("db.lb.com")
+        .build();
     is_let_in(&lb, &cert, "exact", "dns:db.lb.com").await;
     let served = web.accepted();
     for cert in [
@@ -131,7 +150,12 @@ async fn without_tls_the_source_address_is_the_identity() {
         .listener("main", &["upstream = \"web\""])
         .upstream("web", &[NO_PROBES], &entries(&[&web]))
         .client("one", r#"source = "127.0.0.1/32""#, "web", "")
-        .client("few", r#"source = ["127.0.1.0/24", "10.0.0.0/8"]"#, "web", "")
+        .client(
+            "few",
+            r#"source = ["127.0.1.0/24", "10.0.0.0/8"]"#,
+            "web",
+            "",
+        )
         .start()
         .await;
     talk(tcp(lb.main()).await).await.unwrap();

@@ -7,10 +7,11 @@ use leastconn_testkit::client::{read_line, read_to_close};
 use leastconn_testkit::{DEADLINE, Upstream, within};
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{CLIENT1, NO_PROBES, Site, TLS, client_hello, cn, entries, refused, talk, tcp};
+use crate::support::{
+    CLIENT1, NO_PROBES, Site, TLS, client_hello, cn, entries, refused, talk, tcp,
+};
 
-const OVERLOADED: &str =
-    r#"leastconn_connections_total{listener="main",outcome="overloaded"}"#;
+const OVERLOADED: &str = r#"leastconn_connections_total{listener="main",outcome="overloaded"}"#;
 const ACTIVE: &str = r#"leastconn_connections_active{listener="main"}"#;
 
 #[tokio::test]
@@ -28,7 +29,11 @@ async fn beyond_max_connections_the_excess_is_overloaded_until_there_is_room() {
     }
     for n in 0..20 {
         let mut stream = tcp(lb.main()).await;
-        let closed = within(Duration::from_secs(1), "the close", read_to_close(&mut stream));
+        let closed = within(
+            Duration::from_secs(1),
+            "the close",
+            read_to_close(&mut stream),
+        );
         assert!(closed.await.unwrap_or_default().is_empty());
         lb.nth(n, "overloaded").await;
     }
@@ -55,7 +60,11 @@ async fn three_hundred_silent_sockets_take_nobodys_handshake() {
     lb.wait_metric(ACTIVE, 300.0, DEADLINE).await;
     let client = lb.client(CLIENT1);
     for _ in 0..5 {
-        let served = async { talk(client.connect(lb.main()).await.unwrap()).await.unwrap() };
+        let served = async {
+            talk(client.connect(lb.main()).await.unwrap())
+                .await
+                .unwrap()
+        };
         within(Duration::from_secs(1), "being served", served).await;
     }
     let handshakes = r#"leastconn_handshakes_active{listener="main"}"#;
@@ -93,7 +102,9 @@ async fn who_waits_for_a_turn_gets_it_when_those_that_stall_run_out_of_time() {
         .await
         .unwrap();
     let records = lb.wait_records(3).await;
-    let late = records.iter().filter(|r| r["outcome"] == "handshake_timeout");
+    let late = records
+        .iter()
+        .filter(|r| r["outcome"] == "handshake_timeout");
     assert_eq!(late.count(), 2);
     drop(stalled);
     lb.quiet().await;

@@ -92,7 +92,10 @@ async fn a_client_that_does_not_read_makes_the_server_wait() {
     within(Duration::from_secs(20), "full buffers", full).await;
     let grown = resident(lb.pid()).saturating_sub(before);
     // A scratch space and what rustls holds for each, generously.
-    assert!(grown < CLIENTS * 512 + 8192, "{grown} KiB for {CLIENTS} clients");
+    assert!(
+        grown < CLIENTS * 512 + 8192,
+        "{grown} KiB for {CLIENTS} clients"
+    );
     drop(stalled);
     web.wait_open(0).await;
     for record in lb.wait_records(CLIENTS as usize).await {

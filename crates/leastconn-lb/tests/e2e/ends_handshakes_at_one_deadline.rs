@@ -6,7 +6,9 @@ use leastconn_testkit::{Upstream, client::read_to_close, within};
 use tokio::io::AsyncWriteExt;
 use tokio::time::interval;
 
-use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, client_hello, cn, entries, talk, tcp};
+use crate::support::{
+    CLIENT1, NO_PROBES, Running, Site, TLS, client_hello, cn, entries, talk, tcp,
+};
 
 const LIMIT: f64 = 700.0;
 

@@ -58,7 +58,10 @@ async fn half_close_timeout_begins_when_one_side_has_finished() {
     let mut plain = tcp(lb.address("plain")).await;
     web.wait_accepted(2).await;
     tokio::time::sleep(Duration::from_millis(600)).await;
-    assert!(lb.records().is_empty(), "it began before anybody had finished");
+    assert!(
+        lb.records().is_empty(),
+        "it began before anybody had finished"
+    );
     tls.shutdown().await.unwrap();
     plain.shutdown().await.unwrap();
     // Neither may take it for the server's own end.

@@ -19,7 +19,9 @@ fn site(web: &Upstream) -> Site {
 }
 
 async fn is_let_in(lb: &Running, client: &TlsClient) {
-    talk(client.connect(lb.main()).await.unwrap()).await.unwrap();
+    talk(client.connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -117,7 +119,9 @@ async fn max_conns_counts_what_is_open() {
 }
 
 async fn talk_rest(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin) {
-    tokio::io::AsyncWriteExt::shutdown(&mut stream).await.unwrap();
+    tokio::io::AsyncWriteExt::shutdown(&mut stream)
+        .await
+        .unwrap();
     assert!(read_to_close(&mut stream).await.unwrap().is_empty());
 }
 

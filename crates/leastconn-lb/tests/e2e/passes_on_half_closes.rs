@@ -7,7 +7,7 @@ use leastconn_testkit::data::{pattern, sha256_hex};
 use leastconn_testkit::{Behaviour, Upstream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, tcp};
+use crate::support::{CLIENT1, Running, Site, TLS, cn, entries, tcp};
 
 const ANSWER: usize = 1 << 20;
 
@@ -103,8 +103,14 @@ async fn seed_gives_every_upstream_connection_a_two_second_read_deadline() {
     read_line(&mut plain).await.unwrap();
     tokio::time::sleep(Duration::from_millis(2500)).await;
     for _ in 0..2 {
-        assert_eq!(roundtrip(&mut tls, b"still here").await.unwrap(), b"still here");
-        assert_eq!(roundtrip(&mut plain, b"still here").await.unwrap(), b"still here");
+        assert_eq!(
+            roundtrip(&mut tls, b"still here").await.unwrap(),
+            b"still here"
+        );
+        assert_eq!(
+            roundtrip(&mut plain, b"still here").await.unwrap(),
+            b"still here"
+        );
     }
     tls.shutdown().await.unwrap();
     plain.shutdown().await.unwrap();

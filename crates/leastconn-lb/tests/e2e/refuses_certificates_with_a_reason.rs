@@ -51,10 +51,22 @@ async fn none_foreign_expired_early_revoked_and_unfit() {
     let future = lb.ca().leaf(CLIENT1).validity(3600, 7200).build();
     for cert in [&past, &future] {
         let client = lb.showing(cert);
-        is_refused(&lb, client, "expired_certificate", Alert::CertificateExpired).await;
+        is_refused(
+            &lb,
+            client,
+            "expired_certificate",
+            Alert::CertificateExpired,
+        )
+        .await;
     }
     let client = lb.showing(&revoked);
-    is_refused(&lb, client, "revoked_certificate", Alert::CertificateRevoked).await;
+    is_refused(
+        &lb,
+        client,
+        "revoked_certificate",
+        Alert::CertificateRevoked,
+    )
+    .await;
 
     assert_eq!(web.accepted(), 0, "a stranger reached a server");
     for cert in [good, lb.ca().leaf(CLIENT1).no_eku().build()] {
@@ -76,7 +88,13 @@ async fn an_intermediate_without_a_list_of_its_own_vouches_for_nobody() {
     let below = site.ca.intermediate("below");
     let lb = site.start().await;
     let client = lb.showing(&below.leaf(CLIENT1).build());
-    is_refused(&lb, client.clone(), "untrusted_certificate", Alert::UnknownCA).await;
+    is_refused(
+        &lb,
+        client.clone(),
+        "untrusted_certificate",
+        Alert::UnknownCA,
+    )
+    .await;
     assert_eq!(web.accepted(), 0);
     let stream = client.connect(lb.address("unlisted")).await.unwrap();
     talk(stream).await.unwrap();
@@ -102,7 +120,10 @@ async fn what_a_refused_client_sends_early_reaches_no_server() {
         .await
         .unwrap_err();
     assert_eq!(alert(&error), Some(Alert::UnknownCA));
-    assert_eq!(lb.nth(0, "untrusted_certificate").await["bytes_received"], 0);
+    assert_eq!(
+        lb.nth(0, "untrusted_certificate").await["bytes_received"],
+        0
+    );
     assert_eq!(web.accepted(), 0);
     lb.quiet().await;
 }

@@ -81,7 +81,10 @@ async fn without_either_the_clients_own_allow_decides() {
 #[tokio::test]
 async fn only_the_servers_that_a_client_may_use_are_offered() {
     let [one, two] = [Upstream::named("one").await, Upstream::named("two").await];
-    let servers = [entry("webapp1", one.addr(), ""), entry("webapp2", two.addr(), "")];
+    let servers = [
+        entry("webapp1", one.addr(), ""),
+        entry("webapp2", two.addr(), ""),
+    ];
     let lb = Site::new()
         .listener("main", &["upstream = \"web\"", TLS])
         .upstream("web", &[NO_PROBES], &servers)
@@ -94,7 +97,9 @@ async fn only_the_servers_that_a_client_may_use_are_offered() {
     // Least connections would take the other from the second on.
     for _ in 0..6 {
         let mut stream = client.connect(lb.main()).await.unwrap();
-        let name = leastconn_testkit::client::read_line(&mut stream).await.unwrap();
+        let name = leastconn_testkit::client::read_line(&mut stream)
+            .await
+            .unwrap();
         assert_eq!(name, "two");
         held.push(stream);
     }

@@ -82,7 +82,11 @@ async fn each_of_the_nine_suites_can_be_the_only_one() {
     let mut seen = Vec::new();
     for (n, suite) in aws_lc_rs::ALL_CIPHER_SUITES.iter().enumerate() {
         let name = format!("{:?}", suite.suite()).replace("TLS13_", "TLS_");
-        let listener = if name.contains("_RSA_") { "rsa" } else { "main" };
+        let listener = if name.contains("_RSA_") {
+            "rsa"
+        } else {
+            "main"
+        };
         let connector = TlsConnector::from(single_suite(lb.ca(), &cert, *suite));
         let socket = tcp(lb.address(listener)).await;
         let stream = connector

@@ -56,9 +56,8 @@ async fn seed_sends_a_herd_to_one_server() {
     assert_eq!(counts.len(), 4);
     for (name, count) in counts {
         assert_eq!(count, 125, "{name}");
-        let metric = format!(
-            "leastconn_server_connections_active{{upstream=\"web\",server=\"{name}\"}}"
-        );
+        let metric =
+            format!("leastconn_server_connections_active{{upstream=\"web\",server=\"{name}\"}}");
         lb.wait_metric(&metric, 125.0, DEADLINE).await;
     }
     drop(held);
@@ -72,7 +71,11 @@ async fn weights_are_met_to_within_one_connection() {
         .iter()
         .zip([1, 2, 5])
         .map(|(server, weight)| {
-            entry(server.name(), server.addr(), &format!(", weight = {weight}"))
+            entry(
+                server.name(),
+                server.addr(),
+                &format!(", weight = {weight}"),
+            )
         })
         .collect();
     for total in [80, 83] {

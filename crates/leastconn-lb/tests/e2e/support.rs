@@ -16,7 +16,8 @@ use tokio::net::TcpStream;
 pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_leastconn-lb");
 
 /// TLS of a listener, with the files that [`TestCa::write_set`] writes.
-pub(crate) const TLS: &str = r#"tls = { cert = "server.crt", key = "server.key", client_ca = "ca.crt", crl = "ca.crl" }"#;
+pub(crate) const TLS: &str =
+    r#"tls = { cert = "server.crt", key = "server.key", client_ca = "ca.crt", crl = "ca.crl" }"#;
 
 /// No probes: then every connection that a server counts came from a client.
 pub(crate) const NO_PROBES: &str = r#"health_check = { type = "none" }"#;
@@ -177,12 +178,6 @@ impl Running {
         TlsClient::new(self.ca(), Some(cert))
     }
 
-    /// Waits for the first record with this outcome.
-    pub(crate) async fn outcome(&self, outcome: &str) -> Value {
-        self.wait_record(|record| record["outcome"] == outcome, DEADLINE)
-            .await
-    }
-
     /// Waits for record number `n`, from 0, and checks its outcome.
     pub(crate) async fn nth(&self, n: usize, outcome: &str) -> Value {
         let record = self.wait_records(n + 1).await.swap_remove(n);
@@ -199,7 +194,10 @@ impl Running {
             .map(|(_, value)| value)
             .sum();
         if !self.site.log.contains("access") {
-            assert_eq!(self.wait_records(ended as usize).await.len(), ended as usize);
+            assert_eq!(
+                self.wait_records(ended as usize).await.len(),
+                ended as usize
+            );
         }
         assert!(!self.stderr().contains("panicked"), "{}", self.stderr());
     }
@@ -249,7 +247,9 @@ pub(crate) async fn refused(client: &TlsClient, addr: SocketAddr) -> Option<Aler
 
 /// Talks to a server that greets with its name and then echoes, ends in order,
 /// and returns the name.
-pub(crate) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> std::io::Result<String> {
+pub(crate) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+) -> std::io::Result<String> {
     use tokio::io::AsyncWriteExt;
     let name = read_line(&mut stream).await?;
     let echoed = leastconn_testkit::client::roundtrip(&mut stream, b"hello").await?;

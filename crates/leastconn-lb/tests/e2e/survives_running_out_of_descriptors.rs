@@ -73,7 +73,10 @@ async fn the_admin_address_answers_although_clients_would_take_everything() {
     let site = Site::usual(&[&web]).process("max_connections = 1000");
     let program = |command: &mut Command| {
         let mut limited = Command::new("prlimit");
-        limited.arg("--nofile=100:100").arg(BIN).args(command.get_args());
+        limited
+            .arg("--nofile=100:100")
+            .arg(BIN)
+            .args(command.get_args());
         limited.current_dir(command.get_current_dir().unwrap());
         *command = limited;
     };
