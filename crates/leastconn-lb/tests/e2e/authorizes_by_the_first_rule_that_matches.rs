@@ -183,3 +183,31 @@ async fn without_tls_the_source_address_is_the_identity() {
     assert_eq!(web.accepted(), 2);
     lb.quiet().await;
 }
+
+#[tokio::test]
+async fn without_client_certificates_so_it_is_under_tls() {
+    let web = Upstream::named("web1").await;
+    let tls = r#"tls = { cert = "server.crt", key = "server.key", client_auth = "none" }"#;
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\"", tls])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("local", r#"source = "127.0.0.1""#, "web", "")
+        .client("named", &cn("a.lb.com"), "web", "")
+        .listener("mutual", &["upstream = \"web\"", TLS])
+        .start()
+        .await;
+    // A certificate that nobody asked for is not shown, and would not count.
+    for client in [
+        leastconn_testkit::TlsClient::new(lb.ca(), None),
+        lb.client("a.lb.com"),
+    ] {
+        let before = lb.records().len();
+        talk(client.connect(lb.main()).await.unwrap())
+            .await
+            .unwrap();
+        let record = lb.nth(before, "ok").await;
+        assert_eq!(record["identity"], "source:127.0.0.1");
+        assert!(record.get("serial").is_none(), "{record}");
+    }
+    lb.quiet().await;
+}

@@ -139,14 +139,20 @@ async fn a_client_that_always_asks_gets_its_burst_and_its_rate() {
         .await;
     let start = Instant::now();
     let mut admitted = 0.0;
+    let (mut last, mut longest) = (start, Duration::ZERO);
     while start.elapsed() < Duration::from_secs(1) {
         let mut stream = tcp(lb.main()).await;
         if read_line(&mut stream).await.is_ok() {
             admitted += 1.0;
         }
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
     }
     let most = BURST + RATE * start.elapsed().as_secs_f64();
     assert!(admitted <= most + 1.0, "{admitted} of at most {most}");
-    assert!(admitted >= most - 3.0, "{admitted} of {most}");
+    // On a machine too busy to ask in time the bucket fills, and what is beyond is lost.
+    if longest.as_secs_f64() < BURST / RATE {
+        assert!(admitted >= most - 3.0, "{admitted} of {most}");
+    }
     lb.quiet().await;
 }

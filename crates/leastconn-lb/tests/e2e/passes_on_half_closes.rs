@@ -16,10 +16,10 @@ const ANSWER: usize = 1 << 20;
 async fn start(behaviour: Behaviour) -> (Upstream, Running) {
     let web = Upstream::start(behaviour).await;
     let quick = [
-        r#"health_check = { interval = "100ms", timeout = "100ms" }"#,
-        "connect_timeout = \"300ms\"",
+        r#"health_check = { interval = "500ms", timeout = "500ms" }"#,
+        "connect_timeout = \"1s\"",
     ];
-    let hasty = "handshake_timeout = \"400ms\"";
+    let hasty = "handshake_timeout = \"2s\"";
     let lb = Site::new()
         .listener("main", &["upstream = \"web\"", hasty, TLS])
         .listener("plain", &["upstream = \"web\"", hasty])

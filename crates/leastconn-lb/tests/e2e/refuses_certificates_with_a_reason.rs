@@ -1,7 +1,7 @@
 //! Each way in which a certificate can be wrong has a reason code of its own, the
 //! client gets an alert, and no server hears of it.
 
-use leastconn_testkit::{TestCa, TlsClient, Upstream, client::alert};
+use leastconn_testkit::{DEADLINE, TestCa, TlsClient, Upstream, client::alert, eventually};
 use rustls::AlertDescription as Alert;
 
 use crate::support::{CLIENT1, Running, Site, TLS, refused, talk};
@@ -125,5 +125,54 @@ async fn what_a_refused_client_sends_early_reaches_no_server() {
         0
     );
     assert_eq!(web.accepted(), 0);
+    lb.quiet().await;
+}
+
+/// A chain that was good is remembered, but not beyond its own time or that of the
+/// revocation lists.
+#[tokio::test]
+async fn what_was_good_a_moment_ago_expires_all_the_same() {
+    let web = Upstream::named("web1").await;
+    let brief_list = TLS.replace("ca.crl", "brief.crl");
+    let site = Site::usual(&[&web]).listener("brief", &["upstream = \"web\"", &brief_list]);
+    let brief = site.ca.leaf(CLIENT1).validity(-60, 3).build();
+    let list = site.ca.crl_until(&[], 3);
+    std::fs::write(site.dir.path().join("brief.crl"), list).unwrap();
+    let lb = site.start().await;
+    let lasting = lb.client(CLIENT1);
+    let cases = [
+        (
+            "main",
+            lb.showing(&brief),
+            "expired_certificate",
+            Alert::CertificateExpired,
+        ),
+        (
+            "brief",
+            lasting.clone(),
+            "untrusted_certificate",
+            Alert::UnknownCA,
+        ),
+    ];
+    for (listener, client, ..) in &cases {
+        let stream = client.connect(lb.address(listener)).await.unwrap();
+        talk(stream).await.unwrap();
+    }
+    for (listener, client, outcome, expected) in cases {
+        let addr = lb.address(listener);
+        let refusal = eventually(DEADLINE, || async {
+            let stream = client.clone().tls12().connect(addr).await;
+            match stream {
+                Ok(stream) => Err(format!("let in by {}", talk(stream).await.unwrap())),
+                Err(error) => Ok(alert(&error)),
+            }
+        });
+        assert_eq!(refusal.await.unwrap(), Some(expected), "{outcome}");
+        lb.wait_record(|record| record["outcome"] == outcome, DEADLINE)
+            .await;
+    }
+    talk(lasting.connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
     lb.quiet().await;
 }
