@@ -3,6 +3,9 @@
 //! Nothing is dialled before the client is known, authorized and admitted; the
 //! types of each step are the proof that the step before was taken. Whatever
 //! ends a connection on the way is a reason in its [`Record`].
+//!
+//! Most of a connection's life is relaying, so what only other phases need is
+//! boxed: a task is as large as its largest phase, for all of its life.
 
 use std::{
     net::SocketAddr,
@@ -53,18 +56,18 @@ pub async fn serve(
         return carry(socket, peer, &listener, &mut record).await;
     }
     let deadline = start + listener.timeouts.handshake;
-    match handshake(socket, deadline, &listener, &mut record).await {
+    match Box::pin(handshake(socket, deadline, &listener, &mut record)).await {
         Ok(stream) => match identify(&stream, peer_ip) {
             Ok(peer) => carry(stream, peer, &listener, &mut record).await,
             Err(ambiguous) => {
                 record.end(ambiguous.reason(), Some(&ambiguous.to_string()));
-                close_politely(stream).await;
+                Box::pin(close_politely(stream)).await;
             }
         },
         Err((ended, socket)) => {
             record.end(ended.reason, ended.detail.as_deref());
             if let Some(socket) = socket {
-                close_politely(socket).await;
+                Box::pin(close_politely(socket)).await;
             }
         }
     }
@@ -73,7 +76,7 @@ pub async fn serve(
 /// TLS, within the deadline. A client waits for a turn only once it has said
 /// hello, so silent sockets keep nobody else from theirs.
 async fn handshake(
-    socket: TcpStream,
+    mut socket: TcpStream,
     deadline: Instant,
     listener: &Listener,
     record: &mut Record,
@@ -86,7 +89,7 @@ async fn handshake(
         record,
         deadline,
         Reason::HandshakeTimeout,
-        tls::read_hello(&socket),
+        tls::read_hello(&mut socket),
     )
     .await;
     let hello = match hello {
@@ -148,11 +151,11 @@ fn identify(stream: &TlsStream, source: std::net::IpAddr) -> Result<Peer, Ambigu
 
 /// From an identified client to the end: authorize, admit, connect, relay.
 async fn carry<S: Stream>(mut stream: S, peer: Peer, listener: &Listener, record: &mut Record) {
-    let (mut upstream, _lease, _permit) = match admit(&peer, listener, record).await {
+    let (mut upstream, _lease, _permit) = match Box::pin(admit(&peer, listener, record)).await {
         Ok(admitted) => admitted,
         Err(ended) => {
             record.end(ended.reason, ended.detail.as_deref());
-            return close_politely(stream).await;
+            return Box::pin(close_politely(stream)).await;
         }
     };
     let live = record.live();
@@ -245,3 +248,18 @@ macro_rules! ended_from {
 }
 
 ended_from!(HandshakeError, Denied, Refusal, ConnectError);
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_connection_s_task_is_small() {
+        fn size<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(super::serve);
+        assert!(
+            size <= 2560,
+            "{size} bytes: box what relaying does not need"
+        );
+    }
+}

@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -162,8 +162,7 @@ pub async fn accept(
     let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
     loop {
         let accepted = tokio::select! {
-            // The sender lives until all listeners have ended.
-            _ = stop.wait_for(|&stop| stop) => return,
+            () = told(&mut stop) => return take_rest(&socket, &listener, &gate).await,
             accepted = socket.accept() => accepted,
         };
         match accepted {
@@ -179,10 +178,27 @@ pub async fn accept(
                 let delay = backoff.next_delay(net::random());
                 tracing::warn!(listener = &*listener.name, %error, retry_in = ?delay, "cannot accept connections");
                 tokio::select! {
-                    _ = stop.wait_for(|&stop| stop) => return,
+                    () = told(&mut stop) => return,
                     () = sleep(delay) => {}
                 }
             }
+        }
+    }
+}
+
+/// Waits until told to stop.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    // The sender lives until all listeners have ended.
+    let _ = stop.wait_for(|&stop| stop).await;
+}
+
+/// Accepts what is in the backlog already: closing the socket would reset those
+/// clients, which believe that they are connected.
+async fn take_rest(socket: &TcpListener, listener: &Arc<Listener>, gate: &Gate) {
+    for _ in 0..BACKLOG {
+        match timeout(Duration::ZERO, socket.accept()).await {
+            Ok(Ok((stream, source))) => start(stream, source, listener, gate),
+            _ => return,
         }
     }
 }

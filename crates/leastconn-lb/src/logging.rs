@@ -6,8 +6,8 @@ use tracing_subscriber::{filter::LevelFilter, fmt, layer::SubscriberExt, util::S
 
 use crate::config::{Format, Level, Log};
 
-/// Sends the messages of the whole process to standard error from here on.
-/// Called again, it changes nothing.
+/// Sends the messages of the whole process to standard error from here on,
+/// those of panics among them. Called again, it changes nothing.
 pub fn start(log: &Log) {
     let level = match log.level {
         Level::Error => LevelFilter::ERROR,
@@ -17,6 +17,9 @@ pub fn start(log: &Log) {
         Level::Trace => LevelFilter::TRACE,
     };
     let registry = tracing_subscriber::registry().with(level);
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!(%panic, "a fault in the balancer: please report it");
+    }));
     // Fails only if it was done before, by a test or an embedding program.
     let _ = match log.format {
         Format::Json => registry

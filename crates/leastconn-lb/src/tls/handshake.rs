@@ -11,7 +11,7 @@ use rustls::{
 };
 use tokio::net::TcpStream;
 
-use super::stream::{NonBlocking, TlsStream};
+use super::stream::{Polled, TlsStream};
 
 /// A complete ClientHello.
 pub struct Hello(Accepted);
@@ -70,30 +70,30 @@ const fn certificate_reason(error: &CertificateError) -> Reason {
 ///
 /// # Cancel safety
 /// What was read is lost: close the socket.
-pub async fn read_hello(socket: &TcpStream) -> Result<Hello, HandshakeError> {
+pub async fn read_hello(socket: &mut TcpStream) -> Result<Hello, HandshakeError> {
     let mut acceptor = Acceptor::default();
-    loop {
-        match acceptor.accept() {
-            Ok(Some(accepted)) => return Ok(Hello(accepted)),
-            Ok(None) => {}
-            Err((error, mut alert)) => {
-                let _ = alert.write_all(&mut NonBlocking(socket));
-                return Err(error.into());
-            }
-        }
-        let read = poll_fn(|cx| {
-            loop {
-                std::task::ready!(socket.poll_read_ready(cx))?;
-                match acceptor.read_tls(&mut NonBlocking(socket)) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    result => return Poll::Ready(result),
+    poll_fn(|cx| {
+        loop {
+            match acceptor.accept() {
+                Ok(Some(accepted)) => return Poll::Ready(Ok(Hello(accepted))),
+                Ok(None) => {}
+                Err((error, mut alert)) => {
+                    let _ = alert.write_all(&mut Polled { socket, cx });
+                    return Poll::Ready(Err(error.into()));
                 }
             }
-        });
-        if read.await? == 0 {
-            return Err(HandshakeError::Closed);
+            match acceptor.read_tls(&mut Polled {
+                socket,
+                cx: &mut *cx,
+            }) {
+                Ok(0) => return Poll::Ready(Err(HandshakeError::Closed)),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
         }
-    }
+    })
+    .await
 }
 
 /// Does the rest: keys, certificates, signatures. On success the client has
@@ -106,14 +106,20 @@ pub async fn read_hello(socket: &TcpStream) -> Result<Hello, HandshakeError> {
 /// # Cancel safety
 /// The connection is lost.
 pub async fn accept(
-    socket: TcpStream,
+    mut socket: TcpStream,
     hello: Hello,
     config: Arc<ServerConfig>,
 ) -> Result<TlsStream, (HandshakeError, TcpStream)> {
     let session: ServerConnection = match hello.0.into_connection(config) {
         Ok(session) => session,
         Err((error, mut alert)) => {
-            let _ = alert.write_all(&mut NonBlocking(&socket));
+            let _ = poll_fn(|cx| {
+                Poll::Ready(alert.write_all(&mut Polled {
+                    socket: &mut socket,
+                    cx,
+                }))
+            })
+            .await;
             return Err((error.into(), socket));
         }
     };

@@ -2,6 +2,7 @@
 //! to read and write.
 
 use std::{
+    cell::RefCell,
     io::{self, IoSlice, Read, Write},
     pin::Pin,
     task::{Context, Poll, ready},
@@ -19,22 +20,48 @@ use super::HandshakeError;
 /// writing waits.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// A socket as rustls wants it: reads and writes that say "would block".
-pub(super) struct NonBlocking<'a>(pub(super) &'a TcpStream);
+/// Ciphertext read at once. rustls by itself reads 4 KiB at a time, four system
+/// calls for a full record.
+const RECEIVE: usize = 64 * 1024;
 
-impl Read for NonBlocking<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(buffer)
+/// Read at least, where there is hardly room for plaintext: a record's rest and
+/// what comes behind it.
+const SMALLEST_READ: usize = 4 * 1024;
+
+thread_local! {
+    /// The worker's, not the connection's: nothing stays in it between polls.
+    static RECEIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; RECEIVE].into());
+}
+
+/// A socket as rustls wants it: reads and writes that say "would block", after
+/// which the task is woken when they no longer would.
+pub(super) struct Polled<'a, 'cx> {
+    pub(super) socket: &'a mut TcpStream,
+    pub(super) cx: &'a mut Context<'cx>,
+}
+
+fn would_block<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
+    match poll {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
     }
 }
 
-impl Write for NonBlocking<'_> {
+impl Read for Polled<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut buffer = ReadBuf::new(buffer);
+        would_block(Pin::new(&mut *self.socket).poll_read(self.cx, &mut buffer))?;
+        Ok(buffer.filled().len())
+    }
+}
+
+impl Write for Polled<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
+        would_block(Pin::new(&mut *self.socket).poll_write(self.cx, bytes))
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(slices)
+        would_block(Pin::new(&mut *self.socket).poll_write_vectored(self.cx, slices))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -49,6 +76,9 @@ impl Write for NonBlocking<'_> {
 pub struct TlsStream {
     socket: TcpStream,
     session: Box<ServerConnection>,
+    /// Read from the socket and not yet given to rustls, because the reader had
+    /// no room for more plaintext. Almost always empty.
+    undigested: Vec<u8>,
     close_notify_sent: bool,
 }
 
@@ -58,6 +88,7 @@ impl TlsStream {
         Self {
             socket,
             session: Box::new(session),
+            undigested: Vec::new(),
             close_notify_sent: false,
         }
     }
@@ -81,42 +112,111 @@ impl TlsStream {
             if !self.session.is_handshaking() {
                 return Poll::Ready(Ok(()));
             }
-            if ready!(self.poll_receive(cx))? == 0 && self.session.is_handshaking() {
-                return Poll::Ready(Err(HandshakeError::Closed));
+            // Not through the worker's buffer: what follows the handshake must
+            // stay in the socket, or in rustls.
+            let Self {
+                socket, session, ..
+            } = self;
+            match session.read_tls(&mut Polled {
+                socket,
+                cx: &mut *cx,
+            }) {
+                Ok(0) => return Poll::Ready(Err(HandshakeError::Closed)),
+                Ok(_) => self.digest(cx)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
     }
 
-    /// Reads once from the socket and lets rustls digest it.
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, HandshakeError>> {
-        let count = loop {
-            ready!(self.socket.poll_read_ready(cx))?;
-            match self.session.read_tls(&mut NonBlocking(&self.socket)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => break result?,
-            }
+    /// Lets rustls work on what it was given.
+    fn digest(&mut self, cx: &mut Context<'_>) -> Result<(), HandshakeError> {
+        let Err(error) = self.session.process_new_packets() else {
+            return Ok(());
         };
-        if let Err(error) = self.session.process_new_packets() {
-            // The alert that rustls has ready, as far as the socket takes it now.
-            let _ = self.session.write_tls(&mut NonBlocking(&self.socket));
-            return Poll::Ready(Err(error.into()));
+        // The alert that rustls has ready, as far as the socket takes it now.
+        let Self {
+            socket, session, ..
+        } = self;
+        let _ = session.write_tls(&mut Polled { socket, cx });
+        Err(error.into())
+    }
+
+    /// Moves plaintext that rustls has into `buffer`. `false`: it has none, and
+    /// needs more ciphertext first.
+    fn take_plaintext(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<bool> {
+        while buffer.remaining() > 0 {
+            match self.session.reader().read(buffer.initialize_unfilled()) {
+                // `close_notify`: the end, which is news only for an empty buffer.
+                Ok(0) => return Ok(true),
+                Ok(count) => buffer.advance(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(_) if !buffer.filled().is_empty() => return Ok(true),
+                Err(error) => return Err(error),
+            }
         }
-        Poll::Ready(Ok(count))
+        Ok(true)
+    }
+
+    /// Gives ciphertext to rustls, piece by piece, and takes out the plaintext.
+    /// Returns what there was no room for.
+    fn decrypt<'a>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut ciphertext: &'a [u8],
+        buffer: &mut ReadBuf<'_>,
+    ) -> io::Result<&'a [u8]> {
+        while !ciphertext.is_empty() {
+            // Takes as much as it has room for, and at least something.
+            self.session.read_tls(&mut ciphertext)?;
+            self.digest(cx).map_err(HandshakeError::into_io)?;
+            if self.take_plaintext(buffer)? {
+                break;
+            }
+        }
+        Ok(ciphertext)
     }
 
     /// Writes out all that rustls has ready.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.session.wants_write() {
-            match self.session.write_tls(&mut NonBlocking(&self.socket)) {
+        let Self {
+            socket, session, ..
+        } = self;
+        while session.wants_write() {
+            match session.write_tls(&mut Polled {
+                socket,
+                cx: &mut *cx,
+            }) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.socket.poll_write_ready(cx))?;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads ciphertext from the socket, as much as there is room for plaintext.
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        RECEIVED.with_borrow_mut(|received| {
+            let size = buffer.remaining().clamp(SMALLEST_READ, RECEIVE);
+            let mut ciphertext = ReadBuf::new(&mut received[..size]);
+            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut ciphertext))?;
+            if ciphertext.filled().is_empty() {
+                // Tells rustls that this is the end; what it makes of it is
+                // said when it is asked for plaintext next.
+                self.session.read_tls(&mut io::empty())?;
+                self.digest(cx).map_err(HandshakeError::into_io)?;
+                return Poll::Ready(Ok(()));
+            }
+            let left = self.decrypt(cx, ciphertext.filled(), buffer)?;
+            self.undigested.extend_from_slice(left);
+            Poll::Ready(Ok(()))
+        })
     }
 }
 
@@ -127,17 +227,19 @@ impl AsyncRead for TlsStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let before = buffer.filled().len();
         loop {
-            match this.session.reader().read(buffer.initialize_unfilled()) {
-                // Zero is `close_notify`.
-                Ok(count) => {
-                    buffer.advance(count);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+            // Full, or at the end, or something at least: that is an answer.
+            if this.take_plaintext(buffer)? || buffer.filled().len() > before {
+                return Poll::Ready(Ok(()));
             }
-            ready!(this.poll_receive(cx)).map_err(HandshakeError::into_io)?;
+            if this.undigested.is_empty() {
+                ready!(this.poll_receive(cx, buffer))?;
+            } else {
+                let undigested = std::mem::take(&mut this.undigested);
+                let left = this.decrypt(cx, &undigested, buffer)?;
+                this.undigested = left.to_vec();
+            }
             if this.session.wants_write() {
                 // An answer of the protocol's own, to a key update for instance.
                 // If the socket is full it goes out with the next write.
@@ -197,3 +299,6 @@ impl HandshakeError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
