@@ -27,14 +27,13 @@ pub fn raise_limit() {
     }
 }
 
-/// How many connections may be open at once: what was asked for, or what the
-/// limit of open files is enough for.
+/// How many connections may be open at once: what was asked for, but never more
+/// than the limit of open files is enough for. Without the reserve it would be
+/// clients who decide whether the admin side, the health checks and the
+/// connections to servers get a descriptor.
 pub fn max_connections(configured: Option<NonZeroUsize>) -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let fits = limit.saturating_sub(RESERVE) / PER_CONNECTION;
-    // What a semaphore can count.
-    let most = tokio::sync::Semaphore::MAX_PERMITS;
-    let fits = usize::try_from(fits).unwrap_or(most).clamp(1, most);
+    let fits = fits(limit);
     let Some(configured) = configured.map(NonZeroUsize::get) else {
         return fits;
     };
@@ -42,9 +41,37 @@ pub fn max_connections(configured: Option<NonZeroUsize>) -> usize {
         tracing::warn!(
             max_connections = configured,
             open_files = limit,
-            enough_for = fits,
-            "max_connections is more than the limit of open files is enough for: raise it (systemd: LimitNOFILE, docker: --ulimit nofile)"
+            instead = fits,
+            "max_connections is lowered to what the limit of open files is enough for: raise that limit (systemd: LimitNOFILE, docker: --ulimit nofile)"
         );
     }
-    configured.min(most)
+    configured.min(fits)
+}
+
+/// Connections for which `limit` open files are enough.
+fn fits(limit: u64) -> usize {
+    // What a semaphore can count.
+    let most = tokio::sync::Semaphore::MAX_PERMITS;
+    let fits = limit.saturating_sub(RESERVE) / PER_CONNECTION;
+    usize::try_from(fits).unwrap_or(most).clamp(1, most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_files_a_connection_after_the_reserve() {
+        assert_eq!(fits(1024), 480);
+        assert_eq!(fits(66), 1);
+        assert_eq!(fits(0), 1, "none would be a balancer that serves nobody");
+        assert_eq!(fits(u64::MAX), tokio::sync::Semaphore::MAX_PERMITS);
+    }
+
+    #[test]
+    fn what_is_configured_holds_as_far_as_it_fits() {
+        assert_eq!(max_connections(NonZeroUsize::new(2)), 2);
+        let most = max_connections(None);
+        assert_eq!(max_connections(NonZeroUsize::new(usize::MAX)), most);
+    }
 }

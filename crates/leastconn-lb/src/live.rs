@@ -197,3 +197,6 @@ impl Drop for Registered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -278,3 +278,6 @@ impl Rule {
         Some(identity.unwrap_or_else(|| peer.identity()))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
     let mut loaded = match config::load(&path) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            eprintln!("{problems}\n");
+            eprint!("{}", problems.render(config::stderr_has_colours()));
             return fail(&format!("{}: not started", path.display()), INVALID);
         }
     };
@@ -72,7 +72,7 @@ async fn serve(config: Config, log: AccessLog) -> io::Result<u8> {
     let signal = loop {
         match signals.next().await {
             Told::Stop(name) => break name,
-            Told::ReopenLogs => log.reopen(),
+            Told::ReopenLogs => reopen(&log),
             Told::Reload => tracing::warn!(
                 "SIGHUP: reloading is not supported yet; restart to apply a changed configuration"
             ),
@@ -85,7 +85,7 @@ async fn serve(config: Config, log: AccessLog) -> io::Result<u8> {
         loop {
             match signals.next().await {
                 Told::Stop(_) => return,
-                Told::ReopenLogs => log.reopen(),
+                Told::ReopenLogs => reopen(&log),
                 Told::Reload | Told::Upgrade => tracing::warn!("ignored while draining"),
             }
         }
@@ -97,6 +97,11 @@ async fn serve(config: Config, log: AccessLog) -> io::Result<u8> {
     }
     tracing::info!("stopped; all connections had ended");
     Ok(DONE)
+}
+
+fn reopen(log: &AccessLog) {
+    log.reopen();
+    tracing::info!("SIGUSR1: opening log files anew");
 }
 
 /// Says, once and briefly, what is running and where.

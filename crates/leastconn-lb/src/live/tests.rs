@@ -1,0 +1,67 @@
+use super::*;
+
+fn register(registry: &Arc<Registry>) -> Registered {
+    let listener = Arc::new(crate::metrics::Metrics::new().listener("main"));
+    registry.register("main".into(), listener, "127.0.0.1:9".parse().unwrap())
+}
+
+#[test]
+fn it_lists_and_counts_what_is_open() {
+    let registry = Arc::new(Registry::default());
+    let open: Vec<_> = (0..100).map(|_| register(&registry)).collect();
+    assert_eq!(registry.open(), 100);
+    let mut ids: Vec<_> = registry.list().iter().map(|live| live.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 100, "an ID was used twice");
+    drop(open);
+    assert_eq!(registry.open(), 0);
+    assert!(registry.list().is_empty());
+}
+
+#[test]
+fn the_first_reason_to_stop_stands() {
+    let registry = Arc::new(Registry::default());
+    let (one, _two) = (register(&registry), register(&registry));
+    assert!(one.stop(Reason::Killed));
+    assert!(!one.stop(Reason::Drained));
+    // Those that somebody stopped before are not counted again.
+    assert_eq!(registry.stop_all(Reason::Drained), 1);
+    assert_eq!(registry.stop_all(Reason::Drained), 0);
+}
+
+#[tokio::test]
+async fn a_stop_is_seen_whether_it_comes_before_or_during_the_wait() {
+    let registry = Arc::new(Registry::default());
+    let before = register(&registry);
+    before.stop(Reason::Killed);
+    assert_eq!(before.stopped().await, Reason::Killed);
+    // A stopped connection does nothing more, not even what is ready.
+    assert_eq!(before.unless_stopped(async {}).await, Err(Reason::Killed));
+
+    let during = register(&registry);
+    let wait = during.unless_stopped(std::future::pending::<()>());
+    let stop = async {
+        tokio::task::yield_now().await;
+        registry.stop_all(Reason::Drained)
+    };
+    let (ended, stopped) = tokio::join!(wait, stop);
+    assert_eq!((ended, stopped), (Err(Reason::Drained), 1));
+    let untouched = register(&registry);
+    assert_eq!(untouched.unless_stopped(async { 7 }).await, Ok(7));
+}
+
+#[tokio::test]
+async fn waiting_for_the_last_one_ends_with_it() {
+    let registry = Arc::new(Registry::default());
+    registry.wait_empty().await;
+    let open: Vec<_> = (0..3).map(|_| register(&registry)).collect();
+    let close = async {
+        for one in open {
+            tokio::task::yield_now().await;
+            drop(one);
+        }
+    };
+    tokio::join!(registry.wait_empty(), close);
+    assert_eq!(registry.open(), 0);
+}

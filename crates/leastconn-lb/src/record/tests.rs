@@ -1,0 +1,113 @@
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::{access_log::AccessLog, config::Access, live::Registry};
+
+/// What stands in the log after `with` has had a record.
+fn logged(with: impl FnOnce(Record) + Send + 'static) -> (Vec<Value>, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    let (log, flusher) = AccessLog::open(&Access::File(path.clone())).unwrap();
+    let metrics = Arc::new(Metrics::new());
+    let listener = Arc::new(metrics.listener("main"));
+    let books = Books {
+        metrics: Arc::clone(&metrics),
+        log,
+    };
+    let registry = Arc::new(Registry::default());
+    let live = registry.register(
+        "main".into(),
+        Arc::clone(&listener),
+        "[::ffff:10.0.0.7]:9".parse().unwrap(),
+    );
+    let record = Record::open(books, listener, live, net::now());
+    // A thread of its own: it may panic.
+    let _ = std::thread::spawn(move || with(record)).join();
+    drop(flusher);
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    (lines.collect(), metrics.encode())
+}
+
+#[test]
+fn the_first_end_is_the_only_one() {
+    let (lines, metrics) = logged(|mut record| {
+        record.end(Reason::RateLimited, Some("too fast"));
+        record.end(Reason::Ok, None);
+    });
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["outcome"], "rate_limited");
+    assert_eq!(lines[0]["detail"], "too fast");
+    // An IPv4 client of a dual-stack socket is an IPv4 client.
+    assert_eq!(lines[0]["source"], "10.0.0.7:9");
+    assert!(metrics.contains("{listener=\"main\",outcome=\"rate_limited\"} 1\n"));
+    assert!(metrics.contains("{listener=\"main\",outcome=\"ok\"} 0\n"));
+    assert!(metrics.contains("leastconn_connections_active{listener=\"main\"} 0\n"));
+}
+
+#[test]
+fn what_is_not_known_is_left_out() {
+    let (lines, _) = logged(|mut record| record.end(Reason::HandshakeTimeout, None));
+    let mut fields: Vec<_> = lines[0].as_object().unwrap().keys().collect();
+    fields.sort_unstable();
+    let known = [
+        "bytes_received",
+        "bytes_sent",
+        "connection",
+        "duration_ms",
+        "listener",
+        "outcome",
+        "source",
+        "time",
+    ];
+    assert_eq!(fields, known);
+}
+
+#[test]
+fn a_record_that_nobody_ended_is_written_all_the_same() {
+    let (lines, _) = logged(drop);
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["outcome"], "drained");
+}
+
+#[test]
+fn a_panic_is_accounted_for() {
+    let (lines, metrics) = logged(|mut record| {
+        record.matched("client1".into(), ClientId::from("cn:a"));
+        panic!("a fault");
+    });
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["outcome"], "killed");
+    assert_eq!(lines[0]["client"], "client1");
+    assert!(metrics.contains("leastconn_client_connections_active{client=\"client1\"} 0\n"));
+}
+
+#[test]
+fn what_would_fool_a_reader_is_written_out() {
+    assert_eq!(escape("a\u{202e}b"), "a\\u{202e}b");
+    assert_eq!(
+        escape("\u{61c}\u{200b}\u{2028}\u{2069}\u{feff}\u{9b}\n"),
+        "\\u{61c}\\u{200b}\\u{2028}\\u{2069}\\u{feff}\\u{9b}\\u{a}"
+    );
+    let fine = "\"quotes\" \\ B\u{fc}ro \u{6f22} {\"a\":1}";
+    assert_eq!(escape(fine), fine);
+}
+
+proptest! {
+    #[test]
+    fn no_text_leaves_its_line(text in any::<String>()) {
+        let escaped = escape(&text);
+        prop_assert!(!escaped.chars().any(char::is_control));
+        let line = serde_json::to_string(&escaped).unwrap();
+        prop_assert!(!line.contains('\n'));
+        prop_assert_eq!(serde_json::from_str::<String>(&line).unwrap(), escaped);
+    }
+}
+
+#[test]
+fn milliseconds_are_to_the_microsecond() {
+    assert_eq!(milliseconds(Duration::from_nanos(1_234_567)), 1.235);
+    assert_eq!(milliseconds(Duration::ZERO), 0.0);
+    assert_eq!(milliseconds(Duration::from_secs(3600)), 3_600_000.0);
+}

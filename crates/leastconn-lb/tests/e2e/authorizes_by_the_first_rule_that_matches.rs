@@ -1,0 +1,213 @@
+//! Rules in the file's order; several keys must all hold, a list means any; types
+//! never mix; nothing in a certificate is a wildcard.
+
+use std::net::Ipv4Addr;
+
+use leastconn_testkit::{Cert, Upstream, client::read_to_close};
+use tokio::net::TcpSocket;
+
+use crate::support::{NO_PROBES, Running, Site, TLS, cn, entries, refused, talk, tcp};
+
+async fn site(web: &Upstream) -> Site {
+    Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[web]))
+}
+
+async fn is_let_in(lb: &Running, cert: &Cert, client: &str, identity: &str) {
+    let before = lb.records().len();
+    let stream = lb.showing(cert).connect(lb.main()).await.unwrap();
+    talk(stream).await.unwrap();
+    let record = lb.nth(before, "ok").await;
+    assert_eq!(record["client"], client, "{record}");
+    assert_eq!(record["identity"], identity, "{record}");
+}
+
+async fn is_refused(lb: &Running, cert: &Cert, outcome: &str) {
+    let before = lb.records().len();
+    // Policy speaks after the handshake: a clean end, not an alert.
+    assert_eq!(refused(&lb.showing(cert), lb.main()).await, None);
+    let record = lb.nth(before, outcome).await;
+    assert!(record.get("server").is_none(), "{record}");
+}
+
+#[tokio::test]
+async fn in_order_with_lists_and_wildcards() {
+    let web = Upstream::named("web1").await;
+    let lb = site(&web)
+        .await
+        .client("pair", r#"cn = ["a.lb.com", "b.lb.com"]"#, "web", "")
+        .client("barred", &cn("c.lb.com"), "other", "")
+        .client("rest", &cn("*.lb.com"), "web", "")
+        .client("shadowed", &cn("d.lb.com"), "other", "")
+        .upstream("other", &[NO_PROBES], &entries(&[&web]))
+        .listener("elsewhere", &["upstream = \"other\"", TLS])
+        .start()
+        .await;
+    let of = |name: &str| lb.ca().leaf(name).build();
+    is_let_in(&lb, &of("a.lb.com"), "pair", "cn:a.lb.com").await;
+    is_let_in(&lb, &of("b.lb.com"), "pair", "cn:b.lb.com").await;
+    is_let_in(&lb, &of("d.lb.com"), "rest", "cn:d.lb.com").await;
+    let served = web.accepted();
+    // The first that matches decides, also when it says no.
+    is_refused(&lb, &of("c.lb.com"), "not_allowed").await;
+    for name in [
+        "x.y.lb.com",
+        "lb.com",
+        ".lb.com",
+        "A.LB.COM.",
+        "a.lb.com.",
+        "*.lb.com",
+        "**",
+    ] {
+        is_refused(&lb, &of(name), "unknown_client").await;
+    }
+    assert_eq!(web.accepted(), served);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn all_keys_of_a_rule_must_hold() {
+    let web = Upstream::named("web1").await;
+    let lb = site(&web)
+        .await
+        .client("both", r#"cn = "a.lb.com", dns = "a.internal""#, "web", "")
+        .client(
+            "near",
+            r#"cn = "near.lb.com", source = ["127.0.0.1", "::1"]"#,
+            "web",
+            "",
+        )
+        .client(
+            "far",
+            r#"cn = "far.lb.com", source = "10.0.0.0/8""#,
+            "web",
+            "",
+        )
+        .start()
+        .await;
+    let leaf = |name: &str| lb.ca().leaf(name);
+    let both = leaf("a.lb.com").dns("b.internal").dns("a.internal").build();
+    is_let_in(&lb, &both, "both", "cn:a.lb.com").await;
+    is_let_in(&lb, &leaf("near.lb.com").build(), "near", "cn:near.lb.com").await;
+    let served = web.accepted();
+    for cert in [
+        leaf("a.lb.com").build(),
+        leaf("a.lb.com").dns("b.internal").build(),
+        leaf("b.lb.com").dns("a.internal").build(),
+        leaf("a.internal").dns("a.lb.com").build(),
+        leaf("far.lb.com").build(),
+    ] {
+        is_refused(&lb, &cert, "unknown_client").await;
+    }
+    assert_eq!(web.accepted(), served);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_dns_rule_looks_at_dns_names_only_and_takes_them_literally() {
+    let web = Upstream::named("web1").await;
+    let lb = site(&web)
+        .await
+        .client("dns", r#"dns = "*.apps.lb.com""#, "web", "")
+        .client("exact", r#"dns = "db.lb.com""#, "web", "")
+        .start()
+        .await;
+    let leaf = || lb.ca().leaf("somebody");
+    let cert = leaf().dns("Blue.Apps.lb.com").build();
+    is_let_in(&lb, &cert, "dns", "dns:blue.apps.lb.com").await;
+    let cert = lb
+        .ca()
+        .leaf("x")
+        .no_cn()
+        .dns("other")
+        .dns("db.lb.com")
+        .build();
+    is_let_in(&lb, &cert, "exact", "dns:db.lb.com").await;
+    let served = web.accepted();
+    for cert in [
+        // A wildcard certificate speaks for none of the names it covers.
+        leaf().dns("*.apps.lb.com").build(),
+        leaf().dns("*.lb.com").build(),
+        leaf().dns("*").build(),
+        // Text of another type is not a DNS name.
+        leaf().uri("blue.apps.lb.com").build(),
+        leaf().email("blue.apps.lb.com").build(),
+        lb.ca().leaf("blue.apps.lb.com").build(),
+        leaf().dns("blue.apps.lb.com.evil.example").build(),
+        leaf().dns("a.blue.apps.lb.com").build(),
+    ] {
+        is_refused(&lb, &cert, "unknown_client").await;
+    }
+    assert_eq!(web.accepted(), served);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn without_tls_the_source_address_is_the_identity() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\""])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("one", r#"source = "127.0.0.1/32""#, "web", "")
+        .client(
+            "few",
+            r#"source = ["127.0.1.0/24", "10.0.0.0/8"]"#,
+            "web",
+            "",
+        )
+        .start()
+        .await;
+    talk(tcp(lb.main()).await).await.unwrap();
+    let record = lb.nth(0, "ok").await;
+    assert_eq!(record["client"], "one");
+    assert_eq!(record["identity"], "source:127.0.0.1");
+    for (n, (host, client)) in [([127, 0, 1, 7], Some("few")), ([127, 0, 2, 7], None)]
+        .into_iter()
+        .enumerate()
+    {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::from(host), 0).into()).unwrap();
+        let mut stream = socket.connect(lb.main()).await.unwrap();
+        match client {
+            Some(client) => {
+                talk(stream).await.unwrap();
+                assert_eq!(lb.nth(n + 1, "ok").await["client"], client);
+            }
+            None => {
+                assert!(read_to_close(&mut stream).await.unwrap().is_empty());
+                lb.nth(n + 1, "unknown_client").await;
+            }
+        }
+    }
+    assert_eq!(web.accepted(), 2);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn without_client_certificates_so_it_is_under_tls() {
+    let web = Upstream::named("web1").await;
+    let tls = r#"tls = { cert = "server.crt", key = "server.key", client_auth = "none" }"#;
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\"", tls])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("local", r#"source = "127.0.0.1""#, "web", "")
+        .client("named", &cn("a.lb.com"), "web", "")
+        .listener("mutual", &["upstream = \"web\"", TLS])
+        .start()
+        .await;
+    // A certificate that nobody asked for is not shown, and would not count.
+    for client in [
+        leastconn_testkit::TlsClient::new(lb.ca(), None),
+        lb.client("a.lb.com"),
+    ] {
+        let before = lb.records().len();
+        talk(client.connect(lb.main()).await.unwrap())
+            .await
+            .unwrap();
+        let record = lb.nth(before, "ok").await;
+        assert_eq!(record["identity"], "source:127.0.0.1");
+        assert!(record.get("serial").is_none(), "{record}");
+    }
+    lb.quiet().await;
+}

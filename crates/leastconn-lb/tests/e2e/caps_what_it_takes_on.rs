@@ -1,0 +1,130 @@
+//! Caps on connections and handshakes: the excess is refused and counted, and those
+//! within are served.
+
+use std::time::Duration;
+
+use leastconn_testkit::client::{read_line, read_to_close};
+use leastconn_testkit::{DEADLINE, Upstream, within};
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{
+    CLIENT1, NO_PROBES, Site, TLS, client_hello, cn, entries, refused, talk, tcp,
+};
+
+const OVERLOADED: &str = r#"leastconn_connections_total{listener="main",outcome="overloaded"}"#;
+const ACTIVE: &str = r#"leastconn_connections_active{listener="main"}"#;
+
+#[tokio::test]
+async fn beyond_max_connections_the_excess_is_overloaded_until_there_is_room() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::plain(&[&web])
+        .process("max_connections = 5")
+        .start()
+        .await;
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        let mut stream = tcp(lb.main()).await;
+        read_line(&mut stream).await.unwrap();
+        held.push(stream);
+    }
+    for n in 0..20 {
+        let mut stream = tcp(lb.main()).await;
+        let closed = within(
+            Duration::from_secs(1),
+            "the close",
+            read_to_close(&mut stream),
+        );
+        assert!(closed.await.unwrap_or_default().is_empty());
+        lb.nth(n, "overloaded").await;
+    }
+    lb.wait_metric(OVERLOADED, 20.0, DEADLINE).await;
+    lb.wait_metric(ACTIVE, 5.0, DEADLINE).await;
+    assert_eq!(web.accepted(), 5);
+    drop(held);
+    lb.wait_metric(ACTIVE, 0.0, DEADLINE).await;
+    talk(tcp(lb.main()).await).await.unwrap();
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn three_hundred_silent_sockets_take_nobodys_handshake() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web])
+        .process("max_handshakes = 4")
+        .start()
+        .await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(tcp(lb.main()).await);
+    }
+    lb.wait_metric(ACTIVE, 300.0, DEADLINE).await;
+    let client = lb.client(CLIENT1);
+    for _ in 0..5 {
+        let served = async {
+            talk(client.connect(lb.main()).await.unwrap())
+                .await
+                .unwrap()
+        };
+        within(Duration::from_secs(1), "being served", served).await;
+    }
+    let handshakes = r#"leastconn_handshakes_active{listener="main"}"#;
+    lb.wait_metric(handshakes, 300.0, DEADLINE).await;
+    drop(silent);
+    lb.wait_records(305).await;
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_turn_gets_it_when_those_that_stall_run_out_of_time() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::new()
+        .process("max_handshakes = 2")
+        .listener(
+            "main",
+            &["upstream = \"web\"", "handshake_timeout = \"1s\"", TLS],
+        )
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .start()
+        .await;
+    let hello = client_hello(lb.ca());
+    let mut stalled = Vec::new();
+    for _ in 0..2 {
+        let mut stream = tcp(lb.main()).await;
+        stream.write_all(&hello).await.unwrap();
+        // The server's answer says that the turn was had.
+        tokio::io::AsyncReadExt::read_u8(&mut stream).await.unwrap();
+        stalled.push(stream);
+    }
+    // Later than they came, so that its own deadline is later too.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    let records = lb.wait_records(3).await;
+    let late = records
+        .iter()
+        .filter(|r| r["outcome"] == "handshake_timeout");
+    assert_eq!(late.count(), 2);
+    drop(stalled);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_refused_client_does_not_use_up_a_servers_place() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web])
+        .process("max_connections = 40")
+        .start()
+        .await;
+    let stranger = lb.client("stranger.lb.com");
+    for n in 0..30 {
+        assert_eq!(refused(&stranger, lb.main()).await, None);
+        lb.nth(n, "unknown_client").await;
+    }
+    talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    assert_eq!(web.accepted(), 1);
+    lb.quiet().await;
+}

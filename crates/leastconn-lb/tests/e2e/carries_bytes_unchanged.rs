@@ -1,0 +1,105 @@
+//! What goes in comes out, in both directions at once; and who does not read makes
+//! the other wait, not the balancer grow.
+
+use std::time::Duration;
+
+use leastconn_testkit::data::{Sha256, pattern};
+use leastconn_testkit::{Behaviour, Upstream, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{CLIENT1, Site};
+
+const BLOCK: usize = 1 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_ways_at_once_with_the_same_sha256() {
+    let blocks: usize = match std::env::var_os("LEASTCONN_LONG") {
+        Some(_) => 1024,
+        None => 64,
+    };
+    let web = Upstream::start(Behaviour::Echo).await;
+    let lb = Site::usual(&[&web]).start().await;
+    for (n, client) in [lb.client(CLIENT1).tls13(), lb.client(CLIENT1).tls12()]
+        .into_iter()
+        .take(if blocks > 64 { 2 } else { 1 })
+        .enumerate()
+    {
+        let stream = client.connect(lb.main()).await.unwrap();
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let send = tokio::spawn(async move {
+            let mut digest = Sha256::default();
+            let mut block = pattern(0, BLOCK);
+            for number in 0..blocks {
+                // No two blocks are the same: a swapped one would be noticed.
+                block[..8].copy_from_slice(&number.to_be_bytes());
+                digest.update(&block);
+                writer.write_all(&block).await.unwrap();
+            }
+            writer.shutdown().await.unwrap();
+            digest.finish_hex()
+        });
+        let receive = tokio::spawn(async move {
+            let mut digest = Sha256::default();
+            let mut buffer = vec![0; 64 * 1024];
+            loop {
+                match reader.read(&mut buffer).await.unwrap() {
+                    0 => return digest.finish_hex(),
+                    n => digest.update(&buffer[..n]),
+                }
+            }
+        });
+        let limit = Duration::from_secs(20 + blocks as u64 / 2);
+        let both = within(limit, "both digests", async { tokio::join!(send, receive) }).await;
+        assert_eq!(both.0.unwrap(), both.1.unwrap());
+        let record = lb.nth(n, "ok").await;
+        assert_eq!(record["bytes_received"], blocks * BLOCK);
+        assert_eq!(record["bytes_sent"], blocks * BLOCK);
+    }
+    lb.quiet().await;
+}
+
+/// Resident memory, in KiB.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_makes_the_server_wait() {
+    const CLIENTS: u64 = 8;
+    let web = Upstream::start(Behaviour::Source { bytes: 1 << 30 }).await;
+    let lb = Site::usual(&[&web]).start().await;
+    let before = resident(lb.pid());
+    let mut stalled = Vec::new();
+    for _ in 0..CLIENTS {
+        stalled.push(lb.client(CLIENT1).connect(lb.main()).await.unwrap());
+    }
+    web.wait_open(CLIENTS as usize).await;
+    // The counter of bytes sent stops when all buffers on the way are full.
+    let sent = r#"leastconn_bytes_total{listener="main",direction="sent"}"#;
+    let key = leastconn_testkit::metrics::normalise(sent);
+    let full = async {
+        let mut last = 0.0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            match lb.metrics().await[&key] {
+                now if now == last && now > 0.0 => return,
+                now => last = now,
+            }
+        }
+    };
+    within(Duration::from_secs(20), "full buffers", full).await;
+    let grown = resident(lb.pid()).saturating_sub(before);
+    // A scratch space and what rustls holds for each, generously.
+    assert!(
+        grown < CLIENTS * 512 + 8192,
+        "{grown} KiB for {CLIENTS} clients"
+    );
+    drop(stalled);
+    web.wait_open(0).await;
+    for record in lb.wait_records(CLIENTS as usize).await {
+        assert_eq!(record["outcome"], "client_reset");
+    }
+    lb.quiet().await;
+}

@@ -1,0 +1,88 @@
+//! Silence ends a connection when its time-out has passed, and not before.
+
+use std::time::Duration;
+
+use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
+use leastconn_testkit::{Behaviour, DEADLINE, Upstream};
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, tcp};
+
+async fn start(web: &Upstream, lines: [&str; 2]) -> Running {
+    Site::new()
+        .listener("main", &["upstream = \"web\"", lines[0], lines[1], TLS])
+        .listener("plain", &["upstream = \"web\"", lines[0], lines[1]])
+        .upstream("web", &[NO_PROBES], &entries(&[web]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .client("local", "source = \"127.0.0.0/8\"", "web", "")
+        .start()
+        .await
+}
+
+fn took(record: &Value) -> f64 {
+    record["duration_ms"].as_f64().unwrap()
+}
+
+#[tokio::test]
+async fn idle_timeout_counts_from_the_last_byte_either_way() {
+    let web = Upstream::named("web1").await;
+    let idle = ["idle_timeout = \"1s\"", "half_close_timeout = \"1h\""];
+    let lb = start(&web, idle).await;
+    let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    let mut plain = tcp(lb.address("plain")).await;
+    read_line(&mut tls).await.unwrap();
+    read_line(&mut plain).await.unwrap();
+    // 1.5 s of a little life, then silence.
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        roundtrip(&mut tls, b"x").await.unwrap();
+        roundtrip(&mut plain, b"x").await.unwrap();
+    }
+    let _ = read_to_close(&mut tls).await;
+    let _ = read_to_close(&mut plain).await;
+    for record in lb.wait_records(2).await {
+        assert_eq!(record["outcome"], "idle_timeout");
+        assert!((2500.0..4500.0).contains(&took(&record)), "{record}");
+    }
+    web.wait_open(0).await;
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn half_close_timeout_begins_when_one_side_has_finished() {
+    let web = Upstream::start(Behaviour::Stuck).await;
+    let half = ["idle_timeout = \"1h\"", "half_close_timeout = \"400ms\""];
+    let lb = start(&web, half).await;
+    let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    let mut plain = tcp(lb.address("plain")).await;
+    web.wait_accepted(2).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(
+        lb.records().is_empty(),
+        "it began before anybody had finished"
+    );
+    tls.shutdown().await.unwrap();
+    plain.shutdown().await.unwrap();
+    // Neither may take it for the server's own end.
+    assert!(read_to_close(&mut tls).await.is_err());
+    assert!(read_to_close(&mut plain).await.is_err());
+    for record in lb.wait_records(2).await {
+        assert_eq!(record["outcome"], "half_close_timeout");
+        assert!((1000.0..3000.0).contains(&took(&record)), "{record}");
+    }
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn an_end_from_the_server_begins_it_too() {
+    let web = Upstream::start(Behaviour::Source { bytes: 10 }).await;
+    let half = ["idle_timeout = \"1h\"", "half_close_timeout = \"400ms\""];
+    let lb = start(&web, half).await;
+    let mut plain = tcp(lb.address("plain")).await;
+    assert_eq!(read_to_close(&mut plain).await.unwrap().len(), 10);
+    lb.wait_record(|r| r["outcome"] == "half_close_timeout", DEADLINE)
+        .await;
+    web.wait_open(0).await;
+    lb.quiet().await;
+}

@@ -1,0 +1,198 @@
+//! TERM and INT drain; what is open may finish; what does not is cut off, and said
+//! to be. Other signals end nothing.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
+use leastconn_testkit::{Behaviour, DEADLINE, Signal, Upstream, eventually, within};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::support::{CLIENT1, Running, Site, talk, tcp};
+
+async fn is_refused(lb: &Running) {
+    let addr = lb.main();
+    eventually(Duration::from_secs(1), || async move {
+        match TcpStream::connect(addr).await {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+}
+
+async fn is_draining(lb: &Running) {
+    eventually(Duration::from_millis(500), || async {
+        match lb.http_get("/readyz").await {
+            (503, body) if body.contains("draining") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(lb.http_get("/healthz").await.0, 200);
+}
+
+#[tokio::test]
+async fn term_and_int_let_transfers_finish_and_exit_0() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let web = Upstream::start(Behaviour::Echo).await;
+        let lb = Site::usual(&[&web]).start().await;
+        let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+        roundtrip(&mut tls, b"before").await.unwrap();
+        lb.signal(signal);
+        is_draining(&lb).await;
+        is_refused(&lb).await;
+        let bytes = vec![7; 300_000];
+        assert!(roundtrip(&mut tls, &bytes).await.unwrap() == bytes);
+        tls.shutdown().await.unwrap();
+        assert!(read_to_close(&mut tls).await.unwrap().is_empty());
+        let status = lb.wait_exit(Duration::from_secs(2)).await;
+        assert_eq!(status.code(), Some(0));
+        assert_eq!(lb.records().len(), 1);
+        lb.nth(0, "ok").await;
+        web.wait_open(0).await;
+    }
+}
+
+#[tokio::test]
+async fn with_nothing_open_it_ends_at_once() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    lb.quiet().await;
+    lb.signal(Signal::TERM);
+    let status = lb.wait_exit(Duration::from_secs(1)).await;
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn when_drain_timeout_passes_the_rest_is_drained_by_force_and_exit_is_1() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web])
+        .process("drain_timeout = \"400ms\"")
+        .listener("plain", &["upstream = \"web\""])
+        .client("local", "source = \"127.0.0.0/8\"", "web", "")
+        .start()
+        .await;
+    let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    let mut plain = tcp(lb.address("plain")).await;
+    let mut silent = tcp(lb.main()).await;
+    read_line(&mut tls).await.unwrap();
+    read_line(&mut plain).await.unwrap();
+    let start = Instant::now();
+    lb.signal(Signal::TERM);
+    let status = lb.wait_exit(Duration::from_secs(3)).await;
+    assert_eq!(status.code(), Some(1));
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(400), "{took:?}");
+    // Cut off in the middle: nobody may take it for the end.
+    for error in [
+        read_to_close(&mut tls).await.unwrap_err(),
+        read_to_close(&mut plain).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    }
+    let _ = read_to_close(&mut silent).await;
+    let records = lb.wait_records(3).await;
+    assert_eq!(records.len(), 3);
+    assert!(
+        records.iter().all(|r| r["outcome"] == "drained"),
+        "{records:?}"
+    );
+    web.wait_open(0).await;
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    read_line(&mut tls).await.unwrap();
+    lb.signal(Signal::TERM);
+    is_draining(&lb).await;
+    // Neither hurries nor kills.
+    lb.signal(Signal::HUP);
+    lb.signal(Signal::USR1);
+    lb.signal(Signal::USR2);
+    assert_eq!(roundtrip(&mut tls, b"x").await.unwrap(), b"x");
+    lb.signal(Signal::INT);
+    let status = lb.wait_exit(Duration::from_secs(1)).await;
+    assert_eq!(status.code(), Some(1));
+    assert!(read_to_close(&mut tls).await.is_err());
+    lb.nth(0, "drained").await;
+}
+
+#[tokio::test]
+async fn hup_usr1_and_usr2_kill_nobody() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    read_line(&mut tls).await.unwrap();
+    for _ in 0..3 {
+        for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
+            lb.signal(signal);
+        }
+    }
+    assert_eq!(roundtrip(&mut tls, b"x").await.unwrap(), b"x");
+    talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    tls.shutdown().await.unwrap();
+    lb.wait_records(2).await;
+    assert_eq!(lb.http_get("/readyz").await.0, 200);
+    lb.quiet().await;
+}
+
+fn lines(path: &std::path::Path) -> usize {
+    std::fs::read_to_string(path).map_or(0, |text| text.lines().count())
+}
+
+#[tokio::test]
+async fn usr1_opens_the_access_log_anew() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web])
+        .log("access = \"access.log\"")
+        .start()
+        .await;
+    let path = lb.dir().join("access.log");
+    let moved = lb.dir().join("access.log.1");
+    let client = lb.client(CLIENT1);
+    let one_more = |path: &'_ std::path::Path, n: usize| {
+        let path = path.to_owned();
+        let client = client.clone();
+        let addr = lb.main();
+        async move {
+            talk(client.connect(addr).await.unwrap()).await.unwrap();
+            eventually(DEADLINE, || async {
+                match lines(&path) {
+                    count if count == n => Ok(()),
+                    count => Err(format!("{count} lines in {}", path.display())),
+                }
+            })
+            .await
+            .unwrap();
+        }
+    };
+    one_more(&path, 1).await;
+    std::fs::rename(&path, &moved).unwrap();
+    // Until it is told, it goes on in the old file.
+    one_more(&moved, 2).await;
+    lb.signal(Signal::USR1);
+    lb.wait_log(
+        |event| event["fields"]["message"] == "SIGUSR1: opening log files anew",
+        DEADLINE,
+    )
+    .await;
+    one_more(&path, 1).await;
+    assert_eq!(lines(&moved), 2);
+    assert!(lb.records().is_empty(), "standard output has records too");
+    lb.quiet().await;
+    lb.signal(Signal::TERM);
+    within(DEADLINE, "the end", lb.wait_exit(DEADLINE)).await;
+}

@@ -1,0 +1,158 @@
+//! Buckets and counts belong to the identity, not to the rule, and hold to the one.
+
+use std::time::Duration;
+
+use leastconn_testkit::client::{read_line, read_to_close};
+use leastconn_testkit::{DEADLINE, TlsClient, Upstream, within};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, talk, tcp};
+
+/// So slow that no test lives to see the next token.
+const SLOW: &str = "rate_limit = { rate = 0.001, burst = 20 }";
+
+fn site(web: &Upstream) -> Site {
+    Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[web]))
+}
+
+async fn is_let_in(lb: &Running, client: &TlsClient) {
+    talk(client.connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn of_21_connections_at_once_one_is_refused_while_another_client_is_served() {
+    let web = Upstream::named("web1").await;
+    let lb = site(&web)
+        .client("client1", &cn(CLIENT1), "web", SLOW)
+        .client("client2", &cn("client2.lb.com"), "web", SLOW)
+        .start()
+        .await;
+    let (client, addr) = (lb.client(CLIENT1), lb.main());
+    let mut all = JoinSet::new();
+    for _ in 0..21 {
+        let client = client.clone();
+        all.spawn(async move {
+            let mut stream = client.connect(addr).await.unwrap();
+            let greeted = read_line(&mut stream).await.is_ok();
+            // All stay open until all have been decided on.
+            (greeted, stream)
+        });
+    }
+    is_let_in(&lb, &lb.client("client2.lb.com")).await;
+    let all = within(DEADLINE, "21 answers", all.join_all()).await;
+    assert_eq!(all.iter().filter(|(greeted, _)| *greeted).count(), 20);
+    assert_eq!(web.accepted(), 21);
+    is_let_in(&lb, &lb.client("client2.lb.com")).await;
+    drop(all);
+
+    let records = lb.wait_records(23).await;
+    let refused: Vec<_> = records
+        .iter()
+        .filter(|record| record["outcome"] == "rate_limited")
+        .collect();
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0]["client"], "client1");
+    assert!(refused[0].get("server").is_none());
+    let name = r#"leastconn_client_connections_total{client="client1",outcome="rate_limited"}"#;
+    lb.wait_metric(name, 1.0, DEADLINE).await;
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_wildcard_rule_gives_each_identity_a_bucket_of_its_own() {
+    let web = Upstream::named("web1").await;
+    let once = "rate_limit = { rate = 0.001, burst = 1 }";
+    let lb = site(&web)
+        .client("apps", r#"dns = "*.apps.lb.com""#, "web", once)
+        .client("people", &cn("*.lb.com"), "web", once)
+        .start()
+        .await;
+    let app = |name: &str| lb.showing(&lb.ca().leaf("app").dns(name).build());
+    for client in [
+        app("blue.apps.lb.com"),
+        app("green.apps.lb.com"),
+        lb.client("ann.lb.com"),
+        lb.client("bob.lb.com"),
+    ] {
+        is_let_in(&lb, &client).await;
+        assert_eq!(refused(&client, lb.main()).await, None);
+    }
+    // The identity, not the certificate: a new one does not get a new bucket.
+    assert_eq!(refused(&lb.client("ann.lb.com"), lb.main()).await, None);
+    let records = lb.wait_records(9).await;
+    let refused = records.iter().filter(|r| r["outcome"] == "rate_limited");
+    assert_eq!(refused.count(), 5);
+    assert_eq!(web.accepted(), 4);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn max_conns_counts_what_is_open() {
+    let web = Upstream::named("web1").await;
+    let lb = site(&web)
+        .client("client1", &cn(CLIENT1), "web", "max_conns = 2")
+        .start()
+        .await;
+    let client = lb.client(CLIENT1);
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let mut stream = client.connect(lb.main()).await.unwrap();
+        read_line(&mut stream).await.unwrap();
+        open.push(stream);
+    }
+    assert_eq!(refused(&client, lb.main()).await, None);
+    lb.nth(0, "too_many_connections").await;
+    let active = r#"leastconn_client_connections_active{client="client1"}"#;
+    lb.wait_metric(active, 2.0, DEADLINE).await;
+    talk_rest(open.pop().unwrap()).await;
+    lb.wait_metric(active, 1.0, DEADLINE).await;
+    web.wait_open(1).await;
+    is_let_in(&lb, &client).await;
+    assert_eq!(web.accepted(), 3);
+    drop(open);
+    lb.quiet().await;
+}
+
+async fn talk_rest(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin) {
+    tokio::io::AsyncWriteExt::shutdown(&mut stream)
+        .await
+        .unwrap();
+    assert!(read_to_close(&mut stream).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_always_asks_gets_its_burst_and_its_rate() {
+    const RATE: f64 = 40.0;
+    const BURST: f64 = 5.0;
+    let web = Upstream::named("web1").await;
+    let limit = format!("rate_limit = {{ rate = {RATE}, burst = {BURST} }}");
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\""])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("local", "source = \"127.0.0.1\"", "web", &limit)
+        .start()
+        .await;
+    let start = Instant::now();
+    let mut admitted = 0.0;
+    let (mut last, mut longest) = (start, Duration::ZERO);
+    while start.elapsed() < Duration::from_secs(1) {
+        let mut stream = tcp(lb.main()).await;
+        if read_line(&mut stream).await.is_ok() {
+            admitted += 1.0;
+        }
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+    }
+    let most = BURST + RATE * start.elapsed().as_secs_f64();
+    assert!(admitted <= most + 1.0, "{admitted} of at most {most}");
+    // On a machine too busy to ask in time the bucket fills, and what is beyond is lost.
+    if longest.as_secs_f64() < BURST / RATE {
+        assert!(admitted >= most - 3.0, "{admitted} of {most}");
+    }
+    lb.quiet().await;
+}

@@ -1,0 +1,32 @@
+//! The server from outside: the real program, real sockets, one behaviour a file.
+//!
+//! Each test has a balancer of its own, on ports that the system picks, and ends by
+//! asserting that nothing is in flight and no file is left open. Long variants run
+//! with `LEASTCONN_LONG=1`.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+mod authorizes_by_the_first_rule_that_matches;
+mod caps_what_it_takes_on;
+mod carries_bytes_unchanged;
+mod ends_handshakes_at_one_deadline;
+mod ends_silent_connections;
+mod ends_when_told_to;
+mod limits_each_identity_apart;
+mod listens_on_several_addresses;
+mod passes_on_half_closes;
+mod passes_on_resets;
+mod refuses_ambiguous_identities;
+mod refuses_certificates_with_a_reason;
+mod refuses_what_is_not_tls;
+mod resumes_no_session;
+mod routes_by_server_name;
+mod says_why_it_does_not_start;
+mod shows_its_state_on_the_admin_address;
+mod speaks_tls_1_2_and_1_3;
+mod spreads_by_least_connections;
+mod survives_running_out_of_descriptors;
+mod survives_servers_that_stop;
+mod takes_a_hello_in_pieces;
+mod writes_one_record_a_socket;

@@ -1,0 +1,122 @@
+//! One side may finish sending long before the other: nothing is lost either way.
+
+use std::time::Duration;
+
+use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
+use leastconn_testkit::data::{pattern, sha256_hex};
+use leastconn_testkit::{Behaviour, Upstream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::support::{CLIENT1, Running, Site, TLS, cn, entries, tcp};
+
+const ANSWER: usize = 1 << 20;
+
+/// The same upstream behind TLS and behind plain TCP, all time-outs but the idle
+/// ones short.
+async fn start(behaviour: Behaviour) -> (Upstream, Running) {
+    let web = Upstream::start(behaviour).await;
+    let quick = [
+        r#"health_check = { interval = "500ms", timeout = "500ms" }"#,
+        "connect_timeout = \"1s\"",
+    ];
+    let hasty = "handshake_timeout = \"2s\"";
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\"", hasty, TLS])
+        .listener("plain", &["upstream = \"web\"", hasty])
+        .upstream("web", &quick, &entries(&[&web]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .client("local", "source = \"127.0.0.0/8\"", "web", "")
+        .start()
+        .await;
+    (web, lb)
+}
+
+/// Also the seed's fault: it closed both sides as soon as one was done.
+#[tokio::test]
+async fn seed_closes_both_sides_when_one_finishes_sending() {
+    let (_web, lb) = start(Behaviour::SlowAnswer {
+        delay: Duration::from_millis(600),
+        bytes: ANSWER as u64,
+    })
+    .await;
+    ask_then_listen(lb.client(CLIENT1).connect(lb.main()).await.unwrap()).await;
+    ask_then_listen(tcp(lb.address("plain")).await).await;
+    for record in lb.wait_records(2).await {
+        assert_eq!(record["outcome"], "ok");
+        assert_eq!(record["bytes_received"], 8);
+        assert_eq!(record["bytes_sent"], ANSWER);
+    }
+    lb.quiet().await;
+}
+
+async fn ask_then_listen(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    stream.write_all(b"question").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let answer = read_to_close(&mut stream).await.unwrap();
+    assert!(answer == pattern(0, ANSWER), "{} bytes", answer.len());
+}
+
+#[tokio::test]
+async fn and_the_other_way_round() {
+    let (_web, lb) = start(Behaviour::Source {
+        bytes: ANSWER as u64,
+    })
+    .await;
+    listen_then_speak(lb.client(CLIENT1).connect(lb.main()).await.unwrap()).await;
+    listen_then_speak(tcp(lb.address("plain")).await).await;
+    for record in lb.wait_records(2).await {
+        assert_eq!(record["outcome"], "ok");
+        assert_eq!(record["bytes_received"], ANSWER);
+        assert_eq!(record["bytes_sent"], ANSWER);
+    }
+    lb.quiet().await;
+}
+
+async fn listen_then_speak(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let heard = read_to_close(&mut stream).await.unwrap();
+    assert!(heard == pattern(0, ANSWER), "{} bytes", heard.len());
+    // The server said all it had to; it still listens.
+    stream.write_all(&pattern(7, ANSWER)).await.unwrap();
+    stream.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_arrived_after_the_clients_end_is_what_it_sent() {
+    let (_web, lb) = start(Behaviour::Sink).await;
+    let sent = pattern(0, 3 * ANSWER + 1);
+    let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    stream.write_all(&sent).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let digest = read_to_close(&mut stream).await.unwrap();
+    assert_eq!(String::from_utf8(digest).unwrap(), sha256_hex(&sent));
+    lb.nth(0, "ok").await;
+    lb.quiet().await;
+}
+
+/// The seed cut off whatever was silent for two seconds. Here silence is the test.
+#[tokio::test]
+async fn seed_gives_every_upstream_connection_a_two_second_read_deadline() {
+    let (_web, lb) = start(Behaviour::Named("web1".to_owned())).await;
+    let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    let mut plain = tcp(lb.address("plain")).await;
+    read_line(&mut tls).await.unwrap();
+    read_line(&mut plain).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    for _ in 0..2 {
+        assert_eq!(
+            roundtrip(&mut tls, b"still here").await.unwrap(),
+            b"still here"
+        );
+        assert_eq!(
+            roundtrip(&mut plain, b"still here").await.unwrap(),
+            b"still here"
+        );
+    }
+    tls.shutdown().await.unwrap();
+    plain.shutdown().await.unwrap();
+    assert_eq!(tls.read(&mut [0]).await.unwrap(), 0);
+    assert_eq!(plain.read(&mut [0]).await.unwrap(), 0);
+    lb.nth(0, "ok").await;
+    lb.nth(1, "ok").await;
+    lb.quiet().await;
+}

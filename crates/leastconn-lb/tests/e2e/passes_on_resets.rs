@@ -1,0 +1,127 @@
+//! A connection that broke off is never made to look like one that ended.
+
+use std::io::ErrorKind;
+
+use leastconn_testkit::client::{read_line, read_to_close};
+use leastconn_testkit::{Behaviour, DEADLINE, FaultProxy, Faults, Upstream, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry, reset, tcp};
+
+/// A server that this test looks at from inside.
+async fn start() -> (TcpListener, Running) {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let servers = [entry("web1", server.local_addr().unwrap(), "")];
+    (server, with(&servers).await)
+}
+
+async fn with(servers: &[String]) -> Running {
+    Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .listener("plain", &["upstream = \"web\""])
+        .upstream("web", &[NO_PROBES], servers)
+        .client("client1", &cn(CLIENT1), "web", "")
+        .client("local", "source = \"127.0.0.0/8\"", "web", "")
+        .start()
+        .await
+}
+
+async fn accept(server: &TcpListener) -> TcpStream {
+    within(DEADLINE, "a connection", server.accept())
+        .await
+        .unwrap()
+        .0
+}
+
+/// What the server got before its connection was reset.
+async fn until_reset(mut stream: TcpStream) -> Vec<u8> {
+    let mut got = Vec::new();
+    let end = within(DEADLINE, "the end", stream.read_to_end(&mut got)).await;
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    got
+}
+
+#[tokio::test]
+async fn a_reset_by_the_client_reaches_the_server() {
+    let (server, lb) = start().await;
+    let client = tcp(lb.address("plain")).await;
+    let at_server = accept(&server).await;
+    reset(client);
+    assert!(until_reset(at_server).await.is_empty());
+    lb.nth(0, "client_reset").await;
+
+    let mut client = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    client.write_all(b"some").await.unwrap();
+    let mut at_server = accept(&server).await;
+    at_server.read_exact(&mut [0; 4]).await.unwrap();
+    reset(client.into_inner().0);
+    assert!(until_reset(at_server).await.is_empty());
+    lb.nth(1, "client_reset").await;
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn tls_that_ends_without_close_notify_is_no_end() {
+    let (server, lb) = start().await;
+    for (n, client) in [lb.client(CLIENT1).tls12(), lb.client(CLIENT1).tls13()]
+        .into_iter()
+        .enumerate()
+    {
+        let mut client = client.connect(lb.main()).await.unwrap();
+        client.write_all(b"half of a message").await.unwrap();
+        let mut at_server = accept(&server).await;
+        at_server.read_exact(&mut [0; 17]).await.unwrap();
+        // An attacker can do this: a FIN is not part of TLS.
+        let mut socket = client.into_inner().0;
+        socket.shutdown().await.unwrap();
+        assert!(until_reset(at_server).await.is_empty());
+        let _ = read_to_close(&mut socket).await;
+        lb.nth(n, "client_reset").await;
+    }
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_reset_by_the_server_reaches_the_client() {
+    let web = Upstream::start(Behaviour::ResetAfter(5)).await;
+    let lb = with(&entries(&[&web])).await;
+    let mut plain = tcp(lb.address("plain")).await;
+    plain.write_all(b"12345").await.unwrap();
+    let error = read_to_close(&mut plain).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    lb.nth(0, "server_reset").await;
+    let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    tls.write_all(b"12345").await.unwrap();
+    let error = read_to_close(&mut tls).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    lb.nth(1, "server_reset").await;
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_break_in_the_middle_of_a_transfer_is_seen_at_the_other_end() {
+    let web = Upstream::start(Behaviour::Source { bytes: 1 << 24 }).await;
+    let broken = Faults {
+        budget: Some(100_000),
+        ..Faults::default()
+    };
+    let proxy = FaultProxy::start(web.addr(), Faults::default(), broken).await;
+    let lb = with(&[entry("web1", proxy.addr(), "")]).await;
+    let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    assert!(read_to_close(&mut tls).await.is_err());
+    lb.nth(0, "server_reset").await;
+
+    // And between the client and the balancer.
+    let (server, lb2) = start().await;
+    let proxy = FaultProxy::start(lb2.address("plain"), Faults::default(), Faults::default()).await;
+    let mut client = tcp(proxy.addr()).await;
+    let mut at_server = accept(&server).await;
+    at_server.write_all(b"hello\n").await.unwrap();
+    read_line(&mut client).await.unwrap();
+    proxy.reset_all();
+    until_reset(at_server).await;
+    lb2.nth(0, "client_reset").await;
+    lb.quiet().await;
+    lb2.quiet().await;
+}

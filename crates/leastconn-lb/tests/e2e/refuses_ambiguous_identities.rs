@@ -1,0 +1,84 @@
+//! A certificate that could be read in two ways is refused, whatever rule one of
+//! the readings would match.
+
+use leastconn_testkit::{Cert, Upstream, pki::LeafBuilder};
+
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, talk};
+
+async fn is_ambiguous(lb: &Running, cert: &Cert) {
+    let before = lb.records().len();
+    // The handshake was fine: a clean end, not an alert.
+    assert_eq!(refused(&lb.showing(cert), lb.main()).await, None);
+    let record = lb.nth(before, "ambiguous_identity").await;
+    assert!(record.get("client").is_none(), "{record}");
+}
+
+async fn with_cert(make: impl Fn(LeafBuilder<'_>) -> Vec<Cert>) {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    for cert in make(lb.ca().leaf(CLIENT1)) {
+        is_ambiguous(&lb, &cert).await;
+    }
+    assert_eq!(web.accepted(), 0);
+    talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn seed_takes_any_cn_however_many_there_are() {
+    with_cert(|leaf| {
+        vec![
+            leaf.clone().extra_cn("evil.lb.com").build(),
+            leaf.clone().cn("evil.lb.com").extra_cn(CLIENT1).build(),
+            leaf.clone().joined_cn("evil.lb.com").build(),
+            leaf.clone().extra_cn(CLIENT1).build(),
+        ]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_name_with_nul_newline_controls_or_no_text_at_all() {
+    with_cert(|leaf| {
+        let names: [&[u8]; 6] = [
+            b"client1.lb.com\0.evil.example",
+            b"client1.lb.com\n{\"outcome\":\"ok\"}",
+            b"client1.lb.com\r",
+            b"\x1b[2Jclient1.lb.com",
+            b"client1.lb.com\x7f",
+            b"client1.lb.com\xff\xfe",
+        ];
+        names
+            .iter()
+            .map(|name| leaf.clone().raw_cn_bytes(name).build())
+            .collect()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_control_character_in_a_dns_name() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("by-dns", "dns = \"a.lb.com\"", "web", "")
+        .client("client1", &cn(CLIENT1), "web", "")
+        .start()
+        .await;
+    for name in ["a.lb.com\0.evil.example", "a.lb.com\n", "a.lb.com evil"] {
+        let cert = lb.ca().leaf(CLIENT1).dns(name).build();
+        let before = lb.records().len();
+        let _ = refused(&lb.showing(&cert), lb.main()).await;
+        let outcome = &lb.wait_records(before + 1).await[before]["outcome"];
+        // TLS may refuse to look at such a name at all; either is fine, "ok" is not.
+        assert!(
+            outcome == "ambiguous_identity" || outcome == "untrusted_certificate",
+            "{name:?}: {outcome}"
+        );
+    }
+    assert_eq!(web.accepted(), 0);
+    lb.quiet().await;
+}

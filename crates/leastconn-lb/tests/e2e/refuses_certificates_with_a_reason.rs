@@ -1,0 +1,178 @@
+//! Each way in which a certificate can be wrong has a reason code of its own, the
+//! client gets an alert, and no server hears of it.
+
+use leastconn_testkit::{DEADLINE, TestCa, TlsClient, Upstream, client::alert, eventually};
+use rustls::AlertDescription as Alert;
+
+use crate::support::{CLIENT1, Running, Site, TLS, refused, talk};
+
+/// Refuses in both versions, and says why to both sides.
+async fn is_refused(lb: &Running, client: TlsClient, outcome: &str, expected: Alert) {
+    for (version, client) in [("1.2", client.clone().tls12()), ("1.3", client.tls13())] {
+        let before = lb.records().len();
+        let alert = refused(&client, lb.main()).await;
+        assert_eq!(alert, Some(expected), "{outcome}, TLS {version}");
+        let record = lb.nth(before, outcome).await;
+        assert!(record.get("client").is_none(), "{record}");
+        assert!(record.get("server").is_none(), "{record}");
+        assert_eq!(record["bytes_received"], 0, "{record}");
+    }
+}
+
+#[tokio::test]
+async fn none_foreign_expired_early_revoked_and_unfit() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]);
+    let revoked = site.cert(CLIENT1);
+    site.ca.write_crl(&site.dir, &[&revoked]);
+    let lb = site.start().await;
+    let good = lb.ca().leaf(CLIENT1).build();
+
+    let nobody = TlsClient::new(lb.ca(), None);
+    is_refused(&lb, nobody, "no_certificate", Alert::CertificateRequired).await;
+
+    let other = TestCa::new("other CA").leaf(CLIENT1).build();
+    let namesake = TestCa::new("test CA").leaf(CLIENT1).build();
+    let own = lb.ca().leaf(CLIENT1).self_signed().build();
+    let poser = TestCa::from_leaf(&good).leaf(CLIENT1).build();
+    let unfit = lb.ca().leaf(CLIENT1).eku_server_only().build();
+    let untrusted = "untrusted_certificate";
+    for (cert, alert) in [
+        (&other, Alert::UnknownCA),
+        (&namesake, Alert::DecryptError),
+        (&own, Alert::UnknownCA),
+        (&poser, Alert::CertificateUnknown),
+        (&unfit, Alert::UnsupportedCertificate),
+    ] {
+        is_refused(&lb, lb.showing(cert), untrusted, alert).await;
+    }
+
+    let past = lb.ca().leaf(CLIENT1).validity(-7200, -3600).build();
+    let future = lb.ca().leaf(CLIENT1).validity(3600, 7200).build();
+    for cert in [&past, &future] {
+        let client = lb.showing(cert);
+        is_refused(
+            &lb,
+            client,
+            "expired_certificate",
+            Alert::CertificateExpired,
+        )
+        .await;
+    }
+    let client = lb.showing(&revoked);
+    is_refused(
+        &lb,
+        client,
+        "revoked_certificate",
+        Alert::CertificateRevoked,
+    )
+    .await;
+
+    assert_eq!(web.accepted(), 0, "a stranger reached a server");
+    for cert in [good, lb.ca().leaf(CLIENT1).no_eku().build()] {
+        let stream = lb.showing(&cert).connect(lb.main()).await.unwrap();
+        talk(stream).await.unwrap();
+    }
+    lb.quiet().await;
+}
+
+/// The root's list covers its intermediates; without lists of their own, what they
+/// issued has no known status, and is refused.
+#[tokio::test]
+async fn an_intermediate_without_a_list_of_its_own_vouches_for_nobody() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]).listener(
+        "unlisted",
+        &["upstream = \"web\"", &TLS.replace(", crl = \"ca.crl\"", "")],
+    );
+    let below = site.ca.intermediate("below");
+    let lb = site.start().await;
+    let client = lb.showing(&below.leaf(CLIENT1).build());
+    is_refused(
+        &lb,
+        client.clone(),
+        "untrusted_certificate",
+        Alert::UnknownCA,
+    )
+    .await;
+    assert_eq!(web.accepted(), 0);
+    let stream = client.connect(lb.address("unlisted")).await.unwrap();
+    talk(stream).await.unwrap();
+    lb.quiet().await;
+}
+
+/// In TLS 1.3 a client may send before the server has looked at its certificate.
+#[tokio::test]
+async fn what_a_refused_client_sends_early_reaches_no_server() {
+    use tokio::io::AsyncWriteExt;
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let stranger = TestCa::new("other").leaf(CLIENT1).build();
+    let mut stream = lb
+        .showing(&stranger)
+        .tls13()
+        .connect(lb.main())
+        .await
+        .unwrap();
+    // Whether that still finds an open socket is a race, and no matter.
+    let _ = stream.write_all(&[0; 4096]).await;
+    let error = leastconn_testkit::client::read_to_close(&mut stream)
+        .await
+        .unwrap_err();
+    assert_eq!(alert(&error), Some(Alert::UnknownCA));
+    assert_eq!(
+        lb.nth(0, "untrusted_certificate").await["bytes_received"],
+        0
+    );
+    assert_eq!(web.accepted(), 0);
+    lb.quiet().await;
+}
+
+/// A chain that was good is remembered, but not beyond its own time or that of the
+/// revocation lists.
+#[tokio::test]
+async fn what_was_good_a_moment_ago_expires_all_the_same() {
+    let web = Upstream::named("web1").await;
+    let brief_list = TLS.replace("ca.crl", "brief.crl");
+    let site = Site::usual(&[&web]).listener("brief", &["upstream = \"web\"", &brief_list]);
+    let brief = site.ca.leaf(CLIENT1).validity(-60, 3).build();
+    let list = site.ca.crl_until(&[], 3);
+    std::fs::write(site.dir.path().join("brief.crl"), list).unwrap();
+    let lb = site.start().await;
+    let lasting = lb.client(CLIENT1);
+    let cases = [
+        (
+            "main",
+            lb.showing(&brief),
+            "expired_certificate",
+            Alert::CertificateExpired,
+        ),
+        (
+            "brief",
+            lasting.clone(),
+            "untrusted_certificate",
+            Alert::UnknownCA,
+        ),
+    ];
+    for (listener, client, ..) in &cases {
+        let stream = client.connect(lb.address(listener)).await.unwrap();
+        talk(stream).await.unwrap();
+    }
+    for (listener, client, outcome, expected) in cases {
+        let addr = lb.address(listener);
+        let refusal = eventually(DEADLINE, || async {
+            let stream = client.clone().tls12().connect(addr).await;
+            match stream {
+                Ok(stream) => Err(format!("let in by {}", talk(stream).await.unwrap())),
+                Err(error) => Ok(alert(&error)),
+            }
+        });
+        assert_eq!(refusal.await.unwrap(), Some(expected), "{outcome}");
+        lb.wait_record(|record| record["outcome"] == outcome, DEADLINE)
+            .await;
+    }
+    talk(lasting.connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    lb.quiet().await;
+}

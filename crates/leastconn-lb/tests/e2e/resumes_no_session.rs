@@ -1,0 +1,25 @@
+//! A resumed session would skip chain, expiry and revocation: there is none.
+
+use leastconn_testkit::Upstream;
+use rustls::HandshakeKind;
+
+use crate::support::{CLIENT1, Site, talk};
+
+#[tokio::test]
+async fn a_client_that_would_resume_does_a_full_handshake_each_time() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let client = lb.client(CLIENT1).with_resumption();
+    for client in [client.clone().tls12(), client.tls13()] {
+        for _ in 0..2 {
+            let mut stream = client.connect(lb.main()).await.unwrap();
+            // The greeting comes after any tickets.
+            talk(&mut stream).await.unwrap();
+            let session = stream.get_ref().1;
+            assert_eq!(session.handshake_kind(), Some(HandshakeKind::Full));
+            assert_eq!(session.tls13_tickets_received(), 0);
+        }
+    }
+    lb.wait_records(4).await;
+    lb.quiet().await;
+}

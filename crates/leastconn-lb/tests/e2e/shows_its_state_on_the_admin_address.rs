@@ -1,0 +1,131 @@
+//! Health and metrics over HTTP, by the names that were promised.
+
+use leastconn_testkit::client::read_line;
+use leastconn_testkit::{Behaviour, DEADLINE, Upstream, metrics};
+
+use crate::support::{CLIENT1, Site, refused, talk};
+
+/// Every family of the contract, with its type.
+const FAMILIES: [(&str, &str); 15] = [
+    ("leastconn_connections_total", "counter"),
+    ("leastconn_connections_active", "gauge"),
+    ("leastconn_handshakes_active", "gauge"),
+    ("leastconn_handshake_seconds", "histogram"),
+    ("leastconn_client_connections_total", "counter"),
+    ("leastconn_client_connections_active", "gauge"),
+    ("leastconn_server_connections_total", "counter"),
+    ("leastconn_server_connections_active", "gauge"),
+    ("leastconn_server_up", "gauge"),
+    ("leastconn_server_connect_seconds", "histogram"),
+    ("leastconn_server_connect_failures_total", "counter"),
+    ("leastconn_bytes_total", "counter"),
+    ("leastconn_config_reloads_total", "counter"),
+    ("leastconn_certificate_not_after_seconds", "gauge"),
+    ("leastconn_build_info", "gauge"),
+];
+
+#[tokio::test]
+async fn all_promised_metrics_are_there_with_their_labels() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    // Before anybody came: a counter that begins with its first event hides it.
+    let fresh = lb.metrics().await;
+    for key in [
+        r#"leastconn_connections_total{listener="main",outcome="ok"}"#,
+        r#"leastconn_connections_total{listener="main",outcome="rate_limited"}"#,
+        r#"leastconn_connections_active{listener="main"}"#,
+        r#"leastconn_bytes_total{listener="main",direction="received"}"#,
+        r#"leastconn_config_reloads_total{outcome="applied"}"#,
+        r#"leastconn_config_reloads_total{outcome="rejected"}"#,
+        r#"leastconn_server_connect_failures_total{upstream="web",server="web1"}"#,
+    ] {
+        assert_eq!(fresh.get(&metrics::normalise(key)), Some(&0.0), "{key}");
+    }
+    talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    refused(&lb.client("stranger"), lb.main()).await;
+    lb.wait_records(2).await;
+    lb.quiet().await;
+
+    let (status, text) = lb.http_get("/metrics").await;
+    assert_eq!(status, 200);
+    for (name, kind) in FAMILIES {
+        assert!(
+            text.contains(&format!("# TYPE {name} {kind}\n")),
+            "{name} in:\n{text}"
+        );
+        assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+    }
+    // What begins in this way is ours, and documented by the list above.
+    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        assert!(name.starts_with("leastconn_"));
+        let known = FAMILIES.contains(&(name, kind));
+        assert!(
+            known || name == "leastconn_access_log_lines_lost_total",
+            "{line}"
+        );
+    }
+    let samples = metrics::parse(&text);
+    let of = |key: &str| samples[&metrics::normalise(key)];
+    assert_eq!(of("leastconn_handshake_seconds_count"), 2.0);
+    assert_eq!(of("leastconn_server_connect_seconds_count"), 1.0);
+    assert_eq!(of(r#"leastconn_handshake_seconds_bucket{le="+Inf"}"#), 2.0);
+    assert_eq!(
+        of(r#"leastconn_server_up{upstream="web",server="web1"}"#),
+        1.0
+    );
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        of(&format!("leastconn_build_info{{version=\"{version}\"}}")),
+        1.0
+    );
+    let files = metrics::family(&samples, "leastconn_certificate_not_after_seconds");
+    let mut files: Vec<_> = files.map(|(key, _)| key.to_owned()).collect();
+    files.sort();
+    assert_eq!(files.len(), 3, "{files:?}");
+    for (file, name) in files.iter().zip(["ca.crl", "ca.crt", "server.crt"]) {
+        assert!(file.contains(name), "{file}");
+    }
+}
+
+#[tokio::test]
+async fn gauges_and_bytes_follow_what_is_open() {
+    let web = Upstream::start(Behaviour::Named("web1".to_owned())).await;
+    let lb = Site::usual(&[&web]).start().await;
+    let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    read_line(&mut stream).await.unwrap();
+    for (name, value) in [
+        (r#"leastconn_connections_active{listener="main"}"#, 1.0),
+        (r#"leastconn_handshakes_active{listener="main"}"#, 0.0),
+        (
+            r#"leastconn_client_connections_active{client="client1"}"#,
+            1.0,
+        ),
+        (
+            r#"leastconn_server_connections_active{upstream="web",server="web1"}"#,
+            1.0,
+        ),
+        // Not only once it has ended.
+        (
+            r#"leastconn_bytes_total{listener="main",direction="sent"}"#,
+            5.0,
+        ),
+    ] {
+        lb.wait_metric(name, value, DEADLINE).await;
+    }
+    drop(stream);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn health_readiness_and_nothing_else() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    assert_eq!(lb.http_get("/healthz").await.0, 200);
+    assert_eq!(lb.http_get("/readyz").await.0, 200);
+    assert_eq!(lb.http_get("/metrics/../etc/passwd").await.0, 404);
+    assert_eq!(lb.http_get("/nothing").await.0, 404);
+    lb.quiet().await;
+}

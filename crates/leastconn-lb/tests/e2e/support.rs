@@ -1,0 +1,304 @@
+//! A site to test: certificates, a configuration, the balancer on it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Deref;
+use std::process::Command;
+use std::time::Duration;
+
+use leastconn_testkit::client::{alert, read_line, read_to_close};
+use leastconn_testkit::{Balancer, Cert, DEADLINE, TempDir, TestCa, TlsClient, Upstream, metrics};
+use rustls::AlertDescription;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+/// The program under test.
+pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_leastconn-lb");
+
+/// TLS of a listener, with the files that [`TestCa::write_set`] writes.
+pub(crate) const TLS: &str =
+    r#"tls = { cert = "server.crt", key = "server.key", client_ca = "ca.crt", crl = "ca.crl" }"#;
+
+/// No probes: then every connection that a server counts came from a client.
+pub(crate) const NO_PROBES: &str = r#"health_check = { type = "none" }"#;
+
+/// A common name that the usual rule lets in.
+pub(crate) const CLIENT1: &str = "client1.lb.com";
+
+/// A configuration in the making, in a directory with its certificates.
+pub(crate) struct Site {
+    pub(crate) dir: TempDir,
+    pub(crate) ca: TestCa,
+    process: String,
+    log: String,
+    tables: String,
+}
+
+impl Site {
+    /// Certificates, and nothing configured but the admin address.
+    pub(crate) fn new() -> Self {
+        raise_limit();
+        let dir = tempfile::tempdir().unwrap();
+        let ca = TestCa::new("test CA");
+        ca.write_set(&dir, &["db.lb.com", "web.lb.com", "*.apps.lb.com"]);
+        Self {
+            dir,
+            ca,
+            process: String::new(),
+            log: String::new(),
+            tables: String::new(),
+        }
+    }
+
+    /// One TLS listener `main` before the upstream `web`, which `client1` may use.
+    pub(crate) fn usual(servers: &[&Upstream]) -> Self {
+        Self::new()
+            .listener("main", &["upstream = \"web\"", TLS])
+            .upstream("web", &[NO_PROBES], &entries(servers))
+            .client("client1", &cn(CLIENT1), "web", "")
+    }
+
+    /// One listener `main` without TLS before the upstream `web`, for everybody.
+    pub(crate) fn plain(servers: &[&Upstream]) -> Self {
+        Self::new()
+            .listener("main", &["upstream = \"web\""])
+            .upstream("web", &[NO_PROBES], &entries(servers))
+            .client("local", "source = \"127.0.0.0/8\"", "web", "")
+    }
+
+    /// Lines of `[process]`.
+    pub(crate) fn process(mut self, lines: &str) -> Self {
+        self.process += &format!("{lines}\n");
+        self
+    }
+
+    /// Lines of `[log]`.
+    pub(crate) fn log(mut self, lines: &str) -> Self {
+        self.log += &format!("{lines}\n");
+        self
+    }
+
+    /// A listener on a loopback port, unless the lines bind it elsewhere.
+    pub(crate) fn listener(mut self, name: &str, lines: &[&str]) -> Self {
+        let bind = if lines.iter().any(|line| line.starts_with("bind")) {
+            ""
+        } else {
+            "bind = \"127.0.0.1:0\"\n"
+        };
+        let lines = lines.join("\n");
+        self.tables += &format!("[[listener]]\nname = \"{name}\"\n{bind}{lines}\n\n");
+        self
+    }
+
+    /// An upstream of these servers, each a TOML table as [`entry`] makes it.
+    pub(crate) fn upstream(mut self, name: &str, lines: &[&str], servers: &[String]) -> Self {
+        let (lines, servers) = (lines.join("\n"), servers.join(", "));
+        self.tables +=
+            &format!("[[upstream]]\nname = \"{name}\"\n{lines}\nservers = [{servers}]\n\n");
+        self
+    }
+
+    /// A client rule; `matcher` is the inside of `match`, `lines` whatever else.
+    pub(crate) fn client(mut self, name: &str, matcher: &str, allow: &str, lines: &str) -> Self {
+        self.tables += &format!(
+            "[[client]]\nname = \"{name}\"\nmatch = {{ {matcher} }}\nallow = [\"{allow}\"]\n{lines}\n\n"
+        );
+        self
+    }
+
+    /// The configuration's text.
+    pub(crate) fn config(&self) -> String {
+        format!(
+            "[process]\nworkers = 2\n{}\n[log]\nformat = \"json\"\n{}\n[admin]\nbind = \"127.0.0.1:0\"\n\n{}",
+            self.process, self.log, self.tables
+        )
+    }
+
+    /// A certificate for this common name.
+    pub(crate) fn cert(&self, cn: &str) -> Cert {
+        self.ca.leaf(cn).build()
+    }
+
+    /// Starts the balancer.
+    pub(crate) async fn start(self) -> Running {
+        self.start_with(|_| {}).await
+    }
+
+    /// As [`Self::start`], after `adjust` has had the command.
+    pub(crate) async fn start_with(self, adjust: impl FnOnce(&mut Command)) -> Running {
+        let balancer = Balancer::start_with(BIN, &self.config(), &self.dir, adjust)
+            .await
+            .unwrap();
+        Running {
+            baseline: balancer.open_fds(),
+            balancer,
+            site: self,
+        }
+    }
+}
+
+/// A balancer that serves a [`Site`].
+pub(crate) struct Running {
+    pub(crate) balancer: Balancer,
+    baseline: usize,
+    site: Site,
+}
+
+impl Deref for Running {
+    type Target = Balancer;
+
+    fn deref(&self) -> &Balancer {
+        &self.balancer
+    }
+}
+
+impl Running {
+    /// Where the listener `main` listens.
+    pub(crate) fn main(&self) -> SocketAddr {
+        self.address("main")
+    }
+
+    /// The site's authority.
+    pub(crate) fn ca(&self) -> &TestCa {
+        &self.site.ca
+    }
+
+    /// The site's directory.
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        self.site.dir.path()
+    }
+
+    /// A client with a new certificate for this common name.
+    pub(crate) fn client(&self, cn: &str) -> TlsClient {
+        TlsClient::new(self.ca(), Some(&self.site.cert(cn)))
+    }
+
+    /// A client that shows this certificate.
+    pub(crate) fn showing(&self, cert: &Cert) -> TlsClient {
+        TlsClient::new(self.ca(), Some(cert))
+    }
+
+    /// Waits for record number `n`, from 0, and checks its outcome.
+    pub(crate) async fn nth(&self, n: usize, outcome: &str) -> Value {
+        let record = self.wait_records(n + 1).await.swap_remove(n);
+        assert_eq!(record["outcome"], outcome, "{record}");
+        record
+    }
+
+    /// Waits until nobody is connected and no file is left open, and checks the
+    /// books: a line for every connection that was counted, and no panic.
+    pub(crate) async fn quiet(&self) {
+        self.assert_quiet(self.baseline).await;
+        let metrics = self.metrics().await;
+        let ended: f64 = metrics::family(&metrics, "leastconn_connections_total")
+            .map(|(_, value)| value)
+            .sum();
+        if !self.site.log.contains("access") {
+            assert_eq!(
+                self.wait_records(ended as usize).await.len(),
+                ended as usize
+            );
+        }
+        assert!(!self.stderr().contains("panicked"), "{}", self.stderr());
+    }
+}
+
+/// `cn = "…"`, for a rule.
+pub(crate) fn cn(name: &str) -> String {
+    format!("cn = \"{name}\"")
+}
+
+/// Servers named `web1`, `web2`, and so on.
+pub(crate) fn entries(servers: &[&Upstream]) -> Vec<String> {
+    let numbered = servers.iter().zip(1..);
+    numbered
+        .map(|(server, n)| entry(&format!("web{n}"), server.addr(), ""))
+        .collect()
+}
+
+/// One server; `more` begins with a comma if it is not empty.
+pub(crate) fn entry(name: &str, address: SocketAddr, more: &str) -> String {
+    format!("{{ name = \"{name}\", address = \"{address}\"{more} }}")
+}
+
+/// An address where nobody listens.
+pub(crate) fn nowhere() -> SocketAddr {
+    // Port 1 of another loopback address: no test ever binds it.
+    SocketAddr::from((Ipv4Addr::new(127, 0, 0, 99), 1))
+}
+
+/// What a client that is refused sees: the alert, if TLS refused it.
+///
+/// # Panics
+/// When it is let in: a server would greet it.
+pub(crate) async fn refused(client: &TlsClient, addr: SocketAddr) -> Option<AlertDescription> {
+    let error = match client.connect(addr).await {
+        Err(error) => error,
+        Ok(mut stream) => match read_to_close(&mut stream).await {
+            Err(error) => error,
+            Ok(bytes) => {
+                assert!(bytes.is_empty(), "let in: {bytes:?}");
+                return None;
+            }
+        },
+    };
+    Some(alert(&error).unwrap_or_else(|| panic!("no alert but {error}")))
+}
+
+/// Talks to a server that greets with its name and then echoes, ends in order,
+/// and returns the name.
+pub(crate) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+) -> std::io::Result<String> {
+    use tokio::io::AsyncWriteExt;
+    let name = read_line(&mut stream).await?;
+    let echoed = leastconn_testkit::client::roundtrip(&mut stream, b"hello").await?;
+    assert_eq!(echoed, b"hello");
+    stream.shutdown().await?;
+    assert!(read_to_close(&mut stream).await?.is_empty());
+    Ok(name)
+}
+
+/// Connects without TLS.
+pub(crate) async fn tcp(addr: SocketAddr) -> TcpStream {
+    let stream = leastconn_testkit::within(DEADLINE, "connecting", TcpStream::connect(addr))
+        .await
+        .unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Makes dropping the socket a reset.
+pub(crate) fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+}
+
+/// The bytes of a whole ClientHello.
+pub(crate) fn client_hello(ca: &TestCa) -> Vec<u8> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.cert().der().clone()).unwrap();
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let config = rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "localhost".try_into().unwrap();
+    let mut session = rustls::ClientConnection::new(config.into(), name).unwrap();
+    let mut hello = Vec::new();
+    session.write_tls(&mut hello).unwrap();
+    hello
+}
+
+/// This process is clients and servers at once, and needs files for both.
+fn raise_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+}

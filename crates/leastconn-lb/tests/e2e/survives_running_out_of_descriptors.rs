@@ -1,0 +1,105 @@
+//! Out of file descriptors: accepting pauses, nothing spins, and all is well when
+//! some are free again.
+
+use std::process::Command;
+use std::time::Duration;
+
+use leastconn_testkit::client::read_to_close;
+use leastconn_testkit::{Balancer, DEADLINE, Upstream, within};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use tokio::net::TcpStream;
+
+use crate::support::{BIN, CLIENT1, Running, Site, talk, tcp};
+
+fn limit_files(lb: &Balancer, files: u64) {
+    let pid = Pid::from_raw(lb.pid().try_into().unwrap());
+    let limit = Rlimit {
+        current: Some(files),
+        maximum: Some(20_000),
+    };
+    prlimit(pid, Resource::Nofile, limit).unwrap();
+}
+
+/// Processor time of the whole process, in ticks of 10 ms.
+fn ticks(lb: &Balancer) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", lb.pid())).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let field = |n: usize| -> u64 { fields.split(' ').nth(n).unwrap().parse().unwrap() };
+    field(11) + field(12)
+}
+
+async fn is_served(lb: &Running) {
+    let served = async { talk(lb.client(CLIENT1).connect(lb.main()).await?).await };
+    within(Duration::from_secs(4), "being served", served)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn accepting_pauses_without_spinning_and_recovers() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    limit_files(&lb, lb.open_fds() as u64 + 5);
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(tcp(lb.main()).await);
+    }
+    lb.wait_log(
+        |event| event["fields"]["message"] == "cannot accept connections",
+        DEADLINE,
+    )
+    .await;
+    let before = ticks(&lb);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let spent = ticks(&lb) - before;
+    assert!(spent <= 10, "{spent} ticks in a second of waiting");
+    let complaints = lb.stderr().matches("cannot accept connections").count();
+    assert!(complaints < 30, "{complaints} lines of log");
+
+    drop(silent);
+    is_served(&lb).await;
+    assert_eq!(lb.http_get("/readyz").await.0, 200);
+    limit_files(&lb, 20_000);
+    // Those that had to wait were not forgotten: each has its record.
+    lb.wait_records(41).await;
+    lb.quiet().await;
+}
+
+/// Whoever looks at the balancer in such an hour must get an answer: connections
+/// leave some descriptors alone, whatever `max_connections` says.
+#[tokio::test]
+async fn the_admin_address_answers_although_clients_would_take_everything() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]).process("max_connections = 1000");
+    let program = |command: &mut Command| {
+        let mut limited = Command::new("prlimit");
+        limited
+            .arg("--nofile=100:100")
+            .arg(BIN)
+            .args(command.get_args());
+        limited.current_dir(command.get_current_dir().unwrap());
+        *command = limited;
+    };
+    let lb = site.start_with(program).await;
+    let mut silent: Vec<TcpStream> = Vec::new();
+    for _ in 0..200 {
+        silent.push(tcp(lb.main()).await);
+    }
+    let active = r#"leastconn_connections_total{listener="main",outcome="overloaded"}"#;
+    let start = lb.metrics().await;
+    assert!(start.contains_key(&leastconn_testkit::metrics::normalise(active)));
+    assert_eq!(lb.http_get("/healthz").await.0, 200);
+    assert_eq!(lb.http_get("/readyz").await.0, 200);
+    assert!(lb.open_fds() < 100);
+    let before = ticks(&lb);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(ticks(&lb) - before <= 10);
+    // The excess was told at once.
+    for stream in silent.iter_mut().skip(100) {
+        assert!(read_to_close(stream).await.unwrap_or_default().is_empty());
+    }
+    drop(silent);
+    lb.wait_records(200).await;
+    is_served(&lb).await;
+    lb.quiet().await;
+}

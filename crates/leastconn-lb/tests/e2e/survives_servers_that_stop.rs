@@ -1,0 +1,279 @@
+//! Servers stop, refuse, hang, reset and come back; clients notice what they must.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use leastconn_testkit::client::{read_line, read_to_close};
+use leastconn_testkit::upstream::Open;
+use leastconn_testkit::{Behaviour, DEADLINE, Upstream, eventually, within};
+use socket2::{Domain, Socket, Type};
+use tokio::sync::RwLock;
+use tokio::task::JoinSet;
+
+use crate::support::{NO_PROBES, Running, Site, entries, entry, nowhere, talk, tcp};
+
+const QUICK_PROBES: &str =
+    r#"health_check = { interval = "100ms", timeout = "100ms", rise = 2, fall = 1 }"#;
+const QUICK_TRIAL: &str = r#"passive = { fail_timeout = "200ms" }"#;
+
+async fn start(servers: &[String], lines: &[&str]) -> Running {
+    Site::new()
+        .listener("main", &["upstream = \"web\""])
+        .upstream("web", lines, servers)
+        .client("local", "source = \"127.0.0.0/8\"", "web", "")
+        .start()
+        .await
+}
+
+fn up(server: &str) -> String {
+    format!("leastconn_server_up{{upstream=\"web\",server=\"{server}\"}}")
+}
+
+/// Also the seed's fault: there a client was cut off before another server was tried.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn seed_closes_the_client_before_retrying() {
+    let servers = [
+        Upstream::named("web1").await,
+        Upstream::named("web2").await,
+        Upstream::named("web3").await,
+    ];
+    let all = servers.each_ref();
+    let lb = start(&entries(&all), &[QUICK_PROBES, QUICK_TRIAL]).await;
+    let (stop, served) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    // What the kernel has accepted for a server that then closes its listener is
+    // lost, and no retry can help. So stopping waits for greetings under way.
+    let greeting = Arc::new(RwLock::new(()));
+    let mut load = JoinSet::new();
+    for _ in 0..8 {
+        let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
+        let (greeting, addr) = (Arc::clone(&greeting), lb.main());
+        load.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let guard = greeting.read().await;
+                let mut stream = tcp(addr).await;
+                read_line(&mut stream).await.expect("a greeting");
+                drop(guard);
+                let echoed = leastconn_testkit::client::roundtrip(&mut stream, &[7; 5000]).await;
+                assert_eq!(echoed.expect("an echo"), [7; 5000]);
+                served.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    let progress = |n: u64| {
+        let until = served.load(Ordering::Relaxed) + n;
+        let served = &served;
+        eventually(DEADLINE, move || async move {
+            let now = served.load(Ordering::Relaxed);
+            if now >= until {
+                Ok(())
+            } else {
+                Err(format!("{now} of {until}"))
+            }
+        })
+    };
+    progress(50).await.unwrap();
+    {
+        let _nobody_greets = greeting.write().await;
+        servers[0].stop(Open::Keep).await;
+    }
+    lb.wait_metric(&up("web1"), 0.0, DEADLINE).await;
+    progress(50).await.unwrap();
+    let before = servers[0].accepted();
+    servers[0].restart().await;
+    lb.wait_metric(&up("web1"), 1.0, DEADLINE).await;
+    progress(50).await.unwrap();
+    // Probes count too, so by more than those could be.
+    eventually(DEADLINE, || async {
+        match servers[0].accepted() - before {
+            0..20 => Err("not yet".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await
+    .unwrap();
+    stop.store(true, Ordering::Relaxed);
+    within(DEADLINE, "the end of the load", load.join_all()).await;
+    lb.wait_records(served.load(Ordering::Relaxed) as usize)
+        .await;
+    assert!(
+        lb.records()
+            .iter()
+            .all(|r| r["outcome"] == "ok" || r["outcome"] == "client_reset")
+    );
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn with_all_down_the_answer_is_immediate_and_recovery_by_itself() {
+    let servers = [Upstream::named("web1").await, Upstream::named("web2").await];
+    let all = servers.each_ref();
+    let lb = start(&entries(&all), &[QUICK_PROBES, QUICK_TRIAL]).await;
+    for server in &servers {
+        server.stop(Open::Close).await;
+    }
+    for name in ["web1", "web2"] {
+        lb.wait_metric(&up(name), 0.0, DEADLINE).await;
+    }
+    for n in 0..3 {
+        let mut stream = tcp(lb.main()).await;
+        assert!(read_to_close(&mut stream).await.unwrap().is_empty());
+        let record = lb.nth(n, "no_server_available").await;
+        assert!(record["duration_ms"].as_f64().unwrap() < 200.0, "{record}");
+        assert_eq!(record["attempts"], 0);
+    }
+    for server in &servers {
+        server.restart().await;
+    }
+    for name in ["web1", "web2"] {
+        lb.wait_metric(&up(name), 1.0, DEADLINE).await;
+    }
+    talk(tcp(lb.main()).await).await.unwrap();
+    lb.quiet().await;
+}
+
+/// The seed looked at its servers for the first time after ten seconds.
+#[tokio::test]
+async fn seed_checks_health_for_the_first_time_only_after_ten_seconds() {
+    let good = Upstream::named("good").await;
+    let servers = [entry("dead", nowhere(), ""), entry("good", good.addr(), "")];
+    // One probe is enough, and the next comes long after the test.
+    let probes = r#"health_check = { interval = "1h", fall = 1 }"#;
+    let lb = start(&servers, &[probes]).await;
+    lb.wait_metric(&up("dead"), 0.0, Duration::from_secs(2))
+        .await;
+    for _ in 0..4 {
+        assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "good");
+    }
+    assert!(lb.wait_records(4).await.iter().all(|r| r["attempts"] == 1));
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn without_probes_a_failed_connect_takes_a_server_out_and_a_good_one_brings_it_back() {
+    let servers = [Upstream::named("web1").await, Upstream::named("web2").await];
+    let all = servers.each_ref();
+    let lb = start(&entries(&all), &[NO_PROBES, QUICK_TRIAL]).await;
+    servers[0].stop(Open::Close).await;
+    // Held, so that the server that is gone has the fewest from the second on.
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut stream = tcp(lb.main()).await;
+        assert_eq!(read_line(&mut stream).await.unwrap(), "web2");
+        held.push(stream);
+    }
+    let failures = r#"leastconn_server_connect_failures_total{upstream="web",server="web1"}"#;
+    assert!(lb.metrics().await[&leastconn_testkit::metrics::normalise(failures)] >= 1.0);
+    servers[0].restart().await;
+    drop(held);
+    eventually(DEADLINE, || async {
+        let name = talk(tcp(lb.main()).await).await.unwrap();
+        if name == "web1" { Ok(()) } else { Err(name) }
+    })
+    .await
+    .unwrap();
+    lb.wait_metric(&up("web1"), 1.0, DEADLINE).await;
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_server_that_answers_no_connect_costs_one_time_out_and_then_another_is_tried() {
+    // A listener whose queue is full drops what comes next, like a black hole.
+    let hole = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    hole.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
+    hole.listen(0).unwrap();
+    let addr = hole.local_addr().unwrap().as_socket().unwrap();
+    let _fill = tcp(addr).await;
+    let good = Upstream::named("good").await;
+    let servers = [
+        entry("hole", addr, ", weight = 100"),
+        entry("good", good.addr(), ""),
+    ];
+    let lb = start(&servers, &[NO_PROBES, "connect_timeout = \"300ms\""]).await;
+    assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "good");
+    let first = lb.nth(0, "ok").await;
+    assert_eq!(first["attempts"], 2, "{first}");
+    let took = first["connect_ms"].as_f64().unwrap();
+    assert!((300.0..900.0).contains(&took), "{first}");
+    // Taken out: the next one does not wait.
+    assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "good");
+    assert_eq!(lb.nth(1, "ok").await["attempts"], 1);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn when_every_server_refuses_the_reason_is_connect_failed() {
+    let servers = [
+        entry("a", nowhere(), ""),
+        entry("b", nowhere(), ", weight = 2"),
+    ];
+    let lb = start(&servers, &[NO_PROBES]).await;
+    let mut stream = tcp(lb.main()).await;
+    assert!(read_to_close(&mut stream).await.unwrap().is_empty());
+    let record = lb.nth(0, "connect_failed").await;
+    assert_eq!(record["attempts"], 2, "{record}");
+    assert!(record.get("server").is_none());
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_server_that_resets_what_it_accepts_leaks_nothing() {
+    let web = Upstream::start(Behaviour::AcceptThenReset).await;
+    let never_out = "passive = { max_fails = 0 }";
+    let lb = start(&entries(&[&web]), &[NO_PROBES, never_out]).await;
+    for n in 0..30 {
+        let mut stream = tcp(lb.main()).await;
+        let end = read_to_close(&mut stream).await;
+        let record = lb.wait_records(n + 1).await.swap_remove(n);
+        match end {
+            // The reset came while the balancer was still connecting.
+            Ok(bytes) => {
+                assert!(bytes.is_empty());
+                assert_eq!(record["outcome"], "connect_failed");
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+                assert_eq!(record["outcome"], "server_reset");
+            }
+        }
+    }
+    web.set_behaviour(Behaviour::Named("well again".to_owned()));
+    talk(tcp(lb.main()).await).await.unwrap();
+    lb.quiet().await;
+}
+
+/// A stopped process: the kernel accepts for it, and nothing answers.
+#[tokio::test]
+async fn a_server_that_hangs_is_taken_out_by_its_probe_until_it_answers() {
+    let [hung, good] = [
+        Upstream::start(Behaviour::Http(200)).await,
+        Upstream::start(Behaviour::Http(200)).await,
+    ];
+    let probes = r#"health_check = { type = "http", interval = "100ms", timeout = "400ms", rise = 2, fall = 2 }"#;
+    let lb = start(&entries(&[&hung, &good]), &[probes]).await;
+    hung.set_behaviour(Behaviour::Stuck);
+    lb.wait_metric(&up("web1"), 0.0, DEADLINE).await;
+    lb.wait_metric(&up("web2"), 1.0, DEADLINE).await;
+    for n in 0..6 {
+        let mut stream = tcp(lb.main()).await;
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET / HTTP/1.0\r\n\r\n")
+            .await
+            .unwrap();
+        let answer = read_to_close(&mut stream).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200"));
+        drop(stream);
+        assert_eq!(lb.nth(n, "ok").await["server"], "web2");
+    }
+    // An answer that says no is no better than none.
+    hung.set_behaviour(Behaviour::Http(503));
+    hung.wait_accepted(hung.accepted() + 4).await;
+    lb.wait_metric(&up("web1"), 0.0, Duration::ZERO).await;
+    hung.set_behaviour(Behaviour::Http(200));
+    lb.wait_metric(&up("web1"), 1.0, DEADLINE).await;
+    drop((hung, good));
+    lb.quiet().await;
+}
