@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     metrics::CONTENT_TYPE,
-    server::{Phase, Shared},
+    shared::{Phase, Shared},
 };
 
 /// The running admin side. Dropping it ends it.

@@ -1,6 +1,7 @@
 //! The rooms of `leastconn-lb`, as a library so that tests, fuzz targets and
 //! benches reach them. Not a public API: only the program is.
 
+pub mod accept;
 pub mod access_log;
 pub mod admin;
 pub mod cli;
@@ -16,6 +17,7 @@ pub mod pki;
 pub mod policy;
 pub mod record;
 pub mod server;
+pub mod shared;
 pub mod state;
 pub mod tls;
 pub mod upstream;

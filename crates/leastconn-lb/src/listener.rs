@@ -1,33 +1,17 @@
-//! Accepting connections: caps, and surviving a process that has run out of
-//! file descriptors.
+//! What the connections of one listener need to know.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use leastconn::{
-    Limiter, Reason,
-    backoff::Backoff,
-    net::{self, Timeouts},
-};
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
-    time::{sleep, timeout},
-};
+use leastconn::{Limiter, net::Timeouts};
+use tokio::sync::Semaphore;
 
 use crate::{
-    config, connection,
-    live::Registry,
-    metrics::ListenerMetrics,
+    config,
+    metrics::{ListenerMetrics, Metrics},
     policy::Routing,
-    record::{Books, Record},
     state::State,
     tls::{self, TlsError},
 };
-
-/// Connections that wait in the kernel to be accepted; it has its own limit,
-/// `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
 
 /// What a listener's connections need to know.
 #[derive(Debug)]
@@ -50,17 +34,6 @@ pub struct Listener {
     pub state: Arc<State>,
 }
 
-/// What all listeners of the process share.
-#[derive(Clone, Debug)]
-pub struct Gate {
-    /// Places for connections.
-    pub connections: Arc<Semaphore>,
-    /// Those that are open.
-    pub registry: Arc<Registry>,
-    /// Where they are accounted for.
-    pub books: Books,
-}
-
 impl Listener {
     /// What `config` says, over the running `state`.
     ///
@@ -69,7 +42,7 @@ impl Listener {
     pub fn new(
         config: &config::Listener,
         state: Arc<State>,
-        gate: &Gate,
+        metrics: &Metrics,
         handshakes: Arc<Semaphore>,
         limiter: Arc<Limiter>,
     ) -> Result<Self, TlsError> {
@@ -78,7 +51,7 @@ impl Listener {
             tls: config.tls.as_ref().map(tls::server_config).transpose()?,
             timeouts: config.timeouts,
             routing: Routing::from(config),
-            metrics: Arc::new(gate.books.metrics.listener(&config.name)),
+            metrics: Arc::new(metrics.listener(&config.name)),
             handshakes,
             limiter,
             state,
@@ -92,142 +65,4 @@ impl Listener {
             half_close: Some(self.timeouts.half_close),
         }
     }
-}
-
-/// An address could not be listened on.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "listener `{listener}` cannot listen on {address}: {source}{}",
-    hint(source)
-)]
-pub struct BindError {
-    listener: String,
-    address: SocketAddr,
-    source: io::Error,
-}
-
-fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => " (another process has it: `ss -ltnp` shows which)",
-        io::ErrorKind::PermissionDenied => {
-            " (ports below 1024 need the capability CAP_NET_BIND_SERVICE)"
-        }
-        io::ErrorKind::AddrNotAvailable => " (no interface of this machine has that address)",
-        _ => "",
-    }
-}
-
-/// Listens on `address`. `only_v6` keeps an IPv6 wildcard from taking IPv4
-/// connections too, for when another listener is there for those.
-///
-/// # Errors
-/// If the address cannot be had.
-pub fn bind(
-    listener: &str,
-    address: SocketAddr,
-    only_v6: bool,
-) -> Result<std::net::TcpListener, BindError> {
-    let open = || {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        if address.is_ipv6() {
-            socket.set_only_v6(only_v6)?;
-        }
-        // A restarted balancer must not wait for old connections to time out.
-        socket.set_reuse_address(true)?;
-        // On Linux, accepted sockets inherit it: no call for each of them.
-        socket.set_tcp_nodelay(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    };
-    open().map_err(|source| BindError {
-        listener: listener.to_owned(),
-        address,
-        source,
-    })
-}
-
-/// Accepts connections until told to stop, and then closes the socket.
-pub async fn accept(
-    socket: TcpListener,
-    listener: Arc<Listener>,
-    gate: Gate,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
-    loop {
-        let accepted = tokio::select! {
-            () = told(&mut stop) => return take_rest(&socket, &listener, &gate).await,
-            accepted = socket.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, source)) => {
-                backoff.reset();
-                start(stream, source, &listener, &gate);
-            }
-            // The client was gone before it was its turn.
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                // No file descriptor, no memory: the connection stays in the
-                // backlog, so asking again at once would spin.
-                let delay = backoff.next_delay(net::random());
-                tracing::warn!(listener = &*listener.name, %error, retry_in = ?delay, "cannot accept connections");
-                tokio::select! {
-                    () = told(&mut stop) => return,
-                    () = sleep(delay) => {}
-                }
-            }
-        }
-    }
-}
-
-/// Waits until told to stop.
-async fn told(stop: &mut watch::Receiver<bool>) {
-    // The sender lives until all listeners have ended.
-    let _ = stop.wait_for(|&stop| stop).await;
-}
-
-/// Accepts what is in the backlog already: closing the socket would reset those
-/// clients, which believe that they are connected.
-async fn take_rest(socket: &TcpListener, listener: &Arc<Listener>, gate: &Gate) {
-    for _ in 0..BACKLOG {
-        match timeout(Duration::ZERO, socket.accept()).await {
-            Ok(Ok((stream, source))) => start(stream, source, listener, gate),
-            _ => return,
-        }
-    }
-}
-
-fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::Interrupted
-    )
-}
-
-fn start(stream: TcpStream, source: SocketAddr, listener: &Arc<Listener>, gate: &Gate) {
-    let now = net::now();
-    let (name, metrics) = (Arc::clone(&listener.name), Arc::clone(&listener.metrics));
-    let live = gate.registry.register(name, metrics, source);
-    let mut record = Record::open(gate.books.clone(), Arc::clone(&listener.metrics), live, now);
-    let Ok(place) = Arc::clone(&gate.connections).try_acquire_owned() else {
-        record.end(
-            Reason::Overloaded,
-            Some("the process has as many connections open as it may"),
-        );
-        return;
-    };
-    let listener = Arc::clone(listener);
-    tokio::spawn(async move {
-        connection::serve(stream, source, now, listener, record).await;
-        drop(place);
-    });
 }

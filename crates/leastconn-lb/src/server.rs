@@ -1,14 +1,6 @@
 //! The running balancer: put together, told to stop, waited for.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use leastconn::{Limiter, Member, PoolError, Reason, net};
 use tokio::{
@@ -18,14 +10,16 @@ use tokio::{
 };
 
 use crate::{
+    accept::{self, BindError, Gate},
     access_log::AccessLog,
     admin,
     config::Config,
     descriptors,
-    listener::{self, BindError, Gate, Listener},
+    listener::Listener,
     live::Registry,
     metrics::{Metrics, Observed},
     record::Books,
+    shared::{Phase, Shared},
     state::State,
     tls::TlsError,
 };
@@ -51,45 +45,6 @@ pub enum StartError {
     /// The operating system refuses something else.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-}
-
-/// Where the process is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Phase {
-    /// Not everything is bound yet.
-    Starting,
-    /// Serving.
-    Ready,
-    /// Serving what is open, taking nothing new.
-    Draining,
-}
-
-/// What the admin side sees of a running balancer.
-#[derive(Debug)]
-pub struct Shared {
-    /// The running configuration.
-    pub state: Arc<State>,
-    /// Open connections.
-    pub registry: Arc<Registry>,
-    /// Counters and log.
-    pub books: Books,
-    phase: AtomicU8,
-}
-
-impl Shared {
-    /// Where the process is in its life.
-    pub fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Acquire) {
-            0 => Phase::Starting,
-            1 => Phase::Ready,
-            _ => Phase::Draining,
-        }
-    }
-
-    fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Release);
-    }
 }
 
 /// A running balancer. Dropping it stops accepting.
@@ -123,14 +78,14 @@ impl Server {
         for listener in &config.listeners {
             for &address in &listener.binds {
                 let socket =
-                    listener::bind(&listener.name, address, has_v4_sibling(&config, address))?;
+                    accept::bind(&listener.name, address, has_v4_sibling(&config, address))?;
                 sockets.push((Arc::clone(&listener.name), socket));
             }
         }
         let admin = config
             .admin
             .as_ref()
-            .map(|admin| listener::bind("admin", admin.bind, false))
+            .map(|admin| accept::bind("admin", admin.bind, false))
             .transpose()?;
 
         let process = config.process.clone();
@@ -140,12 +95,11 @@ impl Server {
             metrics: Arc::new(Metrics::new()),
             log,
         };
-        let shared = Arc::new(Shared {
-            state: Arc::clone(&state),
-            registry: Arc::clone(&registry),
-            books: books.clone(),
-            phase: AtomicU8::new(Phase::Starting as u8),
-        });
+        let shared = Arc::new(Shared::new(
+            Arc::clone(&state),
+            Arc::clone(&registry),
+            books.clone(),
+        ));
         books.metrics.observe(Seen(Arc::clone(&shared)));
 
         let gate = Gate {
@@ -162,7 +116,7 @@ impl Server {
             let listener = Listener::new(
                 config,
                 Arc::clone(&state),
-                &gate,
+                &gate.books.metrics,
                 Arc::clone(&handshakes),
                 Arc::clone(&limiter),
             )?;
@@ -185,7 +139,7 @@ impl Server {
                 .push((Arc::clone(&name), socket.local_addr()?));
             let socket = tokio::net::TcpListener::from_std(socket)?;
             let listener = Arc::clone(&listeners[&name]);
-            server.tasks.spawn(listener::accept(
+            server.tasks.spawn(accept::accept(
                 socket,
                 listener,
                 gate.clone(),
