@@ -43,7 +43,8 @@ COPY Cargo.toml Cargo.lock ./
 COPY crates/leastconn/Cargo.toml crates/leastconn/
 COPY crates/leastconn-lb/Cargo.toml crates/leastconn-lb/
 COPY crates/leastconn-testkit/Cargo.toml crates/leastconn-testkit/
-RUN for crate in crates/*; do mkdir "$crate/src" && : > "$crate/src/lib.rs"; done \
+COPY bench/Cargo.toml bench/
+RUN for crate in crates/* bench; do mkdir "$crate/src" && : > "$crate/src/lib.rs"; done \
  && echo 'fn main() {}' > crates/leastconn-lb/src/main.rs \
  && cargo build --locked --release -p leastconn-lb --target "$(uname -m)-unknown-linux-gnu"
 # Then ours. Cargo goes by modification times, and the empty crates are younger
