@@ -11,6 +11,7 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 use super::{
+    case,
     child::Child,
     program::{Kind, Program, nginx_module},
 };
@@ -145,6 +146,10 @@ fn prepare(
         ("@PLAIN_PORT@", plain_port.to_string()),
         ("@WORKERS@", job.workers.to_string()),
         ("@MAX_CONNECTIONS@", job.max_connections.to_string()),
+        (
+            "@MAX_WITH_PIPES@",
+            case::with_pipes(job.max_connections).to_string(),
+        ),
         ("@OPEN_FILES@", (2 * job.max_connections + 200).to_string()),
         ("@LOAD_MODULE@", module),
     ];
