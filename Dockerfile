@@ -46,8 +46,9 @@ COPY Cargo.toml Cargo.lock ./
 COPY crates/leastconn/Cargo.toml crates/leastconn/
 COPY crates/leastconn-lb/Cargo.toml crates/leastconn-lb/
 COPY crates/leastconn-testkit/Cargo.toml crates/leastconn-testkit/
-RUN for crate in crates/*; do mkdir "$crate/src" && : > "$crate/src/lib.rs" \
- && sed -i -E '/^\[\[(bench|test|example)\]\]/,/^$/d' "$crate/Cargo.toml"; done \
+COPY bench/Cargo.toml bench/
+RUN for crate in crates/* bench; do mkdir "$crate/src" && : > "$crate/src/lib.rs" \
+ && sed -i -E '/^\[\[(bench|test|example|bin)\]\]/,/^$/d' "$crate/Cargo.toml"; done \
  && echo 'fn main() {}' > crates/leastconn-lb/src/main.rs \
  && cargo build --locked --release -p leastconn-lb --target "$(uname -m)-unknown-linux-gnu"
 # Then ours. Cargo goes by modification times, and the empty crates are younger

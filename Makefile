@@ -10,6 +10,7 @@ MAKEFLAGS += --no-print-directory
 CARGO ?= cargo
 CONFIG ?= examples/local.toml
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 RACE_ROUNDS ?= 20
 IMAGE ?= leastconn-lb:local
 
@@ -101,7 +102,7 @@ lint: ## Format, clippy, docs, architecture, dependencies, scripts
 	scripts/check-architecture.sh
 	scripts/deny.sh
 	@if command -v shellcheck >/dev/null; then \
-	  echo shellcheck; shellcheck -x certs/*.sh scripts/*.sh deploy/*.sh test/*.sh .ci/run; \
+	  echo shellcheck; shellcheck -x bench/*.sh certs/*.sh scripts/*.sh deploy/*.sh test/*.sh .ci/run; \
 	else echo 'shellcheck is not installed; scripts not checked'; fi
 
 .PHONY: fmt
@@ -117,6 +118,21 @@ docs: ## The library's documentation, target/doc/leastconn/index.html
 clean: stop-upstreams ## Remove what was built; certificates stay (certs/generate_certs.sh --force)
 	$(CARGO) clean
 	rm -rf .docker-build
+
+##@ Measure
+
+.PHONY: bench
+bench: ## Side by side with HAProxy, nginx, Envoy and Traefik, half an hour (BENCH_ARGS="--rounds 5"); bench/README.md
+	@scripts/setup.sh --build
+	bench/peers.sh
+	$(CARGO) build --locked --release -p leastconn-lb -p leastconn-bench
+	target/release/leastconn-bench compare $(BENCH_ARGS)
+
+.PHONY: bench-smoke
+bench-smoke: ## A minute of it, with the peers that are there; fails on errors, not on time
+	@scripts/setup.sh --build
+	$(CARGO) build --locked --release -p leastconn-lb -p leastconn-bench
+	target/release/leastconn-bench compare --quick --rounds 1 --out target/bench-smoke
 
 ##@ Docker
 

@@ -33,7 +33,7 @@ done < <(files)
 # The image's first layer needs every manifest of the workspace.
 while IFS= read -r f; do
   grep -qF "COPY $f " Dockerfile || wrong "Dockerfile does not copy $f in its layer of dependencies"
-done < <(files 'crates/*/Cargo.toml')
+done < <(files 'crates/*/Cargo.toml' bench/Cargo.toml)
 
 # Each dependency is there for a reason that is written down.
 while IFS= read -r dep; do

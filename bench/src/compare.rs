@@ -1,0 +1,457 @@
+//! `compare`: leastconn-lb and others side by side. In every round each balancer
+//! does each piece of work in turn, so that a machine that gets slower or faster
+//! does so for all; who comes first changes from round to round.
+
+pub mod balancer;
+pub mod case;
+pub mod chart;
+pub mod child;
+pub mod measure;
+pub mod program;
+pub mod report;
+pub mod stats;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use clap::Args;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    load::{Identity, LoadError, Progress, TlsOptions, certificates},
+    machine::{self, Machine},
+};
+use balancer::{Balancer, Job, StartError};
+use case::{Case, Growth};
+use child::Child;
+use measure::{Sample, Settings, measure};
+use program::{Kind, PEERS, Program};
+use report::Report;
+
+/// Descriptors that a balancer needs besides two for each connection.
+const RESERVE: usize = 200;
+
+/// What to compare.
+#[derive(Args, Debug)]
+pub struct CompareArgs {
+    /// Rounds: each balancer, each case, once each.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: usize,
+    /// Only cases with one of these words in their names; see --list.
+    #[arg(long, value_name = "WORD,…", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only these peers; without: all that are installed. `none`: leastconn alone.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    peers: Option<Vec<String>>,
+    /// A few cases, short and with fewer connections.
+    #[arg(long)]
+    quick: bool,
+    /// Seconds that count in each measurement [default: 2; quick: 0.4].
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<f64>,
+    /// Threads of each balancer, each with a CPU of its own.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    workers: u8,
+    /// leastconn-lb.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "target/release/leastconn-lb"
+    )]
+    binary: PathBuf,
+    /// Where bench/peers.sh has put peers.
+    #[arg(long, value_name = "DIR", default_value = "target/peers")]
+    installed: PathBuf,
+    /// Where result.json, table.txt and chart.svg go.
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    out: PathBuf,
+    /// Do without pinning to CPUs, and on one CPU: figures are then hardly worth it.
+    #[arg(long)]
+    unpinned: bool,
+    /// Print the names of all cases, and end.
+    #[arg(long)]
+    list: bool,
+}
+
+/// There is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    /// Of the system.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// Certificates.
+    #[error("{0}")]
+    Load(#[from] LoadError),
+    /// leastconn-lb itself is needed.
+    #[error("{0} cannot be run: build it first (cargo build --release -p leastconn-lb)")]
+    NoBinary(PathBuf),
+    /// It does not start.
+    #[error("leastconn: {0}")]
+    Start(#[from] StartError),
+    /// Balancer and load must not share a CPU.
+    #[error(
+        "only one CPU: load and balancer would take it from each other. --unpinned measures anyway"
+    )]
+    OneCpu,
+    /// Nothing has that name.
+    #[error("{0}")]
+    Usage(String),
+    /// SIGINT or SIGTERM.
+    #[error("interrupted; everything that was started has been ended")]
+    Interrupted,
+    /// The table has them.
+    #[error("{0} measurements of leastconn had errors or no result")]
+    Failed(usize),
+}
+
+/// Runs it.
+///
+/// # Errors
+/// If leastconn-lb could not be measured without errors. What peers do wrong is in
+/// the table.
+pub fn run(args: &CompareArgs) -> Result<(), CompareError> {
+    let open_files = machine::raise_open_files();
+    let most = open_files.saturating_sub(RESERVE) / 2;
+    let cases = case::select(case::all(args.quick, most), &args.only);
+    if args.list {
+        for case in cases {
+            println!("{}", case.name);
+        }
+        return Ok(());
+    }
+    if cases.is_empty() || args.rounds == 0 {
+        return Err(CompareError::Usage("nothing to do: see --list".to_owned()));
+    }
+    let mut bench = Bench::new(args, cases, most)?;
+    machine::block_on(async {
+        tokio::select! {
+            result = bench.run() => result,
+            () = machine::told_to_stop() => Err(CompareError::Interrupted),
+        }
+    })?;
+    bench.report(args)
+}
+
+struct Bench {
+    machine: Machine,
+    date: String,
+    programs: Vec<Program>,
+    cases: Vec<Case>,
+    rounds: usize,
+    settings: Settings,
+    job: Job,
+    notes: Vec<String>,
+    samples: Vec<Sample>,
+    progress: Progress,
+    /// Certificates, configurations, logs; gone when all is done.
+    _directory: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(args: &CompareArgs, cases: Vec<Case>, most: usize) -> Result<Self, CompareError> {
+        let mut notes = Vec::new();
+        let workers = usize::from(args.workers);
+        let machine = Machine::here();
+        let (cpus, own_cpus) = share(&machine::cpus(), workers, args.unpinned)?;
+        if args.unpinned {
+            notes.push("not pinned: balancer and load take CPU time from each other".to_owned());
+        } else if cpus.iter().any(|cpu| own_cpus.contains(cpu)) {
+            notes.push("balancer and load share a CPU".to_owned());
+        }
+        let programs = programs(args, &mut notes)?;
+        let smaller = case::all(args.quick, usize::MAX);
+        if cases
+            .iter()
+            .any(|c| !smaller.iter().any(|full| full.name == c.name))
+        {
+            notes.push(format!(
+                "the limit on open files allows {most} connections: some cases have fewer than they should"
+            ));
+        }
+
+        let directory = tempfile::Builder::new()
+            .prefix("leastconn-bench-")
+            .tempdir()?;
+        let (pki, run) = (directory.path().join("pki"), directory.path().join("run"));
+        fs::create_dir(&pki)?;
+        fs::create_dir(&run)?;
+        measure::write_pki(&pki)?;
+        let options = TlsOptions {
+            authorities: certificates(&pki.join("ca.crt"))?,
+            identities: vec![Identity::read(
+                &pki.join("client.crt"),
+                &pki.join("client.key"),
+            )?],
+            server_name: "localhost".to_owned(),
+            tls12: false,
+            resume: false,
+        };
+        let (seconds, warm_up) = if args.quick { (0.4, 0.2) } else { (2.0, 0.6) };
+        let seconds = Duration::try_from_secs_f64(args.seconds.unwrap_or(seconds));
+        let settings = Settings {
+            seconds: seconds.map_err(|error| CompareError::Usage(format!("--seconds: {error}")))?,
+            warm_up: Duration::from_secs_f64(warm_up),
+            tls: options.build()?,
+            pki: pki.clone(),
+            run: run.clone(),
+            own_cpus: own_cpus.clone(),
+        };
+        machine::pin(&own_cpus)?;
+        Ok(Self {
+            machine,
+            date: jiff::Timestamp::now()
+                .strftime("%Y-%m-%d %H:%M UTC")
+                .to_string(),
+            programs,
+            cases,
+            rounds: args.rounds,
+            settings,
+            job: Job {
+                pki,
+                run,
+                servers: Vec::new(),
+                workers,
+                identities: 1,
+                max_connections: most,
+                cpus,
+                own_cpus,
+            },
+            notes,
+            samples: Vec::new(),
+            progress: Progress::default(),
+            _directory: directory,
+        })
+    }
+
+    async fn run(&mut self) -> Result<(), CompareError> {
+        let start = Instant::now();
+        let (_servers, addresses) = self.start_servers().await?;
+        self.job.servers = addresses[..4].to_vec();
+        let running = self.start_balancers().await?;
+        let total = self.rounds * self.cases.len();
+        for round in 1..=self.rounds {
+            for (number, case) in self.cases.clone().iter().enumerate() {
+                let done = (round - 1) * self.cases.len() + number;
+                let kinds: Vec<Kind> = match case.growth {
+                    Some(_) => vec![Kind::Leastconn],
+                    None => running.keys().copied().collect(),
+                };
+                // Whoever is first meets what the one before has left.
+                let turn = (round + number) % kinds.len();
+                for kind in [&kinds[turn..], &kinds[..turn]].concat() {
+                    let elapsed = start.elapsed().as_secs();
+                    let left = elapsed * (total - done) as u64 / (done as u64).max(1);
+                    let left = match done {
+                        0 => String::new(),
+                        _ => format!(", about {}:{:02} left", left / 60, left % 60),
+                    };
+                    let text = format!("[{}/{total}] {} {kind}{left}", done + 1, case.name);
+                    self.progress.show(&text);
+                    self.sample(case, kind, round, &running[&kind], &addresses)
+                        .await;
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        self.progress.clear();
+        Ok(())
+    }
+
+    async fn sample(
+        &mut self,
+        case: &Case,
+        kind: Kind,
+        round: usize,
+        running: &Balancer,
+        addresses: &[SocketAddr],
+    ) {
+        let result = if case.fresh() {
+            let mut job = self.job.clone();
+            match case.growth {
+                Some(Growth::Servers(count)) => job.servers = addresses[..count].to_vec(),
+                Some(Growth::Identities(count)) => job.identities = count,
+                Some(Growth::Open(_)) | None => {}
+            }
+            let program = self.programs.iter().find(|program| program.kind == kind);
+            let started = match program {
+                Some(program) => Balancer::start(program, &job, &self.settings.tls).await,
+                None => return,
+            };
+            match started {
+                Ok(fresh) => measure(case, kind, round, &fresh, &self.settings)
+                    .await
+                    .map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            }
+        } else {
+            measure(case, kind, round, running, &self.settings)
+                .await
+                .map_err(|error| error.to_string())
+        };
+        match result {
+            Ok(sample) => self.samples.push(sample),
+            Err(error) => {
+                let sample = Sample::failed(case, kind, round, error);
+                self.samples.push(sample);
+            }
+        }
+    }
+
+    /// In a process of their own: they have as many descriptors as we have.
+    async fn start_servers(&self) -> Result<(Child, Vec<SocketAddr>), CompareError> {
+        let count = self.cases.iter().map(|case| match case.growth {
+            Some(Growth::Servers(count)) => count,
+            _ => 4,
+        });
+        let count = count.max().unwrap_or(4).max(4);
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["servers", "--with-stdin", "--count", &count.to_string()]);
+        let own = &self.job.own_cpus;
+        let log = self.job.run.join("servers.log");
+        let mut child = Child::spawn(&mut command, own, own, &log)?;
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let text = child.written();
+            if let Some(list) = text
+                .strip_suffix('\n')
+                .and_then(|t| t.strip_prefix("ready "))
+            {
+                let addresses = list.split(' ').filter_map(|a| a.parse().ok()).collect();
+                return Ok((child, addresses));
+            }
+            if child.ended().is_some() || Instant::now() >= end {
+                let error = format!("the servers do not start: {}", child.last_words());
+                return Err(io::Error::other(error).into());
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Those that do not start are left out, with a note; leastconn must.
+    async fn start_balancers(&mut self) -> Result<BTreeMap<Kind, Balancer>, CompareError> {
+        let mut running = BTreeMap::new();
+        for program in self.programs.clone() {
+            self.progress.show(&format!("starting {}", program.kind));
+            match Balancer::start(&program, &self.job, &self.settings.tls).await {
+                Ok(balancer) => {
+                    running.insert(program.kind, balancer);
+                }
+                Err(error) if program.kind == Kind::Leastconn => return Err(error.into()),
+                Err(error) => {
+                    self.notes
+                        .push(format!("{} left out: {error}", program.kind));
+                    self.programs.retain(|other| other.kind != program.kind);
+                }
+            }
+        }
+        Ok(running)
+    }
+
+    fn report(self, args: &CompareArgs) -> Result<(), CompareError> {
+        let kinds: Vec<Kind> = self.programs.iter().map(|program| program.kind).collect();
+        let report = Report {
+            date: self.date,
+            command: command_line(),
+            machine: self.machine,
+            programs: self.programs,
+            rounds: self.rounds,
+            workers: self.job.workers,
+            notes: self.notes,
+            lines: report::lines(&self.cases, &kinds, &self.samples),
+            growth: report::growth(&self.cases, &self.samples),
+            samples: self.samples,
+        };
+        let table = report.table();
+        print!("{table}");
+        fs::create_dir_all(&args.out)?;
+        let json = serde_json::to_string_pretty(&report).map_err(io::Error::from)?;
+        fs::write(args.out.join("result.json"), json)?;
+        fs::write(args.out.join("table.txt"), table)?;
+        if let Some(svg) = chart::draw(&report) {
+            fs::write(args.out.join("chart.svg"), svg)?;
+        }
+        println!(
+            "\nwritten: {}/{{result.json,table.txt,chart.svg}}",
+            args.out.display()
+        );
+        match report.errors_of_leastconn() {
+            0 => Ok(()),
+            count => Err(CompareError::Failed(count)),
+        }
+    }
+}
+
+/// As it was typed, without where the program is.
+fn command_line() -> String {
+    let mut words = std::env::args();
+    let program = words.next().unwrap_or_default();
+    let name = Path::new(&program).file_name().map_or_else(
+        || "leastconn-bench".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    );
+    [name]
+        .into_iter()
+        .chain(words)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// leastconn first, then the peers that were asked for and are there.
+fn programs(args: &CompareArgs, notes: &mut Vec<String>) -> Result<Vec<Program>, CompareError> {
+    let own = Program::at(Kind::Leastconn, args.binary.clone())
+        .ok_or_else(|| CompareError::NoBinary(args.binary.clone()))?;
+    let mut programs = vec![own];
+    let wanted = match &args.peers {
+        None => PEERS.to_vec(),
+        Some(names) if names == &["none"] => Vec::new(),
+        Some(names) => {
+            let parse = |name: &String| {
+                let known = PEERS.into_iter().find(|kind| kind.to_string() == *name);
+                known.ok_or_else(|| CompareError::Usage(format!("no peer is called `{name}`")))
+            };
+            names.iter().map(parse).collect::<Result<_, _>>()?
+        }
+    };
+    for kind in wanted {
+        match Program::find(kind, &args.installed) {
+            Some(program) => programs.push(program),
+            None => notes.push(format!("{kind} is not installed: left out")),
+        }
+    }
+    Ok(programs)
+}
+
+/// The first CPUs to the balancer, one for each of its workers; the last one to
+/// load and servers.
+fn share(
+    cpus: &[usize],
+    workers: usize,
+    unpinned: bool,
+) -> Result<(Vec<usize>, Vec<usize>), CompareError> {
+    match cpus {
+        _ if unpinned => Ok((cpus.to_vec(), cpus.to_vec())),
+        [] | [_] => Err(CompareError::OneCpu),
+        [.., last] => Ok((cpus[..workers.min(cpus.len())].to_vec(), vec![*last])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_has_the_last_cpu_to_itself_if_there_are_enough() {
+        let ok = |cpus: &[usize], workers| share(cpus, workers, false).unwrap();
+        assert_eq!(ok(&[0, 1], 1), (vec![0], vec![1]));
+        assert_eq!(ok(&[2, 3, 5, 7], 2), (vec![2, 3], vec![7]));
+        assert_eq!(ok(&[0, 1], 2), (vec![0, 1], vec![1]));
+        assert!(matches!(share(&[0], 1, false), Err(CompareError::OneCpu)));
+        assert_eq!(share(&[0], 1, true).unwrap(), (vec![0], vec![0]));
+    }
+}

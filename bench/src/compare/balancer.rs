@@ -1,0 +1,289 @@
+//! Starting a balancer for the same job as the others.
+
+use std::{
+    fs, io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use super::{
+    case,
+    child::Child,
+    program::{Kind, Program, nginx_module},
+};
+use crate::load::{Target, Tls};
+
+/// What it is to do.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Directory with `ca.crt`, `server.crt`, `server.key`, `server-full.pem`.
+    pub pki: PathBuf,
+    /// Where its files go; each balancer gets a directory of its own in it.
+    pub run: PathBuf,
+    /// The servers behind it.
+    pub servers: Vec<SocketAddr>,
+    /// Threads (or processes) that do the work.
+    pub workers: usize,
+    /// Client rules; the last one is that of the client that connects.
+    pub identities: usize,
+    /// Connections that must be possible.
+    pub max_connections: usize,
+    /// The CPUs it may use.
+    pub cpus: Vec<usize>,
+    /// Where we are.
+    pub own_cpus: Vec<usize>,
+}
+
+/// A balancer that runs.
+#[derive(Debug)]
+pub struct Balancer {
+    child: Child,
+    tls: SocketAddr,
+    plain: SocketAddr,
+}
+
+/// It cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Of the system.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// It has ended at once, or does not do its job.
+    #[error("it does not work: {0}\n{1}")]
+    Useless(String, String),
+}
+
+impl Balancer {
+    /// Starts it, and waits until an echo comes back both with TLS and without.
+    ///
+    /// # Errors
+    /// If that does not happen in time.
+    pub async fn start(program: &Program, job: &Job, tls: &Tls) -> Result<Self, StartError> {
+        let directory = tempfile::Builder::new()
+            .prefix(&format!("{}-", program.kind))
+            .tempdir_in(&job.run)?
+            .keep();
+        let (tls_port, plain_port) = (free_port()?, free_port()?);
+        let mut command = prepare(program, job, &directory, tls_port, plain_port)?;
+        let log = directory.join("output.log");
+        let child = Child::spawn(&mut command, &job.cpus, &job.own_cpus, &log)?;
+        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut balancer = Self {
+            child,
+            tls: at(tls_port),
+            plain: at(plain_port),
+        };
+        balancer.ready(tls).await?;
+        Ok(balancer)
+    }
+
+    async fn ready(&mut self, tls: &Tls) -> Result<(), StartError> {
+        // A configuration of 100,000 rules takes its time.
+        let end = Instant::now() + Duration::from_secs(60);
+        let targets = [self.target(Some(tls)), self.target(None)];
+        for target in targets {
+            loop {
+                let failure = match target.connect_and_echo(b"ready?").await {
+                    Ok(_) => break,
+                    Err(failure) => failure,
+                };
+                let ended = self.child.ended();
+                if ended.is_some() || Instant::now() >= end {
+                    let what = match ended {
+                        Some(status) => format!("ended with {status}"),
+                        None => failure.to_string(),
+                    };
+                    return Err(StartError::Useless(what, self.child.last_words()));
+                }
+                sleep(Duration::from_millis(25)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where clients connect to.
+    pub fn target(&self, tls: Option<&Tls>) -> Target {
+        Target {
+            address: if tls.is_some() { self.tls } else { self.plain },
+            tls: tls.cloned(),
+            announce: true,
+        }
+    }
+
+    /// Its first process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+/// A port that is free now. Somebody else may take it before the balancer does,
+/// which then fails to start and says why.
+fn free_port() -> io::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// Writes its configuration; returns how to start it.
+fn prepare(
+    program: &Program,
+    job: &Job,
+    directory: &Path,
+    tls_port: u16,
+    plain_port: u16,
+) -> io::Result<Command> {
+    let module = nginx_module().filter(|_| program.path.starts_with("/usr"));
+    let module = module.map_or_else(String::new, |path| {
+        format!("load_module {};", path.display())
+    });
+    let values = [
+        ("@PKI@", job.pki.display().to_string()),
+        ("@RUN@", directory.display().to_string()),
+        ("@TLS_PORT@", tls_port.to_string()),
+        ("@PLAIN_PORT@", plain_port.to_string()),
+        ("@WORKERS@", job.workers.to_string()),
+        ("@MAX_CONNECTIONS@", job.max_connections.to_string()),
+        (
+            "@MAX_WITH_PIPES@",
+            case::with_pipes(job.max_connections).to_string(),
+        ),
+        ("@OPEN_FILES@", (2 * job.max_connections + 200).to_string()),
+        ("@LOAD_MODULE@", module),
+    ];
+    let write = |name: &str, template: &str| -> io::Result<PathBuf> {
+        let path = directory.join(name);
+        let text = render(template, &values, &job.servers, job.identities);
+        fs::write(&path, text)?;
+        Ok(path)
+    };
+    let mut command = Command::new(&program.path);
+    match program.kind {
+        Kind::Leastconn => {
+            let path = write("leastconn.toml", include_str!("../../peers/leastconn.toml"))?;
+            command.arg("run").arg("--config").arg(path);
+        }
+        Kind::Haproxy => {
+            let path = write("haproxy.cfg", include_str!("../../peers/haproxy.cfg"))?;
+            command.arg("-db").arg("-f").arg(path);
+        }
+        Kind::Nginx => {
+            let path = write("nginx.conf", include_str!("../../peers/nginx.conf"))?;
+            command.arg("-p").arg(directory).arg("-c").arg(path);
+            command.arg("-e").arg(directory.join("error.log"));
+        }
+        Kind::Envoy => {
+            let path = write("envoy.yaml", include_str!("../../peers/envoy.yaml"))?;
+            command.arg("-c").arg(path);
+            command.args(["--concurrency", &job.workers.to_string()]);
+            command.args(["--disable-hot-restart", "--log-level", "error"]);
+        }
+        Kind::Traefik => {
+            let dynamic = include_str!("../../peers/traefik-dynamic.yaml");
+            write("traefik-dynamic.yaml", dynamic)?;
+            let path = write("traefik.yaml", include_str!("../../peers/traefik.yaml"))?;
+            command.arg(format!("--configFile={}", path.display()));
+            command.env("GOMAXPROCS", job.workers.to_string());
+        }
+    }
+    Ok(command)
+}
+
+/// Fills in a template. A line with `@SERVER@` (or its parts `@HOST@`, `@PORT@`)
+/// is there once for each server, one with `@IDENTITY@` once for each client rule
+/// but the last.
+fn render(
+    template: &str,
+    values: &[(&str, String)],
+    servers: &[SocketAddr],
+    identities: usize,
+) -> String {
+    let mut text = String::with_capacity(template.len());
+    for line in template.lines() {
+        let mut line = line.to_owned();
+        for (name, value) in values {
+            line = line.replace(name, value);
+        }
+        if line.contains("@SERVER@") || line.contains("@PORT@") {
+            for (number, server) in servers.iter().enumerate() {
+                let filled = line
+                    .replace("@SERVER@", &server.to_string())
+                    .replace("@HOST@", &server.ip().to_string())
+                    .replace("@PORT@", &server.port().to_string())
+                    .replace("@NUMBER@", &number.to_string());
+                text.push_str(&filled);
+                text.push('\n');
+            }
+        } else if line.contains("@IDENTITY@") {
+            for number in 1..identities {
+                text.push_str(&line.replace("@IDENTITY@", &format!("other-{number}")));
+                text.push('\n');
+            }
+        } else {
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_repeated_for_each_server_and_for_all_identities_but_the_last() {
+        let servers = ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()];
+        let template =
+            "bind @TLS_PORT@\n - s@NUMBER@ @SERVER@\n - @HOST@ @PORT@\nc @IDENTITY@\nend\n";
+        let values = [("@TLS_PORT@", "443".to_owned())];
+        assert_eq!(
+            render(template, &values, &servers, 3),
+            "bind 443\n - s0 127.0.0.1:1\n - s1 [::1]:2\n - 127.0.0.1 1\n - ::1 2\n\
+             c other-1\nc other-2\nend\n"
+        );
+        assert!(!render(template, &values, &servers, 1).contains("other"));
+    }
+
+    #[test]
+    fn no_template_has_a_place_that_nobody_fills() {
+        let directory = tempfile::tempdir().unwrap();
+        let job = Job {
+            pki: "/pki".into(),
+            run: directory.path().to_owned(),
+            servers: vec!["127.0.0.1:1".parse().unwrap(); 4],
+            workers: 1,
+            identities: 2,
+            max_connections: 100,
+            cpus: vec![0],
+            own_cpus: vec![0],
+        };
+        for kind in [
+            Kind::Leastconn,
+            Kind::Haproxy,
+            Kind::Nginx,
+            Kind::Envoy,
+            Kind::Traefik,
+        ] {
+            let program = Program {
+                kind,
+                path: "/usr/sbin/any".into(),
+                version: String::new(),
+            };
+            let place = directory.path().join(kind.to_string());
+            fs::create_dir(&place).unwrap();
+            prepare(&program, &job, &place, 1, 2).unwrap();
+            for entry in fs::read_dir(&place).unwrap() {
+                let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+                // "@type" is Envoy's own.
+                let is_place = |name: &&str| {
+                    !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+                };
+                let left: Vec<&str> = text.split('@').skip(1).filter(is_place).collect();
+                assert!(left.is_empty(), "{kind}: {left:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! One measurement: one case, on one balancer.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::{sleep, timeout};
+
+use super::{
+    balancer::Balancer,
+    case::{Case, Growth, Transport, Unit, Work},
+    child::Child,
+    program::Kind,
+};
+use crate::{
+    load::{Latency, LoadError, Mode, Session, Spec, Tally, Tls},
+    usage::{Usage, memory},
+};
+
+/// How long things take, and with what.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// That counts.
+    pub seconds: Duration,
+    /// Load before that.
+    pub warm_up: Duration,
+    /// TLS, as the client that the balancers know.
+    pub tls: Tls,
+    /// Directory of its certificates.
+    pub pki: PathBuf,
+    /// For the files of the measurement.
+    pub run: PathBuf,
+    /// Where load and servers are.
+    pub own_cpus: Vec<usize>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sample {
+    /// Which case.
+    pub case: String,
+    /// Which balancer.
+    pub balancer: Kind,
+    /// From 1 on.
+    pub round: usize,
+    /// The figure, in the case's unit; less is better.
+    pub cost: Option<f64>,
+    /// What it counts.
+    pub unit: Unit,
+    /// Seconds that counted.
+    pub seconds: f64,
+    /// Of the balancer: 1 is one CPU all the time.
+    pub cpu_busy: Option<f64>,
+    /// Part of the CPU time was counted in ticks of 10 ms.
+    pub cpu_coarse: bool,
+    /// Connections or echoes a second.
+    pub operations_per_second: Option<f64>,
+    /// Payload.
+    pub mib_per_second: Option<f64>,
+    /// In nanoseconds.
+    pub latency_ns: Option<Latency>,
+    /// Proportional set size before the load, in bytes.
+    pub memory_before: Option<u64>,
+    /// The same while its connections were open.
+    pub memory: Option<u64>,
+    /// Connections open meanwhile.
+    pub connections: usize,
+    /// Version and cipher suite.
+    pub negotiated: String,
+    /// What failed, and how often.
+    pub errors: BTreeMap<String, u64>,
+    /// Fairness: p99 of echoes alone and beside the stream, in nanoseconds.
+    pub p99_alone_and_beside: Option<(u64, u64)>,
+}
+
+/// A measurement could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum MeasureError {
+    /// The load could not start.
+    #[error("{0}")]
+    Load(#[from] LoadError),
+    /// `/proc` could not be read: the balancer is gone.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// It takes far longer than it should.
+    #[error("not done in {0:?}")]
+    Stuck(Duration),
+}
+
+/// Measures `case` on `balancer`.
+///
+/// # Errors
+/// If there is no figure. Errors of single connections are in the sample.
+pub async fn measure(
+    case: &Case,
+    kind: Kind,
+    round: usize,
+    balancer: &Balancer,
+    settings: &Settings,
+) -> Result<Sample, MeasureError> {
+    let limit = settings.warm_up + settings.seconds * 3 + Duration::from_secs(60);
+    let mut sample = Sample::empty(case, kind, round);
+    let work = async {
+        match case.work {
+            Work::Load(spec) => under_load(case, spec, balancer, settings, &mut sample).await,
+            Work::Memory { connections } => {
+                idle(case, connections, balancer, settings, &mut sample).await
+            }
+            Work::Fairness => fairness(case, balancer, settings, &mut sample).await,
+        }
+    };
+    timeout(limit, work)
+        .await
+        .map_err(|_| MeasureError::Stuck(limit))??;
+    Ok(sample)
+}
+
+fn tls(case: &Case, settings: &Settings) -> Option<Tls> {
+    (case.transport == Transport::Mtls).then(|| settings.tls.clone())
+}
+
+async fn under_load(
+    case: &Case,
+    spec: Spec,
+    balancer: &Balancer,
+    settings: &Settings,
+    sample: &mut Sample,
+) -> Result<(), MeasureError> {
+    let target = balancer.target(tls(case, settings).as_ref());
+    sample.memory_before = Some(memory(balancer.id())?);
+    let session = Session::start(target, spec).await?;
+    sleep(settings.warm_up).await;
+    let before = Usage::read(balancer.id())?;
+    session.begin();
+    sleep(settings.seconds).await;
+    let tally = session.end();
+    let cpu = Usage::read(balancer.id())?.since(&before);
+    sample.memory = Some(memory(balancer.id())?);
+    session.stop().await;
+
+    sample.take(&tally);
+    sample.cpu_coarse = cpu.coarse;
+    sample.cpu_busy = Some(cpu.ns as f64 / 1e9 / tally.elapsed.as_secs_f64());
+    sample.cost = match spec.mode {
+        Mode::Download | Mode::Upload => ratio(cpu.ns as f64, tally.bytes as f64 / 1024.0),
+        _ => ratio(cpu.ns as f64 / 1000.0, tally.operations as f64),
+    };
+    Ok(())
+}
+
+async fn idle(
+    case: &Case,
+    connections: usize,
+    balancer: &Balancer,
+    settings: &Settings,
+    sample: &mut Sample,
+) -> Result<(), MeasureError> {
+    const SETTLE: Duration = Duration::from_millis(500);
+    let target = balancer.target(tls(case, settings).as_ref());
+    let spec = Spec {
+        mode: Mode::Idle,
+        connections,
+        busy: 0,
+        size: 64,
+        rate: None,
+        count: None,
+    };
+    // The first few make what there is once, not for each connection.
+    let few = Spec {
+        connections: 10,
+        ..spec
+    };
+    let session = Session::start(target.clone(), few).await?;
+    sleep(SETTLE).await;
+    let before = memory(balancer.id())?;
+    let more = Session::start(target, spec).await?;
+    sleep(SETTLE).await;
+    let with = memory(balancer.id())?;
+    sample.take(&more.finish().await);
+    session.stop().await;
+    sample.memory_before = Some(before);
+    sample.memory = Some(with);
+    let kib = with.saturating_sub(before) as f64 / 1024.0;
+    sample.cost = ratio(kib, connections as f64);
+    Ok(())
+}
+
+/// Echoes with and without a stream that goes as fast as it can. The stream has a
+/// process of its own, so that only the CPU is shared with it, not our loop.
+async fn fairness(
+    case: &Case,
+    balancer: &Balancer,
+    settings: &Settings,
+    sample: &mut Sample,
+) -> Result<(), MeasureError> {
+    const ECHOES: usize = 4;
+    let target = balancer.target(tls(case, settings).as_ref());
+    let address = target.address;
+    let spec = Spec {
+        mode: Mode::Echo,
+        connections: ECHOES,
+        busy: ECHOES,
+        size: 64,
+        rate: None,
+        count: None,
+    };
+    let session = Session::start(target, spec).await?;
+    sleep(settings.warm_up).await;
+    session.begin();
+    sleep(settings.seconds).await;
+    let alone = session.end();
+
+    let seconds = (settings.warm_up + settings.seconds * 2).as_secs_f64();
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .args(["load", "--json", "--mode", "download", "--connections", "1"])
+        .args(["--address", &address.to_string()])
+        .args(["--warm-up", "0.1", "--duration", &seconds.to_string()]);
+    if case.transport == Transport::Mtls {
+        let file = |name: &str| settings.pki.join(name).display().to_string();
+        command.args(["--tls", "--ca", &file("ca.crt")]).args([
+            "--cert",
+            &file("client.crt"),
+            "--key",
+            &file("client.key"),
+        ]);
+    }
+    let log = settings.run.join("stream.json");
+    let own = &settings.own_cpus;
+    let mut stream = Child::spawn(&mut command, own, own, &log)?;
+    sleep(settings.warm_up + Duration::from_millis(100)).await;
+    session.begin();
+    sleep(settings.seconds).await;
+    let beside = session.end();
+    stream.wait(settings.seconds * 3).await?;
+    let streamed = read_stream(&stream)?;
+    session.stop().await;
+
+    sample.take(&beside);
+    sample.errors.extend(alone.errors.clone());
+    sample.errors.extend(streamed.errors);
+    sample.mib_per_second = Some(streamed.mib_per_second);
+    if let (Some(alone), Some(beside)) = (alone.latency(), beside.latency()) {
+        sample.p99_alone_and_beside = Some((alone.p99, beside.p99));
+        sample.cost = ratio(beside.p99 as f64, alone.p99 as f64);
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Streamed {
+    mib_per_second: f64,
+    errors: BTreeMap<String, u64>,
+}
+
+fn read_stream(stream: &Child) -> Result<Streamed, MeasureError> {
+    serde_json::from_str(&stream.written()).map_err(|_| {
+        let said = stream.last_words();
+        io::Error::other(format!("the stream beside the echoes failed: {said}")).into()
+    })
+}
+
+impl Sample {
+    fn empty(case: &Case, balancer: Kind, round: usize) -> Self {
+        Self {
+            case: case.name.clone(),
+            balancer,
+            round,
+            cost: None,
+            unit: case.unit(),
+            seconds: 0.0,
+            cpu_busy: None,
+            cpu_coarse: false,
+            operations_per_second: None,
+            mib_per_second: None,
+            latency_ns: None,
+            memory_before: None,
+            memory: None,
+            connections: 0,
+            negotiated: String::new(),
+            errors: BTreeMap::new(),
+            p99_alone_and_beside: None,
+        }
+    }
+
+    /// There is no figure, and this is why.
+    pub fn failed(case: &Case, balancer: Kind, round: usize, why: String) -> Self {
+        Self {
+            errors: [(why, 1)].into(),
+            ..Self::empty(case, balancer, round)
+        }
+    }
+
+    fn take(&mut self, tally: &Tally) {
+        let seconds = tally.elapsed.as_secs_f64();
+        let per_second = |n: f64| (n > 0.0).then_some(n / seconds);
+        self.seconds = seconds;
+        self.operations_per_second = per_second(tally.operations as f64);
+        self.mib_per_second = per_second(tally.bytes as f64 / 1_048_576.0);
+        self.latency_ns = tally.latency();
+        self.connections = tally.open;
+        self.negotiated.clone_from(&tally.negotiated);
+        self.errors.clone_from(&tally.errors);
+    }
+}
+
+fn ratio(cost: f64, count: f64) -> Option<f64> {
+    (count > 0.0).then_some(cost / count)
+}
+
+/// Bytes of memory that each further client rule costs.
+pub fn bytes_per_identity(
+    few: &Sample,
+    few_of: Growth,
+    many: &Sample,
+    many_of: Growth,
+) -> Option<f64> {
+    let (Growth::Identities(few_of), Growth::Identities(many_of)) = (few_of, many_of) else {
+        return None;
+    };
+    let more = many.memory_before? as f64 - few.memory_before? as f64;
+    ratio(more, many_of.saturating_sub(few_of) as f64)
+}
+
+/// The certificates that everybody gets, in `directory`.
+///
+/// # Errors
+/// If they cannot be written.
+pub fn write_pki(directory: &Path) -> io::Result<()> {
+    let ca = leastconn_testkit::TestCa::new("bench CA");
+    let server = ca.write_set(directory, &[]);
+    let both = format!("{}{}", server.cert_pem, server.key_pem);
+    std::fs::write(directory.join("server-full.pem"), both)?;
+    ca.leaf("bench.lb.com").build().write(directory, "client");
+    Ok(())
+}

@@ -1,0 +1,424 @@
+//! From samples to a table, JSON and what the chart shows.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::{
+    case::Case,
+    measure::{Sample, bytes_per_identity},
+    program::{Kind, Program},
+    stats::Spread,
+};
+use crate::machine::Machine;
+
+/// All that came of a run.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// When it began, UTC.
+    pub date: String,
+    /// How it was started.
+    pub command: String,
+    /// On what.
+    pub machine: Machine,
+    /// Whom it compares.
+    pub programs: Vec<Program>,
+    /// Rounds.
+    pub rounds: usize,
+    /// Threads of each balancer that do the work.
+    pub workers: usize,
+    /// What a reader has to know.
+    pub notes: Vec<String>,
+    /// Case by case.
+    pub lines: Vec<Line>,
+    /// leastconn alone.
+    pub growth: Vec<GrowthLine>,
+    /// Every measurement.
+    pub samples: Vec<Sample>,
+}
+
+/// One case.
+#[derive(Debug, Serialize)]
+pub struct Line {
+    /// Which.
+    pub case: String,
+    /// Of the figure.
+    pub unit: String,
+    /// Of each balancer.
+    pub cost: Vec<(Kind, Option<Spread>)>,
+    /// Milliseconds.
+    pub p50_ms: Vec<(Kind, Option<Spread>)>,
+    /// Milliseconds.
+    pub p99_ms: Vec<(Kind, Option<Spread>)>,
+    /// Milliseconds.
+    pub p999_ms: Vec<(Kind, Option<Spread>)>,
+    /// Operations or MiB a second.
+    pub throughput: Vec<(Kind, Option<Spread>)>,
+    /// leastconn's figure to that of the best peer.
+    pub cost_ratio: Option<Ratio>,
+    /// The same for p99.
+    pub p99_ratio: Option<Ratio>,
+}
+
+/// leastconn to the best peer: the one with the least median.
+#[derive(Debug, Serialize)]
+pub struct Ratio {
+    /// Who that is.
+    pub peer: Kind,
+    /// Of the ratios of each round.
+    pub ratio: Spread,
+}
+
+/// leastconn, with more and more of something.
+#[derive(Debug, Serialize)]
+pub struct GrowthLine {
+    /// Which.
+    pub case: String,
+    /// Of the figure.
+    pub unit: String,
+    /// Absolute.
+    pub cost: Option<Spread>,
+    /// To the smallest of the same kind.
+    pub ratio: Option<Spread>,
+    /// Proportional set size while connections were open.
+    pub memory_mib: Option<Spread>,
+    /// Bytes of memory for each further client rule.
+    pub bytes_per_identity: Option<Spread>,
+}
+
+/// Puts the samples of each case together.
+pub fn lines(cases: &[Case], kinds: &[Kind], samples: &[Sample]) -> Vec<Line> {
+    let compared = cases.iter().filter(|case| case.growth.is_none());
+    compared
+        .map(|case| {
+            let of_case: Vec<&Sample> = samples.iter().filter(|s| s.case == case.name).collect();
+            let each = |value: fn(&Sample) -> Option<f64>| {
+                let spread = |kind: &Kind| {
+                    let own = of_case.iter().filter(|s| s.balancer == *kind);
+                    (*kind, Spread::of(own.filter_map(|s| value(s))))
+                };
+                kinds.iter().map(spread).collect::<Vec<_>>()
+            };
+            let (cost, p99_ms) = (each(|s| s.cost), each(p99));
+            Line {
+                case: case.name.clone(),
+                unit: case.unit().to_string(),
+                p50_ms: each(|s| s.latency_ns.map(|l| l.p50 as f64 / 1e6)),
+                p999_ms: each(|s| s.latency_ns.map(|l| l.p999 as f64 / 1e6)),
+                throughput: each(|s| s.mib_per_second.or(s.operations_per_second)),
+                cost_ratio: ratio(&of_case, &cost, |s| s.cost),
+                p99_ratio: ratio(&of_case, &p99_ms, p99),
+                cost,
+                p99_ms,
+            }
+        })
+        .collect()
+}
+
+fn p99(sample: &Sample) -> Option<f64> {
+    sample.latency_ns.map(|latency| latency.p99 as f64 / 1e6)
+}
+
+fn ratio(
+    samples: &[&Sample],
+    spreads: &[(Kind, Option<Spread>)],
+    value: fn(&Sample) -> Option<f64>,
+) -> Option<Ratio> {
+    let peers = spreads.iter().filter(|(kind, _)| *kind != Kind::Leastconn);
+    let (peer, _) = peers
+        .filter_map(|(kind, spread)| Some((*kind, spread.as_ref()?.median)))
+        .min_by(|a, b| a.1.total_cmp(&b.1))?;
+    let of = |kind: Kind, round: usize| {
+        let mut found = samples
+            .iter()
+            .filter(|s| s.balancer == kind && s.round == round);
+        found.next().and_then(|s| value(s))
+    };
+    let rounds = samples.iter().map(|s| s.round).max()?;
+    let pairs =
+        (1..=rounds).filter_map(|round| Some((of(Kind::Leastconn, round)?, of(peer, round)?)));
+    Some(Ratio {
+        peer,
+        ratio: Spread::of_ratios(pairs)?,
+    })
+}
+
+/// The same for growth.
+pub fn growth(cases: &[Case], samples: &[Sample]) -> Vec<GrowthLine> {
+    let growing = cases.iter().filter_map(|case| Some((case, case.growth?)));
+    growing
+        .clone()
+        .map(|(case, what)| {
+            let smallest = growing.clone().find(|(_, other)| other.is_like(what));
+            let of = |case: &Case| -> Vec<&Sample> {
+                samples.iter().filter(|s| s.case == case.name).collect()
+            };
+            let own = of(case);
+            let least = smallest.map_or(Vec::new(), |(case, _)| of(case));
+            let least_of = smallest.map_or(what, |(_, what)| what);
+            let pairs: Vec<(&Sample, &Sample)> = own
+                .iter()
+                .filter_map(|s| Some((*s, *least.iter().find(|l| l.round == s.round)?)))
+                .collect();
+            GrowthLine {
+                case: case.name.clone(),
+                unit: case.unit().to_string(),
+                cost: Spread::of(own.iter().filter_map(|s| s.cost)),
+                ratio: Spread::of_ratios(
+                    pairs.iter().filter_map(|(s, l)| Some((s.cost?, l.cost?))),
+                ),
+                memory_mib: Spread::of(
+                    own.iter()
+                        .filter_map(|s| Some(s.memory? as f64 / 1_048_576.0)),
+                ),
+                bytes_per_identity: Spread::of(
+                    pairs
+                        .iter()
+                        .filter_map(|(s, l)| bytes_per_identity(l, least_of, s, what)),
+                ),
+            }
+        })
+        .collect()
+}
+
+impl Report {
+    /// For the terminal.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = self.write_table(&mut text);
+        text
+    }
+
+    fn write_table(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(out, "\n{}", self.date)?;
+        writeln!(out, "{}", self.command)?;
+        let Machine { cpu, cores, kernel } = &self.machine;
+        writeln!(out, "{cpu}, {cores} CPUs, Linux {kernel}")?;
+        for program in &self.programs {
+            writeln!(out, "{} {}", program.kind, program.version)?;
+        }
+        for note in &self.notes {
+            writeln!(out, "note: {note}")?;
+        }
+        if !self.lines.is_empty() {
+            self.section(
+                out,
+                "What it costs the balancer (median; less is better)",
+                |line| (&line.unit, &line.cost, line.cost_ratio.as_ref()),
+            )?;
+            self.section(out, "Latency, p99 (ms; less is better)", |line| {
+                ("ms", &line.p99_ms, line.p99_ratio.as_ref())
+            })?;
+            self.section(
+                out,
+                "Throughput (operations a second; streams and fairness: MiB a second)",
+                |line| ("/s", &line.throughput, None),
+            )?;
+        }
+        if !self.growth.is_empty() {
+            writeln!(out, "\nHow leastconn grows")?;
+            let head = ["case", "unit", "cost", "to the first", "MiB", "B/identity"];
+            writeln!(
+                out,
+                "{:<26} {:<18} {:>8} {:>20} {:>8} {:>11}",
+                head[0], head[1], head[2], head[3], head[4], head[5]
+            )?;
+        }
+        for line in &self.growth {
+            writeln!(
+                out,
+                "{:<26} {:<18} {:>8} {:>20} {:>8} {:>11}",
+                line.case,
+                line.unit,
+                median(line.cost.as_ref()),
+                spread(line.ratio.as_ref()),
+                median(line.memory_mib.as_ref()),
+                median(line.bytes_per_identity.as_ref()),
+            )?;
+        }
+        for sample in self.samples.iter().filter(|s| !s.errors.is_empty()) {
+            let errors: Vec<String> = sample
+                .errors
+                .iter()
+                .map(|(kind, count)| format!("{count} × {kind}"))
+                .collect();
+            writeln!(
+                out,
+                "errors: {}, {}, round {}: {}",
+                sample.balancer,
+                sample.case,
+                sample.round,
+                errors.join("; ")
+            )?;
+        }
+        Ok(())
+    }
+
+    fn section<'a>(
+        &'a self,
+        out: &mut String,
+        title: &str,
+        values: impl Fn(&'a Line) -> (&'a str, &'a Vec<(Kind, Option<Spread>)>, Option<&'a Ratio>),
+    ) -> std::fmt::Result {
+        writeln!(out, "\n{title}")?;
+        write!(out, "{:<20} {:<18}", "case", "unit")?;
+        for program in &self.programs {
+            write!(out, " {:>10}", program.kind)?;
+        }
+        writeln!(out, "   leastconn / best peer (min–max)")?;
+        for line in &self.lines {
+            let (unit, spreads, ratio) = values(line);
+            if spreads.iter().all(|(_, spread)| spread.is_none()) {
+                continue;
+            }
+            write!(out, "{:<20} {unit:<18}", line.case)?;
+            for (_, spread) in spreads {
+                write!(out, " {:>10}", median(spread.as_ref()))?;
+            }
+            match ratio {
+                Some(Ratio { peer, ratio }) => {
+                    writeln!(out, "   {} {peer}", spread(Some(ratio)))?;
+                }
+                None => writeln!(out)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether everything of leastconn went well: what a smoke test asks.
+    pub fn errors_of_leastconn(&self) -> usize {
+        let own = self.samples.iter();
+        own.filter(|s| s.balancer == Kind::Leastconn && (s.cost.is_none() || !s.errors.is_empty()))
+            .count()
+    }
+}
+
+/// Three digits, whatever the size.
+pub fn short(value: f64) -> String {
+    match value.abs() {
+        v if v >= 100.0 => format!("{value:.0}"),
+        v if v >= 10.0 => format!("{value:.1}"),
+        v if v >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+fn median(spread: Option<&Spread>) -> String {
+    spread.map_or_else(|| "–".to_owned(), |spread| short(spread.median))
+}
+
+fn spread(spread: Option<&Spread>) -> String {
+    match spread {
+        Some(Spread { median, min, max }) => format!("{median:.2} ({min:.2}–{max:.2})"),
+        None => "–".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::compare::case::{self, Unit};
+
+    fn sample(case: &str, balancer: Kind, round: usize, cost: f64) -> Sample {
+        Sample {
+            case: case.to_owned(),
+            balancer,
+            round,
+            cost: Some(cost),
+            unit: Unit::Echo,
+            seconds: 1.0,
+            cpu_busy: None,
+            cpu_coarse: false,
+            operations_per_second: None,
+            mib_per_second: None,
+            latency_ns: None,
+            memory_before: None,
+            memory: None,
+            connections: 0,
+            negotiated: String::new(),
+            errors: BTreeMap::new(),
+            p99_alone_and_beside: None,
+        }
+    }
+
+    #[test]
+    fn the_ratio_is_to_the_peer_with_the_least_median_round_by_round() {
+        let cases = case::select(case::all(false, 9_000), &["echo-mtls-32".into()]);
+        let kinds = [Kind::Leastconn, Kind::Haproxy, Kind::Envoy];
+        let of = |kind, costs: [f64; 3]| {
+            let rounds = costs.into_iter().enumerate();
+            rounds.map(move |(n, cost)| sample("echo-mtls-32", kind, n + 1, cost))
+        };
+        let samples: Vec<Sample> = of(Kind::Leastconn, [8.0, 9.0, 16.0])
+            .chain(of(Kind::Haproxy, [10.0, 10.0, 20.0]))
+            // Once the least, but not in the middle.
+            .chain(of(Kind::Envoy, [5.0, 30.0, 30.0]))
+            .collect();
+        let line = &lines(&cases, &kinds, &samples)[0];
+        let Ratio { peer, ratio } = line.cost_ratio.as_ref().unwrap();
+        assert_eq!(*peer, Kind::Haproxy);
+        let expected = Spread {
+            median: 0.8,
+            min: 0.8,
+            max: 0.9,
+        };
+        assert_eq!(*ratio, expected);
+        assert!(line.p99_ratio.is_none());
+    }
+
+    #[test]
+    fn without_peers_there_is_no_ratio() {
+        let cases = case::select(case::all(false, 9_000), &["echo-mtls-32".into()]);
+        let samples = [sample("echo-mtls-32", Kind::Leastconn, 1, 1.0)];
+        let line = &lines(&cases, &[Kind::Leastconn], &samples)[0];
+        assert!(line.cost_ratio.is_none());
+    }
+
+    #[test]
+    fn growth_is_to_the_smallest_of_its_kind() {
+        let cases = case::select(case::all(false, 9_000), &["growth-identities".into()]);
+        let mut samples = vec![
+            sample("growth-identities-1", Kind::Leastconn, 1, 100.0),
+            sample("growth-identities-100000", Kind::Leastconn, 1, 110.0),
+        ];
+        samples[0].memory_before = Some(1_000_000);
+        samples[1].memory_before = Some(1_000_000 + 200 * 99_999);
+        let lines = growth(&cases, &samples);
+        assert_eq!(lines[0].ratio.unwrap().median, 1.0);
+        assert!(lines[0].bytes_per_identity.is_none());
+        assert!(lines[1].cost.is_none());
+        assert_eq!(lines[2].ratio.unwrap().median, 1.1);
+        assert_eq!(lines[2].bytes_per_identity.unwrap().median, 200.0);
+    }
+
+    #[test]
+    fn a_case_without_a_figure_or_with_errors_is_an_error() {
+        let mut report = Report {
+            date: String::new(),
+            command: String::new(),
+            machine: Machine::here(),
+            programs: Vec::new(),
+            rounds: 1,
+            workers: 1,
+            notes: Vec::new(),
+            lines: Vec::new(),
+            growth: Vec::new(),
+            samples: vec![sample("x", Kind::Leastconn, 1, 1.0)],
+        };
+        assert_eq!(report.errors_of_leastconn(), 0);
+        report.samples[0].errors.insert("echo: reset".to_owned(), 3);
+        report.samples.push(sample("x", Kind::Envoy, 1, 1.0));
+        report.samples[1].cost = None;
+        assert_eq!(report.errors_of_leastconn(), 1);
+        assert!(report.table().contains("3 × echo: reset"));
+    }
+
+    #[test]
+    fn three_digits() {
+        let texts = [1234.5, 123.45, 12.345, 1.2345, 0.12345].map(short);
+        assert_eq!(texts, ["1234", "123", "12.3", "1.23", "0.123"]);
+    }
+}

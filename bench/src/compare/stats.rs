@@ -1,0 +1,62 @@
+//! Medians and ratios. Few rounds, noisy machine: no means, no deviations.
+
+use serde::Serialize;
+
+/// The middle, and how far it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    /// Half are less, half are more.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The most.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of values in any order; `None` if there are none.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.into_iter().filter(|v| v.is_finite()).collect();
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median = if values.len() % 2 == 1 {
+            values[middle]
+        } else {
+            f64::midpoint(values[middle - 1], values[middle])
+        };
+        Some(Self { median, min, max })
+    }
+
+    /// Of the ratios of pairs that were measured in the same round. The ratio of
+    /// two medians would compare rounds in which the machine was not the same.
+    pub fn of_ratios(pairs: impl IntoIterator<Item = (f64, f64)>) -> Option<Self> {
+        Self::of(pairs.into_iter().map(|(a, b)| a / b))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spread(median: f64, min: f64, max: f64) -> Option<Spread> {
+        Some(Spread { median, min, max })
+    }
+
+    #[test]
+    fn the_median_is_the_middle_or_between_the_two_middles() {
+        assert_eq!(Spread::of([3.0, 1.0, 2.0]), spread(2.0, 1.0, 3.0));
+        assert_eq!(Spread::of([4.0, 1.0, 2.0, 9.0]), spread(3.0, 1.0, 9.0));
+        assert_eq!(Spread::of([5.0]), spread(5.0, 5.0, 5.0));
+        assert_eq!(Spread::of([f64::NAN]), None);
+        assert_eq!(Spread::of([]), None);
+    }
+
+    #[test]
+    fn ratios_are_taken_round_by_round() {
+        // Twice as slow a machine in the second round changes nothing.
+        let pairs = [(1.0, 2.0), (2.0, 4.0), (1.2, 2.0)];
+        assert_eq!(Spread::of_ratios(pairs), spread(0.5, 0.5, 0.6));
+        assert_eq!(Spread::of_ratios([(1.0, 0.0)]), None);
+    }
+}

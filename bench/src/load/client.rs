@@ -1,0 +1,337 @@
+//! One connection to the balancer, with or without TLS.
+
+use std::{
+    cell::Cell,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    client::Resumption,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::LoadError;
+use crate::protocol::Request;
+
+/// After this, whatever was to happen has failed.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A client's certificate and key.
+#[derive(Debug)]
+pub struct Identity {
+    /// The leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+/// How to do TLS.
+#[derive(Debug)]
+pub struct TlsOptions {
+    /// Whom the balancer's certificate may come from.
+    pub authorities: Vec<CertificateDer<'static>>,
+    /// Client certificates; connections use them in turn.
+    pub identities: Vec<Identity>,
+    /// Whom the balancer's certificate must name.
+    pub server_name: String,
+    /// TLS 1.2 instead of 1.3.
+    pub tls12: bool,
+    /// Resume sessions.
+    pub resume: bool,
+}
+
+/// TLS, ready to be used.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    configs: Vec<Arc<ClientConfig>>,
+    server_name: ServerName<'static>,
+}
+
+impl TlsOptions {
+    /// Checks it all.
+    ///
+    /// # Errors
+    /// If rustls takes any of it not.
+    pub fn build(self) -> Result<Tls, LoadError> {
+        let mut roots = RootCertStore::empty();
+        for authority in self.authorities {
+            roots.add(authority)?;
+        }
+        let roots = Arc::new(roots);
+        // The default prefers a post-quantum exchange, which not all of those that
+        // are compared have.
+        let provider = Arc::new(CryptoProvider {
+            kx_groups: vec![aws_lc_rs::kx_group::X25519],
+            ..aws_lc_rs::default_provider()
+        });
+        let version = if self.tls12 {
+            &rustls::version::TLS12
+        } else {
+            &rustls::version::TLS13
+        };
+        let builder = || {
+            let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
+            Ok::<_, rustls::Error>(
+                builder
+                    .with_protocol_versions(&[version])?
+                    .with_root_certificates(Arc::clone(&roots)),
+            )
+        };
+        let finish = |mut config: ClientConfig| {
+            if !self.resume {
+                config.resumption = Resumption::disabled();
+            }
+            Arc::new(config)
+        };
+        let mut configs = Vec::new();
+        for Identity { chain, key } in self.identities {
+            configs.push(finish(builder()?.with_client_auth_cert(chain, key)?));
+        }
+        if configs.is_empty() {
+            configs.push(finish(builder()?.with_no_client_auth()));
+        }
+        let server_name = ServerName::try_from(self.server_name)
+            .map_err(|_| LoadError::Usage("--server-name is not a name"))?;
+        Ok(Tls {
+            configs,
+            server_name,
+        })
+    }
+}
+
+/// Whom to connect to.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The balancer.
+    pub address: SocketAddr,
+    /// With TLS.
+    pub tls: Option<Tls>,
+    /// Say in the first bytes what the server is to do.
+    pub announce: bool,
+}
+
+thread_local! {
+    static NEXT_IDENTITY: Cell<usize> = const { Cell::new(0) };
+}
+
+impl Target {
+    /// Connects, TLS handshake included.
+    ///
+    /// # Errors
+    /// With the step at which it failed.
+    pub async fn connect(&self) -> Result<Connection, Failure> {
+        let socket = bounded(Step::Connect, TcpStream::connect(self.address)).await?;
+        socket
+            .set_nodelay(true)
+            .map_err(Failure::at(Step::Connect))?;
+        let Some(tls) = &self.tls else {
+            return Ok(Connection::Plain(socket));
+        };
+        let turn = NEXT_IDENTITY.replace(NEXT_IDENTITY.get().wrapping_add(1));
+        let config = Arc::clone(&tls.configs[turn % tls.configs.len()]);
+        let connecting = TlsConnector::from(config).connect(tls.server_name.clone(), socket);
+        let stream = bounded(Step::Handshake, connecting).await?;
+        Ok(Connection::Tls(Box::new(stream)))
+    }
+
+    /// Connects and echoes once, after which all of the way is known to stand.
+    ///
+    /// # Errors
+    /// With the step at which it failed.
+    pub async fn connect_and_echo(&self, payload: &[u8]) -> Result<Connection, Failure> {
+        let mut connection = self.connect().await?;
+        let mut first = if self.announce {
+            Request::Echo.encode()
+        } else {
+            Vec::new()
+        };
+        first.extend_from_slice(payload);
+        echo(&mut connection, &first, payload).await?;
+        Ok(connection)
+    }
+}
+
+/// Sends `message` and expects `answer`.
+///
+/// # Errors
+/// If anything else comes.
+pub async fn echo(
+    connection: &mut Connection,
+    message: &[u8],
+    answer: &[u8],
+) -> Result<(), Failure> {
+    bounded(Step::Echo, async {
+        connection.write_all(message).await?;
+        connection.flush().await?;
+        let mut got = [0; 1024];
+        let mut left = answer;
+        while !left.is_empty() {
+            let want = left.len().min(got.len());
+            let count = connection.read(&mut got[..want]).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if got[..count] != left[..count] {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "wrong bytes"));
+            }
+            left = &left[count..];
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Ends our side and waits for the balancer to end its own, so that what closing
+/// costs is counted with the connection that it belongs to.
+///
+/// # Errors
+/// If the balancer does not close. How it does is its own business: not all of
+/// those that are compared send `close_notify`.
+pub async fn close(mut connection: Connection) -> Result<(), Failure> {
+    bounded(Step::Close, async {
+        let _ = connection.shutdown().await;
+        let mut rest = [0; 256];
+        while let Ok(1..) = connection.read(&mut rest).await {}
+        Ok(())
+    })
+    .await
+}
+
+/// Where a connection failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// TCP.
+    Connect,
+    /// TLS.
+    Handshake,
+    /// The first bytes or later ones.
+    Echo,
+    /// Bytes by the stream.
+    Stream,
+    /// The end.
+    Close,
+}
+
+/// How a connection failed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Failure {
+    step: Step,
+    kind: String,
+}
+
+impl Failure {
+    /// Of an I/O error in `step`.
+    pub fn at(step: Step) -> impl Fn(io::Error) -> Self {
+        move |error| {
+            let tls = error
+                .get_ref()
+                .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            let kind = match tls {
+                Some(tls) => tls.to_string(),
+                None => error.kind().to_string(),
+            };
+            Self { step, kind }
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let step = match self.step {
+            Step::Connect => "connect",
+            Step::Handshake => "handshake",
+            Step::Echo => "echo",
+            Step::Stream => "stream",
+            Step::Close => "close",
+        };
+        write!(f, "{step}: {}", self.kind)
+    }
+}
+
+async fn bounded<T>(step: Step, future: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
+    match timeout(PATIENCE, future).await {
+        Ok(result) => result.map_err(Failure::at(step)),
+        Err(_) => Err(Failure {
+            step,
+            kind: format!("nothing within {PATIENCE:?}"),
+        }),
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub enum Connection {
+    /// As it is.
+    Plain(TcpStream),
+    /// Encrypted.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Connection {
+    /// What was negotiated: `TLSv1_3 TLS13_AES_128_GCM_SHA256`, for instance.
+    pub fn negotiated(&self) -> String {
+        match self {
+            Self::Plain(_) => "plain".to_owned(),
+            Self::Tls(stream) => {
+                let session = stream.get_ref().1;
+                let version = session.protocol_version().and_then(|v| v.as_str());
+                let suite = session.negotiated_cipher_suite();
+                let suite = suite.and_then(|suite| suite.suite().as_str());
+                format!("{} {}", version.unwrap_or("?"), suite.unwrap_or("?"))
+            }
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

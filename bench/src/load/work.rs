@@ -1,0 +1,140 @@
+//! What a worker does with its connections, over and over.
+
+use std::{rc::Rc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    Mode,
+    client::{Connection, Failure, Step, Target, close, echo},
+    session::Shared,
+};
+use crate::protocol::{ENDLESS, Request};
+
+/// Read or written at once.
+const CHUNK: usize = 128 * 1024;
+
+/// Opens a connection, and brings it to where the work begins.
+pub(super) async fn open(
+    target: &Target,
+    mode: Mode,
+    payload: &[u8],
+) -> Result<Connection, Failure> {
+    let request = match mode {
+        Mode::Connect | Mode::Echo | Mode::Idle => return target.connect_and_echo(payload).await,
+        Mode::Download => Request::Download(ENDLESS),
+        Mode::Upload => Request::Upload(ENDLESS),
+    };
+    let mut connection = target.connect().await?;
+    let sent = async {
+        connection.write_all(&request.encode()).await?;
+        connection.flush().await
+    };
+    sent.await.map_err(Failure::at(Step::Stream))?;
+    Ok(connection)
+}
+
+/// One thing at a time, on its own connections.
+pub(super) struct Worker {
+    shared: Rc<Shared>,
+    connections: Vec<Connection>,
+}
+
+impl Worker {
+    pub(super) const fn new(shared: Rc<Shared>, connections: Vec<Connection>) -> Self {
+        Self {
+            shared,
+            connections,
+        }
+    }
+
+    /// Works until told to stop, or until no connection is left.
+    pub(super) async fn run(self) {
+        match self.shared.spec.mode {
+            Mode::Connect => self.connect().await,
+            Mode::Echo => self.echo().await,
+            Mode::Download | Mode::Upload => self.stream().await,
+            Mode::Idle => {}
+        }
+    }
+
+    /// Waits for the next turn; returns since when it counts.
+    async fn turn(&self) -> Instant {
+        match self.shared.pace.turn() {
+            Some(due) => {
+                sleep_until(due).await;
+                due
+            }
+            None => Instant::now(),
+        }
+    }
+
+    async fn connect(self) {
+        let shared = &*self.shared;
+        while !shared.stop.get() {
+            let start = self.turn().await;
+            let connected = shared.target.connect_and_echo(&shared.payload).await;
+            let took = start.elapsed();
+            let closed = match connected {
+                Ok(connection) => close(connection).await,
+                Err(failure) => Err(failure),
+            };
+            match closed {
+                Ok(()) => shared.succeeded(took, 0),
+                Err(failure) => {
+                    shared.failed(&failure);
+                    // Whoever refuses at once must not be hammered.
+                    sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }
+    }
+
+    async fn echo(mut self) {
+        let mut next = 0;
+        while !self.shared.stop.get() && !self.connections.is_empty() {
+            let start = self.turn().await;
+            next %= self.connections.len();
+            let payload = &self.shared.payload;
+            match echo(&mut self.connections[next], payload, payload).await {
+                Ok(()) => {
+                    self.shared.succeeded(start.elapsed(), 0);
+                    next += 1;
+                }
+                Err(failure) => {
+                    self.shared.failed(&failure);
+                    self.connections.swap_remove(next);
+                }
+            }
+        }
+        // Until all others have stopped, they stay open.
+        while !self.shared.stop.get() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// A worker of streams has one connection: each is always busy.
+    async fn stream(mut self) {
+        let Some(connection) = self.connections.first_mut() else {
+            return;
+        };
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let moved = match self.shared.spec.mode {
+                Mode::Download => connection.read(&mut chunk).await,
+                _ => connection.write(&chunk).await,
+            };
+            let moved = match moved {
+                Ok(0) => Err(std::io::ErrorKind::UnexpectedEof.into()),
+                other => other,
+            };
+            match moved {
+                Ok(count) => self.shared.streamed(count as u64),
+                Err(error) => return self.shared.failed(&Failure::at(Step::Stream)(error)),
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The machine: which CPUs, how it is called, and how a program of one thread
+//! runs on it.
+
+use std::{fs, io};
+
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
+use serde::Serialize;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::LocalSet,
+};
+
+/// What to say about the machine beside every figure.
+#[derive(Clone, Debug, Serialize)]
+pub struct Machine {
+    /// Model of the first CPU.
+    pub cpu: String,
+    /// CPUs that this process may use.
+    pub cores: usize,
+    /// Release of the kernel.
+    pub kernel: String,
+}
+
+impl Machine {
+    /// This one.
+    pub fn here() -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        Self {
+            cpu: cpu_model(&read("/proc/cpuinfo")),
+            cores: cpus().len(),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        }
+    }
+}
+
+fn cpu_model(cpuinfo: &str) -> String {
+    cpuinfo
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.trim() == "model name")
+        .map_or_else(|| "unknown".to_owned(), |(_, name)| name.trim().to_owned())
+}
+
+/// The CPUs that this thread may use.
+pub fn cpus() -> Vec<usize> {
+    match sched_getaffinity(None) {
+        Ok(set) => (0..CpuSet::MAX_CPU)
+            .filter(|cpu| set.is_set(*cpu))
+            .collect(),
+        Err(_) => vec![0],
+    }
+}
+
+/// Keeps this thread, and what it starts from now on, on these CPUs.
+///
+/// # Errors
+/// If there is no such CPU.
+pub fn pin(cpus: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for &cpu in cpus {
+        if cpu >= CpuSet::MAX_CPU {
+            return Err(io::Error::other(format!("there is no CPU {cpu}")));
+        }
+        set.set(cpu);
+    }
+    sched_setaffinity(None, &set)?;
+    Ok(())
+}
+
+/// Raises the soft limit of open files to the hard one; returns it.
+pub fn raise_open_files() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let now = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    now.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    })
+}
+
+/// Runs `future` on a runtime of this thread alone, with `spawn_local`.
+///
+/// # Errors
+/// What `future` returns, or if the system has no descriptors left for a runtime.
+pub fn block_on<T, E: From<io::Error>>(future: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let local = LocalSet::new();
+    let result = local.block_on(&runtime, future);
+    // Reading standard input holds a thread that nothing can wake.
+    drop(local);
+    runtime.shutdown_background();
+    result
+}
+
+/// Waits for SIGINT or SIGTERM.
+pub async fn told_to_stop() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_model_is_found() {
+        let text = "processor\t: 0\nmodel name\t: AMD EPYC 9R14\nflags\t\t: fpu\n";
+        assert_eq!(cpu_model(text), "AMD EPYC 9R14");
+        assert_eq!(cpu_model(""), "unknown");
+    }
+
+    #[test]
+    fn a_thread_stays_where_it_is_pinned() {
+        let all = cpus();
+        let last = *all.last().unwrap();
+        std::thread::spawn(move || {
+            pin(&[last]).unwrap();
+            assert_eq!(cpus(), [last]);
+        })
+        .join()
+        .unwrap();
+        assert_eq!(cpus(), all);
+    }
+}

@@ -1,0 +1,213 @@
+//! `servers`: upstream servers for any balancer, all in one thread. They cost as
+//! little as they can, for they share a CPU with the load.
+
+use std::{
+    cell::RefCell,
+    io::{self, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use clap::Args;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
+
+use crate::{
+    machine,
+    protocol::{ACKNOWLEDGED, Request},
+};
+
+/// Read or written at once.
+const CHUNK: usize = 128 * 1024;
+
+static ZEROS: [u8; CHUNK] = [0; CHUNK];
+
+thread_local! {
+    /// Of the thread, not of a connection: thousands of them may be open.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into());
+}
+
+/// Which servers.
+#[derive(Args, Debug)]
+pub struct ServersArgs {
+    /// How many, on ports that the system chooses.
+    #[arg(long, value_name = "N", default_value_t = 4, conflicts_with = "ports")]
+    count: u16,
+    /// One on each of these ports; 0: the system chooses.
+    #[arg(long, value_name = "PORT,…", value_delimiter = ',')]
+    ports: Vec<u16>,
+    /// The address to listen on.
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    bind: IpAddr,
+    /// Stay on this CPU.
+    #[arg(long, value_name = "CPU")]
+    cpu: Option<usize>,
+    /// End when standard input does, as whoever started this may have died.
+    #[arg(long)]
+    with_stdin: bool,
+}
+
+/// Runs them until a signal comes. Prints one line once they listen: `ready` and
+/// their addresses.
+///
+/// # Errors
+/// If an address cannot be had.
+pub fn run(args: &ServersArgs) -> io::Result<()> {
+    machine::raise_open_files();
+    if let Some(cpu) = args.cpu {
+        machine::pin(&[cpu])?;
+    }
+    machine::block_on(async {
+        let ports = if args.ports.is_empty() {
+            vec![0; args.count.into()]
+        } else {
+            args.ports.clone()
+        };
+        let addresses = start(args.bind, &ports).await?;
+        let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let mut out = io::stdout();
+        writeln!(out, "ready {}", list.join(" "))?;
+        out.flush()?;
+        tokio::select! {
+            _ = machine::told_to_stop() => {}
+            () = stdin_closed(), if args.with_stdin => {}
+        }
+        Ok(())
+    })
+}
+
+async fn stdin_closed() {
+    let mut byte = [0];
+    while let Ok(1..) = tokio::io::stdin().read(&mut byte).await {}
+}
+
+/// Starts one server a port, in this thread's local set.
+///
+/// # Errors
+/// If an address cannot be had.
+pub async fn start(bind: IpAddr, ports: &[u16]) -> io::Result<Vec<SocketAddr>> {
+    let mut addresses = Vec::with_capacity(ports.len());
+    for &port in ports {
+        let listener = TcpListener::bind((bind, port)).await?;
+        addresses.push(listener.local_addr()?);
+        tokio::task::spawn_local(accept(listener));
+    }
+    Ok(addresses)
+}
+
+async fn accept(listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::task::spawn_local(async move {
+                    // A client that goes away is not worth a word.
+                    let _ = serve(stream).await;
+                });
+            }
+            // Out of descriptors, most likely: some may come back.
+            Err(_) => sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+async fn serve(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    while let Some(request) = Request::read(&mut stream).await? {
+        match request {
+            Request::Echo => return echo(&mut stream).await,
+            Request::Download(count) => {
+                let mut left = count;
+                while left > 0 {
+                    let chunk = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
+                    stream.write_all(&ZEROS[..chunk]).await?;
+                    left -= chunk as u64;
+                }
+            }
+            Request::Upload(count) => {
+                let mut left = count;
+                while left > 0 {
+                    let want = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
+                    let got = read_some(&stream, want, |_| ()).await?;
+                    if got.0 == 0 {
+                        return Ok(());
+                    }
+                    left -= got.0 as u64;
+                }
+                stream.write_all(&[ACKNOWLEDGED]).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn echo(stream: &mut TcpStream) -> io::Result<()> {
+    loop {
+        // Written from the scratch space if the socket takes it, which it does
+        // unless the client reads nothing.
+        let (count, left) = read_some(stream, CHUNK, |bytes| {
+            let taken = stream.try_write(bytes).unwrap_or(0);
+            bytes[taken..].to_vec()
+        })
+        .await?;
+        if count == 0 {
+            return Ok(());
+        }
+        stream.write_all(&left).await?;
+    }
+}
+
+/// Waits for bytes, at most `want`, and shows them to `see`.
+async fn read_some<T>(
+    stream: &TcpStream,
+    want: usize,
+    see: impl Fn(&[u8]) -> T,
+) -> io::Result<(usize, T)> {
+    loop {
+        stream.readable().await?;
+        let read = SCRATCH.with_borrow_mut(|scratch| {
+            let count = stream.try_read(&mut scratch[..want])?;
+            Ok((count, see(&scratch[..count])))
+        });
+        match read {
+            Err(error) if io::Error::kind(&error) == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_server_echoes_and_takes_downloads_and_uploads_in_turn() {
+        machine::block_on(async {
+            let addresses = start(Ipv4Addr::LOCALHOST.into(), &[0]).await.unwrap();
+            let mut stream = TcpStream::connect(addresses[0]).await.unwrap();
+            let size = CHUNK * 3 + 1;
+
+            let download = Request::Download(size as u64).encode();
+            stream.write_all(&download).await.unwrap();
+            let mut got = vec![1; size];
+            stream.read_exact(&mut got).await.unwrap();
+            assert!(got.iter().all(|byte| *byte == 0));
+
+            let upload = Request::Upload(size as u64).encode();
+            stream.write_all(&upload).await.unwrap();
+            stream.write_all(&got).await.unwrap();
+            assert_eq!(stream.read_u8().await.unwrap(), ACKNOWLEDGED);
+
+            stream.write_all(b"Eto and fro").await.unwrap();
+            let mut echoed = [0; 10];
+            stream.read_exact(&mut echoed).await.unwrap();
+            assert_eq!(&echoed, b"to and fro");
+            stream.shutdown().await.unwrap();
+            assert_eq!(stream.read(&mut echoed).await.unwrap(), 0);
+            io::Result::Ok(())
+        })
+        .unwrap();
+    }
+}
