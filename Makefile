@@ -41,7 +41,7 @@ help: ## What there is to make
 .PHONY: demo
 demo: ## A balancer, servers and clients in one, with nothing prepared (DEMO_ARGS="--seconds 10")
 	@scripts/setup.sh --build
-	$(CARGO) run --locked --release -p leastconn-lb -- demo $(DEMO_ARGS)
+	$(CARGO) run --locked -p leastconn-lb -- demo $(DEMO_ARGS)
 
 .PHONY: run
 run: certs ## The balancer on this machine (CONFIG=examples/local.toml); first make simulate-upstreams

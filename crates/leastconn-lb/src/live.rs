@@ -157,6 +157,12 @@ impl Live {
         }
     }
 
+    /// It ended by itself, and what may still go on is only the good-bye: nobody
+    /// can end it any more.
+    pub fn ended(&self, reason: Reason) {
+        let _ = self.stop.set(reason);
+    }
+
     /// Waits until somebody ends the connection, and says why.
     pub async fn stopped(&self) -> Reason {
         loop {

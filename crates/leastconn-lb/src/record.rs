@@ -188,6 +188,7 @@ impl Record {
         if let Some(active) = &self.client_active {
             active.dec();
         }
+        self.live.ended(reason);
         self.live.meter_traffic();
         self.listener.ended(reason);
         if let Some(client) = &self.client {

@@ -1,8 +1,8 @@
 //! Whether the host names of servers can be resolved, now and from here.
 //!
 //! Apart from reading the file, because it takes time and its answer is good for
-//! a moment only: `check` takes a name without an address for an error, `run`
-//! waits for it to come.
+//! a moment only: a name without an address is a warning, and `run` asks again
+//! when it connects.
 
 use std::{
     collections::HashMap,

@@ -30,6 +30,14 @@ fn the_first_reason_to_stop_stands() {
     assert_eq!(registry.stop_all(Reason::Drained), 0);
 }
 
+#[test]
+fn what_has_ended_and_only_says_good_bye_is_not_cut_off() {
+    let registry = Arc::new(Registry::default());
+    let refused = register(&registry);
+    refused.ended(Reason::UnknownClient);
+    assert_eq!(registry.stop_all(Reason::Drained), 0);
+}
+
 #[tokio::test]
 async fn a_stop_is_seen_whether_it_comes_before_or_during_the_wait() {
     let registry = Arc::new(Registry::default());
