@@ -52,8 +52,14 @@ async fn term_and_int_let_transfers_finish_and_exit_0() {
         assert!(read_to_close(&mut tls).await.unwrap().is_empty());
         let status = lb.wait_exit(Duration::from_secs(2)).await;
         assert_eq!(status.code(), Some(0));
-        assert_eq!(lb.records().len(), 1);
-        lb.nth(0, "ok").await;
+        // Knocking may have found the socket still open: such a connection is taken.
+        let (served, knocks): (Vec<_>, Vec<_>) =
+            lb.records().into_iter().partition(|r| r["outcome"] == "ok");
+        assert_eq!(served.len(), 1);
+        assert!(
+            knocks.iter().all(|r| r["outcome"] == "handshake_failed"),
+            "{knocks:?}"
+        );
         web.wait_open(0).await;
     }
 }
