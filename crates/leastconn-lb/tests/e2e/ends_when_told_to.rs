@@ -52,16 +52,13 @@ async fn term_and_int_let_transfers_finish_and_exit_0() {
         assert!(read_to_close(&mut tls).await.unwrap().is_empty());
         let status = lb.wait_exit(Duration::from_secs(2)).await;
         assert_eq!(status.code(), Some(0));
-        // What was in the backlog is accepted before the socket closes, and a
-        // probe of `is_refused` may have been in it: it never spoke.
-        let outcome = |outcome: &str| {
-            let records = lb.records();
-            records.iter().filter(|r| r["outcome"] == outcome).count()
-        };
-        assert_eq!(outcome("ok"), 1);
-        assert_eq!(
-            outcome("ok") + outcome("handshake_failed"),
-            lb.records().len()
+        // Knocking may have found the socket still open: such a connection is taken.
+        let (served, knocks): (Vec<_>, Vec<_>) =
+            lb.records().into_iter().partition(|r| r["outcome"] == "ok");
+        assert_eq!(served.len(), 1);
+        assert!(
+            knocks.iter().all(|r| r["outcome"] == "handshake_failed"),
+            "{knocks:?}"
         );
         web.wait_open(0).await;
     }
