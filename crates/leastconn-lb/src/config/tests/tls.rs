@@ -4,8 +4,8 @@ use std::fs;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, SerialNumber,
-    date_time_ymd,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    SerialNumber, date_time_ymd,
 };
 use tempfile::TempDir;
 
@@ -40,12 +40,26 @@ fn server_params() -> CertificateParams {
 }
 
 fn crl(by: &Authority, to: (i32, u8, u8)) -> rcgen::CertificateRevocationList {
+    crl_of(by, to, None)
+}
+
+fn crl_of(
+    by: &Authority,
+    to: (i32, u8, u8),
+    revoked: Option<SerialNumber>,
+) -> rcgen::CertificateRevocationList {
+    let revoked_certs = revoked.into_iter().map(|serial_number| RevokedCertParams {
+        serial_number,
+        revocation_time: date_time_ymd(2025, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    });
     CertificateRevocationListParams {
         this_update: date_time_ymd(2025, 1, 1),
         next_update: date_time_ymd(to.0, to.1, to.2),
         crl_number: SerialNumber::from(1),
         issuing_distribution_point: None,
-        revoked_certs: Vec::new(),
+        revoked_certs: revoked_certs.collect(),
         key_identifier_method: KeyIdMethod::Sha256,
     }
     .signed_by(by)
@@ -303,6 +317,34 @@ fn with_lists_every_authority_needs_one() {
           certificates will be refused"
         ]
     );
+}
+
+/// An intermediate authority that is listed itself is trusted as it stands: the
+/// root's list would not be asked about it.
+#[test]
+fn an_authority_on_a_revocation_list_is_refused() {
+    let pki = Pki::new();
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "below");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(2040, 1, 1);
+    // With a first bit that is set, as DER writes it with a zero before.
+    params.serial_number = Some(SerialNumber::from(vec![0x91, 7]));
+    let key = KeyPair::generate().unwrap();
+    let below = params.signed_by(&key, &pki.ca).unwrap();
+    pki.write("ca.crt", pki.ca.pem() + &below.pem());
+    let list = |serial| crl_of(&pki.ca, (2027, 1, 1), Some(serial)).pem().unwrap();
+    pki.write("ca.crl", list(SerialNumber::from(vec![0x91, 7])));
+    assert!(
+        pki.says(ALL).iter().any(|line| line
+            .starts_with("error: `client_ca` holds `CN=below`, which a revocation list revokes")),
+        "{:#?}",
+        pki.says(ALL)
+    );
+    pki.write("ca.crl", list(SerialNumber::from(vec![0x91, 8])));
+    assert!(pki.says(ALL).iter().all(|line| line.starts_with("warning")));
 }
 
 #[test]

@@ -18,6 +18,7 @@ pub(super) struct Facts {
     pub(super) not_after: Timestamp,
     raw_subject: Vec<u8>,
     raw_issuer: Vec<u8>,
+    serial: Vec<u8>,
     is_authority: bool,
     has_names: bool,
     for_servers: bool,
@@ -93,6 +94,7 @@ pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
         not_after: timestamp(parsed.validity().not_after),
         raw_subject: parsed.subject().as_raw().to_vec(),
         raw_issuer: parsed.issuer().as_raw().to_vec(),
+        serial: parsed.raw_serial().to_vec(),
         is_authority: parsed.is_ca(),
         has_names: matches!(parsed.subject_alternative_name(), Ok(Some(_))),
         for_servers: usage.is_none_or(|usage| usage.value.any || usage.value.server_auth),
@@ -163,6 +165,7 @@ pub(super) struct Crl<'a> {
     pub(super) issuer: String,
     pub(super) next_update: Option<Timestamp>,
     raw_issuer: Vec<u8>,
+    revoked: Vec<Vec<u8>>,
     /// What is signed.
     message: &'a [u8],
     algorithm: &'a [u8],
@@ -183,6 +186,10 @@ impl<'a> Crl<'a> {
             issuer: subject(&parsed.issuer().to_string()),
             next_update: parsed.next_update().map(timestamp),
             raw_issuer: parsed.issuer().as_raw().to_vec(),
+            revoked: parsed
+                .iter_revoked_certificates()
+                .map(|revoked| revoked.raw_serial().to_vec())
+                .collect(),
             message,
             algorithm,
             signature,
@@ -192,6 +199,11 @@ impl<'a> Crl<'a> {
     /// Whether it is a list of what this authority issued, by its name.
     pub(super) fn is_of(&self, authority: &Facts) -> bool {
         self.raw_issuer == authority.raw_subject
+    }
+
+    /// Whether it is a list of who issued this certificate, and revokes it.
+    pub(super) fn revokes(&self, certificate: &Facts) -> bool {
+        self.raw_issuer == certificate.raw_issuer && self.revoked.contains(&certificate.serial)
     }
 
     /// Whether it carries this authority's signature.

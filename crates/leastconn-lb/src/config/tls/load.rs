@@ -321,7 +321,8 @@ impl Loader<'_> {
     }
 
     /// Where one authority has a list, all need one: of what nothing is known
-    /// counts as revoked.
+    /// counts as revoked. And none may be on one: what is in `client_ca` is
+    /// trusted as it stands, and nothing would look at who issued it.
     fn every_authority_is_covered(
         &mut self,
         authorities: &[CertificateDer<'static>],
@@ -339,6 +340,16 @@ impl Loader<'_> {
             let Ok(facts) = inspect::facts(authority) else {
                 continue;
             };
+            if lists.iter().any(|list| list.revokes(&facts)) {
+                self.problems
+                    .error(format!(
+                        "`client_ca` holds {}, which a revocation list revokes",
+                        facts.subject
+                    ))
+                    .at(at.span.clone())
+                    .note("its certificates would be accepted all the same")
+                    .help("take it out of the file");
+            }
             if !lists.iter().any(|list| list.is_of(&facts)) {
                 self.problems
                     .warning(format!("no revocation list is of {}", facts.subject))
