@@ -44,8 +44,8 @@ use toml::de::{DeTable, DeValue};
 
 pub use cidr::IpNet;
 pub use model::{
-    Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log,
-    Match, ProbeKind, Process, Route, StatusSet, Timeouts, Upstream,
+    Access, Admin, Allow, Client, Config, Exact, Format, Granted, HealthCheck, Level, Listener,
+    Log, Match, ProbeKind, Process, Route, StatusSet, Timeouts, Upstream,
 };
 pub use pattern::{CnPattern, DnsPattern};
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};

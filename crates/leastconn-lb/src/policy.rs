@@ -13,7 +13,7 @@ use std::{collections::HashMap, sync::Arc};
 use leastconn::{Candidates, ClientId, Limits, Permit, Pool, Reason, UpstreamId};
 
 use crate::{
-    config::{self, Client, Config, Granted},
+    config::{self, Client, Config, Exact, Granted},
     identity::{Certificate, Peer},
     upstream::Upstream,
 };
@@ -182,21 +182,20 @@ impl Policy {
 
     fn index(&mut self, client: &Client) {
         let position = self.rules.len();
-        let matcher = &client.matcher;
-        if !matcher.cn.is_empty() && !matcher.cn.iter().any(|cn| cn.is_wildcard()) {
-            for cn in &matcher.cn {
-                self.by_cn
-                    .entry(cn.as_str().to_owned())
-                    .or_default()
-                    .push(position);
+        match client.matcher.exact() {
+            Some(Exact::Cn(names)) => {
+                for name in names {
+                    let rules = self.by_cn.entry(name.as_str().to_owned()).or_default();
+                    rules.push(position);
+                }
             }
-        } else if !matcher.dns.is_empty() && !matcher.dns.iter().any(|dns| dns.is_wildcard()) {
-            for dns in &matcher.dns {
-                let name = dns.as_str().to_ascii_lowercase();
-                self.by_dns.entry(name).or_default().push(position);
+            Some(Exact::Dns(names)) => {
+                for name in names {
+                    let rules = self.by_dns.entry(name.as_str().to_owned()).or_default();
+                    rules.push(position);
+                }
             }
-        } else {
-            self.scanned.push(position);
+            None => self.scanned.push(position),
         }
     }
 

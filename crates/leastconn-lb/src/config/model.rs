@@ -299,6 +299,29 @@ impl Match {
     }
 }
 
+/// Names by which a rule can be found: without one of them it does not hold.
+#[derive(Clone, Copy, Debug)]
+pub enum Exact<'a> {
+    /// One of these is the common name.
+    Cn(&'a [CnPattern]),
+    /// One of these is among the DNS names.
+    Dns(&'a [DnsPattern]),
+}
+
+impl Match {
+    /// The names by which the rule can be found, if it asks for names and all
+    /// of them are without `*`.
+    pub fn exact(&self) -> Option<Exact<'_>> {
+        if !self.cn.is_empty() && !self.cn.iter().any(CnPattern::is_wildcard) {
+            Some(Exact::Cn(&self.cn))
+        } else if !self.dns.is_empty() && !self.dns.iter().any(DnsPattern::is_wildcard) {
+            Some(Exact::Dns(&self.dns))
+        } else {
+            None
+        }
+    }
+}
+
 /// One entry of `allow`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Allow {

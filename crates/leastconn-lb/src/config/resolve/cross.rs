@@ -1,10 +1,10 @@
 //! What the tables mean together: who can get where.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{Resolver, client::Placed};
 use crate::config::{
-    model::{Client, Listener, Match},
+    model::{Client, Exact, Listener, Match},
     raw::value::At,
     tls::ClientAuth,
 };
@@ -38,11 +38,14 @@ impl Resolver<'_> {
 
     /// Rules that never decide, because an earlier one always does.
     fn shadowed_rules(&mut self, clients: &[Placed]) {
+        let mut seen = Seen::default();
         for (position, client) in clients.iter().enumerate() {
-            let earlier = clients[..position]
-                .iter()
-                .find(|earlier| covers(&earlier.value.matcher, &client.value.matcher));
-            if let Some(earlier) = earlier {
+            let matcher = &client.value.matcher;
+            let covering = seen
+                .may_cover(matcher)
+                .find(|&earlier| covers(&clients[earlier].value.matcher, matcher));
+            seen.add(position, matcher);
+            if let Some(earlier) = covering.map(|earlier| &clients[earlier]) {
                 self.problems
                     .warning(format!(
                         "the rule of client `{}` never decides",
@@ -170,6 +173,45 @@ fn offers(listener: &Listener, upstreams: &BTreeSet<&str>) -> bool {
         .chain(&listener.upstream)
         .peekable();
     targets.peek().is_none() || targets.any(|target| upstreams.contains(target.as_str()))
+}
+
+/// The rules seen so far, by their names: comparing each with all that came
+/// before would take minutes for a hundred thousand.
+#[derive(Default)]
+struct Seen<'a> {
+    by_cn: HashMap<&'a str, Vec<usize>>,
+    by_dns: HashMap<&'a str, Vec<usize>>,
+    others: Vec<usize>,
+}
+
+impl<'a> Seen<'a> {
+    fn add(&mut self, position: usize, matcher: &'a Match) {
+        match matcher.exact() {
+            Some(Exact::Cn(names)) => {
+                for name in names {
+                    self.by_cn.entry(name.as_str()).or_default().push(position);
+                }
+            }
+            Some(Exact::Dns(names)) => {
+                for name in names {
+                    self.by_dns.entry(name.as_str()).or_default().push(position);
+                }
+            }
+            None => self.others.push(position),
+        }
+    }
+
+    /// Among them all that cover `later`: one of exact names must have all of
+    /// the later rule's, so also the first.
+    fn may_cover(&self, later: &Match) -> impl Iterator<Item = usize> {
+        let by_cn = later.cn.first().and_then(|cn| self.by_cn.get(cn.as_str()));
+        let by_dns = later
+            .dns
+            .first()
+            .and_then(|dns| self.by_dns.get(dns.as_str()));
+        let named = by_cn.into_iter().chain(by_dns).flatten();
+        named.chain(&self.others).copied()
+    }
 }
 
 /// Whether `earlier` holds whenever `later` does.
