@@ -134,6 +134,9 @@ pub enum LoadError {
     /// No connection could be opened.
     #[error("{0} of {1} connections could not be opened: {2}")]
     Open(usize, usize, String),
+    /// All that was tried failed.
+    #[error("nothing succeeded")]
+    Nothing,
     /// The arguments contradict each other.
     #[error("{0}")]
     Usage(&'static str),
@@ -142,7 +145,8 @@ pub enum LoadError {
 /// Runs the load and prints what came of it.
 ///
 /// # Errors
-/// If it cannot start. Errors of single connections are part of the result.
+/// If it cannot start, or nothing succeeded. Errors of single connections are part
+/// of the result.
 pub fn run(args: &LoadArgs) -> Result<(), LoadError> {
     machine::raise_open_files();
     if let Some(cpu) = args.cpu {
@@ -215,6 +219,9 @@ async fn drive(
         println!("{text}");
     } else {
         print!("{}", tally.summary(mode));
+    }
+    if !tally.errors.is_empty() && tally.operations == 0 && tally.bytes == 0 {
+        return Err(LoadError::Nothing);
     }
     Ok(())
 }

@@ -22,6 +22,8 @@ pub struct Machine {
     pub cores: usize,
     /// Release of the kernel.
     pub kernel: String,
+    /// TCP's: bbr paces with timers, which cubic does not, and that shows.
+    pub congestion_control: String,
 }
 
 impl Machine {
@@ -32,6 +34,9 @@ impl Machine {
             cpu: cpu_model(&read("/proc/cpuinfo")),
             cores: cpus().len(),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control")
+                .trim()
+                .to_owned(),
         }
     }
 }

@@ -83,7 +83,7 @@ impl Balancer {
 
     async fn ready(&mut self, tls: &Tls) -> Result<(), StartError> {
         // A configuration of 100,000 rules takes its time.
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(180);
         let targets = [self.target(Some(tls)), self.target(None)];
         for target in targets {
             loop {

@@ -137,8 +137,8 @@ fn footer(report: &Report) -> Vec<String> {
         .map(|program| format!("{} {}", program.kind, program.version))
         .collect();
     let mut lines = vec![format!(
-        "{}; {}, {} CPUs, Linux {}",
-        report.date, machine.cpu, machine.cores, machine.kernel
+        "{}; {}, {} CPUs, Linux {}, {}",
+        report.date, machine.cpu, machine.cores, machine.kernel, machine.congestion_control
     )];
     // As many as one line holds.
     lines.extend(versions.chunks(3).map(|some| some.join("; ")));

@@ -193,8 +193,16 @@ impl Report {
     fn write_table(&self, out: &mut String) -> std::fmt::Result {
         writeln!(out, "\n{}", self.date)?;
         writeln!(out, "{}", self.command)?;
-        let Machine { cpu, cores, kernel } = &self.machine;
-        writeln!(out, "{cpu}, {cores} CPUs, Linux {kernel}")?;
+        let Machine {
+            cpu,
+            cores,
+            kernel,
+            congestion_control,
+        } = &self.machine;
+        writeln!(
+            out,
+            "{cpu}, {cores} CPUs, Linux {kernel}, {congestion_control}"
+        )?;
         for program in &self.programs {
             writeln!(out, "{} {}", program.kind, program.version)?;
         }
