@@ -196,6 +196,14 @@ impl TlsStream {
         Poll::Ready(Ok(()))
     }
 
+    fn poll_close_notify(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.close_notify_sent {
+            self.session.send_close_notify();
+            self.close_notify_sent = true;
+        }
+        self.poll_send(cx)
+    }
+
     /// Reads ciphertext from the socket, as much as there is room for plaintext.
     fn poll_receive(
         &mut self,
@@ -275,11 +283,7 @@ impl AsyncWrite for TlsStream {
     /// `close_notify`, then the TCP half-close: the client may go on sending.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.close_notify_sent {
-            this.session.send_close_notify();
-            this.close_notify_sent = true;
-        }
-        ready!(this.poll_send(cx))?;
+        ready!(this.poll_close_notify(cx))?;
         Pin::new(&mut this.socket).poll_shutdown(cx)
     }
 }
@@ -287,6 +291,11 @@ impl AsyncWrite for TlsStream {
 impl leastconn::net::Stream for TlsStream {
     fn abort(&mut self) {
         self.socket.abort();
+    }
+
+    /// `close_notify`; the end of the TCP stream comes with its close.
+    fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_close_notify(cx)
     }
 }
 

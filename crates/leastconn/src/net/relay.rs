@@ -163,7 +163,9 @@ impl<D: Stream, U: Stream> Pair<'_, D, U> {
             back,
             ..
         } = self;
+        forth.is_last = back.phase == Phase::Done;
         forth.poll(cx, *downstream, *upstream, scratch);
+        back.is_last = forth.phase == Phase::Done;
         back.reader_is_gone |= forth.writer_is_gone;
         back.poll(cx, *upstream, *downstream, scratch);
         if back.writer_is_gone && !forth.reader_is_gone {
@@ -244,6 +246,8 @@ struct Flow<'a> {
     /// system tells of a reset once, and then reports an end like any other:
     /// without this, a download cut short during an upload would look complete.
     reader_is_gone: bool,
+    /// The other flow is done: after this one, both streams are dropped.
+    is_last: bool,
     carried: u64,
     meter: &'a AtomicU64,
 }
@@ -257,6 +261,7 @@ impl<'a> Flow<'a> {
             unflushed: false,
             writer_is_gone: false,
             reader_is_gone: false,
+            is_last: false,
             carried: 0,
             meter,
         }
@@ -330,10 +335,18 @@ impl<'a> Flow<'a> {
                     self.unsent = scratch[taken..filled].to_vec();
                 }
             }
-            Phase::Closing => match ready!(Pin::new(writer).poll_shutdown(cx)) {
-                Ok(()) => self.phase = Phase::Done,
-                Err(error) => self.writer_broke(error.kind()),
-            },
+            Phase::Closing => {
+                let writer = Pin::new(writer);
+                let ended = if self.is_last {
+                    writer.poll_finish(cx)
+                } else {
+                    writer.poll_shutdown(cx)
+                };
+                match ready!(ended) {
+                    Ok(()) => self.phase = Phase::Done,
+                    Err(error) => self.writer_broke(error.kind()),
+                }
+            }
             Phase::Breaking => {
                 ready!(self.flush(cx, writer));
                 self.phase = Phase::ReaderBroke;

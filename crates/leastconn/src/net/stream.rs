@@ -1,5 +1,11 @@
 //! What can be relayed: a byte stream that can also be broken off.
 
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
@@ -14,12 +20,24 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// Makes the close that follows visible to the peer as a failure, not as
     /// an orderly end: for TCP, a reset. May be called more than once.
     fn abort(&mut self);
+
+    /// Ends the sending direction of a stream whose peer has ended its own, and
+    /// which is dropped next. What dropping does by itself, and in order, need
+    /// not be done here: for TCP, a system call less.
+    fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_shutdown(cx)
+    }
 }
 
 impl Stream for TcpStream {
     fn abort(&mut self) {
         // Fails only for a socket that is already gone.
         let _ = self.set_zero_linger();
+    }
+
+    /// Nothing: closing a socket of which everything was read ends it in order.
+    fn poll_finish(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -32,10 +50,18 @@ impl<S: Stream + ?Sized> Stream for &mut S {
     fn abort(&mut self) {
         (**self).abort();
     }
+
+    fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut **self.get_mut()).poll_finish(cx)
+    }
 }
 
 impl<S: Stream + ?Sized> Stream for Box<S> {
     fn abort(&mut self) {
         (**self).abort();
+    }
+
+    fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut **self.get_mut()).poll_finish(cx)
     }
 }
