@@ -4,11 +4,15 @@
 //! chain, expiry or revocation again, so a client whose certificate was revoked
 //! would go on with the session it has.
 
+mod buffered;
+mod direct;
 mod handshake;
+mod record;
 mod stream;
+mod unbuffered;
 mod verifier;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::{
     RootCertStore, ServerConfig, SupportedProtocolVersion,
@@ -68,7 +72,18 @@ pub fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
         builder.with_single_cert(material.cert_chain.clone(), material.key.clone_key())?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    config.enable_secret_extraction = own_records();
     Ok(Arc::new(config))
+}
+
+/// Whether records are our own rather than rustls': unless the environment says
+/// `LEASTCONN_TLS_RECORDS=rustls`. A [`ServerConfig`] carries the answer in
+/// `enable_secret_extraction`, which our own need and nothing else does.
+fn own_records() -> bool {
+    static OWN: OnceLock<bool> = OnceLock::new();
+    *OWN.get_or_init(|| {
+        std::env::var_os("LEASTCONN_TLS_RECORDS").is_none_or(|value| value != "rustls")
+    })
 }
 
 fn provider() -> CryptoProvider {
@@ -78,14 +93,12 @@ fn provider() -> CryptoProvider {
 /// Version and suite of an established connection, for the log.
 pub fn negotiated(stream: &TlsStream) -> (&'static str, &'static str) {
     use rustls::{CipherSuite, ProtocolVersion};
-    let session = stream.session();
-    let version = match session.protocol_version() {
+    let version = match stream.version {
         Some(ProtocolVersion::TLSv1_3) => "1.3",
         Some(ProtocolVersion::TLSv1_2) => "1.2",
         _ => "unknown",
     };
-    let suite = session.negotiated_cipher_suite().map(|suite| suite.suite());
-    let cipher = match suite {
+    let cipher = match stream.suite {
         // rustls has a prefix of its own for these.
         Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => "TLS_AES_128_GCM_SHA256",
         Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => "TLS_AES_256_GCM_SHA384",

@@ -1,0 +1,192 @@
+//! The handshake for a connection whose records become our own: rustls works on
+//! buffers of ours, and at the end gives out the keys.
+
+use std::{io, sync::Arc};
+
+use rustls::{
+    Error, ServerConfig,
+    pki_types::CertificateDer,
+    server::UnbufferedServerConnection,
+    unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{
+    HandshakeError, TlsStream,
+    direct::Direct,
+    record::{HEADER, Records, Violation},
+};
+
+/// What the client may have sent and rustls not used up: a handshake message of
+/// the greatest length that rustls takes, and the records that it came in.
+const ENOUGH: usize = 128 * 1024;
+
+/// Goes on after a ClientHello that `received` begins with.
+pub(super) async fn accept(
+    mut socket: TcpStream,
+    received: Vec<u8>,
+    config: Arc<ServerConfig>,
+) -> Result<TlsStream, (HandshakeError, TcpStream)> {
+    match Box::pin(handshake(&mut socket, received, config)).await {
+        Ok((session, unopened)) => match finish(session) {
+            Ok(ready) => Ok(ready.into_stream(socket, &unopened)),
+            Err(error) => Err((error, socket)),
+        },
+        Err(error) => Err((error, socket)),
+    }
+}
+
+/// How far rustls came with what there is.
+enum Progress {
+    Blocked,
+    Done,
+}
+
+/// Returns the session, and what came behind the handshake.
+async fn handshake(
+    socket: &mut TcpStream,
+    mut received: Vec<u8>,
+    config: Arc<ServerConfig>,
+) -> Result<(UnbufferedServerConnection, Vec<u8>), HandshakeError> {
+    let mut session = UnbufferedServerConnection::new(config)?;
+    let mut answer = Vec::new();
+    // Given to rustls so far. One record at a time: what follows the handshake
+    // is ours, and must not have been opened by rustls.
+    let mut given = 0;
+    loop {
+        let progress = work(&mut session, &mut received, &mut given, &mut answer);
+        if !answer.is_empty() {
+            match &progress {
+                Ok(_) => socket.write_all(&answer).await?,
+                // The alert, as far as the socket takes it now.
+                Err(_) => drop(socket.try_write(&answer)),
+            }
+            answer.clear();
+        }
+        if matches!(progress?, Progress::Done) {
+            return Ok((session, received));
+        }
+        match record_length(&received[given..]) {
+            Some(length) if given + length <= received.len() => given += length,
+            _ if received.len() > ENOUGH => {
+                return Err(Error::General("too long a handshake message".into()).into());
+            }
+            _ => {
+                if socket.read_buf(&mut received).await? == 0 {
+                    return Err(HandshakeError::Closed);
+                }
+            }
+        }
+    }
+}
+
+/// The length of a record by its header, or of something that rustls refuses by
+/// the header.
+fn record_length(bytes: &[u8]) -> Option<usize> {
+    let header = bytes.first_chunk::<HEADER>()?;
+    Some(HEADER + usize::from(u16::from_be_bytes([header[3], header[4]])))
+}
+
+/// Lets rustls work on the `given` first bytes of `received`, and collects what
+/// it wants to send. Removes what it has used up.
+fn work(
+    session: &mut UnbufferedServerConnection,
+    received: &mut Vec<u8>,
+    given: &mut usize,
+    answer: &mut Vec<u8>,
+) -> Result<Progress, Error> {
+    let mut failed: Option<Error> = None;
+    loop {
+        let UnbufferedStatus { discard, state } =
+            session.process_tls_records(&mut received[..*given]);
+        let more = match state {
+            Ok(ConnectionState::EncodeTlsData(data)) => {
+                encode(data, answer)?;
+                true
+            }
+            Ok(ConnectionState::TransmitTlsData(data)) => {
+                data.done();
+                true
+            }
+            Ok(ConnectionState::WriteTraffic(_) | ConnectionState::BlockedHandshake) => false,
+            // Its alert comes out of the next call.
+            Err(error) if failed.is_none() => {
+                failed = Some(error);
+                true
+            }
+            // The same error again; or early data, which is off; or what came
+            // behind the handshake, which was not given.
+            Err(_) | Ok(_) => {
+                failed.get_or_insert(Error::HandshakeNotComplete);
+                false
+            }
+        };
+        received.drain(..discard);
+        *given -= discard;
+        if !more {
+            return match failed {
+                Some(error) => Err(error),
+                None if session.is_handshaking() => Ok(Progress::Blocked),
+                None => Ok(Progress::Done),
+            };
+        }
+    }
+}
+
+fn encode(mut data: EncodeTlsData<'_, impl Sized>, answer: &mut Vec<u8>) -> Result<(), Error> {
+    let start = answer.len();
+    let mut size = 0;
+    loop {
+        answer.resize(start + size, 0);
+        match data.encode(&mut answer[start..]) {
+            Ok(length) => {
+                answer.truncate(start + length);
+                return Ok(());
+            }
+            Err(EncodeError::InsufficientSize(needed)) if size == 0 => {
+                size = needed.required_size;
+            }
+            Err(error) => return Err(Error::General(error.to_string())),
+        }
+    }
+}
+
+/// All that outlives the handshake.
+struct Ready {
+    records: Records<super::direct::Keys>,
+    version: Option<rustls::ProtocolVersion>,
+    suite: Option<rustls::CipherSuite>,
+    peer: Option<CertificateDer<'static>>,
+}
+
+impl Ready {
+    fn into_stream(self, socket: TcpStream, unopened: &[u8]) -> TlsStream {
+        let stream = Direct::new(socket, self.records, unopened);
+        TlsStream::own(stream, self.version, self.suite, self.peer)
+    }
+}
+
+fn finish(session: UnbufferedServerConnection) -> Result<Ready, HandshakeError> {
+    let version = session.protocol_version();
+    let peer = session.peer_certificates().and_then(<[_]>::first);
+    let peer = peer.map(|leaf| leaf.clone().into_owned());
+    let (secrets, keys) = session.dangerous_into_kernel_connection()?;
+    let suite = keys.negotiated_cipher_suite();
+    let records = Records::new(
+        suite,
+        Box::new(keys),
+        (secrets.rx.0, &secrets.rx.1),
+        (secrets.tx.0, &secrets.tx.1),
+        leastconn::net::now,
+    )
+    .map_err(|error: Violation| io::Error::other(error))?;
+    Ok(Ready {
+        records,
+        version,
+        suite: Some(suite.suite()),
+        peer,
+    })
+}
