@@ -31,7 +31,7 @@ use rustls::{
 static HEAP: PeakAlloc = PeakAlloc;
 
 const BULK: usize = 256 << 20;
-const ECHOES: usize = 20_000;
+const ECHOES: usize = 10_000;
 const IDLE: usize = 2_000;
 
 type Client = StreamOwned<ClientConnection, TcpStream>;
@@ -275,22 +275,33 @@ fn idle(setup: &Setup, own: bool) -> (f64, f64) {
 
 fn main() {
     let setup = setup();
-    let argument = |name: &str| std::env::args().find_map(|a| a.strip_prefix(name)?.parse().ok());
-    if let Some(own) = argument("--idle=") {
+    let argument = |name: &str| {
+        std::env::args().find_map(|argument| argument.strip_prefix(name).map(str::to_owned))
+    };
+    if let Some(own) = argument("--idle=").and_then(|own| own.parse().ok()) {
         // A process for each, so that no free memory is left from another.
         let (heap, resident) = idle(&setup, own);
         println!("idle own={own}: {heap:.0} B heap, {resident:.0} B resident");
         return;
     }
-    let rounds = argument("--rounds=").unwrap_or(5_usize);
+    let rounds = argument("--rounds=")
+        .and_then(|rounds| rounds.parse().ok())
+        .unwrap_or(5_usize);
+    let only = argument("--work=");
     for work in [Work::Upload, Work::Download, Work::Echo] {
+        if only
+            .as_ref()
+            .is_some_and(|only| *only != format!("{work:?}"))
+        {
+            continue;
+        }
         let mut figures = [Vec::new(), Vec::new()];
         for _ in 0..rounds {
             for own in [false, true] {
                 figures[usize::from(own)].push(run(&setup, own, work));
             }
         }
-        let mut ratios: Vec<f64> = figures[1]
+        let ratios: Vec<f64> = figures[1]
             .iter()
             .zip(&figures[0])
             .map(|(o, r)| o / r)
@@ -305,9 +316,11 @@ fn main() {
             median(&mut figures[1]),
             median(&mut ratios.clone()),
         );
-        ratios.clear();
     }
     for own in ["false", "true"] {
+        if only.is_some() {
+            break;
+        }
         let itself = std::env::current_exe().unwrap();
         let mut child = std::process::Command::new(itself);
         child.arg(format!("--idle={own}")).status().unwrap();
