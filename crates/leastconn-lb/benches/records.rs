@@ -3,11 +3,7 @@
 //!
 //! One thread relays between a TLS client and a plain server, both on threads of
 //! their own; only its CPU time is counted. Compare within one run.
-#![expect(
-    clippy::expect_used,
-    clippy::unwrap_used,
-    reason = "a benchmark may stop"
-)]
+#![expect(clippy::unwrap_used, reason = "a benchmark may stop")]
 
 use std::{
     io::{Read, Write},
@@ -32,6 +28,7 @@ static HEAP: PeakAlloc = PeakAlloc;
 
 const BULK: usize = 256 << 20;
 const ECHOES: usize = 10_000;
+const HANDSHAKES: usize = 500;
 const IDLE: usize = 2_000;
 
 type Client = StreamOwned<ClientConnection, TcpStream>;
@@ -41,6 +38,7 @@ enum Work {
     Upload,
     Download,
     Echo,
+    Handshake,
 }
 
 struct Setup {
@@ -162,6 +160,9 @@ fn drain(from: &mut impl Read) -> usize {
 
 /// CPU nanoseconds of the balancer's thread for each KiB, or each echo.
 fn run(setup: &Setup, own: bool, work: Work) -> f64 {
+    if work == Work::Handshake {
+        return shake(setup, own);
+    }
     let front = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = front.local_addr().unwrap();
     let back = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -174,7 +175,7 @@ fn run(setup: &Setup, own: bool, work: Work) -> f64 {
         match work {
             Work::Upload => assert_eq!(drain(&mut socket), BULK),
             Work::Download => pour(&mut socket),
-            Work::Echo => {
+            Work::Echo | Work::Handshake => {
                 let mut ping = [0; 64];
                 for _ in 0..ECHOES {
                     socket.read_exact(&mut ping).unwrap();
@@ -191,7 +192,7 @@ fn run(setup: &Setup, own: bool, work: Work) -> f64 {
             client.flush().unwrap();
             assert_eq!(drain(&mut client), BULK);
         }
-        Work::Echo => {
+        Work::Echo | Work::Handshake => {
             let mut ping = [0; 64];
             for _ in 0..ECHOES {
                 client.write_all(&ping).unwrap();
@@ -207,7 +208,7 @@ fn run(setup: &Setup, own: bool, work: Work) -> f64 {
     let nanoseconds = balancer.join().unwrap() as f64;
     match work {
         Work::Upload | Work::Download => nanoseconds / (BULK >> 10) as f64,
-        Work::Echo => nanoseconds / ECHOES as f64,
+        Work::Echo | Work::Handshake => nanoseconds / ECHOES as f64,
     }
 }
 
@@ -273,6 +274,32 @@ fn idle(setup: &Setup, own: bool) -> (f64, f64) {
     })
 }
 
+/// CPU nanoseconds of a handshake, the server's side.
+fn shake(setup: &Setup, own: bool) -> f64 {
+    let front = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = front.local_addr().unwrap();
+    front.set_nonblocking(true).unwrap();
+    let config = Arc::clone(&setup.server[usize::from(own)]);
+    let server = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(front).unwrap();
+            let start = cpu();
+            for _ in 0..HANDSHAKES {
+                drop(accept(&listener, &config).await);
+            }
+            cpu() - start
+        })
+    });
+    for _ in 0..HANDSHAKES {
+        drop(connect(setup, address));
+    }
+    server.join().unwrap() as f64 / HANDSHAKES as f64
+}
+
 fn main() {
     let setup = setup();
     let argument = |name: &str| {
@@ -288,7 +315,7 @@ fn main() {
         .and_then(|rounds| rounds.parse().ok())
         .unwrap_or(5_usize);
     let only = argument("--work=");
-    for work in [Work::Upload, Work::Download, Work::Echo] {
+    for work in [Work::Upload, Work::Download, Work::Echo, Work::Handshake] {
         if only
             .as_ref()
             .is_some_and(|only| *only != format!("{work:?}"))

@@ -108,3 +108,9 @@ pub fn negotiated(stream: &TlsStream) -> (&'static str, &'static str) {
     };
     (version, cipher)
 }
+
+/// For the fuzz target `tls_record`.
+#[cfg(fuzzing)]
+pub fn fuzz_records(data: &[u8]) {
+    record::drive::drive(data);
+}

@@ -355,3 +355,9 @@ impl<K: Rekey> Records<K> {
         Ok(length)
     }
 }
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod drive;
+
+#[cfg(test)]
+mod tests;

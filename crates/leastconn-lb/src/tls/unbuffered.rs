@@ -112,26 +112,23 @@ fn work(
                 true
             }
             Ok(ConnectionState::WriteTraffic(_) | ConnectionState::BlockedHandshake) => false,
-            // Its alert comes out of the next call.
-            Err(error) if failed.is_none() => {
-                failed = Some(error);
-                true
-            }
-            // The same error again; or early data, which is off; or what came
-            // behind the handshake, which was not given.
-            Err(_) | Ok(_) => {
-                failed.get_or_insert(Error::HandshakeNotComplete);
+            Err(error) => {
+                failed.get_or_insert(error);
                 false
             }
+            // Early data, which is off, or what came behind the handshake, which
+            // was not given.
+            Ok(_) => return Err(Error::HandshakeNotComplete),
         };
         received.drain(..discard);
         *given -= discard;
-        if !more {
-            return match failed {
-                Some(error) => Err(error),
-                None if session.is_handshaking() => Ok(Progress::Blocked),
-                None => Ok(Progress::Done),
-            };
+        match &failed {
+            // Only as long as there is something to send, the alert: rustls would
+            // go on, and come to the same error again.
+            Some(error) if !session.wants_write() => return Err(error.clone()),
+            None if !more && session.is_handshaking() => return Ok(Progress::Blocked),
+            None if !more => return Ok(Progress::Done),
+            _ => {}
         }
     }
 }

@@ -14,11 +14,12 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client};
 
-use super::super::{accept, read_hello};
+use super::super::{HandshakeError, accept, read_hello};
 
 /// Whether records are our own.
 const BOTH: [bool; 2] = [false, true];
 use super::*;
+use std::io::Write;
 
 const LIMIT: std::time::Duration = leastconn_testkit::DEADLINE;
 
@@ -270,5 +271,240 @@ async fn a_reader_that_does_not_read_makes_the_writer_wait() {
             assert!(written < 64 << 20, "the stream buffers without a bound");
         }
         drop(client);
+    }
+}
+
+/// Shakes hands with `server`, of a client whose bytes `script` writes.
+async fn refused(
+    server: ServerConfig,
+    script: impl AsyncFnOnce(TcpStream) -> Vec<u8>,
+) -> (HandshakeError, Vec<u8>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepting = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let hello = match read_hello(&mut socket).await {
+            Ok(hello) => hello,
+            Err(error) => {
+                socket.shutdown().await.unwrap();
+                return error;
+            }
+        };
+        match accept(socket, hello, Arc::new(server)).await {
+            Ok(_) => panic!("the handshake was to fail"),
+            Err((error, mut socket)) => {
+                socket.shutdown().await.unwrap();
+                let _ = socket.read_to_end(&mut Vec::new()).await;
+                error
+            }
+        }
+    };
+    let connecting = async { script(TcpStream::connect(address).await.unwrap()).await };
+    within(LIMIT, "a refusal", async {
+        tokio::join!(accepting, connecting)
+    })
+    .await
+}
+
+fn with_clients(own: bool) -> (ServerConfig, ClientConfig) {
+    let ca = TestCa::new("stream tests");
+    let cert = ca.server(&["localhost"]);
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.cert().der().clone()).unwrap();
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+        roots.clone().into(),
+        Arc::clone(&provider),
+    );
+    let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(cert.chain_der.clone(), cert.key_der.clone_key())
+        .unwrap();
+    server.enable_secret_extraction = own;
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (server, client)
+}
+
+#[tokio::test]
+async fn a_client_without_a_certificate_is_told() {
+    for own in BOTH {
+        let (server, client) = with_clients(own);
+        let (error, said) = refused(server, async |socket| {
+            let name = ServerName::try_from("localhost").unwrap();
+            let connected = TlsConnector::from(Arc::new(client)).connect(name, socket);
+            // The handshake may be over for the client before it is refused.
+            let error = match connected.await {
+                Ok(mut stream) => stream.read(&mut [0; 1]).await.unwrap_err(),
+                Err(error) => error,
+            };
+            error.to_string().into_bytes()
+        })
+        .await;
+        assert_eq!(error.reason(), leastconn::Reason::NoCertificate);
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains("CertificateRequired"), "{said}");
+    }
+}
+
+/// A ClientHello of rustls' own.
+fn hello(client: ClientConfig) -> Vec<u8> {
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut session = rustls::ClientConnection::new(Arc::new(client), name).unwrap();
+    let mut hello = Vec::new();
+    session.write_tls(&mut hello).unwrap();
+    hello
+}
+
+#[tokio::test]
+async fn broken_handshakes_are_answered_by_alerts() {
+    const HANDSHAKE: u8 = 22;
+    for own in BOTH {
+        // What to send in place of a Finished; what the alert must be.
+        let plain_data = [
+            23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0,
+        ];
+        let (server, client) = with_clients(own);
+        let hello = hello(client);
+        let fragments = hello[5..]
+            .iter()
+            .flat_map(|&byte| [HANDSHAKE, 3, 1, 0, 1, byte]);
+        let fragments: Vec<u8> = fragments.collect();
+        for (sent, all) in [
+            (b"GET / HTTP/1.1\r\n\r\n".to_vec(), false),
+            (hello, true),
+            (fragments, true),
+        ] {
+            let (error, answer) = refused(server.clone(), async |mut socket| {
+                socket.write_all(&sent).await.unwrap();
+                let mut answer = Vec::new();
+                if all {
+                    // The server's flight first.
+                    socket.read_buf(&mut answer).await.unwrap();
+                    socket.write_all(&plain_data).await.unwrap();
+                }
+                let _ = socket.read_to_end(&mut answer).await;
+                answer
+            })
+            .await;
+            assert_eq!(
+                error.reason(),
+                leastconn::Reason::HandshakeFailed,
+                "{error}"
+            );
+            // ServerHello and so on came before, if the ClientHello was whole.
+            assert_eq!(answer.len() > 100, all, "{error}: {answer:?}");
+            assert!(!answer.is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
+    for own in BOTH {
+        let (mut server, client) = with_clients(own);
+        // Not asked for a certificate: its last flight is one record.
+        let ca = TestCa::new("another");
+        let cert = ca.server(&["localhost"]);
+        let mut anyone = ServerConfig::builder_with_provider(Arc::clone(server.crypto_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(cert.chain_der.clone(), cert.key_der.clone_key())
+            .unwrap();
+        anyone.send_tls13_tickets = 0;
+        anyone.enable_secret_extraction = own;
+        server = anyone;
+        let mut client = client;
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.cert().der().clone()).unwrap();
+        client = ClientConfig::builder_with_provider(Arc::clone(client.crypto_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let peer = tokio::task::spawn_blocking(move || {
+            let mut socket = std::net::TcpStream::connect(address).unwrap();
+            let name = ServerName::try_from("localhost").unwrap();
+            let mut session = rustls::ClientConnection::new(Arc::new(client), name).unwrap();
+            // Buffered until the handshake is over, then sent with its end.
+            session.writer().write_all(b"early").unwrap();
+            session.complete_io(&mut socket).unwrap();
+            session.refresh_traffic_keys().unwrap();
+            session.writer().write_all(b" bird").unwrap();
+            session.send_close_notify();
+            while session.wants_write() {
+                session.write_tls(&mut socket).unwrap();
+            }
+            (socket, session)
+        });
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let hello = read_hello(&mut socket).await.unwrap();
+        let accepted = accept(socket, hello, Arc::new(server)).await;
+        let mut stream = accepted.map_err(|(error, _)| error).unwrap();
+        let mut seen = String::new();
+        within(LIMIT, "what was sent", stream.read_to_string(&mut seen))
+            .await
+            .unwrap();
+        assert_eq!(seen, "early bird");
+        drop(peer.await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn openssl_updates_keys_in_both_directions() {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    for own in BOTH {
+        let (mut config, _) = with_clients(own);
+        let ca = TestCa::new("openssl");
+        let cert = ca.server(&["localhost"]);
+        let builder = ServerConfig::builder_with_provider(Arc::clone(config.crypto_provider()));
+        config = builder
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(cert.chain_der.clone(), cert.key_der.clone_key())
+            .unwrap();
+        config.enable_secret_extraction = own;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let mut openssl = tokio::process::Command::new("openssl")
+            .args(["s_client", "-tls1_3", "-connect", &address])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let conversation = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let hello = read_hello(&mut socket).await.unwrap();
+            let stream = accept(socket, hello, Arc::new(config)).await;
+            let mut stream = stream.map_err(|(error, _)| error).unwrap();
+            let mut stdin = openssl.stdin.take().unwrap();
+            let mut stdout = BufReader::new(openssl.stdout.take().unwrap()).lines();
+            let mut stderr = BufReader::new(openssl.stderr.take().unwrap()).lines();
+            for round in 0..6 {
+                // "k" updates the client's keys, "K" asks for the server's too.
+                let command = ["k\n", "K\n"][round % 2];
+                stdin.write_all(command.as_bytes()).await.unwrap();
+                while stderr.next_line().await.unwrap().unwrap() != "KEYUPDATE" {}
+                let line = format!("this is round {round}\n");
+                stdin.write_all(line.as_bytes()).await.unwrap();
+                let mut seen = vec![0; line.len()];
+                stream.read_exact(&mut seen).await.unwrap();
+                assert_eq!(seen, line.as_bytes());
+                stream.write_all(&seen).await.unwrap();
+                while stdout.next_line().await.unwrap().unwrap() != line.trim_end() {}
+            }
+        };
+        within(LIMIT, "a conversation with openssl", conversation).await;
     }
 }
