@@ -93,12 +93,12 @@ fn provider() -> CryptoProvider {
 /// Version and suite of an established connection, for the log.
 pub fn negotiated(stream: &TlsStream) -> (&'static str, &'static str) {
     use rustls::{CipherSuite, ProtocolVersion};
-    let version = match stream.version {
+    let version = match stream.about().version {
         Some(ProtocolVersion::TLSv1_3) => "1.3",
         Some(ProtocolVersion::TLSv1_2) => "1.2",
         _ => "unknown",
     };
-    let cipher = match stream.suite {
+    let cipher = match stream.about().suite {
         // rustls has a prefix of its own for these.
         Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => "TLS_AES_128_GCM_SHA256",
         Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => "TLS_AES_256_GCM_SHA384",

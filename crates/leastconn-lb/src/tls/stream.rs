@@ -20,14 +20,20 @@ use super::{buffered::Buffered, direct::Direct};
 /// the TCP stream without it is [`io::ErrorKind::UnexpectedEof`].
 pub struct TlsStream {
     records: Layer,
+    /// Boxed, like the layers' own state: tasks hold and move streams.
+    about: Box<About>,
+}
+
+/// What was negotiated, and with whom.
+pub(super) struct About {
     pub(super) version: Option<ProtocolVersion>,
     pub(super) suite: Option<CipherSuite>,
-    peer: Option<CertificateDer<'static>>,
+    pub(super) peer: Option<CertificateDer<'static>>,
 }
 
 enum Layer {
     Own(Direct),
-    Rustls(Buffered),
+    Rustls(Box<Buffered>),
 }
 
 impl TlsStream {
@@ -36,31 +42,30 @@ impl TlsStream {
         let suite = session.negotiated_cipher_suite();
         let peer = session.peer_certificates().and_then(<[_]>::first);
         Self {
-            version: session.protocol_version(),
-            suite: suite.map(|suite| suite.suite()),
-            peer: peer.map(|leaf| leaf.clone().into_owned()),
-            records: Layer::Rustls(stream),
+            about: Box::new(About {
+                version: session.protocol_version(),
+                suite: suite.map(|suite| suite.suite()),
+                peer: peer.map(|leaf| leaf.clone().into_owned()),
+            }),
+            records: Layer::Rustls(Box::new(stream)),
         }
     }
 
-    pub(super) const fn own(
-        stream: Direct,
-        version: Option<ProtocolVersion>,
-        suite: Option<CipherSuite>,
-        peer: Option<CertificateDer<'static>>,
-    ) -> Self {
+    pub(super) fn own(stream: Direct, about: About) -> Self {
         Self {
             records: Layer::Own(stream),
-            version,
-            suite,
-            peer,
+            about: Box::new(about),
         }
+    }
+
+    pub(super) fn about(&self) -> &About {
+        &self.about
     }
 
     /// The client's certificate, if it has shown one: verified, and its own.
     /// Only once, so that nobody keeps it who does not need it.
-    pub const fn take_peer_certificate(&mut self) -> Option<CertificateDer<'static>> {
-        self.peer.take()
+    pub fn take_peer_certificate(&mut self) -> Option<CertificateDer<'static>> {
+        self.about.peer.take()
     }
 
     /// Gives up TLS, for closing.
@@ -76,7 +81,10 @@ macro_rules! either {
     ($self:expr, $stream:ident => $do:expr) => {
         match &mut $self.get_mut().records {
             Layer::Own($stream) => $do,
-            Layer::Rustls($stream) => $do,
+            Layer::Rustls(boxed) => {
+                let $stream = &mut **boxed;
+                $do
+            }
         }
     };
 }

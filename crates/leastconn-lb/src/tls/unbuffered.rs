@@ -5,7 +5,6 @@ use std::{io, sync::Arc};
 
 use rustls::{
     Error, ServerConfig,
-    pki_types::CertificateDer,
     server::UnbufferedServerConnection,
     unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus},
 };
@@ -18,11 +17,15 @@ use super::{
     HandshakeError, TlsStream,
     direct::Direct,
     record::{HEADER, Records, Violation},
+    stream::About,
 };
 
 /// What the client may have sent and rustls not used up: a handshake message of
 /// the greatest length that rustls takes, and the records that it came in.
 const ENOUGH: usize = 128 * 1024;
+
+/// Read at once: more than any flight but one with a long chain.
+const CHUNK: usize = 4 * 1024;
 
 /// Goes on after a ClientHello that `received` begins with.
 pub(super) async fn accept(
@@ -53,6 +56,9 @@ async fn handshake(
 ) -> Result<(UnbufferedServerConnection, Vec<u8>), HandshakeError> {
     let mut session = UnbufferedServerConnection::new(config)?;
     let mut answer = Vec::new();
+    // So much at most can be left behind the last record of the handshake: not
+    // more than the stream's own buffer has room for.
+    let mut chunk = [0; CHUNK];
     // Given to rustls so far. One record at a time: what follows the handshake
     // is ours, and must not have been opened by rustls.
     let mut given = 0;
@@ -75,9 +81,11 @@ async fn handshake(
                 return Err(Error::General("too long a handshake message".into()).into());
             }
             _ => {
-                if socket.read_buf(&mut received).await? == 0 {
+                let count = socket.read(&mut chunk).await?;
+                if count == 0 {
                     return Err(HandshakeError::Closed);
                 }
+                received.extend_from_slice(&chunk[..count]);
             }
         }
     }
@@ -154,15 +162,13 @@ fn encode(mut data: EncodeTlsData<'_, impl Sized>, answer: &mut Vec<u8>) -> Resu
 /// All that outlives the handshake.
 struct Ready {
     records: Records<super::direct::Keys>,
-    version: Option<rustls::ProtocolVersion>,
-    suite: Option<rustls::CipherSuite>,
-    peer: Option<CertificateDer<'static>>,
+    about: About,
 }
 
 impl Ready {
     fn into_stream(self, socket: TcpStream, unopened: &[u8]) -> TlsStream {
         let stream = Direct::new(socket, self.records, unopened);
-        TlsStream::own(stream, self.version, self.suite, self.peer)
+        TlsStream::own(stream, self.about)
     }
 }
 
@@ -182,8 +188,10 @@ fn finish(session: UnbufferedServerConnection) -> Result<Ready, HandshakeError> 
     .map_err(|error: Violation| io::Error::other(error))?;
     Ok(Ready {
         records,
-        version,
-        suite: Some(suite.suite()),
-        peer,
+        about: About {
+            version,
+            suite: Some(suite.suite()),
+            peer,
+        },
     })
 }

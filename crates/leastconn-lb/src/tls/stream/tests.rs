@@ -406,6 +406,7 @@ async fn broken_handshakes_are_answered_by_alerts() {
 
 #[tokio::test]
 async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
+    const MUCH: usize = 300_000;
     for own in BOTH {
         let (mut server, client) = with_clients(own);
         // Not asked for a certificate: its last flight is one record.
@@ -435,7 +436,8 @@ async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
             let name = ServerName::try_from("localhost").unwrap();
             let mut session = rustls::ClientConnection::new(Arc::new(client), name).unwrap();
             // Buffered until the handshake is over, then sent with its end.
-            session.writer().write_all(b"early").unwrap();
+            session.set_buffer_limit(None);
+            session.writer().write_all(&pattern(0, MUCH)).unwrap();
             session.complete_io(&mut socket).unwrap();
             session.refresh_traffic_keys().unwrap();
             session.writer().write_all(b" bird").unwrap();
@@ -449,11 +451,12 @@ async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
         let hello = read_hello(&mut socket).await.unwrap();
         let accepted = accept(socket, hello, Arc::new(server)).await;
         let mut stream = accepted.map_err(|(error, _)| error).unwrap();
-        let mut seen = String::new();
-        within(LIMIT, "what was sent", stream.read_to_string(&mut seen))
+        let mut seen = Vec::new();
+        within(LIMIT, "what was sent", stream.read_to_end(&mut seen))
             .await
             .unwrap();
-        assert_eq!(seen, "early bird");
+        assert!(seen[..MUCH] == pattern(0, MUCH));
+        assert_eq!(seen[MUCH..], *b" bird");
         drop(peer.await.unwrap());
     }
 }
