@@ -126,9 +126,14 @@ impl Child {
             let left = end.saturating_duration_since(Instant::now());
             let left = Timespec::try_from(left).unwrap_or_default();
             // Readable once the process has ended.
-            let ended = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&left));
-            if !matches!(ended, Ok(1..)) {
+            let ends_within = |limit: Timespec| {
+                let ended = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&limit));
+                matches!(ended, Ok(1..))
+            };
+            if !ends_within(left) {
                 let _ = pidfd_send_signal(process, Signal::KILL);
+                // Ends for certain, but not at once.
+                ends_within(Timespec::try_from(GRACE).unwrap_or_default());
             }
         }
         let _ = self.process.wait();

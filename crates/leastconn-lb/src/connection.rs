@@ -57,7 +57,7 @@ pub async fn serve(
     }
     let deadline = start + listener.timeouts.handshake;
     match Box::pin(handshake(socket, deadline, &listener, &mut record)).await {
-        Ok(stream) => match identify(&stream, peer_ip) {
+        Ok(mut stream) => match identify(&mut stream, peer_ip) {
             Ok(peer) => carry(stream, peer, &listener, &mut record).await,
             Err(ambiguous) => {
                 record.end(ambiguous.reason(), Some(&ambiguous.to_string()));
@@ -137,11 +137,10 @@ async fn phase<T>(
     }
 }
 
-fn identify(stream: &TlsStream, source: std::net::IpAddr) -> Result<Peer, Ambiguous> {
-    let shown = stream.session().peer_certificates();
-    let certificate = shown
-        .and_then(|chain| chain.first())
-        .map(|leaf| Certificate::from_der(leaf))
+fn identify(stream: &mut TlsStream, source: std::net::IpAddr) -> Result<Peer, Ambiguous> {
+    let certificate = stream
+        .take_peer_certificate()
+        .map(|leaf| Certificate::from_der(&leaf))
         .transpose()?;
     Ok(Peer {
         source,

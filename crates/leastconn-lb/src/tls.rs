@@ -4,11 +4,15 @@
 //! chain, expiry or revocation again, so a client whose certificate was revoked
 //! would go on with the session it has.
 
+mod buffered;
+mod direct;
 mod handshake;
+mod record;
 mod stream;
+mod unbuffered;
 mod verifier;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::{
     RootCertStore, ServerConfig, SupportedProtocolVersion,
@@ -69,7 +73,19 @@ pub fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.ignore_client_order = true;
+    config.enable_secret_extraction = own_records();
     Ok(Arc::new(config))
+}
+
+/// Whether records are our own rather than rustls': an experiment, only where
+/// the environment says `LEASTCONN_TLS_RECORDS=own`. A [`ServerConfig`] carries
+/// the answer in `enable_secret_extraction`, which our own need and nothing else
+/// does.
+fn own_records() -> bool {
+    static OWN: OnceLock<bool> = OnceLock::new();
+    *OWN.get_or_init(|| {
+        std::env::var_os("LEASTCONN_TLS_RECORDS").is_some_and(|value| value == "own")
+    })
 }
 
 /// rustls' suites, all of them, in our own order: AES-128-GCM first. Clients put
@@ -96,14 +112,12 @@ fn provider() -> CryptoProvider {
 /// Version and suite of an established connection, for the log.
 pub fn negotiated(stream: &TlsStream) -> (&'static str, &'static str) {
     use rustls::{CipherSuite, ProtocolVersion};
-    let session = stream.session();
-    let version = match session.protocol_version() {
+    let version = match stream.about().version {
         Some(ProtocolVersion::TLSv1_3) => "1.3",
         Some(ProtocolVersion::TLSv1_2) => "1.2",
         _ => "unknown",
     };
-    let suite = session.negotiated_cipher_suite().map(|suite| suite.suite());
-    let cipher = match suite {
+    let cipher = match stream.about().suite {
         // rustls has a prefix of its own for these.
         Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => "TLS_AES_128_GCM_SHA256",
         Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => "TLS_AES_256_GCM_SHA384",
@@ -112,4 +126,10 @@ pub fn negotiated(stream: &TlsStream) -> (&'static str, &'static str) {
         None => "unknown",
     };
     (version, cipher)
+}
+
+/// For the fuzz target `tls_record`.
+#[cfg(fuzzing)]
+pub fn fuzz_records(data: &[u8]) {
+    record::drive::drive(data);
 }

@@ -2,7 +2,12 @@
 //! and the rest, which costs signatures. Between them the caller can make the
 //! client wait for its turn; a silent socket never takes one.
 
-use std::{future::poll_fn, io, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    io::{self, Read},
+    sync::Arc,
+    task::Poll,
+};
 
 use leastconn::Reason;
 use rustls::{
@@ -11,15 +16,23 @@ use rustls::{
 };
 use tokio::net::TcpStream;
 
-use super::stream::{Polled, TlsStream};
+use super::{
+    buffered::{Buffered, Polled},
+    stream::TlsStream,
+    unbuffered,
+};
 
 /// A complete ClientHello.
-pub struct Hello(Accepted);
+pub struct Hello {
+    accepted: Accepted,
+    /// All that was read, for whoever does the rest without `accepted`.
+    bytes: Vec<u8>,
+}
 
 impl Hello {
     /// The server name that the client asks for, lower case.
     pub fn server_name(&self) -> Option<String> {
-        self.0
+        self.accepted
             .client_hello()
             .server_name()
             .map(str::to_ascii_lowercase)
@@ -63,6 +76,20 @@ const fn certificate_reason(error: &CertificateError) -> Reason {
     }
 }
 
+/// Keeps a copy of what is read.
+struct Kept<'a, 'cx> {
+    socket: Polled<'a, 'cx>,
+    bytes: &'a mut Vec<u8>,
+}
+
+impl Read for Kept<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.socket.read(buffer)?;
+        self.bytes.extend_from_slice(&buffer[..count]);
+        Ok(count)
+    }
+}
+
 /// Reads the client's first message.
 ///
 /// # Errors
@@ -72,19 +99,27 @@ const fn certificate_reason(error: &CertificateError) -> Reason {
 /// What was read is lost: close the socket.
 pub async fn read_hello(socket: &mut TcpStream) -> Result<Hello, HandshakeError> {
     let mut acceptor = Acceptor::default();
+    let mut bytes = Vec::new();
     poll_fn(|cx| {
         loop {
             match acceptor.accept() {
-                Ok(Some(accepted)) => return Poll::Ready(Ok(Hello(accepted))),
+                Ok(Some(accepted)) => {
+                    let bytes = std::mem::take(&mut bytes);
+                    return Poll::Ready(Ok(Hello { accepted, bytes }));
+                }
                 Ok(None) => {}
                 Err((error, mut alert)) => {
                     let _ = alert.write_all(&mut Polled { socket, cx });
                     return Poll::Ready(Err(error.into()));
                 }
             }
-            match acceptor.read_tls(&mut Polled {
-                socket,
+            let socket = Polled {
+                socket: &mut *socket,
                 cx: &mut *cx,
+            };
+            match acceptor.read_tls(&mut Kept {
+                socket,
+                bytes: &mut bytes,
             }) {
                 Ok(0) => return Poll::Ready(Err(HandshakeError::Closed)),
                 Ok(_) => {}
@@ -110,7 +145,10 @@ pub async fn accept(
     hello: Hello,
     config: Arc<ServerConfig>,
 ) -> Result<TlsStream, (HandshakeError, TcpStream)> {
-    let session: ServerConnection = match hello.0.into_connection(config) {
+    if config.enable_secret_extraction {
+        return unbuffered::accept(socket, hello.bytes, config).await;
+    }
+    let session: ServerConnection = match hello.accepted.into_connection(config) {
         Ok(session) => session,
         Err((error, mut alert)) => {
             let _ = poll_fn(|cx| {
@@ -123,9 +161,9 @@ pub async fn accept(
             return Err((error.into(), socket));
         }
     };
-    let mut stream = TlsStream::new(socket, session);
+    let mut stream = Buffered::new(socket, session);
     match poll_fn(|cx| stream.poll_handshake(cx)).await {
-        Ok(()) => Ok(stream),
+        Ok(()) => Ok(TlsStream::rustls(stream)),
         Err(error) => Err((error, stream.into_socket())),
     }
 }

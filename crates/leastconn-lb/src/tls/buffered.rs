@@ -1,0 +1,309 @@
+//! A TLS connection over a TCP socket: rustls for the protocol and the records,
+//! this for when to read and write.
+
+use std::{
+    cell::RefCell,
+    io::{self, IoSlice, Read, Write},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use rustls::ServerConnection;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::HandshakeError;
+
+/// Plaintext that rustls may hold for a socket that takes no more, beyond which
+/// writing waits.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// Ciphertext read at once. rustls by itself reads 4 KiB at a time, four system
+/// calls for a full record.
+const RECEIVE: usize = 64 * 1024;
+
+/// Read at least, where there is hardly room for plaintext: a record's rest and
+/// what comes behind it.
+const SMALLEST_READ: usize = 4 * 1024;
+
+thread_local! {
+    /// The worker's, not the connection's: nothing stays in it between polls.
+    static RECEIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; RECEIVE].into());
+}
+
+/// A socket as rustls wants it: reads and writes that say "would block", after
+/// which the task is woken when they no longer would.
+pub(super) struct Polled<'a, 'cx> {
+    pub(super) socket: &'a mut TcpStream,
+    pub(super) cx: &'a mut Context<'cx>,
+}
+
+fn would_block<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
+    match poll {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+impl Read for Polled<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut buffer = ReadBuf::new(buffer);
+        would_block(Pin::new(&mut *self.socket).poll_read(self.cx, &mut buffer))?;
+        Ok(buffer.filled().len())
+    }
+}
+
+impl Write for Polled<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        would_block(Pin::new(&mut *self.socket).poll_write(self.cx, bytes))
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        would_block(Pin::new(&mut *self.socket).poll_write_vectored(self.cx, slices))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// See [`super::TlsStream`].
+pub(super) struct Buffered {
+    socket: TcpStream,
+    session: Box<ServerConnection>,
+    /// Read from the socket and not yet given to rustls, because the reader had
+    /// no room for more plaintext. Almost always empty.
+    undigested: Vec<u8>,
+    close_notify_sent: bool,
+}
+
+impl Buffered {
+    pub(super) fn new(socket: TcpStream, mut session: ServerConnection) -> Self {
+        session.set_buffer_limit(Some(SEND_BUFFER));
+        Self {
+            socket,
+            session: Box::new(session),
+            undigested: Vec::new(),
+            close_notify_sent: false,
+        }
+    }
+
+    /// What was negotiated, and with whom.
+    pub(super) fn session(&self) -> &ServerConnection {
+        &self.session
+    }
+
+    /// Gives up TLS, for closing.
+    pub(super) fn into_socket(self) -> TcpStream {
+        self.socket
+    }
+
+    pub(super) fn poll_handshake(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), HandshakeError>> {
+        loop {
+            ready!(self.poll_send(cx))?;
+            if !self.session.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            }
+            // Not through the worker's buffer: what follows the handshake must
+            // stay in the socket, or in rustls.
+            let Self {
+                socket, session, ..
+            } = self;
+            match session.read_tls(&mut Polled {
+                socket,
+                cx: &mut *cx,
+            }) {
+                Ok(0) => return Poll::Ready(Err(HandshakeError::Closed)),
+                Ok(_) => self.digest(cx)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Lets rustls work on what it was given.
+    fn digest(&mut self, cx: &mut Context<'_>) -> Result<(), HandshakeError> {
+        let Err(error) = self.session.process_new_packets() else {
+            return Ok(());
+        };
+        // The alert that rustls has ready, as far as the socket takes it now.
+        let Self {
+            socket, session, ..
+        } = self;
+        let _ = session.write_tls(&mut Polled { socket, cx });
+        Err(error.into())
+    }
+
+    /// Moves plaintext that rustls has into `buffer`. `false`: it has none, and
+    /// needs more ciphertext first.
+    fn take_plaintext(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<bool> {
+        while buffer.remaining() > 0 {
+            match self.session.reader().read(buffer.initialize_unfilled()) {
+                // `close_notify`: the end, which is news only for an empty buffer.
+                Ok(0) => return Ok(true),
+                Ok(count) => buffer.advance(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(_) if !buffer.filled().is_empty() => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Gives ciphertext to rustls, piece by piece, and takes out the plaintext.
+    /// Returns what there was no room for.
+    fn decrypt<'a>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut ciphertext: &'a [u8],
+        buffer: &mut ReadBuf<'_>,
+    ) -> io::Result<&'a [u8]> {
+        while !ciphertext.is_empty() {
+            // Takes as much as it has room for, and at least something.
+            self.session.read_tls(&mut ciphertext)?;
+            self.digest(cx).map_err(HandshakeError::into_io)?;
+            if self.take_plaintext(buffer)? {
+                break;
+            }
+        }
+        Ok(ciphertext)
+    }
+
+    /// Writes out all that rustls has ready.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self {
+            socket, session, ..
+        } = self;
+        while session.wants_write() {
+            match session.write_tls(&mut Polled {
+                socket,
+                cx: &mut *cx,
+            }) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads ciphertext from the socket, as much as there is room for plaintext.
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        RECEIVED.with_borrow_mut(|received| {
+            let size = buffer.remaining().clamp(SMALLEST_READ, RECEIVE);
+            let mut ciphertext = ReadBuf::new(&mut received[..size]);
+            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut ciphertext))?;
+            if ciphertext.filled().is_empty() {
+                // Tells rustls that this is the end; what it makes of it is
+                // said when it is asked for plaintext next.
+                self.session.read_tls(&mut io::empty())?;
+                self.digest(cx).map_err(HandshakeError::into_io)?;
+                return Poll::Ready(Ok(()));
+            }
+            let left = self.decrypt(cx, ciphertext.filled(), buffer)?;
+            self.undigested.extend_from_slice(left);
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+impl AsyncRead for Buffered {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        loop {
+            // Full, or at the end, or something at least: that is an answer.
+            if this.take_plaintext(buffer)? || buffer.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
+            if this.undigested.is_empty() {
+                ready!(this.poll_receive(cx, buffer))?;
+            } else {
+                let undigested = std::mem::take(&mut this.undigested);
+                let left = this.decrypt(cx, &undigested, buffer)?;
+                this.undigested = left.to_vec();
+            }
+            if this.session.wants_write() {
+                // An answer of the protocol's own, to a key update for instance.
+                // If the socket is full it goes out with the next write.
+                let _ = this.poll_send(cx)?;
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Buffered {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        loop {
+            let count = this.session.writer().write(bytes)?;
+            // Out at once: there is nothing to wait for.
+            let sent = this.poll_send(cx)?;
+            if count > 0 || bytes.is_empty() {
+                return Poll::Ready(Ok(count));
+            }
+            // The buffer is full: wait until the socket has taken some.
+            ready!(sent);
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_send(cx)
+    }
+
+    /// `close_notify`, then the TCP half-close: the client may go on sending.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_close_notify(cx))?;
+        Pin::new(&mut this.socket).poll_shutdown(cx)
+    }
+}
+
+impl Buffered {
+    fn poll_close_notify(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.close_notify_sent {
+            self.session.send_close_notify();
+            self.close_notify_sent = true;
+        }
+        self.poll_send(cx)
+    }
+}
+
+impl leastconn::net::Stream for Buffered {
+    fn abort(&mut self) {
+        self.socket.abort();
+    }
+
+    /// `close_notify`; the end of the TCP stream comes with its close.
+    fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_close_notify(cx)
+    }
+}
+
+impl HandshakeError {
+    fn into_io(self) -> io::Error {
+        match self {
+            Self::Io(error) => error,
+            Self::Closed => io::ErrorKind::UnexpectedEof.into(),
+            Self::Tls(error) => io::Error::new(io::ErrorKind::InvalidData, error),
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! A TLS connection over a TCP socket whose records are our own: opened from
+//! the worker's buffer into the reader's and sealed from the writer's into the
+//! worker's, so that nothing is copied but by the ciphers and the kernel.
+//!
+//! Nothing is kept with an idle connection but keys. What may be kept, for a
+//! time: the front of a record whose rest is on its way, the rest of a record
+//! that the reader had no room for, and sealed records that the socket did not
+//! take, at most [`SEND`] of plaintext.
+
+use std::{
+    cell::RefCell,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use rustls::{kernel::KernelConnection, server::ServerConnectionData};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::record::{Content, MAX_OVERHEAD, MAX_PLAINTEXT, Records, SMALL, Violation};
+
+pub(super) type Keys = Box<KernelConnection<ServerConnectionData>>;
+
+/// Plaintext sealed before the socket is asked to take it.
+const SEND: usize = 64 * 1024;
+
+/// Plaintext in a record that we send, when there is much of it.
+const FRAGMENT: usize = MAX_PLAINTEXT;
+
+/// A whole record of the longest kind.
+const MAX_RECORD: usize = MAX_PLAINTEXT + 2048 + 5;
+
+/// Ciphertext that is looked at at once: what is kept, and what is read.
+const RECEIVE: usize = 64 * 1024 + MAX_RECORD;
+
+/// Read at least.
+const SMALLEST_READ: usize = 4 * 1024;
+
+const SEALED: usize = SEND + SEND.div_ceil(FRAGMENT) * (MAX_OVERHEAD + SMALL);
+
+/// The worker's, not the connection's: nothing stays in it between polls.
+struct Scratch {
+    received: Box<[u8]>,
+    /// For a record that the reader has no room for.
+    opened: Box<[u8]>,
+    sealed: Box<[u8]>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        received: vec![0; RECEIVE].into(),
+        opened: vec![0; MAX_RECORD].into(),
+        sealed: vec![0; SEALED].into(),
+    });
+}
+
+/// Bytes on their way, of which the first ones are gone.
+#[derive(Default)]
+struct Rest {
+    bytes: Box<[u8]>,
+    gone: usize,
+}
+
+impl Rest {
+    fn keep(&mut self, bytes: &[u8]) {
+        self.bytes = bytes.into();
+        self.gone = 0;
+    }
+
+    /// Behind what is there. Seldom: an alert behind what the socket did not take.
+    fn append(&mut self, bytes: &[u8]) {
+        let mut all = self.left().to_vec();
+        all.extend_from_slice(bytes);
+        self.keep(&all);
+    }
+
+    fn left(&self) -> &[u8] {
+        self.bytes.get(self.gone..).unwrap_or_default()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.gone >= self.bytes.len()
+    }
+
+    /// Frees the buffer with its last byte.
+    fn advance(&mut self, count: usize) {
+        self.gone += count;
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+}
+
+/// See [`super::TlsStream`].
+pub(super) struct Direct {
+    socket: TcpStream,
+    state: Box<State>,
+}
+
+struct State {
+    records: Records<Keys>,
+    /// Received, and not yet opened: most often the front of a record.
+    unopened: Rest,
+    /// Opened, and not yet read.
+    unread: Rest,
+    /// Sealed, and not yet taken by the socket.
+    unsent: Rest,
+    /// `close_notify` has come.
+    ended: bool,
+    /// The client broke the protocol, or the stream: no more reading.
+    broken: bool,
+    /// `close_notify` or a fatal alert was sealed: nothing may follow it.
+    closed: bool,
+}
+
+impl Direct {
+    /// `unopened` came behind the handshake.
+    pub(super) fn new(socket: TcpStream, records: Records<Keys>, unopened: &[u8]) -> Self {
+        let mut state = State {
+            records,
+            unopened: Rest::default(),
+            unread: Rest::default(),
+            unsent: Rest::default(),
+            ended: false,
+            broken: false,
+            closed: false,
+        };
+        state.unopened.keep(unopened);
+        Self {
+            socket,
+            state: Box::new(state),
+        }
+    }
+
+    pub(super) fn into_socket(self) -> TcpStream {
+        self.socket
+    }
+
+    /// Sends what is kept and what is owed.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { socket, state } = self;
+        loop {
+            while !state.unsent.is_empty() {
+                let left = state.unsent.left();
+                match ready!(Pin::new(&mut *socket).poll_write(cx, left))? {
+                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    count => state.unsent.advance(count),
+                }
+            }
+            if state.closed || !state.records.owes() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut small = [0; SMALL];
+            let length = state.records.pay(&mut small).map_err(into_io)?;
+            state.unsent.keep(&small[..length]);
+        }
+    }
+
+    /// Ends the connection for what the client did, and tells it, as far as the
+    /// socket takes it now.
+    fn refuse(&mut self, cx: &mut Context<'_>, why: Violation) -> io::Error {
+        self.state.broken = true;
+        if !self.state.closed {
+            self.state.closed = true;
+            let mut small = [0; SMALL];
+            if let Ok(length) = self.state.records.refuse(why, &mut small) {
+                self.state.unsent.append(&small[..length]);
+            }
+        }
+        let _ = self.poll_send(cx);
+        into_io(why)
+    }
+
+    /// Reads as much as there is room for, and opens it.
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { socket, state } = self;
+        let kept = state.unopened.left();
+        let mut filled = kept.len();
+        scratch.received[..filled].copy_from_slice(kept);
+        let whole = match state.records.length(kept) {
+            Ok(length) => length.is_some_and(|length| length <= kept.len()),
+            Err(why) => return Poll::Ready(Err(self.refuse(cx, why))),
+        };
+        if !whole {
+            // A whole number of the longest records, if that fills the buffer.
+            let room = buffer.remaining();
+            let wanted = room + room / MAX_PLAINTEXT * (5 + 1 + 16);
+            let size = wanted.saturating_sub(filled).max(SMALLEST_READ);
+            let end = (filled + size).min(RECEIVE);
+            let mut ciphertext = ReadBuf::new(&mut scratch.received[filled..end]);
+            ready!(Pin::new(socket).poll_read(cx, &mut ciphertext))?;
+            let count = ciphertext.filled().len();
+            if count == 0 {
+                state.broken = true;
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            filled += count;
+        }
+        let received = &scratch.received[..filled];
+        match state.open(received, &mut scratch.opened, buffer) {
+            Ok(used) => {
+                state.unopened.keep(&received[used..]);
+                Poll::Ready(Ok(()))
+            }
+            Err(why) => Poll::Ready(Err(self.refuse(cx, why))),
+        }
+    }
+}
+
+impl State {
+    fn take_unread(&mut self, buffer: &mut ReadBuf<'_>) {
+        let left = self.unread.left();
+        let count = left.len().min(buffer.remaining());
+        buffer.put_slice(&left[..count]);
+        self.unread.advance(count);
+    }
+
+    /// Opens whole records as long as there is room. Returns how many bytes
+    /// that were.
+    fn open(
+        &mut self,
+        received: &[u8],
+        spare: &mut [u8],
+        buffer: &mut ReadBuf<'_>,
+    ) -> Result<usize, Violation> {
+        let mut used = 0;
+        let before = buffer.filled().len();
+        while !self.ended && buffer.remaining() > 0 {
+            let rest = &received[used..];
+            let Some(length) = self.records.length(rest)? else {
+                break;
+            };
+            let Some(record) = rest.get(..length) else {
+                break;
+            };
+            let room = self.records.room(length);
+            if room <= buffer.remaining() {
+                let out = &mut buffer.initialize_unfilled()[..room];
+                match self.records.open(record, out)? {
+                    Content::Data(count) => buffer.advance(count),
+                    Content::Nothing => {}
+                    Content::End => self.ended = true,
+                }
+            } else if buffer.filled().len() > before {
+                break;
+            } else {
+                match self.records.open(record, &mut spare[..room])? {
+                    Content::Data(count) => {
+                        let now = count.min(buffer.remaining());
+                        buffer.put_slice(&spare[..now]);
+                        self.unread.keep(&spare[now..count]);
+                    }
+                    Content::Nothing => {}
+                    Content::End => self.ended = true,
+                }
+            }
+            used += length;
+        }
+        // What comes behind the end is nobody's.
+        Ok(if self.ended { received.len() } else { used })
+    }
+}
+
+impl AsyncRead for Direct {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        loop {
+            this.state.take_unread(buffer);
+            if buffer.remaining() == 0 || buffer.filled().len() > before || this.state.ended {
+                return Poll::Ready(Ok(()));
+            }
+            if this.state.broken {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            ready!(SCRATCH.with_borrow_mut(|scratch| this.poll_receive(cx, scratch, buffer)))?;
+            if this.state.records.owes() {
+                // If the socket is full it goes out with the next write.
+                let _ = this.poll_send(cx)?;
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Direct {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_send(cx))?;
+        let Self { socket, state } = this;
+        if state.closed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let bytes = &bytes[..bytes.len().min(SEND)];
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut length = 0;
+            for fragment in bytes.chunks(FRAGMENT) {
+                let room = &mut scratch.sealed[length..];
+                length += state.records.seal(fragment, room).map_err(into_io)?;
+            }
+            let mut taken = 0;
+            while taken < length {
+                let left = &scratch.sealed[taken..length];
+                match Pin::new(&mut *socket).poll_write(cx, left) {
+                    Poll::Ready(Ok(0)) => {
+                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    }
+                    Poll::Ready(Ok(count)) => taken += count,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => break,
+                }
+            }
+            state.unsent.keep(&scratch.sealed[taken..length]);
+            Poll::Ready(Ok(bytes.len()))
+        })
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_send(cx)
+    }
+
+    /// `close_notify`, then the TCP half-close: the client may go on sending.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_close_notify(cx))?;
+        Pin::new(&mut this.socket).poll_shutdown(cx)
+    }
+}
+
+impl Direct {
+    fn poll_close_notify(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.state.closed {
+            ready!(self.poll_send(cx))?;
+            let mut small = [0; SMALL];
+            let length = self.state.records.end(&mut small).map_err(into_io)?;
+            self.state.unsent.keep(&small[..length]);
+            self.state.closed = true;
+        }
+        self.poll_send(cx)
+    }
+}
+
+impl leastconn::net::Stream for Direct {
+    fn abort(&mut self) {
+        self.socket.abort();
+    }
+
+    /// `close_notify`; the end of the TCP stream comes with its close.
+    fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_close_notify(cx)
+    }
+}
+
+fn into_io(why: Violation) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
