@@ -9,6 +9,7 @@
 
 use std::{
     net::SocketAddr,
+    pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,7 +21,7 @@ use leastconn::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{timeout, timeout_at},
+    time::{Sleep, sleep_until, timeout},
 };
 
 use crate::{
@@ -85,9 +86,11 @@ async fn handshake(
         return Err((Ended::from(Reason::HandshakeFailed), None));
     };
     let _counted = Counted::new(&listener.metrics.handshakes);
+    // One for all steps: setting a timer and taking it back is not for nothing.
+    let mut deadline = pin!(sleep_until(deadline.into()));
     let hello = phase(
         record,
-        deadline,
+        deadline.as_mut(),
         Reason::HandshakeTimeout,
         tls::read_hello(&mut socket),
     )
@@ -100,7 +103,7 @@ async fn handshake(
     record.server_name(hello.server_name());
     let turn = phase(
         record,
-        deadline,
+        deadline.as_mut(),
         Reason::Overloaded,
         listener.handshakes.acquire(),
     )
@@ -108,7 +111,13 @@ async fn handshake(
     // The semaphore is never closed, so its own error does not occur.
     let _turn = turn.map_err(|ended| (ended, None))?;
     let accepted = tls::accept(socket, hello, config);
-    match phase(record, deadline, Reason::HandshakeTimeout, accepted).await {
+    let accepted = phase(
+        record,
+        deadline.as_mut(),
+        Reason::HandshakeTimeout,
+        accepted,
+    );
+    match accepted.await {
         Ok(Ok(stream)) => {
             let (version, cipher) = tls::negotiated(&stream);
             record.handshake_done(version, cipher);
@@ -122,18 +131,15 @@ async fn handshake(
 /// Runs one step, unless the deadline passes or somebody ends the connection.
 async fn phase<T>(
     record: &Record,
-    deadline: Instant,
+    deadline: Pin<&mut Sleep>,
     late: Reason,
     step: impl Future<Output = T>,
 ) -> Result<T, Ended> {
-    match record
-        .live()
-        .unless_stopped(timeout_at(deadline.into(), step))
-        .await
-    {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(_elapsed)) => Err(late.into()),
-        Err(reason) => Err(reason.into()),
+    tokio::select! {
+        biased;
+        reason = record.live().stopped() => Err(reason.into()),
+        done = step => Ok(done),
+        () = deadline => Err(late.into()),
     }
 }
 

@@ -14,9 +14,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use rustix::net::SendFlags;
 use rustls::{kernel::KernelConnection, server::ServerConnectionData};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 
@@ -343,7 +344,8 @@ impl AsyncWrite for Direct {
 }
 
 impl Direct {
-    fn poll_close_notify(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Seals `close_notify`, behind all that was written.
+    fn poll_seal_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.state.closed {
             ready!(self.poll_send(cx))?;
             let mut small = [0; SMALL];
@@ -351,6 +353,11 @@ impl Direct {
             self.state.unsent.keep(&small[..length]);
             self.state.closed = true;
         }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close_notify(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_seal_end(cx))?;
         self.poll_send(cx)
     }
 }
@@ -360,9 +367,19 @@ impl leastconn::net::Stream for Direct {
         self.socket.abort();
     }
 
-    /// `close_notify`; the end of the TCP stream comes with its close.
+    /// `close_notify`; the end of the TCP stream comes with its close, in the
+    /// same segment: the kernel is told that there is more to come.
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_close_notify(cx)
+        let this = self.get_mut();
+        ready!(this.poll_seal_end(cx))?;
+        let Self { socket, state } = &mut *this;
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+        let send = || Ok(rustix::net::send(&*socket, state.unsent.left(), flags)?);
+        if let Ok(count) = socket.try_io(Interest::WRITABLE, send) {
+            state.unsent.advance(count);
+        }
+        // What could not go now waits for its turn, and finds out what is wrong.
+        this.poll_send(cx)
     }
 }
 

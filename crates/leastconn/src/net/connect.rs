@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{timeout, timeout_at},
+};
 
 use super::{
     failure::{Fault, fault},
@@ -154,13 +157,13 @@ pub async fn connect(
 /// Connects to one server, trying all of its addresses within `limit`.
 async fn dial(server: &Server, limit: Duration) -> io::Result<TcpStream> {
     let deadline = now() + limit;
-    let attempt = async {
-        let addresses = server.resolved.addresses(server.address(), now()).await?;
-        connect_any(&addresses, deadline).await
+    let resolving = server.resolved.addresses(server.address(), now());
+    // No timer around the whole: an attempt's own are enough, and each one costs.
+    let result = match timeout_at(deadline.into(), resolving).await {
+        Ok(Ok(addresses)) => connect_any(&addresses, deadline).await,
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(timed_out()),
     };
-    let result = timeout(limit, attempt)
-        .await
-        .unwrap_or_else(|_| Err(timed_out()));
     if result
         .as_ref()
         .is_err_and(|error| fault(error) == Fault::Server)
