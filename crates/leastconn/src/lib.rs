@@ -114,7 +114,7 @@
 //!   sending only if it has, and only after all that it had sent.
 //! - A connection that broke never looks like one that was complete: what was not told
 //!   of an orderly end is reset.
-//! - A slow reader stops its sender; a connection holds at most 64 KiB each way, and
+//! - A slow reader stops its sender; a connection holds at most 128 KiB each way, and
 //!   nothing while it is idle.
 //! - What the balancer lacks (file descriptors, memory, local ports) is not held against
 //!   a server.

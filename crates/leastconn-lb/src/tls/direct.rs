@@ -26,7 +26,7 @@ use super::record::{Content, MAX_OVERHEAD, MAX_PLAINTEXT, Records, SMALL, Violat
 pub(super) type Keys = Box<KernelConnection<ServerConnectionData>>;
 
 /// Plaintext sealed before the socket is asked to take it.
-const SEND: usize = 64 * 1024;
+const SEND: usize = 128 * 1024;
 
 /// Plaintext in a record that we send, when there is much of it.
 const FRAGMENT: usize = MAX_PLAINTEXT;
@@ -35,7 +35,7 @@ const FRAGMENT: usize = MAX_PLAINTEXT;
 const MAX_RECORD: usize = MAX_PLAINTEXT + 2048 + 5;
 
 /// Ciphertext that is looked at at once: what is kept, and what is read.
-const RECEIVE: usize = 64 * 1024 + MAX_RECORD;
+const RECEIVE: usize = 128 * 1024 + MAX_RECORD;
 
 /// Read at least.
 const SMALLEST_READ: usize = 4 * 1024;

@@ -296,7 +296,7 @@ pub(crate) async fn check(client: &Script, server: &Script, polls: Option<u32>) 
             "the bytes differ"
         );
         assert!(
-            from.given - to.taken.len() <= 64 * 1024,
+            from.given - to.taken.len() <= 128 * 1024,
             "more than one buffer held back"
         );
         if to.shut {
