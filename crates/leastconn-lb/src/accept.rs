@@ -65,6 +65,7 @@ pub fn bind(
     listener: &str,
     address: SocketAddr,
     only_v6: bool,
+    keepalive: Option<Duration>,
 ) -> Result<std::net::TcpListener, BindError> {
     let open = || {
         let socket = Socket::new(
@@ -79,6 +80,9 @@ pub fn bind(
         socket.set_reuse_address(true)?;
         // On Linux, accepted sockets inherit it: no call for each of them.
         socket.set_tcp_nodelay(true)?;
+        if let Some(idle) = keepalive {
+            net::set_keepalive(&socket, idle)?;
+        }
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;

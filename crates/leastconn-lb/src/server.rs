@@ -77,15 +77,15 @@ impl Server {
         let mut sockets = Vec::new();
         for listener in &config.listeners {
             for &address in &listener.binds {
-                let socket =
-                    accept::bind(&listener.name, address, has_v4_sibling(&config, address))?;
+                let only_v6 = has_v4_sibling(&config, address);
+                let socket = accept::bind(&listener.name, address, only_v6, listener.keepalive)?;
                 sockets.push((Arc::clone(&listener.name), socket));
             }
         }
         let admin = config
             .admin
             .as_ref()
-            .map(|admin| accept::bind("admin", admin.bind, false))
+            .map(|admin| accept::bind("admin", admin.bind, false, None))
             .transpose()?;
 
         let process = config.process.clone();

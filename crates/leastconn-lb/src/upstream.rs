@@ -41,6 +41,7 @@ impl Upstream {
             connect: ConnectPolicy {
                 timeout: config.connect_timeout,
                 retries: config.retries,
+                keepalive: config.keepalive,
             },
             _checker: checker,
         })

@@ -2,6 +2,7 @@
 
 pub mod connect;
 mod failure;
+mod keepalive;
 pub mod probe;
 pub mod relay;
 pub(crate) mod resolve;
@@ -10,6 +11,7 @@ mod stream;
 use std::time::Instant;
 
 pub use connect::{ConnectError, ConnectPolicy, Connected, connect};
+pub use keepalive::set_keepalive;
 pub use probe::{Check, Checker, Probe};
 pub use relay::{Timeouts, Traffic, relay};
 pub use stream::Stream;

@@ -149,6 +149,8 @@ pub struct Listener {
     pub upstream: Option<UpstreamId>,
     /// How long what may take.
     pub timeouts: Timeouts,
+    /// Silence before TCP keepalive probes; `None`: none.
+    pub keepalive: Option<Duration>,
     /// TLS towards clients; `None`: plain TCP.
     pub tls: Option<Tls>,
 }
@@ -184,6 +186,8 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// How many further servers are tried when connecting fails.
     pub retries: u32,
+    /// Silence before TCP keepalive probes; `None`: none.
+    pub keepalive: Option<Duration>,
     /// Probes; `None`: none.
     pub health_check: Option<HealthCheck>,
     /// What failing connects do to a server.

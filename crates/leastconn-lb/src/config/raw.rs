@@ -121,6 +121,9 @@ pub struct RawListener {
     /// The same, once one side has finished sending.
     #[schemars(extend("default" = text(defaults::HALF_CLOSE_TIMEOUT)))]
     pub half_close_timeout: Opt<DurationText>,
+    /// TCP keepalive: silence after which the system asks whether the client is still there; "0s": never.
+    #[schemars(extend("default" = text(defaults::KEEPALIVE)))]
+    pub keepalive: Opt<DurationText>,
     /// The age at which a connection is closed, jittered by 10 %; "0s": none.
     #[schemars(extend("default" = text(Duration::ZERO)))]
     pub max_lifetime: Opt<DurationText>,
@@ -210,6 +213,9 @@ pub struct RawUpstream {
     /// Further servers that are tried when connecting fails.
     #[schemars(range(min = 0, max = 1000), extend("default" = defaults::RETRIES))]
     pub retries: Opt<u32>,
+    /// TCP keepalive: silence after which the system asks whether the server is still there; "0s": never.
+    #[schemars(extend("default" = text(defaults::KEEPALIVE)))]
+    pub keepalive: Opt<DurationText>,
     /// How long a server that came up takes to its full share; "0s": none.
     #[schemars(extend("default" = text(Duration::ZERO)))]
     pub slow_start: Opt<DurationText>,

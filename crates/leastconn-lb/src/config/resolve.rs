@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use leastconn::{Address, AddressError, ServerId, UpstreamId};
 
 use super::{
-    Problems, duration,
+    Problems, defaults, duration,
     model::Config,
     raw::{
         Raw,
@@ -178,6 +178,12 @@ impl Resolver<'_> {
                 default
             }
         }
+    }
+
+    /// `None`: off.
+    fn keepalive(&mut self, value: Option<&At<DurationText>>) -> Option<Duration> {
+        let idle = self.duration("keepalive", value, defaults::KEEPALIVE, Zero::Allowed);
+        (!idle.is_zero()).then_some(idle)
     }
 
     /// A name that becomes a label in metrics and a word in commands.

@@ -185,6 +185,7 @@ fn upstream(name: &str, servers: &[&str]) -> (UpstreamId, Arc<Upstream>) {
         servers: servers.iter().map(spec).collect(),
         connect_timeout: Duration::from_secs(1),
         retries: 0,
+        keepalive: None,
         health_check: None,
         passive: leastconn::health::PassivePolicy::default(),
     });

@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{
     failure::{Fault, fault},
+    keepalive::set_keepalive,
     now,
 };
 use crate::{Candidates, Lease, Pool, Reason, Server, ServerId, Tried};
@@ -24,14 +25,18 @@ pub struct ConnectPolicy {
     pub timeout: Duration,
     /// Further servers that are tried when connecting fails.
     pub retries: u32,
+    /// Silence after which the system asks whether the server is still there: see
+    /// [`set_keepalive`]. `None`: never.
+    pub keepalive: Option<Duration>,
 }
 
 impl Default for ConnectPolicy {
-    /// Five seconds an attempt, two retries.
+    /// Five seconds an attempt, two retries, keepalive after a minute.
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(5),
             retries: 2,
+            keepalive: Some(Duration::from_secs(60)),
         }
     }
 }
@@ -125,6 +130,13 @@ pub async fn connect(
         let server = lease.server();
         match dial(server, policy.timeout).await {
             Ok(stream) => {
+                if let Some(idle) = policy.keepalive
+                    && let Err(error) = set_keepalive(&stream, idle)
+                {
+                    // The connection works; the reset of a server that is gone
+                    // may not have been seen yet.
+                    tracing::debug!(server = %server.id(), %error, "no keepalive");
+                }
                 if server.connect_succeeded() {
                     tracing::info!(upstream = %pool.id(), server = %server.id(), "server is up: a connection succeeded");
                 }

@@ -57,6 +57,7 @@ impl Resolver<'_> {
                 Zero::Refused,
             ),
         };
+        let keepalive = self.keepalive(raw.keepalive.as_ref());
         let mut binds = Vec::new();
         if let Some(bind) = &raw.bind {
             let texts = bind.each();
@@ -90,6 +91,7 @@ impl Resolver<'_> {
             routes,
             upstream,
             timeouts,
+            keepalive,
             tls,
         })
     }

@@ -72,6 +72,7 @@ impl Resolver<'_> {
                 .retries
                 .as_ref()
                 .map_or(defaults::RETRIES, |at| at.value),
+            keepalive: self.keepalive(raw.keepalive.as_ref()),
             health_check: match &raw.health_check {
                 None => self.health_check(&RawHealthCheck::default(), &(0..0)),
                 Some(At { value, span }) => self.health_check(value, span),

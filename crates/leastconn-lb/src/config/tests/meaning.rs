@@ -23,10 +23,12 @@ fn what_is_left_out_has_the_contract_s_defaults() {
     assert_eq!(listener.timeouts.handshake, Duration::from_secs(10));
     assert_eq!(listener.timeouts.idle, Duration::from_secs(3600));
     assert_eq!(listener.timeouts.half_close, Duration::from_secs(60));
+    assert_eq!(listener.keepalive, Some(Duration::from_secs(60)));
     assert_eq!(listener.tls, None);
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.connect_timeout, Duration::from_secs(5));
     assert_eq!(upstream.retries, 2);
+    assert_eq!(upstream.keepalive, Some(Duration::from_secs(60)));
     assert_eq!(
         upstream.passive,
         leastconn::health::PassivePolicy::default()
@@ -171,10 +173,11 @@ fn the_schema_s_defaults_say_what_the_code_does() {
     let written = changed(
         "upstream = \"web\"\n",
         &format!(
-            "upstream = \"web\"\nhandshake_timeout = {}\nidle_timeout = {}\nhalf_close_timeout = {}\n",
+            "upstream = \"web\"\nhandshake_timeout = {}\nidle_timeout = {}\nhalf_close_timeout = {}\nkeepalive = {}\n",
             default("listener", "handshake_timeout"),
             default("listener", "idle_timeout"),
             default("listener", "half_close_timeout"),
+            default("listener", "keepalive"),
         ),
     );
     assert_eq!(config(&written), config(PLAIN));

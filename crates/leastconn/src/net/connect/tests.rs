@@ -12,6 +12,7 @@ use crate::{
 const POLICY: ConnectPolicy = ConnectPolicy {
     timeout: Duration::from_secs(5),
     retries: 2,
+    keepalive: Some(Duration::from_secs(7)),
 };
 
 fn pool(addresses: &[SocketAddr]) -> Pool {
@@ -266,4 +267,25 @@ fn without_file_descriptors_no_server_is_blamed() {
         drop(all);
         connect_all(&pool, &POLICY).await.unwrap();
     });
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_will_be_noticed() {
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    let pool = pool(&[upstream.addr()]);
+    for (keepalive, time) in [(POLICY.keepalive, Some(7)), (None, None)] {
+        let policy = ConnectPolicy {
+            keepalive,
+            ..POLICY
+        };
+        let connected = connect_all(&pool, &policy).await.unwrap();
+        let socket = socket2::SockRef::from(&connected.stream);
+        assert_eq!(socket.keepalive().unwrap(), time.is_some());
+        if let Some(time) = time {
+            assert_eq!(
+                socket.tcp_keepalive_time().unwrap(),
+                Duration::from_secs(time)
+            );
+        }
+    }
 }
