@@ -3,10 +3,12 @@
 
 use std::num::NonZeroUsize;
 
+use leastconn::net::relay::MAX_PIPES;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// For listeners, logs, the admin side, health checks, the runtime itself.
-const RESERVE: u64 = 64;
+/// For listeners, logs, the admin side, health checks, the runtime itself, and
+/// the pipes through which connections are spliced.
+const RESERVE: u64 = 64 + 2 * MAX_PIPES as u64;
 
 /// Each connection has two sockets.
 const PER_CONNECTION: u64 = 2;
@@ -62,8 +64,8 @@ mod tests {
 
     #[test]
     fn two_files_a_connection_after_the_reserve() {
-        assert_eq!(fits(1024), 480);
-        assert_eq!(fits(66), 1);
+        assert_eq!(fits(1024), 448);
+        assert_eq!(fits(130), 1);
         assert_eq!(fits(0), 1, "none would be a balancer that serves nobody");
         assert_eq!(fits(u64::MAX), tokio::sync::Semaphore::MAX_PERMITS);
     }

@@ -114,8 +114,8 @@
 //!   sending only if it has, and only after all that it had sent.
 //! - A connection that broke never looks like one that was complete: what was not told
 //!   of an orderly end is reset.
-//! - A slow reader stops its sender; a connection holds at most 128 KiB each way, and
-//!   nothing while it is idle.
+//! - A slow reader stops its sender; a connection holds at most 128 KiB each way
+//!   (256 KiB where it is spliced), and nothing while it is idle.
 //! - What the balancer lacks (file descriptors, memory, local ports) is not held against
 //!   a server.
 //! - No `unsafe` code.

@@ -13,31 +13,28 @@
 //! drop some of that: a reset overtakes what the receiver was slow to take, as
 //! it does without a balancer between.
 
+mod flow;
+mod splice;
+
 use std::{
     cell::RefCell,
     future::poll_fn,
-    io,
-    pin::{Pin, pin},
+    pin::pin,
     sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use tokio::{io::ReadBuf, time::sleep_until};
+use tokio::time::sleep_until;
 
+use self::flow::{Flow, Phase};
+pub use self::splice::MAX_PIPES;
 use super::{Stream, now};
 use crate::Reason;
 
 /// Read at once, and at most kept for a direction whose receiver is slow. Half of
 /// it takes a quarter more CPU in uploads over TLS: see docs/performance.md.
 const SCRATCH: usize = 128 * 1024;
-
-/// Room for which it is not worth asking once more: a TLS record may not fit, and
-/// what comes is a small piece at the price of a whole one.
-const LITTLE: usize = SCRATCH / 4;
-
-/// Scratch spaces that one direction moves before others get their turn.
-const BUDGET: usize = 8;
 
 thread_local! {
     static SCRATCH_SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
@@ -218,237 +215,6 @@ fn deadline(from: Instant, limit: Option<Duration>) -> Instant {
     // "For ever": past every uptime, and within what timers can hold.
     const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
     from + limit.map_or(FOR_EVER, |limit| limit.min(FOR_EVER))
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Bytes may come.
-    Reading,
-    /// The reader has ended in order: pass that on.
-    Closing,
-    /// Ended, and passed on.
-    Done,
-    /// The reader broke off; what it had sent before is being delivered.
-    Breaking,
-    /// The reader broke off.
-    ReaderBroke,
-    /// The writer takes no more.
-    WriterBroke,
-}
-
-/// One direction.
-struct Flow<'a> {
-    phase: Phase,
-    /// Read, and not yet taken by the writer.
-    unsent: Vec<u8>,
-    /// How much of `unsent` was taken since.
-    taken: usize,
-    /// The writer holds bytes that it may not have passed on.
-    unflushed: bool,
-    /// Writing found the writer's connection reset.
-    writer_is_gone: bool,
-    /// The other flow, which writes where this one reads, found it reset. The
-    /// system tells of a reset once, and then reports an end like any other:
-    /// without this, a download cut short during an upload would look complete.
-    reader_is_gone: bool,
-    /// The other flow is done: after this one, both streams are dropped.
-    is_last: bool,
-    carried: u64,
-    meter: &'a AtomicU64,
-}
-
-impl<'a> Flow<'a> {
-    const fn new(meter: &'a AtomicU64) -> Self {
-        Self {
-            phase: Phase::Reading,
-            unsent: Vec::new(),
-            taken: 0,
-            unflushed: false,
-            writer_is_gone: false,
-            reader_is_gone: false,
-            is_last: false,
-            carried: 0,
-            meter,
-        }
-    }
-
-    /// Changes whenever something happened that resets the idle time.
-    const fn progress(&self) -> (u64, Phase) {
-        (self.carried, self.phase)
-    }
-
-    const fn is_over(&self) -> bool {
-        matches!(
-            self.phase,
-            Phase::Done | Phase::ReaderBroke | Phase::WriterBroke
-        )
-    }
-
-    /// Waiting for the reader, with everything passed on.
-    fn is_idle(&self) -> bool {
-        self.phase == Phase::Reading && self.unsent.is_empty() && !self.unflushed
-    }
-
-    /// Moves what can be moved now. Once over, this touches the streams no more.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut impl Stream,
-        writer: &mut impl Stream,
-        scratch: &mut [u8],
-    ) {
-        for _ in 0..BUDGET {
-            match self.step(cx, reader, writer, scratch) {
-                Poll::Pending => return,
-                Poll::Ready(()) if self.is_over() => return,
-                Poll::Ready(()) => {}
-            }
-        }
-        cx.waker().wake_by_ref();
-    }
-
-    /// One read and write, or what else is next. `Pending` when there is
-    /// nothing to do until woken.
-    fn step(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut impl Stream,
-        writer: &mut impl Stream,
-        scratch: &mut [u8],
-    ) -> Poll<()> {
-        if !self.unsent.is_empty() {
-            let unsent = std::mem::take(&mut self.unsent);
-            let taken = self.write(cx, writer, &unsent[self.taken..]);
-            self.taken += taken;
-            if self.is_over() {
-                return Poll::Ready(());
-            }
-            if self.taken < unsent.len() {
-                self.unsent = unsent;
-                return Poll::Pending;
-            }
-            self.taken = 0;
-        }
-        match self.phase {
-            Phase::Reading => {
-                let filled = self.read(cx, reader, scratch);
-                if filled == 0 && self.phase == Phase::Reading {
-                    return self.flush(cx, writer);
-                }
-                let taken = self.write(cx, writer, &scratch[..filled]);
-                if taken < filled && !self.is_over() {
-                    self.unsent = scratch[taken..filled].to_vec();
-                }
-            }
-            Phase::Closing => {
-                let writer = Pin::new(writer);
-                let ended = if self.is_last {
-                    writer.poll_finish(cx)
-                } else {
-                    writer.poll_shutdown(cx)
-                };
-                match ready!(ended) {
-                    Ok(()) => self.phase = Phase::Done,
-                    Err(error) => self.writer_broke(error.kind()),
-                }
-            }
-            Phase::Breaking => {
-                ready!(self.flush(cx, writer));
-                self.phase = Phase::ReaderBroke;
-            }
-            Phase::Done | Phase::ReaderBroke | Phase::WriterBroke => {}
-        }
-        Poll::Ready(())
-    }
-
-    /// Reads until the scratch space is about full or nothing more is there:
-    /// several TLS records then go on in one write.
-    fn read(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut impl Stream,
-        scratch: &mut [u8],
-    ) -> usize {
-        let mut buffer = ReadBuf::new(scratch);
-        while buffer.remaining() >= LITTLE {
-            let before = buffer.filled().len();
-            match Pin::new(&mut *reader).poll_read(cx, &mut buffer) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(())) if buffer.filled().len() > before => {}
-                Poll::Ready(Ok(())) => {
-                    self.phase = if self.reader_is_gone {
-                        Phase::Breaking
-                    } else {
-                        Phase::Closing
-                    };
-                    break;
-                }
-                Poll::Ready(Err(_)) => {
-                    self.phase = Phase::Breaking;
-                    break;
-                }
-            }
-        }
-        buffer.filled().len()
-    }
-
-    /// Writes what the writer takes now.
-    fn write(&mut self, cx: &mut Context<'_>, writer: &mut impl Stream, bytes: &[u8]) -> usize {
-        let mut taken = 0;
-        while taken < bytes.len() {
-            match Pin::new(&mut *writer).poll_write(cx, &bytes[taken..]) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(0)) => {
-                    self.writer_broke(io::ErrorKind::WriteZero);
-                    break;
-                }
-                Poll::Ready(Err(error)) => {
-                    self.writer_broke(error.kind());
-                    break;
-                }
-                Poll::Ready(Ok(count)) => taken += count,
-            }
-        }
-        if taken > 0 {
-            self.unflushed = true;
-            self.carried += taken as u64;
-            // Only this task writes it: no need for a locked addition.
-            self.meter.store(self.carried, Ordering::Relaxed);
-        }
-        taken
-    }
-
-    fn writer_broke(&mut self, how: io::ErrorKind) {
-        self.phase = match self.phase {
-            // It need not be delivered any more; who broke off first is known.
-            Phase::Breaking => Phase::ReaderBroke,
-            _ => Phase::WriterBroke,
-        };
-        // A broken pipe is what writing finds after the other side finished
-        // sending in order and closed: what it sent before is whole. And where
-        // shutting down finds no connection, reading will still find out why.
-        self.writer_is_gone |=
-            !matches!(how, io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected);
-    }
-
-    /// Passes on what the writer holds; always `Pending` while reading, for
-    /// then there is nothing else to do.
-    fn flush(&mut self, cx: &mut Context<'_>, writer: &mut impl Stream) -> Poll<()> {
-        if self.unflushed {
-            match ready!(Pin::new(writer).poll_flush(cx)) {
-                Ok(()) => self.unflushed = false,
-                Err(error) => {
-                    self.writer_broke(error.kind());
-                    return Poll::Ready(());
-                }
-            }
-        }
-        if self.phase == Phase::Reading {
-            Poll::Pending
-        } else {
-            Poll::Ready(())
-        }
-    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,12 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_shutdown(cx)
     }
+
+    /// The stream itself if it is a TCP connection as it is, whose bytes the
+    /// system may move without our reading them.
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        None
+    }
 }
 
 impl Stream for TcpStream {
@@ -38,6 +44,10 @@ impl Stream for TcpStream {
     /// Nothing: closing a socket of which everything was read ends it in order.
     fn poll_finish(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        Some(self)
     }
 }
 
@@ -54,6 +64,10 @@ impl<S: Stream + ?Sized> Stream for &mut S {
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut **self.get_mut()).poll_finish(cx)
     }
+
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        (**self).as_tcp()
+    }
 }
 
 impl<S: Stream + ?Sized> Stream for Box<S> {
@@ -63,5 +77,9 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
 
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut **self.get_mut()).poll_finish(cx)
+    }
+
+    fn as_tcp(&self) -> Option<&TcpStream> {
+        (**self).as_tcp()
     }
 }

@@ -1,7 +1,10 @@
 //! Over real sockets; the laws under arbitrary schedules are in
 //! `tests/relay_obeys_its_laws.rs`.
 
-use std::{io::ErrorKind, sync::Arc};
+use std::{
+    io::{self, ErrorKind},
+    sync::Arc,
+};
 
 use leastconn_testkit::{
     DEADLINE,

@@ -1,0 +1,297 @@
+//! One direction of a relayed connection.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::atomic::{AtomicU64, Ordering},
+    task::{Context, Poll, ready},
+};
+
+use tokio::{io::ReadBuf, net::TcpStream};
+
+use super::{super::Stream, SCRATCH, splice::Splice};
+
+/// Room for which it is not worth asking once more: a TLS record may not fit, and
+/// what comes is a small piece at the price of a whole one.
+const LITTLE: usize = SCRATCH / 4;
+
+/// Scratch spaces that one direction moves before others get their turn.
+const BUDGET: usize = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Bytes may come.
+    Reading,
+    /// The reader has ended in order: pass that on.
+    Closing,
+    /// Ended, and passed on.
+    Done,
+    /// The reader broke off; what it had sent before is being delivered.
+    Breaking,
+    /// The reader broke off.
+    ReaderBroke,
+    /// The writer takes no more.
+    WriterBroke,
+}
+
+/// One direction.
+pub(super) struct Flow<'a> {
+    pub(super) phase: Phase,
+    /// Read, and not yet taken by the writer.
+    unsent: Vec<u8>,
+    /// How much of `unsent` was taken since.
+    taken: usize,
+    /// Bytes on their way from socket to socket without coming to us.
+    splice: Splice,
+    /// The writer holds bytes that it may not have passed on.
+    unflushed: bool,
+    /// Writing found the writer's connection reset.
+    pub(super) writer_is_gone: bool,
+    /// The other flow, which writes where this one reads, found it reset. The
+    /// system tells of a reset once, and then reports an end like any other:
+    /// without this, a download cut short during an upload would look complete.
+    pub(super) reader_is_gone: bool,
+    /// The other flow is done: after this one, both streams are dropped.
+    pub(super) is_last: bool,
+    carried: u64,
+    meter: &'a AtomicU64,
+}
+
+impl<'a> Flow<'a> {
+    pub(super) fn new(meter: &'a AtomicU64) -> Self {
+        Self {
+            phase: Phase::Reading,
+            unsent: Vec::new(),
+            taken: 0,
+            splice: Splice::default(),
+            unflushed: false,
+            writer_is_gone: false,
+            reader_is_gone: false,
+            is_last: false,
+            carried: 0,
+            meter,
+        }
+    }
+
+    /// Changes whenever something happened that resets the idle time.
+    pub(super) const fn progress(&self) -> (u64, Phase) {
+        (self.carried, self.phase)
+    }
+
+    pub(super) const fn is_over(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Done | Phase::ReaderBroke | Phase::WriterBroke
+        )
+    }
+
+    /// Waiting for the reader, with everything passed on.
+    pub(super) fn is_idle(&self) -> bool {
+        self.phase == Phase::Reading
+            && self.unsent.is_empty()
+            && self.splice.is_empty()
+            && !self.unflushed
+    }
+
+    /// Moves what can be moved now. Once over, this touches the streams no more.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut impl Stream,
+        writer: &mut impl Stream,
+        scratch: &mut [u8],
+    ) {
+        for _ in 0..BUDGET {
+            match self.step(cx, reader, writer, scratch) {
+                Poll::Pending => return,
+                Poll::Ready(()) if self.is_over() => return,
+                Poll::Ready(()) => {}
+            }
+        }
+        cx.waker().wake_by_ref();
+    }
+
+    /// One read and write, or what else is next. `Pending` when there is
+    /// nothing to do until woken.
+    fn step(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut impl Stream,
+        writer: &mut impl Stream,
+        scratch: &mut [u8],
+    ) -> Poll<()> {
+        if !self.unsent.is_empty() {
+            let unsent = std::mem::take(&mut self.unsent);
+            let taken = self.write(cx, writer, &unsent[self.taken..]);
+            self.taken += taken;
+            if self.is_over() {
+                return Poll::Ready(());
+            }
+            if self.taken < unsent.len() {
+                self.unsent = unsent;
+                return Poll::Pending;
+            }
+            self.taken = 0;
+        }
+        if !self.splice.is_empty()
+            && let Some(writer) = writer.as_tcp()
+        {
+            return self.push(cx, writer);
+        }
+        match self.phase {
+            Phase::Reading => {
+                // Nothing is read while the writer holds something: one of them
+                // at most keeps bytes.
+                ready!(self.flush(cx, writer));
+                if self.is_over() {
+                    return Poll::Ready(());
+                }
+                if let (Some(from), Some(to)) = (reader.as_tcp(), writer.as_tcp())
+                    && self.splice.is_worth_while()
+                {
+                    ready!(self.pull(cx, from));
+                    if !self.splice.is_empty() {
+                        let _ = self.push(cx, to);
+                    }
+                    return Poll::Ready(());
+                }
+                let filled = self.read(cx, reader, scratch);
+                if filled == 0 && self.phase == Phase::Reading {
+                    return Poll::Pending;
+                }
+                let taken = self.write(cx, writer, &scratch[..filled]);
+                if taken < filled && !self.is_over() {
+                    self.unsent = scratch[taken..filled].to_vec();
+                }
+                self.splice.copied(filled + LITTLE > scratch.len());
+            }
+            Phase::Closing => {
+                let writer = Pin::new(writer);
+                let ended = if self.is_last {
+                    writer.poll_finish(cx)
+                } else {
+                    writer.poll_shutdown(cx)
+                };
+                match ready!(ended) {
+                    Ok(()) => self.phase = Phase::Done,
+                    Err(error) => self.writer_broke(error.kind()),
+                }
+            }
+            Phase::Breaking => {
+                ready!(self.flush(cx, writer));
+                self.phase = Phase::ReaderBroke;
+            }
+            Phase::Done | Phase::ReaderBroke | Phase::WriterBroke => {}
+        }
+        Poll::Ready(())
+    }
+
+    /// Reads until the scratch space is about full or nothing more is there:
+    /// several TLS records then go on in one write.
+    fn read(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut impl Stream,
+        scratch: &mut [u8],
+    ) -> usize {
+        let mut buffer = ReadBuf::new(scratch);
+        while buffer.remaining() >= LITTLE {
+            let before = buffer.filled().len();
+            match Pin::new(&mut *reader).poll_read(cx, &mut buffer) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) if buffer.filled().len() > before => {}
+                Poll::Ready(Ok(())) => {
+                    self.reader_ended();
+                    break;
+                }
+                Poll::Ready(Err(_)) => {
+                    self.phase = Phase::Breaking;
+                    break;
+                }
+            }
+        }
+        buffer.filled().len()
+    }
+
+    /// Writes what the writer takes now.
+    fn write(&mut self, cx: &mut Context<'_>, writer: &mut impl Stream, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        while taken < bytes.len() {
+            match Pin::new(&mut *writer).poll_write(cx, &bytes[taken..]) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => {
+                    self.writer_broke(io::ErrorKind::WriteZero);
+                    break;
+                }
+                Poll::Ready(Err(error)) => {
+                    self.writer_broke(error.kind());
+                    break;
+                }
+                Poll::Ready(Ok(count)) => taken += count,
+            }
+        }
+        if taken > 0 {
+            self.unflushed = true;
+            self.carry(taken);
+        }
+        taken
+    }
+
+    /// Moves bytes from the reader into a pipe.
+    fn pull(&mut self, cx: &mut Context<'_>, from: &TcpStream) -> Poll<()> {
+        match ready!(self.splice.poll_pull(cx, from)) {
+            Some(Ok(0)) => self.reader_ended(),
+            Some(Err(_)) => self.phase = Phase::Breaking,
+            // Without a pipe it goes on by copying.
+            Some(Ok(_)) | None => {}
+        }
+        Poll::Ready(())
+    }
+
+    /// Moves bytes from the pipe to the writer, as many as it takes now.
+    fn push(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<()> {
+        match ready!(self.splice.poll_push(cx, to)) {
+            Ok(count) => self.carry(count),
+            Err(error) => self.writer_broke(error.kind()),
+        }
+        Poll::Ready(())
+    }
+
+    const fn reader_ended(&mut self) {
+        self.phase = if self.reader_is_gone {
+            Phase::Breaking
+        } else {
+            Phase::Closing
+        };
+    }
+
+    fn carry(&mut self, count: usize) {
+        self.carried += count as u64;
+        // Only this task writes it: no need for a locked addition.
+        self.meter.store(self.carried, Ordering::Relaxed);
+    }
+
+    fn writer_broke(&mut self, how: io::ErrorKind) {
+        self.phase = match self.phase {
+            // It need not be delivered any more; who broke off first is known.
+            Phase::Breaking => Phase::ReaderBroke,
+            _ => Phase::WriterBroke,
+        };
+        // A broken pipe is what writing finds after the other side finished
+        // sending in order and closed: what it sent before is whole. And where
+        // shutting down finds no connection, reading will still find out why.
+        self.writer_is_gone |=
+            !matches!(how, io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected);
+    }
+
+    /// Passes on what the writer holds.
+    fn flush(&mut self, cx: &mut Context<'_>, writer: &mut impl Stream) -> Poll<()> {
+        if self.unflushed {
+            match ready!(Pin::new(writer).poll_flush(cx)) {
+                Ok(()) => self.unflushed = false,
+                Err(error) => self.writer_broke(error.kind()),
+            }
+        }
+        Poll::Ready(())
+    }
+}

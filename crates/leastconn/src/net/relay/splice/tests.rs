@@ -1,0 +1,205 @@
+//! Over real sockets with the system's own buffers, so that much comes at once.
+
+#![cfg(target_os = "linux")]
+
+use std::sync::{Arc, atomic::Ordering};
+
+use leastconn_testkit::{
+    DEADLINE,
+    data::{Sha256, pattern, sha256_hex},
+    within,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+use super::*;
+use crate::{
+    Reason,
+    net::{
+        Stream,
+        relay::{Timeouts, Traffic, relay},
+    },
+};
+
+const MIB: usize = 1 << 20;
+
+/// All pipes are the process', so whoever counts them wants no company.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let connecting = TcpStream::connect(listener.local_addr().unwrap());
+    let (connected, accepted) = tokio::join!(connecting, listener.accept());
+    (connected.unwrap(), accepted.unwrap().0)
+}
+
+/// A client, a server, and the relay between them.
+async fn rig() -> (TcpStream, TcpStream, JoinHandle<Reason>, Arc<Traffic>) {
+    let (client, mut downstream) = pair().await;
+    let (mut upstream, server) = pair().await;
+    let traffic = Arc::new(Traffic::default());
+    let meter = Arc::clone(&traffic);
+    let relaying = tokio::spawn(async move {
+        relay(&mut downstream, &mut upstream, &Timeouts::default(), &meter).await
+    });
+    (client, server, relaying, traffic)
+}
+
+async fn digest(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
+    let mut digest = Sha256::default();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match stream.read(&mut buffer).await.unwrap() {
+            0 => return digest.finish_hex(),
+            count => digest.update(&buffer[..count]),
+        }
+    }
+}
+
+/// Both ways at once, each with its half-close.
+async fn exchange(forth: usize, back: usize) {
+    let (mut client, mut server, relaying, traffic) = rig().await;
+    let (forth, back) = (pattern(0, forth), pattern(7, back));
+    let (mut client_reads, mut client_writes) = client.split();
+    let (mut server_reads, mut server_writes) = server.split();
+    let all = async {
+        tokio::join!(
+            async {
+                client_writes.write_all(&forth).await.unwrap();
+                client_writes.shutdown().await.unwrap();
+            },
+            async {
+                server_writes.write_all(&back).await.unwrap();
+                server_writes.shutdown().await.unwrap();
+            },
+            digest(&mut server_reads),
+            digest(&mut client_reads),
+        )
+    };
+    let ((), (), forth_came, back_came) = within(3 * DEADLINE, "all bytes", all).await;
+    assert_eq!(forth_came, sha256_hex(&forth));
+    assert_eq!(back_came, sha256_hex(&back));
+    assert_eq!(relaying.await.unwrap(), Reason::Ok);
+    assert_eq!(traffic.received(), forth.len() as u64);
+    assert_eq!(traffic.sent(), back.len() as u64);
+}
+
+#[tokio::test]
+async fn much_is_spliced_and_arrives_whole() {
+    let _alone = ALONE.lock().await;
+    let before = SPLICED.load(Ordering::Relaxed);
+    exchange(48 * MIB, 48 * MIB + 1).await;
+    let spliced = SPLICED.load(Ordering::Relaxed) - before;
+    assert!(spliced > 48 * MIB, "{spliced} bytes of 96 MiB");
+}
+
+#[tokio::test]
+async fn without_a_pipe_bytes_are_copied() {
+    let _alone = ALONE.lock().await;
+    let all: Vec<Pipe> = std::iter::from_fn(Pipe::take).collect();
+    assert_eq!(all.len(), MAX_PIPES);
+    let before = SPLICED.load(Ordering::Relaxed);
+    exchange(16 * MIB, 16 * MIB).await;
+    assert_eq!(SPLICED.load(Ordering::Relaxed), before);
+    all.into_iter().for_each(Pipe::give_back);
+    exchange(16 * MIB, 16 * MIB).await;
+    assert!(SPLICED.load(Ordering::Relaxed) > before);
+}
+
+#[tokio::test]
+async fn an_idle_connection_has_no_pipe() {
+    let _alone = ALONE.lock().await;
+    let (mut client, mut server, relaying, _) = rig().await;
+    let before = SPLICED.load(Ordering::Relaxed);
+    let much = pattern(0, 16 * MIB);
+    for _ in 0..3 {
+        let mut came = vec![0; much.len()];
+        let carry = async { tokio::join!(client.write_all(&much), server.read_exact(&mut came)) };
+        within(DEADLINE, "all bytes", carry).await.0.unwrap();
+        assert_eq!(came, much);
+        let pipes = pipes();
+        assert_eq!((pipes.count, pipes.users), (pipes.empty.len(), 1));
+    }
+    assert!(SPLICED.load(Ordering::Relaxed) > before);
+    drop((client, server));
+    relaying.await.unwrap();
+    assert_eq!(pipes().count, 0);
+}
+
+#[tokio::test]
+async fn a_reset_amid_many_bytes_is_passed_on() {
+    let _alone = ALONE.lock().await;
+    let (mut client, mut server, relaying, _) = rig().await;
+    let much = pattern(0, 16 * MIB);
+    let mut came = vec![0; much.len()];
+    let carry = async { tokio::join!(server.write_all(&much), client.read_exact(&mut came)) };
+    within(DEADLINE, "all bytes", carry).await.0.unwrap();
+    // More is on its way than the client has read when the server breaks off.
+    let _ = tokio::time::timeout(
+        std::time::Duration::from_millis(100),
+        server.write_all(&much),
+    )
+    .await;
+    server.abort();
+    drop(server);
+    let mut rest = Vec::new();
+    let end = within(DEADLINE, "the end", client.read_to_end(&mut rest)).await;
+    assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(rest, much[..rest.len()]);
+    assert_eq!(relaying.await.unwrap(), Reason::ServerReset);
+}
+
+#[tokio::test]
+async fn a_reader_that_is_gone_is_noticed_amid_many_bytes() {
+    let _alone = ALONE.lock().await;
+    let (mut client, mut server, relaying, _) = rig().await;
+    let much = pattern(0, 16 * MIB);
+    let mut came = vec![0; MIB];
+    let sending = tokio::spawn(async move {
+        let mut result = Ok(());
+        while result.is_ok() {
+            result = server.write_all(&much).await;
+        }
+        result
+    });
+    within(DEADLINE, "some bytes", client.read_exact(&mut came))
+        .await
+        .unwrap();
+    client.abort();
+    drop(client);
+    let reason = within(DEADLINE, "the relay's end", relaying).await.unwrap();
+    assert_eq!(reason, Reason::ClientReset);
+    assert!(sending.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_slow_reader_stops_its_sender_and_gets_all_in_the_end() {
+    let _alone = ALONE.lock().await;
+    let (mut client, mut server, relaying, traffic) = rig().await;
+    let much = pattern(0, 64 * MIB);
+    let whole = sha256_hex(&much);
+    let sending = tokio::spawn(async move {
+        server.write_all(&much).await.unwrap();
+        server.shutdown().await.unwrap();
+        server
+    });
+    // Nothing is read: the same number twice means that nothing moves any more.
+    let stalled = async {
+        let mut before = u64::MAX;
+        while std::mem::replace(&mut before, traffic.sent()) != traffic.sent() || before == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    within(DEADLINE, "the stall", stalled).await;
+    assert!(!sending.is_finished());
+    assert_eq!(
+        within(DEADLINE, "the bytes", digest(&mut client)).await,
+        whole
+    );
+    client.shutdown().await.unwrap();
+    drop(sending.await.unwrap());
+    assert_eq!(relaying.await.unwrap(), Reason::Ok);
+}
