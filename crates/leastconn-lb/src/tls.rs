@@ -125,3 +125,9 @@ pub fn negotiated(stream: &TlsStream) -> (&'static str, &'static str) {
 pub fn fuzz_records(data: &[u8]) {
     record::drive::drive(data);
 }
+
+/// For the fuzz target `tls_stream`.
+#[cfg(fuzzing)]
+pub fn fuzz_stream(data: &[u8]) {
+    direct::drive::drive(data);
+}

@@ -17,7 +17,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    record::{Content, MAX_OVERHEAD, MAX_PLAINTEXT, Records, SMALL, Violation},
+    record::{Content, MAX_OVERHEAD, MAX_PLAINTEXT, Records, Rekey, SMALL, Violation},
     unbuffered::Keys,
 };
 
@@ -97,13 +97,13 @@ impl Rest {
 }
 
 /// See [`super::TlsStream`].
-pub(super) struct Direct<S> {
+pub(super) struct Direct<S, K = Keys> {
     socket: S,
-    state: Box<State>,
+    state: Box<State<K>>,
 }
 
-struct State {
-    records: Records<Keys>,
+struct State<K> {
+    records: Records<K>,
     /// Received, and not yet opened: most often the front of a record.
     unopened: Rest,
     /// Opened, and not yet read.
@@ -118,9 +118,9 @@ struct State {
     closed: bool,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Direct<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> Direct<S, K> {
     /// `unopened` came behind the handshake.
-    pub(super) fn new(socket: S, records: Records<Keys>, unopened: &[u8]) -> Self {
+    pub(super) fn new(socket: S, records: Records<K>, unopened: &[u8]) -> Self {
         let mut state = State {
             records,
             unopened: Rest::default(),
@@ -165,6 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<S> {
     /// socket takes it now.
     fn refuse(&mut self, cx: &mut Context<'_>, why: Violation) -> io::Error {
         self.state.broken = true;
+        self.state.unopened = Rest::default();
         if !self.state.closed {
             self.state.closed = true;
             let mut small = [0; SMALL];
@@ -203,6 +204,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<S> {
         let count = ciphertext.filled().len();
         if count == 0 {
             state.broken = true;
+            state.unopened = Rest::default();
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
         filled += count;
@@ -235,7 +237,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<S> {
     }
 }
 
-impl State {
+impl<K: Rekey> State<K> {
     fn take_unread(&mut self, buffer: &mut ReadBuf<'_>) {
         let left = self.unread.left();
         let count = left.len().min(buffer.remaining());
@@ -289,7 +291,7 @@ impl State {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Direct<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncRead for Direct<S, K> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -314,7 +316,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Direct<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Direct<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncWrite for Direct<S, K> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -367,7 +369,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Direct<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Direct<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> Direct<S, K> {
     fn poll_close_notify(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.state.closed {
             ready!(self.poll_send(cx))?;
@@ -380,7 +382,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Direct<S> {
     }
 }
 
-impl<S: leastconn::net::Stream> leastconn::net::Stream for Direct<S> {
+impl<S: leastconn::net::Stream, K: Rekey> leastconn::net::Stream for Direct<S, K> {
     fn abort(&mut self) {
         self.socket.abort();
     }
@@ -394,3 +396,12 @@ impl<S: leastconn::net::Stream> leastconn::net::Stream for Direct<S> {
 fn into_io(why: Violation) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
+
+#[cfg(any(test, fuzzing))]
+pub(super) mod drive;
+
+#[cfg(any(test, fuzzing))]
+mod memory;
+
+#[cfg(test)]
+mod tests;
