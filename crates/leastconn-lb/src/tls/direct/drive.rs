@@ -1,9 +1,9 @@
 //! A stream over a socket in memory, its client one that does anything, for
 //! properties and fuzzing.
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use std::{pin::Pin, sync::LazyLock, task::Poll};
 
-use std::{pin::Pin, task::Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     Direct,
@@ -13,13 +13,13 @@ use crate::tls::record::{content, drive::pair};
 
 /// Numbered bytes, so that none can take another's place.
 fn counted(from: usize, count: usize) -> Vec<u8> {
-    let mut next = (from % 251) as u8;
-    let number = || {
-        let this = next;
-        next = if this == 250 { 0 } else { this + 1 };
-        this
-    };
-    std::iter::repeat_with(number).take(count).collect()
+    static NUMBERS: LazyLock<Vec<u8>> = LazyLock::new(|| (0..251).collect::<Vec<_>>().repeat(300));
+    let mut bytes = Vec::with_capacity(count);
+    while bytes.len() < count {
+        let numbers = &NUMBERS[(from + bytes.len()) % 251..];
+        bytes.extend_from_slice(&numbers[..numbers.len().min(count - bytes.len())]);
+    }
+    bytes
 }
 
 /// Every byte that each side sent in records that were sealed well must be read

@@ -55,9 +55,12 @@ impl AsyncRead for Socket {
         if count == 0 && !(wire.inbound.is_empty() && wire.ended) {
             return Poll::Pending;
         }
-        let bytes: Vec<u8> = wire.inbound.drain(..count).collect();
         wire.readable -= count;
-        buffer.put_slice(&bytes);
+        let (front, behind) = wire.inbound.as_slices();
+        let first = count.min(front.len());
+        buffer.put_slice(&front[..first]);
+        buffer.put_slice(&behind[..count - first]);
+        wire.inbound.drain(..count);
         Poll::Ready(Ok(()))
     }
 }

@@ -300,7 +300,7 @@ impl Talk {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     /// Whatever two sides do and however the wire cuts it: the same bytes come
     /// out, the end is told as it was, and nothing is kept after it.
