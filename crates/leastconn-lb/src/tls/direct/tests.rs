@@ -16,7 +16,13 @@ use super::{
     memory::{Socket, context},
     *,
 };
-use crate::tls::unbuffered::shake_hands;
+use crate::tls::{
+    record::{
+        content,
+        drive::{limited, pair},
+    },
+    unbuffered::shake_hands,
+};
 
 /// What one side does, or the wire between them.
 #[derive(Clone, Debug)]
@@ -297,6 +303,27 @@ impl Talk {
         let state = &self.server.state;
         assert!(state.unopened.is_empty() && state.unread.is_empty() && state.unsent.is_empty());
     }
+}
+
+#[test]
+fn a_key_that_may_seal_no_more_ends_sending_without_close_notify() {
+    let (mut client, records) = pair(false, false).unwrap();
+    let wire = Socket::default();
+    wire.0.borrow_mut().writable = usize::MAX / 2;
+    let mut stream = Direct::new(wire.clone(), limited(records, 3), &[]);
+    let mut write = |bytes: &[u8]| Pin::new(&mut stream).poll_write(&mut context(), bytes);
+    for _ in 0..2 {
+        assert!(matches!(write(b"some"), Poll::Ready(Ok(4))));
+    }
+    for _ in 0..2 {
+        assert!(matches!(write(b"more"), Poll::Ready(Err(_))));
+    }
+    let shut = Pin::new(&mut stream).poll_shutdown(&mut context());
+    assert!(matches!(shut, Poll::Ready(Ok(()))));
+    // TCP ends, TLS does not: something is missing, and the client must know.
+    assert!(wire.0.borrow().shut);
+    let seen = client.back(&wire.0.borrow().outbound).unwrap();
+    assert_eq!(seen, vec![(content::DATA, b"some".to_vec()); 2]);
 }
 
 proptest! {

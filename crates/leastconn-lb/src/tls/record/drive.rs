@@ -137,6 +137,13 @@ pub(crate) fn pair(tls13: bool, chacha: bool) -> Result<(Client, Records<Counted
     Ok((client, records))
 }
 
+/// A record layer whose keys seal so many records.
+#[cfg(test)]
+pub(crate) fn limited<K>(mut records: Records<K>, limit: u64) -> Records<K> {
+    records.limit = limit;
+    records
+}
+
 /// Both ends, record by record.
 pub(crate) struct Peer {
     pub(crate) client: Client,
