@@ -12,6 +12,7 @@ CONFIG ?= examples/local.toml
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 RACE_ROUNDS ?= 20
+FUZZ_SECONDS ?= 60
 IMAGE ?= leastconn-lb:local
 
 # docker-compose 1.29 or `docker compose`, whichever is there.
@@ -91,6 +92,18 @@ test-race: loom ## Every interleaving of the small models, then the tests with r
 .PHONY: loom
 loom: ## The model-checked tests alone
 	RUSTFLAGS="--cfg loom" $(CARGO) test --locked --release -p leastconn --no-default-features --target-dir target/loom --test loom
+
+# cargo-fuzz wants a nightly compiler for flags that a stable one takes too, when
+# told so. Without a sanitizer: that needs a standard library built for it, and
+# there is no unsafe code to find fault with.
+.PHONY: fuzz
+fuzz: ## Fuzz the TLS record layer, each target for FUZZ_SECONDS=60 (needs: cargo install cargo-fuzz)
+	@cargo fuzz --version >/dev/null 2>&1 || { echo 'cargo-fuzz is missing: cargo install --locked cargo-fuzz'; exit 1; }
+	@for target in tls_record tls_stream; do \
+	  mkdir -p fuzz/corpus/$$target; \
+	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run -s none $$target -- -max_total_time=$(FUZZ_SECONDS) \
+	    -max_len=2048 -dict=fuzz/$$target.dict -print_final_stats=1; \
+	done
 
 .PHONY: lint
 lint: ## Format, clippy, docs, architecture, dependencies, scripts

@@ -27,7 +27,7 @@ use crate::{
     load::{Identity, LoadError, Progress, TlsOptions, certificates},
     machine::{self, Machine},
 };
-use balancer::{Balancer, Job, StartError};
+use balancer::{Balancer, Job, Records, StartError};
 use case::{Case, Growth};
 use child::Child;
 use measure::{Sample, Settings, measure};
@@ -58,6 +58,9 @@ pub struct CompareArgs {
     /// Threads of each balancer, each with a CPU of its own.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     workers: u8,
+    /// What seals and opens leastconn's TLS records; without: its default.
+    #[arg(long, value_enum)]
+    records: Option<Records>,
     /// leastconn-lb.
     #[arg(
         long,
@@ -164,6 +167,9 @@ impl Bench {
         } else if cpus.iter().any(|cpu| own_cpus.contains(cpu)) {
             notes.push("balancer and load share a CPU".to_owned());
         }
+        if let Some(records) = args.records {
+            notes.push(format!("leastconn with tls_records = \"{records}\""));
+        }
         let programs = programs(args, &mut notes)?;
         let smaller = case::all(args.quick, usize::MAX);
         if cases
@@ -217,6 +223,7 @@ impl Bench {
                 run,
                 servers: Vec::new(),
                 workers,
+                records: args.records,
                 identities: 1,
                 max_connections: most,
                 cpus,

@@ -1,13 +1,14 @@
 //! Starting a balancer for the same job as the others.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
+use clap::ValueEnum;
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -16,6 +17,24 @@ use super::{
     program::{Kind, Program, nginx_module},
 };
 use crate::load::{Target, Tls};
+
+/// What seals and opens leastconn's TLS records: `[process] tls_records`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Records {
+    /// leastconn itself.
+    Direct,
+    /// rustls.
+    Rustls,
+}
+
+impl fmt::Display for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Direct => "direct",
+            Self::Rustls => "rustls",
+        })
+    }
+}
 
 /// What it is to do.
 #[derive(Clone, Debug)]
@@ -28,6 +47,8 @@ pub struct Job {
     pub servers: Vec<SocketAddr>,
     /// Threads (or processes) that do the work.
     pub workers: usize,
+    /// leastconn's record layer; without: its default.
+    pub records: Option<Records>,
     /// Client rules; the last one is that of the client that connects.
     pub identities: usize,
     /// Connections that must be possible.
@@ -139,12 +160,17 @@ fn prepare(
     let module = module.map_or_else(String::new, |path| {
         format!("load_module {};", path.display())
     });
+    // Not written without need: versions before it do not know the key.
+    let records = job.records.map_or_else(String::new, |records| {
+        format!("tls_records = \"{records}\"")
+    });
     let values = [
         ("@PKI@", job.pki.display().to_string()),
         ("@RUN@", directory.display().to_string()),
         ("@TLS_PORT@", tls_port.to_string()),
         ("@PLAIN_PORT@", plain_port.to_string()),
         ("@WORKERS@", job.workers.to_string()),
+        ("@RECORDS@", records),
         ("@MAX_CONNECTIONS@", job.max_connections.to_string()),
         (
             "@MAX_WITH_PIPES@",
@@ -255,6 +281,7 @@ mod tests {
             run: directory.path().to_owned(),
             servers: vec!["127.0.0.1:1".parse().unwrap(); 4],
             workers: 1,
+            records: Some(Records::Direct),
             identities: 2,
             max_connections: 100,
             cpus: vec![0],

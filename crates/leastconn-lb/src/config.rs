@@ -45,7 +45,7 @@ use toml::de::{DeTable, DeValue};
 pub use cidr::IpNet;
 pub use model::{
     Access, Admin, Allow, Client, Config, Exact, Format, Granted, HealthCheck, Level, Listener,
-    Log, Match, ProbeKind, Process, Route, StatusSet, Timeouts, Upstream,
+    Log, Match, ProbeKind, Process, Route, StatusSet, Timeouts, TlsRecords, Upstream,
 };
 pub use pattern::{CnPattern, DnsPattern};
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};

@@ -46,9 +46,13 @@ impl Listener {
         handshakes: Arc<Semaphore>,
         limiter: Arc<Limiter>,
     ) -> Result<Self, TlsError> {
+        let records = state.config.process.tls_records;
+        let tls = config.tls.as_ref();
         Ok(Self {
             name: Arc::clone(&config.name),
-            tls: config.tls.as_ref().map(tls::server_config).transpose()?,
+            tls: tls
+                .map(|tls| tls::server_config(tls, records))
+                .transpose()?,
             timeouts: config.timeouts,
             routing: Routing::from(config),
             metrics: Arc::new(metrics.listener(&config.name)),

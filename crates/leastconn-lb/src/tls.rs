@@ -12,7 +12,7 @@ mod stream;
 mod unbuffered;
 mod verifier;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use rustls::{
     RootCertStore, ServerConfig, SupportedProtocolVersion,
@@ -25,7 +25,7 @@ pub use stream::TlsStream;
 
 use verifier::Remembering;
 
-use crate::config::{ClientAuth, MinVersion, Tls};
+use crate::config::{ClientAuth, MinVersion, Tls, TlsRecords};
 
 /// A configuration that rustls does not take, although its files were checked.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +41,12 @@ pub enum TlsError {
 /// What a listener speaks: TLS 1.2 and 1.3 or 1.3 alone, with rustls' default
 /// suites, which are ECDHE with AES-GCM or ChaCha20-Poly1305 and nothing else.
 ///
+/// The choice of the record layer is in `enable_secret_extraction`, which
+/// [`TlsRecords::Direct`] needs and nothing else does.
+///
 /// # Errors
 /// If rustls refuses any part of it.
-pub fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server_config(tls: &Tls, records: TlsRecords) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(provider());
     let versions: &[&SupportedProtocolVersion] = match tls.min_version {
         MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
@@ -73,19 +76,8 @@ pub fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.ignore_client_order = true;
-    config.enable_secret_extraction = own_records();
+    config.enable_secret_extraction = records == TlsRecords::Direct;
     Ok(Arc::new(config))
-}
-
-/// Whether records are our own rather than rustls': an experiment, only where
-/// the environment says `LEASTCONN_TLS_RECORDS=own`. A [`ServerConfig`] carries
-/// the answer in `enable_secret_extraction`, which our own need and nothing else
-/// does.
-fn own_records() -> bool {
-    static OWN: OnceLock<bool> = OnceLock::new();
-    *OWN.get_or_init(|| {
-        std::env::var_os("LEASTCONN_TLS_RECORDS").is_some_and(|value| value == "own")
-    })
 }
 
 /// rustls' suites, all of them, in our own order: AES-128-GCM first. Clients put
@@ -132,4 +124,10 @@ pub fn negotiated(stream: &TlsStream) -> (&'static str, &'static str) {
 #[cfg(fuzzing)]
 pub fn fuzz_records(data: &[u8]) {
     record::drive::drive(data);
+}
+
+/// For the fuzz target `tls_stream`.
+#[cfg(fuzzing)]
+pub fn fuzz_stream(data: &[u8]) {
+    direct::drive::drive(data);
 }

@@ -62,6 +62,20 @@ pub struct Process {
     pub max_handshakes: NonZeroUsize,
     /// How long open connections may go on once the process was told to stop.
     pub drain_timeout: Duration,
+    /// What seals and opens TLS records once a handshake is over.
+    pub tls_records: TlsRecords,
+}
+
+/// What seals and opens TLS records. Clients cannot tell; what it costs differs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "tls_records")]
+pub enum TlsRecords {
+    /// The balancer itself, between the socket's and the relay's buffers.
+    #[default]
+    Direct,
+    /// rustls, by way of buffers of its own.
+    Rustls,
 }
 
 /// `[log]`

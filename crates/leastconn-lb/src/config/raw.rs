@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{
     defaults::{self, text},
-    model::{Format, Level},
+    model::{Format, Level, TlsRecords},
     tls::{ClientAuth, MinVersion},
 };
 use value::{At, DateTime, DurationText, OneOrMany, ServerEntry, StatusCodes, Workers};
@@ -65,6 +65,9 @@ pub struct RawProcess {
     /// How long open connections may go on once the process was told to stop. "0s": not at all.
     #[schemars(extend("default" = text(defaults::DRAIN_TIMEOUT)))]
     pub drain_timeout: Opt<DurationText>,
+    /// What seals and opens TLS records once a handshake is over.
+    #[schemars(extend("default" = "direct"))]
+    pub tls_records: Opt<TlsRecords>,
 }
 
 /// What is logged, how and where.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    Access, Allow, CnPattern, DnsPattern, Format, IpNet, Level, Log, Match, Process,
+    Access, Allow, CnPattern, DnsPattern, Format, IpNet, Level, Log, Match, Process, TlsRecords,
 };
 
 /// A rule as a test writes it down: patterns as text.
@@ -49,6 +49,7 @@ fn config(clients: Vec<Client>) -> Config {
             max_connections: None,
             max_handshakes: NonZeroUsize::MIN,
             drain_timeout: Duration::ZERO,
+            tls_records: TlsRecords::default(),
         },
         log: Log {
             level: Level::Info,

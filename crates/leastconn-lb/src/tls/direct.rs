@@ -1,4 +1,4 @@
-//! A TLS connection over a TCP socket whose records are our own: opened from
+//! A TLS connection over a socket whose records are our own: opened from
 //! the worker's buffer into the reader's and sealed from the writer's into the
 //! worker's, so that nothing is copied but by the ciphers and the kernel.
 //!
@@ -15,15 +15,12 @@ use std::{
 };
 
 use rustix::net::SendFlags;
-use rustls::{kernel::KernelConnection, server::ServerConnectionData};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
-    net::TcpStream,
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+
+use super::{
+    record::{Content, MAX_OVERHEAD, MAX_PLAINTEXT, Records, Rekey, SMALL, Violation},
+    unbuffered::Keys,
 };
-
-use super::record::{Content, MAX_OVERHEAD, MAX_PLAINTEXT, Records, SMALL, Violation};
-
-pub(super) type Keys = Box<KernelConnection<ServerConnectionData>>;
 
 /// Plaintext sealed before the socket is asked to take it.
 const SEND: usize = 128 * 1024;
@@ -86,23 +83,28 @@ impl Rest {
         self.gone >= self.bytes.len()
     }
 
-    /// Frees the buffer with its last byte.
+    /// Frees the buffer with its last byte, and half of it when half is gone:
+    /// what is left may stay for long.
     fn advance(&mut self, count: usize) {
         self.gone += count;
         if self.is_empty() {
             *self = Self::default();
+        } else if self.gone > self.bytes.len() / 2 {
+            let left: Box<[u8]> = self.left().into();
+            self.bytes = left;
+            self.gone = 0;
         }
     }
 }
 
 /// See [`super::TlsStream`].
-pub(super) struct Direct {
-    socket: TcpStream,
-    state: Box<State>,
+pub(super) struct Direct<S, K = Keys> {
+    socket: S,
+    state: Box<State<K>>,
 }
 
-struct State {
-    records: Records<Keys>,
+struct State<K> {
+    records: Records<K>,
     /// Received, and not yet opened: most often the front of a record.
     unopened: Rest,
     /// Opened, and not yet read.
@@ -117,9 +119,9 @@ struct State {
     closed: bool,
 }
 
-impl Direct {
+impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> Direct<S, K> {
     /// `unopened` came behind the handshake.
-    pub(super) fn new(socket: TcpStream, records: Records<Keys>, unopened: &[u8]) -> Self {
+    pub(super) fn new(socket: S, records: Records<K>, unopened: &[u8]) -> Self {
         let mut state = State {
             records,
             unopened: Rest::default(),
@@ -136,7 +138,7 @@ impl Direct {
         }
     }
 
-    pub(super) fn into_socket(self) -> TcpStream {
+    pub(super) fn into_socket(self) -> S {
         self.socket
     }
 
@@ -164,6 +166,7 @@ impl Direct {
     /// socket takes it now.
     fn refuse(&mut self, cx: &mut Context<'_>, why: Violation) -> io::Error {
         self.state.broken = true;
+        self.state.unopened = Rest::default();
         if !self.state.closed {
             self.state.closed = true;
             let mut small = [0; SMALL];
@@ -184,27 +187,28 @@ impl Direct {
     ) -> Poll<io::Result<()>> {
         let Self { socket, state } = self;
         let kept = state.unopened.left();
+        match state.records.length(kept) {
+            Ok(Some(length)) if length <= kept.len() => return self.open_kept(cx, scratch, buffer),
+            Ok(_) => {}
+            Err(why) => return Poll::Ready(Err(self.refuse(cx, why))),
+        }
+        // Less than the longest record, so there is room, and for more.
         let mut filled = kept.len();
         scratch.received[..filled].copy_from_slice(kept);
-        let whole = match state.records.length(kept) {
-            Ok(length) => length.is_some_and(|length| length <= kept.len()),
-            Err(why) => return Poll::Ready(Err(self.refuse(cx, why))),
-        };
-        if !whole {
-            // A whole number of the longest records, if that fills the buffer.
-            let room = buffer.remaining();
-            let wanted = room + room / MAX_PLAINTEXT * (5 + 1 + 16);
-            let size = wanted.saturating_sub(filled).max(SMALLEST_READ);
-            let end = (filled + size).min(RECEIVE);
-            let mut ciphertext = ReadBuf::new(&mut scratch.received[filled..end]);
-            ready!(Pin::new(socket).poll_read(cx, &mut ciphertext))?;
-            let count = ciphertext.filled().len();
-            if count == 0 {
-                state.broken = true;
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-            }
-            filled += count;
+        // A whole number of the longest records, if that fills the buffer.
+        let room = buffer.remaining();
+        let wanted = room + room / MAX_PLAINTEXT * (5 + 1 + 16);
+        let size = wanted.saturating_sub(filled).max(SMALLEST_READ);
+        let end = (filled + size).min(RECEIVE);
+        let mut ciphertext = ReadBuf::new(&mut scratch.received[filled..end]);
+        ready!(Pin::new(socket).poll_read(cx, &mut ciphertext))?;
+        let count = ciphertext.filled().len();
+        if count == 0 {
+            state.broken = true;
+            state.unopened = Rest::default();
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
+        filled += count;
         let received = &scratch.received[..filled];
         match state.open(received, &mut scratch.opened, buffer) {
             Ok(used) => {
@@ -214,9 +218,27 @@ impl Direct {
             Err(why) => Poll::Ready(Err(self.refuse(cx, why))),
         }
     }
+
+    /// Opens what is kept, of which at least the first record is whole.
+    fn open_kept(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut kept = std::mem::take(&mut self.state.unopened);
+        match self.state.open(kept.left(), &mut scratch.opened, buffer) {
+            Ok(used) => {
+                kept.advance(used);
+                self.state.unopened = kept;
+                Poll::Ready(Ok(()))
+            }
+            Err(why) => Poll::Ready(Err(self.refuse(cx, why))),
+        }
+    }
 }
 
-impl State {
+impl<K: Rekey> State<K> {
     fn take_unread(&mut self, buffer: &mut ReadBuf<'_>) {
         let left = self.unread.left();
         let count = left.len().min(buffer.remaining());
@@ -270,7 +292,7 @@ impl State {
     }
 }
 
-impl AsyncRead for Direct {
+impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncRead for Direct<S, K> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -295,7 +317,7 @@ impl AsyncRead for Direct {
     }
 }
 
-impl AsyncWrite for Direct {
+impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncWrite for Direct<S, K> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -312,7 +334,12 @@ impl AsyncWrite for Direct {
             let mut length = 0;
             for fragment in bytes.chunks(FRAGMENT) {
                 let room = &mut scratch.sealed[length..];
-                length += state.records.seal(fragment, room).map_err(into_io)?;
+                length += state.records.seal(fragment, room).map_err(|why| {
+                    // Not sent, and so the end of all sending: a close_notify
+                    // would say that nothing is missing.
+                    state.closed = true;
+                    into_io(why)
+                })?;
             }
             let mut taken = 0;
             while taken < length {
@@ -343,7 +370,7 @@ impl AsyncWrite for Direct {
     }
 }
 
-impl Direct {
+impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> Direct<S, K> {
     /// Seals `close_notify`, behind all that was written.
     fn poll_seal_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.state.closed {
@@ -362,7 +389,7 @@ impl Direct {
     }
 }
 
-impl leastconn::net::Stream for Direct {
+impl<S: leastconn::net::Stream, K: Rekey> leastconn::net::Stream for Direct<S, K> {
     fn abort(&mut self) {
         self.socket.abort();
     }
@@ -373,10 +400,12 @@ impl leastconn::net::Stream for Direct {
         let this = self.get_mut();
         ready!(this.poll_seal_end(cx))?;
         let Self { socket, state } = &mut *this;
-        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
-        let send = || Ok(rustix::net::send(&*socket, state.unsent.left(), flags)?);
-        if let Ok(count) = socket.try_io(Interest::WRITABLE, send) {
-            state.unsent.advance(count);
+        if let Some(socket) = socket.as_tcp() {
+            let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+            let send = || Ok(rustix::net::send(socket, state.unsent.left(), flags)?);
+            if let Ok(count) = socket.try_io(Interest::WRITABLE, send) {
+                state.unsent.advance(count);
+            }
         }
         // What could not go now waits for its turn, and finds out what is wrong.
         this.poll_send(cx)
@@ -386,3 +415,12 @@ impl leastconn::net::Stream for Direct {
 fn into_io(why: Violation) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
+
+#[cfg(any(test, fuzzing))]
+pub(super) mod drive;
+
+#[cfg(any(test, fuzzing))]
+mod memory;
+
+#[cfg(test)]
+mod tests;

@@ -146,6 +146,8 @@ pub async fn accept(
     config: Arc<ServerConfig>,
 ) -> Result<TlsStream, (HandshakeError, TcpStream)> {
     if config.enable_secret_extraction {
+        // It is not needed any more, and handshakes may take long.
+        drop(hello.accepted);
         return unbuffered::accept(socket, hello.bytes, config).await;
     }
     let session: ServerConnection = match hello.accepted.into_connection(config) {

@@ -15,7 +15,6 @@ use std::time::Instant;
 
 use rustls::{
     AlertDescription, ConnectionTrafficSecrets, Error, ProtocolVersion, SupportedCipherSuite,
-    kernel::KernelConnection, server::ServerConnectionData,
 };
 
 use cipher::{Cipher, Construction};
@@ -84,16 +83,6 @@ impl Violation {
 pub(crate) trait Rekey {
     fn next_receiving(&mut self) -> Result<ConnectionTrafficSecrets, Error>;
     fn next_sending(&mut self) -> Result<ConnectionTrafficSecrets, Error>;
-}
-
-impl Rekey for Box<KernelConnection<ServerConnectionData>> {
-    fn next_receiving(&mut self) -> Result<ConnectionTrafficSecrets, Error> {
-        Ok(self.update_rx_secret()?.1)
-    }
-
-    fn next_sending(&mut self) -> Result<ConnectionTrafficSecrets, Error> {
-        Ok(self.update_tx_secret()?.1)
-    }
 }
 
 /// What a record was.
@@ -300,11 +289,12 @@ impl<K: Rekey> Records<K> {
     /// Tells the client that we send under new keys from here on.
     fn update_sending(&mut self, out: &mut [u8]) -> Result<usize, Violation> {
         self.owed.key_update = false;
-        let keys = self.keys.as_mut().ok_or(Violation::Exhausted)?;
+        if self.keys.is_none() {
+            return Err(Violation::Exhausted);
+        }
         let message = [KEY_UPDATE, 0, 0, 1, 0];
-        let length = self
-            .sending
-            .seal(self.sent, content::HANDSHAKE, &message, out)?;
+        let length = self.seal_next(content::HANDSHAKE, &message, out)?;
+        let keys = self.keys.as_mut().ok_or(Violation::Exhausted)?;
         let secrets = keys.next_sending().map_err(|_| Violation::Keys)?;
         self.sending = Cipher::new(ProtocolVersion::TLSv1_3, &secrets)?;
         self.sent = 0;
@@ -323,11 +313,20 @@ impl<K: Rekey> Records<K> {
             length += self.update_sending(out.get_mut(length..).ok_or(Violation::Keys)?)?;
         }
         let out = out.get_mut(length..).ok_or(Violation::Keys)?;
-        length += self
-            .sending
-            .seal(self.sent, content::DATA, plaintext, out)?;
-        self.sent += 1;
+        length += self.seal_next(content::DATA, plaintext, out)?;
         Ok(length)
+    }
+
+    /// The number is used up first: whatever fails, none is used twice.
+    fn seal_next(
+        &mut self,
+        kind: u8,
+        plaintext: &[u8],
+        out: &mut [u8],
+    ) -> Result<usize, Violation> {
+        let number = self.sent;
+        self.sent = number.checked_add(1).ok_or(Violation::Exhausted)?;
+        self.sending.seal(number, kind, plaintext, out)
     }
 
     /// Seals the orderly end.
@@ -350,9 +349,7 @@ impl<K: Rekey> Records<K> {
         out: &mut [u8],
     ) -> Result<usize, Violation> {
         let alert = [level, u8::from(description)];
-        let length = self.sending.seal(self.sent, content::ALERT, &alert, out)?;
-        self.sent += 1;
-        Ok(length)
+        self.seal_next(content::ALERT, &alert, out)
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) struct About {
 }
 
 enum Layer {
-    Own(Direct),
+    Direct(Direct<TcpStream>),
     Rustls(Box<Buffered>),
 }
 
@@ -51,9 +51,9 @@ impl TlsStream {
         }
     }
 
-    pub(super) fn own(stream: Direct, about: About) -> Self {
+    pub(super) fn direct(stream: Direct<TcpStream>, about: About) -> Self {
         Self {
-            records: Layer::Own(stream),
+            records: Layer::Direct(stream),
             about: Box::new(about),
         }
     }
@@ -71,7 +71,7 @@ impl TlsStream {
     /// Gives up TLS, for closing.
     pub fn into_socket(self) -> TcpStream {
         match self.records {
-            Layer::Own(stream) => stream.into_socket(),
+            Layer::Direct(stream) => stream.into_socket(),
             Layer::Rustls(stream) => stream.into_socket(),
         }
     }
@@ -80,7 +80,7 @@ impl TlsStream {
 macro_rules! either {
     ($self:expr, $stream:ident => $do:expr) => {
         match &mut $self.get_mut().records {
-            Layer::Own($stream) => $do,
+            Layer::Direct($stream) => $do,
             Layer::Rustls(boxed) => {
                 let $stream = &mut **boxed;
                 $do
@@ -120,7 +120,7 @@ impl AsyncWrite for TlsStream {
 impl leastconn::net::Stream for TlsStream {
     fn abort(&mut self) {
         match &mut self.records {
-            Layer::Own(stream) => stream.abort(),
+            Layer::Direct(stream) => stream.abort(),
             Layer::Rustls(stream) => stream.abort(),
         }
     }

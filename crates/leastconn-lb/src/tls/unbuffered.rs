@@ -1,22 +1,43 @@
 //! The handshake for a connection whose records become our own: rustls works on
-//! buffers of ours, and at the end gives out the keys.
+//! buffers of ours, and at the end gives out the keys. After it there is no rustls
+//! connection any more, only its key schedule ([`KernelConnection`]).
+//!
+//! Not by `ServerConnection::dangerous_extract_secrets`: that gives keys out
+//! without the schedule, so that no key update could follow, and it may have
+//! opened records already that came behind the handshake.
+//!
+//! All that is left of rustls' API for this purpose is in this file, because it
+//! changes: rustls 0.24 has no `rustls::unbuffered`. There `ServerHandshake`
+//! takes the place of `Acceptor` and `UnbufferedServerConnection`: `start()`,
+//! `NeedsInput::process` on a `SliceInput` of our buffer, `Accepted::choose_config`
+//! with what it has to answer appended to a `Vec`, and at its end a
+//! `SplitConnection`, whose `dangerous_into_kernel_connection` gives what [`finish`]
+//! takes apart. The ClientHello, now parsed by [`read_hello`](super::read_hello) and
+//! again here, is then parsed once.
 
-use std::{io, sync::Arc};
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use rustls::{
-    Error, ServerConfig,
-    server::UnbufferedServerConnection,
+    ConnectionTrafficSecrets, Error, ServerConfig,
+    kernel::KernelConnection,
+    server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 
 use super::{
     HandshakeError, TlsStream,
     direct::Direct,
-    record::{HEADER, Records, Violation},
+    record::{HEADER, Records, Rekey, Violation},
     stream::About,
 };
 
@@ -27,19 +48,54 @@ const ENOUGH: usize = 128 * 1024;
 /// Read at once: more than any flight but one with a long chain.
 const CHUNK: usize = 4 * 1024;
 
+/// Where the next keys come from, in TLS 1.3.
+pub(super) struct Keys(Box<KernelConnection<ServerConnectionData>>);
+
+impl Rekey for Keys {
+    fn next_receiving(&mut self) -> Result<ConnectionTrafficSecrets, Error> {
+        Ok(self.0.update_rx_secret()?.1)
+    }
+
+    fn next_sending(&mut self) -> Result<ConnectionTrafficSecrets, Error> {
+        Ok(self.0.update_tx_secret()?.1)
+    }
+}
+
 /// Goes on after a ClientHello that `received` begins with.
 pub(super) async fn accept(
     mut socket: TcpStream,
     received: Vec<u8>,
     config: Arc<ServerConfig>,
 ) -> Result<TlsStream, (HandshakeError, TcpStream)> {
-    match Box::pin(handshake(&mut socket, received, config)).await {
-        Ok((session, unopened)) => match finish(session) {
-            Ok(ready) => Ok(ready.into_stream(socket, &unopened)),
-            Err(error) => Err((error, socket)),
-        },
+    match Box::pin(shake_hands(&mut socket, received, config)).await {
+        Ok(done) => {
+            let stream = Direct::new(socket, done.records, &done.unopened);
+            Ok(TlsStream::direct(stream, done.about))
+        }
         Err(error) => Err((error, socket)),
     }
+}
+
+/// All that outlives a handshake.
+pub(super) struct Done {
+    pub(super) records: Records<Keys>,
+    pub(super) about: About,
+    /// What came behind it.
+    pub(super) unopened: Vec<u8>,
+}
+
+pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut S,
+    received: Vec<u8>,
+    config: Arc<ServerConfig>,
+) -> Result<Done, HandshakeError> {
+    let (session, unopened) = handshake(socket, received, config).await?;
+    let (records, about) = finish(session)?;
+    Ok(Done {
+        records,
+        about,
+        unopened,
+    })
 }
 
 /// How far rustls came with what there is.
@@ -49,8 +105,8 @@ enum Progress {
 }
 
 /// Returns the session, and what came behind the handshake.
-async fn handshake(
-    socket: &mut TcpStream,
+async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut S,
     mut received: Vec<u8>,
     config: Arc<ServerConfig>,
 ) -> Result<(UnbufferedServerConnection, Vec<u8>), HandshakeError> {
@@ -67,8 +123,7 @@ async fn handshake(
         if !answer.is_empty() {
             match &progress {
                 Ok(_) => socket.write_all(&answer).await?,
-                // The alert, as far as the socket takes it now.
-                Err(_) => drop(socket.try_write(&answer)),
+                Err(_) => try_write(socket, &answer).await,
             }
             answer.clear();
         }
@@ -89,6 +144,15 @@ async fn handshake(
             }
         }
     }
+}
+
+/// Writes the alert, as far as the socket takes it now.
+async fn try_write<S: AsyncWrite + Unpin>(socket: &mut S, alert: &[u8]) {
+    poll_fn(|cx: &mut Context<'_>| {
+        let _ = Pin::new(&mut *socket).poll_write(cx, alert);
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// The length of a record by its header, or of something that rustls refuses by
@@ -159,20 +223,7 @@ fn encode(mut data: EncodeTlsData<'_, impl Sized>, answer: &mut Vec<u8>) -> Resu
     }
 }
 
-/// All that outlives the handshake.
-struct Ready {
-    records: Records<super::direct::Keys>,
-    about: About,
-}
-
-impl Ready {
-    fn into_stream(self, socket: TcpStream, unopened: &[u8]) -> TlsStream {
-        let stream = Direct::new(socket, self.records, unopened);
-        TlsStream::own(stream, self.about)
-    }
-}
-
-fn finish(session: UnbufferedServerConnection) -> Result<Ready, HandshakeError> {
+fn finish(session: UnbufferedServerConnection) -> Result<(Records<Keys>, About), HandshakeError> {
     let version = session.protocol_version();
     let peer = session.peer_certificates().and_then(<[_]>::first);
     let peer = peer.map(|leaf| leaf.clone().into_owned());
@@ -180,18 +231,16 @@ fn finish(session: UnbufferedServerConnection) -> Result<Ready, HandshakeError> 
     let suite = keys.negotiated_cipher_suite();
     let records = Records::new(
         suite,
-        Box::new(keys),
+        Keys(Box::new(keys)),
         (secrets.rx.0, &secrets.rx.1),
         (secrets.tx.0, &secrets.tx.1),
         leastconn::net::now,
     )
     .map_err(|error: Violation| io::Error::other(error))?;
-    Ok(Ready {
-        records,
-        about: About {
-            version,
-            suite: Some(suite.suite()),
-            peer,
-        },
-    })
+    let about = About {
+        version,
+        suite: Some(suite.suite()),
+        peer,
+    };
+    Ok((records, about))
 }

@@ -7,18 +7,24 @@ use leastconn_testkit::data::{Sha256, pattern};
 use leastconn_testkit::{Behaviour, Upstream, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{CLIENT1, Site};
+use crate::support::{CLIENT1, Records, Site, both_record_layers};
+
+both_record_layers! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    both_ways_at_once_with_the_same_sha256,
+    #[tokio::test]
+    a_client_that_does_not_read_makes_the_server_wait,
+}
 
 const BLOCK: usize = 1 << 20;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_ways_at_once_with_the_same_sha256() {
+async fn both_ways_at_once_with_the_same_sha256(records: Records) {
     let blocks: usize = match std::env::var_os("LEASTCONN_LONG") {
         Some(_) => 1024,
         None => 64,
     };
     let web = Upstream::start(Behaviour::Echo).await;
-    let lb = Site::usual(&[&web]).start().await;
+    let lb = Site::usual(&[&web]).records(records).start().await;
     for (n, client) in [lb.client(CLIENT1).tls13(), lb.client(CLIENT1).tls12()]
         .into_iter()
         .take(if blocks > 64 { 2 } else { 1 })
@@ -65,11 +71,10 @@ fn resident(pid: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-#[tokio::test]
-async fn a_client_that_does_not_read_makes_the_server_wait() {
+async fn a_client_that_does_not_read_makes_the_server_wait(records: Records) {
     const CLIENTS: u64 = 8;
     let web = Upstream::start(Behaviour::Source { bytes: 1 << 30 }).await;
-    let lb = Site::usual(&[&web]).start().await;
+    let lb = Site::usual(&[&web]).records(records).start().await;
     let before = resident(lb.pid());
     let mut stalled = Vec::new();
     for _ in 0..CLIENTS {

@@ -7,13 +7,24 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::interval;
 
 use crate::support::{
-    CLIENT1, NO_PROBES, Running, Site, TLS, client_hello, cn, entries, talk, tcp,
+    CLIENT1, NO_PROBES, Records, Running, Site, TLS, both_record_layers, client_hello, cn, entries,
+    talk, tcp,
 };
+
+both_record_layers! {
+    #[tokio::test]
+    silent_sockets_are_closed_at_the_deadline,
+    #[tokio::test]
+    a_hello_that_drips_does_not_move_the_deadline,
+    #[tokio::test]
+    nor_does_a_client_that_stops_after_its_hello,
+}
 
 const LIMIT: f64 = 700.0;
 
-async fn hasty(web: &Upstream) -> Running {
+async fn hasty(records: Records, web: &Upstream) -> Running {
     Site::new()
+        .records(records)
         .listener(
             "main",
             &["upstream = \"web\"", "handshake_timeout = \"700ms\"", TLS],
@@ -30,10 +41,9 @@ fn in_time(record: &serde_json::Value) {
     assert!((LIMIT..LIMIT * 1.1 + 250.0).contains(&took), "{record}");
 }
 
-#[tokio::test]
-async fn silent_sockets_are_closed_at_the_deadline() {
+async fn silent_sockets_are_closed_at_the_deadline(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = hasty(&web).await;
+    let lb = hasty(records, &web).await;
     let mut silent = Vec::new();
     for _ in 0..50 {
         silent.push(tcp(lb.main()).await);
@@ -49,10 +59,9 @@ async fn silent_sockets_are_closed_at_the_deadline() {
     lb.quiet().await;
 }
 
-#[tokio::test]
-async fn a_hello_that_drips_does_not_move_the_deadline() {
+async fn a_hello_that_drips_does_not_move_the_deadline(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = hasty(&web).await;
+    let lb = hasty(records, &web).await;
     let hello = client_hello(lb.ca());
     let mut stream = tcp(lb.main()).await;
     let mut tick = interval(Duration::from_millis(50));
@@ -71,10 +80,9 @@ async fn a_hello_that_drips_does_not_move_the_deadline() {
     lb.quiet().await;
 }
 
-#[tokio::test]
-async fn nor_does_a_client_that_stops_after_its_hello() {
+async fn nor_does_a_client_that_stops_after_its_hello(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = hasty(&web).await;
+    let lb = hasty(records, &web).await;
     let mut stream = tcp(lb.main()).await;
     stream.write_all(&client_hello(lb.ca())).await.unwrap();
     let _ = read_to_close(&mut stream).await;

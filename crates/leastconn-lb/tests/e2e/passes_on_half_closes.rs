@@ -7,13 +7,24 @@ use leastconn_testkit::data::{pattern, sha256_hex};
 use leastconn_testkit::{Behaviour, Upstream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::support::{CLIENT1, Running, Site, TLS, cn, entries, tcp};
+use crate::support::{CLIENT1, Records, Running, Site, TLS, both_record_layers, cn, entries, tcp};
+
+both_record_layers! {
+    #[tokio::test]
+    seed_closes_both_sides_when_one_finishes_sending,
+    #[tokio::test]
+    and_the_other_way_round,
+    #[tokio::test]
+    what_arrived_after_the_clients_end_is_what_it_sent,
+    #[tokio::test]
+    seed_gives_every_upstream_connection_a_two_second_read_deadline,
+}
 
 const ANSWER: usize = 1 << 20;
 
 /// The same upstream behind TLS and behind plain TCP, all time-outs but the idle
 /// ones short.
-async fn start(behaviour: Behaviour) -> (Upstream, Running) {
+async fn start(records: Records, behaviour: Behaviour) -> (Upstream, Running) {
     let web = Upstream::start(behaviour).await;
     let quick = [
         r#"health_check = { interval = "500ms", timeout = "500ms" }"#,
@@ -21,6 +32,7 @@ async fn start(behaviour: Behaviour) -> (Upstream, Running) {
     ];
     let hasty = "handshake_timeout = \"2s\"";
     let lb = Site::new()
+        .records(records)
         .listener("main", &["upstream = \"web\"", hasty, TLS])
         .listener("plain", &["upstream = \"web\"", hasty])
         .upstream("web", &quick, &entries(&[&web]))
@@ -32,12 +44,14 @@ async fn start(behaviour: Behaviour) -> (Upstream, Running) {
 }
 
 /// Also the seed's fault: it closed both sides as soon as one was done.
-#[tokio::test]
-async fn seed_closes_both_sides_when_one_finishes_sending() {
-    let (_web, lb) = start(Behaviour::SlowAnswer {
-        delay: Duration::from_millis(600),
-        bytes: ANSWER as u64,
-    })
+async fn seed_closes_both_sides_when_one_finishes_sending(records: Records) {
+    let (_web, lb) = start(
+        records,
+        Behaviour::SlowAnswer {
+            delay: Duration::from_millis(600),
+            bytes: ANSWER as u64,
+        },
+    )
     .await;
     ask_then_listen(lb.client(CLIENT1).connect(lb.main()).await.unwrap()).await;
     ask_then_listen(tcp(lb.address("plain")).await).await;
@@ -56,11 +70,13 @@ async fn ask_then_listen(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     assert!(answer == pattern(0, ANSWER), "{} bytes", answer.len());
 }
 
-#[tokio::test]
-async fn and_the_other_way_round() {
-    let (_web, lb) = start(Behaviour::Source {
-        bytes: ANSWER as u64,
-    })
+async fn and_the_other_way_round(records: Records) {
+    let (_web, lb) = start(
+        records,
+        Behaviour::Source {
+            bytes: ANSWER as u64,
+        },
+    )
     .await;
     listen_then_speak(lb.client(CLIENT1).connect(lb.main()).await.unwrap()).await;
     listen_then_speak(tcp(lb.address("plain")).await).await;
@@ -80,9 +96,8 @@ async fn listen_then_speak(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     stream.shutdown().await.unwrap();
 }
 
-#[tokio::test]
-async fn what_arrived_after_the_clients_end_is_what_it_sent() {
-    let (_web, lb) = start(Behaviour::Sink).await;
+async fn what_arrived_after_the_clients_end_is_what_it_sent(records: Records) {
+    let (_web, lb) = start(records, Behaviour::Sink).await;
     let sent = pattern(0, 3 * ANSWER + 1);
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     stream.write_all(&sent).await.unwrap();
@@ -94,9 +109,8 @@ async fn what_arrived_after_the_clients_end_is_what_it_sent() {
 }
 
 /// The seed cut off whatever was silent for two seconds. Here silence is the test.
-#[tokio::test]
-async fn seed_gives_every_upstream_connection_a_two_second_read_deadline() {
-    let (_web, lb) = start(Behaviour::Named("web1".to_owned())).await;
+async fn seed_gives_every_upstream_connection_a_two_second_read_deadline(records: Records) {
+    let (_web, lb) = start(records, Behaviour::Named("web1".to_owned())).await;
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     let mut plain = tcp(lb.address("plain")).await;
     read_line(&mut tls).await.unwrap();

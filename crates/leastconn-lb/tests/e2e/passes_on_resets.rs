@@ -7,17 +7,32 @@ use leastconn_testkit::{Behaviour, DEADLINE, FaultProxy, Faults, Upstream, withi
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry, reset, tcp};
+use crate::support::{
+    CLIENT1, NO_PROBES, Records, Running, Site, TLS, both_record_layers, cn, entries, entry, reset,
+    tcp,
+};
 
-/// A server that this test looks at from inside.
-async fn start() -> (TcpListener, Running) {
-    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let servers = [entry("web1", server.local_addr().unwrap(), "")];
-    (server, with(&servers).await)
+both_record_layers! {
+    #[tokio::test]
+    a_reset_by_the_client_reaches_the_server,
+    #[tokio::test]
+    tls_that_ends_without_close_notify_is_no_end,
+    #[tokio::test]
+    a_reset_by_the_server_reaches_the_client,
+    #[tokio::test]
+    a_break_in_the_middle_of_a_transfer_is_seen_at_the_other_end,
 }
 
-async fn with(servers: &[String]) -> Running {
+/// A server that this test looks at from inside.
+async fn start(records: Records) -> (TcpListener, Running) {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let servers = [entry("web1", server.local_addr().unwrap(), "")];
+    (server, with(records, &servers).await)
+}
+
+async fn with(records: Records, servers: &[String]) -> Running {
     Site::new()
+        .records(records)
         .listener("main", &["upstream = \"web\"", TLS])
         .listener("plain", &["upstream = \"web\""])
         .upstream("web", &[NO_PROBES], servers)
@@ -42,9 +57,8 @@ async fn until_reset(mut stream: TcpStream) -> Vec<u8> {
     got
 }
 
-#[tokio::test]
-async fn a_reset_by_the_client_reaches_the_server() {
-    let (server, lb) = start().await;
+async fn a_reset_by_the_client_reaches_the_server(records: Records) {
+    let (server, lb) = start(records).await;
     let client = tcp(lb.address("plain")).await;
     let at_server = accept(&server).await;
     reset(client);
@@ -61,9 +75,8 @@ async fn a_reset_by_the_client_reaches_the_server() {
     lb.quiet().await;
 }
 
-#[tokio::test]
-async fn tls_that_ends_without_close_notify_is_no_end() {
-    let (server, lb) = start().await;
+async fn tls_that_ends_without_close_notify_is_no_end(records: Records) {
+    let (server, lb) = start(records).await;
     for (n, client) in [lb.client(CLIENT1).tls12(), lb.client(CLIENT1).tls13()]
         .into_iter()
         .enumerate()
@@ -82,10 +95,9 @@ async fn tls_that_ends_without_close_notify_is_no_end() {
     lb.quiet().await;
 }
 
-#[tokio::test]
-async fn a_reset_by_the_server_reaches_the_client() {
+async fn a_reset_by_the_server_reaches_the_client(records: Records) {
     let web = Upstream::start(Behaviour::ResetAfter(5)).await;
-    let lb = with(&entries(&[&web])).await;
+    let lb = with(records, &entries(&[&web])).await;
     let mut plain = tcp(lb.address("plain")).await;
     plain.write_all(b"12345").await.unwrap();
     let error = read_to_close(&mut plain).await.unwrap_err();
@@ -99,21 +111,20 @@ async fn a_reset_by_the_server_reaches_the_client() {
     lb.quiet().await;
 }
 
-#[tokio::test]
-async fn a_break_in_the_middle_of_a_transfer_is_seen_at_the_other_end() {
+async fn a_break_in_the_middle_of_a_transfer_is_seen_at_the_other_end(records: Records) {
     let web = Upstream::start(Behaviour::Source { bytes: 1 << 24 }).await;
     let broken = Faults {
         budget: Some(100_000),
         ..Faults::default()
     };
     let proxy = FaultProxy::start(web.addr(), Faults::default(), broken).await;
-    let lb = with(&[entry("web1", proxy.addr(), "")]).await;
+    let lb = with(records, &[entry("web1", proxy.addr(), "")]).await;
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     assert!(read_to_close(&mut tls).await.is_err());
     lb.nth(0, "server_reset").await;
 
     // And between the client and the balancer.
-    let (server, lb2) = start().await;
+    let (server, lb2) = start(records).await;
     let proxy = FaultProxy::start(lb2.address("plain"), Faults::default(), Faults::default()).await;
     let mut client = tcp(proxy.addr()).await;
     let mut at_server = accept(&server).await;

@@ -4,7 +4,18 @@
 use leastconn_testkit::{DEADLINE, TestCa, TlsClient, Upstream, client::alert, eventually};
 use rustls::AlertDescription as Alert;
 
-use crate::support::{CLIENT1, Running, Site, TLS, refused, talk};
+use crate::support::{CLIENT1, Records, Running, Site, TLS, both_record_layers, refused, talk};
+
+both_record_layers! {
+    #[tokio::test]
+    none_foreign_expired_early_revoked_and_unfit,
+    #[tokio::test]
+    an_intermediate_without_a_list_of_its_own_vouches_for_nobody,
+    #[tokio::test]
+    what_a_refused_client_sends_early_reaches_no_server,
+    #[tokio::test]
+    what_was_good_a_moment_ago_expires_all_the_same,
+}
 
 /// Refuses in both versions, and says why to both sides.
 async fn is_refused(lb: &Running, client: TlsClient, outcome: &str, expected: Alert) {
@@ -19,10 +30,9 @@ async fn is_refused(lb: &Running, client: TlsClient, outcome: &str, expected: Al
     }
 }
 
-#[tokio::test]
-async fn none_foreign_expired_early_revoked_and_unfit() {
+async fn none_foreign_expired_early_revoked_and_unfit(records: Records) {
     let web = Upstream::named("web1").await;
-    let site = Site::usual(&[&web]);
+    let site = Site::usual(&[&web]).records(records);
     let revoked = site.cert(CLIENT1);
     site.ca.write_crl(&site.dir, &[&revoked]);
     let lb = site.start().await;
@@ -78,10 +88,9 @@ async fn none_foreign_expired_early_revoked_and_unfit() {
 
 /// The root's list covers its intermediates; without lists of their own, what they
 /// issued has no known status, and is refused.
-#[tokio::test]
-async fn an_intermediate_without_a_list_of_its_own_vouches_for_nobody() {
+async fn an_intermediate_without_a_list_of_its_own_vouches_for_nobody(records: Records) {
     let web = Upstream::named("web1").await;
-    let site = Site::usual(&[&web]).listener(
+    let site = Site::usual(&[&web]).records(records).listener(
         "unlisted",
         &["upstream = \"web\"", &TLS.replace(", crl = \"ca.crl\"", "")],
     );
@@ -102,11 +111,10 @@ async fn an_intermediate_without_a_list_of_its_own_vouches_for_nobody() {
 }
 
 /// In TLS 1.3 a client may send before the server has looked at its certificate.
-#[tokio::test]
-async fn what_a_refused_client_sends_early_reaches_no_server() {
+async fn what_a_refused_client_sends_early_reaches_no_server(records: Records) {
     use tokio::io::AsyncWriteExt;
     let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web]).start().await;
+    let lb = Site::usual(&[&web]).records(records).start().await;
     let stranger = TestCa::new("other").leaf(CLIENT1).build();
     let mut stream = lb
         .showing(&stranger)
@@ -130,11 +138,12 @@ async fn what_a_refused_client_sends_early_reaches_no_server() {
 
 /// A chain that was good is remembered, but not beyond its own time or that of the
 /// revocation lists.
-#[tokio::test]
-async fn what_was_good_a_moment_ago_expires_all_the_same() {
+async fn what_was_good_a_moment_ago_expires_all_the_same(records: Records) {
     let web = Upstream::named("web1").await;
     let brief_list = TLS.replace("ca.crl", "brief.crl");
-    let site = Site::usual(&[&web]).listener("brief", &["upstream = \"web\"", &brief_list]);
+    let site = Site::usual(&[&web])
+        .records(records)
+        .listener("brief", &["upstream = \"web\"", &brief_list]);
     let brief = site.ca.leaf(CLIENT1).validity(-60, 3).build();
     let list = site.ca.crl_until(&[], 3);
     std::fs::write(site.dir.path().join("brief.crl"), list).unwrap();

@@ -3,12 +3,20 @@
 use leastconn_testkit::{Upstream, client::read_to_close, data::pattern};
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{CLIENT1, Site, client_hello, talk, tcp};
+use crate::support::{CLIENT1, Records, Site, both_record_layers, client_hello, talk, tcp};
 
-#[tokio::test]
-async fn plain_http_gets_an_alert() {
+both_record_layers! {
+    #[tokio::test]
+    plain_http_gets_an_alert,
+    #[tokio::test]
+    garbage_of_all_kinds_is_refused_at_once,
+    #[tokio::test]
+    an_end_in_the_middle_of_the_handshake_is_a_failed_one,
+}
+
+async fn plain_http_gets_an_alert(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web]).start().await;
+    let lb = Site::usual(&[&web]).records(records).start().await;
     let mut stream = tcp(lb.main()).await;
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -21,10 +29,9 @@ async fn plain_http_gets_an_alert() {
     lb.quiet().await;
 }
 
-#[tokio::test]
-async fn garbage_of_all_kinds_is_refused_at_once() {
+async fn garbage_of_all_kinds_is_refused_at_once(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web]).start().await;
+    let lb = Site::usual(&[&web]).records(records).start().await;
     let mut bad_hello = client_hello(lb.ca());
     // The length of the hello's first list.
     bad_hello[43] ^= 0xff;
@@ -58,10 +65,9 @@ async fn garbage_of_all_kinds_is_refused_at_once() {
     lb.quiet().await;
 }
 
-#[tokio::test]
-async fn an_end_in_the_middle_of_the_handshake_is_a_failed_one() {
+async fn an_end_in_the_middle_of_the_handshake_is_a_failed_one(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web]).start().await;
+    let lb = Site::usual(&[&web]).records(records).start().await;
     let hello = client_hello(lb.ca());
     // Nothing, a part of the hello, all of it.
     for (n, sent) in [0, 1, 5, 100, hello.len()].into_iter().enumerate() {

@@ -3,12 +3,16 @@
 use leastconn_testkit::Upstream;
 use rustls::HandshakeKind;
 
-use crate::support::{CLIENT1, Site, talk};
+use crate::support::{CLIENT1, Records, Site, both_record_layers, talk};
 
-#[tokio::test]
-async fn a_client_that_would_resume_does_a_full_handshake_each_time() {
+both_record_layers! {
+    #[tokio::test]
+    a_client_that_would_resume_does_a_full_handshake_each_time,
+}
+
+async fn a_client_that_would_resume_does_a_full_handshake_each_time(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web]).start().await;
+    let lb = Site::usual(&[&web]).records(records).start().await;
     let client = lb.client(CLIENT1).with_resumption();
     for client in [client.clone().tls12(), client.tls13()] {
         for _ in 0..2 {

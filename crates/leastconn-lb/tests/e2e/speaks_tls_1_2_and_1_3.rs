@@ -7,12 +7,22 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{AlertDescription, ClientConfig, RootCertStore, SupportedCipherSuite};
 use tokio_rustls::TlsConnector;
 
-use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, refused, talk, tcp};
+use crate::support::{
+    CLIENT1, NO_PROBES, Records, Site, TLS, both_record_layers, cn, entries, refused, talk, tcp,
+};
 
-#[tokio::test]
-async fn both_versions_work_and_are_in_the_record() {
+both_record_layers! {
+    #[tokio::test]
+    both_versions_work_and_are_in_the_record,
+    #[tokio::test]
+    min_version_1_3_refuses_1_2,
+    #[tokio::test]
+    each_of_the_nine_suites_can_be_the_only_one,
+}
+
+async fn both_versions_work_and_are_in_the_record(records: Records) {
     let web = Upstream::named("web1").await;
-    let site = Site::usual(&[&web]);
+    let site = Site::usual(&[&web]).records(records);
     let cert = site.cert(CLIENT1);
     let lb = site.start().await;
     let client = lb.showing(&cert);
@@ -33,11 +43,11 @@ async fn both_versions_work_and_are_in_the_record() {
     lb.quiet().await;
 }
 
-#[tokio::test]
-async fn min_version_1_3_refuses_1_2() {
+async fn min_version_1_3_refuses_1_2(records: Records) {
     let web = Upstream::named("web1").await;
     let tls = TLS.replace(" }", ", min_version = \"1.3\" }");
     let lb = Site::new()
+        .records(records)
         .listener("main", &["upstream = \"web\"", &tls])
         .upstream("web", &[NO_PROBES], &entries(&[&web]))
         .client("client1", &cn(CLIENT1), "web", "")
@@ -68,10 +78,9 @@ const SUITES: [&str; 9] = [
     "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
 ];
 
-#[tokio::test]
-async fn each_of_the_nine_suites_can_be_the_only_one() {
+async fn each_of_the_nine_suites_can_be_the_only_one(records: Records) {
     let web = Upstream::named("web1").await;
-    let site = Site::usual(&[&web]).listener(
+    let site = Site::usual(&[&web]).records(records).listener(
         "rsa",
         &["upstream = \"web\"", &TLS.replace("server.", "rsa.")],
     );

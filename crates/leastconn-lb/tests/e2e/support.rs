@@ -25,6 +25,23 @@ pub(crate) const NO_PROBES: &str = r#"health_check = { type = "none" }"#;
 /// A common name that the usual rule lets in.
 pub(crate) const CLIENT1: &str = "client1.lb.com";
 
+/// A value of `[process] tls_records`.
+pub(crate) type Records = &'static str;
+
+/// Runs a test for each record layer: what clients see must be the same. Named
+/// for the layer, so that a failure says which.
+macro_rules! both_record_layers {
+    ($(#[$attribute:meta] $test:ident,)+) => {
+        mod with_direct_records {
+            $(#[$attribute] async fn $test() { super::$test("direct").await })+
+        }
+        mod with_rustls_records {
+            $(#[$attribute] async fn $test() { super::$test("rustls").await })+
+        }
+    };
+}
+pub(crate) use both_record_layers;
+
 /// A configuration in the making, in a directory with its certificates.
 pub(crate) struct Site {
     pub(crate) dir: TempDir,
@@ -70,6 +87,11 @@ impl Site {
     pub(crate) fn process(mut self, lines: &str) -> Self {
         self.process += &format!("{lines}\n");
         self
+    }
+
+    /// What seals and opens TLS records.
+    pub(crate) fn records(self, records: Records) -> Self {
+        self.process(&format!("tls_records = \"{records}\""))
     }
 
     /// Lines of `[log]`.

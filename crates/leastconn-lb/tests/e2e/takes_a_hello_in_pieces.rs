@@ -5,12 +5,18 @@ use std::net::SocketAddr;
 use leastconn_testkit::{Cert, FaultProxy, Faults, TestCa, Upstream, client::read_to_close};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-use crate::support::{CLIENT1, Site, refused, talk, tcp};
+use crate::support::{CLIENT1, Records, Site, both_record_layers, refused, talk, tcp};
 
-#[tokio::test]
-async fn a_byte_a_segment() {
+both_record_layers! {
+    #[tokio::test]
+    a_byte_a_segment,
+    #[tokio::test]
+    a_byte_a_record,
+}
+
+async fn a_byte_a_segment(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web]).start().await;
+    let lb = Site::usual(&[&web]).records(records).start().await;
     let slices = Faults {
         slice: Some(1),
         ..Faults::default()
@@ -45,10 +51,9 @@ fn fragmenting(to: SocketAddr) -> DuplexStream {
     client
 }
 
-#[tokio::test]
-async fn a_byte_a_record() {
+async fn a_byte_a_record(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web]).start().await;
+    let lb = Site::usual(&[&web]).records(records).start().await;
     let show = |cert: &Cert| lb.showing(cert);
     for (n, client) in [
         show(&lb.ca().leaf(CLIENT1).build()).tls12(),

@@ -1,12 +1,20 @@
 use crate::{
     openssl::{REQUEST, s_client},
     program::{Input, run, run_with, tool},
-    site::Site,
+    site::{Records, Site, both_record_layers},
 };
 
-#[tokio::test]
-async fn openssl_has_no_session_to_resume() {
-    let site = Site::start().await;
+both_record_layers! {
+    #[tokio::test]
+    openssl_has_no_session_to_resume,
+    #[tokio::test]
+    python_resumes_nothing,
+    #[tokio::test]
+    renegotiation_is_refused,
+}
+
+async fn openssl_has_no_session_to_resume(records: Records) {
+    let site = Site::with_records(records).await;
     for version in ["-tls1_2", "-tls1_3"] {
         let file = site.certs.path(&format!("session{version}"));
         let mut first = s_client(&site.certs, site.address(), Some("client1"));
@@ -45,9 +53,8 @@ for _ in range(2):
         tls.unwrap()
 "#;
 
-#[tokio::test]
-async fn python_resumes_nothing() {
-    let site = Site::start().await;
+async fn python_resumes_nothing(records: Records) {
+    let site = Site::with_records(records).await;
     let (cert, key) = site.certs.pair("client1");
     for version in ["TLSv1_2", "TLSv1_3"] {
         let mut python = tool("python3");
@@ -66,9 +73,8 @@ async fn python_resumes_nothing() {
     site.finish().await;
 }
 
-#[tokio::test]
-async fn renegotiation_is_refused() {
-    let site = Site::start().await;
+async fn renegotiation_is_refused(records: Records) {
+    let site = Site::with_records(records).await;
     let mut openssl = s_client(&site.certs, site.address(), Some("client1"));
     // To s_client a line that says R means: renegotiate.
     let ended = run_with(openssl.arg("-tls1_2"), Input::Open(b"R\n")).await;

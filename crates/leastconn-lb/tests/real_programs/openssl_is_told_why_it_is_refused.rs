@@ -1,12 +1,16 @@
 use crate::{
     openssl::s_client,
     program::{Input, run_with},
-    site::Site,
+    site::{Records, Site, both_record_layers},
 };
 
-#[tokio::test]
-async fn openssl_is_told_why_it_is_refused() {
-    let mut site = Site::start().await;
+both_record_layers! {
+    #[tokio::test]
+    openssl_is_told_why_it_is_refused,
+}
+
+async fn openssl_is_told_why_it_is_refused(records: Records) {
+    let mut site = Site::with_records(records).await;
     site.certs.revoke("client2").await;
     site.restart().await;
 

@@ -1,8 +1,15 @@
 use crate::{
     openssl::{REQUEST, s_client},
     program::{Input, replace, run, run_with, tool},
-    site::{self, Certs, Site},
+    site::{self, Certs, Records, Site, both_record_layers},
 };
+
+both_record_layers! {
+    #[tokio::test]
+    openssl_speaks_every_suite_of_the_seed,
+    #[tokio::test]
+    openssl_finds_nothing_older_or_weaker,
+}
 
 /// openssl's names, and those of the standard, which the access log uses.
 const TLS13: [(&str, &str); 3] = [
@@ -75,9 +82,8 @@ async fn rsa(certs: &Certs, name: &str, subject: &str, usage: &str) {
     run(&mut sign).await.ok();
 }
 
-#[tokio::test]
-async fn openssl_speaks_every_suite_of_the_seed() {
-    let site = Site::start().await;
+async fn openssl_speaks_every_suite_of_the_seed(records: Records) {
+    let site = Site::with_records(records).await;
     rsa(&site.certs, "rsa-server/rsa-server", "lb.com", "serverAuth").await;
     rsa(
         &site.certs,
@@ -87,6 +93,7 @@ async fn openssl_speaks_every_suite_of_the_seed() {
     )
     .await;
     let config = site::example(site.web1.address(), site.web2.address());
+    let config = site::choose(records, &config);
     let config = config.replace("/server/server.", "/rsa-server/rsa-server.");
     let config = replace(&config, "rate = 20, burst = 20", "rate = 20, burst = 40");
     let with_rsa = site::start_in("conf-rsa", &config, &site.certs).await;
@@ -124,9 +131,8 @@ async fn openssl_speaks_every_suite_of_the_seed() {
     site.finish().await;
 }
 
-#[tokio::test]
-async fn openssl_finds_nothing_older_or_weaker() {
-    let site = Site::start().await;
+async fn openssl_finds_nothing_older_or_weaker(records: Records) {
+    let site = Site::with_records(records).await;
     let weaker: [&[&str]; 5] = [
         &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"],
         &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-SHA384"],

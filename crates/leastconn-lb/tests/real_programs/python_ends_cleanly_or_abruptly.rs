@@ -1,7 +1,12 @@
 use crate::{
     program::{run, tool},
-    site::Site,
+    site::{Records, Site, both_record_layers},
 };
+
+both_record_layers! {
+    #[tokio::test]
+    python_ends_cleanly_or_abruptly,
+}
 
 const CLIENT: &str = r#"
 import socket, ssl, struct, sys
@@ -27,9 +32,8 @@ elif ending == "reset":
 print("done")
 "#;
 
-#[tokio::test]
-async fn python_ends_cleanly_or_abruptly() {
-    let site = Site::start().await;
+async fn python_ends_cleanly_or_abruptly(records: Records) {
+    let site = Site::with_records(records).await;
     let (cert, key) = site.certs.pair("client1");
     let mut count = 0;
     for version in ["TLSv1_2", "TLSv1_3"] {

@@ -17,6 +17,22 @@ use crate::{
     program::{Ended, LB, command, replace, run},
 };
 
+/// A value of `[process] tls_records`.
+pub(crate) type Records = &'static str;
+
+/// Runs a test for each record layer: what clients see must be the same.
+macro_rules! both_record_layers {
+    ($(#[$attribute:meta] $test:ident,)+) => {
+        mod with_direct_records {
+            $(#[$attribute] async fn $test() { super::$test("direct").await })+
+        }
+        mod with_rustls_records {
+            $(#[$attribute] async fn $test() { super::$test("rustls").await })+
+        }
+    };
+}
+pub(crate) use both_record_layers;
+
 /// The repository.
 pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -107,6 +123,11 @@ impl Site {
         Self::start_with(|config| config).await
     }
 
+    /// The example with this record layer.
+    pub(crate) async fn with_records(records: Records) -> Self {
+        Self::start_with(|config| choose(records, &config)).await
+    }
+
     /// The example, further changed by `adjust`.
     pub(crate) async fn start_with(adjust: impl FnOnce(String) -> String) -> Self {
         let certs = Certs::generate().await;
@@ -172,6 +193,12 @@ pub(crate) fn example(web1: SocketAddr, web2: SocketAddr) -> String {
     let text = replace(&text, "bind = \"0.0.0.0:9443\"", "bind = \"127.0.0.1:0\"");
     let text = replace(&text, "bind = \"127.0.0.1:9901\"", "bind = \"127.0.0.1:0\"");
     replace(&text, "format = \"text\"", "format = \"json\"")
+}
+
+/// `config` with this record layer.
+pub(crate) fn choose(records: Records, config: &str) -> String {
+    let table = format!("[process]\ntls_records = \"{records}\"");
+    replace(config, "[process]", &table)
 }
 
 /// Starts the balancer with `config` in the directory `conf` beside `certs`.

@@ -37,6 +37,7 @@ impl Resolver<'_> {
                 defaults::DRAIN_TIMEOUT,
                 Zero::Allowed,
             ),
+            tls_records: raw.tls_records.map_or_else(Default::default, |at| at.value),
         }
     }
 

@@ -6,7 +6,7 @@ use leastconn::{Address, ServerId, UpstreamId, Weight};
 
 use super::{PLAIN, changed, config, reading};
 use crate::config::{
-    Access, Allow, Format, Granted, HealthCheck, Level, ProbeKind, StatusSet, schema,
+    Access, Allow, Format, Granted, HealthCheck, Level, ProbeKind, StatusSet, TlsRecords, schema,
 };
 
 #[test]
@@ -15,6 +15,7 @@ fn what_is_left_out_has_the_contract_s_defaults() {
     assert_eq!(config.process.max_connections, None);
     assert_eq!(config.process.max_handshakes.get(), 256);
     assert_eq!(config.process.drain_timeout, Duration::from_secs(30));
+    assert_eq!(config.process.tls_records, TlsRecords::Direct);
     assert_eq!(config.log.level, Level::Info);
     assert_eq!(config.log.format, Format::Text);
     assert_eq!(config.log.access, Access::Stdout);
@@ -54,6 +55,7 @@ fn every_key_that_works_does() {
         max_connections = 1_000
         max_handshakes = 10
         drain_timeout = "1m30s"
+        tls_records = "rustls"
 
         [log]
         level = "debug"
@@ -106,6 +108,7 @@ fn every_key_that_works_does() {
     assert_eq!(config.process.workers.get(), 3);
     assert_eq!(config.process.max_connections.unwrap().get(), 1000);
     assert_eq!(config.process.drain_timeout, Duration::from_secs(90));
+    assert_eq!(config.process.tls_records, TlsRecords::Rustls);
     assert_eq!(config.log.access, Access::File("/dev/access.log".into()));
     assert_eq!(
         config.admin.as_ref().unwrap().bind.to_string(),

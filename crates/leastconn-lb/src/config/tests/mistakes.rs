@@ -168,6 +168,11 @@ fn mistakes_and_what_is_said() {
         ),
         (
             "[[listener]]",
+            "[process]\ntls_records = \"own\"\n[[listener]]",
+            "error: `tls_records` cannot be \"own\"; it is \"direct\" or \"rustls\"",
+        ),
+        (
+            "[[listener]]",
             "[log]\nlevel = \"warning\"\n[[listener]]",
             "error: `level` cannot be \"warning\"; it is \"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
         ),

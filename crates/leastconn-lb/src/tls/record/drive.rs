@@ -1,8 +1,12 @@
 //! A client that seals whatever it is told to, for properties and fuzzing.
 
+use std::{sync::OnceLock, time::Instant};
+
 use rustls::{ConnectionTrafficSecrets, Error, ProtocolVersion, crypto::aws_lc_rs::cipher_suite};
 
-use super::{Cipher, Content, Records, Rekey, SMALL, Violation, cipher::MAX_OVERHEAD, content};
+use super::{
+    Cipher, Content, HEADER, KEY_UPDATE, MAX_OVERHEAD, Records, Rekey, SMALL, Violation, content,
+};
 
 /// The n-th keys of one direction.
 fn secrets(chacha: bool, direction: u8, generation: u8) -> ConnectionTrafficSecrets {
@@ -37,57 +41,16 @@ impl Rekey for Counted {
     }
 }
 
-/// The other end, and what it knows.
-pub(crate) struct Peer {
-    pub(crate) records: Records<Counted>,
+/// A client that knows the keys.
+pub(crate) struct Client {
     version: ProtocolVersion,
     chacha: bool,
-    /// What this end seals with, and the record layer opens with.
+    /// What it seals with, and the record layer opens with.
     there: (Cipher, u64, u8),
     back: (Cipher, u64, u8),
 }
 
-impl Peer {
-    pub(crate) fn new(tls13: bool, chacha: bool) -> Result<Self, Violation> {
-        let (version, suite) = match (tls13, chacha) {
-            (true, false) => (
-                ProtocolVersion::TLSv1_3,
-                cipher_suite::TLS13_AES_256_GCM_SHA384,
-            ),
-            (true, true) => (
-                ProtocolVersion::TLSv1_3,
-                cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-            ),
-            (false, false) => (
-                ProtocolVersion::TLSv1_2,
-                cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-            ),
-            (false, true) => (
-                ProtocolVersion::TLSv1_2,
-                cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-            ),
-        };
-        let (receiving, sending) = (secrets(chacha, RECEIVING, 0), secrets(chacha, SENDING, 0));
-        let keys = Counted {
-            chacha,
-            receiving: 0,
-            sending: 0,
-        };
-        Ok(Self {
-            records: Records::new(
-                suite,
-                keys,
-                (0, &receiving),
-                (0, &sending),
-                leastconn::net::now,
-            )?,
-            version,
-            chacha,
-            there: (Cipher::new(version, &receiving)?, 0, 0),
-            back: (Cipher::new(version, &sending)?, 0, 0),
-        })
-    }
-
+impl Client {
     /// A record of any type; `plaintext` may have padding and a type of its own
     /// behind it, if `kind` is 0 and the version 1.3.
     pub(crate) fn seal(&mut self, kind: u8, plaintext: &[u8]) -> Result<Vec<u8>, Violation> {
@@ -99,7 +62,7 @@ impl Peer {
         Ok(record)
     }
 
-    /// New keys for what this end sends, as after a KeyUpdate.
+    /// New keys for what it sends, as after a KeyUpdate.
     pub(crate) fn rekey(&mut self) -> Result<(), Violation> {
         let next = self.there.2.wrapping_add(1);
         let secrets = secrets(self.chacha, RECEIVING, next);
@@ -107,23 +70,11 @@ impl Peer {
         Ok(())
     }
 
-    /// Gives whole records to the record layer.
-    pub(crate) fn give(&mut self, record: &[u8]) -> Result<(Content, Vec<u8>), Violation> {
-        let length = self.records.length(record)?.ok_or(Violation::BadRecord)?;
-        let record = record.get(..length).ok_or(Violation::BadRecord)?;
-        let mut out = vec![0; self.records.room(length)];
-        let content = self.records.open(record, &mut out)?;
-        if let Content::Data(count) = content {
-            out.truncate(count);
-        }
-        Ok((content, out))
-    }
-
     /// Opens records that came back, and follows key updates.
     pub(crate) fn back(&mut self, mut bytes: &[u8]) -> Result<Vec<(u8, Vec<u8>)>, Violation> {
         let mut seen = Vec::new();
-        while !bytes.is_empty() {
-            let length = self.records.length(bytes)?.ok_or(Violation::BadRecord)?;
+        while let Some(&[_, _, _, high, low]) = bytes.first_chunk::<HEADER>() {
+            let length = HEADER + usize::from(u16::from_be_bytes([high, low]));
             let (record, rest) = bytes.split_at_checked(length).ok_or(Violation::BadRecord)?;
             bytes = rest;
             let mut out = vec![0; length];
@@ -137,58 +88,184 @@ impl Peer {
             }
             seen.push((kind, out));
         }
-        Ok(seen)
+        match bytes {
+            [] => Ok(seen),
+            _ => Err(Violation::BadRecord),
+        }
+    }
+}
+
+/// Time that stands still: what comes out depends on nothing but what goes in.
+fn still() -> Instant {
+    static NOW: OnceLock<Instant> = OnceLock::new();
+    *NOW.get_or_init(leastconn::net::now)
+}
+
+/// A client, and the record layer that it talks to.
+pub(crate) fn pair(tls13: bool, chacha: bool) -> Result<(Client, Records<Counted>), Violation> {
+    let (version, suite) = match (tls13, chacha) {
+        (true, false) => (
+            ProtocolVersion::TLSv1_3,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+        ),
+        (true, true) => (
+            ProtocolVersion::TLSv1_3,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ),
+        (false, false) => (
+            ProtocolVersion::TLSv1_2,
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        ),
+        (false, true) => (
+            ProtocolVersion::TLSv1_2,
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        ),
+    };
+    let (receiving, sending) = (secrets(chacha, RECEIVING, 0), secrets(chacha, SENDING, 0));
+    let keys = Counted {
+        chacha,
+        receiving: 0,
+        sending: 0,
+    };
+    let records = Records::new(suite, keys, (0, &receiving), (0, &sending), still)?;
+    let client = Client {
+        version,
+        chacha,
+        there: (Cipher::new(version, &receiving)?, 0, 0),
+        back: (Cipher::new(version, &sending)?, 0, 0),
+    };
+    Ok((client, records))
+}
+
+/// A record layer whose keys seal so many records.
+#[cfg(test)]
+pub(crate) fn limited<K>(mut records: Records<K>, limit: u64) -> Records<K> {
+    records.limit = limit;
+    records
+}
+
+/// Both ends, record by record.
+pub(crate) struct Peer {
+    pub(crate) client: Client,
+    pub(crate) records: Records<Counted>,
+}
+
+impl Peer {
+    pub(crate) fn new(tls13: bool, chacha: bool) -> Result<Self, Violation> {
+        let (client, records) = pair(tls13, chacha)?;
+        Ok(Self { client, records })
+    }
+
+    /// Gives whole records to the record layer.
+    pub(crate) fn give(&mut self, record: &[u8]) -> Result<(Content, Vec<u8>), Violation> {
+        let length = self.records.length(record)?.ok_or(Violation::BadRecord)?;
+        let record = record.get(..length).ok_or(Violation::BadRecord)?;
+        let mut out = vec![0; self.records.room(length)];
+        let content = self.records.open(record, &mut out)?;
+        if let Content::Data(count) = content {
+            out.truncate(count);
+        }
+        Ok((content, out))
     }
 }
 
 /// Lets a client do anything that `data` says: records of any type and content,
-/// well sealed; key updates; and raw bytes. Nothing panics, data arrives as it
-/// was sent, and after a violation an alert can be sealed.
+/// well sealed; the same with one bit flipped; key updates; and raw bytes; and
+/// lets the server send in between. Nothing panics, what arrives is what was
+/// sent, key updates are followed and answered, and after a violation an alert
+/// can be sealed.
 pub(crate) fn drive(data: &[u8]) {
     let Some((&setting, mut data)) = data.split_first() else {
         return;
     };
-    let Ok(mut peer) = Peer::new(setting & 1 > 0, setting & 2 > 0) else {
+    let tls13 = setting & 1 > 0;
+    let Ok(mut peer) = Peer::new(tls13, setting & 2 > 0) else {
         return;
     };
+    // Handshake messages so far, as far as they are not yet whole.
+    let mut message = Vec::new();
     while let [op, length, rest @ ..] = data {
         let (body, rest) = rest.split_at(rest.len().min(usize::from(*length)));
         data = rest;
-        let raw = op & 0x80 > 0;
         let kind = op & 0x1f;
-        let record = if raw {
-            body.to_vec()
-        } else {
-            match peer.seal(kind, body) {
-                Ok(record) => record,
-                Err(_) => return,
-            }
+        let sealed = peer.client.seal(kind, body);
+        let (Ok(mut record), true) = (sealed, body.len() < 256) else {
+            return;
         };
-        let given = peer.give(&record);
-        match given {
+        match op >> 5 {
+            // The server sends.
+            0 => {
+                assert!(server_says(&mut peer, body), "what was sent does not open");
+                // The client has not.
+                peer.client.there.1 -= 1;
+                continue;
+            }
+            1 => {
+                let at = usize::from(*length) * 7 % record.len();
+                // The version of a TLS 1.3 record "MUST be ignored".
+                if at == 2 {
+                    return;
+                }
+                record[at] ^= 1 << (kind & 7);
+                assert!(peer.give(&record).is_err(), "a forgery was opened");
+                return;
+            }
+            2 => record = body.to_vec(),
+            _ => {}
+        }
+        let raw = op >> 5 == 2;
+        match peer.give(&record) {
             Ok((Content::Data(_), out)) => {
                 assert!(!raw, "a record that nobody sealed was opened");
-                assert!(kind == content::DATA && out == body || kind == 0);
+                assert!(kind == content::DATA && out == body || tls13 && kind == 0);
+                assert!(message.is_empty(), "data within a message");
             }
-            Ok((Content::Nothing, _)) => {
-                // A key update came to its end if the receiving side's keys are new.
-                if setting & 1 > 0 && kind == content::HANDSHAKE && peer.records.received == 0 {
-                    let _ = peer.rekey();
+            Ok((Content::Nothing, _)) if tls13 && kind == content::HANDSHAKE => {
+                message.extend_from_slice(body);
+                if let [KEY_UPDATE, 0, 0, 1, asks] = message[..] {
+                    assert!(asks <= 1 && peer.records.received == 0);
+                    assert!(peer.records.owes() || asks == 0);
+                    message.clear();
+                    let _ = peer.client.rekey();
                 }
-                let mut out = [0; SMALL];
-                while peer.records.owes() {
-                    let paid = peer.records.pay(&mut out).unwrap_or(0);
-                    assert!(peer.back(&out[..paid]).is_ok());
-                }
+                assert!(message.len() < 5);
             }
-            Ok((Content::End, _)) => return,
+            Ok((Content::Nothing, _)) => {}
+            Ok((Content::End, _)) => {
+                assert!(kind == content::ALERT && body.len() == 2 && body[1] == 0 || kind == 0);
+                return;
+            }
             Err(why) => {
                 let mut out = [0; SMALL];
                 let length = peer.records.refuse(why, &mut out).unwrap_or(0);
-                let seen = peer.back(&out[..length]).unwrap_or_default();
+                let seen = peer.client.back(&out[..length]).unwrap_or_default();
                 assert_eq!(seen.len(), usize::from(why.alert().is_some()));
                 return;
             }
         }
     }
+    assert!(server_says(&mut peer, b"the end"), "the end does not open");
+    assert!(!peer.records.owes());
+}
+
+/// Sends data, and what was owed before it.
+fn server_says(peer: &mut Peer, data: &[u8]) -> bool {
+    let mut out = vec![0; data.len() + MAX_OVERHEAD + SMALL];
+    let (update, refusal) = (
+        peer.records.owed.key_update,
+        peer.records.owed.no_renegotiation,
+    );
+    let Ok(length) = peer.records.seal(data, &mut out) else {
+        return false;
+    };
+    let Ok(seen) = peer.client.back(&out[..length]) else {
+        return false;
+    };
+    let updates = seen.iter().filter(|(kind, _)| *kind == content::HANDSHAKE);
+    let refusals = seen.iter().filter(|(kind, _)| *kind == content::ALERT);
+    updates.count() == usize::from(update)
+        && refusals.count() == usize::from(refusal)
+        && seen
+            .last()
+            .is_some_and(|last| *last == (content::DATA, data.to_vec()))
 }
