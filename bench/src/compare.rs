@@ -14,7 +14,7 @@ pub mod stats;
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -201,6 +201,7 @@ impl Bench {
             pki: pki.clone(),
             run: run.clone(),
             own_cpus: own_cpus.clone(),
+            server: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         };
         machine::pin(&own_cpus)?;
         Ok(Self {
@@ -233,6 +234,7 @@ impl Bench {
         let start = Instant::now();
         let (_servers, addresses) = self.start_servers().await?;
         self.job.servers = addresses[..4].to_vec();
+        self.settings.server = addresses[0];
         let running = self.start_balancers().await?;
         let total = self.rounds * self.cases.len();
         for round in 1..=self.rounds {

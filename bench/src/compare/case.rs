@@ -114,7 +114,7 @@ impl Case {
             Work::Load(spec) => match spec.mode {
                 Mode::Connect => Unit::Connection,
                 Mode::Echo | Mode::Idle => Unit::Echo,
-                Mode::Download | Mode::Upload => Unit::Stream,
+                Mode::Download | Mode::Background | Mode::Upload => Unit::Stream,
             },
             Work::Memory { .. } => Unit::Memory,
             Work::Fairness => Unit::Ratio,
@@ -140,6 +140,7 @@ const fn load(mode: Mode, connections: usize) -> Spec {
         busy: connections,
         size: 64,
         rate: None,
+        pause: None,
         count: None,
     }
 }

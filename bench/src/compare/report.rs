@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     case::Case,
-    measure::{Sample, bytes_per_identity},
+    measure::{Fairness, Sample, bytes_per_identity},
     program::{Kind, Program},
     stats::Spread,
 };
@@ -245,6 +245,7 @@ impl Report {
                 median(line.bytes_per_identity.as_ref()),
             )?;
         }
+        self.write_fairness(out)?;
         for sample in self.samples.iter().filter(|s| !s.errors.is_empty()) {
             let errors: Vec<String> = sample
                 .errors
@@ -258,6 +259,38 @@ impl Report {
                 sample.case,
                 sample.round,
                 errors.join("; ")
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_fairness(&self, out: &mut String) -> std::fmt::Result {
+        let measured: Vec<(Kind, Fairness)> = self
+            .samples
+            .iter()
+            .filter_map(|s| Some((s.balancer, s.fairness?)))
+            .collect();
+        if measured.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "\nFairness: p99 of the echoes (ms)")?;
+        writeln!(
+            out,
+            "{:<20} {:>10} {:>24} {:>24}",
+            "", "alone", "beside a stream", "stream not through it"
+        )?;
+        for program in &self.programs {
+            let of = |value: fn(Fairness) -> u64| {
+                let own = measured.iter().filter(|(kind, _)| *kind == program.kind);
+                Spread::of(own.map(|(_, fairness)| value(*fairness) as f64 / 1e6))
+            };
+            writeln!(
+                out,
+                "{:<20} {:>10} {:>24} {:>24}",
+                program.kind,
+                median(of(|f| f.p99_alone_ns).as_ref()),
+                spread(of(|f| f.p99_beside_ns).as_ref()),
+                spread(of(|f| f.p99_beside_straight_ns).as_ref()),
             )?;
         }
         Ok(())
@@ -348,7 +381,7 @@ mod tests {
             connections: 0,
             negotiated: String::new(),
             errors: BTreeMap::new(),
-            p99_alone_and_beside: None,
+            fairness: None,
         }
     }
 
