@@ -146,6 +146,8 @@ struct Bench {
     rounds: usize,
     settings: Settings,
     job: Job,
+    /// Where one worker is compared with two.
+    two_cpus: Vec<usize>,
     notes: Vec<String>,
     samples: Vec<Sample>,
     progress: Progress,
@@ -159,6 +161,7 @@ impl Bench {
         let workers = usize::from(args.workers);
         let machine = Machine::here();
         let (cpus, own_cpus) = share(&machine::cpus(), workers, args.unpinned)?;
+        let (two_cpus, _) = share(&machine::cpus(), 2, args.unpinned)?;
         if args.unpinned {
             notes.push("not pinned: balancer and load take CPU time from each other".to_owned());
         } else if cpus.iter().any(|cpu| own_cpus.contains(cpu)) {
@@ -223,6 +226,7 @@ impl Bench {
                 cpus,
                 own_cpus,
             },
+            two_cpus,
             notes,
             samples: Vec::new(),
             progress: Progress::default(),
@@ -278,6 +282,10 @@ impl Bench {
             match case.growth {
                 Some(Growth::Servers(count)) => job.servers = addresses[..count].to_vec(),
                 Some(Growth::Identities(count)) => job.identities = count,
+                Some(Growth::Workers(count)) => {
+                    job.workers = count;
+                    job.cpus.clone_from(&self.two_cpus);
+                }
                 Some(Growth::Open(_)) | None => {}
             }
             let program = self.programs.iter().find(|program| program.kind == kind);

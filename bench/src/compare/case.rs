@@ -93,6 +93,8 @@ pub enum Growth {
     Identities(usize),
     /// Open connections.
     Open(usize),
+    /// Threads that do the work, all on the same two CPUs.
+    Workers(usize),
 }
 
 impl Growth {
@@ -103,6 +105,7 @@ impl Growth {
             (Self::Servers(_), Self::Servers(_))
                 | (Self::Identities(_), Self::Identities(_))
                 | (Self::Open(_), Self::Open(_))
+                | (Self::Workers(_), Self::Workers(_))
         )
     }
 }
@@ -231,6 +234,18 @@ pub fn all(quick: bool, most: usize) -> Vec<Case> {
         let name = format!("growth-open-{}", spec.connections);
         let growth = Growth::Open(spec.connections);
         add(name, Transport::Mtls, Work::Load(spec), Some(growth));
+    }
+    for (mode, name, connections) in [
+        (Mode::Connect, "connect", CONNECTING),
+        (Mode::Echo, "echo", BUSY),
+        (Mode::Download, "download", 4),
+    ] {
+        for workers in [1, 2] {
+            let work = Work::Load(load(mode, connections.min(most)));
+            let name = format!("workers-{name}-{workers}");
+            let growth = Some(Growth::Workers(workers));
+            add(name, Transport::Mtls, work, growth);
+        }
     }
     cases
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     load::{Latency, LoadError, Mode, Session, Spec, Tally, Tls},
-    usage::{Usage, memory},
+    usage::{Usage, memory, threads_between},
 };
 
 /// How long things take, and with what.
@@ -77,6 +77,8 @@ pub struct Sample {
     pub negotiated: String,
     /// What failed, and how often.
     pub errors: BTreeMap<String, u64>,
+    /// Where workers are counted: CPU time of each, in nanoseconds, the busiest first.
+    pub worker_cpu_ns: Vec<u64>,
     /// Fairness: what its ratio comes from.
     pub fairness: Option<Fairness>,
 }
@@ -154,7 +156,12 @@ async fn under_load(
     session.begin();
     sleep(settings.seconds).await;
     let tally = session.end();
-    let cpu = Usage::read(balancer.id())?.since(&before);
+    let after = Usage::read(balancer.id())?;
+    let cpu = after.since(&before);
+    if let Some(Growth::Workers(count)) = case.growth {
+        // Threads that wait for files have the same name, and next to nothing to do.
+        sample.worker_cpu_ns = threads_between(balancer.id(), "worker", count, &before, &after);
+    }
     sample.memory = Some(memory(balancer.id())?);
     session.stop().await;
 
@@ -307,6 +314,14 @@ fn read_stream(stream: &Child) -> Result<Streamed, MeasureError> {
 }
 
 impl Sample {
+    /// CPU time of the busiest worker to the mean of all.
+    pub fn worker_balance(&self) -> Option<f64> {
+        let sum: u64 = self.worker_cpu_ns.iter().sum();
+        let mean = sum as f64 / self.worker_cpu_ns.len() as f64;
+        let most = *self.worker_cpu_ns.first()?;
+        ratio(most as f64, mean)
+    }
+
     fn empty(case: &Case, balancer: Kind, round: usize) -> Self {
         Self {
             case: case.name.clone(),
@@ -325,6 +340,7 @@ impl Sample {
             connections: 0,
             negotiated: String::new(),
             errors: BTreeMap::new(),
+            worker_cpu_ns: Vec::new(),
             fairness: None,
         }
     }

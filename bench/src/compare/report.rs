@@ -84,6 +84,8 @@ pub struct GrowthLine {
     pub memory_mib: Option<Spread>,
     /// Bytes of memory for each further client rule.
     pub bytes_per_identity: Option<Spread>,
+    /// CPU time of the busiest worker thread to the mean of all.
+    pub worker_balance: Option<Spread>,
 }
 
 /// Puts the samples of each case together.
@@ -149,7 +151,9 @@ pub fn growth(cases: &[Case], samples: &[Sample]) -> Vec<GrowthLine> {
     growing
         .clone()
         .map(|(case, what)| {
-            let smallest = growing.clone().find(|(_, other)| other.is_like(what));
+            let smallest = growing
+                .clone()
+                .find(|(other, of)| of.is_like(what) && other.unit() == case.unit());
             let of = |case: &Case| -> Vec<&Sample> {
                 samples.iter().filter(|s| s.case == case.name).collect()
             };
@@ -176,6 +180,7 @@ pub fn growth(cases: &[Case], samples: &[Sample]) -> Vec<GrowthLine> {
                         .iter()
                         .filter_map(|(s, l)| bytes_per_identity(l, least_of, s, what)),
                 ),
+                worker_balance: Spread::of(own.iter().filter_map(|s| s.worker_balance())),
             }
         })
         .collect()
@@ -226,23 +231,32 @@ impl Report {
         }
         if !self.growth.is_empty() {
             writeln!(out, "\nHow leastconn grows")?;
-            let head = ["case", "unit", "cost", "to the first", "MiB", "B/identity"];
+            let head = [
+                "case",
+                "unit",
+                "cost",
+                "to the first",
+                "MiB",
+                "B/identity",
+                "busiest worker/mean",
+            ];
             writeln!(
                 out,
-                "{:<26} {:<18} {:>8} {:>20} {:>8} {:>11}",
-                head[0], head[1], head[2], head[3], head[4], head[5]
+                "{:<26} {:<18} {:>8} {:>20} {:>8} {:>11} {:>20}",
+                head[0], head[1], head[2], head[3], head[4], head[5], head[6]
             )?;
         }
         for line in &self.growth {
             writeln!(
                 out,
-                "{:<26} {:<18} {:>8} {:>20} {:>8} {:>11}",
+                "{:<26} {:<18} {:>8} {:>20} {:>8} {:>11} {:>20}",
                 line.case,
                 line.unit,
                 median(line.cost.as_ref()),
                 spread(line.ratio.as_ref()),
                 median(line.memory_mib.as_ref()),
                 median(line.bytes_per_identity.as_ref()),
+                spread(line.worker_balance.as_ref()),
             )?;
         }
         self.write_fairness(out)?;
@@ -381,6 +395,7 @@ mod tests {
             connections: 0,
             negotiated: String::new(),
             errors: BTreeMap::new(),
+            worker_cpu_ns: Vec::new(),
             fairness: None,
         }
     }
@@ -433,6 +448,24 @@ mod tests {
         assert!(lines[1].cost.is_none());
         assert_eq!(lines[2].ratio.unwrap().median, 1.1);
         assert_eq!(lines[2].bytes_per_identity.unwrap().median, 200.0);
+    }
+
+    #[test]
+    fn two_workers_are_compared_with_one_at_the_same_work() {
+        let cases = case::select(case::all(false, 9_000), &["workers-".into()]);
+        let mut samples = [
+            sample("workers-connect-1", Kind::Leastconn, 1, 100.0),
+            sample("workers-connect-2", Kind::Leastconn, 1, 105.0),
+            sample("workers-echo-1", Kind::Leastconn, 1, 10.0),
+            sample("workers-echo-2", Kind::Leastconn, 1, 12.0),
+        ];
+        samples[3].worker_cpu_ns = vec![600, 400];
+        let lines = growth(&cases, &samples);
+        let of = |name: &str| lines.iter().find(|line| line.case == name).unwrap();
+        assert_eq!(of("workers-connect-2").ratio.unwrap().median, 1.05);
+        assert_eq!(of("workers-echo-2").ratio.unwrap().median, 1.2);
+        assert_eq!(of("workers-echo-2").worker_balance.unwrap().median, 1.2);
+        assert!(of("workers-connect-2").worker_balance.is_none());
     }
 
     #[test]
