@@ -295,7 +295,7 @@ async fn beside(
     let tally = session.end();
     // It has little time of its own.
     stream
-        .wait(settings.seconds * 3 + Duration::from_secs(5))
+        .wait(settings.seconds * 3 + Duration::from_secs(20))
         .await?;
     Ok((tally, read_stream(&stream)?))
 }
@@ -351,6 +351,11 @@ impl Sample {
             errors: [(why, 1)].into(),
             ..Self::empty(case, balancer, round)
         }
+    }
+
+    /// It could not be measured, which is not the same as measured with errors.
+    pub fn has_failed(&self) -> bool {
+        self.seconds == 0.0
     }
 
     fn take(&mut self, tally: &Tally) {
