@@ -142,10 +142,17 @@ bench: ## Side by side with HAProxy, nginx, Envoy and Traefik, half an hour (BEN
 	target/release/leastconn-bench compare $(BENCH_ARGS)
 
 .PHONY: bench-smoke
-bench-smoke: ## A minute of it, with the peers that are there; fails on errors, not on time
+bench-smoke: ## Whether it still works, a minute, with the peers that are there; fails on errors, not on time
 	@scripts/setup.sh --build
-	$(CARGO) build --locked --release -p leastconn-lb -p leastconn-bench
-	target/release/leastconn-bench compare --quick --rounds 1 --out target/bench-smoke
+	@# The profile of the tests, which is built already: its figures mean nothing.
+	$(CARGO) build --locked -p leastconn-lb -p leastconn-bench
+	target/debug/leastconn-bench compare --quick --rounds 1 --unpinned \
+	  --binary target/debug/leastconn-lb --out target/bench-smoke
+
+.PHONY: instructions
+instructions: ## Instructions for each pick, admission, echo and MiB, counted by valgrind
+	@scripts/setup.sh --build
+	@scripts/instructions.sh
 
 ##@ Docker
 

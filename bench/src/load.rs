@@ -37,10 +37,19 @@ pub enum Mode {
     Echo,
     /// Streams from the servers.
     Download,
+    /// The same, with client and servers giving way to everybody else on their CPUs.
+    Background,
     /// Streams to the servers.
     Upload,
     /// Connections that are opened and then do nothing.
     Idle,
+}
+
+impl Mode {
+    /// Whether bytes are what is counted.
+    pub const fn is_stream(self) -> bool {
+        matches!(self, Self::Download | Self::Background | Self::Upload)
+    }
 }
 
 /// What load on whom.
@@ -152,13 +161,16 @@ pub fn run(args: &LoadArgs) -> Result<(), LoadError> {
     if let Some(cpu) = args.cpu {
         machine::pin(&[cpu])?;
     }
-    if args.plain_echo && matches!(args.mode, Mode::Download | Mode::Upload) {
+    if args.plain_echo && args.mode.is_stream() {
         return Err(LoadError::Usage("--plain-echo does not go with streams"));
     }
     if args.connections == 0 || args.size == 0 {
         return Err(LoadError::Usage(
             "--connections and --size must be at least 1",
         ));
+    }
+    if args.mode == Mode::Background {
+        machine::give_way()?;
     }
     let seconds = |n: f64| {
         Duration::try_from_secs_f64(n)
@@ -176,6 +188,7 @@ pub fn run(args: &LoadArgs) -> Result<(), LoadError> {
         busy: args.connections,
         size: args.size,
         rate: args.rate,
+        pause: None,
         count: args.count,
     };
     machine::block_on(async {

@@ -1,11 +1,14 @@
 //! The machine: which CPUs, how it is called, and how a program of one thread
 //! runs on it.
 
-use std::{fs, io};
+use std::{
+    fs, io,
+    process::{Command, Stdio},
+};
 
 use rustix::{
-    process::{Resource, Rlimit, getrlimit, setrlimit},
-    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+    process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit},
+    thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity},
 };
 use serde::Serialize;
 use tokio::{
@@ -75,6 +78,30 @@ pub fn pin(cpus: &[usize]) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets everybody else go first on this thread's CPU. In the scheduling class `idle`
+/// it runs only when nobody else wants to, and is interrupted at once; where that
+/// cannot be had (`chrt` is part of util-linux), the lowest priority has to do, with
+/// which it still gets its small share.
+///
+/// # Errors
+/// If neither can be had.
+pub fn give_way() -> io::Result<()> {
+    let thread = gettid();
+    let class = Command::new("chrt")
+        .args(["--idle", "--pid", "0"])
+        .arg(thread.as_raw_nonzero().to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if class.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    // On Linux, priority is a thread's.
+    setpriority_process(Some(thread), 19)?;
+    Ok(())
+}
+
 /// Raises the soft limit of open files to the hard one; returns it.
 pub fn raise_open_files() -> usize {
     let limit = getrlimit(Resource::Nofile);
@@ -130,6 +157,21 @@ mod tests {
         let text = "processor\t: 0\nmodel name\t: AMD EPYC 9R14\nflags\t\t: fpu\n";
         assert_eq!(cpu_model(text), "AMD EPYC 9R14");
         assert_eq!(cpu_model(""), "unknown");
+    }
+
+    #[test]
+    fn a_thread_that_gives_way_has_a_lower_class_or_priority() {
+        std::thread::spawn(|| {
+            give_way().unwrap();
+            let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
+            let (_, rest) = stat.rsplit_once(')').unwrap();
+            let fields: Vec<&str> = rest.split_whitespace().collect();
+            // Fields 19 and 41 of proc_pid_stat(5): nice, and the class.
+            let (nice, class) = (fields[19 - 3], fields[41 - 3]);
+            assert!(nice == "19" || class == "5", "nice {nice}, class {class}");
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

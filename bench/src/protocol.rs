@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `E` | sends back every byte that follows, until the end |
 //! | `D`, count (u64, big endian) | sends that many bytes, then takes the next request |
+//! | `B` | sends bytes until the end, in the background: only when nothing else wants the CPU |
 //! | `U`, count (u64, big endian) | takes that many bytes, answers `A`, then takes the next request |
 
 use std::io;
@@ -24,6 +25,8 @@ pub enum Request {
     Echo,
     /// So many bytes from the server.
     Download(u64),
+    /// Bytes until the connection ends, whenever the server has nothing else to do.
+    Background,
     /// So many bytes to the server.
     Upload(u64),
 }
@@ -33,6 +36,7 @@ impl Request {
     pub fn encode(self) -> Vec<u8> {
         let (kind, count) = match self {
             Self::Echo => return vec![b'E'],
+            Self::Background => return vec![b'B'],
             Self::Download(count) => (b'D', count),
             Self::Upload(count) => (b'U', count),
         };
@@ -52,6 +56,7 @@ impl Request {
         }
         match kind[0] {
             b'E' => Ok(Some(Self::Echo)),
+            b'B' => Ok(Some(Self::Background)),
             b'D' => Ok(Some(Self::Download(reader.read_u64().await?))),
             b'U' => Ok(Some(Self::Upload(reader.read_u64().await?))),
             other => Err(io::Error::new(
@@ -71,6 +76,7 @@ mod tests {
         let all = [
             Request::Download(7),
             Request::Upload(ENDLESS),
+            Request::Background,
             Request::Echo,
         ];
         let bytes: Vec<u8> = all.iter().flat_map(|request| request.encode()).collect();

@@ -1,10 +1,12 @@
 //! `servers`: upstream servers for any balancer, all in one thread. They cost as
-//! little as they can, for they share a CPU with the load.
+//! little as they can, for they share a CPU with the load. Streams in the background
+//! are the exception: they have a thread of their own, which gives way to all others.
 
 use std::{
     cell::RefCell,
     io::{self, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream as StdTcpStream},
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -12,12 +14,13 @@ use clap::Args;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::mpsc::{Receiver, Sender, channel},
     time::sleep,
 };
 
 use crate::{
     machine,
-    protocol::{ACKNOWLEDGED, Request},
+    protocol::{ACKNOWLEDGED, ENDLESS, Request},
 };
 
 /// Read or written at once.
@@ -118,14 +121,8 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
     while let Some(request) = Request::read(&mut stream).await? {
         match request {
             Request::Echo => return echo(&mut stream).await,
-            Request::Download(count) => {
-                let mut left = count;
-                while left > 0 {
-                    let chunk = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
-                    stream.write_all(&ZEROS[..chunk]).await?;
-                    left -= chunk as u64;
-                }
-            }
+            Request::Background => return in_background(stream),
+            Request::Download(count) => send(&mut stream, count).await?,
             Request::Upload(count) => {
                 let mut left = count;
                 while left > 0 {
@@ -141,6 +138,42 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+async fn send(stream: &mut TcpStream, count: u64) -> io::Result<()> {
+    let mut left = count;
+    while left > 0 {
+        let chunk = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
+        stream.write_all(&ZEROS[..chunk]).await?;
+        left -= chunk as u64;
+    }
+    Ok(())
+}
+
+/// The thread that has the streams in the background; started by the first of them.
+static BACKGROUND: LazyLock<io::Result<Sender<StdTcpStream>>> = LazyLock::new(|| {
+    let (sender, receiver) = channel(64);
+    std::thread::Builder::new()
+        .name("background".to_owned())
+        .spawn(|| background(receiver))?;
+    Ok(sender)
+});
+
+fn in_background(stream: TcpStream) -> io::Result<()> {
+    let gone = || io::Error::other("no thread for streams in the background");
+    let sender = BACKGROUND.as_ref().map_err(|_| gone())?;
+    sender.try_send(stream.into_std()?).map_err(|_| gone())
+}
+
+fn background(mut streams: Receiver<StdTcpStream>) -> io::Result<()> {
+    machine::give_way()?;
+    machine::block_on(async {
+        while let Some(stream) = streams.recv().await {
+            let mut stream = TcpStream::from_std(stream)?;
+            tokio::task::spawn_local(async move { send(&mut stream, ENDLESS).await });
+        }
+        Ok(())
+    })
 }
 
 async fn echo(stream: &mut TcpStream) -> io::Result<()> {
@@ -181,6 +214,20 @@ async fn read_some<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_in_the_background_ends_when_its_client_does() {
+        machine::block_on(async {
+            let addresses = start(Ipv4Addr::LOCALHOST.into(), &[0]).await.unwrap();
+            let mut stream = TcpStream::connect(addresses[0]).await.unwrap();
+            stream.write_all(&Request::Background.encode()).await?;
+            let mut got = vec![1; CHUNK * 3];
+            stream.read_exact(&mut got).await?;
+            assert!(got.iter().all(|byte| *byte == 0));
+            io::Result::Ok(())
+        })
+        .unwrap();
+    }
 
     #[test]
     fn one_server_echoes_and_takes_downloads_and_uploads_in_turn() {

@@ -79,6 +79,35 @@ impl Usage {
     }
 }
 
+/// CPU time in nanoseconds between two readings of each thread of the process that is
+/// called `name`, the `most` busiest, which come first.
+pub fn threads_between(
+    process: u32,
+    name: &str,
+    most: usize,
+    before: &Usage,
+    after: &Usage,
+) -> Vec<u64> {
+    let empty = Process::default();
+    let of = |usage: &'_ Usage, thread| {
+        let process = usage.processes.get(&process).unwrap_or(&empty);
+        process.threads.get(thread).copied().unwrap_or(0)
+    };
+    let threads = after.processes.get(&process).unwrap_or(&empty);
+    let mut used: Vec<u64> = threads
+        .threads
+        .keys()
+        .filter(|thread| {
+            let path = format!("/proc/{process}/task/{thread}/comm");
+            fs::read_to_string(path).is_ok_and(|comm| comm.trim_end() == name)
+        })
+        .map(|thread| of(after, thread).saturating_sub(of(before, thread)))
+        .collect();
+    used.sort_unstable_by_key(|ns| std::cmp::Reverse(*ns));
+    used.truncate(most);
+    used
+}
+
 impl Process {
     fn read(pid: u32) -> io::Result<Self> {
         let directory = PathBuf::from(format!("/proc/{pid}"));
@@ -275,6 +304,34 @@ mod tests {
         other.start_time = 2;
         let cpu = of(other).since(&of(process(&[(9, 200)], 0, 0)));
         assert_eq!(cpu.ns, 300);
+    }
+
+    #[test]
+    fn threads_are_told_apart_by_name_and_the_busiest_come_first() {
+        let own = std::process::id();
+        let burnt = std::sync::Barrier::new(3);
+        let read = std::sync::Barrier::new(3);
+        let burn = &|ns: u64| {
+            let used = || on_cpu(&fs::read_to_string("/proc/thread-self/schedstat").unwrap());
+            while used() < Some(ns) {}
+            burnt.wait();
+            read.wait();
+        };
+        let used = std::thread::scope(|scope| {
+            for ns in [2_000_000, 8_000_000] {
+                let thread = std::thread::Builder::new().name("counted".to_owned());
+                thread.spawn_scoped(scope, move || burn(ns)).unwrap();
+            }
+            burnt.wait();
+            let after = Usage::read(own).unwrap();
+            let used = |most| threads_between(own, "counted", most, &Usage::default(), &after);
+            let all = used(5);
+            assert_eq!(used(1), all[..1]);
+            read.wait();
+            all
+        });
+        assert_eq!(used.len(), 2);
+        assert!(used[0] >= 8_000_000 && used[1] >= 2_000_000);
     }
 
     #[test]

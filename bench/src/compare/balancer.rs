@@ -98,13 +98,17 @@ impl Balancer {
             tls: at(tls_port),
             plain: at(plain_port),
         };
-        balancer.ready(tls).await?;
+        // A configuration of 100,000 rules takes its time.
+        let patience = match program.kind {
+            Kind::Leastconn => 180,
+            _ => 20,
+        };
+        balancer.ready(tls, Duration::from_secs(patience)).await?;
         Ok(balancer)
     }
 
-    async fn ready(&mut self, tls: &Tls) -> Result<(), StartError> {
-        // A configuration of 100,000 rules takes its time.
-        let end = Instant::now() + Duration::from_secs(180);
+    async fn ready(&mut self, tls: &Tls, patience: Duration) -> Result<(), StartError> {
+        let end = Instant::now() + patience;
         let targets = [self.target(Some(tls)), self.target(None)];
         for target in targets {
             loop {

@@ -93,6 +93,8 @@ pub enum Growth {
     Identities(usize),
     /// Open connections.
     Open(usize),
+    /// Threads that do the work, all on the same two CPUs.
+    Workers(usize),
 }
 
 impl Growth {
@@ -103,6 +105,7 @@ impl Growth {
             (Self::Servers(_), Self::Servers(_))
                 | (Self::Identities(_), Self::Identities(_))
                 | (Self::Open(_), Self::Open(_))
+                | (Self::Workers(_), Self::Workers(_))
         )
     }
 }
@@ -114,7 +117,7 @@ impl Case {
             Work::Load(spec) => match spec.mode {
                 Mode::Connect => Unit::Connection,
                 Mode::Echo | Mode::Idle => Unit::Echo,
-                Mode::Download | Mode::Upload => Unit::Stream,
+                Mode::Download | Mode::Background | Mode::Upload => Unit::Stream,
             },
             Work::Memory { .. } => Unit::Memory,
             Work::Fairness => Unit::Ratio,
@@ -140,6 +143,7 @@ const fn load(mode: Mode, connections: usize) -> Spec {
         busy: connections,
         size: 64,
         rate: None,
+        pause: None,
         count: None,
     }
 }
@@ -191,12 +195,12 @@ pub fn all(quick: bool, most: usize) -> Vec<Case> {
             None,
         );
     }
-    add(
-        "fairness-mtls".to_owned(),
-        Transport::Mtls,
-        Work::Fairness,
-        None,
-    );
+    // Its stream runs only when nobody else wants the CPU, which on a busy machine
+    // may be never.
+    if !quick {
+        let name = "fairness-mtls".to_owned();
+        add(name, Transport::Mtls, Work::Fairness, None);
+    }
 
     let connect = || Work::Load(load(Mode::Connect, CONNECTING));
     let (servers, identities, open): (&[usize], &[usize], &[usize]) = if quick {
@@ -230,6 +234,18 @@ pub fn all(quick: bool, most: usize) -> Vec<Case> {
         let name = format!("growth-open-{}", spec.connections);
         let growth = Growth::Open(spec.connections);
         add(name, Transport::Mtls, Work::Load(spec), Some(growth));
+    }
+    for (mode, name, connections) in [
+        (Mode::Connect, "connect", CONNECTING),
+        (Mode::Echo, "echo", BUSY),
+        (Mode::Download, "download", 4),
+    ] {
+        for workers in [1, 2] {
+            let work = Work::Load(load(mode, connections.min(most)));
+            let name = format!("workers-{name}-{workers}");
+            let growth = Some(Growth::Workers(workers));
+            add(name, Transport::Mtls, work, growth);
+        }
     }
     cases
 }

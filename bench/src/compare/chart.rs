@@ -142,7 +142,26 @@ fn footer(report: &Report) -> Vec<String> {
     )];
     // As many as one line holds.
     lines.extend(versions.chunks(3).map(|some| some.join("; ")));
-    lines.push(report.command.clone());
+    lines.extend(wrapped(&report.command));
+    lines
+}
+
+/// In lines that are not wider than the chart.
+fn wrapped(words: &str) -> Vec<String> {
+    const MOST: usize = 125;
+    let mut lines = vec![String::new()];
+    for word in words.split(' ') {
+        let line = lines.len() - 1;
+        let length = lines[line].chars().count();
+        if length == 0 {
+            lines[line].push_str(word);
+        } else if length + 1 + word.chars().count() <= MOST {
+            lines[line].push(' ');
+            lines[line].push_str(word);
+        } else {
+            lines.push(format!("  {word}"));
+        }
+    }
     lines
 }
 
@@ -165,6 +184,20 @@ mod tests {
         compare::{program::Program, stats::Spread},
         machine::Machine,
     };
+
+    #[test]
+    fn a_long_command_goes_on_in_the_next_line() {
+        assert_eq!(wrapped("a b c"), ["a b c"]);
+        let (long, longer) = ("x".repeat(100), "y".repeat(200));
+        let lines = wrapped(&format!("{long} 234 {long} {longer} 5"));
+        let expected = [
+            format!("{long} 234"),
+            format!("  {long}"),
+            format!("  {longer}"),
+            "  5".to_owned(),
+        ];
+        assert_eq!(lines, expected);
+    }
 
     #[test]
     fn bars_are_as_long_as_their_values_and_text_is_escaped() {

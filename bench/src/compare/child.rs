@@ -12,7 +12,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, setpriority_process},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use tokio::time::{Instant, sleep};
 
@@ -61,16 +61,6 @@ impl Child {
     /// Its process ID.
     pub fn id(&self) -> u32 {
         self.process.id()
-    }
-
-    /// Lets everybody else go first on its CPU.
-    ///
-    /// # Errors
-    /// If it has ended.
-    pub fn give_way(&self) -> io::Result<()> {
-        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw);
-        setpriority_process(pid, 19)?;
-        Ok(())
     }
 
     /// Whether it has ended, and how.

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     load::{Latency, LoadError, Mode, Session, Spec, Tally, Tls},
-    usage::{Usage, memory},
+    usage::{Usage, memory, threads_between},
 };
 
 /// How long things take, and with what.
@@ -37,6 +38,8 @@ pub struct Settings {
     pub run: PathBuf,
     /// Where load and servers are.
     pub own_cpus: Vec<usize>,
+    /// One of the servers.
+    pub server: SocketAddr,
 }
 
 /// What came of it.
@@ -74,8 +77,22 @@ pub struct Sample {
     pub negotiated: String,
     /// What failed, and how often.
     pub errors: BTreeMap<String, u64>,
-    /// Fairness: p99 of echoes alone and beside the stream, in nanoseconds.
-    pub p99_alone_and_beside: Option<(u64, u64)>,
+    /// Where workers are counted: CPU time of each, in nanoseconds, the busiest first.
+    pub worker_cpu_ns: Vec<u64>,
+    /// Fairness: what its ratio comes from.
+    pub fairness: Option<Fairness>,
+}
+
+/// 99th percentiles of the echoes, in nanoseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Fairness {
+    /// Without a stream.
+    pub p99_alone_ns: u64,
+    /// With one that does not go through the balancer: what client and server of a
+    /// stream keep from the echoes.
+    pub p99_beside_straight_ns: u64,
+    /// With one through the balancer.
+    pub p99_beside_ns: u64,
 }
 
 /// A measurement could not be done.
@@ -139,7 +156,12 @@ async fn under_load(
     session.begin();
     sleep(settings.seconds).await;
     let tally = session.end();
-    let cpu = Usage::read(balancer.id())?.since(&before);
+    let after = Usage::read(balancer.id())?;
+    let cpu = after.since(&before);
+    if let Some(Growth::Workers(count)) = case.growth {
+        // Threads that wait for files have the same name, and next to nothing to do.
+        sample.worker_cpu_ns = threads_between(balancer.id(), "worker", count, &before, &after);
+    }
     sample.memory = Some(memory(balancer.id())?);
     session.stop().await;
 
@@ -147,7 +169,7 @@ async fn under_load(
     sample.cpu_coarse = cpu.coarse;
     sample.cpu_busy = Some(cpu.ns as f64 / 1e9 / tally.elapsed.as_secs_f64());
     sample.cost = match spec.mode {
-        Mode::Download | Mode::Upload => ratio(cpu.ns as f64, tally.bytes as f64 / 1024.0),
+        mode if mode.is_stream() => ratio(cpu.ns as f64, tally.bytes as f64 / 1024.0),
         _ => ratio(cpu.ns as f64 / 1000.0, tally.operations as f64),
     };
     Ok(())
@@ -168,6 +190,7 @@ async fn idle(
         busy: 0,
         size: 64,
         rate: None,
+        pause: None,
         count: None,
     };
     // The first few make what there is once, not for each connection.
@@ -190,8 +213,10 @@ async fn idle(
     Ok(())
 }
 
-/// Echoes with and without a stream that goes as fast as it can. The stream has a
-/// process of its own, so that only the CPU is shared with it, not our loop.
+/// Echoes without a stream, beside one that goes as fast as it can straight to a
+/// server, and beside one through the balancer. Client and server of the stream have
+/// threads of their own that give way to everybody else, so that the balancer is all
+/// that the stream can keep from the echoes; the straight one shows how far that is so.
 async fn fairness(
     case: &Case,
     balancer: &Balancer,
@@ -199,6 +224,8 @@ async fn fairness(
     sample: &mut Sample,
 ) -> Result<(), MeasureError> {
     const ECHOES: usize = 4;
+    // Without one, the echoes would need a whole CPU, and leave the stream none.
+    const PAUSE: Duration = Duration::from_millis(1);
     let target = balancer.target(tls(case, settings).as_ref());
     let address = target.address;
     let spec = Spec {
@@ -207,6 +234,7 @@ async fn fairness(
         busy: ECHOES,
         size: 64,
         rate: None,
+        pause: Some(PAUSE),
         count: None,
     };
     let session = Session::start(target, spec).await?;
@@ -214,14 +242,42 @@ async fn fairness(
     session.begin();
     sleep(settings.seconds).await;
     let alone = session.end();
+    let (straight, _) = beside(&session, settings.server, Transport::Plain, settings).await?;
+    let (through, streamed) = beside(&session, address, case.transport, settings).await?;
+    session.stop().await;
 
+    sample.take(&through);
+    sample.errors.extend(alone.errors.clone());
+    sample.errors.extend(straight.errors.clone());
+    sample.errors.extend(streamed.errors);
+    sample.mib_per_second = Some(streamed.mib_per_second);
+    if let (Some(alone), Some(straight), Some(through)) =
+        (alone.latency(), straight.latency(), through.latency())
+    {
+        sample.cost = ratio(through.p99 as f64, alone.p99 as f64);
+        sample.fairness = Some(Fairness {
+            p99_alone_ns: alone.p99,
+            p99_beside_straight_ns: straight.p99,
+            p99_beside_ns: through.p99,
+        });
+    }
+    Ok(())
+}
+
+/// Counts what the session does while a stream comes from `address`.
+async fn beside(
+    session: &Session,
+    address: SocketAddr,
+    transport: Transport,
+    settings: &Settings,
+) -> Result<(Tally, Streamed), MeasureError> {
     let seconds = (settings.warm_up + settings.seconds * 2).as_secs_f64();
     let mut command = Command::new(std::env::current_exe()?);
     command
-        .args(["load", "--json", "--mode", "download", "--connections", "1"])
-        .args(["--address", &address.to_string()])
+        .args(["load", "--json", "--mode", "background"])
+        .args(["--connections", "1", "--address", &address.to_string()])
         .args(["--warm-up", "0.1", "--duration", &seconds.to_string()]);
-    if case.transport == Transport::Mtls {
+    if transport == Transport::Mtls {
         let file = |name: &str| settings.pki.join(name).display().to_string();
         command.args(["--tls", "--ca", &file("ca.crt")]).args([
             "--cert",
@@ -233,25 +289,15 @@ async fn fairness(
     let log = settings.run.join("stream.json");
     let own = &settings.own_cpus;
     let mut stream = Child::spawn(&mut command, own, own, &log)?;
-    // The two clients share a CPU: what counts is what the balancer adds.
-    stream.give_way()?;
     sleep(settings.warm_up + Duration::from_millis(100)).await;
     session.begin();
     sleep(settings.seconds).await;
-    let beside = session.end();
-    stream.wait(settings.seconds * 3).await?;
-    let streamed = read_stream(&stream)?;
-    session.stop().await;
-
-    sample.take(&beside);
-    sample.errors.extend(alone.errors.clone());
-    sample.errors.extend(streamed.errors);
-    sample.mib_per_second = Some(streamed.mib_per_second);
-    if let (Some(alone), Some(beside)) = (alone.latency(), beside.latency()) {
-        sample.p99_alone_and_beside = Some((alone.p99, beside.p99));
-        sample.cost = ratio(beside.p99 as f64, alone.p99 as f64);
-    }
-    Ok(())
+    let tally = session.end();
+    // It has little time of its own.
+    stream
+        .wait(settings.seconds * 3 + Duration::from_secs(20))
+        .await?;
+    Ok((tally, read_stream(&stream)?))
 }
 
 #[derive(Deserialize)]
@@ -268,6 +314,14 @@ fn read_stream(stream: &Child) -> Result<Streamed, MeasureError> {
 }
 
 impl Sample {
+    /// CPU time of the busiest worker to the mean of all.
+    pub fn worker_balance(&self) -> Option<f64> {
+        let sum: u64 = self.worker_cpu_ns.iter().sum();
+        let mean = sum as f64 / self.worker_cpu_ns.len() as f64;
+        let most = *self.worker_cpu_ns.first()?;
+        ratio(most as f64, mean)
+    }
+
     fn empty(case: &Case, balancer: Kind, round: usize) -> Self {
         Self {
             case: case.name.clone(),
@@ -286,7 +340,8 @@ impl Sample {
             connections: 0,
             negotiated: String::new(),
             errors: BTreeMap::new(),
-            p99_alone_and_beside: None,
+            worker_cpu_ns: Vec::new(),
+            fairness: None,
         }
     }
 
@@ -296,6 +351,11 @@ impl Sample {
             errors: [(why, 1)].into(),
             ..Self::empty(case, balancer, round)
         }
+    }
+
+    /// It could not be measured, which is not the same as measured with errors.
+    pub fn has_failed(&self) -> bool {
+        self.seconds == 0.0
     }
 
     fn take(&mut self, tally: &Tally) {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     case::Case,
-    measure::{Sample, bytes_per_identity},
+    measure::{Fairness, Sample, bytes_per_identity},
     program::{Kind, Program},
     stats::Spread,
 };
@@ -84,6 +84,8 @@ pub struct GrowthLine {
     pub memory_mib: Option<Spread>,
     /// Bytes of memory for each further client rule.
     pub bytes_per_identity: Option<Spread>,
+    /// CPU time of the busiest worker thread to the mean of all.
+    pub worker_balance: Option<Spread>,
 }
 
 /// Puts the samples of each case together.
@@ -149,7 +151,9 @@ pub fn growth(cases: &[Case], samples: &[Sample]) -> Vec<GrowthLine> {
     growing
         .clone()
         .map(|(case, what)| {
-            let smallest = growing.clone().find(|(_, other)| other.is_like(what));
+            let smallest = growing
+                .clone()
+                .find(|(other, of)| of.is_like(what) && other.unit() == case.unit());
             let of = |case: &Case| -> Vec<&Sample> {
                 samples.iter().filter(|s| s.case == case.name).collect()
             };
@@ -176,6 +180,7 @@ pub fn growth(cases: &[Case], samples: &[Sample]) -> Vec<GrowthLine> {
                         .iter()
                         .filter_map(|(s, l)| bytes_per_identity(l, least_of, s, what)),
                 ),
+                worker_balance: Spread::of(own.iter().filter_map(|s| s.worker_balance())),
             }
         })
         .collect()
@@ -226,25 +231,35 @@ impl Report {
         }
         if !self.growth.is_empty() {
             writeln!(out, "\nHow leastconn grows")?;
-            let head = ["case", "unit", "cost", "to the first", "MiB", "B/identity"];
+            let head = [
+                "case",
+                "unit",
+                "cost",
+                "to the first",
+                "MiB",
+                "B/identity",
+                "busiest worker/mean",
+            ];
             writeln!(
                 out,
-                "{:<26} {:<18} {:>8} {:>20} {:>8} {:>11}",
-                head[0], head[1], head[2], head[3], head[4], head[5]
+                "{:<26} {:<18} {:>8} {:>20} {:>8} {:>11} {:>20}",
+                head[0], head[1], head[2], head[3], head[4], head[5], head[6]
             )?;
         }
         for line in &self.growth {
             writeln!(
                 out,
-                "{:<26} {:<18} {:>8} {:>20} {:>8} {:>11}",
+                "{:<26} {:<18} {:>8} {:>20} {:>8} {:>11} {:>20}",
                 line.case,
                 line.unit,
                 median(line.cost.as_ref()),
                 spread(line.ratio.as_ref()),
                 median(line.memory_mib.as_ref()),
                 median(line.bytes_per_identity.as_ref()),
+                spread(line.worker_balance.as_ref()),
             )?;
         }
+        self.write_fairness(out)?;
         for sample in self.samples.iter().filter(|s| !s.errors.is_empty()) {
             let errors: Vec<String> = sample
                 .errors
@@ -258,6 +273,38 @@ impl Report {
                 sample.case,
                 sample.round,
                 errors.join("; ")
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_fairness(&self, out: &mut String) -> std::fmt::Result {
+        let measured: Vec<(Kind, Fairness)> = self
+            .samples
+            .iter()
+            .filter_map(|s| Some((s.balancer, s.fairness?)))
+            .collect();
+        if measured.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "\nFairness: p99 of the echoes (ms)")?;
+        writeln!(
+            out,
+            "{:<20} {:>10} {:>24} {:>24}",
+            "", "alone", "beside a stream", "stream not through it"
+        )?;
+        for program in &self.programs {
+            let of = |value: fn(Fairness) -> u64| {
+                let own = measured.iter().filter(|(kind, _)| *kind == program.kind);
+                Spread::of(own.map(|(_, fairness)| value(*fairness) as f64 / 1e6))
+            };
+            writeln!(
+                out,
+                "{:<20} {:>10} {:>24} {:>24}",
+                program.kind,
+                median(of(|f| f.p99_alone_ns).as_ref()),
+                spread(of(|f| f.p99_beside_ns).as_ref()),
+                spread(of(|f| f.p99_beside_straight_ns).as_ref()),
             )?;
         }
         Ok(())
@@ -294,10 +341,14 @@ impl Report {
         Ok(())
     }
 
-    /// Whether everything of leastconn went well: what a smoke test asks.
-    pub fn errors_of_leastconn(&self) -> usize {
-        let own = self.samples.iter();
-        own.filter(|s| s.balancer == Kind::Leastconn && (s.cost.is_none() || !s.errors.is_empty()))
+    /// Measurements of leastconn that had errors, and those without a figure, unless
+    /// a figure is too much to ask in the time.
+    pub fn errors_of_leastconn(&self, errors_only: bool) -> usize {
+        let own = self
+            .samples
+            .iter()
+            .filter(|s| s.balancer == Kind::Leastconn);
+        own.filter(|s| !s.errors.is_empty() || (s.cost.is_none() && !errors_only))
             .count()
     }
 }
@@ -348,7 +399,8 @@ mod tests {
             connections: 0,
             negotiated: String::new(),
             errors: BTreeMap::new(),
-            p99_alone_and_beside: None,
+            worker_cpu_ns: Vec::new(),
+            fairness: None,
         }
     }
 
@@ -403,6 +455,24 @@ mod tests {
     }
 
     #[test]
+    fn two_workers_are_compared_with_one_at_the_same_work() {
+        let cases = case::select(case::all(false, 9_000), &["workers-".into()]);
+        let mut samples = [
+            sample("workers-connect-1", Kind::Leastconn, 1, 100.0),
+            sample("workers-connect-2", Kind::Leastconn, 1, 105.0),
+            sample("workers-echo-1", Kind::Leastconn, 1, 10.0),
+            sample("workers-echo-2", Kind::Leastconn, 1, 12.0),
+        ];
+        samples[3].worker_cpu_ns = vec![600, 400];
+        let lines = growth(&cases, &samples);
+        let of = |name: &str| lines.iter().find(|line| line.case == name).unwrap();
+        assert_eq!(of("workers-connect-2").ratio.unwrap().median, 1.05);
+        assert_eq!(of("workers-echo-2").ratio.unwrap().median, 1.2);
+        assert_eq!(of("workers-echo-2").worker_balance.unwrap().median, 1.2);
+        assert!(of("workers-connect-2").worker_balance.is_none());
+    }
+
+    #[test]
     fn a_case_without_a_figure_or_with_errors_is_an_error() {
         let mut report = Report {
             date: String::new(),
@@ -416,11 +486,15 @@ mod tests {
             growth: Vec::new(),
             samples: vec![sample("x", Kind::Leastconn, 1, 1.0)],
         };
-        assert_eq!(report.errors_of_leastconn(), 0);
+        assert_eq!(report.errors_of_leastconn(false), 0);
         report.samples[0].errors.insert("echo: reset".to_owned(), 3);
         report.samples.push(sample("x", Kind::Envoy, 1, 1.0));
         report.samples[1].cost = None;
-        assert_eq!(report.errors_of_leastconn(), 1);
+        assert_eq!(report.errors_of_leastconn(true), 1);
+        report.samples.push(sample("x", Kind::Leastconn, 1, 1.0));
+        report.samples[2].cost = None;
+        assert_eq!(report.errors_of_leastconn(true), 1);
+        assert_eq!(report.errors_of_leastconn(false), 2);
         assert!(report.table().contains("3 × echo: reset"));
     }
 

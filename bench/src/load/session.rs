@@ -37,6 +37,8 @@ pub struct Spec {
     pub size: usize,
     /// Operations a second; `None`: as many as there can be.
     pub rate: Option<f64>,
+    /// Of each worker, after each echo.
+    pub pause: Option<Duration>,
     /// At most so many operations in the period that is counted.
     pub count: Option<u64>,
 }
@@ -206,7 +208,7 @@ impl Session {
     pub async fn stop(mut self) {
         const MOMENT: Duration = Duration::from_secs(2);
         self.shared.stop.set(true);
-        if !matches!(self.shared.spec.mode, Mode::Download | Mode::Upload) {
+        if !self.shared.spec.mode.is_stream() {
             let _ = timeout(MOMENT, async {
                 while self.workers.join_next().await.is_some() {}
             })

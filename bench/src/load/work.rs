@@ -26,6 +26,7 @@ pub(super) async fn open(
     let request = match mode {
         Mode::Connect | Mode::Echo | Mode::Idle => return target.connect_and_echo(payload).await,
         Mode::Download => Request::Download(ENDLESS),
+        Mode::Background => Request::Background,
         Mode::Upload => Request::Upload(ENDLESS),
     };
     let mut connection = target.connect().await?;
@@ -56,7 +57,7 @@ impl Worker {
         match self.shared.spec.mode {
             Mode::Connect => self.connect().await,
             Mode::Echo => self.echo().await,
-            Mode::Download | Mode::Upload => self.stream().await,
+            Mode::Download | Mode::Background | Mode::Upload => self.stream().await,
             Mode::Idle => {}
         }
     }
@@ -103,6 +104,9 @@ impl Worker {
                 Ok(()) => {
                     self.shared.succeeded(start.elapsed(), 0);
                     next += 1;
+                    if let Some(pause) = self.shared.spec.pause {
+                        sleep(pause).await;
+                    }
                 }
                 Err(failure) => {
                     self.shared.failed(&failure);
@@ -124,8 +128,8 @@ impl Worker {
         let mut chunk = vec![0; CHUNK];
         loop {
             let moved = match self.shared.spec.mode {
-                Mode::Download => connection.read(&mut chunk).await,
-                _ => connection.write(&chunk).await,
+                Mode::Upload => connection.write(&chunk).await,
+                _ => connection.read(&mut chunk).await,
             };
             let moved = match moved {
                 Ok(0) => Err(std::io::ErrorKind::UnexpectedEof.into()),

@@ -2,12 +2,12 @@
 
 use std::{
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, ready},
 };
 
-use tokio::{io::ReadBuf, net::TcpStream};
+use tokio::{io::ReadBuf, net::TcpStream, task::yield_now};
 
 use super::{super::Stream, SCRATCH, splice::Splice};
 
@@ -15,8 +15,12 @@ use super::{super::Stream, SCRATCH, splice::Splice};
 /// what comes is a small piece at the price of a whole one.
 const LITTLE: usize = SCRATCH / 4;
 
-/// Scratch spaces that one direction moves before others get their turn.
-const BUDGET: usize = 8;
+/// Bytes after which a direction lets others have their turn. With more, a stream
+/// keeps short exchanges waiting for longer, and is no cheaper itself.
+const TURN: u64 = 128 * 1024;
+
+/// A turn's steps, of which most carry bytes.
+const STEPS: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -101,14 +105,19 @@ impl<'a> Flow<'a> {
         writer: &mut impl Stream,
         scratch: &mut [u8],
     ) {
-        for _ in 0..BUDGET {
+        let enough = self.carried.saturating_add(TURN);
+        for _ in 0..STEPS {
             match self.step(cx, reader, writer, scratch) {
                 Poll::Pending => return,
                 Poll::Ready(()) if self.is_over() => return,
+                Poll::Ready(()) if self.carried >= enough => break,
                 Poll::Ready(()) => {}
             }
         }
-        cx.waker().wake_by_ref();
+        // A wake-up alone would bring it back before the runtime looks for what has
+        // come for other connections, which it does only every so many polls.
+        // Yielding has it look first. Once polled, the future is of no more use.
+        let _ = pin!(yield_now()).poll(cx);
     }
 
     /// One read and write, or what else is next. `Pending` when there is

@@ -1,0 +1,47 @@
+//! Work of a fixed amount, for a program that counts instructions: see
+//! `scripts/instructions.sh`, which runs it with one amount and with another, so that
+//! what is done once is not counted.
+
+mod support;
+
+use std::process::ExitCode;
+
+use leastconn::Tried;
+use support::NOW;
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let (Some(what), Some(Ok(count))) = (words.next(), words.next().map(|n| n.parse())) else {
+        // `cargo bench` starts every benchmark, with arguments of its own.
+        eprintln!("instructions: counted by scripts/instructions.sh");
+        return ExitCode::SUCCESS;
+    };
+    match what.as_str() {
+        "pick-4" => pick(4, count),
+        "pick-64" => pick(64, count),
+        "pick-1000" => pick(1000, count),
+        "admit" => admit(count),
+        "echo" => support::runtime().block_on(support::carry(count, 0)),
+        "mebibyte" => support::runtime().block_on(support::carry(0, count << 20)),
+        other => {
+            eprintln!("instructions: there is no work called {other}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn pick(servers: u16, count: usize) {
+    let (pool, _held) = support::busy(servers);
+    let (all, tried) = (pool.all(), Tried::default());
+    for _ in 0..count {
+        drop(pool.pick(&all, &tried, *NOW));
+    }
+}
+
+fn admit(count: usize) {
+    let (limiter, clients, limits) = support::limiter(1_000);
+    for number in 0..count {
+        drop(limiter.admit(&clients[number % clients.len()], &limits, *NOW));
+    }
+}
