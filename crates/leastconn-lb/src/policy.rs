@@ -5,36 +5,53 @@
 //! path that skips authorization or the limits does not compile.
 //!
 //! Finding the rule must not cost more with many of them: rules that ask for
-//! exact names are found by hash, and only those with wildcards or source
+//! exact names are found by binary search, and only those with wildcards or source
 //! addresses alone are tried one by one.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cmp::Ordering, collections::HashMap, sync::Arc};
 
 use leastconn::{Candidates, ClientId, Limits, Permit, Pool, Reason, UpstreamId};
 
 use crate::{
-    config::{self, Client, Config, Exact, Granted},
+    config::{self, Allow, Client, Config, Exact, Granted, Match},
     identity::{Certificate, Peer},
     upstream::Upstream,
 };
 
-/// All rules of one configuration.
+/// All rules of one configuration. There may be very many of them: beside its
+/// [`Client`], a rule has two words here, and 8 bytes for each of its names.
 #[derive(Debug)]
 pub struct Policy {
-    rules: Vec<Arc<Rule>>,
-    /// Rules that can only match a certificate with this exact common name.
-    by_cn: HashMap<String, Vec<usize>>,
-    /// Rules that can only match a certificate with this exact DNS name.
-    by_dns: HashMap<String, Vec<usize>>,
+    clients: Arc<[Client]>,
+    /// What each client's `allow` grants, in the clients' order.
+    reaches: Vec<Arc<Reach>>,
+    /// Rules that can only match a certificate with this exact common name, by
+    /// the name and then in order.
+    by_cn: Vec<Named>,
+    /// The same for DNS names.
+    by_dns: Vec<Named>,
     /// All others.
     scanned: Vec<usize>,
 }
 
-/// One `[[client]]`, with the servers that it grants.
-#[derive(Debug)]
-pub struct Rule {
-    client: Client,
-    grants: HashMap<UpstreamId, (Arc<Upstream>, Candidates)>,
+/// The servers that an `allow` grants.
+type Reach = HashMap<UpstreamId, (Arc<Upstream>, Candidates)>;
+
+/// One of the names that a rule can be found by.
+#[derive(Clone, Copy, Debug)]
+struct Named {
+    rule: u32,
+    name: u32,
+}
+
+impl Named {
+    fn cn(self, clients: &[Client]) -> &str {
+        clients[self.rule as usize].matcher.cn[self.name as usize].as_str()
+    }
+
+    fn dns(self, clients: &[Client]) -> &str {
+        clients[self.rule as usize].matcher.dns[self.name as usize].as_str()
+    }
 }
 
 /// Where a listener's connections go.
@@ -64,7 +81,7 @@ impl Routing {
 /// Proof that a client was authorized: for which servers, and under which limits.
 #[derive(Clone, Debug)]
 pub struct Grant {
-    rule: Arc<Rule>,
+    limits: Limits,
     identity: ClientId,
     upstream: Arc<Upstream>,
     candidates: Candidates,
@@ -77,8 +94,8 @@ impl Grant {
     }
 
     /// The limits that the rule sets.
-    pub fn limits(&self) -> &Limits {
-        &self.rule.client.limits
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The servers, for a client that was also admitted.
@@ -120,15 +137,16 @@ impl Denied {
 
 /// A rule that matched, and whom it sees in the client.
 #[derive(Clone, Debug)]
-pub struct Matched {
-    rule: Arc<Rule>,
+pub struct Matched<'a> {
+    client: &'a Client,
+    reach: &'a Reach,
     identity: ClientId,
 }
 
-impl Matched {
+impl Matched<'_> {
     /// The rule's name.
-    pub fn client(&self) -> &Arc<str> {
-        &self.rule.client.name
+    pub const fn client(&self) -> &Arc<str> {
+        &self.client.name
     }
 
     /// Whose bucket and count it is.
@@ -144,19 +162,19 @@ impl Matched {
     pub fn grant(&self, routing: &Routing, sni: Option<&str>) -> Result<Grant, Denied> {
         let led_to = routing.upstream(sni);
         let granted = match led_to {
-            Some(upstream) => self.rule.grants.get(upstream),
+            Some(upstream) => self.reach.get(upstream),
             // The client's own `allow` decides, if it decides for one.
-            None if self.rule.grants.len() == 1 => self.rule.grants.values().next(),
+            None if self.reach.len() == 1 => self.reach.values().next(),
             None => None,
         };
         let Some((upstream, candidates)) = granted else {
             return Err(Denied::NotAllowed {
-                client: Arc::clone(&self.rule.client.name),
+                client: Arc::clone(&self.client.name),
                 upstream: led_to.cloned(),
             });
         };
         Ok(Grant {
-            rule: Arc::clone(&self.rule),
+            limits: self.client.limits,
             identity: self.identity.clone(),
             upstream: Arc::clone(upstream),
             candidates: candidates.clone(),
@@ -167,35 +185,35 @@ impl Matched {
 impl Policy {
     /// The rules of a configuration whose upstreams are running.
     pub fn new(config: &Config, upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Self {
-        let mut policy = Self {
-            rules: Vec::new(),
-            by_cn: HashMap::new(),
-            by_dns: HashMap::new(),
-            scanned: Vec::new(),
-        };
-        for client in &config.clients {
-            policy.index(client);
-            policy.rules.push(Arc::new(Rule::new(client, upstreams)));
+        let clients = Arc::clone(&config.clients);
+        let mut reaches = Vec::with_capacity(clients.len());
+        let mut same: HashMap<&[Allow], Arc<Reach>> = HashMap::new();
+        let (mut by_cn, mut by_dns, mut scanned) = (Vec::new(), Vec::new(), Vec::new());
+        for (position, client) in clients.iter().enumerate() {
+            let reach = same
+                .entry(&client.allow)
+                .or_insert_with(|| Arc::new(reach(client, upstreams)));
+            reaches.push(Arc::clone(reach));
+            // More rules than that are not to be had in a file.
+            let rule = u32::try_from(position).unwrap_or(u32::MAX);
+            let named = |names: usize| (0..names as u32).map(move |name| Named { rule, name });
+            match client.matcher.exact() {
+                Some(Exact::Cn(names)) => by_cn.extend(named(names.len())),
+                Some(Exact::Dns(names)) => by_dns.extend(named(names.len())),
+                None => scanned.push(position),
+            }
         }
-        policy
-    }
-
-    fn index(&mut self, client: &Client) {
-        let position = self.rules.len();
-        match client.matcher.exact() {
-            Some(Exact::Cn(names)) => {
-                for name in names {
-                    let rules = self.by_cn.entry(name.as_str().to_owned()).or_default();
-                    rules.push(position);
-                }
-            }
-            Some(Exact::Dns(names)) => {
-                for name in names {
-                    let rules = self.by_dns.entry(name.as_str().to_owned()).or_default();
-                    rules.push(position);
-                }
-            }
-            None => self.scanned.push(position),
+        // Stable: rules of the same name stay in order.
+        by_cn.sort_by(|a, b| a.cn(&clients).cmp(b.cn(&clients)));
+        by_dns.sort_by(|a, b| a.dns(&clients).cmp(b.dns(&clients)));
+        by_cn.shrink_to_fit();
+        by_dns.shrink_to_fit();
+        Self {
+            clients,
+            reaches,
+            by_cn,
+            by_dns,
+            scanned,
         }
     }
 
@@ -203,15 +221,15 @@ impl Policy {
     ///
     /// # Errors
     /// If none does.
-    pub fn identify(&self, peer: &Peer) -> Result<Matched, Denied> {
+    pub fn identify(&self, peer: &Peer) -> Result<Matched<'_>, Denied> {
         self.candidates(peer)
             .into_iter()
             .find_map(|position| {
-                let rule = &self.rules[position];
-                let identity = rule.matches(peer)?;
+                let client = &self.clients[position];
                 Some(Matched {
-                    rule: Arc::clone(rule),
-                    identity,
+                    client,
+                    reach: &self.reaches[position],
+                    identity: client.matcher.identity_of(peer)?,
                 })
             })
             .ok_or(Denied::UnknownClient)
@@ -220,59 +238,63 @@ impl Policy {
     /// Positions of the rules that may match, in order.
     fn candidates(&self, peer: &Peer) -> Vec<usize> {
         let mut positions = self.scanned.clone();
+        let clients = &self.clients;
+        let mut add = |found: &[Named]| positions.extend(found.iter().map(|n| n.rule as usize));
         if let Some(Certificate { cn, dns, .. }) = &peer.certificate {
-            let named = cn.iter().filter_map(|cn| self.by_cn.get(cn));
-            let named = named.chain(dns.iter().filter_map(|dns| self.by_dns.get(dns)));
-            positions.extend(named.flatten());
+            if let Some(cn) = cn {
+                add(equal(&self.by_cn, |named| named.cn(clients).cmp(cn)));
+            }
+            for dns in dns {
+                add(equal(&self.by_dns, |named| named.dns(clients).cmp(dns)));
+            }
         }
         positions.sort_unstable();
         positions
     }
 }
 
-impl Rule {
-    fn new(client: &Client, upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Self {
-        let grants = upstreams
-            .iter()
-            .filter_map(|(id, upstream)| {
-                let candidates = match client.grants(id)? {
-                    Granted::All => upstream.pool().all(),
-                    Granted::Only(names) => {
-                        upstream.pool().subset(|server| names.contains(server.id()))
-                    }
-                };
-                Some((id.clone(), (Arc::clone(upstream), candidates)))
-            })
-            .collect();
-        Self {
-            client: client.clone(),
-            grants,
-        }
-    }
+/// The part of sorted `names` that are equal to what they are compared with.
+fn equal(names: &[Named], compare: impl Fn(&Named) -> Ordering) -> &[Named] {
+    let start = names.partition_point(|named| compare(named) == Ordering::Less);
+    let rest = &names[start..];
+    &rest[..rest.partition_point(|named| compare(named) == Ordering::Equal)]
+}
 
+fn reach(client: &Client, upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Reach {
+    upstreams
+        .iter()
+        .filter_map(|(id, upstream)| {
+            let candidates = match client.grants(id)? {
+                Granted::All => upstream.pool().all(),
+                Granted::Only(names) => {
+                    upstream.pool().subset(|server| names.contains(server.id()))
+                }
+            };
+            Some((id.clone(), (Arc::clone(upstream), candidates)))
+        })
+        .collect()
+}
+
+impl Match {
     /// Whom the rule sees in the client, if it matches: named by the first key,
     /// of those that the rule has, in the order cn, dns, source.
-    fn matches(&self, peer: &Peer) -> Option<ClientId> {
-        let matcher = &self.client.matcher;
+    fn identity_of(&self, peer: &Peer) -> Option<ClientId> {
         let certificate = peer.certificate.as_ref();
         let mut identity = None;
-        if !matcher.cn.is_empty() {
+        if !self.cn.is_empty() {
             let cn = certificate?.cn.as_deref()?;
-            matcher.cn.iter().find(|pattern| pattern.matches(cn))?;
+            self.cn.iter().find(|pattern| pattern.matches(cn))?;
             identity = Some(ClientId::from(format!("cn:{cn}")));
         }
-        if !matcher.dns.is_empty() {
+        if !self.dns.is_empty() {
             let names = &certificate?.dns;
             let name = names
                 .iter()
-                .find(|name| matcher.dns.iter().any(|pattern| pattern.matches(name)))?;
+                .find(|name| self.dns.iter().any(|pattern| pattern.matches(name)))?;
             identity.get_or_insert_with(|| ClientId::from(format!("dns:{name}")));
         }
-        if !matcher.source.is_empty() {
-            matcher
-                .source
-                .iter()
-                .find(|net| net.contains(peer.source))?;
+        if !self.source.is_empty() {
+            self.source.iter().find(|net| net.contains(peer.source))?;
         }
         Some(identity.unwrap_or_else(|| peer.identity()))
     }

@@ -34,7 +34,7 @@ pub struct Config {
     /// Names are distinct; whatever refers to one exists.
     pub upstreams: Vec<Upstream>,
     /// In the file's order, which is the order they are tried in.
-    pub clients: Vec<Client>,
+    pub clients: Arc<[Client]>,
 }
 
 impl Config {
@@ -268,8 +268,9 @@ pub struct Client {
     pub name: Arc<str>,
     /// Whom the rule is about.
     pub matcher: Match,
-    /// What it may reach. Empty: nothing.
-    pub allow: Vec<Allow>,
+    /// What it may reach. Empty: nothing. One list for all clients that have the
+    /// same: there may be very many of them.
+    pub allow: Arc<[Allow]>,
     /// Its limits, with `[defaults.client]` filled in.
     pub limits: Limits,
 }
@@ -303,11 +304,11 @@ pub enum Granted {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Match {
     /// The subject's common name.
-    pub cn: Vec<CnPattern>,
+    pub cn: Box<[CnPattern]>,
     /// A DNS name among the subject alternative names.
-    pub dns: Vec<DnsPattern>,
+    pub dns: Box<[DnsPattern]>,
     /// The address the client connects from.
-    pub source: Vec<IpNet>,
+    pub source: Box<[IpNet]>,
 }
 
 impl Match {

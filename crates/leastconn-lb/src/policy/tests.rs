@@ -36,7 +36,7 @@ fn client(position: usize, written: &Written, allow: Vec<Allow>) -> Client {
             dns: dns.collect(),
             source: source.collect(),
         },
-        allow,
+        allow: allow.into(),
         limits: Limits::default(),
     }
 }
@@ -59,7 +59,7 @@ fn config(clients: Vec<Client>) -> Config {
         admin: None,
         listeners: Vec::new(),
         upstreams: Vec::new(),
-        clients,
+        clients: clients.into(),
     }
 }
 
@@ -201,13 +201,16 @@ fn allow(upstream: &str, server: Option<&str>) -> Allow {
 }
 
 /// The one rule of a policy with two upstreams, for a client that may `allow`.
-fn matched(allow: Vec<Allow>) -> Matched {
+fn policy(allow: Vec<Allow>) -> Policy {
     let upstreams = [upstream("web", &["w1", "w2"]), upstream("db", &["d1"])].into();
     let rule = Written {
         cn: vec!["a.x"],
         ..Written::default()
     };
-    let policy = Policy::new(&config(vec![client(0, &rule, allow)]), &upstreams);
+    Policy::new(&config(vec![client(0, &rule, allow)]), &upstreams)
+}
+
+fn matched(policy: &Policy) -> Matched<'_> {
     policy.identify(&peer(Some("a.x"), &[], "::1")).unwrap()
 }
 
@@ -222,21 +225,21 @@ fn routing(upstream: Option<&str>, routes: &[(&str, &str)]) -> Routing {
     }
 }
 
-fn leads(matched: &Matched, routing: &Routing, sni: Option<&str>) -> Result<String, Reason> {
-    let grant = matched.grant(routing, sni);
+fn leads(policy: &Policy, routing: &Routing, sni: Option<&str>) -> Result<String, Reason> {
+    let grant = matched(policy).grant(routing, sni);
     let upstream = |grant: Grant| grant.upstream().pool().id().to_string();
     grant.map(upstream).map_err(|denied| denied.reason())
 }
 
 #[test]
 fn a_route_comes_before_the_upstream_and_both_before_allow() {
-    let all = matched(vec![allow("web", None), allow("db", None)]);
+    let all = policy(vec![allow("web", None), allow("db", None)]);
     let routing = routing(Some("web"), &[("*.db", "db"), ("a.db", "web")]);
     assert_eq!(leads(&all, &routing, Some("a.db")), Ok("db".to_owned()));
     assert_eq!(leads(&all, &routing, Some("A.DB")), Ok("db".to_owned()));
     assert_eq!(leads(&all, &routing, Some("b.a.db")), Ok("web".to_owned()));
     assert_eq!(leads(&all, &routing, None), Ok("web".to_owned()));
-    let web = matched(vec![allow("web", None)]);
+    let web = policy(vec![allow("web", None)]);
     let denied = leads(&web, &routing, Some("a.db"));
     assert_eq!(denied, Err(Reason::NotAllowed));
 }
@@ -244,14 +247,11 @@ fn a_route_comes_before_the_upstream_and_both_before_allow() {
 #[test]
 fn without_a_way_allow_decides_if_it_is_for_one_upstream() {
     let open = routing(None, &[]);
-    let db = matched(vec![allow("db", Some("d1"))]);
+    let db = policy(vec![allow("db", Some("d1"))]);
     assert_eq!(leads(&db, &open, None), Ok("db".to_owned()));
-    let both = matched(vec![allow("web", None), allow("db", None)]);
+    let both = policy(vec![allow("web", None), allow("db", None)]);
     assert_eq!(leads(&both, &open, None), Err(Reason::NotAllowed));
-    assert_eq!(
-        leads(&matched(vec![]), &open, None),
-        Err(Reason::NotAllowed)
-    );
+    assert_eq!(leads(&policy(vec![]), &open, None), Err(Reason::NotAllowed));
 }
 
 #[test]
@@ -268,7 +268,8 @@ fn a_grant_reaches_the_named_servers_only() {
             vec!["w1", "w2"],
         ),
     ] {
-        let grant = matched(allowed)
+        let policy = policy(allowed);
+        let grant = matched(&policy)
             .grant(&routing(Some("web"), &[]), None)
             .unwrap();
         let now = leastconn::net::now();

@@ -1,6 +1,6 @@
 //! `[[client]]`: who, what, how much.
 
-use std::{collections::HashMap, num::NonZeroU32, ops::Range};
+use std::{collections::HashMap, num::NonZeroU32, ops::Range, sync::Arc};
 
 use leastconn::{Limits, RateLimit, ServerId, UpstreamId};
 
@@ -35,6 +35,7 @@ impl Resolver<'_> {
         let default_max = defaults.max_conns.as_ref().map(|at| at.value);
         let mut seen = HashMap::new();
         let mut clients = Vec::new();
+        let mut allowed: HashMap<Vec<Allow>, Arc<[Allow]>> = HashMap::new();
         for table in raw {
             let raw = &table.value;
             let name = self.name("client", raw.name.as_ref());
@@ -51,11 +52,14 @@ impl Resolver<'_> {
             let (Some(name), Some(matcher), Some(allow)) = (name, matcher, allow) else {
                 continue;
             };
+            let allow = allowed
+                .entry(allow)
+                .or_insert_with_key(|list| list.as_slice().into());
             clients.push(Placed {
                 value: Client {
                     name: name.value,
                     matcher,
-                    allow,
+                    allow: Arc::clone(allow),
                     limits: Limits {
                         rate,
                         max_conns: max_conns.and_then(NonZeroU32::new),
@@ -102,9 +106,9 @@ impl Resolver<'_> {
         key: &str,
         raw: Option<&At<OneOrMany>>,
         parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Option<Vec<T>> {
+    ) -> Option<Box<[T]>> {
         let Some(raw) = raw else {
-            return Some(Vec::new());
+            return Some(Box::default());
         };
         let texts = raw.each();
         if texts.is_empty() && self.pruned(&raw.span) {
@@ -132,7 +136,7 @@ impl Resolver<'_> {
                 }
             }
         }
-        all
+        all.map(Vec::into)
     }
 
     fn allow(&mut self, raw: &At<OneOrMany>) -> Option<Vec<Allow>> {

@@ -152,7 +152,7 @@ fn every_key_that_works_does() {
     assert_eq!(two.grants(&web), Some(Granted::All));
     assert_eq!(two.grants(&UpstreamId::from("db")), None);
     assert_eq!(
-        two.allow,
+        two.allow[..],
         [Allow {
             upstream: web,
             server: None
