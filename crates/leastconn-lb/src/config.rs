@@ -33,9 +33,12 @@ mod tls;
 mod tests;
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::Read,
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use jiff::Timestamp;
@@ -180,29 +183,21 @@ fn read_text(
     now: Timestamp,
 ) -> Reading {
     let mut problems = Problems::new(name, text);
-    let (document, errors) = DeTable::parse_recoverable(text);
-    if !errors.is_empty() {
-        // What follows from a broken line would only hide it.
-        problems.syntax(&errors);
+    // On a thread of its own, for the sake of memory: the tree takes ten times as
+    // much as what becomes of it. glibc gives a thread's heap back to the system
+    // once all of it is free; among what lasts, nothing of it would be. It looks
+    // when something large is freed there: that is what `last` is for.
+    LazyLock::force(&schema::SCHEMA);
+    let parsed = std::thread::scope(|scope| {
+        let parsing = scope.spawn(|| {
+            let parsed = parse(text, environment, &mut problems)?;
+            Some((parsed.0, parsed.1, Vec::<u8>::with_capacity(100_000)))
+        });
+        parsing.join().unwrap_or_else(|panic| resume_unwind(panic))
+    });
+    let Some((raw, pruned, last)) = parsed else {
         problems.sort();
         return Reading::failed(problems);
-    }
-    let span = document.span();
-    let mut document = DeValue::Table(document.into_inner());
-    let failed = expand::expand(&mut document, &span, environment, &mut problems);
-    let DeValue::Table(mut document) = document else {
-        return Reading::failed(problems);
-    };
-    let pruned = shape::check(&mut document, &failed, &mut problems);
-    let spanned = toml::Spanned::new(span, DeValue::Table(document));
-    let raw = match raw::Raw::deserialize(toml::de::ValueDeserializer::from(spanned)) {
-        Ok(raw) => raw,
-        Err(error) => {
-            // The schema lets something through that the types do not take.
-            problems.syntax(&[error]);
-            problems.sort();
-            return Reading::failed(problems);
-        }
     };
     let surroundings = Surroundings {
         base_dir,
@@ -211,11 +206,43 @@ fn read_text(
     };
     let (config, addresses) =
         resolve::resolve(raw, PathBuf::from(name), &surroundings, &mut problems);
+    drop(last);
     problems.sort();
     Reading {
         config: (problems.errors() == 0).then_some(config),
         problems,
         addresses,
+    }
+}
+
+/// The file as it is written, and what of it was found wrong already; `None` if
+/// that is all that can be said.
+fn parse(
+    text: &str,
+    environment: expand::Environment<'_>,
+    problems: &mut Problems,
+) -> Option<(raw::Raw, HashSet<usize>)> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        // What follows from a broken line would only hide it.
+        problems.syntax(&errors);
+        return None;
+    }
+    let span = document.span();
+    let mut document = DeValue::Table(document.into_inner());
+    let failed = expand::expand(&mut document, &span, environment, problems);
+    let DeValue::Table(mut document) = document else {
+        return None;
+    };
+    let pruned = shape::check(&mut document, &failed, problems);
+    let spanned = toml::Spanned::new(span, DeValue::Table(document));
+    match raw::Raw::deserialize(toml::de::ValueDeserializer::from(spanned)) {
+        Ok(raw) => Some((raw, pruned)),
+        Err(error) => {
+            // The schema lets something through that the types do not take.
+            problems.syntax(&[error]);
+            None
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use toml::{Spanned, de::DeValue};
 use super::Problems;
 
 /// Where the values of variables come from.
-pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Result<String, std::env::VarError>;
+pub(crate) type Environment<'a> = &'a (dyn Fn(&str) -> Result<String, std::env::VarError> + Sync);
 
 /// Expands all strings of `value`, in place. Returns where those begin that
 /// could not be, which is reported.
