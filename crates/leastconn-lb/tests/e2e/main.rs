@@ -8,6 +8,7 @@
 mod support;
 
 mod authorizes_by_the_first_rule_that_matches;
+mod bounds_what_slow_readers_hold;
 mod caps_what_it_takes_on;
 mod carries_bytes_unchanged;
 mod ends_handshakes_at_one_deadline;

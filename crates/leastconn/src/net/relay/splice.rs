@@ -55,6 +55,8 @@ pub(super) struct Splice {
     much: bool,
     /// With bytes in it.
     pipe: Option<Pipe>,
+    /// The system does not splice here: a sandbox may forbid it.
+    is_refused: bool,
     /// It has spliced, and is one of the pipes' users.
     is_user: bool,
 }
@@ -71,7 +73,7 @@ impl Splice {
 
     /// Bytes were copied: all that was to be had, or as many as there is room for.
     pub(super) const fn copied(&mut self, much: bool) {
-        self.much = cfg!(target_os = "linux") && much;
+        self.much = cfg!(target_os = "linux") && much && !self.is_refused;
     }
 
     /// Moves what has come in `from` into a pipe; zero bytes are its end.
@@ -104,6 +106,11 @@ impl Splice {
             }
         };
         match moved {
+            Err(error) if is_refusal(&error) => {
+                pipe.give_back();
+                (self.is_refused, self.much) = (true, false);
+                return Poll::Ready(None);
+            }
             Ok(0) | Err(_) => pipe.give_back(),
             Ok(count) => {
                 self.much = count >= WORTH_WHILE;
@@ -143,6 +150,13 @@ impl Splice {
             }
         }
     }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+    )
 }
 
 struct Pipe {

@@ -1,0 +1,204 @@
+//! Clients that ask for much and read nothing: their servers are stopped, what the
+//! balancer holds for each of them is bounded, and others are served.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use leastconn_testkit::{Balancer, DEADLINE, Upstream, eventually, within};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::support::{CLIENT1, NO_PROBES, Records, Running, Site, TLS, cn, entries, entry, talk};
+
+/// Who is served meanwhile.
+const CLIENT2: &str = "client2.lb.com";
+
+/// What a direction holds at most: one scratch space (docs/performance.md).
+const SCRATCH: u64 = 128 * 1024;
+
+/// What there is once, not per connection: the workers' buffers, connecting.
+const ONCE: u64 = 6 << 20;
+
+/// What may be on its way to a client that does not read: in the buffers of four
+/// sockets, and in the balancer, in a pipe at most.
+const ON_ITS_WAY: u64 = 8 << 20;
+
+/// A server that sends without end to everybody, and knows how much.
+struct Flood {
+    addr: SocketAddr,
+    sent: Arc<Mutex<Vec<Arc<AtomicU64>>>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Flood {
+    async fn start() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_send_buffer_size(16 * 1024).unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener: TcpListener = socket.listen(4096).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let counters = Arc::clone(&sent);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut floods = JoinSet::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let counter = Arc::new(AtomicU64::new(0));
+                counters.lock().unwrap().push(Arc::clone(&counter));
+                floods.spawn(async move {
+                    let bytes = vec![7; 128 * 1024];
+                    while let Ok(count) = stream.write(&bytes).await {
+                        counter.fetch_add(count as u64, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        Self {
+            addr,
+            sent,
+            _tasks: tasks,
+        }
+    }
+
+    /// How much was sent on each connection.
+    fn sent(&self) -> Vec<u64> {
+        let sent = self.sent.lock().unwrap();
+        sent.iter().map(|n| n.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Waits until all of `count` servers have been stopped: nothing has moved for a
+    /// while in which a sender that could go on would have done so many times.
+    async fn wait_stopped(&self, count: usize) -> Vec<u64> {
+        const WHILE: u32 = 25;
+        let seen = Mutex::new((Vec::new(), 0));
+        let stopped = eventually(3 * DEADLINE, || async {
+            let now = self.sent();
+            let (before, unchanged) = &mut *seen.lock().unwrap();
+            if now.len() < count || now.iter().any(|&bytes| bytes < SCRATCH) || now != *before {
+                (*before, *unchanged) = (now, 0);
+                return Err(format!("{} connections, and they move", before.len()));
+            }
+            *unchanged += 1;
+            if *unchanged < WHILE {
+                return Err("they may move again".to_owned());
+            }
+            Ok(now)
+        });
+        stopped.await.unwrap()
+    }
+}
+
+/// A client whose buffers in the system are small, to have room for many.
+async fn small_socket(addr: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(8 * 1024).unwrap();
+    // On the loopback device a segment is 64 KiB, and buffers start at ten of them.
+    socket2::SockRef::from(&socket).set_tcp_mss(1448).unwrap();
+    within(DEADLINE, "connecting", socket.connect(addr))
+        .await
+        .unwrap()
+}
+
+/// Memory that is the process' own, in bytes.
+fn memory(lb: &Balancer) -> u64 {
+    let path = format!("/proc/{}/smaps_rollup", lb.pid());
+    let text = std::fs::read_to_string(path).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap();
+    let kilobytes = line.split_whitespace().nth(1).unwrap();
+    kilobytes.parse::<u64>().unwrap() * 1024
+}
+
+async fn start(flood: &Flood, other: &Upstream, records: Records) -> Running {
+    let site = Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .listener("plain", &["upstream = \"web\""])
+        .listener("other", &["upstream = \"other\"", TLS])
+        .upstream("web", &[NO_PROBES], &[entry("flood", flood.addr, "")])
+        .upstream("other", &[NO_PROBES], &entries(&[other]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .client("client2", &cn(CLIENT2), "other", "")
+        .client("local", "source = \"127.0.0.0/8\"", "web", "");
+    site.records(records).start().await
+}
+
+/// Lets `count` clients of `connect` come, each of whom may cost the balancer
+/// `ceiling` bytes, and once they are gone some more.
+async fn crowds<S>(
+    lb: &Running,
+    flood: &Flood,
+    count: usize,
+    ceiling: u64,
+    connect: impl AsyncFn() -> S,
+) {
+    let allowed = memory(lb) + ceiling * count as u64 + ONCE;
+    crowd(lb, flood, count, allowed, &connect).await;
+    // The allocator may keep what the first ones held, for these: were it not free,
+    // it would be too much now.
+    crowd(lb, flood, count / 2, allowed, &connect).await;
+}
+
+/// Connects clients, all of which stop reading at once, checks that it takes no more
+/// than `allowed` bytes, and lets them go.
+async fn crowd<S>(
+    lb: &Running,
+    flood: &Flood,
+    count: usize,
+    allowed: u64,
+    connect: impl AsyncFn() -> S,
+) {
+    flood.sent.lock().unwrap().clear();
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        clients.push(connect().await);
+    }
+    let sent = flood.wait_stopped(count).await;
+    let most = sent.iter().max().unwrap();
+    assert!(*most <= ON_ITS_WAY, "a server sent {most} bytes");
+    let held = memory(lb);
+    assert!(held <= allowed, "{held} bytes, more than {allowed}");
+
+    let other = lb.client(CLIENT2);
+    let served = async { talk(other.connect(lb.address("other")).await?).await };
+    let name = within(Duration::from_secs(4), "being served", served).await;
+    assert_eq!(name.unwrap(), "other");
+
+    drop(clients);
+    lb.quiet().await;
+}
+
+async fn tls(records: Records, count: usize, ceiling: u64) {
+    let flood = Flood::start().await;
+    let other = Upstream::named("other").await;
+    let lb = start(&flood, &other, records).await;
+    let client = lb.client(CLIENT1);
+    let connect = async || {
+        let socket = small_socket(lb.main()).await;
+        let stream = client.handshake(socket, "localhost");
+        within(DEADLINE, "the handshake", stream).await.unwrap()
+    };
+    crowds(&lb, &flood, count, ceiling, connect).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_tls_clients_that_do_not_read() {
+    tls("direct", 1000, SCRATCH + 8 * 1024).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_clients_that_do_not_read_where_records_are_rustls_s() {
+    tls("rustls", 200, SCRATCH + 16 * 1024).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_clients_that_do_not_read() {
+    let flood = Flood::start().await;
+    let other = Upstream::named("other").await;
+    let lb = start(&flood, &other, "direct").await;
+    let plain = lb.address("plain");
+    // Of whom some have a pipe, and the others what was read.
+    let connect = async || small_socket(plain).await;
+    crowds(&lb, &flood, 200, SCRATCH + 8 * 1024, connect).await;
+}
