@@ -186,7 +186,8 @@ fn read_text(
     // On a thread of its own, for the sake of memory: the tree takes ten times as
     // much as what becomes of it. glibc gives a thread's heap back to the system
     // once all of it is free; among what lasts, nothing of it would be. It looks
-    // when something large is freed there: that is what `last` is for.
+    // when something large is freed there: that is what `last` is for. It is not
+    // sure to help: one small block that lasts holds on to all below it.
     LazyLock::force(&schema::SCHEMA);
     let parsed = std::thread::scope(|scope| {
         let parsing = scope.spawn(|| {
