@@ -14,6 +14,7 @@
 //! to a default because what was written could not be read.
 
 pub mod cidr;
+pub mod clients;
 mod defaults;
 pub mod duration;
 mod expand;
@@ -46,9 +47,10 @@ use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
 pub use cidr::IpNet;
+pub use clients::{Clients, Exact, Rule};
 pub use model::{
-    Access, Admin, Allow, Client, Config, Exact, Format, Granted, HealthCheck, Level, Listener,
-    Log, Match, ProbeKind, Process, Route, StatusSet, Timeouts, TlsRecords, Upstream,
+    Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log,
+    ProbeKind, Process, Route, StatusSet, Timeouts, TlsRecords, Upstream,
 };
 pub use pattern::{CnPattern, DnsPattern};
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
@@ -185,17 +187,15 @@ fn read_text(
     let mut problems = Problems::new(name, text);
     // On a thread of its own, for the sake of memory: the tree takes ten times as
     // much as what becomes of it. glibc gives a thread's heap back to the system
-    // once all of it is free; among what lasts, nothing of it would be. It looks
-    // when something large is freed there: that is what `last` is for.
+    // once all of it is free; so it is freed on such a thread as well, for every
+    // thread keeps a few blocks of what it frees. Whether anything can be given
+    // back is looked at when something large is freed: that is what `last` is for.
     LazyLock::force(&schema::SCHEMA);
-    let parsed = std::thread::scope(|scope| {
-        let parsing = scope.spawn(|| {
-            let parsed = parse(text, environment, &mut problems)?;
-            Some((parsed.0, parsed.1, Vec::<u8>::with_capacity(100_000)))
-        });
-        parsing.join().unwrap_or_else(|panic| resume_unwind(panic))
+    let parsed = on_its_own_thread(|| {
+        let parsed = parse(text, environment, &mut problems)?;
+        Some((parsed, Vec::<u8>::with_capacity(100_000)))
     });
-    let Some((raw, pruned, last)) = parsed else {
+    let Some(((raw, pruned), last)) = parsed else {
         problems.sort();
         return Reading::failed(problems);
     };
@@ -205,7 +205,8 @@ fn read_text(
         pruned: &pruned,
     };
     let (config, addresses) =
-        resolve::resolve(raw, PathBuf::from(name), &surroundings, &mut problems);
+        resolve::resolve(&raw, PathBuf::from(name), &surroundings, &mut problems);
+    on_its_own_thread(|| drop((raw, pruned)));
     drop(last);
     problems.sort();
     Reading {
@@ -213,6 +214,13 @@ fn read_text(
         problems,
         addresses,
     }
+}
+
+fn on_its_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let working = scope.spawn(work);
+        working.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 /// The file as it is written, and what of it was found wrong already; `None` if

@@ -13,6 +13,7 @@ mod upstream;
 
 use std::{
     collections::{HashMap, HashSet},
+    hash::Hash,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Range,
     path::{Path, PathBuf},
@@ -27,7 +28,7 @@ use super::{
     Problems, defaults, duration,
     model::Config,
     raw::{
-        Raw,
+        Raw, RawClientDefaults, RawLog, RawProcess,
         value::{At, DurationText},
     },
     shape,
@@ -55,7 +56,7 @@ pub(crate) struct Surroundings<'a> {
 /// The configuration, for what it is worth: it holds only if `problems` has no
 /// error.
 pub(crate) fn resolve(
-    raw: Raw,
+    raw: &Raw,
     path: PathBuf,
     surroundings: &Surroundings<'_>,
     problems: &mut Problems,
@@ -68,15 +69,16 @@ pub(crate) fn resolve(
         nameless_upstream: false,
         binds: Vec::new(),
     };
-    let process = resolver.process(raw.process.unwrap_or_default());
-    let log = resolver.log(raw.log.unwrap_or_default());
-    let admin = raw.admin.and_then(|admin| resolver.admin(&admin));
+    let process = resolver.process(raw.process.as_ref().unwrap_or(&RawProcess::default()));
+    let log = resolver.log(raw.log.as_ref().unwrap_or(&RawLog::default()));
+    let admin = raw.admin.as_ref().and_then(|admin| resolver.admin(admin));
     let upstreams = resolver.all_upstreams(raw.upstream.as_deref().unwrap_or_default());
     let listeners = resolver.all_listeners(raw.listener.as_deref().unwrap_or_default());
-    let defaults = raw.defaults.and_then(|defaults| defaults.client);
-    let clients = resolver.all_clients(
+    let defaults = raw.defaults.as_ref();
+    let defaults = defaults.and_then(|defaults| defaults.client.as_ref());
+    let (clients, places) = resolver.all_clients(
         raw.client.as_deref().unwrap_or_default(),
-        &defaults.unwrap_or_default(),
+        defaults.unwrap_or(&RawClientDefaults::default()),
     );
     if raw.listener.as_ref().is_none_or(Vec::is_empty) && resolver.nothing_pruned_at_top() {
         resolver
@@ -91,7 +93,7 @@ pub(crate) fn resolve(
     let complete = resolver.nothing_pruned_at_top()
         && listeners.len() == raw.listener.as_ref().map_or(0, Vec::len)
         && clients.len() == raw.client.as_ref().map_or(0, Vec::len);
-    resolver.check_together(&listeners, &clients, complete);
+    resolver.check_together(&listeners, &clients, &places, complete);
     if !complete && resolver.problems.errors() == 0 {
         // Whatever was left out was reported. Should that ever fail, a rule less
         // must not let anybody in.
@@ -109,7 +111,7 @@ pub(crate) fn resolve(
             .map(|listener| listener.value)
             .collect(),
         upstreams,
-        clients: clients.into_iter().map(|client| client.value).collect(),
+        clients: Arc::new(clients),
     };
     (config, resolver.addresses)
 }
@@ -214,21 +216,21 @@ impl Resolver<'_> {
     }
 
     /// Reports a name that is taken. The first one keeps it.
-    fn unique(
+    fn unique<T: AsRef<str> + Eq + Hash>(
         &mut self,
         of: &str,
-        name: &str,
+        name: T,
         span: &Range<usize>,
-        seen: &mut HashMap<String, Range<usize>>,
+        seen: &mut HashMap<T, Range<usize>>,
     ) -> bool {
-        if let Some(first) = seen.get(name) {
+        if let Some(first) = seen.get(&name) {
             self.problems
-                .error(format!("there are two {of}s named `{name}`"))
+                .error(format!("there are two {of}s named `{}`", name.as_ref()))
                 .at(span.clone())
                 .related(first.clone(), "the first");
             return false;
         }
-        seen.insert(name.to_owned(), span.clone());
+        seen.insert(name, span.clone());
         true
     }
 
