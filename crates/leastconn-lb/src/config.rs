@@ -185,15 +185,10 @@ fn read_text(
     now: Timestamp,
 ) -> Reading {
     let mut problems = Problems::new(name, text);
-    // On a thread of its own, for the sake of memory: the tree takes ten times as
-    // much as what becomes of it. glibc gives a thread's heap back to the system
-    // once all of it is free; so it is freed on such a thread as well, for every
-    // thread keeps a few blocks of what it frees. Whether anything can be given
-    // back is looked at when something large is freed: that is what `last` is for.
     LazyLock::force(&schema::SCHEMA);
     let parsed = on_its_own_thread(|| {
         let parsed = parse(text, environment, &mut problems)?;
-        Some((parsed, Vec::<u8>::with_capacity(100_000)))
+        Some((parsed, large_block()))
     });
     let Some(((raw, pruned), last)) = parsed else {
         problems.sort();
@@ -216,11 +211,22 @@ fn read_text(
     }
 }
 
+/// Does what needs much memory for a short time: the tree of a file takes ten times
+/// as much as what becomes of it. glibc gives a thread's heap back to the system
+/// once all of it is free, and among what lasts, nothing of it would be. So what
+/// such a thread has made is freed on such a thread as well, if it is in many
+/// pieces: every thread keeps a few of those that it frees, for itself.
 fn on_its_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let working = scope.spawn(work);
         working.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
+}
+
+/// To be made on such a thread and dropped when all the rest is free: only when
+/// something large is freed does glibc look what it can give back.
+fn large_block() -> Vec<u8> {
+    Vec::with_capacity(100_000)
 }
 
 /// The file as it is written, and what of it was found wrong already; `None` if

@@ -25,8 +25,11 @@ use jiff::Timestamp;
 use leastconn::{Address, AddressError, ServerId, UpstreamId};
 
 use super::{
-    Problems, defaults, duration,
-    model::Config,
+    Problems,
+    clients::Clients,
+    defaults, duration, large_block,
+    model::{Config, Listener},
+    on_its_own_thread,
     raw::{
         Raw, RawClientDefaults, RawLog, RawProcess,
         value::{At, DurationText},
@@ -74,33 +77,15 @@ pub(crate) fn resolve(
     let admin = raw.admin.as_ref().and_then(|admin| resolver.admin(admin));
     let upstreams = resolver.all_upstreams(raw.upstream.as_deref().unwrap_or_default());
     let listeners = resolver.all_listeners(raw.listener.as_deref().unwrap_or_default());
-    let defaults = raw.defaults.as_ref();
-    let defaults = defaults.and_then(|defaults| defaults.client.as_ref());
-    let (clients, places) = resolver.all_clients(
-        raw.client.as_deref().unwrap_or_default(),
-        defaults.unwrap_or(&RawClientDefaults::default()),
-    );
-    if raw.listener.as_ref().is_none_or(Vec::is_empty) && resolver.nothing_pruned_at_top() {
-        resolver
-            .problems
-            .error("there is no `[[listener]]`: nobody could connect");
-    }
-    if raw.client.as_ref().is_none_or(Vec::is_empty) && resolver.nothing_pruned_at_top() {
-        resolver
-            .problems
-            .warning("there is no `[[client]]`: everyone will be refused");
-    }
-    let complete = resolver.nothing_pruned_at_top()
-        && listeners.len() == raw.listener.as_ref().map_or(0, Vec::len)
-        && clients.len() == raw.client.as_ref().map_or(0, Vec::len);
-    resolver.check_together(&listeners, &clients, &places, complete);
-    if !complete && resolver.problems.errors() == 0 {
-        // Whatever was left out was reported. Should that ever fail, a rule less
-        // must not let anybody in.
-        resolver
-            .problems
-            .error("a part of the file was not understood; this is a fault of the program");
-    }
+    // What only serves to check many clients is given back to the system with its
+    // thread; their copy is exactly as large as it must be.
+    let (checked, last) = on_its_own_thread(|| {
+        let clients = resolver.clients_with(&listeners, raw);
+        (clients, large_block())
+    });
+    let clients = Arc::new(checked.clone());
+    drop(checked);
+    drop(last);
     let config = Config {
         path,
         process,
@@ -111,7 +96,7 @@ pub(crate) fn resolve(
             .map(|listener| listener.value)
             .collect(),
         upstreams,
-        clients: Arc::new(clients),
+        clients,
     };
     (config, resolver.addresses)
 }
@@ -146,6 +131,35 @@ enum Zero {
 }
 
 impl Resolver<'_> {
+    /// The clients, with all that has to do with them checked.
+    fn clients_with(&mut self, listeners: &[At<Listener>], raw: &Raw) -> Clients {
+        let defaults = raw.defaults.as_ref();
+        let defaults = defaults.and_then(|defaults| defaults.client.as_ref());
+        let (clients, places) = self.all_clients(
+            raw.client.as_deref().unwrap_or_default(),
+            defaults.unwrap_or(&RawClientDefaults::default()),
+        );
+        if raw.listener.as_ref().is_none_or(Vec::is_empty) && self.nothing_pruned_at_top() {
+            self.problems
+                .error("there is no `[[listener]]`: nobody could connect");
+        }
+        if raw.client.as_ref().is_none_or(Vec::is_empty) && self.nothing_pruned_at_top() {
+            self.problems
+                .warning("there is no `[[client]]`: everyone will be refused");
+        }
+        let complete = self.nothing_pruned_at_top()
+            && listeners.len() == raw.listener.as_ref().map_or(0, Vec::len)
+            && clients.len() == raw.client.as_ref().map_or(0, Vec::len);
+        self.check_together(listeners, &clients, &places, complete);
+        if !complete && self.problems.errors() == 0 {
+            // Whatever was left out was reported. Should that ever fail, a rule less
+            // must not let anybody in.
+            self.problems
+                .error("a part of the file was not understood; this is a fault of the program");
+        }
+        clients
+    }
+
     fn nothing_pruned_at_top(&self) -> bool {
         !self.surroundings.pruned.contains(&shape::TOP)
     }
