@@ -81,7 +81,6 @@ impl Packer {
         });
     }
 
-    /// With room for more: a clone is as small as can be.
     pub(crate) fn finish(self) -> Clients {
         self.packed
     }
@@ -130,6 +129,21 @@ impl Clients {
     /// them.
     pub fn allows(&self) -> &[Arc<[Allow]>] {
         &self.allows
+    }
+
+    /// A copy that is as small as can be, and shares nothing with what it is of.
+    pub(crate) fn copy(&self) -> Self {
+        let copied = |allow: &Allow| Allow {
+            upstream: allow.upstream.as_str().into(),
+            server: allow.server.as_ref().map(|id| id.as_str().into()),
+        };
+        let allows = self.allows.iter();
+        Self {
+            allows: allows
+                .map(|list| list.iter().map(copied).collect())
+                .collect(),
+            ..self.clone()
+        }
     }
 
     fn push(&mut self, text: &str) {

@@ -78,13 +78,13 @@ pub(crate) fn resolve(
     let upstreams = resolver.all_upstreams(raw.upstream.as_deref().unwrap_or_default());
     let listeners = resolver.all_listeners(raw.listener.as_deref().unwrap_or_default());
     // What only serves to check many clients is given back to the system with its
-    // thread; their copy is exactly as large as it must be.
+    // thread; their copy is exactly as large as it must be, and holds on to nothing.
     let (checked, last) = on_its_own_thread(|| {
         let clients = resolver.clients_with(&listeners, raw);
         (clients, large_block())
     });
-    let clients = Arc::new(checked.clone());
-    drop(checked);
+    let clients = Arc::new(checked.copy());
+    on_its_own_thread(|| drop(checked));
     drop(last);
     let config = Config {
         path,
