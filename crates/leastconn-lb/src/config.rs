@@ -14,6 +14,7 @@
 //! to a default because what was written could not be read.
 
 pub mod cidr;
+pub mod clients;
 mod defaults;
 pub mod duration;
 mod expand;
@@ -46,9 +47,10 @@ use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
 pub use cidr::IpNet;
+pub use clients::{Clients, Exact, Rule};
 pub use model::{
-    Access, Admin, Allow, Client, Config, Exact, Format, Granted, HealthCheck, Level, Listener,
-    Log, Match, ProbeKind, Process, Route, StatusSet, Timeouts, TlsRecords, Upstream,
+    Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log,
+    ProbeKind, Process, Route, StatusSet, Timeouts, TlsRecords, Upstream,
 };
 pub use pattern::{CnPattern, DnsPattern};
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
@@ -183,20 +185,12 @@ fn read_text(
     now: Timestamp,
 ) -> Reading {
     let mut problems = Problems::new(name, text);
-    // On a thread of its own, for the sake of memory: the tree takes ten times as
-    // much as what becomes of it. glibc gives a thread's heap back to the system
-    // once all of it is free; among what lasts, nothing of it would be. It looks
-    // when something large is freed there: that is what `last` is for. It is not
-    // sure to help: one small block that lasts holds on to all below it.
     LazyLock::force(&schema::SCHEMA);
-    let parsed = std::thread::scope(|scope| {
-        let parsing = scope.spawn(|| {
-            let parsed = parse(text, environment, &mut problems)?;
-            Some((parsed.0, parsed.1, Vec::<u8>::with_capacity(100_000)))
-        });
-        parsing.join().unwrap_or_else(|panic| resume_unwind(panic))
+    let parsed = on_its_own_thread(|| {
+        let parsed = parse(text, environment, &mut problems)?;
+        Some((parsed, large_block()))
     });
-    let Some((raw, pruned, last)) = parsed else {
+    let Some(((raw, pruned), last)) = parsed else {
         problems.sort();
         return Reading::failed(problems);
     };
@@ -206,7 +200,8 @@ fn read_text(
         pruned: &pruned,
     };
     let (config, addresses) =
-        resolve::resolve(raw, PathBuf::from(name), &surroundings, &mut problems);
+        resolve::resolve(&raw, PathBuf::from(name), &surroundings, &mut problems);
+    on_its_own_thread(|| drop((raw, pruned)));
     drop(last);
     problems.sort();
     Reading {
@@ -214,6 +209,24 @@ fn read_text(
         problems,
         addresses,
     }
+}
+
+/// Does what needs much memory for a short time: the tree of a file takes ten times
+/// as much as what becomes of it. glibc gives a thread's heap back to the system
+/// once all of it is free, and among what lasts, nothing of it would be. So what
+/// such a thread has made is freed on such a thread as well, if it is in many
+/// pieces: every thread keeps a few of those that it frees, for itself.
+fn on_its_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let working = scope.spawn(work);
+        working.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
+/// To be made on such a thread and dropped when all the rest is free: only when
+/// something large is freed does glibc look what it can give back.
+fn large_block() -> Vec<u8> {
+    Vec::with_capacity(100_000)
 }
 
 /// The file as it is written, and what of it was found wrong already; `None` if

@@ -189,7 +189,7 @@ async fn admit(
         .map(|certificate| certificate.serial.clone());
     record.identified(peer.identity(), serial);
     let matched = listener.state.policy.identify(peer)?;
-    record.matched(Arc::clone(matched.client()), matched.identity().clone());
+    record.matched(matched.client().into(), matched.identity().clone());
     let grant = matched.grant(&listener.routing, record.sni())?;
     record.routed(grant.upstream().pool().id().clone());
     let permit = listener

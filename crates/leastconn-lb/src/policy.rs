@@ -13,18 +13,18 @@ use std::{cmp::Ordering, collections::HashMap, sync::Arc};
 use leastconn::{Candidates, ClientId, Limits, Permit, Pool, Reason, UpstreamId};
 
 use crate::{
-    config::{self, Allow, Client, Config, Exact, Granted, Match},
+    config::{self, Allow, Clients, Config, Exact, Granted, Rule},
     identity::{Certificate, Peer},
     upstream::Upstream,
 };
 
-/// All rules of one configuration. There may be very many of them: beside its
-/// [`Client`], a rule has two words here, and 8 bytes for each of its names.
+/// All rules of one configuration. There may be very many of them: beside what
+/// it has in [`Clients`], a rule has 8 bytes here for each of its names.
 #[derive(Debug)]
 pub struct Policy {
-    clients: Arc<[Client]>,
-    /// What each client's `allow` grants, in the clients' order.
-    reaches: Vec<Arc<Reach>>,
+    clients: Arc<Clients>,
+    /// What each of [`Clients::allows`] grants.
+    reaches: Vec<Reach>,
     /// Rules that can only match a certificate with this exact common name, by
     /// the name and then in order.
     by_cn: Vec<Named>,
@@ -45,12 +45,14 @@ struct Named {
 }
 
 impl Named {
-    fn cn(self, clients: &[Client]) -> &str {
-        clients[self.rule as usize].matcher.cn[self.name as usize].as_str()
+    fn cn(self, clients: &Clients) -> Option<&str> {
+        let mut names = clients.rule(self.rule as usize).cn();
+        names.nth(self.name as usize).map(|cn| cn.text())
     }
 
-    fn dns(self, clients: &[Client]) -> &str {
-        clients[self.rule as usize].matcher.dns[self.name as usize].as_str()
+    fn dns(self, clients: &Clients) -> Option<&str> {
+        let mut names = clients.rule(self.rule as usize).dns();
+        names.nth(self.name as usize).map(|dns| dns.text())
     }
 }
 
@@ -138,15 +140,15 @@ impl Denied {
 /// A rule that matched, and whom it sees in the client.
 #[derive(Clone, Debug)]
 pub struct Matched<'a> {
-    client: &'a Client,
+    rule: Rule<'a>,
     reach: &'a Reach,
     identity: ClientId,
 }
 
-impl Matched<'_> {
+impl<'a> Matched<'a> {
     /// The rule's name.
-    pub const fn client(&self) -> &Arc<str> {
-        &self.client.name
+    pub fn client(&self) -> &'a str {
+        self.rule.name()
     }
 
     /// Whose bucket and count it is.
@@ -169,12 +171,12 @@ impl Matched<'_> {
         };
         let Some((upstream, candidates)) = granted else {
             return Err(Denied::NotAllowed {
-                client: Arc::clone(&self.client.name),
+                client: self.rule.name().into(),
                 upstream: led_to.cloned(),
             });
         };
         Ok(Grant {
-            limits: self.client.limits,
+            limits: *self.rule.limits(),
             identity: self.identity.clone(),
             upstream: Arc::clone(upstream),
             candidates: candidates.clone(),
@@ -186,26 +188,22 @@ impl Policy {
     /// The rules of a configuration whose upstreams are running.
     pub fn new(config: &Config, upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Self {
         let clients = Arc::clone(&config.clients);
-        let mut reaches = Vec::with_capacity(clients.len());
-        let mut same: HashMap<&[Allow], Arc<Reach>> = HashMap::new();
+        let allows = clients.allows().iter();
+        let reaches = allows.map(|allow| reach(allow, upstreams)).collect();
         let (mut by_cn, mut by_dns, mut scanned) = (Vec::new(), Vec::new(), Vec::new());
         for (position, client) in clients.iter().enumerate() {
-            let reach = same
-                .entry(&client.allow)
-                .or_insert_with(|| Arc::new(reach(client, upstreams)));
-            reaches.push(Arc::clone(reach));
             // More rules than that are not to be had in a file.
             let rule = u32::try_from(position).unwrap_or(u32::MAX);
             let named = |names: usize| (0..names as u32).map(move |name| Named { rule, name });
-            match client.matcher.exact() {
-                Some(Exact::Cn(names)) => by_cn.extend(named(names.len())),
-                Some(Exact::Dns(names)) => by_dns.extend(named(names.len())),
+            match client.exact() {
+                Some(Exact::Cn) => by_cn.extend(named(client.cn().len())),
+                Some(Exact::Dns) => by_dns.extend(named(client.dns().len())),
                 None => scanned.push(position),
             }
         }
         // Stable: rules of the same name stay in order.
-        by_cn.sort_by(|a, b| a.cn(&clients).cmp(b.cn(&clients)));
-        by_dns.sort_by(|a, b| a.dns(&clients).cmp(b.dns(&clients)));
+        by_cn.sort_by(|a, b| a.cn(&clients).cmp(&b.cn(&clients)));
+        by_dns.sort_by(|a, b| a.dns(&clients).cmp(&b.dns(&clients)));
         by_cn.shrink_to_fit();
         by_dns.shrink_to_fit();
         Self {
@@ -225,11 +223,11 @@ impl Policy {
         self.candidates(peer)
             .into_iter()
             .find_map(|position| {
-                let client = &self.clients[position];
+                let rule = self.clients.rule(position);
                 Some(Matched {
-                    client,
-                    reach: &self.reaches[position],
-                    identity: client.matcher.identity_of(peer)?,
+                    rule,
+                    reach: &self.reaches[rule.allow_number()],
+                    identity: identity_of(&rule, peer)?,
                 })
             })
             .ok_or(Denied::UnknownClient)
@@ -242,10 +240,14 @@ impl Policy {
         let mut add = |found: &[Named]| positions.extend(found.iter().map(|n| n.rule as usize));
         if let Some(Certificate { cn, dns, .. }) = &peer.certificate {
             if let Some(cn) = cn {
-                add(equal(&self.by_cn, |named| named.cn(clients).cmp(cn)));
+                add(equal(&self.by_cn, |named| {
+                    named.cn(clients).cmp(&Some(cn.as_str()))
+                }));
             }
             for dns in dns {
-                add(equal(&self.by_dns, |named| named.dns(clients).cmp(dns)));
+                add(equal(&self.by_dns, |named| {
+                    named.dns(clients).cmp(&Some(dns.as_str()))
+                }));
             }
         }
         positions.sort_unstable();
@@ -260,11 +262,11 @@ fn equal(names: &[Named], compare: impl Fn(&Named) -> Ordering) -> &[Named] {
     &rest[..rest.partition_point(|named| compare(named) == Ordering::Equal)]
 }
 
-fn reach(client: &Client, upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Reach {
+fn reach(allow: &[Allow], upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Reach {
     upstreams
         .iter()
         .filter_map(|(id, upstream)| {
-            let candidates = match client.grants(id)? {
+            let candidates = match Granted::of(allow, id)? {
                 Granted::All => upstream.pool().all(),
                 Granted::Only(names) => {
                     upstream.pool().subset(|server| names.contains(server.id()))
@@ -275,29 +277,28 @@ fn reach(client: &Client, upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Rea
         .collect()
 }
 
-impl Match {
-    /// Whom the rule sees in the client, if it matches: named by the first key,
-    /// of those that the rule has, in the order cn, dns, source.
-    fn identity_of(&self, peer: &Peer) -> Option<ClientId> {
-        let certificate = peer.certificate.as_ref();
-        let mut identity = None;
-        if !self.cn.is_empty() {
-            let cn = certificate?.cn.as_deref()?;
-            self.cn.iter().find(|pattern| pattern.matches(cn))?;
-            identity = Some(ClientId::from(format!("cn:{cn}")));
-        }
-        if !self.dns.is_empty() {
-            let names = &certificate?.dns;
-            let name = names
-                .iter()
-                .find(|name| self.dns.iter().any(|pattern| pattern.matches(name)))?;
-            identity.get_or_insert_with(|| ClientId::from(format!("dns:{name}")));
-        }
-        if !self.source.is_empty() {
-            self.source.iter().find(|net| net.contains(peer.source))?;
-        }
-        Some(identity.unwrap_or_else(|| peer.identity()))
+/// Whom the rule sees in the client, if it matches: named by the first key, of
+/// those that the rule has, in the order cn, dns, source.
+fn identity_of(rule: &Rule<'_>, peer: &Peer) -> Option<ClientId> {
+    let certificate = peer.certificate.as_ref();
+    let mut identity = None;
+    if rule.cn().len() > 0 {
+        let cn = certificate?.cn.as_deref()?;
+        rule.cn().find(|pattern| pattern.matches(cn))?;
+        identity = Some(ClientId::from(format!("cn:{cn}")));
     }
+    if rule.dns().len() > 0 {
+        let names = &certificate?.dns;
+        let name = names
+            .iter()
+            .find(|name| rule.dns().any(|pattern| pattern.matches(name)))?;
+        identity.get_or_insert_with(|| ClientId::from(format!("dns:{name}")));
+    }
+    let sources = rule.sources();
+    if !sources.is_empty() {
+        sources.iter().find(|net| net.contains(peer.source))?;
+    }
+    Some(identity.unwrap_or_else(|| peer.identity()))
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// What one client may do. The default: everything.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// New connections a second.
     pub rate: Option<RateLimit>,

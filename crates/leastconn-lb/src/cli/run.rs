@@ -33,6 +33,8 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
     for warning in warnings.lines() {
         tracing::warn!("{warning}");
     }
+    // They have the whole text of the file with them.
+    drop(warnings);
     descriptors::raise_limit();
     let (log, _flusher) = match AccessLog::open(&config.log.access) {
         Ok(opened) => opened,

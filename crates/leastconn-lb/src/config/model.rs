@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::{
     cidr::IpNet,
+    clients::Clients,
     pattern::{CnPattern, DnsPattern},
     tls::Tls,
 };
@@ -34,7 +35,7 @@ pub struct Config {
     /// Names are distinct; whatever refers to one exists.
     pub upstreams: Vec<Upstream>,
     /// In the file's order, which is the order they are tried in.
-    pub clients: Arc<[Client]>,
+    pub clients: Arc<Clients>,
 }
 
 impl Config {
@@ -261,33 +262,21 @@ impl StatusSet {
     }
 }
 
-/// `[[client]]`
+/// `[[client]]`, by itself. A configuration keeps them [packed](Clients).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Client {
     /// Its name in logs and metrics.
-    pub name: Arc<str>,
-    /// Whom the rule is about.
-    pub matcher: Match,
-    /// What it may reach. Empty: nothing. One list for all clients that have the
-    /// same: there may be very many of them.
-    pub allow: Arc<[Allow]>,
+    pub name: String,
+    /// The subject's common name.
+    pub cn: Vec<CnPattern>,
+    /// A DNS name among the subject alternative names.
+    pub dns: Vec<DnsPattern>,
+    /// The address the client connects from.
+    pub source: Vec<IpNet>,
+    /// What it may reach. Empty: nothing.
+    pub allow: Vec<Allow>,
     /// Its limits, with `[defaults.client]` filled in.
     pub limits: Limits,
-}
-
-impl Client {
-    /// The servers of `upstream` that the client may reach: `None` if none,
-    /// else all of them or those named.
-    pub fn grants(&self, upstream: &UpstreamId) -> Option<Granted> {
-        let mut named = Vec::new();
-        for allow in self.allow.iter().filter(|a| a.upstream == *upstream) {
-            match &allow.server {
-                None => return Some(Granted::All),
-                Some(server) => named.push(server.clone()),
-            }
-        }
-        (!named.is_empty()).then_some(Granted::Only(named))
-    }
 }
 
 /// Which servers of one upstream a client may reach.
@@ -299,45 +288,18 @@ pub enum Granted {
     Only(Vec<ServerId>),
 }
 
-/// `match` of a client. Every list that is not empty must hold, and one of its
-/// entries is enough for that; at least one list is not empty.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Match {
-    /// The subject's common name.
-    pub cn: Box<[CnPattern]>,
-    /// A DNS name among the subject alternative names.
-    pub dns: Box<[DnsPattern]>,
-    /// The address the client connects from.
-    pub source: Box<[IpNet]>,
-}
-
-impl Match {
-    /// Whether the rule can only hold for a client that shows a certificate.
-    pub const fn needs_certificate(&self) -> bool {
-        !self.cn.is_empty() || !self.dns.is_empty()
-    }
-}
-
-/// Names by which a rule can be found: without one of them it does not hold.
-#[derive(Clone, Copy, Debug)]
-pub enum Exact<'a> {
-    /// One of these is the common name.
-    Cn(&'a [CnPattern]),
-    /// One of these is among the DNS names.
-    Dns(&'a [DnsPattern]),
-}
-
-impl Match {
-    /// The names by which the rule can be found, if it asks for names and all
-    /// of them are without `*`.
-    pub fn exact(&self) -> Option<Exact<'_>> {
-        if !self.cn.is_empty() && !self.cn.iter().any(CnPattern::is_wildcard) {
-            Some(Exact::Cn(&self.cn))
-        } else if !self.dns.is_empty() && !self.dns.iter().any(DnsPattern::is_wildcard) {
-            Some(Exact::Dns(&self.dns))
-        } else {
-            None
+impl Granted {
+    /// The servers of `upstream` that a client with this `allow` may reach:
+    /// `None` if none, else all of them or those named.
+    pub fn of(allow: &[Allow], upstream: &UpstreamId) -> Option<Self> {
+        let mut named = Vec::new();
+        for allow in allow.iter().filter(|a| a.upstream == *upstream) {
+            match &allow.server {
+                None => return Some(Self::All),
+                Some(server) => named.push(server.clone()),
+            }
         }
+        (!named.is_empty()).then_some(Self::Only(named))
     }
 }
 

@@ -38,9 +38,9 @@ pub enum PatternError {
 
 /// A pattern for DNS names. Letters' case does not matter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct DnsPattern {
+pub struct DnsPattern<T = Box<str>> {
     /// In lower case.
-    text: Box<str>,
+    text: T,
 }
 
 impl DnsPattern {
@@ -68,31 +68,45 @@ impl DnsPattern {
             text: text.to_ascii_lowercase().into(),
         })
     }
+}
 
+impl<'a> DnsPattern<&'a str> {
+    /// The same, of the text of one that was read before.
+    pub(crate) const fn parsed(text: &'a str) -> Self {
+        Self { text }
+    }
+
+    /// The pattern, for as long as what it was read from.
+    pub(crate) const fn text(&self) -> &'a str {
+        self.text
+    }
+}
+
+impl<T: AsRef<str>> DnsPattern<T> {
     /// Whether `name` is among the names the pattern stands for.
     pub fn matches(&self, name: &str) -> bool {
-        labels_match(&self.text, name, str::eq_ignore_ascii_case)
+        labels_match(self.as_str(), name, str::eq_ignore_ascii_case)
     }
 
     /// Whether the pattern has a `*`, and so stands for more than one name.
     pub fn is_wildcard(&self) -> bool {
-        self.text.contains('*')
+        self.as_str().contains('*')
     }
 
     /// Whether every name that `other` stands for matches this one too.
     pub fn covers(&self, other: &Self) -> bool {
-        covers(&self.text, &other.text)
+        covers(self.as_str(), other.as_str())
     }
 
     /// The pattern, in lower case.
     pub fn as_str(&self) -> &str {
-        &self.text
+        self.text.as_ref()
     }
 }
 
-impl fmt::Display for DnsPattern {
+impl<T: AsRef<str>> fmt::Display for DnsPattern<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(self.as_str())
     }
 }
 
@@ -101,8 +115,8 @@ impl fmt::Display for DnsPattern {
 /// A common name may be any text, so it is compared byte by byte, case
 /// included. With a `*`, it is compared label by label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CnPattern {
-    text: Box<str>,
+pub struct CnPattern<T = Box<str>> {
+    text: T,
 }
 
 impl CnPattern {
@@ -130,35 +144,50 @@ impl CnPattern {
         }
         Ok(Self { text: text.into() })
     }
+}
 
+impl<'a> CnPattern<&'a str> {
+    /// The same, of the text of one that was read before.
+    pub(crate) const fn parsed(text: &'a str) -> Self {
+        Self { text }
+    }
+
+    /// The pattern, for as long as what it was read from.
+    pub(crate) const fn text(&self) -> &'a str {
+        self.text
+    }
+}
+
+impl<T: AsRef<str>> CnPattern<T> {
     /// Whether `name` is among the names the pattern stands for.
     pub fn matches(&self, name: &str) -> bool {
         if self.is_wildcard() {
-            labels_match(&self.text, name, |pattern, label| pattern == label)
+            labels_match(self.as_str(), name, |pattern, label| pattern == label)
         } else {
-            *self.text == *name
+            self.as_str() == name
         }
     }
 
     /// Whether the pattern has a `*`, and so stands for more than one name.
     pub fn is_wildcard(&self) -> bool {
-        self.text.contains('*')
+        self.as_str().contains('*')
     }
 
     /// Whether every name that `other` stands for matches this one too.
     pub fn covers(&self, other: &Self) -> bool {
-        self == other || (self.is_wildcard() && covers(&self.text, &other.text))
+        self.as_str() == other.as_str()
+            || (self.is_wildcard() && covers(self.as_str(), other.as_str()))
     }
 
     /// The pattern.
     pub fn as_str(&self) -> &str {
-        &self.text
+        self.text.as_ref()
     }
 }
 
-impl fmt::Display for CnPattern {
+impl<T: AsRef<str>> fmt::Display for CnPattern<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(self.as_str())
     }
 }
 

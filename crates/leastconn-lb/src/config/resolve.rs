@@ -13,6 +13,7 @@ mod upstream;
 
 use std::{
     collections::{HashMap, HashSet},
+    hash::Hash,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Range,
     path::{Path, PathBuf},
@@ -24,10 +25,13 @@ use jiff::Timestamp;
 use leastconn::{Address, AddressError, ServerId, UpstreamId};
 
 use super::{
-    Problems, defaults, duration,
-    model::Config,
+    Problems,
+    clients::Clients,
+    defaults, duration, large_block,
+    model::{Config, Listener},
+    on_its_own_thread,
     raw::{
-        Raw,
+        Raw, RawClientDefaults, RawLog, RawProcess,
         value::{At, DurationText},
     },
     shape,
@@ -55,7 +59,7 @@ pub(crate) struct Surroundings<'a> {
 /// The configuration, for what it is worth: it holds only if `problems` has no
 /// error.
 pub(crate) fn resolve(
-    raw: Raw,
+    raw: &Raw,
     path: PathBuf,
     surroundings: &Surroundings<'_>,
     problems: &mut Problems,
@@ -68,37 +72,20 @@ pub(crate) fn resolve(
         nameless_upstream: false,
         binds: Vec::new(),
     };
-    let process = resolver.process(raw.process.unwrap_or_default());
-    let log = resolver.log(raw.log.unwrap_or_default());
-    let admin = raw.admin.and_then(|admin| resolver.admin(&admin));
+    let process = resolver.process(raw.process.as_ref().unwrap_or(&RawProcess::default()));
+    let log = resolver.log(raw.log.as_ref().unwrap_or(&RawLog::default()));
+    let admin = raw.admin.as_ref().and_then(|admin| resolver.admin(admin));
     let upstreams = resolver.all_upstreams(raw.upstream.as_deref().unwrap_or_default());
     let listeners = resolver.all_listeners(raw.listener.as_deref().unwrap_or_default());
-    let defaults = raw.defaults.and_then(|defaults| defaults.client);
-    let clients = resolver.all_clients(
-        raw.client.as_deref().unwrap_or_default(),
-        &defaults.unwrap_or_default(),
-    );
-    if raw.listener.as_ref().is_none_or(Vec::is_empty) && resolver.nothing_pruned_at_top() {
-        resolver
-            .problems
-            .error("there is no `[[listener]]`: nobody could connect");
-    }
-    if raw.client.as_ref().is_none_or(Vec::is_empty) && resolver.nothing_pruned_at_top() {
-        resolver
-            .problems
-            .warning("there is no `[[client]]`: everyone will be refused");
-    }
-    let complete = resolver.nothing_pruned_at_top()
-        && listeners.len() == raw.listener.as_ref().map_or(0, Vec::len)
-        && clients.len() == raw.client.as_ref().map_or(0, Vec::len);
-    resolver.check_together(&listeners, &clients, complete);
-    if !complete && resolver.problems.errors() == 0 {
-        // Whatever was left out was reported. Should that ever fail, a rule less
-        // must not let anybody in.
-        resolver
-            .problems
-            .error("a part of the file was not understood; this is a fault of the program");
-    }
+    // What only serves to check many clients is given back to the system with its
+    // thread; their copy is exactly as large as it must be, and holds on to nothing.
+    let (checked, last) = on_its_own_thread(|| {
+        let clients = resolver.clients_with(&listeners, raw);
+        (clients, large_block())
+    });
+    let clients = Arc::new(checked.copy());
+    on_its_own_thread(|| drop(checked));
+    drop(last);
     let config = Config {
         path,
         process,
@@ -109,7 +96,7 @@ pub(crate) fn resolve(
             .map(|listener| listener.value)
             .collect(),
         upstreams,
-        clients: clients.into_iter().map(|client| client.value).collect(),
+        clients,
     };
     (config, resolver.addresses)
 }
@@ -144,6 +131,35 @@ enum Zero {
 }
 
 impl Resolver<'_> {
+    /// The clients, with all that has to do with them checked.
+    fn clients_with(&mut self, listeners: &[At<Listener>], raw: &Raw) -> Clients {
+        let defaults = raw.defaults.as_ref();
+        let defaults = defaults.and_then(|defaults| defaults.client.as_ref());
+        let (clients, places) = self.all_clients(
+            raw.client.as_deref().unwrap_or_default(),
+            defaults.unwrap_or(&RawClientDefaults::default()),
+        );
+        if raw.listener.as_ref().is_none_or(Vec::is_empty) && self.nothing_pruned_at_top() {
+            self.problems
+                .error("there is no `[[listener]]`: nobody could connect");
+        }
+        if raw.client.as_ref().is_none_or(Vec::is_empty) && self.nothing_pruned_at_top() {
+            self.problems
+                .warning("there is no `[[client]]`: everyone will be refused");
+        }
+        let complete = self.nothing_pruned_at_top()
+            && listeners.len() == raw.listener.as_ref().map_or(0, Vec::len)
+            && clients.len() == raw.client.as_ref().map_or(0, Vec::len);
+        self.check_together(listeners, &clients, &places, complete);
+        if !complete && self.problems.errors() == 0 {
+            // Whatever was left out was reported. Should that ever fail, a rule less
+            // must not let anybody in.
+            self.problems
+                .error("a part of the file was not understood; this is a fault of the program");
+        }
+        clients
+    }
+
     fn nothing_pruned_at_top(&self) -> bool {
         !self.surroundings.pruned.contains(&shape::TOP)
     }
@@ -214,21 +230,21 @@ impl Resolver<'_> {
     }
 
     /// Reports a name that is taken. The first one keeps it.
-    fn unique(
+    fn unique<T: AsRef<str> + Eq + Hash>(
         &mut self,
         of: &str,
-        name: &str,
+        name: T,
         span: &Range<usize>,
-        seen: &mut HashMap<String, Range<usize>>,
+        seen: &mut HashMap<T, Range<usize>>,
     ) -> bool {
-        if let Some(first) = seen.get(name) {
+        if let Some(first) = seen.get(&name) {
             self.problems
-                .error(format!("there are two {of}s named `{name}`"))
+                .error(format!("there are two {of}s named `{}`", name.as_ref()))
                 .at(span.clone())
                 .related(first.clone(), "the first");
             return false;
         }
-        seen.insert(name.to_owned(), span.clone());
+        seen.insert(name, span.clone());
         true
     }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    Access, Allow, CnPattern, DnsPattern, Format, IpNet, Level, Log, Match, Process, TlsRecords,
+    Access, Allow, Client, CnPattern, DnsPattern, Format, IpNet, Level, Log, Process, TlsRecords,
 };
 
 /// A rule as a test writes it down: patterns as text.
@@ -30,13 +30,11 @@ fn client(position: usize, written: &Written, allow: Vec<Allow>) -> Client {
         .iter()
         .map(|text| IpNet::parse(text).unwrap());
     Client {
-        name: position.to_string().into(),
-        matcher: Match {
-            cn: cn.collect(),
-            dns: dns.collect(),
-            source: source.collect(),
-        },
-        allow: allow.into(),
+        name: position.to_string(),
+        cn: cn.collect(),
+        dns: dns.collect(),
+        source: source.collect(),
+        allow,
         limits: Limits::default(),
     }
 }
@@ -59,7 +57,7 @@ fn config(clients: Vec<Client>) -> Config {
         admin: None,
         listeners: Vec::new(),
         upstreams: Vec::new(),
-        clients: clients.into(),
+        clients: Arc::new(clients.into_iter().collect()),
     }
 }
 

@@ -22,7 +22,7 @@ use std::{num::NonZeroU32, time::Duration};
 const CONNECTION: u128 = 1_000_000_000_000_000_000;
 
 /// New connections a second, and how many may come at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RateLimit {
     /// In 10^-9 connections a second.
     rate: u64,

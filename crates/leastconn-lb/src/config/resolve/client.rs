@@ -1,13 +1,14 @@
 //! `[[client]]`: who, what, how much.
 
-use std::{collections::HashMap, num::NonZeroU32, ops::Range, sync::Arc};
+use std::{collections::HashMap, num::NonZeroU32, ops::Range};
 
 use leastconn::{Limits, RateLimit, ServerId, UpstreamId};
 
 use super::{Resolver, suggest};
 use crate::config::{
     cidr::IpNet,
-    model::{Allow, Client, Match},
+    clients::{Clients, Packer},
+    model::{Allow, Client},
     pattern::{CnPattern, DnsPattern},
     raw::{
         RawClient, RawClientDefaults, RawMatch, RawRateLimit,
@@ -15,32 +16,40 @@ use crate::config::{
     },
 };
 
-/// A client whose parts were read; its place is that of its `match`.
-pub(super) struct Placed {
-    pub(super) value: Client,
-    pub(super) match_span: Range<usize>,
-    pub(super) allow_span: Range<usize>,
+/// Where a client that could be read says what.
+pub(super) struct Place {
+    pub(super) r#match: Range<usize>,
+    pub(super) allow: Range<usize>,
+}
+
+/// Whom a rule is about.
+struct Match {
+    cn: Vec<CnPattern>,
+    dns: Vec<DnsPattern>,
+    source: Vec<IpNet>,
 }
 
 impl Resolver<'_> {
+    /// The clients, and the place of each.
     pub(super) fn all_clients(
         &mut self,
         raw: &[At<RawClient>],
         defaults: &RawClientDefaults,
-    ) -> Vec<Placed> {
+    ) -> (Clients, Vec<Place>) {
         let default_rate = defaults
             .rate_limit
             .as_ref()
             .and_then(|at| self.rate_limit(at));
         let default_max = defaults.max_conns.as_ref().map(|at| at.value);
         let mut seen = HashMap::new();
-        let mut clients = Vec::new();
-        let mut allowed: HashMap<Vec<Allow>, Arc<[Allow]>> = HashMap::new();
+        let mut clients = Packer::default();
+        let mut places = Vec::new();
         for table in raw {
             let raw = &table.value;
-            let name = self.name("client", raw.name.as_ref());
-            if let Some(name) = &name {
-                self.unique("client", &name.value, &name.span, &mut seen);
+            let name = raw.name.as_ref();
+            let name = name.filter(|name| self.check_name("client", &name.value, &name.span));
+            if let Some(name) = name {
+                self.unique("client", name.value.as_str(), &name.span, &mut seen);
             }
             let matcher = raw.r#match.as_ref().and_then(|at| self.matcher(at));
             let allow = raw.allow.as_ref().and_then(|at| self.allow(at));
@@ -52,24 +61,24 @@ impl Resolver<'_> {
             let (Some(name), Some(matcher), Some(allow)) = (name, matcher, allow) else {
                 continue;
             };
-            let allow = allowed
-                .entry(allow)
-                .or_insert_with_key(|list| list.as_slice().into());
-            clients.push(Placed {
-                value: Client {
-                    name: name.value,
-                    matcher,
-                    allow: Arc::clone(allow),
-                    limits: Limits {
-                        rate,
-                        max_conns: max_conns.and_then(NonZeroU32::new),
-                    },
+            let Match { cn, dns, source } = matcher;
+            clients.add(&Client {
+                name: name.value.clone(),
+                cn,
+                dns,
+                source,
+                allow,
+                limits: Limits {
+                    rate,
+                    max_conns: max_conns.and_then(NonZeroU32::new),
                 },
-                match_span: span_of(raw.r#match.as_ref()),
-                allow_span: span_of(raw.allow.as_ref()),
+            });
+            places.push(Place {
+                r#match: span_of(raw.r#match.as_ref()),
+                allow: span_of(raw.allow.as_ref()),
             });
         }
-        clients
+        (clients.finish(), places)
     }
 
     /// `None`: something in it is wrong, so nothing can be said about whom it matches.
@@ -106,9 +115,9 @@ impl Resolver<'_> {
         key: &str,
         raw: Option<&At<OneOrMany>>,
         parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Option<Box<[T]>> {
+    ) -> Option<Vec<T>> {
         let Some(raw) = raw else {
-            return Some(Box::default());
+            return Some(Vec::new());
         };
         let texts = raw.each();
         if texts.is_empty() && self.pruned(&raw.span) {
@@ -136,7 +145,7 @@ impl Resolver<'_> {
                 }
             }
         }
-        all.map(Vec::into)
+        all
     }
 
     fn allow(&mut self, raw: &At<OneOrMany>) -> Option<Vec<Allow>> {

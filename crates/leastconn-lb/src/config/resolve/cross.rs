@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Resolver, client::Placed};
+use super::{Resolver, client::Place};
 use crate::config::{
-    model::{Client, Exact, Listener, Match},
+    clients::{Clients, Exact, Rule},
+    model::Listener,
     raw::value::At,
     tls::ClientAuth,
 };
@@ -14,7 +15,8 @@ impl Resolver<'_> {
     pub(super) fn check_together(
         &mut self,
         listeners: &[At<Listener>],
-        clients: &[Placed],
+        clients: &Clients,
+        places: &[Place],
         complete: bool,
     ) {
         for declared in self.upstreams.iter().filter(|declared| !declared.used) {
@@ -22,39 +24,41 @@ impl Resolver<'_> {
                 .warning(format!("nothing leads to the upstream `{}`", declared.name))
                 .at(declared.span.clone());
         }
-        self.shadowed_rules(clients);
+        self.shadowed_rules(clients, places);
         // What could not be read may be just what is missing below.
         if !complete {
             return;
         }
         for listener in listeners {
-            self.clients_decide(listener, clients);
+            self.clients_decide(listener, clients, places);
             self.somebody_can_connect(listener, clients);
         }
-        for client in clients {
-            self.leads_somewhere(client, listeners);
+        for (client, place) in clients.iter().zip(places) {
+            self.leads_somewhere(&client, place, listeners);
         }
     }
 
     /// Rules that never decide, because an earlier one always does.
-    fn shadowed_rules(&mut self, clients: &[Placed]) {
+    fn shadowed_rules(&mut self, clients: &Clients, places: &[Place]) {
         let mut seen = Seen::default();
         for (position, client) in clients.iter().enumerate() {
-            let matcher = &client.value.matcher;
             let covering = seen
-                .may_cover(matcher)
-                .find(|&earlier| covers(&clients[earlier].value.matcher, matcher));
-            seen.add(position, matcher);
-            if let Some(earlier) = covering.map(|earlier| &clients[earlier]) {
+                .may_cover(&client)
+                .find(|&earlier| clients.rule(earlier).covers(&client));
+            seen.add(position, &client);
+            if let Some(earlier) = covering {
                 self.problems
                     .warning(format!(
                         "the rule of client `{}` never decides",
-                        client.value.name
+                        client.name()
                     ))
-                    .at(client.match_span.clone())
+                    .at(places[position].r#match.clone())
                     .related(
-                        earlier.match_span.clone(),
-                        format!("`{}` comes first and matches all of it", earlier.value.name),
+                        places[earlier].r#match.clone(),
+                        format!(
+                            "`{}` comes first and matches all of it",
+                            clients.rule(earlier).name()
+                        ),
                     );
             }
         }
@@ -62,7 +66,7 @@ impl Resolver<'_> {
 
     /// A listener that says nothing of where its connections go leaves it to
     /// each client's `allow`, which then must say it.
-    fn clients_decide(&mut self, listener: &At<Listener>, clients: &[Placed]) {
+    fn clients_decide(&mut self, listener: &At<Listener>, clients: &Clients, places: &[Place]) {
         let Listener {
             name,
             routes,
@@ -72,18 +76,18 @@ impl Resolver<'_> {
         if upstream.is_some() || !routes.is_empty() {
             return;
         }
-        for client in clients {
-            let upstreams = upstreams(&client.value);
-            if upstreams.len() < 2 || !can_connect(&client.value, &listener.value) {
+        for (client, place) in clients.iter().zip(places) {
+            let upstreams = upstreams(&client);
+            if upstreams.len() < 2 || !can_connect(&client, &listener.value) {
                 continue;
             }
             let names: Vec<_> = upstreams.iter().map(|name| format!("`{name}`")).collect();
             self.problems
                 .error(format!(
                     "where connections of client `{}` at listener `{name}` go is not said",
-                    client.value.name
+                    client.name()
                 ))
-                .at(client.allow_span.clone())
+                .at(place.allow.clone())
                 .related(
                     listener.span.clone(),
                     "the listener has neither `routes` nor `upstream`",
@@ -94,15 +98,15 @@ impl Resolver<'_> {
                 ))
                 .help(format!(
                     "give the listener `upstream` or `routes`, or narrow `allow` of `{}`",
-                    client.value.name
+                    client.name()
                 ));
         }
     }
 
-    fn somebody_can_connect(&mut self, listener: &At<Listener>, clients: &[Placed]) {
+    fn somebody_can_connect(&mut self, listener: &At<Listener>, clients: &Clients) {
         let anybody = clients
             .iter()
-            .any(|client| can_connect(&client.value, &listener.value));
+            .any(|client| can_connect(&client, &listener.value));
         if clients.is_empty() || anybody {
             return;
         }
@@ -123,43 +127,43 @@ impl Resolver<'_> {
             ));
     }
 
-    fn leads_somewhere(&mut self, client: &Placed, listeners: &[At<Listener>]) {
-        let allowed = upstreams(&client.value);
+    fn leads_somewhere(&mut self, client: &Rule<'_>, place: &Place, listeners: &[At<Listener>]) {
+        let allowed = upstreams(client);
         if allowed.is_empty() || listeners.is_empty() {
             return;
         }
         let mut open = listeners
             .iter()
-            .filter(|listener| can_connect(&client.value, &listener.value))
+            .filter(|listener| can_connect(client, &listener.value))
             .peekable();
-        let name = &client.value.name;
+        let name = client.name();
         if open.peek().is_none() {
             self.problems
                 .warning(format!("client `{name}` can connect to no listener"))
-                .at(client.match_span.clone())
+                .at(place.r#match.clone())
                 .note("its `match` is about certificates, and no listener asks for them");
         } else if !open.any(|listener| offers(&listener.value, &allowed)) {
             self.problems
                 .warning(format!(
                     "no listener leads to what client `{name}` is allowed"
                 ))
-                .at(client.allow_span.clone());
+                .at(place.allow.clone());
         }
     }
 }
 
 /// Whether a client's rule can hold at a listener.
-fn can_connect(client: &Client, listener: &Listener) -> bool {
+fn can_connect(client: &Rule<'_>, listener: &Listener) -> bool {
     let certificates = listener
         .tls
         .as_ref()
         .is_some_and(|tls| tls.client_auth == ClientAuth::Required);
-    certificates || !client.matcher.needs_certificate()
+    certificates || !client.needs_certificate()
 }
 
-fn upstreams(client: &Client) -> BTreeSet<&str> {
+fn upstreams<'a>(client: &Rule<'a>) -> BTreeSet<&'a str> {
     client
-        .allow
+        .allow()
         .iter()
         .map(|allow| allow.upstream.as_str())
         .collect()
@@ -185,16 +189,16 @@ struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn add(&mut self, position: usize, matcher: &'a Match) {
-        match matcher.exact() {
-            Some(Exact::Cn(names)) => {
-                for name in names {
-                    self.by_cn.entry(name.as_str()).or_default().push(position);
+    fn add(&mut self, position: usize, rule: &Rule<'a>) {
+        match rule.exact() {
+            Some(Exact::Cn) => {
+                for name in rule.cn() {
+                    self.by_cn.entry(name.text()).or_default().push(position);
                 }
             }
-            Some(Exact::Dns(names)) => {
-                for name in names {
-                    self.by_dns.entry(name.as_str()).or_default().push(position);
+            Some(Exact::Dns) => {
+                for name in rule.dns() {
+                    self.by_dns.entry(name.text()).or_default().push(position);
                 }
             }
             None => self.others.push(position),
@@ -203,27 +207,11 @@ impl<'a> Seen<'a> {
 
     /// Among them all that cover `later`: one of exact names must have all of
     /// the later rule's, so also the first.
-    fn may_cover(&self, later: &Match) -> impl Iterator<Item = usize> {
-        let by_cn = later.cn.first().and_then(|cn| self.by_cn.get(cn.as_str()));
-        let by_dns = later
-            .dns
-            .first()
-            .and_then(|dns| self.by_dns.get(dns.as_str()));
+    fn may_cover(&self, later: &Rule<'_>) -> impl Iterator<Item = usize> {
+        let by_cn = later.cn().next().and_then(|cn| self.by_cn.get(cn.text()));
+        let by_dns = later.dns().next();
+        let by_dns = by_dns.and_then(|dns| self.by_dns.get(dns.text()));
         let named = by_cn.into_iter().chain(by_dns).flatten();
         named.chain(&self.others).copied()
     }
-}
-
-/// Whether `earlier` holds whenever `later` does.
-fn covers(earlier: &Match, later: &Match) -> bool {
-    fn all<T>(wide: &[T], narrow: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
-        wide.is_empty()
-            || (!narrow.is_empty()
-                && narrow
-                    .iter()
-                    .all(|narrow| wide.iter().any(|wide| covers(wide, narrow))))
-    }
-    all(&earlier.cn, &later.cn, |a, b| a.covers(b))
-        && all(&earlier.dns, &later.dns, |a, b| a.covers(b))
-        && all(&earlier.source, &later.source, |a, b| a.covers(b))
 }

@@ -18,7 +18,7 @@ impl Resolver<'_> {
         for table in raw {
             let name = self.name("listener", table.value.name.as_ref());
             if let Some(name) = &name {
-                self.unique("listener", &name.value, &name.span, &mut seen);
+                self.unique("listener", name.value.clone(), &name.span, &mut seen);
             }
             let listener = self.listener(table);
             if let (Some(name), Some(listener)) = (name, listener) {

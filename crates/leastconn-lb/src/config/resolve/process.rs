@@ -13,22 +13,23 @@ use crate::config::{
 };
 
 impl Resolver<'_> {
-    pub(super) fn process(&mut self, raw: RawProcess) -> Process {
-        let count = |value: Option<At<u32>>| {
+    pub(super) fn process(&mut self, raw: &RawProcess) -> Process {
+        let count = |value: &Option<At<u32>>| {
             value
+                .as_ref()
                 .and_then(|at| usize::try_from(at.value).ok())
                 .and_then(NonZeroUsize::new)
         };
-        let workers = match raw.workers.map(|at| at.value) {
+        let workers = match raw.workers.as_ref().map(|at| &at.value) {
             Some(Workers::Count(workers)) => {
-                usize::try_from(workers).ok().and_then(NonZeroUsize::new)
+                usize::try_from(*workers).ok().and_then(NonZeroUsize::new)
             }
             Some(Workers::Auto) | None => thread::available_parallelism().ok(),
         };
         Process {
             workers: workers.unwrap_or(NonZeroUsize::MIN),
-            max_connections: count(raw.max_connections),
-            max_handshakes: count(raw.max_handshakes)
+            max_connections: count(&raw.max_connections),
+            max_handshakes: count(&raw.max_handshakes)
                 .or_else(|| NonZeroUsize::new(defaults::MAX_HANDSHAKES as usize))
                 .unwrap_or(NonZeroUsize::MIN),
             drain_timeout: self.duration(
@@ -37,27 +38,30 @@ impl Resolver<'_> {
                 defaults::DRAIN_TIMEOUT,
                 Zero::Allowed,
             ),
-            tls_records: raw.tls_records.map_or_else(Default::default, |at| at.value),
+            tls_records: raw
+                .tls_records
+                .as_ref()
+                .map_or_else(Default::default, |at| at.value),
         }
     }
 
-    pub(super) fn log(&mut self, raw: RawLog) -> Log {
+    pub(super) fn log(&mut self, raw: &RawLog) -> Log {
         Log {
-            level: raw.level.map_or(Level::Info, |at| at.value),
-            format: raw.format.map_or(Format::Text, |at| at.value),
-            access: match raw.access {
+            level: raw.level.as_ref().map_or(Level::Info, |at| at.value),
+            format: raw.format.as_ref().map_or(Format::Text, |at| at.value),
+            access: match &raw.access {
                 None => Access::Stdout,
-                Some(At { value, span }) => match &*value {
+                Some(At { value, span }) => match &**value {
                     "stdout" => Access::Stdout,
                     "off" => Access::Off,
                     "" => {
                         self.problems
                             .error("`access` is empty")
-                            .at(span)
+                            .at(span.clone())
                             .help("write \"stdout\", \"off\" or the name of a file");
                         Access::Off
                     }
-                    file => self.access_file(file, &span),
+                    file => self.access_file(file, span),
                 },
             },
         }

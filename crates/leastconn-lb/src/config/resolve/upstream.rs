@@ -43,7 +43,7 @@ impl Resolver<'_> {
             self.nameless_upstream = true;
             return;
         };
-        if !self.unique("upstream", name, span, seen) {
+        if !self.unique("upstream", name.to_owned(), span, seen) {
             return;
         }
         let list = table.value.servers.as_ref();
@@ -96,7 +96,7 @@ impl Resolver<'_> {
             let Some((server, name_span, address_span)) = self.server(entry) else {
                 continue;
             };
-            if !self.unique("server", server.id.as_str(), &name_span, &mut names) {
+            if !self.unique("server", server.id.to_string(), &name_span, &mut names) {
                 continue;
             }
             if let Some(first) = addresses.get(&server.address) {

@@ -43,7 +43,10 @@ fn what_is_left_out_has_the_contract_s_defaults() {
         expect: None,
     };
     assert_eq!(health.kind, tcp);
-    assert_eq!(config.clients[0].limits, leastconn::Limits::default());
+    assert_eq!(
+        *config.clients.rule(0).limits(),
+        leastconn::Limits::default()
+    );
 }
 
 #[test]
@@ -133,26 +136,26 @@ fn every_key_that_works_does() {
     };
     assert_eq!(*kind, http);
 
-    let [one, two] = &config.clients[..] else {
+    let [one, two] = config.clients.iter().collect::<Vec<_>>()[..] else {
         panic!("two clients");
     };
-    let rate = one.limits.rate.unwrap();
+    let rate = one.limits().rate.unwrap();
     assert_eq!((rate.per_second(), rate.burst().get()), (2.5, 3));
-    assert_eq!(one.limits.max_conns, NonZeroU32::new(7));
-    assert_eq!(two.limits.rate.unwrap().burst().get(), 1);
-    assert_eq!(two.limits.max_conns, NonZeroU32::new(9));
+    assert_eq!(one.limits().max_conns, NonZeroU32::new(7));
+    assert_eq!(two.limits().rate.unwrap().burst().get(), 1);
+    assert_eq!(two.limits().max_conns, NonZeroU32::new(9));
     let web = UpstreamId::from("web");
     assert_eq!(
-        one.grants(&web),
+        Granted::of(one.allow(), &web),
         Some(Granted::Only(vec![
             ServerId::from("webapp2"),
             ServerId::from("webapp1:80")
         ]))
     );
-    assert_eq!(two.grants(&web), Some(Granted::All));
-    assert_eq!(two.grants(&UpstreamId::from("db")), None);
+    assert_eq!(Granted::of(two.allow(), &web), Some(Granted::All));
+    assert_eq!(Granted::of(two.allow(), &UpstreamId::from("db")), None);
     assert_eq!(
-        two.allow[..],
+        *two.allow(),
         [Allow {
             upstream: web,
             server: None
