@@ -296,6 +296,10 @@ impl leastconn::net::Stream for Buffered {
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.get_mut().poll_close_notify(cx)
     }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(&self.socket)
+    }
 }
 
 impl HandshakeError {

@@ -15,7 +15,10 @@ use std::{
 };
 
 use rustix::net::SendFlags;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+};
 
 use super::{
     record::{Content, MAX_OVERHEAD, MAX_PLAINTEXT, Records, Rekey, SMALL, Violation},
@@ -409,6 +412,10 @@ impl<S: leastconn::net::Stream, K: Rekey> leastconn::net::Stream for Direct<S, K
         }
         // What could not go now waits for its turn, and finds out what is wrong.
         this.poll_send(cx)
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        self.socket.socket()
     }
 }
 

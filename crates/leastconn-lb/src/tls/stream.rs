@@ -128,6 +128,13 @@ impl leastconn::net::Stream for TlsStream {
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, stream => Pin::new(stream).poll_finish(cx))
     }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        match &self.records {
+            Layer::Direct(stream) => stream.socket(),
+            Layer::Rustls(stream) => stream.socket(),
+        }
+    }
 }
 
 #[cfg(test)]

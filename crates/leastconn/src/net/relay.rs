@@ -15,6 +15,7 @@
 
 mod flow;
 mod splice;
+mod turns;
 
 use std::{
     cell::RefCell,
@@ -29,6 +30,7 @@ use tokio::time::sleep_until;
 
 use self::flow::{Flow, Phase};
 pub use self::splice::MAX_PIPES;
+use self::turns::Turns;
 use super::{Stream, now};
 use crate::Reason;
 
@@ -112,13 +114,17 @@ pub async fn relay<D: Stream, U: Stream>(
     let mut armed = deadline(last_activity, timeouts.idle);
     let mut timer = pin!(sleep_until(armed.into()));
 
+    let mut turns = Turns::default();
     poll_fn(|cx| {
         let before = pair.progress();
-        SCRATCH_SPACE.with_borrow_mut(|scratch| pair.poll(cx, scratch));
+        let room = turns.room();
+        SCRATCH_SPACE.with_borrow_mut(|scratch| pair.poll(cx, &mut scratch[..room]));
+        let after = pair.progress();
+        turns.carried([0, 1].map(|way| after[way].0 - before[way].0));
         if let Some(reason) = ending(&pair.forth, &pair.back) {
             return Poll::Ready(reason);
         }
-        if before != pair.progress() {
+        if before != after {
             last_activity = now();
         }
         let half_closed = pair.forth.is_over() || pair.back.is_over();

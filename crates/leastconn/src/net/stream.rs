@@ -33,6 +33,12 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     fn as_tcp(&self) -> Option<&TcpStream> {
         None
     }
+
+    /// The TCP connection that it writes to, whatever it makes of the bytes before:
+    /// for the socket's options. `None`: there is none.
+    fn socket(&self) -> Option<&TcpStream> {
+        self.as_tcp()
+    }
 }
 
 impl Stream for TcpStream {
@@ -68,6 +74,10 @@ impl<S: Stream + ?Sized> Stream for &mut S {
     fn as_tcp(&self) -> Option<&TcpStream> {
         (**self).as_tcp()
     }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        (**self).socket()
+    }
 }
 
 impl<S: Stream + ?Sized> Stream for Box<S> {
@@ -81,5 +91,9 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
 
     fn as_tcp(&self) -> Option<&TcpStream> {
         (**self).as_tcp()
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        (**self).socket()
     }
 }

@@ -7,17 +7,18 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use socket2::SockRef;
 use tokio::{io::ReadBuf, net::TcpStream, task::yield_now};
 
-use super::{super::Stream, SCRATCH, splice::Splice};
+use super::{super::Stream, splice::Splice, turns::Turns};
 
-/// Room for which it is not worth asking once more: a TLS record may not fit, and
-/// what comes is a small piece at the price of a whole one.
-const LITTLE: usize = SCRATCH / 4;
+/// The part of the room for which it is not worth asking once more: a TLS record may
+/// not fit, and what comes is a small piece at the price of a whole one.
+const LITTLE: usize = 4;
 
-/// Bytes after which a direction lets others have their turn. With more, a stream
-/// keeps short exchanges waiting for longer, and is no cheaper itself.
-const TURN: u64 = 128 * 1024;
+/// Bytes that the system keeps for a stream's writer, beyond what is on its way,
+/// while there are others: `TCP_NOTSENT_LOWAT`. Half of it helps no more.
+const UNSENT: u32 = 256 * 1024;
 
 /// A turn's steps, of which most carry bytes.
 const STEPS: usize = 8;
@@ -47,6 +48,8 @@ pub(super) struct Flow<'a> {
     taken: usize,
     /// Bytes on their way from socket to socket without coming to us.
     splice: Splice,
+    /// The system is told to keep little for the writer: see [`Flow::bound`].
+    is_bounded: bool,
     /// The writer holds bytes that it may not have passed on.
     unflushed: bool,
     /// Writing found the writer's connection reset.
@@ -68,6 +71,7 @@ impl<'a> Flow<'a> {
             unsent: Vec::new(),
             taken: 0,
             splice: Splice::default(),
+            is_bounded: false,
             unflushed: false,
             writer_is_gone: false,
             reader_is_gone: false,
@@ -97,7 +101,8 @@ impl<'a> Flow<'a> {
             && !self.unflushed
     }
 
-    /// Moves what can be moved now. Once over, this touches the streams no more.
+    /// Moves what can be moved now, about as much as `scratch` is large: then others
+    /// have their turn. Once over, this touches the streams no more.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -105,7 +110,7 @@ impl<'a> Flow<'a> {
         writer: &mut impl Stream,
         scratch: &mut [u8],
     ) {
-        let enough = self.carried.saturating_add(TURN);
+        let enough = self.carried.saturating_add(scratch.len() as u64);
         for _ in 0..STEPS {
             match self.step(cx, reader, writer, scratch) {
                 Poll::Pending => return,
@@ -158,7 +163,8 @@ impl<'a> Flow<'a> {
                 if let (Some(from), Some(to)) = (reader.as_tcp(), writer.as_tcp())
                     && self.splice.is_worth_while()
                 {
-                    ready!(self.pull(cx, from));
+                    self.bound(writer, Turns::is_short(scratch.len()));
+                    ready!(self.pull(cx, from, 2 * scratch.len()));
                     if !self.splice.is_empty() {
                         let _ = self.push(cx, to);
                     }
@@ -172,7 +178,11 @@ impl<'a> Flow<'a> {
                 if taken < filled && !self.is_over() {
                     self.unsent = scratch[taken..filled].to_vec();
                 }
-                self.splice.copied(filled + LITTLE > scratch.len());
+                let much = filled + scratch.len() / LITTLE > scratch.len();
+                if much {
+                    self.bound(writer, Turns::is_short(scratch.len()));
+                }
+                self.splice.copied(much);
             }
             Phase::Closing => {
                 let writer = Pin::new(writer);
@@ -203,8 +213,9 @@ impl<'a> Flow<'a> {
         reader: &mut impl Stream,
         scratch: &mut [u8],
     ) -> usize {
+        let little = scratch.len() / LITTLE;
         let mut buffer = ReadBuf::new(scratch);
-        while buffer.remaining() >= LITTLE {
+        while buffer.remaining() >= little {
             let before = buffer.filled().len();
             match Pin::new(&mut *reader).poll_read(cx, &mut buffer) {
                 Poll::Pending => break,
@@ -247,8 +258,8 @@ impl<'a> Flow<'a> {
     }
 
     /// Moves bytes from the reader into a pipe.
-    fn pull(&mut self, cx: &mut Context<'_>, from: &TcpStream) -> Poll<()> {
-        match ready!(self.splice.poll_pull(cx, from)) {
+    fn pull(&mut self, cx: &mut Context<'_>, from: &TcpStream, most: usize) -> Poll<()> {
+        match ready!(self.splice.poll_pull(cx, from, most)) {
             Some(Ok(0)) => self.reader_ended(),
             Some(Err(_)) => self.phase = Phase::Breaking,
             // Without a pipe it goes on by copying.
@@ -264,6 +275,20 @@ impl<'a> Flow<'a> {
             Err(error) => self.writer_broke(error.kind()),
         }
         Poll::Ready(())
+    }
+
+    /// Has the system keep little, or as much as it will, of what the writer cannot
+    /// send yet.
+    fn bound(&mut self, writer: &impl Stream, bounded: bool) {
+        if self.is_bounded != bounded {
+            self.is_bounded = bounded;
+            if let Some(socket) = writer.socket() {
+                // Without, others wait a little longer.
+                // 0 is the system's own.
+                let most = if bounded { UNSENT } else { 0 };
+                let _ = SockRef::from(socket).set_tcp_notsent_lowat(most);
+            }
+        }
     }
 
     const fn reader_ended(&mut self) {

@@ -76,13 +76,15 @@ impl Splice {
         self.much = cfg!(target_os = "linux") && much && !self.is_refused;
     }
 
-    /// Moves what has come in `from` into a pipe; zero bytes are its end.
+    /// Moves up to `most` bytes that have come in `from` into a pipe; zero bytes are its
+    /// end.
     ///
     /// Without a pipe nothing is moved, and splicing is off until more comes.
     pub(super) fn poll_pull(
         &mut self,
         cx: &mut Context<'_>,
         from: &TcpStream,
+        most: usize,
     ) -> Poll<Option<io::Result<usize>>> {
         if !std::mem::replace(&mut self.is_user, true) {
             pipes().users += 1;
@@ -100,7 +102,7 @@ impl Splice {
                 Poll::Ready(Err(error)) => break Err(error),
                 Poll::Ready(Ok(())) => {}
             }
-            match from.try_io(Interest::READABLE, || splice(from, &pipe.write, PIPE)) {
+            match from.try_io(Interest::READABLE, || splice(from, &pipe.write, most)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 moved => break moved,
             }

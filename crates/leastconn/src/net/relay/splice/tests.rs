@@ -9,6 +9,7 @@ use leastconn_testkit::{
     data::{Sha256, pattern, sha256_hex},
     within,
 };
+use proptest::{collection::vec, prelude::*};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -202,4 +203,95 @@ async fn a_slow_reader_stops_its_sender_and_gets_all_in_the_end() {
     client.shutdown().await.unwrap();
     drop(sending.await.unwrap());
     assert_eq!(relaying.await.unwrap(), Reason::Ok);
+}
+
+#[tokio::test]
+async fn given_up_with_a_full_pipe_both_sides_see_it_and_nothing_is_left() {
+    let _alone = ALONE.lock().await;
+    let (mut client, mut server, relaying, traffic) = rig().await;
+    let sending = tokio::spawn(async move {
+        let much = pattern(0, 16 * MIB);
+        while server.write_all(&much).await.is_ok() {}
+    });
+    // Nobody reads: when nothing moves any more, there are bytes in a pipe.
+    let stalled = async {
+        let mut before = u64::MAX;
+        while std::mem::replace(&mut before, traffic.sent()) != traffic.sent() || before == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    within(DEADLINE, "the stall", stalled).await;
+    let in_use = |pipes: &Pipes| pipes.count - pipes.empty.len();
+    assert_eq!(in_use(&pipes()), 1);
+    relaying.abort();
+    assert!(relaying.await.unwrap_err().is_cancelled());
+    let end = within(DEADLINE, "the end", client.read_to_end(&mut Vec::new())).await;
+    assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    within(DEADLINE, "the server's end", sending).await.unwrap();
+    assert_eq!(pipes().count, 0);
+}
+
+/// What one side sends, and how many milliseconds it waits before each piece.
+fn pieces() -> impl Strategy<Value = Vec<(usize, u64)>> {
+    let size = prop_oneof![1usize..2000, 120_000usize..140_000, 1usize..1_500_000];
+    vec((size, prop_oneof![3 => Just(0), 1 => 0u64..3]), 0..8)
+}
+
+fn whole(pieces: &[(usize, u64)]) -> String {
+    sha256_hex(&pattern(0, pieces.iter().map(|(size, _)| size).sum()))
+}
+
+async fn speak(mut stream: impl AsyncWriteExt + Unpin, pieces: &[(usize, u64)]) {
+    let mut at = 0;
+    for &(size, pause) in pieces {
+        tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
+        stream.write_all(&pattern(at, size)).await.unwrap();
+        at += size as u64;
+    }
+    stream.shutdown().await.unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Small and large, in whatever order, from copying to splicing and back, with
+    /// large turns and, beside an exchange, short ones.
+    #[test]
+    fn whatever_is_sent_arrives(forth in pieces(), back in pieces(), beside in any::<bool>()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (got, reason) = runtime.block_on(async {
+            let _alone = ALONE.lock().await;
+            let exchanging = tokio::spawn(async move {
+                let (mut client, mut server, _relaying, _) = rig().await;
+                let mut byte = [0];
+                if !beside {
+                    return;
+                }
+                loop {
+                    client.write_all(&byte).await.unwrap();
+                    server.read_exact(&mut byte).await.unwrap();
+                    server.write_all(&byte).await.unwrap();
+                    client.read_exact(&mut byte).await.unwrap();
+                }
+            });
+            let (mut client, mut server, relaying, _) = rig().await;
+            let (mut client_reads, client_writes) = client.split();
+            let (mut server_reads, server_writes) = server.split();
+            let all = async {
+                tokio::join!(
+                    digest(&mut server_reads),
+                    digest(&mut client_reads),
+                    speak(client_writes, &forth),
+                    speak(server_writes, &back),
+                )
+            };
+            let (forth, back, ..) = within(DEADLINE, "all bytes", all).await;
+            let reason = relaying.await.unwrap();
+            exchanging.abort();
+            let _ = exchanging.await;
+            ([forth, back], reason)
+        });
+        prop_assert_eq!(reason, Reason::Ok);
+        prop_assert_eq!(got, [whole(&forth), whole(&back)]);
+    }
 }
