@@ -6,7 +6,7 @@ use leastconn::{Limiter, net::Timeouts};
 use tokio::sync::Semaphore;
 
 use crate::{
-    config,
+    config::{self, TlsRecords},
     metrics::{ListenerMetrics, Metrics},
     policy::Routing,
     state::State,
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What a listener's connections need to know.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Listener {
     /// Its name.
     pub name: Arc<str>,
@@ -34,32 +34,98 @@ pub struct Listener {
     pub state: Arc<State>,
 }
 
+/// What all listeners of the process share.
+#[derive(Debug)]
+pub struct Common {
+    /// All counters.
+    pub metrics: Arc<Metrics>,
+    /// Turns for the costly part of a handshake.
+    pub handshakes: Arc<Semaphore>,
+    /// All clients' buckets and counts: they outlive every configuration.
+    pub limiter: Arc<Limiter>,
+}
+
 impl Listener {
     /// What `config` says, over the running `state`.
     ///
-    /// # Errors
-    /// If rustls refuses the TLS part.
+    /// With `tls` as [`Self::first_tls`] makes it.
     pub fn new(
         config: &config::Listener,
         state: Arc<State>,
-        metrics: &Metrics,
-        handshakes: Arc<Semaphore>,
-        limiter: Arc<Limiter>,
-    ) -> Result<Self, TlsError> {
-        let records = state.config.process.tls_records;
-        let tls = config.tls.as_ref();
-        Ok(Self {
+        tls: Option<Arc<rustls::ServerConfig>>,
+        common: &Common,
+    ) -> Self {
+        Self {
             name: Arc::clone(&config.name),
-            tls: tls
-                .map(|tls| tls::server_config(tls, records))
-                .transpose()?,
+            tls,
             timeouts: config.timeouts,
             routing: Routing::from(config),
-            metrics: Arc::new(metrics.listener(&config.name)),
-            handshakes,
-            limiter,
+            metrics: Arc::new(common.metrics.listener(&config.name)),
+            handshakes: Arc::clone(&common.handshakes),
+            limiter: Arc::clone(&common.limiter),
             state,
-        })
+        }
+    }
+
+    /// The TLS part of a listener that was not there before.
+    ///
+    /// # Errors
+    /// If rustls refuses it.
+    pub fn first_tls(
+        config: &config::Listener,
+        records: TlsRecords,
+    ) -> Result<Option<Arc<rustls::ServerConfig>>, TlsError> {
+        let tls = config.tls.as_ref();
+        tls.map(|tls| tls::server_config(tls, records)).transpose()
+    }
+
+    /// The TLS part of the listener that follows this one: the same if nothing
+    /// changed that it rests on, with what its handshakes have learnt (which chains
+    /// are good).
+    ///
+    /// # Errors
+    /// If rustls refuses it.
+    pub fn next_tls(
+        &self,
+        config: &config::Listener,
+        records: TlsRecords,
+    ) -> Result<Option<Arc<rustls::ServerConfig>>, TlsError> {
+        let earlier = &self.state.config;
+        let same = earlier.process.tls_records == records
+            && earlier
+                .listener(&self.name)
+                .is_some_and(|earlier| earlier.tls == config.tls);
+        match &config.tls {
+            Some(_) if same => Ok(self.tls.clone()),
+            Some(tls) => Ok(Some(tls::server_config(tls, records)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The listener that follows this one when the configuration changes, with what
+    /// [`Self::next_tls`] made.
+    pub fn succeed(
+        &self,
+        config: &config::Listener,
+        state: Arc<State>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Self {
+        Self {
+            tls,
+            timeouts: config.timeouts,
+            routing: Routing::from(config),
+            state,
+            ..self.clone()
+        }
+    }
+
+    /// This listener, which is gone from the configuration, with the rules that
+    /// its open connections are now under.
+    pub fn retire(&self, state: Arc<State>) -> Self {
+        Self {
+            state,
+            ..self.clone()
+        }
     }
 
     /// How long a relayed connection may be silent.

@@ -57,6 +57,8 @@ impl Config {
 pub struct Process {
     /// Threads that serve connections.
     pub workers: NonZeroUsize,
+    /// It was left to the machine how many.
+    pub auto_workers: bool,
     /// Connections at once; `None`: what the limit of open files allows.
     pub max_connections: Option<NonZeroUsize>,
     /// TLS handshakes in progress at once.

@@ -43,6 +43,7 @@ fn config(clients: Vec<Client>) -> Config {
     Config {
         path: "leastconn.toml".into(),
         process: Process {
+            auto_workers: true,
             workers: NonZeroUsize::MIN,
             max_connections: None,
             max_handshakes: NonZeroUsize::MIN,

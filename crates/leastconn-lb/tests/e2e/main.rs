@@ -21,6 +21,8 @@ mod passes_on_resets;
 mod refuses_ambiguous_identities;
 mod refuses_certificates_with_a_reason;
 mod refuses_what_is_not_tls;
+mod reloads_only_what_changed;
+mod reloads_under_load;
 mod resumes_no_session;
 mod routes_by_server_name;
 mod says_why_it_does_not_start;
