@@ -204,8 +204,9 @@ fn start(stream: TcpStream, source: SocketAddr, listener: &str, gate: &Gate) {
         );
         return;
     };
+    let running = Arc::clone(&gate.running);
     tokio::spawn(async move {
-        connection::serve(stream, source, now, listener, record).await;
+        connection::serve(stream, now, listener, running, record).await;
         drop(place);
     });
 }

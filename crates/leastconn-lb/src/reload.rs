@@ -18,19 +18,25 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     accept::Gate,
     config::{self, Config, Format, Loaded, Problems},
-    descriptors,
-    listener::{Common, Listener},
+    descriptors, judge,
+    listener::{self, Common, Listener},
     logging,
-    running::Current,
+    presented::Named,
+    running::{Current, Running},
     shared::{Phase, Shared},
     sockets::{Changes, Sockets},
     state::State,
 };
+
+const NOT_RELOADED: &str =
+    "the configuration was NOT reloaded; nothing has changed, and the one before goes on";
+
+const NOT_LOADED: &str = "changed TLS files were NOT loaded; those from before stay in force";
 
 /// How a reload went.
 #[derive(Clone, Debug)]
@@ -53,6 +59,8 @@ pub struct Reloader {
     turn: tokio::sync::Mutex<()>,
     /// One waits already, and will read whatever was written before it was asked for.
     waiting: AtomicBool,
+    /// A configuration was applied.
+    applied: Notify,
 }
 
 /// How much may go on at once.
@@ -103,6 +111,7 @@ impl Reloader {
             sockets: Mutex::new(sockets),
             turn: tokio::sync::Mutex::new(()),
             waiting: AtomicBool::new(false),
+            applied: Notify::new(),
         }
     }
 
@@ -110,6 +119,17 @@ impl Reloader {
     pub(crate) fn sockets(&self) -> std::sync::MutexGuard<'_, Sockets> {
         // Nothing that holds it leaves it half changed.
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The running configuration.
+    pub(crate) fn running(&self) -> &Running {
+        &self.shared.running
+    }
+
+    /// Waits until a configuration is applied that was not waited for before. For
+    /// one task.
+    pub(crate) async fn applied(&self) {
+        self.applied.notified().await;
     }
 
     /// Reloads in the background. Asked again before it has begun, it does so once:
@@ -133,13 +153,64 @@ impl Reloader {
         let this = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || {
             let rejected = this.load_and_apply().err();
-            this.conclude(rejected.as_ref())
+            this.conclude(rejected.as_ref(), NOT_RELOADED)
         });
         // A panic is the only way not to get there. Its message has been logged.
         done.await.unwrap_or_else(|_| {
             let fault = "a fault in the balancer itself: please report it";
-            self.conclude(Some(&Rejected::Reasons(vec![fault.to_owned()])))
+            let rejected = Rejected::Reasons(vec![fault.to_owned()]);
+            self.conclude(Some(&rejected), NOT_RELOADED)
         })
+    }
+
+    /// Loads the files of all `tls` tables anew, and applies what changed in them.
+    /// The rest of the configuration stays as it runs. A listener whose files are no
+    /// good keeps those that it has, and keeps no other from getting new ones.
+    ///
+    /// # Cancel safety
+    /// What has begun is finished.
+    pub(crate) async fn reload_files(self: &Arc<Self>) {
+        let _turn = self.turn.lock().await;
+        let this = Arc::clone(self);
+        // It fails only by a panic, whose message has been logged.
+        let _ = tokio::task::spawn_blocking(move || this.load_files()).await;
+    }
+
+    fn load_files(&self) {
+        if self.shared.phase() == Phase::Draining {
+            return;
+        }
+        let mut config = self.shared.state().config.clone();
+        let mut changed = Vec::new();
+        for listener in &mut config.listeners {
+            let Some(tls) = &listener.tls else {
+                continue;
+            };
+            match tls.load_again(&listener.name) {
+                Ok((next, _)) if next == *tls => {}
+                Ok((next, warnings)) => {
+                    warn(&warnings);
+                    listener.tls = Some(next);
+                    changed.push(Arc::clone(&listener.name));
+                }
+                Err(problems) => {
+                    self.conclude(Some(&Rejected::Problems(problems)), NOT_LOADED);
+                }
+            }
+        }
+        if changed.is_empty() {
+            return;
+        }
+        let rejected = self.apply(config).err();
+        if rejected.is_none() {
+            for listener in changed {
+                tracing::info!(
+                    listener = &*listener,
+                    "TLS files have changed: the new ones are in force"
+                );
+            }
+        }
+        self.conclude(rejected.as_ref(), NOT_LOADED);
     }
 
     fn load_and_apply(&self) -> Result<(), Rejected> {
@@ -147,15 +218,15 @@ impl Reloader {
         let Loaded {
             config, warnings, ..
         } = config::load(&state.config.path).map_err(Rejected::Problems)?;
-        for warning in warnings.lines() {
-            tracing::warn!("{warning}");
-        }
+        warn(&warnings);
         drop(state);
-        self.apply(config)
+        let (state, changes) = self.apply(config)?;
+        announce(&state, &changes);
+        Ok(())
     }
 
     /// Says how it went, and keeps it.
-    fn conclude(&self, rejected: Option<&Rejected>) -> LastReload {
+    fn conclude(&self, rejected: Option<&Rejected>, consequence: &str) -> LastReload {
         let reasons = rejected.map(Rejected::lines).unwrap_or_default();
         if let Some(rejected) = rejected {
             let format = self.shared.state().config.log.format;
@@ -168,9 +239,7 @@ impl Reloader {
                     .iter()
                     .for_each(|reason| tracing::error!("{reason}")),
             }
-            tracing::error!(
-                "the configuration was NOT reloaded; nothing has changed, and the one before goes on"
-            );
+            tracing::error!("{consequence}");
         }
         let reload = LastReload {
             time: Timestamp::now(),
@@ -181,7 +250,7 @@ impl Reloader {
     }
 
     /// Applies a configuration that was checked.
-    fn apply(&self, config: Config) -> Result<(), Rejected> {
+    fn apply(&self, config: Config) -> Result<(Arc<State>, Changes), Rejected> {
         let current = self.shared.running.current();
         let earlier = &current.state.config;
         let frozen = needs_restart(earlier, &config);
@@ -223,15 +292,38 @@ impl Reloader {
         }
         self.resize(&state.config);
         logging::change(&state.config.log);
-        announce(&state, &changes);
-        Ok(())
+        self.judge_again(earlier);
+        self.applied.notify_one();
+        Ok((state, changes))
+    }
+
+    /// Judges all open connections under what is in force now.
+    fn judge_again(&self, earlier: &Config) {
+        let current = self.shared.running.current();
+        let mut named = Named::default();
+        for listener in &current.state.config.listeners {
+            let before = earlier.listener(&listener.name);
+            let before = before.and_then(|before| before.tls.as_ref());
+            if let Some(tls) = &listener.tls
+                && before.is_none_or(|before| before.material.crls != tls.material.crls)
+            {
+                tls.material.crls.iter().for_each(|list| named.add(list));
+            }
+        }
+        let metrics = &self.shared.books.metrics;
+        report(&judge::all(
+            &self.shared.registry,
+            &current,
+            metrics,
+            &named,
+        ));
     }
 
     fn successors(
         &self,
         current: &Current,
         state: &Arc<State>,
-        mut tls: HashMap<Arc<str>, Option<Arc<rustls::ServerConfig>>>,
+        mut tls: HashMap<Arc<str>, Option<listener::Tls>>,
         sockets: &mut Sockets,
     ) -> Current {
         let mut listeners = HashMap::new();
@@ -320,6 +412,19 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         (from, to) => compare("admin", from.is_some() != to.is_some()),
     }
     all
+}
+
+fn warn(warnings: &Problems) {
+    for warning in warnings.lines() {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// Says how many connections were ended, and why.
+pub(crate) fn report(ended: &judge::Ended) {
+    for (reason, connections) in ended {
+        tracing::info!(connections, %reason, "open connections were judged again and ended");
+    }
 }
 
 fn announce(state: &State, changes: &Changes) {

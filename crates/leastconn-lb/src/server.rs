@@ -24,7 +24,9 @@ use crate::{
     shared::{Phase, Shared},
     sockets::{PlanError, Sockets},
     state::State,
+    sweep::sweep,
     tls::TlsError,
+    watch::{Events, watch},
 };
 
 /// Clients that are not idle and can be kept count of.
@@ -59,6 +61,8 @@ pub struct Server {
     admin: Option<admin::Admin>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
+    /// Goes on while connections are drained, and ends with this.
+    _lasting: JoinSet<()>,
 }
 
 /// How stopping went.
@@ -101,6 +105,7 @@ impl Server {
             metrics: Arc::clone(&books.metrics),
             handshakes: Arc::new(Semaphore::new(sizes.handshakes)),
             limiter: Arc::new(Limiter::new(MAX_CLIENTS, net::now())),
+            chains: Arc::default(),
         };
         let limiter = Arc::clone(&common.limiter);
         let state = Arc::new(State::start(config)?);
@@ -133,13 +138,18 @@ impl Server {
         sockets.apply(plan, &gate);
         let addresses = sockets.addresses();
         let reloader = Reloader::new(Arc::clone(&shared), gate, common, sizes, sockets);
+        let mut lasting = JoinSet::new();
+        lasting.spawn(sweep(Arc::clone(&shared)));
+        let reloader = Arc::new(reloader);
+        lasting.spawn(watch(Arc::clone(&reloader), Events::new()));
         let mut server = Self {
             shared,
-            reloader: Arc::new(reloader),
+            reloader,
             addresses,
             admin,
             stop: watch::Sender::new(false),
             tasks: JoinSet::new(),
+            _lasting: lasting,
         };
         server
             .tasks

@@ -42,6 +42,10 @@ impl Resolver<'_> {
                 defaults::DRAIN_TIMEOUT,
                 Zero::Allowed,
             ),
+            watch: raw
+                .watch
+                .as_ref()
+                .map_or_else(Default::default, |at| at.value),
             tls_records: raw
                 .tls_records
                 .as_ref()
