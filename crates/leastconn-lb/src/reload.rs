@@ -186,7 +186,7 @@ impl Reloader {
             let Some(tls) = &listener.tls else {
                 continue;
             };
-            match tls.load_again(&listener.name) {
+            match tls.load_again(&listener.name, Timestamp::now()) {
                 Ok((next, _)) if next == *tls => {}
                 Ok((next, warnings)) => {
                     warn(&warnings);
@@ -290,7 +290,9 @@ impl Reloader {
         if let Some(next) = next_log {
             log.switch(next);
         }
-        self.resize(&state.config);
+        if earlier.process != state.config.process {
+            self.resize(&state.config);
+        }
         logging::change(&state.config.log);
         self.judge_again(earlier);
         self.applied.notify_one();

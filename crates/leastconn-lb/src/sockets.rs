@@ -45,10 +45,10 @@ struct Bound {
 
 /// What is to change: all that can fail has been done.
 #[derive(Debug)]
-pub struct Plan(Vec<(Wanted, From)>);
+pub struct Plan(Vec<(Wanted, Source)>);
 
 #[derive(Debug)]
-enum From {
+enum Source {
     /// The number of a socket that is bound already.
     Kept(usize),
     New(TcpListener, SocketAddr),
@@ -130,7 +130,7 @@ impl Sockets {
                         address: wanted.address,
                     })
                 }
-                Some(number) => Ok(From::Kept(number)),
+                Some(number) => Ok(Source::Kept(number)),
                 None => self.bind(&wanted),
             };
             match from {
@@ -145,7 +145,7 @@ impl Sockets {
         }
     }
 
-    fn bind(&self, wanted: &Wanted) -> Result<From, PlanError> {
+    fn bind(&self, wanted: &Wanted) -> Result<Source, PlanError> {
         let bound = accept::bind(
             &wanted.listener,
             wanted.address,
@@ -155,7 +155,7 @@ impl Sockets {
         .and_then(|socket| {
             let open = || {
                 let address = socket.local_addr()?;
-                io::Result::Ok(From::New(TcpListener::from_std(socket)?, address))
+                io::Result::Ok(Source::New(TcpListener::from_std(socket)?, address))
             };
             open().map_err(|error| BindError::new(&wanted.listener, wanted.address, error))
         });
@@ -181,11 +181,11 @@ impl Sockets {
         let mut earlier: Vec<_> = mem::take(&mut self.bound).into_iter().map(Some).collect();
         for (wanted, from) in plan.0 {
             let bound = match from {
-                From::New(socket, address) => {
+                Source::New(socket, address) => {
                     changes.opened.push((Arc::clone(&wanted.listener), address));
                     Bound::start(wanted, address, Arc::new(socket), gate)
                 }
-                From::Kept(number) => match earlier.get_mut(number).and_then(Option::take) {
+                Source::Kept(number) => match earlier.get_mut(number).and_then(Option::take) {
                     Some(bound) => bound.go_on(wanted, gate),
                     // A plan names each of them at most once.
                     None => continue,

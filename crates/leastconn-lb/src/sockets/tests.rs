@@ -1,6 +1,5 @@
 use std::collections::HashMap;
 
-use leastconn::{Limiter, net};
 use tokio::{net::TcpStream, sync::Semaphore};
 
 use super::*;
@@ -34,7 +33,6 @@ fn gate() -> Gate {
         retired: HashMap::new(),
     };
     let (log, _flusher) = AccessLog::open(&Access::Off).unwrap();
-    let _ = Limiter::new(1, net::now());
     Gate {
         connections: Arc::new(Semaphore::new(1)),
         registry: Arc::new(Registry::default()),
@@ -120,7 +118,7 @@ async fn what_a_plan_bound_is_free_again_when_it_is_dropped() {
         ("b", "\"127.0.0.1:0\""),
     ]));
     let plan = plan.unwrap();
-    let [(_, From::Kept(0)), (_, From::New(_, address))] = plan.0[..] else {
+    let [(_, Source::Kept(0)), (_, Source::New(_, address))] = plan.0[..] else {
         panic!("{plan:?}");
     };
     drop(TcpStream::connect(address).await.unwrap());

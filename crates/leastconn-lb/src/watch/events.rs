@@ -24,6 +24,10 @@ impl Events {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn new() -> Self {
+        #[expect(
+            deprecated,
+            reason = "what took its place is unsafe, for the sake of types that give their descriptor away; this one is owned"
+        )]
         let open = || {
             let queue = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
             AsyncFd::with_interest(queue, Interest::READABLE)

@@ -1,11 +1,12 @@
 //! Certificates that run out while their clients are connected, and connections that
 //! have grown too old.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::{DEADLINE, Upstream, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
 

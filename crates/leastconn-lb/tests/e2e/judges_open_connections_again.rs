@@ -1,12 +1,13 @@
 //! When authorities, lists or rules change, open connections are judged again: those
 //! that may not go on end within a second, and no other notices.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use leastconn_testkit::client::{TlsStream, read_line, read_to_close, roundtrip};
 use leastconn_testkit::{Cert, DEADLINE, Signal, TestCa, TlsClient, Upstream, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, tcp};
 

@@ -71,11 +71,12 @@ fn quoted(text: &str) -> String {
 }
 
 impl Tls {
-    /// What the table of `listener` says now, and what is odd about it.
+    /// What the files that the table of `listener` names hold now, and what is odd
+    /// about them at `now`.
     ///
     /// # Errors
     /// With all problems, if any is an error.
-    pub fn load_again(&self, listener: &str) -> Result<(Self, Problems), Problems> {
+    pub fn load_again(&self, listener: &str, now: Timestamp) -> Result<(Self, Problems), Problems> {
         let name = format!("`tls` of listener `{listener}`");
         let mut problems = Problems::new(&name, &self.written.text);
         let raw = match toml::from_str::<RawTls>(&self.written.text) {
@@ -90,7 +91,6 @@ impl Tls {
             value: raw,
             span: 0..0,
         };
-        let now = Timestamp::now();
         let tls = load::load(&raw, &self.written.base_dir, now, &mut problems);
         problems.sort();
         match tls {
