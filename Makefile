@@ -79,6 +79,10 @@ test: ## All tests
 	  echo '$(CARGO) test --locked --workspace' && $(CARGO) test --locked --workspace; \
 	fi
 
+.PHONY: test-long
+test-long: ## The long variants of the end-to-end tests: one of 8,000 connections revoked (needs 20,000 open files)
+	LEASTCONN_LONG=1 $(CARGO) test --locked --release -p leastconn-lb --test e2e -- --test-threads 1 --nocapture
+
 .PHONY: test-race
 test-race: loom ## Every interleaving of the small models, then the tests with real threads again and again (RACE_ROUNDS=20)
 	$(CARGO) test --locked --release -p leastconn --test exact_under_threads --no-run

@@ -124,7 +124,7 @@ fn balancer(
             listener.set_nonblocking(true).unwrap();
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             let mut down = accept(&listener, &config).await;
-            drop(down.take_peer_certificate());
+            drop(down.take_peer_chain());
             let mut up = tokio::net::TcpStream::connect(upstream).await.unwrap();
             up.set_nodelay(true).unwrap();
             let start = cpu();
@@ -248,7 +248,7 @@ fn idle(setup: &Setup, own: bool) -> (f64, f64) {
                 }
                 request.send(()).unwrap();
                 let mut stream = accept(&listener, &config).await;
-                drop(stream.take_peer_certificate());
+                drop(stream.take_peer_chain());
                 // Says nothing, but is waited for.
                 let mut byte = [0; 16];
                 let waiting = std::future::poll_fn(|cx| {

@@ -13,9 +13,9 @@ use tokio::{
 
 use crate::{
     connection,
-    listener::Listener,
     live::Registry,
     record::{Books, Record},
+    running::Running,
 };
 
 /// Connections that wait in the kernel to be accepted; it has its own limit,
@@ -31,6 +31,19 @@ pub struct Gate {
     pub registry: Arc<Registry>,
     /// Where they are accounted for.
     pub books: Books,
+    /// What they need to know.
+    pub running: Arc<Running>,
+}
+
+/// What the task at a socket is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Go on.
+    Accept,
+    /// End: another task has the socket.
+    HandOver,
+    /// Take what has come already, and close the socket.
+    Close,
 }
 
 /// An address could not be listened on.
@@ -43,6 +56,21 @@ pub struct BindError {
     listener: String,
     address: SocketAddr,
     source: io::Error,
+}
+
+impl BindError {
+    pub(crate) fn new(listener: &str, address: SocketAddr, source: io::Error) -> Self {
+        Self {
+            listener: listener.to_owned(),
+            address,
+            source,
+        }
+    }
+
+    /// Whether somebody else has the address.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AddrInUse
+    }
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -88,24 +116,26 @@ pub fn bind(
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     };
-    open().map_err(|source| BindError {
-        listener: listener.to_owned(),
-        address,
-        source,
-    })
+    open().map_err(|source| BindError::new(listener, address, source))
 }
 
-/// Accepts connections until told to stop, and then closes the socket.
+/// Accepts connections for `listener`, until told otherwise. Each gets the newest
+/// configuration.
 pub async fn accept(
-    socket: TcpListener,
-    listener: Arc<Listener>,
+    socket: Arc<TcpListener>,
+    listener: Arc<str>,
     gate: Gate,
-    mut stop: watch::Receiver<bool>,
+    mut task: watch::Receiver<Task>,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
     loop {
         let accepted = tokio::select! {
-            () = told(&mut stop) => return take_rest(&socket, &listener, &gate).await,
+            told = told(&mut task) => {
+                if told == Task::Close {
+                    take_rest(&socket, &listener, &gate).await;
+                }
+                return;
+            }
             accepted = socket.accept() => accepted,
         };
         match accepted {
@@ -119,9 +149,9 @@ pub async fn accept(
                 // No file descriptor, no memory: the connection stays in the
                 // backlog, so asking again at once would spin.
                 let delay = backoff.next_delay(net::random());
-                tracing::warn!(listener = &*listener.name, %error, retry_in = ?delay, "cannot accept connections");
+                tracing::warn!(listener = &*listener, %error, retry_in = ?delay, "cannot accept connections");
                 tokio::select! {
-                    () = told(&mut stop) => return,
+                    _ = told(&mut task) => return,
                     () = sleep(delay) => {}
                 }
             }
@@ -129,15 +159,16 @@ pub async fn accept(
     }
 }
 
-/// Waits until told to stop.
-async fn told(stop: &mut watch::Receiver<bool>) {
-    // The sender lives until all listeners have ended.
-    let _ = stop.wait_for(|&stop| stop).await;
+/// Waits until told to do something else.
+async fn told(task: &mut watch::Receiver<Task>) -> Task {
+    let told = task.wait_for(|&task| task != Task::Accept).await;
+    // Without a sender there is nobody left to accept for.
+    told.map_or(Task::Close, |told| *told)
 }
 
 /// Accepts what is in the backlog already: closing the socket would reset those
 /// clients, which believe that they are connected.
-async fn take_rest(socket: &TcpListener, listener: &Arc<Listener>, gate: &Gate) {
+async fn take_rest(socket: &TcpListener, listener: &str, gate: &Gate) {
     for _ in 0..BACKLOG {
         match timeout(Duration::ZERO, socket.accept()).await {
             Ok(Ok((stream, source))) => start(stream, source, listener, gate),
@@ -156,8 +187,13 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-fn start(stream: TcpStream, source: SocketAddr, listener: &Arc<Listener>, gate: &Gate) {
+fn start(stream: TcpStream, source: SocketAddr, listener: &str, gate: &Gate) {
     let now = net::now();
+    let Some(listener) = gate.running.listener(listener) else {
+        // Listeners that are gone are kept until their tasks have ended.
+        tracing::error!(listener, "a connection to a listener that does not exist");
+        return;
+    };
     let (name, metrics) = (Arc::clone(&listener.name), Arc::clone(&listener.metrics));
     let live = gate.registry.register(name, metrics, source);
     let mut record = Record::open(gate.books.clone(), Arc::clone(&listener.metrics), live, now);
@@ -168,9 +204,9 @@ fn start(stream: TcpStream, source: SocketAddr, listener: &Arc<Listener>, gate: 
         );
         return;
     };
-    let listener = Arc::clone(listener);
+    let running = Arc::clone(&gate.running);
     tokio::spawn(async move {
-        connection::serve(stream, source, now, listener, record).await;
+        connection::serve(stream, now, listener, running, record).await;
         drop(place);
     });
 }

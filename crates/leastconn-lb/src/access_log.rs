@@ -9,7 +9,7 @@ use std::{
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -21,24 +21,35 @@ use crate::config::Access;
 /// Lines that may wait for the writer: about a second of a busy balancer.
 const QUEUE: usize = 32 * 1024;
 
+/// Wakes the writer, and is not written: a line is JSON and ends in a line feed.
+const NUDGE: &[u8] = b"\0";
+
 /// Where access log lines go. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    queue: Option<NonBlocking>,
-    overflown: Option<ErrorCounter>,
+    queue: NonBlocking,
+    overflown: ErrorCounter,
     shared: Arc<Shared>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
+    on: AtomicBool,
     reopen: AtomicBool,
+    /// Where lines go from the next one on.
+    next: Mutex<Option<Sink>>,
+    has_next: AtomicBool,
     unwritten: AtomicU64,
 }
 
 /// Writes out what is queued when dropped: keep it until the process ends.
 #[derive(Debug)]
 #[must_use]
-pub struct Flusher(#[expect(dead_code, reason = "held for its drop")] Option<WorkerGuard>);
+pub struct Flusher(#[expect(dead_code, reason = "held for its drop")] WorkerGuard);
+
+/// Another place for the access log, ready to be used.
+#[derive(Debug)]
+pub struct Prepared(Sink);
 
 /// The access log's file cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -54,23 +65,9 @@ impl AccessLog {
     /// # Errors
     /// If its file cannot be opened for appending.
     pub fn open(access: &Access) -> Result<(Self, Flusher), OpenError> {
+        let sink = Sink::open(access)?;
         let shared = Arc::new(Shared::default());
-        let sink = match access {
-            Access::Off => None,
-            Access::Stdout => Some(Sink::Stdout(BufWriter::new(io::stdout()))),
-            Access::File(path) => Some(Sink::File {
-                file: BufWriter::new(open(path)?),
-                path: path.clone(),
-            }),
-        };
-        let Some(sink) = sink else {
-            let log = Self {
-                queue: None,
-                overflown: None,
-                shared,
-            };
-            return Ok((log, Flusher(None)));
-        };
+        shared.on.store(sink.is_on(), Ordering::Relaxed);
         let writer = Writer {
             sink,
             shared: Arc::clone(&shared),
@@ -81,23 +78,48 @@ impl AccessLog {
             .thread_name("access-log")
             .finish(writer);
         let log = Self {
-            overflown: Some(queue.error_counter()),
-            queue: Some(queue),
+            overflown: queue.error_counter(),
+            queue,
             shared,
         };
-        Ok((log, Flusher(Some(guard))))
+        Ok((log, Flusher(guard)))
+    }
+
+    /// Opens another place for it, which is not yet used.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn prepare(&self, access: &Access) -> Result<Prepared, OpenError> {
+        Sink::open(access).map(Prepared)
+    }
+
+    /// Lines that are written from here on go to the new place; those that are
+    /// queued may do so, too.
+    pub fn switch(&self, to: Prepared) {
+        let on = to.0.is_on();
+        let mut next = self
+            .shared
+            .next
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *next = Some(to.0);
+        drop(next);
+        self.shared.has_next.store(true, Ordering::Release);
+        self.shared.on.store(on, Ordering::Relaxed);
+        // Nothing to write, but the writer changes its place and closes the old one.
+        let _ = self.queue.clone().write(NUDGE);
     }
 
     /// Whether lines go anywhere: spares making them.
-    pub const fn is_on(&self) -> bool {
-        self.queue.is_some()
+    pub fn is_on(&self) -> bool {
+        self.shared.on.load(Ordering::Relaxed)
     }
 
     /// Queues one line, which must end in a line feed.
     pub fn write(&self, line: &[u8]) {
-        if let Some(queue) = &self.queue {
+        if self.is_on() {
             // The queue itself never fails: it counts what does not fit.
-            let _ = queue.clone().write(line);
+            let _ = self.queue.clone().write(line);
         }
     }
 
@@ -108,21 +130,36 @@ impl AccessLog {
 
     /// Lines lost since the start.
     pub fn lost(&self) -> u64 {
-        let overflown = self
-            .overflown
-            .as_ref()
-            .map_or(0, ErrorCounter::dropped_lines);
+        let overflown = self.overflown.dropped_lines();
         overflown as u64 + self.shared.unwritten.load(Ordering::Relaxed)
     }
 }
 
 #[derive(Debug)]
 enum Sink {
+    Off,
     Stdout(BufWriter<io::Stdout>),
     File {
         file: BufWriter<File>,
         path: PathBuf,
     },
+}
+
+impl Sink {
+    fn open(access: &Access) -> Result<Self, OpenError> {
+        Ok(match access {
+            Access::Off => Self::Off,
+            Access::Stdout => Self::Stdout(BufWriter::new(io::stdout())),
+            Access::File(path) => Self::File {
+                file: BufWriter::new(open(path)?),
+                path: path.clone(),
+            },
+        })
+    }
+
+    const fn is_on(&self) -> bool {
+        !matches!(self, Self::Off)
+    }
 }
 
 #[derive(Debug)]
@@ -143,6 +180,15 @@ fn open(path: &Path) -> Result<File, OpenError> {
 }
 
 impl Writer {
+    fn change_place(&mut self) {
+        let next = self.shared.next.lock();
+        let next = next.unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(next) = next {
+            let _ = self.flush();
+            self.sink = next;
+        }
+    }
+
     fn reopen(&mut self) {
         if let Sink::File { file, path } = &mut self.sink {
             let _ = file.flush();
@@ -157,10 +203,17 @@ impl Writer {
 impl Write for Writer {
     /// Takes one whole line, which is what the queue gives.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.shared.has_next.swap(false, Ordering::AcqRel) {
+            self.change_place();
+        }
         if self.shared.reopen.swap(false, Ordering::AcqRel) {
             self.reopen();
         }
+        if line == NUDGE {
+            return Ok(line.len());
+        }
         let written = match &mut self.sink {
+            Sink::Off => Ok(()),
             Sink::Stdout(out) => out.write_all(line),
             Sink::File { file, .. } => file.write_all(line),
         };
@@ -173,6 +226,7 @@ impl Write for Writer {
 
     fn flush(&mut self) -> io::Result<()> {
         let flushed = match &mut self.sink {
+            Sink::Off => Ok(()),
             Sink::Stdout(out) => out.flush(),
             Sink::File { file, .. } => file.flush(),
         };

@@ -50,12 +50,12 @@ pub use cidr::IpNet;
 pub use clients::{Clients, Exact, Rule};
 pub use model::{
     Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log,
-    ProbeKind, Process, Route, StatusSet, Timeouts, TlsRecords, Upstream,
+    OnExpiry, ProbeKind, Process, Route, StatusSet, Timeouts, TlsRecords, Upstream, Watch,
 };
 pub use pattern::{CnPattern, DnsPattern};
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;
-pub use tls::{CertificateFile, ClientAuth, MinVersion, Tls, TlsMaterial};
+pub use tls::{CertificateFile, ClientAuth, MinVersion, Tls, TlsMaterial, Written};
 
 use resolve::{AddressUse, Surroundings};
 

@@ -8,7 +8,6 @@
 //! boxed: a task is as large as its largest phase, for all of its life.
 
 use std::{
-    net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
@@ -25,11 +24,14 @@ use tokio::{
 };
 
 use crate::{
-    identity::{Ambiguous, Certificate, Peer},
+    identity::Ambiguous,
+    judge::{Chain, Refused},
     listener::Listener,
     metrics::Counted,
-    policy::Denied,
+    policy::Grant,
+    presented::Presented,
     record::Record,
+    running::Running,
     tls::{self, HandshakeError, TlsStream},
 };
 
@@ -43,23 +45,22 @@ struct Ended {
 /// Serves a socket that was accepted at `start`, until its end.
 pub async fn serve(
     socket: TcpStream,
-    source: SocketAddr,
     start: Instant,
     listener: Arc<Listener>,
+    running: Arc<Running>,
     mut record: Record,
 ) {
-    let peer_ip = source.ip().to_canonical();
     if listener.tls.is_none() {
-        let peer = Peer {
-            source: peer_ip,
-            certificate: None,
-        };
-        return carry(socket, peer, &listener, &mut record).await;
+        record.identified(None);
+        return carry(socket, listener, running, &mut record).await;
     }
     let deadline = start + listener.timeouts.handshake;
     match Box::pin(handshake(socket, deadline, &listener, &mut record)).await {
-        Ok(mut stream) => match identify(&mut stream, peer_ip) {
-            Ok(peer) => carry(stream, peer, &listener, &mut record).await,
+        Ok(mut stream) => match identify(&mut stream, &listener) {
+            Ok(presented) => {
+                record.identified(presented);
+                carry(stream, listener, running, &mut record).await;
+            }
             Err(ambiguous) => {
                 record.end(ambiguous.reason(), Some(&ambiguous.to_string()));
                 Box::pin(close_politely(stream)).await;
@@ -143,35 +144,49 @@ async fn phase<T>(
     }
 }
 
-fn identify(stream: &mut TlsStream, source: std::net::IpAddr) -> Result<Peer, Ambiguous> {
-    let certificate = stream
-        .take_peer_certificate()
-        .map(|leaf| Certificate::from_der(&leaf))
-        .transpose()?;
-    Ok(Peer {
-        source,
-        certificate,
-    })
+fn identify(
+    stream: &mut TlsStream,
+    listener: &Listener,
+) -> Result<Option<Arc<Presented>>, Ambiguous> {
+    let chain = stream.take_peer_chain();
+    chain.map(|chain| listener.chains.intern(chain)).transpose()
+}
+
+/// What a connection is relayed with.
+struct Admitted {
+    upstream: TcpStream,
+    _lease: Lease,
+    _permit: Permit,
+    timeouts: net::Timeouts,
 }
 
 /// From an identified client to the end: authorize, admit, connect, relay.
-async fn carry<S: Stream>(mut stream: S, peer: Peer, listener: &Listener, record: &mut Record) {
-    let (mut upstream, _lease, _permit) = match Box::pin(admit(&peer, listener, record)).await {
+async fn carry<S: Stream>(
+    mut stream: S,
+    listener: Arc<Listener>,
+    running: Arc<Running>,
+    record: &mut Record,
+) {
+    // The listener goes no further: a connection that lives for long must not keep
+    // the rules and the upstreams of its youth.
+    let mut admitted = match Box::pin(admit(listener, running, record)).await {
         Ok(admitted) => admitted,
         Err(ended) => {
             record.end(ended.reason, ended.detail.as_deref());
             return Box::pin(close_politely(stream)).await;
         }
     };
+    let Admitted {
+        upstream, timeouts, ..
+    } = &mut admitted;
     let live = record.live();
-    let timeouts = listener.relay_timeouts();
-    let relayed = net::relay(&mut stream, &mut upstream, &timeouts, &live.traffic);
+    let relayed = net::relay(&mut stream, upstream, timeouts, &live.traffic);
     let reason = match live.unless_stopped(relayed).await {
         Ok(reason) => reason,
         Err(reason) => {
             // Cut off in the middle: neither side may take it for the end.
             stream.abort();
-            upstream.abort();
+            admitted.upstream.abort();
             reason
         }
     };
@@ -179,19 +194,11 @@ async fn carry<S: Stream>(mut stream: S, peer: Peer, listener: &Listener, record
 }
 
 async fn admit(
-    peer: &Peer,
-    listener: &Listener,
+    listener: Arc<Listener>,
+    running: Arc<Running>,
     record: &mut Record,
-) -> Result<(TcpStream, Lease, Permit), Ended> {
-    let serial = peer
-        .certificate
-        .as_ref()
-        .map(|certificate| certificate.serial.clone());
-    record.identified(peer.identity(), serial);
-    let matched = listener.state.policy.identify(peer)?;
-    record.matched(matched.client().into(), matched.identity().clone());
-    let grant = matched.grant(&listener.routing, record.sni())?;
-    record.routed(grant.upstream().pool().id().clone());
+) -> Result<Admitted, Ended> {
+    let (listener, grant) = authorize(listener, &running, record)?;
     let permit = listener
         .limiter
         .admit(grant.identity(), grant.limits(), net::now())?;
@@ -203,12 +210,42 @@ async fn admit(
     match connected {
         Ok(connected) => {
             record.connected(Some(&connected.lease), connected.attempts, took);
-            Ok((connected.stream, connected.lease, permit))
+            // The rules may have changed before it was known which server it is.
+            if running.epoch() != listener.state.epoch {
+                record.judged_again(&running)?;
+            }
+            record.live().lives_for(listener.max_lifetime);
+            Ok(Admitted {
+                upstream: connected.stream,
+                _lease: connected.lease,
+                _permit: permit,
+                timeouts: listener.relay_timeouts(),
+            })
         }
         Err(error) => {
             record.connected(None, error.attempts(), took);
             Err(error.into())
         }
+    }
+}
+
+/// Judges the client by the newest rules: by those that it came with, and again if
+/// they are not the newest any more. See [`crate::judge`] for why none is missed.
+fn authorize(
+    mut listener: Arc<Listener>,
+    running: &Running,
+    record: &mut Record,
+) -> Result<(Arc<Listener>, Grant), Ended> {
+    let mut chain = Chain::Verified;
+    loop {
+        let grant = record.judged(&listener, chain)?;
+        if running.epoch() == listener.state.epoch {
+            return Ok((listener, grant));
+        }
+        // Kept for as long as it has connections.
+        let newest = running.listener(&listener.name);
+        listener = newest.ok_or(Reason::PolicyChanged)?;
+        chain = Chain::Again;
     }
 }
 
@@ -252,19 +289,7 @@ macro_rules! ended_from {
     )+};
 }
 
-ended_from!(HandshakeError, Denied, Refusal, ConnectError);
+ended_from!(HandshakeError, Refused, Refusal, ConnectError);
 
 #[cfg(test)]
-mod tests {
-    #[test]
-    fn a_connection_s_task_is_small() {
-        fn size<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
-            size_of::<F>()
-        }
-        let size = size(super::serve);
-        assert!(
-            size <= 2560,
-            "{size} bytes: box what relaying does not need"
-        );
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@
 //!
 //! What is here was verified by TLS before: trusted, in time, not revoked.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use leastconn::{ClientId, Reason};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
@@ -29,7 +29,7 @@ pub struct Peer {
     /// Its address.
     pub source: IpAddr,
     /// What it has shown; `None` where no certificate is asked for.
-    pub certificate: Option<Certificate>,
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 /// A certificate does not say one thing about who its owner is.
@@ -93,7 +93,7 @@ impl Peer {
     pub fn identity(&self) -> ClientId {
         self.certificate
             .as_ref()
-            .and_then(Certificate::identity)
+            .and_then(|certificate| certificate.identity())
             .unwrap_or_else(|| self.source_identity())
     }
 

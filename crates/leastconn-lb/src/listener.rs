@@ -1,25 +1,32 @@
 //! What the connections of one listener need to know.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use leastconn::{Limiter, net::Timeouts};
 use tokio::sync::Semaphore;
 
 use crate::{
-    config,
+    config::{self, OnExpiry, TlsRecords},
     metrics::{ListenerMetrics, Metrics},
     policy::Routing,
+    presented::Chains,
     state::State,
-    tls::{self, TlsError},
+    tls::{self, TlsError, Trust},
 };
 
 /// What a listener's connections need to know.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Listener {
     /// Its name.
     pub name: Arc<str>,
     /// TLS towards clients; `None`: plain TCP.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Whose clients those are; `None`: they need not show a certificate.
+    pub trust: Option<Trust>,
+    /// The age that a connection reaches at most.
+    pub max_lifetime: Option<Duration>,
+    /// What becomes of connections whose certificate runs out.
+    pub on_expiry: OnExpiry,
     /// How long what may take.
     pub timeouts: config::Timeouts,
     /// Where connections go.
@@ -30,36 +37,140 @@ pub struct Listener {
     pub handshakes: Arc<Semaphore>,
     /// All clients' buckets and counts.
     pub limiter: Arc<Limiter>,
+    /// What clients have shown.
+    pub chains: Arc<Chains>,
     /// Rules and upstreams.
     pub state: Arc<State>,
+}
+
+/// What all listeners of the process share.
+#[derive(Debug)]
+pub struct Common {
+    /// All counters.
+    pub metrics: Arc<Metrics>,
+    /// Turns for the costly part of a handshake.
+    pub handshakes: Arc<Semaphore>,
+    /// All clients' buckets and counts: they outlive every configuration.
+    pub limiter: Arc<Limiter>,
+    /// What clients have shown.
+    pub chains: Arc<Chains>,
+}
+
+/// TLS towards clients, made but not in use yet.
+#[derive(Debug)]
+pub struct Tls {
+    config: Arc<rustls::ServerConfig>,
+    trust: Option<Trust>,
+}
+
+impl Tls {
+    fn parts(tls: Option<Self>) -> (Option<Arc<rustls::ServerConfig>>, Option<Trust>) {
+        tls.map_or((None, None), |tls| (Some(tls.config), tls.trust))
+    }
 }
 
 impl Listener {
     /// What `config` says, over the running `state`.
     ///
-    /// # Errors
-    /// If rustls refuses the TLS part.
+    /// With `tls` as [`Self::first_tls`] makes it.
     pub fn new(
         config: &config::Listener,
         state: Arc<State>,
-        metrics: &Metrics,
-        handshakes: Arc<Semaphore>,
-        limiter: Arc<Limiter>,
-    ) -> Result<Self, TlsError> {
-        let records = state.config.process.tls_records;
-        let tls = config.tls.as_ref();
-        Ok(Self {
+        tls: Option<Tls>,
+        common: &Common,
+    ) -> Self {
+        let (tls, trust) = Tls::parts(tls);
+        Self {
             name: Arc::clone(&config.name),
-            tls: tls
-                .map(|tls| tls::server_config(tls, records))
-                .transpose()?,
+            tls,
+            trust,
+            max_lifetime: config.max_lifetime,
+            on_expiry: config.on_expiry,
             timeouts: config.timeouts,
             routing: Routing::from(config),
-            metrics: Arc::new(metrics.listener(&config.name)),
-            handshakes,
-            limiter,
+            metrics: Arc::new(common.metrics.listener(&config.name)),
+            handshakes: Arc::clone(&common.handshakes),
+            limiter: Arc::clone(&common.limiter),
+            chains: Arc::clone(&common.chains),
             state,
-        })
+        }
+    }
+
+    /// The TLS part of a listener that was not there before.
+    ///
+    /// # Errors
+    /// If rustls refuses it.
+    pub fn first_tls(
+        config: &config::Listener,
+        records: TlsRecords,
+    ) -> Result<Option<Tls>, TlsError> {
+        let Some(tls) = &config.tls else {
+            return Ok(None);
+        };
+        let trust = Trust::new(tls)?;
+        Ok(Some(Tls {
+            config: tls::server_config(tls, trust.as_ref(), records)?,
+            trust,
+        }))
+    }
+
+    /// The TLS part of the listener that follows this one: the same if nothing
+    /// changed that it rests on, with what its handshakes have learnt (which chains
+    /// are good).
+    ///
+    /// # Errors
+    /// If rustls refuses it.
+    pub fn next_tls(
+        &self,
+        config: &config::Listener,
+        records: TlsRecords,
+    ) -> Result<Option<Tls>, TlsError> {
+        let running = &self.state.config;
+        let earlier = running.listener(&self.name);
+        let earlier = earlier.and_then(|earlier| earlier.tls.as_ref());
+        let (Some(earlier), Some(tls), Some(made)) = (earlier, &config.tls, &self.tls) else {
+            return Self::first_tls(config, records);
+        };
+        if running.process.tls_records == records && earlier == tls {
+            return Ok(Some(Tls {
+                config: Arc::clone(made),
+                trust: self.trust.clone(),
+            }));
+        }
+        let trust = if Trust::same(earlier, tls) {
+            self.trust.clone()
+        } else {
+            Trust::new(tls)?
+        };
+        Ok(Some(Tls {
+            config: tls::server_config(tls, trust.as_ref(), records)?,
+            trust,
+        }))
+    }
+
+    /// The listener that follows this one when the configuration changes, with what
+    /// [`Self::next_tls`] made.
+    pub fn succeed(&self, config: &config::Listener, state: Arc<State>, tls: Option<Tls>) -> Self {
+        let (tls, trust) = Tls::parts(tls);
+        Self {
+            tls,
+            trust,
+            max_lifetime: config.max_lifetime,
+            on_expiry: config.on_expiry,
+            timeouts: config.timeouts,
+            routing: Routing::from(config),
+            state,
+            ..self.clone()
+        }
+    }
+
+    /// This listener, which is gone from the configuration, with the rules that
+    /// its open connections are now under.
+    pub fn retire(&self, state: Arc<State>) -> Self {
+        Self {
+            state,
+            ..self.clone()
+        }
     }
 
     /// How long a relayed connection may be silent.

@@ -5,15 +5,28 @@ use std::{
     future::Future,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
-use leastconn::{Reason, net::Traffic};
+use jiff::Timestamp;
+use leastconn::{
+    ClientId, Reason, ServerId, UpstreamId,
+    backoff::share,
+    net::{self, Traffic},
+};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, watch};
 
-use crate::metrics::ListenerMetrics;
+use crate::{
+    config::OnExpiry,
+    judge::Seen,
+    listener::Listener,
+    metrics::{ListenerMetrics, Metrics},
+    tls::Fingerprint,
+};
 
 /// Few enough to walk, enough that workers rarely meet.
 const SHARDS: usize = 16;
@@ -39,11 +52,73 @@ pub struct Live {
     pub source: SocketAddr,
     /// What it has carried so far.
     pub traffic: Traffic,
+    known: Mutex<Known>,
+    /// When it is too old.
+    ends: OnceLock<Instant>,
+    /// The last second of what it has shown, in seconds since 1970.
+    expires: AtomicI64,
     metrics: Arc<ListenerMetrics>,
     /// How much of `traffic` is in the metrics: received, sent.
     metered: [AtomicU64; 2],
     stop: OnceLock<Reason>,
     stopped: Notify,
+}
+
+/// What time has done to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// It is too old.
+    Age,
+    /// A certificate that it has shown has run out.
+    Certificate,
+}
+
+/// What is known of a connection so far: by what it is judged, and what for.
+#[derive(Debug)]
+pub struct Known {
+    /// By what it is judged.
+    pub seen: Seen,
+    /// Who it is.
+    pub identity: Option<ClientId>,
+    /// The name of the rule that it falls under, and the number of those under it.
+    client: Option<(Arc<str>, Gauge)>,
+    /// Where it goes.
+    pub upstream: Option<UpstreamId>,
+    /// The server that it was connected to.
+    pub server: Option<ServerId>,
+    /// The configuration that it was admitted under, or judged under since.
+    pub epoch: Option<u64>,
+}
+
+impl Known {
+    /// The name of its rule.
+    pub fn client(&self) -> Option<&Arc<str>> {
+        self.client.as_ref().map(|(name, _)| name)
+    }
+
+    /// Its rule is the one of this name.
+    pub fn called(&mut self, name: &str, metrics: &Metrics) {
+        if self.client().is_some_and(|known| **known == *name) {
+            return;
+        }
+        self.uncounted();
+        let active = metrics.client_active(name);
+        active.inc();
+        self.client = Some((name.into(), active));
+    }
+
+    /// It counts no longer as open. Returns the name of its rule.
+    pub fn uncounted(&mut self) -> Option<Arc<str>> {
+        let (name, active) = self.client.take()?;
+        active.dec();
+        Some(name)
+    }
+
+    /// The chain it was admitted with, if it was.
+    pub fn admitted_with(&self) -> Option<Fingerprint> {
+        let presented = self.seen.presented.as_ref()?;
+        self.epoch.map(|_| *presented.fingerprint())
+    }
 }
 
 /// Keeps a connection in the registry while it lives.
@@ -77,6 +152,20 @@ impl Registry {
             listener,
             source,
             traffic: Traffic::default(),
+            known: Mutex::new(Known {
+                seen: Seen {
+                    source: source.ip().to_canonical(),
+                    presented: None,
+                    sni: None,
+                },
+                identity: None,
+                client: None,
+                upstream: None,
+                server: None,
+                epoch: None,
+            }),
+            ends: OnceLock::new(),
+            expires: AtomicI64::new(i64::MAX),
             metrics,
             metered: Default::default(),
             stop: OnceLock::new(),
@@ -104,6 +193,15 @@ impl Registry {
                 shard.values().cloned().collect::<Vec<_>>()
             })
             .collect()
+    }
+
+    /// Looks at each of those that are open now, and keeps others from coming and
+    /// going for so long.
+    pub fn each(&self, mut look: impl FnMut(&Arc<Live>)) {
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.values().for_each(&mut look);
+        }
     }
 
     /// Ends all for this reason, and returns how many that concerned.
@@ -135,6 +233,51 @@ impl Registry {
 }
 
 impl Live {
+    /// What is known of it. Others look at it as well: not for long.
+    pub fn known(&self) -> MutexGuard<'_, Known> {
+        // Each change of it is one step.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets when what it has shown runs out, as far as that matters to `listener`.
+    pub fn expires(&self, listener: &Listener, seen: &Seen, now: Timestamp) {
+        let presented = match listener.on_expiry {
+            OnExpiry::Close => seen.presented.as_ref(),
+            OnExpiry::Keep => None,
+        };
+        let end = presented.and_then(|presented| presented.next_end(now.as_second()));
+        self.expires
+            .store(end.unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// Ends it when it is as old as that, or up to a tenth younger: connections that
+    /// came together should not all come back together.
+    pub fn lives_for(&self, lifetime: Option<Duration>) {
+        let Some(lifetime) = lifetime else {
+            return;
+        };
+        let left = lifetime - share(lifetime / 10, net::random());
+        // Longer than the clock goes is for ever.
+        if let Some(end) = net::now().checked_add(left) {
+            let _ = self.ends.set(end);
+        }
+    }
+
+    /// Whether it is too old at `now`, or what it has shown has run out at `seconds`
+    /// since 1970, and nothing has ended it yet.
+    pub fn due(&self, now: Instant, seconds: i64) -> Option<Due> {
+        if self.ends.get().is_some_and(|&end| end <= now) {
+            return (!self.has_ended()).then_some(Due::Age);
+        }
+        let expired = self.expires.load(Ordering::Relaxed) < seconds;
+        (expired && !self.has_ended()).then_some(Due::Certificate)
+    }
+
+    /// Whether it has ended, or was told to.
+    pub fn has_ended(&self) -> bool {
+        self.stop.get().is_some()
+    }
+
     /// Ends the connection for this reason, if nothing ended it before.
     pub fn stop(&self, reason: Reason) -> bool {
         let first = self.stop.set(reason).is_ok();

@@ -203,6 +203,12 @@ impl Metrics {
         }
     }
 
+    /// The configuration was to be changed, and was or not.
+    pub fn reloaded(&self, applied: bool) {
+        let outcome = if applied { "applied" } else { "rejected" };
+        self.reloads.get_or_create(&Reload { outcome }).inc();
+    }
+
     /// The number of a client rule's open connections.
     pub fn client_active(&self, client: &str) -> Gauge {
         self.client_active.get_or_create_owned(&OfClient {

@@ -10,7 +10,7 @@
 
 use std::{cmp::Ordering, collections::HashMap, sync::Arc};
 
-use leastconn::{Candidates, ClientId, Limits, Permit, Pool, Reason, UpstreamId};
+use leastconn::{Candidates, ClientId, Limits, Permit, Pool, Reason, ServerId, UpstreamId};
 
 use crate::{
     config::{self, Allow, Clients, Config, Exact, Granted, Rule},
@@ -184,6 +184,20 @@ impl<'a> Matched<'a> {
     }
 }
 
+impl Matched<'_> {
+    /// Whether the rule lets a connection be that goes to this server of this
+    /// upstream, where `grant` is what it grants now. A server that the upstream
+    /// has no longer is not forbidden to those who may use all of it.
+    pub fn covers(&self, grant: &Grant, upstream: &UpstreamId, server: Option<&ServerId>) -> bool {
+        let granted = Granted::of(self.rule.allow(), upstream);
+        grant.upstream().pool().id() == upstream
+            && match (granted, server) {
+                (Some(Granted::Only(names)), Some(server)) => names.contains(server),
+                (granted, _) => granted.is_some(),
+            }
+    }
+}
+
 impl Policy {
     /// The rules of a configuration whose upstreams are running.
     pub fn new(config: &Config, upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Self {
@@ -238,7 +252,7 @@ impl Policy {
         let mut positions = self.scanned.clone();
         let clients = &self.clients;
         let mut add = |found: &[Named]| positions.extend(found.iter().map(|n| n.rule as usize));
-        if let Some(Certificate { cn, dns, .. }) = &peer.certificate {
+        if let Some(Certificate { cn, dns, .. }) = peer.certificate.as_deref() {
             if let Some(cn) = cn {
                 add(equal(&self.by_cn, |named| {
                     named.cn(clients).cmp(&Some(cn.as_str()))
@@ -280,7 +294,7 @@ fn reach(allow: &[Allow], upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Rea
 /// Whom the rule sees in the client, if it matches: named by the first key, of
 /// those that the rule has, in the order cn, dns, source.
 fn identity_of(rule: &Rule<'_>, peer: &Peer) -> Option<ClientId> {
-    let certificate = peer.certificate.as_ref();
+    let certificate = peer.certificate.as_deref();
     let mut identity = None;
     if rule.cn().len() > 0 {
         let cn = certificate?.cn.as_deref()?;

@@ -12,14 +12,19 @@ use std::{
 };
 
 use jiff::Timestamp;
-use leastconn::{ClientId, Lease, Reason, UpstreamId, net};
-use prometheus_client::metrics::gauge::Gauge;
+use leastconn::{Lease, Reason, ServerId, UpstreamId, net};
 use serde::Serialize;
 
 use crate::{
     access_log::AccessLog,
+    identity::Peer,
+    judge::{self, Chain, Judged, Refused, judge},
+    listener::Listener,
     live::{Live, Registered},
     metrics::{ListenerMetrics, Metrics},
+    policy::Grant,
+    presented::Presented,
+    running::Running,
 };
 
 /// What a connection's end is written to.
@@ -39,14 +44,7 @@ pub struct Record {
     live: Registered,
     time: Timestamp,
     start: Instant,
-    client: Option<Arc<str>>,
-    client_active: Option<Gauge>,
-    identity: Option<ClientId>,
-    serial: Option<String>,
-    sni: Option<String>,
     tls: Option<(&'static str, &'static str)>,
-    upstream: Option<UpstreamId>,
-    server: Option<leastconn::ServerId>,
     attempts: Option<u32>,
     handshake: Option<Duration>,
     connect: Option<Duration>,
@@ -106,14 +104,7 @@ impl Record {
             live,
             time: Timestamp::now(),
             start,
-            client: None,
-            client_active: None,
-            identity: None,
-            serial: None,
-            sni: None,
             tls: None,
-            upstream: None,
-            server: None,
             attempts: None,
             handshake: None,
             connect: None,
@@ -128,7 +119,7 @@ impl Record {
 
     /// The name that the client asked for.
     pub fn server_name(&mut self, sni: Option<String>) {
-        self.sni = sni;
+        self.live.known().seen.sni = sni.map(String::into_boxed_str);
     }
 
     /// TLS is established.
@@ -142,31 +133,52 @@ impl Record {
             .observe(took.as_secs_f64());
     }
 
-    /// What the client calls itself.
-    pub fn identified(&mut self, identity: ClientId, serial: Option<String>) {
-        self.identity = Some(identity);
-        self.serial = serial;
+    /// What the client calls itself, and what it has shown to prove it.
+    pub fn identified(&mut self, presented: Option<Arc<Presented>>) {
+        let mut known = self.live.known();
+        let peer = Peer {
+            source: known.seen.source,
+            certificate: presented
+                .as_ref()
+                .map(|shown| Arc::clone(&shown.certificate)),
+        };
+        known.identity = Some(peer.identity());
+        known.seen.presented = presented;
     }
 
-    /// A rule matched.
-    pub fn matched(&mut self, client: Arc<str>, identity: ClientId) {
-        let active = self.books.metrics.client_active(&client);
-        active.inc();
-        self.client_active = Some(active);
-        self.client = Some(client);
-        self.identity = Some(identity);
+    /// Judges the client, and writes down what came of it.
+    ///
+    /// # Errors
+    /// If it is nobody, or may reach nothing.
+    pub fn judged(&mut self, listener: &Listener, chain: Chain) -> Result<Grant, Refused> {
+        let now = Timestamp::now();
+        let mut known = self.live.known();
+        let Judged { matched, grant } = judge(listener, &known.seen, chain, now)?;
+        known.called(matched.client(), &self.books.metrics);
+        known.identity = Some(matched.identity().clone());
+        let grant = grant?;
+        known.upstream = Some(grant.upstream().pool().id().clone());
+        // From here on, a reload judges it.
+        known.epoch = Some(listener.state.epoch);
+        self.live.expires(listener, &known.seen, now);
+        Ok(grant)
     }
 
-    /// The upstream is known.
-    pub fn routed(&mut self, upstream: UpstreamId) {
-        self.upstream = Some(upstream);
+    /// Judges the client again, now that it is known where its connection leads.
+    ///
+    /// # Errors
+    /// With the reason for which it has to end.
+    pub fn judged_again(&self, running: &Running) -> Result<(), Reason> {
+        let current = running.current();
+        let now = Timestamp::now();
+        judge::again(&self.live, &current, &self.books.metrics, now).map_or(Ok(()), Err)
     }
 
     /// Connecting ended, one way or the other.
     pub fn connected(&mut self, server: Option<&Lease>, attempts: u32, took: Duration) {
         self.attempts = Some(attempts);
         if let Some(lease) = server {
-            self.server = Some(lease.server().id().clone());
+            self.live.known().server = Some(lease.server().id().clone());
             self.connect = Some(took);
             self.books
                 .metrics
@@ -175,52 +187,52 @@ impl Record {
         }
     }
 
-    /// The name that the client asked for, if it did.
-    pub fn sni(&self) -> Option<&str> {
-        self.sni.as_deref()
-    }
-
     /// The connection ended: closes the account. Only the first call counts.
     pub fn end(&mut self, reason: Reason, detail: Option<&str>) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        if let Some(active) = &self.client_active {
-            active.dec();
-        }
         self.live.ended(reason);
+        let client = self.live.known().uncounted();
         self.live.meter_traffic();
         self.listener.ended(reason);
-        if let Some(client) = &self.client {
+        if let Some(client) = &client {
             self.books.metrics.client_ended(client, reason);
         }
         if self.books.log.is_on() {
             let mut line = Vec::with_capacity(512);
-            // A plain struct into memory: this does not fail.
-            let _ = serde_json::to_writer(&mut line, &self.line(reason, detail));
+            self.write_line(&mut line, client.as_deref(), reason, detail);
             line.push(b'\n');
             self.books.log.write(&line);
         }
     }
 
-    fn line(&self, reason: Reason, detail: Option<&str>) -> Line<'_> {
+    fn write_line(
+        &self,
+        to: &mut Vec<u8>,
+        client: Option<&str>,
+        reason: Reason,
+        detail: Option<&str>,
+    ) {
         let source = self.live.source;
-        Line {
+        let known = self.live.known();
+        let presented = known.seen.presented.as_ref();
+        let line = Line {
             time: format!("{:.3}", self.time),
             connection: self.live.id,
             listener: &self.live.listener,
             source: SocketAddr::new(source.ip().to_canonical(), source.port()),
-            client: self.client.as_deref(),
-            identity: self
+            client,
+            identity: known
                 .identity
                 .as_ref()
                 .map(|identity| escape(identity.as_str())),
-            serial: self.serial.as_deref(),
-            sni: self.sni.as_deref(),
+            serial: presented.map(|shown| shown.certificate.serial.as_str()),
+            sni: known.seen.sni.as_deref(),
             tls_version: self.tls.map(|(version, _)| version),
             cipher: self.tls.map(|(_, cipher)| cipher),
-            upstream: self.upstream.as_ref().map(UpstreamId::as_str),
-            server: self.server.as_ref().map(leastconn::ServerId::as_str),
+            upstream: known.upstream.as_ref().map(UpstreamId::as_str),
+            server: known.server.as_ref().map(ServerId::as_str),
             attempts: self.attempts,
             bytes_received: self.live.traffic.received(),
             bytes_sent: self.live.traffic.sent(),
@@ -229,7 +241,9 @@ impl Record {
             duration_ms: milliseconds(net::now().saturating_duration_since(self.start)),
             outcome: reason.as_str(),
             detail: detail.map(escape),
-        }
+        };
+        // A plain struct into memory: this does not fail.
+        let _ = serde_json::to_writer(to, &line);
     }
 }
 

@@ -10,18 +10,23 @@ use tokio::{
 };
 
 use crate::{
-    accept::{self, BindError, Gate},
+    accept::{self, Gate},
     access_log::AccessLog,
     admin,
     config::Config,
     descriptors,
-    listener::Listener,
+    listener::{Common, Listener},
     live::Registry,
     metrics::{Metrics, Observed},
     record::Books,
+    reload::{Reloader, Sizes},
+    running::{Current, Running},
     shared::{Phase, Shared},
+    sockets::{PlanError, Sockets},
     state::State,
+    sweep::sweep,
     tls::TlsError,
+    watch::{Events, watch},
 };
 
 /// Clients that are not idle and can be kept count of.
@@ -33,9 +38,9 @@ const WIND_UP: Duration = Duration::from_secs(2);
 /// The balancer could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address is not to be had.
-    #[error(transparent)]
-    Bind(#[from] BindError),
+    /// Addresses are not to be had.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Bind(Vec<PlanError>),
     /// TLS refuses what was configured.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -51,10 +56,13 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
+    reloader: Arc<Reloader>,
     addresses: Vec<(Arc<str>, SocketAddr)>,
     admin: Option<admin::Admin>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
+    /// Goes on while connections are drained, and ends with this.
+    _lasting: JoinSet<()>,
 }
 
 /// How stopping went.
@@ -74,78 +82,75 @@ impl Server {
     /// Outside a Tokio runtime.
     pub fn start(config: Config, log: AccessLog) -> Result<Self, StartError> {
         // Addresses first: the most likely trouble, and nothing to undo yet.
-        let mut sockets = Vec::new();
-        for listener in &config.listeners {
-            for &address in &listener.binds {
-                let only_v6 = has_v4_sibling(&config, address);
-                let socket = accept::bind(&listener.name, address, only_v6, listener.keepalive)?;
-                sockets.push((Arc::clone(&listener.name), socket));
-            }
-        }
+        let mut sockets = Sockets::default();
+        let plan = sockets.plan(&config).map_err(StartError::Bind)?;
         let admin = config
             .admin
             .as_ref()
             .map(|admin| accept::bind("admin", admin.bind, false, None))
-            .transpose()?;
+            .transpose()
+            .map_err(|error| StartError::Bind(vec![error.into()]))?;
 
         let process = config.process.clone();
-        let state = Arc::new(State::start(config)?);
+        let sizes = Sizes {
+            connections: descriptors::max_connections(process.max_connections),
+            handshakes: process.max_handshakes.get(),
+        };
         let registry = Arc::new(Registry::default());
         let books = Books {
             metrics: Arc::new(Metrics::new()),
             log,
         };
+        let common = Common {
+            metrics: Arc::clone(&books.metrics),
+            handshakes: Arc::new(Semaphore::new(sizes.handshakes)),
+            limiter: Arc::new(Limiter::new(MAX_CLIENTS, net::now())),
+            chains: Arc::default(),
+        };
+        let limiter = Arc::clone(&common.limiter);
+        let state = Arc::new(State::start(config)?);
+        let mut listeners = HashMap::new();
+        for config in &state.config.listeners {
+            let tls = Listener::first_tls(config, process.tls_records)?;
+            let listener = Listener::new(config, Arc::clone(&state), tls, &common);
+            listeners.insert(Arc::clone(&config.name), Arc::new(listener));
+        }
+        let running = Arc::new(Running::new(Current {
+            state,
+            listeners,
+            retired: HashMap::new(),
+        }));
         let shared = Arc::new(Shared::new(
-            Arc::clone(&state),
+            Arc::clone(&running),
             Arc::clone(&registry),
             books.clone(),
         ));
         books.metrics.observe(Seen(Arc::clone(&shared)));
-
         let gate = Gate {
-            connections: Arc::new(Semaphore::new(descriptors::max_connections(
-                process.max_connections,
-            ))),
+            connections: Arc::new(Semaphore::new(sizes.connections)),
             registry,
             books,
+            running,
         };
-        let handshakes = Arc::new(Semaphore::new(process.max_handshakes.get()));
-        let limiter = Arc::new(Limiter::new(MAX_CLIENTS, net::now()));
-        let mut listeners = HashMap::new();
-        for config in &state.config.listeners {
-            let listener = Listener::new(
-                config,
-                Arc::clone(&state),
-                &gate.books.metrics,
-                Arc::clone(&handshakes),
-                Arc::clone(&limiter),
-            )?;
-            listeners.insert(Arc::clone(&config.name), Arc::new(listener));
-        }
-
+        let admin = admin
+            .map(|socket| admin::Admin::start(socket, Arc::clone(&shared)))
+            .transpose()?;
+        sockets.apply(plan, &gate);
+        let addresses = sockets.addresses();
+        let reloader = Reloader::new(Arc::clone(&shared), gate, common, sizes, sockets);
+        let mut lasting = JoinSet::new();
+        lasting.spawn(sweep(Arc::clone(&shared)));
+        let reloader = Arc::new(reloader);
+        lasting.spawn(watch(Arc::clone(&reloader), Events::new()));
         let mut server = Self {
             shared,
-            addresses: Vec::new(),
-            admin: None,
+            reloader,
+            addresses,
+            admin,
             stop: watch::Sender::new(false),
             tasks: JoinSet::new(),
+            _lasting: lasting,
         };
-        if let Some(socket) = admin {
-            server.admin = Some(admin::Admin::start(socket, Arc::clone(&server.shared))?);
-        }
-        for (name, socket) in sockets {
-            server
-                .addresses
-                .push((Arc::clone(&name), socket.local_addr()?));
-            let socket = tokio::net::TcpListener::from_std(socket)?;
-            let listener = Arc::clone(&listeners[&name]);
-            server.tasks.spawn(accept::accept(
-                socket,
-                listener,
-                gate.clone(),
-                server.stop.subscribe(),
-            ));
-        }
         server
             .tasks
             .spawn(forget_idle_clients(limiter, server.stop.subscribe()));
@@ -158,7 +163,13 @@ impl Server {
         &self.shared
     }
 
-    /// Each listener's name and bound address, in the configuration's order.
+    /// What changes the configuration.
+    pub const fn reloader(&self) -> &Arc<Reloader> {
+        &self.reloader
+    }
+
+    /// Each listener's name and address as bound at the start, in the
+    /// configuration's order.
     pub fn addresses(&self) -> &[(Arc<str>, SocketAddr)] {
         &self.addresses
     }
@@ -173,7 +184,11 @@ impl Server {
     pub async fn drain(mut self, limit: Duration, hurry: impl Future<Output = ()>) -> Drained {
         self.shared.enter(Phase::Draining);
         self.stop.send_replace(true);
-        // The listening sockets are closed once their tasks have ended.
+        // A reload that is being applied ends before; none is applied after.
+        let accepting = self.reloader.sockets().close_all();
+        for task in accepting {
+            let _ = task.await;
+        }
         while self.tasks.join_next().await.is_some() {}
         let registry = Arc::clone(&self.shared.registry);
         tokio::select! {
@@ -184,13 +199,6 @@ impl Server {
         let _ = timeout(WIND_UP, registry.wait_empty()).await;
         Drained { forced }
     }
-}
-
-/// Whether an IPv6 wildcard address has an IPv4 one of the same port beside it,
-/// which it must leave IPv4 connections to.
-fn has_v4_sibling(config: &Config, address: SocketAddr) -> bool {
-    let mut all = config.listeners.iter().flat_map(|listener| &listener.binds);
-    all.any(|other| other.is_ipv4() && other.port() == address.port() && other.port() != 0)
 }
 
 async fn forget_idle_clients(limiter: Arc<Limiter>, mut stop: watch::Receiver<bool>) {
@@ -209,10 +217,9 @@ struct Seen(Arc<Shared>);
 
 impl Observed for Seen {
     fn servers(&self) -> Vec<(String, Member)> {
-        let upstreams = &self.0.state.config.upstreams;
-        let running = upstreams
-            .iter()
-            .filter_map(|upstream| self.0.state.upstreams.get(&upstream.id));
+        let state = self.0.state();
+        let upstreams = state.config.upstreams.iter();
+        let running = upstreams.filter_map(|upstream| state.upstreams.get(&upstream.id));
         running
             .flat_map(|upstream| {
                 let pool = upstream.pool();
@@ -225,9 +232,8 @@ impl Observed for Seen {
     }
 
     fn certificates(&self) -> Vec<(String, i64)> {
-        let mut files: Vec<_> = self
-            .0
-            .state
+        let state = self.0.state();
+        let mut files: Vec<_> = state
             .config
             .listeners
             .iter()

@@ -2,11 +2,11 @@
 //! admin side that shows it.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicU8, Ordering},
 };
 
-use crate::{live::Registry, record::Books, state::State};
+use crate::{live::Registry, record::Books, reload::LastReload, running::Running, state::State};
 
 /// Where the process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,23 +24,43 @@ pub enum Phase {
 #[derive(Debug)]
 pub struct Shared {
     /// The running configuration.
-    pub state: Arc<State>,
+    pub running: Arc<Running>,
     /// Open connections.
     pub registry: Arc<Registry>,
     /// Counters and log.
     pub books: Books,
     phase: AtomicU8,
+    last_reload: Mutex<Option<LastReload>>,
 }
 
 impl Shared {
     /// A process that is starting.
-    pub const fn new(state: Arc<State>, registry: Arc<Registry>, books: Books) -> Self {
+    pub const fn new(running: Arc<Running>, registry: Arc<Registry>, books: Books) -> Self {
         Self {
-            state,
+            running,
             registry,
             books,
+            last_reload: Mutex::new(None),
             phase: AtomicU8::new(Phase::Starting as u8),
         }
+    }
+
+    /// The running configuration.
+    pub fn state(&self) -> Arc<State> {
+        Arc::clone(&self.running.current().state)
+    }
+
+    /// The last time that the configuration was to be changed, if ever.
+    pub fn last_reload(&self) -> Option<LastReload> {
+        let last = self.last_reload.lock();
+        last.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The configuration was to be changed.
+    pub(crate) fn reloaded(&self, reload: LastReload) {
+        self.books.metrics.reloaded(reload.reasons.is_empty());
+        let last = self.last_reload.lock();
+        *last.unwrap_or_else(PoisonError::into_inner) = Some(reload);
     }
 
     /// Where the process is in its life.

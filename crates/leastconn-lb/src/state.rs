@@ -1,7 +1,7 @@
-//! What the running configuration became: upstreams, rules, listeners' ways.
+//! What the running configuration became: upstreams and rules.
 //!
-//! It is made as a whole and never changed; a connection keeps the one that it
-//! started with.
+//! It is made as a whole and never changed; a changed configuration makes the next
+//! one out of it, which shares what stayed the same.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,12 +12,14 @@ use crate::{config::Config, policy::Policy, upstream::Upstream};
 /// A configuration, running.
 #[derive(Debug)]
 pub struct State {
+    /// How many there were before it.
+    pub epoch: u64,
     /// What it was made of.
     pub config: Config,
     /// Its upstreams.
     pub upstreams: HashMap<UpstreamId, Arc<Upstream>>,
     /// Its client rules.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
 }
 
 impl State {
@@ -33,11 +35,71 @@ impl State {
         for upstream in &config.upstreams {
             upstreams.insert(upstream.id.clone(), Arc::new(Upstream::start(upstream)?));
         }
-        let policy = Policy::new(&config, &upstreams);
+        let policy = Arc::new(Policy::new(&config, &upstreams));
         Ok(Self {
+            epoch: 0,
             config,
             upstreams,
             policy,
         })
     }
+
+    /// The state that follows this one when the configuration changes. An upstream
+    /// of which nothing changed is the same one. In one that did, servers of the
+    /// same name and address go on with their counts and their health, and its
+    /// checks start anew: [`Self::stop_checks_for`] ends those of this state.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; then nothing has changed.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn succeed(&self, config: Config) -> Result<Self, PoolError> {
+        let changed = |new: &&crate::config::Upstream| self.config.upstream(&new.id) != Some(new);
+        // All that can fail, before anything that servers in use would notice.
+        for upstream in config.upstreams.iter().filter(changed) {
+            Upstream::check(upstream)?;
+        }
+        let mut upstreams = HashMap::new();
+        for upstream in &config.upstreams {
+            let next = match self.upstreams.get(&upstream.id) {
+                Some(same) if !changed(&upstream) => Arc::clone(same),
+                Some(earlier) => Arc::new(earlier.succeed(upstream)?),
+                None => Arc::new(Upstream::start(upstream)?),
+            };
+            upstreams.insert(upstream.id.clone(), next);
+        }
+        let same_upstreams = upstreams.len() == self.upstreams.len()
+            && upstreams.iter().all(|(id, next)| {
+                let earlier = self.upstreams.get(id);
+                earlier.is_some_and(|earlier| Arc::ptr_eq(earlier, next))
+            });
+        // With very many rules, finding them fast takes a moment to prepare.
+        let policy = if same_upstreams && Arc::ptr_eq(&config.clients, &self.config.clients) {
+            Arc::clone(&self.policy)
+        } else {
+            Arc::new(Policy::new(&config, &upstreams))
+        };
+        Ok(Self {
+            epoch: self.epoch + 1,
+            config,
+            upstreams,
+            policy,
+        })
+    }
+
+    /// Ends the health checks of upstreams that `next` has not, or has changed. This
+    /// state may live on for as long as a client takes to shake hands, and servers
+    /// that both have must not be probed, and judged, twice.
+    pub fn stop_checks_for(&self, next: &Self) {
+        for (id, upstream) in &self.upstreams {
+            let same = next.upstreams.get(id);
+            if same.is_none_or(|same| !Arc::ptr_eq(same, upstream)) {
+                upstream.stop_checks();
+            }
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,12 +20,81 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
 
-pub use handshake::{HandshakeError, Hello, accept, read_hello};
+pub use handshake::{HandshakeError, Hello, accept, certificate_reason, read_hello};
 pub use stream::TlsStream;
+pub use verifier::{Fingerprint, fingerprint};
 
 use verifier::Remembering;
 
-use crate::config::{ClientAuth, MinVersion, Tls, TlsRecords};
+use crate::{
+    config::{ClientAuth, MinVersion, Tls, TlsRecords},
+    presented::Presented,
+};
+
+/// Whom a listener trusts: its authorities and lists, and what they were found to
+/// vouch for.
+#[derive(Clone, Debug)]
+pub struct Trust(Arc<Remembering>);
+
+impl Trust {
+    /// For clients that must show a certificate; `None`: they need not.
+    ///
+    /// # Errors
+    /// If rustls refuses the authorities or the lists.
+    pub fn new(tls: &Tls) -> Result<Option<Self>, TlsError> {
+        if tls.client_auth == ClientAuth::None {
+            return Ok(None);
+        }
+        let material = &tls.material;
+        let mut roots = RootCertStore::empty();
+        for authority in &material.client_ca {
+            roots.add(authority.clone())?;
+        }
+        let provider = Arc::new(provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+            .with_crls(material.crls.iter().cloned())
+            // An expired list says nothing about today: fail closed.
+            .enforce_revocation_expiration()
+            .build()?;
+        let lists_until = verifier::lists_until(&material.crls);
+        Ok(Some(Self(Arc::new(Remembering::new(
+            verifier,
+            lists_until,
+        )))))
+    }
+
+    /// Whether the verdicts of both are the same, always.
+    pub fn same(a: &Tls, b: &Tls) -> bool {
+        a.client_auth == b.client_auth
+            && a.material.client_ca == b.material.client_ca
+            && a.material.crls == b.material.crls
+    }
+
+    /// Verifies a chain that was good before, as of `now` in seconds since 1970.
+    ///
+    /// That a list has run out since then is no reason to end what is open: nobody
+    /// new is let in, and those whom it names were ended when it came.
+    ///
+    /// # Errors
+    /// If it is not good any more.
+    pub fn verify_again(
+        &self,
+        presented: &Presented,
+        now: i64,
+    ) -> Result<(), rustls::CertificateError> {
+        use rustls::{CertificateError, Error};
+        match self.0.verify_again(presented, now) {
+            Ok(())
+            | Err(Error::InvalidCertificate(
+                CertificateError::ExpiredRevocationList
+                | CertificateError::ExpiredRevocationListContext { .. },
+            )) => Ok(()),
+            Err(Error::InvalidCertificate(error)) => Err(error),
+            // It is of no use, whatever rustls says of it.
+            Err(_) => Err(CertificateError::BadEncoding),
+        }
+    }
+}
 
 /// A configuration that rustls does not take, although its files were checked.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +107,8 @@ pub enum TlsError {
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 
-/// What a listener speaks: TLS 1.2 and 1.3 or 1.3 alone, with rustls' default
+/// What a listener speaks, to clients that `trust` vouches for, or to all if there is
+/// none: TLS 1.2 and 1.3 or 1.3 alone, with rustls' default
 /// suites, which are ECDHE with AES-GCM or ChaCha20-Poly1305 and nothing else.
 ///
 /// The choice of the record layer is in `enable_secret_extraction`, which
@@ -46,30 +116,21 @@ pub enum TlsError {
 ///
 /// # Errors
 /// If rustls refuses any part of it.
-pub fn server_config(tls: &Tls, records: TlsRecords) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server_config(
+    tls: &Tls,
+    trust: Option<&Trust>,
+    records: TlsRecords,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(provider());
     let versions: &[&SupportedProtocolVersion] = match tls.min_version {
         MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         MinVersion::Tls13 => &[&rustls::version::TLS13],
     };
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(versions)?;
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
     let material = &tls.material;
-    let builder = match tls.client_auth {
-        ClientAuth::None => builder.with_no_client_auth(),
-        ClientAuth::Required => {
-            let mut roots = RootCertStore::empty();
-            for authority in &material.client_ca {
-                roots.add(authority.clone())?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
-                .with_crls(material.crls.iter().cloned())
-                // An expired list says nothing about today: fail closed.
-                .enforce_revocation_expiration()
-                .build()?;
-            let lists_until = verifier::lists_until(&material.crls);
-            builder.with_client_cert_verifier(Arc::new(Remembering::new(verifier, lists_until)))
-        }
+    let builder = match trust {
+        None => builder.with_no_client_auth(),
+        Some(Trust(verifier)) => builder.with_client_cert_verifier(Arc::clone(verifier) as _),
     };
     let mut config =
         builder.with_single_cert(material.cert_chain.clone(), material.key.clone_key())?;

@@ -1,5 +1,7 @@
 //! A running upstream: its pool, how to connect, and its health checks.
 
+use std::sync::{Mutex, PoisonError};
+
 use leastconn::{
     Pool, PoolError,
     net::{self, Check, Checker, ConnectPolicy, Probe},
@@ -12,7 +14,7 @@ use crate::config::{self, HealthCheck, ProbeKind, StatusSet};
 pub struct Upstream {
     pool: Pool,
     connect: ConnectPolicy,
-    _checker: Option<Checker>,
+    checker: Mutex<Option<Checker>>,
 }
 
 impl Upstream {
@@ -24,27 +26,50 @@ impl Upstream {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn start(config: &config::Upstream) -> Result<Self, PoolError> {
+        Ok(Self::around(new_pool(config)?, config))
+    }
+
+    /// Whether [`Self::start`] and [`Self::succeed`] would be possible.
+    ///
+    /// # Errors
+    /// As theirs.
+    pub fn check(config: &config::Upstream) -> Result<(), PoolError> {
+        new_pool(config).map(drop)
+    }
+
+    /// The upstream that follows this one. Servers that are in both go on with
+    /// their counts and their health.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; then nothing has changed.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn succeed(&self, config: &config::Upstream) -> Result<Self, PoolError> {
         let active = config.health_check.as_ref().map(|check| check.policy);
-        let pool = Pool::new(
-            config.id.clone(),
-            config.servers.iter().cloned(),
-            active,
-            config.passive,
-            net::random(),
-        )?;
-        let checker = config
-            .health_check
-            .as_ref()
-            .map(|check| Checker::start(&pool, probe_of(check)));
-        Ok(Self {
+        let servers = config.servers.iter().cloned();
+        let pool = self.pool.succeed(servers, active, config.passive)?;
+        Ok(Self::around(pool, config))
+    }
+
+    fn around(pool: Pool, config: &config::Upstream) -> Self {
+        let check = config.health_check.as_ref();
+        let checker = check.map(|check| Checker::start(&pool, probe_of(check)));
+        Self {
             pool,
             connect: ConnectPolicy {
                 timeout: config.connect_timeout,
                 retries: config.retries,
                 keepalive: config.keepalive,
             },
-            _checker: checker,
-        })
+            checker: Mutex::new(checker),
+        }
+    }
+
+    /// Ends its health checks.
+    pub fn stop_checks(&self) {
+        let mut checker = self.checker.lock().unwrap_or_else(PoisonError::into_inner);
+        *checker = None;
     }
 
     /// The servers.
@@ -56,6 +81,16 @@ impl Upstream {
     pub const fn connect_policy(&self) -> &ConnectPolicy {
         &self.connect
     }
+}
+
+fn new_pool(config: &config::Upstream) -> Result<Pool, PoolError> {
+    Pool::new(
+        config.id.clone(),
+        config.servers.iter().cloned(),
+        config.health_check.as_ref().map(|check| check.policy),
+        config.passive,
+        net::random(),
+    )
 }
 
 fn probe_of(check: &HealthCheck) -> Check {

@@ -60,7 +60,6 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
 async fn serve(config: Config, log: AccessLog) -> io::Result<u8> {
     // Before anything is bound: no signal may hit its default action.
     let mut signals = Signals::install()?;
-    let drain_timeout = config.process.drain_timeout;
     let path = config.path.clone();
     let server = match Server::start(config, log.clone()) {
         Ok(server) => server,
@@ -75,12 +74,14 @@ async fn serve(config: Config, log: AccessLog) -> io::Result<u8> {
         match signals.next().await {
             Told::Stop(name) => break name,
             Told::ReopenLogs => reopen(&log),
-            Told::Reload => tracing::warn!(
-                "SIGHUP: reloading is not supported yet; restart to apply a changed configuration"
-            ),
+            Told::Reload => {
+                tracing::info!("SIGHUP: reading the configuration anew");
+                server.reloader().request();
+            }
             Told::Upgrade => tracing::warn!("SIGUSR2: upgrading is not supported yet"),
         }
     };
+    let drain_timeout = server.shared().state().config.process.drain_timeout;
     let open = server.shared().registry.open();
     tracing::info!(signal, open, timeout = ?drain_timeout, "draining: no new connections; a second signal ends at once");
     let hurry = async {
@@ -110,7 +111,7 @@ fn reopen(log: &AccessLog) {
 fn announce(server: &Server, path: &std::path::Path) {
     let shared = server.shared();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "starting");
-    for upstream in &shared.state.config.upstreams {
+    for upstream in &shared.state().config.upstreams {
         let servers: Vec<_> = upstream
             .servers
             .iter()

@@ -57,14 +57,30 @@ impl Config {
 pub struct Process {
     /// Threads that serve connections.
     pub workers: NonZeroUsize,
+    /// It was left to the machine how many.
+    pub auto_workers: bool,
     /// Connections at once; `None`: what the limit of open files allows.
     pub max_connections: Option<NonZeroUsize>,
     /// TLS handshakes in progress at once.
     pub max_handshakes: NonZeroUsize,
     /// How long open connections may go on once the process was told to stop.
     pub drain_timeout: Duration,
+    /// Whether the files of `tls` tables are watched.
+    pub watch: Watch,
     /// What seals and opens TLS records once a handshake is over.
     pub tls_records: TlsRecords,
+}
+
+/// Whether files are loaded anew when they change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "watch")]
+pub enum Watch {
+    /// They are.
+    #[default]
+    On,
+    /// Only when the whole configuration is.
+    Off,
 }
 
 /// What seals and opens TLS records. Clients cannot tell; what it costs differs.
@@ -166,8 +182,24 @@ pub struct Listener {
     pub timeouts: Timeouts,
     /// Silence before TCP keepalive probes; `None`: none.
     pub keepalive: Option<Duration>,
+    /// The age at which a connection is closed, at most; `None`: none.
+    pub max_lifetime: Option<Duration>,
+    /// What happens when a client certificate runs out while its client is connected.
+    pub on_expiry: OnExpiry,
     /// TLS towards clients; `None`: plain TCP.
     pub tls: Option<Tls>,
+}
+
+/// What happens when a certificate expires during its connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "on_expiry")]
+pub enum OnExpiry {
+    /// The connection is closed.
+    #[default]
+    Close,
+    /// It goes on.
+    Keep,
 }
 
 /// One of a listener's `routes`.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{
     defaults::{self, text},
-    model::{Format, Level, TlsRecords},
+    model::{Format, Level, OnExpiry, TlsRecords, Watch},
     tls::{ClientAuth, MinVersion},
 };
 use value::{At, DateTime, DurationText, OneOrMany, ServerEntry, StatusCodes, Workers};
@@ -65,6 +65,10 @@ pub struct RawProcess {
     /// How long open connections may go on once the process was told to stop. "0s": not at all.
     #[schemars(extend("default" = text(defaults::DRAIN_TIMEOUT)))]
     pub drain_timeout: Opt<DurationText>,
+    /// Whether certificate, key, authority and revocation list files are watched, and
+    /// loaded anew when they change.
+    #[schemars(extend("default" = "on"))]
+    pub watch: Opt<Watch>,
     /// What seals and opens TLS records once a handshake is over.
     #[schemars(extend("default" = "direct"))]
     pub tls_records: Opt<TlsRecords>,
@@ -175,17 +179,6 @@ pub struct RawTls {
     /// Whether clients must show a certificate.
     #[schemars(extend("default" = "required"))]
     pub client_auth: Opt<ClientAuth>,
-}
-
-/// What happens when a certificate expires during its connection.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(rename = "on_expiry")]
-pub enum OnExpiry {
-    /// The connection is closed.
-    Close,
-    /// It goes on.
-    Keep,
 }
 
 /// Whether clients announce themselves.

@@ -4,6 +4,7 @@
 //! surprise at the first handshake. There are no system roots: only what
 //! `client_ca` holds is trusted.
 
+mod again;
 mod file;
 mod inspect;
 pub(crate) mod load;
@@ -15,6 +16,8 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use again::Written;
+
 /// `tls` of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
@@ -22,6 +25,8 @@ pub struct Tls {
     pub min_version: MinVersion,
     /// Whether clients must show a certificate.
     pub client_auth: ClientAuth,
+    /// As it was written, to be read again.
+    pub written: Written,
     /// What the files hold. Shared: a configuration is cloned, its keys are not.
     pub material: Arc<TlsMaterial>,
 }

@@ -17,7 +17,7 @@ fn read(leaf: LeafBuilder<'_>) -> Result<Certificate, Ambiguous> {
 fn peer(leaf: LeafBuilder<'_>) -> Peer {
     Peer {
         source: "10.0.0.7".parse().unwrap(),
-        certificate: Some(read(leaf).unwrap()),
+        certificate: Some(read(leaf).unwrap().into()),
     }
 }
 

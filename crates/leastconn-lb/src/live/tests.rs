@@ -1,7 +1,7 @@
 use super::*;
 
 fn register(registry: &Arc<Registry>) -> Registered {
-    let listener = Arc::new(crate::metrics::Metrics::new().listener("main"));
+    let listener = Arc::new(Metrics::new().listener("main"));
     registry.register("main".into(), listener, "127.0.0.1:9".parse().unwrap())
 }
 
@@ -72,4 +72,48 @@ async fn waiting_for_the_last_one_ends_with_it() {
     };
     tokio::join!(registry.wait_empty(), close);
     assert_eq!(registry.open(), 0);
+}
+
+#[test]
+fn it_grows_as_old_as_it_may_or_a_tenth_less() {
+    let registry = Arc::new(Registry::default());
+    let age = Duration::from_secs(1000);
+    let mut ends = std::collections::HashSet::new();
+    for _ in 0..20 {
+        let live = register(&registry);
+        let start = net::now();
+        live.lives_for(Some(age));
+        assert_eq!(
+            live.due(start + age * 9 / 10 - Duration::from_secs(1), 0),
+            None
+        );
+        assert_eq!(live.due(net::now() + age, 0), Some(Due::Age));
+        ends.insert(*live.ends.get().unwrap());
+    }
+    assert!(ends.len() > 10, "all at once");
+    let live = register(&registry);
+    for never in [None, Some(Duration::MAX)] {
+        live.lives_for(never);
+        assert_eq!(live.due(net::now() + age * 1_000_000, 0), None);
+    }
+}
+
+#[test]
+fn the_wall_clock_may_be_set() {
+    let registry = Arc::new(Registry::default());
+    let live = register(&registry);
+    let now = net::now();
+    assert_eq!(live.due(now, i64::MAX), None);
+    live.expires.store(1000, Ordering::Relaxed);
+    // The last second counts; forward; back again.
+    for (seconds, due) in [
+        (1000, None),
+        (1001, Some(Due::Certificate)),
+        (i64::MAX, Some(Due::Certificate)),
+        (-5, None),
+    ] {
+        assert_eq!(live.due(now, seconds), due);
+    }
+    live.ended(Reason::Ok);
+    assert_eq!(live.due(now, 1001), None);
 }

@@ -43,6 +43,8 @@ fn config(clients: Vec<Client>) -> Config {
     Config {
         path: "leastconn.toml".into(),
         process: Process {
+            auto_workers: true,
+            watch: Default::default(),
             workers: NonZeroUsize::MIN,
             max_connections: None,
             max_handshakes: NonZeroUsize::MIN,
@@ -64,11 +66,11 @@ fn config(clients: Vec<Client>) -> Config {
 fn peer(cn: Option<&str>, dns: &[&str], source: &str) -> Peer {
     Peer {
         source: source.parse().unwrap(),
-        certificate: Some(Certificate {
+        certificate: Some(Arc::new(Certificate {
             cn: cn.map(str::to_owned),
             dns: dns.iter().map(|&name| name.to_owned()).collect(),
             serial: "01".to_owned(),
-        }),
+        })),
     }
 }
 
@@ -91,7 +93,7 @@ fn stands_for(pattern: &str, name: &str) -> bool {
 
 /// The first rule that holds, by trying all of them in order.
 fn naive(rules: &[Written], peer: &Peer) -> Option<(usize, String)> {
-    let cert = peer.certificate.as_ref();
+    let cert = peer.certificate.as_deref();
     rules.iter().enumerate().find_map(|(position, rule)| {
         let cn = cert.and_then(|cert| cert.cn.as_deref());
         let cn = cn.filter(|cn| rule.cn.iter().any(|pattern| stands_for(pattern, cn)));

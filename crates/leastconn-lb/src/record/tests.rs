@@ -73,8 +73,9 @@ fn a_record_that_nobody_ended_is_written_all_the_same() {
 
 #[test]
 fn a_panic_is_accounted_for() {
-    let (lines, metrics) = logged(|mut record| {
-        record.matched("client1".into(), ClientId::from("cn:a"));
+    let (lines, metrics) = logged(|record| {
+        let metrics = Arc::clone(&record.books.metrics);
+        record.live().known().called("client1", &metrics);
         panic!("a fault");
     });
     assert_eq!(lines.len(), 1);

@@ -65,7 +65,8 @@ impl HandshakeError {
     }
 }
 
-const fn certificate_reason(error: &CertificateError) -> Reason {
+/// The stable code for a certificate that is not good.
+pub const fn certificate_reason(error: &CertificateError) -> Reason {
     match error {
         CertificateError::Expired
         | CertificateError::ExpiredContext { .. }

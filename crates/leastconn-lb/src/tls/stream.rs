@@ -28,7 +28,8 @@ pub struct TlsStream {
 pub(super) struct About {
     pub(super) version: Option<ProtocolVersion>,
     pub(super) suite: Option<CipherSuite>,
-    pub(super) peer: Option<CertificateDer<'static>>,
+    /// The leaf, then what came with it.
+    pub(super) peer: Option<Vec<CertificateDer<'static>>>,
 }
 
 enum Layer {
@@ -40,12 +41,12 @@ impl TlsStream {
     pub(super) fn rustls(stream: Buffered) -> Self {
         let session = stream.session();
         let suite = session.negotiated_cipher_suite();
-        let peer = session.peer_certificates().and_then(<[_]>::first);
+        let peer = session.peer_certificates();
         Self {
             about: Box::new(About {
                 version: session.protocol_version(),
                 suite: suite.map(|suite| suite.suite()),
-                peer: peer.map(|leaf| leaf.clone().into_owned()),
+                peer: peer.map(owned),
             }),
             records: Layer::Rustls(Box::new(stream)),
         }
@@ -62,9 +63,9 @@ impl TlsStream {
         &self.about
     }
 
-    /// The client's certificate, if it has shown one: verified, and its own.
-    /// Only once, so that nobody keeps it who does not need it.
-    pub fn take_peer_certificate(&mut self) -> Option<CertificateDer<'static>> {
+    /// The client's certificate and what came with it, if it has shown one:
+    /// verified, and its own. Only once, so that nobody keeps it who does not need it.
+    pub fn take_peer_chain(&mut self) -> Option<Vec<CertificateDer<'static>>> {
         self.about.peer.take()
     }
 
@@ -75,6 +76,12 @@ impl TlsStream {
             Layer::Rustls(stream) => stream.into_socket(),
         }
     }
+}
+
+/// A copy of what rustls has.
+pub(super) fn owned(chain: &[CertificateDer<'_>]) -> Vec<CertificateDer<'static>> {
+    let owned = |der: &CertificateDer<'_>| der.clone().into_owned();
+    chain.iter().map(owned).collect()
 }
 
 macro_rules! either {

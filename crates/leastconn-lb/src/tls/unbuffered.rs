@@ -38,7 +38,7 @@ use super::{
     HandshakeError, TlsStream,
     direct::Direct,
     record::{HEADER, Records, Rekey, Violation},
-    stream::About,
+    stream::{About, owned},
 };
 
 /// What the client may have sent and rustls not used up: a handshake message of
@@ -225,8 +225,7 @@ fn encode(mut data: EncodeTlsData<'_, impl Sized>, answer: &mut Vec<u8>) -> Resu
 
 fn finish(session: UnbufferedServerConnection) -> Result<(Records<Keys>, About), HandshakeError> {
     let version = session.protocol_version();
-    let peer = session.peer_certificates().and_then(<[_]>::first);
-    let peer = peer.map(|leaf| leaf.clone().into_owned());
+    let peer = session.peer_certificates().map(owned);
     let (secrets, keys) = session.dangerous_into_kernel_connection()?;
     let suite = keys.negotiated_cipher_suite();
     let records = Records::new(

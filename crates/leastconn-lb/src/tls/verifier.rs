@@ -14,6 +14,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use rustls::{
@@ -26,11 +27,14 @@ use x509_parser::{
     certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList,
 };
 
+use crate::presented::Presented;
+
 /// Chains that are remembered; then all are forgotten at once, which costs one
 /// more verification for each, and no bookkeeping in all the handshakes before.
 const CAPACITY: usize = 8192;
 
-type Fingerprint = [u8; 32];
+/// SHA-256 of a chain.
+pub type Fingerprint = [u8; 32];
 
 /// Seconds since 1970 between which an answer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +65,34 @@ impl Remembering {
             lists_until,
             good: Mutex::default(),
         }
+    }
+
+    /// Verifies a chain again, as of `now` in seconds since 1970.
+    pub(super) fn verify_again(&self, presented: &Presented, now: i64) -> Result<(), Error> {
+        let [end_entity, intermediates @ ..] = presented.chain() else {
+            return Err(Error::NoCertificatesPresented);
+        };
+        let now = Duration::from_secs(u64::try_from(now).unwrap_or(0));
+        let now = UnixTime::since_unix_epoch(now);
+        self.verify(*presented.fingerprint(), end_entity, intermediates, now)
+    }
+
+    fn verify(
+        &self,
+        chain: Fingerprint,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        if self.is_known(&chain, now.as_secs()) {
+            return Ok(());
+        }
+        self.verifier
+            .verify_client_cert(end_entity, intermediates, now)?;
+        if let Some(validity) = validity(end_entity, intermediates, self.lists_until) {
+            self.remember(chain, validity);
+        }
+        Ok(())
     }
 
     fn is_known(&self, chain: &Fingerprint, now: u64) -> bool {
@@ -113,7 +145,15 @@ fn validity(
     Some(all)
 }
 
-fn fingerprint(end_entity: &[u8], intermediates: &[CertificateDer<'_>]) -> Fingerprint {
+/// Of a leaf and what comes with it.
+pub fn fingerprint(chain: &[CertificateDer<'_>]) -> Fingerprint {
+    match chain {
+        [] => [0; 32],
+        [end_entity, intermediates @ ..] => fingerprint_of(end_entity, intermediates),
+    }
+}
+
+fn fingerprint_of(end_entity: &[u8], intermediates: &[CertificateDer<'_>]) -> Fingerprint {
     use aws_lc_rs::digest::{Context, SHA256};
     let mut context = Context::new(&SHA256);
     for der in intermediates.iter().map(|der| &**der).chain([end_entity]) {
@@ -133,17 +173,9 @@ impl ClientCertVerifier for Remembering {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let chain = fingerprint(end_entity, intermediates);
-        if self.is_known(&chain, now.as_secs()) {
-            return Ok(ClientCertVerified::assertion());
-        }
-        let verified = self
-            .verifier
-            .verify_client_cert(end_entity, intermediates, now)?;
-        if let Some(validity) = validity(end_entity, intermediates, self.lists_until) {
-            self.remember(chain, validity);
-        }
-        Ok(verified)
+        let chain = fingerprint_of(end_entity, intermediates);
+        self.verify(chain, end_entity, intermediates, now)?;
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

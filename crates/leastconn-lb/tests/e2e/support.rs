@@ -6,7 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use leastconn_testkit::client::{alert, read_line, read_to_close};
-use leastconn_testkit::{Balancer, Cert, DEADLINE, TempDir, TestCa, TlsClient, Upstream, metrics};
+use leastconn_testkit::{
+    Balancer, Cert, DEADLINE, Signal, TempDir, TestCa, TlsClient, Upstream, eventually, metrics,
+};
 use rustls::AlertDescription;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -188,6 +190,39 @@ impl Running {
     /// The site's directory.
     pub(crate) fn dir(&self) -> &std::path::Path {
         self.site.dir.path()
+    }
+
+    /// The configuration that it was started with.
+    pub(crate) fn config(&self) -> String {
+        self.site.config()
+    }
+
+    /// Reloads `config`, waits for the end of it, and returns how it went.
+    pub(crate) async fn reload(&self, config: &str) -> &'static str {
+        self.write_config(config);
+        self.reloading(|| self.signal(Signal::HUP)).await
+    }
+
+    /// Does what makes it reload, waits for the end of it, and returns how it went.
+    pub(crate) async fn reloading(&self, cause: impl FnOnce()) -> &'static str {
+        let outcomes = ["applied", "rejected"];
+        let before = self.reloads().await;
+        cause();
+        eventually(DEADLINE, || async {
+            let now = self.reloads().await;
+            let more = (0..2).find(|&n| now[n] > before[n]);
+            more.map(|n| outcomes[n]).ok_or_else(|| format!("{now:?}"))
+        })
+        .await
+        .unwrap()
+    }
+
+    /// Reloads so far: applied, rejected.
+    pub(crate) async fn reloads(&self) -> [f64; 2] {
+        let metrics = self.metrics().await;
+        ["applied", "rejected"].map(|outcome| {
+            metrics[&format!("leastconn_config_reloads_total{{outcome=\"{outcome}\"}}")]
+        })
     }
 
     /// A client with a new certificate for this common name.

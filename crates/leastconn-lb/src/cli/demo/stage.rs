@@ -101,7 +101,7 @@ impl Stage {
 
     /// Connections per server now, in the servers' order.
     pub(super) fn in_flight(&self) -> Vec<(&'static str, u32, bool)> {
-        let state = &self.server.shared().state;
+        let state = self.server.shared().state();
         let web = state
             .upstreams
             .values()

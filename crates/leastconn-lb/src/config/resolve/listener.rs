@@ -1,6 +1,6 @@
 //! `[[listener]]`: addresses, where connections go, TLS.
 
-use std::{collections::HashMap, ops::Range};
+use std::{collections::HashMap, ops::Range, time::Duration};
 
 use super::{Resolver, Surroundings, Zero};
 use crate::config::{
@@ -58,6 +58,12 @@ impl Resolver<'_> {
             ),
         };
         let keepalive = self.keepalive(raw.keepalive.as_ref());
+        let max_lifetime = self.duration(
+            "max_lifetime",
+            raw.max_lifetime.as_ref(),
+            Duration::ZERO,
+            Zero::Allowed,
+        );
         let mut binds = Vec::new();
         if let Some(bind) = &raw.bind {
             let texts = bind.each();
@@ -92,6 +98,11 @@ impl Resolver<'_> {
             upstream,
             timeouts,
             keepalive,
+            max_lifetime: (!max_lifetime.is_zero()).then_some(max_lifetime),
+            on_expiry: raw
+                .on_expiry
+                .as_ref()
+                .map_or_else(Default::default, |at| at.value),
             tls,
         })
     }

@@ -28,6 +28,10 @@ impl Resolver<'_> {
         };
         Process {
             workers: workers.unwrap_or(NonZeroUsize::MIN),
+            auto_workers: !matches!(
+                raw.workers.as_ref().map(|at| &at.value),
+                Some(Workers::Count(_))
+            ),
             max_connections: count(&raw.max_connections),
             max_handshakes: count(&raw.max_handshakes)
                 .or_else(|| NonZeroUsize::new(defaults::MAX_HANDSHAKES as usize))
@@ -38,6 +42,10 @@ impl Resolver<'_> {
                 defaults::DRAIN_TIMEOUT,
                 Zero::Allowed,
             ),
+            watch: raw
+                .watch
+                .as_ref()
+                .map_or_else(Default::default, |at| at.value),
             tls_records: raw
                 .tls_records
                 .as_ref()

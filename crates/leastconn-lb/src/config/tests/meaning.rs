@@ -6,7 +6,8 @@ use leastconn::{Address, ServerId, UpstreamId, Weight};
 
 use super::{PLAIN, changed, config, reading};
 use crate::config::{
-    Access, Allow, Format, Granted, HealthCheck, Level, ProbeKind, StatusSet, TlsRecords, schema,
+    Access, Allow, Format, Granted, HealthCheck, Level, OnExpiry, ProbeKind, StatusSet, TlsRecords,
+    Watch, schema,
 };
 
 #[test]
@@ -16,6 +17,7 @@ fn what_is_left_out_has_the_contract_s_defaults() {
     assert_eq!(config.process.max_handshakes.get(), 256);
     assert_eq!(config.process.drain_timeout, Duration::from_secs(30));
     assert_eq!(config.process.tls_records, TlsRecords::Direct);
+    assert_eq!(config.process.watch, Watch::On);
     assert_eq!(config.log.level, Level::Info);
     assert_eq!(config.log.format, Format::Text);
     assert_eq!(config.log.access, Access::Stdout);
@@ -59,6 +61,7 @@ fn every_key_that_works_does() {
         max_handshakes = 10
         drain_timeout = "1m30s"
         tls_records = "rustls"
+        watch = "off"
 
         [log]
         level = "debug"
@@ -72,7 +75,8 @@ fn every_key_that_works_does() {
         name = "main"
         bind = ["127.0.0.1:${PORT}", "[::1]:9443"]
         idle_timeout = "2h"
-        max_lifetime = "0s"
+        max_lifetime = "8h"
+        on_expiry = "keep"
         proxy_protocol = "off"
 
         [[upstream]]
@@ -112,12 +116,16 @@ fn every_key_that_works_does() {
     assert_eq!(config.process.max_connections.unwrap().get(), 1000);
     assert_eq!(config.process.drain_timeout, Duration::from_secs(90));
     assert_eq!(config.process.tls_records, TlsRecords::Rustls);
+    assert_eq!(config.process.watch, Watch::Off);
     assert_eq!(config.log.access, Access::File("/dev/access.log".into()));
     assert_eq!(
         config.admin.as_ref().unwrap().bind.to_string(),
         "[::1]:9901"
     );
-    assert_eq!(config.listeners[0].binds[0].port(), 9443);
+    let listener = &config.listeners[0];
+    assert_eq!(listener.binds[0].port(), 9443);
+    assert_eq!(listener.max_lifetime, Some(Duration::from_secs(8 * 3600)));
+    assert_eq!(listener.on_expiry, OnExpiry::Keep);
 
     let upstream = config.upstream(&UpstreamId::from("web")).unwrap();
     let names: Vec<_> = upstream.servers.iter().map(|s| s.id.as_str()).collect();
@@ -179,11 +187,13 @@ fn the_schema_s_defaults_say_what_the_code_does() {
     let written = changed(
         "upstream = \"web\"\n",
         &format!(
-            "upstream = \"web\"\nhandshake_timeout = {}\nidle_timeout = {}\nhalf_close_timeout = {}\nkeepalive = {}\n",
+            "upstream = \"web\"\nhandshake_timeout = {}\nidle_timeout = {}\nhalf_close_timeout = {}\nkeepalive = {}\nmax_lifetime = {}\non_expiry = {}\n",
             default("listener", "handshake_timeout"),
             default("listener", "idle_timeout"),
             default("listener", "half_close_timeout"),
             default("listener", "keepalive"),
+            default("listener", "max_lifetime"),
+            default("listener", "on_expiry"),
         ),
     );
     assert_eq!(config(&written), config(PLAIN));

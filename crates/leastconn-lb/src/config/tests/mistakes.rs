@@ -392,16 +392,21 @@ fn mistakes_and_what_is_said() {
             "routes = [{ sni = \"a.b\", upstream = \"web\" }]",
             "error: `routes` go by the TLS server name, and the listener has no `tls`",
         ),
-        // Not yet
         (
             "upstream = \"web\"",
-            "upstream = \"web\"\nmax_lifetime = \"1h\"",
-            "error: `max_lifetime = \"1h\"` is not supported yet (it is planned); remove it, or set it to \"0s\"",
+            "upstream = \"web\"\nmax_lifetime = \"1\"",
+            "error: `max_lifetime`: ",
         ),
         (
             "upstream = \"web\"",
-            "upstream = \"web\"\non_expiry = \"close\"",
-            "error: `on_expiry` is not supported yet (it is planned); remove it",
+            "upstream = \"web\"\non_expiry = \"closed\"",
+            "error: `on_expiry` cannot be \"closed\"",
+        ),
+        // Not yet
+        (
+            "upstream = \"web\"",
+            "upstream = \"web\"\nproxy_protocol = \"required\"",
+            "error: `proxy_protocol = \"required\"` is not supported yet (it is planned); remove it, or set it to \"off\"",
         ),
         (
             "servers =",

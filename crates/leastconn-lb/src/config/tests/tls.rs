@@ -9,7 +9,7 @@ use rcgen::{
 };
 use tempfile::TempDir;
 
-use super::{PLAIN, reading};
+use super::{PLAIN, TODAY, reading};
 use crate::config::{ClientAuth, MinVersion};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
@@ -436,4 +436,48 @@ fn odd_certificates_are_warned_of() {
     .unwrap();
     let said = pki.says(&ALL.replace(", crl = \"ca.crl\"", ""));
     assert!(said[0].contains("is not an authority's"), "{said:#?}");
+}
+
+#[test]
+fn files_are_loaded_again_as_they_were_written() {
+    let pki = Pki::new();
+    for (from, to) in [("server.crt", "a \"b\" \\.crt"), ("ca.crl", "\u{fc}.crl")] {
+        fs::copy(pki.dir.path().join(from), pki.dir.path().join(to)).unwrap();
+    }
+    let written = r#"cert = "a \"b\" \\.crt", key = "server.key", client_ca = "ca.crt", crl = ["ca.crl", "\u00fc.crl"], min_version = "1.3""#;
+    let config = reading(&with_tls(written), pki.dir.path()).config.unwrap();
+    let tls = config.listeners[0].tls.as_ref().unwrap();
+    let now = TODAY.parse().unwrap();
+    let (again, warnings) = tls.load_again("main", now).unwrap();
+    assert!(warnings.is_empty(), "{warnings}");
+    assert_eq!(again, *tls);
+    let files: Vec<_> = tls.written.files().collect();
+    let names = [
+        "a \"b\" \\.crt",
+        "server.key",
+        "ca.crt",
+        "ca.crl",
+        "\u{fc}.crl",
+    ];
+    assert_eq!(files, names.map(|name| pki.dir.path().join(name)));
+
+    pki.write("server.key", "");
+    let problems = tls.load_again("main", now).unwrap_err();
+    assert_eq!(
+        problems.to_string(),
+        "\
+error: \"server.key\": the file is empty
+ --> `tls` of listener `main`:2:7
+  |
+2 | key = \"server.key\"
+  |       ^^^^^^^^^^^^"
+    );
+    pki.server(server_params());
+    let config = reading(
+        &with_tls(r#"cert = "server.crt", key = "server.key", client_auth = "none""#),
+        pki.dir.path(),
+    );
+    let config = config.config.unwrap();
+    let tls = config.listeners[0].tls.as_ref().unwrap();
+    assert_eq!(tls.load_again("main", now).unwrap().0, *tls);
 }

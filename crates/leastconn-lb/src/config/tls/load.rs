@@ -12,7 +12,7 @@ use rustls::{
 };
 
 use super::{
-    CertificateFile, ClientAuth, MinVersion, Tls, TlsMaterial,
+    CertificateFile, ClientAuth, MinVersion, Tls, TlsMaterial, Written,
     file::{Pem, Wanted},
     inspect::{self, Crl},
 };
@@ -87,11 +87,13 @@ pub(crate) fn load(
     if loader.problems.errors() > errors {
         return None;
     }
+    let min_version = min_version
+        .as_ref()
+        .map_or(MinVersion::Tls12, |at| at.value);
     Some(Tls {
-        min_version: min_version
-            .as_ref()
-            .map_or(MinVersion::Tls12, |at| at.value),
+        min_version,
         client_auth,
+        written: Written::new(&raw.value, base_dir, (min_version, client_auth)),
         material: Arc::new(TlsMaterial {
             cert_chain: chain?,
             key: key?,

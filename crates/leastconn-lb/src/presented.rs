@@ -1,0 +1,205 @@
+//! What clients have shown to prove who they are: every certificate chain once,
+//! for as long as a connection is open that has shown it.
+//!
+//! It is kept to judge open connections again, when authorities, lists or rules
+//! change and when it runs out. A client that connects again and again is one
+//! entry, and its certificate is parsed once.
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::{
+    certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList,
+};
+
+use crate::{
+    identity::{Ambiguous, Certificate},
+    tls::{self, Fingerprint},
+};
+
+/// Enough that workers rarely meet.
+const SHARDS: usize = 16;
+
+/// All chains that open connections have shown.
+#[derive(Debug, Default)]
+pub struct Chains([Mutex<Shard>; SHARDS]);
+
+type Shard = HashMap<Fingerprint, Weak<Presented>>;
+
+/// A chain that a client has shown: verified when it was, and its own.
+#[derive(Debug)]
+pub struct Presented {
+    /// What the leaf says of its owner.
+    pub certificate: Arc<Certificate>,
+    /// The leaf, then what came with it.
+    chain: Box<[CertificateDer<'static>]>,
+    fingerprint: Fingerprint,
+    /// Issuer and serial number of each, hashed: what revocation lists name.
+    names: Box<[u64]>,
+    /// `notAfter` of each, in seconds since 1970, in ascending order.
+    ends: Box<[i64]>,
+    table: Weak<Chains>,
+}
+
+impl Chains {
+    /// The entry for a chain, which is not empty.
+    ///
+    /// # Errors
+    /// If its leaf is ambiguous.
+    pub fn intern(
+        self: &Arc<Self>,
+        chain: Vec<CertificateDer<'static>>,
+    ) -> Result<Arc<Presented>, Ambiguous> {
+        let fingerprint = tls::fingerprint(&chain);
+        if let Some(known) = self.known(&fingerprint) {
+            return Ok(known);
+        }
+        let presented = Arc::new(Presented::read(chain, fingerprint, self)?);
+        let mut shard = self.shard(&fingerprint);
+        // Another connection may have been faster. Ours is then dropped, and looks
+        // at the shard for it: after this lock is given back.
+        if let Some(known) = shard.get(&fingerprint).and_then(Weak::upgrade) {
+            drop(shard);
+            return Ok(known);
+        }
+        shard.insert(fingerprint, Arc::downgrade(&presented));
+        drop(shard);
+        Ok(presented)
+    }
+
+    /// How many chains are kept.
+    pub fn len(&self) -> usize {
+        let shards = self.0.iter();
+        shards.map(|shard| lock(shard).len()).sum()
+    }
+
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn known(&self, fingerprint: &Fingerprint) -> Option<Arc<Presented>> {
+        self.shard(fingerprint)
+            .get(fingerprint)
+            .and_then(Weak::upgrade)
+    }
+
+    fn shard(&self, fingerprint: &Fingerprint) -> MutexGuard<'_, Shard> {
+        lock(&self.0[usize::from(fingerprint[0]) % SHARDS])
+    }
+}
+
+/// Nothing that holds the lock leaves it half changed.
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Presented {
+    fn read(
+        chain: Vec<CertificateDer<'static>>,
+        fingerprint: Fingerprint,
+        table: &Arc<Chains>,
+    ) -> Result<Self, Ambiguous> {
+        let leaf = chain.first().ok_or(Ambiguous::Unreadable)?;
+        let certificate = Certificate::from_der(leaf)?;
+        let mut ends = Vec::new();
+        let mut names = Vec::new();
+        for der in &chain {
+            // What does not parse does not count for the path either.
+            if let Ok((_, certificate)) = X509Certificate::from_der(der) {
+                ends.push(certificate.validity().not_after.timestamp());
+                names.push(name(
+                    certificate.issuer().as_raw(),
+                    certificate.raw_serial(),
+                ));
+            }
+        }
+        ends.sort_unstable();
+        Ok(Self {
+            certificate: Arc::new(certificate),
+            chain: chain.into(),
+            fingerprint,
+            names: names.into(),
+            ends: ends.into(),
+            table: Arc::downgrade(table),
+        })
+    }
+
+    /// The leaf, then what came with it.
+    pub const fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    /// SHA-256 over all of it.
+    pub const fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    /// When the next of its certificates runs out that has not at `now`; in seconds
+    /// since 1970.
+    pub fn next_end(&self, now: i64) -> Option<i64> {
+        let past = self.ends.partition_point(|&end| end < now);
+        self.ends.get(past).copied()
+    }
+
+    /// The last second in which all of it is in force.
+    pub fn first_end(&self) -> Option<i64> {
+        self.ends.first().copied()
+    }
+
+    /// Whether one of its certificates is among those `named`.
+    pub fn is_among(&self, named: &Named) -> bool {
+        self.names.iter().any(|name| named.0.contains(name))
+    }
+}
+
+impl Drop for Presented {
+    fn drop(&mut self) {
+        let Some(table) = self.table.upgrade() else {
+            return;
+        };
+        let mut shard = table.shard(&self.fingerprint);
+        // A later one may have taken its place already.
+        if let Some(entry) = shard.get(&self.fingerprint)
+            && entry.strong_count() == 0
+        {
+            shard.remove(&self.fingerprint);
+            if shard.capacity() > 4 * shard.len().max(64) {
+                shard.shrink_to_fit();
+            }
+        }
+    }
+}
+
+/// All certificates that revocation lists name.
+///
+/// By a hash of issuer and serial number, for two uses: whom to verify first, which
+/// an accident cannot harm, and who is cut off that has no list of its own any
+/// more, where one in 2^64 is fewer than there are faults of memory.
+#[derive(Debug, Default)]
+pub struct Named(HashSet<u64, BuildHasherDefault<DefaultHasher>>);
+
+impl Named {
+    /// Adds those of one list. One that does not parse names nobody: it was read
+    /// before, when it was loaded.
+    pub fn add(&mut self, list: &CertificateRevocationListDer<'_>) {
+        let Ok((_, list)) = CertificateRevocationList::from_der(list) else {
+            return;
+        };
+        let issuer = list.issuer().as_raw();
+        let revoked = list.iter_revoked_certificates();
+        self.0
+            .extend(revoked.map(|revoked| name(issuer, revoked.raw_serial())));
+    }
+}
+
+fn name(issuer: &[u8], serial: &[u8]) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one((issuer, serial))
+}
+
+#[cfg(test)]
+mod tests;

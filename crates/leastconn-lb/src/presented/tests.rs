@@ -1,0 +1,87 @@
+use leastconn_testkit::{TestCa, pki::Cert};
+use rustls::pki_types::pem::PemObject;
+
+use super::*;
+
+fn named(pem: &str) -> Named {
+    let mut named = Named::default();
+    named.add(&CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).unwrap());
+    named
+}
+
+fn seconds(cert: &Cert) -> i64 {
+    let (_, cert) = X509Certificate::from_der(cert.der()).unwrap();
+    cert.validity().not_after.timestamp()
+}
+
+#[test]
+fn a_chain_is_kept_once_and_as_long_as_it_is_used() {
+    let chains = Arc::new(Chains::default());
+    let ca = TestCa::new("ca");
+    let (a, b) = (ca.leaf("a").build(), ca.leaf("b").build());
+    let first = chains.intern(a.chain_der.clone()).unwrap();
+    let again = chains.intern(a.chain_der.clone()).unwrap();
+    let other = chains.intern(b.chain_der).unwrap();
+    assert!(Arc::ptr_eq(&first, &again) && !Arc::ptr_eq(&first, &other));
+    assert_eq!(first.certificate.cn.as_deref(), Some("a"));
+    assert_eq!(chains.len(), 2);
+    drop(first);
+    assert_eq!(chains.len(), 2);
+    drop(again);
+    assert_eq!(chains.len(), 1);
+    let returned = chains.intern(a.chain_der).unwrap();
+    assert_eq!(chains.len(), 2);
+    drop((returned, other));
+    assert!(chains.is_empty());
+}
+
+#[test]
+fn many_at_once_share_one_and_leave_none() {
+    let chains = Arc::new(Chains::default());
+    let ca = TestCa::new("ca");
+    let leaves: Vec<_> = (0..3).map(|n| ca.leaf(&n.to_string()).build()).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for n in 0..300 {
+                    let leaf = &leaves[n % leaves.len()];
+                    let shown = chains.intern(leaf.chain_der.clone()).unwrap();
+                    assert_eq!(shown.chain(), leaf.chain_der);
+                }
+            });
+        }
+    });
+    assert!(chains.is_empty());
+}
+
+#[test]
+fn what_is_ambiguous_is_not_kept() {
+    let chains = Arc::new(Chains::default());
+    let leaf = TestCa::new("ca").leaf("a").extra_cn("b").build();
+    let refused = chains.intern(leaf.chain_der).unwrap_err();
+    assert_eq!(refused, Ambiguous::SeveralCommonNames);
+    assert!(chains.is_empty());
+}
+
+#[test]
+fn it_knows_when_it_runs_out_and_which_list_names_it() {
+    let chains = Arc::new(Chains::default());
+    let root = TestCa::new("root");
+    let below = root.intermediate("below");
+    let leaf = below.leaf("a").validity(-10, 1000).build();
+    let other = below.leaf("b").build();
+    let shown = chains.intern(leaf.chain_der.clone()).unwrap();
+    let (end, above) = (seconds(&leaf), seconds(below.cert()));
+    assert_eq!(shown.first_end(), Some(end));
+    assert_eq!(shown.next_end(end), Some(end));
+    assert_eq!(shown.next_end(end + 1), Some(above));
+    assert_eq!(shown.next_end(above + 1), None);
+
+    assert!(shown.is_among(&named(&below.crl(&[&other, &leaf]))));
+    assert!(!shown.is_among(&named(&below.crl(&[&other]))));
+    // An authority above it.
+    assert!(shown.is_among(&named(&root.crl(&[below.cert()]))));
+    // The same serial number of another issuer is another certificate.
+    assert!(!shown.is_among(&named(&root.crl(&[&leaf]))));
+    assert!(!shown.is_among(&Named::default()));
+}

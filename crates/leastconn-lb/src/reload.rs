@@ -1,0 +1,445 @@
+//! Changing the configuration of a running balancer.
+//!
+//! Everything is read anew, checked, and tried as far as it can be tried: TLS
+//! configurations are made, files opened, addresses bound. Only then is the
+//! difference applied, in steps that cannot fail. Whatever goes wrong before,
+//! nothing has changed.
+//!
+//! It is done on a thread of its own, not on the workers': reading a hundred
+//! thousand rules takes a second.
+
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::{
+    accept::Gate,
+    config::{self, Config, Format, Loaded, Problems},
+    descriptors, judge,
+    listener::{self, Common, Listener},
+    logging,
+    presented::Named,
+    running::{Current, Running},
+    shared::{Phase, Shared},
+    sockets::{Changes, Sockets},
+    state::State,
+};
+
+const NOT_RELOADED: &str =
+    "the configuration was NOT reloaded; nothing has changed, and the one before goes on";
+
+const NOT_LOADED: &str = "changed TLS files were NOT loaded; those from before stay in force";
+
+/// How a reload went.
+#[derive(Clone, Debug)]
+pub struct LastReload {
+    /// When.
+    pub time: Timestamp,
+    /// Why nothing was changed, a line each; none: it was applied.
+    pub reasons: Vec<String>,
+}
+
+/// Changes the configuration of a running balancer.
+#[derive(Debug)]
+pub struct Reloader {
+    shared: Arc<Shared>,
+    gate: Gate,
+    common: Common,
+    sizes: Mutex<Sizes>,
+    sockets: Mutex<Sockets>,
+    /// One at a time; others wait.
+    turn: tokio::sync::Mutex<()>,
+    /// One waits already, and will read whatever was written before it was asked for.
+    waiting: AtomicBool,
+    /// A configuration was applied.
+    applied: Notify,
+}
+
+/// How much may go on at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Connections.
+    pub connections: usize,
+    /// TLS handshakes.
+    pub handshakes: usize,
+}
+
+/// Why a configuration was not applied.
+#[derive(Debug)]
+enum Rejected {
+    Problems(Problems),
+    Reasons(Vec<String>),
+}
+
+impl Rejected {
+    fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Problems(problems) => problems.lines().collect(),
+            Self::Reasons(reasons) => reasons.clone(),
+        }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Rejected {
+    fn from(error: E) -> Self {
+        Self::Reasons(vec![error.to_string()])
+    }
+}
+
+impl Reloader {
+    /// For the balancer that `shared` shows, with the `sockets` that it has.
+    pub fn new(
+        shared: Arc<Shared>,
+        gate: Gate,
+        common: Common,
+        sizes: Sizes,
+        sockets: Sockets,
+    ) -> Self {
+        Self {
+            shared,
+            gate,
+            common,
+            sizes: Mutex::new(sizes),
+            sockets: Mutex::new(sockets),
+            turn: tokio::sync::Mutex::new(()),
+            waiting: AtomicBool::new(false),
+            applied: Notify::new(),
+        }
+    }
+
+    /// The sockets.
+    pub(crate) fn sockets(&self) -> std::sync::MutexGuard<'_, Sockets> {
+        // Nothing that holds it leaves it half changed.
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The running configuration.
+    pub(crate) fn running(&self) -> &Running {
+        &self.shared.running
+    }
+
+    /// Waits until a configuration is applied that was not waited for before. For
+    /// one task.
+    pub(crate) async fn applied(&self) {
+        self.applied.notified().await;
+    }
+
+    /// Reloads in the background. Asked again before it has begun, it does so once:
+    /// it will see what is there now.
+    pub fn request(self: &Arc<Self>) {
+        if self.waiting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let this = Arc::clone(self);
+        tokio::spawn(async move { this.reload().await });
+    }
+
+    /// Reads the configuration anew, checks it, and applies what changed. Waits for
+    /// a reload that is going on.
+    ///
+    /// # Cancel safety
+    /// What has begun is finished.
+    pub async fn reload(self: &Arc<Self>) -> LastReload {
+        let _turn = self.turn.lock().await;
+        self.waiting.store(false, Ordering::Release);
+        let this = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || {
+            let rejected = this.load_and_apply().err();
+            this.conclude(rejected.as_ref(), NOT_RELOADED)
+        });
+        // A panic is the only way not to get there. Its message has been logged.
+        done.await.unwrap_or_else(|_| {
+            let fault = "a fault in the balancer itself: please report it";
+            let rejected = Rejected::Reasons(vec![fault.to_owned()]);
+            self.conclude(Some(&rejected), NOT_RELOADED)
+        })
+    }
+
+    /// Loads the files of all `tls` tables anew, and applies what changed in them.
+    /// The rest of the configuration stays as it runs. A listener whose files are no
+    /// good keeps those that it has, and keeps no other from getting new ones.
+    ///
+    /// # Cancel safety
+    /// What has begun is finished.
+    pub(crate) async fn reload_files(self: &Arc<Self>) {
+        let _turn = self.turn.lock().await;
+        let this = Arc::clone(self);
+        // It fails only by a panic, whose message has been logged.
+        let _ = tokio::task::spawn_blocking(move || this.load_files()).await;
+    }
+
+    fn load_files(&self) {
+        if self.shared.phase() == Phase::Draining {
+            return;
+        }
+        let mut config = self.shared.state().config.clone();
+        let mut changed = Vec::new();
+        for listener in &mut config.listeners {
+            let Some(tls) = &listener.tls else {
+                continue;
+            };
+            match tls.load_again(&listener.name, Timestamp::now()) {
+                Ok((next, _)) if next == *tls => {}
+                Ok((next, warnings)) => {
+                    warn(&warnings);
+                    listener.tls = Some(next);
+                    changed.push(Arc::clone(&listener.name));
+                }
+                Err(problems) => {
+                    self.conclude(Some(&Rejected::Problems(problems)), NOT_LOADED);
+                }
+            }
+        }
+        if changed.is_empty() {
+            return;
+        }
+        let rejected = self.apply(config).err();
+        if rejected.is_none() {
+            for listener in changed {
+                tracing::info!(
+                    listener = &*listener,
+                    "TLS files have changed: the new ones are in force"
+                );
+            }
+        }
+        self.conclude(rejected.as_ref(), NOT_LOADED);
+    }
+
+    fn load_and_apply(&self) -> Result<(), Rejected> {
+        let state = self.shared.state();
+        let Loaded {
+            config, warnings, ..
+        } = config::load(&state.config.path).map_err(Rejected::Problems)?;
+        warn(&warnings);
+        drop(state);
+        let (state, changes) = self.apply(config)?;
+        announce(&state, &changes);
+        Ok(())
+    }
+
+    /// Says how it went, and keeps it.
+    fn conclude(&self, rejected: Option<&Rejected>, consequence: &str) -> LastReload {
+        let reasons = rejected.map(Rejected::lines).unwrap_or_default();
+        if let Some(rejected) = rejected {
+            let format = self.shared.state().config.log.format;
+            match rejected {
+                // As `check` shows it, for people.
+                Rejected::Problems(problems) if format == Format::Text => {
+                    eprint!("{}", problems.render(config::stderr_has_colours()));
+                }
+                _ => reasons
+                    .iter()
+                    .for_each(|reason| tracing::error!("{reason}")),
+            }
+            tracing::error!("{consequence}");
+        }
+        let reload = LastReload {
+            time: Timestamp::now(),
+            reasons,
+        };
+        self.shared.reloaded(reload.clone());
+        reload
+    }
+
+    /// Applies a configuration that was checked.
+    fn apply(&self, config: Config) -> Result<(Arc<State>, Changes), Rejected> {
+        let current = self.shared.running.current();
+        let earlier = &current.state.config;
+        let frozen = needs_restart(earlier, &config);
+        if !frozen.is_empty() {
+            return Err(Rejected::Reasons(frozen));
+        }
+        // From here until it is applied, nobody begins to drain.
+        let mut sockets = self.sockets();
+        if self.shared.phase() == Phase::Draining {
+            let reason = "the balancer is stopping".to_owned();
+            return Err(Rejected::Reasons(vec![reason]));
+        }
+        let log = &self.shared.books.log;
+        let next_log = (earlier.log.access != config.log.access)
+            .then(|| log.prepare(&config.log.access))
+            .transpose()?;
+        let mut tls = HashMap::new();
+        for listener in &config.listeners {
+            let records = config.process.tls_records;
+            let made = match current.listener(&listener.name) {
+                Some(earlier) => earlier.next_tls(listener, records),
+                None => Listener::first_tls(listener, records),
+            };
+            tls.insert(Arc::clone(&listener.name), made?);
+        }
+        let plan = sockets.plan(&config).map_err(|errors| {
+            Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
+        })?;
+        let state = Arc::new(current.state.succeed(config)?);
+
+        // All that can fail has been done.
+        let next = self.successors(&current, &state, tls, &mut sockets);
+        current.state.stop_checks_for(&state);
+        self.shared.running.replace(next);
+        let changes = sockets.apply(plan, &self.gate);
+        drop(sockets);
+        if let Some(next) = next_log {
+            log.switch(next);
+        }
+        if earlier.process != state.config.process {
+            self.resize(&state.config);
+        }
+        logging::change(&state.config.log);
+        self.judge_again(earlier);
+        self.applied.notify_one();
+        Ok((state, changes))
+    }
+
+    /// Judges all open connections under what is in force now.
+    fn judge_again(&self, earlier: &Config) {
+        let current = self.shared.running.current();
+        let mut named = Named::default();
+        for listener in &current.state.config.listeners {
+            let before = earlier.listener(&listener.name);
+            let before = before.and_then(|before| before.tls.as_ref());
+            if let Some(tls) = &listener.tls
+                && before.is_none_or(|before| before.material.crls != tls.material.crls)
+            {
+                tls.material.crls.iter().for_each(|list| named.add(list));
+            }
+        }
+        let metrics = &self.shared.books.metrics;
+        report(&judge::all(
+            &self.shared.registry,
+            &current,
+            metrics,
+            &named,
+        ));
+    }
+
+    fn successors(
+        &self,
+        current: &Current,
+        state: &Arc<State>,
+        mut tls: HashMap<Arc<str>, Option<listener::Tls>>,
+        sockets: &mut Sockets,
+    ) -> Current {
+        let mut listeners = HashMap::new();
+        for config in &state.config.listeners {
+            let tls = tls.remove(&config.name).flatten();
+            let next = match current.listener(&config.name) {
+                Some(earlier) => earlier.succeed(config, Arc::clone(state), tls),
+                None => Listener::new(config, Arc::clone(state), tls, &self.common),
+            };
+            listeners.insert(Arc::clone(&config.name), Arc::new(next));
+        }
+        let open: HashSet<_> = {
+            let live = self.shared.registry.list();
+            live.iter().map(|live| Arc::clone(&live.listener)).collect()
+        };
+        let retiring = current.retired.iter().filter(|(name, _)| {
+            // In this order: what its task accepts at last is among the open ones
+            // once it has ended.
+            sockets.is_leaving(name) || open.contains(*name)
+        });
+        let retired = current
+            .listeners
+            .iter()
+            .chain(retiring)
+            .filter(|(name, _)| !listeners.contains_key(*name))
+            .map(|(name, listener)| {
+                let listener = listener.retire(Arc::clone(state));
+                (Arc::clone(name), Arc::new(listener))
+            })
+            .collect();
+        Current {
+            state: Arc::clone(state),
+            listeners,
+            retired,
+        }
+    }
+
+    /// Changes how much may go on at once. What goes on already goes on: where there
+    /// is more of it than may be, nothing new begins until enough has ended.
+    fn resize(&self, config: &Config) {
+        let process = &config.process;
+        let connections = descriptors::max_connections(process.max_connections);
+        let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        resize(&self.gate.connections, &mut sizes.connections, connections);
+        let handshakes = process.max_handshakes.get();
+        resize(&self.common.handshakes, &mut sizes.handshakes, handshakes);
+    }
+}
+
+fn resize(semaphore: &Arc<Semaphore>, size: &mut usize, to: usize) {
+    let from = mem::replace(size, to);
+    if to >= from {
+        semaphore.add_permits(to - from);
+        return;
+    }
+    let owed = from - to - semaphore.forget_permits(from - to);
+    let Ok(owed @ 1..) = u32::try_from(owed) else {
+        return;
+    };
+    let semaphore = Arc::clone(semaphore);
+    tokio::spawn(async move {
+        // Before all who come later: what ends is not begun anew.
+        if let Ok(permits) = semaphore.acquire_many_owned(owed).await {
+            permits.forget();
+        }
+    });
+}
+
+/// What differs and cannot be changed while the process runs.
+fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut compare = |key: &str, differs: bool| {
+        if differs {
+            all.push(format!(
+                "`{key}` was changed, which needs a restart: nothing else of this configuration is applied before"
+            ));
+        }
+    };
+    let (from, to) = (&running.process, &new.process);
+    compare(
+        "process.workers",
+        from.workers != to.workers && !(from.auto_workers && to.auto_workers),
+    );
+    match (&running.admin, &new.admin) {
+        (Some(from), Some(to)) => compare("admin.bind", from.bind != to.bind),
+        (from, to) => compare("admin", from.is_some() != to.is_some()),
+    }
+    all
+}
+
+fn warn(warnings: &Problems) {
+    for warning in warnings.lines() {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// Says how many connections were ended, and why.
+pub(crate) fn report(ended: &judge::Ended) {
+    for (reason, connections) in ended {
+        tracing::info!(connections, %reason, "open connections were judged again and ended");
+    }
+}
+
+fn announce(state: &State, changes: &Changes) {
+    for (listener, address) in &changes.closed {
+        tracing::info!(listener = &**listener, %address, "no longer listening");
+    }
+    for (listener, address) in &changes.opened {
+        tracing::info!(listener = &**listener, %address, "listening");
+    }
+    tracing::info!(
+        listeners = state.config.listeners.len(),
+        upstreams = state.config.upstreams.len(),
+        clients = state.config.clients.len(),
+        "reloaded: the new configuration is in force"
+    );
+}

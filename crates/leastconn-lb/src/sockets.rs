@@ -1,0 +1,295 @@
+//! The sockets that are listened at, and what changes about them when the
+//! configuration does.
+//!
+//! A change is planned first, with every new address bound, and only then carried
+//! out, which cannot fail. A socket whose address stays is never closed, whatever
+//! else changes: clients in its queue do not notice.
+
+use std::{io, mem, net::SocketAddr, sync::Arc, time::Duration};
+
+use leastconn::net;
+use socket2::SockRef;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use crate::{
+    accept::{self, BindError, Gate, Task},
+    config::Config,
+};
+
+/// All sockets that are listened at.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    bound: Vec<Bound>,
+    /// Told to take what has come already and end.
+    leaving: Vec<(Arc<str>, JoinHandle<()>)>,
+}
+
+/// One of the addresses that a configuration listens at.
+#[derive(Clone, Debug)]
+struct Wanted {
+    listener: Arc<str>,
+    address: SocketAddr,
+    only_v6: bool,
+    keepalive: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Bound {
+    wanted: Wanted,
+    /// With the port that the system chose.
+    address: SocketAddr,
+    socket: Arc<TcpListener>,
+    told: watch::Sender<Task>,
+    task: JoinHandle<()>,
+}
+
+/// What is to change: all that can fail has been done.
+#[derive(Debug)]
+pub struct Plan(Vec<(Wanted, Source)>);
+
+#[derive(Debug)]
+enum Source {
+    /// The number of a socket that is bound already.
+    Kept(usize),
+    New(TcpListener, SocketAddr),
+}
+
+/// A configuration's addresses cannot be listened at.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// An address is not to be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// One that this process listens at already is in the way.
+    #[error(
+        "listener `{listener}` cannot listen on {address}: this process listens at {at}, which is in the way; that change needs a restart"
+    )]
+    Overlaps {
+        /// The listener.
+        listener: Arc<str>,
+        /// What was wanted.
+        address: SocketAddr,
+        /// What is in the way.
+        at: SocketAddr,
+    },
+    /// Linux does not let a socket change that.
+    #[error(
+        "listener `{listener}`: whether {address} takes IPv4 connections too changes with its neighbour, which needs a restart"
+    )]
+    OnlyV6 {
+        /// The listener.
+        listener: Arc<str>,
+        /// The IPv6 address.
+        address: SocketAddr,
+    },
+}
+
+/// What has changed.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Sockets that are listened at from now on.
+    pub opened: Vec<(Arc<str>, SocketAddr)>,
+    /// Those that are not any more.
+    pub closed: Vec<(Arc<str>, SocketAddr)>,
+}
+
+impl Sockets {
+    /// Works out what has to change for `config`, and binds what is new.
+    ///
+    /// # Errors
+    /// All addresses that are not to be had. What was bound is closed again.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn plan(&self, config: &Config) -> Result<Plan, Vec<PlanError>> {
+        let wanted = wanted(config);
+        let mut kept: Vec<Option<usize>> = vec![None; wanted.len()];
+        // Those that keep their listener have first choice. A port that the system
+        // chose belongs to its listener; any other may go on under a new name.
+        for same_listener in [true, false] {
+            for (position, wanted) in wanted.iter().enumerate() {
+                if kept[position].is_some() {
+                    continue;
+                }
+                let found = self.bound.iter().enumerate().find(|(number, bound)| {
+                    let same = bound.wanted.listener == wanted.listener;
+                    bound.wanted.address == wanted.address
+                        && (same || (!same_listener && wanted.address.port() != 0))
+                        && !kept.contains(&Some(*number))
+                });
+                kept[position] = found.map(|(number, _)| number);
+            }
+        }
+        let mut plan = Vec::new();
+        let mut errors = Vec::new();
+        for (wanted, kept) in wanted.into_iter().zip(kept) {
+            let from = match kept {
+                Some(number) if self.bound[number].wanted.only_v6 != wanted.only_v6 => {
+                    Err(PlanError::OnlyV6 {
+                        listener: Arc::clone(&wanted.listener),
+                        address: wanted.address,
+                    })
+                }
+                Some(number) => Ok(Source::Kept(number)),
+                None => self.bind(&wanted),
+            };
+            match from {
+                Ok(from) => plan.push((wanted, from)),
+                Err(error) => errors.push(error),
+            }
+        }
+        if errors.is_empty() {
+            Ok(Plan(plan))
+        } else {
+            Err(errors)
+        }
+    }
+
+    fn bind(&self, wanted: &Wanted) -> Result<Source, PlanError> {
+        let bound = accept::bind(
+            &wanted.listener,
+            wanted.address,
+            wanted.only_v6,
+            wanted.keepalive,
+        )
+        .and_then(|socket| {
+            let open = || {
+                let address = socket.local_addr()?;
+                io::Result::Ok(Source::New(TcpListener::from_std(socket)?, address))
+            };
+            open().map_err(|error| BindError::new(&wanted.listener, wanted.address, error))
+        });
+        bound.map_err(|error| {
+            let in_the_way = self
+                .bound
+                .iter()
+                .find(|bound| error.is_in_use() && wanted.address.port() == bound.address.port());
+            match in_the_way {
+                Some(bound) => PlanError::Overlaps {
+                    listener: Arc::clone(&wanted.listener),
+                    address: wanted.address,
+                    at: bound.address,
+                },
+                None => error.into(),
+            }
+        })
+    }
+
+    /// Carries out a plan that was made for the sockets as they are now.
+    pub fn apply(&mut self, plan: Plan, gate: &Gate) -> Changes {
+        let mut changes = Changes::default();
+        let mut earlier: Vec<_> = mem::take(&mut self.bound).into_iter().map(Some).collect();
+        for (wanted, from) in plan.0 {
+            let bound = match from {
+                Source::New(socket, address) => {
+                    changes.opened.push((Arc::clone(&wanted.listener), address));
+                    Bound::start(wanted, address, Arc::new(socket), gate)
+                }
+                Source::Kept(number) => match earlier.get_mut(number).and_then(Option::take) {
+                    Some(bound) => bound.go_on(wanted, gate),
+                    // A plan names each of them at most once.
+                    None => continue,
+                },
+            };
+            self.bound.push(bound);
+        }
+        for bound in earlier.into_iter().flatten() {
+            let listener = &bound.wanted.listener;
+            changes.closed.push((Arc::clone(listener), bound.address));
+            self.close(bound);
+        }
+        changes
+    }
+
+    fn close(&mut self, bound: Bound) {
+        bound.told.send_replace(Task::Close);
+        self.leaving.push((bound.wanted.listener, bound.task));
+    }
+
+    /// Whether connections may still be accepted for a listener that is gone.
+    pub fn is_leaving(&mut self, listener: &str) -> bool {
+        self.leaving.retain(|(_, task)| !task.is_finished());
+        self.leaving.iter().any(|(name, _)| **name == *listener)
+    }
+
+    /// Closes all of them, and returns the tasks to wait for: a socket is closed
+    /// once its task has ended.
+    pub fn close_all(&mut self) -> Vec<JoinHandle<()>> {
+        for bound in mem::take(&mut self.bound) {
+            self.close(bound);
+        }
+        let leaving = mem::take(&mut self.leaving);
+        leaving.into_iter().map(|(_, task)| task).collect()
+    }
+
+    /// Each listener's name and bound address, in the configuration's order.
+    pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
+        let bound = self.bound.iter();
+        bound
+            .map(|bound| (Arc::clone(&bound.wanted.listener), bound.address))
+            .collect()
+    }
+}
+
+impl Bound {
+    fn start(wanted: Wanted, address: SocketAddr, socket: Arc<TcpListener>, gate: &Gate) -> Self {
+        let told = watch::Sender::new(Task::Accept);
+        let accepting = accept::accept(
+            Arc::clone(&socket),
+            Arc::clone(&wanted.listener),
+            gate.clone(),
+            told.subscribe(),
+        );
+        Self {
+            wanted,
+            address,
+            socket,
+            told,
+            task: tokio::spawn(accepting),
+        }
+    }
+
+    fn go_on(self, wanted: Wanted, gate: &Gate) -> Self {
+        if self.wanted.keepalive != wanted.keepalive {
+            // What is accepted from now on has it.
+            let socket = &*self.socket;
+            let set = match wanted.keepalive {
+                Some(idle) => net::set_keepalive(socket, idle),
+                None => SockRef::from(socket).set_keepalive(false),
+            };
+            if let Err(error) = set {
+                tracing::error!(%error, listener = &*wanted.listener, "keepalive stays as it was");
+            }
+        }
+        if self.wanted.listener == wanted.listener {
+            return Self { wanted, ..self };
+        }
+        let next = Self::start(wanted, self.address, self.socket, gate);
+        self.told.send_replace(Task::HandOver);
+        next
+    }
+}
+
+fn wanted(config: &Config) -> Vec<Wanted> {
+    let mut all = Vec::new();
+    for listener in &config.listeners {
+        all.extend(listener.binds.iter().map(|&address| Wanted {
+            listener: Arc::clone(&listener.name),
+            address,
+            only_v6: has_v4_sibling(config, address),
+            keepalive: listener.keepalive,
+        }));
+    }
+    all
+}
+
+/// Whether an IPv6 wildcard address has an IPv4 one of the same port beside it,
+/// which it must leave IPv4 connections to.
+fn has_v4_sibling(config: &Config, address: SocketAddr) -> bool {
+    let mut all = config.listeners.iter().flat_map(|listener| &listener.binds);
+    address.is_ipv6()
+        && all.any(|other| other.is_ipv4() && other.port() == address.port() && other.port() != 0)
+}
+
+#[cfg(test)]
+mod tests;

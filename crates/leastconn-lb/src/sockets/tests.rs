@@ -1,0 +1,127 @@
+use std::collections::HashMap;
+
+use tokio::{net::TcpStream, sync::Semaphore};
+
+use super::*;
+use crate::{
+    access_log::AccessLog,
+    config::{self, Access},
+    live::Registry,
+    metrics::Metrics,
+    record::Books,
+    running::{Current, Running},
+    state::State,
+};
+
+/// A configuration with these listeners, each a name and what is bound.
+fn config(listeners: &[(&str, &str)]) -> Config {
+    let mut text = "[[upstream]]\nname = \"web\"\nhealth_check = { type = \"none\" }\nservers = [\"127.0.0.1:1\"]\n[[client]]\nname = \"a\"\nmatch = { source = \"0.0.0.0/0\" }\nallow = \"web\"\n".to_owned();
+    for (name, bind) in listeners {
+        text += &format!("[[listener]]\nname = \"{name}\"\nupstream = \"web\"\nbind = {bind}\n");
+    }
+    let loaded = config::load_text("test.toml", &text, std::path::Path::new("/"));
+    loaded
+        .unwrap_or_else(|problems| panic!("{problems}"))
+        .config
+}
+
+fn gate() -> Gate {
+    let state = State::start(config(&[("main", "\"127.0.0.1:0\"")])).unwrap();
+    let current = Current {
+        state: Arc::new(state),
+        listeners: HashMap::new(),
+        retired: HashMap::new(),
+    };
+    let (log, _flusher) = AccessLog::open(&Access::Off).unwrap();
+    Gate {
+        connections: Arc::new(Semaphore::new(1)),
+        registry: Arc::new(Registry::default()),
+        books: Books {
+            metrics: Arc::new(Metrics::new()),
+            log,
+        },
+        running: Arc::new(Running::new(current)),
+    }
+}
+
+fn applied(sockets: &mut Sockets, gate: &Gate, listeners: &[(&str, &str)]) -> (usize, usize) {
+    let plan = sockets.plan(&config(listeners)).unwrap();
+    let changes = sockets.apply(plan, gate);
+    (changes.opened.len(), changes.closed.len())
+}
+
+fn names(sockets: &Sockets) -> Vec<String> {
+    let all = sockets.addresses().into_iter();
+    all.map(|(name, _)| name.to_string()).collect()
+}
+
+#[tokio::test]
+async fn only_the_difference_changes() {
+    let (mut sockets, gate) = (Sockets::default(), gate());
+    let two = r#"["127.0.0.1:0", "127.0.0.1:0"]"#;
+    assert_eq!(applied(&mut sockets, &gate, &[("a", two)]), (2, 0));
+    let before = sockets.addresses();
+    assert_eq!(applied(&mut sockets, &gate, &[("a", two)]), (0, 0));
+    assert_eq!(sockets.addresses(), before);
+    // One less of the same: one of them stays.
+    assert_eq!(
+        applied(&mut sockets, &gate, &[("a", "\"127.0.0.1:0\"")]),
+        (0, 1)
+    );
+    assert_eq!(sockets.addresses(), before[..1]);
+    // A port that the system chose is its listener's.
+    assert_eq!(
+        applied(&mut sockets, &gate, &[("b", "\"127.0.0.1:0\"")]),
+        (1, 1)
+    );
+    assert_eq!(names(&sockets), ["b"]);
+    for task in sockets.close_all() {
+        task.await.unwrap();
+    }
+    for (_, address) in before {
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+    assert!(!sockets.is_leaving("a"));
+}
+
+#[tokio::test]
+async fn an_address_goes_from_one_listener_to_another() {
+    let (mut sockets, gate) = (Sockets::default(), gate());
+    applied(&mut sockets, &gate, &[("a", "\"127.0.0.1:0\"")]);
+    let chosen = sockets.addresses()[0].1;
+    drop(sockets);
+    let (mut sockets, fixed) = (Sockets::default(), format!("\"{chosen}\""));
+    // Its task ends with its sender; the socket is free then.
+    while sockets.plan(&config(&[("a", &fixed)])).is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(applied(&mut sockets, &gate, &[("a", &fixed)]), (1, 0));
+    assert_eq!(applied(&mut sockets, &gate, &[("b", &fixed)]), (0, 0));
+    assert_eq!(sockets.addresses(), [("b".into(), chosen)]);
+    drop(TcpStream::connect(chosen).await.unwrap());
+
+    // What overlaps with it cannot be had while it is there.
+    let all = format!("\"0.0.0.0:{}\"", chosen.port());
+    let errors = sockets.plan(&config(&[("b", &all)])).unwrap_err();
+    let said = errors[0].to_string();
+    assert!(said.contains("needs a restart"), "{said}");
+    assert!(said.contains(&chosen.to_string()), "{said}");
+    assert_eq!(sockets.addresses(), [("b".into(), chosen)]);
+}
+
+#[tokio::test]
+async fn what_a_plan_bound_is_free_again_when_it_is_dropped() {
+    let (mut sockets, gate) = (Sockets::default(), gate());
+    applied(&mut sockets, &gate, &[("a", "\"127.0.0.1:0\"")]);
+    let plan = sockets.plan(&config(&[
+        ("a", "\"127.0.0.1:0\""),
+        ("b", "\"127.0.0.1:0\""),
+    ]));
+    let plan = plan.unwrap();
+    let [(_, Source::Kept(0)), (_, Source::New(_, address))] = plan.0[..] else {
+        panic!("{plan:?}");
+    };
+    drop(TcpStream::connect(address).await.unwrap());
+    drop(plan);
+    assert!(TcpStream::connect(address).await.is_err());
+}

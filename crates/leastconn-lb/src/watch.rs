@@ -1,0 +1,97 @@
+//! Watching the files of `tls` tables: certificates, keys, authorities and
+//! revocation lists are loaded anew when they change. Rules and the rest of the
+//! configuration wait to be asked for.
+//!
+//! The *directories* are watched, because files are replaced by renaming: a new file
+//! over the old one, or, as Kubernetes does it, a symbolic link to another directory.
+//! A look at all files every ten seconds finds what the kernel does not tell of, on
+//! network file systems, say. What an event means is not looked at: whether something
+//! changed is seen in the files themselves, of which many may change in one go.
+
+mod events;
+mod stamp;
+
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::{
+    config::{Config, Watch},
+    reload::Reloader,
+};
+
+pub use events::Events;
+use stamp::Stamp;
+
+/// How often all files are looked at.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Whoever replaces several files is done when nothing has changed for so long,
+const QUIET: Duration = Duration::from_millis(200);
+
+/// or, at the latest, after so long.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Loads files when they change, for as long as it is polled.
+pub async fn watch(reloader: Arc<Reloader>, mut events: Events) {
+    // None: nothing is known of them. They were read before they were watched, so
+    // they are read once again, to find that nothing has changed.
+    let mut seen = None;
+    loop {
+        let files = files(&reloader.running().current().state.config);
+        // In this order: what changes after the look is told of.
+        let looking = tokio::task::spawn_blocking(move || {
+            events.follow(&directories(&files));
+            let stamps: Vec<_> = files.into_iter().map(Stamp::of).collect();
+            (events, stamps)
+        });
+        let Ok((back, stamps)) = looking.await else {
+            tracing::error!("files are not watched any more");
+            return;
+        };
+        events = back;
+        if seen.as_ref() != Some(&stamps) && !stamps.is_empty() {
+            // Also if they turn out to be no good: that is said once for each change.
+            seen = Some(stamps);
+            reloader.reload_files().await;
+        }
+        tokio::select! {
+            () = events.changed() => settle(&events).await,
+            () = reloader.applied() => {}
+            () = sleep(LOOK) => {}
+        }
+    }
+}
+
+/// Waits until nothing has changed for a moment.
+async fn settle(events: &Events) {
+    let end = Instant::now() + PATIENCE;
+    let quiet = async { while timeout(QUIET, events.changed()).await.is_ok() {} };
+    let _ = timeout_at(end, quiet).await;
+}
+
+/// All files that are watched.
+fn files(config: &Config) -> Vec<PathBuf> {
+    if config.process.watch == Watch::Off {
+        return Vec::new();
+    }
+    let tls = config.listeners.iter().filter_map(|l| l.tls.as_ref());
+    let files: BTreeSet<_> = tls.flat_map(|tls| tls.written.files()).collect();
+    files.into_iter().collect()
+}
+
+/// Where they are: by the name that is configured, and where links lead.
+fn directories(files: &[PathBuf]) -> BTreeSet<PathBuf> {
+    let resolved = files.iter().filter_map(|file| file.canonicalize().ok());
+    let directory = |file: PathBuf| match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    resolved
+        .chain(files.iter().cloned())
+        .map(directory)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,292 @@
+//! When authorities, lists or rules change, open connections are judged again: those
+//! that may not go on end within a second, and no other notices.
+
+use std::time::Duration;
+
+use leastconn_testkit::client::{TlsStream, read_line, read_to_close, roundtrip};
+use leastconn_testkit::{Cert, DEADLINE, Signal, TestCa, TlsClient, Upstream, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, tcp};
+
+type Open = TlsStream<TcpStream>;
+
+async fn open(client: &TlsClient, lb: &Running) -> Open {
+    let mut stream = client.connect(lb.main()).await.unwrap();
+    assert!(read_line(&mut stream).await.unwrap().starts_with("web"));
+    stream
+}
+
+/// Waits until the balancer has ended it.
+async fn ended(stream: &mut Open) {
+    let mut rest = Vec::new();
+    // Cut off: an error or an end, but nothing more comes.
+    let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
+    assert!(rest.is_empty());
+}
+
+async fn goes_on(stream: &mut Open) {
+    let bytes = vec![5; 50_000];
+    assert!(roundtrip(stream, &bytes).await.unwrap() == bytes);
+}
+
+async fn close(mut stream: Open) {
+    stream.shutdown().await.unwrap();
+    assert!(read_to_close(&mut stream).await.unwrap().is_empty());
+}
+
+/// Reloads, and says how long it took until `stream` had ended.
+async fn ends_by(lb: &Running, config: &str, stream: &mut Open) -> Duration {
+    lb.write_config(config);
+    let start = Instant::now();
+    lb.signal(Signal::HUP);
+    ended(stream).await;
+    start.elapsed()
+}
+
+/// A revoked client among many others of as many certificates.
+async fn one_of(many: usize) {
+    let web = Upstream::named("web1").await;
+    let lb = Site::new()
+        .process("watch = \"off\"")
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("all", &cn("*.lb.com"), "web", "")
+        .start()
+        .await;
+    let revoked: Cert = lb.ca().leaf("bad.lb.com").build();
+    let mut bad = open(&lb.showing(&revoked), &lb).await;
+    let mut others = Vec::new();
+    for n in 0..many {
+        others.push(open(&lb.client(&format!("c{n}.lb.com")), &lb).await);
+    }
+    // They talk while it happens: what was sent before comes back after.
+    let word = b"before the reload";
+    for stream in &mut others {
+        stream.write_all(word).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+    lb.ca().write_crl(lb.dir(), &[&revoked]);
+    let took = ends_by(&lb, &lb.config(), &mut bad).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let record = lb
+        .wait_record(
+            |record| record["outcome"] == "revoked_certificate",
+            DEADLINE,
+        )
+        .await;
+    assert_eq!(record["identity"], "cn:bad.lb.com");
+    for stream in &mut others {
+        let mut back = [0; 17];
+        within(DEADLINE, "its answer", stream.read_exact(&mut back))
+            .await
+            .unwrap();
+        assert_eq!(&back, word);
+        assert_eq!(roundtrip(stream, b"after").await.unwrap(), b"after");
+    }
+    assert_eq!(lb.records().len(), 1);
+    for stream in others {
+        close(stream).await;
+    }
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn who_is_revoked_is_cut_off_within_a_second_and_nobody_else() {
+    let long = std::env::var_os("LEASTCONN_LONG").is_some();
+    one_of(if long { 8_000 } else { 500 }).await;
+}
+
+#[tokio::test]
+async fn an_authority_that_is_gone_takes_its_clients_with_it() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]);
+    let other = TestCa::new("other CA");
+    let both = [site.ca.cert_pem(), other.cert_pem()].concat();
+    std::fs::write(site.dir.path().join("ca.crt"), both).unwrap();
+    let lists = [site.ca.crl(&[]), other.crl(&[])].concat();
+    std::fs::write(site.dir.path().join("ca.crl"), lists).unwrap();
+    let lb = site.process("watch = \"off\"").start().await;
+    let mut ours = open(&lb.client(CLIENT1), &lb).await;
+    let leaf = other.leaf(CLIENT1).build();
+    let theirs = TlsClient::new(lb.ca(), Some(&leaf));
+    let mut gone = open(&theirs, &lb).await;
+    std::fs::write(lb.dir().join("ca.crt"), lb.ca().cert_pem()).unwrap();
+    lb.ca().write_crl(lb.dir(), &[]);
+    ends_by(&lb, &lb.config(), &mut gone).await;
+    lb.nth(0, "untrusted_certificate").await;
+    goes_on(&mut ours).await;
+    close(ours).await;
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn rules_that_forbid_end_and_others_do_not() {
+    let servers = [Upstream::named("web1").await, Upstream::named("web2").await];
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[&servers[0], &servers[1]]))
+        .upstream("db", &[NO_PROBES], &entries(&[&servers[0]]))
+        .client("one", &cn("one.lb.com"), "web", "max_conns = 5")
+        .client("two", &cn("two.lb.com"), "web", "")
+        .client("three", &cn("three.lb.com"), "web/web2", "")
+        .client("db", &cn("db.lb.com"), "db", "")
+        .start()
+        .await;
+    let mut one = open(&lb.client("one.lb.com"), &lb).await;
+    let mut two = open(&lb.client("two.lb.com"), &lb).await;
+    let mut three = open(&lb.client("three.lb.com"), &lb).await;
+
+    // Another name and another limit end nothing. The name is the new one.
+    let renamed = lb
+        .config()
+        .replace("name = \"one\"", "name = \"uno\"")
+        .replace("max_conns = 5", "max_conns = 1");
+    assert_eq!(lb.reload(&renamed).await, "applied");
+    for stream in [&mut one, &mut two, &mut three] {
+        goes_on(stream).await;
+    }
+    lb.wait_metric(
+        "leastconn_client_connections_active{client=\"uno\"}",
+        1.0,
+        DEADLINE,
+    )
+    .await;
+    lb.wait_metric(
+        "leastconn_client_connections_active{client=\"one\"}",
+        0.0,
+        DEADLINE,
+    )
+    .await;
+    assert_eq!(refused(&lb.client("one.lb.com"), lb.main()).await, None);
+    assert_eq!(lb.nth(0, "too_many_connections").await["client"], "uno");
+
+    // Its rule is gone.
+    let without = renamed.replace("two.lb.com", "2.lb.com");
+    ends_by(&lb, &without, &mut two).await;
+    assert_eq!(lb.nth(1, "policy_changed").await["client"], "two");
+    goes_on(&mut one).await;
+    goes_on(&mut three).await;
+
+    // The server that it uses is not granted any more.
+    let other_server = without.replace("web/web2", "web/web1");
+    ends_by(&lb, &other_server, &mut three).await;
+    assert_eq!(lb.nth(2, "policy_changed").await["server"], "web2");
+
+    // A server that is gone from an upstream that is granted as a whole.
+    let on = if servers[0].open() == 1 { 0 } else { 1 };
+    let gone = other_server
+        .replacen(
+            &entries(&[&servers[0], &servers[1]]).join(", "),
+            &entries(&[&servers[0], &servers[1]])[1 - on],
+            1,
+        )
+        .replace("web/web1", "web");
+    assert_eq!(lb.reload(&gone).await, "applied");
+    goes_on(&mut one).await;
+
+    // The listener leads elsewhere.
+    let led = gone.replace("upstream = \"web\"\ntls", "upstream = \"db\"\ntls");
+    assert_ne!(led, gone);
+    ends_by(&lb, &led, &mut one).await;
+    assert_eq!(lb.nth(3, "policy_changed").await["upstream"], "web");
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn without_tls_sources_are_judged_again() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::plain(&[&web]).start().await;
+    let mut stream = tcp(lb.main()).await;
+    read_line(&mut stream).await.unwrap();
+    assert_eq!(
+        lb.reload(&lb.config().replace("127.0.0.0/8", "127.0.0.1"))
+            .await,
+        "applied"
+    );
+    assert_eq!(roundtrip(&mut stream, b"on").await.unwrap(), b"on");
+    assert_eq!(
+        lb.reload(&lb.config().replace("127.0.0.0/8", "10.0.0.0/8"))
+            .await,
+        "applied"
+    );
+    let _ = within(DEADLINE, "its end", stream.read_u8())
+        .await
+        .unwrap_err();
+    lb.nth(0, "policy_changed").await;
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn connections_of_a_listener_that_is_gone_are_still_under_rules_and_lists() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web])
+        .process("watch = \"off\"")
+        .listener("second", &["upstream = \"web\"", TLS])
+        .client("others", &cn("*.lb.com"), "web", "")
+        .start()
+        .await;
+    let certs = ["a", "b", "c"].map(|name| lb.ca().leaf(&format!("{name}.lb.com")).build());
+    let mut streams = Vec::new();
+    for cert in &certs {
+        let mut stream = lb
+            .showing(cert)
+            .connect(lb.address("second"))
+            .await
+            .unwrap();
+        read_line(&mut stream).await.unwrap();
+        streams.push(stream);
+    }
+    let config = lb.config();
+    let (head, tail) = config
+        .split_once("[[listener]]\nname = \"second\"")
+        .unwrap();
+    let gone = format!("{head}{}", &tail[tail.find("[[client]]").unwrap()..]);
+    assert_eq!(lb.reload(&gone).await, "applied");
+    for stream in &mut streams {
+        goes_on(stream).await;
+    }
+    lb.ca().write_crl(lb.dir(), &[&certs[0]]);
+    ends_by(&lb, &gone, &mut streams[0]).await;
+    lb.nth(0, "revoked_certificate").await;
+    let narrower = gone.replace("*.lb.com", "c.lb.com");
+    ends_by(&lb, &narrower, &mut streams[1]).await;
+    lb.nth(1, "policy_changed").await;
+    goes_on(&mut streams[2]).await;
+    close(streams.pop().unwrap()).await;
+    lb.nth(2, "ok").await;
+    lb.assert_quiet(lb.open_fds()).await;
+}
+
+/// Clients come while their rule comes and goes: none is let through that no rule
+/// lets in once the reload is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_admitted_during_a_reload_does_not_escape_it() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::plain(&[&web]).start().await;
+    let with = lb.config();
+    let without = with.replace("127.0.0.0/8", "10.0.0.0/8");
+    let addr = lb.main();
+    for _ in 0..15 {
+        assert_eq!(lb.reload(&with).await, "applied");
+        let clients: Vec<_> = (0..60)
+            .map(|_| {
+                tokio::spawn(async move {
+                    let mut stream = tcp(addr).await;
+                    let _ = stream.read_u8().await;
+                    stream
+                })
+            })
+            .collect();
+        assert_eq!(lb.reload(&without).await, "applied");
+        for client in clients {
+            let mut stream = client.await.unwrap();
+            let mut rest = Vec::new();
+            // An end, of whatever kind: an escaped one would wait for ever.
+            let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
+        }
+    }
+    lb.quiet().await;
+}

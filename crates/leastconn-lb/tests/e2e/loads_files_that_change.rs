@@ -1,0 +1,151 @@
+//! Certificates, keys, authorities and lists that change are loaded by themselves;
+//! what is no good is said, and changes nothing.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
+use leastconn_testkit::{DEADLINE, TestCa, TlsClient, Upstream, metrics, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{CLIENT1, Running, Site, refused, talk};
+
+/// The serial number of the certificate that the server shows.
+async fn shown(lb: &Running) -> Vec<u8> {
+    let stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    let certificates = stream.get_ref().1.peer_certificates().unwrap();
+    let leaf = certificates[0].to_vec();
+    talk(stream).await.unwrap();
+    leaf
+}
+
+#[tokio::test]
+async fn a_new_list_ends_exactly_those_whom_it_names() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let certs = [(); 2].map(|()| lb.ca().leaf(CLIENT1).build());
+    let mut streams = Vec::new();
+    for cert in &certs {
+        let mut stream = lb.showing(cert).connect(lb.main()).await.unwrap();
+        read_line(&mut stream).await.unwrap();
+        streams.push(stream);
+    }
+    let outcome = lb
+        .reloading(|| lb.ca().write_crl(lb.dir(), &[&certs[0]]))
+        .await;
+    assert_eq!(outcome, "applied");
+    let mut rest = Vec::new();
+    let _ = within(DEADLINE, "its end", streams[0].read_to_end(&mut rest)).await;
+    lb.nth(0, "revoked_certificate").await;
+    assert_eq!(roundtrip(&mut streams[1], b"on").await.unwrap(), b"on");
+    assert!(refused(&lb.showing(&certs[0]), lb.main()).await.is_some());
+    lb.nth(1, "revoked_certificate").await;
+    // What was loaded is not loaded again.
+    assert_eq!(lb.reloads().await, [1.0, 0.0]);
+    let mut last = streams.pop().unwrap();
+    last.shutdown().await.unwrap();
+    read_to_close(&mut last).await.unwrap();
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_no_good_leaves_what_there_is() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let before = shown(&lb).await;
+    let end = |metrics: &metrics::Metrics| {
+        let mut all = metrics::family(metrics, "leastconn_certificate_not_after_seconds");
+        all.find(|(key, _)| key.contains("server.crt")).unwrap().1
+    };
+    let until = end(&lb.metrics().await);
+    let new = lb
+        .ca()
+        .leaf("localhost")
+        .dns("localhost")
+        .validity(-60, 50_000)
+        .build();
+    let (half, _) = new.cert_pem.split_at(new.cert_pem.len() / 2);
+    let file = lb.dir().join("server.crt");
+    assert_eq!(
+        lb.reloading(|| fs::write(&file, half).unwrap()).await,
+        "rejected"
+    );
+    lb.wait_log(
+        |event| {
+            let said = event["fields"]["message"].as_str().unwrap_or_default();
+            event["level"] == "ERROR" && said.contains("server.crt") && said.contains("PEM")
+        },
+        DEADLINE,
+    )
+    .await;
+    assert_eq!(shown(&lb).await, before);
+    // The whole certificate, and not yet its key.
+    let whole = || fs::write(&file, &new.cert_pem).unwrap();
+    assert_eq!(lb.reloading(whole).await, "rejected");
+    assert_eq!(shown(&lb).await, before);
+    assert_eq!(
+        lb.reloading(|| drop(new.write(lb.dir(), "server"))).await,
+        "applied"
+    );
+    assert_eq!(shown(&lb).await, new.der().to_vec());
+    assert_ne!(end(&lb.metrics().await), until);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_link_that_leads_elsewhere_is_followed_and_rules_wait() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]);
+    let dir = site.dir.path().to_owned();
+    let other = TestCa::new("other CA");
+    for (name, ca) in [("v1", &site.ca), ("v2", &other)] {
+        fs::create_dir(dir.join(name)).unwrap();
+        fs::write(dir.join(name).join("ca.crt"), ca.cert_pem()).unwrap();
+        fs::write(dir.join(name).join("ca.crl"), ca.crl(&[])).unwrap();
+    }
+    let point = |to: &str| {
+        symlink(to, dir.join("..new")).unwrap();
+        fs::rename(dir.join("..new"), dir.join("..data")).unwrap();
+    };
+    point("v1");
+    for file in ["ca.crt", "ca.crl"] {
+        fs::remove_file(dir.join(file)).unwrap();
+        symlink(format!("..data/{file}"), dir.join(file)).unwrap();
+    }
+    let lb = site.start().await;
+    talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    // Another configuration lies ready, and is not asked for.
+    lb.write_config(&lb.config().replace(CLIENT1, "client2.lb.com"));
+    assert_eq!(lb.reloading(|| point("v2")).await, "applied");
+    assert!(refused(&lb.client(CLIENT1), lb.main()).await.is_some());
+    lb.nth(1, "untrusted_certificate").await;
+    let leaf = other.leaf(CLIENT1).build();
+    let theirs = TlsClient::new(lb.ca(), Some(&leaf));
+    talk(theirs.connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn what_is_not_watched_waits_for_a_reload() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web])
+        .process("watch = \"off\"")
+        .start()
+        .await;
+    let cert = lb.ca().leaf(CLIENT1).build();
+    lb.ca().write_crl(lb.dir(), &[&cert]);
+    // Longer than it would take.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    talk(lb.showing(&cert).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    assert_eq!(lb.reload(&lb.config()).await, "applied");
+    assert!(refused(&lb.showing(&cert), lb.main()).await.is_some());
+    lb.nth(1, "revoked_certificate").await;
+    lb.quiet().await;
+}

@@ -1,0 +1,343 @@
+//! A reload applies the difference, or nothing.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
+use leastconn_testkit::{Behaviour, DEADLINE, Signal, Upstream, eventually};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, entry, refused, talk, tcp};
+
+/// A port that is free now.
+fn free_port() -> SocketAddr {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap()
+}
+
+async fn is_refused(addr: SocketAddr) {
+    eventually(Duration::from_secs(2), || async move {
+        match TcpStream::connect(addr).await {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn what_is_wrong_changes_nothing_and_says_what_it_is() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let config = lb.config();
+    let added = free_port();
+    let good_part = format!(
+        "{config}\n[[listener]]\nname = \"added\"\nbind = \"{added}\"\nupstream = \"web\"\n"
+    );
+    let wrong = [
+        (
+            config.replace("upstream = \"web\"", "upstream = \"wbe\""),
+            "there is no upstream named `wbe`; did you mean `web`?",
+        ),
+        (
+            good_part.replace("\"web\"]", "\"wob\"]"),
+            "there is no upstream named `wob`",
+        ),
+        ("[process".to_owned(), "unclosed table"),
+        (
+            config.replace("workers = 2", "workers = 3"),
+            "`process.workers` was changed, which needs a restart",
+        ),
+        (
+            config.replace(
+                "bind = \"127.0.0.1:0\"\n\n[[",
+                "bind = \"127.0.0.1:9\"\n\n[[",
+            ),
+            "`admin.bind` was changed, which needs a restart",
+        ),
+        (
+            config.replace("[log]", "[log]\naccess = \"/nowhere/access.log\""),
+            "there is no directory /nowhere",
+        ),
+    ];
+    for (text, says) in wrong {
+        assert_ne!(text, config);
+        assert_eq!(lb.reload(&text).await, "rejected", "{text}");
+        lb.wait_log(
+            |event| {
+                let said = event["fields"]["message"].as_str();
+                event["level"] == "ERROR" && said.is_some_and(|said| said.contains(says))
+            },
+            DEADLINE,
+        )
+        .await;
+        talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
+            .await
+            .unwrap();
+        is_refused(added).await;
+    }
+    assert_eq!(lb.reload(&config).await, "applied");
+    assert_eq!(lb.reloads().await, [1.0, 6.0]);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_rejects_all_and_frees_the_others() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken_at = taken.local_addr().unwrap();
+    let free = free_port();
+    let config = format!(
+        "{}\n[[listener]]\nname = \"added\"\nbind = [\"{free}\", \"{taken_at}\"]\nupstream = \"web\"\n{TLS}\n",
+        lb.config()
+    );
+    assert_eq!(lb.reload(&config).await, "rejected");
+    lb.wait_log(
+        |event| {
+            let said = event["fields"]["message"].as_str().unwrap_or_default();
+            said.contains("listener `added` cannot listen on") && said.contains("ss -ltnp")
+        },
+        DEADLINE,
+    )
+    .await;
+    is_refused(free).await;
+    drop(taken);
+    assert_eq!(lb.reload(&config).await, "applied");
+    for addr in [free, taken_at, lb.main()] {
+        talk(lb.client(CLIENT1).connect(addr).await.unwrap())
+            .await
+            .unwrap();
+    }
+    // Two sockets more than at the start.
+    lb.assert_quiet(lb.open_fds()).await;
+}
+
+#[tokio::test]
+async fn listeners_come_move_are_renamed_and_go() {
+    let web = Upstream::named("web1").await;
+    let at = free_port();
+    let lb = Site::usual(&[&web])
+        .listener(
+            "second",
+            &[&format!("bind = \"{at}\""), "upstream = \"web\"", TLS],
+        )
+        .start()
+        .await;
+    let client = lb.client(CLIENT1);
+    let mut on_second = client.connect(at).await.unwrap();
+    assert_eq!(read_line(&mut on_second).await.unwrap(), "web1");
+
+    // Another name for the same address: its socket goes on.
+    let renamed = lb.config().replace("name = \"second\"", "name = \"other\"");
+    assert_eq!(lb.reload(&renamed).await, "applied");
+    talk(client.connect(at).await.unwrap()).await.unwrap();
+    assert_eq!(lb.nth(0, "ok").await["listener"], "other");
+
+    // It moves: the old address is given up, its connections go on.
+    let to = free_port();
+    let moved = renamed.replace(&at.to_string(), &to.to_string());
+    assert_eq!(lb.reload(&moved).await, "applied");
+    is_refused(at).await;
+    talk(client.connect(to).await.unwrap()).await.unwrap();
+
+    // It is gone.
+    let (before, _) = moved.split_once("[[listener]]\nname = \"other\"").unwrap();
+    let (_, after) = moved.split_once(&format!("bind = \"{to}\"")).unwrap();
+    let after = after.split_once("\n\n").unwrap().1;
+    assert_eq!(lb.reload(&format!("{before}{after}")).await, "applied");
+    is_refused(to).await;
+    assert_eq!(
+        roundtrip(&mut on_second, b"still here").await.unwrap(),
+        b"still here"
+    );
+    on_second.shutdown().await.unwrap();
+    assert!(read_to_close(&mut on_second).await.unwrap().is_empty());
+    assert_eq!(lb.nth(2, "ok").await["listener"], "second");
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn servers_keep_their_counts_and_new_ones_get_their_share() {
+    let servers = [Upstream::named("web1").await, Upstream::named("web2").await];
+    let lb = Site::usual(&[&servers[0]]).start().await;
+    let client = lb.client(CLIENT1);
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        let mut stream = client.connect(lb.main()).await.unwrap();
+        assert_eq!(read_line(&mut stream).await.unwrap(), "web1");
+        open.push(stream);
+    }
+    let config = lb.config().replace(
+        &entries(&[&servers[0]])[0],
+        &entries(&[&servers[0], &servers[1]]).join(", "),
+    );
+    assert_eq!(lb.reload(&config).await, "applied");
+    // The four of before count: the new one is given as many first.
+    for _ in 0..4 {
+        let mut stream = client.connect(lb.main()).await.unwrap();
+        assert_eq!(read_line(&mut stream).await.unwrap(), "web2");
+        open.push(stream);
+    }
+    // The first is gone: those that it has go on.
+    let config = lb.config().replace(
+        &entries(&[&servers[0]])[0],
+        &entry("web2", servers[1].addr(), ""),
+    );
+    assert_eq!(lb.reload(&config).await, "applied");
+    talk(client.connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    for stream in &mut open {
+        assert_eq!(roundtrip(stream, b"on").await.unwrap(), b"on");
+    }
+    servers[0].wait_open(4).await;
+    for mut stream in open {
+        stream.shutdown().await.unwrap();
+        read_to_close(&mut stream).await.unwrap();
+    }
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_client_s_bucket_and_count_survive_and_new_limits_hold_from_the_next() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client(
+            "client1",
+            &cn(CLIENT1),
+            "web",
+            "rate_limit = { rate = 0.001, burst = 2 }",
+        )
+        .start()
+        .await;
+    let client = lb.client(CLIENT1);
+    let mut first = client.connect(lb.main()).await.unwrap();
+    read_line(&mut first).await.unwrap();
+    assert_eq!(lb.reload(&lb.config()).await, "applied");
+    talk(client.connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    assert_eq!(refused(&client, lb.main()).await, None);
+    assert_eq!(lb.nth(1, "rate_limited").await["client"], "client1");
+    // No rate any more, but one at once: and one there is.
+    let config = lb
+        .config()
+        .replace("rate_limit = { rate = 0.001, burst = 2 }", "max_conns = 1");
+    assert_eq!(lb.reload(&config).await, "applied");
+    assert_eq!(refused(&client, lb.main()).await, None);
+    lb.nth(2, "too_many_connections").await;
+    assert_eq!(roundtrip(&mut first, b"on").await.unwrap(), b"on");
+    first.shutdown().await.unwrap();
+    read_to_close(&mut first).await.unwrap();
+    lb.nth(3, "ok").await;
+    talk(client.connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn the_number_of_connections_can_be_lowered_and_raised() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::plain(&[&web])
+        .process("max_connections = 3")
+        .start()
+        .await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut stream = tcp(lb.main()).await;
+        read_line(&mut stream).await.unwrap();
+        open.push(stream);
+    }
+    let one = lb
+        .config()
+        .replace("max_connections = 3", "max_connections = 1");
+    assert_eq!(lb.reload(&one).await, "applied");
+    // Three are open and go on; until they are less than one, nobody comes in.
+    for n in 0..3 {
+        let _ = read_to_close(&mut tcp(lb.main()).await).await;
+        lb.nth(2 * n, "overloaded").await;
+        let mut stream = open.pop().unwrap();
+        assert_eq!(roundtrip(&mut stream, b"on").await.unwrap(), b"on");
+        stream.shutdown().await.unwrap();
+        read_to_close(&mut stream).await.unwrap();
+        lb.nth(2 * n + 1, "ok").await;
+    }
+    let mut only = tcp(lb.main()).await;
+    read_line(&mut only).await.unwrap();
+    let _ = read_to_close(&mut tcp(lb.main()).await).await;
+    lb.nth(6, "overloaded").await;
+    let two = lb
+        .config()
+        .replace("max_connections = 3", "max_connections = 2");
+    assert_eq!(lb.reload(&two).await, "applied");
+    talk(tcp(lb.main()).await).await.unwrap();
+    drop(only);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn log_level_and_access_log_change() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::plain(&[&web]).start().await;
+    talk(tcp(lb.main()).await).await.unwrap();
+    lb.nth(0, "ok").await;
+    let config = lb.config().replace(
+        "format = \"json\"",
+        "format = \"json\"\nlevel = \"warn\"\naccess = \"access.log\"",
+    );
+    assert_eq!(lb.reload(&config).await, "applied");
+    talk(tcp(lb.main()).await).await.unwrap();
+    let path = lb.dir().join("access.log");
+    eventually(DEADLINE, || async {
+        let text = std::fs::read_to_string(&path).unwrap();
+        (text.lines().count() == 1).then_some(()).ok_or(text)
+    })
+    .await
+    .unwrap();
+    assert_eq!(lb.records().len(), 1, "standard output got it as well");
+    // Now that only warnings are written, a reload that is applied says nothing.
+    let said = lb.stderr().lines().count();
+    assert_eq!(
+        lb.reload(&config.replace("\"access.log\"", "\"off\""))
+            .await,
+        "applied"
+    );
+    talk(tcp(lb.main()).await).await.unwrap();
+    assert_eq!(lb.stderr().lines().count(), said, "{}", lb.stderr());
+    assert_eq!(lb.reload("nonsense").await, "rejected");
+    lb.wait_log(|event| event["level"] == "ERROR", DEADLINE)
+        .await;
+    lb.assert_quiet(lb.open_fds()).await;
+    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+}
+
+#[tokio::test]
+async fn while_draining_nothing_is_reloaded() {
+    let web = Upstream::start(Behaviour::Echo).await;
+    let lb = Site::usual(&[&web]).start().await;
+    let mut open = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    roundtrip(&mut open, b"before").await.unwrap();
+    lb.signal(Signal::TERM);
+    is_refused(lb.main()).await;
+    lb.signal(Signal::HUP);
+    lb.wait_log(
+        |event| event["fields"]["message"] == "ignored while draining",
+        DEADLINE,
+    )
+    .await;
+    roundtrip(&mut open, b"after").await.unwrap();
+    open.shutdown().await.unwrap();
+    read_to_close(&mut open).await.unwrap();
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    assert_eq!(
+        lb.records().iter().filter(|r| r["outcome"] == "ok").count(),
+        1
+    );
+}

@@ -1,0 +1,142 @@
+//! Fifty reloads while clients come, talk and stream: none of them notices.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
+use leastconn_testkit::data::{Sha256, pattern};
+use leastconn_testkit::{Behaviour, DEADLINE, Signal, TlsClient, Upstream, within};
+use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
+
+use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, talk};
+
+const RELOADS: usize = 50;
+
+/// Sends until told to stop, and compares what the server says it got.
+async fn stream(client: TlsClient, to: std::net::SocketAddr, stop: Arc<AtomicBool>) -> u64 {
+    let mut stream = client.connect(to).await.unwrap();
+    let mut digest = Sha256::default();
+    let mut sent = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let piece = pattern(sent, 16 * 1024);
+        digest.update(&piece);
+        within(DEADLINE, "sending", stream.write_all(&piece))
+            .await
+            .unwrap();
+        sent += piece.len() as u64;
+        // So that a debug build's ciphers leave the rest some time.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    stream.shutdown().await.unwrap();
+    let answer = read_to_close(&mut stream).await.unwrap();
+    assert_eq!(String::from_utf8(answer).unwrap(), digest.finish_hex());
+    sent
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_notices_fifty_reloads() {
+    let web = Upstream::named("web1").await;
+    let sink = Upstream::start(Behaviour::Sink).await;
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .listener("sink", &["upstream = \"sink\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .upstream("sink", &[NO_PROBES], &entries(&[&sink]))
+        .client("client1", &cn(CLIENT1), "web\", \"sink", "")
+        .start()
+        .await;
+    let client = lb.client(CLIENT1);
+    let stopped = Arc::new(AtomicBool::new(false));
+    let talks = Arc::new(AtomicUsize::new(0));
+    let (main, sinks) = (lb.main(), lb.address("sink"));
+
+    let mut tasks = JoinSet::new();
+    for _ in 0..2 {
+        let (client, stop) = (client.clone(), Arc::clone(&stopped));
+        let talks = Arc::clone(&talks);
+        tasks.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(
+                    talk(client.connect(main).await.unwrap()).await.unwrap(),
+                    "web1"
+                );
+                talks.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let (client, stop) = (lb.client(CLIENT1), Arc::clone(&stopped));
+        tasks.spawn(async move {
+            assert!(stream(client, sinks, stop).await > 0);
+        });
+    }
+    // One that was there before all of them and stays until the end.
+    let mut old = client.connect(main).await.unwrap();
+    assert_eq!(read_line(&mut old).await.unwrap(), "web1");
+
+    let config = lb.config();
+    for n in 0..RELOADS {
+        // Nothing changed; something of the process; of a listener; of an upstream.
+        let changed = match n % 4 {
+            0 => config.clone(),
+            1 => config.replace("[log]", "max_handshakes = 100\n[log]"),
+            2 => config.replace(
+                "upstream = \"web\"",
+                "upstream = \"web\"\nidle_timeout = \"2h\"",
+            ),
+            _ => config.replace("name = \"web\"", "name = \"web\"\nretries = 3"),
+        };
+        let before = talks.load(Ordering::Relaxed);
+        assert_eq!(lb.reload(&changed).await, "applied");
+        within(DEADLINE, "new connections", async {
+            while talks.load(Ordering::Relaxed) == before {
+                assert!(!tasks.is_empty());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+    stopped.store(true, Ordering::Relaxed);
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    let bytes = vec![9; 100_000];
+    assert!(roundtrip(&mut old, &bytes).await.unwrap() == bytes);
+    old.shutdown().await.unwrap();
+    read_to_close(&mut old).await.unwrap();
+    lb.quiet().await;
+    let records = lb.records();
+    assert!(records.len() > RELOADS, "{}", records.len());
+    assert!(records.iter().all(|record| record["outcome"] == "ok"));
+}
+
+#[tokio::test]
+async fn many_at_once_are_done_one_after_the_other() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    for _ in 0..20 {
+        lb.signal(Signal::HUP);
+        lb.signal(Signal::HUP);
+    }
+    lb.wait_log(
+        |event| {
+            event["fields"]["message"]
+                .as_str()
+                .is_some_and(|m| m.starts_with("reloaded"))
+        },
+        DEADLINE,
+    )
+    .await;
+    // Whatever is asked for while it goes on is seen by the next one.
+    let config = lb.config().replace("\"web\"]", "\"web/web1\"]");
+    assert_eq!(lb.reload(&config).await, "applied");
+    let client = lb.client(CLIENT1);
+    talk(client.connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    lb.quiet().await;
+}
