@@ -47,12 +47,12 @@ use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
 pub use cidr::IpNet;
-pub use clients::{Clients, Exact, Rule};
+pub use clients::{Clients, Key, Rule};
 pub use model::{
-    Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log,
+    Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log, Mode,
     ProbeKind, Process, Route, StatusSet, Timeouts, TlsRecords, Upstream,
 };
-pub use pattern::{CnPattern, DnsPattern};
+pub use pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;
 pub use tls::{CertificateFile, ClientAuth, MinVersion, Tls, TlsMaterial};

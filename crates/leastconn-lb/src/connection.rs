@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use leastconn::{
     Lease, Permit, Reason, Refusal,
     net::{self, ConnectError, Stream},
@@ -30,6 +31,7 @@ use crate::{
     metrics::Counted,
     policy::Denied,
     record::Record,
+    shadow,
     tls::{self, HandshakeError, TlsStream},
 };
 
@@ -146,7 +148,7 @@ async fn phase<T>(
 fn identify(stream: &mut TlsStream, source: std::net::IpAddr) -> Result<Peer, Ambiguous> {
     let certificate = stream
         .take_peer_certificate()
-        .map(|leaf| Certificate::from_der(&leaf))
+        .map(|leaf| Certificate::from_der(&leaf).map(Box::new))
         .transpose()?;
     Ok(Peer {
         source,
@@ -188,7 +190,9 @@ async fn admit(
         .as_ref()
         .map(|certificate| certificate.serial.clone());
     record.identified(peer.identity(), serial);
-    let matched = listener.state.policy.identify(peer)?;
+    let now = Timestamp::now();
+    record.shadowed(shadow::judge(listener, peer, record.sni(), now));
+    let matched = listener.state.policy.identify(peer, now)?;
     record.matched(matched.client().into(), matched.identity().clone());
     let grant = matched.grant(&listener.routing, record.sni())?;
     record.routed(grant.upstream().pool().id().clone());

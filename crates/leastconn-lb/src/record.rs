@@ -20,6 +20,7 @@ use crate::{
     access_log::AccessLog,
     live::{Live, Registered},
     metrics::{ListenerMetrics, Metrics},
+    shadow::Shadowed,
 };
 
 /// What a connection's end is written to.
@@ -50,6 +51,7 @@ pub struct Record {
     attempts: Option<u32>,
     handshake: Option<Duration>,
     connect: Option<Duration>,
+    shadow: Option<Box<Shadowed>>,
     ended: bool,
 }
 
@@ -86,9 +88,18 @@ struct Line<'a> {
     connect_ms: Option<f64>,
     duration_ms: f64,
     outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shadow: Option<ShadowLine<'a>>,
     /// What happened, in words, where the outcome alone leaves questions.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+}
+
+/// What a rule in shadow mode would have decided.
+#[derive(Serialize)]
+struct ShadowLine<'a> {
+    client: &'a str,
+    outcome: &'static str,
 }
 
 impl Record {
@@ -117,6 +128,7 @@ impl Record {
             attempts: None,
             handshake: None,
             connect: None,
+            shadow: None,
             ended: false,
         }
     }
@@ -146,6 +158,16 @@ impl Record {
     pub fn identified(&mut self, identity: ClientId, serial: Option<String>) {
         self.identity = Some(identity);
         self.serial = serial;
+    }
+
+    /// What a rule in shadow mode would have decided, if one would have.
+    pub fn shadowed(&mut self, shadow: Option<Box<Shadowed>>) {
+        if let Some(shadow) = &shadow {
+            self.books
+                .metrics
+                .client_shadowed(&shadow.client, shadow.outcome);
+        }
+        self.shadow = shadow;
     }
 
     /// A rule matched.
@@ -194,6 +216,9 @@ impl Record {
         if let Some(client) = &self.client {
             self.books.metrics.client_ended(client, reason);
         }
+        if let Some(shadow) = &mut self.shadow {
+            shadow.ended();
+        }
         if self.books.log.is_on() {
             let mut line = Vec::with_capacity(512);
             // A plain struct into memory: this does not fail.
@@ -228,6 +253,10 @@ impl Record {
             connect_ms: self.connect.map(milliseconds),
             duration_ms: milliseconds(net::now().saturating_duration_since(self.start)),
             outcome: reason.as_str(),
+            shadow: self.shadow.as_deref().map(|shadow| ShadowLine {
+                client: &shadow.client,
+                outcome: shadow.outcome.as_str(),
+            }),
             detail: detail.map(escape),
         }
     }

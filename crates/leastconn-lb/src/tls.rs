@@ -17,7 +17,8 @@ use std::sync::Arc;
 use rustls::{
     RootCertStore, ServerConfig, SupportedProtocolVersion,
     crypto::CryptoProvider,
-    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    pki_types::{CertificateDer, UnixTime},
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
 pub use handshake::{HandshakeError, Hello, accept, read_hello};
@@ -57,19 +58,7 @@ pub fn server_config(tls: &Tls, records: TlsRecords) -> Result<Arc<ServerConfig>
     let material = &tls.material;
     let builder = match tls.client_auth {
         ClientAuth::None => builder.with_no_client_auth(),
-        ClientAuth::Required => {
-            let mut roots = RootCertStore::empty();
-            for authority in &material.client_ca {
-                roots.add(authority.clone())?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
-                .with_crls(material.crls.iter().cloned())
-                // An expired list says nothing about today: fail closed.
-                .enforce_revocation_expiration()
-                .build()?;
-            let lists_until = verifier::lists_until(&material.crls);
-            builder.with_client_cert_verifier(Arc::new(Remembering::new(verifier, lists_until)))
-        }
+        ClientAuth::Required => builder.with_client_cert_verifier(client_verifier(tls, provider)?),
     };
     let mut config =
         builder.with_single_cert(material.cert_chain.clone(), material.key.clone_key())?;
@@ -78,6 +67,41 @@ pub fn server_config(tls: &Tls, records: TlsRecords) -> Result<Arc<ServerConfig>
     config.ignore_client_order = true;
     config.enable_secret_extraction = records == TlsRecords::Direct;
     Ok(Arc::new(config))
+}
+
+/// Who decides whether a client's certificate is to be trusted.
+fn client_verifier(
+    tls: &Tls,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let material = &tls.material;
+    let mut roots = RootCertStore::empty();
+    for authority in &material.client_ca {
+        roots.add(authority.clone())?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+        .with_crls(material.crls.iter().cloned())
+        // An expired list says nothing about today: fail closed.
+        .enforce_revocation_expiration()
+        .build()?;
+    let lists_until = verifier::lists_until(&material.crls);
+    Ok(Arc::new(Remembering::new(verifier, lists_until)))
+}
+
+/// Whether a listener would trust a client with this certificate, and those that
+/// it sends with it, now. That the client has the key, only a handshake proves.
+///
+/// # Errors
+/// As the handshake would end. If rustls does not take the configuration, the
+/// outer one.
+pub fn trusts(
+    tls: &Tls,
+    certificate: &CertificateDer<'_>,
+    above: &[CertificateDer<'_>],
+) -> Result<Result<(), HandshakeError>, TlsError> {
+    let verifier = client_verifier(tls, Arc::new(provider()))?;
+    let verified = verifier.verify_client_cert(certificate, above, UnixTime::now());
+    Ok(verified.map(drop).map_err(HandshakeError::from))
 }
 
 /// rustls' suites, all of them, in our own order: AES-128-GCM first. Clients put

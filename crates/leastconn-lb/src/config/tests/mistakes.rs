@@ -418,20 +418,74 @@ fn mistakes_and_what_is_said() {
             "tls = { ca = \"ca.crt\" }\nservers =",
             "error: `tls` is not supported yet (it is planned); remove it",
         ),
+        // Match
         (
             "source = \"10.0.0.0/8\"",
-            "ou = \"staff\"",
-            "error: `ou` is not supported yet (it is planned); remove it",
+            "uri = \"spiffe://td/web*\"",
+            "error: `uri`: `*` stands for one whole segment of a SPIFFE ID's path and `**` at its end",
+        ),
+        (
+            "source = \"10.0.0.0/8\"",
+            "uri = \"https://example.org/*\"",
+            "error: `uri`: only SPIFFE IDs can have `*`",
+        ),
+        (
+            "source = \"10.0.0.0/8\"",
+            "uri = \"spiffe://Example.org/web\"",
+            "error: `uri`: a SPIFFE trust domain has lower-case letters",
+        ),
+        (
+            "source = \"10.0.0.0/8\"",
+            "uri = \"example.org/web\"",
+            "error: `uri`: a URI begins with its scheme",
+        ),
+        (
+            "source = \"10.0.0.0/8\"",
+            "ou = [\"staff\", \"eng*\"]",
+            "error: `ou`: `*` stands for nothing here",
+        ),
+        (
+            "source = \"10.0.0.0/8\"",
+            "issuer_cn = \"\"",
+            "error: `issuer_cn`: it is empty",
+        ),
+        (
+            "source = \"10.0.0.0/8\"",
+            "spki = \"abc\"",
+            "error: `spki`: the SHA-256 of a public key is 64 hexadecimal digits: `openssl x509",
+        ),
+        // Expiry
+        (
+            "allow =",
+            "expires = 2027-01-31T00:00:00\nallow =",
+            "error: `expires`: 2027-01-31T00:00:00 says no moment: it has no offset from UTC; \
+             write `2027-01-31T00:00:00Z`, or an offset such as `+02:00` for the `Z`",
         ),
         (
             "allow =",
-            "expires = 2027-01-31T00:00:00Z\nallow =",
-            "error: `expires` is not supported yet (it is planned); remove it",
+            "expires = 2027-01-31\nallow =",
+            "error: `expires`: 2027-01-31 says no moment: it has no offset from UTC; \
+             write `2027-01-31T00:00:00Z`",
         ),
         (
             "allow =",
-            "mode = \"shadow\"\nallow =",
-            "error: `mode = \"shadow\"` is not supported yet",
+            "expires = 07:32:00\nallow =",
+            "error: `expires`: 07:32:00 says no moment",
+        ),
+        (
+            "allow =",
+            "expires = \"2027-01-31T00:00:00Z\"\nallow =",
+            "error: ",
+        ),
+        (
+            "allow =",
+            "expires = 2026-06-15T14:00:00+02:00\nallow =",
+            "warning: the rule expired at 2026-06-15T12:00:00Z: it matches nobody",
+        ),
+        (
+            "allow =",
+            "mode = \"shado\"\nallow =",
+            "error: `mode` cannot be \"shado\"",
         ),
         // Environment
         (
@@ -459,7 +513,8 @@ fn mistakes_and_what_is_said() {
 fn one_mistake_is_reported_once() {
     for (from, to) in [
         ("name = \"main\"", "nmae = \"main\""),
-        ("source = \"10.0.0.0/8\"", "ou = \"staff\""),
+        ("source = \"10.0.0.0/8\"", "ou = \"staff*\""),
+        ("allow =", "expires = 2027-01-31\nallow ="),
         ("name = \"web\"", "nmae = \"web\""),
         ("[[upstream]]", "[[upstrem]]"),
         ("\"10.0.0.1:80\", \"10.0.0.2:80\"", "1"),
@@ -486,6 +541,93 @@ fn two_wildcard_rules_for_the_same_clients_are_odd() {
         lines(&text),
         ["18:9: warning: the rule of client `desk` never decides"]
     );
+}
+
+/// Whether of two rules for everybody, one with `first` and one with `second`
+/// besides, the second is warned of.
+fn is_shadowed(first: &str, second: &str) -> bool {
+    let text = changed(
+        "match = { source = \"10.0.0.0/8\" }",
+        &format!("match = {{ source = \"10.0.0.0/8\" }}\n{first}"),
+    );
+    let text = format!(
+        "{text}\n[[client]]\nname = \"desk\"\nmatch = {{ source = \"10.1.0.0/16\" }}\nallow = [\"web\"]\n{second}\n"
+    );
+    let lines = lines(&text);
+    assert!(
+        lines
+            .iter()
+            .all(|line| line.contains("warning: the rule of client `desk` never")),
+        "{lines:?}"
+    );
+    !lines.is_empty()
+}
+
+#[test]
+fn a_rule_that_ends_or_decides_nothing_hides_no_other() {
+    let sooner = "expires = 2027-01-31T00:00:00Z";
+    let later = "expires = 2027-01-31T00:00:00-01:00";
+    let shadow = "mode = \"shadow\"";
+    for (first, second, shadowed) in [
+        ("", "", true),
+        (sooner, "", false),
+        ("", sooner, true),
+        (sooner, later, false),
+        (later, sooner, true),
+        (sooner, sooner, true),
+        (shadow, "", false),
+        ("", shadow, true),
+        (shadow, shadow, true),
+    ] {
+        assert_eq!(is_shadowed(first, second), shadowed, "{first} {second}");
+    }
+}
+
+#[test]
+fn rules_are_hidden_by_those_that_ask_for_less_of_any_kind() {
+    let key = "ab".repeat(32);
+    let keys = format!("spki = [\"{key}\", \"{}\"]", "cd".repeat(32));
+    let key = format!("spki = \"{}\"", key.to_uppercase());
+    for (first, second, shadowed) in [
+        (&*keys, &*key, true),
+        (&*key, &*keys, false),
+        (
+            "uri = \"spiffe://td/ns/**\"",
+            "uri = \"spiffe://td/ns/a/sa/b\"",
+            true,
+        ),
+        (
+            "uri = \"spiffe://td/a\"",
+            "uri = [\"spiffe://td/a\"], cn = \"x\"",
+            true,
+        ),
+        (
+            "uri = \"spiffe://td/*\"",
+            "uri = \"spiffe://td/a/b\"",
+            false,
+        ),
+        ("ou = \"a\"", "cn = \"x\", ou = \"a\"", true),
+        ("ou = \"a\"", "cn = \"x\", ou = [\"a\", \"b\"]", false),
+        (
+            "issuer_cn = \"CA\"",
+            "dns = \"*.x\", issuer_cn = \"CA\"",
+            true,
+        ),
+        (
+            "issuer_cn = \"CA\", ou = \"a\"",
+            "issuer_cn = \"CA\"",
+            false,
+        ),
+    ] {
+        let text = changed("source = \"10.0.0.0/8\"", first);
+        let text = format!(
+            "{text}\n[[client]]\nname = \"desk\"\nmatch = {{ {second} }}\nallow = [\"web\"]\n"
+        );
+        let warned = lines(&text)
+            .iter()
+            .any(|line| line.contains("never decides"));
+        assert_eq!(warned, shadowed, "{first}; {second}");
+    }
 }
 
 #[test]
