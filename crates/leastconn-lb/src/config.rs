@@ -27,7 +27,7 @@ pub(crate) mod reachable;
 mod resolve;
 mod schema;
 mod shape;
-mod suggest;
+pub(crate) mod suggest;
 mod tls;
 
 #[cfg(test)]
@@ -53,8 +53,10 @@ pub use model::{
     ProbeKind, Process, Route, StatusSet, Timeouts, TlsRecords, Upstream,
 };
 pub use pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
+pub(crate) use problem::visible;
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;
+pub(crate) use tls::read_certificates;
 pub use tls::{CertificateFile, ClientAuth, MinVersion, Tls, TlsMaterial};
 
 use resolve::{AddressUse, Surroundings};
@@ -275,6 +277,12 @@ pub fn find(given: Option<PathBuf>) -> Result<PathBuf, NotFound> {
         .map(PathBuf::from)
         .find(|path| path.exists())
         .ok_or(NotFound)
+}
+
+/// For the fuzz target `patterns`.
+#[cfg(fuzzing)]
+pub fn fuzz_patterns(wide: &str, narrow: &str, name: &str) {
+    pattern::drive::drive(wide, narrow, name);
 }
 
 /// There is no configuration file where one is looked for.

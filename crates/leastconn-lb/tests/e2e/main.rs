@@ -14,6 +14,8 @@ mod carries_bytes_unchanged;
 mod ends_handshakes_at_one_deadline;
 mod ends_silent_connections;
 mod ends_when_told_to;
+mod explains_what_would_happen;
+mod knows_clients_by_all_that_a_certificate_says;
 mod limits_each_identity_apart;
 mod listens_on_several_addresses;
 mod passes_on_half_closes;
