@@ -3,6 +3,7 @@
 pub mod check;
 mod completions;
 pub mod demo;
+pub mod explain;
 mod healthcheck;
 pub mod pki;
 pub mod run;
@@ -39,6 +40,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Read everything that `run` would, start nothing, and print every problem.
     Check(ConfigArgs),
+    /// Say what would happen to a client that shows a certificate, and why.
+    Explain(explain::ExplainArgs),
     /// A small certificate authority for tests and small sites.
     Pki {
         #[command(subcommand)]
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args.config),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(args.config),
+        Command::Explain(args) => explain::run(args),
         Command::Pki { command } => match pki::run(command) {
             Ok(()) => ExitCode::from(DONE),
             Err(error) => fail(&error, FAILED),

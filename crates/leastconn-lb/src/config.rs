@@ -27,7 +27,7 @@ pub(crate) mod reachable;
 mod resolve;
 mod schema;
 mod shape;
-mod suggest;
+pub(crate) mod suggest;
 mod tls;
 
 #[cfg(test)]
@@ -47,14 +47,16 @@ use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
 pub use cidr::IpNet;
-pub use clients::{Clients, Exact, Rule};
+pub use clients::{Clients, Key, Rule};
 pub use model::{
-    Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log,
+    Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log, Mode,
     OnExpiry, ProbeKind, Process, Route, StatusSet, Timeouts, TlsRecords, Upstream, Watch,
 };
-pub use pattern::{CnPattern, DnsPattern};
+pub use pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
+pub(crate) use problem::visible;
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;
+pub(crate) use tls::read_certificates;
 pub use tls::{CertificateFile, ClientAuth, MinVersion, Tls, TlsMaterial, Written};
 
 use resolve::{AddressUse, Surroundings};
@@ -275,6 +277,12 @@ pub fn find(given: Option<PathBuf>) -> Result<PathBuf, NotFound> {
         .map(PathBuf::from)
         .find(|path| path.exists())
         .ok_or(NotFound)
+}
+
+/// For the fuzz target `patterns`.
+#[cfg(fuzzing)]
+pub fn fuzz_patterns(wide: &str, narrow: &str, name: &str) {
+    pattern::drive::drive(wide, narrow, name);
 }
 
 /// There is no configuration file where one is looked for.

@@ -46,6 +46,20 @@ pub struct Seen {
     pub sni: Option<Box<str>>,
 }
 
+impl Seen {
+    /// The client as `listener` sees it: where it asks for no certificate, nobody
+    /// vouches for one.
+    pub fn by(&self, listener: &Listener) -> Peer {
+        let presented = self.presented.as_ref();
+        Peer {
+            source: self.source,
+            certificate: presented
+                .filter(|_| listener.trust.is_some())
+                .map(|presented| Arc::clone(&presented.certificate)),
+        }
+    }
+}
+
 /// Whether the client's certificates have to be verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chain {
@@ -108,7 +122,7 @@ pub fn judge<'a>(
     chain: Chain,
     now: Timestamp,
 ) -> Result<Judged<'a>, Refused> {
-    let certificate = match (&listener.trust, &seen.presented) {
+    match (&listener.trust, &seen.presented) {
         (Some(trust), Some(presented)) => {
             if chain == Chain::Again {
                 let at = match (listener.on_expiry, presented.first_end()) {
@@ -120,17 +134,12 @@ pub fn judge<'a>(
                     .verify_again(presented, at)
                     .map_err(Refused::Certificate)?;
             }
-            Some(Arc::clone(&presented.certificate))
         }
         (Some(_), None) => return Err(Refused::NoCertificate),
-        // Nobody vouches for it here any more.
-        (None, _) => None,
-    };
-    let peer = Peer {
-        source: seen.source,
-        certificate,
-    };
-    let matched = listener.state.policy.identify(&peer)?;
+        (None, _) => {}
+    }
+    let peer = seen.by(listener);
+    let matched = listener.state.policy.identify(&peer, now)?;
     let grant = matched.grant(&listener.routing, seen.sni.as_deref());
     Ok(Judged { matched, grant })
 }

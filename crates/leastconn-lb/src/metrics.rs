@@ -29,6 +29,7 @@ pub struct Metrics {
     bytes: Family<Bytes, Counter>,
     client_connections: Family<ClientEnded, Counter>,
     client_active: Family<OfClient, Gauge>,
+    client_shadow: Family<ClientEnded, Counter>,
     reloads: Family<Reload, Counter>,
     /// From accept to established TLS.
     pub handshake_seconds: Histogram,
@@ -102,6 +103,7 @@ impl Metrics {
             bytes: Family::default(),
             client_connections: Family::default(),
             client_active: Family::default(),
+            client_shadow: Family::default(),
             reloads: Family::default(),
             handshake_seconds: seconds(),
             connect_seconds: seconds(),
@@ -151,6 +153,11 @@ impl Metrics {
             "leastconn_client_connections_active",
             "Connections of a client rule that are open",
             m.client_active.clone(),
+        );
+        registry.register(
+            "leastconn_client_shadow",
+            "Connections that a rule in shadow mode would have decided, by what it would have",
+            m.client_shadow.clone(),
         );
         registry.register(
             "leastconn_server_connect_seconds",
@@ -223,6 +230,15 @@ impl Metrics {
             outcome: reason.as_str(),
         };
         self.client_connections.get_or_create(&ended).inc();
+    }
+
+    /// A rule in shadow mode would have decided so.
+    pub fn client_shadowed(&self, client: &str, outcome: Reason) {
+        let judged = ClientEnded {
+            client: client.to_owned(),
+            outcome: outcome.as_str(),
+        };
+        self.client_shadow.get_or_create(&judged).inc();
     }
 
     /// All metrics in Prometheus' text format, version 0.0.4.

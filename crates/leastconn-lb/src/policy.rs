@@ -5,55 +5,48 @@
 //! path that skips authorization or the limits does not compile.
 //!
 //! Finding the rule must not cost more with many of them: rules that ask for
-//! exact names are found by binary search, and only those with wildcards or source
+//! exact texts are found by binary search, and only those with wildcards or source
 //! addresses alone are tried one by one.
+//!
+//! A rule in shadow mode decides nothing, and the next are tried. A rule that has
+//! expired matches nobody. Time is an argument.
 
 use std::{cmp::Ordering, collections::HashMap, sync::Arc};
 
+use jiff::Timestamp;
 use leastconn::{Candidates, ClientId, Limits, Permit, Pool, Reason, ServerId, UpstreamId};
 
 use crate::{
-    config::{self, Allow, Clients, Config, Exact, Granted, Rule},
-    identity::{Certificate, Peer},
+    config::{self, Allow, Clients, Config, Granted, Key, Mode, Rule},
+    identity::{Peer, named_by},
     upstream::Upstream,
 };
 
 /// All rules of one configuration. There may be very many of them: beside what
-/// it has in [`Clients`], a rule has 8 bytes here for each of its names.
+/// it has in [`Clients`], a rule has 8 bytes here for each of its texts.
 #[derive(Debug)]
 pub struct Policy {
     clients: Arc<Clients>,
     /// What each of [`Clients::allows`] grants.
     reaches: Vec<Reach>,
-    /// Rules that can only match a certificate with this exact common name, by
-    /// the name and then in order.
-    by_cn: Vec<Named>,
-    /// The same for DNS names.
-    by_dns: Vec<Named>,
-    /// All others.
-    scanned: Vec<usize>,
+    /// Texts without one of which a rule does not match, by key, text and then in
+    /// the rules' order.
+    exact: Vec<Asked>,
+    /// All other rules, in order.
+    scanned: Vec<u32>,
+    /// When rules expire, in order.
+    expiries: Vec<Timestamp>,
 }
 
 /// The servers that an `allow` grants.
 type Reach = HashMap<UpstreamId, (Arc<Upstream>, Candidates)>;
 
-/// One of the names that a rule can be found by.
+/// One of the texts that a rule can be found by.
 #[derive(Clone, Copy, Debug)]
-struct Named {
+struct Asked {
+    /// Its number in [`Clients`].
+    text: u32,
     rule: u32,
-    name: u32,
-}
-
-impl Named {
-    fn cn(self, clients: &Clients) -> Option<&str> {
-        let mut names = clients.rule(self.rule as usize).cn();
-        names.nth(self.name as usize).map(|cn| cn.text())
-    }
-
-    fn dns(self, clients: &Clients) -> Option<&str> {
-        let mut names = clients.rule(self.rule as usize).dns();
-        names.nth(self.name as usize).map(|dns| dns.text())
-    }
 }
 
 /// Where a listener's connections go.
@@ -117,6 +110,14 @@ pub enum Denied {
     /// No rule matches.
     #[error("no client rule matches")]
     UnknownClient,
+    /// No rule matches, and the rule of this name did until it expired.
+    #[error("no client rule matches any more: the rule of client `{client}` expired at {at}")]
+    Expired {
+        /// The first such rule's name.
+        client: Arc<str>,
+        /// When it expired.
+        at: Timestamp,
+    },
     /// The rule of this name grants none of the servers that the listener leads to.
     #[error("the rule of client `{client}` allows no server of {}", .upstream.as_ref().map_or("exactly one upstream".to_owned(), |id| format!("upstream `{id}`")))]
     NotAllowed {
@@ -131,7 +132,7 @@ impl Denied {
     /// The stable code.
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::UnknownClient => Reason::UnknownClient,
+            Self::UnknownClient | Self::Expired { .. } => Reason::UnknownClient,
             Self::NotAllowed { .. } => Reason::NotAllowed,
         }
     }
@@ -146,6 +147,11 @@ pub struct Matched<'a> {
 }
 
 impl<'a> Matched<'a> {
+    /// The rule.
+    pub const fn rule(&self) -> &Rule<'a> {
+        &self.rule
+    }
+
     /// The rule's name.
     pub fn client(&self) -> &'a str {
         self.rule.name()
@@ -204,76 +210,158 @@ impl Policy {
         let clients = Arc::clone(&config.clients);
         let allows = clients.allows().iter();
         let reaches = allows.map(|allow| reach(allow, upstreams)).collect();
-        let (mut by_cn, mut by_dns, mut scanned) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut exact, mut scanned) = (Vec::new(), Vec::new());
         for (position, client) in clients.iter().enumerate() {
             // More rules than that are not to be had in a file.
             let rule = u32::try_from(position).unwrap_or(u32::MAX);
-            let named = |names: usize| (0..names as u32).map(move |name| Named { rule, name });
             match client.exact() {
-                Some(Exact::Cn) => by_cn.extend(named(client.cn().len())),
-                Some(Exact::Dns) => by_dns.extend(named(client.dns().len())),
-                None => scanned.push(position),
+                Some(key) => {
+                    exact.extend(client.text_numbers(key).map(|text| Asked { text, rule }));
+                }
+                None => scanned.push(rule),
             }
         }
-        // Stable: rules of the same name stay in order.
-        by_cn.sort_by(|a, b| a.cn(&clients).cmp(&b.cn(&clients)));
-        by_dns.sort_by(|a, b| a.dns(&clients).cmp(&b.dns(&clients)));
-        by_cn.shrink_to_fit();
-        by_dns.shrink_to_fit();
+        // Stable: rules of the same text stay in order.
+        exact.sort_by(|a, b| clients.asked(a.text).cmp(&clients.asked(b.text)));
+        exact.shrink_to_fit();
+        let mut expiries: Vec<_> = clients.expiries().collect();
+        expiries.sort_unstable();
+        expiries.dedup();
         Self {
             clients,
             reaches,
-            by_cn,
-            by_dns,
+            exact,
             scanned,
+            expiries,
         }
     }
 
-    /// The first rule that matches the client.
+    /// The first rule that matches the client at `now`, and decides.
     ///
     /// # Errors
     /// If none does.
-    pub fn identify(&self, peer: &Peer) -> Result<Matched<'_>, Denied> {
-        self.candidates(peer)
-            .into_iter()
-            .find_map(|position| {
-                let rule = self.clients.rule(position);
-                Some(Matched {
-                    rule,
-                    reach: &self.reaches[rule.allow_number()],
-                    identity: identity_of(&rule, peer)?,
-                })
-            })
-            .ok_or(Denied::UnknownClient)
+    pub fn identify(&self, peer: &Peer, now: Timestamp) -> Result<Matched<'_>, Denied> {
+        let mut expired = None;
+        for position in self.candidates(peer) {
+            match self.judge(position, peer, now) {
+                Judged::Decides(matched) => return Ok(matched),
+                Judged::Expired(at) => {
+                    let decided = self.clients.rule(position).mode() == Mode::Enforce;
+                    expired = expired.or(decided.then_some((position, at)));
+                }
+                Judged::Shadow(_) | Judged::Differs(_) => {}
+            }
+        }
+        Err(match expired {
+            None => Denied::UnknownClient,
+            Some((position, at)) => Denied::Expired {
+                client: self.clients.rule(position).name().into(),
+                at,
+            },
+        })
+    }
+
+    /// The first rule that matches the client at `now`, if that is one in shadow
+    /// mode: it would have decided.
+    pub fn shadow(&self, peer: &Peer, now: Timestamp) -> Option<Matched<'_>> {
+        if !self.clients.has_shadows() {
+            return None;
+        }
+        for position in self.candidates(peer) {
+            match self.judge(position, peer, now) {
+                Judged::Shadow(matched) => return Some(matched),
+                Judged::Decides(_) => return None,
+                Judged::Expired(_) | Judged::Differs(_) => {}
+            }
+        }
+        None
+    }
+
+    /// The nearest moment after `now` at which a rule expires, and what was decided
+    /// before may have changed.
+    pub fn next_expiry(&self, now: Timestamp) -> Option<Timestamp> {
+        let passed = self.expiries.partition_point(|&expiry| expiry <= now);
+        self.expiries.get(passed).copied()
+    }
+
+    /// The rules.
+    pub fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    /// What the rule of this number, from 0 on, says about a client at `now`, by
+    /// itself.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn judge(&self, number: usize, peer: &Peer, now: Timestamp) -> Judged<'_> {
+        let rule = self.clients.rule(number);
+        let identity = match identity_of(&rule, peer) {
+            Ok(identity) => identity,
+            Err(key) => return Judged::Differs(key),
+        };
+        if let Some(expiry) = rule.expires().filter(|&expiry| expiry <= now) {
+            return Judged::Expired(expiry);
+        }
+        let matched = Matched {
+            rule,
+            reach: &self.reaches[rule.allow_number()],
+            identity,
+        };
+        match rule.mode() {
+            Mode::Enforce => Judged::Decides(matched),
+            Mode::Shadow => Judged::Shadow(matched),
+        }
     }
 
     /// Positions of the rules that may match, in order.
-    fn candidates(&self, peer: &Peer) -> Vec<usize> {
-        let mut positions = self.scanned.clone();
-        let clients = &self.clients;
-        let mut add = |found: &[Named]| positions.extend(found.iter().map(|n| n.rule as usize));
-        if let Some(Certificate { cn, dns, .. }) = peer.certificate.as_deref() {
-            if let Some(cn) = cn {
-                add(equal(&self.by_cn, |named| {
-                    named.cn(clients).cmp(&Some(cn.as_str()))
-                }));
+    fn candidates(&self, peer: &Peer) -> impl Iterator<Item = usize> {
+        let mut found = Vec::new();
+        if let Some(certificate) = &peer.certificate {
+            for key in Key::TEXTS {
+                for text in certificate.texts(key) {
+                    let same = self.asking_for(key, text);
+                    found.extend(same.iter().map(|asked| asked.rule));
+                }
             }
-            for dns in dns {
-                add(equal(&self.by_dns, |named| {
-                    named.dns(clients).cmp(&Some(dns.as_str()))
-                }));
-            }
+            found.sort_unstable();
+            found.dedup();
         }
-        positions.sort_unstable();
-        positions
+        in_order(found, &self.scanned).map(|position| position as usize)
+    }
+
+    fn asking_for(&self, key: Key, text: &str) -> &[Asked] {
+        let compare = |asked: &Asked| self.clients.asked(asked.text).cmp(&(Some(key), text));
+        let start = self
+            .exact
+            .partition_point(|asked| compare(asked) == Ordering::Less);
+        let rest = &self.exact[start..];
+        &rest[..rest.partition_point(|asked| compare(asked) == Ordering::Equal)]
     }
 }
 
-/// The part of sorted `names` that are equal to what they are compared with.
-fn equal(names: &[Named], compare: impl Fn(&Named) -> Ordering) -> &[Named] {
-    let start = names.partition_point(|named| compare(named) == Ordering::Less);
-    let rest = &names[start..];
-    &rest[..rest.partition_point(|named| compare(named) == Ordering::Equal)]
+/// What a rule by itself says about a client.
+#[derive(Clone, Debug)]
+pub enum Judged<'a> {
+    /// It matches, and decides.
+    Decides(Matched<'a>),
+    /// It matches, and decides nothing.
+    Shadow(Matched<'a>),
+    /// It would match, had it not expired then.
+    Expired(Timestamp),
+    /// It asks for something else under this key.
+    Differs(Key),
+}
+
+/// Two ascending lists that have nothing in common, as one.
+fn in_order(found: Vec<u32>, scanned: &[u32]) -> impl Iterator<Item = u32> {
+    let mut found = found.into_iter().peekable();
+    let mut scanned = scanned.iter().copied().peekable();
+    std::iter::from_fn(move || match (found.peek(), scanned.peek()) {
+        (Some(a), Some(b)) if a < b => found.next(),
+        (Some(_), None) => found.next(),
+        _ => scanned.next(),
+    })
 }
 
 fn reach(allow: &[Allow], upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Reach {
@@ -291,28 +379,35 @@ fn reach(allow: &[Allow], upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Rea
         .collect()
 }
 
-/// Whom the rule sees in the client, if it matches: named by the first key, of
-/// those that the rule has, in the order cn, dns, source.
-fn identity_of(rule: &Rule<'_>, peer: &Peer) -> Option<ClientId> {
+/// Whom the rule sees in the client, if it matches: what it is named by is the
+/// first of the rule's keys among `cn`, `dns`, `uri` and `spki`. A rule that asks
+/// for none of these is about many, and each has its own best name.
+///
+/// # Errors
+/// With the first key that does not hold.
+fn identity_of(rule: &Rule<'_>, peer: &Peer) -> Result<ClientId, Key> {
     let certificate = peer.certificate.as_deref();
-    let mut identity = None;
-    if rule.cn().len() > 0 {
-        let cn = certificate?.cn.as_deref()?;
-        rule.cn().find(|pattern| pattern.matches(cn))?;
-        identity = Some(ClientId::from(format!("cn:{cn}")));
-    }
-    if rule.dns().len() > 0 {
-        let names = &certificate?.dns;
-        let name = names
+    let mut name = None;
+    for key in Key::TEXTS {
+        let wanted = rule.texts(key);
+        if wanted.len() == 0 {
+            continue;
+        }
+        let texts = certificate.map_or(&[][..], |shown| shown.texts(key));
+        let text = texts
             .iter()
-            .find(|name| rule.dns().any(|pattern| pattern.matches(name)))?;
-        identity.get_or_insert_with(|| ClientId::from(format!("dns:{name}")));
+            .find(|text| wanted.clone().any(|pattern| key.matches(pattern, text)))
+            .ok_or(key)?;
+        name.get_or_insert((key, text));
     }
     let sources = rule.sources();
-    if !sources.is_empty() {
-        sources.iter().find(|net| net.contains(peer.source))?;
+    if !sources.is_empty() && !sources.iter().any(|net| net.contains(peer.source)) {
+        return Err(Key::Source);
     }
-    Some(identity.unwrap_or_else(|| peer.identity()))
+    Ok(match name {
+        Some((key @ (Key::Cn | Key::Dns | Key::Uri | Key::Spki), text)) => named_by(key, text),
+        _ => peer.identity(),
+    })
 }
 
 #[cfg(test)]

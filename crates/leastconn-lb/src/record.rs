@@ -25,6 +25,7 @@ use crate::{
     policy::Grant,
     presented::Presented,
     running::Running,
+    shadow::{self, Shadowed},
 };
 
 /// What a connection's end is written to.
@@ -48,6 +49,7 @@ pub struct Record {
     attempts: Option<u32>,
     handshake: Option<Duration>,
     connect: Option<Duration>,
+    shadow: Option<Box<Shadowed>>,
     ended: bool,
 }
 
@@ -84,9 +86,18 @@ struct Line<'a> {
     connect_ms: Option<f64>,
     duration_ms: f64,
     outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shadow: Option<ShadowLine<'a>>,
     /// What happened, in words, where the outcome alone leaves questions.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+}
+
+/// What a rule in shadow mode would have decided.
+#[derive(Serialize)]
+struct ShadowLine<'a> {
+    client: &'a str,
+    outcome: &'static str,
 }
 
 impl Record {
@@ -108,6 +119,7 @@ impl Record {
             attempts: None,
             handshake: None,
             connect: None,
+            shadow: None,
             ended: false,
         }
     }
@@ -153,6 +165,13 @@ impl Record {
     pub fn judged(&mut self, listener: &Listener, chain: Chain) -> Result<Grant, Refused> {
         let now = Timestamp::now();
         let mut known = self.live.known();
+        let shadow = shadow::judge(listener, &known.seen, now);
+        if let Some(shadow) = &shadow {
+            self.books
+                .metrics
+                .client_shadowed(&shadow.client, shadow.outcome);
+        }
+        self.shadow = shadow;
         let Judged { matched, grant } = judge(listener, &known.seen, chain, now)?;
         known.called(matched.client(), &self.books.metrics);
         known.identity = Some(matched.identity().clone());
@@ -199,6 +218,9 @@ impl Record {
         if let Some(client) = &client {
             self.books.metrics.client_ended(client, reason);
         }
+        if let Some(shadow) = &mut self.shadow {
+            shadow.ended();
+        }
         if self.books.log.is_on() {
             let mut line = Vec::with_capacity(512);
             self.write_line(&mut line, client.as_deref(), reason, detail);
@@ -240,6 +262,10 @@ impl Record {
             connect_ms: self.connect.map(milliseconds),
             duration_ms: milliseconds(net::now().saturating_duration_since(self.start)),
             outcome: reason.as_str(),
+            shadow: self.shadow.as_deref().map(|shadow| ShadowLine {
+                client: &shadow.client,
+                outcome: shadow.outcome.as_str(),
+            }),
             detail: detail.map(escape),
         };
         // A plain struct into memory: this does not fail.

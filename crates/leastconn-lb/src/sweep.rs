@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use leastconn::{Reason, net};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{judge, live::Due, policy::Policy, presented::Named, reload::report, shared::Shared};
+use crate::{judge, live::Due, presented::Named, reload::report, shared::Shared};
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -21,20 +21,16 @@ const EVERY: Duration = Duration::from_secs(1);
 pub async fn sweep(shared: Arc<Shared>) {
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The configuration whose rules were looked at, and when the next of them runs out.
-    let mut rules: Option<(u64, Option<Timestamp>)> = None;
+    // Whatever the configuration was then: under the one that there is now, what runs
+    // out after this was not looked at.
+    let mut looked = Timestamp::now();
     loop {
         tick.tick().await;
         let current = shared.running.current();
         let now = Timestamp::now();
-        let epoch = current.state.epoch;
-        let passed = rules
-            .filter(|&(of, _)| of == epoch)
-            .and_then(|(_, next)| next)
-            .is_some_and(|next| next <= now);
-        if passed || rules.is_none_or(|(of, _)| of != epoch) {
-            rules = Some((epoch, next_expiry(&current.state.policy, now)));
-        }
+        let next = current.state.policy.next_expiry(looked);
+        let passed = next.is_some_and(|next| next <= now);
+        looked = now;
         let due = due(&shared, now);
         if !passed && due.is_empty() {
             continue;
@@ -67,9 +63,4 @@ fn due(shared: &Shared, now: Timestamp) -> Vec<Arc<crate::live::Live>> {
             None => {}
         });
     expired
-}
-
-/// When the next rule runs out after `now`. None does: they have no such key yet.
-const fn next_expiry(_: &Policy, _: Timestamp) -> Option<Timestamp> {
-    None
 }

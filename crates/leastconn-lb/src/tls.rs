@@ -17,7 +17,8 @@ use std::sync::Arc;
 use rustls::{
     RootCertStore, ServerConfig, SupportedProtocolVersion,
     crypto::CryptoProvider,
-    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    pki_types::{CertificateDer, UnixTime},
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
 pub use handshake::{HandshakeError, Hello, accept, certificate_reason, read_hello};
@@ -139,6 +140,24 @@ pub fn server_config(
     config.ignore_client_order = true;
     config.enable_secret_extraction = records == TlsRecords::Direct;
     Ok(Arc::new(config))
+}
+
+/// Whether a listener would trust a client with this certificate, and those that
+/// it sends with it, now. That the client has the key, only a handshake proves.
+///
+/// # Errors
+/// As the handshake would end. If rustls does not take the configuration, the
+/// outer one.
+pub fn trusts(
+    tls: &Tls,
+    certificate: &CertificateDer<'_>,
+    above: &[CertificateDer<'_>],
+) -> Result<Result<(), HandshakeError>, TlsError> {
+    let Some(Trust(verifier)) = Trust::new(tls)? else {
+        return Ok(Ok(()));
+    };
+    let verified = verifier.verify_client_cert(certificate, above, UnixTime::now());
+    Ok(verified.map(drop).map_err(HandshakeError::from))
 }
 
 /// rustls' suites, all of them, in our own order: AES-128-GCM first. Clients put

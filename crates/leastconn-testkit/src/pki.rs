@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension,
+    DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
@@ -112,6 +113,28 @@ impl TestCa {
         let (params, key) = ca_params(name);
         let der = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         Self::from_parts(params, key, der, |der| [&[der], &self.chain[..]].concat())
+    }
+
+    /// A new CA below this one that may only issue URIs of this host (name
+    /// constraints, RFC 5280, 4.2.1.10).
+    pub fn constrained_to_uris_of(&self, name: &str, host: &str) -> Self {
+        let (mut params, key) = ca_params(name);
+        let base = der::tlv(0x86, host.as_bytes());
+        let permitted = der::tlv(0xa0, &der::tlv(der::SEQUENCE, &base));
+        let constraints = der::tlv(der::SEQUENCE, &permitted);
+        let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], constraints);
+        extension.set_criticality(true);
+        params.custom_extensions.push(extension);
+        let der = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        Self::from_parts(params, key, der, |der| [&[der], &self.chain[..]].concat())
+    }
+
+    /// A certificate from this CA for the key of another, under this common name: one
+    /// of several ways up.
+    pub fn cross_sign(&self, other: &Self, name: &str) -> CertificateDer<'static> {
+        let (params, _) = ca_params(name);
+        let signed = params.signed_by(other.issuer.key(), &self.issuer);
+        signed.unwrap().der().clone()
     }
 
     /// Lets a leaf pose as a CA: what it "issues" must be refused.

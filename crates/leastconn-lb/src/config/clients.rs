@@ -6,76 +6,99 @@
 //! and what lasts is a few large blocks. Those the allocator takes from the
 //! system for themselves; small ones would lie scattered among what reading the
 //! file has freed, and hold on to all of it.
+//!
+//! What few rules have costs the others nothing: each text says which key it is
+//! for, and expiry and mode are kept beside, for those that have them.
 
-use std::{collections::HashMap, sync::Arc};
+mod key;
 
+use std::{collections::HashMap, ops::Range, sync::Arc};
+
+use jiff::Timestamp;
 use leastconn::Limits;
 
 use super::{
     cidr::IpNet,
-    model::{Allow, Client},
-    pattern::{CnPattern, DnsPattern},
+    model::{Allow, Client, Mode},
 };
+pub use key::Key;
 
 /// All rules, in the file's order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Clients {
-    /// Of each rule its name, then its common names, then its DNS names.
+    /// Of each rule its name, then what it asks for in the order of [`Key`].
     texts: String,
     /// Where in `texts` each of them ends, and the next begins.
     ends: Vec<usize>,
+    /// What each of them is; `None`: a rule's name.
+    keys: Vec<Option<Key>>,
     sources: Vec<IpNet>,
     /// Each once, however many rules have it.
     allows: Vec<Arc<[Allow]>>,
     /// The same.
     limits: Vec<Limits>,
     rules: Vec<Packed>,
+    /// Rules that end at some time, in order.
+    expiries: Vec<(u32, Timestamp)>,
+    /// Rules that decide nothing, in order.
+    shadows: Vec<u32>,
 }
 
 /// Where the parts of a rule end: numbers of `ends` and `sources`. The first of
 /// each begins where the rule before ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Packed {
-    cn: usize,
-    dns: usize,
-    sources: usize,
-    allow: usize,
-    limits: usize,
+    texts: u32,
+    sources: u32,
+    allow: u32,
+    limits: u32,
+}
+
+/// A file has 16 MiB at most, so there are never more of anything.
+fn number(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// Adds one rule after another.
 #[derive(Debug, Default)]
 pub(crate) struct Packer {
     packed: Clients,
-    allows: HashMap<Arc<[Allow]>, usize>,
-    limits: HashMap<Limits, usize>,
+    allows: HashMap<Arc<[Allow]>, u32>,
+    limits: HashMap<Limits, u32>,
 }
 
 impl Packer {
     pub(crate) fn add(&mut self, client: &Client) {
         let packed = &mut self.packed;
-        packed.push(&client.name);
-        client.cn.iter().for_each(|cn| packed.push(cn.as_str()));
-        let cn = packed.ends.len();
-        client.dns.iter().for_each(|dns| packed.push(dns.as_str()));
+        packed.push(None, &client.name);
+        for key in Key::TEXTS {
+            client.each(key, |text| packed.push(Some(key), text));
+        }
         packed.sources.extend_from_slice(&client.source);
         let allow = match self.allows.get(&*client.allow) {
             Some(&known) => known,
             None => {
                 let allow: Arc<[Allow]> = client.allow.as_slice().into();
+                let next = number(packed.allows.len());
                 packed.allows.push(Arc::clone(&allow));
-                self.allows.insert(allow, packed.allows.len() - 1);
-                packed.allows.len() - 1
+                self.allows.insert(allow, next);
+                next
             }
         };
         let limits = *self.limits.entry(client.limits).or_insert_with(|| {
             packed.limits.push(client.limits);
-            packed.limits.len() - 1
+            number(packed.limits.len() - 1)
         });
+        let rule = number(packed.rules.len());
+        packed
+            .expiries
+            .extend(client.expires.map(|expires| (rule, expires)));
+        if client.mode == Mode::Shadow {
+            packed.shadows.push(rule);
+        }
         packed.rules.push(Packed {
-            cn,
-            dns: packed.ends.len(),
-            sources: packed.sources.len(),
+            texts: number(packed.ends.len()),
+            sources: number(packed.sources.len()),
             allow,
             limits,
         });
@@ -120,6 +143,7 @@ impl Clients {
         let before = number.checked_sub(1).map(|before| self.rules[before]);
         Rule {
             all: self,
+            number,
             before: before.unwrap_or_default(),
             packed: self.rules[number],
         }
@@ -129,6 +153,16 @@ impl Clients {
     /// them.
     pub fn allows(&self) -> &[Arc<[Allow]>] {
         &self.allows
+    }
+
+    /// When rules end that do.
+    pub fn expiries(&self) -> impl Iterator<Item = Timestamp> {
+        self.expiries.iter().map(|&(_, expires)| expires)
+    }
+
+    /// Whether any rule decides nothing.
+    pub const fn has_shadows(&self) -> bool {
+        !self.shadows.is_empty()
     }
 
     /// A copy that is as small as can be, and shares nothing with what it is of.
@@ -146,9 +180,16 @@ impl Clients {
         }
     }
 
-    fn push(&mut self, text: &str) {
+    /// What one of [`Rule::text_numbers`] asks for: the key, and the pattern.
+    pub(crate) fn asked(&self, number: u32) -> (Option<Key>, &str) {
+        let number = number as usize;
+        (self.keys[number], self.text(number))
+    }
+
+    fn push(&mut self, key: Option<Key>, text: &str) {
         self.texts.push_str(text);
         self.ends.push(self.texts.len());
+        self.keys.push(key);
     }
 
     fn text(&self, number: usize) -> &str {
@@ -159,11 +200,12 @@ impl Clients {
 
 /// One `[[client]]`: whom it is about, what it may reach, and how much of it.
 ///
-/// Of `cn`, `dns` and `sources` every list that is not empty must hold, and one
-/// of its entries is enough for that; at least one list is not empty.
+/// For every key that it asks for, one of the texts it has for that key must hold;
+/// it asks for at least one.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule<'a> {
     all: &'a Clients,
+    number: usize,
     before: Packed,
     packed: Packed,
 }
@@ -171,60 +213,91 @@ pub struct Rule<'a> {
 impl<'a> Rule<'a> {
     /// Its name in logs and metrics.
     pub fn name(&self) -> &'a str {
-        self.all.text(self.before.dns)
+        self.all.text(self.before.texts as usize)
     }
 
-    /// The subject's common name.
-    pub fn cn(&self) -> impl ExactSizeIterator<Item = CnPattern<&'a str>> + use<'a> {
+    /// What it asks for under a key, if anything: patterns that were checked.
+    pub fn texts(&self, key: Key) -> impl ExactSizeIterator<Item = &'a str> + Clone + use<'a> {
         let all = self.all;
-        (self.before.dns + 1..self.packed.cn).map(|number| CnPattern::parsed(all.text(number)))
+        self.numbers(key).map(|number| all.text(number))
     }
 
-    /// A DNS name among the subject alternative names.
-    pub fn dns(&self) -> impl ExactSizeIterator<Item = DnsPattern<&'a str>> + use<'a> {
-        let all = self.all;
-        (self.packed.cn..self.packed.dns).map(|number| DnsPattern::parsed(all.text(number)))
+    /// The numbers of these texts among all rules'.
+    pub(crate) fn text_numbers(&self, key: Key) -> impl Iterator<Item = u32> + use<> {
+        self.numbers(key).map(number)
+    }
+
+    fn numbers(&self, key: Key) -> Range<usize> {
+        let first = self.before.texts as usize + 1;
+        let keys = &self.all.keys[first..self.packed.texts as usize];
+        let start = keys.partition_point(|&other| other < Some(key));
+        let count = keys[start..].partition_point(|&other| other == Some(key));
+        first + start..first + start + count
     }
 
     /// The address the client connects from.
     pub fn sources(&self) -> &'a [IpNet] {
-        &self.all.sources[self.before.sources..self.packed.sources]
+        &self.all.sources[self.before.sources as usize..self.packed.sources as usize]
     }
 
     /// What it may reach. Empty: nothing.
     pub fn allow(&self) -> &'a [Allow] {
-        &self.all.allows[self.packed.allow]
+        &self.all.allows[self.packed.allow as usize]
     }
 
     /// Which of [`Clients::allows`] it is.
     pub const fn allow_number(&self) -> usize {
-        self.packed.allow
+        self.packed.allow as usize
     }
 
     /// Its limits, with `[defaults.client]` filled in.
     pub fn limits(&self) -> &'a Limits {
-        &self.all.limits[self.packed.limits]
+        &self.all.limits[self.packed.limits as usize]
     }
 
-    /// Whether the rule can only hold for a client that shows a certificate.
-    pub fn needs_certificate(&self) -> bool {
-        self.packed.dns > self.before.dns + 1
+    /// From when on it matches nobody.
+    pub fn expires(&self) -> Option<Timestamp> {
+        let expiries = &self.all.expiries;
+        let found = expiries.binary_search_by_key(&number(self.number), |&(rule, _)| rule);
+        found.ok().map(|at| expiries[at].1)
     }
 
-    /// The names by which the rule can be found, if it asks for names and all
-    /// of one kind are without `*`.
-    pub fn exact(&self) -> Option<Exact> {
-        if self.cn().len() > 0 && !self.cn().any(|cn| cn.is_wildcard()) {
-            Some(Exact::Cn)
-        } else if self.dns().len() > 0 && !self.dns().any(|dns| dns.is_wildcard()) {
-            Some(Exact::Dns)
-        } else {
-            None
+    /// Whether it decides.
+    pub fn mode(&self) -> Mode {
+        match self.all.shadows.binary_search(&number(self.number)) {
+            Ok(_) => Mode::Shadow,
+            Err(_) => Mode::Enforce,
         }
     }
 
-    /// Whether this rule holds whenever `later` does.
+    /// Whether the rule can only hold for a client that shows a certificate.
+    pub const fn needs_certificate(&self) -> bool {
+        self.packed.texts > self.before.texts + 1
+    }
+
+    /// The key by which the rule can be found: one that it asks for, without
+    /// wildcards. Without one of its texts it does not hold.
+    pub fn exact(&self) -> Option<Key> {
+        let exact = |&key: &Key| {
+            let mut texts = self.texts(key);
+            texts.len() > 0 && !texts.any(|text| key.is_wildcard(text))
+        };
+        Key::SELECTIVE.into_iter().find(exact)
+    }
+
+    /// Whether this rule decides, or speaks for those that do not, whenever `later`
+    /// would.
     pub fn covers(&self, later: &Self) -> bool {
+        let lasts = match (self.expires(), later.expires()) {
+            (None, _) => true,
+            (Some(first), Some(last)) => last <= first,
+            (Some(_), None) => false,
+        };
+        let decides = self.mode() == Mode::Enforce || later.mode() == Mode::Shadow;
+        lasts && decides && self.matches_all_of(later)
+    }
+
+    fn matches_all_of(&self, later: &Self) -> bool {
         fn all<T>(
             wide: impl ExactSizeIterator<Item = T> + Clone,
             mut narrow: impl ExactSizeIterator<Item = T>,
@@ -234,21 +307,11 @@ impl<'a> Rule<'a> {
                 || (narrow.len() > 0
                     && narrow.all(|narrow| wide.clone().any(|wide| covers(&wide, &narrow))))
         }
-        let cn: Vec<_> = self.cn().collect();
-        let dns: Vec<_> = self.dns().collect();
-        all(cn.into_iter(), later.cn(), |a, b| a.covers(b))
-            && all(dns.into_iter(), later.dns(), |a, b| a.covers(b))
+        Key::TEXTS
+            .into_iter()
+            .all(|key| all(self.texts(key), later.texts(key), |a, b| key.covers(a, b)))
             && all(self.sources().iter(), later.sources().iter(), |a, b| {
                 a.covers(b)
             })
     }
-}
-
-/// Names by which a rule can be found: without one of them it does not hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exact {
-    /// One of its `cn` is the common name.
-    Cn,
-    /// One of its `dns` is among the DNS names.
-    Dns,
 }

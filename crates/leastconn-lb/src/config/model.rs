@@ -5,6 +5,7 @@
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use leastconn::{
     Limits, ServerId, ServerSpec, UpstreamId,
     health::{ActivePolicy, PassivePolicy},
@@ -14,8 +15,8 @@ use serde::Deserialize;
 
 use super::{
     cidr::IpNet,
-    clients::Clients,
-    pattern::{CnPattern, DnsPattern},
+    clients::{Clients, Key},
+    pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern},
     tls::Tls,
 };
 
@@ -295,7 +296,7 @@ impl StatusSet {
 }
 
 /// `[[client]]`, by itself. A configuration keeps them [packed](Clients).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Client {
     /// Its name in logs and metrics.
     pub name: String,
@@ -303,12 +304,62 @@ pub struct Client {
     pub cn: Vec<CnPattern>,
     /// A DNS name among the subject alternative names.
     pub dns: Vec<DnsPattern>,
+    /// A URI among them.
+    pub uri: Vec<UriPattern>,
+    /// The SHA-256 of the public key.
+    pub spki: Vec<Spki>,
+    /// An organizational unit of the subject.
+    pub ou: Vec<ExactText>,
+    /// The issuer's common name.
+    pub issuer_cn: Vec<ExactText>,
     /// The address the client connects from.
     pub source: Vec<IpNet>,
     /// What it may reach. Empty: nothing.
     pub allow: Vec<Allow>,
     /// Its limits, with `[defaults.client]` filled in.
     pub limits: Limits,
+    /// From when on its rule matches nobody; `None`: never.
+    pub expires: Option<Timestamp>,
+    /// Whether its rule decides.
+    pub mode: Mode,
+}
+
+impl Client {
+    /// Calls `with` for each text that it asks for under a key.
+    pub(super) fn each<'a>(&'a self, key: Key, with: impl FnMut(&'a str)) {
+        match key {
+            Key::Cn => self.cn.iter().map(CnPattern::as_str).for_each(with),
+            Key::Dns => self.dns.iter().map(DnsPattern::as_str).for_each(with),
+            Key::Uri => self.uri.iter().map(UriPattern::as_str).for_each(with),
+            Key::Spki => self.spki.iter().map(Spki::as_str).for_each(with),
+            Key::Ou => self.ou.iter().map(ExactText::as_str).for_each(with),
+            Key::IssuerCn => self.issuer_cn.iter().map(ExactText::as_str).for_each(with),
+            // Networks are no texts.
+            Key::Source => {}
+        }
+    }
+}
+
+/// Whether a rule decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "mode")]
+pub enum Mode {
+    /// It does.
+    #[default]
+    Enforce,
+    /// It only says what it would have decided.
+    Shadow,
+}
+
+impl Mode {
+    /// The word in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Shadow => "shadow",
+        }
+    }
 }
 
 /// Which servers of one upstream a client may reach.

@@ -1,10 +1,21 @@
-//! Patterns for names in certificates and in SNI.
+//! Patterns for what certificates say, and for names in SNI.
 //!
-//! `*` stands for exactly one whole label, and only in a *pattern*: a name that
-//! holds a `*` matches nothing that is a wildcard, and as a DNS name nothing at
-//! all, so that a wildcard certificate never speaks for the names it covers.
+//! `*` stands for exactly one whole label, or one whole segment of a URI's path,
+//! and only in a *pattern*: a name that holds a `*` matches nothing that is a
+//! wildcard, and as a DNS name nothing at all, so that a wildcard certificate never
+//! speaks for the names it covers.
+
+#[cfg(any(test, fuzzing))]
+pub(super) mod drive;
+mod exact;
+mod uri;
 
 use std::fmt;
+
+pub use exact::{ExactText, Spki};
+pub use uri::UriPattern;
+
+use crate::spiffe::SpiffeError;
 
 /// Why a text is not a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,8 +43,36 @@ pub enum PatternError {
     #[error("an IP address is not a DNS name; `source` matches addresses")]
     IpAddress,
     /// A control character in a common name.
-    #[error("a common name with control characters is never accepted")]
+    #[error("a name with control characters is never accepted")]
     ControlCharacter,
+    /// A `*` where nothing is a wildcard.
+    #[error("`*` stands for nothing here: the text is compared as it is")]
+    NoWildcards,
+    /// A `*` beside other characters of a URI's segment, in its trust domain, or a
+    /// `**` that is not at the end.
+    #[error(
+        "`*` stands for one whole segment of a SPIFFE ID's path and `**` at its end for the \
+         rest: `spiffe://example.org/ns/*/sa/web` or `spiffe://example.org/ns/**`"
+    )]
+    PartialUriWildcard,
+    /// A `*` in a URI that is no SPIFFE ID.
+    #[error("only SPIFFE IDs can have `*`: other URIs are compared as they are")]
+    LiteralUri,
+    /// No scheme.
+    #[error("a URI begins with its scheme, as in `spiffe://example.org/web`")]
+    NoScheme,
+    /// A character that URIs have not.
+    #[error("a URI has visible ASCII characters only, not {0:?}")]
+    NotUri(char),
+    /// It says `spiffe:`, and is no SPIFFE ID.
+    #[error("{0}")]
+    Spiffe(SpiffeError),
+    /// Not a hash of a public key.
+    #[error(
+        "the SHA-256 of a public key is 64 hexadecimal digits: `openssl x509 -in CLIENT.crt \
+         -noout -pubkey | openssl pkey -pubin -outform DER | openssl dgst -sha256`"
+    )]
+    NotSpki,
 }
 
 /// A pattern for DNS names. Letters' case does not matter.
@@ -74,11 +113,6 @@ impl<'a> DnsPattern<&'a str> {
     /// The same, of the text of one that was read before.
     pub(crate) const fn parsed(text: &'a str) -> Self {
         Self { text }
-    }
-
-    /// The pattern, for as long as what it was read from.
-    pub(crate) const fn text(&self) -> &'a str {
-        self.text
     }
 }
 
@@ -150,11 +184,6 @@ impl<'a> CnPattern<&'a str> {
     /// The same, of the text of one that was read before.
     pub(crate) const fn parsed(text: &'a str) -> Self {
         Self { text }
-    }
-
-    /// The pattern, for as long as what it was read from.
-    pub(crate) const fn text(&self) -> &'a str {
-        self.text
     }
 }
 

@@ -20,12 +20,6 @@ pub(crate) const PLANNED: &[Planned] = &[
     planned("upstream.slow_start", &["0s"]),
     planned("upstream.proxy_protocol", &["off"]),
     planned("upstream.tls", &[]),
-    planned("client.match.ou", &[]),
-    planned("client.match.uri", &[]),
-    planned("client.match.spki", &[]),
-    planned("client.match.issuer_cn", &[]),
-    planned("client.expires", &[]),
-    planned("client.mode", &["enforce"]),
 ];
 
 const fn planned(key: &'static str, accepted: &'static [&'static str]) -> Planned {

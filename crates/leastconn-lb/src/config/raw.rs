@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{
     defaults::{self, text},
-    model::{Format, Level, OnExpiry, TlsRecords, Watch},
+    model::{Format, Level, Mode, OnExpiry, TlsRecords, Watch},
     tls::{ClientAuth, MinVersion},
 };
 use value::{At, DateTime, DurationText, OneOrMany, ServerEntry, StatusCodes, Workers};
@@ -386,22 +386,11 @@ pub struct RawClient {
         extend("x-leastconn-if-zero" = "to refuse a client, empty its `allow`")
     )]
     pub max_conns: Opt<u32>,
-    /// From when on it is refused. Absent: never.
+    /// From when on its rule matches nobody, with an offset from UTC. Absent: never.
     pub expires: Opt<DateTime>,
     /// Whether its rule decides, or only says what it would have decided.
     #[schemars(extend("default" = "enforce"))]
     pub mode: Opt<Mode>,
-}
-
-/// Whether a rule decides.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(rename = "mode")]
-pub enum Mode {
-    /// It does.
-    Enforce,
-    /// It only says what it would have decided.
-    Shadow,
 }
 
 /// Who a client is.
@@ -412,16 +401,20 @@ pub struct RawMatch {
     /// The certificate's common name; `*` stands for one whole label.
     #[schemars(extend("examples" = ["client1.lb.com"]))]
     pub cn: Opt<OneOrMany>,
-    /// Its organizational unit.
+    /// One of its organizational units, compared as it is.
+    #[schemars(extend("examples" = ["payments"]))]
     pub ou: Opt<OneOrMany>,
     /// A DNS name among its alternative names; `*` stands for one whole label.
     #[schemars(extend("examples" = ["*.clients.lb.com"]))]
     pub dns: Opt<OneOrMany>,
-    /// A URI among its alternative names.
+    /// A URI among its alternative names. In a SPIFFE ID, `*` stands for one whole
+    /// segment of the path, and `**` at the end for the rest; other URIs are
+    /// compared as they are.
+    #[schemars(extend("examples" = ["spiffe://example.org/ns/*/sa/web"]))]
     pub uri: Opt<OneOrMany>,
-    /// The SHA-256 of its public key, in hexadecimal.
+    /// The SHA-256 of its public key (the SubjectPublicKeyInfo), in hexadecimal.
     pub spki: Opt<OneOrMany>,
-    /// The common name of its issuer.
+    /// The common name of its issuer, compared as it is.
     pub issuer_cn: Opt<OneOrMany>,
     /// The address the client connects from: an address or a network in CIDR form.
     #[schemars(extend("examples" = ["10.0.0.0/8", ["127.0.0.1", "::1"]]))]

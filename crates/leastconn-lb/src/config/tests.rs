@@ -5,6 +5,7 @@ mod docs;
 mod meaning;
 mod mistakes;
 mod robust;
+mod rules;
 mod tls;
 
 use std::{env::VarError, path::Path};

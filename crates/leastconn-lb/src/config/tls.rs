@@ -9,7 +9,10 @@ mod file;
 mod inspect;
 pub(crate) mod load;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
@@ -29,6 +32,20 @@ pub struct Tls {
     pub written: Written,
     /// What the files hold. Shared: a configuration is cloned, its keys are not.
     pub material: Arc<TlsMaterial>,
+}
+
+/// Reads the certificates of a PEM file; there is at least one.
+///
+/// # Errors
+/// What is wrong, and what to do about it.
+pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    match file::Pem::read(path, file::Wanted::Certificates) {
+        Ok(pem) => Ok(pem.certificates),
+        Err(error) => {
+            let parts = [Some(error.message), error.help];
+            Err(parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
+        }
+    }
 }
 
 /// The oldest protocol version that is spoken.

@@ -102,16 +102,38 @@ fn a_wildcard_is_kept_as_the_text_it_is() {
 }
 
 #[test]
-fn the_best_name_is_the_common_name_then_a_dns_name_then_the_address() {
+fn the_best_name_is_the_common_name_a_dns_name_a_uri_the_key_or_the_address() {
     let name = |leaf| peer(leaf).identity().as_str().to_owned();
-    assert_eq!(name(leaf("a").dns("b")), "cn:a");
-    assert_eq!(name(leaf("a").no_cn().dns("b").dns("c")), "dns:b");
-    assert_eq!(name(leaf("a").no_cn()), "source:10.0.0.7");
+    assert_eq!(name(leaf("a").dns("b").uri("urn:c")), "cn:a");
+    assert_eq!(
+        name(leaf("a").no_cn().uri("urn:c").dns("b").dns("d")),
+        "dns:b"
+    );
+    assert_eq!(
+        name(leaf("a").no_cn().uri("urn:c").uri("urn:d")),
+        "uri:urn:c"
+    );
+    let cert = leaf("a").no_cn().ou("x").build();
+    let read = Certificate::from_der(cert.der()).unwrap();
+    assert_eq!(read.identity().as_str(), format!("spki:{}", read.spki));
     let nobody = Peer {
         source: "::1".parse().unwrap(),
         certificate: None,
     };
     assert_eq!(nobody.identity().as_str(), "source:::1");
+}
+
+/// Against rustls' own reading of the same certificate.
+#[test]
+fn the_key_is_the_sha_256_of_the_subject_public_key_info() {
+    for cert in [leaf("a").build(), leaf("a").rsa().build()] {
+        let read = Certificate::from_der(cert.der()).unwrap();
+        let parsed = rustls::server::ParsedCertificate::try_from(cert.der()).unwrap();
+        let spki = parsed.subject_public_key_info();
+        let digest = digest(&SHA256, &spki);
+        let hex: String = digest.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(read.spki, hex);
+    }
 }
 
 #[test]
@@ -133,26 +155,16 @@ fn what_follows_the_certificate_is_not_passed_over() {
     assert_eq!(Certificate::from_der(&[]), Err(Ambiguous::Unreadable));
 }
 
-#[test]
-fn every_ambiguity_has_the_one_reason() {
-    for ambiguous in [
-        Ambiguous::Unreadable,
-        Ambiguous::SeveralCommonNames,
-        Ambiguous::UnreadableCommonName,
-        Ambiguous::UnreadableAlternativeNames,
-        Ambiguous::UnreadableDnsName,
-    ] {
-        assert_eq!(ambiguous.reason(), Reason::AmbiguousIdentity);
-        assert!(!ambiguous.to_string().is_empty());
-    }
-}
-
-static GOOD: LazyLock<Cert> =
-    LazyLock::new(|| leaf("a.example").dns("b.example").uri("u:x").build());
+static GOOD: LazyLock<Cert> = LazyLock::new(|| {
+    leaf("a.example")
+        .ou("c")
+        .dns("b.example")
+        .uri("spiffe://d/e")
+        .build()
+});
 
 proptest! {
-    /// The bytes come from outside: nothing in them may panic the process, and no
-    /// name that they yield may hold a control character.
+    /// The bytes come from outside: nothing in them may panic the process.
     #[test]
     fn no_bytes_panic_or_smuggle_controls(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
@@ -167,8 +179,10 @@ proptest! {
             der.truncate(cut.index(der.len()));
         }
         if let Ok(read) = Certificate::from_der(&der) {
-            let names = read.cn.iter().chain(&read.dns);
-            prop_assert!(names.flat_map(|name| name.chars()).all(|c| !c.is_control()));
+            check(&read);
         }
     }
 }
+
+/// Row by row, what is hostile in a certificate.
+mod hostile;

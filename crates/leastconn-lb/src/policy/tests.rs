@@ -4,8 +4,12 @@ use leastconn::{Limits, ServerId};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{
-    Access, Allow, Client, CnPattern, DnsPattern, Format, IpNet, Level, Log, Process, TlsRecords,
+use crate::{
+    config::{
+        Access, Allow, Client, CnPattern, DnsPattern, ExactText, Format, IpNet, Level, Log,
+        Process, Spki, TlsRecords, UriPattern,
+    },
+    identity::Certificate,
 };
 
 /// A rule as a test writes it down: patterns as text.
@@ -13,30 +17,42 @@ use crate::config::{
 struct Written {
     cn: Vec<&'static str>,
     dns: Vec<&'static str>,
+    uri: Vec<&'static str>,
+    spki: Vec<&'static str>,
+    ou: Vec<&'static str>,
+    issuer_cn: Vec<&'static str>,
     source: Vec<&'static str>,
+    /// In seconds since 1970.
+    expires: Option<i64>,
+    mode: Mode,
+}
+
+fn each<T, E: std::fmt::Debug>(
+    texts: &[&'static str],
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Vec<T> {
+    texts.iter().map(|text| parse(text).unwrap()).collect()
 }
 
 fn client(position: usize, written: &Written, allow: Vec<Allow>) -> Client {
-    let cn = written
-        .cn
-        .iter()
-        .map(|text| CnPattern::parse(text).unwrap());
-    let dns = written
-        .dns
-        .iter()
-        .map(|text| DnsPattern::parse(text).unwrap());
-    let source = written
-        .source
-        .iter()
-        .map(|text| IpNet::parse(text).unwrap());
     Client {
         name: position.to_string(),
-        cn: cn.collect(),
-        dns: dns.collect(),
-        source: source.collect(),
+        cn: each(&written.cn, CnPattern::parse),
+        dns: each(&written.dns, DnsPattern::parse),
+        uri: each(&written.uri, UriPattern::parse),
+        spki: each(&written.spki, Spki::parse),
+        ou: each(&written.ou, ExactText::parse),
+        issuer_cn: each(&written.issuer_cn, ExactText::parse),
+        source: each(&written.source, IpNet::parse),
         allow,
         limits: Limits::default(),
+        expires: written.expires.map(at),
+        mode: written.mode,
     }
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(seconds).unwrap()
 }
 
 fn config(clients: Vec<Client>) -> Config {
@@ -63,14 +79,25 @@ fn config(clients: Vec<Client>) -> Config {
     }
 }
 
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|&text| text.to_owned()).collect()
+}
+
 fn peer(cn: Option<&str>, dns: &[&str], source: &str) -> Peer {
+    showing(
+        Certificate {
+            cn: cn.map(str::to_owned),
+            dns: owned(dns),
+            ..Certificate::default()
+        },
+        source,
+    )
+}
+
+fn showing(certificate: Certificate, source: &str) -> Peer {
     Peer {
         source: source.parse().unwrap(),
-        certificate: Some(Arc::new(Certificate {
-            cn: cn.map(str::to_owned),
-            dns: dns.iter().map(|&name| name.to_owned()).collect(),
-            serial: "01".to_owned(),
-        })),
+        certificate: Some(Arc::new(certificate)),
     }
 }
 
@@ -91,35 +118,118 @@ fn stands_for(pattern: &str, name: &str) -> bool {
             .all(|(wanted, label)| wanted == label || (*wanted == "*" && !label.is_empty()))
 }
 
-/// The first rule that holds, by trying all of them in order.
-fn naive(rules: &[Written], peer: &Peer) -> Option<(usize, String)> {
-    let cert = peer.certificate.as_deref();
-    rules.iter().enumerate().find_map(|(position, rule)| {
-        let cn = cert.and_then(|cert| cert.cn.as_deref());
-        let cn = cn.filter(|cn| rule.cn.iter().any(|pattern| stands_for(pattern, cn)));
-        let dns = cert.and_then(|cert| {
-            cert.dns
+/// The same for URIs.
+fn uri_stands_for(pattern: &str, uri: &str) -> bool {
+    let (wanted, segments): (Vec<_>, Vec<_>) =
+        (pattern.split('/').collect(), uri.split('/').collect());
+    let (wanted, segments) = match wanted.split_last() {
+        Some((&"**", wanted)) if segments.len() > wanted.len() => {
+            (wanted.to_vec(), segments[..wanted.len()].to_vec())
+        }
+        _ => (wanted, segments),
+    };
+    let mut pairs = wanted.iter().zip(&segments);
+    wanted.len() == segments.len()
+        && pairs.all(|(&wanted, &segment)| wanted == segment || wanted == "*")
+}
+
+/// The first rule that holds and decides, by trying all of them in order; and the
+/// first that holds, if it decides nothing.
+fn naive(rules: &[Written], peer: &Peer, now: i64) -> [Option<(usize, String)>; 2] {
+    type StandsFor = fn(&str, &str) -> bool;
+    let nobody = Certificate::default();
+    let cert = peer.certificate.as_deref().unwrap_or(&nobody);
+    let equal: StandsFor = |pattern, text| pattern == text;
+    let shown = |spki: &str| !spki.is_empty();
+    let mut found = [None, None];
+    for (position, rule) in rules.iter().enumerate() {
+        let keys: [(&str, &[&str], Vec<&str>, StandsFor); 6] = [
+            (
+                "cn",
+                &rule.cn,
+                cert.cn.iter().map(|s| &**s).collect(),
+                stands_for,
+            ),
+            (
+                "dns",
+                &rule.dns,
+                cert.dns.iter().map(|s| &**s).collect(),
+                stands_for,
+            ),
+            (
+                "uri",
+                &rule.uri,
+                cert.uri.iter().map(|s| &**s).collect(),
+                uri_stands_for,
+            ),
+            (
+                "spki",
+                &rule.spki,
+                Some(&*cert.spki).into_iter().filter(|s| shown(s)).collect(),
+                equal,
+            ),
+            ("", &rule.ou, cert.ou.iter().map(|s| &**s).collect(), equal),
+            (
+                "",
+                &rule.issuer_cn,
+                cert.issuer_cn.iter().map(|s| &**s).collect(),
+                equal,
+            ),
+        ];
+        let source = rule.source.iter().map(|net| IpNet::parse(net).unwrap());
+        let mut holds =
+            rule.source.is_empty() || source.clone().any(|net| net.contains(peer.source));
+        let mut name = None;
+        for (key, patterns, texts, stands_for) in keys {
+            if patterns.is_empty() {
+                continue;
+            }
+            match texts
                 .iter()
-                .find(|name| rule.dns.iter().any(|pattern| stands_for(pattern, name)))
-        });
-        let source = rule
-            .source
-            .iter()
-            .any(|net| IpNet::parse(net).unwrap().contains(peer.source));
-        let holds = (rule.cn.is_empty() || cn.is_some())
-            && (rule.dns.is_empty() || dns.is_some())
-            && (rule.source.is_empty() || source);
-        let identity = match (rule.cn.is_empty(), rule.dns.is_empty()) {
-            (false, _) => format!("cn:{}", cn.unwrap_or_default()),
-            (true, false) => format!("dns:{}", dns.map_or("", String::as_str)),
-            (true, true) => peer.identity().as_str().to_owned(),
-        };
-        holds.then_some((position, identity))
-    })
+                .find(|text| patterns.iter().any(|p| stands_for(p, text)))
+            {
+                Some(text) if !key.is_empty() => drop(name.get_or_insert(format!("{key}:{text}"))),
+                Some(_) => {}
+                None => holds = false,
+            }
+        }
+        if !holds || rule.expires.is_some_and(|expires| expires <= now) {
+            continue;
+        }
+        let identity = name.unwrap_or_else(|| peer.identity().as_str().to_owned());
+        match rule.mode {
+            Mode::Enforce => {
+                found[0] = Some((position, identity));
+                break;
+            }
+            Mode::Shadow => drop(found[1].get_or_insert((position, identity))),
+        }
+    }
+    found
 }
 
 const NAMES: [&str; 7] = ["a.x", "b.x", "a.y", "a.b.x", "x", "*.x", "a."];
 const PATTERNS: [&str; 7] = ["a.x", "b.x", "a.y", "x", "*.x", "a.*", "*.*.x"];
+const URIS: [&str; 5] = [
+    "spiffe://t/a",
+    "spiffe://t/b",
+    "spiffe://t/a/b",
+    "spiffe://t",
+    "urn:x",
+];
+const URI_PATTERNS: [&str; 6] = [
+    "spiffe://t/a",
+    "spiffe://t/*",
+    "spiffe://t/**",
+    "spiffe://t/a/**",
+    "spiffe://t",
+    "urn:x",
+];
+const TEXTS: [&str; 3] = ["one", "two", "a.x"];
+const KEYS: [&str; 2] = [
+    "0000000000000000000000000000000000000000000000000000000000000001",
+    "0000000000000000000000000000000000000000000000000000000000000002",
+];
 const NETS: [&str; 4] = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "::/0"];
 const SOURCES: [&str; 4] = ["10.1.2.3", "10.1.9.9", "192.0.2.1", "2001:db8::1"];
 
@@ -127,53 +237,147 @@ fn some_of(all: &'static [&'static str]) -> impl Strategy<Value = Vec<&'static s
     prop::collection::vec(prop::sample::select(all), 0..3)
 }
 
+/// Mostly none.
+fn few_of(all: &'static [&'static str]) -> impl Strategy<Value = Vec<&'static str>> {
+    prop_oneof![3 => Just(Vec::new()), 1 => some_of(all)]
+}
+
 prop_compose! {
     fn rule()(
-        cn in some_of(&PATTERNS),
-        dns in some_of(&PATTERNS),
-        source in some_of(&NETS),
+        cn in few_of(&PATTERNS),
+        dns in few_of(&PATTERNS),
+        uri in few_of(&URI_PATTERNS),
+        spki in few_of(&KEYS),
+        ou in few_of(&TEXTS),
+        issuer_cn in few_of(&TEXTS),
+        source in few_of(&NETS),
+        expires in prop::option::weighted(0.3, 0_i64..6),
+        shadow in prop::bool::weighted(0.2),
     ) -> Written {
+        let mut rule = Written { cn, dns, uri, spki, ou, issuer_cn, source, expires, ..Written::default() };
+        rule.mode = if shadow { Mode::Shadow } else { Mode::Enforce };
+        let names = [&rule.cn, &rule.dns, &rule.uri, &rule.spki, &rule.ou, &rule.issuer_cn];
         // A rule without any key is not to be had.
-        let source = if cn.is_empty() && dns.is_empty() && source.is_empty() {
-            vec!["10.0.0.0/8"]
-        } else {
-            source
-        };
-        Written { cn, dns, source }
+        if names.iter().all(|list| list.is_empty()) && rule.source.is_empty() {
+            rule.source = vec!["10.0.0.0/8"];
+        }
+        rule
+    }
+}
+
+prop_compose! {
+    fn certificate()(
+        cn in prop::option::of(prop::sample::select(&NAMES[..])),
+        dns in some_of(&NAMES),
+        uri in some_of(&URIS),
+        spki in prop::sample::select(&KEYS[..]),
+        ou in some_of(&TEXTS),
+        issuer_cn in prop::option::of(prop::sample::select(&TEXTS[..])),
+    ) -> Certificate {
+        Certificate {
+            cn: cn.map(str::to_owned),
+            dns: owned(&dns),
+            uri: owned(&uri),
+            spki: spki.to_owned(),
+            ou: owned(&ou),
+            issuer_cn: issuer_cn.map(str::to_owned),
+            serial: "01".to_owned(),
+        }
     }
 }
 
 prop_compose! {
     fn anybody()(
-        certificate in prop::option::of((
-            prop::option::of(prop::sample::select(&NAMES[..])),
-            some_of(&NAMES),
-        )),
+        certificate in prop::option::of(certificate()),
         source in prop::sample::select(&SOURCES[..]),
     ) -> Peer {
-        match certificate {
-            Some((cn, dns)) => peer(cn, &dns, source),
-            None => Peer { source: source.parse::<IpAddr>().unwrap(), certificate: None },
+        Peer {
+            source: source.parse::<IpAddr>().unwrap(),
+            certificate: certificate.map(Arc::new),
         }
     }
 }
 
+fn seen(matched: &Matched<'_>) -> (usize, String) {
+    let position = matched.client().parse::<usize>().unwrap();
+    (position, matched.identity().as_str().to_owned())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(4000))]
     #[test]
-    fn finding_a_rule_by_hash_is_trying_all_in_order(
+    fn finding_a_rule_by_search_is_trying_all_in_order(
         rules in prop::collection::vec(rule(), 0..12),
         peer in anybody(),
+        now in 0_i64..6,
     ) {
         let clients = rules.iter().enumerate();
         let clients = clients.map(|(n, rule)| client(n, rule, Vec::new())).collect();
         let policy = Policy::new(&config(clients), &HashMap::new());
-        let found = policy.identify(&peer).ok().map(|matched| {
-            let position = matched.client().parse::<usize>().unwrap();
-            (position, matched.identity().as_str().to_owned())
-        });
-        prop_assert_eq!(found, naive(&rules, &peer));
+        let [decides, shadow] = naive(&rules, &peer, now);
+        let found = policy.identify(&peer, at(now)).ok();
+        prop_assert_eq!(found.as_ref().map(seen), decides);
+        let found = policy.shadow(&peer, at(now));
+        prop_assert_eq!(found.as_ref().map(seen), shadow);
     }
+
+    /// What one rule is said to cover, the other never decides.
+    #[test]
+    fn covering_keeps_its_word(
+        rules in prop::collection::vec(rule(), 2),
+        peer in anybody(),
+        now in 0_i64..6,
+    ) {
+        let clients = rules.iter().enumerate();
+        let clients: Clients = clients.map(|(n, rule)| client(n, rule, Vec::new())).collect();
+        let covers = clients.rule(0).covers(&clients.rule(1));
+        let [decides, shadow] = naive(&rules, &peer, now);
+        let later = |found: Option<(usize, String)>| found.is_some_and(|(rule, _)| rule == 1);
+        prop_assert!(!covers || !later(decides) && !later(shadow));
+    }
+}
+
+#[test]
+fn a_rule_that_expired_is_named_when_nothing_else_matches() {
+    let by_cn = |expires, mode| Written {
+        cn: vec!["a.x"],
+        expires,
+        mode,
+        ..Written::default()
+    };
+    let rules = [
+        by_cn(Some(5), Mode::Shadow),
+        by_cn(Some(10), Mode::Enforce),
+        by_cn(Some(20), Mode::Enforce),
+        by_cn(Some(20), Mode::Enforce),
+    ];
+    let clients = rules.iter().enumerate();
+    let clients = clients
+        .map(|(n, rule)| client(n, rule, Vec::new()))
+        .collect();
+    let policy = Policy::new(&config(clients), &HashMap::new());
+    let somebody = peer(Some("a.x"), &[], "::1");
+    let who = |now| {
+        policy
+            .identify(&somebody, at(now))
+            .map(|m| m.client().to_owned())
+    };
+    assert_eq!(who(9).unwrap(), "1");
+    // At the very moment, it has expired.
+    assert_eq!(who(10).unwrap(), "2");
+    let denied = who(20).unwrap_err();
+    assert_eq!(denied.reason(), Reason::UnknownClient);
+    assert_eq!(
+        denied.to_string(),
+        "no client rule matches any more: the rule of client `1` expired at 1970-01-01T00:00:10Z"
+    );
+    let other = policy.identify(&peer(Some("b.x"), &[], "::1"), at(20));
+    assert_eq!(other.unwrap_err(), Denied::UnknownClient);
+    let next = [4, 5, 10, 19, 20].map(|now| policy.next_expiry(at(now)));
+    assert_eq!(
+        next,
+        [Some(at(5)), Some(at(10)), Some(at(20)), Some(at(20)), None]
+    );
 }
 
 fn upstream(name: &str, servers: &[&str]) -> (UpstreamId, Arc<Upstream>) {
@@ -211,7 +415,9 @@ fn policy(allow: Vec<Allow>) -> Policy {
 }
 
 fn matched(policy: &Policy) -> Matched<'_> {
-    policy.identify(&peer(Some("a.x"), &[], "::1")).unwrap()
+    policy
+        .identify(&peer(Some("a.x"), &[], "::1"), Timestamp::now())
+        .unwrap()
 }
 
 fn routing(upstream: Option<&str>, routes: &[(&str, &str)]) -> Routing {

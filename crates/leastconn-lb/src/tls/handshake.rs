@@ -44,7 +44,7 @@ impl Hello {
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// TLS says no.
-    #[error("{0}")]
+    #[error("{}", words(.0))]
     Tls(#[from] Error),
     /// The socket broke.
     #[error("{0}")]
@@ -62,6 +62,21 @@ impl HandshakeError {
             Self::Tls(Error::InvalidCertificate(error)) => certificate_reason(error),
             _ => Reason::HandshakeFailed,
         }
+    }
+}
+
+/// What rustls says, where it says enough.
+fn words(error: &Error) -> String {
+    // Of webpki's own errors rustls passes on the name.
+    let constrained = |other: &rustls::OtherError| other.0.to_string() == "NameConstraintViolation";
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(other)) if constrained(other) => {
+            "invalid peer certificate: name constraints of an authority above it do not allow \
+             its names, or are constraints for URIs, which cannot be checked and refuse every \
+             certificate with a URI"
+                .to_owned()
+        }
+        error => error.to_string(),
     }
 }
 

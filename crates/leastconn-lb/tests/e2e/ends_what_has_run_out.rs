@@ -67,3 +67,38 @@ async fn a_connection_grows_as_old_as_it_may_and_no_older() {
     lb.nth(0, "max_lifetime").await;
     lb.quiet().await;
 }
+
+#[tokio::test]
+async fn a_rule_that_expires_ends_the_connections_that_rest_on_it() {
+    let web = Upstream::named("web1").await;
+    let expiry = (jiff::Timestamp::now() + Duration::from_secs(3)).to_string();
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("guest", &cn(CLIENT1), "web", &format!("expires = {expiry}"))
+        .client("client2", &cn("client2.lb.com"), "web", "")
+        .start()
+        .await;
+    let mut other = lb
+        .client("client2.lb.com")
+        .connect(lb.main())
+        .await
+        .unwrap();
+    read_line(&mut other).await.unwrap();
+    let mut guest = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    read_line(&mut guest).await.unwrap();
+    let start = Instant::now();
+    let mut rest = Vec::new();
+    let _ = within(DEADLINE, "its end", guest.read_to_end(&mut rest)).await;
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(1500), "{took:?}");
+    assert!(took < Duration::from_millis(5500), "{took:?}");
+    lb.nth(0, "policy_changed").await;
+    assert_eq!(roundtrip(&mut other, b"on").await.unwrap(), b"on");
+    // And nobody comes in by it any more.
+    let _refused = lb.client(CLIENT1).connect(lb.main()).await;
+    lb.nth(1, "unknown_client").await;
+    other.shutdown().await.unwrap();
+    read_to_close(&mut other).await.unwrap();
+    lb.quiet().await;
+}

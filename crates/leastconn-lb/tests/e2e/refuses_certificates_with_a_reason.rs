@@ -30,6 +30,7 @@ async fn is_refused(lb: &Running, client: TlsClient, outcome: &str, expected: Al
     }
 }
 
+/// Rows 5 to 8 and 15 of the matrix of threats.
 async fn none_foreign_expired_early_revoked_and_unfit(records: Records) {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).records(records);

@@ -1,3 +1,5 @@
+use leastconn_testkit::{DEADLINE, eventually};
+
 use crate::{curl, program::run, site::Site};
 
 #[tokio::test]
@@ -12,15 +14,21 @@ async fn curl_sends_several_requests_over_one_connection() {
         "webapp2\nnew 1\n".to_owned() + &"webapp2\nnew 0\n".repeat(3)
     );
 
-    // One connection to the server as well, with requests 1 to 4 on it.
-    let requests = site.web2.requests();
+    // One connection to the server as well, with requests 1 to 4 on it. nginx writes
+    // them down a moment after it has answered.
+    let written = eventually(DEADLINE, || async {
+        let requests = site.web2.requests();
+        (requests.len() == 4)
+            .then_some(requests)
+            .ok_or_else(|| "not all requests".to_owned())
+    });
+    let requests = written.await.unwrap();
     let of: Vec<Vec<&str>> = requests.iter().map(|r| r.split(' ').collect()).collect();
     for (n, request) in of.iter().enumerate() {
         assert_eq!(request[0], of[0][0], "{requests:?}");
         assert_eq!(request[1], (n + 1).to_string(), "{requests:?}");
         assert_eq!(request[2], format!("/{n}"), "{requests:?}");
     }
-    assert_eq!(requests.len(), 4);
     let records = site.balancer.wait_records(1).await;
     assert_eq!(records.len(), 1);
     assert_eq!(records[0]["outcome"], "ok", "{}", records[0]);

@@ -1,5 +1,5 @@
-//! Just enough DER to give a certificate a subject that rcgen rightly refuses to
-//! write: several common names, control characters, text that is no UTF-8.
+//! Just enough DER to give a certificate what rcgen rightly refuses to write:
+//! several common names, control characters, text that is no UTF-8.
 
 use rcgen::{KeyPair, SigningKey};
 
@@ -9,8 +9,10 @@ pub(super) const OID: u8 = 0x06;
 pub(super) const BIT_STRING: u8 = 0x03;
 pub(super) const UTF8_STRING: u8 = 0x0c;
 
-/// The position of `subject` in a TBSCertificate that has a version.
-const SUBJECT: usize = 5;
+/// The position of `issuer` in a TBSCertificate that has a version.
+pub(super) const ISSUER: usize = 3;
+/// The same of `subject`.
+pub(super) const SUBJECT: usize = 5;
 
 /// One tag, length, value.
 pub(super) fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
@@ -56,13 +58,13 @@ fn children(der: &[u8]) -> Vec<&[u8]> {
     found
 }
 
-/// The same certificate with another subject, signed anew.
-pub(super) fn with_subject(cert: &[u8], subject: &[u8], key: &KeyPair) -> Vec<u8> {
+/// The same certificate with another field, signed anew.
+pub(super) fn with_field(cert: &[u8], field: usize, value: &[u8], key: &KeyPair) -> Vec<u8> {
     let [tbs, algorithm, _signature] = children(cert)[..] else {
         panic!("no certificate")
     };
     let mut fields = children(tbs);
-    fields[SUBJECT] = subject;
+    fields[field] = value;
     let tbs = tlv(SEQUENCE, &fields.concat());
     // A bit string begins with the number of unused bits.
     let signature = [&[0], &key.sign(&tbs).unwrap()[..]].concat();

@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SanType,
+    CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::der::{OID, SEQUENCE, SET, UTF8_STRING, tlv, with_subject};
+use super::der::{ISSUER, OID, SEQUENCE, SET, SUBJECT, UTF8_STRING, tlv, with_field};
 use super::{Cert, DAY, TestCa, at, random_serial};
 
 /// 2.5.4.3 and 2.5.4.11.
@@ -33,6 +33,10 @@ pub struct LeafBuilder<'a> {
     /// Relative distinguished names, each a set of attributes.
     subject: Vec<Vec<Attribute>>,
     alternative: Vec<SanType>,
+    /// Encoded alternative names.
+    raw_alternative: Vec<u8>,
+    /// Relative distinguished names, if not the CA's own.
+    issuer: Option<Vec<Vec<Attribute>>>,
     validity: (i64, i64),
     usages: Vec<ExtendedKeyUsagePurpose>,
     rsa: bool,
@@ -45,6 +49,8 @@ impl<'a> LeafBuilder<'a> {
             ca,
             subject: vec![vec![(CN, cn.into())]],
             alternative: Vec::new(),
+            raw_alternative: Vec::new(),
+            issuer: None,
             validity: (-DAY, DAY),
             usages: vec![
                 ExtendedKeyUsagePurpose::ServerAuth,
@@ -81,6 +87,29 @@ impl<'a> LeafBuilder<'a> {
         self
     }
 
+    /// One more organizational unit, in the same RDN as the last name.
+    pub fn joined_ou(mut self, ou: &str) -> Self {
+        self.subject
+            .last_mut()
+            .expect("there is a name to join")
+            .push((OU, ou.into()));
+        self
+    }
+
+    /// An organizational unit of these bytes, tagged UTF8String whatever they are.
+    pub fn raw_ou_bytes(mut self, bytes: &[u8]) -> Self {
+        self.subject.push(vec![(OU, bytes.to_vec())]);
+        self
+    }
+
+    /// Says that these common names are its issuer's, whatever the CA is called:
+    /// for reading it only, nobody will verify it.
+    pub fn issuer_cns(mut self, names: &[&[u8]]) -> Self {
+        let names = names.iter().map(|name| vec![(CN, name.to_vec())]);
+        self.issuer = Some(names.collect());
+        self
+    }
+
     /// No common name at all.
     pub fn no_cn(mut self) -> Self {
         for rdn in &mut self.subject {
@@ -108,6 +137,13 @@ impl<'a> LeafBuilder<'a> {
     /// A URI; any ASCII, even what is none.
     pub fn uri(mut self, uri: &str) -> Self {
         self.alternative.push(SanType::URI(uri.try_into().unwrap()));
+        self
+    }
+
+    /// An alternative name of any tag (`0x81` e-mail, `0x82` DNS, `0x86` URI) and any
+    /// bytes. Beside names that are not raw, it makes a second extension.
+    pub fn raw_name(mut self, tag: u8, bytes: &[u8]) -> Self {
+        self.raw_alternative.extend(tlv(tag, bytes));
         self
     }
 
@@ -172,6 +208,11 @@ impl<'a> LeafBuilder<'a> {
                 .push(DnType::CommonName, "subject");
         }
         params.subject_alt_names = self.alternative;
+        if !self.raw_alternative.is_empty() {
+            let names = tlv(SEQUENCE, &self.raw_alternative);
+            let extension = CustomExtension::from_oid_content(&[2, 5, 29, 17], names);
+            params.custom_extensions.push(extension);
+        }
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = self.usages;
@@ -186,8 +227,7 @@ impl<'a> LeafBuilder<'a> {
         } else {
             KeyPair::generate().unwrap()
         };
-        let rdns: Vec<u8> = self.subject.into_iter().flat_map(encode_rdn).collect();
-        let subject = tlv(SEQUENCE, &rdns);
+        let subject = encode_name(self.subject);
         let (cert, signer, above) = if self.self_signed {
             (params.self_signed(&key).unwrap(), &key, &[][..])
         } else {
@@ -198,9 +238,18 @@ impl<'a> LeafBuilder<'a> {
                 &self.ca.chain[..],
             )
         };
-        let leaf = CertificateDer::from(with_subject(cert.der(), &subject, signer));
+        let mut leaf = with_field(cert.der(), SUBJECT, &subject, signer);
+        if let Some(issuer) = self.issuer {
+            leaf = with_field(&leaf, ISSUER, &encode_name(issuer), signer);
+        }
+        let leaf = CertificateDer::from(leaf);
         Cert::new([&[leaf], above].concat(), &key, serial.as_ref())
     }
+}
+
+fn encode_name(rdns: Vec<Vec<Attribute>>) -> Vec<u8> {
+    let rdns: Vec<u8> = rdns.into_iter().flat_map(encode_rdn).collect();
+    tlv(SEQUENCE, &rdns)
 }
 
 fn encode_rdn(attributes: Vec<Attribute>) -> Vec<u8> {

@@ -74,7 +74,11 @@ pub struct DateTime(pub toml::value::Datetime);
 
 impl<'de> Deserialize<'de> for DateTime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        toml::value::Datetime::deserialize(deserializer).map(Self)
+        // A string would do for the schema, which speaks of JSON.
+        let read = toml::value::Datetime::deserialize(deserializer);
+        read.map(Self).map_err(|_| {
+            D::Error::custom("expected a date and time without quotes, like 2027-01-31T00:00:00Z")
+        })
     }
 }
 

@@ -2,31 +2,28 @@
 
 use std::{collections::HashMap, num::NonZeroU32, ops::Range};
 
+use jiff::Timestamp;
 use leastconn::{Limits, RateLimit, ServerId, UpstreamId};
 
 use super::{Resolver, suggest};
 use crate::config::{
     cidr::IpNet,
     clients::{Clients, Packer},
-    model::{Allow, Client},
-    pattern::{CnPattern, DnsPattern},
+    model::{Allow, Client, Mode},
+    pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern},
     raw::{
         RawClient, RawClientDefaults, RawMatch, RawRateLimit,
-        value::{At, OneOrMany},
+        value::{At, DateTime, OneOrMany},
     },
 };
+
+/// Something is wrong, and has been reported.
+struct Reported;
 
 /// Where a client that could be read says what.
 pub(super) struct Place {
     pub(super) r#match: Range<usize>,
     pub(super) allow: Range<usize>,
-}
-
-/// Whom a rule is about.
-struct Match {
-    cn: Vec<CnPattern>,
-    dns: Vec<DnsPattern>,
-    source: Vec<IpNet>,
 }
 
 impl Resolver<'_> {
@@ -58,20 +55,22 @@ impl Resolver<'_> {
                 Some(at) => self.rate_limit(at),
             };
             let max_conns = raw.max_conns.as_ref().map(|at| at.value).or(default_max);
-            let (Some(name), Some(matcher), Some(allow)) = (name, matcher, allow) else {
+            let expires = raw.expires.as_ref().map(|at| self.expires(at)).transpose();
+            let (Some(name), Some(matcher), Some(allow), Ok(expires)) =
+                (name, matcher, allow, expires)
+            else {
                 continue;
             };
-            let Match { cn, dns, source } = matcher;
             clients.add(&Client {
                 name: name.value.clone(),
-                cn,
-                dns,
-                source,
                 allow,
+                expires,
+                mode: raw.mode.as_ref().map_or_else(Mode::default, |at| at.value),
                 limits: Limits {
                     rate,
                     max_conns: max_conns.and_then(NonZeroU32::new),
                 },
+                ..matcher
             });
             places.push(Place {
                 r#match: span_of(raw.r#match.as_ref()),
@@ -81,33 +80,87 @@ impl Resolver<'_> {
         (clients.finish(), places)
     }
 
-    /// `None`: something in it is wrong, so nothing can be said about whom it matches.
-    fn matcher(&mut self, raw: &At<RawMatch>) -> Option<Match> {
+    /// A client of whom only that is known. `None`: something in it is wrong, so
+    /// nothing can be said about whom it matches.
+    fn matcher(&mut self, raw: &At<RawMatch>) -> Option<Client> {
         let RawMatch {
-            cn, dns, source, ..
+            cn,
+            ou,
+            dns,
+            uri,
+            spki,
+            issuer_cn,
+            source,
         } = &raw.value;
         let cn = self.patterns("cn", cn.as_ref(), CnPattern::parse);
+        let ou = self.patterns("ou", ou.as_ref(), ExactText::parse);
         let dns = self.patterns("dns", dns.as_ref(), DnsPattern::parse);
+        let uri = self.patterns("uri", uri.as_ref(), UriPattern::parse);
+        let spki = self.patterns("spki", spki.as_ref(), Spki::parse);
+        let issuer_cn = self.patterns("issuer_cn", issuer_cn.as_ref(), ExactText::parse);
         let source = self.patterns("source", source.as_ref(), IpNet::parse);
-        let matcher = Match {
+        let matcher = Client {
             cn: cn?,
+            ou: ou?,
             dns: dns?,
+            uri: uri?,
+            spki: spki?,
+            issuer_cn: issuer_cn?,
             source: source?,
+            ..Client::default()
         };
         if self.pruned(&raw.span) {
             return None;
         }
-        if matcher.cn.is_empty() && matcher.dns.is_empty() && matcher.source.is_empty() {
+        if matcher == Client::default() {
             self.problems
                 .error("`match` is empty: it would be everyone")
                 .at(raw.span.clone())
                 .help(
-                    "say who it is: `cn` or `dns` of the certificate, or `source`; \
+                    "say who it is: `cn`, `dns` or `uri` of the certificate, or `source`; \
                      all addresses are `source = [\"0.0.0.0/0\", \"::/0\"]`",
                 );
             return None;
         }
         Some(matcher)
+    }
+
+    /// A moment: with an offset, for a rule must end at the same one everywhere.
+    fn expires(&mut self, raw: &At<DateTime>) -> Result<Timestamp, Reported> {
+        let written = raw.value.0;
+        let text = written.to_string();
+        if written.date.is_none() || written.time.is_none() || written.offset.is_none() {
+            let moment = match (written.date, written.time) {
+                (Some(date), None) => format!("{date}T00:00:00Z"),
+                (Some(date), Some(time)) => format!("{date}T{time}Z"),
+                (None, _) => "2027-01-31T00:00:00Z".to_owned(),
+            };
+            self.problems
+                .error(format!(
+                    "`expires`: {text} says no moment: it has no offset from UTC"
+                ))
+                .at(raw.span.clone())
+                .help(format!(
+                    "write `{moment}`, or an offset such as `+02:00` for the `Z`"
+                ));
+            return Err(Reported);
+        }
+        let moment = match text.parse::<Timestamp>() {
+            Ok(moment) => moment,
+            Err(error) => {
+                self.problems
+                    .error(format!("`expires`: {error}"))
+                    .at(raw.span.clone());
+                return Err(Reported);
+            }
+        };
+        if moment <= self.surroundings.now {
+            self.problems
+                .warning(format!("the rule expired at {moment}: it matches nobody"))
+                .at(raw.span.clone())
+                .help("remove the client, or give it more time");
+        }
+        Ok(moment)
     }
 
     fn patterns<T, E: std::fmt::Display>(

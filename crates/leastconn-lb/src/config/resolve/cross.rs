@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::{Resolver, client::Place};
 use crate::config::{
-    clients::{Clients, Exact, Rule},
-    model::Listener,
+    clients::{Clients, Key, Rule},
+    model::{Listener, Mode},
     raw::value::At,
     tls::ClientAuth,
 };
@@ -47,9 +47,13 @@ impl Resolver<'_> {
                 .find(|&earlier| clients.rule(earlier).covers(&client));
             seen.add(position, &client);
             if let Some(earlier) = covering {
+                let does = match client.mode() {
+                    Mode::Enforce => "decides",
+                    Mode::Shadow => "says what it would decide",
+                };
                 self.problems
                     .warning(format!(
-                        "the rule of client `{}` never decides",
+                        "the rule of client `{}` never {does}",
                         client.name()
                     ))
                     .at(places[position].r#match.clone())
@@ -183,35 +187,29 @@ fn offers(listener: &Listener, upstreams: &BTreeSet<&str>) -> bool {
 /// before would take minutes for a hundred thousand.
 #[derive(Default)]
 struct Seen<'a> {
-    by_cn: HashMap<&'a str, Vec<usize>>,
-    by_dns: HashMap<&'a str, Vec<usize>>,
+    exact: HashMap<(Key, &'a str), Vec<usize>>,
     others: Vec<usize>,
 }
 
 impl<'a> Seen<'a> {
     fn add(&mut self, position: usize, rule: &Rule<'a>) {
         match rule.exact() {
-            Some(Exact::Cn) => {
-                for name in rule.cn() {
-                    self.by_cn.entry(name.text()).or_default().push(position);
-                }
-            }
-            Some(Exact::Dns) => {
-                for name in rule.dns() {
-                    self.by_dns.entry(name.text()).or_default().push(position);
+            Some(key) => {
+                for text in rule.texts(key) {
+                    self.exact.entry((key, text)).or_default().push(position);
                 }
             }
             None => self.others.push(position),
         }
     }
 
-    /// Among them all that cover `later`: one of exact names must have all of
+    /// Among them all that cover `later`: one of exact texts must have all of
     /// the later rule's, so also the first.
-    fn may_cover(&self, later: &Rule<'_>) -> impl Iterator<Item = usize> {
-        let by_cn = later.cn().next().and_then(|cn| self.by_cn.get(cn.text()));
-        let by_dns = later.dns().next();
-        let by_dns = by_dns.and_then(|dns| self.by_dns.get(dns.text()));
-        let named = by_cn.into_iter().chain(by_dns).flatten();
-        named.chain(&self.others).copied()
+    fn may_cover(&self, later: &Rule<'a>) -> impl Iterator<Item = usize> {
+        let exact = Key::TEXTS.into_iter().filter_map(|key| {
+            let first = later.texts(key).next()?;
+            self.exact.get(&(key, first))
+        });
+        exact.flatten().chain(&self.others).copied()
     }
 }

@@ -6,8 +6,8 @@ use leastconn::{Address, ServerId, UpstreamId, Weight};
 
 use super::{PLAIN, changed, config, reading};
 use crate::config::{
-    Access, Allow, Format, Granted, HealthCheck, Level, OnExpiry, ProbeKind, StatusSet, TlsRecords,
-    Watch, schema,
+    Access, Allow, Format, Granted, HealthCheck, Key, Level, Mode, OnExpiry, ProbeKind, StatusSet,
+    TlsRecords, Watch, schema,
 };
 
 #[test]
@@ -169,6 +169,41 @@ fn every_key_that_works_does() {
             server: None
         }]
     );
+}
+
+#[test]
+fn a_client_is_asked_for_all_that_its_match_has() {
+    let key = "AB".repeat(32);
+    let text = changed(
+        "source = \"10.0.0.0/8\" }",
+        &format!(
+            "cn = \"a\", ou = [\"Staff\", \"two\"], dns = \"*.LB.com\", uri = \"spiffe://td/**\", \
+             spki = \"{key}\", issuer_cn = \"My CA\", source = \"10.0.0.0/8\" }}\n\
+             expires = 2027-01-31T01:00:00.5+01:00\nmode = \"shadow\""
+        ),
+    );
+    let reading = reading(&text, Path::new("/nowhere"));
+    let config = reading.config.unwrap();
+    let rule = config.clients.rule(0);
+    let texts = |key| rule.texts(key).collect::<Vec<_>>();
+    assert_eq!(texts(Key::Cn), ["a"]);
+    assert_eq!(texts(Key::Ou), ["Staff", "two"]);
+    assert_eq!(texts(Key::Dns), ["*.lb.com"]);
+    assert_eq!(texts(Key::Uri), ["spiffe://td/**"]);
+    assert_eq!(texts(Key::Spki), [key.to_lowercase()]);
+    assert_eq!(texts(Key::IssuerCn), ["My CA"]);
+    assert_eq!(rule.sources().len(), 1);
+    assert_eq!(rule.exact(), Some(Key::Spki));
+    assert_eq!(
+        rule.expires().unwrap().to_string(),
+        "2027-01-31T00:00:00.5Z"
+    );
+    assert_eq!(rule.mode(), Mode::Shadow);
+    assert!(config.clients.has_shadows());
+    let plain = super::config(PLAIN);
+    assert_eq!(plain.clients.rule(0).expires(), None);
+    assert_eq!(plain.clients.rule(0).mode(), Mode::Enforce);
+    assert!(!plain.clients.has_shadows());
 }
 
 #[test]

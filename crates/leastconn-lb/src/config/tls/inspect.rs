@@ -3,7 +3,10 @@
 use jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
 use x509_parser::{
-    certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList,
+    certificate::X509Certificate,
+    extensions::{GeneralName, NameConstraints},
+    prelude::FromDer,
+    revocation_list::CertificateRevocationList,
     time::ASN1Time,
 };
 
@@ -22,6 +25,7 @@ pub(super) struct Facts {
     is_authority: bool,
     has_names: bool,
     for_servers: bool,
+    limits_uris: bool,
 }
 
 impl Facts {
@@ -98,7 +102,23 @@ pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
         is_authority: parsed.is_ca(),
         has_names: matches!(parsed.subject_alternative_name(), Ok(Some(_))),
         for_servers: usage.is_none_or(|usage| usage.value.any || usage.value.server_auth),
+        limits_uris: limits_uris(&parsed),
     })
+}
+
+/// Whether there are name constraints for URIs.
+fn limits_uris(certificate: &X509Certificate<'_>) -> bool {
+    let Ok(Some(constraints)) = certificate.name_constraints() else {
+        return false;
+    };
+    let NameConstraints {
+        permitted_subtrees,
+        excluded_subtrees,
+    } = constraints.value;
+    let trees = permitted_subtrees.iter().chain(excluded_subtrees);
+    trees
+        .flatten()
+        .any(|tree| matches!(tree.base, GeneralName::URI(_)))
 }
 
 /// What is odd about a server's certificate and those that come with it.
@@ -154,6 +174,12 @@ pub(super) fn authority(authority: &Facts, now: Timestamp) -> Vec<Remark> {
                 authority.subject
             ),
             "it can only stand for itself",
+        ));
+    }
+    if authority.limits_uris {
+        remarks.push(Remark::new(
+            format!("{} has name constraints for URIs", authority.subject),
+            "they cannot be checked, so every certificate with a URI that it issued will be refused",
         ));
     }
     remarks

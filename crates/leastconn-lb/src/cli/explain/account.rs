@@ -1,0 +1,296 @@
+//! What became of a client, step by step.
+
+use std::{net::IpAddr, sync::Arc};
+
+use jiff::Timestamp;
+use leastconn::{ClientId, Limiter, Reason, net};
+use rustls::pki_types::CertificateDer;
+use serde::Serialize;
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+
+use super::rules::{self, Tried};
+use crate::{
+    config::{ClientAuth, Key, Listener},
+    identity::{Ambiguous, Certificate, Peer},
+    policy::{Matched, Policy, Routing},
+    tls,
+};
+
+/// What is asked about.
+pub(super) struct Asked<'a> {
+    /// The client's certificate and those above it; empty: it shows none.
+    pub(super) chain: &'a [CertificateDer<'static>],
+    pub(super) source: IpAddr,
+    /// In lower case, as a ClientHello is read.
+    pub(super) sni: Option<String>,
+    pub(super) now: Timestamp,
+}
+
+/// The whole answer.
+#[derive(Debug, Serialize)]
+pub(super) struct Account {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) certificate: Option<Shown>,
+    pub(super) source: IpAddr,
+    /// Nobody said from where it connects.
+    pub(super) source_assumed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sni: Option<String>,
+    pub(super) listeners: Vec<AtListener>,
+    /// Some listener lets it in.
+    pub(super) admitted: bool,
+}
+
+/// What a certificate says.
+#[derive(Debug, Serialize)]
+pub(super) struct Shown {
+    pub(super) subject: String,
+    pub(super) issuer: String,
+    pub(super) not_before: String,
+    pub(super) not_after: String,
+    /// Certificates that came with it.
+    pub(super) above: usize,
+    /// What a rule could name it by.
+    pub(super) candidates: Vec<String>,
+    /// What rules can ask for besides.
+    pub(super) attributes: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) serial: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ambiguous: Option<String>,
+}
+
+/// What happens at one listener. What was not come to is left out.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct AtListener {
+    pub(super) listener: String,
+    pub(super) trust: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rules: Option<Tried>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) shadow: Option<ShadowVerdict>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) client: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) identity: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) upstream: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) servers: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rate_limit: Option<Rate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) max_conns: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) expires: Option<String>,
+    pub(super) outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) detail: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Rate {
+    pub(super) rate: f64,
+    pub(super) burst: u32,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ShadowVerdict {
+    pub(super) client: String,
+    pub(super) outcome: &'static str,
+}
+
+/// A refusal, with its words.
+type Refused = (Reason, Option<String>);
+
+impl Account {
+    pub(super) fn of(
+        asked: &Asked<'_>,
+        source_assumed: bool,
+        policy: &Policy,
+        listeners: &[&Listener],
+    ) -> Result<Self, String> {
+        let read = asked
+            .chain
+            .first()
+            .map(|leaf| Certificate::from_der(leaf).map(Arc::new));
+        let mut answers = Vec::new();
+        for &listener in listeners {
+            answers.push(at_listener(asked, read.as_ref(), policy, listener)?);
+        }
+        Ok(Self {
+            certificate: asked
+                .chain
+                .first()
+                .map(|leaf| Shown::new(leaf, asked, read.as_ref())),
+            source: asked.source,
+            source_assumed,
+            sni: asked.sni.clone(),
+            admitted: answers
+                .iter()
+                .any(|answer| answer.outcome == Reason::Ok.as_str()),
+            listeners: answers,
+        })
+    }
+}
+
+type Read = Result<Arc<Certificate>, Ambiguous>;
+
+impl Shown {
+    fn new(leaf: &CertificateDer<'_>, asked: &Asked<'_>, read: Option<&Read>) -> Self {
+        let parsed = X509Certificate::from_der(leaf)
+            .ok()
+            .map(|(_, parsed)| parsed);
+        let said = |what: fn(&X509Certificate<'_>) -> String| {
+            parsed.as_ref().map_or_else(|| "?".to_owned(), what)
+        };
+        let certificate = read.and_then(|read| read.as_ref().ok());
+        let all = |keys: &[Key]| {
+            let keys = keys.iter().flat_map(|&key| {
+                let texts = certificate.map_or(&[][..], |read| read.texts(key));
+                texts
+                    .iter()
+                    .map(move |text| format!("{}:{text}", key.as_str()))
+            });
+            keys.collect()
+        };
+        Self {
+            subject: said(|parsed| parsed.subject().to_string()),
+            issuer: said(|parsed| parsed.issuer().to_string()),
+            not_before: said(|parsed| moment(parsed.validity().not_before.timestamp())),
+            not_after: said(|parsed| moment(parsed.validity().not_after.timestamp())),
+            above: asked.chain.len() - 1,
+            candidates: all(&[Key::Cn, Key::Dns, Key::Uri, Key::Spki]),
+            attributes: all(&[Key::Ou, Key::IssuerCn]),
+            serial: certificate.map(|read| read.serial.clone()),
+            ambiguous: read.and_then(|read| read.as_ref().err().map(ToString::to_string)),
+        }
+    }
+}
+
+fn moment(seconds: i64) -> String {
+    Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |at| at.to_string())
+}
+
+fn at_listener(
+    asked: &Asked<'_>,
+    read: Option<&Read>,
+    policy: &Policy,
+    listener: &Listener,
+) -> Result<AtListener, String> {
+    let mut answer = AtListener {
+        listener: listener.name.to_string(),
+        ..AtListener::default()
+    };
+    let verdict = match peer(asked, read, listener, &mut answer)? {
+        Ok(peer) => judge(asked, &peer, policy, listener, &mut answer),
+        Err(refused) => Err(refused),
+    };
+    let (reason, detail) = verdict.err().unwrap_or((Reason::Ok, None));
+    answer.outcome = reason.as_str();
+    answer.detail = detail;
+    Ok(answer)
+}
+
+/// The handshake: who the client is, if it is to be trusted.
+fn peer(
+    asked: &Asked<'_>,
+    read: Option<&Read>,
+    listener: &Listener,
+    answer: &mut AtListener,
+) -> Result<Result<Peer, Refused>, String> {
+    let source = asked.source.to_canonical();
+    let nobody = Peer {
+        source,
+        certificate: None,
+    };
+    let tls = match &listener.tls {
+        None => {
+            answer.trust = "no TLS: clients are known by their address".to_owned();
+            return Ok(Ok(nobody));
+        }
+        Some(tls) if tls.client_auth == ClientAuth::None => {
+            answer.trust =
+                "no certificate is asked for: clients are known by their address".to_owned();
+            return Ok(Ok(nobody));
+        }
+        Some(tls) => tls,
+    };
+    let (Some((leaf, above)), Some(read)) = (asked.chain.split_first(), read) else {
+        answer.trust = "a certificate is required, and none is shown".to_owned();
+        return Ok(Err((Reason::NoCertificate, None)));
+    };
+    if let Err(error) = tls::trusts(tls, leaf, above).map_err(|error| error.to_string())? {
+        answer.trust = "not trusted".to_owned();
+        return Ok(Err((error.reason(), Some(error.to_string()))));
+    }
+    answer.trust = if tls.material.crls.is_empty() {
+        "trusted, in time; there is no revocation list".to_owned()
+    } else {
+        "trusted, in time, not revoked".to_owned()
+    };
+    Ok(match read {
+        Ok(certificate) => Ok(Peer {
+            source,
+            certificate: Some(Arc::clone(certificate)),
+        }),
+        Err(ambiguous) => Err((ambiguous.reason(), Some(ambiguous.to_string()))),
+    })
+}
+
+/// The rules: what the client may do.
+fn judge(
+    asked: &Asked<'_>,
+    peer: &Peer,
+    policy: &Policy,
+    listener: &Listener,
+    answer: &mut AtListener,
+) -> Result<(), Refused> {
+    let routing = Routing::from(listener);
+    let sni = listener.tls.as_ref().and(asked.sni.as_deref());
+    answer.rules = Some(rules::tried(policy, peer, asked.now));
+    if let Some(shadow) = policy.shadow(peer, asked.now) {
+        let outcome = shadow
+            .grant(&routing, sni)
+            .map_or_else(|denied| denied.reason(), |_| Reason::Ok);
+        answer.shadow = Some(ShadowVerdict {
+            client: shadow.client().to_owned(),
+            outcome: outcome.as_str(),
+        });
+    }
+    let matched = policy
+        .identify(peer, asked.now)
+        .map_err(|denied| (denied.reason(), Some(denied.to_string())))?;
+    describe(&matched, answer);
+    let grant = matched
+        .grant(&routing, sni)
+        .map_err(|denied| (denied.reason(), Some(denied.to_string())))?;
+    // Of nobody else's tokens: a table of its own, in which this is the first.
+    let permit = Limiter::new(1, net::now())
+        .admit(
+            &ClientId::from(grant.identity().as_str()),
+            grant.limits(),
+            net::now(),
+        )
+        .map_err(|refusal| (refusal.reason(), Some(refusal.to_string())))?;
+    let (pool, candidates) = grant.servers(&permit);
+    answer.upstream = Some(pool.id().to_string());
+    let members = candidates.members().iter();
+    answer.servers = members
+        .map(|member| member.server.id().to_string())
+        .collect();
+    Ok(())
+}
+
+fn describe(matched: &Matched<'_>, answer: &mut AtListener) {
+    let rule = matched.rule();
+    let limits = rule.limits();
+    answer.client = Some(matched.client().to_owned());
+    answer.identity = Some(matched.identity().to_string());
+    answer.rate_limit = limits.rate.map(|rate| Rate {
+        rate: rate.per_second(),
+        burst: rate.burst().get(),
+    });
+    answer.max_conns = limits.max_conns.map(std::num::NonZeroU32::get);
+    answer.expires = rule.expires().map(|at| at.to_string());
+}

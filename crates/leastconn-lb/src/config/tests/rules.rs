@@ -1,0 +1,101 @@
+//! Rules that never decide, because an earlier one always does.
+
+use super::{PLAIN, changed, lines};
+
+#[test]
+fn two_wildcard_rules_for_the_same_clients_are_odd() {
+    let text = format!(
+        "{PLAIN}\n[[client]]\nname = \"desk\"\nmatch = {{ source = \"10.1.0.0/16\" }}\nallow = [\"web\"]\n"
+    );
+    assert_eq!(
+        lines(&text),
+        ["18:9: warning: the rule of client `desk` never decides"]
+    );
+}
+
+/// Whether of two rules for everybody, one with `first` and one with `second`
+/// besides, the second is warned of.
+fn is_shadowed(first: &str, second: &str) -> bool {
+    let text = changed(
+        "match = { source = \"10.0.0.0/8\" }",
+        &format!("match = {{ source = \"10.0.0.0/8\" }}\n{first}"),
+    );
+    let text = format!(
+        "{text}\n[[client]]\nname = \"desk\"\nmatch = {{ source = \"10.1.0.0/16\" }}\nallow = [\"web\"]\n{second}\n"
+    );
+    let lines = lines(&text);
+    assert!(
+        lines
+            .iter()
+            .all(|line| line.contains("warning: the rule of client `desk` never")),
+        "{lines:?}"
+    );
+    !lines.is_empty()
+}
+
+#[test]
+fn a_rule_that_ends_or_decides_nothing_hides_no_other() {
+    let sooner = "expires = 2027-01-31T00:00:00Z";
+    let later = "expires = 2027-01-31T00:00:00-01:00";
+    let shadow = "mode = \"shadow\"";
+    for (first, second, shadowed) in [
+        ("", "", true),
+        (sooner, "", false),
+        ("", sooner, true),
+        (sooner, later, false),
+        (later, sooner, true),
+        (sooner, sooner, true),
+        (shadow, "", false),
+        ("", shadow, true),
+        (shadow, shadow, true),
+    ] {
+        assert_eq!(is_shadowed(first, second), shadowed, "{first} {second}");
+    }
+}
+
+#[test]
+fn rules_are_hidden_by_those_that_ask_for_less_of_any_kind() {
+    let key = "ab".repeat(32);
+    let keys = format!("spki = [\"{key}\", \"{}\"]", "cd".repeat(32));
+    let key = format!("spki = \"{}\"", key.to_uppercase());
+    for (first, second, shadowed) in [
+        (&*keys, &*key, true),
+        (&*key, &*keys, false),
+        (
+            "uri = \"spiffe://td/ns/**\"",
+            "uri = \"spiffe://td/ns/a/sa/b\"",
+            true,
+        ),
+        (
+            "uri = \"spiffe://td/a\"",
+            "uri = [\"spiffe://td/a\"], cn = \"x\"",
+            true,
+        ),
+        (
+            "uri = \"spiffe://td/*\"",
+            "uri = \"spiffe://td/a/b\"",
+            false,
+        ),
+        ("ou = \"a\"", "cn = \"x\", ou = \"a\"", true),
+        ("ou = \"a\"", "cn = \"x\", ou = [\"a\", \"b\"]", false),
+        (
+            "issuer_cn = \"CA\"",
+            "dns = \"*.x\", issuer_cn = \"CA\"",
+            true,
+        ),
+        (
+            "issuer_cn = \"CA\", ou = \"a\"",
+            "issuer_cn = \"CA\"",
+            false,
+        ),
+    ] {
+        let text = changed("source = \"10.0.0.0/8\"", first);
+        let text = format!(
+            "{text}\n[[client]]\nname = \"desk\"\nmatch = {{ {second} }}\nallow = [\"web\"]\n"
+        );
+        let warned = lines(&text)
+            .iter()
+            .any(|line| line.contains("never decides"));
+        assert_eq!(warned, shadowed, "{first}; {second}");
+    }
+}

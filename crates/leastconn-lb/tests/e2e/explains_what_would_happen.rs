@@ -1,0 +1,227 @@
+//! `explain` says of a certificate what then happens to a client that shows it.
+
+use std::process::Command;
+
+use leastconn_testkit::{Cert, TestCa, Upstream};
+use serde_json::Value;
+
+use crate::support::{BIN, CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, talk};
+
+struct Explained {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+fn explain(lb: &Running, more: &[&str]) -> Explained {
+    let output = Command::new(BIN)
+        .arg("explain")
+        .arg("--config")
+        .arg(lb.dir().join("leastconn.toml"))
+        .args(more)
+        .current_dir(lb.dir())
+        .output()
+        .unwrap();
+    Explained {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// What it says about one listener, in JSON.
+fn verdict(lb: &Running, listener: &str, more: &[&str]) -> Value {
+    let args = [&["--json", "--listener", listener], more].concat();
+    let explained = explain(lb, &args);
+    let said: Value = serde_json::from_str(&explained.out)
+        .unwrap_or_else(|error| panic!("{error}: {} {}", explained.out, explained.err));
+    let admitted = said["admitted"].as_bool().unwrap();
+    assert_eq!(explained.code, Some(i32::from(!admitted)), "{said}");
+    let answer = said["listeners"][0].clone();
+    assert_eq!(answer["outcome"] == "ok", admitted, "{said}");
+    answer
+}
+
+/// Explains a certificate, then shows it, and compares.
+async fn comes_true(lb: &Running, cert: &Cert, outcome: &str) {
+    cert.write(lb.dir(), "asked");
+    let said = verdict(lb, "main", &["--cert", "asked.crt"]);
+    assert_eq!(said["outcome"], outcome, "{said}");
+    let before = lb.records().len();
+    if outcome == "ok" {
+        let stream = lb.showing(cert).connect(lb.main()).await.unwrap();
+        talk(stream).await.unwrap();
+    } else {
+        let _ = refused(&lb.showing(cert), lb.main()).await;
+    }
+    let record = lb.nth(before, outcome).await;
+    for key in ["detail", "client"] {
+        assert_eq!(said.get(key), record.get(key), "{said} {record}");
+    }
+    if outcome == "ok" {
+        assert_eq!(said["identity"], record["identity"]);
+        assert_eq!(said["upstream"], record["upstream"]);
+        let servers = said["servers"].as_array().unwrap();
+        assert!(servers.contains(&record["server"]), "{said} {record}");
+    }
+}
+
+#[tokio::test]
+async fn and_it_comes_true() {
+    let (web, db) = (Upstream::named("web1").await, Upstream::named("db1").await);
+    let site = Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .upstream("db", &[NO_PROBES], &entries(&[&db]))
+        .client(
+            "old",
+            &cn("old.lb.com"),
+            "web",
+            "expires = 2020-01-01T00:00:00Z",
+        )
+        .client("tried", &cn(CLIENT1), "db", "mode = \"shadow\"")
+        .client("client1", &cn(CLIENT1), "web", "max_conns = 9")
+        .client("db", "uri = \"spiffe://td/**\"", "db", "");
+    let revoked = site.cert(CLIENT1);
+    site.ca.write_crl(&site.dir, &[&revoked]);
+    let lb = site.start().await;
+    let ca = lb.ca();
+    let stranger = TestCa::new("other").leaf(CLIENT1).build();
+    let poser = TestCa::from_leaf(&ca.leaf(CLIENT1).build())
+        .leaf(CLIENT1)
+        .build();
+    for (cert, outcome) in [
+        (ca.leaf(CLIENT1).build(), "ok"),
+        (ca.leaf(CLIENT1).no_eku().build(), "ok"),
+        (ca.leaf(CLIENT1).rsa().build(), "ok"),
+        (revoked, "revoked_certificate"),
+        (stranger, "untrusted_certificate"),
+        (poser, "untrusted_certificate"),
+        (
+            ca.leaf(CLIENT1).eku_server_only().build(),
+            "untrusted_certificate",
+        ),
+        (
+            ca.leaf(CLIENT1).validity(-60, -10).build(),
+            "expired_certificate",
+        ),
+        (ca.leaf(CLIENT1).extra_cn("b").build(), "ambiguous_identity"),
+        (ca.leaf("nobody").build(), "unknown_client"),
+        (ca.leaf("old.lb.com").build(), "unknown_client"),
+        (ca.leaf("x").uri("spiffe://td/web").build(), "not_allowed"),
+    ] {
+        comes_true(&lb, &cert, outcome).await;
+    }
+    assert_eq!(db.accepted(), 0);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn in_words_for_every_listener() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web])
+        .listener("plain", &["upstream = \"web\""])
+        .client(
+            "office",
+            "source = \"10.0.0.0/8\"",
+            "web",
+            "rate_limit = { rate = 5 }",
+        )
+        .start()
+        .await;
+    lb.ca()
+        .leaf(CLIENT1)
+        .ou("staff")
+        .build()
+        .write(lb.dir(), "good");
+    lb.ca()
+        .leaf("client2.lb.com")
+        .build()
+        .write(lb.dir(), "other");
+    let good = explain(&lb, &["--cert", "good.crt"]);
+    assert_eq!(good.code, Some(0), "{}", good.err);
+    for words in [
+        "identities   cn:client1.lb.com\n",
+        "and          ou:staff\n",
+        "listener main\n  trust        trusted, in time, not revoked\n",
+        "1. client1: matches, as cn:client1.lb.com\n",
+        "(1 after it: not tried)\n",
+        "servers      web1\n",
+        "verdict      ok: it would be let in\n",
+        "listener plain\n",
+        "verdict      unknown_client: no client rule matches\n",
+    ] {
+        assert!(good.out.contains(words), "{words:?} in {}", good.out);
+    }
+    let other = explain(&lb, &["--cert", "other.crt", "--listener", "main"]);
+    assert_eq!(other.code, Some(1));
+    let asks = "asks for cn `client1.lb.com`, and it has `client2.lb.com`";
+    assert!(other.out.contains(asks), "{}", other.out);
+    assert!(!other.out.contains("listener plain"));
+    let office = verdict(&lb, "plain", &["--source", "10.1.2.3"]);
+    assert_eq!(office["identity"], "source:10.1.2.3");
+    assert_eq!(office["rate_limit"]["burst"], 5);
+    let nobody = verdict(&lb, "main", &["--source", "10.1.2.3"]);
+    assert_eq!(nobody["outcome"], "no_certificate");
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn wrong_questions_are_no_refusals() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    lb.ca().leaf(CLIENT1).build().write(lb.dir(), "good");
+    for (args, word) in [
+        (&["--cert", "nowhere.crt"][..], "nowhere.crt"),
+        (&["--cert", "good.key"], "private key"),
+        (
+            &["--cert", "good.crt", "--listener", "mian"],
+            "there is no listener `mian`",
+        ),
+        (&["--cert", "good.crt", "--source", "here"], "--source"),
+        (&[], "--cert"),
+    ] {
+        let explained = explain(&lb, args);
+        assert_eq!(explained.code, Some(2), "{args:?}");
+        assert!(explained.err.contains(word), "{args:?}: {}", explained.err);
+        assert_eq!(explained.out, "");
+    }
+    lb.quiet().await;
+}
+
+/// Of many rules, only those that come near are shown.
+#[tokio::test]
+async fn many_rules_are_few_lines() {
+    let web = Upstream::named("web1").await;
+    let mut site = Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]));
+    for number in 0..3000 {
+        let name = format!("client-{number}");
+        site = site.client(&name, &cn(&format!("{name}.lb.com")), "web", "");
+    }
+    let near = format!("{}, source = \"10.0.0.0/8\"", cn("nobody.lb.com"));
+    let lb = site.client("near", &near, "web", "").start().await;
+    lb.ca()
+        .leaf("nobody.lb.com")
+        .build()
+        .write(lb.dir(), "near");
+    let said = verdict(&lb, "main", &["--cert", "near.crt"]);
+    assert_eq!(said["outcome"], "unknown_client");
+    assert_eq!(said["rules"]["left_out"], 3000);
+    let shown = said["rules"]["shown"].as_array().unwrap();
+    assert_eq!(shown.len(), 1, "{said}");
+    assert_eq!(shown[0]["number"], 3001);
+    assert_eq!(
+        shown[0]["why"],
+        "asks for source `10.0.0.0/8`, and it is 127.0.0.1"
+    );
+    // A slip of the pen.
+    lb.ca()
+        .leaf("client-1234.lb.co")
+        .build()
+        .write(lb.dir(), "slip");
+    let said = verdict(&lb, "main", &["--cert", "slip.crt"]);
+    assert_eq!(said["rules"]["shown"][0]["client"], "client-1234", "{said}");
+    lb.quiet().await;
+}

@@ -1,0 +1,300 @@
+//! Rules by URI, key, unit and issuer; rules that expire.
+
+use leastconn_testkit::{Cert, TestCa, Upstream, metrics};
+
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, talk};
+
+fn site(web: &Upstream) -> Site {
+    Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[web]))
+}
+
+/// The `client` and the `identity` that a certificate gets.
+async fn seen(lb: &Running, cert: &Cert) -> (String, String) {
+    let before = lb.records().len();
+    talk(lb.showing(cert).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    let record = lb.nth(before, "ok").await;
+    let text = |key: &str| record[key].as_str().unwrap().to_owned();
+    (text("client"), text("identity"))
+}
+
+fn spki(cert: &Cert) -> String {
+    let parsed = rustls::server::ParsedCertificate::try_from(cert.der()).unwrap();
+    let spki = parsed.subject_public_key_info();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &spki);
+    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[tokio::test]
+async fn each_kind_of_name_and_whose_bucket_it_is() {
+    let web = Upstream::named("web1").await;
+    let site = site(&web);
+    let pinned = site.ca.leaf("pinned").ou("payments").build();
+    let key = spki(&pinned);
+    let below = site.ca.intermediate("Partner CA");
+    // With a list of its own, or it would vouch for nobody.
+    let lists = [site.ca.crl(&[]), below.crl(&[])].concat();
+    std::fs::write(site.dir.path().join("ca.crl"), lists).unwrap();
+    let authorities = [site.ca.cert_pem(), below.cert_pem()].concat();
+    std::fs::write(site.dir.path().join("ca.crt"), authorities).unwrap();
+    let lb = site
+        .client("pinned", &format!("spki = \"{key}\""), "web", "")
+        .client(
+            "both",
+            "uri = \"spiffe://td/both\", cn = \"both\"",
+            "web",
+            "",
+        )
+        .client("ns", "uri = \"spiffe://td/ns/*/sa/web\"", "web", "")
+        .client("literal", "uri = \"https://x/%61?b\"", "web", "")
+        .client("partner", "issuer_cn = \"Partner CA\"", "web", "")
+        .client("payments", "ou = [\"payments\", \"billing\"]", "web", "")
+        .start()
+        .await;
+    let leaf = |cn| lb.ca().leaf(cn);
+    let unnamed = leaf("x").no_cn().ou("billing").build();
+    let by_key = format!("spki:{}", spki(&unnamed));
+    for (cert, client, identity) in [
+        (pinned, "pinned", format!("spki:{key}")),
+        (
+            leaf("both").uri("spiffe://td/both").build(),
+            "both",
+            "cn:both".to_owned(),
+        ),
+        (
+            leaf("a").uri("spiffe://td/ns/prod/sa/web").build(),
+            "ns",
+            "uri:spiffe://td/ns/prod/sa/web".to_owned(),
+        ),
+        (
+            leaf("a").uri("urn:other").uri("https://x/%61?b").build(),
+            "literal",
+            "uri:https://x/%61?b".to_owned(),
+        ),
+        (
+            below.leaf("p.example").build(),
+            "partner",
+            "cn:p.example".to_owned(),
+        ),
+        (
+            leaf("o").ou("staff").ou("billing").build(),
+            "payments",
+            "cn:o".to_owned(),
+        ),
+        (unnamed, "payments", by_key),
+    ] {
+        assert_eq!(seen(&lb, &cert).await, (client.to_owned(), identity));
+    }
+    for cert in [
+        leaf("a").uri("spiffe://td/both").build(),
+        leaf("a").uri("spiffe://td/ns/a/b/sa/web").build(),
+        leaf("a").uri("https://x/a?b").build(),
+        leaf("a").dns("spiffe://td/ns/prod/sa/web").build(),
+        leaf("a").email("spiffe://td/ns/prod/sa/web").build(),
+        leaf("Partner CA").ou("Payments").build(),
+    ] {
+        let before = lb.records().len();
+        let _ = refused(&lb.showing(&cert), lb.main()).await;
+        lb.nth(before, "unknown_client").await;
+    }
+    let evil = leaf("a")
+        .uri("spiffe://td/ns/prod/sa/web")
+        .uri("spiffe://td/ns/prod/sa/db")
+        .build();
+    let before = lb.records().len();
+    let _ = refused(&lb.showing(&evil), lb.main()).await;
+    lb.nth(before, "ambiguous_identity").await;
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_rule_that_has_expired_lets_nobody_in_and_says_so() {
+    let web = Upstream::named("web1").await;
+    let lb = site(&web)
+        .client(
+            "old",
+            &cn(CLIENT1),
+            "web",
+            "expires = 2020-01-01T00:00:00+01:00",
+        )
+        .client(
+            "next",
+            &cn("client2.lb.com"),
+            "web",
+            "expires = 2020-01-01T00:00:00Z",
+        )
+        .client(
+            "after",
+            &cn("client2.lb.com"),
+            "web",
+            "expires = 9999-01-01T00:00:00Z",
+        )
+        .start()
+        .await;
+    assert_eq!(refused(&lb.client(CLIENT1), lb.main()).await, None);
+    let record = lb.nth(0, "unknown_client").await;
+    assert_eq!(
+        record["detail"],
+        "no client rule matches any more: the rule of client `old` expired at 2019-12-31T23:00:00Z"
+    );
+    assert!(record.get("client").is_none(), "{record}");
+    let (client, _) = seen(&lb, &lb.ca().leaf("client2.lb.com").build()).await;
+    assert_eq!(client, "after");
+    assert!(
+        lb.stderr()
+            .contains("the rule expired at 2019-12-31T23:00:00Z"),
+        "{}",
+        lb.stderr()
+    );
+    assert_eq!(web.accepted(), 1);
+    lb.quiet().await;
+}
+
+/// A rule in shadow mode says what it would have decided, with a bucket and a count of
+/// its own, and decides nothing.
+#[tokio::test]
+async fn a_rule_in_shadow_mode_only_says_what_it_would_have_decided() {
+    let web = Upstream::named("web1").await;
+    let limits = "mode = \"shadow\"\nrate_limit = { rate = 0.001, burst = 2 }\nmax_conns = 1";
+    let lb = site(&web)
+        .upstream("db", &[NO_PROBES], &entries(&[&web]))
+        .client("strict", &cn(CLIENT1), "web", limits)
+        .client(
+            "elsewhere",
+            &cn("client2.lb.com"),
+            "db",
+            "mode = \"shadow\"",
+        )
+        .client(
+            "client1",
+            &cn(CLIENT1),
+            "web",
+            "rate_limit = { rate = 0.001, burst = 4 }",
+        )
+        .client("client2", &cn("client2.lb.com"), "web", "")
+        .client("late", &cn("client2.lb.com"), "web", "mode = \"shadow\"")
+        .client("only", &cn("client3.lb.com"), "web", "mode = \"shadow\"")
+        .start()
+        .await;
+    let client = lb.client(CLIENT1);
+    // While the first is open, the second would be one too many.
+    let mut held = client.connect(lb.main()).await.unwrap();
+    leastconn_testkit::client::read_line(&mut held)
+        .await
+        .unwrap();
+    talk(client.connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    let second = lb.nth(0, "ok").await;
+    talk(held).await.unwrap_err();
+    let first = lb.wait_records(2).await.swap_remove(1);
+    for n in 2..4 {
+        talk(client.connect(lb.main()).await.unwrap())
+            .await
+            .unwrap();
+        lb.nth(n, "ok").await;
+    }
+    let _ = refused(&client, lb.main()).await;
+    let fifth = lb.nth(4, "rate_limited").await;
+    let records = lb.records();
+    let shadows: Vec<_> = [&first, &second, &records[2], &records[3], &fifth]
+        .map(|record| {
+            assert_eq!(record["client"], "client1", "{record}");
+            assert_eq!(record["shadow"]["client"], "strict", "{record}");
+            record["shadow"]["outcome"].as_str().unwrap().to_owned()
+        })
+        .into();
+    assert_eq!(
+        shadows,
+        [
+            "ok",
+            "too_many_connections",
+            "ok",
+            "rate_limited",
+            "rate_limited"
+        ]
+    );
+
+    talk(
+        lb.client("client2.lb.com")
+            .connect(lb.main())
+            .await
+            .unwrap(),
+    )
+    .await
+    .unwrap();
+    let record = lb.nth(5, "ok").await;
+    assert_eq!(record["shadow"]["client"], "elsewhere");
+    assert_eq!(record["shadow"]["outcome"], "not_allowed");
+    let _ = refused(&lb.client("client3.lb.com"), lb.main()).await;
+    let record = lb.nth(6, "unknown_client").await;
+    assert_eq!(record["shadow"]["outcome"], "ok", "{record}");
+
+    let counted = lb.metrics().await;
+    let mut counted: Vec<_> = metrics::family(&counted, "leastconn_client_shadow_total").collect();
+    counted.sort_by(|a, b| a.0.cmp(b.0));
+    let counted: Vec<_> = counted.iter().map(|(_, count)| *count as u32).collect();
+    // elsewhere, only, strict: ok, rate_limited, too_many_connections.
+    assert_eq!(counted, [1, 1, 2, 2, 1]);
+    lb.quiet().await;
+}
+
+/// Row 14 of the matrix of threats.
+#[tokio::test]
+async fn a_certificate_of_an_authority_that_limits_uris_is_refused_in_words() {
+    let web = Upstream::named("web1").await;
+    let site = site(&web).client("any", "uri = \"spiffe://td.example/**\"", "web", "");
+    let limited = site.ca.constrained_to_uris_of("limited", "td.example");
+    std::fs::write(site.dir.path().join("ca.crt"), limited.cert_pem()).unwrap();
+    std::fs::write(site.dir.path().join("ca.crl"), limited.crl(&[])).unwrap();
+    let lb = site.start().await;
+    assert!(
+        lb.stderr().contains("has name constraints for URIs"),
+        "{}",
+        lb.stderr()
+    );
+    let cert = limited.leaf("a").uri("spiffe://td.example/web").build();
+    assert!(refused(&lb.showing(&cert), lb.main()).await.is_some());
+    let record = lb.nth(0, "untrusted_certificate").await;
+    let detail = record["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("constraints for URIs, which cannot be checked"),
+        "{detail}"
+    );
+    assert_eq!(web.accepted(), 0);
+    lb.quiet().await;
+}
+
+/// Row 22: certificates that sign each other in all ways: trying every path would take
+/// longer than anybody lives.
+#[tokio::test]
+async fn a_maze_of_certificates_costs_little_and_leads_nowhere() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let maze: Vec<_> = (0..10).map(|_| TestCa::new("maze")).collect();
+    let mut cert = maze[0].leaf(CLIENT1).build();
+    for above in &maze {
+        let others = maze.iter().map(|other| above.cross_sign(other, "maze"));
+        cert.chain_der.extend(others);
+    }
+    let bytes: usize = cert.chain_der.iter().map(|der| der.len()).sum();
+    // As much as fits into a handshake message, nearly.
+    assert!((30_000..65_000).contains(&bytes), "{bytes}");
+    for _ in 0..3 {
+        assert!(refused(&lb.showing(&cert), lb.main()).await.is_some());
+    }
+    for record in lb.wait_records(3).await {
+        assert_eq!(record["outcome"], "untrusted_certificate", "{record}");
+        // A hundred signatures are some 10 ms; other tests run beside this one.
+        assert!(record["handshake_ms"].is_null());
+        assert!(record["duration_ms"].as_f64().unwrap() < 5000.0, "{record}");
+    }
+    assert_eq!(web.accepted(), 0);
+    talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    lb.quiet().await;
+}

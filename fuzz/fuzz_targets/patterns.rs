@@ -1,0 +1,6 @@
+//! Any text as a pattern, and any other as a name: `make fuzz`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|texts: (&str, &str, &str)| {
+    leastconn_lb::config::fuzz_patterns(texts.0, texts.1, texts.2);
+});
