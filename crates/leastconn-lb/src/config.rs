@@ -46,11 +46,11 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
-pub use cidr::IpNet;
+pub use cidr::{IpNet, Prefixes};
 pub use clients::{Clients, Exact, Rule};
 pub use model::{
     Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log,
-    ProbeKind, Process, Route, StatusSet, Timeouts, TlsRecords, Upstream,
+    ProbeKind, Process, Route, SourceRateLimit, StatusSet, Timeouts, TlsRecords, Upstream,
 };
 pub use pattern::{CnPattern, DnsPattern};
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};

@@ -8,7 +8,7 @@
 //! boxed: a task is as large as its largest phase, for all of its life.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
@@ -57,7 +57,7 @@ pub async fn serve(
         return carry(socket, peer, &listener, &mut record).await;
     }
     let deadline = start + listener.timeouts.handshake;
-    match Box::pin(handshake(socket, deadline, &listener, &mut record)).await {
+    match Box::pin(handshake(socket, peer_ip, deadline, &listener, &mut record)).await {
         Ok(mut stream) => match identify(&mut stream, peer_ip) {
             Ok(peer) => carry(stream, peer, &listener, &mut record).await,
             Err(ambiguous) => {
@@ -74,10 +74,11 @@ pub async fn serve(
     }
 }
 
-/// TLS, within the deadline. A client waits for a turn only once it has said
-/// hello, so silent sockets keep nobody else from theirs.
+/// TLS, within the deadline. A client gets a place only once it has said hello, so
+/// silent sockets keep nobody else from theirs.
 async fn handshake(
     mut socket: TcpStream,
+    source: IpAddr,
     deadline: Instant,
     listener: &Listener,
     record: &mut Record,
@@ -101,16 +102,17 @@ async fn handshake(
         Err(ended) => return Err((ended, None)),
     };
     record.server_name(hello.server_name());
-    let turn = phase(
+    let place = phase(
         record,
         deadline.as_mut(),
         Reason::Overloaded,
-        listener.handshakes.acquire(),
+        listener
+            .turns
+            .enter(listener.source(source), &listener.metrics.waiting),
     )
     .await;
-    // The semaphore is never closed, so its own error does not occur.
-    let _turn = turn.map_err(|ended| (ended, None))?;
-    let accepted = tls::accept(socket, hello, config);
+    let place = place.map_err(|ended| (ended, None))?;
+    let accepted = tls::accept(socket, hello, config, &place);
     let accepted = phase(
         record,
         deadline.as_mut(),
@@ -143,7 +145,7 @@ async fn phase<T>(
     }
 }
 
-fn identify(stream: &mut TlsStream, source: std::net::IpAddr) -> Result<Peer, Ambiguous> {
+fn identify(stream: &mut TlsStream, source: IpAddr) -> Result<Peer, Ambiguous> {
     let certificate = stream
         .take_peer_certificate()
         .map(|leaf| Certificate::from_der(&leaf))

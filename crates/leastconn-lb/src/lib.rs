@@ -18,6 +18,8 @@ pub mod policy;
 pub mod record;
 pub mod server;
 pub mod shared;
+pub mod source;
 pub mod state;
 pub mod tls;
+pub mod turns;
 pub mod upstream;

@@ -1,16 +1,20 @@
 //! What the connections of one listener need to know.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
-use leastconn::{Limiter, net::Timeouts};
-use tokio::sync::Semaphore;
+use leastconn::{
+    Limiter,
+    net::{self, Timeouts},
+};
 
 use crate::{
-    config,
+    config::{self, IpNet, Prefixes},
     metrics::{ListenerMetrics, Metrics},
     policy::Routing,
+    source::{SourceLimit, TooFast},
     state::State,
     tls::{self, TlsError},
+    turns::Turns,
 };
 
 /// What a listener's connections need to know.
@@ -27,7 +31,11 @@ pub struct Listener {
     /// Its counters.
     pub metrics: Arc<ListenerMetrics>,
     /// Turns for the costly part of a handshake.
-    pub handshakes: Arc<Semaphore>,
+    pub turns: Arc<Turns>,
+    /// How fast each source may connect.
+    pub sources: Option<SourceLimit>,
+    /// How sources are told apart.
+    pub prefixes: Prefixes,
     /// All clients' buckets and counts.
     pub limiter: Arc<Limiter>,
     /// Rules and upstreams.
@@ -43,11 +51,12 @@ impl Listener {
         config: &config::Listener,
         state: Arc<State>,
         metrics: &Metrics,
-        handshakes: Arc<Semaphore>,
+        turns: Arc<Turns>,
         limiter: Arc<Limiter>,
     ) -> Result<Self, TlsError> {
         let records = state.config.process.tls_records;
         let tls = config.tls.as_ref();
+        let limit = config.source_rate_limit;
         Ok(Self {
             name: Arc::clone(&config.name),
             tls: tls
@@ -56,10 +65,28 @@ impl Listener {
             timeouts: config.timeouts,
             routing: Routing::from(config),
             metrics: Arc::new(metrics.listener(&config.name)),
-            handshakes,
+            turns,
+            sources: limit.map(|limit| SourceLimit::new(limit, net::now())),
+            prefixes: limit.map_or_else(Prefixes::default, |limit| limit.prefixes),
             limiter,
             state,
         })
+    }
+
+    /// The source that an address belongs to.
+    pub fn source(&self, address: IpAddr) -> IpNet {
+        IpNet::of(address, self.prefixes)
+    }
+
+    /// Counts a connection from `address`, the client's own, against its source.
+    ///
+    /// # Errors
+    /// If the source comes faster than it may.
+    pub fn admit_source(&self, address: IpAddr, now: Instant) -> Result<(), TooFast> {
+        match &self.sources {
+            Some(limit) => limit.admit(self.source(address), now),
+            None => Ok(()),
+        }
     }
 
     /// How long a relayed connection may be silent.

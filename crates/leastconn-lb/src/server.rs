@@ -22,6 +22,7 @@ use crate::{
     shared::{Phase, Shared},
     state::State,
     tls::TlsError,
+    turns::Turns,
 };
 
 /// Clients that are not idle and can be kept count of.
@@ -109,7 +110,8 @@ impl Server {
             registry,
             books,
         };
-        let handshakes = Arc::new(Semaphore::new(process.max_handshakes.get()));
+        let (places, workers) = (process.max_handshakes.get(), process.workers.get());
+        let turns = Arc::new(Turns::new(places, workers));
         let limiter = Arc::new(Limiter::new(MAX_CLIENTS, net::now()));
         let mut listeners = HashMap::new();
         for config in &state.config.listeners {
@@ -117,7 +119,7 @@ impl Server {
                 config,
                 Arc::clone(&state),
                 &gate.books.metrics,
-                Arc::clone(&handshakes),
+                Arc::clone(&turns),
                 Arc::clone(&limiter),
             )?;
             listeners.insert(Arc::clone(&config.name), Arc::new(listener));
@@ -148,7 +150,7 @@ impl Server {
         }
         server
             .tasks
-            .spawn(forget_idle_clients(limiter, server.stop.subscribe()));
+            .spawn(forget_idle(limiter, listeners, server.stop.subscribe()));
         server.shared.enter(Phase::Ready);
         Ok(server)
     }
@@ -193,13 +195,23 @@ fn has_v4_sibling(config: &Config, address: SocketAddr) -> bool {
     all.any(|other| other.is_ipv4() && other.port() == address.port() && other.port() != 0)
 }
 
-async fn forget_idle_clients(limiter: Arc<Limiter>, mut stop: watch::Receiver<bool>) {
+/// Forgets clients and sources that are idle, now and then.
+async fn forget_idle(
+    limiter: Arc<Limiter>,
+    listeners: HashMap<Arc<str>, Arc<Listener>>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut tick = interval(Duration::from_secs(60));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = stop.wait_for(|&stop| stop) => return,
-            _ = tick.tick() => limiter.forget_idle(net::now()),
+            _ = tick.tick() => {
+                let now = net::now();
+                limiter.forget_idle(now);
+                let limits = listeners.values().filter_map(|listener| listener.sources.as_ref());
+                limits.for_each(|limit| limit.forget_idle(now));
+            }
         }
     }
 }

@@ -6,14 +6,14 @@
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use leastconn::{
-    Limits, ServerId, ServerSpec, UpstreamId,
+    Limits, RateLimit, ServerId, ServerSpec, UpstreamId,
     health::{ActivePolicy, PassivePolicy},
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    cidr::IpNet,
+    cidr::{IpNet, Prefixes},
     clients::Clients,
     pattern::{CnPattern, DnsPattern},
     tls::Tls,
@@ -166,8 +166,19 @@ pub struct Listener {
     pub timeouts: Timeouts,
     /// Silence before TCP keepalive probes; `None`: none.
     pub keepalive: Option<Duration>,
+    /// How fast each source may connect; `None`: as fast as it can.
+    pub source_rate_limit: Option<SourceRateLimit>,
     /// TLS towards clients; `None`: plain TCP.
     pub tls: Option<Tls>,
+}
+
+/// `source_rate_limit` of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceRateLimit {
+    /// For each source.
+    pub rate: RateLimit,
+    /// What a source is.
+    pub prefixes: Prefixes,
 }
 
 /// One of a listener's `routes`.
