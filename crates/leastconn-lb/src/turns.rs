@@ -8,11 +8,10 @@
 //! sources (`queue`). A source is a network, by default an IPv4 address or an IPv6
 //! /64, which is what one customer has.
 //!
-//! A turn begins only after all that could run has run, and the runtime has asked
-//! the system what else can: so connections that are established go first, each waits
-//! for one step at most, and all that ask for a turn are known when the next is given.
-//! Where relaying leaves no gap, that would be rarely. Then handshakes run on for as
-//! long as they were kept waiting, and each have half of the processor.
+//! Every step or two, a turn begins only after all that could run has run, and the
+//! runtime has asked the system what else can: so connections that are established go
+//! first, and wait for a step or two at most. Where relaying leaves no gap, that would
+//! be rarely. Then handshakes run on for longer, and have a share of the processor.
 //!
 //! With few handshakes in progress none of this happens: an uncontended lock, twice
 //! for the place and once for each step.
@@ -40,11 +39,14 @@ use queue::{Asked, Queue, Step, Ticket};
 /// newcomer waiting is a few milliseconds.
 const FEW: usize = 16;
 
-/// Waiting that is no sign of a processor without a gap: a step or two of others.
-const SHORT: Duration = Duration::from_micros(500);
+/// Handshakes run on for so long before others are let go first again: a step or two.
+const SLICE: Duration = Duration::from_micros(100);
 
-/// The most that handshakes run on for.
-const LONG: Duration = Duration::from_millis(5);
+/// Waiting for others that is no sign of a processor without a gap.
+const SHORT: Duration = Duration::from_millis(1);
+
+/// The most that handshakes run on for where there is none.
+const LONG: Duration = Duration::from_millis(2);
 
 /// The turns of a process.
 #[derive(Debug)]
@@ -214,7 +216,6 @@ impl Place {
         let mut turn = Turn {
             turns: &self.turns,
             begun: None,
-            counted: false,
         };
         match (asked, told) {
             (Step::Free, _) => return turn,
@@ -224,12 +225,12 @@ impl Place {
             }
             (Step::Counted | Step::Wait(_), _) => {}
         }
-        turn.counted = true;
+        let start = net::now();
+        // Now, as it is to be given back if others go first for ever.
+        turn.begun = Some(start);
         let may_run_on = !self.turns.lock().ahead.is_zero();
-        if may_run_on {
-            turn.begun = Some(net::now());
-        } else {
-            turn.after_all_others().await;
+        if !may_run_on {
+            turn.begun = Some(turn.after_all_others(start).await);
         }
         turn
     }
@@ -246,35 +247,31 @@ impl Drop for Place {
 #[derive(Debug)]
 pub struct Turn<'a> {
     turns: &'a Turns,
-    /// Since when it uses up what handshakes may run on for.
+    /// Since when it uses up what handshakes may run on for; `None`: it is not counted.
     begun: Option<Instant>,
-    counted: bool,
 }
 
 impl Turn<'_> {
-    /// Lets everything else run that can.
-    async fn after_all_others(&self) {
-        let start = net::now();
+    /// Lets everything else run that can, since `start`. Returns the time then.
+    async fn after_all_others(&self, start: Instant) -> Instant {
         // Tokio wakes us after it has run what there was to run and has asked the
         // system for more; and that is woken before us, but run after us, unless we
         // go to the end once more.
         tokio::task::yield_now().await;
         Behind { is: false }.await;
-        let waited = net::now().saturating_duration_since(start);
-        if waited > SHORT {
-            let mut state = self.turns.lock();
-            state.ahead = (state.ahead + waited).min(LONG);
-        }
+        let now = net::now();
+        let waited = now.saturating_duration_since(start);
+        let ahead = waited.saturating_sub(SHORT).clamp(SLICE, LONG);
+        self.turns.lock().ahead = ahead;
+        now
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if self.counted {
-            let spent = self
-                .begun
-                .map(|begun| net::now().saturating_duration_since(begun));
-            self.turns.finish(spent.unwrap_or_default());
+        if let Some(begun) = self.begun {
+            let spent = net::now().saturating_duration_since(begun);
+            self.turns.finish(spent);
         }
     }
 }

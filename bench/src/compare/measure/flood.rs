@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     process::Command,
     time::Duration,
 };
@@ -81,56 +81,38 @@ pub(super) async fn flood(
         pause: None,
         ..echoes
     };
+    let mut from_elsewhere = target.clone();
+    from_elsewhere.from = Some(IpAddr::V4(NEWCOMER));
     let echoing = Session::start(target.clone(), echoes).await?;
     sleep(settings.warm_up).await;
     echoing.begin();
     sleep(settings.seconds).await;
     let quiet = echoing.end();
 
-    let seconds = settings.seconds * LONGER;
-    let mut floods = Vec::new();
-    for (number, from) in FLOODING.into_iter().enumerate() {
-        let file = |name: &str| settings.pki.join(name).display().to_string();
-        let mut command = Command::new(std::env::current_exe()?);
-        command
-            .args(["load", "--json", "--mode", "connect", "--give-way"])
-            .args(["--connections", &OUTSTANDING.to_string()])
-            .args(["--from", &from.to_string()])
-            .args(["--address", &address.to_string()])
-            .args(["--warm-up", &settings.warm_up.as_secs_f64().to_string()])
-            .args(["--duration", &seconds.as_secs_f64().to_string()])
-            .args(["--tls", "--trusting", "--ca", &file("ca.crt")])
-            .args(["--cert", &file("client.crt")])
-            .args(["--key", &file("client.key")]);
-        let log = settings.run.join(format!("flood-{number}.json"));
-        let own = &settings.own_cpus;
-        floods.push(Child::spawn(&mut command, own, own, &log)?);
-    }
-    sleep(settings.warm_up).await;
-    let mut from_elsewhere = target;
-    from_elsewhere.from = Some(IpAddr::V4(NEWCOMER));
-    let coming = Session::start(from_elsewhere, newcomers).await?;
-    let before = Usage::read(balancer.id())?;
-    coming.begin();
-    echoing.begin();
-    sleep(seconds).await;
-    let (came, echoed) = (coming.end(), echoing.end());
-    let cpu = Usage::read(balancer.id())?.since(&before);
-    coming.stop().await;
     echoing.stop().await;
 
-    let mut per_second = 0.0;
-    for flood in &mut floods {
-        flood.wait(seconds + Duration::from_secs(20)).await?;
-        let flooded: Flooded = serde_json::from_str(&flood.written()).map_err(|_| {
-            let said = flood.last_words();
-            io::Error::other(format!("the flood failed: {said}"))
-        })?;
-        per_second += flooded.operations_per_second;
-        for (kind, count) in flooded.errors {
-            *sample.errors.entry(format!("flood: {kind}")).or_default() += count;
-        }
-    }
+    // The echoes are not there while the others are counted: they take CPU as well, and
+    // the more of it, the better they are served.
+    let coming = Session::start(from_elsewhere, newcomers).await?;
+    let floods = Floods::start(address, settings, settings.seconds * LONGER)?;
+    sleep(settings.warm_up).await;
+    let before = Usage::read(balancer.id())?;
+    coming.begin();
+    sleep(settings.seconds * LONGER).await;
+    let came = coming.end();
+    let cpu = Usage::read(balancer.id())?.since(&before);
+    coming.stop().await;
+    let per_second = floods.end(&mut sample.errors).await?;
+
+    let echoing = Session::start(target, echoes).await?;
+    let floods = Floods::start(address, settings, settings.seconds * 2)?;
+    sleep(settings.warm_up).await;
+    echoing.begin();
+    sleep(settings.seconds * 2).await;
+    let echoed = echoing.end();
+    echoing.stop().await;
+    floods.end(&mut sample.errors).await?;
+
     let errors = std::mem::take(&mut sample.errors);
     sample.take(&came);
     sample.errors.extend(errors);
@@ -152,6 +134,50 @@ pub(super) async fn flood(
         });
     }
     Ok(())
+}
+
+/// Those who flood, each a process.
+struct Floods(Vec<Child>, Duration);
+
+impl Floods {
+    fn start(address: SocketAddr, settings: &Settings, seconds: Duration) -> io::Result<Self> {
+        let mut floods = Vec::new();
+        for (number, from) in FLOODING.into_iter().enumerate() {
+            let file = |name: &str| settings.pki.join(name).display().to_string();
+            let mut command = Command::new(std::env::current_exe()?);
+            command
+                .args(["load", "--json", "--mode", "connect", "--give-way"])
+                .args(["--connections", &OUTSTANDING.to_string()])
+                .args(["--from", &from.to_string()])
+                .args(["--address", &address.to_string()])
+                .args(["--warm-up", &settings.warm_up.as_secs_f64().to_string()])
+                .args(["--duration", &seconds.as_secs_f64().to_string()])
+                .args(["--tls", "--trusting", "--ca", &file("ca.crt")])
+                .args(["--cert", &file("client.crt")])
+                .args(["--key", &file("client.key")]);
+            let log = settings.run.join(format!("flood-{number}.json"));
+            let own = &settings.own_cpus;
+            floods.push(Child::spawn(&mut command, own, own, &log)?);
+        }
+        Ok(Self(floods, seconds))
+    }
+
+    /// Waits for their end. Returns how many connections a second they had together.
+    async fn end(mut self, errors: &mut BTreeMap<String, u64>) -> Result<f64, MeasureError> {
+        let mut per_second = 0.0;
+        for flood in &mut self.0 {
+            flood.wait(self.1 + Duration::from_secs(20)).await?;
+            let flooded: Flooded = serde_json::from_str(&flood.written()).map_err(|_| {
+                let said = flood.last_words();
+                io::Error::other(format!("the flood failed: {said}"))
+            })?;
+            per_second += flooded.operations_per_second;
+            for (kind, count) in flooded.errors {
+                *errors.entry(format!("flood: {kind}")).or_default() += count;
+            }
+        }
+        Ok(per_second)
+    }
 }
 
 /// What a flood says of itself.

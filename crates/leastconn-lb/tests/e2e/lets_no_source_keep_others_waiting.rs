@@ -39,6 +39,15 @@ async fn served_from(last: u8, client: &TlsClient, addr: SocketAddr) -> std::io:
     Ok(())
 }
 
+async fn answered(stalled: &mut JoinSet<TcpStream>, count: usize) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        let next = within(DEADLINE, "an answer", stalled.join_next()).await;
+        streams.push(next.unwrap().unwrap());
+    }
+    streams
+}
+
 async fn handshakes_that_stall_leave_places_for_other_sources(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
@@ -54,13 +63,19 @@ async fn handshakes_that_stall_leave_places_for_other_sources(records: Records) 
         .start()
         .await;
     let hello = client_hello(lb.ca());
-    let mut stalled = Vec::new();
+    // Each ends with the first byte of the server's answer, which says that it has a
+    // place. Two workers need not take them in the order that they come.
+    let mut stalled = JoinSet::new();
     for _ in 0..20 {
         let mut stream = tcp_from(2, lb.main()).await.unwrap();
         stream.write_all(&hello).await.unwrap();
-        stalled.push(stream);
+        stalled.spawn(async move {
+            stream.read_u8().await.unwrap();
+            stream
+        });
     }
     // Of eight places, one source gets six.
+    let first = answered(&mut stalled, 6).await;
     lb.wait_metric(WAITING, 14.0, DEADLINE).await;
     let client = lb.client(CLIENT1);
     for last in [3, 4, 3] {
@@ -68,16 +83,10 @@ async fn handshakes_that_stall_leave_places_for_other_sources(records: Records) 
         within(DEADLINE, "being served", served).await.unwrap();
     }
     // And whoever waits gets what others leave.
-    for stream in stalled.drain(..6) {
-        drop(stream);
-    }
+    drop(first);
+    let second = answered(&mut stalled, 6).await;
     lb.wait_metric(WAITING, 8.0, DEADLINE).await;
-    for mut stream in stalled.drain(..6) {
-        within(DEADLINE, "the answer", stream.read_u8())
-            .await
-            .unwrap();
-    }
-    drop(stalled);
+    drop((second, stalled));
     lb.wait_records(23).await;
     lb.quiet().await;
 }
