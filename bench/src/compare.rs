@@ -201,6 +201,7 @@ impl Bench {
             server_name: "localhost".to_owned(),
             tls12: false,
             resume: false,
+            trusting: false,
         };
         let (seconds, warm_up) = if args.quick { (0.3, 0.1) } else { (2.0, 0.6) };
         let seconds = Duration::try_from_secs_f64(args.seconds.unwrap_or(seconds));

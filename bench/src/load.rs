@@ -10,7 +10,7 @@ pub mod work;
 
 use std::{
     fs, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -85,6 +85,12 @@ pub struct LoadArgs {
     /// this program: modes connect, echo and idle only.
     #[arg(long)]
     plain_echo: bool,
+    /// Connect from this address: for a balancer, another client.
+    #[arg(long, value_name = "IP")]
+    from: Option<IpAddr>,
+    /// Let everybody else go first on this CPU.
+    #[arg(long)]
+    give_way: bool,
     /// Stay on this CPU.
     #[arg(long, value_name = "CPU")]
     cpu: Option<usize>,
@@ -121,6 +127,10 @@ struct TlsArgs {
     /// Resume sessions where the balancer lets us.
     #[arg(long)]
     resume: bool,
+    /// Do not verify the balancer's certificate, so that load costs less than what it
+    /// loads.
+    #[arg(long)]
+    trusting: bool,
 }
 
 /// Anything that keeps load from starting.
@@ -140,6 +150,9 @@ pub enum LoadError {
     /// rustls does not take them.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
+    /// Nor the authorities.
+    #[error("TLS: {0}")]
+    Authorities(#[from] rustls::client::VerifierBuilderError),
     /// No connection could be opened.
     #[error("{0} of {1} connections could not be opened: {2}")]
     Open(usize, usize, String),
@@ -169,7 +182,7 @@ pub fn run(args: &LoadArgs) -> Result<(), LoadError> {
             "--connections and --size must be at least 1",
         ));
     }
-    if args.mode == Mode::Background {
+    if args.mode == Mode::Background || args.give_way {
         machine::give_way()?;
     }
     let seconds = |n: f64| {
@@ -181,6 +194,7 @@ pub fn run(args: &LoadArgs) -> Result<(), LoadError> {
         address: args.address,
         tls: args.tls.target()?,
         announce: !args.plain_echo,
+        from: args.from,
     };
     let spec = Spec {
         mode: args.mode,
@@ -255,6 +269,7 @@ impl TlsArgs {
             server_name: self.server_name.clone(),
             tls12: self.tls12,
             resume: self.resume,
+            trusting: self.trusting,
         };
         options.build().map(Some)
     }

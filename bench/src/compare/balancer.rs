@@ -136,6 +136,7 @@ impl Balancer {
             address: if tls.is_some() { self.tls } else { self.plain },
             tls: tls.cloned(),
             announce: true,
+            from: None,
         }
     }
 

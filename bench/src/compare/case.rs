@@ -37,6 +37,8 @@ pub enum Work {
     },
     /// Latency of echoes beside a stream.
     Fairness,
+    /// Latency of somebody else's connections and echoes while two sources flood.
+    Flood,
 }
 
 /// What the figure of a case counts; less is better in all of them.
@@ -57,6 +59,9 @@ pub enum Unit {
     /// A ratio.
     #[serde(rename = "× p99")]
     Ratio,
+    /// Milliseconds, the longest of all.
+    #[serde(rename = "ms, longest")]
+    Longest,
 }
 
 impl fmt::Display for Unit {
@@ -67,6 +72,7 @@ impl fmt::Display for Unit {
             Self::Stream => "ns CPU/KiB",
             Self::Memory => "KiB/connection",
             Self::Ratio => "× p99",
+            Self::Longest => "ms, longest",
         })
     }
 }
@@ -121,6 +127,7 @@ impl Case {
             },
             Work::Memory { .. } => Unit::Memory,
             Work::Fairness => Unit::Ratio,
+            Work::Flood => Unit::Longest,
         }
     }
 
@@ -195,11 +202,13 @@ pub fn all(quick: bool, most: usize) -> Vec<Case> {
             None,
         );
     }
-    // Its stream runs only when nobody else wants the CPU, which on a busy machine
-    // may be never.
+    // Their streams and floods run only when nobody else wants the CPU, which on a busy
+    // machine may be never.
     if !quick {
         let name = "fairness-mtls".to_owned();
         add(name, Transport::Mtls, Work::Fairness, None);
+        let name = "flood-mtls".to_owned();
+        add(name, Transport::Mtls, Work::Flood, None);
     }
 
     let connect = || Work::Load(load(Mode::Connect, CONNECTING));
@@ -297,7 +306,7 @@ mod tests {
             match case.work {
                 Work::Load(spec) => assert!(spec.connections <= 450),
                 Work::Memory { connections } => assert!(connections <= 360),
-                Work::Fairness => {}
+                Work::Fairness | Work::Flood => {}
             }
         }
     }

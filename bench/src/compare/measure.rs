@@ -1,5 +1,7 @@
 //! One measurement: one case, on one balancer.
 
+pub mod flood;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -81,6 +83,8 @@ pub struct Sample {
     pub worker_cpu_ns: Vec<u64>,
     /// Fairness: what its ratio comes from.
     pub fairness: Option<Fairness>,
+    /// Flood: what it did to others.
+    pub flood: Option<Flood>,
 }
 
 /// 99th percentiles of the echoes, in nanoseconds.
@@ -94,6 +98,8 @@ pub struct Fairness {
     /// With one through the balancer.
     pub p99_beside_ns: u64,
 }
+
+pub use flood::Flood;
 
 /// A measurement could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +135,7 @@ pub async fn measure(
                 idle(case, connections, balancer, settings, &mut sample).await
             }
             Work::Fairness => fairness(case, balancer, settings, &mut sample).await,
+            Work::Flood => flood::flood(case, balancer, settings, &mut sample).await,
         }
     };
     timeout(limit, work)
@@ -342,6 +349,7 @@ impl Sample {
             errors: BTreeMap::new(),
             worker_cpu_ns: Vec::new(),
             fairness: None,
+            flood: None,
         }
     }
 

@@ -6,7 +6,10 @@ use serde::Serialize;
 
 use super::{
     case::Case,
-    measure::{Fairness, Sample, bytes_per_identity},
+    measure::{
+        Fairness, Flood, Sample, bytes_per_identity,
+        flood::{NEWCOMERS, OUTSTANDING},
+    },
     program::{Kind, Program},
     stats::Spread,
 };
@@ -260,6 +263,7 @@ impl Report {
             )?;
         }
         self.write_fairness(out)?;
+        self.write_flood(out)?;
         for sample in self.samples.iter().filter(|s| !s.errors.is_empty()) {
             let errors: Vec<String> = sample
                 .errors
@@ -305,6 +309,46 @@ impl Report {
                 median(of(|f| f.p99_alone_ns).as_ref()),
                 spread(of(|f| f.p99_beside_ns).as_ref()),
                 spread(of(|f| f.p99_beside_straight_ns).as_ref()),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_flood(&self, out: &mut String) -> std::fmt::Result {
+        let measured: Vec<(Kind, Flood)> = self
+            .samples
+            .iter()
+            .filter_map(|s| Some((s.balancer, s.flood?)))
+            .collect();
+        if measured.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            out,
+            "\nFlood: two sources, {} handshakes each; a third connects {} times a second (ms)",
+            OUTSTANDING, NEWCOMERS
+        )?;
+        writeln!(
+            out,
+            "{:<20} {:>10} {:>24} {:>12} {:>10} {:>24} {:>10} {:>18}",
+            "", "p50", "longest", "flood, conn/s", "CPU", "echo p99", "quiet", "to quiet"
+        )?;
+        for program in &self.programs {
+            let of = |value: fn(Flood) -> f64| {
+                let own = measured.iter().filter(|(kind, _)| *kind == program.kind);
+                Spread::of(own.map(|(_, flood)| value(*flood)))
+            };
+            writeln!(
+                out,
+                "{:<20} {:>10} {:>24} {:>12} {:>10} {:>24} {:>10} {:>18}",
+                program.kind,
+                median(of(|f| f.newcomer_p50_ns as f64 / 1e6).as_ref()),
+                spread(of(|f| f.newcomer_longest_ns as f64 / 1e6).as_ref()),
+                median(of(|f| f.flood_per_second).as_ref()),
+                median(of(|f| f.cpu_busy).as_ref()),
+                spread(of(|f| f.echo_p99_ns as f64 / 1e6).as_ref()),
+                median(of(|f| f.echo_p99_quiet_ns as f64 / 1e6).as_ref()),
+                spread(of(|f| f.echo_p99_ns as f64 / f.echo_p99_quiet_ns as f64).as_ref()),
             )?;
         }
         Ok(())
@@ -401,6 +445,7 @@ mod tests {
             errors: BTreeMap::new(),
             worker_cpu_ns: Vec::new(),
             fairness: None,
+            flood: None,
         }
     }
 

@@ -3,7 +3,11 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use leastconn::{Reason, backoff::Backoff, net};
+use leastconn::{
+    Reason,
+    backoff::Backoff,
+    net::{self, Stream},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -187,7 +191,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-fn start(stream: TcpStream, source: SocketAddr, listener: &str, gate: &Gate) {
+fn start(mut stream: TcpStream, source: SocketAddr, listener: &str, gate: &Gate) {
     let now = net::now();
     let Some(listener) = gate.running.listener(listener) else {
         // Listeners that are gone are kept until their tasks have ended.
@@ -197,6 +201,15 @@ fn start(stream: TcpStream, source: SocketAddr, listener: &str, gate: &Gate) {
     let (name, metrics) = (Arc::clone(&listener.name), Arc::clone(&listener.metrics));
     let live = gate.registry.register(name, metrics, source);
     let mut record = Record::open(gate.books.clone(), Arc::clone(&listener.metrics), live, now);
+    // Before a place is taken, and before anything is read: this is what a flood
+    // must be cheap for.
+    if let Err(error) = listener.admit_source(source.ip(), now) {
+        record.end(error.reason(), Some(&error.to_string()));
+        // A reset leaves nothing behind: neither a state of the socket here, nor a
+        // client that takes it for a short answer.
+        stream.abort();
+        return;
+    }
     let Ok(place) = Arc::clone(&gate.connections).try_acquire_owned() else {
         record.end(
             Reason::Overloaded,

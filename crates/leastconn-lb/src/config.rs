@@ -46,11 +46,12 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
-pub use cidr::IpNet;
+pub use cidr::{IpNet, Prefixes};
 pub use clients::{Clients, Key, Rule};
 pub use model::{
     Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log, Mode,
-    OnExpiry, ProbeKind, Process, Route, StatusSet, Timeouts, TlsRecords, Upstream, Watch,
+    OnExpiry, ProbeKind, Process, Route, SourceRateLimit, StatusSet, Timeouts, TlsRecords,
+    Upstream, Watch,
 };
 pub use pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
 pub(crate) use problem::visible;

@@ -8,6 +8,7 @@
 //! boxed: a task is as large as its largest phase, for all of its life.
 
 use std::{
+    net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
@@ -55,7 +56,8 @@ pub async fn serve(
         return carry(socket, listener, running, &mut record).await;
     }
     let deadline = start + listener.timeouts.handshake;
-    match Box::pin(handshake(socket, deadline, &listener, &mut record)).await {
+    let source = record.live().known().seen.source;
+    match Box::pin(handshake(socket, source, deadline, &listener, &mut record)).await {
         Ok(mut stream) => match identify(&mut stream, &listener) {
             Ok(presented) => {
                 record.identified(presented);
@@ -75,10 +77,11 @@ pub async fn serve(
     }
 }
 
-/// TLS, within the deadline. A client waits for a turn only once it has said
-/// hello, so silent sockets keep nobody else from theirs.
+/// TLS, within the deadline. A client gets a place only once it has said hello, so
+/// silent sockets keep nobody else from theirs.
 async fn handshake(
     mut socket: TcpStream,
+    source: IpAddr,
     deadline: Instant,
     listener: &Listener,
     record: &mut Record,
@@ -102,16 +105,17 @@ async fn handshake(
         Err(ended) => return Err((ended, None)),
     };
     record.server_name(hello.server_name());
-    let turn = phase(
+    let place = phase(
         record,
         deadline.as_mut(),
         Reason::Overloaded,
-        listener.handshakes.acquire(),
+        listener
+            .turns
+            .enter(listener.source(source), &listener.metrics.waiting),
     )
     .await;
-    // The semaphore is never closed, so its own error does not occur.
-    let _turn = turn.map_err(|ended| (ended, None))?;
-    let accepted = tls::accept(socket, hello, config);
+    let place = place.map_err(|ended| (ended, None))?;
+    let accepted = tls::accept(socket, hello, config, &place);
     let accepted = phase(
         record,
         deadline.as_mut(),

@@ -1,17 +1,25 @@
 //! What the connections of one listener need to know.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use leastconn::{Limiter, net::Timeouts};
-use tokio::sync::Semaphore;
+use leastconn::{
+    Limiter,
+    net::{self, Timeouts},
+};
 
 use crate::{
-    config::{self, OnExpiry, TlsRecords},
+    config::{self, IpNet, OnExpiry, Prefixes, TlsRecords},
     metrics::{ListenerMetrics, Metrics},
     policy::Routing,
     presented::Chains,
+    source::{SourceLimit, TooFast},
     state::State,
     tls::{self, TlsError, Trust},
+    turns::Turns,
 };
 
 /// What a listener's connections need to know.
@@ -34,7 +42,11 @@ pub struct Listener {
     /// Its counters.
     pub metrics: Arc<ListenerMetrics>,
     /// Turns for the costly part of a handshake.
-    pub handshakes: Arc<Semaphore>,
+    pub turns: Arc<Turns>,
+    /// How fast each source may connect.
+    pub sources: Option<Arc<SourceLimit>>,
+    /// How sources are told apart.
+    pub prefixes: Prefixes,
     /// All clients' buckets and counts.
     pub limiter: Arc<Limiter>,
     /// What clients have shown.
@@ -49,7 +61,7 @@ pub struct Common {
     /// All counters.
     pub metrics: Arc<Metrics>,
     /// Turns for the costly part of a handshake.
-    pub handshakes: Arc<Semaphore>,
+    pub turns: Arc<Turns>,
     /// All clients' buckets and counts: they outlive every configuration.
     pub limiter: Arc<Limiter>,
     /// What clients have shown.
@@ -80,6 +92,7 @@ impl Listener {
         common: &Common,
     ) -> Self {
         let (tls, trust) = Tls::parts(tls);
+        let limit = config.source_rate_limit;
         Self {
             name: Arc::clone(&config.name),
             tls,
@@ -89,7 +102,9 @@ impl Listener {
             timeouts: config.timeouts,
             routing: Routing::from(config),
             metrics: Arc::new(common.metrics.listener(&config.name)),
-            handshakes: Arc::clone(&common.handshakes),
+            turns: Arc::clone(&common.turns),
+            sources: limit.map(|limit| Arc::new(SourceLimit::new(limit, net::now()))),
+            prefixes: prefixes(config),
             limiter: Arc::clone(&common.limiter),
             chains: Arc::clone(&common.chains),
             state,
@@ -159,8 +174,20 @@ impl Listener {
             on_expiry: config.on_expiry,
             timeouts: config.timeouts,
             routing: Routing::from(config),
+            sources: self.next_sources(config),
+            prefixes: prefixes(config),
             state,
             ..self.clone()
+        }
+    }
+
+    /// The same buckets, if their limit is the same: a new one would give everybody
+    /// another burst.
+    fn next_sources(&self, config: &config::Listener) -> Option<Arc<SourceLimit>> {
+        let limit = config.source_rate_limit?;
+        match &self.sources {
+            Some(running) if *running.config() == limit => Some(Arc::clone(running)),
+            _ => Some(Arc::new(SourceLimit::new(limit, net::now()))),
         }
     }
 
@@ -173,6 +200,22 @@ impl Listener {
         }
     }
 
+    /// The source that an address belongs to.
+    pub fn source(&self, address: IpAddr) -> IpNet {
+        IpNet::of(address, self.prefixes)
+    }
+
+    /// Counts a connection from `address`, the client's own, against its source.
+    ///
+    /// # Errors
+    /// If the source comes faster than it may.
+    pub fn admit_source(&self, address: IpAddr, now: Instant) -> Result<(), TooFast> {
+        match &self.sources {
+            Some(limit) => limit.admit(self.source(address), now),
+            None => Ok(()),
+        }
+    }
+
     /// How long a relayed connection may be silent.
     pub const fn relay_timeouts(&self) -> Timeouts {
         Timeouts {
@@ -180,4 +223,9 @@ impl Listener {
             half_close: Some(self.timeouts.half_close),
         }
     }
+}
+
+fn prefixes(config: &config::Listener) -> Prefixes {
+    let limit = config.source_rate_limit;
+    limit.map_or_else(Prefixes::default, |limit| limit.prefixes)
 }

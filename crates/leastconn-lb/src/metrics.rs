@@ -26,6 +26,7 @@ pub struct Metrics {
     connections: Family<Ended, Counter>,
     active: Family<OfListener, Gauge>,
     handshakes: Family<OfListener, Gauge>,
+    waiting: Family<OfListener, Gauge>,
     bytes: Family<Bytes, Counter>,
     client_connections: Family<ClientEnded, Counter>,
     client_active: Family<OfClient, Gauge>,
@@ -82,6 +83,8 @@ pub struct ListenerMetrics {
     pub active: Gauge,
     /// TLS handshakes that are going on.
     pub handshakes: Gauge,
+    /// Those that wait for others: for a place, or for a turn at the processor.
+    pub waiting: Gauge,
     outcomes: Vec<Counter>,
     /// Bytes received from clients.
     pub received: Counter,
@@ -100,6 +103,7 @@ impl Metrics {
             connections: Family::default(),
             active: Family::default(),
             handshakes: Family::default(),
+            waiting: Family::default(),
             bytes: Family::default(),
             client_connections: Family::default(),
             client_active: Family::default(),
@@ -133,6 +137,11 @@ impl Metrics {
             "leastconn_handshakes_active",
             "TLS handshakes that are going on",
             m.handshakes.clone(),
+        );
+        registry.register(
+            "leastconn_handshakes_waiting",
+            "TLS handshakes that wait for others",
+            m.waiting.clone(),
         );
         registry.register(
             "leastconn_handshake_seconds",
@@ -204,6 +213,7 @@ impl Metrics {
         ListenerMetrics {
             active: self.active.get_or_create_owned(&of),
             handshakes: self.handshakes.get_or_create_owned(&of),
+            waiting: self.waiting.get_or_create_owned(&of),
             outcomes: Reason::ALL.iter().map(outcome).collect(),
             received: bytes("received"),
             sent: bytes("sent"),

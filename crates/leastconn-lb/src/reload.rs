@@ -68,8 +68,6 @@ pub struct Reloader {
 pub struct Sizes {
     /// Connections.
     pub connections: usize,
-    /// TLS handshakes.
-    pub handshakes: usize,
 }
 
 /// Why a configuration was not applied.
@@ -370,8 +368,7 @@ impl Reloader {
         let connections = descriptors::max_connections(process.max_connections);
         let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
         resize(&self.gate.connections, &mut sizes.connections, connections);
-        let handshakes = process.max_handshakes.get();
-        resize(&self.common.handshakes, &mut sizes.handshakes, handshakes);
+        self.common.turns.resize(process.max_handshakes.get());
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
     state::State,
     sweep::sweep,
     tls::TlsError,
+    turns::Turns,
     watch::{Events, watch},
 };
 
@@ -94,7 +95,6 @@ impl Server {
         let process = config.process.clone();
         let sizes = Sizes {
             connections: descriptors::max_connections(process.max_connections),
-            handshakes: process.max_handshakes.get(),
         };
         let registry = Arc::new(Registry::default());
         let books = Books {
@@ -103,7 +103,10 @@ impl Server {
         };
         let common = Common {
             metrics: Arc::clone(&books.metrics),
-            handshakes: Arc::new(Semaphore::new(sizes.handshakes)),
+            turns: Arc::new(Turns::new(
+                process.max_handshakes.get(),
+                process.workers.get(),
+            )),
             limiter: Arc::new(Limiter::new(MAX_CLIENTS, net::now())),
             chains: Arc::default(),
         };
@@ -151,9 +154,11 @@ impl Server {
             tasks: JoinSet::new(),
             _lasting: lasting,
         };
-        server
-            .tasks
-            .spawn(forget_idle_clients(limiter, server.stop.subscribe()));
+        server.tasks.spawn(forget_idle(
+            limiter,
+            Arc::clone(&server.shared),
+            server.stop.subscribe(),
+        ));
         server.shared.enter(Phase::Ready);
         Ok(server)
     }
@@ -201,13 +206,20 @@ impl Server {
     }
 }
 
-async fn forget_idle_clients(limiter: Arc<Limiter>, mut stop: watch::Receiver<bool>) {
+/// Forgets clients and sources that are idle, now and then.
+async fn forget_idle(limiter: Arc<Limiter>, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let mut tick = interval(Duration::from_secs(60));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = stop.wait_for(|&stop| stop) => return,
-            _ = tick.tick() => limiter.forget_idle(net::now()),
+            _ = tick.tick() => {
+                let now = net::now();
+                limiter.forget_idle(now);
+                let current = shared.running.current();
+                let limits = current.listeners.values().filter_map(|listener| listener.sources.as_ref());
+                limits.for_each(|limit| limit.forget_idle(now));
+            }
         }
     }
 }

@@ -31,11 +31,12 @@ use lines::Lines;
 pub use rustix::process::Signal;
 
 /// What must be zero, whatever the labels, when nobody is connected.
-const GAUGES: [&str; 4] = [
+const GAUGES: [&str; 5] = [
     "leastconn_connections_active",
     "leastconn_server_connections_active",
     "leastconn_client_connections_active",
     "leastconn_handshakes_active",
+    "leastconn_handshakes_waiting",
 ];
 
 /// A running balancer. Killed when dropped.

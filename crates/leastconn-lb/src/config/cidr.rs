@@ -9,10 +9,26 @@ use std::{
 ///
 /// IPv4-mapped IPv6 addresses (`::ffff:10.0.0.1`), which a dual-stack socket
 /// shows for IPv4 clients, are IPv4 addresses here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IpNet {
     address: IpAddr,
     prefix: u8,
+}
+
+/// How long a prefix is that tells sources apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefixes {
+    /// Of IPv4, 32 at most.
+    pub v4: u8,
+    /// Of IPv6, 128 at most.
+    pub v6: u8,
+}
+
+impl Default for Prefixes {
+    /// Each IPv4 address, each IPv6 /64: within one, whoever has an address has all.
+    fn default() -> Self {
+        Self { v4: 32, v6: 64 }
+    }
 }
 
 /// Why a text is not a network.
@@ -59,6 +75,20 @@ impl IpNet {
             return Err(IpNetError::HostBits(network, address));
         }
         Ok(network.unmapped())
+    }
+
+    /// The network that `address` belongs to, by the length of its family.
+    pub fn of(address: IpAddr, prefixes: Prefixes) -> Self {
+        let address = address.to_canonical();
+        let prefix = match address {
+            IpAddr::V4(_) => prefixes.v4,
+            IpAddr::V6(_) => prefixes.v6,
+        };
+        let prefix = prefix.min(width(address));
+        Self {
+            address: mask(address, prefix),
+            prefix,
+        }
     }
 
     /// Whether `address` is one of the network's.

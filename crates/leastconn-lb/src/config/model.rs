@@ -7,14 +7,14 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Du
 
 use jiff::Timestamp;
 use leastconn::{
-    Limits, ServerId, ServerSpec, UpstreamId,
+    Limits, RateLimit, ServerId, ServerSpec, UpstreamId,
     health::{ActivePolicy, PassivePolicy},
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    cidr::IpNet,
+    cidr::{IpNet, Prefixes},
     clients::{Clients, Key},
     pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern},
     tls::Tls,
@@ -187,6 +187,8 @@ pub struct Listener {
     pub max_lifetime: Option<Duration>,
     /// What happens when a client certificate runs out while its client is connected.
     pub on_expiry: OnExpiry,
+    /// How fast each source may connect; `None`: as fast as it can.
+    pub source_rate_limit: Option<SourceRateLimit>,
     /// TLS towards clients; `None`: plain TCP.
     pub tls: Option<Tls>,
 }
@@ -201,6 +203,15 @@ pub enum OnExpiry {
     Close,
     /// It goes on.
     Keep,
+}
+
+/// `source_rate_limit` of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceRateLimit {
+    /// For each source.
+    pub rate: RateLimit,
+    /// What a source is.
+    pub prefixes: Prefixes,
 }
 
 /// One of a listener's `routes`.

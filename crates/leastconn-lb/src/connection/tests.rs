@@ -1,7 +1,6 @@
 use std::{collections::HashMap, path::Path};
 
 use leastconn::{Limiter, Server, Tried};
-use tokio::sync::Semaphore;
 
 use super::*;
 use crate::{
@@ -15,6 +14,7 @@ use crate::{
     record::Books,
     running::Current,
     state::State,
+    turns::Turns,
 };
 
 #[test]
@@ -69,7 +69,7 @@ impl Scene {
         };
         let common = Common {
             metrics: Arc::clone(&books.metrics),
-            handshakes: Arc::new(Semaphore::new(1)),
+            turns: Arc::new(Turns::new(1, 1)),
             limiter: Arc::new(Limiter::new(1, net::now())),
             chains: Arc::default(),
         };

@@ -3,6 +3,7 @@
 
 use std::{
     cell::RefCell,
+    future::poll_fn,
     io::{self, IoSlice, Read, Write},
     pin::Pin,
     task::{Context, Poll, ready},
@@ -15,6 +16,7 @@ use tokio::{
 };
 
 use super::HandshakeError;
+use crate::turns::Place;
 
 /// Plaintext that rustls may hold for a socket that takes no more, beyond which
 /// writing waits.
@@ -100,29 +102,30 @@ impl Buffered {
         self.socket
     }
 
-    pub(super) fn poll_handshake(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), HandshakeError>> {
+    /// What comes after the ClientHello, each flight in a turn of `place`.
+    pub(super) async fn handshake(&mut self, place: &Place) -> Result<(), HandshakeError> {
         loop {
-            ready!(self.poll_send(cx))?;
+            poll_fn(|cx| self.poll_send(cx)).await?;
             if !self.session.is_handshaking() {
-                return Poll::Ready(Ok(()));
+                return Ok(());
             }
-            // Not through the worker's buffer: what follows the handshake must
-            // stay in the socket, or in rustls.
-            let Self {
-                socket, session, ..
-            } = self;
-            match session.read_tls(&mut Polled {
-                socket,
-                cx: &mut *cx,
-            }) {
-                Ok(0) => return Poll::Ready(Err(HandshakeError::Closed)),
-                Ok(_) => self.digest(cx)?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-                Err(error) => return Poll::Ready(Err(error.into())),
+            if poll_fn(|cx| self.poll_read_tls(cx)).await? == 0 {
+                return Err(HandshakeError::Closed);
             }
+            let _turn = place.turn().await;
+            poll_fn(|cx| Poll::Ready(self.digest(cx))).await?;
+        }
+    }
+
+    /// Not through the worker's buffer: what follows the handshake must stay in the
+    /// socket, or in rustls.
+    fn poll_read_tls(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Self {
+            socket, session, ..
+        } = self;
+        match session.read_tls(&mut Polled { socket, cx }) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            read => Poll::Ready(read),
         }
     }
 

@@ -16,6 +16,8 @@ use rustls::{
 };
 use tokio::net::TcpStream;
 
+use crate::turns::Place;
+
 use super::{
     buffered::{Buffered, Polled},
     stream::TlsStream,
@@ -147,8 +149,9 @@ pub async fn read_hello(socket: &mut TcpStream) -> Result<Hello, HandshakeError>
     .await
 }
 
-/// Does the rest: keys, certificates, signatures. On success the client has
-/// proven that the certificate is its own, and that it is trusted.
+/// Does the rest: keys, certificates, signatures, each step in a turn of `place`.
+/// On success the client has proven that the certificate is its own, and that it is
+/// trusted.
 ///
 /// # Errors
 /// With the socket, on which the alert was sent if there was one: leave the
@@ -160,13 +163,18 @@ pub async fn accept(
     mut socket: TcpStream,
     hello: Hello,
     config: Arc<ServerConfig>,
+    place: &Place,
 ) -> Result<TlsStream, (HandshakeError, TcpStream)> {
     if config.enable_secret_extraction {
         // It is not needed any more, and handshakes may take long.
         drop(hello.accepted);
-        return unbuffered::accept(socket, hello.bytes, config).await;
+        return unbuffered::accept(socket, hello.bytes, config, place).await;
     }
-    let session: ServerConnection = match hello.accepted.into_connection(config) {
+    // The answer to the ClientHello is made here, signature and all.
+    let turn = place.turn().await;
+    let session = hello.accepted.into_connection(config);
+    drop(turn);
+    let session: ServerConnection = match session {
         Ok(session) => session,
         Err((error, mut alert)) => {
             let _ = poll_fn(|cx| {
@@ -180,7 +188,7 @@ pub async fn accept(
         }
     };
     let mut stream = Buffered::new(socket, session);
-    match poll_fn(|cx| stream.poll_handshake(cx)).await {
+    match stream.handshake(place).await {
         Ok(()) => Ok(TlsStream::rustls(stream)),
         Err(error) => Err((error, stream.into_socket())),
     }

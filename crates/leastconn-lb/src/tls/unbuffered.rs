@@ -34,6 +34,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::turns::Place;
+
 use super::{
     HandshakeError, TlsStream,
     direct::Direct,
@@ -66,8 +68,9 @@ pub(super) async fn accept(
     mut socket: TcpStream,
     received: Vec<u8>,
     config: Arc<ServerConfig>,
+    place: &Place,
 ) -> Result<TlsStream, (HandshakeError, TcpStream)> {
-    match Box::pin(shake_hands(&mut socket, received, config)).await {
+    match Box::pin(shake_hands(&mut socket, received, config, place)).await {
         Ok(done) => {
             let stream = Direct::new(socket, done.records, &done.unopened);
             Ok(TlsStream::direct(stream, done.about))
@@ -88,8 +91,9 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     received: Vec<u8>,
     config: Arc<ServerConfig>,
+    place: &Place,
 ) -> Result<Done, HandshakeError> {
-    let (session, unopened) = handshake(socket, received, config).await?;
+    let (session, unopened) = handshake(socket, received, config, place).await?;
     let (records, about) = finish(session)?;
     Ok(Done {
         records,
@@ -109,6 +113,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     mut received: Vec<u8>,
     config: Arc<ServerConfig>,
+    place: &Place,
 ) -> Result<(UnbufferedServerConnection, Vec<u8>), HandshakeError> {
     let mut session = UnbufferedServerConnection::new(config)?;
     let mut answer = Vec::new();
@@ -119,7 +124,12 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     // is ours, and must not have been opened by rustls.
     let mut given = 0;
     loop {
-        let progress = work(&mut session, &mut received, &mut given, &mut answer);
+        let progress = if is_next_complete(&received, given) {
+            let _turn = place.turn().await;
+            advance(&mut session, &mut received, &mut given, &mut answer)
+        } else {
+            Ok(Progress::Blocked)
+        };
         if !answer.is_empty() {
             match &progress {
                 Ok(_) => socket.write_all(&answer).await?,
@@ -130,20 +140,44 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         if matches!(progress?, Progress::Done) {
             return Ok((session, received));
         }
-        match record_length(&received[given..]) {
-            Some(length) if given + length <= received.len() => given += length,
-            _ if received.len() > ENOUGH => {
-                return Err(Error::General("too long a handshake message".into()).into());
-            }
-            _ => {
-                let count = socket.read(&mut chunk).await?;
-                if count == 0 {
-                    return Err(HandshakeError::Closed);
-                }
-                received.extend_from_slice(&chunk[..count]);
-            }
+        if is_next_complete(&received, given) {
+            continue;
+        }
+        if received.len() > ENOUGH {
+            return Err(Error::General("too long a handshake message".into()).into());
+        }
+        let count = socket.read(&mut chunk).await?;
+        if count == 0 {
+            return Err(HandshakeError::Closed);
+        }
+        received.extend_from_slice(&chunk[..count]);
+    }
+}
+
+/// Lets rustls work on one record after the other, until it has something to say or
+/// needs more.
+fn advance(
+    session: &mut UnbufferedServerConnection,
+    received: &mut Vec<u8>,
+    given: &mut usize,
+    answer: &mut Vec<u8>,
+) -> Result<Progress, Error> {
+    while let Some(length) = record_length(&received[*given..]) {
+        if *given + length > received.len() {
+            break;
+        }
+        *given += length;
+        let progress = work(session, received, given, answer)?;
+        if matches!(progress, Progress::Done) || !answer.is_empty() {
+            return Ok(progress);
         }
     }
+    Ok(Progress::Blocked)
+}
+
+/// Whether a whole record lies behind the `given` first bytes.
+fn is_next_complete(received: &[u8], given: usize) -> bool {
+    record_length(&received[given..]).is_some_and(|length| given + length <= received.len())
 }
 
 /// Writes the alert, as far as the socket takes it now.

@@ -6,10 +6,11 @@ use leastconn_testkit::{Behaviour, DEADLINE, Upstream, metrics};
 use crate::support::{CLIENT1, Site, refused, talk};
 
 /// Every family of the contract, with its type.
-const FAMILIES: [(&str, &str); 15] = [
+const FAMILIES: [(&str, &str); 16] = [
     ("leastconn_connections_total", "counter"),
     ("leastconn_connections_active", "gauge"),
     ("leastconn_handshakes_active", "gauge"),
+    ("leastconn_handshakes_waiting", "gauge"),
     ("leastconn_handshake_seconds", "histogram"),
     ("leastconn_client_connections_total", "counter"),
     ("leastconn_client_connections_active", "gauge"),

@@ -255,8 +255,19 @@ impl Resolver<'_> {
     }
 
     fn rate_limit(&mut self, raw: &At<RawRateLimit>) -> Option<RateLimit> {
-        let rate = raw.value.rate.as_ref()?;
-        let burst = match &raw.value.burst {
+        let RawRateLimit { rate, burst } = &raw.value;
+        let to_refuse = "to refuse a client, remove its table or empty its `allow`";
+        self.rate(rate.as_ref()?, burst.as_ref(), Some(to_refuse))
+    }
+
+    /// `to_refuse`: what to do rather than write a rate of 0.
+    pub(super) fn rate(
+        &mut self,
+        rate: &At<f64>,
+        burst: Option<&At<u32>>,
+        to_refuse: Option<&str>,
+    ) -> Option<RateLimit> {
+        let burst = match burst {
             Some(burst) => NonZeroU32::new(burst.value)?,
             // Saturating, and 1 for what is not a number: `new` refuses that.
             None => NonZeroU32::new(rate.value.ceil() as u32).unwrap_or(NonZeroU32::MIN),
@@ -268,8 +279,8 @@ impl Resolver<'_> {
                 .error(format!("`rate` cannot be {}", rate.value))
                 .at(rate.span.clone())
                 .note("it is the number of new connections a second, from 0.000001 to 1000000000");
-            if rate.value == 0.0 {
-                problem.help("to refuse a client, remove its table or empty its `allow`");
+            if let Some(help) = to_refuse.filter(|_| rate.value == 0.0) {
+                problem.help(help);
             }
         }
         limit

@@ -4,10 +4,10 @@ use std::{collections::HashMap, ops::Range, time::Duration};
 
 use super::{Resolver, Surroundings, Zero};
 use crate::config::{
-    defaults,
-    model::{Listener, Route, Timeouts},
+    Prefixes, defaults,
+    model::{Listener, Route, SourceRateLimit, Timeouts},
     pattern::DnsPattern,
-    raw::{RawListener, value::At},
+    raw::{RawListener, RawSourceRateLimit, value::At},
     tls,
 };
 
@@ -85,7 +85,12 @@ impl Resolver<'_> {
             let Surroundings { base_dir, now, .. } = self.surroundings;
             tls::load::load(at, base_dir, *now, self.problems)
         });
-        let (Some(routes), Ok(upstream), Ok(tls)) = (routes, upstream, tls) else {
+        let source_rate_limit = optional(raw.source_rate_limit.as_ref(), |at| {
+            self.source_rate_limit(&at.value)
+        });
+        let (Some(routes), Ok(upstream), Ok(source_rate_limit), Ok(tls)) =
+            (routes, upstream, source_rate_limit, tls)
+        else {
             return None;
         };
         if binds.is_empty() || self.pruned(&table.span) {
@@ -103,7 +108,25 @@ impl Resolver<'_> {
                 .on_expiry
                 .as_ref()
                 .map_or_else(Default::default, |at| at.value),
+            source_rate_limit,
             tls,
+        })
+    }
+
+    fn source_rate_limit(&mut self, raw: &RawSourceRateLimit) -> Option<SourceRateLimit> {
+        let to_refuse = "to refuse everybody, remove the listener; for no limit, remove the key";
+        let rate = self.rate(raw.rate.as_ref()?, raw.burst.as_ref(), Some(to_refuse))?;
+        let length = |at: &Option<At<u32>>, default| {
+            let written = at.as_ref().and_then(|at| u8::try_from(at.value).ok());
+            written.unwrap_or(default)
+        };
+        let usual = Prefixes::default();
+        Some(SourceRateLimit {
+            rate,
+            prefixes: Prefixes {
+                v4: length(&raw.prefix_v4, usual.v4),
+                v6: length(&raw.prefix_v6, usual.v6),
+            },
         })
     }
 

@@ -6,8 +6,8 @@ use leastconn::{Address, ServerId, UpstreamId, Weight};
 
 use super::{PLAIN, changed, config, reading};
 use crate::config::{
-    Access, Allow, Format, Granted, HealthCheck, Key, Level, Mode, OnExpiry, ProbeKind, StatusSet,
-    TlsRecords, Watch, schema,
+    Access, Allow, Format, Granted, HealthCheck, Key, Level, Mode, OnExpiry, Prefixes, ProbeKind,
+    StatusSet, TlsRecords, Watch, schema,
 };
 
 #[test]
@@ -204,6 +204,23 @@ fn a_client_is_asked_for_all_that_its_match_has() {
     assert_eq!(plain.clients.rule(0).expires(), None);
     assert_eq!(plain.clients.rule(0).mode(), Mode::Enforce);
     assert!(!plain.clients.has_shadows());
+}
+
+#[test]
+fn a_source_limit_counts_by_the_prefixes_it_gives_or_the_usual_ones() {
+    let with = |table: &str| {
+        let line = format!("upstream = \"web\"\nsource_rate_limit = {{ {table} }}\n");
+        let config = config(&changed("upstream = \"web\"\n", &line));
+        let limit = config.listeners[0].source_rate_limit.unwrap();
+        let (rate, Prefixes { v4, v6 }) = (limit.rate, limit.prefixes);
+        (rate.per_second(), rate.burst().get(), v4, v6)
+    };
+    assert_eq!(with("rate = 2.5"), (2.5, 3, 32, 64));
+    assert_eq!(
+        with("rate = 50, burst = 100, prefix_v4 = 24, prefix_v6 = 48"),
+        (50.0, 100, 24, 48)
+    );
+    assert_eq!(config(PLAIN).listeners[0].source_rate_limit, None);
 }
 
 #[test]

@@ -377,6 +377,26 @@ fn mistakes_and_what_is_said() {
             "error: `client.rate_limit` needs `rate`",
         ),
         (
+            "bind =",
+            "source_rate_limit = { rate = 0 }\nbind =",
+            "error: `rate` cannot be 0",
+        ),
+        (
+            "bind =",
+            "source_rate_limit = { burst = 5 }\nbind =",
+            "error: `listener.source_rate_limit` needs `rate`",
+        ),
+        (
+            "bind =",
+            "source_rate_limit = { rate = 5, prefix_v4 = 33 }\nbind =",
+            "error: `prefix_v4` must be from 1 to 32, not 33",
+        ),
+        (
+            "bind =",
+            "source_rate_limit = { rate = 5, prefix_v6 = 0 }\nbind =",
+            "error: `prefix_v6` must be from 1 to 128, not 0",
+        ),
+        (
             "allow =",
             "max_conns = 0\nallow =",
             "error: `max_conns` must be at least 1, not 0",

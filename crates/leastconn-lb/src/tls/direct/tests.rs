@@ -23,6 +23,7 @@ use crate::tls::{
     },
     unbuffered::shake_hands,
 };
+use crate::turns::Place;
 
 /// What one side does, or the wire between them.
 #[derive(Clone, Debug)]
@@ -135,7 +136,8 @@ impl Talk {
         let mut client = ClientConnection::new(client, name).unwrap();
         client.set_buffer_limit(None);
         let mut socket = wire.clone();
-        let mut handshake = Box::pin(shake_hands(&mut socket, Vec::new(), server));
+        let place = Place::alone();
+        let mut handshake = Box::pin(shake_hands(&mut socket, Vec::new(), server, &place));
         let done = loop {
             let mut sent = Vec::new();
             while client.wants_write() {

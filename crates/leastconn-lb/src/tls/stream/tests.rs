@@ -15,6 +15,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client};
 
 use super::super::{HandshakeError, accept, read_hello};
+use crate::turns::Place;
 
 /// Whether records are our own.
 const BOTH: [bool; 2] = [false, true];
@@ -70,7 +71,7 @@ async fn pair(
     let accepting = async {
         let (mut socket, _) = listener.accept().await.unwrap();
         let hello = read_hello(&mut socket).await.unwrap();
-        accept(socket, hello, Arc::new(server))
+        accept(socket, hello, Arc::new(server), &Place::alone())
             .await
             .map_err(|(error, _)| error)
             .unwrap()
@@ -290,7 +291,7 @@ async fn refused(
                 return error;
             }
         };
-        match accept(socket, hello, Arc::new(server)).await {
+        match accept(socket, hello, Arc::new(server), &Place::alone()).await {
             Ok(_) => panic!("the handshake was to fail"),
             Err((error, mut socket)) => {
                 socket.shutdown().await.unwrap();
@@ -449,7 +450,7 @@ async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
         });
         let (mut socket, _) = listener.accept().await.unwrap();
         let hello = read_hello(&mut socket).await.unwrap();
-        let accepted = accept(socket, hello, Arc::new(server)).await;
+        let accepted = accept(socket, hello, Arc::new(server), &Place::alone()).await;
         let mut stream = accepted.map_err(|(error, _)| error).unwrap();
         let mut seen = Vec::new();
         within(LIMIT, "what was sent", stream.read_to_end(&mut seen))

@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::turns::Place;
 
 /// s_client, and our end of its connection.
 struct Conversation {
@@ -45,7 +46,7 @@ impl Conversation {
         let accepted = async {
             let (mut socket, _) = listener.accept().await.unwrap();
             let hello = read_hello(&mut socket).await.unwrap();
-            accept(socket, hello, Arc::new(config))
+            accept(socket, hello, Arc::new(config), &Place::alone())
                 .await
                 .map_err(|(error, _)| error)
                 .unwrap()

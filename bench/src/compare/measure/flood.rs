@@ -1,0 +1,188 @@
+//! What others notice of a flood of handshakes.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::Command,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+
+use super::{Balancer, Case, Child, MeasureError, Sample, Settings, tls};
+use crate::{
+    load::{Mode, Session, Spec},
+    usage::Usage,
+};
+
+/// Handshakes that each of the two who flood keeps outstanding.
+pub const OUTSTANDING: usize = 200;
+
+/// Connections a second of the third.
+pub const NEWCOMERS: f64 = 5.0;
+
+/// Those who flood, each from an address of its own.
+const FLOODING: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
+
+/// And the third.
+const NEWCOMER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 4);
+
+/// So many times the usual: of five connections a second, one wants more than ten.
+const LONGER: u32 = 5;
+
+/// What it did.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Flood {
+    /// Connections of the third, from when they were due to their echo.
+    pub newcomer_p50_ns: u64,
+    /// The longest of them.
+    pub newcomer_longest_ns: u64,
+    /// How many there were.
+    pub newcomers: u64,
+    /// Connections a second of those who flood.
+    pub flood_per_second: f64,
+    /// Of the balancer: 1 is one CPU all the time. With much less, it was the load
+    /// that was flooded.
+    pub cpu_busy: f64,
+    /// Echoes on connections that stay open, before the flood.
+    pub echo_p99_quiet_ns: u64,
+    /// And during it.
+    pub echo_p99_ns: u64,
+}
+
+/// Two sources keep handshakes outstanding; a third opens a connection now and then,
+/// and echoes go back and forth on connections that were there before. Those who flood
+/// have processes of their own, which give way on their CPU: that they are served late
+/// is not what is measured. They do not verify the balancer's certificate, so that the
+/// balancer and not they are what is short of CPU.
+pub(super) async fn flood(
+    case: &Case,
+    balancer: &Balancer,
+    settings: &Settings,
+    sample: &mut Sample,
+) -> Result<(), MeasureError> {
+    let target = balancer.target(tls(case, settings).as_ref());
+    let address = target.address;
+    let echoes = Spec {
+        mode: Mode::Echo,
+        connections: 4,
+        busy: 4,
+        size: 64,
+        rate: None,
+        pause: Some(Duration::from_millis(1)),
+        count: None,
+    };
+    let newcomers = Spec {
+        mode: Mode::Connect,
+        connections: NEWCOMERS.ceil() as usize,
+        rate: Some(NEWCOMERS),
+        pause: None,
+        ..echoes
+    };
+    let mut from_elsewhere = target.clone();
+    from_elsewhere.from = Some(IpAddr::V4(NEWCOMER));
+    let echoing = Session::start(target.clone(), echoes).await?;
+    sleep(settings.warm_up).await;
+    echoing.begin();
+    sleep(settings.seconds).await;
+    let quiet = echoing.end();
+
+    echoing.stop().await;
+
+    // The echoes are not there while the others are counted: they take CPU as well, and
+    // the more of it, the better they are served.
+    let coming = Session::start(from_elsewhere, newcomers).await?;
+    let floods = Floods::start(address, settings, settings.seconds * LONGER)?;
+    sleep(settings.warm_up).await;
+    let before = Usage::read(balancer.id())?;
+    coming.begin();
+    sleep(settings.seconds * LONGER).await;
+    let came = coming.end();
+    let cpu = Usage::read(balancer.id())?.since(&before);
+    coming.stop().await;
+    let per_second = floods.end(&mut sample.errors).await?;
+
+    let echoing = Session::start(target, echoes).await?;
+    let floods = Floods::start(address, settings, settings.seconds * 2)?;
+    sleep(settings.warm_up).await;
+    echoing.begin();
+    sleep(settings.seconds * 2).await;
+    let echoed = echoing.end();
+    echoing.stop().await;
+    floods.end(&mut sample.errors).await?;
+
+    let errors = std::mem::take(&mut sample.errors);
+    sample.take(&came);
+    sample.errors.extend(errors);
+    sample.errors.extend(quiet.errors.clone());
+    sample.errors.extend(echoed.errors.clone());
+    sample.cpu_busy = Some(cpu.ns as f64 / 1e9 / came.elapsed.as_secs_f64());
+    if let (Some(quiet), Some(echo), Some(new)) =
+        (quiet.latency(), echoed.latency(), came.latency())
+    {
+        sample.cost = Some(new.max as f64 / 1e6);
+        sample.flood = Some(Flood {
+            newcomer_p50_ns: new.p50,
+            newcomer_longest_ns: new.max,
+            newcomers: came.operations,
+            flood_per_second: per_second,
+            cpu_busy: sample.cpu_busy.unwrap_or_default(),
+            echo_p99_quiet_ns: quiet.p99,
+            echo_p99_ns: echo.p99,
+        });
+    }
+    Ok(())
+}
+
+/// Those who flood, each a process.
+struct Floods(Vec<Child>, Duration);
+
+impl Floods {
+    fn start(address: SocketAddr, settings: &Settings, seconds: Duration) -> io::Result<Self> {
+        let mut floods = Vec::new();
+        for (number, from) in FLOODING.into_iter().enumerate() {
+            let file = |name: &str| settings.pki.join(name).display().to_string();
+            let mut command = Command::new(std::env::current_exe()?);
+            command
+                .args(["load", "--json", "--mode", "connect", "--give-way"])
+                .args(["--connections", &OUTSTANDING.to_string()])
+                .args(["--from", &from.to_string()])
+                .args(["--address", &address.to_string()])
+                .args(["--warm-up", &settings.warm_up.as_secs_f64().to_string()])
+                .args(["--duration", &seconds.as_secs_f64().to_string()])
+                .args(["--tls", "--trusting", "--ca", &file("ca.crt")])
+                .args(["--cert", &file("client.crt")])
+                .args(["--key", &file("client.key")]);
+            let log = settings.run.join(format!("flood-{number}.json"));
+            let own = &settings.own_cpus;
+            floods.push(Child::spawn(&mut command, own, own, &log)?);
+        }
+        Ok(Self(floods, seconds))
+    }
+
+    /// Waits for their end. Returns how many connections a second they had together.
+    async fn end(mut self, errors: &mut BTreeMap<String, u64>) -> Result<f64, MeasureError> {
+        let mut per_second = 0.0;
+        for flood in &mut self.0 {
+            flood.wait(self.1 + Duration::from_secs(20)).await?;
+            let flooded: Flooded = serde_json::from_str(&flood.written()).map_err(|_| {
+                let said = flood.last_words();
+                io::Error::other(format!("the flood failed: {said}"))
+            })?;
+            per_second += flooded.operations_per_second;
+            for (kind, count) in flooded.errors {
+                *errors.entry(format!("flood: {kind}")).or_default() += count;
+            }
+        }
+        Ok(per_second)
+    }
+}
+
+/// What a flood says of itself.
+#[derive(Deserialize)]
+struct Flooded {
+    operations_per_second: f64,
+    errors: BTreeMap<String, u64>,
+}

@@ -1,0 +1,304 @@
+//! Handshakes take turns: who floods waits for itself, and not others for it.
+//!
+//! A handshake costs two short pieces of processor time, the signatures of each
+//! flight. When hundreds of clients are due one at the same moment, the runtime runs
+//! them in the order that they come, and somebody new comes last: a hundred
+//! milliseconds later, if each takes a third of one. So a handshake asks for a
+//! [`Place`] to begin with, and for a [`Turn`] before each step; both go round the
+//! sources (`queue`). A source is a network, by default an IPv4 address or an IPv6
+//! /64, which is what one customer has.
+//!
+//! Every step or two, a turn begins only after all that could run has run, and the
+//! runtime has asked the system what else can: so connections that are established go
+//! first, and wait for a step or two at most. Where relaying leaves no gap, that would
+//! be rarely. Then handshakes run on for longer, and have a share of the processor.
+//!
+//! With few handshakes in progress none of this happens: an uncontended lock, twice
+//! for the place and once for each step.
+
+mod queue;
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use leastconn::net;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::oneshot::{Receiver, Sender, channel};
+
+use crate::{
+    config::{IpNet, Prefixes},
+    metrics::Counted,
+};
+use queue::{Asked, Queue, Step, Ticket};
+
+/// Handshakes in progress for each worker that need no order: what they can keep a
+/// newcomer waiting is a few milliseconds.
+const FEW: usize = 16;
+
+/// Handshakes run on for so long before others are let go first again: a step or two.
+const SLICE: Duration = Duration::from_micros(100);
+
+/// Waiting for others that is no sign of a processor without a gap.
+const SHORT: Duration = Duration::from_millis(1);
+
+/// The most that handshakes run on for where there is none.
+const LONG: Duration = Duration::from_millis(2);
+
+/// The turns of a process.
+#[derive(Debug)]
+pub struct Turns(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    queue: Queue<IpNet, Sender<()>>,
+    /// For how long handshakes may run on, because others did.
+    ahead: Duration,
+}
+
+impl Turns {
+    /// For at most `max_handshakes` in progress, on so many workers.
+    pub fn new(max_handshakes: usize, workers: usize) -> Self {
+        Self(Mutex::new(State {
+            queue: Queue::new(max_handshakes, workers, FEW * workers),
+            ahead: Duration::ZERO,
+        }))
+    }
+
+    /// At most `max_handshakes` from now on. Those beyond that are in progress go on,
+    /// and nobody begins until enough have ended.
+    pub fn resize(&self, max_handshakes: usize) {
+        let told = self.lock().queue.resize(max_handshakes);
+        told.into_iter().for_each(tell);
+    }
+
+    /// Waits for a place among the handshakes in progress. `waiting` counts those
+    /// that wait, for a place or for a turn.
+    ///
+    /// # Cancel safety
+    /// Whoever goes away has not waited, and its place is somebody else's.
+    pub async fn enter(self: &Arc<Self>, source: IpNet, waiting: &Gauge) -> Place {
+        let mut told = None;
+        let asked = self.lock().queue.enter(source, || promise(&mut told));
+        let place = || Place {
+            turns: Arc::clone(self),
+            source,
+            waiting: waiting.clone(),
+        };
+        if let (Asked::Wait(ticket), Some(told)) = (asked, told) {
+            let _counted = Counted::new(waiting);
+            Waiting::wait(self, source, ticket, For::Place, told).await;
+        }
+        place()
+    }
+
+    /// Each critical section leaves what it guards whole, so a panic in another
+    /// connection is none of ours.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave(&self, source: IpNet) {
+        let told = self.lock().queue.leave(source);
+        told.into_iter().for_each(tell);
+    }
+
+    /// A turn is over in which so much of `ahead` was used up.
+    fn finish(&self, spent: Duration) {
+        let next = {
+            let mut state = self.lock();
+            state.ahead = state.ahead.saturating_sub(spent);
+            state.queue.finish()
+        };
+        next.into_iter().for_each(tell);
+    }
+}
+
+fn promise(told: &mut Option<Receiver<()>>) -> Sender<()> {
+    let (sender, receiver) = channel();
+    *told = Some(receiver);
+    sender
+}
+
+/// Whoever has gone away meanwhile gives back what it was given, by
+/// [`Waiting::drop`].
+fn tell(waiting: Sender<()>) {
+    let _ = waiting.send(());
+}
+
+/// What one waits for.
+#[derive(Clone, Copy, Debug)]
+enum For {
+    Place,
+    Turn,
+}
+
+/// Somebody who waits.
+struct Waiting<'a> {
+    turns: &'a Turns,
+    source: IpNet,
+    ticket: Ticket,
+    what: For,
+    has: bool,
+}
+
+impl<'a> Waiting<'a> {
+    async fn wait(turns: &'a Turns, source: IpNet, ticket: Ticket, what: For, told: Receiver<()>) {
+        let mut waiting = Self {
+            turns,
+            source,
+            ticket,
+            what,
+            has: false,
+        };
+        // The sender is never dropped unused while we wait.
+        let _ = told.await;
+        waiting.has = true;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.has {
+            return;
+        }
+        let (source, ticket) = (self.source, self.ticket);
+        match self.what {
+            For::Place => {
+                let waited = self.turns.lock().queue.give_up_place(source, ticket);
+                if !waited {
+                    self.turns.leave(source);
+                }
+            }
+            For::Turn => {
+                let waited = self.turns.lock().queue.give_up_turn(source, ticket);
+                if !waited {
+                    self.turns.finish(Duration::ZERO);
+                }
+            }
+        }
+    }
+}
+
+/// A handshake is in progress while this lives.
+#[derive(Debug)]
+pub struct Place {
+    turns: Arc<Turns>,
+    source: IpNet,
+    waiting: Gauge,
+}
+
+impl Place {
+    /// The only one, for a handshake that has the process to itself, in tests.
+    ///
+    /// # Panics
+    /// Never: there is room for one.
+    pub fn alone() -> Self {
+        let turns = Turns::new(1, 1);
+        let source = IpNet::of(std::net::Ipv4Addr::LOCALHOST.into(), Prefixes::default());
+        let entered = turns.lock().queue.enter(source, || unreachable!());
+        debug_assert_eq!(entered, Asked::Now);
+        Self {
+            turns: Arc::new(turns),
+            source,
+            waiting: Gauge::default(),
+        }
+    }
+
+    /// Waits for a turn at the processor. It is for work that waits for nothing:
+    /// drop it before the network is waited for.
+    ///
+    /// # Cancel safety
+    /// Whoever goes away has not waited, and its turn is somebody else's.
+    pub async fn turn(&self) -> Turn<'_> {
+        let mut told = None;
+        let asked = self
+            .turns
+            .lock()
+            .queue
+            .step(self.source, || promise(&mut told));
+        let mut turn = Turn {
+            turns: &self.turns,
+            begun: None,
+        };
+        match (asked, told) {
+            (Step::Free, _) => return turn,
+            (Step::Wait(ticket), Some(told)) => {
+                let _counted = Counted::new(&self.waiting);
+                Waiting::wait(&self.turns, self.source, ticket, For::Turn, told).await;
+            }
+            (Step::Counted | Step::Wait(_), _) => {}
+        }
+        let start = net::now();
+        // Now, as it is to be given back if others go first for ever.
+        turn.begun = Some(start);
+        let may_run_on = !self.turns.lock().ahead.is_zero();
+        if !may_run_on {
+            turn.begun = Some(turn.after_all_others(start).await);
+        }
+        turn
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.turns.leave(self.source);
+    }
+}
+
+/// The processor, for one step.
+#[must_use = "the step's turn is over when this is dropped"]
+#[derive(Debug)]
+pub struct Turn<'a> {
+    turns: &'a Turns,
+    /// Since when it uses up what handshakes may run on for; `None`: it is not counted.
+    begun: Option<Instant>,
+}
+
+impl Turn<'_> {
+    /// Lets everything else run that can, since `start`. Returns the time then.
+    async fn after_all_others(&self, start: Instant) -> Instant {
+        // Tokio wakes us after it has run what there was to run and has asked the
+        // system for more; and that is woken before us, but run after us, unless we
+        // go to the end once more.
+        tokio::task::yield_now().await;
+        Behind { is: false }.await;
+        let now = net::now();
+        let waited = now.saturating_duration_since(start);
+        let ahead = waited.saturating_sub(SHORT).clamp(SLICE, LONG);
+        self.turns.lock().ahead = ahead;
+        now
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(begun) = self.begun {
+            let spent = net::now().saturating_duration_since(begun);
+            self.turns.finish(spent);
+        }
+    }
+}
+
+/// Pending once, woken at once: behind all that is woken by now.
+struct Behind {
+    is: bool,
+}
+
+impl Future for Behind {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.is, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests;

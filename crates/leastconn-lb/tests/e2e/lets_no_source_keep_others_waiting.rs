@@ -1,0 +1,127 @@
+//! Handshakes share places and the processor by source: who floods waits for itself.
+//!
+//! How long others wait is measured by the bench (`--only flood`); here, that they are
+//! served at all while a flood has more than its share.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use leastconn_testkit::{DEADLINE, TlsClient, Upstream, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::support::{
+    CLIENT1, NO_PROBES, Records, Site, TLS, both_record_layers, client_hello, cn, entries, talk,
+};
+
+const WAITING: &str = r#"leastconn_handshakes_waiting{listener="main"}"#;
+
+both_record_layers! {
+    #[tokio::test] handshakes_that_stall_leave_places_for_other_sources,
+    #[tokio::test] a_newcomer_is_served_while_two_others_flood,
+}
+
+/// Connects from another loopback address.
+async fn tcp_from(last: u8, addr: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0)))?;
+    let stream = socket.connect(addr).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn served_from(last: u8, client: &TlsClient, addr: SocketAddr) -> std::io::Result<()> {
+    let tcp = tcp_from(last, addr).await?;
+    talk(client.handshake(tcp, "localhost").await?).await?;
+    Ok(())
+}
+
+async fn answered(stalled: &mut JoinSet<TcpStream>, count: usize) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        let next = within(DEADLINE, "an answer", stalled.join_next()).await;
+        streams.push(next.unwrap().unwrap());
+    }
+    streams
+}
+
+async fn handshakes_that_stall_leave_places_for_other_sources(records: Records) {
+    let web = Upstream::named("web1").await;
+    let lb = Site::new()
+        .records(records)
+        .process("max_handshakes = 8")
+        // Longer than this test may take: no place becomes free by itself.
+        .listener(
+            "main",
+            &["upstream = \"web\"", "handshake_timeout = \"5m\"", TLS],
+        )
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .start()
+        .await;
+    let hello = client_hello(lb.ca());
+    // Each ends with the first byte of the server's answer, which says that it has a
+    // place. Two workers need not take them in the order that they come.
+    let mut stalled = JoinSet::new();
+    for _ in 0..20 {
+        let mut stream = tcp_from(2, lb.main()).await.unwrap();
+        stream.write_all(&hello).await.unwrap();
+        stalled.spawn(async move {
+            stream.read_u8().await.unwrap();
+            stream
+        });
+    }
+    // Of eight places, one source gets six.
+    let first = answered(&mut stalled, 6).await;
+    lb.wait_metric(WAITING, 14.0, DEADLINE).await;
+    let client = lb.client(CLIENT1);
+    for last in [3, 4, 3] {
+        let served = served_from(last, &client, lb.main());
+        within(DEADLINE, "being served", served).await.unwrap();
+    }
+    // And whoever waits gets what others leave.
+    drop(first);
+    let second = answered(&mut stalled, 6).await;
+    lb.wait_metric(WAITING, 8.0, DEADLINE).await;
+    drop((second, stalled));
+    lb.wait_records(23).await;
+    lb.quiet().await;
+}
+
+async fn a_newcomer_is_served_while_two_others_flood(records: Records) {
+    const OUTSTANDING: usize = 40;
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web])
+        .records(records)
+        .process("max_handshakes = 32")
+        .start()
+        .await;
+    let (client, addr) = (lb.client(CLIENT1), lb.main());
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut flood = JoinSet::new();
+    for n in 0..2 * OUTSTANDING {
+        let (client, stop) = (client.clone(), Arc::clone(&stop));
+        flood.spawn(async move {
+            let mut served = 0_u32;
+            while !stop.load(Ordering::Acquire) {
+                served_from(2 + (n % 2) as u8, &client, addr).await.unwrap();
+                served += 1;
+            }
+            served
+        });
+    }
+    for _ in 0..10 {
+        let served = served_from(4, &client, addr);
+        within(DEADLINE, "being served", served).await.unwrap();
+    }
+    stop.store(true, Ordering::Release);
+    let flooded: u32 = within(Duration::from_secs(60), "the flood's end", flood.join_all())
+        .await
+        .iter()
+        .sum();
+    assert_eq!(web.accepted(), u64::from(flooded) + 10);
+    lb.quiet().await;
+}

@@ -1,0 +1,101 @@
+//! A listener's `source_rate_limit` holds before anything is spent on a connection.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use leastconn_testkit::client::read_to_close;
+use leastconn_testkit::{DEADLINE, Upstream, within};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, talk};
+
+/// So slow that no test lives to see the next token.
+const THREE: &str = "source_rate_limit = { rate = 0.001, burst = 3 }";
+
+async fn tcp_from(address: [u8; 4], addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4().unwrap();
+    let from = SocketAddr::from((Ipv4Addr::from(address), 0));
+    socket.bind(from).unwrap();
+    within(DEADLINE, "connecting", socket.connect(addr)).await
+}
+
+/// Reset, or ended: at once, and without a word.
+async fn is_turned_away(address: [u8; 4], addr: SocketAddr) {
+    // It may be before connecting has returned.
+    let Ok(mut stream) = tcp_from(address, addr).await else {
+        return;
+    };
+    let closed = within(DEADLINE, "the close", read_to_close(&mut stream)).await;
+    assert!(closed.unwrap_or_default().is_empty());
+}
+
+#[tokio::test]
+async fn beyond_it_a_source_is_rate_limited_before_its_handshake_and_others_are_served() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::new()
+        .process("max_connections = 4")
+        .listener("main", &["upstream = \"web\"", THREE, TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .start()
+        .await;
+    let client = lb.client(CLIENT1);
+    let serve = async |address| {
+        let tcp = tcp_from(address, lb.main()).await.unwrap();
+        talk(client.handshake(tcp, "localhost").await.unwrap())
+            .await
+            .unwrap()
+    };
+    for n in 0..3 {
+        serve([127, 0, 0, 2]).await;
+        lb.nth(n, "ok").await;
+    }
+    for n in 3..20 {
+        is_turned_away([127, 0, 0, 2], lb.main()).await;
+        let record = lb.nth(n, "rate_limited").await;
+        let detail = record["detail"].as_str().unwrap();
+        assert!(
+            detail.contains("127.0.0.2") && detail.contains("source_rate_limit"),
+            "{detail}"
+        );
+        assert!(record.get("client").is_none() && record.get("tls_version").is_none());
+    }
+    serve([127, 0, 0, 3]).await;
+    lb.nth(20, "ok").await;
+    assert_eq!(web.accepted(), 4);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_network_can_be_one_source_and_each_listener_counts_by_itself() {
+    let web = Upstream::named("web1").await;
+    let wide = "source_rate_limit = { rate = 0.001, burst = 3, prefix_v4 = 24 }";
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\"", wide])
+        .listener("other", &["upstream = \"web\"", wide])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("local", "source = \"127.0.0.0/8\"", "web", "")
+        .start()
+        .await;
+    for n in 0..3 {
+        talk(tcp_from([127, 0, 1, n], lb.main()).await.unwrap())
+            .await
+            .unwrap();
+        lb.nth(n.into(), "ok").await;
+    }
+    is_turned_away([127, 0, 1, 77], lb.main()).await;
+    let record = lb.nth(3, "rate_limited").await;
+    assert!(record["detail"].as_str().unwrap().contains("127.0.1.0/24"));
+    talk(tcp_from([127, 0, 2, 1], lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    talk(
+        tcp_from([127, 0, 1, 77], lb.address("other"))
+            .await
+            .unwrap(),
+    )
+    .await
+    .unwrap();
+    lb.wait_records(6).await;
+    lb.quiet().await;
+}
