@@ -55,7 +55,10 @@ pub use model::{
 pub use pattern::{CnPattern, DnsPattern};
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;
-pub use tls::{CertificateFile, ClientAuth, MinVersion, Tls, TlsMaterial};
+pub use tls::{
+    CertificateFile, ClientAuth, KeyPair, MinVersion, Tls, TlsMaterial, UpstreamTls,
+    UpstreamTlsMaterial,
+};
 
 use resolve::{AddressUse, Surroundings};
 

@@ -31,6 +31,7 @@ use crate::{
     policy::Denied,
     record::Record,
     tls::{self, HandshakeError, TlsStream},
+    upstream::ServerStream,
 };
 
 /// A connection ended before anything was relayed.
@@ -175,14 +176,15 @@ async fn carry<S: Stream>(mut stream: S, peer: Peer, listener: &Listener, record
             reason
         }
     };
-    record.end(reason, None);
+    let trouble = upstream.trouble();
+    record.end(reason, trouble.filter(|_| reason == Reason::ServerReset));
 }
 
 async fn admit(
     peer: &Peer,
     listener: &Listener,
     record: &mut Record,
-) -> Result<(TcpStream, Lease, Permit), Ended> {
+) -> Result<(ServerStream, Lease, Permit), Ended> {
     let serial = peer
         .certificate
         .as_ref()
@@ -197,7 +199,9 @@ async fn admit(
         .admit(grant.identity(), grant.limits(), net::now())?;
     let (pool, candidates) = grant.servers(&permit);
     let start = net::now();
-    let connecting = net::connect(pool, candidates, grant.upstream().connect_policy());
+    let upstream = grant.upstream();
+    let (policy, opening) = (upstream.connect_policy(), upstream.opening());
+    let connecting = net::connect_with(pool, candidates, policy, opening);
     let connected = record.live().unless_stopped(connecting).await?;
     let took = net::now().saturating_duration_since(start);
     match connected {

@@ -5,9 +5,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use leastconn::{PoolError, UpstreamId};
+use leastconn::UpstreamId;
 
-use crate::{config::Config, policy::Policy, upstream::Upstream};
+use crate::{
+    config::Config,
+    policy::Policy,
+    upstream::{Upstream, UpstreamError},
+};
 
 /// A configuration, running.
 #[derive(Debug)]
@@ -24,11 +28,11 @@ impl State {
     /// Starts the upstreams of `config`, with their health checks.
     ///
     /// # Errors
-    /// If an upstream has no servers or the same one twice.
+    /// If an upstream cannot be started.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn start(config: Config) -> Result<Self, PoolError> {
+    pub fn start(config: Config) -> Result<Self, UpstreamError> {
         let mut upstreams = HashMap::new();
         for upstream in &config.upstreams {
             upstreams.insert(upstream.id.clone(), Arc::new(Upstream::start(upstream)?));

@@ -1,10 +1,12 @@
-//! Mutual TLS towards clients: what is spoken, who is trusted, and the stream.
+//! Mutual TLS towards clients: what is spoken, who is trusted, and the stream. TLS
+//! towards servers is in [`client`].
 //!
 //! Session resumption is off, in every form: rustls resumes without looking at
 //! chain, expiry or revocation again, so a client whose certificate was revoked
 //! would go on with the session it has.
 
 mod buffered;
+pub mod client;
 mod direct;
 mod handshake;
 mod record;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use rustls::{
     RootCertStore, ServerConfig, SupportedProtocolVersion,
     crypto::CryptoProvider,
+    pki_types::CertificateDer,
     server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
 
@@ -34,7 +37,7 @@ pub enum TlsError {
     #[error("TLS: {0}")]
     Rustls(#[from] rustls::Error),
     /// Authorities or revocation lists.
-    #[error("TLS: client authorities: {0}")]
+    #[error("TLS: authorities: {0}")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 
@@ -48,21 +51,14 @@ pub enum TlsError {
 /// If rustls refuses any part of it.
 pub fn server_config(tls: &Tls, records: TlsRecords) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(provider());
-    let versions: &[&SupportedProtocolVersion] = match tls.min_version {
-        MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
-        MinVersion::Tls13 => &[&rustls::version::TLS13],
-    };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(versions)?;
+        .with_protocol_versions(versions(tls.min_version))?;
     let material = &tls.material;
     let builder = match tls.client_auth {
         ClientAuth::None => builder.with_no_client_auth(),
         ClientAuth::Required => {
-            let mut roots = RootCertStore::empty();
-            for authority in &material.client_ca {
-                roots.add(authority.clone())?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+            let roots = roots(&material.client_ca)?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
                 .with_crls(material.crls.iter().cloned())
                 // An expired list says nothing about today: fail closed.
                 .enforce_revocation_expiration()
@@ -78,6 +74,24 @@ pub fn server_config(tls: &Tls, records: TlsRecords) -> Result<Arc<ServerConfig>
     config.ignore_client_order = true;
     config.enable_secret_extraction = records == TlsRecords::Direct;
     Ok(Arc::new(config))
+}
+
+fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static BOTH: [&SupportedProtocolVersion; 2] =
+        [&rustls::version::TLS13, &rustls::version::TLS12];
+    match min {
+        MinVersion::Tls12 => &BOTH,
+        MinVersion::Tls13 => &BOTH[..1],
+    }
+}
+
+/// Those that are configured and no others: never the system's.
+fn roots(authorities: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone())?;
+    }
+    Ok(roots.into())
 }
 
 /// rustls' suites, all of them, in our own order: AES-128-GCM first. Clients put

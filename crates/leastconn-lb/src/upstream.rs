@@ -1,17 +1,41 @@
 //! A running upstream: its pool, how to connect, and its health checks.
 
+mod opening;
+mod troubles;
+
+use std::sync::Arc;
+
 use leastconn::{
     Pool, PoolError,
     net::{self, Check, Checker, ConnectPolicy, Probe},
 };
 
-use crate::config::{self, HealthCheck, ProbeKind, StatusSet};
+pub use opening::{Opening, Secured, ServerStream};
+
+use crate::{
+    config::{self, HealthCheck, ProbeKind, StatusSet},
+    tls::TlsError,
+};
+use opening::{Probing, Secure};
+
+/// An upstream cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// It has no servers, or two of the same name.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// TLS refuses what was configured.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
 
 /// An upstream of the running configuration.
 #[derive(Debug)]
 pub struct Upstream {
     pool: Pool,
     connect: ConnectPolicy,
+    /// With the certificates that it was started with.
+    opening: Opening,
     _checker: Option<Checker>,
 }
 
@@ -19,11 +43,12 @@ impl Upstream {
     /// Makes the pool and starts its health checks.
     ///
     /// # Errors
-    /// If the configuration has no servers, or two of the same name.
+    /// If the configuration has no servers, or two of the same name, or TLS refuses
+    /// its certificates.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn start(config: &config::Upstream) -> Result<Self, PoolError> {
+    pub fn start(config: &config::Upstream) -> Result<Self, UpstreamError> {
         let active = config.health_check.as_ref().map(|check| check.policy);
         let pool = Pool::new(
             config.id.clone(),
@@ -32,10 +57,17 @@ impl Upstream {
             config.passive,
             net::random(),
         )?;
-        let checker = config
-            .health_check
+        let secure = config
+            .tls
             .as_ref()
-            .map(|check| Checker::start(&pool, probe_of(check)));
+            .map(|tls| Secure::new(config.id.clone(), tls))
+            .transpose()?;
+        let opening = Opening::new(secure.map(Arc::new));
+        let checker = config.health_check.as_ref().map(|check| {
+            let check = probe_of(check);
+            let step = Probing::new(opening.clone(), &check);
+            Checker::start_with(&pool, check, step)
+        });
         Ok(Self {
             pool,
             connect: ConnectPolicy {
@@ -43,6 +75,7 @@ impl Upstream {
                 retries: config.retries,
                 keepalive: config.keepalive,
             },
+            opening,
             _checker: checker,
         })
     }
@@ -55,6 +88,11 @@ impl Upstream {
     /// How connecting is tried.
     pub const fn connect_policy(&self) -> &ConnectPolicy {
         &self.connect
+    }
+
+    /// What is done with a fresh connection.
+    pub const fn opening(&self) -> &Opening {
+        &self.opening
     }
 }
 

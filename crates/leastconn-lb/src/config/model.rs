@@ -16,7 +16,7 @@ use super::{
     cidr::IpNet,
     clients::Clients,
     pattern::{CnPattern, DnsPattern},
-    tls::Tls,
+    tls::{Tls, UpstreamTls},
 };
 
 /// The whole configuration.
@@ -207,6 +207,8 @@ pub struct Upstream {
     pub health_check: Option<HealthCheck>,
     /// What failing connects do to a server.
     pub passive: PassivePolicy,
+    /// TLS towards the servers; `None`: plain TCP.
+    pub tls: Option<UpstreamTls>,
 }
 
 /// `health_check` of an upstream.

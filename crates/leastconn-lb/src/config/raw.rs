@@ -334,14 +334,22 @@ pub struct RawPassive {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "upstream_tls")]
 pub struct RawUpstreamTls {
-    /// PEM file: the authorities whose certificates servers may show.
+    /// PEM file: the authorities whose certificates servers may show. There are no others.
+    #[schemars(required)]
     pub ca: Opt<String>,
-    /// The name that their certificates must be for.
+    /// The name, or IP address, that their certificates must be for. Default: each server's own host.
+    #[schemars(extend("examples" = ["web.internal"]))]
     pub server_name: Opt<String>,
-    /// PEM file: the certificate that is shown to them.
+    /// PEM file: the certificate that is shown to them, then those above it.
     pub cert: Opt<String>,
-    /// PEM file: its key.
+    /// PEM file: the key of that certificate, not encrypted.
     pub key: Opt<String>,
+    /// PEM file, or a list of them: revocation lists. One that has expired
+    /// refuses all certificates of its issuer.
+    pub crl: Opt<OneOrMany>,
+    /// The oldest protocol version that is spoken.
+    #[schemars(extend("default" = "1.2"))]
+    pub min_version: Opt<MinVersion>,
 }
 
 /// A server of an upstream.

@@ -6,6 +6,7 @@ mod meaning;
 mod mistakes;
 mod robust;
 mod tls;
+mod upstream_tls;
 
 use std::{env::VarError, path::Path};
 

@@ -187,6 +187,7 @@ fn upstream(name: &str, servers: &[&str]) -> (UpstreamId, Arc<Upstream>) {
         keepalive: None,
         health_check: None,
         passive: leastconn::health::PassivePolicy::default(),
+        tls: None,
     });
     (id, Arc::new(upstream.unwrap()))
 }

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustls::ServerConnection;
+use rustls::Connection;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -69,10 +69,10 @@ impl Write for Polled<'_, '_> {
     }
 }
 
-/// See [`super::TlsStream`].
+/// Either side of a connection: see [`super::TlsStream`], [`super::client`].
 pub(super) struct Buffered {
     socket: TcpStream,
-    session: Box<ServerConnection>,
+    session: Box<Connection>,
     /// Read from the socket and not yet given to rustls, because the reader had
     /// no room for more plaintext. Almost always empty.
     undigested: Vec<u8>,
@@ -80,7 +80,8 @@ pub(super) struct Buffered {
 }
 
 impl Buffered {
-    pub(super) fn new(socket: TcpStream, mut session: ServerConnection) -> Self {
+    pub(super) fn new(socket: TcpStream, session: impl Into<Connection>) -> Self {
+        let mut session = session.into();
         session.set_buffer_limit(Some(SEND_BUFFER));
         Self {
             socket,
@@ -91,7 +92,7 @@ impl Buffered {
     }
 
     /// What was negotiated, and with whom.
-    pub(super) fn session(&self) -> &ServerConnection {
+    pub(super) fn session(&self) -> &Connection {
         &self.session
     }
 
@@ -269,7 +270,8 @@ impl AsyncWrite for Buffered {
         self.get_mut().poll_send(cx)
     }
 
-    /// `close_notify`, then the TCP half-close: the client may go on sending.
+    /// `close_notify`, then the TCP half-close: the other side may go on
+    /// sending.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_close_notify(cx))?;

@@ -5,12 +5,14 @@
 //! with `LEASTCONN_LONG=1`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod servers;
 mod support;
 
 mod authorizes_by_the_first_rule_that_matches;
 mod bounds_what_slow_readers_hold;
 mod caps_what_it_takes_on;
 mod carries_bytes_unchanged;
+mod checks_health_over_tls;
 mod ends_handshakes_at_one_deadline;
 mod ends_silent_connections;
 mod ends_when_told_to;
@@ -26,8 +28,10 @@ mod routes_by_server_name;
 mod says_why_it_does_not_start;
 mod shows_its_state_on_the_admin_address;
 mod speaks_tls_1_2_and_1_3;
+mod speaks_tls_to_servers;
 mod spreads_by_least_connections;
 mod survives_running_out_of_descriptors;
 mod survives_servers_that_stop;
 mod takes_a_hello_in_pieces;
+mod verifies_servers;
 mod writes_one_record_a_socket;

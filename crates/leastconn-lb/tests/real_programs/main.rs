@@ -31,4 +31,5 @@ mod redis_clients_pass_through;
 mod schema_completions_and_manual_are_well_formed;
 mod the_demo_shows_every_refusal_and_leaves_nothing;
 mod the_scripts_say_that_all_is_as_expected;
+mod tls_to_nginx_and_openssl;
 mod who_is_refused_reaches_no_server;

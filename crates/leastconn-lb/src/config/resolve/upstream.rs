@@ -7,7 +7,7 @@ use leastconn::{
     health::{ActivePolicy, PassivePolicy},
 };
 
-use super::{AddressUse, Declared, Resolver, Zero};
+use super::{AddressUse, Declared, Resolver, Surroundings, Zero};
 use crate::config::{
     defaults,
     model::{HealthCheck, ProbeKind, StatusSet, Upstream},
@@ -15,6 +15,7 @@ use crate::config::{
         HealthCheckType, RawHealthCheck, RawPassive, RawServer, RawUpstream,
         value::{At, ServerEntry},
     },
+    tls,
 };
 
 impl Resolver<'_> {
@@ -58,6 +59,10 @@ impl Resolver<'_> {
     }
 
     fn upstream(&mut self, raw: &RawUpstream, servers: Vec<ServerSpec>) -> Upstream {
+        let tls = raw.tls.as_ref().and_then(|tls| {
+            let Surroundings { base_dir, now, .. } = *self.surroundings;
+            tls::upstream::load(tls, &servers, base_dir, now, self.problems)
+        });
         Upstream {
             // The caller's: a nameless one has been reported, and is checked all the same.
             id: UpstreamId::from(""),
@@ -78,6 +83,7 @@ impl Resolver<'_> {
                 Some(At { value, span }) => self.health_check(value, span),
             },
             passive: self.passive(raw.passive.as_ref()),
+            tls,
         }
     }
 

@@ -414,11 +414,6 @@ fn mistakes_and_what_is_said() {
             "error: `balance` cannot be \"least_con\"",
         ),
         (
-            "servers =",
-            "tls = { ca = \"ca.crt\" }\nservers =",
-            "error: `tls` is not supported yet (it is planned); remove it",
-        ),
-        (
             "source = \"10.0.0.0/8\"",
             "ou = \"staff\"",
             "error: `ou` is not supported yet (it is planned); remove it",
