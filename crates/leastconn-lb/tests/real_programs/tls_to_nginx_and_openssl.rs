@@ -100,9 +100,10 @@ async fn nginx_is_reached_and_checked_by_mutual_tls() {
     stop(&lb).await;
 
     // And the server's own, after it was mixed up.
+    ca.leaf("lb").eku_client_only().build().write(&dir, "lb");
     let wrong = ca.leaf("web").dns("db.internal").build();
     wrong.write(&dir, "server");
-    let other = Nginx::start_tls("webapp4", dir.path(), "TLSv1.3").await;
+    let mut other = Nginx::start_tls("webapp4", dir.path(), "TLSv1.3").await;
     let lb = balancer(dir.path(), &format!("{TLS}\n{check}"), &[other.address()]).await;
     let down = |line: &Value| {
         line.to_string()
@@ -114,6 +115,26 @@ async fn nginx_is_reached_and_checked_by_mutual_tls() {
         "{line}"
     );
     assert_eq!(ask(&lb, b"").await, "");
+
+    // Mended, and started again.
+    other.stop();
+    let right = ca.leaf("web").dns("web.internal").build();
+    right.write(&dir, "server");
+    other.start_again().await;
+    let again = |line: &Value| line.to_string().contains("TLS with the server works again");
+    lb.wait_log(again, DEADLINE).await;
+    let up = |line: &Value| {
+        line.to_string()
+            .contains("server is up: health check passed")
+    };
+    lb.wait_log(up, DEADLINE).await;
+    let said = lb.stderr();
+    assert_eq!(
+        said.matches("is not for `web.internal`").count(),
+        2,
+        "{said}"
+    );
+    assert_eq!(said.matches("works again").count(), 1, "{said}");
     stop(&lb).await;
 }
 
