@@ -8,7 +8,7 @@
 //! boxed: a task is as large as its largest phase, for all of its life.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
@@ -25,10 +25,12 @@ use tokio::{
 };
 
 use crate::{
+    config::Senders,
     identity::{Ambiguous, Certificate, Peer},
     listener::Listener,
     metrics::Counted,
     policy::Denied,
+    proxy_protocol::{self, Header, ReceiveError},
     record::Record,
     tls::{self, HandshakeError, TlsStream},
 };
@@ -42,13 +44,21 @@ struct Ended {
 
 /// Serves a socket that was accepted at `start`, until its end.
 pub async fn serve(
-    socket: TcpStream,
-    source: SocketAddr,
+    mut socket: TcpStream,
+    peer: SocketAddr,
     start: Instant,
     listener: Arc<Listener>,
     mut record: Record,
 ) {
-    let peer_ip = source.ip().to_canonical();
+    let deadline = start + listener.timeouts.handshake;
+    if let Some(senders) = &listener.senders {
+        let announced = announced(&mut socket, peer.ip(), senders, deadline, &record);
+        if let Err(ended) = Box::pin(announced).await {
+            // There is no protocol yet in which to say good-bye.
+            return record.end(ended.reason, ended.detail.as_deref());
+        }
+    }
+    let peer_ip = record.live().source().ip().to_canonical();
     if listener.tls.is_none() {
         let peer = Peer {
             source: peer_ip,
@@ -56,7 +66,6 @@ pub async fn serve(
         };
         return carry(socket, peer, &listener, &mut record).await;
     }
-    let deadline = start + listener.timeouts.handshake;
     match Box::pin(handshake(socket, deadline, &listener, &mut record)).await {
         Ok(mut stream) => match identify(&mut stream, peer_ip) {
             Ok(peer) => carry(stream, peer, &listener, &mut record).await,
@@ -72,6 +81,43 @@ pub async fn serve(
             }
         }
     }
+}
+
+/// Whose connection it is, from the PROXY header that comes before anything else,
+/// within the deadline.
+async fn announced(
+    socket: &mut TcpStream,
+    peer: IpAddr,
+    senders: &Senders,
+    deadline: Instant,
+    record: &Record,
+) -> Result<(), Ended> {
+    if !senders.include(peer) {
+        return Err(Ended {
+            reason: Reason::HandshakeFailed,
+            detail: Some(format!(
+                "{} is not in `proxy_protocol_from`",
+                peer.to_canonical()
+            )),
+        });
+    }
+    let mut taken = Vec::new();
+    let header = phase(
+        record,
+        pin!(sleep_until(deadline.into())),
+        Reason::HandshakeTimeout,
+        proxy_protocol::receive(socket, &mut taken),
+    )
+    .await;
+    let header = header.map_err(|ended| Ended {
+        detail: (ended.reason == Reason::HandshakeTimeout)
+            .then(|| proxy_protocol::late(taken.len())),
+        ..ended
+    })?;
+    if let Header::Proxied(ends) = header? {
+        record.live().announce(ends);
+    }
+    Ok(())
 }
 
 /// TLS, within the deadline. A client waits for a turn only once it has said
@@ -143,7 +189,7 @@ async fn phase<T>(
     }
 }
 
-fn identify(stream: &mut TlsStream, source: std::net::IpAddr) -> Result<Peer, Ambiguous> {
+fn identify(stream: &mut TlsStream, source: IpAddr) -> Result<Peer, Ambiguous> {
     let certificate = stream
         .take_peer_certificate()
         .map(|leaf| Certificate::from_der(&leaf))
@@ -252,7 +298,7 @@ macro_rules! ended_from {
     )+};
 }
 
-ended_from!(HandshakeError, Denied, Refusal, ConnectError);
+ended_from!(ReceiveError, HandshakeError, Denied, Refusal, ConnectError);
 
 #[cfg(test)]
 mod tests {

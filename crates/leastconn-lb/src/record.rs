@@ -60,6 +60,9 @@ struct Line<'a> {
     connection: u64,
     listener: &'a str,
     source: SocketAddr,
+    /// The balancer in front, which said that `source` is the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -204,12 +207,14 @@ impl Record {
     }
 
     fn line(&self, reason: Reason, detail: Option<&str>) -> Line<'_> {
-        let source = self.live.source;
+        let canonical =
+            |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         Line {
             time: format!("{:.3}", self.time),
             connection: self.live.id,
             listener: &self.live.listener,
-            source: SocketAddr::new(source.ip().to_canonical(), source.port()),
+            source: canonical(self.live.source()),
+            proxy: self.live.proxy().map(canonical),
             client: self.client.as_deref(),
             identity: self
                 .identity

@@ -17,7 +17,6 @@ pub(crate) const PLANNED: &[Planned] = &[
     planned("admin.socket", &[]),
     planned("listener.max_lifetime", &["0s"]),
     planned("listener.on_expiry", &[]),
-    planned("listener.proxy_protocol", &["off"]),
     planned("upstream.balance", &["least_conn"]),
     planned("upstream.slow_start", &["0s"]),
     planned("upstream.proxy_protocol", &["off"]),

@@ -136,6 +136,10 @@ pub struct RawListener {
     /// Whether a PROXY protocol header (v1 or v2) comes before anything else.
     #[schemars(extend("default" = "off"))]
     pub proxy_protocol: Opt<ProxyProtocolIn>,
+    /// With "required": the addresses or networks of those who may send such
+    /// headers. Anyone else is refused. Default: anyone may, and claim any address.
+    #[schemars(extend("examples" = ["10.0.0.0/8", ["10.0.0.5", "10.0.0.6"]]))]
+    pub proxy_protocol_from: Opt<OneOrMany>,
     /// TLS towards clients. Without it: plain TCP, and clients are told apart by their address.
     pub tls: Opt<RawTls>,
 }

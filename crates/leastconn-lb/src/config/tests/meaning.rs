@@ -6,7 +6,8 @@ use leastconn::{Address, ServerId, UpstreamId, Weight};
 
 use super::{PLAIN, changed, config, reading};
 use crate::config::{
-    Access, Allow, Format, Granted, HealthCheck, Level, ProbeKind, StatusSet, TlsRecords, schema,
+    Access, Allow, Format, Granted, HealthCheck, IpNet, Level, ProbeKind, Senders, StatusSet,
+    TlsRecords, schema,
 };
 
 #[test]
@@ -25,6 +26,7 @@ fn what_is_left_out_has_the_contract_s_defaults() {
     assert_eq!(listener.timeouts.idle, Duration::from_secs(3600));
     assert_eq!(listener.timeouts.half_close, Duration::from_secs(60));
     assert_eq!(listener.keepalive, Some(Duration::from_secs(60)));
+    assert_eq!(listener.senders, None);
     assert_eq!(listener.tls, None);
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.connect_timeout, Duration::from_secs(5));
@@ -73,7 +75,8 @@ fn every_key_that_works_does() {
         bind = ["127.0.0.1:${PORT}", "[::1]:9443"]
         idle_timeout = "2h"
         max_lifetime = "0s"
-        proxy_protocol = "off"
+        proxy_protocol = "required"
+        proxy_protocol_from = ["10.0.0.5", "::ffff:10.1.0.0/112"]
 
         [[upstream]]
         name = "web"
@@ -118,6 +121,11 @@ fn every_key_that_works_does() {
         "[::1]:9901"
     );
     assert_eq!(config.listeners[0].binds[0].port(), 9443);
+    let networks = ["10.0.0.5", "10.1.0.0/16"].map(|text| IpNet::parse(text).unwrap());
+    assert_eq!(
+        config.listeners[0].senders,
+        Some(Senders::Only(networks.to_vec()))
+    );
 
     let upstream = config.upstream(&UpstreamId::from("web")).unwrap();
     let names: Vec<_> = upstream.servers.iter().map(|s| s.id.as_str()).collect();
@@ -161,6 +169,27 @@ fn every_key_that_works_does() {
             server: None
         }]
     );
+}
+
+#[test]
+fn who_announces_clients_may_be_anyone_but_not_silently() {
+    let text = changed(
+        "upstream = \"web\"\n",
+        "upstream = \"web\"\nproxy_protocol = \"required\"\n",
+    );
+    let reading = reading(&text, Path::new("/nowhere"));
+    assert_eq!(reading.problems.errors(), 0);
+    assert_eq!(reading.problems.lines().count(), 1);
+    let config = reading.config.unwrap();
+    assert_eq!(config.listeners[0].senders, Some(Senders::Anyone));
+    // Saying that it is meant is enough.
+    let everyone = "\nproxy_protocol_from = [\"0.0.0.0/0\", \"::/0\"]\n";
+    let text = text.replace("\"required\"\n", &format!("\"required\"{everyone}"));
+    let config = super::config(&text);
+    let senders = config.listeners[0].senders.as_ref().unwrap();
+    for address in ["192.0.2.1", "2001:db8::1"] {
+        assert!(senders.include(address.parse().unwrap()));
+    }
 }
 
 #[test]
