@@ -30,7 +30,7 @@ use crate::{
     listener::Listener,
     metrics::Counted,
     policy::Denied,
-    proxy_protocol::{self, Header, ReceiveError},
+    proxy_protocol::{self, ClientTls, Endpoints, Headed, Header, ReceiveError, Version},
     record::Record,
     tls::{self, HandshakeError, TlsStream},
 };
@@ -201,8 +201,9 @@ fn identify(stream: &mut TlsStream, source: IpAddr) -> Result<Peer, Ambiguous> {
 }
 
 /// From an identified client to the end: authorize, admit, connect, relay.
-async fn carry<S: Stream>(mut stream: S, peer: Peer, listener: &Listener, record: &mut Record) {
-    let (mut upstream, _lease, _permit) = match Box::pin(admit(&peer, listener, record)).await {
+async fn carry<S: Client>(mut stream: S, peer: Peer, listener: &Listener, record: &mut Record) {
+    let admitting = admit(&peer, stream.socket(), listener, record);
+    let (mut upstream, _lease, _permit) = match Box::pin(admitting).await {
         Ok(admitted) => admitted,
         Err(ended) => {
             record.end(ended.reason, ended.detail.as_deref());
@@ -226,6 +227,7 @@ async fn carry<S: Stream>(mut stream: S, peer: Peer, listener: &Listener, record
 
 async fn admit(
     peer: &Peer,
+    socket: &TcpStream,
     listener: &Listener,
     record: &mut Record,
 ) -> Result<(TcpStream, Lease, Permit), Ended> {
@@ -243,7 +245,11 @@ async fn admit(
         .admit(grant.identity(), grant.limits(), net::now())?;
     let (pool, candidates) = grant.servers(&permit);
     let start = net::now();
-    let connecting = net::connect(pool, candidates, grant.upstream().connect_policy());
+    let upstream = grant.upstream();
+    let header = upstream.proxy_protocol();
+    let header = header.map(|version| header_for(version, peer, socket, record));
+    let step = Headed::new(header.transpose()?, net::Plain);
+    let connecting = net::connect_with(pool, candidates, upstream.connect_policy(), &step);
     let connected = record.live().unless_stopped(connecting).await?;
     let took = net::now().saturating_duration_since(start);
     match connected {
@@ -255,6 +261,53 @@ async fn admit(
             record.connected(None, error.attempts(), took);
             Err(error.into())
         }
+    }
+}
+
+/// What the server is told of the client before anything else.
+fn header_for(
+    version: Version,
+    peer: &Peer,
+    socket: &TcpStream,
+    record: &Record,
+) -> Result<Vec<u8>, Ended> {
+    let live = record.live();
+    let ends = match live.announced() {
+        Some(&ends) => ends,
+        None => {
+            let local = socket.local_addr().map_err(|error| Ended {
+                reason: Reason::ClientReset,
+                detail: Some(error.to_string()),
+            })?;
+            Endpoints::new(live.source(), local)
+        }
+    };
+    let certificate = peer.certificate.as_ref();
+    let tls = record.tls().map(|(version, cipher)| ClientTls {
+        version,
+        cipher,
+        certificate: certificate.is_some(),
+        cn: certificate.and_then(|certificate| certificate.cn.as_deref()),
+        server_name: record.sni(),
+    });
+    Ok(version.proxied(ends, tls.as_ref()))
+}
+
+/// A client's side of a connection, with or without TLS.
+trait Client: Stream {
+    /// The TCP connection.
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Client for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Client for TlsStream {
+    fn socket(&self) -> &TcpStream {
+        self.socket()
     }
 }
 

@@ -2,7 +2,7 @@
 //! which one balancer tells the next whose connection it passes on.
 //!
 //! After HAProxy's specification, `proxy-protocol.txt`. Reading and writing a
-//! header are pure; `receive` is the one that has a socket. Reading is as strict
+//! header are pure; `receive` and `send` have the sockets. Reading is as strict
 //! as the specification allows: whoever may send a header says who a client is.
 
 mod decode;
@@ -10,6 +10,7 @@ mod decode;
 mod drive;
 mod encode;
 mod receive;
+mod send;
 mod tlv;
 
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use std::net::SocketAddr;
 pub use decode::{HeaderError, Instead, parse};
 pub use encode::{ClientTls, Version};
 pub use receive::{ReceiveError, late, receive};
+pub use send::Headed;
 
 /// What every header of version 2 begins with, and no other protocol.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";

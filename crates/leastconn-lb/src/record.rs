@@ -183,6 +183,11 @@ impl Record {
         self.sni.as_deref()
     }
 
+    /// Version and suite of its TLS, if it has any.
+    pub fn tls(&self) -> Option<(&'static str, &'static str)> {
+        self.tls
+    }
+
     /// The connection ended: closes the account. Only the first call counts.
     pub fn end(&mut self, reason: Reason, detail: Option<&str>) {
         if std::mem::replace(&mut self.ended, true) {

@@ -2,16 +2,20 @@
 
 use leastconn::{
     Pool, PoolError,
-    net::{self, Check, Checker, ConnectPolicy, Probe},
+    net::{self, Check, Checker, ConnectPolicy, Plain, Probe},
 };
 
-use crate::config::{self, HealthCheck, ProbeKind, StatusSet};
+use crate::{
+    config::{self, HealthCheck, ProbeKind, StatusSet},
+    proxy_protocol::{Headed, Version},
+};
 
 /// An upstream of the running configuration.
 #[derive(Debug)]
 pub struct Upstream {
     pool: Pool,
     connect: ConnectPolicy,
+    proxy_protocol: Option<Version>,
     _checker: Option<Checker>,
 }
 
@@ -32,10 +36,12 @@ impl Upstream {
             config.passive,
             net::random(),
         )?;
-        let checker = config
-            .health_check
-            .as_ref()
-            .map(|check| Checker::start(&pool, probe_of(check)));
+        let checker = config.health_check.as_ref().map(|check| {
+            // A port of its own is as a rule for health checks alone.
+            let header = config.proxy_protocol.filter(|_| check.port.is_none());
+            let step = Headed::new(header.map(Version::local), Plain);
+            Checker::start_with(&pool, probe_of(check), step)
+        });
         Ok(Self {
             pool,
             connect: ConnectPolicy {
@@ -43,6 +49,7 @@ impl Upstream {
                 retries: config.retries,
                 keepalive: config.keepalive,
             },
+            proxy_protocol: config.proxy_protocol,
             _checker: checker,
         })
     }
@@ -55,6 +62,11 @@ impl Upstream {
     /// How connecting is tried.
     pub const fn connect_policy(&self) -> &ConnectPolicy {
         &self.connect
+    }
+
+    /// The PROXY header that servers get.
+    pub const fn proxy_protocol(&self) -> Option<Version> {
+        self.proxy_protocol
     }
 }
 

@@ -40,6 +40,22 @@ impl Received {
     }
 }
 
+impl std::fmt::Display for Received {
+    /// `v2 10.0.0.1:1 10.0.0.2:2 02=6c62`, or `v1 local`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "v{}", self.version)?;
+        match self.ends {
+            Some((from, to)) => write!(f, " {from} {to}")?,
+            None => f.write_str(" local")?,
+        }
+        for (kind, value) in &self.tlvs {
+            write!(f, " {kind:02x}=")?;
+            value.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        }
+        Ok(())
+    }
+}
+
 /// Reads a header, and nothing that follows it.
 ///
 /// # Errors

@@ -24,6 +24,7 @@ use super::{
     pattern::{CnPattern, DnsPattern},
     tls::Tls,
 };
+use crate::proxy_protocol::Version;
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -230,6 +231,8 @@ pub struct Upstream {
     pub retries: u32,
     /// Silence before TCP keepalive probes; `None`: none.
     pub keepalive: Option<Duration>,
+    /// The PROXY header that servers get; `None`: none.
+    pub proxy_protocol: Option<Version>,
     /// Probes; `None`: none.
     pub health_check: Option<HealthCheck>,
     /// What failing connects do to a server.

@@ -19,7 +19,6 @@ pub(crate) const PLANNED: &[Planned] = &[
     planned("listener.on_expiry", &[]),
     planned("upstream.balance", &["least_conn"]),
     planned("upstream.slow_start", &["0s"]),
-    planned("upstream.proxy_protocol", &["off"]),
     planned("upstream.tls", &[]),
     planned("client.match.ou", &[]),
     planned("client.match.uri", &[]),

@@ -226,7 +226,7 @@ pub struct RawUpstream {
     /// How long a server that came up takes to its full share; "0s": none.
     #[schemars(extend("default" = text(Duration::ZERO)))]
     pub slow_start: Opt<DurationText>,
-    /// The PROXY protocol header that servers get.
+    /// The PROXY protocol header that servers get before anything else, TLS included.
     #[schemars(extend("default" = "off"))]
     pub proxy_protocol: Opt<ProxyProtocolOut>,
     /// Probes that tell whether a server works. Default: a TCP connect every ten seconds.

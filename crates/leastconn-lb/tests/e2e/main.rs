@@ -32,4 +32,5 @@ mod spreads_by_least_connections;
 mod survives_running_out_of_descriptors;
 mod survives_servers_that_stop;
 mod takes_a_hello_in_pieces;
+mod tells_servers_who_connects;
 mod writes_one_record_a_socket;

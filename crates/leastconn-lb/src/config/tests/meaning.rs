@@ -9,6 +9,7 @@ use crate::config::{
     Access, Allow, Format, Granted, HealthCheck, IpNet, Level, ProbeKind, Senders, StatusSet,
     TlsRecords, schema,
 };
+use crate::proxy_protocol::Version;
 
 #[test]
 fn what_is_left_out_has_the_contract_s_defaults() {
@@ -30,6 +31,7 @@ fn what_is_left_out_has_the_contract_s_defaults() {
     assert_eq!(listener.tls, None);
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.connect_timeout, Duration::from_secs(5));
+    assert_eq!(upstream.proxy_protocol, None);
     assert_eq!(upstream.retries, 2);
     assert_eq!(upstream.keepalive, Some(Duration::from_secs(60)));
     assert_eq!(
@@ -84,7 +86,7 @@ fn every_key_that_works_does() {
         connect_timeout = "250ms"
         retries = 0
         slow_start = "0ms"
-        proxy_protocol = "off"
+        proxy_protocol = "v2-tls"
         health_check = { type = "http", path = "/up?x=1", status = [200, 204], port = 8080, rise = 1, fall = 1 }
         passive = { max_fails = 0, fail_timeout = "1s" }
         servers = [
@@ -128,6 +130,7 @@ fn every_key_that_works_does() {
     );
 
     let upstream = config.upstream(&UpstreamId::from("web")).unwrap();
+    assert_eq!(upstream.proxy_protocol, Some(Version::V2Tls));
     let names: Vec<_> = upstream.servers.iter().map(|s| s.id.as_str()).collect();
     assert_eq!(names, ["webapp1:80", "webapp2", "webapp3:80"]);
     let second = &upstream.servers[1];
@@ -169,6 +172,20 @@ fn every_key_that_works_does() {
             server: None
         }]
     );
+}
+
+#[test]
+fn the_header_for_servers_is_one_of_three_or_none() {
+    for (word, version) in [
+        ("off", None),
+        ("v1", Some(Version::V1)),
+        ("v2", Some(Version::V2)),
+        ("v2-tls", Some(Version::V2Tls)),
+    ] {
+        let key = format!("name = \"web\"\nproxy_protocol = \"{word}\"\n");
+        let config = config(&changed("name = \"web\"\n", &key));
+        assert_eq!(config.upstreams[0].proxy_protocol, version);
+    }
 }
 
 #[test]

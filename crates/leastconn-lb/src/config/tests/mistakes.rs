@@ -228,6 +228,11 @@ fn mistakes_and_what_is_said() {
             "proxy_protocol = \"v2\"\nupstream =",
             "error: `proxy_protocol` cannot be \"v2\"; it is \"off\" or \"required\"",
         ),
+        (
+            "servers =",
+            "proxy_protocol = \"required\"\nservers =",
+            "error: `proxy_protocol` cannot be \"required\"; it is \"off\", \"v1\", \"v2\" or \"v2-tls\"",
+        ),
         // Addresses
         (
             "127.0.0.1:9000",
