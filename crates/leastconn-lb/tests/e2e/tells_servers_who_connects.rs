@@ -1,15 +1,14 @@
 //! Servers are told who the client is, before they get its first byte.
 
 use leastconn_testkit::{
-    Behaviour, DEADLINE, TestCa, TlsClient, Upstream,
+    Behaviour, DEADLINE, TlsClient, Upstream,
     client::{read_line, read_to_close, roundtrip},
-    proxy::{self, Prefixed},
+    proxy::Prefixed,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::support::{
-    CLIENT1, NO_PROBES, Records, Running, Site, TLS, both_record_layers, cn, entries, entry,
-    nowhere, talk, tcp,
+    CLIENT1, NO_PROBES, Records, Site, TLS, both_record_layers, cn, entries, entry, nowhere, tcp,
 };
 
 both_record_layers! {
