@@ -50,7 +50,7 @@ pub use cidr::IpNet;
 pub use clients::{Clients, Exact, Rule};
 pub use model::{
     Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log,
-    ProbeKind, Process, Route, StatusSet, Timeouts, TlsRecords, Upstream,
+    ProbeKind, Process, Route, Senders, StatusSet, Timeouts, TlsRecords, Upstream,
 };
 pub use pattern::{CnPattern, DnsPattern};
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};

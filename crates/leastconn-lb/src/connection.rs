@@ -8,7 +8,7 @@
 //! boxed: a task is as large as its largest phase, for all of its life.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
@@ -25,10 +25,12 @@ use tokio::{
 };
 
 use crate::{
+    config::Senders,
     identity::{Ambiguous, Certificate, Peer},
     listener::Listener,
     metrics::Counted,
     policy::Denied,
+    proxy_protocol::{self, ClientTls, Endpoints, Headed, Header, ReceiveError, Version},
     record::Record,
     tls::{self, HandshakeError, TlsStream},
     upstream::ServerStream,
@@ -43,13 +45,21 @@ struct Ended {
 
 /// Serves a socket that was accepted at `start`, until its end.
 pub async fn serve(
-    socket: TcpStream,
-    source: SocketAddr,
+    mut socket: TcpStream,
+    peer: SocketAddr,
     start: Instant,
     listener: Arc<Listener>,
     mut record: Record,
 ) {
-    let peer_ip = source.ip().to_canonical();
+    let deadline = start + listener.timeouts.handshake;
+    if let Some(senders) = &listener.senders {
+        let announced = announced(&mut socket, peer.ip(), senders, deadline, &record);
+        if let Err(ended) = Box::pin(announced).await {
+            // There is no protocol yet in which to say good-bye.
+            return record.end(ended.reason, ended.detail.as_deref());
+        }
+    }
+    let peer_ip = record.live().source().ip().to_canonical();
     if listener.tls.is_none() {
         let peer = Peer {
             source: peer_ip,
@@ -57,7 +67,6 @@ pub async fn serve(
         };
         return carry(socket, peer, &listener, &mut record).await;
     }
-    let deadline = start + listener.timeouts.handshake;
     match Box::pin(handshake(socket, deadline, &listener, &mut record)).await {
         Ok(mut stream) => match identify(&mut stream, peer_ip) {
             Ok(peer) => carry(stream, peer, &listener, &mut record).await,
@@ -73,6 +82,43 @@ pub async fn serve(
             }
         }
     }
+}
+
+/// Whose connection it is, from the PROXY header that comes before anything else,
+/// within the deadline.
+async fn announced(
+    socket: &mut TcpStream,
+    peer: IpAddr,
+    senders: &Senders,
+    deadline: Instant,
+    record: &Record,
+) -> Result<(), Ended> {
+    if !senders.include(peer) {
+        return Err(Ended {
+            reason: Reason::HandshakeFailed,
+            detail: Some(format!(
+                "{} is not in `proxy_protocol_from`",
+                peer.to_canonical()
+            )),
+        });
+    }
+    let mut taken = Vec::new();
+    let header = phase(
+        record,
+        pin!(sleep_until(deadline.into())),
+        Reason::HandshakeTimeout,
+        proxy_protocol::receive(socket, &mut taken),
+    )
+    .await;
+    let header = header.map_err(|ended| Ended {
+        detail: (ended.reason == Reason::HandshakeTimeout)
+            .then(|| proxy_protocol::late(taken.len())),
+        ..ended
+    })?;
+    if let Header::Proxied(ends) = header? {
+        record.live().announce(ends);
+    }
+    Ok(())
 }
 
 /// TLS, within the deadline. A client waits for a turn only once it has said
@@ -144,7 +190,7 @@ async fn phase<T>(
     }
 }
 
-fn identify(stream: &mut TlsStream, source: std::net::IpAddr) -> Result<Peer, Ambiguous> {
+fn identify(stream: &mut TlsStream, source: IpAddr) -> Result<Peer, Ambiguous> {
     let certificate = stream
         .take_peer_certificate()
         .map(|leaf| Certificate::from_der(&leaf))
@@ -156,8 +202,9 @@ fn identify(stream: &mut TlsStream, source: std::net::IpAddr) -> Result<Peer, Am
 }
 
 /// From an identified client to the end: authorize, admit, connect, relay.
-async fn carry<S: Stream>(mut stream: S, peer: Peer, listener: &Listener, record: &mut Record) {
-    let (mut upstream, _lease, _permit) = match Box::pin(admit(&peer, listener, record)).await {
+async fn carry<S: Client>(mut stream: S, peer: Peer, listener: &Listener, record: &mut Record) {
+    let admitting = admit(&peer, stream.socket(), listener, record);
+    let (mut upstream, _lease, _permit) = match Box::pin(admitting).await {
         Ok(admitted) => admitted,
         Err(ended) => {
             record.end(ended.reason, ended.detail.as_deref());
@@ -182,6 +229,7 @@ async fn carry<S: Stream>(mut stream: S, peer: Peer, listener: &Listener, record
 
 async fn admit(
     peer: &Peer,
+    socket: &TcpStream,
     listener: &Listener,
     record: &mut Record,
 ) -> Result<(ServerStream, Lease, Permit), Ended> {
@@ -200,8 +248,10 @@ async fn admit(
     let (pool, candidates) = grant.servers(&permit);
     let start = net::now();
     let upstream = grant.upstream();
-    let (policy, opening) = (upstream.connect_policy(), upstream.opening());
-    let connecting = net::connect_with(pool, candidates, policy, opening);
+    let header = upstream.proxy_protocol();
+    let header = header.map(|version| header_for(version, peer, socket, record));
+    let step = Headed::new(header.transpose()?, upstream.opening());
+    let connecting = net::connect_with(pool, candidates, upstream.connect_policy(), &step);
     let connected = record.live().unless_stopped(connecting).await?;
     let took = net::now().saturating_duration_since(start);
     match connected {
@@ -213,6 +263,53 @@ async fn admit(
             record.connected(None, error.attempts(), took);
             Err(error.into())
         }
+    }
+}
+
+/// What the server is told of the client before anything else.
+fn header_for(
+    version: Version,
+    peer: &Peer,
+    socket: &TcpStream,
+    record: &Record,
+) -> Result<Vec<u8>, Ended> {
+    let live = record.live();
+    let ends = match live.announced() {
+        Some(&ends) => ends,
+        None => {
+            let local = socket.local_addr().map_err(|error| Ended {
+                reason: Reason::ClientReset,
+                detail: Some(error.to_string()),
+            })?;
+            Endpoints::new(live.source(), local)
+        }
+    };
+    let certificate = peer.certificate.as_ref();
+    let tls = record.tls().map(|(version, cipher)| ClientTls {
+        version,
+        cipher,
+        certificate: certificate.is_some(),
+        cn: certificate.and_then(|certificate| certificate.cn.as_deref()),
+        server_name: record.sni(),
+    });
+    Ok(version.proxied(ends, tls.as_ref()))
+}
+
+/// A client's side of a connection, with or without TLS.
+trait Client: Stream {
+    /// The TCP connection.
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Client for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Client for TlsStream {
+    fn socket(&self) -> &TcpStream {
+        self.socket()
     }
 }
 
@@ -256,7 +353,7 @@ macro_rules! ended_from {
     )+};
 }
 
-ended_from!(HandshakeError, Denied, Refusal, ConnectError);
+ended_from!(ReceiveError, HandshakeError, Denied, Refusal, ConnectError);
 
 #[cfg(test)]
 mod tests {

@@ -15,6 +15,7 @@ pub mod logging;
 pub mod metrics;
 pub mod pki;
 pub mod policy;
+pub mod proxy_protocol;
 pub mod record;
 pub mod server;
 pub mod shared;

@@ -18,6 +18,8 @@ use crate::{
 pub struct Listener {
     /// Its name.
     pub name: Arc<str>,
+    /// Who sends PROXY headers, which come before anything else; `None`: nobody.
+    pub senders: Option<config::Senders>,
     /// TLS towards clients; `None`: plain TCP.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// How long what may take.
@@ -53,6 +55,7 @@ impl Listener {
             tls: tls
                 .map(|tls| tls::server_config(tls, records))
                 .transpose()?,
+            senders: config.senders.clone(),
             timeouts: config.timeouts,
             routing: Routing::from(config),
             metrics: Arc::new(metrics.listener(&config.name)),

@@ -13,7 +13,7 @@ use std::{
 use leastconn::{Reason, net::Traffic};
 use tokio::sync::{Notify, watch};
 
-use crate::metrics::ListenerMetrics;
+use crate::{metrics::ListenerMetrics, proxy_protocol::Endpoints};
 
 /// Few enough to walk, enough that workers rarely meet.
 const SHARDS: usize = 16;
@@ -35,8 +35,10 @@ pub struct Live {
     pub id: u64,
     /// The listener's name.
     pub listener: Arc<str>,
-    /// The client's address.
-    pub source: SocketAddr,
+    /// Where the connection came from.
+    peer: SocketAddr,
+    /// Whose it is, if a PROXY header said so. Boxed: most have none.
+    announced: OnceLock<Box<Endpoints>>,
     /// What it has carried so far.
     pub traffic: Traffic,
     metrics: Arc<ListenerMetrics>,
@@ -70,12 +72,13 @@ impl Registry {
         self: &Arc<Self>,
         listener: Arc<str>,
         metrics: Arc<ListenerMetrics>,
-        source: SocketAddr,
+        peer: SocketAddr,
     ) -> Registered {
         let live = Arc::new(Live {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             listener,
-            source,
+            peer,
+            announced: OnceLock::new(),
             traffic: Traffic::default(),
             metrics,
             metered: Default::default(),
@@ -135,6 +138,27 @@ impl Registry {
 }
 
 impl Live {
+    /// The client's address: the one that a PROXY header announced, else that of
+    /// whoever connected.
+    pub fn source(&self) -> SocketAddr {
+        self.announced().map_or(self.peer, |ends| ends.source)
+    }
+
+    /// Whose connection it is, if a PROXY header said so.
+    pub fn announced(&self) -> Option<&Endpoints> {
+        self.announced.get().map(|ends| &**ends)
+    }
+
+    /// The balancer that announced the client.
+    pub fn proxy(&self) -> Option<SocketAddr> {
+        self.announced().map(|_| self.peer)
+    }
+
+    /// A PROXY header said whose connection it is. Only the first call counts.
+    pub fn announce(&self, ends: Endpoints) {
+        let _ = self.announced.set(Box::new(ends));
+    }
+
     /// Ends the connection for this reason, if nothing ended it before.
     pub fn stop(&self, reason: Reason) -> bool {
         let first = self.stop.set(reason).is_ok();

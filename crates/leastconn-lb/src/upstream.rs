@@ -14,6 +14,7 @@ pub use opening::{Opening, Secured, ServerStream};
 
 use crate::{
     config::{self, HealthCheck, ProbeKind, StatusSet},
+    proxy_protocol::{Headed, Version},
     tls::TlsError,
 };
 use opening::{Probing, Secure};
@@ -34,6 +35,7 @@ pub enum UpstreamError {
 pub struct Upstream {
     pool: Pool,
     connect: ConnectPolicy,
+    proxy_protocol: Option<Version>,
     /// With the certificates that it was started with.
     opening: Opening,
     _checker: Option<Checker>,
@@ -64,9 +66,12 @@ impl Upstream {
             .transpose()?;
         let opening = Opening::new(secure.map(Arc::new));
         let checker = config.health_check.as_ref().map(|check| {
+            // A port of its own is as a rule for health checks alone.
+            let header = config.proxy_protocol.filter(|_| check.port.is_none());
+            let header = header.map(Version::local);
             let check = probe_of(check);
             let step = Probing::new(opening.clone(), &check);
-            Checker::start_with(&pool, check, step)
+            Checker::start_with(&pool, check, Headed::new(header, step))
         });
         Ok(Self {
             pool,
@@ -75,6 +80,7 @@ impl Upstream {
                 retries: config.retries,
                 keepalive: config.keepalive,
             },
+            proxy_protocol: config.proxy_protocol,
             opening,
             _checker: checker,
         })
@@ -88,6 +94,11 @@ impl Upstream {
     /// How connecting is tried.
     pub const fn connect_policy(&self) -> &ConnectPolicy {
         &self.connect
+    }
+
+    /// The PROXY header that servers get.
+    pub const fn proxy_protocol(&self) -> Option<Version> {
+        self.proxy_protocol
     }
 
     /// What is done with a fresh connection.

@@ -136,6 +136,10 @@ pub struct RawListener {
     /// Whether a PROXY protocol header (v1 or v2) comes before anything else.
     #[schemars(extend("default" = "off"))]
     pub proxy_protocol: Opt<ProxyProtocolIn>,
+    /// With "required": the addresses or networks of those who may send such
+    /// headers. Anyone else is refused. Default: anyone may, and claim any address.
+    #[schemars(extend("examples" = ["10.0.0.0/8", ["10.0.0.5", "10.0.0.6"]]))]
+    pub proxy_protocol_from: Opt<OneOrMany>,
     /// TLS towards clients. Without it: plain TCP, and clients are told apart by their address.
     pub tls: Opt<RawTls>,
 }
@@ -222,7 +226,7 @@ pub struct RawUpstream {
     /// How long a server that came up takes to its full share; "0s": none.
     #[schemars(extend("default" = text(Duration::ZERO)))]
     pub slow_start: Opt<DurationText>,
-    /// The PROXY protocol header that servers get.
+    /// The PROXY protocol header that servers get before anything else, TLS included.
     #[schemars(extend("default" = "off"))]
     pub proxy_protocol: Opt<ProxyProtocolOut>,
     /// Probes that tell whether a server works. Default: a TCP connect every ten seconds.

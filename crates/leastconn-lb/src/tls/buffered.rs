@@ -96,6 +96,10 @@ impl Buffered {
         &self.session
     }
 
+    pub(super) const fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
     /// Gives up TLS, for closing.
     pub(super) fn into_socket(self) -> TcpStream {
         self.socket

@@ -138,6 +138,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> Direct<S, K> {
         }
     }
 
+    pub(super) const fn socket(&self) -> &S {
+        &self.socket
+    }
+
     pub(super) fn into_socket(self) -> S {
         self.socket
     }

@@ -68,6 +68,14 @@ impl TlsStream {
         self.about.peer.take()
     }
 
+    /// The connection below.
+    pub fn socket(&self) -> &TcpStream {
+        match &self.records {
+            Layer::Direct(stream) => stream.socket(),
+            Layer::Rustls(stream) => stream.socket(),
+        }
+    }
+
     /// Gives up TLS, for closing.
     pub fn into_socket(self) -> TcpStream {
         match self.records {

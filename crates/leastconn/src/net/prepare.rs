@@ -33,6 +33,18 @@ pub trait Prepare: Send + Sync {
     ) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
+impl<P: Prepare> Prepare for &P {
+    type Stream = P::Stream;
+
+    fn prepare(
+        &self,
+        stream: TcpStream,
+        server: &Server,
+    ) -> impl Future<Output = io::Result<Self::Stream>> + Send {
+        (**self).prepare(stream, server)
+    }
+}
+
 /// Nothing: the TCP connection as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Plain;

@@ -110,7 +110,7 @@ impl Resolver<'_> {
         Some(matcher)
     }
 
-    fn patterns<T, E: std::fmt::Display>(
+    pub(super) fn patterns<T, E: std::fmt::Display>(
         &mut self,
         key: &str,
         raw: Option<&At<OneOrMany>>,

@@ -4,10 +4,11 @@ use std::{collections::HashMap, ops::Range};
 
 use super::{Resolver, Surroundings, Zero};
 use crate::config::{
+    cidr::IpNet,
     defaults,
-    model::{Listener, Route, Timeouts},
+    model::{Listener, Route, Senders, Timeouts},
     pattern::DnsPattern,
-    raw::{RawListener, value::At},
+    raw::{ProxyProtocolIn, RawListener, value::At},
     tls,
 };
 
@@ -79,7 +80,9 @@ impl Resolver<'_> {
             let Surroundings { base_dir, now, .. } = self.surroundings;
             tls::load::load(at, base_dir, *now, self.problems)
         });
-        let (Some(routes), Ok(upstream), Ok(tls)) = (routes, upstream, tls) else {
+        let senders = self.senders(table);
+        let (Some(routes), Ok(upstream), Ok(tls), Ok(senders)) = (routes, upstream, tls, senders)
+        else {
             return None;
         };
         if binds.is_empty() || self.pruned(&table.span) {
@@ -92,8 +95,47 @@ impl Resolver<'_> {
             upstream,
             timeouts,
             keepalive,
+            senders,
             tls,
         })
+    }
+
+    /// Who sends PROXY headers.
+    fn senders(&mut self, table: &At<RawListener>) -> Result<Option<Senders>, Reported> {
+        let raw = &table.value;
+        let from = raw.proxy_protocol_from.as_ref();
+        let required = raw
+            .proxy_protocol
+            .as_ref()
+            .filter(|at| matches!(at.value, ProxyProtocolIn::Required));
+        let Some(required) = required else {
+            if let Some(from) = from
+                && !self.pruned(&table.span)
+            {
+                self.problems
+                    .error("`proxy_protocol_from` says who sends PROXY headers, and none are read")
+                    .at(from.span.clone())
+                    .help("add `proxy_protocol = \"required\"`, or remove it");
+            }
+            return Ok(None);
+        };
+        if from.is_none() && !self.pruned(&table.span) {
+            self.problems
+                .warning("anyone who can reach this listener can claim any address")
+                .at(required.span.clone())
+                .note("rules by `source`, limits and the access log go by the address in the PROXY header")
+                .help(
+                    "name those in front: `proxy_protocol_from = [\"10.0.0.0/8\"]`; if nobody else \
+                     can connect, say so: `[\"0.0.0.0/0\", \"::/0\"]`",
+                );
+        }
+        let networks = self.patterns("proxy_protocol_from", from, IpNet::parse);
+        let networks = networks.ok_or(Reported)?;
+        Ok(Some(if networks.is_empty() {
+            Senders::Anyone
+        } else {
+            Senders::Only(networks)
+        }))
     }
 
     /// `None`: some of them are wrong, which has been reported.

@@ -12,11 +12,12 @@ use crate::config::{
     defaults,
     model::{HealthCheck, ProbeKind, StatusSet, Upstream},
     raw::{
-        HealthCheckType, RawHealthCheck, RawPassive, RawServer, RawUpstream,
+        HealthCheckType, ProxyProtocolOut, RawHealthCheck, RawPassive, RawServer, RawUpstream,
         value::{At, ServerEntry},
     },
     tls,
 };
+use crate::proxy_protocol::Version;
 
 impl Resolver<'_> {
     pub(super) fn all_upstreams(&mut self, raw: &[At<RawUpstream>]) -> Vec<Upstream> {
@@ -78,6 +79,12 @@ impl Resolver<'_> {
                 .as_ref()
                 .map_or(defaults::RETRIES, |at| at.value),
             keepalive: self.keepalive(raw.keepalive.as_ref()),
+            proxy_protocol: raw.proxy_protocol.as_ref().and_then(|at| match at.value {
+                ProxyProtocolOut::Off => None,
+                ProxyProtocolOut::V1 => Some(Version::V1),
+                ProxyProtocolOut::V2 => Some(Version::V2),
+                ProxyProtocolOut::V2Tls => Some(Version::V2Tls),
+            }),
             health_check: match &raw.health_check {
                 None => self.health_check(&RawHealthCheck::default(), &(0..0)),
                 Some(At { value, span }) => self.health_check(value, span),

@@ -197,6 +197,42 @@ fn mistakes_and_what_is_said() {
             "idle_timeout = \"0s\"\nupstream =",
             "error: `idle_timeout` cannot be zero; the default is \"1h\"",
         ),
+        // PROXY headers
+        (
+            "upstream =",
+            "proxy_protocol = \"required\"\nupstream =",
+            "warning: anyone who can reach this listener can claim any address; rules by `source`",
+        ),
+        (
+            "upstream =",
+            "proxy_protocol_from = \"10.0.0.0/8\"\nupstream =",
+            "error: `proxy_protocol_from` says who sends PROXY headers, and none are read; add `proxy_protocol = \"required\"`",
+        ),
+        (
+            "upstream =",
+            "proxy_protocol = \"off\"\nproxy_protocol_from = \"10.0.0.0/8\"\nupstream =",
+            "error: `proxy_protocol_from` says who sends PROXY headers, and none are read",
+        ),
+        (
+            "upstream =",
+            "proxy_protocol = \"required\"\nproxy_protocol_from = []\nupstream =",
+            "error: `proxy_protocol_from` is an empty list: nobody would match",
+        ),
+        (
+            "upstream =",
+            "proxy_protocol = \"required\"\nproxy_protocol_from = \"10.0.0.1/8\"\nupstream =",
+            "error: `proxy_protocol_from`: the address has bits set beyond its prefix",
+        ),
+        (
+            "upstream =",
+            "proxy_protocol = \"v2\"\nupstream =",
+            "error: `proxy_protocol` cannot be \"v2\"; it is \"off\" or \"required\"",
+        ),
+        (
+            "servers =",
+            "proxy_protocol = \"required\"\nservers =",
+            "error: `proxy_protocol` cannot be \"required\"; it is \"off\", \"v1\", \"v2\" or \"v2-tls\"",
+        ),
         // Addresses
         (
             "127.0.0.1:9000",
