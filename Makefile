@@ -101,9 +101,9 @@ loom: ## The model-checked tests alone
 # told so. Without a sanitizer: that needs a standard library built for it, and
 # there is no unsafe code to find fault with.
 .PHONY: fuzz
-fuzz: ## Fuzz the TLS record layer and what is read from certificates, each target for FUZZ_SECONDS=60 (needs: cargo install cargo-fuzz)
+fuzz: ## Fuzz the TLS record layer, PROXY headers and what is read from certificates, each target for FUZZ_SECONDS=60 (needs: cargo install cargo-fuzz)
 	@cargo fuzz --version >/dev/null 2>&1 || { echo 'cargo-fuzz is missing: cargo install --locked cargo-fuzz'; exit 1; }
-	@for target in tls_record tls_stream identity patterns; do \
+	@for target in tls_record tls_stream identity patterns proxy_protocol; do \
 	  mkdir -p fuzz/corpus/$$target; \
 	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run -s none $$target -- -max_total_time=$(FUZZ_SECONDS) \
 	    -max_len=2048 -dict=fuzz/$$target.dict -print_final_stats=1; \

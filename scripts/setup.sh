@@ -47,6 +47,7 @@ esac
 if [ -n "$TEST" ]; then
   want openssl openssl
   want curl curl
+  want haproxy haproxy
   want nginx nginx
   want python3 python3
   want redis-server redis-server
@@ -61,7 +62,7 @@ if [ ${#MISSING[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && have apt-get; then
     echo "setup: installing ${MISSING[*]}" >&2
     log=$(mktemp)
-    # No services started: nginx and redis are run by the tests, on their own
+    # No services started: nginx and others are run by the tests, on their own
     # ports. policy-rc.d is how Debian is told so.
     policy=''
     if [ ! -e /usr/sbin/policy-rc.d ]; then

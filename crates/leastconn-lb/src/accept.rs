@@ -203,7 +203,10 @@ fn start(mut stream: TcpStream, source: SocketAddr, listener: &str, gate: &Gate)
     let mut record = Record::open(gate.books.clone(), Arc::clone(&listener.metrics), live, now);
     // Before a place is taken, and before anything is read: this is what a flood
     // must be cheap for.
-    if let Err(error) = listener.admit_source(source.ip(), now) {
+    // Where others announce clients, it is not known yet whom it counts against.
+    if listener.senders.is_none()
+        && let Err(error) = listener.admit_source(source.ip(), now)
+    {
         record.end(error.reason(), Some(&error.to_string()));
         // A reset leaves nothing behind: neither a state of the socket here, nor a
         // client that takes it for a short answer.

@@ -50,7 +50,7 @@ pub use cidr::{IpNet, Prefixes};
 pub use clients::{Clients, Key, Rule};
 pub use model::{
     Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log, Mode,
-    OnExpiry, ProbeKind, Process, Route, SourceRateLimit, StatusSet, Timeouts, TlsRecords,
+    OnExpiry, ProbeKind, Process, Route, Senders, SourceRateLimit, StatusSet, Timeouts, TlsRecords,
     Upstream, Watch,
 };
 pub use pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
@@ -58,7 +58,10 @@ pub(crate) use problem::visible;
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;
 pub(crate) use tls::read_certificates;
-pub use tls::{CertificateFile, ClientAuth, MinVersion, Tls, TlsMaterial, Written};
+pub use tls::{
+    CertificateFile, ClientAuth, KeyPair, MinVersion, Tls, TlsMaterial, UpstreamTls,
+    UpstreamTlsMaterial, Written,
+};
 
 use resolve::{AddressUse, Surroundings};
 

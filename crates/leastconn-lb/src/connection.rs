@@ -25,15 +25,19 @@ use tokio::{
 };
 
 use crate::{
+    config::Senders,
     identity::Ambiguous,
     judge::{Chain, Refused},
     listener::Listener,
     metrics::Counted,
     policy::Grant,
     presented::Presented,
+    proxy_protocol::{self, ClientTls, Endpoints, Headed, Header, ReceiveError, Version},
     record::Record,
     running::Running,
+    source::TooFast,
     tls::{self, HandshakeError, TlsStream},
+    upstream::ServerStream,
 };
 
 /// A connection ended before anything was relayed.
@@ -45,17 +49,28 @@ struct Ended {
 
 /// Serves a socket that was accepted at `start`, until its end.
 pub async fn serve(
-    socket: TcpStream,
+    mut socket: TcpStream,
     start: Instant,
     listener: Arc<Listener>,
     running: Arc<Running>,
     mut record: Record,
 ) {
+    let deadline = start + listener.timeouts.handshake;
+    if let Some(senders) = &listener.senders {
+        let announced = announced(&mut socket, senders, deadline, &record);
+        let announced = Box::pin(announced).await;
+        // Whom it counts against was not known before.
+        let admitted = announced.and_then(|source| Ok(listener.admit_source(source, net::now())?));
+        if let Err(ended) = admitted {
+            // There is no protocol yet in which to say good-bye.
+            record.end(ended.reason, ended.detail.as_deref());
+            return socket.abort();
+        }
+    }
     if listener.tls.is_none() {
         record.identified(None);
         return carry(socket, listener, running, &mut record).await;
     }
-    let deadline = start + listener.timeouts.handshake;
     let source = record.live().known().seen.source;
     match Box::pin(handshake(socket, source, deadline, &listener, &mut record)).await {
         Ok(mut stream) => match identify(&mut stream, &listener) {
@@ -75,6 +90,43 @@ pub async fn serve(
             }
         }
     }
+}
+
+/// Whose connection it is, from the PROXY header that comes before anything else,
+/// within the deadline.
+async fn announced(
+    socket: &mut TcpStream,
+    senders: &Senders,
+    deadline: Instant,
+    record: &Record,
+) -> Result<IpAddr, Ended> {
+    let peer = record.live().source().ip();
+    if !senders.include(peer) {
+        return Err(Ended {
+            reason: Reason::HandshakeFailed,
+            detail: Some(format!(
+                "{} is not in `proxy_protocol_from`",
+                peer.to_canonical()
+            )),
+        });
+    }
+    let mut taken = Vec::new();
+    let header = phase(
+        record,
+        pin!(sleep_until(deadline.into())),
+        Reason::HandshakeTimeout,
+        proxy_protocol::receive(socket, &mut taken),
+    )
+    .await;
+    let header = header.map_err(|ended| Ended {
+        detail: (ended.reason == Reason::HandshakeTimeout)
+            .then(|| proxy_protocol::late(taken.len())),
+        ..ended
+    })?;
+    if let Header::Proxied(ends) = header? {
+        record.live().announce(ends);
+    }
+    Ok(record.live().source().ip())
 }
 
 /// TLS, within the deadline. A client gets a place only once it has said hello, so
@@ -158,7 +210,7 @@ fn identify(
 
 /// What a connection is relayed with.
 struct Admitted {
-    upstream: TcpStream,
+    upstream: ServerStream,
     _lease: Lease,
     _permit: Permit,
     timeouts: net::Timeouts,
@@ -173,7 +225,7 @@ async fn carry<S: Stream>(
 ) {
     // The listener goes no further: a connection that lives for long must not keep
     // the rules and the upstreams of its youth.
-    let mut admitted = match Box::pin(admit(listener, running, record)).await {
+    let mut admitted = match Box::pin(admit(stream.socket(), listener, running, record)).await {
         Ok(admitted) => admitted,
         Err(ended) => {
             record.end(ended.reason, ended.detail.as_deref());
@@ -190,14 +242,16 @@ async fn carry<S: Stream>(
         Err(reason) => {
             // Cut off in the middle: neither side may take it for the end.
             stream.abort();
-            admitted.upstream.abort();
+            upstream.abort();
             reason
         }
     };
-    record.end(reason, None);
+    let trouble = upstream.trouble();
+    record.end(reason, trouble.filter(|_| reason == Reason::ServerReset));
 }
 
 async fn admit(
+    socket: Option<&TcpStream>,
     listener: Arc<Listener>,
     running: Arc<Running>,
     record: &mut Record,
@@ -208,7 +262,11 @@ async fn admit(
         .admit(grant.identity(), grant.limits(), net::now())?;
     let (pool, candidates) = grant.servers(&permit);
     let start = net::now();
-    let connecting = net::connect(pool, candidates, grant.upstream().connect_policy());
+    let upstream = grant.upstream();
+    let header = upstream.proxy_protocol();
+    let header = header.map(|version| header_for(version, socket, record));
+    let step = Headed::new(header.transpose()?, upstream.opening());
+    let connecting = net::connect_with(pool, candidates, upstream.connect_policy(), &step);
     let connected = record.live().unless_stopped(connecting).await?;
     let took = net::now().saturating_duration_since(start);
     match connected {
@@ -231,6 +289,37 @@ async fn admit(
             Err(error.into())
         }
     }
+}
+
+/// What the server is told of the client before anything else.
+fn header_for(
+    version: Version,
+    socket: Option<&TcpStream>,
+    record: &Record,
+) -> Result<Vec<u8>, Ended> {
+    let live = record.live();
+    let ends = match live.announced() {
+        Some(&ends) => ends,
+        None => {
+            let socket = socket.ok_or(Reason::ClientReset)?;
+            let local = socket.local_addr().map_err(|error| Ended {
+                reason: Reason::ClientReset,
+                detail: Some(error.to_string()),
+            })?;
+            Endpoints::new(live.source(), local)
+        }
+    };
+    let known = live.known();
+    let presented = known.seen.presented.as_ref();
+    let certificate = presented.map(|presented| &presented.certificate);
+    let tls = record.tls().map(|(version, cipher)| ClientTls {
+        version,
+        cipher,
+        certificate: certificate.is_some(),
+        cn: certificate.and_then(|certificate| certificate.cn.as_deref()),
+        server_name: known.seen.sni.as_deref(),
+    });
+    Ok(version.proxied(ends, tls.as_ref()))
 }
 
 /// Judges the client by the newest rules: by those that it came with, and again if
@@ -293,7 +382,14 @@ macro_rules! ended_from {
     )+};
 }
 
-ended_from!(HandshakeError, Refused, Refusal, ConnectError);
+ended_from!(
+    ReceiveError,
+    TooFast,
+    HandshakeError,
+    Refused,
+    Refusal,
+    ConnectError
+);
 
 #[cfg(test)]
 mod tests;

@@ -244,7 +244,7 @@ impl Pass {
     fn end(&mut self, live: &Live, reason: Reason) {
         if live.stop(reason) {
             *self.ended.entry(reason).or_default() += 1;
-            tracing::debug!(connection = live.id, source = %live.source, %reason, "judged again and ended");
+            tracing::debug!(connection = live.id, source = %live.source(), %reason, "judged again and ended");
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod pki;
 pub mod policy;
 pub mod presented;
+pub mod proxy_protocol;
 pub mod record;
 pub mod reload;
 pub mod running;

@@ -27,6 +27,8 @@ use crate::{
 pub struct Listener {
     /// Its name.
     pub name: Arc<str>,
+    /// Who sends PROXY headers, which come before anything else; `None`: nobody.
+    pub senders: Option<config::Senders>,
     /// TLS towards clients; `None`: plain TCP.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Whose clients those are; `None`: they need not show a certificate.
@@ -99,6 +101,7 @@ impl Listener {
             trust,
             max_lifetime: config.max_lifetime,
             on_expiry: config.on_expiry,
+            senders: config.senders.clone(),
             timeouts: config.timeouts,
             routing: Routing::from(config),
             metrics: Arc::new(common.metrics.listener(&config.name)),
@@ -174,6 +177,7 @@ impl Listener {
             on_expiry: config.on_expiry,
             timeouts: config.timeouts,
             routing: Routing::from(config),
+            senders: config.senders.clone(),
             sources: self.next_sources(config),
             prefixes: prefixes(config),
             state,

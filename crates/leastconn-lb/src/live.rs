@@ -25,6 +25,7 @@ use crate::{
     judge::Seen,
     listener::Listener,
     metrics::{ListenerMetrics, Metrics},
+    proxy_protocol::Endpoints,
     tls::Fingerprint,
 };
 
@@ -48,8 +49,10 @@ pub struct Live {
     pub id: u64,
     /// The listener's name.
     pub listener: Arc<str>,
-    /// The client's address.
-    pub source: SocketAddr,
+    /// Where the connection came from.
+    peer: SocketAddr,
+    /// Whose it is, if a PROXY header said so. Boxed: most have none.
+    announced: OnceLock<Box<Endpoints>>,
     /// What it has carried so far.
     pub traffic: Traffic,
     known: Mutex<Known>,
@@ -145,16 +148,17 @@ impl Registry {
         self: &Arc<Self>,
         listener: Arc<str>,
         metrics: Arc<ListenerMetrics>,
-        source: SocketAddr,
+        peer: SocketAddr,
     ) -> Registered {
         let live = Arc::new(Live {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             listener,
-            source,
+            peer,
+            announced: OnceLock::new(),
             traffic: Traffic::default(),
             known: Mutex::new(Known {
                 seen: Seen {
-                    source: source.ip().to_canonical(),
+                    source: peer.ip().to_canonical(),
                     presented: None,
                     sni: None,
                 },
@@ -276,6 +280,29 @@ impl Live {
     /// Whether it has ended, or was told to.
     pub fn has_ended(&self) -> bool {
         self.stop.get().is_some()
+    }
+
+    /// The client's address: the one that a PROXY header announced, else that of
+    /// whoever connected.
+    pub fn source(&self) -> SocketAddr {
+        self.announced().map_or(self.peer, |ends| ends.source)
+    }
+
+    /// Whose connection it is, if a PROXY header said so.
+    pub fn announced(&self) -> Option<&Endpoints> {
+        self.announced.get().map(|ends| &**ends)
+    }
+
+    /// The balancer that announced the client.
+    pub fn proxy(&self) -> Option<SocketAddr> {
+        self.announced().map(|_| self.peer)
+    }
+
+    /// A PROXY header said whose connection it is. Only the first call counts.
+    pub fn announce(&self, ends: Endpoints) {
+        if self.announced.set(Box::new(ends)).is_ok() {
+            self.known().seen.source = ends.source.ip().to_canonical();
+        }
     }
 
     /// Ends the connection for this reason, if nothing ended it before.

@@ -60,6 +60,9 @@ struct Line<'a> {
     connection: u64,
     listener: &'a str,
     source: SocketAddr,
+    /// The balancer in front, which said that `source` is the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -206,6 +209,11 @@ impl Record {
         }
     }
 
+    /// Version and suite of its TLS, if it has any.
+    pub fn tls(&self) -> Option<(&'static str, &'static str)> {
+        self.tls
+    }
+
     /// The connection ended: closes the account. Only the first call counts.
     pub fn end(&mut self, reason: Reason, detail: Option<&str>) {
         if std::mem::replace(&mut self.ended, true) {
@@ -236,14 +244,16 @@ impl Record {
         reason: Reason,
         detail: Option<&str>,
     ) {
-        let source = self.live.source;
+        let canonical =
+            |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let known = self.live.known();
         let presented = known.seen.presented.as_ref();
         let line = Line {
             time: format!("{:.3}", self.time),
             connection: self.live.id,
             listener: &self.live.listener,
-            source: SocketAddr::new(source.ip().to_canonical(), source.port()),
+            source: canonical(self.live.source()),
+            proxy: self.live.proxy().map(canonical),
             client,
             identity: known
                 .identity

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use leastconn::{Limiter, Member, PoolError, Reason, net};
+use leastconn::{Limiter, Member, Reason, net};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -27,6 +27,7 @@ use crate::{
     sweep::sweep,
     tls::TlsError,
     turns::Turns,
+    upstream::UpstreamError,
     watch::{Events, watch},
 };
 
@@ -47,7 +48,7 @@ pub enum StartError {
     Tls(#[from] TlsError),
     /// An upstream cannot be.
     #[error(transparent)]
-    Pool(#[from] PoolError),
+    Upstream(#[from] UpstreamError),
     /// The operating system refuses something else.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -245,15 +246,15 @@ impl Observed for Seen {
 
     fn certificates(&self) -> Vec<(String, i64)> {
         let state = self.0.state();
-        let mut files: Vec<_> = state
-            .config
-            .listeners
-            .iter()
-            .filter_map(|listener| listener.tls.as_ref())
+        let config = &state.config;
+        let listeners = config.listeners.iter().flat_map(|listener| &listener.tls);
+        let upstreams = config.upstreams.iter().flat_map(|upstream| &upstream.tls);
+        let mut files: Vec<_> = listeners
             .flat_map(|tls| &tls.material.files)
+            .chain(upstreams.flat_map(|tls| &tls.material.files))
             .map(|file| (file.path.display().to_string(), file.not_after.as_second()))
             .collect();
-        // The same file in two listeners is one series.
+        // The same file in two tables is one series.
         files.sort();
         files.dedup();
         files

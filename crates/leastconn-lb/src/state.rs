@@ -5,9 +5,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use leastconn::{PoolError, UpstreamId};
+use leastconn::UpstreamId;
 
-use crate::{config::Config, policy::Policy, upstream::Upstream};
+use crate::{
+    config::Config,
+    policy::Policy,
+    upstream::{Upstream, UpstreamError},
+};
 
 /// A configuration, running.
 #[derive(Debug)]
@@ -26,11 +30,11 @@ impl State {
     /// Starts the upstreams of `config`, with their health checks.
     ///
     /// # Errors
-    /// If an upstream has no servers or the same one twice.
+    /// If an upstream cannot be started.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn start(config: Config) -> Result<Self, PoolError> {
+    pub fn start(config: Config) -> Result<Self, UpstreamError> {
         let mut upstreams = HashMap::new();
         for upstream in &config.upstreams {
             upstreams.insert(upstream.id.clone(), Arc::new(Upstream::start(upstream)?));
@@ -54,7 +58,7 @@ impl State {
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn succeed(&self, config: Config) -> Result<Self, PoolError> {
+    pub fn succeed(&self, config: Config) -> Result<Self, UpstreamError> {
         let changed = |new: &&crate::config::Upstream| self.config.upstream(&new.id) != Some(new);
         // All that can fail, before anything that servers in use would notice.
         for upstream in config.upstreams.iter().filter(changed) {

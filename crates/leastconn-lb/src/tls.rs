@@ -1,10 +1,12 @@
-//! Mutual TLS towards clients: what is spoken, who is trusted, and the stream.
+//! Mutual TLS towards clients: what is spoken, who is trusted, and the stream. TLS
+//! towards servers is in [`client`].
 //!
 //! Session resumption is off, in every form: rustls resumes without looking at
 //! chain, expiry or revocation again, so a client whose certificate was revoked
 //! would go on with the session it has.
 
 mod buffered;
+pub mod client;
 mod direct;
 mod handshake;
 mod record;
@@ -104,7 +106,7 @@ pub enum TlsError {
     #[error("TLS: {0}")]
     Rustls(#[from] rustls::Error),
     /// Authorities or revocation lists.
-    #[error("TLS: client authorities: {0}")]
+    #[error("TLS: authorities: {0}")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 
@@ -123,11 +125,8 @@ pub fn server_config(
     records: TlsRecords,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(provider());
-    let versions: &[&SupportedProtocolVersion] = match tls.min_version {
-        MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
-        MinVersion::Tls13 => &[&rustls::version::TLS13],
-    };
-    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions(tls.min_version))?;
     let material = &tls.material;
     let builder = match trust {
         None => builder.with_no_client_auth(),
@@ -158,6 +157,24 @@ pub fn trusts(
     };
     let verified = verifier.verify_client_cert(certificate, above, UnixTime::now());
     Ok(verified.map(drop).map_err(HandshakeError::from))
+}
+
+fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static BOTH: [&SupportedProtocolVersion; 2] =
+        [&rustls::version::TLS13, &rustls::version::TLS12];
+    match min {
+        MinVersion::Tls12 => &BOTH,
+        MinVersion::Tls13 => &BOTH[..1],
+    }
+}
+
+/// Those that are configured and no others: never the system's.
+fn roots(authorities: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone())?;
+    }
+    Ok(roots.into())
 }
 
 /// rustls' suites, all of them, in our own order: AES-128-GCM first. Clients put

@@ -1,19 +1,43 @@
 //! A running upstream: its pool, how to connect, and its health checks.
 
-use std::sync::{Mutex, PoisonError};
+mod opening;
+mod troubles;
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use leastconn::{
     Pool, PoolError,
     net::{self, Check, Checker, ConnectPolicy, Probe},
 };
 
-use crate::config::{self, HealthCheck, ProbeKind, StatusSet};
+pub use opening::{Opening, Secured, ServerStream};
+
+use crate::{
+    config::{self, HealthCheck, ProbeKind, StatusSet},
+    proxy_protocol::{Headed, Version},
+    tls::TlsError,
+};
+use opening::{Probing, Secure};
+
+/// An upstream cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// It has no servers, or two of the same name.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// TLS refuses what was configured.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
 
 /// An upstream of the running configuration.
 #[derive(Debug)]
 pub struct Upstream {
     pool: Pool,
     connect: ConnectPolicy,
+    proxy_protocol: Option<Version>,
+    /// With the certificates that it was started with.
+    opening: Opening,
     checker: Mutex<Option<Checker>>,
 }
 
@@ -21,20 +45,23 @@ impl Upstream {
     /// Makes the pool and starts its health checks.
     ///
     /// # Errors
-    /// If the configuration has no servers, or two of the same name.
+    /// If the configuration has no servers, or two of the same name, or TLS refuses
+    /// its certificates.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn start(config: &config::Upstream) -> Result<Self, PoolError> {
-        Ok(Self::around(new_pool(config)?, config))
+    pub fn start(config: &config::Upstream) -> Result<Self, UpstreamError> {
+        Ok(Self::around(new_pool(config)?, opening(config)?, config))
     }
 
     /// Whether [`Self::start`] and [`Self::succeed`] would be possible.
     ///
     /// # Errors
     /// As theirs.
-    pub fn check(config: &config::Upstream) -> Result<(), PoolError> {
-        new_pool(config).map(drop)
+    pub fn check(config: &config::Upstream) -> Result<(), UpstreamError> {
+        new_pool(config)?;
+        opening(config)?;
+        Ok(())
     }
 
     /// The upstream that follows this one. Servers that are in both go on with
@@ -45,16 +72,23 @@ impl Upstream {
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn succeed(&self, config: &config::Upstream) -> Result<Self, PoolError> {
+    pub fn succeed(&self, config: &config::Upstream) -> Result<Self, UpstreamError> {
         let active = config.health_check.as_ref().map(|check| check.policy);
         let servers = config.servers.iter().cloned();
+        let opening = opening(config)?;
         let pool = self.pool.succeed(servers, active, config.passive)?;
-        Ok(Self::around(pool, config))
+        Ok(Self::around(pool, opening, config))
     }
 
-    fn around(pool: Pool, config: &config::Upstream) -> Self {
-        let check = config.health_check.as_ref();
-        let checker = check.map(|check| Checker::start(&pool, probe_of(check)));
+    fn around(pool: Pool, opening: Opening, config: &config::Upstream) -> Self {
+        let checker = config.health_check.as_ref().map(|check| {
+            // A port of its own is as a rule for health checks alone.
+            let header = config.proxy_protocol.filter(|_| check.port.is_none());
+            let header = header.map(Version::local);
+            let check = probe_of(check);
+            let step = Probing::new(opening.clone(), &check);
+            Checker::start_with(&pool, check, Headed::new(header, step))
+        });
         Self {
             pool,
             connect: ConnectPolicy {
@@ -62,6 +96,8 @@ impl Upstream {
                 retries: config.retries,
                 keepalive: config.keepalive,
             },
+            proxy_protocol: config.proxy_protocol,
+            opening,
             checker: Mutex::new(checker),
         }
     }
@@ -81,6 +117,16 @@ impl Upstream {
     pub const fn connect_policy(&self) -> &ConnectPolicy {
         &self.connect
     }
+
+    /// The PROXY header that servers get.
+    pub const fn proxy_protocol(&self) -> Option<Version> {
+        self.proxy_protocol
+    }
+
+    /// What is done with a fresh connection.
+    pub const fn opening(&self) -> &Opening {
+        &self.opening
+    }
 }
 
 fn new_pool(config: &config::Upstream) -> Result<Pool, PoolError> {
@@ -91,6 +137,12 @@ fn new_pool(config: &config::Upstream) -> Result<Pool, PoolError> {
         config.passive,
         net::random(),
     )
+}
+
+fn opening(config: &config::Upstream) -> Result<Opening, TlsError> {
+    let secure = config.tls.as_ref();
+    let secure = secure.map(|tls| Secure::new(config.id.clone(), tls));
+    Ok(Opening::new(secure.transpose()?.map(Arc::new)))
 }
 
 fn probe_of(check: &HealthCheck) -> Check {

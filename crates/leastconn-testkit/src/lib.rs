@@ -14,6 +14,7 @@ pub mod data;
 pub mod fault;
 pub mod metrics;
 pub mod pki;
+pub mod proxy;
 pub mod upstream;
 
 pub use balancer::{Balancer, Signal};

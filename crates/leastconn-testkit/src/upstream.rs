@@ -8,8 +8,8 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
+use rustls::{ServerConfig, SupportedProtocolVersion};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -83,9 +83,19 @@ impl Upstream {
     /// Starts a server that speaks TLS, with `cert`, and demands a client certificate
     /// of `client_ca` if one is given.
     pub async fn start_tls(behaviour: Behaviour, cert: &Cert, client_ca: Option<&TestCa>) -> Self {
+        Self::start_tls_versions(behaviour, cert, client_ca, rustls::ALL_VERSIONS).await
+    }
+
+    /// As [`Self::start_tls`], speaking these versions only.
+    pub async fn start_tls_versions(
+        behaviour: Behaviour,
+        cert: &Cert,
+        client_ca: Option<&TestCa>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Self {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap();
         let builder = match client_ca {
             None => builder.with_no_client_auth(),

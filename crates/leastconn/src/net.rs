@@ -3,6 +3,7 @@
 pub mod connect;
 mod failure;
 mod keepalive;
+mod prepare;
 pub mod probe;
 pub mod relay;
 pub(crate) mod resolve;
@@ -10,8 +11,9 @@ mod stream;
 
 use std::time::Instant;
 
-pub use connect::{ConnectError, ConnectPolicy, Connected, connect};
+pub use connect::{ConnectError, ConnectPolicy, Connected, connect, connect_with};
 pub use keepalive::set_keepalive;
+pub use prepare::{Plain, Prepare};
 pub use probe::{Check, Checker, Probe};
 pub use relay::{Timeouts, Traffic, relay};
 pub use stream::Stream;

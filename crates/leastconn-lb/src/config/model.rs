@@ -3,7 +3,13 @@
 //! There is no way from a file to these types but through [`load`](super::load),
 //! and nothing in them needs checking again.
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use leastconn::{
@@ -17,8 +23,9 @@ use super::{
     cidr::{IpNet, Prefixes},
     clients::{Clients, Key},
     pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern},
-    tls::Tls,
+    tls::{Tls, UpstreamTls},
 };
+use crate::proxy_protocol::Version;
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -189,6 +196,8 @@ pub struct Listener {
     pub on_expiry: OnExpiry,
     /// How fast each source may connect; `None`: as fast as it can.
     pub source_rate_limit: Option<SourceRateLimit>,
+    /// Who sends PROXY headers, which must come first; `None`: nobody.
+    pub senders: Option<Senders>,
     /// TLS towards clients; `None`: plain TCP.
     pub tls: Option<Tls>,
 }
@@ -212,6 +221,25 @@ pub struct SourceRateLimit {
     pub rate: RateLimit,
     /// What a source is.
     pub prefixes: Prefixes,
+}
+
+/// Who may announce clients by PROXY headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Senders {
+    /// Whoever connects.
+    Anyone,
+    /// Who connects from one of these; not empty.
+    Only(Vec<IpNet>),
+}
+
+impl Senders {
+    /// Whether `address` is one of theirs.
+    pub fn include(&self, address: IpAddr) -> bool {
+        match self {
+            Self::Anyone => true,
+            Self::Only(networks) => networks.iter().any(|network| network.contains(address)),
+        }
+    }
 }
 
 /// One of a listener's `routes`.
@@ -247,10 +275,14 @@ pub struct Upstream {
     pub retries: u32,
     /// Silence before TCP keepalive probes; `None`: none.
     pub keepalive: Option<Duration>,
+    /// The PROXY header that servers get; `None`: none.
+    pub proxy_protocol: Option<Version>,
     /// Probes; `None`: none.
     pub health_check: Option<HealthCheck>,
     /// What failing connects do to a server.
     pub passive: PassivePolicy,
+    /// TLS towards the servers; `None`: plain TCP.
+    pub tls: Option<UpstreamTls>,
 }
 
 /// `health_check` of an upstream.

@@ -15,11 +15,8 @@ pub(crate) struct Planned {
 
 pub(crate) const PLANNED: &[Planned] = &[
     planned("admin.socket", &[]),
-    planned("listener.proxy_protocol", &["off"]),
     planned("upstream.balance", &["least_conn"]),
     planned("upstream.slow_start", &["0s"]),
-    planned("upstream.proxy_protocol", &["off"]),
-    planned("upstream.tls", &[]),
 ];
 
 const fn planned(key: &'static str, accepted: &'static [&'static str]) -> Planned {

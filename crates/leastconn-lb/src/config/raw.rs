@@ -142,6 +142,10 @@ pub struct RawListener {
     pub proxy_protocol: Opt<ProxyProtocolIn>,
     /// How fast each source may connect, before anything else is looked at. Absent: no limit.
     pub source_rate_limit: Opt<RawSourceRateLimit>,
+    /// With "required": the addresses or networks of those who may send such
+    /// headers. Anyone else is refused. Default: anyone may, and claim any address.
+    #[schemars(extend("examples" = ["10.0.0.0/8", ["10.0.0.5", "10.0.0.6"]]))]
+    pub proxy_protocol_from: Opt<OneOrMany>,
     /// TLS towards clients. Without it: plain TCP, and clients are told apart by their address.
     pub tls: Opt<RawTls>,
 }
@@ -217,7 +221,7 @@ pub struct RawUpstream {
     /// How long a server that came up takes to its full share; "0s": none.
     #[schemars(extend("default" = text(Duration::ZERO)))]
     pub slow_start: Opt<DurationText>,
-    /// The PROXY protocol header that servers get.
+    /// The PROXY protocol header that servers get before anything else, TLS included.
     #[schemars(extend("default" = "off"))]
     pub proxy_protocol: Opt<ProxyProtocolOut>,
     /// Probes that tell whether a server works. Default: a TCP connect every ten seconds.
@@ -329,14 +333,22 @@ pub struct RawPassive {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "upstream_tls")]
 pub struct RawUpstreamTls {
-    /// PEM file: the authorities whose certificates servers may show.
+    /// PEM file: the authorities whose certificates servers may show. There are no others.
+    #[schemars(required)]
     pub ca: Opt<String>,
-    /// The name that their certificates must be for.
+    /// The name, or IP address, that their certificates must be for. Default: each server's own host.
+    #[schemars(extend("examples" = ["web.internal"]))]
     pub server_name: Opt<String>,
-    /// PEM file: the certificate that is shown to them.
+    /// PEM file: the certificate that is shown to them, then those above it.
     pub cert: Opt<String>,
-    /// PEM file: its key.
+    /// PEM file: the key of that certificate, not encrypted.
     pub key: Opt<String>,
+    /// PEM file, or a list of them: revocation lists. One that has expired
+    /// refuses all certificates of its issuer.
+    pub crl: Opt<OneOrMany>,
+    /// The oldest protocol version that is spoken.
+    #[schemars(extend("default" = "1.2"))]
+    pub min_version: Opt<MinVersion>,
 }
 
 /// A server of an upstream.

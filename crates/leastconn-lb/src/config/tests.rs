@@ -7,6 +7,7 @@ mod mistakes;
 mod robust;
 mod rules;
 mod tls;
+mod upstream_tls;
 
 use std::{env::VarError, path::Path};
 

@@ -1,13 +1,15 @@
-//! TLS towards clients: what a listener's `tls` names, read and checked.
+//! TLS towards clients and towards servers: what the `tls` of a listener or of an
+//! upstream names, read and checked.
 //!
 //! A file that is missing, unfit or out of date is an error here and not a
 //! surprise at the first handshake. There are no system roots: only what
-//! `client_ca` holds is trusted.
+//! `client_ca` or `ca` holds is trusted.
 
 mod again;
 mod file;
 mod inspect;
 pub(crate) mod load;
+pub(crate) mod upstream;
 
 use std::{
     path::{Path, PathBuf},
@@ -15,7 +17,8 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use leastconn::Address;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -86,6 +89,51 @@ pub struct TlsMaterial {
     pub crls: Vec<CertificateRevocationListDer<'static>>,
     /// Every certificate file, for the metric.
     pub files: Vec<CertificateFile>,
+}
+
+/// `tls` of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// The oldest protocol version that is spoken.
+    pub min_version: MinVersion,
+    /// What every server's certificate must be for. `None`: each server's own host,
+    /// which was checked to be something that a certificate can be for.
+    pub server_name: Option<ServerName<'static>>,
+    /// What the files hold. Shared: a configuration is cloned, its keys are not.
+    pub material: Arc<UpstreamTlsMaterial>,
+}
+
+impl UpstreamTls {
+    /// What the certificate of the server at `address` must be for.
+    pub fn name_of(&self, address: &Address) -> Option<ServerName<'static>> {
+        self.server_name.clone().or_else(|| match address {
+            Address::Ip(address) => Some(ServerName::IpAddress(address.ip().into())),
+            Address::Name { host, .. } => ServerName::try_from(host.to_string()).ok(),
+        })
+    }
+}
+
+/// What the files of one `tls` table of an upstream hold.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UpstreamTlsMaterial {
+    /// The authorities whose certificates servers may show.
+    pub ca: Vec<CertificateDer<'static>>,
+    /// The revocation lists, each signed by one of `ca` and current when it was read.
+    pub crls: Vec<CertificateRevocationListDer<'static>>,
+    /// What servers are shown if they ask; `None`: nothing.
+    pub own: Option<KeyPair>,
+    /// Every certificate file, for the metric.
+    pub files: Vec<CertificateFile>,
+}
+
+/// A certificate and its key.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KeyPair {
+    /// The certificate, then those above it as the file has them.
+    pub cert_chain: Vec<CertificateDer<'static>>,
+    /// The key that belongs to the first certificate of the chain. Its `Debug`
+    /// form is redacted.
+    pub key: PrivateKeyDer<'static>,
 }
 
 /// When a file's content stops being valid.

@@ -117,3 +117,20 @@ fn the_wall_clock_may_be_set() {
     live.ended(Reason::Ok);
     assert_eq!(live.due(now, 1001), None);
 }
+
+#[test]
+fn the_source_is_the_announced_one_and_the_first_announcement_stands() {
+    let registry = Arc::new(Registry::default());
+    let live = register(&registry);
+    let peer = live.source();
+    assert_eq!(live.proxy(), None);
+    let ends = |source: &str| {
+        let destination = "198.51.100.1:443".parse().unwrap();
+        Endpoints::new(source.parse().unwrap(), destination)
+    };
+    live.announce(ends("192.0.2.7:1"));
+    live.announce(ends("192.0.2.8:2"));
+    let seen = &registry.list()[0];
+    assert_eq!(seen.source(), "192.0.2.7:1".parse().unwrap());
+    assert_eq!(seen.proxy(), Some(peer));
+}

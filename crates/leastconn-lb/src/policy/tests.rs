@@ -391,8 +391,10 @@ fn upstream(name: &str, servers: &[&str]) -> (UpstreamId, Arc<Upstream>) {
         connect_timeout: Duration::from_secs(1),
         retries: 0,
         keepalive: None,
+        proxy_protocol: None,
         health_check: None,
         passive: leastconn::health::PassivePolicy::default(),
+        tls: None,
     });
     (id, Arc::new(upstream.unwrap()))
 }

@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustls::ServerConnection;
+use rustls::Connection;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -71,10 +71,10 @@ impl Write for Polled<'_, '_> {
     }
 }
 
-/// See [`super::TlsStream`].
+/// Either side of a connection: see [`super::TlsStream`], [`super::client`].
 pub(super) struct Buffered {
     socket: TcpStream,
-    session: Box<ServerConnection>,
+    session: Box<Connection>,
     /// Read from the socket and not yet given to rustls, because the reader had
     /// no room for more plaintext. Almost always empty.
     undigested: Vec<u8>,
@@ -82,7 +82,8 @@ pub(super) struct Buffered {
 }
 
 impl Buffered {
-    pub(super) fn new(socket: TcpStream, mut session: ServerConnection) -> Self {
+    pub(super) fn new(socket: TcpStream, session: impl Into<Connection>) -> Self {
+        let mut session = session.into();
         session.set_buffer_limit(Some(SEND_BUFFER));
         Self {
             socket,
@@ -93,7 +94,7 @@ impl Buffered {
     }
 
     /// What was negotiated, and with whom.
-    pub(super) fn session(&self) -> &ServerConnection {
+    pub(super) fn session(&self) -> &Connection {
         &self.session
     }
 
@@ -102,8 +103,9 @@ impl Buffered {
         self.socket
     }
 
-    /// What comes after the ClientHello, each flight in a turn of `place`.
-    pub(super) async fn handshake(&mut self, place: &Place) -> Result<(), HandshakeError> {
+    /// What is left of the handshake, each flight in a turn of `place`; without one, in
+    /// none.
+    pub(super) async fn handshake(&mut self, place: Option<&Place>) -> Result<(), HandshakeError> {
         loop {
             poll_fn(|cx| self.poll_send(cx)).await?;
             if !self.session.is_handshaking() {
@@ -112,7 +114,10 @@ impl Buffered {
             if poll_fn(|cx| self.poll_read_tls(cx)).await? == 0 {
                 return Err(HandshakeError::Closed);
             }
-            let _turn = place.turn().await;
+            let _turn = match place {
+                Some(place) => Some(place.turn().await),
+                None => None,
+            };
             poll_fn(|cx| Poll::Ready(self.digest(cx))).await?;
         }
     }
@@ -272,7 +277,8 @@ impl AsyncWrite for Buffered {
         self.get_mut().poll_send(cx)
     }
 
-    /// `close_notify`, then the TCP half-close: the client may go on sending.
+    /// `close_notify`, then the TCP half-close: the other side may go on
+    /// sending.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_close_notify(cx))?;

@@ -188,7 +188,7 @@ pub async fn accept(
         }
     };
     let mut stream = Buffered::new(socket, session);
-    match stream.handshake(place).await {
+    match stream.handshake(Some(place)).await {
         Ok(()) => Ok(TlsStream::rustls(stream)),
         Err(error) => Err((error, stream.into_socket())),
     }

@@ -1,16 +1,19 @@
 //! Clients that ask for much and read nothing: their servers are stopped, what the
-//! balancer holds for each of them is bounded, and others are served.
+//! balancer holds for each of them is bounded, and others are served. And servers.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use leastconn_testkit::{Balancer, DEADLINE, Upstream, eventually, within};
+use leastconn_testkit::upstream::Open;
+use leastconn_testkit::{Balancer, Behaviour, DEADLINE, Upstream, eventually, within};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
+use crate::servers::{MUTUAL, Servers, VERSIONS};
 use crate::support::{CLIENT1, NO_PROBES, Records, Running, Site, TLS, cn, entries, entry, talk};
 
 /// Who is served meanwhile.
@@ -201,4 +204,73 @@ async fn plain_clients_that_do_not_read() {
     // Of whom some have a pipe, and the others what was read.
     let connect = async || small_socket(plain).await;
     crowds(&lb, &flood, 200, SCRATCH + 8 * 1024, connect).await;
+}
+
+/// With TLS to the servers, rustls keeps 64 KiB besides that it has sealed, or that it
+/// has no room to open, and a record.
+const RUSTLS: u64 = (64 + 32) * 1024;
+
+/// Either the server reads nothing of a client that sends without end, or the other
+/// way round.
+async fn over_tls_to_servers(behaviour: Behaviour, sends: bool) {
+    const COUNT: usize = 150;
+    let servers = Servers::new();
+    let web = servers.mutual(behaviour, VERSIONS[1].1).await;
+    let site = servers.site(&[NO_PROBES, MUTUAL], &entries(&[&web]));
+    let lb = site.start().await;
+    let before = memory(&lb);
+    let mut clients = Vec::new();
+    for _ in 0..COUNT {
+        let mut client = small_socket(lb.address("plain")).await;
+        clients.push(tokio::spawn(async move {
+            let bytes = vec![7; SCRATCH as usize];
+            // Until the balancer takes no more for a while.
+            let mut sent = 0;
+            while sends
+                && let Ok(count) = timeout(Duration::from_secs(1), client.write(&bytes)).await
+            {
+                sent += count.unwrap() as u64;
+                assert!(sent <= 4 * ON_ITS_WAY, "{sent} bytes were taken");
+            }
+            client
+        }));
+    }
+    let direction = if sends { "received" } else { "sent" };
+    let moved = format!(r#"leastconn_bytes_total{{listener="plain",direction="{direction}"}}"#);
+    let moved = leastconn_testkit::metrics::normalise(&moved);
+    let seen = Mutex::new((0.0, 0));
+    let stopped = eventually(3 * DEADLINE, || async {
+        let now = lb.metrics().await[&moved];
+        let (last, unchanged) = &mut *seen.lock().unwrap();
+        *unchanged = if now == *last && now > 0.0 {
+            *unchanged + 1
+        } else {
+            0
+        };
+        *last = now;
+        (*unchanged > 25)
+            .then_some(())
+            .ok_or(format!("{now} bytes"))
+    });
+    web.wait_open(COUNT).await;
+    stopped.await.unwrap();
+    let held = memory(&lb);
+    let allowed = before + (SCRATCH + RUSTLS) * COUNT as u64 + ONCE;
+    assert!(held <= allowed, "{held} bytes, more than {allowed}");
+    for client in clients {
+        drop(client.await.unwrap());
+    }
+    // One that never reads would keep its connections to their time-out.
+    web.stop(Open::Close).await;
+    lb.quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_reached_by_tls_that_do_not_read() {
+    over_tls_to_servers(Behaviour::Stuck, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_do_not_read_from_servers_reached_by_tls() {
+    over_tls_to_servers(Behaviour::Source { bytes: 1 << 30 }, false).await;
 }

@@ -5,12 +5,14 @@
 //! with `LEASTCONN_LONG=1`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod servers;
 mod support;
 
 mod authorizes_by_the_first_rule_that_matches;
 mod bounds_what_slow_readers_hold;
 mod caps_what_it_takes_on;
 mod carries_bytes_unchanged;
+mod checks_health_over_tls;
 mod ends_handshakes_at_one_deadline;
 mod ends_silent_connections;
 mod ends_what_has_run_out;
@@ -18,6 +20,7 @@ mod ends_when_told_to;
 mod explains_what_would_happen;
 mod judges_open_connections_again;
 mod knows_clients_by_all_that_a_certificate_says;
+mod learns_clients_from_proxy_headers;
 mod lets_no_source_keep_others_waiting;
 mod limits_each_identity_apart;
 mod limits_each_source_apart;
@@ -28,6 +31,7 @@ mod passes_on_resets;
 mod refuses_ambiguous_identities;
 mod refuses_certificates_with_a_reason;
 mod refuses_what_is_not_tls;
+mod refuses_who_sends_no_proxy_header;
 mod reloads_only_what_changed;
 mod reloads_under_load;
 mod resumes_no_session;
@@ -35,8 +39,11 @@ mod routes_by_server_name;
 mod says_why_it_does_not_start;
 mod shows_its_state_on_the_admin_address;
 mod speaks_tls_1_2_and_1_3;
+mod speaks_tls_to_servers;
 mod spreads_by_least_connections;
 mod survives_running_out_of_descriptors;
 mod survives_servers_that_stop;
 mod takes_a_hello_in_pieces;
+mod tells_servers_who_connects;
+mod verifies_servers;
 mod writes_one_record_a_socket;

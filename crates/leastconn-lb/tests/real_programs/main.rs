@@ -1,5 +1,6 @@
 //! The program as its users meet it: the real binary, in front of real servers
-//! (nginx, redis), asked by real clients (curl, openssl, python, redis-cli).
+//! (nginx, redis), behind and before real balancers (haproxy), asked by real clients (curl,
+//! openssl, python, redis-cli).
 //!
 //! A program that is missing makes the test fail with what to install; nothing is
 //! skipped. Everything lives in temporary directories and on ports of its own.
@@ -21,6 +22,7 @@ mod check_reports_every_problem_at_its_place;
 mod client1_reaches_both_servers_client2_one;
 mod curl_sends_several_requests_over_one_connection;
 mod every_example_is_checked_and_started;
+mod haproxy_and_nginx_understand_proxy_headers;
 mod healthcheck_exits_with_what_it_found;
 mod of_21_at_once_one_is_rate_limited;
 mod openssl_is_told_why_it_is_refused;
@@ -31,4 +33,5 @@ mod redis_clients_pass_through;
 mod schema_completions_and_manual_are_well_formed;
 mod the_demo_shows_every_refusal_and_leaves_nothing;
 mod the_scripts_say_that_all_is_as_expected;
+mod tls_to_nginx_and_openssl;
 mod who_is_refused_reaches_no_server;

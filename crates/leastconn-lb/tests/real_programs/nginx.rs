@@ -32,10 +32,31 @@ impl Nginx {
     /// Starts one, in `parent/name`. `/` is the page `name`, `/healthz` answers 200,
     /// or 503 once told so.
     pub(crate) async fn start(name: &str, parent: &Path) -> Self {
+        Self::start_with(name, parent, ["", ""]).await
+    }
+
+    /// The same by mutual TLS of that version, with `server.crt`, `server.key` and `ca.crt` of `parent`.
+    /// The page says whom it takes the client for.
+    pub(crate) async fn start_tls(name: &str, parent: &Path, version: &str) -> Self {
+        let files = parent.display();
+        let tls = format!(
+            "ssl_certificate {files}/server.crt; ssl_certificate_key {files}/server.key;
+    ssl_client_certificate {files}/ca.crt; ssl_verify_client on;
+    ssl_protocols {version};"
+        );
+        Self::start_with(name, parent, ["ssl", &tls]).await
+    }
+
+    async fn start_with(name: &str, parent: &Path, [ssl, tls]: [&str; 2]) -> Self {
         let dir = parent.join(name);
         fs::create_dir(&dir).unwrap();
         let (port, status) = (Port::reserve(), Port::reserve());
-        let config = configuration(name, &dir, port.address, status.address);
+        let listen = format!("listen {} {ssl};\n    {tls}", port.address);
+        let page = match ssl {
+            "" => name.to_owned(),
+            _ => format!("{name} $ssl_protocol $ssl_server_name $ssl_client_s_dn"),
+        };
+        let config = configuration(&page, &dir, &listen, status.address);
         fs::write(dir.join("nginx.conf"), config).unwrap();
         let mut this = Self {
             dir,
@@ -142,7 +163,7 @@ impl Drop for Nginx {
 
 // One process, so that killing it leaves nobody behind. The queue is long enough
 // for a test's connections; the log is not buffered.
-fn configuration(name: &str, dir: &Path, port: SocketAddr, status: SocketAddr) -> String {
+fn configuration(page: &str, dir: &Path, listen: &str, status: SocketAddr) -> String {
     let dir = dir.display();
     format!(
         r#"daemon off;
@@ -159,10 +180,10 @@ http {{
   scgi_temp_path {dir}/t5;
   access_log off;
   server {{
-    listen {port};
+    {listen}
     access_log {dir}/access.log tests;
     default_type text/plain;
-    location / {{ return 200 "{name}\n"; }}
+    location / {{ return 200 "{page}\n"; }}
     location = /healthz {{
       access_log off;
       if (-f {dir}/ill) {{ return 503; }}

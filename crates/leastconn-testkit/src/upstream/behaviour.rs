@@ -8,6 +8,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::data::{Sha256, pattern};
+use crate::proxy;
+#[cfg(doc)]
+use crate::proxy::Received;
 
 /// What an upstream does with a connection.
 #[derive(Debug, Clone)]
@@ -16,6 +19,9 @@ pub enum Behaviour {
     Echo,
     /// Sends its name and a line feed, then echoes.
     Named(String),
+    /// Reads a PROXY header, before TLS if it speaks that, sends a line that says what
+    /// was in it ([`Received`] as text), then echoes.
+    ProxyHeader,
     /// Reads until the client has finished sending, waits, answers `bytes` bytes of
     /// the pattern, closes.
     SlowAnswer {
@@ -54,9 +60,15 @@ impl Behaviour {
         if matches!(self, Self::AcceptThenReset) {
             return Ok(());
         }
+        let (mut tcp, mut this) = (tcp, self);
+        if matches!(this, Self::ProxyHeader) {
+            let received = proxy::read(&mut tcp).await;
+            this =
+                Self::Named(received.map_or_else(|e| format!("no header: {e}"), |r| r.to_string()));
+        }
         match tls {
-            None => self.converse(tcp).await,
-            Some(tls) => self.converse(tls.accept(tcp).await?).await,
+            None => this.converse(tcp).await,
+            Some(tls) => this.converse(tls.accept(tcp).await?).await,
         }
     }
 
@@ -85,7 +97,8 @@ impl Behaviour {
             Self::ResetAfter(bytes) => {
                 tokio::io::copy(&mut stream.take(bytes), &mut tokio::io::sink()).await?;
             }
-            Self::AcceptThenReset => {}
+            // Has become `Named` before.
+            Self::AcceptThenReset | Self::ProxyHeader => {}
             Self::Silent => {
                 digest(&mut stream).await?;
             }

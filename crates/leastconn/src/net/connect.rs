@@ -15,13 +15,15 @@ use super::{
     failure::{Fault, fault},
     keepalive::set_keepalive,
     now,
+    prepare::{Plain, Prepare},
 };
 use crate::{Candidates, Lease, Pool, Reason, Server, ServerId, Tried};
 
 /// How long and how often to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectPolicy {
-    /// Time for one attempt: resolving the server's name and connecting to it.
+    /// Time for one attempt: resolving the server's name, connecting to it, and
+    /// preparing the connection where [`connect_with`] is asked to.
     pub timeout: Duration,
     /// Further servers that are tried when connecting fails.
     pub retries: u32,
@@ -43,9 +45,9 @@ impl Default for ConnectPolicy {
 
 /// An open connection to a server.
 #[derive(Debug)]
-pub struct Connected {
+pub struct Connected<S = TcpStream> {
     /// The connection.
-    pub stream: TcpStream,
+    pub stream: S,
     /// Its place on the server: hold it as long as the connection.
     pub lease: Lease,
     /// Servers that were tried, this one included.
@@ -121,6 +123,24 @@ pub async fn connect(
     candidates: &Candidates,
     policy: &ConnectPolicy,
 ) -> Result<Connected, ConnectError> {
+    connect_with(pool, candidates, policy, &Plain).await
+}
+
+/// Like [`connect`], with a further step on each fresh connection, within the
+/// same time. A server with which it fails has failed: that feeds its passive
+/// health, and the next one is tried.
+///
+/// # Errors
+/// As [`connect`].
+///
+/// # Cancel safety
+/// As [`connect`].
+pub async fn connect_with<P: Prepare>(
+    pool: &Pool,
+    candidates: &Candidates,
+    policy: &ConnectPolicy,
+    step: &P,
+) -> Result<Connected<P::Stream>, ConnectError> {
     let mut tried = Tried::default();
     let mut last_failure = None;
     for attempts in 1..=policy.retries.saturating_add(1) {
@@ -128,15 +148,8 @@ pub async fn connect(
             break;
         };
         let server = lease.server();
-        match dial(server, policy.timeout).await {
+        match dial(server, policy, step).await {
             Ok(stream) => {
-                if let Some(idle) = policy.keepalive
-                    && let Err(error) = set_keepalive(&stream, idle)
-                {
-                    // The connection works; the reset of a server that is gone
-                    // may not have been seen yet.
-                    tracing::debug!(server = %server.id(), %error, "no keepalive");
-                }
                 if server.connect_succeeded() {
                     tracing::info!(upstream = %pool.id(), server = %server.id(), "server is up: a connection succeeded");
                 }
@@ -166,13 +179,25 @@ pub async fn connect(
     Err(last_failure.unwrap_or(ConnectError::NoServerAvailable))
 }
 
-/// Connects to one server, trying all of its addresses within `limit`.
-async fn dial(server: &Server, limit: Duration) -> io::Result<TcpStream> {
-    let deadline = now() + limit;
+/// Connects to one server, trying all of its addresses within the time for one
+/// attempt.
+async fn dial<P: Prepare>(
+    server: &Server,
+    policy: &ConnectPolicy,
+    step: &P,
+) -> io::Result<P::Stream> {
+    let deadline = now() + policy.timeout;
     let resolving = server.resolved.addresses(server.address(), now());
     // No timer around the whole: an attempt's own are enough, and each one costs.
     let result = match timeout_at(deadline.into(), resolving).await {
-        Ok(Ok(addresses)) => connect_any(&addresses, deadline).await,
+        Ok(Ok(addresses)) => {
+            let dialling = Dialling {
+                server,
+                keepalive: policy.keepalive,
+                step,
+            };
+            dialling.any(&addresses, deadline).await
+        }
         Ok(Err(error)) => Err(error),
         Err(_) => Err(timed_out()),
     };
@@ -185,28 +210,51 @@ async fn dial(server: &Server, limit: Duration) -> io::Result<TcpStream> {
     result
 }
 
-/// Connects to the first address that answers. An address that is silent gets
-/// its share of the time left, not all of it: others may answer.
-pub(crate) async fn connect_any(
-    addresses: &[SocketAddr],
-    deadline: Instant,
-) -> io::Result<TcpStream> {
-    let mut failure = None;
-    for (position, &address) in addresses.iter().enumerate() {
-        let left = deadline.saturating_duration_since(now());
-        let others = u32::try_from(addresses.len() - position).unwrap_or(u32::MAX);
-        let error = match timeout(left / others, open(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => error,
-            Err(_) => timed_out(),
-        };
-        if fault(&error) == Fault::Exhausted {
-            return Err(error);
+/// Opening a connection to one server, whatever address it has.
+pub(crate) struct Dialling<'a, P> {
+    pub(crate) server: &'a Server,
+    pub(crate) keepalive: Option<Duration>,
+    pub(crate) step: &'a P,
+}
+
+impl<P: Prepare> Dialling<'_, P> {
+    /// Connects to the first address that answers. An address that is silent
+    /// gets its share of the time left, not all of it: others may answer.
+    pub(crate) async fn any(
+        &self,
+        addresses: &[SocketAddr],
+        deadline: Instant,
+    ) -> io::Result<P::Stream> {
+        let mut failure = None;
+        for (position, &address) in addresses.iter().enumerate() {
+            let left = deadline.saturating_duration_since(now());
+            let others = u32::try_from(addresses.len() - position).unwrap_or(u32::MAX);
+            // One timer for connecting and the step.
+            let error = match timeout(left / others, self.one(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => error,
+                Err(_) => timed_out(),
+            };
+            if fault(&error) == Fault::Exhausted {
+                return Err(error);
+            }
+            failure = Some(more_telling(failure, error));
         }
-        failure = Some(more_telling(failure, error));
+        Err(failure
+            .unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
     }
-    Err(failure
-        .unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+
+    async fn one(&self, address: SocketAddr) -> io::Result<P::Stream> {
+        let stream = open(address).await?;
+        if let Some(idle) = self.keepalive
+            && let Err(error) = set_keepalive(&stream, idle)
+        {
+            // The connection works; the reset of a server that is gone may not
+            // have been seen yet.
+            tracing::debug!(server = %self.server.id(), %error, "no keepalive");
+        }
+        self.step.prepare(stream, self.server).await
+    }
 }
 
 /// On a host without IPv6, that `::1` has no way to it says nothing new after

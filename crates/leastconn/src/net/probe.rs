@@ -1,18 +1,20 @@
 //! Asking servers whether they work, before a client has to find out.
 
-use std::{io, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{future::poll_fn, io, ops::RangeInclusive, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     task::JoinSet,
     time::{sleep, timeout},
 };
 
 use super::{
-    connect::connect_any,
+    Stream,
+    connect::Dialling,
     failure::{Fault, fault},
-    now, random,
+    now,
+    prepare::{Plain, Prepare},
+    random,
 };
 use crate::{AdminState, Pool, Server, UpstreamId, backoff::share};
 
@@ -80,11 +82,12 @@ impl ProbeError {
 /// As much of an answer as is looked at.
 const MAX_ANSWER: usize = 16 * 1024;
 
-/// Probes a server once.
+/// Probes a server once. What is asked is asked over what `step` makes of the
+/// connection, within the same time.
 ///
 /// # Errors
 /// If it does not work.
-pub async fn probe(server: &Server, check: &Check) -> Result<(), ProbeError> {
+pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Result<(), ProbeError> {
     let deadline = now() + check.timeout;
     let attempt = async {
         let address = server.address();
@@ -99,10 +102,15 @@ pub async fn probe(server: &Server, check: &Check) -> Result<(), ProbeError> {
         for resolved in &mut addresses {
             resolved.set_port(address.port());
         }
-        let mut stream = connect_any(&addresses, deadline).await?;
+        let dialling = Dialling {
+            server,
+            keepalive: None,
+            step,
+        };
+        let mut stream = dialling.any(&addresses, deadline).await?;
         match &check.probe {
             Probe::Tcp { send, expect } => {
-                converse(&mut stream, send.as_deref(), expect.as_deref()).await
+                converse(&mut stream, send.as_deref(), expect.as_deref()).await?;
             }
             Probe::Http { path, status } => {
                 let request = format!(
@@ -114,27 +122,30 @@ pub async fn probe(server: &Server, check: &Check) -> Result<(), ProbeError> {
                     },
                 );
                 stream.write_all(request.as_bytes()).await?;
+                stream.flush().await?;
                 let code = read_status(&mut stream).await?;
-                if status.iter().any(|range| range.contains(&code)) {
-                    Ok(())
-                } else {
-                    Err(ProbeError::Status(code))
+                if !status.iter().any(|range| range.contains(&code)) {
+                    return Err(ProbeError::Status(code));
                 }
             }
         }
+        // Towards a server that works, in good order. It has answered already.
+        let _ = poll_fn(|cx| Pin::new(&mut stream).poll_finish(cx)).await;
+        Ok(())
     };
     timeout(check.timeout, attempt)
         .await
         .unwrap_or(Err(ProbeError::TimedOut(check.timeout)))
 }
 
-async fn converse(
-    stream: &mut TcpStream,
+async fn converse<S: Stream>(
+    stream: &mut S,
     send: Option<&[u8]>,
     expect: Option<&[u8]>,
 ) -> Result<(), ProbeError> {
     if let Some(send) = send {
         stream.write_all(send).await?;
+        stream.flush().await?;
     }
     let Some(expect) = expect.filter(|expect| !expect.is_empty()) else {
         return Ok(());
@@ -149,7 +160,7 @@ async fn converse(
     .ok_or(ProbeError::Unexpected)
 }
 
-async fn read_status(stream: &mut TcpStream) -> Result<u16, ProbeError> {
+async fn read_status<S: Stream>(stream: &mut S) -> Result<u16, ProbeError> {
     let parsed = read_until(stream, |answer| {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut response = httparse::Response::new(&mut headers);
@@ -167,8 +178,8 @@ async fn read_status(stream: &mut TcpStream) -> Result<u16, ProbeError> {
 }
 
 /// Reads until `found` finds something; `None` when the answer ends before.
-async fn read_until<T>(
-    stream: &mut TcpStream,
+async fn read_until<S: Stream, T>(
+    stream: &mut S,
     mut found: impl FnMut(&[u8]) -> Option<T>,
 ) -> Result<Option<T>, ProbeError> {
     let mut answer = Vec::with_capacity(1024);
@@ -199,26 +210,42 @@ impl Checker {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn start(pool: &Pool, check: Check) -> Self {
+        Self::start_with(pool, check, Plain)
+    }
+
+    /// Likewise, with a step on each fresh connection before the server is asked
+    /// anything.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn start_with<P: Prepare + 'static>(pool: &Pool, check: Check, step: P) -> Self {
+        let step = Arc::new(step);
         let check = Arc::new(check);
         let mut tasks = JoinSet::new();
         for member in pool.members() {
-            let (server, upstream, check) = (
+            let (server, upstream, check, step) = (
                 Arc::clone(&member.server),
                 pool.id().clone(),
                 Arc::clone(&check),
+                Arc::clone(&step),
             );
-            tasks.spawn(watch(server, upstream, check));
+            tasks.spawn(watch(server, upstream, check, step));
         }
         Self { _tasks: tasks }
     }
 }
 
-async fn watch(server: Arc<Server>, upstream: UpstreamId, check: Arc<Check>) {
+async fn watch<P: Prepare>(
+    server: Arc<Server>,
+    upstream: UpstreamId,
+    check: Arc<Check>,
+    step: Arc<P>,
+) {
     loop {
         let start = now();
         // Of a server in maintenance nothing is expected, and nothing is learnt.
         if server.status().admin != AdminState::Maint {
-            let result = probe(&server, &check).await;
+            let result = probe(&server, &check, &*step).await;
             let told = result.as_ref().err().is_none_or(ProbeError::is_the_servers);
             let changed = told && server.probed(result.is_ok());
             match (changed, result) {

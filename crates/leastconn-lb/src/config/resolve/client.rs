@@ -163,7 +163,7 @@ impl Resolver<'_> {
         Ok(moment)
     }
 
-    fn patterns<T, E: std::fmt::Display>(
+    pub(super) fn patterns<T, E: std::fmt::Display>(
         &mut self,
         key: &str,
         raw: Option<&At<OneOrMany>>,

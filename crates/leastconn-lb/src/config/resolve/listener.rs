@@ -4,10 +4,12 @@ use std::{collections::HashMap, ops::Range, time::Duration};
 
 use super::{Resolver, Surroundings, Zero};
 use crate::config::{
-    Prefixes, defaults,
-    model::{Listener, Route, SourceRateLimit, Timeouts},
+    Prefixes,
+    cidr::IpNet,
+    defaults,
+    model::{Listener, Route, Senders, SourceRateLimit, Timeouts},
     pattern::DnsPattern,
-    raw::{RawListener, RawSourceRateLimit, value::At},
+    raw::{ProxyProtocolIn, RawListener, RawSourceRateLimit, value::At},
     tls,
 };
 
@@ -88,8 +90,9 @@ impl Resolver<'_> {
         let source_rate_limit = optional(raw.source_rate_limit.as_ref(), |at| {
             self.source_rate_limit(&at.value)
         });
-        let (Some(routes), Ok(upstream), Ok(source_rate_limit), Ok(tls)) =
-            (routes, upstream, source_rate_limit, tls)
+        let senders = self.senders(table);
+        let (Some(routes), Ok(upstream), Ok(source_rate_limit), Ok(tls), Ok(senders)) =
+            (routes, upstream, source_rate_limit, tls, senders)
         else {
             return None;
         };
@@ -109,6 +112,7 @@ impl Resolver<'_> {
                 .as_ref()
                 .map_or_else(Default::default, |at| at.value),
             source_rate_limit,
+            senders,
             tls,
         })
     }
@@ -128,6 +132,44 @@ impl Resolver<'_> {
                 v6: length(&raw.prefix_v6, usual.v6),
             },
         })
+    }
+
+    /// Who sends PROXY headers.
+    fn senders(&mut self, table: &At<RawListener>) -> Result<Option<Senders>, Reported> {
+        let raw = &table.value;
+        let from = raw.proxy_protocol_from.as_ref();
+        let required = raw
+            .proxy_protocol
+            .as_ref()
+            .filter(|at| matches!(at.value, ProxyProtocolIn::Required));
+        let Some(required) = required else {
+            if let Some(from) = from
+                && !self.pruned(&table.span)
+            {
+                self.problems
+                    .error("`proxy_protocol_from` says who sends PROXY headers, and none are read")
+                    .at(from.span.clone())
+                    .help("add `proxy_protocol = \"required\"`, or remove it");
+            }
+            return Ok(None);
+        };
+        if from.is_none() && !self.pruned(&table.span) {
+            self.problems
+                .warning("anyone who can reach this listener can claim any address")
+                .at(required.span.clone())
+                .note("rules by `source`, limits and the access log go by the address in the PROXY header")
+                .help(
+                    "name those in front: `proxy_protocol_from = [\"10.0.0.0/8\"]`; if nobody else \
+                     can connect, say so: `[\"0.0.0.0/0\", \"::/0\"]`",
+                );
+        }
+        let networks = self.patterns("proxy_protocol_from", from, IpNet::parse);
+        let networks = networks.ok_or(Reported)?;
+        Ok(Some(if networks.is_empty() {
+            Senders::Anyone
+        } else {
+            Senders::Only(networks)
+        }))
     }
 
     /// `None`: some of them are wrong, which has been reported.

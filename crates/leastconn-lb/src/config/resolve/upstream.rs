@@ -7,15 +7,17 @@ use leastconn::{
     health::{ActivePolicy, PassivePolicy},
 };
 
-use super::{AddressUse, Declared, Resolver, Zero};
+use super::{AddressUse, Declared, Resolver, Surroundings, Zero};
 use crate::config::{
     defaults,
     model::{HealthCheck, ProbeKind, StatusSet, Upstream},
     raw::{
-        HealthCheckType, RawHealthCheck, RawPassive, RawServer, RawUpstream,
+        HealthCheckType, ProxyProtocolOut, RawHealthCheck, RawPassive, RawServer, RawUpstream,
         value::{At, ServerEntry},
     },
+    tls,
 };
+use crate::proxy_protocol::Version;
 
 impl Resolver<'_> {
     pub(super) fn all_upstreams(&mut self, raw: &[At<RawUpstream>]) -> Vec<Upstream> {
@@ -58,6 +60,10 @@ impl Resolver<'_> {
     }
 
     fn upstream(&mut self, raw: &RawUpstream, servers: Vec<ServerSpec>) -> Upstream {
+        let tls = raw.tls.as_ref().and_then(|tls| {
+            let Surroundings { base_dir, now, .. } = *self.surroundings;
+            tls::upstream::load(tls, &servers, base_dir, now, self.problems)
+        });
         Upstream {
             // The caller's: a nameless one has been reported, and is checked all the same.
             id: UpstreamId::from(""),
@@ -73,11 +79,18 @@ impl Resolver<'_> {
                 .as_ref()
                 .map_or(defaults::RETRIES, |at| at.value),
             keepalive: self.keepalive(raw.keepalive.as_ref()),
+            proxy_protocol: raw.proxy_protocol.as_ref().and_then(|at| match at.value {
+                ProxyProtocolOut::Off => None,
+                ProxyProtocolOut::V1 => Some(Version::V1),
+                ProxyProtocolOut::V2 => Some(Version::V2),
+                ProxyProtocolOut::V2Tls => Some(Version::V2Tls),
+            }),
             health_check: match &raw.health_check {
                 None => self.health_check(&RawHealthCheck::default(), &(0..0)),
                 Some(At { value, span }) => self.health_check(value, span),
             },
             passive: self.passive(raw.passive.as_ref()),
+            tls,
         }
     }
 

@@ -6,9 +6,10 @@ use leastconn::{Address, ServerId, UpstreamId, Weight};
 
 use super::{PLAIN, changed, config, reading};
 use crate::config::{
-    Access, Allow, Format, Granted, HealthCheck, Key, Level, Mode, OnExpiry, Prefixes, ProbeKind,
-    StatusSet, TlsRecords, Watch, schema,
+    Access, Allow, Format, Granted, HealthCheck, IpNet, Key, Level, Mode, OnExpiry, Prefixes,
+    ProbeKind, Senders, StatusSet, TlsRecords, Watch, schema,
 };
+use crate::proxy_protocol::Version;
 
 #[test]
 fn what_is_left_out_has_the_contract_s_defaults() {
@@ -27,9 +28,11 @@ fn what_is_left_out_has_the_contract_s_defaults() {
     assert_eq!(listener.timeouts.idle, Duration::from_secs(3600));
     assert_eq!(listener.timeouts.half_close, Duration::from_secs(60));
     assert_eq!(listener.keepalive, Some(Duration::from_secs(60)));
+    assert_eq!(listener.senders, None);
     assert_eq!(listener.tls, None);
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.connect_timeout, Duration::from_secs(5));
+    assert_eq!(upstream.proxy_protocol, None);
     assert_eq!(upstream.retries, 2);
     assert_eq!(upstream.keepalive, Some(Duration::from_secs(60)));
     assert_eq!(
@@ -77,7 +80,8 @@ fn every_key_that_works_does() {
         idle_timeout = "2h"
         max_lifetime = "8h"
         on_expiry = "keep"
-        proxy_protocol = "off"
+        proxy_protocol = "required"
+        proxy_protocol_from = ["10.0.0.5", "::ffff:10.1.0.0/112"]
 
         [[upstream]]
         name = "web"
@@ -85,7 +89,7 @@ fn every_key_that_works_does() {
         connect_timeout = "250ms"
         retries = 0
         slow_start = "0ms"
-        proxy_protocol = "off"
+        proxy_protocol = "v2-tls"
         health_check = { type = "http", path = "/up?x=1", status = [200, 204], port = 8080, rise = 1, fall = 1 }
         passive = { max_fails = 0, fail_timeout = "1s" }
         servers = [
@@ -126,8 +130,11 @@ fn every_key_that_works_does() {
     assert_eq!(listener.binds[0].port(), 9443);
     assert_eq!(listener.max_lifetime, Some(Duration::from_secs(8 * 3600)));
     assert_eq!(listener.on_expiry, OnExpiry::Keep);
+    let networks = ["10.0.0.5", "10.1.0.0/16"].map(|text| IpNet::parse(text).unwrap());
+    assert_eq!(listener.senders, Some(Senders::Only(networks.to_vec())));
 
     let upstream = config.upstream(&UpstreamId::from("web")).unwrap();
+    assert_eq!(upstream.proxy_protocol, Some(Version::V2Tls));
     let names: Vec<_> = upstream.servers.iter().map(|s| s.id.as_str()).collect();
     assert_eq!(names, ["webapp1:80", "webapp2", "webapp3:80"]);
     let second = &upstream.servers[1];
@@ -221,6 +228,41 @@ fn a_source_limit_counts_by_the_prefixes_it_gives_or_the_usual_ones() {
         (50.0, 100, 24, 48)
     );
     assert_eq!(config(PLAIN).listeners[0].source_rate_limit, None);
+}
+
+#[test]
+fn the_header_for_servers_is_one_of_three_or_none() {
+    for (word, version) in [
+        ("off", None),
+        ("v1", Some(Version::V1)),
+        ("v2", Some(Version::V2)),
+        ("v2-tls", Some(Version::V2Tls)),
+    ] {
+        let key = format!("name = \"web\"\nproxy_protocol = \"{word}\"\n");
+        let config = config(&changed("name = \"web\"\n", &key));
+        assert_eq!(config.upstreams[0].proxy_protocol, version);
+    }
+}
+
+#[test]
+fn who_announces_clients_may_be_anyone_but_not_silently() {
+    let text = changed(
+        "upstream = \"web\"\n",
+        "upstream = \"web\"\nproxy_protocol = \"required\"\n",
+    );
+    let reading = reading(&text, Path::new("/nowhere"));
+    assert_eq!(reading.problems.errors(), 0);
+    assert_eq!(reading.problems.lines().count(), 1);
+    let config = reading.config.unwrap();
+    assert_eq!(config.listeners[0].senders, Some(Senders::Anyone));
+    // Saying that it is meant is enough.
+    let everyone = "\nproxy_protocol_from = [\"0.0.0.0/0\", \"::/0\"]\n";
+    let text = text.replace("\"required\"\n", &format!("\"required\"{everyone}"));
+    let config = super::config(&text);
+    let senders = config.listeners[0].senders.as_ref().unwrap();
+    for address in ["192.0.2.1", "2001:db8::1"] {
+        assert!(senders.include(address.parse().unwrap()));
+    }
 }
 
 #[test]

@@ -12,15 +12,15 @@ use tempfile::TempDir;
 use super::{PLAIN, TODAY, reading};
 use crate::config::{ClientAuth, MinVersion};
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub(super) type Authority = CertifiedIssuer<'static, KeyPair>;
 
 /// A directory of files, as an administrator would make them.
-struct Pki {
-    dir: TempDir,
-    ca: Authority,
+pub(super) struct Pki {
+    pub(super) dir: TempDir,
+    pub(super) ca: Authority,
 }
 
-fn authority(name: &str, from: i32, to: i32) -> Authority {
+pub(super) fn authority(name: &str, from: i32, to: i32) -> Authority {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -30,7 +30,7 @@ fn authority(name: &str, from: i32, to: i32) -> Authority {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-fn server_params() -> CertificateParams {
+pub(super) fn server_params() -> CertificateParams {
     let mut params = CertificateParams::new(vec!["lb.com".to_owned()]).unwrap();
     params.distinguished_name.push(DnType::CommonName, "lb.com");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -39,11 +39,11 @@ fn server_params() -> CertificateParams {
     params
 }
 
-fn crl(by: &Authority, to: (i32, u8, u8)) -> rcgen::CertificateRevocationList {
+pub(super) fn crl(by: &Authority, to: (i32, u8, u8)) -> rcgen::CertificateRevocationList {
     crl_of(by, to, None)
 }
 
-fn crl_of(
+pub(super) fn crl_of(
     by: &Authority,
     to: (i32, u8, u8),
     revoked: Option<SerialNumber>,
@@ -67,7 +67,7 @@ fn crl_of(
 }
 
 impl Pki {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let pki = Self {
             dir: tempfile::tempdir().unwrap(),
             ca: authority("the CA", 2020, 2040),
@@ -78,11 +78,11 @@ impl Pki {
         pki
     }
 
-    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+    pub(super) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         fs::write(self.dir.path().join(name), content).unwrap();
     }
 
-    fn server(&self, params: CertificateParams) {
+    pub(super) fn server(&self, params: CertificateParams) {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.ca).unwrap();
         self.write("server.crt", certificate.pem());
@@ -91,7 +91,12 @@ impl Pki {
 
     /// What is said of the listener with these files.
     fn says(&self, tls: &str) -> Vec<String> {
-        reading(&with_tls(tls), self.dir.path())
+        self.says_of(&with_tls(tls))
+    }
+
+    /// What is said of a configuration, without places.
+    pub(super) fn says_of(&self, text: &str) -> Vec<String> {
+        reading(text, self.dir.path())
             .problems
             .lines()
             .map(|line| line.replace(&self.dir.path().display().to_string(), "DIR"))

@@ -26,6 +26,16 @@ pub(super) struct Facts {
     has_names: bool,
     for_servers: bool,
     limits_uris: bool,
+    for_clients: bool,
+}
+
+/// What a certificate of our own is shown for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To clients, as a server.
+    Server,
+    /// To servers, as a client.
+    Client,
 }
 
 impl Facts {
@@ -101,7 +111,12 @@ pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
         serial: parsed.raw_serial().to_vec(),
         is_authority: parsed.is_ca(),
         has_names: matches!(parsed.subject_alternative_name(), Ok(Some(_))),
-        for_servers: usage.is_none_or(|usage| usage.value.any || usage.value.server_auth),
+        for_servers: usage
+            .as_ref()
+            .is_none_or(|usage| usage.value.any || usage.value.server_auth),
+        for_clients: usage
+            .as_ref()
+            .is_none_or(|usage| usage.value.any || usage.value.client_auth),
         limits_uris: limits_uris(&parsed),
     })
 }
@@ -121,32 +136,49 @@ fn limits_uris(certificate: &X509Certificate<'_>) -> bool {
         .any(|tree| matches!(tree.base, GeneralName::URI(_)))
 }
 
-/// What is odd about a server's certificate and those that come with it.
-pub(super) fn server_certificate(server: &Facts, above: &[Facts], now: Timestamp) -> Vec<Remark> {
+/// What is odd about a certificate of our own and those that come with it.
+pub(super) fn own_certificate(
+    own: &Facts,
+    above: &[Facts],
+    purpose: Purpose,
+    now: Timestamp,
+) -> Vec<Remark> {
     let mut remarks = Vec::new();
-    let consequence = "clients that check it will not connect";
-    for certificate in std::iter::once(server).chain(above) {
+    let (whose, consequence, first) = match purpose {
+        Purpose::Server => (
+            "the server's certificate",
+            "clients that check it will not connect",
+            "the file begins with the server's own certificate, and those above it follow",
+        ),
+        Purpose::Client => (
+            "the certificate that servers are shown",
+            "servers that ask for it will refuse it",
+            "the file begins with the balancer's own certificate, and those above it follow",
+        ),
+    };
+    for certificate in std::iter::once(own).chain(above) {
         remarks.extend(certificate.validity(now, consequence));
     }
-    if server.is_authority {
-        remarks.push(Remark::new(
-            "the server's certificate is an authority's",
-            "the file begins with the server's own certificate, and those above it follow",
-        ));
+    if own.is_authority {
+        remarks.push(Remark::new(format!("{whose} is an authority's"), first));
     }
-    if !server.has_names {
+    if purpose == Purpose::Server && !own.has_names {
         remarks.push(Remark::new(
             "the server's certificate has no subject alternative names",
             "clients look for its name only there",
         ));
     }
-    if !server.for_servers {
+    let (fits, of) = match purpose {
+        Purpose::Server => (own.for_servers, "servers"),
+        Purpose::Client => (own.for_clients, "clients"),
+    };
+    if !fits {
         remarks.push(Remark::new(
-            "the server's certificate is not for servers (extended key usage)",
+            format!("{whose} is not for {of} (extended key usage)"),
             consequence,
         ));
     }
-    let mut below = server;
+    let mut below = own;
     for certificate in above {
         if certificate.raw_subject != below.raw_issuer {
             remarks.push(Remark::new(

@@ -14,7 +14,7 @@ use rustls::{
 use super::{
     CertificateFile, ClientAuth, MinVersion, Tls, TlsMaterial, Written,
     file::{Pem, Wanted},
-    inspect::{self, Crl},
+    inspect::{self, Crl, Purpose},
 };
 use crate::config::{
     Problem, Problems,
@@ -28,13 +28,7 @@ pub(crate) fn load(
     now: Timestamp,
     problems: &mut Problems,
 ) -> Option<Tls> {
-    let mut loader = Loader {
-        base_dir,
-        now,
-        problems,
-        files: Vec::new(),
-        provider: aws_lc_rs::default_provider(),
-    };
+    let mut loader = Loader::new("client_ca", base_dir, now, problems);
     let errors = loader.problems.errors();
     let RawTls {
         cert,
@@ -46,7 +40,9 @@ pub(crate) fn load(
     } = &raw.value;
     let client_auth_at = client_auth.as_ref();
     let client_auth = client_auth_at.map_or(ClientAuth::Required, |at| at.value);
-    let chain = cert.as_ref().and_then(|at| loader.chain(at));
+    let chain = cert
+        .as_ref()
+        .and_then(|at| loader.chain(at, Purpose::Server));
     let key = key.as_ref().and_then(|at| {
         let key = loader.key(at)?;
         loader.fits(chain.as_deref()?, &key, &at.span);
@@ -104,12 +100,32 @@ pub(crate) fn load(
     })
 }
 
-struct Loader<'a> {
+pub(super) struct Loader<'a> {
+    /// The key that names the authorities, for messages.
+    ca: &'static str,
     base_dir: &'a Path,
     now: Timestamp,
-    problems: &'a mut Problems,
-    files: Vec<CertificateFile>,
+    pub(super) problems: &'a mut Problems,
+    pub(super) files: Vec<CertificateFile>,
     provider: CryptoProvider,
+}
+
+impl<'a> Loader<'a> {
+    pub(super) fn new(
+        ca: &'static str,
+        base_dir: &'a Path,
+        now: Timestamp,
+        problems: &'a mut Problems,
+    ) -> Self {
+        Self {
+            ca,
+            base_dir,
+            now,
+            problems,
+            files: Vec::new(),
+            provider: aws_lc_rs::default_provider(),
+        }
+    }
 }
 
 impl Loader<'_> {
@@ -142,14 +158,18 @@ impl Loader<'_> {
         }
     }
 
-    fn chain(&mut self, at: &At<String>) -> Option<Vec<CertificateDer<'static>>> {
+    pub(super) fn chain(
+        &mut self,
+        at: &At<String>,
+        purpose: Purpose,
+    ) -> Option<Vec<CertificateDer<'static>>> {
         let text = borrowed(at);
         let pem = self.read(&text, Wanted::Certificates)?;
         let certificates = self.parsed(&pem.certificates, &text)?;
         self.remember(&text, certificates.iter().map(|c| c.not_after));
         let now = self.now;
-        if let Some(server) = certificates.first() {
-            for remark in inspect::server_certificate(server, &certificates[1..], now) {
+        if let Some(own) = certificates.first() {
+            for remark in inspect::own_certificate(own, &certificates[1..], purpose, now) {
                 remark.apply(
                     self.problems
                         .warning(remark.message.clone())
@@ -185,7 +205,7 @@ impl Loader<'_> {
         Some(all)
     }
 
-    fn key(&mut self, at: &At<String>) -> Option<PrivateKeyDer<'static>> {
+    pub(super) fn key(&mut self, at: &At<String>) -> Option<PrivateKeyDer<'static>> {
         let text = borrowed(at);
         let mut pem = self.read(&text, Wanted::Key)?;
         if pem.keys.len() > 1 {
@@ -201,7 +221,7 @@ impl Loader<'_> {
         pem.keys.pop()
     }
 
-    fn fits(
+    pub(super) fn fits(
         &mut self,
         chain: &[CertificateDer<'static>],
         key: &PrivateKeyDer<'static>,
@@ -230,7 +250,7 @@ impl Loader<'_> {
 
     /// The authorities that are in force. One that has expired is left out:
     /// nothing else would keep its certificates from being accepted.
-    fn authorities(&mut self, at: &At<String>) -> Option<Vec<CertificateDer<'static>>> {
+    pub(super) fn authorities(&mut self, at: &At<String>) -> Option<Vec<CertificateDer<'static>>> {
         let text = borrowed(at);
         let pem = self.read(&text, Wanted::Certificates)?;
         let facts = self.parsed(&pem.certificates, &text)?;
@@ -262,14 +282,17 @@ impl Loader<'_> {
 
     /// The lists of one file. `authorities`: outer `None`, there is no
     /// `client_ca`; inner `None`, it could not be read.
-    fn crls(
+    pub(super) fn crls(
         &mut self,
         text: &At<&str>,
         authorities: Option<Option<&[CertificateDer<'static>]>>,
     ) -> Vec<CertificateRevocationListDer<'static>> {
         let Some(authorities) = authorities else {
             self.problems
-                .error("a revocation list needs the `client_ca` that signed it")
+                .error(format!(
+                    "a revocation list needs the `{}` that signed it",
+                    self.ca
+                ))
                 .at(text.span.clone());
             return Vec::new();
         };
@@ -307,8 +330,8 @@ impl Loader<'_> {
         {
             self.problems
                 .error(format!(
-                    "{:?} is not signed by any authority of `client_ca`",
-                    text.value
+                    "{:?} is not signed by any authority of `{}`",
+                    text.value, self.ca
                 ))
                 .at(text.span.clone())
                 .note(format!("its issuer is {}", crl.issuer));
@@ -325,7 +348,7 @@ impl Loader<'_> {
     /// Where one authority has a list, all need one: of what nothing is known
     /// counts as revoked. And none may be on one: what is in `client_ca` is
     /// trusted as it stands, and nothing would look at who issued it.
-    fn every_authority_is_covered(
+    pub(super) fn every_authority_is_covered(
         &mut self,
         authorities: &[CertificateDer<'static>],
         crls: &[CertificateRevocationListDer<'static>],
@@ -345,8 +368,8 @@ impl Loader<'_> {
             if lists.iter().any(|list| list.revokes(&facts)) {
                 self.problems
                     .error(format!(
-                        "`client_ca` holds {}, which a revocation list revokes",
-                        facts.subject
+                        "`{}` holds {}, which a revocation list revokes",
+                        self.ca, facts.subject
                     ))
                     .at(at.span.clone())
                     .note("its certificates would be accepted all the same")
@@ -362,7 +385,7 @@ impl Loader<'_> {
     }
 
     /// What the handshake will be checked with has the last word.
-    fn verifier_accepts(
+    pub(super) fn verifier_accepts(
         &mut self,
         authorities: &[CertificateDer<'static>],
         crls: &[CertificateRevocationListDer<'static>],
@@ -373,7 +396,8 @@ impl Loader<'_> {
             if let Err(error) = roots.add(authority.clone()) {
                 self.problems
                     .error(format!(
-                        "an authority of `client_ca` cannot be used: {error}"
+                        "an authority of `{}` cannot be used: {error}",
+                        self.ca
                     ))
                     .at(span.clone());
             }

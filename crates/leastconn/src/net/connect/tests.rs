@@ -9,6 +9,8 @@ use crate::{
     health::{Availability, PassivePolicy},
 };
 
+mod step;
+
 const POLICY: ConnectPolicy = ConnectPolicy {
     timeout: Duration::from_secs(5),
     retries: 2,
@@ -189,7 +191,14 @@ async fn all_addresses_of_a_name_are_tried() {
     let v6 = SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), upstream.addr().port());
     for first in [v6, silent] {
         let deadline = now() + Duration::from_secs(1);
-        let stream = connect_any(&[first, upstream.addr()], deadline)
+        let pool = pool(&[first]);
+        let dialling = Dialling {
+            server: server(&pool, 0),
+            keepalive: None,
+            step: &Plain,
+        };
+        let stream = dialling
+            .any(&[first, upstream.addr()], deadline)
             .await
             .unwrap();
         assert_eq!(stream.peer_addr().unwrap(), upstream.addr());

@@ -1,7 +1,7 @@
 use std::{net::SocketAddr, num::NonZeroU32};
 
 use leastconn_testkit::{Behaviour, DEADLINE, Upstream, eventually, upstream::Open, within};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::{
@@ -52,7 +52,7 @@ async fn probe_at(address: SocketAddr, check: &Check) -> Result<(), ProbeError> 
     within(
         DEADLINE,
         "the probe",
-        probe(&pool.members()[0].server, check),
+        probe(&pool.members()[0].server, check, &Plain),
     )
     .await
 }
@@ -261,4 +261,35 @@ async fn the_first_probe_comes_at_once_and_decides_alone() {
     becomes(&pool, false).await;
     well.wait_accepted(1).await;
     assert!(pool.members()[1].server.status().is_up());
+}
+
+/// Sends a line of its own, or refuses.
+struct Greeting(bool);
+
+impl Prepare for Greeting {
+    type Stream = TcpStream;
+
+    async fn prepare(&self, mut stream: TcpStream, _: &Server) -> io::Result<TcpStream> {
+        if !self.0 {
+            return Err(io::Error::other("it would not say hello"));
+        }
+        stream.write_all(b"hello ").await?;
+        Ok(stream)
+    }
+}
+
+#[tokio::test]
+async fn a_step_comes_before_the_question_and_its_failure_is_the_server_s() {
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    let pool = pool(&[upstream.addr()], 1, 1);
+    let server = &pool.members()[0].server;
+    let check = tcp(Some("and goodbye"), Some("hello and goodbye"));
+    let probing = |step| within(DEADLINE, "the probe", probe(server, &check, step));
+    probing(&Greeting(true)).await.unwrap();
+    let error = probing(&Greeting(false)).await.unwrap_err();
+    assert!(error.is_the_servers());
+    assert_eq!(error.to_string(), "it would not say hello");
+
+    let _checker = Checker::start_with(&pool, check.clone(), Greeting(false));
+    becomes(&pool, false).await;
 }

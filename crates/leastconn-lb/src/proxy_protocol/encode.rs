@@ -1,0 +1,194 @@
+//! Writing a header.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Endpoints, FIXED, SIGNATURE};
+
+/// The headers that servers can get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+    /// Binary, with what TLS says of the client.
+    V2Tls,
+}
+
+/// What TLS says of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientTls<'a> {
+    /// `1.2` or `1.3`.
+    pub version: &'a str,
+    /// The suite, by IANA's name.
+    pub cipher: &'a str,
+    /// Whether it has shown a certificate, which then was verified.
+    pub certificate: bool,
+    /// The common name in it.
+    pub cn: Option<&'a str>,
+    /// The server name that it asked for.
+    pub server_name: Option<&'a str>,
+}
+
+const AUTHORITY: u8 = 0x02;
+const SSL: u8 = 0x20;
+const SSL_VERSION: u8 = 0x21;
+const SSL_CN: u8 = 0x22;
+const SSL_CIPHER: u8 = 0x23;
+
+/// Flags of [`SSL`].
+const CLIENT_SSL: u8 = 0x01;
+const CLIENT_CERT_CONN: u8 = 0x02;
+const CLIENT_CERT_SESS: u8 = 0x04;
+
+/// Longer texts are left out: half a name would be another name, and receivers
+/// have limits of their own. Names of hosts have 253, common names 64 by standard.
+const MAX_TEXT: usize = 1024;
+
+impl Version {
+    /// The header for a client's connection.
+    pub fn proxied(self, ends: Endpoints, tls: Option<&ClientTls<'_>>) -> Vec<u8> {
+        let ends = SameFamily::of(ends);
+        match self {
+            Self::V1 => ends.line().into_bytes(),
+            Self::V2 => ends.binary(&[]),
+            Self::V2Tls => ends.binary(&tls.map(tlvs).unwrap_or_default()),
+        }
+    }
+
+    /// The header for a connection of our own, such as a probe's.
+    pub fn local(self) -> Vec<u8> {
+        match self {
+            Self::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
+            Self::V2 | Self::V2Tls => [&SIGNATURE[..], &[0x20, 0x00, 0, 0]].concat(),
+        }
+    }
+}
+
+/// Source and destination in the one family that a header has for both: where they
+/// differ, the IPv4 one is written as IPv6.
+enum SameFamily {
+    V4(Endpoints),
+    V6(Endpoints),
+}
+
+impl SameFamily {
+    const fn of(ends: Endpoints) -> Self {
+        if ends.source.is_ipv4() && ends.destination.is_ipv4() {
+            return Self::V4(ends);
+        }
+        Self::V6(Endpoints {
+            source: mapped(ends.source),
+            destination: mapped(ends.destination),
+        })
+    }
+
+    const fn both(&self) -> (SocketAddr, SocketAddr) {
+        let (Self::V4(ends) | Self::V6(ends)) = self;
+        (ends.source, ends.destination)
+    }
+
+    fn line(&self) -> String {
+        let (source, destination) = self.both();
+        let family = match self {
+            Self::V4(_) => "TCP4",
+            Self::V6(_) => "TCP6",
+        };
+        format!(
+            "PROXY {family} {} {} {} {}\r\n",
+            source.ip(),
+            destination.ip(),
+            source.port(),
+            destination.port()
+        )
+    }
+
+    fn binary(&self, tlvs: &[u8]) -> Vec<u8> {
+        let (source, destination) = self.both();
+        let mut addresses = Vec::with_capacity(36);
+        for end in [source, destination] {
+            match end.ip() {
+                IpAddr::V4(ip) => addresses.extend(ip.octets()),
+                IpAddr::V6(ip) => addresses.extend(ip.octets()),
+            }
+        }
+        for end in [source, destination] {
+            addresses.extend(end.port().to_be_bytes());
+        }
+        let family = match self {
+            Self::V4(_) => 0x11,
+            Self::V6(_) => 0x21,
+        };
+        let length = length(addresses.len() + tlvs.len());
+        let mut header = Vec::with_capacity(FIXED + addresses.len() + tlvs.len());
+        header.extend(SIGNATURE);
+        header.extend([0x21, family]);
+        header.extend(length);
+        header.extend(addresses);
+        header.extend(tlvs);
+        header
+    }
+}
+
+const fn mapped(end: SocketAddr) -> SocketAddr {
+    match end.ip() {
+        IpAddr::V4(ip) => SocketAddr::new(IpAddr::V6(ip.to_ipv6_mapped()), end.port()),
+        IpAddr::V6(_) => end,
+    }
+}
+
+/// Every text is at most [`MAX_TEXT`] bytes, and there are four.
+const fn length(bytes: usize) -> [u8; 2] {
+    (bytes as u16).to_be_bytes()
+}
+
+fn tlvs(tls: &ClientTls<'_>) -> Vec<u8> {
+    let mut ssl = Vec::new();
+    // What a certificate of this connection is, it is of its session too.
+    ssl.push(if tls.certificate {
+        CLIENT_SSL | CLIENT_CERT_CONN | CLIENT_CERT_SESS
+    } else {
+        CLIENT_SSL
+    });
+    // Zero: a certificate was shown and verified.
+    ssl.extend(u32::from(!tls.certificate).to_be_bytes());
+    push(
+        &mut ssl,
+        SSL_VERSION,
+        format!("TLSv{}", tls.version).as_bytes(),
+    );
+    push(&mut ssl, SSL_CIPHER, openssl_name(tls.cipher).as_bytes());
+    if let Some(cn) = tls.cn {
+        push(&mut ssl, SSL_CN, cn.as_bytes());
+    }
+    let mut tlvs = Vec::new();
+    if let Some(name) = tls.server_name {
+        push(&mut tlvs, AUTHORITY, name.as_bytes());
+    }
+    tlvs.push(SSL);
+    tlvs.extend(length(ssl.len()));
+    tlvs.extend(ssl);
+    tlvs
+}
+
+fn push(tlvs: &mut Vec<u8>, kind: u8, value: &[u8]) {
+    if value.len() <= MAX_TEXT {
+        tlvs.push(kind);
+        tlvs.extend(length(value.len()));
+        tlvs.extend(value);
+    }
+}
+
+/// The specification's example is OpenSSL's name, and that is what HAProxy sends
+/// and what rules at the other end are written for. Of TLS 1.3 it is IANA's.
+fn openssl_name(cipher: &str) -> &str {
+    match cipher {
+        "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256" => "ECDHE-ECDSA-AES128-GCM-SHA256",
+        "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384" => "ECDHE-ECDSA-AES256-GCM-SHA384",
+        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256" => "ECDHE-ECDSA-CHACHA20-POLY1305",
+        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256" => "ECDHE-RSA-AES128-GCM-SHA256",
+        "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384" => "ECDHE-RSA-AES256-GCM-SHA384",
+        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256" => "ECDHE-RSA-CHACHA20-POLY1305",
+        other => other,
+    }
+}

@@ -1,0 +1,397 @@
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use proptest::prelude::*;
+
+use super::{decode::Instead, drive::drive, *};
+
+fn ends(source: &str, destination: &str) -> Endpoints {
+    Endpoints::new(source.parse().unwrap(), destination.parse().unwrap())
+}
+
+/// What `bytes` alone say.
+fn header(bytes: &[u8]) -> Result<Header, HeaderError> {
+    match parse(bytes)? {
+        Some((length, header)) => {
+            assert_eq!(length, bytes.len());
+            Ok(header)
+        }
+        None => panic!("{:?} is incomplete", bytes.escape_ascii().to_string()),
+    }
+}
+
+fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+    [&SIGNATURE[..], &[command, family], &length, rest].concat()
+}
+
+const V4: [u8; 12] = [10, 0, 0, 1, 10, 0, 0, 2, 0x12, 0x34, 0x01, 0xbb];
+
+fn with_tlvs(tlvs: &[u8]) -> Vec<u8> {
+    v2(0x21, 0x11, &[&V4[..], tlvs].concat())
+}
+
+#[test]
+fn version_1_says_who_connects() {
+    assert_eq!(
+        header(b"PROXY TCP4 10.0.0.1 10.0.0.2 4660 443\r\n"),
+        Ok(Header::Proxied(ends("10.0.0.1:4660", "10.0.0.2:443")))
+    );
+    assert_eq!(
+        header(b"PROXY TCP6 2001:db8::1 ::1 0 65535\r\n"),
+        Ok(Header::Proxied(ends("[2001:db8::1]:0", "[::1]:65535")))
+    );
+    for local in [
+        "PROXY UNKNOWN\r\n",
+        "PROXY UNKNOWN whatever  \x01 it is\r\n",
+    ] {
+        assert_eq!(header(local.as_bytes()), Ok(Header::Local));
+    }
+}
+
+#[test]
+fn the_longest_line_is_one_and_a_longer_one_is_not() {
+    let longest = |more: usize| {
+        let address = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+        format!(
+            "PROXY UNKNOWN {address} {address} 65535 65535{}\r\n",
+            "x".repeat(more)
+        )
+    };
+    assert_eq!(longest(0).len(), MAX_V1);
+    assert_eq!(header(longest(0).as_bytes()), Ok(Header::Local));
+    let long = longest(1);
+    let error = HeaderError::Malformed("its line has no end");
+    assert_eq!(parse(long.as_bytes()), Err(error.clone()));
+    // Known as soon as it is too long.
+    assert_eq!(parse(&long.as_bytes()[..MAX_V1]), Err(error));
+    assert_eq!(parse(&long.as_bytes()[..MAX_V1 - 1]), Ok(None));
+}
+
+#[test]
+fn a_line_that_could_be_read_in_two_ways_is_refused() {
+    for line in [
+        "PROXY  TCP4 10.0.0.1 10.0.0.2 1 2\r\n",
+        "PROXY TCP4 10.0.0.1  10.0.0.2 1 2\r\n",
+        "PROXY TCP4 10.0.0.1 10.0.0.2 1 2 \r\n",
+        "PROXY TCP4 10.0.0.1 10.0.0.2 1 2 3\r\n",
+        "PROXY TCP4 10.0.0.1 10.0.0.2 1\r\n",
+        "PROXY TCP4 10.0.0.1 10.0.0.2 1 2\n",
+        "PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\r\n",
+        "PROXY TCP4 10.0.0.1 10.0.0.2 01 2\r\n",
+        "PROXY TCP4 10.0.0.1 10.0.0.2 +1 2\r\n",
+        "PROXY TCP4 10.0.0.1 10.0.0.2 1 65536\r\n",
+        "PROXY TCP4 10.0.0.1 10.0.0.2 1 \r\n",
+        "PROXY TCP4 010.0.0.1 10.0.0.2 1 2\r\n",
+        "PROXY TCP4 10.1 10.0.0.2 1 2\r\n",
+        "PROXY TCP4 ::1 ::1 1 2\r\n",
+        "PROXY TCP6 10.0.0.1 10.0.0.2 1 2\r\n",
+        "PROXY TCP6 [::1] ::1 1 2\r\n",
+        "PROXY TCP6 fe80::1%1 ::1 1 2\r\n",
+        "PROXY TCP5 10.0.0.1 10.0.0.2 1 2\r\n",
+        "PROXY UNKNOWNTCP4\r\n",
+        "PROXY tcp4 10.0.0.1 10.0.0.2 1 2\r\n",
+        "PROXY \r\n",
+        "PROXY UNKNOWN\n",
+    ] {
+        let error = parse(line.as_bytes()).unwrap_err();
+        assert!(
+            matches!(error, HeaderError::Malformed(_)),
+            "{line:?}: {error}"
+        );
+    }
+    let error = parse(b"PROXY UNKNOWN \xff\r\n").unwrap_err();
+    assert_eq!(error, HeaderError::Malformed("it is not text"));
+    // It is a v1 header by its first word only.
+    assert!(matches!(parse(b"PROXY\t"), Err(HeaderError::Missing(_))));
+}
+
+#[test]
+fn version_2_says_who_connects() {
+    assert_eq!(
+        header(&with_tlvs(&[])),
+        Ok(Header::Proxied(ends("10.0.0.1:4660", "10.0.0.2:443")))
+    );
+    let mut v6 = [0; 36];
+    v6[15] = 1;
+    v6[31] = 2;
+    v6[33] = 9;
+    let read = Ok(Header::Proxied(ends("[::1]:9", "[::2]:0")));
+    assert_eq!(header(&v2(0x21, 0x21, &v6)), read);
+    for local in [
+        v2(0x20, 0x00, &[]),
+        // What follows LOCAL is discarded, whatever it is.
+        v2(0x20, 0x11, &V4),
+        v2(0x20, 0x31, &[1, 2, 3]),
+        v2(0x20, 0xff, &[0xff; 100]),
+        v2(0x21, 0x00, &[]),
+        v2(0x21, 0x00, &[4, 0, 1, 0]),
+    ] {
+        assert_eq!(header(&local), Ok(Header::Local));
+    }
+}
+
+#[test]
+fn version_2_for_others_or_of_no_sense_is_refused() {
+    let malformed = |what: &'static str| HeaderError::Malformed(what);
+    for (bytes, error) in [
+        (v2(0x11, 0x11, &V4), malformed("its version is not 2")),
+        (v2(0x31, 0x11, &V4), malformed("its version is not 2")),
+        (
+            v2(0x22, 0x11, &V4),
+            malformed("its command is neither LOCAL nor PROXY"),
+        ),
+        (v2(0x21, 0x12, &V4), HeaderError::OtherProtocol("UDP")),
+        (v2(0x21, 0x22, &[0; 36]), HeaderError::OtherProtocol("UDP")),
+        (
+            v2(0x21, 0x31, &[0; 216]),
+            HeaderError::OtherProtocol("a UNIX socket"),
+        ),
+        (
+            v2(0x21, 0x10, &V4),
+            malformed("its address family is unknown"),
+        ),
+        (
+            v2(0x21, 0x41, &V4),
+            malformed("its address family is unknown"),
+        ),
+        (
+            v2(0x21, 0x11, &V4[..11]),
+            malformed("it is too short for its addresses"),
+        ),
+        (
+            v2(0x21, 0x21, &[0; 35]),
+            malformed("it is too short for its addresses"),
+        ),
+        (with_tlvs(&[4]), malformed("a TLV is cut off")),
+        (with_tlvs(&[4, 0]), malformed("a TLV is cut off")),
+        (
+            with_tlvs(&[4, 0, 2, 0]),
+            malformed("a TLV is longer than the header"),
+        ),
+        (v2(0x21, 0x00, &[4]), malformed("a TLV is cut off")),
+        (v2(0x20, 0x00, &[0; 4133]), HeaderError::TooLong(4133)),
+    ] {
+        assert_eq!(parse(&bytes), Err(error), "{bytes:x?}");
+    }
+    // The length alone is enough to say so: nobody waits for 64 KiB.
+    let long = [&SIGNATURE[..], &[0x21, 0x11, 0xff, 0xff]].concat();
+    assert_eq!(parse(&long), Err(HeaderError::TooLong(65535)));
+    assert!(parse(&v2(0x20, 0x00, &[0; 4132])).unwrap().is_some());
+}
+
+#[test]
+fn a_checksum_is_checked() {
+    let mut crc = tlv::Crc::new();
+    crc.add(b"123456789");
+    // The value that catalogues of CRCs give.
+    assert_eq!(crc.finish(), 0xe306_9283);
+
+    let seal = |tlvs: &[u8], at: usize| {
+        let mut bytes = with_tlvs(tlvs);
+        let mut crc = tlv::Crc::new();
+        crc.add(&bytes);
+        let at = FIXED + V4.len() + at;
+        bytes[at..at + 4].copy_from_slice(&crc.finish().to_be_bytes());
+        bytes
+    };
+    let sealed = seal(&[4, 0, 1, 9, 3, 0, 4, 0, 0, 0, 0, 4, 0, 0], 7);
+    assert!(header(&sealed).is_ok());
+    // Of an alien byte the signature, lengths or checks tell; never is it taken.
+    for at in FIXED..sealed.len() {
+        for bit in 0..8 {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1 << bit;
+            let changed = parse(&changed);
+            // A type that is no longer that of a checksum is one that nobody knows.
+            if changed.is_ok() {
+                assert_eq!(at, FIXED + V4.len() + 4, "bit {bit} of byte {at}");
+            }
+        }
+    }
+    for twice in [
+        with_tlvs(&[3, 0, 4, 0, 0, 0, 0, 3, 0, 4, 0, 0, 0, 0]),
+        with_tlvs(&[3, 0, 3, 0, 0, 0]),
+    ] {
+        assert_eq!(
+            parse(&twice),
+            Err(HeaderError::Malformed(
+                "its checksum is not one of four bytes"
+            ))
+        );
+    }
+}
+
+#[test]
+fn it_says_what_came_instead() {
+    let said = |bytes: &[u8]| parse(bytes).unwrap_err().to_string();
+    for (bytes, what) in [
+        (&b"\x16"[..], "a TLS ClientHello"),
+        (b"\x16\x03\x01\x02\x00\x01", "a TLS ClientHello"),
+        (b"GET / HTTP/1.1\r\n", "an HTTP request"),
+        (b"PRI * HTTP/2.0\r\n", "an HTTP request"),
+        (b"SSH-2.0-x\r\n", "\"SSH-2.0-x\\r\\n\""),
+        (b"\0\"\xff", "\"\\x00\\\"\\xff\""),
+    ] {
+        let expected = format!("{what} came where a PROXY header was required");
+        assert_eq!(said(bytes), expected);
+    }
+    assert_eq!(
+        Instead::Bytes(b"abcdefghijklmnop".to_vec()),
+        match parse(b"abcdefghijklmnopqrstuvw").unwrap_err() {
+            HeaderError::Missing(instead) => instead,
+            other => panic!("{other}"),
+        }
+    );
+}
+
+#[test]
+fn ipv4_in_ipv6_is_ipv4() {
+    let read = header(b"PROXY TCP6 ::ffff:10.0.0.1 2001:db8::2 1 2\r\n").unwrap();
+    let mixed = ends("10.0.0.1:1", "[2001:db8::2]:2");
+    assert_eq!(read, Header::Proxied(mixed));
+    assert_eq!(
+        Version::V1.proxied(mixed, None),
+        b"PROXY TCP6 ::ffff:10.0.0.1 2001:db8::2 1 2\r\n"
+    );
+}
+
+#[test]
+fn a_header_of_our_own_is_local() {
+    for version in [Version::V1, Version::V2, Version::V2Tls] {
+        assert_eq!(header(&version.local()), Ok(Header::Local));
+    }
+}
+
+const TLS: ClientTls<'_> = ClientTls {
+    version: "1.3",
+    cipher: "TLS_AES_128_GCM_SHA256",
+    certificate: true,
+    cn: Some("c"),
+    server_name: Some("s"),
+};
+
+fn tlvs(tls: &ClientTls<'_>) -> Vec<u8> {
+    let ends = ends("10.0.0.1:4660", "10.0.0.2:443");
+    let bytes = Version::V2Tls.proxied(ends, Some(tls));
+    assert_eq!(header(&bytes), Ok(Header::Proxied(ends)));
+    assert!(bytes.starts_with(&SIGNATURE));
+    bytes[FIXED + V4.len()..].to_vec()
+}
+
+#[test]
+fn what_tls_says_is_written_as_haproxy_does() {
+    assert_eq!(
+        tlvs(&TLS),
+        [
+            &b"\x02\x00\x01s"[..],
+            b"\x20\x00\x2c\x07\0\0\0\0",
+            b"\x21\x00\x07TLSv1.3",
+            b"\x23\x00\x16TLS_AES_128_GCM_SHA256",
+            b"\x22\x00\x01c",
+        ]
+        .concat()
+    );
+    let none = ClientTls {
+        version: "1.2",
+        cipher: "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+        certificate: false,
+        cn: None,
+        server_name: None,
+    };
+    assert_eq!(
+        tlvs(&none),
+        [
+            &b"\x20\x00\x2d\x01\0\0\0\x01"[..],
+            b"\x21\x00\x07TLSv1.2",
+            b"\x23\x00\x1bECDHE-RSA-CHACHA20-POLY1305",
+        ]
+        .concat()
+    );
+    let endpoints = ends("10.0.0.1:4660", "10.0.0.2:443");
+    for plain in [
+        Version::V2.proxied(endpoints, Some(&TLS)),
+        Version::V2Tls.proxied(endpoints, None),
+    ] {
+        assert_eq!(plain, with_tlvs(&[]));
+    }
+}
+
+#[test]
+fn a_name_that_is_too_long_is_left_out_and_not_cut() {
+    let long = "a".repeat(70_000);
+    let without = ClientTls { cn: None, ..TLS };
+    let with = ClientTls {
+        cn: Some(&long),
+        ..TLS
+    };
+    assert_eq!(tlvs(&with), tlvs(&without));
+}
+
+fn address() -> impl Strategy<Value = SocketAddr> {
+    let ip = prop_oneof![
+        any::<Ipv4Addr>().prop_map(IpAddr::V4),
+        any::<Ipv6Addr>().prop_map(IpAddr::V6),
+        any::<Ipv4Addr>().prop_map(|ip| IpAddr::V6(ip.to_ipv6_mapped())),
+    ];
+    (ip, any::<u16>()).prop_map(SocketAddr::from)
+}
+
+use std::net::IpAddr;
+
+/// Headers that are nearly right, which random bytes hardly ever are.
+fn nearly() -> impl Strategy<Value = Vec<u8>> {
+    let line = "PROXY (TCP4|TCP6|UNKNOWN|[A-Z]{0,8})( [0-9a-f.:]{0,12}){0,5}\r?\n?";
+    let family = prop_oneof![Just(0x11), Just(0x21), Just(0x00), any::<u8>()];
+    let command = prop_oneof![Just(0x20), Just(0x21), any::<u8>()];
+    let body = prop::collection::vec(any::<u8>(), 0..64);
+    let value = prop::collection::vec(any::<u8>(), 0..8);
+    let tlvs = prop::collection::vec((0_u8..6, value), 0..4).prop_map(|tlvs| {
+        let tlvs = tlvs.into_iter();
+        let tlvs =
+            tlvs.flat_map(|(kind, value)| [vec![kind, 0, value.len() as u8], value].concat());
+        tlvs.collect::<Vec<u8>>()
+    });
+    let binary = (command, family, body, tlvs, any::<bool>()).prop_map(
+        |(command, family, body, tlvs, right)| {
+            let addresses = match family {
+                0x11 => 12,
+                0x21 => 36,
+                _ => 0,
+            };
+            let mut rest = body;
+            if right {
+                rest.resize(addresses, 7);
+                rest.extend(tlvs);
+            }
+            v2(command, family, &rest)
+        },
+    );
+    prop_oneof![line.prop_map(String::into_bytes), binary]
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read(source in address(), destination in address(), cn in ".{0,80}") {
+        let ends = Endpoints::new(source, destination);
+        let tls = ClientTls { cn: Some(&cn), ..TLS };
+        for version in [Version::V1, Version::V2, Version::V2Tls] {
+            let bytes = version.proxied(ends, Some(&tls));
+            prop_assert_eq!(header(&bytes), Ok(Header::Proxied(ends)));
+            drive(&bytes);
+        }
+    }
+
+    #[test]
+    fn whatever_comes_is_read_no_further_than_it_goes(
+        header in nearly(),
+        after in prop::collection::vec(any::<u8>(), 0..32),
+    ) {
+        drive(&[header, after].concat());
+    }
+
+    #[test]
+    fn random_bytes_are_no_headers(bytes in prop::collection::vec(any::<u8>(), 1..200)) {
+        drive(&bytes);
+        prop_assert!(!matches!(parse(&bytes), Ok(Some(_))));
+    }
+}

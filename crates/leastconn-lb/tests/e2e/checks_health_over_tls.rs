@@ -1,0 +1,108 @@
+//! Health checks take the way that connections take: a server whose certificate is
+//! wrong is down, and the log says why.
+
+use leastconn_testkit::{Behaviour, DEADLINE, TestCa, Upstream};
+
+use crate::servers::{MUTUAL, Servers, VERSIONS};
+use crate::support::{Running, entry, tcp};
+
+const UP: &str = r#"leastconn_server_up{upstream="web",server="web1"}"#;
+
+fn check(what: &str) -> String {
+    format!(
+        "health_check = {{ {what}, interval = \"100ms\", timeout = \"1s\", rise = 1, fall = 1 }}"
+    )
+}
+
+async fn start(servers: &Servers, check: &str, web: &Upstream) -> Running {
+    servers
+        .site(&[check, MUTUAL], &[entry("web1", web.addr(), "")])
+        .start()
+        .await
+}
+
+#[tokio::test]
+async fn servers_are_asked_over_mutual_tls() {
+    let servers = Servers::new();
+    for (version, spoken) in VERSIONS {
+        for (behaviour, what, ill) in [
+            (
+                Behaviour::Http(200),
+                r#"type = "http", path = "/healthz""#,
+                Some(Behaviour::Http(503)),
+            ),
+            (
+                Behaviour::Echo,
+                r#"type = "tcp", send = "PING", expect = "PING""#,
+                Some(Behaviour::Source { bytes: 10 }),
+            ),
+            (Behaviour::Echo, r#"type = "tcp""#, None),
+            // It says nothing when we end, and that is no refusal.
+            (Behaviour::Stuck, r#"type = "tcp""#, None),
+        ] {
+            let web = servers.mutual(behaviour, spoken).await;
+            let lb = start(&servers, &check(what), &web).await;
+            web.wait_accepted(3).await;
+            lb.wait_metric(UP, 1.0, DEADLINE).await;
+            assert!(
+                !lb.stderr().contains("health check failed"),
+                "{version} {what}: {}",
+                lb.stderr()
+            );
+            if let Some(ill) = ill {
+                web.set_behaviour(ill);
+                lb.wait_metric(UP, 0.0, DEADLINE).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_certificate_of_either_side_takes_the_server_down_and_says_why() {
+    let servers = Servers::new();
+    let stranger = TestCa::new("other CA");
+    let expired = servers
+        .ca
+        .leaf("web")
+        .dns("web.internal")
+        .validity(-7200, -3600)
+        .build();
+    for (version, spoken) in VERSIONS {
+        for what in [r#"type = "tcp""#, r#"type = "http""#] {
+            for (cert, client_ca, said) in [
+                (&expired, &servers.ca, "the server's certificate expired at"),
+                (
+                    &servers.cert(),
+                    &stranger,
+                    "the server refuses the certificate that it was shown",
+                ),
+            ] {
+                let behaviour = Behaviour::Http(200);
+                let client_ca = Some(client_ca);
+                let web = Upstream::start_tls_versions(behaviour, cert, client_ca, &[spoken]).await;
+                let lb = start(&servers, &check(what), &web).await;
+                lb.wait_metric(UP, 0.0, DEADLINE).await;
+                let down = lb
+                    .wait_log(
+                        |line| {
+                            line.to_string()
+                                .contains("server is down: health check failed")
+                        },
+                        DEADLINE,
+                    )
+                    .await;
+                assert!(
+                    down.to_string().contains(said),
+                    "{version} {what}: {down}\n  should say: {said}"
+                );
+                let asked = web.accepted();
+                drop(tcp(lb.address("plain")).await);
+                lb.nth(0, "no_server_available").await;
+                web.wait_accepted(asked + 2).await;
+                let said = lb.stderr();
+                let warnings = said.matches("TLS with the server fails").count();
+                assert_eq!(warnings, 1, "{version} {what}: {said}");
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Where a PROXY header is required, it comes in time, whole, right, and from
+//! those who may send one, or nothing happens.
+
+use std::time::Duration;
+
+use leastconn_testkit::{DEADLINE, Upstream, client::read_to_close, proxy, within};
+use serde_json::Value;
+use tokio::{io::AsyncWriteExt, time::interval};
+
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, client_hello, cn, entries, tcp};
+
+const REQUIRED: &str = "proxy_protocol = \"required\"\nproxy_protocol_from = \"127.0.0.1\"";
+
+async fn behind(web: &Upstream, lines: &[&str]) -> Running {
+    let lines = [&["upstream = \"web\""], lines].concat();
+    Site::new()
+        .listener("main", &lines)
+        .upstream("web", &[NO_PROBES], &entries(&[web]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .client("all", "source = [\"0.0.0.0/0\", \"::/0\"]", "web", "")
+        .start()
+        .await
+}
+
+/// The detail of record `n`, of a connection that was refused for its header.
+async fn detail(lb: &Running, n: usize) -> String {
+    let record = lb.nth(n, "handshake_failed").await;
+    assert_eq!(record.get("proxy"), None, "{record}");
+    assert!(record["source"].as_str().unwrap().starts_with("127.0.0.1:"));
+    assert!(record["duration_ms"].as_f64().unwrap() < 2000.0, "{record}");
+    record["detail"].as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn what_is_no_header_is_refused_with_what_came() {
+    let web = Upstream::named("web1").await;
+    for tls in [&[REQUIRED, TLS][..], &[REQUIRED]] {
+        let lb = behind(&web, tls).await;
+        let udp = proxy::v2(0x21, 0x12, &[0; 12]);
+        let unix = proxy::v2(0x21, 0x31, &[0; 216]);
+        let long = proxy::v2(0x21, 0x11, &[0; 5000]);
+        let forged = proxy::v2(0x21, 0x11, &[&[0; 12][..], &[3, 0, 4, 1, 2, 3, 4]].concat());
+        let hello = client_hello(lb.ca());
+        let endless = b"PROXY UNKNOWN ".repeat(20);
+        let cases: &[(&[u8], &str)] = &[
+            (
+                &hello,
+                "a TLS ClientHello came where a PROXY header was required",
+            ),
+            (
+                b"GET / HTTP/1.1\r\n\r\n",
+                "an HTTP request came where a PROXY header was required",
+            ),
+            (b"hello", "\"hello\" came where a PROXY header was required"),
+            (
+                b"PROXY TCP4 1.2.3.4 1.2.3.4 1\r\n",
+                "the PROXY header is malformed: it has not two addresses and ports",
+            ),
+            (
+                &endless,
+                "the PROXY header is malformed: its line has no end",
+            ),
+            (&udp, "the PROXY header is for UDP, and only TCP is taken"),
+            (
+                &unix,
+                "the PROXY header is for a UNIX socket, and only TCP is taken",
+            ),
+            (
+                &long,
+                "the PROXY header has 5000 bytes after its first 16, and 4132 are the most",
+            ),
+            (&forged, "the PROXY header's checksum is wrong"),
+        ];
+        for (n, (bytes, said)) in cases.iter().enumerate() {
+            let mut stream = tcp(lb.main()).await;
+            // The balancer may have closed before the last of it. What is wrong is
+            // seen at once: the sender does not end here.
+            let _ = stream.write_all(bytes).await;
+            let _ = read_to_close(&mut stream).await;
+            assert_eq!(detail(&lb, n).await, *said);
+        }
+        lb.quiet().await;
+    }
+    assert_eq!(web.accepted(), 0);
+}
+
+#[tokio::test]
+async fn who_ends_before_the_header_does_is_refused() {
+    let web = Upstream::named("web1").await;
+    let lb = behind(&web, &[REQUIRED]).await;
+    let v2 = proxy::v2(0x21, 0x11, &[0; 12]);
+    let mut n = 0;
+    for header in [&b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n"[..], &v2] {
+        for (sent, place) in [
+            (0, "before"),
+            (1, "in the middle of"),
+            (27, "in the middle of"),
+        ] {
+            let mut stream = tcp(lb.main()).await;
+            stream.write_all(&header[..sent]).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let _ = read_to_close(&mut stream).await;
+            assert_eq!(
+                detail(&lb, n).await,
+                format!("the connection was closed {place} a PROXY header")
+            );
+            n += 1;
+        }
+    }
+    assert_eq!(web.accepted(), 0);
+    lb.quiet().await;
+}
+
+/// A header from elsewhere, even a right one, is a client that lies.
+#[tokio::test]
+async fn who_may_not_send_headers_is_refused_whatever_it_sends() {
+    let web = Upstream::named("web1").await;
+    let elsewhere =
+        "proxy_protocol = \"required\"\nproxy_protocol_from = [\"10.0.0.0/8\", \"::1\"]";
+    for tls in [&[elsewhere, TLS][..], &[elsewhere]] {
+        let lb = behind(&web, tls).await;
+        for (n, sent) in [
+            &b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n"[..],
+            b"PROXY UNKNOWN\r\n",
+            &client_hello(lb.ca()),
+            b"",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut stream = tcp(lb.main()).await;
+            let _ = stream.write_all(sent).await;
+            let _ = read_to_close(&mut stream).await;
+            assert_eq!(
+                detail(&lb, n).await,
+                "127.0.0.1 is not in `proxy_protocol_from`"
+            );
+        }
+        lb.quiet().await;
+    }
+    assert_eq!(web.accepted(), 0);
+}
+
+const LIMIT: f64 = 700.0;
+
+fn in_time(record: &Value) {
+    let took = record["duration_ms"].as_f64().unwrap();
+    assert!((LIMIT..LIMIT * 1.1 + 250.0).contains(&took), "{record}");
+}
+
+#[tokio::test]
+async fn there_is_one_deadline_which_no_byte_moves() {
+    let web = Upstream::named("web1").await;
+    let hasty = "handshake_timeout = \"700ms\"";
+    for tls in [&[REQUIRED, hasty, TLS][..], &[REQUIRED, hasty]] {
+        let lb = behind(&web, tls).await;
+        let mut silent = tcp(lb.main()).await;
+        let _ = read_to_close(&mut silent).await;
+        let record = lb.nth(0, "handshake_timeout").await;
+        in_time(&record);
+        assert_eq!(
+            record["detail"],
+            "the deadline passed before a PROXY header"
+        );
+        let mut stream = tcp(lb.main()).await;
+        let mut tick = interval(Duration::from_millis(50));
+        let drip = async {
+            for byte in proxy::v2(0x21, 0x11, &[0; 12]) {
+                tick.tick().await;
+                if stream.write_all(&[byte]).await.is_err() {
+                    return;
+                }
+            }
+            panic!("the balancer took the whole header");
+        };
+        within(Duration::from_secs(5), "the close", drip).await;
+        let record = lb.nth(1, "handshake_timeout").await;
+        in_time(&record);
+        assert_eq!(
+            record["detail"],
+            "the deadline passed in the middle of a PROXY header"
+        );
+        lb.quiet().await;
+    }
+    // What the header takes, the handshake does not have: the hello is late.
+    let lb = behind(&web, &[REQUIRED, hasty, TLS]).await;
+    let mut stream = tcp(lb.main()).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let header = b"PROXY TCP4 192.0.2.7 198.51.100.1 4660 443\r\n";
+    stream.write_all(header).await.unwrap();
+    let _ = within(DEADLINE, "the close", read_to_close(&mut stream)).await;
+    let record = lb.nth(0, "handshake_timeout").await;
+    in_time(&record);
+    assert_eq!(record["source"], "192.0.2.7:4660");
+    assert_eq!(web.accepted(), 0);
+    lb.quiet().await;
+}
+
+/// One that waits for a header is ended when the process is.
+#[tokio::test]
+async fn a_drain_does_not_wait_for_headers() {
+    let web = Upstream::named("web1").await;
+    let site = Site::new()
+        .process("drain_timeout = \"0s\"")
+        .listener("main", &["upstream = \"web\"", REQUIRED])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("all", "source = \"0.0.0.0/0\"", "web", "");
+    let lb = site.start().await;
+    let mut stream = tcp(lb.main()).await;
+    stream.write_all(b"PROXY ").await.unwrap();
+    lb.wait_metric(
+        "leastconn_connections_active{listener=\"main\"}",
+        1.0,
+        DEADLINE,
+    )
+    .await;
+    lb.signal(leastconn_testkit::Signal::TERM);
+    let status = lb.wait_exit(DEADLINE).await;
+    assert_eq!(status.code(), Some(1));
+    lb.nth(0, "drained").await;
+}

@@ -1,0 +1,242 @@
+//! With `[[upstream]] tls`, what passes is what passed without: all bytes, each end of
+//! sending, and each break.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use leastconn_testkit::client::{read_line, read_to_close};
+use leastconn_testkit::data::{Sha256, pattern, sha256_hex};
+use leastconn_testkit::upstream::Open;
+use leastconn_testkit::{Behaviour, DEADLINE, Upstream, metrics, within};
+use rustls::{ServerConnection, StreamOwned};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::servers::{MUTUAL, Servers, VERSIONS};
+use crate::support::{
+    CLIENT1, NO_PROBES, Records, Running, both_record_layers, entries, entry, reset, tcp,
+};
+
+both_record_layers! {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    both_ways_at_once_with_the_same_sha256,
+    #[tokio::test]
+    each_side_may_finish_sending_long_before_the_other,
+    #[tokio::test]
+    a_server_that_ends_without_close_notify_or_resets_is_no_end,
+    #[tokio::test]
+    a_client_that_ends_or_breaks_off_is_told_apart_at_the_server,
+}
+
+const BLOCK: usize = 1 << 20;
+
+async fn start(servers: &Servers, records: Records, web: &Upstream) -> Running {
+    servers
+        .site(&[NO_PROBES, MUTUAL], &entries(&[web]))
+        .records(records)
+        .start()
+        .await
+}
+
+async fn both_ways_at_once_with_the_same_sha256(records: Records) {
+    const BLOCKS: usize = 24;
+    let servers = Servers::new();
+    for (version, spoken) in VERSIONS {
+        let web = servers.mutual(Behaviour::Echo, spoken).await;
+        let lb = start(&servers, records, &web).await;
+        let tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+        pump(tls, BLOCKS).await;
+        pump(tcp(lb.address("plain")).await, BLOCKS).await;
+        for record in lb.wait_records(2).await {
+            assert_eq!(record["outcome"], "ok", "{version}");
+            assert_eq!(record["bytes_received"], BLOCKS * BLOCK);
+            assert_eq!(record["bytes_sent"], BLOCKS * BLOCK);
+        }
+        lb.quiet().await;
+    }
+}
+
+async fn pump(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, blocks: usize) {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let send = tokio::spawn(async move {
+        let mut digest = Sha256::default();
+        let mut block = pattern(0, BLOCK);
+        for number in 0..blocks {
+            block[..8].copy_from_slice(&number.to_be_bytes());
+            digest.update(&block);
+            writer.write_all(&block).await.unwrap();
+        }
+        writer.shutdown().await.unwrap();
+        digest.finish_hex()
+    });
+    let receive = tokio::spawn(async move {
+        let mut digest = Sha256::default();
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match reader.read(&mut buffer).await.unwrap() {
+                0 => return digest.finish_hex(),
+                n => digest.update(&buffer[..n]),
+            }
+        }
+    });
+    let limit = Duration::from_secs(30);
+    let both = within(limit, "both digests", async { tokio::join!(send, receive) }).await;
+    assert_eq!(both.0.unwrap(), both.1.unwrap());
+}
+
+async fn each_side_may_finish_sending_long_before_the_other(records: Records) {
+    let servers = Servers::new();
+    for (version, spoken) in VERSIONS {
+        let slow = Behaviour::SlowAnswer {
+            delay: Duration::from_millis(300),
+            bytes: BLOCK as u64,
+        };
+        let web = servers.mutual(slow, spoken).await;
+        let lb = start(&servers, records, &web).await;
+        let mut asking = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+        asking.write_all(b"question").await.unwrap();
+        asking.shutdown().await.unwrap();
+        let answer = read_to_close(&mut asking).await.unwrap();
+        assert!(answer == pattern(0, BLOCK), "{version}: {}", answer.len());
+        let record = lb.nth(0, "ok").await;
+        assert_eq!(record["bytes_received"], 8);
+
+        web.set_behaviour(Behaviour::Source {
+            bytes: BLOCK as u64,
+        });
+        let mut listening = tcp(lb.address("plain")).await;
+        let heard = read_to_close(&mut listening).await.unwrap();
+        assert!(heard == pattern(0, BLOCK), "{version}: {}", heard.len());
+        listening.write_all(&pattern(7, BLOCK)).await.unwrap();
+        listening.shutdown().await.unwrap();
+        let record = lb.nth(1, "ok").await;
+        assert_eq!(record["bytes_received"], BLOCK);
+
+        web.set_behaviour(Behaviour::Sink);
+        let sent = pattern(0, 3 * BLOCK + 1);
+        let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+        stream.write_all(&sent).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let digest = read_to_close(&mut stream).await.unwrap();
+        assert_eq!(String::from_utf8(digest).unwrap(), sha256_hex(&sent));
+        lb.nth(2, "ok").await;
+        lb.quiet().await;
+    }
+}
+
+async fn a_server_that_ends_without_close_notify_or_resets_is_no_end(records: Records) {
+    let servers = Servers::new();
+    for (version, spoken) in VERSIONS {
+        let web = servers
+            .mutual(Behaviour::Named("web1".to_owned()), spoken)
+            .await;
+        let lb = start(&servers, records, &web).await;
+        let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+        let mut plain = tcp(lb.address("plain")).await;
+        read_line(&mut tls).await.unwrap();
+        read_line(&mut plain).await.unwrap();
+        // As a process that is killed, or an attacker: a FIN is not part of TLS.
+        web.stop(Open::Close).await;
+        read_to_close(&mut tls).await.unwrap_err();
+        let error = read_to_close(&mut plain).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{version}");
+        for n in 0..2 {
+            let record = lb.nth(n, "server_reset").await;
+            let detail = record["detail"].as_str().unwrap();
+            assert!(detail.contains("without close_notify"), "{record}");
+        }
+
+        web.set_behaviour(Behaviour::ResetAfter(5));
+        web.restart().await;
+        let mut plain = tcp(lb.address("plain")).await;
+        plain.write_all(b"12345").await.unwrap();
+        let error = read_to_close(&mut plain).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{version}");
+        lb.nth(2, "server_reset").await;
+        lb.quiet().await;
+    }
+}
+
+/// A server that is looked at from inside: how one connection ended for it, after all
+/// that it got.
+fn listening(listener: TcpListener, servers: &Servers) -> JoinHandle<(Vec<u8>, Option<ErrorKind>)> {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let cert = servers.cert();
+    let config = rustls::ServerConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(cert.chain_der.clone(), cert.key_der.clone_key())
+        .unwrap();
+    let config = Arc::new(config);
+    spawn_blocking(move || {
+        let (socket, _): (TcpStream, _) = listener.accept().unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let session = ServerConnection::new(config).unwrap();
+        let mut stream = StreamOwned::new(session, socket);
+        stream.write_all(b"hello\n").unwrap();
+        let mut got = Vec::new();
+        let end = stream.read_to_end(&mut got).err().map(|error| error.kind());
+        if end.is_none() {
+            stream.conn.send_close_notify();
+            stream.flush().unwrap();
+        }
+        (got, end)
+    })
+}
+
+async fn a_client_that_ends_or_breaks_off_is_told_apart_at_the_server(records: Records) {
+    let servers = Servers::new();
+    for orderly in [true, false] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let web = entry("web1", listener.local_addr().unwrap(), "");
+        let lb = servers
+            .site(&[NO_PROBES, MUTUAL], &[web])
+            .records(records)
+            .start()
+            .await;
+        let server = listening(listener, &servers);
+        let mut client = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+        read_line(&mut client).await.unwrap();
+        client.write_all(b"some").await.unwrap();
+        client.flush().await.unwrap();
+        let (outcome, end) = if orderly {
+            client.shutdown().await.unwrap();
+            ("ok", None)
+        } else {
+            let seen = r#"leastconn_bytes_total{listener="main",direction="received"}"#;
+            lb.wait_metric(seen, 4.0, DEADLINE).await;
+            reset(client.into_inner().0);
+            ("client_reset", Some(ErrorKind::ConnectionReset))
+        };
+        let (got, ended) = within(DEADLINE, "the server", server).await.unwrap();
+        assert_eq!(ended, end);
+        assert!(got == b"some" || (!orderly && got.is_empty()), "{got:?}");
+        lb.nth(0, outcome).await;
+        lb.quiet().await;
+    }
+}
+
+#[tokio::test]
+async fn every_file_is_among_the_metrics() {
+    let servers = Servers::new();
+    let web = servers
+        .mutual(Behaviour::Named("web1".to_owned()), VERSIONS[1].1)
+        .await;
+    let lb = start(&servers, "direct", &web).await;
+    let (_, text) = lb.http_get("/metrics").await;
+    let samples = metrics::parse(&text);
+    let files = metrics::family(&samples, "leastconn_certificate_not_after_seconds");
+    let mut files: Vec<_> = files.map(|(key, _)| key.to_owned()).collect();
+    files.sort();
+    for name in ["lb.crt", "servers.crt"] {
+        assert_eq!(
+            files.iter().filter(|file| file.contains(name)).count(),
+            1,
+            "{files:?}"
+        );
+    }
+    lb.quiet().await;
+}

@@ -1,0 +1,295 @@
+//! Servers are told who the client is, before they get its first byte.
+
+use leastconn_testkit::{
+    Behaviour, DEADLINE, TlsClient, Upstream,
+    client::{read_line, read_to_close, roundtrip},
+    proxy::Prefixed,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+use crate::support::{
+    CLIENT1, NO_PROBES, Records, Site, TLS, both_record_layers, cn, entries, entry, nowhere, tcp,
+};
+
+both_record_layers! {
+    #[tokio::test]
+    what_tls_says_of_the_client_is_passed_on,
+    #[tokio::test]
+    two_balancers_in_a_row_tell_what_the_first_one_knew,
+}
+
+async fn server() -> Upstream {
+    Upstream::start(Behaviour::ProxyHeader).await
+}
+
+/// Ends in order, and returns what the server said of the header.
+async fn told<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> String {
+    let line = read_line(&mut stream).await.unwrap();
+    let sent = b"and the client's own bytes";
+    assert_eq!(roundtrip(&mut stream, sent).await.unwrap(), sent);
+    stream.shutdown().await.unwrap();
+    assert!(read_to_close(&mut stream).await.unwrap().is_empty());
+    line
+}
+
+fn plain(version: &str, servers: &[String]) -> Site {
+    let header = format!("proxy_protocol = \"{version}\"");
+    Site::new()
+        .listener("main", &["upstream = \"web\""])
+        .upstream("web", &[NO_PROBES, &header], servers)
+        .client("local", "source = \"127.0.0.0/8\"", "web", "")
+}
+
+#[tokio::test]
+async fn a_plain_connection_s_two_ends_are_told() {
+    let web = server().await;
+    for (word, version) in [("v1", "v1"), ("v2", "v2"), ("v2-tls", "v2")] {
+        let lb = plain(word, &entries(&[&web])).start().await;
+        let stream = tcp(lb.main()).await;
+        let client = stream.local_addr().unwrap();
+        let expected = format!("{version} {client} {}", lb.main());
+        assert_eq!(told(stream).await, expected);
+        // Of what is the client's, nothing is counted that is not.
+        let record = lb.nth(0, "ok").await;
+        assert_eq!(record["bytes_received"], 26, "{record}");
+        lb.quiet().await;
+    }
+    // And where it is off, none is sent.
+    let lb = plain("off", &entries(&[&web])).start().await;
+    let mut stream = tcp(lb.main()).await;
+    stream.write_all(b"not a header at all\r\n").await.unwrap();
+    let line = read_line(&mut stream).await.unwrap();
+    assert!(line.starts_with("no header"), "{line}");
+    drop(stream);
+    lb.wait_records(1).await;
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn ipv6_is_told_as_it_is() {
+    let web = server().await;
+    for version in ["v1", "v2"] {
+        let header = format!("proxy_protocol = \"{version}\"");
+        let lb = Site::new()
+            .listener("main", &["bind = \"[::1]:0\"", "upstream = \"web\""])
+            .upstream("web", &[NO_PROBES, &header], &entries(&[&web]))
+            .client("local", "source = \"::1\"", "web", "")
+            .start()
+            .await;
+        let stream = tcp(lb.main()).await;
+        let expected = format!("{version} {} {}", stream.local_addr().unwrap(), lb.main());
+        assert_eq!(told(stream).await, expected);
+        lb.nth(0, "ok").await;
+        lb.quiet().await;
+    }
+}
+
+fn hex(text: &str) -> String {
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A TLV as it stands in a header, in hexadecimal.
+fn tlv(kind: u8, value: &str) -> String {
+    format!("{kind:02x}{:04x}{}", value.len(), hex(value))
+}
+
+async fn what_tls_says_of_the_client_is_passed_on(records: Records) {
+    let web = server().await;
+    let lb = Site::new()
+        .records(records)
+        .listener("main", &["upstream = \"web\"", TLS])
+        .listener(
+            "anonymous",
+            &[
+                "upstream = \"web\"",
+                "tls = { cert = \"server.crt\", key = \"server.key\", client_auth = \"none\" }",
+            ],
+        )
+        .upstream(
+            "web",
+            &[NO_PROBES, "proxy_protocol = \"v2-tls\""],
+            &entries(&[&web]),
+        )
+        .client("client1", &cn(CLIENT1), "web", "")
+        .client("local", "source = \"127.0.0.1\"", "web", "")
+        .start()
+        .await;
+    let with = "0700000000";
+    let without = "0100000001";
+    let certificate = lb.client(CLIENT1);
+    let nobody = TlsClient::new(lb.ca(), None);
+    let v13 = format!(
+        "{}{}",
+        tlv(0x21, "TLSv1.3"),
+        tlv(0x23, "TLS_AES_128_GCM_SHA256")
+    );
+    let v12 = format!(
+        "{}{}",
+        tlv(0x21, "TLSv1.2"),
+        tlv(0x23, "ECDHE-ECDSA-AES128-GCM-SHA256")
+    );
+    let named = tlv(0x22, CLIENT1);
+    let cases = [
+        (
+            "main",
+            certificate.clone().tls13(),
+            format!("{with}{v13}{named}"),
+        ),
+        ("main", certificate.tls12(), format!("{with}{v12}{named}")),
+        (
+            "anonymous",
+            nobody.clone().tls13(),
+            format!("{without}{v13}"),
+        ),
+        ("anonymous", nobody.tls12(), format!("{without}{v12}")),
+    ];
+    for (n, (listener, client, ssl)) in cases.into_iter().enumerate() {
+        let addr = lb.address(listener);
+        let stream = client.connect_sni(addr, "web.lb.com").await.unwrap();
+        let source = stream.get_ref().0.local_addr().unwrap();
+        let authority = hex("web.lb.com");
+        assert_eq!(
+            told(stream).await,
+            format!("v2 {source} {addr} 02={authority} 20={ssl}")
+        );
+        lb.nth(n, "ok").await;
+    }
+    lb.quiet().await;
+}
+
+/// The outer one takes what a balancer before it says; the inner one lets in by that.
+async fn two_balancers_in_a_row_tell_what_the_first_one_knew(records: Records) {
+    let web = server().await;
+    let required = "proxy_protocol = \"required\"\nproxy_protocol_from = \"127.0.0.1\"";
+    let inner = Site::new()
+        .records(records)
+        .listener("main", &["upstream = \"web\"", required, TLS])
+        .upstream(
+            "web",
+            &[NO_PROBES, "proxy_protocol = \"v2-tls\""],
+            &entries(&[&web]),
+        )
+        .client(
+            "far",
+            &format!("{}, source = \"192.0.2.0/24\"", cn(CLIENT1)),
+            "web",
+            "",
+        )
+        .start()
+        .await;
+    for (n, version) in ["v1", "v2", "v2-tls"].into_iter().enumerate() {
+        let header = format!("proxy_protocol = \"{version}\"");
+        let outer = Site::new()
+            .listener("main", &["upstream = \"inner\"", required])
+            .upstream(
+                "inner",
+                &[NO_PROBES, &header],
+                &[entry("inner", inner.main(), "")],
+            )
+            .client("all", "source = \"192.0.2.0/24\"", "inner", "")
+            .start()
+            .await;
+        let header = b"PROXY TCP4 192.0.2.7 198.51.100.1 4660 443\r\n";
+        let stream = Prefixed::new(tcp(outer.main()).await, header);
+        let client = inner.client(CLIENT1).tls13();
+        let line = told(client.handshake(stream, "localhost").await.unwrap()).await;
+        let ends = "v2 192.0.2.7:4660 198.51.100.1:443 02=";
+        assert!(line.starts_with(ends), "{line}");
+        assert!(line.contains(&tlv(0x22, CLIENT1)), "{line}");
+        for record in [inner.nth(n, "ok").await, outer.nth(0, "ok").await] {
+            assert_eq!(record["source"], "192.0.2.7:4660", "{record}");
+        }
+        assert_eq!(inner.records()[n]["client"], "far");
+        outer.quiet().await;
+    }
+    inner.quiet().await;
+}
+
+/// Each attempt begins with it, and only with it.
+#[tokio::test]
+async fn the_next_server_gets_it_too() {
+    let web = server().await;
+    let servers = [
+        entry("dead", nowhere(), ""),
+        entry("web1", web.addr(), ", backup = true"),
+    ];
+    let lb = plain("v2", &servers).start().await;
+    let stream = tcp(lb.main()).await;
+    let expected = format!("v2 {} {}", stream.local_addr().unwrap(), lb.main());
+    assert_eq!(told(stream).await, expected);
+    let record = lb.nth(0, "ok").await;
+    assert_eq!(record["attempts"], 2, "{record}");
+    lb.quiet().await;
+}
+
+/// A probe is nobody's connection, and says so; on a port of its own it says nothing.
+#[tokio::test]
+async fn health_checks_say_that_they_are_nobody_s() {
+    for (word, said) in [
+        ("v1", "v1 local"),
+        ("v2", "v2 local"),
+        ("v2-tls", "v2 local"),
+    ] {
+        let web = server().await;
+        let header = format!("proxy_protocol = \"{word}\"");
+        let check = format!("health_check = {{ type = \"tcp\", expect = \"{said}\\n\" }}");
+        let lb = Site::new()
+            .listener("main", &["upstream = \"web\""])
+            .upstream("web", &[&check, &header], &entries(&[&web]))
+            .client("local", "source = \"127.0.0.1\"", "web", "")
+            .start()
+            .await;
+        web.wait_accepted(1).await;
+        let probed = r#"leastconn_server_up{upstream="web",server="web1"}"#;
+        web.wait_open(0).await;
+        lb.wait_metric(probed, 1.0, DEADLINE).await;
+        let stream = tcp(lb.main()).await;
+        assert!(told(stream).await.contains(&lb.main().to_string()));
+        lb.nth(0, "ok").await;
+        lb.quiet().await;
+    }
+    // Another port, where a header would be garbage: the first bytes are the question.
+    let (web, health) = (server().await, Upstream::start(Behaviour::Echo).await);
+    let port = health.addr().port();
+    let check = format!(
+        "health_check = {{ type = \"tcp\", port = {port}, send = \"hello\", expect = \"hello\" }}"
+    );
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\""])
+        .upstream(
+            "web",
+            &[&check, "proxy_protocol = \"v1\""],
+            &entries(&[&web]),
+        )
+        .client("local", "source = \"127.0.0.1\"", "web", "")
+        .start()
+        .await;
+    health.wait_accepted(1).await;
+    assert!(told(tcp(lb.main()).await).await.starts_with("v1 127.0.0.1"));
+    lb.nth(0, "ok").await;
+    lb.quiet().await;
+}
+
+/// In the clear, before TLS to the server, of clients and of probes.
+#[tokio::test]
+async fn it_comes_before_tls_to_the_server() {
+    let servers = crate::servers::Servers::new();
+    for (_, spoken) in crate::servers::VERSIONS {
+        let web = servers.mutual(Behaviour::ProxyHeader, spoken).await;
+        let check = "health_check = { type = \"tcp\", expect = \"v2 local\\n\" }";
+        let header = "proxy_protocol = \"v2-tls\"";
+        let lines = [check, header, crate::servers::MUTUAL];
+        let lb = servers.site(&lines, &entries(&[&web])).start().await;
+        web.wait_accepted(1).await;
+        let up = r#"leastconn_server_up{upstream="web",server="web1"}"#;
+        lb.wait_metric(up, 1.0, DEADLINE).await;
+        let stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+        let source = stream.get_ref().0.local_addr().unwrap();
+        let line = told(stream).await;
+        let ends = format!("v2 {source} {} 02=", lb.main());
+        assert!(line.starts_with(&ends), "{line}");
+        assert!(line.contains(&tlv(0x22, CLIENT1)), "{line}");
+        lb.nth(0, "ok").await;
+        lb.quiet().await;
+    }
+}

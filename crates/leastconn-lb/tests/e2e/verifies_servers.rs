@@ -1,0 +1,283 @@
+//! A server that is not the one that `[[upstream]] tls` asks for gets nothing of a
+//! client's bytes; another one is tried, and what is wrong is said once.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+
+use leastconn_testkit::client::{read_line, read_to_close};
+use leastconn_testkit::{Behaviour, Cert, DEADLINE, TestCa, Upstream, eventually, within};
+use rustls::version::TLS12;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::servers::{BY_HOST, MUTUAL, Servers, VERSIONS};
+use crate::support::{NO_PROBES, Running, entry, tcp};
+
+/// Failing servers are tried again and again.
+const NO_EJECTION: &str = "passive = { max_fails = 0 }";
+
+fn named(name: &str) -> Behaviour {
+    Behaviour::Named(name.to_owned())
+}
+
+/// The client's side of a connection that no server took.
+async fn is_refused(lb: &Running) -> Value {
+    let n = lb.records().len();
+    let mut stream = tcp(lb.address("plain")).await;
+    // A reset, if the client's bytes were not read.
+    let _ = stream.write_all(b"secret").await;
+    assert!(
+        read_to_close(&mut stream)
+            .await
+            .unwrap_or_default()
+            .is_empty()
+    );
+    lb.nth(n, "connect_failed").await
+}
+
+async fn greeting(lb: &Running) -> (String, Value) {
+    let n = lb.records().len();
+    let mut stream = tcp(lb.address("plain")).await;
+    let name = read_line(&mut stream).await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert!(read_to_close(&mut stream).await.unwrap().is_empty());
+    (name, lb.nth(n, "ok").await)
+}
+
+/// What was said of the failing of TLS, in the log.
+fn warnings(lb: &Running) -> Vec<String> {
+    lb.stderr()
+        .lines()
+        .filter(|line| line.contains("TLS with the server fails"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[tokio::test]
+async fn each_way_in_which_a_certificate_is_wrong_is_told() {
+    let servers = Servers::new();
+    let leaf = || servers.ca.leaf("web").dns("web.internal");
+    let other = TestCa::new("other CA");
+    let namesake = TestCa::new("servers' CA");
+    let cases: [(Cert, &str); 8] = [
+        (
+            servers.ca.leaf("web").dns("db.internal").build(),
+            "is not for `web.internal`: it is for DnsName(\"db.internal\")",
+        ),
+        (
+            // A common name is no name.
+            servers.ca.leaf("web.internal").build(),
+            "is not for `web.internal`: it has no subject alternative name",
+        ),
+        (
+            other.leaf("web").dns("web.internal").build(),
+            "was not issued by an authority of `ca`",
+        ),
+        (
+            namesake.leaf("web").dns("web.internal").build(),
+            "has a signature that is not its issuer's",
+        ),
+        (
+            leaf().self_signed().build(),
+            "was not issued by an authority of `ca`",
+        ),
+        (leaf().validity(-7200, -3600).build(), "expired at 20"),
+        (
+            leaf().validity(3600, 7200).build(),
+            "is not valid before 20",
+        ),
+        (leaf().eku_client_only().build(), "is not for servers"),
+    ];
+    for (version, spoken) in VERSIONS {
+        for (cert, said) in &cases {
+            let bad = Upstream::start_tls_versions(named("bad"), cert, None, &[spoken]).await;
+            let lb = servers
+                .site(
+                    &[NO_PROBES, NO_EJECTION, MUTUAL],
+                    &[entry("web1", bad.addr(), "")],
+                )
+                .start()
+                .await;
+            for _ in 0..3 {
+                let record = is_refused(&lb).await;
+                let detail = record["detail"].as_str().unwrap();
+                assert!(
+                    detail.contains("the server's certificate") && detail.contains(said),
+                    "{version}: {detail}\n  should say: {said}"
+                );
+                assert_eq!(record["attempts"], 1);
+                assert_eq!(record["bytes_received"], 0);
+                assert!(record.get("server").is_none(), "{record}");
+            }
+            let said = eventually(DEADLINE, || async {
+                let warnings = warnings(&lb);
+                let found = !warnings.is_empty();
+                found
+                    .then_some(warnings)
+                    .ok_or_else(|| "no warning".to_owned())
+            });
+            let warnings = said.await.unwrap();
+            assert_eq!(warnings.len(), 1, "{warnings:#?}");
+            let line: Value = serde_json::from_str(&warnings[0]).unwrap();
+            assert!(line.to_string().contains("web1"), "{line}");
+            bad.wait_open(0).await;
+            lb.quiet().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_server_name_it_is_the_host_that_must_be_in_the_certificate() {
+    let servers = Servers::new();
+    let localhost = |addr: SocketAddr| {
+        format!(
+            "{{ name = \"web1\", address = \"localhost:{}\" }}",
+            addr.port()
+        )
+    };
+    let by_address = servers.ca.leaf("web").ip([127, 0, 0, 1]).build();
+    let by_name = servers.ca.leaf("web").dns("localhost").build();
+    for (cert, address_works, name_works) in [(&by_address, true, false), (&by_name, false, true)] {
+        let web = Upstream::start_tls(named("web1"), cert, None).await;
+        for (server, works, host) in [
+            (entry("web1", web.addr(), ""), address_works, "127.0.0.1"),
+            (localhost(web.addr()), name_works, "localhost"),
+        ] {
+            let lb = servers
+                .site(&[NO_PROBES, NO_EJECTION, BY_HOST], &[server])
+                .start()
+                .await;
+            if works {
+                assert_eq!(greeting(&lb).await.0, "web1");
+            } else {
+                let record = is_refused(&lb).await;
+                let detail = record["detail"].as_str().unwrap();
+                assert!(detail.contains(&format!("is not for `{host}`")), "{detail}");
+            }
+            lb.quiet().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_server_is_none_and_tls_1_2_may_be_too_old() {
+    let servers = Servers::new();
+    let (good, revoked) = (servers.cert(), servers.cert());
+    let lines = r#"tls = { ca = "servers.crt", crl = "servers.crl", server_name = "web.internal", min_version = "1.3" }"#;
+    let web1 = Upstream::start_tls(named("web1"), &revoked, None).await;
+    let web2 = Upstream::start_tls(named("web2"), &good, None).await;
+    let old = Upstream::start_tls_versions(named("old"), &good, None, &[&TLS12]).await;
+    let start = async |addr| {
+        let site = servers.site(&[NO_PROBES, NO_EJECTION, lines], &[entry("web1", addr, "")]);
+        let crl = servers.ca.crl(&[&revoked]);
+        std::fs::write(site.dir.path().join("servers.crl"), crl).unwrap();
+        site.start().await
+    };
+    for (addr, said) in [
+        (web1.addr(), "the server's certificate is revoked"),
+        (
+            old.addr(),
+            "the server ended the connection with alert ProtocolVersion",
+        ),
+    ] {
+        let lb = start(addr).await;
+        let record = is_refused(&lb).await;
+        assert!(
+            record["detail"].as_str().unwrap().contains(said),
+            "{record}"
+        );
+        lb.quiet().await;
+    }
+    let lb = start(web2.addr()).await;
+    assert_eq!(greeting(&lb).await.0, "web2");
+    lb.quiet().await;
+}
+
+/// The client notices nothing; the server that failed is passed over for a while.
+#[tokio::test]
+async fn where_tls_fails_another_server_is_tried() {
+    let servers = Servers::new();
+    let bad = servers.ca.leaf("web").dns("db.internal").build();
+    let bad = Upstream::start_tls(named("bad"), &bad, None).await;
+    let plain = Upstream::start(named("no TLS")).await;
+    let dying = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dying_at = dying.local_addr().unwrap();
+    let dying = tokio::spawn(async move {
+        let mut deaths = 0;
+        while let Ok((mut socket, _)) = dying.accept().await {
+            // In the middle of the handshake.
+            socket.read_exact(&mut [0; 100]).await.unwrap();
+            deaths += 1;
+            drop(socket);
+            if deaths == 1 {
+                break;
+            }
+        }
+        deaths
+    });
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let good = servers.mutual(named("good"), VERSIONS[1].1).await;
+    for (name, addr, said) in [
+        ("bad", bad.addr(), "is not for `web.internal`"),
+        ("plain", plain.addr(), "does not speak TLS"),
+        ("dying", dying_at, ""),
+        ("silent", silent.local_addr().unwrap(), "no answer in time"),
+    ] {
+        // The better one is a backup, so that the other is tried first.
+        let pair = [
+            entry("web1", addr, ""),
+            entry("web2", good.addr(), ", backup = true"),
+        ];
+        let lines = [NO_PROBES, MUTUAL, "connect_timeout = \"300ms\""];
+        let lb = servers.site(&lines, &pair).start().await;
+        let (greeted, record) = greeting(&lb).await;
+        assert_eq!(greeted, "good", "{name}");
+        assert_eq!(record["attempts"], 2, "{name}: {record}");
+        lb.quiet().await;
+        assert!(lb.stderr().contains(said), "{name}: {}", lb.stderr());
+    }
+    assert_eq!(within(DEADLINE, "the death", dying).await.unwrap(), 1);
+}
+
+/// TLS 1.2 says so in the handshake, TLS 1.3 once it is over for us.
+#[tokio::test]
+async fn a_server_that_wants_another_certificate_of_ours_is_told() {
+    let servers = Servers::new();
+    let foreign = TestCa::new("other CA").leaf("lb").eku_client_only().build();
+    let nothing = r#"tls = { ca = "servers.crt", server_name = "web.internal" }"#;
+    for (version, spoken) in VERSIONS {
+        let outcome = match version {
+            "1.2" => "connect_failed",
+            _ => "server_reset",
+        };
+        for (lines, said) in [
+            (nothing, "certificate"),
+            (
+                MUTUAL,
+                "the server refuses the certificate that it was shown",
+            ),
+        ] {
+            let web = servers.mutual(named("web1"), spoken).await;
+            let site = servers.site(
+                &[NO_PROBES, NO_EJECTION, lines],
+                &[entry("web1", web.addr(), "")],
+            );
+            foreign.write(&site.dir, "lb");
+            let lb = site.start().await;
+            for n in 0..3 {
+                let mut stream = tcp(lb.address("plain")).await;
+                match read_to_close(&mut stream).await {
+                    Ok(bytes) => assert!(bytes.is_empty() && version == "1.2"),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+                }
+                let record = lb.nth(n, outcome).await;
+                let detail = record["detail"].as_str().unwrap();
+                assert!(detail.contains(said), "{version}: {record}");
+            }
+            let warnings = warnings(&lb);
+            assert_eq!(warnings.len(), 1, "{version}: {warnings:#?}");
+            lb.quiet().await;
+        }
+    }
+}

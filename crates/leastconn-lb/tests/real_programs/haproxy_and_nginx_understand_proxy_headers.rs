@@ -1,0 +1,270 @@
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use leastconn_testkit::{DEADLINE, eventually};
+
+use crate::{
+    curl,
+    program::{self, Port, replace, run},
+    site::{self, Certs, Records, Site, both_record_layers},
+};
+
+both_record_layers! {
+    #[tokio::test]
+    haproxy_and_curl_announce_their_clients,
+    #[tokio::test]
+    haproxy_and_nginx_are_told_who_connects,
+}
+
+/// A program that listens. Killed when dropped.
+struct Daemon(Child);
+
+impl Daemon {
+    /// Starts `name` with what it needs to find its configuration.
+    async fn start(name: &str, args: &[&str], file: &Path, listens: &[&Port]) -> Self {
+        let said = fs::File::create(file.with_extension("said")).unwrap();
+        let child = Command::new(program::path(name))
+            .args(args)
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(said.try_clone().unwrap())
+            .stderr(said)
+            .spawn()
+            .unwrap();
+        let daemon = Self(child);
+        for port in listens {
+            let up = eventually(DEADLINE, || async {
+                let connected = tokio::net::TcpStream::connect(port.address).await;
+                connected.map(drop).map_err(|error| error.to_string())
+            });
+            if let Err(why) = up.await {
+                let said = fs::read_to_string(file.with_extension("said")).unwrap();
+                panic!("{name} does not start: {why}\n{said}");
+            }
+        }
+        daemon
+    }
+
+    async fn haproxy(dir: &Path, sections: &str, listens: &[&Port]) -> Self {
+        let file = dir.join("haproxy.cfg");
+        let config = format!(
+            "global\n  maxconn 100\ndefaults\n  timeout connect 5s\n  timeout client 20s\n  \
+             timeout server 20s\n{sections}"
+        );
+        fs::write(&file, config).unwrap();
+        Self::start("haproxy", &["-db", "-f"], &file, listens).await
+    }
+
+    async fn nginx(dir: &Path, server: &str, port: &Port) -> Self {
+        let dir = dir.join("nginx");
+        fs::create_dir_all(&dir).unwrap();
+        let file = dir.join("nginx.conf");
+        let at = dir.display();
+        // One process, so that killing it leaves nobody behind.
+        let config = format!(
+            "daemon off;\nmaster_process off;\npid {at}/pid;\nerror_log {at}/error.log;\nevents {{}}\n\
+             http {{\n  client_body_temp_path {at}/t1;\n  proxy_temp_path {at}/t2;\n  \
+             fastcgi_temp_path {at}/t3;\n  uwsgi_temp_path {at}/t4;\n  scgi_temp_path {at}/t5;\n  \
+             access_log off;\n  default_type text/plain;\n{server}\n}}\n"
+        );
+        fs::write(&file, config).unwrap();
+        Self::start("nginx", &["-p", &at.to_string(), "-c"], &file, &[port]).await
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const REQUIRED: &str =
+    "name = \"main\"\nproxy_protocol = \"required\"\nproxy_protocol_from = \"127.0.0.1\"";
+
+/// The example, taking PROXY headers from this machine.
+async fn site(records: Records) -> Site {
+    Site::start_with(|config| {
+        let config = site::choose(records, &config);
+        let config = replace(&config, "name = \"main\"", REQUIRED);
+        // Its probe would otherwise leave the pool to chance.
+        replace(&config, "interval = \"10s\"", "interval = \"1h\"")
+    })
+    .await
+}
+
+/// Asks for the page over HAProxy or whatever `through` is, and returns curl's own
+/// address.
+async fn page(certs: &Certs, through: SocketAddr, more: &[&str]) -> (String, String) {
+    let mut curl = curl::get(certs, through, Some("client2"));
+    curl.args(["--write-out", "%{local_ip}:%{local_port}"])
+        .args(more)
+        .arg("https://lb.com/");
+    let said = run(&mut curl).await.ok().stdout;
+    let (page, own) = said.split_once('\n').unwrap();
+    (page.to_owned(), own.to_owned())
+}
+
+async fn haproxy_and_curl_announce_their_clients(records: Records) {
+    let site = site(records).await;
+    let ports = [Port::reserve(), Port::reserve(), Port::reserve()];
+    let options = [
+        "send-proxy",
+        "send-proxy-v2",
+        "send-proxy-v2 proxy-v2-options crc32c,unique-id,authority",
+    ];
+    let sections: String = ports
+        .iter()
+        .zip(options)
+        .map(|(port, options)| {
+            format!(
+                "listen at{0}\n  mode tcp\n  unique-id-format %ci\n  bind {1}\n  server lb {2} {options}\n",
+                port.address.port(),
+                port.address,
+                site.address()
+            )
+        })
+        .collect();
+    let all: Vec<&Port> = ports.iter().collect();
+    let haproxy = Daemon::haproxy(site.certs.dir(), &sections, &all).await;
+    // Asking whether HAProxy is there made it connect, once for each of its ports.
+    site.balancer.wait_records(3).await;
+
+    for port in &ports {
+        let before = site.balancer.records().len();
+        let (text, own) = page(&site.certs, port.address, &[]).await;
+        assert_eq!(text, "webapp2");
+        let record = site
+            .balancer
+            .wait_records(before + 1)
+            .await
+            .swap_remove(before);
+        assert_eq!(record["outcome"], "ok", "{record}");
+        assert_eq!(record["source"], own, "{record}");
+        assert_eq!(record["client"], "client2", "{record}");
+        let front = record["proxy"].as_str().unwrap();
+        assert!(front.starts_with("127.0.0.1:") && front != own, "{record}");
+    }
+    drop(haproxy);
+
+    let before = site.balancer.records().len();
+    let (_, own) = page(&site.certs, site.address(), &["--haproxy-protocol"]).await;
+    let record = site
+        .balancer
+        .wait_records(before + 1)
+        .await
+        .swap_remove(before);
+    assert_eq!(record["outcome"], "ok", "{record}");
+    assert_eq!(record["source"], own, "{record}");
+
+    // Past them, and without a header: TLS at once.
+    let before = site.balancer.records().len();
+    assert_ne!(site.page("client2").await.code, 0);
+    let record = site
+        .balancer
+        .wait_records(before + 1)
+        .await
+        .swap_remove(before);
+    assert_eq!(record["outcome"], "handshake_failed", "{record}");
+    assert_eq!(
+        record["detail"],
+        "a TLS ClientHello came where a PROXY header was required"
+    );
+    site.finish().await;
+}
+
+/// They are connections of HAProxy's own, which end before TLS begins.
+#[tokio::test]
+async fn haproxy_checks_health_with_local_headers() {
+    let site = site("direct").await;
+    let port = Port::reserve();
+    let section = format!(
+        "listen checked\n  mode http\n  bind {}\n  http-request return status 200 content-type \
+         text/plain lf-string \"%[srv_is_up(checked/lb)]\\n\"\n  server lb {} send-proxy-v2 check \
+         inter 100ms\n",
+        port.address,
+        site.address()
+    );
+    let haproxy = Daemon::haproxy(site.certs.dir(), &section, &[&port]).await;
+    let ended = |record: &serde_json::Value| record["outcome"] != "ok";
+    let record = site.balancer.wait_record(ended, DEADLINE).await;
+    assert_eq!(record["outcome"], "handshake_failed", "{record}");
+    assert!(record["source"].as_str().unwrap().starts_with("127.0.0.1:"));
+    assert_eq!(record.get("proxy"), None, "{record}");
+    // It is TLS that was missing, not the header.
+    assert!(
+        !record["detail"].as_str().unwrap().contains("PROXY"),
+        "{record}"
+    );
+    site.balancer.wait_records(5).await;
+    let mut ask = program::tool("curl");
+    ask.args(["-q", "-s", "--noproxy", "*"])
+        .arg(format!("http://{}/", port.address));
+    assert_eq!(run(&mut ask).await.ok().stdout, "1\n");
+    drop(haproxy);
+    site.finish().await;
+}
+
+async fn haproxy_and_nginx_are_told_who_connects(records: Records) {
+    let certs = Certs::generate().await;
+    let (front, web) = (Port::reserve(), Port::reserve());
+    let section = format!(
+        "frontend told\n  mode http\n  bind {} accept-proxy\n  http-request return status 200 \
+         content-type text/plain lf-string \
+         \"%[src]:%[src_port] %[dst]:%[dst_port] %[fc_pp_authority]\\n\"\n",
+        front.address
+    );
+    let haproxy = Daemon::haproxy(certs.dir(), &section, &[&front]).await;
+    let server = format!(
+        "  server {{\n    listen {} proxy_protocol;\n    set_real_ip_from 127.0.0.1;\n    \
+         real_ip_header proxy_protocol;\n    location / {{ return 200 \
+         \"$remote_addr:$proxy_protocol_port $proxy_protocol_server_addr:$proxy_protocol_server_port \\n\"; }}\n  }}",
+        web.address
+    );
+    let nginx = Daemon::nginx(certs.dir(), &server, &web).await;
+
+    for version in ["v1", "v2", "v2-tls"] {
+        let config = site::example(front.address, web.address);
+        let config = site::choose(records, &config);
+        let config = replace(&config, "allow = [\"web\"]", "allow = [\"web/webapp1\"]");
+        let config = replace(
+            &config,
+            "balance = \"least_conn\"",
+            &format!("balance = \"least_conn\"\nproxy_protocol = \"{version}\""),
+        );
+        // Which fails unless its own header is understood.
+        let config = replace(
+            &config,
+            "type = \"tcp\", interval = \"10s\"",
+            "type = \"http\", interval = \"1h\"",
+        );
+        let balancer = site::start(&config, &certs).await;
+        let files = balancer.open_fds();
+        let address = balancer.address("main");
+        for server in ["webapp1", "webapp2"] {
+            let up = format!("leastconn_server_up{{upstream=\"web\",server=\"{server}\"}}");
+            balancer.wait_metric(&up, 1.0, DEADLINE).await;
+        }
+        for (client, authority) in [("client1", "lb.com"), ("client2", "")] {
+            // To HAProxy, and to nginx, which does not say it.
+            let authority = if version == "v2-tls" { authority } else { "" };
+            let mut curl = curl::get(&certs, address, Some(client));
+            curl.args([
+                "--write-out",
+                "%{local_ip}:%{local_port}",
+                "https://lb.com/",
+            ]);
+            let said = run(&mut curl).await.ok().stdout;
+            let (told, own) = said.split_once('\n').unwrap();
+            assert_eq!(told, format!("{own} {address} {authority}"), "{version}");
+        }
+        balancer.wait_records(2).await;
+        balancer.assert_quiet(files).await;
+        site::stop(&balancer).await;
+    }
+    drop((haproxy, nginx));
+}

@@ -1,0 +1,121 @@
+//! A step on each fresh connection: what it makes is given, where it fails the
+//! attempt has failed.
+
+use std::future::pending;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+/// Sends a greeting; or does as told, with the servers of that name.
+struct Greeting {
+    with: &'static str,
+    instead: Instead,
+}
+
+enum Instead {
+    Fail(fn() -> io::Error),
+    Hang,
+}
+
+impl Prepare for Greeting {
+    type Stream = Box<TcpStream>;
+
+    async fn prepare(&self, mut stream: TcpStream, server: &Server) -> io::Result<Box<TcpStream>> {
+        if server.id().as_str() == self.with {
+            match self.instead {
+                Instead::Fail(error) => return Err(error()),
+                Instead::Hang => pending().await,
+            }
+        }
+        stream.write_all(b"hello").await?;
+        Ok(Box::new(stream))
+    }
+}
+
+fn unfriendly() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it would not say hello")
+}
+
+fn out_of_descriptors() -> io::Error {
+    io::Error::from_raw_os_error(libc::EMFILE)
+}
+
+/// Two servers that echo, of which the first is the one to be tried first.
+async fn two() -> (Pool, [Upstream; 2], Lease) {
+    let upstreams = [
+        Upstream::start(Behaviour::Echo).await,
+        Upstream::start(Behaviour::Echo).await,
+    ];
+    let pool = pool(&[upstreams[0].addr(), upstreams[1].addr()]);
+    let only = pool.subset(|server| server.id().as_str() == "web1");
+    let load = pool.pick(&only, &Tried::default(), now()).unwrap();
+    (pool, upstreams, load)
+}
+
+#[tokio::test]
+async fn what_the_step_makes_is_given_and_where_it_fails_the_next_is_tried() {
+    let (pool, upstreams, _load) = two().await;
+    let step = Greeting {
+        with: "web0",
+        instead: Instead::Fail(unfriendly),
+    };
+    let all = pool.all();
+    let connecting = connect_with(&pool, &all, &POLICY, &step);
+    let mut connected = within(DEADLINE, "connecting", connecting).await.unwrap();
+    assert_eq!(connected.lease.server().id().as_str(), "web1");
+    assert_eq!(connected.attempts, 2);
+    let mut greeting = [0; 5];
+    let reading = connected.stream.read_exact(&mut greeting);
+    within(DEADLINE, "the echo", reading).await.unwrap();
+    assert_eq!(&greeting, b"hello");
+
+    let failed = server(&pool, 0).status();
+    assert_eq!((failed.connect_failures, failed.in_flight), (1, 0));
+    assert!(!failed.is_up());
+    upstreams[0].wait_open(0).await;
+}
+
+#[tokio::test]
+async fn a_step_that_hangs_costs_the_attempt_s_time_and_then_the_next_is_tried() {
+    let (pool, upstreams, _load) = two().await;
+    let step = Greeting {
+        with: "web0",
+        instead: Instead::Hang,
+    };
+    let policy = ConnectPolicy {
+        timeout: Duration::from_millis(200),
+        ..POLICY
+    };
+    let start = now();
+    let all = pool.all();
+    let connecting = connect_with(&pool, &all, &policy, &step);
+    let connected = within(DEADLINE, "connecting", connecting).await.unwrap();
+    assert!(now() - start >= policy.timeout);
+    assert_eq!(connected.attempts, 2);
+    assert!(!server(&pool, 0).status().is_up());
+    upstreams[0].wait_open(0).await;
+}
+
+#[tokio::test]
+async fn why_the_step_failed_is_told_and_what_the_balancer_lacks_blames_nobody() {
+    let (pool, _upstreams, _load) = two().await;
+    let only = pool.subset(|server| server.id().as_str() == "web0");
+    let mut step = Greeting {
+        with: "web0",
+        instead: Instead::Fail(out_of_descriptors),
+    };
+    let error = connect_with(&pool, &pool.all(), &POLICY, &step).await;
+    let error = error.map(|connected| connected.attempts).unwrap_err();
+    assert_eq!((error.attempts(), error.reason()), (1, Reason::Overloaded));
+    assert!(server(&pool, 0).status().is_up());
+
+    step.instead = Instead::Fail(unfriendly);
+    let error = connect_with(&pool, &only, &POLICY, &step).await;
+    let error = error.map(|connected| connected.attempts).unwrap_err();
+    assert_eq!(error.reason(), Reason::ConnectFailed);
+    assert!(
+        error.to_string().contains("it would not say hello"),
+        "{error}"
+    );
+}
