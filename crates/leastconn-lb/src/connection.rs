@@ -30,7 +30,7 @@ use crate::{
     metrics::Counted,
     policy::Denied,
     record::Record,
-    tls::{self, HandshakeError, TlsStream},
+    tls::{self, Clues, Failed, TlsStream},
 };
 
 /// A connection ended before anything was relayed.
@@ -38,6 +38,7 @@ use crate::{
 struct Ended {
     reason: Reason,
     detail: Option<String>,
+    clues: Option<Box<Clues>>,
 }
 
 /// Serves a socket that was accepted at `start`, until its end.
@@ -66,6 +67,9 @@ pub async fn serve(
             }
         },
         Err((ended, socket)) => {
+            if let Some(clues) = ended.clues {
+                record.handshake_failed(clues);
+            }
             record.end(ended.reason, ended.detail.as_deref());
             if let Some(socket) = socket {
                 Box::pin(close_politely(socket)).await;
@@ -82,7 +86,7 @@ async fn handshake(
     listener: &Listener,
     record: &mut Record,
 ) -> Result<TlsStream, (Ended, Option<TcpStream>)> {
-    let Some(config) = listener.tls.clone() else {
+    let Some(server) = &listener.tls else {
         return Err((Ended::from(Reason::HandshakeFailed), None));
     };
     let _counted = Counted::new(&listener.metrics.handshakes);
@@ -97,7 +101,7 @@ async fn handshake(
     .await;
     let hello = match hello {
         Ok(Ok(hello)) => hello,
-        Ok(Err(error)) => return Err((error.into(), Some(socket))),
+        Ok(Err(failed)) => return Err((failed.into(), Some(socket))),
         Err(ended) => return Err((ended, None)),
     };
     record.server_name(hello.server_name());
@@ -110,7 +114,7 @@ async fn handshake(
     .await;
     // The semaphore is never closed, so its own error does not occur.
     let _turn = turn.map_err(|ended| (ended, None))?;
-    let accepted = tls::accept(socket, hello, config);
+    let accepted = tls::accept(socket, hello, server);
     let accepted = phase(
         record,
         deadline.as_mut(),
@@ -120,10 +124,10 @@ async fn handshake(
     match accepted.await {
         Ok(Ok(stream)) => {
             let (version, cipher) = tls::negotiated(&stream);
-            record.handshake_done(version, cipher);
+            record.handshake_done(version, cipher, stream.is_resumed());
             Ok(stream)
         }
-        Ok(Err((error, socket))) => Err((error.into(), Some(socket))),
+        Ok(Err((failed, socket))) => Err((failed.into(), Some(socket))),
         Err(ended) => Err((ended, None)),
     }
 }
@@ -238,6 +242,7 @@ impl From<Reason> for Ended {
         Self {
             reason,
             detail: None,
+            clues: None,
         }
     }
 }
@@ -246,13 +251,25 @@ macro_rules! ended_from {
     ($($error:ty),+) => {$(
         impl From<$error> for Ended {
             fn from(error: $error) -> Self {
-                Self { reason: error.reason(), detail: Some(error.to_string()) }
+                Self { reason: error.reason(), detail: Some(error.to_string()), clues: None }
             }
         }
     )+};
 }
 
-ended_from!(HandshakeError, Denied, Refusal, ConnectError);
+ended_from!(Denied, Refusal, ConnectError);
+
+impl From<Box<Failed>> for Ended {
+    fn from(failed: Box<Failed>) -> Self {
+        let detail = failed.to_string();
+        let Failed { error, clues } = *failed;
+        Self {
+            reason: error.reason(),
+            detail: Some(detail),
+            clues: (clues != Clues::default()).then(|| Box::new(clues)),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

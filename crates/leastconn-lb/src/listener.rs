@@ -19,7 +19,7 @@ pub struct Listener {
     /// Its name.
     pub name: Arc<str>,
     /// TLS towards clients; `None`: plain TCP.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<tls::Server>,
     /// How long what may take.
     pub timeouts: config::Timeouts,
     /// Where connections go.
@@ -50,9 +50,7 @@ impl Listener {
         let tls = config.tls.as_ref();
         Ok(Self {
             name: Arc::clone(&config.name),
-            tls: tls
-                .map(|tls| tls::server_config(tls, records))
-                .transpose()?,
+            tls: tls.map(|tls| tls::server(tls, records)).transpose()?,
             timeouts: config.timeouts,
             routing: Routing::from(config),
             metrics: Arc::new(metrics.listener(&config.name)),
