@@ -255,6 +255,7 @@ impl TlsArgs {
             server_name: self.server_name.clone(),
             tls12: self.tls12,
             resume: self.resume,
+            clients: 1,
         };
         options.build().map(Some)
     }

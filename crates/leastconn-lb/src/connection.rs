@@ -32,7 +32,7 @@ use crate::{
     policy::Denied,
     proxy_protocol::{self, ClientTls, Endpoints, Headed, Header, ReceiveError, Version},
     record::Record,
-    tls::{self, HandshakeError, TlsStream},
+    tls::{self, Clues, Failed, TlsStream},
     upstream::ServerStream,
 };
 
@@ -41,6 +41,7 @@ use crate::{
 struct Ended {
     reason: Reason,
     detail: Option<String>,
+    clues: Option<Box<Clues>>,
 }
 
 /// Serves a socket that was accepted at `start`, until its end.
@@ -76,6 +77,9 @@ pub async fn serve(
             }
         },
         Err((ended, socket)) => {
+            if let Some(clues) = ended.clues {
+                record.handshake_failed(clues);
+            }
             record.end(ended.reason, ended.detail.as_deref());
             if let Some(socket) = socket {
                 Box::pin(close_politely(socket)).await;
@@ -100,6 +104,7 @@ async fn announced(
                 "{} is not in `proxy_protocol_from`",
                 peer.to_canonical()
             )),
+            clues: None,
         });
     }
     let mut taken = Vec::new();
@@ -129,7 +134,7 @@ async fn handshake(
     listener: &Listener,
     record: &mut Record,
 ) -> Result<TlsStream, (Ended, Option<TcpStream>)> {
-    let Some(config) = listener.tls.clone() else {
+    let Some(server) = &listener.tls else {
         return Err((Ended::from(Reason::HandshakeFailed), None));
     };
     let _counted = Counted::new(&listener.metrics.handshakes);
@@ -144,7 +149,7 @@ async fn handshake(
     .await;
     let hello = match hello {
         Ok(Ok(hello)) => hello,
-        Ok(Err(error)) => return Err((error.into(), Some(socket))),
+        Ok(Err(failed)) => return Err((failed.into(), Some(socket))),
         Err(ended) => return Err((ended, None)),
     };
     record.server_name(hello.server_name());
@@ -157,7 +162,7 @@ async fn handshake(
     .await;
     // The semaphore is never closed, so its own error does not occur.
     let _turn = turn.map_err(|ended| (ended, None))?;
-    let accepted = tls::accept(socket, hello, config);
+    let accepted = tls::accept(socket, hello, server);
     let accepted = phase(
         record,
         deadline.as_mut(),
@@ -167,10 +172,10 @@ async fn handshake(
     match accepted.await {
         Ok(Ok(stream)) => {
             let (version, cipher) = tls::negotiated(&stream);
-            record.handshake_done(version, cipher);
+            record.handshake_done(version, cipher, stream.is_resumed());
             Ok(stream)
         }
-        Ok(Err((error, socket))) => Err((error.into(), Some(socket))),
+        Ok(Err((failed, socket))) => Err((failed.into(), Some(socket))),
         Err(ended) => Err((ended, None)),
     }
 }
@@ -280,6 +285,7 @@ fn header_for(
             let local = socket.local_addr().map_err(|error| Ended {
                 reason: Reason::ClientReset,
                 detail: Some(error.to_string()),
+                clues: None,
             })?;
             Endpoints::new(live.source(), local)
         }
@@ -288,6 +294,7 @@ fn header_for(
     let tls = record.tls().map(|(version, cipher)| ClientTls {
         version,
         cipher,
+        resumed: record.is_resumed(),
         certificate: certificate.is_some(),
         cn: certificate.and_then(|certificate| certificate.cn.as_deref()),
         server_name: record.sni(),
@@ -339,6 +346,7 @@ impl From<Reason> for Ended {
         Self {
             reason,
             detail: None,
+            clues: None,
         }
     }
 }
@@ -347,13 +355,25 @@ macro_rules! ended_from {
     ($($error:ty),+) => {$(
         impl From<$error> for Ended {
             fn from(error: $error) -> Self {
-                Self { reason: error.reason(), detail: Some(error.to_string()) }
+                Self { reason: error.reason(), detail: Some(error.to_string()), clues: None }
             }
         }
     )+};
 }
 
-ended_from!(ReceiveError, HandshakeError, Denied, Refusal, ConnectError);
+ended_from!(ReceiveError, Denied, Refusal, ConnectError);
+
+impl From<Box<Failed>> for Ended {
+    fn from(failed: Box<Failed>) -> Self {
+        let detail = failed.to_string();
+        let Failed { error, clues } = *failed;
+        Self {
+            reason: error.reason(),
+            detail: Some(detail),
+            clues: (clues != Clues::default()).then(|| Box::new(clues)),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -140,7 +140,8 @@ fn dns_names(certificate: &X509Certificate<'_>) -> Result<Vec<String>, Ambiguous
     Ok(dns)
 }
 
-fn serial(bytes: &[u8]) -> String {
+/// A serial number in hex, as `openssl x509 -serial` prints it.
+pub fn serial(bytes: &[u8]) -> String {
     use std::fmt::Write;
     // DER puts a zero byte before a number whose first bit is set.
     let bytes = match bytes {

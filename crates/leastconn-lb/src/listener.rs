@@ -21,7 +21,7 @@ pub struct Listener {
     /// Who sends PROXY headers, which come before anything else; `None`: nobody.
     pub senders: Option<config::Senders>,
     /// TLS towards clients; `None`: plain TCP.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<tls::Server>,
     /// How long what may take.
     pub timeouts: config::Timeouts,
     /// Where connections go.
@@ -52,9 +52,7 @@ impl Listener {
         let tls = config.tls.as_ref();
         Ok(Self {
             name: Arc::clone(&config.name),
-            tls: tls
-                .map(|tls| tls::server_config(tls, records))
-                .transpose()?,
+            tls: tls.map(|tls| tls::server(tls, records)).transpose()?,
             senders: config.senders.clone(),
             timeouts: config.timeouts,
             routing: Routing::from(config),

@@ -20,6 +20,7 @@ use crate::{
     access_log::AccessLog,
     live::{Live, Registered},
     metrics::{ListenerMetrics, Metrics},
+    tls::{Clues, Presented},
 };
 
 /// What a connection's end is written to.
@@ -45,6 +46,9 @@ pub struct Record {
     serial: Option<String>,
     sni: Option<String>,
     tls: Option<(&'static str, &'static str)>,
+    resumed: bool,
+    /// Of a handshake that failed.
+    clues: Option<Box<Clues>>,
     upstream: Option<UpstreamId>,
     server: Option<leastconn::ServerId>,
     attempts: Option<u32>,
@@ -75,6 +79,16 @@ struct Line<'a> {
     tls_version: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cipher: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    resumed: bool,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    tls_offered: &'a [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<CertificateLine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alert_sent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alert_received: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,6 +106,25 @@ struct Line<'a> {
     /// What happened, in words, where the outcome alone leaves questions.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+}
+
+/// A certificate that was refused: what it claims.
+#[derive(Serialize)]
+struct CertificateLine {
+    subject: String,
+    issuer: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_after: Option<String>,
+}
+
+impl From<&Presented> for CertificateLine {
+    fn from(presented: &Presented) -> Self {
+        Self {
+            subject: escape(&presented.subject),
+            issuer: escape(&presented.issuer),
+            not_after: presented.not_after.map(|at| at.to_string()),
+        }
+    }
 }
 
 impl Record {
@@ -115,6 +148,8 @@ impl Record {
             serial: None,
             sni: None,
             tls: None,
+            resumed: false,
+            clues: None,
             upstream: None,
             server: None,
             attempts: None,
@@ -134,15 +169,21 @@ impl Record {
         self.sni = sni;
     }
 
-    /// TLS is established.
-    pub fn handshake_done(&mut self, version: &'static str, cipher: &'static str) {
+    /// TLS is established. `resumed`: by a session of an earlier connection.
+    pub fn handshake_done(&mut self, version: &'static str, cipher: &'static str, resumed: bool) {
         let took = net::now().saturating_duration_since(self.start);
         self.handshake = Some(took);
         self.tls = Some((version, cipher));
+        self.resumed = resumed;
         self.books
             .metrics
             .handshake_seconds
             .observe(took.as_secs_f64());
+    }
+
+    /// TLS failed; this is what is known of whose it was.
+    pub fn handshake_failed(&mut self, clues: Box<Clues>) {
+        self.clues = Some(clues);
     }
 
     /// What the client calls itself.
@@ -188,6 +229,11 @@ impl Record {
         self.tls
     }
 
+    /// Whether that goes on with a session of an earlier connection.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
     /// The connection ended: closes the account. Only the first call counts.
     pub fn end(&mut self, reason: Reason, detail: Option<&str>) {
         if std::mem::replace(&mut self.ended, true) {
@@ -214,6 +260,8 @@ impl Record {
     fn line(&self, reason: Reason, detail: Option<&str>) -> Line<'_> {
         let canonical =
             |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let clues = self.clues.as_deref();
+        let presented = clues.and_then(|clues| clues.presented.as_deref());
         Line {
             time: format!("{:.3}", self.time),
             connection: self.live.id,
@@ -225,10 +273,21 @@ impl Record {
                 .identity
                 .as_ref()
                 .map(|identity| escape(identity.as_str())),
-            serial: self.serial.as_deref(),
+            serial: self
+                .serial
+                .as_deref()
+                .or_else(|| presented.map(|presented| presented.serial.as_str())),
             sni: self.sni.as_deref(),
-            tls_version: self.tls.map(|(version, _)| version),
+            tls_version: self
+                .tls
+                .map(|(version, _)| version)
+                .or_else(|| clues.and_then(|clues| clues.version)),
             cipher: self.tls.map(|(_, cipher)| cipher),
+            resumed: self.resumed,
+            tls_offered: clues.map_or(&[], |clues| &clues.offered),
+            certificate: presented.map(CertificateLine::from),
+            alert_sent: clues.and_then(|clues| clues.alert_sent.as_deref()),
+            alert_received: clues.and_then(|clues| clues.alert_received.as_deref()),
             upstream: self.upstream.as_ref().map(UpstreamId::as_str),
             server: self.server.as_ref().map(leastconn::ServerId::as_str),
             attempts: self.attempts,

@@ -14,7 +14,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::HandshakeError;
+use super::{HandshakeError, Visit};
 
 /// Plaintext that rustls may hold for a socket that takes no more, beyond which
 /// writing waits.
@@ -108,8 +108,13 @@ impl Buffered {
     pub(super) fn poll_handshake(
         &mut self,
         cx: &mut Context<'_>,
+        visit: Option<&Visit>,
     ) -> Poll<Result<(), HandshakeError>> {
         loop {
+            if let Some(visit) = visit.filter(|_| !self.session.is_handshaking()) {
+                // Before the client can have heard of it.
+                visit.over(&self.session);
+            }
             ready!(self.poll_send(cx))?;
             if !self.session.is_handshaking() {
                 return Poll::Ready(Ok(()));

@@ -95,7 +95,7 @@ pub async fn connect(
 ) -> io::Result<ClientStream> {
     let session = ClientConnection::new(config, name).map_err(|error| failed(&error))?;
     let mut stream = Buffered::new(socket, session);
-    match poll_fn(|cx| stream.poll_handshake(cx)).await {
+    match poll_fn(|cx| stream.poll_handshake(cx, None)).await {
         Ok(()) => Ok(ClientStream(stream)),
         Err(HandshakeError::Tls(error)) => Err(failed(&error)),
         Err(HandshakeError::Closed) => Err(io::Error::new(

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use rustls::{CipherSuite, ProtocolVersion, pki_types::CertificateDer};
+use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, pki_types::CertificateDer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -29,6 +29,8 @@ pub(super) struct About {
     pub(super) version: Option<ProtocolVersion>,
     pub(super) suite: Option<CipherSuite>,
     pub(super) peer: Option<CertificateDer<'static>>,
+    /// Without a certificate or a proof of its key, by a session of before.
+    pub(super) resumed: bool,
 }
 
 enum Layer {
@@ -46,6 +48,7 @@ impl TlsStream {
                 version: session.protocol_version(),
                 suite: suite.map(|suite| suite.suite()),
                 peer: peer.map(|leaf| leaf.clone().into_owned()),
+                resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
             }),
             records: Layer::Rustls(Box::new(stream)),
         }
@@ -60,6 +63,11 @@ impl TlsStream {
 
     pub(super) fn about(&self) -> &About {
         &self.about
+    }
+
+    /// Whether it goes on with a session of an earlier connection.
+    pub fn is_resumed(&self) -> bool {
+        self.about.resumed
     }
 
     /// The client's certificate, if it has shown one: verified, and its own.

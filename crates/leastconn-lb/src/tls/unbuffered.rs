@@ -19,12 +19,11 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use rustls::{
-    ConnectionTrafficSecrets, Error, ServerConfig,
+    ConnectionTrafficSecrets, Error, HandshakeKind,
     kernel::KernelConnection,
     server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus},
@@ -35,7 +34,7 @@ use tokio::{
 };
 
 use super::{
-    HandshakeError, TlsStream,
+    Clues, Failed, HandshakeError, Terms, TlsStream,
     direct::Direct,
     record::{HEADER, Records, Rekey, Violation},
     stream::About,
@@ -65,14 +64,14 @@ impl Rekey for Keys {
 pub(super) async fn accept(
     mut socket: TcpStream,
     received: Vec<u8>,
-    config: Arc<ServerConfig>,
-) -> Result<TlsStream, (HandshakeError, TcpStream)> {
-    match Box::pin(shake_hands(&mut socket, received, config)).await {
+    terms: Terms,
+) -> Result<TlsStream, (Box<Failed>, TcpStream)> {
+    match Box::pin(shake_hands(&mut socket, received, terms)).await {
         Ok(done) => {
             let stream = Direct::new(socket, done.records, &done.unopened);
             Ok(TlsStream::direct(stream, done.about))
         }
-        Err(error) => Err((error, socket)),
+        Err(failed) => Err((failed, socket)),
     }
 }
 
@@ -87,9 +86,9 @@ pub(super) struct Done {
 pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     received: Vec<u8>,
-    config: Arc<ServerConfig>,
-) -> Result<Done, HandshakeError> {
-    let (session, unopened) = handshake(socket, received, config).await?;
+    terms: Terms,
+) -> Result<Done, Box<Failed>> {
+    let (session, unopened) = handshake(socket, received, terms).await?;
     let (records, about) = finish(session)?;
     Ok(Done {
         records,
@@ -108,9 +107,9 @@ enum Progress {
 async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     mut received: Vec<u8>,
-    config: Arc<ServerConfig>,
-) -> Result<(UnbufferedServerConnection, Vec<u8>), HandshakeError> {
-    let mut session = UnbufferedServerConnection::new(config)?;
+    terms: Terms,
+) -> Result<(UnbufferedServerConnection, Vec<u8>), Box<Failed>> {
+    let mut session = UnbufferedServerConnection::new(terms.config)?;
     let mut answer = Vec::new();
     // So much at most can be left behind the last record of the handshake: not
     // more than the stream's own buffer has room for.
@@ -120,14 +119,23 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     let mut given = 0;
     loop {
         let progress = work(&mut session, &mut received, &mut given, &mut answer);
-        if !answer.is_empty() {
-            match &progress {
-                Ok(_) => socket.write_all(&answer).await?,
-                Err(_) => try_write(socket, &answer).await,
+        let progress = match progress {
+            Ok(progress) => progress,
+            Err(mut failed) => {
+                failed.clues.saw_sent(&answer);
+                try_write(socket, &answer).await;
+                return Err(failed);
             }
+        };
+        if let (Progress::Done, Some(visit)) = (&progress, &terms.visit) {
+            // Before the client can have heard of it.
+            visit.over(&session);
+        }
+        if !answer.is_empty() {
+            socket.write_all(&answer).await?;
             answer.clear();
         }
-        if matches!(progress?, Progress::Done) {
+        if matches!(progress, Progress::Done) {
             return Ok((session, received));
         }
         match record_length(&received[given..]) {
@@ -138,7 +146,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
             _ => {
                 let count = socket.read(&mut chunk).await?;
                 if count == 0 {
-                    return Err(HandshakeError::Closed);
+                    return Err(HandshakeError::Closed.into());
                 }
                 received.extend_from_slice(&chunk[..count]);
             }
@@ -169,8 +177,8 @@ fn work(
     received: &mut Vec<u8>,
     given: &mut usize,
     answer: &mut Vec<u8>,
-) -> Result<Progress, Error> {
-    let mut failed: Option<Error> = None;
+) -> Result<Progress, Box<Failed>> {
+    let mut failed: Option<Box<Failed>> = None;
     loop {
         let UnbufferedStatus { discard, state } =
             session.process_tls_records(&mut received[..*given]);
@@ -185,22 +193,27 @@ fn work(
             }
             Ok(ConnectionState::WriteTraffic(_) | ConnectionState::BlockedHandshake) => false,
             Err(error) => {
-                failed.get_or_insert(error);
+                if failed.is_none() {
+                    let mut clues = Clues::gather(&error, Some(session));
+                    clues.saw_hello(&received[..*given]);
+                    let error = error.into();
+                    failed = Some(Box::new(Failed { error, clues }));
+                }
                 false
             }
             // Early data, which is off, or what came behind the handshake, which
             // was not given.
-            Ok(_) => return Err(Error::HandshakeNotComplete),
+            Ok(_) => return Err(Error::HandshakeNotComplete.into()),
         };
         received.drain(..discard);
         *given -= discard;
-        match &failed {
+        match failed.take() {
             // Only as long as there is something to send, the alert: rustls would
             // go on, and come to the same error again.
-            Some(error) if !session.wants_write() => return Err(error.clone()),
+            Some(why) if !session.wants_write() => return Err(why),
             None if !more && session.is_handshaking() => return Ok(Progress::Blocked),
             None if !more => return Ok(Progress::Done),
-            _ => {}
+            still => failed = still,
         }
     }
 }
@@ -227,6 +240,7 @@ fn finish(session: UnbufferedServerConnection) -> Result<(Records<Keys>, About),
     let version = session.protocol_version();
     let peer = session.peer_certificates().and_then(<[_]>::first);
     let peer = peer.map(|leaf| leaf.clone().into_owned());
+    let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     let (secrets, keys) = session.dangerous_into_kernel_connection()?;
     let suite = keys.negotiated_cipher_suite();
     let records = Records::new(
@@ -241,6 +255,7 @@ fn finish(session: UnbufferedServerConnection) -> Result<(Records<Keys>, About),
         version,
         suite: Some(suite.suite()),
         peer,
+        resumed,
     };
     Ok((records, about))
 }

@@ -26,6 +26,8 @@ use x509_parser::{
     certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList,
 };
 
+use super::refused;
+
 /// Chains that are remembered; then all are forgotten at once, which costs one
 /// more verification for each, and no bookkeeping in all the handshakes before.
 const CAPACITY: usize = 8192;
@@ -139,7 +141,8 @@ impl ClientCertVerifier for Remembering {
         }
         let verified = self
             .verifier
-            .verify_client_cert(end_entity, intermediates, now)?;
+            .verify_client_cert(end_entity, intermediates, now)
+            .inspect_err(|_| refused::put(end_entity))?;
         if let Some(validity) = validity(end_entity, intermediates, self.lists_until) {
             self.remember(chain, validity);
         }
@@ -154,6 +157,7 @@ impl ClientCertVerifier for Remembering {
     ) -> Result<HandshakeSignatureValid, Error> {
         self.verifier
             .verify_tls12_signature(message, certificate, signature)
+            .inspect_err(|_| refused::put(certificate))
     }
 
     fn verify_tls13_signature(
@@ -164,6 +168,7 @@ impl ClientCertVerifier for Remembering {
     ) -> Result<HandshakeSignatureValid, Error> {
         self.verifier
             .verify_tls13_signature(message, certificate, signature)
+            .inspect_err(|_| refused::put(certificate))
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {

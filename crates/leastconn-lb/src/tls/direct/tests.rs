@@ -135,7 +135,7 @@ impl Talk {
         let mut client = ClientConnection::new(client, name).unwrap();
         client.set_buffer_limit(None);
         let mut socket = wire.clone();
-        let mut handshake = Box::pin(shake_hands(&mut socket, Vec::new(), server));
+        let mut handshake = Box::pin(shake_hands(&mut socket, Vec::new(), server.into()));
         let done = loop {
             let mut sent = Vec::new();
             while client.wants_write() {

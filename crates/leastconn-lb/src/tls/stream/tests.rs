@@ -70,7 +70,7 @@ async fn pair(
     let accepting = async {
         let (mut socket, _) = listener.accept().await.unwrap();
         let hello = read_hello(&mut socket).await.unwrap();
-        accept(socket, hello, Arc::new(server))
+        accept(socket, hello, &Arc::new(server).into())
             .await
             .map_err(|(error, _)| error)
             .unwrap()
@@ -287,15 +287,15 @@ async fn refused(
             Ok(hello) => hello,
             Err(error) => {
                 socket.shutdown().await.unwrap();
-                return error;
+                return error.error;
             }
         };
-        match accept(socket, hello, Arc::new(server)).await {
+        match accept(socket, hello, &Arc::new(server).into()).await {
             Ok(_) => panic!("the handshake was to fail"),
             Err((error, mut socket)) => {
                 socket.shutdown().await.unwrap();
                 let _ = socket.read_to_end(&mut Vec::new()).await;
-                error
+                error.error
             }
         }
     };
@@ -449,7 +449,7 @@ async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
         });
         let (mut socket, _) = listener.accept().await.unwrap();
         let hello = read_hello(&mut socket).await.unwrap();
-        let accepted = accept(socket, hello, Arc::new(server)).await;
+        let accepted = accept(socket, hello, &Arc::new(server).into()).await;
         let mut stream = accepted.map_err(|(error, _)| error).unwrap();
         let mut seen = Vec::new();
         within(LIMIT, "what was sent", stream.read_to_end(&mut seen))

@@ -45,7 +45,7 @@ impl Conversation {
         let accepted = async {
             let (mut socket, _) = listener.accept().await.unwrap();
             let hello = read_hello(&mut socket).await.unwrap();
-            accept(socket, hello, Arc::new(config))
+            accept(socket, hello, &Arc::new(config).into())
                 .await
                 .map_err(|(error, _)| error)
                 .unwrap()
