@@ -192,23 +192,28 @@ impl Bench {
         fs::create_dir(&pki)?;
         fs::create_dir(&run)?;
         measure::write_pki(&pki)?;
-        let options = TlsOptions {
-            authorities: certificates(&pki.join("ca.crt"))?,
-            identities: vec![Identity::read(
-                &pki.join("client.crt"),
-                &pki.join("client.key"),
-            )?],
-            server_name: "localhost".to_owned(),
-            tls12: false,
-            resume: false,
-            trusting: false,
+        let tls = |resume, clients| {
+            let (cert, key) = (pki.join("client.crt"), pki.join("client.key"));
+            TlsOptions {
+                authorities: certificates(&pki.join("ca.crt"))?,
+                identities: vec![Identity::read(&cert, &key)?],
+                server_name: "localhost".to_owned(),
+                tls12: false,
+                resume,
+                trusting: false,
+                clients,
+            }
+            .build()
         };
         let (seconds, warm_up) = if args.quick { (0.3, 0.1) } else { (2.0, 0.6) };
         let seconds = Duration::try_from_secs_f64(args.seconds.unwrap_or(seconds));
         let settings = Settings {
             seconds: seconds.map_err(|error| CompareError::Usage(format!("--seconds: {error}")))?,
             warm_up: Duration::from_secs_f64(warm_up),
-            tls: options.build()?,
+            tls: tls(false, 1)?,
+            // More than connect at a time, so that each has got its ticket before its
+            // next turn.
+            resuming: tls(true, 64)?,
             pki: pki.clone(),
             run: run.clone(),
             own_cpus: own_cpus.clone(),

@@ -270,6 +270,7 @@ impl TlsArgs {
             tls12: self.tls12,
             resume: self.resume,
             trusting: self.trusting,
+            clients: 1,
         };
         options.build().map(Some)
     }

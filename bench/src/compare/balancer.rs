@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    case,
+    case::{self, Transport},
     child::Child,
     program::{Kind, Program, nginx_module},
 };
@@ -63,8 +63,26 @@ pub struct Job {
 #[derive(Debug)]
 pub struct Balancer {
     child: Child,
-    tls: SocketAddr,
-    plain: SocketAddr,
+    ports: Ports,
+}
+
+/// Where it listens, on the loopback address.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    tls: u16,
+    /// TLS whose sessions may be resumed.
+    resumed: u16,
+    plain: u16,
+}
+
+impl Ports {
+    fn free() -> io::Result<Self> {
+        Ok(Self {
+            tls: free_port()?,
+            resumed: free_port()?,
+            plain: free_port()?,
+        })
+    }
 }
 
 /// It cannot be used.
@@ -88,16 +106,11 @@ impl Balancer {
             .prefix(&format!("{}-", program.kind))
             .tempdir_in(&job.run)?
             .keep();
-        let (tls_port, plain_port) = (free_port()?, free_port()?);
-        let mut command = prepare(program, job, &directory, tls_port, plain_port)?;
+        let ports = Ports::free()?;
+        let mut command = prepare(program, job, &directory, ports)?;
         let log = directory.join("output.log");
         let child = Child::spawn(&mut command, &job.cpus, &job.own_cpus, &log)?;
-        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut balancer = Self {
-            child,
-            tls: at(tls_port),
-            plain: at(plain_port),
-        };
+        let mut balancer = Self { child, ports };
         // A configuration of 100,000 rules takes its time.
         let patience = match program.kind {
             Kind::Leastconn => 180,
@@ -109,7 +122,11 @@ impl Balancer {
 
     async fn ready(&mut self, tls: &Tls, patience: Duration) -> Result<(), StartError> {
         let end = Instant::now() + patience;
-        let targets = [self.target(Some(tls)), self.target(None)];
+        let targets = [
+            self.target(Transport::Mtls, Some(tls)),
+            self.target(Transport::MtlsResumed, Some(tls)),
+            self.target(Transport::Plain, None),
+        ];
         for target in targets {
             loop {
                 let failure = match target.connect_and_echo(b"ready?").await {
@@ -131,9 +148,14 @@ impl Balancer {
     }
 
     /// Where clients connect to.
-    pub fn target(&self, tls: Option<&Tls>) -> Target {
+    pub fn target(&self, transport: Transport, tls: Option<&Tls>) -> Target {
+        let port = match transport {
+            Transport::Mtls => self.ports.tls,
+            Transport::MtlsResumed => self.ports.resumed,
+            Transport::Plain => self.ports.plain,
+        };
         Target {
-            address: if tls.is_some() { self.tls } else { self.plain },
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             tls: tls.cloned(),
             announce: true,
             from: None,
@@ -154,13 +176,7 @@ fn free_port() -> io::Result<u16> {
 }
 
 /// Writes its configuration; returns how to start it.
-fn prepare(
-    program: &Program,
-    job: &Job,
-    directory: &Path,
-    tls_port: u16,
-    plain_port: u16,
-) -> io::Result<Command> {
+fn prepare(program: &Program, job: &Job, directory: &Path, ports: Ports) -> io::Result<Command> {
     let module = nginx_module().filter(|_| program.path.starts_with("/usr"));
     let module = module.map_or_else(String::new, |path| {
         format!("load_module {};", path.display())
@@ -172,8 +188,9 @@ fn prepare(
     let values = [
         ("@PKI@", job.pki.display().to_string()),
         ("@RUN@", directory.display().to_string()),
-        ("@TLS_PORT@", tls_port.to_string()),
-        ("@PLAIN_PORT@", plain_port.to_string()),
+        ("@TLS_PORT@", ports.tls.to_string()),
+        ("@RESUMED_PORT@", ports.resumed.to_string()),
+        ("@PLAIN_PORT@", ports.plain.to_string()),
         ("@WORKERS@", job.workers.to_string()),
         ("@RECORDS@", records),
         ("@MAX_CONNECTIONS@", job.max_connections.to_string()),
@@ -306,7 +323,12 @@ mod tests {
             };
             let place = directory.path().join(kind.to_string());
             fs::create_dir(&place).unwrap();
-            prepare(&program, &job, &place, 1, 2).unwrap();
+            let ports = Ports {
+                tls: 1,
+                resumed: 2,
+                plain: 3,
+            };
+            prepare(&program, &job, &place, ports).unwrap();
             for entry in fs::read_dir(&place).unwrap() {
                 let text = fs::read_to_string(entry.unwrap().path()).unwrap();
                 // "@type" is Envoy's own.

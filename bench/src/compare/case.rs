@@ -12,6 +12,9 @@ use crate::load::{Mode, Spec};
 pub enum Transport {
     /// Mutual TLS 1.3, full handshakes.
     Mtls,
+    /// Mutual TLS 1.3, sessions resumed.
+    #[serde(rename = "mtls-resumed")]
+    MtlsResumed,
     /// TCP alone.
     Plain,
 }
@@ -20,6 +23,7 @@ impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Mtls => "mtls",
+            Self::MtlsResumed => "mtls-resumed",
             Self::Plain => "plain",
         })
     }
@@ -202,6 +206,12 @@ pub fn all(quick: bool, most: usize) -> Vec<Case> {
             None,
         );
     }
+    add(
+        format!("connect-{}", Transport::MtlsResumed),
+        Transport::MtlsResumed,
+        Work::Load(load(Mode::Connect, CONNECTING)),
+        None,
+    );
     // Their streams and floods run only when nobody else wants the CPU, which on a busy
     // machine may be never.
     if !quick {

@@ -34,6 +34,8 @@ pub struct Settings {
     pub warm_up: Duration,
     /// TLS, as the client that the balancers know.
     pub tls: Tls,
+    /// The same, by clients that resume their sessions.
+    pub resuming: Tls,
     /// Directory of its certificates.
     pub pki: PathBuf,
     /// For the files of the measurement.
@@ -77,6 +79,8 @@ pub struct Sample {
     pub connections: usize,
     /// Version and cipher suite.
     pub negotiated: String,
+    /// Where sessions are resumed: the part of the connections that were.
+    pub resumed: Option<f64>,
     /// What failed, and how often.
     pub errors: BTreeMap<String, u64>,
     /// Where workers are counted: CPU time of each, in nanoseconds, the busiest first.
@@ -145,7 +149,11 @@ pub async fn measure(
 }
 
 fn tls(case: &Case, settings: &Settings) -> Option<Tls> {
-    (case.transport == Transport::Mtls).then(|| settings.tls.clone())
+    match case.transport {
+        Transport::Mtls => Some(settings.tls.clone()),
+        Transport::MtlsResumed => Some(settings.resuming.clone()),
+        Transport::Plain => None,
+    }
 }
 
 async fn under_load(
@@ -155,7 +163,7 @@ async fn under_load(
     settings: &Settings,
     sample: &mut Sample,
 ) -> Result<(), MeasureError> {
-    let target = balancer.target(tls(case, settings).as_ref());
+    let target = balancer.target(case.transport, tls(case, settings).as_ref());
     sample.memory_before = Some(memory(balancer.id())?);
     let session = Session::start(target, spec).await?;
     sleep(settings.warm_up).await;
@@ -173,6 +181,9 @@ async fn under_load(
     session.stop().await;
 
     sample.take(&tally);
+    if case.transport == Transport::MtlsResumed {
+        sample.take_resumed(&tally);
+    }
     sample.cpu_coarse = cpu.coarse;
     sample.cpu_busy = Some(cpu.ns as f64 / 1e9 / tally.elapsed.as_secs_f64());
     sample.cost = match spec.mode {
@@ -190,7 +201,7 @@ async fn idle(
     sample: &mut Sample,
 ) -> Result<(), MeasureError> {
     const SETTLE: Duration = Duration::from_millis(500);
-    let target = balancer.target(tls(case, settings).as_ref());
+    let target = balancer.target(case.transport, tls(case, settings).as_ref());
     let spec = Spec {
         mode: Mode::Idle,
         connections,
@@ -233,7 +244,7 @@ async fn fairness(
     const ECHOES: usize = 4;
     // Without one, the echoes would need a whole CPU, and leave the stream none.
     const PAUSE: Duration = Duration::from_millis(1);
-    let target = balancer.target(tls(case, settings).as_ref());
+    let target = balancer.target(case.transport, tls(case, settings).as_ref());
     let address = target.address;
     let spec = Spec {
         mode: Mode::Echo,
@@ -346,6 +357,7 @@ impl Sample {
             memory: None,
             connections: 0,
             negotiated: String::new(),
+            resumed: None,
             errors: BTreeMap::new(),
             worker_cpu_ns: Vec::new(),
             fairness: None,
@@ -364,6 +376,16 @@ impl Sample {
     /// It could not be measured, which is not the same as measured with errors.
     pub fn has_failed(&self) -> bool {
         self.seconds == 0.0
+    }
+
+    /// A figure of full handshakes must not pass for one of resumed ones.
+    fn take_resumed(&mut self, tally: &Tally) {
+        const ENOUGH: f64 = 0.9;
+        self.resumed = ratio(tally.resumed as f64, tally.operations as f64);
+        if let Some(part) = self.resumed.filter(|part| *part < ENOUGH) {
+            let words = format!("only {:.0} % were resumed", part * 100.0);
+            self.errors.insert(words, 1);
+        }
     }
 
     fn take(&mut self, tally: &Tally) {

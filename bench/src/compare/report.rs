@@ -442,6 +442,7 @@ mod tests {
             memory: None,
             connections: 0,
             negotiated: String::new(),
+            resumed: None,
             errors: BTreeMap::new(),
             worker_cpu_ns: Vec::new(),
             fairness: None,

@@ -60,6 +60,8 @@ pub struct TlsOptions {
     pub resume: bool,
     /// Take any certificate of the balancer, so that load is cheaper than what it loads.
     pub trusting: bool,
+    /// Clients of each identity, each with sessions of its own.
+    pub clients: usize,
 }
 
 /// TLS, ready to be used.
@@ -113,7 +115,10 @@ impl TlsOptions {
         };
         let mut configs = Vec::new();
         for Identity { chain, key } in self.identities {
-            configs.push(finish(builder()?.with_client_auth_cert(chain, key)?));
+            for _ in 0..self.clients {
+                let (chain, key) = (chain.clone(), key.clone_key());
+                configs.push(finish(builder()?.with_client_auth_cert(chain, key)?));
+            }
         }
         if configs.is_empty() {
             configs.push(finish(builder()?.with_no_client_auth()));
@@ -370,6 +375,16 @@ pub enum Connection {
 }
 
 impl Connection {
+    /// Whether it goes on with a TLS session of an earlier one.
+    pub fn is_resumed(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => {
+                stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+            }
+        }
+    }
+
     /// What was negotiated: `TLSv1_3 TLS13_AES_128_GCM_SHA256`, for instance.
     pub fn negotiated(&self) -> String {
         match self {

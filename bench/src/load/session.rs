@@ -67,6 +67,13 @@ impl Shared {
         self.check_count(&tally);
     }
 
+    /// The next to succeed went on with a TLS session of before.
+    pub(super) fn resumed(&self) {
+        if self.counting.get() {
+            self.tally.borrow_mut().resumed += 1;
+        }
+    }
+
     /// So many bytes of a stream went by.
     pub(super) fn streamed(&self, bytes: u64) {
         if self.counting.get() {

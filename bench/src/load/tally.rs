@@ -17,6 +17,8 @@ pub struct Tally {
     pub elapsed: Duration,
     /// Operations that succeeded.
     pub operations: u64,
+    /// Of these, connections that went on with a TLS session of before.
+    pub resumed: u64,
     /// Payload, in the direction of the load.
     pub bytes: u64,
     /// How often what failed.
@@ -50,6 +52,7 @@ impl Default for Tally {
         Self {
             elapsed: Duration::ZERO,
             operations: 0,
+            resumed: 0,
             bytes: 0,
             errors: BTreeMap::new(),
             open: 0,

@@ -80,11 +80,19 @@ impl Worker {
             let connected = shared.target.connect_and_echo(&shared.payload).await;
             let took = start.elapsed();
             let closed = match connected {
-                Ok(connection) => close(connection).await,
+                Ok(connection) => {
+                    let resumed = connection.is_resumed();
+                    close(connection).await.map(|()| resumed)
+                }
                 Err(failure) => Err(failure),
             };
             match closed {
-                Ok(()) => shared.succeeded(took, 0),
+                Ok(resumed) => {
+                    if resumed {
+                        shared.resumed();
+                    }
+                    shared.succeeded(took, 0);
+                }
                 Err(failure) => {
                     shared.failed(&failure);
                     // Whoever refuses at once must not be hammered.

@@ -105,7 +105,13 @@ async fn accept(listener: &tokio::net::TcpListener, config: &Arc<ServerConfig>) 
     let hello = tls::read_hello(&mut socket)
         .await
         .map_err(|e| e.to_string());
-    let accepted = tls::accept(socket, hello.unwrap(), Arc::clone(config), &Place::alone()).await;
+    let accepted = tls::accept(
+        socket,
+        hello.unwrap(),
+        &Arc::clone(config).into(),
+        &Place::alone(),
+    )
+    .await;
     accepted.map_err(|(error, _)| error.to_string()).unwrap()
 }
 

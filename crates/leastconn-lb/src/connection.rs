@@ -35,8 +35,7 @@ use crate::{
     proxy_protocol::{self, ClientTls, Endpoints, Headed, Header, ReceiveError, Version},
     record::Record,
     running::Running,
-    source::TooFast,
-    tls::{self, HandshakeError, TlsStream},
+    tls::{self, Clues, Failed, TlsStream},
     upstream::ServerStream,
 };
 
@@ -45,6 +44,7 @@ use crate::{
 struct Ended {
     reason: Reason,
     detail: Option<String>,
+    clues: Option<Box<Clues>>,
 }
 
 /// Serves a socket that was accepted at `start`, until its end.
@@ -58,12 +58,14 @@ pub async fn serve(
     let deadline = start + listener.timeouts.handshake;
     if let Some(senders) = &listener.senders {
         let announced = announced(&mut socket, senders, deadline, &record);
-        let announced = Box::pin(announced).await;
-        // Whom it counts against was not known before.
-        let admitted = announced.and_then(|source| Ok(listener.admit_source(source, net::now())?));
-        if let Err(ended) = admitted {
+        let source = match Box::pin(announced).await {
+            Ok(source) => source,
             // There is no protocol yet in which to say good-bye.
-            record.end(ended.reason, ended.detail.as_deref());
+            Err(ended) => return record.end(ended.reason, ended.detail.as_deref()),
+        };
+        // Whom it counts against was not known before.
+        if let Err(error) = listener.admit_source(source, net::now()) {
+            record.end(error.reason(), Some(&error.to_string()));
             return socket.abort();
         }
     }
@@ -84,6 +86,9 @@ pub async fn serve(
             }
         },
         Err((ended, socket)) => {
+            if let Some(clues) = ended.clues {
+                record.handshake_failed(clues);
+            }
             record.end(ended.reason, ended.detail.as_deref());
             if let Some(socket) = socket {
                 Box::pin(close_politely(socket)).await;
@@ -108,6 +113,7 @@ async fn announced(
                 "{} is not in `proxy_protocol_from`",
                 peer.to_canonical()
             )),
+            clues: None,
         });
     }
     let mut taken = Vec::new();
@@ -138,7 +144,7 @@ async fn handshake(
     listener: &Listener,
     record: &mut Record,
 ) -> Result<TlsStream, (Ended, Option<TcpStream>)> {
-    let Some(config) = listener.tls.clone() else {
+    let Some(server) = &listener.tls else {
         return Err((Ended::from(Reason::HandshakeFailed), None));
     };
     let _counted = Counted::new(&listener.metrics.handshakes);
@@ -153,7 +159,7 @@ async fn handshake(
     .await;
     let hello = match hello {
         Ok(Ok(hello)) => hello,
-        Ok(Err(error)) => return Err((error.into(), Some(socket))),
+        Ok(Err(failed)) => return Err((failed.into(), Some(socket))),
         Err(ended) => return Err((ended, None)),
     };
     record.server_name(hello.server_name());
@@ -167,7 +173,7 @@ async fn handshake(
     )
     .await;
     let place = place.map_err(|ended| (ended, None))?;
-    let accepted = tls::accept(socket, hello, config, &place);
+    let accepted = tls::accept(socket, hello, server, &place);
     let accepted = phase(
         record,
         deadline.as_mut(),
@@ -177,10 +183,10 @@ async fn handshake(
     match accepted.await {
         Ok(Ok(stream)) => {
             let (version, cipher) = tls::negotiated(&stream);
-            record.handshake_done(version, cipher);
+            record.handshake_done(version, cipher, stream.is_resumed());
             Ok(stream)
         }
-        Ok(Err((error, socket))) => Err((error.into(), Some(socket))),
+        Ok(Err((failed, socket))) => Err((failed.into(), Some(socket))),
         Err(ended) => Err((ended, None)),
     }
 }
@@ -305,6 +311,7 @@ fn header_for(
             let local = socket.local_addr().map_err(|error| Ended {
                 reason: Reason::ClientReset,
                 detail: Some(error.to_string()),
+                clues: None,
             })?;
             Endpoints::new(live.source(), local)
         }
@@ -315,6 +322,7 @@ fn header_for(
     let tls = record.tls().map(|(version, cipher)| ClientTls {
         version,
         cipher,
+        resumed: record.is_resumed(),
         certificate: certificate.is_some(),
         cn: certificate.and_then(|certificate| certificate.cn.as_deref()),
         server_name: known.seen.sni.as_deref(),
@@ -368,6 +376,7 @@ impl From<Reason> for Ended {
         Self {
             reason,
             detail: None,
+            clues: None,
         }
     }
 }
@@ -376,20 +385,25 @@ macro_rules! ended_from {
     ($($error:ty),+) => {$(
         impl From<$error> for Ended {
             fn from(error: $error) -> Self {
-                Self { reason: error.reason(), detail: Some(error.to_string()) }
+                Self { reason: error.reason(), detail: Some(error.to_string()), clues: None }
             }
         }
     )+};
 }
 
-ended_from!(
-    ReceiveError,
-    TooFast,
-    HandshakeError,
-    Refused,
-    Refusal,
-    ConnectError
-);
+ended_from!(ReceiveError, Refused, Refusal, ConnectError);
+
+impl From<Box<Failed>> for Ended {
+    fn from(failed: Box<Failed>) -> Self {
+        let detail = failed.to_string();
+        let Failed { error, clues } = *failed;
+        Self {
+            reason: error.reason(),
+            detail: Some(detail),
+            clues: (clues != Clues::default()).then(|| Box::new(clues)),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests;

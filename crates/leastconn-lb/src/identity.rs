@@ -245,7 +245,8 @@ fn plain<'a>(attribute: &'a AttributeTypeAndValue<'_>) -> Option<&'a str> {
     (!text.chars().any(char::is_control)).then_some(text)
 }
 
-fn serial(bytes: &[u8]) -> String {
+/// A serial number in hex, as `openssl x509 -serial` prints it.
+pub fn serial(bytes: &[u8]) -> String {
     // DER puts a zero byte before a number whose first bit is set.
     let bytes = match bytes {
         [0, rest @ ..] if !rest.is_empty() => rest,

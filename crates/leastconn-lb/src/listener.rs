@@ -30,7 +30,7 @@ pub struct Listener {
     /// Who sends PROXY headers, which come before anything else; `None`: nobody.
     pub senders: Option<config::Senders>,
     /// TLS towards clients; `None`: plain TCP.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<tls::Server>,
     /// Whose clients those are; `None`: they need not show a certificate.
     pub trust: Option<Trust>,
     /// The age that a connection reaches at most.
@@ -73,13 +73,13 @@ pub struct Common {
 /// TLS towards clients, made but not in use yet.
 #[derive(Debug)]
 pub struct Tls {
-    config: Arc<rustls::ServerConfig>,
+    server: tls::Server,
     trust: Option<Trust>,
 }
 
 impl Tls {
-    fn parts(tls: Option<Self>) -> (Option<Arc<rustls::ServerConfig>>, Option<Trust>) {
-        tls.map_or((None, None), |tls| (Some(tls.config), tls.trust))
+    fn parts(tls: Option<Self>) -> (Option<tls::Server>, Option<Trust>) {
+        tls.map_or((None, None), |tls| (Some(tls.server), tls.trust))
     }
 }
 
@@ -127,7 +127,7 @@ impl Listener {
         };
         let trust = Trust::new(tls)?;
         Ok(Some(Tls {
-            config: tls::server_config(tls, trust.as_ref(), records)?,
+            server: tls::server(tls, trust.as_ref(), records)?,
             trust,
         }))
     }
@@ -151,7 +151,7 @@ impl Listener {
         };
         if running.process.tls_records == records && earlier == tls {
             return Ok(Some(Tls {
-                config: Arc::clone(made),
+                server: made.clone(),
                 trust: self.trust.clone(),
             }));
         }
@@ -161,7 +161,7 @@ impl Listener {
             Trust::new(tls)?
         };
         Ok(Some(Tls {
-            config: tls::server_config(tls, trust.as_ref(), records)?,
+            server: tls::server(tls, trust.as_ref(), records)?,
             trust,
         }))
     }

@@ -26,6 +26,7 @@ use crate::{
     presented::Presented,
     running::Running,
     shadow::{self, Shadowed},
+    tls::{Claimed, Clues},
 };
 
 /// What a connection's end is written to.
@@ -46,6 +47,9 @@ pub struct Record {
     time: Timestamp,
     start: Instant,
     tls: Option<(&'static str, &'static str)>,
+    resumed: bool,
+    /// Of a handshake that failed.
+    clues: Option<Box<Clues>>,
     attempts: Option<u32>,
     handshake: Option<Duration>,
     connect: Option<Duration>,
@@ -75,6 +79,16 @@ struct Line<'a> {
     tls_version: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cipher: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    resumed: bool,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    tls_offered: &'a [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<CertificateLine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alert_sent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alert_received: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,6 +117,25 @@ struct ShadowLine<'a> {
     outcome: &'static str,
 }
 
+/// A certificate that was refused: what it claims.
+#[derive(Serialize)]
+struct CertificateLine {
+    subject: String,
+    issuer: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_after: Option<String>,
+}
+
+impl From<&Claimed> for CertificateLine {
+    fn from(presented: &Claimed) -> Self {
+        Self {
+            subject: escape(&presented.subject),
+            issuer: escape(&presented.issuer),
+            not_after: presented.not_after.map(|at| at.to_string()),
+        }
+    }
+}
+
 impl Record {
     /// Opens the account of a socket that was just accepted.
     pub fn open(
@@ -119,6 +152,8 @@ impl Record {
             time: Timestamp::now(),
             start,
             tls: None,
+            resumed: false,
+            clues: None,
             attempts: None,
             handshake: None,
             connect: None,
@@ -137,15 +172,21 @@ impl Record {
         self.live.known().seen.sni = sni.map(String::into_boxed_str);
     }
 
-    /// TLS is established.
-    pub fn handshake_done(&mut self, version: &'static str, cipher: &'static str) {
+    /// TLS is established. `resumed`: by a session of an earlier connection.
+    pub fn handshake_done(&mut self, version: &'static str, cipher: &'static str, resumed: bool) {
         let took = net::now().saturating_duration_since(self.start);
         self.handshake = Some(took);
         self.tls = Some((version, cipher));
+        self.resumed = resumed;
         self.books
             .metrics
             .handshake_seconds
             .observe(took.as_secs_f64());
+    }
+
+    /// TLS failed; this is what is known of whose it was.
+    pub fn handshake_failed(&mut self, clues: Box<Clues>) {
+        self.clues = Some(clues);
     }
 
     /// What the client calls itself, and what it has shown to prove it.
@@ -214,6 +255,11 @@ impl Record {
         self.tls
     }
 
+    /// Whether that goes on with a session of an earlier connection.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
     /// The connection ended: closes the account. Only the first call counts.
     pub fn end(&mut self, reason: Reason, detail: Option<&str>) {
         if std::mem::replace(&mut self.ended, true) {
@@ -248,6 +294,8 @@ impl Record {
             |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let known = self.live.known();
         let presented = known.seen.presented.as_ref();
+        let clues = self.clues.as_deref();
+        let claimed = clues.and_then(|clues| clues.claimed.as_deref());
         let line = Line {
             time: format!("{:.3}", self.time),
             connection: self.live.id,
@@ -259,10 +307,20 @@ impl Record {
                 .identity
                 .as_ref()
                 .map(|identity| escape(identity.as_str())),
-            serial: presented.map(|shown| shown.certificate.serial.as_str()),
+            serial: presented
+                .map(|shown| shown.certificate.serial.as_str())
+                .or_else(|| claimed.map(|claimed| claimed.serial.as_str())),
             sni: known.seen.sni.as_deref(),
-            tls_version: self.tls.map(|(version, _)| version),
+            tls_version: self
+                .tls
+                .map(|(version, _)| version)
+                .or_else(|| clues.and_then(|clues| clues.version)),
             cipher: self.tls.map(|(_, cipher)| cipher),
+            resumed: self.resumed,
+            tls_offered: clues.map_or(&[], |clues| &clues.offered),
+            certificate: claimed.map(CertificateLine::from),
+            alert_sent: clues.and_then(|clues| clues.alert_sent.as_deref()),
+            alert_received: clues.and_then(|clues| clues.alert_received.as_deref()),
             upstream: known.upstream.as_ref().map(UpstreamId::as_str),
             server: known.server.as_ref().map(ServerId::as_str),
             attempts: self.attempts,

@@ -1,18 +1,23 @@
 //! Mutual TLS towards clients: what is spoken, who is trusted, and the stream. TLS
 //! towards servers is in [`client`].
 //!
-//! Session resumption is off, in every form: rustls resumes without looking at
-//! chain, expiry or revocation again, so a client whose certificate was revoked
-//! would go on with the session it has.
+//! Session resumption is off unless a listener asks for it: rustls resumes without
+//! looking at chain, expiry or revocation again, so a client whose certificate was
+//! revoked would go on with the session it has. [`sessions`] is what looks again.
 
 mod buffered;
 pub mod client;
+mod clues;
 mod direct;
 mod handshake;
+mod offer;
 mod record;
+mod refused;
+mod sessions;
 mod stream;
 mod unbuffered;
 mod verifier;
+mod words;
 
 use std::sync::Arc;
 
@@ -23,10 +28,13 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
+pub use clues::{Clues, Failed};
 pub use handshake::{HandshakeError, Hello, accept, certificate_reason, read_hello};
+pub use refused::Claimed;
 pub use stream::TlsStream;
 pub use verifier::{Fingerprint, fingerprint};
 
+use sessions::{Sessions, Visit};
 use verifier::Remembering;
 
 use crate::{
@@ -49,12 +57,9 @@ impl Trust {
             return Ok(None);
         }
         let material = &tls.material;
-        let mut roots = RootCertStore::empty();
-        for authority in &material.client_ca {
-            roots.add(authority.clone())?;
-        }
+        let roots = roots(&material.client_ca)?;
         let provider = Arc::new(provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
             .with_crls(material.crls.iter().cloned())
             // An expired list says nothing about today: fail closed.
             .enforce_revocation_expiration()
@@ -110,6 +115,60 @@ pub enum TlsError {
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 
+/// What a listener speaks, and the sessions that its clients may resume.
+#[derive(Clone, Debug)]
+pub struct Server {
+    config: Arc<ServerConfig>,
+    sessions: Option<Arc<Sessions>>,
+}
+
+/// As `config` has it, and nothing is resumed but what it resumes by itself.
+impl From<Arc<ServerConfig>> for Server {
+    fn from(config: Arc<ServerConfig>) -> Self {
+        Self {
+            config,
+            sessions: None,
+        }
+    }
+}
+
+impl Server {
+    /// Whether records are our own.
+    fn is_direct(&self) -> bool {
+        self.config.enable_secret_extraction
+    }
+
+    /// The configuration for one connection.
+    fn terms(&self, hello: &Hello) -> Terms {
+        match &self.sessions {
+            Some(sessions) if hello.may_resume() => {
+                let (config, visit) = sessions.visit(&self.config);
+                Terms {
+                    config: Arc::new(config),
+                    visit: Some(visit),
+                }
+            }
+            _ => Terms::from(Arc::clone(&self.config)),
+        }
+    }
+}
+
+/// What one connection is made with.
+struct Terms {
+    config: Arc<ServerConfig>,
+    /// To be told when the handshake is over.
+    visit: Option<Arc<Visit>>,
+}
+
+impl From<Arc<ServerConfig>> for Terms {
+    fn from(config: Arc<ServerConfig>) -> Self {
+        Self {
+            config,
+            visit: None,
+        }
+    }
+}
+
 /// What a listener speaks, to clients that `trust` vouches for, or to all if there is
 /// none: TLS 1.2 and 1.3 or 1.3 alone, with rustls' default
 /// suites, which are ECDHE with AES-GCM or ChaCha20-Poly1305 and nothing else.
@@ -119,11 +178,7 @@ pub enum TlsError {
 ///
 /// # Errors
 /// If rustls refuses any part of it.
-pub fn server_config(
-    tls: &Tls,
-    trust: Option<&Trust>,
-    records: TlsRecords,
-) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server(tls: &Tls, trust: Option<&Trust>, records: TlsRecords) -> Result<Server, TlsError> {
     let provider = Arc::new(provider());
     let builder = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions(tls.min_version))?;
@@ -138,7 +193,13 @@ pub fn server_config(
     config.send_tls13_tickets = 0;
     config.ignore_client_order = true;
     config.enable_secret_extraction = records == TlsRecords::Direct;
-    Ok(Arc::new(config))
+    Ok(Server {
+        config: Arc::new(config),
+        sessions: tls.resumption.map(|lifetime| {
+            let verifier = trust.map(|Trust(verifier)| Arc::clone(verifier) as _);
+            Arc::new(Sessions::new(verifier, lifetime))
+        }),
+    })
 }
 
 /// Whether a listener would trust a client with this certificate, and those that
@@ -200,12 +261,9 @@ fn provider() -> CryptoProvider {
 
 /// Version and suite of an established connection, for the log.
 pub fn negotiated(stream: &TlsStream) -> (&'static str, &'static str) {
-    use rustls::{CipherSuite, ProtocolVersion};
-    let version = match stream.about().version {
-        Some(ProtocolVersion::TLSv1_3) => "1.3",
-        Some(ProtocolVersion::TLSv1_2) => "1.2",
-        _ => "unknown",
-    };
+    use rustls::CipherSuite;
+    let version = stream.about().version;
+    let version = version.map_or("unknown", clues::version_name);
     let cipher = match stream.about().suite {
         // rustls has a prefix of its own for these.
         Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => "TLS_AES_128_GCM_SHA256",

@@ -63,7 +63,7 @@ pub(super) async fn flood(
     settings: &Settings,
     sample: &mut Sample,
 ) -> Result<(), MeasureError> {
-    let target = balancer.target(tls(case, settings).as_ref());
+    let target = balancer.target(case.transport, tls(case, settings).as_ref());
     let address = target.address;
     let echoes = Spec {
         mode: Mode::Echo,

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::{
     defaults::{self, text},
     model::{Format, Level, Mode, OnExpiry, TlsRecords, Watch},
-    tls::{ClientAuth, MinVersion},
+    tls::{ClientAuth, MinVersion, Resumption},
 };
 use value::{At, DateTime, DurationText, OneOrMany, ServerEntry, StatusCodes, Workers};
 
@@ -185,6 +185,13 @@ pub struct RawTls {
     /// Whether clients must show a certificate.
     #[schemars(extend("default" = "required"))]
     pub client_auth: Opt<ClientAuth>,
+    /// Whether clients may go on with a session of an earlier connection. Their chain
+    /// is verified again; that they have its key is not proven again.
+    #[schemars(extend("default" = "off"))]
+    pub resumption: Opt<Resumption>,
+    /// With `resumption`, how long after its full handshake a session can be resumed; at most "24h".
+    #[schemars(extend("default" = text(defaults::RESUMPTION_LIFETIME)))]
+    pub resumption_lifetime: Opt<DurationText>,
 }
 
 /// Whether clients announce themselves.

@@ -14,6 +14,7 @@ pub(crate) mod upstream;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -31,6 +32,9 @@ pub struct Tls {
     pub min_version: MinVersion,
     /// Whether clients must show a certificate.
     pub client_auth: ClientAuth,
+    /// How long after its full handshake a session may be resumed; `None`: sessions
+    /// are not resumed.
+    pub resumption: Option<Duration>,
     /// As it was written, to be read again.
     pub written: Written,
     /// What the files hold. Shared: a configuration is cloned, its keys are not.
@@ -72,6 +76,17 @@ pub enum ClientAuth {
     Required,
     /// They are not asked for one, and `source` rules tell them apart.
     None,
+}
+
+/// Whether clients may go on with a session of an earlier connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "resumption")]
+pub enum Resumption {
+    /// Each connection has a full handshake.
+    Off,
+    /// They may, and their chain is verified again as if it were shown.
+    On,
 }
 
 /// What the files of one `tls` table hold.

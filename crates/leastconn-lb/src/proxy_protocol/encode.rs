@@ -22,7 +22,10 @@ pub struct ClientTls<'a> {
     pub version: &'a str,
     /// The suite, by IANA's name.
     pub cipher: &'a str,
-    /// Whether it has shown a certificate, which then was verified.
+    /// Whether it goes on with a session of an earlier connection.
+    pub resumed: bool,
+    /// Whether it has shown a certificate, in this connection or the one that its
+    /// session began with; it was verified for this one in either case.
     pub certificate: bool,
     /// The common name in it.
     pub cn: Option<&'a str>,
@@ -144,11 +147,12 @@ const fn length(bytes: usize) -> [u8; 2] {
 
 fn tlvs(tls: &ClientTls<'_>) -> Vec<u8> {
     let mut ssl = Vec::new();
-    // What a certificate of this connection is, it is of its session too.
-    ssl.push(if tls.certificate {
-        CLIENT_SSL | CLIENT_CERT_CONN | CLIENT_CERT_SESS
-    } else {
-        CLIENT_SSL
+    ssl.push(match (tls.certificate, tls.resumed) {
+        (false, _) => CLIENT_SSL,
+        // What a certificate of this connection is, it is of its session too.
+        (true, false) => CLIENT_SSL | CLIENT_CERT_CONN | CLIENT_CERT_SESS,
+        // And that of its session was not shown again, nor its key proven.
+        (true, true) => CLIENT_SSL | CLIENT_CERT_SESS,
     });
     // Zero: a certificate was shown and verified.
     ssl.extend(u32::from(!tls.certificate).to_be_bytes());

@@ -265,6 +265,7 @@ fn a_header_of_our_own_is_local() {
 const TLS: ClientTls<'_> = ClientTls {
     version: "1.3",
     cipher: "TLS_AES_128_GCM_SHA256",
+    resumed: false,
     certificate: true,
     cn: Some("c"),
     server_name: Some("s"),
@@ -294,6 +295,7 @@ fn what_tls_says_is_written_as_haproxy_does() {
     let none = ClientTls {
         version: "1.2",
         cipher: "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+        resumed: false,
         certificate: false,
         cn: None,
         server_name: None,
@@ -314,6 +316,22 @@ fn what_tls_says_is_written_as_haproxy_does() {
     ] {
         assert_eq!(plain, with_tlvs(&[]));
     }
+}
+
+#[test]
+fn a_certificate_of_before_is_the_session_s_alone() {
+    let resumed = |certificate| {
+        let tls = ClientTls {
+            resumed: true,
+            certificate,
+            cn: None,
+            server_name: None,
+            ..TLS
+        };
+        tlvs(&tls)[3..8].to_vec()
+    };
+    assert_eq!(resumed(true), [5, 0, 0, 0, 0]);
+    assert_eq!(resumed(false), [1, 0, 0, 0, 1]);
 }
 
 #[test]

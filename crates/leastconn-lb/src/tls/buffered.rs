@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::HandshakeError;
+use super::{HandshakeError, Visit};
 use crate::turns::Place;
 
 /// Plaintext that rustls may hold for a socket that takes no more, beyond which
@@ -104,9 +104,17 @@ impl Buffered {
     }
 
     /// What is left of the handshake, each flight in a turn of `place`; without one, in
-    /// none.
-    pub(super) async fn handshake(&mut self, place: Option<&Place>) -> Result<(), HandshakeError> {
+    /// none. `visit` is told of its end.
+    pub(super) async fn handshake(
+        &mut self,
+        place: Option<&Place>,
+        visit: Option<&Visit>,
+    ) -> Result<(), HandshakeError> {
         loop {
+            if let Some(visit) = visit.filter(|_| !self.session.is_handshaking()) {
+                // Before the client can have heard of it.
+                visit.over(&self.session);
+            }
             poll_fn(|cx| self.poll_send(cx)).await?;
             if !self.session.is_handshaking() {
                 return Ok(());

@@ -94,7 +94,7 @@ pub async fn connect(
 ) -> io::Result<ClientStream> {
     let session = ClientConnection::new(config, name).map_err(|error| failed(&error))?;
     let mut stream = Buffered::new(socket, session);
-    match stream.handshake(None).await {
+    match stream.handshake(None, None).await {
         Ok(()) => Ok(ClientStream(stream)),
         Err(HandshakeError::Tls(error)) => Err(failed(&error)),
         Err(HandshakeError::Closed) => Err(io::Error::new(

@@ -4,24 +4,25 @@
 
 use std::{
     future::poll_fn,
-    io::{self, Read},
-    sync::Arc,
+    io::{self, Read, Write},
     task::Poll,
 };
 
 use leastconn::Reason;
 use rustls::{
-    CertificateError, Error, ServerConfig, ServerConnection,
-    server::{Accepted, Acceptor},
+    CertificateError, Error, ServerConnection,
+    server::{Accepted, AcceptedAlert, Acceptor},
 };
 use tokio::net::TcpStream;
 
 use crate::turns::Place;
 
 use super::{
+    Clues, Failed, Server,
     buffered::{Buffered, Polled},
+    offer::Offer,
     stream::TlsStream,
-    unbuffered,
+    unbuffered, words,
 };
 
 /// A complete ClientHello.
@@ -39,6 +40,11 @@ impl Hello {
             .server_name()
             .map(str::to_ascii_lowercase)
     }
+
+    /// Whether sessions of this client may be kept.
+    pub(super) fn may_resume(&self) -> bool {
+        Offer::parse(&self.bytes).is_some_and(|offer| offer.may_resume())
+    }
 }
 
 /// The handshake failed. The alert that says so to the client was sent, as far
@@ -46,7 +52,7 @@ impl Hello {
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// TLS says no.
-    #[error("{}", words(.0))]
+    #[error("{}", words::error(.0))]
     Tls(#[from] Error),
     /// The socket broke.
     #[error("{0}")]
@@ -64,21 +70,6 @@ impl HandshakeError {
             Self::Tls(Error::InvalidCertificate(error)) => certificate_reason(error),
             _ => Reason::HandshakeFailed,
         }
-    }
-}
-
-/// What rustls says, where it says enough.
-fn words(error: &Error) -> String {
-    // Of webpki's own errors rustls passes on the name.
-    let constrained = |other: &rustls::OtherError| other.0.to_string() == "NameConstraintViolation";
-    match error {
-        Error::InvalidCertificate(CertificateError::Other(other)) if constrained(other) => {
-            "invalid peer certificate: name constraints of an authority above it do not allow \
-             its names, or are constraints for URIs, which cannot be checked and refuse every \
-             certificate with a URI"
-                .to_owned()
-        }
-        error => error.to_string(),
     }
 }
 
@@ -115,7 +106,7 @@ impl Read for Kept<'_, '_> {
 ///
 /// # Cancel safety
 /// What was read is lost: close the socket.
-pub async fn read_hello(socket: &mut TcpStream) -> Result<Hello, HandshakeError> {
+pub async fn read_hello(socket: &mut TcpStream) -> Result<Hello, Box<Failed>> {
     let mut acceptor = Acceptor::default();
     let mut bytes = Vec::new();
     poll_fn(|cx| {
@@ -126,9 +117,11 @@ pub async fn read_hello(socket: &mut TcpStream) -> Result<Hello, HandshakeError>
                     return Poll::Ready(Ok(Hello { accepted, bytes }));
                 }
                 Ok(None) => {}
-                Err((error, mut alert)) => {
-                    let _ = alert.write_all(&mut Polled { socket, cx });
-                    return Poll::Ready(Err(error.into()));
+                Err((error, alert)) => {
+                    let mut failed: Box<Failed> = error.into();
+                    failed.clues.saw_hello(&bytes);
+                    send(&mut failed, alert, &mut Polled { socket, cx });
+                    return Poll::Ready(Err(failed));
                 }
             }
             let socket = Polled {
@@ -139,7 +132,7 @@ pub async fn read_hello(socket: &mut TcpStream) -> Result<Hello, HandshakeError>
                 socket,
                 bytes: &mut bytes,
             }) {
-                Ok(0) => return Poll::Ready(Err(HandshakeError::Closed)),
+                Ok(0) => return Poll::Ready(Err(HandshakeError::Closed.into())),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(error) => return Poll::Ready(Err(error.into())),
@@ -162,34 +155,56 @@ pub async fn read_hello(socket: &mut TcpStream) -> Result<Hello, HandshakeError>
 pub async fn accept(
     mut socket: TcpStream,
     hello: Hello,
-    config: Arc<ServerConfig>,
+    server: &Server,
     place: &Place,
-) -> Result<TlsStream, (HandshakeError, TcpStream)> {
-    if config.enable_secret_extraction {
+) -> Result<TlsStream, (Box<Failed>, TcpStream)> {
+    let terms = server.terms(&hello);
+    if server.is_direct() {
         // It is not needed any more, and handshakes may take long.
         drop(hello.accepted);
-        return unbuffered::accept(socket, hello.bytes, config, place).await;
+        return unbuffered::accept(socket, hello.bytes, terms, place).await;
     }
     // The answer to the ClientHello is made here, signature and all.
     let turn = place.turn().await;
-    let session = hello.accepted.into_connection(config);
+    let session = hello.accepted.into_connection(terms.config);
     drop(turn);
     let session: ServerConnection = match session {
         Ok(session) => session,
-        Err((error, mut alert)) => {
-            let _ = poll_fn(|cx| {
-                Poll::Ready(alert.write_all(&mut Polled {
-                    socket: &mut socket,
-                    cx,
-                }))
+        Err((error, alert)) => {
+            let mut failed: Box<Failed> = error.into();
+            failed.clues.saw_hello(&hello.bytes);
+            let mut alert = Some(alert);
+            poll_fn(|cx| {
+                let socket = &mut socket;
+                if let Some(alert) = alert.take() {
+                    send(&mut failed, alert, &mut Polled { socket, cx });
+                }
+                Poll::Ready(())
             })
             .await;
-            return Err((error.into(), socket));
+            return Err((failed, socket));
         }
     };
     let mut stream = Buffered::new(socket, session);
-    match stream.handshake(Some(place)).await {
+    match stream.handshake(Some(place), terms.visit.as_deref()).await {
         Ok(()) => Ok(TlsStream::rustls(stream)),
-        Err(error) => Err((error, stream.into_socket())),
+        Err(error) => {
+            let clues = match &error {
+                HandshakeError::Tls(error) => Clues::gather(error, Some(stream.session())),
+                _ => Clues::default(),
+            };
+            let failed = Box::new(Failed { error, clues });
+            Err((failed, stream.into_socket()))
+        }
     }
+}
+
+/// Sends the alert, as far as the socket takes it now, and keeps in mind which
+/// one it is.
+fn send(failed: &mut Failed, mut alert: AcceptedAlert, socket: &mut impl Write) {
+    let mut bytes = Vec::new();
+    // Into memory: this does not fail.
+    let _ = alert.write_all(&mut bytes);
+    failed.clues.saw_sent(&bytes);
+    let _ = socket.write_all(&bytes);
 }

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use rustls::{CipherSuite, ProtocolVersion, pki_types::CertificateDer};
+use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, pki_types::CertificateDer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -30,6 +30,8 @@ pub(super) struct About {
     pub(super) suite: Option<CipherSuite>,
     /// The leaf, then what came with it.
     pub(super) peer: Option<Vec<CertificateDer<'static>>>,
+    /// Without a certificate or a proof of its key, by a session of before.
+    pub(super) resumed: bool,
 }
 
 enum Layer {
@@ -47,6 +49,7 @@ impl TlsStream {
                 version: session.protocol_version(),
                 suite: suite.map(|suite| suite.suite()),
                 peer: peer.map(owned),
+                resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
             }),
             records: Layer::Rustls(Box::new(stream)),
         }
@@ -61,6 +64,11 @@ impl TlsStream {
 
     pub(super) fn about(&self) -> &About {
         &self.about
+    }
+
+    /// Whether it goes on with a session of an earlier connection.
+    pub fn is_resumed(&self) -> bool {
+        self.about.resumed
     }
 
     /// The client's certificate and what came with it, if it has shown one:

@@ -19,12 +19,11 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use rustls::{
-    ConnectionTrafficSecrets, Error, ServerConfig,
+    ConnectionTrafficSecrets, Error, HandshakeKind,
     kernel::KernelConnection,
     server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus},
@@ -37,7 +36,7 @@ use tokio::{
 use crate::turns::Place;
 
 use super::{
-    HandshakeError, TlsStream,
+    Clues, Failed, HandshakeError, Terms, TlsStream,
     direct::Direct,
     record::{HEADER, Records, Rekey, Violation},
     stream::{About, owned},
@@ -67,15 +66,15 @@ impl Rekey for Keys {
 pub(super) async fn accept(
     mut socket: TcpStream,
     received: Vec<u8>,
-    config: Arc<ServerConfig>,
+    terms: Terms,
     place: &Place,
-) -> Result<TlsStream, (HandshakeError, TcpStream)> {
-    match Box::pin(shake_hands(&mut socket, received, config, place)).await {
+) -> Result<TlsStream, (Box<Failed>, TcpStream)> {
+    match Box::pin(shake_hands(&mut socket, received, terms, place)).await {
         Ok(done) => {
             let stream = Direct::new(socket, done.records, &done.unopened);
             Ok(TlsStream::direct(stream, done.about))
         }
-        Err(error) => Err((error, socket)),
+        Err(failed) => Err((failed, socket)),
     }
 }
 
@@ -90,10 +89,10 @@ pub(super) struct Done {
 pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     received: Vec<u8>,
-    config: Arc<ServerConfig>,
+    terms: Terms,
     place: &Place,
-) -> Result<Done, HandshakeError> {
-    let (session, unopened) = handshake(socket, received, config, place).await?;
+) -> Result<Done, Box<Failed>> {
+    let (session, unopened) = handshake(socket, received, terms, place).await?;
     let (records, about) = finish(session)?;
     Ok(Done {
         records,
@@ -112,10 +111,10 @@ enum Progress {
 async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     mut received: Vec<u8>,
-    config: Arc<ServerConfig>,
+    terms: Terms,
     place: &Place,
-) -> Result<(UnbufferedServerConnection, Vec<u8>), HandshakeError> {
-    let mut session = UnbufferedServerConnection::new(config)?;
+) -> Result<(UnbufferedServerConnection, Vec<u8>), Box<Failed>> {
+    let mut session = UnbufferedServerConnection::new(terms.config)?;
     let mut answer = Vec::new();
     // So much at most can be left behind the last record of the handshake: not
     // more than the stream's own buffer has room for.
@@ -130,14 +129,23 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         } else {
             Ok(Progress::Blocked)
         };
-        if !answer.is_empty() {
-            match &progress {
-                Ok(_) => socket.write_all(&answer).await?,
-                Err(_) => try_write(socket, &answer).await,
+        let progress = match progress {
+            Ok(progress) => progress,
+            Err(mut failed) => {
+                failed.clues.saw_sent(&answer);
+                try_write(socket, &answer).await;
+                return Err(failed);
             }
+        };
+        if let (Progress::Done, Some(visit)) = (&progress, &terms.visit) {
+            // Before the client can have heard of it.
+            visit.over(&session);
+        }
+        if !answer.is_empty() {
+            socket.write_all(&answer).await?;
             answer.clear();
         }
-        if matches!(progress?, Progress::Done) {
+        if matches!(progress, Progress::Done) {
             return Ok((session, received));
         }
         if is_next_complete(&received, given) {
@@ -148,7 +156,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         }
         let count = socket.read(&mut chunk).await?;
         if count == 0 {
-            return Err(HandshakeError::Closed);
+            return Err(HandshakeError::Closed.into());
         }
         received.extend_from_slice(&chunk[..count]);
     }
@@ -161,7 +169,7 @@ fn advance(
     received: &mut Vec<u8>,
     given: &mut usize,
     answer: &mut Vec<u8>,
-) -> Result<Progress, Error> {
+) -> Result<Progress, Box<Failed>> {
     while let Some(length) = record_length(&received[*given..]) {
         if *given + length > received.len() {
             break;
@@ -203,8 +211,8 @@ fn work(
     received: &mut Vec<u8>,
     given: &mut usize,
     answer: &mut Vec<u8>,
-) -> Result<Progress, Error> {
-    let mut failed: Option<Error> = None;
+) -> Result<Progress, Box<Failed>> {
+    let mut failed: Option<Box<Failed>> = None;
     loop {
         let UnbufferedStatus { discard, state } =
             session.process_tls_records(&mut received[..*given]);
@@ -219,22 +227,27 @@ fn work(
             }
             Ok(ConnectionState::WriteTraffic(_) | ConnectionState::BlockedHandshake) => false,
             Err(error) => {
-                failed.get_or_insert(error);
+                if failed.is_none() {
+                    let mut clues = Clues::gather(&error, Some(session));
+                    clues.saw_hello(&received[..*given]);
+                    let error = error.into();
+                    failed = Some(Box::new(Failed { error, clues }));
+                }
                 false
             }
             // Early data, which is off, or what came behind the handshake, which
             // was not given.
-            Ok(_) => return Err(Error::HandshakeNotComplete),
+            Ok(_) => return Err(Error::HandshakeNotComplete.into()),
         };
         received.drain(..discard);
         *given -= discard;
-        match &failed {
+        match failed.take() {
             // Only as long as there is something to send, the alert: rustls would
             // go on, and come to the same error again.
-            Some(error) if !session.wants_write() => return Err(error.clone()),
+            Some(why) if !session.wants_write() => return Err(why),
             None if !more && session.is_handshaking() => return Ok(Progress::Blocked),
             None if !more => return Ok(Progress::Done),
-            _ => {}
+            still => failed = still,
         }
     }
 }
@@ -260,6 +273,7 @@ fn encode(mut data: EncodeTlsData<'_, impl Sized>, answer: &mut Vec<u8>) -> Resu
 fn finish(session: UnbufferedServerConnection) -> Result<(Records<Keys>, About), HandshakeError> {
     let version = session.protocol_version();
     let peer = session.peer_certificates().map(owned);
+    let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     let (secrets, keys) = session.dangerous_into_kernel_connection()?;
     let suite = keys.negotiated_cipher_suite();
     let records = Records::new(
@@ -274,6 +288,7 @@ fn finish(session: UnbufferedServerConnection) -> Result<(Records<Keys>, About),
         version,
         suite: Some(suite.suite()),
         peer,
+        resumed,
     };
     Ok((records, about))
 }

@@ -27,6 +27,7 @@ use x509_parser::{
     certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList,
 };
 
+use super::refused;
 use crate::presented::Presented;
 
 /// Chains that are remembered; then all are forgotten at once, which costs one
@@ -88,7 +89,8 @@ impl Remembering {
             return Ok(());
         }
         self.verifier
-            .verify_client_cert(end_entity, intermediates, now)?;
+            .verify_client_cert(end_entity, intermediates, now)
+            .inspect_err(|_| refused::put(end_entity))?;
         if let Some(validity) = validity(end_entity, intermediates, self.lists_until) {
             self.remember(chain, validity);
         }
@@ -186,6 +188,7 @@ impl ClientCertVerifier for Remembering {
     ) -> Result<HandshakeSignatureValid, Error> {
         self.verifier
             .verify_tls12_signature(message, certificate, signature)
+            .inspect_err(|_| refused::put(certificate))
     }
 
     fn verify_tls13_signature(
@@ -196,6 +199,7 @@ impl ClientCertVerifier for Remembering {
     ) -> Result<HandshakeSignatureValid, Error> {
         self.verifier
             .verify_tls13_signature(message, certificate, signature)
+            .inspect_err(|_| refused::put(certificate))
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {

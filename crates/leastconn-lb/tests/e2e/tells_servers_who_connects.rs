@@ -15,6 +15,8 @@ both_record_layers! {
     #[tokio::test]
     what_tls_says_of_the_client_is_passed_on,
     #[tokio::test]
+    of_a_resumed_session_the_certificate_is_of_before,
+    #[tokio::test]
     two_balancers_in_a_row_tell_what_the_first_one_knew,
 }
 
@@ -153,6 +155,34 @@ async fn what_tls_says_of_the_client_is_passed_on(records: Records) {
             format!("v2 {source} {addr} 02={authority} 20={ssl}")
         );
         lb.nth(n, "ok").await;
+    }
+    lb.quiet().await;
+}
+
+/// The flags say that it was shown in the session, not in this connection.
+async fn of_a_resumed_session_the_certificate_is_of_before(records: Records) {
+    let web = server().await;
+    let resuming = TLS.replace(" }", ", resumption = \"on\" }");
+    let header = "proxy_protocol = \"v2-tls\"";
+    let lb = Site::new()
+        .records(records)
+        .listener("main", &["upstream = \"web\"", &resuming])
+        .upstream("web", &[NO_PROBES, header], &entries(&[&web]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .start()
+        .await;
+    let client = lb.client(CLIENT1).with_resumption();
+    let mut n = 0;
+    for client in [client.clone().tls12(), client.tls13()] {
+        for (resumed, ssl) in [(false, "0700000000"), (true, "0500000000")] {
+            let stream = client.connect(lb.main()).await.unwrap();
+            let line = told(stream).await;
+            assert!(line.contains(&format!(" 20={ssl}")), "{line}");
+            assert!(line.contains(&tlv(0x22, CLIENT1)), "{line}");
+            let record = lb.nth(n, "ok").await;
+            assert_eq!(record["resumed"] == true, resumed, "{record}");
+            n += 1;
+        }
     }
     lb.quiet().await;
 }

@@ -42,6 +42,15 @@ fn is_right(field: &str, value: &Value) -> bool {
             text.is_some_and(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit()))
         }
         "tls_version" => matches!(text, Some("1.2" | "1.3")),
+        "resumed" => value == &Value::Bool(true),
+        "tls_offered" => value.as_array().is_some_and(|all| !all.is_empty()),
+        "certificate" => ["subject", "issuer", "not_after"]
+            .iter()
+            .all(|field| value[field].as_str().is_some_and(|text| !text.is_empty())),
+        "alert_sent" | "alert_received" => text.is_some_and(|text| {
+            text.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        }),
         "attempts" | "bytes_received" | "bytes_sent" => value.is_u64(),
         "handshake_ms" | "connect_ms" | "duration_ms" => milliseconds,
         "outcome" => text.is_some_and(|text| {

@@ -26,6 +26,7 @@ mod haproxy_and_nginx_understand_proxy_headers;
 mod healthcheck_exits_with_what_it_found;
 mod of_21_at_once_one_is_rate_limited;
 mod openssl_is_told_why_it_is_refused;
+mod openssl_resumes_where_it_may;
 mod openssl_speaks_every_suite_of_the_seed;
 mod pki_makes_certificates_that_others_accept;
 mod python_ends_cleanly_or_abruptly;

@@ -486,3 +486,32 @@ error: \"server.key\": the file is empty
     let tls = config.listeners[0].tls.as_ref().unwrap();
     assert_eq!(tls.load_again("main", now).unwrap().0, *tls);
 }
+
+#[test]
+fn resumption_is_off_unless_asked_for_and_bounded() {
+    use std::time::Duration;
+    let pki = Pki::new();
+    let resumption = |more: &str| {
+        let reading = reading(&with_tls(&format!("{ALL}{more}")), pki.dir.path());
+        assert!(reading.problems.is_empty(), "{}", reading.problems);
+        let config = reading.config.unwrap();
+        config.listeners[0].tls.as_ref().unwrap().resumption
+    };
+    assert_eq!(resumption(""), None);
+    assert_eq!(resumption(r#", resumption = "off""#), None);
+    let on = r#", resumption = "on""#;
+    assert_eq!(resumption(on), Some(Duration::from_hours(1)));
+    let brief = format!(r#"{on}, resumption_lifetime = "90s""#);
+    assert_eq!(resumption(&brief), Some(Duration::from_secs(90)));
+    for (lifetime, said) in [
+        ("0s", "cannot be zero"),
+        ("25h", "cannot be longer than a day"),
+        ("soon", "`resumption_lifetime`"),
+    ] {
+        let wrong = format!(r#"{ALL}{on}, resumption_lifetime = "{lifetime}""#);
+        let says = pki.says(&wrong);
+        assert!(says[0].contains(said), "{says:?}");
+    }
+    let idle = format!(r#"{ALL}, resumption_lifetime = "1h""#);
+    assert!(pki.says(&idle)[0].contains("does nothing"));
+}

@@ -1,6 +1,9 @@
 //! Loading the files of a `tls` table again, long after the configuration was read.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
@@ -12,7 +15,7 @@ use crate::config::{
 
 /// A `tls` table as it was written, by itself: environment variables are replaced,
 /// and every default is there. Problems point into it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     base_dir: PathBuf,
     text: String,
@@ -20,7 +23,11 @@ pub struct Written {
 }
 
 impl Written {
-    pub(super) fn new(raw: &RawTls, base_dir: &Path, tls: (MinVersion, ClientAuth)) -> Self {
+    pub(super) fn new(
+        raw: &RawTls,
+        base_dir: &Path,
+        (min_version, client_auth, resumption): (MinVersion, ClientAuth, Option<Duration>),
+    ) -> Self {
         let crls: Vec<_> = raw.crl.iter().flat_map(At::each).collect();
         let single = [
             ("cert", &raw.cert),
@@ -42,17 +49,23 @@ impl Written {
             let list: Vec<_> = crls.iter().map(|at| quoted(at.value)).collect();
             text.push_str(&format!("crl = [{}]\n", list.join(", ")));
         }
-        let version = match tls.0 {
+        let version = match min_version {
             MinVersion::Tls12 => "1.2",
             MinVersion::Tls13 => "1.3",
         };
-        let auth = match tls.1 {
+        let auth = match client_auth {
             ClientAuth::Required => "required",
             ClientAuth::None => "none",
         };
         text.push_str(&format!(
             "min_version = \"{version}\"\nclient_auth = \"{auth}\"\n"
         ));
+        if let Some(lifetime) = resumption {
+            let lifetime = lifetime.as_millis();
+            text.push_str(&format!(
+                "resumption = \"on\"\nresumption_lifetime = \"{lifetime}ms\"\n"
+            ));
+        }
         Self {
             base_dir: base_dir.to_owned(),
             text,

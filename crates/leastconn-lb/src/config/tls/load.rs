@@ -1,6 +1,6 @@
 //! Reads the files of a `tls` table and checks that they fit together.
 
-use std::{ops::Range, path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use rustls::{
@@ -12,14 +12,20 @@ use rustls::{
 };
 
 use super::{
-    CertificateFile, ClientAuth, MinVersion, Tls, TlsMaterial, Written,
+    CertificateFile, ClientAuth, MinVersion, Resumption, Tls, TlsMaterial, Written,
     file::{Pem, Wanted},
     inspect::{self, Crl, Purpose},
 };
 use crate::config::{
-    Problem, Problems,
-    raw::{RawTls, value::At},
+    Problem, Problems, defaults, duration,
+    raw::{
+        RawTls,
+        value::{At, DurationText},
+    },
 };
+
+/// rustls tells clients that tickets of TLS 1.3 are good for a day, whatever we do.
+const LONGEST_RESUMPTION: Duration = Duration::from_hours(24);
 
 /// What the table says, if nothing of it is an error.
 pub(crate) fn load(
@@ -37,6 +43,8 @@ pub(crate) fn load(
         crl,
         min_version,
         client_auth,
+        resumption,
+        resumption_lifetime,
     } = &raw.value;
     let client_auth_at = client_auth.as_ref();
     let client_auth = client_auth_at.map_or(ClientAuth::Required, |at| at.value);
@@ -80,6 +88,7 @@ pub(crate) fn load(
         loader.every_authority_is_covered(authorities, &crls, at);
         loader.verifier_accepts(authorities, &crls, &raw.span);
     }
+    let resumption = loader.resumption(resumption.as_ref(), resumption_lifetime.as_ref());
     if loader.problems.errors() > errors {
         return None;
     }
@@ -89,7 +98,8 @@ pub(crate) fn load(
     Some(Tls {
         min_version,
         client_auth,
-        written: Written::new(&raw.value, base_dir, (min_version, client_auth)),
+        written: Written::new(&raw.value, base_dir, (min_version, client_auth, resumption)),
+        resumption,
         material: Arc::new(TlsMaterial {
             cert_chain: chain?,
             key: key?,
@@ -129,6 +139,39 @@ impl<'a> Loader<'a> {
 }
 
 impl Loader<'_> {
+    /// How long sessions may be resumed, if they may.
+    fn resumption(
+        &mut self,
+        resumption: Option<&At<Resumption>>,
+        lifetime: Option<&At<DurationText>>,
+    ) -> Option<Duration> {
+        let on = resumption.is_some_and(|at| at.value == Resumption::On);
+        let Some(At { value, span }) = lifetime else {
+            return on.then_some(defaults::RESUMPTION_LIFETIME);
+        };
+        let wrong = match duration::parse(&value.0) {
+            Ok(Duration::ZERO) => "cannot be zero: `resumption = \"off\"` is for that".to_owned(),
+            Ok(lifetime) if lifetime > LONGEST_RESUMPTION => {
+                "cannot be longer than a day: clients forget their sessions then".to_owned()
+            }
+            Ok(lifetime) => {
+                if !on {
+                    self.problems
+                        .warning("`resumption_lifetime` does nothing without `resumption = \"on\"`")
+                        .at(span.clone());
+                }
+                return on.then_some(lifetime);
+            }
+            Err(error) => error.to_string(),
+        };
+        let default = duration::text(defaults::RESUMPTION_LIFETIME);
+        self.problems
+            .error(format!("`resumption_lifetime` {wrong}"))
+            .at(span.clone())
+            .help(format!("the default is {default:?}"));
+        None
+    }
+
     fn read(&mut self, text: &At<&str>, wanted: Wanted) -> Option<Pem> {
         match Pem::read(&self.base_dir.join(text.value), wanted) {
             Ok(pem) => Some(pem),

@@ -137,7 +137,7 @@ impl Talk {
         client.set_buffer_limit(None);
         let mut socket = wire.clone();
         let place = Place::alone();
-        let mut handshake = Box::pin(shake_hands(&mut socket, Vec::new(), server, &place));
+        let mut handshake = Box::pin(shake_hands(&mut socket, Vec::new(), server.into(), &place));
         let done = loop {
             let mut sent = Vec::new();
             while client.wants_write() {

@@ -71,7 +71,7 @@ async fn pair(
     let accepting = async {
         let (mut socket, _) = listener.accept().await.unwrap();
         let hello = read_hello(&mut socket).await.unwrap();
-        accept(socket, hello, Arc::new(server), &Place::alone())
+        accept(socket, hello, &Arc::new(server).into(), &Place::alone())
             .await
             .map_err(|(error, _)| error)
             .unwrap()
@@ -288,15 +288,15 @@ async fn refused(
             Ok(hello) => hello,
             Err(error) => {
                 socket.shutdown().await.unwrap();
-                return error;
+                return error.error;
             }
         };
-        match accept(socket, hello, Arc::new(server), &Place::alone()).await {
+        match accept(socket, hello, &Arc::new(server).into(), &Place::alone()).await {
             Ok(_) => panic!("the handshake was to fail"),
             Err((error, mut socket)) => {
                 socket.shutdown().await.unwrap();
                 let _ = socket.read_to_end(&mut Vec::new()).await;
-                error
+                error.error
             }
         }
     };
@@ -450,7 +450,7 @@ async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
         });
         let (mut socket, _) = listener.accept().await.unwrap();
         let hello = read_hello(&mut socket).await.unwrap();
-        let accepted = accept(socket, hello, Arc::new(server), &Place::alone()).await;
+        let accepted = accept(socket, hello, &Arc::new(server).into(), &Place::alone()).await;
         let mut stream = accepted.map_err(|(error, _)| error).unwrap();
         let mut seen = Vec::new();
         within(LIMIT, "what was sent", stream.read_to_end(&mut seen))

@@ -46,7 +46,7 @@ impl Conversation {
         let accepted = async {
             let (mut socket, _) = listener.accept().await.unwrap();
             let hello = read_hello(&mut socket).await.unwrap();
-            accept(socket, hello, Arc::new(config), &Place::alone())
+            accept(socket, hello, &Arc::new(config).into(), &Place::alone())
                 .await
                 .map_err(|(error, _)| error)
                 .unwrap()

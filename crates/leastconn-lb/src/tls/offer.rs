@@ -1,0 +1,205 @@
+//! What a ClientHello says that rustls does not tell: which versions the client
+//! offers, for the log of a handshake that came to none, and whether it knows the
+//! extended master secret, without which no TLS 1.2 session may be resumed.
+//!
+//! Nothing is decided here about a handshake: rustls has read, or will read, the
+//! same bytes, and what it says holds.
+
+/// Extensions.
+const EXTENDED_MASTER_SECRET: u16 = 23;
+const SUPPORTED_VERSIONS: u16 = 43;
+
+const HANDSHAKE: u8 = 22;
+const CLIENT_HELLO: u8 = 1;
+
+const TLS13: u16 = 0x0304;
+
+/// What a ClientHello offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Offer {
+    versions: Vec<u16>,
+    extended_master_secret: bool,
+}
+
+impl Offer {
+    /// Reads the ClientHello that the records in `bytes` begin with. `None`: it
+    /// does not parse.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let message = message(bytes)?;
+        let mut hello = Reader(&message);
+        let legacy = hello.u16()?;
+        hello.take(32)?;
+        // Session ID, suites, compression.
+        hello.list8()?;
+        hello.list16()?;
+        hello.list8()?;
+        let mut offer = Self {
+            versions: vec![legacy],
+            extended_master_secret: false,
+        };
+        // SSL 3 has none.
+        let mut extensions = Reader(hello.list16().unwrap_or_default());
+        while let Some(kind) = extensions.u16() {
+            let mut body = Reader(extensions.list16()?);
+            match kind {
+                EXTENDED_MASTER_SECRET => offer.extended_master_secret = true,
+                SUPPORTED_VERSIONS => {
+                    let mut versions = Reader(body.list8()?);
+                    offer.versions = std::iter::from_fn(|| versions.u16()).collect();
+                }
+                _ => {}
+            }
+        }
+        Some(offer)
+    }
+
+    /// The versions that have a name, in the client's order.
+    pub(super) fn versions(&self) -> Vec<&'static str> {
+        let name = |version: &u16| match *version {
+            TLS13 => Some("1.3"),
+            0x0303 => Some("1.2"),
+            0x0302 => Some("1.1"),
+            0x0301 => Some("1.0"),
+            0x0300 => Some("ssl3"),
+            _ => None,
+        };
+        self.versions.iter().filter_map(name).collect()
+    }
+
+    /// Whether a session of this client may be kept to be resumed. In TLS 1.2
+    /// without the extended master secret, somebody between client and server
+    /// could make two sessions with the same secret, and go on as a client whose
+    /// certificate is not its own: RFC 7627, section 1.
+    pub(super) fn may_resume(&self) -> bool {
+        self.extended_master_secret || self.versions.contains(&TLS13)
+    }
+}
+
+/// The body of the first handshake message, which may come in several records.
+fn message(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut records = Reader(bytes);
+    let mut message = Vec::new();
+    loop {
+        if let Some(&[kind, a, b, c]) = message.first_chunk::<4>() {
+            let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            if kind != CLIENT_HELLO {
+                return None;
+            }
+            if message.len() >= 4 + length {
+                return Some(message[4..4 + length].to_vec());
+            }
+        }
+        if records.u8()? != HANDSHAKE {
+            return None;
+        }
+        records.u16()?;
+        message.extend_from_slice(records.list16()?);
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.take(1).map(|bytes| bytes[0])
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take(2)
+            .map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
+    }
+
+    /// Whatever comes behind a length of one byte.
+    fn list8(&mut self) -> Option<&'a [u8]> {
+        let length = self.u8()?;
+        self.take(length.into())
+    }
+
+    /// The same, of two bytes.
+    fn list16(&mut self) -> Option<&'a [u8]> {
+        let length = self.u16()?;
+        self.take(length.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, crypto::aws_lc_rs};
+
+    use super::*;
+
+    fn hello(versions: &[&'static rustls::SupportedProtocolVersion]) -> Vec<u8> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let name = "localhost".try_into().unwrap();
+        let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// The same message in records of `size` bytes.
+    fn pieces(hello: &[u8], size: usize) -> Vec<u8> {
+        let piece = |part: &[u8]| {
+            let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+            [&[22, 3, 1], &length[..], part].concat()
+        };
+        hello[5..].chunks(size).flat_map(piece).collect()
+    }
+
+    #[test]
+    fn versions_and_the_extended_master_secret_are_read() {
+        use rustls::version::{TLS12, TLS13};
+        for (versions, names) in [
+            (&[&TLS13, &TLS12][..], &["1.3", "1.2"][..]),
+            (&[&TLS13], &["1.3"]),
+            (&[&TLS12], &["1.2"]),
+        ] {
+            let bytes = hello(versions);
+            let offer = Offer::parse(&bytes).unwrap();
+            assert_eq!(offer.versions(), names);
+            assert!(offer.may_resume());
+            assert_eq!(Offer::parse(&pieces(&bytes, 1)), Some(offer));
+        }
+    }
+
+    #[test]
+    fn an_old_client_is_understood() {
+        // TLS 1.0: a random, no session, one suite, no compression, no extensions.
+        let body = [&[3, 1][..], &[7; 32], &[0, 0, 2, 0, 0x2f, 1, 0]].concat();
+        let length = u8::try_from(body.len()).unwrap();
+        let records = [&[22, 3, 1, 0, length + 4, 1, 0, 0, length][..], &body].concat();
+        let offer = Offer::parse(&records).unwrap();
+        assert_eq!(offer.versions(), ["1.0"]);
+        assert!(!offer.may_resume());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Offer::parse(&bytes);
+        }
+
+        #[test]
+        fn a_damaged_hello_is_none_or_another(at in 0_usize..2000, to: u8, cut in 0_usize..2000) {
+            let mut bytes = hello(rustls::ALL_VERSIONS);
+            let at = at % bytes.len();
+            bytes[at] = to;
+            bytes.truncate(cut);
+            let _ = Offer::parse(&bytes);
+        }
+    }
+}

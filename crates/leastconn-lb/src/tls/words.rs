@@ -1,0 +1,164 @@
+//! Failed handshakes in words: what an operator can do something with.
+
+use jiff::Timestamp;
+use rustls::{AlertDescription, CertificateError, Error, pki_types::UnixTime};
+
+/// The name of an alert, as RFC 8446 writes it.
+pub(super) fn alert(alert: AlertDescription) -> String {
+    let camel = match alert {
+        AlertDescription::UnknownCA => "UnknownCa",
+        AlertDescription::UnknownPSKIdentity => "UnknownPskIdentity",
+        AlertDescription::UnrecognisedName => "UnrecognizedName",
+        AlertDescription::EncryptedClientHelloRequired => "EchRequired",
+        _ => alert.as_str().unwrap_or_default(),
+    };
+    if camel.is_empty() {
+        return format!("alert_{}", u8::from(alert));
+    }
+    let mut name = String::new();
+    for c in camel.chars() {
+        if c.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(c.to_ascii_lowercase());
+    }
+    name
+}
+
+/// What went wrong.
+pub(super) fn error(error: &Error) -> String {
+    match error {
+        Error::NoCertificatesPresented => "the client has shown no certificate".to_owned(),
+        Error::InvalidCertificate(error) => certificate(error),
+        Error::AlertReceived(alert) => received(*alert),
+        other => other.to_string(),
+    }
+}
+
+fn received(description: AlertDescription) -> String {
+    use AlertDescription as A;
+    let distrust = match description {
+        A::UnknownCA => {
+            "it has no authority that issued `cert`, or an intermediate is missing from that file"
+        }
+        A::BadCertificate => "most often, the name it asked for is not in `cert`",
+        A::CertificateExpired => "look at the dates of `cert`, and at both clocks",
+        A::CertificateRevoked => "`cert` is on a revocation list",
+        A::UnsupportedCertificate | A::CertificateUnknown => {
+            "the name it asked for is not in `cert`, or `cert` is of a kind it does not take, or \
+             not issued by its authorities"
+        }
+        A::HandshakeFailure | A::ProtocolVersion | A::InsufficientSecurity => {
+            return format!(
+                "the client ended the handshake by the alert {}: it has no version or suite in \
+                 common with us that it would take",
+                alert(description)
+            );
+        }
+        _ => {
+            return format!(
+                "the client ended the handshake by the alert {}",
+                alert(description)
+            );
+        }
+    };
+    format!(
+        "the client does not trust our certificate, and said so by the alert {}: {distrust}",
+        alert(description)
+    )
+}
+
+fn certificate(error: &CertificateError) -> String {
+    use CertificateError as C;
+    match error {
+        C::UnknownIssuer => "no authority of `client_ca` issued the client's certificate, or an \
+                             intermediate is missing from what the client sends"
+            .to_owned(),
+        C::BadSignature => "a signature does not fit: the client's certificate is not signed by \
+                            the authority that it names, or the client has another key"
+            .to_owned(),
+        C::ExpiredContext { not_after, .. } => format!(
+            "the client's certificate, or one above it, was valid until {}",
+            date(*not_after)
+        ),
+        C::NotValidYetContext { not_before, .. } => format!(
+            "the client's certificate, or one above it, is not valid before {}",
+            date(*not_before)
+        ),
+        C::Revoked => "the client's certificate, or one above it, is revoked".to_owned(),
+        C::UnknownRevocationStatus => "no list of `crl` is of who issued the client's \
+                                       certificate, or one above it"
+            .to_owned(),
+        C::ExpiredRevocationList => "the revocation list of its issuer has expired".to_owned(),
+        C::ExpiredRevocationListContext { next_update, .. } => format!(
+            "the revocation list of its issuer expired at {}: put a current one in its place",
+            date(*next_update)
+        ),
+        C::InvalidPurpose | C::InvalidPurposeContext { .. } => {
+            "the client's certificate is not for clients: its extended key usage lacks clientAuth"
+                .to_owned()
+        }
+        // Of webpki's own errors rustls passes on the name.
+        C::Other(other) if other.0.to_string() == "NameConstraintViolation" => {
+            "name constraints of an authority above the client's certificate do not allow its \
+             names, or are constraints for URIs, which cannot be checked and refuse every \
+             certificate with a URI"
+                .to_owned()
+        }
+        other => format!("the client's certificate cannot be used: {}", plain(other)),
+    }
+}
+
+/// rustls' own word, without its prefix.
+fn plain(error: &CertificateError) -> String {
+    Error::InvalidCertificate(error.clone())
+        .to_string()
+        .trim_start_matches("invalid peer certificate: ")
+        .to_owned()
+}
+
+fn date(time: UnixTime) -> String {
+    i64::try_from(time.as_secs())
+        .ok()
+        .and_then(|seconds| Timestamp::from_second(seconds).ok())
+        .map_or_else(
+            || "a time long ago or far ahead".to_owned(),
+            |at| at.to_string(),
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alerts_are_named_as_the_standard_names_them() {
+        use AlertDescription as A;
+        for (description, name) in [
+            (A::UnknownCA, "unknown_ca"),
+            (A::BadRecordMac, "bad_record_mac"),
+            (A::CertificateRequired, "certificate_required"),
+            (A::UnrecognisedName, "unrecognized_name"),
+            (A::UnknownPSKIdentity, "unknown_psk_identity"),
+            (A::Unknown(200), "alert_200"),
+        ] {
+            assert_eq!(alert(description), name);
+        }
+    }
+
+    #[test]
+    fn dates_and_distrust_are_said() {
+        let expired = CertificateError::ExpiredContext {
+            time: UnixTime::since_unix_epoch(std::time::Duration::from_secs(9)),
+            not_after: UnixTime::since_unix_epoch(std::time::Duration::ZERO),
+        };
+        let words = error(&Error::InvalidCertificate(expired));
+        assert!(
+            words.ends_with("valid until 1970-01-01T00:00:00Z"),
+            "{words}"
+        );
+        let words = error(&Error::AlertReceived(AlertDescription::UnknownCA));
+        assert!(words.contains("does not trust our certificate"), "{words}");
+        assert!(words.contains("unknown_ca"), "{words}");
+    }
+}

@@ -1,0 +1,164 @@
+//! A handshake that failed is in the log with what is known of its client: the
+//! certificate that was refused, versions, names, alerts, and why in words.
+
+use leastconn_testkit::{TestCa, TlsClient, Upstream, client::read_to_close};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{CLIENT1, Records, Running, Site, both_record_layers, refused, tcp};
+
+both_record_layers! {
+    #[tokio::test]
+    a_refused_certificate_is_described,
+    #[tokio::test]
+    a_client_that_does_not_trust_us_is_heard,
+    #[tokio::test]
+    a_client_that_is_too_old_is_told_and_logged,
+    #[tokio::test]
+    no_certificate_can_forge_or_flood_a_line,
+}
+
+async fn detail_of(lb: &Running, n: usize, outcome: &str, words: &str) -> Value {
+    let record = lb.nth(n, outcome).await;
+    let detail = record["detail"].as_str().unwrap();
+    assert!(detail.contains(words), "{record}");
+    record
+}
+
+async fn a_refused_certificate_is_described(records: Records) {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]).records(records);
+    let revoked = site.ca.leaf(CLIENT1).ou("sales").build();
+    site.ca.write_crl(&site.dir, &[&revoked]);
+    let lb = site.start().await;
+    let foreign = TestCa::new("some other CA").leaf("intruder").build();
+    let unfit = lb.ca().leaf(CLIENT1).eku_server_only().build();
+    let past = lb.ca().leaf(CLIENT1).validity(-7200, -3600).build();
+    let cases = [
+        (
+            &foreign,
+            "untrusted_certificate",
+            "unknown_ca",
+            "`client_ca`",
+            "CN=some other CA",
+            "CN=intruder",
+        ),
+        (
+            &revoked,
+            "revoked_certificate",
+            "certificate_revoked",
+            "revoked",
+            "CN=test CA",
+            "CN=client1.lb.com, OU=sales",
+        ),
+        (
+            &unfit,
+            "untrusted_certificate",
+            "unsupported_certificate",
+            "clientAuth",
+            "CN=test CA",
+            "CN=client1.lb.com",
+        ),
+        (
+            &past,
+            "expired_certificate",
+            "certificate_expired",
+            "was valid until",
+            "CN=test CA",
+            "CN=client1.lb.com",
+        ),
+    ];
+    let mut n = 0;
+    for (cert, outcome, alert, words, issuer, subject) in cases {
+        for (version, client) in [
+            ("1.2", lb.showing(cert).tls12()),
+            ("1.3", lb.showing(cert).tls13()),
+        ] {
+            refused(&client, lb.main()).await.unwrap();
+            let record = detail_of(&lb, n, outcome, words).await;
+            n += 1;
+            assert_eq!(record["serial"], cert.serial_hex.to_uppercase(), "{record}");
+            assert_eq!(record["certificate"]["issuer"], issuer, "{record}");
+            assert_eq!(record["certificate"]["subject"], subject, "{record}");
+            assert!(record["certificate"]["not_after"].is_string(), "{record}");
+            assert_eq!(record["alert_sent"], alert, "{record}");
+            assert_eq!(record["tls_version"], version, "{record}");
+            assert_eq!(record["sni"], "localhost", "{record}");
+        }
+    }
+    let nobody = TlsClient::new(lb.ca(), None);
+    refused(&nobody, lb.main()).await.unwrap();
+    let record = detail_of(&lb, n, "no_certificate", "no certificate").await;
+    assert_eq!(record["alert_sent"], "certificate_required", "{record}");
+    assert_eq!(record.get("certificate"), None, "{record}");
+    // Nothing of it sticks to those that come after.
+    let stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    crate::support::talk(stream).await.unwrap();
+    let record = lb.nth(n + 1, "ok").await;
+    assert_eq!(record.get("certificate"), None, "{record}");
+    assert_eq!(web.accepted(), 1);
+    lb.quiet().await;
+}
+
+async fn a_client_that_does_not_trust_us_is_heard(records: Records) {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).records(records).start().await;
+    let cert = lb.ca().leaf(CLIENT1).build();
+    let wary = TlsClient::new(&TestCa::new("whom it trusts"), Some(&cert));
+    for (n, client) in [wary.clone().tls12(), wary.tls13()].into_iter().enumerate() {
+        assert!(client.connect(lb.main()).await.is_err());
+        let words = "the client does not trust our certificate";
+        let record = detail_of(&lb, n, "handshake_failed", words).await;
+        assert_eq!(record["alert_received"], "unknown_ca", "{record}");
+    }
+    // Another name than it asked for.
+    let client = lb.showing(&cert);
+    assert!(
+        client
+            .connect_sni(lb.main(), "elsewhere.example")
+            .await
+            .is_err()
+    );
+    let record = detail_of(&lb, 2, "handshake_failed", "the name it asked for").await;
+    assert_eq!(record["alert_received"], "bad_certificate", "{record}");
+    assert_eq!(record["sni"], "elsewhere.example", "{record}");
+    assert_eq!(web.accepted(), 0);
+    lb.quiet().await;
+}
+
+async fn a_client_that_is_too_old_is_told_and_logged(records: Records) {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).records(records).start().await;
+    // TLS 1.1: a random, no session, one suite, no compression, an empty list of
+    // extensions.
+    let body = [&[3, 2][..], &[7; 32], &[0, 0, 2, 0xc0, 0x2b, 1, 0, 0, 0]].concat();
+    let length = u8::try_from(body.len()).unwrap();
+    let hello = [&[22, 3, 1, 0, length + 4, 1, 0, 0, length][..], &body].concat();
+    let mut socket = tcp(lb.main()).await;
+    socket.write_all(&hello).await.unwrap();
+    let answer = read_to_close(&mut socket).await.unwrap();
+    // A fatal alert: handshake_failure.
+    assert_eq!(answer, [21, 3, 3, 0, 2, 2, 40]);
+    let words = "the client offers TLS 1.1 and nothing newer";
+    let record = detail_of(&lb, 0, "handshake_failed", words).await;
+    assert_eq!(record["tls_offered"], json!(["1.1"]), "{record}");
+    assert_eq!(record["alert_sent"], "handshake_failure", "{record}");
+    lb.quiet().await;
+}
+
+async fn no_certificate_can_forge_or_flood_a_line(records: Records) {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).records(records).start().await;
+    let other = TestCa::new("other CA");
+    let forging = "x\"}\n{\"outcome\":\"ok\",\"a\":\"\u{202e}\u{1b}[2J";
+    let cert = other.leaf(forging).ou(&"y".repeat(10_000)).build();
+    refused(&lb.showing(&cert), lb.main()).await.unwrap();
+    let record = lb.nth(0, "untrusted_certificate").await;
+    let subject = record["certificate"]["subject"].as_str().unwrap();
+    assert!(subject.chars().count() < 350, "{subject}");
+    for fooling in ['\n', '\u{202e}', '\u{1b}'] {
+        assert!(!subject.contains(fooling), "{subject}");
+    }
+    assert_eq!(lb.records().len(), 1);
+    lb.quiet().await;
+}

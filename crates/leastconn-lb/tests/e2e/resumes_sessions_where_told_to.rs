@@ -1,0 +1,156 @@
+//! With `resumption = "on"`, sessions of this listener are resumed and no others, and
+//! rules and limits hold for them as for any connection.
+
+use leastconn_testkit::{TlsClient, Upstream};
+use rustls::HandshakeKind;
+
+use crate::support::{
+    CLIENT1, NO_PROBES, Records, Running, Site, TLS, both_record_layers, cn, entries, refused, talk,
+};
+
+both_record_layers! {
+    #[tokio::test]
+    a_client_that_comes_back_resumes,
+    #[tokio::test]
+    a_session_of_one_listener_is_not_resumed_at_another,
+    #[tokio::test]
+    limits_and_rules_hold_for_resumed_connections,
+    #[tokio::test]
+    whoever_was_revoked_since_cannot_come_back_by_a_session,
+}
+
+fn resuming() -> String {
+    TLS.replace(" }", ", resumption = \"on\" }")
+}
+
+/// One conversation; whether it was resumed, as both sides say.
+async fn resumes(lb: &Running, client: &TlsClient, listener: &str) -> bool {
+    let before = lb.records().len();
+    let mut stream = client.connect(lb.address(listener)).await.unwrap();
+    // The greeting comes after any tickets.
+    talk(&mut stream).await.unwrap();
+    let record = lb.nth(before, "ok").await;
+    assert_eq!(record["identity"], "cn:client1.lb.com", "{record}");
+    let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+    assert_eq!(record["resumed"] == true, resumed, "{record}");
+    assert_eq!(record.get("resumed").is_some(), resumed, "{record}");
+    resumed
+}
+
+async fn a_client_that_comes_back_resumes(records: Records) {
+    let web = Upstream::named("web1").await;
+    let lb = Site::new()
+        .records(records)
+        .listener("main", &["upstream = \"web\"", &resuming()])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .start()
+        .await;
+    let client = lb.client(CLIENT1).with_resumption();
+    for client in [client.clone().tls12(), client.tls13()] {
+        assert!(!resumes(&lb, &client, "main").await);
+        for _ in 0..3 {
+            assert!(resumes(&lb, &client, "main").await);
+        }
+    }
+    // Who does not want to need not.
+    assert!(!resumes(&lb, &lb.client(CLIENT1), "main").await);
+    lb.quiet().await;
+}
+
+async fn a_session_of_one_listener_is_not_resumed_at_another(records: Records) {
+    let web = Upstream::named("web1").await;
+    let lb = Site::new()
+        .records(records)
+        .listener("main", &["upstream = \"web\"", &resuming()])
+        .listener("other", &["upstream = \"web\"", &resuming()])
+        .listener("without", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .start()
+        .await;
+    let client = lb.client(CLIENT1);
+    for version in [TlsClient::tls12, TlsClient::tls13] {
+        for elsewhere in ["other", "without"] {
+            let client = version(client.clone()).with_resumption();
+            assert!(!resumes(&lb, &client, "main").await);
+            // To the client they are one server: it offers what it has.
+            assert!(!resumes(&lb, &client, elsewhere).await, "{elsewhere}");
+        }
+    }
+    lb.quiet().await;
+}
+
+async fn limits_and_rules_hold_for_resumed_connections(records: Records) {
+    let web = Upstream::named("web1").await;
+    let lb = Site::new()
+        .records(records)
+        .listener("main", &["upstream = \"web\"", &resuming()])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client(
+            "client1",
+            &cn(CLIENT1),
+            "web",
+            "rate_limit = { rate = 0.001, burst = 2 }",
+        )
+        .start()
+        .await;
+    let client = lb.client(CLIENT1).with_resumption().tls12();
+    assert!(!resumes(&lb, &client, "main").await);
+    assert!(resumes(&lb, &client, "main").await);
+    assert_eq!(refused(&client, lb.main()).await, None);
+    let record = lb.nth(2, "rate_limited").await;
+    assert_eq!(record["resumed"], true, "{record}");
+    // Nobody's rule: with and without a session.
+    let stranger = lb.client("stranger").with_resumption().tls12();
+    for (n, resumed) in [(3, false), (4, true)] {
+        assert_eq!(refused(&stranger, lb.main()).await, None);
+        let record = lb.nth(n, "unknown_client").await;
+        assert_eq!(record["resumed"] == true, resumed, "{record}");
+    }
+    assert_eq!(web.accepted(), 2);
+    lb.quiet().await;
+}
+
+/// By a list, and by an authority that is gone: the sessions of before are worth
+/// nothing, and the full handshake that comes instead ends as it should.
+async fn whoever_was_revoked_since_cannot_come_back_by_a_session(records: Records) {
+    let web = Upstream::named("web1").await;
+    let lb = Site::new()
+        .records(records)
+        .process("watch = \"off\"")
+        .listener("main", &["upstream = \"web\"", &resuming()])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .start()
+        .await;
+    let ca = lb.ca();
+    let cert = ca.leaf(CLIENT1).build();
+    let versions = [TlsClient::tls12, TlsClient::tls13];
+    let clients = versions.map(|version| version(lb.showing(&cert)).with_resumption());
+    for client in &clients {
+        assert!(!resumes(&lb, client, "main").await);
+        assert!(resumes(&lb, client, "main").await);
+    }
+    // A reload that changes nothing about the listener leaves them theirs.
+    assert_eq!(lb.reload(&lb.config()).await, "applied");
+    for client in &clients {
+        assert!(resumes(&lb, client, "main").await);
+    }
+    ca.write_crl(lb.dir(), &[&cert]);
+    assert_eq!(lb.reload(&lb.config()).await, "applied");
+    for (n, client) in (6..).zip(&clients) {
+        let _ = refused(client, lb.main()).await;
+        lb.nth(n, "revoked_certificate").await;
+    }
+    let other = leastconn_testkit::TestCa::new("another CA");
+    std::fs::write(lb.dir().join("ca.crt"), other.cert_pem()).unwrap();
+    other.write_crl(lb.dir(), &[]);
+    assert_eq!(lb.reload(&lb.config()).await, "applied");
+    for (n, client) in (8..).zip(&clients) {
+        let _ = refused(client, lb.main()).await;
+        lb.nth(n, "untrusted_certificate").await;
+    }
+    assert_eq!(web.accepted(), 6);
+    lb.quiet().await;
+}

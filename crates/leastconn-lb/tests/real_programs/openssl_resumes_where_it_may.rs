@@ -1,0 +1,180 @@
+use crate::{
+    openssl::{REQUEST, s_client},
+    program::{Input, replace, run, run_with, tool},
+    site::{Records, Site, both_record_layers, choose},
+};
+
+both_record_layers! {
+    #[tokio::test]
+    openssl_resumes_and_is_logged,
+    #[tokio::test]
+    without_the_extended_master_secret_there_is_no_session,
+    #[tokio::test]
+    early_data_is_never_taken,
+    #[tokio::test]
+    keys_of_every_kind_are_taken,
+}
+
+async fn resuming(records: Records) -> Site {
+    Site::start_with(|config| {
+        let config = choose(records, &config);
+        replace(
+            &config,
+            "[listener.tls]\n",
+            "[listener.tls]\nresumption = \"on\"\n",
+        )
+    })
+    .await
+}
+
+/// One request with these arguments; whether openssl says that it resumed.
+async fn reused(site: &Site, args: &[&str]) -> bool {
+    let before = site.balancer.records().len();
+    let mut openssl = s_client(&site.certs, site.address(), Some("client1"));
+    openssl.args(args).current_dir(site.certs.dir());
+    let config = site.certs.dir().join("openssl.cnf");
+    if config.exists() {
+        openssl.env("OPENSSL_CONF", config);
+    }
+    let ended = run_with(&mut openssl, Input::Open(REQUEST)).await.ok();
+    assert!(ended.stdout.contains("\nwebapp"), "{ended:#?}");
+    let reused = ended.stdout.contains("\nReused, ");
+    assert_ne!(ended.stdout.contains("\nNew, "), reused, "{ended:#?}");
+    let record = site.balancer.wait_records(before + 1).await.pop().unwrap();
+    assert_eq!(record["outcome"], "ok", "{record}");
+    assert_eq!(record["resumed"] == true, reused, "{record}");
+    assert_eq!(record["identity"], "cn:client1.lb.com", "{record}");
+    reused
+}
+
+async fn openssl_resumes_and_is_logged(records: Records) {
+    let site = resuming(records).await;
+    for version in ["-tls1_2", "-tls1_3"] {
+        assert!(!reused(&site, &[version, "-sess_out", "session"]).await);
+        let args = [version, "-sess_in", "session", "-sess_out", "next"];
+        assert!(reused(&site, &args).await, "{version}");
+        // What that gave can be resumed, and in TLS 1.3 the first no more.
+        let next = [version, "-sess_in", "next"];
+        if version == "-tls1_3" {
+            assert!(reused(&site, &next).await, "{version}");
+            assert!(!reused(&site, &args).await, "{version}");
+        }
+    }
+    site.finish().await;
+}
+
+/// openssl has no argument for it.
+const NO_EXTENDED_MASTER_SECRET: &str = "
+openssl_conf = init
+[init]
+ssl_conf = ssl
+[ssl]
+system_default = system
+[system]
+Options = -ExtendedMasterSecret
+";
+
+async fn without_the_extended_master_secret_there_is_no_session(records: Records) {
+    let site = resuming(records).await;
+    std::fs::write(
+        site.certs.dir().join("openssl.cnf"),
+        NO_EXTENDED_MASTER_SECRET,
+    )
+    .unwrap();
+    let first = ["-tls1_2", "-sess_out", "weak"];
+    assert!(!reused(&site, &first).await);
+    // openssl writes what the server lets it resume: nothing. Should a version of it
+    // write something, that must not work.
+    if site.certs.dir().join("weak").exists() {
+        assert!(!reused(&site, &["-tls1_2", "-sess_in", "weak"]).await);
+    }
+    // In TLS 1.3 it means nothing.
+    assert!(!reused(&site, &["-tls1_3", "-sess_out", "session"]).await);
+    assert!(reused(&site, &["-tls1_3", "-sess_in", "session"]).await);
+    site.finish().await;
+}
+
+async fn early_data_is_never_taken(records: Records) {
+    let site = resuming(records).await;
+    std::fs::write(
+        site.certs.dir().join("early"),
+        "GET /early HTTP/1.0\r\n\r\n",
+    )
+    .unwrap();
+    assert!(!reused(&site, &["-tls1_3", "-sess_out", "session"]).await);
+    let mut openssl = s_client(&site.certs, site.address(), Some("client1"));
+    openssl
+        .args(["-tls1_3", "-sess_in", "session", "-early_data", "early"])
+        .current_dir(site.certs.dir());
+    let ended = run_with(&mut openssl, Input::Open(REQUEST)).await.ok();
+    assert!(ended.stdout.contains("\nReused, "), "{ended:#?}");
+    assert!(
+        !ended.stdout.contains("Early data was accepted"),
+        "{ended:#?}"
+    );
+    site.balancer.wait_records(2).await;
+    site.finish().await;
+}
+
+/// Key algorithms as openssl names them.
+const KINDS: [(&str, &[&str]); 6] = [
+    ("rsa2048", &["rsa:2048"]),
+    ("rsa3072", &["rsa:3072"]),
+    ("rsa4096", &["rsa:4096"]),
+    ("p256", &["ec", "-pkeyopt", "ec_paramgen_curve:P-256"]),
+    ("p384", &["ec", "-pkeyopt", "ec_paramgen_curve:P-384"]),
+    ("ed25519", &["ed25519"]),
+];
+
+async fn issue(site: &Site, kind: &str, key: &[&str], subject: &str, usage: &str) -> String {
+    let name = format!("kinds/{kind}-{usage}");
+    let file = |end: &str| site.certs.path(&format!("{name}.{end}"));
+    std::fs::create_dir_all(site.certs.path("kinds")).unwrap();
+    let extensions = format!("subjectAltName=DNS:{subject}\nextendedKeyUsage={usage}\n");
+    std::fs::write(file("ext"), extensions).unwrap();
+    let mut request = tool("openssl");
+    request
+        .args(["req", "-nodes", "-subj", &format!("/CN={subject}")])
+        .arg("-newkey")
+        .args(key)
+        .arg("-keyout")
+        .arg(file("key.pem"))
+        .arg("-out")
+        .arg(file("csr"));
+    run(&mut request).await.ok();
+    let mut sign = tool("openssl");
+    sign.args(["x509", "-req", "-days", "2", "-CAcreateserial", "-CA"])
+        .arg(site.certs.path("ca/ca.crt"))
+        .arg("-CAkey")
+        .arg(site.certs.path("ca/ca.key.pem"))
+        .arg("-in")
+        .arg(file("csr"))
+        .arg("-extfile")
+        .arg(file("ext"))
+        .arg("-out")
+        .arg(file("crt"));
+    run(&mut sign).await.ok();
+    name
+}
+
+async fn keys_of_every_kind_are_taken(records: Records) {
+    let site = Site::with_records(records).await;
+    let config = crate::site::example(site.web1.address(), site.web2.address());
+    let config = choose(records, &config);
+    for (kind, key) in KINDS {
+        let server = issue(&site, kind, key, "lb.com", "serverAuth").await;
+        let client = issue(&site, kind, key, "client1.lb.com", "clientAuth").await;
+        let config = config.replace("/server/server.", &format!("/{server}."));
+        let lb = crate::site::start_in(&format!("conf-{kind}"), &config, &site.certs).await;
+        for (n, version) in ["-tls1_2", "-tls1_3"].into_iter().enumerate() {
+            let mut openssl = s_client(&site.certs, lb.address("main"), Some(&client));
+            let ended = run_with(openssl.arg(version), Input::Open(REQUEST)).await;
+            let ended = ended.ok();
+            assert!(ended.stdout.contains("\nwebapp"), "{kind}: {ended:#?}");
+            let record = lb.wait_records(n + 1).await.pop().unwrap();
+            assert_eq!(record["outcome"], "ok", "{kind}: {record}");
+        }
+        crate::site::stop(&lb).await;
+    }
+    site.finish().await;
+}
