@@ -1,6 +1,8 @@
 //! A TLS connection over a TCP socket: rustls for the protocol and the records,
 //! this for when to read and write.
 
+mod boundary;
+
 use std::{
     cell::RefCell,
     future::poll_fn,
@@ -9,14 +11,16 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use leastconn::net;
 use rustls::Connection;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
-use super::{HandshakeError, Visit};
+use super::{HandshakeError, Visit, record::Patience};
 use crate::turns::Place;
+use boundary::Boundary;
 
 /// Plaintext that rustls may hold for a socket that takes no more, beyond which
 /// writing waits.
@@ -71,6 +75,20 @@ impl Write for Polled<'_, '_> {
     }
 }
 
+/// A socket whose bytes are followed.
+struct Followed<'a, 'cx> {
+    socket: Polled<'a, 'cx>,
+    boundary: &'a mut Boundary,
+}
+
+impl Read for Followed<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.socket.read(buffer)?;
+        self.boundary.pass(&buffer[..count]);
+        Ok(count)
+    }
+}
+
 /// Either side of a connection: see [`super::TlsStream`], [`super::client`].
 pub(super) struct Buffered {
     socket: TcpStream,
@@ -78,6 +96,10 @@ pub(super) struct Buffered {
     /// Read from the socket and not yet given to rustls, because the reader had
     /// no room for more plaintext. Almost always empty.
     undigested: Vec<u8>,
+    /// Where records end in what rustls was given.
+    boundary: Boundary,
+    /// How many more without data may come.
+    patience: Patience,
     close_notify_sent: bool,
 }
 
@@ -89,8 +111,15 @@ impl Buffered {
             socket,
             session: Box::new(session),
             undigested: Vec::new(),
+            boundary: Boundary::default(),
+            patience: Patience::new(),
             close_notify_sent: false,
         }
+    }
+
+    /// rustls was given these before, by another way.
+    pub(super) fn was_given(&mut self, bytes: &[u8]) {
+        self.boundary.pass(bytes);
     }
 
     /// What was negotiated, and with whom.
@@ -134,9 +163,13 @@ impl Buffered {
     /// socket, or in rustls.
     fn poll_read_tls(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Self {
-            socket, session, ..
+            socket,
+            session,
+            boundary,
+            ..
         } = self;
-        match session.read_tls(&mut Polled { socket, cx }) {
+        let socket = Polled { socket, cx };
+        match session.read_tls(&mut Followed { socket, boundary }) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
             read => Poll::Ready(read),
         }
@@ -171,8 +204,12 @@ impl Buffered {
         Ok(true)
     }
 
-    /// Gives ciphertext to rustls, piece by piece, and takes out the plaintext.
-    /// Returns what there was no room for.
+    /// Gives ciphertext to rustls, one record after the other, and takes out the
+    /// plaintext. Returns what there was no room for.
+    ///
+    /// # Errors
+    /// Also if too many records carry nothing: rustls counts key updates between two
+    /// records of data, so that a byte between them would make them free.
     fn decrypt<'a>(
         &mut self,
         cx: &mut Context<'_>,
@@ -180,10 +217,24 @@ impl Buffered {
         buffer: &mut ReadBuf<'_>,
     ) -> io::Result<&'a [u8]> {
         while !ciphertext.is_empty() {
-            // Takes as much as it has room for, and at least something.
-            self.session.read_tls(&mut ciphertext)?;
-            self.digest(cx).map_err(HandshakeError::into_io)?;
-            if self.take_plaintext(buffer)? {
+            let (length, is_whole) = self.boundary.advance(ciphertext);
+            let (mut record, rest) = ciphertext.split_at(length);
+            while !record.is_empty() {
+                // Takes as much as it has room for, and at least something.
+                self.session.read_tls(&mut record)?;
+                self.digest(cx).map_err(HandshakeError::into_io)?;
+            }
+            ciphertext = rest;
+            let before = buffer.filled().len();
+            let enough = self.take_plaintext(buffer)?;
+            let carried = buffer.filled().len() > before;
+            if is_whole && !carried && !self.patience.take(net::now()) {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "too many records without data",
+                ));
+            }
+            if enough {
                 break;
             }
         }
@@ -304,7 +355,7 @@ impl Buffered {
     }
 }
 
-impl leastconn::net::Stream for Buffered {
+impl net::Stream for Buffered {
     fn abort(&mut self) {
         self.socket.abort();
     }

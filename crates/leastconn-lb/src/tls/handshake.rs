@@ -186,6 +186,7 @@ pub async fn accept(
         }
     };
     let mut stream = Buffered::new(socket, session);
+    stream.was_given(&hello.bytes);
     match stream.handshake(Some(place), terms.visit.as_deref()).await {
         Ok(()) => Ok(TlsStream::rustls(stream)),
         Err(error) => {

@@ -18,7 +18,7 @@ use rustls::{
 };
 
 use cipher::{Cipher, Construction};
-use patience::Patience;
+pub(super) use patience::Patience;
 
 pub(crate) use cipher::{HEADER, MAX_OVERHEAD, MAX_PLAINTEXT};
 

@@ -199,6 +199,41 @@ async fn key_updates_are_followed_and_answered() {
     }
 }
 
+/// A byte between them does not make them free, and those before cost nobody much.
+#[tokio::test]
+async fn too_many_key_updates_end_the_connection_whatever_comes_between() {
+    for own in BOTH {
+        let (mut server, mut client) = pair(own, any_suite(), None).await;
+        let flooding = async {
+            for _ in 0..100_000 {
+                client.get_mut().1.refresh_traffic_keys().unwrap();
+                if client.write_all(b"x").await.is_err() || client.flush().await.is_err() {
+                    return;
+                }
+            }
+            panic!("100,000 key updates");
+        };
+        // Drops the server with its end.
+        let reading = async move {
+            let mut seen = 0;
+            let mut buffer = [0; 100];
+            loop {
+                match server.read(&mut buffer).await {
+                    Ok(0) => panic!("an orderly end"),
+                    Ok(count) => seen += count,
+                    Err(error) => break (seen, error),
+                }
+            }
+        };
+        let both = async { tokio::join!(flooding, reading) };
+        let ((), (seen, error)) = within(LIMIT, "the end", both).await;
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+        // A burst, without what came in one piece with the last, and some that time
+        // gave back.
+        assert!((50..10_000).contains(&seen), "{seen}");
+    }
+}
+
 #[tokio::test]
 async fn an_end_without_close_notify_is_no_end() {
     for own in BOTH {
