@@ -72,4 +72,13 @@ for doc in ARCHITECTURE.md README.md; do
   done < <(grep -oE '`[A-Za-z0-9_.*/~:-]+`' "$doc" | tr -d '`' | sort -u || true)
 done
 
+# A test that the list of threats names exists, at the end of some path.
+while IFS= read -r test; do
+  file=${test%%::*}
+  found=$(grep -E "(^|/)$file\$" <<<"$all" || true)
+  if [ -z "$found" ] || ! xargs -d '\n' grep -qE "fn ${test##*::}\\b" <<<"$found"; then
+    wrong "docs/threats.md names $test, which does not exist"
+  fi
+done < <(grep -oE '[a-z0-9_/-]+\.rs::[a-z0-9_]+' docs/threats.md | sort -u || true)
+
 [ -z "$FAILED" ] || exit 1

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leastconn_testkit::{Upstream, client::read_to_close, within};
+use leastconn_testkit::{DEADLINE, Upstream, client::read_to_close, within};
 use tokio::io::AsyncWriteExt;
 use tokio::time::interval;
 
@@ -15,35 +15,36 @@ both_record_layers! {
     #[tokio::test]
     silent_sockets_are_closed_at_the_deadline,
     #[tokio::test]
+    hundreds_of_silent_sockets_end_in_time_and_keep_nobody_waiting,
+    #[tokio::test]
     a_hello_that_drips_does_not_move_the_deadline,
     #[tokio::test]
     nor_does_a_client_that_stops_after_its_hello,
 }
 
+/// Milliseconds.
 const LIMIT: f64 = 700.0;
 
-async fn hasty(records: Records, web: &Upstream) -> Running {
+async fn hasty(records: Records, web: &Upstream, limit: f64) -> Running {
+    let limit = format!("handshake_timeout = \"{limit}ms\"");
     Site::new()
         .records(records)
-        .listener(
-            "main",
-            &["upstream = \"web\"", "handshake_timeout = \"700ms\"", TLS],
-        )
+        .listener("main", &["upstream = \"web\"", &limit, TLS])
         .upstream("web", &[NO_PROBES], &entries(&[web]))
         .client("client1", &cn(CLIENT1), "web", "")
         .start()
         .await
 }
 
-fn in_time(record: &serde_json::Value) {
+fn in_time(record: &serde_json::Value, limit: f64) {
     let took = record["duration_ms"].as_f64().unwrap();
     // Ten percent, and what a busy machine adds.
-    assert!((LIMIT..LIMIT * 1.1 + 250.0).contains(&took), "{record}");
+    assert!((limit..limit * 1.1 + 250.0).contains(&took), "{record}");
 }
 
 async fn silent_sockets_are_closed_at_the_deadline(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = hasty(records, &web).await;
+    let lb = hasty(records, &web, LIMIT).await;
     let mut silent = Vec::new();
     for _ in 0..50 {
         silent.push(tcp(lb.main()).await);
@@ -53,15 +54,52 @@ async fn silent_sockets_are_closed_at_the_deadline(records: Records) {
     }
     for record in lb.wait_records(50).await {
         assert_eq!(record["outcome"], "handshake_timeout");
-        in_time(&record);
+        in_time(&record, LIMIT);
     }
     assert_eq!(web.accepted(), 0);
     lb.quiet().await;
 }
 
+/// Row 1 of the matrix of threats.
+async fn hundreds_of_silent_sockets_end_in_time_and_keep_nobody_waiting(records: Records) {
+    const SILENT: usize = 500;
+    const SERVED: usize = 20;
+    // Time enough to open them all and to serve somebody before the first one ends.
+    const LONGER: f64 = 3000.0;
+    let web = Upstream::named("web1").await;
+    let lb = hasty(records, &web, LONGER).await;
+    let mut silent = Vec::new();
+    for _ in 0..SILENT {
+        silent.push(tcp(lb.main()).await);
+    }
+    let active = r#"leastconn_connections_active{listener="main"}"#;
+    lb.wait_metric(active, SILENT as f64, DEADLINE).await;
+    let client = lb.client(CLIENT1);
+    for _ in 0..SERVED {
+        let served = async { talk(client.connect(lb.main()).await?).await };
+        let served = within(Duration::from_secs(1), "being served", served).await;
+        assert_eq!(served.unwrap(), "web1");
+    }
+    for stream in &mut silent {
+        let _ = read_to_close(stream).await;
+    }
+    let ended = lb.wait_records(SILENT + SERVED).await;
+    assert_eq!(ended[0]["outcome"], "ok", "served only when they were gone");
+    let (ok, late): (Vec<_>, Vec<_>) = ended.iter().partition(|r| r["outcome"] == "ok");
+    assert_eq!(ok.len(), SERVED);
+    for record in late {
+        assert_eq!(record["outcome"], "handshake_timeout");
+        in_time(record, LONGER);
+    }
+    let timed_out = r#"leastconn_connections_total{listener="main",outcome="handshake_timeout"}"#;
+    lb.wait_metric(timed_out, SILENT as f64, DEADLINE).await;
+    assert_eq!(web.accepted(), SERVED as u64);
+    lb.quiet().await;
+}
+
 async fn a_hello_that_drips_does_not_move_the_deadline(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = hasty(records, &web).await;
+    let lb = hasty(records, &web, LIMIT).await;
     let hello = client_hello(lb.ca());
     let mut stream = tcp(lb.main()).await;
     let mut tick = interval(Duration::from_millis(50));
@@ -75,18 +113,18 @@ async fn a_hello_that_drips_does_not_move_the_deadline(records: Records) {
         panic!("the balancer took the whole hello");
     };
     within(Duration::from_secs(5), "the close", drip).await;
-    in_time(&lb.nth(0, "handshake_timeout").await);
+    in_time(&lb.nth(0, "handshake_timeout").await, LIMIT);
     assert_eq!(web.accepted(), 0);
     lb.quiet().await;
 }
 
 async fn nor_does_a_client_that_stops_after_its_hello(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = hasty(records, &web).await;
+    let lb = hasty(records, &web, LIMIT).await;
     let mut stream = tcp(lb.main()).await;
     stream.write_all(&client_hello(lb.ca())).await.unwrap();
     let _ = read_to_close(&mut stream).await;
-    in_time(&lb.nth(0, "handshake_timeout").await);
+    in_time(&lb.nth(0, "handshake_timeout").await, LIMIT);
     // The deadline ends with the handshake: an established connection outlives it.
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(900)).await;

@@ -1,6 +1,6 @@
 //! Rules by URI, key, unit and issuer; rules that expire.
 
-use leastconn_testkit::{Cert, TestCa, Upstream, metrics};
+use leastconn_testkit::{Cert, TestCa, Upstream, client::read_to_close, metrics};
 
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, talk};
 
@@ -291,6 +291,34 @@ async fn a_maze_of_certificates_costs_little_and_leads_nowhere() {
         // A hundred signatures are some 10 ms; other tests run beside this one.
         assert!(record["handshake_ms"].is_null());
         assert!(record["duration_ms"].as_f64().unwrap() < 5000.0, "{record}");
+    }
+    assert_eq!(web.accepted(), 0);
+    talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    lb.quiet().await;
+}
+
+/// Row 22 as well: more certificates than a handshake message can hold.
+#[tokio::test]
+async fn a_chain_without_end_is_refused() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let mut cert = lb.ca().leaf(CLIENT1).build();
+    let above = lb.ca().intermediate("above").cert().der().clone();
+    cert.chain_der.extend(std::iter::repeat_n(above, 300));
+    let bytes: usize = cert.chain_der.iter().map(|der| der.len()).sum();
+    assert!(bytes > 0xffff, "{bytes}");
+    let client = lb.showing(&cert);
+    for (n, client) in [client.clone().tls12(), client.tls13()]
+        .into_iter()
+        .enumerate()
+    {
+        // An alert or, if that finds it still sending, a reset.
+        if let Ok(mut stream) = client.connect(lb.main()).await {
+            read_to_close(&mut stream).await.unwrap_err();
+        }
+        lb.nth(n, "handshake_failed").await;
     }
     assert_eq!(web.accepted(), 0);
     talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())

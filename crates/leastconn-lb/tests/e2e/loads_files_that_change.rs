@@ -93,6 +93,52 @@ async fn a_renewal_that_is_no_good_leaves_what_there_is() {
     lb.quiet().await;
 }
 
+/// Row 16 of the matrix of threats: a list that is no good is not "no list".
+#[tokio::test]
+async fn a_list_that_is_expired_broken_foreign_or_gone_leaves_the_one_before() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]).process("watch = \"off\"");
+    let listed = site.cert(CLIENT1);
+    site.ca.write_crl(&site.dir, &[&listed]);
+    let lb = site.start().await;
+    let file = lb.dir().join("ca.crl");
+    let empty = lb.ca().crl(&[]);
+    // None of them names the client that the one before names.
+    let lists = [
+        ("expired at", Some(lb.ca().crl_until(&[], -60))),
+        ("PEM", Some(empty[..empty.len() / 2].to_owned())),
+        ("not signed", Some(TestCa::new("test CA").crl(&[]))),
+        ("No such file", None),
+    ];
+    for (n, (says, list)) in lists.into_iter().enumerate() {
+        match list {
+            Some(list) => fs::write(&file, list).unwrap(),
+            None => fs::remove_file(&file).unwrap(),
+        }
+        assert_eq!(lb.reload(&lb.config()).await, "rejected", "{says}");
+        lb.wait_log(
+            |event| {
+                let said = event["fields"]["message"].as_str().unwrap_or_default();
+                event["level"] == "ERROR" && said.contains("ca.crl") && said.contains(says)
+            },
+            DEADLINE,
+        )
+        .await;
+        assert!(refused(&lb.showing(&listed), lb.main()).await.is_some());
+        lb.nth(2 * n, "revoked_certificate").await;
+        talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
+            .await
+            .unwrap();
+        lb.nth(2 * n + 1, "ok").await;
+    }
+    fs::write(&file, empty).unwrap();
+    assert_eq!(lb.reload(&lb.config()).await, "applied");
+    talk(lb.showing(&listed).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    lb.quiet().await;
+}
+
 #[tokio::test]
 async fn a_link_that_leads_elsewhere_is_followed_and_rules_wait() {
     let web = Upstream::named("web1").await;

@@ -3,7 +3,7 @@
 use leastconn_testkit::client::read_line;
 use leastconn_testkit::{Behaviour, DEADLINE, Upstream, metrics};
 
-use crate::support::{CLIENT1, Site, refused, talk};
+use crate::support::{CLIENT1, NO_PROBES, Site, TLS, entries, refused, talk};
 
 /// Every family of the contract, with its type.
 const FAMILIES: [(&str, &str); 16] = [
@@ -117,6 +117,41 @@ async fn gauges_and_bytes_follow_what_is_open() {
         lb.wait_metric(name, value, DEADLINE).await;
     }
     drop(stream);
+    lb.quiet().await;
+}
+
+/// Row 28 of the matrix of threats: what clients bring is no label.
+#[tokio::test]
+async fn any_number_of_clients_adds_no_series() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("apps", r#"dns = "*.apps.lb.com""#, "web", "")
+        .start()
+        .await;
+    let mut before = None;
+    for n in 0..20 {
+        let app = lb.ca().leaf("app").dns(&format!("app{n}.apps.lb.com"));
+        let sni = format!("name{n}.apps.lb.com");
+        let client = lb.showing(&app.build());
+        talk(client.connect_sni(lb.main(), &sni).await.unwrap())
+            .await
+            .unwrap();
+        let stranger = lb.client(&format!("stranger{n}"));
+        assert_eq!(refused(&stranger, lb.main()).await, None);
+        let records = lb.wait_records(2 * (n + 1)).await;
+        let sni_seen = records
+            .iter()
+            .filter(|record| record["sni"] == sni.as_str());
+        assert_eq!(sni_seen.count(), 1);
+        let ok = r#"leastconn_client_connections_total{client="apps",outcome="ok"}"#;
+        lb.wait_metric(ok, (n + 1) as f64, DEADLINE).await;
+        let mut series: Vec<_> = lb.metrics().await.into_keys().collect();
+        series.sort();
+        // The first may have added its rule's: of rules there are as many as configured.
+        assert_eq!(*before.get_or_insert_with(|| series.clone()), series);
+    }
     lb.quiet().await;
 }
 
