@@ -16,6 +16,8 @@ both_record_layers! {
     as_many_as_anybody_needs_are_followed,
     #[tokio::test]
     a_flood_of_nothing_else_ends_the_connection,
+    #[tokio::test]
+    a_byte_of_data_between_them_buys_no_more,
 }
 
 /// More than the balancer allows in the time that it takes to send them.
@@ -85,10 +87,9 @@ async fn a_flood_of_nothing_else_ends_the_connection(records: Records) {
 }
 
 /// rustls' own count begins anew with each record of data; the balancer's does not.
-#[tokio::test]
-async fn a_byte_of_data_between_them_buys_no_more() {
+async fn a_byte_of_data_between_them_buys_no_more(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web]).records("direct").start().await;
+    let lb = Site::usual(&[&web]).records(records).start().await;
     let record = cut_off(&lb, b"x").await;
     let bytes = record["bytes_received"].as_f64().unwrap();
     // A hundred at once, then one each ten milliseconds.
