@@ -3,7 +3,7 @@
 //!
 //! Session resumption is off unless a listener asks for it: rustls resumes without
 //! looking at chain, expiry or revocation again, so a client whose certificate was
-//! revoked would go on with the session it has. [`sessions`] is what looks again.
+//! revoked would go on with the session it has. The module `sessions` is what looks again.
 
 mod buffered;
 pub mod client;
