@@ -246,3 +246,43 @@ async fn where_it_is_off_a_header_is_no_header() {
     assert_eq!(web.accepted(), 0);
     lb.quiet().await;
 }
+
+/// A source's rate is that of the clients announced, not of the balancer in front, and
+/// a reload that leaves it alone gives nobody another burst.
+#[tokio::test]
+async fn a_source_s_rate_goes_by_the_announced_address() {
+    let web = Upstream::named("web1").await;
+    let limit = "source_rate_limit = { rate = 0.001, burst = 2 }";
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\"", REQUIRED, limit])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("there", "source = \"192.0.2.0/24\"", "web", "")
+        .start()
+        .await;
+    let from = |last: u8| format!("PROXY TCP4 192.0.2.{last} 198.51.100.1 4660 443\r\n");
+    let mut n = 0;
+    for (last, outcome) in [
+        (7, "ok"),
+        (7, "ok"),
+        (7, "rate_limited"),
+        (8, "ok"),
+        (8, "ok"),
+        (8, "rate_limited"),
+    ] {
+        let mut stream = sending(lb.main(), from(last).as_bytes()).await;
+        if outcome == "ok" {
+            talk(stream).await.unwrap();
+        } else {
+            // A reset, or an end: nothing in any case.
+            let said = read_to_close(&mut stream).await.unwrap_or_default();
+            assert!(said.is_empty());
+        }
+        lb.nth(n, outcome).await;
+        n += 1;
+        if n == 2 {
+            assert_eq!(lb.reload(&lb.config()).await, "applied");
+        }
+    }
+    assert_eq!(web.accepted(), 4);
+    lb.quiet().await;
+}
