@@ -281,3 +281,26 @@ async fn a_server_that_wants_another_certificate_of_ours_is_told() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_reload_takes_over_another_authority() {
+    let (servers, others) = (Servers::new(), Servers::new());
+    let web = Upstream::start_tls(named("web1"), &servers.cert(), None).await;
+    let lb = servers
+        .site(
+            &[NO_PROBES, NO_EJECTION, MUTUAL],
+            &[entry("web1", web.addr(), "")],
+        )
+        .start()
+        .await;
+    assert_eq!(greeting(&lb).await.0, "web1");
+    let file = lb.dir().join("servers.crt");
+    std::fs::write(&file, others.ca.cert_pem()).unwrap();
+    // The balancer's own certificate is of the one before, which is nobody's business.
+    assert_eq!(lb.reload(&lb.config()).await, "applied");
+    is_refused(&lb).await;
+    std::fs::write(&file, servers.ca.cert_pem()).unwrap();
+    assert_eq!(lb.reload(&lb.config()).await, "applied");
+    assert_eq!(greeting(&lb).await.0, "web1");
+    lb.quiet().await;
+}
