@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use leastconn_testkit::data::{Sha256, pattern};
 use leastconn_testkit::{Behaviour, Upstream, within};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::support::{CLIENT1, Records, Site, both_record_layers};
 
@@ -16,7 +16,8 @@ both_record_layers! {
     a_client_that_does_not_read_makes_the_server_wait,
 }
 
-const BLOCK: usize = 1 << 20;
+/// Of what [`pump`] sends.
+pub(crate) const BLOCK: usize = 1 << 20;
 
 async fn both_ways_at_once_with_the_same_sha256(records: Records) {
     let blocks: usize = match std::env::var_os("LEASTCONN_LONG") {
@@ -31,32 +32,7 @@ async fn both_ways_at_once_with_the_same_sha256(records: Records) {
         .enumerate()
     {
         let stream = client.connect(lb.main()).await.unwrap();
-        let (mut reader, mut writer) = tokio::io::split(stream);
-        let send = tokio::spawn(async move {
-            let mut digest = Sha256::default();
-            let mut block = pattern(0, BLOCK);
-            for number in 0..blocks {
-                // No two blocks are the same: a swapped one would be noticed.
-                block[..8].copy_from_slice(&number.to_be_bytes());
-                digest.update(&block);
-                writer.write_all(&block).await.unwrap();
-            }
-            writer.shutdown().await.unwrap();
-            digest.finish_hex()
-        });
-        let receive = tokio::spawn(async move {
-            let mut digest = Sha256::default();
-            let mut buffer = vec![0; 64 * 1024];
-            loop {
-                match reader.read(&mut buffer).await.unwrap() {
-                    0 => return digest.finish_hex(),
-                    n => digest.update(&buffer[..n]),
-                }
-            }
-        });
-        let limit = Duration::from_secs(20 + blocks as u64 / 2);
-        let both = within(limit, "both digests", async { tokio::join!(send, receive) }).await;
-        assert_eq!(both.0.unwrap(), both.1.unwrap());
+        pump(stream, blocks, Duration::from_secs(20 + blocks as u64 / 2)).await;
         let record = lb.nth(n, "ok").await;
         assert_eq!(record["bytes_received"], blocks * BLOCK);
         assert_eq!(record["bytes_sent"], blocks * BLOCK);
@@ -107,4 +83,36 @@ async fn a_client_that_does_not_read_makes_the_server_wait(records: Records) {
         assert_eq!(record["outcome"], "client_reset");
     }
     lb.quiet().await;
+}
+
+/// Sends so many blocks to a server that echoes, and compares what comes back.
+pub(crate) async fn pump<S>(stream: S, blocks: usize, limit: Duration)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let send = tokio::spawn(async move {
+        let mut digest = Sha256::default();
+        let mut block = pattern(0, BLOCK);
+        for number in 0..blocks {
+            // No two blocks are the same: a swapped one would be noticed.
+            block[..8].copy_from_slice(&number.to_be_bytes());
+            digest.update(&block);
+            writer.write_all(&block).await.unwrap();
+        }
+        writer.shutdown().await.unwrap();
+        digest.finish_hex()
+    });
+    let receive = tokio::spawn(async move {
+        let mut digest = Sha256::default();
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match reader.read(&mut buffer).await.unwrap() {
+                0 => return digest.finish_hex(),
+                n => digest.update(&buffer[..n]),
+            }
+        }
+    });
+    let both = within(limit, "both digests", async { tokio::join!(send, receive) }).await;
+    assert_eq!(both.0.unwrap(), both.1.unwrap());
 }

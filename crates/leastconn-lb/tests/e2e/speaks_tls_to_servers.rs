@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leastconn_testkit::client::{read_line, read_to_close};
-use leastconn_testkit::data::{Sha256, pattern, sha256_hex};
+use leastconn_testkit::data::{pattern, sha256_hex};
 use leastconn_testkit::upstream::Open;
 use leastconn_testkit::{Behaviour, DEADLINE, Upstream, metrics, within};
 use rustls::{ServerConnection, StreamOwned};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use crate::carries_bytes_unchanged::{BLOCK, pump};
 use crate::servers::{MUTUAL, Servers, VERSIONS};
 use crate::support::{
     CLIENT1, NO_PROBES, Records, Running, both_record_layers, entries, entry, reset, tcp,
@@ -30,8 +31,6 @@ both_record_layers! {
     a_client_that_ends_or_breaks_off_is_told_apart_at_the_server,
 }
 
-const BLOCK: usize = 1 << 20;
-
 async fn start(servers: &Servers, records: Records, web: &Upstream) -> Running {
     servers
         .site(&[NO_PROBES, MUTUAL], &entries(&[web]))
@@ -47,8 +46,13 @@ async fn both_ways_at_once_with_the_same_sha256(records: Records) {
         let web = servers.mutual(Behaviour::Echo, spoken).await;
         let lb = start(&servers, records, &web).await;
         let tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
-        pump(tls, BLOCKS).await;
-        pump(tcp(lb.address("plain")).await, BLOCKS).await;
+        pump(tls, BLOCKS, Duration::from_secs(30)).await;
+        pump(
+            tcp(lb.address("plain")).await,
+            BLOCKS,
+            Duration::from_secs(30),
+        )
+        .await;
         for record in lb.wait_records(2).await {
             assert_eq!(record["outcome"], "ok", "{version}");
             assert_eq!(record["bytes_received"], BLOCKS * BLOCK);
@@ -56,34 +60,6 @@ async fn both_ways_at_once_with_the_same_sha256(records: Records) {
         }
         lb.quiet().await;
     }
-}
-
-async fn pump(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, blocks: usize) {
-    let (mut reader, mut writer) = tokio::io::split(stream);
-    let send = tokio::spawn(async move {
-        let mut digest = Sha256::default();
-        let mut block = pattern(0, BLOCK);
-        for number in 0..blocks {
-            block[..8].copy_from_slice(&number.to_be_bytes());
-            digest.update(&block);
-            writer.write_all(&block).await.unwrap();
-        }
-        writer.shutdown().await.unwrap();
-        digest.finish_hex()
-    });
-    let receive = tokio::spawn(async move {
-        let mut digest = Sha256::default();
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            match reader.read(&mut buffer).await.unwrap() {
-                0 => return digest.finish_hex(),
-                n => digest.update(&buffer[..n]),
-            }
-        }
-    });
-    let limit = Duration::from_secs(30);
-    let both = within(limit, "both digests", async { tokio::join!(send, receive) }).await;
-    assert_eq!(both.0.unwrap(), both.1.unwrap());
 }
 
 async fn each_side_may_finish_sending_long_before_the_other(records: Records) {

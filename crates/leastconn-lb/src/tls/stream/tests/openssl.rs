@@ -4,7 +4,7 @@
 use std::process::Stdio;
 
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
+    io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
 };
 
@@ -18,6 +18,11 @@ struct Conversation {
     stdout: Lines<BufReader<ChildStdout>>,
     stderr: Lines<BufReader<ChildStderr>>,
     stream: TlsStream,
+}
+
+async fn wait_for(lines: &mut Lines<impl AsyncBufRead + Unpin>, words: &str) {
+    let said = async { while !lines.next_line().await.unwrap().unwrap().contains(words) {} };
+    within(LIMIT, words, said).await;
 }
 
 impl Conversation {
@@ -67,32 +72,12 @@ impl Conversation {
 
     /// Waits for a line with these words in it.
     async fn says(&mut self, words: &str) {
-        let said = async {
-            while !self
-                .stdout
-                .next_line()
-                .await
-                .unwrap()
-                .unwrap()
-                .contains(words)
-            {}
-        };
-        within(LIMIT, words, said).await;
+        wait_for(&mut self.stdout, words).await;
     }
 
     /// The same on the other output.
     async fn complains(&mut self, words: &str) {
-        let said = async {
-            while !self
-                .stderr
-                .next_line()
-                .await
-                .unwrap()
-                .unwrap()
-                .contains(words)
-            {}
-        };
-        within(LIMIT, words, said).await;
+        wait_for(&mut self.stderr, words).await;
     }
 
     /// A line to us and back again.
