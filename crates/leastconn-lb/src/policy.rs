@@ -264,9 +264,6 @@ impl Policy {
     /// The first rule that matches the client at `now`, if that is one in shadow
     /// mode: it would have decided.
     pub fn shadow(&self, peer: &Peer, now: Timestamp) -> Option<Matched<'_>> {
-        if !self.clients.has_shadows() {
-            return None;
-        }
         for position in self.candidates(peer) {
             match self.judge(position, peer, now) {
                 Judged::Shadow(matched) => return Some(matched),

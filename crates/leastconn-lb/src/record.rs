@@ -209,13 +209,14 @@ impl Record {
     pub fn judged(&mut self, listener: &Listener, chain: Chain) -> Result<Grant, Refused> {
         let now = Timestamp::now();
         let mut known = self.live.known();
-        let shadow = shadow::judge(listener, &known.seen, now);
-        if let Some(shadow) = &shadow {
-            self.books
-                .metrics
-                .client_shadowed(&shadow.client, shadow.outcome);
+        // Once: with newer rules it is still the same connection, which counts as one.
+        if chain == Chain::Verified {
+            self.shadow = shadow::judge(listener, &known.seen, now);
+            if let Some(shadow) = &self.shadow {
+                let metrics = &self.books.metrics;
+                metrics.client_shadowed(&shadow.client, shadow.outcome);
+            }
         }
-        self.shadow = shadow;
         let Judged { matched, grant } = judge(listener, &known.seen, chain, now)?;
         known.called(matched.client(), &self.books.metrics);
         known.identity = Some(matched.identity().clone());

@@ -32,8 +32,12 @@ impl Shadowed {
 
 /// The rule in shadow mode that would have decided about a client, if one would.
 pub fn judge(listener: &Listener, seen: &Seen, now: Timestamp) -> Option<Box<Shadowed>> {
+    let policy = &listener.state.policy;
+    if !policy.clients().has_shadows() {
+        return None;
+    }
     let peer = seen.by(listener);
-    let matched = listener.state.policy.shadow(&peer, now)?;
+    let matched = policy.shadow(&peer, now)?;
     let (outcome, permit) = match matched.grant(&listener.routing, seen.sni.as_deref()) {
         Err(denied) => (denied.reason(), None),
         // Nothing to count, and so no place taken among those that are counted.
