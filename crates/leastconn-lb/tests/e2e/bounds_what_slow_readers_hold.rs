@@ -213,7 +213,7 @@ const RUSTLS: u64 = (64 + 32) * 1024;
 /// Either the server reads nothing of a client that sends without end, or the other
 /// way round.
 async fn over_tls_to_servers(behaviour: Behaviour, sends: bool) {
-    const COUNT: usize = 150;
+    const COUNT: usize = 60;
     let servers = Servers::new();
     let web = servers.mutual(behaviour, VERSIONS[1].1).await;
     let site = servers.site(&[NO_PROBES, MUTUAL], &entries(&[&web]));
