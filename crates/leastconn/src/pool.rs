@@ -256,16 +256,17 @@ impl Pool {
             return Err(PoolError::Empty(id));
         }
         // Only now: an error above must leave the shared servers as they were.
+        if let Some(earlier) = earlier.filter(|earlier| earlier.pace.is_none()) {
+            // Whoever came back has had its whole share since, whether a pick saw it
+            // or not.
+            for member in earlier.members() {
+                member.server.end_beginning();
+            }
+        }
         for member in &members {
             member.server.set_policies(active, passive);
         }
-        if let Some(earlier) = earlier {
-            if earlier.pace.is_none() {
-                // Whoever came back has had its whole share since, seen or not.
-                for member in &earlier.all.members[..] {
-                    member.server.end_beginning();
-                }
-            }
+        if earlier.is_some() {
             for server in new {
                 server.begin_slowly();
             }
