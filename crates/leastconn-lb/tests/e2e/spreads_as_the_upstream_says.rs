@@ -119,7 +119,7 @@ async fn the_better_of_two_is_never_the_fullest() {
         let mut stream = tcp(lb.main()).await;
         let name = read_line(&mut stream).await.unwrap();
         let open = |of: &str| held.iter().filter(|(name, _)| name == of).count();
-        let others = ["web1", "web2", "web3"].map(|of| open(of));
+        let others = ["web1", "web2", "web3"].map(&open);
         let (own, most) = (open(&name), others.into_iter().max().unwrap());
         let alone = others.iter().filter(|&&count| count == most).count() == 1;
         assert!(own < most || !alone, "{name} of {others:?}");
