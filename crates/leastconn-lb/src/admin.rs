@@ -1,6 +1,8 @@
 //! The admin address: health and metrics, on a thread of its own so that it
 //! answers whatever the connections' workers are doing.
 
+mod api;
+
 use std::{io, net::SocketAddr, sync::Arc, thread};
 
 use axum::{
@@ -13,8 +15,9 @@ use axum::{
 use tokio::sync::oneshot;
 
 use crate::{
+    api::{Sight, history},
     metrics::CONTENT_TYPE,
-    shared::{Phase, Shared},
+    shared::Phase,
 };
 
 /// The running admin side. Dropping it ends it.
@@ -29,7 +32,7 @@ impl Admin {
     ///
     /// # Errors
     /// If its thread cannot be started.
-    pub fn start(socket: std::net::TcpListener, shared: Arc<Shared>) -> io::Result<Self> {
+    pub fn start(socket: std::net::TcpListener, sight: Sight) -> io::Result<Self> {
         let address = socket.local_addr()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -37,9 +40,10 @@ impl Admin {
             .build()?;
         let run = move || {
             runtime.block_on(async {
+                tokio::spawn(history::record(Arc::clone(&sight.shared)));
                 let result = match tokio::net::TcpListener::from_std(socket) {
                     Ok(socket) => tokio::select! {
-                        result = axum::serve(socket, router(shared)) => result,
+                        result = axum::serve(socket, router(sight)) => result,
                         // Sent or dropped: either way it is over.
                         _ = stopped => Ok(()),
                     },
@@ -63,23 +67,25 @@ impl Admin {
     }
 }
 
-fn router(shared: Arc<Shared>) -> Router {
+fn router(sight: Sight) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(shared)
+        .nest("/api/v1", api::routes())
+        .with_state(sight)
 }
 
-async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    match shared.phase() {
+async fn ready(State(sight): State<Sight>) -> impl IntoResponse {
+    match sight.shared.phase() {
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         Phase::Ready => (StatusCode::OK, "ready\n"),
         Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+async fn metrics(State(sight): State<Sight>) -> impl IntoResponse {
+    let shared = sight.shared;
     shared.registry.meter_traffic();
     (
         [(header::CONTENT_TYPE, CONTENT_TYPE)],

@@ -13,6 +13,7 @@ use crate::{
     accept::{self, Gate},
     access_log::AccessLog,
     admin,
+    api::Sight,
     config::Config,
     descriptors,
     listener::{Common, Listener},
@@ -84,7 +85,7 @@ impl Server {
     /// Outside a Tokio runtime.
     pub fn start(config: Config, log: AccessLog) -> Result<Self, StartError> {
         // Addresses first: the most likely trouble, and nothing to undo yet.
-        let mut sockets = Sockets::default();
+        let sockets = Sockets::default();
         let plan = sockets.plan(&config).map_err(StartError::Bind)?;
         let admin = config
             .admin
@@ -136,15 +137,20 @@ impl Server {
             books,
             running,
         };
-        let admin = admin
-            .map(|socket| admin::Admin::start(socket, Arc::clone(&shared)))
-            .transpose()?;
-        sockets.apply(plan, &gate);
-        let addresses = sockets.addresses();
+        let accepting = gate.clone();
         let reloader = Reloader::new(Arc::clone(&shared), gate, common, sizes, sockets);
+        let reloader = Arc::new(reloader);
+        let sight = Sight {
+            shared: Arc::clone(&shared),
+            reloader: Arc::clone(&reloader),
+        };
+        let admin = admin
+            .map(|socket| admin::Admin::start(socket, sight))
+            .transpose()?;
+        reloader.sockets().apply(plan, &accepting);
+        let addresses = reloader.addresses();
         let mut lasting = JoinSet::new();
         lasting.spawn(sweep(Arc::clone(&shared)));
-        let reloader = Arc::new(reloader);
         lasting.spawn(watch(Arc::clone(&reloader), Events::new()));
         let mut server = Self {
             shared,
@@ -246,12 +252,9 @@ impl Observed for Seen {
 
     fn certificates(&self) -> Vec<(String, i64)> {
         let state = self.0.state();
-        let config = &state.config;
-        let listeners = config.listeners.iter().flat_map(|listener| &listener.tls);
-        let upstreams = config.upstreams.iter().flat_map(|upstream| &upstream.tls);
-        let mut files: Vec<_> = listeners
-            .flat_map(|tls| &tls.material.files)
-            .chain(upstreams.flat_map(|tls| &tls.material.files))
+        let mut files: Vec<_> = state
+            .config
+            .certificate_files()
             .map(|file| (file.path.display().to_string(), file.not_after.as_second()))
             .collect();
         // The same file in two tables is one series.

@@ -48,6 +48,7 @@ mod survives_running_out_of_descriptors;
 mod survives_servers_that_stop;
 mod takes_a_hello_in_pieces;
 mod takes_certificates_of_every_kind;
+mod tells_its_state_as_json;
 mod tells_servers_who_connects;
 mod verifies_servers;
 mod writes_one_record_a_socket;
