@@ -46,7 +46,8 @@ def schemas(documents):
             try:
                 kubernetes_validate.validate(document, version, strict=True)
             except Exception as error:  # each kind of error that the package has
-                problems.append(f"{name}, Kubernetes {version}: {str(error).splitlines()[0]}")
+                says = (str(error) or type(error).__name__).splitlines()[0]
+                problems.append(f"{name}, Kubernetes {version}: {says}")
 
 
 def restricted(pod, container):

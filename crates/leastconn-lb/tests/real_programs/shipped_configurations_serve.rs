@@ -142,7 +142,11 @@ async fn the_package_s_configuration_serves_once_certificates_are_there() {
             checked.stderr
         );
     }
-    assert!(checked.stderr.contains("4 errors"), "{}", checked.stderr);
+    let errors = checked
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("error"));
+    assert_eq!(errors.count(), 4, "{}", checked.stderr);
 
     let (web1, web2) = (
         Nginx::start("webapp1", dir.path()).await,
