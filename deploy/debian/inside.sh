@@ -217,13 +217,32 @@ ok 'revoked: the new list is seen without a reload'
 
 # --- upgraded ------------------------------------------------------------------
 
+# A service that hands its sockets over at an upgrade refuses nobody meanwhile.
+hands_over() { with_systemd && grep -qsz '^NOTIFY_SOCKET=' "/proc/$old/environ"; }
+keep_asking() {
+  while [ ! -e enough ]; do
+    if served client1.example.com; then echo served; else echo refused; fi >>asked
+    sleep 0.1 # below its rate limit
+  done
+}
 old=$(main_pid)
+if hands_over; then
+  keep_asking &
+  asking=$!
+fi
 dpkg -i $DEB >dpkg.log 2>&1 || die "dpkg -i again: $(cat dpkg.log)"
 cmp -s $CONF edited.toml || die 'the edited configuration was replaced'
 if with_systemd; then
   is 'enabled after an upgrade' enabled "$(systemctl is-enabled leastconn)"
   another() { local now; now=$(main_pid) && [ "$now" != 0 ] && [ "$now" != "$old" ]; }
   until_true 'the new program takes over' another
+  if [ -n "${asking:-}" ]; then
+    until_true 'the old program is gone' test ! -e "/proc/$old"
+    touch enough && wait "$asking"
+    is 'refused during the upgrade' 0 "$(grep -c refused asked || true)"
+    [ "$(wc -l <asked)" -ge 3 ] || die 'nobody asked during the upgrade'
+    ok "handed over: of $(wc -l <asked) that asked during the upgrade, nobody was refused"
+  fi
 else
   stop && start
 fi
