@@ -1,7 +1,14 @@
 //! The admin address: health and metrics, on a thread of its own so that it
 //! answers whatever the connections' workers are doing.
 
-use std::{io, net::SocketAddr, sync::Arc, thread};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -10,17 +17,26 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::sleep,
+};
 
 use crate::{
     metrics::CONTENT_TYPE,
     shared::{Phase, Shared},
 };
 
-/// The running admin side. Dropping it ends it.
+/// How long requests may take to be answered once it is over.
+const WIND_UP: Duration = Duration::from_secs(2);
+
+/// The running admin side. Dropping it ends it: nothing new is taken, and what has
+/// been asked is answered, unless that takes long.
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
+    /// To be passed on.
+    socket: std::net::TcpListener,
     _stop: oneshot::Sender<()>,
 }
 
@@ -31,6 +47,7 @@ impl Admin {
     /// If its thread cannot be started.
     pub fn start(socket: std::net::TcpListener, shared: Arc<Shared>) -> io::Result<Self> {
         let address = socket.local_addr()?;
+        let copy = socket.try_clone()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -38,11 +55,22 @@ impl Admin {
         let run = move || {
             runtime.block_on(async {
                 let result = match tokio::net::TcpListener::from_std(socket) {
-                    Ok(socket) => tokio::select! {
-                        result = axum::serve(socket, router(shared)) => result,
-                        // Sent or dropped: either way it is over.
-                        _ = stopped => Ok(()),
-                    },
+                    Ok(socket) => {
+                        let stop = Arc::new(Notify::new());
+                        let told = Arc::clone(&stop);
+                        let serving = axum::serve(socket, router(shared))
+                            .with_graceful_shutdown(async move { told.notified().await });
+                        let stopping = async {
+                            // Sent or dropped: either way it is over.
+                            let _ = stopped.await;
+                            stop.notify_one();
+                            sleep(WIND_UP).await;
+                        };
+                        tokio::select! {
+                            result = serving => result,
+                            () = stopping => Ok(()),
+                        }
+                    }
                     Err(error) => Err(error),
                 };
                 if let Err(error) = result {
@@ -53,8 +81,17 @@ impl Admin {
         thread::Builder::new().name("admin".to_owned()).spawn(run)?;
         Ok(Self {
             address,
+            socket: copy,
             _stop: stop,
         })
+    }
+
+    /// A copy of its socket, for another process.
+    ///
+    /// # Errors
+    /// If there are no more descriptors.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned()
     }
 
     /// The bound address.
@@ -74,7 +111,9 @@ fn router(shared: Arc<Shared>) -> Router {
 async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     match shared.phase() {
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-        Phase::Ready => (StatusCode::OK, "ready\n"),
+        // Whoever asks wants to know of the service, not of the process: it is ready,
+        // and the next one who asks is answered by another process.
+        Phase::Ready | Phase::Replaced => (StatusCode::OK, "ready\n"),
         Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
     }
 }

@@ -18,17 +18,19 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedMutexGuard, Semaphore};
 
 use crate::{
     accept::Gate,
     config::{self, Config, Format, Loaded, Problems},
-    descriptors, judge,
+    descriptors,
+    inherited::Inherited,
+    judge,
     listener::{self, Common, Listener},
-    logging,
+    logging, notify,
     presented::Named,
     running::{Current, Running},
-    shared::{Phase, Shared},
+    shared::Shared,
     sockets::{Changes, Sockets},
     state::State,
 };
@@ -56,7 +58,7 @@ pub struct Reloader {
     sizes: Mutex<Sizes>,
     sockets: Mutex<Sockets>,
     /// One at a time; others wait.
-    turn: tokio::sync::Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
     /// One waits already, and will read whatever was written before it was asked for.
     waiting: AtomicBool,
     /// A configuration was applied.
@@ -107,7 +109,7 @@ impl Reloader {
             common,
             sizes: Mutex::new(sizes),
             sockets: Mutex::new(sockets),
-            turn: tokio::sync::Mutex::new(()),
+            turn: Arc::default(),
             waiting: AtomicBool::new(false),
             applied: Notify::new(),
         }
@@ -148,17 +150,31 @@ impl Reloader {
     pub async fn reload(self: &Arc<Self>) -> LastReload {
         let _turn = self.turn.lock().await;
         self.waiting.store(false, Ordering::Release);
+        let serving = !self.shared.phase().is_last();
+        if serving {
+            notify::reloading();
+        }
         let this = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || {
             let rejected = this.load_and_apply().err();
             this.conclude(rejected.as_ref(), NOT_RELOADED)
         });
         // A panic is the only way not to get there. Its message has been logged.
-        done.await.unwrap_or_else(|_| {
+        let reload = done.await.unwrap_or_else(|_| {
             let fault = "a fault in the balancer itself: please report it";
             let rejected = Rejected::Reasons(vec![fault.to_owned()]);
             self.conclude(Some(&rejected), NOT_RELOADED)
-        })
+        });
+        if serving {
+            // Rejected or not: what serves is ready.
+            notify::ready();
+        }
+        reload
+    }
+
+    /// Keeps reloads waiting, until what this returns is dropped.
+    pub(crate) async fn pause(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.turn).lock_owned().await
     }
 
     /// Loads the files of all `tls` tables anew, and applies what changed in them.
@@ -175,7 +191,7 @@ impl Reloader {
     }
 
     fn load_files(&self) {
-        if self.shared.phase() == Phase::Draining {
+        if self.shared.phase().is_last() {
             return;
         }
         let mut config = self.shared.state().config.clone();
@@ -257,7 +273,7 @@ impl Reloader {
         }
         // From here until it is applied, nobody begins to drain.
         let mut sockets = self.sockets();
-        if self.shared.phase() == Phase::Draining {
+        if self.shared.phase().is_last() {
             let reason = "the balancer is stopping".to_owned();
             return Err(Rejected::Reasons(vec![reason]));
         }
@@ -274,9 +290,11 @@ impl Reloader {
             };
             tls.insert(Arc::clone(&listener.name), made?);
         }
-        let plan = sockets.plan(&config).map_err(|errors| {
-            Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
-        })?;
+        let plan = sockets
+            .plan(&config, &mut Inherited::none())
+            .map_err(|errors| {
+                Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
+            })?;
         let state = Arc::new(current.state.succeed(config)?);
 
         // All that can fail has been done.
