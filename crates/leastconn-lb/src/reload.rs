@@ -58,7 +58,9 @@ pub struct Reloader {
     sizes: Mutex<Sizes>,
     sockets: Mutex<Sockets>,
     /// One at a time; others wait.
-    turn: Arc<tokio::sync::Mutex<()>>,
+    turn: tokio::sync::Mutex<()>,
+    /// Held by whoever may change the sockets, or wants them not to change.
+    sockets_turn: Arc<tokio::sync::Mutex<()>>,
     /// One waits already, and will read whatever was written before it was asked for.
     waiting: AtomicBool,
     /// A configuration was applied.
@@ -109,7 +111,8 @@ impl Reloader {
             common,
             sizes: Mutex::new(sizes),
             sockets: Mutex::new(sockets),
-            turn: Arc::default(),
+            turn: tokio::sync::Mutex::default(),
+            sockets_turn: Arc::default(),
             waiting: AtomicBool::new(false),
             applied: Notify::new(),
         }
@@ -148,6 +151,7 @@ impl Reloader {
     /// # Cancel safety
     /// What has begun is finished.
     pub async fn reload(self: &Arc<Self>) -> LastReload {
+        let _sockets = self.sockets_turn.lock().await;
         let _turn = self.turn.lock().await;
         self.waiting.store(false, Ordering::Release);
         let serving = !self.shared.phase().is_last();
@@ -172,9 +176,10 @@ impl Reloader {
         reload
     }
 
-    /// Keeps reloads waiting, until what this returns is dropped.
+    /// Keeps reloads waiting, but not files from being loaded when they change, until
+    /// what this returns is dropped.
     pub(crate) async fn pause(&self) -> OwnedMutexGuard<()> {
-        Arc::clone(&self.turn).lock_owned().await
+        Arc::clone(&self.sockets_turn).lock_owned().await
     }
 
     /// Loads the files of all `tls` tables anew, and applies what changed in them.
