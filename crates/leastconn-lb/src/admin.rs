@@ -1,6 +1,8 @@
 //! The admin address: health and metrics, on a thread of its own so that it
 //! answers whatever the connections' workers are doing.
 
+mod api;
+
 use std::{
     io,
     net::SocketAddr,
@@ -23,8 +25,9 @@ use tokio::{
 };
 
 use crate::{
+    api::{Sight, history},
     metrics::CONTENT_TYPE,
-    shared::{Phase, Shared},
+    shared::Phase,
 };
 
 /// How long requests may take to be answered once it is over.
@@ -45,7 +48,7 @@ impl Admin {
     ///
     /// # Errors
     /// If its thread cannot be started.
-    pub fn start(socket: std::net::TcpListener, shared: Arc<Shared>) -> io::Result<Self> {
+    pub fn start(socket: std::net::TcpListener, sight: Sight) -> io::Result<Self> {
         let address = socket.local_addr()?;
         let copy = socket.try_clone()?;
         let (stop, stopped) = oneshot::channel::<()>();
@@ -54,11 +57,12 @@ impl Admin {
             .build()?;
         let run = move || {
             runtime.block_on(async {
+                tokio::spawn(history::record(Arc::clone(&sight.shared)));
                 let result = match tokio::net::TcpListener::from_std(socket) {
                     Ok(socket) => {
                         let stop = Arc::new(Notify::new());
                         let told = Arc::clone(&stop);
-                        let serving = axum::serve(socket, router(shared))
+                        let serving = axum::serve(socket, router(sight))
                             .with_graceful_shutdown(async move { told.notified().await });
                         let stopping = async {
                             // Sent or dropped: either way it is over.
@@ -100,16 +104,17 @@ impl Admin {
     }
 }
 
-fn router(shared: Arc<Shared>) -> Router {
+fn router(sight: Sight) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(shared)
+        .nest("/api/v1", api::routes())
+        .with_state(sight)
 }
 
-async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    match shared.phase() {
+async fn ready(State(sight): State<Sight>) -> impl IntoResponse {
+    match sight.shared.phase() {
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         // Whoever asks wants to know of the service, not of the process: it is ready,
         // and the next one who asks is answered by another process.
@@ -118,7 +123,8 @@ async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+async fn metrics(State(sight): State<Sight>) -> impl IntoResponse {
+    let shared = sight.shared;
     shared.registry.meter_traffic();
     (
         [(header::CONTENT_TYPE, CONTENT_TYPE)],

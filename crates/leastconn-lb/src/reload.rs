@@ -11,6 +11,7 @@
 use std::{
     collections::{HashMap, HashSet},
     mem,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -84,7 +85,7 @@ enum Rejected {
 impl Rejected {
     fn lines(&self) -> Vec<String> {
         match self {
-            Self::Problems(problems) => problems.lines().collect(),
+            Self::Problems(problems) => problems.error_lines().collect(),
             Self::Reasons(reasons) => reasons.clone(),
         }
     }
@@ -122,6 +123,17 @@ impl Reloader {
     pub(crate) fn sockets(&self) -> std::sync::MutexGuard<'_, Sockets> {
         // Nothing that holds it leaves it half changed.
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Each listener's name and bound address, in the configuration's order.
+    pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
+        self.sockets().addresses()
+    }
+
+    /// How many connections may be open at once.
+    pub fn max_connections(&self) -> usize {
+        let sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        sizes.connections
     }
 
     /// The running configuration.

@@ -13,6 +13,7 @@ use crate::{
     accept::{self, BindError, Gate},
     access_log::AccessLog,
     admin,
+    api::Sight,
     config::Config,
     descriptors,
     inherited::{self, Inherited},
@@ -181,26 +182,28 @@ impl Prepared {
             gate,
             common,
             sizes,
-            mut sockets,
+            sockets,
             plan,
             admin,
         } = self;
-        let admin = admin
-            .map(|socket| admin::Admin::start(socket, Arc::clone(&shared)))
-            .transpose()?;
-        sockets.apply(plan, &gate);
-        let addresses = sockets.addresses();
         let limiter = Arc::clone(&common.limiter);
+        let accepting = gate.clone();
         let reloader = Reloader::new(Arc::clone(&shared), gate, common, sizes, sockets);
+        let reloader = Arc::new(reloader);
+        let sight = Sight {
+            shared: Arc::clone(&shared),
+            reloader: Arc::clone(&reloader),
+        };
+        reloader.sockets().apply(plan, &accepting);
+        let addresses = reloader.addresses();
         let mut lasting = JoinSet::new();
         lasting.spawn(sweep(Arc::clone(&shared)));
-        let reloader = Arc::new(reloader);
         lasting.spawn(watch(Arc::clone(&reloader), Events::new()));
         let mut server = Server {
             shared,
             reloader,
             addresses,
-            admin,
+            admin: None,
             stop: watch::Sender::new(false),
             tasks: JoinSet::new(),
             _lasting: lasting,
@@ -211,6 +214,10 @@ impl Prepared {
             server.stop.subscribe(),
         ));
         server.shared.enter(Phase::Ready);
+        // Last: in an upgrade the old process, which is ready, answers meanwhile.
+        server.admin = admin
+            .map(|socket| admin::Admin::start(socket, sight))
+            .transpose()?;
         Ok(server)
     }
 }
@@ -345,12 +352,9 @@ impl Observed for Seen {
 
     fn certificates(&self) -> Vec<(String, i64)> {
         let state = self.0.state();
-        let config = &state.config;
-        let listeners = config.listeners.iter().flat_map(|listener| &listener.tls);
-        let upstreams = config.upstreams.iter().flat_map(|upstream| &upstream.tls);
-        let mut files: Vec<_> = listeners
-            .flat_map(|tls| &tls.material.files)
-            .chain(upstreams.flat_map(|tls| &tls.material.files))
+        let mut files: Vec<_> = state
+            .config
+            .certificate_files()
             .map(|file| (file.path.display().to_string(), file.not_after.as_second()))
             .collect();
         // The same file in two tables is one series.

@@ -8,7 +8,9 @@ use std::sync::{
 
 use jiff::Timestamp;
 
-use crate::{live::Registry, record::Books, reload::LastReload, running::Running, state::State};
+use crate::{
+    api::History, live::Registry, record::Books, reload::LastReload, running::Running, state::State,
+};
 
 /// Where the process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +42,13 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// Counters and log.
     pub books: Books,
+    /// The last minutes.
+    pub history: History,
+    started: Timestamp,
+    applied: Mutex<Timestamp>,
     phase: AtomicU8,
     last_reload: Mutex<Option<LastReload>>,
-    last_upgrade: Mutex<Option<FailedUpgrade>>,
+    failed_upgrade: Mutex<Option<FailedUpgrade>>,
 }
 
 /// An upgrade that failed: the process that it was asked of goes on.
@@ -56,13 +62,17 @@ pub struct FailedUpgrade {
 
 impl Shared {
     /// A process that is starting.
-    pub const fn new(running: Arc<Running>, registry: Arc<Registry>, books: Books) -> Self {
+    pub fn new(running: Arc<Running>, registry: Arc<Registry>, books: Books) -> Self {
+        let now = Timestamp::now();
         Self {
             running,
             registry,
             books,
+            history: History::default(),
+            started: now,
+            applied: Mutex::new(now),
             last_reload: Mutex::new(None),
-            last_upgrade: Mutex::new(None),
+            failed_upgrade: Mutex::new(None),
             phase: AtomicU8::new(Phase::Starting as u8),
         }
     }
@@ -70,6 +80,16 @@ impl Shared {
     /// The running configuration.
     pub fn state(&self) -> Arc<State> {
         Arc::clone(&self.running.current().state)
+    }
+
+    /// When the process started.
+    pub const fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    /// When the running configuration came into force.
+    pub fn applied(&self) -> Timestamp {
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last time that the configuration was to be changed, if ever.
@@ -80,21 +100,25 @@ impl Shared {
 
     /// The configuration was to be changed.
     pub(crate) fn reloaded(&self, reload: LastReload) {
-        self.books.metrics.reloaded(reload.reasons.is_empty());
+        let applied = reload.reasons.is_empty();
+        self.books.metrics.reloaded(applied);
+        if applied {
+            *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = reload.time;
+        }
         let last = self.last_reload.lock();
         *last.unwrap_or_else(PoisonError::into_inner) = Some(reload);
     }
 
     /// The last time that another process was to take over and did not, if ever.
-    pub fn last_upgrade(&self) -> Option<FailedUpgrade> {
-        let last = self.last_upgrade.lock();
+    pub fn failed_upgrade(&self) -> Option<FailedUpgrade> {
+        let last = self.failed_upgrade.lock();
         last.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Another process was to take over, and did not.
     pub(crate) fn upgrade_failed(&self, reason: String) {
         let time = Timestamp::now();
-        let last = self.last_upgrade.lock();
+        let last = self.failed_upgrade.lock();
         *last.unwrap_or_else(PoisonError::into_inner) = Some(FailedUpgrade { time, reason });
     }
 

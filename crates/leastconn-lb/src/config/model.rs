@@ -4,6 +4,7 @@
 //! and nothing in them needs checking again.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     path::PathBuf,
@@ -23,7 +24,7 @@ use super::{
     cidr::{IpNet, Prefixes},
     clients::{Clients, Key},
     pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern},
-    tls::{Tls, UpstreamTls},
+    tls::{CertificateFile, Tls, UpstreamTls},
 };
 use crate::proxy_protocol::Version;
 
@@ -50,6 +51,15 @@ impl Config {
     /// The upstream of this name.
     pub fn upstream(&self, id: &UpstreamId) -> Option<&Upstream> {
         self.upstreams.iter().find(|upstream| upstream.id == *id)
+    }
+
+    /// Every certificate file and revocation list that is named.
+    pub fn certificate_files(&self) -> impl Iterator<Item = &CertificateFile> {
+        let listeners = self.listeners.iter().flat_map(|listener| &listener.tls);
+        let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.tls);
+        listeners
+            .flat_map(|tls| &tls.material.files)
+            .chain(upstreams.flat_map(|tls| &tls.material.files))
     }
 
     /// The listener of this name.
@@ -436,4 +446,13 @@ pub struct Allow {
     pub upstream: UpstreamId,
     /// One server of it; `None`: all of them.
     pub server: Option<ServerId>,
+}
+
+impl fmt::Display for Allow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.server {
+            None => write!(f, "{}", self.upstream),
+            Some(server) => write!(f, "{}/{server}", self.upstream),
+        }
+    }
 }

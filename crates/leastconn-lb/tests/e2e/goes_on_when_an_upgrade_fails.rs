@@ -46,6 +46,10 @@ async fn because_of_the_configuration() {
             .await
             .unwrap();
         assert_eq!(lb.http_get("/readyz").await.0, 200);
+        let (_, status) = lb.http_get("/api/v1/status").await;
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let said = status["failed_upgrade"]["reason"].as_str().unwrap();
+        assert!(said.contains(reason), "{said}");
     }
     lb.write_config(&lb.config());
     open.shutdown().await.unwrap();

@@ -53,6 +53,7 @@ mod survives_servers_that_stop;
 mod takes_a_hello_in_pieces;
 mod takes_certificates_of_every_kind;
 mod takes_sockets_from_systemd;
+mod tells_its_state_as_json;
 mod tells_servers_who_connects;
 mod tells_the_service_manager;
 mod upgrades_unnoticed;
