@@ -8,7 +8,7 @@ use leastconn::{
     backoff::Backoff,
     net::{self, Stream},
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
@@ -44,7 +44,7 @@ pub struct Gate {
 pub enum Task {
     /// Go on.
     Accept,
-    /// End: another task has the socket.
+    /// End: another task, or another process, has the socket.
     HandOver,
     /// Take what has come already, and close the socket.
     Close,
@@ -121,6 +121,21 @@ pub fn bind(
         Ok(socket.into())
     };
     open().map_err(|source| BindError::new(listener, address, source))
+}
+
+/// Makes a socket that somebody else listens at one of ours: what accepted sockets
+/// have from it must not depend on who opened it.
+///
+/// # Errors
+/// If the system refuses it.
+pub fn adopt(socket: &std::net::TcpListener, keepalive: Option<Duration>) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    let options = SockRef::from(socket);
+    options.set_tcp_nodelay(true)?;
+    match keepalive {
+        Some(idle) => net::set_keepalive(socket, idle),
+        None => options.set_keepalive(false),
+    }
 }
 
 /// Accepts connections for `listener`, until told otherwise. Each gets the newest

@@ -21,6 +21,10 @@ use crate::config::Access;
 /// Lines that may wait for the writer: about a second of a busy balancer.
 const QUEUE: usize = 32 * 1024;
 
+/// What a pipe takes in one piece (`PIPE_BUF`): during an upgrade two processes write
+/// to the same one, and no line may end up within another.
+const WHOLE: usize = 4096;
+
 /// Wakes the writer, and is not written: a line is JSON and ends in a line feed.
 const NUDGE: &[u8] = b"\0";
 
@@ -149,7 +153,10 @@ impl Sink {
     fn open(access: &Access) -> Result<Self, OpenError> {
         Ok(match access {
             Access::Off => Self::Off,
-            Access::Stdout => Self::Stdout(BufWriter::new(io::stdout())),
+            Access::Stdout => {
+                let out = BufWriter::with_capacity(WHOLE, io::stdout());
+                Self::Stdout(out)
+            }
             Access::File(path) => Self::File {
                 file: BufWriter::new(open(path)?),
                 path: path.clone(),

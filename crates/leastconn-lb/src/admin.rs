@@ -3,7 +3,14 @@
 
 mod api;
 
-use std::{io, net::SocketAddr, sync::Arc, thread};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -12,7 +19,10 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::sleep,
+};
 
 use crate::{
     api::{Sight, history},
@@ -20,10 +30,16 @@ use crate::{
     shared::Phase,
 };
 
-/// The running admin side. Dropping it ends it.
+/// How long requests may take to be answered once it is over.
+const WIND_UP: Duration = Duration::from_secs(2);
+
+/// The running admin side. Dropping it ends it: nothing new is taken, and what has
+/// been asked is answered, unless that takes long.
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
+    /// To be passed on.
+    socket: std::net::TcpListener,
     _stop: oneshot::Sender<()>,
 }
 
@@ -34,6 +50,7 @@ impl Admin {
     /// If its thread cannot be started.
     pub fn start(socket: std::net::TcpListener, sight: Sight) -> io::Result<Self> {
         let address = socket.local_addr()?;
+        let copy = socket.try_clone()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -42,11 +59,22 @@ impl Admin {
             runtime.block_on(async {
                 tokio::spawn(history::record(Arc::clone(&sight.shared)));
                 let result = match tokio::net::TcpListener::from_std(socket) {
-                    Ok(socket) => tokio::select! {
-                        result = axum::serve(socket, router(sight)) => result,
-                        // Sent or dropped: either way it is over.
-                        _ = stopped => Ok(()),
-                    },
+                    Ok(socket) => {
+                        let stop = Arc::new(Notify::new());
+                        let told = Arc::clone(&stop);
+                        let serving = axum::serve(socket, router(sight))
+                            .with_graceful_shutdown(async move { told.notified().await });
+                        let stopping = async {
+                            // Sent or dropped: either way it is over.
+                            let _ = stopped.await;
+                            stop.notify_one();
+                            sleep(WIND_UP).await;
+                        };
+                        tokio::select! {
+                            result = serving => result,
+                            () = stopping => Ok(()),
+                        }
+                    }
                     Err(error) => Err(error),
                 };
                 if let Err(error) = result {
@@ -57,8 +85,17 @@ impl Admin {
         thread::Builder::new().name("admin".to_owned()).spawn(run)?;
         Ok(Self {
             address,
+            socket: copy,
             _stop: stop,
         })
+    }
+
+    /// A copy of its socket, for another process.
+    ///
+    /// # Errors
+    /// If there are no more descriptors.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned()
     }
 
     /// The bound address.
@@ -79,7 +116,9 @@ fn router(sight: Sight) -> Router {
 async fn ready(State(sight): State<Sight>) -> impl IntoResponse {
     match sight.shared.phase() {
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-        Phase::Ready => (StatusCode::OK, "ready\n"),
+        // Whoever asks wants to know of the service, not of the process: it is ready,
+        // and the next one who asks is answered by another process.
+        Phase::Ready | Phase::Replaced => (StatusCode::OK, "ready\n"),
         Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
     }
 }

@@ -19,17 +19,19 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedMutexGuard, Semaphore};
 
 use crate::{
     accept::Gate,
     config::{self, Config, Format, Loaded, Problems},
-    descriptors, judge,
+    descriptors,
+    inherited::Inherited,
+    judge,
     listener::{self, Common, Listener},
-    logging,
+    logging, notify,
     presented::Named,
     running::{Current, Running},
-    shared::{Phase, Shared},
+    shared::Shared,
     sockets::{Changes, Sockets},
     state::State,
 };
@@ -58,6 +60,8 @@ pub struct Reloader {
     sockets: Mutex<Sockets>,
     /// One at a time; others wait.
     turn: tokio::sync::Mutex<()>,
+    /// Held by whoever may change the sockets, or wants them not to change.
+    sockets_turn: Arc<tokio::sync::Mutex<()>>,
     /// One waits already, and will read whatever was written before it was asked for.
     waiting: AtomicBool,
     /// A configuration was applied.
@@ -108,7 +112,8 @@ impl Reloader {
             common,
             sizes: Mutex::new(sizes),
             sockets: Mutex::new(sockets),
-            turn: tokio::sync::Mutex::new(()),
+            turn: tokio::sync::Mutex::default(),
+            sockets_turn: Arc::default(),
             waiting: AtomicBool::new(false),
             applied: Notify::new(),
         }
@@ -158,19 +163,35 @@ impl Reloader {
     /// # Cancel safety
     /// What has begun is finished.
     pub async fn reload(self: &Arc<Self>) -> LastReload {
+        let _sockets = self.sockets_turn.lock().await;
         let _turn = self.turn.lock().await;
         self.waiting.store(false, Ordering::Release);
+        let serving = !self.shared.phase().is_last();
+        if serving {
+            notify::reloading();
+        }
         let this = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || {
             let rejected = this.load_and_apply().err();
             this.conclude(rejected.as_ref(), NOT_RELOADED)
         });
         // A panic is the only way not to get there. Its message has been logged.
-        done.await.unwrap_or_else(|_| {
+        let reload = done.await.unwrap_or_else(|_| {
             let fault = "a fault in the balancer itself: please report it";
             let rejected = Rejected::Reasons(vec![fault.to_owned()]);
             self.conclude(Some(&rejected), NOT_RELOADED)
-        })
+        });
+        if serving {
+            // Rejected or not: what serves is ready.
+            notify::ready();
+        }
+        reload
+    }
+
+    /// Keeps reloads waiting, but not files from being loaded when they change, until
+    /// what this returns is dropped.
+    pub(crate) async fn pause(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.sockets_turn).lock_owned().await
     }
 
     /// Loads the files of all `tls` tables anew, and applies what changed in them.
@@ -187,7 +208,7 @@ impl Reloader {
     }
 
     fn load_files(&self) {
-        if self.shared.phase() == Phase::Draining {
+        if self.shared.phase().is_last() {
             return;
         }
         let mut config = self.shared.state().config.clone();
@@ -269,7 +290,7 @@ impl Reloader {
         }
         // From here until it is applied, nobody begins to drain.
         let mut sockets = self.sockets();
-        if self.shared.phase() == Phase::Draining {
+        if self.shared.phase().is_last() {
             let reason = "the balancer is stopping".to_owned();
             return Err(Rejected::Reasons(vec![reason]));
         }
@@ -286,9 +307,11 @@ impl Reloader {
             };
             tls.insert(Arc::clone(&listener.name), made?);
         }
-        let plan = sockets.plan(&config).map_err(|errors| {
-            Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
-        })?;
+        let plan = sockets
+            .plan(&config, &mut Inherited::none())
+            .map_err(|errors| {
+                Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
+            })?;
         let state = Arc::new(current.state.succeed(config)?);
 
         // All that can fail has been done.

@@ -1,6 +1,6 @@
 //! The running balancer: put together, told to stop, waited for.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use leastconn::{Limiter, Member, Reason, net};
 use tokio::{
@@ -10,12 +10,13 @@ use tokio::{
 };
 
 use crate::{
-    accept::{self, Gate},
+    accept::{self, BindError, Gate},
     access_log::AccessLog,
     admin,
     api::Sight,
     config::Config,
     descriptors,
+    inherited::{self, Inherited},
     listener::{Common, Listener},
     live::Registry,
     metrics::{Metrics, Observed},
@@ -23,11 +24,12 @@ use crate::{
     reload::{Reloader, Sizes},
     running::{Current, Running},
     shared::{Phase, Shared},
-    sockets::{PlanError, Sockets},
+    sockets::{Plan, PlanError, Sockets},
     state::State,
     sweep::sweep,
     tls::TlsError,
     turns::Turns,
+    upgrade::Passed,
     upstream::UpstreamError,
     watch::{Events, watch},
 };
@@ -52,7 +54,19 @@ pub enum StartError {
     Upstream(#[from] UpstreamError),
     /// The operating system refuses something else.
     #[error(transparent)]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
+}
+
+/// A balancer that has everything it needs, and accepts nothing yet.
+#[derive(Debug)]
+pub struct Prepared {
+    shared: Arc<Shared>,
+    gate: Gate,
+    common: Common,
+    sizes: Sizes,
+    sockets: Sockets,
+    plan: Plan,
+    admin: Option<std::net::TcpListener>,
 }
 
 /// A running balancer. Dropping it stops accepting.
@@ -75,22 +89,25 @@ pub struct Drained {
     pub forced: usize,
 }
 
-impl Server {
-    /// Binds all addresses, starts health checks, and begins to accept.
+impl Prepared {
+    /// Binds all addresses that were not `inherited`, and starts health checks.
     ///
     /// # Errors
     /// If anything cannot be started; then nothing is left running.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn start(config: Config, log: AccessLog) -> Result<Self, StartError> {
+    pub fn new(
+        config: Config,
+        log: AccessLog,
+        inherited: &mut Inherited,
+    ) -> Result<Self, StartError> {
         // Addresses first: the most likely trouble, and nothing to undo yet.
         let sockets = Sockets::default();
-        let plan = sockets.plan(&config).map_err(StartError::Bind)?;
-        let admin = config
-            .admin
-            .as_ref()
-            .map(|admin| accept::bind("admin", admin.bind, false, None))
+        let plan = sockets.plan(&config, inherited).map_err(StartError::Bind)?;
+        let admin = config.admin.as_ref();
+        let admin = admin
+            .map(|admin| admin_socket(admin.bind, inherited))
             .transpose()
             .map_err(|error| StartError::Bind(vec![error.into()]))?;
 
@@ -112,7 +129,6 @@ impl Server {
             limiter: Arc::new(Limiter::new(MAX_CLIENTS, net::now())),
             chains: Arc::default(),
         };
-        let limiter = Arc::clone(&common.limiter);
         let state = Arc::new(State::start(config)?);
         let mut listeners = HashMap::new();
         for config in &state.config.listeners {
@@ -137,6 +153,40 @@ impl Server {
             books,
             running,
         };
+        Ok(Self {
+            shared,
+            gate,
+            common,
+            sizes,
+            sockets,
+            plan,
+            admin,
+        })
+    }
+
+    /// What the admin side will see.
+    pub const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Begins to accept.
+    ///
+    /// # Errors
+    /// If the admin side's thread cannot be started.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn open(self) -> Result<Server, StartError> {
+        let Self {
+            shared,
+            gate,
+            common,
+            sizes,
+            sockets,
+            plan,
+            admin,
+        } = self;
+        let limiter = Arc::clone(&common.limiter);
         let accepting = gate.clone();
         let reloader = Reloader::new(Arc::clone(&shared), gate, common, sizes, sockets);
         let reloader = Arc::new(reloader);
@@ -144,19 +194,16 @@ impl Server {
             shared: Arc::clone(&shared),
             reloader: Arc::clone(&reloader),
         };
-        let admin = admin
-            .map(|socket| admin::Admin::start(socket, sight))
-            .transpose()?;
         reloader.sockets().apply(plan, &accepting);
         let addresses = reloader.addresses();
         let mut lasting = JoinSet::new();
         lasting.spawn(sweep(Arc::clone(&shared)));
         lasting.spawn(watch(Arc::clone(&reloader), Events::new()));
-        let mut server = Self {
+        let mut server = Server {
             shared,
             reloader,
             addresses,
-            admin,
+            admin: None,
             stop: watch::Sender::new(false),
             tasks: JoinSet::new(),
             _lasting: lasting,
@@ -167,7 +214,35 @@ impl Server {
             server.stop.subscribe(),
         ));
         server.shared.enter(Phase::Ready);
+        // Last: in an upgrade the old process, which is ready, answers meanwhile.
+        server.admin = admin
+            .map(|socket| admin::Admin::start(socket, sight))
+            .transpose()?;
         Ok(server)
+    }
+}
+
+fn admin_socket(
+    address: SocketAddr,
+    inherited: &mut Inherited,
+) -> Result<std::net::TcpListener, BindError> {
+    let Some(socket) = inherited.take_tcp(inherited::ADMIN, address) else {
+        return accept::bind("admin", address, false, None);
+    };
+    accept::adopt(&socket, None).map_err(|error| BindError::new("admin", address, error))?;
+    Ok(socket)
+}
+
+impl Server {
+    /// Binds all addresses, starts health checks, and begins to accept.
+    ///
+    /// # Errors
+    /// If anything cannot be started; then nothing is left running.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn start(config: Config, log: AccessLog) -> Result<Self, StartError> {
+        Prepared::new(config, log, &mut Inherited::none())?.open()
     }
 
     /// What the admin side sees.
@@ -191,10 +266,35 @@ impl Server {
         self.admin.as_ref().map(admin::Admin::address)
     }
 
+    /// A copy of the admin address's socket, for another process.
+    ///
+    /// # Errors
+    /// If there are no more descriptors.
+    pub(crate) fn share_admin(&self) -> io::Result<Option<Passed>> {
+        let admin = self.admin.as_ref();
+        let copy = admin.map(admin::Admin::share).transpose()?;
+        Ok(copy.map(|copy| (inherited::ADMIN.to_owned(), copy)))
+    }
+
+    /// Leaves the sockets to another process that has copies and accepts from them,
+    /// but for those at `unused`, which are closed.
+    pub(crate) async fn leave_to_another(&mut self, unused: &[SocketAddr]) {
+        // In this order: whoever asks the admin side is never told that the service
+        // is not ready.
+        self.admin = None;
+        self.shared.enter(Phase::Replaced);
+        let leaving = self.reloader.sockets().leave(unused);
+        for task in leaving {
+            let _ = task.await;
+        }
+    }
+
     /// Stops accepting, waits up to `limit` for connections to end by
     /// themselves, or until `hurry` completes, and cuts off the rest.
     pub async fn drain(mut self, limit: Duration, hurry: impl Future<Output = ()>) -> Drained {
-        self.shared.enter(Phase::Draining);
+        if !self.shared.phase().is_last() {
+            self.shared.enter(Phase::Draining);
+        }
         self.stop.send_replace(true);
         // A reload that is being applied ends before; none is applied after.
         let accepting = self.reloader.sockets().close_all();

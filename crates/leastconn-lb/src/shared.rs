@@ -22,6 +22,15 @@ pub enum Phase {
     Ready,
     /// Serving what is open, taking nothing new.
     Draining,
+    /// Likewise, because another process takes what is new.
+    Replaced,
+}
+
+impl Phase {
+    /// Whether nothing begins any more.
+    pub const fn is_last(self) -> bool {
+        matches!(self, Self::Draining | Self::Replaced)
+    }
 }
 
 /// What the admin side sees of a running balancer.
@@ -39,6 +48,16 @@ pub struct Shared {
     applied: Mutex<Timestamp>,
     phase: AtomicU8,
     last_reload: Mutex<Option<LastReload>>,
+    failed_upgrade: Mutex<Option<FailedUpgrade>>,
+}
+
+/// An upgrade that failed: the process that it was asked of goes on.
+#[derive(Clone, Debug)]
+pub struct FailedUpgrade {
+    /// When.
+    pub time: Timestamp,
+    /// Why.
+    pub reason: String,
 }
 
 impl Shared {
@@ -53,6 +72,7 @@ impl Shared {
             started: now,
             applied: Mutex::new(now),
             last_reload: Mutex::new(None),
+            failed_upgrade: Mutex::new(None),
             phase: AtomicU8::new(Phase::Starting as u8),
         }
     }
@@ -89,12 +109,26 @@ impl Shared {
         *last.unwrap_or_else(PoisonError::into_inner) = Some(reload);
     }
 
+    /// The last time that another process was to take over and did not, if ever.
+    pub fn failed_upgrade(&self) -> Option<FailedUpgrade> {
+        let last = self.failed_upgrade.lock();
+        last.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Another process was to take over, and did not.
+    pub(crate) fn upgrade_failed(&self, reason: String) {
+        let time = Timestamp::now();
+        let last = self.failed_upgrade.lock();
+        *last.unwrap_or_else(PoisonError::into_inner) = Some(FailedUpgrade { time, reason });
+    }
+
     /// Where the process is in its life.
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Acquire) {
             0 => Phase::Starting,
             1 => Phase::Ready,
-            _ => Phase::Draining,
+            2 => Phase::Draining,
+            _ => Phase::Replaced,
         }
     }
 

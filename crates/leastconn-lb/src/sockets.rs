@@ -5,7 +5,13 @@
 //! out, which cannot fail. A socket whose address stays is never closed, whatever
 //! else changes: clients in its queue do not notice.
 
-use std::{io, mem, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io, mem,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use leastconn::net;
 use socket2::SockRef;
@@ -14,6 +20,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use crate::{
     accept::{self, BindError, Gate, Task},
     config::Config,
+    inherited::Inherited,
 };
 
 /// All sockets that are listened at.
@@ -94,14 +101,15 @@ pub struct Changes {
 }
 
 impl Sockets {
-    /// Works out what has to change for `config`, and binds what is new.
+    /// Works out what has to change for `config`, and binds what is new, unless it
+    /// was `inherited`.
     ///
     /// # Errors
     /// All addresses that are not to be had. What was bound is closed again.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn plan(&self, config: &Config) -> Result<Plan, Vec<PlanError>> {
+    pub fn plan(&self, config: &Config, inherited: &mut Inherited) -> Result<Plan, Vec<PlanError>> {
         let wanted = wanted(config);
         let mut kept: Vec<Option<usize>> = vec![None; wanted.len()];
         // Those that keep their listener have first choice. A port that the system
@@ -131,7 +139,10 @@ impl Sockets {
                     })
                 }
                 Some(number) => Ok(Source::Kept(number)),
-                None => self.bind(&wanted),
+                None => match inherited.take_tcp(&wanted.listener, wanted.address) {
+                    Some(socket) => adopt(&wanted, socket, inherited.is_upgrade()),
+                    None => self.bind(&wanted, inherited),
+                },
             };
             match from {
                 Ok(from) => plan.push((wanted, from)),
@@ -145,7 +156,7 @@ impl Sockets {
         }
     }
 
-    fn bind(&self, wanted: &Wanted) -> Result<Source, PlanError> {
+    fn bind(&self, wanted: &Wanted, inherited: &Inherited) -> Result<Source, PlanError> {
         let bound = accept::bind(
             &wanted.listener,
             wanted.address,
@@ -153,22 +164,19 @@ impl Sockets {
             wanted.keepalive,
         )
         .and_then(|socket| {
-            let open = || {
-                let address = socket.local_addr()?;
-                io::Result::Ok(Source::New(TcpListener::from_std(socket)?, address))
-            };
-            open().map_err(|error| BindError::new(&wanted.listener, wanted.address, error))
+            new(socket).map_err(|error| BindError::new(&wanted.listener, wanted.address, error))
         });
         bound.map_err(|error| {
-            let in_the_way = self
-                .bound
-                .iter()
-                .find(|bound| error.is_in_use() && wanted.address.port() == bound.address.port());
+            let port = wanted.address.port();
+            let ours = self.bound.iter().map(|bound| bound.address);
+            let in_the_way = ours
+                .chain(inherited.in_the_way(port))
+                .find(|at| error.is_in_use() && at.port() == port);
             match in_the_way {
-                Some(bound) => PlanError::Overlaps {
+                Some(at) => PlanError::Overlaps {
                     listener: Arc::clone(&wanted.listener),
                     address: wanted.address,
-                    at: bound.address,
+                    at,
                 },
                 None => error.into(),
             }
@@ -210,6 +218,35 @@ impl Sockets {
     pub fn is_leaving(&mut self, listener: &str) -> bool {
         self.leaving.retain(|(_, task)| !task.is_finished());
         self.leaving.iter().any(|(name, _)| **name == *listener)
+    }
+
+    /// Copies of all of them for another process, with the listeners' names.
+    ///
+    /// # Errors
+    /// If there are no more descriptors.
+    pub fn share(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let bound = self.bound.iter();
+        bound
+            .map(|bound| {
+                let copy = bound.socket.as_fd().try_clone_to_owned()?;
+                Ok((bound.wanted.listener.to_string(), copy))
+            })
+            .collect()
+    }
+
+    /// Leaves all of them to another process that has copies, but for those at
+    /// `unused`, which it has closed and which are closed here, too. Returns the tasks
+    /// to wait for.
+    pub fn leave(&mut self, unused: &[SocketAddr]) -> Vec<JoinHandle<()>> {
+        for bound in mem::take(&mut self.bound) {
+            if unused.contains(&bound.address) {
+                self.close(bound);
+            } else {
+                bound.told.send_replace(Task::HandOver);
+                self.leaving.push((bound.wanted.listener, bound.task));
+            }
+        }
+        self.close_all()
     }
 
     /// Closes all of them, and returns the tasks to wait for: a socket is closed
@@ -268,6 +305,41 @@ impl Bound {
         self.told.send_replace(Task::HandOver);
         next
     }
+}
+
+/// A socket that somebody else has opened.
+fn adopt(
+    wanted: &Wanted,
+    socket: std::net::TcpListener,
+    upgrade: bool,
+) -> Result<Source, PlanError> {
+    let adopt = || {
+        accept::adopt(&socket, wanted.keepalive)?;
+        let only_v6 = match wanted.address {
+            SocketAddr::V6(address) if address.ip().is_unspecified() => {
+                SockRef::from(&socket).only_v6()?
+            }
+            _ => wanted.only_v6,
+        };
+        // From systemd it is as somebody wants it to be (`BindIPv6Only=`). Of ours,
+        // the neighbour has come or gone, and clients would go where they should not.
+        if upgrade && only_v6 != wanted.only_v6 {
+            return Ok(None);
+        }
+        new(socket).map(Some)
+    };
+    let adopted = adopt();
+    adopted
+        .map_err(|error| BindError::new(&wanted.listener, wanted.address, error))?
+        .ok_or_else(|| PlanError::OnlyV6 {
+            listener: Arc::clone(&wanted.listener),
+            address: wanted.address,
+        })
+}
+
+fn new(socket: std::net::TcpListener) -> io::Result<Source> {
+    let address = socket.local_addr()?;
+    Ok(Source::New(TcpListener::from_std(socket)?, address))
 }
 
 fn wanted(config: &Config) -> Vec<Wanted> {

@@ -3,9 +3,10 @@
 //! It is made as a whole and never changed; a changed configuration makes the next
 //! one out of it, which shares what stayed the same.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use leastconn::UpstreamId;
+use tokio::time::timeout;
 
 use crate::{
     config::Config,
@@ -46,6 +47,17 @@ impl State {
             upstreams,
             policy,
         })
+    }
+
+    /// Waits until every server has been probed, but no longer than `limit`.
+    pub async fn first_probes(&self, limit: Duration) {
+        let rounds: Vec<_> = self.upstreams.values().map(|u| u.first_round()).collect();
+        let all = async {
+            for round in rounds {
+                round.await;
+            }
+        };
+        let _ = timeout(limit, all).await;
     }
 
     /// The state that follows this one when the configuration changes. An upstream

@@ -108,6 +108,21 @@ impl Upstream {
         *checker = None;
     }
 
+    /// Completes once every server has been probed, whatever came of it; at once
+    /// where nothing is.
+    ///
+    /// # Cancel safety
+    /// It may be dropped, and asked for again.
+    pub fn first_round(&self) -> impl Future<Output = ()> + Send + use<> {
+        let checker = self.checker.lock().unwrap_or_else(PoisonError::into_inner);
+        let round = checker.as_ref().map(Checker::first_round);
+        async move {
+            if let Some(round) = round {
+                round.await;
+            }
+        }
+    }
+
     /// The servers.
     pub const fn pool(&self) -> &Pool {
         &self.pool

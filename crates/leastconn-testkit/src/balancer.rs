@@ -39,7 +39,8 @@ const GAUGES: [&str; 5] = [
     "leastconn_handshakes_waiting",
 ];
 
-/// A running balancer. Killed when dropped.
+/// A running balancer. Killed when dropped; so are those that took over from it, if it
+/// was started in a process group of its own.
 #[derive(Debug)]
 pub struct Balancer {
     pid: Pid,
@@ -398,6 +399,10 @@ impl Balancer {
 impl Drop for Balancer {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap();
+        // What it has left its place to, if it was started in a group of its own. The
+        // group is there, under no other's ID, as long as the child is not reaped or
+        // one of those lives.
+        let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
         let _ = child.kill();
         let _ = child.wait();
         if std::thread::panicking() {

@@ -26,6 +26,9 @@ pub struct Status {
     pub time: String,
     /// Seconds since it started.
     pub uptime_seconds: u64,
+    /// The last upgrade that failed, if any did: this process goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_upgrade: Option<FailedUpgrade>,
     /// Threads that serve connections.
     pub workers: usize,
     /// Where it was told what to do.
@@ -53,6 +56,15 @@ pub enum Phase {
     Ready,
     /// Serving what is open, taking nothing new.
     Draining,
+}
+
+/// An upgrade that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FailedUpgrade {
+    /// When.
+    pub time: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// The configuration that is in force.
@@ -209,6 +221,10 @@ impl Status {
             time: time(now),
             uptime_seconds: u64::try_from(now.as_second() - shared.started().as_second())
                 .unwrap_or(0),
+            failed_upgrade: shared.failed_upgrade().map(|failed| FailedUpgrade {
+                time: time(failed.time),
+                reason: failed.reason,
+            }),
             workers: config.process.workers.get(),
             configuration: Configuration::of(sight, config),
             log: LogStatus {
@@ -233,7 +249,7 @@ impl From<shared::Phase> for Phase {
         match phase {
             shared::Phase::Starting => Self::Starting,
             shared::Phase::Ready => Self::Ready,
-            shared::Phase::Draining => Self::Draining,
+            shared::Phase::Draining | shared::Phase::Replaced => Self::Draining,
         }
     }
 }

@@ -45,7 +45,9 @@ fn gate() -> Gate {
 }
 
 fn applied(sockets: &mut Sockets, gate: &Gate, listeners: &[(&str, &str)]) -> (usize, usize) {
-    let plan = sockets.plan(&config(listeners)).unwrap();
+    let plan = sockets
+        .plan(&config(listeners), &mut Inherited::none())
+        .unwrap();
     let changes = sockets.apply(plan, gate);
     (changes.opened.len(), changes.closed.len())
 }
@@ -92,7 +94,10 @@ async fn an_address_goes_from_one_listener_to_another() {
     drop(sockets);
     let (mut sockets, fixed) = (Sockets::default(), format!("\"{chosen}\""));
     // Its task ends with its sender; the socket is free then.
-    while sockets.plan(&config(&[("a", &fixed)])).is_err() {
+    while sockets
+        .plan(&config(&[("a", &fixed)]), &mut Inherited::none())
+        .is_err()
+    {
         tokio::task::yield_now().await;
     }
     assert_eq!(applied(&mut sockets, &gate, &[("a", &fixed)]), (1, 0));
@@ -102,7 +107,9 @@ async fn an_address_goes_from_one_listener_to_another() {
 
     // What overlaps with it cannot be had while it is there.
     let all = format!("\"0.0.0.0:{}\"", chosen.port());
-    let errors = sockets.plan(&config(&[("b", &all)])).unwrap_err();
+    let errors = sockets
+        .plan(&config(&[("b", &all)]), &mut Inherited::none())
+        .unwrap_err();
     let said = errors[0].to_string();
     assert!(said.contains("needs a restart"), "{said}");
     assert!(said.contains(&chosen.to_string()), "{said}");
@@ -113,10 +120,8 @@ async fn an_address_goes_from_one_listener_to_another() {
 async fn what_a_plan_bound_is_free_again_when_it_is_dropped() {
     let (mut sockets, gate) = (Sockets::default(), gate());
     applied(&mut sockets, &gate, &[("a", "\"127.0.0.1:0\"")]);
-    let plan = sockets.plan(&config(&[
-        ("a", "\"127.0.0.1:0\""),
-        ("b", "\"127.0.0.1:0\""),
-    ]));
+    let both = [("a", "\"127.0.0.1:0\""), ("b", "\"127.0.0.1:0\"")];
+    let plan = sockets.plan(&config(&both), &mut Inherited::none());
     let plan = plan.unwrap();
     let [(_, Source::Kept(0)), (_, Source::New(_, address))] = plan.0[..] else {
         panic!("{plan:?}");

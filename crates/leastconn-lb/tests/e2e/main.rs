@@ -7,6 +7,7 @@
 
 mod servers;
 mod support;
+mod upgrading;
 
 mod authorizes_by_the_first_rule_that_matches;
 mod bounds_what_slow_readers_hold;
@@ -19,6 +20,7 @@ mod ends_silent_connections;
 mod ends_what_has_run_out;
 mod ends_when_told_to;
 mod explains_what_would_happen;
+mod goes_on_when_an_upgrade_fails;
 mod judges_open_connections_again;
 mod knows_clients_by_all_that_a_certificate_says;
 mod learns_clients_from_proxy_headers;
@@ -39,17 +41,22 @@ mod reloads_under_load;
 mod resumes_no_session;
 mod resumes_sessions_where_told_to;
 mod routes_by_server_name;
+mod says_what_is_running;
 mod says_why_it_does_not_start;
 mod shows_its_state_on_the_admin_address;
 mod speaks_tls_1_2_and_1_3;
 mod speaks_tls_to_servers;
 mod spreads_as_the_upstream_says;
 mod spreads_by_least_connections;
+mod stays_as_the_first_process;
 mod survives_running_out_of_descriptors;
 mod survives_servers_that_stop;
 mod takes_a_hello_in_pieces;
 mod takes_certificates_of_every_kind;
+mod takes_sockets_from_systemd;
 mod tells_its_state_as_json;
 mod tells_servers_who_connects;
+mod tells_the_service_manager;
+mod upgrades_unnoticed;
 mod verifies_servers;
 mod writes_one_record_a_socket;

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Deref;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -150,7 +151,27 @@ impl Site {
 
     /// As [`Self::start`], after `adjust` has had the command.
     pub(crate) async fn start_with(self, adjust: impl FnOnce(&mut Command)) -> Running {
-        let balancer = Balancer::start_with(BIN, &self.config(), &self.dir, adjust)
+        self.start_as(BIN, adjust).await
+    }
+
+    /// As [`Self::start_with`], by another name.
+    pub(crate) async fn start_as(
+        self,
+        bin: impl AsRef<Path>,
+        adjust: impl FnOnce(&mut Command),
+    ) -> Running {
+        let config = self.config();
+        self.start_as_with(bin, &config, adjust).await
+    }
+
+    /// As [`Self::start_as`], with this configuration.
+    pub(crate) async fn start_as_with(
+        self,
+        bin: impl AsRef<Path>,
+        config: &str,
+        adjust: impl FnOnce(&mut Command),
+    ) -> Running {
+        let balancer = Balancer::start_with(bin, config, &self.dir, adjust)
             .await
             .unwrap();
         Running {
@@ -188,7 +209,7 @@ impl Running {
     }
 
     /// The site's directory.
-    pub(crate) fn dir(&self) -> &std::path::Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.site.dir.path()
     }
 

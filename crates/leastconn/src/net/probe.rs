@@ -4,6 +4,7 @@ use std::{future::poll_fn, io, ops::RangeInclusive, pin::Pin, sync::Arc, time::D
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -202,6 +203,9 @@ async fn read_until<S: Stream, T>(
 pub struct Checker {
     // Dropping the set ends its tasks.
     _tasks: JoinSet<()>,
+    servers: usize,
+    /// How many of them have been probed at all.
+    probed: watch::Receiver<usize>,
 }
 
 impl Checker {
@@ -222,25 +226,46 @@ impl Checker {
         let step = Arc::new(step);
         let check = Arc::new(check);
         let mut tasks = JoinSet::new();
+        let (first, probed) = watch::channel(0);
         for member in pool.members() {
+            let first = first.clone();
             let (server, upstream, check, step) = (
                 Arc::clone(&member.server),
                 pool.id().clone(),
                 Arc::clone(&check),
                 Arc::clone(&step),
             );
-            tasks.spawn(watch(server, upstream, check, step));
+            tasks.spawn(keep_probing(server, upstream, check, step, first));
         }
-        Self { _tasks: tasks }
+        Self {
+            _tasks: tasks,
+            servers: pool.members().len(),
+            probed,
+        }
+    }
+
+    /// Completes once every server has been probed, whatever came of it: at the
+    /// latest after the check's time-out. It completes, too, when the checker is
+    /// dropped.
+    ///
+    /// # Cancel safety
+    /// It may be dropped, and asked for again.
+    pub fn first_round(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (mut probed, servers) = (self.probed.clone(), self.servers);
+        async move {
+            let _ = probed.wait_for(|&probed| probed >= servers).await;
+        }
     }
 }
 
-async fn watch<P: Prepare>(
+async fn keep_probing<P: Prepare>(
     server: Arc<Server>,
     upstream: UpstreamId,
     check: Arc<Check>,
     step: Arc<P>,
+    first: watch::Sender<usize>,
 ) {
+    let mut first = Some(first);
     loop {
         let start = now();
         // Of a server in maintenance nothing is expected, and nothing is learnt.
@@ -260,6 +285,9 @@ async fn watch<P: Prepare>(
                 }
                 (false, Ok(())) => {}
             }
+        }
+        if let Some(first) = first.take() {
+            first.send_modify(|probed| *probed += 1);
         }
         // Spread out, so that many servers are not all probed in step.
         let spread = check.interval / 5;

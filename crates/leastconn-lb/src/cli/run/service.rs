@@ -1,0 +1,381 @@
+//! The balancer as a service: from its start, through what signals ask for, to the end
+//! of its last connection.
+
+use std::{io, os::unix::net::UnixStream, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::OwnedMutexGuard,
+    task::JoinHandle,
+};
+
+use super::{
+    super::{DONE, FAILED},
+    signals::{Signals, Told},
+};
+use crate::{
+    access_log::AccessLog,
+    config::Config,
+    inherited::Inherited,
+    notify,
+    server::{Prepared, Server},
+    summary,
+    upgrade::{
+        self, First, Heir, Successor, UpgradeError,
+        channel::{self, FromOld, Reader, ToFirst},
+    },
+};
+
+/// How long a new process waits until it knows which servers work before it takes
+/// connections from the old one, which knows.
+const FIRST_PROBES: Duration = Duration::from_secs(5);
+
+/// A new process, and what keeps reloads waiting until it has taken over.
+type Upgraded = Result<(Successor, OwnedMutexGuard<()>), UpgradeError>;
+
+pub(super) async fn serve(
+    config: Config,
+    log: AccessLog,
+    mut inherited: Inherited,
+) -> io::Result<u8> {
+    // Before anything is bound: no signal may hit its default action.
+    let signals = Signals::install()?;
+    let prepared = match Prepared::new(config, log.clone(), &mut inherited) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            inherited.close_rest();
+            tracing::error!("cannot start: {error}");
+            inherited.fail(vec![error.to_string()]);
+            return Ok(FAILED);
+        }
+    };
+    let unused = inherited.close_rest();
+    if inherited.is_upgrade() {
+        let state = prepared.shared().state();
+        state.first_probes(FIRST_PROBES).await;
+    }
+    let server = match prepared.open() {
+        Ok(server) => server,
+        Err(error) => {
+            tracing::error!("cannot start: {error}");
+            inherited.fail(vec![error.to_string()]);
+            return Ok(FAILED);
+        }
+    };
+    summary::announce(&server);
+    let mut service = Service {
+        log,
+        signals,
+        replaces: inherited.replaces(),
+        old: None,
+        first: None,
+        watchdog: None,
+        summary: tokio::spawn(summary::upstreams(Arc::clone(server.shared()))),
+    };
+    service.begin(inherited, unused)?;
+    service.run(server).await
+}
+
+struct Service {
+    log: AccessLog,
+    signals: Signals,
+    /// The ID of the process that was here before.
+    replaces: Option<u32>,
+    /// The process whose place this one is about to take.
+    old: Option<Reader>,
+    /// The first process of the container, if that is not this one.
+    first: Option<UnixStream>,
+    watchdog: Option<JoinHandle<()>>,
+    summary: JoinHandle<()>,
+}
+
+/// Why nothing new is accepted.
+enum End {
+    Stopped(&'static str),
+    Replaced(Successor, OwnedMutexGuard<()>),
+}
+
+impl Service {
+    /// Says that it accepts connections, to whoever wants to know.
+    fn begin(
+        &mut self,
+        mut inherited: Inherited,
+        unused: Vec<std::net::SocketAddr>,
+    ) -> io::Result<()> {
+        let (old, first) = inherited.take_streams();
+        self.first = first;
+        let Some(old) = old else {
+            notify::ready();
+            self.watch();
+            return Ok(());
+        };
+        // If the old one is gone there is nobody to be told, and this one goes on.
+        let _ = channel::send(&old, &channel::FromNew::Ready { unused });
+        self.old = Some(Reader::new(old)?);
+        Ok(())
+    }
+
+    fn watch(&mut self) {
+        self.watchdog = Some(tokio::spawn(notify::watchdog()));
+    }
+
+    /// The old process accepts no more: this one is the service.
+    fn take_over(&mut self) {
+        notify::ready_in_its_place();
+        self.watch();
+        if let Some(first) = &self.first {
+            let pid = i32::try_from(std::process::id()).unwrap_or_default();
+            if let Err(error) = channel::send(first, &ToFirst::Newest { pid }) {
+                tracing::error!(%error, "the first process was not told: signals will not arrive");
+            }
+        }
+        tracing::info!(
+            pid = std::process::id(),
+            from = self.replaces,
+            "took over from the process that was here before"
+        );
+    }
+
+    async fn run(mut self, server: Server) -> io::Result<u8> {
+        let mut upgrading: Option<Pin<Box<dyn Future<Output = Upgraded> + Send>>> = None;
+        let mut first_ends = None;
+        let mut reload = false;
+        let end = loop {
+            tokio::select! {
+                told = self.signals.next() => match told {
+                    Told::Stop(name) => break End::Stopped(name),
+                    Told::ReopenLogs => reopen(&self.log),
+                    Told::Reload if upgrading.is_some() => {
+                        tracing::info!("SIGHUP: put off until it is known whether the new process takes over");
+                        reload = true;
+                    }
+                    Told::Reload => {
+                        tracing::info!("SIGHUP: reading the configuration anew");
+                        server.reloader().request();
+                    }
+                    Told::Upgrade if upgrading.is_some() => {
+                        tracing::warn!("SIGUSR2: ignored, an upgrade is going on");
+                    }
+                    Told::Upgrade if self.old.is_some() => {
+                        tracing::warn!("SIGUSR2: ignored, this process is just taking over");
+                    }
+                    Told::Upgrade => {
+                        tracing::info!("SIGUSR2: starting a new process, to leave the sockets to");
+                        let (ours, theirs) = self.to_first()?;
+                        first_ends = ours;
+                        upgrading = Some(Box::pin(begin_upgrade(&server, theirs)));
+                    }
+                },
+                go = told_to_go(&mut self.old) => {
+                    self.old = None;
+                    self.take_over();
+                    if matches!(go, Some(FromOld::Go { reload: true })) {
+                        tracing::info!("reading the configuration anew: somebody asked for it meanwhile");
+                        server.reloader().request();
+                    }
+                }
+                upgraded = outcome(&mut upgrading) => {
+                    upgrading = None;
+                    match upgraded {
+                        Ok((successor, guard)) => break End::Replaced(successor, guard),
+                        Err(error) => {
+                            tracing::error!("no upgrade, this process goes on: {error}");
+                            server.shared().upgrade_failed(error.to_string());
+                            if std::mem::take(&mut reload) {
+                                server.reloader().request();
+                            }
+                        }
+                    }
+                }
+            }
+        };
+        // Ends a process that is not ready yet, and lets reloads go on, to be told
+        // that it is too late.
+        drop(upgrading);
+        self.summary.abort();
+        match end {
+            End::Stopped(signal) => {
+                notify::stopping();
+                self.stop(server, signal).await
+            }
+            End::Replaced(successor, guard) => {
+                if let Some(watchdog) = self.watchdog.take() {
+                    watchdog.abort();
+                }
+                let (server, heir) = hand_over(server, successor, reload, guard).await;
+                match first_ends {
+                    Some(ours) => self.stand_by(server, First::new(heir, ours)?).await,
+                    None => self.leave(server, heir).await,
+                }
+            }
+        }
+    }
+
+    /// How the new process is to reach the first one: our end, if that is this one,
+    /// and its own.
+    fn to_first(&self) -> io::Result<(Option<UnixStream>, Option<UnixStream>)> {
+        if upgrade::is_first() {
+            let (ours, theirs) = UnixStream::pair()?;
+            return Ok((Some(ours), Some(theirs)));
+        }
+        let first = self.first.as_ref().map(UnixStream::try_clone);
+        Ok((None, first.transpose()?))
+    }
+
+    /// Told to stop: drains.
+    async fn stop(mut self, server: Server, signal: &str) -> io::Result<u8> {
+        let drain_timeout = server.shared().state().config.process.drain_timeout;
+        let open = server.shared().registry.open();
+        tracing::info!(signal, open, timeout = ?drain_timeout, "draining: no new connections; a second signal ends at once");
+        let hurry = async {
+            loop {
+                match self.signals.next().await {
+                    Told::Stop(_) => return,
+                    Told::ReopenLogs => reopen(&self.log),
+                    Told::Reload | Told::Upgrade => tracing::warn!("ignored while draining"),
+                }
+            }
+        };
+        Ok(drain(server, drain_timeout, hurry).await)
+    }
+
+    /// Another process has the sockets: drains, and ends.
+    async fn leave(mut self, server: Server, heir: Heir) -> io::Result<u8> {
+        let drain_timeout = server.shared().state().config.process.drain_timeout;
+        let mut children = signal(SignalKind::child())?;
+        let hurry = async {
+            loop {
+                if heir.has_failed() {
+                    tracing::error!(
+                        "the new process has ended: nothing is accepted any more, so this one ends at once, for the service to be started again"
+                    );
+                    return;
+                }
+                tokio::select! {
+                    told = self.signals.next() => match told {
+                        Told::Stop(_) => return,
+                        Told::ReopenLogs => reopen(&self.log),
+                        Told::Reload | Told::Upgrade => {
+                            tracing::warn!("ignored: another process is the service now");
+                        }
+                    },
+                    _ = children.recv() => {}
+                }
+            }
+        };
+        Ok(drain(server, drain_timeout, hurry).await)
+    }
+
+    /// The first process of a container, which may not end before the others: drains,
+    /// and passes on signals until the newest process has ended.
+    async fn stand_by(mut self, server: Server, mut first: First) -> io::Result<u8> {
+        let drain_timeout = server.shared().state().config.process.drain_timeout;
+        let hurry = Arc::new(tokio::sync::Notify::new());
+        let hurried = Arc::clone(&hurry);
+        let drained = tokio::spawn(async move {
+            drain(
+                server,
+                drain_timeout,
+                async move { hurried.notified().await },
+            )
+            .await
+        });
+        let mut stops = 0;
+        let code = loop {
+            tokio::select! {
+                code = first.newest_ended() => break code,
+                told = self.signals.next() => {
+                    first.pass_on(told.signal());
+                    match told {
+                        Told::ReopenLogs => reopen(&self.log),
+                        Told::Stop(_) => stops += 1,
+                        Told::Reload | Told::Upgrade => {}
+                    }
+                    // The first one is for the newest process, whose connections may
+                    // finish as ours may.
+                    if stops > 1 {
+                        hurry.notify_one();
+                    }
+                }
+            }
+        };
+        tracing::info!(code, "the newest process has ended, and so does this one");
+        hurry.notify_one();
+        let _ = drained.await;
+        Ok(code)
+    }
+}
+
+fn begin_upgrade(
+    server: &Server,
+    first: Option<UnixStream>,
+) -> impl Future<Output = Upgraded> + Send + use<> {
+    let reloader = Arc::clone(server.reloader());
+    let admin = server.share_admin();
+    async move {
+        // The sockets must not change meanwhile.
+        let guard = reloader.pause().await;
+        let mut sockets = reloader.sockets().share()?;
+        sockets.extend(admin?);
+        let first = first.map(Into::into);
+        let successor = upgrade::start(sockets, first, upgrade::PATIENCE).await?;
+        Ok((successor, guard))
+    }
+}
+
+/// Leaves the sockets to a process that is ready.
+async fn hand_over(
+    mut server: Server,
+    successor: Successor,
+    reload: bool,
+    guard: OwnedMutexGuard<()>,
+) -> (Server, Heir) {
+    server.leave_to_another(&successor.unused).await;
+    drop(guard);
+    let pid = successor.pid();
+    if !upgrade::is_first() {
+        // By us, from whom the manager takes it; the new one's own news, which it
+        // sends once it is told to go, comes after.
+        notify::main_pid(pid);
+    }
+    let open = server.shared().registry.open();
+    let heir = successor.go(reload);
+    tracing::info!(
+        pid,
+        open,
+        "a new process has taken over: this one serves its open connections to their end"
+    );
+    (server, heir)
+}
+
+async fn drain(server: Server, limit: Duration, hurry: impl Future<Output = ()>) -> u8 {
+    let drained = server.drain(limit, hurry).await;
+    if drained.forced > 0 {
+        tracing::warn!(forced = drained.forced, "stopped; connections were cut off");
+        return FAILED;
+    }
+    tracing::info!("stopped; all connections had ended");
+    DONE
+}
+
+async fn outcome(
+    upgrading: &mut Option<Pin<Box<dyn Future<Output = Upgraded> + Send>>>,
+) -> Upgraded {
+    match upgrading {
+        Some(upgrading) => upgrading.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the old process says; none: it is gone, and says nothing more.
+async fn told_to_go(old: &mut Option<Reader>) -> Option<FromOld> {
+    match old {
+        Some(old) => old.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn reopen(log: &AccessLog) {
+    log.reopen();
+    tracing::info!("SIGUSR1: opening log files anew");
+}

@@ -1,0 +1,83 @@
+//! What is running and where, said once after the start.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{notify, server::Server, shared::Shared, upstream::Upstream};
+
+/// How long to wait for what is known of the servers.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Says what can be said at once: version, configuration, addresses.
+pub fn announce(server: &Server) {
+    let state = server.shared().state();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = %state.config.path.display(),
+        pid = std::process::id(),
+        "leastconn-lb"
+    );
+    for (name, address) in server.addresses() {
+        tracing::info!(listener = &**name, %address, "listening");
+    }
+    if let Some(address) = server.admin_address() {
+        let dashboard = format!("http://{address}/");
+        tracing::info!(listener = "admin", %address, dashboard, "listening");
+        if !address.ip().is_loopback() {
+            tracing::warn!(%address, "the admin address is not a loopback address: whoever reaches it sees metrics");
+        }
+    }
+    tracing::info!("ready");
+}
+
+/// Says which servers are up, once they have been probed. It delays nothing: whoever
+/// waits is a task of its own.
+pub async fn upstreams(shared: Arc<Shared>) {
+    let state = shared.state();
+    state.first_probes(PATIENCE).await;
+    let (mut up, mut all) = (0, 0);
+    for config in &state.config.upstreams {
+        let Some(upstream) = state.upstreams.get(&config.id) else {
+            continue;
+        };
+        let found = Found::of(upstream);
+        up += found.up;
+        all += found.all;
+        let servers_up = format!("{}/{}", found.up, found.all);
+        let (upstream, down) = (&config.id, found.down.join(" "));
+        match (found.up, found.all) {
+            _ if config.health_check.is_none() => {
+                tracing::info!(%upstream, servers = found.all, health_check = "none", "upstream");
+            }
+            (0, _) => tracing::warn!(%upstream, servers_up, down, "upstream: no server is up"),
+            (up, all) if up == all => tracing::info!(%upstream, servers_up, "upstream"),
+            _ => tracing::warn!(%upstream, servers_up, down, "upstream"),
+        }
+    }
+    let listeners = state.config.listeners.len();
+    notify::status(&format!(
+        "{listeners} listeners, servers up {up}/{all}, {}",
+        state.config.path.display()
+    ));
+}
+
+struct Found {
+    up: usize,
+    all: usize,
+    down: Vec<String>,
+}
+
+impl Found {
+    fn of(upstream: &Upstream) -> Self {
+        let members = upstream.pool().members();
+        let down = members
+            .iter()
+            .filter(|member| !member.server.status().is_up())
+            .map(|member| member.server.id().to_string());
+        let down: Vec<_> = down.collect();
+        Self {
+            up: members.len() - down.len(),
+            all: members.len(),
+            down,
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! A new program in place of the running one, with no connection refused or reset.
+//!
+//! The new process is started with copies of the listening sockets, reads the
+//! configuration, probes the servers, and accepts connections beside the old one. Then
+//! it says so, the old one accepts no more, and serves those that it has to their end.
+//! A socket in the kernel is one, however many processes have it: what waits in its
+//! queue is taken by whoever is left.
+//!
+//! Until the new process has said that it is ready, nothing has changed: if it fails,
+//! ends or takes too long, the old one goes on.
+//!
+//! They talk over a socket pair rather than by signals: that works whatever the two may
+//! do to each other, and its end is noticed.
+
+pub(crate) mod channel;
+mod first;
+mod program;
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::CommandExt},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus},
+    time::Duration,
+};
+
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use tokio::time::timeout;
+
+use crate::{
+    inherited::{FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
+    notify,
+};
+use channel::{FromNew, FromOld, Reader};
+pub(crate) use first::{First, is_first};
+
+/// How long a new process may take until it is ready.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The first descriptor that is passed: systemd's protocol says so.
+const FIRST_FD: i32 = 3;
+
+/// A socket that is passed on, by its name.
+pub(crate) type Passed = (String, OwnedFd);
+
+/// There is no new process, and the old one goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum UpgradeError {
+    /// There is no program to start.
+    #[error("there is no program to start: {0}")]
+    Program(io::Error),
+    /// It could not be started.
+    #[error("{} cannot be started: {source}", path.display())]
+    Spawn {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It could not start to serve, and said so.
+    #[error("the new process cannot start: {}", .0.join("; "))]
+    Failed(Vec<String>),
+    /// It ended without a word.
+    #[error("the new process ended before it was ready ({0})")]
+    Ended(ExitStatus),
+    /// It took too long, and was ended.
+    #[error("the new process was not ready within {0:?} and was ended")]
+    TimedOut(Duration),
+    /// The operating system refuses something else.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A new process that is ready to take over. Dropping it before it has been told to go
+/// on ends it.
+#[derive(Debug)]
+pub(crate) struct Successor {
+    child: Started,
+    channel: UnixStream,
+    /// Sockets that it was given and has no use for.
+    pub(crate) unused: Vec<SocketAddr>,
+}
+
+/// Ended and reaped when dropped.
+#[derive(Debug)]
+struct Started(Option<Child>);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            // It has been killed, so this does not take long.
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Starts the new program with `sockets`, and waits until it is ready, but no longer
+/// than `limit`. `first` is how the first process of a container is told who serves.
+///
+/// # Cancel safety
+/// Dropped, it ends the new process.
+pub(crate) async fn start(
+    sockets: Vec<Passed>,
+    first: Option<OwnedFd>,
+    limit: Duration,
+) -> Result<Successor, UpgradeError> {
+    let path = program::path().map_err(UpgradeError::Program)?;
+    begin(again(&path), path, sockets, first, limit).await
+}
+
+/// The program at `path`, called as this process was.
+fn again(path: &Path) -> Command {
+    let mut command = Command::new(path);
+    let mut arguments = std::env::args_os();
+    if let Some(name) = arguments.next() {
+        // Tools show it.
+        command.arg0(name);
+    }
+    command.args(arguments);
+    command
+}
+
+async fn begin(
+    mut command: Command,
+    path: PathBuf,
+    mut sockets: Vec<Passed>,
+    first: Option<OwnedFd>,
+    limit: Duration,
+) -> Result<Successor, UpgradeError> {
+    let (ours, theirs) = UnixStream::pair()?;
+    sockets.push((OLD.to_owned(), theirs.into()));
+    sockets.extend(first.map(|first| (FIRST.to_owned(), first)));
+    pass(&mut command, sockets);
+    // Copying the page tables of a large process takes a moment.
+    let started = tokio::task::spawn_blocking(move || {
+        // With the command, our copies of what was passed are closed: the socket's
+        // other end is then the new process's alone.
+        let child = command.spawn();
+        child.map(|child| Started(Some(child)))
+    });
+    let spawned = started.await.map_err(io::Error::other)?;
+    let mut child = spawned.map_err(|source| UpgradeError::Spawn { path, source })?;
+    let mut reader = Reader::new(ours.try_clone()?)?;
+    match timeout(limit, reader.next()).await {
+        Ok(Some(FromNew::Ready { unused })) => Ok(Successor {
+            child,
+            channel: ours,
+            unused,
+        }),
+        Ok(Some(FromNew::Failed { reasons })) => Err(UpgradeError::Failed(reasons)),
+        Ok(None) => match child.0.take() {
+            Some(mut child) => {
+                // What has begun to end does so as it began.
+                let _ = child.kill();
+                Err(UpgradeError::Ended(child.wait()?))
+            }
+            None => Err(io::Error::other("no process").into()),
+        },
+        Err(_) => Err(UpgradeError::TimedOut(limit)),
+    }
+}
+
+/// Passes sockets on to a command, and says which they are.
+fn pass(command: &mut Command, sockets: Vec<Passed>) {
+    let (names, files): (Vec<_>, Vec<_>) = sockets.into_iter().unzip();
+    let mappings = (FIRST_FD..)
+        .zip(files)
+        .map(|(child_fd, parent_fd)| FdMapping {
+            parent_fd,
+            child_fd,
+        })
+        .collect();
+    command
+        .env(LISTEN_FDS, names.len().to_string())
+        .env(LISTEN_FDNAMES, names.join(":"))
+        .env(UPGRADE, std::process::id().to_string())
+        .env_remove(LISTEN_PID)
+        .env_remove("LISTEN_FDS_FIRST_FD");
+    if !notify::is_watched() {
+        command.env_remove(notify::WATCHDOG_USEC);
+    }
+    // It is for the new process now, whose ID is not known yet.
+    command.env_remove(notify::WATCHDOG_PID);
+    // Fails only if two have the same number.
+    if command.fd_mappings(mappings).is_err() {
+        tracing::error!("descriptors cannot be passed on");
+    }
+}
+
+impl Successor {
+    /// Its ID.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.0.as_ref().map_or(0, Child::id)
+    }
+
+    /// Tells it that it is the service now. From here on nothing ends it but itself.
+    pub(crate) fn go(mut self, reload: bool) -> Heir {
+        let pid = self.pid();
+        self.child.0 = None;
+        if let Err(error) = channel::send(&self.channel, &FromOld::Go { reload }) {
+            // It takes the end of the channel for the same.
+            tracing::warn!(%error, pid, "the new process was not told that it is the service now");
+        }
+        Heir(i32::try_from(pid).ok().and_then(Pid::from_raw))
+    }
+}
+
+/// The process that took over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heir(Option<Pid>);
+
+impl Heir {
+    /// Its ID.
+    pub(crate) const fn pid(self) -> Option<Pid> {
+        self.0
+    }
+
+    /// Whether it has ended otherwise than by being told to. Leaves it to be reaped by
+    /// whoever is this process's parent: a service manager wants to know how it ended.
+    pub(crate) fn has_failed(self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let ended = self
+            .0
+            .and_then(|pid| waitid(WaitId::Pid(pid), options).ok()?);
+        ended.is_some_and(|ended| ended.exit_status() != Some(0))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! What the old process and the new one say to each other: a JSON object a line, over
+//! a socket of their own. They may be of different versions, so what is not known is
+//! passed over, and nothing that is sent may ever change its meaning.
+
+use std::{
+    io::{self, Write},
+    mem,
+    net::SocketAddr,
+    os::unix::net::UnixStream,
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+
+/// Longer than anything that is said: the other side is not what it should be.
+const MAX_LINE: u64 = 64 * 1024;
+
+/// From the new process.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FromNew {
+    /// It accepts connections.
+    Ready {
+        /// Sockets that it was given and has closed.
+        #[serde(default)]
+        unused: Vec<SocketAddr>,
+    },
+    /// It cannot start, and ends.
+    Failed {
+        /// Why, a line each.
+        #[serde(default)]
+        reasons: Vec<String>,
+    },
+}
+
+/// From the old process.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FromOld {
+    /// The old one accepts no more: the new one is the service now.
+    Go {
+        /// Somebody asked for a reload meanwhile.
+        #[serde(default)]
+        reload: bool,
+    },
+}
+
+/// To the first process of a container.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ToFirst {
+    /// Signals are for this process from here on.
+    Newest {
+        /// Its ID.
+        pid: i32,
+    },
+}
+
+/// Sends one message. It is small: the socket takes it at once.
+pub(crate) fn send(mut to: &UnixStream, message: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    to.write_all(&line)
+}
+
+/// One end, to be read from.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    stream: BufReader<tokio::net::UnixStream>,
+    /// As much of a message as has come.
+    line: Vec<u8>,
+}
+
+impl Reader {
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        let stream = tokio::net::UnixStream::from_std(stream)?;
+        Ok(Self {
+            stream: BufReader::new(stream),
+            line: Vec::new(),
+        })
+    }
+
+    /// The next message that is understood; `None`: there will be no more.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Option<T> {
+        loop {
+            let mut limited = (&mut self.stream).take(MAX_LINE);
+            let read = limited.read_until(b'\n', &mut self.line).await;
+            let line = mem::take(&mut self.line);
+            // Closed, perhaps in the middle, or much too long.
+            if read.is_err() || !line.ends_with(b"\n") {
+                return None;
+            }
+            if let Ok(message) = serde_json::from_slice(&line) {
+                return Some(message);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_sent_is_read_and_what_is_not_known_passed_over() {
+        let (new, old) = UnixStream::pair().unwrap();
+        let mut old = Reader::new(old).unwrap();
+        let unused = vec!["127.0.0.1:80".parse().unwrap()];
+        send(&new, &serde_json::json!({ "of_a_later_version": 1 })).unwrap();
+        send(&new, &serde_json::json!({ "ready": { "more": 1 } })).unwrap();
+        send(&new, &FromNew::Ready { unused }).unwrap();
+        (&new).write_all(b"{\"ready\":").unwrap();
+        drop(new);
+        let nothing = FromNew::Ready { unused: Vec::new() };
+        assert_eq!(old.next().await, Some(nothing));
+        let Some(FromNew::Ready { unused }) = old.next().await else {
+            panic!("not ready");
+        };
+        assert_eq!(unused.len(), 1);
+        assert_eq!(old.next::<FromNew>().await, None, "cut off in the middle");
+    }
+
+    #[tokio::test]
+    async fn a_line_without_an_end_is_an_end() {
+        let (new, old) = UnixStream::pair().unwrap();
+        let mut old = Reader::new(old).unwrap();
+        let endless = std::thread::spawn(move || while (&new).write_all(&[b'x'; 4096]).is_ok() {});
+        assert_eq!(old.next::<FromNew>().await, None);
+        drop(old);
+        endless.join().unwrap();
+    }
+}

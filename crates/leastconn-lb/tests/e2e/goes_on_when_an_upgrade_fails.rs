@@ -1,0 +1,142 @@
+//! A new process that does not come up changes nothing: the old one goes on, says why,
+//! and may be asked again.
+
+use std::path::Path;
+
+use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
+use leastconn_testkit::{DEADLINE, Signal, Upstream};
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{BIN, CLIENT1, Running, Site, talk};
+use crate::upgrading::{apart, gone, link, message, script, signal, start, successor, upgrade};
+
+/// Waits until an upgrade has failed, for a reason that has this in it.
+async fn failed(lb: &Running, reason: &str) {
+    lb.wait_log(
+        |event| {
+            let text = message(event);
+            text.starts_with("no upgrade, this process goes on") && text.contains(reason)
+        },
+        DEADLINE,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn because_of_the_configuration() {
+    let web = Upstream::named("web1").await;
+    let lb = start(Site::usual(&[&web])).await;
+    let client = lb.client(CLIENT1);
+    let mut open = client.connect(lb.main()).await.unwrap();
+    read_line(&mut open).await.unwrap();
+    let wrong = [
+        // Not a configuration; one that is, of addresses that are not to be had.
+        (lb.config() + "\nnonsense = 1\n", "nonsense"),
+        (
+            lb.config().replacen("127.0.0.1:0", "192.0.2.1:1", 1),
+            "192.0.2.1:1",
+        ),
+    ];
+    for (config, reason) in wrong {
+        lb.write_config(&config);
+        lb.signal(Signal::USR2);
+        failed(&lb, reason).await;
+        assert_eq!(roundtrip(&mut open, b"x").await.unwrap(), b"x");
+        talk(client.connect(lb.main()).await.unwrap())
+            .await
+            .unwrap();
+        assert_eq!(lb.http_get("/readyz").await.0, 200);
+        let (_, status) = lb.http_get("/api/v1/status").await;
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let said = status["failed_upgrade"]["reason"].as_str().unwrap();
+        assert!(said.contains(reason), "{said}");
+    }
+    lb.write_config(&lb.config());
+    open.shutdown().await.unwrap();
+    assert!(read_to_close(&mut open).await.unwrap().is_empty());
+    lb.quiet().await;
+    upgrade(&lb, lb.pid()).await;
+    talk(client.connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn because_of_the_program() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]);
+    let programs = site.dir.path().join("programs");
+    std::fs::create_dir(&programs).unwrap();
+    // Started by a name that is given to other programs later.
+    let name = programs.join("leastconn-lb");
+    link(&name, Path::new(BIN));
+    let broken = programs.join("broken");
+    script(&broken, "exit 3");
+    let crashes = programs.join("crashes");
+    script(&crashes, "kill -SEGV $$");
+    let missing = programs.join("missing");
+
+    let lb = site.start_as(&name, apart).await;
+    let client = lb.client(CLIENT1);
+    for (program, reason) in [(&broken, "exit status: 3"), (&crashes, "signal: 11")] {
+        link(&name, program);
+        lb.signal(Signal::USR2);
+        failed(&lb, reason).await;
+        talk(client.connect(lb.main()).await.unwrap())
+            .await
+            .unwrap();
+    }
+    // The file that runs is still there, though its name is not.
+    link(&name, &missing);
+    let next = upgrade(&lb, lb.pid()).await;
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    link(&name, Path::new(BIN));
+    let last = upgrade(&lb, next).await;
+    gone(next).await;
+    talk(client.connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    signal(last, Signal::TERM);
+    gone(last).await;
+}
+
+#[tokio::test]
+async fn because_it_is_told_to_stop_meanwhile() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]);
+    let name = site.dir.path().join("leastconn-lb");
+    link(&name, Path::new(BIN));
+    let silent = site.dir.path().join("silent");
+    script(
+        &silent,
+        "echo $$ > started.new; mv started.new started; exec sleep 1000",
+    );
+    let lb = site.start_as(&name, apart).await;
+    link(&name, &silent);
+    lb.signal(Signal::USR2);
+    let started = lb.dir().join("started");
+    let pid = leastconn_testkit::eventually(DEADLINE, || async {
+        let text = std::fs::read_to_string(&started).map_err(|e| e.to_string())?;
+        text.trim().parse::<u32>().map_err(|e| e.to_string())
+    })
+    .await
+    .unwrap();
+    lb.signal(Signal::TERM);
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    gone(pid).await;
+}
+
+#[tokio::test]
+async fn a_new_process_that_crashes_later_ends_the_old_one_so_that_somebody_starts_it_again() {
+    let web = Upstream::named("web1").await;
+    let lb = start(Site::usual(&[&web])).await;
+    let client = lb.client(CLIENT1);
+    let mut open = client.connect(lb.main()).await.unwrap();
+    read_line(&mut open).await.unwrap();
+    signal(lb.pid(), Signal::USR2);
+    let next = successor(&lb, lb.pid()).await;
+    assert_eq!(roundtrip(&mut open, b"x").await.unwrap(), b"x");
+    signal(next, Signal::KILL);
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(1));
+}

@@ -1,0 +1,185 @@
+//! sd_notify: the service manager hears what it has to know, and always from the
+//! process that is the main one by what it was told before (`NotifyAccess=main`).
+
+use std::mem::MaybeUninit;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use leastconn_testkit::{DEADLINE, Signal, Upstream, within};
+use rustix::io::IoSliceMut;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt::set_socket_passcred,
+};
+use tokio::sync::mpsc::{Receiver, channel};
+
+use crate::support::{CLIENT1, Site, talk};
+use crate::upgrading::{apart, gone, open_files, signal, start, upgrade};
+
+/// What was said, and by which process.
+type News = (u32, String);
+
+/// Listens as systemd does.
+fn listen(socket: UnixDatagram) -> Receiver<News> {
+    set_socket_passcred(&socket, true).unwrap();
+    let (sender, receiver) = channel(1000);
+    std::thread::spawn(move || {
+        loop {
+            let mut text = [0; 1024];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let mut into = [IoSliceMut::new(&mut text)];
+            let got = recvmsg(&socket, &mut into, &mut ancillary, RecvFlags::empty()).unwrap();
+            let pid = ancillary.drain().find_map(|message| match message {
+                RecvAncillaryMessage::ScmCredentials(credentials) => {
+                    Some(credentials.pid.as_raw_nonzero().get().unsigned_abs())
+                }
+                _ => None,
+            });
+            let text = String::from_utf8_lossy(&text[..got.bytes]).into_owned();
+            if sender.blocking_send((pid.unwrap(), text)).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// The next news, but for signs of life and what is for people.
+async fn next(news: &mut Receiver<News>) -> News {
+    loop {
+        let news = within(DEADLINE, "news", news.recv()).await.unwrap();
+        if news.1 != "WATCHDOG=1" && !news.1.starts_with("STATUS=") {
+            return news;
+        }
+    }
+}
+
+async fn next_of(news: &mut Receiver<News>, start: &str) -> News {
+    loop {
+        let news = within(DEADLINE, start, news.recv()).await.unwrap();
+        if news.1.starts_with(start) {
+            return news;
+        }
+    }
+}
+
+#[tokio::test]
+async fn that_it_is_ready_reloads_is_replaced_and_stops() {
+    let web = Upstream::named("web1").await;
+    let name = format!("leastconn-e2e-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let mut news = listen(UnixDatagram::bind_addr(&address).unwrap());
+    let lb = Site::usual(&[&web])
+        .start_with(|command| {
+            apart(command);
+            command.env("NOTIFY_SOCKET", format!("@{name}"));
+        })
+        .await;
+    let first = lb.pid();
+    let files = open_files(first);
+    assert_eq!(next(&mut news).await, (first, "READY=1".to_owned()));
+
+    for config in [lb.config(), "nonsense".to_owned()] {
+        lb.reload(&config).await;
+        let (pid, reloading) = next(&mut news).await;
+        let time = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=");
+        assert!(time.unwrap().parse::<u64>().unwrap() > 0);
+        assert_eq!(pid, first);
+        // A rejected one, too: what serves is ready.
+        assert_eq!(next(&mut news).await, (first, "READY=1".to_owned()));
+    }
+    // Which fails, and is nobody's business but the log's.
+    lb.signal(Signal::USR2);
+    lb.wait_log(
+        |event| crate::upgrading::message(event).starts_with("no upgrade"),
+        DEADLINE,
+    )
+    .await;
+    assert!(open_files(first) <= files);
+
+    lb.write_config(&lb.config());
+    let second = upgrade(&lb, first).await;
+    assert_eq!(next(&mut news).await, (first, format!("MAINPID={second}")));
+    let ready = format!("READY=1\nMAINPID={second}");
+    assert_eq!(next(&mut news).await, (second, ready));
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    signal(second, Signal::TERM);
+    assert_eq!(next(&mut news).await, (second, "STOPPING=1".to_owned()));
+    gone(second).await;
+    assert!(news.try_recv().is_err(), "more was said");
+}
+
+#[tokio::test]
+async fn that_it_lives_and_which_servers_are_up() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]);
+    let path = site.dir.path().join("notify");
+    let mut news = listen(UnixDatagram::bind(&path).unwrap());
+    let lb = site
+        .start_with(|command| {
+            apart(command);
+            command.env("NOTIFY_SOCKET", &path);
+            command.env("WATCHDOG_USEC", "100000");
+        })
+        .await;
+    let first = lb.pid();
+    let (_, status) = next_of(&mut news, "STATUS=").await;
+    assert!(status.contains("servers up 1/1"), "{status}");
+    let start = tokio::time::Instant::now();
+    for _ in 0..4 {
+        assert_eq!(next_of(&mut news, "WATCHDOG=1").await.0, first);
+    }
+    // Three times fifty milliseconds.
+    assert!(start.elapsed().as_millis() >= 100, "{:?}", start.elapsed());
+    let second = upgrade(&lb, first).await;
+    next_of(&mut news, "READY=1\nMAINPID=").await;
+    for _ in 0..4 {
+        assert_eq!(next_of(&mut news, "WATCHDOG=1").await.0, second);
+    }
+    signal(second, Signal::TERM);
+    next_of(&mut news, "STOPPING=1").await;
+    gone(second).await;
+}
+
+#[tokio::test]
+async fn not_of_a_watchdog_that_is_another_process_s() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]);
+    let path = site.dir.path().join("notify");
+    let mut news = listen(UnixDatagram::bind(&path).unwrap());
+    let lb = site
+        .start_with(|command| {
+            command.env("NOTIFY_SOCKET", &path);
+            command.env("WATCHDOG_USEC", "2000");
+            command.env("WATCHDOG_PID", "1");
+        })
+        .await;
+    // Fifty times would have been due by then.
+    lb.signal(Signal::HUP);
+    next_of(&mut news, "RELOADING=1").await;
+    next_of(&mut news, "READY=1").await;
+    lb.signal(Signal::TERM);
+    let mut all = Vec::new();
+    loop {
+        let (_, text) = within(DEADLINE, "the end", news.recv()).await.unwrap();
+        all.push(text);
+        if all.last().unwrap() == "STOPPING=1" {
+            break;
+        }
+    }
+    assert!(!all.contains(&"WATCHDOG=1".to_owned()), "{all:?}");
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn nothing_where_nobody_wants_to_know() {
+    let web = Upstream::named("web1").await;
+    let lb = start(Site::usual(&[&web])).await;
+    let pid = upgrade(&lb, lb.pid()).await;
+    signal(pid, Signal::TERM);
+    gone(pid).await;
+    assert!(!lb.stderr().contains("was not told"), "{}", lb.stderr());
+}

@@ -1,0 +1,274 @@
+//! USR2: a new process takes the listening sockets, and nobody who connects notices;
+//! connections that are open go on in the old one to their end.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
+use leastconn_testkit::data::{Sha256, pattern};
+use leastconn_testkit::{Behaviour, DEADLINE, Signal, Upstream, within};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, talk};
+use crate::upgrading::{gone, open_files, quiet, signal, start, upgrade};
+
+/// Connects to make, and upgrades meanwhile.
+fn size() -> (usize, usize) {
+    match std::env::var_os("LEASTCONN_LONG") {
+        Some(_) => (100_000, 20),
+        None => (3_000, 3),
+    }
+}
+
+/// One whole connection: connected, greeted, echoed, ended in order.
+async fn plain(addr: SocketAddr) -> io::Result<()> {
+    let stream = TcpStream::connect(addr).await?;
+    let name = talk(stream).await?;
+    if name == "web1" {
+        return Ok(());
+    }
+    Err(io::Error::other(name))
+}
+
+fn both(web: &Upstream) -> Site {
+    Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .listener("plain", &["upstream = \"web\""])
+        .upstream("web", &[NO_PROBES], &entries(&[web]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .client("local", "source = \"127.0.0.0/8\"", "web", "")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_connect_is_refused_or_reset() {
+    let (connects, upgrades) = size();
+    let web = Upstream::named("web1").await;
+    let lb = start(both(&web)).await;
+    let (main, addr) = (lb.main(), lb.address("plain"));
+    let client = lb.client(CLIENT1);
+    let left = Arc::new(AtomicUsize::new(connects));
+    let done = Arc::new(AtomicUsize::new(0));
+    let mut tasks: JoinSet<io::Result<usize>> = JoinSet::new();
+    for n in 0..32 {
+        let (left, done, client) = (Arc::clone(&left), Arc::clone(&done), client.clone());
+        tasks.spawn(async move {
+            let mut made = 0;
+            let take = |left: usize| left.checked_sub(1);
+            while left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+                .is_ok()
+            {
+                // Handshakes are dear in a debug build: one in thirty-two.
+                if n == 0 {
+                    talk(client.connect(main).await?).await?;
+                } else {
+                    plain(addr).await?;
+                }
+                made += 1;
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(made)
+        });
+    }
+    // Spread over all of them.
+    let (mut pid, mut files) = (lb.pid(), 0);
+    for n in 0..upgrades {
+        let due = (connects * (2 * n + 1)) / (2 * upgrades);
+        within(6 * DEADLINE, "connects", async {
+            while done.load(Ordering::Relaxed) < due {
+                assert_eq!(tasks.len(), 32, "{:?}", tasks.join_next().await);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        pid = upgrade(&lb, pid).await;
+        files = open_files(pid).max(files);
+    }
+    let mut made = 0;
+    while let Some(ended) = tasks.join_next().await {
+        made += ended.unwrap().unwrap();
+    }
+    assert_eq!(made, connects);
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    let records = lb.wait_records(connects).await;
+    assert_eq!(records.len(), connects);
+    assert!(records.iter().all(|record| record["outcome"] == "ok"));
+    quiet(&lb, pid, files).await;
+    println!("{connects} connects during {upgrades} upgrades: none refused, none reset");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_connections_go_on_in_the_old_processes() {
+    let web = Upstream::named("web1").await;
+    let sink = Upstream::start(Behaviour::Sink).await;
+    let site = Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .listener("sink", &["upstream = \"sink\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .upstream("sink", &[NO_PROBES], &entries(&[&sink]))
+        .client("client1", &cn(CLIENT1), "web\", \"sink", "");
+    let lb = start(site).await;
+    let client = lb.client(CLIENT1);
+    let (main, sinks) = (lb.main(), lb.address("sink"));
+
+    // Sends throughout, and compares what the server says it got.
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let mut stream = client.connect(sinks).await.unwrap();
+    let sending = tokio::spawn(async move {
+        let (mut digest, mut sent) = (Sha256::default(), 0);
+        while !stopped.load(Ordering::Relaxed) {
+            let piece = pattern(sent, 16 * 1024);
+            digest.update(&piece);
+            stream.write_all(&piece).await.unwrap();
+            sent += piece.len() as u64;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        stream.shutdown().await.unwrap();
+        let answer = read_to_close(&mut stream).await.unwrap();
+        assert_eq!(String::from_utf8(answer).unwrap(), digest.finish_hex());
+    });
+
+    let mut pids = vec![lb.pid()];
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut stream = client.connect(main).await.unwrap();
+        assert_eq!(read_line(&mut stream).await.unwrap(), "web1");
+        open.push(stream);
+        pids.push(upgrade(&lb, pids[pids.len() - 1]).await);
+    }
+    // Each of them in a process of its own, none of which accepts any more.
+    let bytes = vec![9; 100_000];
+    for (stream, pid) in open.iter_mut().zip(&pids) {
+        assert!(std::fs::exists(format!("/proc/{pid}/fd")).unwrap());
+        assert!(roundtrip(stream, &bytes).await.unwrap() == bytes);
+    }
+    stop.store(true, Ordering::Relaxed);
+    within(DEADLINE, "the sender", sending).await.unwrap();
+    for (mut stream, pid) in open.into_iter().zip(&pids) {
+        stream.shutdown().await.unwrap();
+        assert!(read_to_close(&mut stream).await.unwrap().is_empty());
+        gone(*pid).await;
+    }
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    talk(client.connect(main).await.unwrap()).await.unwrap();
+    let records = lb.wait_records(5).await;
+    assert!(records.iter().all(|r| r["outcome"] == "ok"), "{records:?}");
+}
+
+#[tokio::test]
+async fn the_old_process_ends_at_once_when_told_to() {
+    let web = Upstream::named("web1").await;
+    let lb = start(both(&web)).await;
+    let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    read_line(&mut stream).await.unwrap();
+    let pid = upgrade(&lb, lb.pid()).await;
+    // Neither is for it any more, and neither hurts.
+    lb.signal(Signal::HUP);
+    lb.signal(Signal::USR2);
+    assert_eq!(roundtrip(&mut stream, b"x").await.unwrap(), b"x");
+    lb.signal(Signal::TERM);
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(1));
+    lb.wait_record(|record| record["outcome"] == "drained", DEADLINE)
+        .await;
+    assert!(read_to_close(&mut stream).await.is_err());
+    plain(lb.address("plain")).await.unwrap();
+    signal(pid, Signal::TERM);
+    gone(pid).await;
+}
+
+#[tokio::test]
+async fn what_the_configuration_says_by_then_is_in_force() {
+    let web = Upstream::named("web1").await;
+    let lb = start(both(&web)).await;
+    let (kept, removed) = (lb.main(), lb.address("plain"));
+    let admin = lb.admin();
+    // A worker more, which no reload could change; one listener goes, another comes.
+    let config = lb.config();
+    let config = config.replace("workers = 2", "workers = 3").replace(
+        "name = \"plain\"\nbind = \"127.0.0.1:0\"",
+        "name = \"added\"\nbind = \"127.0.0.1:0\"",
+    );
+    lb.write_config(&config);
+    let pid = upgrade(&lb, lb.pid()).await;
+    assert_eq!((lb.main(), lb.admin()), (kept, admin));
+    let added = lb.wait_address("added").await;
+    assert_ne!(added, removed);
+    talk(lb.client(CLIENT1).connect(kept).await.unwrap())
+        .await
+        .unwrap();
+    plain(added).await.unwrap();
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    let error = plain(removed).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    // And by a reload, as ever.
+    assert_eq!(lb.http_get("/readyz").await.0, 200);
+    lb.write_config(&config.replace("[log]", "max_handshakes = 100\n[log]"));
+    signal(pid, Signal::HUP);
+    lb.wait_metric(
+        "leastconn_config_reloads_total{outcome=\"applied\"}",
+        1.0,
+        DEADLINE,
+    )
+    .await;
+    quiet(&lb, pid, open_files(pid)).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_known_before_the_first_connection() {
+    let web = Upstream::named("web1").await;
+    let check = "health_check = { interval = \"1h\", timeout = \"1s\" }\nretries = 0";
+    let dead = crate::support::entry("dead", crate::support::nowhere(), "");
+    let mut servers = entries(&[&web]);
+    servers.push(dead);
+    let site = Site::new()
+        .listener("plain", &["upstream = \"web\""])
+        .upstream("web", &[check], &servers)
+        .client("local", "source = \"127.0.0.0/8\"", "web", "");
+    let lb = start(site).await;
+    let addr = lb.address("plain");
+    let mut pid = lb.pid();
+    for _ in 0..3 {
+        pid = upgrade(&lb, pid).await;
+        for _ in 0..4 {
+            plain(addr).await.unwrap();
+        }
+        let metrics = lb.metrics().await;
+        let failures = "leastconn_server_connect_failures_total{server=\"dead\",upstream=\"web\"}";
+        assert_eq!(metrics.get(failures).copied().unwrap_or(0.0), 0.0);
+    }
+}
+
+#[tokio::test]
+async fn a_reload_that_is_asked_for_meanwhile_is_done_by_the_new_process() {
+    let web = Upstream::named("web1").await;
+    let lb = start(both(&web)).await;
+    let pid = lb.pid();
+    signal(pid, Signal::USR2);
+    // In this order; signals themselves have none.
+    lb.wait_log(
+        |event| crate::upgrading::message(event).starts_with("SIGUSR2: starting"),
+        DEADLINE,
+    )
+    .await;
+    signal(pid, Signal::HUP);
+    signal(pid, Signal::USR2);
+    let next = crate::upgrading::successor(&lb, pid).await;
+    lb.wait_log(
+        |event| crate::upgrading::message(event).starts_with("reloaded"),
+        DEADLINE,
+    )
+    .await;
+    plain(lb.address("plain")).await.unwrap();
+    assert_ne!(next, pid);
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+}

@@ -1,0 +1,105 @@
+//! One process after the other.
+
+use std::{os::unix::process::CommandExt, path::Path, process::Command, time::Duration};
+
+use leastconn_testkit::{DEADLINE, Signal, eventually, metrics};
+use rustix::process::{Pid, kill_process};
+use serde_json::Value;
+
+use crate::support::{Running, Site};
+
+/// Starts a balancer that may have successors, all of which end with the test.
+pub(crate) async fn start(site: Site) -> Running {
+    site.start_with(apart).await
+}
+
+/// Lets all that come of a command end with the test.
+pub(crate) fn apart(command: &mut Command) {
+    command.process_group(0);
+}
+
+/// Sends a signal to a process.
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    kill_process(pid_of(pid), signal).unwrap();
+}
+
+pub(crate) fn pid_of(pid: u32) -> Pid {
+    Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
+}
+
+/// Lets the process `pid` have a successor, and returns its ID.
+pub(crate) async fn upgrade(lb: &Running, pid: u32) -> u32 {
+    signal(pid, Signal::USR2);
+    successor(lb, pid).await
+}
+
+/// Waits until somebody has taken over from the process `pid`.
+pub(crate) async fn successor(lb: &Running, pid: u32) -> u32 {
+    let took_over = |event: &Value| {
+        let fields = &event["fields"];
+        message(event).starts_with("took over") && fields["from"] == pid
+    };
+    let event = lb.wait_log(took_over, DEADLINE).await;
+    u32::try_from(event["fields"]["pid"].as_u64().unwrap()).unwrap()
+}
+
+/// What a log event says.
+pub(crate) fn message(event: &Value) -> &str {
+    event["fields"]["message"].as_str().unwrap_or_default()
+}
+
+/// Files that a process has open.
+pub(crate) fn open_files(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .count()
+}
+
+/// Waits until a process has ended, whoever collects it.
+pub(crate) async fn gone(pid: u32) {
+    let ended = eventually(DEADLINE, || async {
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        match state {
+            Err(_) => Ok(()),
+            Ok(text) if text.rsplit(") ").next().unwrap().starts_with('Z') => Ok(()),
+            Ok(_) => Err(format!("process {pid} is still there")),
+        }
+    });
+    ended.await.unwrap();
+}
+
+/// Waits until nobody is connected to the newest process, `pid`, and it has no more
+/// files open than `files`.
+pub(crate) async fn quiet(lb: &Running, pid: u32, files: usize) {
+    let quiet = eventually(Duration::from_secs(5), || async {
+        let metrics = lb.metrics().await;
+        let active = metrics::family(&metrics, "leastconn_connections_active").chain(
+            metrics::family(&metrics, "leastconn_server_connections_active"),
+        );
+        for (key, value) in active {
+            if value != 0.0 {
+                return Err(format!("{key} is {value}"));
+            }
+        }
+        match open_files(pid) {
+            now if now <= files => Ok(()),
+            now => Err(format!("{now} files are open, not {files}")),
+        }
+    });
+    quiet.await.unwrap();
+    assert!(!lb.stderr().contains("panicked"), "{}", lb.stderr());
+}
+
+/// Makes `name` another name for `program`, in one step.
+pub(crate) fn link(name: &Path, program: &Path) {
+    let new = name.with_extension("new");
+    std::os::unix::fs::symlink(program, &new).unwrap();
+    std::fs::rename(new, name).unwrap();
+}
+
+/// Writes a shell script that can be started.
+pub(crate) fn script(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
