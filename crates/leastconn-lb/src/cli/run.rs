@@ -8,7 +8,7 @@ use super::{DONE, FAILED, INVALID, fail};
 use crate::{
     access_log::AccessLog,
     config::{self, Config, Loaded},
-    descriptors, logging,
+    descriptors, logging, sandbox,
     server::Server,
 };
 
@@ -25,11 +25,16 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
             return fail(&format!("{}: not started", path.display()), INVALID);
         }
     };
+    // Before there is any other thread.
+    if let Err(error) = sandbox::confine(&loaded.config) {
+        return fail(&error, FAILED);
+    }
     loaded.warn_of_unresolved_names();
     let Loaded {
         config, warnings, ..
     } = loaded;
     logging::start(&config.log);
+    sandbox::announce();
     for warning in warnings.lines() {
         tracing::warn!("{warning}");
     }

@@ -52,6 +52,10 @@ async fn what_is_wrong_changes_nothing_and_says_what_it_is() {
             "`process.workers` was changed, which needs a restart",
         ),
         (
+            config.replace("workers = 2", "workers = 2\nsandbox = \"off\""),
+            "`process.sandbox` was changed, which needs a restart",
+        ),
+        (
             config.replace(
                 "bind = \"127.0.0.1:0\"\n\n[[",
                 "bind = \"127.0.0.1:9\"\n\n[[",
@@ -80,7 +84,7 @@ async fn what_is_wrong_changes_nothing_and_says_what_it_is() {
         is_refused(added).await;
     }
     assert_eq!(lb.reload(&config).await, "applied");
-    assert_eq!(lb.reloads().await, [1.0, 6.0]);
+    assert_eq!(lb.reloads().await, [1.0, 7.0]);
     lb.quiet().await;
 }
 
@@ -285,7 +289,9 @@ async fn the_number_of_connections_can_be_lowered_and_raised() {
 #[tokio::test]
 async fn log_level_and_access_log_change() {
     let web = Upstream::named("web1").await;
-    let lb = Site::plain(&[&web]).start().await;
+    // Confined, it may not begin to write where it only read.
+    let site = Site::plain(&[&web]).process("sandbox = \"off\"");
+    let lb = site.start().await;
     talk(tcp(lb.main()).await).await.unwrap();
     lb.nth(0, "ok").await;
     let config = lb.config().replace(
