@@ -82,6 +82,14 @@ impl Setup {
     }
 }
 
+/// For models with so many steps that all of their interleavings take hours: those
+/// with at most three switches away from a thread that could go on.
+fn with_few_switches(model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(model);
+}
+
 #[test]
 fn picks_at_once_leave_no_difference_over_one() {
     // Even numbers of picks: of an odd one, the last evens a fault out. And of
@@ -119,7 +127,7 @@ fn max_conns_holds_against_picks_at_once() {
 #[test]
 fn turns_taken_at_once_are_those_that_one_would_have_taken() {
     for each in 1..=2 {
-        loom::model(move || {
+        with_few_switches(move || {
             let setup = Setup::by([spec("a"), spec("b")], Balance::RoundRobin);
             let picks = move |setup: Setup| -> Vec<_> {
                 (0..each).map(|_| setup.pick(at(0)).unwrap()).collect()
@@ -156,7 +164,7 @@ fn max_conns_holds_against_picks_at_once_whatever_the_balance() {
 
 #[test]
 fn a_beginning_that_two_see_at_once_begins_once_and_ends() {
-    loom::model(|| {
+    with_few_switches(|| {
         let pool = Pool::new("pool", [spec("a")], None, PassivePolicy::default(), 7).unwrap();
         let pool = Arc::new(pool.with_slow_start(Duration::from_secs(10)));
         let all = pool.all();
