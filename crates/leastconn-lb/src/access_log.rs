@@ -16,7 +16,7 @@ use std::{
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-use crate::config::Access;
+use crate::{config::Access, sandbox};
 
 /// Lines that may wait for the writer: about a second of a busy balancer.
 const QUEUE: usize = 32 * 1024;
@@ -57,10 +57,12 @@ pub struct Prepared(Sink);
 
 /// The access log's file cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open the access log `{}`: {source}", path.display())]
+#[error("cannot open the access log `{}`: {source}{hint}", path.display())]
 pub struct OpenError {
     path: PathBuf,
     source: io::Error,
+    /// What to do about it, if that is known; begins with a semicolon.
+    hint: String,
 }
 
 impl AccessLog {
@@ -182,6 +184,8 @@ fn open(path: &Path) -> Result<File, OpenError> {
         .open(path)
         .map_err(|source| OpenError {
             path: path.to_owned(),
+            hint: sandbox::hint_for_appending(path, &source)
+                .map_or_else(String::new, |hint| format!("; {hint}")),
             source,
         })
 }

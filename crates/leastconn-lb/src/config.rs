@@ -50,8 +50,8 @@ pub use cidr::{IpNet, Prefixes};
 pub use clients::{Clients, Key, Rule};
 pub use model::{
     Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log, Mode,
-    OnExpiry, ProbeKind, Process, Route, Senders, SourceRateLimit, StatusSet, Timeouts, TlsRecords,
-    Upstream, Watch,
+    OnExpiry, ProbeKind, Process, Route, Sandbox, Senders, SourceRateLimit, StatusSet, Timeouts,
+    TlsRecords, Upstream, Watch,
 };
 pub use pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
 pub(crate) use problem::visible;
@@ -63,6 +63,7 @@ pub use tls::{
     UpstreamTlsMaterial, Written,
 };
 
+use crate::sandbox;
 use resolve::{AddressUse, Surroundings};
 
 /// A file with the configuration of a thousand clients has some 200 KB.
@@ -146,7 +147,10 @@ pub(crate) fn read(path: &Path) -> Reading {
         Ok(text) => text,
         Err(error) => {
             let mut problems = Problems::new(&name, "");
-            problems.error(format!("the file cannot be read: {error}"));
+            let problem = problems.error(format!("the file cannot be read: {error}"));
+            if let Some(hint) = sandbox::hint_for_reading(path, &error) {
+                problem.help(hint);
+            }
             return Reading::failed(problems);
         }
     };

@@ -24,6 +24,7 @@ pub mod proxy_protocol;
 pub mod record;
 pub mod reload;
 pub mod running;
+pub mod sandbox;
 pub mod server;
 pub mod shadow;
 pub mod shared;

@@ -441,6 +441,7 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         "process.workers",
         from.workers != to.workers && !(from.auto_workers && to.auto_workers),
     );
+    compare("process.sandbox", from.sandbox != to.sandbox);
     match (&running.admin, &new.admin) {
         (Some(from), Some(to)) => compare("admin.bind", from.bind != to.bind),
         (from, to) => compare("admin", from.is_some() != to.is_some()),

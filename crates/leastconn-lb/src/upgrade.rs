@@ -34,7 +34,7 @@ use tokio::time::timeout;
 
 use crate::{
     inherited::{FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
-    notify,
+    notify, sandbox,
 };
 use channel::{FromNew, FromOld, Reader};
 pub(crate) use first::{First, is_first};
@@ -48,6 +48,11 @@ const FIRST_FD: i32 = 3;
 /// A socket that is passed on, by its name.
 pub(crate) type Passed = (String, OwnedFd);
 
+fn hint(path: &Path, error: &io::Error) -> String {
+    let hint = sandbox::hint_for_executing(path, error);
+    hint.map_or_else(String::new, |hint| format!("; {hint}"))
+}
+
 /// There is no new process, and the old one goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum UpgradeError {
@@ -55,7 +60,7 @@ pub enum UpgradeError {
     #[error("there is no program to start: {0}")]
     Program(io::Error),
     /// It could not be started.
-    #[error("{} cannot be started: {source}", path.display())]
+    #[error("{} cannot be started: {source}{}", path.display(), hint(path, source))]
     Spawn {
         /// The program.
         path: PathBuf,

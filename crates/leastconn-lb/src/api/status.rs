@@ -8,7 +8,7 @@ use super::{Outcomes, Sight, UpstreamSummary, count, outcomes, time};
 use crate::{
     config::{self, Access},
     listener::Listener,
-    shared,
+    sandbox, shared,
 };
 
 /// The balancer as a whole.
@@ -35,6 +35,8 @@ pub struct Status {
     pub configuration: Configuration,
     /// What it writes.
     pub log: LogStatus,
+    /// How far it is confined to what it needs.
+    pub sandbox: Sandbox,
     /// All its connections.
     pub connections: Totals,
     /// In the configuration's order, then those that are gone from it and have
@@ -65,6 +67,32 @@ pub struct FailedUpgrade {
     pub time: String,
     /// Why.
     pub reason: String,
+}
+
+/// How far the process is confined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Sandbox {
+    /// In a word.
+    pub state: SandboxState,
+    /// What is missing, or why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// How far the process is confined, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxState {
+    /// It is.
+    On,
+    /// As far as an old kernel can.
+    Partial,
+    /// As far as the processes were that it was upgraded from.
+    Inherited,
+    /// It is not, and should be.
+    Unavailable,
+    /// It is not.
+    Off,
 }
 
 /// The configuration that is in force.
@@ -236,6 +264,7 @@ impl Status {
                 },
                 lines_lost: shared.books.log.lost(),
             },
+            sandbox: sandbox::confinement().into(),
             connections: Totals::of(sight, &listeners),
             listeners,
             upstreams: UpstreamSummary::all(state),
@@ -251,6 +280,20 @@ impl From<shared::Phase> for Phase {
             shared::Phase::Ready => Self::Ready,
             shared::Phase::Draining | shared::Phase::Replaced => Self::Draining,
         }
+    }
+}
+
+impl From<&sandbox::Confinement> for Sandbox {
+    fn from(how: &sandbox::Confinement) -> Self {
+        use sandbox::Confinement;
+        let (state, detail) = match how {
+            Confinement::Off => (SandboxState::Off, None),
+            Confinement::Unavailable(why) => (SandboxState::Unavailable, Some(why.clone())),
+            Confinement::Confined { missing, .. } if missing.is_empty() => (SandboxState::On, None),
+            Confinement::Confined { .. } => (SandboxState::Partial, Some(how.to_string())),
+            Confinement::Inherited => (SandboxState::Inherited, Some(how.to_string())),
+        };
+        Self { state, detail }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     config::{self, Loaded},
     descriptors,
     inherited::Inherited,
-    logging,
+    logging, sandbox,
 };
 
 /// Runs the configuration at `path`, or at one of the usual places.
@@ -34,11 +34,18 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
             return code;
         }
     };
+    // Before there is any other thread.
+    if let Err(error) = sandbox::confine(&loaded.config) {
+        let code = fail(&error, FAILED);
+        inherited.fail(vec![error.to_string()]);
+        return code;
+    }
     loaded.warn_of_unresolved_names();
     let Loaded {
         config, warnings, ..
     } = loaded;
     logging::start(&config.log);
+    sandbox::announce();
     for warning in warnings.lines() {
         tracing::warn!("{warning}");
     }

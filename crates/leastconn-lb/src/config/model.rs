@@ -62,6 +62,15 @@ impl Config {
             .chain(upstreams.flat_map(|tls| &tls.material.files))
     }
 
+    /// Every file that the configuration is read from: its own, and those that it names.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        let listeners = self.listeners.iter().flat_map(|listener| &listener.tls);
+        let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.tls);
+        std::iter::once(self.path.clone())
+            .chain(listeners.flat_map(|tls| tls.written.files()))
+            .chain(upstreams.flat_map(|tls| tls.files.iter().cloned()))
+    }
+
     /// The listener of this name.
     pub fn listener(&self, name: &str) -> Option<&Listener> {
         self.listeners
@@ -87,6 +96,8 @@ pub struct Process {
     pub watch: Watch,
     /// What seals and opens TLS records once a handshake is over.
     pub tls_records: TlsRecords,
+    /// Whether the process confines itself; `None`: as far as the kernel can.
+    pub sandbox: Option<Sandbox>,
 }
 
 /// Whether files are loaded anew when they change.
@@ -98,6 +109,17 @@ pub enum Watch {
     #[default]
     On,
     /// Only when the whole configuration is.
+    Off,
+}
+
+/// Whether the process confines itself to what its configuration names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "sandbox")]
+pub enum Sandbox {
+    /// It does, or does not start.
+    On,
+    /// It does not.
     Off,
 }
 

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{
     defaults::{self, text},
-    model::{Format, Level, Mode, OnExpiry, TlsRecords, Watch},
+    model::{Format, Level, Mode, OnExpiry, Sandbox, TlsRecords, Watch},
     tls::{ClientAuth, MinVersion, Resumption},
 };
 use value::{At, DateTime, DurationText, OneOrMany, ServerEntry, StatusCodes, Workers};
@@ -72,6 +72,9 @@ pub struct RawProcess {
     /// What seals and opens TLS records once a handshake is over.
     #[schemars(extend("default" = "direct"))]
     pub tls_records: Opt<TlsRecords>,
+    /// Whether the process may only touch the files that it needs (Landlock). "on": it
+    /// does not start where the kernel cannot do that. Absent: it goes on with a warning.
+    pub sandbox: Opt<Sandbox>,
 }
 
 /// What is logged, how and where.

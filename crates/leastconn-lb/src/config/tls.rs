@@ -114,6 +114,8 @@ pub struct UpstreamTls {
     /// What every server's certificate must be for. `None`: each server's own host,
     /// which was checked to be something that a certificate can be for.
     pub server_name: Option<ServerName<'static>>,
+    /// All files that it names.
+    pub files: Vec<PathBuf>,
     /// What the files hold. Shared: a configuration is cloned, its keys are not.
     pub material: Arc<UpstreamTlsMaterial>,
 }

@@ -66,6 +66,7 @@ fn config(clients: Vec<Client>) -> Config {
             max_handshakes: NonZeroUsize::MIN,
             drain_timeout: Duration::ZERO,
             tls_records: TlsRecords::default(),
+            sandbox: None,
         },
         log: Log {
             level: Level::Info,

@@ -14,6 +14,7 @@ mod bounds_what_slow_readers_hold;
 mod caps_what_it_takes_on;
 mod carries_bytes_unchanged;
 mod checks_health_over_tls;
+mod confines_itself;
 mod ends_floods_of_key_updates;
 mod ends_handshakes_at_one_deadline;
 mod ends_silent_connections;

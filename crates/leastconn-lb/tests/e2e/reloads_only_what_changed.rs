@@ -52,6 +52,10 @@ async fn what_is_wrong_changes_nothing_and_says_what_it_is() {
             "`process.workers` was changed, which needs a restart",
         ),
         (
+            config.replace("workers = 2", "workers = 2\nsandbox = \"off\""),
+            "`process.sandbox` was changed, which needs a restart",
+        ),
+        (
             config.replace(
                 "bind = \"127.0.0.1:0\"\n\n[[",
                 "bind = \"127.0.0.1:9\"\n\n[[",
@@ -80,7 +84,7 @@ async fn what_is_wrong_changes_nothing_and_says_what_it_is() {
         is_refused(added).await;
     }
     assert_eq!(lb.reload(&config).await, "applied");
-    assert_eq!(lb.reloads().await, [1.0, 6.0]);
+    assert_eq!(lb.reloads().await, [1.0, 7.0]);
     lb.quiet().await;
 }
 

@@ -50,6 +50,7 @@ impl Resolver<'_> {
                 .tls_records
                 .as_ref()
                 .map_or_else(Default::default, |at| at.value),
+            sandbox: raw.sandbox.as_ref().map(|at| at.value),
         }
     }
 

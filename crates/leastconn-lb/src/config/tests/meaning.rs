@@ -7,7 +7,7 @@ use leastconn::{Address, Balance, ServerId, UpstreamId, Weight};
 use super::{PLAIN, changed, config, reading};
 use crate::config::{
     Access, Allow, Format, Granted, HealthCheck, IpNet, Key, Level, Mode, OnExpiry, Prefixes,
-    ProbeKind, Senders, StatusSet, TlsRecords, Watch, schema,
+    ProbeKind, Sandbox, Senders, StatusSet, TlsRecords, Watch, schema,
 };
 use crate::proxy_protocol::Version;
 
@@ -19,6 +19,7 @@ fn what_is_left_out_has_the_contract_s_defaults() {
     assert_eq!(config.process.drain_timeout, Duration::from_secs(30));
     assert_eq!(config.process.tls_records, TlsRecords::Direct);
     assert_eq!(config.process.watch, Watch::On);
+    assert_eq!(config.process.sandbox, None);
     assert_eq!(config.log.level, Level::Info);
     assert_eq!(config.log.format, Format::Text);
     assert_eq!(config.log.access, Access::Stdout);
@@ -65,6 +66,7 @@ fn every_key_that_works_does() {
         drain_timeout = "1m30s"
         tls_records = "rustls"
         watch = "off"
+        sandbox = "on"
 
         [log]
         level = "debug"
@@ -121,6 +123,7 @@ fn every_key_that_works_does() {
     assert_eq!(config.process.drain_timeout, Duration::from_secs(90));
     assert_eq!(config.process.tls_records, TlsRecords::Rustls);
     assert_eq!(config.process.watch, Watch::Off);
+    assert_eq!(config.process.sandbox, Some(Sandbox::On));
     assert_eq!(config.log.access, Access::File("/dev/access.log".into()));
     assert_eq!(
         config.admin.as_ref().unwrap().bind.to_string(),

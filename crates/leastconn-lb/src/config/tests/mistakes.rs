@@ -175,6 +175,16 @@ fn mistakes_and_what_is_said() {
         ),
         (
             "[[listener]]",
+            "[process]\nsandbox = \"strict\"\n[[listener]]",
+            "error: `sandbox` cannot be \"strict\"; it is \"on\" or \"off\"",
+        ),
+        (
+            "[[listener]]",
+            "[process]\nsandbox = true\n[[listener]]",
+            "error: `sandbox`: expected \"on\" or \"off\", found a boolean",
+        ),
+        (
+            "[[listener]]",
             "[log]\nlevel = \"warning\"\n[[listener]]",
             "error: `level` cannot be \"warning\"; it is \"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
         ),

@@ -57,6 +57,11 @@ fn good_files_are_loaded() {
     assert_eq!(tls.material.ca, [pki.ca.der().clone()]);
     assert_eq!(tls.material.crls.len(), 1);
     assert_eq!(tls.material.own.as_ref().unwrap().cert_chain.len(), 1);
+    let named: Vec<_> = config.files().collect();
+    for file in ["leastconn.toml", "ca.crt", "ca.crl", "lb.crt", "lb.key"] {
+        let of_that_name = named.iter().filter(|path| path.ends_with(file)).count();
+        assert_eq!(of_that_name, 1, "{file} in {named:?}");
+    }
     let files: Vec<_> = tls
         .material
         .files

@@ -11,6 +11,8 @@ use rustls::pki_types::{
     pem::{PemObject, SectionKind},
 };
 
+use crate::sandbox;
+
 /// Revocation lists grow to some megabytes; nothing else comes near.
 const LARGEST: u64 = 64 * 1024 * 1024;
 
@@ -57,8 +59,9 @@ impl FileError {
 impl Pem {
     pub(super) fn read(path: &Path, wanted: Wanted) -> Result<Self, FileError> {
         let bytes = read_all(path).map_err(|error| FileError {
+            message: error.to_string(),
             note: Some(format!("the file is {}", absolute(path))),
-            ..FileError::new(error.to_string())
+            help: sandbox::hint_for_reading(path, &error),
         })?;
         let pem = Self::parse(&bytes, wanted)?;
         let count = match wanted {

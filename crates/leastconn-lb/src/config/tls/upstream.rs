@@ -52,6 +52,13 @@ pub(crate) fn load(
             .as_ref()
             .map_or(MinVersion::Tls12, |at| at.value),
         server_name,
+        files: [ca, cert, key]
+            .into_iter()
+            .flatten()
+            .map(|at| at.value.as_str())
+            .chain(crl.iter().flat_map(At::each).map(|at| at.value))
+            .map(|file| base_dir.join(file))
+            .collect(),
         material: Arc::new(UpstreamTlsMaterial {
             ca: authorities.unwrap_or_default(),
             crls,

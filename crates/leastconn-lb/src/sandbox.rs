@@ -1,0 +1,234 @@
+//! The process confines itself once it has read its configuration, by Landlock: it may
+//! read and write what that names and what the system's libraries need, and nothing
+//! else, whoever it runs as. Somebody who gets hold of it finds no other files to read,
+//! nowhere to write and no other process to signal.
+//!
+//! **When.** `landlock_restrict_self` holds for the thread that calls it and those that
+//! it starts later. So it is called when there is no other: after the configuration was
+//! read, and before host names are looked up, logs opened, and the runtime, the admin
+//! side and the log's writer started. Linux 7.0 can confine threads that run already;
+//! with this order nothing is left for it to do, and the order holds on all kernels.
+//!
+//! **What is allowed** is *directories*, never files by themselves: a rule sticks to the
+//! file that was there, and files are replaced by renaming. Certificates are renewed so,
+//! and so are `/etc/resolv.conf` and this program. Where a link is on the way to a file,
+//! the directory that it leads to is allowed too ([`trail`]), so that links may be
+//! pointed elsewhere, as Kubernetes does it. The root directory is never allowed: that
+//! would be everything. What lies in it is allowed file by file, and not found again
+//! once it was replaced. Nor is a directory that was itself replaced by renaming: its
+//! parent would have to be allowed, with all else that is there.
+//! - Reading: the directories of the configuration and of every file that it names;
+//!   `/etc` and `/usr` whole, since name resolution reads this file here and loads that
+//!   library there, late, and package managers and DHCP clients replace both; `/proc`,
+//!   since a rule for `/proc/self` alone is lost when the kernel forgets that it had
+//!   looked it up, and is of no use to the next process of an upgrade. What is secret in
+//!   it about other processes (environment, memory, open files) stays closed: Landlock
+//!   forbids tracing those that are not confined as well.
+//! - Writing: the directory of the access log (files are made and written, not removed),
+//!   and of the admin socket (sockets are made; files are removed).
+//! - Executing: the directory of this program and that of the dynamic loader, so that an
+//!   upgrade can start the file that took this one's place. It inherits everything that
+//!   is forbidden here.
+//!
+//! **What is not restricted**: the network, since a reload may add listeners and servers
+//! with other ports; connecting to Unix sockets with a path, which name services and
+//! service managers have (kernels before 7.1 could not forbid it); and whatever Landlock
+//! does not look at, such as the size and date of any file.
+//!
+//! **Signals and abstract sockets**: only to processes that are confined with this one or
+//! below it, which the next process of an upgrade is. Where the service manager listens
+//! at an abstract socket (`NOTIFY_SOCKET=@…`), those are left alone.
+//!
+//! **No core files**, as keys are in memory. The process stays traceable by its own user
+//! (`PR_SET_DUMPABLE`): without that, `/proc/PID` belongs to root, and operators and
+//! monitoring cannot count its files any more; and whoever is that user can read the key
+//! files themselves.
+//!
+//! **Upgrades.** The next process starts inside this one's walls and puts its own within
+//! them; the kernel stands for sixteen layers. The seventeenth process in a row cannot
+//! add any (`E2BIG`), and has no need to: it goes on with those that it was born with.
+//!
+//! **Where it cannot be done.** A kernel without Landlock is no reason not to serve: it
+//! is warned of, and shown by the status, unless `sandbox = "on"` is written in the file.
+//! Who asks for it does not get a process without.
+
+mod allowed;
+mod kernel;
+#[cfg(test)]
+mod tests;
+mod trail;
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use rustix::{
+    fs::{Access, access},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
+
+use crate::{
+    config::{Config, Sandbox},
+    inherited::UPGRADE,
+};
+use allowed::Allowed;
+
+/// What confines this process.
+static CONFINEMENT: OnceLock<Confinement> = OnceLock::new();
+
+/// How far a process is confined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Confinement {
+    /// Not at all: the configuration says so, or nobody has asked for it.
+    Off,
+    /// Not at all, for this reason.
+    Unavailable(String),
+    /// As far as the kernel can.
+    Confined {
+        /// The version of the kernel's interface.
+        abi: i32,
+        /// What it cannot keep the process from.
+        missing: Vec<&'static str>,
+    },
+    /// By the walls of the processes that it was upgraded from, of which there cannot
+    /// be any more.
+    Inherited,
+}
+
+impl fmt::Display for Confinement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Unavailable(why) => write!(f, "not confined: {why}"),
+            Self::Confined { abi, missing } => {
+                write!(f, "confined by Landlock (version {abi})")?;
+                if !missing.is_empty() {
+                    let missing = missing.join(", or ");
+                    write!(f, ", which does not keep it from {missing} yet")?;
+                }
+                Ok(())
+            }
+            Self::Inherited => f.write_str(
+                "confined as the processes before it were: after so many upgrades in a row there is room for no more; a restart makes it",
+            ),
+        }
+    }
+}
+
+/// It was asked for, and is not to be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`sandbox = \"on\"` in `[process]` cannot be met: {0}; without the key, the process goes on unconfined where it must"
+)]
+pub struct Unmet(String);
+
+/// Confines this thread, and all that are started from here on, to what `config` needs.
+/// To be called before there are others.
+///
+/// # Errors
+/// If the configuration insists on it, and the kernel cannot.
+pub fn confine(config: &Config) -> Result<(), Unmet> {
+    if config.process.sandbox == Some(Sandbox::Off) {
+        return Ok(());
+    }
+    forbid_core_files();
+    let done = kernel::apply(&Allowed::by(config), reach_abstract_sockets());
+    if let (Confinement::Unavailable(why), Some(Sandbox::On)) = (&done, config.process.sandbox) {
+        return Err(Unmet(why.clone()));
+    }
+    // Only the first time, as everything of a process that there is once.
+    let _ = CONFINEMENT.set(done);
+    Ok(())
+}
+
+/// How far this process is confined.
+pub fn confinement() -> &'static Confinement {
+    CONFINEMENT.get().unwrap_or(&Confinement::Off)
+}
+
+/// Says how far this process is confined, if it was to be.
+pub fn announce() {
+    match confinement() {
+        Confinement::Off => {}
+        how @ Confinement::Confined { missing, .. } if missing.is_empty() => {
+            tracing::info!("{how}");
+        }
+        how => tracing::warn!("{how}"),
+    }
+}
+
+/// The next process of an upgrade tells its manager of itself as this one did.
+fn reach_abstract_sockets() -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| socket.as_bytes().starts_with(b"@"))
+}
+
+/// The limit can be raised again from outside (`prlimit --core`).
+fn forbid_core_files() {
+    let none = Rlimit {
+        current: Some(0),
+        ..getrlimit(Resource::Core)
+    };
+    // Lowering is always allowed.
+    let _ = setrlimit(Resource::Core, none);
+}
+
+/// What to say of an `error` at reading the file at `path`, if it comes from here.
+pub(crate) fn hint_for_reading(path: &Path, error: &io::Error) -> Option<String> {
+    hint(path, error, "reading in", Access::READ_OK)
+}
+
+/// What to say of an `error` at opening the file at `path` to append to it, if it comes
+/// from here.
+pub(crate) fn hint_for_appending(path: &Path, error: &io::Error) -> Option<String> {
+    hint(path, error, "writing in", Access::WRITE_OK)
+}
+
+/// What to say of an `error` at starting the program at `path`, if it comes from here.
+pub fn hint_for_executing(path: &Path, error: &io::Error) -> Option<String> {
+    hint(path, error, "executing anything in", Access::EXEC_OK)
+}
+
+fn hint(path: &Path, error: &io::Error, doing: &str, needed: Access) -> Option<String> {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return None;
+    }
+    let confined = matches!(
+        confinement(),
+        Confinement::Confined { .. } | Confinement::Inherited
+    );
+    // Before it has walls of its own, it may have inherited some.
+    if !confined && std::env::var_os(UPGRADE).is_none() {
+        return None;
+    }
+    // Asked so, the system answers by owner and mode alone: Landlock is not looked at.
+    let there = if path.exists() { path } else { parent(path) };
+    access(there, needed).ok()?;
+    Some(format!(
+        "the sandbox does not allow {doing} {}: it allows the directories that the configuration \
+         named at the start, as they were then. Restart to allow what it names now (an \
+         upgrade does not), or set `sandbox = \"off\"` in `[process]` and restart",
+        directory(path).display()
+    ))
+}
+
+/// Where a path leads, as far as that can be said.
+fn directory(path: &Path) -> PathBuf {
+    let resolved = path.canonicalize().ok();
+    let directory = resolved.as_deref().and_then(Path::parent);
+    match directory {
+        Some(directory) => directory.to_owned(),
+        None => std::path::absolute(parent(path)).unwrap_or_else(|_| parent(path).to_owned()),
+    }
+}
+
+/// The directory that a name is in; of a bare name, the working directory.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        None => path,
+    }
+}

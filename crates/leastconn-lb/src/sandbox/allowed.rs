@@ -1,0 +1,200 @@
+//! What a confined process may do where.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use landlock::{AccessFs, BitFlags, make_bitflags};
+
+use super::{parent, trail::Trail};
+use crate::config::{Access, Config};
+
+type Rights = BitFlags<AccessFs>;
+
+const READ: Rights = make_bitflags!(AccessFs::{ReadFile | ReadDir});
+pub(super) const EXECUTE: Rights = make_bitflags!(AccessFs::{ReadFile | ReadDir | Execute});
+/// Files are made and appended to; old ones are moved away by others.
+const LOG: Rights = make_bitflags!(AccessFs::{WriteFile | MakeReg});
+/// A socket that a process has left behind is removed.
+const SOCKET: Rights = make_bitflags!(AccessFs::{MakeSock | RemoveFile});
+const READ_FILE: Rights = make_bitflags!(AccessFs::{ReadFile});
+const WRITE_FILE: Rights = make_bitflags!(AccessFs::{WriteFile});
+
+/// What every process reads now and then, where it is there.
+const SYSTEM: [&str; 14] = [
+    // Name resolution, the dynamic loader's cache.
+    "/etc",
+    // Libraries that the C library loads when it first needs them, to look up names or
+    // to end a thread.
+    "/usr",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/nix/store",
+    "/gnu/store",
+    // How many CPUs there are for us.
+    "/proc",
+    "/sys/fs/cgroup",
+    "/sys/devices/system/cpu",
+    // Where `/etc/resolv.conf` may lead to, from one day to the next.
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager",
+    "/run/connman",
+];
+
+const DEVICES: [(&str, Rights); 3] = [
+    (
+        "/dev/null",
+        make_bitflags!(AccessFs::{ReadFile | WriteFile}),
+    ),
+    ("/dev/urandom", READ_FILE),
+    ("/dev/random", READ_FILE),
+];
+
+/// Files of the system that may be links to where only they are.
+const RESOLUTION: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"];
+
+/// Directories, and a few files, with what is allowed beneath them.
+#[derive(Debug, Default)]
+pub(super) struct Allowed(BTreeMap<PathBuf, Rights>);
+
+impl Allowed {
+    /// What a process needs to run `config`.
+    pub(super) fn by(config: &Config) -> Self {
+        let mut allowed = Self::default();
+        for path in SYSTEM {
+            allowed.add(PathBuf::from(path), READ);
+        }
+        for (path, rights) in DEVICES {
+            allowed.add(PathBuf::from(path), rights);
+        }
+        for path in RESOLUTION {
+            allowed.reading(Path::new(path));
+        }
+        for path in config.files() {
+            allowed.reading(&path);
+        }
+        if let Access::File(path) = &config.log.access {
+            allowed.log(path);
+        }
+        // A reload may move the log to a file: in a directory of one's own it may. What
+        // an administrator has put in order stays as it is.
+        let site = config.path.canonicalize().unwrap_or_default();
+        if !SYSTEM.iter().any(|system| site.starts_with(system)) && parent(&site) != Path::new("/")
+        {
+            allowed.add(parent(&site).to_owned(), LOG);
+        }
+        allowed.program();
+        allowed
+    }
+
+    /// A file is read, and whatever takes its place.
+    pub(super) fn reading(&mut self, path: &Path) {
+        let trail = Trail::of(path);
+        for directory in trail.places.into_iter().chain(trail.siblings) {
+            self.add(directory, READ);
+        }
+        // One in the root directory has no place that could be allowed.
+        if let Ok(file) = path.canonicalize()
+            && parent(&file) == Path::new("/")
+            && file.is_file()
+        {
+            self.add(file, READ_FILE);
+        }
+    }
+
+    /// A log is appended to, and made again once it was renamed.
+    pub(super) fn log(&mut self, path: &Path) {
+        let trail = Trail::of(path);
+        let exists = fs::metadata(path);
+        // Pipes and terminals are not made again.
+        if trail.through_proc || exists.is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
+            self.add(path.to_owned(), WRITE_FILE);
+            return;
+        }
+        for directory in trail.places {
+            self.add(directory, LOG);
+        }
+        if let Ok(file) = path.canonicalize()
+            && parent(&file) == Path::new("/")
+            && file.is_file()
+        {
+            self.add(file, WRITE_FILE);
+        }
+    }
+
+    /// A Unix socket is made at `path`, in place of one that was left behind.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "`admin.socket` is still to come")
+    )]
+    pub(super) fn socket(&mut self, path: &Path) {
+        for directory in Trail::of(path).places {
+            self.add(directory, SOCKET);
+        }
+    }
+
+    /// This program is started anew, in whatever version is there by then.
+    fn program(&mut self) {
+        for path in programs() {
+            let trail = Trail::of(&path);
+            for directory in trail.places.into_iter().chain(trail.siblings) {
+                self.add(directory, EXECUTE);
+            }
+            if let Ok(file) = path.canonicalize()
+                && parent(&file) == Path::new("/")
+            {
+                self.add(file, make_bitflags!(AccessFs::{ReadFile | Execute}));
+            }
+        }
+        for directory in loaders(&fs::read_to_string("/proc/self/maps").unwrap_or_default()) {
+            self.add(directory, EXECUTE);
+        }
+    }
+
+    pub(super) fn add(&mut self, path: PathBuf, rights: Rights) {
+        *self.0.entry(path).or_default() |= rights;
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Path, Rights)> {
+        self.0.iter().map(|(path, rights)| (&**path, *rights))
+    }
+}
+
+/// The names of this program: the one that it was called by, and that of its file.
+fn programs() -> impl Iterator<Item = PathBuf> {
+    let called = env::args_os().next().map(PathBuf::from);
+    let called = called.and_then(|name| match name.components().count() {
+        1 if !name.is_absolute() => {
+            let path = env::var_os("PATH")?;
+            env::split_paths(&path)
+                .map(|directory| directory.join(&name))
+                .find(|file| file.is_file())
+        }
+        _ => Some(name),
+    });
+    called.into_iter().chain(env::current_exe().ok())
+}
+
+/// The directories of the dynamic loaders among these mappings, which are as in
+/// `/proc/PID/maps`. The kernel executes a program's loader, not only the program.
+pub(super) fn loaders(mappings: &str) -> Vec<PathBuf> {
+    let files = mappings
+        .lines()
+        .filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])));
+    let mut found: Vec<_> = files
+        .filter(|file| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            // glibc's, musl's (which is its C library under another name).
+            name.starts_with("ld-") || name.starts_with("libc.musl-") || name == "libc.so"
+        })
+        .filter_map(|file| file.parent()?.canonicalize().ok())
+        .filter(|directory| directory != Path::new("/"))
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}

@@ -1,0 +1,439 @@
+//! Walls are put around single threads of the test here: they cannot be taken down again.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, ErrorKind, Write},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            fs::symlink,
+            net::{SocketAddr, UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    sync::mpsc,
+    thread,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{
+    Confinement,
+    allowed::{Allowed, EXECUTE},
+    kernel,
+    trail::Trail,
+};
+use crate::config;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// A thread behind walls.
+struct Walled {
+    work: mpsc::SyncSender<Work>,
+    how: Confinement,
+}
+
+impl Walled {
+    /// `None`, and says so, where the kernel has no Landlock.
+    fn by(allowed: Allowed, abstract_sockets: bool) -> Option<Self> {
+        let (work, jobs) = mpsc::sync_channel::<Work>(1);
+        let (say, hear) = mpsc::sync_channel(1);
+        thread::spawn(move || {
+            say.send(kernel::apply(&allowed, abstract_sockets)).unwrap();
+            jobs.into_iter().for_each(|job| job());
+        });
+        let how = hear.recv().unwrap();
+        if let Confinement::Unavailable(why) = &how {
+            eprintln!("SKIPPED: {why}");
+            return None;
+        }
+        Some(Self { work, how })
+    }
+
+    fn new(allow: impl FnOnce(&mut Allowed)) -> Option<Self> {
+        let mut allowed = Allowed::default();
+        allow(&mut allowed);
+        Self::by(allowed, false)
+    }
+
+    /// Does it behind the walls.
+    fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (say, hear) = mpsc::sync_channel(1);
+        let job = Box::new(move || say.send(work()).unwrap());
+        self.work.send(job).unwrap();
+        hear.recv().unwrap()
+    }
+
+    fn read(&self, path: impl Into<PathBuf>) -> Result<String, ErrorKind> {
+        let path = path.into();
+        self.run(move || fs::read_to_string(path).map_err(|error| error.kind()))
+    }
+}
+
+const DENIED: ErrorKind = ErrorKind::PermissionDenied;
+
+fn append(path: &Path, text: &str) -> io::Result<()> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file?.write_all(text.as_bytes())
+}
+
+/// Whole directories, without the links that lead to the temporary one.
+fn directory() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().canonicalize().unwrap();
+    (dir, path)
+}
+
+fn make(dir: &Path, name: &str, text: &str) -> PathBuf {
+    let path = dir.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// As others do it: what was there is another file afterwards.
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, path).unwrap();
+}
+
+fn point(link: &Path, to: &str) {
+    let new = link.with_file_name("new-link");
+    symlink(to, &new).unwrap();
+    fs::rename(new, link).unwrap();
+}
+
+#[test]
+fn a_file_is_read_after_it_was_replaced_and_others_never() {
+    let (_keep, dir) = directory();
+    let file = make(&dir, "tls/server.crt", "old");
+    let other = make(&dir, "other/secret", "secret");
+    let Some(walled) = Walled::new(|allowed| allowed.reading(&file)) else {
+        return;
+    };
+    assert_eq!(walled.read(&file).unwrap(), "old");
+    replace(&file, "new");
+    assert_eq!(walled.read(&file).unwrap(), "new");
+    let beside = make(&dir, "tls/another.crt", "another");
+    assert_eq!(walled.read(beside).unwrap(), "another");
+    assert_eq!(walled.read(&other), Err(DENIED));
+    // Nothing is written, made or removed, not even there.
+    let (there, here) = (other.clone(), file.clone());
+    walled.run(move || {
+        for path in [&here, &there, &here.with_extension("made")] {
+            assert_eq!(append(path, "x").unwrap_err().kind(), DENIED, "{path:?}");
+        }
+        assert_eq!(fs::remove_file(&here).unwrap_err().kind(), DENIED);
+        let renamed = fs::rename(&here, here.with_extension("old"));
+        assert_eq!(renamed.unwrap_err().kind(), DENIED);
+        let listed = fs::read_dir(there.parent().unwrap());
+        assert_eq!(listed.err().unwrap().kind(), DENIED);
+    });
+    // Who is not behind them does not notice.
+    assert_eq!(fs::read_to_string(other).unwrap(), "secret");
+}
+
+#[test]
+fn links_may_be_pointed_elsewhere() {
+    let (_keep, dir) = directory();
+    // As Kubernetes does it, as certbot does it, and a whole directory.
+    make(&dir, "mount/..v1/tls.crt", "1");
+    symlink("..v1", dir.join("mount/..data")).unwrap();
+    symlink("..data/tls.crt", dir.join("mount/tls.crt")).unwrap();
+    make(&dir, "archive/site/cert1.pem", "1");
+    fs::create_dir_all(dir.join("live/site")).unwrap();
+    let live = dir.join("live/site/cert.pem");
+    symlink("../../archive/site/cert1.pem", &live).unwrap();
+    make(&dir, "releases/v1/ca.crt", "1");
+    symlink("releases/v1", dir.join("current")).unwrap();
+    let secret = make(&dir, "elsewhere/v2/ca.crt", "secret");
+    let files = [
+        dir.join("mount/tls.crt"),
+        live.clone(),
+        dir.join("current/ca.crt"),
+    ];
+    let Some(walled) = Walled::new(|allowed| files.iter().for_each(|file| allowed.reading(file)))
+    else {
+        return;
+    };
+    for file in &files {
+        assert_eq!(walled.read(file).unwrap(), "1", "{file:?}");
+    }
+    make(&dir, "mount/..v2/tls.crt", "2");
+    point(&dir.join("mount/..data"), "..v2");
+    make(&dir, "archive/site/cert2.pem", "2");
+    point(&live, "../../archive/site/cert2.pem");
+    make(&dir, "releases/v2/ca.crt", "2");
+    point(&dir.join("current"), "releases/v2");
+    for file in &files {
+        assert_eq!(walled.read(file).unwrap(), "2", "{file:?}");
+    }
+    point(&dir.join("current"), "elsewhere/v2");
+    assert_eq!(walled.read(&files[2]), Err(DENIED));
+    assert_eq!(walled.read(secret), Err(DENIED));
+}
+
+#[test]
+fn a_log_is_made_again_and_nothing_is_read_or_removed() {
+    let (_keep, dir) = directory();
+    let log = make(&dir, "log/access.log", "");
+    let Some(walled) = Walled::new(|allowed| allowed.log(&log)) else {
+        return;
+    };
+    let path = log.clone();
+    walled.run(move || append(&path, "one\n").unwrap());
+    fs::rename(&log, log.with_extension("log.1")).unwrap();
+    let path = log.clone();
+    walled.run(move || {
+        append(&path, "two\n").unwrap();
+        assert_eq!(fs::read(&path).unwrap_err().kind(), DENIED);
+        assert_eq!(fs::remove_file(&path).unwrap_err().kind(), DENIED);
+        let truncated = OpenOptions::new().write(true).truncate(true).open(&path);
+        assert_eq!(truncated.unwrap_err().kind(), DENIED);
+    });
+    assert_eq!(fs::read_to_string(&log).unwrap(), "two\n");
+    assert_eq!(
+        fs::read_to_string(log.with_extension("log.1")).unwrap(),
+        "one\n"
+    );
+}
+
+#[test]
+fn a_log_that_is_no_file_has_no_place() {
+    let trail = Trail::of(Path::new("/dev/stdout"));
+    assert!(trail.through_proc, "{trail:?}");
+    let Some(walled) = Walled::new(|allowed| {
+        allowed.log(Path::new("/dev/stdout"));
+        allowed.log(Path::new("/dev/null"));
+    }) else {
+        return;
+    };
+    walled.run(|| {
+        append(Path::new("/dev/null"), "x").unwrap();
+        let made = fs::write("/dev/shm-of-leastconn", "x");
+        assert_eq!(made.unwrap_err().kind(), DENIED);
+    });
+}
+
+#[test]
+fn a_socket_is_made_in_its_directory_and_in_no_other() {
+    let (_keep, dir) = directory();
+    let socket = dir.join("run/leastconn.sock");
+    fs::create_dir(dir.join("run")).unwrap();
+    let Some(walled) = Walled::new(|allowed| allowed.socket(&socket)) else {
+        return;
+    };
+    let other = dir.join("other.sock");
+    let path = socket.clone();
+    walled.run(move || {
+        drop(UnixListener::bind(&path).unwrap());
+        fs::remove_file(&path).unwrap();
+        let _again = UnixListener::bind(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+        let bound = UnixListener::bind(other);
+        assert_eq!(bound.unwrap_err().kind(), DENIED);
+        assert_eq!(
+            fs::write(path.with_extension("txt"), "")
+                .unwrap_err()
+                .kind(),
+            DENIED
+        );
+    });
+}
+
+/// A configuration that names no file.
+const PLAIN: &str = r#"
+[[listener]]
+name = "main"
+bind = "127.0.0.1:0"
+upstream = "web"
+[[upstream]]
+name = "web"
+servers = ["10.0.0.1:80"]
+[[client]]
+name = "all"
+match = { source = "0.0.0.0/0" }
+allow = "web"
+"#;
+
+fn usual(dir: &Path) -> Allowed {
+    let file = make(dir, "leastconn.toml", PLAIN);
+    Allowed::by(&config::load(&file).unwrap().config)
+}
+
+#[test]
+fn this_program_is_started_again_and_no_other() {
+    let (_keep, dir) = directory();
+    let Some(walled) = Walled::by(usual(&dir), false) else {
+        return;
+    };
+    walled.run(|| {
+        let this = std::env::current_exe().unwrap();
+        let listed = Command::new(this).arg("--list").output().unwrap();
+        assert!(listed.status.success(), "{listed:?}");
+        let other = Command::new("/bin/sh").arg("-c").arg("exit 0").status();
+        assert_eq!(other.unwrap_err().kind(), DENIED);
+    });
+}
+
+#[test]
+fn what_the_system_needs_is_there() {
+    use std::net::ToSocketAddrs;
+    let (_keep, dir) = directory();
+    let Some(walled) = Walled::by(usual(&dir), false) else {
+        return;
+    };
+    assert!(walled.read(dir.join("leastconn.toml")).is_ok());
+    assert!(walled.read("/proc/self/status").is_ok());
+    assert_eq!(walled.read("/proc/1/environ"), Err(DENIED));
+    let cpus = walled.run(|| thread::available_parallelism().unwrap());
+    assert_eq!(cpus, thread::available_parallelism().unwrap());
+    let names = walled.run(|| "localhost:80".to_socket_addrs().unwrap().count());
+    assert!(names > 0);
+}
+
+#[test]
+fn the_root_directory_is_never_allowed() {
+    let mut allowed = Allowed::default();
+    for name in [
+        "/leastconn.toml",
+        "/",
+        "/..",
+        "relative/../../../../../../../../x",
+    ] {
+        allowed.reading(Path::new(name));
+        allowed.log(Path::new(name));
+        allowed.socket(Path::new(name));
+    }
+    for (path, _) in allowed.iter() {
+        assert_ne!(path, Path::new("/"));
+    }
+}
+
+/// A process that does nothing until it is told to end.
+fn sleeper() -> Child {
+    Command::new("sleep").arg("60").spawn().unwrap()
+}
+
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    child.wait().unwrap();
+}
+
+#[test]
+fn signals_reach_those_behind_the_same_walls_and_behind_more() {
+    let mut outside = sleeper();
+    let of_outside = Pid::from_child(&outside);
+    let programs = |allowed: &mut Allowed| {
+        for path in ["/usr", "/bin", "/lib", "/lib64", "/etc"] {
+            allowed.add(path.into(), EXECUTE);
+        }
+    };
+    let Some(walled) = Walled::new(programs) else {
+        end(&mut outside);
+        return;
+    };
+    if !matches!(&walled.how, Confinement::Confined { missing, .. } if missing.is_empty()) {
+        eprintln!("SKIPPED: this kernel does not confine signals");
+        end(&mut outside);
+        return;
+    }
+    walled.run(move || {
+        let refused = kill_process(of_outside, Signal::KILL);
+        assert_eq!(refused, Err(rustix::io::Errno::PERM));
+        let mut inside = sleeper();
+        end(&mut inside);
+        assert!(!inside.wait().unwrap().success());
+        // As the next process of an upgrade: it has put up walls of its own.
+        let further = thread::spawn(move || {
+            let mut allowed = Allowed::default();
+            programs(&mut allowed);
+            let how = kernel::apply(&allowed, false);
+            assert!(matches!(how, Confinement::Confined { .. }), "{how:?}");
+            sleeper()
+        });
+        let mut further = further.join().unwrap();
+        kill_process(Pid::from_child(&further), Signal::TERM).unwrap();
+        assert!(!further.wait().unwrap().success());
+    });
+    assert!(outside.try_wait().unwrap().is_none(), "it was signalled");
+    end(&mut outside);
+}
+
+#[test]
+fn abstract_sockets_are_reached_only_if_the_service_manager_has_one() {
+    let name = format!("leastconn-sandbox-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(name).unwrap();
+    let _listener = UnixListener::bind_addr(&address).unwrap();
+    for reached in [false, true] {
+        let Some(walled) = Walled::by(Allowed::default(), reached) else {
+            return;
+        };
+        let address = address.clone();
+        let connected = walled.run(move || UnixStream::connect_addr(&address).is_ok());
+        assert_eq!(connected, reached);
+    }
+}
+
+#[test]
+fn after_sixteen_walls_the_next_process_goes_on_with_those_it_has() {
+    let (_keep, dir) = directory();
+    let file = make(&dir, "tls/server.crt", "text");
+    let secret = make(&dir, "other/secret", "secret");
+    let named = file.clone();
+    let Some(walled) = Walled::new(|allowed| allowed.reading(&file)) else {
+        return;
+    };
+    let last = walled.run(move || {
+        let again = || {
+            let mut allowed = Allowed::default();
+            allowed.reading(&named);
+            kernel::apply(&allowed, false)
+        };
+        for _ in 2..=16 {
+            assert!(matches!(again(), Confinement::Confined { .. }));
+        }
+        again()
+    });
+    assert_eq!(last, Confinement::Inherited);
+    assert_eq!(walled.read(file).unwrap(), "text");
+    assert_eq!(walled.read(secret), Err(DENIED));
+}
+
+#[test]
+fn a_trail_has_the_places_of_a_name_and_the_neighbours_of_links() {
+    let (_keep, dir) = directory();
+    make(&dir, "store/a/v1/file", "");
+    symlink("store/a/v1", dir.join("current")).unwrap();
+    symlink("current", dir.join("alias")).unwrap();
+    symlink("alias/file", dir.join("name")).unwrap();
+    assert_eq!(
+        Trail::of(&dir.join("name")),
+        Trail {
+            places: vec![dir.clone(), dir.join("store/a/v1")],
+            siblings: vec![dir.clone(), dir.join("store/a")],
+            through_proc: false,
+        }
+    );
+    // What is not there has a place all the same.
+    let missing = Trail::of(&dir.join("current/../v2/missing"));
+    assert_eq!(missing.places, [dir.join("store/a/v2")]);
+    // A circle ends.
+    symlink("circle", dir.join("circle")).unwrap();
+    assert_eq!(
+        Trail::of(&dir.join("circle/x/file")).places,
+        [dir.join("circle/x")]
+    );
+}
+
+#[test]
+fn the_directory_of_the_loader_is_found() {
+    let maps = "7f00-7f01 r-xp 00000000 08:01 1   /lib64/ld-linux-x86-64.so.2\n\
+                7f02-7f03 rw-p 00000000 00:00 0   [stack]\n\
+                7f04-7f05 r-xp 00000000 08:01 2   /opt/ldap/bin/lb\n";
+    let found = super::allowed::loaders(maps);
+    let expected: Vec<_> = Path::new("/lib64").canonicalize().into_iter().collect();
+    assert_eq!(found, expected);
+}

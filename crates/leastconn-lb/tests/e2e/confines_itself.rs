@@ -1,0 +1,391 @@
+//! The process keeps to what its configuration named, and nothing that operators do to
+//! its files every day is in the way of that.
+//!
+//! What single walls keep out is tested beside the code (`sandbox/tests.rs`).
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use landlock::{AccessFs, Ruleset, RulesetAttr, RulesetStatus};
+use leastconn_testkit::{Balancer, DEADLINE, Signal, Upstream, eventually, within};
+use serde_json::Value;
+
+use crate::support::{BIN, CLIENT1, NO_PROBES, Running, Site, TLS, cn, refused, talk};
+
+async fn status(lb: &Balancer) -> Value {
+    let (code, body) = lb.http_get("/api/v1/status").await;
+    assert_eq!(code, 200, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+/// Whether it is confined; says so where the kernel cannot.
+async fn is_confined(lb: &Balancer) -> bool {
+    let sandbox = status(lb).await["sandbox"].clone();
+    if sandbox["state"] == "unavailable" {
+        eprintln!("SKIPPED: {}", sandbox["detail"]);
+        return false;
+    }
+    assert!(
+        sandbox["state"] == "on" || sandbox["state"] == "partial",
+        "{sandbox}"
+    );
+    true
+}
+
+async fn said(lb: &Running, level: &str, parts: &[&str]) {
+    lb.wait_log(
+        |event| {
+            let said = event["fields"]["message"].as_str().unwrap_or_default();
+            event["level"] == level && parts.iter().all(|part| said.contains(part))
+        },
+        DEADLINE,
+    )
+    .await;
+}
+
+async fn serves(lb: &Running) {
+    let stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    talk(stream).await.unwrap();
+}
+
+/// The file's lines of `/proc/PID/status` of this name, one for each thread.
+fn of_all_threads(pid: u32, name: &str) -> Vec<String> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let values = threads.map(|thread| {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    });
+    values.collect()
+}
+
+#[tokio::test]
+async fn all_its_threads_are_confined_and_leave_no_core_file() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    if !is_confined(&lb).await {
+        return;
+    }
+    said(&lb, "INFO", &["confined by Landlock"]).await;
+    serves(&lb).await;
+    let threads = of_all_threads(lb.pid(), "NoNewPrivs:");
+    // The main one, two workers, the admin side, the log's writer.
+    assert!(threads.len() >= 5, "{threads:?}");
+    assert!(threads.iter().all(|value| value == "1"), "{threads:?}");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", lb.pid())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core"));
+    assert_eq!(
+        core.unwrap().split_whitespace().nth(4),
+        Some("0"),
+        "{limits}"
+    );
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_reload_that_names_files_elsewhere_is_rejected_in_words_and_a_restart_takes_it() {
+    let web = Upstream::named("web1").await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let site = Site::usual(&[&web]);
+    fs::copy(
+        site.dir.path().join("ca.crt"),
+        elsewhere.path().join("ca.crt"),
+    )
+    .unwrap();
+    let lb = site.start().await;
+    if !is_confined(&lb).await {
+        return;
+    }
+    let there = elsewhere
+        .path()
+        .canonicalize()
+        .unwrap()
+        .display()
+        .to_string();
+    let moved_ca = lb
+        .config()
+        .replace("\"ca.crt\"", &format!("\"{there}/ca.crt\""));
+    let moved_log = lb.config().replace(
+        "[log]\n",
+        &format!("[log]\naccess = \"{there}/access.log\"\n"),
+    );
+    let says = |what| ["sandbox does not allow", &there, "Restart", what];
+    for (config, what) in [(&moved_ca, "ca.crt"), (&moved_log, "access.log")] {
+        assert_ne!(*config, lb.config());
+        assert_eq!(lb.reload(config).await, "rejected");
+        said(&lb, "ERROR", &says(what)).await;
+        serves(&lb).await;
+    }
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+    // What lies where it may read is taken.
+    fs::copy(lb.dir().join("ca.crt"), lb.dir().join("new.crt")).unwrap();
+    let renamed = lb.config().replace("\"ca.crt\"", "\"new.crt\"");
+    assert_eq!(lb.reload(&renamed).await, "applied");
+    serves(&lb).await;
+    lb.quiet().await;
+    // Another process, which was told of it at its start.
+    let other = Balancer::start(BIN, &moved_ca, lb.dir()).await.unwrap();
+    assert!(is_confined(&other).await);
+    let client = lb.client(CLIENT1);
+    talk(client.connect(other.address("main")).await.unwrap())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn without_it_files_may_be_anywhere() {
+    let web = Upstream::named("web1").await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let lb = Site::usual(&[&web])
+        .process("sandbox = \"off\"")
+        .start()
+        .await;
+    assert_eq!(status(&lb).await["sandbox"]["state"], "off");
+    fs::copy(lb.dir().join("ca.crt"), elsewhere.path().join("ca.crt")).unwrap();
+    let there = elsewhere.path().display();
+    let moved = lb
+        .config()
+        .replace("\"ca.crt\"", &format!("\"{there}/ca.crt\""));
+    assert_eq!(lb.reload(&moved).await, "applied");
+    serves(&lb).await;
+    lb.quiet().await;
+}
+
+/// Certificates in a directory that a link leads to, as a deployment tool has them, and
+/// all of it outside the configuration's.
+#[tokio::test]
+async fn certificates_are_renewed_in_place_and_by_pointing_a_link_elsewhere() {
+    let web = Upstream::named("web1").await;
+    let store = tempfile::tempdir().unwrap();
+    let link = store.path().join("current");
+    let point = |to: &str| {
+        let new = store.path().join("new");
+        symlink(to, &new).unwrap();
+        fs::rename(new, &link).unwrap();
+    };
+    let dir = |name: &str| store.path().join("releases").join(name);
+    let tls = TLS.replace("= \"", &format!("= \"{}/", link.display()));
+    let site = Site::new()
+        .listener("main", &["upstream = \"web\"", &tls])
+        .upstream("web", &[NO_PROBES], &crate::support::entries(&[&web]))
+        .client("client1", &cn(CLIENT1), "web", "");
+    for name in ["v1", "v2"] {
+        fs::create_dir_all(dir(name)).unwrap();
+        site.ca.write_set(dir(name), &["localhost"]);
+    }
+    point("releases/v1");
+    let lb = site.start().await;
+    if !is_confined(&lb).await {
+        return;
+    }
+    let shown = || async {
+        let stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+        let shown = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+        talk(stream).await.unwrap();
+        shown
+    };
+    let first = shown().await;
+    assert_eq!(
+        lb.reloading(|| {
+            point("releases/v2");
+            lb.signal(Signal::HUP)
+        })
+        .await,
+        "applied"
+    );
+    let second = shown().await;
+    assert_ne!(second, first);
+    // In place, by renaming: a list that names a client is found and obeyed.
+    let cert = lb.ca().leaf(CLIENT1).build();
+    let listed = lb.ca().crl(&[&cert]);
+    let replace = |name: &str, text: &str| {
+        fs::write(dir("v2").join("new"), text).unwrap();
+        fs::rename(dir("v2").join("new"), dir("v2").join(name)).unwrap();
+    };
+    assert_eq!(lb.reloading(|| replace("ca.crl", &listed)).await, "applied");
+    assert!(refused(&lb.showing(&cert), lb.main()).await.is_some());
+    lb.nth(2, "revoked_certificate").await;
+    assert_eq!(shown().await, second);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn the_access_log_is_rotated_in_a_directory_of_its_own() {
+    let web = Upstream::named("web1").await;
+    let logs = tempfile::tempdir().unwrap();
+    let log = logs.path().join("access.log");
+    let lb = Site::usual(&[&web])
+        .log(&format!("access = \"{}\"", log.display()))
+        .start()
+        .await;
+    if !is_confined(&lb).await {
+        return;
+    }
+    let lines = |path: &Path| fs::read_to_string(path).map_or(0, |text| text.lines().count());
+    for rotation in 1..=3 {
+        serves(&lb).await;
+        eventually(DEADLINE, || async {
+            let count = lines(&log);
+            (count == 1).then_some(()).ok_or(format!("{count} lines"))
+        })
+        .await
+        .unwrap();
+        fs::rename(&log, log.with_extension(rotation.to_string())).unwrap();
+        lb.signal(Signal::USR1);
+        eventually(DEADLINE, || async {
+            let said = lb.stderr().matches("SIGUSR1: opening").count();
+            (said == rotation)
+                .then_some(())
+                .ok_or(format!("{said} times"))
+        })
+        .await
+        .unwrap();
+    }
+    // A reload finds another name there as well.
+    let other = lb.config().replace("access.log", "other.log");
+    assert_eq!(lb.reload(&other).await, "applied");
+    serves(&lb).await;
+    eventually(DEADLINE, || async {
+        let count = lines(&logs.path().join("other.log"));
+        (count == 1).then_some(()).ok_or(format!("{count} lines"))
+    })
+    .await
+    .unwrap();
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn servers_are_found_by_name() {
+    let web = Upstream::named("web1").await;
+    let by_name = format!(
+        "{{ name = \"web1\", address = \"localhost:{}\" }}",
+        web.addr().port()
+    );
+    let site = Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &[by_name])
+        .client("client1", &cn(CLIENT1), "web", "");
+    let lb = site.start().await;
+    if !is_confined(&lb).await {
+        return;
+    }
+    serves(&lb).await;
+    lb.quiet().await;
+}
+
+/// As the seventeenth process of as many upgrades in a row: the kernel has room for
+/// sixteen walls.
+#[test]
+fn a_process_behind_as_many_walls_as_there_can_be_starts() {
+    let thread = std::thread::spawn(|| {
+        for _ in 0..16 {
+            // It denies what nobody does.
+            let rules = Ruleset::default()
+                .handle_access(AccessFs::MakeBlock)
+                .unwrap();
+            let status = rules.create().unwrap().restrict_self().unwrap();
+            if status.ruleset == RulesetStatus::NotEnforced {
+                eprintln!("SKIPPED: this kernel has no Landlock");
+                return;
+            }
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let web = Upstream::named("web1").await;
+            // Asked for, it is met: that there are walls is what was asked for.
+            let site = Site::usual(&[&web]).process("sandbox = \"on\"");
+            let lb = site.start().await;
+            assert_eq!(status(&lb).await["sandbox"]["state"], "inherited");
+            said(&lb, "WARN", &["room for no more"]).await;
+            serves(&lb).await;
+            lb.quiet().await;
+        });
+    });
+    thread.join().unwrap();
+}
+
+/// Runs the command that is given as a kernel without Landlock would.
+const WITHOUT_LANDLOCK: &str = r#"
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+# The number of the call; 444 is landlock_create_ruleset on every architecture.
+program = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x00050000 | 38), (0x06, 0, 0, 0x7fff0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+filter = Program(len(program), ctypes.addressof(code))
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, ctypes.byref(filter), 0, 0) == 0, ctypes.get_errno()
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+
+fn without_landlock(command: &mut Command) {
+    let mut wrapped = Command::new("python3");
+    wrapped
+        .args(["-c", WITHOUT_LANDLOCK])
+        .arg(command.get_program())
+        .args(command.get_args());
+    if let Some(dir) = command.get_current_dir() {
+        wrapped.current_dir(dir);
+    }
+    *command = wrapped;
+}
+
+fn python_is_there() -> bool {
+    let there = Command::new("python3").arg("--version").output().is_ok();
+    if !there {
+        eprintln!("SKIPPED: there is no python3");
+    }
+    there
+}
+
+#[tokio::test]
+async fn a_kernel_without_landlock_is_warned_of_and_served_on() {
+    if !python_is_there() {
+        return;
+    }
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start_with(without_landlock).await;
+    let sandbox = status(&lb).await["sandbox"].clone();
+    assert_eq!(sandbox["state"], "unavailable", "{sandbox}");
+    assert!(
+        sandbox["detail"].as_str().unwrap().contains("no Landlock"),
+        "{sandbox}"
+    );
+    said(&lb, "WARN", &["not confined", "no Landlock"]).await;
+    serves(&lb).await;
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn who_insists_on_it_gets_no_process_without() {
+    if !python_is_there() {
+        return;
+    }
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]).process("sandbox = \"on\"");
+    let config = site.config();
+    let error = within(
+        DEADLINE,
+        "its end",
+        Balancer::start_with(BIN, &config, &site.dir, without_landlock),
+    )
+    .await
+    .unwrap_err();
+    assert_eq!(error.status.unwrap().code(), Some(1), "{error}");
+    for says in ["`sandbox = \"on\"`", "no Landlock"] {
+        assert!(error.stderr.contains(says), "no {says} in {error}");
+    }
+    // Checking confines nothing, and needs no kernel that can.
+    let mut check = Command::new(BIN);
+    check
+        .args(["check", "--config"])
+        .arg(site.dir.path().join("leastconn.toml"));
+    without_landlock(&mut check);
+    assert!(check.status().unwrap().success());
+}
