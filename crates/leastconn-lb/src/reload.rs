@@ -12,7 +12,7 @@ use std::{
     collections::{HashMap, HashSet},
     mem,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -22,6 +22,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     accept::Gate,
+    admin::Admin,
     config::{self, Config, Format, Loaded, Problems},
     descriptors, judge,
     listener::{self, Common, Listener},
@@ -29,7 +30,7 @@ use crate::{
     presented::Named,
     running::{Current, Running},
     shared::{Phase, Shared},
-    sockets::{Changes, Sockets},
+    sockets::{Changes, PlanError, Sockets},
     state::State,
 };
 
@@ -55,6 +56,7 @@ pub struct Reloader {
     common: Common,
     sizes: Mutex<Sizes>,
     sockets: Mutex<Sockets>,
+    admin: Mutex<Admin>,
     /// One at a time; others wait.
     turn: tokio::sync::Mutex<()>,
     /// One waits already, and will read whatever was written before it was asked for.
@@ -92,14 +94,21 @@ impl<E: std::error::Error> From<E> for Rejected {
     }
 }
 
+/// Addresses are not to be had.
+fn unavailable(errors: Vec<PlanError>) -> Rejected {
+    Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
+}
+
 impl Reloader {
-    /// For the balancer that `shared` shows, with the `sockets` that it has.
+    /// For the balancer that `shared` shows, with the `sockets` and the admin side
+    /// that it has.
     pub fn new(
         shared: Arc<Shared>,
         gate: Gate,
         common: Common,
         sizes: Sizes,
         sockets: Sockets,
+        admin: Admin,
     ) -> Self {
         Self {
             shared,
@@ -107,6 +116,7 @@ impl Reloader {
             common,
             sizes: Mutex::new(sizes),
             sockets: Mutex::new(sockets),
+            admin: Mutex::new(admin),
             turn: tokio::sync::Mutex::new(()),
             waiting: AtomicBool::new(false),
             applied: Notify::new(),
@@ -114,9 +124,15 @@ impl Reloader {
     }
 
     /// The sockets.
-    pub(crate) fn sockets(&self) -> std::sync::MutexGuard<'_, Sockets> {
+    pub(crate) fn sockets(&self) -> MutexGuard<'_, Sockets> {
         // Nothing that holds it leaves it half changed.
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The admin side.
+    pub(crate) fn admin(&self) -> MutexGuard<'_, Admin> {
+        // As above.
+        self.admin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The running configuration.
@@ -274,17 +290,18 @@ impl Reloader {
             };
             tls.insert(Arc::clone(&listener.name), made?);
         }
-        let plan = sockets.plan(&config).map_err(|errors| {
-            Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
-        })?;
+        let plan = sockets.plan(&config).map_err(unavailable)?;
+        let mut admin = self.admin();
+        let admin_plan = admin.plan(&config).map_err(unavailable)?;
         let state = Arc::new(current.state.succeed(config)?);
 
         // All that can fail has been done.
         let next = self.successors(&current, &state, tls, &mut sockets);
         current.state.stop_checks_for(&state);
         self.shared.running.replace(next);
-        let changes = sockets.apply(plan, &self.gate);
-        drop(sockets);
+        let mut changes = sockets.apply(plan, &self.gate);
+        admin.apply(admin_plan, &self.shared, &mut changes);
+        drop((sockets, admin));
         if let Some(next) = next_log {
             log.switch(next);
         }
@@ -406,10 +423,6 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         "process.workers",
         from.workers != to.workers && !(from.auto_workers && to.auto_workers),
     );
-    match (&running.admin, &new.admin) {
-        (Some(from), Some(to)) => compare("admin.bind", from.bind != to.bind),
-        (from, to) => compare("admin", from.is_some() != to.is_some()),
-    }
     all
 }
 

@@ -10,9 +10,9 @@ use tokio::{
 };
 
 use crate::{
-    accept::{self, Gate},
+    accept::Gate,
     access_log::AccessLog,
-    admin,
+    admin::Admin,
     config::Config,
     descriptors,
     listener::{Common, Listener},
@@ -60,7 +60,6 @@ pub struct Server {
     shared: Arc<Shared>,
     reloader: Arc<Reloader>,
     addresses: Vec<(Arc<str>, SocketAddr)>,
-    admin: Option<admin::Admin>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
     /// Goes on while connections are drained, and ends with this.
@@ -86,12 +85,8 @@ impl Server {
         // Addresses first: the most likely trouble, and nothing to undo yet.
         let mut sockets = Sockets::default();
         let plan = sockets.plan(&config).map_err(StartError::Bind)?;
-        let admin = config
-            .admin
-            .as_ref()
-            .map(|admin| accept::bind("admin", admin.bind, false, None))
-            .transpose()
-            .map_err(|error| StartError::Bind(vec![error.into()]))?;
+        let mut admin = Admin::start()?;
+        let admin_plan = admin.plan(&config).map_err(StartError::Bind)?;
 
         let process = config.process.clone();
         let sizes = Sizes {
@@ -136,12 +131,10 @@ impl Server {
             books,
             running,
         };
-        let admin = admin
-            .map(|socket| admin::Admin::start(socket, Arc::clone(&shared)))
-            .transpose()?;
-        sockets.apply(plan, &gate);
+        let mut changes = sockets.apply(plan, &gate);
+        admin.apply(admin_plan, &shared, &mut changes);
         let addresses = sockets.addresses();
-        let reloader = Reloader::new(Arc::clone(&shared), gate, common, sizes, sockets);
+        let reloader = Reloader::new(Arc::clone(&shared), gate, common, sizes, sockets, admin);
         let mut lasting = JoinSet::new();
         lasting.spawn(sweep(Arc::clone(&shared)));
         let reloader = Arc::new(reloader);
@@ -150,7 +143,6 @@ impl Server {
             shared,
             reloader,
             addresses,
-            admin,
             stop: watch::Sender::new(false),
             tasks: JoinSet::new(),
             _lasting: lasting,
@@ -182,7 +174,7 @@ impl Server {
 
     /// The bound admin address.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().map(admin::Admin::address)
+        self.reloader.admin().address()
     }
 
     /// Stops accepting, waits up to `limit` for connections to end by
