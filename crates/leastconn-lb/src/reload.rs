@@ -13,7 +13,7 @@ use std::{
     mem,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -23,6 +23,8 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     accept::Gate,
+    admin::Admin,
+    api::Sight,
     config::{self, Config, Format, Loaded, Problems},
     descriptors, judge,
     listener::{self, Common, Listener},
@@ -30,7 +32,7 @@ use crate::{
     presented::Named,
     running::{Current, Running},
     shared::{Phase, Shared},
-    sockets::{Changes, Sockets},
+    sockets::{Changes, PlanError, Sockets},
     state::State,
 };
 
@@ -56,6 +58,7 @@ pub struct Reloader {
     common: Common,
     sizes: Mutex<Sizes>,
     sockets: Mutex<Sockets>,
+    admin: Mutex<Admin>,
     /// One at a time; others wait.
     turn: tokio::sync::Mutex<()>,
     /// One waits already, and will read whatever was written before it was asked for.
@@ -93,14 +96,21 @@ impl<E: std::error::Error> From<E> for Rejected {
     }
 }
 
+/// Addresses are not to be had.
+fn unavailable(errors: Vec<PlanError>) -> Rejected {
+    Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
+}
+
 impl Reloader {
-    /// For the balancer that `shared` shows, with the `sockets` that it has.
+    /// For the balancer that `shared` shows, with the `sockets` and the admin side
+    /// that it has.
     pub fn new(
         shared: Arc<Shared>,
         gate: Gate,
         common: Common,
         sizes: Sizes,
         sockets: Sockets,
+        admin: Admin,
     ) -> Self {
         Self {
             shared,
@@ -108,6 +118,7 @@ impl Reloader {
             common,
             sizes: Mutex::new(sizes),
             sockets: Mutex::new(sockets),
+            admin: Mutex::new(admin),
             turn: tokio::sync::Mutex::new(()),
             waiting: AtomicBool::new(false),
             applied: Notify::new(),
@@ -115,7 +126,7 @@ impl Reloader {
     }
 
     /// The sockets.
-    pub(crate) fn sockets(&self) -> std::sync::MutexGuard<'_, Sockets> {
+    pub(crate) fn sockets(&self) -> MutexGuard<'_, Sockets> {
         // Nothing that holds it leaves it half changed.
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,6 +140,12 @@ impl Reloader {
     pub fn max_connections(&self) -> usize {
         let sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
         sizes.connections
+    }
+
+    /// The admin side.
+    pub(crate) fn admin(&self) -> MutexGuard<'_, Admin> {
+        // As above.
+        self.admin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The running configuration.
@@ -186,7 +203,7 @@ impl Reloader {
         let _ = tokio::task::spawn_blocking(move || this.load_files()).await;
     }
 
-    fn load_files(&self) {
+    fn load_files(self: &Arc<Self>) {
         if self.shared.phase() == Phase::Draining {
             return;
         }
@@ -223,7 +240,7 @@ impl Reloader {
         self.conclude(rejected.as_ref(), NOT_LOADED);
     }
 
-    fn load_and_apply(&self) -> Result<(), Rejected> {
+    fn load_and_apply(self: &Arc<Self>) -> Result<(), Rejected> {
         let state = self.shared.state();
         let Loaded {
             config, warnings, ..
@@ -260,7 +277,7 @@ impl Reloader {
     }
 
     /// Applies a configuration that was checked.
-    fn apply(&self, config: Config) -> Result<(Arc<State>, Changes), Rejected> {
+    fn apply(self: &Arc<Self>, config: Config) -> Result<(Arc<State>, Changes), Rejected> {
         let current = self.shared.running.current();
         let earlier = &current.state.config;
         let frozen = needs_restart(earlier, &config);
@@ -286,17 +303,22 @@ impl Reloader {
             };
             tls.insert(Arc::clone(&listener.name), made?);
         }
-        let plan = sockets.plan(&config).map_err(|errors| {
-            Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
-        })?;
+        let plan = sockets.plan(&config).map_err(unavailable)?;
+        let mut admin = self.admin();
+        let admin_plan = admin.plan(&config).map_err(unavailable)?;
         let state = Arc::new(current.state.succeed(config)?);
 
         // All that can fail has been done.
         let next = self.successors(&current, &state, tls, &mut sockets);
         current.state.stop_checks_for(&state);
         self.shared.running.replace(next);
-        let changes = sockets.apply(plan, &self.gate);
-        drop(sockets);
+        let mut changes = sockets.apply(plan, &self.gate);
+        let sight = Sight {
+            shared: Arc::clone(&self.shared),
+            reloader: Arc::clone(self),
+        };
+        admin.apply(admin_plan, &sight, &mut changes);
+        drop((sockets, admin));
         if let Some(next) = next_log {
             log.switch(next);
         }
@@ -418,10 +440,6 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         "process.workers",
         from.workers != to.workers && !(from.auto_workers && to.auto_workers),
     );
-    match (&running.admin, &new.admin) {
-        (Some(from), Some(to)) => compare("admin.bind", from.bind != to.bind),
-        (from, to) => compare("admin", from.is_some() != to.is_some()),
-    }
     all
 }
 

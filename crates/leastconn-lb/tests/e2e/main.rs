@@ -34,6 +34,7 @@ mod refuses_ambiguous_identities;
 mod refuses_certificates_with_a_reason;
 mod refuses_what_is_not_tls;
 mod refuses_who_sends_no_proxy_header;
+mod reloads_its_admin_address;
 mod reloads_only_what_changed;
 mod reloads_under_load;
 mod resumes_no_session;

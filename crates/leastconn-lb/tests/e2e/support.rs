@@ -209,7 +209,10 @@ impl Running {
         let before = self.reloads().await;
         cause();
         eventually(DEADLINE, || async {
-            let now = self.reloads().await;
+            // Its address may change, and for a moment we do not know it.
+            let answer = self.try_http_get("/metrics").await;
+            let (_, text) = answer.map_err(|error| error.to_string())?;
+            let now = reloads(&metrics::parse(&text));
             let more = (0..2).find(|&n| now[n] > before[n]);
             more.map(|n| outcomes[n]).ok_or_else(|| format!("{now:?}"))
         })
@@ -219,10 +222,7 @@ impl Running {
 
     /// Reloads so far: applied, rejected.
     pub(crate) async fn reloads(&self) -> [f64; 2] {
-        let metrics = self.metrics().await;
-        ["applied", "rejected"].map(|outcome| {
-            metrics[&format!("leastconn_config_reloads_total{{outcome=\"{outcome}\"}}")]
-        })
+        reloads(&self.metrics().await)
     }
 
     /// A client with a new certificate for this common name.
@@ -258,6 +258,11 @@ impl Running {
         }
         assert!(!self.stderr().contains("panicked"), "{}", self.stderr());
     }
+}
+
+fn reloads(metrics: &metrics::Metrics) -> [f64; 2] {
+    ["applied", "rejected"]
+        .map(|outcome| metrics[&format!("leastconn_config_reloads_total{{outcome=\"{outcome}\"}}")])
 }
 
 /// `cn = "…"`, for a rule.
