@@ -8,8 +8,12 @@
 //! add one.
 
 mod api;
+mod changes;
+mod guard;
 mod listening;
 mod reserve;
+mod serve;
+mod socket;
 
 use std::{io, net::SocketAddr, sync::Arc, thread};
 
@@ -17,6 +21,7 @@ use axum::{
     Router,
     extract::State,
     http::{StatusCode, header},
+    middleware,
     response::IntoResponse,
     routing::get,
 };
@@ -31,8 +36,9 @@ use crate::{
 };
 
 use listening::Listening;
-pub use listening::Plan;
+pub use listening::{Place, Plan};
 use reserve::Reserve;
+pub use socket::SocketError;
 
 /// What logs call it, where they call a listener by its name.
 pub(crate) const NAME: &str = "admin";
@@ -100,6 +106,16 @@ impl Admin {
     pub fn address(&self) -> Option<SocketAddr> {
         self.listening.address()
     }
+
+    /// Wherever it listens.
+    pub fn places(&self) -> Vec<Place> {
+        self.listening.places()
+    }
+
+    /// Listens nowhere any more, and removes its socket.
+    pub(crate) fn close(&mut self) {
+        self.listening.close();
+    }
 }
 
 fn router(sight: Sight) -> Router {
@@ -108,6 +124,7 @@ fn router(sight: Sight) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .nest("/api/v1", api::routes())
+        .layer(middleware::from_fn_with_state(sight.clone(), guard::guard))
         .with_state(sight)
 }
 

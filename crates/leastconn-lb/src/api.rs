@@ -9,6 +9,7 @@ pub mod client;
 mod clients;
 mod connections;
 pub mod history;
+pub mod openapi;
 mod servers;
 mod status;
 

@@ -19,16 +19,18 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, Semaphore};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore},
+};
 
 use crate::{
     accept::Gate,
-    admin::Admin,
+    admin::{self, Admin},
     api::Sight,
     config::{self, Config, Format, Loaded, Problems},
     descriptors, judge,
     listener::{self, Common, Listener},
-    logging,
     presented::Named,
     running::{Current, Running},
     shared::{Phase, Shared},
@@ -59,6 +61,8 @@ pub struct Reloader {
     sizes: Mutex<Sizes>,
     sockets: Mutex<Sockets>,
     admin: Mutex<Admin>,
+    /// That of connections.
+    runtime: Handle,
     /// One at a time; others wait.
     turn: tokio::sync::Mutex<()>,
     /// One waits already, and will read whatever was written before it was asked for.
@@ -104,6 +108,9 @@ fn unavailable(errors: Vec<PlanError>) -> Rejected {
 impl Reloader {
     /// For the balancer that `shared` shows, with the `sockets` and the admin side
     /// that it has.
+    ///
+    /// # Panics
+    /// Outside the runtime of connections.
     pub fn new(
         shared: Arc<Shared>,
         gate: Gate,
@@ -119,6 +126,7 @@ impl Reloader {
             sizes: Mutex::new(sizes),
             sockets: Mutex::new(sockets),
             admin: Mutex::new(admin),
+            runtime: Handle::current(),
             turn: tokio::sync::Mutex::new(()),
             waiting: AtomicBool::new(false),
             applied: Notify::new(),
@@ -148,6 +156,11 @@ impl Reloader {
         self.admin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The runtime of connections, which others than the admin side's are on.
+    pub const fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     /// The running configuration.
     pub(crate) fn running(&self) -> &Running {
         &self.shared.running
@@ -166,7 +179,7 @@ impl Reloader {
             return;
         }
         let this = Arc::clone(self);
-        tokio::spawn(async move { this.reload().await });
+        self.runtime.spawn(async move { this.reload().await });
     }
 
     /// Reads the configuration anew, checks it, and applies what changed. Waits for
@@ -178,7 +191,8 @@ impl Reloader {
         let _turn = self.turn.lock().await;
         self.waiting.store(false, Ordering::Release);
         let this = Arc::clone(self);
-        let done = tokio::task::spawn_blocking(move || {
+        // Wherever it is asked for: what is begun in it belongs there.
+        let done = self.runtime.spawn_blocking(move || {
             let rejected = this.load_and_apply().err();
             this.conclude(rejected.as_ref(), NOT_RELOADED)
         });
@@ -311,7 +325,9 @@ impl Reloader {
         // All that can fail has been done.
         let next = self.successors(&current, &state, tls, &mut sockets);
         current.state.stop_checks_for(&state);
-        self.shared.running.replace(next);
+        let replace = || self.shared.running.replace(next);
+        let by_hand = &self.shared.by_hand;
+        by_hand.carry_over(&current.state, &state, replace);
         let mut changes = sockets.apply(plan, &self.gate);
         let sight = Sight {
             shared: Arc::clone(&self.shared),
@@ -325,7 +341,6 @@ impl Reloader {
         if earlier.process != state.config.process {
             self.resize(&state.config);
         }
-        logging::change(&state.config.log);
         self.judge_again(earlier);
         self.applied.notify_one();
         Ok((state, changes))
@@ -459,6 +474,12 @@ pub(crate) fn report(ended: &judge::Ended) {
 fn announce(state: &State, changes: &Changes) {
     for (listener, address) in &changes.closed {
         tracing::info!(listener = &**listener, %address, "no longer listening");
+    }
+    for address in &changes.admin_closed {
+        tracing::info!(listener = admin::NAME, %address, "no longer listening");
+    }
+    for address in &changes.admin_opened {
+        tracing::info!(listener = admin::NAME, %address, "listening");
     }
     for (listener, address) in &changes.opened {
         tracing::info!(listener = &**listener, %address, "listening");

@@ -186,6 +186,11 @@ impl Server {
         self.reloader.admin().address()
     }
 
+    /// Wherever the admin side listens.
+    pub fn admin_places(&self) -> Vec<admin::Place> {
+        self.reloader.admin().places()
+    }
+
     /// Stops accepting, waits up to `limit` for connections to end by
     /// themselves, or until `hurry` completes, and cuts off the rest.
     pub async fn drain(mut self, limit: Duration, hurry: impl Future<Output = ()>) -> Drained {
@@ -205,6 +210,13 @@ impl Server {
         let forced = registry.stop_all(Reason::Drained);
         let _ = timeout(WIND_UP, registry.wait_empty()).await;
         Drained { forced }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // While the process is there: the admin side's thread may not get to it.
+        self.reloader.admin().close();
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::listening::Accept;
+use super::{listening::Accept, serve::Caller};
 use crate::accept;
 
 /// More than a scraper, an orchestrator and a person at once.
@@ -83,25 +83,24 @@ impl<S: Accept> Reserved<S> {
     pub(super) const fn new(socket: S, reserve: Arc<Reserve>) -> Self {
         Self { socket, reserve }
     }
-}
 
-impl<S: Accept> axum::serve::Listener for Reserved<S> {
-    type Io = Held<S::Io>;
-    type Addr = ();
-
-    async fn accept(&mut self) -> (Self::Io, ()) {
+    /// The next connection, and whose it is.
+    ///
+    /// # Cancel safety
+    /// None is lost.
+    pub(super) async fn accept(&mut self) -> (Held<S::Io>, Caller) {
         self.reserve.refill();
         let mut told = false;
         loop {
             match self.socket.accept().await {
-                Ok(io) => {
+                Ok((io, caller)) => {
                     let refill = Refill(Arc::clone(&self.reserve));
                     return (
                         Held {
                             io,
                             _refill: refill,
                         },
-                        (),
+                        caller,
                     );
                 }
                 Err(error) if accept::is_of_one_connection(&error) => {}
@@ -116,10 +115,6 @@ impl<S: Accept> axum::serve::Listener for Reserved<S> {
                 }
             }
         }
-    }
-
-    fn local_addr(&self) -> io::Result<()> {
-        Ok(())
     }
 }
 

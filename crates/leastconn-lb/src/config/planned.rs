@@ -14,7 +14,6 @@ pub(crate) struct Planned {
 }
 
 pub(crate) const PLANNED: &[Planned] = &[
-    planned("admin.socket", &[]),
     planned("upstream.balance", &["least_conn"]),
     planned("upstream.slow_start", &["0s"]),
 ];

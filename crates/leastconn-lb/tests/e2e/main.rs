@@ -8,6 +8,7 @@
 mod servers;
 mod support;
 
+mod answers_as_its_openapi_document_says;
 mod authorizes_by_the_first_rule_that_matches;
 mod bounds_what_slow_readers_hold;
 mod caps_what_it_takes_on;
@@ -20,6 +21,7 @@ mod ends_what_has_run_out;
 mod ends_when_told_to;
 mod explains_what_would_happen;
 mod judges_open_connections_again;
+mod keeps_its_admin_socket_to_itself;
 mod knows_clients_by_all_that_a_certificate_says;
 mod learns_clients_from_proxy_headers;
 mod lets_no_source_keep_others_waiting;
@@ -45,10 +47,12 @@ mod shows_its_state_on_the_admin_address;
 mod speaks_tls_1_2_and_1_3;
 mod speaks_tls_to_servers;
 mod spreads_by_least_connections;
+mod steers_a_running_balancer;
 mod survives_running_out_of_descriptors;
 mod survives_servers_that_stop;
 mod takes_a_hello_in_pieces;
 mod takes_certificates_of_every_kind;
+mod takes_changes_only_from_whom_it_may;
 mod tells_its_state_as_json;
 mod tells_servers_who_connects;
 mod verifies_servers;

@@ -50,6 +50,7 @@ pub(crate) struct Site {
     pub(crate) ca: TestCa,
     process: String,
     log: String,
+    admin: String,
     tables: String,
 }
 
@@ -65,6 +66,7 @@ impl Site {
             ca,
             process: String::new(),
             log: String::new(),
+            admin: String::new(),
             tables: String::new(),
         }
     }
@@ -102,6 +104,12 @@ impl Site {
         self
     }
 
+    /// Further lines of `[admin]`.
+    pub(crate) fn admin(mut self, lines: &str) -> Self {
+        self.admin += &format!("{lines}\n");
+        self
+    }
+
     /// A listener on a loopback port, unless the lines bind it elsewhere.
     pub(crate) fn listener(mut self, name: &str, lines: &[&str]) -> Self {
         let bind = if lines.iter().any(|line| line.starts_with("bind")) {
@@ -133,8 +141,8 @@ impl Site {
     /// The configuration's text.
     pub(crate) fn config(&self) -> String {
         format!(
-            "[process]\nworkers = 2\n{}\n[log]\nformat = \"json\"\n{}\n[admin]\nbind = \"127.0.0.1:0\"\n\n{}",
-            self.process, self.log, self.tables
+            "[process]\nworkers = 2\n{}\n[log]\nformat = \"json\"\n{}\n[admin]\nbind = \"127.0.0.1:0\"\n{}\n{}",
+            self.process, self.log, self.admin, self.tables
         )
     }
 
