@@ -14,6 +14,8 @@ BENCH_ARGS ?=
 RACE_ROUNDS ?= 20
 FUZZ_SECONDS ?= 60
 IMAGE ?= leastconn-lb:local
+PREFIX ?= /usr/local
+DESTDIR ?=
 
 # docker-compose 1.29 or `docker compose`, whichever is there.
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
@@ -118,8 +120,10 @@ lint: ## Format, clippy, docs, architecture, dependencies, scripts
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 	scripts/check-architecture.sh
 	scripts/deny.sh
+	deploy/systemd/check.sh
 	@if command -v shellcheck >/dev/null; then \
-	  echo shellcheck; shellcheck -x bench/*.sh certs/*.sh scripts/*.sh deploy/*.sh test/*.sh .ci/run; \
+	  echo shellcheck; shellcheck -x bench/*.sh certs/*.sh scripts/*.sh deploy/*.sh deploy/*/*.sh test/*.sh .ci/run \
+	    deploy/debian/postinst deploy/debian/prerm deploy/debian/postrm; \
 	else echo 'shellcheck is not installed; scripts not checked'; fi
 
 .PHONY: fmt
@@ -157,6 +161,26 @@ bench-smoke: ## Whether it still works, a minute, with the peers that are there;
 instructions: ## Instructions for each pick, admission, echo and MiB, counted by valgrind
 	@scripts/setup.sh --build
 	@scripts/instructions.sh
+
+##@ Install
+
+.PHONY: deb
+deb: ## The Debian package, target/debian/leastconn-lb_VERSION_ARCH.deb (installs cargo-deb if missing)
+	@deploy/debian/build.sh
+
+.PHONY: deb-test
+deb-test: ## The package in a throw-away Debian: installed, started, used, upgraded, purged (as root)
+	@deploy/debian/test.sh
+
+.PHONY: install
+install: ## Without a package: program, service, manual pages, completions (PREFIX=/usr/local, DESTDIR=)
+	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) deploy/install.sh
+
+##@ Kubernetes
+
+.PHONY: kubernetes-test
+kubernetes-test: ## The manifests against the schemas of Kubernetes, and against each other
+	@deploy/kubernetes/test.sh
 
 ##@ Docker
 

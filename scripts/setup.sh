@@ -3,21 +3,25 @@
 # the packages that are missing; otherwise says which. Says nothing and takes no
 # time when all is well.
 #
-#   scripts/setup.sh [--build | --test | --lint]…     (default: --build)
+#   scripts/setup.sh [--build | --test | --lint | --deb | --deb-test]…     (default: --build)
 #
 #   --build  cargo of the version Cargo.toml asks for, a C compiler
 #   --test   the programs that tests run against (and all of --build)
 #   --lint   shellcheck and cargo-deny (and all of --build)
+#   --deb    what the Debian package is made with (and all of --build)
+#   --deb-test  what it is tried out in (and all of --deb)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-TEST='' LINT=''
+TEST='' LINT='' DEB='' DEB_TEST=''
 for arg in "$@"; do
   case $arg in
     --build) ;;
     --test) TEST=1 ;;
     --lint) LINT=1 ;;
-    *) echo "usage: setup.sh [--build | --test | --lint]…" >&2 && exit 2 ;;
+    --deb) DEB=1 ;;
+    --deb-test) DEB=1 DEB_TEST=1 ;;
+    *) echo "usage: setup.sh [--build | --test | --lint | --deb | --deb-test]…" >&2 && exit 2 ;;
   esac
 done
 
@@ -56,6 +60,16 @@ fi
 if [ -n "$LINT" ]; then
   want git git
   want shellcheck shellcheck
+fi
+if [ -n "$DEB" ]; then
+  want dpkg-shlibdeps dpkg-dev
+  want objcopy binutils
+  want python3 python3
+  want lintian lintian
+fi
+if [ -n "$DEB_TEST" ]; then
+  want mmdebstrap mmdebstrap
+  want systemd-nspawn systemd-container
 fi
 
 if [ ${#MISSING[@]} -gt 0 ]; then
@@ -106,6 +120,10 @@ else
       echo "setup: installing cargo-deny (takes some minutes, once)" >&2
       cargo install --quiet --locked cargo-deny || echo "setup: no cargo-deny; lint goes on without it" >&2
     fi
+  fi
+  if [ -n "$DEB" ] && [ -z "$BAD" ] && ! have cargo-deb; then
+    echo "setup: installing cargo-deb (takes some minutes, once)" >&2
+    cargo install --quiet --locked cargo-deb || problem "cargo-deb is missing: cargo install --locked cargo-deb"
   fi
 fi
 

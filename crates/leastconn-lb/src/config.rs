@@ -21,7 +21,6 @@ pub mod duration;
 mod expand;
 mod model;
 pub mod pattern;
-mod planned;
 mod problem;
 pub mod raw;
 pub(crate) mod reachable;

@@ -32,6 +32,7 @@ mod pki_makes_certificates_that_others_accept;
 mod python_ends_cleanly_or_abruptly;
 mod redis_clients_pass_through;
 mod schema_completions_and_manual_are_well_formed;
+mod shipped_configurations_serve;
 mod the_demo_shows_every_refusal_and_leaves_nothing;
 mod the_scripts_say_that_all_is_as_expected;
 mod tls_to_nginx_and_openssl;

@@ -1,0 +1,309 @@
+#!/usr/bin/env bash
+# What deploy/debian/test.sh asks of the package, inside of the throw-away Debian. Never
+# to be run anywhere else: it installs, writes to /etc, and purges. MODE: systemd, chroot.
+set -euo pipefail
+
+cd /test
+DEB=/test/leastconn-lb.deb
+PKI=/root/pki
+LOG=/var/log/leastconn/access.log
+CONF=/etc/leastconn/leastconn.toml
+PID=''
+
+die() {
+  printf 'not ok - %s\n' "$*" >&2
+  exit 1
+}
+ok() { printf '   ok - %s\n' "$*"; }
+# is WHAT EXPECTED FOUND
+is() { [ "$2" = "$3" ] || die "$1: expected '$2', found '$3'"; }
+# until WHAT COMMAND…: for at most ten seconds.
+until_true() {
+  local what=$1
+  shift
+  for _ in $(seq 100); do
+    if "$@" >/dev/null 2>&1; then return 0; fi
+    sleep 0.1
+  done
+  die "$what: not within ten seconds"
+}
+with_systemd() { [ "$MODE" = systemd ]; }
+
+# Everything that a package could leave behind, with nothing that the system itself writes.
+files() {
+  find /etc /usr /var /opt /srv -xdev \( -path /var/lib/dpkg -o -path /var/cache -o -path /var/log/journal -o -path /var/tmp \
+    -o -path /var/lib/systemd/catalog -o -path /var/lib/systemd/timers -o -path /var/lib/systemd/random-seed -o -path /var/log/apt -o -path /var/lib/logrotate \) -prune -o -print |
+    grep -vE '^/etc/(passwd|group|shadow|gshadow|subuid|subgid|\.pwd\.lock|\.updated)-?$|^/var/log/(wtmp|btmp|dpkg.log|alternatives.log)$' | sort
+}
+
+# --- the service, by systemd or by hand ----------------------------------------
+
+start() {
+  if with_systemd; then
+    systemctl start leastconn || die "systemctl start: $(journalctl -q --no-pager -n 5 -u leastconn)"
+  else
+    # `exec`, so that what is started is the program itself.
+    (umask 027 && exec setpriv --reuid leastconn --regid leastconn --clear-groups --ambient-caps +net_bind_service --inh-caps +net_bind_service \
+      leastconn-lb run --config $CONF 2>/test/messages) &
+    PID=$!
+  fi
+  until_true 'ready' leastconn-lb healthcheck --config $CONF
+}
+main_pid() { if with_systemd; then systemctl show -P MainPID leastconn; else echo $PID; fi; }
+reload() { if with_systemd; then systemctl reload leastconn; else kill -HUP $PID; fi; }
+stop() {
+  if with_systemd; then
+    systemctl stop leastconn
+    is 'the service when stopped' success "$(systemctl show -P Result leastconn)"
+  else
+    kill -TERM $PID
+    wait $PID || die "ended with $?"
+  fi
+}
+
+# ask NAME [PORT]: what a client gets, or nothing.
+ask() {
+  curl -sS -m 5 --noproxy '*' --cacert $PKI/ca.crt --cert "$PKI/$1.crt" --key "$PKI/$1.key" \
+    --resolve "lb.example.com:${2:-9443}:127.0.0.1" "https://lb.example.com:${2:-9443}/" 2>/dev/null
+}
+served() { ask "$@" | grep -qxE 'web[12]'; }
+refused() { ! served "$@"; }
+counter() { curl -sS -m 5 http://127.0.0.1:9901/metrics | grep -F "$1" | awk '{ print $2 }'; }
+counts() { [ "$(counter "$1")" = "$2" ]; }
+
+files >before
+is 'the user, before' '' "$(getent passwd leastconn)"
+
+# --- installed -----------------------------------------------------------------
+
+dpkg -i $DEB >dpkg.log 2>&1 || die "dpkg -i: $(cat dpkg.log)"
+is 'status' 'install ok installed' "$(dpkg-query -W -f '${Status}' leastconn-lb)"
+is 'what dpkg finds changed' '' "$(dpkg --verify leastconn-lb)"
+is 'what dpkg finds wrong' '' "$(dpkg --audit)"
+IFS=: read -r _ _ uid _ _ home shell < <(getent passwd leastconn)
+is 'home' /nonexistent "$home"
+is 'shell' /usr/sbin/nologin "$shell"
+[ "$uid" -lt 1000 ] || die "uid $uid is not a system user's"
+is 'groups' leastconn "$(id -Gn leastconn)"
+is 'the log directory' '2750 leastconn adm' "$(stat -c '%a %U %G' /var/log/leastconn)"
+is 'the key directory' '750 root leastconn' "$(stat -c '%a %U %G' /etc/leastconn/tls)"
+is 'the configuration' '644 root root' "$(stat -c '%a %U %G' $CONF)"
+is 'conffiles' 2 "$(dpkg-query -W -f '${Conffiles}' leastconn-lb | grep -c /etc/)"
+ok "installed: user $uid, directories, configuration"
+
+if with_systemd; then
+  is 'enabled' disabled "$(systemctl is-enabled leastconn || true)"
+  is 'active' inactive "$(systemctl is-active leastconn || true)"
+  ok 'neither enabled nor started'
+fi
+
+man -l --warnings /usr/share/man/man1/leastconn-lb.1.gz >man.txt 2>man.err
+is 'warnings of man' '' "$(cat man.err)"
+grep -q 'load balancer' man.txt || die 'the manual page says nothing'
+for command in run check explain pki-issue healthcheck; do man -w "leastconn-lb-$command" >/dev/null; done
+bash -n /usr/share/bash-completion/completions/leastconn-lb
+# As an interactive shell would: `leastconn-lb hea` and the tabulator key.
+words=$(bash -c '. /usr/share/bash-completion/completions/leastconn-lb
+  COMP_WORDS=(leastconn-lb hea) COMP_CWORD=1; function=$(complete -p leastconn-lb | sed "s/.*-F \([^ ]*\).*/\1/")
+  "$function" leastconn-lb hea leastconn-lb; echo "${COMPREPLY[*]}"')
+is 'what bash completes' healthcheck "$words"
+zsh -n /usr/share/zsh/vendor-completions/_leastconn-lb
+fish --no-execute /usr/share/fish/vendor_completions.d/leastconn-lb.fish
+is 'what fish completes' healthcheck "$(HOME=/tmp fish -c 'complete -C "leastconn-lb hea"' | cut -f 1)"
+ok 'manual pages and completions'
+
+# --- not configured yet --------------------------------------------------------
+
+if leastconn-lb check >check.out 2>&1; then die 'check finds nothing wrong where there are no certificates'; fi
+grep -q 'tls/server.crt' check.out || die "check does not name the certificate: $(cat check.out)"
+grep -q "$CONF:" check.out || die 'check does not say where'
+if with_systemd; then
+  systemctl start leastconn 2>/dev/null || true
+  until_true 'a start without certificates fails' systemctl is-failed leastconn
+  is 'restarts' 0 "$(systemctl show -P NRestarts leastconn)"
+  is 'the exit code' 2 "$(systemctl show -P ExecMainStatus leastconn)"
+  until_true 'the journal says why' sh -c 'journalctl -q --no-pager -u leastconn | grep -q tls/server.crt'
+  systemctl reset-failed leastconn
+  ok 'started without certificates: it fails once, and the journal says what is missing'
+fi
+ok 'without certificates: check says what is missing, and where'
+
+# --- as the head of the configuration says ---------------------------------------
+
+sed -n 's/^#        //p' $CONF >steps.sh
+grep -q 'pki init' steps.sh || die "the configuration's head has no commands"
+(umask 077 && bash -eu steps.sh >steps.log 2>&1) || die "its commands fail: $(cat steps.log)"
+leastconn-lb pki issue $PKI --cn client2.example.com --client >/dev/null
+leastconn-lb check >check.out 2>&1 || die "check: $(cat check.out)"
+for web in 1 2; do
+  mkdir -p web$web && echo web$web >web$web/index.html
+  busybox httpd -p 127.0.0.1:808$web -h /test/web$web
+done
+if with_systemd; then systemctl enable leastconn 2>/dev/null; fi
+start
+pid=$(main_pid)
+is 'whose process' leastconn "$(ps -o user= -p "$pid")"
+is 'its capabilities' 0000000000000400 "$(awk '/^CapEff/ { print $2 }' "/proc/$pid/status")"
+if with_systemd; then
+  is 'new privileges' 1 "$(awk '/^NoNewPrivs/ { print $2 }' "/proc/$pid/status")"
+  is 'system calls filtered' 2 "$(awk '/^Seccomp:/ { print $2 }' "/proc/$pid/status")"
+  # As many as the unit asks for, or as this machine lets any of its processes have.
+  most=$(awk '/^Max open files/ { print ($5 < 1048576 ? $5 : 1048576) }' /proc/1/limits)
+  is 'open files' "$most" "$(awk '/^Max open files/ { print $4 }' "/proc/$pid/limits")"
+  is '/run/leastconn' '755 leastconn leastconn' "$(stat -c '%a %U %G' /run/leastconn)"
+  systemctl show -P SystemCallFilter leastconn | grep -qw landlock_create_ruleset || die 'landlock is filtered'
+fi
+until_true "client1 is served" served client1.example.com
+answer=$(printf 'GET / HTTP/1.0\r\n\r\n' | timeout 5 openssl s_client -quiet -connect 127.0.0.1:9443 -servername lb.example.com \
+  -CAfile $PKI/ca.crt -verify_return_error -verify_hostname lb.example.com -cert $PKI/client1.example.com.crt -key $PKI/client1.example.com.key 2>/dev/null | tail -n 1) || true
+case $answer in web1 | web2) ;; *) die "openssl got '$answer'" ;; esac
+refused client2.example.com || die 'client2 has no rule, and is served'
+until_true 'the refusal is logged' grep -q '"outcome":"unknown_client"' $LOG
+is 'the log' '640 leastconn adm' "$(stat -c '%a %U %G' $LOG)"
+ok 'client1 is served (curl, openssl), client2 is not; the log says so'
+
+useradd --no-create-home --groups adm reader
+setpriv --reuid reader --regid reader --init-groups cat $LOG >/dev/null || die 'who is in adm cannot read the log'
+if setpriv --reuid reader --regid reader --init-groups cat /etc/leastconn/tls/server.key >/dev/null 2>&1; then die 'who is in adm can read the key'; fi
+userdel reader
+ok 'the group adm reads the log and not the key'
+
+# --- changed while it runs -----------------------------------------------------
+
+cat >>$CONF <<'TOML'
+
+[[client]]
+name = "client2"
+match = { cn = "client2.example.com" }
+allow = ["web/web2"]
+
+[[listener]]
+name = "low"
+bind = "127.0.0.1:443"
+upstream = "web"
+tls = { cert = "tls/server.crt", key = "tls/server.key", client_ca = "tls/ca.crt", crl = "tls/ca.crl" }
+TOML
+reload
+until_true 'the reload is applied' counts 'leastconn_config_reloads_total{outcome="applied"}' 1
+is 'client2, on a port below 1024' web2 "$(ask client2.example.com 443)"
+cp $CONF edited.toml
+echo 'not = "a key"' >>$CONF
+reload
+until_true 'a bad one is rejected' counts 'leastconn_config_reloads_total{outcome="rejected"}' 1
+served client1.example.com || die 'client1 is not served after a rejected reload'
+cp edited.toml $CONF
+ok 'reloaded: a new rule and port 443; what is wrong is rejected'
+
+inode=$(stat -c %i $LOG)
+logrotate --force /etc/logrotate.d/leastconn-lb 2>rotate.err || die "logrotate: $(cat rotate.err)"
+is 'what logrotate says' '' "$(cat rotate.err)"
+is 'the rotated log' "$inode" "$(stat -c %i $LOG.1)"
+is 'the new log' '640 leastconn adm' "$(stat -c '%a %U %G' $LOG)"
+if ! with_systemd; then kill -USR1 $PID; fi
+a_new_line() { served client1.example.com && grep -q '"client":"client1"' $LOG; }
+until_true 'the new log is written' a_new_line
+lines=$(wc -l <$LOG.1)
+served client1.example.com
+until_true 'another line in the new log' sh -c "[ \"\$(wc -l <$LOG)\" -ge 2 ]"
+is 'lines of the rotated log' "$lines" "$(wc -l <$LOG.1)"
+ok 'rotated: the new file is written, the old one is not'
+
+leastconn-lb pki revoke $PKI $PKI/client2.example.com.crt >/dev/null
+install -m 0644 $PKI/ca.crl /etc/leastconn/tls/ca.crl.new && mv /etc/leastconn/tls/ca.crl.new /etc/leastconn/tls/ca.crl
+until_true 'client2 is refused once revoked' refused client2.example.com
+until_true 'the log says why' grep -q '"outcome":"revoked_certificate"' $LOG
+served client1.example.com || die 'client1 is not served after another was revoked'
+ok 'revoked: the new list is seen without a reload'
+
+# --- upgraded ------------------------------------------------------------------
+
+# A service that hands its sockets over at an upgrade refuses nobody meanwhile.
+hands_over() { with_systemd && grep -qsz '^NOTIFY_SOCKET=' "/proc/$old/environ"; }
+keep_asking() {
+  while [ ! -e enough ]; do
+    if served client1.example.com; then echo served; else echo refused; fi >>asked
+    sleep 0.1 # below its rate limit
+  done
+}
+old=$(main_pid)
+if hands_over; then
+  keep_asking &
+  asking=$!
+fi
+dpkg -i $DEB >dpkg.log 2>&1 || die "dpkg -i again: $(cat dpkg.log)"
+cmp -s $CONF edited.toml || die 'the edited configuration was replaced'
+if with_systemd; then
+  is 'enabled after an upgrade' enabled "$(systemctl is-enabled leastconn)"
+  another() { local now; now=$(main_pid) && [ "$now" != 0 ] && [ "$now" != "$old" ]; }
+  until_true 'the new program takes over' another
+  if [ -n "${asking:-}" ]; then
+    until_true 'the old program is gone' test ! -e "/proc/$old"
+    touch enough && wait "$asking"
+    is 'refused during the upgrade' 0 "$(grep -c refused asked || true)"
+    [ "$(wc -l <asked)" -ge 3 ] || die 'nobody asked during the upgrade'
+    ok "handed over: of $(wc -l <asked) that asked during the upgrade, nobody was refused"
+  fi
+else
+  stop && start
+fi
+until_true 'served after an upgrade' served client1.example.com
+ok 'upgraded: the edited configuration is kept, the service serves'
+
+# --- a key that only root can read ------------------------------------------------
+
+if with_systemd; then
+  chmod 0600 /etc/leastconn/tls/server.key && chgrp root /etc/leastconn/tls/server.key
+  mkdir -p /etc/systemd/system/leastconn.service.d
+  printf '[Service]\nLoadCredential=server.key:/etc/leastconn/tls/server.key\n' >/etc/systemd/system/leastconn.service.d/key.conf
+  # shellcheck disable=SC2016 # the configuration expands it
+  sed -i 's#"tls/server.key"#"${CREDENTIALS_DIRECTORY}/server.key"#' $CONF
+  systemctl daemon-reload
+  systemctl restart leastconn
+  until_true 'served with a credential' served client1.example.com
+  rm -r /etc/systemd/system/leastconn.service.d
+  cp edited.toml $CONF && chgrp leastconn /etc/leastconn/tls/server.key && chmod 0640 /etc/leastconn/tls/server.key
+  systemctl daemon-reload
+  ok 'LoadCredential: a key of root'
+fi
+
+stop
+if with_systemd; then [ ! -e /run/leastconn ] || die '/run/leastconn is left after a stop'; fi
+ok 'stopped: drained, exit code 0'
+
+# --- removed, purged -----------------------------------------------------------
+
+if with_systemd; then systemctl start leastconn; fi
+dpkg -r leastconn-lb >dpkg.log 2>&1 || die "dpkg -r: $(cat dpkg.log)"
+if with_systemd; then is 'running after the removal' '' "$(pgrep -u leastconn || true)"; fi
+cmp -s $CONF edited.toml || die 'removing the package took the configuration'
+[ -s $LOG ] || die 'removing the package took the log'
+[ ! -e /usr/bin/leastconn-lb ] || die 'the program is left'
+ok 'removed: stopped; configuration and log are kept'
+
+dpkg -P leastconn-lb >dpkg.log 2>&1 || die "dpkg -P: $(cat dpkg.log)"
+files >after
+left=$(comm -13 before after)
+is 'what is left: what the administrator put there' "$(printf '%s\n' /etc/leastconn /etc/leastconn/tls /etc/leastconn/tls/{ca.crl,ca.crt,server.crt,server.key})" "$left"
+is 'what is gone that was there before' '' "$(comm -23 before after)"
+getent passwd leastconn >/dev/null || die 'the user is gone, and its number free for another'
+cp -r /etc/leastconn/tls saved && rm -r /etc/leastconn
+{ dpkg -i $DEB && dpkg -P leastconn-lb; } >dpkg.log 2>&1 || die "installed and purged again: $(cat dpkg.log)"
+files >after
+is 'what is left of a package that nobody configured' '' "$(comm -13 before after)"
+ok 'purged: only keys and certificates of the administrator are left, and the user'
+
+# --- by hand -------------------------------------------------------------------
+
+cp -a by-hand/. /
+hash -r # it is elsewhere now
+if with_systemd; then
+  systemd-sysusers leastconn.conf && systemd-tmpfiles --create leastconn.conf && systemctl daemon-reload
+else
+  install -d -m 2750 -o leastconn -g adm /var/log/leastconn && install -d -m 0750 -g leastconn /etc/leastconn/tls
+fi
+cp saved/* /etc/leastconn/tls/ && chgrp leastconn /etc/leastconn/tls/server.key && chmod 0640 /etc/leastconn/tls/server.key
+start
+is 'the program' /usr/local/bin/leastconn-lb "$(readlink "/proc/$(main_pid)/exe")"
+until_true 'served by what make install installs' served client1.example.com
+stop
+ok 'make install: the same under /usr/local'

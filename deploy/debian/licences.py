@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Prints the licences of all crates that the release binary contains.
+
+Reads what cargo knows: the normal dependencies of leastconn-lb on this platform,
+without what only runs at build time (procedural macros and what they stand on)."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+
+def metadata():
+    host = next(
+        line.split()[1]
+        for line in subprocess.check_output(["rustc", "-vV"], text=True).splitlines()
+        if line.startswith("host:")
+    )
+    command = ["cargo", "metadata", "--locked", "--format-version", "1", "--filter-platform", host]
+    return json.loads(subprocess.check_output(command))
+
+
+def contained(data):
+    packages = {package["id"]: package for package in data["packages"]}
+    nodes = {node["id"]: node for node in data["resolve"]["nodes"]}
+    root = next(id for id, package in packages.items() if package["name"] == "leastconn-lb")
+    seen, todo = set(), [root]
+    while todo:
+        id = todo.pop()
+        kinds = {kind for target in packages[id]["targets"] for kind in target["kind"]}
+        if id in seen or "proc-macro" in kinds:
+            continue
+        seen.add(id)
+        for dep in nodes[id]["deps"]:
+            if any(kind["kind"] is None for kind in dep["dep_kinds"]):
+                todo.append(dep["pkg"])
+    # Ours are in the file `copyright`.
+    return sorted((packages[id] for id in seen if packages[id]["source"]), key=lambda p: p["name"])
+
+
+def texts(package):
+    directory = pathlib.Path(package["manifest_path"]).parent
+    names = ("licen", "copying", "copyright", "notice", "unlicense")
+    return sorted(p for p in directory.iterdir() if p.is_file() and p.name.lower().startswith(names))
+
+
+def main():
+    crates = contained(metadata())
+    if len(crates) < 20:
+        sys.exit(f"licences: only {len(crates)} crates were found; that cannot be all")
+    print("The crates in leastconn-lb, their licences, and the texts that came with them.\n")
+    for crate in crates:
+        print(f"{crate['name']} {crate['version']}: {crate['license'] or 'see below'}")
+    # Many crates share a text to the letter: each is printed once.
+    shared = {}
+    for crate in crates:
+        for path in texts(crate):
+            text = path.read_text(encoding="utf-8", errors="replace").strip()
+            shared.setdefault(text, []).append(f"{crate['name']} {crate['version']}: {path.name}")
+    for text, names in shared.items():
+        print("\n" + "=" * 78)
+        print("\n".join(names))
+        print("-" * 78)
+        print(text)
+
+
+main()

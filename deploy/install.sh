@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# `make install`: what the Debian package puts on a machine, by hand, below PREFIX.
+# The configuration in /etc is written only where there is none. Nothing is started.
+#
+#   PREFIX   /usr/local
+#   DESTDIR  a directory to take for the root, as packagers do
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+umask 022
+
+PREFIX=${PREFIX:-/usr/local} DESTDIR=${DESTDIR:-}
+program=${CARGO_TARGET_DIR:-target}/release/leastconn-lb
+if [ ! -x "$program" ]; then
+  echo "install: $program is not there; first: make build" >&2
+  exit 1
+fi
+if [ "$PREFIX" = /usr ]; then lib=/usr/lib; else lib=/etc; fi
+share=$DESTDIR$PREFIX/share
+
+install -D -m 0755 "$program" "$DESTDIR$PREFIX/bin/leastconn-lb"
+install -d "$share/man/man1"
+"$program" man --dir "$share/man/man1"
+while read -r shell path; do
+  install -d "$(dirname "$share/$path")"
+  "$program" completions "$shell" >"$share/$path"
+done <<'SHELLS'
+bash bash-completion/completions/leastconn-lb
+zsh zsh/site-functions/_leastconn-lb
+fish fish/vendor_completions.d/leastconn-lb.fish
+SHELLS
+
+for unit in deploy/systemd/leastconn.*; do
+  install -d "$DESTDIR$lib/systemd/system"
+  sed "s#/usr/bin/leastconn-lb#$PREFIX/bin/leastconn-lb#" "$unit" >"$DESTDIR$lib/systemd/system/${unit##*/}"
+done
+for kind in sysusers tmpfiles; do
+  install -D -m 0644 deploy/systemd/$kind.d/leastconn.conf "$DESTDIR$lib/$kind.d/leastconn.conf"
+done
+install -D -m 0644 deploy/debian/leastconn.logrotate "$DESTDIR/etc/logrotate.d/leastconn-lb"
+if [ ! -e "$DESTDIR/etc/leastconn/leastconn.toml" ]; then
+  install -D -m 0644 deploy/debian/leastconn.toml "$DESTDIR/etc/leastconn/leastconn.toml"
+fi
+
+if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
+  systemd-sysusers leastconn.conf
+  systemd-tmpfiles --create leastconn.conf
+  systemctl daemon-reload
+fi
+echo "installed below $DESTDIR$PREFIX; next: the head of $DESTDIR/etc/leastconn/leastconn.toml"

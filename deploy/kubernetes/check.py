@@ -1,0 +1,175 @@
+#!/usr/bin/env python3
+"""Are the manifests right? Each against the strict schemas of Kubernetes, and all of
+them against each other: names, ports, selectors, times, what the restricted level of pod
+security asks for.
+
+    check.py DIRECTORY       with its kustomization.yaml and extra/
+    check.py --built FILE    what kustomize made of it
+"""
+
+import pathlib
+import re
+import sys
+
+import kubernetes_validate
+import yaml
+
+# From the first with preStop.sleep on by default to the newest that there is a schema of.
+VERSIONS = [f"1.{minor}" for minor in range(30, 38)]
+# Kinds of operators, whose schemas are not Kubernetes'.
+OPERATORS = {"ServiceMonitor", "Certificate"}
+
+problems = []
+
+
+def expect(holds, what):
+    if not holds:
+        problems.append(what)
+
+
+def seconds(text):
+    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+    return sum(float(n) * units[u] for n, u in re.findall(r"(\d+)(ms|s|m|h)", text))
+
+
+def setting(toml, key):
+    found = re.search(rf'^{key} = "([^"]*)"', toml, re.MULTILINE)
+    expect(found, f"the configuration does not set {key}")
+    return found.group(1) if found else "0s"
+
+
+def schemas(documents):
+    for name, document in documents:
+        if document["kind"] in OPERATORS | {"Kustomization"}:
+            continue
+        for version in VERSIONS:
+            try:
+                kubernetes_validate.validate(document, version, strict=True)
+            except Exception as error:  # each kind of error that the package has
+                says = (str(error) or type(error).__name__).splitlines()[0]
+                problems.append(f"{name}, Kubernetes {version}: {says}")
+
+
+def restricted(pod, container):
+    """What the restricted level asks of a pod, as far as it can be forgotten."""
+    of_pod, of_container = pod["securityContext"], container["securityContext"]
+    expect(of_pod["runAsNonRoot"] is True and of_pod["runAsUser"] != 0, "the pod may run as root")
+    expect(of_pod["seccompProfile"]["type"] == "RuntimeDefault", "no seccomp profile")
+    expect(of_container["allowPrivilegeEscalation"] is False, "privileges may be raised")
+    expect(of_container["capabilities"]["drop"] == ["ALL"], "capabilities are kept")
+    expect("add" not in of_container["capabilities"], "capabilities are added")
+    expect(of_container["readOnlyRootFilesystem"] is True, "the file system can be written")
+    allowed = {"configMap", "secret", "projected", "emptyDir"}
+    for volume in pod["volumes"]:
+        expect(set(volume) - {"name"} <= allowed, f"volume {volume['name']} is not of a restricted kind")
+    for key in ("hostNetwork", "hostPID", "hostIPC"):
+        expect(not pod.get(key), f"{key} is set")
+
+
+def together(documents):
+    by_kind = {}
+    for _, document in documents:
+        by_kind.setdefault(document["kind"], []).append(document)
+    deployment = by_kind["Deployment"][0]
+    spec = deployment["spec"]
+    pod = spec["template"]["spec"]
+    container = pod["containers"][0]
+    labels = spec["template"]["metadata"]["labels"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    toml = next(c for c in by_kind["ConfigMap"] if c["metadata"]["name"] == "leastconn")["data"]["leastconn.toml"]
+
+    restricted(pod, container)
+    namespace = by_kind["Namespace"][0]["metadata"]
+    expect(namespace["labels"]["pod-security.kubernetes.io/enforce"] == "restricted", "the namespace is not restricted")
+    for name, document in documents:
+        if document["kind"] not in {"Namespace", "Kustomization"}:
+            expect(document["metadata"].get("namespace") == namespace["name"], f"{name} is of another namespace")
+
+    # Who selects pods selects these.
+    selectors = [("Deployment", spec["selector"]["matchLabels"])]
+    selectors += [("Service", s["spec"]["selector"]) for s in by_kind["Service"]]
+    selectors += [("PodDisruptionBudget", p["spec"]["selector"]["matchLabels"]) for p in by_kind["PodDisruptionBudget"]]
+    selectors += [("NetworkPolicy", n["spec"]["podSelector"]["matchLabels"]) for n in by_kind["NetworkPolicy"]]
+    selectors += [("spread", t["labelSelector"]["matchLabels"]) for t in pod["topologySpreadConstraints"]]
+    for who, selector in selectors:
+        expect(selector and selector.items() <= labels.items(), f"{who} selects {selector}, pods are {labels}")
+    for monitor in by_kind.get("ServiceMonitor", []):
+        selector = monitor["spec"]["selector"]["matchLabels"]
+        chosen = [s for s in by_kind["Service"] if selector.items() <= s["metadata"]["labels"].items()]
+        expect(len(chosen) == 1, f"the ServiceMonitor chooses {len(chosen)} services")
+        for endpoint in monitor["spec"]["endpoints"]:
+            expect(chosen and endpoint["port"] in [p["name"] for p in chosen[0]["spec"]["ports"]], "the ServiceMonitor's port")
+
+    # Ports that are named are the container's, and those are what the configuration binds.
+    named = [p["targetPort"] for s in by_kind["Service"] for p in s["spec"]["ports"]]
+    named += [p["port"] for n in by_kind["NetworkPolicy"] for rule in n["spec"]["ingress"] for p in rule["ports"]]
+    named += [container[probe]["httpGet"]["port"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
+    for port in named:
+        expect(port in ports, f"nobody calls a port {port}")
+    bound = {int(port) for port in re.findall(r'^bind = "[^"]*:(\d+)"', toml, re.MULTILINE)}
+    expect(bound == set(ports.values()), f"the configuration binds {bound}, the container has {ports}")
+    client = next(s for s in by_kind["Service"] if s["spec"].get("type") == "LoadBalancer")
+    expect([p["targetPort"] for p in client["spec"]["ports"]] == ["tls"], "clients reach more than the listener")
+
+    # Time to wait, to drain, and to end.
+    waits = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    drains = seconds(setting(toml, "drain_timeout"))
+    grace = pod["terminationGracePeriodSeconds"]
+    expect(waits >= 5, "preStop is too short for nodes to hear that a pod goes")
+    expect(grace >= waits + drains + 5, f"{grace} s are too few for {waits} s of preStop, {drains:.0f} s of draining and the end")
+    expect(container["readinessProbe"]["httpGet"]["path"] == "/readyz", "readiness is not /readyz")
+    expect(container["livenessProbe"]["httpGet"]["path"] == "/healthz", "liveness is not /healthz")
+
+    # What is mounted is where the configuration looks, and the group may read it.
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    expect(set(volumes) == {mount["name"] for mount in mounts.values()}, "volumes and mounts differ")
+    for mount in mounts.values():
+        expect("subPath" not in mount, "what is mounted by subPath never changes")
+    there = {f"/etc/leastconn/conf/{key}" for key in ["leastconn.toml"]}
+    sources = volumes["tls"]["projected"]["sources"]
+    there |= {f"/etc/leastconn/tls/{item['path']}" for s in sources for item in next(iter(s.values()))["items"]}
+    wanted = set(re.findall(r'"(/etc/[^"]*)"', toml)) | {container["args"][-1]}
+    expect(wanted == there, f"the configuration names {sorted(wanted)}, mounted are {sorted(there)}")
+    expect(volumes["tls"]["projected"]["defaultMode"] == 0o440, "keys can be read by more than the group")
+    expect("fsGroup" in pod["securityContext"], "no group may read the keys")
+    for certificate in by_kind.get("Certificate", []):
+        expect(certificate["spec"]["secretName"] == sources[0]["secret"]["name"], "cert-manager writes another secret")
+
+    # More than one must be there before one may go.
+    expect(spec["replicas"] > by_kind["PodDisruptionBudget"][0]["spec"]["maxUnavailable"], "emptying a node may take all pods")
+    expect(spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0, "a rollout takes a pod before there is another")
+
+
+def read(path):
+    return [(path.name, document) for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+def main():
+    if sys.argv[1] == "--built":
+        documents = read(pathlib.Path(sys.argv[2]))
+    else:
+        directory = pathlib.Path(sys.argv[1])
+        kustomization = yaml.safe_load((directory / "kustomization.yaml").read_text())
+        version = re.search(r'^version = "(.*)"', pathlib.Path("Cargo.toml").read_text(), re.MULTILINE).group(1)
+        tag = kustomization["images"][0]["newTag"]
+        expect(tag == version, f"the image is of version {tag}, this is {version}")
+        listed = kustomization["resources"]
+        files = {path.name for path in directory.glob("*.yaml")} - {"kustomization.yaml"}
+        expect(set(listed) == files, f"the kustomization lists {sorted(listed)}, there are {sorted(files)}")
+        paths = [directory / name for name in listed] + sorted((directory / "extra").glob("*.yaml"))
+        documents = [entry for path in paths for entry in read(path)]
+    schemas(documents)
+    try:
+        together(documents)
+    except KeyError as missing:
+        problems.append(f"{missing} is missing")
+    for problem in problems:
+        print(f"kubernetes-test: {problem}", file=sys.stderr)
+    if problems:
+        sys.exit(1)
+    checked = sum(document["kind"] not in OPERATORS for _, document in documents)
+    print(f"{len(documents)} manifests agree with each other, {checked} with the schemas of Kubernetes {VERSIONS[0]} to {VERSIONS[-1]}")
+
+
+main()
