@@ -1,106 +1,136 @@
-//! The admin address: health and metrics, on a thread of its own so that it
-//! answers whatever the connections' workers are doing.
+//! The admin side: health and metrics, on a thread of its own so that it answers
+//! whatever the connections' workers are doing, and with descriptors in reserve so
+//! that it answers when there are no others.
+//!
+//! Where it listens is planned and changed as the listeners' sockets are
+//! ([`crate::sockets`]): all that can fail is done first, and what stays is not
+//! touched. The thread is there with or without an address, so that a reload can
+//! add one.
 
 mod api;
+mod changes;
+mod guard;
+mod listening;
+mod reserve;
+mod serve;
+mod socket;
 
-use std::{
-    io,
-    net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, thread};
 
 use axum::{
     Router,
     extract::State,
     http::{StatusCode, header},
+    middleware,
     response::IntoResponse,
     routing::get,
 };
-use tokio::{
-    sync::{Notify, oneshot},
-    time::sleep,
-};
+use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
     api::{Sight, history},
+    config::Config,
+    inherited::Inherited,
     metrics::CONTENT_TYPE,
-    shared::Phase,
+    shared::{Phase, Shared},
+    sockets::{Changes, PlanError},
+    upgrade::Passed,
 };
 
-/// How long requests may take to be answered once it is over.
-const WIND_UP: Duration = Duration::from_secs(2);
+use listening::Listening;
+pub use listening::{Place, Plan};
+use reserve::Reserve;
+pub use socket::SocketError;
 
-/// The running admin side. Dropping it ends it: nothing new is taken, and what has
-/// been asked is answered, unless that takes long.
+/// What logs call it, where they call a listener by its name.
+pub(crate) const NAME: &str = "admin";
+
+/// The running admin side, for as long as its [`Thread`] is there.
 #[derive(Debug)]
 pub struct Admin {
-    address: SocketAddr,
-    /// To be passed on.
-    socket: std::net::TcpListener,
+    runtime: Handle,
+    listening: Listening,
+}
+
+/// The thread of the admin side. Dropping it ends it. Apart from [`Admin`], which
+/// those that it serves can reach.
+#[derive(Debug)]
+pub struct Thread {
     _stop: oneshot::Sender<()>,
 }
 
 impl Admin {
-    /// Serves on `socket`.
+    /// Starts its thread, which listens nowhere yet.
     ///
     /// # Errors
-    /// If its thread cannot be started.
-    pub fn start(socket: std::net::TcpListener, sight: Sight) -> io::Result<Self> {
-        let address = socket.local_addr()?;
-        let copy = socket.try_clone()?;
+    /// If there are no resources for it.
+    pub fn start() -> io::Result<(Self, Thread)> {
+        let reserve = Reserve::new()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
+        let handle = runtime.handle().clone();
         let run = move || {
-            runtime.block_on(async {
-                tokio::spawn(history::record(Arc::clone(&sight.shared)));
-                let result = match tokio::net::TcpListener::from_std(socket) {
-                    Ok(socket) => {
-                        let stop = Arc::new(Notify::new());
-                        let told = Arc::clone(&stop);
-                        let serving = axum::serve(socket, router(sight))
-                            .with_graceful_shutdown(async move { told.notified().await });
-                        let stopping = async {
-                            // Sent or dropped: either way it is over.
-                            let _ = stopped.await;
-                            stop.notify_one();
-                            sleep(WIND_UP).await;
-                        };
-                        tokio::select! {
-                            result = serving => result,
-                            () = stopping => Ok(()),
-                        }
-                    }
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = result {
-                    tracing::error!(%error, "the admin side ended");
-                }
-            });
+            // Sent or dropped: either way it is over.
+            let _ = runtime.block_on(stopped);
         };
-        thread::Builder::new().name("admin".to_owned()).spawn(run)?;
-        Ok(Self {
-            address,
-            socket: copy,
-            _stop: stop,
-        })
+        thread::Builder::new().name(NAME.to_owned()).spawn(run)?;
+        let admin = Self {
+            runtime: handle,
+            listening: Listening::new(reserve),
+        };
+        Ok((admin, Thread { _stop: stop }))
     }
 
-    /// A copy of its socket, for another process.
+    /// Works out what has to change for `config`, and binds what is new, unless it
+    /// was `inherited`.
+    ///
+    /// # Errors
+    /// All addresses that are not to be had. What was bound is closed again.
+    pub fn plan(&self, config: &Config, inherited: &mut Inherited) -> Result<Plan, Vec<PlanError>> {
+        let _enter = self.runtime.enter();
+        self.listening.plan(config.admin.as_ref(), inherited)
+    }
+
+    /// Carries out a plan that was made for the admin side as it is now. Requests
+    /// that have come to an address that goes are answered.
+    pub fn apply(&mut self, plan: Plan, sight: &Sight, changes: &mut Changes) {
+        let router = || router(sight.clone());
+        self.listening.apply(plan, &self.runtime, router, changes);
+    }
+
+    /// Keeps what is shown of the last minutes from now on.
+    pub fn keep_history(&self, shared: &Arc<Shared>) {
+        self.runtime.spawn(history::record(Arc::clone(shared)));
+    }
+
+    /// Copies of its sockets, for another process.
     ///
     /// # Errors
     /// If there are no more descriptors.
-    pub fn share(&self) -> io::Result<OwnedFd> {
-        self.socket.as_fd().try_clone_to_owned()
+    pub(crate) fn share(&self) -> io::Result<Vec<Passed>> {
+        self.listening.share()
+    }
+
+    /// Listens nowhere any more: another process has copies of its sockets.
+    pub(crate) fn leave(&mut self) {
+        self.listening.leave();
     }
 
     /// The bound address.
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listening.address()
+    }
+
+    /// Wherever it listens.
+    pub fn places(&self) -> Vec<Place> {
+        self.listening.places()
+    }
+
+    /// Listens nowhere any more, and removes its socket.
+    pub(crate) fn close(&mut self) {
+        self.listening.close();
     }
 }
 
@@ -110,6 +140,7 @@ fn router(sight: Sight) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .nest("/api/v1", api::routes())
+        .layer(middleware::from_fn_with_state(sight.clone(), guard::guard))
         .with_state(sight)
 }
 

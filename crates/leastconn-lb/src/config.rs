@@ -13,6 +13,7 @@
 //! Only a file without any error yields a [`Config`]. Nothing ever falls back
 //! to a default because what was written could not be read.
 
+mod admin_at;
 pub mod cidr;
 pub mod clients;
 mod defaults;
@@ -20,7 +21,6 @@ pub mod duration;
 mod expand;
 mod model;
 pub mod pattern;
-mod planned;
 mod problem;
 pub mod raw;
 pub(crate) mod reachable;
@@ -46,12 +46,13 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
+pub use admin_at::{AdminAt, admin_at};
 pub use cidr::{IpNet, Prefixes};
 pub use clients::{Clients, Key, Rule};
 pub use model::{
     Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log, Mode,
     OnExpiry, ProbeKind, Process, Route, Sandbox, Senders, SourceRateLimit, StatusSet, Timeouts,
-    TlsRecords, Upstream, Watch,
+    TlsRecords, Token, Upstream, Watch,
 };
 pub use pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
 pub(crate) use problem::visible;

@@ -13,26 +13,31 @@ use std::{
     mem,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, OwnedMutexGuard, Semaphore};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, OwnedMutexGuard, Semaphore},
+};
 
 use crate::{
     accept::Gate,
+    admin::{self, Admin},
+    api::Sight,
     config::{self, Config, Format, Loaded, Problems},
     descriptors,
     inherited::Inherited,
     judge,
     listener::{self, Common, Listener},
-    logging, notify,
+    notify,
     presented::Named,
     running::{Current, Running},
     shared::Shared,
-    sockets::{Changes, Sockets},
+    sockets::{Changes, PlanError, Sockets},
     state::State,
 };
 
@@ -58,6 +63,9 @@ pub struct Reloader {
     common: Common,
     sizes: Mutex<Sizes>,
     sockets: Mutex<Sockets>,
+    admin: Mutex<Admin>,
+    /// That of connections.
+    runtime: Handle,
     /// One at a time; others wait.
     turn: tokio::sync::Mutex<()>,
     /// Held by whoever may change the sockets, or wants them not to change.
@@ -97,14 +105,24 @@ impl<E: std::error::Error> From<E> for Rejected {
     }
 }
 
+/// Addresses are not to be had.
+fn unavailable(errors: Vec<PlanError>) -> Rejected {
+    Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
+}
+
 impl Reloader {
-    /// For the balancer that `shared` shows, with the `sockets` that it has.
+    /// For the balancer that `shared` shows, with the `sockets` and the admin side
+    /// that it has.
+    ///
+    /// # Panics
+    /// Outside the runtime of connections.
     pub fn new(
         shared: Arc<Shared>,
         gate: Gate,
         common: Common,
         sizes: Sizes,
         sockets: Sockets,
+        admin: Admin,
     ) -> Self {
         Self {
             shared,
@@ -112,6 +130,8 @@ impl Reloader {
             common,
             sizes: Mutex::new(sizes),
             sockets: Mutex::new(sockets),
+            admin: Mutex::new(admin),
+            runtime: Handle::current(),
             turn: tokio::sync::Mutex::default(),
             sockets_turn: Arc::default(),
             waiting: AtomicBool::new(false),
@@ -120,7 +140,7 @@ impl Reloader {
     }
 
     /// The sockets.
-    pub(crate) fn sockets(&self) -> std::sync::MutexGuard<'_, Sockets> {
+    pub(crate) fn sockets(&self) -> MutexGuard<'_, Sockets> {
         // Nothing that holds it leaves it half changed.
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,6 +154,17 @@ impl Reloader {
     pub fn max_connections(&self) -> usize {
         let sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
         sizes.connections
+    }
+
+    /// The admin side.
+    pub(crate) fn admin(&self) -> MutexGuard<'_, Admin> {
+        // As above.
+        self.admin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The runtime of connections, which others than the admin side's are on.
+    pub const fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     /// The running configuration.
@@ -154,7 +185,7 @@ impl Reloader {
             return;
         }
         let this = Arc::clone(self);
-        tokio::spawn(async move { this.reload().await });
+        self.runtime.spawn(async move { this.reload().await });
     }
 
     /// Reads the configuration anew, checks it, and applies what changed. Waits for
@@ -171,7 +202,8 @@ impl Reloader {
             notify::reloading();
         }
         let this = Arc::clone(self);
-        let done = tokio::task::spawn_blocking(move || {
+        // Wherever it is asked for: what is begun in it belongs there.
+        let done = self.runtime.spawn_blocking(move || {
             let rejected = this.load_and_apply().err();
             this.conclude(rejected.as_ref(), NOT_RELOADED)
         });
@@ -207,7 +239,7 @@ impl Reloader {
         let _ = tokio::task::spawn_blocking(move || this.load_files()).await;
     }
 
-    fn load_files(&self) {
+    fn load_files(self: &Arc<Self>) {
         if self.shared.phase().is_last() {
             return;
         }
@@ -244,7 +276,7 @@ impl Reloader {
         self.conclude(rejected.as_ref(), NOT_LOADED);
     }
 
-    fn load_and_apply(&self) -> Result<(), Rejected> {
+    fn load_and_apply(self: &Arc<Self>) -> Result<(), Rejected> {
         let state = self.shared.state();
         let Loaded {
             config, warnings, ..
@@ -281,7 +313,7 @@ impl Reloader {
     }
 
     /// Applies a configuration that was checked.
-    fn apply(&self, config: Config) -> Result<(Arc<State>, Changes), Rejected> {
+    fn apply(self: &Arc<Self>, config: Config) -> Result<(Arc<State>, Changes), Rejected> {
         let current = self.shared.running.current();
         let earlier = &current.state.config;
         let frozen = needs_restart(earlier, &config);
@@ -309,24 +341,32 @@ impl Reloader {
         }
         let plan = sockets
             .plan(&config, &mut Inherited::none())
-            .map_err(|errors| {
-                Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
-            })?;
+            .map_err(unavailable)?;
+        let mut admin = self.admin();
+        let admin_plan = admin
+            .plan(&config, &mut Inherited::none())
+            .map_err(unavailable)?;
         let state = Arc::new(current.state.succeed(config)?);
 
         // All that can fail has been done.
         let next = self.successors(&current, &state, tls, &mut sockets);
         current.state.stop_checks_for(&state);
-        self.shared.running.replace(next);
-        let changes = sockets.apply(plan, &self.gate);
-        drop(sockets);
+        let replace = || self.shared.running.replace(next);
+        let by_hand = &self.shared.by_hand;
+        by_hand.carry_over(&current.state, &state, replace);
+        let mut changes = sockets.apply(plan, &self.gate);
+        let sight = Sight {
+            shared: Arc::clone(&self.shared),
+            reloader: Arc::clone(self),
+        };
+        admin.apply(admin_plan, &sight, &mut changes);
+        drop((sockets, admin));
         if let Some(next) = next_log {
             log.switch(next);
         }
         if earlier.process != state.config.process {
             self.resize(&state.config);
         }
-        logging::change(&state.config.log);
         self.judge_again(earlier);
         self.applied.notify_one();
         Ok((state, changes))
@@ -442,10 +482,6 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         from.workers != to.workers && !(from.auto_workers && to.auto_workers),
     );
     compare("process.sandbox", from.sandbox != to.sandbox);
-    match (&running.admin, &new.admin) {
-        (Some(from), Some(to)) => compare("admin.bind", from.bind != to.bind),
-        (from, to) => compare("admin", from.is_some() != to.is_some()),
-    }
     all
 }
 
@@ -465,6 +501,12 @@ pub(crate) fn report(ended: &judge::Ended) {
 fn announce(state: &State, changes: &Changes) {
     for (listener, address) in &changes.closed {
         tracing::info!(listener = &**listener, %address, "no longer listening");
+    }
+    for address in &changes.admin_closed {
+        tracing::info!(listener = admin::NAME, %address, "no longer listening");
+    }
+    for address in &changes.admin_opened {
+        tracing::info!(listener = admin::NAME, %address, "listening");
     }
     for (listener, address) in &changes.opened {
         tracing::info!(listener = &**listener, %address, "listening");

@@ -10,13 +10,13 @@ use tokio::{
 };
 
 use crate::{
-    accept::{self, BindError, Gate},
+    accept::Gate,
     access_log::AccessLog,
-    admin,
+    admin::{self, Admin},
     api::Sight,
     config::Config,
     descriptors,
-    inherited::{self, Inherited},
+    inherited::Inherited,
     listener::{Common, Listener},
     live::Registry,
     metrics::{Metrics, Observed},
@@ -66,7 +66,9 @@ pub struct Prepared {
     sizes: Sizes,
     sockets: Sockets,
     plan: Plan,
-    admin: Option<std::net::TcpListener>,
+    admin: Admin,
+    admin_plan: admin::Plan,
+    thread: admin::Thread,
 }
 
 /// A running balancer. Dropping it stops accepting.
@@ -75,7 +77,7 @@ pub struct Server {
     shared: Arc<Shared>,
     reloader: Arc<Reloader>,
     addresses: Vec<(Arc<str>, SocketAddr)>,
-    admin: Option<admin::Admin>,
+    _admin: admin::Thread,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
     /// Goes on while connections are drained, and ends with this.
@@ -105,11 +107,8 @@ impl Prepared {
         // Addresses first: the most likely trouble, and nothing to undo yet.
         let sockets = Sockets::default();
         let plan = sockets.plan(&config, inherited).map_err(StartError::Bind)?;
-        let admin = config.admin.as_ref();
-        let admin = admin
-            .map(|admin| admin_socket(admin.bind, inherited))
-            .transpose()
-            .map_err(|error| StartError::Bind(vec![error.into()]))?;
+        let (admin, thread) = Admin::start()?;
+        let admin_plan = admin.plan(&config, inherited).map_err(StartError::Bind)?;
 
         let process = config.process.clone();
         let sizes = Sizes {
@@ -161,6 +160,8 @@ impl Prepared {
             sockets,
             plan,
             admin,
+            admin_plan,
+            thread,
         })
     }
 
@@ -185,16 +186,18 @@ impl Prepared {
             sockets,
             plan,
             admin,
+            admin_plan,
+            thread,
         } = self;
         let limiter = Arc::clone(&common.limiter);
         let accepting = gate.clone();
-        let reloader = Reloader::new(Arc::clone(&shared), gate, common, sizes, sockets);
+        let reloader = Reloader::new(Arc::clone(&shared), gate, common, sizes, sockets, admin);
         let reloader = Arc::new(reloader);
         let sight = Sight {
             shared: Arc::clone(&shared),
             reloader: Arc::clone(&reloader),
         };
-        reloader.sockets().apply(plan, &accepting);
+        let mut changes = reloader.sockets().apply(plan, &accepting);
         let addresses = reloader.addresses();
         let mut lasting = JoinSet::new();
         lasting.spawn(sweep(Arc::clone(&shared)));
@@ -203,7 +206,7 @@ impl Prepared {
             shared,
             reloader,
             addresses,
-            admin: None,
+            _admin: thread,
             stop: watch::Sender::new(false),
             tasks: JoinSet::new(),
             _lasting: lasting,
@@ -213,24 +216,14 @@ impl Prepared {
             Arc::clone(&server.shared),
             server.stop.subscribe(),
         ));
+        server.reloader.admin().keep_history(&server.shared);
         server.shared.enter(Phase::Ready);
         // Last: in an upgrade the old process, which is ready, answers meanwhile.
-        server.admin = admin
-            .map(|socket| admin::Admin::start(socket, sight))
-            .transpose()?;
+        let mut admin = server.reloader.admin();
+        admin.apply(admin_plan, &sight, &mut changes);
+        drop(admin);
         Ok(server)
     }
-}
-
-fn admin_socket(
-    address: SocketAddr,
-    inherited: &mut Inherited,
-) -> Result<std::net::TcpListener, BindError> {
-    let Some(socket) = inherited.take_tcp(inherited::ADMIN, address) else {
-        return accept::bind("admin", address, false, None);
-    };
-    accept::adopt(&socket, None).map_err(|error| BindError::new("admin", address, error))?;
-    Ok(socket)
 }
 
 impl Server {
@@ -263,17 +256,20 @@ impl Server {
 
     /// The bound admin address.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().map(admin::Admin::address)
+        self.reloader.admin().address()
     }
 
-    /// A copy of the admin address's socket, for another process.
+    /// Wherever the admin side listens.
+    pub fn admin_places(&self) -> Vec<admin::Place> {
+        self.reloader.admin().places()
+    }
+
+    /// Copies of the admin side's sockets, for another process.
     ///
     /// # Errors
     /// If there are no more descriptors.
-    pub(crate) fn share_admin(&self) -> io::Result<Option<Passed>> {
-        let admin = self.admin.as_ref();
-        let copy = admin.map(admin::Admin::share).transpose()?;
-        Ok(copy.map(|copy| (inherited::ADMIN.to_owned(), copy)))
+    pub(crate) fn share_admin(&self) -> io::Result<Vec<Passed>> {
+        self.reloader.admin().share()
     }
 
     /// Leaves the sockets to another process that has copies and accepts from them,
@@ -281,7 +277,7 @@ impl Server {
     pub(crate) async fn leave_to_another(&mut self, unused: &[SocketAddr]) {
         // In this order: whoever asks the admin side is never told that the service
         // is not ready.
-        self.admin = None;
+        self.reloader.admin().leave();
         self.shared.enter(Phase::Replaced);
         let leaving = self.reloader.sockets().leave(unused);
         for task in leaving {
@@ -310,6 +306,13 @@ impl Server {
         let forced = registry.stop_all(Reason::Drained);
         let _ = timeout(WIND_UP, registry.wait_empty()).await;
         Drained { forced }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // While the process is there: the admin side's thread may not get to it.
+        self.reloader.admin().close();
     }
 }
 

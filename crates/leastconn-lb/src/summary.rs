@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{notify, server::Server, shared::Shared, upstream::Upstream};
+use crate::{admin::Place, notify, server::Server, shared::Shared, upstream::Upstream};
 
 /// How long to wait for what is known of the servers.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -19,11 +19,18 @@ pub fn announce(server: &Server) {
     for (name, address) in server.addresses() {
         tracing::info!(listener = &**name, %address, "listening");
     }
-    if let Some(address) = server.admin_address() {
-        let dashboard = format!("http://{address}/");
-        tracing::info!(listener = "admin", %address, dashboard, "listening");
-        if !address.ip().is_loopback() {
-            tracing::warn!(%address, "the admin address is not a loopback address: whoever reaches it sees metrics");
+    for place in server.admin_places() {
+        match place {
+            Place::Address(address) => {
+                let dashboard = format!("http://{address}/");
+                tracing::info!(listener = "admin", %address, dashboard, "listening");
+                if !address.ip().is_loopback() {
+                    tracing::warn!(%address, "the admin address is not a loopback address: whoever reaches it sees metrics");
+                }
+            }
+            Place::Socket(path) => {
+                tracing::info!(listener = "admin", address = %path.display(), "listening");
+            }
         }
     }
     tracing::info!("ready");

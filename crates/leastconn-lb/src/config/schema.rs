@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use schemars::{Schema, generate::SchemaSettings, transform::transform_subschemas};
 use serde_json::{Map, Value};
 
-use super::{planned, raw::Raw};
+use super::raw::Raw;
 
 /// The schema, as `leastconn-lb schema` prints it.
 pub fn schema() -> &'static Value {
@@ -31,7 +31,6 @@ impl Lookup {
             root: schema.to_value(),
             tables: Vec::new(),
         };
-        mark_planned(&mut lookup.root);
         let mut tables = Vec::new();
         lookup.collect(&lookup.root, "", &mut tables);
         lookup.tables = tables;
@@ -148,62 +147,9 @@ fn plain(schema: &mut Schema) {
     }
 }
 
-/// Says in the schema which keys do nothing yet.
-fn mark_planned(root: &mut Value) {
-    for planned in planned::PLANNED {
-        let Some(pointer) = pointer_to(root, planned.key) else {
-            continue;
-        };
-        if let Some(Value::Object(property)) = root.pointer_mut(&pointer) {
-            property.insert("x-leastconn-status".into(), "planned".into());
-            property.insert("x-leastconn-accepted".into(), planned.accepted.into());
-        }
-    }
-}
-
-/// Where the schema of a key stands: `listener.tls.cert` is at
-/// `/$defs/tls/properties/cert`.
-fn pointer_to(root: &Value, path: &str) -> Option<String> {
-    let mut pointer = String::new();
-    for key in path.split('.') {
-        pointer = table_at(root, pointer)?;
-        pointer = format!("{pointer}/properties/{key}");
-        root.pointer(&pointer)?;
-    }
-    Some(pointer)
-}
-
-/// From the schema at `pointer` to that of the table it is, or is a list of.
-fn table_at(root: &Value, mut pointer: String) -> Option<String> {
-    loop {
-        let schema = root.pointer(&pointer)?;
-        if schema.get("properties").is_some() {
-            return Some(pointer);
-        }
-        if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
-            pointer = reference.strip_prefix('#')?.to_owned();
-        } else if schema.get("items").is_some() {
-            pointer.push_str("/items");
-        } else {
-            return None;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_planned_key_is_one() {
-        for planned in planned::PLANNED {
-            let pointer = pointer_to(schema(), planned.key).unwrap();
-            assert_eq!(
-                schema().pointer(&pointer).unwrap()["x-leastconn-status"],
-                "planned"
-            );
-        }
-    }
 
     #[test]
     fn every_key_is_described() {

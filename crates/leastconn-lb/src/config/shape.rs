@@ -15,7 +15,7 @@ use toml::{
 };
 
 use super::{
-    Problems, planned,
+    Problems,
     schema::{Lookup, SCHEMA, join, list, properties, table_name},
     suggest::{either, nearest},
 };
@@ -74,10 +74,7 @@ impl Shape<'_> {
                     self.unknown(name, key.span(), known, path);
                     false
                 }
-                Some(property) => {
-                    !self.refused_for_now(name, key.span(), property, value, &key_path)
-                        && self.value(property, value, &key_path, name)
-                }
+                Some(property) => self.value(property, value, &key_path, name),
             };
             if !keep {
                 wrong.push(name.to_owned());
@@ -252,43 +249,6 @@ impl Shape<'_> {
             }
             _ => {}
         }
-    }
-
-    /// Reports a value that asks for what this version does not do.
-    fn refused_for_now(
-        &mut self,
-        key: &str,
-        key_span: Range<usize>,
-        property: &'static Value,
-        value: &Spanned<DeValue<'_>>,
-        path: &str,
-    ) -> bool {
-        let Some(planned) = planned::find(path) else {
-            return false;
-        };
-        let text = value.get_ref().as_str();
-        if text.is_some_and(|text| planned.accepts(text)) {
-            return false;
-        }
-        // A word that the format does not have is a mistake like any other.
-        let words = words(self.schema.deref(property));
-        if let Some(text) = text
-            && !words.is_empty()
-            && !words.contains(&text)
-        {
-            return false;
-        }
-        let (what, place) = match text {
-            Some(text) if !planned.accepted.is_empty() => {
-                (format!("`{key} = {text:?}`"), value.span())
-            }
-            _ => (format!("`{key}`"), key_span),
-        };
-        self.problems
-            .error(format!("{what} is not supported yet (it is planned)"))
-            .at(place)
-            .help(planned.advice());
-        true
     }
 
     fn unknown(

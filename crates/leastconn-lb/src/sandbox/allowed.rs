@@ -87,6 +87,13 @@ impl Allowed {
         {
             allowed.add(parent(&site).to_owned(), LOG);
         }
+        if let Some(socket) = config
+            .admin
+            .as_ref()
+            .and_then(|admin| admin.socket.as_ref())
+        {
+            allowed.socket(socket);
+        }
         allowed.program();
         allowed
     }
@@ -127,10 +134,6 @@ impl Allowed {
     }
 
     /// A Unix socket is made at `path`, in place of one that was left behind.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "`admin.socket` is still to come")
-    )]
     pub(super) fn socket(&mut self, path: &Path) {
         for directory in Trail::of(path).places {
             self.add(directory, SOCKET);
