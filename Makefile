@@ -80,7 +80,7 @@ test: ## All tests
 	fi
 
 .PHONY: test-long
-test-long: ## The long variants of the end-to-end tests: one of 8,000 connections revoked (needs 20,000 open files)
+test-long: ## The long variants of the end-to-end tests: one of 8,000 connections revoked, 200 reloads under load, the admin side's latency (needs 20,000 open files)
 	LEASTCONN_LONG=1 $(CARGO) test --locked --release -p leastconn-lb --test e2e -- --test-threads 1 --nocapture
 
 .PHONY: test-race

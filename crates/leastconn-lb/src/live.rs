@@ -216,9 +216,7 @@ impl Registry {
 
     /// Brings what open connections have carried so far into the metrics.
     pub fn meter_traffic(&self) {
-        for live in self.list() {
-            live.meter_traffic();
-        }
+        self.each(|live| live.meter_traffic());
     }
 
     /// Waits until none is open.

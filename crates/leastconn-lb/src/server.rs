@@ -17,7 +17,7 @@ use crate::{
     descriptors,
     listener::{Common, Listener},
     live::Registry,
-    metrics::{Metrics, Observed},
+    metrics::{Dated, Metrics, Observed},
     record::Books,
     reload::{Reloader, Sizes},
     running::{Current, Running},
@@ -97,6 +97,7 @@ impl Server {
             metrics: Arc::new(Metrics::new()),
             log,
         };
+        books.metrics.limit_connections(sizes.connections);
         let common = Common {
             metrics: Arc::clone(&books.metrics),
             turns: Arc::new(Turns::new(
@@ -236,23 +237,32 @@ impl Observed for Seen {
             .collect()
     }
 
-    fn certificates(&self) -> Vec<(String, i64)> {
+    fn dated(&self) -> Vec<Dated> {
         let state = self.0.state();
         let config = &state.config;
         let listeners = config.listeners.iter().flat_map(|listener| &listener.tls);
         let upstreams = config.upstreams.iter().flat_map(|upstream| &upstream.tls);
-        let mut files: Vec<_> = listeners
+        listeners
             .flat_map(|tls| &tls.material.files)
             .chain(upstreams.flat_map(|tls| &tls.material.files))
-            .map(|file| (file.path.display().to_string(), file.not_after.as_second()))
-            .collect();
-        // The same file in two tables is one series.
-        files.sort();
-        files.dedup();
-        files
+            .map(|file| Dated {
+                file: file.path.display().to_string(),
+                is_list: file.is_list,
+                ends: file.not_after.as_second(),
+            })
+            .collect()
     }
 
     fn lost_log_lines(&self) -> u64 {
         self.0.books.log.lost()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.0.phase() == Phase::Ready
+    }
+
+    fn is_as_written(&self) -> bool {
+        let last = self.0.last_reload();
+        last.is_none_or(|reload| reload.reasons.is_empty())
     }
 }

@@ -8,17 +8,20 @@
 mod servers;
 mod support;
 
+mod answers_on_the_admin_address_while_saturated;
 mod authorizes_by_the_first_rule_that_matches;
 mod bounds_what_slow_readers_hold;
 mod caps_what_it_takes_on;
 mod carries_bytes_unchanged;
 mod checks_health_over_tls;
+mod documents_its_metrics;
 mod ends_floods_of_key_updates;
 mod ends_handshakes_at_one_deadline;
 mod ends_silent_connections;
 mod ends_what_has_run_out;
 mod ends_when_told_to;
 mod explains_what_would_happen;
+mod goes_on_without_its_access_log;
 mod judges_open_connections_again;
 mod knows_clients_by_all_that_a_certificate_says;
 mod learns_clients_from_proxy_headers;
