@@ -53,5 +53,6 @@ mod survives_servers_that_stop;
 mod takes_a_hello_in_pieces;
 mod takes_certificates_of_every_kind;
 mod tells_servers_who_connects;
+mod tells_what_is_known_of_each_ending;
 mod verifies_servers;
 mod writes_one_record_a_socket;
