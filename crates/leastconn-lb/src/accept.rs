@@ -200,7 +200,7 @@ fn start(mut stream: TcpStream, source: SocketAddr, listener: &str, gate: &Gate)
         return;
     };
     let (name, metrics) = (Arc::clone(&listener.name), Arc::clone(&listener.metrics));
-    let live = gate.registry.register(name, metrics, source);
+    let live = gate.registry.register(name, metrics, source, now);
     let mut record = Record::open(gate.books.clone(), Arc::clone(&listener.metrics), live, now);
     // Before a place is taken, and before anything is read: this is what a flood
     // must be cheap for.

@@ -1,4 +1,4 @@
-//! The admin side: health and metrics, on a thread of its own so that it answers
+//! The admin side: health, metrics and the API, on a thread of its own so that it answers
 //! whatever the connections' workers are doing, and with descriptors in reserve so
 //! that it answers when there are no others.
 //!
@@ -7,6 +7,7 @@
 //! touched. The thread is there with or without an address, so that a reload can
 //! add one.
 
+mod api;
 mod listening;
 mod reserve;
 
@@ -22,6 +23,7 @@ use axum::{
 use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
+    api::{Sight, history},
     config::Config,
     metrics::CONTENT_TYPE,
     shared::{Phase, Shared},
@@ -35,11 +37,18 @@ use reserve::Reserve;
 /// What logs call it, where they call a listener by its name.
 pub(crate) const NAME: &str = "admin";
 
-/// The running admin side. Dropping it ends it.
+/// The running admin side. It ends with its [`AdminThread`].
 #[derive(Debug)]
 pub struct Admin {
     runtime: Handle,
     listening: Listening,
+}
+
+/// The thread of the admin side. Dropping it ends all that it does. Apart from
+/// [`Admin`], because what is served there can see and change the running balancer,
+/// of which that is a part.
+#[derive(Debug)]
+pub struct AdminThread {
     _stop: oneshot::Sender<()>,
 }
 
@@ -48,7 +57,7 @@ impl Admin {
     ///
     /// # Errors
     /// If there are no resources for it.
-    pub fn start() -> io::Result<Self> {
+    pub fn start() -> io::Result<(Self, AdminThread)> {
         let reserve = Reserve::new()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -60,11 +69,11 @@ impl Admin {
             let _ = runtime.block_on(stopped);
         };
         thread::Builder::new().name(NAME.to_owned()).spawn(run)?;
-        Ok(Self {
+        let this = Self {
             runtime: handle,
             listening: Listening::new(reserve),
-            _stop: stop,
-        })
+        };
+        Ok((this, AdminThread { _stop: stop }))
     }
 
     /// Works out what has to change for `config`, and binds what is new.
@@ -78,9 +87,14 @@ impl Admin {
 
     /// Carries out a plan that was made for the admin side as it is now. Requests
     /// that have come to an address that goes are answered.
-    pub fn apply(&mut self, plan: Plan, shared: &Arc<Shared>, changes: &mut Changes) {
-        let router = || router(Arc::clone(shared));
+    pub fn apply(&mut self, plan: Plan, sight: &Sight, changes: &mut Changes) {
+        let router = || router(sight.clone());
         self.listening.apply(plan, &self.runtime, router, changes);
+    }
+
+    /// Keeps the last minutes from now on.
+    pub fn remember(&self, shared: &Arc<Shared>) {
+        self.runtime.spawn(history::record(Arc::clone(shared)));
     }
 
     /// The bound address.
@@ -89,23 +103,25 @@ impl Admin {
     }
 }
 
-fn router(shared: Arc<Shared>) -> Router {
+fn router(sight: Sight) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(shared)
+        .nest("/api/v1", api::routes())
+        .with_state(sight)
 }
 
-async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    match shared.phase() {
+async fn ready(State(sight): State<Sight>) -> impl IntoResponse {
+    match sight.shared.phase() {
         Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         Phase::Ready => (StatusCode::OK, "ready\n"),
         Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+async fn metrics(State(sight): State<Sight>) -> impl IntoResponse {
+    let shared = sight.shared;
     shared.registry.meter_traffic();
     (
         [(header::CONTENT_TYPE, CONTENT_TYPE)],

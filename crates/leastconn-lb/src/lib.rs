@@ -4,6 +4,7 @@
 pub mod accept;
 pub mod access_log;
 pub mod admin;
+pub mod api;
 pub mod cli;
 pub mod config;
 pub mod connection;

@@ -49,6 +49,8 @@ pub struct Live {
     pub id: u64,
     /// The listener's name.
     pub listener: Arc<str>,
+    /// When it was accepted.
+    pub opened: Instant,
     /// Where the connection came from.
     peer: SocketAddr,
     /// Whose it is, if a PROXY header said so. Boxed: most have none.
@@ -149,10 +151,12 @@ impl Registry {
         listener: Arc<str>,
         metrics: Arc<ListenerMetrics>,
         peer: SocketAddr,
+        opened: Instant,
     ) -> Registered {
         let live = Arc::new(Live {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             listener,
+            opened,
             peer,
             announced: OnceLock::new(),
             traffic: Traffic::default(),

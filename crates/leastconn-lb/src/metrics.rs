@@ -248,6 +248,26 @@ impl Metrics {
         })
     }
 
+    /// A client rule's open connections.
+    pub fn client_open(&self, client: &str) -> i64 {
+        let client = client.to_owned();
+        let active = self.client_active.get(&OfClient { client });
+        active.map_or(0, |active| active.get())
+    }
+
+    /// How many connections of a client rule ended, by reason. Those of which there
+    /// was none may be missing.
+    pub fn client_outcomes(&self, client: &str) -> impl Iterator<Item = (Reason, u64)> {
+        Reason::ALL.iter().filter_map(move |&reason| {
+            let ended = ClientEnded {
+                client: client.to_owned(),
+                outcome: reason.as_str(),
+            };
+            let counter = self.client_connections.get(&ended)?;
+            Some((reason, counter.get()))
+        })
+    }
+
     /// A connection of a client rule ended.
     pub fn client_ended(&self, client: &str, reason: Reason) {
         let ended = ClientEnded {
@@ -291,6 +311,12 @@ impl ListenerMetrics {
     pub fn ended(&self, reason: Reason) {
         self.active.dec();
         self.outcomes[reason.index()].inc();
+    }
+
+    /// How many ended, by reason.
+    pub fn outcomes(&self) -> impl Iterator<Item = (Reason, u64)> {
+        let counted = self.outcomes.iter().map(Counter::get);
+        Reason::ALL.iter().copied().zip(counted)
     }
 }
 

@@ -66,6 +66,11 @@ impl From<&config::Listener> for Routing {
 }
 
 impl Routing {
+    /// Where connections go that no route takes.
+    pub const fn default(&self) -> Option<&UpstreamId> {
+        self.upstream.as_ref()
+    }
+
     fn upstream(&self, sni: Option<&str>) -> Option<&UpstreamId> {
         sni.and_then(|name| self.routes.iter().find(|route| route.sni.matches(name)))
             .map(|route| &route.upstream)

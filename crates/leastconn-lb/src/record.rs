@@ -291,8 +291,6 @@ impl Record {
         reason: Reason,
         detail: Option<&str>,
     ) {
-        let canonical =
-            |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let known = self.live.known();
         let presented = known.seen.presented.as_ref();
         let clues = self.clues.as_deref();
@@ -354,10 +352,15 @@ impl Drop for Record {
     }
 }
 
+/// An IPv4 address as such, also where it came to an IPv6 socket.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// JSON escapes what would break its own syntax. What would break a terminal
 /// or fool a reader (C1 controls, bidirectional overrides, line separators) is
 /// replaced as well.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let fools = |c: char| {
         c.is_control()
             || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
@@ -378,7 +381,7 @@ fn escape(text: &str) -> String {
 }
 
 /// To the microsecond.
-fn milliseconds(duration: Duration) -> f64 {
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 

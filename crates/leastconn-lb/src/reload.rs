@@ -11,6 +11,7 @@
 use std::{
     collections::{HashMap, HashSet},
     mem,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -23,6 +24,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::{
     accept::Gate,
     admin::Admin,
+    api::Sight,
     config::{self, Config, Format, Loaded, Problems},
     descriptors, judge,
     listener::{self, Common, Listener},
@@ -82,7 +84,7 @@ enum Rejected {
 impl Rejected {
     fn lines(&self) -> Vec<String> {
         match self {
-            Self::Problems(problems) => problems.lines().collect(),
+            Self::Problems(problems) => problems.error_lines().collect(),
             Self::Reasons(reasons) => reasons.clone(),
         }
     }
@@ -133,6 +135,17 @@ impl Reloader {
     pub(crate) fn admin(&self) -> MutexGuard<'_, Admin> {
         // As above.
         self.admin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Each listener's name and bound address, in the configuration's order.
+    pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
+        self.sockets().addresses()
+    }
+
+    /// How many connections may be open at once.
+    pub fn max_connections(&self) -> usize {
+        let sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        sizes.connections
     }
 
     /// The running configuration.
@@ -190,7 +203,7 @@ impl Reloader {
         let _ = tokio::task::spawn_blocking(move || this.load_files()).await;
     }
 
-    fn load_files(&self) {
+    fn load_files(self: &Arc<Self>) {
         if self.shared.phase() == Phase::Draining {
             return;
         }
@@ -227,7 +240,7 @@ impl Reloader {
         self.conclude(rejected.as_ref(), NOT_LOADED);
     }
 
-    fn load_and_apply(&self) -> Result<(), Rejected> {
+    fn load_and_apply(self: &Arc<Self>) -> Result<(), Rejected> {
         let state = self.shared.state();
         let Loaded {
             config, warnings, ..
@@ -264,7 +277,7 @@ impl Reloader {
     }
 
     /// Applies a configuration that was checked.
-    fn apply(&self, config: Config) -> Result<(Arc<State>, Changes), Rejected> {
+    fn apply(self: &Arc<Self>, config: Config) -> Result<(Arc<State>, Changes), Rejected> {
         let current = self.shared.running.current();
         let earlier = &current.state.config;
         let frozen = needs_restart(earlier, &config);
@@ -300,7 +313,11 @@ impl Reloader {
         current.state.stop_checks_for(&state);
         self.shared.running.replace(next);
         let mut changes = sockets.apply(plan, &self.gate);
-        admin.apply(admin_plan, &self.shared, &mut changes);
+        let sight = Sight {
+            shared: Arc::clone(&self.shared),
+            reloader: Arc::clone(self),
+        };
+        admin.apply(admin_plan, &sight, &mut changes);
         drop((sockets, admin));
         if let Some(next) = next_log {
             log.switch(next);

@@ -12,7 +12,8 @@ use tokio::{
 use crate::{
     accept::Gate,
     access_log::AccessLog,
-    admin::Admin,
+    admin::{Admin, AdminThread},
+    api::Sight,
     config::Config,
     descriptors,
     listener::{Common, Listener},
@@ -61,6 +62,7 @@ pub struct Server {
     reloader: Arc<Reloader>,
     addresses: Vec<(Arc<str>, SocketAddr)>,
     stop: watch::Sender<bool>,
+    _admin: AdminThread,
     tasks: JoinSet<()>,
     /// Goes on while connections are drained, and ends with this.
     _lasting: JoinSet<()>,
@@ -83,9 +85,9 @@ impl Server {
     /// Outside a Tokio runtime.
     pub fn start(config: Config, log: AccessLog) -> Result<Self, StartError> {
         // Addresses first: the most likely trouble, and nothing to undo yet.
-        let mut sockets = Sockets::default();
+        let sockets = Sockets::default();
         let plan = sockets.plan(&config).map_err(StartError::Bind)?;
-        let mut admin = Admin::start()?;
+        let (admin, admin_thread) = Admin::start()?;
         let admin_plan = admin.plan(&config).map_err(StartError::Bind)?;
 
         let process = config.process.clone();
@@ -132,19 +134,26 @@ impl Server {
             books,
             running,
         };
-        let mut changes = sockets.apply(plan, &gate);
-        admin.apply(admin_plan, &shared, &mut changes);
-        let addresses = sockets.addresses();
+        let accepting = gate.clone();
         let reloader = Reloader::new(Arc::clone(&shared), gate, common, sizes, sockets, admin);
+        let reloader = Arc::new(reloader);
+        let mut changes = reloader.sockets().apply(plan, &accepting);
+        let sight = Sight {
+            shared: Arc::clone(&shared),
+            reloader: Arc::clone(&reloader),
+        };
+        reloader.admin().apply(admin_plan, &sight, &mut changes);
+        reloader.admin().remember(&shared);
+        let addresses = reloader.addresses();
         let mut lasting = JoinSet::new();
         lasting.spawn(sweep(Arc::clone(&shared)));
-        let reloader = Arc::new(reloader);
         lasting.spawn(watch(Arc::clone(&reloader), Events::new()));
         let mut server = Self {
             shared,
             reloader,
             addresses,
             stop: watch::Sender::new(false),
+            _admin: admin_thread,
             tasks: JoinSet::new(),
             _lasting: lasting,
         };
@@ -239,12 +248,9 @@ impl Observed for Seen {
 
     fn dated(&self) -> Vec<Dated> {
         let state = self.0.state();
-        let config = &state.config;
-        let listeners = config.listeners.iter().flat_map(|listener| &listener.tls);
-        let upstreams = config.upstreams.iter().flat_map(|upstream| &upstream.tls);
-        listeners
-            .flat_map(|tls| &tls.material.files)
-            .chain(upstreams.flat_map(|tls| &tls.material.files))
+        state
+            .config
+            .certificate_files()
             .map(|file| Dated {
                 file: file.path.display().to_string(),
                 is_list: file.is_list,

@@ -6,7 +6,11 @@ use std::sync::{
     atomic::{AtomicU8, Ordering},
 };
 
-use crate::{live::Registry, record::Books, reload::LastReload, running::Running, state::State};
+use jiff::Timestamp;
+
+use crate::{
+    api::History, live::Registry, record::Books, reload::LastReload, running::Running, state::State,
+};
 
 /// Where the process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,17 +33,25 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// Counters and log.
     pub books: Books,
+    /// The last minutes.
+    pub history: History,
+    started: Timestamp,
+    applied: Mutex<Timestamp>,
     phase: AtomicU8,
     last_reload: Mutex<Option<LastReload>>,
 }
 
 impl Shared {
     /// A process that is starting.
-    pub const fn new(running: Arc<Running>, registry: Arc<Registry>, books: Books) -> Self {
+    pub fn new(running: Arc<Running>, registry: Arc<Registry>, books: Books) -> Self {
+        let now = Timestamp::now();
         Self {
             running,
             registry,
             books,
+            history: History::default(),
+            started: now,
+            applied: Mutex::new(now),
             last_reload: Mutex::new(None),
             phase: AtomicU8::new(Phase::Starting as u8),
         }
@@ -50,6 +62,16 @@ impl Shared {
         Arc::clone(&self.running.current().state)
     }
 
+    /// When the process started.
+    pub const fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    /// When the running configuration came into force.
+    pub fn applied(&self) -> Timestamp {
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The last time that the configuration was to be changed, if ever.
     pub fn last_reload(&self) -> Option<LastReload> {
         let last = self.last_reload.lock();
@@ -58,7 +80,11 @@ impl Shared {
 
     /// The configuration was to be changed.
     pub(crate) fn reloaded(&self, reload: LastReload) {
-        self.books.metrics.reloaded(reload.reasons.is_empty());
+        let applied = reload.reasons.is_empty();
+        self.books.metrics.reloaded(applied);
+        if applied {
+            *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = reload.time;
+        }
         let last = self.last_reload.lock();
         *last.unwrap_or_else(PoisonError::into_inner) = Some(reload);
     }

@@ -4,6 +4,7 @@
 //! and nothing in them needs checking again.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     path::PathBuf,
@@ -13,7 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use leastconn::{
-    Limits, RateLimit, ServerId, ServerSpec, UpstreamId,
+    Balance, Limits, RateLimit, ServerId, ServerSpec, UpstreamId,
     health::{ActivePolicy, PassivePolicy},
 };
 use schemars::JsonSchema;
@@ -23,7 +24,7 @@ use super::{
     cidr::{IpNet, Prefixes},
     clients::{Clients, Key},
     pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern},
-    tls::{Tls, UpstreamTls},
+    tls::{CertificateFile, Tls, UpstreamTls},
 };
 use crate::proxy_protocol::Version;
 
@@ -50,6 +51,15 @@ impl Config {
     /// The upstream of this name.
     pub fn upstream(&self, id: &UpstreamId) -> Option<&Upstream> {
         self.upstreams.iter().find(|upstream| upstream.id == *id)
+    }
+
+    /// Every certificate file and revocation list that is named.
+    pub fn certificate_files(&self) -> impl Iterator<Item = &CertificateFile> {
+        let listeners = self.listeners.iter().flat_map(|listener| &listener.tls);
+        let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.tls);
+        listeners
+            .flat_map(|tls| &tls.material.files)
+            .chain(upstreams.flat_map(|tls| &tls.material.files))
     }
 
     /// The listener of this name.
@@ -269,6 +279,10 @@ pub struct Upstream {
     pub id: UpstreamId,
     /// At least one; names are distinct.
     pub servers: Vec<ServerSpec>,
+    /// How one of them is chosen.
+    pub balance: Balance,
+    /// How long a server that came back, or is new, takes to get its whole share.
+    pub slow_start: Duration,
     /// How long one attempt to connect may take.
     pub connect_timeout: Duration,
     /// How many further servers are tried when connecting fails.
@@ -436,4 +450,13 @@ pub struct Allow {
     pub upstream: UpstreamId,
     /// One server of it; `None`: all of them.
     pub server: Option<ServerId>,
+}
+
+impl fmt::Display for Allow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.server {
+            None => write!(f, "{}", self.upstream),
+            Some(server) => write!(f, "{}/{server}", self.upstream),
+        }
+    }
 }

@@ -222,6 +222,13 @@ impl Problems {
         self.list.iter().map(|problem| self.line(problem))
     }
 
+    /// The same, for those alone that keep the configuration from being used.
+    pub fn error_lines(&self) -> impl Iterator<Item = String> + '_ {
+        let errors = self.list.iter();
+        let errors = errors.filter(|problem| problem.severity == Severity::Error);
+        errors.map(|problem| self.line(problem))
+    }
+
     fn line(&self, problem: &Problem) -> String {
         let mut out = self.name.to_string();
         if let Some(span) = &problem.span {

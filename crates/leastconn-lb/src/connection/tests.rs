@@ -100,7 +100,7 @@ impl Scene {
         let source = "127.0.0.1:9".parse().unwrap();
         let live = self
             .registry
-            .register("main".into(), Arc::clone(&metrics), source);
+            .register("main".into(), Arc::clone(&metrics), source, net::now());
         let mut record = Record::open(self.books.clone(), metrics, live, net::now());
         record.identified(None);
         record

@@ -2,7 +2,12 @@ use super::*;
 
 fn register(registry: &Arc<Registry>) -> Registered {
     let listener = Arc::new(Metrics::new().listener("main"));
-    registry.register("main".into(), listener, "127.0.0.1:9".parse().unwrap())
+    registry.register(
+        "main".into(),
+        listener,
+        "127.0.0.1:9".parse().unwrap(),
+        net::now(),
+    )
 }
 
 #[test]

@@ -20,6 +20,7 @@ fn logged(with: impl FnOnce(Record) + Send + 'static) -> (Vec<Value>, String) {
         "main".into(),
         Arc::clone(&listener),
         "[::ffff:10.0.0.7]:9".parse().unwrap(),
+        net::now(),
     );
     let record = Record::open(books, listener, live, net::now());
     // A thread of its own: it may panic.

@@ -89,7 +89,8 @@ async fn start(revoked: &leastconn_testkit::Cert, site: Site) -> Rig {
     let of = |server: &Upstream| [entry("s", server.addr(), "")];
     let lb = site
         .listener("main", &["upstream = \"echo\"", TLS])
-        .listener("plain", &["upstream = \"echo\""])
+        // By IPv6: a rule by source holds for TLS clients from there, too.
+        .listener("plain", &["upstream = \"echo\"", "bind = \"[::1]:0\""])
         .listener(
             "hasty",
             &["upstream = \"echo\"", "handshake_timeout = \"200ms\"", TLS],
@@ -144,7 +145,7 @@ async fn start(revoked: &leastconn_testkit::Cert, site: Site) -> Rig {
         )
         .client("single", &cn("single"), "echo", "max_conns = 1")
         .client("leaves", &cn("leaves"), "echo", "")
-        .client("local", "source = \"127.0.0.0/8\"", "echo", "")
+        .client("local", "source = \"::1\"", "echo", "")
         .start()
         .await;
     Rig {

@@ -1,0 +1,74 @@
+//! `/api/v1`: what there is to see, as JSON.
+
+use axum::{
+    Json, Router,
+    extract::{Query, State, rejection::QueryRejection},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::Serialize;
+
+use crate::api::{Clients, ClientsQuery, Connections, ConnectionsQuery, Servers, Sight, Status};
+
+/// The routes.
+pub(super) fn routes() -> Router<Sight> {
+    Router::new()
+        .route(
+            "/status",
+            get(async |State(sight): State<Sight>| answer(move || Status::of(&sight)).await),
+        )
+        .route(
+            "/servers",
+            get(async |State(sight): State<Sight>| answer(move || Servers::of(&sight)).await),
+        )
+        .route(
+            "/clients",
+            get(
+                async |State(sight): State<Sight>, asked: Asked<ClientsQuery>| match asked {
+                    Ok(Query(query)) => answer(move || Clients::of(&sight, &query)).await,
+                    Err(rejection) => wrong(&rejection),
+                },
+            ),
+        )
+        .route(
+            "/connections",
+            get(
+                async |State(sight): State<Sight>, asked: Asked<ConnectionsQuery>| match asked {
+                    Ok(Query(query)) => answer(move || Connections::of(&sight, &query)).await,
+                    Err(rejection) => wrong(&rejection),
+                },
+            ),
+        )
+        .route(
+            "/history",
+            get(async |State(sight): State<Sight>| {
+                answer(move || sight.shared.history.samples()).await
+            }),
+        )
+        .fallback(async || error(StatusCode::NOT_FOUND, "there is no such resource"))
+}
+
+/// A query, or what is wrong with it.
+type Asked<T> = Result<Query<T>, QueryRejection>;
+
+fn wrong(rejection: &QueryRejection) -> Response {
+    error(StatusCode::BAD_REQUEST, &rejection.body_text())
+}
+
+/// Answers with what `look` sees. It may look at very much: on another thread, so
+/// that those who ask for less do not wait.
+async fn answer<T: Serialize + Send + 'static>(
+    look: impl FnOnce() -> T + Send + 'static,
+) -> Response {
+    match tokio::task::spawn_blocking(move || serde_json::to_vec(&look())).await {
+        Ok(Ok(body)) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        // Plain structs do not fail to be written, and a panic has been logged.
+        _ => error(StatusCode::INTERNAL_SERVER_ERROR, "a fault in the balancer"),
+    }
+}
+
+/// An error, as JSON.
+pub(super) fn error(status: StatusCode, message: &str) -> Response {
+    (status, Json(serde_json::json!({ "error": message }))).into_response()
+}

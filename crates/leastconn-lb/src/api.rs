@@ -1,0 +1,59 @@
+//! What the admin side says of a running balancer, as JSON: one type for each
+//! answer, which programs that ask read back.
+//!
+//! Names are those of the access log and the metrics. What is not known or not
+//! configured is left out. Fields may be added; those that are there stay.
+
+mod clients;
+mod connections;
+pub mod history;
+mod servers;
+mod status;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use leastconn::Reason;
+
+pub use clients::{Client, ClientOrder, Clients, ClientsQuery, RateLimit};
+pub use connections::{Connection, Connections, ConnectionsQuery, Stage};
+pub use history::{History, Sample, Samples};
+pub use servers::{Server, Servers, UpstreamSummary};
+pub use status::{
+    Certificate, Configuration, Deviation, ListenerStatus, LogStatus, Phase, Reload, ReloadOutcome,
+    Status, Totals,
+};
+
+use crate::{reload::Reloader, shared::Shared};
+
+/// What is looked at.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    /// The running balancer.
+    pub shared: Arc<Shared>,
+    /// What changes its configuration.
+    pub reloader: Arc<Reloader>,
+}
+
+/// How many connections ended for which reason, without those of which there is none.
+pub type Outcomes = BTreeMap<String, u64>;
+
+/// How many entries an answer has at most, where there may be very many.
+pub const LIMIT: usize = 1000;
+
+fn outcomes(counted: impl Iterator<Item = (Reason, u64)>) -> Outcomes {
+    counted
+        .filter(|&(_, count)| count > 0)
+        .map(|(reason, count)| (reason.as_str().to_owned(), count))
+        .collect()
+}
+
+/// RFC 3339, to the millisecond, as in the access log.
+fn time(at: jiff::Timestamp) -> String {
+    format!("{at:.3}")
+}
+
+/// A gauge is never read between two changes that belong together, but may be read
+/// while something is given back: not less than nothing.
+fn count(gauge: i64) -> u64 {
+    u64::try_from(gauge).unwrap_or(0)
+}

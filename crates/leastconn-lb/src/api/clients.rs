@@ -1,0 +1,143 @@
+//! `GET /api/v1/clients`
+
+use std::cmp::Reverse;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{LIMIT, Outcomes, Sight, count, outcomes};
+use crate::{
+    config::{Key, Rule},
+    metrics::Metrics,
+};
+
+/// Client rules.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Clients {
+    /// As many as the limit allows.
+    pub clients: Vec<Client>,
+    /// How many there are that match the query.
+    pub total: usize,
+}
+
+/// One client rule, and the connections under it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Client {
+    /// Its name.
+    pub client: String,
+    /// What it asks for, as `key=value` texts.
+    #[serde(rename = "match")]
+    pub matches: Vec<String>,
+    /// What it may reach.
+    pub allow: Vec<String>,
+    /// `enforce` or `shadow`.
+    pub mode: String,
+    /// From when on it matches nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// New connections, for each identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+    /// Connections at once, for each identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_conns: Option<u32>,
+    /// Connections that are open.
+    pub active: u64,
+    /// Connections since the start, those that are open included.
+    pub connections: u64,
+    /// Ended, by reason code.
+    pub outcomes: Outcomes,
+}
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RateLimit {
+    /// Connections a second, on average.
+    pub rate: f64,
+    /// At once.
+    pub burst: u32,
+}
+
+/// Which of them, and how many.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientsQuery {
+    /// Only those whose name has this in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<String>,
+    /// The first of them by this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sort: Option<ClientOrder>,
+    /// So many at most; 1000 unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// In which order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientOrder {
+    /// The configuration's.
+    #[default]
+    Configuration,
+    /// Those with the most open connections first, then those with the most.
+    Active,
+}
+
+impl Clients {
+    /// As they are now.
+    pub fn of(sight: &Sight, query: &ClientsQuery) -> Self {
+        let state = sight.shared.state();
+        let metrics = &sight.shared.books.metrics;
+        let search = query.search.as_deref().unwrap_or_default();
+        let mut found: Vec<_> = state
+            .config
+            .clients
+            .iter()
+            .filter(|rule| rule.name().contains(search))
+            .collect();
+        let total = found.len();
+        if query.sort == Some(ClientOrder::Active) {
+            // Stable: the configuration's order decides among those that are alike.
+            found.sort_by_cached_key(|rule| {
+                let active = count(metrics.client_open(rule.name()));
+                let ended: u64 = metrics.client_outcomes(rule.name()).map(|(_, n)| n).sum();
+                Reverse((active, ended))
+            });
+        }
+        found.truncate(query.limit.unwrap_or(LIMIT));
+        let clients = found.iter().map(|rule| Client::of(rule, metrics)).collect();
+        Self { clients, total }
+    }
+}
+
+impl Client {
+    fn of(rule: &Rule<'_>, metrics: &Metrics) -> Self {
+        let texts = Key::TEXTS.into_iter().flat_map(|key| {
+            rule.texts(key)
+                .map(move |text| format!("{}={text}", key.as_str()))
+        });
+        let sources = rule.sources().iter().map(|net| format!("source={net}"));
+        let limits = rule.limits();
+        let active = count(metrics.client_open(rule.name()));
+        let ended: u64 = metrics
+            .client_outcomes(rule.name())
+            .map(|(_, count)| count)
+            .sum();
+        Self {
+            client: rule.name().to_owned(),
+            matches: texts.chain(sources).collect(),
+            allow: rule.allow().iter().map(ToString::to_string).collect(),
+            mode: rule.mode().as_str().to_owned(),
+            expires: rule.expires().map(|at| at.to_string()),
+            rate_limit: limits.rate.map(|limit| RateLimit {
+                rate: limit.per_second(),
+                burst: limit.burst().get(),
+            }),
+            max_conns: limits.max_conns.map(std::num::NonZero::get),
+            active,
+            connections: active + ended,
+            outcomes: outcomes(metrics.client_outcomes(rule.name())),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! `GET /api/v1/history`: the last minutes, for curves that are there when
+//! somebody begins to look.
+//!
+//! A reading every other second, for five minutes. It is taken by the admin
+//! side's thread, which is there with or without an address.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use leastconn::Reason;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{count, time};
+use crate::shared::Shared;
+
+const EVERY: Duration = Duration::from_secs(2);
+const KEPT: usize = 150;
+
+/// The last minutes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Samples {
+    /// Seconds between two samples, as a rule.
+    pub interval_seconds: f64,
+    /// The oldest first.
+    pub samples: Vec<Sample>,
+}
+
+/// What went on between one reading and the one before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Sample {
+    /// When it was read.
+    pub time: String,
+    /// Connections that were open then.
+    pub open: u64,
+    /// Connections accepted a second.
+    pub accepted_per_second: f64,
+    /// Connections a second that ended before they had a server.
+    pub refused_per_second: f64,
+    /// Bytes a second from clients.
+    pub received_per_second: f64,
+    /// Bytes a second to clients.
+    pub sent_per_second: f64,
+}
+
+/// Keeps the last readings.
+#[derive(Debug, Default)]
+pub struct History(Mutex<VecDeque<Sample>>);
+
+/// Counters at one time; each only grows, but for those of listeners that are gone.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    at: Timestamp,
+    open: u64,
+    accepted: u64,
+    refused: u64,
+    received: u64,
+    sent: u64,
+}
+
+impl History {
+    /// What is kept.
+    pub fn samples(&self) -> Samples {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Samples {
+            interval_seconds: EVERY.as_secs_f64(),
+            samples: kept.iter().cloned().collect(),
+        }
+    }
+
+    fn add(&self, sample: Sample) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() == KEPT {
+            kept.pop_front();
+        }
+        kept.push_back(sample);
+    }
+}
+
+/// Takes readings for as long as it is polled.
+pub async fn record(shared: Arc<Shared>) {
+    let mut tick = interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick.tick().await;
+    let mut before = Reading::take(&shared);
+    loop {
+        tick.tick().await;
+        let now = Reading::take(&shared);
+        // A clock that was set makes one odd or missing sample.
+        if let Some(sample) = now.since(&before) {
+            shared.history.add(sample);
+        }
+        before = now;
+    }
+}
+
+impl Reading {
+    fn take(shared: &Shared) -> Self {
+        shared.registry.meter_traffic();
+        let mut reading = Self {
+            at: Timestamp::now(),
+            open: 0,
+            accepted: 0,
+            refused: 0,
+            received: 0,
+            sent: 0,
+        };
+        let current = shared.running.current();
+        for listener in current.listeners.values().chain(current.retired.values()) {
+            let metrics = &listener.metrics;
+            let open = count(metrics.active.get());
+            reading.open += open;
+            reading.accepted += open;
+            for (reason, ended) in metrics.outcomes() {
+                reading.accepted += ended;
+                if is_refusal(reason) {
+                    reading.refused += ended;
+                }
+            }
+            reading.received += metrics.received.get();
+            reading.sent += metrics.sent.get();
+        }
+        reading
+    }
+
+    fn since(&self, before: &Self) -> Option<Sample> {
+        let seconds = (self.at.as_microsecond() - before.at.as_microsecond()) as f64 / 1e6;
+        let per_second = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
+        (seconds > 0.0).then(|| Sample {
+            time: time(self.at),
+            open: self.open,
+            accepted_per_second: per_second(self.accepted, before.accepted),
+            refused_per_second: per_second(self.refused, before.refused),
+            received_per_second: per_second(self.received, before.received),
+            sent_per_second: per_second(self.sent, before.sent),
+        })
+    }
+}
+
+/// Whether a connection that ended so never had a server.
+fn is_refusal(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::HandshakeTimeout
+            | Reason::HandshakeFailed
+            | Reason::NoCertificate
+            | Reason::UntrustedCertificate
+            | Reason::ExpiredCertificate
+            | Reason::RevokedCertificate
+            | Reason::AmbiguousIdentity
+            | Reason::UnknownClient
+            | Reason::NotAllowed
+            | Reason::RateLimited
+            | Reason::TooManyConnections
+            | Reason::Overloaded
+            | Reason::NoServerAvailable
+            | Reason::ConnectFailed
+    )
+}

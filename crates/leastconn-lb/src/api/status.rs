@@ -1,0 +1,343 @@
+//! `GET /api/v1/status`
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Outcomes, Sight, UpstreamSummary, count, outcomes, time};
+use crate::{
+    config::{self, Access},
+    listener::Listener,
+    shared,
+};
+
+/// The balancer as a whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Status {
+    /// The version that runs.
+    pub version: String,
+    /// The process's ID.
+    pub pid: u32,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// When it started.
+    pub started: String,
+    /// Now.
+    pub time: String,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// Threads that serve connections.
+    pub workers: usize,
+    /// Where it was told what to do.
+    pub configuration: Configuration,
+    /// What it writes.
+    pub log: LogStatus,
+    /// All its connections.
+    pub connections: Totals,
+    /// In the configuration's order, then those that are gone from it and have
+    /// connections left.
+    pub listeners: Vec<ListenerStatus>,
+    /// In the configuration's order.
+    pub upstreams: Vec<UpstreamSummary>,
+    /// All certificates and revocation lists, what runs out first first.
+    pub certificates: Vec<Certificate>,
+}
+
+/// Where the process is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Not everything is bound yet.
+    Starting,
+    /// Serving.
+    Ready,
+    /// Serving what is open, taking nothing new.
+    Draining,
+}
+
+/// The configuration that is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Configuration {
+    /// The file.
+    pub file: String,
+    /// How many came before it.
+    pub epoch: u64,
+    /// When it came into force.
+    pub applied: String,
+    /// The last time that it was to be changed, if ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_reload: Option<Reload>,
+    /// How many client rules it has.
+    pub clients: usize,
+    /// What differs from it, by hand.
+    pub deviations: Vec<Deviation>,
+}
+
+/// A reload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Reload {
+    /// When.
+    pub time: String,
+    /// What became of it.
+    pub outcome: ReloadOutcome,
+    /// Why it was rejected, a line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+}
+
+/// What became of a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReloadOutcome {
+    /// The new configuration is in force.
+    Applied,
+    /// Nothing has changed.
+    Rejected,
+}
+
+/// Something that was set by hand, and is not as the file says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Deviation {
+    /// What: `web/webapp2`, `log.level`.
+    pub what: String,
+    /// As it is.
+    pub is: String,
+    /// As the file has it.
+    pub configured: String,
+}
+
+/// What is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LogStatus {
+    /// The least important messages that are written.
+    pub level: String,
+    /// Where the access log goes: `stdout`, `off`, or a file.
+    pub access: String,
+    /// Access log lines lost so far.
+    pub lines_lost: u64,
+}
+
+/// Connections in sum.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Totals {
+    /// Open now.
+    pub open: u64,
+    /// Open at once, at most.
+    pub limit: u64,
+    /// TLS handshakes that are going on.
+    pub handshakes: u64,
+    /// Those that wait for others.
+    pub handshakes_waiting: u64,
+    /// Accepted since the start, those that are open included.
+    pub accepted: u64,
+    /// Ended, by reason code.
+    pub outcomes: Outcomes,
+    /// Bytes from clients.
+    pub bytes_received: u64,
+    /// Bytes to clients.
+    pub bytes_sent: u64,
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it listens; empty once it is gone from the configuration.
+    pub addresses: Vec<String>,
+    /// Whether clients speak TLS.
+    pub tls: bool,
+    /// Whether they must show a certificate.
+    pub client_certificate: bool,
+    /// Where its connections go, unless a route or the client says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+    /// Open now.
+    pub open: u64,
+    /// TLS handshakes that are going on.
+    pub handshakes: u64,
+    /// Those that wait for others.
+    pub handshakes_waiting: u64,
+    /// Accepted since the start.
+    pub accepted: u64,
+    /// Ended, by reason code.
+    pub outcomes: Outcomes,
+    /// Bytes from clients.
+    pub bytes_received: u64,
+    /// Bytes to clients.
+    pub bytes_sent: u64,
+}
+
+/// A file with something in it that runs out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Certificate {
+    /// The file.
+    pub file: String,
+    /// When the first thing in it runs out: a certificate's `notAfter`, a list's
+    /// `nextUpdate`.
+    pub not_after: String,
+    /// Whole days until then; negative: days since.
+    pub days_left: i64,
+}
+
+impl Status {
+    /// The balancer as it is now.
+    pub fn of(sight: &Sight) -> Self {
+        let now = Timestamp::now();
+        let shared = &sight.shared;
+        shared.registry.meter_traffic();
+        let current = shared.running.current();
+        let state = &current.state;
+        let config = &state.config;
+        let addresses = sight.reloader.addresses();
+        let in_order = config.listeners.iter();
+        let in_order = in_order.filter_map(|listener| current.listeners.get(&listener.name));
+        let listeners: Vec<_> = in_order
+            .chain(current.retired.values())
+            .map(|listener| {
+                let mut status = ListenerStatus::of(listener);
+                let bound = addresses.iter().filter(|(name, _)| *name == listener.name);
+                status.addresses = bound.map(|(_, address)| address.to_string()).collect();
+                status
+            })
+            .collect();
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            phase: shared.phase().into(),
+            started: time(shared.started()),
+            time: time(now),
+            uptime_seconds: u64::try_from(now.as_second() - shared.started().as_second())
+                .unwrap_or(0),
+            workers: config.process.workers.get(),
+            configuration: Configuration::of(sight, config),
+            log: LogStatus {
+                level: config.log.level.as_str().to_owned(),
+                access: match &config.log.access {
+                    Access::Stdout => "stdout".to_owned(),
+                    Access::Off => "off".to_owned(),
+                    Access::File(path) => path.display().to_string(),
+                },
+                lines_lost: shared.books.log.lost(),
+            },
+            connections: Totals::of(sight, &listeners),
+            listeners,
+            upstreams: UpstreamSummary::all(state),
+            certificates: certificates(config, now),
+        }
+    }
+}
+
+impl From<shared::Phase> for Phase {
+    fn from(phase: shared::Phase) -> Self {
+        match phase {
+            shared::Phase::Starting => Self::Starting,
+            shared::Phase::Ready => Self::Ready,
+            shared::Phase::Draining => Self::Draining,
+        }
+    }
+}
+
+impl From<crate::reload::LastReload> for Reload {
+    fn from(last: crate::reload::LastReload) -> Self {
+        Self {
+            time: time(last.time),
+            outcome: if last.reasons.is_empty() {
+                ReloadOutcome::Applied
+            } else {
+                ReloadOutcome::Rejected
+            },
+            reasons: last.reasons,
+        }
+    }
+}
+
+impl Configuration {
+    fn of(sight: &Sight, config: &config::Config) -> Self {
+        let shared = &sight.shared;
+        Self {
+            file: config.path.display().to_string(),
+            epoch: shared.running.epoch(),
+            applied: time(shared.applied()),
+            last_reload: shared.last_reload().map(Reload::from),
+            clients: config.clients.len(),
+            deviations: deviations(&shared.state()),
+        }
+    }
+}
+
+/// The file has no way to say anything but `ready`.
+fn deviations(state: &crate::state::State) -> Vec<Deviation> {
+    let upstreams = state.config.upstreams.iter();
+    let pools = upstreams.filter_map(|upstream| state.upstreams.get(&upstream.id));
+    pools
+        .flat_map(|upstream| {
+            let pool = upstream.pool();
+            pool.members().iter().filter_map(|member| {
+                let admin = member.server.status().admin;
+                (admin != leastconn::AdminState::Ready).then(|| Deviation {
+                    what: format!("{}/{}", pool.id(), member.server.id()),
+                    is: admin.as_str().to_owned(),
+                    configured: "ready".to_owned(),
+                })
+            })
+        })
+        .collect()
+}
+
+impl Totals {
+    fn of(sight: &Sight, listeners: &[ListenerStatus]) -> Self {
+        let mut all = Self {
+            limit: sight.reloader.max_connections() as u64,
+            ..Self::default()
+        };
+        for listener in listeners {
+            all.open += listener.open;
+            all.handshakes += listener.handshakes;
+            all.handshakes_waiting += listener.handshakes_waiting;
+            all.accepted += listener.accepted;
+            all.bytes_received += listener.bytes_received;
+            all.bytes_sent += listener.bytes_sent;
+            for (outcome, count) in &listener.outcomes {
+                *all.outcomes.entry(outcome.clone()).or_default() += count;
+            }
+        }
+        all
+    }
+}
+
+impl ListenerStatus {
+    fn of(listener: &Listener) -> Self {
+        let metrics = &listener.metrics;
+        let open = count(metrics.active.get());
+        let ended: u64 = metrics.outcomes().map(|(_, count)| count).sum();
+        Self {
+            name: listener.name.to_string(),
+            addresses: Vec::new(),
+            tls: listener.tls.is_some(),
+            client_certificate: listener.trust.is_some(),
+            upstream: listener.routing.default().map(ToString::to_string),
+            open,
+            handshakes: count(metrics.handshakes.get()),
+            handshakes_waiting: count(metrics.waiting.get()),
+            accepted: open + ended,
+            outcomes: outcomes(metrics.outcomes()),
+            bytes_received: metrics.received.get(),
+            bytes_sent: metrics.sent.get(),
+        }
+    }
+}
+
+fn certificates(config: &config::Config, now: Timestamp) -> Vec<Certificate> {
+    let mut files: Vec<_> = config.certificate_files().collect();
+    files.sort_by(|a, b| (a.not_after, &a.path).cmp(&(b.not_after, &b.path)));
+    files.dedup_by(|a, b| a.path == b.path && a.not_after == b.not_after);
+    files
+        .into_iter()
+        .map(|file| Certificate {
+            file: file.path.display().to_string(),
+            not_after: file.not_after.to_string(),
+            days_left: (file.not_after.as_second() - now.as_second()).div_euclid(86_400),
+        })
+        .collect()
+}
