@@ -41,9 +41,9 @@ fn fields(outcome: &str) -> &'static str {
         "not_allowed" => "TLS client identity ? detail",
         "unknown_client" => "TLS identity ? detail",
         "ambiguous_identity" => "sni tls_version cipher handshake_ms ? serial detail",
-        "no_certificate" => "sni tls_offered alert_sent ? tls_version detail",
+        "no_certificate" => "sni alert_sent ? tls_offered tls_version detail",
         "untrusted_certificate" | "expired_certificate" | "revoked_certificate" => {
-            "sni tls_offered serial certificate alert_sent ? tls_version detail"
+            "sni serial certificate alert_sent ? tls_offered tls_version detail"
         }
         "handshake_failed" => "? tls_offered alert_sent alert_received tls_version sni detail",
         "handshake_timeout" => "? detail",
@@ -78,12 +78,14 @@ struct Rig {
     lb: Running,
     _echo: Upstream,
     _silent: Upstream,
+    _stuck: Upstream,
     resets: Upstream,
 }
 
 async fn start(revoked: &leastconn_testkit::Cert, site: Site) -> Rig {
     let echo = Upstream::named("echo").await;
     let silent = Upstream::start(Behaviour::Silent).await;
+    let stuck = Upstream::start(Behaviour::Stuck).await;
     let resets = Upstream::start(Behaviour::ResetAfter(1)).await;
     site.ca.write_crl(&site.dir, &[revoked]);
     let of = |server: &Upstream| [entry("s", server.addr(), "")];
@@ -102,7 +104,7 @@ async fn start(revoked: &leastconn_testkit::Cert, site: Site) -> Rig {
         .listener(
             "half",
             &[
-                "upstream = \"silent\"",
+                "upstream = \"stuck\"",
                 "half_close_timeout = \"200ms\"",
                 TLS,
             ],
@@ -116,6 +118,7 @@ async fn start(revoked: &leastconn_testkit::Cert, site: Site) -> Rig {
         .listener("full", &["upstream = \"full\"", TLS])
         .upstream("echo", &[NO_PROBES], &of(&echo))
         .upstream("silent", &[NO_PROBES], &of(&silent))
+        .upstream("stuck", &[NO_PROBES], &of(&stuck))
         .upstream("resets", &[NO_PROBES], &of(&resets))
         .upstream(
             "dead",
@@ -133,7 +136,7 @@ async fn start(revoked: &leastconn_testkit::Cert, site: Site) -> Rig {
         .client(
             "client1",
             &cn(CLIENT1),
-            "echo\", \"silent\", \"resets\", \"dead\", \"full",
+            "echo\", \"silent\", \"stuck\", \"resets\", \"dead\", \"full",
             "",
         )
         .client("barred", &cn("barred"), "dead", "")
@@ -152,6 +155,7 @@ async fn start(revoked: &leastconn_testkit::Cert, site: Site) -> Rig {
         lb,
         _echo: echo,
         _silent: silent,
+        _stuck: stuck,
         resets,
     }
 }
