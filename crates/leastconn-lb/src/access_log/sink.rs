@@ -27,7 +27,8 @@ use crate::config::Access;
 /// So much is written in one go.
 const GATHERED: usize = 32 * 1024;
 
-/// What a pipe takes without making the writer wait, once it says that it is ready.
+/// What a pipe takes without making the writer wait, once it says that it is ready,
+/// and in one piece (`PIPE_BUF`).
 const PIPE: usize = 4096;
 
 /// How often a writer that waits looks whether it still should.
@@ -156,7 +157,10 @@ impl Out {
             if !of_file && !is_ready(file, &give_up) {
                 break;
             }
-            match file.write(&rest[..rest.len().min(piece)]) {
+            // Whole lines, as far as they fit: another process may write to the same pipe.
+            let piece = &rest[..rest.len().min(piece)];
+            let end = piece.iter().rposition(|&byte| byte == b'\n');
+            match file.write(end.map_or(piece, |end| &piece[..=end])) {
                 Ok(0) => break,
                 Ok(more) => written += more,
                 Err(error)
