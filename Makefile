@@ -82,7 +82,7 @@ test: ## All tests
 	fi
 
 .PHONY: test-long
-test-long: ## The long variants of the end-to-end tests: one of 8,000 connections revoked (needs 20,000 open files), 100,000 connects during 20 upgrades
+test-long: ## The long variants of the end-to-end tests: one of 8,000 connections revoked, 200 reloads under load, 100,000 connects during 20 upgrades, the latency of the admin side (needs 20,000 open files)
 	LEASTCONN_LONG=1 $(CARGO) test --locked --release -p leastconn-lb --test e2e -- --test-threads 1 --nocapture
 
 .PHONY: test-race

@@ -53,6 +53,7 @@ if [ -n "$TEST" ]; then
   want curl curl
   want haproxy haproxy
   want nginx nginx
+  want promtool prometheus
   want python3 python3
   want redis-server redis-server
   want redis-cli redis-tools

@@ -4,36 +4,41 @@
 //! reads them is slower than connections end, or the disk is full, lines are
 //! lost and counted; connections never wait for the log.
 
+mod sink;
+
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, BufWriter, Write},
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
+    thread,
+    time::Duration,
 };
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-
 use crate::{config::Access, sandbox};
+use sink::Sink;
 
 /// Lines that may wait for the writer: about a second of a busy balancer.
 const QUEUE: usize = 32 * 1024;
 
-/// What a pipe takes in one piece (`PIPE_BUF`): during an upgrade two processes write
-/// to the same one, and no line may end up within another.
-const WHOLE: usize = 4096;
-
-/// Wakes the writer, and is not written: a line is JSON and ends in a line feed.
-const NUDGE: &[u8] = b"\0";
+/// How long the end of the process waits for queued lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Where access log lines go. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    queue: NonBlocking,
-    overflown: ErrorCounter,
+    queue: SyncSender<Message>,
     shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Line(Vec<u8>),
+    /// Something has changed in [`Shared`].
+    Look,
 }
 
 #[derive(Debug, Default)]
@@ -43,58 +48,88 @@ struct Shared {
     /// Where lines go from the next one on.
     next: Mutex<Option<Sink>>,
     has_next: AtomicBool,
-    unwritten: AtomicU64,
+    /// Write what is queued, and end.
+    closing: AtomicBool,
+    lost: AtomicU64,
+}
+
+impl Shared {
+    /// Whether whoever writes, and waits, should do something else.
+    fn is_wanted_elsewhere(&self) -> bool {
+        self.has_next.load(Ordering::Acquire) || self.reopen.load(Ordering::Acquire)
+    }
+
+    fn lose(&self, lines: u64) {
+        self.lost.fetch_add(lines, Ordering::Relaxed);
+    }
 }
 
 /// Writes out what is queued when dropped: keep it until the process ends.
 #[derive(Debug)]
 #[must_use]
-pub struct Flusher(#[expect(dead_code, reason = "held for its drop")] WorkerGuard);
+pub struct Flusher {
+    log: AccessLog,
+    /// Ends with the writer.
+    writing: Receiver<()>,
+}
 
 /// Another place for the access log, ready to be used.
 #[derive(Debug)]
 pub struct Prepared(Sink);
 
-/// The access log's file cannot be opened.
+/// The access log cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open the access log `{}`: {source}{hint}", path.display())]
+#[error("cannot open the access log `{}`: {source}{}", path.display(), hint(path, source))]
 pub struct OpenError {
     path: PathBuf,
     source: io::Error,
-    /// What to do about it, if that is known; begins with a semicolon.
-    hint: String,
+}
+
+fn hint(path: &Path, error: &io::Error) -> String {
+    let hint = sandbox::hint_for_appending(path, error);
+    hint.map_or_else(String::new, |hint| format!("; {hint}"))
 }
 
 impl AccessLog {
     /// Opens the log.
     ///
     /// # Errors
-    /// If its file cannot be opened for appending.
+    /// If its file cannot be opened for appending, or its thread cannot be started.
     pub fn open(access: &Access) -> Result<(Self, Flusher), OpenError> {
-        let sink = Sink::open(access)?;
+        Self::start(Sink::open(access)?, QUEUE).map_err(|source| OpenError {
+            path: "thread".into(),
+            source,
+        })
+    }
+
+    fn start(sink: Sink, queue: usize) -> io::Result<(Self, Flusher)> {
         let shared = Arc::new(Shared::default());
         shared.on.store(sink.is_on(), Ordering::Relaxed);
-        let writer = Writer {
+        let (queue, queued) = sync_channel(queue);
+        let (done, writing) = sync_channel(0);
+        let mut writer = Writer {
             sink,
             shared: Arc::clone(&shared),
         };
-        let (queue, guard) = NonBlockingBuilder::default()
-            .lossy(true)
-            .buffered_lines_limit(QUEUE)
-            .thread_name("access-log")
-            .finish(writer);
-        let log = Self {
-            overflown: queue.error_counter(),
-            queue,
-            shared,
+        let write = move || {
+            writer.run(&queued);
+            drop(done);
         };
-        Ok((log, Flusher(guard)))
+        thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(write)?;
+        let log = Self { queue, shared };
+        let flusher = Flusher {
+            log: log.clone(),
+            writing,
+        };
+        Ok((log, flusher))
     }
 
     /// Opens another place for it, which is not yet used.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// If its file cannot be opened for appending.
     pub fn prepare(&self, access: &Access) -> Result<Prepared, OpenError> {
         Sink::open(access).map(Prepared)
     }
@@ -112,8 +147,13 @@ impl AccessLog {
         drop(next);
         self.shared.has_next.store(true, Ordering::Release);
         self.shared.on.store(on, Ordering::Relaxed);
-        // Nothing to write, but the writer changes its place and closes the old one.
-        let _ = self.queue.clone().write(NUDGE);
+        self.nudge();
+    }
+
+    /// Has the writer look what has changed. Where there is no room in the queue it
+    /// is awake anyway, or will be told by what it waits for.
+    fn nudge(&self) {
+        let _ = self.queue.try_send(Message::Look);
     }
 
     /// Whether lines go anywhere: spares making them.
@@ -122,52 +162,32 @@ impl AccessLog {
     }
 
     /// Queues one line, which must end in a line feed.
-    pub fn write(&self, line: &[u8]) {
-        if self.is_on() {
-            // The queue itself never fails: it counts what does not fit.
-            let _ = self.queue.clone().write(line);
+    pub fn write(&self, line: Vec<u8>) {
+        if self.is_on() && self.queue.try_send(Message::Line(line)).is_err() {
+            self.shared.lose(1);
         }
     }
 
-    /// Opens the file again before the next line: the old one was renamed.
+    /// Opens the file again: the old one was renamed.
     pub fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Release);
+        self.nudge();
     }
 
     /// Lines lost since the start.
     pub fn lost(&self) -> u64 {
-        let overflown = self.overflown.dropped_lines();
-        overflown as u64 + self.shared.unwritten.load(Ordering::Relaxed)
+        self.shared.lost.load(Ordering::Relaxed)
     }
 }
 
-#[derive(Debug)]
-enum Sink {
-    Off,
-    Stdout(BufWriter<io::Stdout>),
-    File {
-        file: BufWriter<File>,
-        path: PathBuf,
-    },
-}
-
-impl Sink {
-    fn open(access: &Access) -> Result<Self, OpenError> {
-        Ok(match access {
-            Access::Off => Self::Off,
-            Access::Stdout => {
-                let out = BufWriter::with_capacity(WHOLE, io::stdout());
-                Self::Stdout(out)
-            }
-            Access::File(path) => Self::File {
-                file: BufWriter::new(open(path)?),
-                path: path.clone(),
-            },
-        })
-    }
-
-    const fn is_on(&self) -> bool {
-        !matches!(self, Self::Off)
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        self.log.shared.closing.store(true, Ordering::Release);
+        self.log.nudge();
+        // A reader that does not read must not keep the process from ending.
+        if self.writing.recv_timeout(LAST_LINES) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the last lines of the access log were not taken in time");
+        }
     }
 }
 
@@ -177,73 +197,58 @@ struct Writer {
     shared: Arc<Shared>,
 }
 
-fn open(path: &Path) -> Result<File, OpenError> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .map_err(|source| OpenError {
-            path: path.to_owned(),
-            hint: sandbox::hint_for_appending(path, &source)
-                .map_or_else(String::new, |hint| format!("; {hint}")),
-            source,
-        })
-}
-
 impl Writer {
-    fn change_place(&mut self) {
-        let next = self.shared.next.lock();
-        let next = next.unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(next) = next {
-            let _ = self.flush();
-            self.sink = next;
-        }
-    }
-
-    fn reopen(&mut self) {
-        if let Sink::File { file, path } = &mut self.sink {
-            let _ = file.flush();
-            match open(path) {
-                Ok(opened) => *file = BufWriter::new(opened),
-                Err(error) => tracing::error!(%error, "going on with the file that was open"),
+    fn run(&mut self, queued: &Receiver<Message>) {
+        while let Ok(first) = queued.recv() {
+            self.take(first);
+            self.take_queued(queued);
+            if self.shared.closing.load(Ordering::Acquire) {
+                // What was queued meanwhile.
+                self.take_queued(queued);
+                return;
             }
         }
     }
-}
 
-impl Write for Writer {
-    /// Takes one whole line, which is what the queue gives.
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+    fn take_queued(&mut self, queued: &Receiver<Message>) {
+        while let Ok(next) = queued.try_recv() {
+            self.take(next);
+        }
+        self.flush();
+        // Asked for while it was being written.
+        self.change_place();
+    }
+
+    fn take(&mut self, message: Message) {
+        self.change_place();
+        if let Message::Line(line) = message {
+            let shared = &self.shared;
+            let lost = self.sink.take(&line, || shared.is_wanted_elsewhere());
+            shared.lose(lost);
+        }
+    }
+
+    fn change_place(&mut self) {
         if self.shared.has_next.swap(false, Ordering::AcqRel) {
-            self.change_place();
+            let next = self.shared.next.lock();
+            let next = next.unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(next) = next {
+                self.flush();
+                self.sink = next;
+            }
         }
         if self.shared.reopen.swap(false, Ordering::AcqRel) {
-            self.reopen();
+            self.flush();
+            self.sink.reopen();
         }
-        if line == NUDGE {
-            return Ok(line.len());
-        }
-        let written = match &mut self.sink {
-            Sink::Off => Ok(()),
-            Sink::Stdout(out) => out.write_all(line),
-            Sink::File { file, .. } => file.write_all(line),
-        };
-        if written.is_err() {
-            self.shared.unwritten.fetch_add(1, Ordering::Relaxed);
-        }
-        // An error would end the queue's thread; the line is lost and counted.
-        Ok(line.len())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        let flushed = match &mut self.sink {
-            Sink::Off => Ok(()),
-            Sink::Stdout(out) => out.flush(),
-            Sink::File { file, .. } => file.flush(),
-        };
-        if flushed.is_err() {
-            self.shared.unwritten.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(())
+    fn flush(&mut self) {
+        let shared = &self.shared;
+        let lost = self.sink.flush(|| shared.is_wanted_elsewhere());
+        shared.lose(lost);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! The admin side: health and metrics, on a thread of its own so that it answers
+//! The admin side: health, metrics and the API, on a thread of its own so that it answers
 //! whatever the connections' workers are doing, and with descriptors in reserve so
 //! that it answers when there are no others.
 //!

@@ -2,6 +2,7 @@
 //! never anything that a client sends.
 
 mod collect;
+mod process;
 
 use std::{fmt::Write, sync::RwLock};
 
@@ -17,7 +18,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub use collect::Observed;
+pub use collect::{Dated, Observed};
 
 /// All counters of the process.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub struct Metrics {
     client_active: Family<OfClient, Gauge>,
     client_shadow: Family<ClientEnded, Counter>,
     reloads: Family<Reload, Counter>,
+    connections_limit: Gauge,
     /// From accept to established TLS.
     pub handshake_seconds: Histogram,
     /// From the first attempt to an open connection to a server.
@@ -109,6 +111,7 @@ impl Metrics {
             client_active: Family::default(),
             client_shadow: Family::default(),
             reloads: Family::default(),
+            connections_limit: Gauge::default(),
             handshake_seconds: seconds(),
             connect_seconds: seconds(),
             registry: RwLock::default(),
@@ -132,6 +135,11 @@ impl Metrics {
             "leastconn_connections_active",
             "Connections that are open",
             m.active.clone(),
+        );
+        registry.register(
+            "leastconn_connections_limit",
+            "Connections that may be open at once, of all listeners together",
+            m.connections_limit.clone(),
         );
         registry.register(
             "leastconn_handshakes_active",
@@ -179,6 +187,7 @@ impl Metrics {
             m.reloads.clone(),
         );
         registry.register("leastconn_build_info", "The version that runs", version);
+        registry.register_collector(Box::new(process::Process::new()));
         Self {
             registry: RwLock::new(registry),
             ..metrics
@@ -218,6 +227,12 @@ impl Metrics {
             received: bytes("received"),
             sent: bytes("sent"),
         }
+    }
+
+    /// So many connections may be open at once.
+    pub fn limit_connections(&self, limit: usize) {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.connections_limit.set(limit);
     }
 
     /// The configuration was to be changed, and was or not.

@@ -280,7 +280,7 @@ impl Record {
             let mut line = Vec::with_capacity(512);
             self.write_line(&mut line, client.as_deref(), reason, detail);
             line.push(b'\n');
-            self.books.log.write(&line);
+            self.books.log.write(line);
         }
     }
 

@@ -443,6 +443,7 @@ impl Reloader {
         let connections = descriptors::max_connections(process.max_connections);
         let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
         resize(&self.gate.connections, &mut sizes.connections, connections);
+        self.shared.books.metrics.limit_connections(connections);
         self.common.turns.resize(process.max_handshakes.get());
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     inherited::Inherited,
     listener::{Common, Listener},
     live::Registry,
-    metrics::{Metrics, Observed},
+    metrics::{Dated, Metrics, Observed},
     record::Books,
     reload::{Reloader, Sizes},
     running::{Current, Running},
@@ -119,6 +119,7 @@ impl Prepared {
             metrics: Arc::new(Metrics::new()),
             log,
         };
+        books.metrics.limit_connections(sizes.connections);
         let common = Common {
             metrics: Arc::clone(&books.metrics),
             turns: Arc::new(Turns::new(
@@ -353,20 +354,29 @@ impl Observed for Seen {
             .collect()
     }
 
-    fn certificates(&self) -> Vec<(String, i64)> {
+    fn dated(&self) -> Vec<Dated> {
         let state = self.0.state();
-        let mut files: Vec<_> = state
+        state
             .config
             .certificate_files()
-            .map(|file| (file.path.display().to_string(), file.not_after.as_second()))
-            .collect();
-        // The same file in two tables is one series.
-        files.sort();
-        files.dedup();
-        files
+            .map(|file| Dated {
+                file: file.path.display().to_string(),
+                is_list: file.is_list,
+                ends: file.not_after.as_second(),
+            })
+            .collect()
     }
 
     fn lost_log_lines(&self) -> u64 {
         self.0.books.log.lost()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.0.phase() == Phase::Ready
+    }
+
+    fn is_as_written(&self) -> bool {
+        let last = self.0.last_reload();
+        last.is_none_or(|reload| reload.reasons.is_empty())
     }
 }

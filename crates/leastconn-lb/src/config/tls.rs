@@ -162,4 +162,6 @@ pub struct CertificateFile {
     pub path: PathBuf,
     /// The earliest `notAfter` (or, of a revocation list, `nextUpdate`) in it.
     pub not_after: Timestamp,
+    /// Whether it holds revocation lists.
+    pub is_list: bool,
 }

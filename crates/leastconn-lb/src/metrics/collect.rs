@@ -14,10 +14,25 @@ use prometheus_client::{
 pub trait Observed: fmt::Debug + Send + Sync + 'static {
     /// Every server with the name of its upstream.
     fn servers(&self) -> Vec<(String, Member)>;
-    /// Every certificate file with its earliest `notAfter`, in UNIX seconds.
-    fn certificates(&self) -> Vec<(String, i64)>;
+    /// Every file that is in force only until some time, as often as it is in use.
+    fn dated(&self) -> Vec<Dated>;
     /// Access log lines lost so far.
     fn lost_log_lines(&self) -> u64;
+    /// Whether new connections are taken.
+    fn is_ready(&self) -> bool;
+    /// Whether the last reload was applied, or there was none.
+    fn is_as_written(&self) -> bool;
+}
+
+/// A file of certificates or of revocation lists.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dated {
+    /// Its path.
+    pub file: String,
+    /// Whether it holds revocation lists.
+    pub is_list: bool,
+    /// Its earliest `notAfter` or `nextUpdate`, in UNIX seconds.
+    pub ends: i64,
 }
 
 #[derive(Debug)]
@@ -83,26 +98,67 @@ impl<O: Observed> Collector for Collect<O> {
             MetricType::Gauge,
             gauges(|s| s.is_up().into()),
         )?;
-        let certificates = self.0.certificates();
-        let files = certificates
-            .into_iter()
-            .map(|(file, not_after)| (OfFile { file }, ConstGauge::new(not_after)));
+        let mut dated = self.0.dated();
+        dated.sort();
+        // One series, however many tables name it, and whatever it was to them: some
+        // may have it from before it changed.
+        let files = |dated: &[&Dated]| {
+            let of = |all: &[&Dated]| {
+                let file = all.first()?.file.clone();
+                let first = all.iter().map(|dated| dated.ends).min()?;
+                Some((OfFile { file }, ConstGauge::new(first)))
+            };
+            let same = dated.chunk_by(|a, b| a.file == b.file);
+            same.filter_map(of).collect::<Vec<_>>()
+        };
+        let all: Vec<_> = dated.iter().collect();
+        let lists: Vec<_> = dated.iter().filter(|dated| dated.is_list).collect();
         family(
             &mut encoder,
             "leastconn_certificate_not_after_seconds",
             "When a file's first certificate or list runs out, in UNIX seconds",
             MetricType::Gauge,
-            files,
+            files(&all).into_iter(),
         )?;
-        let lost = ConstCounter::new(self.0.lost_log_lines());
-        let lost_encoder = encoder.encode_descriptor(
+        family(
+            &mut encoder,
+            "leastconn_crl_next_update_seconds",
+            "When a file's first revocation list runs out, in UNIX seconds",
+            MetricType::Gauge,
+            files(&lists).into_iter(),
+        )?;
+        single(
+            &mut encoder,
             "leastconn_access_log_lines_lost",
             "Access log lines that could not be written",
-            None,
             MetricType::Counter,
+            &ConstCounter::new(self.0.lost_log_lines()),
         )?;
-        lost.encode(lost_encoder)
+        single(
+            &mut encoder,
+            "leastconn_ready",
+            "1 while new connections are taken, as /readyz says",
+            MetricType::Gauge,
+            &ConstGauge::new(i64::from(self.0.is_ready())),
+        )?;
+        single(
+            &mut encoder,
+            "leastconn_config_last_reload_applied",
+            "0 after a reload that was rejected, 1 otherwise",
+            MetricType::Gauge,
+            &ConstGauge::new(i64::from(self.0.is_as_written())),
+        )
     }
+}
+
+fn single(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    metric: &impl EncodeMetric,
+) -> Result<(), fmt::Error> {
+    metric.encode(encoder.encode_descriptor(name, help, None, kind)?)
 }
 
 fn family<L: EncodeLabelSet, M: EncodeMetric>(

@@ -10,8 +10,27 @@ impl Observed for Nothing {
         Vec::new()
     }
 
-    fn certificates(&self) -> Vec<(String, i64)> {
-        vec![("a \"b\"\\\n.crt".to_owned(), 7)]
+    fn dated(&self) -> Vec<Dated> {
+        let dated = |file: &str, is_list, ends| Dated {
+            file: file.to_owned(),
+            is_list,
+            ends,
+        };
+        vec![
+            dated("a \"b\"\\\n.crt", false, 7),
+            // In two tables, of which one still has it as it was; and both at once.
+            dated("ca.pem", true, 9),
+            dated("ca.pem", false, 8),
+            dated("ca.pem", true, 5),
+        ]
+    }
+
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    fn is_as_written(&self) -> bool {
+        true
     }
 
     fn lost_log_lines(&self) -> u64 {
@@ -35,6 +54,15 @@ fn the_text_is_what_every_scraper_reads() {
     assert_eq!(samples[&normalise(key)], 1.0);
     assert_eq!(samples["leastconn_handshake_seconds_count"], 1.0);
     assert_eq!(samples["leastconn_access_log_lines_lost_total"], 3.0);
+    for (family, ends) in [("certificate_not_after", 5.0), ("crl_next_update", 5.0)] {
+        let key = format!("leastconn_{family}_seconds{{file=\"ca.pem\"}}");
+        assert_eq!(
+            text.matches(&key).count(),
+            1,
+            "a scraper takes no series twice"
+        );
+        assert_eq!(samples[&key], ends);
+    }
     // Text in a label cannot end it.
     assert!(text.contains(r#"{file="a \"b\"\\\n.crt"} 7"#), "{text}");
 

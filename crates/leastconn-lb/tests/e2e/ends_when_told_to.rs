@@ -115,6 +115,44 @@ async fn when_drain_timeout_passes_the_rest_is_drained_by_force_and_exit_is_1() 
 }
 
 #[tokio::test]
+async fn who_ends_by_itself_meanwhile_counts_and_only_the_rest_is_cut_off() {
+    let web = Upstream::start(Behaviour::Echo).await;
+    let lb = Site::usual(&[&web])
+        .process("drain_timeout = \"2s\"")
+        .start()
+        .await;
+    let client = lb.client(CLIENT1);
+    let mut ends = client.connect(lb.main()).await.unwrap();
+    let mut stays = client.connect(lb.main()).await.unwrap();
+    for stream in [&mut ends, &mut stays] {
+        roundtrip(stream, b"before").await.unwrap();
+    }
+    lb.wait_metric("leastconn_ready", 1.0, DEADLINE).await;
+    let start = Instant::now();
+    lb.signal(Signal::TERM);
+    is_draining(&lb).await;
+    assert_eq!(lb.metrics().await["leastconn_ready"], 0.0);
+    assert_eq!(roundtrip(&mut ends, b"after").await.unwrap(), b"after");
+    ends.shutdown().await.unwrap();
+    read_to_close(&mut ends).await.unwrap();
+    lb.nth(0, "ok").await;
+    // It does not end before its time for that, and goes on saying that it drains.
+    assert_eq!(roundtrip(&mut stays, b"after").await.unwrap(), b"after");
+    is_draining(&lb).await;
+    let status = lb.wait_exit(Duration::from_secs(5)).await;
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(2), "{took:?}");
+    assert_eq!(status.code(), Some(1));
+    assert!(read_to_close(&mut stays).await.is_err());
+    lb.nth(1, "drained").await;
+    let drained = lb
+        .records()
+        .into_iter()
+        .filter(|r| r["outcome"] == "drained");
+    assert_eq!(drained.count(), 1);
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_at_once() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;

@@ -1,6 +1,8 @@
-//! Fifty reloads while clients come, talk and stream: none of them notices.
+//! Reload after reload while clients come, talk and stream: none of them notices,
+//! whatever it is that changes. Forty, or two hundred with `LEASTCONN_LONG=1`.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -14,12 +16,55 @@ use leastconn_testkit::{Behaviour, DEADLINE, Signal, TlsClient, Upstream, within
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
-use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, talk};
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry, talk};
 
-const RELOADS: usize = 50;
+/// So many kinds of changes there are.
+const KINDS: usize = 10;
+
+/// What reload number `n` changes, in the configuration that it began with; the
+/// change before is taken back by it.
+fn changed(n: usize, config: &str, more: &Upstream, lb: &Running) -> String {
+    let text = match n % KINDS {
+        0 => config.replace("servers = [", &format!("servers = [{}, ", entry("new", more.addr(), ""))),
+        1 => format!(
+            "{config}\n[[client]]\nname = \"more{n}\"\nmatch = {{ cn = \"more{n}.lb.com\" }}\nallow = [\"web\"]\n"
+        ),
+        2 => config.replace(
+            "name = \"client1\"",
+            &format!("name = \"client1\"\nmax_conns = {}\nrate_limit = {{ rate = 100000, burst = 100000 }}", 1000 + n),
+        ),
+        3 => config.replace(
+            "upstream = \"web\"",
+            &format!("upstream = \"web\"\nidle_timeout = \"2h\"\nhalf_close_timeout = \"{}s\"", 60 + n),
+        ),
+        4 => {
+            // Of the same authority: a renewal.
+            lb.ca().server(&[]).write(lb.dir(), "server");
+            format!("{config}\n# {n}\n")
+        }
+        5 => config.replace("[log]", "[log]\nlevel = \"debug\""),
+        6 => config.replace(
+            "[admin]\nbind = \"127.0.0.1:0\"",
+            &format!("[admin]\nbind = \"{}\"", free_port()),
+        ),
+        7 => config.replace("name = \"web\"", "name = \"web\"\nretries = 3\nconnect_timeout = \"3s\""),
+        8 => config.replace("[log]", "max_handshakes = 100\nmax_connections = 1000\n[log]"),
+        _ => config.replace(
+            "[[upstream]]\nname = \"web\"",
+            &format!("[[listener]]\nname = \"more\"\nbind = \"127.0.0.1:0\"\nupstream = \"web\"\n{TLS}\n\n[[upstream]]\nname = \"web\""),
+        ),
+    };
+    assert_ne!(text, config);
+    text
+}
+
+fn free_port() -> SocketAddr {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap()
+}
 
 /// Sends until told to stop, and compares what the server says it got.
-async fn stream(client: TlsClient, to: std::net::SocketAddr, stop: Arc<AtomicBool>) -> u64 {
+async fn stream(client: TlsClient, to: SocketAddr, stop: Arc<AtomicBool>) -> u64 {
     let mut stream = client.connect(to).await.unwrap();
     let mut digest = Sha256::default();
     let mut sent = 0;
@@ -40,8 +85,13 @@ async fn stream(client: TlsClient, to: std::net::SocketAddr, stop: Arc<AtomicBoo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_notices_fifty_reloads() {
+async fn nobody_notices_reloads_of_everything() {
+    let reloads = match std::env::var_os("LEASTCONN_LONG") {
+        Some(_) => 200,
+        None => 40,
+    };
     let web = Upstream::named("web1").await;
+    let more = Upstream::named("web1").await;
     let sink = Upstream::start(Behaviour::Sink).await;
     let lb = Site::new()
         .listener("main", &["upstream = \"web\"", TLS])
@@ -49,6 +99,8 @@ async fn nobody_notices_fifty_reloads() {
         .upstream("web", &[NO_PROBES], &entries(&[&web]))
         .upstream("sink", &[NO_PROBES], &entries(&[&sink]))
         .client("client1", &cn(CLIENT1), "web\", \"sink", "")
+        // Each change is one reload.
+        .process("watch = \"off\"")
         .start()
         .await;
     let client = lb.client(CLIENT1);
@@ -79,19 +131,10 @@ async fn nobody_notices_fifty_reloads() {
     assert_eq!(read_line(&mut old).await.unwrap(), "web1");
 
     let config = lb.config();
-    for n in 0..RELOADS {
-        // Nothing changed; something of the process; of a listener; of an upstream.
-        let changed = match n % 4 {
-            0 => config.clone(),
-            1 => config.replace("[log]", "max_handshakes = 100\n[log]"),
-            2 => config.replace(
-                "upstream = \"web\"",
-                "upstream = \"web\"\nidle_timeout = \"2h\"",
-            ),
-            _ => config.replace("name = \"web\"", "name = \"web\"\nretries = 3"),
-        };
+    for n in 0..reloads {
+        let text = changed(n, &config, &more, &lb);
         let before = talks.load(Ordering::Relaxed);
-        assert_eq!(lb.reload(&changed).await, "applied");
+        assert_eq!(lb.reload(&text).await, "applied");
         within(DEADLINE, "new connections", async {
             while talks.load(Ordering::Relaxed) == before {
                 assert!(!tasks.is_empty());
@@ -108,10 +151,17 @@ async fn nobody_notices_fifty_reloads() {
     assert!(roundtrip(&mut old, &bytes).await.unwrap() == bytes);
     old.shutdown().await.unwrap();
     read_to_close(&mut old).await.unwrap();
+    assert_eq!(lb.reloads().await, [reloads as f64, 0.0]);
+    // To the files that were open then.
+    assert_eq!(lb.reload(&config).await, "applied");
     lb.quiet().await;
     let records = lb.records();
-    assert!(records.len() > RELOADS, "{}", records.len());
-    assert!(records.iter().all(|record| record["outcome"] == "ok"));
+    eprintln!("{reloads} reloads, {} connections", records.len());
+    assert!(records.len() > reloads, "{}", records.len());
+    for record in &records {
+        assert_eq!(record["outcome"], "ok", "{record}");
+    }
+    assert!(more.accepted() > 0, "a server that was added got nothing");
 }
 
 #[tokio::test]

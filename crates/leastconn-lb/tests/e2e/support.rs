@@ -28,6 +28,11 @@ pub(crate) const NO_PROBES: &str = r#"health_check = { type = "none" }"#;
 /// A common name that the usual rule lets in.
 pub(crate) const CLIENT1: &str = "client1.lb.com";
 
+/// How soon the admin address answers: in a release build, which `make test-long`
+/// makes, what was promised; others are slower, and have other tests beside them.
+pub(crate) const PROMPT: Duration =
+    Duration::from_millis(if cfg!(debug_assertions) { 1000 } else { 100 });
+
 /// A value of `[process] tls_records`.
 pub(crate) type Records = &'static str;
 

@@ -9,11 +9,7 @@ use leastconn_testkit::{Balancer, DEADLINE, Upstream, within};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::net::TcpStream;
 
-use crate::support::{BIN, CLIENT1, Running, Site, talk, tcp};
-
-/// A hundred milliseconds are promised; builds without optimization beside other
-/// tests get more. `benches/admin.rs` measures.
-const PROMPT: Duration = Duration::from_millis(500);
+use crate::support::{BIN, CLIENT1, PROMPT, Running, Site, talk, tcp};
 
 fn limit_files(lb: &Balancer, files: u64) {
     let pid = Pid::from_raw(lb.pid().try_into().unwrap());

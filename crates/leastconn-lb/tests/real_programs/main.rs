@@ -29,6 +29,7 @@ mod openssl_is_told_why_it_is_refused;
 mod openssl_resumes_where_it_may;
 mod openssl_speaks_every_suite_of_the_seed;
 mod pki_makes_certificates_that_others_accept;
+mod promtool_has_no_complaints;
 mod python_ends_cleanly_or_abruptly;
 mod redis_clients_pass_through;
 mod schema_completions_and_manual_are_well_formed;

@@ -191,12 +191,18 @@ impl Loader<'_> {
         }
     }
 
-    fn remember(&mut self, text: &At<&str>, not_after: impl Iterator<Item = Timestamp>) {
+    fn remember(
+        &mut self,
+        text: &At<&str>,
+        not_after: impl Iterator<Item = Timestamp>,
+        is_list: bool,
+    ) {
         if let Some(not_after) = not_after.min() {
             self.files.push(CertificateFile {
                 name: text.value.to_owned(),
                 path: self.base_dir.join(text.value),
                 not_after,
+                is_list,
             });
         }
     }
@@ -209,7 +215,7 @@ impl Loader<'_> {
         let text = borrowed(at);
         let pem = self.read(&text, Wanted::Certificates)?;
         let certificates = self.parsed(&pem.certificates, &text)?;
-        self.remember(&text, certificates.iter().map(|c| c.not_after));
+        self.remember(&text, certificates.iter().map(|c| c.not_after), false);
         let now = self.now;
         if let Some(own) = certificates.first() {
             for remark in inspect::own_certificate(own, &certificates[1..], purpose, now) {
@@ -297,7 +303,7 @@ impl Loader<'_> {
         let text = borrowed(at);
         let pem = self.read(&text, Wanted::Certificates)?;
         let facts = self.parsed(&pem.certificates, &text)?;
-        self.remember(&text, facts.iter().map(|c| c.not_after));
+        self.remember(&text, facts.iter().map(|c| c.not_after), false);
         let mut kept = Vec::new();
         for (certificate, facts) in pem.certificates.into_iter().zip(&facts) {
             for remark in inspect::authority(facts, self.now) {
@@ -361,7 +367,7 @@ impl Loader<'_> {
                 }
             }
         }
-        self.remember(text, ends.into_iter());
+        self.remember(text, ends.into_iter(), true);
         pem.crls
     }
 

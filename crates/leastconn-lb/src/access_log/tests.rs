@@ -1,0 +1,154 @@
+use std::{fs, io::Read, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
+
+use super::*;
+
+fn at(path: &Path) -> Access {
+    Access::File(path.to_owned())
+}
+
+fn line(n: usize) -> Vec<u8> {
+    format!("{{\"line\":{n}}}\n").into_bytes()
+}
+
+fn fifo(dir: &tempfile::TempDir) -> PathBuf {
+    let path = dir.path().join("log");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    path
+}
+
+/// A reader that does not wait for a writer.
+fn reader(path: &Path) -> fs::File {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let mut options = fs::OpenOptions::new();
+    options.read(true).custom_flags(flags).open(path).unwrap()
+}
+
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let start = leastconn::net::now();
+    while !done() {
+        let waited = leastconn::net::now() - start;
+        assert!(waited < Duration::from_secs(10), "{what}");
+        thread::yield_now();
+    }
+}
+
+fn read(from: &mut fs::File) -> Vec<u8> {
+    let mut bytes = vec![0; 1 << 20];
+    let read = from.read(&mut bytes).unwrap_or(0);
+    bytes.truncate(read);
+    bytes
+}
+
+#[test]
+fn a_full_device_loses_each_line_once() {
+    let (log, flusher) = AccessLog::open(&at(Path::new("/dev/full"))).unwrap();
+    for n in 0..1000 {
+        log.write(line(n));
+    }
+    drop(flusher);
+    assert_eq!(log.lost(), 1000);
+}
+
+#[test]
+fn a_fifo_is_not_waited_for_and_its_readers_may_come_and_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(&dir);
+    let (log, _flusher) = AccessLog::open(&at(&path)).unwrap();
+    log.write(line(1));
+    wait("nobody reads", || log.lost() == 1);
+    for round in 0..3 {
+        let lost = log.lost();
+        let mut reader = reader(&path);
+        log.write(line(round));
+        let mut got = Vec::new();
+        wait("a reader", || {
+            got.extend(read(&mut reader));
+            got == line(round)
+        });
+        assert_eq!(log.lost(), lost);
+        drop(reader);
+        // To nobody: an error, and no signal that ends us.
+        log.write(line(round));
+        wait("the reader has gone", || log.lost() == lost + 1);
+    }
+    log.reopen();
+    log.write(line(9));
+    wait("nobody reads", || log.lost() == 5);
+}
+
+#[test]
+fn a_reader_that_stops_costs_lines_and_keeps_nobody_from_another_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(&dir);
+    let mut reader = reader(&path);
+    let (log, flusher) = AccessLog::start(Sink::open(&at(&path)).unwrap(), 100).unwrap();
+    let long = [b"x".repeat(1000), b"\n".to_vec()].concat();
+    let start = leastconn::net::now();
+    let mut sent = 0;
+    // The pipe, what is gathered, and the queue; then they are lost.
+    while log.lost() == 0 {
+        log.write(long.clone());
+        sent += 1;
+        assert!(sent < 10_000);
+    }
+    assert!(start.elapsed() < Duration::from_secs(5));
+    let other = dir.path().join("other");
+    log.switch(log.prepare(&at(&other)).unwrap());
+    wait("the other place", || {
+        other.exists() && {
+            log.write(line(7));
+            sent += 1;
+            fs::read_to_string(&other)
+                .unwrap()
+                .ends_with("{\"line\":7}\n")
+        }
+    });
+    drop(flusher);
+    // Each line is in one of the three, and those that are written are whole, but
+    // for the one at which it was given up.
+    let mut piped = Vec::new();
+    loop {
+        let more = read(&mut reader);
+        if more.is_empty() {
+            break;
+        }
+        piped.extend(more);
+    }
+    let count = |bytes: &[u8]| bytes.iter().filter(|&&byte| byte == b'\n').count();
+    let written = count(&piped) + count(&fs::read(&other).unwrap());
+    assert_eq!(written + usize::try_from(log.lost()).unwrap(), sent);
+}
+
+#[test]
+fn after_a_line_was_torn_the_next_one_begins_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(&dir);
+    let mut reader = reader(&path);
+    let mut sink = Sink::open(&at(&path)).unwrap();
+    let long = [b"x".repeat(5000), b"\n".to_vec()].concat();
+    let mut lost = 0;
+    for _ in 0..20 {
+        lost += sink.take(&long, || true);
+    }
+    lost += sink.flush(|| true);
+    assert!(lost > 0);
+    let mut piped = read(&mut reader);
+    assert_eq!(sink.take(&line(1), || true) + sink.flush(|| true), 0);
+    piped.extend(read(&mut reader));
+    let lines: Vec<_> = piped.split(|&byte| byte == b'\n').collect();
+    let whole = lines.iter().filter(|line| line.len() == 5000).count() as u64;
+    assert_eq!(whole + lost, 20);
+    assert_eq!(lines[lines.len() - 2], &line(1)[..10]);
+}
+
+#[test]
+fn what_is_no_fifo_and_cannot_be_opened_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    let _bound = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let error = AccessLog::open(&at(&socket)).unwrap_err();
+    assert!(error.to_string().contains("socket"), "{error}");
+    let nowhere = dir.path().join("no/log");
+    assert!(AccessLog::open(&at(&nowhere)).is_err());
+}

@@ -1,0 +1,139 @@
+//! What Prometheus knows of any process: processor time, memory, open files.
+//!
+//! From `/proc`, through files that are opened once: when the process has run out of
+//! descriptors, or may open nothing any more, is when they are of interest. What the
+//! system does not tell is left out.
+
+use std::{
+    fmt,
+    fs::File,
+    mem::MaybeUninit,
+    os::{fd::OwnedFd, unix::fs::FileExt},
+    sync::{Mutex, PoisonError},
+};
+
+use jiff::Timestamp;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+use rustix::{
+    fs::{Mode, OFlags, RawDir, SeekFrom, fstat, open, seek},
+    param::page_size,
+    process::{Resource, getrlimit},
+    time::{ClockId, clock_gettime},
+};
+
+#[derive(Debug)]
+pub(super) struct Process {
+    started: Timestamp,
+    memory: Option<File>,
+    /// The directory of open files. Reading it moves its position: one at a time.
+    files: Mutex<Option<OwnedFd>>,
+}
+
+impl Process {
+    /// The process as of now, which is to say that it starts now.
+    pub(super) fn new() -> Self {
+        let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Self {
+            started: Timestamp::now(),
+            memory: File::open("/proc/self/statm").ok(),
+            files: Mutex::new(open("/proc/self/fd", directory, Mode::empty()).ok()),
+        }
+    }
+
+    /// Virtual and resident, in bytes.
+    fn memory(&self) -> Option<[u64; 2]> {
+        let mut text = [0; 128];
+        let read = self.memory.as_ref()?.read_at(&mut text, 0).ok()?;
+        let text = str::from_utf8(text.get(..read)?).ok()?;
+        let mut pages = text.split(' ').map(|pages| pages.parse::<u64>().ok());
+        let mut bytes = || Some(pages.next()?? * page_size() as u64);
+        Some([bytes()?, bytes()?])
+    }
+
+    fn open_files(&self) -> Option<u64> {
+        let directory = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = directory.as_ref()?;
+        // Since Linux 6.2 its size says it.
+        let size = fstat(directory).ok()?.st_size;
+        if let Ok(files @ 1..) = u64::try_from(size) {
+            return Some(files);
+        }
+        seek(directory, SeekFrom::Start(0)).ok()?;
+        let mut space = [MaybeUninit::uninit(); 4096];
+        let mut entries = RawDir::new(directory, &mut space);
+        let mut files = 0;
+        while let Some(entry) = entries.next() {
+            files += u64::from(!entry.ok()?.file_name().to_bytes().starts_with(b"."));
+        }
+        Some(files)
+    }
+}
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let time = clock_gettime(ClockId::ProcessCPUTime);
+        let seconds = time.tv_sec as f64 + time.tv_nsec as f64 / 1e9;
+        ConstCounter::new(seconds).encode(encoder.encode_descriptor(
+            "process_cpu_seconds",
+            "Processor time that the process has used, in seconds",
+            None,
+            MetricType::Counter,
+        )?)?;
+        let mut gauge = |name, help, value: Option<f64>| {
+            let Some(value) = value else {
+                return Ok(());
+            };
+            let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(descriptor)
+        };
+        let memory = self.memory();
+        let [virtual_memory, resident] =
+            [0, 1].map(|which| memory.map(|memory| memory[which] as f64));
+        gauge(
+            "process_virtual_memory_bytes",
+            "Address space of the process, in bytes",
+            virtual_memory,
+        )?;
+        gauge(
+            "process_resident_memory_bytes",
+            "Memory that the process occupies, in bytes",
+            resident,
+        )?;
+        gauge(
+            "process_open_fds",
+            "File descriptors that are open",
+            self.open_files().map(|files| files as f64),
+        )?;
+        let limit = getrlimit(Resource::Nofile).current;
+        gauge(
+            "process_max_fds",
+            "File descriptors that may be open",
+            limit.map(|limit| limit as f64),
+        )?;
+        gauge(
+            "process_start_time_seconds",
+            "When the process started, in UNIX seconds",
+            Some(self.started.as_millisecond() as f64 / 1e3),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_is_told() {
+        let process = Process::new();
+        let [virtual_memory, resident] = process.memory().unwrap();
+        assert!(resident > 100_000 && resident < virtual_memory);
+        // Other tests of this process open and close files meanwhile.
+        assert!(process.open_files().unwrap() >= 3);
+        let twice = process.open_files().unwrap();
+        assert!(twice >= 3, "its position is that of a second reading");
+    }
+}

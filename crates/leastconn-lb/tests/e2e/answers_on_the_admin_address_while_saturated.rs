@@ -1,0 +1,146 @@
+//! The admin address answers within a hundred milliseconds while the workers have
+//! more to do than they can, and while there is much to tell. (With no descriptors
+//! left: `survives_running_out_of_descriptors`.)
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+use std::time::{Duration, Instant};
+
+use leastconn_testkit::{Behaviour, Upstream, within};
+use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
+
+use crate::support::{CLIENT1, NO_PROBES, PROMPT, Site, TLS, cn, entries, entry, talk, tcp};
+
+fn is_long() -> bool {
+    std::env::var_os("LEASTCONN_LONG").is_some()
+}
+
+/// Asks by a new connection, and returns how long that took.
+fn ask(addr: SocketAddr, path: &str) -> Duration {
+    let start = leastconn::net::now();
+    let mut stream = std::net::TcpStream::connect(addr).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+    leastconn::net::now() - start
+}
+
+/// Asks again and again on a thread of its own, whatever this process is busy with.
+async fn all_are_prompt(addr: SocketAddr, rounds: usize, what: &str) {
+    let asking = tokio::task::spawn_blocking(move || {
+        let paths = ["/healthz", "/readyz", "/metrics"];
+        paths.map(|path| {
+            let mut took: Vec<_> = (0..rounds).map(|_| ask(addr, path)).collect();
+            took.sort_unstable();
+            (path, took)
+        })
+    });
+    for (path, took) in asking.await.unwrap() {
+        let p99 = took[(took.len() * 99).div_ceil(100) - 1];
+        eprintln!(
+            "{what}: {path}: median {:?}, p99 {p99:?}, most {:?} of {}",
+            took[took.len() / 2],
+            took[took.len() - 1],
+            took.len()
+        );
+        assert!(p99 <= PROMPT, "{what}: {path}: {took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_all_workers_at_handshakes_and_streams() {
+    let web = Upstream::named("web1").await;
+    let sink = Upstream::start(Behaviour::Sink).await;
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .listener("sink", &["upstream = \"sink\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .upstream("sink", &[NO_PROBES], &entries(&[&sink]))
+        .client("client1", &cn(CLIENT1), "web\", \"sink", "")
+        .start()
+        .await;
+    let (main, sinks) = (lb.main(), lb.address("sink"));
+    let stop = Arc::new(AtomicBool::new(false));
+    let handshakes = Arc::new(AtomicUsize::new(0));
+    let mut tasks = JoinSet::new();
+    for _ in 0..8 {
+        let (client, stop) = (lb.client(CLIENT1), Arc::clone(&stop));
+        let handshakes = Arc::clone(&handshakes);
+        tasks.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                talk(client.connect(main).await.unwrap()).await.unwrap();
+                handshakes.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    for _ in 0..4 {
+        let (client, stop) = (lb.client(CLIENT1), Arc::clone(&stop));
+        tasks.spawn(async move {
+            let mut stream = client.connect(sinks).await.unwrap();
+            let piece = vec![7; 64 * 1024];
+            while !stop.load(Ordering::Relaxed) {
+                stream.write_all(&piece).await.unwrap();
+            }
+            stream.shutdown().await.unwrap();
+            leastconn_testkit::client::read_to_close(&mut stream)
+                .await
+                .unwrap();
+        });
+    }
+    within(Duration::from_secs(10), "the load", async {
+        while handshakes.load(Ordering::Relaxed) < 20 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let before = handshakes.load(Ordering::Relaxed);
+    let rounds = if is_long() { 1000 } else { 100 };
+    all_are_prompt(lb.admin(), rounds, "saturated").await;
+    assert!(handshakes.load(Ordering::Relaxed) > before, "no load");
+    stop.store(true, Ordering::Relaxed);
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn with_thousands_of_connections_and_a_thousand_servers() {
+    let open = if is_long() { 4_000 } else { 400 };
+    let web = Upstream::named("web1").await;
+    let servers: Vec<_> = (0..1000)
+        .map(|n| entry(&format!("web{n}"), web.addr(), ""))
+        .collect();
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\""])
+        .upstream("web", &[NO_PROBES], &servers)
+        .client("local", "source = \"127.0.0.0/8\"", "web", "")
+        .start()
+        .await;
+    let mut streams = Vec::new();
+    for _ in 0..open {
+        let mut stream = tcp(lb.main()).await;
+        leastconn_testkit::client::read_line(&mut stream)
+            .await
+            .unwrap();
+        streams.push(stream);
+    }
+    let rounds = if is_long() { 300 } else { 30 };
+    all_are_prompt(lb.admin(), rounds, "many servers").await;
+    let start: Instant = leastconn::net::now();
+    let metrics = lb.metrics().await;
+    eprintln!("read and parsed in {:?}", start.elapsed());
+    let active = r#"leastconn_connections_active{listener="main"}"#;
+    assert_eq!(metrics[active], f64::from(open));
+    drop(streams);
+    lb.quiet().await;
+}

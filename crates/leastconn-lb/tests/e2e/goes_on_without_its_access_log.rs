@@ -1,0 +1,190 @@
+//! A log that cannot be written costs its lines, which are counted, and nothing else.
+
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use leastconn_testkit::{DEADLINE, Signal, Upstream, eventually};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+
+use crate::support::{BIN, Running, Site, talk, tcp};
+
+const LOST: &str = "leastconn_access_log_lines_lost_total";
+
+async fn talks(lb: &Running, count: usize) {
+    for _ in 0..count {
+        talk(tcp(lb.main()).await).await.unwrap();
+    }
+}
+
+/// Ends it, which the log must not keep from ending.
+async fn ends(lb: Running) {
+    lb.quiet().await;
+    assert_eq!(lb.http_get("/readyz").await.0, 200);
+    lb.signal(Signal::TERM);
+    let status = lb.wait_exit(Duration::from_secs(3)).await;
+    assert_eq!(status.code(), Some(0));
+}
+
+fn fifo(dir: &Path) -> PathBuf {
+    let path = dir.join("access.fifo");
+    mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    path
+}
+
+fn reader(path: &Path) -> std::fs::File {
+    let at_once = OFlags::NONBLOCK.bits() as i32;
+    let mut options = std::fs::OpenOptions::new();
+    let options = options.read(true).custom_flags(at_once);
+    options.open(path).unwrap()
+}
+
+/// Waits for `n` lines to come from `reader`.
+async fn read_lines(reader: &mut std::fs::File, n: usize) {
+    use std::io::Read;
+    let mut text = Vec::new();
+    for _ in 0..1000 {
+        let mut bytes = [0; 4096];
+        if let Ok(read) = reader.read(&mut bytes) {
+            text.extend_from_slice(&bytes[..read]);
+        }
+        if text.iter().filter(|&&byte| byte == b'\n').count() >= n {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let text = String::from_utf8(text).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), n, "{text}");
+    assert!(lines.iter().all(|line| line["outcome"] == "ok"));
+}
+
+#[tokio::test]
+async fn the_device_is_full() {
+    let web = Upstream::named("web1").await;
+    let site = Site::plain(&[&web]).log("access = \"/dev/full\"");
+    let lb = site.start().await;
+    talks(&lb, 20).await;
+    lb.wait_metric(LOST, 20.0, DEADLINE).await;
+    ends(lb).await;
+}
+
+#[tokio::test]
+async fn whoever_read_standard_output_is_gone() {
+    let web = Upstream::named("web1").await;
+    let without_reader = |command: &mut Command| {
+        let mut shell = Command::new("bash");
+        // `true` ends at once, and with it the pipe's other end.
+        shell.args(["-c", "exec \"$0\" \"$@\" > >(exec true)", BIN]);
+        shell.args(command.get_args());
+        shell.current_dir(command.get_current_dir().unwrap());
+        *command = shell;
+    };
+    // Said, although it is the default, for the test's books.
+    let site = Site::plain(&[&web]).log("access = \"stdout\"");
+    let lb = site.start_with(without_reader).await;
+    talks(&lb, 20).await;
+    lb.wait_metric(LOST, 20.0, DEADLINE).await;
+    ends(lb).await;
+}
+
+#[tokio::test]
+async fn its_directory_is_gone_when_it_is_to_be_opened_again() {
+    let web = Upstream::named("web1").await;
+    let site = Site::plain(&[&web]).log("access = \"log/access.log\"");
+    let dir = site.dir.path().join("log");
+    std::fs::create_dir(&dir).unwrap();
+    let lb = site.start().await;
+    talks(&lb, 1).await;
+    std::fs::remove_dir_all(&dir).unwrap();
+    lb.signal(Signal::USR1);
+    let complaint = |event: &serde_json::Value| {
+        event["level"] == "ERROR"
+            && event["fields"]["message"] == "going on with the file that was open"
+    };
+    let event = lb.wait_log(complaint, DEADLINE).await;
+    let error = event["fields"]["error"].as_str().unwrap();
+    assert!(error.contains("log/access.log"), "{error}");
+    talks(&lb, 1).await;
+
+    std::fs::create_dir(&dir).unwrap();
+    lb.signal(Signal::USR1);
+    // At once, and not with the next line: whoever rotates looks for it.
+    let path = dir.join("access.log");
+    eventually(DEADLINE, || async {
+        path.exists().then_some(()).ok_or_else(String::new)
+    })
+    .await
+    .unwrap();
+    talks(&lb, 3).await;
+    eventually(DEADLINE, || async {
+        let text = std::fs::read_to_string(&path).unwrap();
+        // The one before may be among them, if it was queued for so long.
+        let last = text.contains("\"connection\":5,");
+        last.then_some(()).ok_or(text)
+    })
+    .await
+    .unwrap();
+    ends(lb).await;
+}
+
+#[tokio::test]
+async fn nobody_reads_the_fifo_at_the_start_or_at_usr1() {
+    let web = Upstream::named("web1").await;
+    let site = Site::plain(&[&web]).log("access = \"access.fifo\"");
+    let path = fifo(site.dir.path());
+    let lb = site.start().await;
+    talks(&lb, 3).await;
+    lb.wait_metric(LOST, 3.0, DEADLINE).await;
+    let mut first = reader(&path);
+    talks(&lb, 2).await;
+    read_lines(&mut first, 2).await;
+    drop(first);
+    lb.signal(Signal::USR1);
+    talks(&lb, 4).await;
+    lb.wait_metric(LOST, 7.0, DEADLINE).await;
+    // A reload has to open it, too.
+    let log = lb.config().replace("access.fifo", "./access.fifo");
+    assert_eq!(lb.reload(&log).await, "applied");
+    talks(&lb, 1).await;
+    lb.wait_metric(LOST, 8.0, DEADLINE).await;
+    let mut second = reader(&path);
+    talks(&lb, 2).await;
+    read_lines(&mut second, 2).await;
+    drop(second);
+    // Opened anew with nobody there, it is not open: no file more than at the start.
+    lb.signal(Signal::USR1);
+    ends(lb).await;
+}
+
+#[tokio::test]
+async fn its_reader_has_stopped_reading() {
+    let web = Upstream::named("web1").await;
+    let site = Site::plain(&[&web]).log("access = \"access.fifo\"");
+    let path = fifo(site.dir.path());
+    let stopped = reader(&path);
+    rustix::pipe::fcntl_setpipe_size(&stopped, 4096).unwrap();
+    let lb = site.start().await;
+    // Some forty fill the pipe and what is gathered.
+    talks(&lb, 300).await;
+    // The place where it waits is not where it has to stay.
+    let file = lb.config().replace("access.fifo", "access.log");
+    assert_eq!(lb.reload(&file).await, "applied");
+    talks(&lb, 1).await;
+    let path = lb.dir().join("access.log");
+    eventually(DEADLINE, || async {
+        let text = std::fs::read_to_string(&path).unwrap();
+        (!text.is_empty()).then_some(()).ok_or(text)
+    })
+    .await
+    .unwrap();
+    // And back, to end while it waits.
+    assert_eq!(lb.reload(&lb.config()).await, "applied");
+    talks(&lb, 300).await;
+    ends(lb).await;
+    drop(stopped);
+}

@@ -1,0 +1,251 @@
+//! The access log says of each connection what was known of it when it ended, and no
+//! more: for every reason code that a client or a server can bring about.
+
+use std::collections::BTreeSet;
+
+use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
+use leastconn_testkit::{Behaviour, DEADLINE, TestCa, TlsClient, Upstream};
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{
+    CLIENT1, NO_PROBES, Running, Site, TLS, cn, entry, nowhere, refused, reset, talk, tcp,
+};
+
+/// Of every socket.
+const ALWAYS: [&str; 8] = [
+    "time",
+    "connection",
+    "listener",
+    "source",
+    "bytes_received",
+    "bytes_sent",
+    "duration_ms",
+    "outcome",
+];
+
+/// Once TLS is established, of a client that gave a name and showed a certificate.
+const TLS_DONE: [&str; 5] = ["serial", "sni", "tls_version", "cipher", "handshake_ms"];
+
+/// All that a record may have for its outcome, and what it has in any case: those
+/// before the first `?`.
+fn fields(outcome: &str) -> &'static str {
+    match outcome {
+        "ok" | "client_reset" | "server_reset" | "idle_timeout" | "half_close_timeout"
+        | "max_lifetime" | "policy_changed" | "drained" => {
+            "TLS client identity upstream server attempts connect_ms ? detail"
+        }
+        "connect_failed" => "TLS client identity upstream attempts ? detail",
+        "no_server_available" => "TLS client identity upstream ? attempts detail",
+        "rate_limited" | "too_many_connections" => "TLS client identity upstream ? detail",
+        "not_allowed" => "TLS client identity ? detail",
+        "unknown_client" => "TLS identity ? detail",
+        "ambiguous_identity" => "sni tls_version cipher handshake_ms ? serial detail",
+        "no_certificate" => "sni alert_sent ? tls_offered tls_version detail",
+        "untrusted_certificate" | "expired_certificate" | "revoked_certificate" => {
+            "sni serial certificate alert_sent ? tls_offered tls_version detail"
+        }
+        "handshake_failed" => "? tls_offered alert_sent alert_received tls_version sni detail",
+        "handshake_timeout" => "? detail",
+        other => panic!("{other}"),
+    }
+}
+
+fn check(record: &Value) {
+    let outcome = record["outcome"].as_str().unwrap();
+    let (must, may) = fields(outcome).split_once('?').unwrap();
+    let mut must: BTreeSet<&str> = must.split_whitespace().chain(ALWAYS).collect();
+    // Of a listener without TLS there is none.
+    if must.remove("TLS") && record["listener"] != "plain" {
+        must.extend(TLS_DONE);
+    }
+    let has: BTreeSet<&str> = record
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(|key| &**key)
+        .collect();
+    for field in &must {
+        assert!(has.contains(field), "no {field}: {record}");
+    }
+    for field in has.difference(&must) {
+        let may = may.split_whitespace().any(|may| may == *field);
+        assert!(may, "{field} cannot be known: {record}");
+    }
+}
+
+struct Rig {
+    lb: Running,
+    _echo: Upstream,
+    _silent: Upstream,
+    _stuck: Upstream,
+    resets: Upstream,
+}
+
+async fn start(revoked: &leastconn_testkit::Cert, site: Site) -> Rig {
+    let echo = Upstream::named("echo").await;
+    let silent = Upstream::start(Behaviour::Silent).await;
+    let stuck = Upstream::start(Behaviour::Stuck).await;
+    let resets = Upstream::start(Behaviour::ResetAfter(1)).await;
+    site.ca.write_crl(&site.dir, &[revoked]);
+    let of = |server: &Upstream| [entry("s", server.addr(), "")];
+    let lb = site
+        .listener("main", &["upstream = \"echo\"", TLS])
+        // By IPv6: a rule by source holds for TLS clients from there, too.
+        .listener("plain", &["upstream = \"echo\"", "bind = \"[::1]:0\""])
+        .listener(
+            "hasty",
+            &["upstream = \"echo\"", "handshake_timeout = \"200ms\"", TLS],
+        )
+        .listener(
+            "idle",
+            &["upstream = \"silent\"", "idle_timeout = \"200ms\"", TLS],
+        )
+        .listener(
+            "half",
+            &[
+                "upstream = \"stuck\"",
+                "half_close_timeout = \"200ms\"",
+                TLS,
+            ],
+        )
+        .listener(
+            "brief",
+            &["upstream = \"silent\"", "max_lifetime = \"200ms\"", TLS],
+        )
+        .listener("resets", &["upstream = \"resets\"", TLS])
+        .listener("dead", &["upstream = \"dead\"", TLS])
+        .listener("full", &["upstream = \"full\"", TLS])
+        .upstream("echo", &[NO_PROBES], &of(&echo))
+        .upstream("silent", &[NO_PROBES], &of(&silent))
+        .upstream("stuck", &[NO_PROBES], &of(&stuck))
+        .upstream("resets", &[NO_PROBES], &of(&resets))
+        .upstream(
+            "dead",
+            &[
+                NO_PROBES,
+                "passive = { max_fails = 1, fail_timeout = \"1h\" }",
+            ],
+            &[entry("s", nowhere(), "")],
+        )
+        .upstream(
+            "full",
+            &[NO_PROBES],
+            &[entry("s", echo.addr(), ", max_conns = 1")],
+        )
+        .client(
+            "client1",
+            &cn(CLIENT1),
+            "echo\", \"silent\", \"stuck\", \"resets\", \"dead\", \"full",
+            "",
+        )
+        .client("barred", &cn("barred"), "dead", "")
+        .client(
+            "greedy",
+            &cn("greedy"),
+            "echo",
+            "rate_limit = { rate = 0.001, burst = 1 }",
+        )
+        .client("single", &cn("single"), "echo", "max_conns = 1")
+        .client("leaves", &cn("leaves"), "echo", "")
+        .client("local", "source = \"::1\"", "echo", "")
+        .start()
+        .await;
+    Rig {
+        lb,
+        _echo: echo,
+        _silent: silent,
+        _stuck: stuck,
+        resets,
+    }
+}
+
+/// TLS said no.
+async fn refusals(lb: &Running, revoked: &leastconn_testkit::Cert) {
+    let main = lb.main();
+    refused(&TlsClient::new(lb.ca(), None), main).await;
+    let foreign = TestCa::new("foreign").leaf(CLIENT1).build();
+    refused(&lb.showing(&foreign), main).await;
+    let old = lb.ca().leaf(CLIENT1).validity(-20, -10).build();
+    refused(&lb.showing(&old), main).await;
+    refused(&lb.showing(revoked), main).await;
+    let mut garbage = tcp(main).await;
+    garbage.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    let _ = read_to_close(&mut garbage).await;
+    let _ = read_to_close(&mut tcp(lb.address("hasty")).await).await;
+    // The rules said no, or nobody knew what to do.
+    let two = lb.ca().leaf(CLIENT1).extra_cn("x").build();
+    refused(&lb.showing(&two), main).await;
+    refused(&lb.client("stranger"), main).await;
+    refused(&lb.client("barred"), main).await;
+}
+
+#[tokio::test]
+async fn each_has_what_was_known_and_no_more() {
+    let site = Site::new().process("drain_timeout = \"100ms\"");
+    let revoked = site.ca.leaf("client1.lb.com").build();
+    let rig = start(&revoked, site).await;
+    let lb = &rig.lb;
+    let main = lb.main();
+    refusals(lb, &revoked).await;
+
+    let client = lb.client(CLIENT1);
+    let connect = async |listener: &str| client.connect(lb.address(listener)).await.unwrap();
+    // The limits said no.
+    let greedy = lb.client("greedy");
+    talk(greedy.connect(main).await.unwrap()).await.unwrap();
+    refused(&greedy, main).await;
+    let single = lb.client("single");
+    let mut first = single.connect(main).await.unwrap();
+    read_line(&mut first).await.unwrap();
+    refused(&single, main).await;
+    first.shutdown().await.unwrap();
+    // No server, the first time by trying, then by knowing.
+    refused(&client, lb.address("dead")).await;
+    refused(&client, lb.address("dead")).await;
+    let mut first = connect("full").await;
+    read_line(&mut first).await.unwrap();
+    refused(&client, lb.address("full")).await;
+    first.shutdown().await.unwrap();
+    // Somebody's time was over.
+    let _ = read_to_close(&mut connect("idle").await).await;
+    let _ = read_to_close(&mut connect("brief").await).await;
+    let mut half = connect("half").await;
+    half.shutdown().await.unwrap();
+    let _ = read_to_close(&mut half).await;
+    // Somebody broke off.
+    let mut server = connect("resets").await;
+    server.write_all(b"xx").await.unwrap();
+    let _ = read_to_close(&mut server).await;
+    let mut broken = connect("main").await;
+    read_line(&mut broken).await.unwrap();
+    let (socket, _) = broken.into_inner();
+    reset(socket);
+    talk(tcp(lb.address("plain")).await).await.unwrap();
+    // Somebody else ended it.
+    let mut leaves = lb.client("leaves").connect(main).await.unwrap();
+    read_line(&mut leaves).await.unwrap();
+    let without = lb.config().replace("cn = \"leaves\"", "cn = \"nobody\"");
+    assert_eq!(lb.reload(&without).await, "applied");
+    let _ = read_to_close(&mut leaves).await;
+    let mut stays = connect("main").await;
+    read_line(&mut stays).await.unwrap();
+    assert_eq!(roundtrip(&mut stays, b"x").await.unwrap(), b"x");
+    lb.signal(leastconn_testkit::Signal::TERM);
+    lb.wait_exit(DEADLINE).await;
+
+    let records = lb.records();
+    records.iter().for_each(check);
+    let seen: BTreeSet<_> = records
+        .iter()
+        .map(|record| record["outcome"].as_str().unwrap())
+        .collect();
+    // `overloaded` is for whoever comes too late to be known, `killed` for our faults.
+    let missing: Vec<_> = leastconn::Reason::ALL
+        .iter()
+        .map(|reason| reason.as_str())
+        .filter(|reason| !seen.contains(reason) && !["overloaded", "killed"].contains(reason))
+        .collect();
+    assert_eq!(missing, [""; 0]);
+    assert!(rig.resets.accepted() > 0);
+}
