@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     api::{Sight, history},
+    dashboard,
     metrics::CONTENT_TYPE,
     shared::Phase,
 };
@@ -73,6 +74,7 @@ fn router(sight: Sight) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .nest("/api/v1", api::routes())
+        .merge(dashboard::routes())
         .with_state(sight)
 }
 

@@ -8,6 +8,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod dashboard;
 pub mod descriptors;
 pub mod identity;
 pub mod judge;

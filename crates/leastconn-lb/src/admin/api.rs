@@ -9,7 +9,9 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::api::{Clients, ClientsQuery, Connections, ConnectionsQuery, Servers, Sight, Status};
+use crate::api::{
+    Clients, ClientsQuery, Connections, ConnectionsQuery, HistoryQuery, Servers, Sight, Status,
+};
 
 /// The routes.
 pub(super) fn routes() -> Router<Sight> {
@@ -42,9 +44,12 @@ pub(super) fn routes() -> Router<Sight> {
         )
         .route(
             "/history",
-            get(async |State(sight): State<Sight>| {
-                answer(move || sight.shared.history.samples()).await
-            }),
+            get(
+                async |State(sight): State<Sight>, asked: Asked<HistoryQuery>| match asked {
+                    Ok(Query(query)) => answer(move || sight.shared.history.samples(&query)).await,
+                    Err(rejection) => wrong(&rejection),
+                },
+            ),
         )
         .fallback(async || error(StatusCode::NOT_FOUND, "there is no such resource"))
 }
