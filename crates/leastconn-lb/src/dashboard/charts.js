@@ -84,7 +84,10 @@ function plotOf(curve, colour) {
       })),
     ],
   };
-  return new uPlot(options, dataOf(curve), $(curve.id));
+  const plot = new uPlot(options, dataOf(curve), $(curve.id));
+  // What the legend says stands in the curve's label (refresh), too.
+  plot.root.querySelector(".u-legend").setAttribute("aria-hidden", "true");
+  return plot;
 }
 
 const last = (values) => values[values.length - 1];
@@ -92,7 +95,8 @@ const end = () => (samples.length ? last(samples).at : Date.now() / 1000);
 const dataOf = (curve) => [samples.map((s) => s.at), ...curve.series.map(([, , read]) => samples.map(read))];
 
 function sizeOf(element) {
-  return { width: Math.max(120, element.clientWidth), height: element.clientHeight };
+  const height = Number(getComputedStyle(element).getPropertyValue("--plot"));
+  return { width: Math.max(120, element.clientWidth), height };
 }
 
 /** Takes in samples of the API; those that are known already are passed over. */

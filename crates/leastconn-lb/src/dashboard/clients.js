@@ -44,15 +44,14 @@ export function show({ clients, total }, now) {
 function row({ client }) {
   const [sub, shadow] = [el("span", "sub"), el("span", "badge warn", "shadow")];
   const name = el("span", "name", client.client, " ", shadow);
-  const heading = el("th", "text", name, sub);
+  const heading = el("th", "", name, sub);
   heading.scope = "row";
   const { outer, inner } = bar();
-  const [active, of] = [el("b"), el("small")];
+  const active = el("b");
   const [rate, no, total] = [el("td", "num"), el("td", "num"), el("td", "num more")];
-  const [limits, allow] = [el("td", "more quiet fit"), el("td", "text more")];
-  const reach = el("span", "name");
-  allow.append(reach);
-  const meter = el("td", "meter", el("span", "gauge", el("b", "", active, of), outer));
+  const [bounds, reach] = [el("span", "sub long"), el("span", "name")];
+  const [limits, allow] = [el("td", "more", bounds), el("td", "more", reach)];
+  const meter = el("td", "", el("span", "gauge", active, outer));
   const element = el("tr", "", heading, meter, rate, no, total, limits, allow);
   element.dataset.client = client.client;
   return {
@@ -72,7 +71,7 @@ function row({ client }) {
       attribute(no, "title", reasons(now.outcomes));
       text(total, as.count(now.connections));
       attribute(total, "data-value", now.connections);
-      text(limits, limitsOf(now));
+      text(bounds, limitsOf(now));
       text(reach, now.allow.join(", "));
       attribute(allow, "title", reach.textContent);
     },

@@ -41,17 +41,17 @@ function row({ connection }) {
   const [listener, sni] = [el("span", "name"), el("span", "sub")];
   const [server, stage] = [el("span", "name"), el("span", "sub")];
   const [received, sent, age] = [el("td", "num more"), el("td", "num more"), el("td", "num")];
-  const heading = el("th", "text", client, identity);
+  const heading = el("th", "", client, identity);
   heading.scope = "row";
   const cell = (className, ...children) => el("td", className, ...children);
   const element = el(
     "tr",
     "",
-    cell("num more quiet fit", as.count(connection)),
+    cell("num more quiet", as.count(connection)),
     heading,
-    cell("text", source, proxy),
-    cell("text more", listener, sni),
-    cell("text", server, stage),
+    cell("more", source, proxy),
+    cell("more", listener, sni),
+    cell("", server, stage),
     received,
     sent,
     age,

@@ -55,7 +55,6 @@ export function figures(status, sample) {
   if (!sample) return;
   figure("new", sample.accepted_per_second, as.rate(sample.accepted_per_second));
   figure("refused", sample.refused_per_second, as.rate(sample.refused_per_second));
-  alarm("refused", sample.refused_per_second > 0);
   for (const [id, n] of [
     ["in", sample.received_per_second],
     ["out", sample.sent_per_second],
@@ -91,8 +90,8 @@ function tally(id, entries, none) {
   $(id).closest("table").hidden = entries.length === 0;
   keyed($(id), entries, ([code]) => code, ([code]) => {
     const { outer, inner } = bar(id === "refusals" ? "refusal" : "");
-    const number = el("td", "num fit");
-    const heading = el("th", "text", el("span", "name mono", code), el("span", "sub", explain(code)), outer);
+    const number = el("td", "num");
+    const heading = el("th", "", el("span", "name mono", code), el("span", "sub long", explain(code)), outer);
     heading.scope = "row";
     heading.title = explain(code);
     const element = el("tr", "tally", heading, number);
@@ -111,8 +110,8 @@ function tally(id, entries, none) {
 export function listeners(status) {
   empty($("no-listeners"), status.listeners.length === 0, "None.");
   keyed($("listeners"), status.listeners, (one) => one.name, (one) => {
-    const sub = el("span", "sub");
-    const heading = el("th", "text", el("span", "name", one.name), sub);
+    const sub = el("span", "sub long");
+    const heading = el("th", "", el("span", "name", one.name), sub);
     heading.scope = "row";
     heading.title = one.name;
     const [open, accepted, turned] = [el("td", "num"), el("td", "num"), el("td", "num")];
@@ -146,14 +145,14 @@ export function certificates(status) {
     const left = el("span", "badge");
     const heading = el(
       "th",
-      "text",
+      "",
       el("span", "name", one.file.split("/").pop()),
       el("span", "sub", `until ${as.moment(one.not_after)}`),
     );
     heading.scope = "row";
     heading.title = one.file;
     return {
-      element: el("tr", "", heading, el("td", "num fit", left)),
+      element: el("tr", "", heading, el("td", "num", left)),
       update: ({ days_left: days }) => {
         const kind = days < 7 ? "bad" : days < 30 ? "warn" : "good";
         badge(left, days < 0 ? `expired ${as.plural(-days, "day")} ago` : as.plural(days, "day"), kind);

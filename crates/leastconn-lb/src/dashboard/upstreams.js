@@ -34,14 +34,14 @@ function card({ name }) {
   const [up, sum] = [el("span", "badge"), el("span", "quiet last")];
   const rows = el("tbody");
   const head = ["Server", "State", "In flight", "New/s", "Connections", "Failed", "Change"].map((word, at) => {
-    const cell = el("th", ["text", "fit", "meter", "num", "num more", "num more", "fit"][at]);
+    const cell = el("th", ["", "w-state", "w-meter", "num more w-num", "num more w-wide", "num more w-num", "w-button"][at]);
     cell.scope = "col";
     if (word === "Change") cell.append(el("span", "unseen", word));
     else cell.append(word);
     return cell;
   });
   const caption = el("caption", "unseen", `Servers of ${name}`);
-  const table = el("table", "servers", caption, el("thead", "", el("tr", "", ...head)), rows);
+  const table = el("table", "", caption, el("thead", "", el("tr", "", ...head)), rows);
   const more = el("button", "all");
   more.type = "button";
   let latest = [];
@@ -84,13 +84,13 @@ const KINDS = { up: "good", down: "bad", ejected: "bad", drain: "warn", maint: "
 
 function row({ server }) {
   const sub = el("span", "sub");
-  const heading = el("th", "text", el("span", "name", server.server), sub);
+  const heading = el("th", "", el("span", "name", server.server), sub);
   heading.scope = "row";
   heading.title = server.server;
   const state = el("span", "badge");
   const { outer, inner } = bar();
-  const [active, of] = [el("b"), el("small")];
-  const [rate, total, failed] = [el("td", "num"), el("td", "num more"), el("td", "num more")];
+  const active = el("b");
+  const [rate, total, failed] = [el("td", "num more"), el("td", "num more"), el("td", "num more")];
   const change = el("button", "small", "Set …");
   change.type = "button";
   change.setAttribute("aria-haspopup", "dialog");
@@ -101,12 +101,12 @@ function row({ server }) {
     "tr",
     "",
     heading,
-    el("td", "fit", state),
-    el("td", "meter", el("span", "gauge", el("b", "", active, of), outer)),
+    el("td", "", state),
+    el("td", "", el("span", "gauge", active, outer)),
     rate,
     total,
     failed,
-    el("td", "fit num", change),
+    el("td", "num", change),
   );
   element.dataset.server = key(server);
   return {
@@ -116,12 +116,11 @@ function row({ server }) {
       control.refresh(now);
       const word = stateOf(now);
       badge(state, word, KINDS[word] ?? "bad");
-      const extras = [now.weight !== 1 && `weight ${now.weight}`, now.backup && "backup"].filter(Boolean);
+      const extras = [now.weight !== 1 && `weight ${now.weight}`, now.backup && "backup", now.max_conns && `at most ${as.count(now.max_conns)}`].filter(Boolean);
       text(sub, [now.address, ...extras].join(" · "));
       attribute(sub, "title", sub.textContent);
       text(active, as.count(now.active));
       attribute(active, "data-value", now.active);
-      text(of, now.max_conns ? ` / ${as.count(now.max_conns)}` : "");
       fill(inner, now.active / (now.max_conns ?? most));
       outer.classList.toggle("full", Boolean(now.max_conns) && now.active >= now.max_conns);
       element.classList.toggle("off", now.state !== "ready");

@@ -1,0 +1,17 @@
+//! The dashboard in a real Chromium, which is driven over its debugging pipe.
+//!
+//! `make test-browser` runs these, and fails without Chromium; in other runs of all
+//! tests they are passed over, with a word, where there is none.
+
+mod chromium;
+mod page;
+#[path = "../e2e/support.rs"]
+// Not all of what other tests need is needed here.
+#[allow(dead_code, unused_imports, unused_macros)]
+mod support;
+
+mod changes_a_server_s_state;
+mod is_fit_for_everybody;
+mod runs_nothing_but_its_own;
+mod shows_what_the_api_says;
+mod tells_when_something_is_wrong;
