@@ -79,6 +79,11 @@ test: ## All tests
 	  echo '$(CARGO) test --locked --workspace' && $(CARGO) test --locked --workspace; \
 	fi
 
+.PHONY: test-browser
+test-browser: ## The dashboard in a real Chromium (make test does it too, where there is one)
+	@scripts/setup.sh --browser
+	LEASTCONN_BROWSER=required $(CARGO) test --locked -p leastconn-lb --test browser -- --test-threads 2
+
 .PHONY: test-long
 test-long: ## The long variants of the end-to-end tests: one of 8,000 connections revoked (needs 20,000 open files)
 	LEASTCONN_LONG=1 $(CARGO) test --locked --release -p leastconn-lb --test e2e -- --test-threads 1 --nocapture
@@ -118,6 +123,9 @@ lint: ## Format, clippy, docs, architecture, dependencies, scripts
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 	scripts/check-architecture.sh
 	scripts/deny.sh
+	@if command -v node >/dev/null; then \
+	  echo node --check; for script in crates/leastconn-lb/src/dashboard/*.js; do node --input-type=module --check <$$script || exit 1; done; \
+	else echo 'node is not installed; the scripts of the dashboard not checked'; fi
 	@if command -v shellcheck >/dev/null; then \
 	  echo shellcheck; shellcheck -x bench/*.sh certs/*.sh scripts/*.sh deploy/*.sh test/*.sh .ci/run; \
 	else echo 'shellcheck is not installed; scripts not checked'; fi

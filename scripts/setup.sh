@@ -3,21 +3,24 @@
 # the packages that are missing; otherwise says which. Says nothing and takes no
 # time when all is well.
 #
-#   scripts/setup.sh [--build | --test | --lint]…     (default: --build)
+#   scripts/setup.sh [--build | --test | --lint | --browser]…     (default: --build)
 #
 #   --build  cargo of the version Cargo.toml asks for, a C compiler
 #   --test   the programs that tests run against (and all of --build)
 #   --lint   shellcheck and cargo-deny (and all of --build)
+#   --browser  Chromium, for the tests of the dashboard (and all of --build), and
+#            axe-core for what it knows of accessibility, where npm can get it
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-TEST='' LINT=''
+TEST='' LINT='' BROWSER=''
 for arg in "$@"; do
   case $arg in
     --build) ;;
     --test) TEST=1 ;;
     --lint) LINT=1 ;;
-    *) echo "usage: setup.sh [--build | --test | --lint]…" >&2 && exit 2 ;;
+    --browser) BROWSER=1 ;;
+    *) echo "usage: setup.sh [--build | --test | --lint | --browser]…" >&2 && exit 2 ;;
   esac
 done
 
@@ -52,6 +55,9 @@ if [ -n "$TEST" ]; then
   want python3 python3
   want redis-server redis-server
   want redis-cli redis-tools
+fi
+if [ -n "$BROWSER" ] && [ -z "${CHROMIUM:-}" ]; then
+  have chromium-browser || have google-chrome || want chromium chromium
 fi
 if [ -n "$LINT" ]; then
   want git git
@@ -106,6 +112,27 @@ else
       echo "setup: installing cargo-deny (takes some minutes, once)" >&2
       cargo install --quiet --locked cargo-deny || echo "setup: no cargo-deny; lint goes on without it" >&2
     fi
+  fi
+fi
+
+# --- axe-core --------------------------------------------------------------------
+
+# For the tests only, and not kept here: its licence is not ours (MPL-2.0). Without it
+# the tests look at names, roles and landmarks themselves.
+AXE=4.14.1
+axe_file=target/browser/axe.min.js
+if [ -n "$BROWSER" ] && ! grep -qs "axe v$AXE" "$axe_file"; then
+  if have npm && have tar; then
+    place=$(mktemp -d)
+    if (cd "$place" && npm pack --silent "axe-core@$AXE" && tar xzf "axe-core-$AXE.tgz") >/dev/null 2>&1; then
+      mkdir -p target/browser
+      cp "$place/package/axe.min.js" "$axe_file"
+    else
+      echo "setup: no axe-core from npm; the tests go on without it" >&2
+    fi
+    rm -rf "$place"
+  else
+    echo "setup: npm is not installed; the tests go on without axe-core" >&2
   fi
 fi
 

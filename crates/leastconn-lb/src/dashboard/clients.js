@@ -1,5 +1,6 @@
 // Client rules with what their clients do: those with the most open connections first.
 
+import { get } from "./api.js";
 import { $, attribute, bar, el, empty, fill, keyed, text } from "./dom.js";
 import * as as from "./format.js";
 import { Rates } from "./rates.js";
@@ -9,12 +10,27 @@ const SHOWN = 12;
 /** As many as the API gives at once. */
 const MOST = 1000;
 const rates = new Rates();
+/** To put more rules than this in order costs the balancer something: not every time. */
+const MANY = 5000;
+const SELDOM = 10_000;
 let limit = SHOWN;
 let search = "";
+let last = null;
 
-export const query = () => ({ sort: "active", limit, search });
+/** The rules, as they are or were a moment ago. */
+export async function ask() {
+  const asked = JSON.stringify([limit, search]);
+  const now = performance.now();
+  if (last?.asked === asked && last.total > MANY && now - last.at < SELDOM) return last;
+  const answer = await get("clients", { sort: "active", limit, search });
+  last = { ...answer, asked, at: now };
+  return last;
+}
 
-export const forget = () => rates.forget();
+export function forget() {
+  rates.forget();
+  last = null;
+}
 
 /** `changed` is called when other clients are asked for. */
 export function start(changed) {
@@ -28,8 +44,8 @@ export function start(changed) {
   });
 }
 
-export function show({ clients, total }, now) {
-  rates.update(now, clients.map((one) => [one.client, one.connections]));
+export function show({ clients, total, at }) {
+  rates.update(at, clients.map((one) => [one.client, one.connections]));
   text($("clients-total"), search ? `${as.plural(total, "match", "matches")}` : as.plural(total, "rule"));
   attribute($("clients-total"), "data-value", total);
   empty($("no-clients"), clients.length === 0, search ? "No client rule has this in its name." : "No client rule: nobody is let in.");

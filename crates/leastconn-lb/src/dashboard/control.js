@@ -63,7 +63,8 @@ async function set(state) {
       keep("");
       $("control-token").focus();
     } else if (error.status === 403) {
-      told("bad", "Changes are off at this address: it needs a token in [admin] of the configuration.");
+      // No token is configured, and the answer says what to do about it.
+      told("bad", `Not from here: ${error.message}.`);
       allowed(false);
     } else {
       told("bad", `Not done: ${error.message}`);

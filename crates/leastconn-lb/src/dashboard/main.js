@@ -33,24 +33,31 @@ async function poll() {
     return;
   }
   asking = true;
+  let answers = null;
   try {
-    const [status, servers, rules, open, history] = await Promise.all([
+    answers = await Promise.all([
       get("status"),
       get("servers"),
-      get("clients", clients.query()),
+      clients.ask(),
       get("connections", connections.query()),
       get("history", all ? {} : { last: 5 }),
     ]);
-    found();
-    show(status, servers.servers, rules, open, history);
   } catch (error) {
     failed(error);
   }
-  asking = false;
-  next();
+  // A fault in showing them is ours: it is not taken for a balancer that is gone.
+  try {
+    if (answers) {
+      found();
+      show(...answers);
+    }
+  } finally {
+    asking = false;
+    next();
+  }
 }
 
-function show(status, servers, rules, open, history) {
+function show(status, { servers }, rules, open, history) {
   const now = performance.now();
   if (started !== status.started) {
     // Another process: what was counted before has nothing to do with it.
@@ -66,7 +73,7 @@ function show(status, servers, rules, open, history) {
   overview.listeners(status);
   overview.certificates(status);
   upstreams.show(status, servers, now);
-  clients.show(rules, now);
+  clients.show(rules);
   connections.show(open);
   watch(status, servers);
   text($("pulse"), `live · ${as.clock(status.time)}`);

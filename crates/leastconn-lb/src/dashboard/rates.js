@@ -1,7 +1,7 @@
 // Rates of counters that are read again and again: over the last ten seconds, so that
 // one slow answer does not make them jump.
 
-const OVER = 10_000;
+const OVER = 11_000;
 
 export class Rates {
   #readings = new Map();
@@ -12,7 +12,7 @@ export class Rates {
     for (const [key, count] of counters) {
       const before = this.#readings.get(key) ?? [];
       // A counter that went back is another's: the balancer was started anew.
-      const kept = before.filter(([at, was]) => now - at <= OVER && was <= count);
+      const kept = before.filter(([at, was]) => now - at <= OVER && at < now && was <= count);
       next.set(key, [...kept, [now, count]]);
     }
     this.#readings = next;
