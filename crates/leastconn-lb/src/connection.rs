@@ -8,6 +8,7 @@
 //! boxed: a task is as large as its largest phase, for all of its life.
 
 use std::{
+    borrow::Cow,
     net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
@@ -15,7 +16,7 @@ use std::{
 };
 
 use leastconn::{
-    Lease, Permit, Reason, Refusal,
+    Balance, Lease, Permit, Reason, Refusal,
     net::{self, ConnectError, Stream},
 };
 use tokio::{
@@ -267,12 +268,16 @@ async fn admit(
         .limiter
         .admit(grant.identity(), grant.limits(), net::now())?;
     let (pool, candidates) = grant.servers(&permit);
+    let candidates = match pool.balance() {
+        Balance::SourceHash => Cow::Owned(candidates.from_source(record.live().source().ip())),
+        _ => Cow::Borrowed(candidates),
+    };
     let start = net::now();
     let upstream = grant.upstream();
     let header = upstream.proxy_protocol();
     let header = header.map(|version| header_for(version, socket, record));
     let step = Headed::new(header.transpose()?, upstream.opening());
-    let connecting = net::connect_with(pool, candidates, upstream.connect_policy(), &step);
+    let connecting = net::connect_with(pool, &candidates, upstream.connect_policy(), &step);
     let connected = record.live().unless_stopped(connecting).await?;
     let took = net::now().saturating_duration_since(start);
     match connected {

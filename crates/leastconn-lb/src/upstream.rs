@@ -77,7 +77,7 @@ impl Upstream {
         let servers = config.servers.iter().cloned();
         let opening = opening(config)?;
         let pool = self.pool.succeed(servers, active, config.passive)?;
-        Ok(Self::around(pool, opening, config))
+        Ok(Self::around(choosing(pool, config), opening, config))
     }
 
     fn around(pool: Pool, opening: Opening, config: &config::Upstream) -> Self {
@@ -130,13 +130,19 @@ impl Upstream {
 }
 
 fn new_pool(config: &config::Upstream) -> Result<Pool, PoolError> {
-    Pool::new(
+    let pool = Pool::new(
         config.id.clone(),
         config.servers.iter().cloned(),
         config.health_check.as_ref().map(|check| check.policy),
         config.passive,
         net::random(),
-    )
+    )?;
+    Ok(choosing(pool, config))
+}
+
+fn choosing(pool: Pool, config: &config::Upstream) -> Pool {
+    pool.with_balance(config.balance)
+        .with_slow_start(config.slow_start)
 }
 
 fn opening(config: &config::Upstream) -> Result<Opening, TlsError> {

@@ -1,12 +1,14 @@
 //! All of it in one piece: limit, pick, connect, relay.
 
 use std::{
+    borrow::Cow,
     sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::{
-    Candidates, ClientId, Limiter, Limits, Pool, PoolError, Reason, Refusal, ServerId, ServerSpec,
+    Balance, Candidates, ClientId, Limiter, Limits, Pool, PoolError, Reason, Refusal, ServerId,
+    ServerSpec, Source,
     health::{ActivePolicy, PassivePolicy},
     net::{self, Check, Checker, ConnectError, ConnectPolicy, Stream, Timeouts, Traffic},
 };
@@ -117,6 +119,8 @@ impl Balancer {
             timeouts: Timeouts::default(),
             check: None,
             passive: PassivePolicy::default(),
+            balance: Balance::default(),
+            slow_start: Duration::ZERO,
             capacity: 1 << 20,
             seed: net::random(),
         }
@@ -151,8 +155,8 @@ impl Balancer {
     }
 
     /// Admits `connection` for `client`, connects to the allowed server with
-    /// the fewest connections, or the next one if that fails, and relays until
-    /// both sides are done. How the relaying ended is in [`Transfer::reason`].
+    /// the fewest connections (or the one that another [`Balance`] chooses), or the
+    /// next one if that fails, and relays until both sides are done. How the relaying ended is in [`Transfer::reason`].
     ///
     /// # Errors
     /// If the client is over a limit or no server took the connection. The
@@ -170,7 +174,13 @@ impl Balancer {
         let now = net::now();
         self.forget_idle_clients(now);
         let _permit = self.limiter.admit(client, &self.limits, now)?;
-        let mut connected = net::connect(&self.pool, allowed, &self.connect).await?;
+        let allowed = match self.pool.balance() {
+            Balance::SourceHash => {
+                Cow::Owned(allowed.from_source(Source::of(client.as_str().as_bytes())))
+            }
+            _ => Cow::Borrowed(allowed),
+        };
+        let mut connected = net::connect(&self.pool, &allowed, &self.connect).await?;
         let traffic = Traffic::default();
         let reason = net::relay(
             &mut connection,
@@ -214,6 +224,8 @@ pub struct BalancerBuilder {
     timeouts: Timeouts,
     check: Option<(Check, ActivePolicy)>,
     passive: PassivePolicy,
+    balance: Balance,
+    slow_start: Duration,
     capacity: usize,
     seed: u64,
 }
@@ -256,6 +268,20 @@ impl BalancerBuilder {
         self
     }
 
+    /// How a server is chosen. The default: least connections. A client is the source
+    /// that [`Balance::SourceHash`] goes by.
+    pub const fn balance(mut self, balance: Balance) -> Self {
+        self.balance = balance;
+        self
+    }
+
+    /// How long a server that came back takes to get its whole share: see
+    /// [`Pool::with_slow_start`]. The default: no time.
+    pub const fn slow_start(mut self, duration: Duration) -> Self {
+        self.slow_start = duration;
+        self
+    }
+
     /// How many clients that are not idle are kept count of; a stranger is
     /// refused beyond. The default: 1,048,576.
     pub const fn max_clients(mut self, clients: usize) -> Self {
@@ -263,7 +289,7 @@ impl BalancerBuilder {
         self
     }
 
-    /// Decides ties between servers, for tests that repeat. The default: random.
+    /// Decides ties between servers and what is drawn, for tests that repeat. The default: random.
     pub const fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
@@ -284,7 +310,9 @@ impl BalancerBuilder {
             active,
             self.passive,
             self.seed,
-        )?;
+        )?
+        .with_balance(self.balance)
+        .with_slow_start(self.slow_start);
         let checker = self.check.map(|(check, _)| Checker::start(&pool, check));
         let now = net::now();
         Ok(Balancer {

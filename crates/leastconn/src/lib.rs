@@ -50,7 +50,7 @@
 //!
 //! | part | does |
 //! |---|---|
-//! | [`Pool`] | holds the servers of one upstream; [`Pool::pick`] finds the least loaded one and counts the connection on it, in one step |
+//! | [`Pool`] | holds the servers of one upstream; [`Pool::pick`] finds the least loaded one, or the one that another [`Balance`] chooses, and counts the connection on it, in one step |
 //! | [`Lease`] | a connection's place on a server; the connection counts until it is dropped |
 //! | [`Candidates`], [`Tried`] | the servers that a client may be given, and those that did not work for this connection |
 //! | [`Limiter`], [`Permit`] | connections a second and at once, for each client, in bounded memory |
@@ -96,6 +96,35 @@
 //! Connections that are not a `TcpStream`, such as those over TLS, take part by
 //! implementing [`net::Stream`]: bytes both ways, and a way to break off.
 //!
+//! # Other ways to choose
+//!
+//! Least connections is exact and the default. A pool can also choose the better of two
+//! ([`Balance::P2c`]), in turn, at random, or by where a connection comes from:
+//!
+//! ```
+//! use std::{net::IpAddr, time::{Duration, Instant}};
+//!
+//! use leastconn::{Address, Balance, Pool, ServerSpec, Tried, health::PassivePolicy};
+//!
+//! let servers = ["10.0.0.1:80", "10.0.0.2:80"].map(|text| {
+//!     text.parse::<Address>().map(|address| ServerSpec::new(text, address))
+//! });
+//! let servers = servers.into_iter().collect::<Result<Vec<_>, _>>()?;
+//! let pool = Pool::new("web", servers, None, PassivePolicy::default(), 42)?
+//!     .with_balance(Balance::SourceHash)
+//!     // A server that came back has its whole share a minute later.
+//!     .with_slow_start(Duration::from_secs(60));
+//!
+//! let from = pool.all().from_source("192.0.2.7".parse::<IpAddr>()?);
+//! let one = pool.pick(&from, &Tried::default(), Instant::now()).expect("both are up");
+//! let two = pool.pick(&from, &Tried::default(), Instant::now()).expect("both are up");
+//! assert_eq!(one.server().id(), two.server().id());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Weights, `max_conns`, backups, health, draining and what a client may use hold for
+//! all of them.
+//!
 //! # Why a connection ended
 //!
 //! Every refusal, error and end has a [`Reason`], whose code is the same in logs,
@@ -105,8 +134,9 @@
 //!
 //! # What can be relied on
 //!
-//! - Picking and counting are one step. Any number of connections at once on equal
-//!   servers never differ by more than one between two of them.
+//! - Picking and counting are one step. With least connections, any number of
+//!   connections at once on equal servers never differ by more than one between two of
+//!   them.
 //! - The leases of a server are the connections being dialled or open on it. There is
 //!   no call to forget: when the lease is dropped, by whatever way out, it is given back.
 //! - A connection is tried on each server at most once, and the client does not notice.
@@ -146,6 +176,7 @@ pub mod pick;
 mod pool;
 mod reason;
 mod server;
+mod slow;
 mod sync;
 mod upstream;
 
@@ -157,7 +188,9 @@ pub use limit::{Limiter, Limits, Permit, RateLimit, Refusal};
 pub use pool::{Candidates, Member, Pool, PoolError, Tried};
 pub use reason::Reason;
 pub use server::{Server, ServerStatus};
-pub use upstream::{AdminState, ClientId, ServerId, ServerSpec, UpstreamId, Weight};
+pub use upstream::{
+    AdminState, Balance, ClientId, ServerId, ServerSpec, Source, UpstreamId, Weight,
+};
 
 /// So that the example in the README compiles.
 #[cfg(all(doctest, feature = "tokio"))]

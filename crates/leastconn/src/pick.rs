@@ -1,5 +1,6 @@
-//! The order of least connections, and how ties are broken. Pure: no clock, no
-//! randomness of its own, no I/O.
+//! Who is chosen among the candidates. Pure: no clock, no randomness of its own, no
+//! I/O. First the order of least connections and how ties are broken; the others are
+//! below.
 //!
 //! The next connection goes to the server on which it would weigh least, that
 //! is, with the smallest `(in_flight + 1) / weight`. Counting the new
@@ -17,6 +18,14 @@
 //!
 //! Source: HAProxy `lb_fwlc.c` (load plus one over weight); Envoy issue 31146
 //! (ties must not go to the first host).
+//!
+//! [`drawn`] chooses by weight in one pass, without the sum of the weights:
+//! whoever is held is replaced by the next candidate with the chance of its share
+//! in the sum so far (Chao, "A general purpose unequal probability sampling plan",
+//! 1982, for a sample of one). [`rendezvous`] gives each candidate a score of the
+//! key and its name, divided by nothing but its own weight, so that no candidate's
+//! coming, going or weight moves a key between two others (Thaler and Ravishankar
+//! 1998; weights by `-w / ln(u)`, Schindelhauer and Schomaker 2005).
 
 use std::cmp::Ordering;
 
@@ -64,6 +73,52 @@ pub fn least<T>(
         }
     }
     best.map(|(position, _, with)| (position, with))
+}
+
+/// One of the candidates, each with a chance in proportion to its share. A `None`
+/// is passed over. Shares must not be zero, nor add up to more than a `u64` holds.
+pub fn drawn<T>(
+    candidates: impl Iterator<Item = Option<(u32, T)>>,
+    seed: u64,
+) -> Option<(usize, T)> {
+    let mut total = 0;
+    let mut held = None;
+    for (position, candidate) in candidates.enumerate() {
+        let Some((share, with)) = candidate else {
+            continue;
+        };
+        total += u64::from(share);
+        if below(draw(seed, position), total) < u64::from(share) {
+            held = Some((position, with));
+        }
+    }
+    held
+}
+
+/// The candidate that a key belongs to. Each comes with its share, a hash of its
+/// name, and what is returned with its position.
+pub fn rendezvous<T>(
+    candidates: impl Iterator<Item = Option<(u32, u64, T)>>,
+    key: u64,
+) -> Option<(usize, T)> {
+    let mut best: Option<(usize, f64, T)> = None;
+    for (position, candidate) in candidates.enumerate() {
+        let Some((share, name, with)) = candidate else {
+            continue;
+        };
+        // Of 53 bits, and neither 0 nor 1: the score is a positive number.
+        let uniform = ((draw(key ^ name, 0) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        let score = -f64::from(share) / uniform.ln();
+        if best.as_ref().is_none_or(|&(_, held, _)| score > held) {
+            best = Some((position, score, with));
+        }
+    }
+    best.map(|(position, _, with)| (position, with))
+}
+
+/// A number below `bound`, of one that is random.
+pub(crate) const fn below(random: u64, bound: u64) -> u64 {
+    ((random as u128 * bound as u128) >> 64) as u64
 }
 
 /// The number that a candidate draws in a tie: a bijective mix (splitmix64's

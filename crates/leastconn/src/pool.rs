@@ -1,6 +1,6 @@
 //! The servers of one upstream, and picking among them in one step.
 //!
-//! Picking scans the candidates and then counts the new connection on the best
+//! With least connections, picking scans the candidates and then counts the new connection on the best
 //! one by compare-and-swap against the word that the scan saw; when another
 //! thread changed it meanwhile, the scan starts again. With picks alone
 //! running, counts only grow, so a server that was least when it was seen, and
@@ -11,19 +11,29 @@
 //! Cost: one cache line a candidate, some nanoseconds each and microseconds for
 //! 1,000 servers (`benches/core.rs`): nothing beside a handshake, and exact where
 //! a heap would need a lock and "power of two choices" would be approximate
-//! (Envoy issue 4481).
+//! (Envoy issue 4481). How the others choose is in `pool/choose.rs`; they count in the
+//! same way, so that `max_conns` and states hold for all of them alike.
 
-use std::{collections::HashSet, num::NonZeroU32, time::Instant};
+mod choose;
+mod turns;
+
+use std::{
+    collections::HashSet,
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
 
 use crate::{
     Weight,
     health::{ActivePolicy, PassivePolicy},
     lease::Lease,
-    pick::{Load, draw, least},
+    pick::draw,
     server::Server,
+    slow::Pace,
     sync::{Arc, AtomicU64, Ordering},
-    upstream::{ServerId, ServerSpec, UpstreamId},
+    upstream::{Balance, ServerId, ServerSpec, Source, UpstreamId},
 };
+use turns::Turns;
 
 /// The servers of one upstream.
 ///
@@ -33,7 +43,12 @@ use crate::{
 #[derive(Debug)]
 pub struct Pool {
     id: UpstreamId,
-    members: Arc<[Member]>,
+    all: Candidates,
+    /// Of all members.
+    total_weight: u64,
+    balance: Balance,
+    pace: Pace,
+    slow_start: Duration,
     seed: AtomicU64,
 }
 
@@ -64,18 +79,48 @@ pub struct Member {
 }
 
 /// The servers that one client may be given: all of a pool, or some.
+///
+/// Make them once for a client, not for each connection: with
+/// [`Balance::RoundRobin`], each such set has turns of its own, which its clones share.
 #[derive(Clone, Debug)]
-pub struct Candidates(Arc<[Member]>);
+pub struct Candidates {
+    members: Arc<[Member]>,
+    /// The largest weight among them.
+    heaviest: Weight,
+    /// With [`Balance::RoundRobin`].
+    turns: Option<Arc<Turns>>,
+    source: Option<Source>,
+}
 
 impl Candidates {
+    fn new(members: Arc<[Member]>) -> Self {
+        let weights = members.iter().map(|member| member.weight);
+        Self {
+            heaviest: weights.max().unwrap_or_default(),
+            members,
+            turns: None,
+            source: None,
+        }
+    }
+
     /// The members, in the pool's order.
     pub fn members(&self) -> &[Member] {
-        &self.0
+        &self.members
     }
 
     /// Whether there is none at all.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.members.is_empty()
+    }
+
+    /// The same, for a connection from `source`: what [`Balance::SourceHash`] goes by.
+    /// Without one, it draws by weight.
+    #[must_use]
+    pub fn from_source(&self, source: impl Into<Source>) -> Self {
+        Self {
+            source: Some(source.into()),
+            ..self.clone()
+        }
     }
 }
 
@@ -117,13 +162,44 @@ impl Pool {
         passive: PassivePolicy,
         seed: u64,
     ) -> Result<Self, PoolError> {
-        Self::build(id.into(), servers, active, passive, seed, &[])
+        Self::build(id.into(), servers, active, passive, seed, None)
+    }
+
+    /// The same pool, choosing in another way than by [`Balance::LeastConn`].
+    /// Candidates that were made before know nothing of it.
+    #[must_use]
+    pub fn with_balance(mut self, balance: Balance) -> Self {
+        self.balance = balance;
+        self.all = self.candidates(Arc::clone(&self.all.members));
+        self
+    }
+
+    /// The same pool, in which a server takes so long to get its whole share after it
+    /// was down, ejected, in maintenance or drained of all connections, or if it is new
+    /// in a pool that succeeds another. Zero, the default: it has it at once. The
+    /// servers that a first pool begins with are all new alike, and start at once.
+    ///
+    /// At first a server may get a tenth of its share by weight of the connections that
+    /// come, which grows in a line to the whole. Least connections goes on from there:
+    /// a server that has fewer than its peers still, since connections live for long,
+    /// may get up to twice its share at the end of the next such time, then four times,
+    /// until it has caught up. The time runs from the first pick that it could have
+    /// been in.
+    ///
+    /// Servers that begin while no other is available share what comes, by how far each
+    /// has got.
+    #[must_use]
+    pub fn with_slow_start(mut self, duration: Duration) -> Self {
+        self.slow_start = duration;
+        self.pace = Pace::new(duration);
+        self
     }
 
     /// The pool that follows this one when the configuration changes. A server
     /// with the same name and address is the same server: it goes on with its
     /// count, its health and its administrative state. Leases of servers that
-    /// are gone stay valid.
+    /// are gone stay valid. It balances and starts servers as this one does, unless
+    /// it is told otherwise.
     ///
     /// # Errors
     /// As [`Pool::new`]; then nothing has changed.
@@ -139,7 +215,7 @@ impl Pool {
             active,
             passive,
             self.next_seed(),
-            &self.members,
+            Some(self),
         )
     }
 
@@ -149,21 +225,26 @@ impl Pool {
         active: Option<ActivePolicy>,
         passive: PassivePolicy,
         seed: u64,
-        earlier: &[Member],
+        earlier: Option<&Self>,
     ) -> Result<Self, PoolError> {
+        let known = earlier.map_or(&[][..], Self::members);
+        let mut new = Vec::new();
         let mut names = HashSet::new();
         let mut members = Vec::new();
         for spec in servers {
             if !names.insert(spec.id.clone()) {
                 return Err(PoolError::DuplicateServer(id, spec.id));
             }
-            let known = earlier.iter().find(|member| {
+            let known = known.iter().find(|member| {
                 *member.server.id() == spec.id && *member.server.address() == spec.address
             });
-            let server = known.map_or_else(
-                || Arc::new(Server::new(spec.id, spec.address, active, passive)),
-                |member| Arc::clone(&member.server),
-            );
+            let server = if let Some(member) = known {
+                Arc::clone(&member.server)
+            } else {
+                let server = Arc::new(Server::new(spec.id, spec.address, active, passive));
+                new.push(Arc::clone(&server));
+                server
+            };
             members.push(Member {
                 server,
                 weight: spec.weight,
@@ -175,13 +256,35 @@ impl Pool {
             return Err(PoolError::Empty(id));
         }
         // Only now: an error above must leave the shared servers as they were.
+        if let Some(earlier) = earlier.filter(|earlier| earlier.pace.is_none()) {
+            // Whoever came back has had its whole share since, whether a pick saw it
+            // or not.
+            for member in earlier.members() {
+                member.server.end_beginning();
+            }
+        }
         for member in &members {
             member.server.set_policies(active, passive);
         }
-        Ok(Self {
+        if earlier.is_some() {
+            for server in new {
+                server.begin_slowly();
+            }
+        }
+        let pool = Self {
             id,
-            members: members.into(),
+            total_weight: members.iter().map(|m| u64::from(m.weight.get())).sum(),
+            all: Candidates::new(members.into()),
+            balance: Balance::default(),
+            pace: Pace::new(Duration::ZERO),
+            slow_start: Duration::ZERO,
             seed: AtomicU64::new(seed),
+        };
+        Ok(match earlier {
+            None => pool,
+            Some(earlier) => pool
+                .with_balance(earlier.balance)
+                .with_slow_start(earlier.slow_start),
         })
     }
 
@@ -190,14 +293,24 @@ impl Pool {
         &self.id
     }
 
+    /// How it chooses.
+    pub const fn balance(&self) -> Balance {
+        self.balance
+    }
+
+    /// How long a server takes to get its whole share.
+    pub const fn slow_start(&self) -> Duration {
+        self.slow_start
+    }
+
     /// All members, in the order they were given.
     pub fn members(&self) -> &[Member] {
-        &self.members
+        self.all.members()
     }
 
     /// The server of that name.
     pub fn server(&self, name: &str) -> Option<&Arc<Server>> {
-        self.members
+        self.members()
             .iter()
             .map(|member| &member.server)
             .find(|server| server.id().as_str() == name)
@@ -205,13 +318,13 @@ impl Pool {
 
     /// All members as candidates.
     pub fn all(&self) -> Candidates {
-        Candidates(Arc::clone(&self.members))
+        self.all.clone()
     }
 
     /// Those for which `allowed` holds, as candidates.
     pub fn subset(&self, mut allowed: impl FnMut(&Server) -> bool) -> Candidates {
-        Candidates(
-            self.members
+        self.candidates(
+            self.members()
                 .iter()
                 .filter(|member| allowed(&member.server))
                 .cloned()
@@ -219,38 +332,27 @@ impl Pool {
         )
     }
 
-    /// Picks the candidate with the least connections per weight that is
-    /// available at `now` and not in `tried`, and counts the connection on it.
-    /// Backups are looked at only while no other candidate is available.
+    fn candidates(&self, members: Arc<[Member]>) -> Candidates {
+        let turns = (self.balance == Balance::RoundRobin)
+            .then(|| Arc::new(Turns::new(&members, self.next_seed())));
+        Candidates {
+            turns,
+            ..Candidates::new(members)
+        }
+    }
+
+    /// Picks a candidate, as the pool's [`Balance`] has it, that is available at `now`
+    /// and not in `tried`, and counts the connection on it. Backups are looked at only
+    /// while no other candidate is available.
     ///
     /// `None`: no candidate is available.
     pub fn pick(&self, candidates: &Candidates, tried: &Tried, now: Instant) -> Option<Lease> {
-        self.pick_tier(candidates, tried, now, false)
-            .or_else(|| self.pick_tier(candidates, tried, now, true))
-    }
-
-    fn pick_tier(
-        &self,
-        candidates: &Candidates,
-        tried: &Tried,
-        now: Instant,
-        backup: bool,
-    ) -> Option<Lease> {
-        loop {
-            let seen = candidates.0.iter().map(|member| {
-                if member.backup != backup || tried.contains(&member.server) {
-                    return None;
-                }
-                let (word, in_flight) = member.server.candidate(now)?;
-                let full = member.max_conns.is_some_and(|max| in_flight >= max.get());
-                let weight = member.weight;
-                (!full).then_some((Load { in_flight, weight }, word))
-            });
-            let (position, word) = least(seen, self.next_seed())?;
-            let server = &candidates.0[position].server;
-            if server.try_acquire(word, now) {
-                return Some(Lease::of_acquired(Arc::clone(server)));
-            }
+        if self.balance == Balance::LeastConn {
+            self.pick_least(candidates, tried, now, false)
+                .or_else(|| self.pick_least(candidates, tried, now, true))
+        } else {
+            self.pick_otherwise(candidates, tried, now, false)
+                .or_else(|| self.pick_otherwise(candidates, tried, now, true))
         }
     }
 

@@ -4,13 +4,14 @@
 //! in a single compare-and-swap: a server that was drained before the swap is
 //! not picked after it, and a count never passes `max_conns`.
 
-use std::time::Instant;
+use std::{sync::OnceLock, time::Instant};
 
 use crate::{
     Address, AdminState,
     health::{ActivePolicy, Availability, Health, PassivePolicy},
+    slow::{FULL, Pace},
     sync::{AtomicU64, Mutex, Ordering, lock},
-    upstream::ServerId,
+    upstream::{ServerId, hash},
 };
 
 /// Low half of the word: connections in flight.
@@ -27,6 +28,10 @@ const EJECTED: u64 = 1 << 35;
 /// lock of `health` on each good connect to a healthy server.
 const TROUBLED: u64 = 1 << 36;
 
+/// It is new to a running pool or came back, and begins slowly where its pool says
+/// so. The first pick that looks at it sets the time; see [`crate::slow`].
+const SLOW: u64 = 1 << 37;
+
 const CLOSED: u64 = DRAIN | MAINT | DOWN;
 
 /// A server of a [`Pool`](crate::Pool).
@@ -38,8 +43,14 @@ const CLOSED: u64 = DRAIN | MAINT | DOWN;
 pub struct Server {
     word: AtomicU64,
     id: ServerId,
+    /// Of its name, for [`Balance::SourceHash`](crate::Balance::SourceHash).
+    hash: u64,
     address: Address,
     health: Mutex<Health>,
+    /// With [`SLOW`]: when it was first looked at since, in nanoseconds after
+    /// `epoch` and one; 0: not yet.
+    looked_at: AtomicU64,
+    epoch: OnceLock<Instant>,
     connections: AtomicU64,
     connect_failures: AtomicU64,
     #[cfg(feature = "tokio")]
@@ -77,11 +88,14 @@ impl Server {
     ) -> Self {
         Self {
             word: AtomicU64::new(0),
+            hash: hash(id.as_str().as_bytes()),
             id,
             address,
             #[cfg(feature = "tokio")]
             resolved: crate::net::resolve::Resolved::default(),
             health: Mutex::new(Health::new(active, passive)),
+            looked_at: AtomicU64::new(0),
+            epoch: OnceLock::new(),
             connections: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
         }
@@ -120,13 +134,37 @@ impl Server {
 
     /// Sets what the operator wants. Once this returns, a server in drain or
     /// maint is picked no more.
+    ///
+    /// A server that becomes ready after maint begins slowly where its pool says so
+    /// ([`Pool::with_slow_start`](crate::Pool::with_slow_start)), and so does one that
+    /// has no connection left after drain: it may have been started anew.
     pub fn set_admin(&self, state: AdminState) {
         let flags = match state {
             AdminState::Ready => 0,
             AdminState::Drain => DRAIN,
             AdminState::Maint => MAINT,
         };
-        self.replace_flags(DRAIN | MAINT, flags);
+        let comes_back =
+            |word| flags == 0 && (word & MAINT != 0 || (word & DRAIN != 0 && count(word) == 0));
+        if comes_back(self.word.load(Ordering::Relaxed)) {
+            // Before anybody sees the flag.
+            self.looked_at.store(0, Ordering::Relaxed);
+        }
+        self.change(|word| {
+            let slow = if comes_back(word) { SLOW } else { 0 };
+            (word & !(DRAIN | MAINT)) | flags | slow
+        });
+    }
+
+    /// Whatever it began before now, it has its whole share.
+    pub(crate) fn end_beginning(&self) {
+        self.change(|word| word & !SLOW);
+    }
+
+    /// It begins slowly where its pool says so, from the first pick on.
+    pub(crate) fn begin_slowly(&self) {
+        self.looked_at.store(0, Ordering::Relaxed);
+        self.change(|word| word | SLOW);
     }
 
     /// A probe ended. Returns whether this changed [`ServerStatus::is_up`].
@@ -161,33 +199,99 @@ impl Server {
             Availability::Ejected(_) => (EJECTED | TROUBLED, false),
             Availability::Down => (DOWN | TROUBLED, false),
         };
-        self.replace_flags(DOWN | EJECTED | TROUBLED, flags);
+        let slow = if after && !before {
+            // Before anybody sees the flag.
+            self.looked_at.store(0, Ordering::Relaxed);
+            SLOW
+        } else {
+            0
+        };
+        self.change(|word| (word & !(DOWN | EJECTED | TROUBLED)) | flags | slow);
         before != after
     }
 
-    fn replace_flags(&self, mask: u64, flags: u64) {
+    fn change(&self, to: impl Fn(u64) -> u64) {
         let mut word = self.word.load(Ordering::Relaxed);
-        while let Err(seen) = self.word.compare_exchange_weak(
-            word,
-            (word & !mask) | flags,
-            Ordering::AcqRel,
-            Ordering::Relaxed,
-        ) {
+        while let Err(seen) =
+            self.word
+                .compare_exchange_weak(word, to(word), Ordering::AcqRel, Ordering::Relaxed)
+        {
             word = seen;
         }
     }
 
     /// The word and the connections in flight, if the server may be picked at `now`.
-    pub(crate) fn candidate(&self, now: Instant) -> Option<(u64, u32)> {
+    /// One that is beginning slowly is passed over here, and `slow` set. A server that
+    /// is well pays for one test, the same as without slow start.
+    pub(crate) fn candidate(&self, now: Instant, slow: &mut bool) -> Option<(u64, u32)> {
         let word = self.word.load(Ordering::Acquire);
         let in_flight = count(word);
         if word & CLOSED != 0 || in_flight == u32::MAX {
             return None;
         }
-        if word & EJECTED != 0 && !lock(&self.health).trial_is_due(now) {
-            return None;
+        if word & (EJECTED | SLOW) != 0 {
+            if word & EJECTED == 0 {
+                *slow = true;
+                return None;
+            }
+            // One connection at a time: no need to be slow besides.
+            if !lock(&self.health).trial_is_due(now) {
+                return None;
+            }
         }
         Some((word, in_flight))
+    }
+
+    /// As [`Self::candidate`], but with how far one that is beginning slowly has
+    /// come. One that has come as far as `pace` goes has its full share from now on.
+    pub(crate) fn candidate_at(&self, now: Instant, pace: Pace) -> Option<Candidate> {
+        let mut slow = false;
+        if let Some((word, in_flight)) = self.candidate(now, &mut slow) {
+            return Some(Candidate {
+                word,
+                in_flight,
+                reached: None,
+            });
+        }
+        if !slow {
+            return None;
+        }
+        let Some(reached) = self.reached(now, pace) else {
+            self.end_beginning();
+            // What it is now, or slow again: then the next pick sees.
+            let (word, in_flight) = self.candidate(now, &mut slow)?;
+            return Some(Candidate {
+                word,
+                in_flight,
+                reached: None,
+            });
+        };
+        let word = self.word.load(Ordering::Acquire);
+        let open = word & CLOSED == 0 && count(word) != u32::MAX;
+        open.then_some(Candidate {
+            word,
+            in_flight: count(word),
+            reached: Some(reached),
+        })
+    }
+
+    /// How far a beginning has come; `None`: to its end.
+    fn reached(&self, now: Instant, pace: Pace) -> Option<u32> {
+        let epoch = *self.epoch.get_or_init(|| now);
+        let after = now.saturating_duration_since(epoch).as_nanos();
+        let after = u64::try_from(after).unwrap_or(u64::MAX).saturating_add(1);
+        let mut since = self.looked_at.load(Ordering::Relaxed);
+        if since == 0 && !pace.is_none() {
+            let first =
+                self.looked_at
+                    .compare_exchange(0, after, Ordering::Relaxed, Ordering::Relaxed);
+            since = first.err().unwrap_or(after);
+        }
+        pace.reached(after.saturating_sub(since))
+    }
+
+    pub(crate) const fn hash(&self) -> u64 {
+        self.hash
     }
 
     /// Takes over policies of a changed configuration.
@@ -221,6 +325,25 @@ impl Server {
     pub(crate) fn release(&self) {
         let before = self.word.fetch_sub(1, Ordering::AcqRel);
         debug_assert_ne!(count(before), 0, "a lease was released twice");
+    }
+}
+
+/// A server that may be picked, as it was seen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) word: u64,
+    pub(crate) in_flight: u32,
+    /// How far a beginning has come, where [`FULL`] is its whole share.
+    pub(crate) reached: Option<u32>,
+}
+
+impl Candidate {
+    /// Its part of the share that its weight gives it, of [`FULL`] at most.
+    pub(crate) const fn part(&self) -> u32 {
+        match self.reached {
+            Some(reached) if reached < FULL => reached,
+            _ => FULL,
+        }
     }
 }
 

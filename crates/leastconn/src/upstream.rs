@@ -1,6 +1,6 @@
 //! What an upstream is made of: names, weights, and the states of a server.
 
-use std::{borrow::Borrow, fmt, num::NonZeroU32, sync::Arc};
+use std::{borrow::Borrow, fmt, net::IpAddr, num::NonZeroU32, sync::Arc};
 
 use crate::Address;
 
@@ -82,6 +82,76 @@ impl Default for Weight {
     fn default() -> Self {
         Self::ONE
     }
+}
+
+/// How a server is chosen among those that are available.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Balance {
+    /// The one with the fewest connections for its weight, exactly.
+    #[default]
+    LeastConn,
+    /// The one with fewer connections for its weight, of two that are drawn by weight.
+    P2c,
+    /// Each in its turn, by weight and without bursts.
+    RoundRobin,
+    /// Drawn by weight.
+    Random,
+    /// The same one for the same [`Source`], as long as it is available; sources
+    /// are spread by weight.
+    SourceHash,
+}
+
+impl Balance {
+    /// `least_conn`, `p2c`, `round_robin`, `random` or `source_hash`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LeastConn => "least_conn",
+            Self::P2c => "p2c",
+            Self::RoundRobin => "round_robin",
+            Self::Random => "random",
+            Self::SourceHash => "source_hash",
+        }
+    }
+}
+
+/// Where a connection comes from, for [`Balance::SourceHash`].
+///
+/// The hash has no secret in it: balancers side by side, and one that was started
+/// again, send a source to the same server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Source(u64);
+
+impl Source {
+    /// A source that is told from others by some bytes.
+    pub const fn of(bytes: &[u8]) -> Self {
+        Self(hash(bytes))
+    }
+
+    pub(crate) const fn key(self) -> u64 {
+        self.0
+    }
+}
+
+/// Each address is a source; an IPv4 address is the same one when it is written as
+/// an IPv6 address.
+impl From<IpAddr> for Source {
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self::of(&v4.octets()),
+            IpAddr::V6(v6) => Self::of(&v6.octets()),
+        }
+    }
+}
+
+/// FNV-1a. Not `std`'s hasher, which may be another one in the next release.
+pub(crate) const fn hash(bytes: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325;
+    let mut at = 0;
+    while at < bytes.len() {
+        hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        at += 1;
+    }
+    hash
 }
 
 /// What an operator wants of a server.

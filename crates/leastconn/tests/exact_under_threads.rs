@@ -13,8 +13,8 @@ use std::{
 };
 
 use leastconn::{
-    AdminState, ClientId, Lease, Limiter, Limits, Pool, RateLimit, ServerSpec, Tried, Weight,
-    health::PassivePolicy,
+    AdminState, Balance, ClientId, Lease, Limiter, Limits, Pool, RateLimit, ServerSpec, Tried,
+    Weight, health::PassivePolicy,
 };
 
 #[expect(
@@ -120,6 +120,47 @@ fn picks_that_are_held_differ_by_at_most_one() {
         assert!(max - min <= 1, "{counts:?}");
         let total: usize = held.iter().map(Vec::len).sum();
         assert_eq!(counts.iter().sum::<u32>() as usize, total);
+    }
+}
+
+#[test]
+fn turns_are_exact_for_any_number_of_threads() {
+    let weights = [1u32, 2, 5, 2];
+    for threads in [2, 8] {
+        let pool = pool(
+            weights
+                .iter()
+                .enumerate()
+                .map(|(number, &weight)| ServerSpec {
+                    weight: Weight::new(weight).unwrap(),
+                    ..spec(number)
+                }),
+        )
+        .with_balance(Balance::RoundRobin);
+        let _held = at_once(threads, |_| -> Vec<Lease> {
+            (0..100).map(|_| pick(&pool).unwrap()).collect()
+        });
+        let rounds = threads as u32 * 100 / 10;
+        assert_eq!(in_flight(&pool), weights.map(|weight| weight * rounds));
+    }
+}
+
+#[test]
+fn a_full_pool_holds_what_it_may_whatever_the_balance() {
+    for balance in [
+        Balance::P2c,
+        Balance::RoundRobin,
+        Balance::Random,
+        Balance::SourceHash,
+    ] {
+        let pool = pool((0..4).map(|number| ServerSpec {
+            max_conns: NonZeroU32::new(5),
+            ..spec(number)
+        }))
+        .with_balance(balance);
+        let leases = at_once(40, |_| pick(&pool));
+        assert_eq!(leases.iter().flatten().count(), 20, "{balance:?}");
+        assert_eq!(in_flight(&pool), [5; 4]);
     }
 }
 

@@ -19,8 +19,8 @@ use std::{
 };
 
 use leastconn::{
-    AdminState, Candidates, ClientId, Lease, Limiter, Limits, Permit, Pool, RateLimit, Refusal,
-    ServerSpec, Tried, health::PassivePolicy,
+    AdminState, Balance, Candidates, ClientId, Lease, Limiter, Limits, Permit, Pool, RateLimit,
+    Refusal, ServerSpec, Tried, health::PassivePolicy,
 };
 use loom::thread;
 
@@ -54,6 +54,16 @@ impl Setup {
         let pool = Pool::new("pool", servers, None, PassivePolicy::default(), seed).unwrap();
         let all = pool.all();
         let pool = Arc::new(pool);
+        Self { pool, all }
+    }
+
+    /// The same servers, chosen in another way.
+    fn by(servers: impl IntoIterator<Item = ServerSpec>, balance: Balance) -> Self {
+        let pool = Pool::new("pool", servers, None, PassivePolicy::default(), 7).unwrap();
+        let pool = Arc::new(pool.with_balance(balance));
+        let all = pool
+            .all()
+            .from_source(std::net::IpAddr::from([127, 0, 0, 1]));
         Self { pool, all }
     }
 
@@ -103,6 +113,67 @@ fn max_conns_holds_against_picks_at_once() {
         let two = other.join().unwrap();
         assert_eq!(u32::from(one.is_some()) + u32::from(two.is_some()), 1);
         assert_eq!(setup.in_flight(), [1]);
+    });
+}
+
+#[test]
+fn turns_taken_at_once_are_those_that_one_would_have_taken() {
+    for each in 1..=2 {
+        loom::model(move || {
+            let setup = Setup::by([spec("a"), spec("b")], Balance::RoundRobin);
+            let picks = move |setup: Setup| -> Vec<_> {
+                (0..each).map(|_| setup.pick(at(0)).unwrap()).collect()
+            };
+            let other = setup.spawn(picks);
+            let _held = (picks(setup.clone()), other.join().unwrap());
+            assert_eq!(setup.in_flight(), [each, each]);
+        });
+    }
+}
+
+#[test]
+fn max_conns_holds_against_picks_at_once_whatever_the_balance() {
+    for balance in [
+        Balance::P2c,
+        Balance::RoundRobin,
+        Balance::Random,
+        Balance::SourceHash,
+    ] {
+        loom::model(move || {
+            let one = |name| ServerSpec {
+                max_conns: NonZeroU32::new(1),
+                ..spec(name)
+            };
+            let setup = Setup::by([one("a"), one("b")], balance);
+            let other = setup.spawn(|setup| setup.pick(at(0)));
+            let held = (setup.pick(at(0)), other.join().unwrap());
+            assert!(held.0.is_some() && held.1.is_some(), "{balance:?}");
+            assert_eq!(setup.in_flight(), [1, 1]);
+            assert!(setup.pick(at(0)).is_none());
+        });
+    }
+}
+
+#[test]
+fn a_beginning_that_two_see_at_once_begins_once_and_ends() {
+    loom::model(|| {
+        let pool = Pool::new("pool", [spec("a")], None, PassivePolicy::default(), 7).unwrap();
+        let pool = Arc::new(pool.with_slow_start(Duration::from_secs(10)));
+        let all = pool.all();
+        let setup = Setup { pool, all };
+        let server = &setup.pool.members()[0].server;
+        server.set_admin(AdminState::Maint);
+        server.set_admin(AdminState::Ready);
+        let other = setup.spawn(|setup| setup.pick(at(0)));
+        let one = setup.pick(at(0));
+        let two = other.join().unwrap();
+        // There is nobody else, so it gets what comes, slow or not.
+        assert!(one.is_some() && two.is_some());
+        let other = setup.spawn(|setup| setup.pick(at(10)));
+        let three = setup.pick(at(10));
+        let four = other.join().unwrap();
+        assert!(three.is_some() && four.is_some());
+        assert_eq!(setup.in_flight(), [4]);
     });
 }
 

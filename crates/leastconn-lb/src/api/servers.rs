@@ -48,6 +48,9 @@ pub struct Server {
 pub struct UpstreamSummary {
     /// Its name.
     pub name: String,
+    /// How one of its servers is chosen, as `balance` of the configuration has it.
+    #[serde(default)]
+    pub balance: String,
     /// How many servers it has.
     pub servers: usize,
     /// How many of them may be given connections: healthy, and neither in drain nor
@@ -112,6 +115,7 @@ impl UpstreamSummary {
                 let available = status.iter().filter(|s| s.is_up() && s.admin == ready);
                 Self {
                     name: pool.id().to_string(),
+                    balance: pool.balance().as_str().to_owned(),
                     servers: status.len(),
                     available: available.count(),
                     active: status

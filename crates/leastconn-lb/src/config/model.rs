@@ -14,7 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use leastconn::{
-    Limits, RateLimit, ServerId, ServerSpec, UpstreamId,
+    Balance, Limits, RateLimit, ServerId, ServerSpec, UpstreamId,
     health::{ActivePolicy, PassivePolicy},
 };
 use schemars::JsonSchema;
@@ -279,6 +279,10 @@ pub struct Upstream {
     pub id: UpstreamId,
     /// At least one; names are distinct.
     pub servers: Vec<ServerSpec>,
+    /// How one of them is chosen.
+    pub balance: Balance,
+    /// How long a server that came back, or is new, takes to get its whole share.
+    pub slow_start: Duration,
     /// How long one attempt to connect may take.
     pub connect_timeout: Duration,
     /// How many further servers are tried when connecting fails.

@@ -13,11 +13,7 @@ pub(crate) struct Planned {
     pub(crate) accepted: &'static [&'static str],
 }
 
-pub(crate) const PLANNED: &[Planned] = &[
-    planned("admin.socket", &[]),
-    planned("upstream.balance", &["least_conn"]),
-    planned("upstream.slow_start", &["0s"]),
-];
+pub(crate) const PLANNED: &[Planned] = &[planned("admin.socket", &[])];
 
 const fn planned(key: &'static str, accepted: &'static [&'static str]) -> Planned {
     Planned { key, accepted }

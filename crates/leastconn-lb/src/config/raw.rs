@@ -225,7 +225,8 @@ pub struct RawUpstream {
     /// TCP keepalive: silence after which the system asks whether the server is still there; "0s": never.
     #[schemars(extend("default" = text(defaults::KEEPALIVE)))]
     pub keepalive: Opt<DurationText>,
-    /// How long a server that came up takes to its full share; "0s": none.
+    /// How long a server that came back, or was added to a running upstream, takes to get
+    /// its whole share of new connections; "0s": none.
     #[schemars(extend("default" = text(Duration::ZERO)))]
     pub slow_start: Opt<DurationText>,
     /// The PROXY protocol header that servers get before anything else, TLS included.
@@ -249,13 +250,13 @@ pub struct RawUpstream {
 pub enum Balance {
     /// The one with the fewest connections for its weight.
     LeastConn,
-    /// The better of two drawn at random.
+    /// The better of two that are drawn by weight.
     P2c,
-    /// One after the other.
+    /// One after the other, by weight.
     RoundRobin,
-    /// At random.
+    /// Drawn by weight.
     Random,
-    /// By the client's address.
+    /// The same one for each address that clients connect from.
     SourceHash,
 }
 

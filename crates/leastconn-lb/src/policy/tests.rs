@@ -388,6 +388,8 @@ fn upstream(name: &str, servers: &[&str]) -> (UpstreamId, Arc<Upstream>) {
     let upstream = Upstream::start(&config::Upstream {
         id: id.clone(),
         servers: servers.iter().map(spec).collect(),
+        balance: leastconn::Balance::default(),
+        slow_start: Duration::ZERO,
         connect_timeout: Duration::from_secs(1),
         retries: 0,
         keepalive: None,

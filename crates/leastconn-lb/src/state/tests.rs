@@ -61,3 +61,30 @@ async fn what_did_not_change_is_the_same() {
     let server = pool.server(lease.server().id().as_str()).unwrap();
     assert_eq!(server.in_flight(), 1, "the server forgot its connection");
 }
+
+#[tokio::test]
+async fn another_way_to_balance_keeps_servers_and_their_connections() {
+    let web = UpstreamId::from("web");
+    let mut state = State::start(load(TEXT)).unwrap();
+    let mut held = Vec::new();
+    for balance in ["p2c", "round_robin", "random", "source_hash", "least_conn"] {
+        let keys = format!("name = \"web\"\nbalance = \"{balance}\"\nslow_start = \"1m\"\n");
+        state = state
+            .succeed(load(&TEXT.replace("name = \"web\"\n", &keys)))
+            .unwrap();
+        let pool = state.upstreams[&web].pool();
+        assert_eq!(pool.balance().as_str(), balance);
+        assert_eq!(pool.slow_start().as_secs(), 60);
+        for _ in 0..10 {
+            let lease = pool.pick(&pool.all(), &Default::default(), net::now());
+            held.push(lease.unwrap());
+        }
+        let counted = pool.members().iter().map(|m| m.server.in_flight());
+        assert_eq!(counted.sum::<u32>() as usize, held.len());
+    }
+    let state = state.succeed(load(TEXT)).unwrap();
+    let pool = state.upstreams[&web].pool();
+    assert_eq!(pool.slow_start().as_secs(), 0);
+    drop(held);
+    assert!(pool.members().iter().all(|m| m.server.in_flight() == 0));
+}

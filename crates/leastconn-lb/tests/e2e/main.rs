@@ -44,6 +44,7 @@ mod says_why_it_does_not_start;
 mod shows_its_state_on_the_admin_address;
 mod speaks_tls_1_2_and_1_3;
 mod speaks_tls_to_servers;
+mod spreads_as_the_upstream_says;
 mod spreads_by_least_connections;
 mod survives_running_out_of_descriptors;
 mod survives_servers_that_stop;

@@ -182,7 +182,7 @@ fn a_trial_that_loses_its_swap_is_still_due() {
     old.server().connect_failed(*NOW);
     let due = *NOW + PassivePolicy::default().fail_timeout;
     let server = pool.server("a").unwrap();
-    let (seen, _) = server.candidate(due).unwrap();
+    let (seen, _) = server.candidate(due, &mut false).unwrap();
     drop(old);
     assert!(!server.try_acquire(seen, due), "the count has changed");
     assert!(pool.pick(&pool.all(), &Tried::default(), due).is_some());

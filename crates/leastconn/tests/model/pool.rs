@@ -12,7 +12,7 @@ use std::{
 };
 
 use leastconn::{
-    AdminState, Candidates, Lease, Pool, ServerSpec, Tried, Weight,
+    AdminState, Balance, Candidates, Lease, Pool, ServerSpec, Source, Tried, Weight,
     health::{ActivePolicy, Availability, Health, PassivePolicy},
 };
 
@@ -87,11 +87,14 @@ struct Expected {
     in_flight: u32,
     admin: AdminState,
     health: Health,
+    /// It came back, or was added: perhaps it is beginning slowly.
+    may_be_slow: bool,
 }
 
 impl Expected {
     fn new(spec: ServerSpec, policies: (Option<ActivePolicy>, PassivePolicy)) -> Self {
         Self {
+            may_be_slow: false,
             spec,
             in_flight: 0,
             admin: AdminState::Ready,
@@ -110,6 +113,14 @@ impl Expected {
             Availability::Down => false,
         };
         self.admin == AdminState::Ready && healthy && !full
+    }
+
+    /// What happens to its health, and what follows.
+    fn change_health(&mut self, change: impl FnOnce(&mut Health)) {
+        let before = self.health.availability();
+        change(&mut self.health);
+        let after = self.health.availability();
+        self.may_be_slow |= before != Availability::Up && after == Availability::Up;
     }
 
     /// What a connection more would weigh, in numbers that have no remainder.
@@ -137,8 +148,9 @@ impl World {
         let (active, passive) = policies;
         let specs: Vec<_> = (0..SERVERS).map(|server| spec(server, seed)).collect();
         let pool = Pool::new("pool", specs.clone(), active, passive, seed.into());
+        let pool = pool.expect("there are servers, and their names differ");
         Self {
-            pool: pool.expect("there are servers, and their names differ"),
+            pool: choosing(pool, seed),
             expected: specs
                 .into_iter()
                 .map(|spec| Some(Expected::new(spec, policies)))
@@ -155,7 +167,8 @@ impl World {
     /// When a law is broken:
     /// - a server in drain, in maintenance, down, ejected, full or tried is not picked;
     /// - a backup is picked only when no other server could be;
-    /// - whoever is picked has the least connections per weight;
+    /// - with least connections, whoever is picked has the least per weight, but that
+    ///   one that is beginning slowly may have less;
     /// - somebody is picked whenever somebody could be;
     /// - a server on trial gets one connection at a time;
     /// - in flight is what there are leases, on each server, and 0 in the end.
@@ -182,9 +195,10 @@ impl World {
             }
             Op::Retry(which) => {
                 if let Some((server, lease)) = self.take_lease(which) {
-                    lease.server().connect_failed(self.now);
+                    let now = self.now;
+                    lease.server().connect_failed(now);
                     if let Some(expected) = &mut self.expected[server] {
-                        expected.health.connect_failed(self.now);
+                        expected.change_health(|health| health.connect_failed(now));
                     }
                     let mut tried = Tried::default();
                     tried.add(lease);
@@ -194,18 +208,24 @@ impl World {
             }
             Op::Failed(server) => self.on_server(server, |server, expected, now| {
                 server.connect_failed(now);
-                expected.health.connect_failed(now);
+                expected.change_health(|health| health.connect_failed(now));
             }),
             Op::Succeeded(server) => self.on_server(server, |server, expected, _| {
                 server.connect_succeeded();
-                expected.health.connect_succeeded();
+                expected.change_health(Health::connect_succeeded);
             }),
             Op::Probed(server, success) => self.on_server(server, |server, expected, _| {
                 server.probed(success);
-                expected.health.probed(success);
+                expected.change_health(|health| health.probed(success));
             }),
             Op::Admin(server, state) => self.on_server(server, |server, expected, _| {
                 server.set_admin(state);
+                let comes_back = match expected.admin {
+                    AdminState::Ready => false,
+                    AdminState::Drain => expected.in_flight == 0,
+                    AdminState::Maint => true,
+                };
+                expected.may_be_slow |= comes_back && state == AdminState::Ready;
                 expected.admin = state;
             }),
             Op::Wait(seconds) => self.now += Duration::from_secs(seconds.into()),
@@ -250,16 +270,24 @@ impl World {
         if could.is_empty() {
             could = available(true);
         }
-        let weight = |number: &usize| {
-            let expected = self.expected[*number].as_ref();
-            expected.map_or(f64::INFINITY, Expected::weight_of_one_more)
-        };
-        let least = could.iter().map(weight).fold(f64::INFINITY, f64::min);
-        could.retain(|number| weight(number) == least);
+        if self.pool.balance() == Balance::LeastConn {
+            let expected = |number: &usize| self.expected[*number].as_ref();
+            let weight = |number: &usize| {
+                expected(number).map_or(f64::INFINITY, Expected::weight_of_one_more)
+            };
+            let any_slow = !self.pool.slow_start().is_zero();
+            let steady = |number: &&usize| {
+                !any_slow || expected(number).is_some_and(|expected| !expected.may_be_slow)
+            };
+            let steady = could.iter().filter(steady);
+            let least = steady.map(weight).fold(f64::INFINITY, f64::min);
+            could.retain(|number| weight(number) <= least);
+        }
 
+        let candidates = self.candidates(allowed).from_source(Source::of(&[allowed]));
         let picked = self
             .pool
-            .pick(&self.candidates(allowed), tried, self.now)
+            .pick(&candidates, tried, self.now)
             .map(|lease| (number_of(&lease), lease));
         match picked {
             None => assert!(could.is_empty(), "one of {could:?} could be picked"),
@@ -284,17 +312,24 @@ impl World {
         let policies = policies(seed);
         let (active, passive) = policies;
         let next = self.pool.succeed(specs.clone(), active, passive);
-        self.pool = next.expect("there are servers, and their names differ");
+        let was_slow = !self.pool.slow_start().is_zero();
+        let next = next.expect("there are servers, and their names differ");
+        self.pool = choosing(next, seed);
 
         let mut before = std::mem::replace(&mut self.expected, vec![None; SERVERS.into()]);
         for spec in specs {
             let number = number_from(spec.id.as_str());
             self.expected[number] = Some(match before[number].take() {
                 Some(mut known) => {
-                    known.health.set_policies(active, passive);
+                    // Where nothing was slow, nothing is when that changes.
+                    known.may_be_slow &= was_slow;
+                    known.change_health(|health| health.set_policies(active, passive));
                     Expected { spec, ..known }
                 }
-                None => Expected::new(spec, policies),
+                None => Expected {
+                    may_be_slow: true,
+                    ..Expected::new(spec, policies)
+                },
             });
         }
         // A server that leaves and comes back is another: its old leases count
@@ -375,6 +410,20 @@ fn policies(seed: u8) -> (Option<ActivePolicy>, PassivePolicy) {
         fail_timeout: Duration::from_secs(10),
     };
     (active, passive)
+}
+
+/// How the pool chooses comes of `seed`: in half of them by least connections, and in
+/// half of them servers begin slowly.
+fn choosing(pool: Pool, seed: u8) -> Pool {
+    let balance = match seed >> 2 & 7 {
+        0 => Balance::P2c,
+        1 => Balance::RoundRobin,
+        2 => Balance::Random,
+        3 => Balance::SourceHash,
+        _ => Balance::LeastConn,
+    };
+    pool.with_balance(balance)
+        .with_slow_start(Duration::from_secs(u64::from(seed >> 5 & 1) * 7))
 }
 
 /// A server whose weight, limit and part as a backup come of `seed`.

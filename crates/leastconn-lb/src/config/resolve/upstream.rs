@@ -3,7 +3,7 @@
 use std::{collections::HashMap, num::NonZeroU32, ops::Range, time::Duration};
 
 use leastconn::{
-    Address, ServerId, ServerSpec, UpstreamId, Weight,
+    Address, Balance, ServerId, ServerSpec, UpstreamId, Weight,
     health::{ActivePolicy, PassivePolicy},
 };
 
@@ -12,7 +12,8 @@ use crate::config::{
     defaults,
     model::{HealthCheck, ProbeKind, StatusSet, Upstream},
     raw::{
-        HealthCheckType, ProxyProtocolOut, RawHealthCheck, RawPassive, RawServer, RawUpstream,
+        self, HealthCheckType, ProxyProtocolOut, RawHealthCheck, RawPassive, RawServer,
+        RawUpstream,
         value::{At, ServerEntry},
     },
     tls,
@@ -68,6 +69,22 @@ impl Resolver<'_> {
             // The caller's: a nameless one has been reported, and is checked all the same.
             id: UpstreamId::from(""),
             servers,
+            balance: raw
+                .balance
+                .as_ref()
+                .map_or(Balance::default(), |at| match at.value {
+                    raw::Balance::LeastConn => Balance::LeastConn,
+                    raw::Balance::P2c => Balance::P2c,
+                    raw::Balance::RoundRobin => Balance::RoundRobin,
+                    raw::Balance::Random => Balance::Random,
+                    raw::Balance::SourceHash => Balance::SourceHash,
+                }),
+            slow_start: self.duration(
+                "slow_start",
+                raw.slow_start.as_ref(),
+                Duration::ZERO,
+                Zero::Allowed,
+            ),
             connect_timeout: self.duration(
                 "connect_timeout",
                 raw.connect_timeout.as_ref(),

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, path::Path, time::Duration};
 
-use leastconn::{Address, ServerId, UpstreamId, Weight};
+use leastconn::{Address, Balance, ServerId, UpstreamId, Weight};
 
 use super::{PLAIN, changed, config, reading};
 use crate::config::{
@@ -85,10 +85,10 @@ fn every_key_that_works_does() {
 
         [[upstream]]
         name = "web"
-        balance = "least_conn"
+        balance = "p2c"
         connect_timeout = "250ms"
         retries = 0
-        slow_start = "0ms"
+        slow_start = "1m30s"
         proxy_protocol = "v2-tls"
         health_check = { type = "http", path = "/up?x=1", status = [200, 204], port = 8080, rise = 1, fall = 1 }
         passive = { max_fails = 0, fail_timeout = "1s" }
@@ -135,6 +135,8 @@ fn every_key_that_works_does() {
 
     let upstream = config.upstream(&UpstreamId::from("web")).unwrap();
     assert_eq!(upstream.proxy_protocol, Some(Version::V2Tls));
+    assert_eq!(upstream.balance, Balance::P2c);
+    assert_eq!(upstream.slow_start, Duration::from_secs(90));
     let names: Vec<_> = upstream.servers.iter().map(|s| s.id.as_str()).collect();
     assert_eq!(names, ["webapp1:80", "webapp2", "webapp3:80"]);
     let second = &upstream.servers[1];
@@ -242,6 +244,25 @@ fn the_header_for_servers_is_one_of_three_or_none() {
         let config = config(&changed("name = \"web\"\n", &key));
         assert_eq!(config.upstreams[0].proxy_protocol, version);
     }
+}
+
+#[test]
+fn a_server_is_chosen_in_one_of_five_ways_and_by_least_connections_unless_told() {
+    for (word, balance) in [
+        ("least_conn", Balance::LeastConn),
+        ("p2c", Balance::P2c),
+        ("round_robin", Balance::RoundRobin),
+        ("random", Balance::Random),
+        ("source_hash", Balance::SourceHash),
+    ] {
+        let key = format!("name = \"web\"\nbalance = \"{word}\"\n");
+        let config = config(&changed("name = \"web\"\n", &key));
+        assert_eq!(config.upstreams[0].balance, balance);
+        assert_eq!(balance.as_str(), word);
+    }
+    let plain = &config(PLAIN).upstreams[0];
+    assert_eq!(plain.balance, Balance::LeastConn);
+    assert_eq!(plain.slow_start, Duration::ZERO);
 }
 
 #[test]

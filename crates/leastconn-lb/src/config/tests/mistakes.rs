@@ -379,16 +379,21 @@ fn mistakes_and_what_is_said() {
             "upstream = \"web\"\non_expiry = \"closed\"",
             "error: `on_expiry` cannot be \"closed\"",
         ),
-        // Not yet
+        // Balancing
         (
             "servers =",
-            "balance = \"p2c\"\nservers =",
-            "error: `balance = \"p2c\"` is not supported yet (it is planned); remove it, or set it to \"least_conn\"",
+            "balance = \"leastconn\"\nservers =",
+            "error: `balance` cannot be \"leastconn\"; it is \"least_conn\", \"p2c\", \"round_robin\", \"random\" or \"source_hash\"; did you mean \"least_conn\"?",
         ),
         (
             "servers =",
-            "balance = \"least_con\"\nservers =",
-            "error: `balance` cannot be \"least_con\"",
+            "balance = \"round-robin\"\nservers =",
+            "error: `balance` cannot be \"round-robin\"; it is \"least_conn\", \"p2c\", \"round_robin\", \"random\" or \"source_hash\"; did you mean \"round_robin\"?",
+        ),
+        (
+            "servers =",
+            "slow_start = 30\nservers =",
+            "error: `slow_start`: expected a duration",
         ),
         // Environment
         (

@@ -1,0 +1,293 @@
+//! Each way to balance, and slow start, on real servers.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use leastconn_testkit::client::read_line;
+use leastconn_testkit::upstream::Open;
+use leastconn_testkit::{DEADLINE, Upstream, eventually, within};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::support::{NO_PROBES, Running, Site, entry, talk, tcp};
+
+async fn named(n: usize) -> Vec<Upstream> {
+    let mut all = Vec::new();
+    for i in 1..=n {
+        all.push(Upstream::named(&format!("web{i}")).await);
+    }
+    all
+}
+
+/// A listener for everybody on this machine before servers of these weights.
+fn site(servers: &[Upstream], weights: &[u32], lines: &[&str]) -> Site {
+    let servers: Vec<_> = servers
+        .iter()
+        .zip(weights)
+        .map(|(server, weight)| {
+            let weight = format!(", weight = {weight}");
+            entry(server.name(), server.addr(), &weight)
+        })
+        .collect();
+    let lines = [&[NO_PROBES], lines].concat();
+    Site::new()
+        .listener("main", &["upstream = \"web\""])
+        .upstream("web", &lines, &servers)
+        .client("local", "source = \"127.0.0.0/8\"", "web", "")
+}
+
+/// Connects from an address of this machine.
+async fn from(source: Ipv4Addr, addr: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((source, 0).into()).unwrap();
+    within(DEADLINE, "connecting", socket.connect(addr))
+        .await
+        .unwrap()
+}
+
+/// So many connections, each after the one before has its server, and all held.
+async fn one_by_one(addr: SocketAddr, n: usize) -> (Vec<String>, Vec<TcpStream>) {
+    let (mut names, mut held) = (Vec::new(), Vec::new());
+    for _ in 0..n {
+        let mut stream = tcp(addr).await;
+        names.push(read_line(&mut stream).await.unwrap());
+        held.push(stream);
+    }
+    (names, held)
+}
+
+fn counts(names: &[String]) -> HashMap<&str, usize> {
+    let mut counts = HashMap::new();
+    for name in names {
+        *counts.entry(name.as_str()).or_default() += 1;
+    }
+    counts
+}
+
+/// Whether a count is one that `n` draws with this chance give: to within five standard
+/// deviations, which is all but one time in 1.7 million.
+#[track_caller]
+fn assert_drawn(count: usize, n: usize, chance: f64) {
+    let (count, n) = (count as f64, n as f64);
+    let deviation = (n * chance * (1.0 - chance)).sqrt();
+    let off = (count - n * chance).abs();
+    assert!(off <= 5.0 * deviation, "{count} of {n}, not {chance}");
+}
+
+#[tokio::test]
+async fn round_robin_gives_each_its_turns() {
+    let servers = named(3).await;
+    let lb = site(&servers, &[1, 1, 2], &["balance = \"round_robin\""])
+        .start()
+        .await;
+    let (names, held) = one_by_one(lb.main(), 40).await;
+    for round in names.chunks(4) {
+        assert_eq!(round, &names[..4], "{names:?}");
+        let counts = counts(round);
+        assert_eq!([counts["web1"], counts["web2"], counts["web3"]], [1, 1, 2]);
+    }
+    drop(held);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn random_draws_by_weight_whatever_is_open() {
+    let servers = named(2).await;
+    let lb = site(&servers, &[1, 3], &["balance = \"random\""])
+        .start()
+        .await;
+    let (names, held) = one_by_one(lb.main(), 400).await;
+    assert_drawn(counts(&names)["web2"], 400, 0.75);
+    // Least connections, and turns, would have come out even.
+    assert!(
+        names
+            .windows(7)
+            .any(|run| run.iter().all(|name| name == "web2"))
+    );
+    drop(held);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn the_better_of_two_is_never_the_fullest() {
+    let servers = named(3).await;
+    let lb = site(&servers, &[1, 1, 1], &["balance = \"p2c\""])
+        .start()
+        .await;
+    let mut held: Vec<(String, TcpStream)> = Vec::new();
+    for _ in 0..90 {
+        let mut stream = tcp(lb.main()).await;
+        let name = read_line(&mut stream).await.unwrap();
+        let open = |of: &str| held.iter().filter(|(name, _)| name == of).count();
+        let others = ["web1", "web2", "web3"].map(&open);
+        let (own, most) = (open(&name), others.into_iter().max().unwrap());
+        let alone = others.iter().filter(|&&count| count == most).count() == 1;
+        assert!(own < most || !alone, "{name} of {others:?}");
+        held.push((name, stream));
+    }
+    drop(held);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_source_keeps_its_server_and_goes_elsewhere_only_while_that_is_away() {
+    let servers = named(3).await;
+    let lines = [
+        "balance = \"source_hash\"",
+        r#"passive = { fail_timeout = "200ms" }"#,
+    ];
+    let lb = site(&servers, &[1, 1, 1], &lines).start().await;
+    let sources = || (1..=40).map(|n| Ipv4Addr::new(127, 0, 7, n));
+    let map = async |lb: &Running| {
+        let mut map = Vec::new();
+        for source in sources() {
+            map.push(talk(from(source, lb.main()).await).await.unwrap());
+        }
+        map
+    };
+    let before = map(&lb).await;
+    assert_eq!(counts(&before).len(), 3, "{before:?}");
+    assert_eq!(map(&lb).await, before);
+
+    servers[0].stop(Open::Close).await;
+    let without = map(&lb).await;
+    for (before, without) in before.iter().zip(&without) {
+        assert!(without != "web1" && (before == "web1" || before == without));
+    }
+    servers[0].restart().await;
+    eventually(DEADLINE, || async {
+        let now = map(&lb).await;
+        if now == before {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
+    })
+    .await
+    .unwrap();
+
+    // A restart of the balancer, in another order, changes nothing; a change of the way
+    // to balance keeps what is open.
+    lb.quiet().await;
+    drop(lb);
+    let mut servers = servers;
+    servers.reverse();
+    let lb = site(&servers, &[1, 1, 1], &lines).start().await;
+    assert_eq!(map(&lb).await, before);
+    let (_, held) = one_by_one(lb.main(), 30).await;
+    let changed = lb.config().replace("source_hash", "least_conn");
+    assert_eq!(lb.reload(&changed).await, "applied");
+    let (_, more) = one_by_one(lb.main(), 60).await;
+    for server in ["web1", "web2", "web3"] {
+        let metric =
+            format!("leastconn_server_connections_active{{upstream=\"web\",server=\"{server}\"}}");
+        lb.wait_metric(&metric, 30.0, DEADLINE).await;
+    }
+    drop((held, more));
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn the_source_is_the_one_that_a_proxy_header_announced() {
+    use tokio::io::AsyncWriteExt;
+    let servers = named(4).await;
+    let entries: Vec<_> = servers
+        .iter()
+        .map(|server| entry(server.name(), server.addr(), ""))
+        .collect();
+    let listener = [
+        "upstream = \"web\"",
+        "proxy_protocol = \"required\"",
+        "proxy_protocol_from = \"127.0.0.1\"",
+    ];
+    let lb = Site::new()
+        .listener("main", &listener)
+        .listener("direct", &["upstream = \"web\""])
+        .upstream("web", &[NO_PROBES, "balance = \"source_hash\""], &entries)
+        .client("all", "source = \"127.0.0.0/8\"", "web", "")
+        .start()
+        .await;
+    let mut names = Vec::new();
+    for n in 1..=20 {
+        let source = Ipv4Addr::new(127, 0, 8, n);
+        let direct = talk(from(source, lb.address("direct")).await)
+            .await
+            .unwrap();
+        let mut announced = tcp(lb.main()).await;
+        let header = format!("PROXY TCP4 {source} 127.0.0.1 4711 443\r\n");
+        announced.write_all(header.as_bytes()).await.unwrap();
+        assert_eq!(talk(announced).await.unwrap(), direct);
+        names.push(direct);
+    }
+    assert!(counts(&names).len() > 1, "{names:?}");
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_begins_slowly() {
+    let servers = named(2).await;
+    // An hour: what is seen is the beginning, a tenth of the share, however slow this
+    // machine is.
+    let lines = [
+        "slow_start = \"1h\"",
+        r#"passive = { fail_timeout = "200ms" }"#,
+    ];
+    let lb = site(&servers, &[1, 1], &lines).start().await;
+    // At the start of the balancer nobody is slow.
+    let (names, held) = one_by_one(lb.main(), 100).await;
+    assert_eq!(counts(&names)["web2"], 50);
+
+    servers[1].stop(Open::Close).await;
+    drop(held);
+    let (names, held) = one_by_one(lb.main(), 20).await;
+    assert_eq!(counts(&names)["web1"], 20);
+    servers[1].restart().await;
+    // Its trial, with which it is up.
+    eventually(DEADLINE, || async {
+        match talk(tcp(lb.main()).await).await.unwrap().as_str() {
+            "web2" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    })
+    .await
+    .unwrap();
+    // It has the fewest connections all the time, and gets a twentieth of those that
+    // come: a tenth of its half.
+    let (names, more) = one_by_one(lb.main(), 400).await;
+    let got = counts(&names).get("web2").copied().unwrap_or(0);
+    assert_drawn(got, 400, 102.0 / 1024.0 / 2.0);
+
+    // Without slow start it is filled up at once.
+    let changed = lb.config().replace("slow_start = \"1h\"\n", "");
+    assert_eq!(lb.reload(&changed).await, "applied");
+    let (names, most) = one_by_one(lb.main(), 100).await;
+    assert_eq!(counts(&names)["web2"], 100);
+    drop((held, more, most));
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_server_that_a_reload_adds_begins_slowly() {
+    let servers = named(3).await;
+    let lb = site(&servers[..2], &[1, 1], &["slow_start = \"1h\""])
+        .start()
+        .await;
+    let (_, held) = one_by_one(lb.main(), 40).await;
+    let added = entry("web3", servers[2].addr(), "");
+    let changed = lb
+        .config()
+        .replace("servers = [", &format!("servers = [{added}, "));
+    assert_eq!(lb.reload(&changed).await, "applied");
+    let (names, more) = one_by_one(lb.main(), 300).await;
+    let got = counts(&names).get("web3").copied().unwrap_or(0);
+    assert_drawn(got, 300, 102.0 / 1024.0 / 3.0);
+    // It is not there yet, but it is there: when the others go, it takes all.
+    servers[0].stop(Open::Keep).await;
+    servers[1].stop(Open::Keep).await;
+    let quick = within(Duration::from_secs(10), "an answer", async {
+        talk(tcp(lb.main()).await).await.unwrap()
+    });
+    assert_eq!(quick.await, "web3");
+    drop((held, more));
+    lb.quiet().await;
+}

@@ -1,0 +1,427 @@
+//! How each way to balance spreads connections, and what it may not do.
+//!
+//! Tolerances are those of statistics: a count of `n` draws with chance `p` is within
+//! five standard deviations, sqrt(n p (1 - p)), of `n p`, but for one time in 1.7
+//! million. Seeds are fixed, so that a test that passes once passes always.
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::LazyLock,
+    time::Instant,
+};
+
+use leastconn::{
+    AdminState, Balance, Candidates, Lease, Pool, ServerSpec, Source, Tried, Weight,
+    health::PassivePolicy,
+};
+use proptest::prelude::*;
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no other way to an Instant; nothing here takes time"
+)]
+static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+const ALL: [Balance; 5] = [
+    Balance::LeastConn,
+    Balance::P2c,
+    Balance::RoundRobin,
+    Balance::Random,
+    Balance::SourceHash,
+];
+
+/// Servers named by their numbers, with these weights.
+fn specs(weights: &[u32]) -> Vec<ServerSpec> {
+    let spec = |(number, &weight): (usize, &u32)| ServerSpec {
+        weight: Weight::new(weight).unwrap(),
+        ..ServerSpec::new(number.to_string(), SocketAddr::from(([127, 0, 0, 1], 80)))
+    };
+    weights.iter().enumerate().map(spec).collect()
+}
+
+fn pool(balance: Balance, servers: Vec<ServerSpec>, seed: u64) -> Pool {
+    let pool = Pool::new("pool", servers, None, PassivePolicy::default(), seed);
+    pool.unwrap().with_balance(balance)
+}
+
+fn number(lease: &Lease) -> usize {
+    lease.server().id().as_str().parse().unwrap()
+}
+
+fn pick(pool: &Pool, candidates: &Candidates) -> Option<Lease> {
+    pool.pick(candidates, &Tried::default(), *NOW)
+}
+
+/// From each of so many addresses.
+fn sources(count: u32) -> impl Iterator<Item = IpAddr> {
+    (0..count).map(|n| Ipv4Addr::from(0x0a00_0000 + n).into())
+}
+
+/// Where each source goes: picked once, and given back at once.
+fn mapped(pool: &Pool, candidates: &Candidates, count: u32) -> Vec<usize> {
+    sources(count)
+        .map(|source| number(&pick(pool, &candidates.from_source(source)).unwrap()))
+        .collect()
+}
+
+fn counts(picked: impl IntoIterator<Item = usize>, servers: usize) -> Vec<u32> {
+    let mut counts = vec![0; servers];
+    for number in picked {
+        counts[number] += 1;
+    }
+    counts
+}
+
+/// Whether `counts` are what draws with chances in proportion to `weights` give.
+#[track_caller]
+fn assert_by_weight(counts: &[u32], weights: &[u32]) {
+    let total = f64::from(weights.iter().sum::<u32>());
+    let draws = f64::from(counts.iter().sum::<u32>());
+    for (&count, &weight) in counts.iter().zip(weights) {
+        let chance = f64::from(weight) / total;
+        let deviation = (draws * chance * (1.0 - chance)).sqrt();
+        let off = (f64::from(count) - draws * chance).abs();
+        assert!(off <= 5.0 * deviation, "{counts:?} for {weights:?}");
+    }
+}
+
+const WEIGHTS: [u32; 5] = [1, 5, 2, 1, 16];
+
+#[test]
+fn random_goes_by_weight() {
+    let pool = pool(Balance::Random, specs(&WEIGHTS), 1);
+    let picked = (0..50_000).map(|_| number(&pick(&pool, &pool.all()).unwrap()));
+    assert_by_weight(&counts(picked, 5), &WEIGHTS);
+}
+
+#[test]
+fn random_in_a_subset_and_without_those_that_are_out_goes_by_weight() {
+    let pool = pool(Balance::Random, specs(&WEIGHTS), 1);
+    let some = pool.subset(|server| server.id().as_str() != "4");
+    pool.server("2").unwrap().set_admin(AdminState::Drain);
+    let picked = (0..50_000).map(|_| number(&pick(&pool, &some).unwrap()));
+    assert_by_weight(&counts(picked, 5), &[1, 5, 0, 1, 0]);
+}
+
+#[test]
+fn sources_are_spread_by_weight() {
+    let pool = pool(Balance::SourceHash, specs(&WEIGHTS), 1);
+    assert_by_weight(&counts(mapped(&pool, &pool.all(), 50_000), 5), &WEIGHTS);
+}
+
+#[test]
+fn a_source_stays_with_its_server_whatever_the_seed_the_order_and_the_load() {
+    let one = pool(Balance::SourceHash, specs(&[1, 2, 1, 1]), 1);
+    let mut turned = specs(&[1, 2, 1, 1]);
+    turned.reverse();
+    let other = pool(Balance::SourceHash, turned, 99);
+    let _busy: Vec<_> = (0..100).map(|_| pick(&one, &one.all()).unwrap()).collect();
+    assert_eq!(
+        mapped(&one, &one.all(), 1_000),
+        mapped(&other, &other.all(), 1_000)
+    );
+}
+
+#[test]
+fn the_same_address_in_either_form_is_one_source() {
+    let v4: IpAddr = "192.0.2.7".parse().unwrap();
+    let v6: IpAddr = "::ffff:192.0.2.7".parse().unwrap();
+    assert_eq!(Source::from(v4), Source::from(v6));
+    assert_ne!(
+        Source::from(v4),
+        Source::from("192.0.2.8".parse::<IpAddr>().unwrap())
+    );
+}
+
+/// Known answers: if these change, every site's clients change servers with the
+/// release that does it.
+#[test]
+fn where_sources_go_does_not_change_between_releases() {
+    let pool = pool(Balance::SourceHash, specs(&[1, 1, 1, 2]), 1);
+    let picked = mapped(&pool, &pool.all(), 16);
+    assert_eq!(picked, KNOWN);
+}
+
+const KNOWN: [usize; 16] = [1, 0, 1, 3, 3, 3, 0, 2, 3, 0, 3, 3, 1, 2, 2, 3];
+
+#[test]
+fn only_the_sources_of_a_server_that_goes_move_and_they_come_back() {
+    let pool = pool(Balance::SourceHash, specs(&[1, 2, 1, 3]), 1);
+    let before = mapped(&pool, &pool.all(), 10_000);
+    let server = pool.server("1").unwrap();
+    server.set_admin(AdminState::Drain);
+    let without = mapped(&pool, &pool.all(), 10_000);
+    for (before, without) in before.iter().zip(&without) {
+        assert!(*without != 1 && (*before == 1 || before == without));
+    }
+    // Those that moved are spread by weight, too.
+    let moved = before.iter().zip(&without).filter(|(b, _)| **b == 1);
+    assert_by_weight(&counts(moved.map(|(_, &to)| to), 4), &[1, 0, 1, 3]);
+    server.set_admin(AdminState::Ready);
+    assert_eq!(mapped(&pool, &pool.all(), 10_000), before);
+}
+
+#[test]
+fn a_server_that_is_added_takes_sources_from_all_and_moves_none_between_others() {
+    let before = pool(Balance::SourceHash, specs(&[1, 1, 1]), 1);
+    let after = before
+        .succeed(specs(&[1, 1, 1, 1]), None, PassivePolicy::default())
+        .unwrap();
+    let (was, is) = (
+        mapped(&before, &before.all(), 20_000),
+        mapped(&after, &after.all(), 20_000),
+    );
+    let moved: Vec<_> = was.iter().zip(&is).filter(|(was, is)| was != is).collect();
+    assert!(moved.iter().all(|&(_, &is)| is == 3));
+    let from = counts(moved.into_iter().map(|(&was, _)| was), 3);
+    assert_by_weight(&counts(is, 4), &[1, 1, 1, 1]);
+    assert_by_weight(&from, &[1, 1, 1]);
+}
+
+#[test]
+fn a_source_whose_server_fails_goes_to_the_one_that_it_would_have_without_it() {
+    let pool = pool(Balance::SourceHash, specs(&[1, 1, 1, 1]), 1);
+    for source in sources(200) {
+        let candidates = pool.all().from_source(source);
+        let mut tried = Tried::default();
+        let mut order = Vec::new();
+        while let Some(lease) = pool.pick(&candidates, &tried, *NOW) {
+            order.push(number(&lease));
+            tried.add(lease);
+        }
+        assert_eq!(order.len(), 4);
+        let down = pool.server(&order[0].to_string()).unwrap();
+        down.set_admin(AdminState::Maint);
+        assert_eq!(number(&pick(&pool, &candidates).unwrap()), order[1]);
+        down.set_admin(AdminState::Ready);
+    }
+}
+
+#[test]
+fn two_choices_are_of_two_servers() {
+    // With one of them loaded, the other is always the better one; who draws the
+    // same server twice would use the loaded one every fourth time.
+    let pool = pool(Balance::P2c, specs(&[1, 1]), 1);
+    let only = pool.subset(|server| server.id().as_str() == "0");
+    let _load: Vec<_> = (0..10).map(|_| pick(&pool, &only).unwrap()).collect();
+    for _ in 0..1_000 {
+        assert_eq!(number(&pick(&pool, &pool.all()).unwrap()), 1);
+    }
+}
+
+#[test]
+fn two_choices_of_idle_servers_are_by_weight_among_two() {
+    // Nobody has a connection, so the heavier of two always wins, and of two that are
+    // equal the first: the chance of server 3 (weight 3 of 6) is that of being drawn.
+    let pool = pool(Balance::P2c, specs(&[1, 1, 1, 3]), 1);
+    let picked = (0..60_000).map(|_| number(&pick(&pool, &pool.all()).unwrap()));
+    let counts = counts(picked, 4);
+    // Drawn first: 1/2. Drawn second: each of the others is first with 1/6, and then
+    // it is 3 of 5.
+    let chance = 0.5 + 0.5 * 3.0 / 5.0;
+    let deviation = (60_000.0 * chance * (1.0f64 - chance)).sqrt();
+    let off = (f64::from(counts[3]) - 60_000.0 * chance).abs();
+    assert!(off <= 5.0 * deviation, "{counts:?}");
+    assert_by_weight(&counts[..3], &[1, 1, 1]);
+}
+
+#[test]
+fn two_choices_keep_loads_close_and_by_weight() {
+    let weights = [1, 2, 4, 1, 2, 4, 1, 2, 4, 3];
+    let pool = pool(Balance::P2c, specs(&weights), 1);
+    let held: Vec<_> = (0..24_000)
+        .map(|_| pick(&pool, &pool.all()).unwrap())
+        .collect();
+    for (count, weight) in counts(held.iter().map(number), 10).into_iter().zip(weights) {
+        // 24,000 over a weight of 24. At random, five standard deviations would be 150.
+        let load = f64::from(count) / f64::from(weight);
+        assert!((load - 1_000.0).abs() <= 10.0, "{load} of weight {weight}");
+    }
+}
+
+#[test]
+fn two_choices_find_the_light_one_beside_a_very_heavy_one() {
+    let pool = pool(Balance::P2c, specs(&[1, 65_535, 1, 1]), 1);
+    pool.server("1").unwrap().set_admin(AdminState::Drain);
+    let held: Vec<_> = (0..300)
+        .map(|_| pick(&pool, &pool.all()).unwrap())
+        .collect();
+    let counts = counts(held.iter().map(number), 4);
+    assert!(
+        [0, 2, 3].iter().all(|&n| counts[n].abs_diff(100) <= 5),
+        "{counts:?}"
+    );
+}
+
+#[test]
+fn turns_of_equal_servers_go_round() {
+    let pool = pool(Balance::RoundRobin, specs(&[1, 1, 1, 1, 1]), 1);
+    let picked: Vec<_> = (0..50)
+        .map(|_| number(&pick(&pool, &pool.all()).unwrap()))
+        .collect();
+    let (first, rest) = picked.split_at(5);
+    assert_eq!(counts(first.iter().copied(), 5), [1; 5]);
+    assert!(rest.chunks(5).all(|round| round == first), "{picked:?}");
+}
+
+#[test]
+fn a_server_that_comes_back_has_no_turns_to_make_up_for() {
+    let pool = pool(Balance::RoundRobin, specs(&[1, 1, 1]), 1);
+    let server = pool.server("0").unwrap();
+    server.set_admin(AdminState::Drain);
+    let without = (0..300).map(|_| number(&pick(&pool, &pool.all()).unwrap()));
+    assert_eq!(counts(without, 3), [0, 150, 150]);
+    server.set_admin(AdminState::Ready);
+    let with: Vec<_> = (0..30)
+        .map(|_| number(&pick(&pool, &pool.all()).unwrap()))
+        .collect();
+    assert!(with.windows(2).all(|two| two[0] != two[1]), "{with:?}");
+    assert!(counts(with, 3).iter().all(|count| (9..=11).contains(count)));
+}
+
+#[test]
+fn each_set_of_candidates_has_turns_of_its_own() {
+    let pool = pool(Balance::RoundRobin, specs(&[1, 1, 1]), 1);
+    let pair = pool.subset(|server| server.id().as_str() != "2");
+    let mut picked = Vec::new();
+    for n in 0..300 {
+        picked.push(number(&pick(&pool, &pair).unwrap()));
+        for _ in 0..n % 3 {
+            drop(pick(&pool, &pool.all()));
+        }
+    }
+    assert!(picked.windows(2).all(|two| two[0] != two[1]), "{picked:?}");
+}
+
+proptest! {
+    /// Each window of `n` picks gives each server its part of them, give or take one
+    /// for itself and what the others are off in the same window.
+    #[test]
+    fn turns_are_even_in_every_window(
+        weights in prop::collection::vec(1u32..12, 1..8), seed: u64,
+    ) {
+        let pool = pool(Balance::RoundRobin, specs(&weights), seed);
+        let total: u32 = weights.iter().sum();
+        let picked: Vec<_> = (0..4 * total)
+            .map(|_| number(&pick(&pool, &pool.all()).unwrap()))
+            .collect();
+        // A whole number of rounds is exact, and the order is the same each round.
+        let (first, rest) = picked.split_at(total as usize);
+        prop_assert_eq!(counts(first.iter().copied(), weights.len()), weights.clone());
+        prop_assert!(rest.chunks(total as usize).all(|round| round == first));
+        let sums: Vec<Vec<u32>> = (0..=picked.len())
+            .map(|n| counts(picked[..n].iter().copied(), weights.len()))
+            .collect();
+        for (from, to) in (0..sums.len()).flat_map(|from| (from..sums.len()).map(move |to| (from, to))) {
+            for (server, &weight) in weights.iter().enumerate() {
+                let share = f64::from(weight) / f64::from(total);
+                let ideal = (to - from) as f64 * share;
+                let got = f64::from(sums[to][server] - sums[from][server]);
+                let allowed = 1.0 + share * weights.len() as f64;
+                prop_assert!((got - ideal).abs() <= allowed, "{weights:?}: {picked:?}");
+            }
+        }
+    }
+
+    /// Whatever the way: nobody who must not be is chosen, and somebody is while
+    /// somebody may be.
+    #[test]
+    fn who_is_out_is_never_chosen_and_somebody_is_while_possible(
+        servers in prop::collection::vec((1u32..5, 0u32..3, any::<bool>(), 0u8..4), 1..8),
+        seed: u64, connections in 1u32..40,
+    ) {
+        for balance in ALL {
+            let mut all = specs(&servers.iter().map(|s| s.0).collect::<Vec<_>>());
+            for (spec, &(_, max_conns, backup, _)) in all.iter_mut().zip(&servers) {
+                spec.max_conns = std::num::NonZeroU32::new(max_conns);
+                spec.backup = backup;
+            }
+            let pool = pool(balance, all, seed);
+            for (member, &(.., state)) in pool.members().iter().zip(&servers) {
+                match state {
+                    0 => member.server.set_admin(AdminState::Drain),
+                    1 => drop(member.server.connect_failed(*NOW)),
+                    _ => {}
+                }
+            }
+            let mut held: BTreeMap<usize, u32> = BTreeMap::new();
+            let mut leases = Vec::new();
+            for source in sources(connections) {
+                let free = |backup: bool| -> Vec<usize> {
+                    (0..servers.len()).filter(|number| {
+                        let (_, max, is_backup, state) = servers[*number];
+                        let has = held.get(number).copied().unwrap_or(0);
+                        is_backup == backup && state > 1 && (max == 0 || has < max)
+                    }).collect()
+                };
+                let mut may = free(false);
+                if may.is_empty() {
+                    may = free(true);
+                }
+                let lease = pick(&pool, &pool.all().from_source(source));
+                prop_assert_eq!(lease.is_some(), !may.is_empty(), "{:?}", balance);
+                if let Some(lease) = lease {
+                    let number = number(&lease);
+                    prop_assert!(may.contains(&number), "{balance:?}: {number} of {may:?}");
+                    *held.entry(number).or_default() += 1;
+                    leases.push(lease);
+                }
+            }
+            drop(leases);
+            prop_assert!(pool.members().iter().all(|m| m.server.in_flight() == 0));
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_sequence() {
+    let run = |balance, seed| -> Vec<usize> {
+        let pool = pool(balance, specs(&[1, 2, 1, 3, 1]), seed);
+        let all = pool.all().from_source(IpAddr::from(Ipv4Addr::LOCALHOST));
+        let leases: Vec<_> = (0..60).map(|_| pick(&pool, &all).unwrap()).collect();
+        leases.iter().map(number).collect()
+    };
+    for balance in ALL {
+        assert_eq!(run(balance, 7), run(balance, 7), "{balance:?}");
+        let differs = run(balance, 7) != run(balance, 8);
+        assert_eq!(differs, balance != Balance::SourceHash, "{balance:?}");
+    }
+}
+
+#[test]
+fn a_changed_way_to_balance_keeps_servers_and_counts() {
+    let mut pool = pool(Balance::LeastConn, specs(&[1, 1, 1]), 1);
+    let mut held = Vec::new();
+    for balance in ALL.into_iter().chain([Balance::LeastConn]) {
+        pool = pool
+            .succeed(specs(&[1, 1, 1]), None, PassivePolicy::default())
+            .unwrap()
+            .with_balance(balance);
+        held.extend((0..30).map(|_| pick(&pool, &pool.all()).unwrap()));
+        let next = pool.succeed(specs(&[1, 1, 1]), None, PassivePolicy::default());
+        assert_eq!(
+            next.unwrap().balance(),
+            balance,
+            "unless it is told otherwise"
+        );
+        let mut by_server = HashMap::<_, u32>::new();
+        for lease in &held {
+            *by_server.entry(number(lease)).or_default() += 1;
+        }
+        for member in pool.members() {
+            let number = member.server.id().as_str().parse::<usize>().unwrap();
+            let has = by_server.get(&number).copied().unwrap_or(0);
+            assert_eq!(member.server.in_flight(), has);
+        }
+    }
+    // And least connections evens out what the others left.
+    held.extend((0..300).map(|_| pick(&pool, &pool.all()).unwrap()));
+    let counts: Vec<_> = pool
+        .members()
+        .iter()
+        .map(|m| m.server.in_flight())
+        .collect();
+    assert_eq!(counts, [160; 3]);
+}

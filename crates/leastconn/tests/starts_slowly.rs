@@ -1,0 +1,369 @@
+//! Slow start, by simulation: arrivals at a steady rate, connections of a given length,
+//! and in each interval no server that is beginning gets more than it may.
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+use leastconn::{
+    AdminState, Balance, Lease, Pool, ServerSpec, Tried, Weight, health::PassivePolicy,
+};
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no other way to an Instant; only differences matter"
+)]
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+const SLOW: Duration = Duration::from_secs(60);
+
+fn specs(weights: &[u32]) -> Vec<ServerSpec> {
+    let spec = |(number, &weight): (usize, &u32)| ServerSpec {
+        weight: Weight::new(weight).unwrap(),
+        ..ServerSpec::new(number.to_string(), SocketAddr::from(([127, 0, 0, 1], 80)))
+    };
+    weights.iter().enumerate().map(spec).collect()
+}
+
+/// A site with arrivals that take the same time to be served, and a clock.
+struct Site {
+    pool: Pool,
+    now: Instant,
+    /// Between two arrivals.
+    gap: Duration,
+    lives: Duration,
+    open: VecDeque<(Instant, Lease)>,
+    arrived: u32,
+}
+
+impl Site {
+    fn new(balance: Balance, weights: &[u32], a_second: u32, lives: Duration) -> Self {
+        let pool = Pool::new("pool", specs(weights), None, PassivePolicy::default(), 5);
+        Self {
+            pool: pool.unwrap().with_balance(balance).with_slow_start(SLOW),
+            now: *START,
+            gap: Duration::from_secs(1) / a_second,
+            lives,
+            open: VecDeque::new(),
+            arrived: 0,
+        }
+    }
+
+    /// Who got how many of those that came in `time`.
+    fn run(&mut self, time: Duration) -> Vec<u32> {
+        let end = self.now + time;
+        let mut got = vec![0; 16];
+        while self.now < end {
+            while self.open.front().is_some_and(|(ends, _)| *ends <= self.now) {
+                self.open.pop_front();
+            }
+            self.arrived += 1;
+            let source = IpAddr::from(Ipv4Addr::from(self.arrived));
+            let all = self.pool.all().from_source(source);
+            let lease = self.pool.pick(&all, &Tried::default(), self.now).unwrap();
+            got[lease.server().id().as_str().parse::<usize>().unwrap()] += 1;
+            self.open.push_back((self.now + self.lives, lease));
+            self.now += self.gap;
+        }
+        got
+    }
+
+    fn set(&self, server: &str, state: AdminState) {
+        self.pool.server(server).unwrap().set_admin(state);
+    }
+
+    fn in_flight(&self) -> Vec<u32> {
+        let members = self.pool.members().iter();
+        members.map(|member| member.server.in_flight()).collect()
+    }
+}
+
+/// The most that `n` draws with this chance give, but once in 3.5 million.
+fn at_most(n: u32, chance: f64) -> f64 {
+    let n = f64::from(n);
+    n * chance + 5.0 * (n * chance * (1.0 - chance)).sqrt()
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What each of the following seconds gave to `server`, and how many came.
+fn seconds(site: &mut Site, server: usize, count: u32) -> Vec<(u32, u32)> {
+    (0..count)
+        .map(|_| {
+            let got = site.run(SECOND);
+            (got[server], got.iter().sum())
+        })
+        .collect()
+}
+
+/// Checks the seconds after a server that has `share` of the weight came back: within
+/// the slow start, and after it.
+#[track_caller]
+fn assert_ramp(seconds: &[(u32, u32)], share: f64) {
+    for (second, &(got, came)) in (1..).zip(seconds) {
+        // At the end of the second.
+        let times = f64::from(second) / SLOW.as_secs_f64();
+        let times = if times <= 1.0 {
+            times.max(0.1)
+        } else {
+            (times.floor() - 1.0).exp2() * (1.0 + times.fract())
+        };
+        let most = at_most(came, (share * times).min(1.0));
+        assert!(
+            f64::from(got) <= most,
+            "second {second}: {got} of {came}, at most {most}"
+        );
+    }
+}
+
+#[test]
+fn with_least_connections_no_second_gives_more_than_the_share_of_that_time() {
+    // For short connections, and for those that outlive the slow start by far: there,
+    // the server has the fewest connections all the time.
+    for lives in [SECOND, 600 * SECOND] {
+        for maintained in [false, true] {
+            let mut site = Site::new(Balance::LeastConn, &[1, 1, 1, 1], 1_000, lives);
+            let server = std::sync::Arc::clone(site.pool.server("2").unwrap());
+            if maintained {
+                server.set_admin(AdminState::Maint);
+            } else {
+                server.connect_failed(site.now);
+            }
+            site.run(5 * SECOND);
+            if maintained {
+                server.set_admin(AdminState::Ready);
+            } else {
+                server.connect_succeeded();
+            }
+            let ramp = seconds(&mut site, 2, 200);
+            assert_ramp(&ramp, 0.25);
+            // It gets what it may, nearly: the ramp is not only a bound.
+            let got: u32 = ramp[..60].iter().map(|second| second.0).sum();
+            assert!(
+                (6_500..8_500).contains(&got),
+                "{got} of 15,000 at its full share"
+            );
+            site.run(600 * SECOND);
+            let counts = site.in_flight();
+            let spread = counts.iter().max().unwrap() - counts.iter().min().unwrap();
+            assert!(spread <= 1, "{lives:?}: caught up: {counts:?}");
+        }
+    }
+}
+
+#[test]
+fn without_slow_start_the_empty_server_gets_the_whole_surge() {
+    // What the tests above would see if nothing was done.
+    let mut site = Site::new(Balance::LeastConn, &[1, 1, 1, 1], 1_000, 600 * SECOND);
+    site.pool = site.pool.with_slow_start(Duration::ZERO);
+    site.set("2", AdminState::Maint);
+    site.run(5 * SECOND);
+    site.set("2", AdminState::Ready);
+    let first = seconds(&mut site, 2, 1)[0];
+    assert_eq!(first, (1_000, 1_000));
+}
+
+#[test]
+fn a_server_of_more_weight_gets_its_part_of_more() {
+    let mut site = Site::new(Balance::LeastConn, &[1, 1, 6], 1_000, 600 * SECOND);
+    site.set("2", AdminState::Maint);
+    site.run(5 * SECOND);
+    site.set("2", AdminState::Ready);
+    assert_ramp(&seconds(&mut site, 2, 120), 0.75);
+}
+
+#[test]
+fn the_others_ramp_by_weight_too() {
+    for balance in [Balance::RoundRobin, Balance::Random, Balance::SourceHash] {
+        let mut site = Site::new(balance, &[1, 1, 1, 1], 1_000, SECOND);
+        site.set("2", AdminState::Maint);
+        site.run(5 * SECOND);
+        site.set("2", AdminState::Ready);
+        let ramp = seconds(&mut site, 2, 60);
+        // Beside three that have their whole share, it has w / (3 + w).
+        for (second, &(got, came)) in (1..).zip(&ramp) {
+            let [least, most] = [second - 1, second].map(|at| {
+                let weight = (f64::from(at) / 60.0).max(0.099);
+                weight / (3.0 + weight)
+            });
+            let least = f64::from(came) * least - (at_most(came, least) - f64::from(came) * least);
+            let most = at_most(came, most);
+            let got = f64::from(got);
+            assert!(
+                least <= got && got <= most,
+                "{balance:?} {second}: {least} {got} {most}"
+            );
+        }
+        let after = site.run(10 * SECOND);
+        assert!(
+            f64::from(after[2]) <= at_most(10_000, 0.25),
+            "{balance:?} {after:?}"
+        );
+        assert!(after[2] > 2_200, "{balance:?} {after:?}");
+    }
+}
+
+#[test]
+fn two_choices_give_at_most_twice_the_ramping_share() {
+    let mut site = Site::new(Balance::P2c, &[1, 1, 1, 1], 1_000, 600 * SECOND);
+    site.set("2", AdminState::Maint);
+    site.run(5 * SECOND);
+    site.set("2", AdminState::Ready);
+    for (second, (got, came)) in (1..).zip(seconds(&mut site, 2, 60)) {
+        let weight = (f64::from(second) / 60.0).max(0.1);
+        // Drawn first, or second after one of the three others.
+        let first = weight / (3.0 + weight);
+        let chance = first + (1.0 - first) * weight / (2.0 + weight);
+        assert!(
+            f64::from(got) <= at_most(came, chance),
+            "second {second}: {got}"
+        );
+    }
+}
+
+#[test]
+fn when_all_begin_at_once_nobody_starves_and_none_is_favoured() {
+    for balance in [
+        Balance::LeastConn,
+        Balance::P2c,
+        Balance::RoundRobin,
+        Balance::Random,
+    ] {
+        let mut site = Site::new(balance, &[1, 1, 1, 1], 1_000, 600 * SECOND);
+        for server in ["0", "1", "2", "3"] {
+            site.set(server, AdminState::Maint);
+            site.set(server, AdminState::Ready);
+        }
+        for _ in 0..90 {
+            let got = site.run(SECOND);
+            let few = 250.0 - (at_most(1_000, 0.25) - 250.0);
+            let in_bounds = |&count: &u32| (few..=at_most(1_000, 0.25)).contains(&count.into());
+            assert!(got[..4].iter().all(in_bounds), "{balance:?}: {got:?}");
+        }
+    }
+}
+
+#[test]
+fn when_all_begin_the_newest_does_not_get_everything() {
+    let mut site = Site::new(Balance::LeastConn, &[1, 1, 1, 1], 1_000, 600 * SECOND);
+    for server in ["0", "1", "3"] {
+        site.set(server, AdminState::Maint);
+        site.set(server, AdminState::Ready);
+    }
+    site.set("2", AdminState::Maint);
+    site.run(30 * SECOND);
+    site.set("2", AdminState::Ready);
+    for (second, (got, came)) in (31..60).zip(seconds(&mut site, 2, 29)) {
+        let (own, other) = (
+            (f64::from(second - 30) / 60.0).max(0.1),
+            f64::from(second - 1) / 60.0,
+        );
+        let first = own / (3.0 * other + own);
+        let chance = first + (1.0 - first) * own / (2.0 * other + own);
+        assert!(
+            f64::from(got) <= at_most(came, chance),
+            "second {second}: {got}"
+        );
+    }
+}
+
+#[test]
+fn a_member_that_joins_begins_slowly_and_changes_nothing_for_one_that_does() {
+    // Envoy issue 29008: there, the next member that joins ends everybody's slow start.
+    let mut site = Site::new(Balance::LeastConn, &[1, 1, 1], 1_000, 600 * SECOND);
+    site.set("2", AdminState::Maint);
+    site.run(5 * SECOND);
+    site.set("2", AdminState::Ready);
+    assert_ramp(&seconds(&mut site, 2, 20), 1.0 / 3.0);
+    let before = site.in_flight();
+    let next = site
+        .pool
+        .succeed(specs(&[1, 1, 1, 1]), None, PassivePolicy::default());
+    site.pool = next.unwrap();
+    assert_eq!(site.pool.slow_start(), SLOW, "unless it is told otherwise");
+    assert_eq!(site.in_flight()[..3], before);
+    for second in 1..=40 {
+        let got = site.run(SECOND);
+        let of = |server: usize, seconds: f64| {
+            let most = at_most(1_000, 0.25 * (seconds / 60.0).max(0.1));
+            assert!(f64::from(got[server]) <= most, "{second}: {got:?}");
+        };
+        of(3, second.into());
+        of(2, f64::from(second + 20));
+    }
+}
+
+#[test]
+fn servers_that_a_pool_begins_with_have_their_share_at_once() {
+    let mut site = Site::new(Balance::Random, &[1, 1, 1, 1], 1_000, SECOND);
+    let got = site.run(SECOND);
+    assert!(got[..4].iter().all(|&count| count > 180), "{got:?}");
+}
+
+#[test]
+fn who_goes_down_again_begins_again() {
+    let mut site = Site::new(Balance::LeastConn, &[1, 1, 1, 1], 1_000, 600 * SECOND);
+    for _ in 0..3 {
+        site.set("2", AdminState::Maint);
+        site.run(5 * SECOND);
+        site.set("2", AdminState::Ready);
+        assert_ramp(&seconds(&mut site, 2, 30), 0.25);
+    }
+}
+
+#[test]
+fn a_drain_that_is_called_off_is_no_beginning_but_one_that_was_finished_is() {
+    let mut site = Site::new(Balance::Random, &[1, 1], 1_000, 10 * SECOND);
+    site.run(20 * SECOND);
+    site.set("1", AdminState::Drain);
+    site.run(SECOND);
+    site.set("1", AdminState::Ready);
+    assert!(site.run(SECOND)[1] > 400);
+    site.set("1", AdminState::Drain);
+    site.run(20 * SECOND);
+    site.set("1", AdminState::Ready);
+    assert!(site.run(SECOND)[1] < 150);
+}
+
+#[test]
+fn the_time_begins_with_the_first_pick() {
+    let mut site = Site::new(Balance::Random, &[1, 1], 1_000, SECOND);
+    site.run(SECOND);
+    site.set("1", AdminState::Maint);
+    site.set("1", AdminState::Ready);
+    site.now += 10 * SLOW;
+    assert!(
+        site.run(SECOND)[1] < 150,
+        "a night without clients warms nobody"
+    );
+}
+
+#[test]
+fn without_slow_start_nothing_is_slow_and_turning_it_on_later_makes_nothing_so() {
+    let mut site = Site::new(Balance::Random, &[1, 1], 1_000, SECOND);
+    site.pool = site.pool.with_slow_start(Duration::ZERO);
+    site.set("1", AdminState::Maint);
+    site.set("1", AdminState::Ready);
+    assert!(site.run(SECOND)[1] > 400);
+    let next = site
+        .pool
+        .succeed(specs(&[1, 1, 1]), None, PassivePolicy::default());
+    site.pool = next.unwrap().with_slow_start(SLOW);
+    let got = site.run(SECOND);
+    assert!(got[1] > 350, "{got:?}");
+    assert!(got[2] < 150, "the one that is added does begin: {got:?}");
+}
+
+#[test]
+fn a_slow_server_takes_all_when_nobody_else_can() {
+    let mut site = Site::new(Balance::LeastConn, &[1, 1], 1_000, 600 * SECOND);
+    site.set("1", AdminState::Maint);
+    site.run(SECOND);
+    site.set("1", AdminState::Ready);
+    site.set("0", AdminState::Drain);
+    assert_eq!(site.run(SECOND)[..2], [0, 1_000]);
+}
