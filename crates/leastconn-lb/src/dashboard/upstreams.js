@@ -66,7 +66,7 @@ function card({ name }) {
       latest = servers;
       const kind = summary.available === 0 ? "bad" : summary.available < summary.servers ? "warn" : "good";
       badge(up, `${as.count(summary.available)} of ${as.count(summary.servers)} available`, kind);
-      text(sum, `${as.count(summary.active)} in flight`);
+      text(sum, `${summary.balance} · ${as.count(summary.active)} in flight`);
       draw();
     },
   };
