@@ -181,7 +181,8 @@ async fn take_rest(socket: &TcpListener, listener: &str, gate: &Gate) {
     }
 }
 
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Whether accepting failed because of the one that came, which is gone.
+pub(crate) fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted

@@ -1,7 +1,19 @@
-//! The admin address: health and metrics, on a thread of its own so that it
-//! answers whatever the connections' workers are doing.
+//! The admin side: health and metrics, on a thread of its own so that it answers
+//! whatever the connections' workers are doing, and with descriptors in reserve so
+//! that it answers when there are no others.
+//!
+//! Where it listens is planned and changed as the listeners' sockets are
+//! ([`crate::sockets`]): all that can fail is done first, and what stays is not
+//! touched. The thread is there with or without an address, so that a reload can
+//! add one.
 
 mod api;
+mod changes;
+mod guard;
+mod listening;
+mod reserve;
+mod serve;
+mod socket;
 
 use std::{io, net::SocketAddr, sync::Arc, thread};
 
@@ -9,62 +21,101 @@ use axum::{
     Router,
     extract::State,
     http::{StatusCode, header},
+    middleware,
     response::IntoResponse,
     routing::get,
 };
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
     api::{Sight, history},
+    config::Config,
     dashboard,
     metrics::CONTENT_TYPE,
-    shared::Phase,
+    shared::{Phase, Shared},
+    sockets::{Changes, PlanError},
 };
 
-/// The running admin side. Dropping it ends it.
+use listening::Listening;
+pub use listening::{Place, Plan};
+use reserve::Reserve;
+pub use socket::SocketError;
+
+/// What logs call it, where they call a listener by its name.
+pub(crate) const NAME: &str = "admin";
+
+/// The running admin side, for as long as its [`Thread`] is there.
 #[derive(Debug)]
 pub struct Admin {
-    address: SocketAddr,
+    runtime: Handle,
+    listening: Listening,
+}
+
+/// The thread of the admin side. Dropping it ends it. Apart from [`Admin`], which
+/// those that it serves can reach.
+#[derive(Debug)]
+pub struct Thread {
     _stop: oneshot::Sender<()>,
 }
 
 impl Admin {
-    /// Serves on `socket`.
+    /// Starts its thread, which listens nowhere yet.
     ///
     /// # Errors
-    /// If its thread cannot be started.
-    pub fn start(socket: std::net::TcpListener, sight: Sight) -> io::Result<Self> {
-        let address = socket.local_addr()?;
+    /// If there are no resources for it.
+    pub fn start() -> io::Result<(Self, Thread)> {
+        let reserve = Reserve::new()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
+        let handle = runtime.handle().clone();
         let run = move || {
-            runtime.block_on(async {
-                tokio::spawn(history::record(Arc::clone(&sight.shared)));
-                let result = match tokio::net::TcpListener::from_std(socket) {
-                    Ok(socket) => tokio::select! {
-                        result = axum::serve(socket, router(sight)) => result,
-                        // Sent or dropped: either way it is over.
-                        _ = stopped => Ok(()),
-                    },
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = result {
-                    tracing::error!(%error, "the admin side ended");
-                }
-            });
+            // Sent or dropped: either way it is over.
+            let _ = runtime.block_on(stopped);
         };
-        thread::Builder::new().name("admin".to_owned()).spawn(run)?;
-        Ok(Self {
-            address,
-            _stop: stop,
-        })
+        thread::Builder::new().name(NAME.to_owned()).spawn(run)?;
+        let admin = Self {
+            runtime: handle,
+            listening: Listening::new(reserve),
+        };
+        Ok((admin, Thread { _stop: stop }))
+    }
+
+    /// Works out what has to change for `config`, and binds what is new.
+    ///
+    /// # Errors
+    /// All addresses that are not to be had. What was bound is closed again.
+    pub fn plan(&self, config: &Config) -> Result<Plan, Vec<PlanError>> {
+        let _enter = self.runtime.enter();
+        self.listening.plan(config.admin.as_ref())
+    }
+
+    /// Carries out a plan that was made for the admin side as it is now. Requests
+    /// that have come to an address that goes are answered.
+    pub fn apply(&mut self, plan: Plan, sight: &Sight, changes: &mut Changes) {
+        let router = || router(sight.clone());
+        self.listening.apply(plan, &self.runtime, router, changes);
+    }
+
+    /// Keeps what is shown of the last minutes from now on.
+    pub fn keep_history(&self, shared: &Arc<Shared>) {
+        self.runtime.spawn(history::record(Arc::clone(shared)));
     }
 
     /// The bound address.
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listening.address()
+    }
+
+    /// Wherever it listens.
+    pub fn places(&self) -> Vec<Place> {
+        self.listening.places()
+    }
+
+    /// Listens nowhere any more, and removes its socket.
+    pub(crate) fn close(&mut self) {
+        self.listening.close();
     }
 }
 
@@ -75,6 +126,7 @@ fn router(sight: Sight) -> Router {
         .route("/metrics", get(metrics))
         .nest("/api/v1", api::routes())
         .merge(dashboard::routes())
+        .layer(middleware::from_fn_with_state(sight.clone(), guard::guard))
         .with_state(sight)
 }
 

@@ -2,6 +2,7 @@
 
 pub mod check;
 mod completions;
+mod ctl;
 pub mod demo;
 pub mod explain;
 mod healthcheck;
@@ -47,10 +48,16 @@ enum Command {
         #[command(subcommand)]
         command: pki::PkiCommand,
     },
+    /// Ask and steer the running balancer, over its admin socket.
+    Ctl(ctl::CtlArgs),
     /// Ask the running balancer whether it is ready; exits with 0 if it is.
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Print the configuration's JSON Schema.
-    Schema,
+    Schema {
+        /// Print the OpenAPI description of the admin API instead.
+        #[arg(long)]
+        api: bool,
+    },
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -92,8 +99,9 @@ pub fn main() -> ExitCode {
             Ok(()) => ExitCode::from(DONE),
             Err(error) => fail(&error, FAILED),
         },
+        Command::Ctl(args) => ctl::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
-        Command::Schema => schema::run(),
+        Command::Schema { api } => schema::run(api),
         Command::Completions { shell } => {
             completions::print(&completions::script(Cli::command(), shell))
         }

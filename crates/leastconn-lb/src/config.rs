@@ -13,6 +13,7 @@
 //! Only a file without any error yields a [`Config`]. Nothing ever falls back
 //! to a default because what was written could not be read.
 
+mod admin_at;
 pub mod cidr;
 pub mod clients;
 mod defaults;
@@ -46,12 +47,13 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
+pub use admin_at::{AdminAt, admin_at};
 pub use cidr::{IpNet, Prefixes};
 pub use clients::{Clients, Key, Rule};
 pub use model::{
     Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log, Mode,
     OnExpiry, ProbeKind, Process, Route, Senders, SourceRateLimit, StatusSet, Timeouts, TlsRecords,
-    Upstream, Watch,
+    Token, Upstream, Watch,
 };
 pub use pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
 pub(crate) use problem::visible;

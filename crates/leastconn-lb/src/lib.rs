@@ -5,6 +5,7 @@ pub mod accept;
 pub mod access_log;
 pub mod admin;
 pub mod api;
+pub mod by_hand;
 pub mod cli;
 pub mod config;
 pub mod connection;

@@ -13,24 +13,28 @@ use std::{
     mem,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, Semaphore};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore},
+};
 
 use crate::{
     accept::Gate,
+    admin::{self, Admin},
+    api::Sight,
     config::{self, Config, Format, Loaded, Problems},
     descriptors, judge,
     listener::{self, Common, Listener},
-    logging,
     presented::Named,
     running::{Current, Running},
     shared::{Phase, Shared},
-    sockets::{Changes, Sockets},
+    sockets::{Changes, PlanError, Sockets},
     state::State,
 };
 
@@ -56,6 +60,9 @@ pub struct Reloader {
     common: Common,
     sizes: Mutex<Sizes>,
     sockets: Mutex<Sockets>,
+    admin: Mutex<Admin>,
+    /// That of connections.
+    runtime: Handle,
     /// One at a time; others wait.
     turn: tokio::sync::Mutex<()>,
     /// One waits already, and will read whatever was written before it was asked for.
@@ -93,14 +100,24 @@ impl<E: std::error::Error> From<E> for Rejected {
     }
 }
 
+/// Addresses are not to be had.
+fn unavailable(errors: Vec<PlanError>) -> Rejected {
+    Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
+}
+
 impl Reloader {
-    /// For the balancer that `shared` shows, with the `sockets` that it has.
+    /// For the balancer that `shared` shows, with the `sockets` and the admin side
+    /// that it has.
+    ///
+    /// # Panics
+    /// Outside the runtime of connections.
     pub fn new(
         shared: Arc<Shared>,
         gate: Gate,
         common: Common,
         sizes: Sizes,
         sockets: Sockets,
+        admin: Admin,
     ) -> Self {
         Self {
             shared,
@@ -108,6 +125,8 @@ impl Reloader {
             common,
             sizes: Mutex::new(sizes),
             sockets: Mutex::new(sockets),
+            admin: Mutex::new(admin),
+            runtime: Handle::current(),
             turn: tokio::sync::Mutex::new(()),
             waiting: AtomicBool::new(false),
             applied: Notify::new(),
@@ -115,7 +134,7 @@ impl Reloader {
     }
 
     /// The sockets.
-    pub(crate) fn sockets(&self) -> std::sync::MutexGuard<'_, Sockets> {
+    pub(crate) fn sockets(&self) -> MutexGuard<'_, Sockets> {
         // Nothing that holds it leaves it half changed.
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,6 +148,17 @@ impl Reloader {
     pub fn max_connections(&self) -> usize {
         let sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
         sizes.connections
+    }
+
+    /// The admin side.
+    pub(crate) fn admin(&self) -> MutexGuard<'_, Admin> {
+        // As above.
+        self.admin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The runtime of connections, which others than the admin side's are on.
+    pub const fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     /// The running configuration.
@@ -149,7 +179,7 @@ impl Reloader {
             return;
         }
         let this = Arc::clone(self);
-        tokio::spawn(async move { this.reload().await });
+        self.runtime.spawn(async move { this.reload().await });
     }
 
     /// Reads the configuration anew, checks it, and applies what changed. Waits for
@@ -161,7 +191,8 @@ impl Reloader {
         let _turn = self.turn.lock().await;
         self.waiting.store(false, Ordering::Release);
         let this = Arc::clone(self);
-        let done = tokio::task::spawn_blocking(move || {
+        // Wherever it is asked for: what is begun in it belongs there.
+        let done = self.runtime.spawn_blocking(move || {
             let rejected = this.load_and_apply().err();
             this.conclude(rejected.as_ref(), NOT_RELOADED)
         });
@@ -186,7 +217,7 @@ impl Reloader {
         let _ = tokio::task::spawn_blocking(move || this.load_files()).await;
     }
 
-    fn load_files(&self) {
+    fn load_files(self: &Arc<Self>) {
         if self.shared.phase() == Phase::Draining {
             return;
         }
@@ -223,7 +254,7 @@ impl Reloader {
         self.conclude(rejected.as_ref(), NOT_LOADED);
     }
 
-    fn load_and_apply(&self) -> Result<(), Rejected> {
+    fn load_and_apply(self: &Arc<Self>) -> Result<(), Rejected> {
         let state = self.shared.state();
         let Loaded {
             config, warnings, ..
@@ -260,7 +291,7 @@ impl Reloader {
     }
 
     /// Applies a configuration that was checked.
-    fn apply(&self, config: Config) -> Result<(Arc<State>, Changes), Rejected> {
+    fn apply(self: &Arc<Self>, config: Config) -> Result<(Arc<State>, Changes), Rejected> {
         let current = self.shared.running.current();
         let earlier = &current.state.config;
         let frozen = needs_restart(earlier, &config);
@@ -286,24 +317,30 @@ impl Reloader {
             };
             tls.insert(Arc::clone(&listener.name), made?);
         }
-        let plan = sockets.plan(&config).map_err(|errors| {
-            Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
-        })?;
+        let plan = sockets.plan(&config).map_err(unavailable)?;
+        let mut admin = self.admin();
+        let admin_plan = admin.plan(&config).map_err(unavailable)?;
         let state = Arc::new(current.state.succeed(config)?);
 
         // All that can fail has been done.
         let next = self.successors(&current, &state, tls, &mut sockets);
         current.state.stop_checks_for(&state);
-        self.shared.running.replace(next);
-        let changes = sockets.apply(plan, &self.gate);
-        drop(sockets);
+        let replace = || self.shared.running.replace(next);
+        let by_hand = &self.shared.by_hand;
+        by_hand.carry_over(&current.state, &state, replace);
+        let mut changes = sockets.apply(plan, &self.gate);
+        let sight = Sight {
+            shared: Arc::clone(&self.shared),
+            reloader: Arc::clone(self),
+        };
+        admin.apply(admin_plan, &sight, &mut changes);
+        drop((sockets, admin));
         if let Some(next) = next_log {
             log.switch(next);
         }
         if earlier.process != state.config.process {
             self.resize(&state.config);
         }
-        logging::change(&state.config.log);
         self.judge_again(earlier);
         self.applied.notify_one();
         Ok((state, changes))
@@ -418,10 +455,6 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
         "process.workers",
         from.workers != to.workers && !(from.auto_workers && to.auto_workers),
     );
-    match (&running.admin, &new.admin) {
-        (Some(from), Some(to)) => compare("admin.bind", from.bind != to.bind),
-        (from, to) => compare("admin", from.is_some() != to.is_some()),
-    }
     all
 }
 
@@ -441,6 +474,12 @@ pub(crate) fn report(ended: &judge::Ended) {
 fn announce(state: &State, changes: &Changes) {
     for (listener, address) in &changes.closed {
         tracing::info!(listener = &**listener, %address, "no longer listening");
+    }
+    for address in &changes.admin_closed {
+        tracing::info!(listener = admin::NAME, %address, "no longer listening");
+    }
+    for address in &changes.admin_opened {
+        tracing::info!(listener = admin::NAME, %address, "listening");
     }
     for (listener, address) in &changes.opened {
         tracing::info!(listener = &**listener, %address, "listening");

@@ -10,9 +10,9 @@ use tokio::{
 };
 
 use crate::{
-    accept::{self, Gate},
+    accept::Gate,
     access_log::AccessLog,
-    admin,
+    admin::{self, Admin},
     api::Sight,
     config::Config,
     descriptors,
@@ -61,7 +61,7 @@ pub struct Server {
     shared: Arc<Shared>,
     reloader: Arc<Reloader>,
     addresses: Vec<(Arc<str>, SocketAddr)>,
-    admin: Option<admin::Admin>,
+    _admin: admin::Thread,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
     /// Goes on while connections are drained, and ends with this.
@@ -87,12 +87,8 @@ impl Server {
         // Addresses first: the most likely trouble, and nothing to undo yet.
         let sockets = Sockets::default();
         let plan = sockets.plan(&config).map_err(StartError::Bind)?;
-        let admin = config
-            .admin
-            .as_ref()
-            .map(|admin| accept::bind("admin", admin.bind, false, None))
-            .transpose()
-            .map_err(|error| StartError::Bind(vec![error.into()]))?;
+        let (admin, admin_thread) = Admin::start()?;
+        let admin_plan = admin.plan(&config).map_err(StartError::Bind)?;
 
         let process = config.process.clone();
         let sizes = Sizes {
@@ -138,16 +134,14 @@ impl Server {
             running,
         };
         let accepting = gate.clone();
-        let reloader = Reloader::new(Arc::clone(&shared), gate, common, sizes, sockets);
+        let reloader = Reloader::new(Arc::clone(&shared), gate, common, sizes, sockets, admin);
         let reloader = Arc::new(reloader);
         let sight = Sight {
             shared: Arc::clone(&shared),
             reloader: Arc::clone(&reloader),
         };
-        let admin = admin
-            .map(|socket| admin::Admin::start(socket, sight))
-            .transpose()?;
-        reloader.sockets().apply(plan, &accepting);
+        let mut changes = reloader.sockets().apply(plan, &accepting);
+        reloader.admin().apply(admin_plan, &sight, &mut changes);
         let addresses = reloader.addresses();
         let mut lasting = JoinSet::new();
         lasting.spawn(sweep(Arc::clone(&shared)));
@@ -156,7 +150,7 @@ impl Server {
             shared,
             reloader,
             addresses,
-            admin,
+            _admin: admin_thread,
             stop: watch::Sender::new(false),
             tasks: JoinSet::new(),
             _lasting: lasting,
@@ -166,6 +160,7 @@ impl Server {
             Arc::clone(&server.shared),
             server.stop.subscribe(),
         ));
+        server.reloader.admin().keep_history(&server.shared);
         server.shared.enter(Phase::Ready);
         Ok(server)
     }
@@ -188,7 +183,12 @@ impl Server {
 
     /// The bound admin address.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().map(admin::Admin::address)
+        self.reloader.admin().address()
+    }
+
+    /// Wherever the admin side listens.
+    pub fn admin_places(&self) -> Vec<admin::Place> {
+        self.reloader.admin().places()
     }
 
     /// Stops accepting, waits up to `limit` for connections to end by
@@ -210,6 +210,13 @@ impl Server {
         let forced = registry.stop_all(Reason::Drained);
         let _ = timeout(WIND_UP, registry.wait_empty()).await;
         Drained { forced }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // While the process is there: the admin side's thread may not get to it.
+        self.reloader.admin().close();
     }
 }
 

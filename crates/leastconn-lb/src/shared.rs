@@ -9,7 +9,8 @@ use std::sync::{
 use jiff::Timestamp;
 
 use crate::{
-    api::History, live::Registry, record::Books, reload::LastReload, running::Running, state::State,
+    api::History, by_hand::ByHand, live::Registry, record::Books, reload::LastReload,
+    running::Running, state::State,
 };
 
 /// Where the process is in its life.
@@ -33,6 +34,8 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// Counters and log.
     pub books: Books,
+    /// What operators have set.
+    pub by_hand: ByHand,
     /// The last minutes.
     pub history: History,
     started: Timestamp,
@@ -49,6 +52,7 @@ impl Shared {
             running,
             registry,
             books,
+            by_hand: ByHand::default(),
             history: History::default(),
             started: now,
             applied: Mutex::new(now),

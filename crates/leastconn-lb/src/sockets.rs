@@ -13,6 +13,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
     accept::{self, BindError, Gate, Task},
+    admin::{Place, SocketError},
     config::Config,
 };
 
@@ -60,6 +61,9 @@ pub enum PlanError {
     /// An address is not to be had.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The admin socket cannot be.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// One that this process listens at already is in the way.
     #[error(
         "listener `{listener}` cannot listen on {address}: this process listens at {at}, which is in the way; that change needs a restart"
@@ -91,6 +95,10 @@ pub struct Changes {
     pub opened: Vec<(Arc<str>, SocketAddr)>,
     /// Those that are not any more.
     pub closed: Vec<(Arc<str>, SocketAddr)>,
+    /// Where the admin side listens from now on.
+    pub admin_opened: Vec<Place>,
+    /// Where it does not any more.
+    pub admin_closed: Vec<Place>,
 }
 
 impl Sockets {

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::api::{
     Clients, ClientsQuery, Connections, ConnectionsQuery, HistoryQuery, Servers, Sight, Status,
+    openapi::openapi,
 };
 
 /// The routes.
@@ -51,6 +52,14 @@ pub(super) fn routes() -> Router<Sight> {
                 },
             ),
         )
+        .route("/openapi.json", get(async || answer(openapi).await))
+        .merge(super::changes::routes())
+        .method_not_allowed_fallback(async || {
+            error(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "there is another method for that",
+            )
+        })
         .fallback(async || error(StatusCode::NOT_FOUND, "there is no such resource"))
 }
 
@@ -63,7 +72,7 @@ fn wrong(rejection: &QueryRejection) -> Response {
 
 /// Answers with what `look` sees. It may look at very much: on another thread, so
 /// that those who ask for less do not wait.
-async fn answer<T: Serialize + Send + 'static>(
+pub(super) async fn answer<T: Serialize + Send + 'static>(
     look: impl FnOnce() -> T + Send + 'static,
 ) -> Response {
     match tokio::task::spawn_blocking(move || serde_json::to_vec(&look())).await {

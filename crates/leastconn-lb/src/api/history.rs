@@ -1,8 +1,7 @@
 //! `GET /api/v1/history`: the last minutes, for curves that are there when
 //! somebody begins to look.
 //!
-//! A reading every other second, for five minutes. It is taken by the admin
-//! side's thread, so without an admin side there is none.
+//! A reading every other second, for five minutes, taken by the admin side's thread.
 
 use std::{
     collections::VecDeque,

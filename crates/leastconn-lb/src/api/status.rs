@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Outcomes, Sight, UpstreamSummary, count, outcomes, time};
 use crate::{
+    by_hand::Differs,
     config::{self, Access},
     listener::Listener,
     shared,
@@ -104,6 +105,9 @@ pub struct Deviation {
     pub is: String,
     /// As the file has it.
     pub configured: String,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
 }
 
 /// What is written.
@@ -212,7 +216,7 @@ impl Status {
             workers: config.process.workers.get(),
             configuration: Configuration::of(sight, config),
             log: LogStatus {
-                level: config.log.level.as_str().to_owned(),
+                level: shared.by_hand.level(&config.log).as_str().to_owned(),
                 access: match &config.log.access {
                     Access::Stdout => "stdout".to_owned(),
                     Access::Off => "off".to_owned(),
@@ -261,26 +265,28 @@ impl Configuration {
             applied: time(shared.applied()),
             last_reload: shared.last_reload().map(Reload::from),
             clients: config.clients.len(),
-            deviations: deviations(&shared.state()),
+            deviations: deviations(shared),
         }
     }
 }
 
-/// The file has no way to say anything but `ready`.
-fn deviations(state: &crate::state::State) -> Vec<Deviation> {
-    let upstreams = state.config.upstreams.iter();
-    let pools = upstreams.filter_map(|upstream| state.upstreams.get(&upstream.id));
-    pools
-        .flat_map(|upstream| {
-            let pool = upstream.pool();
-            pool.members().iter().filter_map(|member| {
-                let admin = member.server.status().admin;
-                (admin != leastconn::AdminState::Ready).then(|| Deviation {
-                    what: format!("{}/{}", pool.id(), member.server.id()),
-                    is: admin.as_str().to_owned(),
-                    configured: "ready".to_owned(),
-                })
-            })
+fn deviations(shared: &shared::Shared) -> Vec<Deviation> {
+    let configured = shared.state().config.log.level;
+    let differs = shared.by_hand.differs().into_iter();
+    differs
+        .map(|differs| match differs {
+            Differs::Server(upstream, server, state, since) => Deviation {
+                what: format!("{upstream}/{server}"),
+                is: state.as_str().to_owned(),
+                configured: "ready".to_owned(),
+                since: Some(time(since)),
+            },
+            Differs::Level(level, since) => Deviation {
+                what: "log.level".to_owned(),
+                is: level.as_str().to_owned(),
+                configured: configured.as_str().to_owned(),
+                since: Some(time(since)),
+            },
         })
         .collect()
 }

@@ -1,9 +1,8 @@
 //! `healthcheck`: for a container's HEALTHCHECK, which has no shell and no curl.
 
 use std::{
-    io::{self, Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
-    path::{Path, PathBuf},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -11,11 +10,14 @@ use std::{
 use clap::Args;
 
 use super::{DONE, FAILED, INVALID, fail};
-use crate::config;
+use crate::{
+    api::client::{Client, Target},
+    config::{self, AdminAt},
+};
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
-    /// The configuration file that tells the admin address.
+    /// The configuration file that tells the admin address or socket.
     #[arg(long, short, value_name = "FILE", conflicts_with = "address")]
     config: Option<PathBuf>,
     /// The admin address, instead of the configuration's.
@@ -27,75 +29,56 @@ pub(super) struct HealthcheckArgs {
 }
 
 pub(super) fn run(args: HealthcheckArgs) -> ExitCode {
-    let address = match args.address.map_or_else(|| configured(args.config), Ok) {
-        Ok(address) => address,
+    let given = args.address.map(|address| Ok(at(address)));
+    let target = match given.unwrap_or_else(|| configured(args.config)) {
+        Ok(target) => target,
         Err(code) => return code,
     };
-    match ask(reachable(address), Duration::from_secs(args.timeout.max(1))) {
-        Ok((200, _)) => ExitCode::from(DONE),
-        Ok((status, body)) => fail(
-            &format!("not ready: {address} answers {status} {}", body.trim()),
-            FAILED,
-        ),
-        Err(error) => fail(&format!("no answer from {address}: {error}"), FAILED),
+    let limit = Duration::from_secs(args.timeout.max(1));
+    let client = Client::new(target).within(limit);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, FAILED),
+    };
+    match runtime.block_on(client.ready()) {
+        Ok((true, _)) => ExitCode::from(DONE),
+        Ok((false, word)) => {
+            let target = client.target();
+            fail(&format!("not ready: {target} answers {word:?}"), FAILED)
+        }
+        Err(error) => fail(&error, FAILED),
     }
 }
 
-/// The admin address alone: what else is in the file, and whether it is right,
-/// says nothing about the process that read it some time ago. A file that is
-/// being edited, or keys that this user may not read, must not get a balancer
-/// restarted that runs well.
-fn configured(path: Option<PathBuf>) -> Result<SocketAddr, ExitCode> {
+fn configured(path: Option<PathBuf>) -> Result<Target, ExitCode> {
     let path = config::find(path).map_err(|error| fail(&error, INVALID))?;
-    if let Some(address) = written(&path) {
-        return Ok(address);
-    }
-    // Not plainly there: from a variable, in a broken file, or not at all.
-    let loaded = config::load(&path).map_err(|problems| {
-        eprintln!("{problems}\n");
-        fail(&"no admin address to ask", INVALID)
-    })?;
-    loaded.config.admin.map(|admin| admin.bind).ok_or_else(|| {
-        fail(
+    match config::admin_at(&path).map_err(|error| fail(&error, INVALID))? {
+        AdminAt {
+            bind: Some(address),
+            ..
+        } => Ok(at(address)),
+        AdminAt {
+            socket: Some(path), ..
+        } => Ok(Target::Socket(path)),
+        AdminAt { .. } => Err(fail(
             &format!(
-                "{} has no [admin] table, so the balancer cannot be asked",
+                "{} has no [admin] table with `bind` or `socket`, so the balancer cannot be asked",
                 path.display()
             ),
             INVALID,
-        )
-    })
+        )),
+    }
 }
 
-fn written(path: &Path) -> Option<SocketAddr> {
-    let text = std::fs::read_to_string(path).ok()?;
-    let table: toml::Table = toml::from_str(&text).ok()?;
-    table.get("admin")?.get("bind")?.as_str()?.parse().ok()
-}
-
-/// An address to connect to for one that is listened on.
-fn reachable(address: SocketAddr) -> SocketAddr {
+/// Where to connect to for an address that is listened on.
+fn at(address: SocketAddr) -> Target {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    SocketAddr::new(ip, address.port())
-}
-
-fn ask(address: SocketAddr, limit: Duration) -> io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&address, limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    stream.set_write_timeout(Some(limit))?;
-    write!(
-        stream,
-        "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut answer = Vec::new();
-    stream.take(16 * 1024).read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    let status = status
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP"))?;
-    Ok((status, body.to_owned()))
+    Target::Address(SocketAddr::new(ip, address.port()))
 }

@@ -122,11 +122,13 @@ fn announce(server: &Server, path: &std::path::Path) {
     for (name, address) in server.addresses() {
         tracing::info!(listener = &**name, %address, "listening");
     }
-    if let Some(address) = server.admin_address() {
+    for address in server.admin_places() {
         tracing::info!(listener = "admin", %address, "listening");
-        if !address.ip().is_loopback() {
-            tracing::warn!(%address, "the admin address is not a loopback address: whoever reaches it sees metrics");
-        }
+    }
+    if let Some(address) = server.admin_address()
+        && !address.ip().is_loopback()
+    {
+        tracing::warn!(%address, "the admin address is not a loopback address: whoever reaches it sees metrics");
     }
     tracing::info!("ready");
 }

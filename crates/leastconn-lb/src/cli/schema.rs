@@ -1,13 +1,21 @@
-//! `leastconn-lb schema`: the configuration's JSON schema, for editors.
+//! `leastconn-lb schema`: the configuration's JSON schema, for editors, and the
+//! description of the admin API, for programs.
 
 use std::{
     io::{self, Write},
     process::ExitCode,
 };
 
-/// Prints the schema. Ends with 1 if it cannot be written.
-pub fn run() -> ExitCode {
-    match print(&mut io::stdout().lock()) {
+use serde::Serialize;
+
+/// Prints one of them. Ends with 1 if it cannot be written.
+pub fn run(api: bool) -> ExitCode {
+    let printed = if api {
+        print(&crate::api::openapi::openapi())
+    } else {
+        print(crate::config::schema())
+    };
+    match printed {
         Ok(()) => ExitCode::SUCCESS,
         // `schema | head` is no failure.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -18,7 +26,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn print(out: &mut impl Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, crate::config::schema())?;
+fn print(document: &impl Serialize) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, document)?;
     writeln!(out)
 }

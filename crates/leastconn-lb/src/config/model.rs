@@ -18,7 +18,7 @@ use leastconn::{
     health::{ActivePolicy, PassivePolicy},
 };
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     cidr::{IpNet, Prefixes},
@@ -37,7 +37,7 @@ pub struct Config {
     pub process: Process,
     /// What is logged, how and where.
     pub log: Log,
-    /// The admin address; `None`: there is none.
+    /// The admin side; `None`: there is none.
     pub admin: Option<Admin>,
     /// At least one; names and addresses are distinct.
     pub listeners: Vec<Listener>,
@@ -125,7 +125,9 @@ pub struct Log {
 }
 
 /// The importance of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "level")]
 pub enum Level {
@@ -142,6 +144,15 @@ pub enum Level {
 }
 
 impl Level {
+    /// Each of them, the most important messages first.
+    pub const ALL: [Self; 5] = [
+        Self::Error,
+        Self::Warn,
+        Self::Info,
+        Self::Debug,
+        Self::Trace,
+    ];
+
     /// The word in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -179,8 +190,44 @@ pub enum Access {
 /// `[admin]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    /// Where the dashboard, metrics and health checks are served.
-    pub bind: SocketAddr,
+    /// Where the dashboard, metrics and health checks are served; if nowhere, there
+    /// is a `socket`.
+    pub bind: Option<SocketAddr>,
+    /// The Unix socket for `ctl`.
+    pub socket: Option<PathBuf>,
+    /// What lets requests to `bind` change something; without it, none can.
+    pub token: Option<Token>,
+    /// Names that `bind` may be reached by, in lower case.
+    pub hosts: Vec<String>,
+}
+
+/// A bearer token, as its SHA-256: what is not kept cannot be shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token([u8; 32]);
+
+impl Token {
+    /// The token with this text.
+    pub fn new(text: &[u8]) -> Self {
+        Self(digest(text))
+    }
+
+    /// Whether this is its text. Takes the same time whatever it is.
+    pub fn is(&self, text: &[u8]) -> bool {
+        aws_lc_rs::constant_time::verify_slices_are_equal(&self.0, &digest(text)).is_ok()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+fn digest(text: &[u8]) -> [u8; 32] {
+    let mut digest = [0; 32];
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text);
+    digest.copy_from_slice(hash.as_ref());
+    digest
 }
 
 /// `[[listener]]`

@@ -5,6 +5,7 @@
 //! it is required has been reported before. The result counts only if nothing
 //! was an error.
 
+mod admin;
 mod client;
 mod cross;
 mod listener;

@@ -50,6 +50,7 @@ pub(crate) struct Site {
     pub(crate) ca: TestCa,
     process: String,
     log: String,
+    admin: String,
     tables: String,
 }
 
@@ -65,6 +66,7 @@ impl Site {
             ca,
             process: String::new(),
             log: String::new(),
+            admin: String::new(),
             tables: String::new(),
         }
     }
@@ -102,6 +104,12 @@ impl Site {
         self
     }
 
+    /// Further lines of `[admin]`.
+    pub(crate) fn admin(mut self, lines: &str) -> Self {
+        self.admin += &format!("{lines}\n");
+        self
+    }
+
     /// A listener on a loopback port, unless the lines bind it elsewhere.
     pub(crate) fn listener(mut self, name: &str, lines: &[&str]) -> Self {
         let bind = if lines.iter().any(|line| line.starts_with("bind")) {
@@ -133,8 +141,8 @@ impl Site {
     /// The configuration's text.
     pub(crate) fn config(&self) -> String {
         format!(
-            "[process]\nworkers = 2\n{}\n[log]\nformat = \"json\"\n{}\n[admin]\nbind = \"127.0.0.1:0\"\n\n{}",
-            self.process, self.log, self.tables
+            "[process]\nworkers = 2\n{}\n[log]\nformat = \"json\"\n{}\n[admin]\nbind = \"127.0.0.1:0\"\n{}\n{}",
+            self.process, self.log, self.admin, self.tables
         )
     }
 
@@ -209,7 +217,10 @@ impl Running {
         let before = self.reloads().await;
         cause();
         eventually(DEADLINE, || async {
-            let now = self.reloads().await;
+            // Its address may change, and for a moment we do not know it.
+            let answer = self.try_http_get("/metrics").await;
+            let (_, text) = answer.map_err(|error| error.to_string())?;
+            let now = reloads(&metrics::parse(&text));
             let more = (0..2).find(|&n| now[n] > before[n]);
             more.map(|n| outcomes[n]).ok_or_else(|| format!("{now:?}"))
         })
@@ -219,10 +230,7 @@ impl Running {
 
     /// Reloads so far: applied, rejected.
     pub(crate) async fn reloads(&self) -> [f64; 2] {
-        let metrics = self.metrics().await;
-        ["applied", "rejected"].map(|outcome| {
-            metrics[&format!("leastconn_config_reloads_total{{outcome=\"{outcome}\"}}")]
-        })
+        reloads(&self.metrics().await)
     }
 
     /// A client with a new certificate for this common name.
@@ -258,6 +266,11 @@ impl Running {
         }
         assert!(!self.stderr().contains("panicked"), "{}", self.stderr());
     }
+}
+
+fn reloads(metrics: &metrics::Metrics) -> [f64; 2] {
+    ["applied", "rejected"]
+        .map(|outcome| metrics[&format!("leastconn_config_reloads_total{{outcome=\"{outcome}\"}}")])
 }
 
 /// `cn = "…"`, for a rule.

@@ -5,9 +5,9 @@ use std::{num::NonZeroUsize, ops::Range, path::Path, thread};
 use super::{Resolver, Zero};
 use crate::config::{
     defaults,
-    model::{Access, Admin, Format, Level, Log, Process},
+    model::{Access, Format, Level, Log, Process},
     raw::{
-        RawAdmin, RawLog, RawProcess,
+        RawLog, RawProcess,
         value::{At, Workers},
     },
 };
@@ -92,30 +92,5 @@ impl Resolver<'_> {
                 .at(span.clone());
         }
         Access::File(path)
-    }
-
-    pub(super) fn admin(&mut self, raw: &At<RawAdmin>) -> Option<Admin> {
-        let Some(bind) = &raw.value.bind else {
-            if !self.pruned(&raw.span) {
-                self.problems
-                    .error("`[admin]` needs `bind`")
-                    .at(raw.span.clone())
-                    .help("write `bind = \"127.0.0.1:9901\"`, or remove the table");
-            }
-            return None;
-        };
-        let address = self.bind(&At {
-            value: &*bind.value,
-            span: bind.span.clone(),
-        })?;
-        if !address.ip().to_canonical().is_loopback() {
-            self.problems
-                .warning(format!(
-                    "the admin address {address} is not a loopback address"
-                ))
-                .at(bind.span.clone())
-                .note("whoever reaches it can read who is connected to what");
-        }
-        Some(Admin { bind: address })
     }
 }

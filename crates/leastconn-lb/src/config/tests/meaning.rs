@@ -123,7 +123,7 @@ fn every_key_that_works_does() {
     assert_eq!(config.process.watch, Watch::Off);
     assert_eq!(config.log.access, Access::File("/dev/access.log".into()));
     assert_eq!(
-        config.admin.as_ref().unwrap().bind.to_string(),
+        config.admin.as_ref().unwrap().bind.unwrap().to_string(),
         "[::1]:9901"
     );
     let listener = &config.listeners[0];
@@ -356,11 +356,74 @@ fn a_file_that_is_not_there_or_not_text_is_a_problem() {
 }
 
 #[test]
-fn the_contract_s_example_fails_only_for_what_is_planned() {
-    let text = PLAIN.replace(
-        "[[listener]]",
-        "admin = { socket = \"x\", bind = \"127.0.0.1:1\" }\n[[listener]]",
+fn the_admin_side_may_be_a_socket_alone_or_have_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = "0123456789abcdef";
+    std::fs::write(dir.path().join("token"), format!("{token}\n")).unwrap();
+    let admin = |table: &str| {
+        let text = PLAIN.replace("[[listener]]", &format!("{table}\n[[listener]]"));
+        let reading = reading(&text, dir.path());
+        assert_eq!(reading.problems.errors(), 0, "{}", reading.problems);
+        reading.config.unwrap().admin.unwrap()
+    };
+    let alone = admin("admin = { socket = \"lb.sock\" }");
+    assert_eq!(alone.bind, None);
+    assert_eq!(alone.socket, Some(dir.path().join("lb.sock")));
+    let all = admin(
+        "admin = { bind = \"127.0.0.1:1\", socket = \"/run/lb\", token = \"token\", hosts = [\"LB.internal.\"] }",
     );
-    let reading = reading(&text, Path::new("/nowhere"));
-    assert_eq!(reading.problems.errors(), 1, "{}", reading.problems);
+    assert_eq!(all.bind, Some("127.0.0.1:1".parse().unwrap()));
+    assert_eq!(all.socket.as_deref(), Some(Path::new("/run/lb")));
+    assert_eq!(all.hosts, ["lb.internal"]);
+    let kept = all.token.unwrap();
+    assert!(kept.is(token.as_bytes()));
+    for other in [
+        "",
+        "0123456789abcde",
+        "0123456789abcdeg",
+        "0123456789abcdef\n",
+    ] {
+        assert!(!kept.is(other.as_bytes()), "{other:?}");
+    }
+    assert!(!format!("{kept:?}").contains(token));
+}
+
+#[test]
+fn a_token_must_be_one_and_hosts_must_be_names() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("empty", " \n"),
+        ("short", "0123456789abcde\n"),
+        ("words", "correct horse battery staple"),
+        ("control", "0123456789\u{1b}abcdef"),
+        ("long", &*"x".repeat(5000)),
+    ] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    for (lines, says) in [
+        ("token = \"missing\"", "No such file"),
+        ("token = \"empty\"", "the file is empty"),
+        ("token = \"short\"", "shorter than 16 characters"),
+        ("token = \"words\"", "more than one word"),
+        ("token = \"control\"", "more than one word"),
+        ("token = \"long\"", "longer than 4096 bytes"),
+        ("hosts = [\"a:1\"]", "\"a:1\" is not a host name"),
+        ("hosts = [\"*\"]", "\"*\" is not a host name"),
+        ("hosts = [\"\"]", "\"\" is not a host name"),
+        ("socket = \"\"", "`socket` is empty"),
+    ] {
+        let table = format!("[admin]\nbind = \"127.0.0.1:1\"\n{lines}\n[[listener]]");
+        let reading = reading(&PLAIN.replace("[[listener]]", &table), dir.path());
+        let problems = reading.problems.to_string();
+        assert_eq!(reading.problems.errors(), 1, "{lines}: {problems}");
+        assert!(problems.contains(says), "{lines}: {problems}");
+    }
+    let table = "[admin]\nsocket = \"x\"\nhosts = [\"a\"]\n[[listener]]";
+    let reading = reading(&PLAIN.replace("[[listener]]", table), dir.path());
+    assert!(
+        reading
+            .problems
+            .to_string()
+            .contains("`hosts` is of no use without `bind`")
+    );
 }

@@ -284,7 +284,7 @@ fn mistakes_and_what_is_said() {
         (
             "[[listener]]",
             "[admin]\n[[listener]]",
-            "error: `[admin]` needs `bind`",
+            "error: `[admin]` needs `bind` or `socket`",
         ),
         (
             "10.0.0.1:80",

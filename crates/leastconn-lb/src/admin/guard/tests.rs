@@ -1,0 +1,162 @@
+use axum::body::Body;
+
+use super::*;
+
+const TOKEN: &str = "0123456789abcdef";
+
+fn admin(token: Option<&str>) -> config::Admin {
+    config::Admin {
+        bind: Some("127.0.0.1:9901".parse().unwrap()),
+        socket: None,
+        token: token.map(|text| config::Token::new(text.as_bytes())),
+        hosts: vec!["lb.internal".to_owned()],
+    }
+}
+
+fn request(method: &str, uri: &str, headers: &[(&str, &str)]) -> Request {
+    let mut request = Request::builder().method(method).uri(uri);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut request = request.body(Body::empty()).unwrap();
+    let from = "127.0.0.1:5".parse().unwrap();
+    request.extensions_mut().insert(Caller::Address(from));
+    request
+}
+
+#[test]
+fn only_names_of_ours_show_what_is_going_on() {
+    let ours = [
+        "127.0.0.1:9901",
+        "10.1.2.3",
+        "[::1]:9901",
+        "[::1]",
+        "localhost:9901",
+        "LOCALHOST",
+        "localhost.",
+        "a.localhost:1",
+        "lb.internal:9901",
+        "LB.Internal.",
+    ];
+    let not_ours = [
+        "evil.com",
+        "evil.com:9901",
+        "127.0.0.1.evil.com",
+        "localhost.evil.com",
+        "notlocalhost",
+        "xlb.internal",
+        "lb.internal.evil.com",
+        "user@localhost",
+        "localhost@evil.com",
+        "2130706433",
+        "0x7f.1",
+        "",
+        " ",
+        "::1",
+        "[127.0.0.1]",
+        "a b",
+    ];
+    for (hosts, expected) in [(&ours[..], None), (&not_ours, Some(Refused::Host))] {
+        for host in hosts {
+            for path in ["/", "/api/v1/status", "/other", "/metrics/", "/metrics/../"] {
+                let asked = request("GET", path, &[("host", host)]);
+                assert_eq!(refuse(&asked, &admin(None)), expected, "{host:?} {path}");
+            }
+            for path in BY_ANY_NAME {
+                let asked = request("GET", path, &[("host", host)]);
+                assert_eq!(refuse(&asked, &admin(None)), None, "{host:?} {path}");
+            }
+        }
+    }
+    // HTTP/1.0 needs none; every browser sends one.
+    assert_eq!(refuse(&request("GET", "/", &[]), &admin(None)), None);
+    for asked in [
+        request("GET", "http://evil.com/", &[("host", "localhost")]),
+        request("GET", "/", &[("host", "localhost"), ("host", "evil.com")]),
+        request("POST", "/", &[("host", "evil.com")]),
+    ] {
+        assert_eq!(refuse(&asked, &admin(None)), Some(Refused::Host));
+    }
+    let mut by_socket = request("GET", "/", &[("host", "evil.com")]);
+    by_socket.extensions_mut().insert(Caller::Socket(None));
+    assert_eq!(refuse(&by_socket, &admin(None)), None);
+}
+
+#[test]
+fn changes_need_the_token_and_no_page_can_ask_for_one() {
+    let json = ("content-type", "application/json; charset=utf-8");
+    let host = ("host", "127.0.0.1:9901");
+    let token = ("authorization", "bearer 0123456789abcdef");
+    let with = |headers: &[(&'static str, &'static str)]| {
+        let mut all = vec![host, json, token];
+        all.extend_from_slice(headers);
+        refuse(
+            &request("POST", "/api/v1/reload", &all),
+            &admin(Some(TOKEN)),
+        )
+    };
+    assert_eq!(with(&[]), None);
+    // The dashboard's own page.
+    let own = ("origin", "http://127.0.0.1:9901");
+    assert_eq!(with(&[own, ("sec-fetch-site", "same-origin")]), None);
+    assert_eq!(with(&[("origin", "https://127.0.0.1:9901")]), None);
+    for headers in [
+        [("origin", "http://evil.com")],
+        [("origin", "null")],
+        [("origin", "http://127.0.0.1:9902")],
+        [("origin", "http://127.0.0.1:9901.evil.com")],
+        [("origin", "")],
+        [("sec-fetch-site", "cross-site")],
+        [("sec-fetch-site", "same-site")],
+        [("sec-fetch-site", "")],
+    ] {
+        assert_eq!(with(&headers), Some(Refused::CrossSite), "{headers:?}");
+    }
+    let post = |headers: &[(&str, &str)], token| {
+        refuse(&request("POST", "/api/v1/reload", headers), &admin(token))
+    };
+    assert_eq!(post(&[host, json, token], None), Some(Refused::NoToken));
+    assert_eq!(post(&[host, json], Some(TOKEN)), Some(Refused::WrongToken));
+    for wrong in [
+        "Bearer 0123456789abcdeX",
+        "Bearer 0123456789abcde",
+        "Bearer ",
+        "Bearer",
+        "",
+        "Basic 0123456789abcdef",
+        "0123456789abcdef",
+    ] {
+        let refused = post(&[host, json, ("authorization", wrong)], Some(TOKEN));
+        assert_eq!(refused, Some(Refused::WrongToken), "{wrong:?}");
+    }
+    for kind in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "text/plain; application/json",
+        "",
+    ] {
+        let refused = post(&[host, token, ("content-type", kind)], Some(TOKEN));
+        assert_eq!(refused, Some(Refused::NotJson), "{kind:?}");
+    }
+    assert_eq!(post(&[host, token], Some(TOKEN)), Some(Refused::NotJson));
+    for method in ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "ODD"] {
+        let asked = request(method, "/api/v1/reload", &[host, json]);
+        assert_eq!(
+            refuse(&asked, &admin(None)),
+            Some(Refused::NoToken),
+            "{method}"
+        );
+    }
+    // At the socket: no token, but all the rest.
+    let mut by_socket = request("POST", "/api/v1/reload", &[host, json]);
+    by_socket.extensions_mut().insert(Caller::Socket(None));
+    assert_eq!(refuse(&by_socket, &admin(None)), None);
+    let mut by_socket = request(
+        "POST",
+        "/api/v1/reload",
+        &[host, json, ("origin", "http://evil.com")],
+    );
+    by_socket.extensions_mut().insert(Caller::Socket(None));
+    assert_eq!(refuse(&by_socket, &admin(None)), Some(Refused::CrossSite));
+}

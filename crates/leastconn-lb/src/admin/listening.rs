@@ -1,0 +1,289 @@
+//! Where the admin side listens: a set of sockets, each with a task that serves it.
+
+use std::{
+    fmt,
+    future::Future,
+    io, mem,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
+};
+
+use axum::Router;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    runtime::Handle,
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
+
+use super::{
+    NAME,
+    reserve::{Reserve, Reserved},
+    serve::{self, Caller},
+    socket::SocketFile,
+};
+use crate::{
+    accept::{self, BindError},
+    config,
+    sockets::{Changes, PlanError},
+};
+
+/// A socket that accepts, of whatever kind.
+pub(super) trait Accept: Send + 'static {
+    /// What it gives.
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection, and whose it is.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Caller)>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Io = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, Caller)> {
+        // Not that of the trait: by reference.
+        let (stream, from) = Self::accept(&*self).await?;
+        Ok((stream, Caller::Address(from)))
+    }
+}
+
+impl Accept for UnixListener {
+    type Io = UnixStream;
+
+    async fn accept(&mut self) -> io::Result<(UnixStream, Caller)> {
+        let (stream, _) = Self::accept(&*self).await?;
+        let who = stream.peer_cred().ok();
+        Ok((stream, Caller::Socket(who)))
+    }
+}
+
+/// What the configuration wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wanted {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// Where the admin side listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At an address, with the port that the system chose.
+    Address(SocketAddr),
+    /// At the socket of this path.
+    Socket(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Socket(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Bound, and not yet served.
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener, SocketAddr),
+    Unix(UnixListener, SocketFile),
+}
+
+#[derive(Debug)]
+struct Bound {
+    wanted: Wanted,
+    place: Place,
+    /// That of the socket: nobody finds it once this is dropped.
+    file: Option<SocketFile>,
+    /// Dropped: take no more, answer what has come, and close.
+    _open: oneshot::Sender<()>,
+}
+
+/// The sockets that are served.
+#[derive(Debug)]
+pub(super) struct Listening {
+    bound: Vec<Bound>,
+    reserve: Arc<Reserve>,
+}
+
+/// What is to change: all that can fail has been done.
+#[derive(Debug)]
+pub struct Plan(Vec<(Wanted, Source)>);
+
+#[derive(Debug)]
+enum Source {
+    /// The number of a socket that is bound already.
+    Kept(usize),
+    New(Socket),
+}
+
+impl Listening {
+    pub(super) const fn new(reserve: Arc<Reserve>) -> Self {
+        Self {
+            bound: Vec::new(),
+            reserve,
+        }
+    }
+
+    /// See [`super::Admin::plan`]. Within the admin side's runtime.
+    pub(super) fn plan(&self, config: Option<&config::Admin>) -> Result<Plan, Vec<PlanError>> {
+        let mut plan = Vec::new();
+        let mut errors = Vec::new();
+        for wanted in wanted(config) {
+            let kept = self.bound.iter().position(|bound| {
+                // A file that somebody has removed is made anew.
+                bound.wanted == wanted && bound.file.as_ref().is_none_or(SocketFile::is_there)
+            });
+            let from = match kept {
+                Some(number) => Ok(Source::Kept(number)),
+                None => self.bind(&wanted).map(Source::New),
+            };
+            match from {
+                Ok(from) => plan.push((wanted, from)),
+                Err(error) => errors.push(error),
+            }
+        }
+        if errors.is_empty() {
+            Ok(Plan(plan))
+        } else {
+            Err(errors)
+        }
+    }
+
+    fn bind(&self, wanted: &Wanted) -> Result<Socket, PlanError> {
+        match wanted {
+            Wanted::Tcp(address) => self.bind_address(*address),
+            Wanted::Unix(path) => bind_socket(path),
+        }
+    }
+
+    fn bind_address(&self, address: SocketAddr) -> Result<Socket, PlanError> {
+        let open = |socket: std::net::TcpListener| {
+            let address = socket.local_addr()?;
+            io::Result::Ok(Socket::Tcp(TcpListener::from_std(socket)?, address))
+        };
+        accept::bind(NAME, address, false, None)
+            .and_then(|socket| open(socket).map_err(|error| BindError::new(NAME, address, error)))
+            .map_err(|error| {
+                let in_the_way = self
+                    .address()
+                    .filter(|bound| error.is_in_use() && bound.port() == address.port());
+                match in_the_way {
+                    Some(at) => PlanError::Overlaps {
+                        listener: NAME.into(),
+                        address,
+                        at,
+                    },
+                    None => error.into(),
+                }
+            })
+    }
+
+    /// See [`super::Admin::apply`].
+    pub(super) fn apply(
+        &mut self,
+        plan: Plan,
+        runtime: &Handle,
+        router: impl Fn() -> Router,
+        changes: &mut Changes,
+    ) {
+        let mut earlier: Vec<_> = mem::take(&mut self.bound).into_iter().map(Some).collect();
+        for (wanted, from) in plan.0 {
+            let bound = match from {
+                Source::Kept(number) => earlier.get_mut(number).and_then(Option::take),
+                Source::New(socket) => {
+                    let (open, place, file) = match socket {
+                        Socket::Tcp(socket, address) => {
+                            let open = self.serve(socket, runtime, router());
+                            (open, Place::Address(address), None)
+                        }
+                        Socket::Unix(socket, file) => {
+                            let open = self.serve(socket, runtime, router());
+                            (open, Place::Socket(file.path().to_owned()), Some(file))
+                        }
+                    };
+                    changes.admin_opened.push(place.clone());
+                    Some(Bound {
+                        wanted,
+                        place,
+                        file,
+                        _open: open,
+                    })
+                }
+            };
+            // A plan names each that is kept once.
+            self.bound.extend(bound);
+        }
+        for bound in earlier.into_iter().flatten() {
+            changes.admin_closed.push(bound.place.clone());
+        }
+    }
+
+    fn serve(&self, socket: impl Accept, runtime: &Handle, router: Router) -> oneshot::Sender<()> {
+        let (open, closed) = oneshot::channel::<()>();
+        let socket = Reserved::new(socket, Arc::clone(&self.reserve));
+        runtime.spawn(accept_until(socket, router, closed));
+        open
+    }
+
+    /// See [`super::Admin::address`].
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.bound.iter().find_map(|bound| match &bound.place {
+            Place::Address(address) => Some(*address),
+            Place::Socket(_) => None,
+        })
+    }
+
+    /// See [`super::Admin::places`].
+    pub(super) fn places(&self) -> Vec<Place> {
+        self.bound.iter().map(|bound| bound.place.clone()).collect()
+    }
+
+    /// See [`super::Admin::close`].
+    pub(super) fn close(&mut self) {
+        self.bound.clear();
+    }
+}
+
+fn bind_socket(path: &Path) -> Result<Socket, PlanError> {
+    let (socket, file) = SocketFile::listen(path)?;
+    Ok(Socket::Unix(socket, file))
+}
+
+/// Serves all who come until `closed`, and then those that are there to their end.
+async fn accept_until(
+    mut socket: Reserved<impl Accept>,
+    router: Router,
+    closed: oneshot::Receiver<()>,
+) {
+    let closing = watch::Sender::new(false);
+    let mut connections = JoinSet::new();
+    let mut closed = pin!(closed);
+    loop {
+        tokio::select! {
+            // Sent or dropped: either way it is over.
+            _ = &mut closed => break,
+            // A panic has been logged.
+            Some(_) = connections.join_next() => {}
+            (io, caller) = socket.accept(), if connections.len() < serve::MOST => {
+                let router = router.clone();
+                connections.spawn(serve::connection(io, caller, router, closing.subscribe()));
+            }
+        }
+    }
+    drop(socket);
+    closing.send_replace(true);
+    while connections.join_next().await.is_some() {}
+}
+
+fn wanted(config: Option<&config::Admin>) -> Vec<Wanted> {
+    let Some(config) = config else {
+        return Vec::new();
+    };
+    let address = config.bind.map(Wanted::Tcp);
+    let socket = config.socket.clone().map(Wanted::Unix);
+    address.into_iter().chain(socket).collect()
+}

@@ -1,0 +1,237 @@
+//! What operators have set by hand: states of servers, the level of the log.
+//!
+//! It goes by name, not by what runs at the time, so that it survives a reload: a
+//! server in `drain` stays in it whatever else the file now says of it, its address
+//! included, until somebody sets it to `ready` or the server is gone from the file.
+//! The log's level stays until it is given back, or the file's own level changes.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use leastconn::{AdminState, Reason, Server, ServerId, UpstreamId};
+use tokio::{runtime::Handle, task, time::sleep};
+
+use crate::{
+    config::{Level, Log},
+    live::{Known, Registry},
+    logging,
+    shared::Shared,
+    state::State,
+};
+
+/// How soon those are ended that were being opened to a server when the others were.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// What was set by hand.
+#[derive(Debug, Default)]
+pub struct ByHand(Mutex<Hand>);
+
+#[derive(Debug, Default)]
+struct Hand {
+    servers: BTreeMap<(UpstreamId, ServerId), Setting>,
+    level: Option<(Level, Timestamp)>,
+}
+
+/// A server's state, unless it is `ready`.
+#[derive(Debug)]
+struct Setting {
+    state: AdminState,
+    since: Timestamp,
+    /// Ends its connections when their grace is over.
+    ending: Option<task::AbortHandle>,
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        if let Some(ending) = &self.ending {
+            ending.abort();
+        }
+    }
+}
+
+/// There is no server of that name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoSuchServer;
+
+/// How a server was and is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// How it was.
+    pub was: AdminState,
+    /// Connections to it, being opened or open.
+    pub active: u32,
+}
+
+/// Something that was set by hand and differs from the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Differs {
+    /// A server's state; the file has no way to say anything but `ready`.
+    Server(UpstreamId, ServerId, AdminState, Timestamp),
+    /// The log's level.
+    Level(Level, Timestamp),
+}
+
+impl ByHand {
+    /// Sets what is wanted of a server. In `maint`, open connections to it are ended
+    /// once `grace` is over; until then, setting anything else lets them go on.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub fn set_server(
+        &self,
+        shared: &Arc<Shared>,
+        runtime: &Handle,
+        (upstream, server): (&str, &str),
+        state: AdminState,
+        grace: Duration,
+    ) -> Result<Set, NoSuchServer> {
+        // Until it is set and kept: a reload comes before or after that.
+        let mut hand = self.lock();
+        let found = find(&shared.state(), upstream, server).ok_or(NoSuchServer)?;
+        let was = found.status().admin;
+        found.set_admin(state);
+        let key = (UpstreamId::from(upstream), found.id().clone());
+        // First what was to happen before.
+        let earlier = hand.servers.remove(&key);
+        let since = earlier
+            .as_ref()
+            .filter(|earlier| earlier.state == state)
+            .map_or_else(Timestamp::now, |earlier| earlier.since);
+        if state != AdminState::Ready {
+            let ending = (state == AdminState::Maint).then(|| {
+                let ending = end_connections(Arc::clone(shared), key.clone(), grace);
+                runtime.spawn(ending).abort_handle()
+            });
+            let setting = Setting {
+                state,
+                since,
+                ending,
+            };
+            hand.servers.insert(key, setting);
+        }
+        Ok(Set {
+            was,
+            active: found.status().in_flight,
+        })
+    }
+
+    /// Sets how much is logged, or gives it back to the file.
+    pub fn set_level(&self, shared: &Shared, level: Option<Level>) {
+        let mut hand = self.lock();
+        let log = shared.state().config.log.clone();
+        let level = level.filter(|level| *level != log.level);
+        hand.level = level.map(|level| (level, Timestamp::now()));
+        logging::change(&hand.with_level(&log));
+    }
+
+    /// How much is logged under this configuration.
+    pub fn level(&self, log: &Log) -> Level {
+        self.lock().with_level(log).level
+    }
+
+    /// What differs from the file, servers first.
+    pub fn differs(&self) -> Vec<Differs> {
+        let hand = self.lock();
+        let servers = hand.servers.iter().map(|((upstream, server), setting)| {
+            Differs::Server(
+                upstream.clone(),
+                server.clone(),
+                setting.state,
+                setting.since,
+            )
+        });
+        let level = hand
+            .level
+            .map(|(level, since)| Differs::Level(level, since));
+        servers.chain(level).collect()
+    }
+
+    /// Carries what was set over to `next`, which takes the place of `earlier` in
+    /// `replace`.
+    pub(crate) fn carry_over(&self, earlier: &State, next: &State, replace: impl FnOnce()) {
+        let mut hand = self.lock();
+        hand.servers.retain(|(upstream, server), setting| {
+            let found = find(next, upstream.as_str(), server.as_str());
+            match &found {
+                Some(server) => server.set_admin(setting.state),
+                None => tracing::info!(
+                    %upstream,
+                    %server,
+                    state = setting.state.as_str(),
+                    "the server is gone, and with it the state that was set by hand"
+                ),
+            }
+            found.is_some()
+        });
+        let (before, log) = (&earlier.config.log, &next.config.log);
+        if before.level != log.level && hand.level.take().is_some() {
+            tracing::info!("the level of the log is the file's again, which has changed");
+        }
+        replace();
+        logging::change(&hand.with_level(log));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Hand> {
+        // Nothing that holds it leaves it half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hand {
+    fn with_level(&self, log: &Log) -> Log {
+        Log {
+            level: self.level.map_or(log.level, |(level, _)| level),
+            ..log.clone()
+        }
+    }
+}
+
+/// The server of that name.
+pub fn find(state: &State, upstream: &str, server: &str) -> Option<Arc<Server>> {
+    let upstream = state.upstreams.get(upstream)?;
+    upstream.pool().server(server).map(Arc::clone)
+}
+
+/// Ends the connections to a server in `maint` after `grace`, until there are none:
+/// one that was being opened can be ended only once it is.
+async fn end_connections(shared: Arc<Shared>, key: (UpstreamId, ServerId), grace: Duration) {
+    sleep(grace).await;
+    let (upstream, server) = &key;
+    loop {
+        {
+            // With it nobody sets another state; and what was set before has ended
+            // this task, unless it waited here.
+            let hand = shared.by_hand.lock();
+            let setting = hand.servers.get(&key);
+            let ending = setting.and_then(|setting| setting.ending.as_ref());
+            if ending.is_none_or(|ending| Some(ending.id()) != task::try_id()) {
+                return;
+            }
+            let killed = kill(&shared.registry, |_, known| is_to(known, &key));
+            if killed > 0 {
+                tracing::info!(%upstream, %server, killed, "in maint, and the grace is over: connections were ended");
+            }
+        }
+        let found = find(&shared.state(), upstream.as_str(), server.as_str());
+        if found.is_none_or(|server| server.in_flight() == 0) {
+            return;
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// Whether a connection is to that server.
+pub fn is_to(known: &Known, (upstream, server): &(UpstreamId, ServerId)) -> bool {
+    known.upstream.as_ref() == Some(upstream) && known.server.as_ref() == Some(server)
+}
+
+/// Ends the open connections for which `which` holds, and returns how many.
+pub fn kill(registry: &Registry, which: impl Fn(u64, &Known) -> bool) -> usize {
+    let open = registry.list();
+    let those = open.iter().filter(|live| which(live.id, &live.known()));
+    those.filter(|live| live.stop(Reason::Killed)).count()
+}

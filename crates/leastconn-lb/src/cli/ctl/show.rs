@@ -1,0 +1,435 @@
+//! Answers, for people.
+
+use leastconn::AdminState;
+
+use super::table::{Cell, Paper, Side, Table, Tone};
+use crate::api::{
+    Certificate, Clients, Connections, ListenerStatus, Phase, ReloadOutcome, ServerState, Servers,
+    Stage, StateSet, Status, UpstreamSummary,
+};
+
+/// Certificates that last longer are not worth a line.
+const SOON: i64 = 30;
+
+pub(super) fn status(status: &Status, paper: &Paper) -> String {
+    let mut out = String::new();
+    let mut row = |name: &str, text: &str| {
+        out.push_str(&format!("{name:<14} {text}\n"));
+    };
+    let (phase, tone) = match status.phase {
+        Phase::Starting => ("starting", Tone::Odd),
+        Phase::Ready => ("ready", Tone::Good),
+        Phase::Draining => ("draining", Tone::Odd),
+    };
+    row("state", &paper.paint(phase, tone));
+    row(
+        "version",
+        &format!("{}, pid {}", status.version, status.pid),
+    );
+    row(
+        "up for",
+        &format!("{}, since {}", age(status.uptime_seconds), status.started),
+    );
+    let configuration = &status.configuration;
+    row(
+        "configuration",
+        &format!(
+            "{}, in force since {}",
+            configuration.file, configuration.applied
+        ),
+    );
+    match &configuration.last_reload {
+        None => row("last reload", "none"),
+        Some(reload) if reload.outcome == ReloadOutcome::Applied => {
+            row("last reload", &format!("applied, {}", reload.time));
+        }
+        Some(reload) => {
+            let rejected = paper.paint("REJECTED", Tone::Bad);
+            row(
+                "last reload",
+                &format!(
+                    "{rejected}, {}: the one before goes on, because",
+                    reload.time
+                ),
+            );
+            reload.reasons.iter().for_each(|reason| row("", reason));
+        }
+    }
+    for (n, deviation) in configuration.deviations.iter().enumerate() {
+        let since = deviation.since.as_ref();
+        let since = since
+            .map(|since| format!(", since {since}"))
+            .unwrap_or_default();
+        let what = format!(
+            "{} is {}, not {}{since}",
+            deviation.what, deviation.is, deviation.configured
+        );
+        row(
+            if n == 0 { "set by hand" } else { "" },
+            &paper.paint(&what, Tone::Odd),
+        );
+    }
+    let connections = &status.connections;
+    row(
+        "connections",
+        &format!(
+            "{} open of at most {}, {} since the start, {} received, {} sent",
+            connections.open,
+            connections.limit,
+            connections.accepted,
+            size(connections.bytes_received),
+            size(connections.bytes_sent)
+        ),
+    );
+    row(
+        "handshakes",
+        &format!(
+            "{} going on, {} waiting",
+            connections.handshakes, connections.handshakes_waiting
+        ),
+    );
+    let outcomes = connections.outcomes.iter();
+    let outcomes: Vec<_> = outcomes
+        .map(|(reason, n)| format!("{reason} {n}"))
+        .collect();
+    if !outcomes.is_empty() {
+        row("ended", &outcomes.join(", "));
+    }
+    let lost = match status.log.lines_lost {
+        0 => String::new(),
+        lost => paper.paint(&format!(", {lost} lines LOST"), Tone::Bad),
+    };
+    row(
+        "log",
+        &format!(
+            "level {}, access to {}{lost}",
+            status.log.level, status.log.access
+        ),
+    );
+    let ending = status.certificates.iter();
+    let ending: Vec<_> = ending.filter(|file| file.days_left < SOON).collect();
+    if ending.is_empty() && !status.certificates.is_empty() {
+        row("certificates", &format!("none runs out within {SOON} days"));
+    }
+    for (n, file) in ending.into_iter().enumerate() {
+        row(
+            if n == 0 { "certificates" } else { "" },
+            &runs_out(file, paper),
+        );
+    }
+    out.push('\n');
+    out.push_str(&listeners(&status.listeners, paper));
+    if !status.upstreams.is_empty() {
+        out.push('\n');
+        out.push_str(&upstreams(&status.upstreams, paper));
+    }
+    out
+}
+
+fn runs_out(file: &Certificate, paper: &Paper) -> String {
+    let (when, tone) = match file.days_left {
+        ..0 => ("has RUN OUT".to_owned(), Tone::Bad),
+        0 => ("runs out TODAY".to_owned(), Tone::Bad),
+        1 => ("runs out in 1 day".to_owned(), Tone::Bad),
+        days => (format!("runs out in {days} days"), Tone::Odd),
+    };
+    let text = format!("{} {when}, {}", file.file, file.not_after);
+    paper.paint(&text, tone)
+}
+
+fn listeners(listeners: &[ListenerStatus], paper: &Paper) -> String {
+    let mut table = Table::new(&[
+        ("LISTENER", Side::Left),
+        ("OPEN", Side::Right),
+        ("ACCEPTED", Side::Right),
+        ("RECEIVED", Side::Right),
+        ("SENT", Side::Right),
+        ("CLIENTS", Side::Left),
+        ("TO", Side::Left),
+        ("AT", Side::Cut),
+    ]);
+    for listener in listeners {
+        let at = match &listener.addresses[..] {
+            [] => Cell("nowhere any more".to_owned(), Tone::Odd),
+            addresses => addresses.join(" ").into(),
+        };
+        table.row(vec![
+            (&*listener.name).into(),
+            listener.open.to_string().into(),
+            listener.accepted.to_string().into(),
+            size(listener.bytes_received).into(),
+            size(listener.bytes_sent).into(),
+            match (listener.tls, listener.client_certificate) {
+                (_, true) => "certificate",
+                (true, false) => "tls",
+                (false, false) => "plain",
+            }
+            .into(),
+            listener.upstream.as_deref().unwrap_or("-").into(),
+            at,
+        ]);
+    }
+    table.print(paper)
+}
+
+fn upstreams(upstreams: &[UpstreamSummary], paper: &Paper) -> String {
+    let mut table = Table::new(&[
+        ("UPSTREAM", Side::Left),
+        ("SERVERS", Side::Right),
+        ("AVAILABLE", Side::Right),
+        ("ACTIVE", Side::Right),
+    ]);
+    for upstream in upstreams {
+        let tone = match upstream.available {
+            0 => Tone::Bad,
+            n if n < upstream.servers => Tone::Odd,
+            _ => Tone::Plain,
+        };
+        table.row(vec![
+            (&*upstream.name).into(),
+            upstream.servers.to_string().into(),
+            Cell(upstream.available.to_string(), tone),
+            upstream.active.to_string().into(),
+        ]);
+    }
+    table.print(paper)
+}
+
+pub(super) fn servers(servers: &Servers, paper: &Paper) -> String {
+    let mut table = Table::new(&[
+        ("SERVER", Side::Left),
+        ("STATE", Side::Left),
+        ("HEALTH", Side::Left),
+        ("ACTIVE", Side::Right),
+        ("MAX", Side::Right),
+        ("WEIGHT", Side::Right),
+        ("CONNECTIONS", Side::Right),
+        ("FAILED", Side::Right),
+        ("ADDRESS", Side::Cut),
+    ]);
+    for server in &servers.servers {
+        let ready = server.state == AdminState::Ready.as_str();
+        let up = server.health == "up";
+        let backup = if server.backup { " (backup)" } else { "" };
+        table.row(vec![
+            format!("{}/{}", server.upstream, server.server).into(),
+            Cell(
+                server.state.clone(),
+                if ready { Tone::Plain } else { Tone::Odd },
+            ),
+            Cell(
+                server.health.clone(),
+                if up { Tone::Good } else { Tone::Bad },
+            ),
+            server.active.to_string().into(),
+            server
+                .max_conns
+                .map_or_else(|| "-".to_owned(), |max| max.to_string())
+                .into(),
+            server.weight.to_string().into(),
+            server.connections.to_string().into(),
+            server.connect_failures.to_string().into(),
+            format!("{}{backup}", server.address).into(),
+        ]);
+    }
+    table.print(paper)
+}
+
+pub(super) fn clients(clients: &Clients, paper: &Paper) -> String {
+    let mut table = Table::new(&[
+        ("CLIENT", Side::Left),
+        ("ACTIVE", Side::Right),
+        ("CONNECTIONS", Side::Right),
+        ("REFUSED OR FAILED", Side::Right),
+        ("RATE", Side::Right),
+        ("MAX", Side::Right),
+        ("ALLOW", Side::Cut),
+        ("MATCH", Side::Cut),
+    ]);
+    for client in &clients.clients {
+        let well = client.outcomes.get("ok").copied().unwrap_or(0);
+        let ended: u64 = client.outcomes.values().sum();
+        let rate = client.rate_limit.as_ref();
+        let shadow = if client.mode == "shadow" {
+            " (shadow)"
+        } else {
+            ""
+        };
+        table.row(vec![
+            format!("{}{shadow}", client.client).into(),
+            client.active.to_string().into(),
+            client.connections.to_string().into(),
+            (ended - well).to_string().into(),
+            rate.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", rate.rate))
+                .into(),
+            client
+                .max_conns
+                .map_or_else(|| "-".to_owned(), |max| max.to_string())
+                .into(),
+            client.allow.join(" ").into(),
+            client.matches.join(" ").into(),
+        ]);
+    }
+    table.print(paper) + &rest(clients.clients.len(), clients.total)
+}
+
+pub(super) fn connections(connections: &Connections, paper: &Paper) -> String {
+    let mut table = Table::new(&[
+        ("ID", Side::Right),
+        ("AGE", Side::Right),
+        ("STAGE", Side::Left),
+        ("CLIENT", Side::Left),
+        ("SERVER", Side::Left),
+        ("RECEIVED", Side::Right),
+        ("SENT", Side::Right),
+        ("LISTENER", Side::Left),
+        ("SOURCE", Side::Left),
+        ("IDENTITY", Side::Cut),
+    ]);
+    for connection in &connections.connections {
+        let to = match (&connection.upstream, &connection.server) {
+            (Some(upstream), Some(server)) => format!("{upstream}/{server}"),
+            (Some(upstream), None) => upstream.clone(),
+            _ => "-".to_owned(),
+        };
+        table.row(vec![
+            connection.connection.to_string().into(),
+            age((connection.duration_ms / 1e3) as u64).into(),
+            match connection.stage {
+                Stage::Handshake => "handshake",
+                Stage::Connecting => "connecting",
+                Stage::Relaying => "relaying",
+            }
+            .into(),
+            connection.client.as_deref().unwrap_or("-").into(),
+            to.into(),
+            size(connection.bytes_received).into(),
+            size(connection.bytes_sent).into(),
+            (&*connection.listener).into(),
+            (&*connection.source).into(),
+            connection.identity.as_deref().unwrap_or("-").into(),
+        ]);
+    }
+    table.print(paper) + &rest(connections.connections.len(), connections.total)
+}
+
+/// Says how many are not shown.
+fn rest(shown: usize, total: usize) -> String {
+    match total.saturating_sub(shown) {
+        0 => String::new(),
+        more => format!("and {more} more (--limit, --search)\n"),
+    }
+}
+
+pub(super) fn set(set: &StateSet) -> String {
+    let (state, was) = (word(set.state), word(set.was));
+    let (connections, are) = match set.active {
+        1 => ("1 connection".to_owned(), "is"),
+        n => (format!("{n} connections"), "are"),
+    };
+    let left = match (set.state, set.active) {
+        (ServerState::Ready, _) => String::new(),
+        (_, 0) => "; no connections are left".to_owned(),
+        (ServerState::Drain, _) => format!("; {connections} left"),
+        (ServerState::Maint, _) => {
+            let seconds = set.ends_after_seconds.unwrap_or_default();
+            format!("; {connections} left, which {are} ended after {seconds}s")
+        }
+    };
+    format!(
+        "{}/{}: {state} (was {was}){left}\n",
+        set.upstream, set.server
+    )
+}
+
+const fn word(state: ServerState) -> &'static str {
+    match state {
+        ServerState::Ready => "ready",
+        ServerState::Drain => "drain",
+        ServerState::Maint => "maint",
+    }
+}
+
+/// The two largest units.
+fn age(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m{:02}s", seconds % 60),
+        (0, _, _) => format!("{hours}h{:02}m", minutes % 60),
+        _ => format!("{days}d{:02}h", hours % 24),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes}B");
+    }
+    let mut size = bytes as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        // What would be shown as 1024 of a unit is one of the next.
+        if size < 1023.95 {
+            break;
+        }
+        size /= 1024.0;
+        unit = next;
+    }
+    format!("{size:.1}{unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_and_sizes_are_short() {
+        for (seconds, shown) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m00s"),
+            (3599, "59m59s"),
+            (3600, "1h00m"),
+            (86_399, "23h59m"),
+            (90_000, "1d01h"),
+        ] {
+            assert_eq!(age(seconds), shown);
+        }
+        for (bytes, shown) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1024, "1.0KiB"),
+            (1536, "1.5KiB"),
+            (1024 * 1024 - 1, "1.0MiB"),
+            (5 * 1024 * 1024 * 1024, "5.0GiB"),
+            (u64::MAX, "16384.0PiB"),
+        ] {
+            assert_eq!(size(bytes), shown, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn what_was_set_is_said_in_a_line() {
+        let mut done = StateSet {
+            upstream: "web".to_owned(),
+            server: "web1".to_owned(),
+            state: ServerState::Maint,
+            was: ServerState::Ready,
+            active: 1,
+            ends_after_seconds: Some(10.0),
+        };
+        assert_eq!(
+            set(&done),
+            "web/web1: maint (was ready); 1 connection left, which is ended after 10s\n"
+        );
+        done.state = ServerState::Drain;
+        done.active = 3;
+        assert_eq!(
+            set(&done),
+            "web/web1: drain (was ready); 3 connections left\n"
+        );
+        done.state = ServerState::Ready;
+        assert_eq!(set(&done), "web/web1: ready (was ready)\n");
+    }
+}

@@ -1,0 +1,98 @@
+//! Where the admin side of a running balancer is, and nothing else of its file.
+//!
+//! What else is in the file, and whether it is right, says nothing about the process
+//! that read it some time ago. Certificates that this user may not read, or a file
+//! that is being edited, must keep nobody from asking a balancer that runs well.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use toml::de::{DeTable, DeValue};
+
+use super::{Problems, expand, read_file};
+
+/// Where an admin side is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdminAt {
+    /// Its address.
+    pub bind: Option<SocketAddr>,
+    /// Its socket.
+    pub socket: Option<PathBuf>,
+}
+
+/// Where the file at `path` says that the admin side is.
+///
+/// # Errors
+/// With what is wrong, if what is asked for cannot be read.
+pub fn admin_at(path: &Path) -> Result<AdminAt, String> {
+    let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
+    let bytes = read_file(path).map_err(|error| wrong(&error))?;
+    let text = String::from_utf8(bytes).map_err(|_| wrong(&"the file is not UTF-8 text"))?;
+    let (document, _) = DeTable::parse_recoverable(&text);
+    let mut problems = Problems::new(&path.display().to_string(), &text);
+    let mut document = document.into_inner();
+    let Some((_, admin)) = document
+        .iter_mut()
+        .find(|(key, _)| key.get_ref().as_ref() == "admin")
+    else {
+        return Ok(AdminAt::default());
+    };
+    let span = admin.span();
+    let environment = |name: &str| std::env::var(name);
+    expand::expand(admin.get_mut(), &span, &environment, &mut problems);
+    if let Some(line) = problems.error_lines().next() {
+        return Err(line);
+    }
+    let text = |key: &str| {
+        let DeValue::Table(table) = admin.get_ref() else {
+            return None;
+        };
+        let mut entries = table.iter();
+        let (_, value) = entries.find(|(name, _)| name.get_ref().as_ref() == key)?;
+        match value.get_ref() {
+            DeValue::String(text) => Some(text.to_string()),
+            _ => None,
+        }
+    };
+    let directory = path.parent().unwrap_or(Path::new(""));
+    Ok(AdminAt {
+        bind: text("bind")
+            .map(|bind| {
+                let unreadable = |_| wrong(&format!("`bind` of `[admin]` is {bind:?}"));
+                bind.parse().map_err(unreadable)
+            })
+            .transpose()?,
+        socket: text("socket").map(|socket| directory.join(socket)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_admin_table_matters() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lb.toml");
+        let at = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            admin_at(&path)
+        };
+        let found = at("[admin]\nsocket = \"${NOT_SET_ANYWHERE:-lb}.sock\"\n[[listener]]\ntls = { cert = \"missing\" }\nbind = [[[\n").unwrap();
+        assert_eq!(found.socket, Some(dir.path().join("lb.sock")));
+        assert_eq!(found.bind, None);
+        let found = at("admin = { bind = \"[::1]:9\", socket = \"/run/x\" }").unwrap();
+        assert_eq!(found.bind, Some("[::1]:9".parse().unwrap()));
+        assert_eq!(found.socket, Some("/run/x".into()));
+        assert_eq!(at("[log]\n").unwrap(), AdminAt::default());
+        assert_eq!(at("admin = 1\n").unwrap(), AdminAt::default());
+        let unset = at("admin = { socket = \"${NOT_SET_ANYWHERE}\" }").unwrap_err();
+        assert!(unset.contains("`NOT_SET_ANYWHERE` is not set"), "{unset}");
+        let wrong = at("admin = { bind = \"localhost:1\" }").unwrap_err();
+        assert!(wrong.contains("`bind` of `[admin]`"), "{wrong}");
+        let missing = admin_at(&dir.path().join("none")).unwrap_err();
+        assert!(missing.contains("No such file"), "{missing}");
+    }
+}

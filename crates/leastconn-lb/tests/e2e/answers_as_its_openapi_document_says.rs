@@ -1,0 +1,158 @@
+//! `/api/v1/openapi.json` describes what there is: every path is there, and every
+//! answer has the form that it says.
+
+use leastconn_testkit::client::read_line;
+use leastconn_testkit::{DEADLINE, Upstream, within};
+use serde_json::{Value, json};
+
+use crate::steers_a_running_balancer::{SOCKET, program};
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
+
+/// What of JSON Schema the document uses. Also wrong: a field that it does not have.
+fn validate(value: &Value, schema: &Value, root: &Value, at: &str) -> Result<(), String> {
+    if let Some(to) = schema["$ref"].as_str() {
+        let schema = root.pointer(&to[1..]).ok_or(to)?;
+        return validate(value, schema, root, at);
+    }
+    for key in ["oneOf", "anyOf"] {
+        if let Some(all) = schema[key].as_array() {
+            let mut tried = all.iter().map(|one| validate(value, one, root, at));
+            return match tried.find(Result::is_ok) {
+                Some(_) => Ok(()),
+                None => Err(format!("{at}: {value} is none of {all:?}")),
+            };
+        }
+    }
+    let is = |kind: &str| match kind {
+        "null" => value.is_null(),
+        "string" => value.is_string(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        other => panic!("{other}"),
+    };
+    let typed = match &schema["type"] {
+        Value::String(kind) => is(kind),
+        Value::Array(kinds) => kinds.iter().any(|kind| is(kind.as_str().unwrap())),
+        _ => true,
+    };
+    let listed = schema["enum"].as_array();
+    let same = schema.get("const");
+    if !typed
+        || listed.is_some_and(|listed| !listed.contains(value))
+        || same.is_some_and(|same| same != value)
+    {
+        return Err(format!("{at}: {value} is not {schema}"));
+    }
+    for (n, item) in value.as_array().into_iter().flatten().enumerate() {
+        validate(item, &schema["items"], root, &format!("{at}/{n}"))?;
+    }
+    if let (Some(fields), Some(known)) = (value.as_object(), schema["properties"].as_object()) {
+        for name in schema["required"].as_array().into_iter().flatten() {
+            let name = name.as_str().unwrap();
+            fields
+                .get(name)
+                .ok_or_else(|| format!("{at} has no {name}"))?;
+        }
+        for (name, field) in fields {
+            let schema = known.get(name).ok_or_else(|| format!("{at} has {name}"))?;
+            validate(field, schema, root, &format!("{at}/{name}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn answer<'a>(document: &'a Value, path: &str, method: &str) -> &'a Value {
+    &document["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"]
+}
+
+async fn get(lb: &Running, path: &str) -> Value {
+    let (status, body) = lb.http_get(&format!("/api/v1{path}")).await;
+    assert_eq!(status, 200, "{path}: {body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+#[tokio::test]
+async fn every_path_answers_in_the_form_that_the_document_gives() {
+    let web = Upstream::named("web1").await;
+    let site = Site::new()
+        .admin(SOCKET)
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client(
+            "client1",
+            &cn(CLIENT1),
+            "web",
+            "rate_limit = { rate = 5, burst = 9 }\nmax_conns = 7",
+        );
+    let lb = site.start().await;
+    let document = get(&lb, "/openapi.json").await;
+    let printed = program(lb.dir(), &["schema", "--api"]).await.ok();
+    assert_eq!(serde_json::from_str::<Value>(&printed).unwrap(), document);
+
+    let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    within(DEADLINE, "the greeting", read_line(&mut stream))
+        .await
+        .unwrap();
+    // So that there is something of everything.
+    lb.write_config("nonsense");
+    let socket = ["--socket", "lb.sock"];
+    let mut said = Vec::new();
+    for (args, path, code) in [
+        (&["reload"][..], "/reload", 1),
+        (
+            &["drain", "web/web1"],
+            "/servers/{upstream}/{server}/state",
+            0,
+        ),
+        (
+            &["maint", "web/web1", "--grace", "1h"],
+            "/servers/{upstream}/{server}/state",
+            0,
+        ),
+        (&["log-level", "debug"], "/log-level", 0),
+        (&["kill", "--client", "nobody"], "/connections/kill", 1),
+        (&["kill", "--connection", "999"], "/connections/kill", 1),
+        (
+            &["kill", "--client", "client1", "--server", "web/web1"],
+            "/connections/kill",
+            0,
+        ),
+    ] {
+        let args = [&["ctl"], args, &socket, &["--json"]].concat();
+        let ended = program(lb.dir(), &args).await;
+        assert_eq!(ended.code, code, "{args:?}: {ended:?}");
+        if ended.stdout.is_empty() {
+            continue;
+        }
+        let value = serde_json::from_str(&ended.stdout).unwrap();
+        let form = answer(&document, path, "post");
+        validate(&value, form, &document, path).unwrap_or_else(|wrong| panic!("{wrong}"));
+        said.push(path);
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            if methods.get("get").is_some() {
+                let form = answer(&document, path, "get");
+                let value = get(&lb, path).await;
+                validate(&value, form, &document, path).unwrap_or_else(|wrong| panic!("{wrong}"));
+            }
+        }
+    }
+    let posts = document["paths"].as_object().unwrap().iter();
+    for (path, _) in posts.filter(|(_, methods)| methods.get("post").is_some()) {
+        assert!(said.contains(&&**path), "{path} was not tried");
+    }
+    // The check itself can fail.
+    let form = answer(&document, "/connections/kill", "post");
+    for wrong in [
+        json!({}),
+        json!({ "killed": "1" }),
+        json!({ "killed": 1, "more": 1 }),
+    ] {
+        validate(&wrong, form, &document, "").unwrap_err();
+    }
+    drop(stream);
+    lb.write_config(&lb.config());
+    lb.quiet().await;
+}

@@ -1,0 +1,130 @@
+//! The admin socket's file: whose it is, and when it comes and goes.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+
+use leastconn_testkit::{Balancer, DEADLINE, Signal, Upstream};
+
+use crate::steers_a_running_balancer::{SOCKET, ctl, program};
+use crate::support::{BIN, Site};
+
+#[tokio::test]
+async fn it_is_its_owner_s_alone_and_goes_with_the_process() {
+    let web = Upstream::named("web1").await;
+    let site = Site::plain(&[&web]).admin(SOCKET);
+    let path = site.dir.path().join("lb.sock");
+    // As a process that was killed leaves it; and no matter how wide the mask is.
+    drop(UnixListener::bind(&path).unwrap());
+    let lb = site
+        .start_with(|command| {
+            let program = command.get_program().to_owned();
+            let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+            let directory = command.get_current_dir().map(ToOwned::to_owned);
+            *command = std::process::Command::new("sh");
+            command
+                .args(["-c", "umask 0; exec \"$0\" \"$@\""])
+                .arg(program)
+                .args(args);
+            if let Some(directory) = directory {
+                command.current_dir(directory);
+            }
+        })
+        .await;
+    let metadata = std::fs::metadata(&path).unwrap();
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(metadata.permissions().mode() & 0o7777, 0o600);
+    assert_eq!(metadata.uid(), rustix::process::geteuid().as_raw());
+    ctl(&lb, &["status"]).await.ok();
+    lb.signal(Signal::TERM);
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    assert!(!path.exists());
+    let stopped = ctl(&lb, &["status"]).await;
+    assert_eq!(stopped.code, 1);
+    assert!(
+        stopped.stderr.contains("the balancer does not run"),
+        "{stopped:?}"
+    );
+}
+
+#[tokio::test]
+async fn it_takes_nobody_s_place() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::plain(&[&web]).admin(SOCKET).start().await;
+    let other = tempfile::tempdir().unwrap();
+    let path = lb.dir().join("lb.sock");
+    let same = lb.config().replace("lb.sock", path.to_str().unwrap());
+    let refused = Balancer::start(BIN, &same, &other).await.unwrap_err();
+    assert_eq!(refused.status.unwrap().code(), Some(1));
+    assert!(
+        refused.stderr.contains("another process listens there"),
+        "{refused}"
+    );
+    ctl(&lb, &["status"]).await.ok();
+
+    let precious = other.path().join("precious");
+    std::fs::write(&precious, "data").unwrap();
+    let onto = lb.config().replace("lb.sock", precious.to_str().unwrap());
+    let refused = Balancer::start(BIN, &onto, &other).await.unwrap_err();
+    assert!(
+        refused.stderr.contains("something else than a socket"),
+        "{refused}"
+    );
+    // Nor does a reload, of which all else is rejected as well.
+    lb.write_config(&onto);
+    let rejected = ctl(&lb, &["--socket", "lb.sock", "reload"]).await;
+    assert_eq!(rejected.code, 1);
+    assert!(
+        rejected.stderr.contains("something else than a socket"),
+        "{rejected:?}"
+    );
+    assert_eq!(std::fs::read_to_string(&precious).unwrap(), "data");
+    ctl(&lb, &["--socket", "lb.sock", "status"]).await.ok();
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn it_follows_a_reload_and_is_made_anew_when_it_was_removed() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::plain(&[&web]).admin(SOCKET).start().await;
+    let old = lb.dir().join("lb.sock");
+    let moved = lb.config().replace("lb.sock", "new.sock");
+    lb.write_config(&moved);
+    // The answer comes over the socket that goes.
+    assert_eq!(
+        ctl(&lb, &["--socket", "lb.sock", "reload"]).await.ok(),
+        "applied\n"
+    );
+    assert!(!old.exists());
+    ctl(&lb, &["status"]).await.ok();
+
+    std::fs::remove_file(lb.dir().join("new.sock")).unwrap();
+    assert_eq!(ctl(&lb, &["status"]).await.code, 1);
+    assert_eq!(lb.reload(&moved).await, "applied");
+    ctl(&lb, &["status"]).await.ok();
+
+    let without = moved.replace("socket = \"new.sock\"\n", "");
+    assert_eq!(lb.reload(&without).await, "applied");
+    assert!(!lb.dir().join("new.sock").exists());
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_path_that_cannot_be_one_is_said_before_the_start() {
+    let web = Upstream::named("web1").await;
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::plain(&[&web]).admin(&format!("socket = \"{}\"", "x".repeat(108)));
+    std::fs::write(dir.path().join("leastconn.toml"), site.config()).unwrap();
+    let check = program(dir.path(), &["check"]).await;
+    assert_eq!(check.code, 2);
+    assert!(check.stderr.contains("107 is the most"), "{check:?}");
+
+    let site = Site::plain(&[&web]).admin("socket = \"none/lb.sock\"");
+    let refused = Balancer::start(BIN, &site.config(), &dir)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.status.unwrap().code(), Some(1));
+    assert!(
+        refused.stderr.contains("there is no directory"),
+        "{refused}"
+    );
+}

@@ -1,0 +1,167 @@
+//! The admin side follows a reload: another address, none, one again.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+
+use leastconn_testkit::client::{read_line, roundtrip};
+use leastconn_testkit::{DEADLINE, Signal, Upstream, eventually, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::{CLIENT1, Running, Site, talk, tcp};
+
+const ADMIN: &str = "[admin]\nbind = \"127.0.0.1:0\"\n";
+
+fn admin_at(address: SocketAddr) -> String {
+    format!("[admin]\nbind = \"{address}\"\n")
+}
+
+/// A port that is free now.
+fn free_port() -> SocketAddr {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap()
+}
+
+async fn is_refused(addr: SocketAddr) {
+    eventually(DEADLINE, || async move {
+        match TcpStream::connect(addr).await {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+            other => Err(format!("{addr}: {other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+}
+
+/// Reloads without looking at the admin address, which may not be there.
+async fn reload(lb: &Running, config: &str) {
+    let applied = || lb.stderr().matches("reloaded: the new").count();
+    let before = applied();
+    lb.write_config(config);
+    lb.signal(Signal::HUP);
+    eventually(DEADLINE, || async {
+        let done = (applied() > before).then_some(());
+        done.ok_or_else(|| "not reloaded".to_owned())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_new_address_answers_and_the_old_one_finishes_what_it_began() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let config = lb.config();
+    let mut open = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    read_line(&mut open).await.unwrap();
+
+    let old = lb.admin();
+    let mut asking = tcp(old).await;
+    asking
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: lb\r\n")
+        .await
+        .unwrap();
+    // Accepted before: it came after the one that asks.
+    assert_eq!(lb.http_get("/healthz").await.0, 200);
+    let new = free_port();
+    assert_eq!(
+        lb.reload(&config.replace(ADMIN, &admin_at(new))).await,
+        "applied"
+    );
+    assert_eq!(lb.wait_address("admin").await, old, "the first of them");
+    assert_eq!(lb.admin(), new);
+    assert_eq!(lb.http_get("/readyz").await.0, 200);
+    is_refused(old).await;
+
+    asking.write_all(b"\r\n").await.unwrap();
+    let mut answer = String::new();
+    within(DEADLINE, "the answer", asking.read_to_string(&mut answer))
+        .await
+        .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.ends_with("alive\n"), "{answer}");
+
+    // Nobody else has noticed.
+    assert_eq!(roundtrip(&mut open, b"x").await.unwrap(), b"x");
+    open.shutdown().await.unwrap();
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn an_address_that_stays_is_not_touched() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let mut kept = tcp(lb.admin()).await;
+    for _ in 0..3 {
+        // The port was chosen by the system, and stays.
+        assert_eq!(lb.reload(&lb.config()).await, "applied");
+        kept.write_all(b"GET /healthz HTTP/1.1\r\nhost: lb\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = [0; 1024];
+        let read = within(DEADLINE, "the answer", kept.read(&mut answer)).await;
+        assert!(answer[..read.unwrap()].starts_with(b"HTTP/1.1 200 "));
+    }
+    assert_eq!(lb.stderr().matches("\"admin\"").count(), 1);
+    drop(kept);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn the_admin_table_can_go_and_come_back() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let config = lb.config();
+    let first = lb.admin();
+    reload(&lb, &config.replace(ADMIN, "")).await;
+    is_refused(first).await;
+    talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    let again = free_port();
+    reload(&lb, &config.replace(ADMIN, &admin_at(again))).await;
+    assert_eq!(lb.admin(), again);
+    assert_eq!(lb.http_get("/readyz").await.0, 200);
+    assert_eq!(lb.reloads().await, [2.0, 0.0]);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_rejects_all() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let config = lb.config();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken_at = taken.local_addr().unwrap();
+    let changed = config
+        .replace(ADMIN, &admin_at(taken_at))
+        .replace("\"web\"]", "\"web/web1\"]");
+    assert_eq!(lb.reload(&changed).await, "rejected");
+    lb.wait_log(
+        |event| {
+            let said = event["fields"]["message"].as_str().unwrap_or_default();
+            said.contains(&format!("listener `admin` cannot listen on {taken_at}"))
+        },
+        DEADLINE,
+    )
+    .await;
+    // The one of before answers, and is in the way of its wildcard.
+    let wildcard = SocketAddr::from(([0, 0, 0, 0], lb.admin().port()));
+    let changed = config.replace(ADMIN, &admin_at(wildcard));
+    assert_eq!(lb.reload(&changed).await, "rejected");
+    lb.wait_log(
+        |event| {
+            let said = event["fields"]["message"].as_str().unwrap_or_default();
+            said.contains("which is in the way; that change needs a restart")
+        },
+        DEADLINE,
+    )
+    .await;
+    drop(taken);
+    assert_eq!(
+        lb.reload(&config.replace(ADMIN, &admin_at(taken_at))).await,
+        "applied"
+    );
+    assert_eq!(lb.admin(), taken_at);
+    lb.quiet().await;
+}

@@ -1,0 +1,515 @@
+//! `ctl`: what it says is so, and what it changes is seen by clients.
+
+use std::process::Stdio;
+
+use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
+use leastconn_testkit::{DEADLINE, Upstream, eventually, within};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use crate::support::{BIN, Running, Site, tcp};
+
+pub(crate) const SOCKET: &str = "socket = \"lb.sock\"";
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ended {
+    pub(crate) fn ok(self) -> String {
+        assert_eq!((self.code, &*self.stderr), (0, ""), "{}", self.stdout);
+        self.stdout
+    }
+}
+
+/// Runs the program with these arguments, in this directory.
+pub(crate) async fn program(dir: &std::path::Path, args: &[&str]) -> Ended {
+    let mut command = tokio::process::Command::new(BIN);
+    command.args(args).current_dir(dir).stdin(Stdio::null());
+    let output = within(DEADLINE, "the command", command.output())
+        .await
+        .unwrap();
+    Ended {
+        code: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Runs `ctl` for this balancer: its configuration is in the working directory.
+pub(crate) async fn ctl(lb: &Running, args: &[&str]) -> Ended {
+    let args = [&["ctl"], args].concat();
+    program(lb.dir(), &args).await
+}
+
+async fn ctl_json(lb: &Running, args: &[&str]) -> Value {
+    let args = [args, &["--json"]].concat();
+    serde_json::from_str(&ctl(lb, &args).await.ok()).unwrap()
+}
+
+/// Connects, and says to which server that led.
+async fn connected(lb: &Running) -> (TcpStream, String) {
+    let mut stream = tcp(lb.main()).await;
+    let name = within(DEADLINE, "the greeting", read_line(&mut stream)).await;
+    (stream, name.unwrap())
+}
+
+async fn web() -> [Upstream; 2] {
+    [Upstream::named("web1").await, Upstream::named("web2").await]
+}
+
+/// The balancer has ended this connection.
+async fn is_over(stream: &mut TcpStream) {
+    // In order or not: the server may have been sending.
+    let _ = within(DEADLINE, "the end", read_to_close(stream)).await;
+}
+
+async fn state_of(lb: &Running, server: usize) -> Value {
+    ctl_json(lb, &["servers"]).await["servers"][server].clone()
+}
+
+#[tokio::test]
+async fn a_server_in_drain_gets_no_new_connections_and_keeps_those_it_has() {
+    let [web1, web2] = &web().await;
+    let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
+    let (mut a, first) = connected(&lb).await;
+    let (mut b, second) = connected(&lb).await;
+    assert_ne!(first, second);
+    let said = ctl(&lb, &["drain", "web/web1"]).await.ok();
+    assert_eq!(said, "web/web1: drain (was ready); 1 connection left\n");
+    let mut more = Vec::new();
+    for _ in 0..6 {
+        let (stream, server) = connected(&lb).await;
+        assert_eq!(server, "web2");
+        more.push(stream);
+    }
+    for open in [&mut a, &mut b] {
+        assert_eq!(roundtrip(open, b"still").await.unwrap(), b"still");
+    }
+    assert_eq!(state_of(&lb, 0).await["state"], "drain");
+    // Whoever did it, and what, is in the log.
+    lb.wait_log(
+        |event| {
+            let message = event["fields"]["message"].as_str().unwrap_or_default();
+            message.contains("set web/web1 to drain, which was in ready")
+                && event["fields"]["uid"] == rustix::process::getuid().as_raw()
+        },
+        DEADLINE,
+    )
+    .await;
+    assert_eq!(
+        ctl(&lb, &["ready", "web/web1"]).await.ok(),
+        "web/web1: ready (was drain)\n"
+    );
+    let (_back, server) = connected(&lb).await;
+    assert_eq!(server, "web1", "it has the fewest");
+    drop((a, b, more, _back));
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_server_in_maint_loses_its_connections_after_the_grace() {
+    let [web1, web2] = &web().await;
+    let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
+    let (mut a, first) = connected(&lb).await;
+    let (mut b, _) = connected(&lb).await;
+    let (on1, on2) = if first == "web1" {
+        (&mut a, &mut b)
+    } else {
+        (&mut b, &mut a)
+    };
+
+    // Within the grace it may come back, and nobody has noticed.
+    let set = ctl_json(&lb, &["maint", "web/web1", "--grace", "1h"]).await;
+    assert_eq!(
+        set,
+        json!({ "upstream": "web", "server": "web1", "state": "maint", "was": "ready", "active": 1, "ends_after_seconds": 3600.0 })
+    );
+    assert_eq!(roundtrip(on1, b"x").await.unwrap(), b"x");
+    ctl(&lb, &["ready", "web/web1"]).await.ok();
+    assert_eq!(roundtrip(on1, b"x").await.unwrap(), b"x");
+
+    ctl(&lb, &["maint", "web/web1", "--grace", "1h"]).await.ok();
+    ctl(&lb, &["maint", "web/web1", "--grace", "0s"]).await.ok();
+    is_over(on1).await;
+    let record = lb.nth(0, "killed").await;
+    assert_eq!(record["server"], "web1");
+    assert_eq!(roundtrip(on2, b"x").await.unwrap(), b"x");
+    let (c, server) = connected(&lb).await;
+    assert_eq!(server, "web2");
+    lb.wait_log(
+        |event| {
+            let fields = &event["fields"];
+            fields["killed"] == 1 && fields["server"] == "web1"
+        },
+        DEADLINE,
+    )
+    .await;
+    drop((a, b, c));
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn what_was_set_by_hand_survives_a_reload_and_is_shown() {
+    let [web1, web2] = &web().await;
+    let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
+    let config = lb.config();
+    ctl(&lb, &["maint", "web/web1"]).await.ok();
+    ctl(&lb, &["log-level", "debug"]).await.ok();
+    let deviations = async || {
+        let status = ctl_json(&lb, &["status"]).await;
+        let mut all = status["configuration"]["deviations"].clone();
+        for deviation in all.as_array_mut().unwrap() {
+            let since = deviation.as_object_mut().unwrap().remove("since").unwrap();
+            assert!(since.as_str().unwrap().ends_with('Z'), "{since}");
+        }
+        all
+    };
+    let maint = json!({ "what": "web/web1", "is": "maint", "configured": "ready" });
+    let debug = json!({ "what": "log.level", "is": "debug", "configured": "info" });
+    assert_eq!(deviations().await, json!([maint, debug]));
+    let text = ctl(&lb, &["status"]).await.ok();
+    assert!(
+        text.contains("set by hand    web/web1 is maint, not ready, since 20"),
+        "{text}"
+    );
+
+    // Another address, and another server beside it: it is the name that counts.
+    let third = Upstream::named("web3").await;
+    let moved = config.replace(&web1.addr().to_string(), &third.addr().to_string());
+    assert_ne!(moved, config);
+    lb.write_config(&moved);
+    assert_eq!(ctl(&lb, &["reload"]).await.ok(), "applied\n");
+    assert_eq!(state_of(&lb, 0).await["address"], third.addr().to_string());
+    assert_eq!(state_of(&lb, 0).await["state"], "maint");
+    assert_eq!(deviations().await, json!([maint, debug]));
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let (stream, server) = connected(&lb).await;
+        assert_eq!(server, "web2");
+        streams.push(stream);
+    }
+    // It is the new one that comes back.
+    ctl(&lb, &["ready", "web/web1"]).await.ok();
+    let (stream, server) = connected(&lb).await;
+    assert_eq!(server, "web3");
+    streams.push(stream);
+    assert_eq!(deviations().await, json!([debug]));
+
+    // The file's own level changes: that is what counts now.
+    let warn = moved.replace("format = \"json\"", "format = \"json\"\nlevel = \"warn\"");
+    lb.write_config(&warn);
+    ctl(&lb, &["reload"]).await.ok();
+    assert_eq!(deviations().await, json!([]));
+    assert_eq!(ctl(&lb, &["log-level"]).await.ok(), "warn\n");
+
+    // A server that goes takes it along.
+    ctl(&lb, &["drain", "web/web2"]).await.ok();
+    let gone = moved.replace(
+        &format!(", {{ name = \"web2\", address = \"{}\" }}", web2.addr()),
+        "",
+    );
+    assert_ne!(gone, moved);
+    for config in [&gone, &moved] {
+        lb.write_config(config);
+        ctl(&lb, &["reload"]).await.ok();
+        assert_eq!(deviations().await, json!([]));
+    }
+    assert_eq!(state_of(&lb, 1).await["state"], "ready");
+    drop(streams);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn connections_are_killed_by_what_is_said_of_them() {
+    let [web1, web2] = &web().await;
+    let lb = Site::new()
+        .admin(SOCKET)
+        .listener("main", &["upstream = \"web\""])
+        .listener("other", &["bind = \"127.0.0.2:0\"", "upstream = \"web\""])
+        .upstream(
+            "web",
+            &[crate::support::NO_PROBES],
+            &crate::support::entries(&[web1, web2]),
+        )
+        .client("one", "source = \"127.0.0.1\"", "web/web1", "")
+        .client("two", "source = \"127.0.0.2\"", "web", "")
+        .start()
+        .await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(connected(&lb).await.0);
+    }
+    let shown = ctl_json(&lb, &["connections"]).await;
+    assert_eq!(shown["total"], 3);
+    let id = shown["connections"][0]["connection"].as_u64().unwrap();
+    assert_eq!(
+        ctl(&lb, &["kill", "--connection", &id.to_string()])
+            .await
+            .ok(),
+        "1 connection was ended\n"
+    );
+    let mut last = open.pop().unwrap();
+    is_over(&mut last).await;
+    lb.nth(0, "killed").await;
+    let gone = ctl(&lb, &["kill", "--connection", &id.to_string()]).await;
+    assert_eq!(gone.code, 1);
+    assert!(
+        gone.stderr.contains(&format!("no open connection {id}")),
+        "{gone:?}"
+    );
+
+    // All that is said must hold.
+    let none = ctl(&lb, &["kill", "--client", "one", "--server", "web/web2"])
+        .await
+        .ok();
+    assert_eq!(none, "0 connections were ended\n");
+    let none = ctl(&lb, &["kill", "--client", "two"]).await.ok();
+    assert_eq!(none, "0 connections were ended\n");
+    for stream in &mut open {
+        assert_eq!(roundtrip(stream, b"x").await.unwrap(), b"x");
+    }
+    assert_eq!(
+        ctl_json(&lb, &["kill", "--client", "one"]).await,
+        json!({ "killed": 2 })
+    );
+    for stream in &mut open {
+        is_over(stream).await;
+    }
+    let (mut a, _) = connected(&lb).await;
+    let killed = ctl_json(&lb, &["kill", "--server", "web/web1"]).await;
+    assert_eq!(killed, json!({ "killed": 1 }));
+    is_over(&mut a).await;
+    let (mut a, _) = connected(&lb).await;
+    let killed = ctl_json(&lb, &["kill", "--identity", "source:127.0.0.1"]).await;
+    assert_eq!(killed, json!({ "killed": 1 }));
+    is_over(&mut a).await;
+    lb.wait_metric(
+        "leastconn_connections_total{listener=\"main\",outcome=\"killed\"}",
+        5.0,
+        DEADLINE,
+    )
+    .await;
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_reload_says_what_became_of_it() {
+    let [web1, web2] = &web().await;
+    let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
+    let config = lb.config();
+    assert_eq!(ctl(&lb, &["reload"]).await.ok(), "applied\n");
+    lb.write_config(&config.replace("upstream = \"web\"", "upstream = \"wbe\""));
+    let rejected = ctl(&lb, &["reload"]).await;
+    assert_eq!((rejected.code, &*rejected.stdout), (1, ""));
+    assert!(
+        rejected.stderr.contains("rejected; nothing has changed:"),
+        "{rejected:?}"
+    );
+    assert!(rejected.stderr.contains("leastconn.toml:"), "{rejected:?}");
+    assert!(rejected.stderr.contains("`wbe`"), "{rejected:?}");
+    let json = ctl(&lb, &["reload", "--json"]).await;
+    assert_eq!(json.code, 1);
+    let answer: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(answer["outcome"], "rejected");
+    let text = ctl(&lb, &["status"]).await.ok();
+    assert!(
+        text.contains("REJECTED") && text.contains("`wbe`"),
+        "{text}"
+    );
+
+    // What is listened at by a reload that came in over the admin side's thread is
+    // served like any other.
+    let more = config.clone()
+        + "[[listener]]\nname = \"late\"\nbind = \"127.0.0.1:0\"\nupstream = \"web\"\n";
+    lb.write_config(&more);
+    ctl(&lb, &["reload"]).await.ok();
+    let mut stream = tcp(lb.wait_address("late").await).await;
+    within(DEADLINE, "the greeting", read_line(&mut stream))
+        .await
+        .unwrap();
+    drop(stream);
+    lb.write_config(&config);
+    ctl(&lb, &["reload"]).await.ok();
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn the_log_s_level_changes_what_is_written() {
+    let [web1, web2] = &web().await;
+    let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
+    let config = lb.config();
+    lb.write_config(&config.replace("format = \"json\"", "format = \"json\"\nlevel = \"error\""));
+    ctl(&lb, &["reload"]).await.ok();
+    let lines = || lb.stderr().matches("by hand: killed").count();
+    ctl(&lb, &["kill", "--client", "local"]).await.ok();
+    assert_eq!(lines(), 0);
+    let said = ctl(&lb, &["log-level", "info"]).await.ok();
+    assert_eq!(said, "info; the file says error\n");
+    ctl(&lb, &["kill", "--client", "local"]).await.ok();
+    eventually(DEADLINE, || async {
+        (lines() == 1).then_some(()).ok_or_else(|| lb.stderr())
+    })
+    .await
+    .unwrap();
+    // A reload of the same file is no reason to forget it.
+    ctl(&lb, &["reload"]).await.ok();
+    assert_eq!(ctl(&lb, &["log-level"]).await.ok(), "info\n");
+    assert_eq!(
+        ctl(&lb, &["log-level", "reset"]).await.ok(),
+        "error, as the file says\n"
+    );
+    ctl(&lb, &["kill", "--client", "local"]).await.ok();
+    assert_eq!(lines(), 1);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn tables_show_what_there_is() {
+    let [web1, web2] = &web().await;
+    let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
+    let (mut a, server) = connected(&lb).await;
+    let listed = ctl(&lb, &["servers"]).await.ok();
+    let row = |table: &str, begins: &str| {
+        let found = table
+            .lines()
+            .find(|line| line.trim_start().starts_with(begins));
+        let row = found.unwrap_or_else(|| panic!("no {begins} in\n{table}"));
+        row.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let cells = row(&listed, &format!("web/{server}"));
+    assert_eq!(cells[1..5], ["ready", "up", "1", "-"], "{listed}");
+    assert!(listed.is_ascii() && !listed.contains('\x1b'), "{listed}");
+    let clients = ctl(&lb, &["clients", "--active"]).await.ok();
+    assert_eq!(row(&clients, "local")[1..4], ["1", "1", "0"], "{clients}");
+    let nobody = ctl(&lb, &["clients", "--search", "nobody"]).await.ok();
+    assert_eq!(nobody.lines().count(), 1, "{nobody}");
+    let mut b = connected(&lb).await.0;
+    let connections = ctl(&lb, &["connections", "--client", "local", "--limit", "1"])
+        .await
+        .ok();
+    assert!(connections.contains("source:127.0.0.1"), "{connections}");
+    assert!(
+        connections.ends_with("and 1 more (--limit, --search)\n"),
+        "{connections}"
+    );
+    let status = ctl(&lb, &["status"]).await.ok();
+    for part in [
+        "state          ready",
+        "last reload    none",
+        "2 open of at most",
+        "LISTENER",
+        "web             2          2       2",
+    ] {
+        assert!(status.contains(part), "{part} is not in\n{status}");
+    }
+    // The same by the socket alone, from anywhere.
+    let socket = lb.dir().join("lb.sock");
+    let by_socket = program(
+        std::path::Path::new("/"),
+        &[
+            "ctl",
+            "--socket",
+            socket.to_str().unwrap(),
+            "servers",
+            "--json",
+        ],
+    )
+    .await
+    .ok();
+    assert_eq!(
+        serde_json::from_str::<Value>(&by_socket).unwrap(),
+        ctl_json(&lb, &["servers"]).await
+    );
+    for stream in [&mut a, &mut b] {
+        assert_eq!(roundtrip(stream, b"x").await.unwrap(), b"x");
+    }
+    drop((a, b));
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said_with_what_to_do() {
+    let [web1, web2] = &web().await;
+    let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
+    for (args, code, says) in [
+        (
+            &["drain", "web/wbe1"][..],
+            1,
+            "there is no server `web/wbe1`; did you mean `web/web1`?",
+        ),
+        (&["drain", "other/thing"], 1, "`ctl servers` lists them"),
+        (&["kill", "--client", "locla"], 1, "did you mean `local`?"),
+        (
+            &["kill", "--server", "web/x"],
+            1,
+            "there is no server `web/x`",
+        ),
+        (&["maint", "web/web1", "--grace", "soon"], 2, "`grace`"),
+        (&["drain", "web1"], 2, "write UPSTREAM/SERVER"),
+        (&["kill"], 2, "--client"),
+        (&["log-level", "loud"], 2, "possible values"),
+        (
+            &["--socket", "none.sock", "status"],
+            1,
+            "there is no socket none.sock",
+        ),
+        (&["--config", "none.toml", "status"], 2, "none.toml"),
+        (
+            &["--config", "x", "--socket", "y", "status"],
+            2,
+            "cannot be used with",
+        ),
+    ] {
+        let ended = ctl(&lb, args).await;
+        assert_eq!(
+            (ended.code, &*ended.stdout),
+            (code, ""),
+            "{args:?}: {ended:?}"
+        );
+        assert!(ended.stderr.contains(says), "{args:?}: {}", ended.stderr);
+    }
+    assert_eq!(state_of(&lb, 0).await["state"], "ready");
+    // Only where the socket is matters, not whether the rest can be read now.
+    lb.write_config("[admin]\nsocket = \"lb.sock\"\n[[listener]]\ntls = { cert = \"gone.crt\" }\n");
+    ctl(&lb, &["servers"]).await.ok();
+    lb.write_config("[admin]\nbind = \"127.0.0.1:0\"\n");
+    let none = ctl(&lb, &["servers"]).await;
+    assert_eq!(none.code, 2);
+    assert!(
+        none.stderr.contains("has no `socket` in its [admin] table"),
+        "{none:?}"
+    );
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn health_is_told_over_the_socket_where_there_is_nothing_else() {
+    let [web1, web2] = &web().await;
+    let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
+    let only_socket = lb
+        .config()
+        .replace("bind = \"127.0.0.1:0\"\nsocket", "socket");
+    lb.write_config(&only_socket);
+    ctl(&lb, &["reload"]).await.ok();
+    program(lb.dir(), &["healthcheck"]).await.ok();
+    assert!(
+        lb.try_http_get("/readyz").await.is_err(),
+        "the address is gone"
+    );
+    lb.write_config(&lb.config());
+    ctl(&lb, &["reload"]).await.ok();
+    eventually(DEADLINE, || async {
+        let answer = lb.try_http_get("/readyz").await;
+        answer.map_err(|error| error.to_string())
+    })
+    .await
+    .unwrap();
+    lb.quiet().await;
+}
