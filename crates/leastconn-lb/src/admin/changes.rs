@@ -141,10 +141,10 @@ async fn kill(
             ));
         }
     };
-    if let Some(client) = &asked.client {
-        if let Some(nobody) = no_client(&sight, client) {
-            return Err(nobody);
-        }
+    if let Some(client) = &asked.client
+        && let Some(nobody) = no_client(&sight, client)
+    {
+        return Err(nobody);
     }
     let killed = by_hand::kill(&sight.shared.registry, |id, known| {
         let identity = || {
