@@ -3,6 +3,9 @@
 //! `make test-browser` runs these, and fails without Chromium; in other runs of all
 //! tests they are passed over, with a word, where there is none.
 
+// A test that fails is a panic, in its helpers, too.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod chromium;
 mod page;
 #[path = "../e2e/support.rs"]
