@@ -1,7 +1,7 @@
 //! The admin address: who may change something there, and who may even look.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use leastconn_testkit::{DEADLINE, Upstream, eventually, within};
 use serde_json::Value;
@@ -246,7 +246,7 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
 async fn slow_clients_are_cut_off_and_do_not_lock_out_the_socket() {
     let web = Upstream::named("web1").await;
     let lb = Site::plain(&[&web]).admin(SOCKET).start().await;
-    let begun = Instant::now();
+    let begun = leastconn::net::now();
     let mut slow = Vec::new();
     // More than are served at once: nobody else gets in by the address.
     for _ in 0..140 {
