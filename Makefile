@@ -81,6 +81,11 @@ test: ## All tests
 	  echo '$(CARGO) test --locked --workspace' && $(CARGO) test --locked --workspace; \
 	fi
 
+.PHONY: test-browser
+test-browser: ## The dashboard in a real Chromium (make test does it too, where there is one)
+	@scripts/setup.sh --browser
+	LEASTCONN_BROWSER=required $(CARGO) test --locked -p leastconn-lb --test browser -- --test-threads 2
+
 .PHONY: test-long
 test-long: ## The long variants of the end-to-end tests: one of 8,000 connections revoked, 200 reloads under load, 100,000 connects during 20 upgrades, the latency of the admin side (needs 20,000 open files)
 	LEASTCONN_LONG=1 $(CARGO) test --locked --release -p leastconn-lb --test e2e -- --test-threads 1 --nocapture
@@ -121,6 +126,9 @@ lint: ## Format, clippy, docs, architecture, dependencies, scripts
 	scripts/check-architecture.sh
 	scripts/deny.sh
 	deploy/systemd/check.sh
+	@if command -v node >/dev/null; then \
+	  echo node --check; for script in crates/leastconn-lb/src/dashboard/*.js; do node --input-type=module --check <$$script || exit 1; done; \
+	else echo 'node is not installed; the scripts of the dashboard not checked'; fi
 	@if command -v shellcheck >/dev/null; then \
 	  echo shellcheck; shellcheck -x bench/*.sh certs/*.sh scripts/*.sh deploy/*.sh deploy/*/*.sh test/*.sh .ci/run \
 	    deploy/debian/postinst deploy/debian/prerm deploy/debian/postrm; \

@@ -3,25 +3,28 @@
 # the packages that are missing; otherwise says which. Says nothing and takes no
 # time when all is well.
 #
-#   scripts/setup.sh [--build | --test | --lint | --deb | --deb-test]…     (default: --build)
+#   scripts/setup.sh [--build | --test | --lint | --browser | --deb | --deb-test]…     (default: --build)
 #
 #   --build  cargo of the version Cargo.toml asks for, a C compiler
 #   --test   the programs that tests run against (and all of --build)
 #   --lint   shellcheck and cargo-deny (and all of --build)
+#   --browser  Chromium, for the tests of the dashboard (and all of --build), and
+#            axe-core for what it knows of accessibility, where npm can get it
 #   --deb    what the Debian package is made with (and all of --build)
 #   --deb-test  what it is tried out in (and all of --deb)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-TEST='' LINT='' DEB='' DEB_TEST=''
+TEST='' LINT='' BROWSER='' DEB='' DEB_TEST=''
 for arg in "$@"; do
   case $arg in
     --build) ;;
     --test) TEST=1 ;;
     --lint) LINT=1 ;;
+    --browser) BROWSER=1 ;;
     --deb) DEB=1 ;;
     --deb-test) DEB=1 DEB_TEST=1 ;;
-    *) echo "usage: setup.sh [--build | --test | --lint | --deb | --deb-test]…" >&2 && exit 2 ;;
+    *) echo "usage: setup.sh [--build | --test | --lint | --browser | --deb | --deb-test]…" >&2 && exit 2 ;;
   esac
 done
 
@@ -57,6 +60,9 @@ if [ -n "$TEST" ]; then
   want python3 python3
   want redis-server redis-server
   want redis-cli redis-tools
+fi
+if [ -n "$BROWSER" ] && [ -z "${CHROMIUM:-}" ]; then
+  have chromium-browser || have google-chrome || want chromium chromium
 fi
 if [ -n "$LINT" ]; then
   want git git
@@ -125,6 +131,27 @@ else
   if [ -n "$DEB" ] && [ -z "$BAD" ] && ! have cargo-deb; then
     echo "setup: installing cargo-deb (takes some minutes, once)" >&2
     cargo install --quiet --locked cargo-deb || problem "cargo-deb is missing: cargo install --locked cargo-deb"
+  fi
+fi
+
+# --- axe-core --------------------------------------------------------------------
+
+# For the tests only, and not kept here: its licence is not ours (MPL-2.0). Without it
+# the tests look at names, roles and landmarks themselves.
+AXE=4.14.1
+axe_file=target/browser/axe.min.js
+if [ -n "$BROWSER" ] && ! grep -qs "axe v$AXE" "$axe_file"; then
+  if have npm && have tar; then
+    place=$(mktemp -d)
+    if (cd "$place" && npm pack --silent "axe-core@$AXE" && tar xzf "axe-core-$AXE.tgz") >/dev/null 2>&1; then
+      mkdir -p target/browser
+      cp "$place/package/axe.min.js" "$axe_file"
+    else
+      echo "setup: no axe-core from npm; the tests go on without it" >&2
+    fi
+    rm -rf "$place"
+  else
+    echo "setup: npm is not installed; the tests go on without axe-core" >&2
   fi
 fi
 

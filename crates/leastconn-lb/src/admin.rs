@@ -30,6 +30,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 use crate::{
     api::{Sight, history},
     config::Config,
+    dashboard,
     inherited::Inherited,
     metrics::CONTENT_TYPE,
     shared::{Phase, Shared},
@@ -140,6 +141,7 @@ fn router(sight: Sight) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .nest("/api/v1", api::routes())
+        .merge(dashboard::routes())
         .layer(middleware::from_fn_with_state(sight.clone(), guard::guard))
         .with_state(sight)
 }

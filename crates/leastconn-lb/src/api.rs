@@ -20,7 +20,7 @@ use leastconn::Reason;
 pub use changes::{Kill, Killed, LogLevel, ServerState, SetLogLevel, SetState, StateSet};
 pub use clients::{Client, ClientOrder, Clients, ClientsQuery, RateLimit};
 pub use connections::{Connection, Connections, ConnectionsQuery, Stage};
-pub use history::{History, Sample, Samples};
+pub use history::{History, HistoryQuery, Sample, Samples};
 pub use servers::{Server, Servers, UpstreamSummary};
 pub use status::{
     Certificate, Configuration, Deviation, ListenerStatus, LogStatus, Phase, Reload, ReloadOutcome,

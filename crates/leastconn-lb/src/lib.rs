@@ -9,6 +9,7 @@ pub mod by_hand;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod dashboard;
 pub mod descriptors;
 pub mod identity;
 pub mod inherited;

@@ -10,7 +10,8 @@ use axum::{
 use serde::Serialize;
 
 use crate::api::{
-    Clients, ClientsQuery, Connections, ConnectionsQuery, Servers, Sight, Status, openapi::openapi,
+    Clients, ClientsQuery, Connections, ConnectionsQuery, HistoryQuery, Servers, Sight, Status,
+    openapi::openapi,
 };
 
 /// The routes.
@@ -44,9 +45,12 @@ pub(super) fn routes() -> Router<Sight> {
         )
         .route(
             "/history",
-            get(async |State(sight): State<Sight>| {
-                answer(move || sight.shared.history.samples()).await
-            }),
+            get(
+                async |State(sight): State<Sight>, asked: Asked<HistoryQuery>| match asked {
+                    Ok(Query(query)) => answer(move || sight.shared.history.samples(&query)).await,
+                    Err(rejection) => wrong(&rejection),
+                },
+            ),
         )
         .route("/openapi.json", get(async || answer(openapi).await))
         .merge(super::changes::routes())

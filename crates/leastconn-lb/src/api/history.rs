@@ -47,6 +47,15 @@ pub struct Sample {
     pub sent_per_second: f64,
 }
 
+/// How many of them.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HistoryQuery {
+    /// So many of the newest at most; all unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<usize>,
+}
+
 /// Keeps the last readings.
 #[derive(Debug, Default)]
 pub struct History(Mutex<VecDeque<Sample>>);
@@ -64,11 +73,12 @@ struct Reading {
 
 impl History {
     /// What is kept.
-    pub fn samples(&self) -> Samples {
+    pub fn samples(&self, query: &HistoryQuery) -> Samples {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let left_out = kept.len().saturating_sub(query.last.unwrap_or(KEPT));
         Samples {
             interval_seconds: EVERY.as_secs_f64(),
-            samples: kept.iter().cloned().collect(),
+            samples: kept.iter().skip(left_out).cloned().collect(),
         }
     }
 

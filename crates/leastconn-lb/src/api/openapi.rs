@@ -4,8 +4,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Clients, ClientsQuery, Connections, ConnectionsQuery, Kill, Killed, LogLevel, Reload, Samples,
-    Servers, SetLogLevel, SetState, StateSet, Status,
+    Clients, ClientsQuery, Connections, ConnectionsQuery, HistoryQuery, Kill, Killed, LogLevel,
+    Reload, Samples, Servers, SetLogLevel, SetState, StateSet, Status,
 };
 
 /// Below which all paths are.
@@ -32,7 +32,11 @@ pub fn openapi() -> Value {
         "Open connections",
         Some(inline::<ConnectionsQuery>()),
     );
-    paths.get::<Samples>("/history", "The last minutes", None);
+    paths.get::<Samples>(
+        "/history",
+        "The last minutes",
+        Some(inline::<HistoryQuery>()),
+    );
     paths.post::<SetState, StateSet>(
         "/servers/{upstream}/{server}/state",
         "Set what is wanted of a server; it survives reloads",

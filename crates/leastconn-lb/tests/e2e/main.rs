@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod servers;
+mod serves_a_dashboard;
 mod support;
 mod upgrading;
 

@@ -233,6 +233,12 @@ async fn the_last_minutes_are_kept() {
         assert_eq!(sample["open"], 1, "{history}");
         assert!(sample["refused_per_second"].as_f64().unwrap() * interval < 1.5);
     }
+    let none = get(&lb, "history?last=0").await["samples"].clone();
+    assert_eq!(none, json!([]));
+    let last = get(&lb, "history?last=1").await["samples"].clone();
+    assert_eq!(last.as_array().unwrap().len(), 1);
+    let all = history["samples"].as_array().unwrap();
+    assert!(last[0]["time"].as_str() >= all.last().unwrap()["time"].as_str());
     drop(stream);
     lb.quiet().await;
 }

@@ -18,6 +18,7 @@ async fn the_demo_shows_every_refusal_and_leaves_nothing() {
         start.elapsed()
     );
     for word in [
+        "dashboard   http://127.0.0.1:",
         "rate_limited",
         "unknown_client",
         "not_allowed",

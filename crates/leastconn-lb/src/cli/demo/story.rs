@@ -39,7 +39,10 @@ pub(super) async fn tell(stage: &Stage, limit: Option<Duration>) -> Result<(), T
 fn introduce(stage: &Stage) {
     heading("leastconn demo: a balancer that knows who is connecting");
     say(&format!("balancer    {} (mutual TLS)", stage.balancer));
-    say(&format!("admin       http://{}/metrics", stage.dashboard));
+    say(&format!(
+        "dashboard   http://{}/ (open it in a browser while this runs)",
+        stage.dashboard
+    ));
     say(&format!(
         "files       {} (configuration, certificates, access log)",
         stage.dir.display()

@@ -1,0 +1,107 @@
+//! `GET /`: the dashboard, one page with its scripts and styles, all of it in this
+//! binary. It asks the API of the same address and nobody else.
+//!
+//! What it shows comes in part from clients: names in certificates, server names.
+//! So the page makes text of all of it, and tells the browser to run nothing but
+//! what stands in the files below: no inline script, no string as a script or as
+//! HTML (`require-trusted-types-for`), nothing from elsewhere, in nobody's frame.
+
+use std::fmt::Write as _;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::{
+    Router,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    connect-src 'self'; img-src data: 'self'; frame-ancestors 'none'; base-uri 'none'; \
+    form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
+
+const HTML: &str = "text/html; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+const IMAGE: &str = "image/svg+xml";
+
+/// Path, content type, content.
+type File = (&'static str, &'static str, &'static [u8]);
+
+macro_rules! files {
+    ($($file:literal as $kind:ident,)+) => {
+        &[$((
+            concat!("/dashboard/", $file),
+            $kind,
+            include_bytes!(concat!("dashboard/", $file)),
+        ),)+]
+    };
+}
+
+const PAGE: File = ("/", HTML, include_bytes!("dashboard/index.html"));
+const FILES: &[File] = files![
+    "style.css" as STYLE,
+    "icon.svg" as IMAGE,
+    "theme.js" as SCRIPT,
+    "main.js" as SCRIPT,
+    "api.js" as SCRIPT,
+    "charts.js" as SCRIPT,
+    "connections.js" as SCRIPT,
+    "control.js" as SCRIPT,
+    "clients.js" as SCRIPT,
+    "dom.js" as SCRIPT,
+    "format.js" as SCRIPT,
+    "notice.js" as SCRIPT,
+    "overview.js" as SCRIPT,
+    "rates.js" as SCRIPT,
+    "reasons.js" as SCRIPT,
+    "upstreams.js" as SCRIPT,
+    "vendor/uPlot.iife.min.js" as SCRIPT,
+    "vendor/uPlot.min.css" as STYLE,
+];
+
+/// The page at `/`, and what it is made of below `/dashboard/`.
+pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    let mut router = Router::new();
+    for &(path, kind, content) in [PAGE].iter().chain(FILES) {
+        let tag = tag(content);
+        router = router.route(
+            path,
+            get(async move |asked: HeaderMap| answer(kind, content, &tag, &asked)),
+        );
+    }
+    router
+}
+
+/// Kept by browsers, and asked for again each time: another version of the balancer
+/// may have taken this one's place.
+fn answer(kind: &'static str, content: &'static [u8], tag: &str, asked: &HeaderMap) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::ETAG, tag),
+    ];
+    let known = asked.get_all(header::IF_NONE_MATCH).iter();
+    let known = known.filter_map(|value| value.to_str().ok());
+    if known
+        .flat_map(|value| value.split(','))
+        .any(|one| one.trim() == tag)
+    {
+        return (StatusCode::NOT_MODIFIED, headers).into_response();
+    }
+    (headers, content).into_response()
+}
+
+/// A name for exactly this content.
+fn tag(content: &[u8]) -> String {
+    let mut tag = String::from("\"");
+    for byte in &digest(&SHA256, content).as_ref()[..8] {
+        // Writing to a string does not fail.
+        let _ = write!(tag, "{byte:02x}");
+    }
+    tag + "\""
+}

@@ -1,0 +1,173 @@
+// The head of the page, the figures, and what happened since the start.
+
+import { $, attribute, bar, el, empty, fill, keyed, text } from "./dom.js";
+import * as as from "./format.js";
+import { explain, isRefusal, refused } from "./reasons.js";
+
+const SHOWN = 6;
+let allCertificates = false;
+
+const PHASES = { starting: "warn", ready: "good", draining: "warn" };
+
+export function head(status) {
+  const { configuration } = status;
+  text($("version"), status.version);
+  badge($("phase"), status.phase, PHASES[status.phase]);
+  document.title = status.phase === "ready" ? "leastconn" : `${status.phase} · leastconn`;
+  text($("uptime"), as.span(status.uptime_seconds * 1000));
+  // The end of a path says more than its beginning, which is cut off: the mark keeps
+  // its first slash where it is.
+  text($("file"), `\u200e${configuration.file}`);
+  attribute($("file"), "title", configuration.file);
+  text($("applied"), as.moment(configuration.applied));
+  const reload = configuration.last_reload;
+  badge($("reload"), reload?.outcome ?? "none", { applied: "good", rejected: "bad" }[reload?.outcome]);
+  text($("reload-time"), reload ? as.clock(reload.time) : "");
+  const reasons = reload?.reasons ?? [];
+  $("rejected").hidden = reload?.outcome !== "rejected";
+  lines($("rejected-reasons"), reasons);
+  $("by-hand").hidden = configuration.deviations.length === 0;
+  lines(
+    $("deviations"),
+    configuration.deviations.map((one) => `${one.what} is ${one.is}; the file says ${one.configured}`),
+  );
+  $("draining").hidden = status.phase !== "draining";
+  const lost = status.log.lines_lost;
+  text(
+    $("process"),
+    `process ${status.pid} · ${as.plural(status.workers, "worker")} · started ${as.moment(status.started)} · log level ${status.log.level}` +
+      (lost ? ` · ${as.plural(lost, "access log line")} lost` : ""),
+  );
+}
+
+export function figures(status, sample) {
+  const all = status.connections;
+  figure("open", all.open, as.count(all.open));
+  text($("open-of"), `of ${as.count(all.limit)}`);
+  alarm("open", all.open >= all.limit * 0.9);
+  figure("handshakes", all.handshakes, as.count(all.handshakes));
+  text($("waiting"), all.handshakes_waiting ? `${as.count(all.handshakes_waiting)} waiting` : "");
+  const servers = status.upstreams.reduce((sum, one) => sum + one.servers, 0);
+  const available = status.upstreams.reduce((sum, one) => sum + one.available, 0);
+  figure("available", available, as.count(available));
+  text($("available-of"), `of ${as.count(servers)}`);
+  alarm("available", available < servers);
+  if (!sample) return;
+  figure("new", sample.accepted_per_second, as.rate(sample.accepted_per_second));
+  figure("refused", sample.refused_per_second, as.rate(sample.refused_per_second));
+  for (const [id, n] of [
+    ["in", sample.received_per_second],
+    ["out", sample.sent_per_second],
+  ]) {
+    const [value, unit] = as.bytesParts(n);
+    figure(id, n, value);
+    text($(`${id}-unit`), `${unit}/s`);
+  }
+}
+
+/** What it was made of stays with it: what is shown may be rounded. */
+function figure(id, value, shown) {
+  attribute($(id), "data-value", value);
+  text($(id), shown);
+}
+
+function alarm(id, on) {
+  $(id).closest("div").classList.toggle("alarm", on);
+}
+
+export function outcomes(status) {
+  const entries = Object.entries(status.connections.outcomes).sort((a, b) => b[1] - a[1]);
+  tally("refusals", entries.filter(([code]) => isRefusal(code)), "None so far.");
+  tally("endings", entries.filter(([code]) => !isRefusal(code)), "None so far.");
+}
+
+function tally(id, entries, none) {
+  const total = entries.reduce((sum, [, n]) => sum + n, 0);
+  const most = entries[0]?.[1] ?? 1;
+  text($(`${id}-total`), entries.length ? `${as.count(total)} since the start` : "");
+  attribute($(`${id}-total`), "data-value", total);
+  empty($(`no-${id}`), entries.length === 0, none);
+  $(id).closest("table").hidden = entries.length === 0;
+  keyed($(id), entries, ([code]) => code, ([code]) => {
+    const { outer, inner } = bar(id === "refusals" ? "refusal" : "");
+    const number = el("td", "num");
+    const heading = el("th", "", el("span", "name mono", code), el("span", "sub long", explain(code)), outer);
+    heading.scope = "row";
+    heading.title = explain(code);
+    const element = el("tr", "tally", heading, number);
+    element.dataset.code = code;
+    return {
+      element,
+      update: ([, n]) => {
+        text(number, as.count(n));
+        attribute(number, "data-value", n);
+        fill(inner, n / most);
+      },
+    };
+  });
+}
+
+export function listeners(status) {
+  empty($("no-listeners"), status.listeners.length === 0, "None.");
+  keyed($("listeners"), status.listeners, (one) => one.name, (one) => {
+    const sub = el("span", "sub long");
+    const heading = el("th", "", el("span", "name", one.name), sub);
+    heading.scope = "row";
+    heading.title = one.name;
+    const [open, accepted, turned] = [el("td", "num"), el("td", "num"), el("td", "num")];
+    return {
+      element: el("tr", "", heading, open, accepted, turned),
+      update: (now) => {
+        const kind = now.client_certificate ? "mTLS" : now.tls ? "TLS" : "TCP";
+        const where = now.addresses.length ? now.addresses.join(", ") : "closed, finishing";
+        text(sub, `${kind} · ${where}${now.upstream ? ` → ${now.upstream}` : ""}`);
+        attribute(sub, "title", sub.textContent);
+        text(open, as.count(now.open));
+        text(accepted, as.count(now.accepted));
+        text(turned, as.count(refused(now.outcomes)));
+      },
+    };
+  });
+}
+
+export function certificates(status) {
+  const all = status.certificates;
+  const shown = allCertificates ? all : all.slice(0, SHOWN);
+  const more = $("certificates-all");
+  more.hidden = all.length <= SHOWN || allCertificates;
+  text(more, `Show all ${as.count(all.length)}`);
+  more.onclick = () => {
+    allCertificates = true;
+    certificates(status);
+  };
+  empty($("no-certificates"), all.length === 0, "None: no listener speaks TLS.");
+  keyed($("certificates"), shown, (one) => `${one.file} ${one.not_after}`, (one) => {
+    const left = el("span", "badge");
+    const heading = el(
+      "th",
+      "",
+      el("span", "name", one.file.split("/").pop()),
+      el("span", "sub", `until ${as.moment(one.not_after)}`),
+    );
+    heading.scope = "row";
+    heading.title = one.file;
+    return {
+      element: el("tr", "", heading, el("td", "num", left)),
+      update: ({ days_left: days }) => {
+        const kind = days < 7 ? "bad" : days < 30 ? "warn" : "good";
+        badge(left, days < 0 ? `expired ${as.plural(-days, "day")} ago` : as.plural(days, "day"), kind);
+        attribute(left, "data-value", days);
+      },
+    };
+  });
+}
+
+export function badge(element, word, kind) {
+  text(element, word);
+  const wanted = kind ? `badge ${kind}` : "badge";
+  if (element.className !== wanted) element.className = wanted;
+}
+
+function lines(list, wanted) {
+  keyed(list, wanted, (line) => line, (line) => ({ element: el("li", "", line), update() {} }));
+}

@@ -1,0 +1,91 @@
+use leastconn_testkit::Upstream;
+use leastconn_testkit::client::{read_line, roundtrip};
+use serde_json::json;
+
+use crate::page::Page;
+use crate::support::{CLIENT1, Site};
+
+const SET: &str = "[data-server=\"web/web1\"] button";
+const BADGE: &str = "document.querySelector('[data-server=\"web/web1\"] .badge').textContent";
+
+#[tokio::test]
+async fn drain_clicked_drains_the_server_and_ready_brings_it_back() {
+    const TOKEN: &str = "a-token-that-nobody-guesses";
+    let webs = [Upstream::named("web1").await, Upstream::named("web2").await];
+    let site = Site::usual(&[&webs[0], &webs[1]]).admin("token = \"token\"");
+    std::fs::write(site.dir.path().join("token"), format!("{TOKEN}\n")).unwrap();
+    let lb = site.start().await;
+    let Some(page) = Page::open(&lb).await else {
+        return;
+    };
+    let connect = async || {
+        let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+        let name = read_line(&mut stream).await.unwrap();
+        (name, stream)
+    };
+    let mut held = vec![connect().await, connect().await];
+
+    page.click(SET).await;
+    page.write("#control-token", "a-token-that-nobody-guessed")
+        .await;
+    page.click("[data-state=drain]").await;
+    page.wait("document.getElementById('control-said').textContent.includes('not the token')")
+        .await;
+    page.write("#control-token", TOKEN).await;
+    page.click("[data-state=drain]").await;
+    page.wait(
+        "document.getElementById('control-said').textContent === 'web/web1 is set to drain.'",
+    )
+    .await;
+    page.click("#control-close").await;
+    page.wait(&format!("{BADGE} === 'drain'")).await;
+    assert!(page.text("#deviations").await.contains("web/web1 is drain"));
+    assert_eq!(page.text("#available").await, "1");
+
+    // New connections go elsewhere, however many; the one that was there goes on.
+    for _ in 0..5 {
+        let (name, stream) = connect().await;
+        assert_eq!(name, "web2");
+        held.push((name, stream));
+    }
+    let (_, stream) = held.iter_mut().find(|one| one.0 == "web1").unwrap();
+    assert_eq!(roundtrip(stream, b"hello").await.unwrap(), b"hello");
+
+    // The token is remembered for as long as the tab is open.
+    page.send("Page.reload", json!({})).await;
+    page.wait("document.readyState === 'complete' && document.body.dataset.shown")
+        .await;
+    page.click(SET).await;
+    page.click("[data-state=ready]").await;
+    page.wait(&format!("{BADGE} === 'up'")).await;
+    page.wait("document.getElementById('by-hand').hidden").await;
+    let (name, stream) = connect().await;
+    assert_eq!(name, "web1");
+    page.asked_nobody_else().await;
+    drop((page, held, stream));
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn without_a_token_the_command_is_shown() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let Some(page) = Page::open(&lb).await else {
+        return;
+    };
+    page.click(SET).await;
+    page.wait("document.getElementById('control').open").await;
+    assert_eq!(page.text("#control-title").await, "web/web1");
+    page.click("[data-state=drain]").await;
+    page.wait("document.getElementById('control-choices').hidden")
+        .await;
+    let said = page.text("#control-said").await;
+    assert!(said.contains("token"), "{said}");
+    assert_eq!(
+        page.text("#control-ctl").await,
+        "leastconn-lb ctl drain web/web1"
+    );
+    assert_eq!(page.eval(BADGE).await, "up");
+    drop(page);
+    lb.quiet().await;
+}

@@ -1,0 +1,195 @@
+//! The dashboard, open in a browser: looked at and used as a person would.
+
+use leastconn_testkit::eventually;
+use serde_json::{Value, json};
+
+use crate::chromium::{Chromium, PATIENCE};
+use crate::support::Running;
+
+pub(crate) struct Page {
+    chromium: Chromium,
+    session: String,
+    origin: String,
+}
+
+impl Page {
+    /// Opens it, as wide as a laptop, and waits until it shows something. `None` where
+    /// there is no browser.
+    pub(crate) async fn open(lb: &Running) -> Option<Self> {
+        let chromium = Chromium::start()?;
+        let target = json!({ "url": "about:blank" });
+        let target = chromium.send(None, "Target.createTarget", target).await;
+        let attach = json!({ "targetId": target["targetId"], "flatten": true });
+        let attached = chromium.send(None, "Target.attachToTarget", attach).await;
+        let page = Self {
+            chromium,
+            session: attached["sessionId"].as_str().unwrap().to_owned(),
+            origin: format!("http://{}/", lb.admin()),
+        };
+        for domain in ["Page", "Runtime", "Log", "Network", "DOM", "Accessibility"] {
+            page.send(&format!("{domain}.enable"), json!({})).await;
+        }
+        page.size(1440, 900).await;
+        page.media("prefers-color-scheme", "light").await;
+        page.send("Page.navigate", json!({ "url": page.origin }))
+            .await;
+        page.wait("document.body?.dataset.shown").await;
+        Some(page)
+    }
+
+    pub(crate) async fn send(&self, method: &str, params: Value) -> Value {
+        self.chromium
+            .send(Some(&self.session), method, params)
+            .await
+    }
+
+    /// The value of an expression on the page.
+    ///
+    /// # Panics
+    /// When it throws.
+    pub(crate) async fn eval(&self, expression: &str) -> Value {
+        let params =
+            json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let mut answer = self.send("Runtime.evaluate", params).await;
+        let threw = &answer["exceptionDetails"];
+        assert!(threw.is_null(), "{expression}: {threw}");
+        answer["result"]["value"].take()
+    }
+
+    /// Waits until an expression is something other than false, null, 0 or "".
+    ///
+    /// # Panics
+    /// After [`PATIENCE`].
+    pub(crate) async fn wait(&self, expression: &str) -> Value {
+        let wait = eventually(PATIENCE, || async {
+            match self.eval(expression).await {
+                Value::Null | Value::Bool(false) => Err(expression.to_owned()),
+                Value::Number(n) if n.as_f64() == Some(0.0) => Err(expression.to_owned()),
+                Value::String(s) if s.is_empty() => Err(expression.to_owned()),
+                value => Ok(value),
+            }
+        });
+        match wait.await {
+            Ok(value) => value,
+            Err(error) => panic!("{error}; the page: {}", self.text("body").await),
+        }
+    }
+
+    /// Waits until it has asked twice more, and so shows nothing from before.
+    pub(crate) async fn wait_rounds(&self) {
+        for _ in 0..2 {
+            let shown = self.eval("document.body.dataset.shown").await;
+            self.wait(&format!("document.body.dataset.shown !== {shown}"))
+                .await;
+        }
+    }
+
+    /// What a person reads there.
+    pub(crate) async fn text(&self, selector: &str) -> String {
+        let text = self
+            .eval(&format!(
+                "document.querySelector({}).innerText",
+                json!(selector)
+            ))
+            .await;
+        text.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Clicks in the middle of it with the mouse.
+    pub(crate) async fn click(&self, selector: &str) {
+        let middle = format!(
+            "(() => {{ const e = document.querySelector({}); e.scrollIntoView({{ block: 'center' }});
+               const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; }})()",
+            json!(selector)
+        );
+        let at = self.eval(&middle).await;
+        for kind in ["mousePressed", "mouseReleased"] {
+            let event =
+                json!({ "type": kind, "x": at[0], "y": at[1], "button": "left", "clickCount": 1 });
+            self.send("Input.dispatchMouseEvent", event).await;
+        }
+    }
+
+    /// Puts the cursor there, and types in place of what is there.
+    pub(crate) async fn write(&self, selector: &str, text: &str) {
+        self.click(selector).await;
+        self.eval(&format!(
+            "document.querySelector({}).select()",
+            json!(selector)
+        ))
+        .await;
+        self.send("Input.insertText", json!({ "text": text })).await;
+    }
+
+    pub(crate) async fn tab(&self) {
+        for kind in ["keyDown", "keyUp"] {
+            let event =
+                json!({ "type": kind, "key": "Tab", "code": "Tab", "windowsVirtualKeyCode": 9 });
+            self.send("Input.dispatchKeyEvent", event).await;
+        }
+    }
+
+    pub(crate) async fn size(&self, width: u32, height: u32) {
+        let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
+        self.send("Emulation.setDeviceMetricsOverride", metrics)
+            .await;
+    }
+
+    pub(crate) async fn media(&self, name: &str, value: &str) {
+        let features = json!({ "features": [{ "name": name, "value": value }] });
+        self.send("Emulation.setEmulatedMedia", features).await;
+    }
+
+    pub(crate) async fn events(&self, method: &str) -> Vec<Value> {
+        self.chromium.events(method)
+    }
+
+    /// All answers to `GET /api/v1/PATH` so far, whatever the query, in order.
+    pub(crate) async fn answers(&self, path: &str) -> Vec<Value> {
+        let start = format!("{}api/v1/{path}", self.origin);
+        let finished = self.events("Network.loadingFinished").await;
+        let finished = |id: &Value| finished.iter().any(|event| event["requestId"] == *id);
+        let mut answers = Vec::new();
+        for event in self.events("Network.responseReceived").await {
+            if !finished(&event["requestId"]) {
+                continue;
+            }
+            let url = event["response"]["url"].as_str().unwrap();
+            let query = url.strip_prefix(&start);
+            if query.is_some_and(|query| query.is_empty() || query.starts_with('?')) {
+                let of = json!({ "requestId": event["requestId"] });
+                let body = self.send("Network.getResponseBody", of).await;
+                answers.push(serde_json::from_str(body["body"].as_str().unwrap()).unwrap());
+            }
+        }
+        answers
+    }
+
+    /// What the browser complained of: errors, exceptions, forbidden things.
+    pub(crate) async fn complaints(&self) -> Vec<String> {
+        let thrown = self.events("Runtime.exceptionThrown").await;
+        let said = self.events("Runtime.consoleAPICalled").await;
+        let logged = self.events("Log.entryAdded").await;
+        let logged = logged
+            .into_iter()
+            .filter(|event| matches!(event["entry"]["level"].as_str(), Some("error" | "warning")));
+        let all = thrown.into_iter().chain(said).chain(logged);
+        all.map(|event| event.to_string()).collect()
+    }
+
+    /// Checks what must be so whatever was done: nothing was complained of, and
+    /// nobody but the balancer was asked for anything.
+    pub(crate) async fn was_well(&self) {
+        assert_eq!(self.complaints().await, [""; 0]);
+        self.asked_nobody_else().await;
+    }
+
+    pub(crate) async fn asked_nobody_else(&self) {
+        let asked = self.events("Network.requestWillBeSent").await;
+        assert!(!asked.is_empty());
+        for event in asked {
+            let url = event["request"]["url"].as_str().unwrap();
+            assert!(url.starts_with(&self.origin), "{url}");
+        }
+    }
+}

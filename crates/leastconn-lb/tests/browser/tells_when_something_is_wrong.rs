@@ -1,0 +1,91 @@
+use leastconn_testkit::upstream::Open;
+use leastconn_testkit::{DEADLINE, Signal, Upstream};
+
+use crate::page::Page;
+use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries};
+
+#[tokio::test]
+async fn a_rejected_reload_is_shown_with_its_reasons() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let Some(page) = Page::open(&lb).await else {
+        return;
+    };
+    assert_eq!(page.text("#reload").await, "none");
+    let wrong = lb.config().replace("[[client]]", "[[clients]]");
+    assert_eq!(lb.reload(&wrong).await, "rejected");
+    page.wait("!document.getElementById('rejected').hidden")
+        .await;
+    assert_eq!(page.text("#reload").await, "rejected");
+    let reasons = page.text("#rejected-reasons").await;
+    assert!(reasons.contains("clients"), "{reasons}");
+    assert!(page.text("#notice").await.contains("rejected"));
+
+    assert_eq!(lb.reload(&lb.config()).await, "applied");
+    page.wait("document.getElementById('rejected').hidden")
+        .await;
+    assert_eq!(page.text("#reload").await, "applied");
+    page.was_well().await;
+    drop(page);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_stands_out_and_is_told_of() {
+    let webs = [Upstream::named("web1").await, Upstream::named("web2").await];
+    let probes = r#"health_check = { type = "tcp", interval = "100ms", fall = 1, rise = 1 }"#;
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[probes], &entries(&[&webs[0], &webs[1]]))
+        .upstream("idle", &[NO_PROBES], &entries(&[&webs[0]]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .start()
+        .await;
+    let Some(page) = Page::open(&lb).await else {
+        return;
+    };
+    let badge = r#"[data-server="web/web2"] .badge"#;
+    page.wait(&format!(
+        "document.querySelector('{badge}').textContent === 'up'"
+    ))
+    .await;
+    webs[1].stop(Open::Close).await;
+    page.wait(&format!(
+        "document.querySelector('{badge}').textContent === 'down'"
+    ))
+    .await;
+    assert!(page.text("#notice").await.contains("web/web2 is down"));
+    assert_eq!(page.text("#available").await, "2");
+    assert_eq!(page.text("#available-of").await, "of 3");
+    page.was_well().await;
+}
+
+#[tokio::test]
+async fn a_balancer_that_drains_or_is_gone_is_not_mistaken_for_one_that_is_well() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let Some(page) = Page::open(&lb).await else {
+        return;
+    };
+    let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    leastconn_testkit::client::read_line(&mut stream)
+        .await
+        .unwrap();
+    lb.signal(Signal::TERM);
+    page.wait("!document.getElementById('draining').hidden")
+        .await;
+    assert_eq!(page.text("#phase").await, "draining");
+    drop(stream);
+    assert!(lb.wait_exit(DEADLINE).await.success());
+    page.wait("!document.getElementById('lost').hidden").await;
+    let lost = page.text("#lost").await;
+    assert!(
+        lost.starts_with("No answer from the balancer since"),
+        "{lost}"
+    );
+    assert_eq!(
+        page.eval("document.body.classList.contains('stale')").await,
+        true
+    );
+    page.asked_nobody_else().await;
+}
