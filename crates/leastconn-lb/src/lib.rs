@@ -31,6 +31,7 @@ pub mod spiffe;
 pub mod state;
 pub mod sweep;
 pub mod tls;
+pub mod top;
 pub mod turns;
 pub mod upstream;
 pub mod watch;
