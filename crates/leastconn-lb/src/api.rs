@@ -4,6 +4,8 @@
 //! Names are those of the access log and the metrics. What is not known or not
 //! configured is left out. Fields may be added; those that are there stay.
 
+mod changes;
+pub mod client;
 mod clients;
 mod connections;
 pub mod history;
@@ -14,6 +16,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use leastconn::Reason;
 
+pub use changes::{Kill, Killed, LogLevel, ServerState, SetLogLevel, SetState, StateSet};
 pub use clients::{Client, ClientOrder, Clients, ClientsQuery, RateLimit};
 pub use connections::{Connection, Connections, ConnectionsQuery, Stage};
 pub use history::{History, Sample, Samples};

@@ -18,7 +18,7 @@ use leastconn::{
     health::{ActivePolicy, PassivePolicy},
 };
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     cidr::{IpNet, Prefixes},
@@ -125,7 +125,9 @@ pub struct Log {
 }
 
 /// The importance of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "level")]
 pub enum Level {
