@@ -60,6 +60,7 @@ if [ -n "$TEST" ]; then
   want python3 python3
   want redis-server redis-server
   want redis-cli redis-tools
+  want tmux tmux
 fi
 if [ -n "$BROWSER" ] && [ -z "${CHROMIUM:-}" ]; then
   have chromium-browser || have google-chrome || want chromium chromium

@@ -9,6 +9,7 @@ mod healthcheck;
 pub mod pki;
 pub mod run;
 pub mod schema;
+mod top;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -52,6 +53,8 @@ enum Command {
     Ctl(ctl::CtlArgs),
     /// Ask the running balancer whether it is ready; exits with 0 if it is.
     Healthcheck(healthcheck::HealthcheckArgs),
+    /// Watch a running balancer in the terminal.
+    Top(top::TopArgs),
     /// Print the configuration's JSON Schema.
     Schema {
         /// Print the OpenAPI description of the admin API instead.
@@ -101,6 +104,7 @@ pub fn main() -> ExitCode {
         },
         Command::Ctl(args) => ctl::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
+        Command::Top(args) => top::run(args),
         Command::Schema { api } => schema::run(api),
         Command::Completions { shell } => {
             completions::print(&completions::script(Cli::command(), shell))

@@ -76,6 +76,17 @@ pub enum Stage {
     Relaying,
 }
 
+impl Stage {
+    /// The word in the answer.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Connecting => "connecting",
+            Self::Relaying => "relaying",
+        }
+    }
+}
+
 /// Which of them, and how many. All that is given must hold.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -63,18 +63,23 @@ fn configured(path: Option<PathBuf>) -> Result<Target, ExitCode> {
         AdminAt {
             socket: Some(path), ..
         } => Ok(Target::Socket(path)),
-        AdminAt { .. } => Err(fail(
-            &format!(
-                "{} has no [admin] table with `bind` or `socket`, so the balancer cannot be asked",
-                path.display()
-            ),
-            INVALID,
-        )),
+        AdminAt { .. } => Err(nowhere(&path)),
     }
 }
 
+/// There is no admin side to ask.
+pub(super) fn nowhere(path: &Path) -> ExitCode {
+    fail(
+        &format!(
+            "{} has no [admin] table with `bind` or `socket`, so the balancer cannot be asked",
+            path.display()
+        ),
+        INVALID,
+    )
+}
+
 /// Where to connect to for an address that is listened on.
-fn at(address: SocketAddr) -> Target {
+pub(super) fn at(address: SocketAddr) -> Target {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),

@@ -65,7 +65,8 @@ async fn because_of_the_configuration() {
 #[tokio::test]
 async fn because_of_the_program() {
     let web = Upstream::named("web1").await;
-    let site = Site::usual(&[&web]);
+    // Scripts need a shell, which the sandbox does not let it execute.
+    let site = Site::usual(&[&web]).process("sandbox = \"off\"");
     let programs = site.dir.path().join("programs");
     std::fs::create_dir(&programs).unwrap();
     // Started by a name that is given to other programs later.
@@ -104,7 +105,8 @@ async fn because_of_the_program() {
 #[tokio::test]
 async fn because_it_is_told_to_stop_meanwhile() {
     let web = Upstream::named("web1").await;
-    let site = Site::usual(&[&web]);
+    // Scripts need a shell, which the sandbox does not let it execute.
+    let site = Site::usual(&[&web]).process("sandbox = \"off\"");
     let name = site.dir.path().join("leastconn-lb");
     link(&name, Path::new(BIN));
     let silent = site.dir.path().join("silent");

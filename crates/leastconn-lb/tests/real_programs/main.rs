@@ -38,4 +38,5 @@ mod systemd_passes_its_sockets;
 mod the_demo_shows_every_refusal_and_leaves_nothing;
 mod the_scripts_say_that_all_is_as_expected;
 mod tls_to_nginx_and_openssl;
+mod top_shows_a_running_balancer_in_a_terminal;
 mod who_is_refused_reaches_no_server;

@@ -3,9 +3,12 @@
 use leastconn::AdminState;
 
 use super::table::{Cell, Paper, Side, Table, Tone};
-use crate::api::{
-    Certificate, Clients, Connections, ListenerStatus, Phase, ReloadOutcome, ServerState, Servers,
-    Stage, StateSet, Status, UpstreamSummary,
+use crate::{
+    api::{
+        Certificate, Clients, Connections, ListenerStatus, Phase, ReloadOutcome, ServerState,
+        Servers, Stage, StateSet, Status, UpstreamSummary,
+    },
+    figures,
 };
 
 /// Certificates that last longer are not worth a line.
@@ -28,7 +31,11 @@ pub(super) fn status(status: &Status, paper: &Paper) -> String {
     );
     row(
         "up for",
-        &format!("{}, since {}", age(status.uptime_seconds), status.started),
+        &format!(
+            "{}, since {}",
+            figures::age(status.uptime_seconds),
+            status.started
+        ),
     );
     let configuration = &status.configuration;
     row(
@@ -77,8 +84,8 @@ pub(super) fn status(status: &Status, paper: &Paper) -> String {
             connections.open,
             connections.limit,
             connections.accepted,
-            size(connections.bytes_received),
-            size(connections.bytes_sent)
+            figures::bytes(connections.bytes_received),
+            figures::bytes(connections.bytes_sent)
         ),
     );
     row(
@@ -157,8 +164,8 @@ fn listeners(listeners: &[ListenerStatus], paper: &Paper) -> String {
             (&*listener.name).into(),
             listener.open.to_string().into(),
             listener.accepted.to_string().into(),
-            size(listener.bytes_received).into(),
-            size(listener.bytes_sent).into(),
+            figures::bytes(listener.bytes_received).into(),
+            figures::bytes(listener.bytes_sent).into(),
             match (listener.tls, listener.client_certificate) {
                 (_, true) => "certificate",
                 (true, false) => "tls",
@@ -294,7 +301,7 @@ pub(super) fn connections(connections: &Connections, paper: &Paper) -> String {
         };
         table.row(vec![
             connection.connection.to_string().into(),
-            age((connection.duration_ms / 1e3) as u64).into(),
+            figures::age((connection.duration_ms / 1e3) as u64).into(),
             match connection.stage {
                 Stage::Handshake => "handshake",
                 Stage::Connecting => "connecting",
@@ -303,8 +310,8 @@ pub(super) fn connections(connections: &Connections, paper: &Paper) -> String {
             .into(),
             connection.client.as_deref().unwrap_or("-").into(),
             to.into(),
-            size(connection.bytes_received).into(),
-            size(connection.bytes_sent).into(),
+            figures::bytes(connection.bytes_received).into(),
+            figures::bytes(connection.bytes_sent).into(),
             (&*connection.listener).into(),
             (&*connection.source).into(),
             connection.identity.as_deref().unwrap_or("-").into(),
@@ -350,64 +357,9 @@ const fn word(state: ServerState) -> &'static str {
     }
 }
 
-/// The two largest units.
-fn age(seconds: u64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds}s"),
-        (0, 0, _) => format!("{minutes}m{:02}s", seconds % 60),
-        (0, _, _) => format!("{hours}h{:02}m", minutes % 60),
-        _ => format!("{days}d{:02}h", hours % 24),
-    }
-}
-
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes}B");
-    }
-    let mut size = bytes as f64;
-    let mut unit = "B";
-    for next in UNITS {
-        // What would be shown as 1024 of a unit is one of the next.
-        if size < 1023.95 {
-            break;
-        }
-        size /= 1024.0;
-        unit = next;
-    }
-    format!("{size:.1}{unit}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ages_and_sizes_are_short() {
-        for (seconds, shown) in [
-            (0, "0s"),
-            (59, "59s"),
-            (60, "1m00s"),
-            (3599, "59m59s"),
-            (3600, "1h00m"),
-            (86_399, "23h59m"),
-            (90_000, "1d01h"),
-        ] {
-            assert_eq!(age(seconds), shown);
-        }
-        for (bytes, shown) in [
-            (0, "0B"),
-            (1023, "1023B"),
-            (1024, "1.0KiB"),
-            (1536, "1.5KiB"),
-            (1024 * 1024 - 1, "1.0MiB"),
-            (5 * 1024 * 1024 * 1024, "5.0GiB"),
-            (u64::MAX, "16384.0PiB"),
-        ] {
-            assert_eq!(size(bytes), shown, "{bytes}");
-        }
-    }
 
     #[test]
     fn what_was_set_is_said_in_a_line() {

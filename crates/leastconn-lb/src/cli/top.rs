@@ -1,0 +1,101 @@
+//! `top`: a running balancer in the terminal.
+
+use std::{
+    io::{self, IsTerminal},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::Args;
+
+use super::{DONE, FAILED, INVALID, fail, healthcheck};
+use crate::{
+    api::client::{Client, ClientError, Target},
+    config::{self, AdminAt},
+    top::{self, Asked, Picture},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct TopArgs {
+    /// The admin socket, instead of the configuration's.
+    #[arg(long, short, value_name = "PATH", conflicts_with = "config")]
+    socket: Option<PathBuf>,
+    /// The configuration file that names the admin socket or address [default:
+    /// leastconn.toml, then /etc/leastconn/leastconn.toml].
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How often the balancer is asked.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    interval: Duration,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = config::duration::parse(text).map_err(|error| error.to_string())?;
+    if interval < Duration::from_millis(100) {
+        return Err("less than 100ms shows nothing more".to_owned());
+    }
+    Ok(interval)
+}
+
+pub(super) fn run(args: TopArgs) -> ExitCode {
+    let given = args.socket.map(|path| Ok(Target::Socket(path)));
+    let target = match given.unwrap_or_else(|| configured(args.config)) {
+        Ok(target) => target,
+        Err(code) => return code,
+    };
+    if !io::stdout().is_terminal() {
+        return fail(
+            &"top needs a terminal; `leastconn-lb ctl status --json` and the like print the same",
+            INVALID,
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, FAILED),
+    };
+    let client = Client::new(target);
+    let ask = move |asked: &Asked| {
+        let picture = runtime.block_on(picture(&client, asked));
+        picture.map_err(|error| error.to_string())
+    };
+    match top::run(ask, args.interval) {
+        Ok(()) => ExitCode::from(DONE),
+        Err(error) => fail(&error, FAILED),
+    }
+}
+
+/// The socket rather than the address: it is there for whoever may steer.
+fn configured(path: Option<PathBuf>) -> Result<Target, ExitCode> {
+    let path = config::find(path).map_err(|error| fail(&error, INVALID))?;
+    match config::admin_at(&path).map_err(|error| fail(&error, INVALID))? {
+        AdminAt {
+            socket: Some(path), ..
+        } => Ok(Target::Socket(path)),
+        AdminAt {
+            bind: Some(address),
+            ..
+        } => Ok(healthcheck::at(address)),
+        AdminAt { .. } => Err(healthcheck::nowhere(&path)),
+    }
+}
+
+async fn picture(client: &Client, asked: &Asked) -> Result<Picture, ClientError> {
+    let (status, servers, clients, connections, history) = tokio::try_join!(
+        client.status(),
+        client.servers(),
+        client.clients(&asked.clients),
+        client.connections(&asked.connections),
+        client.history(),
+    )?;
+    Ok(Picture {
+        status,
+        servers,
+        clients,
+        connections,
+        history,
+    })
+}

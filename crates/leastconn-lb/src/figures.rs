@@ -1,0 +1,92 @@
+//! Numbers for people, in tables.
+
+/// `1023B`, `1.5KiB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes}B");
+    }
+    let mut size = bytes as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        // What would be shown as 1024 of a unit is one of the next.
+        if size < 1023.95 {
+            break;
+        }
+        size /= 1024.0;
+        unit = next;
+    }
+    format!("{size:.1}{unit}")
+}
+
+/// `0`, `0.4`, `12`, `1,234`.
+pub(crate) fn rate(per_second: f64) -> String {
+    if per_second > 0.0 && per_second < 9.95 {
+        return format!("{per_second:.1}");
+    }
+    number(per_second.max(0.0).round() as u64)
+}
+
+/// With a comma before each three digits.
+pub(crate) fn number(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// The two largest units: `12s`, `5m03s`, `2h15m`, `3d04h`.
+pub(crate) fn age(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m{:02}s", seconds % 60),
+        (0, _, _) => format!("{hours}h{:02}m", minutes % 60),
+        _ => format!("{days}d{:02}h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_and_sizes_are_short() {
+        for (seconds, shown) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m00s"),
+            (3599, "59m59s"),
+            (3600, "1h00m"),
+            (86_399, "23h59m"),
+            (90_000, "1d01h"),
+        ] {
+            assert_eq!(age(seconds), shown);
+        }
+        for (size, shown) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1024, "1.0KiB"),
+            (1536, "1.5KiB"),
+            (1024 * 1024 - 1, "1.0MiB"),
+            (5 * 1024 * 1024 * 1024, "5.0GiB"),
+            (u64::MAX, "16384.0PiB"),
+        ] {
+            assert_eq!(bytes(size), shown, "{size}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!(rate(0.0), "0");
+        assert_eq!(rate(0.44), "0.4");
+        assert_eq!(rate(1234.4), "1,234");
+        assert_eq!(number(999), "999");
+        assert_eq!(number(1_000_000), "1,000,000");
+    }
+}

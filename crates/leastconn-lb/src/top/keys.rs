@@ -1,0 +1,79 @@
+//! What keys do.
+
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::view::{Tab, View};
+
+/// What there is to do after a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Draw what there is.
+    Draw,
+    /// Ask for something else.
+    Ask,
+    /// End.
+    Quit,
+}
+
+const PAGE: usize = 20;
+
+impl View {
+    pub(super) fn press(&mut self, key: KeyEvent) -> Then {
+        if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c') {
+            return Then::Quit;
+        }
+        if self.typing {
+            return self.type_in(key.code);
+        }
+        match key.code {
+            KeyCode::Char('q') => return Then::Quit,
+            // Out of the search first: nobody means to lose the screen by it.
+            KeyCode::Esc if self.search().is_empty() => return Then::Quit,
+            KeyCode::Esc => return self.search_for(String::new()),
+            KeyCode::Char('/') => {
+                self.typing = true;
+                if !self.tab.is_searched() {
+                    self.go_to(Tab::Connections);
+                }
+            }
+            KeyCode::Tab | KeyCode::Right | KeyCode::Char('l') => self.go_to(self.tab.next()),
+            KeyCode::BackTab | KeyCode::Left | KeyCode::Char('h') => {
+                self.go_to(self.tab.previous());
+            }
+            KeyCode::Char(digit @ '1'..='9') => {
+                let number = usize::from(digit as u8 - b'1');
+                if let Some(&tab) = Tab::ALL.get(number) {
+                    self.go_to(tab);
+                }
+            }
+            KeyCode::Down | KeyCode::Char('j') => self.table.scroll_down_by(1),
+            KeyCode::Up | KeyCode::Char('k') => self.table.scroll_up_by(1),
+            KeyCode::PageDown | KeyCode::Char(' ') => self.table.scroll_down_by(PAGE as u16),
+            KeyCode::PageUp => self.table.scroll_up_by(PAGE as u16),
+            KeyCode::Home | KeyCode::Char('g') => self.table.select_first(),
+            KeyCode::End | KeyCode::Char('G') => self.table.select_last(),
+            _ => {}
+        }
+        Then::Draw
+    }
+
+    fn type_in(&mut self, key: KeyCode) -> Then {
+        match key {
+            KeyCode::Enter => {
+                self.typing = false;
+                Then::Draw
+            }
+            KeyCode::Esc => {
+                self.typing = false;
+                self.search_for(String::new())
+            }
+            KeyCode::Backspace => {
+                let mut text = self.search().to_owned();
+                text.pop();
+                self.search_for(text)
+            }
+            KeyCode::Char(c) => self.search_for(format!("{}{c}", self.search())),
+            _ => Then::Draw,
+        }
+    }
+}

@@ -1,0 +1,270 @@
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
+};
+
+use ratatui::{
+    Terminal,
+    backend::TestBackend,
+    crossterm::event::{KeyCode, KeyEvent, KeyModifiers},
+};
+use serde_json::{Value, json};
+
+use super::*;
+use view::Tab;
+
+fn picture() -> Picture {
+    fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
+        serde_json::from_value(value).unwrap()
+    }
+    let outcomes = json!({ "ok": 1200, "rate_limited": 34 });
+    Picture {
+        status: read(json!({
+            "version": "9.8.7", "pid": 1, "phase": "ready", "started": "", "time": "",
+            "uptime_seconds": 8100, "workers": 2,
+            "configuration": {
+                "file": "/etc/leastconn/leastconn.toml", "epoch": 0, "applied": "", "clients": 2,
+                "deviations": [],
+            },
+            "sandbox": { "state": "on" },
+            "log": { "level": "info", "access": "stdout", "lines_lost": 0 },
+            "connections": {
+                "open": 5, "limit": 10_000, "handshakes": 1, "handshakes_waiting": 0,
+                "accepted": 1239, "outcomes": outcomes, "bytes_received": 0, "bytes_sent": 0,
+            },
+            "listeners": [], "upstreams": [],
+            "certificates": [
+                { "file": "ca.crl", "not_after": "2027-01-01T00:00:00Z", "days_left": 1 },
+            ],
+        })),
+        servers: read(json!({ "servers": [
+            server("web1", "ready", "up", 4),
+            server("web2", "ready", "down", 0),
+            server("web3", "drain", "up", 1),
+        ] })),
+        clients: read(json!({ "total": 1, "clients": [{
+            "client": "orders", "match": ["cn=orders.lb.com"], "allow": ["web"],
+            "mode": "enforce", "rate_limit": { "rate": 20.0, "burst": 20 }, "active": 5,
+            "connections": 1239, "outcomes": outcomes,
+        }] })),
+        connections: read(json!({ "total": 1, "connections": [{
+            "connection": 1234, "time": "", "stage": "relaying", "listener": "main",
+            "source": "10.0.0.7:40001", "client": "orders", "identity": "cn:orders.lb.com",
+            "upstream": "web", "server": "web1", "bytes_received": 1536, "bytes_sent": 7,
+            "duration_ms": 303_000.0,
+        }] })),
+        history: read(json!({ "interval_seconds": 2.0, "samples": [{
+            "time": "", "open": 5, "accepted_per_second": 312.0, "refused_per_second": 2.5,
+            "received_per_second": 1024.0, "sent_per_second": 0.0,
+        }] })),
+    }
+}
+
+fn server(name: &str, state: &str, health: &str, active: u32) -> Value {
+    json!({
+        "upstream": "web", "server": name, "address": "10.0.0.1:80", "state": state,
+        "health": health, "weight": 1, "backup": false, "active": active, "connections": 1000,
+        "connect_failures": 0,
+    })
+}
+
+fn screen(view: &mut View, now: Instant) -> Vec<String> {
+    screen_of(view, now, 120, 30)
+}
+
+fn screen_of(view: &mut View, now: Instant, width: u16, height: u16) -> Vec<String> {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| draw::draw(frame, view, now)).unwrap();
+    let buffer = terminal.backend().buffer();
+    let lines = buffer.content().chunks(usize::from(width));
+    lines
+        .map(|line| line.iter().map(ratatui::buffer::Cell::symbol).collect())
+        .collect()
+}
+
+fn press(view: &mut View, code: KeyCode) -> Then {
+    view.press(KeyEvent::new(code, KeyModifiers::NONE))
+}
+
+fn line<'a>(screen: &'a [String], with: &str) -> &'a str {
+    screen
+        .iter()
+        .find(|line| line.contains(with))
+        .unwrap_or_else(|| panic!("no line with {with}: {screen:#?}"))
+}
+
+#[test]
+fn the_screen_says_what_the_balancer_said() {
+    let (mut view, now) = (View::default(), net::now());
+    view.told(Ok(picture()), now);
+    let shown = screen(&mut view, now);
+    assert!(shown[0].contains("leastconn 9.8.7 ready"), "{}", shown[0]);
+    assert!(shown[0].contains("up 2h15m"), "{}", shown[0]);
+    assert!(shown[1].contains("open 5/10,000"), "{}", shown[1]);
+    assert!(shown[1].contains("new/s 312"), "{}", shown[1]);
+    assert!(shown[1].contains("refused/s 2.5"), "{}", shown[1]);
+    let bars: Vec<_> = ["web1", "web2", "web3"]
+        .iter()
+        .map(|server| line(&shown, server).matches('█').count())
+        .collect();
+    assert_eq!(bars, [12, 0, 3]);
+    assert!(line(&shown, "web1").contains("up"));
+    assert!(line(&shown, "web2").contains("down"));
+    assert!(line(&shown, "web3").contains("drain"));
+
+    press(&mut view, KeyCode::Char('2'));
+    let shown = screen(&mut view, now);
+    let orders = line(&shown, "orders");
+    for part in ["1,239", "34", "20/s", "cn=orders.lb.com"] {
+        assert!(orders.contains(part), "{part}: {orders}");
+    }
+    press(&mut view, KeyCode::Tab);
+    let shown = screen(&mut view, now);
+    let connection = line(&shown, "1234");
+    for part in [
+        "5m03s",
+        "orders",
+        "10.0.0.7:40001",
+        "web/web1",
+        "1.5KiB",
+        "7B",
+        "relaying",
+    ] {
+        assert!(connection.contains(part), "{part}: {connection}");
+    }
+    press(&mut view, KeyCode::Tab);
+    let shown = screen(&mut view, now);
+    assert!(line(&shown, "rate_limited").contains("34"));
+    press(&mut view, KeyCode::Tab);
+    let shown = screen(&mut view, now);
+    assert!(line(&shown, "ca.crl").contains('1'));
+    press(&mut view, KeyCode::Tab);
+    assert_eq!(view.tab, Tab::Servers);
+}
+
+#[test]
+fn rates_are_what_came_between_two_answers() {
+    let (mut view, then) = (View::default(), net::now());
+    view.told(Ok(picture()), then);
+    assert_eq!(view.client_rate("orders"), None);
+    let mut next = picture();
+    next.clients.clients[0].connections += 30;
+    next.servers.servers[0].connections += 10;
+    next.status
+        .connections
+        .outcomes
+        .insert("not_allowed".to_owned(), 4);
+    let now = then + Duration::from_secs(2);
+    view.told(Ok(next.clone()), now);
+    assert_eq!(view.client_rate("orders"), Some(15.0));
+    assert_eq!(view.server_rate("web", "web1"), Some(5.0));
+    assert_eq!(view.outcome_rate("not_allowed"), Some(2.0));
+    // After an upgrade or a restart another process answers.
+    next.status.pid += 1;
+    view.told(Ok(next), now + Duration::from_secs(2));
+    assert_eq!(view.client_rate("orders"), None);
+}
+
+#[test]
+fn a_balancer_that_does_not_answer_is_seen_at_once() {
+    let (mut view, then) = (View::default(), net::now());
+    let shown = screen(&mut view, then);
+    assert!(shown[29].contains("asking"), "{}", shown[29]);
+    view.told(Ok(picture()), then);
+    view.told(Err("nobody listens".to_owned()), then);
+    let now = then + Duration::from_secs(90);
+    let shown = screen(&mut view, now);
+    assert!(
+        shown[29].contains("no answer, for 1m30s: nobody listens"),
+        "{}",
+        shown[29]
+    );
+    // What was known is still there.
+    line(&shown, "web1");
+    view.told(Ok(picture()), now);
+    assert!(screen(&mut view, now)[29].contains("q quit"));
+    let hung = screen(&mut view, now + Duration::from_secs(20));
+    assert!(hung[29].contains("no answer for 20s"), "{}", hung[29]);
+}
+
+#[test]
+fn rejected_reloads_and_what_was_set_by_hand_are_in_the_first_line() {
+    let (mut view, now) = (View::default(), net::now());
+    let mut told = picture();
+    let configuration = &mut told.status.configuration;
+    configuration.file = "lb.toml".to_owned();
+    configuration.last_reload = Some(crate::api::Reload {
+        time: String::new(),
+        outcome: crate::api::ReloadOutcome::Rejected,
+        reasons: vec!["unknown key".to_owned()],
+    });
+    configuration.deviations.push(crate::api::Deviation {
+        what: "web/web3".to_owned(),
+        is: "drain".to_owned(),
+        configured: "ready".to_owned(),
+        since: None,
+    });
+    view.told(Ok(told), now);
+    let head = screen(&mut view, now).swap_remove(0);
+    assert!(head.contains("REJECTED: unknown key"), "{head}");
+    assert!(head.contains("by hand: web/web3 drain"), "{head}");
+}
+
+#[test]
+fn a_search_asks_the_balancer_and_ends_before_the_program_does() {
+    let mut view = View::default();
+    assert_eq!(press(&mut view, KeyCode::Char('/')), Then::Draw);
+    assert_eq!(view.tab, Tab::Connections);
+    for c in "orq".chars() {
+        assert_eq!(press(&mut view, KeyCode::Char(c)), Then::Ask);
+    }
+    assert_eq!(press(&mut view, KeyCode::Backspace), Then::Ask);
+    assert_eq!(view.search(), "or");
+    let asked = Asked::searching(view.search());
+    assert_eq!(asked.connections.search.as_deref(), Some("or"));
+    assert_eq!(asked.clients.search.as_deref(), Some("or"));
+    press(&mut view, KeyCode::Enter);
+    assert_eq!(press(&mut view, KeyCode::Esc), Then::Ask);
+    assert_eq!(Asked::searching(view.search()).connections.search, None);
+    assert_eq!(press(&mut view, KeyCode::Esc), Then::Quit);
+    press(&mut view, KeyCode::Char('/'));
+    let ctrl_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+    assert_eq!(view.press(ctrl_c), Then::Quit);
+}
+
+#[test]
+fn any_size_of_terminal_will_do() {
+    let (mut view, now) = (View::default(), net::now());
+    view.told(Ok(picture()), now);
+    for (width, height) in [(1, 1), (2, 7), (40, 10), (80, 24), (400, 100)] {
+        for _ in Tab::ALL {
+            press(&mut view, KeyCode::Tab);
+            press(&mut view, KeyCode::End);
+            screen_of(&mut view, now, width, height);
+        }
+    }
+}
+
+#[test]
+fn it_is_asked_again_and_again_until_nobody_listens() {
+    let asked = Mutex::new(Asked::searching(""));
+    let (tell, told) = mpsc::sync_channel(1);
+    let (wake, woken) = mpsc::sync_channel(1);
+    let times = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let hour = Duration::from_secs(3600);
+        let (asked, times) = (&asked, &times);
+        let ask = |_: &Asked| {
+            times.fetch_add(1, Ordering::Relaxed);
+            Ok(picture())
+        };
+        let asking = scope.spawn(move || keep_asking(ask, hour, asked, tell, woken));
+        told.recv().unwrap().unwrap();
+        // Not before the hour is over, unless there is something new to ask for.
+        wake.send(()).unwrap();
+        told.recv().unwrap().unwrap();
+        drop(wake);
+        asking.join().unwrap();
+    });
+    assert_eq!(times.into_inner(), 2);
+}
