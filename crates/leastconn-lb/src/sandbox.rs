@@ -25,7 +25,8 @@
 //!   it about other processes (environment, memory, open files) stays closed: Landlock
 //!   forbids tracing those that are not confined as well.
 //! - Writing: the directory of the access log (files are made and written, not removed),
-//!   and of the admin socket (sockets are made; files are removed).
+//!   and of the admin socket (sockets are made; files are removed), as well as the one that
+//!   the service manager made for it (`RUNTIME_DIRECTORY`).
 //! - Executing: the directory of this program and that of the dynamic loader, so that an
 //!   upgrade can start the file that took this one's place. It inherits everything that
 //!   is forbidden here.
@@ -184,6 +185,12 @@ pub(crate) fn hint_for_reading(path: &Path, error: &io::Error) -> Option<String>
 /// from here.
 pub(crate) fn hint_for_appending(path: &Path, error: &io::Error) -> Option<String> {
     hint(path, error, "writing in", Access::WRITE_OK)
+}
+
+/// What to say of an `error` at making a socket at `path`, or at removing one there, if it
+/// comes from here.
+pub(crate) fn hint_for_socket(path: &Path, error: &io::Error) -> Option<String> {
+    hint(path, error, "making sockets in", Access::WRITE_OK)
 }
 
 /// What to say of an `error` at starting the program at `path`, if it comes from here.

@@ -17,6 +17,8 @@ use rustix::fs::Mode;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 
+use crate::sandbox;
+
 /// A program asks and waits; more than a few at once there are not.
 const BACKLOG: i32 = 128;
 
@@ -155,9 +157,8 @@ fn with_hint(error: &io::Error, path: &Path) -> String {
         io::ErrorKind::NotFound => format!(
             "there is no directory {directory}; make it, or let systemd: RuntimeDirectory=leastconn"
         ),
-        io::ErrorKind::PermissionDenied => {
-            format!("this user may not make a file in {directory}")
-        }
+        io::ErrorKind::PermissionDenied => sandbox::hint_for_socket(path, error)
+            .unwrap_or_else(|| format!("this user may not make a file in {directory}")),
         _ => error.to_string(),
     }
 }

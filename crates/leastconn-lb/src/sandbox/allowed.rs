@@ -94,6 +94,11 @@ impl Allowed {
         {
             allowed.socket(socket);
         }
+        // A reload may add the socket: where the service manager made room for it, it may.
+        let runtime = env::var_os("RUNTIME_DIRECTORY").unwrap_or_default();
+        for directory in env::split_paths(&runtime).filter(|path| path.is_absolute()) {
+            allowed.socket(&directory.join("socket"));
+        }
         allowed.program();
         allowed
     }

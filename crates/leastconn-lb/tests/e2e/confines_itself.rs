@@ -4,7 +4,7 @@
 //! What single walls keep out is tested beside the code (`sandbox/tests.rs`).
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::{fs::symlink, net::UnixStream};
 use std::path::Path;
 use std::process::Command;
 
@@ -132,6 +132,45 @@ async fn a_reload_that_names_files_elsewhere_is_rejected_in_words_and_a_restart_
     talk(client.connect(other.address("main")).await.unwrap())
         .await
         .unwrap();
+}
+
+/// It is not in the file yet when the walls are put up.
+#[tokio::test]
+async fn a_reload_adds_the_admin_socket_where_the_service_manager_made_room_for_it() {
+    let web = Upstream::named("web1").await;
+    let (runtime, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let lb = Site::usual(&[&web])
+        .start_with(|command| {
+            command.env("RUNTIME_DIRECTORY", runtime.path());
+        })
+        .await;
+    if !is_confined(&lb).await {
+        return;
+    }
+    let at = |dir: &Path| {
+        let socket = format!("[admin]\nsocket = \"{}/lb.sock\"", dir.display());
+        lb.config().replace("[admin]", &socket)
+    };
+    assert_ne!(at(runtime.path()), lb.config());
+    for _ in 0..2 {
+        assert_eq!(lb.reload(&at(runtime.path())).await, "applied");
+        UnixStream::connect(runtime.path().join("lb.sock")).unwrap();
+        // Its file is removed, and so makes room for the next.
+        assert_eq!(lb.reload(&lb.config()).await, "applied");
+        assert_eq!(fs::read_dir(runtime.path()).unwrap().count(), 0);
+    }
+    let there = elsewhere.path().canonicalize().unwrap();
+    assert_eq!(lb.reload(&at(&there)).await, "rejected");
+    let there = there.display().to_string();
+    said(
+        &lb,
+        "ERROR",
+        &["sandbox does not allow making sockets in", &there],
+    )
+    .await;
+    assert_eq!(lb.reload(&lb.config()).await, "applied");
+    serves(&lb).await;
+    lb.quiet().await;
 }
 
 #[tokio::test]
