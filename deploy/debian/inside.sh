@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What deploy/debian/test.sh asks of the package, inside of the throw-away Debian. Never
 # to be run anywhere else: it installs, writes to /etc, and purges. MODE: systemd, chroot.
+# LANDLOCK: the version that the kernel has, below 1 for none.
 set -euo pipefail
 
 cd /test
@@ -8,6 +9,7 @@ DEB=/test/leastconn-lb.deb
 PKI=/root/pki
 LOG=/var/log/leastconn/access.log
 CONF=/etc/leastconn/leastconn.toml
+SOCKET=/run/leastconn/leastconn.sock
 PID=''
 
 die() {
@@ -42,6 +44,7 @@ start() {
   if with_systemd; then
     systemctl start leastconn || die "systemctl start: $(journalctl -q --no-pager -n 5 -u leastconn)"
   else
+    install -d -m 0755 -o leastconn -g leastconn /run/leastconn
     # `exec`, so that what is started is the program itself.
     (umask 027 && exec setpriv --reuid leastconn --regid leastconn --clear-groups --ambient-caps +net_bind_service --inh-caps +net_bind_service \
       leastconn-lb run --config $CONF 2>/test/messages) &
@@ -70,6 +73,18 @@ served() { ask "$@" | grep -qxE 'web[12]'; }
 refused() { ! served "$@"; }
 counter() { curl -sS -m 5 http://127.0.0.1:9901/metrics | grep -F "$1" | awk '{ print $2 }'; }
 counts() { [ "$(counter "$1")" = "$2" ]; }
+# What `ctl status --json` says first under a name, which is found by its whole line.
+status() { leastconn-lb ctl status --json | sed -n "s/^ *\"$1\": \"\{0,1\}\([^\",]*\).*/\1/p" | head -n 1; }
+# How far the process is confined, which is as far as the kernel can.
+sandbox() { leastconn-lb ctl status --json | sed -n '/"sandbox": {/,/}/s/^ *"state": "\(.*\)".*/\1/p'; }
+if [ "$LANDLOCK" -ge 6 ]; then CONFINED=on; elif [ "$LANDLOCK" -ge 1 ]; then CONFINED=partial; else CONFINED=unavailable; fi
+# The server certificate that clients are shown.
+shown() {
+  openssl s_client -connect 127.0.0.1:9443 -servername lb.example.com -cert $PKI/client1.example.com.crt \
+    -key $PKI/client1.example.com.key </dev/null 2>/dev/null | openssl x509 -noout -fingerprint -sha256
+}
+# Who asks is served by this one, several times over.
+only() { for _ in 1 2 3 4; do [ "$(ask client1.example.com)" = "$1" ] || return 1; done; }
 
 files >before
 is 'the user, before' '' "$(getent passwd leastconn)"
@@ -153,6 +168,9 @@ if with_systemd; then
   is '/run/leastconn' '755 leastconn leastconn' "$(stat -c '%a %U %G' /run/leastconn)"
   systemctl show -P SystemCallFilter leastconn | grep -qw landlock_create_ruleset || die 'landlock is filtered'
 fi
+is 'the sandbox' $CONFINED "$(sandbox)"
+if [ $CONFINED = on ]; then is 'core files' 0 "$(awk '/^Max core file size/ { print $5 }' "/proc/$pid/limits")"; fi
+ok "running: as leastconn, with one capability; the sandbox is $CONFINED"
 until_true "client1 is served" served client1.example.com
 answer=$(printf 'GET / HTTP/1.0\r\n\r\n' | timeout 5 openssl s_client -quiet -connect 127.0.0.1:9443 -servername lb.example.com \
   -CAfile $PKI/ca.crt -verify_return_error -verify_hostname lb.example.com -cert $PKI/client1.example.com.crt -key $PKI/client1.example.com.key 2>/dev/null | tail -n 1) || true
@@ -167,6 +185,24 @@ setpriv --reuid reader --regid reader --init-groups cat $LOG >/dev/null || die '
 if setpriv --reuid reader --regid reader --init-groups cat /etc/leastconn/tls/server.key >/dev/null 2>&1; then die 'who is in adm can read the key'; fi
 userdel reader
 ok 'the group adm reads the log and not the key'
+
+# --- steered -------------------------------------------------------------------
+
+is 'the admin socket' '600 leastconn leastconn socket' "$(stat -c '%a %U %G %F' $SOCKET)"
+is 'the process that answers there' "$pid" "$(status pid)"
+leastconn-lb ctl status >status.out || die "ctl status: $(cat status.out)"
+grep -q '^web ' status.out || die "ctl status does not show the upstream: $(cat status.out)"
+if setpriv --reuid nobody --regid nogroup --clear-groups leastconn-lb ctl status >status.out 2>&1; then die 'anybody may use the socket'; fi
+grep -q 'no access' status.out || die "ctl does not say why nobody may: $(cat status.out)"
+setpriv --reuid leastconn --regid leastconn --clear-groups leastconn-lb ctl status >/dev/null || die "its own user may not use the socket"
+leastconn-lb ctl drain web/web1 >/dev/null || die 'ctl drain'
+only web2 || die 'web1 is drained, and gets connections'
+leastconn-lb ctl status | grep -q 'web/web1 is drain' || die 'ctl status does not say what was set by hand'
+leastconn-lb ctl ready web/web1 >/dev/null || die 'ctl ready'
+until_true 'web1 is used again' sh -c "! leastconn-lb ctl status | grep -q 'set by hand'"
+gets() { [ "$(ask client1.example.com)" = "$1" ]; }
+until_true 'web1 is used again' gets web1
+ok 'steered by root over the socket: status, drain, ready; others have no access'
 
 # --- changed while it runs -----------------------------------------------------
 
@@ -190,8 +226,11 @@ cp $CONF edited.toml
 echo 'not = "a key"' >>$CONF
 reload
 until_true 'a bad one is rejected' counts 'leastconn_config_reloads_total{outcome="rejected"}' 1
+if leastconn-lb ctl reload >reload.out 2>&1; then die 'ctl reload takes a bad one'; fi
+grep -q "$CONF" reload.out || die "ctl reload does not say what is wrong: $(cat reload.out)"
 served client1.example.com || die 'client1 is not served after a rejected reload'
 cp edited.toml $CONF
+is 'ctl reload' applied "$(leastconn-lb ctl reload)"
 ok 'reloaded: a new rule and port 443; what is wrong is rejected'
 
 inode=$(stat -c %i $LOG)
@@ -208,6 +247,16 @@ until_true 'another line in the new log' sh -c "[ \"\$(wc -l <$LOG)\" -ge 2 ]"
 is 'lines of the rotated log' "$lines" "$(wc -l <$LOG.1)"
 ok 'rotated: the new file is written, the old one is not'
 
+before=$(shown)
+leastconn-lb pki issue $PKI --cn lb.example.com --dns lb.example.com --server --out server --force >/dev/null
+install -m 0640 -g leastconn $PKI/server.key /etc/leastconn/tls/server.key.new && mv /etc/leastconn/tls/server.key.new /etc/leastconn/tls/server.key
+install -m 0644 $PKI/server.crt /etc/leastconn/tls/server.crt.new && mv /etc/leastconn/tls/server.crt.new /etc/leastconn/tls/server.crt
+renewed=$(openssl x509 -in $PKI/server.crt -noout -fingerprint -sha256)
+[ "$before" != "$renewed" ] || die 'the certificate was not renewed'
+shows() { [ "$(shown)" = "$1" ]; }
+until_true 'the renewed certificate is shown' shows "$renewed"
+ok 'renewed: the new certificate and key are seen without a reload'
+
 leastconn-lb pki revoke $PKI $PKI/client2.example.com.crt >/dev/null
 install -m 0644 $PKI/ca.crl /etc/leastconn/tls/ca.crl.new && mv /etc/leastconn/tls/ca.crl.new /etc/leastconn/tls/ca.crl
 until_true 'client2 is refused once revoked' refused client2.example.com
@@ -217,8 +266,6 @@ ok 'revoked: the new list is seen without a reload'
 
 # --- upgraded ------------------------------------------------------------------
 
-# A service that hands its sockets over at an upgrade refuses nobody meanwhile.
-hands_over() { with_systemd && grep -qsz '^NOTIFY_SOCKET=' "/proc/$old/environ"; }
 keep_asking() {
   while [ ! -e enough ]; do
     if served client1.example.com; then echo served; else echo refused; fi >>asked
@@ -226,7 +273,10 @@ keep_asking() {
   done
 }
 old=$(main_pid)
-if hands_over; then
+if with_systemd; then
+  # Its unit has it hand its sockets over.
+  grep -qsz '^NOTIFY_SOCKET=' "/proc/$old/environ" || die 'it does not talk to systemd'
+  is 'failures before the upgrade' 0 "$(systemctl show -P NRestarts leastconn)"
   keep_asking &
   asking=$!
 fi
@@ -236,18 +286,45 @@ if with_systemd; then
   is 'enabled after an upgrade' enabled "$(systemctl is-enabled leastconn)"
   another() { local now; now=$(main_pid) && [ "$now" != 0 ] && [ "$now" != "$old" ]; }
   until_true 'the new program takes over' another
-  if [ -n "${asking:-}" ]; then
-    until_true 'the old program is gone' test ! -e "/proc/$old"
-    touch enough && wait "$asking"
-    is 'refused during the upgrade' 0 "$(grep -c refused asked || true)"
-    [ "$(wc -l <asked)" -ge 3 ] || die 'nobody asked during the upgrade'
-    ok "handed over: of $(wc -l <asked) that asked during the upgrade, nobody was refused"
-  fi
+  until_true 'the old program is gone' test ! -e "/proc/$old"
+  touch enough && wait "$asking"
+  is 'refused during the upgrade' 0 "$(grep -c refused asked || true)"
+  [ "$(wc -l <asked)" -ge 3 ] || die 'nobody asked during the upgrade'
+  is 'the service after the upgrade' active "$(systemctl is-active leastconn)"
+  is 'restarts' 0 "$(systemctl show -P NRestarts leastconn)"
+  # Behind the walls of the one before, and its own.
+  is 'the sandbox of the new program' $CONFINED "$(sandbox)"
+  ok "handed over: of $(wc -l <asked) that asked during the upgrade, nobody was refused"
 else
   stop && start
 fi
 until_true 'served after an upgrade' served client1.example.com
-ok 'upgraded: the edited configuration is kept, the service serves'
+is 'the process at the admin socket' "$(main_pid)" "$(status pid)"
+is 'the admin socket after an upgrade' '600 leastconn leastconn' "$(stat -c '%a %U %G' $SOCKET)"
+ok 'upgraded: the edited configuration is kept, the service serves and is steered'
+
+# --- watched over ---------------------------------------------------------------
+
+if with_systemd; then
+  mkdir -p /etc/systemd/system/leastconn.service.d
+  printf '[Service]\nWatchdogSec=2s\n' >/etc/systemd/system/leastconn.service.d/watchdog.conf
+  systemctl daemon-reload && systemctl restart leastconn
+  pid=$(main_pid)
+  # For three times as long.
+  end=$((SECONDS + 6))
+  while [ $SECONDS -lt $end ]; do served client1.example.com || die 'client1 is not served' && sleep 0.2; done
+  is 'the process that is watched' "$pid" "$(main_pid)"
+  is 'restarts' 0 "$(systemctl show -P NRestarts leastconn)"
+  # One that hangs is ended. It leaves its socket behind, and the next takes its place.
+  kill -STOP "$pid"
+  restarted() { [ "$(systemctl show -P NRestarts leastconn)" = 1 ] && leastconn-lb healthcheck --config $CONF; }
+  until_true 'one that hangs is restarted' restarted
+  is 'the process at the admin socket' "$(main_pid)" "$(status pid)"
+  is 'the sandbox' $CONFINED "$(sandbox)"
+  rm -r /etc/systemd/system/leastconn.service.d
+  systemctl daemon-reload && systemctl reset-failed leastconn
+  ok 'watched over: left alone while it serves, restarted when it hangs, with a new socket'
+fi
 
 # --- a key that only root can read ------------------------------------------------
 
@@ -260,6 +337,7 @@ if with_systemd; then
   systemctl daemon-reload
   systemctl restart leastconn
   until_true 'served with a credential' served client1.example.com
+  is 'the sandbox with a credential' $CONFINED "$(sandbox)"
   rm -r /etc/systemd/system/leastconn.service.d
   cp edited.toml $CONF && chgrp leastconn /etc/leastconn/tls/server.key && chmod 0640 /etc/leastconn/tls/server.key
   systemctl daemon-reload

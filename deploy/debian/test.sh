@@ -36,6 +36,8 @@ SUITE=${DEB_TEST_SUITE:-$(. /etc/os-release && [ "${ID:-}" = debian ] && echo "$
 PACKAGE=${DEB_TEST_PACKAGE:-$(echo target/debian/leastconn-lb_*.deb)}
 [ -e "$PACKAGE" ] || die "$PACKAGE is not there"
 MODE=${DEB_TEST_MODE:-systemd}
+# The version of Landlock that this machine's kernel has, if any (444: landlock_create_ruleset).
+LANDLOCK=$(python3 -c 'import ctypes; print(ctypes.CDLL(None).syscall(444, None, 0, 1))')
 TMP=$(mktemp -d "${TMPDIR:-/tmp}/lc-deb.XXXXXX")
 ROOT=$TMP/root
 GROUPS_MADE=()
@@ -89,7 +91,7 @@ DESTDIR=$ROOT/test/by-hand deploy/install.sh >/dev/null
 
 in_machine() {
   nsenter --target "$LEADER" --mount --uts --ipc --net --pid --root --wd -- \
-    env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 TERM=dumb MODE="$MODE" "$@"
+    env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 TERM=dumb MODE="$MODE" LANDLOCK="$LANDLOCK" "$@"
 }
 
 boot() {
@@ -104,7 +106,9 @@ boot() {
       fi
     done
   fi
+  # Older ones keep Landlock from what runs in it, which a real machine does not.
   systemd-nspawn --quiet --machine "lc-deb-$$" "${options[@]}" --directory "$ROOT" --private-network \
+    --system-call-filter='landlock_create_ruleset landlock_add_rule landlock_restrict_self' \
     --resolv-conf=off --timezone=off --link-journal=no --console=pipe --boot </dev/null >"$TMP/console.log" 2>&1 &
   MACHINE=$!
   for _ in $(seq 300); do
@@ -128,7 +132,7 @@ if [ "$MODE" = systemd ]; then
 else
   say "$SUITE, without systemd"
   # shellcheck disable=SC2016 # the inner shell expands it
-  env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 TERM=dumb MODE="$MODE" \
+  env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 TERM=dumb MODE="$MODE" LANDLOCK="$LANDLOCK" \
     unshare --mount --net --uts --ipc --pid --fork --kill-child -- sh -c '
       mount -t proc proc "$1/proc" && mount -t tmpfs tmpfs "$1/run" && mount -t tmpfs tmpfs "$1/dev" &&
       for device in null zero full random urandom tty; do touch "$1/dev/$device" && mount --bind "/dev/$device" "$1/dev/$device" || exit 1; done &&

@@ -97,6 +97,9 @@ def together(documents):
         selector = monitor["spec"]["selector"]["matchLabels"]
         chosen = [s for s in by_kind["Service"] if selector.items() <= s["metadata"]["labels"].items()]
         expect(len(chosen) == 1, f"the ServiceMonitor chooses {len(chosen)} services")
+        job = chosen and chosen[0]["metadata"]["labels"].get(monitor["spec"].get("jobLabel"))
+        rules = pathlib.Path("deploy/prometheus/leastconn-rules.yml").read_text()
+        expect(job and set(re.findall(r'job="([^"]*)"', rules)) == {job}, f"the ServiceMonitor's job is {job}, alerts ask for another")
         for endpoint in monitor["spec"]["endpoints"]:
             expect(chosen and endpoint["port"] in [p["name"] for p in chosen[0]["spec"]["ports"]], "the ServiceMonitor's port")
 
@@ -133,6 +136,11 @@ def together(documents):
     expect(wanted == there, f"the configuration names {sorted(wanted)}, mounted are {sorted(there)}")
     expect(volumes["tls"]["projected"]["defaultMode"] == 0o440, "keys can be read by more than the group")
     expect("fsGroup" in pod["securityContext"], "no group may read the keys")
+
+    # Where the admin socket is made, and what `ctl` is started without a path to finds it by.
+    room = mounts.get(str(pathlib.PurePath(setting(toml, "socket")).parent))
+    expect(room and "emptyDir" in volumes[room["name"]] and not room.get("readOnly"), "the admin socket cannot be made")
+    expect(container["args"][-1] == f"{container['workingDir']}/leastconn.toml", "ctl does not find the configuration")
     for certificate in by_kind.get("Certificate", []):
         expect(certificate["spec"]["secretName"] == sources[0]["secret"]["name"], "cert-manager writes another secret")
 

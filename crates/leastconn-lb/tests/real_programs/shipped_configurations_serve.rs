@@ -56,12 +56,16 @@ async fn ask(pki: &Path, address: SocketAddr, client: &str) -> Option<String> {
     (ended.code == 0).then_some(ended.stdout)
 }
 
-/// Checks and runs `config`, and asks it as two clients, of which it knows one.
+/// Where the unit and the manifests make room for the admin socket.
+const SOCKET: &str = "socket = \"/run/leastconn/leastconn.sock\"";
+
+/// Checks and runs `config`, asks it as two clients, of which it knows one, and steers it.
 async fn serves(dir: &TempDir, config: &str) {
     let pki = dir.path().join("pki");
     let conf = dir.path().join("conf");
     fs::create_dir(&conf).unwrap();
     let file = conf.join("checked.toml");
+    let config = &replace(config, SOCKET, "socket = \"leastconn.sock\"");
     fs::write(&file, config).unwrap();
     let checked = run(lb(["check", "--config"]).arg(&file)).await.ok();
     assert!(!checked.stderr.contains("warning"), "{}", checked.stderr);
@@ -76,6 +80,8 @@ async fn serves(dir: &TempDir, config: &str) {
         assert!(page.contains("webapp"), "{page}");
     }
     assert_eq!(ask(&pki, address, "client2.example.com").await, None);
+    let steered = run(lb(["ctl", "status", "--config"]).arg(&file)).await.ok();
+    assert!(steered.stdout.contains("web"), "{}", steered.stdout);
     balancer.assert_quiet(files).await;
     site::stop(&balancer).await;
 }
