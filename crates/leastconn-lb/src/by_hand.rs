@@ -7,12 +7,14 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
 use leastconn::{AdminState, Reason, Server, ServerId, UpstreamId};
+use serde::{Deserialize, Serialize};
 use tokio::{runtime::Handle, task, time::sleep};
 
 use crate::{
@@ -51,6 +53,27 @@ impl Drop for Setting {
             ending.abort();
         }
     }
+}
+
+/// What was set, as one process tells another, which may be of another version.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Carried {
+    #[serde(default)]
+    servers: Vec<CarriedServer>,
+    #[serde(default)]
+    level: Option<(String, String)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct CarriedServer {
+    upstream: String,
+    server: String,
+    state: String,
+    since: String,
+}
+
+fn since(text: &str) -> Timestamp {
+    text.parse().unwrap_or_else(|_| Timestamp::now())
 }
 
 /// There is no server of that name.
@@ -148,6 +171,65 @@ impl ByHand {
             .level
             .map(|(level, since)| Differs::Level(level, since));
         servers.chain(level).collect()
+    }
+
+    /// What was set, for the process of an upgrade.
+    pub(crate) fn carried(&self) -> Carried {
+        let hand = self.lock();
+        let servers = hand.servers.iter().map(|(key, setting)| CarriedServer {
+            upstream: key.0.to_string(),
+            server: key.1.to_string(),
+            state: setting.state.as_str().to_owned(),
+            since: setting.since.to_string(),
+        });
+        Carried {
+            servers: servers.collect(),
+            level: hand
+                .level
+                .map(|(level, since)| (level.as_str().to_owned(), since.to_string())),
+        }
+    }
+
+    /// Sets what was set in the process before this one, in place of what is. What
+    /// concerns nothing that there is, or is not understood, is left out.
+    pub(crate) fn take_over(&self, state: &State, carried: &Carried) {
+        let mut hand = self.lock();
+        for (key, _) in mem::take(&mut hand.servers) {
+            if let Some(server) = find(state, key.0.as_str(), key.1.as_str()) {
+                server.set_admin(AdminState::Ready);
+            }
+        }
+        for set in &carried.servers {
+            let states = [AdminState::Drain, AdminState::Maint];
+            let wanted = states.into_iter().find(|known| known.as_str() == set.state);
+            let found = find(state, &set.upstream, &set.server);
+            let (Some(wanted), Some(server)) = (wanted, found) else {
+                tracing::info!(
+                    upstream = set.upstream,
+                    server = set.server,
+                    state = set.state,
+                    "the server is gone, and with it the state that was set by hand"
+                );
+                continue;
+            };
+            server.set_admin(wanted);
+            let key = (UpstreamId::from(set.upstream.as_str()), server.id().clone());
+            let setting = Setting {
+                state: wanted,
+                since: since(&set.since),
+                // The process before this one has the connections.
+                ending: None,
+            };
+            hand.servers.insert(key, setting);
+        }
+        let log = &state.config.log;
+        hand.level = carried.level.as_ref().and_then(|(word, at)| {
+            let level = Level::ALL
+                .into_iter()
+                .find(|level| level.as_str() == word)?;
+            (level != log.level).then(|| (level, since(at)))
+        });
+        logging::change(&hand.with_level(log));
     }
 
     /// Carries what was set over to `next`, which takes the place of `earlier` in

@@ -25,10 +25,15 @@ use rustix::{
 };
 use socket2::SockRef;
 
-use crate::upgrade::channel::{self, FromNew};
+use crate::{
+    by_hand::Carried,
+    upgrade::channel::{self, FromNew},
+};
 
 /// The ID of the process that started this one in its place.
 pub(crate) const UPGRADE: &str = "LEASTCONN_UPGRADE";
+/// What was set by hand in that process, as JSON.
+pub(crate) const BY_HAND: &str = "LEASTCONN_BY_HAND";
 pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
 pub(crate) const LISTEN_PID: &str = "LISTEN_PID";
 pub(crate) const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
@@ -54,6 +59,7 @@ pub struct Inherited {
     sockets: Vec<Passed>,
     old: Option<UnixStream>,
     first: Option<UnixStream>,
+    by_hand: Option<Carried>,
     problems: Vec<String>,
 }
 
@@ -87,6 +93,9 @@ impl Inherited {
             replaces,
             ..Self::default()
         };
+        let by_hand = variable(BY_HAND).filter(|_| this.is_upgrade());
+        // A later version may say what this one does not understand.
+        this.by_hand = by_hand.and_then(|text| serde_json::from_str(&text).ok());
         let Some(count) = variable(LISTEN_FDS).filter(|_| ours || replaces.is_some()) else {
             return this;
         };
@@ -139,6 +148,11 @@ impl Inherited {
     /// The ID of that other process.
     pub const fn replaces(&self) -> Option<u32> {
         self.replaces
+    }
+
+    /// What was set by hand in that other process.
+    pub(crate) const fn by_hand(&self) -> Option<&Carried> {
+        self.by_hand.as_ref()
     }
 
     /// What was wrong with what was passed, a line each.

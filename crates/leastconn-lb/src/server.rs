@@ -147,6 +147,9 @@ impl Prepared {
             books.clone(),
         ));
         books.metrics.observe(Seen(Arc::clone(&shared)));
+        if let Some(carried) = inherited.by_hand() {
+            shared.by_hand.take_over(&shared.state(), carried);
+        }
         let gate = Gate {
             connections: Arc::new(Semaphore::new(sizes.connections)),
             registry,

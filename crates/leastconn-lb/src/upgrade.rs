@@ -33,7 +33,8 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio::time::timeout;
 
 use crate::{
-    inherited::{FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
+    by_hand::Carried,
+    inherited::{BY_HAND, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
     notify, sandbox,
 };
 use channel::{FromNew, FromOld, Reader};
@@ -41,6 +42,9 @@ pub(crate) use first::{First, is_first};
 
 /// How long a new process may take until it is ready.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Linux takes 128 KiB for a variable of the environment.
+const MAX_VARIABLE: usize = 100_000;
 
 /// The first descriptor that is passed: systemd's protocol says so.
 const FIRST_FD: i32 = 3;
@@ -87,6 +91,8 @@ pub enum UpgradeError {
 pub(crate) struct Successor {
     child: Started,
     channel: UnixStream,
+    /// What it was told that was set by hand.
+    by_hand: Carried,
     /// Sockets that it was given and has no use for.
     pub(crate) unused: Vec<SocketAddr>,
 }
@@ -105,18 +111,29 @@ impl Drop for Started {
     }
 }
 
-/// Starts the new program with `sockets`, and waits until it is ready, but no longer
-/// than `limit`. `first` is how the first process of a container is told who serves.
+/// Starts the new program with `sockets` and what was set `by_hand`, and waits until it
+/// is ready, but no longer than `limit`. `first` is how the first process of a container is told who serves.
 ///
 /// # Cancel safety
 /// Dropped, it ends the new process.
 pub(crate) async fn start(
     sockets: Vec<Passed>,
     first: Option<OwnedFd>,
+    by_hand: Carried,
     limit: Duration,
 ) -> Result<Successor, UpgradeError> {
     let path = program::path().map_err(UpgradeError::Program)?;
-    begin(again(&path), path, sockets, first, limit).await
+    let mut command = again(&path);
+    match serde_json::to_string(&by_hand) {
+        Ok(text) if text.len() < MAX_VARIABLE => command.env(BY_HAND, text),
+        // It will hear of it when it takes over.
+        _ => command.env_remove(BY_HAND),
+    };
+    let successor = begin(command, path, sockets, first, limit).await?;
+    Ok(Successor {
+        by_hand,
+        ..successor
+    })
 }
 
 /// The program at `path`, called as this process was.
@@ -156,6 +173,7 @@ async fn begin(
         Ok(Some(FromNew::Ready { unused })) => Ok(Successor {
             child,
             channel: ours,
+            by_hand: Carried::default(),
             unused,
         }),
         Ok(Some(FromNew::Failed { reasons })) => Err(UpgradeError::Failed(reasons)),
@@ -205,10 +223,12 @@ impl Successor {
     }
 
     /// Tells it that it is the service now. From here on nothing ends it but itself.
-    pub(crate) fn go(mut self, reload: bool) -> Heir {
+    pub(crate) fn go(mut self, reload: bool, by_hand: Carried) -> Heir {
+        // While it started, the old one was still asked for changes.
+        let by_hand = (by_hand != self.by_hand).then_some(by_hand);
         let pid = self.pid();
         self.child.0 = None;
-        if let Err(error) = channel::send(&self.channel, &FromOld::Go { reload }) {
+        if let Err(error) = channel::send(&self.channel, &FromOld::Go { reload, by_hand }) {
             // It takes the end of the channel for the same.
             tracing::warn!(%error, pid, "the new process was not told that it is the service now");
         }

@@ -9,11 +9,12 @@ use std::{
     os::unix::net::UnixStream,
 };
 
+use crate::by_hand::Carried;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 /// Longer than anything that is said: the other side is not what it should be.
-const MAX_LINE: u64 = 64 * 1024;
+const MAX_LINE: u64 = 4 * 1024 * 1024;
 
 /// From the new process.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +43,9 @@ pub(crate) enum FromOld {
         /// Somebody asked for a reload meanwhile.
         #[serde(default)]
         reload: bool,
+        /// What is set by hand by now, if that has changed since the new one started.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by_hand: Option<Carried>,
     },
 }
 
@@ -56,7 +60,7 @@ pub(crate) enum ToFirst {
     },
 }
 
-/// Sends one message. It is small: the socket takes it at once.
+/// Sends one message. The socket takes it at once, or the other side is reading.
 pub(crate) fn send(mut to: &UnixStream, message: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');

@@ -18,7 +18,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, talk};
+use crate::steers_a_running_balancer::{SOCKET, ctl};
+use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, talk, tcp};
 use crate::upgrading::{gone, open_files, quiet, signal, start, upgrade};
 
 /// Connects to make, and upgrades meanwhile.
@@ -271,4 +272,35 @@ async fn a_reload_that_is_asked_for_meanwhile_is_done_by_the_new_process() {
     plain(lb.address("plain")).await.unwrap();
     assert_ne!(next, pid);
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+}
+
+/// What an operator has set holds for the next version, too, and `ctl` reaches whoever
+/// serves by the same socket.
+#[tokio::test]
+async fn what_was_set_by_hand_stays_and_so_does_the_admin_socket() {
+    let webs = [Upstream::named("web1").await, Upstream::named("web2").await];
+    let site = Site::plain(&[&webs[0], &webs[1]]).admin(SOCKET);
+    let lb = start(site).await;
+    ctl(&lb, &["drain", "web/web1"]).await.ok();
+    ctl(&lb, &["log-level", "debug"]).await.ok();
+    let status = async || -> serde_json::Value {
+        serde_json::from_str(&ctl(&lb, &["status", "--json"]).await.ok()).unwrap()
+    };
+    let set = status().await["configuration"]["deviations"].clone();
+    assert_eq!(set.as_array().unwrap().len(), 2);
+    let mut pid = lb.pid();
+    for _ in 0..2 {
+        pid = upgrade(&lb, pid).await;
+        let now = status().await;
+        assert_eq!(now["pid"], pid);
+        assert_eq!(now["configuration"]["deviations"], set);
+        for _ in 0..4 {
+            assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "web2");
+        }
+    }
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    ctl(&lb, &["ready", "web/web1"]).await.ok();
+    signal(pid, Signal::TERM);
+    gone(pid).await;
+    assert!(!lb.dir().join("lb.sock").exists());
 }

@@ -169,7 +169,14 @@ impl Service {
                 go = told_to_go(&mut self.old) => {
                     self.old = None;
                     self.take_over();
-                    if matches!(go, Some(FromOld::Go { reload: true })) {
+                    let Some(FromOld::Go { reload, by_hand }) = go else {
+                        continue;
+                    };
+                    if let Some(carried) = by_hand {
+                        let shared = server.shared();
+                        shared.by_hand.take_over(&shared.state(), &carried);
+                    }
+                    if reload {
                         tracing::info!("reading the configuration anew: somebody asked for it meanwhile");
                         server.reloader().request();
                     }
@@ -311,6 +318,7 @@ fn begin_upgrade(
     first: Option<UnixStream>,
 ) -> impl Future<Output = Upgraded> + Send + use<> {
     let reloader = Arc::clone(server.reloader());
+    let shared = Arc::clone(server.shared());
     let admin = server.share_admin();
     async move {
         // The sockets must not change meanwhile.
@@ -318,7 +326,8 @@ fn begin_upgrade(
         let mut sockets = reloader.sockets().share()?;
         sockets.extend(admin?);
         let first = first.map(Into::into);
-        let successor = upgrade::start(sockets, first, upgrade::PATIENCE).await?;
+        let by_hand = shared.by_hand.carried();
+        let successor = upgrade::start(sockets, first, by_hand, upgrade::PATIENCE).await?;
         Ok((successor, guard))
     }
 }
@@ -339,7 +348,7 @@ async fn hand_over(
         notify::main_pid(pid);
     }
     let open = server.shared().registry.open();
-    let heir = successor.go(reload);
+    let heir = successor.go(reload, server.shared().by_hand.carried());
     tracing::info!(
         pid,
         open,
