@@ -255,6 +255,8 @@ if "${COMPOSE[@]}" exec -T lb /leastconn-lb healthcheck --config /etc/leastconn/
 else
   die "healthcheck fails inside the container"
 fi
+"${COMPOSE[@]}" exec -T lb /leastconn-lb ctl status >"$TMP/ctl.log" 2>&1 || { cat "$TMP/ctl.log" >&2 && die "ctl fails inside the container"; }
+grep -q '^web ' "$TMP/ctl.log" || { cat "$TMP/ctl.log" >&2 && die "ctl status does not show the upstream"; }
 
 # --- who reaches what --------------------------------------------------------
 

@@ -277,6 +277,7 @@ if with_systemd; then
   # Its unit has it hand its sockets over.
   grep -qsz '^NOTIFY_SOCKET=' "/proc/$old/environ" || die 'it does not talk to systemd'
   is 'failures before the upgrade' 0 "$(systemctl show -P NRestarts leastconn)"
+  leastconn-lb ctl drain web/web1 >/dev/null || die 'ctl drain before the upgrade'
   keep_asking &
   asking=$!
 fi
@@ -292,6 +293,8 @@ if with_systemd; then
   [ "$(wc -l <asked)" -ge 3 ] || die 'nobody asked during the upgrade'
   is 'the service after the upgrade' active "$(systemctl is-active leastconn)"
   is 'restarts' 0 "$(systemctl show -P NRestarts leastconn)"
+  only web2 || die 'what was set by hand is forgotten in the upgrade'
+  leastconn-lb ctl ready web/web1 >/dev/null || die 'ctl ready after the upgrade'
   # Behind the walls of the one before, and its own.
   is 'the sandbox of the new program' $CONFINED "$(sandbox)"
   ok "handed over: of $(wc -l <asked) that asked during the upgrade, nobody was refused"
