@@ -78,8 +78,9 @@ async fn whoever_read_standard_output_is_gone() {
     let web = Upstream::named("web1").await;
     let without_reader = |command: &mut Command| {
         let mut shell = Command::new("bash");
-        // `true` ends at once, and with it the pipe's other end.
-        shell.args(["-c", "exec \"$0\" \"$@\" > >(exec true)", BIN]);
+        // When `true` has ended, so has the pipe's other end.
+        let gone = "exec 3> >(exec true); wait $!; exec \"$0\" \"$@\" >&3 3>&-";
+        shell.args(["-c", gone, BIN]);
         shell.args(command.get_args());
         shell.current_dir(command.get_current_dir().unwrap());
         *command = shell;
