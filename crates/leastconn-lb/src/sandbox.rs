@@ -12,7 +12,7 @@
 //! **What is allowed** is *directories*, never files by themselves: a rule sticks to the
 //! file that was there, and files are replaced by renaming. Certificates are renewed so,
 //! and so are `/etc/resolv.conf` and this program. Where a link is on the way to a file,
-//! the directory that it leads to is allowed too ([`trail`]), so that links may be
+//! the directory that it leads to is allowed too (`sandbox/trail.rs`), so that links may be
 //! pointed elsewhere, as Kubernetes does it. The root directory is never allowed: that
 //! would be everything. What lies in it is allowed file by file, and not found again
 //! once it was replaced. Nor is a directory that was itself replaced by renaming: its
