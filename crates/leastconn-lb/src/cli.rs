@@ -119,3 +119,11 @@ fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     eprintln!("leastconn-lb: {error}");
     ExitCode::from(code)
 }
+
+/// For a command that asks a running balancer: on this thread alone.
+fn runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| fail(&error, FAILED))
+}

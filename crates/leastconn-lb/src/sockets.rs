@@ -139,9 +139,7 @@ impl Sockets {
                 kept[position] = found.map(|(number, _)| number);
             }
         }
-        let mut plan = Vec::new();
-        let mut errors = Vec::new();
-        for (wanted, kept) in wanted.into_iter().zip(kept) {
+        let sources = wanted.into_iter().zip(kept).map(|(wanted, kept)| {
             let from = match kept {
                 Some(number) if self.bound[number].wanted.only_v6 != wanted.only_v6 => {
                     Err(PlanError::OnlyV6 {
@@ -155,16 +153,9 @@ impl Sockets {
                     None => self.bind(&wanted, inherited),
                 },
             };
-            match from {
-                Ok(from) => plan.push((wanted, from)),
-                Err(error) => errors.push(error),
-            }
-        }
-        if errors.is_empty() {
-            Ok(Plan(plan))
-        } else {
-            Err(errors)
-        }
+            Ok((wanted, from?))
+        });
+        all_or_errors(sources).map(Plan)
     }
 
     fn bind(&self, wanted: &Wanted, inherited: &Inherited) -> Result<Source, PlanError> {
@@ -315,6 +306,25 @@ impl Bound {
         let next = Self::start(wanted, self.address, self.socket, gate);
         self.told.send_replace(Task::HandOver);
         next
+    }
+}
+
+/// All of them, or else everything that is wrong.
+pub(crate) fn all_or_errors<T, E>(
+    results: impl Iterator<Item = Result<T, E>>,
+) -> Result<Vec<T>, Vec<E>> {
+    let mut all = Vec::new();
+    let mut errors = Vec::new();
+    for result in results {
+        match result {
+            Ok(one) => all.push(one),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() {
+        Ok(all)
+    } else {
+        Err(errors)
     }
 }
 

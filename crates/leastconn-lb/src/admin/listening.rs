@@ -30,7 +30,7 @@ use crate::{
     accept::{self, BindError},
     config,
     inherited::{self, Inherited},
-    sockets::{Changes, PlanError},
+    sockets::{Changes, PlanError, all_or_errors},
     upgrade::Passed,
 };
 
@@ -148,27 +148,18 @@ impl Listening {
         config: Option<&config::Admin>,
         inherited: &mut Inherited,
     ) -> Result<Plan, Vec<PlanError>> {
-        let mut plan = Vec::new();
-        let mut errors = Vec::new();
-        for wanted in wanted(config) {
+        let sources = wanted(config).into_iter().map(|wanted| {
             let kept = self.bound.iter().position(|bound| {
                 // A file that somebody has removed is made anew.
                 bound.wanted == wanted && bound.file.as_ref().is_none_or(SocketFile::is_there)
             });
             let from = match kept {
-                Some(number) => Ok(Source::Kept(number)),
-                None => self.open(&wanted, inherited),
+                Some(number) => Source::Kept(number),
+                None => self.open(&wanted, inherited)?,
             };
-            match from {
-                Ok(from) => plan.push((wanted, from)),
-                Err(error) => errors.push(error),
-            }
-        }
-        if errors.is_empty() {
-            Ok(Plan(plan))
-        } else {
-            Err(errors)
-        }
+            Ok((wanted, from))
+        });
+        all_or_errors(sources).map(Plan)
     }
 
     fn open(&self, wanted: &Wanted, inherited: &mut Inherited) -> Result<Source, PlanError> {

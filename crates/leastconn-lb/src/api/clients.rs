@@ -120,10 +120,8 @@ impl Client {
         let sources = rule.sources().iter().map(|net| format!("source={net}"));
         let limits = rule.limits();
         let active = count(metrics.client_open(rule.name()));
-        let ended: u64 = metrics
-            .client_outcomes(rule.name())
-            .map(|(_, count)| count)
-            .sum();
+        let outcomes = outcomes(metrics.client_outcomes(rule.name()));
+        let ended: u64 = outcomes.values().sum();
         Self {
             client: rule.name().to_owned(),
             matches: texts.chain(sources).collect(),
@@ -137,7 +135,7 @@ impl Client {
             max_conns: limits.max_conns.map(std::num::NonZero::get),
             active,
             connections: active + ended,
-            outcomes: outcomes(metrics.client_outcomes(rule.name())),
+            outcomes,
         }
     }
 }

@@ -375,7 +375,8 @@ impl ListenerStatus {
     fn of(listener: &Listener) -> Self {
         let metrics = &listener.metrics;
         let open = count(metrics.active.get());
-        let ended: u64 = metrics.outcomes().map(|(_, count)| count).sum();
+        let outcomes = outcomes(metrics.outcomes());
+        let ended: u64 = outcomes.values().sum();
         Self {
             name: listener.name.to_string(),
             addresses: Vec::new(),
@@ -386,7 +387,7 @@ impl ListenerStatus {
             handshakes: count(metrics.handshakes.get()),
             handshakes_waiting: count(metrics.waiting.get()),
             accepted: open + ended,
-            outcomes: outcomes(metrics.outcomes()),
+            outcomes,
             bytes_received: metrics.received.get(),
             bytes_sent: metrics.sent.get(),
         }

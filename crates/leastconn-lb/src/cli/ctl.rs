@@ -153,12 +153,9 @@ pub(super) fn run(args: CtlArgs) -> ExitCode {
         Ok(socket) => socket,
         Err(code) => return code,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = match runtime {
+    let runtime = match super::runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error, FAILED),
+        Err(code) => return code,
     };
     let client = Client::at_socket(&socket);
     match runtime.block_on(obey(&client, args.command, args.json)) {

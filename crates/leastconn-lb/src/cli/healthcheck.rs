@@ -36,12 +36,9 @@ pub(super) fn run(args: HealthcheckArgs) -> ExitCode {
     };
     let limit = Duration::from_secs(args.timeout.max(1));
     let client = Client::new(target).within(limit);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = match runtime {
+    let runtime = match super::runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error, FAILED),
+        Err(code) => return code,
     };
     match runtime.block_on(client.ready()) {
         Ok((true, _)) => ExitCode::from(DONE),

@@ -50,12 +50,9 @@ pub(super) fn run(args: TopArgs) -> ExitCode {
             INVALID,
         );
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = match runtime {
+    let runtime = match super::runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error, FAILED),
+        Err(code) => return code,
     };
     let client = Client::new(target);
     let ask = move |asked: &Asked| {

@@ -10,7 +10,7 @@ use std::sync::{
 };
 use std::time::{Duration, Instant};
 
-use leastconn_testkit::{Behaviour, Upstream, within};
+use leastconn_testkit::{Behaviour, Upstream, eventually};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
@@ -96,12 +96,13 @@ async fn with_all_workers_at_handshakes_and_streams() {
                 .unwrap();
         });
     }
-    within(Duration::from_secs(10), "the load", async {
-        while handshakes.load(Ordering::Relaxed) < 20 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    eventually(Duration::from_secs(10), || async {
+        let done = handshakes.load(Ordering::Relaxed);
+        let enough = (done >= 20).then_some(());
+        enough.ok_or_else(|| format!("{done} handshakes"))
     })
-    .await;
+    .await
+    .unwrap();
     let before = handshakes.load(Ordering::Relaxed);
     let rounds = if is_long() { 1000 } else { 100 };
     all_are_prompt(lb.admin(), rounds, "saturated").await;

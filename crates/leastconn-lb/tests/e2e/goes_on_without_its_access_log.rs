@@ -44,16 +44,16 @@ fn reader(path: &Path) -> std::fs::File {
 async fn read_lines(reader: &mut std::fs::File, n: usize) {
     use std::io::Read;
     let mut text = Vec::new();
-    for _ in 0..1000 {
+    eventually(DEADLINE, || {
         let mut bytes = [0; 4096];
         if let Ok(read) = reader.read(&mut bytes) {
             text.extend_from_slice(&bytes[..read]);
         }
-        if text.iter().filter(|&&byte| byte == b'\n').count() >= n {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        let lines = text.iter().filter(|&&byte| byte == b'\n').count();
+        std::future::ready((lines >= n).then_some(()).ok_or(format!("{lines} lines")))
+    })
+    .await
+    .unwrap();
     let text = String::from_utf8(text).unwrap();
     let lines: Vec<serde_json::Value> = text
         .lines()
