@@ -244,8 +244,8 @@ async fn haproxy_and_nginx_are_told_who_connects(records: Records) {
         // Which fails unless its own header is understood.
         let config = replace(
             &config,
-            "type = \"tcp\", interval = \"10s\"",
-            "type = \"http\", interval = \"1h\"",
+            "type = \"tcp\", interval = \"10s\", timeout = \"1s\"",
+            "type = \"http\", interval = \"1h\", timeout = \"10s\"",
         );
         let balancer = site::start(&config, &certs).await;
         let files = balancer.open_fds();
