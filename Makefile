@@ -87,7 +87,8 @@ test-browser: ## The dashboard in a real Chromium (make test does it too, where 
 	LEASTCONN_BROWSER=required $(CARGO) test --locked -p leastconn-lb --test browser -- --test-threads 2
 
 .PHONY: test-long
-test-long: ## The long variants of the end-to-end tests: one of 8,000 connections revoked, 200 reloads under load, 100,000 connects during 20 upgrades, the latency of the admin side (needs 20,000 open files)
+test-long: ## The long variants of the end-to-end tests: one of 8,000 connections revoked, 200 reloads under load, 100,000 connects during 20 upgrades, the latency of the admin side, a million identities (needs 20,000 open files)
+	$(CARGO) test --locked --release -p leastconn --test limit_memory
 	LEASTCONN_LONG=1 $(CARGO) test --locked --release -p leastconn-lb --test e2e -- --test-threads 1 --nocapture
 
 .PHONY: test-race

@@ -23,7 +23,7 @@ FIRST=${SERVERS% *}
 SECOND=${SERVERS#* }
 # With least connections and nothing else going on the servers take turns, or
 # are drawn by lot: in so many tries both are met (and a burst of 20 allows it).
-TRIES=12
+TRIES=18
 
 die() {
   printf 'test-mtls: %s\n' "$*" >&2

@@ -254,7 +254,12 @@ async fn carry<S: Stream>(
         }
     };
     let trouble = upstream.trouble();
-    record.end(reason, trouble.filter(|_| reason == Reason::ServerReset));
+    let trouble = trouble.filter(|_| reason == Reason::ServerReset);
+    let trouble = trouble.map(ToOwned::to_owned);
+    // Before it is said to be over: whoever reads that may come again, and must not
+    // meet its own lease and permit.
+    drop(admitted);
+    record.end(reason, trouble.as_deref());
 }
 
 async fn admit(

@@ -108,12 +108,13 @@ impl Shared {
     /// The configuration was to be changed.
     pub(crate) fn reloaded(&self, reload: LastReload) {
         let applied = reload.reasons.is_empty();
-        self.books.metrics.reloaded(applied);
         if applied {
             *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = reload.time;
         }
         let last = self.last_reload.lock();
         *last.unwrap_or_else(PoisonError::into_inner) = Some(reload);
+        // Last: who sees it counted asks how it went.
+        self.books.metrics.reloaded(applied);
     }
 
     /// The last time that another process was to take over and did not, if ever.

@@ -196,6 +196,19 @@ impl Balancer {
         listening(&line, listener).unwrap()
     }
 
+    /// Waits until this listener listens at this address: a reload may be over before
+    /// what it said has been read.
+    ///
+    /// # Panics
+    /// After [`DEADLINE`].
+    pub async fn wait_listening(&self, listener: &str, at: SocketAddr) {
+        let found = self
+            .stderr
+            .find(DEADLINE, |line| listening(line, listener) == Some(at))
+            .await;
+        found.unwrap_or_else(|e| panic!("listener {listener:?} at {at}: {e}"));
+    }
+
     /// The admin address.
     ///
     /// # Panics
@@ -321,9 +334,9 @@ impl Balancer {
     /// more files than `baseline_fds`.
     ///
     /// # Panics
-    /// After five seconds.
+    /// After [`DEADLINE`].
     pub async fn assert_quiet(&self, baseline_fds: usize) {
-        let quiet = eventually(Duration::from_secs(5), || async {
+        let quiet = eventually(DEADLINE, || async {
             if self.try_address("admin").is_some() {
                 let metrics = self.metrics().await;
                 for (key, value) in GAUGES
@@ -384,6 +397,23 @@ impl Balancer {
         self.try_wait_exit(limit)
             .await
             .unwrap_or_else(|| panic!("still running after {limit:?}:\n{}", self.stderr()))
+    }
+
+    /// As [`Self::wait_exit`], and until all that it wrote has been read: then the
+    /// records and the log are whole. Not for one that another has taken over from,
+    /// which goes on writing to the same pipes.
+    ///
+    /// # Panics
+    /// After `limit`.
+    pub async fn wait_end(&self, limit: Duration) -> ExitStatus {
+        let status = self.wait_exit(limit).await;
+        for output in [&self.stdout, &self.stderr] {
+            let end = |_: &[String]| output.is_closed().then_some(());
+            // It looks once more when the output has ended.
+            let read = output.wait(DEADLINE, end).await;
+            read.unwrap_or_else(|e| panic!("somebody else still writes: {e}"));
+        }
+        status
     }
 
     async fn try_wait_exit(&self, limit: Duration) -> Option<ExitStatus> {

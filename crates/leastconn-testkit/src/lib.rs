@@ -14,6 +14,7 @@ pub mod data;
 pub mod fault;
 pub mod metrics;
 pub mod pki;
+pub mod port;
 pub mod proxy;
 pub mod upstream;
 
@@ -21,6 +22,7 @@ pub use balancer::{Balancer, Signal};
 pub use client::TlsClient;
 pub use fault::{FaultProxy, Faults};
 pub use pki::{Cert, TestCa};
+pub use port::Port;
 pub use tempfile::TempDir;
 pub use upstream::{Behaviour, Upstream};
 
@@ -28,8 +30,10 @@ use std::future::Future;
 use std::time::Duration;
 
 /// How long anything may take that should happen at once. Generous, because the
-/// machine may be busy; only a failing test ever waits that long.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+/// machine may be slow and busy with other tests; only a failing test ever waits that
+/// long. Where something else would happen by itself before that (the balancer looks at
+/// its files every ten seconds), a test must not wait so long.
+pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Awaits `future`, and panics with `what` if that takes longer than `limit`.
 ///

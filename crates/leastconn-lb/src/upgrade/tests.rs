@@ -11,7 +11,7 @@ async fn shell(script: &str, limit: Duration) -> Result<Successor, UpgradeError>
     begin(command, "/bin/sh".into(), sockets, None, limit).await
 }
 
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = leastconn_testkit::DEADLINE;
 
 #[tokio::test]
 async fn a_new_process_says_that_it_is_ready() {

@@ -168,7 +168,7 @@ async fn crowd<S>(
 
     let other = lb.client(CLIENT2);
     let served = async { talk(other.connect(lb.address("other")).await?).await };
-    let name = within(Duration::from_secs(4), "being served", served).await;
+    let name = within(DEADLINE, "being served", served).await;
     assert_eq!(name.unwrap(), "other");
 
     drop(clients);

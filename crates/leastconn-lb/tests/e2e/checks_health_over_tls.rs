@@ -8,9 +8,10 @@ use crate::support::{Running, entry, tcp};
 
 const UP: &str = r#"leastconn_server_up{upstream="web",server="web1"}"#;
 
-fn check(what: &str) -> String {
+/// A quarter of the time-out is how long a server may say nothing at the end.
+fn check(what: &str, timeout: &str) -> String {
     format!(
-        "health_check = {{ {what}, interval = \"100ms\", timeout = \"1s\", rise = 1, fall = 1 }}"
+        "health_check = {{ {what}, interval = \"100ms\", timeout = \"{timeout}\", rise = 1, fall = 1 }}"
     )
 }
 
@@ -41,8 +42,9 @@ async fn servers_are_asked_over_mutual_tls() {
             (Behaviour::Stuck, r#"type = "tcp""#, None),
         ] {
             let web = servers.mutual(behaviour, spoken).await;
-            let lb = start(&servers, &check(what), &web).await;
-            web.wait_accepted(3).await;
+            let lb = start(&servers, &check(what, "4s"), &web).await;
+            // The first is over when the second comes.
+            web.wait_accepted(2).await;
             lb.wait_metric(UP, 1.0, DEADLINE).await;
             assert!(
                 !lb.stderr().contains("health check failed"),
@@ -80,7 +82,7 @@ async fn a_wrong_certificate_of_either_side_takes_the_server_down_and_says_why()
                 let behaviour = Behaviour::Http(200);
                 let client_ca = Some(client_ca);
                 let web = Upstream::start_tls_versions(behaviour, cert, client_ca, &[spoken]).await;
-                let lb = start(&servers, &check(what), &web).await;
+                let lb = start(&servers, &check(what, "20s"), &web).await;
                 lb.wait_metric(UP, 0.0, DEADLINE).await;
                 let down = lb
                     .wait_log(

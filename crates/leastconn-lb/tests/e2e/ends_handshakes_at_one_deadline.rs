@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use leastconn_testkit::{DEADLINE, Upstream, client::read_to_close, within};
 use tokio::io::AsyncWriteExt;
-use tokio::time::interval;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::support::{
-    CLIENT1, NO_PROBES, Records, Running, Site, TLS, both_record_layers, client_hello, cn, entries,
-    talk, tcp,
+    BUSY, CLIENT1, NO_PROBES, Records, Running, Site, TLS, both_record_layers, client_hello, cn,
+    entries, talk, tcp,
 };
 
 both_record_layers! {
@@ -38,8 +38,9 @@ async fn hasty(records: Records, web: &Upstream, limit: f64) -> Running {
 
 fn in_time(record: &serde_json::Value, limit: f64) {
     let took = record["duration_ms"].as_f64().unwrap();
-    // Ten percent, and what a busy machine adds.
-    assert!((limit..limit * 1.1 + 250.0).contains(&took), "{record}");
+    // Ten percent, and what a machine adds that is busy with hundreds at once.
+    let most = limit * 1.1 + 250.0 + BUSY.as_secs_f64() * 1e3;
+    assert!((limit..most).contains(&took), "{record}");
 }
 
 async fn silent_sockets_are_closed_at_the_deadline(records: Records) {
@@ -65,7 +66,7 @@ async fn hundreds_of_silent_sockets_end_in_time_and_keep_nobody_waiting(records:
     const SILENT: usize = 500;
     const SERVED: usize = 20;
     // Time enough to open them all and to serve somebody before the first one ends.
-    const LONGER: f64 = 3000.0;
+    const LONGER: f64 = 4000.0;
     let web = Upstream::named("web1").await;
     let lb = hasty(records, &web, LONGER).await;
     let mut silent = Vec::new();
@@ -77,7 +78,7 @@ async fn hundreds_of_silent_sockets_end_in_time_and_keep_nobody_waiting(records:
     let client = lb.client(CLIENT1);
     for _ in 0..SERVED {
         let served = async { talk(client.connect(lb.main()).await?).await };
-        let served = within(Duration::from_secs(1), "being served", served).await;
+        let served = within(DEADLINE, "being served", served).await;
         assert_eq!(served.unwrap(), "web1");
     }
     for stream in &mut silent {
@@ -103,6 +104,8 @@ async fn a_hello_that_drips_does_not_move_the_deadline(records: Records) {
     let hello = client_hello(lb.ca());
     let mut stream = tcp(lb.main()).await;
     let mut tick = interval(Duration::from_millis(50));
+    // Also after a pause of this process: never several at once.
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let drip = async {
         for byte in hello {
             tick.tick().await;
@@ -112,7 +115,7 @@ async fn a_hello_that_drips_does_not_move_the_deadline(records: Records) {
         }
         panic!("the balancer took the whole hello");
     };
-    within(Duration::from_secs(5), "the close", drip).await;
+    within(DEADLINE, "the close", drip).await;
     in_time(&lb.nth(0, "handshake_timeout").await, LIMIT);
     assert_eq!(web.accepted(), 0);
     lb.quiet().await;

@@ -14,7 +14,7 @@ use crate::support::{CLIENT1, Running, Site, talk, tcp};
 
 async fn is_refused(lb: &Running) {
     let addr = lb.main();
-    eventually(Duration::from_secs(1), || async move {
+    eventually(DEADLINE, || async move {
         match TcpStream::connect(addr).await {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
             other => Err(format!("{other:?}")),
@@ -25,7 +25,7 @@ async fn is_refused(lb: &Running) {
 }
 
 async fn is_draining(lb: &Running) {
-    eventually(Duration::from_millis(500), || async {
+    eventually(DEADLINE, || async {
         match lb.http_get("/readyz").await {
             (503, body) if body.contains("draining") => Ok(()),
             other => Err(format!("{other:?}")),
@@ -50,7 +50,7 @@ async fn term_and_int_let_transfers_finish_and_exit_0() {
         assert!(roundtrip(&mut tls, &bytes).await.unwrap() == bytes);
         tls.shutdown().await.unwrap();
         assert!(read_to_close(&mut tls).await.unwrap().is_empty());
-        let status = lb.wait_exit(Duration::from_secs(2)).await;
+        let status = lb.wait_end(DEADLINE).await;
         assert_eq!(status.code(), Some(0));
         // Knocking may have found the socket still open: such a connection is taken.
         let (served, knocks): (Vec<_>, Vec<_>) =
@@ -73,7 +73,8 @@ async fn with_nothing_open_it_ends_at_once() {
         .unwrap();
     lb.quiet().await;
     lb.signal(Signal::TERM);
-    let status = lb.wait_exit(Duration::from_secs(1)).await;
+    // Not after `drain_timeout`, which is thirty seconds.
+    let status = lb.wait_exit(DEADLINE).await;
     assert_eq!(status.code(), Some(0));
 }
 
@@ -93,7 +94,7 @@ async fn when_drain_timeout_passes_the_rest_is_drained_by_force_and_exit_is_1() 
     read_line(&mut plain).await.unwrap();
     let start = Instant::now();
     lb.signal(Signal::TERM);
-    let status = lb.wait_exit(Duration::from_secs(3)).await;
+    let status = lb.wait_end(DEADLINE).await;
     assert_eq!(status.code(), Some(1));
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(400), "{took:?}");
@@ -118,7 +119,7 @@ async fn when_drain_timeout_passes_the_rest_is_drained_by_force_and_exit_is_1() 
 async fn who_ends_by_itself_meanwhile_counts_and_only_the_rest_is_cut_off() {
     let web = Upstream::start(Behaviour::Echo).await;
     let lb = Site::usual(&[&web])
-        .process("drain_timeout = \"2s\"")
+        .process("drain_timeout = \"3s\"")
         .start()
         .await;
     let client = lb.client(CLIENT1);
@@ -139,9 +140,9 @@ async fn who_ends_by_itself_meanwhile_counts_and_only_the_rest_is_cut_off() {
     // It does not end before its time for that, and goes on saying that it drains.
     assert_eq!(roundtrip(&mut stays, b"after").await.unwrap(), b"after");
     is_draining(&lb).await;
-    let status = lb.wait_exit(Duration::from_secs(5)).await;
+    let status = lb.wait_end(DEADLINE).await;
     let took = start.elapsed();
-    assert!(took >= Duration::from_secs(2), "{took:?}");
+    assert!(took >= Duration::from_secs(3), "{took:?}");
     assert_eq!(status.code(), Some(1));
     assert!(read_to_close(&mut stays).await.is_err());
     lb.nth(1, "drained").await;
@@ -166,7 +167,7 @@ async fn a_second_signal_ends_at_once() {
     lb.signal(Signal::USR2);
     assert_eq!(roundtrip(&mut tls, b"x").await.unwrap(), b"x");
     lb.signal(Signal::INT);
-    let status = lb.wait_exit(Duration::from_secs(1)).await;
+    let status = lb.wait_exit(DEADLINE).await;
     assert_eq!(status.code(), Some(1));
     assert!(read_to_close(&mut tls).await.is_err());
     lb.nth(0, "drained").await;

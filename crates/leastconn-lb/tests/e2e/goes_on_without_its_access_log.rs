@@ -3,7 +3,6 @@
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use leastconn_testkit::{DEADLINE, Signal, Upstream, eventually};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
@@ -23,7 +22,7 @@ async fn ends(lb: Running) {
     lb.quiet().await;
     assert_eq!(lb.http_get("/readyz").await.0, 200);
     lb.signal(Signal::TERM);
-    let status = lb.wait_exit(Duration::from_secs(3)).await;
+    let status = lb.wait_exit(DEADLINE).await;
     assert_eq!(status.code(), Some(0));
 }
 

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use leastconn_testkit::client::{TlsStream, read_line, read_to_close, roundtrip};
-use leastconn_testkit::{Cert, DEADLINE, Signal, TestCa, TlsClient, Upstream, within};
+use leastconn_testkit::{Cert, DEADLINE, Signal, TestCa, TlsClient, Upstream, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, tcp};
+use crate::support::{BUSY, CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, tcp};
 
 type Open = TlsStream<TcpStream>;
 
@@ -70,7 +70,7 @@ async fn one_of(many: usize) {
     }
     lb.ca().write_crl(lb.dir(), &[&revoked]);
     let took = ends_by(&lb, &lb.config(), &mut bad).await;
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(1) + BUSY, "{took:?}");
     let record = lb
         .wait_record(
             |record| record["outcome"] == "revoked_certificate",
@@ -176,7 +176,14 @@ async fn rules_that_forbid_end_and_others_do_not() {
     assert_eq!(lb.nth(2, "policy_changed").await["server"], "web2");
 
     // A server that is gone from an upstream that is granted as a whole.
-    let on = if servers[0].open() == 1 { 0 } else { 1 };
+    let on = eventually(DEADLINE, async || {
+        match [servers[0].open(), servers[1].open()] {
+            [1, 0] => Ok(0),
+            [0, 1] => Ok(1),
+            open => Err(format!("{open:?}")),
+        }
+    });
+    let on = on.await.unwrap();
     let gone = other_server
         .replacen(
             &entries(&[&servers[0], &servers[1]]).join(", "),
@@ -257,7 +264,7 @@ async fn connections_of_a_listener_that_is_gone_are_still_under_rules_and_lists(
     goes_on(&mut streams[2]).await;
     close(streams.pop().unwrap()).await;
     lb.nth(2, "ok").await;
-    lb.assert_quiet(lb.open_fds()).await;
+    lb.quiet_with(-1).await;
 }
 
 /// Clients come while their rule comes and goes: none is let through that no rule

@@ -1,6 +1,7 @@
 //! Rules by URI, key, unit and issuer; rules that expire.
 
 use leastconn_testkit::{Cert, TestCa, Upstream, client::read_to_close, metrics};
+use tokio::io::AsyncWriteExt;
 
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, talk};
 
@@ -189,7 +190,8 @@ async fn a_rule_in_shadow_mode_only_says_what_it_would_have_decided() {
         .await
         .unwrap();
     let second = lb.nth(0, "ok").await;
-    talk(held).await.unwrap_err();
+    held.shutdown().await.unwrap();
+    assert!(read_to_close(&mut held).await.unwrap().is_empty());
     let first = lb.wait_records(2).await.swap_remove(1);
     for n in 2..4 {
         talk(client.connect(lb.main()).await.unwrap())
@@ -288,9 +290,12 @@ async fn a_maze_of_certificates_costs_little_and_leads_nowhere() {
     }
     for record in lb.wait_records(3).await {
         assert_eq!(record["outcome"], "untrusted_certificate", "{record}");
-        // A hundred signatures are some 10 ms; other tests run beside this one.
+        // A hundred signatures are some 10 ms; all of them would take for ever.
         assert!(record["handshake_ms"].is_null());
-        assert!(record["duration_ms"].as_f64().unwrap() < 5000.0, "{record}");
+        assert!(
+            record["duration_ms"].as_f64().unwrap() < 20_000.0,
+            "{record}"
+        );
     }
     assert_eq!(web.accepted(), 0);
     talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())

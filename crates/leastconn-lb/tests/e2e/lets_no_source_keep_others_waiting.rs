@@ -94,7 +94,7 @@ async fn handshakes_that_stall_leave_places_for_other_sources(records: Records) 
 async fn a_newcomer_is_served_while_two_others_flood(records: Records) {
     const OUTSTANDING: usize = 40;
     let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web])
+    let lb = Site::patient(&[&web])
         .records(records)
         .process("max_handshakes = 32")
         .start()

@@ -145,8 +145,8 @@ async fn what_was_good_a_moment_ago_expires_all_the_same(records: Records) {
     let site = Site::usual(&[&web])
         .records(records)
         .listener("brief", &["upstream = \"web\"", &brief_list]);
-    let brief = site.ca.leaf(CLIENT1).validity(-60, 3).build();
-    let list = site.ca.crl_until(&[], 3);
+    let brief = site.ca.leaf(CLIENT1).validity(-60, 5).build();
+    let list = site.ca.crl_until(&[], 5);
     std::fs::write(site.dir.path().join("brief.crl"), list).unwrap();
     let lb = site.start().await;
     let lasting = lb.client(CLIENT1);
@@ -173,7 +173,8 @@ async fn what_was_good_a_moment_ago_expires_all_the_same(records: Records) {
         let refusal = eventually(DEADLINE, || async {
             let stream = client.clone().tls12().connect(addr).await;
             match stream {
-                Ok(stream) => Err(format!("let in by {}", talk(stream).await.unwrap())),
+                // It may end in the middle.
+                Ok(stream) => Err(format!("let in: {:?}", talk(stream).await)),
                 Err(error) => Ok(alert(&error)),
             }
         });

@@ -55,7 +55,8 @@ async fn garbage_of_all_kinds_is_refused_at_once(records: Records) {
         let _ = stream.shutdown().await;
         let _ = read_to_close(&mut stream).await;
         let record = lb.nth(n, "handshake_failed").await;
-        assert!(record["duration_ms"].as_f64().unwrap() < 2000.0, "{record}");
+        // Not at the deadline, which is ten seconds.
+        assert!(record["duration_ms"].as_f64().unwrap() < 7000.0, "{record}");
     }
     assert_eq!(web.accepted(), 0);
     talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())

@@ -5,9 +5,14 @@ use std::time::Duration;
 
 use leastconn_testkit::{DEADLINE, Upstream, client::read_to_close, proxy, within};
 use serde_json::Value;
-use tokio::{io::AsyncWriteExt, time::interval};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{MissedTickBehavior, interval},
+};
 
-use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, client_hello, cn, entries, tcp};
+use crate::support::{
+    BUSY, CLIENT1, NO_PROBES, Running, Site, TLS, client_hello, cn, entries, tcp,
+};
 
 const REQUIRED: &str = "proxy_protocol = \"required\"\nproxy_protocol_from = \"127.0.0.1\"";
 
@@ -27,7 +32,8 @@ async fn detail(lb: &Running, n: usize) -> String {
     let record = lb.nth(n, "handshake_failed").await;
     assert_eq!(record.get("proxy"), None, "{record}");
     assert!(record["source"].as_str().unwrap().starts_with("127.0.0.1:"));
-    assert!(record["duration_ms"].as_f64().unwrap() < 2000.0, "{record}");
+    // Not at the deadline, which is ten seconds.
+    assert!(record["duration_ms"].as_f64().unwrap() < 7000.0, "{record}");
     record["detail"].as_str().unwrap_or_default().to_owned()
 }
 
@@ -145,7 +151,8 @@ const LIMIT: f64 = 700.0;
 
 fn in_time(record: &Value) {
     let took = record["duration_ms"].as_f64().unwrap();
-    assert!((LIMIT..LIMIT * 1.1 + 250.0).contains(&took), "{record}");
+    let most = LIMIT * 1.1 + 250.0 + BUSY.as_secs_f64() * 1e3;
+    assert!((LIMIT..most).contains(&took), "{record}");
 }
 
 #[tokio::test]
@@ -164,8 +171,11 @@ async fn there_is_one_deadline_which_no_byte_moves() {
         );
         let mut stream = tcp(lb.main()).await;
         let mut tick = interval(Duration::from_millis(50));
+        // Also after a pause of this process: never several at once.
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let drip = async {
-            for byte in proxy::v2(0x21, 0x11, &[0; 12]) {
+            // It would take twenty seconds.
+            for byte in proxy::v2(0x21, 0x11, &[0; 400]) {
                 tick.tick().await;
                 if stream.write_all(&[byte]).await.is_err() {
                     return;
@@ -173,7 +183,7 @@ async fn there_is_one_deadline_which_no_byte_moves() {
             }
             panic!("the balancer took the whole header");
         };
-        within(Duration::from_secs(5), "the close", drip).await;
+        within(DEADLINE, "the close", drip).await;
         let record = lb.nth(1, "handshake_timeout").await;
         in_time(&record);
         assert_eq!(
@@ -183,14 +193,16 @@ async fn there_is_one_deadline_which_no_byte_moves() {
         lb.quiet().await;
     }
     // What the header takes, the handshake does not have: the hello is late.
-    let lb = behind(&web, &[REQUIRED, hasty, TLS]).await;
+    let lb = behind(&web, &[REQUIRED, "handshake_timeout = \"2s\"", TLS]).await;
     let mut stream = tcp(lb.main()).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
     let header = b"PROXY TCP4 192.0.2.7 198.51.100.1 4660 443\r\n";
     stream.write_all(header).await.unwrap();
     let _ = within(DEADLINE, "the close", read_to_close(&mut stream)).await;
     let record = lb.nth(0, "handshake_timeout").await;
-    in_time(&record);
+    // Begun anew with the header it would take 3.2 seconds.
+    let took = record["duration_ms"].as_f64().unwrap();
+    assert!((2000.0..3100.0).contains(&took), "{record}");
     assert_eq!(record["source"], "192.0.2.7:4660");
     assert_eq!(web.accepted(), 0);
     lb.quiet().await;

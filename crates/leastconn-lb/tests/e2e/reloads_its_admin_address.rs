@@ -1,25 +1,19 @@
 //! The admin side follows a reload: another address, none, one again.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 use leastconn_testkit::client::{read_line, roundtrip};
-use leastconn_testkit::{DEADLINE, Signal, Upstream, eventually, within};
+use leastconn_testkit::{DEADLINE, Port, Signal, Upstream, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{CLIENT1, Running, Site, talk, tcp};
+use crate::support::{CLIENT1, Running, Site, listen, talk, tcp};
 
 const ADMIN: &str = "[admin]\nbind = \"127.0.0.1:0\"\n";
 
 fn admin_at(address: SocketAddr) -> String {
     format!("[admin]\nbind = \"{address}\"\n")
-}
-
-/// A port that is free now.
-fn free_port() -> SocketAddr {
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap()
 }
 
 async fn is_refused(addr: SocketAddr) {
@@ -63,12 +57,14 @@ async fn a_new_address_answers_and_the_old_one_finishes_what_it_began() {
         .unwrap();
     // Accepted before: it came after the one that asks.
     assert_eq!(lb.http_get("/healthz").await.0, 200);
-    let new = free_port();
+    let port = Port::reserve();
+    let new = port.address;
     assert_eq!(
         lb.reload(&config.replace(ADMIN, &admin_at(new))).await,
         "applied"
     );
     assert_eq!(lb.wait_address("admin").await, old, "the first of them");
+    lb.wait_listening("admin", new).await;
     assert_eq!(lb.admin(), new);
     assert_eq!(lb.http_get("/readyz").await.0, 200);
     is_refused(old).await;
@@ -118,9 +114,9 @@ async fn the_admin_table_can_go_and_come_back() {
     talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
         .await
         .unwrap();
-    let again = free_port();
-    reload(&lb, &config.replace(ADMIN, &admin_at(again))).await;
-    assert_eq!(lb.admin(), again);
+    let port = Port::reserve();
+    reload(&lb, &config.replace(ADMIN, &admin_at(port.address))).await;
+    assert_eq!(lb.admin(), port.address);
     assert_eq!(lb.http_get("/readyz").await.0, 200);
     assert_eq!(lb.reloads().await, [2.0, 0.0]);
     lb.quiet().await;
@@ -131,8 +127,9 @@ async fn an_address_that_is_taken_rejects_all() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let config = lb.config();
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken_at = taken.local_addr().unwrap();
+    let port = Port::reserve();
+    let taken_at = port.address;
+    let taken = listen(taken_at);
     let changed = config
         .replace(ADMIN, &admin_at(taken_at))
         .replace("\"web\"]", "\"web/web1\"]");
@@ -162,6 +159,7 @@ async fn an_address_that_is_taken_rejects_all() {
         lb.reload(&config.replace(ADMIN, &admin_at(taken_at))).await,
         "applied"
     );
+    lb.wait_listening("admin", taken_at).await;
     assert_eq!(lb.admin(), taken_at);
     lb.quiet().await;
 }

@@ -12,7 +12,7 @@ use std::{
 
 use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::data::{Sha256, pattern};
-use leastconn_testkit::{Behaviour, DEADLINE, Signal, TlsClient, Upstream, within};
+use leastconn_testkit::{Behaviour, DEADLINE, Port, Signal, TlsClient, Upstream, within};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
@@ -23,7 +23,7 @@ const KINDS: usize = 10;
 
 /// What reload number `n` changes, in the configuration that it began with; the
 /// change before is taken back by it.
-fn changed(n: usize, config: &str, more: &Upstream, lb: &Running) -> String {
+fn changed(n: usize, config: &str, more: &Upstream, admin: &Port, lb: &Running) -> String {
     let text = match n % KINDS {
         0 => config.replace("servers = [", &format!("servers = [{}, ", entry("new", more.addr(), ""))),
         1 => format!(
@@ -45,7 +45,7 @@ fn changed(n: usize, config: &str, more: &Upstream, lb: &Running) -> String {
         5 => config.replace("[log]", "[log]\nlevel = \"debug\""),
         6 => config.replace(
             "[admin]\nbind = \"127.0.0.1:0\"",
-            &format!("[admin]\nbind = \"{}\"", free_port()),
+            &format!("[admin]\nbind = \"{}\"", admin.address),
         ),
         7 => config.replace("name = \"web\"", "name = \"web\"\nretries = 3\nconnect_timeout = \"3s\""),
         8 => config.replace("[log]", "max_handshakes = 100\nmax_connections = 1000\n[log]"),
@@ -56,11 +56,6 @@ fn changed(n: usize, config: &str, more: &Upstream, lb: &Running) -> String {
     };
     assert_ne!(text, config);
     text
-}
-
-fn free_port() -> SocketAddr {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap()
 }
 
 /// Sends until told to stop, and compares what the server says it got.
@@ -131,8 +126,9 @@ async fn nobody_notices_reloads_of_everything() {
     assert_eq!(read_line(&mut old).await.unwrap(), "web1");
 
     let config = lb.config();
+    let admin = Port::reserve();
     for n in 0..reloads {
-        let text = changed(n, &config, &more, &lb);
+        let text = changed(n, &config, &more, &admin, &lb);
         let before = talks.load(Ordering::Relaxed);
         assert_eq!(lb.reload(&text).await, "applied");
         within(DEADLINE, "new connections", async {

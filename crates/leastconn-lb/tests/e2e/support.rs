@@ -13,7 +13,7 @@ use leastconn_testkit::{
 use rustls::AlertDescription;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// The program under test.
 pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_leastconn-lb");
@@ -29,9 +29,17 @@ pub(crate) const NO_PROBES: &str = r#"health_check = { type = "none" }"#;
 pub(crate) const CLIENT1: &str = "client1.lb.com";
 
 /// How soon the admin address answers: in a release build, which `make test-long`
-/// makes, what was promised; others are slower, and have other tests beside them.
-pub(crate) const PROMPT: Duration =
-    Duration::from_millis(if cfg!(debug_assertions) { 1000 } else { 100 });
+/// makes, what was promised.
+pub(crate) const PROMPT: Duration = Duration::from_millis(100).saturating_add(BUSY);
+
+/// What is added to every promise of time unless the build is a release build: others
+/// are slower, and have other tests beside them, on a machine that may be slow itself.
+/// Whatever a promise is told apart from must take longer than both.
+pub(crate) const BUSY: Duration = Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 0 });
+
+/// How soon files that changed are loaded: before the balancer looks by itself, which
+/// it does every ten seconds.
+pub(crate) const TOLD: Duration = Duration::from_secs(8);
 
 /// A value of `[process] tls_records`.
 pub(crate) type Records = &'static str;
@@ -81,6 +89,16 @@ impl Site {
     pub(crate) fn usual(servers: &[&Upstream]) -> Self {
         Self::new()
             .listener("main", &["upstream = \"web\"", TLS])
+            .upstream("web", &[NO_PROBES], &entries(servers))
+            .client("client1", &cn(CLIENT1), "web", "")
+    }
+
+    /// As [`Self::usual`], where a handshake may take longer than any test: who waits
+    /// for others' to run out of time waits too long.
+    pub(crate) fn patient(servers: &[&Upstream]) -> Self {
+        let long = "handshake_timeout = \"5m\"";
+        Self::new()
+            .listener("main", &["upstream = \"web\"", long, TLS])
             .upstream("web", &[NO_PROBES], &entries(servers))
             .client("client1", &cn(CLIENT1), "web", "")
     }
@@ -198,7 +216,7 @@ impl Site {
 /// A balancer that serves a [`Site`].
 pub(crate) struct Running {
     pub(crate) balancer: Balancer,
-    baseline: usize,
+    pub(crate) baseline: usize,
     site: Site,
 }
 
@@ -242,11 +260,8 @@ impl Running {
         let outcomes = ["applied", "rejected"];
         let before = self.reloads().await;
         cause();
-        eventually(DEADLINE, || async {
-            // Its address may change, and for a moment we do not know it.
-            let answer = self.try_http_get("/metrics").await;
-            let (_, text) = answer.map_err(|error| error.to_string())?;
-            let now = reloads(&metrics::parse(&text));
+        eventually(TOLD, || async {
+            let now = self.try_reloads().await?;
             let more = (0..2).find(|&n| now[n] > before[n]);
             more.map(|n| outcomes[n]).ok_or_else(|| format!("{now:?}"))
         })
@@ -256,7 +271,14 @@ impl Running {
 
     /// Reloads so far: applied, rejected.
     pub(crate) async fn reloads(&self) -> [f64; 2] {
-        reloads(&self.metrics().await)
+        eventually(DEADLINE, || self.try_reloads()).await.unwrap()
+    }
+
+    async fn try_reloads(&self) -> Result<[f64; 2], String> {
+        // Its address may change, and for a moment we do not know it.
+        let answer = self.try_http_get("/metrics").await;
+        let (_, text) = answer.map_err(|error| error.to_string())?;
+        Ok(reloads(&metrics::parse(&text)))
     }
 
     /// A client with a new certificate for this common name.
@@ -279,7 +301,13 @@ impl Running {
     /// Waits until nobody is connected and no file is left open, and checks the
     /// books: a line for every connection that was counted, and no panic.
     pub(crate) async fn quiet(&self) {
-        self.assert_quiet(self.baseline).await;
+        self.quiet_with(0).await;
+    }
+
+    /// As [`Self::quiet`], with so many sockets more than at the start, or less.
+    pub(crate) async fn quiet_with(&self, more: isize) {
+        let baseline = self.baseline.checked_add_signed(more).unwrap();
+        self.assert_quiet(baseline).await;
         let metrics = self.metrics().await;
         let ended: f64 = metrics::family(&metrics, "leastconn_connections_total")
             .map(|(_, value)| value)
@@ -362,6 +390,15 @@ pub(crate) async fn tcp(addr: SocketAddr) -> TcpStream {
         .unwrap();
     stream.set_nodelay(true).unwrap();
     stream
+}
+
+/// Listens where somebody else is to be refused.
+pub(crate) fn listen(at: SocketAddr) -> TcpListener {
+    let socket = TcpSocket::new_v4().unwrap();
+    // As the one has that keeps the port.
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(at).unwrap();
+    socket.listen(1).unwrap()
 }
 
 /// Makes dropping the socket a reset.

@@ -30,15 +30,13 @@ fn ticks(lb: &Balancer) -> u64 {
 
 async fn is_served(lb: &Running) {
     let served = async { talk(lb.client(CLIENT1).connect(lb.main()).await?).await };
-    within(Duration::from_secs(4), "being served", served)
-        .await
-        .unwrap();
+    within(DEADLINE, "being served", served).await.unwrap();
 }
 
 #[tokio::test]
 async fn accepting_pauses_without_spinning_and_recovers() {
     let web = Upstream::named("web1").await;
-    let lb = Site::usual(&[&web]).start().await;
+    let lb = Site::patient(&[&web]).start().await;
     let most = lb.open_fds() as u64 + 5;
     limit_files(&lb, most);
     let mut silent = Vec::new();
@@ -88,7 +86,7 @@ async fn accepting_pauses_without_spinning_and_recovers() {
 #[tokio::test]
 async fn the_admin_address_answers_although_clients_would_take_everything() {
     let web = Upstream::named("web1").await;
-    let site = Site::usual(&[&web]).process("max_connections = 1000");
+    let site = Site::patient(&[&web]).process("max_connections = 1000");
     let program = |command: &mut Command| {
         let mut limited = Command::new("prlimit");
         limited

@@ -11,10 +11,11 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::RwLock;
 use tokio::task::JoinSet;
 
-use crate::support::{NO_PROBES, Running, Site, entries, entry, nowhere, talk, tcp};
+use crate::support::{BUSY, NO_PROBES, Running, Site, entries, entry, nowhere, talk, tcp};
 
+/// Whoever refuses is noticed at once, and whoever is slow is not taken for one of those.
 const QUICK_PROBES: &str =
-    r#"health_check = { interval = "100ms", timeout = "100ms", rise = 2, fall = 1 }"#;
+    r#"health_check = { interval = "100ms", timeout = "10s", rise = 2, fall = 1 }"#;
 const QUICK_TRIAL: &str = r#"passive = { fail_timeout = "200ms" }"#;
 
 async fn start(servers: &[String], lines: &[&str]) -> Running {
@@ -122,7 +123,8 @@ async fn with_all_down_the_answer_is_immediate_and_recovery_by_itself() {
         let mut stream = tcp(lb.main()).await;
         assert!(read_to_close(&mut stream).await.unwrap().is_empty());
         let record = lb.nth(n, "no_server_available").await;
-        assert!(record["duration_ms"].as_f64().unwrap() < 200.0, "{record}");
+        let most = 200.0 + BUSY.as_secs_f64() * 1e3;
+        assert!(record["duration_ms"].as_f64().unwrap() < most, "{record}");
         assert_eq!(record["attempts"], 0);
     }
     for server in &servers {
@@ -143,7 +145,7 @@ async fn seed_checks_health_for_the_first_time_only_after_ten_seconds() {
     // One probe is enough, and the next comes long after the test.
     let probes = r#"health_check = { interval = "1h", fall = 1 }"#;
     let lb = start(&servers, &[probes]).await;
-    lb.wait_metric(&up("dead"), 0.0, Duration::from_secs(2))
+    lb.wait_metric(&up("dead"), 0.0, Duration::from_secs(8))
         .await;
     for _ in 0..4 {
         assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "good");
@@ -198,7 +200,8 @@ async fn a_server_that_answers_no_connect_costs_one_time_out_and_then_another_is
     let first = lb.nth(0, "ok").await;
     assert_eq!(first["attempts"], 2, "{first}");
     let took = first["connect_ms"].as_f64().unwrap();
-    assert!((300.0..900.0).contains(&took), "{first}");
+    let most = 900.0 + BUSY.as_secs_f64() * 1e3;
+    assert!((300.0..most).contains(&took), "{first}");
     // Taken out: the next one does not wait.
     assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "good");
     assert_eq!(lb.nth(1, "ok").await["attempts"], 1);
@@ -253,7 +256,7 @@ async fn a_server_that_hangs_is_taken_out_by_its_probe_until_it_answers() {
         Upstream::start(Behaviour::Http(200)).await,
         Upstream::start(Behaviour::Http(200)).await,
     ];
-    let probes = r#"health_check = { type = "http", interval = "100ms", timeout = "400ms", rise = 2, fall = 2 }"#;
+    let probes = r#"health_check = { type = "http", interval = "100ms", timeout = "1s", rise = 2, fall = 2 }"#;
     let lb = start(&entries(&[&hung, &good]), &[probes]).await;
     hung.set_behaviour(Behaviour::Stuck);
     lb.wait_metric(&up("web1"), 0.0, DEADLINE).await;

@@ -260,7 +260,7 @@ async fn slow_clients_are_cut_off_and_do_not_lock_out_the_socket() {
     let meanwhile = within(Duration::from_secs(9), "ctl", ctl(&lb, &["status"]));
     meanwhile.await.ok();
     // Ten seconds for a head, for those that came first, and then the others.
-    let patience = Duration::from_secs(30);
+    let patience = Duration::from_secs(60);
     let (status, _) = within(patience, "an answer", async {
         eventually(patience, || async {
             lb.try_http_get("/readyz")

@@ -262,7 +262,9 @@ async fn health_checks_say_that_they_are_nobody_s() {
     ] {
         let web = server().await;
         let header = format!("proxy_protocol = \"{word}\"");
-        let check = format!("health_check = {{ type = \"tcp\", expect = \"{said}\\n\" }}");
+        let check = format!(
+            "health_check = {{ type = \"tcp\", expect = \"{said}\\n\", timeout = \"10s\" }}"
+        );
         let lb = Site::new()
             .listener("main", &["upstream = \"web\""])
             .upstream("web", &[&check, &header], &entries(&[&web]))
@@ -282,7 +284,7 @@ async fn health_checks_say_that_they_are_nobody_s() {
     let (web, health) = (server().await, Upstream::start(Behaviour::Echo).await);
     let port = health.addr().port();
     let check = format!(
-        "health_check = {{ type = \"tcp\", port = {port}, send = \"hello\", expect = \"hello\" }}"
+        "health_check = {{ type = \"tcp\", port = {port}, send = \"hello\", expect = \"hello\", timeout = \"10s\" }}"
     );
     let lb = Site::new()
         .listener("main", &["upstream = \"web\""])
@@ -306,7 +308,8 @@ async fn it_comes_before_tls_to_the_server() {
     let servers = crate::servers::Servers::new();
     for (_, spoken) in crate::servers::VERSIONS {
         let web = servers.mutual(Behaviour::ProxyHeader, spoken).await;
-        let check = "health_check = { type = \"tcp\", expect = \"v2 local\\n\" }";
+        let check =
+            "health_check = { type = \"tcp\", expect = \"v2 local\\n\", timeout = \"10s\" }";
         let header = "proxy_protocol = \"v2-tls\"";
         let lines = [check, header, crate::servers::MUTUAL];
         let lb = servers.site(&lines, &entries(&[&web])).start().await;

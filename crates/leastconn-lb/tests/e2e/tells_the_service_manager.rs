@@ -95,7 +95,15 @@ async fn that_it_is_ready_reloads_is_replaced_and_stops() {
         DEADLINE,
     )
     .await;
-    assert!(open_files(first) <= files);
+    // What it was passed is closed a moment later.
+    leastconn_testkit::eventually(DEADLINE, || async {
+        let open = open_files(first);
+        (open <= files)
+            .then_some(())
+            .ok_or(format!("{open} files, not {files}"))
+    })
+    .await
+    .unwrap();
 
     lb.write_config(&lb.config());
     let second = upgrade(&lb, first).await;
@@ -118,6 +126,7 @@ async fn that_it_lives_and_which_servers_are_up() {
     let site = Site::usual(&[&web]);
     let path = site.dir.path().join("notify");
     let mut news = listen(UnixDatagram::bind(&path).unwrap());
+    let start = tokio::time::Instant::now();
     let lb = site
         .start_with(|command| {
             apart(command);
@@ -126,14 +135,16 @@ async fn that_it_lives_and_which_servers_are_up() {
         })
         .await;
     let first = lb.pid();
-    let (_, status) = next_of(&mut news, "STATUS=").await;
-    assert!(status.contains("servers up 1/1"), "{status}");
-    let start = tokio::time::Instant::now();
-    for _ in 0..4 {
-        assert_eq!(next_of(&mut news, "WATCHDOG=1").await.0, first);
+    let (mut signs, mut servers) = (0, false);
+    while signs < 8 || !servers {
+        let (pid, text) = within(DEADLINE, "news", news.recv()).await.unwrap();
+        assert_eq!(pid, first);
+        signs += u32::from(text == "WATCHDOG=1");
+        servers |= text.starts_with("STATUS=") && text.contains("servers up 1/1");
     }
-    // Three times fifty milliseconds.
-    assert!(start.elapsed().as_millis() >= 100, "{:?}", start.elapsed());
+    // Each fifty milliseconds, and no more often: however late they are read.
+    let most = start.elapsed().as_millis() / 50 + 2;
+    assert!(u128::from(signs) <= most, "{signs} of {most}");
     let second = upgrade(&lb, first).await;
     next_of(&mut news, "READY=1\nMAINPID=").await;
     for _ in 0..4 {

@@ -232,7 +232,7 @@ async fn each_has_what_was_known_and_no_more() {
     read_line(&mut stays).await.unwrap();
     assert_eq!(roundtrip(&mut stays, b"x").await.unwrap(), b"x");
     lb.signal(leastconn_testkit::Signal::TERM);
-    lb.wait_exit(DEADLINE).await;
+    lb.wait_end(DEADLINE).await;
 
     let records = lb.records();
     records.iter().for_each(check);

@@ -1,6 +1,6 @@
 //! One process after the other.
 
-use std::{os::unix::process::CommandExt, path::Path, process::Command, time::Duration};
+use std::{os::unix::process::CommandExt, path::Path, process::Command};
 
 use leastconn_testkit::{DEADLINE, Signal, eventually, metrics};
 use rustix::process::{Pid, kill_process};
@@ -71,7 +71,7 @@ pub(crate) async fn gone(pid: u32) {
 /// Waits until nobody is connected to the newest process, `pid`, and it has no more
 /// files open than `files`.
 pub(crate) async fn quiet(lb: &Running, pid: u32, files: usize) {
-    let quiet = eventually(Duration::from_secs(5), || async {
+    let quiet = eventually(DEADLINE, || async {
         let metrics = lb.metrics().await;
         let active = metrics::family(&metrics, "leastconn_connections_active").chain(
             metrics::family(&metrics, "leastconn_server_connections_active"),

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use leastconn_testkit::client::{read_line, read_to_close};
-use leastconn_testkit::{Behaviour, Cert, DEADLINE, TestCa, Upstream, eventually, within};
+use leastconn_testkit::{Behaviour, Cert, DEADLINE, TestCa, Upstream, within};
 use rustls::version::TLS12;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -45,8 +45,10 @@ async fn greeting(lb: &Running) -> (String, Value) {
     (name, lb.nth(n, "ok").await)
 }
 
-/// What was said of the failing of TLS, in the log.
-fn warnings(lb: &Running) -> Vec<String> {
+/// What was said of the failing of TLS, in the log: something.
+async fn warnings(lb: &Running) -> Vec<String> {
+    let warning = |event: &Value| event.to_string().contains("TLS with the server fails");
+    lb.wait_log(warning, DEADLINE).await;
     lb.stderr()
         .lines()
         .filter(|line| line.contains("TLS with the server fails"))
@@ -110,14 +112,7 @@ async fn each_way_in_which_a_certificate_is_wrong_is_told() {
                 assert_eq!(record["bytes_received"], 0);
                 assert!(record.get("server").is_none(), "{record}");
             }
-            let said = eventually(DEADLINE, || async {
-                let warnings = warnings(&lb);
-                let found = !warnings.is_empty();
-                found
-                    .then_some(warnings)
-                    .ok_or_else(|| "no warning".to_owned())
-            });
-            let warnings = said.await.unwrap();
+            let warnings = warnings(&lb).await;
             assert_eq!(warnings.len(), 1, "{warnings:#?}");
             let line: Value = serde_json::from_str(&warnings[0]).unwrap();
             assert!(line.to_string().contains("web1"), "{line}");
@@ -229,13 +224,14 @@ async fn where_tls_fails_another_server_is_tried() {
             entry("web1", addr, ""),
             entry("web2", good.addr(), ", backup = true"),
         ];
-        let lines = [NO_PROBES, MUTUAL, "connect_timeout = \"300ms\""];
+        let lines = [NO_PROBES, MUTUAL, "connect_timeout = \"2s\""];
         let lb = servers.site(&lines, &pair).start().await;
         let (greeted, record) = greeting(&lb).await;
         assert_eq!(greeted, "good", "{name}");
         assert_eq!(record["attempts"], 2, "{name}: {record}");
+        lb.wait_log(|event| event.to_string().contains(said), DEADLINE)
+            .await;
         lb.quiet().await;
-        assert!(lb.stderr().contains(said), "{name}: {}", lb.stderr());
     }
     assert_eq!(within(DEADLINE, "the death", dying).await.unwrap(), 1);
 }
@@ -275,7 +271,7 @@ async fn a_server_that_wants_another_certificate_of_ours_is_told() {
                 let detail = record["detail"].as_str().unwrap();
                 assert!(detail.contains(said), "{version}: {record}");
             }
-            let warnings = warnings(&lb);
+            let warnings = warnings(&lb).await;
             assert_eq!(warnings.len(), 1, "{version}: {warnings:#?}");
             lb.quiet().await;
         }

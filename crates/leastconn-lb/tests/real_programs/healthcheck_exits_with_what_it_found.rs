@@ -1,4 +1,4 @@
-use std::{fs, time::Duration};
+use std::fs;
 
 use leastconn_testkit::{
     Balancer, Behaviour, DEADLINE, Signal, TempDir, Upstream, client::roundtrip, eventually,
@@ -70,7 +70,7 @@ async fn healthcheck_exits_with_what_it_found() {
     });
     draining.await.unwrap();
     drop(open);
-    let status = balancer.wait_exit(Duration::from_secs(5)).await;
+    let status = balancer.wait_exit(DEADLINE).await;
     assert_eq!(status.code(), Some(0));
 }
 

@@ -7,9 +7,9 @@ use crate::{
 #[tokio::test]
 async fn of_21_at_once_one_is_rate_limited_and_another_client_is_served() {
     // The burst is the example's. At its rate a bucket gains a connection every 50 ms,
-    // which is about what curl needs for 21 handshakes: slower, so that it gains none.
+    // which is about what curl needs for 21 handshakes: so slow that it gains none.
     let site = Site::start_with(|config| {
-        replace(&config, "rate = 20, burst = 20", "rate = 1, burst = 20")
+        replace(&config, "rate = 20, burst = 20", "rate = 0.001, burst = 20")
     })
     .await;
 

@@ -1,15 +1,9 @@
 //! Finding programs, and running them to their end.
 
-use std::{
-    ffi::OsStr,
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    process::Stdio,
-    time::Duration,
-};
+use std::{ffi::OsStr, path::PathBuf, process::Stdio, time::Duration};
 
+pub(crate) use leastconn_testkit::Port;
 use leastconn_testkit::within;
-use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::Command,
@@ -19,7 +13,7 @@ use tokio::{
 pub(crate) const LB: &str = env!("CARGO_BIN_EXE_leastconn-lb");
 
 /// How long a program may take; a failing test waits that long, no other.
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Where `name` is.
 ///
@@ -136,29 +130,6 @@ pub(crate) async fn run_with(command: &mut Command, input: Input<'_>) -> Ended {
         code: status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&stdout).into_owned(),
         stderr: String::from_utf8_lossy(&stderr).into_owned(),
-    }
-}
-
-/// A port for a program that cannot be given port 0. While this lives the kernel
-/// gives it to nobody who asks for any port, and a program that sets SO_REUSEADDR
-/// (nginx, redis, the balancer) can listen on it, again and again.
-#[derive(Debug)]
-pub(crate) struct Port {
-    pub(crate) address: SocketAddr,
-    _reservation: Socket,
-}
-
-impl Port {
-    pub(crate) fn reserve() -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        socket.bind(&any.into()).unwrap();
-        let address = socket.local_addr().unwrap().as_socket().unwrap();
-        Self {
-            address,
-            _reservation: socket,
-        }
     }
 }
 

@@ -64,7 +64,7 @@ tls = {{ cert = "../certs/server/server.crt", key = "../certs/server/server.key.
 
 [[upstream]]
 name = "redis"
-health_check = {{ type = "tcp", interval = "1h", send = "PING\r\n", expect = "+PONG" }}
+health_check = {{ type = "tcp", interval = "1h", timeout = "10s", send = "PING\r\n", expect = "+PONG" }}
 servers = ["{}"]
 
 [[client]]

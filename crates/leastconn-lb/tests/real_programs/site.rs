@@ -5,7 +5,6 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use leastconn_testkit::{Balancer, DEADLINE, Signal, TempDir};
@@ -216,6 +215,6 @@ pub(crate) async fn start_in(name: &str, config: &str, certs: &Certs) -> Balance
 /// Ends the balancer by TERM; it had nobody connected.
 pub(crate) async fn stop(balancer: &Balancer) {
     balancer.signal(Signal::TERM);
-    let status = balancer.wait_exit(Duration::from_secs(5)).await;
+    let status = balancer.wait_exit(DEADLINE).await;
     assert_eq!(status.code(), Some(0), "{}", balancer.stderr());
 }

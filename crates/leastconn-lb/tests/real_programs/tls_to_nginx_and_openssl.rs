@@ -3,7 +3,6 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use leastconn_testkit::{
@@ -69,7 +68,7 @@ async fn ask(lb: &Balancer, request: &[u8]) -> String {
 #[tokio::test]
 async fn nginx_is_reached_and_checked_by_mutual_tls() {
     let (dir, ca) = certificates();
-    let check = r#"health_check = { type = "http", path = "/healthz", status = 200, interval = "100ms", rise = 1, fall = 1 }"#;
+    let check = r#"health_check = { type = "http", path = "/healthz", status = 200, interval = "100ms", timeout = "10s", rise = 1, fall = 1 }"#;
     for (name, version) in [("webapp1", "TLSv1.2"), ("webapp2", "TLSv1.3")] {
         let web = Nginx::start_tls(name, dir.path(), version).await;
         let lb = balancer(dir.path(), &format!("{TLS}\n{check}"), &[web.address()]).await;
@@ -214,7 +213,7 @@ async fn openssl_s_server_speaks_both_versions_and_resumes_nothing() {
 #[tokio::test]
 async fn openssl_s_server_that_refuses_us_is_down_and_says_so() {
     let (dir, _) = certificates();
-    let check = r#"health_check = { interval = "100ms", timeout = "1s", rise = 1, fall = 1 }"#;
+    let check = r#"health_check = { interval = "100ms", timeout = "20s", rise = 1, fall = 1 }"#;
     let nothing = TLS.replace(r#", cert = "lb.crt", key = "lb.key""#, "");
     for version in ["-tls1_2", "-tls1_3"] {
         let server = SServer::start(dir.path(), &["-quiet", version]).await;
@@ -228,7 +227,7 @@ async fn openssl_s_server_that_refuses_us_is_down_and_says_so() {
             line.to_string()
                 .contains("server is down: health check failed")
         };
-        let line = lb.wait_log(down, Duration::from_secs(10)).await.to_string();
+        let line = lb.wait_log(down, DEADLINE).await.to_string();
         assert!(line.contains("certificate"), "{version}: {line}");
         stop(&lb).await;
     }

@@ -73,8 +73,12 @@ impl Lines {
         limit: Duration,
         matches: impl Fn(&str) -> bool,
     ) -> Result<String, String> {
+        // What has been looked at is not looked at again: there may be thousands.
+        let mut seen = 0;
         self.wait(limit, |lines| {
-            lines.iter().find(|line| matches(line)).cloned()
+            let found = lines[seen..].iter().find(|line| matches(line)).cloned();
+            seen = lines.len();
+            found
         })
         .await
     }

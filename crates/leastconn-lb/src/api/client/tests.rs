@@ -12,7 +12,7 @@ async fn answering(bytes: &'static [u8]) -> (Result<Status, ClientError>, String
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    let client = Client::at_socket(&path).within(Duration::from_secs(5));
+    let client = Client::at_socket(&path).within(leastconn_testkit::DEADLINE);
     let answer = async {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut asked = Vec::new();

@@ -186,8 +186,9 @@ impl Service {
                     match upgraded {
                         Ok((successor, guard)) => break End::Replaced(successor, guard),
                         Err(error) => {
-                            tracing::error!("no upgrade, this process goes on: {error}");
+                            // In this order: who reads it in the log asks for the state.
                             server.shared().upgrade_failed(error.to_string());
+                            tracing::error!("no upgrade, this process goes on: {error}");
                             if std::mem::take(&mut reload) {
                                 server.reloader().request();
                             }

@@ -236,6 +236,7 @@ async fn servers_go_down_and_come_up_by_their_probes() {
     // In maintenance nothing is asked; a probe that was under way may end.
     pool.members()[0].server.set_admin(AdminState::Maint);
     sleep(30 * MS).await;
+    upstream.wait_open(0).await;
     let asked = upstream.accepted();
     sleep(50 * MS).await;
     assert_eq!(upstream.accepted(), asked);

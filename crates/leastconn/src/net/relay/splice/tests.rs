@@ -176,6 +176,25 @@ async fn a_reader_that_is_gone_is_noticed_amid_many_bytes() {
     assert!(sending.await.unwrap().is_err());
 }
 
+/// Waits until nothing moves any more: the number that were sent stays the same for
+/// several looks, between which whoever could go on would have.
+async fn stalled(traffic: &Traffic) {
+    let looks = async {
+        let (mut before, mut same) = (0, 0);
+        while same < 10 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            let now = traffic.sent();
+            same = if now == before && now > 0 {
+                same + 1
+            } else {
+                0
+            };
+            before = now;
+        }
+    };
+    within(DEADLINE, "the stall", looks).await;
+}
+
 #[tokio::test]
 async fn a_slow_reader_stops_its_sender_and_gets_all_in_the_end() {
     let _alone = ALONE.lock().await;
@@ -187,14 +206,8 @@ async fn a_slow_reader_stops_its_sender_and_gets_all_in_the_end() {
         server.shutdown().await.unwrap();
         server
     });
-    // Nothing is read: the same number twice means that nothing moves any more.
-    let stalled = async {
-        let mut before = u64::MAX;
-        while std::mem::replace(&mut before, traffic.sent()) != traffic.sent() || before == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
-    };
-    within(DEADLINE, "the stall", stalled).await;
+    // Nothing is read.
+    stalled(&traffic).await;
     assert!(!sending.is_finished());
     assert_eq!(
         within(DEADLINE, "the bytes", digest(&mut client)).await,
@@ -214,13 +227,7 @@ async fn given_up_with_a_full_pipe_both_sides_see_it_and_nothing_is_left() {
         while server.write_all(&much).await.is_ok() {}
     });
     // Nobody reads: when nothing moves any more, there are bytes in a pipe.
-    let stalled = async {
-        let mut before = u64::MAX;
-        while std::mem::replace(&mut before, traffic.sent()) != traffic.sent() || before == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
-    };
-    within(DEADLINE, "the stall", stalled).await;
+    stalled(&traffic).await;
     let in_use = |pipes: &Pipes| pipes.count - pipes.empty.len();
     assert_eq!(in_use(&pipes()), 1);
     relaying.abort();
