@@ -235,6 +235,10 @@ impl Writer {
             let shared = &self.shared;
             let lost = self.sink.take(&line, || shared.is_wanted_elsewhere());
             shared.lose(lost);
+            if lost > 0 {
+                // While it is known why.
+                self.complain();
+            }
         }
     }
 
@@ -243,14 +247,22 @@ impl Writer {
             let next = self.shared.next.lock();
             let next = next.unwrap_or_else(PoisonError::into_inner).take();
             if let Some(next) = next {
-                self.flush();
+                self.leave();
                 self.sink = next;
             }
         }
         if self.shared.reopen.swap(false, Ordering::AcqRel) {
-            self.flush();
+            self.leave();
             self.sink.reopen();
         }
+    }
+
+    /// Writes what was gathered as far as its reader takes it now: nothing says any more
+    /// that it is wanted elsewhere.
+    fn leave(&mut self) {
+        let lost = self.sink.flush(|| true);
+        self.shared.lose(lost);
+        self.complain();
     }
 
     fn flush(&mut self) {
