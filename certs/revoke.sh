@@ -1,6 +1,6 @@
 #!/bin/sh
-# Revokes a certificate: adds it to ca/ca.crl. The balancer reads the list when
-# it starts: restart it.
+# Revokes a certificate: adds it to ca/ca.crl, which a balancer that runs watches: who is
+# revoked is cut off within a second.
 #
 #   certs/revoke.sh CERT [--dir DIR]      e.g. certs/revoke.sh certs/client1/client1.crt
 #   certs/revoke.sh --renew [--dir DIR]   the same list with a new date
@@ -44,4 +44,4 @@ if [ -n "$CERT" ]; then
   fi
 fi
 write_crl "$CA"
-say "wrote $CA/ca.crl; now restart the balancer"
+say "wrote $CA/ca.crl; a balancer that runs sees it by itself"

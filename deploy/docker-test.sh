@@ -250,6 +250,7 @@ say "healthy"
 
 uids=$(docker top "$LB" -o uid,pid | awk 'NR > 1 { print $1 }' | sort -u)
 [ "$uids" = "$LB_UID" ] || die "runs as uid $uids, not $LB_UID"
+[ "$(docker inspect -f '{{.HostConfig.ReadonlyRootfs}}' "$LB")" = true ] || die "the file system can be written"
 if "${COMPOSE[@]}" exec -T lb /leastconn-lb healthcheck --config /etc/leastconn/leastconn.toml >/dev/null 2>&1; then
   :
 else
@@ -263,16 +264,19 @@ grep -q '^web ' "$TMP/ctl.log" || { cat "$TMP/ctl.log" >&2 && die "ctl status do
 certs/test-mtls.sh >"$TMP/mtls.log" || { cat "$TMP/mtls.log" && die "test-mtls.sh"; }
 certs/test-mtls-alt.sh >"$TMP/alt.log" || { cat "$TMP/alt.log" && die "test-mtls-alt.sh"; }
 
-# The list is replaced on the host, and the container sees the new one when it
-# starts again: its directory is mounted, not the file.
+# The list is replaced on the host, and the container sees it: its directory is mounted,
+# not the file.
 certs/revoke.sh "$CERTS/client2/client2.crt" --dir "$CERTS" >/dev/null
-quietly docker restart -t 20 "$LB"
-wait_healthy
-if curl -fsS -m 5 --noproxy '*' --cacert "$CERTS/ca/ca.crt" --connect-to "lb.com:443:$LB_ADDRESS" --cert "$CERTS/client2/client2.crt" \
-  --key "$CERTS/client2/client2.key.pem" https://lb.com/ >/dev/null 2>"$TMP/revoked.log"; then
-  die "client2 is revoked, the balancer was restarted, and still serves it"
-fi
-grep -q 'alert certificate revoked' "$TMP/revoked.log" || die "client2 was not refused for being revoked: $(cat "$TMP/revoked.log")"
+revoked() {
+  ! curl -fsS -m 5 --noproxy '*' --cacert "$CERTS/ca/ca.crt" --connect-to "lb.com:443:$LB_ADDRESS" --cert "$CERTS/client2/client2.crt" \
+    --key "$CERTS/client2/client2.key.pem" https://lb.com/ >/dev/null 2>"$TMP/revoked.log" &&
+    grep -q 'alert certificate revoked' "$TMP/revoked.log"
+}
+for i in $(seq 30); do
+  if revoked; then break; fi
+  [ "$i" -lt 30 ] || die "client2 is revoked, and not refused for it: $(cat "$TMP/revoked.log")"
+  sleep 0.5 # below its rate limit
+done
 
 [ -z "${DOCKER_TEST_KEEP:-}" ] || read -r -p "up at $LB_ADDRESS, certificates in $CERTS; Enter ends it "
 

@@ -96,6 +96,21 @@ for doc in ARCHITECTURE.md README.md; do
   done < <(grep -oE '`[A-Za-z0-9_.*/~:-]+`' "$doc" | tr -d '`' | sort -u || true)
 done
 
+# A link from one document to another leads somewhere, to its heading too.
+# shellcheck disable=SC2016 # the backticks are Markdown's
+headings() { sed '/^```/,/^```/d' "$1" | sed -n 's/^##* //p' | tr '[:upper:] ' '[:lower:]-' | sed 's/[^a-z0-9_-]//g'; }
+while IFS= read -r doc; do
+  while IFS= read -r link; do
+    page=${link%%#*}
+    if [ -n "$page" ]; then page=$(dirname "$doc")/$page; else page=$doc; fi
+    if [ ! -e "$page" ]; then
+      wrong "$doc links to $link, which does not exist"
+    elif [[ $link == *'#'* ]] && ! headings "$page" | grep -qxF -- "${link#*#}"; then
+      wrong "$doc links to $link, and no heading is called that"
+    fi
+  done < <(grep -oE '\]\([^) ]+\)' "$doc" | sed 's/^](//; s/)$//' | grep -v '://' | sort -u || true)
+done < <(files '*.md')
+
 # A test that the list of threats names exists, at the end of some path.
 while IFS= read -r test; do
   file=${test%%::*}

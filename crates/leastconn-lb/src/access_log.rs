@@ -2,7 +2,8 @@
 //!
 //! Lines go through a bounded queue to a thread of their own. When whoever
 //! reads them is slower than connections end, or the disk is full, lines are
-//! lost and counted; connections never wait for the log.
+//! lost and counted, and a message says so now and then; connections never wait for the
+//! log.
 
 mod sink;
 
@@ -15,7 +16,7 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{config::Access, confinement};
@@ -26,6 +27,9 @@ const QUEUE: usize = 32 * 1024;
 
 /// How long the end of the process waits for queued lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// How often at most a message says that lines were lost.
+const COMPLAIN: Duration = Duration::from_secs(60);
 
 /// Where access log lines go. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -110,6 +114,8 @@ impl AccessLog {
         let mut writer = Writer {
             sink,
             shared: Arc::clone(&shared),
+            complained: None,
+            told: 0,
         };
         let write = move || {
             writer.run(&queued);
@@ -195,6 +201,10 @@ impl Drop for Flusher {
 struct Writer {
     sink: Sink,
     shared: Arc<Shared>,
+    /// When a message last said that lines were lost.
+    complained: Option<Instant>,
+    /// How many it and those before it spoke of.
+    told: u64,
 }
 
 impl Writer {
@@ -225,6 +235,10 @@ impl Writer {
             let shared = &self.shared;
             let lost = self.sink.take(&line, || shared.is_wanted_elsewhere());
             shared.lose(lost);
+            if lost > 0 {
+                // While it is known why.
+                self.complain();
+            }
         }
     }
 
@@ -233,20 +247,49 @@ impl Writer {
             let next = self.shared.next.lock();
             let next = next.unwrap_or_else(PoisonError::into_inner).take();
             if let Some(next) = next {
-                self.flush();
+                self.leave();
                 self.sink = next;
             }
         }
         if self.shared.reopen.swap(false, Ordering::AcqRel) {
-            self.flush();
+            self.leave();
             self.sink.reopen();
         }
+    }
+
+    /// Writes what was gathered as far as its reader takes it now: nothing says any more
+    /// that it is wanted elsewhere.
+    fn leave(&mut self) {
+        let lost = self.sink.flush(|| true);
+        self.shared.lose(lost);
+        self.complain();
     }
 
     fn flush(&mut self) {
         let shared = &self.shared;
         let lost = self.sink.flush(|| shared.is_wanted_elsewhere());
         shared.lose(lost);
+        self.complain();
+    }
+
+    /// Not while it waits for a reader: that of messages may be the same one.
+    fn complain(&mut self) {
+        let lost = self.shared.lost.load(Ordering::Relaxed);
+        if lost == self.told {
+            return;
+        }
+        let now = leastconn::net::now();
+        let recently = |at| now.saturating_duration_since(at) < COMPLAIN;
+        if self.complained.is_some_and(recently) {
+            return;
+        }
+        let why = self.sink.trouble().map_or_else(
+            || "they came faster than they were taken".to_owned(),
+            ToString::to_string,
+        );
+        tracing::warn!(lines = lost - self.told, %why, "access log lines were lost");
+        self.complained = Some(now);
+        self.told = lost;
     }
 }
 

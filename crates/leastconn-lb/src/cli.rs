@@ -11,7 +11,11 @@ pub mod run;
 pub mod schema;
 mod top;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -36,6 +40,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the load balancer.
+    #[command(
+        after_help = "Signals: TERM and INT drain, then end, and a second one ends at once; \
+        HUP reloads; USR1 opens the log file again; USR2 hands over to a new binary."
+    )]
     Run(ConfigArgs),
     /// Show the main job with nothing prepared: throw-away certificates,
     /// embedded upstream servers, and clients with different rights.
@@ -116,7 +124,8 @@ pub fn main() -> ExitCode {
 
 /// Says what went wrong.
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    eprintln!("leastconn-lb: {error}");
+    // Not `eprintln!`, which panics when the reader has gone.
+    let _ = writeln!(io::stderr(), "leastconn-lb: {error}");
     ExitCode::from(code)
 }
 

@@ -183,7 +183,7 @@ impl Metrics {
         );
         registry.register(
             "leastconn_config_reloads",
-            "Reloads of the configuration",
+            "Reloads of the configuration, and loads of changed TLS files",
             m.reloads.clone(),
         );
         registry.register("leastconn_build_info", "The version that runs", version);

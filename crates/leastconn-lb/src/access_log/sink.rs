@@ -43,6 +43,8 @@ pub(super) struct Sink {
     gathered: Vec<u8>,
     /// The last line that was written is incomplete.
     torn: bool,
+    /// Why lines were lost, if they were when it was last written to.
+    trouble: Option<io::Error>,
 }
 
 #[derive(Debug)]
@@ -75,11 +77,17 @@ impl Sink {
             out,
             gathered: Vec::new(),
             torn: false,
+            trouble: None,
         })
     }
 
     pub(super) const fn is_on(&self) -> bool {
         !matches!(self.out, Out::Off)
+    }
+
+    /// Why what was gathered last could not be written, if it could not.
+    pub(super) const fn trouble(&self) -> Option<&io::Error> {
+        self.trouble.as_ref()
     }
 
     /// Opens the file of this name anew. If that fails, goes on with the one that is
@@ -119,7 +127,8 @@ impl Sink {
         if self.gathered.is_empty() {
             return 0;
         }
-        let written = self.out.write(&self.gathered, give_up);
+        let written;
+        (written, self.trouble) = self.out.write(&self.gathered, give_up);
         let rest = &self.gathered[written..];
         let mut lost = rest.iter().filter(|&&byte| byte == b'\n').count() as u64;
         if written == 0 {
@@ -134,10 +143,10 @@ impl Sink {
 }
 
 impl Out {
-    /// Returns how many bytes were written.
-    fn write(&mut self, bytes: &[u8], give_up: impl Fn() -> bool) -> usize {
+    /// Returns how many bytes were written, and what kept the others from it.
+    fn write(&mut self, bytes: &[u8], give_up: impl Fn() -> bool) -> (usize, Option<io::Error>) {
         let file = match self {
-            Self::Off => return bytes.len(),
+            Self::Off => return (bytes.len(), None),
             Self::Stdout(file) => file,
             Self::File { file, path } => {
                 // Its reader may have come.
@@ -146,7 +155,7 @@ impl Out {
                 }
                 match file {
                     Some(file) => file,
-                    None => return 0,
+                    None => return (0, Some(io::Error::other("nobody reads it"))),
                 }
             }
         };
@@ -155,23 +164,23 @@ impl Out {
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
             if !of_file && !is_ready(file, &give_up) {
-                break;
+                return (written, Some(io::Error::other("its reader does not read")));
             }
             // Whole lines, as far as they fit: another process may write to the same pipe.
             let piece = &rest[..rest.len().min(piece)];
             let end = piece.iter().rposition(|&byte| byte == b'\n');
             match file.write(end.map_or(piece, |end| &piece[..=end])) {
-                Ok(0) => break,
+                Ok(0) => return (written, Some(io::ErrorKind::WriteZero.into())),
                 Ok(more) => written += more,
                 Err(error)
                     if matches!(
                         error.kind(),
                         io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
                     ) => {}
-                Err(_) => break,
+                Err(error) => return (written, Some(error)),
             }
         }
-        written
+        (written, None)
     }
 }
 

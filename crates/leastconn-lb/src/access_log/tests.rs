@@ -120,6 +120,35 @@ fn a_reader_that_stops_costs_lines_and_keeps_nobody_from_another_place() {
     assert_eq!(written + usize::try_from(log.lost()).unwrap(), sent);
 }
 
+/// Told of another place between two lines, with one gathered that nobody takes.
+#[test]
+fn a_place_that_is_left_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(&dir);
+    let _reader = reader(&path);
+    let shared = Arc::new(Shared::default());
+    let mut writer = Writer {
+        sink: Sink::open(&at(&path)).unwrap(),
+        shared: Arc::clone(&shared),
+        complained: None,
+        told: 0,
+    };
+    let long = [b"x".repeat(1000), b"\n".to_vec()].concat();
+    while writer.sink.take(&long, || true) == 0 {}
+    let other = dir.path().join("other");
+    *shared.next.lock().unwrap() = Some(Sink::open(&at(&other)).unwrap());
+    shared.has_next.store(true, Ordering::Release);
+    let (done, written) = sync_channel(1);
+    thread::spawn(move || {
+        writer.take(Message::Line(line(7)));
+        writer.flush();
+        done.send(()).unwrap();
+    });
+    written.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(fs::read(&other).unwrap(), line(7));
+    assert_eq!(shared.lost.load(Ordering::Relaxed), 1);
+}
+
 #[test]
 fn after_a_line_was_torn_the_next_one_begins_anew() {
     let dir = tempfile::tempdir().unwrap();

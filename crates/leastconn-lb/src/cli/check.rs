@@ -7,6 +7,7 @@ use std::{
     process::ExitCode,
 };
 
+use super::{INVALID, fail};
 use crate::config::{self, Config, Problems, Severity};
 
 /// Checks the file given, or the one that `run` would take, and prints every
@@ -14,10 +15,7 @@ use crate::config::{self, Config, Problems, Severity};
 pub fn run(path: Option<PathBuf>) -> ExitCode {
     let path = match config::find(path) {
         Ok(path) => path,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(2);
-        }
+        Err(error) => return fail(&error, INVALID),
     };
     let (report, summary, ok) = check(&path, config::stderr_has_colours());
     // A closed pipe changes nothing about the verdict.
@@ -26,7 +24,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
     if ok {
         ExitCode::SUCCESS
     } else {
-        ExitCode::from(2)
+        ExitCode::from(INVALID)
     }
 }
 

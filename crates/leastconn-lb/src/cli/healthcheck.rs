@@ -24,7 +24,7 @@ pub(super) struct HealthcheckArgs {
     #[arg(long, value_name = "IP:PORT")]
     address: Option<SocketAddr>,
     /// Seconds to wait for the answer.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3)]
     timeout: u64,
 }
 

@@ -8,6 +8,8 @@ use std::{
 
 use serde::Serialize;
 
+use super::{FAILED, fail};
+
 /// Prints one of them. Ends with 1 if it cannot be written.
 pub fn run(api: bool) -> ExitCode {
     let printed = if api {
@@ -19,10 +21,7 @@ pub fn run(api: bool) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // `schema | head` is no failure.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: the schema cannot be written: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&format!("the schema cannot be written: {error}"), FAILED),
     }
 }
 

@@ -106,7 +106,8 @@ impl Shape<'_> {
             let fitting = alternatives
                 .iter()
                 .map(|alternative| self.schema.deref(alternative))
-                .find(|alternative| has_type(alternative, value.get_ref()));
+                .find(|alternative| has_type(alternative, value.get_ref()))
+                .filter(|_| !self.is_quoted_number(schema, value.get_ref()));
             return match fitting {
                 Some(alternative) => self.value(alternative, value, path, key),
                 None => {
@@ -213,6 +214,15 @@ impl Shape<'_> {
         false
     }
 
+    /// `"8"` where 8 may stand.
+    fn is_quoted_number(&self, schema: &'static Value, value: &DeValue<'_>) -> bool {
+        let takes_numbers = match list(schema, "anyOf") {
+            [] => is_number(schema),
+            all => all.iter().any(|one| is_number(self.schema.deref(one))),
+        };
+        takes_numbers && matches!(value, DeValue::String(text) if text.parse::<f64>().is_ok())
+    }
+
     fn wrong_type(&mut self, schema: &'static Value, value: &Spanned<DeValue<'_>>, key: &str) {
         let expected = match list(schema, "anyOf") {
             [] => kind(schema),
@@ -233,6 +243,7 @@ impl Shape<'_> {
             DeValue::Array(_) => "a list",
             DeValue::Table(_) => "a table",
         };
+        let quoted = self.is_quoted_number(schema, value.get_ref());
         let problem = self
             .problems
             .error(format!("`{key}`: expected {expected}, found {found}"))
@@ -246,6 +257,26 @@ impl Shape<'_> {
             }
             DeValue::Table(_) if schema["type"] == "array" => {
                 problem.help(format!("write `[[{key}]]`, once for each"));
+            }
+            DeValue::String(text) if quoted => {
+                problem.help(format!("write {text}, without quotes"));
+            }
+            DeValue::Integer(port) if key == "bind" => {
+                problem.help(format!(
+                    "write \"0.0.0.0:{port}\" for all IPv4 addresses, \"127.0.0.1:{port}\" for this machine only",
+                    port = port.as_str()
+                ));
+            }
+            DeValue::Integer(number) => {
+                // `rate_limit = 20`
+                if let [only] = list(schema, "required")
+                    && let Some(only) = only.as_str()
+                {
+                    problem.help(format!(
+                        "write `{key} = {{ {only} = {} }}`",
+                        number.as_str()
+                    ));
+                }
             }
             _ => {}
         }
@@ -306,6 +337,10 @@ fn words(schema: &Value) -> Vec<&str> {
     own.chain(of_alternatives)
         .filter_map(Value::as_str)
         .collect()
+}
+
+fn is_number(schema: &Value) -> bool {
+    schema["type"] == "integer" || schema["type"] == "number"
 }
 
 fn has_type(schema: &Value, value: &DeValue<'_>) -> bool {

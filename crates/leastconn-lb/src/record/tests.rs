@@ -113,3 +113,68 @@ fn milliseconds_are_to_the_microsecond() {
     assert_eq!(milliseconds(Duration::ZERO), 0.0);
     assert_eq!(milliseconds(Duration::from_secs(3600)), 3_600_000.0);
 }
+
+/// The first column of the table in `docs/configuration.md`.
+fn documented() -> Vec<&'static str> {
+    let page = include_str!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../docs/configuration.md"
+    ));
+    let (_, section) = page.split_once("\n## Access log\n").unwrap();
+    let rows = section
+        .lines()
+        .skip_while(|line| !line.starts_with("|---"))
+        .skip(1)
+        .take_while(|line| line.starts_with('|'));
+    rows.flat_map(|row| row.split('|').nth(1).unwrap().split(','))
+        .map(str::trim)
+        .collect()
+}
+
+#[test]
+fn the_reference_has_every_field() {
+    let full = Line {
+        time: String::new(),
+        connection: 1,
+        listener: "",
+        source: "127.0.0.1:1".parse().unwrap(),
+        proxy: Some("127.0.0.1:1".parse().unwrap()),
+        client: Some(""),
+        identity: Some(String::new()),
+        serial: Some(""),
+        sni: Some(""),
+        tls_version: Some(""),
+        cipher: Some(""),
+        resumed: true,
+        tls_offered: &["1.2"],
+        certificate: Some(CertificateLine {
+            subject: String::new(),
+            issuer: String::new(),
+            not_after: None,
+        }),
+        alert_sent: Some(""),
+        alert_received: Some(""),
+        upstream: Some(""),
+        server: Some(""),
+        attempts: Some(1),
+        bytes_received: 0,
+        bytes_sent: 0,
+        handshake_ms: Some(0.0),
+        connect_ms: Some(0.0),
+        duration_ms: 0.0,
+        outcome: "ok",
+        shadow: Some(ShadowLine {
+            client: "",
+            outcome: "ok",
+        }),
+        detail: Some(String::new()),
+    };
+    let Value::Object(written) = serde_json::to_value(full).unwrap() else {
+        unreachable!("a struct is an object");
+    };
+    let mut written: Vec<_> = written.keys().map(String::as_str).collect();
+    let mut documented = documented();
+    written.sort_unstable();
+    documented.sort_unstable();
+    assert_eq!(documented, written);
+}

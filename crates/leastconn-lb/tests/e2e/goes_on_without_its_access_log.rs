@@ -69,6 +69,14 @@ async fn the_device_is_full() {
     let lb = site.start().await;
     talks(&lb, 20).await;
     lb.wait_metric(LOST, 20.0, DEADLINE).await;
+    // Said once, and not for each line: that would fill what has room left.
+    let said = "access log lines were lost";
+    let complaint = |event: &serde_json::Value| event["fields"]["message"] == said;
+    let event = lb.wait_log(complaint, DEADLINE).await;
+    assert_eq!(event["level"], "WARN");
+    let why = event["fields"]["why"].as_str().unwrap();
+    assert!(why.contains("No space left"), "{why}");
+    assert_eq!(lb.stderr().matches(said).count(), 1);
     ends(lb).await;
 }
 

@@ -36,6 +36,7 @@ mod schema_completions_and_manual_are_well_formed;
 mod shipped_configurations_serve;
 mod systemd_passes_its_sockets;
 mod the_demo_shows_every_refusal_and_leaves_nothing;
+mod the_readme_s_first_steps_work;
 mod the_scripts_say_that_all_is_as_expected;
 mod tls_to_nginx_and_openssl;
 mod top_shows_a_running_balancer_in_a_terminal;

@@ -126,7 +126,8 @@ fn mistakes_and_what_is_said() {
         (
             "\"127.0.0.1:9000\"",
             "9000",
-            "error: `bind`: expected a string or a list of strings, found an integer",
+            "error: `bind`: expected a string or a list of strings, found an integer; write \
+             \"0.0.0.0:9000\" for all IPv4 addresses, \"127.0.0.1:9000\" for this machine only",
         ),
         (
             "\"127.0.0.1:9000\"",
@@ -152,6 +153,21 @@ fn mistakes_and_what_is_said() {
             "[[listener]]",
             "[process]\nworkers = \"many\"\n[[listener]]",
             "error: `workers` cannot be \"many\"; it is \"auto\"",
+        ),
+        (
+            "[[listener]]",
+            "[process]\nworkers = \"4\"\n[[listener]]",
+            "error: `workers`: expected \"auto\" or an integer, found a string; write 4, without quotes",
+        ),
+        (
+            "[[listener]]",
+            "[process]\nmax_connections = \"500\"\n[[listener]]",
+            "error: `max_connections`: expected an integer, found a string; write 500, without quotes",
+        ),
+        (
+            "bind =",
+            "source_rate_limit = 50\nbind =",
+            "error: `source_rate_limit`: expected a table, found an integer; write `source_rate_limit = { rate = 50 }`",
         ),
         (
             "[[listener]]",
