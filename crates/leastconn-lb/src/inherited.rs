@@ -38,8 +38,10 @@ pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
 pub(crate) const LISTEN_PID: &str = "LISTEN_PID";
 pub(crate) const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
 
-/// The name of the admin address's socket. No listener can have a name like these.
+/// The name of the admin side's sockets. No listener can have a name like these.
 pub(crate) const ADMIN: &str = "@admin";
+/// The name of an admin socket whose file is somebody else's, who made it: systemd's.
+pub(crate) const ADMIN_KEPT: &str = "@admin-kept";
 /// The name of the socket by which the old process and the new one talk.
 pub(crate) const OLD: &str = "@old";
 /// The name of the socket to the first process of a container.
@@ -176,14 +178,17 @@ impl Inherited {
         }
     }
 
-    /// The UNIX socket at `path`.
-    pub fn take_unix(&mut self, path: &Path) -> Option<UnixListener> {
+    /// The UNIX socket at `path`, and whether its file is a balancer's, to be removed at
+    /// the end.
+    pub fn take_unix(&mut self, path: &Path) -> Option<(UnixListener, bool)> {
         let found = self
             .sockets
             .iter()
             .position(|passed| matches!(&passed.socket, Listening::Unix(_, at) if at == path));
-        match self.sockets.remove(found?).socket {
-            Listening::Unix(socket, _) => Some(socket),
+        let passed = self.sockets.remove(found?);
+        let ours = self.is_upgrade() && passed.name == ADMIN;
+        match passed.socket {
+            Listening::Unix(socket, _) => Some((socket, ours)),
             Listening::Tcp(..) => None,
         }
     }
