@@ -202,7 +202,7 @@ impl Prepared {
             reloader: Arc::clone(&reloader),
         };
         let mut changes = reloader.sockets().apply(plan, &accepting);
-        let addresses = reloader.addresses();
+        let addresses = reloader.addresses().to_vec();
         let mut lasting = JoinSet::new();
         lasting.spawn(sweep(Arc::clone(&shared)));
         lasting.spawn(watch(Arc::clone(&reloader), Events::new()));
@@ -220,7 +220,6 @@ impl Prepared {
             Arc::clone(&server.shared),
             server.stop.subscribe(),
         ));
-        server.reloader.admin().keep_history(&server.shared);
         server.shared.enter(Phase::Ready);
         // Last: in an upgrade the old process, which is ready, answers meanwhile.
         let mut admin = server.reloader.admin();

@@ -407,3 +407,6 @@ fn certificates(config: &config::Config, now: Timestamp) -> Vec<Certificate> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
