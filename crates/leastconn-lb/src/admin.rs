@@ -158,6 +158,10 @@ fn router(sight: Sight) -> Router {
         .route("/metrics", get(metrics))
         .nest("/api/v1", api::routes())
         .merge(dashboard::routes())
+        .fallback(async || {
+            let message = "there is nothing of that name: see /, /metrics, /healthz, /readyz and /api/v1/openapi.json";
+            api::error(StatusCode::NOT_FOUND, message)
+        })
         .layer(middleware::from_fn_with_state(sight.clone(), guard::guard))
         .with_state(sight)
 }

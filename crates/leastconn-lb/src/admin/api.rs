@@ -3,7 +3,7 @@
 use axum::{
     Json, Router,
     extract::{Query, State, rejection::QueryRejection},
-    http::{StatusCode, header},
+    http::{Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -55,11 +55,12 @@ pub(super) fn routes() -> Router<Sight> {
         )
         .route("/openapi.json", get(async || answer(openapi).await))
         .merge(super::changes::routes())
-        .method_not_allowed_fallback(async || {
-            error(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "that takes another method, which `allow` names",
-            )
+        .method_not_allowed_fallback(async |method: Method| {
+            let message = match method {
+                Method::GET | Method::HEAD => "that changes something: use POST",
+                _ => "what is to be read takes GET, and what changes something POST",
+            };
+            error(StatusCode::METHOD_NOT_ALLOWED, message)
         })
         .fallback(async || {
             error(

@@ -19,7 +19,9 @@ use super::{
     serve::Caller,
 };
 use crate::{
-    api::{Kill, Killed, LogLevel, Reload, SetLogLevel, SetState, Sight, StateSet},
+    api::{
+        Kill, Killed, LogLevel, Reload, SetLogLevel, SetState, Sight, StateSet, UpstreamSummary,
+    },
     by_hand,
     config::{self, duration, suggest},
     record::escape,
@@ -68,7 +70,8 @@ fn understand<T: DeserializeOwned>(body: &[u8]) -> Result<T, Wrong> {
     if body.is_empty() {
         return bad("there is no body; /api/v1/openapi.json says which JSON is wanted");
     }
-    serde_json::from_slice(body).or_else(|wrong| bad(&format!("the body: {wrong}")))
+    serde_json::from_slice(body)
+        .or_else(|wrong| bad(&format!("the body is not the JSON that is wanted: {wrong}")))
 }
 
 fn bad<T>(message: &str) -> Result<T, Wrong> {
@@ -107,12 +110,16 @@ async fn set_state(
             set.was.as_str()
         ));
         let ends = state == AdminState::Maint;
+        let left = shared.state();
+        let left = left.upstreams.get(&*upstream);
+        let available = left.map(|upstream| UpstreamSummary::of(upstream.pool()).available);
         Ok(StateSet {
             upstream,
             server,
             state: state.into(),
             was: set.was.into(),
             active: set.active,
+            available,
             ends_after_seconds: ends.then_some(grace.as_secs_f64()),
         })
     })
@@ -167,9 +174,18 @@ fn end(shared: &Shared, asked: &Kill, caller: &Caller) -> Result<Killed, Wrong> 
                 .is_none_or(|asked| identity().as_ref() == Some(asked))
     });
     if let Some(id) = asked.connection.filter(|_| killed == 0) {
+        let only = Kill {
+            connection: asked.connection,
+            ..Kill::default()
+        };
+        let that = if *asked == only {
+            ""
+        } else {
+            " for which all of that holds"
+        };
         return Err(Wrong(
             StatusCode::NOT_FOUND,
-            format!("there is no open connection {id} of that kind; `ctl connections` lists them"),
+            format!("there is no open connection {id}{that}; `ctl connections` lists them"),
         ));
     }
     caller.did(&format!("killed {killed} connections of {}", which(asked)));
