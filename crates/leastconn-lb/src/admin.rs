@@ -32,18 +32,18 @@ use tokio::{
 };
 
 use crate::{
-    api::{Sight, history},
+    api::{History, Sight, history},
     config::Config,
+    control::Control,
     dashboard,
     inherited::Inherited,
     metrics::CONTENT_TYPE,
-    shared::Phase,
-    sockets::{Changes, PlanError},
+    shared::{Phase, Shared},
     upgrade::Passed,
 };
 
 use listening::Listening;
-pub use listening::{Place, Plan};
+pub use listening::{Changes, Place, Plan, PlanError};
 use reserve::Reserve;
 pub use socket::SocketError;
 
@@ -62,6 +62,7 @@ pub struct Admin {
     listening: Listening,
     /// Reads what is shown of the last minutes, while there is anybody to show it to.
     recording: JoinSet<()>,
+    history: Arc<History>,
 }
 
 /// The thread of the admin side. Dropping it ends it. Apart from [`Admin`], which
@@ -93,6 +94,7 @@ impl Admin {
             runtime: handle,
             listening: Listening::new(reserve),
             recording: JoinSet::new(),
+            history: Arc::default(),
         };
         Ok((admin, Thread { _stop: stop }))
     }
@@ -109,15 +111,26 @@ impl Admin {
 
     /// Carries out a plan that was made for the admin side as it is now. Requests
     /// that have come to an address that goes are answered.
-    pub fn apply(&mut self, plan: Plan, sight: &Sight, changes: &mut Changes) {
+    pub fn apply(
+        &mut self,
+        plan: Plan,
+        shared: &Arc<Shared>,
+        control: Arc<dyn Control>,
+    ) -> Changes {
+        let sight = Sight {
+            shared: Arc::clone(shared),
+            control,
+            history: Arc::clone(&self.history),
+        };
         let router = || router(sight.clone());
-        self.listening.apply(plan, &self.runtime, router, changes);
+        let changes = self.listening.apply(plan, &self.runtime, router);
         if self.listening.is_empty() {
             self.recording = JoinSet::new();
         } else if self.recording.is_empty() {
-            let record = history::record(Arc::clone(&sight.shared));
+            let record = history::record(Arc::clone(&self.history), Arc::clone(shared));
             self.recording.spawn_on(record, &self.runtime);
         }
+        changes
     }
 
     /// Copies of its sockets, for another process.

@@ -1,6 +1,6 @@
 //! `POST` under `/api/v1`: what changes something. The guard has let it through.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -96,13 +96,10 @@ async fn set_state(
     };
     answer_or(move || {
         let shared = &sight.shared;
-        let set = shared.by_hand.set_server(
-            shared,
-            sight.reloader.runtime(),
-            (&upstream, &server),
-            state,
-            grace,
-        );
+        let set =
+            shared
+                .by_hand
+                .set_server(sight.control.runtime(), (&upstream, &server), state, grace);
         let set = set.map_err(|by_hand::NoSuchServer| no_server(shared, &upstream, &server))?;
         caller.did(&format!(
             "set {upstream}/{server} to {}, which was in {}",
@@ -224,7 +221,7 @@ async fn reload(
         let _: Nothing = understand(&body)?;
     }
     caller.did("asked for a reload");
-    let done = Reload::from(sight.reloader.reload().await);
+    let done = Reload::from(Arc::clone(&sight.control).reload().await);
     Ok(answer(move || done).await)
 }
 
@@ -248,7 +245,7 @@ async fn set_log_level(
     if !more {
         caller.did(&message);
     }
-    shared.by_hand.set_level(shared, asked.level);
+    shared.by_hand.set_level(asked.level);
     if more {
         caller.did(&message);
     }

@@ -102,8 +102,8 @@ impl History {
 
 /// Takes readings for as long as it is polled, and forgets those from before: between
 /// them and the next there may be hours.
-pub async fn record(shared: Arc<Shared>) {
-    shared.history.clear();
+pub async fn record(history: Arc<History>, shared: Arc<Shared>) {
+    history.clear();
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick.tick().await;
@@ -113,7 +113,7 @@ pub async fn record(shared: Arc<Shared>) {
         let now = Reading::take(&shared);
         // A clock that was set makes one odd or missing sample.
         if let Some(sample) = now.since(&before) {
-            shared.history.add(sample);
+            history.add(sample);
         }
         before = now;
     }

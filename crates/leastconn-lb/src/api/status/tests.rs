@@ -1,4 +1,8 @@
-use std::{path::Path, sync::mpsc::sync_channel, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, mpsc::sync_channel},
+    time::Duration,
+};
 
 use super::*;
 use crate::{access_log::AccessLog, config::load_text, server::Server};
@@ -28,9 +32,11 @@ async fn a_reload_that_is_being_applied_keeps_nobody_waiting() {
         .config;
     let (log, _flusher) = AccessLog::open(&config.log.access).unwrap();
     let server = Server::start(config, log).unwrap();
+    let control = Arc::clone(server.reloader());
     let sight = Sight {
-        shared: std::sync::Arc::clone(server.shared()),
-        reloader: std::sync::Arc::clone(server.reloader()),
+        shared: Arc::clone(server.shared()),
+        control,
+        history: Arc::default(),
     };
     let (sender, receiver) = sync_channel(1);
     let status = {
