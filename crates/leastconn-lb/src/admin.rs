@@ -1,4 +1,4 @@
-//! The admin side: health, metrics and the API, on a thread of its own so that it answers
+//! The admin side: health, metrics and the API, on threads of its own so that it answers
 //! whatever the connections' workers are doing, and with descriptors in reserve so
 //! that it answers when there are no others.
 //!
@@ -22,10 +22,14 @@ use axum::{
     extract::State,
     http::{StatusCode, header},
     middleware,
-    response::IntoResponse,
+    response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::oneshot,
+    task::{self, JoinSet},
+};
 
 use crate::{
     api::{History, Sight, history},
@@ -46,11 +50,18 @@ pub use socket::SocketError;
 /// What logs call it, where they call a listener by its name.
 pub(crate) const NAME: &str = "admin";
 
+/// Threads that look at what there may be very much of, so that the admin side's own
+/// is free for who asks for little. Few, however many ask: the processors are the
+/// connections'.
+const LOOKING: usize = 4;
+
 /// The running admin side, for as long as its [`Thread`] is there.
 #[derive(Debug)]
 pub struct Admin {
     runtime: Handle,
     listening: Listening,
+    /// Reads what is shown of the last minutes, while there is anybody to show it to.
+    recording: JoinSet<()>,
     history: Arc<History>,
 }
 
@@ -71,6 +82,7 @@ impl Admin {
         let (stop, stopped) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            .max_blocking_threads(LOOKING)
             .build()?;
         let handle = runtime.handle().clone();
         let run = move || {
@@ -81,6 +93,7 @@ impl Admin {
         let admin = Self {
             runtime: handle,
             listening: Listening::new(reserve),
+            recording: JoinSet::new(),
             history: Arc::default(),
         };
         Ok((admin, Thread { _stop: stop }))
@@ -110,13 +123,14 @@ impl Admin {
             history: Arc::clone(&self.history),
         };
         let router = || router(sight.clone());
-        self.listening.apply(plan, &self.runtime, router)
-    }
-
-    /// Keeps what is shown of the last minutes from now on.
-    pub fn keep_history(&self, shared: &Arc<Shared>) {
-        let record = history::record(Arc::clone(&self.history), Arc::clone(shared));
-        self.runtime.spawn(record);
+        let changes = self.listening.apply(plan, &self.runtime, router);
+        if self.listening.is_empty() {
+            self.recording = JoinSet::new();
+        } else if self.recording.is_empty() {
+            let record = history::record(Arc::clone(&self.history), Arc::clone(shared));
+            self.recording.spawn_on(record, &self.runtime);
+        }
+        changes
     }
 
     /// Copies of its sockets, for another process.
@@ -129,6 +143,7 @@ impl Admin {
 
     /// Listens nowhere any more: another process has copies of its sockets.
     pub(crate) fn leave(&mut self) {
+        self.recording = JoinSet::new();
         self.listening.leave();
     }
 
@@ -144,6 +159,7 @@ impl Admin {
 
     /// Listens nowhere any more, and removes its socket.
     pub(crate) fn close(&mut self) {
+        self.recording = JoinSet::new();
         self.listening.close();
     }
 }
@@ -155,6 +171,10 @@ fn router(sight: Sight) -> Router {
         .route("/metrics", get(metrics))
         .nest("/api/v1", api::routes())
         .merge(dashboard::routes())
+        .fallback(async || {
+            let message = "there is nothing of that name: see /, /metrics, /healthz, /readyz and /api/v1/openapi.json";
+            api::error(StatusCode::NOT_FOUND, message)
+        })
         .layer(middleware::from_fn_with_state(sight.clone(), guard::guard))
         .with_state(sight)
 }
@@ -169,11 +189,18 @@ async fn ready(State(sight): State<Sight>) -> impl IntoResponse {
     }
 }
 
-async fn metrics(State(sight): State<Sight>) -> impl IntoResponse {
+async fn metrics(State(sight): State<Sight>) -> Response {
     let shared = sight.shared;
-    shared.registry.meter_traffic();
-    (
-        [(header::CONTENT_TYPE, CONTENT_TYPE)],
-        shared.books.metrics.encode(),
-    )
+    let encoding = task::spawn_blocking(move || {
+        shared.registry.meter_traffic();
+        shared.books.metrics.encode()
+    });
+    match encoding.await {
+        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        // A panic, which has been logged.
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
+
+#[cfg(test)]
+mod tests;

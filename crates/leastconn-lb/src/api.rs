@@ -43,8 +43,17 @@ pub struct Sight {
 /// How many connections ended for which reason, without those of which there is none.
 pub type Outcomes = BTreeMap<String, u64>;
 
-/// How many entries an answer has at most, where there may be very many.
+/// How many entries an answer has unless more or less are asked for, where there may be
+/// very many.
 pub const LIMIT: usize = 1000;
+
+/// How many it has at most, whatever is asked for: some 5 MB, which are held until a slow
+/// reader has taken them.
+const MOST: usize = 10_000;
+
+fn at_most(asked: Option<usize>) -> usize {
+    asked.unwrap_or(LIMIT).min(MOST)
+}
 
 fn outcomes(counted: impl Iterator<Item = (Reason, u64)>) -> Outcomes {
     counted

@@ -10,7 +10,8 @@ use crate::shared::LastReload;
 
 /// A balancer that can be asked.
 pub trait Control: fmt::Debug + Send + Sync {
-    /// Each listener's name and bound address, in the configuration's order.
+    /// Each listener's name and bound address, in the configuration's order. Waits for
+    /// nothing, not even for a reload that is being applied.
     fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)>;
 
     /// How many connections may be open at once.
@@ -23,6 +24,6 @@ pub trait Control: fmt::Debug + Send + Sync {
     /// reload that is going on.
     ///
     /// # Cancel safety
-    /// What has begun is finished.
+    /// What was asked for is done, in its turn, and told to the service manager.
     fn reload(self: Arc<Self>) -> Pin<Box<dyn Future<Output = LastReload> + Send>>;
 }

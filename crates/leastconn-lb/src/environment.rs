@@ -9,8 +9,10 @@ pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
 pub(crate) const LISTEN_PID: &str = "LISTEN_PID";
 pub(crate) const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
 
-/// The name of the admin address's socket. No listener can have a name like these.
+/// The name of the admin side's sockets. No listener can have a name like these.
 pub(crate) const ADMIN: &str = "@admin";
+/// The name of an admin socket whose file is somebody else's, who made it: systemd's.
+pub(crate) const ADMIN_KEPT: &str = "@admin-kept";
 /// The name of the socket by which the old process and the new one talk.
 pub(crate) const OLD: &str = "@old";
 /// The name of the socket to the first process of a container.

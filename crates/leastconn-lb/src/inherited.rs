@@ -27,7 +27,7 @@ use socket2::SockRef;
 
 use crate::{
     by_hand::Carried,
-    environment::{BY_HAND, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
+    environment::{ADMIN, BY_HAND, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
     upgrade::channel::{self, FromNew},
 };
 
@@ -162,14 +162,17 @@ impl Inherited {
         }
     }
 
-    /// The UNIX socket at `path`.
-    pub fn take_unix(&mut self, path: &Path) -> Option<UnixListener> {
+    /// The UNIX socket at `path`, and whether its file is a balancer's, to be removed at
+    /// the end.
+    pub fn take_unix(&mut self, path: &Path) -> Option<(UnixListener, bool)> {
         let found = self
             .sockets
             .iter()
             .position(|passed| matches!(&passed.socket, Listening::Unix(_, at) if at == path));
-        match self.sockets.remove(found?).socket {
-            Listening::Unix(socket, _) => Some(socket),
+        let passed = self.sockets.remove(found?);
+        let ours = self.is_upgrade() && passed.name == ADMIN;
+        match passed.socket {
+            Listening::Unix(socket, _) => Some((socket, ours)),
             Listening::Tcp(..) => None,
         }
     }

@@ -32,6 +32,9 @@ pub struct Metrics {
     client_connections: Family<ClientEnded, Counter>,
     client_active: Family<OfClient, Gauge>,
     client_shadow: Family<ClientEnded, Counter>,
+    /// The sum of `client_connections` over all reasons. Not told: there may be very
+    /// many rules to be put in order by it, and that is one look-up for each.
+    client_ended: Family<OfClient, Counter>,
     reloads: Family<Reload, Counter>,
     connections_limit: Gauge,
     /// From accept to established TLS.
@@ -110,6 +113,7 @@ impl Metrics {
             client_connections: Family::default(),
             client_active: Family::default(),
             client_shadow: Family::default(),
+            client_ended: Family::default(),
             reloads: Family::default(),
             connections_limit: Gauge::default(),
             handshake_seconds: seconds(),
@@ -255,6 +259,18 @@ impl Metrics {
         active.map_or(0, |active| active.get())
     }
 
+    /// A client rule's open connections, and how many have ended.
+    pub fn client_counts(&self, client: &str) -> (i64, u64) {
+        let client = client.to_owned();
+        let client = OfClient { client };
+        let Some(active) = self.client_active.get(&client).map(|active| active.get()) else {
+            // Whatever has ended was open.
+            return (0, 0);
+        };
+        let ended = self.client_ended.get(&client);
+        (active, ended.map_or(0, |ended| ended.get()))
+    }
+
     /// How many connections of a client rule ended, by reason. Those of which there
     /// was none may be missing.
     pub fn client_outcomes(&self, client: &str) -> impl Iterator<Item = (Reason, u64)> {
@@ -275,6 +291,8 @@ impl Metrics {
             outcome: reason.as_str(),
         };
         self.client_connections.get_or_create(&ended).inc();
+        let client = ended.client;
+        self.client_ended.get_or_create(&OfClient { client }).inc();
     }
 
     /// A rule in shadow mode would have decided so.

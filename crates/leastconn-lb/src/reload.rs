@@ -38,7 +38,7 @@ use crate::{
     presented::Named,
     running::{Current, Running},
     shared::{LastReload, Shared},
-    sockets::{Changes, Sockets},
+    sockets::{Addresses, Changes, Sockets},
     state::State,
 };
 
@@ -55,6 +55,7 @@ pub struct Reloader {
     common: Common,
     sizes: Mutex<Sizes>,
     sockets: Mutex<Sockets>,
+    addresses: Addresses,
     admin: Mutex<Admin>,
     /// That of connections.
     runtime: Handle,
@@ -129,6 +130,7 @@ impl Reloader {
             gate,
             common,
             sizes: Mutex::new(sizes),
+            addresses: sockets.addresses(),
             sockets: Mutex::new(sockets),
             admin: Mutex::new(admin),
             runtime: Handle::current(),
@@ -176,8 +178,18 @@ impl Reloader {
     /// a reload that is going on.
     ///
     /// # Cancel safety
-    /// What has begun is finished.
+    /// What was asked for is done, in its turn, and told to the service manager.
     pub async fn reload(self: &Arc<Self>) -> LastReload {
+        let this = Arc::clone(self);
+        // A task of its own: who asked may go away, and the turn must last as long as
+        // what is done in it.
+        let reloading = self
+            .runtime
+            .spawn(async move { this.reload_in_turn().await });
+        reloading.await.unwrap_or_else(|_| self.fault())
+    }
+
+    async fn reload_in_turn(self: &Arc<Self>) -> LastReload {
         let _sockets = self.sockets_turn.lock().await;
         let _turn = self.turn.lock().await;
         self.waiting.store(false, Ordering::Release);
@@ -191,17 +203,19 @@ impl Reloader {
             let rejected = this.load_and_apply().err();
             this.conclude(rejected.as_ref(), NOT_RELOADED)
         });
-        // A panic is the only way not to get there. Its message has been logged.
-        let reload = done.await.unwrap_or_else(|_| {
-            let fault = "a fault in the balancer itself: please report it";
-            let rejected = Rejected::Reasons(vec![fault.to_owned()]);
-            self.conclude(Some(&rejected), NOT_RELOADED)
-        });
+        let reload = done.await.unwrap_or_else(|_| self.fault());
         if serving {
             // Rejected or not: what serves is ready.
             notify::ready();
         }
         reload
+    }
+
+    /// A panic is the only way not to get to the end. Its message has been logged.
+    fn fault(&self) -> LastReload {
+        let fault = "a fault in the balancer itself: please report it";
+        let rejected = Rejected::Reasons(vec![fault.to_owned()]);
+        self.conclude(Some(&rejected), NOT_RELOADED)
     }
 
     /// Keeps reloads waiting, but not files from being loaded when they change, until
@@ -435,7 +449,7 @@ impl Reloader {
 
 impl Control for Reloader {
     fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
-        self.sockets().addresses()
+        self.addresses.now().to_vec()
     }
 
     fn max_connections(&self) -> usize {

@@ -25,8 +25,9 @@
 //!   it about other processes (environment, memory, open files) stays closed: Landlock
 //!   forbids tracing those that are not confined as well.
 //! - Writing: the directory of the access log (files are made and written, not removed),
-//!   and of the admin socket (sockets are made; files are removed), as well as the one that
-//!   the service manager made for it (`RUNTIME_DIRECTORY`).
+//!   and of the admin socket (sockets are made; files are removed, and listed: it is locked
+//!   meanwhile), as well as the one that the service manager made for it
+//!   (`RUNTIME_DIRECTORY`).
 //! - Executing: the directory of this program and that of the dynamic loader, so that an
 //!   upgrade can start the file that took this one's place. It inherits everything that
 //!   is forbidden here.

@@ -224,7 +224,6 @@ impl Prepared {
             Arc::clone(&server.shared),
             server.stop.subscribe(),
         ));
-        server.reloader.admin().keep_history(&server.shared);
         server.shared.enter(Phase::Ready);
         // Last: in an upgrade the old process, which is ready, answers meanwhile.
         let control = Arc::clone(&server.reloader);

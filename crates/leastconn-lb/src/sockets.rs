@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use leastconn::net;
 use socket2::SockRef;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -29,7 +30,16 @@ pub struct Sockets {
     bound: Vec<Bound>,
     /// Told to take what has come already and end.
     leaving: Vec<(Arc<str>, JoinHandle<()>)>,
+    addresses: Addresses,
 }
+
+/// Where listeners listen, for those who only look: they wait for nobody who changes
+/// the sockets, which may take long.
+#[derive(Clone, Debug, Default)]
+pub struct Addresses(Arc<ArcSwap<Vec<Named>>>);
+
+/// A listener's name, and an address that it listens at.
+type Named = (Arc<str>, SocketAddr);
 
 /// One of the addresses that a configuration listens at.
 #[derive(Clone, Debug)]
@@ -200,7 +210,14 @@ impl Sockets {
             changes.closed.push((Arc::clone(listener), bound.address));
             self.close(bound);
         }
+        self.publish();
         changes
+    }
+
+    fn publish(&self) {
+        let bound = self.bound.iter();
+        let all = bound.map(|bound| (Arc::clone(&bound.wanted.listener), bound.address));
+        self.addresses.0.store(Arc::new(all.collect()));
     }
 
     fn close(&mut self, bound: Bound) {
@@ -249,16 +266,22 @@ impl Sockets {
         for bound in mem::take(&mut self.bound) {
             self.close(bound);
         }
+        self.publish();
         let leaving = mem::take(&mut self.leaving);
         leaving.into_iter().map(|(_, task)| task).collect()
     }
 
-    /// Each listener's name and bound address, in the configuration's order.
-    pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
-        let bound = self.bound.iter();
-        bound
-            .map(|bound| (Arc::clone(&bound.wanted.listener), bound.address))
-            .collect()
+    /// Where they listen, now and after each change.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses.clone()
+    }
+}
+
+impl Addresses {
+    /// Each listener's name and bound address, in the configuration's order, as they
+    /// were after the last change.
+    pub fn now(&self) -> Arc<Vec<Named>> {
+        self.0.load_full()
     }
 }
 

@@ -25,7 +25,7 @@ pub fn announce(server: &Server) {
                 let dashboard = format!("http://{address}/");
                 tracing::info!(listener = "admin", %address, dashboard, "listening");
                 if !address.ip().is_loopback() {
-                    tracing::warn!(%address, "the admin address is not a loopback address: whoever reaches it sees metrics");
+                    tracing::warn!(%address, "the admin address is not a loopback address: whoever reaches it sees clients, servers and connections");
                 }
             }
             Place::Socket(path) => {

@@ -3,11 +3,12 @@
 use axum::{
     Json, Router,
     extract::{Query, State, rejection::QueryRejection},
-    http::{StatusCode, header},
+    http::{Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
 use serde::Serialize;
+use tokio::task;
 
 use crate::api::{
     Clients, ClientsQuery, Connections, ConnectionsQuery, HistoryQuery, Servers, Sight, Status,
@@ -54,13 +55,19 @@ pub(super) fn routes() -> Router<Sight> {
         )
         .route("/openapi.json", get(async || answer(openapi).await))
         .merge(super::changes::routes())
-        .method_not_allowed_fallback(async || {
+        .method_not_allowed_fallback(async |method: Method| {
+            let message = match method {
+                Method::GET | Method::HEAD => "that changes something: use POST",
+                _ => "what is to be read takes GET, and what changes something POST",
+            };
+            error(StatusCode::METHOD_NOT_ALLOWED, message)
+        })
+        .fallback(async || {
             error(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "there is another method for that",
+                StatusCode::NOT_FOUND,
+                "there is no such resource; /api/v1/openapi.json lists them",
             )
         })
-        .fallback(async || error(StatusCode::NOT_FOUND, "there is no such resource"))
 }
 
 /// A query, or what is wrong with it.
@@ -70,15 +77,40 @@ fn wrong(rejection: &QueryRejection) -> Response {
     error(StatusCode::BAD_REQUEST, &rejection.body_text())
 }
 
+/// Why something is not done, as it is told to who asked for it.
+#[derive(Debug)]
+pub(super) struct Wrong(pub(super) StatusCode, pub(super) String);
+
+impl IntoResponse for Wrong {
+    fn into_response(self) -> Response {
+        error(self.0, &self.1)
+    }
+}
+
 /// Answers with what `look` sees. It may look at very much: on another thread, so
 /// that those who ask for less do not wait.
 pub(super) async fn answer<T: Serialize + Send + 'static>(
     look: impl FnOnce() -> T + Send + 'static,
 ) -> Response {
-    match tokio::task::spawn_blocking(move || serde_json::to_vec(&look())).await {
-        Ok(Ok(body)) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+    let done = answer_or(move || Ok(look())).await;
+    done.unwrap_or_else(Wrong::into_response)
+}
+
+/// The same, with what may be wrong.
+pub(super) async fn answer_or<T: Serialize + Send + 'static>(
+    look: impl FnOnce() -> Result<T, Wrong> + Send + 'static,
+) -> Result<Response, Wrong> {
+    let looking = task::spawn_blocking(move || look().map(|seen| serde_json::to_vec(&seen)));
+    match looking.await {
+        Ok(Ok(Ok(body))) => {
+            Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+        }
+        Ok(Err(wrong)) => Err(wrong),
         // Plain structs do not fail to be written, and a panic has been logged.
-        _ => error(StatusCode::INTERNAL_SERVER_ERROR, "a fault in the balancer"),
+        Ok(Ok(Err(_))) | Err(_) => Err(Wrong(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "a fault in the balancer, which its log tells more of: please report it".to_owned(),
+        )),
     }
 }
 

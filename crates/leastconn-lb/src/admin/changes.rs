@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
-    body::{Body, to_bytes},
+    body::{Body, Bytes, to_bytes},
     extract::{Path, State, rejection::PathRejection},
     http::StatusCode,
     response::Response,
@@ -15,14 +15,17 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::{
-    api::{answer, error},
+    api::{Wrong, answer, answer_or},
     serve::Caller,
 };
 use crate::{
-    api::{Kill, Killed, LogLevel, Reload, SetLogLevel, SetState, Sight, StateSet},
+    api::{
+        Kill, Killed, LogLevel, Reload, SetLogLevel, SetState, Sight, StateSet, UpstreamSummary,
+    },
     by_hand,
     config::{self, duration, suggest},
     record::escape,
+    shared::Shared,
 };
 
 /// What is said is short.
@@ -44,24 +47,35 @@ pub(super) fn routes() -> Router<Sight> {
 }
 
 /// Reads what is asked for.
-async fn read<T: DeserializeOwned>(body: Body) -> Result<T, Response> {
-    let body = match timeout(PATIENCE, to_bytes(body, LARGEST)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(_)) => {
-            return Err(error(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "the body is longer than 64 KiB, or has broken off",
-            ));
-        }
-        Err(_) => {
-            return Err(error(
-                StatusCode::REQUEST_TIMEOUT,
-                "the body has not come within ten seconds",
-            ));
-        }
+async fn read<T: DeserializeOwned>(body: Body) -> Result<T, Wrong> {
+    understand(&bytes(body).await?)
+}
+
+async fn bytes(body: Body) -> Result<Bytes, Wrong> {
+    let (status, message) = match timeout(PATIENCE, to_bytes(body, LARGEST)).await {
+        Ok(Ok(body)) => return Ok(body),
+        Ok(Err(_)) => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the body is longer than 64 KiB, or has broken off",
+        ),
+        Err(_) => (
+            StatusCode::REQUEST_TIMEOUT,
+            "the body has not come within ten seconds",
+        ),
     };
-    serde_json::from_slice(&body)
-        .map_err(|wrong| error(StatusCode::BAD_REQUEST, &format!("the body: {wrong}")))
+    Err(Wrong(status, message.to_owned()))
+}
+
+fn understand<T: DeserializeOwned>(body: &[u8]) -> Result<T, Wrong> {
+    if body.is_empty() {
+        return bad("there is no body; /api/v1/openapi.json says which JSON is wanted");
+    }
+    serde_json::from_slice(body)
+        .or_else(|wrong| bad(&format!("the body is not the JSON that is wanted: {wrong}")))
+}
+
+fn bad<T>(message: &str) -> Result<T, Wrong> {
+    Err(Wrong(StatusCode::BAD_REQUEST, message.to_owned()))
 }
 
 async fn set_state(
@@ -69,86 +83,79 @@ async fn set_state(
     Extension(caller): Extension<Caller>,
     path: Result<Path<(String, String)>, PathRejection>,
     body: Body,
-) -> Result<Response, Response> {
-    let Path((upstream, server)) =
-        path.map_err(|wrong| error(StatusCode::BAD_REQUEST, &wrong.body_text()))?;
+) -> Result<Response, Wrong> {
+    let Path((upstream, server)) = path.or_else(|wrong| bad(&wrong.body_text()))?;
     let asked: SetState = read(body).await?;
     let state = AdminState::from(asked.state);
     let grace = match &asked.grace {
         None => GRACE,
         Some(_) if state != AdminState::Maint => {
-            return Err(error(
-                StatusCode::BAD_REQUEST,
-                "`grace` is for `maint` only: nothing else ends connections",
-            ));
+            return bad("`grace` is for `maint` only: nothing else ends connections");
         }
-        Some(text) => duration::parse(text)
-            .map_err(|wrong| error(StatusCode::BAD_REQUEST, &format!("`grace`: {wrong}")))?,
+        Some(text) => duration::parse(text).or_else(|wrong| bad(&format!("`grace`: {wrong}")))?,
     };
-    let shared = &sight.shared;
-    let set =
-        shared
-            .by_hand
-            .set_server(sight.control.runtime(), (&upstream, &server), state, grace);
-    let set = set.map_err(|by_hand::NoSuchServer| no_server(&sight, &upstream, &server))?;
-    caller.did(&format!(
-        "set {upstream}/{server} to {}, which was in {}",
-        state.as_str(),
-        set.was.as_str()
-    ));
-    let ends = state == AdminState::Maint;
-    let done = StateSet {
-        upstream,
-        server,
-        state: state.into(),
-        was: set.was.into(),
-        active: set.active,
-        ends_after_seconds: ends.then_some(grace.as_secs_f64()),
-    };
-    Ok(answer(move || done).await)
+    answer_or(move || {
+        let shared = &sight.shared;
+        let set =
+            shared
+                .by_hand
+                .set_server(sight.control.runtime(), (&upstream, &server), state, grace);
+        let set = set.map_err(|by_hand::NoSuchServer| no_server(shared, &upstream, &server))?;
+        caller.did(&format!(
+            "set {upstream}/{server} to {}, which was in {}",
+            state.as_str(),
+            set.was.as_str()
+        ));
+        let ends = state == AdminState::Maint;
+        let left = shared.state();
+        let left = left.upstreams.get(&*upstream);
+        let available = left.map(|upstream| UpstreamSummary::of(upstream.pool()).available);
+        Ok(StateSet {
+            upstream,
+            server,
+            state: state.into(),
+            was: set.was.into(),
+            active: set.active,
+            available,
+            ends_after_seconds: ends.then_some(grace.as_secs_f64()),
+        })
+    })
+    .await
 }
 
 async fn kill(
     State(sight): State<Sight>,
     Extension(caller): Extension<Caller>,
     body: Body,
-) -> Result<Response, Response> {
+) -> Result<Response, Wrong> {
     let asked: Kill = read(body).await?;
-    if asked == Kill::default() {
-        return Err(error(
-            StatusCode::BAD_REQUEST,
-            "which connections? say `client`, `identity`, `server` or `connection`",
-        ));
+    answer_or(move || end(&sight.shared, &asked, &caller)).await
+}
+
+/// Ends connections.
+fn end(shared: &Shared, asked: &Kill, caller: &Caller) -> Result<Killed, Wrong> {
+    if *asked == Kill::default() {
+        return bad("which connections? say `client`, `identity`, `server` or `connection`");
     }
-    let server = match asked
-        .server
-        .as_deref()
-        .map(|server| (server, server.split_once('/')))
-    {
+    let server = match &asked.server {
         None => None,
-        Some((_, Some((upstream, server)))) => {
-            by_hand::find(&sight.shared.state(), upstream, server)
-                .ok_or_else(|| no_server(&sight, upstream, server))?;
+        Some(written) => {
+            let Some((upstream, server)) = written.split_once('/') else {
+                let written = escape(written);
+                return bad(&format!("{written:?} is no server: write UPSTREAM/SERVER"));
+            };
+            by_hand::find(&shared.state(), upstream, server)
+                .ok_or_else(|| no_server(shared, upstream, server))?;
             Some((upstream.into(), server.into()))
         }
-        Some((written, None)) => {
-            return Err(error(
-                StatusCode::BAD_REQUEST,
-                &format!("{:?} is no server: write UPSTREAM/SERVER", escape(written)),
-            ));
-        }
     };
-    if let Some(client) = &asked.client
-        && let Some(nobody) = no_client(&sight, client)
-    {
-        return Err(nobody);
+    if let Some(client) = &asked.client {
+        is_client(shared, client)?;
     }
-    let killed = by_hand::kill(&sight.shared.registry, |id, known| {
+    let killed = by_hand::kill(&shared.registry, |id, known| {
         let identity = || {
-            known
-                .identity
-                .as_ref()
-                .map(|identity| escape(identity.as_str()))
+            let identity = known.identity.as_ref();
+            identity.map(|identity| escape(identity.as_str()))
         };
         asked.connection.is_none_or(|asked| asked == id)
             && asked
@@ -164,22 +171,55 @@ async fn kill(
                 .is_none_or(|asked| identity().as_ref() == Some(asked))
     });
     if let Some(id) = asked.connection.filter(|_| killed == 0) {
-        return Err(error(
+        let only = Kill {
+            connection: asked.connection,
+            ..Kill::default()
+        };
+        let that = if *asked == only {
+            ""
+        } else {
+            " for which all of that holds"
+        };
+        return Err(Wrong(
             StatusCode::NOT_FOUND,
-            &format!("there is no open connection {id} of that kind"),
+            format!("there is no open connection {id}{that}; `ctl connections` lists them"),
         ));
     }
-    caller.did(&format!("killed {killed} connections"));
-    Ok(answer(move || Killed { killed }).await)
+    caller.did(&format!("killed {killed} connections of {}", which(asked)));
+    Ok(Killed { killed })
+}
+
+/// What was asked for, for the log.
+fn which(asked: &Kill) -> String {
+    let Kill {
+        client,
+        identity,
+        server,
+        connection,
+    } = asked;
+    let connection = connection.map(|id| id.to_string());
+    let parts = [
+        ("client", client.as_ref()),
+        ("identity", identity.as_ref()),
+        ("server", server.as_ref()),
+        ("ID", connection.as_ref()),
+    ];
+    let said = parts
+        .into_iter()
+        .filter_map(|(what, value)| Some(format!("{what} {}", value?)));
+    said.collect::<Vec<_>>().join(", ")
 }
 
 async fn reload(
     State(sight): State<Sight>,
     Extension(caller): Extension<Caller>,
     body: Body,
-) -> Result<Response, Response> {
+) -> Result<Response, Wrong> {
     // Nothing can be asked for; whatever is must be understood by later versions.
-    let _: Nothing = read(body).await?;
+    let body = bytes(body).await?;
+    if !body.is_empty() {
+        let _: Nothing = understand(&body)?;
+    }
     caller.did("asked for a reload");
     let done = Reload::from(Arc::clone(&sight.control).reload().await);
     Ok(answer(move || done).await)
@@ -193,7 +233,7 @@ async fn set_log_level(
     State(sight): State<Sight>,
     Extension(caller): Extension<Caller>,
     body: Body,
-) -> Result<Response, Response> {
+) -> Result<Response, Wrong> {
     let asked: SetLogLevel = read(body).await?;
     let shared = &sight.shared;
     let log = || shared.state().config.log.clone();
@@ -217,49 +257,38 @@ async fn set_log_level(
 }
 
 /// The error for a server that is not there.
-fn no_server(sight: &Sight, upstream: &str, server: &str) -> Response {
-    let state = sight.shared.state();
-    let names: Vec<_> = state
-        .config
-        .upstreams
-        .iter()
+fn no_server(shared: &Shared, upstream: &str, server: &str) -> Wrong {
+    let state = shared.state();
+    let groups = state.config.upstreams.iter();
+    let names: Vec<_> = groups
         .flat_map(|group| {
             let servers = group.servers.iter();
             servers.map(move |server| format!("{}/{}", group.id, server.id))
         })
         .collect();
-    nothing_called(&format!("{upstream}/{server}"), "server", &names)
+    let names = names.iter().map(String::as_str);
+    nothing_called(&format!("{upstream}/{server}"), "server", names)
 }
 
-/// The error for a client that is not there.
-fn no_client(sight: &Sight, client: &str) -> Option<Response> {
-    let state = sight.shared.state();
-    let is_there = state
-        .config
-        .clients
-        .iter()
-        .any(|rule| rule.name() == client);
-    if is_there {
-        return None;
+/// Whether there is a client of that name.
+fn is_client(shared: &Shared, name: &str) -> Result<(), Wrong> {
+    let state = shared.state();
+    let names = || state.config.clients.iter().map(|rule| rule.name());
+    if names().any(|known| known == name) {
+        return Ok(());
     }
-    let names: Vec<_> = state
-        .config
-        .clients
-        .iter()
-        .map(|rule| rule.name().to_owned())
-        .collect();
-    Some(nothing_called(client, "client", &names))
+    Err(nothing_called(name, "client", names()))
 }
 
-fn nothing_called(name: &str, what: &str, known: &[String]) -> Response {
-    let name_shown = escape(name);
-    let hint = match suggest::nearest(name, known.iter().map(String::as_str)) {
+fn nothing_called<'a>(name: &str, what: &str, known: impl Iterator<Item = &'a str>) -> Wrong {
+    let hint = match suggest::nearest(name, known) {
         Some(meant) => format!("; did you mean `{meant}`?"),
         None => format!("; `ctl {what}s` lists them"),
     };
-    error(
+    let name = escape(name);
+    Wrong(
         StatusCode::NOT_FOUND,
-        &format!("there is no {what} `{name_shown}`{hint}"),
+        format!("there is no {what} `{name}`{hint}"),
     )
 }
 

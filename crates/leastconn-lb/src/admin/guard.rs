@@ -1,7 +1,10 @@
 //! Who may ask for what on the admin side.
 //!
-//! At the socket, the file's mode has decided. At the address, anybody on the machine
-//! or beyond may have come, and so may a web page that somebody looks at there:
+//! At the socket, the file's mode has decided, and there is no browser. (Where somebody
+//! has led one there, by `ssh -L` say, it names the page that it asks for in `Origin`
+//! whenever something is to be changed, and all of the following holds but the token.)
+//! At the address, anybody on the machine or beyond may have come, and so may a web page
+//! that somebody looks at there:
 //!
 //! - A page that gets a name of its own to stand for our address (DNS rebinding) says
 //!   so in `Host`: what shows clients and servers answers by addresses, `localhost`
@@ -117,8 +120,9 @@ fn refuse(request: &Request, admin: &config::Admin) -> Option<Refused> {
         Some(Caller::Socket(_))
     );
     let (headers, uri) = (request.headers(), request.uri());
+    let may_be_a_page = !at_socket || headers.contains_key(header::ORIGIN);
     let path_is_open = BY_ANY_NAME.contains(&uri.path());
-    if !at_socket && !path_is_open && !is_ours(uri, headers, &admin.hosts) {
+    if may_be_a_page && !path_is_open && !is_ours(uri, headers, &admin.hosts) {
         return Some(Refused::Host);
     }
     if [Method::GET, Method::HEAD].contains(request.method()) {
@@ -135,7 +139,7 @@ fn refuse(request: &Request, admin: &config::Admin) -> Option<Refused> {
             return Some(Refused::WrongToken);
         }
     }
-    (!is_json(headers)).then_some(Refused::NotJson)
+    (may_be_a_page && !is_json(headers)).then_some(Refused::NotJson)
 }
 
 /// Whether all names that the request calls us by are ours. A browser always sends

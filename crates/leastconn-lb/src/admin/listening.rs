@@ -190,7 +190,7 @@ impl Listening {
             Wanted::Tcp(address) => self.open_address(*address, inherited)?,
             Wanted::Unix(path) => {
                 let (socket, file) = match inherited.take_unix(path) {
-                    Some(socket) => SocketFile::adopt(socket, path),
+                    Some((socket, ours)) => SocketFile::adopt(socket, path, ours),
                     None => SocketFile::listen(path),
                 }?;
                 Socket::Unix(socket, file)
@@ -293,11 +293,24 @@ impl Listening {
         self.bound.iter().map(|bound| bound.place.clone()).collect()
     }
 
+    /// Whether there is nowhere to ask.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.bound.is_empty()
+    }
+
     /// See [`super::Admin::share`].
     pub(super) fn share(&self) -> io::Result<Vec<Passed>> {
         let copies = self.bound.iter();
         copies
-            .map(|bound| Ok((environment::ADMIN.to_owned(), bound.copy.try_clone()?)))
+            .map(|bound| {
+                let ours = bound.file.as_ref().is_none_or(SocketFile::is_ours);
+                let name = if ours {
+                    environment::ADMIN
+                } else {
+                    environment::ADMIN_KEPT
+                };
+                Ok((name.to_owned(), bound.copy.try_clone()?))
+            })
             .collect()
     }
 

@@ -1,19 +1,30 @@
 //! The admin side's Unix socket: a file that only its owner may use, that takes no
 //! living balancer's place, and that goes when the balancer does.
+//!
+//! Finding out that nobody listens at a file, removing it and listening there are three
+//! steps. Two balancers that start at once would both find a file that was left behind,
+//! and the later one would remove the socket that the earlier one has just made. So they
+//! take turns, by a lock on the directory: it is there already, leaves nothing behind,
+//! and is given back by the system whatever becomes of who holds it.
 
 use std::{
     fs, io,
     os::{
-        fd::AsFd,
+        fd::{AsFd, OwnedFd},
         unix::{
             fs::{FileTypeExt, MetadataExt, PermissionsExt},
-            net::{UnixListener as StdListener, UnixStream},
+            net::UnixListener as StdListener,
         },
     },
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
-use rustix::fs::Mode;
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, flock, open},
+    io::Errno,
+};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 
@@ -30,11 +41,17 @@ pub struct SocketError {
     trouble: String,
 }
 
-/// A socket's file. Removed when this is dropped, if it is still the same.
+/// How often a lock is tried for that somebody else holds, and how long after. It is
+/// held for less than a millisecond, unless for another purpose.
+const TRIES: usize = 100;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A socket's file. Removed when this is dropped, if it is ours and still the same.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
     id: FileId,
+    ours: bool,
 }
 
 /// Its device and its number there.
@@ -54,6 +71,7 @@ impl SocketFile {
             path: path.to_owned(),
             trouble,
         };
+        let _turn = turn(path);
         make_way(path).map_err(failed)?;
         let listen = || {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -66,6 +84,7 @@ impl SocketFile {
             let file = Self {
                 path: path.to_owned(),
                 id: id_of(path)?,
+                ours: true,
             };
             socket.listen(BACKLOG)?;
             socket.set_nonblocking(true)?;
@@ -75,7 +94,8 @@ impl SocketFile {
         listen().map_err(|error| failed(with_hint(&error, path)))
     }
 
-    /// Has the file of a socket that another process opened at `path`.
+    /// Has the file of a socket that another process opened at `path`. Unless it is
+    /// `ours`, from a balancer before this one, whoever made it removes it.
     ///
     /// # Errors
     /// If the file is gone, or the operating system refuses.
@@ -85,12 +105,21 @@ impl SocketFile {
     pub(super) fn adopt(
         socket: StdListener,
         path: &Path,
+        ours: bool,
     ) -> Result<(UnixListener, Self), SocketError> {
         let adopt = || {
             let file = Self {
                 path: path.to_owned(),
                 id: id_of(path)?,
+                ours,
             };
+            let mode = fs::symlink_metadata(path)?.permissions().mode();
+            if mode & 0o002 != 0 {
+                tracing::warn!(
+                    socket = %path.display(),
+                    "every user of this machine may steer this balancer by its admin socket: `SocketMode=0600` in the unit that makes it"
+                );
+            }
             socket.set_nonblocking(true)?;
             io::Result::Ok((UnixListener::from_std(socket)?, file))
         };
@@ -102,8 +131,12 @@ impl SocketFile {
 
     /// Leaves the file to another process, which has the socket.
     pub(super) fn leave(mut self) {
-        // That of no file: nothing is removed.
-        self.id = (0, 0);
+        self.ours = false;
+    }
+
+    /// Whether it is a balancer's, to be removed when the last one ends.
+    pub(super) const fn is_ours(&self) -> bool {
+        self.ours
     }
 
     /// Where it is.
@@ -125,7 +158,7 @@ fn id_of(path: &Path) -> io::Result<FileId> {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Another balancer may have taken the place since.
-        if self.is_there() {
+        if self.ours && self.is_there() {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -141,14 +174,66 @@ fn make_way(path: &Path) -> Result<(), String> {
     if !found.file_type().is_socket() {
         return Err("there is something else than a socket, which is left as it is; remove it or name another path".to_owned());
     }
-    match UnixStream::connect(path) {
-        Ok(_) => Err("another process listens there (`ss -lxp` shows which)".to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+    let asked = Socket::new(Domain::UNIX, Type::STREAM, None).and_then(|socket| {
+        // Whoever listens may be stopped, with a full queue.
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    });
+    match asked.map_err(|error| (error.kind(), error)) {
+        Ok(()) | Err((io::ErrorKind::WouldBlock, _)) => {
+            Err("another process listens there (`ss -lxp` shows which)".to_owned())
+        }
+        Err((io::ErrorKind::ConnectionRefused, _)) => {
             tracing::info!(socket = %path.display(), "a socket that nobody listens at is replaced");
             fs::remove_file(path).map_err(|error| with_hint(&error, path))
         }
-        Err(error) => Err(format!("what is there cannot be told: {error}")),
+        Err((io::ErrorKind::PermissionDenied, _)) => Err(format!(
+            "there is a socket of another user (uid {}), of which this one cannot tell whether anybody listens at it; if not, remove it",
+            found.uid()
+        )),
+        // It went just now.
+        Err((io::ErrorKind::NotFound, _)) => Ok(()),
+        Err((_, error)) => Err(format!("what is there cannot be told: {error}")),
     }
+}
+
+/// Waits until no other balancer looks or makes a socket in the same directory, and
+/// keeps all from it while what this returns is there. None where there is no lock to
+/// be had: what is in its way must not be in a start's way too.
+fn turn(path: &Path) -> Option<OwnedFd> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = match open(directory, flags, Mode::empty()) {
+        Ok(opened) => opened,
+        Err(error) => {
+            // What is wrong with it will be said by whoever makes the socket.
+            tracing::debug!(%error, directory = %directory.display(), "not locked");
+            return None;
+        }
+    };
+    for _ in 0..TRIES {
+        match flock(&opened, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(opened),
+            Err(Errno::WOULDBLOCK) => wait(),
+            Err(error) => {
+                tracing::debug!(%error, directory = %directory.display(), "not locked");
+                return None;
+            }
+        }
+    }
+    tracing::warn!(directory = %directory.display(), "another process holds a lock on the directory of the admin socket, which is made all the same");
+    None
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a lock tells nobody that it is free, and waiting for it in the kernel may be for ever"
+)]
+fn wait() {
+    thread::sleep(PAUSE);
 }
 
 fn with_hint(error: &io::Error, path: &Path) -> String {
@@ -165,6 +250,8 @@ fn with_hint(error: &io::Error, path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{os::unix::net::UnixStream, sync::Barrier};
+
     use super::*;
 
     #[tokio::test]
@@ -208,5 +295,76 @@ mod tests {
         let _other = StdListener::bind(&path).unwrap();
         drop(file);
         assert!(path.exists());
+    }
+    #[tokio::test]
+    async fn a_process_that_does_not_get_to_it_listens_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lb.sock");
+        let stopped = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        stopped.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        stopped.listen(0).unwrap();
+        // Its queue is full: whoever else connects would wait for it to go on.
+        let _waiting = UnixStream::connect(&path).unwrap();
+        let error = SocketFile::listen(&path).unwrap_err().to_string();
+        assert!(error.contains("another process listens there"), "{error}");
+    }
+
+    #[test]
+    fn of_many_that_find_a_dead_socket_one_gets_its_place() {
+        const MANY: usize = 8;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        for _ in 0..50 {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("lb.sock");
+            drop(StdListener::bind(&path).unwrap());
+            let barrier = Barrier::new(MANY);
+            let listen = || {
+                let _enter = runtime.enter();
+                barrier.wait();
+                SocketFile::listen(&path)
+            };
+            let done: Vec<_> = thread::scope(|scope| {
+                let all: Vec<_> = (0..MANY).map(|_| scope.spawn(listen)).collect();
+                let all = all.into_iter();
+                all.map(|one| one.join().unwrap()).collect()
+            });
+            let (got, others): (Vec<_>, Vec<_>) = done.into_iter().partition(Result::is_ok);
+            assert_eq!(got.len(), 1);
+            for other in others {
+                let error = other.unwrap_err().to_string();
+                assert!(error.contains("another process listens there"), "{error}");
+            }
+            // It is the one who says so.
+            let (listener, file) = got.into_iter().next().unwrap().unwrap();
+            assert!(file.is_there());
+            let _client = UnixStream::connect(&path).unwrap();
+            let listener = listener.into_std().unwrap();
+            listener.accept().unwrap();
+            drop(file);
+            assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "litter");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_is_held_for_something_else_is_not_waited_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = fs::File::open(&dir).unwrap();
+        held.lock_shared().unwrap();
+        let (_listener, file) = SocketFile::listen(&dir.path().join("lb.sock")).unwrap();
+        assert!(file.is_there());
+    }
+
+    #[tokio::test]
+    async fn a_service_manager_s_socket_is_left_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lb.sock");
+        let passed = StdListener::bind(&path).unwrap();
+        drop(SocketFile::adopt(passed.try_clone().unwrap(), &path, false).unwrap());
+        assert!(path.exists());
+        drop(SocketFile::adopt(passed, &path, true).unwrap());
+        assert!(!path.exists());
     }
 }

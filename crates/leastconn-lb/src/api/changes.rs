@@ -44,6 +44,9 @@ pub struct StateSet {
     pub was: ServerState,
     /// Connections to it, being opened or open.
     pub active: u32,
+    /// How many servers of the upstream may be given connections now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available: Option<usize>,
     /// In `maint`: when those that are open are ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends_after_seconds: Option<f64>,

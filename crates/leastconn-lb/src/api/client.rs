@@ -6,6 +6,7 @@ use std::{
     fmt::Display,
     io,
     net::SocketAddr,
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -70,6 +71,11 @@ pub enum ClientError {
     /// It took too long.
     #[error("{0} has not answered within {1:?}")]
     TimedOut(Target, Duration),
+    /// It took too long, and may have been done or not.
+    #[error(
+        "{0} has not answered within {1:?}; it may still be at it: `ctl status` shows what became of it"
+    )]
+    Unfinished(Target, Duration),
     /// What came is not HTTP.
     #[error("{0} does not answer as a balancer does: {1}")]
     NotHttp(Target, String),
@@ -101,8 +107,14 @@ impl Display for Target {
 /// What happened, and what to do about it.
 fn unreachable(target: &Target, error: &io::Error) -> String {
     let Target::Socket(path) = target else {
-        return format!("no answer from {target}: {error}");
+        return match error.kind() {
+            io::ErrorKind::ConnectionRefused => format!(
+                "nobody listens at {target}: the balancer does not run, or its `bind` in [admin] is another"
+            ),
+            _ => format!("no answer from {target}: {error}"),
+        };
     };
+    let is_socket = || std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
     let path = path.display();
     match error.kind() {
         io::ErrorKind::NotFound => format!(
@@ -111,6 +123,9 @@ fn unreachable(target: &Target, error: &io::Error) -> String {
         io::ErrorKind::PermissionDenied => format!(
             "no access to {path}: only the user whom the balancer runs as, and root, may use its socket"
         ),
+        io::ErrorKind::ConnectionRefused if !is_socket() => {
+            format!("{path} is no socket; a configuration file is named with --config")
+        }
         io::ErrorKind::ConnectionRefused => format!(
             "nobody listens at {path}: the balancer that made it has ended without removing it; the next one that starts replaces it"
         ),
@@ -273,7 +288,10 @@ impl Client {
         let body = serde_json::to_vec(body).unwrap_or_default();
         let path = format!("/api/v1/{path}");
         let answer = self.ask(Method::POST, &path, body.into(), limit).await;
-        self.understand(answer?)
+        self.understand(answer.map_err(|error| match error {
+            ClientError::TimedOut(target, limit) => ClientError::Unfinished(target, limit),
+            other => other,
+        })?)
     }
 
     fn understand<T: DeserializeOwned>(

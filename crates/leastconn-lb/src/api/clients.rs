@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LIMIT, Outcomes, Sight, count, outcomes};
+use super::{Outcomes, Sight, at_most, count, outcomes};
 use crate::{
     config::{Key, Rule},
     metrics::Metrics,
@@ -62,13 +62,13 @@ pub struct RateLimit {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientsQuery {
-    /// Only those whose name has this in it.
+    /// Only those whose name has this in it, in capitals or not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<String>,
     /// The first of them by this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sort: Option<ClientOrder>,
-    /// So many at most; 1000 unless given.
+    /// So many at most; 1000 unless given, and never more than 10000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }
@@ -89,26 +89,40 @@ impl Clients {
     pub fn of(sight: &Sight, query: &ClientsQuery) -> Self {
         let state = sight.shared.state();
         let metrics = &sight.shared.books.metrics;
-        let search = query.search.as_deref().unwrap_or_default();
+        let search = query.search.as_deref().unwrap_or_default().to_lowercase();
         let mut found: Vec<_> = state
             .config
             .clients
             .iter()
-            .filter(|rule| rule.name().contains(search))
+            .filter(|rule| search.is_empty() || rule.name().to_lowercase().contains(&search))
             .collect();
         let total = found.len();
+        let limit = at_most(query.limit);
         if query.sort == Some(ClientOrder::Active) {
-            // Stable: the configuration's order decides among those that are alike.
-            found.sort_by_cached_key(|rule| {
-                let active = count(metrics.client_open(rule.name()));
-                let ended: u64 = metrics.client_outcomes(rule.name()).map(|(_, n)| n).sum();
-                Reverse((active, ended))
+            found = most_active(&found, limit, |rule| {
+                let (active, ended) = metrics.client_counts(rule.name());
+                (count(active), ended)
             });
         }
-        found.truncate(query.limit.unwrap_or(LIMIT));
+        found.truncate(limit);
         let clients = found.iter().map(|rule| Client::of(rule, metrics)).collect();
         Self { clients, total }
     }
+}
+
+/// The first `limit` of `all` by what `counted` says, the greatest first; those that are
+/// alike as they stand. The others, which may be very many, are not put in order.
+fn most_active<T: Copy>(all: &[T], limit: usize, counted: impl Fn(&T) -> (u64, u64)) -> Vec<T> {
+    let numbered = all.iter().enumerate();
+    let mut order: Vec<_> = numbered
+        .map(|(number, one)| (Reverse(counted(one)), number))
+        .collect();
+    if limit < order.len() {
+        order.select_nth_unstable(limit);
+        order.truncate(limit);
+    }
+    order.sort_unstable();
+    order.into_iter().map(|(_, number)| all[number]).collect()
 }
 
 impl Client {
@@ -136,6 +150,28 @@ impl Client {
             active,
             connections: active + ended,
             outcomes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_first_are_those_of_a_stable_sort(
+            counts in prop::collection::vec((0_u64..3, 0_u64..3), 0..50),
+            limit in 0_usize..60,
+        ) {
+            let all: Vec<_> = (0..counts.len()).collect();
+            let found = most_active(&all, limit, |&number| counts[number]);
+            let mut sorted = all;
+            sorted.sort_by_key(|&number| Reverse(counts[number]));
+            sorted.truncate(limit);
+            prop_assert_eq!(found, sorted);
         }
     }
 }

@@ -7,7 +7,7 @@ use leastconn::net;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LIMIT, Sight, time};
+use super::{Sight, at_most, time};
 use crate::{
     live::Live,
     record::{canonical, escape, milliseconds},
@@ -104,7 +104,7 @@ pub struct ConnectionsQuery {
     /// server name, server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<String>,
-    /// So many at most; 1000 unless given.
+    /// So many at most; 1000 unless given, and never more than 10000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }
@@ -115,7 +115,7 @@ impl Connections {
         let (now, wall) = (net::now(), Timestamp::now());
         let mut open = sight.shared.registry.list();
         open.sort_unstable_by_key(|live| Reverse(live.id));
-        let limit = query.limit.unwrap_or(LIMIT);
+        let limit = at_most(query.limit);
         let mut total = 0;
         let mut connections = Vec::new();
         for live in &open {

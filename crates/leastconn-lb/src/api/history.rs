@@ -1,11 +1,12 @@
 //! `GET /api/v1/history`: the last minutes, for curves that are there when
 //! somebody begins to look.
 //!
-//! A reading every other second, for five minutes, taken by the admin side's thread.
+//! A reading every other second, for five minutes, taken by the admin side's thread,
+//! while there is somewhere to ask for them.
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -74,7 +75,7 @@ struct Reading {
 impl History {
     /// What is kept.
     pub fn samples(&self, query: &HistoryQuery) -> Samples {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.lock();
         let left_out = kept.len().saturating_sub(query.last.unwrap_or(KEPT));
         Samples {
             interval_seconds: EVERY.as_secs_f64(),
@@ -82,17 +83,27 @@ impl History {
         }
     }
 
+    fn clear(&self) {
+        self.lock().clear();
+    }
+
     fn add(&self, sample: Sample) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.lock();
         if kept.len() == KEPT {
             kept.pop_front();
         }
         kept.push_back(sample);
     }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Sample>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Takes readings for as long as it is polled.
+/// Takes readings for as long as it is polled, and forgets those from before: between
+/// them and the next there may be hours.
 pub async fn record(history: Arc<History>, shared: Arc<Shared>) {
+    history.clear();
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick.tick().await;

@@ -48,6 +48,7 @@ pub fn openapi() -> Value {
         "Read the configuration anew; answers when that is over, also if it was rejected",
         &[],
     );
+    paths.paths["/reload"]["post"]["requestBody"]["required"] = false.into();
     paths.post::<SetLogLevel, LogLevel>("/log-level", "Set how much is logged", &[]);
     paths.add("/openapi.json", "get", json!({
         "summary": "This document",
@@ -69,7 +70,7 @@ pub fn openapi() -> Value {
             "title": "leastconn-lb",
             "version": "1",
             "summary": "What a running balancer shows and takes, at the admin address and socket",
-            "description": "Fields may be added; those that are there stay. At the admin address, POST needs the bearer token of `[admin] token`; at the admin socket, the file's mode says who may.",
+            "description": "Fields may be added; those that are there stay. At the admin address, POST needs the bearer token of `[admin] token` and `Content-Type: application/json`; at the admin socket, the file's mode says who may.",
             "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
         },
         "servers": [{ "url": BASE }],

@@ -1,6 +1,6 @@
 //! `GET /api/v1/servers`
 
-use leastconn::{Member, health::Availability};
+use leastconn::{Member, Pool, health::Availability};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +74,7 @@ impl Servers {
     }
 }
 
-fn pools(state: &State) -> impl Iterator<Item = &leastconn::Pool> {
+fn pools(state: &State) -> impl Iterator<Item = &Pool> {
     let upstreams = state.config.upstreams.iter();
     upstreams
         .filter_map(|upstream| state.upstreams.get(&upstream.id))
@@ -107,23 +107,23 @@ impl Server {
 
 impl UpstreamSummary {
     pub(super) fn all(state: &State) -> Vec<Self> {
-        pools(state)
-            .map(|pool| {
-                let members = pool.members().iter();
-                let status: Vec<_> = members.map(|member| member.server.status()).collect();
-                let ready = leastconn::AdminState::Ready;
-                let available = status.iter().filter(|s| s.is_up() && s.admin == ready);
-                Self {
-                    name: pool.id().to_string(),
-                    balance: pool.balance().as_str().to_owned(),
-                    servers: status.len(),
-                    available: available.count(),
-                    active: status
-                        .iter()
-                        .map(|status| u64::from(status.in_flight))
-                        .sum(),
-                }
-            })
-            .collect()
+        pools(state).map(Self::of).collect()
+    }
+
+    pub(crate) fn of(pool: &Pool) -> Self {
+        let members = pool.members().iter();
+        let status: Vec<_> = members.map(|member| member.server.status()).collect();
+        let ready = leastconn::AdminState::Ready;
+        let available = status.iter().filter(|s| s.is_up() && s.admin == ready);
+        Self {
+            name: pool.id().to_string(),
+            balance: pool.balance().as_str().to_owned(),
+            servers: status.len(),
+            available: available.count(),
+            active: status
+                .iter()
+                .map(|status| u64::from(status.in_flight))
+                .sum(),
+        }
     }
 }

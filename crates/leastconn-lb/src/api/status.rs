@@ -1,5 +1,7 @@
 //! `GET /api/v1/status`
 
+use std::path::Path;
+
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -265,7 +267,7 @@ impl Status {
                 access: match &config.log.access {
                     Access::Stdout => "stdout".to_owned(),
                     Access::Off => "off".to_owned(),
-                    Access::File(path) => path.display().to_string(),
+                    Access::File(path) => whole(path),
                 },
                 lines_lost: shared.books.log.lost(),
             },
@@ -319,7 +321,7 @@ impl Configuration {
     fn of(sight: &Sight, config: &config::Config) -> Self {
         let shared = &sight.shared;
         Self {
-            file: config.path.display().to_string(),
+            file: whole(&config.path),
             epoch: shared.running.epoch(),
             applied: time(shared.applied()),
             last_reload: shared.last_reload().map(Reload::from),
@@ -327,6 +329,12 @@ impl Configuration {
             deviations: deviations(shared),
         }
     }
+}
+
+/// A path as it is found from anywhere.
+fn whole(path: &Path) -> String {
+    let whole = std::path::absolute(path);
+    whole.as_deref().unwrap_or(path).display().to_string()
 }
 
 fn deviations(shared: &shared::Shared) -> Vec<Deviation> {
@@ -401,9 +409,13 @@ fn certificates(config: &config::Config, now: Timestamp) -> Vec<Certificate> {
     files
         .into_iter()
         .map(|file| Certificate {
+            // As the metrics call it.
             file: file.path.display().to_string(),
             not_after: file.not_after.to_string(),
             days_left: (file.not_after.as_second() - now.as_second()).div_euclid(86_400),
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,11 +15,12 @@ use serde::Serialize;
 use super::{DONE, FAILED, INVALID, fail};
 use crate::{
     api::{
-        ClientOrder, ClientsQuery, ConnectionsQuery, Kill, ReloadOutcome, ServerState, SetLogLevel,
-        SetState,
+        ClientOrder, ClientsQuery, ConnectionsQuery, Kill, ReloadOutcome, Server, ServerState,
+        SetLogLevel, SetState, Status,
         client::{Client, ClientError},
     },
-    config::{self, Level},
+    config::{self, Level, suggest},
+    record::escape,
 };
 use table::Paper;
 
@@ -54,13 +55,13 @@ enum Command {
     Servers,
     /// Client rules, and the connections under each.
     Clients {
-        /// Only those whose name has this in it.
+        /// Only those whose name has this in it, in capitals or not.
         #[arg(long, value_name = "TEXT")]
         search: Option<String>,
         /// Those with the most open connections first.
         #[arg(long)]
         active: bool,
-        /// So many at most [default: 1000].
+        /// So many at most, up to 10000 [default: 1000].
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
@@ -78,7 +79,7 @@ enum Command {
         /// Only those with this in an address, a name or an identity.
         #[arg(long, value_name = "TEXT")]
         search: Option<String>,
-        /// So many at most [default: 1000].
+        /// So many at most, up to 10000 [default: 1000].
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
@@ -170,6 +171,7 @@ pub(super) fn run(args: CtlArgs) -> ExitCode {
             ExitCode::from(DONE)
         }
         Err(Failed::Output(error)) => fail(&error, FAILED),
+        Err(Failed::Nothing(what)) => fail(&what, FAILED),
     }
 }
 
@@ -198,6 +200,8 @@ fn configured(path: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
 enum Failed {
     Client(ClientError),
     Output(io::Error),
+    /// There is nothing of that name.
+    Nothing(String),
 }
 
 impl From<ClientError> for Failed {
@@ -252,6 +256,11 @@ async fn obey(client: &Client, command: Command, json: bool) -> Result<u8, Faile
                 limit,
             };
             let connections = client.connections(&query).await?;
+            if connections.total == 0
+                && let Some(nothing) = not_there(client, &query).await?
+            {
+                return Err(Failed::Nothing(nothing));
+            }
             print(&connections, json, || {
                 show::connections(&connections, &paper)
             })
@@ -278,8 +287,8 @@ async fn obey(client: &Client, command: Command, json: bool) -> Result<u8, Faile
         }
         Command::Reload => reload(client, json).await,
         Command::LogLevel { level: None } => {
-            let status = client.status().await?;
-            print(&status.log, json, || format!("{}\n", status.log.level))
+            let level = in_force(client.status().await?);
+            print(&level, json, || format!("{}\n", level.level))
         }
         Command::LogLevel { level: Some(word) } => {
             let level = Level::ALL.into_iter().find(|level| level.as_str() == word);
@@ -293,6 +302,76 @@ async fn obey(client: &Client, command: Command, json: bool) -> Result<u8, Faile
                 }
             })
         }
+    }
+}
+
+/// What is asked for and not there at all. Nothing is open of it, but whoever waits until
+/// a server has no connections left must not be told so of one that he mistyped.
+async fn not_there(
+    client: &Client,
+    query: &ConnectionsQuery,
+) -> Result<Option<String>, ClientError> {
+    let mut nothing = None;
+    let mut look = |asked: &str, what: &str, list: &str, known: &[String]| {
+        if !known.iter().any(|known| known == asked) {
+            let hint = match suggest::nearest(asked, known.iter().map(String::as_str)) {
+                Some(meant) => format!("; did you mean `{meant}`?"),
+                None => format!("; `ctl {list}` lists them"),
+            };
+            nothing = Some(format!("there is no {what} `{}`{hint}", escape(asked)));
+        }
+    };
+    if let Some(asked) = &query.server {
+        let servers = client.servers().await?.servers;
+        let of = |server: Server| {
+            [
+                format!("{}/{}", server.upstream, server.server),
+                server.upstream,
+            ]
+        };
+        let known: Vec<_> = servers.into_iter().flat_map(of).collect();
+        look(asked, "server or upstream", "servers", &known);
+    }
+    if let Some(asked) = &query.client {
+        let like_it = ClientsQuery {
+            search: Some(asked.clone()),
+            ..ClientsQuery::default()
+        };
+        let found = client.clients(&like_it).await?;
+        // Of those that are not shown, it may be one.
+        if found.total == found.clients.len() {
+            let known: Vec<_> = found.clients.into_iter().map(|rule| rule.client).collect();
+            look(asked, "client", "clients", &known);
+        }
+    }
+    if let Some(asked) = &query.listener {
+        let listeners = client.status().await?.listeners;
+        let known: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| listener.name)
+            .collect();
+        look(asked, "listener", "status", &known);
+    }
+    Ok(nothing)
+}
+
+/// How much is logged, in the form that setting it is answered in.
+#[derive(Debug, Serialize)]
+struct InForce {
+    level: String,
+    configured: String,
+}
+
+fn in_force(status: Status) -> InForce {
+    let level = status.log.level;
+    let deviations = status.configuration.deviations.into_iter();
+    let by_hand = deviations
+        .filter(|deviation| deviation.what == "log.level")
+        .map(|deviation| deviation.configured)
+        .next();
+    InForce {
+        configured: by_hand.unwrap_or_else(|| level.clone()),
+        level,
     }
 }
 

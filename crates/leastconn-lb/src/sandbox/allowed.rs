@@ -20,8 +20,9 @@ const READ: Rights = make_bitflags!(AccessFs::{ReadFile | ReadDir});
 pub(super) const EXECUTE: Rights = make_bitflags!(AccessFs::{ReadFile | ReadDir | Execute});
 /// Files are made and appended to; old ones are moved away by others.
 const LOG: Rights = make_bitflags!(AccessFs::{WriteFile | MakeReg});
-/// A socket that a process has left behind is removed.
-const SOCKET: Rights = make_bitflags!(AccessFs::{MakeSock | RemoveFile});
+/// A socket that a process has left behind is removed, with the directory locked, which
+/// has to be opened for it.
+const SOCKET: Rights = make_bitflags!(AccessFs::{MakeSock | RemoveFile | ReadDir});
 const READ_FILE: Rights = make_bitflags!(AccessFs::{ReadFile});
 const WRITE_FILE: Rights = make_bitflags!(AccessFs::{WriteFile});
 

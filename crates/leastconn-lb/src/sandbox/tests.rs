@@ -228,6 +228,8 @@ fn a_socket_is_made_in_its_directory_and_in_no_other() {
     let other = dir.join("other.sock");
     let path = socket.clone();
     walled.run(move || {
+        let directory = fs::File::open(path.parent().unwrap()).unwrap();
+        directory.lock().unwrap();
         drop(UnixListener::bind(&path).unwrap());
         fs::remove_file(&path).unwrap();
         let _again = UnixListener::bind(&path).unwrap();

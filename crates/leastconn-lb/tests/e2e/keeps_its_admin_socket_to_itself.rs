@@ -83,6 +83,40 @@ async fn it_takes_nobody_s_place() {
 }
 
 #[tokio::test]
+async fn of_two_that_start_at_once_one_has_it() {
+    let web = Upstream::named("web1").await;
+    let site = Site::plain(&[&web]);
+    let shared = tempfile::tempdir().unwrap();
+    let path = shared.path().join("lb.sock");
+    let line = format!("socket = \"{}\"", path.display());
+    let config = site.admin(&line).config();
+    for _ in 0..5 {
+        // As a process that was killed leaves it.
+        drop(UnixListener::bind(&path).unwrap());
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let started = tokio::join!(
+            Balancer::start(BIN, &config, &dirs[0]),
+            Balancer::start(BIN, &config, &dirs[1]),
+        );
+        let (lb, refused) = match started {
+            (Ok(lb), Err(refused)) | (Err(refused), Ok(lb)) => (lb, refused),
+            other => panic!("{other:?}"),
+        };
+        assert!(
+            refused.stderr.contains("another process listens there"),
+            "{refused}"
+        );
+        let socket = ["ctl", "--json", "--socket", path.to_str().unwrap()];
+        let status = program(shared.path(), &[&socket[..], &["status"]].concat()).await;
+        let status: serde_json::Value = serde_json::from_str(&status.ok()).unwrap();
+        assert_eq!(status["pid"], lb.pid());
+        lb.signal(Signal::TERM);
+        assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+        assert_eq!(std::fs::read_dir(&shared).unwrap().count(), 0, "litter");
+    }
+}
+
+#[tokio::test]
 async fn it_follows_a_reload_and_is_made_anew_when_it_was_removed() {
     let web = Upstream::named("web1").await;
     let lb = Site::plain(&[&web]).admin(SOCKET).start().await;

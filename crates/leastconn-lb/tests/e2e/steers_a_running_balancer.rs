@@ -127,7 +127,7 @@ async fn a_server_in_maint_loses_its_connections_after_the_grace() {
     let set = ctl_json(&lb, &["maint", "web/web1", "--grace", "1h"]).await;
     assert_eq!(
         set,
-        json!({ "upstream": "web", "server": "web1", "state": "maint", "was": "ready", "active": 1, "ends_after_seconds": 3600.0 })
+        json!({ "upstream": "web", "server": "web1", "state": "maint", "was": "ready", "active": 1, "available": 1, "ends_after_seconds": 3600.0 })
     );
     assert_eq!(roundtrip(on1, b"x").await.unwrap(), b"x");
     ctl(&lb, &["ready", "web/web1"]).await.ok();
@@ -451,6 +451,31 @@ async fn what_is_wrong_is_said_with_what_to_do() {
             1,
             "there is no server `web/x`",
         ),
+        (
+            &["connections", "--server", "web/wbe1"],
+            1,
+            "there is no server or upstream `web/wbe1`; did you mean `web/web1`?",
+        ),
+        (
+            &["connections", "--client", "nobody-at-all", "--json"],
+            1,
+            "there is no client `nobody-at-all`",
+        ),
+        (
+            &["connections", "--listener", "mian"],
+            1,
+            "did you mean `main`?",
+        ),
+        (
+            &["kill", "--connection", "99999"],
+            1,
+            "there is no open connection 99999;",
+        ),
+        (
+            &["--socket", "leastconn.toml", "status"],
+            1,
+            "is no socket; a configuration file is named with --config",
+        ),
         (&["maint", "web/web1", "--grace", "soon"], 2, "`grace`"),
         (&["drain", "web1"], 2, "write UPSTREAM/SERVER"),
         (&["kill"], 2, "--client"),
@@ -476,6 +501,14 @@ async fn what_is_wrong_is_said_with_what_to_do() {
         assert!(ended.stderr.contains(says), "{args:?}: {}", ended.stderr);
     }
     assert_eq!(state_of(&lb, 0).await["state"], "ready");
+    // What is there and has none is not wrong.
+    for args in [
+        &["connections", "--server", "web/web1"][..],
+        &["connections", "--server", "web"],
+        &["connections", "--client", "local", "--listener", "main"],
+    ] {
+        assert_eq!(ctl(&lb, args).await.ok().lines().count(), 1, "{args:?}");
+    }
     // Only where the socket is matters, not whether the rest can be read now.
     lb.write_config("[admin]\nsocket = \"lb.sock\"\n[[listener]]\ntls = { cert = \"gone.crt\" }\n");
     ctl(&lb, &["servers"]).await.ok();

@@ -3,17 +3,19 @@
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::os::unix::{fs::PermissionsExt, net::UnixListener};
 use std::process::Command;
 
 use command_fds::{CommandFdExt, FdMapping};
 use leastconn_testkit::client::read_line;
-use leastconn_testkit::{DEADLINE, Upstream};
+use leastconn_testkit::{DEADLINE, Signal, Upstream};
 
+use crate::steers_a_running_balancer::{SOCKET, ctl};
 use crate::support::{BIN, CLIENT1, Site, talk, tcp};
-use crate::upgrading::{apart, message, script, upgrade};
+use crate::upgrading::{apart, gone, message, script, signal, upgrade};
 
 /// Lets a command have these sockets, as systemd would.
-fn pass(command: &mut Command, sockets: Vec<TcpListener>, names: &str) {
+fn pass(command: &mut Command, sockets: Vec<impl Into<OwnedFd>>, names: &str) {
     apart(command);
     command.env("LISTEN_FDS", sockets.len().to_string());
     command.env("LISTEN_FDNAMES", names);
@@ -21,7 +23,7 @@ fn pass(command: &mut Command, sockets: Vec<TcpListener>, names: &str) {
         .into_iter()
         .zip(3..)
         .map(|(socket, child_fd)| FdMapping {
-            parent_fd: OwnedFd::from(socket),
+            parent_fd: socket.into(),
             child_fd,
         });
     command.fd_mappings(mappings.collect()).unwrap();
@@ -87,6 +89,44 @@ async fn by_their_addresses_whatever_their_names() {
     assert!(!environment.contains("LISTEN_PID"), "{environment:?}");
     drop(open);
     lb.wait_exit(DEADLINE).await;
+}
+
+/// Its file is the manager's, which listens there on: whoever removes it leaves the next
+/// process without anybody.
+#[tokio::test]
+async fn an_admin_socket_whose_file_stays() {
+    let web = Upstream::named("web1").await;
+    let site = Site::plain(&[&web]).admin(SOCKET);
+    let path = site.dir.path().join("lb.sock");
+    let socket = UnixListener::bind(&path).unwrap();
+    let anybody = std::fs::Permissions::from_mode(0o666);
+    std::fs::set_permissions(&path, anybody).unwrap();
+    // In the directory that the configuration is in, as it calls itself.
+    let config = site
+        .config()
+        .replace("\"lb.sock\"", &format!("{:?}", path.display().to_string()));
+    let bin = site.dir.path().join("activated");
+    script(&bin, &format!("LISTEN_PID=$$ exec {BIN} \"$@\""));
+    let lb = site
+        .start_as_with(&bin, &config, |command| {
+            pass(command, vec![socket], "leastconn-admin.socket");
+        })
+        .await;
+    ctl(&lb, &["status"]).await.ok();
+    let warned = lb
+        .wait_log(|event| message(event).contains("SocketMode=0600"), DEADLINE)
+        .await;
+    assert_eq!(warned["level"], "WARN", "{warned}");
+    let mut pid = lb.pid();
+    // It goes from one process to the next, and neither takes it for its own.
+    for _ in 0..2 {
+        pid = upgrade(&lb, pid).await;
+        ctl(&lb, &["status"]).await.ok();
+    }
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    signal(pid, Signal::TERM);
+    gone(pid).await;
+    assert!(path.exists());
 }
 
 #[tokio::test]

@@ -1,17 +1,20 @@
 //! sd_notify: the service manager hears what it has to know, and always from the
 //! process that is the main one by what it was told before (`NotifyAccess=main`).
 
+use std::io::Write;
 use std::mem::MaybeUninit;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 
-use leastconn_testkit::{DEADLINE, Signal, Upstream, within};
+use leastconn_testkit::{DEADLINE, Signal, Upstream, eventually, within};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::io::IoSliceMut;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt::set_socket_passcred,
 };
 use tokio::sync::mpsc::{Receiver, channel};
 
+use crate::steers_a_running_balancer::{SOCKET, ctl};
 use crate::support::{CLIENT1, Site, talk};
 use crate::upgrading::{apart, gone, open_files, signal, start, upgrade};
 
@@ -118,6 +121,50 @@ async fn that_it_is_ready_reloads_is_replaced_and_stops() {
     assert_eq!(next(&mut news).await, (second, "STOPPING=1".to_owned()));
     gone(second).await;
     assert!(news.try_recv().is_err(), "more was said");
+}
+
+/// Who asked for a reload goes away: it is finished all the same, and the manager hears
+/// of its end, without which it takes the service for stuck.
+#[tokio::test]
+async fn of_the_end_of_a_reload_that_nobody_waits_for() {
+    let web = Upstream::named("web1").await;
+    let site = Site::plain(&[&web]).admin(SOCKET);
+    let notify = site.dir.path().join("notify");
+    let mut news = listen(UnixDatagram::bind(&notify).unwrap());
+    let lb = site
+        .start_with(|command| {
+            command.env("NOTIFY_SOCKET", &notify);
+        })
+        .await;
+    next_of(&mut news, "READY=1").await;
+    let files = lb.open_fds();
+
+    // It waits for somebody to write this.
+    let config = lb.dir().join("leastconn.toml");
+    let text = std::fs::read(&config).unwrap();
+    std::fs::remove_file(&config).unwrap();
+    mknodat(CWD, &config, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let mut asking = UnixStream::connect(lb.dir().join("lb.sock")).unwrap();
+    asking
+        .write_all(b"POST /api/v1/reload HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+        .unwrap();
+    next_of(&mut news, "RELOADING=1").await;
+    drop(asking);
+    // The balancer has noticed.
+    eventually(DEADLINE, || async {
+        let open = lb.open_fds();
+        (open <= files).then_some(()).ok_or(open.to_string())
+    })
+    .await
+    .unwrap();
+    within(DEADLINE, "the reader", tokio::fs::write(&config, text))
+        .await
+        .unwrap();
+    next_of(&mut news, "READY=1").await;
+    std::fs::remove_file(&config).unwrap();
+    lb.write_config(&lb.config());
+    assert_eq!(ctl(&lb, &["reload"]).await.ok(), "applied\n");
+    lb.quiet().await;
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ mod a_web_server_that_answers_503_gets_no_connections;
 mod check_reports_every_problem_at_its_place;
 mod client1_reaches_both_servers_client2_one;
 mod curl_sends_several_requests_over_one_connection;
+mod curl_steers_over_the_admin_socket;
 mod every_example_is_checked_and_started;
 mod haproxy_and_nginx_understand_proxy_headers;
 mod healthcheck_exits_with_what_it_found;

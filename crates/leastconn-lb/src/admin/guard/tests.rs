@@ -148,15 +148,38 @@ fn changes_need_the_token_and_no_page_can_ask_for_one() {
             "{method}"
         );
     }
-    // At the socket: no token, but all the rest.
-    let mut by_socket = request("POST", "/api/v1/reload", &[host, json]);
-    by_socket.extensions_mut().insert(Caller::Socket(None));
-    assert_eq!(refuse(&by_socket, &admin(None)), None);
-    let mut by_socket = request(
-        "POST",
-        "/api/v1/reload",
-        &[host, json, ("origin", "http://evil.com")],
+}
+
+#[test]
+fn at_the_socket_only_a_page_is_held_to_more_than_its_mode() {
+    let json = ("content-type", "application/json");
+    let ask = |method, headers: &[(&str, &str)]| {
+        let mut asked = request(method, "/api/v1/reload", headers);
+        asked.extensions_mut().insert(Caller::Socket(None));
+        refuse(&asked, &admin(None))
+    };
+    // As `curl` has it, with and without `-d`: any name, any type, no token.
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    for headers in [&[][..], &[json], &[form], &[("content-type", "")]] {
+        assert_eq!(ask("POST", headers), None, "{headers:?}");
+        let named = [&[("host", "x")], headers].concat();
+        assert_eq!(ask("POST", &named), None, "{named:?}");
+    }
+    // The dashboard's own page, behind `ssh -L`.
+    let (host, origin) = (
+        ("host", "localhost:8080"),
+        ("origin", "http://localhost:8080"),
     );
-    by_socket.extensions_mut().insert(Caller::Socket(None));
-    assert_eq!(refuse(&by_socket, &admin(None)), Some(Refused::CrossSite));
+    assert_eq!(ask("POST", &[host, origin, json]), None);
+    assert_eq!(ask("POST", &[host, origin]), Some(Refused::NotJson));
+    assert_eq!(ask("POST", &[host, origin, form]), Some(Refused::NotJson));
+    // Another's, by our name and by one of its own that leads there.
+    let evil = ("origin", "http://evil.com:8080");
+    assert_eq!(ask("POST", &[host, evil, json]), Some(Refused::CrossSite));
+    let rebound = [("host", "evil.com:8080"), evil, json];
+    assert_eq!(ask("POST", &rebound), Some(Refused::Host));
+    assert_eq!(
+        ask("POST", &[host, json, ("sec-fetch-site", "cross-site")]),
+        Some(Refused::CrossSite)
+    );
 }

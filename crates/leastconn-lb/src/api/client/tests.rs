@@ -36,7 +36,7 @@ async fn each_way_not_to_be_reached_says_what_to_do() {
     assert!(stale.contains("has ended without removing it"), "{stale}");
     std::fs::write(dir.path().join("file"), "").unwrap();
     let file = at("file").status().await.unwrap_err().to_string();
-    assert!(file.contains("nobody listens"), "{file}");
+    assert!(file.contains("is no socket"), "{file}");
     let long = at(&"x".repeat(108)).status().await.unwrap_err().to_string();
     assert!(long.contains("longer than 107 bytes"), "{long}");
     let denied = io::Error::from(io::ErrorKind::PermissionDenied);

@@ -343,8 +343,17 @@ pub(super) fn set(set: &StateSet) -> String {
             format!("; {connections} left, which {are} ended after {seconds}s")
         }
     };
+    let alone = match (set.state, set.available) {
+        (ServerState::Drain | ServerState::Maint, Some(0)) => {
+            format!(
+                "; {} has NO server left that is given connections",
+                set.upstream
+            )
+        }
+        _ => String::new(),
+    };
     format!(
-        "{}/{}: {state} (was {was}){left}\n",
+        "{}/{}: {state} (was {was}){left}{alone}\n",
         set.upstream, set.server
     )
 }
@@ -369,6 +378,7 @@ mod tests {
             state: ServerState::Maint,
             was: ServerState::Ready,
             active: 1,
+            available: Some(1),
             ends_after_seconds: Some(10.0),
         };
         assert_eq!(
@@ -380,6 +390,11 @@ mod tests {
         assert_eq!(
             set(&done),
             "web/web1: drain (was ready); 3 connections left\n"
+        );
+        done.available = Some(0);
+        assert_eq!(
+            set(&done),
+            "web/web1: drain (was ready); 3 connections left; web has NO server left that is given connections\n"
         );
         done.state = ServerState::Ready;
         assert_eq!(set(&done), "web/web1: ready (was ready)\n");

@@ -1,0 +1,46 @@
+use std::{fs, path::Path};
+
+use crate::{access_log::AccessLog, config, server::Server};
+
+const ADMIN: &str = "[admin]\nbind = \"127.0.0.1:0\"\n";
+
+const REST: &str = r#"
+[log]
+access = "off"
+[[listener]]
+name = "main"
+bind = "127.0.0.1:0"
+upstream = "web"
+[[upstream]]
+name = "web"
+health_check = { type = "none" }
+servers = ["127.0.0.1:1"]
+[[client]]
+name = "all"
+match = { source = "0.0.0.0/0" }
+allow = "web"
+"#;
+
+fn start(path: &Path) -> Server {
+    let loaded = config::load(path).unwrap_or_else(|problems| panic!("{problems}"));
+    let (log, _) = AccessLog::open(&loaded.config.log.access).unwrap();
+    Server::start(loaded.config, log).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_minutes_are_recorded_while_there_is_somebody_to_show_them_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("leastconn.toml");
+    fs::write(&path, REST).unwrap();
+    let server = start(&path);
+    let is_recording = || !server.reloader().admin().recording.is_empty();
+    assert!(!is_recording());
+    for wanted in [true, true, false, false, true] {
+        let admin = if wanted { ADMIN } else { "" };
+        fs::write(&path, format!("{admin}{REST}")).unwrap();
+        let reload = server.reloader().reload().await;
+        assert!(reload.reasons.is_empty(), "{reload:?}");
+        assert_eq!(is_recording(), wanted);
+    }
+    assert_eq!(server.reloader().admin().recording.len(), 1);
+}

@@ -1,0 +1,52 @@
+use std::{
+    path::Path,
+    sync::{Arc, mpsc::sync_channel},
+    time::Duration,
+};
+
+use super::*;
+use crate::{access_log::AccessLog, config::load_text, server::Server};
+
+const CONFIG: &str = r#"
+[log]
+access = "off"
+[[listener]]
+name = "main"
+bind = "127.0.0.1:0"
+upstream = "web"
+[[upstream]]
+name = "web"
+health_check = { type = "none" }
+servers = ["127.0.0.1:1"]
+[[client]]
+name = "all"
+match = { source = "0.0.0.0/0" }
+allow = "web"
+"#;
+
+#[tokio::test]
+async fn a_reload_that_is_being_applied_keeps_nobody_waiting() {
+    let config = load_text("test.toml", CONFIG, Path::new("/"));
+    let config = config
+        .unwrap_or_else(|problems| panic!("{problems}"))
+        .config;
+    let (log, _flusher) = AccessLog::open(&config.log.access).unwrap();
+    let server = Server::start(config, log).unwrap();
+    let control = Arc::clone(server.reloader());
+    let sight = Sight {
+        shared: Arc::clone(server.shared()),
+        control,
+        history: Arc::default(),
+    };
+    let (sender, receiver) = sync_channel(1);
+    let status = {
+        // Whoever applies one holds both.
+        let _sockets = server.reloader().sockets();
+        let _admin = server.reloader().admin();
+        std::thread::spawn(move || sender.send(Box::new(Status::of(&sight))));
+        receiver.recv_timeout(Duration::from_secs(10))
+    };
+    let status = status.expect("it waits for the sockets");
+    let (_, address) = &server.addresses()[0];
+    assert_eq!(status.listeners[0].addresses, [address.to_string()]);
+}
