@@ -160,3 +160,17 @@ fn changes_need_the_token_and_no_page_can_ask_for_one() {
     by_socket.extensions_mut().insert(Caller::Socket(None));
     assert_eq!(refuse(&by_socket, &admin(None)), Some(Refused::CrossSite));
 }
+
+#[test]
+fn each_caller_is_told_what_it_may_change() {
+    let address = Caller::Address("127.0.0.1:5".parse().unwrap());
+    for (caller, token, expected) in [
+        (Some(&Caller::Socket(None)), None, Changes::Allowed),
+        (Some(&Caller::Socket(None)), Some(TOKEN), Changes::Allowed),
+        (Some(&address), Some(TOKEN), Changes::WithToken),
+        (Some(&address), None, Changes::SocketOnly),
+        (None, None, Changes::SocketOnly),
+    ] {
+        assert_eq!(may_change(caller, &admin(token)), expected, "{caller:?}");
+    }
+}
