@@ -27,6 +27,10 @@ const OLD: Duration = Duration::from_secs(5);
 /// Below this, curves would take the place of what is looked for.
 const ROOM_FOR_CURVES: u16 = 22;
 
+/// Below this, the sums may need a second row. It is there then in any case: nothing is to
+/// move when a number gets longer.
+const ROOM_FOR_SUMS: u16 = 100;
+
 pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, now: Instant) {
     let area = frame.area();
     let curves = if area.height >= ROOM_FOR_CURVES { 5 } else { 0 };
@@ -38,7 +42,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, now: Instant) {
     let [head, trouble, figures, curve, tabs, table, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(each.iter().sum()),
-        Constraint::Length(needed(&sums).max(1)),
+        Constraint::Length(if area.width < ROOM_FOR_SUMS { 2 } else { 1 }),
         Constraint::Length(curves),
         Constraint::Length(1),
         Constraint::Min(1),
@@ -168,7 +172,7 @@ fn sums(picture: &Picture) -> Line<'static> {
             Span::from(bytes(last.sent_per_second)).bold(),
         ]);
     }
-    line.push(format!("  handshakes {}", totals.handshakes).into());
+    line.push(format!("  handshakes\u{a0}{}", totals.handshakes).into());
     if totals.handshakes_waiting > 0 {
         line.push(format!(" (+{} waiting)", totals.handshakes_waiting).yellow());
     }

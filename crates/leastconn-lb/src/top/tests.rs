@@ -321,5 +321,5 @@ fn a_narrow_screen_has_the_names_and_what_matters_most() {
         }
     }
     // What one line has no room for goes on in the next.
-    line(&screen_of(&mut view, now, 40, 24), "handshakes 1");
+    line(&screen_of(&mut view, now, 60, 24), "handshakes\u{a0}1");
 }
