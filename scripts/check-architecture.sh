@@ -25,6 +25,30 @@ while IFS= read -r f; do
   case $f in */mod.rs) wrong "$f: use foo.rs beside foo/ instead of foo/mod.rs" ;; esac
 done < <(files '*.rs')
 
+# A room knows only those below it: whoever reads one can stop somewhere. Of each
+# `crate::a` and `use crate::{a, b::C, d::{E, F}}`, outside tests and comments.
+rooms() {
+  local src=$1 f room
+  while IFS= read -r f; do
+    case $f in */tests/* | */tests.rs | "$src"/lib.rs | "$src"/main.rs) continue ;; esac
+    room=${f#"$src"/} room=${room%%/*}
+    ROOM=${room%.rs} perl -0777 -ne '
+      s{//.*}{}g; s/#\[cfg\(test\)\]\s*mod \w+ \{.*//s;
+      my @to = /\bcrate::(\w+)/g;
+      while (/\bcrate::(\{(?:[^{}]++|(?1))*\})/g) {
+        my $list = substr $1, 1, -1;
+        1 while $list =~ s/\{[^{}]*\}//g;
+        push @to, $list =~ /(?:^|,)\s*(\w+)/g;
+      }
+      $_ eq $ENV{ROOM} || print "$ENV{ROOM} $_\n" for @to;
+    ' "$f"
+  done < <(files "$src/*.rs" | sort)
+}
+for src in crates/*/src; do
+  circle=$(rooms "$src" | tsort 2>&1 >/dev/null) ||
+    wrong "$src: rooms that need each other: $(awk '/loop:$/ && n++ { exit } !/loop:$/ { print $2 }' <<<"$circle" | paste -sd ' ')"
+done
+
 # Private keys are made where they are used.
 while IFS= read -r f; do
   if grep -qE '^-----BEGIN [A-Z ]*PRIVATE KEY-----' "$f"; then wrong "$f holds a private key"; fi

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{config::Access, sandbox};
+use crate::{config::Access, confinement};
 use sink::Sink;
 
 /// Lines that may wait for the writer: about a second of a busy balancer.
@@ -86,7 +86,7 @@ pub struct OpenError {
 }
 
 fn hint(path: &Path, error: &io::Error) -> String {
-    let hint = sandbox::hint_for_appending(path, error);
+    let hint = confinement::hint_for_appending(path, error);
     hint.map_or_else(String::new, |hint| format!("; {hint}"))
 }
 

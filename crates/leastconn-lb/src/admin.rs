@@ -28,18 +28,18 @@ use axum::{
 use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
-    api::{Sight, history},
+    api::{History, Sight, history},
     config::Config,
+    control::Control,
     dashboard,
     inherited::Inherited,
     metrics::CONTENT_TYPE,
     shared::{Phase, Shared},
-    sockets::{Changes, PlanError},
     upgrade::Passed,
 };
 
 use listening::Listening;
-pub use listening::{Place, Plan};
+pub use listening::{Changes, Place, Plan, PlanError};
 use reserve::Reserve;
 pub use socket::SocketError;
 
@@ -51,6 +51,7 @@ pub(crate) const NAME: &str = "admin";
 pub struct Admin {
     runtime: Handle,
     listening: Listening,
+    history: Arc<History>,
 }
 
 /// The thread of the admin side. Dropping it ends it. Apart from [`Admin`], which
@@ -80,6 +81,7 @@ impl Admin {
         let admin = Self {
             runtime: handle,
             listening: Listening::new(reserve),
+            history: Arc::default(),
         };
         Ok((admin, Thread { _stop: stop }))
     }
@@ -96,14 +98,25 @@ impl Admin {
 
     /// Carries out a plan that was made for the admin side as it is now. Requests
     /// that have come to an address that goes are answered.
-    pub fn apply(&mut self, plan: Plan, sight: &Sight, changes: &mut Changes) {
+    pub fn apply(
+        &mut self,
+        plan: Plan,
+        shared: &Arc<Shared>,
+        control: Arc<dyn Control>,
+    ) -> Changes {
+        let sight = Sight {
+            shared: Arc::clone(shared),
+            control,
+            history: Arc::clone(&self.history),
+        };
         let router = || router(sight.clone());
-        self.listening.apply(plan, &self.runtime, router, changes);
+        self.listening.apply(plan, &self.runtime, router)
     }
 
     /// Keeps what is shown of the last minutes from now on.
     pub fn keep_history(&self, shared: &Arc<Shared>) {
-        self.runtime.spawn(history::record(Arc::clone(shared)));
+        let record = history::record(Arc::clone(&self.history), Arc::clone(shared));
+        self.runtime.spawn(record);
     }
 
     /// Copies of its sockets, for another process.

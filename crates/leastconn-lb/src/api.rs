@@ -27,15 +27,17 @@ pub use status::{
     Phase, Reload, ReloadOutcome, Status, Totals,
 };
 
-use crate::{reload::Reloader, shared::Shared};
+use crate::{control::Control, shared::Shared};
 
 /// What is looked at.
 #[derive(Clone, Debug)]
 pub struct Sight {
     /// The running balancer.
     pub shared: Arc<Shared>,
-    /// What changes its configuration.
-    pub reloader: Arc<Reloader>,
+    /// What it may be asked to do.
+    pub control: Arc<dyn Control>,
+    /// The last minutes.
+    pub history: Arc<History>,
 }
 
 /// How many connections ended for which reason, without those of which there is none.

@@ -21,7 +21,7 @@ use crate::{
     config::{Level, Log},
     live::{Known, Registry},
     logging,
-    shared::Shared,
+    running::Running,
     state::State,
 };
 
@@ -29,8 +29,12 @@ use crate::{
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// What was set by hand.
-#[derive(Debug, Default)]
-pub struct ByHand(Mutex<Hand>);
+#[derive(Clone, Debug)]
+pub struct ByHand {
+    hand: Arc<Mutex<Hand>>,
+    running: Arc<Running>,
+    registry: Arc<Registry>,
+}
 
 #[derive(Debug, Default)]
 struct Hand {
@@ -99,6 +103,15 @@ pub enum Differs {
 }
 
 impl ByHand {
+    /// Nothing, of the servers that are `running` and the connections of `registry`.
+    pub fn new(running: Arc<Running>, registry: Arc<Registry>) -> Self {
+        Self {
+            hand: Arc::default(),
+            running,
+            registry,
+        }
+    }
+
     /// Sets what is wanted of a server. In `maint`, open connections to it are ended
     /// once `grace` is over; until then, setting anything else lets them go on.
     ///
@@ -106,7 +119,6 @@ impl ByHand {
     /// If there is none of that name.
     pub fn set_server(
         &self,
-        shared: &Arc<Shared>,
         runtime: &Handle,
         (upstream, server): (&str, &str),
         state: AdminState,
@@ -114,7 +126,7 @@ impl ByHand {
     ) -> Result<Set, NoSuchServer> {
         // Until it is set and kept: a reload comes before or after that.
         let mut hand = self.lock();
-        let found = find(&shared.state(), upstream, server).ok_or(NoSuchServer)?;
+        let found = find(&self.state(), upstream, server).ok_or(NoSuchServer)?;
         let was = found.status().admin;
         found.set_admin(state);
         let key = (UpstreamId::from(upstream), found.id().clone());
@@ -126,7 +138,7 @@ impl ByHand {
             .map_or_else(Timestamp::now, |earlier| earlier.since);
         if state != AdminState::Ready {
             let ending = (state == AdminState::Maint).then(|| {
-                let ending = end_connections(Arc::clone(shared), key.clone(), grace);
+                let ending = end_connections(self.clone(), key.clone(), grace);
                 runtime.spawn(ending).abort_handle()
             });
             let setting = Setting {
@@ -143,9 +155,9 @@ impl ByHand {
     }
 
     /// Sets how much is logged, or gives it back to the file.
-    pub fn set_level(&self, shared: &Shared, level: Option<Level>) {
+    pub fn set_level(&self, level: Option<Level>) {
         let mut hand = self.lock();
-        let log = shared.state().config.log.clone();
+        let log = self.state().config.log.clone();
         let level = level.filter(|level| *level != log.level);
         hand.level = level.map(|level| (level, Timestamp::now()));
         logging::change(&hand.with_level(&log));
@@ -192,8 +204,9 @@ impl ByHand {
 
     /// Sets what was set in the process before this one, in place of what is. What
     /// concerns nothing that there is, or is not understood, is left out.
-    pub(crate) fn take_over(&self, state: &State, carried: &Carried) {
+    pub(crate) fn take_over(&self, carried: &Carried) {
         let mut hand = self.lock();
+        let state = &*self.state();
         for (key, _) in mem::take(&mut hand.servers) {
             if let Some(server) = find(state, key.0.as_str(), key.1.as_str()) {
                 server.set_admin(AdminState::Ready);
@@ -257,9 +270,13 @@ impl ByHand {
         logging::change(&hand.with_level(log));
     }
 
+    fn state(&self) -> Arc<State> {
+        Arc::clone(&self.running.current().state)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Hand> {
         // Nothing that holds it leaves it half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -280,25 +297,25 @@ pub fn find(state: &State, upstream: &str, server: &str) -> Option<Arc<Server>> 
 
 /// Ends the connections to a server in `maint` after `grace`, until there are none:
 /// one that was being opened can be ended only once it is.
-async fn end_connections(shared: Arc<Shared>, key: (UpstreamId, ServerId), grace: Duration) {
+async fn end_connections(by_hand: ByHand, key: (UpstreamId, ServerId), grace: Duration) {
     sleep(grace).await;
     let (upstream, server) = &key;
     loop {
         {
             // With it nobody sets another state; and what was set before has ended
             // this task, unless it waited here.
-            let hand = shared.by_hand.lock();
+            let hand = by_hand.lock();
             let setting = hand.servers.get(&key);
             let ending = setting.and_then(|setting| setting.ending.as_ref());
             if ending.is_none_or(|ending| Some(ending.id()) != task::try_id()) {
                 return;
             }
-            let killed = kill(&shared.registry, |_, known| is_to(known, &key));
+            let killed = kill(&by_hand.registry, |_, known| is_to(known, &key));
             if killed > 0 {
                 tracing::info!(%upstream, %server, killed, "in maint, and the grace is over: connections were ended");
             }
         }
-        let found = find(&shared.state(), upstream.as_str(), server.as_str());
+        let found = find(&by_hand.state(), upstream.as_str(), server.as_str());
         if found.is_none_or(|server| server.in_flight() == 0) {
             return;
         }

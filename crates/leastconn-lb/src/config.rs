@@ -64,7 +64,7 @@ pub use tls::{
     UpstreamTlsMaterial, Written,
 };
 
-use crate::sandbox;
+use crate::confinement;
 use resolve::{AddressUse, Surroundings};
 
 /// A file with the configuration of a thousand clients has some 200 KB.
@@ -149,7 +149,7 @@ pub(crate) fn read(path: &Path) -> Reading {
         Err(error) => {
             let mut problems = Problems::new(&name, "");
             let problem = problems.error(format!("the file cannot be read: {error}"));
-            if let Some(hint) = sandbox::hint_for_reading(path, &error) {
+            if let Some(hint) = confinement::hint_for_reading(path, &error) {
                 problem.help(hint);
             }
             return Reading::failed(problems);

@@ -16,7 +16,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
     sync::Arc,
 };
 
@@ -25,40 +24,15 @@ use leastconn::Reason;
 
 use crate::{
     config::OnExpiry,
-    identity::Peer,
     listener::Listener,
     live::{Live, Registry},
     metrics::Metrics,
     policy::{Denied, Grant, Matched},
-    presented::{Named, Presented},
+    presented::{Fingerprint, Named},
     running::Current,
-    tls::{Fingerprint, certificate_reason},
+    seen::Seen,
+    tls::certificate_reason,
 };
-
-/// What a connection is judged by.
-#[derive(Clone, Debug)]
-pub struct Seen {
-    /// The client's address.
-    pub source: IpAddr,
-    /// What it has shown; `None`: nothing.
-    pub presented: Option<Arc<Presented>>,
-    /// The server name that it asked for.
-    pub sni: Option<Box<str>>,
-}
-
-impl Seen {
-    /// The client as `listener` sees it: where it asks for no certificate, nobody
-    /// vouches for one.
-    pub fn by(&self, listener: &Listener) -> Peer {
-        let presented = self.presented.as_ref();
-        Peer {
-            source: self.source,
-            certificate: presented
-                .filter(|_| listener.trust.is_some())
-                .map(|presented| Arc::clone(&presented.certificate)),
-        }
-    }
-}
 
 /// Whether the client's certificates have to be verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

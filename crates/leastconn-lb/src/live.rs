@@ -22,11 +22,11 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     config::OnExpiry,
-    judge::Seen,
     listener::Listener,
     metrics::{ListenerMetrics, Metrics},
+    presented::Fingerprint,
     proxy_protocol::Endpoints,
-    tls::Fingerprint,
+    seen::Seen,
 };
 
 /// Few enough to walk, enough that workers rarely meet.

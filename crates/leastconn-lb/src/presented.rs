@@ -16,13 +16,13 @@ use x509_parser::{
     certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList,
 };
 
-use crate::{
-    identity::{Ambiguous, Certificate},
-    tls::{self, Fingerprint},
-};
+use crate::identity::{Ambiguous, Certificate};
 
 /// Enough that workers rarely meet.
 const SHARDS: usize = 16;
+
+/// SHA-256 of a chain.
+pub type Fingerprint = [u8; 32];
 
 /// All chains that open connections have shown.
 #[derive(Debug, Default)]
@@ -54,7 +54,7 @@ impl Chains {
         self: &Arc<Self>,
         chain: Vec<CertificateDer<'static>>,
     ) -> Result<Arc<Presented>, Ambiguous> {
-        let fingerprint = tls::fingerprint(&chain);
+        let fingerprint = fingerprint(&chain);
         if let Some(known) = self.known(&fingerprint) {
             return Ok(known);
         }
@@ -173,6 +173,30 @@ impl Drop for Presented {
             }
         }
     }
+}
+
+/// Of a leaf and what comes with it.
+fn fingerprint(chain: &[CertificateDer<'_>]) -> Fingerprint {
+    match chain {
+        [] => [0; 32],
+        [end_entity, intermediates @ ..] => fingerprint_of(end_entity, intermediates),
+    }
+}
+
+pub(crate) fn fingerprint_of(
+    end_entity: &[u8],
+    intermediates: &[CertificateDer<'_>],
+) -> Fingerprint {
+    use aws_lc_rs::digest::{Context, SHA256};
+    let mut context = Context::new(&SHA256);
+    for der in intermediates.iter().map(|der| &**der).chain([end_entity]) {
+        // With its length, so that no two chains read the same.
+        context.update(&(der.len() as u64).to_be_bytes());
+        context.update(der);
+    }
+    let mut fingerprint = [0; 32];
+    fingerprint.copy_from_slice(context.finish().as_ref());
+    fingerprint
 }
 
 /// All certificates that revocation lists name.

@@ -12,6 +12,7 @@ use std::{
     collections::{HashMap, HashSet},
     mem,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -27,8 +28,8 @@ use tokio::{
 use crate::{
     accept::Gate,
     admin::{self, Admin},
-    api::Sight,
     config::{self, Config, Format, Loaded, Problems},
+    control::Control,
     descriptors,
     inherited::Inherited,
     judge,
@@ -36,8 +37,8 @@ use crate::{
     notify,
     presented::Named,
     running::{Current, Running},
-    shared::Shared,
-    sockets::{Changes, PlanError, Sockets},
+    shared::{LastReload, Shared},
+    sockets::{Changes, Sockets},
     state::State,
 };
 
@@ -45,15 +46,6 @@ const NOT_RELOADED: &str =
     "the configuration was NOT reloaded; nothing has changed, and the one before goes on";
 
 const NOT_LOADED: &str = "changed TLS files were NOT loaded; those from before stay in force";
-
-/// How a reload went.
-#[derive(Clone, Debug)]
-pub struct LastReload {
-    /// When.
-    pub time: Timestamp,
-    /// Why nothing was changed, a line each; none: it was applied.
-    pub reasons: Vec<String>,
-}
 
 /// Changes the configuration of a running balancer.
 #[derive(Debug)]
@@ -83,6 +75,14 @@ pub struct Sizes {
     pub connections: usize,
 }
 
+/// A configuration that was applied, and what that has changed about sockets.
+#[derive(Debug)]
+struct Applied {
+    state: Arc<State>,
+    sockets: Changes,
+    admin: admin::Changes,
+}
+
 /// Why a configuration was not applied.
 #[derive(Debug)]
 enum Rejected {
@@ -106,7 +106,7 @@ impl<E: std::error::Error> From<E> for Rejected {
 }
 
 /// Addresses are not to be had.
-fn unavailable(errors: Vec<PlanError>) -> Rejected {
+fn unavailable(errors: Vec<impl ToString>) -> Rejected {
     Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
 }
 
@@ -145,26 +145,10 @@ impl Reloader {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Each listener's name and bound address, in the configuration's order.
-    pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
-        self.sockets().addresses()
-    }
-
-    /// How many connections may be open at once.
-    pub fn max_connections(&self) -> usize {
-        let sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
-        sizes.connections
-    }
-
     /// The admin side.
     pub(crate) fn admin(&self) -> MutexGuard<'_, Admin> {
         // As above.
         self.admin.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The runtime of connections, which others than the admin side's are on.
-    pub const fn runtime(&self) -> &Handle {
-        &self.runtime
     }
 
     /// The running configuration.
@@ -283,8 +267,8 @@ impl Reloader {
         } = config::load(&state.config.path).map_err(Rejected::Problems)?;
         warn(&warnings);
         drop(state);
-        let (state, changes) = self.apply(config)?;
-        announce(&state, &changes);
+        let applied = self.apply(config)?;
+        announce(&applied);
         Ok(())
     }
 
@@ -313,7 +297,7 @@ impl Reloader {
     }
 
     /// Applies a configuration that was checked.
-    fn apply(self: &Arc<Self>, config: Config) -> Result<(Arc<State>, Changes), Rejected> {
+    fn apply(self: &Arc<Self>, config: Config) -> Result<Applied, Rejected> {
         let current = self.shared.running.current();
         let earlier = &current.state.config;
         let frozen = needs_restart(earlier, &config);
@@ -354,12 +338,9 @@ impl Reloader {
         let replace = || self.shared.running.replace(next);
         let by_hand = &self.shared.by_hand;
         by_hand.carry_over(&current.state, &state, replace);
-        let mut changes = sockets.apply(plan, &self.gate);
-        let sight = Sight {
-            shared: Arc::clone(&self.shared),
-            reloader: Arc::clone(self),
-        };
-        admin.apply(admin_plan, &sight, &mut changes);
+        let sockets_changes = sockets.apply(plan, &self.gate);
+        let control = Arc::clone(self);
+        let admin_changes = admin.apply(admin_plan, &self.shared, control);
         drop((sockets, admin));
         if let Some(next) = next_log {
             log.switch(next);
@@ -369,7 +350,11 @@ impl Reloader {
         }
         self.judge_again(earlier);
         self.applied.notify_one();
-        Ok((state, changes))
+        Ok(Applied {
+            state,
+            sockets: sockets_changes,
+            admin: admin_changes,
+        })
     }
 
     /// Judges all open connections under what is in force now.
@@ -448,6 +433,25 @@ impl Reloader {
     }
 }
 
+impl Control for Reloader {
+    fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
+        self.sockets().addresses()
+    }
+
+    fn max_connections(&self) -> usize {
+        let sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        sizes.connections
+    }
+
+    fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    fn reload(self: Arc<Self>) -> Pin<Box<dyn Future<Output = LastReload> + Send>> {
+        Box::pin(async move { Self::reload(&self).await })
+    }
+}
+
 fn resize(semaphore: &Arc<Semaphore>, size: &mut usize, to: usize) {
     let from = mem::replace(size, to);
     if to >= from {
@@ -499,17 +503,18 @@ pub(crate) fn report(ended: &judge::Ended) {
     }
 }
 
-fn announce(state: &State, changes: &Changes) {
-    for (listener, address) in &changes.closed {
+fn announce(applied: &Applied) {
+    let (state, sockets, admin) = (&applied.state, &applied.sockets, &applied.admin);
+    for (listener, address) in &sockets.closed {
         tracing::info!(listener = &**listener, %address, "no longer listening");
     }
-    for address in &changes.admin_closed {
+    for address in &admin.closed {
         tracing::info!(listener = admin::NAME, %address, "no longer listening");
     }
-    for address in &changes.admin_opened {
+    for address in &admin.opened {
         tracing::info!(listener = admin::NAME, %address, "listening");
     }
-    for (listener, address) in &changes.opened {
+    for (listener, address) in &sockets.opened {
         tracing::info!(listener = &**listener, %address, "listening");
     }
     tracing::info!(

@@ -13,8 +13,8 @@ use crate::{
     accept::Gate,
     access_log::AccessLog,
     admin::{self, Admin},
-    api::Sight,
     config::Config,
+    control::Control,
     descriptors,
     inherited::Inherited,
     listener::{Common, Listener},
@@ -44,8 +44,11 @@ const WIND_UP: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Addresses are not to be had.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("{}", each(.0))]
     Bind(Vec<PlanError>),
+    /// The admin side cannot listen where it should.
+    #[error("{}", each(.0))]
+    Admin(Vec<admin::PlanError>),
     /// TLS refuses what was configured.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -55,6 +58,11 @@ pub enum StartError {
     /// The operating system refuses something else.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+fn each(errors: &[impl ToString]) -> String {
+    let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    errors.join("; ")
 }
 
 /// A balancer that has everything it needs, and accepts nothing yet.
@@ -108,7 +116,7 @@ impl Prepared {
         let sockets = Sockets::default();
         let plan = sockets.plan(&config, inherited).map_err(StartError::Bind)?;
         let (admin, thread) = Admin::start()?;
-        let admin_plan = admin.plan(&config, inherited).map_err(StartError::Bind)?;
+        let admin_plan = admin.plan(&config, inherited).map_err(StartError::Admin)?;
 
         let process = config.process.clone();
         let sizes = Sizes {
@@ -148,7 +156,7 @@ impl Prepared {
         ));
         books.metrics.observe(Seen(Arc::clone(&shared)));
         if let Some(carried) = inherited.by_hand() {
-            shared.by_hand.take_over(&shared.state(), carried);
+            shared.by_hand.take_over(carried);
         }
         let gate = Gate {
             connections: Arc::new(Semaphore::new(sizes.connections)),
@@ -197,11 +205,7 @@ impl Prepared {
         let accepting = gate.clone();
         let reloader = Reloader::new(Arc::clone(&shared), gate, common, sizes, sockets, admin);
         let reloader = Arc::new(reloader);
-        let sight = Sight {
-            shared: Arc::clone(&shared),
-            reloader: Arc::clone(&reloader),
-        };
-        let mut changes = reloader.sockets().apply(plan, &accepting);
+        reloader.sockets().apply(plan, &accepting);
         let addresses = reloader.addresses();
         let mut lasting = JoinSet::new();
         lasting.spawn(sweep(Arc::clone(&shared)));
@@ -223,9 +227,11 @@ impl Prepared {
         server.reloader.admin().keep_history(&server.shared);
         server.shared.enter(Phase::Ready);
         // Last: in an upgrade the old process, which is ready, answers meanwhile.
-        let mut admin = server.reloader.admin();
-        admin.apply(admin_plan, &sight, &mut changes);
-        drop(admin);
+        let control = Arc::clone(&server.reloader);
+        server
+            .reloader
+            .admin()
+            .apply(admin_plan, &server.shared, control);
         Ok(server)
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use leastconn::{ClientId, Limits, Permit, Reason, net};
 
-use crate::{judge::Seen, listener::Listener};
+use crate::{listener::Listener, seen::Seen};
 
 /// A rule in shadow mode that would have decided, and what.
 #[derive(Debug)]

@@ -8,10 +8,7 @@ use std::sync::{
 
 use jiff::Timestamp;
 
-use crate::{
-    api::History, by_hand::ByHand, live::Registry, record::Books, reload::LastReload,
-    running::Running, state::State,
-};
+use crate::{by_hand::ByHand, live::Registry, record::Books, running::Running, state::State};
 
 /// Where the process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +42,20 @@ pub struct Shared {
     pub books: Books,
     /// What operators have set.
     pub by_hand: ByHand,
-    /// The last minutes.
-    pub history: History,
     started: Timestamp,
     applied: Mutex<Timestamp>,
     phase: AtomicU8,
     last_reload: Mutex<Option<LastReload>>,
     failed_upgrade: Mutex<Option<FailedUpgrade>>,
+}
+
+/// How a reload went.
+#[derive(Clone, Debug)]
+pub struct LastReload {
+    /// When.
+    pub time: Timestamp,
+    /// Why nothing was changed, a line each; none: it was applied.
+    pub reasons: Vec<String>,
 }
 
 /// An upgrade that failed: the process that it was asked of goes on.
@@ -68,11 +72,10 @@ impl Shared {
     pub fn new(running: Arc<Running>, registry: Arc<Registry>, books: Books) -> Self {
         let now = Timestamp::now();
         Self {
+            by_hand: ByHand::new(Arc::clone(&running), Arc::clone(&registry)),
             running,
             registry,
             books,
-            by_hand: ByHand::default(),
-            history: History::default(),
             started: now,
             applied: Mutex::new(now),
             last_reload: Mutex::new(None),

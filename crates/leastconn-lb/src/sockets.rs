@@ -19,7 +19,6 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
     accept::{self, BindError, Gate, Task},
-    admin::{Place, SocketError},
     config::Config,
     inherited::Inherited,
 };
@@ -68,9 +67,6 @@ pub enum PlanError {
     /// An address is not to be had.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The admin socket cannot be.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
     /// There are no more descriptors.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -105,10 +101,6 @@ pub struct Changes {
     pub opened: Vec<(Arc<str>, SocketAddr)>,
     /// Those that are not any more.
     pub closed: Vec<(Arc<str>, SocketAddr)>,
-    /// Where the admin side listens from now on.
-    pub admin_opened: Vec<Place>,
-    /// Where it does not any more.
-    pub admin_closed: Vec<Place>,
 }
 
 impl Sockets {

@@ -32,7 +32,6 @@ pub use clues::{Clues, Failed};
 pub use handshake::{HandshakeError, Hello, accept, certificate_reason, read_hello};
 pub use refused::Claimed;
 pub use stream::TlsStream;
-pub use verifier::{Fingerprint, fingerprint};
 
 use sessions::{Sessions, Visit};
 use verifier::Remembering;

@@ -34,8 +34,9 @@ use tokio::time::timeout;
 
 use crate::{
     by_hand::Carried,
-    inherited::{BY_HAND, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
-    notify, sandbox,
+    confinement,
+    environment::{BY_HAND, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
+    notify,
 };
 use channel::{FromNew, FromOld, Reader};
 pub(crate) use first::{First, is_first};
@@ -53,7 +54,7 @@ const FIRST_FD: i32 = 3;
 pub(crate) type Passed = (String, OwnedFd);
 
 fn hint(path: &Path, error: &io::Error) -> String {
-    let hint = sandbox::hint_for_executing(path, error);
+    let hint = confinement::hint_for_executing(path, error);
     hint.map_or_else(String::new, |hint| format!("; {hint}"))
 }
 

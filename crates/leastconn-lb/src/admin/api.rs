@@ -58,7 +58,7 @@ pub(super) fn routes() -> Router<Sight> {
             "/history",
             get(
                 async |State(sight): State<Sight>, asked: Asked<HistoryQuery>| match asked {
-                    Ok(Query(query)) => answer(move || sight.shared.history.samples(&query)).await,
+                    Ok(Query(query)) => answer(move || sight.history.samples(&query)).await,
                     Err(rejection) => wrong(&rejection),
                 },
             ),

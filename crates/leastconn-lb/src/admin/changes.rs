@@ -1,6 +1,6 @@
 //! `POST` under `/api/v1`: what changes something. The guard has let it through.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -86,13 +86,10 @@ async fn set_state(
             .map_err(|wrong| error(StatusCode::BAD_REQUEST, &format!("`grace`: {wrong}")))?,
     };
     let shared = &sight.shared;
-    let set = shared.by_hand.set_server(
-        shared,
-        sight.reloader.runtime(),
-        (&upstream, &server),
-        state,
-        grace,
-    );
+    let set =
+        shared
+            .by_hand
+            .set_server(sight.control.runtime(), (&upstream, &server), state, grace);
     let set = set.map_err(|by_hand::NoSuchServer| no_server(&sight, &upstream, &server))?;
     caller.did(&format!(
         "set {upstream}/{server} to {}, which was in {}",
@@ -184,7 +181,7 @@ async fn reload(
     // Nothing can be asked for; whatever is must be understood by later versions.
     let _: Nothing = read(body).await?;
     caller.did("asked for a reload");
-    let done = Reload::from(sight.reloader.reload().await);
+    let done = Reload::from(Arc::clone(&sight.control).reload().await);
     Ok(answer(move || done).await)
 }
 
@@ -208,7 +205,7 @@ async fn set_log_level(
     if !more {
         caller.did(&message);
     }
-    shared.by_hand.set_level(shared, asked.level);
+    shared.by_hand.set_level(asked.level);
     if more {
         caller.did(&message);
     }

@@ -24,13 +24,13 @@ use super::{
     NAME,
     reserve::{Reserve, Reserved},
     serve::{self, Caller},
-    socket::SocketFile,
+    socket::{SocketError, SocketFile},
 };
 use crate::{
     accept::{self, BindError},
-    config,
-    inherited::{self, Inherited},
-    sockets::{Changes, PlanError, all_or_errors},
+    config, environment,
+    inherited::Inherited,
+    sockets::{self, all_or_errors},
     upgrade::Passed,
 };
 
@@ -123,6 +123,29 @@ pub(super) struct Listening {
     reserve: Arc<Reserve>,
 }
 
+/// The admin side cannot listen where it should.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// At an address.
+    #[error(transparent)]
+    Address(#[from] sockets::PlanError),
+    /// At a path.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// There are no more descriptors.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// What has changed.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Where it listens from now on.
+    pub opened: Vec<Place>,
+    /// Where it does not any more.
+    pub closed: Vec<Place>,
+}
+
 /// What is to change: all that can fail has been done.
 #[derive(Debug)]
 pub struct Plan(Vec<(Wanted, Source)>);
@@ -181,13 +204,13 @@ impl Listening {
         &self,
         address: SocketAddr,
         inherited: &mut Inherited,
-    ) -> Result<Socket, PlanError> {
+    ) -> Result<Socket, sockets::PlanError> {
         let open = |socket: std::net::TcpListener| {
             let address = socket.local_addr()?;
             io::Result::Ok(Socket::Tcp(TcpListener::from_std(socket)?, address))
         };
         let open = |socket| open(socket).map_err(|error| BindError::new(NAME, address, error));
-        if let Some(socket) = inherited.take_tcp(inherited::ADMIN, address) {
+        if let Some(socket) = inherited.take_tcp(environment::ADMIN, address) {
             let adopted = accept::adopt(&socket, None);
             adopted.map_err(|error| BindError::new(NAME, address, error))?;
             return Ok(open(socket)?);
@@ -199,7 +222,7 @@ impl Listening {
                     .address()
                     .filter(|bound| error.is_in_use() && bound.port() == address.port());
                 match in_the_way {
-                    Some(at) => PlanError::Overlaps {
+                    Some(at) => sockets::PlanError::Overlaps {
                         listener: NAME.into(),
                         address,
                         at,
@@ -215,8 +238,8 @@ impl Listening {
         plan: Plan,
         runtime: &Handle,
         router: impl Fn() -> Router,
-        changes: &mut Changes,
-    ) {
+    ) -> Changes {
+        let mut changes = Changes::default();
         let mut earlier: Vec<_> = mem::take(&mut self.bound).into_iter().map(Some).collect();
         for (wanted, from) in plan.0 {
             let bound = match from {
@@ -232,7 +255,7 @@ impl Listening {
                             (open, Place::Socket(file.path().to_owned()), Some(file))
                         }
                     };
-                    changes.admin_opened.push(place.clone());
+                    changes.opened.push(place.clone());
                     Some(Bound {
                         wanted,
                         place,
@@ -245,9 +268,9 @@ impl Listening {
             // A plan names each that is kept once.
             self.bound.extend(bound);
         }
-        for bound in earlier.into_iter().flatten() {
-            changes.admin_closed.push(bound.place.clone());
-        }
+        let closed = earlier.into_iter().flatten();
+        changes.closed = closed.map(|bound| bound.place.clone()).collect();
+        changes
     }
 
     fn serve(&self, socket: impl Accept, runtime: &Handle, router: Router) -> oneshot::Sender<()> {
@@ -274,7 +297,7 @@ impl Listening {
     pub(super) fn share(&self) -> io::Result<Vec<Passed>> {
         let copies = self.bound.iter();
         copies
-            .map(|bound| Ok((inherited::ADMIN.to_owned(), bound.copy.try_clone()?)))
+            .map(|bound| Ok((environment::ADMIN.to_owned(), bound.copy.try_clone()?)))
             .collect()
     }
 

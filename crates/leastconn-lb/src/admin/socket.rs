@@ -17,7 +17,7 @@ use rustix::fs::Mode;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 
-use crate::sandbox;
+use crate::confinement;
 
 /// A program asks and waits; more than a few at once there are not.
 const BACKLOG: i32 = 128;
@@ -157,7 +157,7 @@ fn with_hint(error: &io::Error, path: &Path) -> String {
         io::ErrorKind::NotFound => format!(
             "there is no directory {directory}; make it, or let systemd: RuntimeDirectory=leastconn"
         ),
-        io::ErrorKind::PermissionDenied => sandbox::hint_for_socket(path, error)
+        io::ErrorKind::PermissionDenied => confinement::hint_for_socket(path, error)
             .unwrap_or_else(|| format!("this user may not make a file in {directory}")),
         _ => error.to_string(),
     }

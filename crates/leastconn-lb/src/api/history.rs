@@ -91,7 +91,7 @@ impl History {
 }
 
 /// Takes readings for as long as it is polled.
-pub async fn record(shared: Arc<Shared>) {
+pub async fn record(history: Arc<History>, shared: Arc<Shared>) {
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick.tick().await;
@@ -101,7 +101,7 @@ pub async fn record(shared: Arc<Shared>) {
         let now = Reading::take(&shared);
         // A clock that was set makes one odd or missing sample.
         if let Some(sample) = now.since(&before) {
-            shared.history.add(sample);
+            history.add(sample);
         }
         before = now;
     }

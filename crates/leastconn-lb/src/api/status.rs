@@ -8,8 +8,9 @@ use super::{Outcomes, Sight, UpstreamSummary, count, outcomes, time};
 use crate::{
     by_hand::Differs,
     config::{self, Access},
+    confinement::{self, Confinement},
     listener::Listener,
-    sandbox, shared,
+    shared,
 };
 
 /// The balancer as a whole.
@@ -249,7 +250,7 @@ impl Status {
         let current = shared.running.current();
         let state = &current.state;
         let config = &state.config;
-        let addresses = sight.reloader.addresses();
+        let addresses = sight.control.addresses();
         let in_order = config.listeners.iter();
         let in_order = in_order.filter_map(|listener| current.listeners.get(&listener.name));
         let listeners: Vec<_> = in_order
@@ -285,7 +286,7 @@ impl Status {
                 },
                 lines_lost: shared.books.log.lost(),
             },
-            sandbox: sandbox::confinement().into(),
+            sandbox: confinement::current().into(),
             connections: Totals::of(sight, &listeners),
             listeners,
             upstreams: UpstreamSummary::all(state),
@@ -304,9 +305,8 @@ impl From<shared::Phase> for Phase {
     }
 }
 
-impl From<&sandbox::Confinement> for Sandbox {
-    fn from(how: &sandbox::Confinement) -> Self {
-        use sandbox::Confinement;
+impl From<&Confinement> for Sandbox {
+    fn from(how: &Confinement) -> Self {
         let (state, detail) = match how {
             Confinement::Off => (SandboxState::Off, None),
             Confinement::Unavailable(why) => (SandboxState::Unavailable, Some(why.clone())),
@@ -318,8 +318,8 @@ impl From<&sandbox::Confinement> for Sandbox {
     }
 }
 
-impl From<crate::reload::LastReload> for Reload {
-    fn from(last: crate::reload::LastReload) -> Self {
+impl From<shared::LastReload> for Reload {
+    fn from(last: shared::LastReload) -> Self {
         Self {
             time: time(last.time),
             outcome: if last.reasons.is_empty() {
@@ -370,7 +370,7 @@ fn deviations(shared: &shared::Shared) -> Vec<Deviation> {
 impl Totals {
     fn of(sight: &Sight, listeners: &[ListenerStatus]) -> Self {
         let mut all = Self {
-            limit: sight.reloader.max_connections() as u64,
+            limit: sight.control.max_connections() as u64,
             ..Self::default()
         };
         for listener in listeners {

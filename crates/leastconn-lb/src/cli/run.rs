@@ -9,7 +9,7 @@ use super::{FAILED, INVALID, fail};
 use crate::{
     access_log::AccessLog,
     config::{self, Loaded},
-    descriptors,
+    confinement, descriptors,
     inherited::Inherited,
     logging, sandbox,
 };
@@ -45,7 +45,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
         config, warnings, ..
     } = loaded;
     logging::start(&config.log);
-    sandbox::announce();
+    confinement::announce();
     for warning in warnings.lines() {
         tracing::warn!("{warning}");
     }

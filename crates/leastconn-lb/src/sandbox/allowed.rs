@@ -8,8 +8,11 @@ use std::{
 
 use landlock::{AccessFs, BitFlags, make_bitflags};
 
-use super::{parent, trail::Trail};
-use crate::config::{Access, Config};
+use super::trail::Trail;
+use crate::{
+    config::{Access, Config},
+    confinement::parent,
+};
 
 type Rights = BitFlags<AccessFs>;
 

@@ -28,14 +28,11 @@ use x509_parser::{
 };
 
 use super::refused;
-use crate::presented::Presented;
+use crate::presented::{Fingerprint, Presented, fingerprint_of};
 
 /// Chains that are remembered; then all are forgotten at once, which costs one
 /// more verification for each, and no bookkeeping in all the handshakes before.
 const CAPACITY: usize = 8192;
-
-/// SHA-256 of a chain.
-pub type Fingerprint = [u8; 32];
 
 /// Seconds since 1970 between which an answer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,27 +142,6 @@ fn validity(
             .min(u64::try_from(validity.not_after.timestamp()).ok()?);
     }
     Some(all)
-}
-
-/// Of a leaf and what comes with it.
-pub fn fingerprint(chain: &[CertificateDer<'_>]) -> Fingerprint {
-    match chain {
-        [] => [0; 32],
-        [end_entity, intermediates @ ..] => fingerprint_of(end_entity, intermediates),
-    }
-}
-
-fn fingerprint_of(end_entity: &[u8], intermediates: &[CertificateDer<'_>]) -> Fingerprint {
-    use aws_lc_rs::digest::{Context, SHA256};
-    let mut context = Context::new(&SHA256);
-    for der in intermediates.iter().map(|der| &**der).chain([end_entity]) {
-        // With its length, so that no two chains read the same.
-        context.update(&(der.len() as u64).to_be_bytes());
-        context.update(der);
-    }
-    let mut fingerprint = [0; 32];
-    fingerprint.copy_from_slice(context.finish().as_ref());
-    fingerprint
 }
 
 impl ClientCertVerifier for Remembering {

@@ -174,7 +174,7 @@ impl Service {
                     };
                     if let Some(carried) = by_hand {
                         let shared = server.shared();
-                        shared.by_hand.take_over(&shared.state(), &carried);
+                        shared.by_hand.take_over(&carried);
                     }
                     if reload {
                         tracing::info!("reading the configuration anew: somebody asked for it meanwhile");

@@ -11,7 +11,7 @@ use rustls::pki_types::{
     pem::{PemObject, SectionKind},
 };
 
-use crate::sandbox;
+use crate::confinement;
 
 /// Revocation lists grow to some megabytes; nothing else comes near.
 const LARGEST: u64 = 64 * 1024 * 1024;
@@ -61,7 +61,7 @@ impl Pem {
         let bytes = read_all(path).map_err(|error| FileError {
             message: error.to_string(),
             note: Some(format!("the file is {}", absolute(path))),
-            help: sandbox::hint_for_reading(path, &error),
+            help: confinement::hint_for_reading(path, &error),
         })?;
         let pem = Self::parse(&bytes, wanted)?;
         let count = match wanted {

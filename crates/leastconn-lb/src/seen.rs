@@ -1,0 +1,30 @@
+//! What a connection is judged by.
+
+use std::{net::IpAddr, sync::Arc};
+
+use crate::{identity::Peer, listener::Listener, presented::Presented};
+
+/// What a connection is judged by.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The client's address.
+    pub source: IpAddr,
+    /// What it has shown; `None`: nothing.
+    pub presented: Option<Arc<Presented>>,
+    /// The server name that it asked for.
+    pub sni: Option<Box<str>>,
+}
+
+impl Seen {
+    /// The client as `listener` sees it: where it asks for no certificate, nobody
+    /// vouches for one.
+    pub fn by(&self, listener: &Listener) -> Peer {
+        let presented = self.presented.as_ref();
+        Peer {
+            source: self.source,
+            certificate: presented
+                .filter(|_| listener.trust.is_some())
+                .map(|presented| Arc::clone(&presented.certificate)),
+        }
+    }
+}
