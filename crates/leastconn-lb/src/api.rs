@@ -21,10 +21,10 @@ pub use changes::{Kill, Killed, LogLevel, ServerState, SetLogLevel, SetState, St
 pub use clients::{Client, ClientOrder, Clients, ClientsQuery, RateLimit};
 pub use connections::{Connection, Connections, ConnectionsQuery, Stage};
 pub use history::{History, HistoryQuery, Sample, Samples};
-pub use servers::{Server, Servers, UpstreamSummary};
+pub use servers::{Server, Servers, ServersQuery, SlowStart, UpstreamSummary};
 pub use status::{
-    Certificate, Configuration, Deviation, ListenerStatus, LogStatus, Phase, Reload, ReloadOutcome,
-    Status, Totals,
+    Certificate, Changes, Configuration, Deviation, FailedUpgrade, ListenerStatus, LogStatus,
+    Phase, Reload, ReloadOutcome, Status, Totals,
 };
 
 use crate::{control::Control, shared::Shared};
@@ -60,6 +60,27 @@ fn outcomes(counted: impl Iterator<Item = (Reason, u64)>) -> Outcomes {
         .filter(|&(_, count)| count > 0)
         .map(|(reason, count)| (reason.as_str().to_owned(), count))
         .collect()
+}
+
+/// Whether a connection that ended so never had a server.
+pub(crate) const fn is_refusal(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::HandshakeTimeout
+            | Reason::HandshakeFailed
+            | Reason::NoCertificate
+            | Reason::UntrustedCertificate
+            | Reason::ExpiredCertificate
+            | Reason::RevokedCertificate
+            | Reason::AmbiguousIdentity
+            | Reason::UnknownClient
+            | Reason::NotAllowed
+            | Reason::RateLimited
+            | Reason::TooManyConnections
+            | Reason::Overloaded
+            | Reason::NoServerAvailable
+            | Reason::ConnectFailed
+    )
 }
 
 /// RFC 3339, to the millisecond, as in the access log.

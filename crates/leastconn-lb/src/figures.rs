@@ -1,5 +1,7 @@
 //! Numbers for people, in tables.
 
+use crate::api::SlowStart;
+
 /// `1023B`, `1.5KiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -51,6 +53,17 @@ pub(crate) fn age(seconds: u64) -> String {
     }
 }
 
+/// `35% of its share, whole in 20s`
+pub(crate) fn slow_start(slow: &SlowStart) -> String {
+    let left = age(slow.remaining_seconds.ceil() as u64);
+    format!("{} of its share, whole in {left}", percent(slow.share))
+}
+
+/// `35%`; what is less than the whole is not called the whole.
+pub(crate) fn percent(share: f64) -> String {
+    format!("{}%", (share * 100.0).round().clamp(0.0, 99.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +101,20 @@ mod tests {
         assert_eq!(rate(1234.4), "1,234");
         assert_eq!(number(999), "999");
         assert_eq!(number(1_000_000), "1,000,000");
+    }
+
+    #[test]
+    fn a_slow_start_is_said_in_a_few_words() {
+        for (share, remaining_seconds, shown) in [
+            (0.1, 30.0, "10% of its share, whole in 30s"),
+            (0.29, 59.2, "29% of its share, whole in 1m00s"),
+            (0.999, 0.03, "99% of its share, whole in 1s"),
+        ] {
+            let slow = SlowStart {
+                share,
+                remaining_seconds,
+            };
+            assert_eq!(slow_start(&slow), shown);
+        }
     }
 }

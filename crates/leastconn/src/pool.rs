@@ -28,7 +28,7 @@ use crate::{
     health::{ActivePolicy, PassivePolicy},
     lease::Lease,
     pick::draw,
-    server::Server,
+    server::{Server, SlowStart},
     slow::Pace,
     sync::{Arc, AtomicU64, Ordering},
     upstream::{Balance, ServerId, ServerSpec, Source, UpstreamId},
@@ -301,6 +301,13 @@ impl Pool {
     /// How long a server takes to get its whole share.
     pub const fn slow_start(&self) -> Duration {
         self.slow_start
+    }
+
+    /// How far `server`, one of this pool's, has come at `now` if it is starting slowly
+    /// ([`Pool::with_slow_start`]). `None`: it may have its whole share, or cannot be
+    /// picked. Looking changes nothing.
+    pub fn slow_start_of(&self, server: &Server, now: Instant) -> Option<SlowStart> {
+        server.slow_start(now, self.pace)
     }
 
     /// All members, in the order they were given.

@@ -4,7 +4,10 @@
 //! in a single compare-and-swap: a server that was drained before the swap is
 //! not picked after it, and a count never passes `max_conns`.
 
-use std::{sync::OnceLock, time::Instant};
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
 use crate::{
     Address, AdminState,
@@ -70,6 +73,19 @@ pub struct ServerStatus {
     pub connections: u64,
     /// Connects to it that failed since the start.
     pub connect_failures: u64,
+}
+
+/// How far a server has come that gets to its share by and by; see
+/// [`Pool::slow_start_of`](crate::Pool::slow_start_of).
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct SlowStart {
+    /// What it may get of its share by weight of the connections that come: from a
+    /// tenth to less than 1.
+    pub share: f64,
+    /// How long until it may have its whole share. It does not get shorter before the
+    /// first pick that the server could have been in.
+    pub remaining: Duration,
 }
 
 impl ServerStatus {
@@ -288,6 +304,28 @@ impl Server {
             since = first.err().unwrap_or(after);
         }
         pace.reached(after.saturating_sub(since))
+    }
+
+    /// The same for whoever only looks: it neither sets the clock nor ends anything.
+    /// `None` also while no pick could find it.
+    pub(crate) fn slow_start(&self, now: Instant, pace: Pace) -> Option<SlowStart> {
+        let word = self.word.load(Ordering::Acquire);
+        if word & (CLOSED | EJECTED) != 0 || word & SLOW == 0 {
+            return None;
+        }
+        let passed = match (self.epoch.get(), self.looked_at.load(Ordering::Relaxed)) {
+            (None, _) | (_, 0) => 0,
+            (Some(&epoch), since) => {
+                let after = now.saturating_duration_since(epoch).as_nanos();
+                let after = u64::try_from(after).unwrap_or(u64::MAX).saturating_add(1);
+                after.saturating_sub(since)
+            }
+        };
+        let (reached, remaining) = pace.to_whole(passed)?;
+        Some(SlowStart {
+            share: f64::from(reached) / f64::from(FULL),
+            remaining,
+        })
     }
 
     pub(crate) const fn hash(&self) -> u64 {

@@ -72,6 +72,14 @@ impl Pace {
         };
         u32::try_from(reached).ok().filter(|&r| r < self.last)
     }
+
+    /// As [`Self::reached`] before the whole share is reached, with how long that takes
+    /// from there.
+    pub(crate) fn to_whole(self, passed: u64) -> Option<(u32, Duration)> {
+        let reached = self.reached(passed).filter(|&reached| reached < FULL)?;
+        let remaining = self.duration.saturating_sub(passed);
+        Some((reached, Duration::from_nanos(remaining)))
+    }
 }
 
 #[cfg(test)]
@@ -92,6 +100,18 @@ mod tests {
         );
         assert_eq!((at(10), at(u64::MAX / SECOND)), (None, None));
         assert_eq!(Pace::new(Duration::ZERO).reached(0), None);
+    }
+
+    #[test]
+    fn what_is_left_is_counted_to_the_whole_share() {
+        let pace = Pace::new(Duration::from_secs(10));
+        for pace in [pace, pace.up_to(6)] {
+            let at = |seconds| pace.to_whole(seconds * SECOND);
+            assert_eq!(at(0), Some((102, Duration::from_secs(10))));
+            assert_eq!(at(4), Some((409, Duration::from_secs(6))));
+            assert_eq!((at(10), at(15)), (None, None));
+        }
+        assert_eq!(Pace::new(Duration::ZERO).to_whole(0), None);
     }
 
     #[test]

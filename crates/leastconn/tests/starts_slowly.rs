@@ -367,3 +367,42 @@ fn a_slow_server_takes_all_when_nobody_else_can() {
     site.set("0", AdminState::Drain);
     assert_eq!(site.run(SECOND)[..2], [0, 1_000]);
 }
+
+#[test]
+fn how_far_a_server_has_come_can_be_looked_at_without_changing_it() {
+    let mut site = Site::new(Balance::LeastConn, &[1, 1], 10, SECOND);
+    let seen = |site: &Site| {
+        let server = site.pool.server("1").unwrap();
+        let seen = site.pool.slow_start_of(server, site.now)?;
+        Some((seen.share, seen.remaining))
+    };
+    site.run(SECOND);
+    assert_eq!(seen(&site), None, "it began with the pool");
+    site.set("1", AdminState::Maint);
+    site.run(SECOND);
+    assert_eq!(seen(&site), None, "it gets nothing at all");
+
+    // The time begins with a pick, and not with a look.
+    site.set("1", AdminState::Ready);
+    let tenth = 102.0 / 1024.0;
+    assert_eq!(seen(&site), Some((tenth, SLOW)));
+    site.now += 100 * SECOND;
+    assert_eq!(seen(&site), Some((tenth, SLOW)));
+    let began = site.now;
+    site.run(SECOND);
+    for (passed, share) in [(15, 0.25), (30, 0.5), (45, 0.75)] {
+        site.now = began + passed * SECOND;
+        assert_eq!(seen(&site), Some((share, SLOW - passed * SECOND)));
+    }
+    site.set("1", AdminState::Drain);
+    assert_eq!(seen(&site), None, "it gets nothing new");
+    site.set("1", AdminState::Ready);
+    site.now = began + SLOW;
+    assert_eq!(seen(&site), None, "it may have its whole share");
+
+    site.set("1", AdminState::Maint);
+    site.set("1", AdminState::Ready);
+    assert_eq!(seen(&site), Some((tenth, SLOW)), "it begins anew");
+    site.pool = site.pool.with_slow_start(Duration::ZERO);
+    assert_eq!(seen(&site), None);
+}

@@ -1,7 +1,7 @@
 //! `/api/v1`: what there is to see, as JSON.
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Query, State, rejection::QueryRejection},
     http::{Method, StatusCode, header},
     response::{IntoResponse, Response},
@@ -10,9 +10,10 @@ use axum::{
 use serde::Serialize;
 use tokio::task;
 
+use super::{guard, serve::Caller};
 use crate::api::{
-    Clients, ClientsQuery, Connections, ConnectionsQuery, HistoryQuery, Servers, Sight, Status,
-    openapi::openapi,
+    Clients, ClientsQuery, Connections, ConnectionsQuery, HistoryQuery, Servers, ServersQuery,
+    Sight, Status, openapi::openapi,
 };
 
 /// The routes.
@@ -20,11 +21,21 @@ pub(super) fn routes() -> Router<Sight> {
     Router::new()
         .route(
             "/status",
-            get(async |State(sight): State<Sight>| answer(move || Status::of(&sight)).await),
+            get(
+                async |State(sight): State<Sight>, Extension(caller): Extension<Caller>| {
+                    let changes = guard::changes(&sight, &caller);
+                    answer(move || Status::of(&sight, changes)).await
+                },
+            ),
         )
         .route(
             "/servers",
-            get(async |State(sight): State<Sight>| answer(move || Servers::of(&sight)).await),
+            get(
+                async |State(sight): State<Sight>, asked: Asked<ServersQuery>| match asked {
+                    Ok(Query(query)) => answer(move || Servers::of(&sight, &query)).await,
+                    Err(rejection) => wrong(&rejection),
+                },
+            ),
         )
         .route(
             "/clients",

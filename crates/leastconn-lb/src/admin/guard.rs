@@ -22,7 +22,10 @@ use axum::{
 };
 
 use super::{api::error, serve::Caller};
-use crate::{api::Sight, config};
+use crate::{
+    api::{Changes, Sight},
+    config,
+};
 
 /// What is to be had by any name.
 const BY_ANY_NAME: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
@@ -43,18 +46,7 @@ const HEADERS: [(HeaderName, &str); 4] = [
 
 /// Lets a request through, or says why not.
 pub(super) async fn guard(State(sight): State<Sight>, request: Request, next: Next) -> Response {
-    let refused = {
-        let state = sight.shared.state();
-        // Without its table any more, it answers what has come, as one without names.
-        let nothing = config::Admin {
-            bind: None,
-            socket: None,
-            token: None,
-            hosts: Vec::new(),
-        };
-        let admin = state.config.admin.as_ref().unwrap_or(&nothing);
-        refuse(&request, admin)
-    };
+    let refused = by_settings(&sight, |admin| refuse(&request, admin));
     let mut response = match refused {
         Some(refused) => refused.into_response(),
         None => next.run(request).await,
@@ -66,6 +58,32 @@ pub(super) async fn guard(State(sight): State<Sight>, request: Request, next: Ne
             .or_insert(HeaderValue::from_static(value));
     }
     response
+}
+
+/// What this caller may change.
+pub(super) fn changes(sight: &Sight, caller: &Caller) -> Changes {
+    by_settings(sight, |admin| may_change(Some(caller), admin))
+}
+
+fn by_settings<T>(sight: &Sight, decide: impl FnOnce(&config::Admin) -> T) -> T {
+    // Without its table any more, it answers what has come, as one without names.
+    let nothing = config::Admin {
+        bind: None,
+        socket: None,
+        token: None,
+        hosts: Vec::new(),
+    };
+    let state = sight.shared.state();
+    decide(state.config.admin.as_ref().unwrap_or(&nothing))
+}
+
+fn may_change(caller: Option<&Caller>, admin: &config::Admin) -> Changes {
+    match (caller, &admin.token) {
+        (Some(Caller::Socket(_)), _) => Changes::Allowed,
+        // Whoever comes otherwise comes over the network.
+        (_, Some(_)) => Changes::WithToken,
+        (_, None) => Changes::SocketOnly,
+    }
 }
 
 /// Why a request gets no answer.
@@ -114,11 +132,8 @@ impl IntoResponse for Refused {
 }
 
 fn refuse(request: &Request, admin: &config::Admin) -> Option<Refused> {
-    // Whoever comes otherwise comes over the network.
-    let at_socket = matches!(
-        request.extensions().get::<Caller>(),
-        Some(Caller::Socket(_))
-    );
+    let changes = may_change(request.extensions().get(), admin);
+    let at_socket = changes == Changes::Allowed;
     let (headers, uri) = (request.headers(), request.uri());
     let may_be_a_page = !at_socket || headers.contains_key(header::ORIGIN);
     let path_is_open = BY_ANY_NAME.contains(&uri.path());

@@ -28,7 +28,7 @@ use tokio::{
 
 use super::{
     Clients, ClientsQuery, Connections, ConnectionsQuery, Kill, Killed, LogLevel, Reload, Samples,
-    Servers, SetLogLevel, SetState, StateSet, Status,
+    Servers, ServersQuery, SetLogLevel, SetState, StateSet, Status,
 };
 
 /// No answer is larger: a thousand connections with long names have some 500 KB.
@@ -185,7 +185,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]
     pub async fn servers(&self) -> Result<Servers, ClientError> {
-        self.get("servers", &()).await
+        self.get("servers", &ServersQuery::default()).await
     }
 
     /// Client rules.

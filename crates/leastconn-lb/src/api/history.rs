@@ -11,12 +11,11 @@ use std::{
 };
 
 use jiff::Timestamp;
-use leastconn::Reason;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{count, time};
+use super::{count, is_refusal, time};
 use crate::shared::Shared;
 
 const EVERY: Duration = Duration::from_secs(2);
@@ -160,25 +159,4 @@ impl Reading {
             sent_per_second: per_second(self.sent, before.sent),
         })
     }
-}
-
-/// Whether a connection that ended so never had a server.
-fn is_refusal(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::HandshakeTimeout
-            | Reason::HandshakeFailed
-            | Reason::NoCertificate
-            | Reason::UntrustedCertificate
-            | Reason::ExpiredCertificate
-            | Reason::RevokedCertificate
-            | Reason::AmbiguousIdentity
-            | Reason::UnknownClient
-            | Reason::NotAllowed
-            | Reason::RateLimited
-            | Reason::TooManyConnections
-            | Reason::Overloaded
-            | Reason::NoServerAvailable
-            | Reason::ConnectFailed
-    )
 }

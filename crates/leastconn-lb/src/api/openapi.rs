@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Clients, ClientsQuery, Connections, ConnectionsQuery, HistoryQuery, Kill, Killed, LogLevel,
-    Reload, Samples, Servers, SetLogLevel, SetState, StateSet, Status,
+    Reload, Samples, Servers, ServersQuery, SetLogLevel, SetState, StateSet, Status,
 };
 
 /// Below which all paths are.
@@ -21,7 +21,11 @@ pub fn openapi() -> Value {
         paths: Map::new(),
     };
     paths.get::<Status>("/status", "The balancer as a whole", None);
-    paths.get::<Servers>("/servers", "All servers of all upstreams", None);
+    paths.get::<Servers>(
+        "/servers",
+        "Servers of all upstreams",
+        Some(inline::<ServersQuery>()),
+    );
     paths.get::<Clients>(
         "/clients",
         "Client rules, and the connections under each",

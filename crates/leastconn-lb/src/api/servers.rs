@@ -1,21 +1,36 @@
 //! `GET /api/v1/servers`
 
-use leastconn::{Member, Pool, health::Availability};
+use std::{cmp::Reverse, time::Instant};
+
+use leastconn::{AdminState, Member, Pool, health::Availability, net};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Sight;
 use crate::state::State;
 
-/// All servers of all upstreams.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// The word for a server that health checks found nothing wrong with.
+const UP: &str = "up";
+
+/// Servers of all upstreams.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Servers {
     /// In the configuration's order.
     pub servers: Vec<Server>,
 }
 
+/// How many of them.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServersQuery {
+    /// Of each upstream so many at most, all unless given: those first that get no
+    /// connections, then those that are starting slowly, then those with the most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
 /// One server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Server {
     /// The upstream that it belongs to.
     pub upstream: String,
@@ -28,6 +43,9 @@ pub struct Server {
     /// What is known of its health: `up`, `down` (probes fail), or `ejected`
     /// (connections to it failed).
     pub health: String,
+    /// While it is starting slowly: how far it has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<SlowStart>,
     /// Its share relative to its peers'.
     pub weight: u16,
     /// Connections that it takes at once.
@@ -41,6 +59,17 @@ pub struct Server {
     pub connections: u64,
     /// Connects to it that failed since the start.
     pub connect_failures: u64,
+}
+
+/// How far a server has come that is starting slowly.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SlowStart {
+    /// What it may get of its share of new connections, at most: from 0.1 to less
+    /// than 1.
+    pub share: f64,
+    /// Seconds until it may have its whole share; they begin with the first connection
+    /// that could have gone to it.
+    pub remaining_seconds: f64,
 }
 
 /// An upstream at a glance.
@@ -62,12 +91,10 @@ pub struct UpstreamSummary {
 
 impl Servers {
     /// As they are now.
-    pub fn of(sight: &Sight) -> Self {
+    pub fn of(sight: &Sight, query: &ServersQuery) -> Self {
         let state = sight.shared.state();
-        let servers = pools(&state).flat_map(|pool| {
-            let members = pool.members().iter();
-            members.map(|member| Server::of(pool.id().as_str(), member))
-        });
+        let now = net::now();
+        let servers = pools(&state).flat_map(|pool| Server::all(pool, query.limit, now));
         Self {
             servers: servers.collect(),
         }
@@ -82,19 +109,44 @@ fn pools(state: &State) -> impl Iterator<Item = &Pool> {
 }
 
 impl Server {
-    fn of(upstream: &str, member: &Member) -> Self {
+    fn all(pool: &Pool, limit: Option<usize>, now: Instant) -> Vec<Self> {
+        let members = pool.members().iter();
+        let mut all: Vec<_> = members
+            .map(|member| Self::of(pool, member, now))
+            .enumerate()
+            .collect();
+        if let Some(limit) = limit.filter(|&limit| limit < all.len()) {
+            all.sort_by_key(|(position, server)| (server.interest(), *position));
+            all.truncate(limit);
+            all.sort_by_key(|&(position, _)| position);
+        }
+        all.into_iter().map(|(_, server)| server).collect()
+    }
+
+    /// What is looked for comes first.
+    fn interest(&self) -> impl Ord + use<> {
+        let is_well = self.state == AdminState::Ready.as_str() && self.health == UP;
+        (is_well, self.slow_start.is_none(), Reverse(self.active))
+    }
+
+    fn of(pool: &Pool, member: &Member, now: Instant) -> Self {
         let status = member.server.status();
+        let slow = pool.slow_start_of(&member.server, now);
         Self {
-            upstream: upstream.to_owned(),
+            upstream: pool.id().to_string(),
             server: member.server.id().to_string(),
             address: member.server.address().to_string(),
             state: status.admin.as_str().to_owned(),
             health: match status.availability {
-                Availability::Up => "up",
+                Availability::Up => UP,
                 Availability::Ejected(_) => "ejected",
                 Availability::Down => "down",
             }
             .to_owned(),
+            slow_start: slow.map(|slow| SlowStart {
+                share: thousandths(slow.share),
+                remaining_seconds: thousandths(slow.remaining.as_secs_f64()),
+            }),
             weight: member.weight.get(),
             max_conns: member.max_conns.map(std::num::NonZero::get),
             backup: member.backup,
@@ -105,6 +157,11 @@ impl Server {
     }
 }
 
+/// More digits would say nothing more.
+fn thousandths(number: f64) -> f64 {
+    (number * 1e3).round() / 1e3
+}
+
 impl UpstreamSummary {
     pub(super) fn all(state: &State) -> Vec<Self> {
         pools(state).map(Self::of).collect()
@@ -113,7 +170,7 @@ impl UpstreamSummary {
     pub(crate) fn of(pool: &Pool) -> Self {
         let members = pool.members().iter();
         let status: Vec<_> = members.map(|member| member.server.status()).collect();
-        let ready = leastconn::AdminState::Ready;
+        let ready = AdminState::Ready;
         let available = status.iter().filter(|s| s.is_up() && s.admin == ready);
         Self {
             name: pool.id().to_string(),

@@ -33,6 +33,9 @@ pub struct Status {
     /// The last upgrade that failed, if any did: this process goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_upgrade: Option<FailedUpgrade>,
+    /// What whoever asks may change here, by `POST`.
+    #[serde(default)]
+    pub changes: Changes,
     /// Threads that serve connections.
     pub workers: usize,
     /// Where it was told what to do.
@@ -62,6 +65,19 @@ pub enum Phase {
     Ready,
     /// Serving what is open, taking nothing new.
     Draining,
+}
+
+/// Whether changes are taken from whoever asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Changes {
+    /// They are: this is the admin socket.
+    Allowed,
+    /// With the token of `[admin] token`: this is the admin address.
+    WithToken,
+    /// At the admin socket only: this is the admin address, and there is no token.
+    #[default]
+    SocketOnly,
 }
 
 /// An upgrade that failed.
@@ -228,8 +244,8 @@ pub struct Certificate {
 }
 
 impl Status {
-    /// The balancer as it is now.
-    pub fn of(sight: &Sight) -> Self {
+    /// The balancer as it is now, for somebody who may change so much.
+    pub fn of(sight: &Sight, changes: Changes) -> Self {
         let now = Timestamp::now();
         let shared = &sight.shared;
         shared.registry.meter_traffic();
@@ -260,6 +276,7 @@ impl Status {
                 time: time(failed.time),
                 reason: failed.reason,
             }),
+            changes,
             workers: config.process.workers.get(),
             configuration: Configuration::of(sight, config),
             log: LogStatus {

@@ -1,6 +1,6 @@
 // The last five minutes as curves, by uPlot. It is a plain script, and `uPlot` global.
 
-import { $, attribute } from "./dom.js";
+import { $, attribute, el } from "./dom.js";
 import * as as from "./format.js";
 
 const SECONDS = 300;
@@ -46,10 +46,21 @@ const CURVES = [
 /** Draws them, in the colours of now. */
 export function draw() {
   for (const { plot } of charts) plot.destroy();
-  const style = getComputedStyle(document.documentElement);
-  charts = CURVES.map((curve) => ({ curve, plot: plotOf(curve, (name) => style.getPropertyValue(name).trim()) }));
+  // A custom property is but text until something has it as its colour.
+  const probe = el("span");
+  document.body.append(probe);
+  const style = getComputedStyle(probe);
+  const colour = (name) => {
+    probe.style.color = `var(${name})`;
+    return style.color;
+  };
+  charts = CURVES.map((curve) => ({ curve, plot: plotOf(curve, colour) }));
+  probe.remove();
   refresh();
 }
+
+/** How little of the ground an area covers. */
+const faint = (colour) => colour.replace("rgb(", "rgba(").replace(")", ", .11)");
 
 function plotOf(curve, colour) {
   const axis = {
@@ -60,7 +71,8 @@ function plotOf(curve, colour) {
   };
   const options = {
     ...sizeOf($(curve.id)),
-    padding: [10, 8, 0, 0],
+    // On the right for half a time of day.
+    padding: [10, 20, 0, 0],
     cursor: { sync, y: false, drag: { x: false, y: false }, points: { size: 6 } },
     legend: { live: true },
     scales: {
@@ -76,8 +88,7 @@ function plotOf(curve, colour) {
       ...curve.series.map(([label, name]) => ({
         label,
         stroke: colour(name),
-        // Eight digits: the last two are how little of the ground it covers.
-        fill: `${colour(name)}1c`,
+        fill: faint(colour(name)),
         width: 1.75,
         points: { show: false },
         value: (plot, n, series, at) => curve.value(at == null ? last(plot.data[series]) : n),
@@ -101,17 +112,16 @@ function sizeOf(element) {
 
 /** Takes in samples of the API; those that are known already are passed over. */
 export function add(list) {
-  const newest = samples.length ? last(samples).at : 0;
-  for (const sample of list) {
-    const at = Date.parse(sample.time) / 1000;
-    if (at > newest) samples.push({ ...sample, at });
-  }
+  const read = list.map((sample) => ({ ...sample, at: Date.parse(sample.time) / 1000 }));
+  // The balancer's clock was set back: what was before has no place on the axis.
+  const back = read.findLastIndex(({ at }, n) => n > 0 && at < read[n - 1].at);
+  const fresh = read.slice(Math.max(0, back));
+  if (fresh.length && samples.length && last(fresh).at < last(samples).at) samples = [];
+  const newest = samples.length ? last(samples).at : -Infinity;
+  samples.push(...fresh.filter(({ at }) => at > newest));
   samples = samples.filter(({ at }) => at >= end() - SECONDS);
   refresh();
 }
-
-/** When the newest sample was taken, in milliseconds. */
-export const newest = () => (samples.length ? last(samples).at * 1000 : null);
 
 export function forget() {
   samples = [];

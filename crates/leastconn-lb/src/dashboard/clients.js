@@ -7,8 +7,8 @@ import { Rates } from "./rates.js";
 import { refused } from "./reasons.js";
 
 const SHOWN = 12;
-/** As many as the API gives at once. */
-const MOST = 1000;
+/** More than this nobody reads through; there is a search. */
+const MOST = 250;
 const rates = new Rates();
 /** To put more rules than this in order costs the balancer something: not every time. */
 const MANY = 5000;

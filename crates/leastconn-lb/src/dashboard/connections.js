@@ -1,12 +1,13 @@
 // Open connections, the newest first, with search: the balancer searches, since the
 // page has only some of them.
 
+import * as control from "./control.js";
 import { $, attribute, el, empty, keyed, text } from "./dom.js";
 import * as as from "./format.js";
 
 const SHOWN = 20;
-/** As many as the API gives at once. */
-const MOST = 1000;
+/** More than this nobody reads through; there is a search. */
+const MOST = 250;
 let limit = SHOWN;
 let search = "";
 
@@ -43,11 +44,17 @@ function row({ connection }) {
   const [received, sent, age] = [el("td", "num more"), el("td", "num more"), el("td", "num")];
   const heading = el("th", "", client, identity);
   heading.scope = "row";
+  const end = el("button", "small", "End …");
+  end.type = "button";
+  end.setAttribute("aria-haspopup", "dialog");
+  let latest = null;
+  end.addEventListener("click", () => control.open(ending(() => latest)));
   const cell = (className, ...children) => el("td", className, ...children);
   const element = el(
     "tr",
     "",
-    cell("num more quiet", as.count(connection)),
+    // As a command takes it.
+    cell("num more quiet", String(connection)),
     heading,
     cell("more", source, proxy),
     cell("more", listener, sni),
@@ -55,11 +62,15 @@ function row({ connection }) {
     received,
     sent,
     age,
+    cell("num", end),
   );
   element.dataset.connection = connection;
   return {
     element,
     update: (now) => {
+      latest = now;
+      control.refresh(keyOf(now));
+      attribute(end, "aria-label", `End connection ${connection} of ${now.client ?? now.source}`);
       text(client, now.client ?? "not known yet");
       text(identity, now.identity ?? "");
       attribute(heading, "title", [now.client, now.identity, now.serial && `serial ${now.serial}`].filter(Boolean).join("\n") || null);
@@ -69,7 +80,7 @@ function row({ connection }) {
       text(listener, now.listener);
       text(sni, now.sni ?? "");
       attribute(sni, "title", now.sni);
-      const to = [now.upstream, now.server].filter(Boolean).join("/");
+      const to = destination(now);
       text(server, to || "–");
       attribute(server, "title", to || null);
       text(stage, now.stage === "relaying" ? "" : now.stage);
@@ -78,5 +89,35 @@ function row({ connection }) {
       text(age, as.span(now.duration_ms));
       attribute(age, "title", `since ${as.moment(now.time)}`);
     },
+  };
+}
+
+const keyOf = (one) => `connection ${one.connection}`;
+const destination = (one) => [one.upstream, one.server].filter(Boolean).join("/");
+
+/** What the dialog is told of a connection, as it is or was when it was seen last. */
+function ending(now) {
+  const { connection } = now();
+  return {
+    key: keyOf(now()),
+    title: `End connection ${connection}?`,
+    says: () => {
+      const { client, identity, source, duration_ms: age } = now();
+      const who = client ? `It is ${client}’s` : "Nobody knows yet whose it is";
+      const to = destination(now());
+      return `${who}${identity ? ` (${identity})` : ""}, from ${source}${to && `, to ${to}`}, open for ${as.span(age)}. The client may come back at once.`;
+    },
+    choices: [
+      {
+        label: "End it",
+        says: "Both sides are cut off; the log says killed.",
+        danger: true,
+        path: "connections/kill",
+        body: { connection },
+        done: `Connection ${connection} is ended.`,
+        command: ["kill", "--connection", String(connection)],
+      },
+    ],
+    once: true,
   };
 }

@@ -43,12 +43,17 @@ export function bar(className = "") {
  */
 export function keyed(parent, items, keyOf, make) {
   const known = (parent.rowsByKey ??= new Map());
-  const seen = new Set();
+  const wanted = new Map(items.map((item) => [keyOf(item), item]));
+  // First, so that those that stay are in their places, and are not moved.
+  for (const [key, row] of known) {
+    if (!wanted.has(key)) {
+      row.element.remove();
+      known.delete(key);
+    }
+  }
+  const focused = document.activeElement;
   let at = parent.firstElementChild;
-  for (const item of items) {
-    const key = keyOf(item);
-    if (seen.has(key)) continue;
-    seen.add(key);
+  for (const [key, item] of wanted) {
     let row = known.get(key);
     if (!row) {
       row = make(item);
@@ -58,12 +63,15 @@ export function keyed(parent, items, keyOf, make) {
     if (row.element === at) at = at.nextElementSibling;
     else parent.insertBefore(row.element, at);
   }
-  for (const [key, row] of known) {
-    if (!seen.has(key)) {
-      row.element.remove();
-      known.delete(key);
-    }
-  }
+  // Who is moved loses it.
+  if (focused !== document.activeElement && parent.contains(focused)) focused.focus({ preventScroll: true });
+}
+
+/** A word in a colour. */
+export function badge(element, word, kind) {
+  text(element, word);
+  const wanted = kind ? `badge ${kind}` : "badge";
+  if (element.className !== wanted) element.className = wanted;
 }
 
 /** One line instead of rows, while there are none. */

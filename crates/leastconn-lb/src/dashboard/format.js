@@ -28,6 +28,11 @@ export function bytes(n) {
   return bytesParts(n).join(THIN);
 }
 
+/** 35 %; what is less than the whole is not called the whole. */
+export function percent(share) {
+  return `${Math.min(99, Math.round(share * 100))}${THIN}%`;
+}
+
 /** A time span, from milliseconds, to two units: 3 d 4 h, 12 min, 4.2 s. */
 export function span(ms) {
   const s = ms / 1000;
@@ -45,23 +50,29 @@ export function span(ms) {
 
 const two = (n) => String(n).padStart(2, "0");
 
-/** The time of day here, 24 hours. */
+/** The time of day, 24 hours, in the time zone of this browser. */
 export function clock(time) {
   const at = new Date(time);
   return `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
 }
 
-/** Date and time here: 2026-11-24 16:03. */
+/** 2026-11-24 */
 export function date(time) {
   const at = new Date(time);
   return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
 }
 
+/** 2026-11-24 16:03:59 */
 export function moment(time) {
   return `${date(time)} ${clock(time)}`;
 }
 
-/** One of two words. */
+/** 16:03:59, with the date unless it is that of `now`. */
+export function when(time, now) {
+  return date(time) === date(now) ? clock(time) : moment(time);
+}
+
+/** 1 server, 2 servers */
 export function plural(n, one, many = `${one}s`) {
   return `${count(n)} ${n === 1 ? one : many}`;
 }

@@ -5,7 +5,7 @@ import * as charts from "./charts.js";
 import * as clients from "./clients.js";
 import * as connections from "./connections.js";
 import * as control from "./control.js";
-import { $, attribute, text } from "./dom.js";
+import { $, attribute, badge, el, text } from "./dom.js";
 import * as as from "./format.js";
 import { say, watch } from "./notice.js";
 import * as overview from "./overview.js";
@@ -14,16 +14,20 @@ import * as upstreams from "./upstreams.js";
 const EVERY = 2000;
 /** After the last key press, before a search is asked for. */
 const SETTLED = 250;
+/** What is older than this is not shown as if it were so now. */
+const OLD = 5 * EVERY;
+/** Clocks that differ by more than this, in milliseconds, are worth a word. */
+const SKEW = 10_000;
 
 let timer = null;
 let settling = null;
 let asking = false;
 let again = false;
-/** When it answered last, and when the process that did was started. */
-let answered = performance.now();
-let started = null;
+/** What it answered last, and when by the clock here; at first, when we began to ask. */
+let last = { status: null, at: Date.now() };
 let lost = false;
-let all = true;
+/** Whether all of the history is wanted, or the newest of it. */
+let whole = true;
 
 /** One round: everything is asked for at once and shown at once, or nothing is. */
 async function poll() {
@@ -37,20 +41,17 @@ async function poll() {
   try {
     answers = await Promise.all([
       get("status"),
-      get("servers"),
+      get("servers", upstreams.query()),
       clients.ask(),
       get("connections", connections.query()),
-      get("history", all ? {} : { last: 5 }),
+      get("history", whole ? {} : { last: 5 }),
     ]);
   } catch (error) {
     failed(error);
   }
   // A fault in showing them is ours: it is not taken for a balancer that is gone.
   try {
-    if (answers) {
-      found();
-      show(...answers);
-    }
+    if (answers) show(...answers);
   } finally {
     asking = false;
     next();
@@ -58,28 +59,43 @@ async function poll() {
 }
 
 function show(status, { servers }, rules, open, history) {
-  const now = performance.now();
-  if (started !== status.started) {
+  const before = last.status;
+  last = { status, at: Date.now() };
+  if (lost) say("The balancer answers again.");
+  lost = false;
+  stale(false);
+  $("lost").hidden = true;
+  if (before && before.started !== status.started) {
     // Another process: what was counted before has nothing to do with it.
     for (const part of [charts, clients, upstreams]) part.forget();
-    started = status.started;
-    if (!all) again = all = true;
+    again ||= !whole;
+    whole = true;
+  } else {
+    whole = false;
   }
   charts.add(history.samples);
-  if (!again) all = false;
   overview.head(status);
   overview.figures(status, history.samples.at(-1));
   overview.outcomes(status);
   overview.listeners(status);
   overview.certificates(status);
-  upstreams.show(status, servers, now);
+  control.allow(status);
+  upstreams.show(status, servers, performance.now());
   clients.show(rules);
   connections.show(open);
   watch(status, servers);
   text($("pulse"), `live · ${as.clock(status.time)}`);
+  clocks(Date.parse(status.time) - last.at);
   document.body.classList.remove("loading");
   // Which answer is shown, for tests.
   attribute(document.body, "data-shown", status.time);
+}
+
+/** All times on the page are by the balancer's clock. */
+function clocks(ahead) {
+  const apart = Math.abs(ahead) > SKEW;
+  $("clocks").hidden = !apart;
+  if (apart) text($("clocks"), `times are the balancer’s, whose clock is ${as.span(Math.abs(ahead))} ${ahead > 0 ? "ahead of" : "behind"} the one here`);
 }
 
 function next() {
@@ -92,38 +108,32 @@ function next() {
   }
 }
 
-function found() {
-  answered = performance.now();
-  if (!lost) return;
-  lost = false;
-  $("lost").hidden = true;
-  document.body.classList.remove("stale");
-  say("The balancer answers again.");
+function stale(yes) {
+  document.body.classList.toggle("stale", yes);
 }
 
+/** It does not answer; since when, counted while it lasts. */
 function failed(error) {
-  if (!lost) answered = Math.min(answered, performance.now());
   lost = true;
   // The curves have a gap: more than the newest is missing.
-  all = true;
-  document.body.classList.add("stale");
+  whole = true;
+  stale(true);
   text($("pulse"), "no answer");
-  tell(error);
-}
-
-/** How long it has been, counted while it lasts. */
-function tell(error) {
-  if (!lost) return;
+  badge($("phase"), "no answer", "bad");
+  document.title = "no answer · leastconn";
   const banner = $("lost");
-  const since = as.span(Math.max(1000, Math.round((performance.now() - answered) / 1000) * 1000)).replace(".0", "");
-  const why = error?.status ? ` (${error.message})` : "";
+  const age = as.span(Math.max(1000, Math.round((Date.now() - last.at) / 1000) * 1000)).replace(".0", "");
+  const since = last.status ? ` since ${as.when(last.status.time, Date.now())}` : "";
+  let why = "";
+  if (error.status) why = `: ${error.message}`;
+  else if (error.name === "TimeoutError") why = ": it takes connections, and says nothing";
   // An alert is read out when it appears; the seconds that follow are not.
   if (banner.hidden) {
-    banner.replaceChildren("No answer from the balancer", why);
-    banner.append(document.createElement("span"), "; asking again every two seconds.");
-    banner.lastElementChild.setAttribute("aria-hidden", "true");
+    const counted = el("span");
+    counted.setAttribute("aria-hidden", "true");
+    banner.replaceChildren(`No answer from the balancer${since}`, counted, `${why}.`, last.status ? " What is below was so then." : "", " Asking again every two seconds.");
   }
-  text(banner.querySelector("span"), ` since ${since}`);
+  text(banner.querySelector("span"), ` (${age})`);
   banner.hidden = false;
 }
 
@@ -155,6 +165,7 @@ function theme() {
 }
 
 theme();
+upstreams.start(poll);
 clients.start(changed);
 connections.start(changed);
 control.start(poll);
@@ -164,8 +175,11 @@ document.addEventListener("visibilitychange", () => {
   clearTimeout(timer);
   if (document.hidden) return;
   // Long ago, perhaps: all that is kept, rather than the newest few.
-  all = true;
-  answered = performance.now();
+  whole = true;
+  if (Date.now() - last.at > OLD) {
+    stale(true);
+    text($("pulse"), "asking …");
+  }
   poll();
 });
 poll();

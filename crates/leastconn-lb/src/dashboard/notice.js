@@ -15,15 +15,19 @@ export function watch(status, servers) {
   }
   const changes = [];
   const states = new Map();
+  // Of very many servers only some are known here. One that was not, and is not well,
+  // was a moment ago.
+  const all = status.upstreams.reduce((sum, one) => sum + one.servers, 0);
+  const unknown = before.phase && servers.length < all ? "up" : undefined;
   for (const server of servers) {
     const name = `${server.upstream}/${server.server}`;
     const state = stateOf(server);
     states.set(name, state);
-    const was = before.states.get(name);
+    const was = before.states.get(name) ?? unknown;
     if (was && was !== state) changes.push(`${name} is ${state}.`);
   }
   said.push(...changes.slice(0, MOST));
-  if (changes.length > MOST) said.push(`So are ${changes.length - MOST} more servers: changed.`);
+  if (changes.length > MOST) said.push(`The states of ${changes.length - MOST} more servers changed.`);
   Object.assign(before, { phase: status.phase, states, reload: reload?.time ?? null });
   if (said.length > 0) say(said.join(" "));
 }

@@ -1,10 +1,15 @@
 // The head of the page, the figures, and what happened since the start.
 
-import { $, attribute, bar, el, empty, fill, keyed, text } from "./dom.js";
+import { $, attribute, badge, bar, el, empty, fill, keyed, text } from "./dom.js";
 import * as as from "./format.js";
 import { explain, isRefusal, refused } from "./reasons.js";
 
 const SHOWN = 6;
+const DAY = 86_400_000;
+/** What runs out within this is red, and stands at the top of the page as well. */
+const SOON = 7 * DAY;
+/** Within this, yellow. */
+const LATER = 30 * DAY;
 let allCertificates = false;
 
 const PHASES = { starting: "warn", ready: "good", draining: "warn" };
@@ -22,36 +27,46 @@ export function head(status) {
   text($("applied"), as.moment(configuration.applied));
   const reload = configuration.last_reload;
   badge($("reload"), reload?.outcome ?? "none", { applied: "good", rejected: "bad" }[reload?.outcome]);
-  text($("reload-time"), reload ? as.clock(reload.time) : "");
-  const reasons = reload?.reasons ?? [];
+  text($("reload-time"), reload ? as.when(reload.time, status.time) : "");
   $("rejected").hidden = reload?.outcome !== "rejected";
-  lines($("rejected-reasons"), reasons);
+  lines($("rejected-reasons"), reload?.reasons ?? []);
+  const upgrade = status.failed_upgrade;
+  $("upgrade").hidden = !upgrade;
+  if (upgrade) text($("upgrade"), `The upgrade at ${as.when(upgrade.time, status.time)} failed, and this process goes on: ${upgrade.reason}`);
   $("by-hand").hidden = configuration.deviations.length === 0;
   lines(
     $("deviations"),
-    configuration.deviations.map((one) => `${one.what} is ${one.is}; the file says ${one.configured}`),
+    configuration.deviations.map(
+      ({ what, is, configured, since }) =>
+        `${what} is ${is}${since ? ` since ${as.when(since, status.time)}` : ""}; the file says ${configured}`,
+    ),
   );
   $("draining").hidden = status.phase !== "draining";
-  const lost = status.log.lines_lost;
-  text(
-    $("process"),
-    `process ${status.pid} · ${as.plural(status.workers, "worker")} · started ${as.moment(status.started)} · log level ${status.log.level}` +
-      (lost ? ` · ${as.plural(lost, "access log line")} lost` : ""),
-  );
+  const { log, sandbox } = status;
+  const process = [
+    `process ${status.pid}`,
+    as.plural(status.workers, "worker"),
+    `started ${as.moment(status.started)}`,
+    `log level ${log.level}`,
+    log.lines_lost && `${as.plural(log.lines_lost, "access log line")} lost`,
+    `sandbox ${sandbox.state}${sandbox.detail ? ` (${sandbox.detail})` : ""}`,
+  ];
+  text($("process"), process.filter(Boolean).join(" · "));
 }
 
 export function figures(status, sample) {
   const all = status.connections;
   figure("open", all.open, as.count(all.open));
   text($("open-of"), `of ${as.count(all.limit)}`);
-  alarm("open", all.open >= all.limit * 0.9);
+  alarm("open", all.open >= all.limit * 0.9 && "bad");
   figure("handshakes", all.handshakes, as.count(all.handshakes));
   text($("waiting"), all.handshakes_waiting ? `${as.count(all.handshakes_waiting)} waiting` : "");
   const servers = status.upstreams.reduce((sum, one) => sum + one.servers, 0);
   const available = status.upstreams.reduce((sum, one) => sum + one.available, 0);
   figure("available", available, as.count(available));
   text($("available-of"), `of ${as.count(servers)}`);
-  alarm("available", available < servers);
+  const without = status.upstreams.some((one) => one.available === 0);
+  alarm("available", without ? "bad" : available < servers && "warn");
   if (!sample) return;
   figure("new", sample.accepted_per_second, as.rate(sample.accepted_per_second));
   figure("refused", sample.refused_per_second, as.rate(sample.refused_per_second));
@@ -71,8 +86,9 @@ function figure(id, value, shown) {
   text($(id), shown);
 }
 
-function alarm(id, on) {
-  $(id).closest("div").classList.toggle("alarm", on);
+function alarm(id, kind) {
+  const { classList } = $(id).closest("div");
+  for (const each of ["bad", "warn"]) classList.toggle(each, kind === each);
 }
 
 export function outcomes(status) {
@@ -141,8 +157,17 @@ export function certificates(status) {
     certificates(status);
   };
   empty($("no-certificates"), all.length === 0, "None: no listener speaks TLS.");
+  $("certificates").closest("table").hidden = all.length === 0;
+  // By the balancer's clock, which is the one that counts.
+  const now = Date.parse(status.time);
+  const left = (one) => Date.parse(one.not_after) - now;
+  const soon = all.filter((one) => left(one) < SOON);
+  $("expiring").hidden = soon.length === 0;
+  const worst = soon.some((one) => left(one) < 2 * DAY) ? "bad" : "warn";
+  $("expiring").className = `banner ${worst}`;
+  lines($("expiring-files"), soon.slice(0, SHOWN).map((one) => `${one.file} ${runsOut(left(one))}`));
   keyed($("certificates"), shown, (one) => `${one.file} ${one.not_after}`, (one) => {
-    const left = el("span", "badge");
+    const days = el("span", "badge");
     const heading = el(
       "th",
       "",
@@ -152,21 +177,18 @@ export function certificates(status) {
     heading.scope = "row";
     heading.title = one.file;
     return {
-      element: el("tr", "", heading, el("td", "num", left)),
-      update: ({ days_left: days }) => {
-        const kind = days < 7 ? "bad" : days < 30 ? "warn" : "good";
-        badge(left, days < 0 ? `expired ${as.plural(-days, "day")} ago` : as.plural(days, "day"), kind);
-        attribute(left, "data-value", days);
+      element: el("tr", "", heading, el("td", "num", days)),
+      update: (one) => {
+        const ms = left(one);
+        const kind = ms < SOON ? "bad" : ms < LATER ? "warn" : "good";
+        badge(days, ms < 0 ? `expired ${as.span(-ms)} ago` : ms < 2 * DAY ? as.span(ms) : as.plural(one.days_left, "day"), kind);
+        attribute(days, "data-value", one.days_left);
       },
     };
   });
 }
 
-export function badge(element, word, kind) {
-  text(element, word);
-  const wanted = kind ? `badge ${kind}` : "badge";
-  if (element.className !== wanted) element.className = wanted;
-}
+const runsOut = (ms) => (ms < 0 ? `ran out ${as.span(-ms)} ago` : `runs out in ${as.span(ms)}`);
 
 function lines(list, wanted) {
   keyed(list, wanted, (line) => line, (line) => ({ element: el("li", "", line), update() {} }));

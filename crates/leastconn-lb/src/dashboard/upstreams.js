@@ -1,83 +1,83 @@
 // Upstreams, and their servers with what each has to do.
 
 import * as control from "./control.js";
-import { $, attribute, bar, el, empty, fill, keyed, text } from "./dom.js";
+import { $, attribute, badge, bar, el, empty, fill, keyed, text } from "./dom.js";
 import * as as from "./format.js";
 import { stateOf } from "./notice.js";
-import { badge } from "./overview.js";
 import { Rates } from "./rates.js";
 
 const SHOWN = 40;
+const MANY = 100;
 const rates = new Rates();
-/** Upstreams of which every server is shown. */
-const whole = new Set();
+/** Every server was asked for, rather than those of each upstream that matter most. */
+let all = false;
+let changed = () => {};
+
+export const query = () => (all ? {} : { limit: SHOWN });
 
 export const forget = () => rates.forget();
+
+/** `askAgain` is called when other servers are to be shown. */
+export function start(askAgain) {
+  changed = askAgain;
+}
 
 export function show(status, servers, now) {
   rates.update(now, servers.map((one) => [key(one), one.connections]));
   const byUpstream = new Map(status.upstreams.map((one) => [one.name, []]));
   for (const server of servers) byUpstream.get(server.upstream)?.push(server);
   empty($("no-upstreams"), status.upstreams.length === 0, "None.");
-  keyed($("upstreams"), status.upstreams, (one) => one.name, card);
-  for (const one of status.upstreams) {
-    const { update } = $("upstreams").rowsByKey.get(one.name);
-    update(one, byUpstream.get(one.name));
-  }
+  const items = status.upstreams.map((summary) => ({ summary, servers: byUpstream.get(summary.name) }));
+  keyed($("upstreams"), items, ({ summary }) => summary.name, card);
 }
 
 const key = (server) => `${server.upstream}/${server.server}`;
 
-function card({ name }) {
+const COLUMNS = [
+  ["Server", ""],
+  ["State", "w-state"],
+  ["In flight", "w-meter"],
+  ["New/s", "num more w-num"],
+  ["Connections", "num more w-wide"],
+  ["Failed", "num more w-num"],
+  ["Change", "w-button"],
+];
+
+function card({ summary: { name } }) {
   const heading = el("h3", "", name);
   heading.title = name;
   const [up, sum] = [el("span", "badge"), el("span", "quiet last")];
   const rows = el("tbody");
-  const head = ["Server", "State", "In flight", "New/s", "Connections", "Failed", "Change"].map((word, at) => {
-    const cell = el("th", ["", "w-state", "w-meter", "num more w-num", "num more w-wide", "num more w-num", "w-button"][at]);
+  const head = COLUMNS.map(([word, className]) => {
+    const cell = el("th", className, word === "Change" ? el("span", "unseen", word) : word);
     cell.scope = "col";
-    if (word === "Change") cell.append(el("span", "unseen", word));
-    else cell.append(word);
     return cell;
   });
   const caption = el("caption", "unseen", `Servers of ${name}`);
   const table = el("table", "", caption, el("thead", "", el("tr", "", ...head)), rows);
   const more = el("button", "all");
   more.type = "button";
-  let latest = [];
-  const draw = () => {
-    const shown = whole.has(name) ? latest : worst(latest);
-    more.hidden = shown.length === latest.length;
-    text(more, `Show all ${as.count(latest.length)} servers`);
-    // Against the largest here: equal shares are bars of equal length.
-    const most = latest.reduce((most, one) => Math.max(most, one.active), 1);
-    keyed(rows, shown.map((server) => ({ server, most })), (item) => key(item.server), row);
-  };
   more.addEventListener("click", () => {
-    whole.add(name);
-    draw();
+    all = true;
+    changed();
   });
   const element = el("section", "card", el("div", "head", heading, up, sum), table, more);
   element.setAttribute("aria-label", `Upstream ${name}`);
   return {
     element,
-    update: (summary, servers) => {
-      if (!servers) return;
-      latest = servers;
+    update: ({ summary, servers }) => {
       const kind = summary.available === 0 ? "bad" : summary.available < summary.servers ? "warn" : "good";
       badge(up, `${as.count(summary.available)} of ${as.count(summary.servers)} available`, kind);
       text(sum, `${summary.balance} · ${as.count(summary.active)} in flight`);
-      draw();
+      more.hidden = all || servers.length >= summary.servers;
+      text(more, `Show all ${as.count(summary.servers)} servers`);
+      // Against the largest here: equal shares are bars of equal length.
+      const most = servers.reduce((most, one) => Math.max(most, one.active), 1);
+      // So many that move would keep the browser from all else.
+      rows.classList.toggle("many", servers.length > MANY);
+      keyed(rows, servers.map((server) => ({ server, most })), (item) => key(item.server), row);
     },
   };
-}
-
-/** Of very many servers, those that one would look for: what is wrong first, then
- * what is busy. */
-function worst(servers) {
-  if (servers.length <= SHOWN) return servers;
-  const rank = (one) => (stateOf(one) === "up" ? 0 : 1);
-  return [...servers].sort((a, b) => rank(b) - rank(a) || b.active - a.active).slice(0, SHOWN);
 }
 
 const KINDS = { up: "good", down: "bad", ejected: "bad", drain: "warn", maint: "warn" };
@@ -87,7 +87,7 @@ function row({ server }) {
   const heading = el("th", "", el("span", "name", server.server), sub);
   heading.scope = "row";
   heading.title = server.server;
-  const state = el("span", "badge");
+  const [state, slow] = [el("span", "badge"), el("span", "sub slow")];
   const { outer, inner } = bar();
   const active = el("b");
   const [rate, total, failed] = [el("td", "num more"), el("td", "num more"), el("td", "num more")];
@@ -96,12 +96,12 @@ function row({ server }) {
   change.setAttribute("aria-haspopup", "dialog");
   change.setAttribute("aria-label", `Set the state of ${key(server)}`);
   let latest = server;
-  change.addEventListener("click", () => control.open(latest));
+  change.addEventListener("click", () => control.open(setting(() => latest)));
   const element = el(
     "tr",
     "",
     heading,
-    el("td", "", state),
+    el("td", "", state, slow),
     el("td", "", el("span", "gauge", active, outer)),
     rate,
     total,
@@ -113,9 +113,14 @@ function row({ server }) {
     element,
     update: ({ server: now, most }) => {
       latest = now;
-      control.refresh(now);
+      control.refresh(key(now));
       const word = stateOf(now);
       badge(state, word, KINDS[word] ?? "bad");
+      slow.hidden = !now.slow_start;
+      if (now.slow_start) {
+        text(slow, `slow ${as.percent(now.slow_start.share)}`);
+        attribute(slow, "title", slowly(now.slow_start));
+      }
       const extras = [now.weight !== 1 && `weight ${now.weight}`, now.backup && "backup", now.max_conns && `at most ${as.count(now.max_conns)}`].filter(Boolean);
       text(sub, [now.address, ...extras].join(" · "));
       attribute(sub, "title", sub.textContent);
@@ -129,5 +134,37 @@ function row({ server }) {
       attribute(total, "data-value", now.connections);
       text(failed, as.count(now.connect_failures));
     },
+  };
+}
+
+const slowly = ({ share, remaining_seconds: left }) =>
+  `It is starting slowly: it gets at most ${as.percent(share)} of its share of new connections, and the whole in ${as.span(left * 1000)}.`;
+
+const STATES = [
+  ["ready", "Ready", "It gets connections."],
+  ["drain", "Drain", "No new ones; those it has go on."],
+  ["maint", "Maint", "None; those it has are ended after a grace, and probes say nothing about it."],
+];
+
+/** What the dialog is told of a server. */
+function setting(now) {
+  const { upstream, server } = now();
+  const name = `${upstream}/${server}`;
+  return {
+    key: name,
+    title: name,
+    says: () => {
+      const slow = now().slow_start;
+      return `It is ${stateOf(now())}, with ${as.plural(now().active, "connection")} in flight. ${slow ? slowly(slow) : ""}`;
+    },
+    choices: STATES.map(([state, label, says]) => ({
+      label,
+      says,
+      path: `servers/${encodeURIComponent(upstream)}/${encodeURIComponent(server)}/state`,
+      body: { state },
+      done: `${name} is set to ${state}.`,
+      command: [state, name],
+      current: () => now().state === state,
+    })),
   };
 }

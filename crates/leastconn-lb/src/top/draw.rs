@@ -9,7 +9,7 @@ use ratatui::{
     layout::{Constraint, Layout, Rect},
     style::{Modifier, Style, Stylize},
     text::{Line, Span},
-    widgets::{Block, Paragraph, Sparkline, Tabs},
+    widgets::{Block, Paragraph, Sparkline, Tabs, Wrap},
 };
 
 use super::{
@@ -27,12 +27,22 @@ const OLD: Duration = Duration::from_secs(5);
 /// Below this, curves would take the place of what is looked for.
 const ROOM_FOR_CURVES: u16 = 22;
 
+/// Below this, the sums may need a second row. It is there then in any case: nothing is to
+/// move when a number gets longer.
+const ROOM_FOR_SUMS: u16 = 100;
+
 pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, now: Instant) {
     let area = frame.area();
     let curves = if area.height >= ROOM_FOR_CURVES { 5 } else { 0 };
-    let [head, figures, curve, tabs, table, foot] = Layout::vertical([
+    let picture = view.picture.as_ref().map(|(picture, _)| picture);
+    let troubles = picture.map(troubles).unwrap_or_default();
+    let sums = picture.map(sums).unwrap_or_default();
+    let needed = |line: &Line<'_>| rows(line, area.width);
+    let each: Vec<u16> = troubles.iter().map(needed).collect();
+    let [head, trouble, figures, curve, tabs, table, foot] = Layout::vertical([
         Constraint::Length(1),
-        Constraint::Length(1),
+        Constraint::Length(each.iter().sum()),
+        Constraint::Length(if area.width < ROOM_FOR_SUMS { 2 } else { 1 }),
         Constraint::Length(curves),
         Constraint::Length(1),
         Constraint::Min(1),
@@ -56,12 +66,29 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, now: Instant) {
         return;
     };
     frame.render_widget(heading(&picture), head);
-    frame.render_widget(sums(&picture), figures);
+    let areas = Layout::vertical(each.into_iter().map(Constraint::Length)).split(trouble);
+    for (line, area) in troubles.into_iter().zip(areas.iter()) {
+        frame.render_widget(wrapped(line), *area);
+    }
+    frame.render_widget(wrapped(sums), figures);
     if curves > 0 {
         draw_curves(frame, &picture, curve);
     }
     tables::draw(frame, view, &picture, table);
     view.picture = Some((picture, told));
+}
+
+/// Rows that a line may take.
+const MOST: usize = 3;
+
+/// Rows that a line takes, without which its end would not be seen.
+fn rows(line: &Line<'_>, width: u16) -> u16 {
+    // At most MOST.
+    line.width().div_ceil(width.max(1).into()).min(MOST) as u16
+}
+
+fn wrapped(line: Line<'static>) -> Paragraph<'static> {
+    Paragraph::new(line).wrap(Wrap { trim: true })
 }
 
 fn phase(phase: Phase) -> Span<'static> {
@@ -74,29 +101,50 @@ fn phase(phase: Phase) -> Span<'static> {
 
 fn heading(picture: &Picture) -> Line<'static> {
     let status = &picture.status;
-    let configuration = &status.configuration;
-    let mut line = vec![
+    vec![
         Span::from(format!("leastconn {} ", status.version)).bold(),
         phase(status.phase),
         format!(
             "  up {}  {}",
             figures::age(status.uptime_seconds),
-            configuration.file
+            status.configuration.file
         )
         .into(),
-    ];
+    ]
+    .into()
+}
+
+/// What an operator must know of before anything else, a line each.
+fn troubles(picture: &Picture) -> Vec<Line<'static>> {
+    let (status, mut lines) = (&picture.status, Vec::new());
+    let configuration = &status.configuration;
     if let Some(reload) = &configuration.last_reload
         && reload.outcome == ReloadOutcome::Rejected
     {
-        let why = reload.reasons.first().map_or("", String::as_str);
-        line.push(format!("  last reload REJECTED: {why}").red().bold());
+        let (first, more) = match &reload.reasons[..] {
+            [] => ("", String::new()),
+            [first] => (&**first, String::new()),
+            [first, rest @ ..] => (&**first, format!(" (and {} more)", rest.len())),
+        };
+        // The place and what is wrong; the lines that follow show the place.
+        let first = first.lines().next().unwrap_or_default();
+        lines.push(
+            format!("last reload REJECTED{more}: {first}")
+                .red()
+                .bold()
+                .into(),
+        );
+    }
+    if let Some(failed) = &status.failed_upgrade {
+        let why = format!("last upgrade FAILED: {}", failed.reason);
+        lines.push(why.red().bold().into());
     }
     if !configuration.deviations.is_empty() {
         let all = configuration.deviations.iter();
         let all: Vec<_> = all.map(|d| format!("{} {}", d.what, d.is)).collect();
-        line.push(format!("  by hand: {}", all.join(", ")).yellow());
+        lines.push(format!("by hand: {}", all.join(", ")).yellow().into());
     }
-    line.into()
+    lines
 }
 
 fn sums(picture: &Picture) -> Line<'static> {
@@ -124,7 +172,7 @@ fn sums(picture: &Picture) -> Line<'static> {
             Span::from(bytes(last.sent_per_second)).bold(),
         ]);
     }
-    line.push(format!("  handshakes {}", totals.handshakes).into());
+    line.push(format!("  handshakes\u{a0}{}", totals.handshakes).into());
     if totals.handshakes_waiting > 0 {
         line.push(format!(" (+{} waiting)", totals.handshakes_waiting).yellow());
     }

@@ -41,6 +41,8 @@ fn picture() -> Picture {
             server("web1", "ready", "up", 4),
             server("web2", "ready", "down", 0),
             server("web3", "drain", "up", 1),
+            server("web4", "drain", "ejected", 0),
+            starting("web5"),
         ] })),
         clients: read(json!({ "total": 1, "clients": [{
             "client": "orders", "match": ["cn=orders.lb.com"], "allow": ["web"],
@@ -66,6 +68,13 @@ fn server(name: &str, state: &str, health: &str, active: u32) -> Value {
         "health": health, "weight": 1, "backup": false, "active": active, "connections": 1000,
         "connect_failures": 0,
     })
+}
+
+/// Starting slowly.
+fn starting(name: &str) -> Value {
+    let mut server = server(name, "ready", "up", 0);
+    server["slow_start"] = json!({ "share": 0.35, "remaining_seconds": 19.5 });
+    server
 }
 
 fn screen(view: &mut View, now: Instant) -> Vec<String> {
@@ -110,7 +119,9 @@ fn the_screen_says_what_the_balancer_said() {
     assert_eq!(bars, [12, 0, 3]);
     assert!(line(&shown, "web1").contains("up"));
     assert!(line(&shown, "web2").contains("down"));
-    assert!(line(&shown, "web3").contains("drain"));
+    assert!(line(&shown, "web3").contains(" drain "));
+    assert!(line(&shown, "web4").contains(" drain/ejec"));
+    assert!(line(&shown, "web5").contains(" up 35% "));
 
     press(&mut view, KeyCode::Char('2'));
     let shown = screen(&mut view, now);
@@ -188,15 +199,17 @@ fn a_balancer_that_does_not_answer_is_seen_at_once() {
 }
 
 #[test]
-fn rejected_reloads_and_what_was_set_by_hand_are_in_the_first_line() {
+fn rejected_reloads_failed_upgrades_and_what_was_set_by_hand_stand_above_all_else() {
     let (mut view, now) = (View::default(), net::now());
     let mut told = picture();
     let configuration = &mut told.status.configuration;
-    configuration.file = "lb.toml".to_owned();
     configuration.last_reload = Some(crate::api::Reload {
         time: String::new(),
         outcome: crate::api::ReloadOutcome::Rejected,
-        reasons: vec!["unknown key".to_owned()],
+        reasons: vec![
+            "unknown key\n  at = 1".to_owned(),
+            "no such file".to_owned(),
+        ],
     });
     configuration.deviations.push(crate::api::Deviation {
         what: "web/web3".to_owned(),
@@ -204,10 +217,21 @@ fn rejected_reloads_and_what_was_set_by_hand_are_in_the_first_line() {
         configured: "ready".to_owned(),
         since: None,
     });
+    told.status.failed_upgrade = Some(crate::api::FailedUpgrade {
+        time: String::new(),
+        reason: "it was killed".to_owned(),
+    });
     view.told(Ok(told), now);
-    let head = screen(&mut view, now).swap_remove(0);
-    assert!(head.contains("REJECTED: unknown key"), "{head}");
-    assert!(head.contains("by hand: web/web3 drain"), "{head}");
+    let shown = screen_of(&mut view, now, 60, 24);
+    let wanted = [
+        "last reload REJECTED (and 1 more): unknown key",
+        "last upgrade FAILED: it was killed",
+        "by hand: web/web3 drain",
+    ];
+    for (line, wanted) in shown[1..].iter().zip(wanted) {
+        assert_eq!(line.trim_end(), wanted);
+    }
+    assert!(shown[4].starts_with("open 5/10,000"), "{}", shown[4]);
 }
 
 #[test]
@@ -267,4 +291,35 @@ fn it_is_asked_again_and_again_until_nobody_listens() {
         asking.join().unwrap();
     });
     assert_eq!(times.into_inner(), 2);
+}
+
+#[test]
+fn a_narrow_screen_has_the_names_and_what_matters_most() {
+    let (mut view, now) = (View::default(), net::now());
+    view.told(Ok(picture()), now);
+    for (key, named, there, left_out) in [
+        (
+            '1',
+            "web1",
+            &["web ", " up ", "4"][..],
+            &["ADDRESS", "WEIGHT"][..],
+        ),
+        ('2', "orders", &["34", "20/s"], &["MATCH"]),
+        (
+            '3',
+            "orders",
+            &["1234", "10.0.0.7:40001", "web/web1"],
+            &["IDENTITY", "STAGE"],
+        ),
+    ] {
+        press(&mut view, KeyCode::Char(key));
+        let shown = screen_of(&mut view, now, 80, 24);
+        let row = line(&shown, named);
+        assert!(there.iter().all(|part| row.contains(part)), "{shown:#?}");
+        for title in left_out {
+            assert!(!shown.iter().any(|line| line.contains(title)), "{shown:#?}");
+        }
+    }
+    // What one line has no room for goes on in the next.
+    line(&screen_of(&mut view, now, 60, 24), "handshakes\u{a0}1");
 }

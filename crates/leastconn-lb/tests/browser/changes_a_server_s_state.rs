@@ -6,6 +6,8 @@ use crate::page::Page;
 use crate::support::{CLIENT1, Site};
 
 const SET: &str = "[data-server=\"web/web1\"] button";
+const READY: &str = "#control-choices button:nth-child(1)";
+const DRAIN: &str = "#control-choices button:nth-child(2)";
 const BADGE: &str = "document.querySelector('[data-server=\"web/web1\"] .badge').textContent";
 
 #[tokio::test]
@@ -28,11 +30,11 @@ async fn drain_clicked_drains_the_server_and_ready_brings_it_back() {
     page.click(SET).await;
     page.write("#control-token", "a-token-that-nobody-guessed")
         .await;
-    page.click("[data-state=drain]").await;
+    page.click(DRAIN).await;
     page.wait("document.getElementById('control-said').textContent.includes('not the token')")
         .await;
     page.write("#control-token", TOKEN).await;
-    page.click("[data-state=drain]").await;
+    page.click(DRAIN).await;
     page.wait(
         "document.getElementById('control-said').textContent === 'web/web1 is set to drain.'",
     )
@@ -51,12 +53,22 @@ async fn drain_clicked_drains_the_server_and_ready_brings_it_back() {
     let (_, stream) = held.iter_mut().find(|one| one.0 == "web1").unwrap();
     assert_eq!(roundtrip(stream, b"hello").await.unwrap(), b"hello");
 
-    // The token is remembered for as long as the tab is open.
+    // The token is not asked for again, until the page is another.
+    let asks = "!document.getElementById('control-token-label').hidden";
+    page.click(SET).await;
+    assert_eq!(page.eval(asks).await, false);
     page.send("Page.reload", json!({})).await;
     page.wait("document.readyState === 'complete' && document.body.dataset.shown")
         .await;
+    let kept = "sessionStorage.length + localStorage.length + document.cookie.length";
+    assert_eq!(page.eval(kept).await, 0);
     page.click(SET).await;
-    page.click("[data-state=ready]").await;
+    assert_eq!(page.eval(asks).await, true);
+    page.click(READY).await;
+    page.wait("document.getElementById('control-said').textContent === 'Say the token first.'")
+        .await;
+    page.write("#control-token", TOKEN).await;
+    page.click(READY).await;
     page.wait(&format!("{BADGE} === 'up'")).await;
     page.wait("document.getElementById('by-hand').hidden").await;
     let (name, stream) = connect().await;
@@ -67,7 +79,7 @@ async fn drain_clicked_drains_the_server_and_ready_brings_it_back() {
 }
 
 #[tokio::test]
-async fn without_a_token_the_command_is_shown() {
+async fn without_a_token_the_commands_are_shown() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let Some(page) = Page::open(&lb).await else {
@@ -76,16 +88,33 @@ async fn without_a_token_the_command_is_shown() {
     page.click(SET).await;
     page.wait("document.getElementById('control').open").await;
     assert_eq!(page.text("#control-title").await, "web/web1");
-    page.click("[data-state=drain]").await;
-    page.wait("document.getElementById('control-choices').hidden")
+    let file = lb.dir().join("leastconn.toml");
+    let commands = page
+        .eval("[...document.querySelectorAll('#control-commands code')].map((e) => e.innerText)")
         .await;
-    let said = page.text("#control-said").await;
-    assert!(said.contains("token"), "{said}");
-    assert_eq!(
-        page.text("#control-ctl").await,
-        "leastconn-lb ctl drain web/web1"
+    let command = |state| {
+        let file = file.display();
+        format!("leastconn-lb ctl --config {file} {state} web/web1")
+    };
+    assert_eq!(commands, json!([command("drain"), command("maint")]));
+    let why = page.text("#control-why").await;
+    assert!(
+        why.contains("Nothing can be changed at this address"),
+        "{why}"
     );
+    for hidden in ["control-choices", "control-token-label"] {
+        let hidden = format!("document.getElementById('{hidden}').hidden");
+        assert_eq!(page.eval(&hidden).await, true);
+    }
+
+    // A reload brings a token, and the open dialog what it is good for.
+    std::fs::write(lb.dir().join("token"), "a-token-that-nobody-guesses").unwrap();
+    let changed = lb.config().replace("[admin]", "[admin]\ntoken = \"token\"");
+    assert_eq!(lb.reload(&changed).await, "applied");
+    page.wait("!document.getElementById('control-token-label').hidden")
+        .await;
     assert_eq!(page.eval(BADGE).await, "up");
+    page.was_well().await;
     drop(page);
     lb.quiet().await;
 }

@@ -58,7 +58,7 @@ async fn it_fits_any_width_and_follows_the_chosen_colours() {
     let rows = "document.querySelectorAll('[data-server]').length";
     assert_eq!(page.eval(rows).await, 41);
     page.click("#upstreams .all:not([hidden])").await;
-    assert_eq!(page.eval(rows).await, 301);
+    page.wait(&format!("{rows} === 301")).await;
 
     let ground = "getComputedStyle(document.body).backgroundColor";
     let light = page.eval(ground).await;

@@ -14,7 +14,10 @@ mod page;
 mod support;
 
 mod changes_a_server_s_state;
+mod ends_a_connection;
 mod is_fit_for_everybody;
 mod runs_nothing_but_its_own;
+mod shows_a_server_that_starts_slowly;
 mod shows_what_the_api_says;
+mod stays_light_with_very_many;
 mod tells_when_something_is_wrong;

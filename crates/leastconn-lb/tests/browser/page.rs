@@ -122,9 +122,19 @@ impl Page {
     }
 
     pub(crate) async fn tab(&self) {
+        self.press("Tab").await;
+    }
+
+    /// Presses `Tab`, `Enter` or `Escape`.
+    pub(crate) async fn press(&self, key: &str) {
+        let (code, text) = match key {
+            "Tab" => (9, ""),
+            "Enter" => (13, "\r"),
+            "Escape" => (27, ""),
+            other => panic!("{other}"),
+        };
         for kind in ["keyDown", "keyUp"] {
-            let event =
-                json!({ "type": kind, "key": "Tab", "code": "Tab", "windowsVirtualKeyCode": 9 });
+            let event = json!({ "type": kind, "key": key, "code": key, "text": text, "windowsVirtualKeyCode": code });
             self.send("Input.dispatchKeyEvent", event).await;
         }
     }

@@ -7,8 +7,10 @@ use std::time::Duration;
 use leastconn_testkit::client::read_line;
 use leastconn_testkit::upstream::Open;
 use leastconn_testkit::{DEADLINE, Upstream, eventually, within};
+use serde_json::{Value, json};
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::steers_a_running_balancer::{SOCKET, ctl};
 use crate::support::{NO_PROBES, Running, Site, entry, talk, tcp};
 
 async fn named(n: usize) -> Vec<Upstream> {
@@ -270,6 +272,7 @@ async fn a_server_that_comes_back_begins_slowly() {
 async fn a_server_that_a_reload_adds_begins_slowly() {
     let servers = named(3).await;
     let lb = site(&servers[..2], &[1, 1], &["slow_start = \"1h\""])
+        .admin(SOCKET)
         .start()
         .await;
     let (_, held) = one_by_one(lb.main(), 40).await;
@@ -281,6 +284,33 @@ async fn a_server_that_a_reload_adds_begins_slowly() {
     let (names, more) = one_by_one(lb.main(), 300).await;
     let got = counts(&names).get("web3").copied().unwrap_or(0);
     assert_drawn(got, 300, 102.0 / 1024.0 / 3.0);
+    // Whoever looks is told so, also who asks for what matters most only.
+    let (_, answer) = lb.http_get("/api/v1/servers?limit=1").await;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer["servers"].as_array().unwrap().len(), 1, "{answer}");
+    let server = &answer["servers"][0];
+    assert_eq!(
+        (&server["server"], &server["health"]),
+        (&json!("web3"), &json!("up"))
+    );
+    let slow = &server["slow_start"];
+    assert_eq!(slow["share"], 0.1, "{slow}");
+    let remaining = slow["remaining_seconds"].as_f64().unwrap();
+    assert!((3000.0..3600.0).contains(&remaining), "{slow}");
+    let (_, all) = lb.http_get("/api/v1/servers").await;
+    let all: Value = serde_json::from_str(&all).unwrap();
+    let slow = all["servers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|server| !server["slow_start"].is_null());
+    assert_eq!(slow.collect::<Vec<_>>(), [true, false, false]);
+    let table = ctl(&lb, &["servers"]).await.ok();
+    let line = table
+        .lines()
+        .find(|line| line.starts_with("web/web3"))
+        .unwrap();
+    assert!(line.contains("up, 10% of its share, whole in "), "{line}");
     // It is not there yet, but it is there: when the others go, it takes all.
     servers[0].stop(Open::Keep).await;
     servers[1].stop(Open::Keep).await;

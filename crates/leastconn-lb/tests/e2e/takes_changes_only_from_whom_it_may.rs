@@ -56,6 +56,31 @@ async fn state(lb: &Running) -> String {
     servers["servers"][0]["state"].as_str().unwrap().to_owned()
 }
 
+/// What the status says that may be changed at the address, and at the socket.
+async fn changes(lb: &Running) -> (Value, Value) {
+    let (_, body) = lb.http_get("/api/v1/status").await;
+    let at_address: Value = serde_json::from_str(&body).unwrap();
+    let status = ctl(lb, &["status", "--json"]).await.ok();
+    let at_socket: Value = serde_json::from_str(&status).unwrap();
+    (at_address["changes"].clone(), at_socket["changes"].clone())
+}
+
+#[tokio::test]
+async fn each_is_told_what_it_may_change_also_after_a_reload() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::plain(&[&web]).admin(SOCKET).start().await;
+    let (socket_only, allowed) = ("socket_only".into(), "allowed".into());
+    assert_eq!(changes(&lb).await, (socket_only, allowed));
+    std::fs::write(lb.dir().join("token"), TOKEN).unwrap();
+    let with_token = lb
+        .config()
+        .replace(SOCKET, &format!("{SOCKET}\ntoken = \"token\""));
+    assert_eq!(lb.reload(&with_token).await, "applied");
+    let (with_token, allowed) = ("with_token".into(), "allowed".into());
+    assert_eq!(changes(&lb).await, (with_token, allowed));
+    lb.quiet().await;
+}
+
 fn error(body: &str) -> String {
     let body: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{body:?}"));
     body["error"].as_str().unwrap().to_owned()

@@ -99,7 +99,7 @@ async fn that_it_is_ready_reloads_is_replaced_and_stops() {
     )
     .await;
     // What it was passed is closed a moment later.
-    leastconn_testkit::eventually(DEADLINE, || async {
+    eventually(DEADLINE, || async {
         let open = open_files(first);
         (open <= files)
             .then_some(())

@@ -183,3 +183,17 @@ fn at_the_socket_only_a_page_is_held_to_more_than_its_mode() {
         Some(Refused::CrossSite)
     );
 }
+
+#[test]
+fn each_caller_is_told_what_it_may_change() {
+    let address = Caller::Address("127.0.0.1:5".parse().unwrap());
+    for (caller, token, expected) in [
+        (Some(&Caller::Socket(None)), None, Changes::Allowed),
+        (Some(&Caller::Socket(None)), Some(TOKEN), Changes::Allowed),
+        (Some(&address), Some(TOKEN), Changes::WithToken),
+        (Some(&address), None, Changes::SocketOnly),
+        (None, None, Changes::SocketOnly),
+    ] {
+        assert_eq!(may_change(caller, &admin(token)), expected, "{caller:?}");
+    }
+}

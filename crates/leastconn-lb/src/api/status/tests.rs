@@ -43,7 +43,7 @@ async fn a_reload_that_is_being_applied_keeps_nobody_waiting() {
         // Whoever applies one holds both.
         let _sockets = server.reloader().sockets();
         let _admin = server.reloader().admin();
-        std::thread::spawn(move || sender.send(Box::new(Status::of(&sight))));
+        std::thread::spawn(move || sender.send(Box::new(Status::of(&sight, Changes::Allowed))));
         receiver.recv_timeout(Duration::from_secs(10))
     };
     let status = status.expect("it waits for the sockets");

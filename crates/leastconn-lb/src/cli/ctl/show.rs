@@ -224,10 +224,16 @@ pub(super) fn servers(servers: &Servers, paper: &Paper) -> String {
                 server.state.clone(),
                 if ready { Tone::Plain } else { Tone::Odd },
             ),
-            Cell(
-                server.health.clone(),
-                if up { Tone::Good } else { Tone::Bad },
-            ),
+            match &server.slow_start {
+                Some(slow) => Cell(
+                    format!("{}, {}", server.health, figures::slow_start(slow)),
+                    Tone::Odd,
+                ),
+                None => Cell(
+                    server.health.clone(),
+                    if up { Tone::Good } else { Tone::Bad },
+                ),
+            },
             server.active.to_string().into(),
             server
                 .max_conns

@@ -13,32 +13,75 @@ use super::super::{
     view::{Tab, View},
 };
 use crate::{
-    api::{Client, Connection, Server},
+    api::{Client, Connection, Server, is_refusal},
     figures,
 };
 
 /// Cells of a bar.
 const BAR: u16 = 12;
 
+/// What a column of texts has at least, if there are others to be left out for it.
+const LEAST: u16 = 12;
+
+/// Cells between two columns.
+const SPACING: u16 = 2;
+
 pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, picture: &Picture, area: Rect) {
-    let (columns, rows) = match view.tab {
+    let (mut columns, mut rows) = match view.tab {
         Tab::Servers => servers(view, picture),
         Tab::Clients => clients(view, picture),
         Tab::Connections => connections(picture),
         Tab::Outcomes => outcomes(view, picture),
         Tab::Certificates => certificates(picture),
     };
-    let (head, widths): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
-    let head = Row::new(head).style(Style::new().add_modifier(Modifier::BOLD));
-    let table = Table::new(rows, widths)
+    while let Some(left_out) = too_wide(&columns, area.width) {
+        columns.remove(left_out);
+        for row in &mut rows {
+            row.remove(left_out);
+        }
+    }
+    let widths: Vec<_> = columns.iter().map(|column| column.width).collect();
+    let head = Row::new(columns.into_iter().map(|column| column.head));
+    let head = head.style(Style::new().add_modifier(Modifier::BOLD));
+    let table = Table::new(rows.into_iter().map(Row::new), widths)
         .header(head)
-        .column_spacing(2)
+        .column_spacing(SPACING)
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     frame.render_stateful_widget(table, area, &mut view.table);
 }
 
-type Columns = Vec<(Cell<'static>, Constraint)>;
-type Rows = Vec<Row<'static>>;
+/// The column to be left out, if there are too many.
+fn too_wide(columns: &[Column], width: u16) -> Option<usize> {
+    let widths = columns.iter().map(|column| match column.width {
+        Constraint::Length(width) => width,
+        _ => LEAST,
+    });
+    let needed: u16 = widths.map(|width| width + SPACING).sum();
+    let ranks = columns.iter().map(|column| column.rank).enumerate();
+    let (position, rank) = ranks.max_by_key(|&(_, rank)| rank)?;
+    (needed > width.saturating_add(SPACING) && rank > 0).then_some(position)
+}
+
+struct Column {
+    head: Cell<'static>,
+    width: Constraint,
+    /// The higher, the sooner it is left out where there is no room; 0: never.
+    rank: u8,
+}
+
+impl Column {
+    fn new(head: Cell<'static>, width: Constraint) -> Self {
+        let rank = 0;
+        Self { head, width, rank }
+    }
+
+    fn rank(self, rank: u8) -> Self {
+        Self { rank, ..self }
+    }
+}
+
+type Columns = Vec<Column>;
+type Rows = Vec<Vec<Cell<'static>>>;
 
 fn left(text: impl Into<String>) -> Cell<'static> {
     Cell::from(text.into())
@@ -54,32 +97,32 @@ fn rate(rate: Option<f64>) -> Cell<'static> {
 }
 
 /// A column of texts, which shares the room that there is.
-fn texts(title: &str, share: u16) -> (Cell<'static>, Constraint) {
-    (left(title), Constraint::Fill(share))
+fn texts(title: &str, share: u16) -> Column {
+    Column::new(left(title), Constraint::Fill(share))
 }
 
 /// A column of words, of one width.
-fn words(title: &str, width: u16) -> (Cell<'static>, Constraint) {
-    (left(title), Constraint::Length(width))
+fn words(title: &str, width: u16) -> Column {
+    Column::new(left(title), Constraint::Length(width))
 }
 
 /// A column of numbers, of one width.
-fn numbers(title: &str, width: u16) -> (Cell<'static>, Constraint) {
-    (right(title), Constraint::Length(width))
+fn numbers(title: &str, width: u16) -> Column {
+    Column::new(right(title), Constraint::Length(width))
 }
 
 fn servers(view: &View, picture: &Picture) -> (Columns, Rows) {
     let columns = vec![
         texts("UPSTREAM", 2),
         texts("SERVER", 2),
-        words("STATE", 7),
+        words("STATE", 10),
         numbers("ACTIVE", 11),
-        words("", BAR),
-        numbers("NEW/S", 7),
-        numbers("TOTAL", 12),
-        numbers("FAILED", 7),
-        numbers("WEIGHT", 6),
-        texts("ADDRESS", 3),
+        words("", BAR).rank(2),
+        numbers("NEW/S", 7).rank(1),
+        numbers("TOTAL", 12).rank(4),
+        numbers("FAILED", 7).rank(3),
+        numbers("WEIGHT", 6).rank(6),
+        texts("ADDRESS", 3).rank(5),
     ];
     let servers = &picture.servers.servers;
     let most = servers.iter().map(|server| server.active).max();
@@ -94,7 +137,7 @@ fn servers(view: &View, picture: &Picture) -> (Columns, Rows) {
         } else {
             server.server.clone()
         };
-        Row::new(vec![
+        vec![
             left(&server.upstream),
             left(name),
             Cell::from(state(server)),
@@ -105,21 +148,21 @@ fn servers(view: &View, picture: &Picture) -> (Columns, Rows) {
             right(figures::number(server.connect_failures)),
             right(server.weight.to_string()),
             left(&server.address),
-        ])
+        ]
     };
     (columns, servers.iter().map(row).collect())
 }
 
-/// What the operator wants, unless it is nothing special; then what health says.
+/// What the operator wants, unless it is nothing special, and what is known of its
+/// health, unless nobody looks. Of one that is starting slowly, how far it has come.
 fn state(server: &Server) -> Span<'static> {
-    let word = match server.state.as_str() {
-        "ready" => server.health.clone(),
-        other => other.to_owned(),
-    };
-    match word.as_str() {
-        "up" => word.green(),
-        "down" | "ejected" => word.red().bold(),
-        _ => word.yellow(),
+    let (state, health) = (server.state.as_str(), server.health.as_str());
+    match (state, health, &server.slow_start) {
+        ("ready", _, Some(slow)) => format!("{health} {}", figures::percent(slow.share)).yellow(),
+        ("ready", "up", None) => health.to_owned().green(),
+        ("ready", _, None) => health.to_owned().red().bold(),
+        (_, "up", _) | ("maint", ..) => state.to_owned().yellow(),
+        _ => format!("{state}/{health}").red(),
     }
 }
 
@@ -134,17 +177,17 @@ fn clients(view: &View, picture: &Picture) -> (Columns, Rows) {
     let columns = vec![
         texts("CLIENT", 2),
         numbers("ACTIVE", 9),
-        numbers("NEW/S", 7),
-        numbers("TOTAL", 12),
-        numbers("REFUSED", 9),
-        words("LIMITS", 16),
-        texts("ALLOW", 2),
-        texts("MATCH", 3),
+        numbers("NEW/S", 7).rank(1),
+        numbers("TOTAL", 12).rank(5),
+        numbers("REFUSED", 9).rank(2),
+        words("LIMITS", 16).rank(3),
+        texts("ALLOW", 2).rank(4),
+        texts("MATCH", 3).rank(6),
     ];
     let row = |client: &Client| {
-        let refused: u64 = ["not_allowed", "rate_limited", "too_many_connections"]
-            .iter()
-            .filter_map(|outcome| client.outcomes.get(*outcome))
+        let refusals = leastconn::Reason::ALL.iter().filter(|r| is_refusal(**r));
+        let refused: u64 = refusals
+            .filter_map(|reason| client.outcomes.get(reason.as_str()))
             .sum();
         let rate_limit = client.rate_limit.map(|limit| format!("{}/s", limit.rate));
         let max_conns = client.max_conns.map(|max| format!("{max} open"));
@@ -153,7 +196,7 @@ fn clients(view: &View, picture: &Picture) -> (Columns, Rows) {
             "enforce" => client.client.clone(),
             mode => format!("{} ({mode})", client.client),
         };
-        Row::new(vec![
+        vec![
             left(name),
             right(figures::number(client.active)),
             rate(view.client_rate(&client.client)),
@@ -162,7 +205,7 @@ fn clients(view: &View, picture: &Picture) -> (Columns, Rows) {
             left(limits.join(", ")),
             left(client.allow.join(" ")),
             left(client.matches.join(" ")),
-        ])
+        ]
     };
     let rows = picture.clients.clients.iter().map(row).collect();
     (columns, rows)
@@ -173,12 +216,12 @@ fn connections(picture: &Picture) -> (Columns, Rows) {
         numbers("ID", 8),
         numbers("AGE", 6),
         texts("CLIENT", 2),
-        texts("IDENTITY", 3),
-        words("SOURCE", 21),
+        texts("IDENTITY", 3).rank(4),
+        words("SOURCE", 21).rank(1),
         texts("SERVER", 2),
-        numbers("IN", 8),
-        numbers("OUT", 8),
-        words("STAGE", 10),
+        numbers("IN", 8).rank(3),
+        numbers("OUT", 8).rank(2),
+        words("STAGE", 10).rank(5),
     ];
     let row = |connection: &Connection| {
         let server = match (&connection.upstream, &connection.server) {
@@ -186,7 +229,7 @@ fn connections(picture: &Picture) -> (Columns, Rows) {
             (Some(upstream), None) => upstream.clone(),
             _ => String::new(),
         };
-        Row::new(vec![
+        vec![
             right(connection.connection.to_string()),
             right(figures::age((connection.duration_ms / 1e3) as u64)),
             left(connection.client.clone().unwrap_or_default()),
@@ -196,7 +239,7 @@ fn connections(picture: &Picture) -> (Columns, Rows) {
             right(figures::bytes(connection.bytes_received)),
             right(figures::bytes(connection.bytes_sent)),
             left(connection.stage.as_str()),
-        ])
+        ]
     };
     let rows = picture.connections.connections.iter().map(row).collect();
     (columns, rows)
@@ -211,11 +254,11 @@ fn outcomes(view: &View, picture: &Picture) -> (Columns, Rows) {
     let mut outcomes: Vec<_> = picture.status.connections.outcomes.iter().collect();
     outcomes.sort_by_key(|&(_, &count)| std::cmp::Reverse(count));
     let row = |(outcome, &count): (&String, &u64)| {
-        Row::new(vec![
+        vec![
             left(outcome),
             right(figures::number(count)),
             rate(view.outcome_rate(outcome)),
-        ])
+        ]
     };
     (columns, outcomes.into_iter().map(row).collect())
 }
@@ -227,16 +270,17 @@ fn certificates(picture: &Picture) -> (Columns, Rows) {
         texts("FILE", 1),
     ];
     let rows = picture.status.certificates.iter().map(|certificate| {
-        let row = Row::new(vec![
+        let style = match certificate.days_left {
+            ..7 => Style::new().red().bold(),
+            7..30 => Style::new().yellow(),
+            _ => Style::new(),
+        };
+        let row = [
             right(certificate.days_left.to_string()),
             left(&certificate.not_after),
             left(&certificate.file),
-        ]);
-        match certificate.days_left {
-            ..2 => row.red().bold(),
-            2..14 => row.yellow(),
-            _ => row,
-        }
+        ];
+        row.map(|cell| cell.style(style)).into()
     });
     (columns, rows.collect())
 }

@@ -1,0 +1,49 @@
+use leastconn_testkit::Upstream;
+use leastconn_testkit::client::read_line;
+
+use crate::page::Page;
+use crate::support::{CLIENT1, Site};
+
+#[tokio::test]
+async fn how_far_a_server_has_come_stands_beside_its_state() {
+    let webs = [Upstream::named("web1").await, Upstream::named("web2").await];
+    let site = Site::usual(&[&webs[0], &webs[1]]).admin("token = \"token\"");
+    std::fs::write(site.dir.path().join("token"), "a-token-that-nobody-guesses").unwrap();
+    let lb = site.start().await;
+    // An hour: it stays at the beginning, however slow this machine is.
+    let slow = lb
+        .config()
+        .replace("[[upstream]]", "[[upstream]]\nslow_start = \"1h\"");
+    assert_eq!(lb.reload(&slow).await, "applied");
+    let Some(page) = Page::open(&lb).await else {
+        return;
+    };
+    for state in ["maint", "ready"] {
+        let set = format!(
+            "fetch('/api/v1/servers/web/web2/state', {{ method: 'POST', body: '{{\"state\":\"{state}\"}}',
+               headers: {{ authorization: 'Bearer a-token-that-nobody-guesses', 'content-type': 'application/json' }} }})
+               .then((answer) => answer.status)"
+        );
+        assert_eq!(page.eval(&set).await, 200);
+    }
+    let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    read_line(&mut stream).await.unwrap();
+    let slow = "document.querySelector('[data-server=\"web/web2\"] .slow')";
+    page.wait(&format!("!{slow}.hidden")).await;
+    assert_eq!(
+        page.eval(&format!("{slow}.textContent")).await,
+        "slow 10\u{202f}%"
+    );
+    let other = "document.querySelector('[data-server=\"web/web1\"] .slow').hidden";
+    assert_eq!(page.eval(other).await, true);
+    page.click("[data-server=\"web/web2\"] button").await;
+    let now = page.text("#control-now").await;
+    assert!(
+        now.starts_with("It is up, with 0 connections in flight. It is starting slowly"),
+        "{now}"
+    );
+    assert!(now.contains("59 min") || now.contains("1 h"), "{now}");
+    page.was_well().await;
+    drop((page, stream));
+    lb.quiet().await;
+}

@@ -1,0 +1,75 @@
+use leastconn_testkit::Upstream;
+use leastconn_testkit::client::read_line;
+use serde_json::Value;
+
+use crate::page::Page;
+use crate::support::{NO_PROBES, Running, Site, entry, tcp};
+
+// Of each more than is shown, and no more than a balancer that is not optimized reads soon.
+const SERVERS: usize = 300;
+const RULES: usize = 500;
+const CONNECTIONS: usize = 200;
+
+async fn crowd(web: &Upstream) -> Running {
+    let servers: Vec<_> = (0..SERVERS)
+        .map(|n| entry(&format!("server{n}"), web.addr(), ""))
+        .collect();
+    let mut site = Site::new()
+        .listener("main", &["upstream = \"web\""])
+        .upstream("web", &[NO_PROBES], &servers)
+        .client("local", "source = \"127.0.0.0/8\"", "web", "");
+    for n in 0..RULES {
+        let source = format!("source = \"10.0.{}.{}\"", n / 250, n % 250);
+        site = site.client(&format!("client{n}"), &source, "web", "");
+    }
+    site.start().await
+}
+
+/// It shows what matters of them, and asks for no more than that.
+#[tokio::test]
+async fn what_is_asked_for_is_what_is_shown() {
+    let web = Upstream::named("web1").await;
+    let lb = crowd(&web).await;
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut stream = tcp(lb.main()).await;
+        read_line(&mut stream).await.unwrap();
+        held.push(stream);
+    }
+    let Some(page) = Page::open(&lb).await else {
+        return;
+    };
+    page.wait(&format!(
+        "Number(document.getElementById('open').dataset.value) === {CONNECTIONS}"
+    ))
+    .await;
+    page.wait_rounds().await;
+    for (rows, shown) in [("server", 40), ("client", 12), ("connection", 20)] {
+        let rows = format!("document.querySelectorAll('[data-{rows}]').length");
+        assert_eq!(page.eval(&rows).await, shown);
+    }
+    let answers = [("servers", 40), ("clients", 12), ("connections", 20)];
+    for (path, shown) in answers {
+        let answers = page.answers(path).await;
+        let lengths = answers
+            .iter()
+            .map(|answer| answer[path].as_array().unwrap().len());
+        assert!(lengths.into_iter().all(|length| length == shown), "{path}");
+    }
+    // All servers on one page, and again: the rest of the page is not made anew.
+    page.click("#upstreams .all").await;
+    page.wait(&format!(
+        "document.querySelectorAll('[data-server]').length === {SERVERS}"
+    ))
+    .await;
+    page.eval("void (globalThis.row = document.querySelector('[data-server]'))")
+        .await;
+    page.wait_rounds().await;
+    let same = page
+        .eval("globalThis.row === document.querySelector('[data-server]')")
+        .await;
+    assert_eq!(same, Value::Bool(true));
+    page.was_well().await;
+    drop((page, held));
+    lb.quiet().await;
+}
