@@ -28,7 +28,7 @@ const SHOWN: &str = "(() => {
 /// What the page ought to show, from the answers of one round.
 fn expected(status: &Value, servers: &Value, clients: &Value, connections: &Value) -> Value {
     let outcomes = status["connections"]["outcomes"].as_object().unwrap();
-    // The last is who was on the way when the traffic ended.
+    // The traffic may be stopped in the middle of a handshake, which has failed then.
     let refusals = ["unknown_client", "rate_limited", "handshake_failed"];
     let refusal = |code: &str| refusals.contains(&code);
     let of = |wanted: bool| -> Value {
