@@ -25,6 +25,8 @@ export function start(afterChange) {
     if (event.key === "Enter" && subject.choices.length === 1) choose(subject.choices[0]);
   });
   $("control").addEventListener("close", () => {
+    // It is told of late: another may have been opened meanwhile.
+    if ($("control").open) return;
     subject = null;
     $("control-token").value = "";
     // The button that opened it may have gone with its row.
