@@ -47,3 +47,4 @@ pub mod turns;
 pub mod upgrade;
 pub mod upstream;
 pub mod watch;
+mod watchdog;

@@ -19,7 +19,6 @@ use std::{
 };
 
 use rustix::time::{ClockId, clock_gettime};
-use tokio::time::{MissedTickBehavior, interval};
 
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
@@ -67,28 +66,18 @@ pub fn status(line: &str) {
     send(&format!("STATUS={}", line.replace(['\n', '\r'], " ")));
 }
 
-/// Tells the manager that this runtime still runs, twice as often as it wants to be
-/// told; completes at once where it does not.
-pub async fn watchdog() {
-    let Some(patience) = patience(std::process::id(), |name| std::env::var(name).ok()) else {
-        return;
-    };
-    let mut tick = interval(patience / 2);
-    // Held up, it is enough to say so once.
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        send("WATCHDOG=1");
-    }
+/// It is alive, as the manager wants to hear again and again: see [`patience`].
+pub(crate) fn alive() {
+    send("WATCHDOG=1");
 }
 
-/// Whether the manager wants to hear of this process again and again.
-pub(crate) fn is_watched() -> bool {
-    patience(std::process::id(), |name| std::env::var(name).ok()).is_some()
+/// How long the manager waits for news of this process, if it does.
+pub(crate) fn patience() -> Option<Duration> {
+    patience_with(std::process::id(), |name| std::env::var(name).ok())
 }
 
-/// How long the manager waits for news of process `pid`.
-fn patience(pid: u32, variable: impl Fn(&str) -> Option<String>) -> Option<Duration> {
+/// Likewise, with process `pid`.
+fn patience_with(pid: u32, variable: impl Fn(&str) -> Option<String>) -> Option<Duration> {
     if variable(WATCHDOG_PID).is_some_and(|expected| expected.parse() != Ok(pid)) {
         return None;
     }
@@ -157,7 +146,7 @@ mod tests {
     #[test]
     fn the_watchdog_is_for_the_process_that_is_meant() {
         let of = |usec: &'static str, pid: Option<&'static str>| {
-            patience(7, |name| match name {
+            patience_with(7, |name| match name {
                 WATCHDOG_USEC => Some(usec.to_owned()),
                 _ => pid.map(str::to_owned),
             })
@@ -168,6 +157,6 @@ mod tests {
         assert_eq!(of("30000000", Some("8")), None);
         assert_eq!(of("0", None), None);
         assert_eq!(of("soon", None), None);
-        assert_eq!(patience(7, |_| None), None);
+        assert_eq!(patience_with(7, |_| None), None);
     }
 }

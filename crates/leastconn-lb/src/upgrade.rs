@@ -206,7 +206,7 @@ fn pass(command: &mut Command, sockets: Vec<Passed>) {
         .env(UPGRADE, std::process::id().to_string())
         .env_remove(LISTEN_PID)
         .env_remove("LISTEN_FDS_FIRST_FD");
-    if !notify::is_watched() {
+    if notify::patience().is_none() {
         command.env_remove(notify::WATCHDOG_USEC);
     }
     // It is for the new process now, whose ID is not known yet.

@@ -24,6 +24,7 @@ use crate::{
         self, First, Heir, Successor, UpgradeError,
         channel::{self, FromOld, Reader, ToFirst},
     },
+    watchdog::watchdog,
 };
 
 /// How long a new process waits until it knows which servers work before it takes
@@ -116,7 +117,7 @@ impl Service {
     }
 
     fn watch(&mut self) {
-        self.watchdog = Some(tokio::spawn(notify::watchdog()));
+        self.watchdog = Some(tokio::spawn(watchdog()));
     }
 
     /// The old process accepts no more: this one is the service.
