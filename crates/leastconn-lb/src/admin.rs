@@ -141,10 +141,11 @@ impl Admin {
         self.listening.share()
     }
 
-    /// Listens nowhere any more: another process has copies of its sockets.
-    pub(crate) fn leave(&mut self) {
+    /// Listens nowhere any more: another process has copies of its sockets, but for
+    /// those at `unused` paths, whose files go.
+    pub(crate) fn leave(&mut self, unused: &[String]) {
         self.recording = JoinSet::new();
-        self.listening.leave();
+        self.listening.leave(unused);
     }
 
     /// The bound address.

@@ -28,7 +28,7 @@ use socket2::SockRef;
 use crate::{
     by_hand::Carried,
     environment::{ADMIN, BY_HAND, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
-    upgrade::channel::{self, FromNew},
+    upgrade::channel::{self, FromNew, Unused},
 };
 
 /// The first descriptor that is passed.
@@ -188,15 +188,22 @@ impl Inherited {
     /// Closes what nothing was configured for, and returns where that was. From
     /// systemd it is a mistake, which is said; in an upgrade the configuration has
     /// changed.
-    pub fn close_rest(&mut self) -> Vec<SocketAddr> {
-        let mut unused = Vec::new();
+    pub(crate) fn close_rest(&mut self) -> Unused {
+        let mut unused = Unused::default();
         let upgrade = self.is_upgrade();
         for passed in self.sockets.drain(..) {
-            let (address, at) = match &passed.socket {
-                Listening::Tcp(_, at) => (Some(*at), at.to_string()),
-                Listening::Unix(_, path) => (None, path.display().to_string()),
+            let at = match &passed.socket {
+                Listening::Tcp(_, at) => {
+                    unused.addresses.push(*at);
+                    at.to_string()
+                }
+                Listening::Unix(_, path) => {
+                    // One that has another kind of name was not a balancer's own: those
+                    // are from configurations.
+                    unused.paths.extend(path.to_str().map(str::to_owned));
+                    path.display().to_string()
+                }
             };
-            unused.extend(address);
             if !upgrade {
                 tracing::warn!(
                     name = passed.name,
@@ -287,7 +294,7 @@ mod tests {
         assert_eq!(second.local_addr().unwrap(), at[1]);
         assert!(inherited.take_tcp("main", at[1]).is_none(), "taken twice");
         assert_eq!(inherited.in_the_way(at[0].port()), Some(at[0]));
-        assert_eq!(inherited.close_rest(), [at[0]]);
+        assert_eq!(inherited.close_rest().addresses, [at[0]]);
     }
 
     #[test]
@@ -314,7 +321,7 @@ mod tests {
         };
         assert!(inherited.take_unix(Path::new("/elsewhere")).is_none());
         assert!(inherited.take_unix(&path).is_some());
-        assert!(inherited.close_rest().is_empty());
+        assert!(inherited.close_rest() == Unused::default());
     }
 
     #[test]

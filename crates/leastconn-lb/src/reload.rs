@@ -22,7 +22,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::{
     runtime::Handle,
-    sync::{Notify, OwnedMutexGuard, Semaphore},
+    sync::{Notify, OwnedMutexGuard, Semaphore, watch},
 };
 
 use crate::{
@@ -67,6 +67,8 @@ pub struct Reloader {
     waiting: AtomicBool,
     /// A configuration was applied.
     applied: Notify,
+    /// How often the whole configuration was read anew and applied.
+    reloads: watch::Sender<u64>,
 }
 
 /// How much may go on at once.
@@ -82,6 +84,8 @@ struct Applied {
     state: Arc<State>,
     sockets: Changes,
     admin: admin::Changes,
+    /// New connections are accepted.
+    serving: bool,
 }
 
 /// Why a configuration was not applied.
@@ -138,6 +142,7 @@ impl Reloader {
             sockets_turn: Arc::default(),
             waiting: AtomicBool::new(false),
             applied: Notify::new(),
+            reloads: watch::Sender::default(),
         }
     }
 
@@ -162,6 +167,11 @@ impl Reloader {
     /// one task.
     pub(crate) async fn applied(&self) {
         self.applied.notified().await;
+    }
+
+    /// Changes each time that the whole configuration was read anew and applied.
+    pub(crate) fn reloads(&self) -> watch::Receiver<u64> {
+        self.reloads.subscribe()
     }
 
     /// Reloads in the background. Asked again before it has begun, it does so once:
@@ -204,6 +214,9 @@ impl Reloader {
             this.conclude(rejected.as_ref(), NOT_RELOADED)
         });
         let reload = done.await.unwrap_or_else(|_| self.fault());
+        if reload.reasons.is_empty() {
+            self.reloads.send_modify(|reloads| *reloads += 1);
+        }
         if serving {
             // Rejected or not: what serves is ready.
             notify::ready();
@@ -238,9 +251,6 @@ impl Reloader {
     }
 
     fn load_files(self: &Arc<Self>) {
-        if self.shared.phase().is_last() {
-            return;
-        }
         let mut config = self.shared.state().config.clone();
         let mut changed = Vec::new();
         for listener in &mut config.listeners {
@@ -314,15 +324,14 @@ impl Reloader {
     fn apply(self: &Arc<Self>, config: Config) -> Result<Applied, Rejected> {
         let current = self.shared.running.current();
         let earlier = &current.state.config;
-        let frozen = needs_restart(earlier, &config);
-        if !frozen.is_empty() {
-            return Err(Rejected::Reasons(frozen));
-        }
         // From here until it is applied, nobody begins to drain.
         let mut sockets = self.sockets();
-        if self.shared.phase().is_last() {
-            let reason = "the balancer is stopping".to_owned();
-            return Err(Rejected::Reasons(vec![reason]));
+        // If not, only what is open is left to be changed: where to listen is another
+        // process's business, or nobody's any more.
+        let serving = !self.shared.phase().is_last();
+        let frozen = needs_restart(earlier, &config);
+        if serving && !frozen.is_empty() {
+            return Err(Rejected::Reasons(frozen));
         }
         let log = &self.shared.books.log;
         let next_log = (earlier.log.access != config.log.access)
@@ -337,13 +346,11 @@ impl Reloader {
             };
             tls.insert(Arc::clone(&listener.name), made?);
         }
-        let plan = sockets
-            .plan(&config, &mut Inherited::none())
-            .map_err(unavailable)?;
+        let plan = serving.then(|| sockets.plan(&config, &mut Inherited::none()));
+        let plan = plan.transpose().map_err(unavailable)?;
         let mut admin = self.admin();
-        let admin_plan = admin
-            .plan(&config, &mut Inherited::none())
-            .map_err(unavailable)?;
+        let admin_plan = serving.then(|| admin.plan(&config, &mut Inherited::none()));
+        let admin_plan = admin_plan.transpose().map_err(unavailable)?;
         let state = Arc::new(current.state.succeed(config)?);
 
         // All that can fail has been done.
@@ -352,9 +359,9 @@ impl Reloader {
         let replace = || self.shared.running.replace(next);
         let by_hand = &self.shared.by_hand;
         by_hand.carry_over(&current.state, &state, replace);
-        let sockets_changes = sockets.apply(plan, &self.gate);
+        let sockets_changes = plan.map(|plan| sockets.apply(plan, &self.gate));
         let control = Arc::clone(self);
-        let admin_changes = admin.apply(admin_plan, &self.shared, control);
+        let admin_changes = admin_plan.map(|plan| admin.apply(plan, &self.shared, control));
         drop((sockets, admin));
         if let Some(next) = next_log {
             log.switch(next);
@@ -366,8 +373,9 @@ impl Reloader {
         self.applied.notify_one();
         Ok(Applied {
             state,
-            sockets: sockets_changes,
-            admin: admin_changes,
+            sockets: sockets_changes.unwrap_or_default(),
+            admin: admin_changes.unwrap_or_default(),
+            serving,
         })
     }
 
@@ -519,6 +527,12 @@ pub(crate) fn report(ended: &judge::Ended) {
 
 fn announce(applied: &Applied) {
     let (state, sockets, admin) = (&applied.state, &applied.sockets, &applied.admin);
+    if !applied.serving {
+        tracing::info!(
+            "reloaded: the connections that are still open are under the new configuration"
+        );
+        return;
+    }
     for (listener, address) in &sockets.closed {
         tracing::info!(listener = &**listener, %address, "no longer listening");
     }

@@ -29,7 +29,7 @@ use crate::{
     sweep::sweep,
     tls::TlsError,
     turns::Turns,
-    upgrade::Passed,
+    upgrade::{Passed, channel::Unused},
     upstream::UpstreamError,
     watch::{Events, watch},
 };
@@ -282,13 +282,13 @@ impl Server {
     }
 
     /// Leaves the sockets to another process that has copies and accepts from them,
-    /// but for those at `unused`, which are closed.
-    pub(crate) async fn leave_to_another(&mut self, unused: &[SocketAddr]) {
+    /// but for those that are `unused`, which are closed.
+    pub(crate) async fn leave_to_another(&mut self, unused: &Unused) {
         // In this order: whoever asks the admin side is never told that the service
         // is not ready.
-        self.reloader.admin().leave();
+        self.reloader.admin().leave(&unused.paths);
         self.shared.enter(Phase::Replaced);
-        let leaving = self.reloader.sockets().leave(unused);
+        let leaving = self.reloader.sockets().leave(&unused.addresses);
         for task in leaving {
             let _ = task.await;
         }
@@ -301,7 +301,7 @@ impl Server {
             self.shared.enter(Phase::Draining);
         }
         self.stop.send_replace(true);
-        // A reload that is being applied ends before; none is applied after.
+        // A reload that is being applied ends before; none opens a socket after.
         let accepting = self.reloader.sockets().close_all();
         for task in accepting {
             let _ = task.await;

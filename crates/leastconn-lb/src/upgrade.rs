@@ -18,7 +18,6 @@ mod program;
 
 use std::{
     io,
-    net::SocketAddr,
     os::{
         fd::OwnedFd,
         unix::{net::UnixStream, process::CommandExt},
@@ -38,7 +37,7 @@ use crate::{
     environment::{BY_HAND, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
     notify,
 };
-use channel::{FromNew, FromOld, Reader};
+use channel::{Channel, FromNew, FromOld, Unused};
 pub(crate) use first::{First, is_first};
 
 /// How long a new process may take until it is ready.
@@ -91,11 +90,11 @@ pub enum UpgradeError {
 #[derive(Debug)]
 pub(crate) struct Successor {
     child: Started,
-    channel: UnixStream,
+    channel: Channel,
     /// What it was told that was set by hand.
     by_hand: Carried,
     /// Sockets that it was given and has no use for.
-    pub(crate) unused: Vec<SocketAddr>,
+    pub(crate) unused: Unused,
 }
 
 /// Ended and reaped when dropped.
@@ -169,14 +168,17 @@ async fn begin(
     });
     let spawned = started.await.map_err(io::Error::other)?;
     let mut child = spawned.map_err(|source| UpgradeError::Spawn { path, source })?;
-    let mut reader = Reader::new(ours.try_clone()?)?;
-    match timeout(limit, reader.next()).await {
-        Ok(Some(FromNew::Ready { unused })) => Ok(Successor {
+    let mut channel = Channel::new(ours)?;
+    match timeout(limit, channel.next()).await {
+        Ok(Some(FromNew::Ready(unused))) => Ok(Successor {
             child,
-            channel: ours,
+            channel,
             by_hand: Carried::default(),
             unused,
         }),
+        Ok(Some(FromNew::Reloaded {})) => {
+            Err(io::Error::other("the new process speaks out of turn").into())
+        }
         Ok(Some(FromNew::Failed { reasons })) => Err(UpgradeError::Failed(reasons)),
         Ok(None) => match child.0.take() {
             Some(mut child) => {
@@ -224,35 +226,58 @@ impl Successor {
     }
 
     /// Tells it that it is the service now. From here on nothing ends it but itself.
-    pub(crate) fn go(mut self, reload: bool, by_hand: Carried) -> Heir {
+    pub(crate) async fn go(mut self, reload: bool, by_hand: Carried) -> Heir {
         // While it started, the old one was still asked for changes.
         let by_hand = (by_hand != self.by_hand).then_some(by_hand);
         let pid = self.pid();
         self.child.0 = None;
-        if let Err(error) = channel::send(&self.channel, &FromOld::Go { reload, by_hand }) {
-            // It takes the end of the channel for the same.
-            tracing::warn!(%error, pid, "the new process was not told that it is the service now");
+        let told = self.channel.say(&FromOld::Go { reload, by_hand }).await;
+        // It takes the end of the channel for the same.
+        let channel = told.map(|()| self.channel).inspect_err(
+            |error| tracing::warn!(%error, pid, "the new process was not told that it is the service now"),
+        );
+        Heir {
+            pid: i32::try_from(pid).ok().and_then(Pid::from_raw),
+            channel: channel.ok(),
         }
-        Heir(i32::try_from(pid).ok().and_then(Pid::from_raw))
     }
 }
 
 /// The process that took over.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Heir(Option<Pid>);
+#[derive(Debug)]
+pub(crate) struct Heir {
+    pid: Option<Pid>,
+    /// Until it has ended.
+    channel: Option<Channel>,
+}
 
 impl Heir {
     /// Its ID.
-    pub(crate) const fn pid(self) -> Option<Pid> {
-        self.0
+    pub(crate) const fn pid(&self) -> Option<Pid> {
+        self.pid
+    }
+
+    /// Waits until it has read the configuration anew because somebody told it to.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(crate) async fn reloaded(&mut self) {
+        while let Some(channel) = &mut self.channel {
+            match channel.next().await {
+                Some(FromNew::Reloaded {}) => return,
+                Some(FromNew::Ready(_) | FromNew::Failed { .. }) => {}
+                None => self.channel = None,
+            }
+        }
+        std::future::pending().await
     }
 
     /// Whether it has ended otherwise than by being told to. Leaves it to be reaped by
     /// whoever is this process's parent: a service manager wants to know how it ended.
-    pub(crate) fn has_failed(self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let ended = self
-            .0
+            .pid
             .and_then(|pid| waitid(WaitId::Pid(pid), options).ok()?);
         ended.is_some_and(|ended| ended.exit_status() != Some(0))
     }

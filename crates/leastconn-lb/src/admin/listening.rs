@@ -315,9 +315,13 @@ impl Listening {
     }
 
     /// See [`super::Admin::leave`].
-    pub(super) fn leave(&mut self) {
+    pub(super) fn leave(&mut self, unused: &[String]) {
         for bound in self.bound.drain(..) {
-            if let Some(file) = bound.file {
+            let kept = bound.file.filter(|file| {
+                let at = file.path().to_str();
+                !unused.iter().any(|unused| Some(&**unused) == at)
+            });
+            if let Some(file) = kept {
                 file.leave();
             }
         }

@@ -11,7 +11,7 @@ use std::{
 
 use crate::by_hand::Carried;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 /// Longer than anything that is said: the other side is not what it should be.
 const MAX_LINE: u64 = 4 * 1024 * 1024;
@@ -21,17 +21,27 @@ const MAX_LINE: u64 = 4 * 1024 * 1024;
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FromNew {
     /// It accepts connections.
-    Ready {
-        /// Sockets that it was given and has closed.
-        #[serde(default)]
-        unused: Vec<SocketAddr>,
-    },
+    Ready(Unused),
     /// It cannot start, and ends.
     Failed {
         /// Why, a line each.
         #[serde(default)]
         reasons: Vec<String>,
     },
+    /// It has taken over, and somebody has since told it to read the configuration
+    /// anew, which it did.
+    Reloaded {},
+}
+
+/// Sockets that the new process was given and has closed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unused {
+    /// Where they were.
+    #[serde(default, rename = "unused")]
+    pub addresses: Vec<SocketAddr>,
+    /// Likewise, of the admin side's.
+    #[serde(default, rename = "unused_paths")]
+    pub paths: Vec<String>,
 }
 
 /// From the old process.
@@ -67,15 +77,15 @@ pub(crate) fn send(mut to: &UnixStream, message: &impl Serialize) -> io::Result<
     to.write_all(&line)
 }
 
-/// One end, to be read from.
+/// One end.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct Channel {
     stream: BufReader<tokio::net::UnixStream>,
     /// As much of a message as has come.
     line: Vec<u8>,
 }
 
-impl Reader {
+impl Channel {
     /// # Panics
     /// Outside a Tokio runtime.
     pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
@@ -85,6 +95,16 @@ impl Reader {
             stream: BufReader::new(stream),
             line: Vec::new(),
         })
+    }
+
+    /// Says something to the other end, which reads.
+    ///
+    /// # Cancel safety
+    /// None: part of it may have been said.
+    pub(crate) async fn say(&mut self, message: &impl Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(message)?;
+        line.push(b'\n');
+        self.stream.get_mut().write_all(&line).await
     }
 
     /// The next message that is understood; `None`: there will be no more.
@@ -114,26 +134,26 @@ mod tests {
     #[tokio::test]
     async fn what_is_sent_is_read_and_what_is_not_known_passed_over() {
         let (new, old) = UnixStream::pair().unwrap();
-        let mut old = Reader::new(old).unwrap();
-        let unused = vec!["127.0.0.1:80".parse().unwrap()];
+        let mut old = Channel::new(old).unwrap();
+        let unused = Unused {
+            addresses: vec!["127.0.0.1:80".parse().unwrap()],
+            paths: vec!["/run/admin.sock".to_owned()],
+        };
         send(&new, &serde_json::json!({ "of_a_later_version": 1 })).unwrap();
         send(&new, &serde_json::json!({ "ready": { "more": 1 } })).unwrap();
-        send(&new, &FromNew::Ready { unused }).unwrap();
+        send(&new, &FromNew::Ready(unused.clone())).unwrap();
         (&new).write_all(b"{\"ready\":").unwrap();
         drop(new);
-        let nothing = FromNew::Ready { unused: Vec::new() };
+        let nothing = FromNew::Ready(Unused::default());
         assert_eq!(old.next().await, Some(nothing));
-        let Some(FromNew::Ready { unused }) = old.next().await else {
-            panic!("not ready");
-        };
-        assert_eq!(unused.len(), 1);
+        assert_eq!(old.next().await, Some(FromNew::Ready(unused)));
         assert_eq!(old.next::<FromNew>().await, None, "cut off in the middle");
     }
 
     #[tokio::test]
     async fn a_line_without_an_end_is_an_end() {
         let (new, old) = UnixStream::pair().unwrap();
-        let mut old = Reader::new(old).unwrap();
+        let mut old = Channel::new(old).unwrap();
         let endless = std::thread::spawn(move || while (&new).write_all(&[b'x'; 4096]).is_ok() {});
         assert_eq!(old.next::<FromNew>().await, None);
         drop(old);

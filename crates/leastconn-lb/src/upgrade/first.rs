@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
 use super::{
     Heir,
-    channel::{Reader, ToFirst},
+    channel::{Channel, ToFirst},
 };
 
 /// Ends of processes that may turn out to have been the newest.
@@ -29,7 +29,7 @@ pub(crate) fn is_first() -> bool {
 pub(crate) struct First {
     newest: Pid,
     /// Where those who come later say who they are.
-    later: Option<Reader>,
+    later: Option<Channel>,
     ended: Signals,
     earlier: VecDeque<(Pid, u8)>,
 }
@@ -37,13 +37,13 @@ pub(crate) struct First {
 impl First {
     /// After `heir` took over; those who come after it write to the other end of
     /// `later`.
-    pub(crate) fn new(heir: Heir, later: UnixStream) -> io::Result<Self> {
+    pub(crate) fn new(heir: &Heir, later: UnixStream) -> io::Result<Self> {
         let newest = heir
             .pid()
             .ok_or_else(|| io::Error::other("the new process has no ID"))?;
         Ok(Self {
             newest,
-            later: Some(Reader::new(later)?),
+            later: Some(Channel::new(later)?),
             ended: signal(SignalKind::child())?,
             earlier: VecDeque::new(),
         })
@@ -111,7 +111,7 @@ impl First {
     }
 }
 
-async fn next(from: &mut Option<Reader>) -> Option<ToFirst> {
+async fn next(from: &mut Option<Channel>) -> Option<ToFirst> {
     match from {
         Some(reader) => reader.next().await,
         None => std::future::pending().await,

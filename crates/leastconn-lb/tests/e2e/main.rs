@@ -39,6 +39,7 @@ mod loads_files_that_change;
 mod logs_whose_handshake_failed;
 mod passes_on_half_closes;
 mod passes_on_resets;
+mod reaches_what_is_left_open;
 mod refuses_ambiguous_identities;
 mod refuses_certificates_with_a_reason;
 mod refuses_what_is_not_tls;

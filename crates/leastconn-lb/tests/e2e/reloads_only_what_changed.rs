@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
-use leastconn_testkit::{Behaviour, DEADLINE, Port, Signal, Upstream, eventually};
+use leastconn_testkit::{DEADLINE, Port, Upstream, eventually};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -323,28 +323,4 @@ async fn log_level_and_access_log_change() {
     assert!(applied <= 1, "{}", lb.stderr());
     lb.assert_quiet(lb.baseline).await;
     assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
-}
-
-#[tokio::test]
-async fn while_draining_nothing_is_reloaded() {
-    let web = Upstream::start(Behaviour::Echo).await;
-    let lb = Site::usual(&[&web]).start().await;
-    let mut open = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
-    roundtrip(&mut open, b"before").await.unwrap();
-    lb.signal(Signal::TERM);
-    is_refused(lb.main()).await;
-    lb.signal(Signal::HUP);
-    lb.wait_log(
-        |event| event["fields"]["message"] == "ignored while draining",
-        DEADLINE,
-    )
-    .await;
-    roundtrip(&mut open, b"after").await.unwrap();
-    open.shutdown().await.unwrap();
-    read_to_close(&mut open).await.unwrap();
-    assert_eq!(lb.wait_end(DEADLINE).await.code(), Some(0));
-    assert_eq!(
-        lb.records().iter().filter(|r| r["outcome"] == "ok").count(),
-        1
-    );
 }

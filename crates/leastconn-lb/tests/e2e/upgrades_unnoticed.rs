@@ -304,3 +304,21 @@ async fn what_was_set_by_hand_stays_and_so_does_the_admin_socket() {
     gone(pid).await;
     assert!(!lb.dir().join("lb.sock").exists());
 }
+
+/// Its file goes with the last process that listened at it, and no sooner: the old one
+/// goes on if the new one fails.
+#[tokio::test]
+async fn an_admin_socket_that_is_configured_no_more_leaves_no_file() {
+    let web = Upstream::named("web1").await;
+    let lb = start(Site::plain(&[&web]).admin(SOCKET)).await;
+    let path = lb.dir().join("lb.sock");
+    assert!(path.exists());
+    lb.write_config(&lb.config().replace(SOCKET, "socket = \"other.sock\""));
+    let pid = upgrade(&lb, lb.pid()).await;
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    assert!(!path.exists(), "left behind");
+    assert!(lb.dir().join("other.sock").exists());
+    signal(pid, Signal::TERM);
+    gone(pid).await;
+    assert!(!lb.dir().join("other.sock").exists());
+}

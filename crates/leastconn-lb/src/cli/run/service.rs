@@ -5,7 +5,7 @@ use std::{io, os::unix::net::UnixStream, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::OwnedMutexGuard,
+    sync::{OwnedMutexGuard, watch},
     task::JoinHandle,
 };
 
@@ -18,11 +18,12 @@ use crate::{
     config::Config,
     inherited::Inherited,
     notify,
+    reload::Reloader,
     server::{Prepared, Server},
     summary,
     upgrade::{
         self, First, Heir, Successor, UpgradeError,
-        channel::{self, FromOld, Reader, ToFirst},
+        channel::{self, Channel, FromNew, FromOld, ToFirst, Unused},
     },
     watchdog::watchdog,
 };
@@ -83,7 +84,7 @@ struct Service {
     /// The ID of the process that was here before.
     replaces: Option<u32>,
     /// The process whose place this one is about to take.
-    old: Option<Reader>,
+    old: Option<Channel>,
     /// The first process of the container, if that is not this one.
     first: Option<UnixStream>,
     watchdog: Option<JoinHandle<()>>,
@@ -93,16 +94,12 @@ struct Service {
 /// Why nothing new is accepted.
 enum End {
     Stopped(&'static str),
-    Replaced(Successor, OwnedMutexGuard<()>),
+    Replaced(Box<Successor>, OwnedMutexGuard<()>),
 }
 
 impl Service {
     /// Says that it accepts connections, to whoever wants to know.
-    fn begin(
-        &mut self,
-        mut inherited: Inherited,
-        unused: Vec<std::net::SocketAddr>,
-    ) -> io::Result<()> {
+    fn begin(&mut self, mut inherited: Inherited, unused: Unused) -> io::Result<()> {
         let (old, first) = inherited.take_streams();
         self.first = first;
         let Some(old) = old else {
@@ -111,8 +108,8 @@ impl Service {
             return Ok(());
         };
         // If the old one is gone there is nobody to be told, and this one goes on.
-        let _ = channel::send(&old, &channel::FromNew::Ready { unused });
-        self.old = Some(Reader::new(old)?);
+        let _ = channel::send(&old, &FromNew::Ready(unused));
+        self.old = Some(Channel::new(old)?);
         Ok(())
     }
 
@@ -121,9 +118,12 @@ impl Service {
     }
 
     /// The old process accepts no more: this one is the service.
-    fn take_over(&mut self) {
+    fn take_over(&mut self, reloader: &Reloader) {
         notify::ready_in_its_place();
         self.watch();
+        if let Some(old) = self.old.take() {
+            tokio::spawn(pass_on_reloads(reloader.reloads(), old));
+        }
         if let Some(first) = &self.first {
             let pid = i32::try_from(std::process::id()).unwrap_or_default();
             if let Err(error) = channel::send(first, &ToFirst::Newest { pid }) {
@@ -168,8 +168,7 @@ impl Service {
                     }
                 },
                 go = told_to_go(&mut self.old) => {
-                    self.old = None;
-                    self.take_over();
+                    self.take_over(server.reloader());
                     let Some(FromOld::Go { reload, by_hand }) = go else {
                         continue;
                     };
@@ -185,7 +184,7 @@ impl Service {
                 upgraded = outcome(&mut upgrading) => {
                     upgrading = None;
                     match upgraded {
-                        Ok((successor, guard)) => break End::Replaced(successor, guard),
+                        Ok((successor, guard)) => break End::Replaced(Box::new(successor), guard),
                         Err(error) => {
                             // In this order: who reads it in the log asks for the state.
                             server.shared().upgrade_failed(error.to_string());
@@ -211,9 +210,12 @@ impl Service {
                 if let Some(watchdog) = self.watchdog.take() {
                     watchdog.abort();
                 }
-                let (server, heir) = hand_over(server, successor, reload, guard).await;
+                let (server, heir) = hand_over(server, *successor, reload, guard).await;
                 match first_ends {
-                    Some(ours) => self.stand_by(server, First::new(heir, ours)?).await,
+                    Some(ours) => {
+                        let first = First::new(&heir, ours)?;
+                        self.stand_by(server, heir, first).await
+                    }
                     None => self.leave(server, heir).await,
                 }
             }
@@ -235,13 +237,15 @@ impl Service {
     async fn stop(mut self, server: Server, signal: &str) -> io::Result<u8> {
         let drain_timeout = server.shared().state().config.process.drain_timeout;
         let open = server.shared().registry.open();
+        let reloader = Arc::clone(server.reloader());
         tracing::info!(signal, open, timeout = ?drain_timeout, "draining: no new connections; a second signal ends at once");
         let hurry = async {
             loop {
                 match self.signals.next().await {
                     Told::Stop(_) => return,
                     Told::ReopenLogs => reopen(&self.log),
-                    Told::Reload | Told::Upgrade => tracing::warn!("ignored while draining"),
+                    Told::Reload => reload_what_is_open(&reloader),
+                    Told::Upgrade => tracing::warn!("SIGUSR2: ignored while draining"),
                 }
             }
         };
@@ -249,8 +253,9 @@ impl Service {
     }
 
     /// Another process has the sockets: drains, and ends.
-    async fn leave(mut self, server: Server, heir: Heir) -> io::Result<u8> {
+    async fn leave(mut self, server: Server, mut heir: Heir) -> io::Result<u8> {
         let drain_timeout = server.shared().state().config.process.drain_timeout;
+        let reloader = Arc::clone(server.reloader());
         let mut children = signal(SignalKind::child())?;
         let hurry = async {
             loop {
@@ -264,10 +269,12 @@ impl Service {
                     told = self.signals.next() => match told {
                         Told::Stop(_) => return,
                         Told::ReopenLogs => reopen(&self.log),
-                        Told::Reload | Told::Upgrade => {
-                            tracing::warn!("ignored: another process is the service now");
+                        Told::Reload => reload_what_is_open(&reloader),
+                        Told::Upgrade => {
+                            tracing::warn!("SIGUSR2: ignored, another process is the service now");
                         }
                     },
+                    () = heir.reloaded() => reload_what_is_open(&reloader),
                     _ = children.recv() => {}
                 }
             }
@@ -277,7 +284,13 @@ impl Service {
 
     /// The first process of a container, which may not end before the others: drains,
     /// and passes on signals until the newest process has ended.
-    async fn stand_by(mut self, server: Server, mut first: First) -> io::Result<u8> {
+    async fn stand_by(
+        mut self,
+        server: Server,
+        mut heir: Heir,
+        mut first: First,
+    ) -> io::Result<u8> {
+        let reloader = Arc::clone(server.reloader());
         let drain_timeout = server.shared().state().config.process.drain_timeout;
         let hurry = Arc::new(tokio::sync::Notify::new());
         let hurried = Arc::clone(&hurry);
@@ -293,6 +306,7 @@ impl Service {
         let code = loop {
             tokio::select! {
                 code = first.newest_ended() => break code,
+                () = heir.reloaded() => reload_what_is_open(&reloader),
                 told = self.signals.next() => {
                     first.pass_on(told.signal());
                     match told {
@@ -351,6 +365,9 @@ async fn hand_over(
     }
     let open = server.shared().registry.open();
     let heir = successor.go(reload, server.shared().by_hand.carried());
+    let heir = heir.await;
+    // The new one has read the configuration, as if it had been told to reload.
+    reload_what_is_open(server.reloader());
     tracing::info!(
         pid,
         open,
@@ -379,11 +396,27 @@ async fn outcome(
 }
 
 /// What the old process says; none: it is gone, and says nothing more.
-async fn told_to_go(old: &mut Option<Reader>) -> Option<FromOld> {
+async fn told_to_go(old: &mut Option<Channel>) -> Option<FromOld> {
     match old {
         Some(old) => old.next().await,
         None => std::future::pending().await,
     }
+}
+
+/// Tells the process that was here before whenever this one has read the configuration
+/// anew, until that one has ended.
+async fn pass_on_reloads(mut reloads: watch::Receiver<u64>, mut old: Channel) {
+    while reloads.changed().await.is_ok() {
+        if old.say(&FromNew::Reloaded {}).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What may go on is also for connections to say that are served to their end.
+fn reload_what_is_open(reloader: &Arc<Reloader>) {
+    tracing::info!("reading the configuration anew, for the connections that are still open");
+    reloader.request();
 }
 
 fn reopen(log: &AccessLog) {

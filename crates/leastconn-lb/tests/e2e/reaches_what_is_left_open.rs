@@ -1,0 +1,204 @@
+//! Who is revoked is cut off wherever the connection is: also in a process that drains,
+//! and in one whose place another has taken.
+
+use leastconn_testkit::client::{TlsStream, read_line, read_to_close, roundtrip};
+use leastconn_testkit::{Cert, DEADLINE, Signal, Upstream, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
+use crate::upgrading::{gone, message, signal, start, upgrade};
+
+type Stream = TlsStream<TcpStream>;
+
+const CLIENT2: &str = "client2.lb.com";
+
+fn two_clients(web: &Upstream) -> Site {
+    Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[web]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .client("client2", &cn(CLIENT2), "web", "")
+}
+
+/// The configuration without the rule for client2.
+fn without_client2(lb: &Running) -> String {
+    let config = lb.config();
+    let rule = config.rfind("[[client]]").unwrap();
+    assert!(config[rule..].contains(CLIENT2));
+    config[..rule].to_owned()
+}
+
+async fn open(lb: &Running, cert: &Cert) -> Stream {
+    let mut stream = lb.showing(cert).connect(lb.main()).await.unwrap();
+    read_line(&mut stream).await.unwrap();
+    stream
+}
+
+async fn goes_on(stream: &mut Stream) {
+    assert_eq!(roundtrip(stream, b"on").await.unwrap(), b"on");
+}
+
+async fn ends(mut stream: Stream) {
+    let mut rest = Vec::new();
+    let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
+}
+
+/// Ends in order, and so does the process that it was the last one of.
+async fn finish(mut stream: Stream) {
+    stream.shutdown().await.unwrap();
+    read_to_close(&mut stream).await.unwrap();
+}
+
+/// Connections of two clients, one of each in each of three processes, of which each has
+/// taken the place of the one before.
+struct Generations {
+    lb: Running,
+    certs: [Cert; 2],
+    pids: Vec<u32>,
+    first: Vec<Stream>,
+    second: Vec<Stream>,
+    _web: Upstream,
+}
+
+async fn generations(settings: &str) -> Generations {
+    let web = Upstream::named("web1").await;
+    let lb = start(two_clients(&web).process(settings)).await;
+    let certs = [CLIENT1, CLIENT2].map(|name| lb.ca().leaf(name).build());
+    let mut all = Generations {
+        pids: vec![lb.pid()],
+        lb,
+        certs,
+        first: Vec::new(),
+        second: Vec::new(),
+        _web: web,
+    };
+    for generation in 0..3 {
+        if generation > 0 {
+            let pid = upgrade(&all.lb, all.pids[generation - 1]).await;
+            all.pids.push(pid);
+        }
+        all.first.push(open(&all.lb, &all.certs[0]).await);
+        all.second.push(open(&all.lb, &all.certs[1]).await);
+    }
+    all
+}
+
+impl Generations {
+    /// All of client2's have ended as `outcome`, and nobody else's has.
+    async fn has_lost_the_second(mut self, outcome: &str) {
+        for stream in self.second {
+            ends(stream).await;
+        }
+        self.lb.nth(2, outcome).await;
+        for stream in &mut self.first {
+            goes_on(stream).await;
+        }
+        // Nothing was accepted, closed or cut off besides.
+        let last = self.first.pop().unwrap();
+        for (stream, pid) in self.first.into_iter().zip(&self.pids) {
+            finish(stream).await;
+            gone(*pid).await;
+        }
+        assert_eq!(self.lb.wait_exit(DEADLINE).await.code(), Some(0));
+        finish(last).await;
+        finish(open(&self.lb, &self.certs[0]).await).await;
+        assert!(!self.lb.stderr().contains("panicked"));
+    }
+}
+
+#[tokio::test]
+async fn a_list_reaches_all_processes_at_once() {
+    let all = generations("").await;
+    all.lb.ca().write_crl(all.lb.dir(), &[&all.certs[1]]);
+    all.has_lost_the_second("revoked_certificate").await;
+}
+
+/// From the newest process to the one before, and so on.
+#[tokio::test]
+async fn a_reload_is_passed_on_to_those_that_were_replaced() {
+    let all = generations("watch = \"off\"").await;
+    all.lb.ca().write_crl(all.lb.dir(), &[&all.certs[1]]);
+    signal(all.pids[2], Signal::HUP);
+    all.has_lost_the_second("revoked_certificate").await;
+}
+
+#[tokio::test]
+async fn a_rule_that_goes_ends_what_it_allowed_everywhere() {
+    let all = generations("").await;
+    all.lb.write_config(&without_client2(&all.lb));
+    signal(all.pids[2], Signal::HUP);
+    all.has_lost_the_second("policy_changed").await;
+}
+
+/// It reads the configuration, as a reload does.
+#[tokio::test]
+async fn an_upgrade_holds_for_the_connections_of_the_old_process_too() {
+    let web = Upstream::named("web1").await;
+    let lb = start(two_clients(&web)).await;
+    let certs = [CLIENT1, CLIENT2].map(|name| lb.ca().leaf(name).build());
+    let (mut first, second) = (open(&lb, &certs[0]).await, open(&lb, &certs[1]).await);
+    // Which no reload could change.
+    let config = without_client2(&lb).replace("workers = 2", "workers = 3");
+    lb.write_config(&config);
+    upgrade(&lb, lb.pid()).await;
+    ends(second).await;
+    lb.nth(0, "policy_changed").await;
+    goes_on(&mut first).await;
+    finish(first).await;
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+}
+
+/// As a later version's may be.
+#[tokio::test]
+async fn a_configuration_that_the_old_process_does_not_understand_ends_nothing_there() {
+    let web = Upstream::named("web1").await;
+    let lb = start(two_clients(&web)).await;
+    let cert = lb.ca().leaf(CLIENT1).build();
+    let mut stream = open(&lb, &cert).await;
+    let pid = upgrade(&lb, lb.pid()).await;
+    lb.write_config("[process]\nof_a_later_version = true\n");
+    lb.signal(Signal::HUP);
+    lb.wait_log(
+        |event| message(event).contains("was NOT reloaded"),
+        DEADLINE,
+    )
+    .await;
+    goes_on(&mut stream).await;
+    // Its lists are still those that it has been told of.
+    lb.ca().write_crl(lb.dir(), &[&cert]);
+    ends(stream).await;
+    lb.nth(0, "revoked_certificate").await;
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    signal(pid, Signal::TERM);
+    gone(pid).await;
+}
+
+#[tokio::test]
+async fn lists_and_rules_reach_a_process_that_drains() {
+    let web = Upstream::named("web1").await;
+    let lb = two_clients(&web).start().await;
+    let certs = [CLIENT1, CLIENT1, CLIENT2].map(|name| lb.ca().leaf(name).build());
+    let mut kept = open(&lb, &certs[0]).await;
+    let (revoked, dropped) = (open(&lb, &certs[1]).await, open(&lb, &certs[2]).await);
+    lb.signal(Signal::TERM);
+    lb.wait_log(|event| message(event).starts_with("draining"), DEADLINE)
+        .await;
+    lb.ca().write_crl(lb.dir(), &[&certs[1]]);
+    ends(revoked).await;
+    lb.nth(0, "revoked_certificate").await;
+
+    // A listener that comes with it is not opened any more.
+    let config = without_client2(&lb).replace(
+        "[[upstream]]",
+        "[[listener]]\nname = \"late\"\nbind = \"127.0.0.1:0\"\nupstream = \"web\"\n[[upstream]]",
+    );
+    lb.write_config(&config);
+    lb.signal(Signal::HUP);
+    ends(dropped).await;
+    lb.nth(1, "policy_changed").await;
+    goes_on(&mut kept).await;
+    finish(kept).await;
+    assert_eq!(lb.wait_end(DEADLINE).await.code(), Some(0));
+    assert!(!lb.stderr().contains("\"late\""), "{}", lb.stderr());
+}
