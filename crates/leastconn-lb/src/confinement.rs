@@ -2,7 +2,9 @@
 //! error that comes from that: the system says only that it is not permitted.
 
 use std::{
-    fmt, io,
+    fmt,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -93,7 +95,23 @@ pub(crate) fn hint_for_socket(path: &Path, error: &io::Error) -> Option<String> 
 
 /// What to say of an `error` at starting the program at `path`, if it comes from here.
 pub fn hint_for_executing(path: &Path, error: &io::Error) -> Option<String> {
-    hint(path, error, "executing anything in", Access::EXEC_OK)
+    let hint = |path: &Path| hint(path, error, "executing anything in", Access::EXEC_OK);
+    let Some(interpreter) = interpreter(path) else {
+        return hint(path);
+    };
+    // Where the script is may well be allowed: there the program was before.
+    let why = hint(&interpreter)?;
+    let interpreter = interpreter.display();
+    Some(format!("it is a script for {interpreter}, and {why}"))
+}
+
+/// What the script at `path` is for, if it is one.
+fn interpreter(path: &Path) -> Option<PathBuf> {
+    let mut start = [0; 128];
+    let read = File::open(path).and_then(|mut file| file.read(&mut start));
+    let line = start[..read.ok()?].strip_prefix(b"#!")?;
+    let line = std::str::from_utf8(line).ok()?;
+    line.split_whitespace().next().map(PathBuf::from)
 }
 
 fn hint(path: &Path, error: &io::Error, doing: &str, needed: Access) -> Option<String> {

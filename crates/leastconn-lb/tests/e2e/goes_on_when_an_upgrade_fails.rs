@@ -103,6 +103,29 @@ async fn because_of_the_program() {
 }
 
 #[tokio::test]
+async fn because_a_script_needs_what_the_sandbox_forbids() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]).process("sandbox = \"on\"");
+    let programs = site.dir.path().join("programs");
+    std::fs::create_dir(&programs).unwrap();
+    let name = programs.join("leastconn-lb");
+    std::fs::copy(BIN, &name).unwrap();
+    let lb = site.start_as(&name, apart).await;
+    if !lb.stderr().contains("confined by Landlock") {
+        eprintln!("SKIPPED: this kernel has no Landlock");
+        return;
+    }
+    let wrapper = programs.join("wrapper");
+    script(&wrapper, &format!("exec {BIN} \"$@\""));
+    std::fs::rename(&wrapper, &name).unwrap();
+    lb.signal(Signal::USR2);
+    failed(&lb, "it is a script for /bin/sh").await;
+    talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn because_it_is_told_to_stop_meanwhile() {
     let web = Upstream::named("web1").await;
     // Scripts need a shell, which the sandbox does not let it execute.
