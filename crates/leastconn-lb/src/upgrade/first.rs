@@ -4,12 +4,15 @@
 //! signals on to whichever process is the newest, and collecting those that have
 //! ended. It ends with the newest one, and with its exit code.
 
-use std::{collections::VecDeque, io, os::unix::net::UnixStream};
+use std::{collections::VecDeque, io, os::unix::net::UnixStream, time::Duration};
 
 use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, kill_process, test_kill_process, waitpid,
 };
-use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal as Signals, SignalKind, signal},
+    time::timeout,
+};
 
 use super::{
     Heir,
@@ -18,6 +21,9 @@ use super::{
 
 /// Ends of processes that may turn out to have been the newest.
 const REMEMBERED: usize = 64;
+
+/// How long what a process has said before it ended may be on its way.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 /// Whether the end of this process is that of all others.
 pub(crate) fn is_first() -> bool {
@@ -28,6 +34,8 @@ pub(crate) fn is_first() -> bool {
 #[derive(Debug)]
 pub(crate) struct First {
     newest: Pid,
+    /// Its exit code, once it has ended.
+    ended_with: Option<u8>,
     /// Where those who come later say who they are.
     later: Option<Channel>,
     ended: Signals,
@@ -43,6 +51,7 @@ impl First {
             .ok_or_else(|| io::Error::other("the new process has no ID"))?;
         Ok(Self {
             newest,
+            ended_with: None,
             later: Some(Channel::new(later)?),
             ended: signal(SignalKind::child())?,
             earlier: VecDeque::new(),
@@ -63,49 +72,64 @@ impl First {
     pub(crate) async fn newest_ended(&mut self) -> u8 {
         loop {
             // Before waiting: signals that came before they were waited for are not told.
-            if let Some(code) = self.collect() {
+            self.collect();
+            let Some(code) = self.ended_with else {
+                tokio::select! {
+                    told = next(&mut self.later) => self.hear(told),
+                    _ = self.ended.recv() => {}
+                }
+                continue;
+            };
+            // It may have said just before who takes its place.
+            if self.later.is_none() {
                 return code;
             }
-            tokio::select! {
-                told = next(&mut self.later) => match told {
-                    Some(ToFirst::Newest { pid }) => {
-                        if let Some(code) = self.follow(pid) {
-                            return code;
-                        }
-                    }
-                    // Nobody is left who could say more.
-                    None => self.later = None,
-                },
-                _ = self.ended.recv() => {}
+            match timeout(ON_ITS_WAY, next(&mut self.later)).await {
+                Ok(told) => self.hear(told),
+                Err(_) => return code,
             }
         }
     }
 
-    /// Another one is the newest. Returns its exit code if it has ended meanwhile.
-    fn follow(&mut self, pid: i32) -> Option<u8> {
-        let newest = Pid::from_raw(pid)?;
+    fn hear(&mut self, told: Option<ToFirst>) {
+        match told {
+            Some(ToFirst::Newest { pid }) => self.follow(pid),
+            // Nobody is left who could say more.
+            None => self.later = None,
+        }
+    }
+
+    /// Another one is the newest, and may have ended meanwhile. Both it and the one
+    /// before say so.
+    fn follow(&mut self, pid: i32) {
+        let Some(newest) = Pid::from_raw(pid).filter(|newest| *newest != self.newest) else {
+            return;
+        };
         self.newest = newest;
         tracing::info!(pid, "signals are for this process from here on");
         let known = self.earlier.iter().find(|(pid, _)| *pid == newest);
         let gone = || test_kill_process(newest).is_err().then_some(1);
-        known.map(|(_, code)| *code).or_else(gone)
+        self.ended_with = known.map(|(_, code)| *code).or_else(gone);
     }
 
     /// Collects those that have ended.
-    fn collect(&mut self) -> Option<u8> {
+    fn collect(&mut self) {
         loop {
             match waitpid(None, WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
                     let code = code(status);
                     if pid == self.newest {
-                        return Some(code);
+                        self.ended_with = Some(code);
                     }
                     self.earlier.truncate(REMEMBERED - 1);
                     self.earlier.push_front((pid, code));
                 }
-                Ok(None) => return None,
+                Ok(None) => return,
                 // No child is left, and every process here is one.
-                Err(_) => return Some(1),
+                Err(_) => {
+                    self.ended_with.get_or_insert(1);
+                    return;
+                }
             }
         }
     }
@@ -126,4 +150,50 @@ fn code(status: WaitStatus) -> u8 {
         .or_else(killed)
         .and_then(|code| u8::try_from(code).ok())
         .unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+    use super::{super::channel, *};
+
+    fn sleeping() -> (Child, Pid) {
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        (child, pid)
+    }
+
+    fn ended(mut child: Child) {
+        child.kill().unwrap();
+        // Without collecting it.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(Pid::from_child(&child)), options).unwrap();
+    }
+
+    #[tokio::test]
+    async fn whose_place_was_taken_is_not_the_newest_however_soon_it_ends() {
+        if std::env::var_os("NEXTEST").is_none() {
+            eprintln!("SKIPPED: it would collect the processes of tests beside it");
+            return;
+        }
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let ((old, old_pid), (new, new_pid)) = (sleeping(), sleeping());
+        let heir = Heir {
+            pid: Some(old_pid),
+            channel: None,
+        };
+        let mut first = First::new(&heir, ours).unwrap();
+        let pid = new_pid.as_raw_nonzero().get();
+        // By the old one, and then by the new one itself.
+        channel::send(&theirs, &ToFirst::Newest { pid }).unwrap();
+        ended(old);
+        channel::send(&theirs, &ToFirst::Newest { pid }).unwrap();
+        let end = timeout(ON_ITS_WAY * 2, first.newest_ended()).await;
+        assert!(end.is_err(), "taken for the newest: {end:?}");
+        ended(new);
+        assert_eq!(first.newest_ended().await, 128 + 9);
+    }
 }

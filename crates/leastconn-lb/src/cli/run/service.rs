@@ -124,17 +124,25 @@ impl Service {
         if let Some(old) = self.old.take() {
             tokio::spawn(pass_on_reloads(reloader.reloads(), old));
         }
-        if let Some(first) = &self.first {
-            let pid = i32::try_from(std::process::id()).unwrap_or_default();
-            if let Err(error) = channel::send(first, &ToFirst::Newest { pid }) {
-                tracing::error!(%error, "the first process was not told: signals will not arrive");
-            }
-        }
+        self.tell_first(std::process::id());
         tracing::info!(
             pid = std::process::id(),
             from = self.replaces,
             "took over from the process that was here before"
         );
+    }
+
+    /// Tells the first process of a container, if that is not this one, that signals are
+    /// for process `pid`. Whoever takes over does so, but the one before may have ended
+    /// by then, and must not be taken for the last.
+    fn tell_first(&self, pid: u32) {
+        let Some(first) = &self.first else {
+            return;
+        };
+        let pid = i32::try_from(pid).unwrap_or_default();
+        if let Err(error) = channel::send(first, &ToFirst::Newest { pid }) {
+            tracing::error!(%error, "the first process was not told: signals will not arrive");
+        }
     }
 
     async fn run(mut self, server: Server) -> io::Result<u8> {
@@ -210,6 +218,7 @@ impl Service {
                 if let Some(watchdog) = self.watchdog.take() {
                     watchdog.abort();
                 }
+                self.tell_first(successor.pid());
                 let (server, heir) = hand_over(server, *successor, reload, guard).await;
                 match first_ends {
                     Some(ours) => {
@@ -406,8 +415,13 @@ async fn told_to_go(old: &mut Option<Channel>) -> Option<FromOld> {
 /// Tells the process that was here before whenever this one has read the configuration
 /// anew, until that one has ended.
 async fn pass_on_reloads(mut reloads: watch::Receiver<u64>, mut old: Channel) {
-    while reloads.changed().await.is_ok() {
-        if old.say(&FromNew::Reloaded {}).await.is_err() {
+    loop {
+        let told = tokio::select! {
+            Ok(()) = reloads.changed() => old.say(&FromNew::Reloaded {}).await.is_ok(),
+            // It has nothing more to say, so this is its end.
+            said = old.next::<FromOld>() => said.is_some(),
+        };
+        if !told {
             return;
         }
     }
