@@ -141,6 +141,11 @@ impl Admin {
         self.listening.share()
     }
 
+    /// The process before this one has left its sockets: their files go with this one.
+    pub(crate) fn take_over(&mut self) {
+        self.listening.take_over();
+    }
+
     /// Listens nowhere any more: another process has copies of its sockets, but for
     /// those at `unused` paths, whose files go.
     pub(crate) fn leave(&mut self, unused: &[String]) {

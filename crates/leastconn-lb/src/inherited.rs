@@ -170,9 +170,9 @@ impl Inherited {
             .iter()
             .position(|passed| matches!(&passed.socket, Listening::Unix(_, at) if at == path));
         let passed = self.sockets.remove(found?);
-        let ours = self.is_upgrade() && passed.name == ADMIN;
+        let is_balancers = self.is_upgrade() && passed.name == ADMIN;
         match passed.socket {
-            Listening::Unix(socket, _) => Some((socket, ours)),
+            Listening::Unix(socket, _) => Some((socket, is_balancers)),
             Listening::Tcp(..) => None,
         }
     }

@@ -190,7 +190,7 @@ impl Listening {
             Wanted::Tcp(address) => self.open_address(*address, inherited)?,
             Wanted::Unix(path) => {
                 let (socket, file) = match inherited.take_unix(path) {
-                    Some((socket, ours)) => SocketFile::adopt(socket, path, ours),
+                    Some((socket, is_balancers)) => SocketFile::adopt(socket, path, is_balancers),
                     None => SocketFile::listen(path),
                 }?;
                 Socket::Unix(socket, file)
@@ -303,8 +303,8 @@ impl Listening {
         let copies = self.bound.iter();
         copies
             .map(|bound| {
-                let ours = bound.file.as_ref().is_none_or(SocketFile::is_ours);
-                let name = if ours {
+                let file = bound.file.as_ref();
+                let name = if file.is_none_or(SocketFile::is_balancers) {
                     environment::ADMIN
                 } else {
                     environment::ADMIN_KEPT
@@ -312,6 +312,15 @@ impl Listening {
                 Ok((name.to_owned(), bound.copy.try_clone()?))
             })
             .collect()
+    }
+
+    /// See [`super::Admin::take_over`].
+    pub(super) fn take_over(&mut self) {
+        let files = self
+            .bound
+            .iter_mut()
+            .filter_map(|bound| bound.file.as_mut());
+        files.for_each(SocketFile::take_over);
     }
 
     /// See [`super::Admin::leave`].

@@ -51,7 +51,18 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(super) struct SocketFile {
     path: PathBuf,
     id: FileId,
-    ours: bool,
+    whose: Whose,
+}
+
+/// Who removes a socket's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// This process does.
+    Ours,
+    /// The balancer whose place this one is to take, as long as it has not.
+    Earlier,
+    /// Whoever made it, or a balancer after this one.
+    Others,
 }
 
 /// Its device and its number there.
@@ -84,7 +95,7 @@ impl SocketFile {
             let file = Self {
                 path: path.to_owned(),
                 id: id_of(path)?,
-                ours: true,
+                whose: Whose::Ours,
             };
             socket.listen(BACKLOG)?;
             socket.set_nonblocking(true)?;
@@ -94,8 +105,8 @@ impl SocketFile {
         listen().map_err(|error| failed(with_hint(&error, path)))
     }
 
-    /// Has the file of a socket that another process opened at `path`. Unless it is
-    /// `ours`, from a balancer before this one, whoever made it removes it.
+    /// Has the file of a socket that another process opened at `path`: a balancer whose
+    /// place this one is to take (`is_balancers`), or one that removes it by itself.
     ///
     /// # Errors
     /// If the file is gone, or the operating system refuses.
@@ -105,13 +116,17 @@ impl SocketFile {
     pub(super) fn adopt(
         socket: StdListener,
         path: &Path,
-        ours: bool,
+        is_balancers: bool,
     ) -> Result<(UnixListener, Self), SocketError> {
         let adopt = || {
             let file = Self {
                 path: path.to_owned(),
                 id: id_of(path)?,
-                ours,
+                whose: if is_balancers {
+                    Whose::Earlier
+                } else {
+                    Whose::Others
+                },
             };
             let mode = fs::symlink_metadata(path)?.permissions().mode();
             if mode & 0o002 != 0 {
@@ -131,12 +146,19 @@ impl SocketFile {
 
     /// Leaves the file to another process, which has the socket.
     pub(super) fn leave(mut self) {
-        self.ours = false;
+        self.whose = Whose::Others;
     }
 
     /// Whether it is a balancer's, to be removed when the last one ends.
-    pub(super) const fn is_ours(&self) -> bool {
-        self.ours
+    pub(super) fn is_balancers(&self) -> bool {
+        self.whose != Whose::Others
+    }
+
+    /// The balancer before this one has left it.
+    pub(super) fn take_over(&mut self) {
+        if self.whose == Whose::Earlier {
+            self.whose = Whose::Ours;
+        }
     }
 
     /// Where it is.
@@ -158,7 +180,7 @@ fn id_of(path: &Path) -> io::Result<FileId> {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Another balancer may have taken the place since.
-        if self.ours && self.is_there() {
+        if self.whose == Whose::Ours && self.is_there() {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -364,7 +386,12 @@ mod tests {
         let passed = StdListener::bind(&path).unwrap();
         drop(SocketFile::adopt(passed.try_clone().unwrap(), &path, false).unwrap());
         assert!(path.exists());
-        drop(SocketFile::adopt(passed, &path, true).unwrap());
+        // Nor is a balancer's removed by one that never took its place.
+        drop(SocketFile::adopt(passed.try_clone().unwrap(), &path, true).unwrap());
+        assert!(path.exists());
+        let (socket, mut file) = SocketFile::adopt(passed, &path, true).unwrap();
+        file.take_over();
+        drop((socket, file));
         assert!(!path.exists());
     }
 }

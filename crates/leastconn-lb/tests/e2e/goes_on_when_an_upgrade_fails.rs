@@ -7,6 +7,7 @@ use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::{DEADLINE, Signal, Upstream};
 use tokio::io::AsyncWriteExt;
 
+use crate::steers_a_running_balancer::{SOCKET, ctl};
 use crate::support::{BIN, CLIENT1, Running, Site, talk};
 use crate::upgrading::{apart, gone, link, message, script, signal, start, successor, upgrade};
 
@@ -25,7 +26,7 @@ async fn failed(lb: &Running, reason: &str) {
 #[tokio::test]
 async fn because_of_the_configuration() {
     let web = Upstream::named("web1").await;
-    let lb = start(Site::usual(&[&web])).await;
+    let lb = start(Site::usual(&[&web]).admin(SOCKET)).await;
     let client = lb.client(CLIENT1);
     let mut open = client.connect(lb.main()).await.unwrap();
     read_line(&mut open).await.unwrap();
@@ -50,6 +51,9 @@ async fn because_of_the_configuration() {
         let status: serde_json::Value = serde_json::from_str(&status).unwrap();
         let said = status["failed_upgrade"]["reason"].as_str().unwrap();
         assert!(said.contains(reason), "{said}");
+        let shown = ctl(&lb, &["--socket", "lb.sock", "status"]).await.ok();
+        assert!(shown.contains("last upgrade   FAILED"), "{shown}");
+        assert!(shown.contains(reason), "{shown}");
     }
     lb.write_config(&lb.config());
     open.shutdown().await.unwrap();

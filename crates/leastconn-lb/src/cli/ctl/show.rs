@@ -62,6 +62,15 @@ pub(super) fn status(status: &Status, paper: &Paper) -> String {
             reload.reasons.iter().for_each(|reason| row("", reason));
         }
     }
+    if let Some(upgrade) = &status.failed_upgrade {
+        let failed = paper.paint("FAILED", Tone::Bad);
+        let time = &upgrade.time;
+        row(
+            "last upgrade",
+            &format!("{failed}, {time}: this process goes on, because"),
+        );
+        row("", &upgrade.reason);
+    }
     for (n, deviation) in configuration.deviations.iter().enumerate() {
         let since = deviation.since.as_ref();
         let since = since

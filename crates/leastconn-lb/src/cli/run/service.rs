@@ -121,6 +121,7 @@ impl Service {
     fn take_over(&mut self, reloader: &Reloader) {
         notify::ready_in_its_place();
         self.watch();
+        reloader.admin().take_over();
         if let Some(old) = self.old.take() {
             tokio::spawn(pass_on_reloads(reloader.reloads(), old));
         }
