@@ -376,13 +376,13 @@ async fn hand_over(
     let open = server.shared().registry.open();
     let heir = successor.go(reload, server.shared().by_hand.carried());
     let heir = heir.await;
-    // The new one has read the configuration, as if it had been told to reload.
-    reload_what_is_open(server.reloader());
     tracing::info!(
         pid,
         open,
         "a new process has taken over: this one serves its open connections to their end"
     );
+    // The new one has read the configuration, as if it had been told to reload.
+    reload_what_is_open(server.reloader());
     (server, heir)
 }
 
