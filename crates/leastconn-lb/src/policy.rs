@@ -4,14 +4,13 @@
 //! servers are reached only through a grant together with a [`Permit`], so a
 //! path that skips authorization or the limits does not compile.
 //!
-//! Finding the rule must not cost more with many of them: rules that ask for
-//! exact texts are found by binary search, and only those with wildcards or source
-//! addresses alone are tried one by one.
+//! Finding the rule must not cost more with many of them: only those are tried that
+//! [`Clients`] finds near what is known of the client.
 //!
 //! A rule in shadow mode decides nothing, and the next are tried. A rule that has
 //! expired matches nobody. Time is an argument.
 
-use std::{cmp::Ordering, collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 use leastconn::{Candidates, ClientId, Limits, Permit, Pool, Reason, ServerId, UpstreamId};
@@ -22,32 +21,18 @@ use crate::{
     upstream::Upstream,
 };
 
-/// All rules of one configuration. There may be very many of them: beside what
-/// it has in [`Clients`], a rule has 8 bytes here for each of its texts.
+/// All rules of one configuration.
 #[derive(Debug)]
 pub struct Policy {
     clients: Arc<Clients>,
     /// What each of [`Clients::allows`] grants.
     reaches: Vec<Reach>,
-    /// Texts without one of which a rule does not match, by key, text and then in
-    /// the rules' order.
-    exact: Vec<Asked>,
-    /// All other rules, in order.
-    scanned: Vec<u32>,
     /// When rules expire, in order.
     expiries: Vec<Timestamp>,
 }
 
 /// The servers that an `allow` grants.
 type Reach = HashMap<UpstreamId, (Arc<Upstream>, Candidates)>;
-
-/// One of the texts that a rule can be found by.
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    /// Its number in [`Clients`].
-    text: u32,
-    rule: u32,
-}
 
 /// Where a listener's connections go.
 #[derive(Clone, Debug)]
@@ -215,28 +200,12 @@ impl Policy {
         let clients = Arc::clone(&config.clients);
         let allows = clients.allows().iter();
         let reaches = allows.map(|allow| reach(allow, upstreams)).collect();
-        let (mut exact, mut scanned) = (Vec::new(), Vec::new());
-        for (position, client) in clients.iter().enumerate() {
-            // More rules than that are not to be had in a file.
-            let rule = u32::try_from(position).unwrap_or(u32::MAX);
-            match client.exact() {
-                Some(key) => {
-                    exact.extend(client.text_numbers(key).map(|text| Asked { text, rule }));
-                }
-                None => scanned.push(rule),
-            }
-        }
-        // Stable: rules of the same text stay in order.
-        exact.sort_by(|a, b| clients.asked(a.text).cmp(&clients.asked(b.text)));
-        exact.shrink_to_fit();
         let mut expiries: Vec<_> = clients.expiries().collect();
         expiries.sort_unstable();
         expiries.dedup();
         Self {
             clients,
             reaches,
-            exact,
-            scanned,
             expiries,
         }
     }
@@ -318,27 +287,13 @@ impl Policy {
 
     /// Positions of the rules that may match, in order.
     fn candidates(&self, peer: &Peer) -> impl Iterator<Item = usize> {
-        let mut found = Vec::new();
-        if let Some(certificate) = &peer.certificate {
-            for key in Key::TEXTS {
-                for text in certificate.texts(key) {
-                    let same = self.asking_for(key, text);
-                    found.extend(same.iter().map(|asked| asked.rule));
-                }
-            }
-            found.sort_unstable();
-            found.dedup();
-        }
-        in_order(found, &self.scanned).map(|position| position as usize)
-    }
-
-    fn asking_for(&self, key: Key, text: &str) -> &[Asked] {
-        let compare = |asked: &Asked| self.clients.asked(asked.text).cmp(&(Some(key), text));
-        let start = self
-            .exact
-            .partition_point(|asked| compare(asked) == Ordering::Less);
-        let rest = &self.exact[start..];
-        &rest[..rest.partition_point(|asked| compare(asked) == Ordering::Equal)]
+        let texts = |key: Key| {
+            let shown = peer.certificate.as_deref();
+            let texts = shown.map_or(&[][..], |shown| shown.texts(key));
+            texts.iter().map(move |text| (key, text.as_str()))
+        };
+        let certificate = Key::TEXTS.into_iter().flat_map(texts);
+        self.clients.may_match(certificate, peer.source)
     }
 }
 
@@ -353,17 +308,6 @@ pub enum Judged<'a> {
     Expired(Timestamp),
     /// It asks for something else under this key.
     Differs(Key),
-}
-
-/// Two ascending lists that have nothing in common, as one.
-fn in_order(found: Vec<u32>, scanned: &[u32]) -> impl Iterator<Item = u32> {
-    let mut found = found.into_iter().peekable();
-    let mut scanned = scanned.iter().copied().peekable();
-    std::iter::from_fn(move || match (found.peek(), scanned.peek()) {
-        (Some(a), Some(b)) if a < b => found.next(),
-        (Some(_), None) => found.next(),
-        _ => scanned.next(),
-    })
 }
 
 fn reach(allow: &[Allow], upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Reach {

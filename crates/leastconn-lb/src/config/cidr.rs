@@ -91,6 +91,26 @@ impl IpNet {
         }
     }
 
+    /// `address` by itself.
+    pub fn only(address: IpAddr) -> Self {
+        Self::of(address, Prefixes { v4: 32, v6: 128 })
+    }
+
+    /// Whether it is a network of IPv4.
+    pub const fn is_ipv4(&self) -> bool {
+        self.address.is_ipv4()
+    }
+
+    /// Its first address.
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// How many bits its addresses have in common.
+    pub const fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
     /// Whether `address` is one of the network's.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

@@ -7,12 +7,16 @@
 //! system for themselves; small ones would lie scattered among what reading the
 //! file has freed, and hold on to all of it.
 //!
+//! A few more numbers, in `clients/index.rs`, find the rules that may match: to try all
+//! of them for each client would take milliseconds.
+//!
 //! What few rules have costs the others nothing: each text says which key it is
 //! for, and expiry and mode are kept beside, for those that have them.
 
+mod index;
 mod key;
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, ops::Range, sync::Arc};
 
 use jiff::Timestamp;
 use leastconn::Limits;
@@ -21,6 +25,7 @@ use super::{
     cidr::IpNet,
     model::{Allow, Client, Mode},
 };
+use index::{Index, Near};
 pub use key::Key;
 
 /// All rules, in the file's order.
@@ -42,6 +47,7 @@ pub struct Clients {
     expiries: Vec<(u32, Timestamp)>,
     /// Rules that decide nothing, in order.
     shadows: Vec<u32>,
+    index: Index,
 }
 
 /// Where the parts of a rule end: numbers of `ends` and `sources`. The first of
@@ -105,7 +111,10 @@ impl Packer {
     }
 
     pub(crate) fn finish(self) -> Clients {
-        self.packed
+        Clients {
+            index: Index::of(&self.packed),
+            ..self.packed
+        }
     }
 }
 
@@ -180,8 +189,29 @@ impl Clients {
         }
     }
 
-    /// What one of [`Rule::text_numbers`] asks for: the key, and the pattern.
-    pub(crate) fn asked(&self, number: u32) -> (Option<Key>, &str) {
+    /// The rules, in order, that may match a client of whom the texts of `certificate`
+    /// and `source` are known. All others do not.
+    pub(crate) fn may_match<'t>(
+        &self,
+        certificate: impl Iterator<Item = (Key, &'t str)>,
+        source: IpAddr,
+    ) -> impl Iterator<Item = usize> {
+        self.index
+            .near(self, certificate, Some(IpNet::only(source)))
+    }
+
+    /// The rules, in order, that may cover `rule`, itself among them. All others do
+    /// not.
+    pub(crate) fn may_cover(&self, rule: &Rule<'_>) -> Near<'_> {
+        // One that covers has all texts of a key that it asks for, so also the first.
+        let firsts = Key::TEXTS.into_iter();
+        let firsts = firsts.filter_map(|key| Some((key, rule.texts(key).next()?)));
+        self.index
+            .near(self, firsts, rule.sources().first().copied())
+    }
+
+    /// What one of [`Rule::numbers`] asks for: the key, and the pattern.
+    fn asked(&self, number: u32) -> (Option<Key>, &str) {
         let number = number as usize;
         (self.keys[number], self.text(number))
     }
@@ -223,10 +253,6 @@ impl<'a> Rule<'a> {
     }
 
     /// The numbers of these texts among all rules'.
-    pub(crate) fn text_numbers(&self, key: Key) -> impl Iterator<Item = u32> + use<> {
-        self.numbers(key).map(number)
-    }
-
     fn numbers(&self, key: Key) -> Range<usize> {
         let first = self.before.texts as usize + 1;
         let keys = &self.all.keys[first..self.packed.texts as usize];
@@ -237,7 +263,12 @@ impl<'a> Rule<'a> {
 
     /// The address the client connects from.
     pub fn sources(&self) -> &'a [IpNet] {
-        &self.all.sources[self.before.sources as usize..self.packed.sources as usize]
+        &self.all.sources[self.source_numbers()]
+    }
+
+    /// The numbers of these among all rules'.
+    const fn source_numbers(&self) -> Range<usize> {
+        self.before.sources as usize..self.packed.sources as usize
     }
 
     /// What it may reach. Empty: nothing.
@@ -273,16 +304,6 @@ impl<'a> Rule<'a> {
     /// Whether the rule can only hold for a client that shows a certificate.
     pub const fn needs_certificate(&self) -> bool {
         self.packed.texts > self.before.texts + 1
-    }
-
-    /// The key by which the rule can be found: one that it asks for, without
-    /// wildcards. Without one of its texts it does not hold.
-    pub fn exact(&self) -> Option<Key> {
-        let exact = |&key: &Key| {
-            let mut texts = self.texts(key);
-            texts.len() > 0 && !texts.any(|text| key.is_wildcard(text))
-        };
-        Key::SELECTIVE.into_iter().find(exact)
     }
 
     /// Whether this rule decides, or speaks for those that do not, whenever `later`

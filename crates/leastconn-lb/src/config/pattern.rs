@@ -8,11 +8,13 @@
 #[cfg(any(test, fuzzing))]
 pub(super) mod drive;
 mod exact;
+mod form;
 mod uri;
 
 use std::fmt;
 
 pub use exact::{ExactText, Spki};
+pub(crate) use form::Form;
 pub use uri::UriPattern;
 
 use crate::spiffe::SpiffeError;

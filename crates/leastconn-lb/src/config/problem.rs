@@ -1,9 +1,13 @@
 //! Problems in a configuration file, and how people see them: in rustc's form,
 //! with the line itself and what to do about it.
 
-use std::{fmt, io::IsTerminal, ops::Range, sync::Arc};
+use std::{borrow::Cow, fmt, io::IsTerminal, ops::Range, sync::Arc};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+
+/// So many errors, and so many warnings, are shown, and of the others how many there
+/// are: what a hundred have in common, nobody reads a hundred thousand times.
+pub(crate) const SHOWN: usize = 100;
 
 /// Whether a configuration with this problem can be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -201,7 +205,8 @@ impl Problems {
         }
     }
 
-    /// All of them as people read them, with colours if asked for.
+    /// All of them, or as many as are shown, as people read them, with colours if asked
+    /// for.
     pub fn render(&self, colours: bool) -> String {
         let renderer = if colours {
             Renderer::styled()
@@ -209,24 +214,52 @@ impl Problems {
             Renderer::plain()
         };
         let mut out = String::new();
-        for problem in &self.list {
-            out.push_str(&self.render_one(&renderer, problem));
+        for problem in self.shown() {
+            out.push_str(&self.render_one(&renderer, &problem));
             out.push_str("\n\n");
         }
         out
     }
 
-    /// One line for each, for logs:
+    /// One line for each that is shown, for logs:
     /// `leastconn.toml:14:1: error: unknown key `wokers`; did you mean `workers`?`
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
-        self.list.iter().map(|problem| self.line(problem))
+        self.shown().map(|problem| self.line(&problem))
     }
 
     /// The same, for those alone that keep the configuration from being used.
     pub fn error_lines(&self) -> impl Iterator<Item = String> + '_ {
-        let errors = self.list.iter();
+        let errors = self.shown();
         let errors = errors.filter(|problem| problem.severity == Severity::Error);
-        errors.map(|problem| self.line(problem))
+        errors.map(|problem| self.line(&problem))
+    }
+
+    /// Those that are shown, then how many are not.
+    fn shown(&self) -> impl Iterator<Item = Cow<'_, Problem>> {
+        let (mut errors, mut warnings) = (0, 0);
+        let shown = self.list.iter().filter(move |problem| {
+            let count = match problem.severity {
+                Severity::Error => &mut errors,
+                Severity::Warning => &mut warnings,
+            };
+            *count += 1;
+            *count <= SHOWN
+        });
+        let more = |severity: Severity| {
+            let more = self.count(severity).saturating_sub(SHOWN);
+            let plural = if more == 1 { "" } else { "s" };
+            let message = format!("{more} more {}{plural}, not shown", severity.as_str());
+            (more > 0).then(|| Cow::Owned(Problem::new(severity, message)))
+        };
+        let more = [Severity::Error, Severity::Warning]
+            .into_iter()
+            .filter_map(more);
+        shown.map(Cow::Borrowed).chain(more)
+    }
+
+    /// Whether there are so many already that another is hardly shown.
+    pub(crate) fn are_many(&self) -> bool {
+        self.list.len() > SHOWN
     }
 
     fn line(&self, problem: &Problem) -> String {

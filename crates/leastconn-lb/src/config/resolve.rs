@@ -70,6 +70,7 @@ pub(crate) fn resolve(
         problems,
         addresses: Vec::new(),
         upstreams: Vec::new(),
+        upstream_numbers: HashMap::new(),
         nameless_upstream: false,
         binds: Vec::new(),
     };
@@ -108,6 +109,8 @@ struct Resolver<'a> {
     addresses: Vec<AddressUse>,
     /// Every upstream the file declares, whether it is well or not.
     upstreams: Vec<Declared>,
+    /// Where each stands among them, by its name.
+    upstream_numbers: HashMap<String, usize>,
     /// An upstream has no name that could be read, and any may be meant.
     nameless_upstream: bool,
     /// Every address that is listened at, with what listens.
@@ -119,6 +122,8 @@ struct Declared {
     name: String,
     span: Range<usize>,
     servers: Vec<String>,
+    /// The same, to look up.
+    server_names: HashSet<String>,
     /// Some of its servers could not be read, so others may be meant.
     incomplete: bool,
     used: bool,
@@ -251,8 +256,8 @@ impl Resolver<'_> {
 
     /// Looks up an upstream by its name.
     fn upstream_named(&mut self, name: &str, span: &Range<usize>) -> Option<UpstreamId> {
-        if let Some(declared) = self.upstreams.iter_mut().find(|known| known.name == name) {
-            declared.used = true;
+        if let Some(&number) = self.upstream_numbers.get(name) {
+            self.upstreams[number].used = true;
             return Some(UpstreamId::from(name));
         }
         // It may be the one whose name, or whose table, could not be read.
@@ -260,15 +265,17 @@ impl Resolver<'_> {
         if self.nameless_upstream || unread {
             return None;
         }
+        let message = format!("there is no upstream named `{name}`");
+        if self.problems.are_many() {
+            self.problems.error(message).at(span.clone());
+            return None;
+        }
         let known: Vec<_> = self
             .upstreams
             .iter()
             .map(|known| known.name.clone())
             .collect();
-        let problem = self
-            .problems
-            .error(format!("there is no upstream named `{name}`"))
-            .at(span.clone());
+        let problem = self.problems.error(message).at(span.clone());
         suggest(problem, name, &known, "the upstreams are");
         None
     }
@@ -360,7 +367,13 @@ fn suggest(problem: &mut super::Problem, name: &str, known: &[String], there_are
         }
         None if known.is_empty() => {}
         None => {
-            let list: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
+            const MOST: usize = 20;
+            let mut list: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
+            let more = list.len().saturating_sub(MOST);
+            list.truncate(MOST);
+            if more > 0 {
+                list.push(format!("{more} more"));
+            }
             problem.note(format!("{there_are} {}", list.join(", ")));
         }
     }

@@ -77,6 +77,14 @@ impl Key {
         }
     }
 
+    /// What stands between the parts of a pattern for which `*` may stand.
+    pub(crate) const fn separator(self) -> char {
+        match self {
+            Self::Uri => '/',
+            _ => '.',
+        }
+    }
+
     /// Whether all that `narrow` stands for, `wide` does too.
     pub fn covers(self, wide: &str, narrow: &str) -> bool {
         match self {

@@ -237,20 +237,22 @@ impl Resolver<'_> {
         name: &str,
         span: &Range<usize>,
     ) -> Option<ServerId> {
-        let declared = self
-            .upstreams
-            .iter()
-            .find(|declared| declared.name == upstream.as_str())?;
-        if declared.servers.iter().any(|server| server == name) || declared.incomplete {
+        let &number = self.upstream_numbers.get(upstream.as_str())?;
+        let declared = &self.upstreams[number];
+        if declared.server_names.contains(name) || declared.incomplete {
             return Some(ServerId::from(name));
         }
+        let many = self.problems.are_many();
         let problem = self
             .problems
             .error(format!(
                 "the upstream `{upstream}` has no server named `{name}`"
             ))
             .at(span.clone());
-        suggest(problem, name, &declared.servers, "its servers are");
+        // What was meant takes a look at all names.
+        if !many {
+            suggest(problem, name, &declared.servers, "its servers are");
+        }
         None
     }
 

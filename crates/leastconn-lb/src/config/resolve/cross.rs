@@ -1,14 +1,19 @@
 //! What the tables mean together: who can get where.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use super::{Resolver, client::Place};
 use crate::config::{
-    clients::{Clients, Key, Rule},
+    clients::{Clients, Rule},
     model::{Listener, Mode},
     raw::value::At,
     tls::ClientAuth,
 };
+
+/// Of rules that may hide another, so many are compared with it. There are more where
+/// very many ask for the same and none hides the next, as when each is to end later
+/// than the one before; a missing warning then costs less than minutes.
+const ENOUGH: usize = 256;
 
 impl Resolver<'_> {
     /// `complete`: every listener and client of the file could be read.
@@ -40,12 +45,13 @@ impl Resolver<'_> {
 
     /// Rules that never decide, because an earlier one always does.
     fn shadowed_rules(&mut self, clients: &Clients, places: &[Place]) {
-        let mut seen = Seen::default();
         for (position, client) in clients.iter().enumerate() {
-            let covering = seen
+            // In the file's order: the rule itself comes after all those before it.
+            let covering = clients
                 .may_cover(&client)
+                .take_while(|&earlier| earlier < position)
+                .take(ENOUGH)
                 .find(|&earlier| clients.rule(earlier).covers(&client));
-            seen.add(position, &client);
             if let Some(earlier) = covering {
                 let does = match client.mode() {
                     Mode::Enforce => "decides",
@@ -181,35 +187,4 @@ fn offers(listener: &Listener, upstreams: &BTreeSet<&str>) -> bool {
         .chain(&listener.upstream)
         .peekable();
     targets.peek().is_none() || targets.any(|target| upstreams.contains(target.as_str()))
-}
-
-/// The rules seen so far, by their names: comparing each with all that came
-/// before would take minutes for a hundred thousand.
-#[derive(Default)]
-struct Seen<'a> {
-    exact: HashMap<(Key, &'a str), Vec<usize>>,
-    others: Vec<usize>,
-}
-
-impl<'a> Seen<'a> {
-    fn add(&mut self, position: usize, rule: &Rule<'a>) {
-        match rule.exact() {
-            Some(key) => {
-                for text in rule.texts(key) {
-                    self.exact.entry((key, text)).or_default().push(position);
-                }
-            }
-            None => self.others.push(position),
-        }
-    }
-
-    /// Among them all that cover `later`: one of exact texts must have all of
-    /// the later rule's, so also the first.
-    fn may_cover(&self, later: &Rule<'a>) -> impl Iterator<Item = usize> {
-        let exact = Key::TEXTS.into_iter().filter_map(|key| {
-            let first = later.texts(key).next()?;
-            self.exact.get(&(key, first))
-        });
-        exact.flatten().chain(&self.others).copied()
-    }
 }

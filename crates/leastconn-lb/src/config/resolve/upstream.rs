@@ -50,10 +50,13 @@ impl Resolver<'_> {
             return;
         }
         let list = table.value.servers.as_ref();
+        self.upstream_numbers
+            .insert(name.clone(), self.upstreams.len());
         self.upstreams.push(Declared {
             name: name.clone(),
             span: span.clone(),
             servers: servers.iter().map(|s| s.id.to_string()).collect(),
+            server_names: servers.iter().map(|s| s.id.to_string()).collect(),
             incomplete: list
                 .is_none_or(|list| servers.len() < list.value.len() || self.pruned(&list.span)),
             used: false,

@@ -205,7 +205,6 @@ fn a_client_is_asked_for_all_that_its_match_has() {
     assert_eq!(texts(Key::Spki), [key.to_lowercase()]);
     assert_eq!(texts(Key::IssuerCn), ["My CA"]);
     assert_eq!(rule.sources().len(), 1);
-    assert_eq!(rule.exact(), Some(Key::Spki));
     assert_eq!(
         rule.expires().unwrap().to_string(),
         "2027-01-31T00:00:00.5Z"

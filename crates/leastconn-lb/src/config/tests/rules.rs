@@ -99,3 +99,30 @@ fn rules_are_hidden_by_those_that_ask_for_less_of_any_kind() {
         assert_eq!(warned, shadowed, "{first}; {second}");
     }
 }
+
+#[test]
+fn of_very_many_problems_some_are_shown_and_the_others_counted() {
+    use std::fmt::Write;
+
+    let mut text = PLAIN.to_owned();
+    for number in 0..1000 {
+        write!(
+            text,
+            "\n[[client]]\nname = \"k{number}\"\nmatch = {{ source = \"10.1.0.0/16\" }}\nallow = [\"web\"]\n"
+        )
+        .unwrap();
+    }
+    let problems = super::reading(&text, std::path::Path::new("")).problems;
+    assert_eq!(problems.warnings(), 1000);
+    let lines: Vec<_> = problems.lines().collect();
+    assert_eq!(lines.len(), 101);
+    assert!(lines[99].contains("the rule of client `k99` never decides"));
+    assert!(lines[100].ends_with("warning: 900 more warnings, not shown"));
+    assert_eq!(problems.error_lines().count(), 0);
+    let rendered = problems.render(false);
+    assert_eq!(rendered.matches("never decides").count(), 100);
+    assert!(
+        rendered.contains("900 more warnings, not shown"),
+        "{rendered}"
+    );
+}
