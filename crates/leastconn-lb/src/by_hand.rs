@@ -5,6 +5,8 @@
 //! included, until somebody sets it to `ready` or the server is gone from the file.
 //! The log's level stays until it is given back, or the file's own level changes.
 
+mod which;
+
 use std::{
     collections::BTreeMap,
     mem,
@@ -15,15 +17,20 @@ use std::{
 use jiff::Timestamp;
 use leastconn::{AdminState, Reason, Server, ServerId, UpstreamId};
 use serde::{Deserialize, Serialize};
-use tokio::{runtime::Handle, task, time::sleep};
+use tokio::{runtime::Handle, sync::broadcast, task, time::sleep};
 
 use crate::{
     config::{Level, Log},
-    live::{Known, Registry},
+    live::Registry,
     logging,
     running::Running,
     state::State,
 };
+
+pub use which::Which;
+
+/// What is to be ended and was not passed on yet: an operator is slower.
+const UNREAD: usize = 64;
 
 /// How soon those are ended that were being opened to a server when the others were.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -34,6 +41,8 @@ pub struct ByHand {
     hand: Arc<Mutex<Hand>>,
     running: Arc<Running>,
     registry: Arc<Registry>,
+    /// For the processes before this one, which have connections of their own.
+    kills: broadcast::Sender<Which>,
 }
 
 #[derive(Debug, Default)]
@@ -109,7 +118,31 @@ impl ByHand {
             hand: Arc::default(),
             running,
             registry,
+            kills: broadcast::Sender::new(UNREAD),
         }
+    }
+
+    /// Ends the open connections for which `which` holds, and returns how many. The
+    /// processes before this one are told of it, and those that they end do not count.
+    pub fn kill(&self, which: &Which) -> usize {
+        if which.connection.is_none() {
+            // An error: there is no such process.
+            let _ = self.kills.send(which.clone());
+        }
+        self.kill_here(which)
+    }
+
+    /// What connections were to be ended from now on.
+    pub(crate) fn kills(&self) -> broadcast::Receiver<Which> {
+        self.kills.subscribe()
+    }
+
+    fn kill_here(&self, which: &Which) -> usize {
+        let open = self.registry.list();
+        let those = open
+            .iter()
+            .filter(|live| which.holds(live.id, &live.known()));
+        those.filter(|live| live.stop(Reason::Killed)).count()
     }
 
     /// Sets what is wanted of a server. In `maint`, open connections to it are ended
@@ -300,6 +333,8 @@ pub fn find(state: &State, upstream: &str, server: &str) -> Option<Arc<Server>> 
 async fn end_connections(by_hand: ByHand, key: (UpstreamId, ServerId), grace: Duration) {
     sleep(grace).await;
     let (upstream, server) = &key;
+    let which = Which::to(&key);
+    let mut first = true;
     loop {
         {
             // With it nobody sets another state; and what was set before has ended
@@ -310,7 +345,11 @@ async fn end_connections(by_hand: ByHand, key: (UpstreamId, ServerId), grace: Du
             if ending.is_none_or(|ending| Some(ending.id()) != task::try_id()) {
                 return;
             }
-            let killed = kill(&by_hand.registry, |_, known| is_to(known, &key));
+            let killed = if mem::take(&mut first) {
+                by_hand.kill(&which)
+            } else {
+                by_hand.kill_here(&which)
+            };
             if killed > 0 {
                 tracing::info!(%upstream, %server, killed, "in maint, and the grace is over: connections were ended");
             }
@@ -321,16 +360,4 @@ async fn end_connections(by_hand: ByHand, key: (UpstreamId, ServerId), grace: Du
         }
         sleep(AGAIN).await;
     }
-}
-
-/// Whether a connection is to that server.
-pub fn is_to(known: &Known, (upstream, server): &(UpstreamId, ServerId)) -> bool {
-    known.upstream.as_ref() == Some(upstream) && known.server.as_ref() == Some(server)
-}
-
-/// Ends the open connections for which `which` holds, and returns how many.
-pub fn kill(registry: &Registry, which: impl Fn(u64, &Known) -> bool) -> usize {
-    let open = registry.list();
-    let those = open.iter().filter(|live| which(live.id, &live.known()));
-    those.filter(|live| live.stop(Reason::Killed)).count()
 }

@@ -32,7 +32,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio::time::timeout;
 
 use crate::{
-    by_hand::Carried,
+    by_hand::{Carried, Which},
     confinement,
     environment::{BY_HAND, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
     notify,
@@ -176,7 +176,7 @@ async fn begin(
             by_hand: Carried::default(),
             unused,
         }),
-        Ok(Some(FromNew::Reloaded {})) => {
+        Ok(Some(FromNew::Reloaded {} | FromNew::Killed(_))) => {
             Err(io::Error::other("the new process speaks out of turn").into())
         }
         Ok(Some(FromNew::Failed { reasons })) => Err(UpgradeError::Failed(reasons)),
@@ -243,6 +243,15 @@ impl Successor {
     }
 }
 
+/// What is for open connections, in this process too.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// To be under what the configuration says now.
+    Reload,
+    /// To be ended.
+    Kill(Which),
+}
+
 /// The process that took over.
 #[derive(Debug)]
 pub(crate) struct Heir {
@@ -257,14 +266,15 @@ impl Heir {
         self.pid
     }
 
-    /// Waits until it has read the configuration anew because somebody told it to.
+    /// Waits until somebody told it what is for open connections wherever they are.
     ///
     /// # Cancel safety
     /// Nothing is lost.
-    pub(crate) async fn reloaded(&mut self) {
+    pub(crate) async fn told(&mut self) -> Told {
         while let Some(channel) = &mut self.channel {
             match channel.next().await {
-                Some(FromNew::Reloaded {}) => return,
+                Some(FromNew::Reloaded {}) => return Told::Reload,
+                Some(FromNew::Killed(which)) => return Told::Kill(which),
                 Some(FromNew::Ready(_) | FromNew::Failed { .. }) => {}
                 None => self.channel = None,
             }

@@ -22,7 +22,7 @@ use crate::{
     api::{
         Kill, Killed, LogLevel, Reload, SetLogLevel, SetState, Sight, StateSet, UpstreamSummary,
     },
-    by_hand,
+    by_hand::{self, Which},
     config::{self, duration, suggest},
     record::escape,
     shared::Shared,
@@ -146,30 +146,19 @@ fn end(shared: &Shared, asked: &Kill, caller: &Caller) -> Result<Killed, Wrong> 
             };
             by_hand::find(&shared.state(), upstream, server)
                 .ok_or_else(|| no_server(shared, upstream, server))?;
-            Some((upstream.into(), server.into()))
+            Some((upstream.to_owned(), server.to_owned()))
         }
     };
     if let Some(client) = &asked.client {
         is_client(shared, client)?;
     }
-    let killed = by_hand::kill(&shared.registry, |id, known| {
-        let identity = || {
-            let identity = known.identity.as_ref();
-            identity.map(|identity| escape(identity.as_str()))
-        };
-        asked.connection.is_none_or(|asked| asked == id)
-            && asked
-                .client
-                .as_deref()
-                .is_none_or(|asked| known.client().is_some_and(|client| **client == *asked))
-            && server
-                .as_ref()
-                .is_none_or(|server| by_hand::is_to(known, server))
-            && asked
-                .identity
-                .as_ref()
-                .is_none_or(|asked| identity().as_ref() == Some(asked))
-    });
+    let which = Which {
+        client: asked.client.clone(),
+        identity: asked.identity.clone(),
+        server,
+        connection: asked.connection,
+    };
+    let killed = shared.by_hand.kill(&which);
     if let Some(id) = asked.connection.filter(|_| killed == 0) {
         let only = Kill {
             connection: asked.connection,
@@ -185,29 +174,8 @@ fn end(shared: &Shared, asked: &Kill, caller: &Caller) -> Result<Killed, Wrong> 
             format!("there is no open connection {id}{that}; `ctl connections` lists them"),
         ));
     }
-    caller.did(&format!("killed {killed} connections of {}", which(asked)));
+    caller.did(&format!("killed {killed} connections of {which}"));
     Ok(Killed { killed })
-}
-
-/// What was asked for, for the log.
-fn which(asked: &Kill) -> String {
-    let Kill {
-        client,
-        identity,
-        server,
-        connection,
-    } = asked;
-    let connection = connection.map(|id| id.to_string());
-    let parts = [
-        ("client", client.as_ref()),
-        ("identity", identity.as_ref()),
-        ("server", server.as_ref()),
-        ("ID", connection.as_ref()),
-    ];
-    let said = parts
-        .into_iter()
-        .filter_map(|(what, value)| Some(format!("{what} {}", value?)));
-    said.collect::<Vec<_>>().join(", ")
 }
 
 async fn reload(

@@ -9,7 +9,7 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-use crate::by_hand::Carried;
+use crate::by_hand::{Carried, Which};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
@@ -31,6 +31,8 @@ pub(crate) enum FromNew {
     /// It has taken over, and somebody has since told it to read the configuration
     /// anew, which it did.
     Reloaded {},
+    /// Likewise: connections were to be ended by hand.
+    Killed(Which),
 }
 
 /// Sockets that the new process was given and has closed.

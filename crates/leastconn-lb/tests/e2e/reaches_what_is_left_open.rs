@@ -6,6 +6,7 @@ use leastconn_testkit::{Cert, DEADLINE, Signal, Upstream, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::steers_a_running_balancer::{SOCKET, ctl};
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
 use crate::upgrading::{gone, message, signal, start, upgrade};
 
@@ -63,7 +64,7 @@ struct Generations {
 
 async fn generations(settings: &str) -> Generations {
     let web = Upstream::named("web1").await;
-    let lb = start(two_clients(&web).process(settings)).await;
+    let lb = start(two_clients(&web).process(settings).admin(SOCKET)).await;
     let certs = [CLIENT1, CLIENT2].map(|name| lb.ca().leaf(name).build());
     let mut all = Generations {
         pids: vec![lb.pid()],
@@ -129,6 +130,29 @@ async fn a_rule_that_goes_ends_what_it_allowed_everywhere() {
     all.lb.write_config(&without_client2(&all.lb));
     signal(all.pids[2], Signal::HUP);
     all.has_lost_the_second("policy_changed").await;
+}
+
+#[tokio::test]
+async fn who_is_killed_by_hand_is_cut_off_everywhere() {
+    let all = generations("").await;
+    let said = ctl(&all.lb, &["kill", "--client", "client2"]).await.ok();
+    assert_eq!(said, "1 connection was ended\n");
+    all.has_lost_the_second("killed").await;
+}
+
+#[tokio::test]
+async fn a_server_in_maint_loses_its_connections_everywhere() {
+    let all = generations("").await;
+    let maint = ["maint", "web/web1", "--grace", "0s"];
+    ctl(&all.lb, &maint).await.ok();
+    for stream in all.first.into_iter().chain(all.second) {
+        ends(stream).await;
+    }
+    all.lb.nth(5, "killed").await;
+    for pid in &all.pids[..2] {
+        gone(*pid).await;
+    }
+    assert_eq!(all.lb.wait_exit(DEADLINE).await.code(), Some(0));
 }
 
 /// It reads the configuration, as a reload does.

@@ -5,7 +5,7 @@ use std::{io, os::unix::net::UnixStream, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{OwnedMutexGuard, watch},
+    sync::{OwnedMutexGuard, broadcast, watch},
     task::JoinHandle,
 };
 
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     access_log::AccessLog,
+    by_hand::{ByHand, Which},
     config::Config,
     inherited::Inherited,
     notify,
@@ -118,12 +119,12 @@ impl Service {
     }
 
     /// The old process accepts no more: this one is the service.
-    fn take_over(&mut self, reloader: &Reloader) {
+    fn take_over(&mut self, reloader: &Reloader, by_hand: &ByHand) {
         notify::ready_in_its_place();
         self.watch();
         reloader.admin().take_over();
         if let Some(old) = self.old.take() {
-            tokio::spawn(pass_on_reloads(reloader.reloads(), old));
+            tokio::spawn(pass_on(reloader.reloads(), by_hand.kills(), old));
         }
         self.tell_first(std::process::id());
         tracing::info!(
@@ -177,7 +178,7 @@ impl Service {
                     }
                 },
                 go = told_to_go(&mut self.old) => {
-                    self.take_over(server.reloader());
+                    self.take_over(server.reloader(), &server.shared().by_hand);
                     let Some(FromOld::Go { reload, by_hand }) = go else {
                         continue;
                     };
@@ -266,6 +267,7 @@ impl Service {
     async fn leave(mut self, server: Server, mut heir: Heir) -> io::Result<u8> {
         let drain_timeout = server.shared().state().config.process.drain_timeout;
         let reloader = Arc::clone(server.reloader());
+        let by_hand = server.shared().by_hand.clone();
         let mut children = signal(SignalKind::child())?;
         let hurry = async {
             loop {
@@ -284,7 +286,7 @@ impl Service {
                             tracing::warn!("SIGUSR2: ignored, another process is the service now");
                         }
                     },
-                    () = heir.reloaded() => reload_what_is_open(&reloader),
+                    told = heir.told() => do_as_told(told, &reloader, &by_hand),
                     _ = children.recv() => {}
                 }
             }
@@ -301,6 +303,7 @@ impl Service {
         mut first: First,
     ) -> io::Result<u8> {
         let reloader = Arc::clone(server.reloader());
+        let by_hand = server.shared().by_hand.clone();
         let drain_timeout = server.shared().state().config.process.drain_timeout;
         let hurry = Arc::new(tokio::sync::Notify::new());
         let hurried = Arc::clone(&hurry);
@@ -316,7 +319,7 @@ impl Service {
         let code = loop {
             tokio::select! {
                 code = first.newest_ended() => break code,
-                () = heir.reloaded() => reload_what_is_open(&reloader),
+                told = heir.told() => do_as_told(told, &reloader, &by_hand),
                 told = self.signals.next() => {
                     first.pass_on(told.signal());
                     match told {
@@ -413,17 +416,37 @@ async fn told_to_go(old: &mut Option<Channel>) -> Option<FromOld> {
     }
 }
 
-/// Tells the process that was here before whenever this one has read the configuration
-/// anew, until that one has ended.
-async fn pass_on_reloads(mut reloads: watch::Receiver<u64>, mut old: Channel) {
+/// Tells the process that was here before of each reload, and of connections that are to
+/// be ended by hand, until it has ended itself.
+async fn pass_on(
+    mut reloads: watch::Receiver<u64>,
+    mut kills: broadcast::Receiver<Which>,
+    mut old: Channel,
+) {
     loop {
         let told = tokio::select! {
             Ok(()) = reloads.changed() => old.say(&FromNew::Reloaded {}).await.is_ok(),
+            Ok(which) = kills.recv() => old.say(&FromNew::Killed(which)).await.is_ok(),
             // It has nothing more to say, so this is its end.
             said = old.next::<FromOld>() => said.is_some(),
+            else => false,
         };
         if !told {
             return;
+        }
+    }
+}
+
+/// Somebody has told the process that took over.
+fn do_as_told(told: upgrade::Told, reloader: &Arc<Reloader>, by_hand: &ByHand) {
+    match told {
+        upgrade::Told::Reload => reload_what_is_open(reloader),
+        upgrade::Told::Kill(which) => {
+            let killed = by_hand.kill(&which);
+            tracing::info!(
+                killed,
+                "by hand, as the process after this one was told: connections of {which} were ended"
+            );
         }
     }
 }

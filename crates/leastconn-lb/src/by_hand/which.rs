@@ -1,0 +1,73 @@
+//! Which connections an operator wants to end.
+
+use std::fmt;
+
+use leastconn::{ServerId, UpstreamId};
+use serde::{Deserialize, Serialize};
+
+use crate::{live::Known, record::escape};
+
+/// Connections for which all that is given holds. One process also tells it another,
+/// which may be of another version: what it does not understand could mean fewer of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Which {
+    /// Under the rule of this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+    /// Of this identity, as it is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// To this server of this upstream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<(String, String)>,
+    /// Of this ID: each process has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<u64>,
+}
+
+impl Which {
+    pub(super) fn to((upstream, server): &(UpstreamId, ServerId)) -> Self {
+        Self {
+            server: Some((upstream.to_string(), server.to_string())),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn holds(&self, id: u64, known: &Known) -> bool {
+        let is_identity = |asked: &String| {
+            let identity = known.identity.as_ref();
+            identity.is_some_and(|identity| escape(identity.as_str()) == *asked)
+        };
+        self.connection.is_none_or(|asked| asked == id)
+            && self
+                .client
+                .as_deref()
+                .is_none_or(|asked| known.client().is_some_and(|client| **client == *asked))
+            && self.server.as_ref().is_none_or(|(upstream, server)| {
+                let to = (known.upstream.as_ref(), known.server.as_ref());
+                matches!(to, (Some(u), Some(s)) if u.as_str() == upstream && s.as_str() == server)
+            })
+            && self.identity.as_ref().is_none_or(is_identity)
+    }
+}
+
+/// For the log.
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let server = self.server.as_ref();
+        let parts = [
+            ("client", self.client.clone()),
+            ("identity", self.identity.clone()),
+            (
+                "server",
+                server.map(|(upstream, server)| format!("{upstream}/{server}")),
+            ),
+            ("ID", self.connection.map(|id| id.to_string())),
+        ];
+        let said = parts
+            .into_iter()
+            .filter_map(|(what, value)| Some(format!("{what} {}", value?)));
+        f.write_str(&said.collect::<Vec<_>>().join(", "))
+    }
+}
