@@ -174,6 +174,11 @@ impl Reloader {
         self.reloads.subscribe()
     }
 
+    /// Whether there is a connection that a reload could matter to.
+    pub(crate) fn has_open(&self) -> bool {
+        self.shared.registry.open() > 0
+    }
+
     /// Reloads in the background. Asked again before it has begun, it does so once:
     /// it will see what is there now.
     pub fn request(self: &Arc<Self>) {

@@ -32,12 +32,12 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio::time::timeout;
 
 use crate::{
-    by_hand::{Carried, Which},
+    by_hand::Carried,
     confinement,
     environment::{BY_HAND, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
     notify,
 };
-use channel::{Channel, FromNew, FromOld, Unused};
+use channel::{Channel, FromHeir, FromNew, FromOld, Unused};
 pub(crate) use first::{First, is_first};
 
 /// How long a new process may take until it is ready.
@@ -176,9 +176,6 @@ async fn begin(
             by_hand: Carried::default(),
             unused,
         }),
-        Ok(Some(FromNew::Reloaded {} | FromNew::Killed(_))) => {
-            Err(io::Error::other("the new process speaks out of turn").into())
-        }
         Ok(Some(FromNew::Failed { reasons })) => Err(UpgradeError::Failed(reasons)),
         Ok(None) => match child.0.take() {
             Some(mut child) => {
@@ -243,15 +240,6 @@ impl Successor {
     }
 }
 
-/// What is for open connections, in this process too.
-#[derive(Debug)]
-pub(crate) enum Told {
-    /// To be under what the configuration says now.
-    Reload,
-    /// To be ended.
-    Kill(Which),
-}
-
 /// The process that took over.
 #[derive(Debug)]
 pub(crate) struct Heir {
@@ -266,18 +254,16 @@ impl Heir {
         self.pid
     }
 
-    /// Waits until somebody told it what is for open connections wherever they are.
+    /// Waits for what it has to say.
     ///
     /// # Cancel safety
     /// Nothing is lost.
-    pub(crate) async fn told(&mut self) -> Told {
-        while let Some(channel) = &mut self.channel {
-            match channel.next().await {
-                Some(FromNew::Reloaded {}) => return Told::Reload,
-                Some(FromNew::Killed(which)) => return Told::Kill(which),
-                Some(FromNew::Ready(_) | FromNew::Failed { .. }) => {}
-                None => self.channel = None,
+    pub(crate) async fn says(&mut self) -> FromHeir {
+        if let Some(channel) = &mut self.channel {
+            if let Some(said) = channel.next().await {
+                return said;
             }
+            self.channel = None;
         }
         std::future::pending().await
     }

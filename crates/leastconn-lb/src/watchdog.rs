@@ -33,13 +33,11 @@ pub(crate) async fn watchdog() {
 /// Returns once none hangs. A machine that stood still looks as if one did, so this
 /// looks again before the manager loses its patience.
 async fn wait_for_all(workers: &Workers, patience: Duration) {
-    let mut said = false;
     let mut looks = 0;
     while let Some(worker) = workers.hangs() {
         looks += 1;
         // Whoever was only held up has come on by the second look.
         if looks == 2 {
-            said = true;
             tracing::error!(
                 worker,
                 since = ?patience / 2,
@@ -48,7 +46,7 @@ async fn wait_for_all(workers: &Workers, patience: Duration) {
         }
         sleep(patience / 20).await;
     }
-    if said {
+    if looks >= 2 {
         tracing::warn!("no worker hangs any more");
     }
 }

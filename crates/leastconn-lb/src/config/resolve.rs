@@ -265,17 +265,17 @@ impl Resolver<'_> {
         if self.nameless_upstream || unread {
             return None;
         }
-        let message = format!("there is no upstream named `{name}`");
-        if self.problems.are_many() {
-            self.problems.error(message).at(span.clone());
-            return None;
-        }
-        let known: Vec<_> = self
-            .upstreams
-            .iter()
-            .map(|known| known.name.clone())
-            .collect();
-        let problem = self.problems.error(message).at(span.clone());
+        // What was meant takes a look at all names.
+        let upstreams = if self.problems.are_many() {
+            &[]
+        } else {
+            &self.upstreams[..]
+        };
+        let known: Vec<_> = upstreams.iter().map(|known| known.name.clone()).collect();
+        let problem = self
+            .problems
+            .error(format!("there is no upstream named `{name}`"))
+            .at(span.clone());
         suggest(problem, name, &known, "the upstreams are");
         None
     }

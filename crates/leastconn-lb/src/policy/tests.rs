@@ -347,6 +347,21 @@ fn seen(matched: &Matched<'_>) -> (usize, String) {
     (position, matched.identity().as_str().to_owned())
 }
 
+fn clients(rules: &[Written]) -> Vec<Client> {
+    let rules = rules.iter().enumerate();
+    rules.map(|(n, rule)| client(n, rule, Vec::new())).collect()
+}
+
+fn finds_as_by_trying_all(rules: &[Written], peer: &Peer, now: i64) -> Result<(), TestCaseError> {
+    let policy = Policy::new(&config(clients(rules)), &HashMap::new());
+    let [decides, shadow] = naive(rules, peer, now);
+    let found = policy.identify(peer, at(now)).ok();
+    prop_assert_eq!(found.as_ref().map(seen), decides);
+    let found = policy.shadow(peer, at(now));
+    prop_assert_eq!(found.as_ref().map(seen), shadow);
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
     #[test]
@@ -355,14 +370,7 @@ proptest! {
         peer in anybody(),
         now in 0_i64..6,
     ) {
-        let clients = rules.iter().enumerate();
-        let clients = clients.map(|(n, rule)| client(n, rule, Vec::new())).collect();
-        let policy = Policy::new(&config(clients), &HashMap::new());
-        let [decides, shadow] = naive(&rules, &peer, now);
-        let found = policy.identify(&peer, at(now)).ok();
-        prop_assert_eq!(found.as_ref().map(seen), decides);
-        let found = policy.shadow(&peer, at(now));
-        prop_assert_eq!(found.as_ref().map(seen), shadow);
+        finds_as_by_trying_all(&rules, &peer, now)?;
     }
 
     /// What one rule is said to cover, the other never decides.
@@ -372,8 +380,7 @@ proptest! {
         peer in anybody(),
         now in 0_i64..6,
     ) {
-        let clients = rules.iter().enumerate();
-        let clients: Clients = clients.map(|(n, rule)| client(n, rule, Vec::new())).collect();
+        let clients: Clients = clients(&rules).into_iter().collect();
         let covers = clients.rule(0).covers(&clients.rule(1));
         let [decides, shadow] = naive(&rules, &peer, now);
         let later = |found: Option<(usize, String)>| found.is_some_and(|(rule, _)| rule == 1);

@@ -28,10 +28,16 @@ pub(crate) enum FromNew {
         #[serde(default)]
         reasons: Vec<String>,
     },
-    /// It has taken over, and somebody has since told it to read the configuration
-    /// anew, which it did.
+}
+
+/// From the new process, once it has taken over: what somebody told it that is for open
+/// connections wherever they are.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FromHeir {
+    /// It was told to read the configuration anew, and did.
     Reloaded {},
-    /// Likewise: connections were to be ended by hand.
+    /// Connections were to be ended by hand.
     Killed(Which),
 }
 
@@ -74,9 +80,13 @@ pub(crate) enum ToFirst {
 
 /// Sends one message. The socket takes it at once, or the other side is reading.
 pub(crate) fn send(mut to: &UnixStream, message: &impl Serialize) -> io::Result<()> {
+    to.write_all(&line(message)?)
+}
+
+fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
-    to.write_all(&line)
+    Ok(line)
 }
 
 /// One end.
@@ -104,9 +114,7 @@ impl Channel {
     /// # Cancel safety
     /// None: part of it may have been said.
     pub(crate) async fn say(&mut self, message: &impl Serialize) -> io::Result<()> {
-        let mut line = serde_json::to_vec(message)?;
-        line.push(b'\n');
-        self.stream.get_mut().write_all(&line).await
+        self.stream.get_mut().write_all(&line(message)?).await
     }
 
     /// The next message that is understood; `None`: there will be no more.

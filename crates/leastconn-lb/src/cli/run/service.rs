@@ -24,7 +24,7 @@ use crate::{
     summary,
     upgrade::{
         self, First, Heir, Successor, UpgradeError,
-        channel::{self, Channel, FromNew, FromOld, ToFirst, Unused},
+        channel::{self, Channel, FromHeir, FromNew, FromOld, ToFirst, Unused},
     },
     watchdog::watchdog,
 };
@@ -286,7 +286,7 @@ impl Service {
                             tracing::warn!("SIGUSR2: ignored, another process is the service now");
                         }
                     },
-                    told = heir.told() => do_as_told(told, &reloader, &by_hand),
+                    said = heir.says() => do_likewise(said, &reloader, &by_hand),
                     _ = children.recv() => {}
                 }
             }
@@ -319,7 +319,7 @@ impl Service {
         let code = loop {
             tokio::select! {
                 code = first.newest_ended() => break code,
-                told = heir.told() => do_as_told(told, &reloader, &by_hand),
+                said = heir.says() => do_likewise(said, &reloader, &by_hand),
                 told = self.signals.next() => {
                     first.pass_on(told.signal());
                     match told {
@@ -377,8 +377,8 @@ async fn hand_over(
         notify::main_pid(pid);
     }
     let open = server.shared().registry.open();
-    let heir = successor.go(reload, server.shared().by_hand.carried());
-    let heir = heir.await;
+    let by_hand = server.shared().by_hand.carried();
+    let heir = successor.go(reload, by_hand).await;
     tracing::info!(
         pid,
         open,
@@ -425,8 +425,8 @@ async fn pass_on(
 ) {
     loop {
         let told = tokio::select! {
-            Ok(()) = reloads.changed() => old.say(&FromNew::Reloaded {}).await.is_ok(),
-            Ok(which) = kills.recv() => old.say(&FromNew::Killed(which)).await.is_ok(),
+            Ok(()) = reloads.changed() => old.say(&FromHeir::Reloaded {}).await.is_ok(),
+            Ok(which) = kills.recv() => old.say(&FromHeir::Killed(which)).await.is_ok(),
             // It has nothing more to say, so this is its end.
             said = old.next::<FromOld>() => said.is_some(),
             else => false,
@@ -437,11 +437,11 @@ async fn pass_on(
     }
 }
 
-/// Somebody has told the process that took over.
-fn do_as_told(told: upgrade::Told, reloader: &Arc<Reloader>, by_hand: &ByHand) {
-    match told {
-        upgrade::Told::Reload => reload_what_is_open(reloader),
-        upgrade::Told::Kill(which) => {
+/// Does for this process's connections what the one that took over has done for its own.
+fn do_likewise(said: FromHeir, reloader: &Arc<Reloader>, by_hand: &ByHand) {
+    match said {
+        FromHeir::Reloaded {} => reload_what_is_open(reloader),
+        FromHeir::Killed(which) => {
             let killed = by_hand.kill(&which);
             tracing::info!(
                 killed,
@@ -453,6 +453,9 @@ fn do_as_told(told: upgrade::Told, reloader: &Arc<Reloader>, by_hand: &ByHand) {
 
 /// What may go on is also for connections to say that are served to their end.
 fn reload_what_is_open(reloader: &Arc<Reloader>) {
+    if !reloader.has_open() {
+        return;
+    }
     tracing::info!("reading the configuration anew, for the connections that are still open");
     reloader.request();
 }

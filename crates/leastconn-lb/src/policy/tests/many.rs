@@ -20,11 +20,6 @@ prop_compose! {
     }
 }
 
-fn clients(rules: &[Written]) -> Vec<Client> {
-    let rules = rules.iter().enumerate();
-    rules.map(|(n, rule)| client(n, rule, Vec::new())).collect()
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
     #[test]
@@ -33,12 +28,7 @@ proptest! {
         peer in anybody(),
         now in 0_i64..6,
     ) {
-        let policy = Policy::new(&config(clients(&rules)), &HashMap::new());
-        let [decides, shadow] = naive(&rules, &peer, now);
-        let found = policy.identify(&peer, at(now)).ok();
-        prop_assert_eq!(found.as_ref().map(seen), decides);
-        let found = policy.shadow(&peer, at(now));
-        prop_assert_eq!(found.as_ref().map(seen), shadow);
+        finds_as_by_trying_all(&rules, &peer, now)?;
     }
 
     /// Whatever covers a rule is among those that it is compared with.
