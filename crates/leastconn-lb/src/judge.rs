@@ -122,6 +122,10 @@ pub fn judge<'a>(
 /// to end, if it has. One that is not admitted yet looks for itself when it is.
 pub fn again(live: &Live, current: &Current, metrics: &Metrics, now: Timestamp) -> Option<Reason> {
     let mut known = live.known();
+    // Under the lock: its rule is not to count it once more after it has ended.
+    if live.has_ended() {
+        return None;
+    }
     if known.epoch? > current.state.epoch {
         // Somebody with a newer one was faster.
         return None;
@@ -195,9 +199,6 @@ struct Pass {
 
 impl Pass {
     fn judge(&mut self, live: &Live, current: &Current, metrics: &Metrics) {
-        if live.has_ended() {
-            return;
-        }
         let shown = live.known().admitted_with();
         let shown = shown.map(|fingerprint| (Arc::clone(&live.listener), fingerprint));
         if let Some(&reason) = shown.as_ref().and_then(|shown| self.bad.get(shown)) {

@@ -1,5 +1,6 @@
 use std::{collections::HashMap, path::Path};
 
+use jiff::Timestamp;
 use leastconn::{Limiter, Server, Tried};
 
 use super::*;
@@ -204,4 +205,23 @@ async fn a_server_that_is_gone_is_not_forbidden() {
         retired: HashMap::new(),
     });
     assert!(scene.judge().is_empty());
+}
+
+#[tokio::test]
+async fn what_ends_while_all_are_judged_counts_no_longer() {
+    let scene = Scene::new("\"web\"");
+    let (mut record, came_with) = (scene.accepted(), scene.listener());
+    authorize(came_with, &scene.running, &mut record).unwrap();
+    let metrics = &scene.books.metrics;
+    let client = record.live().known().client().cloned().unwrap();
+    assert_eq!(metrics.client_open(&client), 1);
+    // It is in a reload's hands, and ends before its turn comes.
+    scene.replace("\"web\"");
+    let (live, current) = (&scene.registry.list()[0], scene.running.current());
+    record.end(Reason::Ok, None);
+    assert_eq!(
+        judge::again(live, &current, metrics, Timestamp::now()),
+        None
+    );
+    assert_eq!(metrics.client_open(&client), 0);
 }
