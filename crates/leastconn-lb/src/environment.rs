@@ -15,5 +15,7 @@ pub(crate) const ADMIN: &str = "@admin";
 pub(crate) const ADMIN_KEPT: &str = "@admin-kept";
 /// The name of the socket by which the old process and the new one talk.
 pub(crate) const OLD: &str = "@old";
+/// The name of each socket to a process whose place the old one, or one before it, took.
+pub(crate) const EARLIER: &str = "@earlier";
 /// The name of the socket to the first process of a container.
 pub(crate) const FIRST: &str = "@first";

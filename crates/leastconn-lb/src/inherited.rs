@@ -12,7 +12,7 @@
 //! choice.
 
 use std::{
-    io,
+    io, mem,
     net::{SocketAddr, TcpListener},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
@@ -27,7 +27,9 @@ use socket2::SockRef;
 
 use crate::{
     by_hand::Carried,
-    environment::{ADMIN, BY_HAND, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
+    environment::{
+        ADMIN, BY_HAND, EARLIER, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE,
+    },
     upgrade::channel::{self, FromNew, Unused},
 };
 
@@ -43,10 +45,20 @@ pub struct Inherited {
     /// The process that this one is to take the place of.
     replaces: Option<u32>,
     sockets: Vec<Passed>,
-    old: Option<UnixStream>,
-    first: Option<UnixStream>,
+    streams: Streams,
     by_hand: Option<Carried>,
     problems: Vec<String>,
+}
+
+/// Connections to other processes.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    /// To the one that this one is to take the place of.
+    pub old: Option<UnixStream>,
+    /// To those before it that have not ended.
+    pub earlier: Vec<UnixStream>,
+    /// To the first one of a container.
+    pub first: Option<UnixStream>,
 }
 
 #[derive(Debug)]
@@ -113,8 +125,9 @@ impl Inherited {
             passed.take_custom(number, family, kind, "UNIX stream")
         };
         match name {
-            OLD if self.is_upgrade() => self.old = stream()?,
-            FIRST if self.is_upgrade() => self.first = stream()?,
+            OLD if self.is_upgrade() => self.streams.old = stream()?,
+            EARLIER if self.is_upgrade() => self.streams.earlier.extend(stream()?),
+            FIRST if self.is_upgrade() => self.streams.first = stream()?,
             _ => {
                 let socket = listening(passed, number)?;
                 self.sockets.extend(socket.map(|socket| Passed {
@@ -216,15 +229,15 @@ impl Inherited {
 
     /// Tells the old process why this one does not take its place.
     pub fn fail(&self, reasons: Vec<String>) {
-        if let Some(old) = &self.old {
+        if let Some(old) = &self.streams.old {
             // If nobody listens any more, nobody waits either.
             let _ = channel::send(old, &FromNew::Failed { reasons });
         }
     }
 
-    /// The connections to the old process and to the first one of a container.
-    pub(crate) fn take_streams(&mut self) -> (Option<UnixStream>, Option<UnixStream>) {
-        (self.old.take(), self.first.take())
+    /// The connections to other processes.
+    pub(crate) fn take_streams(&mut self) -> Streams {
+        mem::take(&mut self.streams)
     }
 }
 

@@ -13,6 +13,7 @@
 //! do to each other, and its end is noticed.
 
 pub(crate) mod channel;
+mod earlier;
 mod first;
 mod program;
 
@@ -34,10 +35,11 @@ use tokio::time::timeout;
 use crate::{
     by_hand::Carried,
     confinement,
-    environment::{BY_HAND, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
+    environment::{BY_HAND, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
     notify,
 };
 use channel::{Channel, FromHeir, FromNew, FromOld, Unused};
+pub(crate) use earlier::{Earlier, News};
 pub(crate) use first::{First, is_first};
 
 /// How long a new process may take until it is ready.
@@ -112,13 +114,12 @@ impl Drop for Started {
 }
 
 /// Starts the new program with `sockets` and what was set `by_hand`, and waits until it
-/// is ready, but no longer than `limit`. `first` is how the first process of a container is told who serves.
+/// is ready, but no longer than `limit`.
 ///
 /// # Cancel safety
 /// Dropped, it ends the new process.
 pub(crate) async fn start(
     sockets: Vec<Passed>,
-    first: Option<OwnedFd>,
     by_hand: Carried,
     limit: Duration,
 ) -> Result<Successor, UpgradeError> {
@@ -129,7 +130,7 @@ pub(crate) async fn start(
         // It will hear of it when it takes over.
         _ => command.env_remove(BY_HAND),
     };
-    let successor = begin(command, path, sockets, first, limit).await?;
+    let successor = begin(command, path, sockets, limit).await?;
     Ok(Successor {
         by_hand,
         ..successor
@@ -152,12 +153,10 @@ async fn begin(
     mut command: Command,
     path: PathBuf,
     mut sockets: Vec<Passed>,
-    first: Option<OwnedFd>,
     limit: Duration,
 ) -> Result<Successor, UpgradeError> {
     let (ours, theirs) = UnixStream::pair()?;
     sockets.push((OLD.to_owned(), theirs.into()));
-    sockets.extend(first.map(|first| (FIRST.to_owned(), first)));
     pass(&mut command, sockets);
     // Copying the page tables of a large process takes a moment.
     let started = tokio::task::spawn_blocking(move || {

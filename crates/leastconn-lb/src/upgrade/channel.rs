@@ -30,15 +30,17 @@ pub(crate) enum FromNew {
     },
 }
 
-/// From the new process, once it has taken over: what somebody told it that is for open
-/// connections wherever they are.
+/// From the newest process, to all before it: what it did, or somebody told it, that is
+/// for open connections wherever they are.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FromHeir {
-    /// It was told to read the configuration anew, and did.
+    /// It has read the configuration: it took over, or was told to read it anew.
     Reloaded {},
     /// Connections were to be ended by hand.
     Killed(Which),
+    /// It was told to open its log files anew.
+    ReopenedLogs {},
 }
 
 /// Sockets that the new process was given and has closed.
@@ -83,7 +85,7 @@ pub(crate) fn send(mut to: &UnixStream, message: &impl Serialize) -> io::Result<
     to.write_all(&line(message)?)
 }
 
-fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
+pub(super) fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     Ok(line)
@@ -107,6 +109,11 @@ impl Channel {
             stream: BufReader::new(stream),
             line: Vec::new(),
         })
+    }
+
+    /// The other end, for who knows that it says nothing more.
+    pub(crate) fn into_stream(self) -> io::Result<UnixStream> {
+        self.stream.into_inner().into_std()
     }
 
     /// Says something to the other end, which reads.

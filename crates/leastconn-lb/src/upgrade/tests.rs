@@ -8,7 +8,7 @@ async fn shell(script: &str, limit: Duration) -> Result<Successor, UpgradeError>
     command.args(["-c", script]);
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let sockets = vec![("main".to_owned(), OwnedFd::from(socket))];
-    begin(command, "/bin/sh".into(), sockets, None, limit).await
+    begin(command, "/bin/sh".into(), sockets, limit).await
 }
 
 const LONG: Duration = leastconn_testkit::DEADLINE;

@@ -62,7 +62,11 @@ struct Generations {
     _web: Upstream,
 }
 
-async fn generations(settings: &str) -> Generations {
+/// Which of the three have connections: the one in the middle ends if it has none.
+const EACH: &[usize] = &[0, 1, 2];
+const BUT_THE_SECOND: &[usize] = &[0, 2];
+
+async fn generations(settings: &str, connected: &[usize]) -> Generations {
     let web = Upstream::named("web1").await;
     let lb = start(two_clients(&web).process(settings).admin(SOCKET)).await;
     let certs = [CLIENT1, CLIENT2].map(|name| lb.ca().leaf(name).build());
@@ -79,8 +83,16 @@ async fn generations(settings: &str) -> Generations {
             let pid = upgrade(&all.lb, all.pids[generation - 1]).await;
             all.pids.push(pid);
         }
+        if !connected.contains(&generation) {
+            continue;
+        }
         all.first.push(open(&all.lb, &all.certs[0]).await);
         all.second.push(open(&all.lb, &all.certs[1]).await);
+    }
+    for generation in 0..2 {
+        if !connected.contains(&generation) {
+            gone(all.pids.remove(generation)).await;
+        }
     }
     all
 }
@@ -88,10 +100,11 @@ async fn generations(settings: &str) -> Generations {
 impl Generations {
     /// All of client2's have ended as `outcome`, and nobody else's has.
     async fn has_lost_the_second(mut self, outcome: &str) {
+        let ended = self.second.len();
         for stream in self.second {
             ends(stream).await;
         }
-        self.lb.nth(2, outcome).await;
+        self.lb.nth(ended - 1, outcome).await;
         for stream in &mut self.first {
             goes_on(stream).await;
         }
@@ -110,39 +123,56 @@ impl Generations {
 
 #[tokio::test]
 async fn a_list_reaches_all_processes_at_once() {
-    let all = generations("").await;
+    let all = generations("", EACH).await;
     all.lb.ca().write_crl(all.lb.dir(), &[&all.certs[1]]);
     all.has_lost_the_second("revoked_certificate").await;
 }
 
-/// From the newest process to the one before, and so on.
+/// By the newest process, whether or not those in between are still there.
 #[tokio::test]
 async fn a_reload_is_passed_on_to_those_that_were_replaced() {
-    let all = generations("watch = \"off\"").await;
-    all.lb.ca().write_crl(all.lb.dir(), &[&all.certs[1]]);
-    signal(all.pids[2], Signal::HUP);
-    all.has_lost_the_second("revoked_certificate").await;
+    for connected in [EACH, BUT_THE_SECOND] {
+        let all = generations("watch = \"off\"", connected).await;
+        all.lb.ca().write_crl(all.lb.dir(), &[&all.certs[1]]);
+        signal(*all.pids.last().unwrap(), Signal::HUP);
+        all.has_lost_the_second("revoked_certificate").await;
+    }
 }
 
 #[tokio::test]
 async fn a_rule_that_goes_ends_what_it_allowed_everywhere() {
-    let all = generations("").await;
-    all.lb.write_config(&without_client2(&all.lb));
-    signal(all.pids[2], Signal::HUP);
-    all.has_lost_the_second("policy_changed").await;
+    for connected in [EACH, BUT_THE_SECOND] {
+        let all = generations("", connected).await;
+        all.lb.write_config(&without_client2(&all.lb));
+        signal(*all.pids.last().unwrap(), Signal::HUP);
+        all.has_lost_the_second("policy_changed").await;
+    }
 }
 
 #[tokio::test]
 async fn who_is_killed_by_hand_is_cut_off_everywhere() {
-    let all = generations("").await;
-    let said = ctl(&all.lb, &["kill", "--client", "client2"]).await.ok();
-    assert_eq!(said, "1 connection was ended\n");
-    all.has_lost_the_second("killed").await;
+    for connected in [EACH, BUT_THE_SECOND] {
+        let all = generations("", connected).await;
+        let said = ctl(&all.lb, &["kill", "--client", "client2"]).await.ok();
+        assert_eq!(said, "1 connection was ended\n");
+        all.has_lost_the_second("killed").await;
+    }
+}
+
+/// Also for those of processes before the one that it replaces.
+#[tokio::test]
+async fn an_upgrade_holds_for_all_that_were_replaced() {
+    let mut all = generations("watch = \"off\"", BUT_THE_SECOND).await;
+    all.lb.ca().write_crl(all.lb.dir(), &[&all.certs[1]]);
+    let pid = upgrade(&all.lb, all.pids[1]).await;
+    all.pids.push(pid);
+    all.first.push(open(&all.lb, &all.certs[0]).await);
+    all.has_lost_the_second("revoked_certificate").await;
 }
 
 #[tokio::test]
 async fn a_server_in_maint_loses_its_connections_everywhere() {
-    let all = generations("").await;
+    let all = generations("", EACH).await;
     let maint = ["maint", "web/web1", "--grace", "0s"];
     ctl(&all.lb, &maint).await.ok();
     for stream in all.first.into_iter().chain(all.second) {

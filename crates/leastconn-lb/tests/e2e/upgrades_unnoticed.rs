@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::steers_a_running_balancer::{SOCKET, ctl};
 use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, talk, tcp};
-use crate::upgrading::{gone, open_files, quiet, signal, start, upgrade};
+use crate::upgrading::{gone, message, open_files, quiet, signal, start, upgrade};
 
 /// Connects to make, and upgrades meanwhile.
 fn size() -> (usize, usize) {
@@ -257,18 +257,15 @@ async fn a_reload_that_is_asked_for_meanwhile_is_done_by_the_new_process() {
     signal(pid, Signal::USR2);
     // In this order; signals themselves have none.
     lb.wait_log(
-        |event| crate::upgrading::message(event).starts_with("SIGUSR2: starting"),
+        |event| message(event).starts_with("SIGUSR2: starting"),
         DEADLINE,
     )
     .await;
     signal(pid, Signal::HUP);
     signal(pid, Signal::USR2);
     let next = crate::upgrading::successor(&lb, pid).await;
-    lb.wait_log(
-        |event| crate::upgrading::message(event).starts_with("reloaded"),
-        DEADLINE,
-    )
-    .await;
+    lb.wait_log(|event| message(event).starts_with("reloaded"), DEADLINE)
+        .await;
     plain(lb.address("plain")).await.unwrap();
     assert_ne!(next, pid);
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
@@ -321,4 +318,30 @@ async fn an_admin_socket_that_is_configured_no_more_leaves_no_file() {
     signal(pid, Signal::TERM);
     gone(pid).await;
     assert!(!lb.dir().join("other.sock").exists());
+}
+
+#[tokio::test]
+async fn log_files_are_opened_anew_by_all_processes() {
+    let web = Upstream::named("web1").await;
+    let lb = start(Site::usual(&[&web]).log("access = \"access.log\"")).await;
+    let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    read_line(&mut stream).await.unwrap();
+    let second = upgrade(&lb, lb.pid()).await;
+    let newest = upgrade(&lb, second).await;
+    gone(second).await;
+    let path = lb.dir().join("access.log");
+    std::fs::rename(&path, lb.dir().join("access.log.1")).unwrap();
+    signal(newest, Signal::USR1);
+    lb.wait_log(
+        |event| message(event).starts_with("as the newest process was told: opening"),
+        DEADLINE,
+    )
+    .await;
+    stream.shutdown().await.unwrap();
+    read_to_close(&mut stream).await.unwrap();
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    let written = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(written.lines().count(), 1, "{written}");
+    signal(newest, Signal::TERM);
+    gone(newest).await;
 }

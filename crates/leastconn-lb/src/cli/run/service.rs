@@ -5,7 +5,7 @@ use std::{io, os::unix::net::UnixStream, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{OwnedMutexGuard, broadcast, watch},
+    sync::OwnedMutexGuard,
     task::JoinHandle,
 };
 
@@ -15,15 +15,16 @@ use super::{
 };
 use crate::{
     access_log::AccessLog,
-    by_hand::{ByHand, Which},
+    by_hand::ByHand,
     config::Config,
+    environment::FIRST,
     inherited::Inherited,
     notify,
     reload::Reloader,
     server::{Prepared, Server},
     summary,
     upgrade::{
-        self, First, Heir, Successor, UpgradeError,
+        self, Earlier, First, Heir, News, Passed, Successor, UpgradeError,
         channel::{self, Channel, FromHeir, FromNew, FromOld, ToFirst, Unused},
     },
     watchdog::watchdog,
@@ -33,8 +34,17 @@ use crate::{
 /// connections from the old one, which knows.
 const FIRST_PROBES: Duration = Duration::from_secs(5);
 
-/// A new process, and what keeps reloads waiting until it has taken over.
-type Upgraded = Result<(Successor, OwnedMutexGuard<()>), UpgradeError>;
+/// A new process is ready.
+struct Ready {
+    successor: Successor,
+    /// Keeps reloads waiting until it has taken over.
+    guard: OwnedMutexGuard<()>,
+    /// Where those who come later tell this process who they are, if it is the first one
+    /// of a container.
+    later: Option<UnixStream>,
+}
+
+type Upgraded = Result<Ready, UpgradeError>;
 
 pub(super) async fn serve(
     config: Config,
@@ -57,6 +67,8 @@ pub(super) async fn serve(
         let state = prepared.shared().state();
         state.first_probes(FIRST_PROBES).await;
     }
+    // Before anybody can ask for anything.
+    let kills = prepared.shared().by_hand.kills();
     let server = match prepared.open() {
         Ok(server) => server,
         Err(error) => {
@@ -71,11 +83,13 @@ pub(super) async fn serve(
         signals,
         replaces: inherited.replaces(),
         old: None,
+        earlier: None,
         first: None,
         watchdog: None,
         summary: tokio::spawn(summary::upstreams(Arc::clone(server.shared()))),
     };
-    service.begin(inherited, unused)?;
+    let news = News::new(server.reloader().reloads(), kills);
+    service.begin(inherited, unused, news)?;
     service.run(server).await
 }
 
@@ -85,32 +99,54 @@ struct Service {
     /// The ID of the process that was here before.
     replaces: Option<u32>,
     /// The process whose place this one is about to take.
-    old: Option<Channel>,
+    old: Option<Old>,
+    /// It, and those before it, once this one has.
+    earlier: Option<Earlier>,
     /// The first process of the container, if that is not this one.
     first: Option<UnixStream>,
     watchdog: Option<JoinHandle<()>>,
     summary: JoinHandle<()>,
 }
 
+struct Old {
+    channel: Channel,
+    /// Those before it.
+    earlier: Vec<UnixStream>,
+    /// For all of them.
+    news: News,
+}
+
+impl Old {
+    fn tell(self) -> io::Result<Earlier> {
+        let mut streams = self.earlier;
+        streams.push(self.channel.into_stream()?);
+        Earlier::tell(streams, self.news)
+    }
+}
+
 /// Why nothing new is accepted.
 enum End {
     Stopped(&'static str),
-    Replaced(Box<Successor>, OwnedMutexGuard<()>),
+    Replaced(Box<Ready>),
 }
 
 impl Service {
     /// Says that it accepts connections, to whoever wants to know.
-    fn begin(&mut self, mut inherited: Inherited, unused: Unused) -> io::Result<()> {
-        let (old, first) = inherited.take_streams();
-        self.first = first;
-        let Some(old) = old else {
+    fn begin(&mut self, mut inherited: Inherited, unused: Unused, news: News) -> io::Result<()> {
+        let streams = inherited.take_streams();
+        self.first = streams.first;
+        let Some(old) = streams.old else {
             notify::ready();
             self.watch();
             return Ok(());
         };
         // If the old one is gone there is nobody to be told, and this one goes on.
         let _ = channel::send(&old, &FromNew::Ready(unused));
-        self.old = Some(Channel::new(old)?);
+        self.old = Some(Old {
+            channel: Channel::new(old)?,
+            earlier: streams.earlier,
+            news,
+        });
         Ok(())
     }
 
@@ -119,12 +155,15 @@ impl Service {
     }
 
     /// The old process accepts no more: this one is the service.
-    fn take_over(&mut self, reloader: &Reloader, by_hand: &ByHand) {
+    fn take_over(&mut self, reloader: &Reloader) {
         notify::ready_in_its_place();
         self.watch();
         reloader.admin().take_over();
         if let Some(old) = self.old.take() {
-            tokio::spawn(pass_on(reloader.reloads(), by_hand.kills(), old));
+            let earlier = old.tell();
+            self.earlier = earlier
+                .inspect_err(|error| tracing::warn!(%error, "the processes before this one will not be told of reloads"))
+                .ok();
         }
         self.tell_first(std::process::id());
         tracing::info!(
@@ -149,13 +188,17 @@ impl Service {
 
     async fn run(mut self, server: Server) -> io::Result<u8> {
         let mut upgrading: Option<Pin<Box<dyn Future<Output = Upgraded> + Send>>> = None;
-        let mut first_ends = None;
         let mut reload = false;
         let end = loop {
             tokio::select! {
                 told = self.signals.next() => match told {
                     Told::Stop(name) => break End::Stopped(name),
-                    Told::ReopenLogs => reopen(&self.log),
+                    Told::ReopenLogs => {
+                        reopen(&self.log);
+                        if let Some(earlier) = &self.earlier {
+                            earlier.reopen_logs();
+                        }
+                    }
                     Told::Reload if upgrading.is_some() => {
                         tracing::info!("SIGHUP: put off until it is known whether the new process takes over");
                         reload = true;
@@ -172,13 +215,11 @@ impl Service {
                     }
                     Told::Upgrade => {
                         tracing::info!("SIGUSR2: starting a new process, to leave the sockets to");
-                        let (ours, theirs) = self.to_first()?;
-                        first_ends = ours;
-                        upgrading = Some(Box::pin(begin_upgrade(&server, theirs)));
+                        upgrading = Some(Box::pin(begin_upgrade(&server, self.streams())));
                     }
                 },
                 go = told_to_go(&mut self.old) => {
-                    self.take_over(server.reloader(), &server.shared().by_hand);
+                    self.take_over(server.reloader());
                     let Some(FromOld::Go { reload, by_hand }) = go else {
                         continue;
                     };
@@ -194,7 +235,7 @@ impl Service {
                 upgraded = outcome(&mut upgrading) => {
                     upgrading = None;
                     match upgraded {
-                        Ok((successor, guard)) => break End::Replaced(Box::new(successor), guard),
+                        Ok(ready) => break End::Replaced(Box::new(ready)),
                         Err(error) => {
                             // In this order: who reads it in the log asks for the state.
                             server.shared().upgrade_failed(error.to_string());
@@ -216,15 +257,21 @@ impl Service {
                 notify::stopping();
                 self.stop(server, signal).await
             }
-            End::Replaced(successor, guard) => {
+            End::Replaced(ready) => {
+                let Ready {
+                    successor,
+                    guard,
+                    later,
+                } = *ready;
                 if let Some(watchdog) = self.watchdog.take() {
                     watchdog.abort();
                 }
                 self.tell_first(successor.pid());
-                let (server, heir) = hand_over(server, *successor, reload, guard).await;
-                match first_ends {
-                    Some(ours) => {
-                        let first = First::new(&heir, ours)?;
+                let earlier = self.earlier.take();
+                let (server, heir) = hand_over(server, successor, reload, guard, earlier).await;
+                match later {
+                    Some(later) => {
+                        let first = First::new(&heir, later)?;
                         self.stand_by(server, heir, first).await
                     }
                     None => self.leave(server, heir).await,
@@ -233,15 +280,20 @@ impl Service {
         }
     }
 
-    /// How the new process is to reach the first one: our end, if that is this one,
-    /// and its own.
-    fn to_first(&self) -> io::Result<(Option<UnixStream>, Option<UnixStream>)> {
-        if upgrade::is_first() {
+    /// How a new process is to reach others than this one; and this one's own end, if
+    /// it is the first one of a container.
+    fn streams(&self) -> io::Result<(Vec<Passed>, Option<UnixStream>)> {
+        let earlier = self.earlier.as_ref().map(Earlier::share);
+        let mut passed = earlier.transpose()?.unwrap_or_default();
+        let (first, later) = if upgrade::is_first() {
             let (ours, theirs) = UnixStream::pair()?;
-            return Ok((Some(ours), Some(theirs)));
-        }
-        let first = self.first.as_ref().map(UnixStream::try_clone);
-        Ok((None, first.transpose()?))
+            (Some(theirs), Some(ours))
+        } else {
+            let first = self.first.as_ref().map(UnixStream::try_clone);
+            (first.transpose()?, None)
+        };
+        passed.extend(first.map(|first| (FIRST.to_owned(), first.into())));
+        Ok((passed, later))
     }
 
     /// Told to stop: drains.
@@ -286,7 +338,7 @@ impl Service {
                             tracing::warn!("SIGUSR2: ignored, another process is the service now");
                         }
                     },
-                    said = heir.says() => do_likewise(said, &reloader, &by_hand),
+                    said = heir.says() => do_likewise(said, &reloader, &by_hand, &self.log),
                     _ = children.recv() => {}
                 }
             }
@@ -319,7 +371,7 @@ impl Service {
         let code = loop {
             tokio::select! {
                 code = first.newest_ended() => break code,
-                said = heir.says() => do_likewise(said, &reloader, &by_hand),
+                said = heir.says() => do_likewise(said, &reloader, &by_hand, &self.log),
                 told = self.signals.next() => {
                     first.pass_on(told.signal());
                     match told {
@@ -344,7 +396,7 @@ impl Service {
 
 fn begin_upgrade(
     server: &Server,
-    first: Option<UnixStream>,
+    streams: io::Result<(Vec<Passed>, Option<UnixStream>)>,
 ) -> impl Future<Output = Upgraded> + Send + use<> {
     let reloader = Arc::clone(server.reloader());
     let shared = Arc::clone(server.shared());
@@ -354,10 +406,14 @@ fn begin_upgrade(
         let guard = reloader.pause().await;
         let mut sockets = reloader.sockets().share()?;
         sockets.extend(admin?);
-        let first = first.map(Into::into);
+        let (passed, later) = streams?;
+        sockets.extend(passed);
         let by_hand = shared.by_hand.carried();
-        let successor = upgrade::start(sockets, first, by_hand, upgrade::PATIENCE).await?;
-        Ok((successor, guard))
+        Ok(Ready {
+            successor: upgrade::start(sockets, by_hand, upgrade::PATIENCE).await?,
+            guard,
+            later,
+        })
     }
 }
 
@@ -367,9 +423,13 @@ async fn hand_over(
     successor: Successor,
     reload: bool,
     guard: OwnedMutexGuard<()>,
+    earlier: Option<Earlier>,
 ) -> (Server, Heir) {
     server.leave_to_another(&successor.unused).await;
     drop(guard);
+    if let Some(earlier) = earlier {
+        earlier.leave().await;
+    }
     let pid = successor.pid();
     if !upgrade::is_first() {
         // By us, from whom the manager takes it; the new one's own news, which it
@@ -384,8 +444,6 @@ async fn hand_over(
         open,
         "a new process has taken over: this one serves its open connections to their end"
     );
-    // The new one has read the configuration, as if it had been told to reload.
-    reload_what_is_open(server.reloader());
     (server, heir)
 }
 
@@ -409,43 +467,26 @@ async fn outcome(
 }
 
 /// What the old process says; none: it is gone, and says nothing more.
-async fn told_to_go(old: &mut Option<Channel>) -> Option<FromOld> {
+async fn told_to_go(old: &mut Option<Old>) -> Option<FromOld> {
     match old {
-        Some(old) => old.next().await,
+        Some(old) => old.channel.next().await,
         None => std::future::pending().await,
     }
 }
 
-/// Tells the process that was here before of each reload, and of connections that are to
-/// be ended by hand, until it has ended itself.
-async fn pass_on(
-    mut reloads: watch::Receiver<u64>,
-    mut kills: broadcast::Receiver<Which>,
-    mut old: Channel,
-) {
-    loop {
-        let told = tokio::select! {
-            Ok(()) = reloads.changed() => old.say(&FromHeir::Reloaded {}).await.is_ok(),
-            Ok(which) = kills.recv() => old.say(&FromHeir::Killed(which)).await.is_ok(),
-            // It has nothing more to say, so this is its end.
-            said = old.next::<FromOld>() => said.is_some(),
-            else => false,
-        };
-        if !told {
-            return;
-        }
-    }
-}
-
-/// Does for this process's connections what the one that took over has done for its own.
-fn do_likewise(said: FromHeir, reloader: &Arc<Reloader>, by_hand: &ByHand) {
+/// Does for this process's connections what the newest one has done for its own.
+fn do_likewise(said: FromHeir, reloader: &Arc<Reloader>, by_hand: &ByHand, log: &AccessLog) {
     match said {
         FromHeir::Reloaded {} => reload_what_is_open(reloader),
+        FromHeir::ReopenedLogs {} => {
+            log.reopen();
+            tracing::info!("as the newest process was told: opening log files anew");
+        }
         FromHeir::Killed(which) => {
             let killed = by_hand.kill(&which);
             tracing::info!(
                 killed,
-                "by hand, as the process after this one was told: connections of {which} were ended"
+                "by hand, as the newest process was told: connections of {which} were ended"
             );
         }
     }

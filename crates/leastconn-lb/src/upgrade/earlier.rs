@@ -1,0 +1,263 @@
+//! The processes before this one that still have connections, however many took each
+//! other's place since: the newest tells all of them, and leaves its connections to
+//! them to the one that takes its own place.
+
+use std::{
+    io,
+    os::{fd::AsFd, unix::net},
+    sync::{Arc, Weak},
+};
+
+use rustix::net::{Shutdown, shutdown};
+use tokio::{
+    net::UnixStream,
+    sync::{broadcast, watch},
+    task::{JoinHandle, JoinSet},
+};
+
+use super::{
+    Passed,
+    channel::{FromHeir, line},
+};
+use crate::{by_hand::Which, environment::EARLIER};
+
+/// What is told them, once there is somebody who may tell it.
+#[derive(Debug)]
+pub(crate) struct News {
+    reloads: watch::Receiver<u64>,
+    kills: broadcast::Receiver<Which>,
+}
+
+impl News {
+    /// All that comes from now on.
+    pub(crate) fn new(reloads: watch::Receiver<u64>, kills: broadcast::Receiver<Which>) -> Self {
+        Self { reloads, kills }
+    }
+
+    /// # Cancel safety
+    /// Nothing is lost.
+    async fn next(&mut self) -> FromHeir {
+        loop {
+            tokio::select! {
+                Ok(()) = self.reloads.changed() => return FromHeir::Reloaded {},
+                which = self.kills.recv() => match which {
+                    Ok(which) => return FromHeir::Killed(which),
+                    Err(broadcast::error::RecvError::Lagged(missed)) => tracing::warn!(
+                        missed,
+                        "connections of processes that were replaced were not ended: too many orders at once"
+                    ),
+                    // As is the balancer.
+                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                },
+            }
+        }
+    }
+}
+
+/// The processes before this one.
+#[derive(Debug)]
+pub(crate) struct Earlier {
+    /// Those that have not ended.
+    streams: Vec<Weak<UnixStream>>,
+    telling: JoinHandle<()>,
+    /// Closed, it ends what is `telling`.
+    reopens: watch::Sender<()>,
+}
+
+impl Earlier {
+    /// Tells them that this process has read the configuration, then all `news`.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub(crate) fn tell(streams: Vec<net::UnixStream>, news: News) -> io::Result<Self> {
+        let mut open = JoinSet::new();
+        let mut weak = Vec::new();
+        for stream in streams {
+            stream.set_nonblocking(true)?;
+            let stream = Arc::new(UnixStream::from_std(stream)?);
+            weak.push(Arc::downgrade(&stream));
+            open.spawn(ended(stream));
+        }
+        let (reopens, reopened) = watch::channel(());
+        let telling = tokio::spawn(tell(weak.clone(), open, news, reopened));
+        Ok(Self {
+            streams: weak,
+            telling,
+            reopens,
+        })
+    }
+
+    /// Copies of the connections to those that have not ended, to be passed on.
+    pub(crate) fn share(&self) -> io::Result<Vec<Passed>> {
+        let open = self.streams.iter().filter_map(Weak::upgrade);
+        let share = |stream: Arc<UnixStream>| {
+            Ok((EARLIER.to_owned(), stream.as_fd().try_clone_to_owned()?))
+        };
+        open.map(share).collect()
+    }
+
+    /// Tells them to open their log files anew.
+    pub(crate) fn reopen_logs(&self) {
+        self.reopens.send_replace(());
+    }
+
+    /// Says what there is to be said, and then leaves it to another process.
+    pub(crate) async fn leave(self) {
+        drop(self.reopens);
+        // A panic has been logged.
+        let _ = self.telling.await;
+    }
+}
+
+/// Waits for the end of a process, which has nothing more to say.
+async fn ended(stream: Arc<UnixStream>) {
+    let mut said = [0; 256];
+    loop {
+        let readable = stream.readable().await;
+        match readable.and_then(|()| stream.try_read(&mut said)) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
+async fn tell(
+    streams: Vec<Weak<UnixStream>>,
+    mut open: JoinSet<()>,
+    mut news: News,
+    mut reopened: watch::Receiver<()>,
+) {
+    let mut said = FromHeir::Reloaded {};
+    loop {
+        for stream in streams.iter().filter_map(Weak::upgrade) {
+            say(&stream, &said);
+        }
+        said = loop {
+            tokio::select! {
+                biased;
+                said = news.next() => break said,
+                Some(_) = open.join_next() => {}
+                again = reopened.changed() => match again {
+                    Ok(()) => break FromHeir::ReopenedLogs {},
+                    Err(_) => return,
+                },
+            }
+        };
+    }
+}
+
+/// The socket takes it at once, or nobody has read what it has for a long time.
+fn say(stream: &UnixStream, said: &FromHeir) {
+    let result = line(said).and_then(|line| match rustix::io::write(stream, &line) {
+        Ok(written) if written == line.len() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::WriteZero.into()),
+        Err(error) => Err(error.into()),
+    });
+    let Err(error) = result else {
+        return;
+    };
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        tracing::warn!(
+            %error,
+            "a process that was replaced does not read what it is told, and is told nothing more"
+        );
+    }
+    // With half a line in it nothing that follows would be understood.
+    let _ = shutdown(stream, Shutdown::Both);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use leastconn_testkit::{DEADLINE, within};
+
+    use super::{super::channel::Channel, *};
+
+    struct Old(Channel);
+
+    impl Old {
+        async fn hears(&mut self) -> Option<FromHeir> {
+            within(DEADLINE, "what it is told", self.0.next()).await
+        }
+    }
+
+    fn pair() -> (net::UnixStream, Old) {
+        let (newer, old) = net::UnixStream::pair().unwrap();
+        (newer, Old(Channel::new(old).unwrap()))
+    }
+
+    fn news() -> (News, watch::Sender<u64>, broadcast::Sender<Which>) {
+        let (reloads, kills) = (watch::Sender::default(), broadcast::Sender::new(2));
+        let news = News::new(reloads.subscribe(), kills.subscribe());
+        (news, reloads, kills)
+    }
+
+    fn of(client: &str) -> Which {
+        Which {
+            client: Some(client.to_owned()),
+            ..Which::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn all_hear_what_came_before_and_after_until_they_are_left_to_another() {
+        let ((to_one, mut one), (to_two, two)) = (pair(), pair());
+        let (first_news, reloads, kills) = news();
+        kills.send(of("early")).unwrap();
+        let newer = Earlier::tell(vec![to_one, to_two], first_news).unwrap();
+        assert_eq!(one.hears().await, Some(FromHeir::Reloaded {}));
+        assert_eq!(one.hears().await, Some(FromHeir::Killed(of("early"))));
+        // Who has ended is not told, nor passed on.
+        drop(two);
+        reloads.send_modify(|reloads| *reloads += 1);
+        assert_eq!(one.hears().await, Some(FromHeir::Reloaded {}));
+        let shared = within(DEADLINE, "one that is left", async {
+            loop {
+                let shared = newer.share().unwrap();
+                if shared.len() == 1 {
+                    return shared;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+
+        // What was asked for before it leaves is said before the other one speaks.
+        kills.send(of("late")).unwrap();
+        newer.reopen_logs();
+        newer.leave().await;
+        kills.send(of("too late")).unwrap_err();
+        let streams = shared
+            .into_iter()
+            .map(|(_, stream)| stream.into())
+            .collect();
+        let (newest_news, _reloads, kills) = news();
+        let newest = Earlier::tell(streams, newest_news).unwrap();
+        assert_eq!(one.hears().await, Some(FromHeir::Killed(of("late"))));
+        assert_eq!(one.hears().await, Some(FromHeir::ReopenedLogs {}));
+        assert_eq!(one.hears().await, Some(FromHeir::Reloaded {}));
+        kills.send(of("newest")).unwrap();
+        assert_eq!(one.hears().await, Some(FromHeir::Killed(of("newest"))));
+        newest.leave().await;
+        assert_eq!(one.hears().await, None);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_holds_up_nobody() {
+        let ((to_hung, hung), (to_one, mut one)) = (pair(), pair());
+        let (news, reloads, _kills) = news();
+        let newer = Earlier::tell(vec![to_hung, to_one], news).unwrap();
+        assert_eq!(one.hears().await, Some(FromHeir::Reloaded {}));
+        within(DEADLINE, "until its socket is full", async {
+            while newer.share().unwrap().len() == 2 {
+                reloads.send_modify(|reloads| *reloads += 1);
+                assert_eq!(one.hears().await, Some(FromHeir::Reloaded {}));
+            }
+        })
+        .await;
+        drop(hung);
+        newer.leave().await;
+    }
+}
