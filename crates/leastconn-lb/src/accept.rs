@@ -149,6 +149,8 @@ pub async fn accept(
     let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
     loop {
         let accepted = tokio::select! {
+            // First: once it was told, what comes is somebody else's.
+            biased;
             told = told(&mut task) => {
                 if told == Task::Close {
                     take_rest(&socket, &listener, &gate).await;

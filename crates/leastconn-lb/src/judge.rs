@@ -199,7 +199,13 @@ struct Pass {
 
 impl Pass {
     fn judge(&mut self, live: &Live, current: &Current, metrics: &Metrics) {
-        let shown = live.known().admitted_with();
+        let shown = {
+            let known = live.known();
+            if known.epoch.is_some_and(|epoch| epoch > current.state.epoch) {
+                return;
+            }
+            known.admitted_with()
+        };
         let shown = shown.map(|fingerprint| (Arc::clone(&live.listener), fingerprint));
         if let Some(&reason) = shown.as_ref().and_then(|shown| self.bad.get(shown)) {
             return self.end(live, reason);

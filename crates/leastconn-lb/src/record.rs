@@ -207,8 +207,10 @@ impl Record {
     /// # Errors
     /// If it is nobody, or may reach nothing.
     pub fn judged(&mut self, listener: &Listener, chain: Chain) -> Result<Grant, Refused> {
-        let now = Timestamp::now();
         let mut known = self.live.known();
+        // With the lock: who looks for what has run out by now finds it unjudged, and
+        // leaves it to this.
+        let now = Timestamp::now();
         // Once: with newer rules it is still the same connection, which counts as one.
         if chain == Chain::Verified {
             self.shadow = shadow::judge(listener, &known.seen, now);
@@ -224,7 +226,13 @@ impl Record {
         known.upstream = Some(grant.upstream().pool().id().clone());
         // From here on, a reload judges it.
         known.epoch = Some(listener.state.epoch);
-        self.live.expires(listener, &known.seen, now);
+        // TLS has verified the chain at some time since: what has run out meanwhile is
+        // still to be found.
+        let verified = match chain {
+            Chain::Verified => self.time,
+            Chain::Again => now,
+        };
+        self.live.expires(listener, &known.seen, verified);
         Ok(grant)
     }
 

@@ -422,15 +422,17 @@ impl Reloader {
             };
             listeners.insert(Arc::clone(&config.name), Arc::new(next));
         }
+        // In this order: what a task accepts at last is among the open ones once it has
+        // ended.
+        let leaving = sockets.leaving();
         let open: HashSet<_> = {
             let live = self.shared.registry.list();
             live.iter().map(|live| Arc::clone(&live.listener)).collect()
         };
-        let retiring = current.retired.iter().filter(|(name, _)| {
-            // In this order: what its task accepts at last is among the open ones
-            // once it has ended.
-            sockets.is_leaving(name) || open.contains(*name)
-        });
+        let retiring = current
+            .retired
+            .iter()
+            .filter(|(name, _)| leaving.contains(*name) || open.contains(*name));
         let retired = current
             .listeners
             .iter()

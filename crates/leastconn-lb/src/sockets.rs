@@ -6,6 +6,7 @@
 //! else changes: clients in its queue do not notice.
 
 use std::{
+    collections::HashSet,
     io, mem,
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
@@ -198,7 +199,7 @@ impl Sockets {
                     Bound::start(wanted, address, Arc::new(socket), gate)
                 }
                 Source::Kept(number) => match earlier.get_mut(number).and_then(Option::take) {
-                    Some(bound) => bound.go_on(wanted, gate),
+                    Some(bound) => self.go_on(bound, wanted, gate),
                     // A plan names each of them at most once.
                     None => continue,
                 },
@@ -214,6 +215,31 @@ impl Sockets {
         changes
     }
 
+    fn go_on(&mut self, bound: Bound, wanted: Wanted, gate: &Gate) -> Bound {
+        if bound.wanted.keepalive != wanted.keepalive {
+            // What is accepted from now on has it.
+            let socket = &*bound.socket;
+            let set = match wanted.keepalive {
+                Some(idle) => net::set_keepalive(socket, idle),
+                None => SockRef::from(socket).set_keepalive(false),
+            };
+            if let Err(error) = set {
+                tracing::error!(%error, listener = &*wanted.listener, "keepalive stays as it was");
+            }
+        }
+        if bound.wanted.listener == wanted.listener {
+            return Bound { wanted, ..bound };
+        }
+        let next = Bound::start(wanted, bound.address, Arc::clone(&bound.socket), gate);
+        self.hand_over(bound);
+        next
+    }
+
+    fn hand_over(&mut self, bound: Bound) {
+        bound.told.send_replace(Task::HandOver);
+        self.leaving.push((bound.wanted.listener, bound.task));
+    }
+
     fn publish(&self) {
         let bound = self.bound.iter();
         let all = bound.map(|bound| (Arc::clone(&bound.wanted.listener), bound.address));
@@ -225,10 +251,11 @@ impl Sockets {
         self.leaving.push((bound.wanted.listener, bound.task));
     }
 
-    /// Whether connections may still be accepted for a listener that is gone.
-    pub fn is_leaving(&mut self, listener: &str) -> bool {
+    /// The listeners that are gone for which connections may still be accepted.
+    pub fn leaving(&mut self) -> HashSet<Arc<str>> {
         self.leaving.retain(|(_, task)| !task.is_finished());
-        self.leaving.iter().any(|(name, _)| **name == *listener)
+        let names = self.leaving.iter().map(|(name, _)| Arc::clone(name));
+        names.collect()
     }
 
     /// Copies of all of them for another process, with the listeners' names.
@@ -253,8 +280,7 @@ impl Sockets {
             if unused.contains(&bound.address) {
                 self.close(bound);
             } else {
-                bound.told.send_replace(Task::HandOver);
-                self.leaving.push((bound.wanted.listener, bound.task));
+                self.hand_over(bound);
             }
         }
         self.close_all()
@@ -301,26 +327,6 @@ impl Bound {
             told,
             task: tokio::spawn(accepting),
         }
-    }
-
-    fn go_on(self, wanted: Wanted, gate: &Gate) -> Self {
-        if self.wanted.keepalive != wanted.keepalive {
-            // What is accepted from now on has it.
-            let socket = &*self.socket;
-            let set = match wanted.keepalive {
-                Some(idle) => net::set_keepalive(socket, idle),
-                None => SockRef::from(socket).set_keepalive(false),
-            };
-            if let Err(error) = set {
-                tracing::error!(%error, listener = &*wanted.listener, "keepalive stays as it was");
-            }
-        }
-        if self.wanted.listener == wanted.listener {
-            return Self { wanted, ..self };
-        }
-        let next = Self::start(wanted, self.address, self.socket, gate);
-        self.told.send_replace(Task::HandOver);
-        next
     }
 }
 

@@ -26,8 +26,10 @@ pub async fn sweep(shared: Arc<Shared>) {
     let mut looked = Timestamp::now();
     loop {
         tick.tick().await;
-        let current = shared.running.current();
+        // In this order: under a configuration that comes later, what runs out from now
+        // on is looked for next time.
         let now = Timestamp::now();
+        let current = shared.running.current();
         let next = current.state.policy.next_expiry(looked);
         let passed = next.is_some_and(|next| next <= now);
         looked = now;

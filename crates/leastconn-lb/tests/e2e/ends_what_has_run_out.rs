@@ -1,11 +1,20 @@
 //! Certificates that run out while their clients are connected, and connections that
 //! have grown too old.
 
-use std::time::Duration;
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::{DEADLINE, Upstream, within};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
 
 use crate::support::{BUSY, CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
 
@@ -63,6 +72,72 @@ async fn a_certificate_that_runs_out_ends_its_connection_unless_it_is_kept() {
     read_to_close(&mut other).await.unwrap();
     lb.quiet().await;
     keeping.quiet().await;
+}
+
+/// Sends its certificate and the proof of its key, and the end of its handshake later.
+struct Hesitant {
+    stream: TcpStream,
+    until: Pin<Box<Sleep>>,
+}
+
+/// The record of TLS 1.2 that stands before the client's last message.
+const CHANGE_CIPHER_SPEC: u8 = 20;
+
+impl AsyncRead for Hesitant {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Hesitant {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        // It is called with whole records.
+        let length = |at: usize| usize::from(u16::from_be_bytes([buf[at + 3], buf[at + 4]]));
+        let mut end = 0;
+        while end < buf.len() && buf[end] != CHANGE_CIPHER_SPEC {
+            end += 5 + length(end);
+        }
+        if end == 0 {
+            ready!(self.until.as_mut().poll(cx));
+            end = buf.len();
+        }
+        Pin::new(&mut self.stream).poll_write(cx, &buf[..end])
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Verified while it was good: no later look would find what had run out already.
+#[tokio::test]
+async fn nobody_gets_past_the_end_of_a_certificate_by_finishing_the_handshake_late() {
+    let web = Upstream::named("web1").await;
+    let lb = site(&web, "").await;
+    let leaf = lb.ca().leaf(CLIENT1).validity(-60, 2).build();
+    let hesitant = Hesitant {
+        stream: TcpStream::connect(lb.main()).await.unwrap(),
+        until: Box::pin(sleep(Duration::from_secs(4))),
+    };
+    let client = lb.showing(&leaf).tls12();
+    let mut stream = client.handshake(hesitant, "localhost").await.unwrap();
+    let mut rest = Vec::new();
+    let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
+    let record = lb.nth(0, "expired_certificate").await;
+    assert_eq!(record["client"], "client1", "not let in: {record}");
+    lb.quiet().await;
 }
 
 #[tokio::test]
