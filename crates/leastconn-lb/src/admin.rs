@@ -28,7 +28,7 @@ use axum::{
 use tokio::{
     runtime::Handle,
     sync::oneshot,
-    task::{self, JoinSet},
+    task::{self, JoinHandle, JoinSet},
 };
 
 use crate::{
@@ -141,16 +141,18 @@ impl Admin {
         self.listening.share()
     }
 
-    /// The process before this one has left its sockets: their files go with this one.
-    pub(crate) fn take_over(&mut self) {
-        self.listening.take_over();
+    /// Answers from now on. Whatever process was here before has left its sockets: their
+    /// files go with this one.
+    pub(crate) fn begin(&mut self) {
+        self.listening.begin();
     }
 
     /// Listens nowhere any more: another process has copies of its sockets, but for
-    /// those at `unused` paths, whose files go.
-    pub(crate) fn leave(&mut self, unused: &[String]) {
+    /// those at `unused` paths, whose files go. Returns tasks: what comes once they have
+    /// ended is that process's.
+    pub(crate) fn leave(&mut self, unused: &[String]) -> Vec<JoinHandle<()>> {
         self.recording = JoinSet::new();
-        self.listening.leave(unused);
+        self.listening.leave(unused)
     }
 
     /// The bound address.
@@ -163,10 +165,16 @@ impl Admin {
         self.listening.places()
     }
 
-    /// Listens nowhere any more, and removes its socket.
-    pub(crate) fn close(&mut self) {
+    /// Listens nowhere any more, and removes its socket. Returns tasks, as
+    /// [leaving](Self::leave) does.
+    pub(crate) fn close(&mut self) -> Vec<JoinHandle<()>> {
         self.recording = JoinSet::new();
-        self.listening.close();
+        self.listening.close()
+    }
+
+    /// Waits until all have been answered that were there when it was closed or left.
+    pub(crate) fn answered(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.listening.answered()
     }
 }
 

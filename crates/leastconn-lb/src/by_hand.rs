@@ -5,6 +5,7 @@
 //! included, until somebody sets it to `ready` or the server is gone from the file.
 //! The log's level stays until it is given back, or the file's own level changes.
 
+mod carried;
 mod which;
 
 use std::{
@@ -16,7 +17,6 @@ use std::{
 
 use jiff::Timestamp;
 use leastconn::{AdminState, Reason, Server, ServerId, UpstreamId};
-use serde::{Deserialize, Serialize};
 use tokio::{runtime::Handle, sync::broadcast, task, time::sleep};
 
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
     state::State,
 };
 
+pub(crate) use carried::Carried;
 pub use which::Which;
 
 /// What is to be ended and was not passed on yet: an operator is slower.
@@ -49,6 +50,8 @@ pub struct ByHand {
 struct Hand {
     servers: BTreeMap<(UpstreamId, ServerId), Setting>,
     level: Option<(Level, Timestamp)>,
+    /// Another process has been told all of this.
+    replaced: bool,
 }
 
 /// A server's state, unless it is `ready`.
@@ -56,42 +59,46 @@ struct Hand {
 struct Setting {
     state: AdminState,
     since: Timestamp,
-    /// Ends its connections when their grace is over.
-    ending: Option<task::AbortHandle>,
+    ending: Option<Ending>,
 }
 
-impl Drop for Setting {
+/// The end of connections to a server in `maint`.
+#[derive(Debug)]
+struct Ending {
+    /// When their grace is over.
+    at: Timestamp,
+    /// Ends them; none: this process is not the service yet.
+    task: Option<task::AbortHandle>,
+}
+
+impl Ending {
+    fn is_over(&self) -> bool {
+        self.task
+            .as_ref()
+            .is_some_and(task::AbortHandle::is_finished)
+    }
+}
+
+impl Drop for Ending {
     fn drop(&mut self) {
-        if let Some(ending) = &self.ending {
-            ending.abort();
+        if let Some(task) = &self.task {
+            task.abort();
         }
     }
 }
 
-/// What was set, as one process tells another, which may be of another version.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Carried {
-    #[serde(default)]
-    servers: Vec<CarriedServer>,
-    #[serde(default)]
-    level: Option<(String, String)>,
-}
+/// Another process has taken the place of this one, and is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replaced;
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct CarriedServer {
-    upstream: String,
-    server: String,
-    state: String,
-    since: String,
+/// Why a server's state was not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotSet {
+    /// There is no server of that name.
+    NoSuchServer,
+    /// Another process is to be told.
+    Replaced,
 }
-
-fn since(text: &str) -> Timestamp {
-    text.parse().unwrap_or_else(|_| Timestamp::now())
-}
-
-/// There is no server of that name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoSuchServer;
 
 /// How a server was and is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,12 +131,24 @@ impl ByHand {
 
     /// Ends the open connections for which `which` holds, and returns how many. The
     /// processes before this one are told of it, and those that they end do not count.
-    pub fn kill(&self, which: &Which) -> usize {
+    ///
+    /// # Errors
+    /// If another process is to be told. Nothing was ended.
+    pub fn kill(&self, which: &Which) -> Result<usize, Replaced> {
+        {
+            // A process that takes this one's place speaks after this.
+            let hand = self.lock();
+            hand.serves()?;
+            self.tell(which);
+        }
+        Ok(self.kill_here(which))
+    }
+
+    fn tell(&self, which: &Which) {
         if which.connection.is_none() {
             // An error: there is no such process.
             let _ = self.kills.send(which.clone());
         }
-        self.kill_here(which)
     }
 
     /// What connections were to be ended from now on.
@@ -137,7 +156,8 @@ impl ByHand {
         self.kills.subscribe()
     }
 
-    fn kill_here(&self, which: &Which) -> usize {
+    /// Likewise, of this process only.
+    pub(crate) fn kill_here(&self, which: &Which) -> usize {
         let open = self.registry.list();
         let those = open
             .iter()
@@ -149,17 +169,18 @@ impl ByHand {
     /// once `grace` is over; until then, setting anything else lets them go on.
     ///
     /// # Errors
-    /// If there is none of that name.
+    /// If there is none of that name, or another process is to be told.
     pub fn set_server(
         &self,
         runtime: &Handle,
         (upstream, server): (&str, &str),
         state: AdminState,
         grace: Duration,
-    ) -> Result<Set, NoSuchServer> {
+    ) -> Result<Set, NotSet> {
         // Until it is set and kept: a reload comes before or after that.
         let mut hand = self.lock();
-        let found = find(&self.state(), upstream, server).ok_or(NoSuchServer)?;
+        hand.serves().map_err(|Replaced| NotSet::Replaced)?;
+        let found = find(&self.state(), upstream, server).ok_or(NotSet::NoSuchServer)?;
         let was = found.status().admin;
         found.set_admin(state);
         let key = (UpstreamId::from(upstream), found.id().clone());
@@ -172,7 +193,12 @@ impl ByHand {
         if state != AdminState::Ready {
             let ending = (state == AdminState::Maint).then(|| {
                 let ending = end_connections(self.clone(), key.clone(), grace);
-                runtime.spawn(ending).abort_handle()
+                Ending {
+                    at: Timestamp::now()
+                        .saturating_add(grace)
+                        .unwrap_or(Timestamp::MAX),
+                    task: Some(runtime.spawn(ending).abort_handle()),
+                }
             });
             let setting = Setting {
                 state,
@@ -188,12 +214,17 @@ impl ByHand {
     }
 
     /// Sets how much is logged, or gives it back to the file.
-    pub fn set_level(&self, level: Option<Level>) {
+    ///
+    /// # Errors
+    /// If another process is to be told.
+    pub fn set_level(&self, level: Option<Level>) -> Result<(), Replaced> {
         let mut hand = self.lock();
+        hand.serves()?;
         let log = self.state().config.log.clone();
         let level = level.filter(|level| *level != log.level);
         hand.level = level.map(|level| (level, Timestamp::now()));
         logging::change(&hand.with_level(&log));
+        Ok(())
     }
 
     /// How much is logged under this configuration.
@@ -220,62 +251,49 @@ impl ByHand {
 
     /// What was set, for the process of an upgrade.
     pub(crate) fn carried(&self) -> Carried {
-        let hand = self.lock();
-        let servers = hand.servers.iter().map(|(key, setting)| CarriedServer {
-            upstream: key.0.to_string(),
-            server: key.1.to_string(),
-            state: setting.state.as_str().to_owned(),
-            since: setting.since.to_string(),
-        });
-        Carried {
-            servers: servers.collect(),
-            level: hand
-                .level
-                .map(|(level, since)| (level.as_str().to_owned(), since.to_string())),
+        self.lock().carried()
+    }
+
+    /// What was set in the end: that process is told what comes.
+    pub(crate) fn leave(&self) -> Carried {
+        let mut hand = self.lock();
+        hand.replaced = true;
+        let carried = hand.carried();
+        let now = Timestamp::now();
+        for setting in hand.servers.values_mut() {
+            // That process says when, unless somebody tells it otherwise.
+            setting.ending.take_if(|ending| ending.at > now);
+        }
+        carried
+    }
+
+    /// This process is the service: connections to servers in `maint` end when their
+    /// grace is over, as the process before this one was told.
+    pub(crate) fn begin(&self) {
+        let mut hand = self.lock();
+        for (key, setting) in &mut hand.servers {
+            let Some(ending) = setting
+                .ending
+                .as_mut()
+                .filter(|ending| ending.task.is_none())
+            else {
+                continue;
+            };
+            let grace = Timestamp::now().duration_until(ending.at);
+            let grace = Duration::try_from(grace).unwrap_or_default();
+            let end = end_connections(self.clone(), key.clone(), grace);
+            ending.task = Some(tokio::spawn(end).abort_handle());
         }
     }
 
     /// Sets what was set in the process before this one, in place of what is. What
-    /// concerns nothing that there is, or is not understood, is left out.
+    /// concerns nothing that there is, or is not understood, is left out. In that process
+    /// connections to servers in `maint` end until this one [begins](Self::begin).
     pub(crate) fn take_over(&self, carried: &Carried) {
         let mut hand = self.lock();
         let state = &*self.state();
-        for (key, _) in mem::take(&mut hand.servers) {
-            if let Some(server) = find(state, key.0.as_str(), key.1.as_str()) {
-                server.set_admin(AdminState::Ready);
-            }
-        }
-        for set in &carried.servers {
-            let states = [AdminState::Drain, AdminState::Maint];
-            let wanted = states.into_iter().find(|known| known.as_str() == set.state);
-            let found = find(state, &set.upstream, &set.server);
-            let (Some(wanted), Some(server)) = (wanted, found) else {
-                tracing::info!(
-                    upstream = set.upstream,
-                    server = set.server,
-                    state = set.state,
-                    "the server is gone, and with it the state that was set by hand"
-                );
-                continue;
-            };
-            server.set_admin(wanted);
-            let key = (UpstreamId::from(set.upstream.as_str()), server.id().clone());
-            let setting = Setting {
-                state: wanted,
-                since: since(&set.since),
-                // The process before this one has the connections.
-                ending: None,
-            };
-            hand.servers.insert(key, setting);
-        }
-        let log = &state.config.log;
-        hand.level = carried.level.as_ref().and_then(|(word, at)| {
-            let level = Level::ALL
-                .into_iter()
-                .find(|level| level.as_str() == word)?;
-            (level != log.level).then(|| (level, since(at)))
-        });
-        logging::change(&hand.with_level(log));
+        hand.take_over(carried, state);
+        logging::change(&hand.with_level(&state.config.log));
     }
 
     /// Carries what was set over to `next`, which takes the place of `earlier` in
@@ -314,6 +332,10 @@ impl ByHand {
 }
 
 impl Hand {
+    fn serves(&self) -> Result<(), Replaced> {
+        if self.replaced { Err(Replaced) } else { Ok(()) }
+    }
+
     fn with_level(&self, log: &Log) -> Log {
         Log {
             level: self.level.map_or(log.level, |(level, _)| level),
@@ -341,15 +363,15 @@ async fn end_connections(by_hand: ByHand, key: (UpstreamId, ServerId), grace: Du
             // this task, unless it waited here.
             let hand = by_hand.lock();
             let setting = hand.servers.get(&key);
-            let ending = setting.and_then(|setting| setting.ending.as_ref());
+            let ending = setting.and_then(|setting| setting.ending.as_ref()?.task.as_ref());
             if ending.is_none_or(|ending| Some(ending.id()) != task::try_id()) {
                 return;
             }
-            let killed = if mem::take(&mut first) {
-                by_hand.kill(&which)
-            } else {
-                by_hand.kill_here(&which)
-            };
+            // If not, whoever took this one's place does so.
+            if mem::take(&mut first) && hand.serves().is_ok() {
+                by_hand.tell(&which);
+            }
+            let killed = by_hand.kill_here(&which);
             if killed > 0 {
                 tracing::info!(%upstream, %server, killed, "in maint, and the grace is over: connections were ended");
             }

@@ -6,7 +6,7 @@ use std::{fmt, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 use tokio::runtime::Handle;
 
-use crate::shared::LastReload;
+use crate::{by_hand::Replaced, shared::LastReload};
 
 /// A balancer that can be asked.
 pub trait Control: fmt::Debug + Send + Sync {
@@ -23,7 +23,12 @@ pub trait Control: fmt::Debug + Send + Sync {
     /// Reads the configuration anew, checks it, and applies what changed. Waits for a
     /// reload that is going on.
     ///
+    /// # Errors
+    /// If another process has taken the place of this one, and is to be asked.
+    ///
     /// # Cancel safety
     /// What was asked for is done, in its turn, and told to the service manager.
-    fn reload(self: Arc<Self>) -> Pin<Box<dyn Future<Output = LastReload> + Send>>;
+    fn reload(
+        self: Arc<Self>,
+    ) -> Pin<Box<dyn Future<Output = Result<LastReload, Replaced>> + Send>>;
 }

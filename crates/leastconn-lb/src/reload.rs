@@ -28,6 +28,7 @@ use tokio::{
 use crate::{
     accept::Gate,
     admin::{self, Admin},
+    by_hand::Replaced,
     config::{self, Config, Format, Loaded, Problems},
     control::Control,
     descriptors,
@@ -37,7 +38,7 @@ use crate::{
     notify,
     presented::Named,
     running::{Current, Running},
-    shared::{LastReload, Shared},
+    shared::{LastReload, Phase, Shared},
     sockets::{Addresses, Changes, Sockets},
     state::State,
 };
@@ -186,29 +187,41 @@ impl Reloader {
             return;
         }
         let this = Arc::clone(self);
-        self.runtime.spawn(async move { this.reload().await });
+        self.runtime.spawn(async move {
+            // If another process is the service meanwhile, it has read it.
+            let _ = this.reload().await;
+        });
     }
 
     /// Reads the configuration anew, checks it, and applies what changed. Waits for
     /// a reload that is going on.
     ///
+    /// # Errors
+    /// If another process has taken the place of this one since, and is to be asked.
+    ///
     /// # Cancel safety
     /// What was asked for is done, in its turn, and told to the service manager.
-    pub async fn reload(self: &Arc<Self>) -> LastReload {
+    pub async fn reload(self: &Arc<Self>) -> Result<LastReload, Replaced> {
         let this = Arc::clone(self);
         // A task of its own: who asked may go away, and the turn must last as long as
         // what is done in it.
         let reloading = self
             .runtime
             .spawn(async move { this.reload_in_turn().await });
-        reloading.await.unwrap_or_else(|_| self.fault())
+        reloading.await.unwrap_or_else(|_| Ok(self.fault()))
     }
 
-    async fn reload_in_turn(self: &Arc<Self>) -> LastReload {
+    async fn reload_in_turn(self: &Arc<Self>) -> Result<LastReload, Replaced> {
+        let was_replaced = self.shared.phase() == Phase::Replaced;
         let _sockets = self.sockets_turn.lock().await;
         let _turn = self.turn.lock().await;
         self.waiting.store(false, Ordering::Release);
-        let serving = !self.shared.phase().is_last();
+        let phase = self.shared.phase();
+        if phase == Phase::Replaced && !was_replaced {
+            // Which reads it all the same, and tells this one.
+            return Err(Replaced);
+        }
+        let serving = !phase.is_last();
         if serving {
             notify::reloading();
         }
@@ -226,7 +239,7 @@ impl Reloader {
             // Rejected or not: what serves is ready.
             notify::ready();
         }
-        reload
+        Ok(reload)
     }
 
     /// A panic is the only way not to get to the end. Its message has been logged.
@@ -240,6 +253,11 @@ impl Reloader {
     /// what this returns is dropped.
     pub(crate) async fn pause(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.sockets_turn).lock_owned().await
+    }
+
+    /// Keeps files from being loaded, until what this returns is dropped.
+    pub(crate) async fn hold_files(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// Loads the files of all `tls` tables anew, and applies what changed in them.
@@ -476,7 +494,9 @@ impl Control for Reloader {
         &self.runtime
     }
 
-    fn reload(self: Arc<Self>) -> Pin<Box<dyn Future<Output = LastReload> + Send>> {
+    fn reload(
+        self: Arc<Self>,
+    ) -> Pin<Box<dyn Future<Output = Result<LastReload, Replaced>> + Send>> {
         Box::pin(async move { Self::reload(&self).await })
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     sweep::sweep,
     tls::TlsError,
     turns::Turns,
-    upgrade::{Passed, channel::Unused},
+    upgrade::channel::Unused,
     upstream::UpstreamError,
     watch::{Events, watch},
 };
@@ -39,6 +39,9 @@ const MAX_CLIENTS: usize = 1 << 21;
 
 /// How long connections may take to wind up once they were told to end.
 const WIND_UP: Duration = Duration::from_secs(2);
+
+/// How long answers of the admin side may take then.
+const ANSWERS: Duration = Duration::from_millis(500);
 
 /// The balancer could not start.
 #[derive(Debug, thiserror::Error)]
@@ -182,7 +185,7 @@ impl Prepared {
         &self.shared
     }
 
-    /// Begins to accept.
+    /// Begins to accept; at the admin side once it is told to [begin](Server::begin).
     ///
     /// # Errors
     /// If the admin side's thread cannot be started.
@@ -244,7 +247,15 @@ impl Server {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn start(config: Config, log: AccessLog) -> Result<Self, StartError> {
-        Prepared::new(config, log, &mut Inherited::none())?.open()
+        let server = Prepared::new(config, log, &mut Inherited::none())?.open()?;
+        server.begin();
+        Ok(server)
+    }
+
+    /// This process is the service, and is who is asked.
+    pub(crate) fn begin(&self) {
+        self.shared.by_hand.begin();
+        self.reloader.admin().begin();
     }
 
     /// What the admin side sees.
@@ -273,22 +284,17 @@ impl Server {
         self.reloader.admin().places()
     }
 
-    /// Copies of the admin side's sockets, for another process.
-    ///
-    /// # Errors
-    /// If there are no more descriptors.
-    pub(crate) fn share_admin(&self) -> io::Result<Vec<Passed>> {
-        self.reloader.admin().share()
-    }
-
     /// Leaves the sockets to another process that has copies and accepts from them,
     /// but for those that are `unused`, which are closed.
     pub(crate) async fn leave_to_another(&mut self, unused: &Unused) {
+        // What is being loaded counts on the sockets that there are.
+        let files = self.reloader.hold_files().await;
         // In this order: whoever asks the admin side is never told that the service
         // is not ready.
-        self.reloader.admin().leave(&unused.paths);
+        let mut leaving = self.reloader.admin().leave(&unused.paths);
         self.shared.enter(Phase::Replaced);
-        let leaving = self.reloader.sockets().leave(&unused.addresses);
+        leaving.extend(self.reloader.sockets().leave(&unused.addresses));
+        drop(files);
         for task in leaving {
             let _ = task.await;
         }
@@ -314,14 +320,29 @@ impl Server {
         }
         let forced = registry.stop_all(Reason::Drained);
         let _ = timeout(WIND_UP, registry.wait_empty()).await;
+        let _ = timeout(ANSWERS, self.answer()).await;
         Drained { forced }
+    }
+}
+
+impl Server {
+    /// Answers whoever has asked at the admin side, and takes no more of them.
+    async fn answer(&self) {
+        let (tasks, answered) = {
+            let mut admin = self.reloader.admin();
+            (admin.close(), admin.answered())
+        };
+        for task in tasks {
+            let _ = task.await;
+        }
+        answered.await;
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         // While the process is there: the admin side's thread may not get to it.
-        self.reloader.admin().close();
+        let _ = self.reloader.admin().close();
     }
 }
 

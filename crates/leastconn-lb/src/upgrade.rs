@@ -29,7 +29,7 @@ use std::{
 };
 
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::time::timeout;
 
 use crate::{
@@ -233,10 +233,14 @@ impl Successor {
             |error| tracing::warn!(%error, pid, "the new process was not told that it is the service now"),
         );
         Heir {
-            pid: i32::try_from(pid).ok().and_then(Pid::from_raw),
+            pid: pid_of(pid),
             channel: channel.ok(),
         }
     }
+}
+
+fn pid_of(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
 /// The process that took over.
@@ -253,13 +257,29 @@ impl Heir {
         self.pid
     }
 
+    /// Passes a signal on to it.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid
+            && let Err(error) = kill_process(pid, signal)
+        {
+            tracing::warn!(%error, %pid, "a signal was not passed on");
+        }
+    }
+
     /// Waits for what it has to say.
     ///
     /// # Cancel safety
     /// Nothing is lost.
     pub(crate) async fn says(&mut self) -> FromHeir {
         if let Some(channel) = &mut self.channel {
-            if let Some(said) = channel.next().await {
+            let said = channel.next().await;
+            if let Some(FromHeir::TookOver { pid }) = said
+                && pid_of(pid) != self.pid
+            {
+                // How the one that took this one's place ends does not matter any more.
+                self.pid = None;
+            }
+            if let Some(said) = said {
                 return said;
             }
             self.channel = None;

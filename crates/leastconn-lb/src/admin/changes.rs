@@ -22,7 +22,7 @@ use crate::{
     api::{
         Kill, Killed, LogLevel, Reload, SetLogLevel, SetState, Sight, StateSet, UpstreamSummary,
     },
-    by_hand::{self, Which},
+    by_hand::{self, NotSet, Replaced, Which},
     config::{self, duration, suggest},
     record::escape,
     shared::Shared,
@@ -100,7 +100,10 @@ async fn set_state(
             shared
                 .by_hand
                 .set_server(sight.control.runtime(), (&upstream, &server), state, grace);
-        let set = set.map_err(|by_hand::NoSuchServer| no_server(shared, &upstream, &server))?;
+        let set = set.map_err(|not_set| match not_set {
+            NotSet::NoSuchServer => no_server(shared, &upstream, &server),
+            NotSet::Replaced => replaced(Replaced),
+        })?;
         caller.did(&format!(
             "set {upstream}/{server} to {}, which was in {}",
             state.as_str(),
@@ -158,7 +161,7 @@ fn end(shared: &Shared, asked: &Kill, caller: &Caller) -> Result<Killed, Wrong> 
         server,
         connection: asked.connection,
     };
-    let killed = shared.by_hand.kill(&which);
+    let killed = shared.by_hand.kill(&which).map_err(replaced)?;
     if let Some(id) = asked.connection.filter(|_| killed == 0) {
         let only = Kill {
             connection: asked.connection,
@@ -189,7 +192,8 @@ async fn reload(
         let _: Nothing = understand(&body)?;
     }
     caller.did("asked for a reload");
-    let done = Reload::from(Arc::clone(&sight.control).reload().await);
+    let done = Arc::clone(&sight.control).reload().await;
+    let done = Reload::from(done.map_err(replaced)?);
     Ok(answer(move || done).await)
 }
 
@@ -213,7 +217,7 @@ async fn set_log_level(
     if !more {
         caller.did(&message);
     }
-    shared.by_hand.set_level(asked.level);
+    shared.by_hand.set_level(asked.level).map_err(replaced)?;
     if more {
         caller.did(&message);
     }
@@ -222,6 +226,12 @@ async fn set_log_level(
         configured: log().level,
     };
     Ok(answer(move || done).await)
+}
+
+/// The error for what came to a process while another one took its place.
+fn replaced(Replaced: Replaced) -> Wrong {
+    let message = "another process has just taken the place of this one: ask again";
+    Wrong(StatusCode::SERVICE_UNAVAILABLE, message.to_owned())
 }
 
 /// The error for a server that is not there.

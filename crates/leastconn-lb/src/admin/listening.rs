@@ -17,7 +17,7 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     runtime::Handle,
     sync::{oneshot, watch},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
 };
 
 use super::{
@@ -113,7 +113,9 @@ struct Bound {
     /// To be passed on.
     copy: OwnedFd,
     /// Dropped: take no more, answer what has come, and close.
-    _open: oneshot::Sender<()>,
+    open: oneshot::Sender<()>,
+    /// Takes them.
+    task: JoinHandle<()>,
 }
 
 /// The sockets that are served.
@@ -121,6 +123,10 @@ struct Bound {
 pub(super) struct Listening {
     bound: Vec<Bound>,
     reserve: Arc<Reserve>,
+    /// Nothing is taken before.
+    begun: watch::Sender<bool>,
+    /// Each connection listens.
+    answering: watch::Sender<()>,
 }
 
 /// The admin side cannot listen where it should.
@@ -158,10 +164,12 @@ enum Source {
 }
 
 impl Listening {
-    pub(super) const fn new(reserve: Arc<Reserve>) -> Self {
+    pub(super) fn new(reserve: Arc<Reserve>) -> Self {
         Self {
             bound: Vec::new(),
             reserve,
+            begun: watch::Sender::new(false),
+            answering: watch::Sender::new(()),
         }
     }
 
@@ -245,14 +253,14 @@ impl Listening {
             let bound = match from {
                 Source::Kept(number) => earlier.get_mut(number).and_then(Option::take),
                 Source::New(socket, copy) => {
-                    let (open, place, file) = match socket {
+                    let ((open, task), place, file) = match socket {
                         Socket::Tcp(socket, address) => {
-                            let open = self.serve(socket, runtime, router());
-                            (open, Place::Address(address), None)
+                            let served = self.serve(socket, runtime, router());
+                            (served, Place::Address(address), None)
                         }
                         Socket::Unix(socket, file) => {
-                            let open = self.serve(socket, runtime, router());
-                            (open, Place::Socket(file.path().to_owned()), Some(file))
+                            let served = self.serve(socket, runtime, router());
+                            (served, Place::Socket(file.path().to_owned()), Some(file))
                         }
                     };
                     changes.opened.push(place.clone());
@@ -261,7 +269,8 @@ impl Listening {
                         place,
                         file,
                         copy,
-                        _open: open,
+                        open,
+                        task,
                     })
                 }
             };
@@ -273,11 +282,18 @@ impl Listening {
         changes
     }
 
-    fn serve(&self, socket: impl Accept, runtime: &Handle, router: Router) -> oneshot::Sender<()> {
+    fn serve(
+        &self,
+        socket: impl Accept,
+        runtime: &Handle,
+        router: Router,
+    ) -> (oneshot::Sender<()>, JoinHandle<()>) {
         let (open, closed) = oneshot::channel::<()>();
         let socket = Reserved::new(socket, Arc::clone(&self.reserve));
-        runtime.spawn(accept_until(socket, router, closed));
-        open
+        let begun = self.begun.subscribe();
+        let answering = self.answering.clone();
+        let task = runtime.spawn(accept_until(socket, router, begun, answering, closed));
+        (open, task)
     }
 
     /// See [`super::Admin::address`].
@@ -314,8 +330,9 @@ impl Listening {
             .collect()
     }
 
-    /// See [`super::Admin::take_over`].
-    pub(super) fn take_over(&mut self) {
+    /// See [`super::Admin::begin`].
+    pub(super) fn begin(&mut self) {
+        self.begun.send_replace(true);
         let files = self
             .bound
             .iter_mut()
@@ -324,8 +341,11 @@ impl Listening {
     }
 
     /// See [`super::Admin::leave`].
-    pub(super) fn leave(&mut self, unused: &[String]) {
+    pub(super) fn leave(&mut self, unused: &[String]) -> Vec<JoinHandle<()>> {
+        let mut leaving = Vec::new();
         for bound in self.bound.drain(..) {
+            drop(bound.open);
+            leaving.push(bound.task);
             let kept = bound.file.filter(|file| {
                 let at = file.path().to_str();
                 !unused.iter().any(|unused| Some(&**unused) == at)
@@ -334,38 +354,56 @@ impl Listening {
                 file.leave();
             }
         }
+        leaving
     }
 
     /// See [`super::Admin::close`].
-    pub(super) fn close(&mut self) {
-        self.bound.clear();
+    pub(super) fn close(&mut self) -> Vec<JoinHandle<()>> {
+        self.bound.drain(..).map(|bound| bound.task).collect()
+    }
+
+    /// See [`super::Admin::answered`].
+    pub(super) fn answered(&self) -> impl Future<Output = ()> + Send + use<> {
+        let answering = self.answering.clone();
+        async move { answering.closed().await }
     }
 }
 
-/// Serves all who come until `closed`, and then those that are there to their end.
+/// Serves all who come once it has `begun`, until `closed`. Those that are there then
+/// are served to their end all the same.
 async fn accept_until(
     mut socket: Reserved<impl Accept>,
     router: Router,
+    mut begun: watch::Receiver<bool>,
+    answering: watch::Sender<()>,
     closed: oneshot::Receiver<()>,
 ) {
     let closing = watch::Sender::new(false);
     let mut connections = JoinSet::new();
     let mut closed = pin!(closed);
+    tokio::select! {
+        _ = &mut closed => return,
+        _ = begun.wait_for(|&begun| begun) => {}
+    }
     loop {
         tokio::select! {
-            // Sent or dropped: either way it is over.
+            biased;
+            // Sent or dropped: either way it is over, and who comes is somebody else's.
             _ = &mut closed => break,
             // A panic has been logged.
             Some(_) = connections.join_next() => {}
             (io, caller) = socket.accept(), if connections.len() < serve::MOST => {
-                let router = router.clone();
-                connections.spawn(serve::connection(io, caller, router, closing.subscribe()));
+                let connection = serve::connection(io, caller, router.clone(), closing.subscribe());
+                let answering = answering.subscribe();
+                connections.spawn(async move {
+                    connection.await;
+                    drop(answering);
+                });
             }
         }
     }
-    drop(socket);
     closing.send_replace(true);
-    while connections.join_next().await.is_some() {}
+    tokio::spawn(async move { while connections.join_next().await.is_some() {} });
 }
 
 fn wanted(config: Option<&config::Admin>) -> Vec<Wanted> {

@@ -38,7 +38,7 @@ async fn the_last_minutes_are_recorded_while_there_is_somebody_to_show_them_to()
     for wanted in [true, true, false, false, true] {
         let admin = if wanted { ADMIN } else { "" };
         fs::write(&path, format!("{admin}{REST}")).unwrap();
-        let reload = server.reloader().reload().await;
+        let reload = server.reloader().reload().await.unwrap();
         assert!(reload.reasons.is_empty(), "{reload:?}");
         assert_eq!(is_recording(), wanted);
     }

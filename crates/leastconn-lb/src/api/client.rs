@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -39,6 +39,12 @@ pub const SOON: Duration = Duration::from_secs(10);
 
 /// How long a reload may take: very many rules, and one that is going on already.
 const LATE: Duration = Duration::from_secs(60);
+
+/// How often a process is asked again that is being replaced,
+const AGAIN: u32 = 20;
+
+/// and how soon.
+const SHORTLY: Duration = Duration::from_millis(100);
 
 /// Where a balancer can be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -285,13 +291,23 @@ impl Client {
         body: &impl Serialize,
         limit: Duration,
     ) -> Result<T, ClientError> {
-        let body = serde_json::to_vec(body).unwrap_or_default();
+        let body = Bytes::from(serde_json::to_vec(body).unwrap_or_default());
         let path = format!("/api/v1/{path}");
-        let answer = self.ask(Method::POST, &path, body.into(), limit).await;
-        self.understand(answer.map_err(|error| match error {
-            ClientError::TimedOut(target, limit) => ClientError::Unfinished(target, limit),
-            other => other,
-        })?)
+        let mut again = AGAIN;
+        loop {
+            let answer = self.ask(Method::POST, &path, body.clone(), limit).await;
+            let answer = answer.map_err(|error| match error {
+                ClientError::TimedOut(target, limit) => ClientError::Unfinished(target, limit),
+                other => other,
+            })?;
+            // Another process has just taken over.
+            if answer.0 == StatusCode::SERVICE_UNAVAILABLE && again > 0 {
+                again -= 1;
+                sleep(SHORTLY).await;
+                continue;
+            }
+            return self.understand(answer);
+        }
     }
 
     fn understand<T: DeserializeOwned>(

@@ -35,7 +35,12 @@ pub(crate) enum FromNew {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FromHeir {
-    /// It has read the configuration: it took over, or was told to read it anew.
+    /// It took over, and has read the configuration.
+    TookOver {
+        /// Its ID.
+        pid: u32,
+    },
+    /// It was told to read the configuration anew, and did.
     Reloaded {},
     /// Connections were to be ended by hand.
     Killed(Which),

@@ -65,7 +65,7 @@ pub(crate) struct Earlier {
 }
 
 impl Earlier {
-    /// Tells them that this process has read the configuration, then all `news`.
+    /// Tells them that this process took over, then all `news`.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
@@ -128,7 +128,9 @@ async fn tell(
     mut news: News,
     mut reopened: watch::Receiver<()>,
 ) {
-    let mut said = FromHeir::Reloaded {};
+    let mut said = FromHeir::TookOver {
+        pid: std::process::id(),
+    };
     loop {
         for stream in streams.iter().filter_map(Weak::upgrade) {
             say(&stream, &said);
@@ -194,6 +196,11 @@ mod tests {
         (news, reloads, kills)
     }
 
+    fn took_over() -> FromHeir {
+        let pid = std::process::id();
+        FromHeir::TookOver { pid }
+    }
+
     fn of(client: &str) -> Which {
         Which {
             client: Some(client.to_owned()),
@@ -207,7 +214,7 @@ mod tests {
         let (first_news, reloads, kills) = news();
         kills.send(of("early")).unwrap();
         let newer = Earlier::tell(vec![to_one, to_two], first_news).unwrap();
-        assert_eq!(one.hears().await, Some(FromHeir::Reloaded {}));
+        assert_eq!(one.hears().await, Some(took_over()));
         assert_eq!(one.hears().await, Some(FromHeir::Killed(of("early"))));
         // Who has ended is not told, nor passed on.
         drop(two);
@@ -237,7 +244,7 @@ mod tests {
         let newest = Earlier::tell(streams, newest_news).unwrap();
         assert_eq!(one.hears().await, Some(FromHeir::Killed(of("late"))));
         assert_eq!(one.hears().await, Some(FromHeir::ReopenedLogs {}));
-        assert_eq!(one.hears().await, Some(FromHeir::Reloaded {}));
+        assert_eq!(one.hears().await, Some(took_over()));
         kills.send(of("newest")).unwrap();
         assert_eq!(one.hears().await, Some(FromHeir::Killed(of("newest"))));
         newest.leave().await;
@@ -249,7 +256,7 @@ mod tests {
         let ((to_hung, hung), (to_one, mut one)) = (pair(), pair());
         let (news, reloads, _kills) = news();
         let newer = Earlier::tell(vec![to_hung, to_one], news).unwrap();
-        assert_eq!(one.hears().await, Some(FromHeir::Reloaded {}));
+        assert_eq!(one.hears().await, Some(took_over()));
         within(DEADLINE, "until its socket is full", async {
             while newer.share().unwrap().len() == 2 {
                 reloads.send_modify(|reloads| *reloads += 1);

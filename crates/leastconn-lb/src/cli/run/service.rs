@@ -1,13 +1,11 @@
 //! The balancer as a service: from its start, through what signals ask for, to the end
 //! of its last connection.
 
+mod replaced;
+
 use std::{io, os::unix::net::UnixStream, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::OwnedMutexGuard,
-    task::JoinHandle,
-};
+use tokio::{sync::OwnedMutexGuard, task::JoinHandle};
 
 use super::{
     super::{DONE, FAILED},
@@ -15,7 +13,6 @@ use super::{
 };
 use crate::{
     access_log::AccessLog,
-    by_hand::ByHand,
     config::Config,
     environment::FIRST,
     inherited::Inherited,
@@ -25,7 +22,7 @@ use crate::{
     summary,
     upgrade::{
         self, Earlier, First, Heir, News, Passed, Successor, UpgradeError,
-        channel::{self, Channel, FromHeir, FromNew, FromOld, ToFirst, Unused},
+        channel::{self, Channel, FromNew, FromOld, ToFirst, Unused},
     },
     watchdog::watchdog,
 };
@@ -89,7 +86,7 @@ pub(super) async fn serve(
         summary: tokio::spawn(summary::upstreams(Arc::clone(server.shared()))),
     };
     let news = News::new(server.reloader().reloads(), kills);
-    service.begin(inherited, unused, news)?;
+    service.begin(&server, inherited, unused, news)?;
     service.run(server).await
 }
 
@@ -132,10 +129,17 @@ enum End {
 
 impl Service {
     /// Says that it accepts connections, to whoever wants to know.
-    fn begin(&mut self, mut inherited: Inherited, unused: Unused, news: News) -> io::Result<()> {
+    fn begin(
+        &mut self,
+        server: &Server,
+        mut inherited: Inherited,
+        unused: Unused,
+        news: News,
+    ) -> io::Result<()> {
         let streams = inherited.take_streams();
         self.first = streams.first;
         let Some(old) = streams.old else {
+            server.begin();
             notify::ready();
             self.watch();
             return Ok(());
@@ -155,10 +159,10 @@ impl Service {
     }
 
     /// The old process accepts no more: this one is the service.
-    fn take_over(&mut self, reloader: &Reloader) {
+    fn take_over(&mut self, server: &Server) {
         notify::ready_in_its_place();
         self.watch();
-        reloader.admin().take_over();
+        server.begin();
         if let Some(old) = self.old.take() {
             let earlier = old.tell();
             self.earlier = earlier
@@ -219,14 +223,15 @@ impl Service {
                     }
                 },
                 go = told_to_go(&mut self.old) => {
-                    self.take_over(server.reloader());
-                    let Some(FromOld::Go { reload, by_hand }) = go else {
-                        continue;
+                    // None: it is gone, and this one is left.
+                    let (reload, by_hand) = match go {
+                        Some(FromOld::Go { reload, by_hand }) => (reload, by_hand),
+                        None => (false, None),
                     };
                     if let Some(carried) = by_hand {
-                        let shared = server.shared();
-                        shared.by_hand.take_over(&carried);
+                        server.shared().by_hand.take_over(&carried);
                     }
+                    self.take_over(&server);
                     if reload {
                         tracing::info!("reading the configuration anew: somebody asked for it meanwhile");
                         server.reloader().request();
@@ -267,8 +272,7 @@ impl Service {
                     watchdog.abort();
                 }
                 self.tell_first(successor.pid());
-                let earlier = self.earlier.take();
-                let (server, heir) = hand_over(server, successor, reload, guard, earlier).await;
+                let (server, heir) = self.hand_over(server, successor, reload, guard).await;
                 match later {
                     Some(later) => {
                         let first = First::new(&heir, later)?;
@@ -296,6 +300,53 @@ impl Service {
         Ok((passed, later))
     }
 
+    /// Leaves the sockets to a process that is ready.
+    async fn hand_over(
+        &mut self,
+        mut server: Server,
+        successor: Successor,
+        mut reload: bool,
+        guard: OwnedMutexGuard<()>,
+    ) -> (Server, Heir) {
+        server.leave_to_another(&successor.unused).await;
+        drop(guard);
+        // In this order: what was asked of this process so far is told by it.
+        let by_hand = server.shared().by_hand.leave();
+        if let Some(earlier) = self.earlier.take() {
+            earlier.leave().await;
+        }
+        let pid = successor.pid();
+        if !upgrade::is_first() {
+            // By us, from whom the manager takes it; the new one's own news, which it
+            // sends once it is told to go, comes after.
+            notify::main_pid(pid);
+        }
+        // Whoever sent these did not know of the new one yet.
+        let mut to_heir = Vec::new();
+        while let Some(told) = self.signals.pending().await {
+            match told {
+                Told::Reload => reload = true,
+                Told::ReopenLogs => {
+                    reopen(&self.log);
+                    to_heir.push(told.signal());
+                }
+                Told::Stop(_) => to_heir.push(told.signal()),
+                Told::Upgrade => tracing::warn!("SIGUSR2: ignored, an upgrade is going on"),
+            }
+        }
+        let open = server.shared().registry.open();
+        let heir = successor.go(reload, by_hand).await;
+        tracing::info!(
+            pid,
+            open,
+            "a new process has taken over: this one serves its open connections to their end"
+        );
+        for signal in to_heir {
+            heir.signal(signal);
+        }
+        (server, heir)
+    }
+
     /// Told to stop: drains.
     async fn stop(mut self, server: Server, signal: &str) -> io::Result<u8> {
         let drain_timeout = server.shared().state().config.process.drain_timeout;
@@ -314,84 +365,6 @@ impl Service {
         };
         Ok(drain(server, drain_timeout, hurry).await)
     }
-
-    /// Another process has the sockets: drains, and ends.
-    async fn leave(mut self, server: Server, mut heir: Heir) -> io::Result<u8> {
-        let drain_timeout = server.shared().state().config.process.drain_timeout;
-        let reloader = Arc::clone(server.reloader());
-        let by_hand = server.shared().by_hand.clone();
-        let mut children = signal(SignalKind::child())?;
-        let hurry = async {
-            loop {
-                if heir.has_failed() {
-                    tracing::error!(
-                        "the new process has ended: nothing is accepted any more, so this one ends at once, for the service to be started again"
-                    );
-                    return;
-                }
-                tokio::select! {
-                    told = self.signals.next() => match told {
-                        Told::Stop(_) => return,
-                        Told::ReopenLogs => reopen(&self.log),
-                        Told::Reload => reload_what_is_open(&reloader),
-                        Told::Upgrade => {
-                            tracing::warn!("SIGUSR2: ignored, another process is the service now");
-                        }
-                    },
-                    said = heir.says() => do_likewise(said, &reloader, &by_hand, &self.log),
-                    _ = children.recv() => {}
-                }
-            }
-        };
-        Ok(drain(server, drain_timeout, hurry).await)
-    }
-
-    /// The first process of a container, which may not end before the others: drains,
-    /// and passes on signals until the newest process has ended.
-    async fn stand_by(
-        mut self,
-        server: Server,
-        mut heir: Heir,
-        mut first: First,
-    ) -> io::Result<u8> {
-        let reloader = Arc::clone(server.reloader());
-        let by_hand = server.shared().by_hand.clone();
-        let drain_timeout = server.shared().state().config.process.drain_timeout;
-        let hurry = Arc::new(tokio::sync::Notify::new());
-        let hurried = Arc::clone(&hurry);
-        let drained = tokio::spawn(async move {
-            drain(
-                server,
-                drain_timeout,
-                async move { hurried.notified().await },
-            )
-            .await
-        });
-        let mut stops = 0;
-        let code = loop {
-            tokio::select! {
-                code = first.newest_ended() => break code,
-                said = heir.says() => do_likewise(said, &reloader, &by_hand, &self.log),
-                told = self.signals.next() => {
-                    first.pass_on(told.signal());
-                    match told {
-                        Told::ReopenLogs => reopen(&self.log),
-                        Told::Stop(_) => stops += 1,
-                        Told::Reload | Told::Upgrade => {}
-                    }
-                    // The first one is for the newest process, whose connections may
-                    // finish as ours may.
-                    if stops > 1 {
-                        hurry.notify_one();
-                    }
-                }
-            }
-        };
-        tracing::info!(code, "the newest process has ended, and so does this one");
-        hurry.notify_one();
-        let _ = drained.await;
-        Ok(code)
-    }
 }
 
 fn begin_upgrade(
@@ -400,12 +373,11 @@ fn begin_upgrade(
 ) -> impl Future<Output = Upgraded> + Send + use<> {
     let reloader = Arc::clone(server.reloader());
     let shared = Arc::clone(server.shared());
-    let admin = server.share_admin();
     async move {
         // The sockets must not change meanwhile.
         let guard = reloader.pause().await;
         let mut sockets = reloader.sockets().share()?;
-        sockets.extend(admin?);
+        sockets.extend(reloader.admin().share()?);
         let (passed, later) = streams?;
         sockets.extend(passed);
         let by_hand = shared.by_hand.carried();
@@ -415,36 +387,6 @@ fn begin_upgrade(
             later,
         })
     }
-}
-
-/// Leaves the sockets to a process that is ready.
-async fn hand_over(
-    mut server: Server,
-    successor: Successor,
-    reload: bool,
-    guard: OwnedMutexGuard<()>,
-    earlier: Option<Earlier>,
-) -> (Server, Heir) {
-    server.leave_to_another(&successor.unused).await;
-    drop(guard);
-    if let Some(earlier) = earlier {
-        earlier.leave().await;
-    }
-    let pid = successor.pid();
-    if !upgrade::is_first() {
-        // By us, from whom the manager takes it; the new one's own news, which it
-        // sends once it is told to go, comes after.
-        notify::main_pid(pid);
-    }
-    let open = server.shared().registry.open();
-    let by_hand = server.shared().by_hand.carried();
-    let heir = successor.go(reload, by_hand).await;
-    tracing::info!(
-        pid,
-        open,
-        "a new process has taken over: this one serves its open connections to their end"
-    );
-    (server, heir)
 }
 
 async fn drain(server: Server, limit: Duration, hurry: impl Future<Output = ()>) -> u8 {
@@ -471,24 +413,6 @@ async fn told_to_go(old: &mut Option<Old>) -> Option<FromOld> {
     match old {
         Some(old) => old.channel.next().await,
         None => std::future::pending().await,
-    }
-}
-
-/// Does for this process's connections what the newest one has done for its own.
-fn do_likewise(said: FromHeir, reloader: &Arc<Reloader>, by_hand: &ByHand, log: &AccessLog) {
-    match said {
-        FromHeir::Reloaded {} => reload_what_is_open(reloader),
-        FromHeir::ReopenedLogs {} => {
-            log.reopen();
-            tracing::info!("as the newest process was told: opening log files anew");
-        }
-        FromHeir::Killed(which) => {
-            let killed = by_hand.kill(&which);
-            tracing::info!(
-                killed,
-                "by hand, as the newest process was told: connections of {which} were ended"
-            );
-        }
     }
 }
 

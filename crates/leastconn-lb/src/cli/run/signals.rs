@@ -52,6 +52,15 @@ impl Signals {
         })
     }
 
+    /// The next one, if it has come already.
+    pub(super) async fn pending(&mut self) -> Option<Told> {
+        tokio::select! {
+            biased;
+            told = self.next() => Some(told),
+            () = std::future::ready(()) => None,
+        }
+    }
+
     /// The next one.
     ///
     /// # Cancel safety

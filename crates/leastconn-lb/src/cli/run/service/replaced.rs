@@ -1,0 +1,113 @@
+//! What is left of the service in a process whose place another one has taken.
+
+use std::{io, sync::Arc};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Service, drain, reload_what_is_open, reopen};
+use crate::{
+    access_log::AccessLog,
+    by_hand::ByHand,
+    cli::run::signals::Told,
+    reload::Reloader,
+    server::Server,
+    upgrade::{First, Heir, channel::FromHeir},
+};
+
+impl Service {
+    /// Another process has the sockets: drains, and ends.
+    pub(super) async fn leave(mut self, server: Server, mut heir: Heir) -> io::Result<u8> {
+        let drain_timeout = server.shared().state().config.process.drain_timeout;
+        let reloader = Arc::clone(server.reloader());
+        let by_hand = server.shared().by_hand.clone();
+        let mut children = signal(SignalKind::child())?;
+        let hurry = async {
+            loop {
+                if heir.has_failed() {
+                    tracing::error!(
+                        "the new process has ended: nothing is accepted any more, so this one ends at once, for the service to be started again"
+                    );
+                    return;
+                }
+                tokio::select! {
+                    told = self.signals.next() => match told {
+                        Told::Stop(_) => return,
+                        Told::ReopenLogs => reopen(&self.log),
+                        Told::Reload => reload_what_is_open(&reloader),
+                        Told::Upgrade => {
+                            tracing::warn!("SIGUSR2: ignored, another process is the service now");
+                        }
+                    },
+                    said = heir.says() => do_likewise(said, &reloader, &by_hand, &self.log),
+                    _ = children.recv() => {}
+                }
+            }
+        };
+        Ok(drain(server, drain_timeout, hurry).await)
+    }
+
+    /// The first process of a container, which may not end before the others: drains,
+    /// and passes on signals until the newest process has ended.
+    pub(super) async fn stand_by(
+        mut self,
+        server: Server,
+        mut heir: Heir,
+        mut first: First,
+    ) -> io::Result<u8> {
+        let reloader = Arc::clone(server.reloader());
+        let by_hand = server.shared().by_hand.clone();
+        let drain_timeout = server.shared().state().config.process.drain_timeout;
+        let hurry = Arc::new(tokio::sync::Notify::new());
+        let hurried = Arc::clone(&hurry);
+        let drained = tokio::spawn(async move {
+            drain(
+                server,
+                drain_timeout,
+                async move { hurried.notified().await },
+            )
+            .await
+        });
+        let mut stops = 0;
+        let code = loop {
+            tokio::select! {
+                code = first.newest_ended() => break code,
+                said = heir.says() => do_likewise(said, &reloader, &by_hand, &self.log),
+                told = self.signals.next() => {
+                    first.pass_on(told.signal());
+                    match told {
+                        Told::ReopenLogs => reopen(&self.log),
+                        Told::Stop(_) => stops += 1,
+                        Told::Reload | Told::Upgrade => {}
+                    }
+                    // The first one is for the newest process, whose connections may
+                    // finish as ours may.
+                    if stops > 1 {
+                        hurry.notify_one();
+                    }
+                }
+            }
+        };
+        tracing::info!(code, "the newest process has ended, and so does this one");
+        hurry.notify_one();
+        let _ = drained.await;
+        Ok(code)
+    }
+}
+
+/// Does for this process's connections what the newest one has done for its own.
+fn do_likewise(said: FromHeir, reloader: &Arc<Reloader>, by_hand: &ByHand, log: &AccessLog) {
+    match said {
+        FromHeir::TookOver { .. } | FromHeir::Reloaded {} => reload_what_is_open(reloader),
+        FromHeir::ReopenedLogs {} => {
+            log.reopen();
+            tracing::info!("as the newest process was told: opening log files anew");
+        }
+        FromHeir::Killed(which) => {
+            let killed = by_hand.kill_here(&which);
+            tracing::info!(
+                killed,
+                "by hand, as the newest process was told: connections of {which} were ended"
+            );
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What an operator asks for while one process takes the place of another is not lost
+//! between the two.
+
+use leastconn_testkit::client::{TlsStream, read_line, read_to_close, roundtrip};
+use leastconn_testkit::{Behaviour, DEADLINE, Signal, Upstream, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::steers_a_running_balancer::{SOCKET, ctl};
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
+use crate::upgrading::{gone, message, signal, start, successor, upgrade};
+
+/// A new process waits for servers that do not answer its probes.
+const SLOW: &str =
+    "health_check = { expect = \"PONG\", timeout = \"2s\", interval = \"1h\", fall = 1 }";
+
+/// A site whose upgrades take some two seconds.
+fn slow(web: &Upstream, silent: &Upstream) -> Site {
+    Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[web]))
+        .upstream("slow", &[SLOW], &entries(&[silent]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .admin(SOCKET)
+}
+
+async fn open(lb: &Running) -> TlsStream<TcpStream> {
+    let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    read_line(&mut stream).await.unwrap();
+    stream
+}
+
+async fn begins(lb: &Running) {
+    signal(lb.pid(), Signal::USR2);
+    let begins = |event: &_| message(event).starts_with("SIGUSR2: starting");
+    lb.wait_log(begins, DEADLINE).await;
+}
+
+/// Reads the configuration that the new process has read already, or is about to.
+#[tokio::test]
+async fn a_reload_that_is_asked_for_by_hand_is_done_by_the_new_process() {
+    for connected in [false, true] {
+        let web = Upstream::named("web1").await;
+        let silent = Upstream::start(Behaviour::Sink).await;
+        let lb = start(slow(&web, &silent)).await;
+        let stream = match connected {
+            true => Some(open(&lb).await),
+            false => None,
+        };
+        begins(&lb).await;
+        // The new one has begun to probe: it has read the configuration.
+        within(DEADLINE, "the new process", async {
+            while silent.accepted() < 2 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        lb.write_config(&lb.config().replace(CLIENT1, "client7.lb.com"));
+        let said = ctl(&lb, &["reload"]).await.ok();
+        assert!(said.starts_with("applied"), "{said}");
+        let next = successor(&lb, lb.pid()).await;
+        // By both: nobody of that name is let in, or stays.
+        if let Some(mut stream) = stream {
+            let mut rest = Vec::new();
+            let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
+            lb.nth(0, "policy_changed").await;
+        }
+        let _refused = lb.client(CLIENT1).connect(lb.main()).await;
+        lb.nth(usize::from(connected), "unknown_client").await;
+        assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+        signal(next, Signal::TERM);
+        gone(next).await;
+    }
+}
+
+/// Asked of a process that is no more when it is over.
+#[tokio::test]
+async fn the_grace_of_a_server_in_maint_goes_on() {
+    let web = Upstream::named("web1").await;
+    let lb = start(Site::usual(&[&web]).admin(SOCKET)).await;
+    let mut stream = open(&lb).await;
+    let second = upgrade(&lb, lb.pid()).await;
+    ctl(&lb, &["maint", "web/web1", "--grace", "3s"]).await.ok();
+    let newest = upgrade(&lb, second).await;
+    gone(second).await;
+    let mut rest = Vec::new();
+    let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
+    lb.nth(0, "killed").await;
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    signal(newest, Signal::TERM);
+    gone(newest).await;
+}
+
+#[tokio::test]
+async fn a_grace_that_is_called_off_ends_nothing() {
+    let web = Upstream::named("web1").await;
+    let lb = start(Site::usual(&[&web]).admin(SOCKET)).await;
+    let mut stream = open(&lb).await;
+    ctl(&lb, &["maint", "web/web1", "--grace", "2s"]).await.ok();
+    let newest = upgrade(&lb, lb.pid()).await;
+    let mut other = {
+        ctl(&lb, &["ready", "web/web1"]).await.ok();
+        open(&lb).await
+    };
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    for stream in [&mut stream, &mut other] {
+        assert_eq!(roundtrip(stream, b"on").await.unwrap(), b"on");
+    }
+    finish(stream).await;
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    finish(other).await;
+    signal(newest, Signal::TERM);
+    gone(newest).await;
+}
+
+async fn finish(mut stream: TlsStream<TcpStream>) {
+    stream.shutdown().await.unwrap();
+    read_to_close(&mut stream).await.unwrap();
+}
+
+/// Its exit code says that it cut connections off, not that the service is gone.
+#[tokio::test]
+async fn the_end_of_a_process_in_between_ends_no_other() {
+    let web = Upstream::named("web1").await;
+    let lb = start(Site::usual(&[&web])).await;
+    let mut first = open(&lb).await;
+    let second_pid = upgrade(&lb, lb.pid()).await;
+    let mut second = open(&lb).await;
+    let newest = upgrade(&lb, second_pid).await;
+    signal(second_pid, Signal::TERM);
+    let mut rest = Vec::new();
+    let _ = within(DEADLINE, "its end", second.read_to_end(&mut rest)).await;
+    lb.nth(0, "drained").await;
+    gone(second_pid).await;
+    // Time to hear of it.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(roundtrip(&mut first, b"on").await.unwrap(), b"on");
+    finish(first).await;
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    signal(newest, Signal::TERM);
+    gone(newest).await;
+}
