@@ -73,6 +73,29 @@ async fn a_reload_that_is_asked_for_by_hand_is_done_by_the_new_process() {
     }
 }
 
+#[tokio::test]
+async fn a_reload_by_a_signal_is_done_by_the_new_process() {
+    let web = Upstream::named("web1").await;
+    let silent = Upstream::start(Behaviour::Sink).await;
+    let lb = start(slow(&web, &silent)).await;
+    begins(&lb).await;
+    lb.signal(Signal::HUP);
+    lb.wait_log(
+        |event| message(event).starts_with("SIGHUP: put off"),
+        DEADLINE,
+    )
+    .await;
+    // One at a time.
+    lb.signal(Signal::USR2);
+    let next = successor(&lb, lb.pid()).await;
+    lb.wait_log(|event| message(event).starts_with("reloaded"), DEADLINE)
+        .await;
+    finish(open(&lb).await).await;
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    signal(next, Signal::TERM);
+    gone(next).await;
+}
+
 /// Asked of a process that is no more when it is over.
 #[tokio::test]
 async fn the_grace_of_a_server_in_maint_goes_on() {

@@ -249,28 +249,6 @@ async fn a_server_that_is_down_is_known_before_the_first_connection() {
     }
 }
 
-#[tokio::test]
-async fn a_reload_that_is_asked_for_meanwhile_is_done_by_the_new_process() {
-    let web = Upstream::named("web1").await;
-    let lb = start(both(&web)).await;
-    let pid = lb.pid();
-    signal(pid, Signal::USR2);
-    // In this order; signals themselves have none.
-    lb.wait_log(
-        |event| message(event).starts_with("SIGUSR2: starting"),
-        DEADLINE,
-    )
-    .await;
-    signal(pid, Signal::HUP);
-    signal(pid, Signal::USR2);
-    let next = crate::upgrading::successor(&lb, pid).await;
-    lb.wait_log(|event| message(event).starts_with("reloaded"), DEADLINE)
-        .await;
-    plain(lb.address("plain")).await.unwrap();
-    assert_ne!(next, pid);
-    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
-}
-
 /// What an operator has set holds for the next version, too, and `ctl` reaches whoever
 /// serves by the same socket.
 #[tokio::test]

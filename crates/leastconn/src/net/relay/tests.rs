@@ -180,7 +180,7 @@ async fn both_may_end_at_once() {
 #[tokio::test]
 async fn only_silence_runs_into_the_idle_timeout() {
     // Much longer than the pauses below, whatever they come to.
-    let idle = 500 * MS;
+    let idle = 2000 * MS;
     let timeouts = Timeouts {
         idle: Some(idle),
         half_close: None,
@@ -221,7 +221,7 @@ async fn an_idle_timeout_with_bytes_undelivered_is_no_ordinary_end() {
 #[tokio::test]
 async fn the_half_close_timeout_is_counted_from_the_last_byte() {
     // Much longer than the pauses below, whatever they come to.
-    let half_close = 500 * MS;
+    let half_close = 2000 * MS;
     let timeouts = Timeouts {
         idle: None,
         half_close: Some(half_close),
