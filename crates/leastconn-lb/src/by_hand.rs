@@ -144,6 +144,16 @@ impl ByHand {
         Ok(self.kill_here(which))
     }
 
+    /// Whether there is a connection to this server of this upstream.
+    pub(crate) fn has_connections_to(&self, server: &(String, String)) -> bool {
+        let which = Which {
+            server: Some(server.clone()),
+            ..Which::default()
+        };
+        let open = self.registry.list();
+        open.iter().any(|live| which.holds(live.id, &live.known()))
+    }
+
     fn tell(&self, which: &Which) {
         if which.connection.is_none() {
             // An error: there is no such process.

@@ -66,6 +66,8 @@ pub struct Reloader {
     sockets_turn: Arc<tokio::sync::Mutex<()>>,
     /// One waits already, and will read whatever was written before it was asked for.
     waiting: AtomicBool,
+    /// What is wrong with files that have changed, as it was said.
+    bad_files: Mutex<Vec<String>>,
     /// A configuration was applied.
     applied: Notify,
     /// How often the whole configuration was read anew and applied.
@@ -142,6 +144,7 @@ impl Reloader {
             turn: tokio::sync::Mutex::default(),
             sockets_turn: Arc::default(),
             waiting: AtomicBool::new(false),
+            bad_files: Mutex::default(),
             applied: Notify::new(),
             reloads: watch::Sender::default(),
         }
@@ -262,20 +265,23 @@ impl Reloader {
 
     /// Loads the files of all `tls` tables anew, and applies what changed in them.
     /// The rest of the configuration stays as it runs. A listener whose files are no
-    /// good keeps those that it has, and keeps no other from getting new ones.
+    /// good keeps those that it has, and keeps no other from getting new ones. Returns
+    /// whether all are good; what is wrong is said once, until something else is.
     ///
     /// # Cancel safety
     /// What has begun is finished.
-    pub(crate) async fn reload_files(self: &Arc<Self>) {
+    pub(crate) async fn reload_files(self: &Arc<Self>) -> bool {
         let _turn = self.turn.lock().await;
         let this = Arc::clone(self);
         // It fails only by a panic, whose message has been logged.
-        let _ = tokio::task::spawn_blocking(move || this.load_files()).await;
+        let loading = tokio::task::spawn_blocking(move || this.load_files());
+        loading.await.unwrap_or_default()
     }
 
-    fn load_files(self: &Arc<Self>) {
+    fn load_files(self: &Arc<Self>) -> bool {
         let mut config = self.shared.state().config.clone();
         let mut changed = Vec::new();
+        let mut bad = Vec::new();
         for listener in &mut config.listeners {
             let Some(tls) = &listener.tls else {
                 continue;
@@ -287,13 +293,19 @@ impl Reloader {
                     listener.tls = Some(next);
                     changed.push(Arc::clone(&listener.name));
                 }
-                Err(problems) => {
-                    self.conclude(Some(&Rejected::Problems(problems)), NOT_LOADED);
-                }
+                Err(problems) => bad.push(Rejected::Problems(problems)),
+            }
+        }
+        let is_good = bad.is_empty();
+        let lines = bad.iter().flat_map(Rejected::lines).collect();
+        let said = mem::replace(&mut *self.bad_files(), lines);
+        if *self.bad_files() != said {
+            for rejected in &bad {
+                self.conclude(Some(rejected), NOT_LOADED);
             }
         }
         if changed.is_empty() {
-            return;
+            return is_good;
         }
         let rejected = self.apply(config).err();
         if rejected.is_none() {
@@ -305,6 +317,13 @@ impl Reloader {
             }
         }
         self.conclude(rejected.as_ref(), NOT_LOADED);
+        is_good && rejected.is_none()
+    }
+
+    fn bad_files(&self) -> MutexGuard<'_, Vec<String>> {
+        self.bad_files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn load_and_apply(self: &Arc<Self>) -> Result<(), Rejected> {

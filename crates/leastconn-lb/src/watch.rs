@@ -37,6 +37,7 @@ pub async fn watch(reloader: Arc<Reloader>, mut events: Events) {
     // None: nothing is known of them. They were read before they were watched, so
     // they are read once again, to find that nothing has changed.
     let mut seen = None;
+    let mut good = true;
     loop {
         let files = files(&reloader.running().current().state.config);
         // In this order: what changes after the look is told of.
@@ -50,10 +51,11 @@ pub async fn watch(reloader: Arc<Reloader>, mut events: Events) {
             return;
         };
         events = back;
-        if seen.as_ref() != Some(&stamps) && !stamps.is_empty() {
-            // Also if they turn out to be no good: that is said once for each change.
+        // Those that are no good are tried again: perhaps there were no descriptors to
+        // read them with, and a list that is not read revokes nobody.
+        if !stamps.is_empty() && (!good || seen.as_ref() != Some(&stamps)) {
             seen = Some(stamps);
-            reloader.reload_files().await;
+            good = reloader.reload_files().await;
         }
         tokio::select! {
             () = events.changed() => settle(&events).await,

@@ -18,13 +18,13 @@ mod choose;
 mod turns;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     num::NonZeroU32,
     time::{Duration, Instant},
 };
 
 use crate::{
-    Weight,
+    Address, Weight,
     health::{ActivePolicy, PassivePolicy},
     lease::Lease,
     pick::draw,
@@ -44,6 +44,8 @@ use turns::Turns;
 pub struct Pool {
     id: UpstreamId,
     all: Candidates,
+    /// Servers that are gone and still have connections: they may come back.
+    departed: Vec<Arc<Server>>,
     /// Of all members.
     total_weight: u64,
     balance: Balance,
@@ -198,8 +200,9 @@ impl Pool {
     /// The pool that follows this one when the configuration changes. A server
     /// with the same name and address is the same server: it goes on with its
     /// count, its health and its administrative state. Leases of servers that
-    /// are gone stay valid. It balances and starts servers as this one does, unless
-    /// it is told otherwise.
+    /// are gone stay valid; one that comes back while it has some goes on with its
+    /// count, and is new otherwise. It balances and starts servers as this one does,
+    /// unless it is told otherwise.
     ///
     /// # Errors
     /// As [`Pool::new`]; then nothing has changed.
@@ -227,21 +230,26 @@ impl Pool {
         seed: u64,
         earlier: Option<&Self>,
     ) -> Result<Self, PoolError> {
-        let known = earlier.map_or(&[][..], Self::members);
+        let (mut known, mut departed) = earlier.map_or_else(Default::default, |earlier| {
+            let members = earlier.members().iter().map(|member| &member.server);
+            (by_name(members), by_name(&earlier.departed))
+        });
         let mut new = Vec::new();
+        let mut returned = Vec::new();
         let mut names = HashSet::new();
         let mut members = Vec::new();
         for spec in servers {
             if !names.insert(spec.id.clone()) {
                 return Err(PoolError::DuplicateServer(id, spec.id));
             }
-            let known = known.iter().find(|member| {
-                *member.server.id() == spec.id && *member.server.address() == spec.address
-            });
-            let server = if let Some(member) = known {
-                Arc::clone(&member.server)
+            let key = (spec.id, spec.address);
+            let server = if let Some(server) = known.remove(&key) {
+                server
+            } else if let Some(server) = departed.remove(&key) {
+                returned.push(Arc::clone(&server));
+                server
             } else {
-                let server = Arc::new(Server::new(spec.id, spec.address, active, passive));
+                let server = Arc::new(Server::new(key.0, key.1, active, passive));
                 new.push(Arc::clone(&server));
                 server
             };
@@ -263,9 +271,14 @@ impl Pool {
                 member.server.end_beginning();
             }
         }
+        for server in returned {
+            server.come_back(active, passive);
+        }
         for member in &members {
             member.server.set_policies(active, passive);
         }
+        let left = known.into_values().chain(departed.into_values());
+        let departed = left.filter(|server| server.in_flight() > 0);
         if earlier.is_some() {
             for server in new {
                 server.begin_slowly();
@@ -275,6 +288,7 @@ impl Pool {
             id,
             total_weight: members.iter().map(|m| u64::from(m.weight.get())).sum(),
             all: Candidates::new(members.into()),
+            departed: departed.collect(),
             balance: Balance::default(),
             pace: Pace::new(Duration::ZERO),
             slow_start: Duration::ZERO,
@@ -366,6 +380,15 @@ impl Pool {
     fn next_seed(&self) -> u64 {
         draw(self.seed.fetch_add(1, Ordering::Relaxed), 0)
     }
+}
+
+type ByName = HashMap<(ServerId, Address), Arc<Server>>;
+
+fn by_name<'a>(servers: impl IntoIterator<Item = &'a Arc<Server>>) -> ByName {
+    let servers = servers.into_iter().map(Arc::clone);
+    servers
+        .map(|server| ((server.id().clone(), server.address().clone()), server))
+        .collect()
 }
 
 #[cfg(test)]

@@ -183,6 +183,16 @@ impl Server {
         self.change(|word| word | SLOW);
     }
 
+    /// It was gone from its pool, and is back before the last of its connections has
+    /// ended: these count, and all else begins anew.
+    pub(crate) fn come_back(&self, active: Option<ActivePolicy>, passive: PassivePolicy) {
+        let mut health = lock(&self.health);
+        *health = Health::new(active, passive);
+        // Before anybody sees the flag.
+        self.looked_at.store(0, Ordering::Relaxed);
+        self.change(|word| (word & IN_FLIGHT) | SLOW);
+    }
+
     /// A probe ended. Returns whether this changed [`ServerStatus::is_up`].
     pub fn probed(&self, success: bool) -> bool {
         self.with_health(|health| health.probed(success))

@@ -147,9 +147,14 @@ fn end(shared: &Shared, asked: &Kill, caller: &Caller) -> Result<Killed, Wrong> 
                 let written = escape(written);
                 return bad(&format!("{written:?} is no server: write UPSTREAM/SERVER"));
             };
-            by_hand::find(&shared.state(), upstream, server)
-                .ok_or_else(|| no_server(shared, upstream, server))?;
-            Some((upstream.to_owned(), server.to_owned()))
+            let to = (upstream.to_owned(), server.to_owned());
+            let is_known = by_hand::find(&shared.state(), upstream, server).is_some()
+                // Gone from the configuration, and still there.
+                || shared.by_hand.has_connections_to(&to);
+            if !is_known {
+                return Err(no_server(shared, upstream, server));
+            }
+            Some(to)
         }
     };
     if let Some(client) = &asked.client {

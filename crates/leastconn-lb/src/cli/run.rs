@@ -13,11 +13,20 @@ use crate::{
     inherited::Inherited,
     logging, sandbox,
 };
+use signals::Early;
 
 /// Runs the configuration at `path`, or at one of the usual places.
 pub fn run(path: Option<PathBuf>) -> ExitCode {
     // Before any file is opened or thread started.
     let inherited = Inherited::take();
+    // Before anything that takes time: no signal may hit its default action.
+    let early = match Early::install() {
+        Ok(early) => early,
+        Err(error) => {
+            inherited.fail(vec![error.to_string()]);
+            return fail(&error, FAILED);
+        }
+    };
     let path = match config::find(path) {
         Ok(path) => path,
         Err(error) => {
@@ -68,7 +77,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
         .enable_all()
         .build();
     let result = runtime.and_then(|runtime| {
-        let result = runtime.block_on(service::serve(config, log, inherited));
+        let result = runtime.block_on(service::serve(config, log, inherited, &early));
         // Whatever is still being resolved or relayed does not hold up the end.
         runtime.shutdown_background();
         result

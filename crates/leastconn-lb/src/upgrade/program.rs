@@ -3,7 +3,8 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
-    io,
+    fs::File,
+    io::{self, Read},
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
 };
@@ -21,13 +22,19 @@ pub(super) fn path() -> io::Result<PathBuf> {
     let named = by_name(&name, env::var_os("PATH").as_deref());
     // A name of its own (`exec -a`) says nothing: then where the file was that runs.
     let known = named.map_or_else(|| env::current_exe().map(undeleted), Ok)?;
-    is_program(&known)?;
-    Ok(known)
+    match is_program(&known) {
+        Ok(()) => Ok(known),
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!("{}: {error}", known.display()),
+        )),
+    }
 }
 
 fn by_name(name: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
     if name.as_bytes().contains(&b'/') {
-        return Some(PathBuf::from(name)).filter(|file| is_program(file).is_ok());
+        // If it is no program, somebody has made a mistake, which is to be said.
+        return Some(PathBuf::from(name)).filter(|file| file.exists());
     }
     let mut all = env::split_paths(path?).map(|directory| directory.join(name));
     all.find(|file| !name.is_empty() && is_program(file).is_ok())
@@ -35,10 +42,20 @@ fn by_name(name: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
 
 fn is_program(file: &Path) -> io::Result<()> {
     if !file.metadata()?.is_file() {
-        let text = format!("{} is not a file", file.display());
-        return Err(io::Error::other(text));
+        return Err(io::Error::other("not a file"));
     }
-    Ok(access(file, Access::EXEC_OK)?)
+    access(file, Access::EXEC_OK)?;
+    let mut start = Vec::new();
+    // One that may be executed but not read is taken for what it says it is.
+    let Ok(mut open) = File::open(file) else {
+        return Ok(());
+    };
+    open.by_ref().take(4).read_to_end(&mut start)?;
+    if start.starts_with(b"\x7fELF") || start.starts_with(b"#!") {
+        return Ok(());
+    }
+    // A shell would be asked to run it.
+    Err(io::Error::other("neither a program nor a script"))
 }
 
 /// Linux says so of a running file that was replaced.
@@ -52,6 +69,8 @@ fn undeleted(file: PathBuf) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt};
+
     use super::*;
 
     #[test]
@@ -61,10 +80,26 @@ mod tests {
         assert_eq!(sh("/bin/sh"), Some("/bin/sh".into()));
         assert_eq!(sh("sh"), Some("/bin/sh".into()));
         assert_eq!(sh("no-such-program"), None);
-        assert_eq!(sh("/etc/passwd"), None, "not a program");
-        assert_eq!(sh("/bin"), None, "a directory");
+        assert_eq!(sh("/nonexistent/sh"), None);
         assert_eq!(sh(""), None);
         assert_eq!(by_name(OsStr::new("sh"), None), None);
+    }
+
+    #[test]
+    fn what_is_there_and_is_no_program_is_not_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let wrong = |file: &Path| is_program(file).unwrap_err().to_string();
+        assert_eq!(wrong(dir.path()), "not a file");
+        let file = dir.path().join("lb");
+        std::fs::write(&file, "echo oops").unwrap();
+        let by_name = by_name(file.as_os_str(), None);
+        assert_eq!(by_name.as_deref(), Some(&*file));
+        assert!(wrong(&file).starts_with("Permission denied"));
+        std::fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(wrong(&file), "neither a program nor a script");
+        std::fs::write(&file, "#!/bin/sh\n").unwrap();
+        is_program(&file).unwrap();
+        is_program(Path::new("/bin/sh")).unwrap();
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod explains_what_would_happen;
 mod goes_on_when_an_upgrade_fails;
 mod goes_on_without_its_access_log;
 mod hands_over_what_it_was_told;
+mod hears_signals_from_the_start;
 mod judges_open_connections_again;
 mod keeps_its_admin_socket_to_itself;
 mod knows_clients_by_all_that_a_certificate_says;

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use crate::steers_a_running_balancer::{SOCKET, ctl};
 use crate::support::{
     CLIENT1, NO_PROBES, Site, TLS, cn, entries, entry, listen, refused, talk, tcp,
 };
@@ -195,6 +196,53 @@ async fn servers_keep_their_counts_and_new_ones_get_their_share() {
         stream.shutdown().await.unwrap();
         read_to_close(&mut stream).await.unwrap();
     }
+    lb.quiet().await;
+}
+
+/// Gone from the file and back, as after a mistake: its connections have been there all
+/// the time.
+#[tokio::test]
+async fn a_server_that_comes_back_still_has_the_connections_that_it_has() {
+    let servers = [Upstream::named("web1").await, Upstream::named("web2").await];
+    let both = [&servers[0], &servers[1]];
+    let lb = Site::usual(&both).admin(SOCKET).start().await;
+    let client = lb.client(CLIENT1);
+    let mut open = Vec::new();
+    let connect = async || {
+        let mut stream = client.connect(lb.main()).await.unwrap();
+        (read_line(&mut stream).await.unwrap(), stream)
+    };
+    for _ in 0..6 {
+        open.push(connect().await);
+    }
+    let with_both = entries(&both).join(", ");
+    assert!(lb.config().contains(&with_both));
+    let without = lb.config().replace(&with_both, &entries(&both[..1])[0]);
+    assert_eq!(lb.reload(&without).await, "applied");
+    // It can be told of still.
+    let nobody = ["kill", "--server", "web/web2", "--identity", "cn:nobody"];
+    ctl(&lb, &nobody).await.ok();
+    for _ in 0..2 {
+        open.push(connect().await);
+    }
+    assert_eq!(lb.reload(&lb.config()).await, "applied");
+    // Five there, three here.
+    for _ in 0..2 {
+        let one = connect().await;
+        assert_eq!(one.0, "web2");
+        open.push(one);
+    }
+    assert_eq!(lb.reload(&without).await, "applied");
+    let killed = ctl(&lb, &["kill", "--server", "web/web2"]).await.ok();
+    assert_eq!(killed, "5 connections were ended\n");
+    for (name, mut stream) in open {
+        if name == "web1" {
+            stream.shutdown().await.unwrap();
+        }
+        let _ = read_to_close(&mut stream).await;
+    }
+    let gone = ctl(&lb, &["kill", "--server", "web/web2"]).await;
+    assert!(gone.stderr.contains("there is no server"), "{gone:?}");
     lb.quiet().await;
 }
 

@@ -77,7 +77,7 @@ fn the_same_seed_picks_the_same_servers() {
 #[test]
 fn an_idle_pool_does_not_favour_a_server() {
     let pool = pool(["a", "b", "c", "d"].map(|name| spec(name, 1)), 1);
-    let mut picked = std::collections::HashMap::<_, u32>::new();
+    let mut picked = HashMap::<_, u32>::new();
     for _ in 0..4_000 {
         let lease = pick(&pool).unwrap();
         *picked.entry(lease.server().id().clone()).or_default() += 1;

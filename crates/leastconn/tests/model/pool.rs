@@ -136,8 +136,8 @@ pub(crate) struct World {
     /// By server number; those that are not members any more keep their leases.
     expected: Vec<Option<Expected>>,
     leases: Vec<(usize, Lease)>,
-    /// Leases of servers that left the configuration, and are nobody's now.
-    orphans: Vec<Lease>,
+    /// Leases of servers that left the configuration.
+    orphans: Vec<(usize, Lease)>,
     now: Instant,
 }
 
@@ -326,22 +326,31 @@ impl World {
                     known.change_health(|health| health.set_policies(active, passive));
                     Expected { spec, ..known }
                 }
-                None => Expected {
-                    may_be_slow: true,
-                    ..Expected::new(spec, policies)
-                },
+                None => {
+                    // Who comes back while it has leases goes on with them, and begins
+                    // anew otherwise.
+                    let (back, stay) = std::mem::take(&mut self.orphans)
+                        .into_iter()
+                        .partition(|&(orphan, _)| orphan == number);
+                    self.orphans = stay;
+                    let back: Vec<(usize, Lease)> = back;
+                    let in_flight = back.len().try_into().expect("there are few leases");
+                    self.leases.extend(back);
+                    Expected {
+                        may_be_slow: true,
+                        in_flight,
+                        ..Expected::new(spec, policies)
+                    }
+                }
             });
         }
-        // A server that leaves and comes back is another: its old leases count
-        // on nobody that is a member.
         for gone in servers().filter(|&number| before[number].is_some()) {
             let (left, stay) = std::mem::take(&mut self.leases)
                 .into_iter()
                 .partition(|&(number, _)| number == gone);
             self.leases = stay;
             let left: Vec<(usize, Lease)> = left;
-            self.orphans
-                .extend(left.into_iter().map(|(_, lease)| lease));
+            self.orphans.extend(left);
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::{sync::OwnedMutexGuard, task::JoinHandle};
 
 use super::{
     super::{DONE, FAILED},
-    signals::{Signals, Told},
+    signals::{Early, Signals, Told},
 };
 use crate::{
     access_log::AccessLog,
@@ -47,9 +47,9 @@ pub(super) async fn serve(
     config: Config,
     log: AccessLog,
     mut inherited: Inherited,
+    early: &Early,
 ) -> io::Result<u8> {
-    // Before anything is bound: no signal may hit its default action.
-    let signals = Signals::install()?;
+    let signals = Signals::install(early)?;
     let prepared = match Prepared::new(config, log.clone(), &mut inherited) {
         Ok(prepared) => prepared,
         Err(error) => {

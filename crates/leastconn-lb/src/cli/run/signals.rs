@@ -1,8 +1,21 @@
 //! What signals ask for.
 
-use std::io;
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2},
+    flag,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::DONE;
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +44,48 @@ impl Told {
     }
 }
 
+/// Signals while the process starts: reading very many rules takes a moment, in which
+/// nothing listens to them yet.
+#[derive(Debug)]
+pub(super) struct Early {
+    /// To stop is to end: there is nothing to drain.
+    starting: Arc<AtomicBool>,
+    /// What others ask for, and whether they did.
+    later: [(Told, Arc<AtomicBool>); 3],
+}
+
+impl Early {
+    pub(super) fn install() -> io::Result<Self> {
+        let starting = Arc::new(AtomicBool::new(true));
+        for stop in [SIGTERM, SIGINT] {
+            flag::register_conditional_shutdown(stop, DONE.into(), Arc::clone(&starting))?;
+        }
+        let later = [
+            (Told::Reload, Arc::default()),
+            (Told::ReopenLogs, Arc::default()),
+            (Told::Upgrade, Arc::default()),
+        ];
+        for ((_, came), signal) in later.iter().zip([SIGHUP, SIGUSR1, SIGUSR2]) {
+            flag::register(signal, Arc::clone(came))?;
+        }
+        Ok(Self { starting, later })
+    }
+
+    /// What came so far: from here on, somebody listens.
+    fn end(&self) -> VecDeque<Told> {
+        self.starting.store(false, Ordering::SeqCst);
+        let came = self.later.iter();
+        came.filter(|(_, came)| came.load(Ordering::SeqCst))
+            .map(|(told, _)| *told)
+            .collect()
+    }
+}
+
 /// All signals that are listened to: none of them has its default action.
 #[derive(Debug)]
 pub(super) struct Signals {
+    /// From before they were listened to.
+    early: VecDeque<Told>,
     term: Signal,
     int: Signal,
     hup: Signal,
@@ -42,14 +94,18 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    pub(super) fn install() -> io::Result<Self> {
-        Ok(Self {
+    pub(super) fn install(early: &Early) -> io::Result<Self> {
+        let mut this = Self {
+            early: VecDeque::new(),
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
             hup: signal(SignalKind::hangup())?,
             usr1: signal(SignalKind::user_defined1())?,
             usr2: signal(SignalKind::user_defined2())?,
-        })
+        };
+        // Last: one that comes in between is told twice, rather than not at all.
+        this.early = early.end();
+        Ok(this)
     }
 
     /// The next one, if it has come already.
@@ -66,6 +122,9 @@ impl Signals {
     /// # Cancel safety
     /// None is lost.
     pub(super) async fn next(&mut self) -> Told {
+        if let Some(told) = self.early.pop_front() {
+            return told;
+        }
         tokio::select! {
             _ = self.term.recv() => Told::Stop("SIGTERM"),
             _ = self.int.recv() => Told::Stop("SIGINT"),
