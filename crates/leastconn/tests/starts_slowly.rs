@@ -225,6 +225,24 @@ fn two_choices_give_at_most_twice_the_ramping_share() {
     }
 }
 
+/// There, nobody has fewer connections than the others: all have none.
+#[test]
+fn where_nothing_is_open_it_gets_its_part_all_the_same() {
+    for balance in [Balance::LeastConn, Balance::P2c] {
+        let mut site = Site::new(balance, &[1, 1, 1], 1_000, Duration::ZERO);
+        site.set("2", AdminState::Maint);
+        site.run(5 * SECOND);
+        site.set("2", AdminState::Ready);
+        let ramp = seconds(&mut site, 2, 60);
+        let got = |seconds: &[(u32, u32)]| seconds.iter().map(|second| second.0).sum::<u32>();
+        // A tenth of its third, half of it, all of it; of two choices a little more.
+        let (first, middle, last) = (got(&ramp[..6]), got(&ramp[27..33]), got(&ramp[54..]));
+        assert!((150..350).contains(&first), "{balance:?}: {first}");
+        assert!((850..1350).contains(&middle), "{balance:?}: {middle}");
+        assert!((1700..2100).contains(&last), "{balance:?}: {last}");
+    }
+}
+
 #[test]
 fn when_all_begin_at_once_nobody_starves_and_none_is_favoured() {
     for balance in [

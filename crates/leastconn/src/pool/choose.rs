@@ -40,8 +40,12 @@ impl Open {
 
     /// Whether a connection more weighs less on it than on the other one.
     fn is_lighter_than(self, other: Self) -> bool {
+        self.is_lighter_by(other, |open| open.weight.get().into())
+    }
+
+    fn is_lighter_by(self, other: Self, share: fn(Self) -> u32) -> bool {
         let weighed =
-            |of: Self, by: Self| (u64::from(of.seen.in_flight) + 1) * u64::from(by.share());
+            |of: Self, by: Self| (u64::from(of.seen.in_flight) + 1) * u64::from(share(by));
         weighed(self, other) < weighed(other, self)
     }
 }
@@ -144,9 +148,14 @@ impl Choice<'_> {
         };
         let first = first.or_else(|| scan(draw(!seed, 0), None))?;
         let second = second.or_else(|| scan(draw(!seed, 1), Some(first.0)));
-        let (position, better) = second
-            .filter(|second| second.1.is_lighter_than(first.1))
-            .unwrap_or(first);
+        // By their shares as well: one that is beginning slowly is drawn first as seldom as
+        // it should be already, and may not win more often by being drawn second. If it
+        // had to win by its share both times, it would get nothing from those that have
+        // nothing to do.
+        let is_better = |second: Open| {
+            second.is_lighter_than(first.1) && second.is_lighter_by(first.1, Open::share)
+        };
+        let (position, better) = second.filter(|second| is_better(second.1)).unwrap_or(first);
         Some((position, better.seen.word))
     }
 
@@ -236,7 +245,7 @@ impl Pool {
 
     /// Least connections while servers are beginning slowly: at most one of them takes
     /// part, drawn so that each gets no more than what [`crate::slow`] says of the
-    /// connections that come, and it must be the least loaded one to get this one.
+    /// connections that come, and none of the others may have less to get this one.
     ///
     /// While there are only such servers: those that had their whole share of time, if
     /// any; else the better of two, drawn by how far each has come, for then nobody
@@ -275,7 +284,7 @@ impl Pool {
             for &(position, open) in &open {
                 let slice = slice(open);
                 if at < slice {
-                    guest = Some(position);
+                    guest = Some((position, open));
                     break;
                 }
                 at -= slice;
@@ -285,10 +294,14 @@ impl Pool {
                     in_flight: open.seen.in_flight,
                     weight: open.weight,
                 };
-                let takes_part = takes_part(open) || guest == Some(position);
-                takes_part.then_some((load, (position, open.seen.word)))
+                takes_part(open).then_some((load, (position, open)))
             });
-            least(loads, seed).map(|(_, chosen)| chosen)
+            let (_, host) = least(loads, seed)?;
+            // Of those that have as many it is the one: what it gets was drawn already.
+            let (position, open) = guest
+                .filter(|guest| !host.1.is_lighter_than(guest.1))
+                .unwrap_or(host);
+            Some((position, open.seen.word))
         })
     }
 }
