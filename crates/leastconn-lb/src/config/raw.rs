@@ -440,10 +440,9 @@ pub struct RawMatch {
     /// A DNS name among its alternative names; `*` stands for one whole label.
     #[schemars(extend("examples" = ["*.clients.lb.com"]))]
     pub dns: Opt<OneOrMany>,
-    /// A URI among its alternative names. In a SPIFFE ID, `*` stands for one whole
-    /// segment of the path, and `**` at the end for the rest; other URIs are
-    /// compared as they are.
-    #[schemars(extend("examples" = ["spiffe://example.org/ns/*/sa/web"]))]
+    /// A URI among its alternative names; `*` stands for one whole segment of the path,
+    /// and `**` at the end for the rest.
+    #[schemars(extend("examples" = ["spiffe://example.org/ns/*/sa/web", "https://example.org/users/*"]))]
     pub uri: Opt<OneOrMany>,
     /// The SHA-256 of its public key (the SubjectPublicKeyInfo), in hexadecimal.
     pub spki: Opt<OneOrMany>,
