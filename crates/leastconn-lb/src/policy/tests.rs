@@ -539,6 +539,27 @@ fn without_a_way_allow_decides_if_it_is_for_one_upstream() {
     let both = policy(vec![allow("web", None), allow("db", None)]);
     assert_eq!(leads(&both, &open, None), Err(Reason::NotAllowed));
     assert_eq!(leads(&policy(vec![]), &open, None), Err(Reason::NotAllowed));
+    // The same where there are routes, and none leads to anything.
+    let routes = routing(None, &[("a.db", "db")]);
+    assert_eq!(leads(&db, &routes, Some("b.db")), Ok("db".to_owned()));
+    let said = |policy: &Policy, sni| {
+        let denied = matched(policy).grant(&routes, sni).unwrap_err();
+        (denied.reason(), denied.to_string())
+    };
+    assert_eq!(
+        said(&both, Some("b.db")),
+        (
+            Reason::NotAllowed,
+            "the rule of client `0` allows servers of 2 upstreams, and the listener does not say \
+             of which: no route takes this connection, and it has no `upstream`"
+                .to_owned()
+        )
+    );
+    let none = "the rule of client `0` allows no server".to_owned();
+    assert_eq!(said(&policy(vec![]), None), (Reason::NotAllowed, none));
+    let web = policy(vec![allow("web", None)]);
+    let other = "the rule of client `0` allows no server of upstream `db`".to_owned();
+    assert_eq!(said(&web, Some("a.db")), (Reason::NotAllowed, other));
 }
 
 #[test]
