@@ -429,7 +429,7 @@ pub struct RawClient {
 /// Who a client is.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "match")]
+#[schemars(rename = "match", extend("minProperties" = 1))]
 pub struct RawMatch {
     /// The certificate's common name; `*` stands for one whole label.
     #[schemars(extend("examples" = ["client1.lb.com"]))]
