@@ -2,13 +2,15 @@
 //!
 //! One self-signed P-256 CA in one directory: `ca.crt`, `ca.key`, `ca.crl`, and
 //! beside them the leaves it issued. There is no database: the CRL is the only
-//! state, so nothing can disagree with what the balancer enforces.
+//! state, so nothing can disagree with what the balancer enforces. Whoever changes it
+//! holds a [`Lock`] from reading it to writing it.
 //!
 //! Profile: RFC 5280. Serial numbers are random and positive (20 bytes), so a CA
 //! restored from a backup cannot issue one twice. `notBefore` lies five minutes in
 //! the past, because the machines of a small site do not agree on the time.
 
 mod files;
+mod lock;
 mod names;
 mod revocation;
 #[cfg(test)]
@@ -29,6 +31,7 @@ use rustls::pki_types::pem::PemObject;
 use x509_parser::time::ASN1Time;
 
 pub use files::{Overwrite, refuse_existing, write_private, write_public};
+pub use lock::Lock;
 pub use names::{file_stem, validate_stem};
 pub use revocation::RevocationList;
 
@@ -62,6 +65,14 @@ pub enum PkiError {
     /// A file or directory could not be written.
     #[error("cannot write {path}: {source}")]
     Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The directory could not be locked.
+    #[error("cannot lock {path} against other `pki` commands: {source}")]
+    Lock {
         /// Which.
         path: PathBuf,
         /// Why.

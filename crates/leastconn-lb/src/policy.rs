@@ -109,13 +109,28 @@ pub enum Denied {
         at: Timestamp,
     },
     /// The rule of this name grants none of the servers that the listener leads to.
-    #[error("the rule of client `{client}` allows no server of {}", .upstream.as_ref().map_or("exactly one upstream".to_owned(), |id| format!("upstream `{id}`")))]
+    #[error("the rule of client `{client}` allows no server{}", of(.upstream.as_ref()))]
     NotAllowed {
         /// The rule's name.
         client: Arc<str>,
         /// The upstream that the connection was led to, if to one.
         upstream: Option<UpstreamId>,
     },
+    /// The listener leads to no upstream, and the rule of this name to several.
+    #[error(
+        "the rule of client `{client}` allows servers of {upstreams} upstreams, and the \
+         listener does not say of which: no route takes this connection, and it has no `upstream`"
+    )]
+    Undecided {
+        /// The rule's name.
+        client: Arc<str>,
+        /// How many upstreams it may use.
+        upstreams: usize,
+    },
+}
+
+fn of(upstream: Option<&UpstreamId>) -> String {
+    upstream.map_or_else(String::new, |id| format!(" of upstream `{id}`"))
 }
 
 impl Denied {
@@ -123,7 +138,7 @@ impl Denied {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::UnknownClient | Self::Expired { .. } => Reason::UnknownClient,
-            Self::NotAllowed { .. } => Reason::NotAllowed,
+            Self::NotAllowed { .. } | Self::Undecided { .. } => Reason::NotAllowed,
         }
     }
 }
@@ -162,8 +177,13 @@ impl<'a> Matched<'a> {
         let granted = match led_to {
             Some(upstream) => self.reach.get(upstream),
             // The client's own `allow` decides, if it decides for one.
-            None if self.reach.len() == 1 => self.reach.values().next(),
-            None => None,
+            None if self.reach.len() > 1 => {
+                return Err(Denied::Undecided {
+                    client: self.rule.name().into(),
+                    upstreams: self.reach.len(),
+                });
+            }
+            None => self.reach.values().next(),
         };
         let Some((upstream, candidates)) = granted else {
             return Err(Denied::NotAllowed {

@@ -185,14 +185,14 @@ fn configured(path: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
     })?;
     let at = config::admin_at(&path).map_err(|error| fail(&error, INVALID))?;
     at.socket.ok_or_else(|| {
-        fail(
-            &format!(
+        let why = at.broken.unwrap_or_else(|| {
+            format!(
                 "{} has no `socket` in its [admin] table, so the balancer cannot be steered; \
                  add `socket = \"leastconn.sock\"` there, and reload or restart it",
                 path.display()
-            ),
-            INVALID,
-        )
+            )
+        });
+        fail(&why, INVALID)
     })
 }
 

@@ -50,11 +50,19 @@ pub fn run(args: &DemoArgs) -> ExitCode {
 async fn show(limit: Option<Duration>) -> Result<(), Trouble> {
     let mut int = signal(SignalKind::interrupt())?;
     let mut term = signal(SignalKind::terminate())?;
+    // The terminal is gone, and with it who was looking.
+    let mut hup = signal(SignalKind::hangup())?;
+    // Nothing to be done, but not their default action either, which is to end at once.
+    let _nothing = [
+        signal(SignalKind::user_defined1())?,
+        signal(SignalKind::user_defined2())?,
+    ];
     let stage = stage::Stage::set().await?;
     let ended = tokio::select! {
         told = story::tell(&stage, limit) => told,
         _ = int.recv() => Ok(()),
         _ = term.recv() => Ok(()),
+        _ = hup.recv() => Ok(()),
         () = picture::reader_gone() => Ok(()),
     };
     // What was shown is summed up even where it was cut short.

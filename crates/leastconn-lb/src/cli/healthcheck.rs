@@ -60,19 +60,19 @@ fn configured(path: Option<PathBuf>) -> Result<Target, ExitCode> {
         AdminAt {
             socket: Some(path), ..
         } => Ok(Target::Socket(path)),
-        AdminAt { .. } => Err(nowhere(&path)),
+        AdminAt { broken, .. } => Err(nowhere(&path, broken)),
     }
 }
 
-/// There is no admin side to ask.
-pub(super) fn nowhere(path: &Path) -> ExitCode {
-    fail(
-        &format!(
+/// There is no admin side to ask, or what the file says of it cannot be read.
+pub(super) fn nowhere(path: &Path, broken: Option<String>) -> ExitCode {
+    let why = broken.unwrap_or_else(|| {
+        format!(
             "{} has no [admin] table with `bind` or `socket`, so the balancer cannot be asked",
             path.display()
-        ),
-        INVALID,
-    )
+        )
+    });
+    fail(&why, INVALID)
 }
 
 /// Where to connect to for an address that is listened on.

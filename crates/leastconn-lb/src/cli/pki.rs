@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::pki::{
-    Authority, CA_CRL, Leaf, Overwrite, PkiError, RevocationList, Usage, file_stem,
+    Authority, CA_CRL, Leaf, Lock, Overwrite, PkiError, RevocationList, Usage, file_stem,
     refuse_existing, validate_stem, write_private, write_public,
 };
 
@@ -121,6 +121,7 @@ fn init(
 ) -> Result<(), PkiError> {
     let authority = Authority::create(cn, days)?;
     let crl = authority.crl(&RevocationList::new(), crl_days)?;
+    let _lock = Lock::take_new(dir)?;
     for path in authority.save(dir)? {
         wrote(&path, out);
     }
@@ -135,6 +136,9 @@ fn issue(args: Issue, out: &mut dyn Write) -> Result<(), PkiError> {
         }
         None => file_stem(&args.cn)?,
     };
+    // Two with `--force` for one name would leave the key of one beside the other's
+    // certificate.
+    let _lock = Lock::take(&args.dir)?;
     let authority = Authority::load(&args.dir)?;
     let leaf = Leaf {
         cn: args.cn,
@@ -171,6 +175,7 @@ fn issue(args: Issue, out: &mut dyn Write) -> Result<(), PkiError> {
 }
 
 fn revoke(dir: &Path, cert: &Path, days: u32, out: &mut dyn Write) -> Result<(), PkiError> {
+    let _lock = Lock::take(dir)?;
     let authority = Authority::load(dir)?;
     let mut list = RevocationList::load(&dir.join(CA_CRL), &authority)?;
     if !list.revoke(&authority, dir, cert)? {
@@ -181,6 +186,7 @@ fn revoke(dir: &Path, cert: &Path, days: u32, out: &mut dyn Write) -> Result<(),
 }
 
 fn renew(dir: &Path, days: u32, out: &mut dyn Write) -> Result<(), PkiError> {
+    let _lock = Lock::take(dir)?;
     let authority = Authority::load(dir)?;
     let list = RevocationList::load(&dir.join(CA_CRL), &authority)?;
     write_crl(dir, &authority.crl(&list, days)?, out)

@@ -76,7 +76,7 @@ fn configured(path: Option<PathBuf>) -> Result<Target, ExitCode> {
             bind: Some(address),
             ..
         } => Ok(healthcheck::at(address)),
-        AdminAt { .. } => Err(healthcheck::nowhere(&path)),
+        AdminAt { broken, .. } => Err(healthcheck::nowhere(&path, broken)),
     }
 }
 

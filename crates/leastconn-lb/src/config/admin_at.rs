@@ -20,6 +20,9 @@ pub struct AdminAt {
     pub bind: Option<SocketAddr>,
     /// Its socket.
     pub socket: Option<PathBuf>,
+    /// The first thing in the file that is no TOML, in words. What is not found may only
+    /// be hidden by it.
+    pub broken: Option<String>,
 }
 
 /// Where the file at `path` says that the admin side is.
@@ -30,14 +33,21 @@ pub fn admin_at(path: &Path) -> Result<AdminAt, String> {
     let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
     let bytes = read_file(path).map_err(|error| wrong(&error))?;
     let text = String::from_utf8(bytes).map_err(|_| wrong(&"the file is not UTF-8 text"))?;
-    let (document, _) = DeTable::parse_recoverable(&text);
-    let mut problems = Problems::new(&path.display().to_string(), &text);
+    let (document, errors) = DeTable::parse_recoverable(&text);
+    let problems = || Problems::new(&path.display().to_string(), &text);
+    let mut syntax = problems();
+    syntax.syntax(&errors);
+    let broken = syntax.error_lines().next();
+    let mut problems = problems();
     let mut document = document.into_inner();
     let Some((_, admin)) = document
         .iter_mut()
         .find(|(key, _)| key.get_ref().as_ref() == "admin")
     else {
-        return Ok(AdminAt::default());
+        return Ok(AdminAt {
+            broken,
+            ..AdminAt::default()
+        });
     };
     let span = admin.span();
     let environment = |name: &str| std::env::var(name);
@@ -65,6 +75,7 @@ pub fn admin_at(path: &Path) -> Result<AdminAt, String> {
             })
             .transpose()?,
         socket: text("socket").map(|socket| directory.join(socket)),
+        broken,
     })
 }
 
@@ -83,9 +94,15 @@ mod tests {
         let found = at("[admin]\nsocket = \"${NOT_SET_ANYWHERE:-lb}.sock\"\n[[listener]]\ntls = { cert = \"missing\" }\nbind = [[[\n").unwrap();
         assert_eq!(found.socket, Some(dir.path().join("lb.sock")));
         assert_eq!(found.bind, None);
+        let broken = found.broken.unwrap();
+        assert!(broken.contains("lb.toml:5:"), "{broken}");
         let found = at("admin = { bind = \"[::1]:9\", socket = \"/run/x\" }").unwrap();
         assert_eq!(found.bind, Some("[::1]:9".parse().unwrap()));
         assert_eq!(found.socket, Some("/run/x".into()));
+        let found = at("[[[\n").unwrap();
+        assert_eq!((found.bind, found.socket), (None, None));
+        let broken = found.broken.unwrap();
+        assert!(broken.contains("lb.toml:1:3: error: "), "{broken}");
         assert_eq!(at("[log]\n").unwrap(), AdminAt::default());
         assert_eq!(at("admin = 1\n").unwrap(), AdminAt::default());
         let unset = at("admin = { socket = \"${NOT_SET_ANYWHERE}\" }").unwrap_err();

@@ -9,12 +9,14 @@
 pub(super) mod drive;
 mod exact;
 mod form;
+mod plain;
 mod uri;
 
 use std::fmt;
 
 pub use exact::{ExactText, Spki};
 pub(crate) use form::Form;
+pub use plain::NotPlain;
 pub use uri::UriPattern;
 
 use crate::spiffe::SpiffeError;
@@ -50,16 +52,16 @@ pub enum PatternError {
     /// A `*` where nothing is a wildcard.
     #[error("`*` stands for nothing here: the text is compared as it is")]
     NoWildcards,
-    /// A `*` beside other characters of a URI's segment, in its trust domain, or a
-    /// `**` that is not at the end.
+    /// A `*` beside other characters of a URI's segment, in its authority, or a `**`
+    /// that is not at the end.
     #[error(
-        "`*` stands for one whole segment of a SPIFFE ID's path and `**` at its end for the \
-         rest: `spiffe://example.org/ns/*/sa/web` or `spiffe://example.org/ns/**`"
+        "`*` stands for one whole segment of a URI's path and `**` at its end for the rest: \
+         `spiffe://example.org/ns/*/sa/web` or `https://example.org/ns/**`"
     )]
     PartialUriWildcard,
-    /// A `*` in a URI that is no SPIFFE ID.
-    #[error("only SPIFFE IDs can have `*`: other URIs are compared as they are")]
-    LiteralUri,
+    /// A `*` in a URI that can be read in two ways, or has no segments.
+    #[error("{0}")]
+    NotPlain(NotPlain),
     /// No scheme.
     #[error("a URI begins with its scheme, as in `spiffe://example.org/web`")]
     NoScheme,

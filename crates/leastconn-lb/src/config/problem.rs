@@ -94,10 +94,12 @@ pub struct Problems {
 impl Problems {
     /// None yet, in a file called `name` that holds `text`.
     pub fn new(name: &str, text: &str) -> Self {
+        // Editors show nothing of a byte order mark, and count columns after it.
+        let first = if text.starts_with('\u{feff}') { 3 } else { 0 };
         Self {
             name: name.into(),
             text: text.into(),
-            line_starts: std::iter::once(0)
+            line_starts: std::iter::once(first)
                 .chain(text.match_indices('\n').map(|(newline, _)| newline + 1))
                 .collect(),
             list: Vec::new(),
@@ -282,8 +284,8 @@ impl Problems {
 
     /// Line and column of a byte, each from 1; the column in characters.
     pub fn position(&self, at: usize) -> (usize, usize) {
-        let at = self.boundary(at);
-        // The first line begins at 0, so there is always one at or before.
+        // Then there is always a line that begins at or before.
+        let at = self.boundary(at).max(self.line_starts[0]);
         let line = self.line_starts.partition_point(|&start| start <= at);
         let start = self.line_starts[line - 1];
         (line, 1 + self.text[start..at].chars().count())
@@ -344,11 +346,13 @@ impl Problems {
         let last = related
             .as_ref()
             .map_or(span.end, |(other, _)| other.end.max(span.end));
-        let start = self.text[..first].rfind('\n').map_or(0, |n| n + 1);
+        let start = self.text[..first].rfind('\n');
+        let start = start.map_or(self.line_starts[0], |n| n + 1);
         let end = self.text[last..]
             .find('\n')
             .map_or(self.text.len(), |n| last + n);
-        let shift = |span: Range<usize>| span.start - start..span.end - start;
+        let shift =
+            |span: Range<usize>| span.start.saturating_sub(start)..span.end.saturating_sub(start);
         let mut snippet = Snippet::source(harmless(&self.text[start..end]))
             .path(name)
             .line_start(self.position(start).0)

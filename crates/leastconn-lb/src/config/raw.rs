@@ -429,7 +429,7 @@ pub struct RawClient {
 /// Who a client is.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "match")]
+#[schemars(rename = "match", extend("minProperties" = 1))]
 pub struct RawMatch {
     /// The certificate's common name; `*` stands for one whole label.
     #[schemars(extend("examples" = ["client1.lb.com"]))]
@@ -440,10 +440,9 @@ pub struct RawMatch {
     /// A DNS name among its alternative names; `*` stands for one whole label.
     #[schemars(extend("examples" = ["*.clients.lb.com"]))]
     pub dns: Opt<OneOrMany>,
-    /// A URI among its alternative names. In a SPIFFE ID, `*` stands for one whole
-    /// segment of the path, and `**` at the end for the rest; other URIs are
-    /// compared as they are.
-    #[schemars(extend("examples" = ["spiffe://example.org/ns/*/sa/web"]))]
+    /// A URI among its alternative names; `*` stands for one whole segment of the path,
+    /// and `**` at the end for the rest.
+    #[schemars(extend("examples" = ["spiffe://example.org/ns/*/sa/web", "https://example.org/users/*"]))]
     pub uri: Opt<OneOrMany>,
     /// The SHA-256 of its public key (the SubjectPublicKeyInfo), in hexadecimal.
     pub spki: Opt<OneOrMany>,

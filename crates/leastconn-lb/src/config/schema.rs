@@ -7,10 +7,17 @@ use serde_json::{Map, Value};
 
 use super::raw::Raw;
 
-/// The schema, as `leastconn-lb schema` prints it.
+/// The schema, as `leastconn-lb schema` prints it: of the file as it is written, where
+/// variables are not put in yet.
 pub fn schema() -> &'static Value {
-    &SCHEMA.root
+    &WRITTEN
 }
+
+static WRITTEN: LazyLock<Value> = LazyLock::new(|| {
+    let mut schema = SCHEMA.root.clone();
+    allow_variables(&mut schema);
+    schema
+});
 
 pub(crate) static SCHEMA: LazyLock<Lookup> = LazyLock::new(Lookup::new);
 
@@ -147,9 +154,75 @@ fn plain(schema: &mut Schema) {
     }
 }
 
+/// Wherever one of a few words must stand, there may be a text with variables, too.
+fn allow_variables(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            for key in ["oneOf", "anyOf"] {
+                if let Some(Value::Array(alternatives)) = object.get_mut(key)
+                    && alternatives.iter().any(|one| one["const"].is_string())
+                {
+                    alternatives.push(serde_json::json!({
+                        "description": "With `${NAME}` or `${NAME:-default}` in it, one of the others.",
+                        "type": "string",
+                        "pattern": "\\$\\{",
+                    }));
+                }
+            }
+            object.values_mut().for_each(allow_variables);
+        }
+        Value::Array(list) => list.iter_mut().for_each(allow_variables),
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Words that are said otherwise than by `oneOf` or `anyOf` would be missed.
+    #[test]
+    fn where_words_are_asked_for_variables_may_stand() {
+        fn check(schema: &Value, path: &str) -> usize {
+            assert!(schema.get("enum").is_none(), "{path}");
+            let mut found = 0;
+            for key in ["oneOf", "anyOf"] {
+                let alternatives = list(schema, key);
+                if alternatives.iter().any(|one| one.get("const").is_some()) {
+                    let last = alternatives.last().unwrap();
+                    assert_eq!(last["pattern"], "\\$\\{", "{path}");
+                    found += 1;
+                }
+            }
+            match schema {
+                Value::Object(object) => {
+                    found += object
+                        .iter()
+                        .map(|(key, value)| check(value, &format!("{path}/{key}")))
+                        .sum::<usize>()
+                }
+                Value::Array(list) => {
+                    found += list.iter().map(|value| check(value, path)).sum::<usize>()
+                }
+                _ => {}
+            }
+            found
+        }
+        assert!(check(schema(), "") > 10);
+        // What is checked when they have been put in, is words.
+        let level = &SCHEMA.root()["$defs"]["level"];
+        assert!(
+            list(level, "oneOf")
+                .iter()
+                .all(|one| one["const"].is_string())
+        );
+    }
+
+    #[test]
+    fn an_empty_match_is_none() {
+        let client = &schema()["$defs"]["client"]["properties"];
+        assert_eq!(client["match"]["minProperties"], 1);
+    }
 
     #[test]
     fn every_key_is_described() {

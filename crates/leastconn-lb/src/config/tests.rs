@@ -5,6 +5,7 @@ mod docs;
 mod meaning;
 mod mistakes;
 mod robust;
+mod routes;
 mod rules;
 mod tls;
 mod upstream_tls;

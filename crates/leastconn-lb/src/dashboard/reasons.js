@@ -11,7 +11,7 @@ export const REFUSALS = {
   revoked_certificate: "It, or one above it, is on a revocation list.",
   ambiguous_identity: "The certificate does not say one thing about who its owner is.",
   unknown_client: "A good certificate, and no [[client]] rule matches it.",
-  not_allowed: "A rule matches, and allows no server of this upstream.",
+  not_allowed: "A rule matches, and grants no server that the listener leads to.",
   rate_limited: "Connects faster than its rate_limit, or than its source may.",
   too_many_connections: "Has as many connections open as its max_conns.",
   overloaded: "The balancer itself is at a limit: connections, handshakes or files.",

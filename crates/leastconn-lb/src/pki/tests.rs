@@ -114,6 +114,76 @@ fn an_issued_certificate_verifies_until_it_is_revoked() {
 }
 
 #[test]
+fn revocations_at_the_same_time_are_all_kept() {
+    let dir = new_ca();
+    let dir = dir.path();
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    for cn in names {
+        pki(dir, &["issue", "DIR", "--cn", cn]).unwrap();
+    }
+    let start = &std::sync::Barrier::new(names.len() + 1);
+    std::thread::scope(|scope| {
+        for cn in names {
+            scope.spawn(move || {
+                start.wait();
+                pki(dir, &["revoke", "DIR", &format!("DIR/{cn}.crt")]).unwrap();
+            });
+        }
+        scope.spawn(|| {
+            start.wait();
+            pki(dir, &["crl", "DIR"]).unwrap();
+        });
+    });
+    let list = RevocationList::load(&dir.join(CA_CRL), &Authority::load(dir).unwrap()).unwrap();
+    assert_eq!(list.len(), names.len());
+}
+
+#[test]
+fn one_command_waits_for_another_as_long_as_that_lasts_and_no_longer() {
+    let dir = new_ca();
+    let dir = dir.path();
+    for args in [
+        &["issue", "DIR", "--cn", "a", "--force"][..],
+        &["revoke", "DIR", "DIR/a.crt"],
+        &["crl", "DIR"],
+        &["init", "DIR"],
+    ] {
+        let held = Lock::take(dir).unwrap();
+        let (done, ended) = std::sync::mpsc::sync_channel(1);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let _ = pki(dir, args);
+                done.send(()).unwrap();
+            });
+            let early = ended.recv_timeout(Duration::from_millis(50));
+            assert!(early.is_err(), "{args:?}");
+            drop(held);
+            ended.recv_timeout(Duration::from_secs(60)).unwrap();
+        });
+    }
+}
+
+/// With `--force`, too: the key beside a certificate is its own.
+#[test]
+fn certificates_issued_at_the_same_time_keep_their_keys() {
+    let dir = new_ca();
+    let dir = dir.path();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| pki(dir, &["issue", "DIR", "--cn", "a", "--force"]).unwrap());
+        }
+    });
+    let key = std::fs::read_to_string(dir.join("a.key")).unwrap();
+    let key = KeyPair::from_pem(&key).unwrap();
+    let cert = read_certificate(&dir.join("a.crt")).unwrap();
+    let (_, cert) = x509_parser::parse_x509_certificate(&cert).unwrap();
+    assert_eq!(
+        cert.public_key().raw,
+        rcgen::PublicKeyData::subject_public_key_info(&key)
+    );
+}
+
+#[test]
 fn the_list_can_be_renewed_without_revoking_anything() {
     let dir = new_ca();
     let before = std::fs::read(dir.path().join(CA_CRL)).unwrap();

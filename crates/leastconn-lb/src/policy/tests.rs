@@ -121,6 +121,16 @@ fn stands_for(pattern: &str, name: &str) -> bool {
 
 /// The same for URIs.
 fn uri_stands_for(pattern: &str, uri: &str) -> bool {
+    if !pattern.contains('*') {
+        return pattern == uri;
+    }
+    // Of those that tests have, all that is unclear.
+    if ["..", "*", "?", "%2F", "a//"]
+        .iter()
+        .any(|part| uri.contains(part))
+    {
+        return false;
+    }
     let (wanted, segments): (Vec<_>, Vec<_>) =
         (pattern.split('/').collect(), uri.split('/').collect());
     let (wanted, segments) = match wanted.split_last() {
@@ -233,20 +243,36 @@ fn naive(rules: &[Written], peer: &Peer, now: i64) -> [Option<(usize, String)>; 
 
 const NAMES: [&str; 7] = ["a.x", "b.x", "a.y", "a.b.x", "x", "*.x", "a."];
 const PATTERNS: [&str; 7] = ["a.x", "b.x", "a.y", "x", "*.x", "a.*", "*.*.x"];
-const URIS: [&str; 5] = [
+const URIS: [&str; 14] = [
     "spiffe://t/a",
     "spiffe://t/b",
     "spiffe://t/a/b",
     "spiffe://t",
     "urn:x",
+    "https://t/a",
+    "https://t/a/b",
+    "https://T/a",
+    "https://t/a/b?c",
+    "https://t/a//b",
+    "https://t/a/..",
+    "https://t/a%2Fb",
+    "https://t/*",
+    "https://t/**",
 ];
-const URI_PATTERNS: [&str; 6] = [
+const URI_PATTERNS: [&str; 13] = [
     "spiffe://t/a",
     "spiffe://t/*",
     "spiffe://t/**",
     "spiffe://t/a/**",
     "spiffe://t",
     "urn:x",
+    "https://t/*",
+    "https://t/**",
+    "https://t/*/b",
+    "https://t/a/**",
+    "https://t/a",
+    "https://t/a/..",
+    "https://t/a/b?c",
 ];
 const TEXTS: [&str; 3] = ["one", "two", "a.x"];
 const KEYS: [&str; 2] = [
@@ -513,6 +539,27 @@ fn without_a_way_allow_decides_if_it_is_for_one_upstream() {
     let both = policy(vec![allow("web", None), allow("db", None)]);
     assert_eq!(leads(&both, &open, None), Err(Reason::NotAllowed));
     assert_eq!(leads(&policy(vec![]), &open, None), Err(Reason::NotAllowed));
+    // The same where there are routes, and none leads to anything.
+    let routes = routing(None, &[("a.db", "db")]);
+    assert_eq!(leads(&db, &routes, Some("b.db")), Ok("db".to_owned()));
+    let said = |policy: &Policy, sni| {
+        let denied = matched(policy).grant(&routes, sni).unwrap_err();
+        (denied.reason(), denied.to_string())
+    };
+    assert_eq!(
+        said(&both, Some("b.db")),
+        (
+            Reason::NotAllowed,
+            "the rule of client `0` allows servers of 2 upstreams, and the listener does not say \
+             of which: no route takes this connection, and it has no `upstream`"
+                .to_owned()
+        )
+    );
+    let none = "the rule of client `0` allows no server".to_owned();
+    assert_eq!(said(&policy(vec![]), None), (Reason::NotAllowed, none));
+    let web = policy(vec![allow("web", None)]);
+    let other = "the rule of client `0` allows no server of upstream `db`".to_owned();
+    assert_eq!(said(&web, Some("a.db")), (Reason::NotAllowed, other));
 }
 
 #[test]

@@ -51,6 +51,7 @@ async fn each_kind_of_name_and_whose_bucket_it_is() {
         )
         .client("ns", "uri = \"spiffe://td/ns/*/sa/web\"", "web", "")
         .client("literal", "uri = \"https://x/%61?b\"", "web", "")
+        .client("users", "uri = \"https://idp.x/users/*\"", "web", "")
         .client("partner", "issuer_cn = \"Partner CA\"", "web", "")
         .client("payments", "ou = [\"payments\", \"billing\"]", "web", "")
         .start()
@@ -76,6 +77,14 @@ async fn each_kind_of_name_and_whose_bucket_it_is() {
             "uri:https://x/%61?b".to_owned(),
         ),
         (
+            leaf("a")
+                .uri("https://idp.x/users/../a")
+                .uri("https://idp.x/users/joe@x")
+                .build(),
+            "users",
+            "uri:https://idp.x/users/joe@x".to_owned(),
+        ),
+        (
             below.leaf("p.example").build(),
             "partner",
             "cn:p.example".to_owned(),
@@ -93,6 +102,10 @@ async fn each_kind_of_name_and_whose_bucket_it_is() {
         leaf("a").uri("spiffe://td/both").build(),
         leaf("a").uri("spiffe://td/ns/a/b/sa/web").build(),
         leaf("a").uri("https://x/a?b").build(),
+        leaf("a").uri("https://idp.x/users/..").build(),
+        leaf("a").uri("https://idp.x/users/a%2Fb").build(),
+        leaf("a").uri("https://idp.x/users/*").build(),
+        leaf("a").uri("https://IDP.x/users/joe").build(),
         leaf("a").dns("spiffe://td/ns/prod/sa/web").build(),
         leaf("a").email("spiffe://td/ns/prod/sa/web").build(),
         leaf("Partner CA").ou("Payments").build(),

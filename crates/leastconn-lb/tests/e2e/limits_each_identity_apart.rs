@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::support::{
-    CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry, refused, talk, tcp,
+    CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry, nowhere, refused, talk, tcp,
 };
 
 /// So slow that no test lives to see the next token.
@@ -117,6 +117,30 @@ async fn max_conns_counts_what_is_open() {
     is_let_in(&lb, &client).await;
     assert_eq!(web.accepted(), 3);
     drop(open);
+    lb.quiet().await;
+}
+
+/// It has cost the dialling, and a client must not be let in faster because servers fail.
+#[tokio::test]
+async fn who_is_let_in_and_then_finds_no_server_has_used_a_token() {
+    let twice = "rate_limit = { rate = 0.001, burst = 2 }\nmax_conns = 1";
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\""])
+        .upstream("web", &[NO_PROBES], &[entry("web1", nowhere(), "")])
+        .client("local", "source = \"127.0.0.1\"", "web", twice)
+        .start()
+        .await;
+    for outcomes in [
+        &["connect_failed"][..],
+        &["connect_failed", "no_server_available"],
+        &["rate_limited"],
+    ] {
+        let before = lb.records().len();
+        let _ = read_to_close(&mut tcp(lb.main()).await).await;
+        let record = lb.wait_records(before + 1).await.swap_remove(before);
+        let outcome = record["outcome"].as_str().unwrap();
+        assert!(outcomes.contains(&outcome), "{record}");
+    }
     lb.quiet().await;
 }
 

@@ -519,6 +519,14 @@ async fn what_is_wrong_is_said_with_what_to_do() {
         none.stderr.contains("has no `socket` in its [admin] table"),
         "{none:?}"
     );
+    // It may have one that cannot be read.
+    lb.write_config("[[[\n");
+    for command in ["ctl", "healthcheck", "top"] {
+        let args: &[&str] = if command == "ctl" { &["reload"] } else { &[] };
+        let broken = program(lb.dir(), &[&[command], args].concat()).await;
+        assert_eq!(broken.code, 2, "{broken:?}");
+        assert!(broken.stderr.contains(":1:3: error: "), "{broken:?}");
+    }
     lb.quiet().await;
 }
 

@@ -1,8 +1,12 @@
-use std::fs;
+use std::{fs, process::Stdio, time::Duration};
 
-use leastconn_testkit::TempDir;
+use leastconn_testkit::{TempDir, within};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    time::sleep,
+};
 
-use crate::program::{LB, lb, run, tool};
+use crate::program::{LB, LIMIT, lb, run, tool};
 
 #[tokio::test]
 async fn the_demo_shows_every_refusal_and_leaves_nothing() {
@@ -58,4 +62,45 @@ async fn a_reader_that_leaves_ends_the_demo_without_a_trace() {
     assert_eq!(shown.stdout.lines().count(), 3, "{shown:?}");
     assert_eq!(shown.stderr, "");
     assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
+}
+
+/// Starts a demo that goes on for as long as can be said, and ends it by `signals`.
+async fn ended_by(signals: &[&str]) {
+    let dir = TempDir::new().unwrap();
+    let longest = u64::MAX.to_string();
+    let mut demo = lb(["demo", "--seconds", &longest])
+        .env("TMPDIR", dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = demo.id().unwrap().to_string();
+    let (out, mut err) = (demo.stdout.take().unwrap(), demo.stderr.take().unwrap());
+    let whole = async {
+        let mut lines = BufReader::new(out).lines();
+        let first = lines.next_line().await.unwrap();
+        assert!(first.is_some(), "it ended at once");
+        for signal in signals {
+            // One that ended it would leave none for the next.
+            sleep(Duration::from_millis(100)).await;
+            run(tool("kill").args(["-s", signal, &pid])).await.ok();
+        }
+        let mut rest = String::new();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            rest.push_str(&line);
+        }
+        let mut said = String::new();
+        err.read_to_string(&mut said).await.unwrap();
+        (demo.wait().await.unwrap(), rest, said)
+    };
+    let (status, rest, said) = within(LIMIT, "the demo's end", whole).await;
+    assert_eq!((status.code(), &*said), (Some(0), ""), "{signals:?}");
+    assert!(rest.contains("Connections that ended"), "{rest}");
+    assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
+}
+
+#[tokio::test]
+async fn signals_end_the_longest_demo_in_order_and_its_files_with_it() {
+    ended_by(&["HUP"]).await;
+    ended_by(&["USR1", "USR2", "TERM"]).await;
 }

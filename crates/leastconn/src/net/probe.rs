@@ -1,6 +1,6 @@
 //! Asking servers whether they work, before a client has to find out.
 
-use std::{future::poll_fn, io, ops::RangeInclusive, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, future::poll_fn, io, ops::RangeInclusive, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -58,15 +58,23 @@ pub enum ProbeError {
     /// Connecting, writing or reading failed.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// It took longer than the check's time-out.
+    /// It took longer than the check's time-out, and nothing came.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+    /// Something came within the check's time-out, which did not do.
+    #[error("the expected answer did not come within {limit:?}, but {answer}")]
+    Incomplete {
+        /// The time-out.
+        limit: Duration,
+        /// What came.
+        answer: Excerpt,
+    },
     /// The answer ended, or grew to 16 KiB, without what was expected.
-    #[error("the answer is not the expected one")]
-    Unexpected,
+    #[error("the answer is not the expected one, but {0}")]
+    Unexpected(Excerpt),
     /// The answer was not HTTP/1.x.
-    #[error("the answer is not HTTP")]
-    NotHttp,
+    #[error("the answer is not HTTP, but {0}")]
+    NotHttp(Excerpt),
     /// The answer had another status code.
     #[error("HTTP status {0}")]
     Status(u16),
@@ -80,6 +88,39 @@ impl ProbeError {
     }
 }
 
+/// How an answer begins, for people to read: bytes that are no visible ASCII are
+/// escaped, so that no server writes into somebody's log or terminal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Excerpt {
+    start: Box<[u8]>,
+    /// Of so many bytes in all.
+    bytes: usize,
+}
+
+impl Excerpt {
+    /// As much as is kept.
+    const LONGEST: usize = 64;
+
+    fn of(answer: &[u8]) -> Self {
+        Self {
+            start: answer[..answer.len().min(Self::LONGEST)].into(),
+            bytes: answer.len(),
+        }
+    }
+}
+
+impl fmt::Display for Excerpt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.bytes {
+            0 => f.write_str("nothing"),
+            bytes if bytes > self.start.len() => {
+                write!(f, "{bytes} bytes from \"{}\" on", self.start.escape_ascii())
+            }
+            _ => write!(f, "\"{}\"", self.start.escape_ascii()),
+        }
+    }
+}
+
 /// As much of an answer as is looked at.
 const MAX_ANSWER: usize = 16 * 1024;
 
@@ -90,6 +131,8 @@ const MAX_ANSWER: usize = 16 * 1024;
 /// If it does not work.
 pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Result<(), ProbeError> {
     let deadline = now() + check.timeout;
+    // Kept here, to be looked at when the time is up.
+    let mut answer = Vec::new();
     let attempt = async {
         let address = server.address();
         let address = check
@@ -111,7 +154,7 @@ pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Resu
         let mut stream = dialling.any(&addresses, deadline).await?;
         match &check.probe {
             Probe::Tcp { send, expect } => {
-                converse(&mut stream, send.as_deref(), expect.as_deref()).await?;
+                converse(&mut stream, send.as_deref(), expect.as_deref(), &mut answer).await?;
             }
             Probe::Http { path, status } => {
                 let request = format!(
@@ -124,7 +167,7 @@ pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Resu
                 );
                 stream.write_all(request.as_bytes()).await?;
                 stream.flush().await?;
-                let code = read_status(&mut stream).await?;
+                let code = read_status(&mut stream, &mut answer).await?;
                 if !status.iter().any(|range| range.contains(&code)) {
                     return Err(ProbeError::Status(code));
                 }
@@ -134,15 +177,23 @@ pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Resu
         let _ = poll_fn(|cx| Pin::new(&mut stream).poll_finish(cx)).await;
         Ok(())
     };
-    timeout(check.timeout, attempt)
-        .await
-        .unwrap_or(Err(ProbeError::TimedOut(check.timeout)))
+    let probed = timeout(check.timeout, attempt).await;
+    probed.unwrap_or_else(|_| {
+        Err(match &*answer {
+            [] => ProbeError::TimedOut(check.timeout),
+            answer => ProbeError::Incomplete {
+                limit: check.timeout,
+                answer: Excerpt::of(answer),
+            },
+        })
+    })
 }
 
 async fn converse<S: Stream>(
     stream: &mut S,
     send: Option<&[u8]>,
     expect: Option<&[u8]>,
+    answer: &mut Vec<u8>,
 ) -> Result<(), ProbeError> {
     if let Some(send) = send {
         stream.write_all(send).await?;
@@ -151,44 +202,45 @@ async fn converse<S: Stream>(
     let Some(expect) = expect.filter(|expect| !expect.is_empty()) else {
         return Ok(());
     };
-    read_until(stream, |answer| {
+    let found = read_until(stream, answer, |answer| {
         answer
             .windows(expect.len())
             .any(|window| window == expect)
             .then_some(())
-    })
-    .await?
-    .ok_or(ProbeError::Unexpected)
+    });
+    let found = found.await?;
+    found.ok_or_else(|| ProbeError::Unexpected(Excerpt::of(answer)))
 }
 
-async fn read_status<S: Stream>(stream: &mut S) -> Result<u16, ProbeError> {
-    let parsed = read_until(stream, |answer| {
+async fn read_status<S: Stream>(stream: &mut S, answer: &mut Vec<u8>) -> Result<u16, ProbeError> {
+    let parsed = read_until(stream, answer, |answer| {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut response = httparse::Response::new(&mut headers);
         let parsed = response.parse(answer);
         match (response.code, parsed) {
             // The status line is enough, whatever the headers are: they may be
             // broken, or not have arrived.
-            (Some(code), _) => Some(Ok(code)),
+            (Some(code), _) => Some(Some(code)),
             (None, Ok(_)) => None,
-            (None, Err(_)) => Some(Err(ProbeError::NotHttp)),
+            (None, Err(_)) => Some(None),
         }
-    })
-    .await?;
-    parsed.unwrap_or(Err(ProbeError::NotHttp))
+    });
+    let code = parsed.await?.flatten();
+    code.ok_or_else(|| ProbeError::NotHttp(Excerpt::of(answer)))
 }
 
 /// Reads until `found` finds something; `None` when the answer ends before.
 async fn read_until<S: Stream, T>(
     stream: &mut S,
+    answer: &mut Vec<u8>,
     mut found: impl FnMut(&[u8]) -> Option<T>,
 ) -> Result<Option<T>, ProbeError> {
-    let mut answer = Vec::with_capacity(1024);
+    answer.reserve(1024);
     loop {
-        if stream.read_buf(&mut answer).await? == 0 {
+        if stream.read_buf(answer).await? == 0 {
             return Ok(None);
         }
-        if let Some(found) = found(&answer) {
+        if let Some(found) = found(answer) {
             return Ok(Some(found));
         }
         if answer.len() >= MAX_ANSWER {

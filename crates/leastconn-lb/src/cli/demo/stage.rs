@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fs,
     net::SocketAddr,
+    ops::Deref,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -30,28 +31,47 @@ pub(super) const MALLORY: &str = "mallory.demo";
 /// Connections that `greedy` may open at once.
 pub(super) const BURST: usize = 20;
 
+/// The demo's files. There are keys among them, so they go however it ends, by a panic
+/// too.
+pub(super) struct Directory(PathBuf);
+
+impl Directory {
+    fn make() -> Result<Self, Trouble> {
+        let dir = std::env::temp_dir().join(format!("leastconn-demo-{}", std::process::id()));
+        fs::create_dir(&dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+        Ok(Self(dir))
+    }
+}
+
+impl Deref for Directory {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 pub(super) struct Stage {
-    pub(super) dir: PathBuf,
     pub(super) webs: Vec<Web>,
     pub(super) server: Server,
     pub(super) balancer: SocketAddr,
     pub(super) dashboard: SocketAddr,
     clients: HashMap<&'static str, Client>,
     _log: Flusher,
+    /// Goes last, when nobody writes into it any more.
+    pub(super) dir: Directory,
 }
 
 impl Stage {
     pub(super) async fn set() -> Result<Self, Trouble> {
-        let dir = std::env::temp_dir().join(format!("leastconn-demo-{}", std::process::id()));
-        fs::create_dir(&dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
-        let stage = Self::set_in(&dir).await;
-        if stage.is_err() {
-            let _ = fs::remove_dir_all(&dir);
-        }
-        stage
-    }
-
-    async fn set_in(dir: &Path) -> Result<Self, Trouble> {
+        let directory = Directory::make()?;
+        let dir = &*directory;
         certificates(dir)?;
         let webs = vec![
             Web::start("web1").await?,
@@ -82,13 +102,13 @@ impl Stage {
             );
         }
         Ok(Self {
-            dir: dir.to_owned(),
             webs,
             server,
             balancer,
             dashboard,
             clients,
             _log: flusher,
+            dir: directory,
         })
     }
 
@@ -148,7 +168,6 @@ impl Stage {
         for web in &self.webs {
             web.die().await;
         }
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 

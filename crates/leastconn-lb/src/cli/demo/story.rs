@@ -16,7 +16,8 @@ const CROWD: usize = 90;
 
 /// Tells the whole story, and then goes on until `limit`, or for ever.
 pub(super) async fn tell(stage: &Stage, limit: Option<Duration>) -> Result<(), Trouble> {
-    let end = limit.map(|limit| Instant::now() + limit);
+    // What lies beyond all that a clock can say never comes.
+    let end = limit.and_then(|limit| Instant::now().checked_add(limit));
     // Acts are short, but a person has to be able to read them.
     let pause = limit.map_or(Duration::from_millis(900), |limit| {
         (limit / 15).min(Duration::from_millis(900))

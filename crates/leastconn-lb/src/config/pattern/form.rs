@@ -90,6 +90,13 @@ mod tests {
                 Some("spiffe://td/*/**"),
             ),
             ("spiffe://td/a/**", '/', "spiffe://td/a", None),
+            (
+                "https://a:1/*/b/**",
+                '/',
+                "https://a:1/c/b/d/e",
+                Some("https://a:1/*/b/**"),
+            ),
+            ("https://a/*", '/', "urn:x", None),
         ] {
             let found = Form::of(pattern, separator).blank(text);
             assert_eq!(found.as_deref(), blank, "{pattern} {text}");

@@ -77,25 +77,23 @@ impl Resolver<'_> {
     /// A listener that says nothing of where its connections go leaves it to
     /// each client's `allow`, which then must say it.
     fn clients_decide(&mut self, listener: &At<Listener>, clients: &Clients, places: &[Place]) {
-        let Listener {
-            name,
-            routes,
-            upstream,
-            ..
-        } = &listener.value;
-        if upstream.is_some() || !routes.is_empty() {
+        let Listener { name, upstream, .. } = &listener.value;
+        if upstream.is_some() {
             return;
         }
-        for (client, place) in clients.iter().zip(places) {
+        let undecided = clients.iter().zip(places).filter_map(|(client, place)| {
             let upstreams = upstreams(&client);
-            if upstreams.len() < 2 || !can_connect(&client, &listener.value) {
-                continue;
-            }
-            let names: Vec<_> = upstreams.iter().map(|name| format!("`{name}`")).collect();
+            let undecided = upstreams.len() > 1 && can_connect(&client, &listener.value);
+            undecided.then_some((client.name(), place, upstreams))
+        });
+        if !listener.value.routes.is_empty() {
+            self.routes_decide(listener, undecided);
+            return;
+        }
+        for (client, place, upstreams) in undecided {
             self.problems
                 .error(format!(
-                    "where connections of client `{}` at listener `{name}` go is not said",
-                    client.name()
+                    "where connections of client `{client}` at listener `{name}` go is not said",
                 ))
                 .at(place.allow.clone())
                 .related(
@@ -104,13 +102,48 @@ impl Resolver<'_> {
                 )
                 .note(format!(
                     "then `allow` must name servers of exactly one upstream, and it names {}",
-                    names.join(", ")
+                    quoted(&upstreams)
                 ))
                 .help(format!(
-                    "give the listener `upstream` or `routes`, or narrow `allow` of `{}`",
-                    client.name()
+                    "give the listener `upstream` or `routes`, or narrow `allow` of `{client}`",
                 ));
         }
+    }
+
+    /// The same where there are routes: clients come in by them, and only what no route
+    /// takes is left to `allow`. To have that refused may be just what is meant, so it
+    /// is one warning for the listener.
+    fn routes_decide<'a>(
+        &mut self,
+        listener: &At<Listener>,
+        mut undecided: impl Iterator<Item = (&'a str, &'a Place, BTreeSet<&'a str>)>,
+    ) {
+        let Some((client, place, upstreams)) = undecided.next() else {
+            return;
+        };
+        let others = match undecided.count() {
+            0 => String::new(),
+            1 => " (and those of another client)".to_owned(),
+            more => format!(" (and those of {more} other clients)"),
+        };
+        self.problems
+            .warning(format!(
+                "connections of client `{client}`{others} at listener `{}` are refused if no \
+                 route takes them",
+                listener.value.name
+            ))
+            .at(listener.span.clone())
+            .related(
+                place.allow.clone(),
+                format!("this names {}", quoted(&upstreams)),
+            )
+            .note(
+                "the listener has no `upstream`, so `allow` decides where no route does, and must \
+                 then name servers of exactly one upstream",
+            )
+            .help(
+                "give the listener `upstream` for what its routes do not take, or narrow `allow`",
+            );
     }
 
     fn somebody_can_connect(&mut self, listener: &At<Listener>, clients: &Clients) {
@@ -179,12 +212,16 @@ fn upstreams<'a>(client: &Rule<'a>) -> BTreeSet<&'a str> {
         .collect()
 }
 
+fn quoted(names: &BTreeSet<&str>) -> String {
+    let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    names.join(", ")
+}
+
 fn offers(listener: &Listener, upstreams: &BTreeSet<&str>) -> bool {
-    let mut targets = listener
-        .routes
-        .iter()
-        .map(|route| &route.upstream)
-        .chain(&listener.upstream)
-        .peekable();
-    targets.peek().is_none() || targets.any(|target| upstreams.contains(target.as_str()))
+    let routes = listener.routes.iter().map(|route| &route.upstream);
+    let mut targets = routes.chain(&listener.upstream);
+    // Where no route takes a connection and there is no upstream, `allow` says where to.
+    let by_itself =
+        listener.upstream.is_none() && (listener.routes.is_empty() || upstreams.len() == 1);
+    by_itself || targets.any(|target| upstreams.contains(target.as_str()))
 }

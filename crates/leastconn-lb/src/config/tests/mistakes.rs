@@ -490,6 +490,23 @@ fn a_listener_that_leads_nowhere_needs_clients_that_do() {
 }
 
 #[test]
+fn a_byte_order_mark_moves_no_column() {
+    for text in [
+        "lgo = 1\n",
+        "[[[",
+        "x = ",
+        "",
+        "\n[lgo]\n",
+        "[log] # ü\nx = 1",
+    ] {
+        let marked = format!("\u{feff}{text}");
+        assert_eq!(lines(&marked), lines(text), "{text:?}");
+        let render = |text: &str| reading(text, Path::new("/nowhere")).problems.render(false);
+        assert_eq!(render(&marked), render(text), "{text:?}");
+    }
+}
+
+#[test]
 fn an_empty_file_says_what_is_missing() {
     assert_eq!(
         lines(""),

@@ -31,6 +31,7 @@ const PIECES: &[&str] = &[
     "\u{1b}",
     "\u{202e}",
     "\u{fffd}",
+    "\u{feff}",
     "\u{fc}",
     "0",
     "-1",

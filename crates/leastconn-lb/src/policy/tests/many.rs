@@ -66,7 +66,7 @@ fn of_a_thousand_rules_few_are_tried_whatever_they_go_by() {
     fn anyone() -> Peer {
         shown("a", "x.d700.org", "spiffe://td/ns/n700/sa/b")
     }
-    let kinds: [Kind; 7] = [
+    let kinds: [Kind; 8] = [
         (
             "address",
             |n| Client {
@@ -106,6 +106,14 @@ fn of_a_thousand_rules_few_are_tried_whatever_they_go_by() {
                 ..Client::default()
             },
             anyone,
+        ),
+        (
+            "path of another URI",
+            |n| Client {
+                uri: vec![UriPattern::parse(&format!("https://a/n{n}/*/b/**")).unwrap()],
+                ..Client::default()
+            },
+            || shown("a", "b", "https://a/n700/x/b/c/d"),
         ),
         (
             "address within a unit",

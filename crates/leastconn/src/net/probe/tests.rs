@@ -102,7 +102,7 @@ async fn an_expected_answer_may_come_in_pieces_and_amid_others() {
     for pieces in [&["+PON"][..], &["", "-ERR"], &[]] {
         let (address, _question) = answering(pieces).await;
         let error = probe_at(address, &tcp(Some("PING"), Some("+PONG"))).await;
-        assert!(matches!(error, Err(ProbeError::Unexpected)), "{error:?}");
+        assert!(matches!(error, Err(ProbeError::Unexpected(_))), "{error:?}");
     }
 }
 
@@ -110,7 +110,7 @@ async fn an_expected_answer_may_come_in_pieces_and_amid_others() {
 async fn an_endless_answer_is_not_read_for_ever() {
     let upstream = Upstream::start(Behaviour::Source { bytes: 1 << 30 }).await;
     let error = probe_at(upstream.addr(), &tcp(None, Some("never this"))).await;
-    assert!(matches!(error, Err(ProbeError::Unexpected)), "{error:?}");
+    assert!(matches!(error, Err(ProbeError::Unexpected(_))), "{error:?}");
 }
 
 #[tokio::test]
@@ -124,6 +124,59 @@ async fn silence_runs_into_the_timeout() {
         let error = probe_at(upstream.addr(), &check).await;
         assert!(matches!(error, Err(ProbeError::TimedOut(_))), "{error:?}");
     }
+}
+
+#[tokio::test]
+async fn what_came_instead_is_said_in_a_few_harmless_characters() {
+    let said = async |pieces: &'static [&'static str], check: Check, open: bool| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for piece in pieces {
+                stream.write_all(piece.as_bytes()).await.unwrap();
+            }
+            if open {
+                std::future::pending::<()>().await;
+            }
+        });
+        probe_at(address, &check).await.unwrap_err().to_string()
+    };
+    let short = |check: Check| Check {
+        timeout: 150 * MS,
+        ..check
+    };
+    let expecting = || tcp(None, Some("+PONG"));
+    assert_eq!(
+        said(&["-ERR \u{1b}[2Jno\n"], short(expecting()), true).await,
+        "the expected answer did not come within 150ms, but \"-ERR \\x1b[2Jno\\n\""
+    );
+    assert_eq!(
+        said(&["HTTP/1."], short(http(200..=200)), true).await,
+        "the expected answer did not come within 150ms, but \"HTTP/1.\""
+    );
+    const LONG: &str = "é\"0123456789012345678901234567890123456789012345678901234567890123456789";
+    assert_eq!(
+        said(&[LONG], short(expecting()), true).await,
+        format!(
+            "the expected answer did not come within 150ms, but {} bytes from \
+             \"\\xc3\\xa9\\\"{}\" on",
+            LONG.len(),
+            &LONG[3..64]
+        )
+    );
+    assert_eq!(
+        said(&["220 mail\r\n"], expecting(), false).await,
+        "the answer is not the expected one, but \"220 mail\\r\\n\""
+    );
+    assert_eq!(
+        said(&[], expecting(), false).await,
+        "the answer is not the expected one, but nothing"
+    );
+    assert_eq!(
+        said(&["SSH-2.0-x\r\n"], http(200..=200), false).await,
+        "the answer is not HTTP, but \"SSH-2.0-x\\r\\n\""
+    );
 }
 
 #[tokio::test]
@@ -173,7 +226,7 @@ async fn http_reads_no_further_than_the_status_line() {
         let (address, _question) = answering(pieces).await;
         let error = probe_at(address, &http(200..=200)).await;
         assert!(
-            matches!(error, Err(ProbeError::NotHttp)),
+            matches!(error, Err(ProbeError::NotHttp(_))),
             "{pieces:?} {error:?}"
         );
     }

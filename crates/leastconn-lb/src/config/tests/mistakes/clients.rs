@@ -89,12 +89,27 @@ fn mistakes_about_clients_and_what_is_said() {
         (
             "source = \"10.0.0.0/8\"",
             "uri = \"spiffe://td/web*\"",
-            "error: `uri`: `*` stands for one whole segment of a SPIFFE ID's path and `**` at its end",
+            "error: `uri`: `*` stands for one whole segment of a URI's path and `**` at its end",
         ),
         (
             "source = \"10.0.0.0/8\"",
-            "uri = \"https://example.org/*\"",
-            "error: `uri`: only SPIFFE IDs can have `*`",
+            "uri = \"https://*.example.org/web\"",
+            "error: `uri`: `*` stands for one whole segment of a URI's path and `**` at its end",
+        ),
+        (
+            "source = \"10.0.0.0/8\"",
+            "uri = \"urn:example:*\"",
+            "error: `uri`: `*` stands for a segment of a path: the URI must begin as",
+        ),
+        (
+            "source = \"10.0.0.0/8\"",
+            "uri = \"https://example.org/*?role=web\"",
+            "error: `uri`: `*` stands for one whole segment",
+        ),
+        (
+            "source = \"10.0.0.0/8\"",
+            "uri = \"https://example.org/a%2Fb/*\"",
+            "error: `uri`: beside a `*`, a URI has escapes for what cannot be written plainly only",
         ),
         (
             "source = \"10.0.0.0/8\"",

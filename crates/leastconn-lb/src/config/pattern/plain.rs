@@ -1,0 +1,224 @@
+//! URIs that wildcards may stand for: those with a path of segments that nobody can
+//! read in two ways.
+//!
+//! Nothing is decoded, resolved or normalized, so a `*` must not stand for what others
+//! would: `..`, `%2F` and `a?b` are a segment to some who read them, and not to others.
+//! What has such parts can be matched as a whole text only.
+//!
+//! Source: RFC 3986, sections 2.1 to 2.3 (characters), 3.2 and 3.3 (authority, path).
+
+/// Why wildcards do not stand for a URI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotPlain {
+    /// It is none of `scheme://authority/path`.
+    #[error(
+        "`*` stands for a segment of a path: the URI must begin as `https://example.org/` does"
+    )]
+    NoAuthority,
+    /// A character that authorities have not.
+    #[error("beside a `*`, the authority of a URI cannot hold {0:?}")]
+    Authority(char),
+    /// `//`, or a `/` at the end.
+    #[error("beside a `*`, a URI has no empty segments, and no `/` at its end")]
+    EmptySegment,
+    /// `.` or `..`, also with parameters behind.
+    #[error("beside a `*`, a URI has no segments `.` or `..`")]
+    DotSegment,
+    /// A query, a fragment, or another character that paths have not.
+    #[error("beside a `*`, a URI has neither query nor fragment, and {0:?} cannot be in its path")]
+    Path(char),
+    /// An escape that could be written plainly, or hides what separates.
+    #[error(
+        "beside a `*`, a URI has escapes for what cannot be written plainly only, and none for \
+         `/`, `\\`, `?`, `#`, `%`, `*` or control characters"
+    )]
+    Escape,
+}
+
+/// Whether a wildcard may stand for parts of a URI.
+pub(super) fn check(uri: &str) -> Result<(), NotPlain> {
+    check_parts(uri, |segment, _| check_segment(segment))
+}
+
+/// The same, with the caller's own opinion of path segments. It is given each of
+/// them, and whether it is the last.
+pub(super) fn check_parts<E: From<NotPlain>>(
+    uri: &str,
+    segment: impl Fn(&str, bool) -> Result<(), E>,
+) -> Result<(), E> {
+    // What comes first is the scheme: `urn:a://b/c` has no authority.
+    let (_, rest) = uri.split_once(':').ok_or(NotPlain::NoAuthority)?;
+    let rest = rest.strip_prefix("//").ok_or(NotPlain::NoAuthority)?;
+    let (authority, path) = rest.split_once('/').ok_or(NotPlain::NoAuthority)?;
+    check_authority(authority)?;
+    let mut parts = path.split('/').peekable();
+    while let Some(part) = parts.next() {
+        segment(part, parts.peek().is_none())?;
+    }
+    Ok(())
+}
+
+/// A wildcard never stands for any of it, so it is taken as it is. Of `https:///a`,
+/// some say that `a` is the host.
+fn check_authority(text: &str) -> Result<(), NotPlain> {
+    if text.is_empty() {
+        return Err(NotPlain::NoAuthority);
+    }
+    let good = |c: char| is_plain(c) || matches!(c, '[' | ']' | '%');
+    match text.chars().find(|&c| !good(c)) {
+        Some(character) => Err(NotPlain::Authority(character)),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn check_segment(text: &str) -> Result<(), NotPlain> {
+    if text.is_empty() {
+        return Err(NotPlain::EmptySegment);
+    }
+    // What follows a `;` are parameters to some, who see `..` in `..;a`.
+    if let Some("" | "." | "..") = text.split(';').next() {
+        return Err(NotPlain::DotSegment);
+    }
+    let mut pieces = text.split('%');
+    let first = pieces.next().unwrap_or_default();
+    let mut plain = first.chars();
+    for piece in pieces {
+        check_plain(plain)?;
+        let escaped = piece.get(..2).ok_or(NotPlain::Escape)?;
+        check_escape(escaped)?;
+        plain = piece[2..].chars();
+    }
+    check_plain(plain)
+}
+
+fn check_plain(mut text: std::str::Chars<'_>) -> Result<(), NotPlain> {
+    match text.find(|&c| !is_plain(c)) {
+        Some(character) => Err(NotPlain::Path(character)),
+        None => Ok(()),
+    }
+}
+
+fn check_escape(digits: &str) -> Result<(), NotPlain> {
+    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(NotPlain::Escape);
+    }
+    match u8::from_str_radix(digits, 16) {
+        Ok(b'/' | b'\\' | b'?' | b'#' | b'%' | b'*') | Err(_) => Err(NotPlain::Escape),
+        Ok(byte) if byte.is_ascii_control() || is_unreserved(byte.into()) => Err(NotPlain::Escape),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Of what a segment may hold all but escapes, and `*`, which is ours.
+const fn is_plain(c: char) -> bool {
+    is_unreserved(c)
+        || matches!(
+            c,
+            '!' | '$' | '&' | '\'' | '(' | ')' | '+' | ',' | ';' | '=' | ':' | '@'
+        )
+}
+
+const fn is_unreserved(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_can_be_read_in_one_way_only() {
+        for uri in [
+            "https://example.org/a",
+            "HTTPS://Example.org:8443/a/B",
+            "x-y+z.1://user@[::1]:1/a.b/~c/...",
+            "https://a/b;v=1/!$&'()+,;=:@",
+            "https://a/%20/%C3%BC%40/%3B",
+        ] {
+            assert_eq!(check(uri), Ok(()), "{uri}");
+        }
+    }
+
+    /// Row 12a of the matrix of threats.
+    #[test]
+    fn what_can_be_read_in_two_ways() {
+        use NotPlain::{Authority, DotSegment, EmptySegment, Escape, NoAuthority, Path};
+        for (uri, error) in [
+            ("urn:a/b", NoAuthority),
+            ("urn:a://b/c", NoAuthority),
+            ("https:/a/b", NoAuthority),
+            ("https://a", NoAuthority),
+            ("https:///a", NoAuthority),
+            ("https://a?b/c", Authority('?')),
+            ("https://a#b/c", Authority('#')),
+            ("https://a\\b/c", Authority('\\')),
+            ("https://*/c", Authority('*')),
+            ("https://a/", EmptySegment),
+            ("https://a//b", EmptySegment),
+            ("https://a/b/", EmptySegment),
+            ("https://a/./b", DotSegment),
+            ("https://a/b/..", DotSegment),
+            ("https://a/..;b/c", DotSegment),
+            ("https://a/;b", DotSegment),
+            ("https://a/b?c", Path('?')),
+            ("https://a/b#c", Path('#')),
+            ("https://a/b\\c", Path('\\')),
+            ("https://a/*", Path('*')),
+            ("https://a/%20*", Path('*')),
+            ("https://a/b c", Path(' ')),
+            ("https://a/\u{fc}", Path('\u{fc}')),
+            ("https://a/%2F", Escape),
+            ("https://a/b%2fc", Escape),
+            ("https://a/%5c", Escape),
+            ("https://a/%2e%2E", Escape),
+            ("https://a/%61", Escape),
+            ("https://a/%25", Escape),
+            ("https://a/%2A", Escape),
+            ("https://a/%3f", Escape),
+            ("https://a/%23", Escape),
+            ("https://a/%00", Escape),
+            ("https://a/%0a", Escape),
+            ("https://a/%", Escape),
+            ("https://a/%2", Escape),
+            ("https://a/%+1", Escape),
+            ("https://a/%u0041", Escape),
+            ("https://a/%\u{fc}", Escape),
+        ] {
+            assert_eq!(check(uri), Err(error), "{uri}");
+        }
+    }
+
+    proptest! {
+        /// Checked against what comes of reading it as others do.
+        #[test]
+        fn decoding_changes_no_segment_of_it(
+            path in "([ab./;?#*\\\\]|%2[0-9a-fA-F]|%[0-9a-f]{2}|%){1,12}",
+        ) {
+            let uri = format!("https://a/{path}");
+            if check(&uri).is_ok() {
+                let decoded = decoded(path.as_bytes());
+                let segments: Vec<_> = decoded.split(|&b| b == b'/' || b == b'\\').collect();
+                prop_assert_eq!(segments.len(), path.split('/').count());
+                for segment in segments {
+                    prop_assert!(![&b""[..], b".", b".."].contains(&segment), "{uri}");
+                }
+                prop_assert_eq!(self::decoded(&decoded), decoded);
+            }
+        }
+    }
+
+    fn decoded(text: &[u8]) -> Vec<u8> {
+        match text {
+            [b'%', high, low, rest @ ..] if [high, low].iter().all(|d| d.is_ascii_hexdigit()) => {
+                let digits = [*high, *low];
+                let byte = u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap();
+                [vec![byte], decoded(rest)].concat()
+            }
+            [byte, rest @ ..] => [vec![*byte], decoded(rest)].concat(),
+            [] => Vec::new(),
+        }
+    }
+}
