@@ -105,6 +105,14 @@ impl TestCa {
         Self::from_parts(params, key, der, |_| Vec::new())
     }
 
+    /// A new self-signed root of X.509 version 1, as old ones are.
+    pub fn version_1(name: &str) -> Self {
+        let (params, key) = ca_params(name);
+        let der = params.self_signed(&key).unwrap().der().clone();
+        let der = der::version_1(&der, &key).into();
+        Self::from_parts(params, key, der, |_| Vec::new())
+    }
+
     /// A new CA below this one. Its leaves carry their chain with them.
     ///
     /// A verifier that checks the whole chain needs the CRLs of both: join the two

@@ -56,7 +56,7 @@ pub(crate) fn load(
         loader.fits(chain.as_deref()?, &key, &at.span);
         Some(key)
     });
-    let authorities = client_ca.as_ref().map(|at| loader.authorities(at));
+    let authorities = client_ca.as_ref().map(|at| loader.authorities(at, None));
     let mut crls = Vec::new();
     for text in crl.iter().flat_map(At::each) {
         crls.extend(loader.crls(&text, authorities.as_ref().map(|list| list.as_deref())));
@@ -297,33 +297,51 @@ impl Loader<'_> {
         }
     }
 
-    /// The authorities that are in force. One that has expired is left out:
-    /// nothing else would keep its certificates from being accepted.
-    pub(super) fn authorities(&mut self, at: &At<String>) -> Option<Vec<CertificateDer<'static>>> {
+    /// The authorities that are in force. One that has expired is left out, and so is
+    /// what is none: nothing else would keep what its key signed from being accepted.
+    ///
+    /// `alone` gets what is no authority and stands for itself; without it, nothing may.
+    pub(super) fn authorities(
+        &mut self,
+        at: &At<String>,
+        mut alone: Option<&mut Vec<CertificateDer<'static>>>,
+    ) -> Option<Vec<CertificateDer<'static>>> {
         let text = borrowed(at);
         let pem = self.read(&text, Wanted::Certificates)?;
         let facts = self.parsed(&pem.certificates, &text)?;
         self.remember(&text, facts.iter().map(|c| c.not_after), false);
         let mut kept = Vec::new();
+        let mut any_alone = false;
         for (certificate, facts) in pem.certificates.into_iter().zip(&facts) {
-            for remark in inspect::authority(facts, self.now) {
+            let alone = alone.as_mut().filter(|_| facts.is_self_issued());
+            for remark in inspect::authority(facts, self.ca, alone.is_some(), self.now) {
                 remark.apply(
                     self.problems
                         .warning(remark.message.clone())
                         .at(at.span.clone()),
                 );
             }
-            if facts.is_current(self.now) {
+            if !facts.is_current(self.now) {
+                continue;
+            }
+            if facts.may_issue() {
                 kept.push(certificate);
+            } else if let Some(alone) = alone {
+                any_alone = true;
+                alone.push(certificate);
             }
         }
-        if kept.is_empty() {
-            self.problems
+        if kept.is_empty() && !any_alone {
+            let problem = self
+                .problems
                 .error(format!(
                     "{:?} holds no authority that is in force",
                     text.value
                 ))
                 .at(text.span);
+            if !facts.iter().any(inspect::Facts::may_issue) {
+                problem.help("put the certificate of the authority that issues them there");
+            }
             return None;
         }
         Some(kept)
