@@ -8,6 +8,7 @@ mod tests;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rcgen::{
@@ -15,7 +16,9 @@ use rcgen::{
     DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
     RevokedCertParams, SerialNumber,
 };
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use time::OffsetDateTime;
 
 use crate::data::hex;
@@ -67,6 +70,15 @@ impl Cert {
     /// The leaf itself.
     pub fn der(&self) -> &CertificateDer<'static> {
         &self.chain_der[0]
+    }
+
+    /// To be shown whatever it says: rustls looks at what it is given otherwise.
+    pub(crate) fn resolver(&self) -> Arc<SingleCertAndKey> {
+        let key = aws_lc_rs::default_provider()
+            .key_provider
+            .load_private_key(self.key_der.clone_key());
+        let pair = CertifiedKey::new(self.chain_der.clone(), key.unwrap());
+        Arc::new(SingleCertAndKey::from(pair))
     }
 
     /// Writes `STEM.crt` and `STEM.key` into `dir`; returns the two paths.
@@ -267,7 +279,7 @@ fn ca_params(name: &str) -> (CertificateParams, KeyPair) {
 /// Random, although rcgen would derive one from the key: keys may be shared.
 fn random_serial() -> SerialNumber {
     let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes).unwrap();
+    ::aws_lc_rs::rand::fill(&mut bytes).unwrap();
     bytes[0] = (bytes[0] & 0x7f) | 0x40;
     SerialNumber::from_slice(&bytes)
 }

@@ -62,10 +62,10 @@ async fn each_way_in_which_a_certificate_is_wrong_is_told() {
     let leaf = || servers.ca.leaf("web").dns("web.internal");
     let other = TestCa::new("other CA");
     let namesake = TestCa::new("servers' CA");
-    let cases: [(Cert, &str); 8] = [
+    let cases: [(Cert, &str); 10] = [
         (
             servers.ca.leaf("web").dns("db.internal").build(),
-            "is not for `web.internal`: it is for DnsName(\"db.internal\")",
+            "is not for `web.internal`: it is for db.internal",
         ),
         (
             // A common name is no name.
@@ -90,6 +90,14 @@ async fn each_way_in_which_a_certificate_is_wrong_is_told() {
             "is not valid before 20",
         ),
         (leaf().eku_client_only().build(), "is not for servers"),
+        (
+            leaf().version_1().build(),
+            "is of X.509 version 1, which is not supported: issue it anew",
+        ),
+        (
+            servers.ca.cert().clone(),
+            "is an authority's (CA:TRUE): issue one with CA:FALSE",
+        ),
     ];
     for (version, spoken) in VERSIONS {
         for (cert, said) in &cases {
@@ -244,7 +252,7 @@ async fn a_revoked_server_is_none_and_tls_1_2_may_be_too_old() {
         (web1.addr(), "the server's certificate is revoked"),
         (
             old.addr(),
-            "the server ended the connection with alert ProtocolVersion",
+            "the server ended the connection with alert protocol_version",
         ),
     ] {
         let lb = start(addr).await;

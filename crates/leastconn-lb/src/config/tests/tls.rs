@@ -443,6 +443,27 @@ fn odd_certificates_are_warned_of() {
     assert!(said[0].contains("is not an authority's"), "{said:#?}");
 }
 
+/// It would be refused when the listener starts.
+#[test]
+fn an_own_certificate_of_version_1_is_an_error() {
+    let pki = Pki::new();
+    let issuer = leastconn_testkit::TestCa::new("issuer");
+    let leaf = issuer.leaf("lb.com").version_1().build();
+    leaf.write(&pki.dir, "old");
+    let old = ALL
+        .replace("server.crt", "old.crt")
+        .replace("server.key", "old.key");
+    let said = pki.says(&old);
+    assert!(
+        said.contains(
+            &"error: the certificate, or one above it, is of X.509 version 1, which is not \
+              supported: issue it anew, with extensions (`openssl x509 -req -extfile ...`)"
+                .to_owned()
+        ),
+        "{said:#?}"
+    );
+}
+
 #[test]
 fn files_are_loaded_again_as_they_were_written() {
     let pki = Pki::new();

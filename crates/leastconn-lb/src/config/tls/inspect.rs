@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
 use x509_parser::{
     certificate::X509Certificate,
+    error::X509Error,
     extensions::{GeneralName, NameConstraints},
     oid_registry::OID_X509_EXT_BASIC_CONSTRAINTS,
     prelude::FromDer,
@@ -110,8 +111,7 @@ impl Remark {
 
 /// Reads a certificate.
 pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
-    let (rest, parsed) =
-        X509Certificate::from_der(certificate.as_ref()).map_err(|error| error.to_string())?;
+    let (rest, parsed) = X509Certificate::from_der(certificate.as_ref()).map_err(malformed)?;
     if !rest.is_empty() {
         return Err("something follows it".to_owned());
     }
@@ -134,6 +134,16 @@ pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
             .is_none_or(|usage| usage.value.any || usage.value.client_auth),
         limits_uris: limits_uris(&parsed),
     })
+}
+
+/// What the parser stumbled over; it names what it looked for, not why that is wrong.
+fn malformed(error: x509_parser::nom::Err<X509Error>) -> String {
+    match X509Error::from(error) {
+        X509Error::Der(_) | X509Error::NomError(_) | X509Error::Generic => {
+            "it is not well-formed, or is cut off".to_owned()
+        }
+        error => format!("it is not well-formed ({error})"),
+    }
 }
 
 /// Why a certificate is no authority's, by the rules of OpenSSL: the verifier takes any
@@ -285,8 +295,7 @@ pub(super) struct Crl<'a> {
 
 impl<'a> Crl<'a> {
     pub(super) fn parse(der: &'a [u8]) -> Result<Self, String> {
-        let (rest, parsed) =
-            CertificateRevocationList::from_der(der).map_err(|error| error.to_string())?;
+        let (rest, parsed) = CertificateRevocationList::from_der(der).map_err(malformed)?;
         if !rest.is_empty() {
             return Err("something follows it".to_owned());
         }

@@ -16,12 +16,15 @@ use super::{
     file::{Pem, Wanted},
     inspect::{self, Crl, Purpose},
 };
-use crate::config::{
-    Problem, Problems, defaults, duration,
-    raw::{
-        RawTls,
-        value::{At, DurationText},
+use crate::{
+    config::{
+        Problem, Problems, defaults, duration,
+        raw::{
+            RawTls,
+            value::{At, DurationText},
+        },
     },
+    unfit,
 };
 
 /// rustls tells clients that tickets of TLS 1.3 are good for a day, whatever we do.
@@ -53,7 +56,7 @@ pub(crate) fn load(
         .and_then(|at| loader.chain(at, Purpose::Server));
     let key = key.as_ref().and_then(|at| {
         let key = loader.key(at)?;
-        loader.fits(chain.as_deref()?, &key, &at.span);
+        loader.fits(chain.as_deref()?, &key, [&cert.as_ref()?.span, &at.span]);
         Some(key)
     });
     let authorities = client_ca.as_ref().map(|at| loader.authorities(at, None));
@@ -274,24 +277,35 @@ impl Loader<'_> {
         &mut self,
         chain: &[CertificateDer<'static>],
         key: &PrivateKeyDer<'static>,
-        span: &Range<usize>,
+        [cert_span, span]: [&Range<usize>; 2],
     ) {
+        use rustls::{Error, InconsistentKeys};
         match self.provider.key_provider.load_private_key(key.clone_key()) {
             Err(error) => {
                 self.problems
-                    .error(format!("the private key cannot be used: {error}"))
+                    .error(format!(
+                        "the private key cannot be used: {}",
+                        unfit::error(&error)
+                    ))
                     .at(span.clone())
                     .note("RSA from 2048 bits, ECDSA P-256, P-384 and P-521, and Ed25519 can");
             }
             Ok(signer) => {
                 let pair = CertifiedKey::new(chain.to_vec(), signer);
-                if let Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) =
-                    pair.keys_match()
-                {
-                    self.problems
-                        .error("the key does not belong to the certificate")
-                        .at(span.clone())
-                        .note("the first certificate of `cert` has another public key");
+                match pair.keys_match() {
+                    Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+                    Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+                        self.problems
+                            .error("the key does not belong to the certificate")
+                            .at(span.clone())
+                            .note("the first certificate of `cert` has another public key");
+                    }
+                    // Of whatever else rustls would refuse when a listener starts.
+                    Err(error) => {
+                        self.problems
+                            .error(unfit::error(&error))
+                            .at(cert_span.clone());
+                    }
                 }
             }
         }
@@ -463,8 +477,9 @@ impl Loader<'_> {
             if let Err(error) = roots.add(authority.clone()) {
                 self.problems
                     .error(format!(
-                        "an authority of `{}` cannot be used: {error}",
-                        self.ca
+                        "an authority of `{}` cannot be used: {}",
+                        self.ca,
+                        unfit::error(&error)
                     ))
                     .at(span.clone());
             }
@@ -480,7 +495,7 @@ impl Loader<'_> {
         .build();
         if let Err(error) = built {
             self.problems
-                .error(format!("the revocation lists cannot be used: {error}"))
+                .error(unfit::verifier(&error))
                 .at(span.clone());
         }
     }

@@ -99,8 +99,8 @@ fn own(
     let chain = cert.and_then(|at| loader.chain(at, Purpose::Client));
     let key_at = key;
     let key = key.and_then(|at| loader.key(at));
-    let (cert_chain, key, at) = (chain?, key?, key_at?);
-    loader.fits(&cert_chain, &key, &at.span);
+    let (cert_chain, key) = (chain?, key?);
+    loader.fits(&cert_chain, &key, [&cert?.span, &key_at?.span]);
     Some(KeyPair { cert_chain, key })
 }
 
