@@ -168,6 +168,11 @@ fn files_that_are_no_use() {
         "broken",
         "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n",
     );
+    let pem = pki.ca.pem();
+    pki.write("short", &pem[..pem.len() - 30]);
+    let key = KeyPair::generate().unwrap().serialize_pem();
+    pki.write("joined", key.replace('\n', ""));
+    pki.write("joined-and-short", &key.replace('\n', "")[..100]);
     pki.write(
         "nonsense",
         "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
@@ -209,7 +214,26 @@ fn files_that_are_no_use() {
         (
             "server.crt",
             "broken",
-            "error: \"broken\": not well-formed PEM",
+            "error: \"broken\": not well-formed PEM: what is between its lines of `-----` is not \
+             base64; was it copied whole, and as text?",
+        ),
+        (
+            "server.crt",
+            "short",
+            "error: \"short\": not well-formed PEM: the line `-----END CERTIFICATE-----` is \
+             missing; the file is cut off: was it copied whole?",
+        ),
+        (
+            "server.key",
+            "joined",
+            "error: \"joined\": not well-formed PEM: a line that begins with `-----BEGIN` holds \
+             more than that; its lines are joined: was it copied with its line breaks?",
+        ),
+        (
+            "server.key",
+            "joined-and-short",
+            "error: \"joined-and-short\": not well-formed PEM: a line that begins with \
+             `-----BEGIN` does not end in `-----`; was it copied with its line breaks?",
         ),
         (
             "server.crt",
