@@ -22,6 +22,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use time::OffsetDateTime;
 
 use crate::data::hex;
+pub use der::{list_of_version_1, list_without_next_update};
 pub use leaf::LeafBuilder;
 
 const DAY: i64 = 24 * 60 * 60;

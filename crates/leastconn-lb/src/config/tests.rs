@@ -3,6 +3,7 @@
 mod authorities;
 mod command;
 mod docs;
+mod lists;
 mod meaning;
 mod mistakes;
 mod robust;

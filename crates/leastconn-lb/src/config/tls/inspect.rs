@@ -284,7 +284,10 @@ pub(super) fn authority(authority: &Facts, ca: &str, alone: bool, now: Timestamp
 #[derive(Debug)]
 pub(super) struct Crl<'a> {
     pub(super) issuer: String,
+    pub(super) this_update: Timestamp,
     pub(super) next_update: Option<Timestamp>,
+    /// Whether it is of X.509 version 2, the only one that has extensions.
+    pub(super) is_version_2: bool,
     raw_issuer: Vec<u8>,
     revoked: Vec<Vec<u8>>,
     /// What is signed.
@@ -304,7 +307,9 @@ impl<'a> Crl<'a> {
             split_signed(der).ok_or_else(|| "not a signed structure".to_owned())?;
         Ok(Self {
             issuer: subject(&parsed.issuer().to_string()),
+            this_update: timestamp(parsed.last_update()),
             next_update: parsed.next_update().map(timestamp),
+            is_version_2: parsed.version() == Some(X509Version::V2),
             raw_issuer: parsed.issuer().as_raw().to_vec(),
             revoked: parsed
                 .iter_revoked_certificates()

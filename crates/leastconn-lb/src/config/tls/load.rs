@@ -7,7 +7,7 @@ use rustls::{
     RootCertStore,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer},
-    server::WebPkiClientVerifier,
+    server::{VerifierBuilderError, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
 
@@ -120,6 +120,8 @@ pub(super) struct Loader<'a> {
     now: Timestamp,
     pub(super) problems: &'a mut Problems,
     pub(super) files: Vec<CertificateFile>,
+    /// Where each list of [`Self::crls`] stands, in the order of those.
+    lists: Vec<At<String>>,
     provider: CryptoProvider,
 }
 
@@ -136,6 +138,7 @@ impl<'a> Loader<'a> {
             now,
             problems,
             files: Vec::new(),
+            lists: Vec::new(),
             provider: aws_lc_rs::default_provider(),
         }
     }
@@ -400,6 +403,11 @@ impl Loader<'_> {
             }
         }
         self.remember(text, ends.into_iter(), true);
+        let here = At {
+            value: text.value.to_owned(),
+            span: text.span.clone(),
+        };
+        self.lists.extend(pem.crls.iter().map(|_| here.clone()));
         pem.crls
     }
 
@@ -416,6 +424,37 @@ impl Loader<'_> {
                 ))
                 .at(text.span.clone())
                 .note(format!("its issuer is {}", crl.issuer));
+        }
+        if !crl.is_version_2 {
+            self.problems
+                .error(format!(
+                    "{:?} is of version 1, which is not supported",
+                    text.value
+                ))
+                .at(text.span.clone())
+                .note("it has none of the extensions that a list must have")
+                .help(
+                    "make it anew, with `crlnumber` and `crl_extensions` in the configuration of \
+                     `openssl ca`",
+                );
+        }
+        if crl.next_update.is_none() {
+            self.problems
+                .error(format!(
+                    "{:?} does not say until when it is good",
+                    text.value
+                ))
+                .at(text.span.clone())
+                .help("make it anew, with `nextUpdate`: `openssl ca -gencrl -crldays 7`");
+        }
+        if crl.this_update > self.now {
+            self.problems
+                .warning(format!(
+                    "{:?} is from {}, which is yet to come",
+                    text.value, crl.this_update
+                ))
+                .at(text.span.clone())
+                .note("it is in force all the same: look at its issuer's clock, and at this one");
         }
         if let Some(end) = crl.next_update.filter(|end| *end < self.now) {
             self.problems
@@ -487,16 +526,33 @@ impl Loader<'_> {
         if roots.is_empty() {
             return;
         }
-        let built = WebPkiClientVerifier::builder_with_provider(
-            Arc::new(roots),
-            Arc::new(self.provider.clone()),
-        )
-        .with_crls(crls.to_vec())
-        .build();
-        if let Err(error) = built {
-            self.problems
-                .error(unfit::verifier(&error))
-                .at(span.clone());
+        let roots = Arc::new(roots);
+        let provider = Arc::new(self.provider.clone());
+        let build = |crls: &[CertificateRevocationListDer<'static>]| {
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+                .with_crls(crls.to_vec())
+                .build()
+        };
+        let Err(all) = build(crls) else {
+            return;
+        };
+        // It does not say which: each alone does.
+        let places = std::mem::take(&mut self.lists);
+        let mut blamed = false;
+        for (crl, place) in crls.iter().zip(places) {
+            if let Err(VerifierBuilderError::InvalidCrl(error)) = build(std::slice::from_ref(crl)) {
+                blamed = true;
+                self.problems
+                    .error(format!(
+                        "{:?}: the list cannot be used: {}",
+                        place.value,
+                        unfit::list(&error)
+                    ))
+                    .at(place.span);
+            }
+        }
+        if !blamed {
+            self.problems.error(unfit::verifier(&all)).at(span.clone());
         }
     }
 }
