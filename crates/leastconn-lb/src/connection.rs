@@ -27,12 +27,11 @@ use tokio::{
 
 use crate::{
     config::Senders,
-    identity::Ambiguous,
     judge::{Chain, Refused},
     listener::Listener,
     metrics::Counted,
     policy::Grant,
-    presented::Presented,
+    presented::{Presented, Unread},
     proxy_protocol::{self, ClientTls, Endpoints, Headed, Header, ReceiveError, Version},
     record::Record,
     running::Running,
@@ -81,14 +80,16 @@ pub async fn serve(
                 record.identified(presented);
                 carry(stream, listener, running, &mut record).await;
             }
-            Err(ambiguous) => {
-                record.end(ambiguous.reason(), Some(&ambiguous.to_string()));
+            Err(Unread { why, chain }) => {
+                let leaf = chain.first().map_or(&[][..], |leaf| &**leaf);
+                record.refused(Box::new(Clues::of(leaf)));
+                record.end(why.reason(), Some(&why.to_string()));
                 Box::pin(close_politely(stream)).await;
             }
         },
         Err((ended, socket)) => {
             if let Some(clues) = ended.clues {
-                record.handshake_failed(clues);
+                record.refused(clues);
             }
             record.end(ended.reason, ended.detail.as_deref());
             if let Some(socket) = socket {
@@ -207,10 +208,7 @@ async fn phase<T>(
     }
 }
 
-fn identify(
-    stream: &mut TlsStream,
-    listener: &Listener,
-) -> Result<Option<Arc<Presented>>, Ambiguous> {
+fn identify(stream: &mut TlsStream, listener: &Listener) -> Result<Option<Arc<Presented>>, Unread> {
     let chain = stream.take_peer_chain();
     chain.map(|chain| listener.chains.intern(chain)).transpose()
 }

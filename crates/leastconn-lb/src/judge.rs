@@ -31,7 +31,7 @@ use crate::{
     presented::{Fingerprint, Named},
     running::Current,
     seen::Seen,
-    tls::certificate_reason,
+    tls::{certificate_reason, certificate_words},
 };
 
 /// Whether the client's certificates have to be verified.
@@ -59,7 +59,7 @@ pub enum Refused {
     #[error("the client has shown no certificate")]
     NoCertificate,
     /// The certificate is not, or no longer, good.
-    #[error("{}", rustls::Error::InvalidCertificate(.0.clone()))]
+    #[error("{}", certificate_words(.0))]
     Certificate(rustls::CertificateError),
     /// No rule is for this client.
     #[error(transparent)]

@@ -44,6 +44,7 @@ pub mod sweep;
 pub mod tls;
 pub mod top;
 pub mod turns;
+pub mod unfit;
 pub mod upgrade;
 pub mod upstream;
 pub mod watch;

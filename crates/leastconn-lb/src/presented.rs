@@ -45,6 +45,15 @@ pub struct Presented {
     table: Weak<Chains>,
 }
 
+/// A chain whose leaf does not say one thing about its owner.
+#[derive(Debug)]
+pub struct Unread {
+    /// Why.
+    pub why: Ambiguous,
+    /// The chain, given back.
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
 impl Chains {
     /// The entry for a chain, which is not empty.
     ///
@@ -53,7 +62,7 @@ impl Chains {
     pub fn intern(
         self: &Arc<Self>,
         chain: Vec<CertificateDer<'static>>,
-    ) -> Result<Arc<Presented>, Ambiguous> {
+    ) -> Result<Arc<Presented>, Unread> {
         let fingerprint = fingerprint(&chain);
         if let Some(known) = self.known(&fingerprint) {
             return Ok(known);
@@ -103,9 +112,12 @@ impl Presented {
         chain: Vec<CertificateDer<'static>>,
         fingerprint: Fingerprint,
         table: &Arc<Chains>,
-    ) -> Result<Self, Ambiguous> {
-        let leaf = chain.first().ok_or(Ambiguous::Unreadable)?;
-        let certificate = Certificate::from_der(leaf)?;
+    ) -> Result<Self, Unread> {
+        let leaf = chain.first().ok_or(Ambiguous::Unreadable);
+        let certificate = match leaf.and_then(|leaf| Certificate::from_der(leaf)) {
+            Ok(certificate) => certificate,
+            Err(why) => return Err(Unread { why, chain }),
+        };
         let mut ends = Vec::new();
         let mut names = Vec::new();
         for der in &chain {

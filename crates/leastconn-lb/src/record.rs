@@ -48,7 +48,7 @@ pub struct Record {
     start: Instant,
     tls: Option<(&'static str, &'static str)>,
     resumed: bool,
-    /// Of a handshake that failed.
+    /// Of a handshake that failed, or a certificate that is ambiguous.
     clues: Option<Box<Clues>>,
     attempts: Option<u32>,
     handshake: Option<Duration>,
@@ -184,8 +184,8 @@ impl Record {
             .observe(took.as_secs_f64());
     }
 
-    /// TLS failed; this is what is known of whose it was.
-    pub fn handshake_failed(&mut self, clues: Box<Clues>) {
+    /// TLS failed, or its certificate is ambiguous; this is what is known of whose it was.
+    pub fn refused(&mut self, clues: Box<Clues>) {
         self.clues = Some(clues);
     }
 

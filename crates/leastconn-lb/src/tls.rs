@@ -32,6 +32,7 @@ pub use clues::{Clues, Failed};
 pub use handshake::{HandshakeError, Hello, accept, certificate_reason, read_hello};
 pub use refused::Claimed;
 pub use stream::TlsStream;
+pub use words::certificate as certificate_words;
 
 use sessions::{Sessions, Visit};
 use verifier::Remembering;
@@ -39,6 +40,7 @@ use verifier::Remembering;
 use crate::{
     config::{ClientAuth, MinVersion, Tls, TlsRecords},
     presented::Presented,
+    unfit,
 };
 
 /// Whom a listener trusts: its authorities and lists, and what they were found to
@@ -107,10 +109,10 @@ impl Trust {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// Versions, suites, certificate or key.
-    #[error("TLS: {0}")]
+    #[error("TLS: {}", unfit::error(.0))]
     Rustls(#[from] rustls::Error),
     /// Authorities or revocation lists.
-    #[error("TLS: authorities: {0}")]
+    #[error("TLS: {}", unfit::verifier(.0))]
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 

@@ -124,9 +124,7 @@ fn configure(
         .unwrap()
         .with_root_certificates(Arc::clone(roots));
     let mut config = match cert {
-        Some(cert) => builder
-            .with_client_auth_cert(cert.chain_der.clone(), cert.key_der.clone_key())
-            .unwrap(),
+        Some(cert) => builder.with_client_cert_resolver(cert.resolver()),
         None => builder.with_no_client_auth(),
     };
     if !resume {

@@ -8,6 +8,7 @@ mod tests;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rcgen::{
@@ -15,10 +16,13 @@ use rcgen::{
     DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
     RevokedCertParams, SerialNumber,
 };
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use time::OffsetDateTime;
 
 use crate::data::hex;
+pub use der::{list_of_version_1, list_without_next_update};
 pub use leaf::LeafBuilder;
 
 const DAY: i64 = 24 * 60 * 60;
@@ -69,6 +73,15 @@ impl Cert {
         &self.chain_der[0]
     }
 
+    /// To be shown whatever it says: rustls looks at what it is given otherwise.
+    pub(crate) fn resolver(&self) -> Arc<SingleCertAndKey> {
+        let key = aws_lc_rs::default_provider()
+            .key_provider
+            .load_private_key(self.key_der.clone_key());
+        let pair = CertifiedKey::new(self.chain_der.clone(), key.unwrap());
+        Arc::new(SingleCertAndKey::from(pair))
+    }
+
     /// Writes `STEM.crt` and `STEM.key` into `dir`; returns the two paths.
     pub fn write(&self, dir: impl AsRef<Path>, stem: &str) -> (PathBuf, PathBuf) {
         let cert = dir.as_ref().join(format!("{stem}.crt"));
@@ -102,6 +115,14 @@ impl TestCa {
     pub fn new(name: &str) -> Self {
         let (params, key) = ca_params(name);
         let der = params.self_signed(&key).unwrap().der().clone();
+        Self::from_parts(params, key, der, |_| Vec::new())
+    }
+
+    /// A new self-signed root of X.509 version 1, as old ones are.
+    pub fn version_1(name: &str) -> Self {
+        let (params, key) = ca_params(name);
+        let der = params.self_signed(&key).unwrap().der().clone();
+        let der = der::version_1(&der, &key).into();
         Self::from_parts(params, key, der, |_| Vec::new())
     }
 
@@ -259,7 +280,7 @@ fn ca_params(name: &str) -> (CertificateParams, KeyPair) {
 /// Random, although rcgen would derive one from the key: keys may be shared.
 fn random_serial() -> SerialNumber {
     let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes).unwrap();
+    ::aws_lc_rs::rand::fill(&mut bytes).unwrap();
     bytes[0] = (bytes[0] & 0x7f) | 0x40;
     SerialNumber::from_slice(&bytes)
 }

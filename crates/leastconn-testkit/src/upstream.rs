@@ -109,9 +109,7 @@ impl Upstream {
                 builder.with_client_cert_verifier(verifier.build().unwrap())
             }
         };
-        let config = builder
-            .with_single_cert(cert.chain_der.clone(), cert.key_der.clone_key())
-            .unwrap();
+        let config = builder.with_cert_resolver(cert.resolver());
         Self::launch(behaviour, Some(TlsAcceptor::from(Arc::new(config))))
     }
 

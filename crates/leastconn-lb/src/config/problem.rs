@@ -36,6 +36,8 @@ pub struct Problem {
     pub message: String,
     /// Where, in bytes; `None`: in the file as a whole.
     pub span: Option<Range<usize>>,
+    /// The file that it is about, where that is a better place than one in the text.
+    pub file: Option<String>,
     /// A second place that has to do with it, and what it is.
     pub related: Option<(Range<usize>, String)>,
     /// What explains it.
@@ -50,6 +52,7 @@ impl Problem {
             severity,
             message: message.into(),
             span: None,
+            file: None,
             related: None,
             notes: Vec::new(),
             helps: Vec::new(),
@@ -155,6 +158,14 @@ impl Problems {
             None => (true, 0, 0),
         });
         self.list.dedup();
+    }
+
+    /// Says the file, of those whose place `file_at` knows one for. Nobody has the text:
+    /// what has no file is of all of it.
+    pub(crate) fn say_files(&mut self, file_at: impl Fn(&Range<usize>) -> Option<String>) {
+        for problem in &mut self.list {
+            problem.file = problem.span.take().and_then(|span| file_at(&span));
+        }
     }
 
     /// Each of them.
@@ -266,7 +277,9 @@ impl Problems {
 
     fn line(&self, problem: &Problem) -> String {
         let mut out = self.name.to_string();
-        if let Some(span) = &problem.span {
+        if let Some(file) = &problem.file {
+            out = format!("{file} ({out})");
+        } else if let Some(span) = &problem.span {
             let (line, column) = self.position(span.start);
             out.push_str(&format!(":{line}:{column}"));
         }
@@ -317,9 +330,13 @@ impl Problems {
         };
         let mut group = Group::with_title(level.primary_title(visible(&problem.message)));
         let name = visible(&self.name);
-        group = match &problem.span {
-            None => group.element(Origin::path(name)),
-            Some(span) => group.element(self.snippet(name, span, problem.related.as_ref())),
+        group = match (&problem.file, &problem.span) {
+            (Some(file), _) => {
+                let file = visible(file);
+                group.element(Origin::path(format!("{file} ({name})")))
+            }
+            (None, None) => group.element(Origin::path(name)),
+            (None, Some(span)) => group.element(self.snippet(name, span, problem.related.as_ref())),
         };
         for note in &problem.notes {
             group = group.element(Level::NOTE.message(visible(note)));

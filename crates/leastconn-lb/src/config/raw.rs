@@ -185,7 +185,8 @@ pub struct RawTls {
     /// PEM file: the key of that certificate, not encrypted.
     #[schemars(required)]
     pub key: Opt<String>,
-    /// PEM file: the authorities whose certificates clients may show. There are no others.
+    /// PEM file: the authorities whose certificates clients may show. There are no others,
+    /// and what is no authority's is ignored.
     pub client_ca: Opt<String>,
     /// PEM file, or a list of them: revocation lists. One that has expired
     /// refuses all certificates of its issuer.

@@ -1,7 +1,9 @@
 //! What the configuration promises, by example.
 
+mod authorities;
 mod command;
 mod docs;
+mod lists;
 mod meaning;
 mod mistakes;
 mod robust;

@@ -135,6 +135,9 @@ impl UpstreamTls {
 pub struct UpstreamTlsMaterial {
     /// The authorities whose certificates servers may show.
     pub ca: Vec<CertificateDer<'static>>,
+    /// Certificates that servers have signed themselves and that are no authorities':
+    /// each is good for the server that shows it, and for nothing that its key signed.
+    pub alone: Vec<CertificateDer<'static>>,
     /// The revocation lists, each signed by one of `ca` and current when it was read.
     pub crls: Vec<CertificateRevocationListDer<'static>>,
     /// What servers are shown if they ask; `None`: nothing.

@@ -58,8 +58,12 @@ fn many_at_once_share_one_and_leave_none() {
 fn what_is_ambiguous_is_not_kept() {
     let chains = Arc::new(Chains::default());
     let leaf = TestCa::new("ca").leaf("a").extra_cn("b").build();
-    let refused = chains.intern(leaf.chain_der).unwrap_err();
-    assert_eq!(refused, Ambiguous::SeveralCommonNames);
+    let refused = chains.intern(leaf.chain_der.clone()).unwrap_err();
+    assert_eq!(refused.why, Ambiguous::SeveralCommonNames);
+    assert_eq!(
+        refused.chain, leaf.chain_der,
+        "whose it was can still be told"
+    );
     assert!(chains.is_empty());
 }
 

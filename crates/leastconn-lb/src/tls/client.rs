@@ -7,6 +7,7 @@
 //! Session resumption is off here too: a resumed session is not verified again, so a
 //! server whose certificate was revoked would go on with the session it has.
 
+mod alone;
 mod why;
 
 use std::{
@@ -20,7 +21,7 @@ use std::{
 use rustls::{
     ClientConfig, ClientConnection, ProtocolVersion,
     client::{Resumption, WebPkiServerVerifier},
-    pki_types::ServerName,
+    pki_types::{CertificateDer, ServerName},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -38,15 +39,27 @@ use crate::config::UpstreamTls;
 pub fn client_config(tls: &UpstreamTls) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(provider());
     let material = &tls.material;
-    let roots = roots(&material.ca)?;
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
-        .with_crls(material.crls.iter().cloned())
-        // An expired list says nothing about today: fail closed.
-        .enforce_revocation_expiration()
-        .build()?;
-    let builder = ClientConfig::builder_with_provider(provider)
+    let verifier = |ca: &[CertificateDer<'static>]| -> Result<_, TlsError> {
+        let builder = WebPkiServerVerifier::builder_with_provider(roots(ca)?, Arc::clone(&provider))
+                .with_crls(material.crls.iter().cloned())
+                // An expired list says nothing about today: fail closed.
+                .enforce_revocation_expiration();
+        Ok(builder.build()?)
+    };
+    let verifier = if material.alone.is_empty() {
+        verifier(&material.ca)? as _
+    } else {
+        alone::verifier(
+            &material.ca,
+            &material.alone,
+            provider.signature_verification_algorithms,
+            verifier,
+        )?
+    };
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions(tls.min_version))?
-        .with_webpki_verifier(verifier);
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
     let mut config = match &material.own {
         Some(own) => builder.with_client_auth_cert(own.cert_chain.clone(), own.key.clone_key())?,
         None => builder.with_no_client_auth(),

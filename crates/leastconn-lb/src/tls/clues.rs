@@ -10,7 +10,8 @@ use super::{
     words,
 };
 
-/// What is known of a client whose handshake failed. What is not is left out.
+/// What is known of a client that was refused for what it has shown. What is not is
+/// left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Clues {
     /// The version that both had agreed on.
@@ -46,6 +47,14 @@ impl Clues {
             _ => {}
         }
         clues
+    }
+
+    /// Of a client whose handshake was fine, and whose certificate is refused after it.
+    pub fn of(certificate: &[u8]) -> Self {
+        Self {
+            claimed: Claimed::from_der(certificate).map(Box::new),
+            ..Self::default()
+        }
     }
 
     fn sent(&mut self, alert: AlertDescription) {

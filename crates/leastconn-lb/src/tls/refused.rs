@@ -35,7 +35,7 @@ pub struct Claimed {
 }
 
 impl Claimed {
-    fn from_der(der: &[u8]) -> Option<Self> {
+    pub(super) fn from_der(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let not_after = certificate.validity().not_after.timestamp();
         Some(Self {

@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use rustls::{AlertDescription, CertificateError, Error, pki_types::UnixTime};
 
+use crate::unfit;
+
 /// The name of an alert, as RFC 8446 writes it.
 pub(super) fn alert(alert: AlertDescription) -> String {
     let camel = match alert {
@@ -31,7 +33,7 @@ pub(super) fn error(error: &Error) -> String {
         Error::NoCertificatesPresented => "the client has shown no certificate".to_owned(),
         Error::InvalidCertificate(error) => certificate(error),
         Error::AlertReceived(alert) => received(*alert),
-        other => other.to_string(),
+        other => unfit::error(other),
     }
 }
 
@@ -68,7 +70,8 @@ fn received(description: AlertDescription) -> String {
     )
 }
 
-fn certificate(error: &CertificateError) -> String {
+/// Why a client's certificate is refused.
+pub fn certificate(error: &CertificateError) -> String {
     use CertificateError as C;
     match error {
         C::UnknownIssuer => "no authority of `client_ca` issued the client's certificate, or an \
@@ -98,23 +101,8 @@ fn certificate(error: &CertificateError) -> String {
             "the client's certificate is not for clients: its extended key usage lacks clientAuth"
                 .to_owned()
         }
-        // Of webpki's own errors rustls passes on the name.
-        C::Other(other) if other.0.to_string() == "NameConstraintViolation" => {
-            "name constraints of an authority above the client's certificate do not allow its \
-             names, or are constraints for URIs, which cannot be checked and refuse every \
-             certificate with a URI"
-                .to_owned()
-        }
-        other => format!("the client's certificate cannot be used: {}", plain(other)),
+        other => unfit::certificate("the client's", other),
     }
-}
-
-/// rustls' own word, without its prefix.
-fn plain(error: &CertificateError) -> String {
-    Error::InvalidCertificate(error.clone())
-        .to_string()
-        .trim_start_matches("invalid peer certificate: ")
-        .to_owned()
 }
 
 fn date(time: UnixTime) -> String {

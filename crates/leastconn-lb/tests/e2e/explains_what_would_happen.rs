@@ -167,6 +167,18 @@ async fn in_words_for_every_listener() {
 }
 
 #[tokio::test]
+async fn an_ambiguous_certificate_is_told_by_its_serial_number() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let cert = lb.ca().leaf(CLIENT1).extra_cn("b").build();
+    cert.write(lb.dir(), "two");
+    let said = explain(&lb, &["--cert", "two.crt"]);
+    let serial = format!("serial       {}\n", cert.serial_hex.to_uppercase());
+    assert!(said.out.contains(&serial), "{}", said.out);
+    lb.quiet().await;
+}
+
+#[tokio::test]
 async fn wrong_questions_are_no_refusals() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;

@@ -34,7 +34,35 @@ async fn a_refused_certificate_is_described(records: Records) {
     let foreign = TestCa::new("some other CA").leaf("intruder").build();
     let unfit = lb.ca().leaf(CLIENT1).eku_server_only().build();
     let past = lb.ca().leaf(CLIENT1).validity(-7200, -3600).build();
+    let old = lb.ca().leaf(CLIENT1).version_1().build();
+    let leaf = lb.ca().leaf(CLIENT1).build();
+    let poser = TestCa::from_leaf(&leaf).leaf(CLIENT1).build();
+    let authority = lb.ca().cert().clone();
     let cases = [
+        (
+            &old,
+            "untrusted_certificate",
+            "certificate_unknown",
+            "is of X.509 version 1, which is not supported: issue it anew, with extensions",
+            "CN=test CA",
+            "CN=client1.lb.com",
+        ),
+        (
+            &poser,
+            "untrusted_certificate",
+            "certificate_unknown",
+            "was issued with a certificate that is no authority's",
+            "CN=client1.lb.com",
+            "CN=client1.lb.com",
+        ),
+        (
+            &authority,
+            "untrusted_certificate",
+            "certificate_unknown",
+            "is an authority's (CA:TRUE): issue one with CA:FALSE",
+            "CN=test CA",
+            "CN=test CA",
+        ),
         (
             &foreign,
             "untrusted_certificate",

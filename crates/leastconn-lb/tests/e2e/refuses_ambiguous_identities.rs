@@ -11,6 +11,13 @@ async fn is_ambiguous(lb: &Running, cert: &Cert) {
     assert_eq!(refused(&lb.showing(cert), lb.main()).await, None);
     let record = lb.nth(before, "ambiguous_identity").await;
     assert!(record.get("client").is_none(), "{record}");
+    // Whose it was, all the same.
+    assert_eq!(record["serial"], cert.serial_hex.to_uppercase(), "{record}");
+    let certificate = &record["certificate"];
+    assert_eq!(certificate["issuer"], "CN=test CA", "{record}");
+    let subject = certificate["subject"].as_str().unwrap();
+    assert!(!subject.contains(char::is_control), "{record}");
+    assert!(certificate["not_after"].is_string(), "{record}");
 }
 
 async fn with_cert(make: impl Fn(LeafBuilder<'_>) -> Vec<Cert>) {

@@ -15,6 +15,8 @@ both_record_layers! {
     what_a_refused_client_sends_early_reaches_no_server,
     #[tokio::test]
     what_was_good_a_moment_ago_expires_all_the_same,
+    #[tokio::test]
+    a_client_s_certificate_among_the_authorities_vouches_for_nobody,
 }
 
 /// Refuses in both versions, and says why to both sides.
@@ -134,6 +136,39 @@ async fn what_a_refused_client_sends_early_reaches_no_server(records: Records) {
         0
     );
     assert_eq!(web.accepted(), 0);
+    lb.quiet().await;
+}
+
+/// rustls would trust whatever it is given, and so who has that certificate's key could
+/// be anybody.
+async fn a_client_s_certificate_among_the_authorities_vouches_for_nobody(records: Records) {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]).records(records);
+    let client = site.cert("client2");
+    let authorities = site.ca.cert_pem() + &client.cert_pem;
+    std::fs::write(site.dir.path().join("ca.crt"), authorities).unwrap();
+    let lb = site.start().await;
+    let minted = TestCa::from_leaf(&client).leaf(CLIENT1).build();
+    let untrusted = "untrusted_certificate";
+    let minted = lb.showing(&minted);
+    is_refused(&lb, minted.clone(), untrusted, Alert::CertificateUnknown).await;
+    assert_eq!(web.accepted(), 0);
+
+    // The same for files that were replaced.
+    let later = lb.ca().leaf("client3").build();
+    let authorities = [lb.ca().cert_pem(), TestCa::new("more").cert_pem()].concat();
+    let (new, path) = (lb.dir().join("ca.crt.new"), lb.dir().join("ca.crt"));
+    std::fs::write(&new, authorities + &later.cert_pem).unwrap();
+    std::fs::rename(new, path).unwrap();
+    let loaded = |event: &serde_json::Value| event.to_string().contains("are in force");
+    lb.wait_log(loaded, DEADLINE).await;
+    let minted_later = TestCa::from_leaf(&later).leaf(CLIENT1).build();
+    for client in [minted, lb.showing(&minted_later)] {
+        is_refused(&lb, client, untrusted, Alert::CertificateUnknown).await;
+    }
+    talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
     lb.quiet().await;
 }
 

@@ -40,7 +40,7 @@ fn fields(outcome: &str) -> &'static str {
         "rate_limited" | "too_many_connections" => "TLS client identity upstream ? detail",
         "not_allowed" => "TLS client identity ? detail",
         "unknown_client" => "TLS identity ? detail",
-        "ambiguous_identity" => "sni tls_version cipher handshake_ms ? serial detail",
+        "ambiguous_identity" => "sni tls_version cipher handshake_ms serial certificate ? detail",
         "no_certificate" => "sni alert_sent ? tls_offered tls_version detail",
         "untrusted_certificate" | "expired_certificate" | "revoked_certificate" => {
             "sni serial certificate alert_sent ? tls_offered tls_version detail"

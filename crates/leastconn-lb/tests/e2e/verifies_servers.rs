@@ -62,10 +62,10 @@ async fn each_way_in_which_a_certificate_is_wrong_is_told() {
     let leaf = || servers.ca.leaf("web").dns("web.internal");
     let other = TestCa::new("other CA");
     let namesake = TestCa::new("servers' CA");
-    let cases: [(Cert, &str); 8] = [
+    let cases: [(Cert, &str); 10] = [
         (
             servers.ca.leaf("web").dns("db.internal").build(),
-            "is not for `web.internal`: it is for DnsName(\"db.internal\")",
+            "is not for `web.internal`: it is for db.internal",
         ),
         (
             // A common name is no name.
@@ -90,6 +90,14 @@ async fn each_way_in_which_a_certificate_is_wrong_is_told() {
             "is not valid before 20",
         ),
         (leaf().eku_client_only().build(), "is not for servers"),
+        (
+            leaf().version_1().build(),
+            "is of X.509 version 1, which is not supported: issue it anew",
+        ),
+        (
+            servers.ca.cert().clone(),
+            "is an authority's (CA:TRUE): issue one with CA:FALSE",
+        ),
     ];
     for (version, spoken) in VERSIONS {
         for (cert, said) in &cases {
@@ -117,6 +125,77 @@ async fn each_way_in_which_a_certificate_is_wrong_is_told() {
             let line: Value = serde_json::from_str(&warnings[0]).unwrap();
             assert!(line.to_string().contains("web1"), "{line}");
             bad.wait_open(0).await;
+            lb.quiet().await;
+        }
+    }
+}
+
+/// It is trusted as it stands, and its key for nothing else: whoever takes it from the
+/// server cannot be other servers.
+#[tokio::test]
+async fn a_certificate_that_a_server_has_signed_itself_stands_for_that_server_alone() {
+    let servers = Servers::new();
+    let own = || {
+        servers
+            .ca
+            .leaf("web")
+            .dns("web.internal")
+            .self_signed()
+            .build()
+    };
+    let (listed, other) = (own(), own());
+    let minted = TestCa::from_leaf(&listed)
+        .leaf("web")
+        .dns("web.internal")
+        .build();
+    let issued = servers.cert();
+    let elsewhere = servers
+        .ca
+        .leaf("db")
+        .dns("db.internal")
+        .self_signed()
+        .build();
+    for (version, spoken) in VERSIONS {
+        for (cert, beside_an_authority, said) in [
+            (&listed, false, None),
+            (&listed, true, None),
+            (&issued, true, None),
+            (
+                &issued,
+                false,
+                Some("was not issued by an authority of `ca`"),
+            ),
+            (&other, true, Some("was not issued by an authority of `ca`")),
+            (&minted, true, Some("")),
+            (
+                &minted,
+                false,
+                Some("was not issued by an authority of `ca`"),
+            ),
+            (&elsewhere, true, Some("is not for `web.internal`")),
+        ] {
+            let web = Upstream::start_tls_versions(named("web1"), cert, None, &[spoken]).await;
+            let site = servers.site(
+                &[NO_PROBES, NO_EJECTION, MUTUAL],
+                &[entry("web1", web.addr(), "")],
+            );
+            let mut authorities = listed.cert_pem.clone() + &elsewhere.cert_pem;
+            if beside_an_authority {
+                authorities += &servers.ca.cert_pem();
+            }
+            std::fs::write(site.dir.path().join("servers.crt"), authorities).unwrap();
+            let lb = site.start().await;
+            let Some(said) = said else {
+                assert_eq!(greeting(&lb).await.0, "web1", "{version}");
+                lb.quiet().await;
+                continue;
+            };
+            let record = is_refused(&lb).await;
+            let detail = record["detail"].as_str().unwrap();
+            assert!(
+                detail.contains("the server's certificate") && detail.contains(said),
+                "{version}: {detail}\n  should say: {said}"
+            );
             lb.quiet().await;
         }
     }
@@ -173,7 +252,7 @@ async fn a_revoked_server_is_none_and_tls_1_2_may_be_too_old() {
         (web1.addr(), "the server's certificate is revoked"),
         (
             old.addr(),
-            "the server ended the connection with alert ProtocolVersion",
+            "the server ended the connection with alert protocol_version",
         ),
     ] {
         let lb = start(addr).await;

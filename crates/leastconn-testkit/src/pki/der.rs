@@ -60,11 +60,47 @@ fn children(der: &[u8]) -> Vec<&[u8]> {
 
 /// The same certificate with another field, signed anew.
 pub(super) fn with_field(cert: &[u8], field: usize, value: &[u8], key: &KeyPair) -> Vec<u8> {
-    let [tbs, algorithm, _signature] = children(cert)[..] else {
-        panic!("no certificate")
+    rewritten(cert, key, |fields| fields[field] = value)
+}
+
+/// The same certificate as X.509 version 1 has it: without extensions and without a
+/// version, which began with the second.
+pub(super) fn version_1(cert: &[u8], key: &KeyPair) -> Vec<u8> {
+    const VERSION: u8 = 0xa0;
+    const EXTENSIONS: u8 = 0xa3;
+    rewritten(cert, key, |fields| {
+        fields.retain(|field| ![VERSION, EXTENSIONS].contains(&field[0]));
+    })
+}
+
+/// The same revocation list as version 1 has it, without a number of its own.
+pub fn list_of_version_1(list: &[u8], key: &KeyPair) -> Vec<u8> {
+    const VERSION: u8 = 0x02;
+    const EXTENSIONS: u8 = 0xa0;
+    rewritten(list, key, |fields| {
+        fields.retain(|field| ![VERSION, EXTENSIONS].contains(&field[0]));
+    })
+}
+
+/// The same revocation list without the time by which there will be another one.
+pub fn list_without_next_update(list: &[u8], key: &KeyPair) -> Vec<u8> {
+    const NEXT_UPDATE: usize = 4;
+    rewritten(list, key, |fields| {
+        fields.remove(NEXT_UPDATE);
+    })
+}
+
+/// A certificate or a revocation list with other fields, signed anew.
+pub(super) fn rewritten<'a>(
+    signed: &'a [u8],
+    key: &KeyPair,
+    change: impl FnOnce(&mut Vec<&'a [u8]>),
+) -> Vec<u8> {
+    let [tbs, algorithm, _signature] = children(signed)[..] else {
+        panic!("nothing signed")
     };
     let mut fields = children(tbs);
-    fields[field] = value;
+    change(&mut fields);
     let tbs = tlv(SEQUENCE, &fields.concat());
     // A bit string begins with the number of unused bits.
     let signature = [&[0], &key.sign(&tbs).unwrap()[..]].concat();

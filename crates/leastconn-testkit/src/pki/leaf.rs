@@ -9,7 +9,7 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::der::{ISSUER, OID, SEQUENCE, SET, SUBJECT, UTF8_STRING, tlv, with_field};
+use super::der::{ISSUER, OID, SEQUENCE, SET, SUBJECT, UTF8_STRING, tlv, version_1, with_field};
 use super::{Cert, DAY, TestCa, at, random_serial};
 
 /// 2.5.4.3 and 2.5.4.11.
@@ -41,6 +41,7 @@ pub struct LeafBuilder<'a> {
     usages: Vec<ExtendedKeyUsagePurpose>,
     rsa: bool,
     self_signed: bool,
+    version_1: bool,
 }
 
 impl<'a> LeafBuilder<'a> {
@@ -58,6 +59,7 @@ impl<'a> LeafBuilder<'a> {
             ],
             rsa: false,
             self_signed: false,
+            version_1: false,
         }
     }
 
@@ -197,6 +199,13 @@ impl<'a> LeafBuilder<'a> {
         self
     }
 
+    /// X.509 version 1, which has no extensions: what `openssl x509 -req` without
+    /// `-extfile` makes before OpenSSL 3.2.
+    pub fn version_1(mut self) -> Self {
+        self.version_1 = true;
+        self
+    }
+
     /// Makes the certificate, with a new key and a random serial number.
     pub fn build(self) -> Cert {
         let mut params = CertificateParams::default();
@@ -227,6 +236,7 @@ impl<'a> LeafBuilder<'a> {
         } else {
             KeyPair::generate().unwrap()
         };
+        let subject_names = self.subject.clone();
         let subject = encode_name(self.subject);
         let (cert, signer, above) = if self.self_signed {
             (params.self_signed(&key).unwrap(), &key, &[][..])
@@ -239,8 +249,15 @@ impl<'a> LeafBuilder<'a> {
             )
         };
         let mut leaf = with_field(cert.der(), SUBJECT, &subject, signer);
-        if let Some(issuer) = self.issuer {
+        // For rcgen, its own stand-in issued it.
+        let issuer = self
+            .issuer
+            .or_else(|| self.self_signed.then_some(subject_names));
+        if let Some(issuer) = issuer {
             leaf = with_field(&leaf, ISSUER, &encode_name(issuer), signer);
+        }
+        if self.version_1 {
+            leaf = version_1(&leaf, signer);
         }
         let leaf = CertificateDer::from(leaf);
         Cert::new([&[leaf], above].concat(), &key, serial.as_ref())

@@ -12,7 +12,7 @@ fn verify(root: &TestCa, crls: &str, cert: &Cert) -> Result<(), Error> {
     let mut roots = RootCertStore::empty();
     roots.add(root.cert().der().clone()).unwrap();
     let crls = CertificateRevocationListDer::pem_slice_iter(crls.as_bytes()).map(Result::unwrap);
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(aws_lc_rs::default_provider());
     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
         .with_crls(crls)
         .enforce_revocation_expiration()

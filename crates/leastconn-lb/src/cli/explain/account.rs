@@ -11,7 +11,7 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use super::rules::{self, Tried};
 use crate::{
     config::{ClientAuth, Key, Listener},
-    identity::{Ambiguous, Certificate, Peer},
+    identity::{self, Ambiguous, Certificate, Peer},
     policy::{Matched, Policy, Routing},
     tls,
 };
@@ -162,7 +162,10 @@ impl Shown {
             above: asked.chain.len() - 1,
             candidates: all(&[Key::Cn, Key::Dns, Key::Uri, Key::Spki]),
             attributes: all(&[Key::Ou, Key::IssuerCn]),
-            serial: certificate.map(|read| read.serial.clone()),
+            // Also of one that is not read any further.
+            serial: parsed
+                .as_ref()
+                .map(|parsed| identity::serial(parsed.raw_serial())),
             ambiguous: read.and_then(|read| read.as_ref().err().map(ToString::to_string)),
         }
     }

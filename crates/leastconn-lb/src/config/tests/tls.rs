@@ -168,6 +168,11 @@ fn files_that_are_no_use() {
         "broken",
         "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n",
     );
+    let pem = pki.ca.pem();
+    pki.write("short", &pem[..pem.len() - 30]);
+    let key = KeyPair::generate().unwrap().serialize_pem();
+    pki.write("joined", key.replace('\n', ""));
+    pki.write("joined-and-short", &key.replace('\n', "")[..100]);
     pki.write(
         "nonsense",
         "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
@@ -209,7 +214,26 @@ fn files_that_are_no_use() {
         (
             "server.crt",
             "broken",
-            "error: \"broken\": not well-formed PEM",
+            "error: \"broken\": not well-formed PEM: what is between its lines of `-----` is not \
+             base64; was it copied whole, and as text?",
+        ),
+        (
+            "server.crt",
+            "short",
+            "error: \"short\": not well-formed PEM: the line `-----END CERTIFICATE-----` is \
+             missing; the file is cut off: was it copied whole?",
+        ),
+        (
+            "server.key",
+            "joined",
+            "error: \"joined\": not well-formed PEM: a line that begins with `-----BEGIN` holds \
+             more than that; its lines are joined: was it copied with its line breaks?",
+        ),
+        (
+            "server.key",
+            "joined-and-short",
+            "error: \"joined-and-short\": not well-formed PEM: a line that begins with \
+             `-----BEGIN` does not end in `-----`; was it copied with its line breaks?",
         ),
         (
             "server.crt",
@@ -443,6 +467,27 @@ fn odd_certificates_are_warned_of() {
     assert!(said[0].contains("is not an authority's"), "{said:#?}");
 }
 
+/// It would be refused when the listener starts.
+#[test]
+fn an_own_certificate_of_version_1_is_an_error() {
+    let pki = Pki::new();
+    let issuer = leastconn_testkit::TestCa::new("issuer");
+    let leaf = issuer.leaf("lb.com").version_1().build();
+    leaf.write(&pki.dir, "old");
+    let old = ALL
+        .replace("server.crt", "old.crt")
+        .replace("server.key", "old.key");
+    let said = pki.says(&old);
+    assert!(
+        said.contains(
+            &"error: the certificate, or one above it, is of X.509 version 1, which is not \
+              supported: issue it anew, with extensions (`openssl x509 -req -extfile ...`)"
+                .to_owned()
+        ),
+        "{said:#?}"
+    );
+}
+
 #[test]
 fn files_are_loaded_again_as_they_were_written() {
     let pki = Pki::new();
@@ -468,14 +513,18 @@ fn files_are_loaded_again_as_they_were_written() {
 
     pki.write("server.key", "");
     let problems = tls.load_again("main", now).unwrap_err();
+    let dir = pki.dir.path().display().to_string();
+    let said = |problems: &crate::config::Problems| problems.to_string().replace(&dir, "DIR");
     assert_eq!(
-        problems.to_string(),
+        said(&problems),
         "\
 error: \"server.key\": the file is empty
- --> `tls` of listener `main`:2:7
-  |
-2 | key = \"server.key\"
-  |       ^^^^^^^^^^^^"
+--> DIR/server.key (`tls` of listener `main`)"
+    );
+    let line = problems.lines().next().unwrap().replace(&dir, "DIR");
+    assert_eq!(
+        line,
+        "DIR/server.key (`tls` of listener `main`): error: \"server.key\": the file is empty"
     );
     pki.server(server_params());
     let config = reading(

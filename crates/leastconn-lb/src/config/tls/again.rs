@@ -87,6 +87,8 @@ impl Tls {
     /// What the files that the table of `listener` names hold now, and what is odd
     /// about them at `now`.
     ///
+    /// Problems say which file they are about: the table itself is nowhere to be read.
+    ///
     /// # Errors
     /// With all problems, if any is an error.
     pub fn load_again(&self, listener: &str, now: Timestamp) -> Result<(Self, Problems), Problems> {
@@ -106,6 +108,23 @@ impl Tls {
         };
         let tls = load::load(&raw, &self.written.base_dir, now, &mut problems);
         problems.sort();
+        let RawTls {
+            cert,
+            key,
+            client_ca,
+            crl,
+            ..
+        } = &raw.value;
+        let named = [cert, key, client_ca].into_iter().flatten();
+        let named = named.map(|at| (at.span.clone(), &*at.value));
+        let lists = crl.iter().flat_map(At::each);
+        let files: Vec<_> = named
+            .chain(lists.map(|at| (at.span.clone(), at.value)))
+            .collect();
+        problems.say_files(|span| {
+            let of_that_place = files.iter().find(|(of, _)| of == span);
+            of_that_place.map(|(_, file)| self.written.base_dir.join(file).display().to_string())
+        });
         match tls {
             Some(tls) => Ok((tls, problems)),
             None => Err(problems),

@@ -8,7 +8,7 @@ use std::{
 
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
-    pem::{PemObject, SectionKind},
+    pem::{self, PemObject, SectionKind},
 };
 
 use crate::confinement;
@@ -96,8 +96,7 @@ impl Pem {
             return Ok(pem);
         }
         for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes) {
-            let (kind, der) =
-                section.map_err(|error| FileError::new(format!("not well-formed PEM: {error}")))?;
+            let (kind, der) = section.map_err(|error| malformed(&error))?;
             match kind {
                 SectionKind::Certificate => pem.certificates.push(der.into()),
                 SectionKind::Crl => pem.crls.push(der.into()),
@@ -143,6 +142,39 @@ impl Pem {
             _ => error.help("it must be in PEM form, with lines of `-----BEGIN`"),
         }
     }
+}
+
+/// What is wrong with the form of a file: the parser prints bytes as numbers. Nothing of
+/// what is between its lines is told, which may be a key.
+fn malformed(error: &pem::Error) -> FileError {
+    let (why, help) = match error {
+        pem::Error::MissingSectionEnd { end_marker } => {
+            let is_label = |byte: &u8| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b' ');
+            let whole = end_marker.len() <= 40 && end_marker.iter().all(is_label);
+            if whole {
+                let label = String::from_utf8_lossy(end_marker);
+                (
+                    format!("the line `-----END {label}-----` is missing"),
+                    "the file is cut off: was it copied whole?",
+                )
+            } else {
+                (
+                    "a line that begins with `-----BEGIN` holds more than that".to_owned(),
+                    "its lines are joined: was it copied with its line breaks?",
+                )
+            }
+        }
+        pem::Error::IllegalSectionStart { .. } => (
+            "a line that begins with `-----BEGIN` does not end in `-----`".to_owned(),
+            "was it copied with its line breaks?",
+        ),
+        pem::Error::Base64Decode(_) => (
+            "what is between its lines of `-----` is not base64".to_owned(),
+            "was it copied whole, and as text?",
+        ),
+        other => return FileError::new(format!("not well-formed PEM: {other}")),
+    };
+    FileError::new(format!("not well-formed PEM: {why}")).help(help)
 }
 
 /// Reads a regular file: a pipe would block the reload, a device never end.

@@ -4,10 +4,13 @@ use jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
 use x509_parser::{
     certificate::X509Certificate,
+    error::X509Error,
     extensions::{GeneralName, NameConstraints},
+    oid_registry::OID_X509_EXT_BASIC_CONSTRAINTS,
     prelude::FromDer,
     revocation_list::CertificateRevocationList,
     time::ASN1Time,
+    x509::X509Version,
 };
 
 /// How long before its end a certificate is worth a word.
@@ -23,6 +26,8 @@ pub(super) struct Facts {
     raw_issuer: Vec<u8>,
     serial: Vec<u8>,
     is_authority: bool,
+    /// Why its key may not sign certificates; `None`: it may.
+    no_issuer: Option<&'static str>,
     has_names: bool,
     for_servers: bool,
     limits_uris: bool,
@@ -41,6 +46,16 @@ pub(super) enum Purpose {
 impl Facts {
     pub(super) fn is_current(&self, now: Timestamp) -> bool {
         self.not_before <= now && now <= self.not_after
+    }
+
+    /// Whether what it issued may be trusted.
+    pub(super) fn may_issue(&self) -> bool {
+        self.no_issuer.is_none()
+    }
+
+    /// Whether it names itself as its issuer.
+    pub(super) fn is_self_issued(&self) -> bool {
+        self.raw_subject == self.raw_issuer
     }
 
     fn validity(&self, now: Timestamp, consequence: &str) -> Option<Remark> {
@@ -96,8 +111,7 @@ impl Remark {
 
 /// Reads a certificate.
 pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
-    let (rest, parsed) =
-        X509Certificate::from_der(certificate.as_ref()).map_err(|error| error.to_string())?;
+    let (rest, parsed) = X509Certificate::from_der(certificate.as_ref()).map_err(malformed)?;
     if !rest.is_empty() {
         return Err("something follows it".to_owned());
     }
@@ -110,6 +124,7 @@ pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
         raw_issuer: parsed.issuer().as_raw().to_vec(),
         serial: parsed.raw_serial().to_vec(),
         is_authority: parsed.is_ca(),
+        no_issuer: no_issuer(&parsed),
         has_names: matches!(parsed.subject_alternative_name(), Ok(Some(_))),
         for_servers: usage
             .as_ref()
@@ -119,6 +134,46 @@ pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
             .is_none_or(|usage| usage.value.any || usage.value.client_auth),
         limits_uris: limits_uris(&parsed),
     })
+}
+
+/// What the parser stumbled over; it names what it looked for, not why that is wrong.
+fn malformed(error: x509_parser::nom::Err<X509Error>) -> String {
+    match X509Error::from(error) {
+        X509Error::Der(_) | X509Error::NomError(_) | X509Error::Generic => {
+            "it is not well-formed, or is cut off".to_owned()
+        }
+        error => format!("it is not well-formed ({error})"),
+    }
+}
+
+/// Why a certificate is no authority's, by the rules of OpenSSL: the verifier takes any
+/// that it is given for one.
+fn no_issuer(certificate: &X509Certificate<'_>) -> Option<&'static str> {
+    let has_constraints = certificate
+        .get_extension_unique(&OID_X509_EXT_BASIC_CONSTRAINTS)
+        .map(|extension| extension.is_some());
+    let constraints = certificate.basic_constraints();
+    match (has_constraints, constraints) {
+        (Ok(true), Ok(Some(constraints))) if !constraints.value.ca => {
+            return Some("its basic constraints say CA:FALSE");
+        }
+        (Ok(true), Ok(Some(_))) | (Ok(false), _) => {}
+        _ => return Some("its basic constraints cannot be read"),
+    }
+    let may_sign = match certificate.key_usage() {
+        Ok(usage) => usage.map(|usage| usage.value.key_cert_sign()),
+        Err(_) => return Some("its key usage cannot be read"),
+    };
+    match (may_sign, certificate.is_ca()) {
+        (Some(false), _) => Some("its key usage lacks keyCertSign"),
+        (_, true) | (Some(true), false) => None,
+        // Roots are this old. What it says of itself is all that there is.
+        (None, false) if certificate.version() == X509Version::V1 => {
+            (certificate.subject().as_raw() != certificate.issuer().as_raw())
+                .then_some("it is of X.509 version 1 and was issued by another")
+        }
+        (None, false) => Some("it has neither basic constraints nor a key usage"),
+    }
 }
 
 /// Whether there are name constraints for URIs.
@@ -195,17 +250,25 @@ pub(super) fn own_certificate(
     remarks
 }
 
-/// What is odd about an authority.
-pub(super) fn authority(authority: &Facts, now: Timestamp) -> Vec<Remark> {
+/// What is odd about what `ca` names as an authority. `alone`: it may be used all the
+/// same, for a server that shows this very certificate.
+pub(super) fn authority(authority: &Facts, ca: &str, alone: bool, now: Timestamp) -> Vec<Remark> {
     let consequence = "it is left out: what it issued will be refused";
     let mut remarks: Vec<_> = authority.validity(now, consequence).into_iter().collect();
-    if !authority.is_authority {
+    if let Some(why) = authority.no_issuer {
         remarks.push(Remark::new(
             format!(
-                "the certificate of {} is not an authority's",
+                "the certificate of {} is not an authority's: {why}",
                 authority.subject
             ),
-            "it can only stand for itself",
+            &if alone {
+                "it stands for itself only: nothing that its key signed is trusted".to_owned()
+            } else {
+                format!(
+                    "it is ignored: `{ca}` names those who issue certificates, not those who \
+                     have one"
+                )
+            },
         ));
     }
     if authority.limits_uris {
@@ -221,7 +284,10 @@ pub(super) fn authority(authority: &Facts, now: Timestamp) -> Vec<Remark> {
 #[derive(Debug)]
 pub(super) struct Crl<'a> {
     pub(super) issuer: String,
+    pub(super) this_update: Timestamp,
     pub(super) next_update: Option<Timestamp>,
+    /// Whether it is of X.509 version 2, the only one that has extensions.
+    pub(super) is_version_2: bool,
     raw_issuer: Vec<u8>,
     revoked: Vec<Vec<u8>>,
     /// What is signed.
@@ -232,8 +298,7 @@ pub(super) struct Crl<'a> {
 
 impl<'a> Crl<'a> {
     pub(super) fn parse(der: &'a [u8]) -> Result<Self, String> {
-        let (rest, parsed) =
-            CertificateRevocationList::from_der(der).map_err(|error| error.to_string())?;
+        let (rest, parsed) = CertificateRevocationList::from_der(der).map_err(malformed)?;
         if !rest.is_empty() {
             return Err("something follows it".to_owned());
         }
@@ -242,7 +307,9 @@ impl<'a> Crl<'a> {
             split_signed(der).ok_or_else(|| "not a signed structure".to_owned())?;
         Ok(Self {
             issuer: subject(&parsed.issuer().to_string()),
+            this_update: timestamp(parsed.last_update()),
             next_update: parsed.next_update().map(timestamp),
+            is_version_2: parsed.version() == Some(X509Version::V2),
             raw_issuer: parsed.issuer().as_raw().to_vec(),
             revoked: parsed
                 .iter_revoked_certificates()

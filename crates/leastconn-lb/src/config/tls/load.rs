@@ -7,7 +7,7 @@ use rustls::{
     RootCertStore,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer},
-    server::WebPkiClientVerifier,
+    server::{VerifierBuilderError, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
 
@@ -16,12 +16,15 @@ use super::{
     file::{Pem, Wanted},
     inspect::{self, Crl, Purpose},
 };
-use crate::config::{
-    Problem, Problems, defaults, duration,
-    raw::{
-        RawTls,
-        value::{At, DurationText},
+use crate::{
+    config::{
+        Problem, Problems, defaults, duration,
+        raw::{
+            RawTls,
+            value::{At, DurationText},
+        },
     },
+    unfit,
 };
 
 /// rustls tells clients that tickets of TLS 1.3 are good for a day, whatever we do.
@@ -53,10 +56,10 @@ pub(crate) fn load(
         .and_then(|at| loader.chain(at, Purpose::Server));
     let key = key.as_ref().and_then(|at| {
         let key = loader.key(at)?;
-        loader.fits(chain.as_deref()?, &key, &at.span);
+        loader.fits(chain.as_deref()?, &key, [&cert.as_ref()?.span, &at.span]);
         Some(key)
     });
-    let authorities = client_ca.as_ref().map(|at| loader.authorities(at));
+    let authorities = client_ca.as_ref().map(|at| loader.authorities(at, None));
     let mut crls = Vec::new();
     for text in crl.iter().flat_map(At::each) {
         crls.extend(loader.crls(&text, authorities.as_ref().map(|list| list.as_deref())));
@@ -117,6 +120,8 @@ pub(super) struct Loader<'a> {
     now: Timestamp,
     pub(super) problems: &'a mut Problems,
     pub(super) files: Vec<CertificateFile>,
+    /// Where each list of [`Self::crls`] stands, in the order of those.
+    lists: Vec<At<String>>,
     provider: CryptoProvider,
 }
 
@@ -133,6 +138,7 @@ impl<'a> Loader<'a> {
             now,
             problems,
             files: Vec::new(),
+            lists: Vec::new(),
             provider: aws_lc_rs::default_provider(),
         }
     }
@@ -274,56 +280,85 @@ impl Loader<'_> {
         &mut self,
         chain: &[CertificateDer<'static>],
         key: &PrivateKeyDer<'static>,
-        span: &Range<usize>,
+        [cert_span, span]: [&Range<usize>; 2],
     ) {
+        use rustls::{Error, InconsistentKeys};
         match self.provider.key_provider.load_private_key(key.clone_key()) {
             Err(error) => {
                 self.problems
-                    .error(format!("the private key cannot be used: {error}"))
+                    .error(format!(
+                        "the private key cannot be used: {}",
+                        unfit::error(&error)
+                    ))
                     .at(span.clone())
                     .note("RSA from 2048 bits, ECDSA P-256, P-384 and P-521, and Ed25519 can");
             }
             Ok(signer) => {
                 let pair = CertifiedKey::new(chain.to_vec(), signer);
-                if let Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) =
-                    pair.keys_match()
-                {
-                    self.problems
-                        .error("the key does not belong to the certificate")
-                        .at(span.clone())
-                        .note("the first certificate of `cert` has another public key");
+                match pair.keys_match() {
+                    Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+                    Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+                        self.problems
+                            .error("the key does not belong to the certificate")
+                            .at(span.clone())
+                            .note("the first certificate of `cert` has another public key");
+                    }
+                    // Of whatever else rustls would refuse when a listener starts.
+                    Err(error) => {
+                        self.problems
+                            .error(unfit::error(&error))
+                            .at(cert_span.clone());
+                    }
                 }
             }
         }
     }
 
-    /// The authorities that are in force. One that has expired is left out:
-    /// nothing else would keep its certificates from being accepted.
-    pub(super) fn authorities(&mut self, at: &At<String>) -> Option<Vec<CertificateDer<'static>>> {
+    /// The authorities that are in force. One that has expired is left out, and so is
+    /// what is none: nothing else would keep what its key signed from being accepted.
+    ///
+    /// `alone` gets what is no authority and stands for itself; without it, nothing may.
+    pub(super) fn authorities(
+        &mut self,
+        at: &At<String>,
+        mut alone: Option<&mut Vec<CertificateDer<'static>>>,
+    ) -> Option<Vec<CertificateDer<'static>>> {
         let text = borrowed(at);
         let pem = self.read(&text, Wanted::Certificates)?;
         let facts = self.parsed(&pem.certificates, &text)?;
         self.remember(&text, facts.iter().map(|c| c.not_after), false);
         let mut kept = Vec::new();
+        let mut any_alone = false;
         for (certificate, facts) in pem.certificates.into_iter().zip(&facts) {
-            for remark in inspect::authority(facts, self.now) {
+            let alone = alone.as_mut().filter(|_| facts.is_self_issued());
+            for remark in inspect::authority(facts, self.ca, alone.is_some(), self.now) {
                 remark.apply(
                     self.problems
                         .warning(remark.message.clone())
                         .at(at.span.clone()),
                 );
             }
-            if facts.is_current(self.now) {
+            if !facts.is_current(self.now) {
+                continue;
+            }
+            if facts.may_issue() {
                 kept.push(certificate);
+            } else if let Some(alone) = alone {
+                any_alone = true;
+                alone.push(certificate);
             }
         }
-        if kept.is_empty() {
-            self.problems
+        if kept.is_empty() && !any_alone {
+            let problem = self
+                .problems
                 .error(format!(
                     "{:?} holds no authority that is in force",
                     text.value
                 ))
                 .at(text.span);
+            if !facts.iter().any(inspect::Facts::may_issue) {
+                problem.help("put the certificate of the authority that issues them there");
+            }
             return None;
         }
         Some(kept)
@@ -368,6 +403,11 @@ impl Loader<'_> {
             }
         }
         self.remember(text, ends.into_iter(), true);
+        let here = At {
+            value: text.value.to_owned(),
+            span: text.span.clone(),
+        };
+        self.lists.extend(pem.crls.iter().map(|_| here.clone()));
         pem.crls
     }
 
@@ -384,6 +424,37 @@ impl Loader<'_> {
                 ))
                 .at(text.span.clone())
                 .note(format!("its issuer is {}", crl.issuer));
+        }
+        if !crl.is_version_2 {
+            self.problems
+                .error(format!(
+                    "{:?} is of version 1, which is not supported",
+                    text.value
+                ))
+                .at(text.span.clone())
+                .note("it has none of the extensions that a list must have")
+                .help(
+                    "make it anew, with `crlnumber` and `crl_extensions` in the configuration of \
+                     `openssl ca`",
+                );
+        }
+        if crl.next_update.is_none() {
+            self.problems
+                .error(format!(
+                    "{:?} does not say until when it is good",
+                    text.value
+                ))
+                .at(text.span.clone())
+                .help("make it anew, with `nextUpdate`: `openssl ca -gencrl -crldays 7`");
+        }
+        if crl.this_update > self.now {
+            self.problems
+                .warning(format!(
+                    "{:?} is from {}, which is yet to come",
+                    text.value, crl.this_update
+                ))
+                .at(text.span.clone())
+                .note("it is in force all the same: look at its issuer's clock, and at this one");
         }
         if let Some(end) = crl.next_update.filter(|end| *end < self.now) {
             self.problems
@@ -445,8 +516,9 @@ impl Loader<'_> {
             if let Err(error) = roots.add(authority.clone()) {
                 self.problems
                     .error(format!(
-                        "an authority of `{}` cannot be used: {error}",
-                        self.ca
+                        "an authority of `{}` cannot be used: {}",
+                        self.ca,
+                        unfit::error(&error)
                     ))
                     .at(span.clone());
             }
@@ -454,16 +526,33 @@ impl Loader<'_> {
         if roots.is_empty() {
             return;
         }
-        let built = WebPkiClientVerifier::builder_with_provider(
-            Arc::new(roots),
-            Arc::new(self.provider.clone()),
-        )
-        .with_crls(crls.to_vec())
-        .build();
-        if let Err(error) = built {
-            self.problems
-                .error(format!("the revocation lists cannot be used: {error}"))
-                .at(span.clone());
+        let roots = Arc::new(roots);
+        let provider = Arc::new(self.provider.clone());
+        let build = |crls: &[CertificateRevocationListDer<'static>]| {
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+                .with_crls(crls.to_vec())
+                .build()
+        };
+        let Err(all) = build(crls) else {
+            return;
+        };
+        // It does not say which: each alone does.
+        let places = std::mem::take(&mut self.lists);
+        let mut blamed = false;
+        for (crl, place) in crls.iter().zip(places) {
+            if let Err(VerifierBuilderError::InvalidCrl(error)) = build(std::slice::from_ref(crl)) {
+                blamed = true;
+                self.problems
+                    .error(format!(
+                        "{:?}: the list cannot be used: {}",
+                        place.value,
+                        unfit::list(&error)
+                    ))
+                    .at(place.span);
+            }
+        }
+        if !blamed {
+            self.problems.error(unfit::verifier(&all)).at(span.clone());
         }
     }
 }

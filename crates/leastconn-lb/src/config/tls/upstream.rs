@@ -33,7 +33,10 @@ pub(crate) fn load(
         crl,
         min_version,
     } = &raw.value;
-    let authorities = ca.as_ref().and_then(|at| loader.authorities(at));
+    let mut alone = Vec::new();
+    let authorities = ca
+        .as_ref()
+        .and_then(|at| loader.authorities(at, Some(&mut alone)));
     let mut crls = Vec::new();
     for text in crl.iter().flat_map(At::each) {
         // Without `ca` the table is refused already.
@@ -44,7 +47,8 @@ pub(crate) fn load(
     if let (Some(authorities), Some(at)) = (&authorities, ca)
         && loader.problems.errors() == errors
     {
-        loader.every_authority_is_covered(authorities, &crls, at);
+        let all = [&authorities[..], &alone].concat();
+        loader.every_authority_is_covered(&all, &crls, at);
         loader.verifier_accepts(authorities, &crls, &raw.span);
     }
     let tls = UpstreamTls {
@@ -61,6 +65,7 @@ pub(crate) fn load(
             .collect(),
         material: Arc::new(UpstreamTlsMaterial {
             ca: authorities.unwrap_or_default(),
+            alone,
             crls,
             own,
             files: std::mem::take(&mut loader.files),
@@ -69,7 +74,9 @@ pub(crate) fn load(
     if raw.value.server_name.is_none() {
         every_server_has_a_name(&mut loader, &tls, servers, raw);
     }
-    (loader.problems.errors() == errors && !tls.material.ca.is_empty()).then_some(tls)
+    let UpstreamTlsMaterial { ca, alone, .. } = &*tls.material;
+    let trusts = !ca.is_empty() || !alone.is_empty();
+    (loader.problems.errors() == errors && trusts).then_some(tls)
 }
 
 fn own(
@@ -92,8 +99,8 @@ fn own(
     let chain = cert.and_then(|at| loader.chain(at, Purpose::Client));
     let key_at = key;
     let key = key.and_then(|at| loader.key(at));
-    let (cert_chain, key, at) = (chain?, key?, key_at?);
-    loader.fits(&cert_chain, &key, &at.span);
+    let (cert_chain, key) = (chain?, key?);
+    loader.fits(&cert_chain, &key, [&cert?.span, &key_at?.span]);
     Some(KeyPair { cert_chain, key })
 }
 

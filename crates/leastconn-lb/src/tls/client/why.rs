@@ -6,6 +6,8 @@
 use jiff::Timestamp;
 use rustls::{AlertDescription, CertificateError, Error, pki_types::UnixTime};
 
+use crate::{tls::words, unfit};
+
 /// Names of a certificate that are told.
 const NAMES: usize = 4;
 
@@ -16,10 +18,15 @@ pub(super) fn why(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(error) => certificate(error),
         Error::AlertReceived(alert) => alerted(*alert),
-        Error::InvalidMessage(_) => format!("the server does not speak TLS ({error})"),
-        Error::PeerIncompatible(_) => format!("no common version or cipher suite ({error})"),
+        Error::InvalidMessage(why) => {
+            format!("the server does not speak TLS ({})", unfit::message(why))
+        }
+        Error::PeerIncompatible(why) => {
+            let why = unfit::spelled_as(why);
+            format!("no common version or cipher suite ({why})")
+        }
         Error::NoCertificatesPresented => "the server shows no certificate".to_owned(),
-        other => other.to_string(),
+        other => unfit::error(other),
     }
 }
 
@@ -47,12 +54,26 @@ fn certificate(error: &CertificateError) -> String {
             expected,
             presented,
         } => format!("is not for `{}`: {}", expected.to_str(), names(presented)),
-        other => return format!("the server's certificate cannot be accepted: {other:?}"),
+        other => return unfit::certificate("the server's", other),
     };
     format!("the server's certificate {what}")
 }
 
-/// rustls gives names as `DnsName("…")` and the like.
+/// The name itself: rustls gives it as `DnsName("…")` and the like.
+fn bare(presented: &str) -> &str {
+    let wrapped = |kind: &str| presented.strip_prefix(kind)?.strip_suffix(')');
+    let quoted = ["DnsName(", "UniformResourceIdentifier("];
+    let quoted = quoted.into_iter().find_map(wrapped).and_then(|text| {
+        let text = text.strip_prefix('"')?;
+        text.strip_suffix('"')
+    });
+    match presented {
+        "DirectoryName" => "a directory name",
+        other if other.starts_with("Unsupported(") => "a name of another kind",
+        other => quoted.or_else(|| wrapped("IpAddress(")).unwrap_or(other),
+    }
+}
+
 fn names(presented: &[String]) -> String {
     if presented.is_empty() {
         return "it has no subject alternative name".to_owned();
@@ -61,8 +82,8 @@ fn names(presented: &[String]) -> String {
         .iter()
         .take(NAMES)
         .map(|name| {
-            let short: String = name.chars().take(LONGEST).collect();
-            short.escape_debug().to_string().replace("\\\"", "\"")
+            let short: String = bare(name).chars().take(LONGEST).collect();
+            short.escape_debug().to_string()
         })
         .collect();
     if presented.len() > NAMES {
@@ -85,19 +106,23 @@ fn alerted(alert: AlertDescription) -> String {
         | A::UnknownCA
         | A::AccessDenied
         | A::DecryptError => {
-            format!("the server refuses the certificate that it was shown (alert {alert:?})")
+            let alert = words::alert(alert);
+            format!("the server refuses the certificate that it was shown (alert {alert})")
         }
         // What TLS 1.2 says for want of a certificate, among much else.
         A::HandshakeFailure => {
-            "the server refuses the handshake (alert HandshakeFailure): no common cipher suite, \
+            "the server refuses the handshake (alert handshake_failure): no common cipher suite, \
              or it demands a certificate"
                 .to_owned()
         }
         A::UnrecognisedName => {
-            "the server knows nothing of the name it was asked for (alert UnrecognisedName)"
+            "the server knows nothing of the name it was asked for (alert unrecognized_name)"
                 .to_owned()
         }
-        other => format!("the server ended the connection with alert {other:?}"),
+        other => format!(
+            "the server ended the connection with alert {}",
+            words::alert(other)
+        ),
     }
 }
 
@@ -128,7 +153,7 @@ mod tests {
         assert_eq!(
             of_names(&["DnsName(\"a.internal\")", "IpAddress(10.0.0.1)"]),
             "the server's certificate is not for `web.internal`: it is for \
-             DnsName(\"a.internal\"), IpAddress(10.0.0.1)"
+             a.internal, 10.0.0.1"
         );
         assert_eq!(
             of_names(&[]),
@@ -165,6 +190,6 @@ mod tests {
         let of = |alert| why(&Error::AlertReceived(alert));
         assert!(of(AlertDescription::CertificateRequired).contains("demands a certificate"));
         assert!(of(AlertDescription::UnknownCA).contains("refuses the certificate"));
-        assert!(of(AlertDescription::InternalError).contains("alert InternalError"));
+        assert!(of(AlertDescription::InternalError).contains("alert internal_error"));
     }
 }
