@@ -385,11 +385,14 @@ pub(crate) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
 
 /// Connects without TLS.
 pub(crate) async fn tcp(addr: SocketAddr) -> TcpStream {
-    let stream = leastconn_testkit::within(DEADLINE, "connecting", TcpStream::connect(addr))
-        .await
-        .unwrap();
+    // Tokio's way asks once more whether there is an error, which there is if the
+    // balancer has cut it off at once.
+    let connecting = tokio::task::spawn_blocking(move || std::net::TcpStream::connect(addr));
+    let connected = leastconn_testkit::within(DEADLINE, "connecting", connecting).await;
+    let stream = connected.unwrap().unwrap();
+    stream.set_nonblocking(true).unwrap();
     stream.set_nodelay(true).unwrap();
-    stream
+    TcpStream::from_std(stream).unwrap()
 }
 
 /// Listens where somebody else is to be refused.
