@@ -24,7 +24,7 @@ pub use history::{History, HistoryQuery, Sample, Samples};
 pub use servers::{Server, Servers, ServersQuery, SlowStart, UpstreamSummary};
 pub use status::{
     Certificate, Changes, Configuration, Deviation, FailedUpgrade, ListenerStatus, LogStatus,
-    Phase, Reload, ReloadOutcome, Status, Totals,
+    OldProcess, Phase, Reload, ReloadOutcome, Status, Totals,
 };
 
 use crate::{control::Control, shared::Shared};

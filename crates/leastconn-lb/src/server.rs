@@ -396,6 +396,11 @@ impl Observed for Seen {
             .collect()
     }
 
+    fn old_processes(&self) -> Vec<u64> {
+        let all = self.0.old_processes.list().into_iter();
+        all.map(|(_, connections)| connections).collect()
+    }
+
     fn lost_log_lines(&self) -> u64 {
         self.0.books.log.lost()
     }

@@ -1,9 +1,12 @@
 //! What all sides of a running balancer see: the server that drives it, and the
 //! admin side that shows it.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU8, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 use jiff::Timestamp;
@@ -42,11 +45,39 @@ pub struct Shared {
     pub books: Books,
     /// What operators have set.
     pub by_hand: ByHand,
+    /// Processes before this one.
+    pub old_processes: Arc<OldProcesses>,
     started: Timestamp,
     applied: Mutex<Timestamp>,
     phase: AtomicU8,
     last_reload: Mutex<Option<LastReload>>,
     failed_upgrade: Mutex<Option<FailedUpgrade>>,
+}
+
+/// Processes whose place this one has taken, or one before it, and which still have
+/// connections: how many, by the process's ID.
+#[derive(Debug, Default)]
+pub struct OldProcesses(Mutex<BTreeMap<u32, u64>>);
+
+impl OldProcesses {
+    /// A process has so many connections left.
+    pub(crate) fn set(&self, pid: u32, connections: u64) {
+        let mut all = self.lock();
+        match connections {
+            0 => all.remove(&pid),
+            some => all.insert(pid, some),
+        };
+    }
+
+    /// All of them.
+    pub fn list(&self) -> Vec<(u32, u64)> {
+        let all = self.lock();
+        all.iter().map(|(pid, open)| (*pid, *open)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How a reload went.
@@ -76,6 +107,7 @@ impl Shared {
             running,
             registry,
             books,
+            old_processes: Arc::default(),
             started: now,
             applied: Mutex::new(now),
             last_reload: Mutex::new(None),

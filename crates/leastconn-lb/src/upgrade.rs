@@ -38,7 +38,7 @@ use crate::{
     environment::{BY_HAND, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
     notify,
 };
-use channel::{Channel, FromHeir, FromNew, FromOld, Unused};
+use channel::{Channel, FromHeir, FromNew, FromOld, FromReplaced, Unused};
 pub(crate) use earlier::{Earlier, News};
 pub(crate) use first::{First, is_first};
 
@@ -255,6 +255,17 @@ impl Heir {
     /// Its ID.
     pub(crate) const fn pid(&self) -> Option<Pid> {
         self.pid
+    }
+
+    /// Tells whoever is the newest process by now how many connections this one has.
+    pub(crate) fn mention(&self, connections: usize) {
+        let serves = FromReplaced::Serves {
+            pid: std::process::id(),
+            connections: u64::try_from(connections).unwrap_or(u64::MAX),
+        };
+        if let Some(channel) = &self.channel {
+            channel.mention(&serves);
+        }
     }
 
     /// Passes a signal on to it.

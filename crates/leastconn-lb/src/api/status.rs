@@ -1,6 +1,6 @@
 //! `GET /api/v1/status`
 
-use std::path::Path;
+use std::{fmt, path::Path};
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -33,6 +33,10 @@ pub struct Status {
     /// The last upgrade that failed, if any did: this process goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_upgrade: Option<FailedUpgrade>,
+    /// Processes that an upgrade has replaced and that still serve connections; all else
+    /// here is of this process.
+    #[serde(default)]
+    pub old_processes: Vec<OldProcess>,
     /// What whoever asks may change here, by `POST`.
     #[serde(default)]
     pub changes: Changes,
@@ -87,6 +91,15 @@ pub struct FailedUpgrade {
     pub time: String,
     /// Why.
     pub reason: String,
+}
+
+/// A process that an upgrade has replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OldProcess {
+    /// Its ID.
+    pub pid: u32,
+    /// How many connections it still has.
+    pub connections: u64,
 }
 
 /// How far the process is confined.
@@ -276,6 +289,12 @@ impl Status {
                 time: time(failed.time),
                 reason: failed.reason,
             }),
+            old_processes: shared
+                .old_processes
+                .list()
+                .into_iter()
+                .map(|(pid, connections)| OldProcess { pid, connections })
+                .collect(),
             changes,
             workers: config.process.workers.get(),
             configuration: Configuration::of(sight, config),
@@ -294,6 +313,18 @@ impl Status {
             upstreams: UpstreamSummary::all(state),
             certificates: certificates(config, now),
         }
+    }
+}
+
+/// For people.
+impl fmt::Display for OldProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, connections } = self;
+        let s = if *connections == 1 { "" } else { "s" };
+        write!(
+            f,
+            "process {pid} was replaced and still serves {connections} connection{s}"
+        )
     }
 }
 

@@ -33,6 +33,12 @@ export function head(status) {
   const upgrade = status.failed_upgrade;
   $("upgrade").hidden = !upgrade;
   if (upgrade) text($("upgrade"), `The upgrade at ${as.when(upgrade.time, status.time)} failed, and this process goes on: ${upgrade.reason}`);
+  const old = status.old_processes;
+  $("old-processes").hidden = old.length === 0;
+  text(
+    $("old-processes"),
+    old.map(({ pid, connections }) => `Process ${pid} was replaced by an upgrade and still serves ${as.plural(connections, "connection")}, which are not shown here.`).join(" "),
+  );
   $("by-hand").hidden = configuration.deviations.length === 0;
   lines(
     $("deviations"),

@@ -16,6 +16,8 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     fn servers(&self) -> Vec<(String, Member)>;
     /// Every file that is in force only until some time, as often as it is in use.
     fn dated(&self) -> Vec<Dated>;
+    /// How many connections each process has that was replaced and still has some.
+    fn old_processes(&self) -> Vec<u64>;
     /// Access log lines lost so far.
     fn lost_log_lines(&self) -> u64;
     /// Whether new connections are taken.
@@ -133,6 +135,22 @@ impl<O: Observed> Collector for Collect<O> {
             "Access log lines that could not be written",
             MetricType::Counter,
             &ConstCounter::new(self.0.lost_log_lines()),
+        )?;
+        let old = self.0.old_processes();
+        let gauge = |value: u64| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        single(
+            &mut encoder,
+            "leastconn_old_processes",
+            "Processes that were replaced and still serve connections",
+            MetricType::Gauge,
+            &gauge(old.len() as u64),
+        )?;
+        single(
+            &mut encoder,
+            "leastconn_old_processes_connections",
+            "Connections that processes still serve that were replaced",
+            MetricType::Gauge,
+            &gauge(old.iter().sum()),
         )?;
         single(
             &mut encoder,

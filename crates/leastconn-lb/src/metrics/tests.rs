@@ -25,6 +25,10 @@ impl Observed for Nothing {
         ]
     }
 
+    fn old_processes(&self) -> Vec<u64> {
+        vec![3, 4]
+    }
+
     fn is_ready(&self) -> bool {
         true
     }

@@ -139,6 +139,9 @@ fn troubles(picture: &Picture) -> Vec<Line<'static>> {
         let why = format!("last upgrade FAILED: {}", failed.reason);
         lines.push(why.red().bold().into());
     }
+    for old in &status.old_processes {
+        lines.push(old.to_string().yellow().into());
+    }
     if !configuration.deviations.is_empty() {
         let all = configuration.deviations.iter();
         let all: Vec<_> = all.map(|d| format!("{} {}", d.what, d.is)).collect();

@@ -221,17 +221,22 @@ fn rejected_reloads_failed_upgrades_and_what_was_set_by_hand_stand_above_all_els
         time: String::new(),
         reason: "it was killed".to_owned(),
     });
+    told.status.old_processes = vec![crate::api::OldProcess {
+        pid: 4711,
+        connections: 1,
+    }];
     view.told(Ok(told), now);
     let shown = screen_of(&mut view, now, 60, 24);
     let wanted = [
         "last reload REJECTED (and 1 more): unknown key",
         "last upgrade FAILED: it was killed",
+        "process 4711 was replaced and still serves 1 connection",
         "by hand: web/web3 drain",
     ];
     for (line, wanted) in shown[1..].iter().zip(wanted) {
         assert_eq!(line.trim_end(), wanted);
     }
-    assert!(shown[4].starts_with("open 5/10,000"), "{}", shown[4]);
+    assert!(shown[5].starts_with("open 5/10,000"), "{}", shown[5]);
 }
 
 #[test]

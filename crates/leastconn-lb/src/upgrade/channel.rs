@@ -74,6 +74,19 @@ pub(crate) enum FromOld {
     },
 }
 
+/// From a process that was replaced, to the newest.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FromReplaced {
+    /// How many connections it still has.
+    Serves {
+        /// Its ID.
+        pid: u32,
+        /// None: it is about to end, or stays for nothing else.
+        connections: u64,
+    },
+}
+
 /// To the first process of a container.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -119,6 +132,13 @@ impl Channel {
     /// The other end, for who knows that it says nothing more.
     pub(crate) fn into_stream(self) -> io::Result<UnixStream> {
         self.stream.into_inner().into_std()
+    }
+
+    /// Says what matters only if the other end takes it at once.
+    pub(crate) fn mention(&self, message: &impl Serialize) {
+        if let Ok(line) = line(message) {
+            let _ = rustix::io::write(self.stream.get_ref(), &line);
+        }
     }
 
     /// Says something to the other end, which reads.

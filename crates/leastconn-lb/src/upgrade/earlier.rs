@@ -17,9 +17,9 @@ use tokio::{
 
 use super::{
     Passed,
-    channel::{FromHeir, line},
+    channel::{FromHeir, FromReplaced, line},
 };
-use crate::{by_hand::Which, environment::EARLIER};
+use crate::{by_hand::Which, environment::EARLIER, shared::OldProcesses};
 
 /// What is told them, once there is somebody who may tell it.
 #[derive(Debug)]
@@ -65,18 +65,23 @@ pub(crate) struct Earlier {
 }
 
 impl Earlier {
-    /// Tells them that this process took over, then all `news`.
+    /// Tells them that this process took over, then all `news`; they tell it how many
+    /// connections they have left.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub(crate) fn tell(streams: Vec<net::UnixStream>, news: News) -> io::Result<Self> {
+    pub(crate) fn tell(
+        streams: Vec<net::UnixStream>,
+        news: News,
+        left: &Arc<OldProcesses>,
+    ) -> io::Result<Self> {
         let mut open = JoinSet::new();
         let mut weak = Vec::new();
         for stream in streams {
             stream.set_nonblocking(true)?;
             let stream = Arc::new(UnixStream::from_std(stream)?);
             weak.push(Arc::downgrade(&stream));
-            open.spawn(ended(stream));
+            open.spawn(listen(stream, Arc::clone(left)));
         }
         let (reopens, reopened) = watch::channel(());
         let telling = tokio::spawn(tell(weak.clone(), open, news, reopened));
@@ -109,15 +114,43 @@ impl Earlier {
     }
 }
 
-/// Waits for the end of a process, which has nothing more to say.
-async fn ended(stream: Arc<UnixStream>) {
-    let mut said = [0; 256];
+/// Hears what a process has to say, until its end.
+async fn listen(stream: Arc<UnixStream>, left: Arc<OldProcesses>) {
+    let mut it = Known { pid: None, left };
+    let mut said = [0; 1024];
     loop {
         let readable = stream.readable().await;
         match readable.and_then(|()| stream.try_read(&mut said)) {
-            Ok(1..) => {}
+            // Whole lines, each written at once: what is cut is said again soon.
+            Ok(read @ 1..) => said[..read]
+                .split(|&b| b == b'\n')
+                .for_each(|line| it.said(line)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(0) | Err(_) => return,
+        }
+    }
+}
+
+/// Forgotten when dropped.
+struct Known {
+    pid: Option<u32>,
+    left: Arc<OldProcesses>,
+}
+
+impl Known {
+    fn said(&mut self, line: &[u8]) {
+        // A later version may say more.
+        if let Ok(FromReplaced::Serves { pid, connections }) = serde_json::from_slice(line) {
+            self.pid = Some(pid);
+            self.left.set(pid, connections);
+        }
+    }
+}
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid {
+            self.left.set(pid, 0);
         }
     }
 }
@@ -213,11 +246,28 @@ mod tests {
         let ((to_one, mut one), (to_two, two)) = (pair(), pair());
         let (first_news, reloads, kills) = news();
         kills.send(of("early")).unwrap();
-        let newer = Earlier::tell(vec![to_one, to_two], first_news).unwrap();
+        let left = Arc::default();
+        let newer = Earlier::tell(vec![to_one, to_two], first_news, &left).unwrap();
         assert_eq!(one.hears().await, Some(took_over()));
         assert_eq!(one.hears().await, Some(FromHeir::Killed(of("early"))));
+        let serves = |connections| FromReplaced::Serves {
+            pid: 7,
+            connections,
+        };
+        two.0.mention(&serves(3));
+        two.0.mention(&serves(2));
+        let are_left = async |expected: &[(u32, u64)]| {
+            within(DEADLINE, "what is left", async {
+                while left.list() != expected {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+            .await;
+        };
+        are_left(&[(7, 2)]).await;
         // Who has ended is not told, nor passed on.
         drop(two);
+        are_left(&[]).await;
         reloads.send_modify(|reloads| *reloads += 1);
         assert_eq!(one.hears().await, Some(FromHeir::Reloaded {}));
         let shared = within(DEADLINE, "one that is left", async {
@@ -241,7 +291,7 @@ mod tests {
             .map(|(_, stream)| stream.into())
             .collect();
         let (newest_news, _reloads, kills) = news();
-        let newest = Earlier::tell(streams, newest_news).unwrap();
+        let newest = Earlier::tell(streams, newest_news, &Arc::default()).unwrap();
         assert_eq!(one.hears().await, Some(FromHeir::Killed(of("late"))));
         assert_eq!(one.hears().await, Some(FromHeir::ReopenedLogs {}));
         assert_eq!(one.hears().await, Some(took_over()));
@@ -255,7 +305,7 @@ mod tests {
     async fn who_does_not_read_holds_up_nobody() {
         let ((to_hung, hung), (to_one, mut one)) = (pair(), pair());
         let (news, reloads, _kills) = news();
-        let newer = Earlier::tell(vec![to_hung, to_one], news).unwrap();
+        let newer = Earlier::tell(vec![to_hung, to_one], news, &Arc::default()).unwrap();
         assert_eq!(one.hears().await, Some(took_over()));
         within(DEADLINE, "until its socket is full", async {
             while newer.share().unwrap().len() == 2 {

@@ -13,7 +13,7 @@ use std::{
 
 use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::data::{Sha256, pattern};
-use leastconn_testkit::{Behaviour, DEADLINE, Signal, Upstream, within};
+use leastconn_testkit::{Behaviour, DEADLINE, Signal, Upstream, eventually, within};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -296,6 +296,74 @@ async fn an_admin_socket_that_is_configured_no_more_leaves_no_file() {
     signal(pid, Signal::TERM);
     gone(pid).await;
     assert!(!lb.dir().join("other.sock").exists());
+}
+
+/// Not only the one before, nor only what it had when it was replaced.
+#[tokio::test]
+async fn what_old_processes_still_serve_is_shown() {
+    let web = Upstream::named("web1").await;
+    let lb = start(Site::usual(&[&web]).admin(SOCKET)).await;
+    let (mut streams, mut pids) = (Vec::new(), vec![lb.pid()]);
+    let client = lb.client(CLIENT1);
+    for generation in 0..2 {
+        for _ in 0..=generation {
+            let mut stream = client.connect(lb.main()).await.unwrap();
+            read_line(&mut stream).await.unwrap();
+            streams.push(stream);
+        }
+        pids.push(upgrade(&lb, pids[generation]).await);
+    }
+    let [first, second, newest] = pids[..] else {
+        unreachable!()
+    };
+    let shown = async |expected: &[(u32, u64)]| {
+        let found = eventually(DEADLINE, || async {
+            let status = ctl(&lb, &["status", "--json"]).await.ok();
+            let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+            let old = status["old_processes"].as_array().unwrap().clone();
+            let is = |old: &serde_json::Value, (pid, connections): &(u32, u64)| {
+                old["pid"] == *pid && old["connections"] == *connections
+            };
+            let all = old
+                .iter()
+                .zip(expected)
+                .all(|(old, expected)| is(old, expected));
+            if all && old.len() == expected.len() {
+                Ok(())
+            } else {
+                Err(format!("{old:?}, not {expected:?}"))
+            }
+        });
+        found.await.unwrap();
+        let metrics = lb.metrics().await;
+        let sum: u64 = expected.iter().map(|old| old.1).sum();
+        assert_eq!(metrics["leastconn_old_processes"], expected.len() as f64);
+        assert_eq!(metrics["leastconn_old_processes_connections"], sum as f64);
+    };
+    // By their IDs, which may have begun anew.
+    let mut both = [(first, 1), (second, 2)];
+    both.sort_unstable();
+    shown(&both).await;
+    let status = ctl(&lb, &["status"]).await.ok();
+    let line = format!("process {second} was replaced and still serves 2 connections");
+    assert!(status.contains(&line), "{status}");
+    let mut ends = async |stream: usize| {
+        let mut stream = streams.remove(stream);
+        stream.shutdown().await.unwrap();
+        read_to_close(&mut stream).await.unwrap();
+    };
+    ends(2).await;
+    both = [(first, 1), (second, 1)];
+    both.sort_unstable();
+    shown(&both).await;
+    ends(0).await;
+    shown(&[(second, 1)]).await;
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    ends(0).await;
+    shown(&[]).await;
+    gone(second).await;
+    signal(newest, Signal::TERM);
+    gone(newest).await;
 }
 
 #[tokio::test]

@@ -71,6 +71,9 @@ pub(super) fn status(status: &Status, paper: &Paper) -> String {
         );
         row("", &upgrade.reason);
     }
+    for (n, old) in status.old_processes.iter().enumerate() {
+        row(if n == 0 { "upgraded" } else { "" }, &old.to_string());
+    }
     for (n, deviation) in configuration.deviations.iter().enumerate() {
         let since = deviation.since.as_ref();
         let since = since

@@ -19,6 +19,7 @@ use crate::{
     notify,
     reload::Reloader,
     server::{Prepared, Server},
+    shared::OldProcesses,
     summary,
     upgrade::{
         self, Earlier, First, Heir, News, Passed, Successor, UpgradeError,
@@ -114,10 +115,10 @@ struct Old {
 }
 
 impl Old {
-    fn tell(self) -> io::Result<Earlier> {
+    fn tell(self, left: &Arc<OldProcesses>) -> io::Result<Earlier> {
         let mut streams = self.earlier;
         streams.push(self.channel.into_stream()?);
-        Earlier::tell(streams, self.news)
+        Earlier::tell(streams, self.news, left)
     }
 }
 
@@ -164,7 +165,7 @@ impl Service {
         self.watch();
         server.begin();
         if let Some(old) = self.old.take() {
-            let earlier = old.tell();
+            let earlier = old.tell(&server.shared().old_processes);
             self.earlier = earlier
                 .inspect_err(|error| tracing::warn!(%error, "the processes before this one will not be told of reloads"))
                 .ok();

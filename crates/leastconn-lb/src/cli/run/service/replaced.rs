@@ -1,18 +1,25 @@
 //! What is left of the service in a process whose place another one has taken.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Interval, MissedTickBehavior, interval},
+};
 
 use super::{Service, drain, reload_what_is_open, reopen};
 use crate::{
     access_log::AccessLog,
     by_hand::ByHand,
     cli::run::signals::Told,
+    live::Registry,
     reload::Reloader,
     server::Server,
     upgrade::{First, Heir, channel::FromHeir},
 };
+
+/// How soon the newest process hears of connections that have ended.
+const SOON: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Another process has the sockets: drains, and ends.
@@ -21,8 +28,10 @@ impl Service {
         let reloader = Arc::clone(server.reloader());
         let by_hand = server.shared().by_hand.clone();
         let mut children = signal(SignalKind::child())?;
+        let mut left = Left::of(&server);
         let hurry = async {
             loop {
+                left.mention(&heir);
                 if heir.has_failed() {
                     tracing::error!(
                         "the new process has ended: nothing is accepted any more, so this one ends at once, for the service to be started again"
@@ -38,7 +47,11 @@ impl Service {
                             tracing::warn!("SIGUSR2: ignored, another process is the service now");
                         }
                     },
-                    said = heir.says() => do_likewise(said, &reloader, &by_hand, &self.log),
+                    said = heir.says() => {
+                        left.heard(&said);
+                        do_likewise(said, &reloader, &by_hand, &self.log);
+                    }
+                    () = left.changes() => {}
                     _ = children.recv() => {}
                 }
             }
@@ -59,6 +72,7 @@ impl Service {
         let drain_timeout = server.shared().state().config.process.drain_timeout;
         let hurry = Arc::new(tokio::sync::Notify::new());
         let hurried = Arc::clone(&hurry);
+        let mut left = Left::of(&server);
         let drained = tokio::spawn(async move {
             drain(
                 server,
@@ -69,9 +83,14 @@ impl Service {
         });
         let mut stops = 0;
         let code = loop {
+            left.mention(&heir);
             tokio::select! {
                 code = first.newest_ended() => break code,
-                said = heir.says() => do_likewise(said, &reloader, &by_hand, &self.log),
+                said = heir.says() => {
+                    left.heard(&said);
+                    do_likewise(said, &reloader, &by_hand, &self.log);
+                }
+                () = left.changes() => {}
                 told = self.signals.next() => {
                     first.pass_on(told.signal());
                     match told {
@@ -91,6 +110,45 @@ impl Service {
         hurry.notify_one();
         let _ = drained.await;
         Ok(code)
+    }
+}
+
+/// The connections that are left, as the newest process has been told.
+struct Left {
+    registry: Arc<Registry>,
+    told: Option<usize>,
+    tick: Interval,
+}
+
+impl Left {
+    fn of(server: &Server) -> Self {
+        let mut tick = interval(SOON);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            registry: Arc::clone(&server.shared().registry),
+            told: None,
+            tick,
+        }
+    }
+
+    /// Waits for a time in which there may have been changes.
+    async fn changes(&mut self) {
+        self.tick.tick().await;
+    }
+
+    fn heard(&mut self, said: &FromHeir) {
+        if let FromHeir::TookOver { .. } = said {
+            // It knows of nothing yet.
+            self.told = None;
+        }
+    }
+
+    fn mention(&mut self, heir: &Heir) {
+        let open = self.registry.open();
+        if self.told != Some(open) {
+            self.told = Some(open);
+            heir.mention(open);
+        }
     }
 }
 
