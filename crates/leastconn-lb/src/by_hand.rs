@@ -71,14 +71,6 @@ struct Ending {
     task: Option<task::AbortHandle>,
 }
 
-impl Ending {
-    fn is_over(&self) -> bool {
-        self.task
-            .as_ref()
-            .is_some_and(task::AbortHandle::is_finished)
-    }
-}
-
 impl Drop for Ending {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
@@ -240,6 +232,14 @@ impl ByHand {
     /// How much is logged under this configuration.
     pub fn level(&self, log: &Log) -> Level {
         self.lock().with_level(log).level
+    }
+
+    /// Whether this process is the one to be told.
+    ///
+    /// # Errors
+    /// If another one is.
+    pub(crate) fn serves(&self) -> Result<(), Replaced> {
+        self.lock().serves()
     }
 
     /// What differs from the file, servers first.

@@ -8,6 +8,8 @@
 //! It is done on a thread of its own, not on the workers': reading a hundred
 //! thousand rules takes a second.
 
+mod files;
+
 use std::{
     collections::{HashMap, HashSet},
     mem,
@@ -45,8 +47,6 @@ use crate::{
 
 const NOT_RELOADED: &str =
     "the configuration was NOT reloaded; nothing has changed, and the one before goes on";
-
-const NOT_LOADED: &str = "changed TLS files were NOT loaded; those from before stay in force";
 
 /// Changes the configuration of a running balancer.
 #[derive(Debug)]
@@ -191,8 +191,11 @@ impl Reloader {
         }
         let this = Arc::clone(self);
         self.runtime.spawn(async move {
-            // If another process is the service meanwhile, it has read it.
-            let _ = this.reload().await;
+            // If another process is the service meanwhile, it has read it, and has said
+            // so to this one, which may not have gone beyond this.
+            if Self::reload(&this).await.is_err() && this.has_open() {
+                let _ = Self::reload(&this).await;
+            }
         });
     }
 
@@ -256,74 +259,6 @@ impl Reloader {
     /// what this returns is dropped.
     pub(crate) async fn pause(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.sockets_turn).lock_owned().await
-    }
-
-    /// Keeps files from being loaded, until what this returns is dropped.
-    pub(crate) async fn hold_files(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.turn.lock().await
-    }
-
-    /// Loads the files of all `tls` tables anew, and applies what changed in them.
-    /// The rest of the configuration stays as it runs. A listener whose files are no
-    /// good keeps those that it has, and keeps no other from getting new ones. Returns
-    /// whether all are good; what is wrong is said once, until something else is.
-    ///
-    /// # Cancel safety
-    /// What has begun is finished.
-    pub(crate) async fn reload_files(self: &Arc<Self>) -> bool {
-        let _turn = self.turn.lock().await;
-        let this = Arc::clone(self);
-        // It fails only by a panic, whose message has been logged.
-        let loading = tokio::task::spawn_blocking(move || this.load_files());
-        loading.await.unwrap_or_default()
-    }
-
-    fn load_files(self: &Arc<Self>) -> bool {
-        let mut config = self.shared.state().config.clone();
-        let mut changed = Vec::new();
-        let mut bad = Vec::new();
-        for listener in &mut config.listeners {
-            let Some(tls) = &listener.tls else {
-                continue;
-            };
-            match tls.load_again(&listener.name, Timestamp::now()) {
-                Ok((next, _)) if next == *tls => {}
-                Ok((next, warnings)) => {
-                    warn(&warnings);
-                    listener.tls = Some(next);
-                    changed.push(Arc::clone(&listener.name));
-                }
-                Err(problems) => bad.push(Rejected::Problems(problems)),
-            }
-        }
-        let is_good = bad.is_empty();
-        let lines = bad.iter().flat_map(Rejected::lines).collect();
-        let said = mem::replace(&mut *self.bad_files(), lines);
-        if *self.bad_files() != said {
-            for rejected in &bad {
-                self.conclude(Some(rejected), NOT_LOADED);
-            }
-        }
-        if changed.is_empty() {
-            return is_good;
-        }
-        let rejected = self.apply(config).err();
-        if rejected.is_none() {
-            for listener in changed {
-                tracing::info!(
-                    listener = &*listener,
-                    "TLS files have changed: the new ones are in force"
-                );
-            }
-        }
-        self.conclude(rejected.as_ref(), NOT_LOADED);
-        is_good && rejected.is_none()
-    }
-
-    fn bad_files(&self) -> MutexGuard<'_, Vec<String>> {
-        self.bad_files
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn load_and_apply(self: &Arc<Self>) -> Result<(), Rejected> {

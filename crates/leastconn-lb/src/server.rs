@@ -185,7 +185,7 @@ impl Prepared {
         &self.shared
     }
 
-    /// Begins to accept; at the admin side once it is told to [begin](Server::begin).
+    /// Begins to accept; at the admin side once it is told to begin.
     ///
     /// # Errors
     /// If the admin side's thread cannot be started.
@@ -323,9 +323,7 @@ impl Server {
         let _ = timeout(ANSWERS, self.answer()).await;
         Drained { forced }
     }
-}
 
-impl Server {
     /// Answers whoever has asked at the admin side, and takes no more of them.
     async fn answer(&self) {
         let (tasks, answered) = {

@@ -52,7 +52,8 @@ pub async fn sweep(shared: Arc<Shared>) {
     }
 }
 
-/// Until the next look: none grows older by more than a twentieth of what it may.
+/// Until the next look: none that may live for a second grows older by more than a
+/// twentieth of what it may.
 fn pause(config: &Config) -> Duration {
     let lives = config
         .listeners

@@ -257,15 +257,15 @@ impl Heir {
         self.pid
     }
 
-    /// Tells whoever is the newest process by now how many connections this one has.
-    pub(crate) fn mention(&self, connections: usize) {
+    /// Tells whoever is the newest process by now how many connections this one has, and
+    /// returns whether there was anybody to be told.
+    pub(crate) fn mention(&self, connections: usize) -> bool {
         let serves = FromReplaced::Serves {
             pid: std::process::id(),
             connections: u64::try_from(connections).unwrap_or(u64::MAX),
         };
-        if let Some(channel) = &self.channel {
-            channel.mention(&serves);
-        }
+        let channel = self.channel.as_ref();
+        channel.is_some_and(|channel| channel.mention(&serves))
     }
 
     /// Passes a signal on to it.

@@ -213,6 +213,7 @@ async fn set_log_level(
 ) -> Result<Response, Wrong> {
     let asked: SetLogLevel = read(body).await?;
     let shared = &sight.shared;
+    shared.by_hand.serves().map_err(replaced)?;
     let log = || shared.state().config.log.clone();
     // So that it is written under whichever of the two lets more through.
     let before = shared.by_hand.level(&log());

@@ -24,7 +24,7 @@ struct CarriedServer {
     server: String,
     state: String,
     since: String,
-    /// When its connections are to end, if that is still to come.
+    /// When its connections end, in `maint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ends: Option<String>,
 }
@@ -40,11 +40,8 @@ impl Hand {
             server: key.1.to_string(),
             state: setting.state.as_str().to_owned(),
             since: setting.since.to_string(),
-            ends: setting
-                .ending
-                .as_ref()
-                .filter(|ending| !ending.is_over())
-                .map(|ending| ending.at.to_string()),
+            // Also if they have: that process may have let in others meanwhile.
+            ends: setting.ending.as_ref().map(|ending| ending.at.to_string()),
         });
         Carried {
             servers: servers.collect(),

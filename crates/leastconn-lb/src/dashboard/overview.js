@@ -33,7 +33,7 @@ export function head(status) {
   const upgrade = status.failed_upgrade;
   $("upgrade").hidden = !upgrade;
   if (upgrade) text($("upgrade"), `The upgrade at ${as.when(upgrade.time, status.time)} failed, and this process goes on: ${upgrade.reason}`);
-  const old = status.old_processes;
+  const old = status.old_processes ?? [];
   $("old-processes").hidden = old.length === 0;
   text(
     $("old-processes"),

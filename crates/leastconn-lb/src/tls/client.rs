@@ -28,6 +28,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use alone::Verifier;
+
 use super::{HandshakeError, TlsError, buffered::Buffered, provider, roots, versions};
 use crate::config::UpstreamTls;
 
@@ -39,27 +41,30 @@ use crate::config::UpstreamTls;
 pub fn client_config(tls: &UpstreamTls) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(provider());
     let material = &tls.material;
-    let verifier = |ca: &[CertificateDer<'static>]| -> Result<_, TlsError> {
+    let verifier = |ca: &[CertificateDer<'static>], crls: &[_]| -> Result<_, TlsError> {
         let builder = WebPkiServerVerifier::builder_with_provider(roots(ca)?, Arc::clone(&provider))
-                .with_crls(material.crls.iter().cloned())
+                .with_crls(crls.iter().cloned())
                 // An expired list says nothing about today: fail closed.
                 .enforce_revocation_expiration();
         Ok(builder.build()?)
     };
-    let verifier = if material.alone.is_empty() {
-        verifier(&material.ca)? as _
+    let authorities = if material.ca.is_empty() {
+        None
     } else {
-        alone::verifier(
-            &material.ca,
-            &material.alone,
-            provider.signature_verification_algorithms,
-            verifier,
-        )?
+        Some(verifier(&material.ca, &material.crls)?)
+    };
+    // Nobody can revoke these: they go by being taken out of `ca`.
+    let alone = material.alone.iter();
+    let alone = alone.map(|own| Ok((own.clone(), verifier(std::slice::from_ref(own), &[])?)));
+    let verifier = Verifier {
+        authorities,
+        alone: alone.collect::<Result<_, TlsError>>()?,
+        algorithms: provider.signature_verification_algorithms,
     };
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions(tls.min_version))?
         .dangerous()
-        .with_custom_certificate_verifier(verifier);
+        .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match &material.own {
         Some(own) => builder.with_client_auth_cert(own.cert_chain.clone(), own.key.clone_key())?,
         None => builder.with_no_client_auth(),

@@ -129,16 +129,16 @@ impl Channel {
         })
     }
 
-    /// The other end, for who knows that it says nothing more.
+    /// The other end, for who knows that whatever it has said is said again.
     pub(crate) fn into_stream(self) -> io::Result<UnixStream> {
         self.stream.into_inner().into_std()
     }
 
-    /// Says what matters only if the other end takes it at once.
-    pub(crate) fn mention(&self, message: &impl Serialize) {
-        if let Ok(line) = line(message) {
-            let _ = rustix::io::write(self.stream.get_ref(), &line);
-        }
+    /// Says something if the other end takes it at once, and returns whether it does.
+    pub(crate) fn mention(&self, message: &impl Serialize) -> bool {
+        let line = line(message).unwrap_or_default();
+        let written = rustix::io::write(self.stream.get_ref(), &line);
+        written.is_ok_and(|written| written == line.len())
     }
 
     /// Says something to the other end, which reads.

@@ -116,28 +116,33 @@ impl Earlier {
 
 /// Hears what a process has to say, until its end.
 async fn listen(stream: Arc<UnixStream>, left: Arc<OldProcesses>) {
-    let mut it = Known { pid: None, left };
-    let mut said = [0; 1024];
+    let mut it = Heard { pid: None, left };
+    // What is said in a line is much shorter.
+    let (mut said, mut filled) = ([0; 4096], 0);
     loop {
         let readable = stream.readable().await;
-        match readable.and_then(|()| stream.try_read(&mut said)) {
-            // Whole lines, each written at once: what is cut is said again soon.
-            Ok(read @ 1..) => said[..read]
-                .split(|&b| b == b'\n')
-                .for_each(|line| it.said(line)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        match readable.and_then(|()| stream.try_read(&mut said[filled..])) {
+            Ok(read @ 1..) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Ok(0) | Err(_) => return,
         }
+        let end = said[..filled].iter().rposition(|&b| b == b'\n');
+        let whole = end.map_or(0, |end| end + 1);
+        for line in said[..whole].split(|&b| b == b'\n') {
+            it.said(line);
+        }
+        said.copy_within(whole..filled, 0);
+        filled -= whole;
     }
 }
 
 /// Forgotten when dropped.
-struct Known {
+struct Heard {
     pid: Option<u32>,
     left: Arc<OldProcesses>,
 }
 
-impl Known {
+impl Heard {
     fn said(&mut self, line: &[u8]) {
         // A later version may say more.
         if let Ok(FromReplaced::Serves { pid, connections }) = serde_json::from_slice(line) {
@@ -147,7 +152,7 @@ impl Known {
     }
 }
 
-impl Drop for Known {
+impl Drop for Heard {
     fn drop(&mut self) {
         if let Some(pid) = self.pid {
             self.left.set(pid, 0);

@@ -126,10 +126,10 @@ impl AsyncWrite for Hesitant {
 async fn nobody_gets_past_the_end_of_a_certificate_by_finishing_the_handshake_late() {
     let web = Upstream::named("web1").await;
     let lb = site(&web, "").await;
-    let leaf = lb.ca().leaf(CLIENT1).validity(-60, 2).build();
+    let leaf = lb.ca().leaf(CLIENT1).validity(-60, 6).build();
     let hesitant = Hesitant {
         stream: TcpStream::connect(lb.main()).await.unwrap(),
-        until: Box::pin(sleep(Duration::from_secs(4))),
+        until: Box::pin(sleep(Duration::from_secs(8))),
     };
     let client = lb.showing(&leaf).tls12();
     let mut stream = client.handshake(hesitant, "localhost").await.unwrap();

@@ -114,18 +114,60 @@ async fn the_grace_of_a_server_in_maint_goes_on() {
     gone(newest).await;
 }
 
+/// The new process lets clients in before it is the service, and knows of nothing that
+/// was set since it has begun.
+#[tokio::test]
+async fn a_server_in_maint_keeps_no_connection_of_either_process() {
+    let web = Upstream::named("web1").await;
+    let silent = Upstream::start(Behaviour::Sink).await;
+    let lb = start(slow(&web, &silent)).await;
+    begins(&lb).await;
+    within(DEADLINE, "the new process", async {
+        while silent.accepted() < 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    ctl(&lb, &["maint", "web/web1", "--grace", "0s"]).await.ok();
+    // Until it is told, it may give the server some.
+    let client = lb.client(CLIENT1);
+    let main = lb.main();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopping = std::sync::Arc::clone(&stop);
+    let coming = tokio::spawn(async move {
+        let mut open = Vec::new();
+        while !stopping.load(std::sync::atomic::Ordering::Relaxed) {
+            if let Ok(stream) = client.connect(main).await {
+                open.push(stream);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        open
+    });
+    let next = successor(&lb, lb.pid()).await;
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    for mut stream in coming.await.unwrap() {
+        let mut rest = Vec::new();
+        let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
+    }
+    web.wait_open(0).await;
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    signal(next, Signal::TERM);
+    gone(next).await;
+}
+
 #[tokio::test]
 async fn a_grace_that_is_called_off_ends_nothing() {
     let web = Upstream::named("web1").await;
     let lb = start(Site::usual(&[&web]).admin(SOCKET)).await;
     let mut stream = open(&lb).await;
-    ctl(&lb, &["maint", "web/web1", "--grace", "2s"]).await.ok();
+    ctl(&lb, &["maint", "web/web1", "--grace", "8s"]).await.ok();
     let newest = upgrade(&lb, lb.pid()).await;
     let mut other = {
         ctl(&lb, &["ready", "web/web1"]).await.ok();
         open(&lb).await
     };
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    tokio::time::sleep(std::time::Duration::from_secs(9)).await;
     for stream in [&mut stream, &mut other] {
         assert_eq!(roundtrip(stream, b"on").await.unwrap(), b"on");
     }

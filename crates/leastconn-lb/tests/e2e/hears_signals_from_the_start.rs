@@ -104,6 +104,25 @@ async fn what_is_asked_for_meanwhile_is_done_then() {
 }
 
 #[tokio::test]
+async fn an_upgrade_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("leastconn.toml");
+    let mut lb = starting(&path).await;
+    lb.send(Signal::USR2);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    lb.pipe.write_all(CONFIG.as_bytes()).unwrap();
+    lb.pipe = opened(Path::new("/dev/null")).await;
+    lb.says("SIGUSR2: starting a new process").await;
+    let mut again = opened(&path).await;
+    // So that there is no new process to be looked after.
+    again.write_all(b"nonsense").unwrap();
+    drop(again);
+    lb.says("no upgrade, this process goes on").await;
+    lb.send(Signal::TERM);
+    assert_eq!(lb.ends().await, Some(0));
+}
+
+#[tokio::test]
 async fn who_is_told_to_stop_ends_at_once_and_in_order() {
     for which in [Signal::TERM, Signal::INT] {
         let dir = tempfile::tempdir().unwrap();

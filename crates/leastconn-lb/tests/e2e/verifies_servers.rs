@@ -201,6 +201,42 @@ async fn a_certificate_that_a_server_has_signed_itself_stands_for_that_server_al
     }
 }
 
+/// Lists are for what authorities have issued.
+#[tokio::test]
+async fn a_server_that_stands_for_itself_needs_no_revocation_list() {
+    const TLS: &str =
+        r#"tls = { ca = "servers.crt", crl = "servers.crl", server_name = "web.internal" }"#;
+    let servers = Servers::new();
+    let leaf = servers.ca.leaf("web").dns("web.internal");
+    let own = leaf.self_signed().build();
+    let webs = [
+        Upstream::start_tls(named("web1"), &own, None).await,
+        Upstream::start_tls(named("web2"), &servers.cert(), None).await,
+    ];
+    let both = [
+        entry("web1", webs[0].addr(), ""),
+        entry("web2", webs[1].addr(), ""),
+    ];
+    let site = servers.site(
+        &[NO_PROBES, "retries = 0", "balance = \"round_robin\"", TLS],
+        &both,
+    );
+    let authorities = own.cert_pem.clone() + &servers.ca.cert_pem();
+    std::fs::write(site.dir.path().join("servers.crt"), authorities).unwrap();
+    let list = site.dir.path().join("servers.crl");
+    std::fs::write(list, servers.ca.crl(&[])).unwrap();
+    let lb = site.start().await;
+    let mut names = [greeting(&lb).await.0, greeting(&lb).await.0];
+    names.sort_unstable();
+    assert_eq!(names, ["web1", "web2"]);
+    assert!(
+        !lb.stderr().contains("no revocation list"),
+        "{}",
+        lb.stderr()
+    );
+    lb.quiet().await;
+}
+
 #[tokio::test]
 async fn without_server_name_it_is_the_host_that_must_be_in_the_certificate() {
     let servers = Servers::new();

@@ -196,14 +196,26 @@ impl Service {
         let mut reload = false;
         let end = loop {
             tokio::select! {
+                // First what it is: only then it can be told to stop.
+                biased;
+                go = told_to_go(&mut self.old) => {
+                    // None: it is gone, and this one is left.
+                    let (reload, by_hand) = match go {
+                        Some(FromOld::Go { reload, by_hand }) => (reload, by_hand),
+                        None => (false, None),
+                    };
+                    if let Some(carried) = by_hand {
+                        server.shared().by_hand.take_over(&carried);
+                    }
+                    self.take_over(&server);
+                    if reload {
+                        tracing::info!("reading the configuration anew: somebody asked for it meanwhile");
+                        server.reloader().request();
+                    }
+                }
                 told = self.signals.next() => match told {
                     Told::Stop(name) => break End::Stopped(name),
-                    Told::ReopenLogs => {
-                        reopen(&self.log);
-                        if let Some(earlier) = &self.earlier {
-                            earlier.reopen_logs();
-                        }
-                    }
+                    Told::ReopenLogs => self.reopen_logs(),
                     Told::Reload if upgrading.is_some() => {
                         tracing::info!("SIGHUP: put off until it is known whether the new process takes over");
                         reload = true;
@@ -223,21 +235,6 @@ impl Service {
                         upgrading = Some(Box::pin(begin_upgrade(&server, self.streams())));
                     }
                 },
-                go = told_to_go(&mut self.old) => {
-                    // None: it is gone, and this one is left.
-                    let (reload, by_hand) = match go {
-                        Some(FromOld::Go { reload, by_hand }) => (reload, by_hand),
-                        None => (false, None),
-                    };
-                    if let Some(carried) = by_hand {
-                        server.shared().by_hand.take_over(&carried);
-                    }
-                    self.take_over(&server);
-                    if reload {
-                        tracing::info!("reading the configuration anew: somebody asked for it meanwhile");
-                        server.reloader().request();
-                    }
-                }
                 upgraded = outcome(&mut upgrading) => {
                     upgrading = None;
                     match upgraded {
@@ -348,6 +345,13 @@ impl Service {
         (server, heir)
     }
 
+    fn reopen_logs(&self) {
+        reopen(&self.log);
+        if let Some(earlier) = &self.earlier {
+            earlier.reopen_logs();
+        }
+    }
+
     /// Told to stop: drains.
     async fn stop(mut self, server: Server, signal: &str) -> io::Result<u8> {
         let drain_timeout = server.shared().state().config.process.drain_timeout;
@@ -358,7 +362,7 @@ impl Service {
             loop {
                 match self.signals.next().await {
                     Told::Stop(_) => return,
-                    Told::ReopenLogs => reopen(&self.log),
+                    Told::ReopenLogs => self.reopen_logs(),
                     Told::Reload => reload_what_is_open(&reloader),
                     Told::Upgrade => tracing::warn!("SIGUSR2: ignored while draining"),
                 }

@@ -30,8 +30,8 @@ pub enum NotPlain {
     Path(char),
     /// An escape that could be written plainly, or hides what separates.
     #[error(
-        "beside a `*`, a URI has escapes for what cannot be written plainly only, and none for \
-         `/`, `\\`, `?`, `#`, `%`, `*` or control characters"
+        "beside a `*`, a URI has escapes for what cannot be written plainly only, in UTF-8, and \
+         none for `/`, `\\`, `?`, `#`, `%`, `*` or control characters"
     )]
     Escape,
 }
@@ -82,31 +82,38 @@ pub(super) fn check_segment(text: &str) -> Result<(), NotPlain> {
     }
     let mut pieces = text.split('%');
     let first = pieces.next().unwrap_or_default();
-    let mut plain = first.chars();
+    check_plain(first)?;
+    let mut decoded = first.as_bytes().to_vec();
     for piece in pieces {
-        check_plain(plain)?;
         let escaped = piece.get(..2).ok_or(NotPlain::Escape)?;
-        check_escape(escaped)?;
-        plain = piece[2..].chars();
+        let plain = &piece[2..];
+        decoded.push(check_escape(escaped)?);
+        check_plain(plain)?;
+        decoded.extend_from_slice(plain.as_bytes());
     }
-    check_plain(plain)
+    // To who takes more bytes than it needs for a character, `%C0%AF` is a `/`.
+    match std::str::from_utf8(&decoded) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(NotPlain::Escape),
+    }
 }
 
-fn check_plain(mut text: std::str::Chars<'_>) -> Result<(), NotPlain> {
-    match text.find(|&c| !is_plain(c)) {
+fn check_plain(text: &str) -> Result<(), NotPlain> {
+    match text.chars().find(|&c| !is_plain(c)) {
         Some(character) => Err(NotPlain::Path(character)),
         None => Ok(()),
     }
 }
 
-fn check_escape(digits: &str) -> Result<(), NotPlain> {
+/// The byte that an escape is for.
+fn check_escape(digits: &str) -> Result<u8, NotPlain> {
     if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err(NotPlain::Escape);
     }
     match u8::from_str_radix(digits, 16) {
         Ok(b'/' | b'\\' | b'?' | b'#' | b'%' | b'*') | Err(_) => Err(NotPlain::Escape),
         Ok(byte) if byte.is_ascii_control() || is_unreserved(byte.into()) => Err(NotPlain::Escape),
-        Ok(_) => Ok(()),
+        Ok(byte) => Ok(byte),
     }
 }
 
@@ -186,6 +193,9 @@ mod tests {
             ("https://a/%+1", Escape),
             ("https://a/%u0041", Escape),
             ("https://a/%\u{fc}", Escape),
+            ("https://a/b%C0%AFc", Escape),
+            ("https://a/%c0%ae%c0%ae/b", Escape),
+            ("https://a/%FC", Escape),
         ] {
             assert_eq!(check(uri), Err(error), "{uri}");
         }
@@ -204,6 +214,7 @@ mod tests {
                 prop_assert_eq!(segments.len(), path.split('/').count());
                 for segment in segments {
                     prop_assert!(![&b""[..], b".", b".."].contains(&segment), "{uri}");
+                    prop_assert!(std::str::from_utf8(segment).is_ok(), "{uri}");
                 }
                 prop_assert_eq!(self::decoded(&decoded), decoded);
             }

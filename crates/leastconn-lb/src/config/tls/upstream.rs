@@ -47,8 +47,7 @@ pub(crate) fn load(
     if let (Some(authorities), Some(at)) = (&authorities, ca)
         && loader.problems.errors() == errors
     {
-        let all = [&authorities[..], &alone].concat();
-        loader.every_authority_is_covered(&all, &crls, at);
+        loader.every_authority_is_covered(authorities, &crls, at);
         loader.verifier_accepts(authorities, &crls, &raw.span);
     }
     let tls = UpstreamTls {

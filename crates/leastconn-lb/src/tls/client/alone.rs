@@ -16,32 +16,13 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-use super::TlsError;
-
-/// Whom it trusts: `ca` and what they issued, and each of `alone`. `of` makes a verifier
-/// with these anchors.
-pub(super) fn verifier(
-    ca: &[CertificateDer<'static>],
-    alone: &[CertificateDer<'static>],
-    algorithms: WebPkiSupportedAlgorithms,
-    of: impl Fn(&[CertificateDer<'static>]) -> Result<Arc<WebPkiServerVerifier>, TlsError>,
-) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
-    let alone = alone
-        .iter()
-        .map(|own| Ok((own.clone(), of(std::slice::from_ref(own))?)));
-    Ok(Arc::new(Verifier {
-        authorities: if ca.is_empty() { None } else { Some(of(ca)?) },
-        alone: alone.collect::<Result<_, TlsError>>()?,
-        algorithms,
-    }))
-}
-
+/// Trusts what authorities have issued, and each of some certificates.
 #[derive(Debug)]
-struct Verifier {
+pub(super) struct Verifier {
     /// `None`: there are none.
-    authorities: Option<Arc<WebPkiServerVerifier>>,
-    alone: Vec<(CertificateDer<'static>, Arc<WebPkiServerVerifier>)>,
-    algorithms: WebPkiSupportedAlgorithms,
+    pub(super) authorities: Option<Arc<WebPkiServerVerifier>>,
+    pub(super) alone: Vec<(CertificateDer<'static>, Arc<WebPkiServerVerifier>)>,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServerCertVerifier for Verifier {

@@ -32,13 +32,20 @@ impl Service {
         let hurry = async {
             loop {
                 left.mention(&heir);
-                if heir.has_failed() {
-                    tracing::error!(
-                        "the new process has ended: nothing is accepted any more, so this one ends at once, for the service to be started again"
-                    );
-                    return;
-                }
+                let has_failed = heir.has_failed();
                 tokio::select! {
+                    biased;
+                    // First: another one may have taken its place before it ended.
+                    said = heir.says() => {
+                        left.heard(&said);
+                        do_likewise(said, &reloader, &by_hand, &self.log);
+                    }
+                    () = std::future::ready(()), if has_failed => {
+                        tracing::error!(
+                            "the new process has ended: nothing is accepted any more, so this one ends at once, for the service to be started again"
+                        );
+                        return;
+                    }
                     told = self.signals.next() => match told {
                         Told::Stop(_) => return,
                         Told::ReopenLogs => reopen(&self.log),
@@ -47,10 +54,6 @@ impl Service {
                             tracing::warn!("SIGUSR2: ignored, another process is the service now");
                         }
                     },
-                    said = heir.says() => {
-                        left.heard(&said);
-                        do_likewise(said, &reloader, &by_hand, &self.log);
-                    }
                     () = left.changes() => {}
                     _ = children.recv() => {}
                 }
@@ -146,8 +149,7 @@ impl Left {
     fn mention(&mut self, heir: &Heir) {
         let open = self.registry.open();
         if self.told != Some(open) {
-            self.told = Some(open);
-            heir.mention(open);
+            self.told = heir.mention(open).then_some(open);
         }
     }
 }
@@ -162,10 +164,12 @@ fn do_likewise(said: FromHeir, reloader: &Arc<Reloader>, by_hand: &ByHand, log: 
         }
         FromHeir::Killed(which) => {
             let killed = by_hand.kill_here(&which);
-            tracing::info!(
-                killed,
-                "by hand, as the newest process was told: connections of {which} were ended"
-            );
+            if killed > 0 {
+                tracing::info!(
+                    killed,
+                    "by hand, as the newest process was told: connections of {which} were ended"
+                );
+            }
         }
     }
 }
