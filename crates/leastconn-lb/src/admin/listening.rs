@@ -403,7 +403,7 @@ async fn accept_until(
         }
     }
     closing.send_replace(true);
-    tokio::spawn(async move { while connections.join_next().await.is_some() {} });
+    connections.detach_all();
 }
 
 fn wanted(config: Option<&config::Admin>) -> Vec<Wanted> {

@@ -103,7 +103,7 @@ pub(crate) fn send(mut to: &UnixStream, message: &impl Serialize) -> io::Result<
     to.write_all(&line(message)?)
 }
 
-pub(super) fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
+fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     Ok(line)

@@ -4,20 +4,19 @@
 
 use std::{
     io,
-    os::{fd::AsFd, unix::net},
+    os::unix::net::UnixStream,
     sync::{Arc, Weak},
 };
 
 use rustix::net::{Shutdown, shutdown};
 use tokio::{
-    net::UnixStream,
     sync::{broadcast, watch},
     task::{JoinHandle, JoinSet},
 };
 
 use super::{
     Passed,
-    channel::{FromHeir, FromReplaced, line},
+    channel::{Channel, FromHeir, FromReplaced, send},
 };
 use crate::{by_hand::Which, environment::EARLIER, shared::OldProcesses};
 
@@ -71,17 +70,17 @@ impl Earlier {
     /// # Panics
     /// Outside a Tokio runtime.
     pub(crate) fn tell(
-        streams: Vec<net::UnixStream>,
+        streams: Vec<UnixStream>,
         news: News,
         left: &Arc<OldProcesses>,
     ) -> io::Result<Self> {
         let mut open = JoinSet::new();
         let mut weak = Vec::new();
         for stream in streams {
-            stream.set_nonblocking(true)?;
-            let stream = Arc::new(UnixStream::from_std(stream)?);
+            let channel = Channel::new(stream.try_clone()?)?;
+            let stream = Arc::new(stream);
             weak.push(Arc::downgrade(&stream));
-            open.spawn(listen(stream, Arc::clone(left)));
+            open.spawn(listen(stream, channel, Arc::clone(left)));
         }
         let (reopens, reopened) = watch::channel(());
         let telling = tokio::spawn(tell(weak.clone(), open, news, reopened));
@@ -95,10 +94,8 @@ impl Earlier {
     /// Copies of the connections to those that have not ended, to be passed on.
     pub(crate) fn share(&self) -> io::Result<Vec<Passed>> {
         let open = self.streams.iter().filter_map(Weak::upgrade);
-        let share = |stream: Arc<UnixStream>| {
-            Ok((EARLIER.to_owned(), stream.as_fd().try_clone_to_owned()?))
-        };
-        open.map(share).collect()
+        open.map(|stream| Ok((EARLIER.to_owned(), stream.try_clone()?.into())))
+            .collect()
     }
 
     /// Tells them to open their log files anew.
@@ -114,25 +111,13 @@ impl Earlier {
     }
 }
 
-/// Hears what a process has to say, until its end.
-async fn listen(stream: Arc<UnixStream>, left: Arc<OldProcesses>) {
-    let mut it = Heard { pid: None, left };
-    // What is said in a line is much shorter.
-    let (mut said, mut filled) = ([0; 4096], 0);
-    loop {
-        let readable = stream.readable().await;
-        match readable.and_then(|()| stream.try_read(&mut said[filled..])) {
-            Ok(read @ 1..) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Ok(0) | Err(_) => return,
-        }
-        let end = said[..filled].iter().rposition(|&b| b == b'\n');
-        let whole = end.map_or(0, |end| end + 1);
-        for line in said[..whole].split(|&b| b == b'\n') {
-            it.said(line);
-        }
-        said.copy_within(whole..filled, 0);
-        filled -= whole;
+/// Hears what a process has to say, until its end; then nothing more is said to it by
+/// `_stream`.
+async fn listen(_stream: Arc<UnixStream>, mut channel: Channel, left: Arc<OldProcesses>) {
+    let mut heard = Heard { pid: None, left };
+    while let Some(FromReplaced::Serves { pid, connections }) = channel.next().await {
+        heard.pid = Some(pid);
+        heard.left.set(pid, connections);
     }
 }
 
@@ -140,16 +125,6 @@ async fn listen(stream: Arc<UnixStream>, left: Arc<OldProcesses>) {
 struct Heard {
     pid: Option<u32>,
     left: Arc<OldProcesses>,
-}
-
-impl Heard {
-    fn said(&mut self, line: &[u8]) {
-        // A later version may say more.
-        if let Ok(FromReplaced::Serves { pid, connections }) = serde_json::from_slice(line) {
-            self.pid = Some(pid);
-            self.left.set(pid, connections);
-        }
-    }
 }
 
 impl Drop for Heard {
@@ -189,12 +164,7 @@ async fn tell(
 
 /// The socket takes it at once, or nobody has read what it has for a long time.
 fn say(stream: &UnixStream, said: &FromHeir) {
-    let result = line(said).and_then(|line| match rustix::io::write(stream, &line) {
-        Ok(written) if written == line.len() => Ok(()),
-        Ok(_) => Err(io::ErrorKind::WriteZero.into()),
-        Err(error) => Err(error.into()),
-    });
-    let Err(error) = result else {
+    let Err(error) = send(stream, said) else {
         return;
     };
     if error.kind() != io::ErrorKind::BrokenPipe {
@@ -209,11 +179,9 @@ fn say(stream: &UnixStream, said: &FromHeir) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use leastconn_testkit::{DEADLINE, eventually, within};
 
-    use leastconn_testkit::{DEADLINE, within};
-
-    use super::{super::channel::Channel, *};
+    use super::*;
 
     struct Old(Channel);
 
@@ -223,8 +191,8 @@ mod tests {
         }
     }
 
-    fn pair() -> (net::UnixStream, Old) {
-        let (newer, old) = net::UnixStream::pair().unwrap();
+    fn pair() -> (UnixStream, Old) {
+        let (newer, old) = UnixStream::pair().unwrap();
         (newer, Old(Channel::new(old).unwrap()))
     }
 
@@ -262,12 +230,13 @@ mod tests {
         two.0.mention(&serves(3));
         two.0.mention(&serves(2));
         let are_left = async |expected: &[(u32, u64)]| {
-            within(DEADLINE, "what is left", async {
-                while left.list() != expected {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            })
-            .await;
+            let found = eventually(DEADLINE, || async {
+                let found = left.list();
+                (found == expected)
+                    .then_some(())
+                    .ok_or_else(|| format!("{found:?} are left"))
+            });
+            found.await.unwrap();
         };
         are_left(&[(7, 2)]).await;
         // Who has ended is not told, nor passed on.
@@ -275,16 +244,14 @@ mod tests {
         are_left(&[]).await;
         reloads.send_modify(|reloads| *reloads += 1);
         assert_eq!(one.hears().await, Some(FromHeir::Reloaded {}));
-        let shared = within(DEADLINE, "one that is left", async {
-            loop {
-                let shared = newer.share().unwrap();
-                if shared.len() == 1 {
-                    return shared;
-                }
-                tokio::time::sleep(Duration::from_millis(1)).await;
+        let shared = eventually(DEADLINE, || async {
+            let shared = newer.share().unwrap();
+            match shared.len() {
+                1 => Ok(shared),
+                open => Err(format!("{open} are left")),
             }
-        })
-        .await;
+        });
+        let shared = shared.await.unwrap();
 
         // What was asked for before it leaves is said before the other one speaks.
         kills.send(of("late")).unwrap();

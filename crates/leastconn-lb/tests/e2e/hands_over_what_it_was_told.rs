@@ -1,14 +1,14 @@
 //! What an operator asks for while one process takes the place of another is not lost
 //! between the two.
 
-use leastconn_testkit::client::{TlsStream, read_line, read_to_close, roundtrip};
+use leastconn_testkit::client::{TlsStream, read_line, roundtrip};
 use leastconn_testkit::{Behaviour, DEADLINE, Signal, Upstream, within};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::steers_a_running_balancer::{SOCKET, ctl};
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
-use crate::upgrading::{gone, message, signal, start, successor, upgrade};
+use crate::upgrading::{all_end, finish, gone, message, signal, start, successor, upgrade};
 
 /// A new process waits for servers that do not answer its probes.
 const SLOW: &str =
@@ -49,12 +49,7 @@ async fn a_reload_that_is_asked_for_by_hand_is_done_by_the_new_process() {
         };
         begins(&lb).await;
         // The new one has begun to probe: it has read the configuration.
-        within(DEADLINE, "the new process", async {
-            while silent.accepted() < 2 {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            }
-        })
-        .await;
+        silent.wait_accepted(2).await;
         lb.write_config(&lb.config().replace(CLIENT1, "client7.lb.com"));
         let said = ctl(&lb, &["reload"]).await.ok();
         assert!(said.starts_with("applied"), "{said}");
@@ -67,9 +62,7 @@ async fn a_reload_that_is_asked_for_by_hand_is_done_by_the_new_process() {
         }
         let _refused = lb.client(CLIENT1).connect(lb.main()).await;
         lb.nth(usize::from(connected), "unknown_client").await;
-        assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
-        signal(next, Signal::TERM);
-        gone(next).await;
+        all_end(&lb, next).await;
     }
 }
 
@@ -91,9 +84,7 @@ async fn a_reload_by_a_signal_is_done_by_the_new_process() {
     lb.wait_log(|event| message(event).starts_with("reloaded"), DEADLINE)
         .await;
     finish(open(&lb).await).await;
-    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
-    signal(next, Signal::TERM);
-    gone(next).await;
+    all_end(&lb, next).await;
 }
 
 /// Asked of a process that is no more when it is over.
@@ -109,9 +100,7 @@ async fn the_grace_of_a_server_in_maint_goes_on() {
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
     lb.nth(0, "killed").await;
-    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
-    signal(newest, Signal::TERM);
-    gone(newest).await;
+    all_end(&lb, newest).await;
 }
 
 /// The new process lets clients in before it is the service, and knows of nothing that
@@ -122,12 +111,7 @@ async fn a_server_in_maint_keeps_no_connection_of_either_process() {
     let silent = Upstream::start(Behaviour::Sink).await;
     let lb = start(slow(&web, &silent)).await;
     begins(&lb).await;
-    within(DEADLINE, "the new process", async {
-        while silent.accepted() < 2 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    silent.wait_accepted(2).await;
     ctl(&lb, &["maint", "web/web1", "--grace", "0s"]).await.ok();
     // Until it is told, it may give the server some.
     let client = lb.client(CLIENT1);
@@ -151,9 +135,7 @@ async fn a_server_in_maint_keeps_no_connection_of_either_process() {
         let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
     }
     web.wait_open(0).await;
-    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
-    signal(next, Signal::TERM);
-    gone(next).await;
+    all_end(&lb, next).await;
 }
 
 #[tokio::test]
@@ -178,11 +160,6 @@ async fn a_grace_that_is_called_off_ends_nothing() {
     gone(newest).await;
 }
 
-async fn finish(mut stream: TlsStream<TcpStream>) {
-    stream.shutdown().await.unwrap();
-    read_to_close(&mut stream).await.unwrap();
-}
-
 /// Its exit code says that it cut connections off, not that the service is gone.
 #[tokio::test]
 async fn the_end_of_a_process_in_between_ends_no_other() {
@@ -201,7 +178,5 @@ async fn the_end_of_a_process_in_between_ends_no_other() {
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert_eq!(roundtrip(&mut first, b"on").await.unwrap(), b"on");
     finish(first).await;
-    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
-    signal(newest, Signal::TERM);
-    gone(newest).await;
+    all_end(&lb, newest).await;
 }

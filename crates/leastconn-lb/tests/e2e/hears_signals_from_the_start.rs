@@ -1,6 +1,6 @@
 //! No signal has its default action, however soon it comes.
 
-use std::{fs::OpenOptions, io::Write, path::Path, process::Stdio, time::Duration};
+use std::{fs::OpenOptions, io::Write, path::Path, process::Stdio};
 
 use leastconn_testkit::{DEADLINE, within};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -61,6 +61,7 @@ async fn starting(path: &Path) -> Starting {
 }
 
 impl Starting {
+    /// It is there before whatever the process does next.
     fn send(&self, which: Signal) {
         signal(self.child.id().unwrap(), which);
     }
@@ -90,8 +91,6 @@ async fn what_is_asked_for_meanwhile_is_done_then() {
     let mut lb = starting(&path).await;
     lb.send(Signal::HUP);
     lb.send(Signal::USR1);
-    // Those that it has its default action for are no more by then.
-    tokio::time::sleep(Duration::from_millis(50)).await;
     lb.pipe.write_all(CONFIG.as_bytes()).unwrap();
     lb.pipe = opened(Path::new("/dev/null")).await;
     lb.says("ready").await;
@@ -109,7 +108,6 @@ async fn an_upgrade_too() {
     let path = dir.path().join("leastconn.toml");
     let mut lb = starting(&path).await;
     lb.send(Signal::USR2);
-    tokio::time::sleep(Duration::from_millis(50)).await;
     lb.pipe.write_all(CONFIG.as_bytes()).unwrap();
     lb.pipe = opened(Path::new("/dev/null")).await;
     lb.says("SIGUSR2: starting a new process").await;

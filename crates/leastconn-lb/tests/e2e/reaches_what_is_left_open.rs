@@ -1,14 +1,14 @@
 //! Who is revoked is cut off wherever the connection is: also in a process that drains,
 //! and in one whose place another has taken.
 
-use leastconn_testkit::client::{TlsStream, read_line, read_to_close, roundtrip};
+use leastconn_testkit::client::{TlsStream, read_line, roundtrip};
 use leastconn_testkit::{Cert, DEADLINE, Signal, Upstream, within};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::steers_a_running_balancer::{SOCKET, ctl};
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
-use crate::upgrading::{gone, message, signal, start, upgrade};
+use crate::upgrading::{finish, gone, message, signal, start, upgrade};
 
 type Stream = TlsStream<TcpStream>;
 
@@ -43,12 +43,6 @@ async fn goes_on(stream: &mut Stream) {
 async fn ends(mut stream: Stream) {
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
-}
-
-/// Ends in order, and so does the process that it was the last one of.
-async fn finish(mut stream: Stream) {
-    stream.shutdown().await.unwrap();
-    read_to_close(&mut stream).await.unwrap();
 }
 
 /// Connections of two clients, one of each in each of three processes, of which each has

@@ -2,9 +2,12 @@
 
 use std::{os::unix::process::CommandExt, path::Path, process::Command};
 
+use leastconn_testkit::client::{TlsStream, read_to_close};
 use leastconn_testkit::{DEADLINE, Signal, eventually, metrics};
 use rustix::process::{Pid, kill_process};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::support::{Running, Site};
 
@@ -46,6 +49,19 @@ pub(crate) async fn successor(lb: &Running, pid: u32) -> u32 {
 /// What a log event says.
 pub(crate) fn message(event: &Value) -> &str {
     event["fields"]["message"].as_str().unwrap_or_default()
+}
+
+/// Ends a connection in order.
+pub(crate) async fn finish(mut stream: TlsStream<TcpStream>) {
+    stream.shutdown().await.unwrap();
+    read_to_close(&mut stream).await.unwrap();
+}
+
+/// The first process has ended, and the newest one does when it is told to.
+pub(crate) async fn all_end(lb: &Running, newest: u32) {
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    signal(newest, Signal::TERM);
+    gone(newest).await;
 }
 
 /// Files that a process has open.

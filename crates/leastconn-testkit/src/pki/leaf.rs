@@ -200,7 +200,7 @@ impl<'a> LeafBuilder<'a> {
     }
 
     /// X.509 version 1, which has no extensions: what `openssl x509 -req` without
-    /// `-extfile` makes before OpenSSL 3.2.
+    /// `-extfile` makes in OpenSSL 3.0.
     pub fn version_1(mut self) -> Self {
         self.version_1 = true;
         self

@@ -25,10 +25,8 @@ impl Service {
     /// Another process has the sockets: drains, and ends.
     pub(super) async fn leave(mut self, server: Server, mut heir: Heir) -> io::Result<u8> {
         let drain_timeout = server.shared().state().config.process.drain_timeout;
-        let reloader = Arc::clone(server.reloader());
-        let by_hand = server.shared().by_hand.clone();
         let mut children = signal(SignalKind::child())?;
-        let mut left = Left::of(&server);
+        let mut left = Left::of(&server, &self.log);
         let hurry = async {
             loop {
                 left.mention(&heir);
@@ -36,10 +34,7 @@ impl Service {
                 tokio::select! {
                     biased;
                     // First: another one may have taken its place before it ended.
-                    said = heir.says() => {
-                        left.heard(&said);
-                        do_likewise(said, &reloader, &by_hand, &self.log);
-                    }
+                    said = heir.says() => left.hear(said),
                     () = std::future::ready(()), if has_failed => {
                         tracing::error!(
                             "the new process has ended: nothing is accepted any more, so this one ends at once, for the service to be started again"
@@ -49,7 +44,7 @@ impl Service {
                     told = self.signals.next() => match told {
                         Told::Stop(_) => return,
                         Told::ReopenLogs => reopen(&self.log),
-                        Told::Reload => reload_what_is_open(&reloader),
+                        Told::Reload => reload_what_is_open(&left.reloader),
                         Told::Upgrade => {
                             tracing::warn!("SIGUSR2: ignored, another process is the service now");
                         }
@@ -70,12 +65,10 @@ impl Service {
         mut heir: Heir,
         mut first: First,
     ) -> io::Result<u8> {
-        let reloader = Arc::clone(server.reloader());
-        let by_hand = server.shared().by_hand.clone();
         let drain_timeout = server.shared().state().config.process.drain_timeout;
         let hurry = Arc::new(tokio::sync::Notify::new());
         let hurried = Arc::clone(&hurry);
-        let mut left = Left::of(&server);
+        let mut left = Left::of(&server, &self.log);
         let drained = tokio::spawn(async move {
             drain(
                 server,
@@ -89,10 +82,7 @@ impl Service {
             left.mention(&heir);
             tokio::select! {
                 code = first.newest_ended() => break code,
-                said = heir.says() => {
-                    left.heard(&said);
-                    do_likewise(said, &reloader, &by_hand, &self.log);
-                }
+                said = heir.says() => left.hear(said),
                 () = left.changes() => {}
                 told = self.signals.next() => {
                     first.pass_on(told.signal());
@@ -116,19 +106,27 @@ impl Service {
     }
 }
 
-/// The connections that are left, as the newest process has been told.
+/// The connections that are left, and what the newest process knows of them, and these
+/// of it.
 struct Left {
     registry: Arc<Registry>,
+    reloader: Arc<Reloader>,
+    by_hand: ByHand,
+    log: AccessLog,
+    /// How many it knows of.
     told: Option<usize>,
     tick: Interval,
 }
 
 impl Left {
-    fn of(server: &Server) -> Self {
+    fn of(server: &Server, log: &AccessLog) -> Self {
         let mut tick = interval(SOON);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             registry: Arc::clone(&server.shared().registry),
+            reloader: Arc::clone(server.reloader()),
+            by_hand: server.shared().by_hand.clone(),
+            log: log.clone(),
             told: None,
             tick,
         }
@@ -139,36 +137,34 @@ impl Left {
         self.tick.tick().await;
     }
 
-    fn heard(&mut self, said: &FromHeir) {
-        if let FromHeir::TookOver { .. } = said {
-            // It knows of nothing yet.
-            self.told = None;
-        }
-    }
-
     fn mention(&mut self, heir: &Heir) {
         let open = self.registry.open();
         if self.told != Some(open) {
             self.told = heir.mention(open).then_some(open);
         }
     }
-}
 
-/// Does for this process's connections what the newest one has done for its own.
-fn do_likewise(said: FromHeir, reloader: &Arc<Reloader>, by_hand: &ByHand, log: &AccessLog) {
-    match said {
-        FromHeir::TookOver { .. } | FromHeir::Reloaded {} => reload_what_is_open(reloader),
-        FromHeir::ReopenedLogs {} => {
-            log.reopen();
-            tracing::info!("as the newest process was told: opening log files anew");
-        }
-        FromHeir::Killed(which) => {
-            let killed = by_hand.kill_here(&which);
-            if killed > 0 {
-                tracing::info!(
-                    killed,
-                    "by hand, as the newest process was told: connections of {which} were ended"
-                );
+    /// Does what the newest process has done for its own connections.
+    fn hear(&mut self, said: FromHeir) {
+        match said {
+            FromHeir::TookOver { .. } => {
+                // It knows of nothing yet.
+                self.told = None;
+                reload_what_is_open(&self.reloader);
+            }
+            FromHeir::Reloaded {} => reload_what_is_open(&self.reloader),
+            FromHeir::ReopenedLogs {} => {
+                self.log.reopen();
+                tracing::info!("as the newest process was told: opening log files anew");
+            }
+            FromHeir::Killed(which) => {
+                let killed = self.by_hand.kill_here(&which);
+                if killed > 0 {
+                    tracing::info!(
+                        killed,
+                        "by hand, as the newest process was told: connections of {which} were ended"
+                    );
+                }
             }
         }
     }
