@@ -60,7 +60,7 @@ pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;
 pub(crate) use tls::read_certificates;
 pub use tls::{
-    CertificateFile, ClientAuth, KeyPair, MinVersion, Tls, TlsMaterial, UpstreamTls,
+    Alpn, CertificateFile, ClientAuth, KeyPair, MinVersion, Tls, TlsMaterial, UpstreamTls,
     UpstreamTlsMaterial, Written,
 };
 

@@ -186,6 +186,7 @@ async fn handshake(
         Ok(Ok(stream)) => {
             let (version, cipher) = tls::negotiated(&stream);
             record.handshake_done(version, cipher, stream.is_resumed());
+            record.set_alpn(stream.alpn());
             Ok(stream)
         }
         Ok(Err((failed, socket))) => Err((failed.into(), Some(socket))),
@@ -279,7 +280,8 @@ async fn admit(
     let upstream = grant.upstream();
     let header = upstream.proxy_protocol();
     let header = header.map(|version| header_for(version, socket, record));
-    let step = Headed::new(header.transpose()?, upstream.opening());
+    let opening = upstream.opening().for_client(record.alpn());
+    let step = Headed::new(header.transpose()?, opening);
     let connecting = net::connect_with(pool, &candidates, upstream.connect_policy(), &step);
     let connected = record.live().unless_stopped(connecting).await?;
     let took = net::now().saturating_duration_since(start);

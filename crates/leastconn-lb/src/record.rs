@@ -48,6 +48,8 @@ pub struct Record {
     start: Instant,
     tls: Option<(&'static str, &'static str)>,
     resumed: bool,
+    /// The application protocol, one of those that are configured.
+    alpn: Option<Box<str>>,
     /// Of a handshake that failed, or a certificate that is ambiguous.
     clues: Option<Box<Clues>>,
     attempts: Option<u32>,
@@ -81,6 +83,8 @@ struct Line<'a> {
     cipher: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     resumed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alpn: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     tls_offered: &'a [&'static str],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,6 +157,7 @@ impl Record {
             start,
             tls: None,
             resumed: false,
+            alpn: None,
             clues: None,
             attempts: None,
             handshake: None,
@@ -264,6 +269,16 @@ impl Record {
         self.tls
     }
 
+    /// Stores the application protocol that was agreed on.
+    pub fn set_alpn(&mut self, alpn: Option<&str>) {
+        self.alpn = alpn.map(Box::from);
+    }
+
+    /// The application protocol that was agreed on.
+    pub fn alpn(&self) -> Option<&str> {
+        self.alpn.as_deref()
+    }
+
     /// Whether that goes on with a session of an earlier connection.
     pub fn is_resumed(&self) -> bool {
         self.resumed
@@ -324,6 +339,7 @@ impl Record {
                 .or_else(|| clues.and_then(|clues| clues.version)),
             cipher: self.tls.map(|(_, cipher)| cipher),
             resumed: self.resumed,
+            alpn: self.alpn.as_deref(),
             tls_offered: clues.map_or(&[], |clues| &clues.offered),
             certificate: claimed.map(CertificateLine::from),
             alert_sent: clues.and_then(|clues| clues.alert_sent.as_deref()),

@@ -194,6 +194,7 @@ pub fn server(tls: &Tls, trust: Option<&Trust>, records: TlsRecords) -> Result<S
     config.send_tls13_tickets = 0;
     config.ignore_client_order = true;
     config.enable_secret_extraction = records == TlsRecords::Direct;
+    config.alpn_protocols = tls.alpn.protocols();
     Ok(Server {
         config: Arc::new(config),
         sessions: tls.resumption.map(|lifetime| {

@@ -23,6 +23,7 @@ pub struct TlsClient {
     cert: Option<Cert>,
     versions: Vec<&'static SupportedProtocolVersion>,
     resume: bool,
+    alpn: Vec<Vec<u8>>,
     config: Arc<ClientConfig>,
 }
 
@@ -40,12 +41,20 @@ impl TlsClient {
             cert,
             versions,
             resume: false,
+            alpn: Vec::new(),
             config,
         }
     }
 
     fn rebuilt(mut self) -> Self {
-        self.config = configure(&self.roots, self.cert.as_ref(), &self.versions, self.resume);
+        let mut config = ClientConfig::clone(&configure(
+            &self.roots,
+            self.cert.as_ref(),
+            &self.versions,
+            self.resume,
+        ));
+        config.alpn_protocols.clone_from(&self.alpn);
+        self.config = Arc::new(config);
         self
     }
 
@@ -64,6 +73,15 @@ impl TlsClient {
     /// Remembers sessions and tries to resume them.
     pub fn with_resumption(mut self) -> Self {
         self.resume = true;
+        self.rebuilt()
+    }
+
+    /// Offers these application protocols (ALPN).
+    pub fn alpn(mut self, protocols: &[&str]) -> Self {
+        self.alpn = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
         self.rebuilt()
     }
 

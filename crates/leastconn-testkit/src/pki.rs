@@ -74,7 +74,7 @@ impl Cert {
     }
 
     /// To be shown whatever it says: rustls looks at what it is given otherwise.
-    pub(crate) fn resolver(&self) -> Arc<SingleCertAndKey> {
+    pub fn resolver(&self) -> Arc<SingleCertAndKey> {
         let key = aws_lc_rs::default_provider()
             .key_provider
             .load_private_key(self.key_der.clone_key());

@@ -204,6 +204,10 @@ pub struct RawTls {
     /// With `resumption`, how long after its full handshake a session can be resumed; at most "24h".
     #[schemars(extend("default" = text(defaults::RESUMPTION_LIFETIME)))]
     pub resumption_lifetime: Opt<DurationText>,
+    /// Application protocols (ALPN) that clients can choose from, preferred first. A client
+    /// that offers none is served, one that offers only others is refused. Default: not negotiated.
+    #[schemars(extend("examples" = [["postgresql"], ["h2", "http/1.1"]]))]
+    pub alpn: Opt<OneOrMany>,
 }
 
 /// Whether clients announce themselves.
@@ -369,6 +373,10 @@ pub struct RawUpstreamTls {
     /// The oldest protocol version that is spoken.
     #[schemars(extend("default" = "1.2"))]
     pub min_version: Opt<MinVersion>,
+    /// Application protocols (ALPN) that servers are offered, preferred first. For a client
+    /// that agreed on one of them with the listener, only that one. Default: none.
+    #[schemars(extend("examples" = [["postgresql"], ["h2", "http/1.1"]]))]
+    pub alpn: Opt<OneOrMany>,
 }
 
 /// A server of an upstream.

@@ -6,6 +6,7 @@
 //! `client_ca` or `ca` holds is trusted.
 
 mod again;
+mod alpn;
 mod file;
 mod inspect;
 pub(crate) mod load;
@@ -24,6 +25,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use again::Written;
+pub use alpn::Alpn;
 
 /// `tls` of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub struct Tls {
     /// How long after its full handshake a session may be resumed; `None`: sessions
     /// are not resumed.
     pub resumption: Option<Duration>,
+    /// Application protocols that are negotiated.
+    pub alpn: Alpn,
     /// As it was written, to be read again.
     pub written: Written,
     /// What the files hold. Shared: a configuration is cloned, its keys are not.
@@ -114,6 +118,8 @@ pub struct UpstreamTls {
     /// What every server's certificate must be for. `None`: each server's own host,
     /// which was checked to be something that a certificate can be for.
     pub server_name: Option<ServerName<'static>>,
+    /// Application protocols that servers are offered.
+    pub alpn: Alpn,
     /// All files that it names.
     pub files: Vec<PathBuf>,
     /// What the files hold. Shared: a configuration is cloned, its keys are not.

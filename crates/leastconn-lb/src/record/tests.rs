@@ -146,6 +146,7 @@ fn the_reference_has_every_field() {
         tls_version: Some(""),
         cipher: Some(""),
         resumed: true,
+        alpn: Some(""),
         tls_offered: &["1.2"],
         certificate: Some(CertificateLine {
             subject: String::new(),

@@ -70,6 +70,7 @@ pub fn client_config(tls: &UpstreamTls) -> Result<Arc<ClientConfig>, TlsError> {
         None => builder.with_no_client_auth(),
     };
     config.resumption = Resumption::disabled();
+    config.alpn_protocols = tls.alpn.protocols();
     Ok(Arc::new(config))
 }
 
@@ -98,7 +99,8 @@ pub fn is_worded(error: &io::Error) -> bool {
 /// where the TCP stream ended without `close_notify`.
 pub struct ClientStream(Buffered);
 
-/// Shakes hands with a server, whose certificate must be for `name`.
+/// Does the handshake with a server, whose certificate must be for `name`. `alpn`: the
+/// only application protocol to offer; `None`: those of `config`.
 ///
 /// # Errors
 /// A [`Failure`] within, unless the socket itself broke: that keeps its code.
@@ -109,8 +111,14 @@ pub async fn connect(
     socket: TcpStream,
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
+    alpn: Option<&str>,
 ) -> io::Result<ClientStream> {
-    let session = ClientConnection::new(config, name).map_err(|error| failed(&error))?;
+    let protocols = match alpn {
+        Some(only) => vec![only.as_bytes().to_vec()],
+        None => config.alpn_protocols.clone(),
+    };
+    let session =
+        ClientConnection::new_with_alpn(config, name, protocols).map_err(|error| failed(&error))?;
     let mut stream = Buffered::new(socket, session);
     match stream.handshake(None, None).await {
         Ok(()) => Ok(ClientStream(stream)),

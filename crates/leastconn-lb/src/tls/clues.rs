@@ -18,6 +18,8 @@ pub struct Clues {
     pub version: Option<&'static str>,
     /// If they had not come so far: those that the client offered.
     pub offered: Vec<&'static str>,
+    /// If they had no application protocol (ALPN) in common: those that the client offered.
+    pub protocols: Vec<String>,
     /// The certificate that was refused.
     pub claimed: Option<Box<Claimed>>,
     /// The alert that told the client.
@@ -43,6 +45,7 @@ impl Clues {
             }
             Error::NoCertificatesPresented => clues.sent(AlertDescription::CertificateRequired),
             Error::DecryptError => clues.sent(AlertDescription::DecryptError),
+            Error::NoApplicationProtocol => clues.sent(AlertDescription::NoApplicationProtocol),
             Error::AlertReceived(alert) => clues.alert_received = Some(words::alert(*alert)),
             _ => {}
         }
@@ -76,6 +79,9 @@ impl Clues {
     /// What explains an error better than its own words: rustls misses first what no
     /// older client has.
     fn preface(&self) -> String {
+        if !self.protocols.is_empty() {
+            return format!("the client offers {}: ", self.protocols.join(", "));
+        }
         match &self.offered[..] {
             [newest, ..] if !self.offered.iter().any(|v| matches!(*v, "1.3" | "1.2")) => {
                 format!("the client offers TLS {newest} and nothing newer: ")
@@ -85,9 +91,16 @@ impl Clues {
     }
 
     /// The ClientHello, for when no version was agreed on.
-    pub(super) fn saw_hello(&mut self, bytes: &[u8]) {
-        if self.version.is_none() {
-            self.offered = Offer::parse(bytes).unwrap_or_default().versions();
+    pub(super) fn saw_hello(&mut self, bytes: &[u8], error: &Error) {
+        let no_protocol = *error == Error::NoApplicationProtocol;
+        if self.version.is_some() && !no_protocol {
+            return;
+        }
+        let offer = Offer::parse(bytes).unwrap_or_default();
+        if no_protocol {
+            self.protocols = offer.protocols();
+        } else {
+            self.offered = offer.versions();
         }
     }
 }

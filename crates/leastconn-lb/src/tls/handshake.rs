@@ -118,8 +118,8 @@ pub async fn read_hello(socket: &mut TcpStream) -> Result<Hello, Box<Failed>> {
                 }
                 Ok(None) => {}
                 Err((error, alert)) => {
-                    let mut failed: Box<Failed> = error.into();
-                    failed.clues.saw_hello(&bytes);
+                    let mut failed: Box<Failed> = error.clone().into();
+                    failed.clues.saw_hello(&bytes, &error);
                     send(&mut failed, alert, &mut Polled { socket, cx });
                     return Poll::Ready(Err(failed));
                 }
@@ -171,8 +171,8 @@ pub async fn accept(
     let session: ServerConnection = match session {
         Ok(session) => session,
         Err((error, alert)) => {
-            let mut failed: Box<Failed> = error.into();
-            failed.clues.saw_hello(&hello.bytes);
+            let mut failed: Box<Failed> = error.clone().into();
+            failed.clues.saw_hello(&hello.bytes, &error);
             let mut alert = Some(alert);
             poll_fn(|cx| {
                 let socket = &mut socket;

@@ -6,8 +6,12 @@
 //! same bytes, and what it says holds.
 
 /// Extensions.
+const ALPN: u16 = 16;
 const EXTENDED_MASTER_SECRET: u16 = 23;
 const SUPPORTED_VERSIONS: u16 = 43;
+
+/// Application protocols that are kept, for a message.
+const MAX_PROTOCOLS: usize = 8;
 
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
@@ -19,6 +23,7 @@ const TLS13: u16 = 0x0304;
 pub(super) struct Offer {
     versions: Vec<u16>,
     extended_master_secret: bool,
+    protocols: Vec<Vec<u8>>,
 }
 
 impl Offer {
@@ -36,6 +41,7 @@ impl Offer {
         let mut offer = Self {
             versions: vec![legacy],
             extended_master_secret: false,
+            protocols: Vec::new(),
         };
         // SSL 3 has none.
         let mut extensions = Reader(hello.list16().unwrap_or_default());
@@ -43,6 +49,11 @@ impl Offer {
             let mut body = Reader(extensions.list16()?);
             match kind {
                 EXTENDED_MASTER_SECRET => offer.extended_master_secret = true,
+                ALPN => {
+                    let mut names = Reader(body.list16()?);
+                    let names = std::iter::from_fn(|| names.list8());
+                    offer.protocols = names.take(MAX_PROTOCOLS).map(<[u8]>::to_vec).collect();
+                }
                 SUPPORTED_VERSIONS => {
                     let mut versions = Reader(body.list8()?);
                     offer.versions = std::iter::from_fn(|| versions.u16()).collect();
@@ -64,6 +75,18 @@ impl Offer {
             _ => None,
         };
         self.versions.iter().filter_map(name).collect()
+    }
+
+    /// The first few application protocols, as text for a message: not verbatim if a name
+    /// is long or not UTF-8.
+    pub(super) fn protocols(&self) -> Vec<String> {
+        const LONGEST: usize = 64;
+        let cut = |name: &Vec<u8>| {
+            let (shown, more) = name.split_at(name.len().min(LONGEST));
+            let mark = if more.is_empty() { "" } else { "…" };
+            format!("{}{mark}", String::from_utf8_lossy(shown))
+        };
+        self.protocols.iter().map(cut).collect()
     }
 
     /// Whether a session of this client may be kept to be resumed. In TLS 1.2
@@ -174,6 +197,24 @@ mod tests {
             assert!(offer.may_resume());
             assert_eq!(Offer::parse(&pieces(&bytes, 1)), Some(offer));
         }
+    }
+
+    #[test]
+    fn offered_protocols_are_read_and_bounded() {
+        let mut config =
+            ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(RootCertStore::empty())
+                .with_no_client_auth();
+        config.alpn_protocols = (0..20).map(|n| vec![b'a' + n; 100]).collect();
+        let name = "localhost".try_into().unwrap();
+        let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        let protocols = Offer::parse(&bytes).unwrap().protocols();
+        assert_eq!(protocols.len(), MAX_PROTOCOLS);
+        assert_eq!(protocols[1], format!("{}…", "b".repeat(64)));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub(super) struct About {
     pub(super) peer: Option<Vec<CertificateDer<'static>>>,
     /// Without a certificate or a proof of its key, by a session of before.
     pub(super) resumed: bool,
+    /// The application protocol that was agreed on.
+    pub(super) alpn: Option<Box<[u8]>>,
 }
 
 enum Layer {
@@ -50,6 +52,7 @@ impl TlsStream {
                 suite: suite.map(|suite| suite.suite()),
                 peer: peer.map(owned),
                 resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+                alpn: session.alpn_protocol().map(Box::from),
             }),
             records: Layer::Rustls(Box::new(stream)),
         }
@@ -69,6 +72,12 @@ impl TlsStream {
     /// Whether it goes on with a session of an earlier connection.
     pub fn is_resumed(&self) -> bool {
         self.about.resumed
+    }
+
+    /// The application protocol that was agreed on by ALPN, one of those configured.
+    pub fn alpn(&self) -> Option<&str> {
+        let name = self.about.alpn.as_deref();
+        name.and_then(|name| str::from_utf8(name).ok())
     }
 
     /// The client's certificate and what came with it, if it has shown one:

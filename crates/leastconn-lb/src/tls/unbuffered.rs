@@ -229,7 +229,7 @@ fn work(
             Err(error) => {
                 if failed.is_none() {
                     let mut clues = Clues::gather(&error, Some(session));
-                    clues.saw_hello(&received[..*given]);
+                    clues.saw_hello(&received[..*given], &error);
                     let error = error.into();
                     failed = Some(Box::new(Failed { error, clues }));
                 }
@@ -274,6 +274,7 @@ fn finish(session: UnbufferedServerConnection) -> Result<(Records<Keys>, About),
     let version = session.protocol_version();
     let peer = session.peer_certificates().map(owned);
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+    let alpn = session.alpn_protocol().map(Box::from);
     let (secrets, keys) = session.dangerous_into_kernel_connection()?;
     let suite = keys.negotiated_cipher_suite();
     let records = Records::new(
@@ -289,6 +290,7 @@ fn finish(session: UnbufferedServerConnection) -> Result<(Records<Keys>, About),
         suite: Some(suite.suite()),
         peer,
         resumed,
+        alpn,
     };
     Ok((records, about))
 }

@@ -33,6 +33,9 @@ pub(super) fn error(error: &Error) -> String {
         Error::NoCertificatesPresented => "the client has shown no certificate".to_owned(),
         Error::InvalidCertificate(error) => certificate(error),
         Error::AlertReceived(alert) => received(*alert),
+        Error::NoApplicationProtocol => {
+            "no application protocol (ALPN) in common with `alpn` of this listener".to_owned()
+        }
         other => unfit::error(other),
     }
 }

@@ -66,6 +66,7 @@ impl Secure {
         self: &Arc<Self>,
         socket: TcpStream,
         server: &Server,
+        alpn: Option<&str>,
     ) -> io::Result<Secured> {
         let name = self.names.name_of(server.address()).ok_or_else(|| {
             io::Error::new(
@@ -77,7 +78,7 @@ impl Secure {
             server: server.id().clone(),
             port: socket.peer_addr()?.port(),
         };
-        match tls::client::connect(socket, Arc::clone(&self.config), name).await {
+        match tls::client::connect(socket, Arc::clone(&self.config), name, alpn).await {
             Ok(stream) => {
                 self.over(&at, Phase::Handshake);
                 Ok(Secured {
@@ -160,11 +161,25 @@ impl Secured {
 #[derive(Clone, Debug)]
 pub struct Opening {
     secure: Option<Arc<Secure>>,
+    /// The only application protocol that servers are offered.
+    alpn: Option<Box<str>>,
 }
 
 impl Opening {
     pub(super) const fn new(secure: Option<Arc<Secure>>) -> Self {
-        Self { secure }
+        Self { secure, alpn: None }
+    }
+
+    /// The same for a client that agreed on the application protocol `alpn`. Where it is
+    /// one that servers are offered, no other is: client and server must speak the same.
+    pub fn for_client(&self, alpn: Option<&str>) -> Self {
+        let secure = self.secure.clone();
+        let offered = secure.as_ref().map(|secure| &secure.names.alpn);
+        let alpn = alpn.filter(|alpn| offered.is_some_and(|offered| offered.contains(alpn)));
+        Self {
+            secure,
+            alpn: alpn.map(Box::from),
+        }
     }
 }
 
@@ -175,7 +190,8 @@ impl Prepare for Opening {
         match &self.secure {
             None => Ok(ServerStream::Plain(socket)),
             Some(secure) => {
-                let secured = Box::pin(secure.shake_hands(socket, server)).await?;
+                let secured =
+                    Box::pin(secure.shake_hands(socket, server, self.alpn.as_deref())).await?;
                 Ok(ServerStream::Tls(Box::new(secured)))
             }
         }

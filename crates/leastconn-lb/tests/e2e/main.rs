@@ -10,6 +10,7 @@ mod serves_a_dashboard;
 mod support;
 mod upgrading;
 
+mod alpn;
 mod answers_as_its_openapi_document_says;
 mod answers_on_the_admin_address_while_saturated;
 mod authorizes_by_the_first_rule_that_matches;

@@ -90,7 +90,7 @@ impl Pki {
     }
 
     /// What is said of the listener with these files.
-    fn says(&self, tls: &str) -> Vec<String> {
+    pub(super) fn says(&self, tls: &str) -> Vec<String> {
         self.says_of(&with_tls(tls))
     }
 
@@ -108,7 +108,7 @@ impl Pki {
     }
 }
 
-const ALL: &str =
+pub(super) const ALL: &str =
     r#"cert = "server.crt", key = "server.key", client_ca = "ca.crt", crl = "ca.crl""#;
 
 fn with_tls(tls: &str) -> String {

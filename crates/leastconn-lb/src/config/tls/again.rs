@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{ClientAuth, MinVersion, Tls, load};
+use super::{Alpn, ClientAuth, MinVersion, Tls, load};
 use crate::config::{
     Problems,
     raw::{RawTls, value::At},
@@ -27,6 +27,7 @@ impl Written {
         raw: &RawTls,
         base_dir: &Path,
         (min_version, client_auth, resumption): (MinVersion, ClientAuth, Option<Duration>),
+        alpn: &Alpn,
     ) -> Self {
         let crls: Vec<_> = raw.crl.iter().flat_map(At::each).collect();
         let single = [
@@ -65,6 +66,10 @@ impl Written {
             text.push_str(&format!(
                 "resumption = \"on\"\nresumption_lifetime = \"{lifetime}ms\"\n"
             ));
+        }
+        if !alpn.is_empty() {
+            let list: Vec<_> = alpn.names().map(quoted).collect();
+            text.push_str(&format!("alpn = [{}]\n", list.join(", ")));
         }
         Self {
             base_dir: base_dir.to_owned(),

@@ -48,6 +48,7 @@ pub(crate) fn load(
         client_auth,
         resumption,
         resumption_lifetime,
+        alpn,
     } = &raw.value;
     let client_auth_at = client_auth.as_ref();
     let client_auth = client_auth_at.map_or(ClientAuth::Required, |at| at.value);
@@ -92,6 +93,7 @@ pub(crate) fn load(
         loader.verifier_accepts(authorities, &crls, &raw.span);
     }
     let resumption = loader.resumption(resumption.as_ref(), resumption_lifetime.as_ref());
+    let alpn = loader.alpn(alpn.as_ref());
     if loader.problems.errors() > errors {
         return None;
     }
@@ -101,8 +103,14 @@ pub(crate) fn load(
     Some(Tls {
         min_version,
         client_auth,
-        written: Written::new(&raw.value, base_dir, (min_version, client_auth, resumption)),
+        written: Written::new(
+            &raw.value,
+            base_dir,
+            (min_version, client_auth, resumption),
+            &alpn,
+        ),
         resumption,
+        alpn,
         material: Arc::new(TlsMaterial {
             cert_chain: chain?,
             key: key?,

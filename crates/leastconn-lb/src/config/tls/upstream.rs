@@ -32,6 +32,7 @@ pub(crate) fn load(
         key,
         crl,
         min_version,
+        alpn,
     } = &raw.value;
     let mut alone = Vec::new();
     let authorities = ca
@@ -43,6 +44,7 @@ pub(crate) fn load(
         crls.extend(loader.crls(&text, Some(authorities.as_deref())));
     }
     let own = own(&mut loader, cert.as_ref(), key.as_ref());
+    let alpn = loader.alpn(alpn.as_ref());
     let server_name = server_name.as_ref().and_then(|at| name(&mut loader, at));
     if let (Some(authorities), Some(at)) = (&authorities, ca)
         && loader.problems.errors() == errors
@@ -55,6 +57,7 @@ pub(crate) fn load(
             .as_ref()
             .map_or(MinVersion::Tls12, |at| at.value),
         server_name,
+        alpn,
         files: [ca, cert, key]
             .into_iter()
             .flatten()

@@ -1,0 +1,41 @@
+//! `alpn` of listeners.
+
+use super::tls::{ALL, Pki};
+
+#[test]
+fn alpn_is_checked() {
+    let pki = Pki::new();
+    let says = |alpn: &str| pki.says(&format!("{ALL}, alpn = {alpn}"));
+    assert!(says("[\"postgresql\", \"h2\", \"http/1.1\", \"mqtt\"]").is_empty());
+    assert!(says("\"postgresql\"").is_empty());
+    for (alpn, said) in [
+        ("[]", "`alpn` is an empty list"),
+        ("[\"\"]", "has 1 to 255 bytes, and this has 0"),
+        ("[\"a b\"]", "\"a b\" is not an application protocol"),
+        ("[\"h2\", \"h2\"]", "`alpn` names \"h2\" twice"),
+        (
+            "[\"http2\"]",
+            "no client offers the application protocol \"http2\"",
+        ),
+        (
+            "[\"postgres\"]",
+            "no client offers the application protocol \"postgres\"",
+        ),
+        (
+            "[\"H2\"]",
+            "no client offers the application protocol \"H2\"",
+        ),
+    ] {
+        let all = says(alpn);
+        assert!(
+            all.iter().any(|line| line.contains(said)),
+            "{alpn}: {all:?}"
+        );
+    }
+    let long = "x".repeat(256);
+    assert!(
+        says(&format!("[\"{long}\"]"))
+            .iter()
+            .any(|line| line.contains("this has 256"))
+    );
+}
