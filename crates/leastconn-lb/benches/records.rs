@@ -12,7 +12,7 @@ use std::{
     thread,
 };
 
-use leastconn::net::{Timeouts, Traffic, relay};
+use leastconn::net::{RelayPolicy, Traffic, relay};
 use leastconn_lb::{tls, turns::Place};
 use leastconn_testkit::TestCa;
 use peak_alloc::PeakAlloc;
@@ -137,7 +137,7 @@ fn balancer(
             relay(
                 &mut down,
                 &mut up,
-                &Timeouts::default(),
+                &RelayPolicy::default(),
                 &Traffic::default(),
             )
             .await;

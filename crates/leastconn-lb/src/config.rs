@@ -51,8 +51,8 @@ pub use cidr::{IpNet, Prefixes};
 pub use clients::{Clients, Key, Rule};
 pub use model::{
     Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log, Mode,
-    OnExpiry, ProbeKind, Process, Route, Sandbox, Senders, SourceRateLimit, StatusSet, Timeouts,
-    TlsRecords, Token, Upstream, Watch,
+    OnExpiry, OnTruncation, ProbeKind, Process, Route, Sandbox, Senders, SourceRateLimit,
+    StatusSet, Timeouts, TlsRecords, Token, Upstream, Watch,
 };
 pub use pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
 pub(crate) use problem::visible;

@@ -9,6 +9,7 @@
 
 use std::{
     borrow::Cow,
+    io,
     net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
@@ -17,7 +18,7 @@ use std::{
 
 use leastconn::{
     Balance, Lease, Permit, Reason, Refusal,
-    net::{self, ConnectError, Stream},
+    net::{self, ConnectError, RelayOutcome, Stream},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -219,7 +220,7 @@ struct Admitted {
     upstream: ServerStream,
     _lease: Lease,
     _permit: Permit,
-    timeouts: net::Timeouts,
+    relay: net::RelayPolicy,
 }
 
 /// From an identified client to the end: authorize, admit, connect, relay.
@@ -239,26 +240,48 @@ async fn carry<S: Stream>(
         }
     };
     let Admitted {
-        upstream, timeouts, ..
+        upstream, relay, ..
     } = &mut admitted;
     let live = record.live();
-    let relayed = net::relay(&mut stream, upstream, timeouts, &live.traffic);
-    let reason = match live.unless_stopped(relayed).await {
-        Ok(reason) => reason,
+    let relaying = net::relay(&mut stream, upstream, relay, &live.traffic);
+    let (reason, detail) = match live.unless_stopped(relaying).await {
+        Ok(outcome) => (outcome.reason, detail(&outcome)),
         Err(reason) => {
             // Cut off in the middle: neither side may take it for the end.
             stream.abort();
             upstream.abort();
-            reason
+            (reason, None)
         }
     };
-    let trouble = upstream.trouble();
-    let trouble = trouble.filter(|_| reason == Reason::ServerReset);
-    let trouble = trouble.map(ToOwned::to_owned);
-    // Before it is said to be over: whoever reads that may come again, and must not
-    // meet its own lease and permit.
+    // Before the record ends: a client that reads it may connect again at once, and
+    // must not meet its own lease and permit.
     drop(admitted);
-    record.end(reason, trouble.as_deref());
+    record.end(reason, detail.as_deref());
+}
+
+/// What the access log says of the error that broke a relayed connection, where that
+/// is more than the reason says.
+fn detail(outcome: &RelayOutcome) -> Option<String> {
+    let explained = |error: &&io::Error| {
+        error.get_ref().is_some()
+            || !matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::UnexpectedEof
+            )
+    };
+    let client = outcome.client_error.as_ref().filter(explained);
+    let server = outcome.server_error.as_ref().filter(explained);
+    match outcome.reason {
+        Reason::ClientReset | Reason::ClientTruncated => client.map(ToString::to_string),
+        Reason::ServerReset | Reason::ServerTruncated => server.map(ToString::to_string),
+        Reason::TlsError | Reason::HalfCloseTimeout => {
+            let client = client.map(|error| format!("client: {error}"));
+            client.or_else(|| server.map(|error| format!("server: {error}")))
+        }
+        _ => None,
+    }
 }
 
 async fn admit(
@@ -297,7 +320,7 @@ async fn admit(
                 upstream: connected.stream,
                 _lease: connected.lease,
                 _permit: permit,
-                timeouts: listener.relay_timeouts(),
+                relay: listener.relay_policy(),
             })
         }
         Err(error) => {
@@ -376,7 +399,7 @@ async fn close_politely<S: Stream>(mut stream: S) {
                 count => total += count,
             }
         }
-        std::io::Result::Ok(())
+        io::Result::Ok(())
     })
     .await;
 }

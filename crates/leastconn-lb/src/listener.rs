@@ -8,7 +8,7 @@ use std::{
 
 use leastconn::{
     Limiter,
-    net::{self, Timeouts},
+    net::{self, OnTruncation, RelayPolicy},
 };
 
 use crate::{
@@ -37,6 +37,8 @@ pub struct Listener {
     pub max_lifetime: Option<Duration>,
     /// What becomes of connections whose certificate runs out.
     pub on_expiry: OnExpiry,
+    /// How a TLS end without `close_notify` is passed on.
+    pub on_truncation: OnTruncation,
     /// How long what may take.
     pub timeouts: config::Timeouts,
     /// Where connections go.
@@ -101,6 +103,7 @@ impl Listener {
             trust,
             max_lifetime: config.max_lifetime,
             on_expiry: config.on_expiry,
+            on_truncation: config.on_truncation.into(),
             senders: config.senders.clone(),
             timeouts: config.timeouts,
             routing: Routing::from(config),
@@ -175,6 +178,7 @@ impl Listener {
             trust,
             max_lifetime: config.max_lifetime,
             on_expiry: config.on_expiry,
+            on_truncation: config.on_truncation.into(),
             timeouts: config.timeouts,
             routing: Routing::from(config),
             senders: config.senders.clone(),
@@ -220,11 +224,12 @@ impl Listener {
         }
     }
 
-    /// How long a relayed connection may be silent.
-    pub const fn relay_timeouts(&self) -> Timeouts {
-        Timeouts {
+    /// How its connections are relayed.
+    pub const fn relay_policy(&self) -> RelayPolicy {
+        RelayPolicy {
             idle: Some(self.timeouts.idle),
             half_close: Some(self.timeouts.half_close),
+            on_truncation: self.on_truncation,
         }
     }
 }

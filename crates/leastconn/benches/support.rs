@@ -15,7 +15,7 @@ use std::{
 use leastconn::{
     ClientId, Lease, Limiter, Limits, Pool, RateLimit, Reason, ServerSpec, Tried,
     health::PassivePolicy,
-    net::{Stream, Timeouts, Traffic, relay},
+    net::{RelayPolicy, Stream, Traffic, relay},
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
@@ -101,8 +101,8 @@ pub(crate) async fn carry(echoes: usize, bytes: usize) {
     let (mut client, downstream) = tokio::io::duplex(PIPE);
     let (mut server, upstream) = tokio::io::duplex(PIPE);
     let (mut downstream, mut upstream) = (Memory(downstream), Memory(upstream));
-    let (timeouts, traffic) = (Timeouts::default(), Traffic::default());
-    let relaying = relay(&mut downstream, &mut upstream, &timeouts, &traffic);
+    let (policy, traffic) = (RelayPolicy::default(), Traffic::default());
+    let relaying = relay(&mut downstream, &mut upstream, &policy, &traffic);
     let client = async {
         let mut message = [7; 64];
         for _ in 0..echoes {
@@ -127,9 +127,9 @@ pub(crate) async fn carry(echoes: usize, bytes: usize) {
         }
         server.shutdown().await
     };
-    let (reason, got, served) = tokio::join!(relaying, client, serving);
+    let (outcome, got, served) = tokio::join!(relaying, client, serving);
     served.expect("the server's side works");
-    assert_eq!(reason, Reason::Ok);
+    assert_eq!(outcome.reason, Reason::Ok);
     assert_eq!(got.expect("the client's side works"), bytes);
 }
 

@@ -10,7 +10,7 @@ use crate::{
     Balance, Candidates, ClientId, Limiter, Limits, Pool, PoolError, Reason, Refusal, ServerId,
     ServerSpec, Source,
     health::{ActivePolicy, PassivePolicy},
-    net::{self, Check, Checker, ConnectError, ConnectPolicy, Stream, Timeouts, Traffic},
+    net::{self, Check, Checker, ConnectError, ConnectPolicy, RelayPolicy, Stream, Traffic},
 };
 
 /// A load balancer for connections that a program has accepted itself.
@@ -56,7 +56,7 @@ pub struct Balancer {
     limiter: Limiter,
     limits: Limits,
     connect: ConnectPolicy,
-    timeouts: Timeouts,
+    relay: RelayPolicy,
     started: Instant,
     /// When idle clients were last forgotten, in seconds since `started`.
     swept: AtomicU64,
@@ -116,7 +116,7 @@ impl Balancer {
             servers: Vec::new(),
             limits: Limits::default(),
             connect: ConnectPolicy::default(),
-            timeouts: Timeouts::default(),
+            relay: RelayPolicy::default(),
             check: None,
             passive: PassivePolicy::default(),
             balance: Balance::default(),
@@ -182,10 +182,10 @@ impl Balancer {
         };
         let mut connected = net::connect(&self.pool, &allowed, &self.connect).await?;
         let traffic = Traffic::default();
-        let reason = net::relay(
+        let outcome = net::relay(
             &mut connection,
             &mut connected.stream,
-            &self.timeouts,
+            &self.relay,
             &traffic,
         )
         .await;
@@ -194,7 +194,7 @@ impl Balancer {
             attempts: connected.attempts,
             received: traffic.received(),
             sent: traffic.sent(),
-            reason,
+            reason: outcome.reason,
         })
     }
 
@@ -221,7 +221,7 @@ pub struct BalancerBuilder {
     servers: Vec<ServerSpec>,
     limits: Limits,
     connect: ConnectPolicy,
-    timeouts: Timeouts,
+    relay: RelayPolicy,
     check: Option<(Check, ActivePolicy)>,
     passive: PassivePolicy,
     balance: Balance,
@@ -249,10 +249,10 @@ impl BalancerBuilder {
         self
     }
 
-    /// How long connections may be silent. The default: an hour, and a minute
-    /// once one side has finished sending.
-    pub const fn timeouts(mut self, timeouts: Timeouts) -> Self {
-        self.timeouts = timeouts;
+    /// How connections are relayed: above all, how long they may be silent. The
+    /// default: an hour, and a minute once one side has finished sending.
+    pub const fn relay(mut self, policy: RelayPolicy) -> Self {
+        self.relay = policy;
         self
     }
 
@@ -321,7 +321,7 @@ impl BalancerBuilder {
             swept: AtomicU64::new(0),
             limits: self.limits,
             connect: self.connect,
-            timeouts: self.timeouts,
+            relay: self.relay,
             _checker: checker,
             pool,
         })

@@ -3,6 +3,7 @@
 pub mod connect;
 mod failure;
 mod keepalive;
+mod outstanding;
 mod prepare;
 pub mod probe;
 pub mod relay;
@@ -15,8 +16,8 @@ pub use connect::{ConnectError, ConnectPolicy, Connected, connect, connect_with}
 pub use keepalive::set_keepalive;
 pub use prepare::{Plain, Prepare};
 pub use probe::{Check, Checker, Probe};
-pub use relay::{Timeouts, Traffic, relay};
-pub use stream::Stream;
+pub use relay::{OnTruncation, RelayOutcome, RelayPolicy, Traffic, relay};
+pub use stream::{Fault, Stream};
 
 /// The monotonic clock: the one place that reads it.
 ///

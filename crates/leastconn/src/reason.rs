@@ -64,10 +64,18 @@ reasons! {
     HalfCloseTimeout = "half_close_timeout",
     /// The connection reached its maximum age.
     MaxLifetime = "max_lifetime",
-    /// The client reset or truncated the connection.
+    /// The client reset the connection.
     ClientReset = "client_reset",
-    /// The server reset or truncated the connection.
+    /// The server reset the connection.
     ServerReset = "server_reset",
+    /// The client ended its stream without the protocol's end, for TLS without
+    /// `close_notify`. Not a failure: all bytes were delivered.
+    ClientTruncated = "client_truncated",
+    /// The server ended its stream without the protocol's end, for TLS without
+    /// `close_notify`. Not a failure: all bytes were delivered.
+    ServerTruncated = "server_truncated",
+    /// TLS failed after the handshake: a bad record, a fatal alert, a limit.
+    TlsError = "tls_error",
     /// A change of the rules ended it.
     PolicyChanged = "policy_changed",
     /// The balancer stopped before the connection had ended.
@@ -77,6 +85,15 @@ reasons! {
 }
 
 impl Reason {
+    /// Whether the connection was refused or failed. A truncated stream is no
+    /// failure: many clients close without `close_notify` after a complete exchange.
+    pub const fn is_failure(self) -> bool {
+        !matches!(
+            self,
+            Self::Ok | Self::ClientTruncated | Self::ServerTruncated
+        )
+    }
+
     /// Position in [`Reason::ALL`], for arrays of counters.
     pub const fn index(self) -> usize {
         self as usize

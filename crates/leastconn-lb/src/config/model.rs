@@ -273,6 +273,8 @@ pub struct Listener {
     pub max_lifetime: Option<Duration>,
     /// What happens when a client certificate runs out while its client is connected.
     pub on_expiry: OnExpiry,
+    /// How a TLS end without `close_notify` is passed on.
+    pub on_truncation: OnTruncation,
     /// How fast each source may connect; `None`: as fast as it can.
     pub source_rate_limit: Option<SourceRateLimit>,
     /// Who sends PROXY headers, which must come first; `None`: nobody.
@@ -291,6 +293,27 @@ pub enum OnExpiry {
     Close,
     /// It goes on.
     Keep,
+}
+
+/// How the end of a TLS stream without `close_notify` is passed on to the other side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "on_truncation")]
+pub enum OnTruncation {
+    /// By a reset, once all data has been delivered.
+    #[default]
+    Reset,
+    /// As an orderly end.
+    Close,
+}
+
+impl From<OnTruncation> for leastconn::net::OnTruncation {
+    fn from(policy: OnTruncation) -> Self {
+        match policy {
+            OnTruncation::Reset => Self::Reset,
+            OnTruncation::Close => Self::Close,
+        }
+    }
 }
 
 /// `source_rate_limit` of a listener.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{
     defaults::{self, text},
-    model::{Format, Level, Mode, OnExpiry, Sandbox, TlsRecords, Watch},
+    model::{Format, Level, Mode, OnExpiry, OnTruncation, Sandbox, TlsRecords, Watch},
     tls::{ClientAuth, MinVersion, Resumption},
 };
 use value::{At, DateTime, DurationText, OneOrMany, ServerEntry, StatusCodes, Workers};
@@ -148,6 +148,10 @@ pub struct RawListener {
     /// What happens when a client certificate expires while its client is connected.
     #[schemars(extend("default" = "close"))]
     pub on_expiry: Opt<OnExpiry>,
+    /// How a TLS end without close_notify, of the client or the server, is passed on
+    /// after all data: by a reset, or as an orderly end.
+    #[schemars(extend("default" = "reset"))]
+    pub on_truncation: Opt<OnTruncation>,
     /// Whether a PROXY protocol header (v1 or v2) comes before anything else.
     #[schemars(extend("default" = "off"))]
     pub proxy_protocol: Opt<ProxyProtocolIn>,

@@ -98,6 +98,8 @@ pub(super) struct Buffered {
     undigested: Vec<u8>,
     /// Where records end in what rustls was given.
     boundary: Boundary,
+    /// An error that was found behind bytes, which are returned first.
+    failed: Option<io::Error>,
     /// How many more without data may come.
     patience: Patience,
     close_notify_sent: bool,
@@ -112,6 +114,7 @@ impl Buffered {
             session: Box::new(session),
             undigested: Vec::new(),
             boundary: Boundary::default(),
+            failed: None,
             patience: Patience::new(),
             close_notify_sent: false,
         }
@@ -190,6 +193,11 @@ impl Buffered {
 
     /// Moves plaintext that rustls has into `buffer`. `false`: it has none, and
     /// needs more ciphertext first.
+    ///
+    /// # Errors
+    /// If the stream ended without `close_notify`. rustls reports that every time,
+    /// and so does this: also behind bytes, of which the caller may hold some from
+    /// an earlier call.
     fn take_plaintext(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<bool> {
         while buffer.remaining() > 0 {
             match self.session.reader().read(buffer.initialize_unfilled()) {
@@ -197,7 +205,6 @@ impl Buffered {
                 Ok(0) => return Ok(true),
                 Ok(count) => buffer.advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(_) if !buffer.filled().is_empty() => return Ok(true),
                 Err(error) => return Err(error),
             }
         }
@@ -291,23 +298,44 @@ impl AsyncRead for Buffered {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Err(error));
+        }
+        let before = buffer.filled().len();
+        match ready!(this.poll_plaintext(cx, buffer)) {
+            Err(error) if buffer.filled().len() > before => {
+                this.failed = Some(error);
+                Poll::Ready(Ok(()))
+            }
+            result => Poll::Ready(result),
+        }
+    }
+}
+
+impl Buffered {
+    /// Reads as [`AsyncRead::poll_read`] does, but may add bytes to `buffer` and fail.
+    fn poll_plaintext(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         loop {
             // Full, or at the end, or something at least: that is an answer.
-            if this.take_plaintext(buffer)? || buffer.filled().len() > before {
+            if self.take_plaintext(buffer)? || buffer.filled().len() > before {
                 return Poll::Ready(Ok(()));
             }
-            if this.undigested.is_empty() {
-                ready!(this.poll_receive(cx, buffer))?;
+            if self.undigested.is_empty() {
+                ready!(self.poll_receive(cx, buffer))?;
             } else {
-                let undigested = std::mem::take(&mut this.undigested);
-                let left = this.decrypt(cx, &undigested, buffer)?;
-                this.undigested = left.to_vec();
+                let undigested = std::mem::take(&mut self.undigested);
+                let left = self.decrypt(cx, &undigested, buffer)?;
+                self.undigested = left.to_vec();
             }
-            if this.session.wants_write() {
+            if self.session.wants_write() {
                 // An answer of the protocol's own, to a key update for instance.
                 // If the socket is full it goes out with the next write.
-                let _ = this.poll_send(cx)?;
+                let _ = self.poll_send(cx)?;
             }
         }
     }

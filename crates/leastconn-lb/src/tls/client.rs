@@ -82,14 +82,10 @@ pub struct Failure(String);
 
 /// Whether TLS itself failed, and not the connection below it.
 pub fn is_failure(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::InvalidData && is_worded(error)
-}
-
-/// Whether the error says more than that the connection broke.
-pub fn is_worded(error: &io::Error) -> bool {
-    error
+    let is_explained = error
         .get_ref()
-        .is_some_and(<dyn Error + Send + Sync>::is::<Failure>)
+        .is_some_and(<dyn Error + Send + Sync>::is::<Failure>);
+    error.kind() == io::ErrorKind::InvalidData && is_explained
 }
 
 /// The client's side of an established TLS connection.
@@ -193,5 +189,9 @@ impl leastconn::net::Stream for ClientStream {
 
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().0).poll_finish(cx)
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        self.0.socket()
     }
 }

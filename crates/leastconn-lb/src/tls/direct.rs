@@ -118,6 +118,8 @@ struct State<K> {
     ended: bool,
     /// The client broke the protocol, or the stream: no more reading.
     broken: bool,
+    /// An error that was found behind bytes, which are returned first.
+    failed: Option<io::Error>,
     /// `close_notify` or a fatal alert was sealed: nothing may follow it.
     closed: bool,
 }
@@ -132,6 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> Direct<S, K> {
             unsent: Rest::default(),
             ended: false,
             broken: false,
+            failed: None,
             closed: false,
         };
         state.unopened.keep(unopened);
@@ -302,19 +305,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncRead for Direct<S, K> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Some(error) = this.state.failed.take() {
+            return Poll::Ready(Err(error));
+        }
+        let before = buffer.filled().len();
+        match ready!(this.poll_plaintext(cx, buffer)) {
+            Err(error) if buffer.filled().len() > before => {
+                this.state.failed = Some(error);
+                Poll::Ready(Ok(()))
+            }
+            result => Poll::Ready(result),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> Direct<S, K> {
+    /// Reads as [`AsyncRead::poll_read`] does, but may add bytes to `buffer` and fail.
+    fn poll_plaintext(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         loop {
-            this.state.take_unread(buffer);
-            if buffer.remaining() == 0 || buffer.filled().len() > before || this.state.ended {
+            self.state.take_unread(buffer);
+            if buffer.remaining() == 0 || buffer.filled().len() > before || self.state.ended {
                 return Poll::Ready(Ok(()));
             }
-            if this.state.broken {
+            if self.state.broken {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
-            ready!(SCRATCH.with_borrow_mut(|scratch| this.poll_receive(cx, scratch, buffer)))?;
-            if this.state.records.owes() {
+            ready!(SCRATCH.with_borrow_mut(|scratch| self.poll_receive(cx, scratch, buffer)))?;
+            if self.state.records.owes() {
                 // If the socket is full it goes out with the next write.
-                let _ = this.poll_send(cx)?;
+                let _ = self.poll_send(cx)?;
             }
         }
     }

@@ -33,16 +33,6 @@ pub enum ServerStream {
     Tls(Box<Secured>),
 }
 
-impl ServerStream {
-    /// What broke the connection, if it was TLS that did.
-    pub fn trouble(&self) -> Option<&str> {
-        match self {
-            Self::Plain(_) => None,
-            Self::Tls(secured) => secured.broke.as_deref(),
-        }
-    }
-}
-
 /// TLS with the servers of one upstream.
 #[derive(Debug)]
 pub(super) struct Secure {
@@ -86,7 +76,6 @@ impl Secure {
                     secure: Arc::clone(self),
                     at,
                     heard: false,
-                    broke: None,
                 })
             }
             Err(error) => {
@@ -127,16 +116,12 @@ pub struct Secured {
     at: At,
     /// The server has sent something, and so has taken our certificate.
     heard: bool,
-    broke: Option<Box<str>>,
 }
 
 impl Secured {
     fn note(&mut self, error: &io::Error) {
         if !self.heard {
             self.secure.trouble(&self.at, Phase::Refused, error);
-        }
-        if self.broke.is_none() && tls::client::is_worded(error) {
-            self.broke = Some(error.to_string().into());
         }
     }
 
@@ -335,6 +320,13 @@ impl Stream for ServerStream {
         match self {
             Self::Plain(plain) => Some(plain),
             Self::Tls(_) => None,
+        }
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(plain) => Some(plain),
+            Self::Tls(secured) => secured.stream.socket(),
         }
     }
 }

@@ -56,7 +56,7 @@ async fn cut_off(lb: &Running, data: &[u8]) -> Value {
     let end = within(DEADLINE, "the end of the flood", flood).await;
     let echoed = end.map(|bytes| bytes.len());
     assert!(echoed.is_err(), "it was borne: {echoed:?}");
-    let record = lb.nth(0, "client_reset").await;
+    let record = lb.nth(0, "tls_error").await;
     assert_eq!(roundtrip(&mut other, b"on").await.unwrap(), b"on");
     drop(other);
     talk(client.connect(lb.main()).await.unwrap())

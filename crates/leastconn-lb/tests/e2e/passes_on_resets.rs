@@ -90,7 +90,7 @@ async fn tls_that_ends_without_close_notify_is_no_end(records: Records) {
         socket.shutdown().await.unwrap();
         assert!(until_reset(at_server).await.is_empty());
         let _ = read_to_close(&mut socket).await;
-        lb.nth(n, "client_reset").await;
+        lb.nth(n, "client_truncated").await;
     }
     lb.quiet().await;
 }

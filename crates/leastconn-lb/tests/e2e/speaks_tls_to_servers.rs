@@ -119,7 +119,7 @@ async fn a_server_that_ends_without_close_notify_or_resets_is_no_end(records: Re
         let error = read_to_close(&mut plain).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{version}");
         for n in 0..2 {
-            let record = lb.nth(n, "server_reset").await;
+            let record = lb.nth(n, "server_truncated").await;
             let detail = record["detail"].as_str().unwrap();
             assert!(detail.contains("without close_notify"), "{record}");
         }

@@ -31,8 +31,9 @@ const TLS_DONE: [&str; 5] = ["serial", "sni", "tls_version", "cipher", "handshak
 /// before the first `?`.
 fn fields(outcome: &str) -> &'static str {
     match outcome {
-        "ok" | "client_reset" | "server_reset" | "idle_timeout" | "half_close_timeout"
-        | "max_lifetime" | "policy_changed" | "drained" => {
+        "ok" | "client_reset" | "server_reset" | "client_truncated" | "server_truncated"
+        | "tls_error" | "idle_timeout" | "half_close_timeout" | "max_lifetime"
+        | "policy_changed" | "drained" => {
             "TLS client identity upstream server attempts connect_ms ? detail"
         }
         "connect_failed" => "TLS client identity upstream attempts ? detail",
@@ -221,6 +222,16 @@ async fn each_has_what_was_known_and_no_more() {
     read_line(&mut broken).await.unwrap();
     let (socket, _) = broken.into_inner();
     reset(socket);
+    let mut truncated = connect("main").await;
+    read_line(&mut truncated).await.unwrap();
+    drop(truncated.into_inner().0);
+    let mut forged = connect("main").await;
+    read_line(&mut forged).await.unwrap();
+    let (mut socket, _) = forged.into_inner();
+    let mut record = vec![23, 3, 3, 0, 32];
+    record.resize(5 + 32, 7);
+    socket.write_all(&record).await.unwrap();
+    let _ = read_to_close(&mut socket).await;
     talk(tcp(lb.address("plain")).await).await.unwrap();
     // Somebody else ended it.
     let mut leaves = lb.client("leaves").connect(main).await.unwrap();
@@ -240,11 +251,14 @@ async fn each_has_what_was_known_and_no_more() {
         .iter()
         .map(|record| record["outcome"].as_str().unwrap())
         .collect();
-    // `overloaded` is for whoever comes too late to be known, `killed` for our faults.
+    // `overloaded` is for whoever comes too late to be known, `killed` for our faults,
+    // and `server_truncated` needs a server with TLS.
     let missing: Vec<_> = leastconn::Reason::ALL
         .iter()
         .map(|reason| reason.as_str())
-        .filter(|reason| !seen.contains(reason) && !["overloaded", "killed"].contains(reason))
+        .filter(|reason| {
+            !seen.contains(reason) && !["overloaded", "killed", "server_truncated"].contains(reason)
+        })
         .collect();
     assert_eq!(missing, [""; 0]);
     assert!(rig.resets.accepted() > 0);

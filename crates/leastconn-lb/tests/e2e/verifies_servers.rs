@@ -360,7 +360,7 @@ async fn a_server_that_wants_another_certificate_of_ours_is_told() {
     for (version, spoken) in VERSIONS {
         let outcome = match version {
             "1.2" => "connect_failed",
-            _ => "server_reset",
+            _ => "tls_error",
         };
         for (lines, said) in [
             (nothing, "certificate"),

@@ -39,7 +39,7 @@ async fn python_ends_cleanly_or_abruptly(records: Records) {
     for version in ["TLSv1_2", "TLSv1_3"] {
         for (ending, outcome) in [
             ("clean", "ok"),
-            ("abrupt", "client_reset"),
+            ("abrupt", "client_truncated"),
             ("reset", "client_reset"),
         ] {
             let mut python = tool("python3");

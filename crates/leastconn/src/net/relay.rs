@@ -8,27 +8,29 @@
 //!
 //! Each end of sending is passed on alone (half-close): the other direction
 //! goes on until it ends too, or nothing moves for the half-close time-out. A
-//! side that breaks off (reset, or TLS truncation) breaks the other off as
-//! well, after what it had sent before was written on. The system may still
-//! drop some of that: a reset overtakes what the receiver was slow to take, as
-//! it does without a balancer between.
+//! side that breaks off (reset, truncation, protocol error) breaks the other off
+//! as well, but not before the other side has acknowledged everything that was
+//! received: a reset discards what the kernel still has to send.
 
+mod delivery;
 mod flow;
+mod pair;
 mod splice;
 mod turns;
 
 use std::{
     cell::RefCell,
     future::poll_fn,
+    io,
     pin::pin,
     sync::atomic::{AtomicU64, Ordering},
-    task::{Context, Poll, ready},
+    task::{Poll, ready},
     time::{Duration, Instant},
 };
 
 use tokio::time::sleep_until;
 
-use self::flow::{Flow, Phase};
+use self::pair::Pair;
 pub use self::splice::MAX_PIPES;
 use self::turns::Turns;
 use super::{Stream, now};
@@ -42,23 +44,54 @@ thread_local! {
     static SCRATCH_SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
 }
 
-/// How long a connection may be silent. `None`: for ever.
+/// How connections are relayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// No byte either way, while both sides may still send.
+pub struct RelayPolicy {
+    /// Ends a connection without a byte either way, while both sides may still
+    /// send. `None`: never.
     pub idle: Option<Duration>,
-    /// No byte, once one side has finished sending and the other has been told.
+    /// The same once one side has finished sending and the other has been told.
+    /// Also limits how long a broken connection waits for the receiver to
+    /// acknowledge what was sent. `None`: never.
     pub half_close: Option<Duration>,
+    /// How a truncated stream is passed on.
+    pub on_truncation: OnTruncation,
 }
 
-impl Default for Timeouts {
-    /// An hour, and a minute.
+impl Default for RelayPolicy {
+    /// An hour, a minute, and [`OnTruncation::Reset`].
     fn default() -> Self {
         Self {
             idle: Some(Duration::from_secs(3600)),
             half_close: Some(Duration::from_secs(60)),
+            on_truncation: OnTruncation::default(),
         }
     }
+}
+
+/// How the end of a side that [truncated](super::Fault::Truncated) its stream is
+/// passed on, after everything that it had sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnTruncation {
+    /// The connection is broken off, so that nobody takes a truncated transfer for
+    /// a complete one.
+    #[default]
+    Reset,
+    /// As an orderly end of sending: the other direction goes on.
+    Close,
+}
+
+/// How relaying ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct RelayOutcome {
+    /// The stable code.
+    pub reason: Reason,
+    /// The first error of the client's stream.
+    pub client_error: Option<io::Error>,
+    /// The first error of the server's stream.
+    pub server_error: Option<io::Error>,
 }
 
 /// Bytes that a connection has carried, readable while it lives.
@@ -81,9 +114,13 @@ impl Traffic {
 }
 
 /// Relays between the client (`downstream`) and the server (`upstream`) until
-/// both have finished sending, one breaks off, or a time-out passes, and says
-/// which: [`Reason::Ok`], [`Reason::ClientReset`], [`Reason::ServerReset`],
-/// [`Reason::IdleTimeout`] or [`Reason::HalfCloseTimeout`].
+/// both have finished sending, one breaks off, or a time-out passes.
+///
+/// The outcome's reason is [`Reason::Ok`], [`Reason::ClientReset`],
+/// [`Reason::ServerReset`], [`Reason::ClientTruncated`],
+/// [`Reason::ServerTruncated`], [`Reason::TlsError`], [`Reason::IdleTimeout`] or
+/// [`Reason::HalfCloseTimeout`]. The side that breaks off first decides, unless
+/// what it had sent could not be delivered within [`RelayPolicy::half_close`].
 ///
 /// Whatever the end, dropping the streams afterwards closes them as they should
 /// be. A side that was passed the other one's end of sending has all it will
@@ -98,123 +135,58 @@ impl Traffic {
 pub async fn relay<D: Stream, U: Stream>(
     downstream: &mut D,
     upstream: &mut U,
-    timeouts: &Timeouts,
+    policy: &RelayPolicy,
     traffic: &Traffic,
-) -> Reason {
-    let mut pair = Pair {
-        downstream,
-        upstream,
-        forth: Flow::new(&traffic.received),
-        back: Flow::new(&traffic.sent),
-        is_complete: false,
-    };
+) -> RelayOutcome {
+    let mut pair = Pair::new(downstream, upstream, policy.on_truncation, traffic);
     let mut last_activity = now();
     // Timers are moved seldom: an active connection only notes the time, and
     // the timer looks at it when it fires.
-    let mut armed = deadline(last_activity, timeouts.idle);
+    let mut armed = deadline(last_activity, policy.idle);
     let mut timer = pin!(sleep_until(armed.into()));
 
     let mut turns = Turns::default();
-    poll_fn(|cx| {
-        let before = pair.progress();
-        let room = turns.room();
-        SCRATCH_SPACE.with_borrow_mut(|scratch| pair.poll(cx, &mut scratch[..room]));
-        let after = pair.progress();
-        turns.carried([0, 1].map(|way| after[way].0 - before[way].0));
-        if let Some(reason) = ending(&pair.forth, &pair.back) {
-            return Poll::Ready(reason);
-        }
-        if before != after {
-            last_activity = now();
-        }
-        let half_closed = pair.forth.is_over() || pair.back.is_over();
-        let (limit, reason) = if half_closed {
-            (timeouts.half_close, Reason::HalfCloseTimeout)
-        } else {
-            (timeouts.idle, Reason::IdleTimeout)
-        };
-        let due = deadline(last_activity, limit);
-        if due < armed {
-            armed = due;
-            timer.as_mut().reset(armed.into());
-        }
+    let reason = poll_fn(|cx| {
         loop {
-            ready!(timer.as_mut().poll(cx));
-            if due <= now() {
-                pair.is_complete = pair.forth.is_idle() && pair.back.is_idle();
+            let before = pair.progress();
+            let room = turns.room();
+            SCRATCH_SPACE.with_borrow_mut(|scratch| pair.poll(cx, &mut scratch[..room]));
+            let after = pair.progress();
+            turns.carried([0, 1].map(|way| after[way].carried - before[way].carried));
+            if let Some(reason) = pair.ending() {
                 return Poll::Ready(reason);
             }
-            armed = due;
-            timer.as_mut().reset(armed.into());
+            if before != after {
+                last_activity = now();
+            }
+            let (limit, timed_out) = if pair.is_half_closed() {
+                (policy.half_close, Reason::HalfCloseTimeout)
+            } else {
+                (policy.idle, Reason::IdleTimeout)
+            };
+            let due = deadline(last_activity, limit);
+            let check = pair.next_check();
+            let wake = check.map_or(due, |check| check.min(due));
+            if wake < armed {
+                armed = wake;
+                timer.as_mut().reset(armed.into());
+            }
+            loop {
+                ready!(timer.as_mut().poll(cx));
+                let now = now();
+                if due <= now {
+                    return Poll::Ready(pair.timed_out(timed_out));
+                }
+                armed = wake;
+                timer.as_mut().reset(armed.into());
+                if check.is_some_and(|check| check <= now) {
+                    break;
+                }
+            }
         }
     })
-    .await
-}
-
-/// Both streams and both flows. When it goes, however that comes about, the
-/// sides that would take a broken connection for a complete one are aborted.
-struct Pair<'a, D: Stream, U: Stream> {
-    downstream: &'a mut D,
-    upstream: &'a mut U,
-    forth: Flow<'a>,
-    back: Flow<'a>,
-    /// Nobody owes anybody anything.
-    is_complete: bool,
-}
-
-impl<D: Stream, U: Stream> Pair<'_, D, U> {
-    fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) {
-        let Self {
-            downstream,
-            upstream,
-            forth,
-            back,
-            ..
-        } = self;
-        forth.is_last = back.phase == Phase::Done;
-        forth.poll(cx, *downstream, *upstream, scratch);
-        back.is_last = forth.phase == Phase::Done;
-        back.reader_is_gone |= forth.writer_is_gone;
-        back.poll(cx, *upstream, *downstream, scratch);
-        if back.writer_is_gone && !forth.reader_is_gone {
-            forth.reader_is_gone = true;
-            // It was polled before this was known.
-            cx.waker().wake_by_ref();
-        }
-    }
-
-    const fn progress(&self) -> [(u64, Phase); 2] {
-        [self.forth.progress(), self.back.progress()]
-    }
-}
-
-impl<D: Stream, U: Stream> Drop for Pair<'_, D, U> {
-    fn drop(&mut self) {
-        if self.is_complete {
-            return;
-        }
-        if self.back.phase != Phase::Done {
-            self.downstream.abort();
-        }
-        if self.forth.phase != Phase::Done {
-            self.upstream.abort();
-        }
-    }
-}
-
-/// How the connection ended, if both flows are over.
-fn ending(forth: &Flow<'_>, back: &Flow<'_>) -> Option<Reason> {
-    use Phase::{Done, ReaderBroke, WriterBroke};
-    match (&forth.phase, &back.phase) {
-        (ReaderBroke, _) => Some(Reason::ClientReset),
-        (_, ReaderBroke) => Some(Reason::ServerReset),
-        // A side that takes no more may have sent something before it went,
-        // an error message for instance: that flow is carried to its end.
-        (WriterBroke, Done | WriterBroke) => Some(Reason::ServerReset),
-        (Done, WriterBroke) => Some(Reason::ClientReset),
-        (Done, Done) => Some(Reason::Ok),
-        _ => None,
-    }
+    .await;
+    pair.into_outcome(reason)
 }
 
 fn deadline(from: Instant, limit: Option<Duration>) -> Instant {

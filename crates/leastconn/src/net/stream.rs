@@ -14,8 +14,12 @@ use tokio::{
 /// A byte stream in both directions.
 ///
 /// Reading must tell an orderly end (`Ok(0)`) from a broken one (`Err`): for
-/// TLS, an end without `close_notify` is an error. Shutting down must end the
-/// sending direction only.
+/// TLS, an end without `close_notify` is an error. The error's kind tells how
+/// the stream broke: see [`Fault`]. Bytes that were received before the error
+/// are returned first. Shutting down must end the sending direction only.
+///
+/// After a [`Fault::Protocol`], flushing must send what the protocol still has
+/// to tell the peer (for TLS, the alert).
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// Makes the close that follows visible to the peer as a failure, not as
     /// an orderly end: for TCP, a reset. May be called more than once.
@@ -38,6 +42,31 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// for the socket's options. `None`: there is none.
     fn socket(&self) -> Option<&TcpStream> {
         self.as_tcp()
+    }
+}
+
+/// How a stream broke, told by the error that reading or writing it returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// [`io::ErrorKind::UnexpectedEof`]: the transport ended in order, without the
+    /// protocol's own end. For TLS, a FIN without `close_notify`.
+    Truncated,
+    /// [`io::ErrorKind::InvalidData`]: the peer broke the protocol or reported
+    /// that we did, or a limit of the protocol was reached. The error within says
+    /// which.
+    Protocol,
+    /// Any other error: the connection was reset or timed out.
+    Reset,
+}
+
+impl Fault {
+    /// The fault that `error` reports.
+    pub fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Truncated,
+            io::ErrorKind::InvalidData => Self::Protocol,
+            _ => Self::Reset,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Answers, for people.
 
-use leastconn::AdminState;
+use leastconn::{AdminState, Reason};
 
 use super::table::{Cell, Paper, Side, Table, Tone};
 use crate::{
@@ -272,7 +272,11 @@ pub(super) fn clients(clients: &Clients, paper: &Paper) -> String {
         ("MATCH", Side::Cut),
     ]);
     for client in &clients.clients {
-        let well = client.outcomes.get("ok").copied().unwrap_or(0);
+        let well: u64 = Reason::ALL
+            .iter()
+            .filter(|reason| !reason.is_failure())
+            .filter_map(|reason| client.outcomes.get(reason.as_str()))
+            .sum();
         let ended: u64 = client.outcomes.values().sum();
         let rate = client.rate_limit.as_ref();
         let shadow = if client.mode == "shadow" {

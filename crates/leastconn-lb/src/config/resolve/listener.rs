@@ -111,6 +111,10 @@ impl Resolver<'_> {
                 .on_expiry
                 .as_ref()
                 .map_or_else(Default::default, |at| at.value),
+            on_truncation: raw
+                .on_truncation
+                .as_ref()
+                .map_or_else(Default::default, |at| at.value),
             source_rate_limit,
             senders,
             tls,

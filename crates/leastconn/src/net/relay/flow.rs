@@ -5,12 +5,19 @@ use std::{
     pin::{Pin, pin},
     sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use socket2::SockRef;
 use tokio::{io::ReadBuf, net::TcpStream, task::yield_now};
 
-use super::{super::Stream, splice::Splice, turns::Turns};
+use super::{
+    super::{Fault, Stream},
+    OnTruncation,
+    delivery::Delivery,
+    splice::Splice,
+    turns::Turns,
+};
 
 /// The part of the room for which it is not worth asking once more: a TLS record may
 /// not fit, and what comes is a small piece at the price of a whole one.
@@ -31,12 +38,26 @@ pub(super) enum Phase {
     Closing,
     /// Ended, and passed on.
     Done,
-    /// The reader broke off; what it had sent before is being delivered.
+    /// As `Done`, but the writer's peer may still send: closing a socket with unread
+    /// input resets it, so wait until the peer has acknowledged everything.
+    Confirming,
+    /// As `Done`, and acknowledged.
+    Confirmed,
+    /// Nothing more is read. What was read is being delivered, and acknowledged.
     Breaking,
-    /// The reader broke off.
-    ReaderBroke,
+    /// Nothing more is read, and what was read was delivered as far as possible.
+    Broken,
     /// The writer takes no more.
     WriterBroke,
+}
+
+/// Changes whenever something happened that resets the idle time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// Bytes that the writer has taken.
+    pub(super) carried: u64,
+    phase: Phase,
+    unacknowledged: u32,
 }
 
 /// One direction.
@@ -60,12 +81,22 @@ pub(super) struct Flow<'a> {
     pub(super) reader_is_gone: bool,
     /// The other flow is done: after this one, both streams are dropped.
     pub(super) is_last: bool,
+    on_truncation: OnTruncation,
+    /// What broke reading, or writing, first.
+    pub(super) read_fault: Option<Fault>,
+    pub(super) write_fault: Option<Fault>,
+    pub(super) read_error: Option<io::Error>,
+    pub(super) write_error: Option<io::Error>,
+    /// Bytes were discarded because only an alert may follow.
+    is_abandoned: bool,
+    /// Boxed: only connections that break need it.
+    delivery: Option<Box<Delivery>>,
     carried: u64,
     meter: &'a AtomicU64,
 }
 
 impl<'a> Flow<'a> {
-    pub(super) fn new(meter: &'a AtomicU64) -> Self {
+    pub(super) fn new(meter: &'a AtomicU64, on_truncation: OnTruncation) -> Self {
         Self {
             phase: Phase::Reading,
             unsent: Vec::new(),
@@ -76,21 +107,97 @@ impl<'a> Flow<'a> {
             writer_is_gone: false,
             reader_is_gone: false,
             is_last: false,
+            on_truncation,
+            read_fault: None,
+            write_fault: None,
+            read_error: None,
+            write_error: None,
+            is_abandoned: false,
+            delivery: None,
             carried: 0,
             meter,
         }
     }
 
-    /// Changes whenever something happened that resets the idle time.
-    pub(super) const fn progress(&self) -> (u64, Phase) {
-        (self.carried, self.phase)
+    pub(super) const fn progress(&self) -> Progress {
+        Progress {
+            carried: self.carried,
+            phase: self.phase,
+            unacknowledged: match &self.delivery {
+                Some(delivery) => delivery.unacknowledged,
+                None => 0,
+            },
+        }
     }
 
     pub(super) const fn is_over(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Done | Phase::ReaderBroke | Phase::WriterBroke
+            Phase::Done | Phase::Confirmed | Phase::Broken | Phase::WriterBroke
         )
+    }
+
+    /// The reader's orderly end was passed on.
+    pub(super) const fn is_passed_on(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Done | Phase::Confirming | Phase::Confirmed
+        )
+    }
+
+    /// Over without an orderly end.
+    pub(super) const fn is_cut_short(&self) -> bool {
+        matches!(self.phase, Phase::Broken | Phase::WriterBroke)
+    }
+
+    /// The half-close time-out holds, not the idle time-out.
+    pub(super) const fn is_half_closed(&self) -> bool {
+        !matches!(self.phase, Phase::Reading | Phase::Closing)
+    }
+
+    /// When to poll without being woken.
+    pub(super) fn next_check(&self) -> Option<Instant> {
+        let is_waiting = matches!(self.phase, Phase::Breaking | Phase::Confirming);
+        let delivery = self.delivery.as_ref().filter(|_| is_waiting)?;
+        Some(delivery.next_check)
+    }
+
+    /// Reads no more: what was read is still delivered.
+    pub(super) fn stop(&mut self) {
+        if self.phase == Phase::Reading {
+            self.phase = Phase::Breaking;
+        }
+    }
+
+    /// The writer's stream broke in its protocol: only its alert is still delivered.
+    pub(super) fn abandon(&mut self) {
+        let is_open = matches!(
+            self.phase,
+            Phase::Reading | Phase::Closing | Phase::Breaking
+        );
+        if is_open && !std::mem::replace(&mut self.is_abandoned, true) {
+            self.unsent = Vec::new();
+            self.taken = 0;
+            // The alert, which was not written by this flow.
+            self.unflushed = true;
+            self.phase = Phase::Breaking;
+        }
+    }
+
+    /// The writer's connection was reset: nothing can be delivered any more.
+    pub(super) fn give_up(&mut self) {
+        self.phase = match self.phase {
+            Phase::Breaking => Phase::Broken,
+            Phase::Confirming => Phase::Confirmed,
+            phase => phase,
+        };
+    }
+
+    /// Waits, where everything was passed on, until it was acknowledged.
+    pub(super) fn confirm(&mut self) {
+        if self.phase == Phase::Done {
+            self.phase = Phase::Confirming;
+        }
     }
 
     /// Waiting for the reader, with everything passed on.
@@ -193,14 +300,21 @@ impl<'a> Flow<'a> {
                 };
                 match ready!(ended) {
                     Ok(()) => self.phase = Phase::Done,
-                    Err(error) => self.writer_broke(error.kind()),
+                    Err(error) => self.writer_broke(error),
                 }
             }
             Phase::Breaking => {
                 ready!(self.flush(cx, writer));
-                self.phase = Phase::ReaderBroke;
+                if self.phase == Phase::Breaking {
+                    ready!(Delivery::poll(&mut self.delivery, writer));
+                    self.phase = Phase::Broken;
+                }
             }
-            Phase::Done | Phase::ReaderBroke | Phase::WriterBroke => {}
+            Phase::Confirming => {
+                ready!(Delivery::poll(&mut self.delivery, writer));
+                self.phase = Phase::Confirmed;
+            }
+            Phase::Done | Phase::Confirmed | Phase::Broken | Phase::WriterBroke => {}
         }
         Poll::Ready(())
     }
@@ -224,8 +338,8 @@ impl<'a> Flow<'a> {
                     self.reader_ended();
                     break;
                 }
-                Poll::Ready(Err(_)) => {
-                    self.phase = Phase::Breaking;
+                Poll::Ready(Err(error)) => {
+                    self.reader_broke(error);
                     break;
                 }
             }
@@ -240,11 +354,11 @@ impl<'a> Flow<'a> {
             match Pin::new(&mut *writer).poll_write(cx, &bytes[taken..]) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => {
-                    self.writer_broke(io::ErrorKind::WriteZero);
+                    self.writer_broke(io::ErrorKind::WriteZero.into());
                     break;
                 }
                 Poll::Ready(Err(error)) => {
-                    self.writer_broke(error.kind());
+                    self.writer_broke(error);
                     break;
                 }
                 Poll::Ready(Ok(count)) => taken += count,
@@ -261,7 +375,7 @@ impl<'a> Flow<'a> {
     fn pull(&mut self, cx: &mut Context<'_>, from: &TcpStream, most: usize) -> Poll<()> {
         match ready!(self.splice.poll_pull(cx, from, most)) {
             Some(Ok(0)) => self.reader_ended(),
-            Some(Err(_)) => self.phase = Phase::Breaking,
+            Some(Err(error)) => self.reader_broke(error),
             // Without a pipe it goes on by copying.
             Some(Ok(_)) | None => {}
         }
@@ -272,7 +386,7 @@ impl<'a> Flow<'a> {
     fn push(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<()> {
         match ready!(self.splice.poll_push(cx, to)) {
             Ok(count) => self.carry(count),
-            Err(error) => self.writer_broke(error.kind()),
+            Err(error) => self.writer_broke(error),
         }
         Poll::Ready(())
     }
@@ -305,17 +419,40 @@ impl<'a> Flow<'a> {
         self.meter.store(self.carried, Ordering::Relaxed);
     }
 
-    fn writer_broke(&mut self, how: io::ErrorKind) {
-        self.phase = match self.phase {
-            // It need not be delivered any more; who broke off first is known.
-            Phase::Breaking => Phase::ReaderBroke,
-            _ => Phase::WriterBroke,
+    fn reader_broke(&mut self, error: io::Error) {
+        let fault = match Fault::of(&error) {
+            // The end that is found after a reset.
+            Fault::Truncated if self.reader_is_gone => Fault::Reset,
+            fault => fault,
         };
+        self.phase = match (fault, self.on_truncation) {
+            (Fault::Truncated, OnTruncation::Close) => Phase::Closing,
+            _ => Phase::Breaking,
+        };
+        self.read_fault = Some(fault);
+        self.read_error = Some(error);
+    }
+
+    fn writer_broke(&mut self, error: io::Error) {
         // A broken pipe is what writing finds after the other side finished
         // sending in order and closed: what it sent before is whole. And where
         // shutting down finds no connection, reading will still find out why.
-        self.writer_is_gone |=
-            !matches!(how, io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected);
+        let is_orderly = matches!(
+            error.kind(),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected
+        );
+        let fault = Some(Fault::of(&error)).filter(|_| !is_orderly);
+        self.write_fault = self.write_fault.or(fault);
+        self.write_error.get_or_insert(error);
+        if fault == Some(Fault::Protocol) && !self.is_abandoned {
+            return self.abandon();
+        }
+        self.phase = match self.phase {
+            // It need not be delivered any more; who broke off first is known.
+            Phase::Breaking => Phase::Broken,
+            _ => Phase::WriterBroke,
+        };
+        self.writer_is_gone |= fault.is_some();
     }
 
     /// Passes on what the writer holds.
@@ -323,7 +460,7 @@ impl<'a> Flow<'a> {
         if self.unflushed {
             match ready!(Pin::new(writer).poll_flush(cx)) {
                 Ok(()) => self.unflushed = false,
-                Err(error) => self.writer_broke(error.kind()),
+                Err(error) => self.writer_broke(error),
             }
         }
         Poll::Ready(())

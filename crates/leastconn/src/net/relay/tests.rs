@@ -26,16 +26,16 @@ const MS: Duration = Duration::from_millis(1);
 struct Rig {
     client: TcpStream,
     server: TcpStream,
-    relaying: JoinHandle<Reason>,
+    relaying: JoinHandle<RelayOutcome>,
     traffic: Arc<Traffic>,
 }
 
 impl Rig {
     async fn new() -> Self {
-        Self::with(Timeouts::default()).await
+        Self::with(RelayPolicy::default()).await
     }
 
-    async fn with(timeouts: Timeouts) -> Self {
+    async fn with(timeouts: RelayPolicy) -> Self {
         let (client, mut downstream) = pair().await;
         let (mut upstream, server) = pair().await;
         let traffic = Arc::new(Traffic::default());
@@ -56,6 +56,7 @@ impl Rig {
         within(DEADLINE, "the relay's end", &mut self.relaying)
             .await
             .unwrap()
+            .reason
     }
 
     fn carried(&self) -> (u64, u64) {
@@ -181,9 +182,10 @@ async fn both_may_end_at_once() {
 async fn only_silence_runs_into_the_idle_timeout() {
     // Much longer than the pauses below, whatever they come to.
     let idle = 2000 * MS;
-    let timeouts = Timeouts {
+    let timeouts = RelayPolicy {
         idle: Some(idle),
         half_close: None,
+        ..RelayPolicy::default()
     };
     let mut rig = Rig::with(timeouts).await;
     let start = now();
@@ -205,9 +207,10 @@ async fn only_silence_runs_into_the_idle_timeout() {
 
 #[tokio::test]
 async fn an_idle_timeout_with_bytes_undelivered_is_no_ordinary_end() {
-    let timeouts = Timeouts {
+    let timeouts = RelayPolicy {
         idle: Some(100 * MS),
         half_close: None,
+        ..RelayPolicy::default()
     };
     let mut rig = Rig::with(timeouts).await;
     fill(&mut rig.client).await;
@@ -222,9 +225,10 @@ async fn an_idle_timeout_with_bytes_undelivered_is_no_ordinary_end() {
 async fn the_half_close_timeout_is_counted_from_the_last_byte() {
     // Much longer than the pauses below, whatever they come to.
     let half_close = 2000 * MS;
-    let timeouts = Timeouts {
+    let timeouts = RelayPolicy {
         idle: None,
         half_close: Some(half_close),
+        ..RelayPolicy::default()
     };
     let mut rig = Rig::with(timeouts).await;
     // Before the half-close it does not hold.
@@ -347,9 +351,10 @@ async fn an_early_answer_reaches_a_client_that_still_uploads() {
 /// A slow client must not lose what it has been told is complete.
 #[tokio::test]
 async fn a_complete_answer_survives_the_half_close_timeout() {
-    let timeouts = Timeouts {
+    let timeouts = RelayPolicy {
         idle: None,
         half_close: Some(50 * MS),
+        ..RelayPolicy::default()
     };
     let mut rig = Rig::with(timeouts).await;
     // More than the client's buffer holds: the rest waits in the balancer's.

@@ -21,7 +21,7 @@ use crate::{
     Reason,
     net::{
         Stream,
-        relay::{Timeouts, Traffic, relay},
+        relay::{RelayPolicy, Traffic, relay},
     },
 };
 
@@ -44,7 +44,14 @@ async fn rig() -> (TcpStream, TcpStream, JoinHandle<Reason>, Arc<Traffic>) {
     let traffic = Arc::new(Traffic::default());
     let meter = Arc::clone(&traffic);
     let relaying = tokio::spawn(async move {
-        relay(&mut downstream, &mut upstream, &Timeouts::default(), &meter).await
+        relay(
+            &mut downstream,
+            &mut upstream,
+            &RelayPolicy::default(),
+            &meter,
+        )
+        .await
+        .reason
     });
     (client, server, relaying, traffic)
 }

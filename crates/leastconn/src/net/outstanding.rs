@@ -1,0 +1,173 @@
+//! How many of the bytes that were written to a socket its peer has not
+//! acknowledged.
+//!
+//! Linux answers by `SIOCOUTQ` and `TCP_INFO`, for which there is no safe
+//! interface, and by `sock_diag` over netlink, which is used here. Where netlink is
+//! not to be had (a seccomp filter, a kernel without `tcp_diag`), the socket's
+//! writability with the smallest send buffer stands in for it: see [`is_sent`].
+
+use tokio::net::TcpStream;
+
+/// What a peer has not acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outstanding {
+    /// Everything was acknowledged, or the connection is gone.
+    Nothing,
+    /// So many bytes of data and FIN; `u32::MAX` if the number is not known.
+    Bytes(u32),
+}
+
+#[cfg(target_os = "linux")]
+pub(super) fn outstanding(socket: &TcpStream) -> Outstanding {
+    use rustix::event::PollFlags;
+    let Ok(ready) = poll(socket) else {
+        return Outstanding::Nothing;
+    };
+    if ready.intersects(PollFlags::ERR | PollFlags::HUP) {
+        return Outstanding::Nothing;
+    }
+    match diag::write_queue(socket) {
+        Ok(0) => Outstanding::Nothing,
+        Ok(count) => Outstanding::Bytes(count),
+        Err(_) if is_sent(socket) => Outstanding::Nothing,
+        Err(_) => Outstanding::Bytes(u32::MAX),
+    }
+}
+
+/// Elsewhere there is no way to know.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn outstanding(_: &TcpStream) -> Outstanding {
+    Outstanding::Nothing
+}
+
+/// What the socket is ready for now.
+#[cfg(target_os = "linux")]
+fn poll(socket: &TcpStream) -> rustix::io::Result<rustix::event::PollFlags> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+    poll(&mut fds, Some(&Timespec::default()))?;
+    Ok(fds[0].revents())
+}
+
+/// Whether everything was sent, and acknowledged but for one small segment.
+///
+/// A socket is writable when it has no more unsent bytes than `TCP_NOTSENT_LOWAT`
+/// allows, and when what is unsent or unacknowledged takes less than two thirds of
+/// its send buffer: of the smallest, that is less than two segments take. The
+/// socket cannot be used for sending in earnest afterwards.
+#[cfg(target_os = "linux")]
+fn is_sent(socket: &TcpStream) -> bool {
+    let options = socket2::SockRef::from(socket);
+    let _ = options.set_tcp_notsent_lowat(1);
+    let _ = options.set_send_buffer_size(0);
+    poll(socket).is_ok_and(|ready| ready.contains(rustix::event::PollFlags::OUT))
+}
+
+/// The kernel's socket diagnostics: `linux/inet_diag.h`.
+#[cfg(target_os = "linux")]
+mod diag {
+    use std::{
+        io,
+        net::{IpAddr, SocketAddr},
+    };
+
+    use rustix::net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send,
+        socket_with, sockopt::socket_cookie,
+    };
+    use tokio::net::TcpStream;
+
+    /// `struct nlmsghdr`.
+    const HEADER: usize = 16;
+    /// With `struct inet_diag_req_v2`.
+    const REQUEST: usize = HEADER + 56;
+    /// With `struct inet_diag_msg`.
+    const ANSWER: usize = HEADER + 72;
+    /// `idiag_wqueue` in it.
+    const WRITE_QUEUE: usize = HEADER + 60;
+
+    const SOCK_DIAG_BY_FAMILY: u16 = 20;
+    const NLM_F_REQUEST: u16 = 1;
+    const IPPROTO_TCP: u8 = 6;
+
+    /// Bytes of data and FIN that the peer has not acknowledged.
+    ///
+    /// # Errors
+    /// If the kernel does not answer, or does not find the socket: it may belong to
+    /// another network namespace, or be closed already.
+    pub(super) fn write_queue(socket: &TcpStream) -> io::Result<u32> {
+        let request = request(
+            socket.local_addr()?,
+            socket.peer_addr()?,
+            socket_cookie(socket)?,
+        );
+        let netlink = socket_with(
+            AddressFamily::NETLINK,
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC,
+            Some(netlink::SOCK_DIAG),
+        )?;
+        send(&netlink, &request, SendFlags::empty())?;
+        // The kernel has answered before sending returns.
+        let mut answer = [0; 512];
+        let (length, _) = recv(&netlink, &mut answer, RecvFlags::DONTWAIT)?;
+        parse(answer.get(..length).unwrap_or_default())
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn request(local: SocketAddr, peer: SocketAddr, cookie: u64) -> [u8; REQUEST] {
+        let (local_ip, peer_ip) = (local.ip().to_canonical(), peer.ip().to_canonical());
+        let family = match local_ip {
+            IpAddr::V4(_) => AddressFamily::INET,
+            IpAddr::V6(_) => AddressFamily::INET6,
+        };
+        let interface = match peer {
+            SocketAddr::V6(peer) => peer.scope_id(),
+            SocketAddr::V4(_) => 0,
+        };
+        let mut bytes = [0; REQUEST];
+        let mut at = 0;
+        let mut put = |field: &[u8]| {
+            bytes[at..at + field.len()].copy_from_slice(field);
+            at += field.len();
+        };
+        put(&(REQUEST as u32).to_ne_bytes());
+        put(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        put(&NLM_F_REQUEST.to_ne_bytes());
+        // Sequence number, and the kernel's address.
+        put(&[0; 8]);
+        put(&[family.as_raw() as u8, IPPROTO_TCP, 0, 0]);
+        // Any state.
+        put(&u32::MAX.to_ne_bytes());
+        put(&local.port().to_be_bytes());
+        put(&peer.port().to_be_bytes());
+        put(&padded(local_ip));
+        put(&padded(peer_ip));
+        put(&interface.to_ne_bytes());
+        // The low half first, whatever the byte order.
+        put(&(cookie as u32).to_ne_bytes());
+        put(&((cookie >> 32) as u32).to_ne_bytes());
+        bytes
+    }
+
+    fn padded(ip: IpAddr) -> [u8; 16] {
+        match ip {
+            IpAddr::V6(ip) => ip.octets(),
+            IpAddr::V4(ip) => {
+                let mut bytes = [0; 16];
+                bytes[..4].copy_from_slice(&ip.octets());
+                bytes
+            }
+        }
+    }
+
+    /// The write queue, if this is the description of a socket.
+    fn parse(answer: &[u8]) -> Option<u32> {
+        let kind = u16::from_ne_bytes([*answer.get(4)?, *answer.get(5)?]);
+        let field = answer.get(WRITE_QUEUE..)?.first_chunk()?;
+        (kind == SOCK_DIAG_BY_FAMILY && answer.len() >= ANSWER).then(|| u32::from_ne_bytes(*field))
+    }
+}
+
+#[cfg(test)]
+mod tests;

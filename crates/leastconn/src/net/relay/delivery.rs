@@ -1,0 +1,51 @@
+//! Waiting until a peer has received everything that was written to a socket.
+
+use std::{
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use super::super::{
+    Stream, now,
+    outstanding::{Outstanding, outstanding},
+};
+
+/// Time between the first two checks; it doubles up to `SLOWEST`. Nothing wakes a
+/// task when its peer acknowledges what was sent.
+const FIRST: Duration = Duration::from_millis(1);
+const SLOWEST: Duration = Duration::from_millis(50);
+
+/// One wait.
+pub(super) struct Delivery {
+    pub(super) next_check: Instant,
+    interval: Duration,
+    /// Bytes that the peer had not acknowledged at the last check.
+    pub(super) unacknowledged: u32,
+}
+
+impl Delivery {
+    /// Ready when the peer has acknowledged everything that was written to `writer`,
+    /// or never will. Wakes nobody: poll again at `next_check`.
+    pub(super) fn poll(state: &mut Option<Box<Self>>, writer: &impl Stream) -> Poll<()> {
+        let Some(socket) = writer.socket() else {
+            return Poll::Ready(());
+        };
+        let now = now();
+        if state.as_ref().is_some_and(|state| now < state.next_check) {
+            return Poll::Pending;
+        }
+        let unacknowledged = match outstanding(socket) {
+            Outstanding::Nothing => return Poll::Ready(()),
+            Outstanding::Bytes(count) => count,
+        };
+        let interval = state
+            .as_ref()
+            .map_or(FIRST, |state| (2 * state.interval).min(SLOWEST));
+        *state = Some(Box::new(Self {
+            next_check: now + interval,
+            interval,
+            unacknowledged,
+        }));
+        Poll::Pending
+    }
+}
