@@ -58,10 +58,11 @@ pub use pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
 pub(crate) use problem::visible;
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;
+pub(crate) use tls::load::{MAX_CA_NAMES, ca_names_length};
 pub(crate) use tls::read_certificates;
 pub use tls::{
-    Alpn, CertificateFile, ClientAuth, KeyPair, MinVersion, Tls, TlsMaterial, UpstreamTls,
-    UpstreamTlsMaterial, Written,
+    Alpn, CertificateFile, ClientAuth, Dated, FileKind, KeyPair, MinVersion, Tls, TlsMaterial,
+    UpstreamTls, UpstreamTlsMaterial, Urgency, Written,
 };
 
 use crate::confinement;
@@ -126,6 +127,15 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
     read(path).loaded()
 }
 
+/// The same, but revocation lists and authorities that have expired are warnings:
+/// `explain` is asked most when they have.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_expired(path: &Path) -> Result<Loaded, Problems> {
+    read_with(path, &mut Problems::tolerate_expired).loaded()
+}
+
 /// The same for a text at hand: `name` is what problems call it, and relative
 /// paths in it are relative to `base_dir`.
 ///
@@ -133,7 +143,7 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
 /// As [`load`].
 pub fn load_text(name: &str, text: &str, base_dir: &Path) -> Result<Loaded, Problems> {
     read_text(
-        name,
+        Problems::new(name, text),
         text,
         base_dir,
         &|name| std::env::var(name),
@@ -143,6 +153,10 @@ pub fn load_text(name: &str, text: &str, base_dir: &Path) -> Result<Loaded, Prob
 }
 
 pub(crate) fn read(path: &Path) -> Reading {
+    read_with(path, &mut |_| {})
+}
+
+fn read_with(path: &Path, prepare: &mut dyn FnMut(&mut Problems)) -> Reading {
     let name = path.display().to_string();
     let text = match read_file(path) {
         Ok(text) => text,
@@ -157,13 +171,17 @@ pub(crate) fn read(path: &Path) -> Reading {
     };
     let base_dir = path.parent().unwrap_or(Path::new(""));
     match String::from_utf8(text) {
-        Ok(text) => read_text(
-            &name,
-            &text,
-            base_dir,
-            &|name| std::env::var(name),
-            Timestamp::now(),
-        ),
+        Ok(text) => {
+            let mut problems = Problems::new(&name, &text);
+            prepare(&mut problems);
+            read_text(
+                problems,
+                &text,
+                base_dir,
+                &|name| std::env::var(name),
+                Timestamp::now(),
+            )
+        }
         Err(error) => {
             let at = error.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(error.as_bytes());
@@ -189,13 +207,12 @@ fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 fn read_text(
-    name: &str,
+    mut problems: Problems,
     text: &str,
     base_dir: &Path,
     environment: expand::Environment<'_>,
     now: Timestamp,
 ) -> Reading {
-    let mut problems = Problems::new(name, text);
     LazyLock::force(&schema::SCHEMA);
     let parsed = on_its_own_thread(|| {
         let parsed = parse(text, environment, &mut problems)?;
@@ -210,8 +227,8 @@ fn read_text(
         now,
         pruned: &pruned,
     };
-    let (config, addresses) =
-        resolve::resolve(&raw, PathBuf::from(name), &surroundings, &mut problems);
+    let path = PathBuf::from(problems.name());
+    let (config, addresses) = resolve::resolve(&raw, path, &surroundings, &mut problems);
     on_its_own_thread(|| drop((raw, pruned)));
     drop(last);
     problems.sort();

@@ -28,7 +28,7 @@ use tokio::{
 
 use crate::{
     config::Senders,
-    judge::{Chain, Refused},
+    judge::Refused,
     listener::Listener,
     metrics::Counted,
     policy::Grant,
@@ -370,16 +370,16 @@ fn authorize(
     running: &Running,
     record: &mut Record,
 ) -> Result<(Arc<Listener>, Grant), Ended> {
-    let mut chain = Chain::Verified;
+    let mut again = false;
     loop {
-        let grant = record.judged(&listener, chain)?;
+        let grant = record.judged(&listener, again)?;
         if running.epoch() == listener.state.epoch {
             return Ok((listener, grant));
         }
         // Kept for as long as it has connections.
         let newest = running.listener(&listener.name);
         listener = newest.ok_or(Reason::PolicyChanged)?;
-        chain = Chain::Again;
+        again = true;
     }
 }
 

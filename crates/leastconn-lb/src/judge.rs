@@ -31,16 +31,19 @@ use crate::{
     presented::{Fingerprint, Named},
     running::Current,
     seen::Seen,
-    tls::{certificate_reason, certificate_words},
+    tls::ChainError,
 };
 
-/// Whether the client's certificates have to be verified.
+/// Whether a client may begin, or go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Chain {
-    /// TLS has just done so, for this listener.
-    Verified,
-    /// They are verified, and the client is known to have the key.
-    Again,
+pub enum Standing {
+    /// It connects: all of its chain must be valid now, whatever `on_expiry` says.
+    New,
+    /// Its connection is open.
+    Open {
+        /// The last second in which its certificates are valid, since 1970.
+        valid_until: Option<i64>,
+    },
 }
 
 /// A client that is known.
@@ -50,6 +53,9 @@ pub struct Judged<'a> {
     pub matched: Matched<'a>,
     /// What it may reach, if anything.
     pub grant: Result<Grant, Denied>,
+    /// The last second in which its certificates are valid, since 1970; `None`: it needs
+    /// none.
+    pub valid_until: Option<i64>,
 }
 
 /// Nobody is known in a client.
@@ -59,8 +65,8 @@ pub enum Refused {
     #[error("the client has shown no certificate")]
     NoCertificate,
     /// The certificate is not, or no longer, good.
-    #[error("{}", certificate_words(.0))]
-    Certificate(rustls::CertificateError),
+    #[error(transparent)]
+    Certificate(ChainError),
     /// No rule is for this client.
     #[error(transparent)]
     Denied(#[from] Denied),
@@ -71,7 +77,7 @@ impl Refused {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::NoCertificate => Reason::NoCertificate,
-            Self::Certificate(error) => certificate_reason(error),
+            Self::Certificate(error) => error.reason(),
             Self::Denied(denied) => denied.reason(),
         }
     }
@@ -79,7 +85,7 @@ impl Refused {
     /// The stable code for a connection that was open.
     const fn ends_with(&self) -> Reason {
         match self {
-            Self::Certificate(error) => certificate_reason(error),
+            Self::Certificate(error) => error.reason(),
             Self::NoCertificate | Self::Denied(_) => Reason::PolicyChanged,
         }
     }
@@ -93,29 +99,35 @@ impl Refused {
 pub fn judge<'a>(
     listener: &'a Listener,
     seen: &Seen,
-    chain: Chain,
+    standing: Standing,
     now: Timestamp,
 ) -> Result<Judged<'a>, Refused> {
-    match (&listener.trust, &seen.presented) {
+    let valid_until = match (&listener.trust, &seen.presented) {
         (Some(trust), Some(presented)) => {
-            if chain == Chain::Again {
-                let at = match (listener.on_expiry, presented.first_end()) {
-                    // As on its last good day.
-                    (OnExpiry::Keep, Some(end)) => end.min(now.as_second()),
-                    _ => now.as_second(),
-                };
-                trust
-                    .verify_again(presented, at)
-                    .map_err(Refused::Certificate)?;
-            }
+            let now = now.as_second();
+            let verified = match standing {
+                Standing::New => trust.verify(presented, now),
+                Standing::Open { valid_until } => {
+                    let kept_from = match listener.on_expiry {
+                        OnExpiry::Keep => valid_until,
+                        OnExpiry::Close => None,
+                    };
+                    trust.verify_open(presented, now, kept_from)
+                }
+            };
+            Some(verified.map_err(Refused::Certificate)?)
         }
         (Some(_), None) => return Err(Refused::NoCertificate),
-        (None, _) => {}
-    }
+        (None, _) => None,
+    };
     let peer = seen.by(listener);
     let matched = listener.state.policy.identify(&peer, now)?;
     let grant = matched.grant(&listener.routing, seen.sni.as_deref());
-    Ok(Judged { matched, grant })
+    Ok(Judged {
+        matched,
+        grant,
+        valid_until,
+    })
 }
 
 /// Judges an open connection under the `current` configuration, and says why it has
@@ -132,7 +144,10 @@ pub fn again(live: &Live, current: &Current, metrics: &Metrics, now: Timestamp) 
     }
     // Kept for as long as it has connections.
     let listener = current.listener(&live.listener)?;
-    let judged = match judge(listener, &known.seen, Chain::Again, now) {
+    let standing = Standing::Open {
+        valid_until: known.valid_until,
+    };
+    let judged = match judge(listener, &known.seen, standing, now) {
         Ok(judged) => judged,
         Err(refused) => return Some(refused.ends_with()),
     };
@@ -147,7 +162,8 @@ pub fn again(live: &Live, current: &Current, metrics: &Metrics, now: Timestamp) 
     }
     known.called(judged.matched.client(), metrics);
     known.epoch = Some(current.state.epoch);
-    live.expires(listener, &known.seen, now);
+    known.valid_until = judged.valid_until;
+    live.expires(listener, judged.valid_until);
     None
 }
 

@@ -11,6 +11,7 @@ pub mod config;
 pub mod confinement;
 pub mod connection;
 pub mod control;
+pub mod crl;
 pub mod dashboard;
 pub mod descriptors;
 pub(crate) mod environment;

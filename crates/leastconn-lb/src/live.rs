@@ -11,7 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
 use leastconn::{
     ClientId, Reason, ServerId, UpstreamId,
     backoff::share,
@@ -93,6 +92,9 @@ pub struct Known {
     pub server: Option<ServerId>,
     /// The configuration that it was admitted under, or judged under since.
     pub epoch: Option<u64>,
+    /// The last second in which its chain is valid, the authority's certificate included,
+    /// since 1970; `None`: it needs no certificate.
+    pub valid_until: Option<i64>,
 }
 
 impl Known {
@@ -171,6 +173,7 @@ impl Registry {
                 upstream: None,
                 server: None,
                 epoch: None,
+                valid_until: None,
             }),
             ends: OnceLock::new(),
             expires: AtomicI64::new(i64::MAX),
@@ -245,13 +248,12 @@ impl Live {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets when what it has shown runs out, as far as that matters to `listener`.
-    pub fn expires(&self, listener: &Listener, seen: &Seen, now: Timestamp) {
-        let presented = match listener.on_expiry {
-            OnExpiry::Close => seen.presented.as_ref(),
+    /// Sets when its chain expires, as far as that matters to `listener`.
+    pub fn expires(&self, listener: &Listener, valid_until: Option<i64>) {
+        let end = match listener.on_expiry {
+            OnExpiry::Close => valid_until,
             OnExpiry::Keep => None,
         };
-        let end = presented.and_then(|presented| presented.next_end(now.as_second()));
         self.expires
             .store(end.unwrap_or(i64::MAX), Ordering::Relaxed);
     }

@@ -11,12 +11,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
-use x509_parser::{
-    certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList,
-};
+use rustls::pki_types::CertificateDer;
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use crate::identity::{Ambiguous, Certificate};
+use crate::{
+    crl::{RevocationList, without_zeros},
+    identity::{Ambiguous, Certificate},
+};
 
 /// Enough that workers rarely meet.
 const SHARDS: usize = 16;
@@ -40,8 +41,6 @@ pub struct Presented {
     fingerprint: Fingerprint,
     /// Issuer and serial number of each, hashed: what revocation lists name.
     names: Box<[u64]>,
-    /// `notAfter` of each, in seconds since 1970, in ascending order.
-    ends: Box<[i64]>,
     table: Weak<Chains>,
 }
 
@@ -118,25 +117,21 @@ impl Presented {
             Ok(certificate) => certificate,
             Err(why) => return Err(Unread { why, chain }),
         };
-        let mut ends = Vec::new();
         let mut names = Vec::new();
         for der in &chain {
             // What does not parse does not count for the path either.
             if let Ok((_, certificate)) = X509Certificate::from_der(der) {
-                ends.push(certificate.validity().not_after.timestamp());
                 names.push(name(
                     certificate.issuer().as_raw(),
                     certificate.raw_serial(),
                 ));
             }
         }
-        ends.sort_unstable();
         Ok(Self {
             certificate: Arc::new(certificate),
             chain: chain.into(),
             fingerprint,
             names: names.into(),
-            ends: ends.into(),
             table: Arc::downgrade(table),
         })
     }
@@ -149,18 +144,6 @@ impl Presented {
     /// SHA-256 over all of it.
     pub const fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
-    }
-
-    /// When the next of its certificates runs out that has not at `now`; in seconds
-    /// since 1970.
-    pub fn next_end(&self, now: i64) -> Option<i64> {
-        let past = self.ends.partition_point(|&end| end < now);
-        self.ends.get(past).copied()
-    }
-
-    /// The last second in which all of it is in force.
-    pub fn first_end(&self) -> Option<i64> {
-        self.ends.first().copied()
     }
 
     /// Whether one of its certificates is among those `named`.
@@ -220,20 +203,17 @@ pub(crate) fn fingerprint_of(
 pub struct Named(HashSet<u64, BuildHasherDefault<DefaultHasher>>);
 
 impl Named {
-    /// Adds those of one list. One that does not parse names nobody: it was read
-    /// before, when it was loaded.
-    pub fn add(&mut self, list: &CertificateRevocationListDer<'_>) {
-        let Ok((_, list)) = CertificateRevocationList::from_der(list) else {
-            return;
-        };
-        let issuer = list.issuer().as_raw();
-        let revoked = list.iter_revoked_certificates();
+    /// Adds those of one list.
+    pub fn add(&mut self, list: &RevocationList) {
+        let issuer = list.raw_issuer();
         self.0
-            .extend(revoked.map(|revoked| name(issuer, revoked.raw_serial())));
+            .extend(list.serials().map(|serial| name(issuer, serial)));
     }
 }
 
+/// `serial` may have leading zeros in a certificate; in lists they were taken off.
 fn name(issuer: &[u8], serial: &[u8]) -> u64 {
+    let serial = without_zeros(serial);
     BuildHasherDefault::<DefaultHasher>::default().hash_one((issuer, serial))
 }
 

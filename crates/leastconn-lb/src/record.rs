@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::{
     access_log::AccessLog,
     identity::Peer,
-    judge::{self, Chain, Judged, Refused, judge},
+    judge::{self, Judged, Refused, Standing, judge},
     listener::Listener,
     live::{Live, Registered},
     metrics::{ListenerMetrics, Metrics},
@@ -207,37 +207,37 @@ impl Record {
         known.seen.presented = presented;
     }
 
-    /// Judges the client, and writes down what came of it.
+    /// Judges a client that connects, and writes down what came of it. `again`: under
+    /// newer rules than the first time.
     ///
     /// # Errors
     /// If it is nobody, or may reach nothing.
-    pub fn judged(&mut self, listener: &Listener, chain: Chain) -> Result<Grant, Refused> {
+    pub fn judged(&mut self, listener: &Listener, again: bool) -> Result<Grant, Refused> {
         let mut known = self.live.known();
         // With the lock: who looks for what has run out by now finds it unjudged, and
         // leaves it to this.
         let now = Timestamp::now();
         // Once: with newer rules it is still the same connection, which counts as one.
-        if chain == Chain::Verified {
+        if !again {
             self.shadow = shadow::judge(listener, &known.seen, now);
             if let Some(shadow) = &self.shadow {
                 let metrics = &self.books.metrics;
                 metrics.client_shadowed(&shadow.client, shadow.outcome);
             }
         }
-        let Judged { matched, grant } = judge(listener, &known.seen, chain, now)?;
+        let Judged {
+            matched,
+            grant,
+            valid_until,
+        } = judge(listener, &known.seen, Standing::New, now)?;
         known.called(matched.client(), &self.books.metrics);
         known.identity = Some(matched.identity().clone());
         let grant = grant?;
         known.upstream = Some(grant.upstream().pool().id().clone());
         // From here on, a reload judges it.
         known.epoch = Some(listener.state.epoch);
-        // TLS has verified the chain at some time since: what has run out meanwhile is
-        // still to be found.
-        let verified = match chain {
-            Chain::Verified => self.time,
-            Chain::Again => now,
-        };
-        self.live.expires(listener, &known.seen, verified);
+        known.valid_until = valid_until;
+        self.live.expires(listener, valid_until);
         Ok(grant)
     }
 

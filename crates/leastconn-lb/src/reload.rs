@@ -366,7 +366,8 @@ impl Reloader {
             if let Some(tls) = &listener.tls
                 && before.is_none_or(|before| before.material.crls != tls.material.crls)
             {
-                tls.material.crls.iter().for_each(|list| named.add(list));
+                let lists = tls.material.crls.lists().iter();
+                lists.for_each(|one| named.add(&one.list));
             }
         }
         let metrics = &self.shared.books.metrics;

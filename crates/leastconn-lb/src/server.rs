@@ -13,7 +13,7 @@ use crate::{
     accept::Gate,
     access_log::AccessLog,
     admin::{self, Admin},
-    config::Config,
+    config::{Config, FileKind},
     control::Control,
     descriptors,
     inherited::Inherited,
@@ -383,13 +383,18 @@ impl Observed for Seen {
 
     fn dated(&self) -> Vec<Dated> {
         let state = self.0.state();
+        let now = jiff::Timestamp::now();
         state
             .config
             .certificate_files()
-            .map(|file| Dated {
-                file: file.path.display().to_string(),
-                is_list: file.is_list,
-                ends: file.not_after.as_second(),
+            .filter_map(|file| {
+                let deciding = file.deciding(now)?;
+                Some(Dated {
+                    file: file.path.display().to_string(),
+                    is_list: file.kind == FileKind::Lists,
+                    ends: deciding.until.as_second(),
+                    begins: deciding.from.as_second(),
+                })
             })
             .collect()
     }

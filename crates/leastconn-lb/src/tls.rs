@@ -6,13 +6,14 @@
 //! revoked would go on with the session it has. The module `sessions` is what looks again.
 
 mod buffered;
+mod chain;
 pub mod client;
 mod clues;
 mod direct;
 mod handshake;
 mod offer;
 mod record;
-mod refused;
+mod rejected;
 mod sessions;
 mod stream;
 mod unbuffered;
@@ -22,20 +23,21 @@ mod words;
 use std::sync::Arc;
 
 use rustls::{
-    RootCertStore, ServerConfig, SupportedProtocolVersion,
+    ServerConfig, SupportedProtocolVersion,
     crypto::CryptoProvider,
     pki_types::{CertificateDer, UnixTime},
-    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::NoServerSessionStorage,
 };
 
+pub use chain::ChainError;
 pub use clues::{Clues, Failed};
-pub use handshake::{HandshakeError, Hello, accept, certificate_reason, read_hello};
-pub use refused::Claimed;
+pub use handshake::{HandshakeError, Hello, accept, read_hello};
+pub use rejected::Claimed;
 pub use stream::TlsStream;
-pub use words::certificate as certificate_words;
 
+use chain::{ChainVerifier, Tolerance, Usage};
 use sessions::{Sessions, Visit};
-use verifier::Remembering;
+use verifier::CachingVerifier;
 
 use crate::{
     config::{ClientAuth, MinVersion, Tls, TlsRecords},
@@ -46,7 +48,7 @@ use crate::{
 /// Whom a listener trusts: its authorities and lists, and what they were found to
 /// vouch for.
 #[derive(Clone, Debug)]
-pub struct Trust(Arc<Remembering>);
+pub struct Trust(Arc<CachingVerifier>);
 
 impl Trust {
     /// For clients that must show a certificate; `None`: they need not.
@@ -58,18 +60,13 @@ impl Trust {
             return Ok(None);
         }
         let material = &tls.material;
-        let roots = roots(&material.client_ca)?;
-        let provider = Arc::new(provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
-            .with_crls(material.crls.iter().cloned())
-            // An expired list says nothing about today: fail closed.
-            .enforce_revocation_expiration()
-            .build()?;
-        let lists_until = verifier::lists_until(&material.crls);
-        Ok(Some(Self(Arc::new(Remembering::new(
-            verifier,
-            lists_until,
-        )))))
+        let chains = ChainVerifier::new(
+            &material.client_ca,
+            Arc::clone(&material.crls),
+            provider().signature_verification_algorithms,
+            Usage::Client,
+        )?;
+        Ok(Some(Self(Arc::new(CachingVerifier::new(chains)))))
     }
 
     /// Whether the verdicts of both are the same, always.
@@ -79,41 +76,48 @@ impl Trust {
             && a.material.crls == b.material.crls
     }
 
-    /// Verifies a chain that was good before, as of `now` in seconds since 1970.
+    /// Verifies the chain of a client that connects, as of `now` in seconds since 1970:
+    /// the handshake did so too, but may have taken long since. Returns the last second
+    /// in which the certificates are valid, the authority's included.
     ///
-    /// That a list has run out since then is no reason to end what is open: nobody
-    /// new is let in, and those whom it names were ended when it came.
+    /// # Errors
+    /// If it is not good.
+    pub fn verify(&self, presented: &Presented, now: i64) -> Result<i64, ChainError> {
+        let tolerance = Tolerance::default();
+        let validity = self.0.verify_presented(presented, now, tolerance)?;
+        Ok(validity.until)
+    }
+
+    /// Verifies the chain of an open connection. `kept_from`: the last second in which
+    /// its certificates were valid, if it may stay open beyond that.
+    ///
+    /// A list that has expired ends no open connection: nobody new is let in, and those
+    /// whom it names were ended when it came.
     ///
     /// # Errors
     /// If it is not good any more.
-    pub fn verify_again(
+    pub fn verify_open(
         &self,
         presented: &Presented,
         now: i64,
-    ) -> Result<(), rustls::CertificateError> {
-        use rustls::{CertificateError, Error};
-        match self.0.verify_again(presented, now) {
-            Ok(())
-            | Err(Error::InvalidCertificate(
-                CertificateError::ExpiredRevocationList
-                | CertificateError::ExpiredRevocationListContext { .. },
-            )) => Ok(()),
-            Err(Error::InvalidCertificate(error)) => Err(error),
-            // It is of no use, whatever rustls says of it.
-            Err(_) => Err(CertificateError::BadEncoding),
-        }
+        kept_from: Option<i64>,
+    ) -> Result<i64, ChainError> {
+        let tolerance = Tolerance {
+            lists: true,
+            authorities: kept_from.is_some(),
+        };
+        let at = kept_from.map_or(now, |last| last.min(now));
+        let validity = self.0.verify_presented(presented, at, tolerance)?;
+        Ok(validity.until)
     }
 }
 
 /// A configuration that rustls does not take, although its files were checked.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// Versions, suites, certificate or key.
+    /// Versions, suites, certificate, key or authorities.
     #[error("TLS: {}", unfit::error(.0))]
     Rustls(#[from] rustls::Error),
-    /// Authorities or revocation lists.
-    #[error("TLS: {}", unfit::verifier(.0))]
-    Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 
 /// What a listener speaks, and the sessions that its clients may resume.
@@ -198,7 +202,7 @@ pub fn server(tls: &Tls, trust: Option<&Trust>, records: TlsRecords) -> Result<S
     Ok(Server {
         config: Arc::new(config),
         sessions: tls.resumption.map(|lifetime| {
-            let verifier = trust.map(|Trust(verifier)| Arc::clone(verifier) as _);
+            let verifier = trust.map(|Trust(verifier)| Arc::clone(verifier));
             Arc::new(Sessions::new(verifier, lifetime))
         }),
     })
@@ -214,12 +218,18 @@ pub fn trusts(
     tls: &Tls,
     certificate: &CertificateDer<'_>,
     above: &[CertificateDer<'_>],
-) -> Result<Result<(), HandshakeError>, TlsError> {
+) -> Result<Result<(), ChainError>, TlsError> {
     let Some(Trust(verifier)) = Trust::new(tls)? else {
         return Ok(Ok(()));
     };
-    let verified = verifier.verify_client_cert(certificate, above, UnixTime::now());
-    Ok(verified.map(drop).map_err(HandshakeError::from))
+    let verified = verifier.verify(
+        crate::presented::fingerprint_of(certificate, above),
+        certificate,
+        above,
+        UnixTime::now(),
+        Tolerance::default(),
+    );
+    Ok(verified.map(drop))
 }
 
 fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
@@ -229,15 +239,6 @@ fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
         MinVersion::Tls12 => &BOTH,
         MinVersion::Tls13 => &BOTH[..1],
     }
-}
-
-/// Those that are configured and no others: never the system's.
-fn roots(authorities: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    for authority in authorities {
-        roots.add(authority.clone())?;
-    }
-    Ok(roots.into())
 }
 
 /// rustls' suites, all of them, in our own order: AES-128-GCM first. Clients put

@@ -2,9 +2,7 @@
 
 use std::fmt::Debug;
 
-use rustls::{
-    CertRevocationListError, CertificateError, Error, InvalidMessage, server::VerifierBuilderError,
-};
+use rustls::{CertificateError, Error, InvalidMessage};
 
 /// What is wrong with what `whose` certificate is or is issued by, and what to do
 /// about it. What an authority, a list or a name has to do with is said better where
@@ -57,46 +55,33 @@ fn critical(any: &str) -> String {
     format!("{any} has an extension that is marked critical and not supported")
 }
 
-/// What is wrong with a revocation list, and what to do about it.
-pub fn list(error: &CertRevocationListError) -> String {
-    use CertRevocationListError as L;
+/// What keeps a revocation list from being used.
+pub fn crl(error: &webpki::Error) -> String {
+    use webpki::Error as E;
     match error {
-        L::BadSignature => "it is not signed by the issuer that it names".to_owned(),
-        L::UnsupportedSignatureAlgorithmContext { .. } => {
-            "it is signed with an algorithm that is not supported: use SHA-256 or better".to_owned()
-        }
-        L::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            "it is signed with an algorithm that is not for its issuer's key".to_owned()
-        }
-        L::IssuerInvalidForCrl => {
-            "its issuer's certificate has a key usage without cRLSign, and may not sign lists"
-                .to_owned()
-        }
-        L::UnsupportedDeltaCrl => {
+        E::UnsupportedDeltaCrl => {
             "it is a delta, which says only what has changed: a complete one is needed".to_owned()
         }
-        L::UnsupportedIndirectCrl => {
+        E::UnsupportedIndirectCrl => {
             "it is of certificates of other issuers too, which is not supported: every issuer \
              needs a list of its own"
                 .to_owned()
         }
-        L::UnsupportedCriticalExtension => {
+        E::UnsupportedRevocationReasonsPartitioning => {
+            "it is of some revocation reasons only, which is not supported".to_owned()
+        }
+        E::UnsupportedCrlIssuingDistributionPoint => {
+            "it is of a part of its issuer's certificates and names no distribution point by its \
+             full name, which is not supported"
+                .to_owned()
+        }
+        E::UnsupportedCriticalExtension => {
             "it has an extension that is marked critical and not supported".to_owned()
         }
-        L::ParseError => "it is not well-formed".to_owned(),
-        L::Other(other) => spelled(&other.0.to_string()),
-        other => spelled(&format!("{other:?}")),
-    }
-}
-
-/// What keeps authorities and lists from being used together.
-pub fn verifier(error: &VerifierBuilderError) -> String {
-    match error {
-        VerifierBuilderError::NoRootAnchors => "there is no authority".to_owned(),
-        VerifierBuilderError::InvalidCrl(error) => {
-            format!("a revocation list cannot be used: {}", list(error))
+        E::BadDer | E::BadDerTime | E::MalformedExtensions | E::TrailingData(_) => {
+            "it is not well-formed".to_owned()
         }
-        other => other.to_string(),
+        other => spelled(&format!("{other:?}")),
     }
 }
 
@@ -117,9 +102,6 @@ pub fn error(error: &Error) -> String {
             format!("it does not keep to the protocol: {}", spelled_as(why))
         }
         Error::InvalidCertificate(error) => certificate("the", error),
-        Error::InvalidCertRevocationList(error) => {
-            format!("a revocation list cannot be used: {}", list(error))
-        }
         Error::InvalidEncryptedClientHello(why) => spelled_as(why),
         Error::InconsistentKeys(why) => spelled_as(why),
         Error::General(text) => text.clone(),

@@ -1,5 +1,6 @@
 //! Certificates of every kind, the broken ones included.
 
+mod crl;
 mod der;
 mod leaf;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use time::OffsetDateTime;
 
 use crate::data::hex;
+pub use crl::CrlBuilder;
 pub use der::{list_of_version_1, list_without_next_update};
 pub use leaf::LeafBuilder;
 
@@ -116,6 +118,45 @@ impl TestCa {
         let (params, key) = ca_params(name);
         let der = params.self_signed(&key).unwrap().der().clone();
         Self::from_parts(params, key, der, |_| Vec::new())
+    }
+
+    /// A new self-signed root whose certificate is valid for these seconds from now.
+    pub fn valid(name: &str, not_before: i64, not_after: i64) -> Self {
+        let (mut params, key) = ca_params(name);
+        params.not_before = at(not_before);
+        params.not_after = at(not_after);
+        let der = params.self_signed(&key).unwrap().der().clone();
+        Self::from_parts(params, key, der, |_| Vec::new())
+    }
+
+    /// A new self-signed root whose key usage lacks cRLSign.
+    pub fn without_crl_sign(name: &str) -> Self {
+        let (mut params, key) = ca_params(name);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let der = params.self_signed(&key).unwrap().der().clone();
+        // For rcgen, which refuses to sign lists without it.
+        params.key_usages.push(KeyUsagePurpose::CrlSign);
+        Self::from_parts(params, key, der, |_| Vec::new())
+    }
+
+    /// The same authority (name and key) with a certificate that is valid for these
+    /// seconds from now.
+    pub fn renewed(&self, name: &str, not_before: i64, not_after: i64) -> Self {
+        let (mut params, _) = ca_params(name);
+        let key = KeyPair::try_from(self.issuer.key().serialize_der()).unwrap();
+        params.not_before = at(not_before);
+        params.not_after = at(not_after);
+        let der = params.self_signed(&key).unwrap().der().clone();
+        Self::from_parts(params, key, der, |_| Vec::new())
+    }
+
+    /// A new CA below this one whose certificate is valid for these seconds from now.
+    pub fn intermediate_valid(&self, name: &str, not_before: i64, not_after: i64) -> Self {
+        let (mut params, key) = ca_params(name);
+        params.not_before = at(not_before);
+        params.not_after = at(not_after);
+        let der = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        Self::from_parts(params, key, der, |der| [&[der], &self.chain[..]].concat())
     }
 
     /// A new self-signed root of X.509 version 1, as old ones are.
@@ -221,6 +262,11 @@ impl TestCa {
     /// A CRL valid for a day that revokes these; PEM.
     pub fn crl(&self, revoked: &[&Cert]) -> String {
         self.crl_until(revoked, DAY)
+    }
+
+    /// A CRL to be described.
+    pub fn list(&self) -> CrlBuilder<'_> {
+        CrlBuilder::new(self)
     }
 
     /// A CRL whose `nextUpdate` lies `seconds` from now: negative makes it expired.

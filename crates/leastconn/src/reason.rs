@@ -42,6 +42,8 @@ reasons! {
     ExpiredCertificate = "expired_certificate",
     /// The certificate, or one above it, is on a revocation list.
     RevokedCertificate = "revoked_certificate",
+    /// The revocation list that decides about the certificate has expired.
+    CrlExpired = "crl_expired",
     /// The certificate does not say one thing about who its owner is.
     AmbiguousIdentity = "ambiguous_identity",
     /// No rule matches the client.

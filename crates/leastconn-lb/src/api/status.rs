@@ -1,5 +1,7 @@
 //! `GET /api/v1/status`
 
+mod certificate;
+
 use std::{fmt, path::Path};
 
 use jiff::Timestamp;
@@ -14,6 +16,8 @@ use crate::{
     listener::Listener,
     shared,
 };
+
+pub use certificate::Certificate;
 
 /// The balancer as a whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -55,7 +59,7 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     /// In the configuration's order.
     pub upstreams: Vec<UpstreamSummary>,
-    /// All certificates and revocation lists, what runs out first first.
+    /// Certificates and revocation lists, soonest expiry first.
     pub certificates: Vec<Certificate>,
 }
 
@@ -244,18 +248,6 @@ pub struct ListenerStatus {
     pub bytes_sent: u64,
 }
 
-/// A file with something in it that runs out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Certificate {
-    /// The file.
-    pub file: String,
-    /// When the first thing in it runs out: a certificate's `notAfter`, a list's
-    /// `nextUpdate`.
-    pub not_after: String,
-    /// Whole days until then; negative: days since.
-    pub days_left: i64,
-}
-
 impl Status {
     /// The balancer as it is now, for somebody who may change so much.
     pub fn of(sight: &Sight, changes: Changes) -> Self {
@@ -311,7 +303,7 @@ impl Status {
             connections: Totals::of(sight, &listeners),
             listeners,
             upstreams: UpstreamSummary::all(state),
-            certificates: certificates(config, now),
+            certificates: Certificate::all(config, now),
         }
     }
 }
@@ -448,21 +440,6 @@ impl ListenerStatus {
             bytes_sent: metrics.sent.get(),
         }
     }
-}
-
-fn certificates(config: &config::Config, now: Timestamp) -> Vec<Certificate> {
-    let mut files: Vec<_> = config.certificate_files().collect();
-    files.sort_by(|a, b| (a.not_after, &a.path).cmp(&(b.not_after, &b.path)));
-    files.dedup_by(|a, b| a.path == b.path && a.not_after == b.not_after);
-    files
-        .into_iter()
-        .map(|file| Certificate {
-            // As the metrics call it.
-            file: file.path.display().to_string(),
-            not_after: file.not_after.to_string(),
-            days_left: (file.not_after.as_second() - now.as_second()).div_euclid(86_400),
-        })
-        .collect()
 }
 
 #[cfg(test)]

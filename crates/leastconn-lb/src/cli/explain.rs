@@ -64,7 +64,7 @@ pub(super) fn run(args: ExplainArgs) -> ExitCode {
 
 fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
     let path = config::find(args.config.config).map_err(|error| error.to_string())?;
-    let config = match config::load(&path) {
+    let config = match config::load_with_expired(&path) {
         Ok(loaded) => loaded.config,
         Err(problems) => {
             eprint!("{}", problems.render(config::stderr_has_colours()));

@@ -92,6 +92,8 @@ pub struct Problems {
     /// Where each line of `text` begins.
     line_starts: Arc<[usize]>,
     list: Vec<Problem>,
+    /// What expired trust material counts as.
+    expired: Severity,
 }
 
 impl Problems {
@@ -106,7 +108,19 @@ impl Problems {
                 .chain(text.match_indices('\n').map(|(newline, _)| newline + 1))
                 .collect(),
             list: Vec::new(),
+            expired: Severity::Error,
         }
+    }
+
+    /// Trust material that has expired is a warning: for commands that only look.
+    pub(crate) fn tolerate_expired(&mut self) {
+        self.expired = Severity::Warning;
+    }
+
+    /// Adds a problem of trust material that has expired: an error, unless it is to be
+    /// tolerated.
+    pub(crate) fn expired(&mut self, message: impl Into<String>) -> &mut Problem {
+        self.add(self.expired, message)
     }
 
     /// Adds an error; what is returned takes its place and advice.

@@ -17,7 +17,7 @@ use std::{env::VarError, path::Path};
 
 use jiff::Timestamp;
 
-use super::{Config, Reading, read_text};
+use super::{Config, Problems, Reading, read_text};
 
 /// The day all tests happen on.
 const TODAY: &str = "2026-06-15T12:00:00Z";
@@ -29,7 +29,8 @@ fn reading(text: &str, base_dir: &Path) -> Reading {
         _ => Err(VarError::NotPresent),
     };
     let now = TODAY.parse::<Timestamp>().unwrap();
-    read_text("leastconn.toml", text, base_dir, &environment, now)
+    let problems = Problems::new("leastconn.toml", text);
+    read_text(problems, text, base_dir, &environment, now)
 }
 
 /// The configuration, which must be without any problem.

@@ -7,8 +7,10 @@
 
 mod again;
 mod alpn;
+mod expiry;
 mod file;
 mod inspect;
+mod lists;
 pub(crate) mod load;
 pub(crate) mod upstream;
 
@@ -18,14 +20,16 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use leastconn::Address;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::crl::CrlStore;
+
 pub use again::Written;
 pub use alpn::Alpn;
+pub use expiry::{CertificateFile, Dated, FileKind, Urgency};
 
 /// `tls` of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,11 +105,10 @@ pub struct TlsMaterial {
     /// The key that belongs to the first certificate of the chain. Its `Debug`
     /// form is redacted.
     pub key: PrivateKeyDer<'static>,
-    /// The authorities whose certificates clients may show.
+    /// The authorities whose certificates clients may show. Some may have expired.
     pub client_ca: Vec<CertificateDer<'static>>,
-    /// The revocation lists, each signed by one of `client_ca` and current when
-    /// it was read.
-    pub crls: Vec<CertificateRevocationListDer<'static>>,
+    /// The revocation lists in force, each signed by one of `client_ca`.
+    pub crls: Arc<CrlStore>,
     /// Every certificate file, for the metric.
     pub files: Vec<CertificateFile>,
 }
@@ -144,8 +147,8 @@ pub struct UpstreamTlsMaterial {
     /// Certificates that servers have signed themselves and that are no authorities':
     /// each is good for the server that shows it, and for nothing that its key signed.
     pub alone: Vec<CertificateDer<'static>>,
-    /// The revocation lists, each signed by one of `ca` and current when it was read.
-    pub crls: Vec<CertificateRevocationListDer<'static>>,
+    /// The revocation lists in force, each signed by one of `ca`.
+    pub crls: Arc<CrlStore>,
     /// What servers are shown if they ask; `None`: nothing.
     pub own: Option<KeyPair>,
     /// Every certificate file, for the metric.
@@ -160,17 +163,4 @@ pub struct KeyPair {
     /// The key that belongs to the first certificate of the chain. Its `Debug`
     /// form is redacted.
     pub key: PrivateKeyDer<'static>,
-}
-
-/// When a file's content stops being valid.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateFile {
-    /// The path as configured.
-    pub name: String,
-    /// The path that was read.
-    pub path: PathBuf,
-    /// The earliest `notAfter` (or, of a revocation list, `nextUpdate`) in it.
-    pub not_after: Timestamp,
-    /// Whether it holds revocation lists.
-    pub is_list: bool,
 }

@@ -33,8 +33,10 @@ pub struct Dated {
     pub file: String,
     /// Whether it holds revocation lists.
     pub is_list: bool,
-    /// Its earliest `notAfter` or `nextUpdate`, in UNIX seconds.
+    /// Its earliest `notAfter` or `nextUpdate` in force, in UNIX seconds.
     pub ends: i64,
+    /// `notBefore` or `thisUpdate` of the same certificate or list.
+    pub begins: i64,
 }
 
 #[derive(Debug)]

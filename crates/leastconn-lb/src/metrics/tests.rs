@@ -15,6 +15,7 @@ impl Observed for Nothing {
             file: file.to_owned(),
             is_list,
             ends,
+            begins: ends - 4,
         };
         vec![
             dated("a \"b\"\\\n.crt", false, 7),

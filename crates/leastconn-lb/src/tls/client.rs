@@ -20,7 +20,7 @@ use std::{
 
 use rustls::{
     ClientConfig, ClientConnection, ProtocolVersion,
-    client::{Resumption, WebPkiServerVerifier},
+    client::Resumption,
     pki_types::{CertificateDer, ServerName},
 };
 use tokio::{
@@ -30,8 +30,13 @@ use tokio::{
 
 use alone::Verifier;
 
-use super::{HandshakeError, TlsError, buffered::Buffered, provider, roots, versions};
-use crate::config::UpstreamTls;
+use super::{
+    HandshakeError, TlsError,
+    buffered::Buffered,
+    chain::{ChainVerifier, Usage},
+    provider, versions,
+};
+use crate::{config::UpstreamTls, crl::CrlStore};
 
 /// What an upstream's servers are spoken to with: its authorities and no others, and
 /// the certificate that they are shown, if there is one.
@@ -41,25 +46,21 @@ use crate::config::UpstreamTls;
 pub fn client_config(tls: &UpstreamTls) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(provider());
     let material = &tls.material;
-    let verifier = |ca: &[CertificateDer<'static>], crls: &[_]| -> Result<_, TlsError> {
-        let builder = WebPkiServerVerifier::builder_with_provider(roots(ca)?, Arc::clone(&provider))
-                .with_crls(crls.iter().cloned())
-                // An expired list says nothing about today: fail closed.
-                .enforce_revocation_expiration();
-        Ok(builder.build()?)
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier = |ca: &[CertificateDer<'static>], crls: Arc<CrlStore>| {
+        ChainVerifier::new(ca, crls, algorithms, Usage::Server)
     };
-    let authorities = if material.ca.is_empty() {
-        None
-    } else {
-        Some(verifier(&material.ca, &material.crls)?)
-    };
-    // Nobody can revoke these: they go by being taken out of `ca`.
+    let authorities = verifier(&material.ca, Arc::clone(&material.crls))?;
+    // No list revokes these: they are taken out of `ca`.
     let alone = material.alone.iter();
-    let alone = alone.map(|own| Ok((own.clone(), verifier(std::slice::from_ref(own), &[])?)));
+    let alone = alone.map(|own| {
+        let only = verifier(std::slice::from_ref(own), Arc::default())?;
+        Ok((own.clone(), only))
+    });
     let verifier = Verifier {
         authorities,
         alone: alone.collect::<Result<_, TlsError>>()?,
-        algorithms: provider.signature_verification_algorithms,
+        algorithms,
     };
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions(tls.min_version))?

@@ -6,7 +6,7 @@ use super::{
     HandshakeError,
     offer::Offer,
     record::{HEADER, content},
-    refused::{self, Claimed},
+    rejected::{self, Claimed},
     words,
 };
 
@@ -22,6 +22,8 @@ pub struct Clues {
     pub protocols: Vec<String>,
     /// The certificate that was refused.
     pub claimed: Option<Box<Claimed>>,
+    /// What was wrong with the certificate, where that says more than the error.
+    pub detail: Option<String>,
     /// The alert that told the client.
     pub alert_sent: Option<String>,
     /// The alert that the client ended it with.
@@ -40,7 +42,10 @@ impl Clues {
         };
         match error {
             Error::InvalidCertificate(why) => {
-                clues.claimed = refused::take();
+                if let Some(rejected) = rejected::take() {
+                    clues.claimed = rejected.claimed;
+                    clues.detail = rejected.detail;
+                }
                 clues.sent(AlertDescription::from(why.clone()));
             }
             Error::NoCertificatesPresented => clues.sent(AlertDescription::CertificateRequired),
@@ -73,6 +78,14 @@ impl Clues {
             && self.alert_sent.is_none()
         {
             self.sent(AlertDescription::from(description));
+        }
+    }
+
+    /// The error text: the verifier's own where there is one.
+    fn explain(&self, error: &HandshakeError) -> String {
+        match &self.detail {
+            Some(detail) => detail.clone(),
+            None => format!("{}{error}", self.preface()),
         }
     }
 
@@ -116,7 +129,7 @@ pub(super) const fn version_name(version: ProtocolVersion) -> &'static str {
 
 /// A handshake that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{}{error}", clues.preface())]
+#[error("{}", .clues.explain(.error))]
 pub struct Failed {
     /// Why.
     pub error: HandshakeError,

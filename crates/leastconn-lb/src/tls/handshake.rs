@@ -10,7 +10,7 @@ use std::{
 
 use leastconn::Reason;
 use rustls::{
-    CertificateError, Error, ServerConnection,
+    Error, ServerConnection,
     server::{Accepted, AcceptedAlert, Acceptor},
 };
 use tokio::net::TcpStream;
@@ -20,7 +20,9 @@ use crate::turns::Place;
 use super::{
     Clues, Failed, Server,
     buffered::{Buffered, Polled},
+    chain::certificate_reason,
     offer::Offer,
+    rejected,
     stream::TlsStream,
     unbuffered, words,
 };
@@ -70,18 +72,6 @@ impl HandshakeError {
             Self::Tls(Error::InvalidCertificate(error)) => certificate_reason(error),
             _ => Reason::HandshakeFailed,
         }
-    }
-}
-
-/// The stable code for a certificate that is not good.
-pub const fn certificate_reason(error: &CertificateError) -> Reason {
-    match error {
-        CertificateError::Expired
-        | CertificateError::ExpiredContext { .. }
-        | CertificateError::NotValidYet
-        | CertificateError::NotValidYetContext { .. } => Reason::ExpiredCertificate,
-        CertificateError::Revoked => Reason::RevokedCertificate,
-        _ => Reason::UntrustedCertificate,
     }
 }
 
@@ -153,6 +143,15 @@ pub async fn read_hello(socket: &mut TcpStream) -> Result<Hello, Box<Failed>> {
 /// # Cancel safety
 /// The connection is lost.
 pub async fn accept(
+    socket: TcpStream,
+    hello: Hello,
+    server: &Server,
+    place: &Place,
+) -> Result<TlsStream, (Box<Failed>, TcpStream)> {
+    rejected::with_slot(finish(socket, hello, server, place)).await
+}
+
+async fn finish(
     mut socket: TcpStream,
     hello: Hello,
     server: &Server,

@@ -24,10 +24,10 @@ use std::{
 use rustls::{
     CommonState, HandshakeKind, ServerConfig,
     pki_types::{CertificateDer, UnixTime},
-    server::{StoresServerSessions, danger::ClientCertVerifier},
+    server::StoresServerSessions,
 };
 
-use super::refused;
+use super::verifier::CachingVerifier;
 
 /// Sessions that are kept.
 const CAPACITY: usize = 8192;
@@ -115,7 +115,7 @@ impl Kept {
 
 /// The sessions of one listener in one configuration.
 pub(super) struct Sessions {
-    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    verifier: Option<Arc<CachingVerifier>>,
     lifetime: Duration,
     clock: fn() -> Now,
     kept: Mutex<Kept>,
@@ -132,7 +132,7 @@ impl fmt::Debug for Sessions {
 
 impl Sessions {
     /// Those that `verifier` lets go on, for at most `lifetime` after they were born.
-    pub(super) fn new(verifier: Option<Arc<dyn ClientCertVerifier>>, lifetime: Duration) -> Self {
+    pub(super) fn new(verifier: Option<Arc<CachingVerifier>>, lifetime: Duration) -> Self {
         Self {
             verifier,
             lifetime,
@@ -165,17 +165,9 @@ impl Sessions {
     }
 
     fn is_good(&self, chain: &[CertificateDer<'_>], time: UnixTime) -> bool {
-        match (&self.verifier, chain) {
-            (Some(verifier), [leaf, above @ ..]) => {
-                let good = verifier.verify_client_cert(leaf, above, time).is_ok();
-                if !good {
-                    // This is no handshake that failed: there will be a full one.
-                    refused::take();
-                }
-                good
-            }
-            (Some(_), []) => false,
-            (None, chain) => chain.is_empty(),
+        match &self.verifier {
+            Some(verifier) => verifier.accepts(chain, time),
+            None => chain.is_empty(),
         }
     }
 

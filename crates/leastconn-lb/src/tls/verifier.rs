@@ -1,159 +1,165 @@
-//! Verifying client certificates, and remembering which chains were good.
+//! Verifying client certificates, with a cache of chains that were good.
 //!
-//! A client connects again and again with the same chain, and building the path
-//! costs a signature check each time, about a sixth of a handshake. The answer
-//! cannot change while the authorities and the lists are the same and time stays
-//! within the validity of all that it rests on; so a good answer is remembered,
-//! by the SHA-256 of the whole chain, for exactly that long. It lives in the
-//! verifier, which is made anew for each configuration.
+//! A client connects again and again with the same chain, and verifying it costs a
+//! signature check each time, about a sixth of a handshake. The answer cannot change
+//! while authorities and lists are the same and the time is within the validity of all
+//! that it rests on; so a good answer is kept, by the SHA-256 of the whole chain, for
+//! exactly that long. The cache lives in the verifier, which is made anew for each
+//! configuration.
 //!
 //! That the client *has* the certificate's key is proven in every handshake:
-//! `CertificateVerify` is never remembered. Bad answers are not either, so
-//! nobody without a certificate of a trusted authority adds anything.
+//! `CertificateVerify` is never cached. Bad answers are not either, so nobody without a
+//! certificate of a trusted authority adds anything.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Mutex, PoisonError},
 };
 
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime},
+    crypto::{verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
-use x509_parser::{
-    certificate::X509Certificate, prelude::FromDer, revocation_list::CertificateRevocationList,
+
+use super::{
+    chain::{ChainError, ChainVerifier, Tolerance, Validity, seconds, unix_time},
+    rejected,
+};
+use crate::{
+    config::{MAX_CA_NAMES, ca_names_length},
+    presented::{Fingerprint, Presented, fingerprint_of},
 };
 
-use super::refused;
-use crate::presented::{Fingerprint, Presented, fingerprint_of};
-
-/// Chains that are remembered; then all are forgotten at once, which costs one
-/// more verification for each, and no bookkeeping in all the handshakes before.
+/// Chains that are kept; then the cache is cleared, which costs one more verification
+/// for each, and no bookkeeping in all the handshakes before.
 const CAPACITY: usize = 8192;
 
-/// Seconds since 1970 between which an answer holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Validity {
-    from: u64,
-    until: u64,
-}
-
-impl Validity {
-    const fn contains(self, now: u64) -> bool {
-        self.from <= now && now < self.until
-    }
-}
-
-/// A verifier that asks another one, and remembers what it found good.
+/// A verifier of client certificates that caches good answers.
 #[derive(Debug)]
-pub(super) struct Remembering {
-    verifier: Arc<dyn ClientCertVerifier>,
-    /// The nearest `nextUpdate` of the revocation lists.
-    lists_until: u64,
+pub(super) struct CachingVerifier {
+    chains: ChainVerifier,
+    /// Sent in the CertificateRequest; empty if they do not fit.
+    names: Vec<DistinguishedName>,
     good: Mutex<HashMap<Fingerprint, Validity>>,
+    #[cfg(test)]
+    misses: std::sync::atomic::AtomicUsize,
 }
 
-impl Remembering {
-    pub(super) fn new(verifier: Arc<dyn ClientCertVerifier>, lists_until: u64) -> Self {
+impl CachingVerifier {
+    pub(super) fn new(chains: ChainVerifier) -> Self {
+        let mut names = chains.names();
+        let length = ca_names_length(names.iter().map(|name| name.as_ref().len()));
+        // Too many for some clients, or for the message itself. None at all is allowed:
+        // the client then shows the certificate that it has.
+        if length > MAX_CA_NAMES {
+            names.clear();
+        }
         Self {
-            verifier,
-            lists_until,
+            chains,
+            names,
             good: Mutex::default(),
+            #[cfg(test)]
+            misses: Default::default(),
         }
     }
 
-    /// Verifies a chain again, as of `now` in seconds since 1970.
-    pub(super) fn verify_again(&self, presented: &Presented, now: i64) -> Result<(), Error> {
+    /// Verifies a chain that was presented before, as of `now` in seconds since 1970.
+    pub(super) fn verify_presented(
+        &self,
+        presented: &Presented,
+        now: i64,
+        tolerance: Tolerance,
+    ) -> Result<Validity, ChainError> {
         let [end_entity, intermediates @ ..] = presented.chain() else {
-            return Err(Error::NoCertificatesPresented);
+            return Err(rustls::CertificateError::BadEncoding.into());
         };
-        let now = Duration::from_secs(u64::try_from(now).unwrap_or(0));
-        let now = UnixTime::since_unix_epoch(now);
-        self.verify(*presented.fingerprint(), end_entity, intermediates, now)
+        let fingerprint = *presented.fingerprint();
+        self.verify(
+            fingerprint,
+            end_entity,
+            intermediates,
+            unix_time(now),
+            tolerance,
+        )
     }
 
-    fn verify(
+    /// Whether a chain would be accepted in a handshake at `now`.
+    pub(super) fn accepts(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
+        let [end_entity, intermediates @ ..] = chain else {
+            return false;
+        };
+        let fingerprint = fingerprint_of(end_entity, intermediates);
+        let tolerance = Tolerance::default();
+        self.verify(fingerprint, end_entity, intermediates, now, tolerance)
+            .is_ok()
+    }
+
+    pub(super) fn verify(
         &self,
-        chain: Fingerprint,
+        fingerprint: Fingerprint,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<(), Error> {
-        if self.is_known(&chain, now.as_secs()) {
-            return Ok(());
+        tolerance: Tolerance,
+    ) -> Result<Validity, ChainError> {
+        if let Some(validity) = self.cached(&fingerprint, seconds(now), tolerance) {
+            return Ok(validity);
         }
-        self.verifier
-            .verify_client_cert(end_entity, intermediates, now)
-            .inspect_err(|_| refused::put(end_entity))?;
-        if let Some(validity) = validity(end_entity, intermediates, self.lists_until) {
-            self.remember(chain, validity);
+        #[cfg(test)]
+        self.misses
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let validity = self
+            .chains
+            .verify(end_entity, intermediates, now, tolerance)?;
+        // With tolerance it may say nothing about those who connect.
+        if tolerance == Tolerance::default() {
+            self.keep(fingerprint, validity);
         }
-        Ok(())
+        Ok(validity)
     }
 
-    fn is_known(&self, chain: &Fingerprint, now: u64) -> bool {
+    fn cached(
+        &self,
+        fingerprint: &Fingerprint,
+        now: i64,
+        tolerance: Tolerance,
+    ) -> Option<Validity> {
         let good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
-        good.get(chain)
-            .is_some_and(|validity| validity.contains(now))
+        let validity = *good.get(fingerprint)?;
+        // A list that has expired revokes nobody whom it did not revoke before.
+        let is_listed = tolerance.lists || now < validity.lists_until;
+        let is_current = validity.from <= now && now <= validity.until;
+        (is_listed && is_current).then_some(validity)
     }
 
-    fn remember(&self, chain: Fingerprint, validity: Validity) {
+    fn keep(&self, fingerprint: Fingerprint, validity: Validity) {
         let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
         if good.len() >= CAPACITY {
             good.clear();
         }
-        good.insert(chain, validity);
+        good.insert(fingerprint, validity);
     }
 }
 
-/// The nearest `nextUpdate` of `lists`, in seconds since 1970. A list that has
-/// none, or does not parse, makes it "now": nothing is remembered.
-pub(super) fn lists_until(lists: &[CertificateRevocationListDer<'_>]) -> u64 {
-    let next_update = |der: &CertificateRevocationListDer<'_>| {
-        let (_, list) = CertificateRevocationList::from_der(der).ok()?;
-        u64::try_from(list.next_update()?.timestamp()).ok()
-    };
-    let all = lists.iter().map(|list| next_update(list).unwrap_or(0));
-    all.min().unwrap_or(u64::MAX)
-}
-
-/// When all certificates of a chain are valid, and the lists current. `None` if
-/// that cannot be read, and then nothing is remembered.
-fn validity(
-    end_entity: &[u8],
-    intermediates: &[CertificateDer<'_>],
-    lists_until: u64,
-) -> Option<Validity> {
-    let mut all = Validity {
-        from: 0,
-        until: lists_until,
-    };
-    for der in intermediates.iter().map(|der| &**der).chain([end_entity]) {
-        let (_, certificate) = X509Certificate::from_der(der).ok()?;
-        let validity = certificate.validity();
-        all.from = all
-            .from
-            .max(u64::try_from(validity.not_before.timestamp()).ok()?);
-        all.until = all
-            .until
-            .min(u64::try_from(validity.not_after.timestamp()).ok()?);
-    }
-    Some(all)
-}
-
-impl ClientCertVerifier for Remembering {
+impl ClientCertVerifier for CachingVerifier {
     fn verify_client_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let chain = fingerprint_of(end_entity, intermediates);
-        self.verify(chain, end_entity, intermediates, now)?;
-        Ok(ClientCertVerified::assertion())
+        let fingerprint = fingerprint_of(end_entity, intermediates);
+        let tolerance = Tolerance::default();
+        match self.verify(fingerprint, end_entity, intermediates, now, tolerance) {
+            Ok(_) => Ok(ClientCertVerified::assertion()),
+            Err(error) => {
+                rejected::put(end_entity, Some(error.to_string()));
+                Err(error.to_rustls(now).into())
+            }
+        }
     }
 
     fn verify_tls12_signature(
@@ -162,9 +168,8 @@ impl ClientCertVerifier for Remembering {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier
-            .verify_tls12_signature(message, certificate, signature)
-            .inspect_err(|_| refused::put(certificate))
+        verify_tls12_signature(message, certificate, signature, self.chains.algorithms())
+            .inspect_err(|_| rejected::put(certificate, None))
     }
 
     fn verify_tls13_signature(
@@ -173,25 +178,16 @@ impl ClientCertVerifier for Remembering {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier
-            .verify_tls13_signature(message, certificate, signature)
-            .inspect_err(|_| refused::put(certificate))
+        verify_tls13_signature(message, certificate, signature, self.chains.algorithms())
+            .inspect_err(|_| rejected::put(certificate, None))
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.verifier.root_hint_subjects()
+        &self.names
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
-    }
-
-    fn offer_client_auth(&self) -> bool {
-        self.verifier.offer_client_auth()
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        self.verifier.client_auth_mandatory()
+        self.chains.algorithms().supported_schemes()
     }
 }
 

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use rustls::{AlertDescription, CertificateError, Error, pki_types::UnixTime};
 
-use crate::unfit;
+use super::chain::ChainError;
+use crate::{crl::Missing, unfit};
 
 /// The name of an alert, as RFC 8446 writes it.
 pub(super) fn alert(alert: AlertDescription) -> String {
@@ -73,8 +74,85 @@ fn received(description: AlertDescription) -> String {
     )
 }
 
+/// Why a client's chain is refused.
+pub(super) fn chain(error: &ChainError) -> String {
+    match error {
+        ChainError::Certificate(error) => certificate(error),
+        ChainError::IssuerDates {
+            name,
+            is_authority,
+            error,
+        } => {
+            let what = if *is_authority {
+                format!("{name}, the authority above the client's certificate,")
+            } else {
+                format!("{name}, which the client sends above its certificate,")
+            };
+            match error {
+                CertificateError::ExpiredContext { not_after, .. } => {
+                    format!("{what} expired at {}", date(*not_after))
+                }
+                CertificateError::NotValidYetContext { not_before, .. } => {
+                    format!("{what} is not valid before {}", date(*not_before))
+                }
+                _ => format!("{what} is out of date"),
+            }
+        }
+        ChainError::Revoked {
+            issuer,
+            file,
+            is_own,
+        } => {
+            let whose = if *is_own {
+                "the client's certificate"
+            } else {
+                "a certificate above the client's"
+            };
+            format!("{whose} is revoked by the list of {issuer} in {file:?}")
+        }
+        ChainError::CrlExpired { issuer, file, at } => format!(
+            "the revocation list of {issuer} in {file:?} expired at {at}: put a current one in its \
+             place"
+        ),
+        ChainError::NoCrl {
+            issuer,
+            is_authority,
+            missing,
+        } => no_list(issuer, *is_authority, missing),
+    }
+}
+
+fn no_list(issuer: &str, is_authority: bool, missing: &Missing) -> String {
+    let remedy = if is_authority {
+        format!("add the list of {issuer} to `crl`")
+    } else {
+        format!(
+            "put the intermediate {issuer} into `client_ca`, and its revocation list into `crl`"
+        )
+    };
+    match missing {
+        Missing::Issuer => format!("`crl` holds no list of {issuer}: {remedy}"),
+        Missing::Key => format!(
+            "`crl` holds no list of {issuer} that is signed with the key it issued this with: \
+             {remedy}"
+        ),
+        Missing::Partition { lists, certificate } => {
+            let names = |uris: &[String]| match uris {
+                [] => "none that can be used".to_owned(),
+                uris => uris.join(", "),
+            };
+            format!(
+                "of its issuer {issuer} there is a list, but for {} and not for {}: add that list \
+                 to `crl`",
+                names(lists),
+                names(certificate)
+            )
+        }
+    }
+}
+
 /// Why a client's certificate is refused.
-pub fn certificate(error: &CertificateError) -> String {
+pub(super) fn certificate(error: &CertificateError) -> String {
     use CertificateError as C;
     match error {
         C::UnknownIssuer => "no authority of `client_ca` issued the client's certificate, or an \

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use rcgen::{
-    CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType,
+    CertificateParams, CrlDistributionPoint, CustomExtension, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -42,6 +42,7 @@ pub struct LeafBuilder<'a> {
     rsa: bool,
     self_signed: bool,
     version_1: bool,
+    crl_at: Option<String>,
 }
 
 impl<'a> LeafBuilder<'a> {
@@ -60,6 +61,7 @@ impl<'a> LeafBuilder<'a> {
             rsa: false,
             self_signed: false,
             version_1: false,
+            crl_at: None,
         }
     }
 
@@ -193,6 +195,12 @@ impl<'a> LeafBuilder<'a> {
         self
     }
 
+    /// Its CRL distribution point.
+    pub fn crl_at(mut self, uri: &str) -> Self {
+        self.crl_at = Some(uri.to_owned());
+        self
+    }
+
     /// Signed with its own key; the CA has nothing to do with it.
     pub fn self_signed(mut self) -> Self {
         self.self_signed = true;
@@ -226,6 +234,8 @@ impl<'a> LeafBuilder<'a> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = self.usages;
         params.use_authority_key_identifier_extension = true;
+        let point = |uri| CrlDistributionPoint { uris: vec![uri] };
+        params.crl_distribution_points = self.crl_at.map(point).into_iter().collect();
         params.not_before = at(self.validity.0);
         params.not_after = at(self.validity.1);
         let serial = random_serial();

@@ -43,22 +43,22 @@ fn what_is_wrong_with_a_list_is_said_at_the_key_that_names_it() {
     for (der, said) in [
         (
             list_of_version_1(&good, pki.ca.key()),
-            "error: \"ca.crl\" is of version 1, which is not supported; it has none of the \
+            "error: \"ca.crl\": the list of `CN=the CA` is of version 1, which is not supported; it has none of the \
              extensions that a list must have; make it anew, with `crlnumber` and \
              `crl_extensions` in the configuration of `openssl ca`",
         ),
         (
             list_without_next_update(&good, pki.ca.key()),
-            "error: \"ca.crl\" does not say until when it is good; make it anew, with \
+            "error: \"ca.crl\": the list of `CN=the CA` does not say until when it is good; make it anew, with \
              `nextUpdate`: `openssl ca -gencrl -crldays 7`",
         ),
         (
             list(&pki.ca, SerialNumber::from(vec![1; 25]), 2025),
-            "error: \"ca.crl\": the list cannot be used: invalid crl number",
+            "error: \"ca.crl\": the list of `CN=the CA` cannot be used: invalid crl number",
         ),
         (
             list(&pki.ca, SerialNumber::from(1), 2027),
-            "warning: \"ca.crl\" is from 2027-01-01T00:00:00Z, which is yet to come; it is in \
+            "warning: \"ca.crl\": the list of `CN=the CA` is from 2027-01-01T00:00:00Z, which is yet to come; it is in \
              force all the same: look at its issuer's clock, and at this one",
         ),
         (
@@ -85,7 +85,9 @@ fn what_is_wrong_with_a_list_that_was_changed_is_said_with_its_path() {
     let problems = tls.load_again("main", TODAY.parse().unwrap()).unwrap_err();
     let lines: Vec<_> = problems.lines().collect();
     let path = pki.dir.path().join("ca.crl").display().to_string();
-    let said = format!("{path} (`tls` of listener `main`): error: \"ca.crl\" is of version 1");
+    let said = format!(
+        "{path} (`tls` of listener `main`): error: \"ca.crl\": the list of `CN=the CA` is of version 1"
+    );
     assert!(
         lines.len() == 1 && lines[0].starts_with(&said),
         "{lines:#?}"

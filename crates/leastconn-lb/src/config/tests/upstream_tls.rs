@@ -55,7 +55,7 @@ fn good_files_are_loaded() {
     let tls = config.upstreams[0].tls.as_ref().unwrap();
     assert_eq!(tls.min_version, MinVersion::Tls13);
     assert_eq!(tls.material.ca, [pki.ca.der().clone()]);
-    assert_eq!(tls.material.crls.len(), 1);
+    assert_eq!(tls.material.crls.lists().len(), 1);
     assert_eq!(tls.material.own.as_ref().unwrap().cert_chain.len(), 1);
     let named: Vec<_> = config.files().collect();
     for file in ["leastconn.toml", "ca.crt", "ca.crl", "lb.crt", "lb.key"] {
@@ -66,7 +66,10 @@ fn good_files_are_loaded() {
         .material
         .files
         .iter()
-        .map(|file| format!("{} {}", file.name, file.not_after))
+        .map(|file| {
+            let now = super::TODAY.parse().unwrap();
+            format!("{} {}", file.name, file.deciding(now).unwrap().until)
+        })
         .collect();
     assert_eq!(
         files,
@@ -154,11 +157,11 @@ fn mistakes_are_told_at_their_place() {
         ),
         (
             "ca = \"ca.crt\", crl = \"foreign.crl\"",
-            "error: \"foreign.crl\" is not signed by any authority of `ca`",
+            "error: \"foreign.crl\": the list of `CN=foreign` is not signed by any authority of `ca`",
         ),
         (
             "ca = \"ca.crt\", crl = [\"ca.crl\", \"old.crl\"]",
-            "error: \"old.crl\" expired at 2026-06-01T00:00:00Z",
+            "error: \"old.crl\": the list of `CN=the CA` expired at 2026-06-01T00:00:00Z",
         ),
         (
             "ca = \"ca.crt\", server_name = \"web.internal:443\"",

@@ -1,20 +1,17 @@
 //! What certificates and revocation lists say about themselves.
 
-use jiff::{SignedDuration, Timestamp};
-use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
+use jiff::Timestamp;
+use rustls::pki_types::CertificateDer;
 use x509_parser::{
     certificate::X509Certificate,
-    error::X509Error,
     extensions::{GeneralName, NameConstraints},
     oid_registry::OID_X509_EXT_BASIC_CONSTRAINTS,
     prelude::FromDer,
-    revocation_list::CertificateRevocationList,
-    time::ASN1Time,
     x509::X509Version,
 };
 
-/// How long before its end a certificate is worth a word.
-const SOON: SignedDuration = SignedDuration::from_hours(7 * 24);
+use super::Dated;
+use crate::crl::{display_name, malformed, timestamp};
 
 /// What matters of a certificate.
 #[derive(Clone, Debug)]
@@ -24,7 +21,6 @@ pub(super) struct Facts {
     pub(super) not_after: Timestamp,
     raw_subject: Vec<u8>,
     raw_issuer: Vec<u8>,
-    serial: Vec<u8>,
     is_authority: bool,
     /// Why its key may not sign certificates; `None`: it may.
     no_issuer: Option<&'static str>,
@@ -46,6 +42,15 @@ pub(super) enum Purpose {
 impl Facts {
     pub(super) fn is_current(&self, now: Timestamp) -> bool {
         self.not_before <= now && now <= self.not_after
+    }
+
+    /// Its name and its validity.
+    pub(super) fn dated(&self) -> Dated {
+        Dated {
+            name: self.subject.clone(),
+            from: self.not_before,
+            until: self.not_after,
+        }
     }
 
     /// Whether what it issued may be trusted.
@@ -75,7 +80,7 @@ impl Facts {
                 ),
                 consequence,
             )
-        } else if self.not_after.duration_since(now) < SOON {
+        } else if self.dated().urgency(now).is_warning() {
             (
                 format!(
                     "the certificate of {} expires at {}",
@@ -109,6 +114,20 @@ impl Remark {
     }
 }
 
+/// What `look` sees of a certificate; `None` if it does not parse.
+pub(super) fn parsed<T>(
+    certificate: &CertificateDer<'_>,
+    look: impl FnOnce(&X509Certificate<'_>) -> T,
+) -> Option<T> {
+    let (_, parsed) = X509Certificate::from_der(certificate.as_ref()).ok()?;
+    Some(look(&parsed))
+}
+
+/// The subject, as messages name it.
+pub(super) fn display_subject(certificate: &X509Certificate<'_>) -> String {
+    display_name(certificate.subject())
+}
+
 /// Reads a certificate.
 pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
     let (rest, parsed) = X509Certificate::from_der(certificate.as_ref()).map_err(malformed)?;
@@ -117,12 +136,11 @@ pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
     }
     let usage = parsed.extended_key_usage().ok().flatten();
     Ok(Facts {
-        subject: subject(&parsed.subject().to_string()),
+        subject: display_subject(&parsed),
         not_before: timestamp(parsed.validity().not_before),
         not_after: timestamp(parsed.validity().not_after),
         raw_subject: parsed.subject().as_raw().to_vec(),
         raw_issuer: parsed.issuer().as_raw().to_vec(),
-        serial: parsed.raw_serial().to_vec(),
         is_authority: parsed.is_ca(),
         no_issuer: no_issuer(&parsed),
         has_names: matches!(parsed.subject_alternative_name(), Ok(Some(_))),
@@ -134,16 +152,6 @@ pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
             .is_none_or(|usage| usage.value.any || usage.value.client_auth),
         limits_uris: limits_uris(&parsed),
     })
-}
-
-/// What the parser stumbled over; it names what it looked for, not why that is wrong.
-fn malformed(error: x509_parser::nom::Err<X509Error>) -> String {
-    match X509Error::from(error) {
-        X509Error::Der(_) | X509Error::NomError(_) | X509Error::Generic => {
-            "it is not well-formed, or is cut off".to_owned()
-        }
-        error => format!("it is not well-formed ({error})"),
-    }
 }
 
 /// Why a certificate is no authority's, by the rules of OpenSSL: the verifier takes any
@@ -253,7 +261,7 @@ pub(super) fn own_certificate(
 /// What is odd about what `ca` names as an authority. `alone`: it may be used all the
 /// same, for a server that shows this very certificate.
 pub(super) fn authority(authority: &Facts, ca: &str, alone: bool, now: Timestamp) -> Vec<Remark> {
-    let consequence = "it is left out: what it issued will be refused";
+    let consequence = "what it issued is refused as `expired_certificate`";
     let mut remarks: Vec<_> = authority.validity(now, consequence).into_iter().collect();
     if let Some(why) = authority.no_issuer {
         remarks.push(Remark::new(
@@ -278,143 +286,4 @@ pub(super) fn authority(authority: &Facts, ca: &str, alone: bool, now: Timestamp
         ));
     }
     remarks
-}
-
-/// A revocation list.
-#[derive(Debug)]
-pub(super) struct Crl<'a> {
-    pub(super) issuer: String,
-    pub(super) this_update: Timestamp,
-    pub(super) next_update: Option<Timestamp>,
-    /// Whether it is of X.509 version 2, the only one that has extensions.
-    pub(super) is_version_2: bool,
-    raw_issuer: Vec<u8>,
-    revoked: Vec<Vec<u8>>,
-    /// What is signed.
-    message: &'a [u8],
-    algorithm: &'a [u8],
-    signature: &'a [u8],
-}
-
-impl<'a> Crl<'a> {
-    pub(super) fn parse(der: &'a [u8]) -> Result<Self, String> {
-        let (rest, parsed) = CertificateRevocationList::from_der(der).map_err(malformed)?;
-        if !rest.is_empty() {
-            return Err("something follows it".to_owned());
-        }
-        // The parser keeps no place of the algorithm, which is compared as bytes.
-        let (message, algorithm, signature) =
-            split_signed(der).ok_or_else(|| "not a signed structure".to_owned())?;
-        Ok(Self {
-            issuer: subject(&parsed.issuer().to_string()),
-            this_update: timestamp(parsed.last_update()),
-            next_update: parsed.next_update().map(timestamp),
-            is_version_2: parsed.version() == Some(X509Version::V2),
-            raw_issuer: parsed.issuer().as_raw().to_vec(),
-            revoked: parsed
-                .iter_revoked_certificates()
-                .map(|revoked| revoked.raw_serial().to_vec())
-                .collect(),
-            message,
-            algorithm,
-            signature,
-        })
-    }
-
-    /// Whether it is a list of what this authority issued, by its name.
-    pub(super) fn is_of(&self, authority: &Facts) -> bool {
-        self.raw_issuer == authority.raw_subject
-    }
-
-    /// Whether it is a list of who issued this certificate, and revokes it.
-    pub(super) fn revokes(&self, certificate: &Facts) -> bool {
-        self.raw_issuer == certificate.raw_issuer && self.revoked.contains(&certificate.serial)
-    }
-
-    /// Whether it carries this authority's signature.
-    pub(super) fn is_signed_by(
-        &self,
-        authority: &CertificateDer<'_>,
-        algorithms: &[&dyn SignatureVerificationAlgorithm],
-    ) -> bool {
-        let Ok((_, authority)) = X509Certificate::from_der(authority.as_ref()) else {
-            return false;
-        };
-        let key = authority.public_key();
-        let Some(key_algorithm) = body(key.raw).and_then(|(spki, _)| body(spki)) else {
-            return false;
-        };
-        self.raw_issuer == authority.subject().as_raw()
-            && algorithms
-                .iter()
-                .filter(|algorithm| {
-                    algorithm.signature_alg_id().as_ref() == self.algorithm
-                        && algorithm.public_key_alg_id().as_ref() == key_algorithm.0
-                })
-                .any(|algorithm| {
-                    algorithm
-                        .verify_signature(
-                            &key.subject_public_key.data,
-                            self.message,
-                            self.signature,
-                        )
-                        .is_ok()
-                })
-    }
-}
-
-/// `SEQUENCE { message, SEQUENCE algorithm, BIT STRING signature }`, as RFC 5280
-/// has it for certificates and lists: the message whole, of the others the
-/// content.
-fn split_signed(der: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let (content, _) = body(der)?;
-    let (_, after_message) = body(content)?;
-    let message = &content[..content.len() - after_message.len()];
-    let (algorithm, after_algorithm) = body(after_message)?;
-    let (signature, _) = body(after_algorithm)?;
-    // The first byte counts unused bits, of which a signature has none.
-    let (0, signature) = signature
-        .split_first()
-        .map(|(unused, rest)| (*unused, rest))?
-    else {
-        return None;
-    };
-    Some((message, algorithm, signature))
-}
-
-/// The content of a DER element, and what follows it.
-fn body(der: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (_tag, rest) = der.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        0x81..=0x84 => {
-            let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            let length = bytes
-                .iter()
-                .fold(0, |sum, &byte| sum << 8 | usize::from(byte));
-            (length, rest)
-        }
-        _ => return None,
-    };
-    rest.split_at_checked(length)
-}
-
-/// A name without one is still to be told apart in a sentence.
-fn subject(name: &str) -> String {
-    if name.is_empty() {
-        "an empty name".to_owned()
-    } else {
-        format!("`{name}`")
-    }
-}
-
-/// Beyond the years that a timestamp has, its bounds do.
-fn timestamp(time: ASN1Time) -> Timestamp {
-    let seconds = time.timestamp();
-    Timestamp::from_second(seconds).unwrap_or(if seconds < 0 {
-        Timestamp::MIN
-    } else {
-        Timestamp::MAX
-    })
 }

@@ -6,15 +6,16 @@ use jiff::Timestamp;
 use rustls::{
     RootCertStore,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer},
-    server::{VerifierBuilderError, WebPkiClientVerifier},
+    pki_types::{CertificateDer, PrivateKeyDer},
     sign::CertifiedKey,
 };
 
 use super::{
-    CertificateFile, ClientAuth, MinVersion, Resumption, Tls, TlsMaterial, Written,
+    CertificateFile, ClientAuth, Dated, FileKind, MinVersion, Resumption, Tls, TlsMaterial,
+    Written,
     file::{Pem, Wanted},
-    inspect::{self, Crl, Purpose},
+    inspect::{self, Purpose},
+    lists::Read,
 };
 use crate::{
     config::{
@@ -29,6 +30,16 @@ use crate::{
 
 /// rustls tells clients that tickets of TLS 1.3 are good for a day, whatever we do.
 const LONGEST_RESUMPTION: Duration = Duration::from_hours(24);
+
+/// The names of authorities that fit into a CertificateRequest, in bytes: Java takes
+/// handshake messages of at most 32,768 bytes, of which the rest of this one needs less
+/// than 256. TLS itself allows 65,535.
+pub(crate) const MAX_CA_NAMES: usize = 32_768 - 256;
+
+/// What names of these lengths take in a CertificateRequest.
+pub(crate) fn ca_names_length(names: impl Iterator<Item = usize>) -> usize {
+    names.map(|length| length + 2).sum()
+}
 
 /// What the table says, if nothing of it is an error.
 pub(crate) fn load(
@@ -61,10 +72,10 @@ pub(crate) fn load(
         Some(key)
     });
     let authorities = client_ca.as_ref().map(|at| loader.authorities(at, None));
-    let mut crls = Vec::new();
     for text in crl.iter().flat_map(At::each) {
-        crls.extend(loader.crls(&text, authorities.as_ref().map(|list| list.as_deref())));
+        loader.crls(&text, authorities.as_ref().map(|list| list.as_deref()));
     }
+    let crls = loader.crl_store();
     match (client_auth, client_ca) {
         (ClientAuth::Required, None) => {
             let place = client_auth_at.map_or(&raw.span, |at| &at.span);
@@ -90,7 +101,8 @@ pub(crate) fn load(
         && loader.problems.errors() == errors
     {
         loader.every_authority_is_covered(authorities, &crls, at);
-        loader.verifier_accepts(authorities, &crls, &raw.span);
+        loader.anchors(authorities, &raw.span);
+        loader.names_fit(authorities, at);
     }
     let resumption = loader.resumption(resumption.as_ref(), resumption_lifetime.as_ref());
     let alpn = loader.alpn(alpn.as_ref());
@@ -115,7 +127,7 @@ pub(crate) fn load(
             cert_chain: chain?,
             key: key?,
             client_ca: authorities.unwrap_or_default(),
-            crls,
+            crls: Arc::new(crls),
             files: loader.files,
         }),
     })
@@ -123,14 +135,14 @@ pub(crate) fn load(
 
 pub(super) struct Loader<'a> {
     /// The key that names the authorities, for messages.
-    ca: &'static str,
+    pub(super) ca: &'static str,
     base_dir: &'a Path,
-    now: Timestamp,
+    pub(super) now: Timestamp,
     pub(super) problems: &'a mut Problems,
     pub(super) files: Vec<CertificateFile>,
-    /// Where each list of [`Self::crls`] stands, in the order of those.
-    lists: Vec<At<String>>,
-    provider: CryptoProvider,
+    /// All revocation lists that were read so far.
+    pub(super) lists: Vec<Read>,
+    pub(super) provider: CryptoProvider,
 }
 
 impl<'a> Loader<'a> {
@@ -186,7 +198,7 @@ impl Loader<'_> {
         None
     }
 
-    fn read(&mut self, text: &At<&str>, wanted: Wanted) -> Option<Pem> {
+    pub(super) fn read(&mut self, text: &At<&str>, wanted: Wanted) -> Option<Pem> {
         match Pem::read(&self.base_dir.join(text.value), wanted) {
             Ok(pem) => Some(pem),
             Err(error) => {
@@ -205,18 +217,13 @@ impl Loader<'_> {
         }
     }
 
-    fn remember(
-        &mut self,
-        text: &At<&str>,
-        not_after: impl Iterator<Item = Timestamp>,
-        is_list: bool,
-    ) {
-        if let Some(not_after) = not_after.min() {
+    pub(super) fn remember(&mut self, text: &At<&str>, dated: Vec<Dated>, kind: FileKind) {
+        if !dated.is_empty() {
             self.files.push(CertificateFile {
                 name: text.value.to_owned(),
                 path: self.base_dir.join(text.value),
-                not_after,
-                is_list,
+                kind,
+                dated,
             });
         }
     }
@@ -229,7 +236,8 @@ impl Loader<'_> {
         let text = borrowed(at);
         let pem = self.read(&text, Wanted::Certificates)?;
         let certificates = self.parsed(&pem.certificates, &text)?;
-        self.remember(&text, certificates.iter().map(|c| c.not_after), false);
+        let dated = certificates.iter().map(inspect::Facts::dated).collect();
+        self.remember(&text, dated, FileKind::Chain);
         let now = self.now;
         if let Some(own) = certificates.first() {
             for remark in inspect::own_certificate(own, &certificates[1..], purpose, now) {
@@ -322,8 +330,10 @@ impl Loader<'_> {
         }
     }
 
-    /// The authorities that are in force. One that has expired is left out, and so is
-    /// what is none: nothing else would keep what its key signed from being accepted.
+    /// The authorities of a file. What is none is left out: nothing else would keep what
+    /// its key signed from being accepted. One that has expired, or is not valid yet,
+    /// stays: the verifier looks at its dates in each handshake, and a client that it
+    /// issued is refused as `expired_certificate`.
     ///
     /// `alone` gets what is no authority and stands for itself; without it, nothing may.
     pub(super) fn authorities(
@@ -334,9 +344,11 @@ impl Loader<'_> {
         let text = borrowed(at);
         let pem = self.read(&text, Wanted::Certificates)?;
         let facts = self.parsed(&pem.certificates, &text)?;
-        self.remember(&text, facts.iter().map(|c| c.not_after), false);
+        let issuers = facts.iter().filter(|facts| facts.may_issue());
+        let dated = issuers.map(inspect::Facts::dated).collect();
+        self.remember(&text, dated, FileKind::Authorities);
         let mut kept = Vec::new();
-        let mut any_alone = false;
+        let mut any_current = false;
         for (certificate, facts) in pem.certificates.into_iter().zip(&facts) {
             let alone = alone.as_mut().filter(|_| facts.is_self_issued());
             for remark in inspect::authority(facts, self.ca, alone.is_some(), self.now) {
@@ -346,179 +358,31 @@ impl Loader<'_> {
                         .at(at.span.clone()),
                 );
             }
-            if !facts.is_current(self.now) {
-                continue;
-            }
             if facts.may_issue() {
+                any_current |= facts.is_current(self.now);
                 kept.push(certificate);
             } else if let Some(alone) = alone {
-                any_alone = true;
+                any_current |= facts.is_current(self.now);
                 alone.push(certificate);
             }
         }
-        if kept.is_empty() && !any_alone {
-            let problem = self
-                .problems
-                .error(format!(
-                    "{:?} holds no authority that is in force",
-                    text.value
-                ))
-                .at(text.span);
-            if !facts.iter().any(inspect::Facts::may_issue) {
-                problem.help("put the certificate of the authority that issues them there");
-            }
-            return None;
+        if any_current {
+            return Some(kept);
         }
-        Some(kept)
+        let message = format!("{:?} holds no authority that is in force", text.value);
+        if facts.iter().any(inspect::Facts::may_issue) {
+            self.problems.expired(message).at(text.span);
+            return Some(kept);
+        }
+        self.problems
+            .error(message)
+            .at(text.span)
+            .help("put the certificate of the authority that issues them there");
+        None
     }
 
-    /// The lists of one file. `authorities`: outer `None`, there is no
-    /// `client_ca`; inner `None`, it could not be read.
-    pub(super) fn crls(
-        &mut self,
-        text: &At<&str>,
-        authorities: Option<Option<&[CertificateDer<'static>]>>,
-    ) -> Vec<CertificateRevocationListDer<'static>> {
-        let Some(authorities) = authorities else {
-            self.problems
-                .error(format!(
-                    "a revocation list needs the `{}` that signed it",
-                    self.ca
-                ))
-                .at(text.span.clone());
-            return Vec::new();
-        };
-        let Some(pem) = self.read(text, Wanted::Crls) else {
-            return Vec::new();
-        };
-        let mut ends = Vec::new();
-        for der in &pem.crls {
-            match Crl::parse(der.as_ref()) {
-                Err(error) => {
-                    self.problems
-                        .error(format!(
-                            "{:?}: the list cannot be read: {error}",
-                            text.value
-                        ))
-                        .at(text.span.clone());
-                }
-                Ok(crl) => {
-                    ends.extend(crl.next_update);
-                    if let Some(authorities) = authorities {
-                        self.crl(&crl, authorities, text);
-                    }
-                }
-            }
-        }
-        self.remember(text, ends.into_iter(), true);
-        let here = At {
-            value: text.value.to_owned(),
-            span: text.span.clone(),
-        };
-        self.lists.extend(pem.crls.iter().map(|_| here.clone()));
-        pem.crls
-    }
-
-    fn crl(&mut self, crl: &Crl<'_>, authorities: &[CertificateDer<'static>], text: &At<&str>) {
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        if !authorities
-            .iter()
-            .any(|authority| crl.is_signed_by(authority, algorithms))
-        {
-            self.problems
-                .error(format!(
-                    "{:?} is not signed by any authority of `{}`",
-                    text.value, self.ca
-                ))
-                .at(text.span.clone())
-                .note(format!("its issuer is {}", crl.issuer));
-        }
-        if !crl.is_version_2 {
-            self.problems
-                .error(format!(
-                    "{:?} is of version 1, which is not supported",
-                    text.value
-                ))
-                .at(text.span.clone())
-                .note("it has none of the extensions that a list must have")
-                .help(
-                    "make it anew, with `crlnumber` and `crl_extensions` in the configuration of \
-                     `openssl ca`",
-                );
-        }
-        if crl.next_update.is_none() {
-            self.problems
-                .error(format!(
-                    "{:?} does not say until when it is good",
-                    text.value
-                ))
-                .at(text.span.clone())
-                .help("make it anew, with `nextUpdate`: `openssl ca -gencrl -crldays 7`");
-        }
-        if crl.this_update > self.now {
-            self.problems
-                .warning(format!(
-                    "{:?} is from {}, which is yet to come",
-                    text.value, crl.this_update
-                ))
-                .at(text.span.clone())
-                .note("it is in force all the same: look at its issuer's clock, and at this one");
-        }
-        if let Some(end) = crl.next_update.filter(|end| *end < self.now) {
-            self.problems
-                .error(format!("{:?} expired at {end}", text.value))
-                .at(text.span.clone())
-                .note("an expired list would refuse every certificate of its issuer")
-                .help("put the issuer's current list there");
-        }
-    }
-
-    /// Where one authority has a list, all need one: of what nothing is known
-    /// counts as revoked. And none may be on one: what is in `client_ca` is
-    /// trusted as it stands, and nothing would look at who issued it.
-    pub(super) fn every_authority_is_covered(
-        &mut self,
-        authorities: &[CertificateDer<'static>],
-        crls: &[CertificateRevocationListDer<'static>],
-        at: &At<String>,
-    ) {
-        if crls.is_empty() {
-            return;
-        }
-        let lists: Vec<_> = crls
-            .iter()
-            .filter_map(|der| Crl::parse(der.as_ref()).ok())
-            .collect();
-        for authority in authorities {
-            let Ok(facts) = inspect::facts(authority) else {
-                continue;
-            };
-            if lists.iter().any(|list| list.revokes(&facts)) {
-                self.problems
-                    .error(format!(
-                        "`{}` holds {}, which a revocation list revokes",
-                        self.ca, facts.subject
-                    ))
-                    .at(at.span.clone())
-                    .note("its certificates would be accepted all the same")
-                    .help("take it out of the file");
-            }
-            if !lists.iter().any(|list| list.is_of(&facts)) {
-                self.problems
-                    .warning(format!("no revocation list is of {}", facts.subject))
-                    .at(at.span.clone())
-                    .note("with lists for others, all its certificates will be refused");
-            }
-        }
-    }
-
-    /// What the handshake will be checked with has the last word.
-    pub(super) fn verifier_accepts(
-        &mut self,
-        authorities: &[CertificateDer<'static>],
-        crls: &[CertificateRevocationListDer<'static>],
-        span: &Range<usize>,
-    ) {
+    /// Checks that rustls takes the authorities.
+    pub(super) fn anchors(&mut self, authorities: &[CertificateDer<'static>], span: &Range<usize>) {
         let mut roots = RootCertStore::empty();
         for authority in authorities {
             if let Err(error) = roots.add(authority.clone()) {
@@ -531,41 +395,32 @@ impl Loader<'_> {
                     .at(span.clone());
             }
         }
-        if roots.is_empty() {
-            return;
-        }
-        let roots = Arc::new(roots);
-        let provider = Arc::new(self.provider.clone());
-        let build = |crls: &[CertificateRevocationListDer<'static>]| {
-            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
-                .with_crls(crls.to_vec())
-                .build()
-        };
-        let Err(all) = build(crls) else {
-            return;
-        };
-        // It does not say which: each alone does.
-        let places = std::mem::take(&mut self.lists);
-        let mut blamed = false;
-        for (crl, place) in crls.iter().zip(places) {
-            if let Err(VerifierBuilderError::InvalidCrl(error)) = build(std::slice::from_ref(crl)) {
-                blamed = true;
-                self.problems
-                    .error(format!(
-                        "{:?}: the list cannot be used: {}",
-                        place.value,
-                        unfit::list(&error)
-                    ))
-                    .at(place.span);
-            }
-        }
-        if !blamed {
-            self.problems.error(unfit::verifier(&all)).at(span.clone());
+    }
+
+    /// Warns of more authorities than a CertificateRequest has room for.
+    fn names_fit(&mut self, authorities: &[CertificateDer<'static>], at: &At<String>) {
+        let names = authorities
+            .iter()
+            .filter_map(|der| inspect::parsed(der, |parsed| parsed.subject().as_raw().len()));
+        let bytes = ca_names_length(names);
+        if bytes > MAX_CA_NAMES {
+            self.problems
+                .warning(format!(
+                    "{:?} holds {} authorities, whose names take {bytes} bytes: clients are not \
+                     told them",
+                    at.value,
+                    authorities.len()
+                ))
+                .at(at.span.clone())
+                .note(format!(
+                    "above {MAX_CA_NAMES} bytes some clients (Java) refuse the handshake; a client \
+                     that has several certificates now has to know which one to show"
+                ));
         }
     }
 }
 
-fn borrowed(at: &At<String>) -> At<&str> {
+pub(super) fn borrowed(at: &At<String>) -> At<&str> {
     At {
         value: &at.value,
         span: at.span.clone(),

@@ -38,11 +38,11 @@ pub(crate) fn load(
     let authorities = ca
         .as_ref()
         .and_then(|at| loader.authorities(at, Some(&mut alone)));
-    let mut crls = Vec::new();
     for text in crl.iter().flat_map(At::each) {
         // Without `ca` the table is refused already.
-        crls.extend(loader.crls(&text, Some(authorities.as_deref())));
+        loader.crls(&text, Some(authorities.as_deref()));
     }
+    let crls = loader.crl_store();
     let own = own(&mut loader, cert.as_ref(), key.as_ref());
     let alpn = loader.alpn(alpn.as_ref());
     let server_name = server_name.as_ref().and_then(|at| name(&mut loader, at));
@@ -50,7 +50,7 @@ pub(crate) fn load(
         && loader.problems.errors() == errors
     {
         loader.every_authority_is_covered(authorities, &crls, at);
-        loader.verifier_accepts(authorities, &crls, &raw.span);
+        loader.anchors(authorities, &raw.span);
     }
     let tls = UpstreamTls {
         min_version: min_version
@@ -68,7 +68,7 @@ pub(crate) fn load(
         material: Arc::new(UpstreamTlsMaterial {
             ca: authorities.unwrap_or_default(),
             alone,
-            crls,
+            crls: Arc::new(crls),
             own,
             files: std::mem::take(&mut loader.files),
         }),

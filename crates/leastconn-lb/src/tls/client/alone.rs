@@ -4,24 +4,24 @@
 //! says that it is none, and would trust all that its key has signed. So each of these
 //! has a verifier of its own, which is asked about that very certificate only.
 
-use std::sync::Arc;
-
 use rustls::{
-    CertificateError, DigitallySignedStruct, Error, SignatureScheme,
+    DigitallySignedStruct, Error, SignatureScheme,
     client::{
-        WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
     },
     crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
 };
+
+use crate::tls::chain::{ChainVerifier, Tolerance};
 
 /// Trusts what authorities have issued, and each of some certificates.
 #[derive(Debug)]
 pub(super) struct Verifier {
-    /// `None`: there are none.
-    pub(super) authorities: Option<Arc<WebPkiServerVerifier>>,
-    pub(super) alone: Vec<(CertificateDer<'static>, Arc<WebPkiServerVerifier>)>,
+    pub(super) authorities: ChainVerifier,
+    pub(super) alone: Vec<(CertificateDer<'static>, ChainVerifier)>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -31,15 +31,16 @@ impl ServerCertVerifier for Verifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
+        _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let alone = self.alone.iter().find(|(own, _)| own == end_entity);
-        let alone = alone.map(|(_, verifier)| verifier);
-        let Some(verifier) = alone.or(self.authorities.as_ref()) else {
-            return Err(CertificateError::UnknownIssuer.into());
-        };
-        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        let verifier = alone.map_or(&self.authorities, |(_, verifier)| verifier);
+        verifier
+            .verify(end_entity, intermediates, now, Tolerance::default())
+            .map_err(|error| Error::from(error.to_rustls(now)))?;
+        verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

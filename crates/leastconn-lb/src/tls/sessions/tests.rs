@@ -37,7 +37,6 @@ fn ahead() -> Now {
 fn server_of(ca: &TestCa, revoked: &[&Cert], records: TlsRecords) -> Server {
     let cert = ca.server(&[]);
     let list = ca.crl(revoked);
-    let list = rustls::pki_types::CertificateRevocationListDer::from_pem_slice(list.as_bytes());
     let tls = Tls {
         min_version: MinVersion::Tls12,
         client_auth: ClientAuth::Required,
@@ -48,7 +47,7 @@ fn server_of(ca: &TestCa, revoked: &[&Cert], records: TlsRecords) -> Server {
             cert_chain: cert.chain_der.clone(),
             key: PrivateKeyDer::from_pem_slice(cert.key_pem.as_bytes()).unwrap(),
             client_ca: vec![ca.cert().der().clone()],
-            crls: vec![list.unwrap()],
+            crls: Arc::new(crate::crl::tests::store(&[ca], &[list])),
             files: Vec::new(),
         }),
     };

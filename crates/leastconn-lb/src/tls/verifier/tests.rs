@@ -1,91 +1,38 @@
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use leastconn_testkit::{TestCa, pki::Cert};
-use rustls::{CertificateError, RootCertStore, server::WebPkiClientVerifier};
+use rustls::CertificateError;
 
 use super::*;
+use crate::{
+    crl::{CrlStore, tests::store},
+    tls::chain::Usage,
+};
 
-/// Counts how often it is asked.
-#[derive(Debug)]
-struct Counting {
-    inner: Arc<dyn ClientCertVerifier>,
-    asked: Arc<AtomicUsize>,
-}
-
-impl ClientCertVerifier for Counting {
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        self.inner
-            .verify_client_cert(end_entity, intermediates, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("not asked for here".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("not asked for here".to_owned()))
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        Vec::new()
-    }
-}
+const DAY: i64 = 86_400;
 
 struct Scene {
     ca: TestCa,
-    verifier: Remembering,
-    asked: Arc<AtomicUsize>,
+    verifier: CachingVerifier,
+}
+
+fn verifier(authorities: &[&TestCa], lists: CrlStore) -> CachingVerifier {
+    let ders: Vec<_> = authorities
+        .iter()
+        .map(|ca| ca.cert().der().clone())
+        .collect();
+    let algorithms =
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+    let chains = ChainVerifier::new(&ders, Arc::new(lists), algorithms, Usage::Client).unwrap();
+    CachingVerifier::new(chains)
 }
 
 impl Scene {
     fn new(revoked: impl FnOnce(&TestCa) -> Option<Cert>) -> Self {
         let ca = TestCa::new("verifier tests");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(ca.cert().der().clone()).unwrap();
-        let mut builder = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
-        let mut lists = Vec::new();
-        if let Some(revoked) = revoked(&ca) {
-            use rustls::pki_types::pem::PemObject;
-            let pem = ca.crl(&[&revoked]);
-            lists.push(CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).unwrap());
-            builder = builder
-                .with_crls(lists.clone())
-                .enforce_revocation_expiration();
-        }
-        let asked = Arc::new(AtomicUsize::new(0));
-        let counting = Counting {
-            inner: builder.build().unwrap(),
-            asked: Arc::clone(&asked),
-        };
-        Self {
-            ca,
-            verifier: Remembering::new(Arc::new(counting), lists_until(&lists)),
-            asked,
-        }
+        let lists: Vec<_> = revoked(&ca).iter().map(|cert| ca.crl(&[cert])).collect();
+        let verifier = verifier(&[&ca], store(&[&ca], &lists));
+        Self { ca, verifier }
     }
 
     fn verify(&self, cert: &Cert, now: UnixTime) -> Result<(), Error> {
@@ -93,13 +40,13 @@ impl Scene {
         self.verifier.verify_client_cert(leaf, above, now).map(drop)
     }
 
-    fn asked(&self) -> usize {
-        self.asked.load(Ordering::Relaxed)
+    fn misses(&self) -> usize {
+        self.verifier.misses.load(Ordering::Relaxed)
     }
 }
 
-fn later(seconds: u64) -> UnixTime {
-    UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs() + seconds))
+fn later(seconds: i64) -> UnixTime {
+    unix_time(super::seconds(UnixTime::now()) + seconds)
 }
 
 #[test]
@@ -109,12 +56,12 @@ fn a_good_chain_is_verified_once() {
     for _ in 0..3 {
         scene.verify(&cert, UnixTime::now()).unwrap();
     }
-    assert_eq!(scene.asked(), 1);
+    assert_eq!(scene.misses(), 1);
     // Another certificate is another chain.
     scene
         .verify(&scene.ca.leaf("a").build(), UnixTime::now())
         .unwrap();
-    assert_eq!(scene.asked(), 2);
+    assert_eq!(scene.misses(), 2);
 }
 
 #[test]
@@ -123,7 +70,7 @@ fn an_answer_does_not_outlive_the_certificate() {
     let cert = scene.ca.leaf("a").validity(-100, 1000).build();
     scene.verify(&cert, UnixTime::now()).unwrap();
     scene.verify(&cert, later(900)).unwrap();
-    assert_eq!(scene.asked(), 1);
+    assert_eq!(scene.misses(), 1);
     let error = scene.verify(&cert, later(1100)).unwrap_err();
     assert!(
         matches!(
@@ -133,18 +80,17 @@ fn an_answer_does_not_outlive_the_certificate() {
         "{error}"
     );
     // Nor does it hold before the certificate does, should the clock be set back.
-    let past = UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs() - 1000));
-    assert!(scene.verify(&cert, past).is_err());
+    assert!(scene.verify(&cert, later(-1000)).is_err());
 }
 
 #[test]
 fn an_answer_does_not_outlive_the_revocation_list() {
     let scene = Scene::new(|ca| Some(ca.leaf("other").build()));
-    let cert = scene.ca.leaf("a").validity(-100, 400 * 86_400).build();
+    let cert = scene.ca.leaf("a").validity(-100, 400 * DAY).build();
     scene.verify(&cert, UnixTime::now()).unwrap();
     scene.verify(&cert, UnixTime::now()).unwrap();
-    assert_eq!(scene.asked(), 1);
-    let error = scene.verify(&cert, later(390 * 86_400)).unwrap_err();
+    assert_eq!(scene.misses(), 1);
+    let error = scene.verify(&cert, later(390 * DAY)).unwrap_err();
     assert!(
         matches!(
             error,
@@ -155,7 +101,40 @@ fn an_answer_does_not_outlive_the_revocation_list() {
 }
 
 #[test]
-fn bad_answers_are_not_remembered() {
+fn an_answer_does_not_outlive_the_authority() {
+    let ca = TestCa::valid("brief", -DAY, 1000);
+    let scene = Scene {
+        verifier: verifier(&[&ca], CrlStore::default()),
+        ca,
+    };
+    let cert = scene.ca.leaf("a").validity(-100, 10 * DAY).build();
+    scene.verify(&cert, later(999)).unwrap();
+    let error = scene.verify(&cert, later(1100)).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::InvalidCertificate(CertificateError::ExpiredContext { .. })
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn renewed_authority_replaces_the_expired_one() {
+    let old = TestCa::valid("ca", -DAY, -10);
+    let new = old.renewed("ca", -DAY, DAY);
+    let cert = old.leaf("a").build();
+    for authorities in [[&old, &new], [&new, &old]] {
+        let verifier = verifier(&authorities, CrlStore::default());
+        let (leaf, above) = cert.chain_der.split_first().unwrap();
+        verifier
+            .verify_client_cert(leaf, above, UnixTime::now())
+            .unwrap();
+    }
+}
+
+#[test]
+fn bad_answers_are_not_cached() {
     let mut revoked = None;
     let scene = Scene::new(|ca| {
         revoked = Some(ca.leaf("revoked").build());
@@ -166,21 +145,85 @@ fn bad_answers_are_not_remembered() {
         assert!(scene.verify(cert, UnixTime::now()).is_err());
         assert!(scene.verify(cert, UnixTime::now()).is_err());
     }
-    assert_eq!(scene.asked(), 4);
+    assert_eq!(scene.misses(), 4);
 }
 
 #[test]
-fn what_is_remembered_is_bounded() {
+fn cache_is_bounded() {
     let scene = Scene::new(|_| None);
     let validity = Validity {
         from: 0,
-        until: u64::MAX,
+        until: i64::MAX,
+        lists_until: i64::MAX,
     };
     for number in 0..3 * CAPACITY {
         let mut chain = [0; 32];
         chain[..8].copy_from_slice(&number.to_be_bytes());
-        scene.verifier.remember(chain, validity);
-        assert!(scene.verifier.is_known(&chain, 1));
+        scene.verifier.keep(chain, validity);
+        assert!(
+            scene
+                .verifier
+                .cached(&chain, 1, Tolerance::default())
+                .is_some()
+        );
     }
     assert!(scene.verifier.good.lock().unwrap().len() <= CAPACITY);
+}
+
+#[test]
+fn too_many_authority_names_are_not_sent() {
+    let cas: Vec<_> = (0..4)
+        .map(|n| TestCa::new(&format!("{n}{}", "x".repeat(11_000))))
+        .collect();
+    let names = |count: usize| {
+        let authorities: Vec<_> = cas.iter().take(count).collect();
+        verifier(&authorities, CrlStore::default())
+            .root_hint_subjects()
+            .len()
+    };
+    assert_eq!([names(2), names(3)], [2, 0]);
+}
+
+#[test]
+fn errors_name_certificate_and_remedy() {
+    let root = TestCa::new("root");
+    let sub = root.intermediate("sub");
+    let client = sub.leaf("a").build();
+    let said = |authorities: &[&TestCa], lists: &[String], cert: &Cert| {
+        let verifier = verifier(authorities, store(authorities, lists));
+        let (leaf, above) = cert.chain_der.split_first().unwrap();
+        let tolerance = Tolerance::default();
+        let error = verifier
+            .chains
+            .verify(leaf, above, UnixTime::now(), tolerance);
+        error.unwrap_err().to_string()
+    };
+    let root_list = root.list().pem();
+    assert_eq!(
+        said(&[&root], &[root_list.clone()], &client),
+        "`crl` holds no list of `CN=sub`: put the intermediate `CN=sub` into `client_ca`, and its \
+         revocation list into `crl`"
+    );
+    assert_eq!(
+        said(
+            &[&root, &TestCa::new("other")],
+            &[root_list.clone()],
+            &TestCa::new("other").leaf("b").build()
+        )
+        .split(':')
+        .next(),
+        Some("a signature does not fit")
+    );
+    let revoked = said(&[&root], &[root.list().revoke(sub.cert()).pem()], &client);
+    assert_eq!(
+        revoked,
+        "a certificate above the client's is revoked by the list of `CN=root` in \"0.crl\""
+    );
+    let brief = root.intermediate_valid("brief", -DAY, -5);
+    let expired = said(&[&root], &[root_list], &brief.leaf("c").build());
+    assert!(
+        expired
+            .starts_with("`CN=brief`, which the client sends above its certificate, expired at "),
+        "{expired}"
+    );
 }

@@ -1,0 +1,164 @@
+//! When the content of a file stops being valid.
+
+use std::path::PathBuf;
+
+use jiff::{SignedDuration, Timestamp};
+
+/// A file of certificates or revocation lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFile {
+    /// The path as configured.
+    pub name: String,
+    /// The path that was read.
+    pub path: PathBuf,
+    /// What it holds.
+    pub kind: FileKind,
+    /// What in it can expire; at least one. Of lists, those in force.
+    pub dated: Vec<Dated>,
+}
+
+/// What a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FileKind {
+    /// A certificate and those above it: all are needed.
+    Chain,
+    /// Authorities: each is trusted on its own.
+    Authorities,
+    /// Revocation lists: each is needed for its issuer.
+    Lists,
+}
+
+/// A certificate or a revocation list.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dated {
+    /// The certificate's subject or the list's issuer, in backticks.
+    pub name: String,
+    /// `notBefore` or `thisUpdate`.
+    pub from: Timestamp,
+    /// `notAfter` or `nextUpdate`.
+    pub until: Timestamp,
+}
+
+/// How soon something expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Not soon.
+    Fine,
+    /// Within seven days, or within the last quarter of its validity if that is less.
+    Soon,
+    /// Within a day, or within the last eighth of its validity if that is less.
+    Urgent,
+    /// It has expired.
+    Expired,
+}
+
+impl Urgency {
+    /// Whether it deserves a warning.
+    pub fn is_warning(self) -> bool {
+        matches!(self, Self::Soon | Self::Urgent)
+    }
+}
+
+impl Dated {
+    /// How soon it expires, relative to its validity: a list for a day must not be a
+    /// warning for all of its life.
+    pub fn urgency(&self, now: Timestamp) -> Urgency {
+        const SOON: SignedDuration = SignedDuration::from_hours(7 * 24);
+        const URGENT: SignedDuration = SignedDuration::from_hours(24);
+        let validity = self.until.duration_since(self.from);
+        let left = self.until.duration_since(now);
+        if left <= SignedDuration::ZERO {
+            Urgency::Expired
+        } else if left <= URGENT.min(validity / 8) {
+            Urgency::Urgent
+        } else if left <= SOON.min(validity / 4) {
+            Urgency::Soon
+        } else {
+            Urgency::Fine
+        }
+    }
+}
+
+impl CertificateFile {
+    /// What decides how long the file is good: what expires first, but of authorities
+    /// one that has not expired, if there is one.
+    pub fn deciding(&self, now: Timestamp) -> Option<&Dated> {
+        match self.kind {
+            FileKind::Chain | FileKind::Lists => self.dated.iter().min_by_key(|one| one.until),
+            FileKind::Authorities => {
+                let in_force = self.dated.iter().filter(|one| one.until > now);
+                let last = self.dated.iter().max_by_key(|one| one.until);
+                in_force.min_by_key(|one| one.until).or(last)
+            }
+        }
+    }
+
+    /// Authorities that have expired, and are not in force.
+    pub fn expired(&self, now: Timestamp) -> impl Iterator<Item = &Dated> {
+        let of_kind = self.kind == FileKind::Authorities;
+        self.dated
+            .iter()
+            .filter(move |one| of_kind && one.until <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: i64 = 86_400;
+
+    fn dated(from: i64, until: i64) -> Dated {
+        Dated {
+            name: "`CN=x`".to_owned(),
+            from: Timestamp::from_second(from).unwrap(),
+            until: Timestamp::from_second(until).unwrap(),
+        }
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    #[test]
+    fn warnings_are_relative_to_the_validity() {
+        let month = dated(0, 30 * DAY);
+        for (now, urgency) in [
+            (0, Urgency::Fine),
+            (22 * DAY, Urgency::Fine),
+            (23 * DAY, Urgency::Soon),
+            (29 * DAY, Urgency::Urgent),
+            (30 * DAY, Urgency::Expired),
+        ] {
+            assert_eq!(month.urgency(at(now)), urgency, "day {}", now / DAY);
+        }
+        let day = dated(0, DAY);
+        for (hours, urgency) in [
+            (0, Urgency::Fine),
+            (17, Urgency::Fine),
+            (18, Urgency::Soon),
+            (21, Urgency::Urgent),
+            (24, Urgency::Expired),
+        ] {
+            assert_eq!(day.urgency(at(hours * 3600)), urgency, "hour {hours}");
+        }
+    }
+
+    #[test]
+    fn expired_authority_does_not_hide_the_next() {
+        let file = |kind| CertificateFile {
+            name: "ca.crt".to_owned(),
+            path: "ca.crt".into(),
+            kind,
+            dated: vec![dated(0, 100), dated(0, 300), dated(0, 200)],
+        };
+        let until = |kind, now| file(kind).deciding(at(now)).unwrap().until.as_second();
+        assert_eq!(until(FileKind::Authorities, 50), 100);
+        assert_eq!(until(FileKind::Authorities, 100), 200);
+        assert_eq!(until(FileKind::Authorities, 400), 300);
+        assert_eq!(until(FileKind::Chain, 150), 100);
+        assert_eq!(until(FileKind::Lists, 150), 100);
+        let expired = file(FileKind::Authorities);
+        assert_eq!(expired.expired(at(250)).count(), 2);
+    }
+}

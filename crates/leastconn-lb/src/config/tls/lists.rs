@@ -1,0 +1,345 @@
+//! Loads the revocation lists of a `tls` table: each must be signed by an authority of
+//! the table, and of each issuer and partition the newest one is in force.
+
+use std::sync::Arc;
+
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+
+use super::{
+    Dated, FileKind,
+    file::Wanted,
+    inspect,
+    load::{Loader, borrowed},
+};
+use crate::{
+    config::raw::value::At,
+    crl::{CrlStore, Loaded, RevocationList, SignatureError, Superseded},
+    unfit,
+};
+
+/// A list that was read, and where its file is named.
+pub(super) struct Read {
+    loaded: Loaded,
+    place: At<String>,
+    /// "list 2 of 7", if its file has several.
+    position: Option<String>,
+}
+
+impl Read {
+    /// The file and the list, as messages begin.
+    fn what(&self) -> String {
+        let issuer = &self.loaded.list.issuer;
+        match &self.position {
+            Some(position) => format!("{:?}: the list of {issuer} ({position})", self.place.value),
+            None => format!("{:?}: the list of {issuer}", self.place.value),
+        }
+    }
+}
+
+impl Loader<'_> {
+    /// Reads the lists of one file. `authorities`: outer `None`, the table names none;
+    /// inner `None`, they could not be read.
+    pub(super) fn crls(
+        &mut self,
+        text: &At<&str>,
+        authorities: Option<Option<&[CertificateDer<'static>]>>,
+    ) {
+        let Some(authorities) = authorities else {
+            self.problems
+                .error(format!(
+                    "a revocation list needs the `{}` that signed it",
+                    self.ca
+                ))
+                .at(text.span.clone());
+            return;
+        };
+        let Some(pem) = self.read(text, Wanted::Crls) else {
+            return;
+        };
+        let count = pem.crls.len();
+        let file: Arc<str> = text.value.into();
+        for (at, der) in pem.crls.into_iter().enumerate() {
+            let position = (count > 1).then(|| format!("list {} of {count}", at + 1));
+            let list = match RevocationList::parse(der) {
+                Ok(list) => list,
+                Err(error) => {
+                    let position = position.map_or(String::new(), |text| format!(" ({text})"));
+                    self.problems
+                        .error(format!(
+                            "{:?}: the list{position} cannot be read: {error}",
+                            text.value
+                        ))
+                        .at(text.span.clone());
+                    continue;
+                }
+            };
+            let mut read = Read {
+                loaded: Loaded {
+                    list: Arc::new(list),
+                    file: Arc::clone(&file),
+                    keys: Vec::new(),
+                },
+                place: At {
+                    value: text.value.to_owned(),
+                    span: text.span.clone(),
+                },
+                position,
+            };
+            self.form(&read);
+            if let Some(authorities) = authorities {
+                read.loaded.keys = self.signers(&read, authorities);
+            }
+            self.lists.push(read);
+        }
+    }
+
+    /// What a list must have, whoever signed it.
+    fn form(&mut self, read: &Read) {
+        let (list, what) = (&read.loaded.list, read.what());
+        let span = read.place.span.clone();
+        if !list.is_version_2 {
+            self.problems
+                .error(format!("{what} is of version 1, which is not supported"))
+                .at(span)
+                .note("it has none of the extensions that a list must have")
+                .help(
+                    "make it anew, with `crlnumber` and `crl_extensions` in the configuration of \
+                     `openssl ca`",
+                );
+        } else if list.next_update.is_none() {
+            self.problems
+                .error(format!("{what} does not say until when it is good"))
+                .at(span)
+                .help("make it anew, with `nextUpdate`: `openssl ca -gencrl -crldays 7`");
+        } else if let Err(error) = structure(list.der()) {
+            self.problems
+                .error(format!("{what} cannot be used: {}", unfit::crl(&error)))
+                .at(span);
+        } else if list.this_update > self.now {
+            self.problems
+                .warning(format!(
+                    "{what} is from {}, which is yet to come",
+                    list.this_update
+                ))
+                .at(span)
+                .note("it is in force all the same: look at its issuer's clock, and at this one");
+        }
+    }
+
+    /// The public keys of the authorities that signed a list; empty if none did, which
+    /// is an error.
+    fn signers(&mut self, read: &Read, authorities: &[CertificateDer<'static>]) -> Vec<Box<[u8]>> {
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        let list = &read.loaded.list;
+        let mut keys = Vec::new();
+        let mut worst = SignatureError::OtherName;
+        for authority in authorities {
+            match list.signed_by(authority, algorithms) {
+                Ok(key) => keys.push(key),
+                // In ascending order of how much it explains.
+                Err(error) => worst = worst.max(error),
+            }
+        }
+        if keys.is_empty() {
+            self.not_signed(read, &worst);
+        }
+        keys
+    }
+
+    fn not_signed(&mut self, read: &Read, why: &SignatureError) {
+        let (list, what, ca) = (&read.loaded.list, read.what(), self.ca);
+        let issuer = &list.issuer;
+        let (message, help) = match why {
+            SignatureError::OtherName => (
+                format!("{what} is not signed by any authority of `{ca}`"),
+                format!(
+                    "if {issuer} is an intermediate that issues certificates, put its certificate \
+                     into `{ca}` too; otherwise take the list out"
+                ),
+            ),
+            SignatureError::OtherKey => (
+                format!("{what} is not signed with the key that {issuer} has in `{ca}`"),
+                format!(
+                    "get the list again, it may be damaged; or, if the authority has a new key, \
+                     put its certificate with that key into `{ca}` too"
+                ),
+            ),
+            SignatureError::Algorithm(name) => (
+                format!("{what} is signed with {name}, which is not supported"),
+                "have it signed with SHA-256 or better: `default_md = sha256` in the \
+                 configuration of `openssl ca`"
+                    .to_owned(),
+            ),
+            SignatureError::MayNotSign => (
+                format!("{what} is signed by an authority whose key usage lacks cRLSign"),
+                format!(
+                    "issue the certificate of {issuer} anew with `keyUsage = critical, \
+                     keyCertSign, cRLSign`"
+                ),
+            ),
+        };
+        let problem = self.problems.error(message);
+        problem.at(read.place.span.clone()).help(help);
+        match (why, list.key_id()) {
+            (SignatureError::OtherName, _) => {
+                problem.note(format!("{issuer} is not in `{ca}`"));
+            }
+            (SignatureError::OtherKey, Some(id)) => {
+                let id: Vec<_> = id.iter().map(|byte| format!("{byte:02X}")).collect();
+                problem.note(format!(
+                    "it names the key with the identifier {}",
+                    id.join(":")
+                ));
+            }
+            _ => {}
+        }
+    }
+
+    /// The lists that are in force of all that were read.
+    pub(super) fn crl_store(&mut self) -> CrlStore {
+        let read = std::mem::take(&mut self.lists);
+        let (store, superseded) =
+            CrlStore::new(read.iter().map(|read| read.loaded.clone()).collect());
+        for superseded in &superseded {
+            self.superseded(superseded, &read);
+        }
+        for one in store.lists() {
+            let Some(read) = read.iter().find(|read| read.loaded.list == one.list) else {
+                continue;
+            };
+            self.expiry(read);
+        }
+        let mut files: Vec<&At<String>> = Vec::new();
+        for read in &read {
+            if !files.iter().any(|file| file.value == read.place.value) {
+                files.push(&read.place);
+            }
+        }
+        for file in files {
+            let in_file = store.lists().iter().filter(|one| *one.file == *file.value);
+            let dated = in_file.filter_map(|one| {
+                Some(Dated {
+                    name: one.list.issuer.clone(),
+                    from: one.list.this_update,
+                    until: one.list.next_update?,
+                })
+            });
+            self.remember(&borrowed(file), dated.collect(), FileKind::Lists);
+        }
+        store
+    }
+
+    fn superseded(&mut self, superseded: &Superseded, read: &[Read]) {
+        let Superseded {
+            ignored,
+            by,
+            is_younger_by_date,
+        } = superseded;
+        let Some(of) = read.iter().find(|read| read.loaded == *ignored) else {
+            return;
+        };
+        let age = if *is_younger_by_date {
+            "has a lower number, although it is of a later date"
+        } else {
+            "is an older one"
+        };
+        let problem = self.problems.warning(format!(
+            "{} {age} and is ignored: {}",
+            of.what(),
+            ignored.list.describe()
+        ));
+        problem.at(of.place.span.clone()).note(format!(
+            "in force is {} in {:?}",
+            by.list.describe(),
+            by.file
+        ));
+        if *is_younger_by_date {
+            problem.help(
+                "if its issuer has started numbering anew, take the list with the higher number out",
+            );
+        }
+    }
+
+    /// A list that has expired, or will soon.
+    fn expiry(&mut self, read: &Read) {
+        let list = &read.loaded.list;
+        let Some(end) = list.next_update else {
+            return;
+        };
+        let span = read.place.span.clone();
+        if list.has_expired(self.now) {
+            self.problems
+                .expired(format!("{} expired at {end}", read.what()))
+                .at(span)
+                .note("an expired list refuses every certificate of its issuer (`crl_expired`)")
+                .help("put the issuer's current list there");
+        } else if (Dated {
+            name: String::new(),
+            from: list.this_update,
+            until: end,
+        })
+        .urgency(self.now)
+        .is_warning()
+        {
+            self.problems
+                .warning(format!("{} expires at {end}", read.what()))
+                .at(span)
+                .note("from then on every certificate of its issuer is refused (`crl_expired`)")
+                .help("renew it before: `leastconn-lb pki crl DIR`, or your authority's own way");
+        }
+    }
+
+    /// Where one authority has a list, all need one: a certificate without one is
+    /// refused. And no authority may be on a list: what is in `client_ca` is trusted as
+    /// it stands, so the list would not be looked at.
+    pub(super) fn every_authority_is_covered(
+        &mut self,
+        authorities: &[CertificateDer<'static>],
+        store: &CrlStore,
+        at: &At<String>,
+    ) {
+        if store.is_empty() {
+            return;
+        }
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        for authority in authorities {
+            let is_current =
+                inspect::facts(authority).is_ok_and(|facts| facts.is_current(self.now));
+            let Some((subject, revoked, covered)) = inspect::parsed(authority, |parsed| {
+                let key = parsed.public_key().raw;
+                (
+                    inspect::display_subject(parsed),
+                    store.revoking(authority, parsed, algorithms).is_some(),
+                    store
+                        .of_issuer(parsed.subject().as_raw(), key)
+                        .next()
+                        .is_some(),
+                )
+            }) else {
+                continue;
+            };
+            if revoked {
+                self.problems
+                    .error(format!(
+                        "`{}` holds {subject}, which a revocation list revokes",
+                        self.ca
+                    ))
+                    .at(at.span.clone())
+                    .note("its certificates would be accepted all the same")
+                    .help("take it out of the file");
+            }
+            if !covered && is_current {
+                self.problems
+                    .warning(format!("no revocation list is of {subject}"))
+                    .at(at.span.clone())
+                    .note("with lists for others, all its certificates will be refused");
+            }
+        }
+    }
+}
+
+/// Whether a list uses only what RFC 5280 allows and the verifier understands.
+fn structure(der: &CertificateRevocationListDer<'_>) -> Result<(), webpki::Error> {
+    let list = webpki::BorrowedCertRevocationList::from_der(der)?;
+    list.into_iter().try_for_each(|entry| entry.map(drop))
+}

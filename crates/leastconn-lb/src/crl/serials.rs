@@ -1,0 +1,59 @@
+//! Serial numbers of a list, packed: lists may have a million entries.
+
+use super::without_zeros;
+
+/// Sorted serial numbers in one allocation, without leading zeros: some CAs write
+/// them with one and some without, and both mean the same certificate.
+#[derive(Debug, Default)]
+pub(super) struct Serials {
+    bytes: Box<[u8]>,
+    /// Where each number ends in `bytes`.
+    ends: Box<[u32]>,
+}
+
+impl Serials {
+    pub(super) fn contain(&self, serial: &[u8]) -> bool {
+        let serial = without_zeros(serial);
+        let (mut low, mut high) = (0, self.ends.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.at(middle).cmp(serial) {
+                std::cmp::Ordering::Equal => return true,
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        false
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.ends.len()).map(|position| self.at(position))
+    }
+
+    fn at(&self, position: usize) -> &[u8] {
+        let start = match position {
+            0 => 0,
+            _ => self.ends[position - 1],
+        };
+        &self.bytes[start as usize..self.ends[position] as usize]
+    }
+}
+
+impl<'a> FromIterator<&'a [u8]> for Serials {
+    fn from_iter<I: IntoIterator<Item = &'a [u8]>>(serials: I) -> Self {
+        let mut all: Vec<_> = serials.into_iter().map(without_zeros).collect();
+        all.sort_unstable();
+        all.dedup();
+        let bytes = all.concat();
+        let mut end = 0;
+        let ends = all.iter().map(|serial| {
+            // Files of more than 64 MiB are not read.
+            end += serial.len() as u32;
+            end
+        });
+        Self {
+            ends: ends.collect(),
+            bytes: bytes.into(),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Whose signature a list carries.
+
+use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+
+use super::RevocationList;
+
+/// Why an authority's certificate does not vouch for a list.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SignatureError {
+    /// The list is of another issuer.
+    OtherName,
+    /// The name is right, and the key is another one, or the list was changed.
+    OtherKey,
+    /// The name is right, and the list's signature algorithm is not supported.
+    Algorithm(String),
+    /// The authority's key usage lacks cRLSign.
+    MayNotSign,
+}
+
+impl RevocationList {
+    /// Verifies that an authority signed it. Returns the authority's public key
+    /// (SubjectPublicKeyInfo).
+    ///
+    /// # Errors
+    /// Why it did not, or may not.
+    pub fn signed_by(
+        &self,
+        authority: &CertificateDer<'_>,
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
+    ) -> Result<Box<[u8]>, SignatureError> {
+        let Ok((_, authority)) = X509Certificate::from_der(authority.as_ref()) else {
+            return Err(SignatureError::OtherName);
+        };
+        if *self.raw_issuer != *authority.subject().as_raw() {
+            return Err(SignatureError::OtherName);
+        }
+        let spki = authority.public_key().raw;
+        verify(&self.der, spki, algorithms)?;
+        match authority.key_usage() {
+            Ok(None) => Ok(spki.into()),
+            Ok(Some(usage)) if usage.value.crl_sign() => Ok(spki.into()),
+            _ => Err(SignatureError::MayNotSign),
+        }
+    }
+}
+
+/// Verifies a signed DER structure (certificate or list) with a public key.
+pub(super) fn verify(
+    der: &[u8],
+    spki: &[u8],
+    algorithms: &[&dyn SignatureVerificationAlgorithm],
+) -> Result<(), SignatureError> {
+    let (message, algorithm, signature) = parts(der).ok_or(SignatureError::OtherKey)?;
+    let key = body(spki).and_then(|(key, _)| {
+        let (key_algorithm, rest) = body(key)?;
+        let (bits, _) = body(rest)?;
+        Some((key_algorithm, bits.strip_prefix(&[0])?))
+    });
+    let (key_algorithm, key) = key.ok_or(SignatureError::OtherKey)?;
+    let known = algorithms.iter();
+    let mut known = known.filter(|known| known.signature_alg_id().as_ref() == algorithm);
+    let mut usable = known
+        .clone()
+        .filter(|known| known.public_key_alg_id().as_ref() == key_algorithm);
+    if known.next().is_none() {
+        return Err(SignatureError::Algorithm(name(algorithm)));
+    }
+    let verified = usable.any(|known| known.verify_signature(key, message, signature).is_ok());
+    verified.then_some(()).ok_or(SignatureError::OtherKey)
+}
+
+/// `SEQUENCE { message, SEQUENCE algorithm, BIT STRING signature }`, as RFC 5280 has it
+/// for certificates and lists: the message whole, of the others the content.
+pub(super) fn parts(der: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let (content, _) = body(der)?;
+    let (_, after_message) = body(content)?;
+    let message = &content[..content.len() - after_message.len()];
+    let (algorithm, after_algorithm) = body(after_message)?;
+    let (signature, _) = body(after_algorithm)?;
+    // The first byte counts unused bits, of which a signature has none.
+    Some((message, algorithm, signature.strip_prefix(&[0])?))
+}
+
+/// The content of a DER element, and what follows it.
+fn body(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (_tag, rest) = der.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    let (length, rest) = match first {
+        0..=0x7f => (usize::from(first), rest),
+        0x81..=0x84 => {
+            let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+            let length = bytes
+                .iter()
+                .fold(0, |length, &byte| length << 8 | usize::from(byte));
+            (length, rest)
+        }
+        _ => return None,
+    };
+    rest.split_at_checked(length)
+}
+
+/// The name of a signature algorithm, for messages. `identifier`: the content of an
+/// AlgorithmIdentifier, which begins with an OID.
+fn name(identifier: &[u8]) -> String {
+    const KNOWN: [(&[u8], &str); 9] = [
+        (b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x02", "MD2"),
+        (b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04", "MD5"),
+        (b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05", "SHA-1"),
+        (b"\x2a\x86\x48\xce\x3d\x04\x01", "SHA-1"),
+        (b"\x2a\x86\x48\xce\x38\x04\x03", "DSA and SHA-1"),
+        (b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0e", "SHA-224"),
+        (b"\x2a\x86\x48\xce\x3d\x04\x03\x01", "SHA-224"),
+        (
+            b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0a",
+            "unusual RSA-PSS parameters",
+        ),
+        (b"\x2b\x65\x71", "Ed448"),
+    ];
+    let oid = body(identifier).map_or(&[][..], |(oid, _)| oid);
+    if let Some((_, name)) = KNOWN.iter().find(|(known, _)| *known == oid) {
+        return (*name).to_owned();
+    }
+    let dotted = x509_parser::der_parser::Oid::new(oid.into()).to_id_string();
+    format!("the algorithm {dotted}")
+}

@@ -1,0 +1,217 @@
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use leastconn_testkit::{TestCa, pki::Cert};
+use rustls::{crypto::aws_lc_rs, pki_types::pem::PemObject};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+
+use super::*;
+
+const DAY: i64 = 86_400;
+
+fn list(pem: &str) -> RevocationList {
+    let der = CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).unwrap();
+    RevocationList::parse(der).unwrap()
+}
+
+fn loaded(cas: &[&TestCa], lists: &[String]) -> Vec<Loaded> {
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+    let each = lists.iter().enumerate().map(|(number, pem)| {
+        let list = list(pem);
+        let signed = cas
+            .iter()
+            .filter_map(|ca| list.signed_by(ca.cert().der(), algorithms.all).ok());
+        Loaded {
+            keys: signed.collect(),
+            list: Arc::new(list),
+            file: format!("{number}.crl").into(),
+        }
+    });
+    each.collect()
+}
+
+/// The lists in force of `lists` (PEM), each signed by one of `cas`.
+pub(crate) fn store(cas: &[&TestCa], lists: &[String]) -> CrlStore {
+    CrlStore::new(loaded(cas, lists)).0
+}
+
+fn key(ca: &TestCa) -> Box<[u8]> {
+    let (_, parsed) = X509Certificate::from_der(ca.cert().der()).unwrap();
+    parsed.public_key().raw.into()
+}
+
+fn status(store: &CrlStore, issuer: &TestCa, cert: &Cert) -> Status {
+    let (_, parsed) = X509Certificate::from_der(cert.der()).unwrap();
+    store.status(&parsed, &key(issuer), Role::EndEntity, Timestamp::now())
+}
+
+fn is_revoked(status: &Status) -> bool {
+    matches!(status, Status::Revoked { .. })
+}
+
+fn is_good(status: &Status) -> bool {
+    matches!(status, Status::Good { .. })
+}
+
+/// All orders of some lists.
+fn orders(lists: &[String]) -> Vec<Vec<String>> {
+    let Some((first, rest)) = lists.split_first() else {
+        return vec![Vec::new()];
+    };
+    let mut all = Vec::new();
+    for order in orders(rest) {
+        for at in 0..=order.len() {
+            let mut order = order.clone();
+            order.insert(at, first.clone());
+            all.push(order);
+        }
+    }
+    all
+}
+
+#[test]
+fn newest_list_decides_in_any_order() {
+    let ca = TestCa::new("ca");
+    let [held, revoked, other] = ["held", "revoked", "other"].map(|cn| ca.leaf(cn).build());
+    let lists = [
+        ca.list().number(1).validity(-3 * DAY, DAY).revoke(&held),
+        // Younger by date: the number counts.
+        ca.list().number(255).validity(-DAY, DAY),
+        ca.list()
+            .number(256)
+            .validity(-2 * DAY, DAY)
+            .revoke(&revoked),
+    ]
+    .map(|list| list.pem());
+    for order in orders(&lists) {
+        let (store, superseded) = CrlStore::new(loaded(&[&ca], &order));
+        assert!(is_revoked(&status(&store, &ca, &revoked)));
+        assert!(is_good(&status(&store, &ca, &held)), "no longer revoked");
+        assert!(is_good(&status(&store, &ca, &other)));
+        let younger = superseded.iter().filter(|one| one.is_younger_by_date);
+        assert_eq!((superseded.len(), younger.count()), (2, 1));
+    }
+    // The same number: the later date.
+    let lists = [
+        ca.list().validity(-2 * DAY, DAY),
+        ca.list().validity(-DAY, DAY).revoke(&revoked),
+    ]
+    .map(|list| list.pem());
+    for order in orders(&lists) {
+        let store = store(&[&ca], &order);
+        assert!(is_revoked(&status(&store, &ca, &revoked)));
+        assert_eq!(store.lists().len(), 1);
+    }
+}
+
+#[test]
+fn newest_list_decides_although_it_expires_first() {
+    let ca = TestCa::new("ca");
+    let cert = ca.leaf("a").build();
+    let lists = [
+        ca.list().number(1).validity(-3 * DAY, DAY).pem(),
+        ca.list().number(2).validity(-2 * DAY, -DAY).pem(),
+    ];
+    let expired = status(&store(&[&ca], &lists), &ca, &cert);
+    assert!(matches!(expired, Status::Expired { .. }), "{expired:?}");
+}
+
+#[test]
+fn same_list_twice_is_one() {
+    let ca = TestCa::new("ca");
+    let pem = ca.list().pem();
+    let (store, superseded) = CrlStore::new(loaded(&[&ca], &[pem.clone(), pem]));
+    assert_eq!((store.lists().len(), superseded.len()), (1, 0));
+}
+
+#[test]
+fn each_key_of_a_rekeyed_authority_has_its_list() {
+    let (old, new) = (TestCa::new("ca"), TestCa::new("ca"));
+    let [of_old, of_new] = [&old, &new].map(|ca| ca.leaf("a").build());
+    let lists = [
+        old.list().number(9).revoke(&of_old).pem(),
+        new.list().number(1).revoke(&of_new).pem(),
+    ];
+    for order in orders(&lists) {
+        let store = store(&[&old, &new], &order);
+        assert!(is_revoked(&status(&store, &old, &of_old)));
+        assert!(is_revoked(&status(&store, &new, &of_new)));
+        assert!(is_good(&status(&store, &old, &old.leaf("b").build())));
+        assert!(is_good(&status(&store, &new, &new.leaf("b").build())));
+    }
+    let only_new = store(&[&old, &new], &lists[1..]);
+    assert_eq!(
+        status(&only_new, &old, &of_old),
+        Status::Unknown(Missing::Key)
+    );
+}
+
+#[test]
+fn partitions_add_up() {
+    const ONE: &str = "http://crl.example/1.crl";
+    const TWO: &str = "http://crl.example/2.crl";
+    let ca = TestCa::new("ca");
+    let [first, second] = [ONE, TWO].map(|uri| ca.leaf(uri).crl_at(uri).build());
+    let nowhere = ca.leaf("nowhere").build();
+    let lists = [
+        ca.list().number(1).only_for(ONE).pem(),
+        ca.list().number(2).only_for(ONE).revoke(&first).pem(),
+        ca.list().number(1).only_for(TWO).revoke(&nowhere).pem(),
+    ];
+    for order in orders(&lists) {
+        let store = store(&[&ca], &order);
+        assert_eq!(store.lists().len(), 2);
+        assert!(is_revoked(&status(&store, &ca, &first)));
+        assert!(is_good(&status(&store, &ca, &second)));
+        assert!(is_revoked(&status(&store, &ca, &nowhere)), "in any of them");
+    }
+    let only_one = store(&[&ca], &lists[..2]);
+    assert_eq!(
+        status(&only_one, &ca, &second),
+        Status::Unknown(Missing::Partition {
+            lists: vec![ONE.to_owned()],
+            certificate: vec![TWO.to_owned()],
+        })
+    );
+    // A list of everything covers what its partition's expired list does not.
+    let lists = [
+        ca.list().only_for(ONE).validity(-2 * DAY, -DAY).pem(),
+        ca.list().pem(),
+    ];
+    assert!(is_good(&status(&store(&[&ca], &lists), &ca, &first)));
+    let expired = status(&store(&[&ca], &lists[..1]), &ca, &first);
+    assert!(matches!(expired, Status::Expired { .. }), "{expired:?}");
+}
+
+#[test]
+fn authority_without_crl_sign_signs_no_list() {
+    let ca = TestCa::without_crl_sign("ca");
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+    let list = list(&ca.list().pem());
+    assert_eq!(
+        list.signed_by(ca.cert().der(), algorithms.all),
+        Err(SignatureError::MayNotSign)
+    );
+    assert_eq!(
+        list.signed_by(TestCa::new("ca").cert().der(), algorithms.all),
+        Err(SignatureError::OtherKey)
+    );
+    assert_eq!(
+        list.signed_by(TestCa::new("other").cert().der(), algorithms.all),
+        Err(SignatureError::OtherName)
+    );
+}
+
+#[test]
+fn serial_numbers_are_compared_as_numbers() {
+    let bytes: Vec<Vec<u8>> = (0..1000_u32)
+        .map(|n| (n * 7).to_be_bytes().to_vec())
+        .collect();
+    let serials: Serials = bytes.iter().map(Vec::as_slice).collect();
+    for n in 0..7000_u32 {
+        let wanted = n % 7 == 0;
+        assert_eq!(serials.contain(&n.to_be_bytes()), wanted, "{n}");
+        assert_eq!(serials.contain(without_zeros(&n.to_be_bytes())), wanted);
+    }
+    assert_eq!(serials.iter().count(), 1000);
+}

@@ -1,0 +1,477 @@
+//! Verifying certificate chains: signatures, dates and constraints by rustls-webpki;
+//! the authority's own dates, and revocation, on the path that it found.
+
+use std::{cell::RefCell, sync::Arc};
+
+use jiff::Timestamp;
+use leastconn::Reason;
+use rustls::{
+    CertificateError, OtherError, RootCertStore,
+    crypto::WebPkiSupportedAlgorithms,
+    pki_types::{CertificateDer, UnixTime},
+};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+
+use super::words;
+use crate::crl::{self, CrlStore, Missing, Role, Status};
+
+/// What the peer's certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Usage {
+    /// A client shows it.
+    Client,
+    /// A server shows it.
+    Server,
+}
+
+/// What may have expired without being an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tolerance {
+    /// Revocation lists.
+    pub(super) lists: bool,
+    /// The authority at the top of the chain.
+    pub(super) authorities: bool,
+}
+
+/// When a verified chain is valid, in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Validity {
+    /// The first second.
+    pub(super) from: i64,
+    /// The last second of the certificates on its path, the authority's included.
+    pub(super) until: i64,
+    /// The first second in which a list that was consulted has expired.
+    pub(super) lists_until: i64,
+}
+
+/// Why a chain is not accepted.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChainError {
+    /// What rustls has an error for.
+    Certificate(CertificateError),
+    /// A certificate that the peer sent beside its own, or the authority, has expired or
+    /// is not valid yet.
+    IssuerDates {
+        /// Its subject.
+        name: String,
+        /// Whether it is one of the configured authorities.
+        is_authority: bool,
+        /// The error with its times.
+        error: CertificateError,
+    },
+    /// A list names one of the certificates.
+    Revoked {
+        /// The list's issuer.
+        issuer: String,
+        /// The list's file.
+        file: Arc<str>,
+        /// Whether it names the peer's own certificate, not one above it.
+        is_own: bool,
+    },
+    /// The list that decides has expired.
+    CrlExpired {
+        /// The list's issuer.
+        issuer: String,
+        /// The list's file.
+        file: Arc<str>,
+        /// When it expired.
+        at: Timestamp,
+    },
+    /// No list decides.
+    NoCrl {
+        /// The issuer of the certificate in question.
+        issuer: String,
+        /// Whether that issuer is one of the configured authorities.
+        is_authority: bool,
+        /// Why none does.
+        missing: Missing,
+    },
+}
+
+impl ChainError {
+    /// The stable code.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Certificate(error) => certificate_reason(error),
+            Self::IssuerDates { .. } => Reason::ExpiredCertificate,
+            Self::Revoked { .. } => Reason::RevokedCertificate,
+            Self::CrlExpired { .. } => Reason::CrlExpired,
+            Self::NoCrl { .. } => Reason::UntrustedCertificate,
+        }
+    }
+
+    /// The error for rustls, which derives the alert from it.
+    pub(super) fn to_rustls(&self, now: UnixTime) -> CertificateError {
+        match self {
+            Self::Certificate(error) | Self::IssuerDates { error, .. } => error.clone(),
+            Self::Revoked { .. } => CertificateError::Revoked,
+            Self::CrlExpired { at, .. } => CertificateError::ExpiredRevocationListContext {
+                time: now,
+                next_update: unix_time(at.as_second()),
+            },
+            Self::NoCrl { .. } => CertificateError::UnknownRevocationStatus,
+        }
+    }
+
+    /// Keeps the error to report of two.
+    fn keep_worse(kept: &mut Option<Self>, error: Self) {
+        if kept.as_ref().is_none_or(|kept| error.rank() > kept.rank()) {
+            *kept = Some(error);
+        }
+    }
+
+    /// Of several errors, the one to report: the more it tells, the higher.
+    const fn rank(&self) -> u8 {
+        match self {
+            Self::Certificate(_) => 0,
+            Self::IssuerDates { .. } => 1,
+            Self::NoCrl { .. } => 2,
+            Self::CrlExpired { .. } => 3,
+            Self::Revoked { .. } => 4,
+        }
+    }
+}
+
+/// The stable code for a certificate that is not good.
+pub(super) const fn certificate_reason(error: &CertificateError) -> Reason {
+    match error {
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => Reason::ExpiredCertificate,
+        CertificateError::Revoked => Reason::RevokedCertificate,
+        CertificateError::ExpiredRevocationList
+        | CertificateError::ExpiredRevocationListContext { .. } => Reason::CrlExpired,
+        _ => Reason::UntrustedCertificate,
+    }
+}
+
+impl std::fmt::Display for ChainError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&words::chain(self))
+    }
+}
+
+impl std::error::Error for ChainError {}
+
+/// Who issued a certificate on a path.
+struct Issuer<'a> {
+    /// SubjectPublicKeyInfo.
+    key: &'a [u8],
+    /// It is a configured authority, not a certificate that the peer sent.
+    is_authority: bool,
+}
+
+/// A configured authority.
+#[derive(Debug)]
+struct Authority {
+    name: String,
+    /// SubjectPublicKeyInfo.
+    key: Box<[u8]>,
+    not_before: i64,
+    not_after: i64,
+}
+
+/// Verifies chains against authorities and revocation lists.
+#[derive(Debug)]
+pub(super) struct ChainVerifier {
+    roots: RootCertStore,
+    /// In the order of `roots`.
+    authorities: Vec<Authority>,
+    lists: Arc<CrlStore>,
+    algorithms: WebPkiSupportedAlgorithms,
+    usage: Usage,
+}
+
+impl ChainVerifier {
+    /// For chains below one of `authorities`, which are not looked up anywhere else.
+    ///
+    /// # Errors
+    /// If one of them cannot be used.
+    pub(super) fn new(
+        authorities: &[CertificateDer<'static>],
+        lists: Arc<CrlStore>,
+        algorithms: WebPkiSupportedAlgorithms,
+        usage: Usage,
+    ) -> Result<Self, rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        let mut kept = Vec::new();
+        for der in authorities {
+            roots.add(der.clone())?;
+            let (_, parsed) =
+                X509Certificate::from_der(der).map_err(|_| CertificateError::BadEncoding)?;
+            kept.push(Authority {
+                name: crl::display_name(parsed.subject()),
+                key: parsed.public_key().raw.into(),
+                not_before: parsed.validity().not_before.timestamp(),
+                not_after: parsed.validity().not_after.timestamp(),
+            });
+        }
+        Ok(Self {
+            roots,
+            authorities: kept,
+            lists,
+            algorithms,
+            usage,
+        })
+    }
+
+    /// The names of the authorities, for clients that choose among certificates.
+    pub(super) fn names(&self) -> Vec<rustls::DistinguishedName> {
+        self.roots.subjects()
+    }
+
+    pub(super) const fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.algorithms
+    }
+
+    /// Verifies a chain as of `now`.
+    ///
+    /// # Errors
+    /// Why no path to an authority is good.
+    pub(super) fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        tolerance: Tolerance,
+    ) -> Result<Validity, ChainError> {
+        let parsed = EndEntityCert::try_from(end_entity).map_err(|error| general(&error))?;
+        // Of the paths that were verified up to an authority.
+        let failed = RefCell::new(None::<ChainError>);
+        let validity = RefCell::new(None);
+        let check = |path: &VerifiedPath<'_>| match self.check(path, end_entity, now, tolerance) {
+            Ok(good) => {
+                validity.replace(Some(good));
+                Ok(())
+            }
+            Err(error) => {
+                ChainError::keep_worse(&mut failed.borrow_mut(), error);
+                // Other paths are tried; which error it is does not matter.
+                Err(webpki::Error::UnknownIssuer)
+            }
+        };
+        let usage = match self.usage {
+            Usage::Client => KeyUsage::client_auth(),
+            Usage::Server => KeyUsage::server_auth(),
+        };
+        let verified = parsed.verify_for_usage(
+            self.algorithms.all,
+            &self.roots.roots,
+            intermediates,
+            now,
+            usage,
+            None,
+            Some(&check),
+        );
+        let verified = verified.map(drop);
+        match (verified, validity.take(), failed.take()) {
+            (Ok(()), Some(validity), _) => Ok(validity),
+            // A path with good signatures tells more than those without.
+            (_, _, Some(error)) => Err(error),
+            (Err(error), ..) => Err(self.explained(&error, end_entity, intermediates)),
+            (Ok(()), None, None) => Err(CertificateError::UnknownIssuer.into()),
+        }
+    }
+
+    /// The authority's dates and the revocation of each certificate on a path whose
+    /// signatures are good.
+    fn check(
+        &self,
+        path: &VerifiedPath<'_>,
+        end_entity: &CertificateDer<'_>,
+        now: UnixTime,
+        tolerance: Tolerance,
+    ) -> Result<Validity, ChainError> {
+        let anchor = self.roots.roots.iter().zip(&self.authorities);
+        let authority = anchor
+            .filter(|(root, _)| std::ptr::eq(*root, path.anchor()))
+            .map(|(_, authority)| authority)
+            .next()
+            .ok_or(CertificateError::UnknownIssuer)?;
+        authority.check_dates(now, tolerance)?;
+        let mut validity = Validity {
+            from: authority.not_before,
+            until: authority.not_after,
+            lists_until: i64::MAX,
+        };
+        let above = path.intermediate_certificates().map(|above| above.der());
+        let chain: Vec<_> = std::iter::once(end_entity.clone()).chain(above).collect();
+        let chain: Vec<_> = chain
+            .iter()
+            .map(|der| X509Certificate::from_der(der).map(|(_, parsed)| parsed))
+            .collect::<Result<_, _>>()
+            .map_err(|_| CertificateError::BadEncoding)?;
+        let mut failed: Option<ChainError> = None;
+        for (depth, certificate) in chain.iter().enumerate() {
+            let dates = certificate.validity();
+            validity.from = validity.from.max(dates.not_before.timestamp());
+            validity.until = validity.until.min(dates.not_after.timestamp());
+            let above = chain.get(depth + 1);
+            let issuer = Issuer {
+                key: above.map_or(&*authority.key, |above| above.public_key().raw),
+                is_authority: above.is_none(),
+            };
+            match self.revocation(certificate, &issuer, depth, now, tolerance) {
+                Ok(until) => validity.lists_until = validity.lists_until.min(until),
+                Err(error) => ChainError::keep_worse(&mut failed, error),
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        Ok(validity)
+    }
+
+    /// Until when the lists say that a certificate is not revoked.
+    fn revocation(
+        &self,
+        certificate: &X509Certificate<'_>,
+        issuer: &Issuer<'_>,
+        depth: usize,
+        now: UnixTime,
+        tolerance: Tolerance,
+    ) -> Result<i64, ChainError> {
+        if self.lists.is_empty() {
+            return Ok(i64::MAX);
+        }
+        let role = match depth {
+            0 => Role::EndEntity,
+            _ => Role::Issuer,
+        };
+        let at = seconds(now);
+        let at = Timestamp::from_second(at).unwrap_or(Timestamp::MAX);
+        match self.lists.status(certificate, issuer.key, role, at) {
+            Status::Good { until } => Ok(until.as_second()),
+            Status::Expired { .. } if tolerance.lists => Ok(i64::MAX),
+            Status::Expired { issuer, file, at } => {
+                Err(ChainError::CrlExpired { issuer, file, at })
+            }
+            Status::Revoked { issuer, file } => Err(ChainError::Revoked {
+                issuer,
+                file,
+                is_own: depth == 0,
+            }),
+            Status::Unknown(missing) => Err(ChainError::NoCrl {
+                issuer: crl::display_name(certificate.issuer()),
+                is_authority: issuer.is_authority,
+                missing,
+            }),
+        }
+    }
+
+    /// The error of a chain that has no path with good signatures, with the name of the
+    /// certificate whose dates are wrong.
+    fn explained(
+        &self,
+        error: &webpki::Error,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> ChainError {
+        let (is_after, at) = match error {
+            webpki::Error::CertExpired { not_after, .. } => (true, *not_after),
+            webpki::Error::CertNotValidYet { not_before, .. } => (false, *not_before),
+            other => return general(other),
+        };
+        let has_date = |der: &CertificateDer<'_>| {
+            let (_, parsed) = X509Certificate::from_der(der).ok()?;
+            let dates = parsed.validity();
+            let date = if is_after {
+                dates.not_after
+            } else {
+                dates.not_before
+            };
+            (date.timestamp() == seconds(at)).then(|| crl::display_name(parsed.subject()))
+        };
+        let rustls = certificate_error(error);
+        if has_date(end_entity).is_some() {
+            return rustls.into();
+        }
+        match intermediates.iter().find_map(has_date) {
+            Some(name) => ChainError::IssuerDates {
+                name,
+                is_authority: false,
+                error: rustls,
+            },
+            None => rustls.into(),
+        }
+    }
+}
+
+impl Authority {
+    fn check_dates(&self, now: UnixTime, tolerance: Tolerance) -> Result<(), ChainError> {
+        let at = seconds(now);
+        let error = if at < self.not_before {
+            CertificateError::NotValidYetContext {
+                time: now,
+                not_before: unix_time(self.not_before),
+            }
+        } else if at > self.not_after && !tolerance.authorities {
+            CertificateError::ExpiredContext {
+                time: now,
+                not_after: unix_time(self.not_after),
+            }
+        } else {
+            return Ok(());
+        };
+        Err(ChainError::IssuerDates {
+            name: self.name.clone(),
+            is_authority: true,
+            error,
+        })
+    }
+}
+
+impl From<CertificateError> for ChainError {
+    fn from(error: CertificateError) -> Self {
+        Self::Certificate(error)
+    }
+}
+
+pub(super) fn unix_time(seconds: i64) -> UnixTime {
+    UnixTime::since_unix_epoch(std::time::Duration::from_secs(
+        seconds.try_into().unwrap_or(0),
+    ))
+}
+
+pub(super) fn seconds(time: UnixTime) -> i64 {
+    time.as_secs().try_into().unwrap_or(i64::MAX)
+}
+
+fn general(error: &webpki::Error) -> ChainError {
+    certificate_error(error).into()
+}
+
+/// As rustls maps webpki's errors.
+fn certificate_error(error: &webpki::Error) -> CertificateError {
+    use webpki::Error as E;
+    match error {
+        E::BadDer | E::BadDerTime | E::TrailingData(_) => CertificateError::BadEncoding,
+        E::CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext {
+            time: *time,
+            not_before: *not_before,
+        },
+        E::CertExpired { time, not_after } => CertificateError::ExpiredContext {
+            time: *time,
+            not_after: *not_after,
+        },
+        E::InvalidCertValidity => CertificateError::Expired,
+        E::UnknownIssuer => CertificateError::UnknownIssuer,
+        E::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        E::UnsupportedSignatureAlgorithmContext(context) => {
+            CertificateError::UnsupportedSignatureAlgorithmContext {
+                signature_algorithm_id: context.signature_algorithm_id.clone(),
+                supported_algorithms: context.supported_algorithms.clone(),
+            }
+        }
+        E::UnsupportedSignatureAlgorithmForPublicKeyContext(context) => {
+            CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext {
+                signature_algorithm_id: context.signature_algorithm_id.clone(),
+                public_key_algorithm_id: context.public_key_algorithm_id.clone(),
+            }
+        }
+        E::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
+        other => CertificateError::Other(OtherError(Arc::new(other.clone()))),
+    }
+}
