@@ -9,6 +9,7 @@ export const REFUSALS = {
   untrusted_certificate: "No authority of client_ca signed it, or it is not for clients.",
   expired_certificate: "Out of its validity period, or not yet in it.",
   revoked_certificate: "It, or one above it, is on a revocation list.",
+  crl_expired: "The revocation list of its issuer has expired: put a current one in its place.",
   ambiguous_identity: "The certificate does not say one thing about who its owner is.",
   unknown_client: "A good certificate, and no [[client]] rule matches it.",
   not_allowed: "A rule matches, and grants no server that the listener leads to.",

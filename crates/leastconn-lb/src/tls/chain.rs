@@ -237,6 +237,9 @@ impl ChainVerifier {
         now: UnixTime,
         tolerance: Tolerance,
     ) -> Result<Validity, ChainError> {
+        if self.roots.is_empty() {
+            return Err(CertificateError::UnknownIssuer.into());
+        }
         let parsed = EndEntityCert::try_from(end_entity).map_err(|error| general(&error))?;
         // Of the paths that were verified up to an authority.
         let failed = RefCell::new(None::<ChainError>);

@@ -121,11 +121,10 @@ impl AsyncWrite for Hesitant {
     }
 }
 
-/// Verified while it was good: no later look would find what had run out already.
-#[tokio::test]
-async fn nobody_gets_past_the_end_of_a_certificate_by_finishing_the_handshake_late() {
+/// Verified while it was good: it must be looked at again before it is let in.
+async fn finished_late(on_expiry: &str) {
     let web = Upstream::named("web1").await;
-    let lb = site(&web, "").await;
+    let lb = site(&web, on_expiry).await;
     let leaf = lb.ca().leaf(CLIENT1).validity(-60, 6).build();
     let hesitant = Hesitant {
         stream: TcpStream::connect(lb.main()).await.unwrap(),
@@ -136,8 +135,15 @@ async fn nobody_gets_past_the_end_of_a_certificate_by_finishing_the_handshake_la
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
     let record = lb.nth(0, "expired_certificate").await;
-    assert_eq!(record["client"], "client1", "not let in: {record}");
+    assert_eq!(record["identity"], "cn:client1.lb.com", "{record}");
+    assert!(record.get("server").is_none(), "not dialled: {record}");
     lb.quiet().await;
+    assert_eq!(web.accepted(), 0);
+}
+
+#[tokio::test]
+async fn certificate_that_expires_during_its_handshake_is_refused() {
+    tokio::join!(finished_late(""), finished_late("on_expiry = \"keep\""));
 }
 
 #[tokio::test]

@@ -192,12 +192,7 @@ async fn what_was_good_a_moment_ago_expires_all_the_same(records: Records) {
             "expired_certificate",
             Alert::CertificateExpired,
         ),
-        (
-            "brief",
-            lasting.clone(),
-            "untrusted_certificate",
-            Alert::UnknownCA,
-        ),
+        ("brief", lasting.clone(), "crl_expired", Alert::UnknownCA),
     ];
     for (listener, client, ..) in &cases {
         let stream = client.connect(lb.address(listener)).await.unwrap();

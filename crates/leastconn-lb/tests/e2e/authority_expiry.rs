@@ -1,0 +1,124 @@
+//! Authorities that expire while the balancer runs.
+
+use std::time::Duration;
+
+use leastconn_testkit::client::{alert, read_line, read_to_close, roundtrip};
+use leastconn_testkit::{Cert, DEADLINE, TestCa, Upstream, eventually};
+use rustls::AlertDescription as Alert;
+
+use crate::support::{CLIENT1, Running, Site, TLS};
+
+const DAY: i64 = 86_400;
+
+/// A listener whose `client_ca` holds `authorities`, without lists.
+async fn start(web: &Upstream, authorities: &[&TestCa], line: &str) -> Running {
+    let tls = TLS
+        .replace(", crl = \"ca.crl\"", "")
+        .replace("\"ca.crt\"", "\"clients.crt\"");
+    let site = Site::new()
+        .listener("main", &["upstream = \"web\"", line, &tls])
+        .upstream(
+            "web",
+            &[crate::support::NO_PROBES],
+            &crate::support::entries(&[web]),
+        )
+        .client("client1", &crate::support::cn(CLIENT1), "web", "");
+    let bundle: String = authorities.iter().map(|ca| ca.cert_pem()).collect();
+    std::fs::write(site.dir.path().join("clients.crt"), bundle).unwrap();
+    site.start().await
+}
+
+/// Waits until a client is refused, and returns the record.
+async fn refusal(lb: &Running, cert: &Cert) -> serde_json::Value {
+    let seen = eventually(DEADLINE, || async {
+        match lb.showing(cert).tls12().connect(lb.main()).await {
+            Ok(stream) => Err(format!("let in: {:?}", crate::support::talk(stream).await)),
+            Err(error) => Ok(alert(&error)),
+        }
+    });
+    assert_eq!(seen.await.unwrap(), Some(Alert::CertificateExpired));
+    let refused = |record: &serde_json::Value| {
+        record["outcome"] == "expired_certificate" && record.get("server").is_none()
+    };
+    lb.wait_record(refused, DEADLINE).await
+}
+
+#[tokio::test]
+async fn clients_of_an_expired_authority_are_refused_and_ended() {
+    let web = Upstream::named("web1").await;
+    let (brief, other) = (
+        TestCa::valid("brief", -DAY, 6),
+        TestCa::valid("other", -DAY, 3 * DAY),
+    );
+    let lb = start(&web, &[&brief, &other], "").await;
+    let cert = brief.leaf(CLIENT1).validity(-60, DAY).build();
+    let mut open = lb.showing(&cert).connect(lb.main()).await.unwrap();
+    read_line(&mut open).await.unwrap();
+    let of_other = other.leaf(CLIENT1).build();
+    let mut stays = lb.showing(&of_other).connect(lb.main()).await.unwrap();
+    read_line(&mut stays).await.unwrap();
+
+    let _ = read_to_close(&mut open).await;
+    lb.wait_record(
+        |record| record["outcome"] == "expired_certificate" && record["server"] == "web1",
+        DEADLINE,
+    )
+    .await;
+    let record = refusal(&lb, &cert).await;
+    let detail = record["detail"].as_str().unwrap();
+    assert!(
+        detail.starts_with("`CN=brief`, the authority above the client's certificate, expired at "),
+        "{detail}"
+    );
+    // What is in force now, not what has expired.
+    let file = lb.dir().join("clients.crt").display().to_string();
+    let (_, status) = lb.http_get("/api/v1/status").await;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let entry = status["certificates"].as_array().unwrap().iter();
+    let entry = entry.clone().find(|entry| entry["file"] == *file).unwrap();
+    assert_eq!(entry["name"], "CN=other");
+    assert_eq!(entry["days_left"], 2);
+    assert_eq!(entry["expired"], serde_json::json!(["CN=brief"]));
+
+    // A reload that changes nothing changes nothing.
+    assert_eq!(lb.reload(&lb.config()).await, "applied");
+    assert_eq!(roundtrip(&mut stays, b"on").await.unwrap(), b"on");
+    let before = lb.records().len();
+    let _ = lb.showing(&cert).tls12().connect(lb.main()).await;
+    lb.nth(before, "expired_certificate").await;
+}
+
+#[tokio::test]
+async fn connections_outlive_their_authority_if_they_are_kept() {
+    let web = Upstream::named("web1").await;
+    let brief = TestCa::valid("brief", -DAY, 6);
+    let other = TestCa::valid("other", -DAY, DAY);
+    let lb = start(&web, &[&brief, &other], "on_expiry = \"keep\"").await;
+    let cert = brief.leaf(CLIENT1).validity(-60, DAY).build();
+    let mut kept = lb.showing(&cert).connect(lb.main()).await.unwrap();
+    read_line(&mut kept).await.unwrap();
+    refusal(&lb, &cert).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(roundtrip(&mut kept, b"on").await.unwrap(), b"on");
+    assert_eq!(lb.reload(&lb.config()).await, "applied");
+    assert_eq!(roundtrip(&mut kept, b"on").await.unwrap(), b"on");
+}
+
+#[tokio::test]
+async fn clients_of_an_expired_intermediate_are_refused_and_ended() {
+    let web = Upstream::named("web1").await;
+    let root = TestCa::new("root");
+    let below = root.intermediate_valid("below", -DAY, 6);
+    let lb = start(&web, &[&root], "").await;
+    let cert = below.leaf(CLIENT1).validity(-60, DAY).build();
+    let mut open = lb.showing(&cert).connect(lb.main()).await.unwrap();
+    read_line(&mut open).await.unwrap();
+    let _ = read_to_close(&mut open).await;
+    lb.nth(0, "expired_certificate").await;
+    let record = refusal(&lb, &cert).await;
+    let detail = record["detail"].as_str().unwrap();
+    assert!(
+        detail.starts_with("`CN=below`, which the client sends above its certificate, expired at "),
+        "{detail}"
+    );
+}

@@ -1,0 +1,87 @@
+//! Which of several revocation lists decides.
+
+use std::io::Write;
+
+use leastconn_testkit::{DEADLINE, TestCa, Upstream};
+
+use crate::support::{CLIENT1, Running, Site, TOLD, refused, talk};
+
+async fn is_let_in(lb: &Running, cert: &leastconn_testkit::Cert) -> bool {
+    let before = lb.records().len();
+    if let Ok(stream) = lb.showing(cert).connect(lb.main()).await {
+        let _ = talk(stream).await;
+    }
+    let records = lb.wait_records(before + 1).await;
+    records[before]["outcome"] == "ok"
+}
+
+#[tokio::test]
+async fn newest_list_decides_in_any_order() {
+    let web = Upstream::named("web1").await;
+    for newest_first in [false, true] {
+        let site = Site::usual(&[&web]);
+        let revoked = site.cert(CLIENT1);
+        let old = site.ca.list().number(1).validity(-7200, 86_400).pem();
+        let new = site.ca.list().number(2).revoke(&revoked).pem();
+        let lists = if newest_first { new + &old } else { old + &new };
+        std::fs::write(site.dir.path().join("ca.crl"), lists).unwrap();
+        let lb = site.start().await;
+        refused(&lb.showing(&revoked), lb.main()).await;
+        lb.nth(0, "revoked_certificate").await;
+        assert!(is_let_in(&lb, &lb.ca().leaf(CLIENT1).build()).await);
+    }
+}
+
+#[tokio::test]
+async fn list_appended_to_the_file_revokes() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]);
+    let revoked = site.cert(CLIENT1);
+    let path = site.dir.path().join("ca.crl");
+    std::fs::write(&path, site.ca.list().number(1).pem()).unwrap();
+    let new = site.ca.list().number(2).revoke(&revoked).pem();
+    let lb = site.start().await;
+    let mut open = lb.showing(&revoked).connect(lb.main()).await.unwrap();
+    leastconn_testkit::client::read_line(&mut open)
+        .await
+        .unwrap();
+    let mut file = std::fs::File::options().append(true).open(path).unwrap();
+    file.write_all(new.as_bytes()).unwrap();
+    // The kernel tells of it when it is closed.
+    drop(file);
+    lb.wait_record(|record| record["outcome"] == "revoked_certificate", TOLD)
+        .await;
+    refused(&lb.showing(&revoked), lb.main()).await;
+    lb.wait_records(2).await;
+    lb.nth(1, "revoked_certificate").await;
+    lb.wait_log(
+        |line| {
+            let message = line["message"]
+                .as_str()
+                .or(line["fields"]["message"].as_str());
+            message.is_some_and(|message| message.contains("is an older one and is ignored"))
+        },
+        DEADLINE,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn rekeyed_authority_has_a_list_for_each_key() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]);
+    let new = TestCa::new("test CA");
+    let both = site.ca.cert_pem() + &new.cert_pem();
+    std::fs::write(site.dir.path().join("ca.crt"), both).unwrap();
+    let [of_old, of_new] = [&site.ca, &new].map(|ca| ca.leaf(CLIENT1).build());
+    let lists = site.ca.list().number(9).revoke(&of_old).pem() + &new.list().revoke(&of_new).pem();
+    std::fs::write(site.dir.path().join("ca.crl"), lists).unwrap();
+    let lb = site.start().await;
+    for (position, cert) in [&of_old, &of_new].into_iter().enumerate() {
+        refused(&lb.showing(cert), lb.main()).await;
+        lb.nth(position, "revoked_certificate").await;
+    }
+    for ca in [lb.ca(), &new] {
+        assert!(is_let_in(&lb, &ca.leaf(CLIENT1).build()).await);
+    }
+}
