@@ -200,14 +200,14 @@ fn errors_name_certificate_and_remedy() {
     };
     let root_list = root.list().pem();
     assert_eq!(
-        said(&[&root], &[root_list.clone()], &client),
+        said(&[&root], std::slice::from_ref(&root_list), &client),
         "`crl` holds no list of `CN=sub`: put the intermediate `CN=sub` into `client_ca`, and its \
          revocation list into `crl`"
     );
     assert_eq!(
         said(
             &[&root, &TestCa::new("other")],
-            &[root_list.clone()],
+            std::slice::from_ref(&root_list),
             &TestCa::new("other").leaf("b").build()
         )
         .split(':')
