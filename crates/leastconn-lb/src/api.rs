@@ -23,8 +23,8 @@ pub use connections::{Connection, Connections, ConnectionsQuery, Stage};
 pub use history::{History, HistoryQuery, Sample, Samples};
 pub use servers::{Server, Servers, ServersQuery, SlowStart, UpstreamSummary};
 pub use status::{
-    Certificate, Changes, Configuration, Deviation, FailedUpgrade, ListenerStatus, LogStatus,
-    OldProcess, Phase, Reload, ReloadOutcome, Status, Totals,
+    BlockedFile, Certificate, Changes, Configuration, Deviation, FailedUpgrade, ListenerStatus,
+    LogStatus, OldProcess, Phase, Reload, ReloadOutcome, Status, Totals,
 };
 
 use crate::{control::Control, shared::Shared};

@@ -35,8 +35,6 @@ mod tests;
 
 use std::{
     collections::HashSet,
-    fs::File,
-    io::Read,
     panic::resume_unwind,
     path::{Path, PathBuf},
     sync::LazyLock,
@@ -65,7 +63,7 @@ pub use tls::{
     UpstreamTls, UpstreamTlsMaterial, Urgency, Written,
 };
 
-use crate::confinement;
+use crate::{confinement, files};
 use resolve::{AddressUse, Surroundings};
 
 /// A file with the configuration of a thousand clients has some 200 KB.
@@ -196,14 +194,7 @@ fn read_with(path: &Path, prepare: &mut dyn FnMut(&mut Problems)) -> Reading {
 }
 
 fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?
-        .take(LARGEST + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(std::io::Error::other("it is larger than 16 MiB"));
-    }
-    Ok(bytes)
+    files::read(path, LARGEST).map(|contents| contents.bytes)
 }
 
 fn read_text(

@@ -3,7 +3,6 @@
 
 use std::{
     fmt,
-    fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
     sync::OnceLock,
@@ -11,7 +10,7 @@ use std::{
 
 use rustix::fs::{Access, access};
 
-use crate::environment::UPGRADE;
+use crate::{environment::UPGRADE, files};
 
 /// What confines this process.
 static CONFINEMENT: OnceLock<Confinement> = OnceLock::new();
@@ -108,7 +107,7 @@ pub fn hint_for_executing(path: &Path, error: &io::Error) -> Option<String> {
 /// What the script at `path` is for, if it is one.
 fn interpreter(path: &Path) -> Option<PathBuf> {
     let mut start = [0; 128];
-    let read = File::open(path).and_then(|mut file| file.read(&mut start));
+    let read = files::open_regular(path).and_then(|(mut file, _)| file.read(&mut start));
     let line = start[..read.ok()?].strip_prefix(b"#!")?;
     let line = std::str::from_utf8(line).ok()?;
     line.split_whitespace().next().map(PathBuf::from)

@@ -16,6 +16,7 @@ pub mod dashboard;
 pub mod descriptors;
 pub(crate) mod environment;
 pub(crate) mod figures;
+pub(crate) mod files;
 pub mod identity;
 pub mod inherited;
 pub mod judge;

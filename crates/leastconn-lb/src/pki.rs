@@ -46,6 +46,9 @@ pub const CA_CRL: &str = "ca.crl";
 /// years that certificates cannot express.
 pub const MAX_DAYS: u32 = 36_500;
 
+/// A revocation list of a million certificates has some 40 MB.
+const LARGEST: u64 = 64 * 1024 * 1024;
+
 const KEEP_CA: &str = "choose another directory, or move the old CA away first";
 
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
@@ -240,7 +243,7 @@ impl Authority {
     pub fn load(dir: &Path) -> Result<Self, PkiError> {
         let read = |name: &'static str| {
             let path = dir.join(name);
-            match std::fs::read_to_string(&path) {
+            match read_text(&path) {
                 Ok(text) => Ok((path, text)),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Err(PkiError::NoAuthority {
                     dir: dir.to_owned(),
@@ -387,11 +390,19 @@ impl Authority {
 /// # Errors
 /// [`PkiError::Read`] or [`PkiError::Malformed`].
 pub fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, PkiError> {
-    let pem = std::fs::read(path).map_err(|source| PkiError::Read {
+    let pem = read_file(path).map_err(|source| PkiError::Read {
         path: path.to_owned(),
         source,
     })?;
     certificate_from_pem(path, &pem)
+}
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    crate::files::read(path, LARGEST).map(|contents| contents.bytes)
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(read_file(path)?).map_err(io::Error::other)
 }
 
 fn certificate_from_pem(path: &Path, pem: &[u8]) -> Result<CertificateDer<'static>, PkiError> {

@@ -6,7 +6,8 @@
 //! nothing has changed.
 //!
 //! It is done on a thread of its own, not on the workers': reading a hundred
-//! thousand rules takes a second.
+//! thousand rules takes a second. Files are read first, without any lock, and given up
+//! if they block ([`crate::files`]); applying what was read touches none.
 
 mod files;
 
@@ -14,9 +15,10 @@ use std::{
     collections::{HashMap, HashSet},
     mem,
     net::SocketAddr,
+    path::Path,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -29,11 +31,13 @@ use tokio::{
 
 use crate::{
     accept::Gate,
+    access_log::{self, AccessLog},
     admin::{self, Admin},
     by_hand::Replaced,
-    config::{self, Config, Format, Loaded, Problems},
+    config::{self, Access, Config, Format, Loaded, Problems},
     control::Control,
     descriptors,
+    files::Lane,
     inherited::Inherited,
     judge,
     listener::{self, Common, Listener},
@@ -66,6 +70,10 @@ pub struct Reloader {
     sockets_turn: Arc<tokio::sync::Mutex<()>>,
     /// One waits already, and will read whatever was written before it was asked for.
     waiting: AtomicBool,
+    /// In which the configuration is read.
+    reading: Lane,
+    /// In which the files of each listener's `tls` table are read.
+    reading_tls: Mutex<HashMap<Arc<str>, Arc<Lane>>>,
     /// What is wrong with files that have changed, as it was said.
     bad_files: Mutex<Vec<String>>,
     /// A configuration was applied.
@@ -113,6 +121,35 @@ impl<E: std::error::Error> From<E> for Rejected {
     }
 }
 
+/// A configuration that was read and checked.
+#[derive(Debug)]
+struct Read {
+    config: Config,
+    /// The access log, if it is written elsewhere than before.
+    next_log: Option<access_log::Prepared>,
+}
+
+impl From<Config> for Read {
+    /// One that differs from the running one only in what its files hold.
+    fn from(config: Config) -> Self {
+        Self {
+            config,
+            next_log: None,
+        }
+    }
+}
+
+/// Reads the configuration at `path`, and opens its access log if it is not at `access`.
+fn read(path: &Path, access: &Access, log: &AccessLog) -> Result<Read, Rejected> {
+    let Loaded {
+        config, warnings, ..
+    } = config::load(path).map_err(Rejected::Problems)?;
+    warn(&warnings);
+    let moved = config.log.access != *access;
+    let next_log = moved.then(|| log.prepare(&config.log.access)).transpose()?;
+    Ok(Read { config, next_log })
+}
+
 /// Addresses are not to be had.
 fn unavailable(errors: Vec<impl ToString>) -> Rejected {
     Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
@@ -144,6 +181,8 @@ impl Reloader {
             turn: tokio::sync::Mutex::default(),
             sockets_turn: Arc::default(),
             waiting: AtomicBool::new(false),
+            reading: Lane::default(),
+            reading_tls: Mutex::default(),
             bad_files: Mutex::default(),
             applied: Notify::new(),
             reloads: watch::Sender::default(),
@@ -160,6 +199,15 @@ impl Reloader {
     pub(crate) fn admin(&self) -> MutexGuard<'_, Admin> {
         // As above.
         self.admin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The admin side, unless it is being changed.
+    pub(crate) fn try_admin(&self) -> Option<MutexGuard<'_, Admin>> {
+        match self.admin.try_lock() {
+            Ok(admin) => Some(admin),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// The running configuration.
@@ -231,10 +279,16 @@ impl Reloader {
         if serving {
             notify::reloading();
         }
+        let path = self.shared.state().config.path.clone();
+        let access = self.shared.state().config.log.access.clone();
+        let log = self.shared.books.log.clone();
+        let read = self.reading.run(move || read(&path, &access, &log)).await;
         let this = Arc::clone(self);
         // Wherever it is asked for: what is begun in it belongs there.
         let done = self.runtime.spawn_blocking(move || {
-            let rejected = this.load_and_apply().err();
+            let applied = read.map_err(Rejected::from).flatten();
+            let applied = applied.and_then(|read| this.apply(read));
+            let rejected = applied.map(|applied| announce(&applied)).err();
             this.conclude(rejected.as_ref(), NOT_RELOADED)
         });
         let reload = done.await.unwrap_or_else(|_| self.fault());
@@ -261,18 +315,6 @@ impl Reloader {
         Arc::clone(&self.sockets_turn).lock_owned().await
     }
 
-    fn load_and_apply(self: &Arc<Self>) -> Result<(), Rejected> {
-        let state = self.shared.state();
-        let Loaded {
-            config, warnings, ..
-        } = config::load(&state.config.path).map_err(Rejected::Problems)?;
-        warn(&warnings);
-        drop(state);
-        let applied = self.apply(config)?;
-        announce(&applied);
-        Ok(())
-    }
-
     /// Says how it went, and keeps it.
     fn conclude(&self, rejected: Option<&Rejected>, consequence: &str) -> LastReload {
         let reasons = rejected.map(Rejected::lines).unwrap_or_default();
@@ -297,23 +339,11 @@ impl Reloader {
         reload
     }
 
-    /// Applies a configuration that was checked.
-    fn apply(self: &Arc<Self>, config: Config) -> Result<Applied, Rejected> {
+    /// Applies a configuration that was checked. Reads no file.
+    fn apply(self: &Arc<Self>, read: Read) -> Result<Applied, Rejected> {
+        let Read { config, next_log } = read;
         let current = self.shared.running.current();
         let earlier = &current.state.config;
-        // From here until it is applied, nobody begins to drain.
-        let mut sockets = self.sockets();
-        // If not, only what is open is left to be changed: where to listen is another
-        // process's business, or nobody's any more.
-        let serving = !self.shared.phase().is_last();
-        let frozen = needs_restart(earlier, &config);
-        if serving && !frozen.is_empty() {
-            return Err(Rejected::Reasons(frozen));
-        }
-        let log = &self.shared.books.log;
-        let next_log = (earlier.log.access != config.log.access)
-            .then(|| log.prepare(&config.log.access))
-            .transpose()?;
         let mut tls = HashMap::new();
         for listener in &config.listeners {
             let records = config.process.tls_records;
@@ -322,6 +352,15 @@ impl Reloader {
                 None => Listener::first_tls(listener, records),
             };
             tls.insert(Arc::clone(&listener.name), made?);
+        }
+        // From here until it is applied, draining does not begin.
+        let mut sockets = self.sockets();
+        // If not, only open connections are left to be changed: the sockets belong to
+        // another process, or are closed.
+        let serving = !self.shared.phase().is_last();
+        let frozen = needs_restart(earlier, &config);
+        if serving && !frozen.is_empty() {
+            return Err(Rejected::Reasons(frozen));
         }
         let plan = serving.then(|| sockets.plan(&config, &mut Inherited::none()));
         let plan = plan.transpose().map_err(unavailable)?;
@@ -341,7 +380,7 @@ impl Reloader {
         let admin_changes = admin_plan.map(|plan| admin.apply(plan, &self.shared, control));
         drop((sockets, admin));
         if let Some(next) = next_log {
-            log.switch(next);
+            self.shared.books.log.switch(next);
         }
         if earlier.process != state.config.process {
             self.resize(&state.config);

@@ -15,7 +15,7 @@ use crate::{
     admin::{self, Admin},
     config::{Config, FileKind},
     control::Control,
-    descriptors,
+    descriptors, files,
     inherited::Inherited,
     listener::{Common, Listener},
     live::Registry,
@@ -307,16 +307,17 @@ impl Server {
             self.shared.enter(Phase::Draining);
         }
         self.stop.send_replace(true);
-        // A reload that is being applied ends before; none opens a socket after.
-        let accepting = self.reloader.sockets().close_all();
-        for task in accepting {
-            let _ = task.await;
-        }
-        while self.tasks.join_next().await.is_some() {}
+        tokio::pin!(hurry);
+        let hurried = tokio::select! {
+            () = self.stop_accepting() => false,
+            () = &mut hurry => true,
+        };
         let registry = Arc::clone(&self.shared.registry);
-        tokio::select! {
-            _ = timeout(limit, registry.wait_empty()) => {}
-            () = hurry => {}
+        if !hurried {
+            tokio::select! {
+                _ = timeout(limit, registry.wait_empty()) => {}
+                () = hurry => {}
+            }
         }
         let forced = registry.stop_all(Reason::Drained);
         let _ = timeout(WIND_UP, registry.wait_empty()).await;
@@ -324,11 +325,28 @@ impl Server {
         Drained { forced }
     }
 
+    /// Closes all sockets.
+    async fn stop_accepting(&mut self) {
+        // A reload that is being applied ends before; none opens a socket after. It may
+        // hold the lock for long.
+        let reloader = Arc::clone(&self.reloader);
+        let closing = tokio::task::spawn_blocking(move || reloader.sockets().close_all());
+        for task in closing.await.unwrap_or_default() {
+            let _ = task.await;
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+
     /// Answers whoever has asked at the admin side, and takes no more of them.
     async fn answer(&self) {
-        let (tasks, answered) = {
-            let mut admin = self.reloader.admin();
+        // As for the sockets, a reload may hold the lock.
+        let reloader = Arc::clone(&self.reloader);
+        let closing = tokio::task::spawn_blocking(move || {
+            let mut admin = reloader.admin();
             (admin.close(), admin.answered())
+        });
+        let Ok((tasks, answered)) = closing.await else {
+            return;
         };
         for task in tasks {
             let _ = task.await;
@@ -340,7 +358,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // While the process is there: the admin side's thread may not get to it.
-        let _ = self.reloader.admin().close();
+        if let Some(mut admin) = self.reloader.try_admin() {
+            let _ = admin.close();
+        }
     }
 }
 
@@ -406,6 +426,11 @@ impl Observed for Seen {
 
     fn lost_log_lines(&self) -> u64 {
         self.0.books.log.lost()
+    }
+
+    fn blocked_seconds(&self) -> f64 {
+        let blocked = files::blocked();
+        blocked.map_or(0.0, |blocked| blocked.elapsed().as_secs_f64())
     }
 
     fn is_ready(&self) -> bool {

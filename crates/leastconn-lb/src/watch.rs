@@ -9,6 +9,7 @@
 //! changed is seen in the files themselves, of which many may change in one go.
 
 mod events;
+mod look;
 mod stamp;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
@@ -21,7 +22,7 @@ use crate::{
 };
 
 pub use events::Events;
-use stamp::Stamp;
+use look::Looks;
 
 /// How often all files are looked at.
 const LOOK: Duration = Duration::from_secs(10);
@@ -38,19 +39,11 @@ pub async fn watch(reloader: Arc<Reloader>, mut events: Events) {
     // they are read once again, to find that nothing has changed.
     let mut seen = None;
     let mut good = true;
+    let mut looks = Looks::default();
     loop {
         let files = files(&reloader.running().current().state.config);
-        // In this order: what changes after the look is told of.
-        let looking = tokio::task::spawn_blocking(move || {
-            events.follow(&directories(&files));
-            let stamps: Vec<_> = files.into_iter().map(Stamp::of).collect();
-            (events, stamps)
-        });
-        let Ok((back, stamps)) = looking.await else {
-            tracing::error!("files are not watched any more");
-            return;
-        };
-        events = back;
+        // In this order: what changes after the look causes an event.
+        let stamps = looks.look(files, &mut events).await;
         // Those that are no good are tried again: perhaps there were no descriptors to
         // read them with, and a list that is not read revokes nobody.
         if !stamps.is_empty() && (!good || seen.as_ref() != Some(&stamps)) {
@@ -80,19 +73,6 @@ fn files(config: &Config) -> Vec<PathBuf> {
     let tls = config.listeners.iter().filter_map(|l| l.tls.as_ref());
     let files: BTreeSet<_> = tls.flat_map(|tls| tls.written.files()).collect();
     files.into_iter().collect()
-}
-
-/// Where they are: by the name that is configured, and where links lead.
-fn directories(files: &[PathBuf]) -> BTreeSet<PathBuf> {
-    let resolved = files.iter().filter_map(|file| file.canonicalize().ok());
-    let directory = |file: PathBuf| match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    resolved
-        .chain(files.iter().cloned())
-        .map(directory)
-        .collect()
 }
 
 #[cfg(test)]

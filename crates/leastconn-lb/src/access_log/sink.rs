@@ -22,7 +22,7 @@ use rustix::{
 };
 
 use super::OpenError;
-use crate::config::Access;
+use crate::{config::Access, files};
 
 /// So much is written in one go.
 const GATHERED: usize = 32 * 1024;
@@ -206,11 +206,9 @@ fn stdout() -> io::Result<File> {
 fn open(path: &Path) -> Result<Option<File>, OpenError> {
     // Without it, a FIFO is opened when its reader comes. Files know no such thing.
     let at_once = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let opened = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .custom_flags(at_once)
-        .open(path);
+    let mut opened = OpenOptions::new();
+    opened.create(true).append(true).custom_flags(at_once);
+    let opened = files::record(path, || opened.open(path));
     match opened {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) && is_fifo(path) => {

@@ -13,6 +13,7 @@ use crate::{
     by_hand::Differs,
     config::{self, Access},
     confinement::{self, Confinement},
+    files,
     listener::Listener,
     shared,
 };
@@ -144,10 +145,23 @@ pub struct Configuration {
     /// The last time that it was to be changed, if ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_reload: Option<Reload>,
+    /// A file that blocks reading the configuration, or the files of a `tls` table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<BlockedFile>,
     /// How many client rules it has.
     pub clients: usize,
     /// What differs from it, by hand.
     pub deviations: Vec<Deviation>,
+}
+
+/// A file operation that has not returned for two seconds or more. What depends on the
+/// file stays as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BlockedFile {
+    /// The file.
+    pub file: String,
+    /// When the operation began.
+    pub since: String,
 }
 
 /// A reload.
@@ -309,6 +323,17 @@ impl Status {
 }
 
 /// For people.
+impl fmt::Display for BlockedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, since } = self;
+        write!(
+            f,
+            "{file}, since {since}: what depends on it stays as it was"
+        )
+    }
+}
+
+/// For people.
 impl fmt::Display for OldProcess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { pid, connections } = self;
@@ -365,6 +390,10 @@ impl Configuration {
             epoch: shared.running.epoch(),
             applied: time(shared.applied()),
             last_reload: shared.last_reload().map(Reload::from),
+            blocked: files::blocked().map(|blocked| BlockedFile {
+                file: blocked.path.display().to_string(),
+                since: time(blocked.time),
+            }),
             clients: config.clients.len(),
             deviations: deviations(shared),
         }

@@ -49,12 +49,13 @@ pub struct Tls {
     pub material: Arc<TlsMaterial>,
 }
 
-/// Reads the certificates of a PEM file; there is at least one.
+/// Reads the certificates of a PEM file, which may be a pipe; there is at least one.
+/// Waits for the writer of a pipe: not for a running balancer.
 ///
 /// # Errors
 /// What is wrong, and what to do about it.
 pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    match file::Pem::read(path, file::Wanted::Certificates) {
+    match file::Pem::read_any(path, file::Wanted::Certificates) {
         Ok(pem) => Ok(pem.certificates),
         Err(error) => {
             let parts = [Some(error.message), error.help];

@@ -30,6 +30,9 @@ export function head(status) {
   text($("reload-time"), reload ? as.when(reload.time, status.time) : "");
   $("rejected").hidden = reload?.outcome !== "rejected";
   lines($("rejected-reasons"), reload?.reasons ?? []);
+  const { blocked } = configuration;
+  $("blocked").hidden = !blocked;
+  if (blocked) text($("blocked"), `Reading ${blocked.file} has been blocked since ${as.when(blocked.since, status.time)}; what depends on it stays as it was.`);
   const upgrade = status.failed_upgrade;
   $("upgrade").hidden = !upgrade;
   if (upgrade) text($("upgrade"), `The upgrade at ${as.when(upgrade.time, status.time)} failed, and this process goes on: ${upgrade.reason}`);

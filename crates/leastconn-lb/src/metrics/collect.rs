@@ -18,6 +18,8 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     fn dated(&self) -> Vec<Dated>;
     /// How many connections each process has that was replaced and still has some.
     fn old_processes(&self) -> Vec<u64>;
+    /// For how many seconds reading a file has been blocked.
+    fn blocked_seconds(&self) -> f64;
     /// Access log lines lost so far.
     fn lost_log_lines(&self) -> u64;
     /// Whether new connections are taken.
@@ -167,6 +169,13 @@ impl<O: Observed> Collector for Collect<O> {
             "0 after a reload that was rejected, 1 otherwise",
             MetricType::Gauge,
             &ConstGauge::new(i64::from(self.0.is_as_written())),
+        )?;
+        single(
+            &mut encoder,
+            "leastconn_config_read_blocked_seconds",
+            "Seconds for which a file operation of a reload has not returned, 0 otherwise",
+            MetricType::Gauge,
+            &ConstGauge::new(self.0.blocked_seconds()),
         )
     }
 }

@@ -30,6 +30,10 @@ impl Observed for Nothing {
         vec![3, 4]
     }
 
+    fn blocked_seconds(&self) -> f64 {
+        0.0
+    }
+
     fn is_ready(&self) -> bool {
         true
     }

@@ -15,7 +15,7 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::num_bigint::BigUint;
 use x509_parser::time::ASN1Time;
 
-use super::{Authority, BACKDATE, PkiError, validity};
+use super::{Authority, BACKDATE, PkiError, read_file, validity};
 
 /// What an authority has revoked so far.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ impl RevocationList {
     /// [`PkiError::Read`]; [`PkiError::Malformed`] also when the signature is not the
     /// authority's.
     pub fn load(path: &Path, authority: &Authority) -> Result<Self, PkiError> {
-        let pem = std::fs::read(path).map_err(|source| PkiError::Read {
+        let pem = read_file(path).map_err(|source| PkiError::Read {
             path: path.to_owned(),
             source,
         })?;

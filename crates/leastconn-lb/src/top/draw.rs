@@ -135,6 +135,10 @@ fn troubles(picture: &Picture) -> Vec<Line<'static>> {
                 .into(),
         );
     }
+    if let Some(blocked) = &configuration.blocked {
+        let text = format!("reading is BLOCKED by {blocked}");
+        lines.push(text.red().bold().into());
+    }
     if let Some(failed) = &status.failed_upgrade {
         let why = format!("last upgrade FAILED: {}", failed.reason);
         lines.push(why.red().bold().into());

@@ -3,13 +3,14 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
-    fs::File,
     io::{self, Read},
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
 };
 
 use rustix::fs::{Access, access};
+
+use crate::files;
 
 /// The file that this process was started from by its name, which may be another one
 /// by now: the name is what a package manager, or a symbolic link that is pointed to
@@ -47,7 +48,7 @@ fn is_program(file: &Path) -> io::Result<()> {
     access(file, Access::EXEC_OK)?;
     let mut start = Vec::new();
     // One that may be executed but not read is taken for what it says it is.
-    let Ok(mut open) = File::open(file) else {
+    let Ok((mut open, _)) = files::open_regular(file) else {
         return Ok(());
     };
     open.by_ref().take(4).read_to_end(&mut start)?;

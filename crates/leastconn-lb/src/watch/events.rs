@@ -1,20 +1,23 @@
 //! That something has changed in a directory, by inotify.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     future::pending,
     io,
     os::fd::OwnedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::io::{Interest, unix::AsyncFd};
 
+use crate::files;
+
 /// News of changes in directories, or never any if the system gives none.
 #[derive(Debug)]
 pub struct Events {
-    queue: Option<AsyncFd<OwnedFd>>,
+    queue: Option<Arc<AsyncFd<OwnedFd>>>,
     followed: BTreeMap<PathBuf, i32>,
 }
 
@@ -36,35 +39,21 @@ impl Events {
             tracing::warn!(%error, "no inotify: changed files are found within ten seconds, and not at once");
         });
         Self {
-            queue: queue.ok(),
+            queue: queue.ok().map(Arc::new),
             followed: BTreeMap::new(),
         }
     }
 
-    /// Follows these directories, and no others. May block.
-    pub(super) fn follow(&mut self, directories: &BTreeSet<PathBuf>) {
-        // Not `MODIFY`: whoever writes a file closes it in the end, and a log in the
-        // same directory would wake us with every line.
-        let changes = WatchFlags::CREATE
-            | WatchFlags::MOVED_TO
-            | WatchFlags::MOVED_FROM
-            | WatchFlags::DELETE
-            | WatchFlags::CLOSE_WRITE
-            | WatchFlags::ATTRIB
-            | WatchFlags::DELETE_SELF
-            | WatchFlags::MOVE_SELF
-            | WatchFlags::ONLYDIR;
+    /// Adds directories, on any thread.
+    pub(super) fn adder(&self) -> Adder {
+        Adder(self.queue.clone())
+    }
+
+    /// Follows these directories, which were added, and no others.
+    pub(super) fn keep(&mut self, followed: BTreeMap<PathBuf, i32>) {
         let Some(queue) = &self.queue else {
             return;
         };
-        let mut followed = BTreeMap::new();
-        for directory in directories {
-            // Each time anew: it may be another one of the same name. One that is
-            // not there is found by looking, as soon as it is.
-            if let Ok(watch) = inotify::add_watch(queue.get_ref(), directory, changes) {
-                followed.insert(directory.clone(), watch);
-            }
-        }
         for watch in self.followed.values() {
             if !followed.values().any(|followed| followed == watch) {
                 // Fails if the directory is gone, and the watch with it.
@@ -105,6 +94,31 @@ impl Events {
                 return pending().await;
             }
         }
+    }
+}
+
+/// Adds directories to those that are followed.
+#[derive(Clone, Debug)]
+pub(super) struct Adder(Option<Arc<AsyncFd<OwnedFd>>>);
+
+impl Adder {
+    /// Adds a directory, each time anew: it may be another one of the same name. One
+    /// that does not exist is added by a later call, once it does. May block.
+    pub(super) fn add(&self, directory: &Path) -> Option<i32> {
+        // Not `MODIFY`: a file that was written is closed in the end, and a log in the
+        // same directory would cause an event for every line.
+        let changes = WatchFlags::CREATE
+            | WatchFlags::MOVED_TO
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::DELETE
+            | WatchFlags::CLOSE_WRITE
+            | WatchFlags::ATTRIB
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::ONLYDIR;
+        let queue = self.0.as_ref()?;
+        let add = || inotify::add_watch(queue.get_ref(), directory, changes);
+        files::record(directory, add).ok()
     }
 }
 

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::files;
+
 /// A file, and its state when it was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
@@ -35,7 +37,7 @@ impl Stamp {
 }
 
 fn state(path: &Path) -> io::Result<State> {
-    let meta = fs::metadata(path)?;
+    let meta = files::record(path, || fs::metadata(path))?;
     Ok(State {
         device: meta.dev(),
         inode: meta.ino(),

@@ -2,7 +2,14 @@ use std::fs;
 
 use leastconn_testkit::{DEADLINE, TempDir, within};
 
-use super::*;
+use super::{look::directories, stamp::Stamp, *};
+
+fn follow(events: &mut Events, directories: &BTreeSet<PathBuf>) {
+    let adder = events.adder();
+    let all = directories.iter();
+    let added = all.filter_map(|directory| Some((directory.clone(), adder.add(directory)?)));
+    events.keep(added.collect());
+}
 
 fn directory() -> TempDir {
     tempfile::tempdir().unwrap()
@@ -19,7 +26,7 @@ async fn renames_writes_and_link_swaps_are_told_of() {
     let file = dir.path().join("ca.crl");
     fs::write(&file, "1").unwrap();
     let mut events = Events::new();
-    events.follow(&directories(std::slice::from_ref(&file)));
+    follow(&mut events, &directories(std::slice::from_ref(&file)));
     let mut before = Stamp::of(file.clone());
     let mut changed = || {
         let now = Stamp::of(file.clone());
@@ -62,8 +69,11 @@ async fn renames_writes_and_link_swaps_are_told_of() {
 async fn a_directory_that_is_followed_no_more_is_not_told_of() {
     let (one, two) = (directory(), directory());
     let mut events = Events::new();
-    events.follow(&[one.path().to_owned()].into());
-    events.follow(&[two.path().to_owned(), "/nowhere/at/all".into()].into());
+    follow(&mut events, &[one.path().to_owned()].into());
+    follow(
+        &mut events,
+        &[two.path().to_owned(), "/nowhere/at/all".into()].into(),
+    );
     // That the first is given up is an event of its own.
     settle(&events).await;
     fs::write(one.path().join("a"), "").unwrap();

@@ -1,15 +1,14 @@
 //! No signal has its default action, however soon it comes.
 
-use std::{fs::OpenOptions, io::Write, path::Path, process::Stdio};
+use std::{path::Path, process::Stdio};
 
-use leastconn_testkit::{DEADLINE, within};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use leastconn_testkit::{DEADLINE, eventually, within};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStderr, Command},
 };
 
-use crate::support::BIN;
+use crate::support::{BIN, many_clients};
 use crate::upgrading::signal;
 use leastconn_testkit::Signal;
 
@@ -28,25 +27,14 @@ match = { source = \"127.0.0.0/8\" }
 allow = [\"web\"]
 ";
 
-/// A balancer that reads its configuration from a pipe into which nobody has written.
+/// A balancer that is reading its configuration, which takes a moment.
 struct Starting {
     child: Child,
     log: Lines<BufReader<ChildStderr>>,
-    pipe: std::fs::File,
-}
-
-/// Waits until somebody reads.
-async fn opened(path: &Path) -> std::fs::File {
-    let path = path.to_owned();
-    let opening = tokio::task::spawn_blocking(move || OpenOptions::new().write(true).open(path));
-    within(DEADLINE, "a reader", opening)
-        .await
-        .unwrap()
-        .unwrap()
 }
 
 async fn starting(path: &Path) -> Starting {
-    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    std::fs::write(path, CONFIG.to_owned() + &many_clients()).unwrap();
     let mut child = Command::new(BIN)
         .args(["run", "--config"])
         .arg(path)
@@ -56,12 +44,29 @@ async fn starting(path: &Path) -> Starting {
         .spawn()
         .unwrap();
     let log = BufReader::new(child.stderr.take().unwrap()).lines();
-    let pipe = opened(path).await;
-    Starting { child, log, pipe }
+    let pid = child.id().unwrap();
+    // It handles signals before it reads anything.
+    eventually(DEADLINE, || async move {
+        let caught = caught_signals(pid).ok_or_else(|| "it has ended".to_owned())?;
+        let last = caught & (1 << (Signal::USR2.as_raw() - 1)) != 0;
+        last.then_some(())
+            .ok_or_else(|| "not handled yet".to_owned())
+    })
+    .await
+    .unwrap();
+    Starting { child, log }
+}
+
+/// The signals for which a process has a handler, a bit each.
+fn caught_signals(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let caught = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))?;
+    u64::from_str_radix(caught.trim(), 16).ok()
 }
 
 impl Starting {
-    /// It is there before whatever the process does next.
     fn send(&self, which: Signal) {
         signal(self.child.id().unwrap(), which);
     }
@@ -87,16 +92,10 @@ impl Starting {
 #[tokio::test]
 async fn what_is_asked_for_meanwhile_is_done_then() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("leastconn.toml");
-    let mut lb = starting(&path).await;
+    let mut lb = starting(&dir.path().join("leastconn.toml")).await;
     lb.send(Signal::HUP);
     lb.send(Signal::USR1);
-    lb.pipe.write_all(CONFIG.as_bytes()).unwrap();
-    lb.pipe = opened(Path::new("/dev/null")).await;
     lb.says("ready").await;
-    let mut again = opened(&path).await;
-    again.write_all(CONFIG.as_bytes()).unwrap();
-    drop(again);
     lb.says("reloaded").await;
     lb.send(Signal::TERM);
     assert_eq!(lb.ends().await, Some(0));
@@ -108,13 +107,9 @@ async fn an_upgrade_too() {
     let path = dir.path().join("leastconn.toml");
     let mut lb = starting(&path).await;
     lb.send(Signal::USR2);
-    lb.pipe.write_all(CONFIG.as_bytes()).unwrap();
-    lb.pipe = opened(Path::new("/dev/null")).await;
-    lb.says("SIGUSR2: starting a new process").await;
-    let mut again = opened(&path).await;
     // So that there is no new process to be looked after.
-    again.write_all(b"nonsense").unwrap();
-    drop(again);
+    std::fs::write(&path, "nonsense").unwrap();
+    lb.says("SIGUSR2: starting a new process").await;
     lb.says("no upgrade, this process goes on").await;
     lb.send(Signal::TERM);
     assert_eq!(lb.ends().await, Some(0));

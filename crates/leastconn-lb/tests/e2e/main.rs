@@ -15,6 +15,7 @@ mod answers_as_its_openapi_document_says;
 mod answers_on_the_admin_address_while_saturated;
 mod authority_expiry;
 mod authorizes_by_the_first_rule_that_matches;
+mod blocking_files;
 mod bounds_what_slow_readers_hold;
 mod caps_what_it_takes_on;
 mod carries_bytes_unchanged;

@@ -327,6 +327,16 @@ fn reloads(metrics: &metrics::Metrics) -> [f64; 2] {
         .map(|outcome| metrics[&format!("leastconn_config_reloads_total{{outcome=\"{outcome}\"}}")])
 }
 
+/// So many client rules that reading them takes a moment.
+pub(crate) fn many_clients() -> String {
+    let rule = |n| {
+        format!(
+            "[[client]]\nname = \"one-of-many-{n}\"\nmatch = {{ cn = \"{n}.many\" }}\nallow = [\"web\"]\n"
+        )
+    };
+    (0..10_000).map(rule).collect()
+}
+
 /// `cn = "…"`, for a rule.
 pub(crate) fn cn(name: &str) -> String {
     format!("cn = \"{name}\"")

@@ -7,7 +7,6 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 
 use leastconn_testkit::{DEADLINE, Signal, Upstream, eventually, within};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::io::IoSliceMut;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt::set_socket_passcred,
@@ -15,7 +14,7 @@ use rustix::net::{
 use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::steers_a_running_balancer::{SOCKET, ctl};
-use crate::support::{CLIENT1, Site, talk};
+use crate::support::{CLIENT1, Site, many_clients, talk};
 use crate::upgrading::{apart, gone, open_files, signal, start, upgrade};
 
 /// What was said, and by which process.
@@ -139,11 +138,7 @@ async fn of_the_end_of_a_reload_that_nobody_waits_for() {
     next_of(&mut news, "READY=1").await;
     let files = lb.open_fds();
 
-    // It waits for somebody to write this.
-    let config = lb.dir().join("leastconn.toml");
-    let text = std::fs::read(&config).unwrap();
-    std::fs::remove_file(&config).unwrap();
-    mknodat(CWD, &config, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    lb.write_config(&(lb.config() + &many_clients()));
     let mut asking = UnixStream::connect(lb.dir().join("lb.sock")).unwrap();
     asking
         .write_all(b"POST /api/v1/reload HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
@@ -157,11 +152,7 @@ async fn of_the_end_of_a_reload_that_nobody_waits_for() {
     })
     .await
     .unwrap();
-    within(DEADLINE, "the reader", tokio::fs::write(&config, text))
-        .await
-        .unwrap();
     next_of(&mut news, "READY=1").await;
-    std::fs::remove_file(&config).unwrap();
     lb.write_config(&lb.config());
     assert_eq!(ctl(&lb, &["reload"]).await.ok(), "applied\n");
     lb.quiet().await;

@@ -62,6 +62,10 @@ pub(super) fn status(status: &Status, paper: &Paper) -> String {
             reload.reasons.iter().for_each(|reason| row("", reason));
         }
     }
+    if let Some(blocked) = &configuration.blocked {
+        let word = paper.paint("BLOCKED", Tone::Bad);
+        row("reading", &format!("{word} by {blocked}"));
+    }
     if let Some(upgrade) = &status.failed_upgrade {
         let failed = paper.paint("FAILED", Tone::Bad);
         let time = &upgrade.time;

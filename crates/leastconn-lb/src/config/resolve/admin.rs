@@ -1,17 +1,18 @@
 //! `[admin]`
 
 use std::{
-    fs::File,
-    io::{self, Read},
     ops::Range,
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use super::Resolver;
-use crate::config::{
-    model::{Admin, Token},
-    raw::{RawAdmin, value::At},
+use crate::{
+    config::{
+        model::{Admin, Token},
+        raw::{RawAdmin, value::At},
+    },
+    files,
 };
 
 /// The longest path that an address of a socket has room for, on Linux.
@@ -19,7 +20,7 @@ pub(crate) const LONGEST_SOCKET: usize = 107;
 
 /// In bytes. A guess a millisecond takes longer than the universe is old.
 const SHORTEST_TOKEN: usize = 16;
-const LONGEST_TOKEN: usize = 4096;
+const LONGEST_TOKEN: u64 = 4096;
 
 impl Resolver<'_> {
     pub(super) fn admin(&mut self, raw: &At<RawAdmin>) -> Option<Admin> {
@@ -140,19 +141,9 @@ impl Resolver<'_> {
 
 /// The token in a file, and what is odd about the file.
 fn read_token(path: &Path) -> Result<(Token, Option<String>), String> {
-    let mut text = Vec::new();
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let metadata = file.metadata().map_err(|error| error.to_string())?;
-    if !metadata.is_file() {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput).to_string());
-    }
-    file.take(LONGEST_TOKEN as u64 + 1)
-        .read_to_end(&mut text)
-        .map_err(|error| error.to_string())?;
-    if text.len() > LONGEST_TOKEN {
-        return Err(format!("the file is longer than {LONGEST_TOKEN} bytes"));
-    }
-    let token = text.trim_ascii();
+    let contents = files::read(path, LONGEST_TOKEN).map_err(|error| error.to_string())?;
+    let files::Contents { bytes, metadata } = contents;
+    let token = bytes.trim_ascii();
     if token.is_empty() {
         return Err("the file is empty".to_owned());
     }

@@ -408,7 +408,7 @@ fn a_token_must_be_one_and_hosts_must_be_names() {
         ("token = \"short\"", "shorter than 16 characters"),
         ("token = \"words\"", "more than one word"),
         ("token = \"control\"", "more than one word"),
-        ("token = \"long\"", "longer than 4096 bytes"),
+        ("token = \"long\"", "larger than 4096 bytes"),
         ("hosts = [\"a:1\"]", "\"a:1\" is not a host name"),
         ("hosts = [\"*\"]", "\"*\" is not a host name"),
         ("hosts = [\"\"]", "\"\" is not a host name"),

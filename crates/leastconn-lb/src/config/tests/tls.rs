@@ -201,7 +201,7 @@ fn files_that_are_no_use() {
         (
             "server.crt",
             "/dev/null",
-            "error: \"/dev/null\": it is not a regular file",
+            "error: \"/dev/null\": it is a device, not a regular file",
         ),
         ("server.crt", "empty", "error: \"empty\": the file is empty"),
         (

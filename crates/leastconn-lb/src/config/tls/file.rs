@@ -1,17 +1,13 @@
 //! Reads PEM files, and says in words what else it found.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::Path,
-};
+use std::{io, path::Path};
 
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
     pem::{self, PemObject, SectionKind},
 };
 
-use crate::confinement;
+use crate::{confinement, files};
 
 /// Revocation lists grow to some megabytes; nothing else comes near.
 const LARGEST: u64 = 64 * 1024 * 1024;
@@ -58,7 +54,17 @@ impl FileError {
 
 impl Pem {
     pub(super) fn read(path: &Path, wanted: Wanted) -> Result<Self, FileError> {
-        let bytes = read_all(path).map_err(|error| FileError {
+        let bytes = files::read(path, LARGEST).map(|contents| contents.bytes);
+        Self::of(path, bytes, wanted)
+    }
+
+    /// As [`Self::read`], but from a file of any kind: waits for the writer of a pipe.
+    pub(super) fn read_any(path: &Path, wanted: Wanted) -> Result<Self, FileError> {
+        Self::of(path, files::read_any(path, LARGEST), wanted)
+    }
+
+    fn of(path: &Path, read: io::Result<Vec<u8>>, wanted: Wanted) -> Result<Self, FileError> {
+        let bytes = read.map_err(|error| FileError {
             message: error.to_string(),
             note: Some(format!("the file is {}", absolute(path))),
             help: confinement::hint_for_reading(path, &error),
@@ -175,23 +181,6 @@ fn malformed(error: &pem::Error) -> FileError {
         other => return FileError::new(format!("not well-formed PEM: {other}")),
     };
     FileError::new(format!("not well-formed PEM: {why}")).help(help)
-}
-
-/// Reads a regular file: a pipe would block the reload, a device never end.
-fn read_all(path: &Path) -> io::Result<Vec<u8>> {
-    let meta = std::fs::metadata(path)?;
-    if meta.is_dir() {
-        return Err(io::Error::other("it is a directory"));
-    }
-    if !meta.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    if meta.len() > LARGEST {
-        return Err(io::Error::other("it is larger than 64 MiB"));
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(LARGEST).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn absolute(path: &Path) -> String {

@@ -1,0 +1,78 @@
+use std::{os::unix::net::UnixListener, sync::mpsc::sync_channel};
+
+use leastconn_testkit::{DEADLINE, within};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+use super::*;
+
+fn refused(path: &Path) -> String {
+    read(path, 100).err().unwrap().to_string()
+}
+
+#[test]
+fn only_regular_files_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    mknodat(CWD, at("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+    let _socket = UnixListener::bind(at("socket")).unwrap();
+    std::os::unix::fs::symlink(at("fifo"), at("link")).unwrap();
+    std::fs::write(at("file"), "contents").unwrap();
+    assert!(refused(&at("fifo")).contains("a pipe (FIFO)"));
+    assert!(refused(&at("link")).contains("a pipe (FIFO)"));
+    assert!(refused(&at("socket")).contains("a socket"));
+    assert!(refused(dir.path()).contains("a directory"));
+    assert!(refused(Path::new("/dev/zero")).contains("a device"));
+    assert!(refused(&at("none")).contains("No such file"));
+    assert_eq!(read(&at("file"), 100).unwrap().bytes, b"contents");
+    assert_eq!(read(&at("file"), 8).unwrap().bytes, b"contents");
+    assert!(read(&at("file"), 7).is_err());
+}
+
+/// As on a mount whose server does not answer.
+#[tokio::test]
+async fn blocked_operation_is_reported_and_given_up() {
+    let lane = Lane::default();
+    let (go_on, wait) = sync_channel::<()>(1);
+    let path = PathBuf::from("/mnt/dead/ca.crl");
+    let dead = path.clone();
+    let limit = Duration::from_millis(100);
+    let work = move || record(&dead, || wait.recv());
+    let given_up = lane.run_within(limit, work);
+    let given_up = within(DEADLINE, "an error", given_up).await.unwrap_err();
+    assert!(given_up.to_string().starts_with("/mnt/dead/ca.crl: "));
+    // Nothing else is begun, and no other lane is held up.
+    let again = lane.run_within(limit, || 1).await;
+    assert!(matches!(again, Err(NoResult::Blocked(_))));
+    assert_eq!(Lane::default().run(|| 2).await.unwrap(), 2);
+    let shown = || async {
+        let blocked = blocked().filter(|blocked| blocked.path == path);
+        blocked.ok_or_else(|| "not reported".to_owned())
+    };
+    let shown = leastconn_testkit::eventually(DEADLINE, shown).await;
+    assert!(shown.unwrap().elapsed() >= SLOW);
+    go_on.send(()).unwrap();
+    let recovered = || async { lane.run(|| 3).await.map_err(|error| error.to_string()) };
+    let recovered = leastconn_testkit::eventually(DEADLINE, recovered).await;
+    assert_eq!(recovered.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn progress_counts_as_not_blocked() {
+    let (step, steps) = sync_channel::<()>(1);
+    let lane = Lane::default();
+    let work = move || {
+        let recorded = Recorded::new(Path::new("large"));
+        while steps.recv().is_ok() {
+            recorded.advance();
+        }
+    };
+    let feed = async move {
+        for _ in 0..8 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            step.send(()).unwrap();
+        }
+        drop(step);
+    };
+    let (done, ()) = tokio::join!(lane.run_within(Duration::from_millis(600), work), feed);
+    done.unwrap();
+}
