@@ -57,6 +57,8 @@ if [ -n "$TEST" ]; then
   want haproxy haproxy
   want nginx nginx
   want promtool prometheus
+  want psql postgresql-client
+  compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || want initdb postgresql
   want python3 python3
   want redis-server redis-server
   want redis-cli redis-tools

@@ -102,7 +102,7 @@ fn cpu() -> u64 {
 async fn accept(listener: &tokio::net::TcpListener, config: &Arc<ServerConfig>) -> tls::TlsStream {
     let (mut socket, _) = listener.accept().await.unwrap();
     socket.set_nodelay(true).unwrap();
-    let hello = tls::read_hello(&mut socket)
+    let hello = tls::read_hello(&mut socket, &mut Vec::new())
         .await
         .map_err(|e| e.to_string());
     let accepted = tls::accept(

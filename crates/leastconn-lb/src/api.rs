@@ -68,6 +68,7 @@ pub(crate) const fn is_refusal(reason: Reason) -> bool {
         reason,
         Reason::HandshakeTimeout
             | Reason::HandshakeFailed
+            | Reason::NotTls
             | Reason::NoCertificate
             | Reason::UntrustedCertificate
             | Reason::ExpiredCertificate

@@ -49,7 +49,7 @@ pub use cidr::{IpNet, Prefixes};
 pub use clients::{Clients, Key, Rule};
 pub use model::{
     Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log, Mode,
-    OnExpiry, OnTruncation, ProbeKind, Process, Route, Sandbox, Senders, SourceRateLimit,
+    OnExpiry, OnTruncation, ProbeKind, Process, Route, Sandbox, Senders, SourceRateLimit, StartTls,
     StatusSet, Timeouts, TlsRecords, Token, Upstream, Watch,
 };
 pub use pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};

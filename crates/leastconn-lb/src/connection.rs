@@ -27,7 +27,8 @@ use tokio::{
 };
 
 use crate::{
-    config::Senders,
+    config::{Senders, StartTls},
+    instead::Instead,
     judge::Refused,
     listener::Listener,
     metrics::Counted,
@@ -36,6 +37,7 @@ use crate::{
     proxy_protocol::{self, ClientTls, Endpoints, Headed, Header, ReceiveError, Version},
     record::Record,
     running::Running,
+    starttls::{self, StartTlsError},
     tls::{self, Clues, Failed, TlsStream},
     upstream::ServerStream,
 };
@@ -153,17 +155,31 @@ async fn handshake(
     let _counted = Counted::new(&listener.metrics.handshakes);
     // One for all steps: setting a timer and taking it back is not for nothing.
     let mut deadline = pin!(sleep_until(deadline.into()));
+    let mut received = Vec::new();
+    if listener.starttls == StartTls::Postgres {
+        let asked = phase(
+            record,
+            deadline.as_mut(),
+            Reason::HandshakeTimeout,
+            starttls::postgres::negotiate(&mut socket, &mut received),
+        );
+        match asked.await {
+            Ok(Ok(())) => received.clear(),
+            Ok(Err(error)) => return Err((error.into(), Some(socket))),
+            Err(ended) => return Err((ended.after(&received), None)),
+        }
+    }
     let hello = phase(
         record,
         deadline.as_mut(),
         Reason::HandshakeTimeout,
-        tls::read_hello(&mut socket),
+        tls::read_hello(&mut socket, &mut received),
     )
     .await;
     let hello = match hello {
         Ok(Ok(hello)) => hello,
         Ok(Err(failed)) => return Err((failed.into(), Some(socket))),
-        Err(ended) => return Err((ended, None)),
+        Err(ended) => return Err((ended.after(&received), None)),
     };
     record.server_name(hello.server_name());
     let place = phase(
@@ -424,7 +440,23 @@ macro_rules! ended_from {
     )+};
 }
 
-ended_from!(ReceiveError, Refused, Refusal, ConnectError);
+impl Ended {
+    /// Adds what can be said of a client that had sent `received` when its time was over.
+    fn after(mut self, received: &[u8]) -> Self {
+        if self.reason == Reason::HandshakeTimeout {
+            self.detail = Some(match Instead::unless_tls(received) {
+                Some(instead) => instead.to_string(),
+                None => format!(
+                    "the deadline passed in the middle of the ClientHello, after {} bytes",
+                    received.len()
+                ),
+            });
+        }
+        self
+    }
+}
+
+ended_from!(StartTlsError, ReceiveError, Refused, Refusal, ConnectError);
 
 impl From<Box<Failed>> for Ended {
     fn from(failed: Box<Failed>) -> Self {

@@ -12,7 +12,7 @@ use leastconn::{
 };
 
 use crate::{
-    config::{self, IpNet, OnExpiry, Prefixes, TlsRecords},
+    config::{self, IpNet, OnExpiry, Prefixes, StartTls, TlsRecords},
     metrics::{ListenerMetrics, Metrics},
     policy::Routing,
     presented::Chains,
@@ -29,6 +29,8 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Who sends PROXY headers, which come before anything else; `None`: nobody.
     pub senders: Option<config::Senders>,
+    /// What comes before the TLS handshake.
+    pub starttls: StartTls,
     /// TLS towards clients; `None`: plain TCP.
     pub tls: Option<tls::Server>,
     /// Whose clients those are; `None`: they need not show a certificate.
@@ -105,6 +107,7 @@ impl Listener {
             on_expiry: config.on_expiry,
             on_truncation: config.on_truncation.into(),
             senders: config.senders.clone(),
+            starttls: config.starttls,
             timeouts: config.timeouts,
             routing: Routing::from(config),
             metrics: Arc::new(common.metrics.listener(&config.name)),
@@ -182,6 +185,7 @@ impl Listener {
             timeouts: config.timeouts,
             routing: Routing::from(config),
             senders: config.senders.clone(),
+            starttls: config.starttls,
             sources: self.next_sources(config),
             prefixes: prefixes(config),
             state,

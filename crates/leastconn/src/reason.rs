@@ -34,6 +34,8 @@ reasons! {
     HandshakeTimeout = "handshake_timeout",
     /// The TLS handshake broke: not TLS, no common version or suite, or the client went away.
     HandshakeFailed = "handshake_failed",
+    /// The client did not ask for TLS where it must do so in its own protocol (STARTTLS).
+    NotTls = "not_tls",
     /// The client showed no certificate where one is required.
     NoCertificate = "no_certificate",
     /// The certificate does not chain to a trusted CA, or is not fit for a client.

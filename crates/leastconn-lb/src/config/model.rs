@@ -277,6 +277,8 @@ pub struct Listener {
     pub on_truncation: OnTruncation,
     /// How fast each source may connect; `None`: as fast as it can.
     pub source_rate_limit: Option<SourceRateLimit>,
+    /// What comes before the TLS handshake.
+    pub starttls: StartTls,
     /// Who sends PROXY headers, which must come first; `None`: nobody.
     pub senders: Option<Senders>,
     /// TLS towards clients; `None`: plain TCP.
@@ -314,6 +316,18 @@ impl From<OnTruncation> for leastconn::net::OnTruncation {
             OnTruncation::Close => Self::Close,
         }
     }
+}
+
+/// Whether clients ask for TLS in their own protocol before the handshake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "starttls")]
+pub enum StartTls {
+    /// They do not.
+    #[default]
+    Off,
+    /// As PostgreSQL's clients do (SSLRequest).
+    Postgres,
 }
 
 /// `source_rate_limit` of a listener.

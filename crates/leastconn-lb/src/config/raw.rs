@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{
     defaults::{self, text},
-    model::{Format, Level, Mode, OnExpiry, OnTruncation, Sandbox, TlsRecords, Watch},
+    model::{Format, Level, Mode, OnExpiry, OnTruncation, Sandbox, StartTls, TlsRecords, Watch},
     tls::{ClientAuth, MinVersion, Resumption},
 };
 use value::{At, DateTime, DurationText, OneOrMany, ServerEntry, StatusCodes, Workers};
@@ -155,6 +155,9 @@ pub struct RawListener {
     /// Whether a PROXY protocol header (v1 or v2) comes before anything else.
     #[schemars(extend("default" = "off"))]
     pub proxy_protocol: Opt<ProxyProtocolIn>,
+    /// Whether clients ask for TLS in their own protocol before the handshake.
+    #[schemars(extend("default" = "off"))]
+    pub starttls: Opt<StartTls>,
     /// How fast each source may connect, before anything else is looked at. Absent: no limit.
     pub source_rate_limit: Opt<RawSourceRateLimit>,
     /// With "required": the addresses or networks of those who may send such

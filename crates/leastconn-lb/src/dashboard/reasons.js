@@ -5,6 +5,7 @@
 export const REFUSALS = {
   handshake_timeout: "Not authorized before handshake_timeout: silent, or far too slow.",
   handshake_failed: "No TLS, no common version or cipher, or the client went away.",
+  not_tls: "A STARTTLS listener, and the client did not ask for TLS.",
   no_certificate: "The client showed no certificate where one is required.",
   untrusted_certificate: "No authority of client_ca signed it, or it is not for clients.",
   expired_certificate: "Out of its validity period, or not yet in it.",

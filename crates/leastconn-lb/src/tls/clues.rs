@@ -9,6 +9,7 @@ use super::{
     rejected::{self, Claimed},
     words,
 };
+use crate::instead::Instead;
 
 /// What is known of a client that was refused for what it has shown. What is not is
 /// left out.
@@ -20,6 +21,8 @@ pub struct Clues {
     pub offered: Vec<&'static str>,
     /// If they had no application protocol (ALPN) in common: those that the client offered.
     pub protocols: Vec<String>,
+    /// What came in place of a ClientHello.
+    pub instead: Option<Instead>,
     /// The certificate that was refused.
     pub claimed: Option<Box<Claimed>>,
     /// What was wrong with the certificate, where that says more than the error.
@@ -81,11 +84,12 @@ impl Clues {
         }
     }
 
-    /// The error text: the verifier's own where there is one.
+    /// The error text: what came in place of TLS, or the verifier's own, where there is one.
     fn explain(&self, error: &HandshakeError) -> String {
-        match &self.detail {
-            Some(detail) => detail.clone(),
-            None => format!("{}{error}", self.preface()),
+        match (&self.instead, &self.detail) {
+            (Some(instead), _) => instead.to_string(),
+            (None, Some(detail)) => detail.clone(),
+            (None, None) => format!("{}{error}", self.preface()),
         }
     }
 

@@ -15,7 +15,7 @@ use rustls::{
 };
 use tokio::net::TcpStream;
 
-use crate::turns::Place;
+use crate::{instead::Instead, turns::Place};
 
 use super::{
     Clues, Failed, Server,
@@ -89,27 +89,30 @@ impl Read for Kept<'_, '_> {
     }
 }
 
-/// Reads the client's first message.
+/// Reads the client's first message. `bytes`, empty at first, gets what was read, for a
+/// caller that gives up.
 ///
 /// # Errors
 /// If it is not a ClientHello, or the client goes away.
 ///
 /// # Cancel safety
 /// What was read is lost: close the socket.
-pub async fn read_hello(socket: &mut TcpStream) -> Result<Hello, Box<Failed>> {
+pub async fn read_hello(socket: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<Hello, Box<Failed>> {
     let mut acceptor = Acceptor::default();
-    let mut bytes = Vec::new();
     poll_fn(|cx| {
         loop {
             match acceptor.accept() {
                 Ok(Some(accepted)) => {
-                    let bytes = std::mem::take(&mut bytes);
+                    let bytes = std::mem::take(bytes);
                     return Poll::Ready(Ok(Hello { accepted, bytes }));
                 }
                 Ok(None) => {}
                 Err((error, alert)) => {
                     let mut failed: Box<Failed> = error.clone().into();
-                    failed.clues.saw_hello(&bytes, &error);
+                    failed.clues.saw_hello(bytes, &error);
+                    if matches!(error, Error::InvalidMessage(_)) {
+                        failed.clues.instead = Instead::unless_tls(bytes);
+                    }
                     send(&mut failed, alert, &mut Polled { socket, cx });
                     return Poll::Ready(Err(failed));
                 }
@@ -118,11 +121,14 @@ pub async fn read_hello(socket: &mut TcpStream) -> Result<Hello, Box<Failed>> {
                 socket: &mut *socket,
                 cx: &mut *cx,
             };
-            match acceptor.read_tls(&mut Kept {
-                socket,
-                bytes: &mut bytes,
-            }) {
-                Ok(0) => return Poll::Ready(Err(HandshakeError::Closed.into())),
+            match acceptor.read_tls(&mut Kept { socket, bytes }) {
+                Ok(0) => {
+                    let mut failed: Box<Failed> = HandshakeError::Closed.into();
+                    if !bytes.is_empty() {
+                        failed.clues.instead = Instead::unless_tls(bytes);
+                    }
+                    return Poll::Ready(Err(failed));
+                }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(error) => return Poll::Ready(Err(error.into())),

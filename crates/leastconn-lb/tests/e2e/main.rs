@@ -63,6 +63,7 @@ mod speaks_tls_1_2_and_1_3;
 mod speaks_tls_to_servers;
 mod spreads_as_the_upstream_says;
 mod spreads_by_least_connections;
+mod starttls;
 mod stays_as_the_first_process;
 mod steers_a_running_balancer;
 mod survives_running_out_of_descriptors;

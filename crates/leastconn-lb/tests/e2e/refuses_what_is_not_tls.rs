@@ -3,13 +3,20 @@
 use leastconn_testkit::{Upstream, client::read_to_close, data::pattern};
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{CLIENT1, Records, Site, both_record_layers, client_hello, talk, tcp};
+use crate::support::{
+    CLIENT1, NO_PROBES, Records, Site, TLS, both_record_layers, client_hello, cn, entries, talk,
+    tcp,
+};
 
 both_record_layers! {
     #[tokio::test]
     plain_http_gets_an_alert,
     #[tokio::test]
     garbage_of_all_kinds_is_refused_at_once,
+    #[tokio::test]
+    other_protocols_are_named_in_the_detail,
+    #[tokio::test]
+    silent_client_is_told_apart_from_a_slow_one,
     #[tokio::test]
     an_end_in_the_middle_of_the_handshake_is_a_failed_one,
 }
@@ -79,5 +86,68 @@ async fn an_end_in_the_middle_of_the_handshake_is_a_failed_one(records: Records)
         lb.nth(n, "handshake_failed").await;
     }
     assert_eq!(web.accepted(), 0);
+    lb.quiet().await;
+}
+
+async fn other_protocols_are_named_in_the_detail(records: Records) {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).records(records).start().await;
+    let sent: [(&[u8], &str); 7] = [
+        (b"\0\0\0\x08\x04\xd2\x16\x2f", "starttls = \"postgres\""),
+        (
+            b"\0\0\0\x29\0\x03\0\0user\0x\0\0",
+            "PostgreSQL client without TLS",
+        ),
+        (
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+            "proxy_protocol = \"required\"",
+        ),
+        (
+            b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+            "PROXY protocol header, version 2",
+        ),
+        (b"GET / HTTP/1.1\r\n\r\n", "HTTP request"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH"),
+        (
+            b"\x03\0\0\x13\x0e\xe0\0\0\0\0\0\x01\0\x08\0\x03\0\0\0",
+            "RDP",
+        ),
+    ];
+    for (n, (bytes, said)) in sent.into_iter().enumerate() {
+        let mut stream = tcp(lb.main()).await;
+        stream.write_all(bytes).await.unwrap();
+        let _ = read_to_close(&mut stream).await;
+        let record = lb.nth(n, "handshake_failed").await;
+        let detail = record["detail"].as_str().unwrap();
+        assert!(detail.contains(said), "{detail}");
+    }
+    lb.quiet().await;
+}
+
+async fn silent_client_is_told_apart_from_a_slow_one(records: Records) {
+    let web = Upstream::named("web1").await;
+    let lb = Site::new()
+        .records(records)
+        .listener(
+            "main",
+            &["upstream = \"web\"", "handshake_timeout = \"200ms\"", TLS],
+        )
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .start()
+        .await;
+    let hello = client_hello(lb.ca());
+    let sent: [(&[u8], &str); 2] = [
+        (b"", "MySQL"),
+        (&hello[..20], "in the middle of the ClientHello"),
+    ];
+    for (n, (bytes, said)) in sent.into_iter().enumerate() {
+        let mut stream = tcp(lb.main()).await;
+        stream.write_all(bytes).await.unwrap();
+        let _ = read_to_close(&mut stream).await;
+        let record = lb.nth(n, "handshake_timeout").await;
+        let detail = record["detail"].as_str().unwrap();
+        assert!(detail.contains(said), "{detail}");
+    }
     lb.quiet().await;
 }

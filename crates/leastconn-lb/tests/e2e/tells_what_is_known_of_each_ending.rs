@@ -47,6 +47,7 @@ fn fields(outcome: &str) -> &'static str {
             "sni serial certificate alert_sent ? tls_offered tls_version detail"
         }
         "handshake_failed" => "? tls_offered alert_sent alert_received tls_version sni detail",
+        "not_tls" => "detail ?",
         "handshake_timeout" => "? detail",
         other => panic!("{other}"),
     }
@@ -94,6 +95,10 @@ async fn start(revoked: &leastconn_testkit::Cert, site: Site) -> Rig {
         .listener("main", &["upstream = \"echo\"", TLS])
         // By IPv6: a rule by source holds for TLS clients from there, too.
         .listener("plain", &["upstream = \"echo\"", "bind = \"[::1]:0\""])
+        .listener(
+            "postgres",
+            &["upstream = \"echo\"", "starttls = \"postgres\"", TLS],
+        )
         .listener(
             "hasty",
             &["upstream = \"echo\"", "handshake_timeout = \"200ms\"", TLS],
@@ -233,6 +238,11 @@ async fn each_has_what_was_known_and_no_more() {
     socket.write_all(&record).await.unwrap();
     let _ = read_to_close(&mut socket).await;
     talk(tcp(lb.address("plain")).await).await.unwrap();
+    // STARTTLS, and another protocol.
+    let mut other = tcp(lb.address("postgres")).await;
+    other.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let _ = read_to_close(&mut other).await;
+
     // Somebody else ended it.
     let mut leaves = lb.client("leaves").connect(main).await.unwrap();
     read_line(&mut leaves).await.unwrap();

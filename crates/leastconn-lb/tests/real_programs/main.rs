@@ -1,6 +1,6 @@
 //! The program as its users meet it: the real binary, in front of real servers
-//! (nginx, redis), behind and before real balancers (haproxy), asked by real clients (curl,
-//! openssl, python, redis-cli).
+//! (nginx, redis, PostgreSQL), behind and before real balancers (haproxy), asked by real clients (curl,
+//! openssl, psql, python, redis-cli).
 //!
 //! A program that is missing makes the test fail with what to install; nothing is
 //! skipped. Everything lives in temporary directories and on ports of its own.
@@ -30,6 +30,7 @@ mod openssl_is_told_why_it_is_refused;
 mod openssl_resumes_where_it_may;
 mod openssl_speaks_every_suite_of_the_seed;
 mod pki_makes_certificates_that_others_accept;
+mod postgres_clients_pass_through;
 mod promtool_has_no_complaints;
 mod python_ends_cleanly_or_abruptly;
 mod redis_clients_pass_through;

@@ -7,7 +7,7 @@ use crate::config::{
     Prefixes,
     cidr::IpNet,
     defaults,
-    model::{Listener, Route, Senders, SourceRateLimit, Timeouts},
+    model::{Listener, Route, Senders, SourceRateLimit, StartTls, Timeouts},
     pattern::DnsPattern,
     raw::{ProxyProtocolIn, RawListener, RawSourceRateLimit, value::At},
     tls,
@@ -83,9 +83,15 @@ impl Resolver<'_> {
             self.upstream_named(&at.value, &at.span)
         });
         let routes = self.routes(table);
+        let starttls = self.starttls(table);
         let tls = optional(raw.tls.as_ref(), |at| {
             let Surroundings { base_dir, now, .. } = self.surroundings;
-            tls::load::load(at, base_dir, *now, self.problems)
+            // What PostgreSQL itself answers.
+            let default_alpn = match starttls {
+                StartTls::Off => tls::Alpn::default(),
+                StartTls::Postgres => tls::Alpn::postgresql(),
+            };
+            tls::load::load(at, base_dir, *now, default_alpn, self.problems)
         });
         let source_rate_limit = optional(raw.source_rate_limit.as_ref(), |at| {
             self.source_rate_limit(&at.value)
@@ -117,8 +123,38 @@ impl Resolver<'_> {
                 .map_or_else(Default::default, |at| at.value),
             source_rate_limit,
             senders,
+            starttls,
             tls,
         })
+    }
+
+    fn starttls(&mut self, table: &At<RawListener>) -> StartTls {
+        let Some(at) = &table.value.starttls else {
+            return StartTls::Off;
+        };
+        if at.value != StartTls::Off && table.value.tls.is_none() && !self.pruned(&table.span) {
+            self.problems
+                .error("`starttls` needs `tls`: without it, the answer to a request for TLS is no")
+                .at(at.span.clone())
+                .help("give the listener `tls`, or remove `starttls`");
+        }
+        let alpn = table
+            .value
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.value.alpn.as_ref());
+        if let Some(alpn) = alpn
+            && at.value == StartTls::Postgres
+            && !alpn.each().iter().any(|name| name.value == "postgresql")
+        {
+            self.problems
+                .warning(
+                    "`alpn` lacks \"postgresql\", which psql 17 and newer offer: they are refused",
+                )
+                .at(alpn.span.clone())
+                .help("add it, or remove `alpn`: with `starttls = \"postgres\"` it is the default");
+        }
+        at.value
     }
 
     fn source_rate_limit(&mut self, raw: &RawSourceRateLimit) -> Option<SourceRateLimit> {

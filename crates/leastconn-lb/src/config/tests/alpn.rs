@@ -1,6 +1,9 @@
 //! `alpn` of listeners.
 
-use super::tls::{ALL, Pki};
+use super::{
+    PLAIN,
+    tls::{ALL, Pki},
+};
 
 #[test]
 fn alpn_is_checked() {
@@ -37,5 +40,25 @@ fn alpn_is_checked() {
         says(&format!("[\"{long}\"]"))
             .iter()
             .any(|line| line.contains("this has 256"))
+    );
+}
+
+#[test]
+fn starttls_needs_tls_and_the_protocol_postgresql() {
+    let pki = Pki::new();
+    let says = |lines: &str| {
+        let listener = format!("upstream = \"web\"\nstarttls = \"postgres\"\n{lines}");
+        pki.says_of(&PLAIN.replace("upstream = \"web\"\n", &listener))
+    };
+    assert!(
+        says("")[0].contains("`starttls` needs `tls`"),
+        "{:?}",
+        says("")
+    );
+    assert!(says(&format!("tls = {{ {ALL} }}\n")).is_empty());
+    let without = says(&format!("tls = {{ {ALL}, alpn = [\"h2\"] }}\n"));
+    assert!(
+        without[0].contains("`alpn` lacks \"postgresql\""),
+        "{without:?}"
     );
 }

@@ -111,7 +111,14 @@ impl Tls {
             value: raw,
             span: 0..0,
         };
-        let tls = load::load(&raw, &self.written.base_dir, now, &mut problems);
+        // The text names those of the default, too.
+        let tls = load::load(
+            &raw,
+            &self.written.base_dir,
+            now,
+            Alpn::default(),
+            &mut problems,
+        );
         problems.sort();
         let RawTls {
             cert,

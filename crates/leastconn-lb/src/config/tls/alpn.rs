@@ -10,6 +10,11 @@ use crate::config::raw::value::{At, OneOrMany};
 pub struct Alpn(Vec<String>);
 
 impl Alpn {
+    /// The protocol of PostgreSQL.
+    pub fn postgresql() -> Self {
+        Self(vec!["postgresql".to_owned()])
+    }
+
     /// No protocol is negotiated.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -11,7 +11,7 @@ use rustls::{
 };
 
 use super::{
-    CertificateFile, ClientAuth, Dated, FileKind, MinVersion, Resumption, Tls, TlsMaterial,
+    Alpn, CertificateFile, ClientAuth, Dated, FileKind, MinVersion, Resumption, Tls, TlsMaterial,
     Written,
     file::{Pem, Wanted},
     inspect::{self, Purpose},
@@ -41,11 +41,13 @@ pub(crate) fn ca_names_length(names: impl Iterator<Item = usize>) -> usize {
     names.map(|length| length + 2).sum()
 }
 
-/// What the table says, if nothing of it is an error.
+/// What the table says, if nothing of it is an error. `default_alpn`: the protocols where
+/// it names none.
 pub(crate) fn load(
     raw: &At<RawTls>,
     base_dir: &Path,
     now: Timestamp,
+    default_alpn: Alpn,
     problems: &mut Problems,
 ) -> Option<Tls> {
     let mut loader = Loader::new("client_ca", base_dir, now, problems);
@@ -105,7 +107,10 @@ pub(crate) fn load(
         loader.names_fit(authorities, at);
     }
     let resumption = loader.resumption(resumption.as_ref(), resumption_lifetime.as_ref());
-    let alpn = loader.alpn(alpn.as_ref());
+    let alpn = match alpn {
+        Some(at) => loader.alpn(Some(at)),
+        None => default_alpn,
+    };
     if loader.problems.errors() > errors {
         return None;
     }

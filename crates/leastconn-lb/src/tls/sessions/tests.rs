@@ -76,7 +76,7 @@ async fn connect(server: &Server, client: &TlsClient) -> Result<bool, HandshakeE
     let address = listener.local_addr().unwrap();
     let accepting = async {
         let (mut socket, _) = listener.accept().await.unwrap();
-        let hello = tls::read_hello(&mut socket).await.unwrap();
+        let hello = tls::read_hello(&mut socket, &mut Vec::new()).await.unwrap();
         match tls::accept(socket, hello, server, &Place::alone()).await {
             Ok(mut stream) => {
                 // With the certificate of then, for rules to look at.

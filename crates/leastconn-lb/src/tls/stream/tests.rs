@@ -70,7 +70,7 @@ async fn pair(
     };
     let accepting = async {
         let (mut socket, _) = listener.accept().await.unwrap();
-        let hello = read_hello(&mut socket).await.unwrap();
+        let hello = read_hello(&mut socket, &mut Vec::new()).await.unwrap();
         accept(socket, hello, &Arc::new(server).into(), &Place::alone())
             .await
             .map_err(|(error, _)| error)
@@ -319,7 +319,7 @@ async fn refused(
     let address = listener.local_addr().unwrap();
     let accepting = async {
         let (mut socket, _) = listener.accept().await.unwrap();
-        let hello = match read_hello(&mut socket).await {
+        let hello = match read_hello(&mut socket, &mut Vec::new()).await {
             Ok(hello) => hello,
             Err(error) => {
                 socket.shutdown().await.unwrap();
@@ -484,7 +484,7 @@ async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
             (socket, session)
         });
         let (mut socket, _) = listener.accept().await.unwrap();
-        let hello = read_hello(&mut socket).await.unwrap();
+        let hello = read_hello(&mut socket, &mut Vec::new()).await.unwrap();
         let accepted = accept(socket, hello, &Arc::new(server).into(), &Place::alone()).await;
         let mut stream = accepted.map_err(|(error, _)| error).unwrap();
         let mut seen = Vec::new();

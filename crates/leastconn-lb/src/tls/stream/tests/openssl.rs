@@ -50,7 +50,7 @@ impl Conversation {
             .unwrap();
         let accepted = async {
             let (mut socket, _) = listener.accept().await.unwrap();
-            let hello = read_hello(&mut socket).await.unwrap();
+            let hello = read_hello(&mut socket, &mut Vec::new()).await.unwrap();
             accept(socket, hello, &Arc::new(config).into(), &Place::alone())
                 .await
                 .map_err(|(error, _)| error)

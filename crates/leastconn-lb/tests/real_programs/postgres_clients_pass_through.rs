@@ -1,0 +1,222 @@
+//! `examples/postgres-mtls.toml` with PostgreSQL's own server and clients.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use leastconn_testkit::{DEADLINE, TempDir, eventually};
+use tokio::process::Command as AsyncCommand;
+
+use crate::{
+    program::{self, Port, command, replace, run, tool},
+    site::{self, Certs, repository},
+};
+
+/// The user that the server runs as where the test runs as root: PostgreSQL refuses to.
+const NOBODY: u32 = 65_534;
+
+/// A server with a database, a user `app` and a password. Killed when dropped.
+struct Postgres {
+    _dir: TempDir,
+    port: Port,
+    process: Child,
+}
+
+/// Where the programs of the newest installed version are.
+fn programs() -> PathBuf {
+    let mut versions: Vec<_> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path().join("bin"))
+        .filter(|bin| bin.join("initdb").is_file())
+        .collect();
+    versions.sort();
+    versions.pop().unwrap_or_else(|| {
+        // Elsewhere than in Debian they are in the PATH.
+        program::path("initdb").parent().unwrap().to_owned()
+    })
+}
+
+/// A command as a user that PostgreSQL takes.
+fn unprivileged(program: &Path) -> Command {
+    if !rustix::process::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new(program::path("setpriv"));
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+        .arg(program);
+    command
+}
+
+impl Postgres {
+    async fn start() -> Self {
+        let dir = TempDir::new().unwrap();
+        let data = dir.path().join("data");
+        fs::create_dir(&data).unwrap();
+        let password = dir.path().join("password");
+        fs::write(&password, "secret\n").unwrap();
+        if rustix::process::geteuid().is_root() {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
+            for path in [&data, &password] {
+                chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+        }
+        let programs = programs();
+        let initdb = unprivileged(&programs.join("initdb"))
+            .args([
+                "--username=app",
+                "--auth=scram-sha-256",
+                "--no-sync",
+                "--pwfile",
+            ])
+            .arg(&password)
+            .arg("--pgdata")
+            .arg(&data)
+            .output()
+            .unwrap();
+        assert!(initdb.status.success(), "{initdb:?}");
+        let port = Port::reserve();
+        let process = unprivileged(&programs.join("postgres"))
+            .arg("-D")
+            .arg(&data)
+            .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c"])
+            .arg(format!("port={}", port.address.port()))
+            .args(["-c", "unix_socket_directories="])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let this = Self {
+            _dir: dir,
+            port,
+            process,
+        };
+        let up = eventually(DEADLINE, || async {
+            let mut psql = tool("psql");
+            psql.env("PGPASSWORD", "secret").args(["-Atc", "select 1"]);
+            psql.arg(format!(
+                "host=127.0.0.1 port={} user=app dbname=postgres sslmode=disable",
+                this.port.address.port()
+            ));
+            let ended = run(&mut psql).await;
+            (ended.code == 0).then_some(()).ok_or(ended.stderr)
+        });
+        up.await.unwrap();
+        this
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // SIGINT: a shutdown that waits for nobody, and takes its children with it.
+        let pid = rustix::process::Pid::from_child(&self.process);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        let _ = self.process.wait();
+    }
+}
+
+/// The example before this server, on any port.
+fn configuration(postgres: &Postgres) -> String {
+    let text = fs::read_to_string(repository().join("examples/postgres-mtls.toml")).unwrap();
+    let text = replace(&text, "0.0.0.0:5433", "127.0.0.1:0");
+    let text = replace(&text, "127.0.0.1:5441", &postgres.port.address.to_string());
+    let text = replace(&text, "127.0.0.1:5442", &postgres.port.address.to_string());
+    format!("{text}\n[admin]\nbind = \"127.0.0.1:0\"\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_clients_pass_through() {
+    let certs = Certs::generate().await;
+    let postgres = Postgres::start().await;
+    let balancer = site::start(&configuration(&postgres), &certs).await;
+    let address = balancer.address("postgres");
+    let (cert, key) = certs.pair("client1");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let ca = certs.path("ca/ca.crt");
+    let conninfo = |more: &str| {
+        format!(
+            "host=lb.com hostaddr={} port={} user=app dbname=postgres connect_timeout=20 \
+             sslrootcert={} sslcert={} sslkey={} {more}",
+            address.ip(),
+            address.port(),
+            ca.display(),
+            cert.display(),
+            key.display()
+        )
+    };
+    let psql = |more: &str, sql: &str| -> AsyncCommand {
+        let mut psql = tool("psql");
+        psql.env("PGPASSWORD", "secret").args(["-Atc", sql]);
+        psql.arg(conninfo(more));
+        psql
+    };
+
+    // A password, which binds to no channel: the balancer ends TLS.
+    for mode in ["require", "verify-full"] {
+        let ended = run(&mut psql(&format!("sslmode={mode}"), "select 6 * 7")).await;
+        assert_eq!(ended.ok().stdout, "42\n");
+    }
+    // More than one buffer, both ways.
+    let sql = "select length(repeat('x', 3000000)), md5(repeat('y', 100000))";
+    let ended = run(&mut psql("sslmode=verify-full", sql)).await.ok();
+    assert!(ended.stdout.starts_with("3000000|"), "{ended:?}");
+
+    // The client says why.
+    let ended = run(&mut psql("sslmode=disable", "select 1")).await;
+    assert_eq!(ended.code, 2, "{ended:?}");
+    assert!(
+        ended.stderr.contains("only accepts TLS connections"),
+        "{ended:?}"
+    );
+    let ended = run(&mut psql("sslmode=verify-full host=other.com", "select 1")).await;
+    assert!(ended.stderr.contains("does not match"), "{ended:?}");
+    let not_tls = balancer.wait_record(|record| record["outcome"] == "not_tls", DEADLINE);
+    assert!(
+        not_tls.await["detail"]
+            .as_str()
+            .unwrap()
+            .contains("sslmode")
+    );
+
+    newest_client(&conninfo("sslmode=verify-full password=secret")).await;
+    site::stop(&balancer).await;
+}
+
+/// psycopg with a libpq that can begin with TLS and cancels over TLS, where it is installed
+/// (`pip install "psycopg[binary]"`; `LEASTCONN_PYTHON` names the interpreter).
+async fn newest_client(conninfo: &str) {
+    const SCRIPT: &str = r#"
+import sys, threading
+try:
+    import psycopg
+    if psycopg.pq.version() < 170000: raise ImportError("libpq is older than 17")
+except ImportError as error:
+    print("skipped:", error); sys.exit(0)
+for how in ("postgres", "direct"):
+    with psycopg.connect(sys.argv[1] + " sslnegotiation=" + how) as connection:
+        assert connection.execute("select 6 * 7").fetchone() == (42,)
+        if how == "postgres":
+            timer = threading.Timer(0.5, connection.cancel_safe)
+            timer.start()
+            try: connection.execute("select pg_sleep(20)")
+            except psycopg.errors.QueryCanceled: print("cancelled")
+            timer.join()
+            connection.rollback()
+print("done")
+"#;
+    let python = std::env::var_os("LEASTCONN_PYTHON");
+    let python = python.map_or_else(|| program::path("python3"), PathBuf::from);
+    let ended = run(command(python).args(["-c", SCRIPT, conninfo]))
+        .await
+        .ok();
+    if ended.stdout.starts_with("skipped") {
+        eprintln!("psycopg with libpq 17: {}", ended.stdout.trim());
+    } else {
+        assert_eq!(ended.stdout, "cancelled\ndone\n", "{ended:?}");
+    }
+}
