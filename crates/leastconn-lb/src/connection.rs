@@ -17,7 +17,7 @@ use std::{
 };
 
 use leastconn::{
-    Balance, Lease, Permit, Reason, Refusal,
+    Balance, ClientId, Lease, Permit, Reason, Refusal,
     net::{self, ConnectError, RelayOutcome, Stream},
 };
 use tokio::{
@@ -375,6 +375,14 @@ fn header_for(
         certificate: certificate.is_some(),
         cn: certificate.and_then(|certificate| certificate.cn.as_deref()),
         server_name: known.seen.sni.as_deref(),
+        alpn: record.alpn(),
+        // One by address says nothing that the header does not.
+        identity: known
+            .identity
+            .as_ref()
+            .map(ClientId::as_str)
+            .filter(|_| certificate.is_some()),
+        der: presented.map(|presented| &**presented.leaf()),
     });
     Ok(version.proxied(ends, tls.as_ref()))
 }

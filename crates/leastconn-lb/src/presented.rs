@@ -146,6 +146,11 @@ impl Presented {
         &self.fingerprint
     }
 
+    /// The client's own certificate.
+    pub fn leaf(&self) -> &CertificateDer<'static> {
+        &self.chain[0]
+    }
+
     /// Whether one of its certificates is among those `named`.
     pub fn is_among(&self, named: &Named) -> bool {
         self.names.iter().any(|name| named.0.contains(name))

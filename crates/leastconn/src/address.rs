@@ -1,13 +1,14 @@
-//! Where a server listens: an IP address or a name, and a port.
+//! Where a server listens: an IP address or a name, and a port; or a UNIX socket.
 
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    path::Path,
     str::FromStr,
     sync::Arc,
 };
 
-/// A server's address: `10.0.0.7:80`, `[::1]:80` or `webapp1:80`.
+/// A server's address: `10.0.0.7:80`, `[::1]:80`, `webapp1:80` or `unix:/run/app.sock`.
 ///
 /// A name is resolved when connecting, not here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,18 +22,27 @@ pub enum Address {
         /// The port.
         port: u16,
     },
+    /// The path of a UNIX stream socket.
+    Unix(Arc<Path>),
 }
 
+/// What the address of a UNIX socket begins with.
+const UNIX: &str = "unix:";
+
+/// The longest path that the kernel takes.
+const MAX_PATH: usize = 107;
+
 impl Address {
-    /// The port.
-    pub const fn port(&self) -> u16 {
+    /// The port. A UNIX socket has none.
+    pub const fn port(&self) -> Option<u16> {
         match self {
-            Self::Ip(address) => address.port(),
-            Self::Name { port, .. } => *port,
+            Self::Ip(address) => Some(address.port()),
+            Self::Name { port, .. } => Some(*port),
+            Self::Unix(_) => None,
         }
     }
 
-    /// The same host at another port.
+    /// The same host at another port. A UNIX socket stays as it is.
     pub fn with_port(&self, port: u16) -> Self {
         match self {
             Self::Ip(address) => Self::Ip(SocketAddr::new(address.ip(), port)),
@@ -40,15 +50,17 @@ impl Address {
                 host: Arc::clone(host),
                 port,
             },
+            Self::Unix(_) => self.clone(),
         }
     }
 
-    /// The host as it belongs into an HTTP `Host` header.
+    /// The host as it belongs into an HTTP `Host` header; `localhost` for a UNIX socket.
     pub fn host(&self) -> String {
         match self {
             Self::Ip(SocketAddr::V6(address)) => format!("[{}]", address.ip()),
             Self::Ip(SocketAddr::V4(address)) => address.ip().to_string(),
             Self::Name { host, .. } => host.to_string(),
+            Self::Unix(_) => "localhost".to_owned(),
         }
     }
 }
@@ -64,6 +76,7 @@ impl fmt::Display for Address {
         match self {
             Self::Ip(address) => address.fmt(f),
             Self::Name { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
         }
     }
 }
@@ -87,12 +100,21 @@ pub enum AddressError {
     /// The host is empty, too long, or has characters no host name has.
     #[error("not a host name: letters, digits, `-`, `_` and `.`, each label at most 63 long")]
     InvalidHost,
+    /// The path of a UNIX socket is empty, too long, or has a NUL.
+    #[error("the path of a UNIX socket has 1 to {MAX_PATH} bytes and no NUL")]
+    InvalidPath,
 }
 
 impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = text.strip_prefix(UNIX) {
+            return match path.len() {
+                1..=MAX_PATH if !path.contains('\0') => Ok(Self::Unix(Path::new(path).into())),
+                _ => Err(AddressError::InvalidPath),
+            };
+        }
         let (host, port) = text.rsplit_once(':').ok_or(AddressError::MissingPort)?;
         if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
             // `::1` or `fe80::1:80`: nobody can say which part is the port.
@@ -151,6 +173,8 @@ mod tests {
             "[::1]:8080",
             "webapp1:80",
             "db_1.internal:5432",
+            "unix:/run/app.sock",
+            "unix:app.sock",
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
@@ -170,6 +194,8 @@ mod tests {
             (":80", AddressError::InvalidHost),
             ("256.1.1.1:80", AddressError::InvalidHost),
             ("a b:80", AddressError::InvalidHost),
+            ("unix:", AddressError::InvalidPath),
+            ("unix:/a\0b", AddressError::InvalidPath),
             ("http://web:80", AddressError::UnbracketedV6),
         ] {
             let expected = if text.starts_with("http") {

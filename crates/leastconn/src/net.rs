@@ -9,6 +9,7 @@ pub mod probe;
 pub mod relay;
 pub(crate) mod resolve;
 mod stream;
+mod unix;
 
 use std::time::Instant;
 
@@ -18,6 +19,7 @@ pub use prepare::{Plain, Prepare};
 pub use probe::{Check, Checker, Probe};
 pub use relay::{OnTruncation, RelayOutcome, RelayPolicy, Traffic, relay};
 pub use stream::{Fault, Stream};
+pub use unix::{connect_unix, from_unix};
 
 /// The monotonic clock: the one place that reads it.
 ///

@@ -294,8 +294,10 @@ pub enum ProxyProtocolOut {
     V1,
     /// Version 2, binary.
     V2,
-    /// Version 2 with the client certificate's fields.
+    /// Version 2 with the client certificate's fields, and the name that its rule matched.
     V2Tls,
+    /// The same with the certificate in DER.
+    V2TlsFull,
 }
 
 /// Probes that tell whether a server works.
@@ -393,8 +395,8 @@ pub struct RawUpstreamTls {
 pub struct RawServer {
     /// Its name in logs and metrics, unique in its upstream. Default: its address.
     pub name: Opt<String>,
-    /// Host or IP address, and port.
-    #[schemars(required, extend("examples" = ["webapp1:80", "10.0.0.7:80"]))]
+    /// Host or IP address, and port; or "unix:" and the path of a UNIX socket.
+    #[schemars(required, extend("examples" = ["webapp1:80", "10.0.0.7:80", "unix:/run/app.sock"]))]
     pub address: Opt<String>,
     /// Its share of connections relative to its peers', 1 to 65535.
     #[schemars(

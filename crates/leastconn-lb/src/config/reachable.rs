@@ -53,7 +53,7 @@ pub(crate) fn check(addresses: &[AddressUse], severity: Severity, problems: &mut
 
 fn name(address: &Address) -> Option<(Arc<str>, u16)> {
     match address {
-        Address::Ip(_) => None,
+        Address::Ip(_) | Address::Unix(_) => None,
         Address::Name { host, port } => Some((Arc::clone(host), *port)),
     }
 }

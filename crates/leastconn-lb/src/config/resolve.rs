@@ -344,7 +344,7 @@ impl Resolver<'_> {
                     "write \"0.0.0.0:9443\"".to_owned(),
                 ),
                 Err(error) => (error.to_string(), "write \"0.0.0.0:9443\"".to_owned()),
-                Ok(Address::Ip(_)) => return,
+                Ok(Address::Ip(_) | Address::Unix(_)) => return,
             }
         };
         self.problems

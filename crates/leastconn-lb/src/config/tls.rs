@@ -136,6 +136,7 @@ impl UpstreamTls {
         self.server_name.clone().or_else(|| match address {
             Address::Ip(address) => Some(ServerName::IpAddress(address.ip().into())),
             Address::Name { host, .. } => ServerName::try_from(host.to_string()).ok(),
+            Address::Unix(_) => None,
         })
     }
 }

@@ -132,7 +132,7 @@ impl Scene {
 fn lease(scene: &Scene, port: u16) -> Lease {
     let current = scene.running.current();
     let pool = current.state.upstreams["web"].pool();
-    let only = pool.subset(|server: &Server| server.address().port() == port);
+    let only = pool.subset(|server: &Server| server.address().port() == Some(port));
     pool.pick(&only, &Tried::default(), net::now()).unwrap()
 }
 

@@ -24,7 +24,7 @@ pub(super) fn drive(data: &[u8]) {
     let Header::Proxied(ends) = header else {
         return;
     };
-    for version in [Version::V1, Version::V2, Version::V2Tls] {
+    for version in [Version::V1, Version::V2, Version::V2Tls, Version::V2TlsFull] {
         let written = version.proxied(ends, None);
         assert_eq!(parse(&written), Ok(Some((written.len(), header))));
     }

@@ -13,6 +13,8 @@ pub enum Version {
     V2,
     /// Binary, with what TLS says of the client.
     V2Tls,
+    /// The same with the client's certificate in DER.
+    V2TlsFull,
 }
 
 /// What TLS says of a client.
@@ -31,13 +33,24 @@ pub struct ClientTls<'a> {
     pub cn: Option<&'a str>,
     /// The server name that it asked for.
     pub server_name: Option<&'a str>,
+    /// The application protocol that was agreed on.
+    pub alpn: Option<&'a str>,
+    /// The name that the client's rule matched, with its kind: `uri:spiffe://…`, `dns:…`.
+    pub identity: Option<&'a str>,
+    /// The certificate.
+    pub der: Option<&'a [u8]>,
 }
 
+const ALPN: u8 = 0x01;
 const AUTHORITY: u8 = 0x02;
 const SSL: u8 = 0x20;
 const SSL_VERSION: u8 = 0x21;
 const SSL_CN: u8 = 0x22;
 const SSL_CIPHER: u8 = 0x23;
+const SSL_CLIENT_CERT: u8 = 0x28;
+/// In the range that the specification leaves to applications (0xE0 to 0xEF). AWS, Azure
+/// and Google use others of it.
+const IDENTITY: u8 = 0xe5;
 
 /// Flags of [`SSL`].
 const CLIENT_SSL: u8 = 0x01;
@@ -48,22 +61,52 @@ const CLIENT_CERT_SESS: u8 = 0x04;
 /// have limits of their own. Names of hosts have 253, common names 64 by standard.
 const MAX_TEXT: usize = 1024;
 
+/// A header is at most so long behind its fixed part.
+const MAX_REST: usize = u16::MAX as usize;
+
+/// Two IPv6 addresses and ports.
+const MAX_ADDRESSES: usize = 36;
+
+/// Of version 1, for a connection without addresses.
+const UNKNOWN: &[u8] = b"PROXY UNKNOWN\r\n";
+
 impl Version {
     /// The header for a client's connection.
     pub fn proxied(self, ends: Endpoints, tls: Option<&ClientTls<'_>>) -> Vec<u8> {
         let ends = SameFamily::of(ends);
         match self {
             Self::V1 => ends.line().into_bytes(),
-            Self::V2 => ends.binary(&[]),
-            Self::V2Tls => ends.binary(&tls.map(tlvs).unwrap_or_default()),
+            Self::V2 | Self::V2Tls | Self::V2TlsFull => ends.binary(&self.tlvs(tls)),
+        }
+    }
+
+    /// The header for the connection of a client that has no IP address: one of a UNIX
+    /// socket. Its family is unspecified.
+    pub fn unspecified(self, tls: Option<&ClientTls<'_>>) -> Vec<u8> {
+        match self {
+            Self::V1 => UNKNOWN.to_vec(),
+            Self::V2 | Self::V2Tls | Self::V2TlsFull => {
+                let tlvs = self.tlvs(tls);
+                [&SIGNATURE[..], &[0x21, 0x00], &length(tlvs.len()), &tlvs].concat()
+            }
+        }
+    }
+
+    fn tlvs(self, tls: Option<&ClientTls<'_>>) -> Vec<u8> {
+        match (self, tls) {
+            (Self::V2Tls, Some(tls)) => tlvs(&ClientTls { der: None, ..*tls }),
+            (Self::V2TlsFull, Some(tls)) => tlvs(tls),
+            _ => Vec::new(),
         }
     }
 
     /// The header for a connection of our own, such as a probe's.
     pub fn local(self) -> Vec<u8> {
         match self {
-            Self::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
-            Self::V2 | Self::V2Tls => [&SIGNATURE[..], &[0x20, 0x00, 0, 0]].concat(),
+            Self::V1 => UNKNOWN.to_vec(),
+            Self::V2 | Self::V2Tls | Self::V2TlsFull => {
+                [&SIGNATURE[..], &[0x20, 0x00, 0, 0]].concat()
+            }
         }
     }
 }
@@ -140,7 +183,7 @@ const fn mapped(end: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Every text is at most [`MAX_TEXT`] bytes, and there are four.
+/// Every text is at most [`MAX_TEXT`] bytes, and a certificate is left out that does not fit.
 const fn length(bytes: usize) -> [u8; 2] {
     (bytes as u16).to_be_bytes()
 }
@@ -166,8 +209,24 @@ fn tlvs(tls: &ClientTls<'_>) -> Vec<u8> {
         push(&mut ssl, SSL_CN, cn.as_bytes());
     }
     let mut tlvs = Vec::new();
-    if let Some(name) = tls.server_name {
-        push(&mut tlvs, AUTHORITY, name.as_bytes());
+    let texts = [
+        (AUTHORITY, tls.server_name),
+        (ALPN, tls.alpn),
+        (IDENTITY, tls.identity),
+    ];
+    for (kind, text) in texts {
+        if let Some(text) = text {
+            push(&mut tlvs, kind, text.as_bytes());
+        }
+    }
+    if let Some(der) = tls.der {
+        const HEADS: usize = 2 * 3;
+        let others = MAX_ADDRESSES + tlvs.len() + ssl.len() + HEADS;
+        if others + der.len() <= MAX_REST {
+            ssl.push(SSL_CLIENT_CERT);
+            ssl.extend(length(der.len()));
+            ssl.extend(der);
+        }
     }
     tlvs.push(SSL);
     tlvs.extend(length(ssl.len()));

@@ -257,7 +257,7 @@ fn ipv4_in_ipv6_is_ipv4() {
 
 #[test]
 fn a_header_of_our_own_is_local() {
-    for version in [Version::V1, Version::V2, Version::V2Tls] {
+    for version in [Version::V1, Version::V2, Version::V2Tls, Version::V2TlsFull] {
         assert_eq!(header(&version.local()), Ok(Header::Local));
     }
 }
@@ -269,6 +269,9 @@ const TLS: ClientTls<'_> = ClientTls {
     certificate: true,
     cn: Some("c"),
     server_name: Some("s"),
+    alpn: None,
+    identity: None,
+    der: Some(b"DER"),
 };
 
 fn tlvs(tls: &ClientTls<'_>) -> Vec<u8> {
@@ -299,6 +302,9 @@ fn what_tls_says_is_written_as_haproxy_does() {
         certificate: false,
         cn: None,
         server_name: None,
+        alpn: None,
+        identity: None,
+        der: None,
     };
     assert_eq!(
         tlvs(&none),
@@ -332,6 +338,54 @@ fn a_certificate_of_before_is_the_session_s_alone() {
     };
     assert_eq!(resumed(true), [5, 0, 0, 0, 0]);
     assert_eq!(resumed(false), [1, 0, 0, 0, 1]);
+}
+
+#[test]
+fn identity_protocol_and_certificate_are_written() {
+    let tls = ClientTls {
+        alpn: Some("h2"),
+        identity: Some("uri:spiffe://x/y"),
+        ..TLS
+    };
+    let written = tlvs(&tls);
+    assert!(written.starts_with(b"\x02\x00\x01s\x01\x00\x02h2\xe5\x00\x10uri:spiffe://x/y\x20"));
+    assert!(!written.windows(3).any(|part| part == b"DER"));
+    let ends = ends("10.0.0.1:4660", "10.0.0.2:443");
+    let full = Version::V2TlsFull.proxied(ends, Some(&tls));
+    assert_eq!(header(&full), Ok(Header::Proxied(ends)));
+    assert!(full.ends_with(b"\x22\x00\x01c\x28\x00\x03DER"));
+}
+
+#[test]
+fn a_certificate_that_does_not_fit_is_left_out() {
+    let fits = |size: usize| {
+        let der = vec![7; size];
+        let tls = ClientTls {
+            der: Some(&der),
+            ..TLS
+        };
+        let ends = ends("[2001:db8::1]:1", "[2001:db8::2]:2");
+        let bytes = Version::V2TlsFull.proxied(ends, Some(&tls));
+        let rest = usize::from(u16::from_be_bytes([bytes[14], bytes[15]]));
+        assert_eq!(FIXED + rest, bytes.len());
+        bytes.len() > size
+    };
+    assert!(fits(65_000));
+    let most = (65_000..66_000)
+        .take_while(|&size| fits(size))
+        .last()
+        .unwrap();
+    assert!(!fits(most + 1) && most < 65_535);
+    assert!(!fits(100_000));
+}
+
+#[test]
+fn a_client_without_address_is_unspecified() {
+    assert_eq!(Version::V1.unspecified(None), b"PROXY UNKNOWN\r\n");
+    for version in [Version::V2, Version::V2Tls, Version::V2TlsFull] {
+        assert_eq!(header(&version.unspecified(Some(&TLS))), Ok(Header::Local));
+        assert_eq!(version.unspecified(None)[12..], [0x21, 0, 0, 0]);
+    }
 }
 
 #[test]
@@ -392,7 +446,7 @@ proptest! {
     fn what_is_written_is_read(source in address(), destination in address(), cn in ".{0,80}") {
         let ends = Endpoints::new(source, destination);
         let tls = ClientTls { cn: Some(&cn), ..TLS };
-        for version in [Version::V1, Version::V2, Version::V2Tls] {
+        for version in [Version::V1, Version::V2, Version::V2Tls, Version::V2TlsFull] {
             let bytes = version.proxied(ends, Some(&tls));
             prop_assert_eq!(header(&bytes), Ok(Header::Proxied(ends)));
             drive(&bytes);

@@ -66,7 +66,8 @@ impl Secure {
         })?;
         let at = At {
             server: server.id().clone(),
-            port: socket.peer_addr()?.port(),
+            // A UNIX socket has none.
+            port: socket.peer_addr().map_or(0, |address| address.port()),
         };
         match tls::client::connect(socket, Arc::clone(&self.config), name, alpn).await {
             Ok(stream) => {

@@ -76,6 +76,7 @@ mod tells_its_state_as_json;
 mod tells_servers_who_connects;
 mod tells_the_service_manager;
 mod tells_what_is_known_of_each_ending;
+mod unix_servers;
 mod upgrades_unnoticed;
 mod verifies_servers;
 mod writes_one_record_a_socket;

@@ -150,9 +150,13 @@ async fn what_tls_says_of_the_client_is_passed_on(records: Records) {
         let stream = client.connect_sni(addr, "web.lb.com").await.unwrap();
         let source = stream.get_ref().0.local_addr().unwrap();
         let authority = hex("web.lb.com");
+        let identity = match listener {
+            "main" => format!(" e5={}", hex(&format!("cn:{CLIENT1}"))),
+            _ => String::new(),
+        };
         assert_eq!(
             told(stream).await,
-            format!("v2 {source} {addr} 02={authority} 20={ssl}")
+            format!("v2 {source} {addr} 02={authority}{identity} 20={ssl}")
         );
         lb.nth(n, "ok").await;
     }
@@ -325,4 +329,43 @@ async fn it_comes_before_tls_to_the_server() {
         lb.nth(0, "ok").await;
         lb.quiet().await;
     }
+}
+
+#[tokio::test]
+async fn the_name_that_matched_and_the_certificate_are_told() {
+    let web = server().await;
+    let tls = TLS.replace(" }", ", alpn = [\"h2\"] }");
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\"", &tls])
+        .upstream(
+            "web",
+            &[NO_PROBES, "proxy_protocol = \"v2-tls-full\""],
+            &entries(&[&web]),
+        )
+        .client(
+            "orders",
+            "uri = \"spiffe://lb.com/ns/*/sa/orders\"",
+            "web",
+            "",
+        )
+        .start()
+        .await;
+    let id = "spiffe://lb.com/ns/prod/sa/orders";
+    let cert = lb.ca().leaf("ignored").uri(id).build();
+    let client = lb.showing(&cert).alpn(&["h2"]);
+    let line = told(client.connect(lb.main()).await.unwrap()).await;
+    assert!(
+        line.contains(&format!(" e5={}", hex(&format!("uri:{id}")))),
+        "{line}"
+    );
+    assert!(line.contains(&format!(" 01={}", hex("h2"))), "{line}");
+    let der: String = cert
+        .der()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let length = cert.der().len();
+    assert!(line.contains(&format!("28{length:04x}{der}")), "{line}");
+    lb.nth(0, "ok").await;
+    lb.quiet().await;
 }

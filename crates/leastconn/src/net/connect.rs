@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -16,8 +17,9 @@ use super::{
     keepalive::set_keepalive,
     now,
     prepare::{Plain, Prepare},
+    unix::connect_unix,
 };
-use crate::{Candidates, Lease, Pool, Reason, Server, ServerId, Tried};
+use crate::{Address, Candidates, Lease, Pool, Reason, Server, ServerId, Tried};
 
 /// How long and how often to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,6 +227,10 @@ impl<P: Prepare> Dialling<'_, P> {
         addresses: &[SocketAddr],
         deadline: Instant,
     ) -> io::Result<P::Stream> {
+        if let Address::Unix(path) = self.server.address() {
+            let connected = timeout_at(deadline.into(), self.unix(path)).await;
+            return connected.unwrap_or_else(|_| Err(timed_out()));
+        }
         let mut failure = None;
         for (position, &address) in addresses.iter().enumerate() {
             let left = deadline.saturating_duration_since(now());
@@ -242,6 +248,11 @@ impl<P: Prepare> Dialling<'_, P> {
         }
         Err(failure
             .unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+    }
+
+    async fn unix(&self, path: &Path) -> io::Result<P::Stream> {
+        let stream = connect_unix(path).await?;
+        self.step.prepare(stream, self.server).await
     }
 
     async fn one(&self, address: SocketAddr) -> io::Result<P::Stream> {

@@ -17,7 +17,8 @@ pub trait Prepare: Send + Sync {
     /// What the connection becomes.
     type Stream: Stream + Send;
 
-    /// Makes `stream`, just connected to an address of `server`, usable.
+    /// Makes `stream`, just connected to an address of `server`, usable. For a server at a
+    /// UNIX socket it is what [`from_unix`](super::from_unix) makes.
     ///
     /// # Errors
     /// If the server does not play along. The message goes to the log as the

@@ -143,8 +143,10 @@ pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Resu
             .addresses(server.address(), now())
             .await?
             .to_vec();
-        for resolved in &mut addresses {
-            resolved.set_port(address.port());
+        if let Some(port) = address.port() {
+            for resolved in &mut addresses {
+                resolved.set_port(port);
+            }
         }
         let dialling = Dialling {
             server,
@@ -159,10 +161,9 @@ pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Resu
             Probe::Http { path, status } => {
                 let request = format!(
                     "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: leastconn-health-check\r\nAccept: */*\r\nConnection: close\r\n\r\n",
-                    if address.port() == 80 {
-                        address.host()
-                    } else {
-                        format!("{}:{}", address.host(), address.port())
+                    match address.port() {
+                        None | Some(80) => address.host(),
+                        Some(port) => format!("{}:{port}", address.host()),
                     },
                 );
                 stream.write_all(request.as_bytes()).await?;

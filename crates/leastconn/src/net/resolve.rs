@@ -79,6 +79,8 @@ impl Resolved {
         let (host, port) = match address {
             Address::Ip(address) => return Ok([*address].into()),
             Address::Name { host, port } => (host, *port),
+            // Connected to by its path.
+            Address::Unix(_) => return Ok(Arc::default()),
         };
         let (earlier, running) = {
             let mut state = lock(&self.0);

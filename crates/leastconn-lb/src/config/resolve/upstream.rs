@@ -3,7 +3,7 @@
 use std::{collections::HashMap, num::NonZeroU32, ops::Range, time::Duration};
 
 use leastconn::{
-    Address, Balance, ServerId, ServerSpec, UpstreamId, Weight,
+    Address, AddressError, Balance, ServerId, ServerSpec, UpstreamId, Weight,
     health::{ActivePolicy, PassivePolicy},
 };
 
@@ -104,6 +104,7 @@ impl Resolver<'_> {
                 ProxyProtocolOut::V1 => Some(Version::V1),
                 ProxyProtocolOut::V2 => Some(Version::V2),
                 ProxyProtocolOut::V2Tls => Some(Version::V2Tls),
+                ProxyProtocolOut::V2TlsFull => Some(Version::V2TlsFull),
             }),
             health_check: match &raw.health_check {
                 None => self.health_check(&RawHealthCheck::default(), &(0..0)),
@@ -215,6 +216,18 @@ impl Resolver<'_> {
 
     fn address(&mut self, text: &str, span: &Range<usize>) -> Option<Address> {
         match text.parse() {
+            Ok(Address::Unix(path)) => {
+                // Relative to the file; that may make it too long.
+                let path = self.path(&path.to_string_lossy());
+                let absolute = format!("unix:{}", path.display()).parse();
+                if let Err(error) = &absolute {
+                    self.problems
+                        .error(format!("{text:?} is not the address of a server"))
+                        .at(span.clone())
+                        .note(AddressError::to_string(error));
+                }
+                absolute.ok()
+            }
             Ok(address) => Some(address),
             Err(error) => {
                 let problem = self

@@ -241,6 +241,7 @@ fn the_header_for_servers_is_one_of_three_or_none() {
         ("v1", Some(Version::V1)),
         ("v2", Some(Version::V2)),
         ("v2-tls", Some(Version::V2Tls)),
+        ("v2-tls-full", Some(Version::V2TlsFull)),
     ] {
         let key = format!("name = \"web\"\nproxy_protocol = \"{word}\"\n");
         let config = config(&changed("name = \"web\"\n", &key));

@@ -259,7 +259,7 @@ fn mistakes_and_what_is_said() {
         (
             "servers =",
             "proxy_protocol = \"required\"\nservers =",
-            "error: `proxy_protocol` cannot be \"required\"; it is \"off\", \"v1\", \"v2\" or \"v2-tls\"",
+            "error: `proxy_protocol` cannot be \"required\"; it is \"off\", \"v1\", \"v2\", \"v2-tls\" or \"v2-tls-full\"",
         ),
         // Addresses
         (
