@@ -33,6 +33,9 @@ use crate::machine;
 pub enum Mode {
     /// Connect, echo once, close; again and again.
     Connect,
+    /// The same by clients that leave Nagle's algorithm on; latency is that of the first
+    /// echo, from the end of the handshake.
+    FirstEcho,
     /// Echo on connections that stay open.
     Echo,
     /// Streams from the servers.

@@ -54,6 +54,9 @@ pub enum Unit {
     /// Microseconds of CPU for each echo.
     #[serde(rename = "µs CPU/echo")]
     Echo,
+    /// Milliseconds until the first echo, the median.
+    #[serde(rename = "ms, median")]
+    FirstEcho,
     /// Nanoseconds of CPU for each KiB of payload.
     #[serde(rename = "ns CPU/KiB")]
     Stream,
@@ -73,6 +76,7 @@ impl fmt::Display for Unit {
         f.pad(match self {
             Self::Connection => "µs CPU/connection",
             Self::Echo => "µs CPU/echo",
+            Self::FirstEcho => "ms, median",
             Self::Stream => "ns CPU/KiB",
             Self::Memory => "KiB/connection",
             Self::Ratio => "× p99",
@@ -126,6 +130,7 @@ impl Case {
         match self.work {
             Work::Load(spec) => match spec.mode {
                 Mode::Connect => Unit::Connection,
+                Mode::FirstEcho => Unit::FirstEcho,
                 Mode::Echo | Mode::Idle => Unit::Echo,
                 Mode::Download | Mode::Background | Mode::Upload => Unit::Stream,
             },
@@ -212,6 +217,11 @@ pub fn all(quick: bool, most: usize) -> Vec<Case> {
         Work::Load(load(Mode::Connect, CONNECTING)),
         None,
     );
+    for transport in [Transport::Mtls, Transport::Plain] {
+        // One client at a time: it is the latency of an idle balancer.
+        let work = Work::Load(load(Mode::FirstEcho, 1));
+        add(format!("first-echo-{transport}"), transport, work, None);
+    }
     // Their streams and floods run only when nobody else wants the CPU, which on a busy
     // machine may be never.
     if !quick {

@@ -187,6 +187,7 @@ async fn under_load(
     sample.cpu_coarse = cpu.coarse;
     sample.cpu_busy = Some(cpu.ns as f64 / 1e9 / tally.elapsed.as_secs_f64());
     sample.cost = match spec.mode {
+        Mode::FirstEcho => tally.latency().map(|latency| latency.p50 as f64 / 1e6),
         mode if mode.is_stream() => ratio(cpu.ns as f64, tally.bytes as f64 / 1024.0),
         _ => ratio(cpu.ns as f64 / 1000.0, tally.operations as f64),
     };

@@ -132,6 +132,16 @@ impl TlsOptions {
     }
 }
 
+/// Whether the client's kernel holds small messages back until what it sent before is
+/// acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nagle {
+    /// The default of sockets.
+    On,
+    /// `TCP_NODELAY`.
+    Off,
+}
+
 /// Whom to connect to.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -195,9 +205,17 @@ impl Target {
     /// # Errors
     /// With the step at which it failed.
     pub async fn connect(&self) -> Result<Connection, Failure> {
+        self.connect_with(Nagle::Off).await
+    }
+
+    /// As [`Self::connect`], with or without Nagle's algorithm.
+    ///
+    /// # Errors
+    /// With the step at which it failed.
+    pub async fn connect_with(&self, nagle: Nagle) -> Result<Connection, Failure> {
         let socket = bounded(Step::Connect, self.dial()).await?;
         socket
-            .set_nodelay(true)
+            .set_nodelay(nagle == Nagle::Off)
             .map_err(Failure::at(Step::Connect))?;
         let Some(tls) = &self.tls else {
             return Ok(Connection::Plain(socket));
@@ -247,14 +265,26 @@ impl Target {
     /// With the step at which it failed.
     pub async fn connect_and_echo(&self, payload: &[u8]) -> Result<Connection, Failure> {
         let mut connection = self.connect().await?;
+        self.echo_first(&mut connection, payload).await?;
+        Ok(connection)
+    }
+
+    /// The first echo on a new connection.
+    ///
+    /// # Errors
+    /// With the step at which it failed.
+    pub async fn echo_first(
+        &self,
+        connection: &mut Connection,
+        payload: &[u8],
+    ) -> Result<(), Failure> {
         let mut first = if self.announce {
             Request::Echo.encode()
         } else {
             Vec::new()
         };
         first.extend_from_slice(payload);
-        echo(&mut connection, &first, payload).await?;
-        Ok(connection)
+        echo(connection, &first, payload).await
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::{
 
 use super::{
     Mode,
-    client::{Connection, Failure, Step, Target, close, echo},
+    client::{Connection, Failure, Nagle, Step, Target, close, echo},
     session::Shared,
 };
 use crate::protocol::{ENDLESS, Request};
@@ -24,7 +24,9 @@ pub(super) async fn open(
     payload: &[u8],
 ) -> Result<Connection, Failure> {
     let request = match mode {
-        Mode::Connect | Mode::Echo | Mode::Idle => return target.connect_and_echo(payload).await,
+        Mode::Connect | Mode::FirstEcho | Mode::Echo | Mode::Idle => {
+            return target.connect_and_echo(payload).await;
+        }
         Mode::Download => Request::Download(ENDLESS),
         Mode::Background => Request::Background,
         Mode::Upload => Request::Upload(ENDLESS),
@@ -55,7 +57,7 @@ impl Worker {
     /// Works until told to stop, or until no connection is left.
     pub(super) async fn run(self) {
         match self.shared.spec.mode {
-            Mode::Connect => self.connect().await,
+            Mode::Connect | Mode::FirstEcho => self.connect().await,
             Mode::Echo => self.echo().await,
             Mode::Download | Mode::Background | Mode::Upload => self.stream().await,
             Mode::Idle => {}
@@ -77,17 +79,16 @@ impl Worker {
         let shared = &*self.shared;
         while !shared.stop.get() {
             let start = self.turn().await;
-            let connected = shared.target.connect_and_echo(&shared.payload).await;
-            let took = start.elapsed();
+            let connected = self.connect_once(start).await;
             let closed = match connected {
-                Ok(connection) => {
+                Ok((connection, took)) => {
                     let resumed = connection.is_resumed();
-                    close(connection).await.map(|()| resumed)
+                    close(connection).await.map(|()| (resumed, took))
                 }
                 Err(failure) => Err(failure),
             };
             match closed {
-                Ok(resumed) => {
+                Ok((resumed, took)) => {
                     if resumed {
                         shared.resumed();
                     }
@@ -100,6 +101,21 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// A connection that has echoed once, and the latency that counts.
+    async fn connect_once(&self, start: Instant) -> Result<(Connection, Duration), Failure> {
+        let Shared {
+            target, payload, ..
+        } = &*self.shared;
+        if self.shared.spec.mode == Mode::FirstEcho {
+            let mut connection = target.connect_with(Nagle::On).await?;
+            let start = Instant::now();
+            target.echo_first(&mut connection, payload).await?;
+            return Ok((connection, start.elapsed()));
+        }
+        let connection = target.connect_and_echo(payload).await?;
+        Ok((connection, start.elapsed()))
     }
 
     async fn echo(mut self) {

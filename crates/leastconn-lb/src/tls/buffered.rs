@@ -18,7 +18,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{HandshakeError, Visit, record::Patience};
+use super::{HandshakeError, Visit, handshake::LastFlight, record::Patience};
 use crate::turns::Place;
 use boundary::Boundary;
 
@@ -130,26 +130,35 @@ impl Buffered {
         &self.session
     }
 
+    pub(super) fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
     /// Gives up TLS, for closing.
     pub(super) fn into_socket(self) -> TcpStream {
         self.socket
     }
 
     /// What is left of the handshake, each flight in a turn of `place`; without one, in
-    /// none. `visit` is told of its end.
+    /// none. `visit` is told of its end. Returns which side had the last word.
     pub(super) async fn handshake(
         &mut self,
         place: Option<&Place>,
         visit: Option<&Visit>,
-    ) -> Result<(), HandshakeError> {
+    ) -> Result<LastFlight, HandshakeError> {
         loop {
             if let Some(visit) = visit.filter(|_| !self.session.is_handshaking()) {
                 // Before the client can have heard of it.
                 visit.over(&self.session);
             }
+            let last = if self.session.wants_write() {
+                LastFlight::Sent
+            } else {
+                LastFlight::Received
+            };
             poll_fn(|cx| self.poll_send(cx)).await?;
             if !self.session.is_handshaking() {
-                return Ok(());
+                return Ok(last);
             }
             if poll_fn(|cx| self.poll_read_tls(cx)).await? == 0 {
                 return Err(HandshakeError::Closed);

@@ -118,7 +118,7 @@ pub async fn connect(
         ClientConnection::new_with_alpn(config, name, protocols).map_err(|error| failed(&error))?;
     let mut stream = Buffered::new(socket, session);
     match stream.handshake(None, None).await {
-        Ok(()) => Ok(ClientStream(stream)),
+        Ok(_) => Ok(ClientStream(stream)),
         Err(HandshakeError::Tls(error)) => Err(failed(&error)),
         Err(HandshakeError::Closed) => Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,

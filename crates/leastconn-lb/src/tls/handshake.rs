@@ -75,6 +75,25 @@ impl HandshakeError {
     }
 }
 
+/// Who sent the last flight of a handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LastFlight {
+    /// Ours carried the acknowledgement of what the client had sent.
+    Sent,
+    /// The client's, which the kernel acknowledges when it likes.
+    Received,
+}
+
+/// Sends the pending TCP acknowledgement of the client's last flight now. The kernel
+/// would delay it by 40 ms, and a client with Nagle's algorithm (no `TCP_NODELAY`)
+/// holds its first message back until then.
+///
+/// `TCP_QUICKACK` is not sticky: the kernel returns to delayed acknowledgements.
+pub(super) fn acknowledge(socket: &TcpStream) {
+    // Only latency depends on it: not worth a connection.
+    let _ = rustix::net::sockopt::set_tcp_quickack(socket, true);
+}
+
 /// Keeps a copy of what is read.
 struct Kept<'a, 'cx> {
     socket: Polled<'a, 'cx>,
@@ -193,7 +212,12 @@ async fn finish(
     let mut stream = Buffered::new(socket, session);
     stream.was_given(&hello.bytes);
     match stream.handshake(Some(place), terms.visit.as_deref()).await {
-        Ok(()) => Ok(TlsStream::rustls(stream)),
+        Ok(last) => {
+            if last == LastFlight::Received {
+                acknowledge(stream.socket());
+            }
+            Ok(TlsStream::rustls(stream))
+        }
         Err(error) => {
             let clues = match &error {
                 HandshakeError::Tls(error) => Clues::gather(error, Some(stream.session())),

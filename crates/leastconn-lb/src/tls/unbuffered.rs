@@ -38,6 +38,7 @@ use crate::turns::Place;
 use super::{
     Clues, Failed, HandshakeError, Terms, TlsStream,
     direct::Direct,
+    handshake::{LastFlight, acknowledge},
     record::{HEADER, Records, Rekey, Violation},
     stream::{About, owned},
 };
@@ -71,6 +72,9 @@ pub(super) async fn accept(
 ) -> Result<TlsStream, (Box<Failed>, TcpStream)> {
     match Box::pin(shake_hands(&mut socket, received, terms, place)).await {
         Ok(done) => {
+            if done.last == LastFlight::Received {
+                acknowledge(&socket);
+            }
             let stream = Direct::new(socket, done.records, &done.unopened);
             Ok(TlsStream::direct(stream, done.about))
         }
@@ -84,6 +88,7 @@ pub(super) struct Done {
     pub(super) about: About,
     /// What came behind it.
     pub(super) unopened: Vec<u8>,
+    pub(super) last: LastFlight,
 }
 
 pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
@@ -92,12 +97,13 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     terms: Terms,
     place: &Place,
 ) -> Result<Done, Box<Failed>> {
-    let (session, unopened) = handshake(socket, received, terms, place).await?;
+    let (session, unopened, last) = handshake(socket, received, terms, place).await?;
     let (records, about) = finish(session)?;
     Ok(Done {
         records,
         about,
         unopened,
+        last,
     })
 }
 
@@ -107,13 +113,13 @@ enum Progress {
     Done,
 }
 
-/// Returns the session, and what came behind the handshake.
+/// Returns the session, what came behind the handshake, and who sent its last flight.
 async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     mut received: Vec<u8>,
     terms: Terms,
     place: &Place,
-) -> Result<(UnbufferedServerConnection, Vec<u8>), Box<Failed>> {
+) -> Result<(UnbufferedServerConnection, Vec<u8>, LastFlight), Box<Failed>> {
     let mut session = UnbufferedServerConnection::new(terms.config)?;
     let mut answer = Vec::new();
     // So much at most can be left behind the last record of the handshake: not
@@ -141,12 +147,15 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
             // Before the client can have heard of it.
             visit.over(&session);
         }
-        if !answer.is_empty() {
+        let last = if answer.is_empty() {
+            LastFlight::Received
+        } else {
             socket.write_all(&answer).await?;
             answer.clear();
-        }
+            LastFlight::Sent
+        };
         if matches!(progress, Progress::Done) {
-            return Ok((session, received));
+            return Ok((session, received, last));
         }
         if is_next_complete(&received, given) {
             continue;

@@ -29,6 +29,7 @@ mod ends_silent_connections;
 mod ends_what_has_run_out;
 mod ends_when_told_to;
 mod explains_what_would_happen;
+mod first_message_latency;
 mod goes_on_when_an_upgrade_fails;
 mod goes_on_without_its_access_log;
 mod hands_over_what_it_was_told;
