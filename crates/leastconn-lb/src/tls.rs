@@ -184,7 +184,7 @@ impl From<Arc<ServerConfig>> for Terms {
 /// # Errors
 /// If rustls refuses any part of it.
 pub fn server(tls: &Tls, trust: Option<&Trust>, records: TlsRecords) -> Result<Server, TlsError> {
-    let provider = Arc::new(provider());
+    let provider = Arc::new(provider_for(records));
     let builder = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions(tls.min_version))?;
     let material = &tls.material;
@@ -259,6 +259,15 @@ fn provider() -> CryptoProvider {
     provider
         .cipher_suites
         .sort_by_key(|suite| !FIRST.contains(&suite.suite()));
+    provider
+}
+
+/// As [`provider`], for this record layer.
+fn provider_for(records: TlsRecords) -> CryptoProvider {
+    let mut provider = provider();
+    if records == TlsRecords::Rustls {
+        buffered::suites::wrap(&mut provider.cipher_suites);
+    }
     provider
 }
 

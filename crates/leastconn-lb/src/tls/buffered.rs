@@ -2,6 +2,7 @@
 //! this for when to read and write.
 
 mod boundary;
+pub(super) mod suites;
 
 use std::{
     cell::RefCell,
@@ -12,15 +13,21 @@ use std::{
 };
 
 use leastconn::net;
-use rustls::Connection;
+use rustls::{Connection, ProtocolVersion, SupportedCipherSuite};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::{Sleep, sleep},
 };
 
-use super::{HandshakeError, Visit, handshake::LastFlight, record::Patience};
+use super::{
+    HandshakeError, Visit,
+    handshake::LastFlight,
+    record::{ControlLimit, EMPTY_IN_A_ROW, MAX_PLAINTEXT, Verdict, Violation, payload_length},
+};
 use crate::turns::Place;
-use boundary::Boundary;
+use boundary::{Boundary, Step};
+use suites::Request;
 
 /// Plaintext that rustls may hold for a socket that takes no more, beyond which
 /// writing waits.
@@ -33,6 +40,10 @@ const RECEIVE: usize = 64 * 1024;
 /// Read at least, where there is hardly room for plaintext: a record's rest and
 /// what comes behind it.
 const SMALLEST_READ: usize = 4 * 1024;
+
+/// Key updates in a row after which rustls is made to count anew. It refuses a 33rd; how
+/// many there may be is up to [`ControlLimit`].
+const FORGIVE_EACH: u32 = 32;
 
 thread_local! {
     /// The worker's, not the connection's: nothing stays in it between polls.
@@ -100,8 +111,15 @@ pub(super) struct Buffered {
     boundary: Boundary,
     /// An error that was found behind bytes, which are returned first.
     failed: Option<io::Error>,
-    /// How many more without data may come.
-    patience: Patience,
+    control: ControlLimit,
+    /// Control records since the last record with data.
+    control_in_a_row: u32,
+    /// rustls may hold back an answer to a control record.
+    is_answering: bool,
+    /// No record is given to rustls before it is over: too many come without data.
+    pause: Option<Pin<Box<Sleep>>>,
+    /// Records of data that were sent.
+    sealed: u64,
     close_notify_sent: bool,
 }
 
@@ -115,7 +133,11 @@ impl Buffered {
             undigested: Vec::new(),
             boundary: Boundary::default(),
             failed: None,
-            patience: Patience::new(),
+            control: ControlLimit::new(),
+            control_in_a_row: 0,
+            is_answering: false,
+            pause: None,
+            sealed: 0,
             close_notify_sent: false,
         }
     }
@@ -130,7 +152,7 @@ impl Buffered {
         &self.session
     }
 
-    pub(super) fn socket(&self) -> &TcpStream {
+    pub(super) fn tcp(&self) -> &TcpStream {
         &self.socket
     }
 
@@ -221,40 +243,139 @@ impl Buffered {
     }
 
     /// Gives ciphertext to rustls, one record after the other, and takes out the
-    /// plaintext. Returns what there was no room for.
-    ///
-    /// # Errors
-    /// Also if too many records carry nothing: rustls counts key updates between two
-    /// records of data, so that a byte between them would make them free.
+    /// plaintext. Returns what there was no room for, or what must wait for a pause.
     fn decrypt<'a>(
         &mut self,
         cx: &mut Context<'_>,
         mut ciphertext: &'a [u8],
         buffer: &mut ReadBuf<'_>,
     ) -> io::Result<&'a [u8]> {
-        while !ciphertext.is_empty() {
-            let (length, is_whole) = self.boundary.advance(ciphertext);
-            let (mut record, rest) = ciphertext.split_at(length);
-            while !record.is_empty() {
-                // Takes as much as it has room for, and at least something.
-                self.session.read_tls(&mut record)?;
-                self.digest(cx).map_err(HandshakeError::into_io)?;
-            }
-            ciphertext = rest;
-            let before = buffer.filled().len();
-            let enough = self.take_plaintext(buffer)?;
-            let carried = buffer.filled().len() > before;
-            if is_whole && !carried && !self.patience.take(net::now()) {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "too many records without data",
-                ));
-            }
-            if enough {
-                break;
+        while !ciphertext.is_empty() && self.pause.is_none() {
+            match self.boundary.advance(ciphertext) {
+                Step::Incomplete(count) => ciphertext = &ciphertext[count..],
+                Step::Header(count) => {
+                    ciphertext = &ciphertext[count..];
+                    self.begin_record(cx)?;
+                }
+                Step::Payload(count, is_whole) => {
+                    let (mut payload, rest) = ciphertext.split_at(count);
+                    ciphertext = rest;
+                    while !payload.is_empty() {
+                        // Takes as much as it has room for, and at least something.
+                        self.session.read_tls(&mut payload)?;
+                        if let Err(error) = self.digest(cx) {
+                            return Err(self.explain(error));
+                        }
+                    }
+                    let before = buffer.filled().len();
+                    let enough = self.take_plaintext(buffer)?;
+                    if buffer.filled().len() > before {
+                        self.control_in_a_row = 0;
+                    } else if is_whole {
+                        self.count_control(cx)?;
+                    }
+                    if enough {
+                        break;
+                    }
+                }
             }
         }
         Ok(ciphertext)
+    }
+
+    fn is_tls13(&self) -> bool {
+        self.session.protocol_version() == Some(ProtocolVersion::TLSv1_3)
+    }
+
+    /// Gives a header to rustls, if it is acceptable.
+    fn begin_record(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Err(why) = payload_length(self.boundary.header(), self.is_tls13()) {
+            return Err(self.refuse(cx, why));
+        }
+        let (header, given) = self.boundary.take_header();
+        let mut rest = header.get(given..).unwrap_or_default();
+        while !rest.is_empty() {
+            self.session.read_tls(&mut rest)?;
+        }
+        Ok(())
+    }
+
+    /// Counts a record without data.
+    fn count_control(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.control.take(net::now()) {
+            Verdict::Process => {}
+            Verdict::Delay(delay) => self.pause = Some(Box::pin(sleep(delay))),
+            Verdict::Refuse => return Err(self.refuse(cx, Violation::TooManyControlRecords)),
+        }
+        self.is_answering = true;
+        self.control_in_a_row = self.control_in_a_row.saturating_add(1);
+        if self.is_tls13() && self.control_in_a_row.is_multiple_of(FORGIVE_EACH) {
+            self.request(Request::Forgive)?;
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, request: Request) -> io::Result<()> {
+        let record = request.record();
+        let mut record = record.as_slice();
+        while !record.is_empty() {
+            self.session.read_tls(&mut record)?;
+        }
+        let processed = self.session.process_new_packets();
+        processed
+            .map(drop)
+            .map_err(|error| HandshakeError::Tls(error).into_io())
+    }
+
+    /// Ends the connection with the alert that `why` calls for, sent as far as the socket
+    /// takes it now.
+    fn refuse(&mut self, cx: &mut Context<'_>, why: Violation) -> io::Error {
+        if !self.boundary.is_within_given_header() {
+            let _ = self.request(Request::for_violation(why));
+            let _ = self.poll_send(cx);
+        }
+        into_io(why)
+    }
+
+    /// The error of a record that rustls refused.
+    fn explain(&self, error: HandshakeError) -> io::Error {
+        match error {
+            HandshakeError::Tls(error) if error == suites::UNEXPECTED => {
+                let too_many = self.control_in_a_row >= u32::from(EMPTY_IN_A_ROW);
+                into_io(if too_many {
+                    Violation::TooManyControlRecords
+                } else {
+                    Violation::Unexpected
+                })
+            }
+            other => other.into_io(),
+        }
+    }
+
+    /// Sends answers to control records. rustls holds them back until data is written.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // While an answer waits for the socket, one more answers all further requests.
+        ready!(self.poll_send(cx))?;
+        if !self.close_notify_sent {
+            let _ = self.session.writer().write(&[])?;
+            ready!(self.poll_send(cx))?;
+        }
+        self.is_answering = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether records for this much data may be sealed. rustls ends a TLS 1.2 connection
+    /// at its key limit as if all data had been sent.
+    fn may_seal(&self, bytes: usize) -> bool {
+        /// The handshake's record, alerts and `close_notify`.
+        const OTHERS: u64 = 16;
+        match self.session.negotiated_cipher_suite() {
+            Some(SupportedCipherSuite::Tls12(suite)) => {
+                let records = bytes.min(SEND_BUFFER).div_ceil(MAX_PLAINTEXT) as u64;
+                self.sealed + records + OTHERS <= suite.common.confidentiality_limit
+            }
+            _ => true,
+        }
     }
 
     /// Writes out all that rustls has ready.
@@ -330,9 +451,19 @@ impl Buffered {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         loop {
+            let enough = self.take_plaintext(buffer)?;
+            if self.is_answering {
+                // Also when nothing else is written. A full socket wakes this task when
+                // it takes more.
+                let _ = self.poll_answer(cx)?;
+            }
             // Full, or at the end, or something at least: that is an answer.
-            if self.take_plaintext(buffer)? || buffer.filled().len() > before {
+            if enough || buffer.filled().len() > before {
                 return Poll::Ready(Ok(()));
+            }
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
             }
             if self.undigested.is_empty() {
                 ready!(self.poll_receive(cx, buffer))?;
@@ -357,8 +488,15 @@ impl AsyncWrite for Buffered {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if !this.may_seal(bytes.len()) {
+            // The end of all sending: a close_notify would say that nothing is missing.
+            this.close_notify_sent = true;
+            return Poll::Ready(Err(into_io(Violation::Exhausted)));
+        }
         loop {
             let count = this.session.writer().write(bytes)?;
+            this.sealed += count.div_ceil(MAX_PLAINTEXT) as u64;
+            this.control.sent(count);
             // Out at once: there is nothing to wait for.
             let sent = this.poll_send(cx)?;
             if count > 0 || bytes.is_empty() {
@@ -405,6 +543,10 @@ impl net::Stream for Buffered {
     fn socket(&self) -> Option<&TcpStream> {
         Some(&self.socket)
     }
+}
+
+fn into_io(why: Violation) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 impl HandshakeError {

@@ -34,9 +34,12 @@ use super::{
     HandshakeError, TlsError,
     buffered::Buffered,
     chain::{ChainVerifier, Usage},
-    provider, versions,
+    provider_for, versions,
 };
-use crate::{config::UpstreamTls, crl::CrlStore};
+use crate::{
+    config::{TlsRecords, UpstreamTls},
+    crl::CrlStore,
+};
 
 /// What an upstream's servers are spoken to with: its authorities and no others, and
 /// the certificate that they are shown, if there is one.
@@ -44,7 +47,7 @@ use crate::{config::UpstreamTls, crl::CrlStore};
 /// # Errors
 /// If rustls refuses any part of it.
 pub fn client_config(tls: &UpstreamTls) -> Result<Arc<ClientConfig>, TlsError> {
-    let provider = Arc::new(provider());
+    let provider = Arc::new(provider_for(TlsRecords::Rustls));
     let material = &tls.material;
     let algorithms = provider.signature_verification_algorithms;
     let verifier = |ca: &[CertificateDer<'static>], crls: Arc<CrlStore>| {

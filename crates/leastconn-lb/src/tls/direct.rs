@@ -12,12 +12,14 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use rustix::net::SendFlags;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
+    time::{Sleep, sleep},
 };
 
 use super::{
@@ -114,6 +116,10 @@ struct State<K> {
     unread: Rest,
     /// Sealed, and not yet taken by the socket.
     unsent: Rest,
+    /// What is unsent ends in an answer to the client, which waits for nobody to write.
+    is_answering: bool,
+    /// No record is read before it is over: the client sends too many without data.
+    pause: Option<Pin<Box<Sleep>>>,
     /// `close_notify` has come.
     ended: bool,
     /// The client broke the protocol, or the stream: no more reading.
@@ -132,6 +138,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> Direct<S, K> {
             unopened: Rest::default(),
             unread: Rest::default(),
             unsent: Rest::default(),
+            is_answering: false,
+            pause: None,
             ended: false,
             broken: false,
             failed: None,
@@ -148,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> Direct<S, K> {
         self.socket
     }
 
-    /// Sends what is kept and what is owed.
+    /// Sends what is kept, then answers that are pending.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { socket, state } = self;
         loop {
@@ -159,12 +167,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> Direct<S, K> {
                     count => state.unsent.advance(count),
                 }
             }
-            if state.closed || !state.records.owes() {
+            state.is_answering = false;
+            if state.closed || !state.records.has_pending_control() {
                 return Poll::Ready(Ok(()));
             }
             let mut small = [0; SMALL];
-            let length = state.records.pay(&mut small).map_err(into_io)?;
+            let length = state.records.seal_control(&mut small).map_err(into_io)?;
             state.unsent.keep(&small[..length]);
+            state.is_answering = true;
         }
     }
 
@@ -252,6 +262,10 @@ impl<K: Rekey> State<K> {
         self.unread.advance(count);
     }
 
+    fn pause(&mut self, delay: Duration) {
+        self.pause = Some(Box::pin(sleep(delay)));
+    }
+
     /// Opens whole records as long as there is room. Returns how many bytes
     /// that were.
     fn open(
@@ -262,7 +276,7 @@ impl<K: Rekey> State<K> {
     ) -> Result<usize, Violation> {
         let mut used = 0;
         let before = buffer.filled().len();
-        while !self.ended && buffer.remaining() > 0 {
+        while !self.ended && self.pause.is_none() && buffer.remaining() > 0 {
             let rest = &received[used..];
             let Some(length) = self.records.length(rest)? else {
                 break;
@@ -276,6 +290,7 @@ impl<K: Rekey> State<K> {
                 match self.records.open(record, out)? {
                     Content::Data(count) => buffer.advance(count),
                     Content::Nothing => {}
+                    Content::Pause(delay) => self.pause(delay),
                     Content::End => self.ended = true,
                 }
             } else if buffer.filled().len() > before {
@@ -288,6 +303,7 @@ impl<K: Rekey> State<K> {
                         self.unread.keep(&spare[now..count]);
                     }
                     Content::Nothing => {}
+                    Content::Pause(delay) => self.pause(delay),
                     Content::End => self.ended = true,
                 }
             }
@@ -329,17 +345,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> Direct<S, K> {
         let before = buffer.filled().len();
         loop {
             self.state.take_unread(buffer);
+            if self.state.records.has_pending_control() || self.state.is_answering {
+                // Also when nothing else is written. A full socket wakes this task when
+                // it takes more.
+                let _ = self.poll_send(cx)?;
+            }
             if buffer.remaining() == 0 || buffer.filled().len() > before || self.state.ended {
                 return Poll::Ready(Ok(()));
             }
             if self.state.broken {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
-            ready!(SCRATCH.with_borrow_mut(|scratch| self.poll_receive(cx, scratch, buffer)))?;
-            if self.state.records.owes() {
-                // If the socket is full it goes out with the next write.
-                let _ = self.poll_send(cx)?;
+            if let Some(pause) = &mut self.state.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.state.pause = None;
             }
+            ready!(SCRATCH.with_borrow_mut(|scratch| self.poll_receive(cx, scratch, buffer)))?;
         }
     }
 }

@@ -214,7 +214,7 @@ async fn finish(
     match stream.handshake(Some(place), terms.visit.as_deref()).await {
         Ok(last) => {
             if last == LastFlight::Received {
-                acknowledge(stream.socket());
+                acknowledge(stream.tcp());
             }
             Ok(TlsStream::rustls(stream))
         }

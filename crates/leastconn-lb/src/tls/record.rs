@@ -6,24 +6,27 @@
 //! RFC 8446 sections 4.6.3, 5 and 6; RFC 5246 section 6; RFC 5288; RFC 7905.
 //! What is not application data is a KeyUpdate (TLS 1.3), a renegotiation
 //! request, refused once (TLS 1.2), or an alert. Everything else ends the
-//! connection, and so does too much of these ([`Patience`]).
+//! connection, and so does too much of these ([`ControlLimit`]).
 
 mod cipher;
-mod patience;
+mod control_limit;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::{
     AlertDescription, ConnectionTrafficSecrets, Error, ProtocolVersion, SupportedCipherSuite,
 };
 
-use cipher::{Cipher, Construction};
-pub(super) use patience::Patience;
+use super::words;
+use cipher::Construction;
 
-pub(crate) use cipher::{HEADER, MAX_OVERHEAD, MAX_PLAINTEXT};
+pub(super) use control_limit::{ControlLimit, Verdict};
+
+pub(crate) use cipher::{Cipher, HEADER, MAX_OVERHEAD, MAX_PLAINTEXT, TAG};
 
 /// Content types.
 pub(crate) mod content {
+    #[cfg(any(test, fuzzing))]
     pub(crate) const CHANGE_CIPHER_SPEC: u8 = 20;
     pub(crate) const ALERT: u8 = 21;
     pub(crate) const HANDSHAKE: u8 = 22;
@@ -37,30 +40,35 @@ const KEY_UPDATE: u8 = 24;
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 
-/// What `pay` and `alert` may need.
+/// What `seal_control` and `alert` may need.
 pub(crate) const SMALL: usize = 64;
 
 /// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Violation {
     /// Forged, damaged, or out of order.
-    #[error("a record is not authentic")]
+    #[error("bad record MAC")]
     BadRecord,
-    #[error("a record is too long")]
+    #[error("record too long")]
     Oversized,
-    #[error("a record of a type that is not expected here")]
+    #[error("unexpected record type")]
     Unexpected,
-    #[error("a key update that asks for nothing known")]
+    #[error("unknown kind of key update")]
     IllegalKeyUpdate,
-    #[error("an alert that does not parse")]
+    #[error("malformed key update")]
+    MalformedKeyUpdate,
+    #[error("malformed alert")]
     IllegalAlert,
-    #[error("too many records without data")]
-    Impatient,
-    #[error("the client ended the connection by alert {0}")]
+    #[error("too many records without data: key updates, warnings or empty records")]
+    TooManyControlRecords,
+    #[error("the peer sent the alert {}", alert_name(*.0))]
     Alerted(u8),
-    #[error("the keys have been used as often as they may")]
+    /// Only in TLS 1.2: TLS 1.3 renews keys.
+    #[error(
+        "key limit: one key may seal 2^24 records, and TLS 1.2 cannot renew keys while connected"
+    )]
     Exhausted,
-    #[error("keys or buffers are not what they should be")]
+    #[error("internal error: keys or buffers do not match")]
     Keys,
 }
 
@@ -70,13 +78,41 @@ impl Violation {
         match self {
             Self::BadRecord => Some(AlertDescription::BadRecordMac),
             Self::Oversized => Some(AlertDescription::RecordOverflow),
-            Self::Unexpected | Self::Impatient => Some(AlertDescription::UnexpectedMessage),
+            Self::Unexpected | Self::TooManyControlRecords => {
+                Some(AlertDescription::UnexpectedMessage)
+            }
             Self::IllegalKeyUpdate => Some(AlertDescription::IllegalParameter),
-            Self::IllegalAlert => Some(AlertDescription::DecodeError),
+            Self::IllegalAlert | Self::MalformedKeyUpdate => Some(AlertDescription::DecodeError),
             Self::Keys => Some(AlertDescription::InternalError),
             Self::Alerted(_) | Self::Exhausted => None,
         }
     }
+}
+
+fn alert_name(code: u8) -> String {
+    words::alert(AlertDescription::from(code))
+}
+
+/// The length of a record's payload, by a header that comes after the handshake. What
+/// can be refused by the header is: RFC 8446, 5.1 and 5.2; RFC 5246, 6.2.
+pub(super) fn payload_length(header: [u8; HEADER], is_tls13: bool) -> Result<usize, Violation> {
+    let [kind, major, _, high, low] = header;
+    let first = if is_tls13 {
+        content::DATA
+    } else {
+        content::ALERT
+    };
+    if !(first..=content::DATA).contains(&kind) || major != 3 {
+        return Err(Violation::Unexpected);
+    }
+    let payload = usize::from(u16::from_be_bytes([high, low]));
+    if payload > cipher::max_ciphertext(is_tls13) {
+        return Err(Violation::Oversized);
+    }
+    if payload < TAG {
+        return Err(Violation::BadRecord);
+    }
+    Ok(payload)
 }
 
 /// Where the next keys come from, in TLS 1.3.
@@ -92,13 +128,20 @@ pub(crate) enum Content {
     Data(usize),
     /// Nothing for the reader.
     Nothing,
+    /// Nothing for the reader either, and there were many of these: to be followed by a
+    /// pause.
+    Pause(Duration),
     /// The orderly end: nothing comes after it.
     End,
 }
 
-/// What has to be sent before anything else.
+/// Empty records and warnings in a row: one more is refused. rustls refuses a 33rd empty
+/// record without an alert, and counts a few that the peer did not send.
+pub(super) const EMPTY_IN_A_ROW: u8 = 30;
+
+/// Answers that have to be sent before anything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Owed {
+struct PendingControl {
     key_update: bool,
     no_renegotiation: bool,
 }
@@ -117,8 +160,10 @@ pub(crate) struct Records<K> {
     message: [u8; 5],
     message_len: u8,
     renegotiation_refused: bool,
-    owed: Owed,
-    patience: Patience,
+    pending: PendingControl,
+    /// Empty records and warnings since the last record of another kind.
+    empty: u8,
+    limit_of_control: ControlLimit,
     clock: fn() -> Instant,
 }
 
@@ -147,8 +192,9 @@ impl<K: Rekey> Records<K> {
             message: [0; 5],
             message_len: 0,
             renegotiation_refused: false,
-            owed: Owed::default(),
-            patience: Patience::new(),
+            pending: PendingControl::default(),
+            empty: 0,
+            limit_of_control: ControlLimit::new(),
             clock,
         })
     }
@@ -160,16 +206,10 @@ impl<K: Rekey> Records<K> {
     /// The length of the record that `bytes` begin with, once its header is
     /// there.
     pub(crate) fn length(&self, bytes: &[u8]) -> Result<Option<usize>, Violation> {
-        let Some(&[kind, major, _, high, low]) = bytes.first_chunk::<HEADER>() else {
+        let Some(&header) = bytes.first_chunk::<HEADER>() else {
             return Ok(None);
         };
-        if !(content::CHANGE_CIPHER_SPEC..=content::DATA).contains(&kind) || major != 3 {
-            return Err(Violation::Unexpected);
-        }
-        let payload = usize::from(u16::from_be_bytes([high, low]));
-        if payload > self.receiving.max_ciphertext() {
-            return Err(Violation::Oversized);
-        }
+        let payload = payload_length(header, self.is_tls13())?;
         Ok(Some(HEADER + payload))
     }
 
@@ -185,21 +225,34 @@ impl<K: Rekey> Records<K> {
         self.received = self.received.checked_add(1).ok_or(Violation::Exhausted)?;
         let plaintext = out.get(..length).ok_or(Violation::BadRecord)?;
         if kind == content::DATA && length > 0 && self.message_len == 0 {
+            self.empty = 0;
             return Ok(Content::Data(length));
         }
         // "Handshake messages MUST NOT be interleaved with other record types."
         if self.message_len > 0 && kind != content::HANDSHAKE {
             return Err(Violation::Unexpected);
         }
-        if !self.patience.take((self.clock)()) {
-            return Err(Violation::Impatient);
+        let content = match kind {
+            content::DATA => Content::Nothing,
+            content::ALERT => self.alerted(plaintext)?,
+            content::HANDSHAKE if self.is_tls13() => self.handshake13(plaintext)?,
+            content::HANDSHAKE => self.handshake12(plaintext)?,
+            _ => return Err(Violation::Unexpected),
+        };
+        if content == Content::End {
+            return Ok(content);
         }
-        match kind {
-            content::DATA => Ok(Content::Nothing),
-            content::ALERT => self.alerted(plaintext),
-            content::HANDSHAKE if self.is_tls13() => self.handshake13(plaintext),
-            content::HANDSHAKE => self.handshake12(plaintext),
-            _ => Err(Violation::Unexpected),
+        if kind == content::HANDSHAKE {
+            self.empty = 0;
+        } else if self.empty == EMPTY_IN_A_ROW {
+            return Err(Violation::TooManyControlRecords);
+        } else {
+            self.empty += 1;
+        }
+        match self.limit_of_control.take((self.clock)()) {
+            Verdict::Process => Ok(content),
+            Verdict::Delay(delay) => Ok(Content::Pause(delay)),
+            Verdict::Refuse => Err(Violation::TooManyControlRecords),
         }
     }
 
@@ -212,6 +265,8 @@ impl<K: Rekey> Records<K> {
             // TLS 1.3 has no other warnings: there it is an error all the same.
             [WARNING, _] if !self.is_tls13() => Ok(Content::Nothing),
             [WARNING | FATAL, description] => Err(Violation::Alerted(description)),
+            // "zero-length": RFC 8446, 5.4.
+            [] => Err(Violation::Unexpected),
             _ => Err(Violation::IllegalAlert),
         }
     }
@@ -223,16 +278,19 @@ impl<K: Rekey> Records<K> {
             return Err(Violation::Unexpected);
         }
         let had = usize::from(self.message_len);
-        let Some(room) = self.message.get_mut(had..had + plaintext.len()) else {
-            // Another message, or something behind the KeyUpdate, under the old
-            // keys: also forbidden.
-            return Err(Violation::Unexpected);
-        };
-        room.copy_from_slice(plaintext);
-        let length = had + plaintext.len();
+        let fits = plaintext.len().min(self.message.len() - had);
+        let length = had + fits;
+        self.message[had..length].copy_from_slice(&plaintext[..fits]);
         let expected = [KEY_UPDATE, 0, 0, 1];
         let known = length.min(expected.len());
+        if self.message[0] != KEY_UPDATE {
+            return Err(Violation::Unexpected);
+        }
         if self.message[..known] != expected[..known] {
+            return Err(Violation::MalformedKeyUpdate);
+        }
+        if fits < plaintext.len() {
+            // Something behind the KeyUpdate, under the old keys.
             return Err(Violation::Unexpected);
         }
         if length < self.message.len() {
@@ -244,7 +302,7 @@ impl<K: Rekey> Records<K> {
         match self.message[4] {
             0 => {}
             // One answer does for any number that came before it was sent.
-            1 => self.owed.key_update = true,
+            1 => self.pending.key_update = true,
             _ => return Err(Violation::IllegalKeyUpdate),
         }
         let keys = self.keys.as_mut().ok_or(Violation::Keys)?;
@@ -263,24 +321,24 @@ impl<K: Rekey> Records<K> {
                     && !self.renegotiation_refused =>
             {
                 self.renegotiation_refused = true;
-                self.owed.no_renegotiation = true;
+                self.pending.no_renegotiation = true;
                 Ok(Content::Nothing)
             }
             _ => Err(Violation::Unexpected),
         }
     }
 
-    /// Whether [`Self::pay`] has something.
-    pub(crate) const fn owes(&self) -> bool {
-        self.owed.key_update || self.owed.no_renegotiation
+    /// Whether [`Self::seal_control`] has something to send.
+    pub(crate) const fn has_pending_control(&self) -> bool {
+        self.pending.key_update || self.pending.no_renegotiation
     }
 
-    /// Seals what is owed, into `out` of at least [`SMALL`] bytes.
-    pub(crate) fn pay(&mut self, out: &mut [u8]) -> Result<usize, Violation> {
-        if std::mem::take(&mut self.owed.no_renegotiation) {
+    /// Seals an answer that is pending, into `out` of at least [`SMALL`] bytes.
+    pub(crate) fn seal_control(&mut self, out: &mut [u8]) -> Result<usize, Violation> {
+        if std::mem::take(&mut self.pending.no_renegotiation) {
             return self.alert(AlertDescription::NoRenegotiation, WARNING, out);
         }
-        if self.owed.key_update {
+        if self.pending.key_update {
             return self.update_sending(out);
         }
         Ok(0)
@@ -288,7 +346,7 @@ impl<K: Rekey> Records<K> {
 
     /// Tells the client that we send under new keys from here on.
     fn update_sending(&mut self, out: &mut [u8]) -> Result<usize, Violation> {
-        self.owed.key_update = false;
+        self.pending.key_update = false;
         if self.keys.is_none() {
             return Err(Violation::Exhausted);
         }
@@ -305,8 +363,8 @@ impl<K: Rekey> Records<K> {
     /// [`MAX_OVERHEAD`], and [`SMALL`] for what must go before.
     pub(crate) fn seal(&mut self, plaintext: &[u8], out: &mut [u8]) -> Result<usize, Violation> {
         let mut length = 0;
-        while self.owes() {
-            length += self.pay(out.get_mut(length..).ok_or(Violation::Keys)?)?;
+        while self.has_pending_control() {
+            length += self.seal_control(out.get_mut(length..).ok_or(Violation::Keys)?)?;
         }
         // The update itself takes the last number.
         if self.sent + 1 >= self.limit {
@@ -314,6 +372,7 @@ impl<K: Rekey> Records<K> {
         }
         let out = out.get_mut(length..).ok_or(Violation::Keys)?;
         length += self.seal_next(content::DATA, plaintext, out)?;
+        self.limit_of_control.sent(plaintext.len());
         Ok(length)
     }
 

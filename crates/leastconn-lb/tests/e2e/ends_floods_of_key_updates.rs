@@ -1,5 +1,5 @@
-//! Row 20 of the matrix of threats: key updates cost work and carry nothing. Who sends
-//! them without end is cut off, and nobody else notices.
+//! Row 20 of the matrix of threats: key updates cost work and carry nothing. A client that
+//! sends them without end is slowed down, then disconnected; other clients do not notice.
 
 use std::io;
 
@@ -92,7 +92,7 @@ async fn a_byte_of_data_between_them_buys_no_more(records: Records) {
     let lb = Site::usual(&[&web]).records(records).start().await;
     let record = cut_off(&lb, b"x").await;
     let bytes = record["bytes_received"].as_f64().unwrap();
-    // A hundred at once, then one each ten milliseconds.
+    // A burst of 100, then one each 10 ms.
     let most = 101.0 + record["duration_ms"].as_f64().unwrap() / 10.0;
     assert!(bytes <= most, "{bytes} of at most {most}: {record}");
     lb.quiet().await;

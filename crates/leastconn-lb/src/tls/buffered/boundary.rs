@@ -1,4 +1,4 @@
-//! Where records end in what comes.
+//! Where records end in what comes, and whether their headers are acceptable.
 
 use super::super::record::HEADER;
 
@@ -8,36 +8,65 @@ pub(super) struct Boundary {
     header: [u8; HEADER],
     /// Bytes of `header` that have come.
     have: usize,
-    /// Bytes of the record that are to come behind it.
+    /// Bytes of `header` that rustls was given: during the handshake it reads by itself.
+    given: usize,
+    /// What of the record's payload is to come.
     left: usize,
 }
 
+/// The next step in a stream of records.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// So many bytes were kept: the header is not complete.
+    Incomplete(usize),
+    /// So many bytes completed a header.
+    Header(usize),
+    /// So many bytes of a payload; `true`: the record ends there.
+    Payload(usize, bool),
+}
+
 impl Boundary {
-    /// Follows `bytes` up to the end of a record at most: how many that are, and
-    /// whether one ends there.
-    pub(super) fn advance(&mut self, bytes: &[u8]) -> (usize, bool) {
-        let mut count = 0;
+    /// Follows `bytes` up to the end of a header or a record at most.
+    pub(super) fn advance(&mut self, bytes: &[u8]) -> Step {
         if self.left == 0 {
-            count = bytes.len().min(HEADER - self.have);
+            let count = bytes.len().min(HEADER - self.have);
             self.header[self.have..][..count].copy_from_slice(&bytes[..count]);
             self.have += count;
             if self.have < HEADER {
-                return (count, false);
+                return Step::Incomplete(count);
             }
             self.have = 0;
             self.left = usize::from(u16::from_be_bytes([self.header[3], self.header[4]]));
+            return Step::Header(count);
         }
-        let rest = self.left.min(bytes.len() - count);
-        self.left -= rest;
-        (count + rest, self.left == 0)
+        let count = self.left.min(bytes.len());
+        self.left -= count;
+        Step::Payload(count, self.left == 0)
     }
 
-    /// Follows all of `bytes`.
+    /// Follows all of `bytes`, which rustls reads by itself.
     pub(super) fn pass(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let (count, _) = self.advance(bytes);
+            let (Step::Incomplete(count) | Step::Header(count) | Step::Payload(count, _)) =
+                self.advance(bytes);
             bytes = &bytes[count..];
+            self.given = self.have;
         }
+    }
+
+    /// The header that was completed last.
+    pub(super) const fn header(&self) -> [u8; HEADER] {
+        self.header
+    }
+
+    /// What of that header rustls was not given, from here on given.
+    pub(super) fn take_header(&mut self) -> ([u8; HEADER], usize) {
+        (self.header, std::mem::take(&mut self.given))
+    }
+
+    /// Whether rustls was given a part of a header: nothing may be put before the rest.
+    pub(super) const fn is_within_given_header(&self) -> bool {
+        self.given > 0
     }
 }
 
@@ -51,7 +80,7 @@ mod tests {
         /// However the bytes come, records end where they end.
         #[test]
         fn records_end_where_they_end(
-            lengths in proptest::collection::vec(0..300_usize, 0..10),
+            lengths in proptest::collection::vec(1..300_usize, 0..10),
             pieces in proptest::collection::vec(1..200_usize, 1..20),
         ) {
             let mut stream = Vec::new();
@@ -70,10 +99,18 @@ mod tests {
                 }
                 let end = stream.len().min(at + piece);
                 while at < end {
-                    let (count, whole) = boundary.advance(&stream[at..end]);
-                    at += count;
-                    if whole {
-                        found.push(at);
+                    match boundary.advance(&stream[at..end]) {
+                        Step::Incomplete(count) => at += count,
+                        Step::Header(count) => {
+                            at += count;
+                            prop_assert_eq!(&boundary.header()[..3], &[23, 3, 3]);
+                        }
+                        Step::Payload(count, whole) => {
+                            at += count;
+                            if whole {
+                                found.push(at);
+                            }
+                        }
                     }
                 }
             }

@@ -12,7 +12,7 @@ use super::{Violation, content};
 /// Type, version, length.
 pub(crate) const HEADER: usize = 5;
 /// All suites' tags.
-const TAG: usize = 16;
+pub(crate) const TAG: usize = 16;
 /// The part of TLS 1.2's AES-GCM nonce that is sent.
 const EXPLICIT: usize = 8;
 /// Plaintext in a record.
@@ -80,14 +80,6 @@ impl Cipher {
     /// What a whole record's plaintext may take, padding and type included.
     pub(crate) const fn room(&self, record: usize) -> usize {
         record.saturating_sub(HEADER + self.explicit() + TAG)
-    }
-
-    /// Ciphertext that a record may have: RFC 8446, 5.2; RFC 5246, 6.2.3.
-    pub(crate) const fn max_ciphertext(&self) -> usize {
-        match self.construction {
-            Construction::Tls13 => MAX_PLAINTEXT + 256,
-            Construction::Tls12Gcm | Construction::Tls12ChaCha => MAX_PLAINTEXT + 2048,
-        }
     }
 
     fn nonce(&self, sequence: u64) -> [u8; NONCE_LEN] {
@@ -196,6 +188,11 @@ impl Cipher {
             None => Err(Violation::Unexpected),
         }
     }
+}
+
+/// Ciphertext that a record may have: RFC 8446, 5.2; RFC 5246, 6.2.3.
+pub(crate) const fn max_ciphertext(is_tls13: bool) -> usize {
+    MAX_PLAINTEXT + if is_tls13 { 256 } else { 2048 }
 }
 
 const fn header_of(kind: u8, version: [u8; 2], length: u16) -> [u8; HEADER] {

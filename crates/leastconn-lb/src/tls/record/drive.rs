@@ -220,17 +220,19 @@ pub(crate) fn drive(data: &[u8]) {
                 assert!(kind == content::DATA && out == body || tls13 && kind == 0);
                 assert!(message.is_empty(), "data within a message");
             }
-            Ok((Content::Nothing, _)) if tls13 && kind == content::HANDSHAKE => {
+            Ok((Content::Nothing | Content::Pause(_), _))
+                if tls13 && kind == content::HANDSHAKE =>
+            {
                 message.extend_from_slice(body);
                 if let [KEY_UPDATE, 0, 0, 1, asks] = message[..] {
                     assert!(asks <= 1 && peer.records.received == 0);
-                    assert!(peer.records.owes() || asks == 0);
+                    assert!(peer.records.has_pending_control() || asks == 0);
                     message.clear();
                     let _ = peer.client.rekey();
                 }
                 assert!(message.len() < 5);
             }
-            Ok((Content::Nothing, _)) => {}
+            Ok((Content::Nothing | Content::Pause(_), _)) => {}
             Ok((Content::End, _)) => {
                 assert!(kind == content::ALERT && body.len() == 2 && body[1] == 0 || kind == 0);
                 return;
@@ -245,15 +247,15 @@ pub(crate) fn drive(data: &[u8]) {
         }
     }
     assert!(server_says(&mut peer, b"the end"), "the end does not open");
-    assert!(!peer.records.owes());
+    assert!(!peer.records.has_pending_control());
 }
 
 /// Sends data, and what was owed before it.
 fn server_says(peer: &mut Peer, data: &[u8]) -> bool {
     let mut out = vec![0; data.len() + MAX_OVERHEAD + SMALL];
     let (update, refusal) = (
-        peer.records.owed.key_update,
-        peer.records.owed.no_renegotiation,
+        peer.records.pending.key_update,
+        peer.records.pending.no_renegotiation,
     );
     let Ok(length) = peer.records.seal(data, &mut out) else {
         return false;

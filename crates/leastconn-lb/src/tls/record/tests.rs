@@ -83,9 +83,19 @@ fn sizes_are_limited_to_what_the_protocol_allows() {
         peer.records.length(&[23, 3, 3, 0x41, 1]),
         Err(Violation::Oversized)
     );
-    for odd in [[19, 3, 3, 0, 30], [24, 3, 3, 0, 30], [23, 2, 3, 0, 30]] {
+    for odd in [
+        [19, 3, 3, 0, 30],
+        [20, 3, 3, 0, 1],
+        [24, 3, 3, 0, 30],
+        [23, 2, 3, 0, 30],
+    ] {
         assert_eq!(peer.records.length(&odd), Err(Violation::Unexpected));
     }
+    // Shorter than a tag.
+    assert_eq!(
+        peer.records.length(&[23, 3, 3, 0, 15]),
+        Err(Violation::BadRecord)
+    );
 }
 
 #[test]
@@ -142,7 +152,7 @@ fn a_key_update_is_followed_and_answered_once() {
         given(&mut peer, content::HANDSHAKE, &UPDATE),
         Ok(Content::Nothing)
     );
-    assert!(!peer.records.owes());
+    assert!(!peer.records.has_pending_control());
     // Under the old keys.
     assert_eq!(
         given(&mut peer, content::DATA, b"old"),
@@ -179,8 +189,8 @@ fn a_key_update_may_come_in_pieces_with_nothing_between_or_behind() {
         (&two, Violation::Unexpected),
         (&[], Violation::Unexpected),
         (&[KEY_UPDATE, 0, 0, 1, 2], Violation::IllegalKeyUpdate),
-        (&[KEY_UPDATE, 0, 0, 2, 0], Violation::Unexpected),
-        (&[KEY_UPDATE, 0, 0, 0], Violation::Unexpected),
+        (&[KEY_UPDATE, 0, 0, 2, 0], Violation::MalformedKeyUpdate),
+        (&[KEY_UPDATE, 0, 0, 0], Violation::MalformedKeyUpdate),
         (&[CLIENT_HELLO, 0, 0, 0], Violation::Unexpected),
         // A new session ticket, which only servers send.
         (&[4, 0, 0, 1, 0], Violation::Unexpected),
@@ -208,12 +218,13 @@ fn floods_end_whatever_is_between_them() {
         assert_eq!(given(&mut peer, content::DATA, b"x"), Ok(Content::Data(1)));
         assert!(followed < 10_000);
     };
-    assert_eq!(ended, Violation::Impatient);
+    assert_eq!(ended, Violation::TooManyControlRecords);
     assert!(followed >= 100);
 
     for mut peer in peers() {
-        let ended = (0..10_000).find_map(|_| given(&mut peer, content::DATA, b"").err());
-        assert_eq!(ended, Some(Violation::Impatient));
+        let mut empty = || given(&mut peer, content::DATA, b"");
+        let followed = (0..100).take_while(|_| empty().is_ok()).count();
+        assert_eq!(followed, usize::from(EMPTY_IN_A_ROW));
     }
 }
 
@@ -237,7 +248,11 @@ fn alerts_mean_what_they_mean_in_their_version() {
             given(&mut peer, content::ALERT, &[2, 40]),
             Err(Violation::Alerted(40))
         );
-        for odd in [[].as_slice(), &[1], &[3, 0], &[1, 0, 0]] {
+        assert_eq!(
+            given(&mut peer, content::ALERT, &[]),
+            Err(Violation::Unexpected)
+        );
+        for odd in [[1].as_slice(), &[3, 0], &[1, 0, 0]] {
             assert_eq!(
                 given(&mut peer, content::ALERT, odd),
                 Err(Violation::IllegalAlert)

@@ -29,13 +29,12 @@ impl Conversation {
     async fn begin(own: bool, args: &[&str]) -> Self {
         let ca = TestCa::new("openssl");
         let cert = ca.server(&["localhost"]);
-        let mut config =
-            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_no_client_auth()
-                .with_single_cert(cert.chain_der.clone(), cert.key_der.clone_key())
-                .unwrap();
+        let mut config = ServerConfig::builder_with_provider(provider(own))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(cert.chain_der.clone(), cert.key_der.clone_key())
+            .unwrap();
         config.enable_secret_extraction = own;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
