@@ -18,7 +18,7 @@ use std::{
 
 use leastconn::{
     Balance, ClientId, Lease, Permit, Reason, Refusal,
-    net::{self, ConnectError, RelayOutcome, Stream},
+    net::{self, Attempts, ConnectError, RelayOutcome, Stream},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -321,9 +321,11 @@ async fn admit(
     let header = header.map(|version| header_for(version, socket, record));
     let opening = upstream.opening().for_client(record.alpn());
     let step = Headed::new(header.transpose()?, opening);
-    let connecting = net::connect_with(pool, &candidates, upstream.connect_policy(), &step);
-    let connected = record.live().unless_stopped(connecting).await?;
+    let (policy, attempts) = (upstream.connect_policy(), Attempts::default());
+    let connecting = net::connect_observed(pool, &candidates, policy, &step, &attempts);
+    let connected = record.live().unless_stopped(connecting).await;
     let took = net::now().saturating_duration_since(start);
+    let connected = connected.inspect_err(|_| record.connected(None, attempts.get(), took))?;
     match connected {
         Ok(connected) => {
             record.connected(Some(&connected.lease), connected.attempts, took);

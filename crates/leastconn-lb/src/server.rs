@@ -401,6 +401,18 @@ impl Observed for Seen {
             .collect()
     }
 
+    fn upstreams(&self) -> Vec<(String, bool)> {
+        let state = self.0.state();
+        let configured = state.config.upstreams.iter();
+        let running = configured.filter_map(|upstream| state.upstreams.get(&upstream.id));
+        running
+            .map(|upstream| {
+                let pool = upstream.pool();
+                (pool.id().to_string(), pool.is_panicking())
+            })
+            .collect()
+    }
+
     fn dated(&self) -> Vec<Dated> {
         let state = self.0.state();
         let now = jiff::Timestamp::now();

@@ -89,13 +89,14 @@ impl Upstream {
             let step = Probing::new(opening.clone(), &check);
             Checker::start_with(&pool, check, Headed::new(header, step))
         });
+        let mut connect = ConnectPolicy::default();
+        connect.timeout = config.connect_timeout;
+        connect.retries = config.retries;
+        connect.retry_for = config.retry_for;
+        connect.keepalive = config.keepalive;
         Self {
             pool,
-            connect: ConnectPolicy {
-                timeout: config.connect_timeout,
-                retries: config.retries,
-                keepalive: config.keepalive,
-            },
+            connect,
             proxy_protocol: config.proxy_protocol,
             opening,
             checker: Mutex::new(checker),
@@ -157,6 +158,7 @@ fn new_pool(config: &config::Upstream) -> Result<Pool, PoolError> {
 
 fn choosing(pool: Pool, config: &config::Upstream) -> Pool {
     pool.with_balance(config.balance)
+        .with_panic(config.panic)
         .with_slow_start(config.slow_start)
 }
 

@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    Balance, Candidates, ClientId, Limiter, Limits, Pool, PoolError, Reason, Refusal, ServerId,
-    ServerSpec, Source,
+    Balance, Candidates, ClientId, Limiter, Limits, PanicPolicy, Pool, PoolError, Reason, Refusal,
+    ServerId, ServerSpec, Source,
     health::{ActivePolicy, PassivePolicy},
     net::{self, Check, Checker, ConnectError, ConnectPolicy, RelayPolicy, Stream, Traffic},
 };
@@ -71,7 +71,7 @@ const SWEEP: u64 = 60;
 pub struct Transfer {
     /// The server that it went to.
     pub server: ServerId,
-    /// Servers that were tried, this one included.
+    /// Attempts to connect, the last one included.
     pub attempts: u32,
     /// Bytes from the client to the server.
     pub received: u64,
@@ -120,6 +120,7 @@ impl Balancer {
             check: None,
             passive: PassivePolicy::default(),
             balance: Balance::default(),
+            panic: PanicPolicy::default(),
             slow_start: Duration::ZERO,
             capacity: 1 << 20,
             seed: net::random(),
@@ -225,6 +226,7 @@ pub struct BalancerBuilder {
     check: Option<(Check, ActivePolicy)>,
     passive: PassivePolicy,
     balance: Balance,
+    panic: PanicPolicy,
     slow_start: Duration,
     capacity: usize,
     seed: u64,
@@ -243,7 +245,8 @@ impl BalancerBuilder {
         self
     }
 
-    /// How connecting is tried. The default: five seconds, two retries.
+    /// How connecting is tried. The default: five seconds an attempt, two further servers,
+    /// and all of that again for three seconds.
     pub const fn connect(mut self, policy: ConnectPolicy) -> Self {
         self.connect = policy;
         self
@@ -262,7 +265,8 @@ impl BalancerBuilder {
         self
     }
 
-    /// What failed connects do. The default: one ejects for ten seconds.
+    /// What failed connects do. The default: one ejects for ten seconds, half of the
+    /// servers at most.
     pub const fn passive(mut self, policy: PassivePolicy) -> Self {
         self.passive = policy;
         self
@@ -272,6 +276,13 @@ impl BalancerBuilder {
     /// that [`Balance::SourceHash`] goes by.
     pub const fn balance(mut self, balance: Balance) -> Self {
         self.balance = balance;
+        self
+    }
+
+    /// What is done while no server is available. The default: ejected and down ones are
+    /// dialled.
+    pub const fn panic(mut self, policy: PanicPolicy) -> Self {
+        self.panic = policy;
         self
     }
 
@@ -312,6 +323,7 @@ impl BalancerBuilder {
             self.seed,
         )?
         .with_balance(self.balance)
+        .with_panic(self.panic)
         .with_slow_start(self.slow_start);
         let checker = self.check.map(|(check, _)| Checker::start(&pool, check));
         let now = net::now();

@@ -189,7 +189,7 @@ pub use pool::{Candidates, Member, Pool, PoolError, Tried};
 pub use reason::Reason;
 pub use server::{Server, ServerStatus, SlowStart};
 pub use upstream::{
-    AdminState, Balance, ClientId, ServerId, ServerSpec, Source, UpstreamId, Weight,
+    AdminState, Balance, ClientId, PanicPolicy, ServerId, ServerSpec, Source, UpstreamId, Weight,
 };
 
 /// So that the example in the README compiles.

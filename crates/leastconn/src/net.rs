@@ -13,7 +13,9 @@ mod unix;
 
 use std::time::Instant;
 
-pub use connect::{ConnectError, ConnectPolicy, Connected, connect, connect_with};
+pub use connect::{
+    Attempts, ConnectError, ConnectPolicy, Connected, connect, connect_observed, connect_with,
+};
 pub use keepalive::set_keepalive;
 pub use prepare::{Plain, Prepare};
 pub use probe::{Check, Checker, Probe};

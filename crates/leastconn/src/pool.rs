@@ -28,10 +28,10 @@ use crate::{
     health::{ActivePolicy, PassivePolicy},
     lease::Lease,
     pick::draw,
-    server::{Server, SlowStart},
+    server::{Membership, Server, SlowStart},
     slow::Pace,
     sync::{Arc, AtomicU64, Ordering},
-    upstream::{Balance, ServerId, ServerSpec, Source, UpstreamId},
+    upstream::{Balance, PanicPolicy, ServerId, ServerSpec, Source, UpstreamId},
 };
 use turns::Turns;
 
@@ -46,6 +46,9 @@ pub struct Pool {
     all: Candidates,
     /// Servers that are gone and still have connections: they may come back.
     departed: Vec<Arc<Server>>,
+    /// Shared with the pools before and after.
+    membership: Arc<Membership>,
+    panic: PanicPolicy,
     /// Of all members.
     total_weight: u64,
     balance: Balance,
@@ -176,6 +179,15 @@ impl Pool {
         self
     }
 
+    /// The same pool, with another answer to connections for which no server is available
+    /// than [`PanicPolicy::Dial`].
+    #[must_use]
+    pub fn with_panic(mut self, panic: PanicPolicy) -> Self {
+        self.panic = panic;
+        self.membership.set_panic(panic);
+        self
+    }
+
     /// The same pool, in which a server takes so long to get its whole share after it
     /// was down, ejected, in maintenance or drained of all connections, or if it is new
     /// in a pool that succeeds another. Zero, the default: it has it at once. The
@@ -234,6 +246,10 @@ impl Pool {
             let members = earlier.members().iter().map(|member| &member.server);
             (by_name(members), by_name(&earlier.departed))
         });
+        let membership = earlier.map_or_else(
+            || Arc::new(Membership::new(id.clone())),
+            |earlier| Arc::clone(&earlier.membership),
+        );
         let mut new = Vec::new();
         let mut returned = Vec::new();
         let mut names = HashSet::new();
@@ -249,7 +265,8 @@ impl Pool {
                 returned.push(Arc::clone(&server));
                 server
             } else {
-                let server = Arc::new(Server::new(key.0, key.1, active, passive));
+                let membership = Arc::downgrade(&membership);
+                let server = Arc::new(Server::new(key.0, key.1, active, passive, membership));
                 new.push(Arc::clone(&server));
                 server
             };
@@ -284,8 +301,12 @@ impl Pool {
                 server.begin_slowly();
             }
         }
+        let servers = members.iter().map(|member| Arc::clone(&member.server));
+        membership.set_servers(servers.collect());
         let pool = Self {
             id,
+            membership,
+            panic: PanicPolicy::default(),
             total_weight: members.iter().map(|m| u64::from(m.weight.get())).sum(),
             all: Candidates::new(members.into()),
             departed: departed.collect(),
@@ -298,6 +319,7 @@ impl Pool {
             None => pool,
             Some(earlier) => pool
                 .with_balance(earlier.balance)
+                .with_panic(earlier.panic)
                 .with_slow_start(earlier.slow_start),
         })
     }
@@ -310,6 +332,38 @@ impl Pool {
     /// How it chooses.
     pub const fn balance(&self) -> Balance {
         self.balance
+    }
+
+    /// What is done while no server is available.
+    pub const fn panic(&self) -> PanicPolicy {
+        self.panic
+    }
+
+    /// Whether no server is available, but at least one that is ejected or down would be
+    /// dialled with [`PanicPolicy::Dial`]. `max_conns` does not matter here, and servers
+    /// that are drained or in maintenance count as if they were not there.
+    pub fn is_panicking(&self) -> bool {
+        self.membership.is_panicking()
+    }
+
+    /// Tells when a server has become available or stopped to be: whether the pool is in
+    /// panic since.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn changes(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.membership.changes()
+    }
+
+    /// Whether waiting may bring a candidate that is not available now: one is ejected or
+    /// down, or has become available and has room. Not so where the operator took all of
+    /// them out, or they are at `max_conns`.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn may_recover(&self, candidates: &Candidates) -> bool {
+        candidates.members.iter().any(|member| {
+            let server = &member.server;
+            let full = member.max_conns;
+            let full = full.is_some_and(|max| server.in_flight() >= max.get());
+            server.is_unhealthy() || (server.is_available() && !full)
+        })
     }
 
     /// How long a server takes to get its whole share.
@@ -366,15 +420,19 @@ impl Pool {
     /// and not in `tried`, and counts the connection on it. Backups are looked at only
     /// while no other candidate is available.
     ///
-    /// `None`: no candidate is available.
+    /// Where none is available, with [`PanicPolicy::Dial`], an ejected candidate is
+    /// picked in the same way, and one that is down only if all candidates are. Those that
+    /// are drained or in maintenance never are.
+    ///
+    /// `None`: no candidate may be picked.
     pub fn pick(&self, candidates: &Candidates, tried: &Tried, now: Instant) -> Option<Lease> {
-        if self.balance == Balance::LeastConn {
-            self.pick_least(candidates, tried, now, false)
-                .or_else(|| self.pick_least(candidates, tried, now, true))
-        } else {
-            self.pick_otherwise(candidates, tried, now, false)
-                .or_else(|| self.pick_otherwise(candidates, tried, now, true))
-        }
+        let pick = |backup| match self.balance {
+            Balance::LeastConn => self.pick_least(candidates, tried, now, backup),
+            _ => self.pick_otherwise(candidates, tried, now, backup),
+        };
+        pick(false)
+            .or_else(|| pick(true))
+            .or_else(|| self.pick_last_resort(candidates, tried, now))
     }
 
     fn next_seed(&self) -> u64 {

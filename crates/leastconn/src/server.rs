@@ -4,14 +4,18 @@
 //! in a single compare-and-swap: a server that was drained before the swap is
 //! not picked after it, and a count never passes `max_conns`.
 
+mod membership;
+
 use std::{
-    sync::OnceLock,
+    sync::{OnceLock, Weak},
     time::{Duration, Instant},
 };
 
+pub(crate) use membership::Membership;
+
 use crate::{
     Address, AdminState,
-    health::{ActivePolicy, Availability, Health, PassivePolicy},
+    health::{ActivePolicy, Availability, Health, PassivePolicy, Siblings},
     slow::{FULL, Pace},
     sync::{AtomicU64, Mutex, Ordering, lock},
     upstream::{ServerId, hash},
@@ -35,6 +39,9 @@ const TROUBLED: u64 = 1 << 36;
 /// so. The first pick that looks at it sets the time; see [`crate::slow`].
 const SLOW: u64 = 1 << 37;
 
+/// It was dialled as a last resort since it was last available.
+const LAST_RESORT: u64 = 1 << 38;
+
 const CLOSED: u64 = DRAIN | MAINT | DOWN;
 
 /// A server of a [`Pool`](crate::Pool).
@@ -50,6 +57,8 @@ pub struct Server {
     hash: u64,
     address: Address,
     health: Mutex<Health>,
+    /// The servers of its upstream. Its pools keep it: without one, it is gone.
+    membership: Weak<Membership>,
     /// With [`SLOW`]: when it was first looked at since, in nanoseconds after
     /// `epoch` and one; 0: not yet.
     looked_at: AtomicU64,
@@ -101,8 +110,10 @@ impl Server {
         address: Address,
         active: Option<ActivePolicy>,
         passive: PassivePolicy,
+        membership: Weak<Membership>,
     ) -> Self {
         Self {
+            membership,
             word: AtomicU64::new(0),
             hash: hash(id.as_str().as_bytes()),
             id,
@@ -170,6 +181,9 @@ impl Server {
             let slow = if comes_back(word) { SLOW } else { 0 };
             (word & !(DRAIN | MAINT)) | flags | slow
         });
+        if let Some(membership) = self.membership.upgrade() {
+            membership.update();
+        }
     }
 
     /// Whatever it began before now, it has its whole share.
@@ -195,13 +209,14 @@ impl Server {
 
     /// A probe ended. Returns whether this changed [`ServerStatus::is_up`].
     pub fn probed(&self, success: bool) -> bool {
-        self.with_health(|health| health.probed(success))
+        self.with_health(|health, siblings| health.probed(success, siblings))
     }
 
-    /// A connect failed. Returns whether this changed [`ServerStatus::is_up`].
-    pub fn connect_failed(&self, now: Instant) -> bool {
+    /// A connect that began at `began` failed at `now`. Returns whether this changed
+    /// [`ServerStatus::is_up`].
+    pub fn connect_failed(&self, began: Instant, now: Instant) -> bool {
         self.connect_failures.fetch_add(1, Ordering::Relaxed);
-        self.with_health(|health| health.connect_failed(now))
+        self.with_health(|health, siblings| health.connect_failed(began, now, siblings))
     }
 
     /// A connect succeeded. Returns whether this changed [`ServerStatus::is_up`].
@@ -210,14 +225,28 @@ impl Server {
         if self.word.load(Ordering::Relaxed) & TROUBLED == 0 {
             return false;
         }
-        self.with_health(Health::connect_succeeded)
+        self.with_health(|health, _| health.connect_succeeded())
+    }
+
+    /// Changes health with regard to the other servers, which cannot change theirs
+    /// meanwhile: two servers must not both be the last one that may be ejected.
+    fn with_health(&self, change: impl FnOnce(&mut Health, Siblings)) -> bool {
+        match self.membership.upgrade() {
+            Some(membership) => membership.change(self, change),
+            None => {
+                self.change_health(|health| change(health, Siblings::new(1, 0)))
+                    .0
+            }
+        }
     }
 
     /// Changes health and publishes what follows into the word. The lock is
-    /// held while publishing: two changes at once must not cross.
-    fn with_health(&self, change: impl FnOnce(&mut Health)) -> bool {
+    /// held while publishing: two changes at once must not cross. Returns whether this
+    /// changed [`ServerStatus::is_up`], and whether a client that waits may care.
+    fn change_health(&self, change: impl FnOnce(&mut Health)) -> (bool, bool) {
         let mut health = lock(&self.health);
         let before = health.availability() == Availability::Up;
+        let was_troubled = health.is_troubled();
         change(&mut health);
         let (flags, after) = match health.availability() {
             Availability::Up if health.is_troubled() => (TROUBLED, true),
@@ -232,8 +261,56 @@ impl Server {
         } else {
             0
         };
-        self.change(|word| (word & !(DOWN | EJECTED | TROUBLED)) | flags | slow);
-        before != after
+        let over = if after { LAST_RESORT } else { 0 };
+        self.change(|word| (word & !(DOWN | EJECTED | TROUBLED | over)) | flags | slow);
+        let recovered = was_troubled && !health.is_troubled();
+        (before != after, before != after || recovered)
+    }
+
+    /// Whether it may be picked, as far as the operator and its health go.
+    pub(crate) fn is_available(&self) -> bool {
+        self.word.load(Ordering::Acquire) & (CLOSED | EJECTED) == 0
+    }
+
+    /// Whether only a last resort would pick it: it is ejected or down, and the operator
+    /// wants it to have connections.
+    pub(crate) fn is_unhealthy(&self) -> bool {
+        let word = self.word.load(Ordering::Acquire);
+        word & (DRAIN | MAINT) == 0 && word & (DOWN | EJECTED) != 0
+    }
+
+    /// Whether it is ready and not down; it may be ejected.
+    pub(crate) fn is_not_down(&self) -> bool {
+        self.word.load(Ordering::Acquire) & CLOSED == 0
+    }
+
+    /// As [`Self::candidate`], for a last resort: an ejected server counts as available,
+    /// and a server that is down too if `down` is set.
+    pub(crate) fn last_resort(&self, down: bool) -> Option<Candidate> {
+        let word = self.word.load(Ordering::Acquire);
+        let closed = if down { DRAIN | MAINT } else { CLOSED };
+        let in_flight = count(word);
+        (word & closed == 0 && in_flight != u32::MAX).then_some(Candidate {
+            word,
+            in_flight,
+            reached: None,
+        })
+    }
+
+    /// Counts one more connection as a last resort, if nothing changed since `seen`.
+    /// Returns whether it did, and whether this is the first one since the server was
+    /// available.
+    pub(crate) fn try_acquire_last_resort(&self, seen: u64) -> (bool, bool) {
+        let unhealthy = seen & (DOWN | EJECTED) != 0;
+        let first = unhealthy && seen & LAST_RESORT == 0;
+        let mark = if first { LAST_RESORT } else { 0 };
+        let counted = self.word.compare_exchange(
+            seen,
+            (seen + 1) | mark,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+        (counted.is_ok(), first)
     }
 
     fn change(&self, to: impl Fn(u64) -> u64) {
@@ -344,7 +421,7 @@ impl Server {
 
     /// Takes over policies of a changed configuration.
     pub(crate) fn set_policies(&self, active: Option<ActivePolicy>, passive: PassivePolicy) {
-        self.with_health(|health| health.set_policies(active, passive));
+        self.with_health(|health, _| health.set_policies(active, passive));
     }
 
     /// Counts one more connection, if nothing changed since `seen`.

@@ -114,6 +114,29 @@ impl Balance {
     }
 }
 
+/// What is done with connections while no server that they may use is available, but
+/// some are ejected or down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PanicPolicy {
+    /// Ejected servers are dialled, then those that are down: health may be wrong, and
+    /// there is nothing to lose.
+    #[default]
+    Dial,
+    /// They are refused.
+    Refuse,
+}
+
+impl PanicPolicy {
+    /// `dial` or `refuse`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dial => "dial",
+            Self::Refuse => "refuse",
+        }
+    }
+}
+
 /// Where a connection comes from, for [`Balance::SourceHash`].
 ///
 /// The hash has no secret in it: balancers side by side, and one that was started

@@ -19,8 +19,9 @@ use std::{
 };
 
 use leastconn::{
-    AdminState, Balance, Candidates, ClientId, Lease, Limiter, Limits, Permit, Pool, RateLimit,
-    Refusal, ServerSpec, Tried, health::PassivePolicy,
+    AdminState, Balance, Candidates, ClientId, Lease, Limiter, Limits, PanicPolicy, Permit, Pool,
+    RateLimit, Refusal, ServerSpec, Tried,
+    health::{ActivePolicy, PassivePolicy, Ratio},
 };
 use loom::thread;
 
@@ -38,7 +39,8 @@ fn spec(name: &str) -> ServerSpec {
     ServerSpec::new(name, std::net::SocketAddr::from(([127, 0, 0, 1], 80)))
 }
 
-/// A pool and all its servers. Failed connects eject at once, for ten seconds.
+/// A pool and all its servers. Failed connects eject at once, for ten seconds, and
+/// ejected servers are not used.
 #[derive(Clone)]
 struct Setup {
     pool: Arc<Pool>,
@@ -51,7 +53,8 @@ impl Setup {
     }
 
     fn seeded(servers: impl IntoIterator<Item = ServerSpec>, seed: u64) -> Self {
-        let pool = Pool::new("pool", servers, None, PassivePolicy::default(), seed).unwrap();
+        let pool = Pool::new("pool", servers, None, eject_all(), seed).unwrap();
+        let pool = pool.with_panic(PanicPolicy::Refuse);
         let all = pool.all();
         let pool = Arc::new(pool);
         Self { pool, all }
@@ -80,6 +83,13 @@ impl Setup {
         let members = self.pool.members().iter();
         members.map(|member| member.server.in_flight()).collect()
     }
+}
+
+/// Any number of servers may be ejected.
+fn eject_all() -> PassivePolicy {
+    let mut passive = PassivePolicy::default();
+    passive.max_ejected = Ratio::ALL;
+    passive
 }
 
 /// For models with so many steps that all of their interleavings take hours: those
@@ -219,7 +229,7 @@ fn a_drop_beside_a_pick_loses_no_count() {
 fn a_trial_lets_one_connection_through() {
     loom::model(|| {
         let setup = Setup::new([spec("a")]);
-        setup.pool.members()[0].server.connect_failed(at(0));
+        setup.pool.members()[0].server.connect_failed(at(0), at(0));
         let other = setup.spawn(|setup| setup.pick(at(10)));
         let one = setup.pick(at(10));
         let two = other.join().unwrap();
@@ -232,7 +242,7 @@ fn an_old_connection_that_ends_does_not_cost_a_server_its_trial() {
     loom::model(|| {
         let setup = Setup::new([spec("a")]);
         let old = setup.pick(at(0)).unwrap();
-        old.server().connect_failed(at(0));
+        old.server().connect_failed(at(0), at(0));
         let ends = thread::spawn(move || drop(old));
         let trial = setup.pick(at(10));
         ends.join().unwrap();
@@ -245,14 +255,19 @@ fn an_old_connection_that_ends_does_not_cost_a_server_its_trial() {
 fn an_ejection_beside_a_trial_leaves_the_server_ejected_or_on_trial() {
     loom::model(|| {
         let setup = Setup::new([spec("a")]);
-        setup.pool.members()[0].server.connect_failed(at(0));
-        // A connect from before the ejection fails, too, while the trial is due.
-        let late = setup.spawn(|setup| setup.pool.members()[0].server.connect_failed(at(10)));
+        setup.pool.members()[0].server.connect_failed(at(0), at(0));
+        // A connect fails while the trial is due: it ends the trial, if that has begun.
+        let late = setup.spawn(|setup| {
+            setup.pool.members()[0]
+                .server
+                .connect_failed(at(10), at(10))
+        });
         let trial = setup.pick(at(10));
         let _ = late.join().unwrap();
         assert!(setup.pick(at(19)).is_none(), "one trial, or none yet");
         drop(trial);
-        assert!(setup.pick(at(20)).is_some());
+        // The second ejection lasts twice as long.
+        assert!(setup.pick(at(30)).is_some());
     });
 }
 
@@ -260,7 +275,8 @@ fn an_ejection_beside_a_trial_leaves_the_server_ejected_or_on_trial() {
 fn health_and_drain_at_once_lose_neither() {
     loom::model(|| {
         let setup = Setup::new([spec("a")]);
-        let other = setup.spawn(|setup| setup.pool.members()[0].server.connect_failed(at(0)));
+        let other =
+            setup.spawn(|setup| setup.pool.members()[0].server.connect_failed(at(0), at(0)));
         let server = &setup.pool.members()[0].server;
         server.set_admin(AdminState::Drain);
         let _ = other.join().unwrap();
@@ -270,6 +286,79 @@ fn health_and_drain_at_once_lose_neither() {
         server.set_admin(AdminState::Ready);
         assert!(setup.pick(at(9)).is_none(), "still ejected");
     });
+}
+
+#[test]
+fn failures_at_once_eject_half_of_the_servers() {
+    loom::model(|| {
+        let servers = [spec("a"), spec("b")];
+        let pool = Pool::new("pool", servers, None, PassivePolicy::default(), 7).unwrap();
+        let all = pool.all();
+        let setup = Setup {
+            pool: Arc::new(pool),
+            all,
+        };
+        let fails = |setup: &Setup, number: usize| {
+            setup.pool.members()[number]
+                .server
+                .connect_failed(at(0), at(0))
+        };
+        let other = setup.spawn(move |setup| fails(&setup, 1));
+        let one = fails(&setup, 0);
+        let two = other.join().unwrap();
+        assert_eq!(u32::from(one) + u32::from(two), 1);
+        assert!(setup.pick(at(0)).is_some());
+        assert!(!setup.pool.is_panicking());
+    });
+}
+
+#[test]
+fn last_resorts_at_once_are_all_counted() {
+    loom::model(|| {
+        let pool = Pool::new("pool", [spec("a")], None, eject_all(), 7).unwrap();
+        let all = pool.all();
+        let setup = Setup {
+            pool: Arc::new(pool),
+            all,
+        };
+        setup.pool.members()[0].server.connect_failed(at(0), at(0));
+        assert!(setup.pool.is_panicking());
+        let other = setup.spawn(|setup| setup.pick(at(1)));
+        let one = setup.pick(at(1));
+        let two = other.join().unwrap();
+        assert!(one.is_some() && two.is_some());
+        assert_eq!(setup.in_flight(), [2]);
+        drop((one, two));
+        assert_eq!(setup.in_flight(), [0]);
+    });
+}
+
+#[test]
+fn a_pick_beside_a_recovery_finds_the_server() {
+    for down in [false, true] {
+        loom::model(move || {
+            let active = ActivePolicy {
+                rise: NonZeroU32::MIN,
+                fall: NonZeroU32::MIN,
+            };
+            let pool = Pool::new("pool", [spec("a")], Some(active), eject_all(), 7).unwrap();
+            let all = pool.all();
+            let setup = Setup {
+                pool: Arc::new(pool),
+                all,
+            };
+            let server = &setup.pool.members()[0].server;
+            if down {
+                server.probed(false);
+            } else {
+                server.connect_failed(at(0), at(0));
+            }
+            let other = setup.spawn(|setup| setup.pool.members()[0].server.probed(true));
+            assert!(setup.pick(at(1)).is_some());
+            assert!(other.join().unwrap());
+            assert!(!setup.pool.is_panicking());
+        });
+    }
 }
 
 fn admit(limiter: &Limiter, limits: Limits, now: Instant) -> Result<Permit, Refusal> {

@@ -13,8 +13,8 @@ use std::{
 };
 
 use leastconn::{
-    AdminState, Balance, Candidates, Lease, Pool, ServerSpec, Source, Tried, Weight,
-    health::PassivePolicy,
+    AdminState, Balance, Candidates, Lease, PanicPolicy, Pool, ServerSpec, Source, Tried, Weight,
+    health::{PassivePolicy, Ratio},
 };
 use proptest::prelude::*;
 
@@ -338,11 +338,15 @@ proptest! {
                 spec.max_conns = std::num::NonZeroU32::new(max_conns);
                 spec.backup = backup;
             }
-            let pool = pool(balance, all, seed);
+            // Any number of servers may be ejected, and then they are not used.
+            let mut passive = PassivePolicy::default();
+            passive.max_ejected = Ratio::ALL;
+            let pool = Pool::new("pool", all, None, passive, seed).unwrap();
+            let pool = pool.with_balance(balance).with_panic(PanicPolicy::Refuse);
             for (member, &(.., state)) in pool.members().iter().zip(&servers) {
                 match state {
                     0 => member.server.set_admin(AdminState::Drain),
-                    1 => drop(member.server.connect_failed(*NOW)),
+                    1 => drop(member.server.connect_failed(*NOW, *NOW)),
                     _ => {}
                 }
             }

@@ -131,7 +131,7 @@ fn with_least_connections_no_second_gives_more_than_the_share_of_that_time() {
             if maintained {
                 server.set_admin(AdminState::Maint);
             } else {
-                server.connect_failed(site.now);
+                server.connect_failed(site.now, site.now);
             }
             site.run(5 * SECOND);
             if maintained {

@@ -18,6 +18,7 @@ pub(crate) const KEEPALIVE: Duration = Duration::from_secs(60);
 
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const RETRIES: u32 = 2;
+pub(crate) const RETRY_FOR: Duration = Duration::from_secs(3);
 
 pub(crate) const HEALTH_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -27,6 +28,7 @@ pub(crate) const HEALTH_PATH: &str = "/";
 
 pub(crate) const MAX_FAILS: u32 = 1;
 pub(crate) const FAIL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const MAX_EJECTED: f64 = 0.5;
 
 /// A duration as the schema shows it.
 pub(crate) fn text(duration: Duration) -> String {

@@ -14,7 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use leastconn::{
-    Balance, Limits, RateLimit, ServerId, ServerSpec, UpstreamId,
+    Balance, Limits, PanicPolicy, RateLimit, ServerId, ServerSpec, UpstreamId,
     health::{ActivePolicy, PassivePolicy},
 };
 use schemars::JsonSchema;
@@ -393,6 +393,10 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// How many further servers are tried when connecting fails.
     pub retries: u32,
+    /// How long a connection tries again once all have failed; zero: not at all.
+    pub retry_for: Duration,
+    /// What happens while no server is available.
+    pub panic: PanicPolicy,
     /// Silence before TCP keepalive probes; `None`: none.
     pub keepalive: Option<Duration>,
     /// The PROXY header that servers get; `None`: none.

@@ -245,6 +245,14 @@ pub struct RawUpstream {
     /// Further servers that are tried when connecting fails.
     #[schemars(range(min = 0, max = 1000), extend("default" = defaults::RETRIES))]
     pub retries: Opt<u32>,
+    /// How long a connection waits and tries again once all servers that it may use have
+    /// failed or are unavailable; "0s": not at all.
+    #[schemars(extend("default" = text(defaults::RETRY_FOR)))]
+    pub retry_for: Opt<DurationText>,
+    /// What happens to connections while no server that they may use is available, but some
+    /// are ejected or down.
+    #[schemars(extend("default" = "dial"))]
+    pub panic: Opt<Panic>,
     /// TCP keepalive: silence after which the system asks whether the server is still there; "0s": never.
     #[schemars(extend("default" = text(defaults::KEEPALIVE)))]
     pub keepalive: Opt<DurationText>,
@@ -281,6 +289,17 @@ pub enum Balance {
     Random,
     /// The same one for each address that clients connect from.
     SourceHash,
+}
+
+/// What happens to connections while no server is available.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "panic")]
+pub enum Panic {
+    /// Ejected servers are dialled, or if there are none, servers that are down.
+    Dial,
+    /// They are refused.
+    Refuse,
 }
 
 /// The PROXY protocol header that servers get.
@@ -356,9 +375,14 @@ pub struct RawPassive {
     /// Failed connects within `fail_timeout` that take a server out; 0: never.
     #[schemars(range(min = 0), extend("default" = defaults::MAX_FAILS))]
     pub max_fails: Opt<u32>,
-    /// The time in which failures add up, and how long a server then stays out.
+    /// The time in which failures add up, and how long a first ejection lasts. The second
+    /// in a row lasts twice as long, and so on, up to five minutes.
     #[schemars(extend("default" = text(defaults::FAIL_TIMEOUT)))]
     pub fail_timeout: Opt<DurationText>,
+    /// The part of the upstream's servers that may be ejected at once, 0 to 1; at least one
+    /// of two or more, unless it is 0.
+    #[schemars(range(min = 0.0, max = 1.0), extend("default" = defaults::MAX_EJECTED))]
+    pub max_ejected: Opt<f64>,
 }
 
 /// TLS towards the servers.

@@ -14,6 +14,8 @@ use prometheus_client::{
 pub trait Observed: fmt::Debug + Send + Sync + 'static {
     /// Every server with the name of its upstream.
     fn servers(&self) -> Vec<(String, Member)>;
+    /// Every upstream, and whether it is in panic.
+    fn upstreams(&self) -> Vec<(String, bool)>;
     /// Every file that is in force only until some time, as often as it is in use.
     fn dated(&self) -> Vec<Dated>;
     /// How many connections each process has that was replaced and still has some.
@@ -48,6 +50,11 @@ pub(super) struct Collect<O>(pub(super) O);
 struct OfServer {
     upstream: String,
     server: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfUpstream {
+    upstream: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -103,6 +110,20 @@ impl<O: Observed> Collector for Collect<O> {
             "1 while a server is given connections as far as its health goes",
             MetricType::Gauge,
             gauges(|s| s.is_up().into()),
+        )?;
+        let upstreams = self.0.upstreams().into_iter();
+        let panic = upstreams.map(|(upstream, is_panicking)| {
+            (
+                OfUpstream { upstream },
+                ConstGauge::new(i64::from(is_panicking)),
+            )
+        });
+        family(
+            &mut encoder,
+            "leastconn_upstream_panic",
+            "1 while no server of an upstream is available, but some are ejected or down",
+            MetricType::Gauge,
+            panic,
         )?;
         let mut dated = self.0.dated();
         dated.sort();

@@ -10,6 +10,10 @@ impl Observed for Nothing {
         Vec::new()
     }
 
+    fn upstreams(&self) -> Vec<(String, bool)> {
+        vec![("web".to_owned(), true)]
+    }
+
     fn dated(&self) -> Vec<Dated> {
         let dated = |file: &str, is_list, ends| Dated {
             file: file.to_owned(),

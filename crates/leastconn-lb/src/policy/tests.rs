@@ -11,6 +11,9 @@ use crate::{
     },
     identity::Certificate,
 };
+use upstream::upstream;
+
+mod upstream;
 
 /// A rule as a test writes it down: patterns as text.
 #[derive(Clone, Debug, Default)]
@@ -455,27 +458,6 @@ fn a_rule_that_expired_is_named_when_nothing_else_matches() {
         next,
         [Some(at(5)), Some(at(10)), Some(at(20)), Some(at(20)), None]
     );
-}
-
-fn upstream(name: &str, servers: &[&str]) -> (UpstreamId, Arc<Upstream>) {
-    let id = UpstreamId::from(name);
-    let spec = |server: &&str| {
-        leastconn::ServerSpec::new(*server, std::net::SocketAddr::from(([127, 0, 0, 1], 1)))
-    };
-    let upstream = Upstream::start(&config::Upstream {
-        id: id.clone(),
-        servers: servers.iter().map(spec).collect(),
-        balance: leastconn::Balance::default(),
-        slow_start: Duration::ZERO,
-        connect_timeout: Duration::from_secs(1),
-        retries: 0,
-        keepalive: None,
-        proxy_protocol: None,
-        health_check: None,
-        passive: leastconn::health::PassivePolicy::default(),
-        tls: None,
-    });
-    (id, Arc::new(upstream.unwrap()))
 }
 
 fn allow(upstream: &str, server: Option<&str>) -> Allow {

@@ -11,7 +11,7 @@ const UP: &str = r#"leastconn_server_up{upstream="web",server="web1"}"#;
 /// A quarter of the time-out is how long a server may say nothing at the end.
 fn check(what: &str, timeout: &str) -> String {
     format!(
-        "health_check = {{ {what}, interval = \"100ms\", timeout = \"{timeout}\", rise = 1, fall = 1 }}"
+        "health_check = {{ {what}, interval = \"100ms\", timeout = \"{timeout}\", rise = 1, fall = 1 }}\npanic = \"refuse\"\nretry_for = \"0s\""
     )
 }
 

@@ -17,7 +17,7 @@ use crate::support::{
 type Family = (String, String, BTreeSet<String>);
 
 /// What other programs were promised: these, with exactly these labels.
-const CONTRACT: [(&str, &str, &[&str]); 15] = [
+const CONTRACT: [(&str, &str, &[&str]); 16] = [
     (
         "leastconn_connections_total",
         "counter",
@@ -43,6 +43,7 @@ const CONTRACT: [(&str, &str, &[&str]); 15] = [
         &["upstream", "server"],
     ),
     ("leastconn_server_up", "gauge", &["upstream", "server"]),
+    ("leastconn_upstream_panic", "gauge", &["upstream"]),
     ("leastconn_server_connect_seconds", "histogram", &[]),
     (
         "leastconn_server_connect_failures_total",

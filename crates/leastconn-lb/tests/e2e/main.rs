@@ -44,6 +44,7 @@ mod limits_each_source_apart;
 mod listens_on_several_addresses;
 mod loads_files_that_change;
 mod logs_whose_handshake_failed;
+mod no_server_available;
 mod passes_on_half_closes;
 mod passes_on_resets;
 mod reaches_what_is_left_open;

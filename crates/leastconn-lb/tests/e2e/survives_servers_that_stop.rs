@@ -107,10 +107,11 @@ async fn seed_closes_the_client_before_retrying() {
 }
 
 #[tokio::test]
-async fn with_all_down_the_answer_is_immediate_and_recovery_by_itself() {
+async fn with_all_down_refusal_is_immediate_where_configured() {
     let servers = [Upstream::named("web1").await, Upstream::named("web2").await];
     let all = servers.each_ref();
-    let lb = start(&entries(&all), &[QUICK_PROBES, QUICK_TRIAL]).await;
+    let refuse = "panic = \"refuse\"\nretry_for = \"0s\"";
+    let lb = start(&entries(&all), &[QUICK_PROBES, QUICK_TRIAL, refuse]).await;
     for server in &servers {
         server.stop(Open::Close).await;
     }
@@ -212,7 +213,7 @@ async fn when_every_server_refuses_the_reason_is_connect_failed() {
         entry("a", nowhere(), ""),
         entry("b", nowhere(), ", weight = 2"),
     ];
-    let lb = start(&servers, &[NO_PROBES]).await;
+    let lb = start(&servers, &[NO_PROBES, "retry_for = \"0s\""]).await;
     let mut stream = tcp(lb.main()).await;
     assert!(read_to_close(&mut stream).await.unwrap().is_empty());
     let record = lb.nth(0, "connect_failed").await;
@@ -225,7 +226,8 @@ async fn when_every_server_refuses_the_reason_is_connect_failed() {
 async fn a_server_that_resets_what_it_accepts_leaks_nothing() {
     let web = Upstream::start(Behaviour::AcceptThenReset).await;
     let never_out = "passive = { max_fails = 0 }";
-    let lb = start(&entries(&[&web]), &[NO_PROBES, never_out]).await;
+    let once = "retry_for = \"0s\"";
+    let lb = start(&entries(&[&web]), &[NO_PROBES, never_out, once]).await;
     for n in 0..30 {
         let mut stream = tcp(lb.main()).await;
         let end = read_to_close(&mut stream).await;

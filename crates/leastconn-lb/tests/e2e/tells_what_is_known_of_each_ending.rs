@@ -130,7 +130,8 @@ async fn start(revoked: &leastconn_testkit::Cert, site: Site) -> Rig {
             "dead",
             &[
                 NO_PROBES,
-                "passive = { max_fails = 1, fail_timeout = \"1h\" }",
+                "passive = { max_fails = 1, fail_timeout = \"1h\", max_ejected = 1 }",
+                "panic = \"refuse\"\nretry_for = \"0s\"",
             ],
             &[entry("s", nowhere(), "")],
         )

@@ -15,7 +15,7 @@ use crate::servers::{BY_HOST, MUTUAL, Servers, VERSIONS};
 use crate::support::{NO_PROBES, Running, entry, tcp};
 
 /// Failing servers are tried again and again.
-const NO_EJECTION: &str = "passive = { max_fails = 0 }";
+const NO_EJECTION: &str = "passive = { max_fails = 0 }\nretry_for = \"0s\"";
 
 fn named(name: &str) -> Behaviour {
     Behaviour::Named(name.to_owned())

@@ -29,7 +29,7 @@ async fn a_server_stopped_under_load_costs_no_request_and_comes_back() {
         );
         // The example's own intervals would take half a minute.
         let fast =
-            "interval = \"200ms\", timeout = \"10s\" }\npassive = { fail_timeout = \"500ms\" }";
+            "interval = \"200ms\", timeout = \"10s\" }\npassive = { fail_timeout = \"500ms\" }\npanic = \"refuse\"\nretry_for = \"0s\"";
         replace(&config, "interval = \"10s\", timeout = \"1s\" }", fast)
     })
     .await;

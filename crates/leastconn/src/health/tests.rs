@@ -23,24 +23,27 @@ fn active(rise: u32, fall: u32) -> Option<ActivePolicy> {
 }
 
 const fn passive(max_fails: u32, seconds: u64) -> PassivePolicy {
-    let fail_timeout = Duration::from_secs(seconds);
     PassivePolicy {
         max_fails,
-        fail_timeout,
+        fail_timeout: Duration::from_secs(seconds),
+        max_ejected: Ratio::HALF,
     }
 }
+
+/// Of two servers, the other one is available.
+const WELL: Siblings = Siblings::new(2, 0);
 
 #[test]
 fn the_first_probe_decides_alone() {
     let mut health = Health::new(active(3, 3), passive(1, 10));
     assert_eq!(health.availability(), Availability::Up);
-    health.probed(false);
+    health.probed(false, WELL);
     assert_eq!(health.availability(), Availability::Down);
     // And only the first: coming up takes `rise`.
-    health.probed(true);
-    health.probed(true);
+    health.probed(true, WELL);
+    health.probed(true, WELL);
     assert_eq!(health.availability(), Availability::Down);
-    health.probed(true);
+    health.probed(true, WELL);
     assert_eq!(health.availability(), Availability::Up);
 }
 
@@ -48,10 +51,10 @@ fn the_first_probe_decides_alone() {
 fn a_probe_that_differs_starts_the_count_anew() {
     let mut health = Health::new(active(1, 2), passive(1, 10));
     for success in [true, false, true, false] {
-        health.probed(success);
+        health.probed(success, WELL);
     }
     assert_eq!(health.availability(), Availability::Up);
-    health.probed(false);
+    health.probed(false, WELL);
     assert_eq!(health.availability(), Availability::Down);
 }
 
@@ -60,7 +63,7 @@ fn failures_add_up_while_none_is_long_after_the_one_before() {
     let mut health = Health::new(None, passive(3, 10));
     for seconds in [0, 9, 11] {
         assert_eq!(health.availability(), Availability::Up);
-        health.connect_failed(at(seconds));
+        health.connect_failed(at(seconds), at(seconds), WELL);
     }
     assert_eq!(health.availability(), Availability::Ejected(at(21)));
 }
@@ -68,19 +71,19 @@ fn failures_add_up_while_none_is_long_after_the_one_before() {
 #[test]
 fn a_failure_is_forgotten_after_fail_timeout() {
     let mut health = Health::new(None, passive(2, 10));
-    health.connect_failed(at(0));
-    health.connect_failed(at(11));
+    health.connect_failed(at(0), at(0), WELL);
+    health.connect_failed(at(11), at(11), WELL);
     assert_eq!(health.availability(), Availability::Up);
 }
 
 #[test]
 fn a_success_clears_the_row_and_the_ejection() {
     let mut health = Health::new(None, passive(2, 10));
-    health.connect_failed(at(0));
+    health.connect_failed(at(0), at(0), WELL);
     health.connect_succeeded();
-    health.connect_failed(at(1));
+    health.connect_failed(at(1), at(1), WELL);
     assert_eq!(health.availability(), Availability::Up);
-    health.connect_failed(at(2));
+    health.connect_failed(at(2), at(2), WELL);
     health.connect_succeeded();
     assert_eq!(health.availability(), Availability::Up);
     assert!(!health.is_troubled());
@@ -89,19 +92,102 @@ fn a_success_clears_the_row_and_the_ejection() {
 #[test]
 fn a_failed_trial_ejects_anew_whatever_max_fails_is() {
     let mut health = Health::new(None, passive(3, 10));
-    (0..3).for_each(|_| health.connect_failed(at(0)));
+    (0..3).for_each(|_| health.connect_failed(at(0), at(0), WELL));
     assert!(!health.trial_is_due(at(9)));
     assert!(health.trial_is_due(at(10)));
     health.start_trial(at(12));
     assert!(!health.trial_is_due(at(21)), "one at a time");
-    health.connect_failed(at(13));
-    assert_eq!(health.availability(), Availability::Ejected(at(23)));
+    health.connect_failed(at(12), at(13), WELL);
+    assert_eq!(health.availability(), Availability::Ejected(at(33)));
+}
+
+#[test]
+fn repeated_ejections_last_longer_up_to_five_minutes() {
+    let mut health = Health::new(None, passive(1, 10));
+    let mut now = 0;
+    for nth in 1..40 {
+        health.connect_failed(at(now), at(now), WELL);
+        let lasts = (10 * nth).min(300);
+        assert_eq!(
+            health.availability(),
+            Availability::Ejected(at(now + lasts))
+        );
+        now += lasts;
+        health.start_trial(at(now));
+    }
+    health.connect_succeeded();
+    health.connect_failed(at(now), at(now), WELL);
+    assert_eq!(health.availability(), Availability::Ejected(at(now + 10)));
+
+    let mut health = Health::new(None, passive(1, 600));
+    health.connect_failed(at(0), at(0), WELL);
+    assert_eq!(health.availability(), Availability::Ejected(at(600)));
+}
+
+#[test]
+fn dials_from_before_an_ejection_do_not_extend_it() {
+    let mut health = Health::new(None, passive(1, 10));
+    health.connect_failed(at(0), at(5), WELL);
+    health.connect_failed(at(4), at(9), WELL);
+    assert_eq!(health.availability(), Availability::Ejected(at(15)));
+    // Nor do they end its trial, or eject a server that has recovered.
+    health.start_trial(at(15));
+    health.connect_failed(at(4), at(16), WELL);
+    assert_eq!(health.availability(), Availability::Ejected(at(25)));
+    health.connect_succeeded();
+    health.connect_failed(at(4), at(17), WELL);
+    assert_eq!(health.availability(), Availability::Up);
+}
+
+#[test]
+fn failed_last_resorts_do_not_extend_an_ejection() {
+    let mut health = Health::new(None, passive(1, 10));
+    health.connect_failed(at(0), at(0), WELL);
+    for second in 1..10 {
+        health.connect_failed(at(second), at(second), WELL);
+    }
+    assert_eq!(health.availability(), Availability::Ejected(at(10)));
+}
+
+#[test]
+fn no_more_servers_are_ejected_than_may_be() {
+    for (servers, most) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (100, 50)] {
+        for ejected in 0..servers {
+            let mut health = Health::new(None, passive(1, 10));
+            health.connect_failed(at(0), at(0), Siblings::new(servers, ejected));
+            let is_ejected = health.availability() != Availability::Up;
+            assert_eq!(is_ejected, ejected < most, "{ejected} of {servers}");
+        }
+    }
+    let most = |part: f64, servers| {
+        let mut policy = passive(1, 10);
+        policy.max_ejected = Ratio::new(part).unwrap();
+        policy.max_ejected_of(servers)
+    };
+    assert_eq!((most(0.0, 4), most(0.1, 4), most(0.1, 1)), (0, 1, 0));
+    assert_eq!((most(1.0, 1), most(1.0, 4), most(0.3, 10)), (1, 4, 3));
+    assert!(Ratio::new(1.1).is_none() && Ratio::new(f64::NAN).is_none());
+}
+
+#[test]
+fn one_good_probe_is_enough_while_no_server_is_available() {
+    let mut health = Health::new(active(3, 3), passive(1, 10));
+    let none = WELL.none_available();
+    health.probed(false, WELL);
+    health.probed(true, WELL);
+    assert_eq!(health.availability(), Availability::Down);
+    health.probed(true, none);
+    assert_eq!(health.availability(), Availability::Up);
+    // Likewise for one that is ejected.
+    health.connect_failed(at(0), at(0), WELL);
+    health.probed(true, none);
+    assert_eq!(health.availability(), Availability::Up);
 }
 
 #[test]
 fn a_trial_without_an_outcome_is_given_up_after_fail_timeout() {
     let mut health = Health::new(None, passive(1, 10));
-    health.connect_failed(at(0));
+    health.connect_failed(at(0), at(0), WELL);
     health.start_trial(at(10));
     assert!(health.trial_is_due(at(20)));
 }
@@ -109,11 +195,11 @@ fn a_trial_without_an_outcome_is_given_up_after_fail_timeout() {
 #[test]
 fn max_fails_0_ejects_never_and_frees_what_was_ejected() {
     let mut health = Health::new(None, passive(0, 10));
-    (0..100).for_each(|_| health.connect_failed(at(0)));
+    (0..100).for_each(|_| health.connect_failed(at(0), at(0), WELL));
     assert_eq!(health.availability(), Availability::Up);
 
     health.set_policies(None, passive(1, 10));
-    health.connect_failed(at(1));
+    health.connect_failed(at(1), at(1), WELL);
     assert_eq!(health.availability(), Availability::Ejected(at(11)));
     health.set_policies(None, passive(0, 10));
     assert_eq!(health.availability(), Availability::Up);
@@ -122,7 +208,7 @@ fn max_fails_0_ejects_never_and_frees_what_was_ejected() {
 #[test]
 fn without_probes_a_server_does_not_stay_down() {
     let mut health = Health::new(active(1, 1), passive(1, 10));
-    health.probed(false);
+    health.probed(false, WELL);
     assert_eq!(health.availability(), Availability::Down);
     health.set_policies(None, passive(1, 10));
     assert_eq!(health.availability(), Availability::Up);
@@ -130,12 +216,10 @@ fn without_probes_a_server_does_not_stay_down() {
 
 #[test]
 fn an_endless_fail_timeout_does_not_panic() {
-    let endless = PassivePolicy {
-        max_fails: 1,
-        fail_timeout: Duration::MAX,
-    };
+    let mut endless = passive(1, 0);
+    endless.fail_timeout = Duration::MAX;
     let mut health = Health::new(None, endless);
-    health.connect_failed(at(0));
+    health.connect_failed(at(0), at(0), WELL);
     health.start_trial(at(1));
     assert!(!health.trial_is_due(at(1_000_000_000)));
 }
@@ -143,7 +227,8 @@ fn an_endless_fail_timeout_does_not_panic() {
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Probe(bool),
-    Failed,
+    /// A connect that began so many seconds ago.
+    Failed(u64),
     Succeeded,
     /// A trial, if one is due.
     Try,
@@ -152,7 +237,7 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         any::<bool>().prop_map(Event::Probe),
-        Just(Event::Failed),
+        (0u64..6).prop_map(Event::Failed),
         Just(Event::Succeeded),
         Just(Event::Try),
     ]
@@ -168,11 +253,32 @@ struct ByTheBook {
     failures: Vec<u64>,
     /// Until when, and how many probes there were when it was ejected.
     ejected: Option<(u64, usize)>,
+    /// When each ejection since the last recovery began.
+    ejections: Vec<u64>,
+    /// When the last ejection began, over or not.
+    last_ejection: Option<u64>,
+    trial: Option<u64>,
 }
 
 impl ByTheBook {
     fn row_of(probes: &[bool], success: bool) -> usize {
         probes.iter().rev().take_while(|&&p| p == success).count()
+    }
+
+    fn recover(&mut self) {
+        self.ejected = None;
+        self.failures.clear();
+        self.ejections.clear();
+        self.trial = None;
+    }
+
+    fn eject(&mut self, now: u64) {
+        self.ejections.push(now);
+        self.last_ejection = Some(now);
+        self.trial = None;
+        let lasts = self.passive.fail_timeout.as_secs() * self.ejections.len() as u64;
+        self.ejected = Some((now + lasts.min(300), self.probes.len()));
+        self.failures.clear();
     }
 
     fn happen(&mut self, now: u64, event: Event) {
@@ -192,23 +298,30 @@ impl ByTheBook {
                 if let Some((_, before)) = self.ejected
                     && Self::row_of(&self.probes[before..], true) >= rise
                 {
-                    self.ejected = None;
-                    self.failures.clear();
+                    self.recover();
                 }
             }
-            Event::Succeeded => {
-                self.ejected = None;
-                self.failures.clear();
-            }
+            Event::Succeeded => self.recover(),
             Event::Try => {
                 if let Some((until, _)) = &mut self.ejected
                     && now >= *until
                 {
                     *until = now + timeout;
+                    self.trial = Some(now);
                 }
             }
-            Event::Failed if self.passive.max_fails == 0 => {}
-            Event::Failed => {
+            Event::Failed(_) if self.passive.max_fails == 0 => {}
+            Event::Failed(ago)
+                if self
+                    .last_ejection
+                    .is_some_and(|at| now.saturating_sub(ago) < at) => {}
+            Event::Failed(ago) if self.ejected.is_some() => {
+                let began = now.saturating_sub(ago);
+                if self.trial.is_some_and(|trial| began >= trial) {
+                    self.eject(now);
+                }
+            }
+            Event::Failed(_) => {
                 self.failures.push(now);
                 let row = self
                     .failures
@@ -217,9 +330,8 @@ impl ByTheBook {
                     .take_while(|pair| pair[1] - pair[0] <= timeout)
                     .count()
                     + 1;
-                if self.ejected.is_some() || row >= self.passive.max_fails as usize {
-                    self.ejected = Some((now + timeout, self.probes.len()));
-                    self.failures.clear();
+                if row >= self.passive.max_fails as usize {
+                    self.eject(now);
                 }
             }
         }
@@ -245,13 +357,16 @@ proptest! {
         let mut book = ByTheBook {
             active: active.unwrap(), passive, up: true,
             probes: vec![], failures: vec![], ejected: None,
+            ejections: vec![], last_ejection: None, trial: None,
         };
         let mut now = 0;
         for (passes, event) in events {
             now += passes;
             match event {
-                Event::Probe(success) => health.probed(success),
-                Event::Failed => health.connect_failed(at(now)),
+                Event::Probe(success) => health.probed(success, WELL),
+                Event::Failed(ago) => {
+                    health.connect_failed(at(now.saturating_sub(ago)), at(now), WELL);
+                }
                 Event::Succeeded => health.connect_succeeded(),
                 Event::Try => if health.trial_is_due(at(now)) {
                     health.start_trial(at(now));

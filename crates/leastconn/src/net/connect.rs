@@ -1,9 +1,13 @@
-//! Opening a connection to the best server, or to the next best ones.
+//! Opening a connection to the best server, or to the next best ones, once or until one
+//! recovers.
+
+mod retry;
 
 use std::{
     io,
     net::SocketAddr,
     path::Path,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -20,26 +24,45 @@ use super::{
     unix::connect_unix,
 };
 use crate::{Address, Candidates, Lease, Pool, Reason, Server, ServerId, Tried};
+use retry::Retry;
 
 /// How long and how often to try.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use leastconn::net::ConnectPolicy;
+///
+/// // Fail at once when no server answers.
+/// let mut policy = ConnectPolicy::default();
+/// policy.retry_for = Duration::ZERO;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ConnectPolicy {
     /// Time for one attempt: resolving the server's name, connecting to it, and
     /// preparing the connection where [`connect_with`] is asked to.
     pub timeout: Duration,
-    /// Further servers that are tried when connecting fails.
+    /// Further servers that are tried when connecting fails, each at most once in a round.
     pub retries: u32,
+    /// Once a round has ended without a connection, how long further rounds follow, 100 ms
+    /// after each other at first, then with delays that double up to a second, and sooner
+    /// if a server becomes available. The last round begins before that time is over. Zero:
+    /// one round.
+    pub retry_for: Duration,
     /// Silence after which the system asks whether the server is still there: see
     /// [`set_keepalive`]. `None`: never.
     pub keepalive: Option<Duration>,
 }
 
 impl Default for ConnectPolicy {
-    /// Five seconds an attempt, two retries, keepalive after a minute.
+    /// Five seconds an attempt, two further servers, three seconds for further rounds,
+    /// keepalive after a minute.
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(5),
             retries: 2,
+            retry_for: Duration::from_secs(3),
             keepalive: Some(Duration::from_secs(60)),
         }
     }
@@ -52,8 +75,24 @@ pub struct Connected<S = TcpStream> {
     pub stream: S,
     /// Its place on the server: hold it as long as the connection.
     pub lease: Lease,
-    /// Servers that were tried, this one included.
+    /// Attempts that were made, this one included.
     pub attempts: u32,
+}
+
+/// How many attempts to connect have begun: to be read when [`connect_observed`] is
+/// dropped before its end.
+#[derive(Debug, Default)]
+pub struct Attempts(AtomicU32);
+
+impl Attempts {
+    /// So many have begun.
+    pub fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// No connection could be opened.
@@ -63,12 +102,12 @@ pub enum ConnectError {
     /// No allowed server was available, so none was tried.
     #[error("none of the allowed servers is available")]
     NoServerAvailable,
-    /// Every server that was tried failed.
-    #[error("connecting failed on {attempts} server(s), at last on `{server}`: {source}")]
+    /// Every attempt failed.
+    #[error("connecting failed {attempts} time(s), last to `{server}`: {source}")]
     Failed {
-        /// Servers that were tried.
+        /// Attempts that were made.
         attempts: u32,
-        /// The last one.
+        /// The server of the last one.
         server: ServerId,
         /// Why it failed.
         source: io::Error,
@@ -77,7 +116,7 @@ pub enum ConnectError {
     /// blamed for it, and no other one is tried: it would end in the same way.
     #[error("the balancer cannot open another connection: {source}")]
     Exhausted {
-        /// Servers that were tried, the one for which this happened included.
+        /// Attempts that were made, the one for which this happened included.
         attempts: u32,
         /// What is missing.
         source: io::Error,
@@ -94,7 +133,7 @@ impl ConnectError {
         }
     }
 
-    /// Servers that were tried.
+    /// Attempts that were made.
     pub const fn attempts(&self) -> u32 {
         match self {
             Self::NoServerAvailable => 0,
@@ -105,16 +144,19 @@ impl ConnectError {
 
 /// Connects to the candidate with the least connections; when that fails, to
 /// the next one, each at most once, until one answers, `policy.retries` are
-/// used up, or none is left.
+/// used up, or none is left. Then it waits and begins anew, for `policy.retry_for`: a
+/// server that is restarted, or a moment in which all servers refuse, costs clients
+/// a delay and no connection. Where no candidate could become available by waiting
+/// (the operator took all of them out, or they are at `max_conns`), it fails at once.
 ///
 /// A connection counts on its server from before it is dialled, so that many
-/// arriving at once do not all see the same idle server. Outcomes feed the
-/// server's passive health, but for those that are the balancer's own: without
-/// a file descriptor or memory it gives up at once, and without a local address
-/// or port towards one server it goes on to the next.
+/// arriving at once do not all see the same idle server. While it waits it counts on
+/// none. Outcomes feed the server's passive health, but for those that are the balancer's
+/// own: without a file descriptor or memory it gives up at once, and without a local
+/// address or port towards one server it goes on to the next.
 ///
 /// # Errors
-/// If no candidate is available, all that were tried failed, or the balancer
+/// If no candidate is available, all attempts failed, or the balancer
 /// cannot open any connection now.
 ///
 /// # Cancel safety
@@ -143,42 +185,104 @@ pub async fn connect_with<P: Prepare>(
     policy: &ConnectPolicy,
     step: &P,
 ) -> Result<Connected<P::Stream>, ConnectError> {
-    let mut tried = Tried::default();
-    let mut last_failure = None;
-    for attempts in 1..=policy.retries.saturating_add(1) {
-        let Some(lease) = pool.pick(candidates, &tried, now()) else {
+    connect_observed(pool, candidates, policy, step, &Attempts::default()).await
+}
+
+/// Like [`connect_with`], counting in `attempts`, which starts at 0: a caller that drops
+/// the future can still tell how many attempts there were.
+///
+/// # Errors
+/// As [`connect`].
+///
+/// # Cancel safety
+/// As [`connect`].
+pub async fn connect_observed<P: Prepare>(
+    pool: &Pool,
+    candidates: &Candidates,
+    policy: &ConnectPolicy,
+    step: &P,
+    attempts: &Attempts,
+) -> Result<Connected<P::Stream>, ConnectError> {
+    let connecting = Connecting {
+        pool,
+        candidates,
+        policy,
+        step,
+        attempts,
+    };
+    let mut failure = None;
+    let mut retry: Option<Retry> = None;
+    loop {
+        match connecting.round().await {
+            Ok(connected) => return Ok(connected),
+            Err(Some(fatal @ ConnectError::Exhausted { .. })) => return Err(fatal),
+            Err(later) => failure = later.or(failure),
+        }
+        let is_hopeless = || failure.is_none() && !pool.may_recover(candidates);
+        if policy.retry_for.is_zero() || (retry.is_none() && is_hopeless()) {
             break;
-        };
-        let server = lease.server();
-        match dial(server, policy, step).await {
-            Ok(stream) => {
-                if server.connect_succeeded() {
-                    tracing::info!(upstream = %pool.id(), server = %server.id(), "server is up: a connection succeeded");
-                }
-                return Ok(Connected {
-                    stream,
-                    lease,
-                    attempts,
-                });
-            }
-            Err(source) => {
-                let fault = fault(&source);
-                if fault == Fault::Exhausted {
-                    return Err(ConnectError::Exhausted { attempts, source });
-                }
-                if fault == Fault::Server && server.connect_failed(now()) {
-                    tracing::warn!(upstream = %pool.id(), server = %server.id(), error = %source, "server is down: connecting failed");
-                }
-                last_failure = Some(ConnectError::Failed {
-                    attempts,
-                    server: server.id().clone(),
-                    source,
-                });
-                tried.add(lease);
-            }
+        }
+        let retry = retry.get_or_insert_with(|| Retry::new(pool, policy.retry_for));
+        if !retry.wait(candidates).await {
+            break;
         }
     }
-    Err(last_failure.unwrap_or(ConnectError::NoServerAvailable))
+    Err(failure.unwrap_or(ConnectError::NoServerAvailable))
+}
+
+struct Connecting<'a, P> {
+    pool: &'a Pool,
+    candidates: &'a Candidates,
+    policy: &'a ConnectPolicy,
+    step: &'a P,
+    attempts: &'a Attempts,
+}
+
+impl<P: Prepare> Connecting<'_, P> {
+    /// Tries candidates, each at most once. Fails with the last failure, or with nothing
+    /// if none was tried.
+    async fn round(&self) -> Result<Connected<P::Stream>, Option<ConnectError>> {
+        let Self { pool, policy, .. } = self;
+        let mut tried = Tried::default();
+        let mut last_failure = None;
+        for _ in 0..=policy.retries {
+            let began = now();
+            let Some(lease) = pool.pick(self.candidates, &tried, began) else {
+                break;
+            };
+            self.attempts.begin();
+            let server = lease.server();
+            match dial(server, policy, self.step).await {
+                Ok(stream) => {
+                    if server.connect_succeeded() {
+                        tracing::info!(upstream = %pool.id(), server = %server.id(), "server is up: a connection succeeded");
+                    }
+                    return Ok(Connected {
+                        stream,
+                        lease,
+                        attempts: self.attempts.get(),
+                    });
+                }
+                Err(source) => {
+                    let attempts = self.attempts.get();
+                    let fault = fault(&source);
+                    if fault == Fault::Exhausted {
+                        return Err(Some(ConnectError::Exhausted { attempts, source }));
+                    }
+                    if fault == Fault::Server && server.connect_failed(began, now()) {
+                        tracing::warn!(upstream = %pool.id(), server = %server.id(), error = %source, "server is down: connecting failed");
+                    }
+                    last_failure = Some(ConnectError::Failed {
+                        attempts,
+                        server: server.id().clone(),
+                        source,
+                    });
+                    tried.add(lease);
+                }
+            }
+        }
+        Err(last_failure)
+    }
 }
 
 /// Connects to one server, trying all of its addresses within the time for one

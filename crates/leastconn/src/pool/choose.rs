@@ -19,7 +19,7 @@ use crate::{
     server::Candidate,
     slow::{FULL, Pace},
     sync::Arc,
-    upstream::{Balance, Source},
+    upstream::{Balance, PanicPolicy, Source, UpstreamId},
 };
 
 /// Draws for two candidates, before all of them are looked at.
@@ -50,12 +50,26 @@ impl Open {
     }
 }
 
-/// One pick: who may be chosen, and when.
+/// Servers that a pick considers, by their health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    /// Available ones, and ejected ones whose trial is due.
+    Available,
+    /// Ejected ones as well.
+    Ejected,
+    /// Also those that are down.
+    Down,
+}
+
+/// One pick: which servers may be chosen, and when.
 struct Choice<'a> {
+    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "for the log"))]
+    upstream: &'a UpstreamId,
     candidates: &'a Candidates,
     tried: &'a Tried,
     now: Instant,
     backup: bool,
+    health: Health,
     pace: Pace,
 }
 
@@ -64,7 +78,11 @@ impl Choice<'_> {
         if member.backup != self.backup || self.tried.contains(&member.server) {
             return None;
         }
-        let seen = member.server.candidate_at(self.now, pace)?;
+        let seen = match self.health {
+            Health::Available => member.server.candidate_at(self.now, pace)?,
+            Health::Ejected => member.server.last_resort(false)?,
+            Health::Down => member.server.last_resort(true)?,
+        };
         let full = member
             .max_conns
             .is_some_and(|max| seen.in_flight >= max.get());
@@ -83,10 +101,36 @@ impl Choice<'_> {
         loop {
             let (position, word) = choose()?;
             let server = &self.candidates.members[position].server;
-            if server.try_acquire(word, self.now) {
+            let acquired = match self.health {
+                Health::Available => server.try_acquire(word, self.now),
+                Health::Ejected | Health::Down => {
+                    let (acquired, first) = server.try_acquire_last_resort(word);
+                    #[cfg(feature = "tokio")]
+                    if acquired && first {
+                        tracing::warn!(upstream = %self.upstream, server = %server.id(), "server dialled as a last resort: no other server that the client may use is available");
+                    }
+                    #[cfg(not(feature = "tokio"))]
+                    let _ = first;
+                    acquired
+                }
+            };
+            if acquired {
                 return Some(Lease::of_acquired(Arc::clone(server)));
             }
         }
+    }
+
+    fn least(&self, seed: u64) -> Option<(usize, u64)> {
+        let loads = self.all().map(|open| {
+            open.map(|open| {
+                let load = Load {
+                    in_flight: open.seen.in_flight,
+                    weight: open.weight,
+                };
+                (load, open.seen.word)
+            })
+        });
+        least(loads, seed)
     }
 
     fn at_random(&self, seed: u64) -> Option<Lease> {
@@ -214,13 +258,17 @@ impl Pool {
         now: Instant,
         backup: bool,
     ) -> Option<Lease> {
-        let choice = self.choice(candidates, tried, now, backup);
-        match (self.balance, candidates.source) {
+        self.pick_by(&self.choice(candidates, tried, now, backup))
+    }
+
+    fn pick_by(&self, choice: &Choice<'_>) -> Option<Lease> {
+        match (self.balance, choice.candidates.source) {
+            (Balance::LeastConn, _) => choice.count(|| choice.least(self.next_seed())),
             (Balance::P2c, _) => {
                 let seed = self.next_seed();
                 choice.count(|| choice.better_of_two(seed))
             }
-            (Balance::RoundRobin, _) if candidates.turns.is_some() => choice.in_turn(),
+            (Balance::RoundRobin, _) if choice.candidates.turns.is_some() => choice.in_turn(),
             (Balance::SourceHash, Some(source)) => choice.by_source(source),
             // Without what it goes by, each draws.
             _ => choice.at_random(self.next_seed()),
@@ -228,19 +276,55 @@ impl Pool {
     }
 
     const fn choice<'a>(
-        &self,
+        &'a self,
         candidates: &'a Candidates,
         tried: &'a Tried,
         now: Instant,
         backup: bool,
     ) -> Choice<'a> {
         Choice {
+            upstream: &self.id,
             candidates,
             tried,
             now,
             backup,
+            health: Health::Available,
             pace: self.pace,
         }
+    }
+
+    /// While no candidate is available: an ejected one that was not tried; where all
+    /// are down, one of those. A candidate that is not down is a better choice, even if
+    /// it was tried or is full: a server that is down may not answer before the client
+    /// has given up, while the others may recover until the next attempt.
+    #[cold]
+    pub(super) fn pick_last_resort(
+        &self,
+        candidates: &Candidates,
+        tried: &Tried,
+        now: Instant,
+    ) -> Option<Lease> {
+        if self.panic != PanicPolicy::Dial {
+            return None;
+        }
+        let pick = |health, backup| {
+            let choice = Choice {
+                health,
+                ..self.choice(candidates, tried, now, backup)
+            };
+            self.pick_by(&choice)
+        };
+        let pick_tiers = |health| pick(health, false).or_else(|| pick(health, true));
+        let lease = pick_tiers(Health::Ejected);
+        if lease.is_some() {
+            return lease;
+        }
+        let mut servers = candidates.members.iter().map(|member| &member.server);
+        if servers.any(|server| server.is_not_down()) {
+            // Once more: it may have come up only now.
+            return pick_tiers(Health::Ejected);
+        }
+        pick_tiers(Health::Down)
     }
 
     /// Least connections while servers are beginning slowly: at most one of them takes

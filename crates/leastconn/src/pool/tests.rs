@@ -1,7 +1,10 @@
 use std::{collections::BTreeSet, net::SocketAddr, sync::LazyLock};
 
 use super::*;
-use crate::{AdminState, health::Availability};
+use crate::{
+    AdminState,
+    health::{Availability, Ratio},
+};
 
 #[expect(
     clippy::disallowed_methods,
@@ -13,13 +16,22 @@ fn spec(name: &str, port: u16) -> ServerSpec {
     ServerSpec::new(name, SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
+/// Any number of servers may be ejected.
+fn eject_all() -> PassivePolicy {
+    PassivePolicy {
+        max_ejected: Ratio::ALL,
+        ..PassivePolicy::default()
+    }
+}
+
+/// A pool that does not use ejected servers.
 fn pool(servers: impl IntoIterator<Item = ServerSpec>, seed: u64) -> Pool {
-    Pool::new("pool", servers, None, PassivePolicy::default(), seed).unwrap()
+    let pool = Pool::new("pool", servers, None, eject_all(), seed).unwrap();
+    pool.with_panic(PanicPolicy::Refuse)
 }
 
 fn succeed(pool: &Pool, servers: impl IntoIterator<Item = ServerSpec>) -> Pool {
-    pool.succeed(servers, None, PassivePolicy::default())
-        .unwrap()
+    pool.succeed(servers, None, eject_all()).unwrap()
 }
 
 fn pick(pool: &Pool) -> Option<Lease> {
@@ -93,7 +105,7 @@ fn the_next_pool_shares_servers_with_their_counts_health_and_states() {
     let before = pool([spec("a", 1), spec("b", 2)], 1);
     let leases: Vec<_> = (0..4).map_while(|_| pick(&before)).collect();
     before.server("a").unwrap().set_admin(AdminState::Drain);
-    before.server("b").unwrap().connect_failed(*NOW);
+    before.server("b").unwrap().connect_failed(*NOW, *NOW);
 
     let after = succeed(&before, [spec("b", 2), spec("a", 1), spec("c", 3)]);
     let status = |name| after.server(name).unwrap().status();
@@ -119,7 +131,7 @@ fn a_server_at_another_address_is_another_server() {
 #[test]
 fn a_succession_that_fails_leaves_the_servers_as_they_were() {
     let before = pool([spec("a", 1)], 1);
-    before.server("a").unwrap().connect_failed(*NOW);
+    before.server("a").unwrap().connect_failed(*NOW, *NOW);
     let never = PassivePolicy {
         max_fails: 0,
         ..PassivePolicy::default()
@@ -179,11 +191,100 @@ fn nobody_outside_the_subset_is_picked() {
 fn a_trial_that_loses_its_swap_is_still_due() {
     let pool = pool([spec("a", 1)], 1);
     let old = pick(&pool).unwrap();
-    old.server().connect_failed(*NOW);
+    old.server().connect_failed(*NOW, *NOW);
     let due = *NOW + PassivePolicy::default().fail_timeout;
     let server = pool.server("a").unwrap();
     let (seen, _) = server.candidate(due, &mut false).unwrap();
     drop(old);
     assert!(!server.try_acquire(seen, due), "the count has changed");
     assert!(pool.pick(&pool.all(), &Tried::default(), due).is_some());
+}
+
+/// A pool of three whose servers may all be ejected.
+fn three(panic: PanicPolicy) -> Pool {
+    let active = ActivePolicy {
+        rise: NonZeroU32::MIN,
+        fall: NonZeroU32::MIN,
+    };
+    let servers = ["a", "b", "c"].map(|name| spec(name, 1));
+    let pool = Pool::new("pool", servers, Some(active), eject_all(), 1).unwrap();
+    pool.with_panic(panic)
+}
+
+#[test]
+fn without_available_servers_ejected_ones_are_picked_before_down_ones() {
+    let pool = three(PanicPolicy::Dial);
+    let server = |name| pool.server(name).unwrap();
+    server("a").connect_failed(*NOW, *NOW);
+    server("b").probed(false);
+    assert!(!pool.is_panicking());
+    assert_eq!(name(&pick(&pool).unwrap()), "c");
+    server("c").set_admin(AdminState::Drain);
+    assert!(pool.is_panicking());
+    let leases: Vec<_> = (0..3).map(|_| pick(&pool).unwrap()).collect();
+    assert!(leases.iter().all(|lease| name(lease) == "a"));
+    // A server that is down is no better than one that was just tried.
+    let mut tried = Tried::default();
+    tried.add(pick(&pool).unwrap());
+    assert!(pool.pick(&pool.all(), &tried, *NOW).is_none());
+    server("a").probed(false);
+    let names: BTreeSet<_> = (0..2)
+        .map(|_| pick(&pool).unwrap())
+        .collect::<Vec<_>>()
+        .iter()
+        .map(|lease| name(lease).to_owned())
+        .collect();
+    assert_eq!(
+        names,
+        ["b".to_owned()].into(),
+        "of two, the one without connections"
+    );
+    server("b").set_admin(AdminState::Maint);
+    server("a").set_admin(AdminState::Drain);
+    assert!(pick(&pool).is_none() && !pool.is_panicking());
+    server("a").set_admin(AdminState::Ready);
+    server("a").probed(true);
+    assert!(!pool.is_panicking());
+}
+
+#[test]
+fn a_client_with_one_ejected_server_still_reaches_it() {
+    for panic in [PanicPolicy::Dial, PanicPolicy::Refuse] {
+        let pool = three(panic);
+        let only = pool.subset(|server| server.id().as_str() == "b");
+        pool.server("b").unwrap().connect_failed(*NOW, *NOW);
+        let lease = pool.pick(&only, &Tried::default(), *NOW);
+        assert_eq!(lease.is_some(), panic == PanicPolicy::Dial);
+        // Others have better ones.
+        assert!((0..9).all(|_| name(&pick(&pool).unwrap()) != "b"));
+        assert!(!pool.is_panicking());
+    }
+}
+
+#[test]
+fn a_last_resort_keeps_within_max_conns() {
+    for balance in [
+        Balance::LeastConn,
+        Balance::P2c,
+        Balance::RoundRobin,
+        Balance::Random,
+        Balance::SourceHash,
+    ] {
+        let servers = ["a", "b"].map(|name| ServerSpec {
+            max_conns: NonZeroU32::new(1),
+            ..spec(name, 1)
+        });
+        let pool = Pool::new("pool", servers, None, eject_all(), 1).unwrap();
+        let pool = pool.with_balance(balance);
+        for member in pool.members() {
+            member.server.connect_failed(*NOW, *NOW);
+        }
+        let from = pool
+            .all()
+            .from_source(std::net::IpAddr::from([127, 0, 0, 1]));
+        let pick = || pool.pick(&from, &Tried::default(), *NOW);
+        let leases = [pick().unwrap(), pick().unwrap()];
+        assert_ne!(name(&leases[0]), name(&leases[1]), "{balance:?}");
+        assert!(pick().is_none(), "{balance:?}");
+    }
 }

@@ -12,8 +12,8 @@ use std::{
 };
 
 use leastconn::{
-    AdminState, Balance, Candidates, Lease, Pool, ServerSpec, Source, Tried, Weight,
-    health::{ActivePolicy, Availability, Health, PassivePolicy},
+    AdminState, Balance, Candidates, Lease, PanicPolicy, Pool, ServerSpec, Source, Tried, Weight,
+    health::{ActivePolicy, Availability, Health, PassivePolicy, Ratio, Siblings},
 };
 
 /// What can happen to a pool. Numbers are taken modulo what there is.
@@ -30,8 +30,8 @@ pub(crate) enum Op {
     Drop(u8),
     /// A connection's dial failed: it is tried on another server.
     Retry(u8),
-    /// A connect to a server failed.
-    Failed(u8),
+    /// A connect to a server failed, which began so many seconds ago.
+    Failed(u8, u8),
     /// A connect to a server succeeded.
     Succeeded(u8),
     /// A probe of a server ended.
@@ -61,7 +61,7 @@ impl Op {
             },
             6 | 7 => Self::Drop(a),
             8 => Self::Retry(a),
-            9 | 10 => Self::Failed(a),
+            9 | 10 => Self::Failed(a, b % 16),
             11 => Self::Succeeded(a),
             12 => Self::Probed(a, b % 2 == 0),
             13 => Self::Admin(
@@ -102,17 +102,25 @@ impl Expected {
         }
     }
 
+    fn has_room(&self) -> bool {
+        let max = self.spec.max_conns;
+        max.is_none_or(|max| self.in_flight < max.get())
+    }
+
+    /// Whether it may be picked as a last resort, `down` or not.
+    fn is_last_resort(&self, down: bool) -> bool {
+        let is_down = self.health.availability() == Availability::Down;
+        self.admin == AdminState::Ready && self.has_room() && (down || !is_down)
+    }
+
+    /// Whether it may be picked as long as others have nothing to do with it.
     fn is_available(&self, now: Instant) -> bool {
-        let full = self
-            .spec
-            .max_conns
-            .is_some_and(|max| self.in_flight >= max.get());
         let healthy = match self.health.availability() {
             Availability::Up => true,
             Availability::Ejected(until) => now >= until,
             Availability::Down => false,
         };
-        self.admin == AdminState::Ready && healthy && !full
+        self.admin == AdminState::Ready && healthy && self.has_room()
     }
 
     /// What happens to its health, and what follows.
@@ -165,7 +173,10 @@ impl World {
     ///
     /// # Panics
     /// When a law is broken:
-    /// - a server in drain, in maintenance, down, ejected, full or tried is not picked;
+    /// - a server in drain, in maintenance, full or tried is not picked;
+    /// - one that is ejected or down is picked only as a last resort: when no other could
+    ///   be, and the pool does not refuse then;
+    /// - no more servers are ejected than may be;
     /// - a backup is picked only when no other server could be;
     /// - with least connections, whoever is picked has the least per weight, but that
     ///   one that is beginning slowly may have less;
@@ -196,9 +207,10 @@ impl World {
             Op::Retry(which) => {
                 if let Some((server, lease)) = self.take_lease(which) {
                     let now = self.now;
-                    lease.server().connect_failed(now);
+                    lease.server().connect_failed(now, now);
+                    let siblings = self.siblings(server);
                     if let Some(expected) = &mut self.expected[server] {
-                        expected.change_health(|health| health.connect_failed(now));
+                        expected.change_health(|health| health.connect_failed(now, now, siblings));
                     }
                     let mut tried = Tried::default();
                     tried.add(lease);
@@ -206,19 +218,21 @@ impl World {
                     self.pick_beside(u8::MAX, 1 << server, &tried);
                 }
             }
-            Op::Failed(server) => self.on_server(server, |server, expected, now| {
-                server.connect_failed(now);
-                expected.change_health(|health| health.connect_failed(now));
+            Op::Failed(server, ago) => self.on_server(server, |server, expected, now, siblings| {
+                let ago = Duration::from_secs(ago.into());
+                let began = now.checked_sub(ago).unwrap_or(now);
+                server.connect_failed(began, now);
+                expected.change_health(|health| health.connect_failed(began, now, siblings));
             }),
-            Op::Succeeded(server) => self.on_server(server, |server, expected, _| {
+            Op::Succeeded(server) => self.on_server(server, |server, expected, _, _| {
                 server.connect_succeeded();
                 expected.change_health(Health::connect_succeeded);
             }),
-            Op::Probed(server, success) => self.on_server(server, |server, expected, _| {
+            Op::Probed(server, success) => self.on_server(server, |server, expected, _, all| {
                 server.probed(success);
-                expected.change_health(|health| health.probed(success));
+                expected.change_health(|health| health.probed(success, all));
             }),
-            Op::Admin(server, state) => self.on_server(server, |server, expected, _| {
+            Op::Admin(server, state) => self.on_server(server, |server, expected, _, _| {
                 server.set_admin(state);
                 let comes_back = match expected.admin {
                     AdminState::Ready => false,
@@ -239,37 +253,82 @@ impl World {
         let mut was_tried = 0;
         for number in servers().filter(|&number| has(tried, number)) {
             let only = self.candidates(1 << number);
-            let before = self.expected[number].clone();
-            if let Some(lease) = self.pool.pick(&only, &Tried::default(), self.now) {
-                let expected = self.expected[number].as_mut();
-                let expected = expected.expect("who is picked is a member");
-                assert!(expected.is_available(self.now), "picked {before:?}");
-                expected.health.start_trial(self.now);
+            let could = self.could_be_picked(1 << number, 0);
+            let lease = self.pool.pick(&only, &Tried::default(), self.now);
+            assert_eq!(lease.is_some(), !could.is_empty(), "server {number}");
+            if let Some(lease) = lease {
+                self.was_picked(number);
                 already.add(lease);
                 was_tried |= 1 << number;
-            } else {
-                let available = before.is_some_and(|expected| expected.is_available(self.now));
-                assert!(!available, "server {number} could be picked");
             }
         }
         self.pick_beside(allowed, was_tried, &already);
     }
 
-    fn pick_beside(&mut self, allowed: u8, was_tried: u8, tried: &Tried) {
-        let available = |backup: bool| -> Vec<usize> {
+    /// The servers that could be picked, by what the documentation of `Pool::pick` says.
+    fn could_be_picked(&self, allowed: u8, was_tried: u8) -> Vec<usize> {
+        let among = |mask: u8, may: &dyn Fn(&Expected) -> bool| -> Vec<usize> {
+            let is = |number: &usize| self.expected[*number].as_ref().is_some_and(may);
             servers()
-                .filter(|&number| has(allowed & !was_tried, number))
-                .filter(|&number| {
-                    self.expected[number].as_ref().is_some_and(|expected| {
-                        expected.spec.backup == backup && expected.is_available(self.now)
-                    })
-                })
+                .filter(|&number| has(mask, number))
+                .filter(is)
                 .collect()
         };
-        let mut could = available(false);
-        if could.is_empty() {
-            could = available(true);
+        let tiers = |may: &dyn Fn(&Expected) -> bool| {
+            let left = allowed & !was_tried;
+            let first = among(left, &|expected| !expected.spec.backup && may(expected));
+            if first.is_empty() {
+                among(left, may)
+            } else {
+                first
+            }
+        };
+        let available = tiers(&|expected| expected.is_available(self.now));
+        if !available.is_empty() || self.pool.panic() == PanicPolicy::Refuse {
+            return available;
         }
+        let ejected = tiers(&|expected| expected.is_last_resort(false));
+        let is_not_down = |expected: &Expected| {
+            expected.admin == AdminState::Ready
+                && expected.health.availability() != Availability::Down
+        };
+        if ejected.is_empty() && among(allowed, &is_not_down).is_empty() {
+            return tiers(&|expected| expected.is_last_resort(true));
+        }
+        ejected
+    }
+
+    /// A server that is on trial is, from now on.
+    fn was_picked(&mut self, number: usize) {
+        let now = self.now;
+        if let Some(expected) = &mut self.expected[number]
+            && expected.is_available(now)
+        {
+            expected.health.start_trial(now);
+        }
+    }
+
+    /// What the other servers are like.
+    fn siblings(&self, server: usize) -> Siblings {
+        let members = || self.expected.iter().enumerate();
+        let is = |expected: &Expected, availability: fn(Availability) -> bool| {
+            availability(expected.health.availability())
+        };
+        let ejected = members().filter(|(number, expected)| {
+            let others = expected.as_ref().filter(|_| *number != server);
+            others.is_some_and(|e| is(e, |of| matches!(of, Availability::Ejected(_))))
+        });
+        let siblings = Siblings::new(members().filter(|m| m.1.is_some()).count(), ejected.count());
+        let mut expected = self.expected.iter().flatten();
+        if expected.any(|e| e.admin == AdminState::Ready && is(e, |of| of == Availability::Up)) {
+            siblings
+        } else {
+            siblings.none_available()
+        }
+    }
+
+    fn pick_beside(&mut self, allowed: u8, was_tried: u8, tried: &Tried) {
+        let mut could = self.could_be_picked(allowed, was_tried);
         if self.pool.balance() == Balance::LeastConn {
             let expected = |number: &usize| self.expected[*number].as_ref();
             let weight = |number: &usize| {
@@ -293,9 +352,9 @@ impl World {
             None => assert!(could.is_empty(), "one of {could:?} could be picked"),
             Some((number, lease)) => {
                 assert!(could.contains(&number), "picked {number} of {could:?}");
+                self.was_picked(number);
                 if let Some(expected) = &mut self.expected[number] {
                     expected.in_flight += 1;
-                    expected.health.start_trial(self.now);
                 }
                 self.leases.push((number, lease));
             }
@@ -366,6 +425,11 @@ impl World {
             assert_eq!(status.admin, expected.admin);
             assert_eq!(status.availability, expected.health.availability());
         }
+        let is = |may: &dyn Fn(&Expected) -> bool| self.expected.iter().flatten().any(may);
+        let up = |expected: &Expected| expected.health.availability() == Availability::Up;
+        let ready = |expected: &Expected| expected.admin == AdminState::Ready;
+        let panic = !is(&|e| ready(e) && up(e)) && is(&|e| ready(e) && !up(e));
+        assert_eq!(self.pool.is_panicking(), panic);
     }
 
     fn candidates(&self, allowed: u8) -> Candidates {
@@ -387,15 +451,18 @@ impl World {
     fn on_server(
         &mut self,
         which: u8,
-        change: impl FnOnce(&leastconn::Server, &mut Expected, Instant),
+        change: impl FnOnce(&leastconn::Server, &mut Expected, Instant, Siblings),
     ) {
         let members = self.pool.members();
         let server = &members[usize::from(which) % members.len()].server;
-        let expected = self.expected[number_from(server.id().as_str())].as_mut();
+        let number = number_from(server.id().as_str());
+        let siblings = self.siblings(number);
+        let expected = self.expected[number].as_mut();
         change(
             server,
             expected.expect("the members are those that are expected"),
             self.now,
+            siblings,
         );
     }
 }
@@ -414,15 +481,18 @@ fn policies(seed: u8) -> (Option<ActivePolicy>, PassivePolicy) {
         rise: two,
         fall: two,
     });
-    let passive = PassivePolicy {
-        max_fails: u32::from(seed >> 1) % 4,
-        fail_timeout: Duration::from_secs(10),
+    let mut passive = PassivePolicy::default();
+    passive.max_fails = u32::from(seed >> 1) % 4;
+    passive.max_ejected = if seed & 1 << 7 == 0 {
+        Ratio::HALF
+    } else {
+        Ratio::ALL
     };
     (active, passive)
 }
 
-/// How the pool chooses comes of `seed`: in half of them by least connections, and in
-/// half of them servers begin slowly.
+/// How the pool chooses comes of `seed`: in half of them by least connections, in
+/// half of them servers begin slowly, and half of them refuse while no server is available.
 fn choosing(pool: Pool, seed: u8) -> Pool {
     let balance = match seed >> 2 & 7 {
         0 => Balance::P2c,
@@ -431,7 +501,13 @@ fn choosing(pool: Pool, seed: u8) -> Pool {
         3 => Balance::SourceHash,
         _ => Balance::LeastConn,
     };
+    let panic = if seed & 1 << 6 == 0 {
+        PanicPolicy::Dial
+    } else {
+        PanicPolicy::Refuse
+    };
     pool.with_balance(balance)
+        .with_panic(panic)
         .with_slow_start(Duration::from_secs(u64::from(seed >> 5 & 1) * 7))
 }
 

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, num::NonZeroU32, ops::Range, time::Duration};
 
 use leastconn::{
-    Address, AddressError, Balance, ServerId, ServerSpec, UpstreamId, Weight,
-    health::{ActivePolicy, PassivePolicy},
+    Address, AddressError, Balance, PanicPolicy, ServerId, ServerSpec, UpstreamId, Weight,
+    health::{ActivePolicy, PassivePolicy, Ratio},
 };
 
 use super::{AddressUse, Declared, Resolver, Surroundings, Zero};
@@ -98,6 +98,19 @@ impl Resolver<'_> {
                 .retries
                 .as_ref()
                 .map_or(defaults::RETRIES, |at| at.value),
+            retry_for: self.duration(
+                "retry_for",
+                raw.retry_for.as_ref(),
+                defaults::RETRY_FOR,
+                Zero::Allowed,
+            ),
+            panic: raw
+                .panic
+                .as_ref()
+                .map_or(PanicPolicy::default(), |at| match at.value {
+                    raw::Panic::Dial => PanicPolicy::Dial,
+                    raw::Panic::Refuse => PanicPolicy::Refuse,
+                }),
             keepalive: self.keepalive(raw.keepalive.as_ref()),
             proxy_protocol: raw.proxy_protocol.as_ref().and_then(|at| match at.value {
                 ProxyProtocolOut::Off => None,
@@ -246,17 +259,22 @@ impl Resolver<'_> {
 
     fn passive(&mut self, raw: Option<&RawPassive>) -> PassivePolicy {
         let fail_timeout = raw.and_then(|raw| raw.fail_timeout.as_ref());
-        PassivePolicy {
-            max_fails: raw
-                .and_then(|raw| raw.max_fails.as_ref())
-                .map_or(defaults::MAX_FAILS, |at| at.value),
-            fail_timeout: self.duration(
-                "fail_timeout",
-                fail_timeout,
-                defaults::FAIL_TIMEOUT,
-                Zero::Refused,
-            ),
-        }
+        let mut passive = PassivePolicy::default();
+        passive.max_fails = raw
+            .and_then(|raw| raw.max_fails.as_ref())
+            .map_or(defaults::MAX_FAILS, |at| at.value);
+        passive.fail_timeout = self.duration(
+            "fail_timeout",
+            fail_timeout,
+            defaults::FAIL_TIMEOUT,
+            Zero::Refused,
+        );
+        let part = raw
+            .and_then(|raw| raw.max_ejected.as_ref())
+            .map_or(defaults::MAX_EJECTED, |at| at.value);
+        // The schema has refused what is no part.
+        passive.max_ejected = Ratio::new(part).unwrap_or(Ratio::HALF);
+        passive
     }
 
     fn health_check(&mut self, raw: &RawHealthCheck, span: &Range<usize>) -> Option<HealthCheck> {

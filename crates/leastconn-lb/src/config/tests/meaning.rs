@@ -2,7 +2,10 @@
 
 use std::{num::NonZeroU32, path::Path, time::Duration};
 
-use leastconn::{Address, Balance, ServerId, UpstreamId, Weight};
+use leastconn::{
+    Address, Balance, PanicPolicy, ServerId, UpstreamId, Weight,
+    health::{PassivePolicy, Ratio},
+};
 
 use super::{PLAIN, changed, config, reading};
 use crate::config::{
@@ -36,10 +39,7 @@ fn what_is_left_out_has_the_contract_s_defaults() {
     assert_eq!(upstream.proxy_protocol, None);
     assert_eq!(upstream.retries, 2);
     assert_eq!(upstream.keepalive, Some(Duration::from_secs(60)));
-    assert_eq!(
-        upstream.passive,
-        leastconn::health::PassivePolicy::default()
-    );
+    assert_eq!(upstream.passive, PassivePolicy::default());
     let health = upstream.health_check.as_ref().unwrap();
     assert_eq!(health.interval, Duration::from_secs(10));
     assert_eq!(health.timeout, Duration::from_secs(1));
@@ -90,10 +90,12 @@ fn every_key_that_works_does() {
         balance = "p2c"
         connect_timeout = "250ms"
         retries = 0
+        retry_for = "250ms"
+        panic = "refuse"
         slow_start = "1m30s"
         proxy_protocol = "v2-tls"
         health_check = { type = "http", path = "/up?x=1", status = [200, 204], port = 8080, rise = 1, fall = 1 }
-        passive = { max_fails = 0, fail_timeout = "1s" }
+        passive = { max_fails = 0, fail_timeout = "1s", max_ejected = 1 }
         servers = [
           "webapp1:80",
           { name = "webapp2", address = "10.0.0.2:80", weight = 65535, max_conns = 5, backup = true },
@@ -140,6 +142,9 @@ fn every_key_that_works_does() {
     assert_eq!(upstream.proxy_protocol, Some(Version::V2Tls));
     assert_eq!(upstream.balance, Balance::P2c);
     assert_eq!(upstream.slow_start, Duration::from_secs(90));
+    assert_eq!(upstream.retry_for, Duration::from_millis(250));
+    assert_eq!(upstream.panic, PanicPolicy::Refuse);
+    assert_eq!(upstream.passive.max_ejected, Ratio::ALL);
     let names: Vec<_> = upstream.servers.iter().map(|s| s.id.as_str()).collect();
     assert_eq!(names, ["webapp1:80", "webapp2", "webapp3:80"]);
     let second = &upstream.servers[1];
@@ -266,6 +271,9 @@ fn a_server_is_chosen_in_one_of_five_ways_and_by_least_connections_unless_told()
     let plain = &config(PLAIN).upstreams[0];
     assert_eq!(plain.balance, Balance::LeastConn);
     assert_eq!(plain.slow_start, Duration::ZERO);
+    assert_eq!(plain.retry_for, Duration::from_secs(3));
+    assert_eq!(plain.panic, PanicPolicy::Dial);
+    assert_eq!(plain.passive, PassivePolicy::default());
 }
 
 #[test]

@@ -5,23 +5,31 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
 use crate::{
-    Address, ServerSpec,
-    health::{Availability, PassivePolicy},
+    Address, PanicPolicy, ServerSpec,
+    health::{Availability, PassivePolicy, Ratio},
 };
 
+mod retries;
 mod step;
 
 const POLICY: ConnectPolicy = ConnectPolicy {
     timeout: Duration::from_secs(5),
     retries: 2,
+    retry_for: Duration::ZERO,
     keepalive: Some(Duration::from_secs(7)),
 };
 
+/// A pool in which all servers may be ejected, and are not used then.
 fn pool(addresses: &[SocketAddr]) -> Pool {
     pool_with(addresses, PassivePolicy::default())
 }
 
-fn pool_with(addresses: &[SocketAddr], passive: PassivePolicy) -> Pool {
+fn pool_with(addresses: &[SocketAddr], mut passive: PassivePolicy) -> Pool {
+    passive.max_ejected = Ratio::ALL;
+    servers(addresses, passive).with_panic(PanicPolicy::Refuse)
+}
+
+fn servers(addresses: &[SocketAddr], passive: PassivePolicy) -> Pool {
     let servers = addresses
         .iter()
         .enumerate()
@@ -126,8 +134,8 @@ async fn with_all_ejected_none_is_dialled() {
 #[tokio::test]
 async fn an_ejected_server_comes_back_by_a_trial() {
     let passive = PassivePolicy {
-        max_fails: 1,
         fail_timeout: Duration::from_millis(100),
+        ..PassivePolicy::default()
     };
     let (address, upstream) = refusing().await;
     let pool = pool_with(&[address], passive);

@@ -1,0 +1,243 @@
+//! No server that a client may use is available: last resorts, retries and their end.
+
+use std::{sync::Arc, time::Duration};
+
+use leastconn_testkit::{
+    Behaviour, DEADLINE, Signal, Upstream, client::read_to_close, upstream::Open, within,
+};
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use crate::support::{CLIENT1, TLS};
+use crate::support::{NO_PROBES, Running, Site, cn, entries, entry, nowhere, refused, talk, tcp};
+
+const PANIC: &str = r#"leastconn_upstream_panic{upstream="web"}"#;
+
+async fn start(servers: &[String], lines: &[&str]) -> Running {
+    Site::new()
+        .listener("main", &["upstream = \"web\""])
+        .upstream("web", lines, servers)
+        .client("local", "source = \"127.0.0.0/8\"", "web", "")
+        .start()
+        .await
+}
+
+/// Opens 100 connections a second until `until` is done, and expects all to be served.
+/// Returns how many there were.
+async fn all_are_served(lb: &Running, until: impl Future<Output = ()>) -> usize {
+    let mut clients = JoinSet::new();
+    let mut tick = tokio::time::interval(Duration::from_millis(10));
+    tokio::pin!(until);
+    let mut opened = 0;
+    loop {
+        tokio::select! {
+            () = &mut until => break,
+            _ = tick.tick() => {
+                let addr = lb.main();
+                clients.spawn(async move { talk(tcp(addr).await).await });
+                opened += 1;
+            }
+        }
+    }
+    let served = within(DEADLINE, "all clients", clients.join_all()).await;
+    let failed: Vec<_> = served.iter().filter(|talk| talk.is_err()).collect();
+    let records = lb.wait_records(opened).await;
+    let bad: Vec<_> = records.iter().filter(|r| r["outcome"] != "ok").collect();
+    assert!(failed.is_empty() && bad.is_empty(), "{failed:?}\n{bad:#?}");
+    opened
+}
+
+/// Refuses connections for 300 ms.
+async fn blip(server: &Upstream) {
+    server.stop(Open::Keep).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.restart().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blip_of_the_only_server_costs_no_connection() {
+    let web = Upstream::named("web1").await;
+    let lb = start(&entries(&[&web]), &[]).await;
+    let opened = all_are_served(&lb, async {
+        for _ in 0..2 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            blip(&web).await;
+        }
+    });
+    assert!(opened.await > 50);
+    let retried = |record: &&Value| record["attempts"].as_u64() > Some(1);
+    assert!(lb.records().iter().filter(retried).count() > 10);
+    lb.quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_that_refuse_in_turn_cost_no_connection() {
+    let names = ["a", "b", "c", "d"];
+    let mut servers = Vec::new();
+    for name in names {
+        servers.push(Upstream::named(name).await);
+    }
+    let all: Vec<_> = servers.iter().collect();
+    let lb = start(&entries(&all), &[]).await;
+    let opened = all_are_served(&lb, async {
+        for server in servers.iter().cycle().take(8) {
+            blip(server).await;
+        }
+    });
+    assert!(opened.await > 100);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn only_allowed_server_is_dialled_though_ejected() {
+    let [web1, web2] = [Upstream::named("web1").await, Upstream::named("web2").await];
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\""])
+        .upstream(
+            "web",
+            &[
+                NO_PROBES,
+                "passive = { fail_timeout = \"1h\" }",
+                "retry_for = \"0s\"",
+            ],
+            &entries(&[&web1, &web2]),
+        )
+        .client("local", "source = \"127.0.0.0/8\"", "web/web2", "")
+        .start()
+        .await;
+    web2.stop(Open::Close).await;
+    for n in 0..3 {
+        assert!(
+            read_to_close(&mut tcp(lb.main()).await)
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        assert_eq!(lb.nth(n, "connect_failed").await["attempts"], 1);
+    }
+    lb.wait_metric(
+        r#"leastconn_server_up{upstream="web",server="web2"}"#,
+        0.0,
+        DEADLINE,
+    )
+    .await;
+    // Others have a server.
+    assert_eq!(lb.metrics().await[PANIC], 0.0);
+    let said = |event: &Value| event.to_string().contains("dialled as a last resort");
+    lb.wait_log(said, DEADLINE).await;
+    assert_eq!(lb.stderr().matches("dialled as a last resort").count(), 1);
+    web2.restart().await;
+    assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "web2");
+    lb.nth(3, "ok").await;
+    lb.wait_metric(
+        r#"leastconn_server_up{upstream="web",server="web2"}"#,
+        1.0,
+        DEADLINE,
+    )
+    .await;
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn servers_that_are_down_are_dialled_when_all_are() {
+    let [web1, web2] = [Upstream::named("web1").await, Upstream::named("web2").await];
+    let health = Upstream::start(Behaviour::Http(503)).await;
+    let check = format!(
+        "health_check = {{ type = \"http\", port = {}, interval = \"100ms\", fall = 1, rise = 1 }}",
+        health.addr().port()
+    );
+    let lb = start(&entries(&[&web1, &web2]), &[&check]).await;
+    lb.wait_metric(PANIC, 1.0, DEADLINE).await;
+    lb.wait_log(|event| event.to_string().contains("panic begins"), DEADLINE)
+        .await;
+    talk(tcp(lb.main()).await).await.unwrap();
+    assert_eq!(lb.nth(0, "ok").await["attempts"], 1);
+    health.set_behaviour(Behaviour::Http(200));
+    lb.wait_metric(PANIC, 0.0, DEADLINE).await;
+    lb.wait_log(|event| event.to_string().contains("panic ends"), DEADLINE)
+        .await;
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn panic_refuse_dials_nothing_that_is_out() {
+    let web = Upstream::named("web1").await;
+    let lb = start(
+        &entries(&[&web]),
+        &[
+            NO_PROBES,
+            "panic = \"refuse\"",
+            "retry_for = \"0s\"",
+            "passive = { fail_timeout = \"1h\", max_ejected = 1.0 }",
+        ],
+    )
+    .await;
+    web.stop(Open::Close).await;
+    let _ = read_to_close(&mut tcp(lb.main()).await).await;
+    lb.nth(0, "connect_failed").await;
+    web.restart().await;
+    let _ = read_to_close(&mut tcp(lb.main()).await).await;
+    let record = lb.nth(1, "no_server_available").await;
+    assert_eq!(record["attempts"], 0);
+    assert_eq!(lb.metrics().await[PANIC], 1.0);
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn waiting_connection_ends_at_once_when_killed_or_no_longer_allowed() {
+    let lb = Site::new()
+        .listener("main", &["upstream = \"web\"", TLS])
+        .upstream(
+            "web",
+            &[NO_PROBES, "retry_for = \"1h\""],
+            &[entry("web1", nowhere(), "")],
+        )
+        .client("client1", &cn(CLIENT1), "web", "max_conns = 1")
+        .start()
+        .await;
+    let client = Arc::new(lb.client(CLIENT1));
+    let addr = lb.main();
+    let waits = {
+        let client = Arc::clone(&client);
+        tokio::spawn(async move { refused(&client, addr).await })
+    };
+    let failures = r#"leastconn_server_connect_failures_total{upstream="web",server="web1"}"#;
+    leastconn_testkit::eventually(DEADLINE, || async {
+        let failed = lb.metrics().await[&leastconn_testkit::metrics::normalise(failures)];
+        (failed >= 2.0).then_some(()).ok_or(failed.to_string())
+    })
+    .await
+    .unwrap();
+    // Its place is its client's, and nobody's else: on the server it has none.
+    let active = r#"leastconn_server_connections_active{upstream="web",server="web1"}"#;
+    lb.wait_metric(active, 0.0, DEADLINE).await;
+    refused(&client, addr).await;
+    lb.nth(0, "too_many_connections").await;
+    let config = lb.config().replace(CLIENT1, "client2.lb.com");
+    assert_eq!(lb.reload(&config).await, "applied");
+    let record = lb.nth(1, "policy_changed").await;
+    assert!(record["attempts"].as_u64() >= Some(2), "{record}");
+    within(DEADLINE, "the client", waits).await.unwrap();
+    lb.quiet().await;
+}
+
+#[tokio::test]
+async fn shutdown_ends_connections_that_wait() {
+    let lb = Site::new()
+        .process("drain_timeout = \"200ms\"")
+        .listener("main", &["upstream = \"web\""])
+        .upstream(
+            "web",
+            &[NO_PROBES, "retry_for = \"1h\""],
+            &[entry("web1", nowhere(), "")],
+        )
+        .client("local", "source = \"127.0.0.0/8\"", "web", "")
+        .start()
+        .await;
+    let mut client = tcp(lb.main()).await;
+    let active = r#"leastconn_client_connections_active{client="local"}"#;
+    lb.wait_metric(active, 1.0, DEADLINE).await;
+    lb.signal(Signal::TERM);
+    let _ = read_to_close(&mut client).await;
+    lb.nth(0, "drained").await;
+}

@@ -1,0 +1,72 @@
+//! Waiting between rounds of attempts.
+
+use std::time::{Duration, Instant};
+
+use tokio::{
+    sync::watch,
+    time::{sleep, sleep_until},
+};
+
+use crate::{
+    Candidates, Pool,
+    backoff::{Backoff, share},
+    net::{now, random},
+};
+
+/// Before the second round.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+
+/// Between later rounds.
+const LONGEST_DELAY: Duration = Duration::from_secs(1);
+
+/// Connections that wait for the same server begin within this time of its recovery, so
+/// that they do not overflow its backlog.
+const SPREAD: Duration = Duration::from_millis(50);
+
+/// A sum of an `Instant` and more may overflow.
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// The rounds after the first one.
+pub(super) struct Retry {
+    deadline: Instant,
+    backoff: Backoff,
+    changes: watch::Receiver<bool>,
+}
+
+impl Retry {
+    /// Rounds begin within `time` from now.
+    pub(super) fn new(pool: &Pool, time: Duration) -> Self {
+        Self {
+            deadline: now() + time.min(YEAR),
+            backoff: Backoff::new(FIRST_DELAY, LONGEST_DELAY),
+            changes: pool.changes(),
+        }
+    }
+
+    /// Waits until the next round may begin. `false`: the time is over.
+    pub(super) async fn wait(&mut self, candidates: &Candidates) -> bool {
+        let start = now();
+        if start >= self.deadline {
+            return false;
+        }
+        let end = self.deadline.min(start + self.backoff.next_delay(random()));
+        let end = sleep_until(end.into());
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                () = &mut end => return true,
+                changed = self.changes.changed() => {
+                    let any = || candidates.members().iter().any(|m| m.server.is_available());
+                    if changed.is_err() || any() {
+                        break;
+                    }
+                }
+            }
+        }
+        tokio::select! {
+            () = &mut end => {}
+            () = sleep(share(SPREAD, random())) => {}
+        }
+        true
+    }
+}

@@ -1,0 +1,136 @@
+//! Rounds of attempts, and what is dialled while no server is available.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use super::*;
+
+fn retrying() -> ConnectPolicy {
+    ConnectPolicy::default()
+}
+
+/// As configured by default: half of the servers may be ejected, and last resorts are
+/// dialled.
+fn default_pool(addresses: &[SocketAddr]) -> Pool {
+    servers(addresses, PassivePolicy::default())
+}
+
+#[tokio::test]
+async fn a_restart_of_the_only_server_costs_no_connection() {
+    let (address, upstream) = refusing().await;
+    let pool = Arc::new(default_pool(&[address]));
+    let mut clients = JoinSet::new();
+    for _ in 0..20 {
+        let pool = Arc::clone(&pool);
+        clients.spawn(async move { connect(&pool, &pool.all(), &retrying()).await });
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(
+        server(&pool, 0).in_flight(),
+        0,
+        "nothing counts while waiting"
+    );
+    upstream.restart().await;
+    let connected = within(DEADLINE, "all clients", clients.join_all()).await;
+    for connected in &connected {
+        let connected = connected.as_ref().unwrap();
+        assert!(connected.attempts >= 3, "{connected:?}");
+    }
+    assert_eq!(server(&pool, 0).in_flight(), 20);
+    drop(connected);
+    assert_eq!(server(&pool, 0).in_flight(), 0);
+}
+
+#[tokio::test]
+async fn retrying_ends_with_its_time() {
+    let (address, _keep) = refusing().await;
+    let pool = default_pool(&[address]);
+    let mut policy = retrying();
+    policy.retry_for = Duration::from_millis(400);
+    let start = now();
+    let error = connect_all(&pool, &policy).await.unwrap_err();
+    let took = now() - start;
+    assert!(took >= policy.retry_for, "{took:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(error.reason(), Reason::ConnectFailed);
+    let failures = server(&pool, 0).status().connect_failures;
+    assert_eq!(u64::from(error.attempts()), failures);
+    assert!((3..=6).contains(&failures), "{failures}");
+}
+
+#[tokio::test]
+async fn servers_that_are_full_or_out_are_not_waited_for() {
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    let full = ServerSpec {
+        max_conns: std::num::NonZeroU32::new(1),
+        ..ServerSpec::new("web0", upstream.addr())
+    };
+    let drained = ServerSpec::new("web1", upstream.addr());
+    let pool = Pool::new("web", [full, drained], None, PassivePolicy::default(), 1).unwrap();
+    server(&pool, 1).set_admin(crate::AdminState::Drain);
+    let _held = connect_all(&pool, &retrying()).await.unwrap();
+    let start = now();
+    let error = connect_all(&pool, &retrying()).await.unwrap_err();
+    assert!(matches!(error, ConnectError::NoServerAvailable), "{error}");
+    assert!(now() - start < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_server_that_becomes_available_is_dialled_at_once() {
+    let upstream = Upstream::start(Behaviour::Echo).await;
+    // Ejected, and not to be dialled: nothing but the probe brings it back.
+    let active = crate::health::ActivePolicy {
+        rise: std::num::NonZeroU32::MIN,
+        fall: std::num::NonZeroU32::MIN,
+    };
+    let spec = ServerSpec::new("web0", upstream.addr());
+    let pool = Pool::new("web", [spec], Some(active), PassivePolicy::default(), 1).unwrap();
+    let pool = Arc::new(pool.with_panic(PanicPolicy::Refuse));
+    server(&pool, 0).probed(false);
+    let mut policy = retrying();
+    policy.retry_for = Duration::from_secs(60);
+    let waiting = {
+        let pool = Arc::clone(&pool);
+        tokio::spawn(async move { connect(&pool, &pool.all(), &policy).await })
+    };
+    // Until the delay between rounds has grown.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let start = now();
+    server(&pool, 0).probed(true);
+    let connected = within(DEADLINE, "the connection", waiting).await.unwrap();
+    assert_eq!(connected.unwrap().attempts, 1);
+    assert!(
+        now() - start < Duration::from_millis(400),
+        "{:?}",
+        now() - start
+    );
+}
+
+#[tokio::test]
+async fn an_ejected_server_is_dialled_when_the_others_fail() {
+    let (dead, _keep) = refusing().await;
+    let recovered = Upstream::start(Behaviour::Echo).await;
+    let pool = default_pool(&[dead, recovered.addr()]);
+    server(&pool, 1).connect_failed(now(), now());
+    let connected = connect_all(&pool, &POLICY).await.unwrap();
+    assert_eq!(connected.attempts, 2);
+    assert_eq!(connected.lease.server().id().as_str(), "web1");
+    assert!(server(&pool, 1).status().is_up(), "and is found to work");
+}
+
+#[tokio::test]
+async fn attempts_are_known_when_connecting_is_given_up() {
+    let (address, _keep) = refusing().await;
+    let pool = default_pool(&[address]);
+    let attempts = Attempts::default();
+    let (all, policy) = (pool.all(), retrying());
+    let connecting = connect_observed(&pool, &all, &policy, &Plain, &attempts);
+    assert!(
+        timeout(Duration::from_millis(50), connecting)
+            .await
+            .is_err()
+    );
+    assert_eq!(attempts.get(), 1);
+    assert_eq!(server(&pool, 0).in_flight(), 0);
+}
