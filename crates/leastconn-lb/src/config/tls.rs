@@ -9,9 +9,11 @@ mod again;
 mod alpn;
 mod expiry;
 mod file;
+mod format;
 mod inspect;
 mod lists;
 pub(crate) mod load;
+mod pem;
 pub(crate) mod upstream;
 
 use std::{

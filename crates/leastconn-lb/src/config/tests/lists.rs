@@ -63,7 +63,8 @@ fn what_is_wrong_with_a_list_is_said_at_the_key_that_names_it() {
         ),
         (
             good[..good.len() - 1].to_vec(),
-            "error: \"ca.crl\": the list cannot be read: it is not well-formed, or is cut off",
+            "error: \"ca.crl\": there is no revocation list in it: this looks like DER that is cut off \
+             or damaged; was it copied whole, and not as text?",
         ),
     ] {
         pki.write("ca.crl", der);

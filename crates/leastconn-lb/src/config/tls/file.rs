@@ -1,12 +1,15 @@
-//! Reads PEM files, and says in words what else it found.
+//! Reads the files that `tls` tables name.
 
 use std::{io, path::Path};
 
 use rustls::pki_types::{
-    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
-    pem::{self, PemObject, SectionKind},
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject,
 };
 
+use super::{
+    format::{self, Der},
+    pem::{self, Kind, Section},
+};
 use crate::{confinement, files};
 
 /// Revocation lists grow to some megabytes; nothing else comes near.
@@ -26,6 +29,8 @@ pub(super) struct Pem {
     pub(super) certificates: Vec<CertificateDer<'static>>,
     pub(super) keys: Vec<PrivateKeyDer<'static>>,
     pub(super) crls: Vec<CertificateRevocationListDer<'static>>,
+    /// The line at which the first list begins.
+    pub(super) first_crl: Option<usize>,
 }
 
 /// Why a file is of no use.
@@ -35,8 +40,29 @@ pub(super) struct FileError {
     pub(super) help: Option<String>,
 }
 
+impl Wanted {
+    /// That a file holds none of them.
+    pub(super) const fn lacks(self) -> &'static str {
+        match self {
+            Self::Certificates => "there is no certificate in it",
+            Self::Key => "there is no private key in it",
+            Self::Crls => "there is no revocation list in it",
+        }
+    }
+
+    /// Whether a line of `-----BEGIN` in the text is of this kind.
+    pub(super) fn is_named_in(self, text: &[u8]) -> bool {
+        let labels: &[&[u8]] = match self {
+            Self::Certificates => &[b"BEGIN CERTIFICATE", b"BEGIN TRUSTED CERTIFICATE"],
+            Self::Key => &[b"PRIVATE KEY-----"],
+            Self::Crls => &[b"BEGIN X509 CRL"],
+        };
+        labels.iter().any(|label| pem::find(text, label).is_some())
+    }
+}
+
 impl FileError {
-    fn new(message: impl Into<String>) -> Self {
+    pub(super) fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
             note: None,
@@ -44,7 +70,7 @@ impl FileError {
         }
     }
 
-    fn help(self, help: impl Into<String>) -> Self {
+    pub(super) fn help(self, help: impl Into<String>) -> Self {
         Self {
             help: Some(help.into()),
             ..self
@@ -69,118 +95,115 @@ impl Pem {
             note: Some(format!("the file is {}", absolute(path))),
             help: confinement::hint_for_reading(path, &error),
         })?;
-        let pem = Self::parse(&bytes, wanted)?;
+        Self::parse(&bytes, wanted, path)
+    }
+
+    fn parse(bytes: &[u8], wanted: Wanted, path: &Path) -> Result<Self, FileError> {
+        let mut pem = Self::default();
+        // Before text is looked for: a certificate may hold any text.
+        match Der::of(bytes) {
+            // Authorities publish their lists in DER.
+            Some(Der::Crl) if wanted == Wanted::Crls => {
+                pem.crls.push(bytes.to_vec().into());
+                return Ok(pem);
+            }
+            Some(_) => return Err(format::describe(bytes, wanted, path)),
+            None => {}
+        }
+        let Some(text) = pem::text(bytes) else {
+            return Err(format::describe(bytes, wanted, path));
+        };
+        for section in pem::sections(&text, &path.display().to_string())? {
+            match section.kind {
+                Kind::Certificate => pem.certificates.push(section.der.into()),
+                Kind::Crl => {
+                    pem.first_crl.get_or_insert(section.line);
+                    pem.crls.push(section.der.into());
+                }
+                Kind::Key(kind) => pem.keys.extend(PrivateKeyDer::from_pem(kind, section.der)),
+                Kind::EncryptedKey => return Err(encrypted(wanted, path, section.line)),
+                Kind::OpenSshKey => return Err(openssh(&section, path)),
+                Kind::Parameters => {}
+            }
+        }
         let count = match wanted {
             Wanted::Certificates => pem.certificates.len(),
             Wanted::Key => pem.keys.len(),
             Wanted::Crls => pem.crls.len(),
         };
         if count == 0 {
-            return Err(pem.lacks(wanted, &bytes, path));
+            return Err(pem.lacks(wanted));
         }
         Ok(pem)
     }
 
-    fn parse(bytes: &[u8], wanted: Wanted) -> Result<Self, FileError> {
-        let mut pem = Self::default();
-        if contains(bytes, b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
-            || contains(bytes, b"Proc-Type: 4,ENCRYPTED")
-        {
-            if wanted == Wanted::Key {
-                return Err(FileError::new("the private key is encrypted")
-                    .help("decrypt it: `openssl pkey -in ENCRYPTED.key -out PLAIN.key`"));
-            }
-            // Its base64 has headers, which would count as broken below.
-            return Err(
-                FileError::new("the file holds an encrypted private key too")
-                    .help("put certificates and keys into files of their own"),
-            );
-        }
-        // Authorities publish their lists in DER.
-        if wanted == Wanted::Crls && bytes.starts_with(&[0x30]) {
-            pem.crls.push(bytes.to_vec().into());
-            return Ok(pem);
-        }
-        for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes) {
-            let (kind, der) = section.map_err(|error| malformed(&error))?;
-            match kind {
-                SectionKind::Certificate => pem.certificates.push(der.into()),
-                SectionKind::Crl => pem.crls.push(der.into()),
-                _ => pem.keys.extend(PrivateKeyDer::from_pem(kind, der)),
-            }
-        }
-        Ok(pem)
-    }
-
-    fn lacks(&self, wanted: Wanted, bytes: &[u8], path: &Path) -> FileError {
-        let what = match wanted {
-            Wanted::Certificates => "no certificate",
-            Wanted::Key => "no private key",
-            Wanted::Crls => "no revocation list",
+    /// There are sections, and none of the kind that is wanted.
+    fn lacks(&self, wanted: Wanted) -> FileError {
+        let holds = if !self.keys.is_empty() {
+            "a private key"
+        } else if !self.certificates.is_empty() {
+            "certificates"
+        } else if !self.crls.is_empty() {
+            "a revocation list"
+        } else {
+            "parameters of a key"
         };
-        let error = FileError::new(format!("there is {what} in it"));
-        if bytes.is_empty() {
-            return FileError::new("the file is empty");
-        }
-        if bytes.starts_with(&[0x30]) {
-            let tool = match wanted {
-                Wanted::Key => "pkey",
-                _ => "x509",
-            };
-            let name = path.display();
-            return error.help(format!(
-                "it looks like DER: `openssl {tool} -inform DER -in {name} -out {name}.pem`"
-            ));
-        }
-        match (
-            wanted,
-            self.certificates.is_empty(),
-            self.keys.is_empty(),
-            self.crls.is_empty(),
-        ) {
-            (Wanted::Certificates, _, false, _) => {
-                error.help("it holds a private key: are two files mixed up?")
-            }
-            (Wanted::Key | Wanted::Crls, false, ..) => {
-                error.help("it holds certificates: are two files mixed up?")
-            }
-            (_, _, _, false) => error.help("it holds a revocation list: are two files mixed up?"),
-            _ => error.help("it must be in PEM form, with lines of `-----BEGIN`"),
-        }
+        FileError::new(wanted.lacks()).help(format!("it holds {holds}: are two files mixed up?"))
     }
 }
 
-/// What is wrong with the form of a file: the parser prints bytes as numbers. Nothing of
-/// what is between its lines is told, which may be a key.
-fn malformed(error: &pem::Error) -> FileError {
-    let (why, help) = match error {
-        pem::Error::MissingSectionEnd { end_marker } => {
-            let is_label = |byte: &u8| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b' ');
-            let whole = end_marker.len() <= 40 && end_marker.iter().all(is_label);
-            if whole {
-                let label = String::from_utf8_lossy(end_marker);
-                (
-                    format!("the line `-----END {label}-----` is missing"),
-                    "the file is cut off: was it copied whole?",
-                )
-            } else {
-                (
-                    "a line that begins with `-----BEGIN` holds more than that".to_owned(),
-                    "its lines are joined: was it copied with its line breaks?",
-                )
-            }
-        }
-        pem::Error::IllegalSectionStart { .. } => (
-            "a line that begins with `-----BEGIN` does not end in `-----`".to_owned(),
-            "was it copied with its line breaks?",
-        ),
-        pem::Error::Base64Decode(_) => (
-            "what is between its lines of `-----` is not base64".to_owned(),
-            "was it copied whole, and as text?",
-        ),
-        other => return FileError::new(format!("not well-formed PEM: {other}")),
+fn encrypted(wanted: Wanted, path: &Path, line: usize) -> FileError {
+    let name = path.display().to_string();
+    let from = quoted(&name);
+    if wanted == Wanted::Key {
+        let to = quoted(&format!("{name}.plain"));
+        return FileError::new(format!("line {line}: the private key is encrypted"))
+            .help(format!("decrypt it: `openssl pkey -in {from} -out {to}`"));
+    }
+    let to = quoted(&format!("{name}.pem"));
+    FileError::new(format!(
+        "line {line}: the file holds an encrypted private key too"
+    ))
+    .help(format!(
+        "put the certificates into a file of their own: `openssl crl2pkcs7 -nocrl -certfile \
+             {from} | openssl pkcs7 -print_certs -out {to}`"
+    ))
+}
+
+/// A private key in the form of OpenSSH, and the command that converts it.
+fn openssh(section: &Section, path: &Path) -> FileError {
+    let name = path.display().to_string();
+    let (from, to) = (quoted(&name), quoted(&format!("{name}.pem")));
+    // Its header names cipher and key type. ssh-keygen converts all types but Ed25519,
+    // whose seed of 32 bytes lies at a fixed place.
+    let is_plain_ed25519 = section.der.get(15..23) == Some(b"\0\0\0\x04none")
+        && section.der.get(47..58) == Some(b"ssh-ed25519");
+    let command = if is_plain_ed25519 {
+        const PKCS8: &str = r"\060\056\002\001\000\060\005\006\003\053\145\160\004\042\004\040";
+        format!(
+            "(printf '{PKCS8}'; sed '/-----/d' {from} | base64 -d | tail -c +162 | head -c 32) | \
+             openssl pkey -inform DER -out {to}"
+        )
+    } else {
+        format!("install -m 600 {from} {to} && ssh-keygen -p -m PKCS8 -N '' -f {to}")
     };
-    FileError::new(format!("not well-formed PEM: {why}")).help(help)
+    FileError::new(format!(
+        "line {}: this is a private key in the form of OpenSSH",
+        section.line
+    ))
+    .help(format!("convert it: `{command}`"))
+}
+
+/// A file name as an argument in a shell.
+pub(super) fn quoted(name: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
+    // A leading hyphen would make it an option.
+    let dir = if name.starts_with('-') { "./" } else { "" };
+    if !name.is_empty() && name.chars().all(is_plain) {
+        format!("{dir}{name}")
+    } else {
+        format!("'{dir}{}'", name.replace('\'', "'\\''"))
+    }
 }
 
 fn absolute(path: &Path) -> String {
@@ -190,6 +213,5 @@ fn absolute(path: &Path) -> String {
         .to_string()
 }
 
-fn contains(bytes: &[u8], part: &[u8]) -> bool {
-    bytes.windows(part.len()).any(|window| window == part)
-}
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! Reads the files of a `tls` table and checks that they fit together.
 
+mod bundle;
+
 use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
@@ -74,6 +76,7 @@ pub(crate) fn load(
         Some(key)
     });
     let authorities = client_ca.as_ref().map(|at| loader.authorities(at, None));
+    loader.lists_among_authorities(crl.as_ref());
     for text in crl.iter().flat_map(At::each) {
         loader.crls(&text, authorities.as_ref().map(|list| list.as_deref()));
     }
@@ -147,6 +150,8 @@ pub(super) struct Loader<'a> {
     pub(super) files: Vec<CertificateFile>,
     /// All revocation lists that were read so far.
     pub(super) lists: Vec<Read>,
+    /// The file of authorities, and the line of the first revocation list in it.
+    list_among_authorities: Option<(At<String>, usize)>,
     pub(super) provider: CryptoProvider,
 }
 
@@ -164,6 +169,7 @@ impl<'a> Loader<'a> {
             problems,
             files: Vec::new(),
             lists: Vec::new(),
+            list_among_authorities: None,
             provider: aws_lc_rs::default_provider(),
         }
     }
@@ -348,6 +354,9 @@ impl Loader<'_> {
     ) -> Option<Vec<CertificateDer<'static>>> {
         let text = borrowed(at);
         let pem = self.read(&text, Wanted::Certificates)?;
+        if let Some(line) = pem.first_crl {
+            self.list_among_authorities = Some((at.clone(), line));
+        }
         let facts = self.parsed(&pem.certificates, &text)?;
         let issuers = facts.iter().filter(|facts| facts.may_issue());
         let dated = issuers.map(inspect::Facts::dated).collect();

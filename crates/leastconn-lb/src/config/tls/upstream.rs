@@ -38,6 +38,7 @@ pub(crate) fn load(
     let authorities = ca
         .as_ref()
         .and_then(|at| loader.authorities(at, Some(&mut alone)));
+    loader.lists_among_authorities(crl.as_ref());
     for text in crl.iter().flat_map(At::each) {
         // Without `ca` the table is refused already.
         loader.crls(&text, Some(authorities.as_deref()));

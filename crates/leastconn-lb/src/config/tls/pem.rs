@@ -1,0 +1,302 @@
+//! PEM sections, read as leniently as the file's origin requires and without dropping
+//! any.
+//!
+//! Files come from Windows, YAML, `cat` and clipboards: with byte order marks at the
+//! start or in the middle, in UTF-16, indented, with blanks at the ends of lines, with
+//! CR, LF or both, or with `-----END …-----` and `-----BEGIN …-----` on one line. All
+//! of these are read. Whatever else holds `-----BEGIN` is an error with its line, so
+//! that no section is left out silently.
+
+use rustls::pki_types::pem::{PemObject, SectionKind};
+
+use super::file::{FileError, quoted};
+
+const BEGIN: &[u8] = b"-----BEGIN";
+const END: &[u8] = b"-----END";
+const DASHES: &[u8] = b"-----";
+
+/// One section of a file.
+pub(super) struct Section {
+    pub(super) kind: Kind,
+    pub(super) der: Vec<u8>,
+    /// The line of its `-----BEGIN`, from 1.
+    pub(super) line: usize,
+}
+
+/// What a section holds.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Certificate,
+    Crl,
+    Key(SectionKind),
+    EncryptedKey,
+    OpenSshKey,
+    /// Parameters of a key, which `openssl ecparam` writes before it. Not needed.
+    Parameters,
+}
+
+/// Text with what is no part of PEM removed: NUL bytes (UTF-16) and byte order marks.
+/// `None`: no section begins in it.
+pub(super) fn text(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut text = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = match rest {
+            // Byte order marks, zero-width and no-break blanks, in UTF-8; then the marks
+            // of UTF-16.
+            [0xef, 0xbb, 0xbf, after @ ..] | [0xe2, 0x80, 0x8b, after @ ..] => after,
+            [0xc2, 0xa0, after @ ..] => {
+                text.push(b' ');
+                after
+            }
+            [0 | 0xfe | 0xff, after @ ..] => after,
+            _ => {
+                text.push(byte);
+                after
+            }
+        };
+    }
+    find(&text, BEGIN).is_some().then_some(text)
+}
+
+/// All sections of a text.
+///
+/// # Errors
+/// At the first that is not well-formed or is of a kind that is never used. `name` is
+/// the file, for commands.
+pub(super) fn sections(text: &[u8], name: &str) -> Result<Vec<Section>, FileError> {
+    let mut all = Vec::new();
+    let mut from = 0;
+    while let Some(at) = find(&text[from..], BEGIN).map(|at| from + at) {
+        stray(text, from, at)?;
+        let line = line_of(text, at);
+        let (label, body_at) = label(text, at + BEGIN.len(), line)?;
+        let mut kind = kind(&label, line, name)?;
+        let (body, next) = body(text, body_at, &label, line)?;
+        if find(body, b"Proc-Type:").is_some() && find(body, b"ENCRYPTED").is_some() {
+            kind = Kind::EncryptedKey;
+        }
+        let der = match kind {
+            // Of the old form, its base64 has headers.
+            Kind::EncryptedKey => Vec::new(),
+            _ => decode(text, body, body_at, line)?,
+        };
+        all.push(Section {
+            kind,
+            der: if label == "TRUSTED CERTIFICATE" {
+                without_trailer(der)
+            } else {
+                der
+            },
+            line,
+        });
+        from = next;
+    }
+    stray(text, from, text.len())?;
+    Ok(all)
+}
+
+/// Fails if a section ends between two places, or begins with other hyphens than it
+/// should have: its first line is damaged.
+fn stray(text: &[u8], from: usize, to: usize) -> Result<(), FileError> {
+    let between = &text[from..to];
+    if let Some(at) = find(between, END) {
+        let line = line_of(text, from + at);
+        return Err(FileError::new(format!(
+            "line {line}: not well-formed PEM: `-----END` without the `-----BEGIN` that belongs \
+             to it"
+        ))
+        .help("the line that begins this section is missing or damaged: was it copied whole?"));
+    }
+    for label in [
+        "BEGIN CERTIFICATE",
+        "BEGIN TRUSTED CERTIFICATE",
+        "BEGIN X509 CRL",
+        "BEGIN PRIVATE KEY",
+        "BEGIN EC PRIVATE KEY",
+        "BEGIN RSA PRIVATE KEY",
+    ] {
+        if let Some(at) = find(between, label.as_bytes()) {
+            let line = line_of(text, from + at);
+            return Err(FileError::new(format!(
+                "line {line}: not well-formed PEM: `{label}` without five hyphens before it"
+            ))
+            .help(format!("write the line as `-----{label}-----`")));
+        }
+    }
+    Ok(())
+}
+
+/// The label of a section, and where its body begins.
+fn label(text: &[u8], from: usize, line: usize) -> Result<(String, usize), FileError> {
+    let rest = &text[from..];
+    let first_line = rest
+        .iter()
+        .position(|byte| matches!(byte, b'\n' | b'\r'))
+        .map_or(rest, |end| &rest[..end]);
+    let Some(end) = find(first_line, DASHES) else {
+        return Err(FileError::new(format!(
+            "line {line}: not well-formed PEM: the line that begins with `-----BEGIN` does not \
+             end in `-----`"
+        ))
+        .help("was it copied with its line breaks?"));
+    };
+    let label = String::from_utf8_lossy(first_line[..end].trim_ascii()).into_owned();
+    Ok((label, from + end + DASHES.len()))
+}
+
+fn kind(label: &str, line: usize, name: &str) -> Result<Kind, FileError> {
+    Ok(match label {
+        "CERTIFICATE" | "X509 CERTIFICATE" | "TRUSTED CERTIFICATE" => Kind::Certificate,
+        "X509 CRL" => Kind::Crl,
+        "PRIVATE KEY" => Kind::Key(SectionKind::PrivateKey),
+        "RSA PRIVATE KEY" => Kind::Key(SectionKind::RsaPrivateKey),
+        "EC PRIVATE KEY" => Kind::Key(SectionKind::EcPrivateKey),
+        "EC PARAMETERS" | "DH PARAMETERS" | "X9.42 DH PARAMETERS" => Kind::Parameters,
+        "ENCRYPTED PRIVATE KEY" => Kind::EncryptedKey,
+        "OPENSSH PRIVATE KEY" => Kind::OpenSshKey,
+        _ => return Err(unused(label, line, name)),
+    })
+}
+
+/// A section that is never used, and what turns it into one that is.
+fn unused(label: &str, line: usize, name: &str) -> FileError {
+    let (from, to) = (quoted(name), quoted(&format!("{name}.pem")));
+    let known = match label {
+        "PKCS7" | "PKCS #7 SIGNED DATA" | "CMS" => Some((
+            "PKCS#7",
+            format!(
+                "take the certificates out of it: `openssl pkcs7 -in {from} -print_certs -out {to}`"
+            ),
+        )),
+        "DSA PRIVATE KEY" => Some((
+            "a DSA key, which TLS does not use any more",
+            "make a new key: `openssl ecparam -genkey -name prime256v1 -noout`".to_owned(),
+        )),
+        "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Some((
+            "a certificate signing request",
+            "name the certificate that the authority made of it".to_owned(),
+        )),
+        "PUBLIC KEY" | "RSA PUBLIC KEY" | "SSH2 PUBLIC KEY" => Some((
+            "a public key",
+            "name the certificate, or the private key".to_owned(),
+        )),
+        _ => None,
+    };
+    match known {
+        Some((what, help)) => FileError::new(format!("line {line}: this is {what}")).help(help),
+        None => {
+            let shown: String = label
+                .chars()
+                .take(40)
+                .flat_map(char::escape_debug)
+                .collect();
+            FileError::new(format!(
+                "line {line}: a section `{shown}` is neither a certificate, a private key nor a \
+                 revocation list"
+            ))
+            .help("remove it from the file")
+        }
+    }
+}
+
+/// What stands between the lines of a section, and where the text goes on.
+fn body<'a>(
+    text: &'a [u8],
+    from: usize,
+    label: &str,
+    line: usize,
+) -> Result<(&'a [u8], usize), FileError> {
+    let rest = &text[from..];
+    let end = find(rest, DASHES).unwrap_or(rest.len());
+    let missing = || {
+        let label: String = label.chars().take(40).collect();
+        FileError::new(format!(
+            "line {line}: not well-formed PEM: the line `-----END {label}-----` is missing"
+        ))
+        .help("the file is cut off: was it copied whole?")
+    };
+    if !rest[end..].starts_with(END) {
+        return Err(missing());
+    }
+    let end_line = line_of(text, from + end);
+    let (closing, next) =
+        self::label(text, from + end + END.len(), end_line).map_err(|_| missing())?;
+    if closing != label {
+        return Err(missing());
+    }
+    Ok((&rest[..end], next))
+}
+
+/// Decodes base64. Nothing of it is told, as it may be a key.
+fn decode(text: &[u8], body: &[u8], body_at: usize, line: usize) -> Result<Vec<u8>, FileError> {
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+    let wrong = body
+        .iter()
+        .position(|byte| !is_base64(byte) && !byte.is_ascii_whitespace());
+    if let Some(at) = wrong {
+        let line = line_of(text, body_at + at);
+        let help = match body[at] {
+            b'\\' => {
+                "it holds `\\n` as two characters for each line break: replace those by line \
+                      breaks, as `printf '%b'` does"
+            }
+            b'#' | b';' => "remove sections that are commented out",
+            b'"' | b'\'' | b',' => "remove quotes and commas around the lines",
+            b':' => "remove header lines inside the section",
+            _ => "was it copied whole, and as text?",
+        };
+        return Err(FileError::new(format!(
+            "line {line}: not well-formed PEM: what is between the lines of `-----` is not base64"
+        ))
+        .help(help));
+    }
+    // The decoder of the library takes constant time, which keys need.
+    let mut clean = b"-----BEGIN PRIVATE KEY-----\n".to_vec();
+    clean.extend(body.iter().filter(|byte| !byte.is_ascii_whitespace()));
+    clean.extend(b"\n-----END PRIVATE KEY-----\n");
+    match <(SectionKind, Vec<u8>)>::from_pem_slice(&clean) {
+        Ok((_, der)) if !der.is_empty() => Ok(der),
+        Ok(_) => Err(FileError::new(format!(
+            "line {line}: not well-formed PEM: there is nothing between the lines of `-----`"
+        ))),
+        Err(_) => Err(FileError::new(format!(
+            "line {line}: not well-formed PEM: what is between the lines of `-----` is not base64"
+        ))
+        .help("was it copied whole, and as text?")),
+    }
+}
+
+/// A `TRUSTED CERTIFICATE` of OpenSSL has its uses and names behind the certificate.
+fn without_trailer(mut der: Vec<u8>) -> Vec<u8> {
+    use x509_parser::der_parser::asn1_rs::{Any, FromDer};
+    let rest = Any::from_der(&der).map_or(0, |(rest, _)| rest.len());
+    der.truncate(der.len() - rest);
+    der
+}
+
+/// The line of a place, from 1. A line ends in CR, LF, or both.
+fn line_of(text: &[u8], at: usize) -> usize {
+    let before = &text[..at];
+    let breaks = before
+        .iter()
+        .enumerate()
+        .filter(|&(position, byte)| match byte {
+            b'\n' => true,
+            b'\r' => text.get(position + 1) != Some(&b'\n'),
+            _ => false,
+        });
+    1 + breaks.count()
+}
+
+pub(super) fn find(text: &[u8], part: &[u8]) -> Option<usize> {
+    let first = *part.first()?;
+    let mut from = 0;
+    loop {
+        from += text[from..].iter().position(|&byte| byte == first)?;
+        if text[from..].starts_with(part) {
+            return Some(from);
+        }
+        from += 1;
+    }
+}
