@@ -72,8 +72,8 @@ pub struct Reloader {
     waiting: AtomicBool,
     /// In which the configuration is read.
     reading: Lane,
-    /// In which the files of each listener's `tls` table are read.
-    reading_tls: Mutex<HashMap<Arc<str>, Arc<Lane>>>,
+    /// In which the files of each `tls` table are read.
+    reading_tls: Mutex<HashMap<files::Owner, Arc<Lane>>>,
     /// What is wrong with files that have changed, as it was said.
     bad_files: Mutex<Vec<String>>,
     /// A configuration was applied.

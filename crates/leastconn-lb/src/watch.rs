@@ -17,7 +17,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{
-    config::{Config, Watch},
+    config::{Config, Watch, Written},
     reload::Reloader,
 };
 
@@ -70,8 +70,12 @@ fn files(config: &Config) -> Vec<PathBuf> {
     if config.process.watch == Watch::Off {
         return Vec::new();
     }
-    let tls = config.listeners.iter().filter_map(|l| l.tls.as_ref());
-    let files: BTreeSet<_> = tls.flat_map(|tls| tls.written.files()).collect();
+    let listeners = config.listeners.iter().filter_map(|l| l.tls.as_ref());
+    let upstreams = config.upstreams.iter().filter_map(|u| u.tls.as_ref());
+    let written = listeners
+        .map(|tls| &tls.written)
+        .chain(upstreams.map(|tls| &tls.written));
+    let files: BTreeSet<_> = written.flat_map(Written::files).collect();
     files.into_iter().collect()
 }
 

@@ -68,7 +68,7 @@ impl Config {
         let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.tls);
         std::iter::once(self.path.clone())
             .chain(listeners.flat_map(|tls| tls.written.files()))
-            .chain(upstreams.flat_map(|tls| tls.files.iter().cloned()))
+            .chain(upstreams.flat_map(|tls| tls.written.files()))
     }
 
     /// The listener of this name.

@@ -78,6 +78,16 @@ pub enum MinVersion {
     Tls13,
 }
 
+impl MinVersion {
+    /// As it is configured.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        }
+    }
+}
+
 /// Whether clients must show a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -126,8 +136,8 @@ pub struct UpstreamTls {
     pub server_name: Option<ServerName<'static>>,
     /// Application protocols that servers are offered.
     pub alpn: Alpn,
-    /// All files that it names.
-    pub files: Vec<PathBuf>,
+    /// As it was written, to be read again.
+    pub written: Written,
     /// What the files hold. Shared: a configuration is cloned, its keys are not.
     pub material: Arc<UpstreamTlsMaterial>,
 }

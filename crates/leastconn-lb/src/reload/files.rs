@@ -8,18 +8,34 @@ use std::{
 };
 
 use jiff::Timestamp;
+use leastconn::UpstreamId;
 use tokio::task::JoinSet;
 
 use super::{Rejected, Reloader, warn};
 use crate::{
-    config::{Problems, Tls},
+    config::{Config, Problems, Tls, UpstreamTls},
     files::{Lane, NoResult},
 };
 
 /// What came of loading the files of a `tls` table.
-type Loaded = Result<Result<(Tls, Problems), Problems>, NoResult>;
+type Loaded = Result<Result<(Table, Problems), Problems>, NoResult>;
+
+/// A `tls` table that was loaded.
+enum Table {
+    Listener(Tls),
+    Upstream(UpstreamTls),
+}
 
 const NOT_LOADED: &str = "changed TLS files were NOT loaded; those from before stay in force";
+
+const LOADED: &str = "TLS files have changed: the new ones are in force";
+
+/// What a `tls` table belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Owner {
+    Listener(Arc<str>),
+    Upstream(UpstreamId),
+}
 
 impl Reloader {
     /// Keeps files from being loaded, until what this returns is dropped.
@@ -27,30 +43,51 @@ impl Reloader {
         self.turn.lock().await
     }
 
-    /// Loads the files of all `tls` tables anew, and applies what changed in them.
-    /// The rest of the configuration stays as it runs. A listener whose files are no
-    /// good keeps those that it has, and keeps no other from getting new ones. Returns
-    /// whether all are good; what is wrong is said once, until something else is.
+    /// Loads the files of all `tls` tables again, and applies what changed in them. The
+    /// rest of the configuration is not read. A listener or upstream whose files have
+    /// errors keeps those in force; the others still get their new ones. Returns whether
+    /// all are good. An error is logged once, until it changes.
     ///
     /// # Cancel safety
     /// What has begun is finished.
     pub(crate) async fn reload_files(self: &Arc<Self>) -> bool {
         let _turn = self.turn.lock().await;
         let state = self.shared.state();
-        let names = state.config.listeners.iter().map(|listener| &listener.name);
-        let lanes = self.lanes(names);
-        // Each in a lane of its own: a file that blocks holds up its listener only.
+        let config = &state.config;
+        // Each in a lane of its own: a file that blocks holds up its owner only.
         let mut loading = JoinSet::new();
-        for (listener, lane) in state.config.listeners.iter().zip(lanes) {
-            if let Some(tls) = listener.tls.clone() {
-                let name = Arc::clone(&listener.name);
-                loading.spawn(async move {
-                    let of = Arc::clone(&name);
-                    let load = move || tls.load_again(&of, Timestamp::now());
-                    (name, lane.run(load).await)
-                });
-            }
+        let mut lanes = Lanes::new(self);
+        for listener in &config.listeners {
+            let Some(tls) = listener.tls.clone() else {
+                continue;
+            };
+            let name = Arc::clone(&listener.name);
+            let owner = Owner::Listener(Arc::clone(&name));
+            let lane = lanes.of(&owner);
+            loading.spawn(async move {
+                let load = move || {
+                    let loaded = tls.load_again(&name, Timestamp::now());
+                    loaded.map(|(tls, warnings)| (Table::Listener(tls), warnings))
+                };
+                (owner, lane.run(load).await)
+            });
         }
+        for upstream in &config.upstreams {
+            let Some(tls) = upstream.tls.clone() else {
+                continue;
+            };
+            let owner = Owner::Upstream(upstream.id.clone());
+            let lane = lanes.of(&owner);
+            let (id, servers) = (upstream.id.clone(), upstream.servers.clone());
+            loading.spawn(async move {
+                let load = move || {
+                    let loaded = tls.load_again(id.as_str(), &servers, Timestamp::now());
+                    loaded.map(|(tls, warnings)| (Table::Upstream(tls), warnings))
+                };
+                (owner, lane.run(load).await)
+            });
+        }
+        lanes.keep();
         let loaded = loading.join_all().await.into_iter().collect();
         let this = Arc::clone(self);
         // It fails only by a panic, whose message has been logged.
@@ -58,50 +95,37 @@ impl Reloader {
         applying.await.unwrap_or_default()
     }
 
-    /// One for each of `listeners`; those of others are forgotten.
-    fn lanes<'a>(&self, listeners: impl Iterator<Item = &'a Arc<str>>) -> Vec<Arc<Lane>> {
-        let lanes = &mut *self
-            .reading_tls
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut earlier = mem::take(lanes);
-        listeners
-            .map(|name| {
-                let lane = earlier.remove(name).unwrap_or_default();
-                lanes.insert(Arc::clone(name), Arc::clone(&lane));
-                lane
-            })
-            .collect()
-    }
-
-    fn apply_files(self: &Arc<Self>, mut loaded: HashMap<Arc<str>, Loaded>) -> bool {
+    fn apply_files(self: &Arc<Self>, loaded: HashMap<Owner, Loaded>) -> bool {
         let mut config = self.shared.state().config.clone();
         let mut changed = Vec::new();
         let mut bad = Vec::new();
-        for listener in &mut config.listeners {
-            let Some(loaded) = loaded.remove(&listener.name) else {
-                continue;
-            };
+        for (owner, loaded) in loaded {
             match loaded {
-                Ok(Ok((next, _))) if listener.tls.as_ref() == Some(&next) => {}
-                Ok(Ok((next, warnings))) => {
-                    warn(&warnings);
-                    listener.tls = Some(next);
-                    changed.push(Arc::clone(&listener.name));
+                Ok(Ok((table, warnings))) => {
+                    if replace(&mut config, &owner, table) {
+                        warn(&warnings);
+                        changed.push(owner);
+                    }
                 }
                 Ok(Err(problems)) => bad.push(Rejected::Problems(problems)),
                 Err(error) => bad.push(Rejected::from(error)),
             }
         }
+        // Errors are compared with those that were logged last.
+        bad.sort_by_key(Rejected::lines);
         let was_bad = !self.bad_files().is_empty();
         let changes = !changed.is_empty();
         match changes.then(|| self.apply(config.into())).transpose() {
             Ok(_) => {
-                for listener in changed {
-                    tracing::info!(
-                        listener = &*listener,
-                        "TLS files have changed: the new ones are in force"
-                    );
+                for owner in changed {
+                    match owner {
+                        Owner::Listener(listener) => {
+                            tracing::info!(listener = &*listener, "{LOADED}");
+                        }
+                        Owner::Upstream(upstream) => {
+                            tracing::info!(%upstream, "{LOADED}");
+                        }
+                    }
                 }
                 // Or all are again as those in force.
                 if changes || (was_bad && bad.is_empty()) {
@@ -124,5 +148,52 @@ impl Reloader {
         self.bad_files
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts a table in its place. Whether it differs from the one before.
+fn replace(config: &mut Config, owner: &Owner, table: Table) -> bool {
+    match (owner, table) {
+        (Owner::Listener(name), Table::Listener(tls)) => {
+            let mut listeners = config.listeners.iter_mut();
+            let place = listeners.find(|listener| listener.name == *name);
+            place.is_some_and(|listener| listener.tls.replace(tls) != listener.tls)
+        }
+        (Owner::Upstream(id), Table::Upstream(tls)) => {
+            let mut upstreams = config.upstreams.iter_mut();
+            let place = upstreams.find(|upstream| upstream.id == *id);
+            place.is_some_and(|upstream| upstream.tls.replace(tls) != upstream.tls)
+        }
+        _ => false,
+    }
+}
+
+/// One lane for each owner of a `tls` table; those of others are forgotten.
+struct Lanes<'a> {
+    reloader: &'a Reloader,
+    earlier: HashMap<Owner, Arc<Lane>>,
+    now: HashMap<Owner, Arc<Lane>>,
+}
+
+impl<'a> Lanes<'a> {
+    fn new(reloader: &'a Reloader) -> Self {
+        let lanes = reloader.reading_tls.lock();
+        let earlier = mem::take(&mut *lanes.unwrap_or_else(PoisonError::into_inner));
+        Self {
+            reloader,
+            earlier,
+            now: HashMap::new(),
+        }
+    }
+
+    fn of(&mut self, owner: &Owner) -> Arc<Lane> {
+        let lane = self.earlier.remove(owner).unwrap_or_default();
+        self.now.insert(owner.clone(), Arc::clone(&lane));
+        lane
+    }
+
+    fn keep(self) {
+        let lanes = self.reloader.reading_tls.lock();
+        *lanes.unwrap_or_else(PoisonError::into_inner) = self.now;
     }
 }

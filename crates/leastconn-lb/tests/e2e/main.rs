@@ -80,5 +80,6 @@ mod tells_the_service_manager;
 mod tells_what_is_known_of_each_ending;
 mod unix_servers;
 mod upgrades_unnoticed;
+mod upstream_tls_rotation;
 mod verifies_servers;
 mod writes_one_record_a_socket;

@@ -6,15 +6,19 @@ use std::{
 };
 
 use jiff::Timestamp;
+use leastconn::ServerSpec;
+use serde::de::DeserializeOwned;
 
-use super::{Alpn, ClientAuth, MinVersion, Tls, load};
+use super::{Alpn, ClientAuth, MinVersion, Tls, UpstreamTls, load, upstream};
 use crate::config::{
     Problems,
-    raw::{RawTls, value::At},
+    raw::{
+        RawTls, RawUpstreamTls,
+        value::{At, OneOrMany},
+    },
 };
 
-/// A `tls` table as it was written, by itself: environment variables are replaced,
-/// and every default is there. Problems point into it.
+/// A `tls` table by itself, with environment variables replaced and defaults filled in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     base_dir: PathBuf,
@@ -23,64 +27,112 @@ pub struct Written {
 }
 
 impl Written {
-    pub(super) fn new(
+    /// The table with its defaults, to be read again.
+    pub(super) fn of_listener(
         raw: &RawTls,
         base_dir: &Path,
         (min_version, client_auth, resumption): (MinVersion, ClientAuth, Option<Duration>),
         alpn: &Alpn,
     ) -> Self {
-        let crls: Vec<_> = raw.crl.iter().flat_map(At::each).collect();
-        let single = [
-            ("cert", &raw.cert),
-            ("key", &raw.key),
-            ("client_ca", &raw.client_ca),
-        ];
-        let single = single
-            .into_iter()
-            .filter_map(|(key, at)| at.as_ref().map(|at| (key, &*at.value)));
-        let mut text = String::new();
-        let mut files = Vec::new();
-        for (key, file) in single.chain(crls.iter().map(|at| ("", at.value))) {
-            files.push(base_dir.join(file));
-            if !key.is_empty() {
-                text.push_str(&format!("{key} = {}\n", quoted(file)));
-            }
-        }
-        if !crls.is_empty() {
-            let list: Vec<_> = crls.iter().map(|at| quoted(at.value)).collect();
-            text.push_str(&format!("crl = [{}]\n", list.join(", ")));
-        }
-        let version = match min_version {
-            MinVersion::Tls12 => "1.2",
-            MinVersion::Tls13 => "1.3",
-        };
         let auth = match client_auth {
             ClientAuth::Required => "required",
             ClientAuth::None => "none",
         };
-        text.push_str(&format!(
-            "min_version = \"{version}\"\nclient_auth = \"{auth}\"\n"
-        ));
-        if let Some(lifetime) = resumption {
-            let lifetime = lifetime.as_millis();
-            text.push_str(&format!(
-                "resumption = \"on\"\nresumption_lifetime = \"{lifetime}ms\"\n"
-            ));
+        let written = Self::new(base_dir)
+            .file("cert", raw.cert.as_ref())
+            .file("key", raw.key.as_ref())
+            .file("client_ca", raw.client_ca.as_ref())
+            .files_of("crl", raw.crl.as_ref())
+            .text("min_version", min_version.text())
+            .text("client_auth", auth)
+            .list("alpn", alpn.names());
+        match resumption {
+            None => written,
+            Some(lifetime) => written.text("resumption", "on").text(
+                "resumption_lifetime",
+                &format!("{}ms", lifetime.as_millis()),
+            ),
         }
-        if !alpn.is_empty() {
-            let list: Vec<_> = alpn.names().map(quoted).collect();
-            text.push_str(&format!("alpn = [{}]\n", list.join(", ")));
-        }
+    }
+
+    pub(super) fn new(base_dir: &Path) -> Self {
         Self {
             base_dir: base_dir.to_owned(),
-            text,
-            files,
+            ..Self::default()
         }
+    }
+
+    /// Adds a key that names a file.
+    pub(super) fn file(mut self, key: &str, file: Option<&At<String>>) -> Self {
+        let Some(At { value, .. }) = file else {
+            return self;
+        };
+        self.files.push(self.base_dir.join(value));
+        self.text(key, value)
+    }
+
+    /// Adds a key that names any number of files.
+    pub(super) fn files_of(mut self, key: &str, files: Option<&At<OneOrMany>>) -> Self {
+        let files: Vec<_> = files.into_iter().flat_map(At::each).collect();
+        let paths = files.iter().map(|at| self.base_dir.join(at.value));
+        self.files.extend(paths);
+        self.list(key, files.iter().map(|at| at.value))
+    }
+
+    /// Adds a key with a text.
+    pub(super) fn text(mut self, key: &str, text: &str) -> Self {
+        self.text.push_str(&format!("{key} = {}\n", quoted(text)));
+        self
+    }
+
+    /// Adds a key with a list of texts, unless it is empty.
+    pub(super) fn list<'a>(mut self, key: &str, texts: impl Iterator<Item = &'a str>) -> Self {
+        let list: Vec<_> = texts.map(quoted).collect();
+        if !list.is_empty() {
+            let list = list.join(", ");
+            self.text.push_str(&format!("{key} = [{list}]\n"));
+        }
+        self
     }
 
     /// All files that it names.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {
         self.files.iter().cloned()
+    }
+
+    /// Reads the table again with `load`. `name` is what problems call it; `files` are
+    /// the files that it names, so that a problem with one shows its path.
+    fn load<Raw: DeserializeOwned, T>(
+        &self,
+        name: &str,
+        files: impl FnOnce(&Raw) -> (Vec<&At<String>>, Option<&At<OneOrMany>>),
+        load: impl FnOnce(&At<Raw>, &Path, &mut Problems) -> Option<T>,
+    ) -> Result<(T, Problems), Problems> {
+        let mut problems = Problems::new(name, &self.text);
+        let raw = match toml::from_str::<Raw>(&self.text) {
+            Ok(value) => At { value, span: 0..0 },
+            Err(error) => {
+                // It was read before, from other text.
+                problems.syntax(&[error]);
+                return Err(problems);
+            }
+        };
+        let loaded = load(&raw, &self.base_dir, &mut problems);
+        problems.sort();
+        let (single, lists) = files(&raw.value);
+        let single = single.into_iter().map(|at| (at.span.clone(), &*at.value));
+        let lists = lists.into_iter().flat_map(At::each);
+        let files: Vec<_> = single
+            .chain(lists.map(|at| (at.span.clone(), at.value)))
+            .collect();
+        problems.say_files(|span| {
+            let of_that_place = files.iter().find(|(of, _)| of == span);
+            of_that_place.map(|(_, file)| self.base_dir.join(file).display().to_string())
+        });
+        match loaded {
+            Some(loaded) => Ok((loaded, problems)),
+            None => Err(problems),
+        }
     }
 }
 
@@ -89,57 +141,44 @@ fn quoted(text: &str) -> String {
 }
 
 impl Tls {
-    /// What the files that the table of `listener` names hold now, and what is odd
-    /// about them at `now`.
+    /// What the files that the table of `listener` names hold now, with warnings of
+    /// them at `now`.
     ///
-    /// Problems say which file they are about: the table itself is nowhere to be read.
+    /// Problems name their file: the table's text exists in memory only.
     ///
     /// # Errors
     /// With all problems, if any is an error.
     pub fn load_again(&self, listener: &str, now: Timestamp) -> Result<(Self, Problems), Problems> {
-        let name = format!("`tls` of listener `{listener}`");
-        let mut problems = Problems::new(&name, &self.written.text);
-        let raw = match toml::from_str::<RawTls>(&self.written.text) {
-            Ok(raw) => raw,
-            Err(error) => {
-                // It was read before, from other text.
-                problems.syntax(&[error]);
-                return Err(problems);
-            }
-        };
-        let raw = At {
-            value: raw,
-            span: 0..0,
-        };
-        // The text names those of the default, too.
-        let tls = load::load(
-            &raw,
-            &self.written.base_dir,
-            now,
-            Alpn::default(),
-            &mut problems,
-        );
-        problems.sort();
-        let RawTls {
-            cert,
-            key,
-            client_ca,
-            crl,
-            ..
-        } = &raw.value;
-        let named = [cert, key, client_ca].into_iter().flatten();
-        let named = named.map(|at| (at.span.clone(), &*at.value));
-        let lists = crl.iter().flat_map(At::each);
-        let files: Vec<_> = named
-            .chain(lists.map(|at| (at.span.clone(), at.value)))
-            .collect();
-        problems.say_files(|span| {
-            let of_that_place = files.iter().find(|(of, _)| of == span);
-            of_that_place.map(|(_, file)| self.written.base_dir.join(file).display().to_string())
-        });
-        match tls {
-            Some(tls) => Ok((tls, problems)),
-            None => Err(problems),
-        }
+        self.written.load(
+            &format!("`tls` of listener `{listener}`"),
+            |raw: &RawTls| {
+                let single = [&raw.cert, &raw.key, &raw.client_ca];
+                (single.into_iter().flatten().collect(), raw.crl.as_ref())
+            },
+            // The text names the default protocols, too.
+            |raw, base_dir, problems| load::load(raw, base_dir, now, Alpn::default(), problems),
+        )
+    }
+}
+
+impl UpstreamTls {
+    /// The same for the table of `upstream`, which has these `servers`.
+    ///
+    /// # Errors
+    /// With all problems, if any is an error.
+    pub fn load_again(
+        &self,
+        upstream: &str,
+        servers: &[ServerSpec],
+        now: Timestamp,
+    ) -> Result<(Self, Problems), Problems> {
+        self.written.load(
+            &format!("`tls` of upstream `{upstream}`"),
+            |raw: &RawUpstreamTls| {
+                let single = [&raw.ca, &raw.cert, &raw.key];
+                (single.into_iter().flatten().collect(), raw.crl.as_ref())
+            },
+            |raw, base_dir, problems| upstream::load(raw, servers, base_dir, now, problems),
+        )
     }
 }

@@ -123,7 +123,7 @@ pub(crate) fn load(
     Some(Tls {
         min_version,
         client_auth,
-        written: Written::new(
+        written: Written::of_listener(
             &raw.value,
             base_dir,
             (min_version, client_auth, resumption),

@@ -7,7 +7,7 @@ use leastconn::ServerSpec;
 use rustls::pki_types::ServerName;
 
 use super::{
-    KeyPair, MinVersion, UpstreamTls, UpstreamTlsMaterial, inspect::Purpose, load::Loader,
+    KeyPair, MinVersion, UpstreamTls, UpstreamTlsMaterial, Written, inspect::Purpose, load::Loader,
 };
 use crate::config::{
     Problems,
@@ -53,19 +53,24 @@ pub(crate) fn load(
         loader.every_authority_is_covered(authorities, &crls, at);
         loader.anchors(authorities, &raw.span);
     }
+    let min_version = min_version
+        .as_ref()
+        .map_or(MinVersion::Tls12, |at| at.value);
+    let mut written = Written::new(base_dir)
+        .file("ca", ca.as_ref())
+        .file("cert", cert.as_ref())
+        .file("key", key.as_ref())
+        .files_of("crl", crl.as_ref())
+        .text("min_version", min_version.text())
+        .list("alpn", alpn.names());
+    if let Some(at) = &raw.value.server_name {
+        written = written.text("server_name", &at.value);
+    }
     let tls = UpstreamTls {
-        min_version: min_version
-            .as_ref()
-            .map_or(MinVersion::Tls12, |at| at.value),
+        min_version,
         server_name,
         alpn,
-        files: [ca, cert, key]
-            .into_iter()
-            .flatten()
-            .map(|at| at.value.as_str())
-            .chain(crl.iter().flat_map(At::each).map(|at| at.value))
-            .map(|file| base_dir.join(file))
-            .collect(),
+        written,
         material: Arc::new(UpstreamTlsMaterial {
             ca: authorities.unwrap_or_default(),
             alone,
