@@ -9,6 +9,9 @@
 //! Nor are several DNS names, or several URIs, unless one of these is a SPIFFE ID,
 //! which its standard has alone.
 //!
+//! A name of an unknown string type, or whose bytes are not of its type, is no reason to
+//! refuse a client by itself: only rules that ask for that name cannot be decided.
+//!
 //! What is here was verified by TLS before: trusted, in time, not revoked.
 
 use std::{net::IpAddr, sync::Arc};
@@ -16,12 +19,13 @@ use std::{net::IpAddr, sync::Arc};
 use aws_lc_rs::digest::{SHA256, digest};
 use leastconn::{ClientId, Reason};
 use x509_parser::{
-    certificate::X509Certificate, extensions::GeneralName, prelude::FromDer,
-    x509::AttributeTypeAndValue,
+    certificate::X509Certificate, der_parser::asn1_rs::Any, extensions::GeneralName,
+    oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME, prelude::FromDer, x509::AttributeTypeAndValue,
 };
 
 use crate::{
     config::Key,
+    names,
     spiffe::{self, SpiffeError},
 };
 
@@ -46,6 +50,8 @@ pub struct Certificate {
     pub issuer_cn: Option<String>,
     /// The serial number in hex, as `openssl x509 -serial` prints it.
     pub serial: String,
+    /// Names that it has and that cannot be read, by the key of rules that ask for them.
+    pub unreadable: Vec<(Key, Ambiguous)>,
 }
 
 /// A client, as far as it is known before any rule is looked at.
@@ -66,10 +72,19 @@ pub enum Ambiguous {
     /// More than one common name.
     #[error("the certificate's subject has more than one common name")]
     SeveralCommonNames,
-    /// A common name that is not text, or holds control characters.
+    /// A common name that is not text.
+    #[error("the certificate's common name is of a string type, or has bytes, that cannot be read")]
+    UndecodableCommonName,
+    /// An organizational unit that is not text.
+    #[error(
+        "an organizational unit of the certificate's subject is of a string type, or has bytes, \
+         that cannot be read"
+    )]
+    UndecodableUnit,
+    /// A common name that holds control characters.
     #[error("the certificate's common name is not plain text")]
     UnreadableCommonName,
-    /// An organizational unit that is not text, or holds control characters.
+    /// An organizational unit that holds control characters.
     #[error("an organizational unit of the certificate's subject is not plain text")]
     UnreadableUnit,
     /// The issuer has more than one common name, or one that is not plain text.
@@ -80,6 +95,9 @@ pub enum Ambiguous {
     /// The same extension twice, or one that does not parse.
     #[error("the certificate's subject alternative names do not parse")]
     UnreadableAlternativeNames,
+    /// A name in parts, where DER has it in one.
+    #[error("an alternative name of the certificate has a constructed tag, which DER forbids")]
+    ConstructedName,
     /// A DNS name that holds what no DNS name may hold.
     #[error("a DNS name in the certificate holds control or non-ASCII characters")]
     UnreadableDnsName,
@@ -115,15 +133,17 @@ impl Certificate {
         if !rest.is_empty() {
             return Err(Ambiguous::Unreadable);
         }
+        let mut unreadable = Vec::new();
         let mut read = Self {
-            cn: common_name(&certificate)?,
-            ou: units(&certificate)?,
-            issuer_cn: issuer(&certificate)?,
+            cn: readable(Key::Cn, common_name(&certificate), &mut unreadable)?,
+            ou: readable(Key::Ou, units(&certificate), &mut unreadable)?,
+            issuer_cn: readable(Key::IssuerCn, issuer(&certificate), &mut unreadable)?,
             spki: lower_hex(digest(&SHA256, certificate.public_key().raw).as_ref()),
             serial: serial(certificate.raw_serial()),
             ..Self::default()
         };
         read.read_alternative_names(&certificate)?;
+        read.unreadable = unreadable;
         Ok(read)
     }
 
@@ -157,6 +177,9 @@ impl Certificate {
             .subject_alternative_name()
             .map_err(|_| Ambiguous::UnreadableAlternativeNames)?;
         let names = names.map_or(&[][..], |extension| &extension.value.general_names);
+        if !has_primitive_names(certificate) {
+            return Err(Ambiguous::ConstructedName);
+        }
         if names.len() > MOST_NAMES {
             return Err(Ambiguous::TooManyNames);
         }
@@ -202,6 +225,25 @@ impl Peer {
     }
 }
 
+/// A name, or the note that it cannot be read.
+///
+/// # Errors
+/// If the certificate is to be refused whatever the rules ask for.
+fn readable<T: Default>(
+    key: Key,
+    name: Result<T, Ambiguous>,
+    unreadable: &mut Vec<(Key, Ambiguous)>,
+) -> Result<T, Ambiguous> {
+    use Ambiguous as A;
+    match name {
+        Err(why @ (A::UndecodableCommonName | A::UndecodableUnit | A::UnreadableIssuer)) => {
+            unreadable.push((key, why));
+            Ok(T::default())
+        }
+        name => name,
+    }
+}
+
 fn common_name(certificate: &X509Certificate<'_>) -> Result<Option<String>, Ambiguous> {
     // Over all attributes of all relative names: `CN=a+CN=b` is two as well.
     let mut names = certificate.subject().iter_common_name();
@@ -211,38 +253,73 @@ fn common_name(certificate: &X509Certificate<'_>) -> Result<Option<String>, Ambi
     if names.next().is_some() {
         return Err(Ambiguous::SeveralCommonNames);
     }
-    let name = plain(name).ok_or(Ambiguous::UnreadableCommonName)?;
-    Ok((!name.is_empty()).then(|| name.to_owned()))
+    let name = decoded(name).ok_or(Ambiguous::UndecodableCommonName)?;
+    if name.chars().any(char::is_control) {
+        return Err(Ambiguous::UnreadableCommonName);
+    }
+    Ok((!name.is_empty()).then_some(name))
 }
 
 fn units(certificate: &X509Certificate<'_>) -> Result<Vec<String>, Ambiguous> {
     let mut units = Vec::new();
+    let mut undecodable = false;
     for unit in certificate.subject().iter_organizational_unit() {
-        let unit = plain(unit).ok_or(Ambiguous::UnreadableUnit)?;
+        let Some(unit) = decoded(unit) else {
+            undecodable = true;
+            continue;
+        };
+        if unit.chars().any(char::is_control) {
+            return Err(Ambiguous::UnreadableUnit);
+        }
         if units.len() == MOST_NAMES {
             return Err(Ambiguous::TooManyNames);
         }
-        units.push(unit.to_owned());
+        units.push(unit);
+    }
+    if undecodable {
+        return Err(Ambiguous::UndecodableUnit);
     }
     Ok(units)
 }
 
-/// Refused as the subject's: a rule for an issuer that is not to be let in must not
-/// be passed over for being unreadable.
+/// An issuer that cannot be read is an error, not a name that is absent: a rule for
+/// another issuer must not be tried instead.
 fn issuer(certificate: &X509Certificate<'_>) -> Result<Option<String>, Ambiguous> {
     let mut names = certificate.issuer().iter_common_name();
     let Some(name) = names.next() else {
         return Ok(None);
     };
-    let name = plain(name).filter(|_| names.next().is_none());
-    let name = name.ok_or(Ambiguous::UnreadableIssuer)?;
-    Ok(Some(name.to_owned()))
+    let name =
+        decoded(name).filter(|name| names.next().is_none() && !name.chars().any(char::is_control));
+    Ok(Some(name.ok_or(Ambiguous::UnreadableIssuer)?))
 }
 
-/// Text without control characters.
-fn plain<'a>(attribute: &'a AttributeTypeAndValue<'_>) -> Option<&'a str> {
-    let text = attribute.as_str().ok()?;
-    (!text.chars().any(char::is_control)).then_some(text)
+fn decoded(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
+    names::decode(attribute.attr_value())
+}
+
+/// Whether every alternative name that is a string, an address or an object identifier
+/// has a primitive tag. The parser takes constructed ones, and others read them
+/// otherwise.
+fn has_primitive_names(certificate: &X509Certificate<'_>) -> bool {
+    let names = certificate.get_extension_unique(&OID_X509_EXT_SUBJECT_ALT_NAME);
+    let Ok(Some(names)) = names else {
+        return true;
+    };
+    let Ok((_, list)) = Any::from_der(names.value) else {
+        return false;
+    };
+    let mut rest = list.data;
+    while !rest.is_empty() {
+        let Ok((after, name)) = Any::from_der(rest) else {
+            return false;
+        };
+        if matches!(name.tag().0, 1 | 2 | 6 | 7 | 8) && name.header.is_constructed() {
+            return false;
+        }
+        rest = after;
+    }
+    true
 }
 
 /// A serial number in hex, as `openssl x509 -serial` prints it.

@@ -25,6 +25,7 @@ pub mod listener;
 pub mod live;
 pub mod logging;
 pub mod metrics;
+pub mod names;
 pub mod notify;
 pub mod pki;
 pub mod policy;

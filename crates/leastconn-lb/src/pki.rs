@@ -342,6 +342,10 @@ impl Authority {
                 .subject_alt_names
                 .push(SanType::DnsName(name.as_str().try_into()?));
         }
+        names::validate_together(&leaf.uris)?;
+        if let Some(name) = names::server_name(leaf)? {
+            params.subject_alt_names.push(name);
+        }
         for uri in &leaf.uris {
             names::validate_uri(uri)?;
             params

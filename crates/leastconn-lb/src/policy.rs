@@ -10,14 +10,17 @@
 //! A rule in shadow mode decides nothing, and the next are tried. A rule that has
 //! expired matches nobody. Time is an argument.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use leastconn::{Candidates, ClientId, Limits, Permit, Pool, Reason, ServerId, UpstreamId};
 
 use crate::{
     config::{self, Allow, Clients, Config, Granted, Key, Mode, Rule},
-    identity::{Peer, named_by},
+    identity::{Ambiguous, Peer, named_by},
     upstream::Upstream,
 };
 
@@ -29,6 +32,8 @@ pub struct Policy {
     reaches: Vec<Reach>,
     /// When rules expire, in order.
     expiries: Vec<Timestamp>,
+    /// For each key that rules in force ask for, the first of them.
+    first_with: BTreeMap<Key, usize>,
 }
 
 /// The servers that an `allow` grants.
@@ -116,6 +121,9 @@ pub enum Denied {
         /// The upstream that the connection was led to, if to one.
         upstream: Option<UpstreamId>,
     },
+    /// A name that an earlier rule asks for cannot be read.
+    #[error("{0}")]
+    Ambiguous(Ambiguous),
     /// The listener leads to no upstream, and the rule of this name to several.
     #[error(
         "the rule of client `{client}` allows servers of {upstreams} upstreams, and the \
@@ -138,6 +146,7 @@ impl Denied {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::UnknownClient | Self::Expired { .. } => Reason::UnknownClient,
+            Self::Ambiguous(ambiguous) => ambiguous.reason(),
             Self::NotAllowed { .. } | Self::Undecided { .. } => Reason::NotAllowed,
         }
     }
@@ -223,7 +232,16 @@ impl Policy {
         let mut expiries: Vec<_> = clients.expiries().collect();
         expiries.sort_unstable();
         expiries.dedup();
+        let mut first_with = BTreeMap::new();
+        for (number, rule) in clients.iter().enumerate() {
+            for key in Key::TEXTS {
+                if rule.mode() == Mode::Enforce && rule.texts(key).len() > 0 {
+                    first_with.entry(key).or_insert(number);
+                }
+            }
+        }
         Self {
+            first_with,
             clients,
             reaches,
             expiries,
@@ -238,7 +256,10 @@ impl Policy {
         let mut expired = None;
         for position in self.candidates(peer) {
             match self.judge(position, peer, now) {
-                Judged::Decides(matched) => return Ok(matched),
+                Judged::Decides(matched) => {
+                    self.is_readable_before(position, peer)?;
+                    return Ok(matched);
+                }
                 Judged::Expired(at) => {
                     let decided = self.clients.rule(position).mode() == Mode::Enforce;
                     expired = expired.or(decided.then_some((position, at)));
@@ -246,6 +267,7 @@ impl Policy {
                 Judged::Shadow(_) | Judged::Differs(_) => {}
             }
         }
+        self.is_readable_before(self.clients.len(), peer)?;
         Err(match expired {
             None => Denied::UnknownClient,
             Some((position, at)) => Denied::Expired {
@@ -253,6 +275,24 @@ impl Policy {
                 at,
             },
         })
+    }
+
+    /// Fails if a rule before number `position` asks for a name that the certificate has
+    /// and that cannot be read: it might have matched.
+    fn is_readable_before(&self, position: usize, peer: &Peer) -> Result<(), Denied> {
+        let Some(certificate) = &peer.certificate else {
+            return Ok(());
+        };
+        let asked = |key| {
+            self.first_with
+                .get(key)
+                .is_some_and(|&first| first < position)
+        };
+        let mut unreadable = certificate.unreadable.iter();
+        match unreadable.find(|(key, _)| asked(key)) {
+            Some((_, why)) => Err(Denied::Ambiguous(*why)),
+            None => Ok(()),
+        }
     }
 
     /// The first rule that matches the client at `now`, if that is one in shadow

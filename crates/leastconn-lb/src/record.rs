@@ -22,7 +22,7 @@ use crate::{
     listener::Listener,
     live::{Live, Registered},
     metrics::{ListenerMetrics, Metrics},
-    policy::Grant,
+    policy::{Denied, Grant},
     presented::Presented,
     running::Running,
     shadow::{self, Shadowed},
@@ -225,11 +225,21 @@ impl Record {
                 metrics.client_shadowed(&shadow.client, shadow.outcome);
             }
         }
+        let judged = judge(listener, &known.seen, Standing::New, now);
+        if let Err(Refused::Denied(Denied::Ambiguous(_))) = &judged
+            && let Some(leaf) = known
+                .seen
+                .presented
+                .as_ref()
+                .and_then(|p| p.chain().first())
+        {
+            self.clues = Some(Box::new(Clues::of(leaf)));
+        }
         let Judged {
             matched,
             grant,
             valid_until,
-        } = judge(listener, &known.seen, Standing::New, now)?;
+        } = judged?;
         known.called(matched.client(), &self.books.metrics);
         known.identity = Some(matched.identity().clone());
         let grant = grant?;

@@ -56,10 +56,10 @@ pub struct Issue {
     /// Common name
     #[arg(long, value_name = "NAME")]
     cn: String,
-    /// DNS name; may be repeated
+    /// DNS name; may be repeated (default for servers: the common name)
     #[arg(long, value_name = "NAME")]
     dns: Vec<String>,
-    /// URI, a SPIFFE ID for example; may be repeated
+    /// URI, a SPIFFE ID for example; may be repeated, but a SPIFFE ID stands alone
     #[arg(long, value_name = "URI")]
     uri: Vec<String>,
     /// IP address; may be repeated

@@ -59,14 +59,80 @@ fn a_common_name_is_plain_text() {
         b"\x1b[31m",
         b"\x7f",
         "a\u{85}b".as_bytes(),
-        b"\xff",
-        b"a\xc3",
     ] {
         let read = read(leaf("").raw_cn_bytes(bytes));
         assert_eq!(read, Err(Ambiguous::UnreadableCommonName), "{bytes:?}");
     }
     let text = "Ann \"A.\" O'Neill, B\u{fc}ro \u{6f22}\u{5b57} \\ #1";
     assert_eq!(read(leaf(text)).unwrap().cn.as_deref(), Some(text));
+}
+
+#[test]
+fn names_are_decoded_by_their_string_type() {
+    let utf16 =
+        |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_be_bytes).collect() };
+    let utf32 = |text: &str| -> Vec<u8> {
+        text.chars()
+            .flat_map(|c| u32::from(c).to_be_bytes())
+            .collect()
+    };
+    const UTF8: u32 = 12;
+    const TELETEX: u32 = 20;
+    const UNIVERSAL: u32 = 28;
+    const BMP: u32 = 30;
+    for (tag, bytes, expected) in [
+        (UTF8, "B\u{fc}ro".as_bytes().to_vec(), Some("B\u{fc}ro")),
+        (UTF8, b"\xff".to_vec(), None),
+        (18, b"123".to_vec(), Some("123")),
+        (19, b"a b".to_vec(), Some("a b")),
+        (22, b"a@b".to_vec(), Some("a@b")),
+        (26, b"a".to_vec(), Some("a")),
+        (19, b"\xe4".to_vec(), None),
+        (TELETEX, b"a.lb.com".to_vec(), Some("a.lb.com")),
+        (TELETEX, b"B\xfcro".to_vec(), None),
+        (BMP, utf16("B\u{fc}ro \u{6f22}"), Some("B\u{fc}ro \u{6f22}")),
+        (BMP, b"a".to_vec(), None),
+        (BMP, b"\xd8\x00".to_vec(), None),
+        (UNIVERSAL, utf32("\u{1f511} a"), Some("\u{1f511} a")),
+        (UNIVERSAL, b"\0\x11\0\0".to_vec(), None),
+        (UNIVERSAL, b"\0\0a".to_vec(), None),
+        (2, b"\x01".to_vec(), None),
+    ] {
+        let value = Any::from_tag_and_data(x509_parser::der_parser::asn1_rs::Tag(tag), &bytes);
+        assert_eq!(
+            names::decode(&value).as_deref(),
+            expected,
+            "{tag} {bytes:?}"
+        );
+    }
+}
+
+#[test]
+fn undecodable_names_are_kept_for_rules_that_ask() {
+    for (leaf, key) in [
+        (leaf("").raw_cn_bytes(b"\xff"), Key::Cn),
+        (leaf("a").ou("good").raw_ou_bytes(b"a\xc3"), Key::Ou),
+        (leaf("a").issuer_cns(&[b"a", b"b"]), Key::IssuerCn),
+    ] {
+        let read = read(leaf.dns("a.example")).unwrap();
+        assert_eq!(read.unreadable.len(), 1);
+        assert_eq!(read.unreadable[0].0, key);
+        assert_eq!(read.texts(key), [""; 0]);
+        assert_eq!(read.dns, ["a.example"]);
+    }
+}
+
+#[test]
+fn constructed_tags_of_alternative_names_are_refused() {
+    for tag in [0xa1, 0xa2, 0xa6, 0xa7, 0xa8] {
+        let read = read(leaf("a").raw_name(tag, b"\x16\x01a"));
+        assert_eq!(
+            read.unwrap_err().reason(),
+            Reason::AmbiguousIdentity,
+            "{tag:x}"
+        );
+    }
+    assert!(read(leaf("a").raw_name(0x82, b"a.example")).is_ok());
 }
 
 #[test]

@@ -5,9 +5,10 @@
 
 use std::net::IpAddr;
 
+use rcgen::SanType;
 use rustls::pki_types::DnsName;
 
-use super::PkiError;
+use super::{Leaf, PkiError, Usage};
 
 /// RFC 5280, appendix A: `ub-common-name`.
 const MAX_CN: usize = 64;
@@ -95,6 +96,46 @@ pub(super) fn validate_uri(uri: &str) -> Result<(), PkiError> {
         return refuse(reason);
     }
     Ok(())
+}
+
+/// Checks that the balancer takes these URIs in one certificate.
+pub(super) fn validate_together(uris: &[String]) -> Result<(), PkiError> {
+    let is_spiffe = |uri: &&String| {
+        let scheme = uri.split(':').next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case("spiffe")
+    };
+    match uris.iter().find(is_spiffe) {
+        Some(id) if uris.len() > 1 => Err(refuse(
+            "the URI",
+            id,
+            "a SPIFFE ID must be the only URI of its certificate: issue one certificate for each",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The alternative name that a certificate for servers gets if it has none: clients look
+/// for a server's name nowhere else.
+pub(super) fn server_name(leaf: &Leaf) -> Result<Option<SanType>, PkiError> {
+    let has_names = !leaf.dns.is_empty() || !leaf.uris.is_empty() || !leaf.ips.is_empty();
+    if has_names || leaf.usage == Usage::Client {
+        return Ok(None);
+    }
+    if let Ok(address) = leaf.cn.parse() {
+        return Ok(Some(SanType::IpAddress(address)));
+    }
+    if validate_dns(&leaf.cn).is_ok() {
+        return Ok(Some(SanType::DnsName(leaf.cn.as_str().try_into()?)));
+    }
+    if leaf.usage == Usage::Both {
+        return Ok(None);
+    }
+    Err(refuse(
+        "the common name",
+        &leaf.cn,
+        "it is no DNS name, and clients look for a server's name among the alternative names \
+         only: add --dns NAME or --ip ADDRESS",
+    ))
 }
 
 fn check_spiffe(uri: &str) -> Result<(), &'static str> {

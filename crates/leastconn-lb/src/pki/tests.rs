@@ -432,3 +432,57 @@ fn a_ca_made_by_openssl_will_do() {
     pki(dir, &["revoke", "DIR", "DIR/a.crt"]).unwrap();
     assert!(verify(dir, "a.crt").is_err());
 }
+
+#[test]
+fn servers_without_other_names_get_the_common_name() {
+    use crate::identity::Certificate;
+    let dir = new_ca();
+    let issue = |args: &[&str]| {
+        let all = [&["issue", "DIR", "--out", "x", "--force"], args].concat();
+        pki(dir.path(), &all)?;
+        read_certificate(&dir.path().join("x.crt"))
+    };
+    let dns = |args: &[&str]| -> Result<Vec<String>, PkiError> {
+        Ok(Certificate::from_der(&issue(args)?).unwrap().dns)
+    };
+    assert_eq!(
+        dns(&["--cn", "a.lb.com", "--server"]).unwrap(),
+        ["a.lb.com"]
+    );
+    assert_eq!(dns(&["--cn", "a.lb.com"]).unwrap(), ["a.lb.com"]);
+    assert_eq!(dns(&["--cn", "a.lb.com", "--client"]).unwrap(), [""; 0]);
+    assert_eq!(
+        dns(&["--cn", "a.lb.com", "--server", "--dns", "b.lb.com"]).unwrap(),
+        ["b.lb.com"]
+    );
+    assert_eq!(dns(&["--cn", "Ann Other"]).unwrap(), [""; 0]);
+    let refused = dns(&["--cn", "my server", "--server"]).unwrap_err();
+    assert!(refused.to_string().contains("--dns NAME"), "{refused}");
+    let der = issue(&["--cn", "127.0.0.1", "--server"]).unwrap();
+    let parsed = rustls::server::ParsedCertificate::try_from(&der).unwrap();
+    let name = "127.0.0.1".try_into().unwrap();
+    rustls::client::verify_server_name(&parsed, &name).unwrap();
+}
+
+#[test]
+fn certificates_that_the_balancer_refuses_are_not_issued() {
+    let dir = new_ca();
+    let issue = |uris: &[&str]| {
+        let mut args = vec!["issue", "DIR", "--cn", "web", "--out", "x", "--force"];
+        uris.iter().for_each(|uri| args.extend(["--uri", uri]));
+        pki(dir.path(), &args)
+    };
+    for uris in [
+        ["spiffe://lb.com/a", "spiffe://lb.com/b"],
+        ["https://lb.com/a", "spiffe://lb.com/b"],
+    ] {
+        let refused = issue(&uris).unwrap_err();
+        assert!(
+            refused.to_string().contains("one certificate for each"),
+            "{refused}"
+        );
+    }
+    issue(&["https://lb.com/a", "https://lb.com/b"]).unwrap();
+    let der = read_certificate(&dir.path().join("x.crt")).unwrap();
+    crate::identity::Certificate::from_der(&der).unwrap();
+}

@@ -354,7 +354,7 @@ prop_compose! {
             spki: spki.to_owned(),
             ou: owned(&ou),
             issuer_cn: issuer_cn.map(str::to_owned),
-            serial: "01".to_owned(),
+            ..Certificate::default()
         }
     }
 }

@@ -151,3 +151,61 @@ fn of_a_thousand_rules_few_are_tried_whatever_they_go_by() {
         assert_eq!(compared, [700], "{kind}");
     }
 }
+
+#[test]
+fn unreadable_names_matter_to_rules_that_ask_for_them() {
+    let rule = |cn: &'static str, dns: &'static str, mode| Written {
+        cn: [cn].into_iter().filter(|text| !text.is_empty()).collect(),
+        dns: [dns].into_iter().filter(|text| !text.is_empty()).collect(),
+        mode,
+        ..Written::default()
+    };
+    let unreadable = |dns: &str| {
+        showing(
+            Certificate {
+                dns: owned(&[dns]),
+                unreadable: vec![(Key::Cn, Ambiguous::UndecodableCommonName)],
+                ..Certificate::default()
+            },
+            "10.0.0.1",
+        )
+    };
+    let enforce = Mode::Enforce;
+    for (rules, dns, expected) in [
+        (vec![rule("", "a.example", enforce)], "a.example", Ok("0")),
+        (
+            vec![rule("", "a.example", enforce), rule("x", "", enforce)],
+            "a.example",
+            Ok("0"),
+        ),
+        (
+            vec![rule("x", "", enforce), rule("", "a.example", enforce)],
+            "a.example",
+            Err(Reason::AmbiguousIdentity),
+        ),
+        (
+            vec![rule("x", "", Mode::Shadow), rule("", "a.example", enforce)],
+            "a.example",
+            Ok("1"),
+        ),
+        (
+            vec![rule("", "a.example", enforce)],
+            "b.example",
+            Err(Reason::UnknownClient),
+        ),
+        (
+            vec![rule("x", "", enforce)],
+            "b.example",
+            Err(Reason::AmbiguousIdentity),
+        ),
+    ] {
+        let policy = Policy::new(&config(clients(&rules)), &HashMap::new());
+        let found = policy.identify(&unreadable(dns), at(0));
+        let found = found.map(|matched| matched.client().to_owned());
+        assert_eq!(
+            found.as_deref().map_err(Denied::reason),
+            expected,
+            "{rules:?} {dns}"
+        );
+    }
+}

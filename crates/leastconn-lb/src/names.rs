@@ -1,0 +1,113 @@
+//! Text in names of certificates (`DirectoryString` and its relatives, X.520).
+
+use std::char::decode_utf16;
+
+use x509_parser::der_parser::asn1_rs::{Any, FromDer, Tag};
+
+/// The text of an attribute's value, decoded by its ASN.1 type. `None`: it is not of a
+/// string type, or its bytes are not of that type.
+///
+/// A `TeletexString` is read if it is ASCII: what its other bytes mean depends on who
+/// wrote them.
+pub fn decode(value: &Any<'_>) -> Option<String> {
+    let bytes = value.data;
+    match value.tag() {
+        Tag::Utf8String => std::str::from_utf8(bytes).ok().map(str::to_owned),
+        Tag::PrintableString
+        | Tag::Ia5String
+        | Tag::NumericString
+        | Tag::VisibleString
+        | Tag::TeletexString => bytes
+            .is_ascii()
+            .then(|| bytes.iter().copied().map(char::from).collect()),
+        Tag::BmpString => {
+            let (units, []) = bytes.as_chunks::<2>() else {
+                return None;
+            };
+            decode_utf16(units.iter().map(|unit| u16::from_be_bytes(*unit)))
+                .collect::<Result<_, _>>()
+                .ok()
+        }
+        Tag::UniversalString => {
+            let (units, []) = bytes.as_chunks::<4>() else {
+                return None;
+            };
+            let units = units.iter().map(|unit| u32::from_be_bytes(*unit));
+            units.map(char::from_u32).collect()
+        }
+        _ => None,
+    }
+}
+
+/// A distinguished name in the form in which two names are equal if RFC 5280, section
+/// 7.1, says so: string types, letter case and runs of blanks do not matter. `name` is
+/// the whole SEQUENCE. What cannot be read is returned as it is.
+pub fn canonical(name: &[u8]) -> Vec<u8> {
+    match canonical_rdns(name) {
+        Some(rdns) => tlv(0x30, &rdns.concat()),
+        None => name.to_vec(),
+    }
+}
+
+/// The relative names of [`canonical`]. Takes a name with or without a tag around it, as
+/// `GeneralName` has it. `None`: it cannot be read.
+pub fn canonical_rdns(name: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let (rest, sequence) = Any::from_der(name).ok()?;
+    if !rest.is_empty() || sequence.tag() != Tag::Sequence {
+        return None;
+    }
+    let mut rdns = Vec::new();
+    let mut content = sequence.data;
+    while !content.is_empty() {
+        let (after, rdn) = Any::from_der(content).ok()?;
+        if rdn.tag() != Tag::Set {
+            return None;
+        }
+        let mut attributes = Vec::new();
+        let mut members = rdn.data;
+        while !members.is_empty() {
+            let (after, attribute) = Any::from_der(members).ok()?;
+            attributes.push(canonical_attribute(&attribute)?);
+            members = after;
+        }
+        attributes.sort();
+        rdns.push(tlv(0x31, &attributes.concat()));
+        content = after;
+    }
+    Some(rdns)
+}
+
+fn canonical_attribute(attribute: &Any<'_>) -> Option<Vec<u8>> {
+    let (value_at, _oid) = Any::from_der(attribute.data).ok()?;
+    let (_, value) = Any::from_der(value_at).ok()?;
+    let oid = &attribute.data[..attribute.data.len() - value_at.len()];
+    let value = match decode(&value) {
+        Some(text) => tlv(0x0c, fold(&text).as_bytes()),
+        None => value_at.to_vec(),
+    };
+    Some(tlv(0x30, &[oid, &value].concat()))
+}
+
+/// Lower case, and single blanks between words.
+fn fold(text: &str) -> String {
+    let words: Vec<_> = text.split_whitespace().map(str::to_lowercase).collect();
+    words.join(" ")
+}
+
+/// A DER element.
+pub fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut out = vec![tag];
+    let length = content.len();
+    match u8::try_from(length) {
+        Ok(short @ ..=0x7f) => out.push(short),
+        _ => {
+            let bytes = length.to_be_bytes();
+            let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+            let significant = &bytes[zeros..];
+            out.push(0x80 | u8::try_from(significant.len()).unwrap_or(8));
+            out.extend_from_slice(significant);
+        }
+    }
+    out.extend_from_slice(content);
+    out
+}
