@@ -16,11 +16,7 @@ pub(crate) mod load;
 mod pem;
 pub(crate) mod upstream;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use leastconn::Address;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
