@@ -7,7 +7,7 @@ mod scripted;
 
 use std::time::Duration;
 
-use leastconn::Reason;
+use leastconn::{Reason, net::OnTruncation};
 use proptest::{collection::vec, prelude::*};
 use scripted::{End, Script, Step, Take, check};
 
@@ -24,9 +24,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn script() -> impl Strategy<Value = Script> {
-    let end = prop_oneof![3 => Just(End::Orderly), 1 => Just(End::Reset), 1 => Just(End::Silent)];
+    let end = prop_oneof![3 => Just(End::Orderly), 1 => Just(End::Reset), 1 => Just(End::Silent),
+        1 => Just(End::Truncated), 1 => Just(End::Broken)];
     let take = prop_oneof![
-        5 => Just(Take::All), 1 => Just(Take::Closed), 1 => Just(Take::Reset), 1 => Just(Take::Stuck)
+        5 => Just(Take::All), 1 => Just(Take::Closed), 1 => Just(Take::Reset), 1 => Just(Take::Stuck),
+        1 => Just(Take::Broken)
     ];
     (steps(), end, steps(), take).prop_map(|(reads, end, writes, take)| Script {
         reads,
@@ -36,26 +38,41 @@ fn script() -> impl Strategy<Value = Script> {
     })
 }
 
+fn policy() -> impl Strategy<Value = OnTruncation> {
+    prop_oneof![Just(OnTruncation::Reset), Just(OnTruncation::Close)]
+}
+
 fn run(client: &Script, server: &Script, polls: Option<u32>) -> Option<Reason> {
+    run_with(client, server, OnTruncation::Reset, polls)
+}
+
+fn run_with(
+    client: &Script,
+    server: &Script,
+    policy: OnTruncation,
+    polls: Option<u32>,
+) -> Option<Reason> {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap()
-        .block_on(check(client, server, polls))
+        .block_on(check(client, server, policy, polls))
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_both_sides_do(client in script(), server in script()) {
-        run(&client, &server, None);
+    fn whatever_both_sides_do(client in script(), server in script(), policy in policy()) {
+        run_with(&client, &server, policy, None);
     }
 
     #[test]
-    fn whenever_it_is_given_up(client in script(), server in script(), polls in 0u32..40) {
-        run(&client, &server, Some(polls));
+    fn whenever_it_is_given_up(
+        client in script(), server in script(), policy in policy(), polls in 0u32..40
+    ) {
+        run_with(&client, &server, policy, Some(polls));
     }
 }
 
@@ -82,6 +99,38 @@ fn each_end_has_its_reason() {
             fine.clone(),
             quiet(End::Reset, Take::All),
             Reason::ServerReset,
+        ),
+        (
+            quiet(End::Truncated, Take::All),
+            fine.clone(),
+            Reason::ClientTruncated,
+        ),
+        (
+            fine.clone(),
+            quiet(End::Truncated, Take::All),
+            Reason::ServerTruncated,
+        ),
+        // The end, and then the answer is not taken: one abrupt end.
+        (
+            quiet(End::Truncated, Take::Reset),
+            quiet(End::Silent, Take::All),
+            Reason::ClientTruncated,
+        ),
+        (
+            quiet(End::Broken, Take::All),
+            quiet(End::Silent, Take::All),
+            Reason::TlsError,
+        ),
+        (
+            quiet(End::Silent, Take::Broken),
+            quiet(End::Silent, Take::All),
+            Reason::TlsError,
+        ),
+        // What the client sent cannot be delivered.
+        (
+            quiet(End::Truncated, Take::All),
+            quiet(End::Silent, Take::Stuck),
+            Reason::HalfCloseTimeout,
         ),
         (
             fine.clone(),
@@ -113,6 +162,18 @@ fn each_end_has_its_reason() {
             "{client:?} {server:?}"
         );
     }
+}
+
+/// The other direction goes on after a truncation that is passed on as an end.
+#[test]
+fn truncation_passed_on_as_an_end_is_still_reported() {
+    let server = Script {
+        reads: vec![Step::Pause(Duration::from_millis(50)), Step::Bytes(100)],
+        ..quiet(End::Orderly, Take::All)
+    };
+    let client = quiet(End::Truncated, Take::All);
+    let reason = run_with(&client, &server, OnTruncation::Close, None);
+    assert_eq!(reason, Some(Reason::ClientTruncated));
 }
 
 /// The write finds the reset, and the read then an end like any other.
@@ -148,7 +209,7 @@ fn a_turn_that_was_used_up_is_followed_by_another() {
         .unwrap()
         .block_on(async {
             let start = tokio::time::Instant::now();
-            let reason = check(&endless, &endless, None).await;
+            let reason = check(&endless, &endless, OnTruncation::Reset, None).await;
             assert_eq!(reason, Some(Reason::Ok));
             // Forgotten, it would have gone on when the next timer fired.
             assert_eq!(start.elapsed(), Duration::ZERO);

@@ -21,6 +21,7 @@ mod caps_what_it_takes_on;
 mod carries_bytes_unchanged;
 mod checks_health_over_tls;
 mod confines_itself;
+mod connection_ends;
 mod crl_selection;
 mod documents_its_metrics;
 mod ends_floods_of_key_updates;

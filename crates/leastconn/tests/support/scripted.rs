@@ -31,8 +31,12 @@ pub(crate) enum Step {
 pub(crate) enum End {
     /// In order.
     Orderly,
-    /// With an error.
+    /// With a reset.
     Reset,
+    /// Without the protocol's own end.
+    Truncated,
+    /// With a protocol error.
+    Broken,
     /// Never: silence.
     Silent,
 }
@@ -46,6 +50,8 @@ pub(crate) enum Take {
     Closed,
     /// `ConnectionReset`; reading then finds an end, as the system reports it.
     Reset,
+    /// A protocol error, after which only the alert can be flushed.
+    Broken,
     /// Nothing is taken, ever.
     Stuck,
 }
@@ -84,6 +90,11 @@ struct Scripted {
     reset: bool,
     /// Writing found it before reading found an end: there is no orderly one.
     broke_off: bool,
+    /// Reading found a truncation or a protocol error.
+    faulty: bool,
+    /// Writing found a protocol error.
+    exhausted: bool,
+    policy: OnTruncation,
     /// What was written to it.
     taken: Vec<u8>,
     /// How much of it was flushed.
@@ -94,7 +105,7 @@ struct Scripted {
 }
 
 impl Scripted {
-    fn new(side: u8, script: &Script) -> Self {
+    fn new(side: u8, script: &Script, policy: OnTruncation) -> Self {
         Self {
             side,
             reads: script.reads.clone().into_iter(),
@@ -107,6 +118,9 @@ impl Scripted {
             ended: false,
             reset: false,
             broke_off: false,
+            faulty: false,
+            exhausted: false,
+            policy,
             taken: Vec::new(),
             flushed: 0,
             writer_broke: false,
@@ -137,6 +151,8 @@ impl Scripted {
             None => match self.take {
                 Take::All => Poll::Ready(Ok(usize::MAX)),
                 Take::Stuck => Poll::Pending,
+                // Only writing finds it.
+                Take::Broken => Poll::Ready(Ok(0)),
                 Take::Closed => {
                     self.writer_broke = true;
                     Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
@@ -204,6 +220,18 @@ impl AsyncRead for Scripted {
                     self.reset = true;
                     Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
                 }
+                End::Truncated => {
+                    self.ended = true;
+                    self.broke_off = self.policy == OnTruncation::Reset;
+                    self.faulty = true;
+                    Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()))
+                }
+                End::Broken => {
+                    self.ended = true;
+                    self.broke_off = true;
+                    self.faulty = true;
+                    Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
+                }
             },
         }
     }
@@ -217,7 +245,12 @@ impl AsyncWrite for Scripted {
     ) -> Poll<io::Result<usize>> {
         assert!(!self.shut, "written after the end of sending");
         assert!(!bytes.is_empty(), "nothing to write");
+        assert!(!self.exhausted, "written after a protocol error");
         let count = std::task::ready!(self.poll_take(cx))?.min(bytes.len());
+        if count == 0 {
+            self.exhausted = true;
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
         self.taken.extend_from_slice(&bytes[..count]);
         Poll::Ready(Ok(count))
     }
@@ -256,14 +289,19 @@ const HALF_CLOSE: Duration = Duration::from_secs(10);
 ///
 /// # Panics
 /// When a law is broken.
-pub(crate) async fn check(client: &Script, server: &Script, polls: Option<u32>) -> Option<Reason> {
-    let mut down = Scripted::new(0, client);
-    let mut up = Scripted::new(0xa5, server);
+pub(crate) async fn check(
+    client: &Script,
+    server: &Script,
+    policy: OnTruncation,
+    polls: Option<u32>,
+) -> Option<Reason> {
+    let mut down = Scripted::new(0, client, policy);
+    let mut up = Scripted::new(0xa5, server, policy);
     let traffic = Traffic::default();
     let timeouts = RelayPolicy {
         idle: Some(IDLE),
         half_close: Some(HALF_CLOSE),
-        on_truncation: OnTruncation::Reset,
+        on_truncation: policy,
     };
     let reason = {
         let mut relaying = pin!(relay(&mut down, &mut up, &timeouts, &traffic));
@@ -307,7 +345,7 @@ pub(crate) async fn check(client: &Script, server: &Script, polls: Option<u32>) 
         }
         match reason {
             // Closing must not look like an orderly end where there was none.
-            Some(Reason::Ok) => assert!(to.shut && !to.aborted),
+            Some(Reason::Ok) => assert!(to.shut && !to.aborted && !from.faulty),
             Some(Reason::IdleTimeout) if !to.aborted => {
                 assert_eq!(to.taken.len(), from.given, "idle with bytes unsent");
             }
@@ -328,16 +366,35 @@ pub(crate) async fn check(client: &Script, server: &Script, polls: Option<u32>) 
             assert_eq!(to.flushed, from.given, "waited with bytes unflushed");
         }
     }
+    // Nothing can be delivered to such a side.
+    let lost = |to: &Scripted| to.writer_broke || to.reset || to.faulty || to.exhausted;
     match reason {
         Some(Reason::ClientReset) => {
             assert!(down.reset || down.writer_broke);
             // What it sent before was delivered, unless the server went as well.
-            assert!(up.writer_broke || up.reset || up.flushed == down.given);
+            assert!(lost(&up) || up.flushed == down.given);
         }
         Some(Reason::ServerReset) => assert!(up.reset || up.writer_broke),
+        Some(Reason::ClientTruncated) => {
+            assert!(down.faulty && client.end == End::Truncated);
+            assert!(lost(&up) || up.flushed == down.given);
+        }
+        Some(Reason::ServerTruncated) => {
+            assert!(up.faulty && server.end == End::Truncated);
+            assert!(lost(&down) || down.flushed == up.given);
+        }
+        Some(Reason::TlsError) => {
+            let broke = |side: &Scripted, script: &Script| {
+                side.exhausted || side.faulty && script.end == End::Broken
+            };
+            assert!(broke(&down, client) || broke(&up, server));
+        }
         Some(Reason::IdleTimeout) => assert!(!up.shut && !down.shut),
         Some(Reason::HalfCloseTimeout) => {
-            assert!(up.shut || down.shut || up.writer_broke || down.writer_broke);
+            let shut = up.shut || down.shut;
+            let broke =
+                |side: &Scripted| side.writer_broke || side.reset || side.faulty || side.exhausted;
+            assert!(shut || broke(&up) || broke(&down));
         }
         _ => {}
     }

@@ -89,6 +89,8 @@ pub(super) struct Flow<'a> {
     pub(super) write_error: Option<io::Error>,
     /// Bytes were discarded because only an alert may follow.
     is_abandoned: bool,
+    /// The writer's connection was reset by us.
+    is_reset: bool,
     /// Boxed: only connections that break need it.
     delivery: Option<Box<Delivery>>,
     carried: u64,
@@ -113,6 +115,7 @@ impl<'a> Flow<'a> {
             read_error: None,
             write_error: None,
             is_abandoned: false,
+            is_reset: false,
             delivery: None,
             carried: 0,
             meter,
@@ -193,6 +196,16 @@ impl<'a> Flow<'a> {
         };
     }
 
+    /// Resets the writer's connection now, not when its stream is dropped.
+    pub(super) fn reset_writer(&mut self, writer: &impl Stream) {
+        if !std::mem::replace(&mut self.is_reset, true)
+            && let Some(socket) = writer.socket()
+        {
+            // Fails only for a socket that is already gone.
+            let _ = rustix::net::connect_unspec(socket);
+        }
+    }
+
     /// Waits, where everything was passed on, until it was acknowledged.
     pub(super) fn confirm(&mut self) {
         if self.phase == Phase::Done {
@@ -248,7 +261,7 @@ impl<'a> Flow<'a> {
             if self.is_over() {
                 return Poll::Ready(());
             }
-            if self.taken < unsent.len() {
+            if self.taken < unsent.len() && !self.is_abandoned {
                 self.unsent = unsent;
                 return Poll::Pending;
             }
@@ -282,7 +295,7 @@ impl<'a> Flow<'a> {
                     return Poll::Pending;
                 }
                 let taken = self.write(cx, writer, &scratch[..filled]);
-                if taken < filled && !self.is_over() {
+                if taken < filled && !self.is_over() && !self.is_abandoned {
                     self.unsent = scratch[taken..filled].to_vec();
                 }
                 let much = filled + scratch.len() / LITTLE > scratch.len();

@@ -67,6 +67,19 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
             // The flows were polled before this was known.
             cx.waker().wake_by_ref();
         }
+        self.reset_early();
+    }
+
+    /// Resets a side that gets nothing more, where the other one has yet to
+    /// acknowledge what it was sent: it need not wait for that.
+    fn reset_early(&mut self) {
+        let (forth, back) = (&mut self.client_to_server, &mut self.server_to_client);
+        if forth.phase == Phase::Broken && back.phase == Phase::Breaking {
+            forth.reset_writer(self.upstream);
+        }
+        if back.phase == Phase::Broken && forth.phase == Phase::Breaking {
+            back.reset_writer(self.downstream);
+        }
     }
 
     /// Has each flow end as the faults of both sides demand. Returns whether
