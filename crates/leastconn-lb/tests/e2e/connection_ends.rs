@@ -111,7 +111,8 @@ async fn receiver_that_resets_ends_the_wait_at_once(records: Records) {
 /// answer.
 async fn early_answer_is_delivered_to_an_uploading_client(records: Records) {
     let rig = Rig::start(records, &[]).await;
-    for transport in [Transport::Plain, Transport::Tls12, Transport::Tls13] {
+    let all = Transport::ALL.into_iter();
+    for (transport, finishes) in all.flat_map(|each| [(each, false), (each, true)]) {
         let (mut client, mut server) = rig.connect(transport, Transport::Plain, "reset").await;
         let source = client.local_addr();
         server.send(&pattern(0, DATA)).await;
@@ -122,6 +123,9 @@ async fn early_answer_is_delivered_to_an_uploading_client(records: Records) {
         for _ in 0..20 {
             client.send(&[0; 1000]).await;
             tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if finishes {
+            client.finish().await;
         }
         let (bytes, end) = client.read_to_end().await;
         assert!(bytes == pattern(0, DATA), "{transport:?}: {}", bytes.len());

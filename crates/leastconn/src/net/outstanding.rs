@@ -19,14 +19,11 @@ pub(super) enum Outstanding {
 
 #[cfg(target_os = "linux")]
 pub(super) fn outstanding(socket: &TcpStream) -> Outstanding {
-    use rustix::event::PollFlags;
-    let Ok(ready) = poll(socket) else {
+    // A reset connection has no peer.
+    let (Ok(local), Ok(peer)) = (socket.local_addr(), socket.peer_addr()) else {
         return Outstanding::Nothing;
     };
-    if ready.intersects(PollFlags::ERR | PollFlags::HUP) {
-        return Outstanding::Nothing;
-    }
-    match diag::write_queue(socket) {
+    match diag::write_queue(socket, local, peer) {
         Ok(0) => Outstanding::Nothing,
         Ok(count) => Outstanding::Bytes(count),
         Err(_) if is_sent(socket) => Outstanding::Nothing,
@@ -40,27 +37,22 @@ pub(super) fn outstanding(_: &TcpStream) -> Outstanding {
     Outstanding::Nothing
 }
 
-/// What the socket is ready for now.
-#[cfg(target_os = "linux")]
-fn poll(socket: &TcpStream) -> rustix::io::Result<rustix::event::PollFlags> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut fds = [PollFd::new(socket, PollFlags::OUT)];
-    poll(&mut fds, Some(&Timespec::default()))?;
-    Ok(fds[0].revents())
-}
-
 /// Whether everything was sent, and acknowledged but for one small segment.
 ///
 /// A socket is writable when it has no more unsent bytes than `TCP_NOTSENT_LOWAT`
 /// allows, and when what is unsent or unacknowledged takes less than two thirds of
 /// its send buffer: of the smallest, that is less than two segments take. The
-/// socket cannot be used for sending in earnest afterwards.
+/// socket cannot be used for sending in earnest afterwards. After the end of
+/// sending, it is always writable.
 #[cfg(target_os = "linux")]
 fn is_sent(socket: &TcpStream) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let options = socket2::SockRef::from(socket);
     let _ = options.set_tcp_notsent_lowat(1);
     let _ = options.set_send_buffer_size(0);
-    poll(socket).is_ok_and(|ready| ready.contains(rustix::event::PollFlags::OUT))
+    let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+    let polled = poll(&mut fds, Some(&Timespec::default()));
+    polled.is_err() || fds[0].revents().contains(PollFlags::OUT)
 }
 
 /// The kernel's socket diagnostics: `linux/inet_diag.h`.
@@ -95,12 +87,12 @@ mod diag {
     /// # Errors
     /// If the kernel does not answer, or does not find the socket: it may belong to
     /// another network namespace, or be closed already.
-    pub(super) fn write_queue(socket: &TcpStream) -> io::Result<u32> {
-        let request = request(
-            socket.local_addr()?,
-            socket.peer_addr()?,
-            socket_cookie(socket)?,
-        );
+    pub(super) fn write_queue(
+        socket: &TcpStream,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) -> io::Result<u32> {
+        let request = request(local, peer, socket_cookie(socket)?);
         let netlink = socket_with(
             AddressFamily::NETLINK,
             SocketType::DGRAM,
