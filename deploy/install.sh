@@ -30,7 +30,7 @@ zsh zsh/site-functions/_leastconn-lb
 fish fish/vendor_completions.d/leastconn-lb.fish
 SHELLS
 
-for unit in deploy/systemd/leastconn.*; do
+for unit in deploy/systemd/leastconn.* deploy/systemd/leastconn-crl.*; do
   install -d "$DESTDIR$lib/systemd/system"
   sed "s#/usr/bin/leastconn-lb#$PREFIX/bin/leastconn-lb#" "$unit" >"$DESTDIR$lib/systemd/system/${unit##*/}"
 done

@@ -10,12 +10,12 @@ if ! command -v systemd-analyze >/dev/null; then
 fi
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-for unit in leastconn.*; do
+for unit in leastconn.* leastconn-crl.*; do
   # The program and its manual page need not be installed for it.
   sed 's#/usr/bin/leastconn-lb#/bin/true#; /^Documentation=/d' "$unit" >"$dir/$unit"
 done
-said=$(systemd-analyze verify "$dir"/leastconn.* 2>&1) || { echo "$said" >&2 && exit 1; }
-if grep -F leastconn. <<<"$said" >&2; then exit 1; fi
+said=$(systemd-analyze verify "$dir"/leastconn* 2>&1) || { echo "$said" >&2 && exit 1; }
+if grep -E 'leastconn(-crl)?\.' <<<"$said" >&2; then exit 1; fi
 if ! systemd-analyze --help | grep -q -- --offline; then
   echo 'systemd is older than 250; exposure not rated'
   exit 0

@@ -23,8 +23,9 @@ pub use connections::{Connection, Connections, ConnectionsQuery, Stage};
 pub use history::{History, HistoryQuery, Sample, Samples};
 pub use servers::{Server, Servers, ServersQuery, SlowStart, UpstreamSummary};
 pub use status::{
-    BlockedFile, Certificate, Changes, Configuration, Deviation, FailedUpgrade, ListenerStatus,
-    LogStatus, OldProcess, Phase, Reload, ReloadOutcome, Status, Totals,
+    BlockedFile, Certificate, CertificateKind, CertificateState, Changes, Configuration, Deviation,
+    FailedUpgrade, ListenerStatus, LogStatus, OldProcess, Phase, Reload, ReloadOutcome, Status,
+    Totals,
 };
 
 use crate::{control::Control, shared::Shared};

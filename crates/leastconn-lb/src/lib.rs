@@ -15,6 +15,7 @@ pub mod crl;
 pub mod dashboard;
 pub mod descriptors;
 pub(crate) mod environment;
+pub mod expiry;
 pub(crate) mod figures;
 pub(crate) mod files;
 pub mod identity;

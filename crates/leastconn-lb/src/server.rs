@@ -15,7 +15,7 @@ use crate::{
     admin::{self, Admin},
     config::{Config, FileKind},
     control::Control,
-    descriptors, files,
+    descriptors, expiry, files,
     inherited::Inherited,
     listener::{Common, Listener},
     live::Registry,
@@ -212,6 +212,7 @@ impl Prepared {
         let addresses = reloader.addresses();
         let mut lasting = JoinSet::new();
         lasting.spawn(sweep(Arc::clone(&shared)));
+        lasting.spawn(expiry::watch(Arc::clone(&shared)));
         lasting.spawn(watch(Arc::clone(&reloader), Events::new()));
         let mut server = Server {
             shared,

@@ -18,7 +18,7 @@ use crate::{
     shared,
 };
 
-pub use certificate::Certificate;
+pub use certificate::{Certificate, CertificateKind, CertificateState};
 
 /// The balancer as a whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -37,6 +37,9 @@ pub enum PkiCommand {
         /// Days until the revocation list must be renewed
         #[arg(long, value_name = "N", default_value_t = 30, value_parser = days())]
         days: u32,
+        /// Replace this copy of the list too, for example the one that `crl` names
+        #[arg(long, value_name = "FILE")]
+        copy: Vec<PathBuf>,
     },
     /// Sign ca.crl anew, before it expires
     Crl {
@@ -45,6 +48,9 @@ pub enum PkiCommand {
         /// Days until the revocation list must be renewed
         #[arg(long, value_name = "N", default_value_t = 30, value_parser = days())]
         days: u32,
+        /// Replace this copy of the list too, for example the one that `crl` names
+        #[arg(long, value_name = "FILE")]
+        copy: Vec<PathBuf>,
     },
 }
 
@@ -107,8 +113,13 @@ pub fn run_to(command: PkiCommand, out: &mut dyn Write) -> Result<(), PkiError> 
             crl_days,
         } => init(&dir, &cn, days, crl_days, out),
         PkiCommand::Issue(args) => issue(args, out),
-        PkiCommand::Revoke { dir, cert, days } => revoke(&dir, &cert, days, out),
-        PkiCommand::Crl { dir, days } => renew(&dir, days, out),
+        PkiCommand::Revoke {
+            dir,
+            cert,
+            days,
+            copy,
+        } => revoke(&dir, &cert, days, &copy, out),
+        PkiCommand::Crl { dir, days, copy } => renew(&dir, days, &copy, out),
     }
 }
 
@@ -125,7 +136,7 @@ fn init(
     for path in authority.save(dir)? {
         wrote(&path, out);
     }
-    write_crl(dir, &crl, out)
+    write_crl(dir, &crl, &[], out)
 }
 
 fn issue(args: Issue, out: &mut dyn Write) -> Result<(), PkiError> {
@@ -174,7 +185,13 @@ fn issue(args: Issue, out: &mut dyn Write) -> Result<(), PkiError> {
     Ok(())
 }
 
-fn revoke(dir: &Path, cert: &Path, days: u32, out: &mut dyn Write) -> Result<(), PkiError> {
+fn revoke(
+    dir: &Path,
+    cert: &Path,
+    days: u32,
+    copies: &[PathBuf],
+    out: &mut dyn Write,
+) -> Result<(), PkiError> {
     let _lock = Lock::take(dir)?;
     let authority = Authority::load(dir)?;
     let mut list = RevocationList::load(&dir.join(CA_CRL), &authority)?;
@@ -182,20 +199,27 @@ fn revoke(dir: &Path, cert: &Path, days: u32, out: &mut dyn Write) -> Result<(),
         let _ = writeln!(out, "{} was revoked already", cert.display());
         return Ok(());
     }
-    write_crl(dir, &authority.crl(&list, days)?, out)
+    write_crl(dir, &authority.crl(&list, days)?, copies, out)
 }
 
-fn renew(dir: &Path, days: u32, out: &mut dyn Write) -> Result<(), PkiError> {
+fn renew(dir: &Path, days: u32, copies: &[PathBuf], out: &mut dyn Write) -> Result<(), PkiError> {
     let _lock = Lock::take(dir)?;
     let authority = Authority::load(dir)?;
     let list = RevocationList::load(&dir.join(CA_CRL), &authority)?;
-    write_crl(dir, &authority.crl(&list, days)?, out)
+    write_crl(dir, &authority.crl(&list, days)?, copies, out)
 }
 
-fn write_crl(dir: &Path, pem: &str, out: &mut dyn Write) -> Result<(), PkiError> {
-    let path = dir.join(CA_CRL);
-    write_public(&path, pem, Overwrite::Allow)?;
-    wrote(&path, out);
+fn write_crl(
+    dir: &Path,
+    pem: &str,
+    copies: &[PathBuf],
+    out: &mut dyn Write,
+) -> Result<(), PkiError> {
+    // The CA's own first: it is what the next list is made from.
+    for path in std::iter::once(&dir.join(CA_CRL)).chain(copies) {
+        write_public(path, pem, Overwrite::Allow)?;
+        wrote(path, out);
+    }
     Ok(())
 }
 

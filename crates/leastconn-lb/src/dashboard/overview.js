@@ -170,11 +170,15 @@ export function certificates(status) {
   // By the balancer's clock, which is the one that counts.
   const now = Date.parse(status.time);
   const left = (one) => Date.parse(one.not_after) - now;
-  const soon = all.filter((one) => left(one) < SOON);
-  $("expiring").hidden = soon.length === 0;
-  const worst = soon.some((one) => left(one) < 2 * DAY) ? "bad" : "warn";
+  // Lists are renewed often: theirs is relative to how long they are valid.
+  const isSoon = (one) => (one.kind === "crl" ? one.state !== "valid" : left(one) < SOON);
+  const isUrgent = (one) => (one.kind === "crl" ? one.state !== "expires_soon" : left(one) < 2 * DAY);
+  const soon = all.filter(isSoon);
+  const dead = all.flatMap((one) => (one.expired ?? []).map((name) => `${one.file}: ${name} has expired, its clients are refused`));
+  $("expiring").hidden = soon.length + dead.length === 0;
+  const worst = soon.some(isUrgent) || dead.length > 0 ? "bad" : "warn";
   $("expiring").className = `banner ${worst}`;
-  lines($("expiring-files"), soon.slice(0, SHOWN).map((one) => `${one.file} ${runsOut(left(one))}`));
+  lines($("expiring-files"), [...dead, ...soon.map((one) => `${one.file} ${expires(one, left(one))}`)].slice(0, SHOWN));
   keyed($("certificates"), shown, (one) => `${one.file} ${one.not_after}`, (one) => {
     const days = el("span", "badge");
     const heading = el(
@@ -189,7 +193,7 @@ export function certificates(status) {
       element: el("tr", "", heading, el("td", "num", days)),
       update: (one) => {
         const ms = left(one);
-        const kind = ms < SOON ? "bad" : ms < LATER ? "warn" : "good";
+        const kind = one.kind === "crl" ? LISTS[one.state] : ms < SOON ? "bad" : ms < LATER ? "warn" : "good";
         badge(days, ms < 0 ? `expired ${as.span(-ms)} ago` : ms < 2 * DAY ? as.span(ms) : as.plural(one.days_left, "day"), kind);
         attribute(days, "data-value", one.days_left);
       },
@@ -197,7 +201,13 @@ export function certificates(status) {
   });
 }
 
-const runsOut = (ms) => (ms < 0 ? `ran out ${as.span(-ms)} ago` : `runs out in ${as.span(ms)}`);
+const LISTS = { valid: "good", expires_soon: "warn", expires_now: "bad", expired: "bad" };
+
+function expires(one, ms) {
+  if (ms >= 0) return `expires in ${as.span(ms)}`;
+  const consequence = one.kind === "crl" ? `: clients of ${one.name} are refused (crl_expired)` : "";
+  return `expired ${as.span(-ms)} ago${consequence}`;
+}
 
 function lines(list, wanted) {
   keyed(list, wanted, (line) => line, (line) => ({ element: el("li", "", line), update() {} }));

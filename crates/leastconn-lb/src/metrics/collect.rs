@@ -129,11 +129,11 @@ impl<O: Observed> Collector for Collect<O> {
         dated.sort();
         // One series, however many tables name it, and whatever it was to them: some
         // may have it from before it changed.
-        let files = |dated: &[&Dated]| {
+        let files = |dated: &[&Dated], value: fn(&Dated) -> i64| {
             let of = |all: &[&Dated]| {
-                let file = all.first()?.file.clone();
-                let first = all.iter().map(|dated| dated.ends).min()?;
-                Some((OfFile { file }, ConstGauge::new(first)))
+                let first = all.iter().min_by_key(|dated| dated.ends)?;
+                let file = first.file.clone();
+                Some((OfFile { file }, ConstGauge::new(value(first))))
             };
             let same = dated.chunk_by(|a, b| a.file == b.file);
             same.filter_map(of).collect::<Vec<_>>()
@@ -143,16 +143,23 @@ impl<O: Observed> Collector for Collect<O> {
         family(
             &mut encoder,
             "leastconn_certificate_not_after_seconds",
-            "When a file's first certificate or list runs out, in UNIX seconds",
+            "When a file's first certificate or list in force expires, in UNIX seconds",
             MetricType::Gauge,
-            files(&all).into_iter(),
+            files(&all, |dated| dated.ends).into_iter(),
         )?;
         family(
             &mut encoder,
             "leastconn_crl_next_update_seconds",
-            "When a file's first revocation list runs out, in UNIX seconds",
+            "When a file's first revocation list expires, in UNIX seconds",
             MetricType::Gauge,
-            files(&lists).into_iter(),
+            files(&lists, |dated| dated.ends).into_iter(),
+        )?;
+        family(
+            &mut encoder,
+            "leastconn_crl_this_update_seconds",
+            "When that revocation list was issued, in UNIX seconds",
+            MetricType::Gauge,
+            files(&lists, |dated| dated.begins).into_iter(),
         )?;
         single(
             &mut encoder,

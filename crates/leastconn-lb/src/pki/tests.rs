@@ -194,6 +194,20 @@ fn the_list_can_be_renewed_without_revoking_anything() {
 }
 
 #[test]
+fn copies_of_the_list_are_replaced_too() {
+    let dir = new_ca();
+    pki(dir.path(), &["issue", "DIR", "--cn", "a"]).unwrap();
+    let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
+    std::fs::write(dir.path().join("copy.crl"), "an older one").unwrap();
+    pki(dir.path(), &["crl", "DIR", "--copy", "DIR/copy.crl"]).unwrap();
+    assert_eq!(read(CA_CRL), read("copy.crl"));
+    let revoke = ["revoke", "DIR", "DIR/a.crt", "--copy", "DIR/copy.crl"];
+    pki(dir.path(), &revoke).unwrap();
+    assert_eq!(read(CA_CRL), read("copy.crl"));
+    assert!(verify(dir.path(), "a.crt").is_err());
+}
+
+#[test]
 fn a_server_certificate_is_no_client_certificate() {
     let dir = new_ca();
     pki(

@@ -22,6 +22,7 @@ mod carries_bytes_unchanged;
 mod checks_health_over_tls;
 mod confines_itself;
 mod connection_ends;
+mod crl_expiry;
 mod crl_selection;
 mod documents_its_metrics;
 mod ends_floods_of_key_updates;

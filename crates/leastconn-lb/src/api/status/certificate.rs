@@ -13,7 +13,7 @@ pub struct Certificate {
     pub file: String,
     /// What it holds.
     #[serde(default)]
-    pub kind: Kind,
+    pub kind: CertificateKind,
     /// The subject of the certificate, or the issuer of the list, that decides how long
     /// the file is good: what expires first, of authorities the first in force.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -24,7 +24,7 @@ pub struct Certificate {
     pub days_left: i64,
     /// How soon that is.
     #[serde(default)]
-    pub state: State,
+    pub state: CertificateState,
     /// Authorities of the file that have expired: their clients are refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expired: Vec<String>,
@@ -33,7 +33,7 @@ pub struct Certificate {
 /// What a file holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum CertificateKind {
     /// A certificate of the balancer, with those above it.
     #[default]
     Certificate,
@@ -46,7 +46,7 @@ pub enum Kind {
 /// How soon a certificate or list expires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum CertificateState {
     /// Not soon.
     #[default]
     Valid,
@@ -58,7 +58,7 @@ pub enum State {
     Expired,
 }
 
-impl From<Urgency> for State {
+impl From<Urgency> for CertificateState {
     fn from(urgency: Urgency) -> Self {
         match urgency {
             Urgency::Fine => Self::Valid,
@@ -69,7 +69,7 @@ impl From<Urgency> for State {
     }
 }
 
-impl From<FileKind> for Kind {
+impl From<FileKind> for CertificateKind {
     fn from(kind: FileKind) -> Self {
         match kind {
             FileKind::Chain => Self::Certificate,

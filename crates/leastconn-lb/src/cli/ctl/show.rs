@@ -5,8 +5,8 @@ use leastconn::{AdminState, Reason};
 use super::table::{Cell, Paper, Side, Table, Tone};
 use crate::{
     api::{
-        Certificate, Clients, Connections, ListenerStatus, Phase, ReloadOutcome, ServerState,
-        Servers, Stage, StateSet, Status, UpstreamSummary,
+        Certificate, CertificateKind, CertificateState, Clients, Connections, ListenerStatus,
+        Phase, ReloadOutcome, ServerState, Servers, Stage, StateSet, Status, UpstreamSummary,
     },
     figures,
 };
@@ -130,15 +130,19 @@ pub(super) fn status(status: &Status, paper: &Paper) -> String {
         ),
     );
     let ending = status.certificates.iter();
-    let ending: Vec<_> = ending.filter(|file| file.days_left < SOON).collect();
-    if ending.is_empty() && !status.certificates.is_empty() {
-        row("certificates", &format!("none runs out within {SOON} days"));
+    let ending = ending.filter(|file| is_worth_a_line(file));
+    let mut lines: Vec<_> = ending.map(|file| expires(file, paper)).collect();
+    for file in &status.certificates {
+        lines.extend(file.expired.iter().map(|name| {
+            let text = format!("{}: {name} has EXPIRED, its clients are refused", file.file);
+            paper.paint(&text, Tone::Bad)
+        }));
     }
-    for (n, file) in ending.into_iter().enumerate() {
-        row(
-            if n == 0 { "certificates" } else { "" },
-            &runs_out(file, paper),
-        );
+    if lines.is_empty() && !status.certificates.is_empty() {
+        lines.push(format!("none expires within {SOON} days, no list soon"));
+    }
+    for (n, line) in lines.iter().enumerate() {
+        row(if n == 0 { "certificates" } else { "" }, line);
     }
     out.push('\n');
     out.push_str(&listeners(&status.listeners, paper));
@@ -149,14 +153,32 @@ pub(super) fn status(status: &Status, paper: &Paper) -> String {
     out
 }
 
-fn runs_out(file: &Certificate, paper: &Paper) -> String {
-    let (when, tone) = match file.days_left {
-        ..0 => ("has RUN OUT".to_owned(), Tone::Bad),
-        0 => ("runs out TODAY".to_owned(), Tone::Bad),
-        1 => ("runs out in 1 day".to_owned(), Tone::Bad),
-        days => (format!("runs out in {days} days"), Tone::Odd),
+/// Lists are renewed often: theirs is relative to how long they are valid.
+fn is_worth_a_line(file: &Certificate) -> bool {
+    match file.kind {
+        CertificateKind::Crl => file.state != CertificateState::Valid,
+        _ => file.days_left < SOON,
+    }
+}
+
+fn expires(file: &Certificate, paper: &Paper) -> String {
+    let is_list = file.kind == CertificateKind::Crl;
+    let (when, tone) = match (file.state, file.days_left) {
+        (CertificateState::Expired, _) if is_list => (
+            "has EXPIRED: clients of its issuer are refused (crl_expired)".to_owned(),
+            Tone::Bad,
+        ),
+        (CertificateState::Expired, _) | (_, ..0) => ("has EXPIRED".to_owned(), Tone::Bad),
+        (_, 0) => ("expires TODAY".to_owned(), Tone::Bad),
+        (_, 1) => ("expires in 1 day".to_owned(), Tone::Bad),
+        (CertificateState::ExpiresNow, days) => (format!("expires in {days} days"), Tone::Bad),
+        (_, days) => (format!("expires in {days} days"), Tone::Odd),
     };
-    let text = format!("{} {when}, {}", file.file, file.not_after);
+    let name = match &*file.name {
+        "" => String::new(),
+        name => format!(" ({name})"),
+    };
+    let text = format!("{}{name} {when}, {}", file.file, file.not_after);
     paper.paint(&text, tone)
 }
 

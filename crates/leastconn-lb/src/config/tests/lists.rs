@@ -1,11 +1,14 @@
 //! Which revocation lists are of use, and what is said of the others.
 
 use leastconn_testkit::pki::{list_of_version_1, list_without_next_update};
-use rcgen::{CertificateRevocationListParams, KeyIdMethod, SerialNumber, date_time_ymd};
+use rcgen::{
+    CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    SerialNumber, date_time_ymd,
+};
 
 use super::{
     PLAIN, TODAY, reading,
-    tls::{Authority, Pki, crl},
+    tls::{ALL, Authority, Pki, authority, crl},
 };
 
 /// In lines of their own, to tell the places apart.
@@ -92,5 +95,174 @@ fn what_is_wrong_with_a_list_that_was_changed_is_said_with_its_path() {
     assert!(
         lines.len() == 1 && lines[0].starts_with(&said),
         "{lines:#?}"
+    );
+}
+
+/// A list of 2026, between these days of the year's months.
+fn list_between(by: &Issuer<'_, KeyPair>, number: u64, from: (u8, u8), to: (u8, u8)) -> String {
+    let params = CertificateRevocationListParams {
+        this_update: date_time_ymd(2026, from.0, from.1),
+        next_update: date_time_ymd(2026, to.0, to.1),
+        crl_number: SerialNumber::from(number),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    params.signed_by(by).unwrap().pem().unwrap()
+}
+
+#[test]
+fn older_list_is_ignored_with_a_warning() {
+    let pki = Pki::new();
+    // Expired, which does not matter any more; and in a file of its own.
+    pki.write("old.crl", list_between(&pki.ca, 1, (5, 1), (5, 30)));
+    pki.write("new.crl", list_between(&pki.ca, 2, (6, 1), (9, 1)));
+    for order in ["\"old.crl\", \"new.crl\"", "\"new.crl\", \"old.crl\""] {
+        let tls = ALL.replace("crl = \"ca.crl\"", &format!("crl = [{order}]"));
+        assert_eq!(
+            pki.says(&tls),
+            [
+                "warning: \"old.crl\": the list of `CN=the CA` is an older one and is ignored: \
+                 number 1 of 2026-05-01T00:00:00Z; in force is number 2 of 2026-06-01T00:00:00Z \
+                 in \"new.crl\""
+            ]
+        );
+    }
+}
+
+#[test]
+fn expired_list_among_several_is_named() {
+    let pki = Pki::new();
+    let others = ["one", "two"].map(|name| authority(name, 2020, 2040));
+    let authorities: String = others.iter().map(|other| other.pem()).collect();
+    pki.write("ca.crt", pki.ca.pem() + &authorities);
+    let lists = [
+        list_between(&pki.ca, 1, (6, 1), (9, 1)),
+        list_between(&others[0], 1, (5, 1), (5, 30)),
+        list_between(&others[1], 1, (6, 1), (9, 1)),
+    ];
+    pki.write("ca.crl", lists.concat());
+    let said = pki.says(ALL);
+    assert!(
+        said.len() == 1
+            && said[0].starts_with(
+                "error: \"ca.crl\": the list of `CN=one` (list 2 of 3) expired at \
+                 2026-05-30T00:00:00Z"
+            ),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn list_that_expires_soon_is_warned_of() {
+    let pki = Pki::new();
+    // It is noon of June 15.
+    for (from, to, warned) in [
+        ((6, 10), (7, 10), false),
+        ((5, 21), (6, 20), true),
+        ((6, 15), (6, 16), false),
+        ((6, 1), (6, 16), true),
+    ] {
+        pki.write("ca.crl", list_between(&pki.ca, 1, from, to));
+        let said = pki.says(ALL);
+        let is_warned = said.iter().any(|line| {
+            line.starts_with("warning: \"ca.crl\": the list of `CN=the CA` expires at 2026-")
+        });
+        assert_eq!(
+            (is_warned, said.len()),
+            (warned, usize::from(warned)),
+            "{said:?}"
+        );
+    }
+}
+
+#[test]
+fn why_a_list_is_not_signed_is_said() {
+    let pki = Pki::new();
+    let good = list_between(&pki.ca, 1, (6, 1), (9, 1));
+    // ecdsa-with-SHA256 becomes ecdsa-with-SHA224, in both places.
+    let mut der = crl(&pki.ca, (2027, 1, 1)).der().to_vec();
+    let oid = b"\x2a\x86\x48\xce\x3d\x04\x03\x02";
+    while let Some(at) = der.windows(oid.len()).position(|window| window == oid) {
+        der[at + oid.len() - 1] = 1;
+    }
+    pki.write("ca.crl", der);
+    let said = pki.says(ALL);
+    assert!(
+        said[0].starts_with(
+            "error: \"ca.crl\": the list of `CN=the CA` is signed with SHA-224, which is not \
+             supported; have it signed with SHA-256 or better"
+        ),
+        "{said:?}"
+    );
+
+    let below = authority("below", 2020, 2040);
+    pki.write("ca.crl", good + &list_between(&below, 1, (6, 1), (9, 1)));
+    let said = pki.says(ALL);
+    assert!(
+        said[0].starts_with(
+            "error: \"ca.crl\": the list of `CN=below` (list 2 of 2) is not signed by any \
+             authority of `client_ca`; `CN=below` is not in `client_ca`; if `CN=below` is an \
+             intermediate that issues certificates, put its certificate into `client_ca` too"
+        ),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn authority_without_crl_sign_signs_no_list() {
+    let pki = Pki::new();
+    let mut params = super::tls::server_params();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "no lists");
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(2040, 1, 1);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    // rcgen refuses to sign with it as it is.
+    params.key_usages.push(KeyUsagePurpose::CrlSign);
+    let issuer = Issuer::new(params, key);
+    pki.write("ca.crt", pki.ca.pem() + &certificate.pem());
+    let lists =
+        list_between(&pki.ca, 1, (6, 1), (9, 1)) + &list_between(&issuer, 1, (6, 1), (9, 1));
+    pki.write("ca.crl", lists);
+    let said = pki.says(ALL);
+    assert!(
+        said[0].contains("is signed by an authority whose key usage lacks cRLSign; issue the"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn expired_list_is_tolerated_by_who_only_looks() {
+    let pki = Pki::new();
+    pki.write("ca.crl", list_between(&pki.ca, 1, (5, 1), (5, 30)));
+    let path = pki.dir.path().join("leastconn.toml");
+    std::fs::write(&path, text()).unwrap();
+    assert!(crate::config::load(&path).is_err());
+    let loaded = crate::config::load_with_expired(&path).unwrap();
+    let warnings: Vec<_> = loaded.warnings.lines().collect();
+    assert!(
+        warnings
+            .iter()
+            .any(|line| line.contains("expired at 2026-05-30")),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn too_many_authorities_are_warned_of() {
+    let pki = Pki::new();
+    let long = |number: usize| authority(&format!("{number}{}", "x".repeat(500)), 2020, 2040);
+    let many: String = (0..70).map(|number| long(number).pem()).collect();
+    pki.write("ca.crt", pki.ca.pem() + &many);
+    let said = pki.says(&ALL.replace(", crl = \"ca.crl\"", ""));
+    assert!(
+        said.len() == 1
+            && said[0].starts_with("warning: \"ca.crt\" holds 71 authorities, whose names take "),
+        "{said:?}"
     );
 }

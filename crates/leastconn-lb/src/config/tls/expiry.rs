@@ -80,15 +80,16 @@ impl Dated {
 }
 
 impl CertificateFile {
-    /// What decides how long the file is good: what expires first, but of authorities
-    /// one that has not expired, if there is one.
+    /// What decides how long the file is good: the most urgent, of those what expires
+    /// first. An authority that has expired decides only if all have.
     pub fn deciding(&self, now: Timestamp) -> Option<&Dated> {
+        let urgent = |one: &&Dated| (one.urgency(now), std::cmp::Reverse(one.until));
         match self.kind {
-            FileKind::Chain | FileKind::Lists => self.dated.iter().min_by_key(|one| one.until),
+            FileKind::Chain | FileKind::Lists => self.dated.iter().max_by_key(urgent),
             FileKind::Authorities => {
                 let in_force = self.dated.iter().filter(|one| one.until > now);
                 let last = self.dated.iter().max_by_key(|one| one.until);
-                in_force.min_by_key(|one| one.until).or(last)
+                in_force.max_by_key(urgent).or(last)
             }
         }
     }
@@ -142,6 +143,19 @@ mod tests {
         ] {
             assert_eq!(day.urgency(at(hours * 3600)), urgency, "hour {hours}");
         }
+    }
+
+    #[test]
+    fn list_for_a_day_does_not_hide_one_that_expires_soon() {
+        let file = CertificateFile {
+            name: "all.crl".to_owned(),
+            path: "all.crl".into(),
+            kind: FileKind::Lists,
+            dated: vec![dated(0, 30 * DAY), dated(25 * DAY, 26 * DAY)],
+        };
+        let deciding = file.deciding(at(25 * DAY)).unwrap();
+        assert_eq!(deciding.until, at(30 * DAY));
+        assert_eq!(deciding.urgency(at(25 * DAY)), Urgency::Soon);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::super::{
     view::{Tab, View},
 };
 use crate::{
-    api::{Client, Connection, Server, is_refusal},
+    api::{CertificateKind, CertificateState, Client, Connection, Server, is_refusal},
     figures,
 };
 
@@ -270,10 +270,19 @@ fn certificates(picture: &Picture) -> (Columns, Rows) {
         texts("FILE", 1),
     ];
     let rows = picture.status.certificates.iter().map(|certificate| {
-        let style = match certificate.days_left {
-            ..7 => Style::new().red().bold(),
-            7..30 => Style::new().yellow(),
-            _ => Style::new(),
+        let (good, soon, bad) = (
+            Style::new(),
+            Style::new().yellow(),
+            Style::new().red().bold(),
+        );
+        let style = match (certificate.kind, certificate.state, certificate.days_left) {
+            (_, CertificateState::Expired, _) => bad,
+            // Lists are renewed often: theirs is relative to how long they are valid.
+            (CertificateKind::Crl, CertificateState::Valid, _) => good,
+            (CertificateKind::Crl, CertificateState::ExpiresSoon, _) => soon,
+            (CertificateKind::Crl, ..) | (_, _, ..7) => bad,
+            (_, _, 7..30) => soon,
+            _ => good,
         };
         let row = [
             right(certificate.days_left.to_string()),

@@ -1,0 +1,96 @@
+//! A revocation list that expires while the balancer runs.
+
+use std::process::Command;
+
+use leastconn_testkit::client::{alert, read_line, roundtrip};
+use leastconn_testkit::{DEADLINE, Upstream, eventually};
+use rustls::AlertDescription as Alert;
+use serde_json::Value;
+
+use crate::support::{BIN, CLIENT1, Site, talk};
+
+#[tokio::test]
+async fn expired_list_is_reported_everywhere() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]);
+    let list = site.ca.list().number(1).validity(-3600, 7).pem();
+    std::fs::write(site.dir.path().join("ca.crl"), list).unwrap();
+    let lb = site.start().await;
+    assert!(
+        lb.stderr().contains("the list of `CN=test CA` expires at "),
+        "{}",
+        lb.stderr()
+    );
+    let mut open = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+    read_line(&mut open).await.unwrap();
+
+    let refusal = eventually(DEADLINE, || async {
+        match lb.client(CLIENT1).tls12().connect(lb.main()).await {
+            Ok(stream) => Err(format!("let in: {:?}", talk(stream).await)),
+            Err(error) => Ok(alert(&error)),
+        }
+    });
+    assert_eq!(refusal.await.unwrap(), Some(Alert::UnknownCA));
+    let record = lb
+        .wait_record(|record| record["outcome"] == "crl_expired", DEADLINE)
+        .await;
+    let detail = record["detail"].as_str().unwrap();
+    assert!(
+        detail.starts_with("the revocation list of `CN=test CA` in \"ca.crl\" expired at "),
+        "{detail}"
+    );
+    lb.wait_log(
+        |line| {
+            let message = line["message"]
+                .as_str()
+                .or(line["fields"]["message"].as_str());
+            message.is_some_and(|message| message.starts_with("revocation list expired"))
+        },
+        DEADLINE,
+    )
+    .await;
+    assert_eq!(
+        roundtrip(&mut open, b"on").await.unwrap(),
+        b"on",
+        "open ones go on"
+    );
+    assert_eq!(lb.http_get("/readyz").await.0, 200);
+    let (_, status) = lb.http_get("/api/v1/status").await;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    let lists = status["certificates"].as_array().unwrap().iter();
+    let list: Vec<_> = lists.filter(|entry| entry["kind"] == "crl").collect();
+    assert_eq!(list.len(), 1);
+    assert_eq!(
+        (&list[0]["state"], &list[0]["name"]),
+        (&"expired".into(), &"CN=test CA".into())
+    );
+    assert!(
+        status["connections"]["outcomes"]["crl_expired"]
+            .as_u64()
+            .unwrap()
+            > 0
+    );
+    lb.wait_metric("leastconn_ready", 1.0, DEADLINE).await;
+
+    // Another process, which reads the list that has expired.
+    let (cert, _) = lb.ca().leaf(CLIENT1).build().write(lb.dir(), "asked");
+    let explained = Command::new(BIN)
+        .current_dir(lb.dir())
+        .args(["explain", "--config", "leastconn.toml", "--cert"])
+        .arg(cert)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(explained.stdout).unwrap();
+    assert!(
+        said.contains("crl_expired: the revocation list of `CN=test CA`"),
+        "{said}"
+    );
+
+    // A new list is loaded by itself.
+    lb.ca().write_crl(lb.dir(), &[]);
+    let admitted = eventually(DEADLINE, || async {
+        let stream = lb.client(CLIENT1).tls12().connect(lb.main()).await;
+        stream.map(drop).map_err(|error| error.to_string())
+    });
+    admitted.await.unwrap();
+}
