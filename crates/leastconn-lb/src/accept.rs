@@ -18,6 +18,7 @@ use tokio::{
 use crate::{
     connection,
     live::Registry,
+    memory::Budget,
     record::{Books, Record},
     running::Running,
 };
@@ -25,6 +26,9 @@ use crate::{
 /// Connections that wait in the kernel to be accepted; it has its own limit,
 /// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+
+/// Clients in the backlog get so long at least, whatever `drain_timeout` is.
+const LEAST_DRAIN: Duration = Duration::from_secs(2);
 
 /// What all listeners of the process share.
 #[derive(Clone, Debug)]
@@ -37,6 +41,8 @@ pub struct Gate {
     pub books: Books,
     /// What they need to know.
     pub running: Arc<Running>,
+    /// Memory that they may use.
+    pub memory: Arc<Budget>,
 }
 
 /// What the task at a socket is to do.
@@ -153,7 +159,11 @@ pub async fn accept(
             biased;
             told = told(&mut task) => {
                 if told == Task::Close {
-                    take_rest(&socket, &listener, &gate).await;
+                    let limit = gate.running.current().state.config.process.drain_timeout;
+                    let rest = take_rest(&socket, &listener, &gate);
+                    if timeout(limit.max(LEAST_DRAIN), rest).await.is_err() {
+                        tracing::warn!(listener = &*listener, "clients in the backlog were not accepted in time: the kernel resets them");
+                    }
                 }
                 return;
             }
@@ -171,10 +181,8 @@ pub async fn accept(
                 // backlog, so asking again at once would spin.
                 let delay = backoff.next_delay(net::random());
                 tracing::warn!(listener = &*listener, %error, retry_in = ?delay, "cannot accept connections");
-                tokio::select! {
-                    _ = told(&mut task) => return,
-                    () = sleep(delay) => {}
-                }
+                // What it is told then is for the next round.
+                let _ = timeout(delay, task.wait_for(|&task| task != Task::Accept)).await;
             }
         }
     }
@@ -188,12 +196,21 @@ async fn told(task: &mut watch::Receiver<Task>) -> Task {
 }
 
 /// Accepts what is in the backlog already: closing the socket would reset those
-/// clients, which believe that they are connected.
+/// clients, which believe that they are connected. Where accepting fails for want of
+/// descriptors or memory, waits for some.
 async fn take_rest(socket: &TcpListener, listener: &str, gate: &Gate) {
-    for _ in 0..BACKLOG {
+    let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
+    let mut left = BACKLOG;
+    while left > 0 {
         match timeout(Duration::ZERO, socket.accept()).await {
-            Ok(Ok((stream, source))) => start(stream, source, listener, gate),
-            _ => return,
+            Ok(Ok((stream, source))) => {
+                backoff.reset();
+                left -= 1;
+                start(stream, source, listener, gate);
+            }
+            Ok(Err(error)) if is_of_one_connection(&error) => left -= 1,
+            Ok(Err(_)) => sleep(backoff.next_delay(net::random())).await,
+            Err(_) => return,
         }
     }
 }
@@ -229,6 +246,12 @@ fn start(mut stream: TcpStream, source: SocketAddr, listener: &str, gate: &Gate)
         // A reset leaves nothing behind: neither a state of the socket here, nor a
         // client that takes it for a short answer.
         stream.abort();
+        return;
+    }
+    gate.memory.accepted();
+    if gate.memory.is_over() {
+        let detail = "the memory limit is reached (`memory_limit`)";
+        record.end(Reason::Overloaded, Some(detail));
         return;
     }
     let Ok(place) = Arc::clone(&gate.connections).try_acquire_owned() else {

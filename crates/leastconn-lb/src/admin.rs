@@ -19,12 +19,13 @@ use std::{io, net::SocketAddr, sync::Arc, thread};
 
 use axum::{
     Router,
-    extract::State,
+    extract::{Query, State},
     http::{StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
+use serde::Deserialize;
 use tokio::{
     runtime::Handle,
     sync::oneshot,
@@ -32,8 +33,8 @@ use tokio::{
 };
 
 use crate::{
-    api::{History, Sight, history},
-    config::Config,
+    api::{History, Sight, UpstreamSummary, history},
+    config::{Config, visible},
     control::Control,
     dashboard,
     inherited::Inherited,
@@ -193,13 +194,36 @@ fn router(sight: Sight) -> Router {
         .with_state(sight)
 }
 
-async fn ready(State(sight): State<Sight>) -> impl IntoResponse {
+/// What `/readyz` may be asked.
+#[derive(Debug, Deserialize)]
+struct ReadyQuery {
+    /// Ready only if this upstream has an available server.
+    upstream: Option<String>,
+}
+
+async fn ready(State(sight): State<Sight>, Query(query): Query<ReadyQuery>) -> Response {
+    let unavailable = |body: String| (StatusCode::SERVICE_UNAVAILABLE, body).into_response();
     match sight.shared.phase() {
-        Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-        // Whoever asks wants to know of the service, not of the process: it is ready,
-        // and the next one who asks is answered by another process.
-        Phase::Ready | Phase::Replaced => (StatusCode::OK, "ready\n"),
-        Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        Phase::Starting => return unavailable("starting\n".to_owned()),
+        Phase::Draining => return unavailable("draining\n".to_owned()),
+        // The question is about the service, not the process: it is ready, and the next
+        // request is answered by the successor.
+        Phase::Ready | Phase::Replaced => {}
+    }
+    let Some(name) = query.upstream else {
+        return "ready\n".into_response();
+    };
+    let state = sight.shared.state();
+    let upstreams = UpstreamSummary::all(&state);
+    let Some(upstream) = upstreams.iter().find(|upstream| upstream.name == name) else {
+        let names: Vec<_> = upstreams.iter().map(|one| &*one.name).collect();
+        let names = names.join(", ");
+        let body = format!("no upstream {:?}; there are: {names}\n", visible(&name));
+        return (StatusCode::NOT_FOUND, body).into_response();
+    };
+    match upstream.available {
+        0 => unavailable(format!("no available server in upstream {name}\n")),
+        _ => "ready\n".into_response(),
     }
 }
 

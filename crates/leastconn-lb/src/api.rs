@@ -24,8 +24,8 @@ pub use history::{History, HistoryQuery, Sample, Samples};
 pub use servers::{Server, Servers, ServersQuery, SlowStart, UpstreamSummary};
 pub use status::{
     BlockedFile, Certificate, CertificateKind, CertificateState, Changes, Configuration, Deviation,
-    FailedUpgrade, ListenerStatus, LogStatus, OldProcess, Phase, Reload, ReloadOutcome, Status,
-    Totals,
+    FailedUpgrade, ListenerStatus, LogStatus, Memory, OldProcess, Phase, Reload, ReloadOutcome,
+    Status, Totals,
 };
 
 use crate::{control::Control, shared::Shared};

@@ -49,7 +49,7 @@ enum Command {
     /// embedded upstream servers, and clients with different rights.
     Demo(demo::DemoArgs),
     /// Read everything that `run` would, start nothing, and print every problem.
-    Check(ConfigArgs),
+    Check(CheckArgs),
     /// Say what would happen to a client that shows a certificate, and why.
     Explain(explain::ExplainArgs),
     /// A small certificate authority for tests and small sites.
@@ -91,6 +91,16 @@ pub struct ConfigArgs {
     pub config: Option<PathBuf>,
 }
 
+/// What is checked.
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Not an argument: to say what is.
+    #[arg(hide = true, conflicts_with = "config")]
+    file: Option<PathBuf>,
+}
+
 /// Done, or drained.
 pub const DONE: u8 = 0;
 /// Failed at run time, or drained by force.
@@ -104,7 +114,15 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(args.config),
         Command::Demo(args) => demo::run(&args),
-        Command::Check(args) => check::run(args.config),
+        Command::Check(CheckArgs {
+            file: Some(file), ..
+        }) => {
+            let file = file.display();
+            let usage =
+                format!("unexpected argument {file}: write `leastconn-lb check --config {file}`");
+            fail(&usage, INVALID)
+        }
+        Command::Check(args) => check::run(args.config.config),
         Command::Explain(args) => explain::run(args),
         Command::Pki { command } => match pki::run(command) {
             Ok(()) => ExitCode::from(DONE),

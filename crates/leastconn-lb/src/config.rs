@@ -27,6 +27,7 @@ pub(crate) mod reachable;
 mod resolve;
 mod schema;
 mod shape;
+mod size;
 pub(crate) mod suggest;
 mod tls;
 
@@ -48,12 +49,11 @@ pub use admin_at::{AdminAt, admin_at};
 pub use cidr::{IpNet, Prefixes};
 pub use clients::{Clients, Key, Rule};
 pub use model::{
-    Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log, Mode,
-    OnExpiry, OnTruncation, ProbeKind, Process, Route, Sandbox, Senders, SourceRateLimit, StartTls,
-    StatusSet, Timeouts, TlsRecords, Token, Upstream, Watch,
+    Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log,
+    MemoryLimit, Mode, OnExpiry, OnTruncation, ProbeKind, Process, Route, Sandbox, Senders,
+    SourceRateLimit, StartTls, StatusSet, Timeouts, TlsRecords, Token, Upstream, Watch,
 };
 pub use pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
-pub(crate) use problem::visible;
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;
 pub(crate) use tls::load::{MAX_CA_NAMES, ca_names_length};
@@ -63,6 +63,7 @@ pub use tls::{
     UpstreamTls, UpstreamTlsMaterial, Urgency, Written,
 };
 
+pub(crate) use crate::text::visible;
 use crate::{confinement, files};
 use resolve::{AddressUse, Surroundings};
 

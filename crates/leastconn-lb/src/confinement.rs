@@ -4,11 +4,15 @@
 use std::{
     fmt,
     io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
 
-use rustix::fs::{Access, access};
+use rustix::{
+    fs::{Access, access},
+    process::{getegid, geteuid},
+};
 
 use crate::{environment::UPGRADE, files};
 
@@ -75,9 +79,34 @@ pub fn announce() {
     }
 }
 
-/// What to say of an `error` at reading the file at `path`, if it comes from here.
+/// What to say of an `error` at reading the file at `path`: whether it comes from here, or
+/// from the file's owner and mode.
 pub(crate) fn hint_for_reading(path: &Path, error: &io::Error) -> Option<String> {
-    hint(path, error, "reading in", Access::READ_OK)
+    hint(path, error, "reading in", Access::READ_OK).or_else(|| {
+        let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+        is_denied.then(|| owner_and_mode(path))
+    })
+}
+
+/// Who may read a file, and what to do if this process may not.
+fn owner_and_mode(path: &Path) -> String {
+    let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+    let process = format!("this process runs as user {user}, group {group}");
+    match path.metadata() {
+        Ok(meta) => {
+            let mode = meta.mode() & 0o7777;
+            let (owner, of_group) = (meta.uid(), meta.gid());
+            let path = path.display();
+            format!(
+                "{process}; the file belongs to user {owner}, group {of_group}, and has mode {mode:04o}: `chgrp {group} {path} && chmod g+r {path}` lets it be read"
+            )
+        }
+        // The file itself is not reached.
+        Err(_) => format!(
+            "{process}, which may not enter a directory on the way: `namei -l {}` shows which",
+            path.display()
+        ),
+    }
 }
 
 /// What to say of an `error` at opening the file at `path` to append to it, if it comes

@@ -231,6 +231,10 @@ fn identify(stream: &mut TlsStream, listener: &Listener) -> Result<Option<Arc<Pr
     chain.map(|chain| listener.chains.intern(chain)).transpose()
 }
 
+/// Why a connection that is open is ended as overloaded.
+const SHED: &str =
+    "the memory limit is reached (`memory_limit`), and this connection held much buffered data";
+
 /// What a connection is relayed with.
 struct Admitted {
     upstream: ServerStream,
@@ -266,7 +270,8 @@ async fn carry<S: Stream>(
             // Cut off in the middle: neither side may take it for the end.
             stream.abort();
             upstream.abort();
-            (reason, None)
+            let shed = reason == Reason::Overloaded;
+            (reason, shed.then(|| SHED.to_owned()))
         }
     };
     // Before the record ends: a client that reads it may connect again at once, and

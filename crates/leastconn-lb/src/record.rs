@@ -29,6 +29,8 @@ use crate::{
     tls::{Claimed, Clues},
 };
 
+pub(crate) use crate::text::escape;
+
 /// What a connection's end is written to.
 #[derive(Clone, Debug)]
 pub struct Books {
@@ -74,7 +76,7 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    serial: Option<&'a str>,
+    serial: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sni: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -341,7 +343,8 @@ impl Record {
                 .map(|identity| escape(identity.as_str())),
             serial: presented
                 .map(|shown| shown.certificate.serial.as_str())
-                .or_else(|| claimed.map(|claimed| claimed.serial.as_str())),
+                .or_else(|| claimed.map(|claimed| claimed.serial.as_str()))
+                .map(escape),
             sni: known.seen.sni.as_deref(),
             tls_version: self
                 .tls
@@ -389,29 +392,6 @@ impl Drop for Record {
 /// An IPv4 address as such, also where it came to an IPv6 socket.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// JSON escapes what would break its own syntax. What would break a terminal
-/// or fool a reader (C1 controls, bidirectional overrides, line separators) is
-/// replaced as well.
-pub(crate) fn escape(text: &str) -> String {
-    let fools = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-    };
-    if !text.chars().any(fools) {
-        return text.to_owned();
-    }
-    text.chars()
-        .flat_map(|c| {
-            let escaped: Box<dyn Iterator<Item = char>> = if fools(c) {
-                Box::new(c.escape_unicode())
-            } else {
-                Box::new(std::iter::once(c))
-            };
-            escaped
-        })
-        .collect()
 }
 
 /// To the microsecond.

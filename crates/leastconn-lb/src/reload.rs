@@ -470,6 +470,7 @@ impl Reloader {
         let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
         resize(&self.gate.connections, &mut sizes.connections, connections);
         self.shared.books.metrics.limit_connections(connections);
+        self.shared.memory.configure(process.memory_limit);
         self.common.turns.resize(process.max_handshakes.get());
     }
 }
@@ -534,7 +535,7 @@ fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
 }
 
 fn warn(warnings: &Problems) {
-    for warning in warnings.lines() {
+    for warning in warnings.bare_lines() {
         tracing::warn!("{warning}");
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     inherited::Inherited,
     listener::{Common, Listener},
     live::Registry,
+    memory::{self, Budget, Watching},
     metrics::{Dated, Metrics, Observed},
     record::Books,
     reload::{Reloader, Sizes},
@@ -80,6 +81,7 @@ pub struct Prepared {
     admin: Admin,
     admin_plan: admin::Plan,
     thread: admin::Thread,
+    watching: Watching,
 }
 
 /// A running balancer. Dropping it stops accepting.
@@ -89,6 +91,7 @@ pub struct Server {
     reloader: Arc<Reloader>,
     addresses: Vec<(Arc<str>, SocketAddr)>,
     _admin: admin::Thread,
+    _watching: Watching,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
     /// Goes on while connections are drained, and ends with this.
@@ -156,13 +159,16 @@ impl Prepared {
             Arc::clone(&running),
             Arc::clone(&registry),
             books.clone(),
+            Arc::new(Budget::new(process.memory_limit)),
         ));
         books.metrics.observe(Seen(Arc::clone(&shared)));
         if let Some(carried) = inherited.by_hand() {
             shared.by_hand.take_over(carried);
         }
+        let watching = memory::watch(&shared.memory, &registry)?;
         let gate = Gate {
             connections: Arc::new(Semaphore::new(sizes.connections)),
+            memory: Arc::clone(&shared.memory),
             registry,
             books,
             running,
@@ -177,6 +183,7 @@ impl Prepared {
             admin,
             admin_plan,
             thread,
+            watching,
         })
     }
 
@@ -203,6 +210,7 @@ impl Prepared {
             admin,
             admin_plan,
             thread,
+            watching,
         } = self;
         let limiter = Arc::clone(&common.limiter);
         let accepting = gate.clone();
@@ -219,6 +227,7 @@ impl Prepared {
             reloader,
             addresses,
             _admin: thread,
+            _watching: watching,
             stop: watch::Sender::new(false),
             tasks: JoinSet::new(),
             _lasting: lasting,
@@ -309,14 +318,17 @@ impl Server {
         }
         self.stop.send_replace(true);
         tokio::pin!(hurry);
+        let start = net::now();
         let hurried = tokio::select! {
-            () = self.stop_accepting() => false,
+            // Clients in the backlog may have to wait for descriptors.
+            _ = timeout(limit.max(WIND_UP), self.stop_accepting()) => false,
             () = &mut hurry => true,
         };
         let registry = Arc::clone(&self.shared.registry);
         if !hurried {
+            let left = limit.saturating_sub(net::now().saturating_duration_since(start));
             tokio::select! {
-                _ = timeout(limit, registry.wait_empty()) => {}
+                _ = timeout(left, registry.wait_empty()) => {}
                 () = hurry => {}
             }
         }
@@ -444,6 +456,11 @@ impl Observed for Seen {
     fn blocked_seconds(&self) -> f64 {
         let blocked = files::blocked();
         blocked.map_or(0.0, |blocked| blocked.elapsed().as_secs_f64())
+    }
+
+    fn memory(&self) -> (u64, u64) {
+        let usage = self.0.memory.usage();
+        usage.map_or((0, 0), |usage| (usage.used, usage.limit))
     }
 
     fn is_ready(&self) -> bool {

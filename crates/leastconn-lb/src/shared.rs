@@ -11,7 +11,9 @@ use std::{
 
 use jiff::Timestamp;
 
-use crate::{by_hand::ByHand, live::Registry, record::Books, running::Running, state::State};
+use crate::{
+    by_hand::ByHand, live::Registry, memory::Budget, record::Books, running::Running, state::State,
+};
 
 /// Where the process is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// Counters and log.
     pub books: Books,
+    /// Memory that connections may use.
+    pub memory: Arc<Budget>,
     /// What operators have set.
     pub by_hand: ByHand,
     /// Processes before this one.
@@ -100,13 +104,19 @@ pub struct FailedUpgrade {
 
 impl Shared {
     /// A process that is starting.
-    pub fn new(running: Arc<Running>, registry: Arc<Registry>, books: Books) -> Self {
+    pub fn new(
+        running: Arc<Running>,
+        registry: Arc<Registry>,
+        books: Books,
+        memory: Arc<Budget>,
+    ) -> Self {
         let now = Timestamp::now();
         Self {
             by_hand: ByHand::new(Arc::clone(&running), Arc::clone(&registry)),
             running,
             registry,
             books,
+            memory,
             old_processes: Arc::default(),
             started: now,
             applied: Mutex::new(now),

@@ -174,6 +174,9 @@ fn probe_of(check: &HealthCheck) -> Check {
             send: send.clone(),
             expect: expect.clone(),
         },
+        ProbeKind::Mysql { user } => Probe::Mysql { user: user.clone() },
+        ProbeKind::Postgres { user } => Probe::Postgres { user: user.clone() },
+        ProbeKind::Redis => Probe::Redis,
         ProbeKind::Http { path, status } => Probe::Http {
             path: path.clone(),
             status: match status {

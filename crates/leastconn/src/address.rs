@@ -116,6 +116,9 @@ impl FromStr for Address {
             };
         }
         let (host, port) = text.rsplit_once(':').ok_or(AddressError::MissingPort)?;
+        if text.starts_with('[') && text.ends_with(']') {
+            return Err(AddressError::MissingPort);
+        }
         if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
             // `::1` or `fe80::1:80`: nobody can say which part is the port.
             return Err(AddressError::UnbracketedV6);

@@ -9,7 +9,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd},
         unix::fs::{FileTypeExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
@@ -50,7 +50,7 @@ pub(super) struct Sink {
 #[derive(Debug)]
 enum Out {
     Off,
-    Stdout(File),
+    Stream(File),
     File {
         path: PathBuf,
         /// `None`: a FIFO without a reader.
@@ -64,10 +64,8 @@ impl Sink {
         let out = match access {
             Access::Off => Out::Off,
             // Not `io::stdout`, which gathers lines itself and keeps those that failed.
-            Access::Stdout => Out::Stdout(stdout().map_err(|source| OpenError {
-                path: "stdout".into(),
-                source,
-            })?),
+            Access::Stdout => Out::Stream(stream(io::stdout().as_fd(), "stdout")?),
+            Access::Stderr => Out::Stream(stream(io::stderr().as_fd(), "stderr")?),
             Access::File(path) => Out::File {
                 file: open(path)?,
                 path: path.clone(),
@@ -147,7 +145,7 @@ impl Out {
     fn write(&mut self, bytes: &[u8], give_up: impl Fn() -> bool) -> (usize, Option<io::Error>) {
         let file = match self {
             Self::Off => return (bytes.len(), None),
-            Self::Stdout(file) => file,
+            Self::Stream(file) => file,
             Self::File { file, path } => {
                 // Its reader may have come.
                 if file.is_none() {
@@ -197,9 +195,12 @@ fn is_ready(file: &File, give_up: impl Fn() -> bool) -> bool {
     }
 }
 
-fn stdout() -> io::Result<File> {
-    let owned: OwnedFd = io::stdout().as_fd().try_clone_to_owned()?;
-    Ok(File::from(owned))
+fn stream(stream: BorrowedFd<'_>, name: &str) -> Result<File, OpenError> {
+    let owned = stream.try_clone_to_owned();
+    owned.map(File::from).map_err(|source| OpenError {
+        path: name.into(),
+        source,
+    })
 }
 
 /// `None`: a FIFO that nobody reads.

@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     NAME,
     reserve::{Reserve, Reserved},
-    serve::{self, Caller},
+    serve::{self, Activities, Caller},
     socket::{SocketError, SocketFile},
 };
 use crate::{
@@ -380,20 +380,30 @@ async fn accept_until(
 ) {
     let closing = watch::Sender::new(false);
     let mut connections = JoinSet::new();
+    let mut activities = Activities::default();
     let mut closed = pin!(closed);
     tokio::select! {
         _ = &mut closed => return,
         _ = begun.wait_for(|&begun| begun) => {}
     }
     loop {
+        let is_full = activities.count() >= serve::MOST;
+        // Those that were evicted may have the end of an answer to send.
+        let has_room = !is_full || activities.has_idle() && connections.len() < 2 * serve::MOST;
         tokio::select! {
             biased;
             // Sent or dropped: either way it is over, and who comes is somebody else's.
             _ = &mut closed => break,
             // A panic has been logged.
             Some(_) = connections.join_next() => {}
-            (io, caller) = socket.accept(), if connections.len() < serve::MOST => {
-                let connection = serve::connection(io, caller, router.clone(), closing.subscribe());
+            () = activities.becomes_idle(), if !has_room => {}
+            (io, caller) = socket.accept(), if has_room => {
+                if is_full {
+                    activities.evict();
+                }
+                let activity = activities.add();
+                let closing = closing.subscribe();
+                let connection = serve::connection(io, caller, router.clone(), closing, activity);
                 let answering = answering.subscribe();
                 connections.spawn(async move {
                     connection.await;

@@ -1,7 +1,9 @@
-//! One connection to the admin side, within limits: whoever reaches it must not be
-//! able to keep others out for long by being slow.
+//! One connection to the admin side, within limits: a client must not be able to keep
+//! others out by being slow or idle.
 
-use std::{net::SocketAddr, pin::pin, time::Duration};
+mod activity;
+
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request};
 use hyper::{body::Incoming, server::conn::http1, service::Service};
@@ -16,7 +18,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Connections at once, at each of the sockets; others wait to be accepted.
+pub(super) use activity::{Activities, Activity};
+
+/// Connections at once, at each of the sockets. When there are more, the one that has
+/// been idle for the longest time is closed.
 pub(super) const MOST: usize = 128;
 
 /// How long the head of a request may take, from the end of the one before.
@@ -40,18 +45,26 @@ pub(super) enum Caller {
     Socket(Option<UCred>),
 }
 
-/// Answers requests until either side is done, or `closing` says that no more are
-/// taken.
+/// Answers requests until either side is done, `closing` says that no more are taken, or
+/// it is closed because it is idle.
 pub(super) async fn connection(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     caller: Caller,
     router: Router,
     mut closing: watch::Receiver<bool>,
+    activity: Arc<Activity>,
 ) {
     let inner = TowerToHyperService::new(router);
+    let of_requests = Arc::clone(&activity);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(caller.clone());
-        inner.call(request)
+        let busy = of_requests.begin();
+        let answering = inner.call(request);
+        async move {
+            answering
+                .await
+                .map(|answer| answer.map(|body| busy.until_end(body)))
+        }
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -64,6 +77,10 @@ pub(super) async fn connection(
         // A client that breaks off or speaks no HTTP is nothing to tell of.
         _ = &mut connection => return,
         _ = closing.wait_for(|&closing| closing) => {}
+        // Nothing is on its way to a client that was never answered.
+        () = activity.evicted() => if !activity.has_answered() {
+            return;
+        },
         () = sleep(LIFE) => {}
     }
     connection.as_mut().graceful_shutdown();

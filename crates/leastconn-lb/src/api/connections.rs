@@ -190,7 +190,7 @@ impl Connection {
             proxy: live.proxy().map(|proxy| canonical(proxy).to_string()),
             client: known.client().map(ToString::to_string),
             identity: known.identity.as_ref().map(|id| escape(id.as_str())),
-            serial: presented.map(|shown| shown.certificate.serial.clone()),
+            serial: presented.map(|shown| escape(&shown.certificate.serial)),
             sni: known.seen.sni.as_deref().map(escape),
             upstream: known.upstream.as_ref().map(ToString::to_string),
             server: known.server.as_ref().map(ToString::to_string),

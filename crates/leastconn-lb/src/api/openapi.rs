@@ -58,6 +58,9 @@ pub fn openapi() -> Value {
         "summary": "This document",
         "responses": { "200": { "description": "OpenAPI 3.1", "content": { "application/json": { "schema": { "type": "object" } } } } },
     }));
+    paths.add("/readyz", "get", ready());
+    // Not below `BASE`.
+    paths.paths["/readyz"]["servers"] = json!([{ "url": "/" }]);
     let mut schemas = paths.schemas.take_definitions(true);
     schemas.insert(
         "Error".to_owned(),
@@ -86,6 +89,29 @@ pub fn openapi() -> Value {
                 "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Error" } } },
             } },
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
+        },
+    })
+}
+
+fn ready() -> Value {
+    let text = |description: &str| {
+        json!({
+            "description": description,
+            "content": { "text/plain": { "schema": { "type": "string" } } },
+        })
+    };
+    json!({
+        "summary": "Whether new connections are served",
+        "parameters": [{
+            "name": "upstream",
+            "in": "query",
+            "description": "Ready only while this upstream has an available server.",
+            "schema": { "type": "string" },
+        }],
+        "responses": {
+            "200": text("They are"),
+            "404": text("There is no upstream of this name"),
+            "503": text("The process starts or drains, or the upstream has no available server"),
         },
     })
 }

@@ -163,7 +163,7 @@ fn thousandths(number: f64) -> f64 {
 }
 
 impl UpstreamSummary {
-    pub(super) fn all(state: &State) -> Vec<Self> {
+    pub(crate) fn all(state: &State) -> Vec<Self> {
         pools(state).map(Self::of).collect()
     }
 

@@ -53,6 +53,9 @@ pub struct Status {
     pub log: LogStatus,
     /// How far it is confined to what it needs.
     pub sandbox: Sandbox,
+    /// Memory in use, if it is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
     /// All its connections.
     pub connections: Totals,
     /// In the configuration's order, then those that are gone from it and have
@@ -205,10 +208,19 @@ pub struct Deviation {
 pub struct LogStatus {
     /// The least important messages that are written.
     pub level: String,
-    /// Where the access log goes: `stdout`, `off`, or a file.
+    /// Where the access log goes: `stdout`, `stderr`, `off`, or a file.
     pub access: String,
     /// Access log lines lost so far.
     pub lines_lost: u64,
+}
+
+/// Memory that counts against the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Memory {
+    /// Bytes in use.
+    pub used_bytes: u64,
+    /// Above which connections are refused.
+    pub limit_bytes: u64,
 }
 
 /// Connections in sum.
@@ -308,12 +320,17 @@ impl Status {
                 level: shared.by_hand.level(&config.log).as_str().to_owned(),
                 access: match &config.log.access {
                     Access::Stdout => "stdout".to_owned(),
+                    Access::Stderr => "stderr".to_owned(),
                     Access::Off => "off".to_owned(),
                     Access::File(path) => whole(path),
                 },
                 lines_lost: shared.books.log.lost(),
             },
             sandbox: confinement::current().into(),
+            memory: shared.memory.usage().map(|usage| Memory {
+                used_bytes: usage.used,
+                limit_bytes: usage.limit,
+            }),
             connections: Totals::of(sight, &listeners),
             listeners,
             upstreams: UpstreamSummary::all(state),

@@ -16,9 +16,10 @@ pub enum PkiCommand {
     Init {
         /// Directory to write to; made if it does not exist
         dir: PathBuf,
-        /// Common name of the CA
-        #[arg(long, value_name = "NAME", default_value = "leastconn CA")]
-        cn: String,
+        /// Common name of the CA [default: "leastconn CA" and a random number, so that two
+        /// CAs have different names]
+        #[arg(long, value_name = "NAME")]
+        cn: Option<String>,
         /// Days until the CA certificate expires
         #[arg(long, value_name = "N", default_value_t = 3650, value_parser = days())]
         days: u32,
@@ -111,7 +112,10 @@ pub fn run_to(command: PkiCommand, out: &mut dyn Write) -> Result<(), PkiError> 
             cn,
             days,
             crl_days,
-        } => init(&dir, &cn, days, crl_days, out),
+        } => {
+            let cn = cn.unwrap_or_else(default_name);
+            init(&dir, &cn, days, crl_days, out)
+        }
         PkiCommand::Issue(args) => issue(args, out),
         PkiCommand::Revoke {
             dir,
@@ -121,6 +125,11 @@ pub fn run_to(command: PkiCommand, out: &mut dyn Write) -> Result<(), PkiError> 
         } => revoke(&dir, &cert, days, &copy, out),
         PkiCommand::Crl { dir, days, copy } => renew(&dir, days, &copy, out),
     }
+}
+
+/// Another one for each CA: errors, and balancers that trust two of them, name a CA by it.
+fn default_name() -> String {
+    format!("leastconn CA {:08x}", leastconn::net::random() >> 32)
 }
 
 fn init(

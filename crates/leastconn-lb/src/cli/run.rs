@@ -11,12 +11,13 @@ use crate::{
     config::{self, Loaded},
     confinement, descriptors,
     inherited::Inherited,
-    logging, sandbox,
+    logging, memory, sandbox,
 };
 use signals::Early;
 
 /// Runs the configuration at `path`, or at one of the usual places.
 pub fn run(path: Option<PathBuf>) -> ExitCode {
+    memory::restart_with_one_arena();
     // Before any file is opened or thread started.
     let inherited = Inherited::take();
     // Before anything that takes time: no signal may hit its default action.
@@ -43,6 +44,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
             return code;
         }
     };
+    memory::read_cgroup();
     // Before there is any other thread.
     if let Err(error) = sandbox::confine(&loaded.config) {
         let code = fail(&error, FAILED);
@@ -55,7 +57,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
     } = loaded;
     logging::start(&config.log);
     confinement::announce();
-    for warning in warnings.lines() {
+    for warning in warnings.bare_lines() {
         tracing::warn!("{warning}");
     }
     // They have the whole text of the file with them.

@@ -25,6 +25,7 @@ pub(crate) const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const RISE: u32 = 2;
 pub(crate) const FALL: u32 = 3;
 pub(crate) const HEALTH_PATH: &str = "/";
+pub(crate) const HEALTH_USER: &str = "leastconn";
 
 pub(crate) const MAX_FAILS: u32 = 1;
 pub(crate) const FAIL_TIMEOUT: Duration = Duration::from_secs(10);

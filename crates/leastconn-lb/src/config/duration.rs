@@ -29,6 +29,9 @@ pub enum DurationError {
     /// A decimal point.
     #[error("durations are whole numbers: \"1500ms\", not \"1.5s\"")]
     Fraction,
+    /// A space.
+    #[error("a duration has no spaces: \"10s\", \"1h30m\"")]
+    Space,
     /// More than ten years.
     #[error("a duration is at most ten years")]
     TooLong,
@@ -39,6 +42,9 @@ pub enum DurationError {
 /// # Errors
 /// When it is anything but whole numbers with units, or too long.
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
+    if text.contains(' ') && parse(&text.replace(' ', "")).is_ok() {
+        return Err(DurationError::Space);
+    }
     let mut rest = text;
     let mut total = Duration::ZERO;
     loop {
@@ -120,7 +126,7 @@ mod tests {
             ("-1s", DurationError::NoNumber),
             ("ten seconds", DurationError::NoNumber),
             ("10", DurationError::NoUnit("10".into())),
-            ("10 s", DurationError::UnknownUnit(" s".into())),
+            ("10 s", DurationError::Space),
             ("10sec", DurationError::UnknownUnit("sec".into())),
             ("1.5s", DurationError::Fraction),
             ("99999999999999999999s", DurationError::TooLong),

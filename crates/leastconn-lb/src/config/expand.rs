@@ -1,6 +1,6 @@
 //! Environment variables in string values: `${NAME}` and `${NAME:-default}`.
 //!
-//! A value is not looked at again once it was put in. As in a shell, the
+//! A value is not looked at again once it was put in, and a default holds no variable. As in a shell, the
 //! default of `:-` also stands for a variable that is set and empty. A `$` that
 //! begins neither, nor is doubled, is a problem: it would otherwise be taken
 //! for a variable by the reader and for a `$` by the program.
@@ -58,6 +58,7 @@ enum ExpandError {
     Unclosed,
     BadName(String),
     LoneDollar,
+    NestedDefault(String),
 }
 
 impl ExpandError {
@@ -78,6 +79,12 @@ impl ExpandError {
             Self::BadName(name) => (
                 format!("`{name}` is not the name of an environment variable"),
                 "a name has letters, digits and `_`, and does not begin with a digit".to_owned(),
+            ),
+            Self::NestedDefault(name) => (
+                format!(
+                    "the default of `${{{name}:-…}}` holds a `$`: variables are not replaced there"
+                ),
+                "write the default as plain text, or set the variable".to_owned(),
             ),
             Self::LoneDollar => (
                 "a `$` that is neither `${NAME}` nor `$$`".to_owned(),
@@ -116,6 +123,9 @@ fn look_up(reference: &str, environment: Environment<'_>) -> Result<String, Expa
         && name.bytes().next().is_some_and(|b| !b.is_ascii_digit());
     if !is_name {
         return Err(ExpandError::BadName(name.to_owned()));
+    }
+    if default.is_some_and(|default| default.contains('$')) {
+        return Err(ExpandError::NestedDefault(name.to_owned()));
     }
     match (environment(name), default) {
         (Ok(value), Some(default)) if value.is_empty() => Ok(default.to_owned()),

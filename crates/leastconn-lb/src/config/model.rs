@@ -92,12 +92,26 @@ pub struct Process {
     pub max_handshakes: NonZeroUsize,
     /// How long open connections may go on once the process was told to stop.
     pub drain_timeout: Duration,
+    /// Memory in use above which no connections are accepted.
+    pub memory_limit: MemoryLimit,
     /// Whether the files of `tls` tables are watched.
     pub watch: Watch,
     /// What seals and opens TLS records once a handshake is over.
     pub tls_records: TlsRecords,
     /// Whether the process confines itself; `None`: as far as the kernel can.
     pub sandbox: Option<Sandbox>,
+}
+
+/// Memory in use above which no connections are accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryLimit {
+    /// 80 % of what the cgroup and the limits of the process allow.
+    #[default]
+    Auto,
+    /// There is none.
+    Off,
+    /// Resident memory, in bytes; and as with `Auto`, what the limits of the process allow.
+    Bytes(u64),
 }
 
 /// Whether files are loaded anew when they change.
@@ -203,6 +217,8 @@ pub enum Format {
 pub enum Access {
     /// To standard output.
     Stdout,
+    /// To standard error.
+    Stderr,
     /// Nowhere.
     Off,
     /// To this file, which is appended to.
@@ -441,6 +457,18 @@ pub enum ProbeKind {
         /// Which answers are good ones.
         status: StatusSet,
     },
+    /// It logs in to MySQL or MariaDB.
+    Mysql {
+        /// As this user.
+        user: String,
+    },
+    /// It begins a PostgreSQL session.
+    Postgres {
+        /// As this user.
+        user: String,
+    },
+    /// It sends `PING` to Redis.
+    Redis,
 }
 
 /// HTTP status codes.

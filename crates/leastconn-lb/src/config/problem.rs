@@ -5,6 +5,8 @@ use std::{borrow::Cow, fmt, io::IsTerminal, ops::Range, sync::Arc};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
+use crate::text::{is_hidden, visible};
+
 /// So many errors, and so many warnings, are shown, and of the others how many there
 /// are: what a hundred have in common, nobody reads a hundred thousand times.
 pub(crate) const SHOWN: usize = 100;
@@ -138,6 +140,11 @@ impl Problems {
     /// else altogether, the beginning is enough.
     pub(crate) fn syntax(&mut self, errors: &[toml::de::Error]) {
         const ENOUGH: usize = 20;
+        if let Some(other) = other_syntax(&self.text) {
+            self.error(format!("this looks like {other}; the file must be TOML"))
+                .help("tables are written `[process]` and `[[listener]]`, values `key = \"text\"`");
+            return;
+        }
         let mut last = None;
         for error in errors {
             if self.list.len() >= ENOUGH {
@@ -153,7 +160,11 @@ impl Problems {
                 !self.text[last.min(start)..last.max(start)].contains('\n')
             });
             if !same_line {
-                self.error(error.message()).at(span);
+                let help = syntax_help(line_at(&self.text, start));
+                let problem = self.error(error.message()).at(span);
+                if let Some(help) = help {
+                    problem.help(help);
+                }
             }
             last = Some(start);
         }
@@ -254,6 +265,11 @@ impl Problems {
         self.shown().map(|problem| self.line(&problem))
     }
 
+    /// The same without the word `warning` or `error`: for a log that says the level.
+    pub fn bare_lines(&self) -> impl Iterator<Item = String> + '_ {
+        self.shown().map(|problem| self.line_with(&problem, ""))
+    }
+
     /// The same, for those alone that keep the configuration from being used.
     pub fn error_lines(&self) -> impl Iterator<Item = String> + '_ {
         let errors = self.shown();
@@ -290,6 +306,10 @@ impl Problems {
     }
 
     fn line(&self, problem: &Problem) -> String {
+        self.line_with(problem, &format!("{}: ", problem.severity.as_str()))
+    }
+
+    fn line_with(&self, problem: &Problem, severity: &str) -> String {
         let mut out = self.name.to_string();
         if let Some(file) = &problem.file {
             out = format!("{file} ({out})");
@@ -297,11 +317,7 @@ impl Problems {
             let (line, column) = self.position(span.start);
             out.push_str(&format!(":{line}:{column}"));
         }
-        out.push_str(&format!(
-            ": {}: {}",
-            problem.severity.as_str(),
-            problem.message
-        ));
+        out.push_str(&format!(": {severity}{}", problem.message));
         for text in problem.notes.iter().chain(&problem.helps) {
             out.push_str("; ");
             out.push_str(text);
@@ -413,25 +429,11 @@ pub fn stderr_has_colours() -> bool {
         && std::io::stderr().is_terminal()
 }
 
-/// Text from a file, with what a terminal would obey made visible: control
-/// characters, and those that reorder text.
-pub(crate) fn visible(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        if is_obeyed(character) {
-            out.extend(character.escape_unicode());
-        } else {
-            out.push(character);
-        }
-    }
-    out
-}
-
 /// The same for the lines that are shown, where every byte keeps its place.
 fn harmless(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
-        if is_obeyed(character) && !matches!(character, '\t' | '\n' | '\r') {
+        if is_hidden(character) && !matches!(character, '\t' | '\n' | '\r') {
             out.extend(std::iter::repeat_n('?', character.len_utf8()));
         } else {
             out.push(character);
@@ -440,10 +442,48 @@ fn harmless(text: &str) -> String {
     out
 }
 
-fn is_obeyed(character: char) -> bool {
-    character.is_control()
-        || matches!(
-            character,
-            '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-        )
+/// The line around a byte.
+fn line_at(text: &str, at: usize) -> &str {
+    let before = text.get(..at).and_then(|text| text.rfind('\n'));
+    let start = before.map_or(0, |end| end + 1);
+    text[start..].lines().next().unwrap_or_default()
+}
+
+/// What to do about a line that is no TOML.
+fn syntax_help(line: &str) -> Option<String> {
+    // Wrong elsewhere, or only here: a key that is there twice, for instance.
+    if toml::from_str::<toml::Table>(line).is_ok() {
+        return None;
+    }
+    let (key, value) = line.split_once('=')?;
+    let (key, value) = (key.trim(), value.trim());
+    let quotes = value.matches('"').count();
+    let is_word = |c: char| c.is_ascii_alphanumeric() || ".:/_-*@".contains(c);
+    if quotes % 2 == 1 {
+        return Some("a quote is not closed on this line".to_owned());
+    }
+    let bare = quotes == 0 && !value.is_empty() && value.chars().all(is_word);
+    (bare && !key.is_empty()).then(|| format!("text is written in quotes: `{key} = \"{value}\"`"))
+}
+
+/// Another language that a file is written in, by its first lines.
+fn other_syntax(text: &str) -> Option<&'static str> {
+    const HAPROXY: [&str; 5] = ["global", "defaults", "frontend", "backend", "listen"];
+    let lines = text.lines().map(str::trim_end);
+    let mut lines = lines.filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+    let first = lines.next()?;
+    let mut words = first.split_whitespace();
+    let word = words.next()?;
+    if first.starts_with('{') {
+        return Some("JSON");
+    }
+    if HAPROXY.contains(&word) && !first.contains(['=', ':', '[']) && words.count() <= 1 {
+        return Some("a configuration of HAProxy");
+    }
+    let is_key = |key: &str| !key.is_empty() && !key.contains([' ', '=', '"', '[']);
+    let is_yaml = first == "---"
+        || first.split_once(':').is_some_and(|(key, rest)| {
+            is_key(key) && (rest.is_empty() || rest.starts_with(' ')) && !rest.contains('=')
+        });
+    is_yaml.then_some("YAML")
 }

@@ -65,6 +65,14 @@ pub struct RawProcess {
     /// How long open connections may go on once the process was told to stop. "0s": not at all.
     #[schemars(extend("default" = text(defaults::DRAIN_TIMEOUT)))]
     pub drain_timeout: Opt<DurationText>,
+    /// Memory in use above which no connections are accepted, and those that hold the most
+    /// buffered data are ended. "auto": 80 % of what the cgroup or RLIMIT_AS allows. "off":
+    /// none.
+    #[schemars(
+        regex(pattern = "^(auto|off|[0-9]+(B|KiB|MiB|GiB|TiB))$|\\$\\{"),
+        extend("default" = "auto", "examples" = ["512MiB"])
+    )]
+    pub memory_limit: Opt<String>,
     /// Whether certificate, key, authority and revocation list files are watched, and
     /// loaded anew when they change.
     #[schemars(extend("default" = "on"))]
@@ -88,7 +96,7 @@ pub struct RawLog {
     /// The form of messages.
     #[schemars(extend("default" = "text"))]
     pub format: Opt<Format>,
-    /// Where the access log goes: "stdout", "off", or a file. One JSON object a connection.
+    /// Where the access log goes: "stdout", "stderr", "off", or a file. One JSON object a connection.
     #[schemars(extend("default" = "stdout"))]
     pub access: Opt<String>,
 }
@@ -352,6 +360,10 @@ pub struct RawHealthCheck {
     pub path: Opt<String>,
     /// For "http": the status or statuses of a good answer. Default: 200 to 399.
     pub status: Opt<StatusCodes>,
+    /// For "mysql" and "postgres": the user that logs in, without a password. It need
+    /// not exist.
+    #[schemars(extend("default" = defaults::HEALTH_USER))]
+    pub user: Opt<String>,
 }
 
 /// What a probe does.
@@ -365,6 +377,13 @@ pub enum HealthCheckType {
     Tcp,
     /// It makes an HTTP GET request.
     Http,
+    /// It logs in to MySQL or MariaDB, which count a connection that ends before as an
+    /// error, and then block this host.
+    Mysql,
+    /// It begins a PostgreSQL session, and ends it.
+    Postgres,
+    /// It sends `PING` to Redis or Valkey.
+    Redis,
 }
 
 /// What failing connects do to a server.

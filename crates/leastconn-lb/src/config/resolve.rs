@@ -316,7 +316,13 @@ impl Resolver<'_> {
         let value = text.value;
         let port = value.rsplit_once(':').map_or(value, |(_, port)| port);
         let host = value.rsplit_once(':').map_or("", |(host, _)| host);
-        let (message, help) = if value.parse::<Ipv6Addr>().is_ok() {
+        let bracketed = value
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'));
+        let (message, help) = if bracketed.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok()) {
+            let help = format!("write \"{value}:9443\"");
+            ("the port is missing".to_owned(), help)
+        } else if value.parse::<Ipv6Addr>().is_ok() {
             // `::1:9443` is an address as a whole, and hardly meant as one.
             let help = "write \"[ADDRESS]:PORT\"".to_owned();
             (AddressError::UnbracketedV6.to_string(), help)

@@ -4,6 +4,7 @@ mod alpn;
 mod authorities;
 mod command;
 mod docs;
+mod hints;
 mod lists;
 mod meaning;
 mod mistakes;

@@ -20,6 +20,8 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     fn dated(&self) -> Vec<Dated>;
     /// How many connections each process has that was replaced and still has some.
     fn old_processes(&self) -> Vec<u64>;
+    /// Memory in use and its limit, in bytes; a limit of 0: none.
+    fn memory(&self) -> (u64, u64);
     /// For how many seconds reading a file has been blocked.
     fn blocked_seconds(&self) -> f64;
     /// Access log lines lost so far.
@@ -198,6 +200,21 @@ impl<O: Observed> Collector for Collect<O> {
             MetricType::Gauge,
             &ConstGauge::new(i64::from(self.0.is_as_written())),
         )?;
+        let (used, limit) = self.0.memory();
+        for (name, help, value) in [
+            (
+                "leastconn_memory_used_bytes",
+                "Memory that counts against the memory limit, in bytes",
+                used,
+            ),
+            (
+                "leastconn_memory_limit_bytes",
+                "Memory in use above which connections are refused, in bytes; 0: no limit",
+                limit,
+            ),
+        ] {
+            single(&mut encoder, name, help, MetricType::Gauge, &gauge(value))?;
+        }
         single(
             &mut encoder,
             "leastconn_config_read_blocked_seconds",

@@ -34,6 +34,10 @@ impl Observed for Nothing {
         vec![3, 4]
     }
 
+    fn memory(&self) -> (u64, u64) {
+        (5, 9)
+    }
+
     fn blocked_seconds(&self) -> f64 {
         0.0
     }

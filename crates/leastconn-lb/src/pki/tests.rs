@@ -30,7 +30,7 @@ fn pki(dir: &Path, args: &[&str]) -> Result<String, PkiError> {
 
 fn new_ca() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    pki(dir.path(), &["init", "DIR"]).unwrap();
+    pki(dir.path(), &["init", "DIR", "--cn", "leastconn CA"]).unwrap();
     dir
 }
 

@@ -67,6 +67,7 @@ fn config(clients: Vec<Client>) -> Config {
             workers: NonZeroUsize::MIN,
             max_connections: None,
             max_handshakes: NonZeroUsize::MIN,
+            memory_limit: config::MemoryLimit::Off,
             drain_timeout: Duration::ZERO,
             tls_records: TlsRecords::default(),
             sandbox: None,

@@ -41,6 +41,7 @@ fn gate() -> Gate {
             log,
         },
         running: Arc::new(Running::new(current)),
+        memory: Arc::new(crate::memory::Budget::new(config::MemoryLimit::Off)),
     }
 }
 

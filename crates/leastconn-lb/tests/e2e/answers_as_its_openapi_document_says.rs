@@ -132,7 +132,8 @@ async fn every_path_answers_in_the_form_that_the_document_gives() {
         validate(&value, form, &document, path).unwrap_or_else(|wrong| panic!("{wrong}"));
         said.push(path);
         for (path, methods) in document["paths"].as_object().unwrap() {
-            if methods.get("get").is_some() {
+            // `/readyz` is elsewhere, and answers in plain text.
+            if methods.get("get").is_some() && methods.get("servers").is_none() {
                 let form = answer(&document, path, "get");
                 let value = get(&lb, path).await;
                 validate(&value, form, &document, path).unwrap_or_else(|wrong| panic!("{wrong}"));

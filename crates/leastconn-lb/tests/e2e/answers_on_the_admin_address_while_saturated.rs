@@ -10,7 +10,7 @@ use std::sync::{
 };
 use std::time::{Duration, Instant};
 
-use leastconn_testkit::{Behaviour, Upstream, eventually};
+use leastconn_testkit::{Behaviour, DEADLINE, Upstream, eventually, within};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
@@ -143,5 +143,56 @@ async fn with_thousands_of_connections_and_a_thousand_servers() {
     let active = r#"leastconn_connections_active{listener="main"}"#;
     assert_eq!(metrics[active], f64::from(open));
     drop(streams);
+    lb.quiet().await;
+}
+
+/// More than the admin address takes at once: the one that is idle for the longest time
+/// makes room, and one that has a request does not.
+#[tokio::test]
+async fn idle_connections_do_not_lock_others_out() {
+    use tokio::io::AsyncReadExt;
+    const IDLE: usize = 200;
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let ask = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    // It has asked for an answer that takes as long as it does not read.
+    let mut slow = tcp(lb.admin()).await;
+    let mut idle = Vec::new();
+    for n in 0..IDLE {
+        let mut stream = tcp(lb.admin()).await;
+        if n % 2 == 0 {
+            stream.write_all(ask).await.unwrap();
+            let mut start = [0; 12];
+            within(DEADLINE, "an answer", stream.read_exact(&mut start))
+                .await
+                .unwrap();
+            assert_eq!(&start, b"HTTP/1.1 200");
+        }
+        if n == 0 {
+            // Later than that one's: it is not the longest idle.
+            slow.write_all(ask).await.unwrap();
+        }
+        idle.push(stream);
+    }
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let answer = within(PROMPT, path, lb.http_get(path)).await;
+        assert_eq!(answer.0, 200, "{path}");
+    }
+    let mut start = [0; 12];
+    within(DEADLINE, "the answer", slow.read_exact(&mut start))
+        .await
+        .unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200");
+    // The first of them were closed, in order; the last ones were not.
+    let mut rest = Vec::new();
+    within(DEADLINE, "the end", idle[0].read_to_end(&mut rest))
+        .await
+        .unwrap();
+    let last = idle.last_mut().unwrap();
+    last.write_all(ask).await.unwrap();
+    within(DEADLINE, "an answer", last.read_exact(&mut start))
+        .await
+        .unwrap();
+    drop((idle, slow));
     lb.quiet().await;
 }

@@ -46,6 +46,7 @@ mod limits_each_source_apart;
 mod listens_on_several_addresses;
 mod loads_files_that_change;
 mod logs_whose_handshake_failed;
+mod memory_limit;
 mod no_server_available;
 mod passes_on_half_closes;
 mod passes_on_resets;

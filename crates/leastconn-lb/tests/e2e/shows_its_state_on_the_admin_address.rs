@@ -155,3 +155,29 @@ async fn health_readiness_and_nothing_else() {
     assert_eq!(lb.http_get("/nothing").await.0, 404);
     lb.quiet().await;
 }
+
+#[tokio::test]
+async fn readiness_of_an_upstream_follows_its_servers() {
+    let (web, db) = (Upstream::named("web1").await, Upstream::named("db1").await);
+    let site = Site::usual(&[&web])
+        .upstream("db", &[NO_PROBES], &entries(&[&db]))
+        .admin(crate::steers_a_running_balancer::SOCKET);
+    let lb = site.start().await;
+    let ctl = crate::steers_a_running_balancer::ctl;
+    let status = async |query: &str| lb.http_get(&format!("/readyz{query}")).await.0;
+    for query in ["", "?upstream=web", "?upstream=db"] {
+        assert_eq!(status(query).await, 200, "{query}");
+    }
+    ctl(&lb, &["drain", "web/web1"]).await.ok();
+    let (code, body) = lb.http_get("/readyz?upstream=web").await;
+    assert_eq!(code, 503);
+    assert_eq!(body, "no available server in upstream web\n");
+    assert_eq!(status("").await, 200);
+    assert_eq!(status("?upstream=db").await, 200);
+    ctl(&lb, &["ready", "web/web1"]).await.ok();
+    assert_eq!(status("?upstream=web").await, 200);
+    let (code, body) = lb.http_get("/readyz?upstream=wbe").await;
+    assert_eq!(code, 404);
+    assert_eq!(body, "no upstream \"wbe\"; there are: web, db\n");
+    lb.quiet().await;
+}

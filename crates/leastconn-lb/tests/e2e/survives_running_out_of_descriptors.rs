@@ -81,6 +81,41 @@ async fn accepting_pauses_without_spinning_and_recovers() {
     lb.quiet().await;
 }
 
+/// A stop meanwhile resets no client of the backlog: closing the socket would.
+#[tokio::test]
+async fn stop_serves_clients_in_the_backlog() {
+    use leastconn_testkit::Signal;
+    let web = Upstream::named("web1").await;
+    let lb = Site::patient(&[&web]).start().await;
+    limit_files(&lb, lb.open_fds() as u64 + 5);
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        silent.push(tcp(lb.main()).await);
+    }
+    lb.wait_log(
+        |event| event["fields"]["message"] == "cannot accept connections",
+        DEADLINE,
+    )
+    .await;
+    let client = lb.client(CLIENT1);
+    let waiting = tcp(lb.main()).await;
+    lb.signal(Signal::TERM);
+    eventually(DEADLINE, || async {
+        let (status, _) = lb.http_get("/readyz").await;
+        (status == 503).then_some(()).ok_or(status.to_string())
+    })
+    .await
+    .unwrap();
+    drop(silent);
+    let stream = within(
+        DEADLINE,
+        "the handshake",
+        client.handshake(waiting, "localhost"),
+    );
+    assert_eq!(talk(stream.await.unwrap()).await.unwrap(), "web1");
+    assert_eq!(lb.wait_end(DEADLINE).await.code(), Some(0));
+}
+
 /// Whoever looks at the balancer in such an hour must get an answer: connections
 /// leave some descriptors alone, whatever `max_connections` says.
 #[tokio::test]

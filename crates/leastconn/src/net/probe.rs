@@ -1,5 +1,9 @@
 //! Asking servers whether they work, before a client has to find out.
 
+mod mysql;
+mod postgres;
+mod redis;
+
 use std::{fmt, future::poll_fn, io, ops::RangeInclusive, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
@@ -36,6 +40,21 @@ pub enum Probe {
         /// Status codes that mean "working".
         status: Vec<RangeInclusive<u16>>,
     },
+    /// Greet a MySQL or MariaDB client, and answer its login, in any way but with an
+    /// error about the server. A connection that ends before its login counts as one of
+    /// `max_connect_errors`, after which the server blocks the host.
+    Mysql {
+        /// The user that logs in, without a password. It need not exist.
+        user: String,
+    },
+    /// Answer the start of a PostgreSQL session: ask for a password, take the user or
+    /// refuse it.
+    Postgres {
+        /// The user of the session. It need not exist.
+        user: String,
+    },
+    /// Answer Redis' `PING`, if only with the demand for a password.
+    Redis,
 }
 
 /// How and how often servers are probed.
@@ -78,6 +97,17 @@ pub enum ProbeError {
     /// The answer had another status code.
     #[error("HTTP status {0}")]
     Status(u16),
+    /// The server answered with an error that concerns all clients.
+    #[error("the server answers with an error: {0}")]
+    Server(String),
+}
+
+impl ProbeError {
+    fn server(message: &[u8]) -> Self {
+        const LONGEST: usize = 256;
+        let message = &message[..message.len().min(LONGEST)];
+        Self::Server(message.escape_ascii().to_string())
+    }
 }
 
 impl ProbeError {
@@ -173,6 +203,9 @@ pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Resu
                     return Err(ProbeError::Status(code));
                 }
             }
+            Probe::Mysql { user } => mysql::check(&mut stream, user, &mut answer).await?,
+            Probe::Postgres { user } => postgres::check(&mut stream, user, &mut answer).await?,
+            Probe::Redis => redis::check(&mut stream, &mut answer).await?,
         }
         // Towards a server that works, in good order. It has answered already.
         let _ = poll_fn(|cx| Pin::new(&mut stream).poll_finish(cx)).await;
@@ -248,6 +281,13 @@ async fn read_until<S: Stream, T>(
             return Ok(None);
         }
     }
+}
+
+/// Waits until the server has closed: what it sends unasked until then must not be left
+/// unread, or closing would reset the connection.
+async fn drain<S: Stream>(stream: &mut S) {
+    let mut rest = [0; 1024];
+    while let Ok(1..) = stream.read(&mut rest).await {}
 }
 
 /// Probes the servers of a pool for as long as it lives, each at once when

@@ -12,6 +12,7 @@
 //! as well, but not before the other side has acknowledged everything that was
 //! received: a reset discards what the kernel still has to send.
 
+mod buffered;
 mod delivery;
 mod flow;
 mod pair;
@@ -30,6 +31,7 @@ use std::{
 
 use tokio::time::sleep_until;
 
+pub use self::buffered::{buffered, set_buffer_allowance};
 use self::pair::Pair;
 pub use self::splice::MAX_PIPES;
 use self::turns::Turns;
@@ -94,11 +96,16 @@ pub struct RelayOutcome {
     pub server_error: Option<io::Error>,
 }
 
+/// What [`Traffic::buffered`] of one connection is at most.
+pub const MAX_BUFFERED: usize = 2 * SCRATCH;
+
 /// Bytes that a connection has carried, readable while it lives.
 #[derive(Debug, Default)]
 pub struct Traffic {
     received: AtomicU64,
     sent: AtomicU64,
+    /// To the server, and to the client.
+    buffered: [AtomicU64; 2],
 }
 
 impl Traffic {
@@ -110,6 +117,13 @@ impl Traffic {
     /// Bytes from the server to the client.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// About how many bytes are held for receivers that are slow: to choose between
+    /// connections when memory runs out.
+    pub fn buffered(&self) -> u64 {
+        let [forth, back] = &self.buffered;
+        forth.load(Ordering::Relaxed) + back.load(Ordering::Relaxed)
     }
 }
 
@@ -149,7 +163,7 @@ pub async fn relay<D: Stream, U: Stream>(
     let reason = poll_fn(|cx| {
         loop {
             let before = pair.progress();
-            let room = turns.room();
+            let room = buffered::room(turns.room());
             SCRATCH_SPACE.with_borrow_mut(|scratch| pair.poll(cx, &mut scratch[..room]));
             let after = pair.progress();
             turns.carried([0, 1].map(|way| after[way].carried - before[way].carried));

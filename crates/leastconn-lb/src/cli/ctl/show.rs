@@ -104,6 +104,16 @@ pub(super) fn status(status: &Status, paper: &Paper) -> String {
             figures::bytes(connections.bytes_sent)
         ),
     );
+    if let Some(memory) = &status.memory {
+        let (used, limit) = (memory.used_bytes, memory.limit_bytes);
+        let text = format!("{} of {}", figures::bytes(used), figures::bytes(limit));
+        let over = if used > limit {
+            paper.paint(": new connections are REFUSED", Tone::Bad)
+        } else {
+            String::new()
+        };
+        row("memory", &format!("{text}{over}"));
+    }
     row(
         "handshakes",
         &format!(

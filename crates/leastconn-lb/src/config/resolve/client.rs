@@ -92,6 +92,7 @@ impl Resolver<'_> {
             issuer_cn,
             source,
         } = &raw.value;
+        self.check_cn(cn.as_ref());
         let cn = self.patterns("cn", cn.as_ref(), CnPattern::parse);
         let ou = self.patterns("ou", ou.as_ref(), ExactText::parse);
         let dns = self.patterns("dns", dns.as_ref(), DnsPattern::parse);
@@ -123,6 +124,41 @@ impl Resolver<'_> {
             return None;
         }
         Some(matcher)
+    }
+
+    /// Warns of common names that are written as if more than `*` for a whole label were
+    /// understood.
+    fn check_cn(&mut self, raw: Option<&At<OneOrMany>>) {
+        for text in raw.into_iter().flat_map(At::each) {
+            let value = text.value;
+            let is_dn = value.split(',').all(|part| part.contains('=')) && value.contains("CN=");
+            let (says, help) = if value == "*" {
+                (
+                    "matches only names of one label, without a dot",
+                    "`*` stands for one label; `issuer_cn` matches all certificates of a CA"
+                        .to_owned(),
+                )
+            } else if is_dn {
+                let mut parts = value.split(',');
+                let cn = parts.find_map(|part| part.trim().strip_prefix("CN="));
+                let cn = cn.unwrap_or_default();
+                (
+                    "looks like a whole distinguished name: only its common name is compared",
+                    format!("write `cn = {cn:?}`"),
+                )
+            } else if value.contains(['^', '$', '\\', '(', '|', '+', '?']) || value.contains(".*") {
+                (
+                    "looks like a regular expression: it is compared as it stands",
+                    "`*` stands for one whole label, as in \"*.example.com\"".to_owned(),
+                )
+            } else {
+                continue;
+            };
+            self.problems
+                .warning(format!("`cn`: {value:?} {says}"))
+                .at(text.span)
+                .help(help);
+        }
     }
 
     /// A moment: with an offset, for a rule must end at the same one everywhere.

@@ -1,16 +1,37 @@
 //! `[process]`, `[log]` and `[admin]`.
 
-use std::{num::NonZeroUsize, ops::Range, path::Path, thread};
+use std::{num::NonZeroUsize, ops::Range, os::unix::fs::FileTypeExt, path::Path, thread};
 
 use super::{Resolver, Zero};
 use crate::config::{
     defaults,
-    model::{Access, Format, Level, Log, Process},
+    model::{Access, Format, Level, Log, MemoryLimit, Process},
     raw::{
         RawLog, RawProcess,
         value::{At, Workers},
     },
+    size,
 };
+
+/// With less, no connection would be accepted.
+const LEAST_MEMORY: u64 = 32 << 20;
+
+/// The stream of this process that a file name stands for.
+fn standard_stream(file: &str) -> Option<Access> {
+    let own = format!("/proc/{}/fd/", std::process::id());
+    let number = match file {
+        "/dev/stdout" => "1",
+        "/dev/stderr" => "2",
+        file => ["/dev/fd/", "/proc/self/fd/", &own]
+            .iter()
+            .find_map(|directory| file.strip_prefix(directory))?,
+    };
+    match number {
+        "1" => Some(Access::Stdout),
+        "2" => Some(Access::Stderr),
+        _ => None,
+    }
+}
 
 impl Resolver<'_> {
     pub(super) fn process(&mut self, raw: &RawProcess) -> Process {
@@ -42,6 +63,7 @@ impl Resolver<'_> {
                 defaults::DRAIN_TIMEOUT,
                 Zero::Allowed,
             ),
+            memory_limit: self.memory_limit(raw.memory_limit.as_ref()),
             watch: raw
                 .watch
                 .as_ref()
@@ -54,6 +76,26 @@ impl Resolver<'_> {
         }
     }
 
+    fn memory_limit(&mut self, raw: Option<&At<String>>) -> MemoryLimit {
+        let Some(At { value, span }) = raw else {
+            return MemoryLimit::Auto;
+        };
+        let trouble = match &**value {
+            "auto" => return MemoryLimit::Auto,
+            "off" => return MemoryLimit::Off,
+            size => match size::parse(size) {
+                Ok(bytes) if bytes >= LEAST_MEMORY => return MemoryLimit::Bytes(bytes),
+                Ok(_) => "the least is 32MiB: the process itself needs some 20 MiB".to_owned(),
+                Err(error) => error.to_string(),
+            },
+        };
+        self.problems
+            .error(format!("`memory_limit`: {trouble}"))
+            .at(span.clone())
+            .help("write \"auto\", \"off\" or a size like \"512MiB\"");
+        MemoryLimit::Auto
+    }
+
     pub(super) fn log(&mut self, raw: &RawLog) -> Log {
         Log {
             level: raw.level.as_ref().map_or(Level::Info, |at| at.value),
@@ -62,12 +104,13 @@ impl Resolver<'_> {
                 None => Access::Stdout,
                 Some(At { value, span }) => match &**value {
                     "stdout" => Access::Stdout,
+                    "stderr" => Access::Stderr,
                     "off" => Access::Off,
                     "" => {
                         self.problems
                             .error("`access` is empty")
                             .at(span.clone())
-                            .help("write \"stdout\", \"off\" or the name of a file");
+                            .help("write \"stdout\", \"stderr\", \"off\" or the name of a file");
                         Access::Off
                     }
                     file => self.access_file(file, span),
@@ -77,11 +120,25 @@ impl Resolver<'_> {
     }
 
     fn access_file(&mut self, file: &str, span: &Range<usize>) -> Access {
+        // By these names, a stream that is a socket or not ours cannot be opened.
+        if let Some(stream) = standard_stream(file) {
+            return stream;
+        }
         let path = self.path(file);
+        let kind = std::fs::metadata(&path).map(|data| data.file_type());
         // An empty parent is the working directory, and there is one.
         let parent = path.parent().filter(|parent| *parent != Path::new(""));
-        let trouble = if path.is_dir() {
+        let is_stream =
+            path.starts_with("/proc") && path.components().any(|part| part.as_os_str() == "fd");
+        let trouble = if is_stream {
+            Some(
+                "it is a stream of another process; for standard output write \"stdout\""
+                    .to_owned(),
+            )
+        } else if path.is_dir() {
             Some("it is a directory".to_owned())
+        } else if kind.is_ok_and(|kind| kind.is_socket()) {
+            Some("it is a socket; for standard output write \"stdout\"".to_owned())
         } else {
             parent
                 .filter(|parent| !parent.is_dir())

@@ -20,6 +20,9 @@ use crate::config::{
 };
 use crate::proxy_protocol::Version;
 
+/// The port of MySQL and MariaDB.
+const MYSQL: u16 = 3306;
+
 impl Resolver<'_> {
     pub(super) fn all_upstreams(&mut self, raw: &[At<RawUpstream>]) -> Vec<Upstream> {
         let mut seen = HashMap::new();
@@ -30,6 +33,7 @@ impl Resolver<'_> {
             let servers = self.servers(table, id.as_ref());
             self.declare(table, &servers, &mut seen);
             let upstream = self.upstream(&table.value, servers);
+            self.check_mysql(&table.value, &upstream);
             upstreams.extend(id.map(|id| Upstream { id, ..upstream }));
         }
         upstreams
@@ -322,6 +326,13 @@ impl Resolver<'_> {
                     StatusSet::OneOf(at.value.0.clone())
                 }),
             },
+            HealthCheckType::Mysql => ProbeKind::Mysql {
+                user: self.probe_user(raw.user.as_ref()),
+            },
+            HealthCheckType::Postgres => ProbeKind::Postgres {
+                user: self.probe_user(raw.user.as_ref()),
+            },
+            HealthCheckType::Redis => ProbeKind::Redis,
         };
         let streak = |at: &Option<At<u32>>, default: u32| {
             at.as_ref()
@@ -365,6 +376,14 @@ impl Resolver<'_> {
                     .help(format!("write `type = {word:?}`, or remove `{key}`"));
             }
         }
+        if let Some(At { span, .. }) = &raw.user
+            && !matches!(kind, HealthCheckType::Mysql | HealthCheckType::Postgres)
+        {
+            self.problems
+                .error("`user` belongs to health checks of type \"mysql\" or \"postgres\"")
+                .at(span.clone())
+                .help("write `type = \"mysql\"` or `type = \"postgres\"`, or remove `user`");
+        }
         for (key, text) in [("send", &raw.send), ("expect", &raw.expect)] {
             if let Some(at) = text
                 && at.value.is_empty()
@@ -380,6 +399,50 @@ impl Resolver<'_> {
             self.problems
                 .error("`status` is empty: no answer would be a good one")
                 .at(at.span.clone());
+        }
+    }
+
+    fn probe_user(&mut self, user: Option<&At<String>>) -> String {
+        let Some(At { value, span }) = user else {
+            return defaults::HEALTH_USER.to_owned();
+        };
+        // It ends with a NUL on the wire.
+        if value.is_empty() || value.contains('\0') || value.len() > 63 {
+            self.problems
+                .error(format!("{value:?} is not the name of a database user"))
+                .at(span.clone())
+                .help("it has 1 to 63 bytes");
+        }
+        value.clone()
+    }
+
+    /// Warns where the probes of `upstream` would have a database block this host.
+    fn check_mysql(&mut self, raw: &RawUpstream, upstream: &Upstream) {
+        let Some(check) = &upstream.health_check else {
+            return;
+        };
+        let says_nothing = matches!(
+            check.kind,
+            ProbeKind::Tcp { send: None, .. } | ProbeKind::Http { .. }
+        );
+        let mut ports = upstream.servers.iter().map(|server| server.address.port());
+        let is_mysql = match check.port {
+            Some(port) => port == MYSQL,
+            None => ports.any(|port| port == Some(MYSQL)),
+        };
+        if !says_nothing || !is_mysql {
+            return;
+        }
+        let of_check = raw.health_check.as_ref().map(|at| &at.span);
+        let place = of_check.or(raw.servers.as_ref().map(|at| &at.span));
+        let problem = self
+            .problems
+            .warning("MySQL and MariaDB count each of these health checks as an error of this host, and block it after `max_connect_errors`");
+        if let Some(place) = place {
+            problem
+                .at(place.clone())
+                .note("a server has port 3306")
+                .help("write `health_check = { type = \"mysql\" }`");
         }
     }
 

@@ -357,7 +357,7 @@ fn mistakes_and_what_is_said() {
         (
             "servers =",
             "health_check = { type = \"tpc\" }\nservers =",
-            "error: `type` cannot be \"tpc\"; it is \"none\", \"tcp\" or \"http\"; did you mean \"tcp\"?",
+            "error: `type` cannot be \"tpc\"; it is \"none\", \"tcp\", \"http\", \"mysql\", \"postgres\" or \"redis\"; did you mean \"tcp\"?",
         ),
         (
             "servers =",

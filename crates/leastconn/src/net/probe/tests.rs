@@ -347,3 +347,135 @@ async fn a_step_comes_before_the_question_and_its_failure_is_the_server_s() {
     let _checker = Checker::start_with(&pool, check.clone(), Greeting(false));
     becomes(&pool, false).await;
 }
+
+/// Answers one connection with these bytes, the first before anything was asked if it
+/// greets, and returns what the probe sent.
+async fn scripted(
+    greeting: &[u8],
+    answers: &[&[u8]],
+) -> (SocketAddr, tokio::task::JoinHandle<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let greeting = greeting.to_vec();
+    let answers: Vec<_> = answers.iter().map(|answer| answer.to_vec()).collect();
+    let script = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(&greeting).await.unwrap();
+        let mut seen = Vec::new();
+        for answer in answers {
+            let before = seen.len();
+            while seen.len() == before {
+                stream.read_buf(&mut seen).await.unwrap();
+            }
+            stream.write_all(&answer).await.unwrap();
+        }
+        stream.shutdown().await.unwrap();
+        let end = stream.read_to_end(&mut seen).await;
+        end.expect("the probe reset the connection");
+        seen
+    });
+    (address, script)
+}
+
+fn packet(sequence: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![payload.len() as u8, 0, 0, sequence];
+    packet.extend(payload);
+    packet
+}
+
+fn mysql() -> Check {
+    check(Probe::Mysql {
+        user: "leastconn".to_owned(),
+    })
+}
+
+const GREETING: &[u8] = b"\x0a8.0.1\0....";
+const DENIED: &[u8] = b"\xff\x15\x04#28000Access denied";
+
+#[tokio::test]
+async fn mysql_login_is_completed_whatever_comes_of_it() {
+    let greeting = packet(0, GREETING);
+    let ok = packet(2, b"\0\0\0\x02\0\0\0");
+    let denied = packet(2, DENIED);
+    let switch = packet(2, b"\xfecaching_sha2_password\0salt");
+    let denied_then = packet(4, DENIED);
+    for (answers, last) in [
+        (vec![&*ok], b"\x01\0\0\0\x01".to_vec()),
+        (vec![&*denied], b"mysql_native_password\0".to_vec()),
+        (vec![&*switch, &*denied_then], b"\0\0\0\x03".to_vec()),
+    ] {
+        let (address, script) = scripted(&greeting, &answers).await;
+        probe_at(address, &mysql()).await.unwrap();
+        let seen = script.await.unwrap();
+        assert_eq!(seen[3], 1, "the number of the first answer");
+        assert!(seen.windows(9).any(|window| window == b"leastconn"));
+        assert!(seen.ends_with(&last), "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn mysql_errors_for_all_clients_fail_the_probe() {
+    let blocked = packet(0, b"\xff\x69\x04Host '10.0.0.1' is blocked");
+    let (address, script) = scripted(&blocked, &[]).await;
+    let error = probe_at(address, &mysql()).await.unwrap_err();
+    assert!(error.to_string().contains("is blocked"), "{error}");
+    script.await.unwrap();
+    let greeting = packet(0, GREETING);
+    let full = packet(2, b"\xff\x10\x04#08004Too many connections");
+    let (address, script) = scripted(&greeting, &[&full]).await;
+    let error = probe_at(address, &mysql()).await.unwrap_err();
+    assert!(error.to_string().contains("Too many"), "{error}");
+    script.await.unwrap();
+    let (address, script) = scripted(b"SSH-2.0-OpenSSH\r\n", &[]).await;
+    probe_at(address, &mysql()).await.unwrap_err();
+    let _ = script.await;
+}
+
+#[tokio::test]
+async fn postgres_session_is_begun_and_ended() {
+    let postgres = check(Probe::Postgres {
+        user: "leastconn".to_owned(),
+    });
+    let error = |code: &str| {
+        let fields = format!("SFATAL\0C{code}\0Mthe message\0\0");
+        let length = (fields.len() as u32 + 4).to_be_bytes();
+        [b"E", &length[..], fields.as_bytes()].concat()
+    };
+    let taken = b"R\0\0\0\x08\0\0\0\0".to_vec();
+    let password = b"R\0\0\0\x0c\0\0\0\x05salt".to_vec();
+    for (answer, works, terminated) in [
+        (taken, true, true),
+        (password, true, false),
+        (error("28000"), true, false),
+        (error("57P03"), false, false),
+        (error("53300"), false, false),
+    ] {
+        let (address, script) = scripted(b"", &[&answer]).await;
+        let probed = probe_at(address, &postgres).await;
+        assert_eq!(probed.is_ok(), works, "{probed:?}");
+        let seen = script.await.unwrap();
+        assert_eq!(seen[4..8], [0, 3, 0, 0]);
+        assert_eq!(seen.ends_with(b"X\0\0\0\x04"), terminated);
+    }
+}
+
+#[tokio::test]
+async fn redis_works_unless_it_refuses_all() {
+    for (answer, works) in [
+        ("+PONG\r\n", true),
+        ("-NOAUTH Authentication required.\r\n", true),
+        ("-LOADING Redis is loading the dataset in memory\r\n", false),
+        ("-DENIED Redis is running in protected mode\r\n", false),
+        ("HTTP/1.1 400 Bad Request\r\n", false),
+    ] {
+        let answers: Vec<&[u8]> = if works {
+            vec![answer.as_bytes(), b"+OK\r\n"]
+        } else {
+            vec![answer.as_bytes()]
+        };
+        let (address, script) = scripted(b"", &answers).await;
+        let probed = probe_at(address, &check(Probe::Redis)).await;
+        assert_eq!(probed.is_ok(), works, "{probed:?}");
+        script.await.unwrap();
+    }
+}

@@ -14,6 +14,7 @@ use tokio::{io::ReadBuf, net::TcpStream, task::yield_now};
 use super::{
     super::{Fault, Stream},
     OnTruncation,
+    buffered::Buffered,
     delivery::Delivery,
     splice::Splice,
     turns::Turns,
@@ -95,10 +96,18 @@ pub(super) struct Flow<'a> {
     delivery: Option<Box<Delivery>>,
     carried: u64,
     meter: &'a AtomicU64,
+    /// How much is held for the writer.
+    buffered: Buffered<'a>,
+    /// How much is read at once.
+    room: usize,
 }
 
 impl<'a> Flow<'a> {
-    pub(super) fn new(meter: &'a AtomicU64, on_truncation: OnTruncation) -> Self {
+    pub(super) fn new(
+        meter: &'a AtomicU64,
+        on_truncation: OnTruncation,
+        buffered: &'a AtomicU64,
+    ) -> Self {
         Self {
             phase: Phase::Reading,
             unsent: Vec::new(),
@@ -119,6 +128,8 @@ impl<'a> Flow<'a> {
             delivery: None,
             carried: 0,
             meter,
+            buffered: Buffered::new(buffered),
+            room: 0,
         }
     }
 
@@ -181,6 +192,7 @@ impl<'a> Flow<'a> {
         if is_open && !std::mem::replace(&mut self.is_abandoned, true) {
             self.unsent = Vec::new();
             self.taken = 0;
+            self.buffered.set(0);
             // The alert, which was not written by this flow.
             self.unflushed = true;
             self.phase = Phase::Breaking;
@@ -230,6 +242,7 @@ impl<'a> Flow<'a> {
         writer: &mut impl Stream,
         scratch: &mut [u8],
     ) {
+        self.room = scratch.len();
         let enough = self.carried.saturating_add(scratch.len() as u64);
         for _ in 0..STEPS {
             match self.step(cx, reader, writer, scratch) {
@@ -266,6 +279,7 @@ impl<'a> Flow<'a> {
                 return Poll::Pending;
             }
             self.taken = 0;
+            self.buffered.set(0);
         }
         if !self.splice.is_empty()
             && let Some(writer) = writer.as_tcp()
@@ -297,6 +311,7 @@ impl<'a> Flow<'a> {
                 let taken = self.write(cx, writer, &scratch[..filled]);
                 if taken < filled && !self.is_over() && !self.is_abandoned {
                     self.unsent = scratch[taken..filled].to_vec();
+                    self.buffered.set(filled - taken);
                 }
                 let much = filled + scratch.len() / LITTLE > scratch.len();
                 if much {
@@ -471,9 +486,17 @@ impl<'a> Flow<'a> {
     /// Passes on what the writer holds.
     fn flush(&mut self, cx: &mut Context<'_>, writer: &mut impl Stream) -> Poll<()> {
         if self.unflushed {
-            match ready!(Pin::new(writer).poll_flush(cx)) {
-                Ok(()) => self.unflushed = false,
-                Err(error) => self.writer_broke(error),
+            match Pin::new(writer).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    self.unflushed = false;
+                    self.buffered.set(0);
+                }
+                Poll::Ready(Err(error)) => self.writer_broke(error),
+                Poll::Pending => {
+                    // How much the writer holds it does not tell: this is the most.
+                    self.buffered.set(self.room);
+                    return Poll::Pending;
+                }
             }
         }
         Poll::Ready(())

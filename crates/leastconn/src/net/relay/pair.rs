@@ -36,11 +36,12 @@ impl<'a, D: Stream, U: Stream> Pair<'a, D, U> {
         on_truncation: OnTruncation,
         traffic: &'a Traffic,
     ) -> Self {
+        let [to_server, to_client] = &traffic.buffered;
         Self {
             downstream,
             upstream,
-            client_to_server: Flow::new(&traffic.received, on_truncation),
-            server_to_client: Flow::new(&traffic.sent, on_truncation),
+            client_to_server: Flow::new(&traffic.received, on_truncation, to_server),
+            server_to_client: Flow::new(&traffic.sent, on_truncation, to_client),
             on_truncation,
             first: None,
             is_complete: false,

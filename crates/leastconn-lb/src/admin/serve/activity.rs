@@ -1,0 +1,174 @@
+//! Which connections are idle, and for how long: when there are too many, the one that
+//! has been idle for the longest time makes room.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use axum::body::Body;
+use hyper::body::{Bytes, Frame, SizeHint};
+use leastconn::net;
+use tokio::sync::Notify;
+
+/// The connections of one socket, in the order in which they were accepted.
+#[derive(Debug, Default)]
+pub(in crate::admin) struct Activities {
+    all: Vec<Arc<Activity>>,
+    /// A connection has become idle.
+    idle: Arc<Notify>,
+}
+
+/// What a connection does.
+#[derive(Debug)]
+pub(in crate::admin) struct Activity {
+    /// Since when it has had no request to answer; `None`: it has one.
+    idle_since: Mutex<Option<Instant>>,
+    has_answered: AtomicBool,
+    evict: Notify,
+    idle: Arc<Notify>,
+}
+
+impl Activities {
+    /// A further connection.
+    pub(in crate::admin) fn add(&mut self) -> Arc<Activity> {
+        // The connections hold the other references.
+        self.all.retain(|one| Arc::strong_count(one) > 1);
+        let one = Arc::new(Activity {
+            idle_since: Mutex::new(Some(net::now())),
+            has_answered: AtomicBool::new(false),
+            evict: Notify::new(),
+            idle: Arc::clone(&self.idle),
+        });
+        self.all.push(Arc::clone(&one));
+        one
+    }
+
+    /// How many there are that were not evicted.
+    pub(in crate::admin) fn count(&mut self) -> usize {
+        self.all.retain(|one| Arc::strong_count(one) > 1);
+        self.all.len()
+    }
+
+    /// Whether one of them is idle.
+    pub(in crate::admin) fn has_idle(&self) -> bool {
+        self.all.iter().any(|one| one.idle_since().is_some())
+    }
+
+    /// Evicts the one that has been idle for the longest time, if any is idle.
+    pub(in crate::admin) fn evict(&mut self) {
+        let idle = self.all.iter().enumerate();
+        let idle = idle.filter_map(|(n, one)| Some(((*one.idle_since())?, n)));
+        if let Some((_, longest)) = idle.min() {
+            self.all.remove(longest).evict.notify_one();
+        }
+    }
+
+    /// Waits until a connection becomes idle.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(in crate::admin) async fn becomes_idle(&self) {
+        self.idle.notified().await;
+    }
+}
+
+impl Activity {
+    fn idle_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.idle_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request has come.
+    pub(super) fn begin(self: &Arc<Self>) -> Busy {
+        *self.idle_since() = None;
+        Busy(Arc::clone(self))
+    }
+
+    /// Waits until it is to make room.
+    pub(super) async fn evicted(&self) {
+        self.evict.notified().await;
+    }
+
+    /// Whether it has had a request.
+    pub(super) fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Acquire)
+    }
+}
+
+/// A connection has a request to answer, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Busy(Arc<Activity>);
+
+impl Busy {
+    /// Until the end of the answer.
+    pub(super) fn until_end(self, body: Body) -> Body {
+        Body::new(Answer { body, _busy: self })
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.has_answered.store(true, Ordering::Release);
+        *self.0.idle_since() = Some(net::now());
+        self.0.idle.notify_one();
+    }
+}
+
+/// The body of an answer.
+struct Answer {
+    body: Body,
+    _busy: Busy,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longest_idle_connection_is_evicted_and_busy_ones_are_not() {
+        let mut all = Activities::default();
+        let [a, b, c] = [(); 3].map(|()| all.add());
+        let busy = a.begin();
+        drop(b.begin());
+        // `c` has been idle since it was accepted, `b` since its request.
+        let evicted = |one: &Arc<Activity>| Arc::strong_count(one) == 1;
+        all.evict();
+        assert!(!evicted(&a) && !evicted(&b) && evicted(&c));
+        all.evict();
+        assert!(!evicted(&a) && evicted(&b));
+        assert!(!all.has_idle());
+        all.evict();
+        assert!(!evicted(&a));
+        drop(busy);
+        assert!(all.has_idle() && a.has_answered());
+        drop(a);
+        assert_eq!(all.count(), 0);
+    }
+}

@@ -1,0 +1,79 @@
+//! The PostgreSQL protocol, as far as the server's first answer to a session.
+
+use tokio::io::AsyncWriteExt;
+
+use super::{Excerpt, ProbeError, Stream, drain, read_until};
+
+/// Version 3.0.
+const PROTOCOL: u32 = 196_608;
+
+const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
+
+/// `SQLSTATE`s that concern all clients: the server starts, stops or recovers
+/// (`cannot_connect_now`), or has no connection left (`too_many_connections`).
+const UNAVAILABLE: [&[u8]; 2] = [b"57P03", b"53300"];
+
+pub(super) async fn check<S: Stream>(
+    stream: &mut S,
+    user: &str,
+    answer: &mut Vec<u8>,
+) -> Result<(), ProbeError> {
+    stream.write_all(&startup(user)).await?;
+    stream.flush().await?;
+    let message = read_until(stream, answer, |answer| {
+        let (header, rest) = answer.split_first_chunk::<5>()?;
+        let [kind, a, b, c, d] = *header;
+        // The length counts itself.
+        let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).ok()?;
+        Some((kind, rest.get(..length.checked_sub(4)?)?.to_vec()))
+    });
+    match message.await? {
+        // Taken without a password. A session must be ended.
+        Some((b'R', request)) if request == [0; 4] => {
+            stream.write_all(&TERMINATE).await?;
+            stream.flush().await?;
+            drain(stream).await;
+            Ok(())
+        }
+        // It asks for one: a client that has none closes.
+        Some((b'R', _)) => Ok(()),
+        Some((b'E', fields)) => match unavailable(&fields) {
+            None => Ok(()),
+            Some(message) => Err(ProbeError::server(message)),
+        },
+        _ => Err(ProbeError::Unexpected(Excerpt::of(answer))),
+    }
+}
+
+fn startup(user: &str) -> Vec<u8> {
+    let parameters = [
+        "user",
+        user,
+        "database",
+        "postgres",
+        "application_name",
+        "leastconn health check",
+    ];
+    let mut body = PROTOCOL.to_be_bytes().to_vec();
+    for text in parameters {
+        body.extend(text.bytes().chain([0]));
+    }
+    body.push(0);
+    let length = u32::try_from(body.len() + 4).unwrap_or_default();
+    let mut startup = length.to_be_bytes().to_vec();
+    startup.extend(body);
+    startup
+}
+
+/// The message of an error that concerns all clients. Fields are a letter and text that
+/// ends with a NUL.
+fn unavailable(fields: &[u8]) -> Option<&[u8]> {
+    let field = |letter: u8| {
+        let mut all = fields.split(|&byte| byte == 0);
+        all.find_map(|field| field.strip_prefix(&[letter]))
+    };
+    let code = field(b'C')?;
+    UNAVAILABLE
+        .contains(&code)
+        .then(|| field(b'M').unwrap_or(code))
+}
