@@ -18,7 +18,7 @@ use std::{
 
 use leastconn::{
     Balance, ClientId, Lease, Permit, Reason, Refusal,
-    net::{self, Attempts, ConnectError, RelayOutcome, Stream},
+    net::{self, Attempts, ConnectError, Departed, RelayOutcome, Stream},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -252,7 +252,7 @@ async fn carry<S: Stream>(
 ) {
     // The listener goes no further: a connection that lives for long must not keep
     // the rules and the upstreams of its youth.
-    let mut admitted = match Box::pin(admit(stream.socket(), listener, running, record)).await {
+    let mut admitted = match Box::pin(admit(&mut stream, listener, running, record)).await {
         Ok(admitted) => admitted,
         Err(ended) => {
             record.end(ended.reason, ended.detail.as_deref());
@@ -305,8 +305,8 @@ fn detail(outcome: &RelayOutcome) -> Option<String> {
     }
 }
 
-async fn admit(
-    socket: Option<&TcpStream>,
+async fn admit<S: Stream>(
+    stream: &mut S,
     listener: Arc<Listener>,
     running: Arc<Running>,
     record: &mut Record,
@@ -323,12 +323,16 @@ async fn admit(
     let start = net::now();
     let upstream = grant.upstream();
     let header = upstream.proxy_protocol();
-    let header = header.map(|version| header_for(version, socket, record));
+    let header = header.map(|version| header_for(version, stream.socket(), record));
     let opening = upstream.opening().for_client(record.alpn());
     let step = Headed::new(header.transpose()?, opening);
     let (policy, attempts) = (upstream.connect_policy(), Attempts::default());
     let connecting = net::connect_observed(pool, &candidates, policy, &step, &attempts);
-    let connected = record.live().unless_stopped(connecting).await;
+    let connected = tokio::select! {
+        biased;
+        connected = record.live().unless_stopped(connecting) => connected.map_err(Ended::from),
+        departed = net::departed(stream) => Err(departed.into()),
+    };
     let took = net::now().saturating_duration_since(start);
     let connected = connected.inspect_err(|_| record.connected(None, attempts.get(), took))?;
     match connected {
@@ -446,7 +450,7 @@ impl From<Reason> for Ended {
 }
 
 macro_rules! ended_from {
-    ($($error:ty),+) => {$(
+    ($($error:ty),+ $(,)?) => {$(
         impl From<$error> for Ended {
             fn from(error: $error) -> Self {
                 Self { reason: error.reason(), detail: Some(error.to_string()), clues: None }
@@ -471,7 +475,14 @@ impl Ended {
     }
 }
 
-ended_from!(StartTlsError, ReceiveError, Refused, Refusal, ConnectError);
+ended_from!(
+    StartTlsError,
+    ReceiveError,
+    Refused,
+    Refusal,
+    ConnectError,
+    Departed,
+);
 
 impl From<Box<Failed>> for Ended {
     fn from(failed: Box<Failed>) -> Self {

@@ -10,7 +10,9 @@ use crate::{
     Balance, Candidates, ClientId, Limiter, Limits, PanicPolicy, Pool, PoolError, Reason, Refusal,
     ServerId, ServerSpec, Source,
     health::{ActivePolicy, PassivePolicy},
-    net::{self, Check, Checker, ConnectError, ConnectPolicy, RelayPolicy, Stream, Traffic},
+    net::{
+        self, Check, Checker, ConnectError, ConnectPolicy, Departed, RelayPolicy, Stream, Traffic,
+    },
 };
 
 /// A load balancer for connections that a program has accepted itself.
@@ -91,14 +93,18 @@ pub enum BalanceError {
     /// No server took the connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The client left before a server was connected.
+    #[error(transparent)]
+    Departed(#[from] Departed),
 }
 
 impl BalanceError {
     /// The stable code.
-    pub const fn reason(&self) -> Reason {
+    pub fn reason(&self) -> Reason {
         match self {
             Self::Refused(refusal) => refusal.reason(),
             Self::Connect(error) => error.reason(),
+            Self::Departed(departed) => departed.reason(),
         }
     }
 }
@@ -160,7 +166,8 @@ impl Balancer {
     /// next one if that fails, and relays until both sides are done. How the relaying ended is in [`Transfer::reason`].
     ///
     /// # Errors
-    /// If the client is over a limit or no server took the connection. The
+    /// If the client is over a limit, no server took the connection, or the client left
+    /// before one did. The
     /// client's connection is closed then.
     ///
     /// # Cancel safety
@@ -181,7 +188,11 @@ impl Balancer {
             }
             _ => Cow::Borrowed(allowed),
         };
-        let mut connected = net::connect(&self.pool, &allowed, &self.connect).await?;
+        let mut connected = tokio::select! {
+            biased;
+            connected = net::connect(&self.pool, &allowed, &self.connect) => connected?,
+            departed = net::departed(&mut connection) => return Err(departed.into()),
+        };
         let traffic = Traffic::default();
         let outcome = net::relay(
             &mut connection,

@@ -1,6 +1,7 @@
 //! Connecting, relaying and probing on Tokio.
 
 pub mod connect;
+mod departure;
 mod failure;
 mod keepalive;
 mod outstanding;
@@ -16,6 +17,7 @@ use std::time::Instant;
 pub use connect::{
     Attempts, ConnectError, ConnectPolicy, Connected, connect, connect_observed, connect_with,
 };
+pub use departure::{Departed, departed};
 pub use keepalive::set_keepalive;
 pub use prepare::{Plain, Prepare};
 pub use probe::{Check, Checker, Probe};

@@ -70,6 +70,8 @@ reasons! {
     MaxLifetime = "max_lifetime",
     /// The client reset the connection.
     ClientReset = "client_reset",
+    /// The client closed before a server was connected, without having sent anything.
+    ClientClosed = "client_closed",
     /// The server reset the connection.
     ServerReset = "server_reset",
     /// The client ended its stream without the protocol's end, for TLS without
@@ -90,11 +92,12 @@ reasons! {
 
 impl Reason {
     /// Whether the connection was refused or failed. A truncated stream is no
-    /// failure: many clients close without `close_notify` after a complete exchange.
+    /// failure: many clients close without `close_notify` after a complete exchange. Nor is
+    /// a client that closes before a server is connected: monitors do.
     pub const fn is_failure(self) -> bool {
         !matches!(
             self,
-            Self::Ok | Self::ClientTruncated | Self::ServerTruncated
+            Self::Ok | Self::ClientClosed | Self::ClientTruncated | Self::ServerTruncated
         )
     }
 

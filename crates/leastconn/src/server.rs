@@ -67,6 +67,9 @@ pub struct Server {
     connect_failures: AtomicU64,
     #[cfg(feature = "tokio")]
     pub(crate) resolved: crate::net::resolve::Resolved,
+    /// When its last probe began that has ended.
+    #[cfg(feature = "tokio")]
+    pub(crate) last_probe: Mutex<Option<Instant>>,
 }
 
 /// What a server looks like from outside, for status pages and metrics.
@@ -120,6 +123,8 @@ impl Server {
             address,
             #[cfg(feature = "tokio")]
             resolved: crate::net::resolve::Resolved::default(),
+            #[cfg(feature = "tokio")]
+            last_probe: Mutex::new(None),
             health: Mutex::new(Health::new(active, passive)),
             looked_at: AtomicU64::new(0),
             epoch: OnceLock::new(),

@@ -28,6 +28,7 @@ export const ENDINGS = {
   half_close_timeout: "One side had finished, and the other was silent for half_close_timeout.",
   max_lifetime: "Reached max_lifetime.",
   client_reset: "The client reset the connection.",
+  client_closed: "The client closed before a server was connected, without having sent anything.",
   server_reset: "The server reset the connection.",
   client_truncated: "The client closed without close_notify, after all its data was delivered.",
   server_truncated: "The server closed without close_notify, after all its data was delivered.",

@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, pki_types::CertificateDer};
@@ -14,12 +14,17 @@ use tokio::{
 
 use super::{buffered::Buffered, direct::Direct};
 
+/// Plaintext that is read at once, and kept, while a server is being dialled.
+const AHEAD: usize = 4 * 1024;
+
 /// The server's side of an established TLS connection.
 ///
 /// Reading tells an orderly end (`close_notify`) from a broken one: an end of
 /// the TCP stream without it is [`io::ErrorKind::UnexpectedEof`].
 pub struct TlsStream {
     records: Layer,
+    /// Read while the server was being dialled: see [`leastconn::net::departed`].
+    ahead: Option<Box<[u8]>>,
     /// Boxed, like the layers' own state: tasks hold and move streams.
     about: Box<About>,
 }
@@ -55,12 +60,14 @@ impl TlsStream {
                 alpn: session.alpn_protocol().map(Box::from),
             }),
             records: Layer::Rustls(Box::new(stream)),
+            ahead: None,
         }
     }
 
     pub(super) fn direct(stream: Direct<TcpStream>, about: About) -> Self {
         Self {
             records: Layer::Direct(stream),
+            ahead: None,
             about: Box::new(about),
         }
     }
@@ -84,6 +91,18 @@ impl TlsStream {
     /// verified, and its own. Only once, so that nobody keeps it who does not need it.
     pub fn take_peer_chain(&mut self) -> Option<Vec<CertificateDer<'static>>> {
         self.about.peer.take()
+    }
+
+    /// Hands out what was read ahead.
+    fn take_ahead(&mut self, buffer: &mut ReadBuf<'_>) {
+        let Some(bytes) = self.ahead.take() else {
+            return;
+        };
+        let (now, later) = bytes.split_at(bytes.len().min(buffer.remaining()));
+        buffer.put_slice(now);
+        if !later.is_empty() {
+            self.ahead = Some(later.into());
+        }
     }
 
     /// Gives up TLS, for closing.
@@ -119,6 +138,10 @@ impl AsyncRead for TlsStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.ahead.is_some() {
+            self.get_mut().take_ahead(buffer);
+            return Poll::Ready(Ok(()));
+        }
         either!(self, stream => Pin::new(stream).poll_read(cx, buffer))
     }
 }
@@ -151,6 +174,22 @@ impl leastconn::net::Stream for TlsStream {
 
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, stream => Pin::new(stream).poll_finish(cx))
+    }
+
+    /// Reads, and keeps what it has read.
+    fn poll_ahead(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let this = self.get_mut();
+        if this.ahead.is_some() {
+            return Poll::Ready(Ok(true));
+        }
+        let mut bytes = [0; AHEAD];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(&mut *this).poll_read(cx, &mut buffer))?;
+        let read = buffer.filled();
+        if !read.is_empty() {
+            this.ahead = Some(read.into());
+        }
+        Poll::Ready(Ok(!read.is_empty()))
     }
 
     fn socket(&self) -> Option<&TcpStream> {

@@ -20,6 +20,7 @@ mod bounds_what_slow_readers_hold;
 mod caps_what_it_takes_on;
 mod carries_bytes_unchanged;
 mod checks_health_over_tls;
+mod client_departure;
 mod confines_itself;
 mod connection_ends;
 mod crl_expiry;

@@ -37,6 +37,7 @@ fn fields(outcome: &str) -> &'static str {
             "TLS client identity upstream server attempts connect_ms ? detail"
         }
         "connect_failed" => "TLS client identity upstream attempts ? detail",
+        "client_closed" => "TLS client identity upstream attempts ? detail",
         "no_server_available" => "TLS client identity upstream ? attempts detail",
         "rate_limited" | "too_many_connections" => "TLS client identity upstream ? detail",
         "not_allowed" => "TLS client identity ? detail",
@@ -263,9 +264,16 @@ async fn each_has_what_was_known_and_no_more() {
         .map(|record| record["outcome"].as_str().unwrap())
         .collect();
     // `overloaded` is for whoever comes too late to be known, `killed` for our faults,
-    // `server_truncated` needs a server with TLS, and `crl_expired` a list that expires
+    // `server_truncated` needs a server with TLS, `client_closed` one that does not answer
+    // (client_departure.rs), and `crl_expired` a list that expires
     // while the balancer runs (crl_expiry.rs).
-    const ELSEWHERE: [&str; 4] = ["overloaded", "killed", "server_truncated", "crl_expired"];
+    const ELSEWHERE: [&str; 5] = [
+        "overloaded",
+        "killed",
+        "client_closed",
+        "server_truncated",
+        "crl_expired",
+    ];
     let missing: Vec<_> = leastconn::Reason::ALL
         .iter()
         .map(|reason| reason.as_str())

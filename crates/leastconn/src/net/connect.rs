@@ -311,7 +311,7 @@ async fn dial<P: Prepare>(
         .as_ref()
         .is_err_and(|error| fault(error) == Fault::Server)
     {
-        server.resolved.doubt(now());
+        server.resolved.invalidate(server.address(), now());
     }
     result
 }

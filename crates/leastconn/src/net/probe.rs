@@ -4,13 +4,21 @@ mod mysql;
 mod postgres;
 mod redis;
 
-use std::{fmt, future::poll_fn, io, ops::RangeInclusive, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::poll_fn,
+    io,
+    ops::RangeInclusive,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::watch,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -21,7 +29,7 @@ use super::{
     prepare::{Plain, Prepare},
     random,
 };
-use crate::{AdminState, Pool, Server, UpstreamId, backoff::share};
+use crate::{AdminState, Member, Pool, Server, UpstreamId, backoff::share, sync::lock};
 
 /// What a server must do to be found working.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -290,8 +298,19 @@ async fn drain<S: Stream>(stream: &mut S) {
     while let Ok(1..) = stream.read(&mut rest).await {}
 }
 
+/// While no server of an upstream is available, each is probed so often, if the interval is
+/// not shorter: clients wait for the first one that recovers.
+const URGENT: Duration = Duration::from_secs(1);
+
+/// The first probes of servers that are added to a running pool are spread over this time,
+/// if the interval is not shorter.
+const SPREAD: Duration = Duration::from_secs(1);
+
 /// Probes the servers of a pool for as long as it lives, each at once when
-/// starting and then at its interval.
+/// starting and then at its interval, or every second while no server is available.
+///
+/// In a pool that succeeds another one, servers that were probed before go on at their
+/// interval, and the first probes of the others are spread over a second.
 #[derive(Debug)]
 pub struct Checker {
     // Dropping the set ends its tasks.
@@ -320,15 +339,27 @@ impl Checker {
         let check = Arc::new(check);
         let mut tasks = JoinSet::new();
         let (first, probed) = watch::channel(0);
+        let is_new = |member: &&Member| lock(&member.server.last_probe).is_none();
+        let new = pool.members().iter().filter(is_new).count();
+        let mut delays = spread(new, new < pool.members().len(), check.interval);
         for member in pool.members() {
             let first = first.clone();
+            let start = if is_new(&member) { delays.next() } else { None };
+            let changes = pool.changes();
             let (server, upstream, check, step) = (
                 Arc::clone(&member.server),
                 pool.id().clone(),
                 Arc::clone(&check),
                 Arc::clone(&step),
             );
-            tasks.spawn(keep_probing(server, upstream, check, step, first));
+            let prober = Prober {
+                server,
+                upstream,
+                check,
+                step,
+                changes,
+            };
+            tasks.spawn(prober.run(start, first));
         }
         Self {
             _tasks: tasks,
@@ -351,41 +382,96 @@ impl Checker {
     }
 }
 
-async fn keep_probing<P: Prepare>(
+/// When the first probes of `new` servers begin: all at once where there are no others,
+/// else spread.
+fn spread(new: usize, others: bool, interval: Duration) -> impl Iterator<Item = Instant> {
+    let start = now();
+    let time = if others {
+        SPREAD.min(interval)
+    } else {
+        Duration::ZERO
+    };
+    let count = u32::try_from(new.max(1)).unwrap_or(u32::MAX);
+    (0..count).map(move |nth| start + time / count * nth)
+}
+
+/// Probes one server.
+struct Prober<P> {
     server: Arc<Server>,
     upstream: UpstreamId,
     check: Arc<Check>,
     step: Arc<P>,
-    first: watch::Sender<usize>,
-) {
-    let mut first = Some(first);
-    loop {
-        let start = now();
-        // Of a server in maintenance nothing is expected, and nothing is learnt.
-        if server.status().admin != AdminState::Maint {
-            let result = probe(&server, &check, &*step).await;
-            let told = result.as_ref().err().is_none_or(ProbeError::is_the_servers);
-            let changed = told && server.probed(result.is_ok());
-            match (changed, result) {
-                (true, Ok(())) => {
-                    tracing::info!(%upstream, server = %server.id(), "server is up: health check passed");
-                }
-                (true, Err(error)) => {
-                    tracing::warn!(%upstream, server = %server.id(), %error, "server is down: health check failed");
-                }
-                (false, Err(error)) => {
-                    tracing::debug!(%upstream, server = %server.id(), %error, "health check failed");
-                }
-                (false, Ok(())) => {}
+    /// Whether no server of the upstream is available.
+    changes: watch::Receiver<bool>,
+}
+
+impl<P: Prepare> Prober<P> {
+    /// Begins at `start`; without one, at its interval after the last probe.
+    async fn run(mut self, start: Option<Instant>, first: watch::Sender<usize>) {
+        let last = *lock(&self.server.last_probe);
+        match (start, last) {
+            (Some(start), _) => sleep_until(start.into()).await,
+            (None, Some(last)) => {
+                first.send_modify(|probed| *probed += 1);
+                self.wait_since(last).await;
+            }
+            (None, None) => {}
+        }
+        let mut first = last.is_none().then_some(first);
+        loop {
+            let start = now();
+            // Nothing is expected of a server in maintenance.
+            if self.server.status().admin != AdminState::Maint {
+                self.probe().await;
+                *lock(&self.server.last_probe) = Some(start);
+            }
+            if let Some(first) = first.take() {
+                first.send_modify(|probed| *probed += 1);
+            }
+            self.wait_since(start).await;
+        }
+    }
+
+    async fn probe(&self) {
+        let Self {
+            server, upstream, ..
+        } = self;
+        let result = probe(server, &self.check, &*self.step).await;
+        let counts = result.as_ref().err().is_none_or(ProbeError::is_the_servers);
+        let changed = counts && server.probed(result.is_ok());
+        match (changed, result) {
+            (true, Ok(())) => {
+                tracing::info!(%upstream, server = %server.id(), "server is up: health check passed");
+            }
+            (true, Err(error)) => {
+                tracing::warn!(%upstream, server = %server.id(), %error, "server is down: health check failed");
+            }
+            (false, Err(error)) => {
+                tracing::debug!(%upstream, server = %server.id(), %error, "health check failed");
+            }
+            (false, Ok(())) => {}
+        }
+    }
+
+    /// Waits until the next probe is due, after one that began at `start`.
+    async fn wait_since(&mut self, start: Instant) {
+        // Jittered, so that many servers are not all probed in step.
+        let random = random();
+        let jittered = |time: Duration| time - time / 10 + share(time / 5, random);
+        let interval = self.check.interval;
+        loop {
+            let is_urgent = *self.changes.borrow_and_update();
+            let wait = if is_urgent {
+                jittered(URGENT.min(interval))
+            } else {
+                jittered(interval)
+            };
+            let due = sleep(wait.saturating_sub(now().saturating_duration_since(start)));
+            tokio::select! {
+                () = due => return,
+                Ok(()) = self.changes.changed() => {}
             }
         }
-        if let Some(first) = first.take() {
-            first.send_modify(|probed| *probed += 1);
-        }
-        // Spread out, so that many servers are not all probed in step.
-        let spread = check.interval / 5;
-        let interval = check.interval - spread / 2 + share(spread, random());
-        sleep(interval.saturating_sub(now().saturating_duration_since(start))).await;
     }
 }
 

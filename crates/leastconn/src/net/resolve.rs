@@ -9,8 +9,11 @@
 //! connection that asked was given up, so look-ups that end with whoever asked
 //! would pile up threads. All who wait share its outcome.
 //!
-//! When the resolver fails, or is slow, the last answer serves on: a DNS outage
-//! must not take down servers that did not move.
+//! Nobody waits for a look-up while there is an answer: one that is not fresh is used
+//! while a newer one is looked up. When the resolver fails, or is slow, the last answer
+//! stays in use: a DNS outage must not take down servers that did not move. An answer that
+//! could not be renewed for [`OLD`] is used only if a newer one does not come in time, and
+//! for [`EXPIRED`] not at all.
 
 use std::{
     io,
@@ -38,8 +41,15 @@ const FRESH: Duration = Duration::from_secs(5);
 /// look-up: not more often than this.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// How long a newer answer is waited for when there is an earlier one.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// An answer of this age is not used at once: after a night without connections, names
+/// may have moved.
+const OLD: Duration = Duration::from_secs(3600);
+
+/// How long a newer answer is waited for when there is only an old one.
+const WAIT: Duration = Duration::from_millis(500);
+
+/// An answer of this age is not used any more. Three days, as RFC 8767 recommends at most.
+const EXPIRED: Duration = Duration::from_secs(3 * 86_400);
 
 type Addresses = Arc<[SocketAddr]>;
 /// `None` while the look-up runs.
@@ -53,12 +63,17 @@ pub(crate) struct Resolved(Arc<Mutex<State>>);
 struct State {
     answer: Option<Answer>,
     running: Option<watch::Receiver<Outcome>>,
+    /// When the last look-up ended.
+    looked_up: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Answer {
     addresses: Addresses,
+    /// When the resolver gave it.
     at: Instant,
+    /// When it is to be looked up again.
+    stale: Instant,
 }
 
 impl Resolved {
@@ -87,24 +102,23 @@ impl Resolved {
             if let Some(addresses) = state.fresh(now) {
                 return Ok(addresses);
             }
-            let earlier = state.answer.as_ref().map(|a| Arc::clone(&a.addresses));
-            // Without its sender, a look-up was cut off: its runtime ended.
-            let running = state.running.as_ref().filter(|r| r.has_changed().is_ok());
-            match (running, earlier) {
-                // Somebody else is asking; what was true a moment ago will do.
-                (Some(_), Some(earlier)) => return Ok(earlier),
-                (Some(running), None) => (None, running.clone()),
-                (None, earlier) => {
-                    let running = look_up(Arc::clone(&self.0), ask(Arc::clone(host), port));
-                    state.running = Some(running.clone());
-                    (earlier, running)
-                }
+            let running = state.running();
+            let running = match running {
+                Some(running) => running,
+                None => self.look_up(&mut state, ask(Arc::clone(host), port)),
+            };
+            let answer = state.answer.as_ref();
+            let age = |answer: &Answer| now.saturating_duration_since(answer.at);
+            let answer = answer.filter(|answer| age(answer) < EXPIRED);
+            if let Some(answer) = answer.filter(|answer| age(answer) < OLD) {
+                return Ok(Arc::clone(&answer.addresses));
             }
+            (answer.map(|answer| Arc::clone(&answer.addresses)), running)
         };
         let Some(earlier) = earlier else {
             return outcome(running).await;
         };
-        match timeout(PATIENCE, outcome(running)).await {
+        match timeout(WAIT, outcome(running)).await {
             Ok(Ok(addresses)) => Ok(addresses),
             Ok(Err(error)) => {
                 tracing::debug!(%address, %error, "look-up failed, using the last answer");
@@ -117,14 +131,38 @@ impl Resolved {
         }
     }
 
-    /// A connect failed: ask again before the next, the server may have moved.
-    pub(crate) fn doubt(&self, now: Instant) {
-        if let Some(answer) = &mut lock(&self.0).answer
-            && now.saturating_duration_since(answer.at) >= AGAIN
-            && let Some(stale) = now.checked_sub(FRESH)
-        {
-            answer.at = stale;
+    /// A connect failed: looks up anew, the server may have moved.
+    pub(crate) fn invalidate(&self, address: &Address, now: Instant) {
+        self.invalidate_by(address, now, addresses_of);
+    }
+
+    fn invalidate_by<F>(
+        &self,
+        address: &Address,
+        now: Instant,
+        ask: impl FnOnce(Arc<str>, u16) -> F,
+    ) where
+        F: Future<Output = io::Result<Addresses>> + Send + 'static,
+    {
+        let Address::Name { host, port } = address else {
+            return;
+        };
+        let mut state = lock(&self.0);
+        let last = state.looked_up;
+        let recently = last.is_some_and(|at| now.saturating_duration_since(at) < AGAIN);
+        if !recently && state.running().is_none() {
+            self.look_up(&mut state, ask(Arc::clone(host), *port));
         }
+    }
+
+    fn look_up(
+        &self,
+        state: &mut State,
+        asking: impl Future<Output = io::Result<Addresses>> + Send + 'static,
+    ) -> watch::Receiver<Outcome> {
+        let running = look_up(Arc::clone(&self.0), asking);
+        state.running = Some(running.clone());
+        running
     }
 }
 
@@ -132,8 +170,14 @@ impl State {
     fn fresh(&self, now: Instant) -> Option<Addresses> {
         self.answer
             .as_ref()
-            .filter(|answer| now.saturating_duration_since(answer.at) < FRESH)
+            .filter(|answer| now < answer.stale)
             .map(|answer| Arc::clone(&answer.addresses))
+    }
+
+    /// The look-up that is under way. Without its sender it was cut off: its runtime ended.
+    fn running(&self) -> Option<watch::Receiver<Outcome>> {
+        let running = self.running.as_ref();
+        running.filter(|r| r.has_changed().is_ok()).cloned()
     }
 }
 
@@ -161,19 +205,20 @@ fn look_up(
         let result = asking.await;
         let mut state = lock(&state);
         state.running = None;
+        state.looked_up = Some(now());
         match &result {
             Ok(addresses) => {
+                let now = now();
                 state.answer = Some(Answer {
                     addresses: Arc::clone(addresses),
-                    at: now(),
+                    at: now,
+                    stale: now + FRESH,
                 });
             }
-            // The last answer stays good for as long as it takes to ask again.
+            // Not looked up again for each connection.
             Err(_) => {
-                if let (Some(answer), Some(at)) =
-                    (&mut state.answer, now().checked_sub(FRESH - AGAIN))
-                {
-                    answer.at = at;
+                if let Some(answer) = &mut state.answer {
+                    answer.stale = now() + AGAIN;
                 }
             }
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 
@@ -36,6 +36,18 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// system may move without our reading them.
     fn as_tcp(&self) -> Option<&TcpStream> {
         None
+    }
+
+    /// Polls for what comes next without taking it: `true` once there is data to read,
+    /// `false` at the orderly end of the stream. An error, or the end, may be consumed:
+    /// the stream is dropped then. [`departed`](super::departed) uses it while a server is
+    /// dialled. Streams that cannot tell stay pending, as the default does.
+    ///
+    /// # Errors
+    /// As reading: see [`Fault`].
+    fn poll_ahead(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let _ = cx;
+        Poll::Pending
     }
 
     /// The TCP connection that it writes to, whatever it makes of the bytes before:
@@ -81,6 +93,12 @@ impl Stream for TcpStream {
         Poll::Ready(Ok(()))
     }
 
+    fn poll_ahead(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut byte = [0];
+        self.poll_peek(cx, &mut ReadBuf::new(&mut byte))
+            .map_ok(|count| count > 0)
+    }
+
     fn as_tcp(&self) -> Option<&TcpStream> {
         Some(self)
     }
@@ -100,6 +118,10 @@ impl<S: Stream + ?Sized> Stream for &mut S {
         Pin::new(&mut **self.get_mut()).poll_finish(cx)
     }
 
+    fn poll_ahead(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        Pin::new(&mut **self.get_mut()).poll_ahead(cx)
+    }
+
     fn as_tcp(&self) -> Option<&TcpStream> {
         (**self).as_tcp()
     }
@@ -116,6 +138,10 @@ impl<S: Stream + ?Sized> Stream for Box<S> {
 
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut **self.get_mut()).poll_finish(cx)
+    }
+
+    fn poll_ahead(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        Pin::new(&mut **self.get_mut()).poll_ahead(cx)
     }
 
     fn as_tcp(&self) -> Option<&TcpStream> {

@@ -479,3 +479,47 @@ async fn redis_works_unless_it_refuses_all() {
         script.await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn without_available_servers_probes_come_every_second() {
+    let upstream = Upstream::start(Behaviour::Http(200)).await;
+    upstream.stop(Open::Close).await;
+    // An interval longer than the test, and more good probes than it has.
+    let pool = pool(&[upstream.addr()], 50, 1);
+    let _checker = Checker::start(&pool, http(200..=200));
+    becomes(&pool, false).await;
+    upstream.restart().await;
+    let start = now();
+    becomes(&pool, true).await;
+    assert!(now() - start < 5 * URGENT, "{:?}", now() - start);
+    let probes = upstream.accepted();
+    sleep(2 * URGENT).await;
+    assert_eq!(upstream.accepted(), probes, "at the interval again");
+}
+
+#[tokio::test]
+async fn change_of_a_pool_keeps_probes_and_spreads_new_ones() {
+    let mut upstreams = Vec::new();
+    for _ in 0..5 {
+        upstreams.push(Upstream::start(Behaviour::Http(200)).await);
+    }
+    let addresses: Vec<_> = upstreams.iter().map(Upstream::addr).collect();
+    let before = pool(&addresses[..1], 2, 3);
+    let checker = Checker::start(&before, http(200..=200));
+    within(DEADLINE, "the first probe", checker.first_round()).await;
+    let specs = addresses.iter().enumerate();
+    let specs = specs.map(|(n, &address)| ServerSpec::new(format!("web{n}"), address));
+    let policy = ActivePolicy {
+        rise: NonZeroU32::MIN,
+        fall: NonZeroU32::MIN,
+    };
+    let after = before.succeed(specs, Some(policy), PassivePolicy::default());
+    let after = after.unwrap();
+    let start = now();
+    let next = Checker::start(&after, http(200..=200));
+    drop(checker);
+    within(DEADLINE, "the new servers' probes", next.first_round()).await;
+    assert!(now() - start >= SPREAD / 2, "{:?}", now() - start);
+    let probes: Vec<_> = upstreams.iter().map(Upstream::accepted).collect();
+    assert_eq!(probes, [1; 5], "the first one was not probed again");
+}

@@ -1,0 +1,65 @@
+use leastconn_testkit::{DEADLINE, within};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    time::timeout,
+};
+
+use super::*;
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap());
+    let (client, accepted) = tokio::join!(client, listener.accept());
+    (client.unwrap(), accepted.unwrap().0)
+}
+
+fn reset(client: TcpStream) {
+    socket2::SockRef::from(&client)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+}
+
+async fn reason(stream: &mut TcpStream) -> Reason {
+    within(DEADLINE, "the departure", departed(stream))
+        .await
+        .reason()
+}
+
+async fn stays(stream: &mut TcpStream) {
+    let left = timeout(2 * GRACE, departed(stream)).await;
+    assert!(left.is_err(), "{left:?}");
+}
+
+#[tokio::test]
+async fn close_and_reset_are_told_apart() {
+    let (client, mut accepted) = pair().await;
+    stays(&mut accepted).await;
+    drop(client);
+    assert_eq!(reason(&mut accepted).await, Reason::ClientClosed);
+
+    let (client, mut accepted) = pair().await;
+    reset(client);
+    assert_eq!(reason(&mut accepted).await, Reason::ClientReset);
+}
+
+#[tokio::test]
+async fn half_close_after_data_is_no_departure() {
+    let (mut client, mut accepted) = pair().await;
+    client.write_all(b"request").await.unwrap();
+    stays(&mut accepted).await;
+    client.shutdown().await.unwrap();
+    stays(&mut accepted).await;
+    let mut request = Vec::new();
+    accepted.read_to_end(&mut request).await.unwrap();
+    assert_eq!(request, b"request", "nothing is taken");
+}
+
+#[tokio::test]
+async fn reset_is_noticed_behind_data() {
+    let (mut client, mut accepted) = pair().await;
+    client.write_all(b"request").await.unwrap();
+    stays(&mut accepted).await;
+    reset(client);
+    assert_eq!(reason(&mut accepted).await, Reason::ClientReset);
+}
