@@ -19,7 +19,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{config::Access, confinement};
+use crate::{
+    config::{Access, AccessFilter},
+    confinement,
+};
 use sink::Sink;
 
 /// Lines that may wait for the writer: about a second of a busy balancer.
@@ -48,6 +51,8 @@ enum Message {
 #[derive(Debug, Default)]
 struct Shared {
     on: AtomicBool,
+    /// Lines of clients that were not identified are left out.
+    identified_only: AtomicBool,
     reopen: AtomicBool,
     /// Where lines go from the next one on.
     next: Mutex<Option<Sink>>,
@@ -165,6 +170,17 @@ impl AccessLog {
     /// Whether lines go anywhere: spares making them.
     pub fn is_on(&self) -> bool {
         self.shared.on.load(Ordering::Relaxed)
+    }
+
+    /// Whether a line goes anywhere, of a client that was identified or was not.
+    pub fn takes(&self, is_identified: bool) -> bool {
+        self.is_on() && (is_identified || !self.shared.identified_only.load(Ordering::Relaxed))
+    }
+
+    /// Chooses whose lines are written from here on.
+    pub fn filter(&self, filter: AccessFilter) {
+        let only = filter == AccessFilter::Identified;
+        self.shared.identified_only.store(only, Ordering::Relaxed);
     }
 
     /// Queues one line, which must end in a line feed.

@@ -10,6 +10,7 @@ mod clients;
 mod connections;
 pub mod history;
 pub mod openapi;
+mod refusals;
 mod servers;
 mod status;
 
@@ -21,12 +22,15 @@ pub use changes::{Kill, Killed, LogLevel, ServerState, SetLogLevel, SetState, St
 pub use clients::{Client, ClientOrder, Clients, ClientsQuery, RateLimit};
 pub use connections::{Connection, Connections, ConnectionsQuery, Stage};
 pub use history::{History, HistoryQuery, Sample, Samples};
+pub use refusals::{Refusals, RefusalsQuery};
 pub use servers::{Server, Servers, ServersQuery, SlowStart, UpstreamSummary};
 pub use status::{
     BlockedFile, Certificate, CertificateKind, CertificateState, Changes, Configuration, Deviation,
     FailedUpgrade, ListenerStatus, LogStatus, Memory, OldProcess, Phase, Reload, ReloadOutcome,
     Status, Totals,
 };
+
+pub(crate) use crate::refusals::is_refusal;
 
 use crate::{control::Control, shared::Shared};
 
@@ -61,28 +65,6 @@ fn outcomes(counted: impl Iterator<Item = (Reason, u64)>) -> Outcomes {
         .filter(|&(_, count)| count > 0)
         .map(|(reason, count)| (reason.as_str().to_owned(), count))
         .collect()
-}
-
-/// Whether a connection that ended so never had a server.
-pub(crate) const fn is_refusal(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::HandshakeTimeout
-            | Reason::HandshakeFailed
-            | Reason::NotTls
-            | Reason::NoCertificate
-            | Reason::UntrustedCertificate
-            | Reason::ExpiredCertificate
-            | Reason::RevokedCertificate
-            | Reason::AmbiguousIdentity
-            | Reason::UnknownClient
-            | Reason::NotAllowed
-            | Reason::RateLimited
-            | Reason::TooManyConnections
-            | Reason::Overloaded
-            | Reason::NoServerAvailable
-            | Reason::ConnectFailed
-    )
 }
 
 /// RFC 3339, to the millisecond, as in the access log.

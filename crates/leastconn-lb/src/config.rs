@@ -49,8 +49,8 @@ pub use admin_at::{AdminAt, admin_at};
 pub use cidr::{IpNet, Prefixes};
 pub use clients::{Clients, Key, Rule};
 pub use model::{
-    Access, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level, Listener, Log,
-    MemoryLimit, Mode, OnExpiry, OnTruncation, ProbeKind, Process, Route, Sandbox, Senders,
+    Access, AccessFilter, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level,
+    Listener, Log, MemoryLimit, Mode, OnExpiry, OnTruncation, ProbeKind, Process, Route, Sandbox, Senders,
     SourceRateLimit, StartTls, StatusSet, Timeouts, TlsRecords, Token, Upstream, Watch,
 };
 pub use pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};

@@ -55,6 +55,7 @@ const FILES: &[File] = files![
     "overview.js" as SCRIPT,
     "rates.js" as SCRIPT,
     "reasons.js" as SCRIPT,
+    "refusals.js" as SCRIPT,
     "upstreams.js" as SCRIPT,
     "vendor/uPlot.iife.min.js" as SCRIPT,
     "vendor/uPlot.min.css" as STYLE,

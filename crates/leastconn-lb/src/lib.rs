@@ -34,6 +34,7 @@ pub mod policy;
 pub mod presented;
 pub mod proxy_protocol;
 pub mod record;
+pub mod refusals;
 pub mod reload;
 pub mod running;
 pub mod sandbox;

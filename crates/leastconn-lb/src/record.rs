@@ -24,6 +24,7 @@ use crate::{
     metrics::{ListenerMetrics, Metrics},
     policy::{Denied, Grant},
     presented::Presented,
+    refusals::{self, Refusal, Refusals, is_refusal},
     running::Running,
     shadow::{self, Shadowed},
     tls::{Claimed, Clues},
@@ -38,6 +39,8 @@ pub struct Books {
     pub metrics: Arc<Metrics>,
     /// Lines.
     pub log: AccessLog,
+    /// The last refusals.
+    pub refusals: Arc<Refusals>,
 }
 
 /// The account of one accepted socket.
@@ -302,7 +305,11 @@ impl Record {
             return;
         }
         self.live.ended(reason);
-        let client = self.live.known().uncounted();
+        let (client, is_identified, is_served) = {
+            let mut known = self.live.known();
+            let client = known.uncounted();
+            (client, known.identity.is_some(), known.server.is_some())
+        };
         self.live.meter_traffic();
         self.listener.ended(reason);
         if let Some(client) = &client {
@@ -311,11 +318,54 @@ impl Record {
         if let Some(shadow) = &mut self.shadow {
             shadow.ended();
         }
-        if self.books.log.is_on() {
+        if is_refusal(reason) && !is_served {
+            let refusal = self.refusal(client.as_deref(), reason, detail);
+            self.books.refusals.push(refusal);
+        }
+        if self.books.log.takes(is_identified) {
             let mut line = Vec::with_capacity(512);
             self.write_line(&mut line, client.as_deref(), reason, detail);
             line.push(b'\n');
             self.books.log.write(line);
+        }
+    }
+
+    fn refusal(&self, client: Option<&str>, reason: Reason, detail: Option<&str>) -> Refusal {
+        let text = |text: &str| refusals::bounded(&escape(text));
+        let known = self.live.known();
+        let presented = known.seen.presented.as_ref();
+        let certificate = presented.map(|presented| &presented.certificate);
+        let clues = self.clues.as_deref();
+        let claimed = clues.and_then(|clues| clues.claimed.as_deref());
+        let names = certificate.into_iter().flat_map(|certificate| {
+            let cn = certificate.cn.iter().map(|name| ("cn", name));
+            let dns = certificate.dns.iter().map(|name| ("dns", name));
+            let uri = certificate.uri.iter().map(|name| ("uri", name));
+            cn.chain(dns).chain(uri)
+        });
+        Refusal {
+            connection: self.live.id,
+            time: format!("{:.3}", self.time),
+            listener: self.live.listener.to_string(),
+            source: canonical(self.live.source()).to_string(),
+            proxy: self.live.proxy().map(|proxy| canonical(proxy).to_string()),
+            client: client.map(str::to_owned),
+            identity: known
+                .identity
+                .as_ref()
+                .map(|identity| text(identity.as_str())),
+            names: names
+                .take(refusals::MAX_NAMES)
+                .map(|(kind, name)| text(&format!("{kind}:{name}")))
+                .collect(),
+            subject: claimed.map(|claimed| text(&claimed.subject)),
+            issuer: claimed.map(|claimed| text(&claimed.issuer)),
+            serial: certificate
+                .map(|certificate| text(&certificate.serial))
+                .or_else(|| claimed.map(|claimed| text(&claimed.serial))),
+            sni: known.seen.sni.as_deref().map(text),
+            outcome: reason.as_str().to_owned(),
+            detail: detail.map(text),
         }
     }
 

@@ -382,6 +382,8 @@ impl Reloader {
         if let Some(next) = next_log {
             self.shared.books.log.switch(next);
         }
+        let filter = state.config.log.access_filter;
+        self.shared.books.log.filter(filter);
         if earlier.process != state.config.process {
             self.resize(&state.config);
         }

@@ -129,9 +129,11 @@ impl Prepared {
             connections: descriptors::max_connections(process.max_connections),
         };
         let registry = Arc::new(Registry::default());
+        log.filter(config.log.access_filter);
         let books = Books {
             metrics: Arc::new(Metrics::new()),
             log,
+            refusals: Arc::default(),
         };
         books.metrics.limit_connections(sizes.connections);
         let common = Common {

@@ -12,8 +12,8 @@ use tokio::task;
 
 use super::{guard, serve::Caller};
 use crate::api::{
-    Clients, ClientsQuery, Connections, ConnectionsQuery, HistoryQuery, Servers, ServersQuery,
-    Sight, Status, openapi::openapi,
+    Clients, ClientsQuery, Connections, ConnectionsQuery, HistoryQuery, Refusals, RefusalsQuery,
+    Servers, ServersQuery, Sight, Status, openapi::openapi,
 };
 
 /// The routes.
@@ -51,6 +51,15 @@ pub(super) fn routes() -> Router<Sight> {
             get(
                 async |State(sight): State<Sight>, asked: Asked<ConnectionsQuery>| match asked {
                     Ok(Query(query)) => answer(move || Connections::of(&sight, &query)).await,
+                    Err(rejection) => wrong(&rejection),
+                },
+            ),
+        )
+        .route(
+            "/refusals",
+            get(
+                async |State(sight): State<Sight>, asked: Asked<RefusalsQuery>| match asked {
+                    Ok(Query(query)) => answer(move || Refusals::of(&sight, &query)).await,
                     Err(rejection) => wrong(&rejection),
                 },
             ),

@@ -27,8 +27,8 @@ use tokio::{
 };
 
 use super::{
-    Clients, ClientsQuery, Connections, ConnectionsQuery, Kill, Killed, LogLevel, Reload, Samples,
-    Servers, ServersQuery, SetLogLevel, SetState, StateSet, Status,
+    Clients, ClientsQuery, Connections, ConnectionsQuery, Kill, Killed, LogLevel, Refusals,
+    RefusalsQuery, Reload, Samples, Servers, ServersQuery, SetLogLevel, SetState, StateSet, Status,
 };
 
 /// No answer is larger: a thousand connections with long names have some 500 KB.
@@ -208,6 +208,14 @@ impl Client {
     /// [`ClientError`]
     pub async fn connections(&self, query: &ConnectionsQuery) -> Result<Connections, ClientError> {
         self.get("connections", query).await
+    }
+
+    /// The connections that were refused last.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn refusals(&self, query: &RefusalsQuery) -> Result<Refusals, ClientError> {
+        self.get("refusals", query).await
     }
 
     /// The last minutes.

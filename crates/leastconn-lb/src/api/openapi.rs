@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Clients, ClientsQuery, Connections, ConnectionsQuery, HistoryQuery, Kill, Killed, LogLevel,
-    Reload, Samples, Servers, ServersQuery, SetLogLevel, SetState, StateSet, Status,
+    Refusals, RefusalsQuery, Reload, Samples, Servers, ServersQuery, SetLogLevel, SetState,
+    StateSet, Status,
 };
 
 /// Below which all paths are.
@@ -35,6 +36,11 @@ pub fn openapi() -> Value {
         "/connections",
         "Open connections",
         Some(inline::<ConnectionsQuery>()),
+    );
+    paths.get::<Refusals>(
+        "/refusals",
+        "The connections that were refused last, up to 200",
+        Some(inline::<RefusalsQuery>()),
     );
     paths.get::<Samples>(
         "/history",

@@ -15,8 +15,8 @@ use serde::Serialize;
 use super::{DONE, FAILED, INVALID, fail};
 use crate::{
     api::{
-        ClientOrder, ClientsQuery, ConnectionsQuery, Kill, ReloadOutcome, Server, ServerState,
-        SetLogLevel, SetState, Status,
+        ClientOrder, ClientsQuery, ConnectionsQuery, Kill, RefusalsQuery, ReloadOutcome, Server,
+        ServerState, SetLogLevel, SetState, Status,
         client::{Client, ClientError},
     },
     config::{self, Level, suggest},
@@ -80,6 +80,15 @@ enum Command {
         #[arg(long, value_name = "TEXT")]
         search: Option<String>,
         /// So many at most, up to 10000 [default: 1000].
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+    /// The connections that were refused last, up to 200, the newest first.
+    Refusals {
+        /// Only those with this in an address, a name, a reason or a detail.
+        #[arg(long, value_name = "TEXT")]
+        search: Option<String>,
+        /// So many at most [default: 200].
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
@@ -264,6 +273,11 @@ async fn obey(client: &Client, command: Command, json: bool) -> Result<u8, Faile
             print(&connections, json, || {
                 show::connections(&connections, &paper)
             })
+        }
+        Command::Refusals { search, limit } => {
+            let query = RefusalsQuery { search, limit };
+            let refusals = client.refusals(&query).await?;
+            print(&refusals, json, || show::refusals(&refusals, &paper))
         }
         Command::Drain { server } => set(client, &server, ServerState::Drain, None, json).await,
         Command::Maint { server, grace } => {

@@ -3,6 +3,8 @@
 //! There is no way from a file to these types but through [`load`](super::load),
 //! and nothing in them needs checking again.
 
+mod log;
+
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -18,7 +20,7 @@ use leastconn::{
     health::{ActivePolicy, PassivePolicy},
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{
     cidr::{IpNet, Prefixes},
@@ -27,6 +29,8 @@ use super::{
     tls::{CertificateFile, Tls, UpstreamTls},
 };
 use crate::proxy_protocol::Version;
+
+pub use log::{Access, AccessFilter, Format, Level, Log};
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -147,82 +151,6 @@ pub enum TlsRecords {
     Direct,
     /// rustls, by way of buffers of its own.
     Rustls,
-}
-
-/// `[log]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// The least important messages that are written.
-    pub level: Level,
-    /// The form of messages.
-    pub format: Format,
-    /// Where the access log goes.
-    pub access: Access,
-}
-
-/// The importance of a message.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
-#[schemars(rename = "level")]
-pub enum Level {
-    /// What broke.
-    Error,
-    /// And what may break.
-    Warn,
-    /// And what happens.
-    Info,
-    /// And how.
-    Debug,
-    /// And everything else.
-    Trace,
-}
-
-impl Level {
-    /// Each of them, the most important messages first.
-    pub const ALL: [Self; 5] = [
-        Self::Error,
-        Self::Warn,
-        Self::Info,
-        Self::Debug,
-        Self::Trace,
-    ];
-
-    /// The word in the configuration.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
-    }
-}
-
-/// The form of messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(rename = "format")]
-pub enum Format {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// Where the access log goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// To standard output.
-    Stdout,
-    /// To standard error.
-    Stderr,
-    /// Nowhere.
-    Off,
-    /// To this file, which is appended to.
-    File(PathBuf),
 }
 
 /// `[admin]`

@@ -14,7 +14,10 @@ use serde::Deserialize;
 
 use super::{
     defaults::{self, text},
-    model::{Format, Level, Mode, OnExpiry, OnTruncation, Sandbox, StartTls, TlsRecords, Watch},
+    model::{
+        AccessFilter, Format, Level, Mode, OnExpiry, OnTruncation, Sandbox, StartTls, TlsRecords,
+        Watch,
+    },
     tls::{ClientAuth, MinVersion, Resumption},
 };
 use value::{At, DateTime, DurationText, OneOrMany, ServerEntry, StatusCodes, Workers};
@@ -99,6 +102,10 @@ pub struct RawLog {
     /// Where the access log goes: "stdout", "stderr", "off", or a file. One JSON object a connection.
     #[schemars(extend("default" = "stdout"))]
     pub access: Opt<String>,
+    /// Which connections the access log has: "all", or "identified", which leaves out
+    /// handshakes that failed before the client was known.
+    #[schemars(extend("default" = "all"))]
+    pub access_filter: Opt<AccessFilter>,
 }
 
 /// The admin side: dashboard, API, metrics, health, `ctl`.

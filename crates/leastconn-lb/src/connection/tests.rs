@@ -67,6 +67,7 @@ impl Scene {
         let books = Books {
             metrics: Arc::new(Metrics::new()),
             log,
+            refusals: Arc::default(),
         };
         let common = Common {
             metrics: Arc::clone(&books.metrics),

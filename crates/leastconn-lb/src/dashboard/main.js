@@ -9,6 +9,7 @@ import { $, attribute, badge, el, text } from "./dom.js";
 import * as as from "./format.js";
 import { say, watch } from "./notice.js";
 import * as overview from "./overview.js";
+import * as refusals from "./refusals.js";
 import * as upstreams from "./upstreams.js";
 
 const EVERY = 2000;
@@ -45,6 +46,7 @@ async function poll() {
       clients.ask(),
       get("connections", connections.query()),
       get("history", whole ? {} : { last: 5 }),
+      get("refusals", refusals.query()),
     ]);
   } catch (error) {
     failed(error);
@@ -58,7 +60,7 @@ async function poll() {
   }
 }
 
-function show(status, { servers }, rules, open, history) {
+function show(status, { servers }, rules, open, history, turned) {
   const before = last.status;
   last = { status, at: Date.now() };
   if (lost) say("The balancer answers again.");
@@ -83,6 +85,7 @@ function show(status, { servers }, rules, open, history) {
   upstreams.show(status, servers, performance.now());
   clients.show(rules);
   connections.show(open);
+  refusals.show(turned);
   watch(status, servers);
   text($("pulse"), `live · ${as.clock(status.time)}`);
   clocks(Date.parse(status.time) - last.at);
@@ -168,6 +171,7 @@ theme();
 upstreams.start(poll);
 clients.start(changed);
 connections.start(changed);
+refusals.start(poll);
 control.start(poll);
 charts.draw();
 new ResizeObserver(charts.resize).observe($("main"));

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     config::{
-        Access, Allow, Client, CnPattern, DnsPattern, ExactText, Format, IpNet, Level, Log,
-        Process, Spki, TlsRecords, UriPattern,
+        Access, AccessFilter, Allow, Client, CnPattern, DnsPattern, ExactText, Format, IpNet,
+        Level, Log, Process, Spki, TlsRecords, UriPattern,
     },
     identity::Certificate,
 };
@@ -76,6 +76,7 @@ fn config(clients: Vec<Client>) -> Config {
             level: Level::Info,
             format: Format::Text,
             access: Access::Off,
+            access_filter: AccessFilter::All,
         },
         admin: None,
         listeners: Vec::new(),

@@ -14,6 +14,7 @@ fn logged(with: impl FnOnce(Record) + Send + 'static) -> (Vec<Value>, String) {
     let books = Books {
         metrics: Arc::clone(&metrics),
         log,
+        refusals: Arc::default(),
     };
     let registry = Arc::new(Registry::default());
     let live = registry.register(

@@ -39,6 +39,7 @@ fn gate() -> Gate {
         books: Books {
             metrics: Arc::new(Metrics::new()),
             log,
+            refusals: Arc::default(),
         },
         running: Arc::new(Running::new(current)),
         memory: Arc::new(crate::memory::Budget::new(config::MemoryLimit::Off)),

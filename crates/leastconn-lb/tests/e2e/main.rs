@@ -52,6 +52,7 @@ mod no_server_available;
 mod passes_on_half_closes;
 mod passes_on_resets;
 mod reaches_what_is_left_open;
+mod refusals;
 mod refuses_ambiguous_identities;
 mod refuses_certificates_with_a_reason;
 mod refuses_what_is_not_tls;

@@ -6,7 +6,8 @@ use super::table::{Cell, Paper, Side, Table, Tone};
 use crate::{
     api::{
         Certificate, CertificateKind, CertificateState, Clients, Connections, ListenerStatus,
-        Phase, ReloadOutcome, ServerState, Servers, Stage, StateSet, Status, UpstreamSummary,
+        Phase, Refusals, ReloadOutcome, ServerState, Servers, Stage, StateSet, Status,
+        UpstreamSummary,
     },
     figures,
 };
@@ -376,6 +377,30 @@ pub(super) fn connections(connections: &Connections, paper: &Paper) -> String {
         ]);
     }
     table.print(paper) + &rest(connections.connections.len(), connections.total)
+}
+
+pub(super) fn refusals(refusals: &Refusals, paper: &Paper) -> String {
+    let mut table = Table::new(&[
+        ("TIME", Side::Left),
+        ("REASON", Side::Left),
+        ("LISTENER", Side::Left),
+        ("SOURCE", Side::Left),
+        ("WHO", Side::Left),
+        ("DETAIL", Side::Cut),
+    ]);
+    for refusal in &refusals.refusals {
+        let known = [&refusal.client, &refusal.identity, &refusal.subject];
+        let who = known.into_iter().flatten().chain(&refusal.names).next();
+        table.row(vec![
+            (&*refusal.time).into(),
+            (&*refusal.outcome).into(),
+            (&*refusal.listener).into(),
+            (&*refusal.source).into(),
+            who.map_or("-", String::as_str).into(),
+            refusal.detail.as_deref().unwrap_or("-").into(),
+        ]);
+    }
+    table.print(paper) + &rest(refusals.refusals.len(), refusals.total)
 }
 
 /// Says how many are not shown.

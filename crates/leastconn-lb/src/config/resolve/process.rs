@@ -116,6 +116,10 @@ impl Resolver<'_> {
                     file => self.access_file(file, span),
                 },
             },
+            access_filter: raw
+                .access_filter
+                .as_ref()
+                .map_or_else(Default::default, |at| at.value),
         }
     }
 

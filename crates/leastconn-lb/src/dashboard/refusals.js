@@ -1,0 +1,46 @@
+// The connections that were refused last: who, why, and what was known of them.
+
+import { $, attribute, el, empty, keyed, text } from "./dom.js";
+import * as as from "./format.js";
+import { explain } from "./reasons.js";
+
+const SHOWN = 10;
+const MOST = 200;
+let limit = SHOWN;
+
+export const query = () => ({ limit });
+
+/** `changed` is called when more are asked for. */
+export function start(changed) {
+  $("last-refusals-all").addEventListener("click", () => {
+    limit = MOST;
+    changed();
+  });
+}
+
+export function show({ refusals, total }) {
+  empty($("no-last-refusals"), refusals.length === 0, "Nobody was refused since the start.");
+  $("last-refusals").closest(".scroll").hidden = refusals.length === 0;
+  const more = $("last-refusals-all");
+  more.hidden = refusals.length >= total;
+  text(more, `Show all ${as.count(total)}`);
+  keyed($("last-refusals"), refusals, ({ connection }) => connection, row);
+}
+
+/** What is known of who it was, the best first. */
+const who = (one) => one.client ?? one.identity ?? one.names?.[0] ?? one.subject ?? "unknown";
+
+function row(one) {
+  const reason = el("th", "", el("span", "name", one.outcome));
+  reason.scope = "row";
+  attribute(reason, "title", explain(one.outcome));
+  const name = el("td", "", el("span", "name", who(one)));
+  const all = [one.identity, ...(one.names ?? []), one.subject, one.issuer && `issued by ${one.issuer}`, one.serial && `serial ${one.serial}`];
+  attribute(name, "title", all.filter(Boolean).join("\n") || null);
+  const detail = el("td", "more", el("span", "long", one.detail ?? ""));
+  attribute(detail, "title", one.detail);
+  const element = el("tr", "", reason, name, el("td", "more", one.source), el("td", "more", one.listener), detail, el("td", "num", as.clock(one.time)));
+  element.dataset.connection = one.connection;
+  // Nothing of it changes any more.
+  return { element, update: () => {} };
+}
