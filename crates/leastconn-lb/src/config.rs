@@ -50,8 +50,8 @@ pub use cidr::{IpNet, Prefixes};
 pub use clients::{Clients, Key, Rule};
 pub use model::{
     Access, AccessFilter, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level,
-    Listener, Log, MemoryLimit, Mode, OnExpiry, OnTruncation, ProbeKind, Process, Route, Sandbox, Senders,
-    SourceRateLimit, StartTls, StatusSet, Timeouts, TlsRecords, Token, Upstream, Watch,
+    Listener, Log, MemoryLimit, Mode, OnExpiry, OnTruncation, ProbeKind, Process, Route, Sandbox,
+    Senders, SourceRateLimit, StartTls, StatusSet, Timeouts, TlsRecords, Token, Upstream, Watch,
 };
 pub use pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
