@@ -28,6 +28,7 @@ pub use scope::Role;
 pub use signature::SignatureError;
 pub use store::{CrlStore, InForce, Loaded, Missing, Status, Superseded};
 
+use crate::names;
 use scope::Scope;
 use serials::Serials;
 
@@ -38,6 +39,8 @@ pub struct RevocationList {
     /// The issuer's name, in backticks.
     pub issuer: String,
     raw_issuer: Box<[u8]>,
+    /// In the form in which equal names are equal byte by byte.
+    canonical_issuer: Box<[u8]>,
     /// `cRLNumber`: big-endian, without leading zeros.
     number: Option<Box<[u8]>>,
     /// `thisUpdate`.
@@ -80,6 +83,7 @@ impl RevocationList {
         Ok(Self {
             issuer: display_name(parsed.issuer()),
             raw_issuer: parsed.issuer().as_raw().into(),
+            canonical_issuer: names::canonical(parsed.issuer().as_raw()).into(),
             number: parsed
                 .crl_number()
                 .map(|number| without_zeros(&number.to_bytes_be()).into()),

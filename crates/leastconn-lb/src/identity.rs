@@ -138,7 +138,7 @@ impl Certificate {
             cn: readable(Key::Cn, common_name(&certificate), &mut unreadable)?,
             ou: readable(Key::Ou, units(&certificate), &mut unreadable)?,
             issuer_cn: readable(Key::IssuerCn, issuer(&certificate), &mut unreadable)?,
-            spki: lower_hex(digest(&SHA256, certificate.public_key().raw).as_ref()),
+            spki: spki(&certificate),
             serial: serial(certificate.raw_serial()),
             ..Self::default()
         };
@@ -204,6 +204,11 @@ impl Certificate {
         }
         Ok(())
     }
+}
+
+/// The SHA-256 of a certificate's `SubjectPublicKeyInfo`, in hex, lower case.
+pub fn spki(certificate: &X509Certificate<'_>) -> String {
+    lower_hex(digest(&SHA256, certificate.public_key().raw).as_ref())
 }
 
 /// An identity: what it is named by, and the name.

@@ -58,3 +58,4 @@ pub mod upgrade;
 pub mod upstream;
 pub mod watch;
 mod watchdog;
+pub mod x509;

@@ -17,6 +17,7 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use crate::{
     crl::{RevocationList, without_zeros},
     identity::{Ambiguous, Certificate},
+    names,
 };
 
 /// Enough that workers rarely meet.
@@ -219,7 +220,7 @@ impl Named {
 /// `serial` may have leading zeros in a certificate; in lists they were taken off.
 fn name(issuer: &[u8], serial: &[u8]) -> u64 {
     let serial = without_zeros(serial);
-    BuildHasherDefault::<DefaultHasher>::default().hash_one((issuer, serial))
+    BuildHasherDefault::<DefaultHasher>::default().hash_one((names::canonical(issuer), serial))
 }
 
 #[cfg(test)]

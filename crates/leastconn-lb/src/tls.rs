@@ -12,6 +12,8 @@ mod clues;
 mod direct;
 mod handshake;
 mod offer;
+pub(crate) mod path;
+mod pinned;
 mod record;
 mod rejected;
 mod sessions;
@@ -36,6 +38,7 @@ pub use rejected::Claimed;
 pub use stream::TlsStream;
 
 use chain::{ChainVerifier, Tolerance, Usage};
+use pinned::Pins;
 use sessions::{Sessions, Visit};
 use verifier::CachingVerifier;
 
@@ -66,12 +69,15 @@ impl Trust {
             provider().signature_verification_algorithms,
             Usage::Client,
         )?;
-        Ok(Some(Self(Arc::new(CachingVerifier::new(chains)))))
+        let pins = tls.client_pins.iter().map(|pin| pin.as_str().to_owned());
+        let verifier = CachingVerifier::new(chains, Pins::new(pins));
+        Ok(Some(Self(Arc::new(verifier))))
     }
 
     /// Whether the verdicts of both are the same, always.
     pub fn same(a: &Tls, b: &Tls) -> bool {
         a.client_auth == b.client_auth
+            && a.client_pins == b.client_pins
             && a.material.client_ca == b.material.client_ca
             && a.material.crls == b.material.crls
     }

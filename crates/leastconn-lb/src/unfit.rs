@@ -37,14 +37,15 @@ pub fn certificate(whose: &str, error: &CertificateError) -> String {
                 "there are more authorities above {itself} than one of them allows (path length)"
             ),
             "NameConstraintViolation" => format!(
-                "name constraints of an authority above {itself} do not allow its names, or are \
-                 constraints for URIs, which cannot be checked and refuse every certificate with \
-                 a URI"
+                "name constraints of an authority above {itself} do not allow its names, or cannot \
+                 be checked"
             ),
             "UnsupportedCriticalExtension" => critical(&any),
             "EmptyEkuExtension" => {
                 format!("{any} has an extended key usage that is empty, and so is for nothing")
             }
+            // A sentence, and not the name of an error.
+            sentence if sentence.contains(' ') => sentence.to_owned(),
             other => format!("{any} cannot be used: {}", spelled(other)),
         },
         other => format!("{any} cannot be used: {}", spelled(&format!("{other:?}"))),

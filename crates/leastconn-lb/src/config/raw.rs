@@ -210,6 +210,10 @@ pub struct RawTls {
     /// PEM file: the authorities whose certificates clients may show. There are no others,
     /// and what is no authority's is ignored.
     pub client_ca: Opt<String>,
+    /// Public keys, each as the SHA-256 of its SubjectPublicKeyInfo in hexadecimal, of
+    /// clients that need no authority: a certificate that such a client has signed itself
+    /// is accepted.
+    pub client_pins: Opt<OneOrMany>,
     /// PEM file, or a list of them: revocation lists. One that has expired
     /// refuses all certificates of its issuer.
     pub crl: Opt<OneOrMany>,
@@ -417,11 +421,20 @@ pub struct RawPassive {
 #[schemars(rename = "upstream_tls")]
 pub struct RawUpstreamTls {
     /// PEM file: the authorities whose certificates servers may show. There are no others.
-    #[schemars(required)]
+    /// Required, unless there is a `pin`.
     pub ca: Opt<String>,
-    /// The name, or IP address, that their certificates must be for. Default: each server's own host.
+    /// The name, or IP address, that their certificates must be for. Default: each server's own host,
+    /// unless there is a `uri` or a `pin`.
     #[schemars(extend("examples" = ["web.internal"]))]
     pub server_name: Opt<String>,
+    /// The URI that their certificates must have, such as a SPIFFE ID, or a list of which
+    /// one is enough; `*` stands for one whole segment of the path, and `**` at the end
+    /// for the rest.
+    #[schemars(extend("examples" = ["spiffe://example.org/ns/default/sa/web"]))]
+    pub uri: Opt<OneOrMany>,
+    /// The SHA-256 of their public key (the SubjectPublicKeyInfo) in hexadecimal, or a list
+    /// of which one is enough. Without `ca`, the key alone is what they are known by.
+    pub pin: Opt<OneOrMany>,
     /// PEM file: the certificate that is shown to them, then those above it.
     pub cert: Opt<String>,
     /// PEM file: the key of that certificate, not encrypted.

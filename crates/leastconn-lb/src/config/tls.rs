@@ -16,14 +16,17 @@ pub(crate) mod load;
 mod pem;
 pub(crate) mod upstream;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 
 use leastconn::Address;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::crl::CrlStore;
+use crate::{
+    config::{Spki, UriPattern},
+    crl::CrlStore,
+};
 
 pub use again::Written;
 pub use alpn::Alpn;
@@ -41,6 +44,8 @@ pub struct Tls {
     pub resumption: Option<Duration>,
     /// Application protocols that are negotiated.
     pub alpn: Alpn,
+    /// Keys of clients that need no authority.
+    pub client_pins: Vec<Spki>,
     /// As it was written, to be read again.
     pub written: Written,
     /// What the files hold. Shared: a configuration is cloned, its keys are not.
@@ -130,6 +135,13 @@ pub struct UpstreamTls {
     /// What every server's certificate must be for. `None`: each server's own host,
     /// which was checked to be something that a certificate can be for.
     pub server_name: Option<ServerName<'static>>,
+    /// URIs of which every server's certificate must have one, if there are any.
+    pub uris: Vec<UriPattern>,
+    /// Keys of which every server must have one, if there are any.
+    pub pins: Vec<Spki>,
+    /// Whether an authority must have issued the servers' certificates; else a pinned key
+    /// is enough.
+    pub needs_authority: bool,
     /// Application protocols that servers are offered.
     pub alpn: Alpn,
     /// As it was written, to be read again.
@@ -139,13 +151,26 @@ pub struct UpstreamTls {
 }
 
 impl UpstreamTls {
-    /// What the certificate of the server at `address` must be for.
+    /// Whether the certificate of a server must be for a name.
+    pub fn verifies_name(&self) -> bool {
+        self.server_name.is_some() || (self.uris.is_empty() && self.pins.is_empty())
+    }
+
+    /// The name that a server at `address` is asked for, and that its certificate must be
+    /// for if [`Self::verifies_name`].
     pub fn name_of(&self, address: &Address) -> Option<ServerName<'static>> {
-        self.server_name.clone().or_else(|| match address {
-            Address::Ip(address) => Some(ServerName::IpAddress(address.ip().into())),
-            Address::Name { host, .. } => ServerName::try_from(host.to_string()).ok(),
-            Address::Unix(_) => None,
-        })
+        self.server_name
+            .clone()
+            .or_else(|| match address {
+                Address::Ip(address) => Some(ServerName::IpAddress(address.ip().into())),
+                Address::Name { host, .. } => ServerName::try_from(host.to_string()).ok(),
+                Address::Unix(_) => None,
+            })
+            .or_else(|| {
+                // An address: no server name is sent.
+                let nobody = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
+                (!self.verifies_name()).then_some(nobody)
+            })
     }
 }
 

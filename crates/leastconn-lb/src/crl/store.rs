@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
 use x509_parser::certificate::X509Certificate;
 
+use crate::names;
+
 use super::{
     RevocationList,
     scope::{Coverage, Points, Role},
@@ -99,7 +101,7 @@ impl CrlStore {
             one.keys.dedup();
             let group = groups.iter_mut().find(|group| {
                 group.first().is_some_and(|other| {
-                    other.list.raw_issuer == one.list.raw_issuer
+                    other.list.canonical_issuer == one.list.canonical_issuer
                         && other.keys == one.keys
                         && other.list.scope.raw == one.list.scope.raw
                 })
@@ -124,7 +126,7 @@ impl CrlStore {
             store.lists.extend(newest);
         }
         for (position, one) in store.lists.iter().enumerate() {
-            let of_issuer = store.by_issuer.entry(one.list.raw_issuer.clone());
+            let of_issuer = store.by_issuer.entry(one.list.canonical_issuer.clone());
             of_issuer.or_default().push(position);
         }
         (store, superseded)
@@ -141,7 +143,8 @@ impl CrlStore {
     }
 
     fn of_name(&self, issuer: &[u8]) -> impl Iterator<Item = &InForce> {
-        let positions = self.by_issuer.get(issuer).map_or(&[][..], Vec::as_slice);
+        let issuer = names::canonical(issuer);
+        let positions = self.by_issuer.get(&*issuer).map_or(&[][..], Vec::as_slice);
         positions.iter().map(|&position| &self.lists[position])
     }
 

@@ -8,17 +8,20 @@ use leastconn::Reason;
 use rustls::{
     CertificateError, OtherError, RootCertStore,
     crypto::WebPkiSupportedAlgorithms,
-    pki_types::{CertificateDer, UnixTime},
+    pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime},
 };
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use super::words;
+use super::{
+    path::{self, AnchorLimits, PathError, rewrite::Rewritten},
+    words,
+};
 use crate::crl::{self, CrlStore, Missing, Role, Status};
 
 /// What the peer's certificate is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Usage {
+pub(crate) enum Usage {
     /// A client shows it.
     Client,
     /// A server shows it.
@@ -50,6 +53,8 @@ pub(super) struct Validity {
 pub enum ChainError {
     /// What rustls has an error for.
     Certificate(CertificateError),
+    /// What rustls-webpki does not check.
+    Path(PathError),
     /// A certificate that the peer sent beside its own, or the authority, has expired or
     /// is not valid yet.
     IssuerDates {
@@ -97,7 +102,7 @@ impl ChainError {
             Self::IssuerDates { .. } => Reason::ExpiredCertificate,
             Self::Revoked { .. } => Reason::RevokedCertificate,
             Self::CrlExpired { .. } => Reason::CrlExpired,
-            Self::NoCrl { .. } => Reason::UntrustedCertificate,
+            Self::NoCrl { .. } | Self::Path(_) => Reason::UntrustedCertificate,
         }
     }
 
@@ -105,6 +110,10 @@ impl ChainError {
     pub(super) fn to_rustls(&self, now: UnixTime) -> CertificateError {
         match self {
             Self::Certificate(error) | Self::IssuerDates { error, .. } => error.clone(),
+            Self::Path(PathError::Key(_) | PathError::NoDigitalSignature) => {
+                CertificateError::InvalidPurpose
+            }
+            Self::Path(error) => CertificateError::Other(OtherError(Arc::new(error.clone()))),
             Self::Revoked { .. } => CertificateError::Revoked,
             Self::CrlExpired { at, .. } => CertificateError::ExpiredRevocationListContext {
                 time: now,
@@ -124,7 +133,7 @@ impl ChainError {
     /// Of several errors, the one to report: the more it tells, the higher.
     const fn rank(&self) -> u8 {
         match self {
-            Self::Certificate(_) => 0,
+            Self::Certificate(_) | Self::Path(_) => 0,
             Self::IssuerDates { .. } => 1,
             Self::NoCrl { .. } => 2,
             Self::CrlExpired { .. } => 3,
@@ -171,6 +180,15 @@ struct Authority {
     key: Box<[u8]>,
     not_before: i64,
     not_after: i64,
+    limits: AnchorLimits,
+}
+
+/// Why an attempt failed.
+enum Failure {
+    /// On a path whose signatures are good.
+    Path(ChainError),
+    /// There is no such path.
+    Webpki(webpki::Error),
 }
 
 /// Verifies chains against authorities and revocation lists.
@@ -179,6 +197,10 @@ pub(super) struct ChainVerifier {
     roots: RootCertStore,
     /// In the order of `roots`.
     authorities: Vec<Authority>,
+    /// The same for rustls-webpki, without constraints that are checked here.
+    anchors: Vec<TrustAnchor<'static>>,
+    /// The same with names in canonical form, for chains that were rewritten.
+    canonical_anchors: Vec<TrustAnchor<'static>>,
     lists: Arc<CrlStore>,
     algorithms: WebPkiSupportedAlgorithms,
     usage: Usage,
@@ -201,14 +223,23 @@ impl ChainVerifier {
             roots.add(der.clone())?;
             let (_, parsed) =
                 X509Certificate::from_der(der).map_err(|_| CertificateError::BadEncoding)?;
+            let name = crl::display_name(parsed.subject());
             kept.push(Authority {
-                name: crl::display_name(parsed.subject()),
+                limits: AnchorLimits::of(&name, &parsed, usage),
+                name,
                 key: parsed.public_key().raw.into(),
                 not_before: parsed.validity().not_before.timestamp(),
                 not_after: parsed.validity().not_after.timestamp(),
             });
         }
+        let anchors = |is_canonical: bool| {
+            let both = roots.roots.iter().zip(&kept);
+            both.map(|(root, kept)| kept.limits.anchor(root, is_canonical))
+                .collect()
+        };
         Ok(Self {
+            anchors: anchors(false),
+            canonical_anchors: anchors(true),
             roots,
             authorities: kept,
             lists,
@@ -240,28 +271,68 @@ impl ChainVerifier {
         if self.roots.is_empty() {
             return Err(CertificateError::UnknownIssuer.into());
         }
-        let parsed = EndEntityCert::try_from(end_entity).map_err(|error| general(&error))?;
+        let algorithms = self.algorithms.all;
+        let as_sent = self.attempt(end_entity, intermediates, None, algorithms, now, tolerance);
+        let error = match as_sent {
+            Ok(validity) => return Ok(validity),
+            Err(Failure::Path(error)) => return Err(error),
+            Err(Failure::Webpki(error)) => error,
+        };
+        let rewritten = path::needs_rewriting(&error, end_entity, intermediates);
+        let again = rewritten.as_ref().and_then(|rewritten| {
+            let (own, above) = rewritten.chain.split_first()?;
+            let algorithms = rewritten.algorithms(algorithms);
+            let algorithms: Vec<&dyn SignatureVerificationAlgorithm> =
+                algorithms.iter().map(|one| one as _).collect();
+            Some(self.attempt(own, above, Some(rewritten), &algorithms, now, tolerance))
+        });
+        match again {
+            Some(Ok(validity)) => Ok(validity),
+            Some(Err(Failure::Path(error))) => Err(error),
+            Some(Err(Failure::Webpki(error))) => {
+                Err(self.explained(&error, end_entity, intermediates))
+            }
+            None => Err(self.explained(&error, end_entity, intermediates)),
+        }
+    }
+
+    /// Verifies a chain as it was sent, or as it was rewritten.
+    fn attempt(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        rewritten: Option<&Rewritten>,
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
+        now: UnixTime,
+        tolerance: Tolerance,
+    ) -> Result<Validity, Failure> {
+        let parsed = EndEntityCert::try_from(end_entity).map_err(Failure::Webpki)?;
+        let anchors = match rewritten {
+            Some(_) => &self.canonical_anchors,
+            None => &self.anchors,
+        };
         // Of the paths that were verified up to an authority.
         let failed = RefCell::new(None::<ChainError>);
         let validity = RefCell::new(None);
-        let check = |path: &VerifiedPath<'_>| match self.check(path, end_entity, now, tolerance) {
-            Ok(good) => {
-                validity.replace(Some(good));
-                Ok(())
-            }
-            Err(error) => {
-                ChainError::keep_worse(&mut failed.borrow_mut(), error);
-                // Other paths are tried; which error it is does not matter.
-                Err(webpki::Error::UnknownIssuer)
-            }
-        };
+        let check =
+            |path: &VerifiedPath<'_>| match self.check(path, anchors, rewritten, now, tolerance) {
+                Ok(good) => {
+                    validity.replace(Some(good));
+                    Ok(())
+                }
+                Err(error) => {
+                    ChainError::keep_worse(&mut failed.borrow_mut(), error);
+                    // Other paths are tried; which error it is does not matter.
+                    Err(webpki::Error::UnknownIssuer)
+                }
+            };
         let usage = match self.usage {
             Usage::Client => KeyUsage::client_auth(),
             Usage::Server => KeyUsage::server_auth(),
         };
         let verified = parsed.verify_for_usage(
-            self.algorithms.all,
-            &self.roots.roots,
+            algorithms,
+            anchors,
             intermediates,
             now,
             usage,
@@ -272,22 +343,23 @@ impl ChainVerifier {
         match (verified, validity.take(), failed.take()) {
             (Ok(()), Some(validity), _) => Ok(validity),
             // A path with good signatures tells more than those without.
-            (_, _, Some(error)) => Err(error),
-            (Err(error), ..) => Err(self.explained(&error, end_entity, intermediates)),
-            (Ok(()), None, None) => Err(CertificateError::UnknownIssuer.into()),
+            (_, _, Some(error)) => Err(Failure::Path(error)),
+            (Err(error), ..) => Err(Failure::Webpki(error)),
+            (Ok(()), None, None) => Err(Failure::Webpki(webpki::Error::UnknownIssuer)),
         }
     }
 
-    /// The authority's dates and the revocation of each certificate on a path whose
-    /// signatures are good.
+    /// What rustls-webpki does not check on a path whose signatures are good: the
+    /// authority's dates and limits, and the revocation of each certificate.
     fn check(
         &self,
         path: &VerifiedPath<'_>,
-        end_entity: &CertificateDer<'_>,
+        anchors: &[TrustAnchor<'static>],
+        rewritten: Option<&Rewritten>,
         now: UnixTime,
         tolerance: Tolerance,
     ) -> Result<Validity, ChainError> {
-        let anchor = self.roots.roots.iter().zip(&self.authorities);
+        let anchor = anchors.iter().zip(&self.authorities);
         let authority = anchor
             .filter(|(root, _)| std::ptr::eq(*root, path.anchor()))
             .map(|(_, authority)| authority)
@@ -300,7 +372,13 @@ impl ChainVerifier {
             lists_until: i64::MAX,
         };
         let above = path.intermediate_certificates().map(|above| above.der());
-        let chain: Vec<_> = std::iter::once(end_entity.clone()).chain(above).collect();
+        let own = path.end_entity().der();
+        let original = |der: CertificateDer<'_>| match rewritten {
+            Some(rewritten) => rewritten.original(&der).cloned(),
+            None => Some(der.into_owned()),
+        };
+        let chain: Option<Vec<_>> = std::iter::once(own).chain(above).map(original).collect();
+        let chain = chain.ok_or(CertificateError::UnknownIssuer)?;
         let chain: Vec<_> = chain
             .iter()
             .map(|der| X509Certificate::from_der(der).map(|(_, parsed)| parsed))
@@ -324,6 +402,7 @@ impl ChainVerifier {
         if let Some(error) = failed {
             return Err(error);
         }
+        path::check(&chain, &authority.limits, self.usage).map_err(ChainError::Path)?;
         Ok(validity)
     }
 
@@ -375,7 +454,14 @@ impl ChainVerifier {
         let (is_after, at) = match error {
             webpki::Error::CertExpired { not_after, .. } => (true, *not_after),
             webpki::Error::CertNotValidYet { not_before, .. } => (false, *not_before),
-            other => return general(other),
+            other => {
+                let chain = std::iter::once(end_entity).chain(intermediates);
+                let parsed = chain.filter_map(|der| X509Certificate::from_der(der).ok());
+                let chain: Vec<_> = parsed.map(|(_, parsed)| parsed).collect();
+                let limits = self.authorities.iter().map(|one| &one.limits);
+                let explained = path::explain(other, &chain, limits);
+                return explained.map_or_else(|| general(other), ChainError::Path);
+            }
         };
         let has_date = |der: &CertificateDer<'_>| {
             let (_, parsed) = X509Certificate::from_der(der).ok()?;
@@ -442,7 +528,7 @@ pub(super) fn seconds(time: UnixTime) -> i64 {
     time.as_secs().try_into().unwrap_or(i64::MAX)
 }
 
-fn general(error: &webpki::Error) -> ChainError {
+pub(super) fn general(error: &webpki::Error) -> ChainError {
     certificate_error(error).into()
 }
 

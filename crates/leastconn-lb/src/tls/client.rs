@@ -8,6 +8,7 @@
 //! server whose certificate was revoked would go on with the session it has.
 
 mod alone;
+mod expected;
 mod why;
 
 use std::{
@@ -29,6 +30,7 @@ use tokio::{
 };
 
 use alone::Verifier;
+use expected::Expected;
 
 use super::{
     HandshakeError, TlsError,
@@ -61,6 +63,7 @@ pub fn client_config(tls: &UpstreamTls) -> Result<Arc<ClientConfig>, TlsError> {
         Ok((own.clone(), only))
     });
     let verifier = Verifier {
+        expected: Expected::of(tls),
         authorities,
         alone: alone.collect::<Result<_, TlsError>>()?,
         algorithms,

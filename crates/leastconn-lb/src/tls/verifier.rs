@@ -25,7 +25,9 @@ use rustls::{
 };
 
 use super::{
-    chain::{ChainError, ChainVerifier, Tolerance, Validity, seconds, unix_time},
+    chain::{ChainError, ChainVerifier, Tolerance, Usage, Validity, seconds, unix_time},
+    path::rewrite::for_signature,
+    pinned::{self, Pins},
     rejected,
 };
 use crate::{
@@ -41,6 +43,8 @@ const CAPACITY: usize = 8192;
 #[derive(Debug)]
 pub(super) struct CachingVerifier {
     chains: ChainVerifier,
+    /// Keys of clients that need no authority.
+    pins: Pins,
     /// Sent in the CertificateRequest; empty if they do not fit.
     names: Vec<DistinguishedName>,
     good: Mutex<HashMap<Fingerprint, Validity>>,
@@ -49,7 +53,7 @@ pub(super) struct CachingVerifier {
 }
 
 impl CachingVerifier {
-    pub(super) fn new(chains: ChainVerifier) -> Self {
+    pub(super) fn new(chains: ChainVerifier, pins: Pins) -> Self {
         let mut names = chains.names();
         let length = ca_names_length(names.iter().map(|name| name.as_ref().len()));
         // Too many for some clients, or for the message itself. None at all is allowed:
@@ -59,6 +63,7 @@ impl CachingVerifier {
         }
         Self {
             chains,
+            pins,
             names,
             good: Mutex::default(),
             #[cfg(test)]
@@ -111,9 +116,16 @@ impl CachingVerifier {
         #[cfg(test)]
         self.misses
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let validity = self
+        let verified = self
             .chains
-            .verify(end_entity, intermediates, now, tolerance)?;
+            .verify(end_entity, intermediates, now, tolerance);
+        let validity = match verified {
+            // Not one that an authority has revoked or limited.
+            Err(ChainError::Certificate(_)) if self.pins.contain(end_entity) => {
+                pinned::verify(end_entity, now, Usage::Client)?
+            }
+            verified => verified?,
+        };
         // With tolerance it may say nothing about those who connect.
         if tolerance == Tolerance::default() {
             self.keep(fingerprint, validity);
@@ -168,7 +180,9 @@ impl ClientCertVerifier for CachingVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, self.chains.algorithms())
+        let rewritten = for_signature(certificate);
+        let readable = rewritten.as_ref().unwrap_or(certificate);
+        verify_tls12_signature(message, readable, signature, self.chains.algorithms())
             .inspect_err(|_| rejected::put(certificate, None))
     }
 
@@ -178,7 +192,9 @@ impl ClientCertVerifier for CachingVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, self.chains.algorithms())
+        let rewritten = for_signature(certificate);
+        let readable = rewritten.as_ref().unwrap_or(certificate);
+        verify_tls13_signature(message, readable, signature, self.chains.algorithms())
             .inspect_err(|_| rejected::put(certificate, None))
     }
 

@@ -78,6 +78,7 @@ fn received(description: AlertDescription) -> String {
 pub(super) fn chain(error: &ChainError) -> String {
     match error {
         ChainError::Certificate(error) => certificate(error),
+        ChainError::Path(error) => format!("the client's chain is refused: {error}"),
         ChainError::IssuerDates {
             name,
             is_authority,

@@ -259,27 +259,27 @@ async fn a_rule_in_shadow_mode_only_says_what_it_would_have_decided() {
 
 /// Row 14 of the matrix of threats.
 #[tokio::test]
-async fn a_certificate_of_an_authority_that_limits_uris_is_refused_in_words() {
+async fn authority_limited_to_uris_may_issue_those_only() {
     let web = Upstream::named("web1").await;
-    let site = site(&web).client("any", "uri = \"spiffe://td.example/**\"", "web", "");
+    let site = site(&web).client("any", "uri = \"spiffe://*/**\"", "web", "");
     let limited = site.ca.constrained_to_uris_of("limited", "td.example");
     std::fs::write(site.dir.path().join("ca.crt"), limited.cert_pem()).unwrap();
     std::fs::write(site.dir.path().join("ca.crl"), limited.crl(&[])).unwrap();
     let lb = site.start().await;
-    assert!(
-        lb.stderr().contains("has name constraints for URIs"),
-        "{}",
-        lb.stderr()
-    );
-    let cert = limited.leaf("a").uri("spiffe://td.example/web").build();
-    assert!(refused(&lb.showing(&cert), lb.main()).await.is_some());
-    let record = lb.nth(0, "untrusted_certificate").await;
+    let within = limited.leaf("a").uri("spiffe://td.example/web").build();
+    talk(lb.showing(&within).connect(lb.main()).await.unwrap())
+        .await
+        .unwrap();
+    lb.nth(0, "ok").await;
+    let outside = limited.leaf("a").uri("spiffe://other.example/web").build();
+    assert!(refused(&lb.showing(&outside), lb.main()).await.is_some());
+    let record = lb.nth(1, "untrusted_certificate").await;
     let detail = record["detail"].as_str().unwrap();
     assert!(
-        detail.contains("constraints for URIs, which cannot be checked"),
+        detail.contains("name constraints of `CN=limited` do not allow the URIs"),
         "{detail}"
     );
-    assert_eq!(web.accepted(), 0);
+    assert_eq!(web.accepted(), 1);
     lb.quiet().await;
 }
 

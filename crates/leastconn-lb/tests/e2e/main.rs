@@ -5,6 +5,7 @@
 //! with `LEASTCONN_LONG=1`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod server_identity;
 mod servers;
 mod serves_a_dashboard;
 mod support;
@@ -21,6 +22,7 @@ mod caps_what_it_takes_on;
 mod carries_bytes_unchanged;
 mod checks_health_over_tls;
 mod client_departure;
+mod client_pins;
 mod confines_itself;
 mod connection_ends;
 mod crl_expiry;
@@ -31,6 +33,7 @@ mod ends_handshakes_at_one_deadline;
 mod ends_silent_connections;
 mod ends_what_has_run_out;
 mod ends_when_told_to;
+mod explain_predicts_handshakes;
 mod explains_what_would_happen;
 mod first_message_latency;
 mod goes_on_when_an_upgrade_fails;

@@ -3,15 +3,16 @@
 use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use x509_parser::{
-    certificate::X509Certificate,
-    extensions::{GeneralName, NameConstraints},
-    oid_registry::OID_X509_EXT_BASIC_CONSTRAINTS,
-    prelude::FromDer,
+    certificate::X509Certificate, oid_registry::OID_X509_EXT_BASIC_CONSTRAINTS, prelude::FromDer,
     x509::X509Version,
 };
 
 use super::Dated;
-use crate::crl::{display_name, malformed, timestamp};
+use crate::{
+    crl::{display_name, malformed, timestamp},
+    names,
+    x509::{constraints::Constraints, key},
+};
 
 /// What matters of a certificate.
 #[derive(Clone, Debug)]
@@ -26,7 +27,10 @@ pub(super) struct Facts {
     no_issuer: Option<&'static str>,
     has_names: bool,
     for_servers: bool,
-    limits_uris: bool,
+    /// Kinds of names that it constrains and that cannot be checked.
+    unchecked: Vec<&'static str>,
+    /// The kind of its key, if no signature of such a key is accepted.
+    unsupported_key: Option<String>,
     for_clients: bool,
 }
 
@@ -150,7 +154,8 @@ pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
         for_clients: usage
             .as_ref()
             .is_none_or(|usage| usage.value.any || usage.value.client_auth),
-        limits_uris: limits_uris(&parsed),
+        unchecked: unchecked(&parsed),
+        unsupported_key: key::unsupported(parsed.public_key()),
     })
 }
 
@@ -184,19 +189,14 @@ fn no_issuer(certificate: &X509Certificate<'_>) -> Option<&'static str> {
     }
 }
 
-/// Whether there are name constraints for URIs.
-fn limits_uris(certificate: &X509Certificate<'_>) -> bool {
-    let Ok(Some(constraints)) = certificate.name_constraints() else {
-        return false;
-    };
-    let NameConstraints {
-        permitted_subtrees,
-        excluded_subtrees,
-    } = constraints.value;
-    let trees = permitted_subtrees.iter().chain(excluded_subtrees);
-    trees
-        .flatten()
-        .any(|tree| matches!(tree.base, GeneralName::URI(_)))
+/// Kinds of names that are constrained and cannot be checked.
+fn unchecked(certificate: &X509Certificate<'_>) -> Vec<&'static str> {
+    let constraints = Constraints::of(certificate).unwrap_or_default();
+    let kinds = constraints.kinds().iter();
+    kinds
+        .filter(|kind| !kind.is_checked())
+        .map(|kind| kind.name())
+        .collect()
 }
 
 /// What is odd about a certificate of our own and those that come with it.
@@ -243,7 +243,7 @@ pub(super) fn own_certificate(
     }
     let mut below = own;
     for certificate in above {
-        if certificate.raw_subject != below.raw_issuer {
+        if names::canonical(&certificate.raw_subject) != names::canonical(&below.raw_issuer) {
             remarks.push(Remark::new(
                 format!(
                     "the certificate of {} did not issue the one before it",
@@ -279,10 +279,36 @@ pub(super) fn authority(authority: &Facts, ca: &str, alone: bool, now: Timestamp
             },
         ));
     }
-    if authority.limits_uris {
+    if !authority.unchecked.is_empty() {
         remarks.push(Remark::new(
-            format!("{} has name constraints for URIs", authority.subject),
-            "they cannot be checked, so every certificate with a URI that it issued will be refused",
+            format!(
+                "{} has name constraints for {}, which cannot be checked",
+                authority.subject,
+                authority.unchecked.join(", ")
+            ),
+            "a certificate below it that has such a name is refused",
+        ));
+    }
+    if let Some(kind) = &authority.unsupported_key {
+        remarks.push(Remark::new(
+            format!("{} has {kind}, which is not accepted", authority.subject),
+            &format!(
+                "every certificate that it issued is refused: use {}",
+                key::ACCEPTED
+            ),
+        ));
+    }
+    let (allows, purpose) = match ca {
+        "client_ca" => (authority.for_clients, "clientAuth"),
+        _ => (authority.for_servers, "serverAuth"),
+    };
+    if !allows && !alone {
+        remarks.push(Remark::new(
+            format!(
+                "the extended key usage of {} lacks {purpose}",
+                authority.subject
+            ),
+            "every certificate that it issued is refused",
         ));
     }
     remarks

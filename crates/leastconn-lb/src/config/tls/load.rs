@@ -1,6 +1,7 @@
 //! Reads the files of a `tls` table and checks that they fit together.
 
 mod bundle;
+mod pins;
 
 use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     config::{
-        Problem, Problems, defaults, duration,
+        Problem, Problems, Spki, defaults, duration,
         raw::{
             RawTls,
             value::{At, DurationText},
@@ -58,6 +59,7 @@ pub(crate) fn load(
         cert,
         key,
         client_ca,
+        client_pins,
         crl,
         min_version,
         client_auth,
@@ -81,15 +83,23 @@ pub(crate) fn load(
         loader.crls(&text, authorities.as_ref().map(|list| list.as_deref()));
     }
     let crls = loader.crl_store();
+    let pins_at = client_pins.as_ref();
+    let client_pins = loader.pins("client_pins", pins_at);
+    if let Some(at) = pins_at {
+        loader.pins_are_used(at, client_auth, client_ca.is_some());
+    }
     match (client_auth, client_ca) {
-        (ClientAuth::Required, None) => {
+        (ClientAuth::Required, None) if pins_at.is_none() => {
             let place = client_auth_at.map_or(&raw.span, |at| &at.span);
             loader
                 .problems
                 .error("clients must show a certificate, and no `client_ca` says whose are good")
                 .at(place.clone())
                 .note("the system's own authorities are never used for clients")
-                .help("add `client_ca`, or write `client_auth = \"none\"` to ask for none");
+                .help(
+                    "add `client_ca` or `client_pins`, or write `client_auth = \"none\"` to ask \
+                     for none",
+                );
         }
         (ClientAuth::None, Some(at)) => {
             loader
@@ -128,7 +138,9 @@ pub(crate) fn load(
             base_dir,
             (min_version, client_auth, resumption),
             &alpn,
-        ),
+        )
+        .list("client_pins", client_pins.iter().map(Spki::as_str)),
+        client_pins,
         resumption,
         alpn,
         material: Arc::new(TlsMaterial {

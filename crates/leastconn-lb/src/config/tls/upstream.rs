@@ -10,8 +10,11 @@ use super::{
     KeyPair, MinVersion, UpstreamTls, UpstreamTlsMaterial, Written, inspect::Purpose, load::Loader,
 };
 use crate::config::{
-    Problems,
-    raw::{RawUpstreamTls, value::At},
+    Problems, Spki, UriPattern,
+    raw::{
+        RawUpstreamTls,
+        value::{At, OneOrMany},
+    },
 };
 
 /// What the table says, if nothing of it is an error. `servers` are those that it
@@ -28,20 +31,26 @@ pub(crate) fn load(
     let RawUpstreamTls {
         ca,
         server_name,
+        uri,
+        pin,
         cert,
         key,
         crl,
         min_version,
         alpn,
     } = &raw.value;
+    let pins = loader.pins("pin", pin.as_ref());
+    let uris = uris(&mut loader, uri.as_ref());
+    if ca.is_none() {
+        needs_authority(&mut loader, raw);
+    }
     let mut alone = Vec::new();
     let authorities = ca
         .as_ref()
         .and_then(|at| loader.authorities(at, Some(&mut alone)));
     loader.lists_among_authorities(crl.as_ref());
     for text in crl.iter().flat_map(At::each) {
-        // Without `ca` the table is refused already.
-        loader.crls(&text, Some(authorities.as_deref()));
+        loader.crls(&text, ca.as_ref().map(|_| authorities.as_deref()));
     }
     let crls = loader.crl_store();
     let own = own(&mut loader, cert.as_ref(), key.as_ref());
@@ -62,13 +71,18 @@ pub(crate) fn load(
         .file("key", key.as_ref())
         .files_of("crl", crl.as_ref())
         .text("min_version", min_version.text())
-        .list("alpn", alpn.names());
+        .list("alpn", alpn.names())
+        .list("uri", uris.iter().map(UriPattern::as_str))
+        .list("pin", pins.iter().map(Spki::as_str));
     if let Some(at) = &raw.value.server_name {
         written = written.text("server_name", &at.value);
     }
     let tls = UpstreamTls {
         min_version,
         server_name,
+        uris,
+        pins,
+        needs_authority: ca.is_some(),
         alpn,
         written,
         material: Arc::new(UpstreamTlsMaterial {
@@ -79,12 +93,55 @@ pub(crate) fn load(
             files: std::mem::take(&mut loader.files),
         }),
     };
-    if raw.value.server_name.is_none() {
+    if raw.value.server_name.is_none() && raw.value.uri.is_none() && raw.value.pin.is_none() {
         every_server_has_a_name(&mut loader, &tls, servers, raw);
     }
     let UpstreamTlsMaterial { ca, alone, .. } = &*tls.material;
-    let trusts = !ca.is_empty() || !alone.is_empty();
+    let trusts = !ca.is_empty() || !alone.is_empty() || !tls.needs_authority;
     (loader.problems.errors() == errors && trusts).then_some(tls)
+}
+
+fn needs_authority(loader: &mut Loader<'_>, raw: &At<RawUpstreamTls>) {
+    let needed_by = match (&raw.value.pin, &raw.value.server_name, &raw.value.uri) {
+        (None, ..) => "",
+        (Some(_), Some(_), _) => " for `server_name`",
+        (Some(_), _, Some(_)) => " for `uri`",
+        (Some(_), None, None) => return,
+    };
+    loader
+        .problems
+        .error(format!("`upstream.tls` needs `ca`{needed_by}"))
+        .at(raw.span.clone())
+        .help(
+            "name the authorities that issue the servers' certificates, or give only the `pin` of \
+             their public key",
+        );
+}
+
+fn uris(loader: &mut Loader<'_>, uris: Option<&At<OneOrMany>>) -> Vec<UriPattern> {
+    let mut all = Vec::new();
+    let Some(at) = uris else {
+        return all;
+    };
+    if at.each().is_empty() {
+        loader
+            .problems
+            .error("`uri` is an empty list")
+            .at(at.span.clone())
+            .help("remove the key, or name the URIs of the servers' certificates");
+    }
+    for text in at.each() {
+        match UriPattern::parse(text.value) {
+            Ok(pattern) => all.push(pattern),
+            Err(error) => {
+                loader
+                    .problems
+                    .error(format!("`uri`: {error}"))
+                    .at(text.span);
+            }
+        }
+    }
+    all
 }
 
 fn own(

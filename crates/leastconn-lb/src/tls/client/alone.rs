@@ -6,22 +6,25 @@
 
 use rustls::{
     DigitallySignedStruct, Error, SignatureScheme,
-    client::{
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_name,
-    },
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
-    server::ParsedCertificate,
 };
 
-use crate::tls::chain::{ChainVerifier, Tolerance};
+use super::expected::Expected;
+use crate::tls::{
+    chain::{ChainVerifier, Tolerance, Usage},
+    path::rewrite::for_signature,
+    pinned,
+};
 
 /// Trusts what authorities have issued, and each of some certificates.
 #[derive(Debug)]
 pub(super) struct Verifier {
     pub(super) authorities: ChainVerifier,
     pub(super) alone: Vec<(CertificateDer<'static>, ChainVerifier)>,
+    /// What else a certificate must have.
+    pub(super) expected: Expected,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -34,12 +37,18 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        if !self.expected.needs_authority {
+            pinned::verify(end_entity, now, Usage::Server)
+                .map_err(|error| Error::from(error.to_rustls(now)))?;
+            self.expected.check(end_entity, server_name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
         let alone = self.alone.iter().find(|(own, _)| own == end_entity);
         let verifier = alone.map_or(&self.authorities, |(_, verifier)| verifier);
         verifier
             .verify(end_entity, intermediates, now, Tolerance::default())
             .map_err(|error| Error::from(error.to_rustls(now)))?;
-        verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+        self.expected.check(end_entity, server_name)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -49,7 +58,9 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+        let rewritten = for_signature(certificate);
+        let readable = rewritten.as_ref().unwrap_or(certificate);
+        verify_tls12_signature(message, readable, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -58,7 +69,9 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+        let rewritten = for_signature(certificate);
+        let readable = rewritten.as_ref().unwrap_or(certificate);
+        verify_tls13_signature(message, readable, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

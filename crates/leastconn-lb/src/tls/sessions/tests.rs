@@ -38,6 +38,7 @@ fn server_of(ca: &TestCa, revoked: &[&Cert], records: TlsRecords) -> Server {
     let cert = ca.server(&[]);
     let list = ca.crl(revoked);
     let tls = Tls {
+        client_pins: Vec::new(),
         min_version: MinVersion::Tls12,
         client_auth: ClientAuth::Required,
         resumption: Some(HOUR),

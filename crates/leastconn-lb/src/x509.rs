@@ -1,0 +1,4 @@
+//! What certificates hold that both the configuration and the handshake look at.
+
+pub mod constraints;
+pub mod key;
