@@ -8,6 +8,7 @@ mod hints;
 mod lists;
 mod meaning;
 mod mistakes;
+mod pins;
 mod robust;
 mod routes;
 mod rules;

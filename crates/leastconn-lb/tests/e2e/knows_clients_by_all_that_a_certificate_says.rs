@@ -261,7 +261,12 @@ async fn a_rule_in_shadow_mode_only_says_what_it_would_have_decided() {
 #[tokio::test]
 async fn authority_limited_to_uris_may_issue_those_only() {
     let web = Upstream::named("web1").await;
-    let site = site(&web).client("any", "uri = \"spiffe://*/**\"", "web", "");
+    let site = site(&web).client(
+        "any",
+        "uri = [\"spiffe://td.example/**\", \"spiffe://other.example/**\"]",
+        "web",
+        "",
+    );
     let limited = site.ca.constrained_to_uris_of("limited", "td.example");
     std::fs::write(site.dir.path().join("ca.crt"), limited.cert_pem()).unwrap();
     std::fs::write(site.dir.path().join("ca.crl"), limited.crl(&[])).unwrap();
