@@ -71,16 +71,17 @@ impl Starting {
         signal(self.child.id().unwrap(), which);
     }
 
-    async fn says(&mut self, what: &str) {
+    /// Waits for a line of the log, and returns it.
+    async fn says(&mut self, what: &str) -> String {
         within(DEADLINE, what, async {
             while let Some(line) = self.log.next_line().await.unwrap() {
                 if line.contains(what) {
-                    return;
+                    return line;
                 }
             }
             panic!("it has ended without having said {what:?}");
         })
-        .await;
+        .await
     }
 
     async fn ends(&mut self) -> Option<i32> {
@@ -104,15 +105,15 @@ async fn what_is_asked_for_meanwhile_is_done_then() {
 #[tokio::test]
 async fn an_upgrade_too() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("leastconn.toml");
-    let mut lb = starting(&path).await;
+    let mut lb = starting(&dir.path().join("leastconn.toml")).await;
     lb.send(Signal::USR2);
-    // So that there is no new process to be looked after.
-    std::fs::write(&path, "nonsense").unwrap();
     lb.says("SIGUSR2: starting a new process").await;
-    lb.says("no upgrade, this process goes on").await;
-    lb.send(Signal::TERM);
+    let line = lb.says("took over").await;
+    let (_, pid) = line.split_once("pid=").unwrap();
+    let pid = pid.split(' ').next().unwrap().parse().unwrap();
     assert_eq!(lb.ends().await, Some(0));
+    signal(pid, Signal::TERM);
+    lb.says("stopped").await;
 }
 
 #[tokio::test]
