@@ -240,7 +240,7 @@ impl Rig {
         let (waiting, mut accepting) = (Waiting::default(), Vec::new());
         for transport in Transport::ALL {
             let name = transport.name();
-            let listener = small_buffers().listen(64).unwrap();
+            let listener = small_buffers([127, 0, 0, 1]).listen(64).unwrap();
             let address = listener.local_addr().unwrap();
             let tls = (transport != Transport::Plain).then(|| acceptor(&servers.cert(), transport));
             accepting.push(tokio::spawn(accept(listener, tls, Arc::clone(&waiting))));
@@ -293,7 +293,10 @@ impl Rig {
         let (sender, accepted) = oneshot::channel();
         self.waiting.lock().unwrap().insert(number, sender);
         let connecting = async {
-            let socket = small_buffers().connect(self.lb.address(&listener));
+            // An address of its own: ports are used again, and records found by address.
+            let [.., high, low] = number.to_be_bytes();
+            let socket = small_buffers([127, 1, high, low]);
+            let socket = socket.connect(self.lb.address(&listener));
             let socket = socket.await.unwrap();
             socket.set_nodelay(true).unwrap();
             let mut peer = match self.clients.get(client.name()) {
@@ -349,10 +352,10 @@ impl Rig {
     }
 }
 
-fn small_buffers() -> TcpSocket {
+fn small_buffers(address: [u8; 4]) -> TcpSocket {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(RECEIVE_BUFFER).unwrap();
-    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    socket.bind((address, 0).into()).unwrap();
     socket
 }
 
