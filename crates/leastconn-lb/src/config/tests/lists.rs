@@ -217,6 +217,7 @@ fn authority_without_crl_sign_signs_no_list() {
         .distinguished_name
         .push(DnType::CommonName, "no lists");
     params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.extended_key_usages.clear();
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(2040, 1, 1);
