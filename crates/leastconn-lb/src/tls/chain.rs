@@ -158,7 +158,8 @@ pub(super) const fn certificate_reason(error: &CertificateError) -> Reason {
 
 impl std::fmt::Display for ChainError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&words::chain(self))
+        // Of clients, unless the caller says otherwise.
+        f.write_str(&words::chain(self, Usage::Client))
     }
 }
 

@@ -36,7 +36,7 @@ use super::{
     HandshakeError, TlsError,
     buffered::Buffered,
     chain::{ChainVerifier, Usage},
-    provider_for, versions,
+    provider_for, rejected, versions,
 };
 use crate::{
     config::{TlsRecords, UpstreamTls},
@@ -123,9 +123,14 @@ pub async fn connect(
     let session =
         ClientConnection::new_with_alpn(config, name, protocols).map_err(|error| failed(&error))?;
     let mut stream = Buffered::new(socket, session);
-    match stream.handshake(None, None).await {
+    let handshake = async { (stream.handshake(None, None).await, rejected::take()) };
+    let (done, rejected) = rejected::with_slot(handshake).await;
+    match done {
         Ok(_) => Ok(ClientStream(stream)),
-        Err(HandshakeError::Tls(error)) => Err(failed(&error)),
+        Err(HandshakeError::Tls(error)) => Err(match rejected.and_then(|one| one.detail) {
+            Some(detail) => io::Error::new(io::ErrorKind::InvalidData, Failure(detail)),
+            None => failed(&error),
+        }),
         Err(HandshakeError::Closed) => Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
             Failure("the server closed the connection before the handshake was over".to_owned()),

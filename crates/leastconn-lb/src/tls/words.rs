@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use rustls::{AlertDescription, CertificateError, Error, pki_types::UnixTime};
 
-use super::chain::ChainError;
+use super::chain::{ChainError, Usage};
 use crate::{crl::Missing, unfit};
 
 /// The name of an alert, as RFC 8446 writes it.
@@ -74,8 +74,12 @@ fn received(description: AlertDescription) -> String {
     )
 }
 
-/// Why a client's chain is refused.
-pub(super) fn chain(error: &ChainError) -> String {
+/// Why the chain of a peer is refused.
+pub(super) fn chain(error: &ChainError, usage: Usage) -> String {
+    let (peer, ca) = match usage {
+        Usage::Client => ("client", "client_ca"),
+        Usage::Server => ("server", "ca"),
+    };
     match error {
         ChainError::Certificate(error) => certificate(error),
         ChainError::Path(error) => format!("the client's chain is refused: {error}"),
@@ -85,9 +89,9 @@ pub(super) fn chain(error: &ChainError) -> String {
             error,
         } => {
             let what = if *is_authority {
-                format!("{name}, the authority above the client's certificate,")
+                format!("{name}, the authority above the {peer}'s certificate,")
             } else {
-                format!("{name}, which the client sends above its certificate,")
+                format!("{name}, which the {peer} sends above its certificate,")
             };
             match error {
                 CertificateError::ExpiredContext { not_after, .. } => {
@@ -105,9 +109,9 @@ pub(super) fn chain(error: &ChainError) -> String {
             is_own,
         } => {
             let whose = if *is_own {
-                "the client's certificate"
+                format!("the {peer}'s certificate")
             } else {
-                "a certificate above the client's"
+                format!("a certificate above the {peer}'s")
             };
             format!("{whose} is revoked by the list of {issuer} in {file:?}")
         }
@@ -119,17 +123,15 @@ pub(super) fn chain(error: &ChainError) -> String {
             issuer,
             is_authority,
             missing,
-        } => no_list(issuer, *is_authority, missing),
+        } => no_list(issuer, *is_authority, missing, ca),
     }
 }
 
-fn no_list(issuer: &str, is_authority: bool, missing: &Missing) -> String {
+fn no_list(issuer: &str, is_authority: bool, missing: &Missing, ca: &str) -> String {
     let remedy = if is_authority {
         format!("add the list of {issuer} to `crl`")
     } else {
-        format!(
-            "put the intermediate {issuer} into `client_ca`, and its revocation list into `crl`"
-        )
+        format!("put the intermediate {issuer} into `{ca}`, and its revocation list into `crl`")
     };
     match missing {
         Missing::Issuer => format!("`crl` holds no list of {issuer}: {remedy}"),

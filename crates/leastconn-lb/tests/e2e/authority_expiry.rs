@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use leastconn_testkit::client::{alert, read_line, read_to_close, roundtrip};
-use leastconn_testkit::{Cert, DEADLINE, TestCa, Upstream, eventually};
+use leastconn_testkit::{Behaviour, Cert, DEADLINE, TestCa, Upstream, eventually};
 use rustls::AlertDescription as Alert;
 
-use crate::support::{CLIENT1, Running, Site, TLS};
+use crate::servers::Servers;
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, entries, tcp};
 
 const DAY: i64 = 86_400;
 
@@ -17,11 +18,7 @@ async fn start(web: &Upstream, authorities: &[&TestCa], line: &str) -> Running {
         .replace("\"ca.crt\"", "\"clients.crt\"");
     let site = Site::new()
         .listener("main", &["upstream = \"web\"", line, &tls])
-        .upstream(
-            "web",
-            &[crate::support::NO_PROBES],
-            &crate::support::entries(&[web]),
-        )
+        .upstream("web", &[NO_PROBES], &entries(&[web]))
         .client("client1", &crate::support::cn(CLIENT1), "web", "");
     let bundle: String = authorities.iter().map(|ca| ca.cert_pem()).collect();
     std::fs::write(site.dir.path().join("clients.crt"), bundle).unwrap();
@@ -119,6 +116,39 @@ async fn clients_of_an_expired_intermediate_are_refused_and_ended() {
     let detail = record["detail"].as_str().unwrap();
     assert!(
         detail.starts_with("`CN=below`, which the client sends above its certificate, expired at "),
+        "{detail}"
+    );
+}
+
+#[tokio::test]
+async fn server_of_an_expired_authority_is_refused() {
+    let servers = Servers {
+        ca: TestCa::valid("brief", -DAY, 6),
+    };
+    let web = Upstream::start_tls(Behaviour::Named("web1".to_owned()), &servers.cert(), None).await;
+    let tls = "tls = { ca = \"servers.crt\", server_name = \"web.internal\" }";
+    let lines = [
+        NO_PROBES,
+        "passive = { max_fails = 0 }\nretry_for = \"0s\"",
+        tls,
+    ];
+    let lb = servers.site(&lines, &entries(&[&web])).start().await;
+    let mut stream = tcp(lb.address("plain")).await;
+    assert_eq!(read_line(&mut stream).await.unwrap(), "web1");
+    let refused = eventually(DEADLINE, || async {
+        let mut stream = tcp(lb.address("plain")).await;
+        match read_line(&mut stream).await.unwrap_or_default() {
+            refused if refused.is_empty() => Ok(()),
+            greeting => Err(greeting),
+        }
+    });
+    refused.await.unwrap();
+    let record = lb
+        .wait_record(|record| record["outcome"] == "connect_failed", DEADLINE)
+        .await;
+    let detail = record["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("`CN=brief`, the authority above the server's certificate, expired at "),
         "{detail}"
     );
 }

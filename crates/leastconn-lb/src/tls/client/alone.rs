@@ -13,9 +13,9 @@ use rustls::{
 
 use super::expected::Expected;
 use crate::tls::{
-    chain::{ChainVerifier, Tolerance, Usage},
+    chain::{ChainError, ChainVerifier, Tolerance, Usage},
     path::rewrite::for_signature,
-    pinned,
+    pinned, rejected, words,
 };
 
 /// Trusts what authorities have issued, and each of some certificates.
@@ -47,7 +47,13 @@ impl ServerCertVerifier for Verifier {
         let verifier = alone.map_or(&self.authorities, |(_, verifier)| verifier);
         verifier
             .verify(end_entity, intermediates, now, Tolerance::default())
-            .map_err(|error| Error::from(error.to_rustls(now)))?;
+            .map_err(|error| {
+                // The others are explained with the server's name at hand.
+                if !matches!(error, ChainError::Certificate(_)) {
+                    rejected::put(end_entity, Some(words::chain(&error, Usage::Server)));
+                }
+                Error::from(error.to_rustls(now))
+            })?;
         self.expected.check(end_entity, server_name)?;
         Ok(ServerCertVerified::assertion())
     }
