@@ -199,6 +199,7 @@ impl Bench {
                 identities: vec![Identity::read(&cert, &key)?],
                 server_name: "localhost".to_owned(),
                 tls12: false,
+                post_quantum: false,
                 resume,
                 trusting: false,
                 clients,

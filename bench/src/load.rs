@@ -127,6 +127,9 @@ struct TlsArgs {
     /// TLS 1.2 instead of 1.3.
     #[arg(long)]
     tls12: bool,
+    /// The post-quantum key exchange X25519MLKEM768 instead of X25519.
+    #[arg(long, conflicts_with = "tls12")]
+    post_quantum: bool,
     /// Resume sessions where the balancer lets us.
     #[arg(long)]
     resume: bool,
@@ -271,6 +274,7 @@ impl TlsArgs {
             identities,
             server_name: self.server_name.clone(),
             tls12: self.tls12,
+            post_quantum: self.post_quantum,
             resume: self.resume,
             trusting: self.trusting,
             clients: 1,

@@ -220,7 +220,7 @@ pub fn all(quick: bool, most: usize) -> Vec<Case> {
     for transport in [Transport::Mtls, Transport::Plain] {
         // One client at a time: it is the latency of an idle balancer.
         let work = Work::Load(load(Mode::FirstEcho, 1));
-        add(format!("first-echo-{transport}"), transport, work, None);
+        add(format!("first-message-{transport}"), transport, work, None);
     }
     // Their streams and floods run only when nobody else wants the CPU, which on a busy
     // machine may be never.

@@ -56,6 +56,8 @@ pub struct TlsOptions {
     pub server_name: String,
     /// TLS 1.2 instead of 1.3.
     pub tls12: bool,
+    /// The post-quantum key exchange X25519MLKEM768 instead of X25519.
+    pub post_quantum: bool,
     /// Resume sessions.
     pub resume: bool,
     /// Take any certificate of the balancer, so that load is cheaper than what it loads.
@@ -82,10 +84,15 @@ impl TlsOptions {
             roots.add(authority)?;
         }
         let roots = Arc::new(roots);
-        // The default prefers a post-quantum exchange, which not all of those that
-        // are compared have.
+        // One group, so that all balancers do the same work: not all of those that are
+        // compared have a post-quantum one.
+        let group = if self.post_quantum {
+            aws_lc_rs::kx_group::X25519MLKEM768
+        } else {
+            aws_lc_rs::kx_group::X25519
+        };
         let provider = Arc::new(CryptoProvider {
-            kx_groups: vec![aws_lc_rs::kx_group::X25519],
+            kx_groups: vec![group],
             ..aws_lc_rs::default_provider()
         });
         let version = if self.tls12 {

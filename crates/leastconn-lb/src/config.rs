@@ -59,8 +59,8 @@ pub use schema::schema;
 pub(crate) use tls::load::{MAX_CA_NAMES, ca_names_length};
 pub(crate) use tls::read_certificates;
 pub use tls::{
-    Alpn, CertificateFile, ClientAuth, Dated, FileKind, KeyPair, MinVersion, Tls, TlsMaterial,
-    UpstreamTls, UpstreamTlsMaterial, Urgency, Written,
+    Algorithms, Alpn, CertificateFile, ClientAuth, Dated, FileKind, KeyPair, MinVersion, Tls,
+    TlsMaterial, UpstreamTls, UpstreamTlsMaterial, Urgency, Written,
 };
 
 pub(crate) use crate::text::visible;

@@ -11,6 +11,7 @@ pub mod client;
 mod clues;
 mod direct;
 mod handshake;
+mod hello;
 mod offer;
 pub(crate) mod path;
 mod pinned;
@@ -25,8 +26,8 @@ mod words;
 use std::sync::Arc;
 
 use rustls::{
-    ServerConfig, SupportedProtocolVersion,
-    crypto::CryptoProvider,
+    NamedGroup, ServerConfig, SupportedProtocolVersion,
+    crypto::{CryptoProvider, SupportedKxGroup},
     pki_types::{CertificateDer, UnixTime},
     server::NoServerSessionStorage,
 };
@@ -43,7 +44,7 @@ use sessions::{Sessions, Visit};
 use verifier::CachingVerifier;
 
 use crate::{
-    config::{ClientAuth, MinVersion, Tls, TlsRecords},
+    config::{Algorithms, ClientAuth, MinVersion, Tls, TlsRecords},
     presented::Presented,
     unfit,
 };
@@ -66,7 +67,7 @@ impl Trust {
         let chains = ChainVerifier::new(
             &material.client_ca,
             Arc::clone(&material.crls),
-            provider().signature_verification_algorithms,
+            rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms,
             Usage::Client,
         )?;
         let pins = tls.client_pins.iter().map(|pin| pin.as_str().to_owned());
@@ -130,6 +131,9 @@ pub enum TlsError {
 #[derive(Clone, Debug)]
 pub struct Server {
     config: Arc<ServerConfig>,
+    /// The same for each key exchange group alone, preferred first: rustls chooses by the
+    /// client's preference.
+    by_group: Arc<[(NamedGroup, Arc<ServerConfig>)]>,
     sessions: Option<Arc<Sessions>>,
 }
 
@@ -138,6 +142,7 @@ impl From<Arc<ServerConfig>> for Server {
     fn from(config: Arc<ServerConfig>) -> Self {
         Self {
             config,
+            by_group: Arc::default(),
             sessions: None,
         }
     }
@@ -151,15 +156,19 @@ impl Server {
 
     /// The configuration for one connection.
     fn terms(&self, hello: &Hello) -> Terms {
+        let config = hello
+            .preferred_group(self.by_group.iter().map(|(group, _)| *group))
+            .and_then(|group| self.by_group.iter().find(|(known, _)| *known == group))
+            .map_or(&self.config, |(_, config)| config);
         match &self.sessions {
             Some(sessions) if hello.may_resume() => {
-                let (config, visit) = sessions.visit(&self.config);
+                let (config, visit) = sessions.visit(config);
                 Terms {
                     config: Arc::new(config),
                     visit: Some(visit),
                 }
             }
-            _ => Terms::from(Arc::clone(&self.config)),
+            _ => Terms::from(Arc::clone(config)),
         }
     }
 }
@@ -181,8 +190,7 @@ impl From<Arc<ServerConfig>> for Terms {
 }
 
 /// What a listener speaks, to clients that `trust` vouches for, or to all if there is
-/// none: TLS 1.2 and 1.3 or 1.3 alone, with rustls' default
-/// suites, which are ECDHE with AES-GCM or ChaCha20-Poly1305 and nothing else.
+/// none.
 ///
 /// The choice of the record layer is in `enable_secret_extraction`, which
 /// [`TlsRecords::Direct`] needs and nothing else does.
@@ -190,9 +198,41 @@ impl From<Arc<ServerConfig>> for Terms {
 /// # Errors
 /// If rustls refuses any part of it.
 pub fn server(tls: &Tls, trust: Option<&Trust>, records: TlsRecords) -> Result<Server, TlsError> {
-    let provider = Arc::new(provider_for(records));
-    let builder = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions(tls.min_version))?;
+    let all = provider(&tls.algorithms, records);
+    let versions = versions(tls.min_version, &all);
+    let spoken = |group: &&&'static dyn SupportedKxGroup| {
+        let mut versions = versions.iter();
+        versions.any(|version| group.usable_for_version(version.version))
+    };
+    let by_group = all.kx_groups.iter().filter(spoken).map(|group| {
+        let provider = CryptoProvider {
+            kx_groups: vec![*group],
+            ..all.clone()
+        };
+        let config = server_config(tls, trust, provider, &versions, records)?;
+        Ok((group.name(), Arc::new(config)))
+    });
+    let by_group = by_group.collect::<Result<_, TlsError>>()?;
+    let config = server_config(tls, trust, all, &versions, records)?;
+    Ok(Server {
+        by_group,
+        config: Arc::new(config),
+        sessions: tls.resumption.map(|lifetime| {
+            let verifier = trust.map(|Trust(verifier)| Arc::clone(verifier));
+            Arc::new(Sessions::new(verifier, lifetime))
+        }),
+    })
+}
+
+fn server_config(
+    tls: &Tls,
+    trust: Option<&Trust>,
+    provider: CryptoProvider,
+    versions: &[&'static SupportedProtocolVersion],
+    records: TlsRecords,
+) -> Result<ServerConfig, TlsError> {
+    let builder =
+        ServerConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(versions)?;
     let material = &tls.material;
     let builder = match trust {
         None => builder.with_no_client_auth(),
@@ -205,13 +245,7 @@ pub fn server(tls: &Tls, trust: Option<&Trust>, records: TlsRecords) -> Result<S
     config.ignore_client_order = true;
     config.enable_secret_extraction = records == TlsRecords::Direct;
     config.alpn_protocols = tls.alpn.protocols();
-    Ok(Server {
-        config: Arc::new(config),
-        sessions: tls.resumption.map(|lifetime| {
-            let verifier = trust.map(|Trust(verifier)| Arc::clone(verifier));
-            Arc::new(Sessions::new(verifier, lifetime))
-        }),
-    })
+    Ok(config)
 }
 
 /// Whether a listener would trust a client with this certificate, and those that
@@ -238,43 +272,43 @@ pub fn trusts(
     Ok(verified.map(drop))
 }
 
-fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
-    static BOTH: [&SupportedProtocolVersion; 2] =
-        [&rustls::version::TLS13, &rustls::version::TLS12];
-    match min {
-        MinVersion::Tls12 => &BOTH,
-        MinVersion::Tls13 => &BOTH[..1],
-    }
-}
-
-/// rustls' suites, all of them, in our own order: AES-128-GCM first. Clients put
-/// TLS_AES_256_GCM_SHA384 first, whose SHA-384 no processor helps with and which
-/// a handshake takes a good deal of: see docs/performance.md.
-fn provider() -> CryptoProvider {
-    use rustls::CipherSuite::{
-        TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-        TLS13_AES_128_GCM_SHA256,
+/// Cryptography for these algorithms, and this record layer.
+fn provider(algorithms: &Algorithms, records: TlsRecords) -> CryptoProvider {
+    use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, ALL_KX_GROUPS, default_provider};
+    let suite = |name: &rustls::CipherSuite| {
+        let mut all = ALL_CIPHER_SUITES.iter();
+        all.find(|suite| suite.suite() == *name).copied()
     };
-    const FIRST: [rustls::CipherSuite; 3] = [
-        TLS13_AES_128_GCM_SHA256,
-        TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-        TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-    ];
-    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-    // A stable sort: the others stay as they were.
-    provider
-        .cipher_suites
-        .sort_by_key(|suite| !FIRST.contains(&suite.suite()));
-    provider
+    let group = |name: &NamedGroup| {
+        let mut all = ALL_KX_GROUPS.iter();
+        all.find(|group| group.name() == *name).copied()
+    };
+    let mut cipher_suites = algorithms
+        .suites
+        .iter()
+        .filter_map(suite)
+        .collect::<Vec<_>>();
+    if records == TlsRecords::Rustls {
+        buffered::suites::wrap(&mut cipher_suites);
+    }
+    CryptoProvider {
+        cipher_suites,
+        kx_groups: algorithms.groups.iter().filter_map(group).collect(),
+        ..default_provider()
+    }
 }
 
-/// As [`provider`], for this record layer.
-fn provider_for(records: TlsRecords) -> CryptoProvider {
-    let mut provider = provider();
-    if records == TlsRecords::Rustls {
-        buffered::suites::wrap(&mut provider.cipher_suites);
-    }
-    provider
+/// The versions from `min` on that there are suites for.
+fn versions(min: MinVersion, provider: &CryptoProvider) -> Vec<&'static SupportedProtocolVersion> {
+    let all: &[_] = match min {
+        MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        MinVersion::Tls13 => &[&rustls::version::TLS13],
+    };
+    let has_suite = |version: &&&'static SupportedProtocolVersion| {
+        let mut suites = provider.cipher_suites.iter();
+        suites.any(|suite| suite.version() == **version)
+    };
+    all.iter().filter(has_suite).copied().collect()
 }
 
 /// Version and suite of an established connection, for the log.

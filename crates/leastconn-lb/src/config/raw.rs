@@ -230,6 +230,12 @@ pub struct RawTls {
     /// With `resumption`, how long after its full handshake a session can be resumed; at most "24h".
     #[schemars(extend("default" = text(defaults::RESUMPTION_LIFETIME)))]
     pub resumption_lifetime: Opt<DurationText>,
+    /// Key exchange groups, preferred first. Default: X25519MLKEM768, X25519, P-256, P-384.
+    #[schemars(extend("examples" = [["X25519MLKEM768", "X25519", "P-256", "P-384"]]))]
+    pub groups: Opt<OneOrMany>,
+    /// Cipher suites, preferred first, by the names of IANA or OpenSSL. Default: all.
+    #[schemars(extend("examples" = [["TLS_AES_256_GCM_SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"]]))]
+    pub ciphers: Opt<OneOrMany>,
     /// Application protocols (ALPN) that clients can choose from, preferred first. A client
     /// that offers none is served, one that offers only others is refused. Default: not negotiated.
     #[schemars(extend("examples" = [["postgresql"], ["h2", "http/1.1"]]))]
@@ -445,6 +451,12 @@ pub struct RawUpstreamTls {
     /// The oldest protocol version that is spoken.
     #[schemars(extend("default" = "1.2"))]
     pub min_version: Opt<MinVersion>,
+    /// Key exchange groups, preferred first. Default: X25519MLKEM768, X25519, P-256, P-384.
+    #[schemars(extend("examples" = [["X25519MLKEM768", "X25519", "P-256", "P-384"]]))]
+    pub groups: Opt<OneOrMany>,
+    /// Cipher suites, preferred first, by the names of IANA or OpenSSL. Default: all.
+    #[schemars(extend("examples" = [["TLS_AES_256_GCM_SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"]]))]
+    pub ciphers: Opt<OneOrMany>,
     /// Application protocols (ALPN) that servers are offered, preferred first. For a client
     /// that agreed on one of them with the listener, only that one. Default: none.
     #[schemars(extend("examples" = [["postgresql"], ["h2", "http/1.1"]]))]

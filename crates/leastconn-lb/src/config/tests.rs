@@ -1,5 +1,6 @@
 //! What the configuration promises, by example.
 
+mod algorithms;
 mod alpn;
 mod authorities;
 mod command;

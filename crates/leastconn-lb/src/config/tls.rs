@@ -6,6 +6,7 @@
 //! `client_ca` or `ca` holds is trusted.
 
 mod again;
+mod algorithms;
 mod alpn;
 mod expiry;
 mod file;
@@ -29,6 +30,7 @@ use crate::{
 };
 
 pub use again::Written;
+pub use algorithms::Algorithms;
 pub use alpn::Alpn;
 pub use expiry::{CertificateFile, Dated, FileKind, Urgency};
 
@@ -42,6 +44,8 @@ pub struct Tls {
     /// How long after its full handshake a session may be resumed; `None`: sessions
     /// are not resumed.
     pub resumption: Option<Duration>,
+    /// Key exchange groups and cipher suites.
+    pub algorithms: Algorithms,
     /// Application protocols that are negotiated.
     pub alpn: Alpn,
     /// Keys of clients that need no authority.
@@ -142,6 +146,8 @@ pub struct UpstreamTls {
     /// Whether an authority must have issued the servers' certificates; else a pinned key
     /// is enough.
     pub needs_authority: bool,
+    /// Key exchange groups and cipher suites.
+    pub algorithms: Algorithms,
     /// Application protocols that servers are offered.
     pub alpn: Alpn,
     /// As it was written, to be read again.

@@ -162,9 +162,11 @@ impl Buffered {
     }
 
     /// What is left of the handshake, each flight in a turn of `place`; without one, in
-    /// none. `visit` is told of its end. Returns which side had the last word.
+    /// none. `early` has come already, and is what rustls reads first. `visit` is told of
+    /// its end. Returns which side had the last word.
     pub(super) async fn handshake(
         &mut self,
+        mut early: &[u8],
         place: Option<&Place>,
         visit: Option<&Visit>,
     ) -> Result<LastFlight, HandshakeError> {
@@ -182,7 +184,12 @@ impl Buffered {
             if !self.session.is_handshaking() {
                 return Ok(last);
             }
-            if poll_fn(|cx| self.poll_read_tls(cx)).await? == 0 {
+            if !early.is_empty() {
+                // Refused at once, if it is not TLS.
+                let before = early;
+                let count = self.session.read_tls(&mut early)?;
+                self.boundary.pass(&before[..count]);
+            } else if poll_fn(|cx| self.poll_read_tls(cx)).await? == 0 {
                 return Err(HandshakeError::Closed);
             }
             let _turn = match place {

@@ -36,7 +36,7 @@ use super::{
     HandshakeError, TlsError,
     buffered::Buffered,
     chain::{ChainVerifier, Usage},
-    provider_for, rejected, versions,
+    provider, rejected, versions,
 };
 use crate::{
     config::{TlsRecords, UpstreamTls},
@@ -49,7 +49,7 @@ use crate::{
 /// # Errors
 /// If rustls refuses any part of it.
 pub fn client_config(tls: &UpstreamTls) -> Result<Arc<ClientConfig>, TlsError> {
-    let provider = Arc::new(provider_for(TlsRecords::Rustls));
+    let provider = Arc::new(provider(&tls.algorithms, TlsRecords::Rustls));
     let material = &tls.material;
     let algorithms = provider.signature_verification_algorithms;
     let verifier = |ca: &[CertificateDer<'static>], crls: Arc<CrlStore>| {
@@ -69,7 +69,7 @@ pub fn client_config(tls: &UpstreamTls) -> Result<Arc<ClientConfig>, TlsError> {
         algorithms,
     };
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(versions(tls.min_version))?
+        .with_protocol_versions(&versions(tls.min_version, &provider))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match &material.own {
@@ -123,7 +123,7 @@ pub async fn connect(
     let session =
         ClientConnection::new_with_alpn(config, name, protocols).map_err(|error| failed(&error))?;
     let mut stream = Buffered::new(socket, session);
-    let handshake = async { (stream.handshake(None, None).await, rejected::take()) };
+    let handshake = async { (stream.handshake(&[], None, None).await, rejected::take()) };
     let (done, rejected) = rejected::with_slot(handshake).await;
     match done {
         Ok(_) => Ok(ClientStream(stream)),

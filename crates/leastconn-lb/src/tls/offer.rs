@@ -89,6 +89,11 @@ impl Offer {
         self.protocols.iter().map(cut).collect()
     }
 
+    /// Whether the client offers TLS 1.3.
+    pub(super) fn has_tls13(&self) -> bool {
+        self.versions.contains(&TLS13)
+    }
+
     /// Whether a session of this client may be kept to be resumed. In TLS 1.2
     /// without the extended master secret, somebody between client and server
     /// could make two sessions with the same secret, and go on as a client whose

@@ -39,13 +39,17 @@ use super::{
     Clues, Failed, HandshakeError, Terms, TlsStream,
     direct::Direct,
     handshake::{LastFlight, acknowledge},
-    record::{HEADER, Records, Rekey, Violation},
+    hello::may_be_record,
+    record::{HEADER, MAX_PLAINTEXT, Records, Rekey, Violation},
     stream::{About, owned},
 };
 
 /// What the client may have sent and rustls not used up: a handshake message of
 /// the greatest length that rustls takes, and the records that it came in.
 const ENOUGH: usize = 128 * 1024;
+
+/// The longest payload of a record in any version.
+const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 2048;
 
 /// Read at once: more than any flight but one with a long chain.
 const CHUNK: usize = 4 * 1024;
@@ -206,11 +210,13 @@ async fn try_write<S: AsyncWrite + Unpin>(socket: &mut S, alert: &[u8]) {
     .await;
 }
 
-/// The length of a record by its header, or of something that rustls refuses by
-/// the header.
+/// The length of a record by its header; of the header alone, if rustls refuses it: then
+/// there is nothing to wait for.
 fn record_length(bytes: &[u8]) -> Option<usize> {
     let header = bytes.first_chunk::<HEADER>()?;
-    Some(HEADER + usize::from(u16::from_be_bytes([header[3], header[4]])))
+    let payload = usize::from(u16::from_be_bytes([header[3], header[4]]));
+    let is_record = may_be_record(header) && payload <= MAX_CIPHERTEXT;
+    Some(HEADER + if is_record { payload } else { 0 })
 }
 
 /// Lets rustls work on the `given` first bytes of `received`, and collects what

@@ -425,7 +425,11 @@ pub(crate) fn reset(stream: TcpStream) {
 pub(crate) fn client_hello(ca: &TestCa) -> Vec<u8> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.cert().der().clone()).unwrap();
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    // As the test client's: no retry for a group that the balancer prefers.
+    let provider = rustls::crypto::CryptoProvider {
+        kx_groups: vec![rustls::crypto::aws_lc_rs::kx_group::X25519],
+        ..rustls::crypto::aws_lc_rs::default_provider()
+    };
     let config = rustls::ClientConfig::builder_with_provider(provider.into())
         .with_safe_default_protocol_versions()
         .unwrap()

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use leastconn::ServerSpec;
 use serde::de::DeserializeOwned;
 
-use super::{Alpn, ClientAuth, MinVersion, Tls, UpstreamTls, load, upstream};
+use super::{Algorithms, Alpn, ClientAuth, MinVersion, Tls, UpstreamTls, load, upstream};
 use crate::config::{
     Problems,
     raw::{
@@ -33,6 +33,7 @@ impl Written {
         base_dir: &Path,
         (min_version, client_auth, resumption): (MinVersion, ClientAuth, Option<Duration>),
         alpn: &Alpn,
+        algorithms: &Algorithms,
     ) -> Self {
         let auth = match client_auth {
             ClientAuth::Required => "required",
@@ -45,6 +46,8 @@ impl Written {
             .files_of("crl", raw.crl.as_ref())
             .text("min_version", min_version.text())
             .text("client_auth", auth)
+            .list("groups", algorithms.group_names())
+            .list("ciphers", algorithms.suite_names())
             .list("alpn", alpn.names());
         match resumption {
             None => written,

@@ -65,6 +65,8 @@ pub(crate) fn load(
         client_auth,
         resumption,
         resumption_lifetime,
+        groups,
+        ciphers,
         alpn,
     } = &raw.value;
     let client_auth_at = client_auth.as_ref();
@@ -120,6 +122,11 @@ pub(crate) fn load(
         loader.names_fit(authorities, at);
     }
     let resumption = loader.resumption(resumption.as_ref(), resumption_lifetime.as_ref());
+    let min_version = min_version
+        .as_ref()
+        .map_or(MinVersion::Tls12, |at| at.value);
+    let algorithms =
+        loader.algorithms(groups.as_ref(), ciphers.as_ref(), min_version, key.as_ref());
     let alpn = match alpn {
         Some(at) => loader.alpn(Some(at)),
         None => default_alpn,
@@ -127,9 +134,6 @@ pub(crate) fn load(
     if loader.problems.errors() > errors {
         return None;
     }
-    let min_version = min_version
-        .as_ref()
-        .map_or(MinVersion::Tls12, |at| at.value);
     Some(Tls {
         min_version,
         client_auth,
@@ -138,10 +142,12 @@ pub(crate) fn load(
             base_dir,
             (min_version, client_auth, resumption),
             &alpn,
+            &algorithms,
         )
         .list("client_pins", client_pins.iter().map(Spki::as_str)),
         client_pins,
         resumption,
+        algorithms,
         alpn,
         material: Arc::new(TlsMaterial {
             cert_chain: chain?,

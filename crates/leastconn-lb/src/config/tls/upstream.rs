@@ -37,6 +37,8 @@ pub(crate) fn load(
         key,
         crl,
         min_version,
+        groups,
+        ciphers,
         alpn,
     } = &raw.value;
     let pins = loader.pins("pin", pin.as_ref());
@@ -54,6 +56,10 @@ pub(crate) fn load(
     }
     let crls = loader.crl_store();
     let own = own(&mut loader, cert.as_ref(), key.as_ref());
+    let min_version = min_version
+        .as_ref()
+        .map_or(MinVersion::Tls12, |at| at.value);
+    let algorithms = loader.algorithms(groups.as_ref(), ciphers.as_ref(), min_version, None);
     let alpn = loader.alpn(alpn.as_ref());
     let server_name = server_name.as_ref().and_then(|at| name(&mut loader, at));
     if let (Some(authorities), Some(at)) = (&authorities, ca)
@@ -62,15 +68,14 @@ pub(crate) fn load(
         loader.every_authority_is_covered(authorities, &crls, at);
         loader.anchors(authorities, &raw.span);
     }
-    let min_version = min_version
-        .as_ref()
-        .map_or(MinVersion::Tls12, |at| at.value);
     let mut written = Written::new(base_dir)
         .file("ca", ca.as_ref())
         .file("cert", cert.as_ref())
         .file("key", key.as_ref())
         .files_of("crl", crl.as_ref())
         .text("min_version", min_version.text())
+        .list("groups", algorithms.group_names())
+        .list("ciphers", algorithms.suite_names())
         .list("alpn", alpn.names())
         .list("uri", uris.iter().map(UriPattern::as_str))
         .list("pin", pins.iter().map(Spki::as_str));
@@ -79,6 +84,7 @@ pub(crate) fn load(
     }
     let tls = UpstreamTls {
         min_version,
+        algorithms,
         server_name,
         uris,
         pins,

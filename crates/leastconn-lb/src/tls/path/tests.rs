@@ -123,7 +123,8 @@ impl Chain {
 
     fn verifier(&self) -> ChainVerifier {
         let roots = [self.root.clone()];
-        let algorithms = crate::tls::provider().signature_verification_algorithms;
+        let algorithms =
+            rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
         ChainVerifier::new(&roots, Arc::default(), algorithms, Usage::Client).unwrap()
     }
 
@@ -143,7 +144,7 @@ impl Chain {
 
     /// Whether a TLS handshake accepts it.
     fn handshake(&self) -> bool {
-        let provider = Arc::new(crate::tls::provider());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let own = KeyPair::generate().unwrap();
         let cert = CertificateParams::new(vec!["lb".to_owned()])
             .unwrap()

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    config::{Alpn, ClientAuth, MinVersion, Tls, TlsMaterial, TlsRecords, Written},
+    config::{Algorithms, Alpn, ClientAuth, MinVersion, Tls, TlsMaterial, TlsRecords, Written},
     tls::{self, HandshakeError, Server, Trust},
     turns::Place,
 };
@@ -42,6 +42,7 @@ fn server_of(ca: &TestCa, revoked: &[&Cert], records: TlsRecords) -> Server {
         min_version: MinVersion::Tls12,
         client_auth: ClientAuth::Required,
         resumption: Some(HOUR),
+        algorithms: Algorithms::default(),
         alpn: Alpn::default(),
         written: Written::default(),
         material: Arc::new(TlsMaterial {

@@ -16,8 +16,11 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client};
 
-use super::super::{HandshakeError, accept, provider_for, read_hello};
-use crate::{config::TlsRecords, turns::Place};
+use super::super::{HandshakeError, accept, read_hello};
+use crate::{
+    config::{Algorithms, TlsRecords},
+    turns::Place,
+};
 
 /// Whether records are our own.
 const BOTH: [bool; 2] = [false, true];
@@ -91,7 +94,7 @@ fn provider(own: bool) -> Arc<CryptoProvider> {
     } else {
         TlsRecords::Rustls
     };
-    Arc::new(provider_for(records))
+    Arc::new(super::super::provider(&Algorithms::default(), records))
 }
 
 fn any_suite() -> SupportedCipherSuite {

@@ -1,0 +1,190 @@
+//! Where a ClientHello ends, while it comes in. rustls parses it when it is complete: its
+//! own buffers are twice as large.
+
+use super::record::{HEADER, MAX_PLAINTEXT};
+
+const HANDSHAKE: u8 = 22;
+const CLIENT_HELLO: u8 = 1;
+
+/// The longest ClientHello, without its header: ten times those of real clients, and the
+/// limit that Java has for handshake messages. rustls would take 64 KiB.
+const MAX_MESSAGE: usize = 32 * 1024;
+
+/// What is read of a client before its ClientHello is complete: the longest one in full
+/// records. One in many small records must be shorter.
+pub(super) const MAX_BYTES: usize = 34 * 1024;
+
+/// What was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The message goes on.
+    Incomplete,
+    /// The message ends behind so many bytes; `true`: and so does its record.
+    Complete(usize, bool),
+    /// No ClientHello, or one that is too long.
+    Malformed,
+}
+
+/// Follows records and the message in them.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Bytes that were followed.
+    at: usize,
+    record: [u8; HEADER],
+    record_have: usize,
+    record_left: usize,
+    message: [u8; 4],
+    message_have: usize,
+    message_left: usize,
+}
+
+impl Progress {
+    /// How many bytes are to come at least, in the largest records.
+    pub(super) fn missing(&self) -> usize {
+        let records = self
+            .message_left
+            .saturating_sub(self.record_left)
+            .div_ceil(MAX_PLAINTEXT);
+        self.message_left + records * HEADER
+    }
+
+    /// Follows what is new in `bytes`, all that has come.
+    pub(super) fn follow(&mut self, bytes: &[u8]) -> Found {
+        while let Some(&byte) = bytes.get(self.at) {
+            if self.record_left == 0 {
+                self.at += 1;
+                self.record[self.record_have] = byte;
+                self.record_have += 1;
+                if self.record_have == HEADER {
+                    self.record_have = 0;
+                    let [kind, major, _, high, low] = self.record;
+                    self.record_left = usize::from(u16::from_be_bytes([high, low]));
+                    let is_empty = self.record_left == 0;
+                    if kind != HANDSHAKE || major != 3 || is_empty {
+                        return Found::Malformed;
+                    }
+                }
+            } else if self.message_have < self.message.len() {
+                self.at += 1;
+                self.record_left -= 1;
+                self.message[self.message_have] = byte;
+                self.message_have += 1;
+                let [kind, a, b, c] = self.message;
+                if self.message_have == self.message.len() {
+                    self.message_left = u32::from_be_bytes([0, a, b, c]) as usize;
+                    if kind != CLIENT_HELLO
+                        || self.message_left == 0
+                        || self.message_left > MAX_MESSAGE
+                    {
+                        return Found::Malformed;
+                    }
+                }
+            } else {
+                let count = (bytes.len() - self.at)
+                    .min(self.record_left)
+                    .min(self.message_left);
+                self.at += count;
+                self.record_left -= count;
+                self.message_left -= count;
+                if self.message_left == 0 {
+                    return Found::Complete(self.at, self.record_left == 0);
+                }
+            }
+        }
+        if bytes.len() >= MAX_BYTES {
+            return Found::Malformed;
+        }
+        Found::Incomplete
+    }
+}
+
+/// Whether what comes behind a ClientHello may be the beginning of a record.
+pub(super) fn may_be_record(bytes: &[u8]) -> bool {
+    let kind = bytes.first().is_none_or(|kind| (20..=23).contains(kind));
+    kind && bytes.get(1).is_none_or(|major| *major == 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hello(length: usize, fragment: usize) -> Vec<u8> {
+        let size = u32::try_from(length).unwrap().to_be_bytes();
+        let message = [&[CLIENT_HELLO], &size[1..], &vec![7; length]].concat();
+        let record = |part: &[u8]| {
+            let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+            [&[HANDSHAKE, 3, 1], &length[..], part].concat()
+        };
+        message.chunks(fragment).flat_map(record).collect()
+    }
+
+    #[test]
+    fn other_records_and_messages_are_malformed() {
+        for bytes in [
+            &b"GET / HTTP/1.1"[..],
+            &[21, 3, 1, 0, 2, 2, 40],
+            &[22, 2, 1, 0, 2],
+            &[22, 3, 1, 0, 0],
+            &[22, 3, 1, 0, 4, 2, 0, 0, 1],
+            &[22, 3, 1, 0, 4, 1, 1, 0, 0],
+            &[22, 3, 1, 0, 4, 1, 0, 0xff, 0xff],
+        ] {
+            assert_eq!(Progress::default().follow(bytes), Found::Malformed);
+        }
+    }
+
+    #[test]
+    fn bytes_behind_the_message_are_noticed() {
+        let mut bytes = hello(100, 1000);
+        let length = bytes.len();
+        bytes.extend([22, 3, 3]);
+        assert_eq!(
+            Progress::default().follow(&bytes),
+            Found::Complete(length, true)
+        );
+        bytes[4] += 1;
+        assert_eq!(
+            Progress::default().follow(&bytes),
+            Found::Complete(length, false)
+        );
+        assert!(may_be_record(&[]) && may_be_record(&[20]) && may_be_record(&[23, 3]));
+        assert!(!may_be_record(b"G") && !may_be_record(&[22, 4]));
+    }
+
+    #[test]
+    fn longest_message_fits_and_no_more_is_kept() {
+        let bytes = hello(MAX_MESSAGE, 1 << 14);
+        assert!(bytes.len() < MAX_BYTES);
+        assert_eq!(
+            Progress::default().follow(&bytes),
+            Found::Complete(bytes.len(), true)
+        );
+        let tiny = hello(MAX_MESSAGE, 1);
+        assert_eq!(
+            Progress::default().follow(&tiny[..MAX_BYTES]),
+            Found::Malformed
+        );
+    }
+
+    proptest! {
+        /// However it comes, it ends where it ends.
+        #[test]
+        fn end_is_found(length in 1..5000_usize, fragment in 1..3000_usize, piece in 1..3000_usize) {
+            let bytes = hello(length, fragment);
+            let mut progress = Progress::default();
+            let mut end = 0;
+            loop {
+                end = bytes.len().min(end + piece);
+                match progress.follow(&bytes[..end]) {
+                    Found::Incomplete => prop_assert!(end < bytes.len()),
+                    found => {
+                        prop_assert_eq!(found, Found::Complete(bytes.len(), true));
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}

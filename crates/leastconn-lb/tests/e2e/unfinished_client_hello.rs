@@ -1,0 +1,108 @@
+//! ClientHellos that never end, and what follows one that has.
+
+use leastconn_testkit::client::read_to_close;
+use leastconn_testkit::{DEADLINE, Upstream, eventually};
+use tokio::io::AsyncWriteExt;
+
+use crate::support::{Records, Running, Site, both_record_layers, client_hello, tcp};
+
+both_record_layers! {
+    #[tokio::test]
+    unfinished_client_hello_holds_70_kib_at_most,
+    #[tokio::test]
+    garbage_behind_a_client_hello_is_refused_at_once,
+}
+
+/// Of the process, in KiB.
+fn resident(lb: &Running) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", lb.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let words = line.unwrap().split_whitespace();
+    words.filter_map(|word| word.parse().ok()).next().unwrap()
+}
+
+/// The longest ClientHello that is read, in full records, without its last bytes.
+fn unfinished() -> Vec<u8> {
+    const MESSAGE: usize = 0x8000;
+    let mut message = vec![1, 0, 0x80, 0];
+    message.resize(MESSAGE, 0);
+    let record = |part: &[u8]| {
+        let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+        [&[22, 3, 1], &length[..], part].concat()
+    };
+    message.chunks(1 << 14).flat_map(record).collect()
+}
+
+async fn unfinished_client_hello_holds_70_kib_at_most(records: Records) {
+    const CONNECTIONS: u64 = 200;
+    let web = Upstream::named("web1").await;
+    let lb = Site::patient(&[&web]).records(records).start().await;
+    let bytes = unfinished();
+    let open = async || {
+        let mut stream = tcp(lb.main()).await;
+        stream.write_all(&bytes).await.unwrap();
+        stream
+    };
+    // What there is once, not for each of them.
+    let mut held = vec![open().await];
+    lb.wait_metric(
+        "leastconn_handshakes_active{listener=\"main\"}",
+        1.0,
+        DEADLINE,
+    )
+    .await;
+    let before = resident(&lb);
+    for _ in 0..CONNECTIONS {
+        held.push(open().await);
+    }
+    // All of it is read: else nothing would be shown.
+    let each = eventually(DEADLINE, || async {
+        let each = (resident(&lb) - before) / CONNECTIONS;
+        if each >= 32 {
+            Ok(each)
+        } else {
+            Err(format!("{each} KiB"))
+        }
+    });
+    let each = each.await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let each = each.max((resident(&lb) - before) / CONNECTIONS);
+    assert!(each <= 70, "{each} KiB for each unfinished ClientHello");
+    drop(held);
+    lb.quiet().await;
+}
+
+async fn garbage_behind_a_client_hello_is_refused_at_once(records: Records) {
+    let web = Upstream::named("web1").await;
+    let lb = Site::patient(&[&web]).records(records).start().await;
+    let hello = client_hello(lb.ca());
+    let mut longer = hello.clone();
+    // One more byte in the record than in the message.
+    longer[4] += 1;
+    longer.push(0);
+    let behind = |more: &[u8]| [&hello, more].concat();
+    let cases = [
+        (behind(b"GET / HTTP/1.1\r\n\r\n"), &b""[..]),
+        (behind(b"X"), b""),
+        (behind(&[23, 9, 9, 0, 20]), b""),
+        (longer, b""),
+        // One of 64 KiB.
+        (vec![22, 3, 1, 0, 4, 1, 0, 0xff, 0xff], b""),
+        (hello.clone(), b"GET / HTTP/1.1\r\n\r\n"),
+        (hello.clone(), &[23, 3, 3, 0xff, 0xff]),
+    ];
+    for (n, (sent, later)) in cases.into_iter().enumerate() {
+        let mut stream = tcp(lb.main()).await;
+        stream.write_all(&sent).await.unwrap();
+        if !later.is_empty() {
+            // Behind the server's flight.
+            stream.readable().await.unwrap();
+            stream.write_all(later).await.unwrap();
+        }
+        let answer = read_to_close(&mut stream).await.unwrap_or_default();
+        assert!(later.is_empty() || answer.len() > 7);
+        lb.nth(n, "handshake_failed").await;
+    }
+    assert_eq!(web.accepted(), 0);
+    lb.quiet().await;
+}
