@@ -10,14 +10,14 @@ use leastconn::{
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixListener},
     sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
 
 use crate::{
     connection,
-    live::Registry,
+    live::{Registry, UnixPeer},
     memory::Budget,
     record::{Books, Record},
     running::Running,
@@ -144,10 +144,47 @@ pub fn adopt(socket: &std::net::TcpListener, keepalive: Option<Duration>) -> io:
     }
 }
 
+/// Where a connection came from.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin {
+    /// An address.
+    Tcp(SocketAddr),
+    /// A process of this machine.
+    Unix(UnixPeer),
+}
+
+/// A socket that connections are accepted from.
+pub trait Incoming: Send + Sync + 'static {
+    /// The next connection.
+    ///
+    /// # Cancel safety
+    /// None is lost.
+    fn next(&self) -> impl Future<Output = io::Result<(TcpStream, Origin)>> + Send;
+}
+
+impl Incoming for TcpListener {
+    async fn next(&self) -> io::Result<(TcpStream, Origin)> {
+        let (stream, source) = self.accept().await?;
+        Ok((stream, Origin::Tcp(source)))
+    }
+}
+
+impl Incoming for UnixListener {
+    async fn next(&self) -> io::Result<(TcpStream, Origin)> {
+        let (stream, _) = self.accept().await?;
+        let credentials = stream.peer_cred()?;
+        let peer = UnixPeer {
+            pid: credentials.pid(),
+            uid: credentials.uid(),
+        };
+        Ok((net::from_unix(stream)?, Origin::Unix(peer)))
+    }
+}
+
 /// Accepts connections for `listener`, until told otherwise. Each gets the newest
 /// configuration.
 pub async fn accept(
-    socket: Arc<TcpListener>,
+    socket: Arc<impl Incoming>,
     listener: Arc<str>,
     gate: Gate,
     mut task: watch::Receiver<Task>,
@@ -160,19 +197,19 @@ pub async fn accept(
             told = told(&mut task) => {
                 if told == Task::Close {
                     let limit = gate.running.current().state.config.process.drain_timeout;
-                    let rest = take_rest(&socket, &listener, &gate);
+                    let rest = take_rest(&*socket, &listener, &gate);
                     if timeout(limit.max(LEAST_DRAIN), rest).await.is_err() {
                         tracing::warn!(listener = &*listener, "clients in the backlog were not accepted in time: the kernel resets them");
                     }
                 }
                 return;
             }
-            accepted = socket.accept() => accepted,
+            accepted = socket.next() => accepted,
         };
         match accepted {
-            Ok((stream, source)) => {
+            Ok((stream, origin)) => {
                 backoff.reset();
-                start(stream, source, &listener, &gate);
+                start(stream, origin, &listener, &gate);
             }
             // The client was gone before it was its turn.
             Err(error) if is_of_one_connection(&error) => {}
@@ -198,15 +235,15 @@ async fn told(task: &mut watch::Receiver<Task>) -> Task {
 /// Accepts what is in the backlog already: closing the socket would reset those
 /// clients, which believe that they are connected. Where accepting fails for want of
 /// descriptors or memory, waits for some.
-async fn take_rest(socket: &TcpListener, listener: &str, gate: &Gate) {
+async fn take_rest(socket: &impl Incoming, listener: &str, gate: &Gate) {
     let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
     let mut left = BACKLOG;
     while left > 0 {
-        match timeout(Duration::ZERO, socket.accept()).await {
-            Ok(Ok((stream, source))) => {
+        match timeout(Duration::ZERO, socket.next()).await {
+            Ok(Ok((stream, origin))) => {
                 backoff.reset();
                 left -= 1;
-                start(stream, source, listener, gate);
+                start(stream, origin, listener, gate);
             }
             Ok(Err(error)) if is_of_one_connection(&error) => left -= 1,
             Ok(Err(_)) => sleep(backoff.next_delay(net::random())).await,
@@ -226,7 +263,7 @@ pub(crate) fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-fn start(mut stream: TcpStream, source: SocketAddr, listener: &str, gate: &Gate) {
+fn start(mut stream: TcpStream, origin: Origin, listener: &str, gate: &Gate) {
     let now = net::now();
     let Some(listener) = gate.running.listener(listener) else {
         // Listeners that are gone are kept until their tasks have ended.
@@ -234,7 +271,14 @@ fn start(mut stream: TcpStream, source: SocketAddr, listener: &str, gate: &Gate)
         return;
     };
     let (name, metrics) = (Arc::clone(&listener.name), Arc::clone(&listener.metrics));
+    let source = match origin {
+        Origin::Tcp(source) => source,
+        Origin::Unix(_) => UnixPeer::ADDRESS,
+    };
     let live = gate.registry.register(name, metrics, source, now);
+    if let Origin::Unix(peer) = origin {
+        live.came_from(peer);
+    }
     let mut record = Record::open(gate.books.clone(), Arc::clone(&listener.metrics), live, now);
     // Before a place is taken, and before anything is read: this is what a flood
     // must be cheap for.

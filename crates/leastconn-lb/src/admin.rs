@@ -13,7 +13,6 @@ mod guard;
 mod listening;
 mod reserve;
 mod serve;
-mod socket;
 
 use std::{io, net::SocketAddr, sync::Arc, thread};
 
@@ -43,10 +42,10 @@ use crate::{
     upgrade::Passed,
 };
 
+pub use crate::socket_file::SocketError;
 use listening::Listening;
 pub use listening::{Changes, Place, Plan, PlanError};
 use reserve::Reserve;
-pub use socket::SocketError;
 
 /// What logs call it, where they call a listener by its name.
 pub(crate) const NAME: &str = "admin";

@@ -364,18 +364,6 @@ fn header_for(
     record: &Record,
 ) -> Result<Vec<u8>, Ended> {
     let live = record.live();
-    let ends = match live.announced() {
-        Some(&ends) => ends,
-        None => {
-            let socket = socket.ok_or(Reason::ClientReset)?;
-            let local = socket.local_addr().map_err(|error| Ended {
-                reason: Reason::ClientReset,
-                detail: Some(error.to_string()),
-                clues: None,
-            })?;
-            Endpoints::new(live.source(), local)
-        }
-    };
     let known = live.known();
     let presented = known.seen.presented.as_ref();
     let certificate = presented.map(|presented| &presented.certificate);
@@ -395,6 +383,20 @@ fn header_for(
             .filter(|_| certificate.is_some()),
         der: presented.map(|presented| &**presented.leaf()),
     });
+    let ends = match live.announced() {
+        Some(&ends) => ends,
+        // It has no addresses.
+        None if live.unix().is_some() => return Ok(version.unspecified(tls.as_ref())),
+        None => {
+            let socket = socket.ok_or(Reason::ClientReset)?;
+            let local = socket.local_addr().map_err(|error| Ended {
+                reason: Reason::ClientReset,
+                detail: Some(error.to_string()),
+                clues: None,
+            })?;
+            Endpoints::new(live.source(), local)
+        }
+    };
     Ok(version.proxied(ends, tls.as_ref()))
 }
 

@@ -2,7 +2,7 @@
 //! serves, so that what serves may know of it: where the admin side listens is part of
 //! the configuration that a reload changes.
 
-use std::{fmt, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, net::SocketAddr, path::Path, pin::Pin, sync::Arc};
 
 use tokio::runtime::Handle;
 
@@ -13,6 +13,9 @@ pub trait Control: fmt::Debug + Send + Sync {
     /// Each listener's name and bound address, in the configuration's order. Waits for
     /// nothing, not even for a reload that is being applied.
     fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)>;
+
+    /// The same of UNIX sockets.
+    fn paths(&self) -> Vec<(Arc<str>, Arc<Path>)>;
 
     /// How many connections may be open at once.
     fn max_connections(&self) -> usize;

@@ -13,6 +13,10 @@ pub(crate) const LISTEN_FDNAMES: &str = "LISTEN_FDNAMES";
 pub(crate) const ADMIN: &str = "@admin";
 /// The name of an admin socket whose file is somebody else's, who made it: systemd's.
 pub(crate) const ADMIN_KEPT: &str = "@admin-kept";
+/// The name of a listener's UNIX socket.
+pub(crate) const UNIX: &str = "@unix";
+/// The name of one whose file is somebody else's.
+pub(crate) const UNIX_KEPT: &str = "@unix-kept";
 /// The name of the socket by which the old process and the new one talk.
 pub(crate) const OLD: &str = "@old";
 /// The name of each socket to a process whose place the old one, or one before it, took.

@@ -28,7 +28,7 @@ use socket2::SockRef;
 use crate::{
     by_hand::Carried,
     environment::{
-        ADMIN, BY_HAND, EARLIER, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE,
+        ADMIN, BY_HAND, EARLIER, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UNIX, UPGRADE,
     },
     upgrade::channel::{self, FromNew, Unused},
 };
@@ -183,7 +183,7 @@ impl Inherited {
             .iter()
             .position(|passed| matches!(&passed.socket, Listening::Unix(_, at) if at == path));
         let passed = self.sockets.remove(found?);
-        let is_balancers = self.is_upgrade() && passed.name == ADMIN;
+        let is_balancers = self.is_upgrade() && [ADMIN, UNIX].contains(&&*passed.name);
         match passed.socket {
             Listening::Unix(socket, _) => Some((socket, is_balancers)),
             Listening::Tcp(..) => None,

@@ -12,6 +12,8 @@ pub enum Instead {
     Bytes(Vec<u8>),
     /// The client has sent nothing.
     Nothing,
+    /// Nor before it closed the connection.
+    Closed,
 }
 
 /// A protocol, for a message.
@@ -105,6 +107,10 @@ impl fmt::Display for Instead {
             Self::Bytes(bytes) => {
                 write!(f, "not TLS: it begins with \"{}\"", bytes.escape_ascii())
             }
+            Self::Closed => f.write_str(
+                "the client closed the connection without having sent anything: a TCP probe does \
+                 so, and a client that waits for the server to speak first (MySQL, SMTP, FTP, IMAP)",
+            ),
             Self::Nothing => f.write_str(
                 "the client sent nothing: with some protocols (MySQL, SMTP, FTP, IMAP) clients \
                  wait for the server to speak first, and must be told to begin with TLS",

@@ -42,6 +42,7 @@ pub mod seen;
 pub mod server;
 pub mod shadow;
 pub mod shared;
+pub mod socket_file;
 pub mod sockets;
 pub mod source;
 pub mod spiffe;

@@ -2,8 +2,9 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     future::Future,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
@@ -17,6 +18,7 @@ use leastconn::{
     net::{self, Traffic},
 };
 use prometheus_client::metrics::gauge::Gauge;
+use serde::Serialize;
 use tokio::sync::{Notify, watch};
 
 use crate::{
@@ -52,6 +54,8 @@ pub struct Live {
     pub opened: Instant,
     /// Where the connection came from.
     peer: SocketAddr,
+    /// The process that it came from, if that was by a UNIX socket.
+    unix: OnceLock<UnixPeer>,
     /// Whose it is, if a PROXY header said so. Boxed: most have none.
     announced: OnceLock<Box<Endpoints>>,
     /// What it has carried so far.
@@ -66,6 +70,53 @@ pub struct Live {
     metered: [AtomicU64; 2],
     stop: OnceLock<Reason>,
     stopped: Notify,
+}
+
+/// A process at the other end of a UNIX socket, as the kernel knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnixPeer {
+    /// Its ID, where that can be told.
+    pub pid: Option<i32>,
+    /// Its user.
+    pub uid: u32,
+}
+
+impl UnixPeer {
+    /// What it counts as for rules by `source`, and for limits of sources.
+    pub const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+}
+
+impl fmt::Display for UnixPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "unix:pid={pid},uid={}", self.uid),
+            None => write!(f, "unix:uid={}", self.uid),
+        }
+    }
+}
+
+/// The far end of a connection, for the log and the API.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Shown {
+    /// By an address.
+    Address(SocketAddr),
+    /// By a UNIX socket.
+    Unix(String),
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Unix(text) => f.write_str(text),
+        }
+    }
+}
+
+/// An IPv4 address as such, also where it came to an IPv6 socket.
+const fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// What time has done to a connection.
@@ -160,6 +211,7 @@ impl Registry {
             listener,
             opened,
             peer,
+            unix: OnceLock::new(),
             announced: OnceLock::new(),
             traffic: Traffic::default(),
             known: Mutex::new(Known {
@@ -290,6 +342,33 @@ impl Live {
     /// whoever connected.
     pub fn source(&self) -> SocketAddr {
         self.announced().map_or(self.peer, |ends| ends.source)
+    }
+
+    /// It came from this process of the machine. Only the first call counts.
+    pub fn came_from(&self, peer: UnixPeer) {
+        let _ = self.unix.set(peer);
+    }
+
+    /// The process that it came from, if that was by a UNIX socket.
+    pub fn unix(&self) -> Option<&UnixPeer> {
+        self.unix.get()
+    }
+
+    /// The client, for people.
+    pub fn shown_source(&self) -> Shown {
+        match (self.announced(), self.unix()) {
+            (None, Some(peer)) => Shown::Unix(peer.to_string()),
+            _ => Shown::Address(canonical(self.source())),
+        }
+    }
+
+    /// The balancer that announced the client, for people.
+    pub fn shown_proxy(&self) -> Option<Shown> {
+        let proxy = self.proxy()?;
+        Some(match self.unix() {
+            Some(peer) => Shown::Unix(peer.to_string()),
+            None => Shown::Address(canonical(proxy)),
+        })
     }
 
     /// Whose connection it is, if a PROXY header said so.

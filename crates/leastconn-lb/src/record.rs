@@ -6,7 +6,6 @@
 //! one reason.
 
 use std::{
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,7 +19,7 @@ use crate::{
     identity::Peer,
     judge::{self, Judged, Refused, Standing, judge},
     listener::Listener,
-    live::{Live, Registered},
+    live::{Live, Registered, Shown},
     metrics::{ListenerMetrics, Metrics},
     policy::{Denied, Grant},
     presented::Presented,
@@ -70,10 +69,10 @@ struct Line<'a> {
     time: String,
     connection: u64,
     listener: &'a str,
-    source: SocketAddr,
+    source: Shown,
     /// The balancer in front, which said that `source` is the client.
     #[serde(skip_serializing_if = "Option::is_none")]
-    proxy: Option<SocketAddr>,
+    proxy: Option<Shown>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -347,8 +346,8 @@ impl Record {
             connection: self.live.id,
             time: format!("{:.3}", self.time),
             listener: self.live.listener.to_string(),
-            source: canonical(self.live.source()).to_string(),
-            proxy: self.live.proxy().map(|proxy| canonical(proxy).to_string()),
+            source: self.live.shown_source().to_string(),
+            proxy: self.live.shown_proxy().map(|proxy| proxy.to_string()),
             client: client.map(str::to_owned),
             identity: known
                 .identity
@@ -384,8 +383,8 @@ impl Record {
             time: format!("{:.3}", self.time),
             connection: self.live.id,
             listener: &self.live.listener,
-            source: canonical(self.live.source()),
-            proxy: self.live.proxy().map(canonical),
+            source: self.live.shown_source(),
+            proxy: self.live.shown_proxy(),
             client,
             identity: known
                 .identity
@@ -437,11 +436,6 @@ impl Drop for Record {
             self.end(Reason::Drained, None);
         }
     }
-}
-
-/// An IPv4 address as such, also where it came to an IPv6 socket.
-pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// To the microsecond.

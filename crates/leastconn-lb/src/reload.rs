@@ -482,6 +482,10 @@ impl Control for Reloader {
         self.addresses.now().to_vec()
     }
 
+    fn paths(&self) -> Vec<(Arc<str>, Arc<Path>)> {
+        self.addresses.paths().to_vec()
+    }
+
     fn max_connections(&self) -> usize {
         let sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
         sizes.connections
@@ -565,6 +569,20 @@ fn announce(applied: &Applied) {
     }
     for address in &admin.opened {
         tracing::info!(listener = admin::NAME, %address, "listening");
+    }
+    for (listener, path) in &sockets.unix_closed {
+        tracing::info!(
+            listener = &**listener,
+            address = format!("unix:{}", path.display()),
+            "no longer listening"
+        );
+    }
+    for (listener, path) in &sockets.unix_opened {
+        tracing::info!(
+            listener = &**listener,
+            address = format!("unix:{}", path.display()),
+            "listening"
+        );
     }
     for (listener, address) in &sockets.opened {
         tracing::info!(listener = &**listener, %address, "listening");

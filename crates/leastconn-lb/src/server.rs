@@ -1,6 +1,6 @@
 //! The running balancer: put together, told to stop, waited for.
 
-use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use leastconn::{Limiter, Member, Reason, net};
 use tokio::{
@@ -268,6 +268,7 @@ impl Server {
     pub(crate) fn begin(&self) {
         self.shared.by_hand.begin();
         self.reloader.admin().begin();
+        self.reloader.sockets().begin();
     }
 
     /// What the admin side sees.
@@ -284,6 +285,11 @@ impl Server {
     /// configuration's order.
     pub fn addresses(&self) -> &[(Arc<str>, SocketAddr)] {
         &self.addresses
+    }
+
+    /// Each listener's name and the paths of its UNIX sockets.
+    pub fn paths(&self) -> Vec<(Arc<str>, Arc<Path>)> {
+        self.reloader.paths()
     }
 
     /// The bound admin address.
@@ -305,7 +311,11 @@ impl Server {
         // is not ready.
         let mut leaving = self.reloader.admin().leave(&unused.paths);
         self.shared.enter(Phase::Replaced);
-        leaving.extend(self.reloader.sockets().leave(&unused.addresses));
+        leaving.extend(
+            self.reloader
+                .sockets()
+                .leave(&unused.addresses, &unused.paths),
+        );
         drop(files);
         for task in leaving {
             let _ = task.await;

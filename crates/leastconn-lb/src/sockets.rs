@@ -5,6 +5,8 @@
 //! out, which cannot fail. A socket whose address stays is never closed, whatever
 //! else changes: clients in its queue do not notice.
 
+mod unix;
+
 use std::{
     collections::HashSet,
     io, mem,
@@ -22,8 +24,12 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use crate::{
     accept::{self, BindError, Gate, Task},
     config::Config,
+    environment::{UNIX, UNIX_KEPT},
     inherited::Inherited,
+    socket_file::SocketError,
 };
+pub use unix::NamedPath;
+use unix::UnixSockets;
 
 /// All sockets that are listened at.
 #[derive(Debug, Default)]
@@ -32,12 +38,16 @@ pub struct Sockets {
     /// Told to take what has come already and end.
     leaving: Vec<(Arc<str>, JoinHandle<()>)>,
     addresses: Addresses,
+    unix: UnixSockets,
 }
 
 /// Where listeners listen, for those who only look: they wait for nobody who changes
 /// the sockets, which may take long.
 #[derive(Clone, Debug, Default)]
-pub struct Addresses(Arc<ArcSwap<Vec<Named>>>);
+pub struct Addresses {
+    tcp: Arc<ArcSwap<Vec<Named>>>,
+    unix: Arc<ArcSwap<Vec<NamedPath>>>,
+}
 
 /// A listener's name, and an address that it listens at.
 type Named = (Arc<str>, SocketAddr);
@@ -63,7 +73,10 @@ struct Bound {
 
 /// What is to change: all that can fail has been done.
 #[derive(Debug)]
-pub struct Plan(Vec<(Wanted, Source)>);
+pub struct Plan {
+    tcp: Vec<(Wanted, Source)>,
+    unix: unix::Plan,
+}
 
 #[derive(Debug)]
 enum Source {
@@ -81,6 +94,9 @@ pub enum PlanError {
     /// There are no more descriptors.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// A UNIX socket cannot be made.
+    #[error(transparent)]
+    Unix(#[from] SocketError),
     /// One that this process listens at already is in the way.
     #[error(
         "listener `{listener}` cannot listen on {address}: this process listens at {at}, which is in the way; that change needs a restart"
@@ -112,6 +128,10 @@ pub struct Changes {
     pub opened: Vec<(Arc<str>, SocketAddr)>,
     /// Those that are not any more.
     pub closed: Vec<(Arc<str>, SocketAddr)>,
+    /// UNIX sockets that are listened at from now on.
+    pub unix_opened: Vec<NamedPath>,
+    /// Those that are not any more.
+    pub unix_closed: Vec<NamedPath>,
 }
 
 impl Sockets {
@@ -158,7 +178,17 @@ impl Sockets {
             };
             Ok((wanted, from?))
         });
-        all_or_errors(sources).map(Plan)
+        let tcp = all_or_errors(sources);
+        let unix = self.unix.plan(config, inherited);
+        let unix = unix.map_err(|errors| errors.into_iter().map(PlanError::from).collect());
+        match (tcp, unix) {
+            (Ok(tcp), Ok(unix)) => Ok(Plan { tcp, unix }),
+            (Err(mut errors), Err(more)) => {
+                errors.extend::<Vec<PlanError>>(more);
+                Err(errors)
+            }
+            (Err(errors), _) | (_, Err(errors)) => Err(errors),
+        }
     }
 
     fn bind(&self, wanted: &Wanted, inherited: &Inherited) -> Result<Source, PlanError> {
@@ -192,7 +222,7 @@ impl Sockets {
     pub fn apply(&mut self, plan: Plan, gate: &Gate) -> Changes {
         let mut changes = Changes::default();
         let mut earlier: Vec<_> = mem::take(&mut self.bound).into_iter().map(Some).collect();
-        for (wanted, from) in plan.0 {
+        for (wanted, from) in plan.tcp {
             let bound = match from {
                 Source::New(socket, address) => {
                     changes.opened.push((Arc::clone(&wanted.listener), address));
@@ -211,6 +241,10 @@ impl Sockets {
             changes.closed.push((Arc::clone(listener), bound.address));
             self.close(bound);
         }
+        let unix = self.unix.apply(plan.unix, gate);
+        self.leaving.extend(unix.leaving);
+        changes.unix_opened = unix.opened;
+        changes.unix_closed = unix.closed;
         self.publish();
         changes
     }
@@ -243,7 +277,8 @@ impl Sockets {
     fn publish(&self) {
         let bound = self.bound.iter();
         let all = bound.map(|bound| (Arc::clone(&bound.wanted.listener), bound.address));
-        self.addresses.0.store(Arc::new(all.collect()));
+        self.addresses.tcp.store(Arc::new(all.collect()));
+        self.addresses.unix.store(Arc::new(self.unix.paths()));
     }
 
     fn close(&mut self, bound: Bound) {
@@ -264,18 +299,23 @@ impl Sockets {
     /// If there are no more descriptors.
     pub fn share(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         let bound = self.bound.iter();
-        bound
-            .map(|bound| {
-                let copy = bound.socket.as_fd().try_clone_to_owned()?;
-                Ok((bound.wanted.listener.to_string(), copy))
-            })
-            .collect()
+        let tcp = bound.map(|bound| {
+            let copy = bound.socket.as_fd().try_clone_to_owned()?;
+            Ok((bound.wanted.listener.to_string(), copy))
+        });
+        let mut all = tcp.collect::<io::Result<Vec<_>>>()?;
+        for (is_balancers, copy) in self.unix.share()? {
+            let name = if is_balancers { UNIX } else { UNIX_KEPT };
+            all.push((name.to_owned(), copy));
+        }
+        Ok(all)
     }
 
     /// Leaves all of them to another process that has copies, but for those at
     /// `unused`, which it has closed and which are closed here, too. Returns the tasks
     /// to wait for.
-    pub fn leave(&mut self, unused: &[SocketAddr]) -> Vec<JoinHandle<()>> {
+    pub fn leave(&mut self, unused: &[SocketAddr], unused_paths: &[String]) -> Vec<JoinHandle<()>> {
+        self.leaving.extend(self.unix.leave(unused_paths));
         for bound in mem::take(&mut self.bound) {
             if unused.contains(&bound.address) {
                 self.close(bound);
@@ -292,9 +332,15 @@ impl Sockets {
         for bound in mem::take(&mut self.bound) {
             self.close(bound);
         }
+        self.leaving.extend(self.unix.close());
         self.publish();
         let leaving = mem::take(&mut self.leaving);
         leaving.into_iter().map(|(_, task)| task).collect()
+    }
+
+    /// The process before this one has left its UNIX sockets.
+    pub fn begin(&mut self) {
+        self.unix.take_over();
     }
 
     /// Where they listen, now and after each change.
@@ -307,7 +353,12 @@ impl Addresses {
     /// Each listener's name and bound address, in the configuration's order, as they
     /// were after the last change.
     pub fn now(&self) -> Arc<Vec<Named>> {
-        self.0.load_full()
+        self.tcp.load_full()
+    }
+
+    /// The same of UNIX sockets.
+    pub fn paths(&self) -> Arc<Vec<NamedPath>> {
+        self.unix.load_full()
     }
 }
 

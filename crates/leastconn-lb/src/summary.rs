@@ -19,6 +19,10 @@ pub fn announce(server: &Server) {
     for (name, address) in server.addresses() {
         tracing::info!(listener = &**name, %address, "listening");
     }
+    for (name, path) in server.paths() {
+        let address = format!("unix:{}", path.display());
+        tracing::info!(listener = &*name, address, "listening");
+    }
     for place in server.admin_places() {
         match place {
             Place::Address(address) => {

@@ -115,7 +115,7 @@ async fn read_v2<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Received> {
     stream.read_exact(&mut rest).await?;
     let mut rest = &rest[..];
     let ends = match (command, family) {
-        (0x20, 0x00) => None,
+        (0x20 | 0x21, 0x00) => None,
         (0x21, 0x11) => {
             let (from, to) = (rest.read_u32().await?, rest.read_u32().await?);
             let (from, to) = (Ipv4Addr::from_bits(from), Ipv4Addr::from_bits(to));

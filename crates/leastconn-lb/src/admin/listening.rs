@@ -24,12 +24,12 @@ use super::{
     NAME,
     reserve::{Reserve, Reserved},
     serve::{self, Activities, Caller},
-    socket::{SocketError, SocketFile},
 };
 use crate::{
     accept::{self, BindError},
     config, environment,
     inherited::Inherited,
+    socket_file::{SocketError, SocketFile},
     sockets::{self, all_or_errors},
     upgrade::Passed,
 };
@@ -198,9 +198,18 @@ impl Listening {
             Wanted::Tcp(address) => self.open_address(*address, inherited)?,
             Wanted::Unix(path) => {
                 let (socket, file) = match inherited.take_unix(path) {
-                    Some((socket, is_balancers)) => SocketFile::adopt(socket, path, is_balancers),
-                    None => SocketFile::listen(path),
-                }?;
+                    Some((socket, is_balancers)) => {
+                        let adopted = SocketFile::adopt(socket, path, is_balancers)?;
+                        if adopted.1.is_open_to_all() {
+                            tracing::warn!(
+                                socket = %path.display(),
+                                "every user of this machine may steer this balancer by its admin socket: `SocketMode=0600` in the unit that makes it"
+                            );
+                        }
+                        adopted
+                    }
+                    None => SocketFile::listen(path, 0o600)?,
+                };
                 Socket::Unix(socket, file)
             }
         };

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Sight, at_most, time};
 use crate::{
     live::Live,
-    record::{canonical, escape, milliseconds},
+    record::{escape, milliseconds},
 };
 
 /// Connections that are open.
@@ -186,8 +186,8 @@ impl Connection {
                 (None, None) => Stage::Handshake,
             },
             listener: live.listener.to_string(),
-            source: canonical(live.source()).to_string(),
-            proxy: live.proxy().map(|proxy| canonical(proxy).to_string()),
+            source: live.shown_source().to_string(),
+            proxy: live.shown_proxy().map(|proxy| proxy.to_string()),
             client: known.client().map(ToString::to_string),
             identity: known.identity.as_ref().map(|id| escape(id.as_str())),
             serial: presented.map(|shown| escape(&shown.certificate.serial)),

@@ -284,6 +284,7 @@ impl Status {
         let state = &current.state;
         let config = &state.config;
         let addresses = sight.control.addresses();
+        let paths = sight.control.paths();
         let in_order = config.listeners.iter();
         let in_order = in_order.filter_map(|listener| current.listeners.get(&listener.name));
         let listeners: Vec<_> = in_order
@@ -291,7 +292,10 @@ impl Status {
             .map(|listener| {
                 let mut status = ListenerStatus::of(listener);
                 let bound = addresses.iter().filter(|(name, _)| *name == listener.name);
-                status.addresses = bound.map(|(_, address)| address.to_string()).collect();
+                let at_paths = paths.iter().filter(|(name, _)| *name == listener.name);
+                let at_paths = at_paths.map(|(_, path)| format!("unix:{}", path.display()));
+                let bound = bound.map(|(_, address)| address.to_string());
+                status.addresses = bound.chain(at_paths).collect();
                 status
             })
             .collect();

@@ -9,7 +9,7 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -201,8 +201,12 @@ fn digest(text: &[u8]) -> [u8; 32] {
 pub struct Listener {
     /// Its name in logs and metrics.
     pub name: Arc<str>,
-    /// At least one address.
+    /// Addresses that it listens at. At least one, or a path.
     pub binds: Vec<SocketAddr>,
+    /// UNIX sockets that it listens at.
+    pub unix_binds: Vec<Arc<Path>>,
+    /// The mode of their files.
+    pub bind_mode: u32,
     /// Tried in order, before `upstream`.
     pub routes: Vec<Route>,
     /// Where connections go that no route takes. Without it and without routes,

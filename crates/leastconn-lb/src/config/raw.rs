@@ -102,8 +102,7 @@ pub struct RawLog {
     /// Where the access log goes: "stdout", "stderr", "off", or a file. One JSON object a connection.
     #[schemars(extend("default" = "stdout"))]
     pub access: Opt<String>,
-    /// Which connections the access log has: "all", or "identified", which leaves out
-    /// handshakes that failed before the client was known.
+    /// "identified": the access log leaves out handshakes that failed before the client was known.
     #[schemars(extend("default" = "all"))]
     pub access_filter: Opt<AccessFilter>,
 }
@@ -137,9 +136,12 @@ pub struct RawListener {
     /// Its name in logs and metrics.
     #[schemars(required)]
     pub name: Opt<String>,
-    /// Address and port, or a list of them.
-    #[schemars(required, extend("examples" = ["0.0.0.0:9443", ["127.0.0.1:9443", "[::1]:9443"]]))]
+    /// Address and port, or "unix:" and the path of a UNIX socket, or a list of them.
+    #[schemars(required, extend("examples" = ["0.0.0.0:9443", ["127.0.0.1:9443", "[::1]:9443"], "unix:/run/leastconn/db.sock"]))]
     pub bind: Opt<OneOrMany>,
+    /// The mode of the files of UNIX sockets in `bind`, in octal.
+    #[schemars(extend("default" = "0600", "examples" = ["0660"]))]
+    pub bind_mode: Opt<String>,
     /// The upstream its connections go to, if no route takes them. Without it
     /// and without routes, what the client's `allow` names.
     pub upstream: Opt<String>,
@@ -236,8 +238,7 @@ pub struct RawTls {
     /// Cipher suites, preferred first, by the names of IANA or OpenSSL. Default: all.
     #[schemars(extend("examples" = [["TLS_AES_256_GCM_SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"]]))]
     pub ciphers: Opt<OneOrMany>,
-    /// Application protocols (ALPN) that clients can choose from, preferred first. A client
-    /// that offers none is served, one that offers only others is refused. Default: not negotiated.
+    /// Application protocols (ALPN), preferred first. A client that offers only others is refused.
     #[schemars(extend("examples" = [["postgresql"], ["h2", "http/1.1"]]))]
     pub alpn: Opt<OneOrMany>,
 }
@@ -457,8 +458,7 @@ pub struct RawUpstreamTls {
     /// Cipher suites, preferred first, by the names of IANA or OpenSSL. Default: all.
     #[schemars(extend("examples" = [["TLS_AES_256_GCM_SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"]]))]
     pub ciphers: Opt<OneOrMany>,
-    /// Application protocols (ALPN) that servers are offered, preferred first. For a client
-    /// that agreed on one of them with the listener, only that one. Default: none.
+    /// Application protocols (ALPN) that servers are offered; of these, the one that the client has.
     #[schemars(extend("examples" = [["postgresql"], ["h2", "http/1.1"]]))]
     pub alpn: Opt<OneOrMany>,
 }

@@ -73,6 +73,7 @@ pub(crate) fn resolve(
         upstream_numbers: HashMap::new(),
         nameless_upstream: false,
         binds: Vec::new(),
+        unix_binds: Vec::new(),
     };
     let process = resolver.process(raw.process.as_ref().unwrap_or(&RawProcess::default()));
     let log = resolver.log(raw.log.as_ref().unwrap_or(&RawLog::default()));
@@ -115,6 +116,8 @@ struct Resolver<'a> {
     nameless_upstream: bool,
     /// Every address that is listened at, with what listens.
     binds: Vec<(SocketAddr, Range<usize>)>,
+    /// Paths of UNIX sockets so far, and where they are.
+    unix_binds: Vec<(Arc<Path>, Range<usize>)>,
 }
 
 /// An upstream that the file declares.

@@ -98,6 +98,13 @@ impl Allowed {
         {
             allowed.socket(socket);
         }
+        for path in config
+            .listeners
+            .iter()
+            .flat_map(|listener| &listener.unix_binds)
+        {
+            allowed.socket(path);
+        }
         // A reload may add the socket: where the service manager made room for it, it may.
         let runtime = env::var_os("RUNTIME_DIRECTORY").unwrap_or_default();
         for directory in env::split_paths(&runtime).filter(|path| path.is_absolute()) {

@@ -129,7 +129,7 @@ async fn what_a_plan_bound_is_free_again_when_it_is_dropped() {
     let both = [("a", "\"127.0.0.1:0\""), ("b", "\"127.0.0.1:0\"")];
     let plan = sockets.plan(&config(&both), &mut Inherited::none());
     let plan = plan.unwrap();
-    let [(_, Source::Kept(0)), (_, Source::New(_, address))] = plan.0[..] else {
+    let [(_, Source::Kept(0)), (_, Source::New(_, address))] = plan.tcp[..] else {
         panic!("{plan:?}");
     };
     drop(TcpStream::connect(address).await.unwrap());

@@ -147,9 +147,10 @@ pub async fn read_hello(socket: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<H
             let count = match polled.read(&mut chunk[..size]) {
                 Ok(0) => {
                     let mut failed: Box<Failed> = HandshakeError::Closed.into();
-                    if !bytes.is_empty() {
-                        failed.clues.instead = Instead::unless_tls(bytes);
-                    }
+                    failed.clues.instead = match &bytes[..] {
+                        [] => Some(Instead::Closed),
+                        some => Instead::unless_tls(some),
+                    };
                     return Poll::Ready(Err(failed));
                 }
                 Ok(count) => count,

@@ -88,6 +88,7 @@ mod tells_servers_who_connects;
 mod tells_the_service_manager;
 mod tells_what_is_known_of_each_ending;
 mod unfinished_client_hello;
+mod unix_listeners;
 mod unix_servers;
 mod upgrades_unnoticed;
 mod upstream_tls_rotation;

@@ -1,6 +1,6 @@
 //! `[[listener]]`: addresses, where connections go, TLS.
 
-use std::{collections::HashMap, ops::Range, time::Duration};
+use std::{collections::HashMap, ops::Range, path::Path, sync::Arc, time::Duration};
 
 use super::{Resolver, Surroundings, Zero};
 use crate::config::{
@@ -67,6 +67,7 @@ impl Resolver<'_> {
             Zero::Allowed,
         );
         let mut binds = Vec::new();
+        let mut unix_binds = Vec::new();
         if let Some(bind) = &raw.bind {
             let texts = bind.each();
             if texts.is_empty() && !self.pruned(&bind.span) {
@@ -76,7 +77,10 @@ impl Resolver<'_> {
                     .help("write `bind = \"0.0.0.0:9443\"`");
             }
             for text in texts {
-                binds.extend(self.bind(&text));
+                match text.value.strip_prefix("unix:") {
+                    Some(path) => unix_binds.extend(self.unix_bind(path, &text)),
+                    None => binds.extend(self.bind(&text)),
+                }
             }
         }
         let upstream = optional(raw.upstream.as_ref(), |at| {
@@ -102,12 +106,15 @@ impl Resolver<'_> {
         else {
             return None;
         };
-        if binds.is_empty() || self.pruned(&table.span) {
+        let bind_mode = self.bind_mode(table, !unix_binds.is_empty());
+        if (binds.is_empty() && unix_binds.is_empty()) || self.pruned(&table.span) {
             return None;
         }
         Some(Listener {
             name: "".into(),
             binds,
+            unix_binds,
+            bind_mode,
             routes,
             upstream,
             timeouts,
@@ -126,6 +133,55 @@ impl Resolver<'_> {
             starttls,
             tls,
         })
+    }
+
+    fn unix_bind(&mut self, path: &str, text: &At<&str>) -> Option<Arc<Path>> {
+        // The longest that the kernel takes.
+        const MAX_PATH: usize = 107;
+        let path = self.path(path);
+        let length = path.as_os_str().len();
+        if text.value == "unix:" || length > MAX_PATH || text.value.contains('\0') {
+            self.problems
+                .error(format!(
+                    "the path of a UNIX socket has 1 to {MAX_PATH} bytes and no NUL"
+                ))
+                .at(text.span.clone());
+            return None;
+        }
+        let earlier = self.unix_binds.iter().find(|(other, _)| **other == *path);
+        if let Some((_, first)) = earlier {
+            self.problems
+                .error(format!("{} is listened at twice", text.value))
+                .at(text.span.clone())
+                .related(first.clone(), "the first");
+            return None;
+        }
+        let path: Arc<Path> = path.into();
+        self.unix_binds.push((Arc::clone(&path), text.span.clone()));
+        Some(path)
+    }
+
+    /// The mode of the files of UNIX sockets: their owner's alone unless given.
+    fn bind_mode(&mut self, table: &At<RawListener>, has_sockets: bool) -> u32 {
+        const OWNER: u32 = 0o600;
+        let Some(at) = &table.value.bind_mode else {
+            return OWNER;
+        };
+        let digits = (3..=4).contains(&at.value.len());
+        let mode = u32::from_str_radix(&at.value, 8).ok();
+        let Some(mode) = mode.filter(|mode| digits && *mode <= 0o777) else {
+            self.problems
+                .error(format!("{:?} is not a file mode", at.value))
+                .at(at.span.clone())
+                .help("write it in octal: \"0600\" for the owner, \"0660\" for the group too");
+            return OWNER;
+        };
+        if !has_sockets && !self.pruned(&table.span) {
+            self.problems
+                .warning("`bind_mode` is for UNIX sockets, and `bind` has none")
+                .at(at.span.clone());
+        }
+        mode
     }
 
     fn starttls(&mut self, table: &At<RawListener>) -> StartTls {

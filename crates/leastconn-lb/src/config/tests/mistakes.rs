@@ -105,7 +105,7 @@ fn mistakes_and_what_is_said() {
         (
             "bind =",
             "zzzzzz = 1\nbind =",
-            "error: unknown key `zzzzzz` in `[[listener]]`; it has `bind`, `half_close_timeout`",
+            "error: unknown key `zzzzzz` in `[[listener]]`; it has `bind`, `bind_mode`, `half_close_timeout`",
         ),
         (
             "[[listener]]",

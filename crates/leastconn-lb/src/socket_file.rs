@@ -1,5 +1,5 @@
-//! The admin side's Unix socket: a file that only its owner may use, that takes no
-//! living balancer's place, and that goes when the balancer does.
+//! A UNIX socket's file, of the admin side or of a listener: it has the mode that was asked
+//! for, takes no living balancer's place, and is removed with the balancer.
 //!
 //! Finding out that nobody listens at a file, removing it and listening there are three
 //! steps. Two balancers that start at once would both find a file that was left behind,
@@ -35,7 +35,7 @@ const BACKLOG: i32 = 128;
 
 /// A socket cannot be made.
 #[derive(Debug, thiserror::Error)]
-#[error("the admin socket {} cannot be listened at: {trouble}", path.display())]
+#[error("the UNIX socket {} cannot be listened at: {trouble}", path.display())]
 pub struct SocketError {
     path: PathBuf,
     trouble: String,
@@ -48,7 +48,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// A socket's file. Removed when this is dropped, if it is ours and still the same.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     id: FileId,
     whose: Whose,
@@ -69,7 +69,7 @@ enum Whose {
 type FileId = (u64, u64);
 
 impl SocketFile {
-    /// Listens at `path`, and has its file.
+    /// Listens at `path`, whose file gets this mode.
     ///
     /// # Errors
     /// If another process listens there, if something else than a socket is there,
@@ -77,7 +77,7 @@ impl SocketFile {
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub(super) fn listen(path: &Path) -> Result<(UnixListener, Self), SocketError> {
+    pub(crate) fn listen(path: &Path, mode: u32) -> Result<(UnixListener, Self), SocketError> {
         let failed = |trouble: String| SocketError {
             path: path.to_owned(),
             trouble,
@@ -88,10 +88,9 @@ impl SocketFile {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
             // Before there is a file: Linux makes it with the mode of the socket. And
             // after, for others: nobody can connect before it listens.
-            let owner = Mode::RUSR | Mode::WUSR;
-            let _ = rustix::fs::fchmod(socket.as_fd(), owner);
+            let _ = rustix::fs::fchmod(socket.as_fd(), Mode::from_raw_mode(mode));
             socket.bind(&SockAddr::unix(path)?)?;
-            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
             let file = Self {
                 path: path.to_owned(),
                 id: id_of(path)?,
@@ -113,7 +112,7 @@ impl SocketFile {
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub(super) fn adopt(
+    pub(crate) fn adopt(
         socket: StdListener,
         path: &Path,
         is_balancers: bool,
@@ -128,13 +127,6 @@ impl SocketFile {
                     Whose::Others
                 },
             };
-            let mode = fs::symlink_metadata(path)?.permissions().mode();
-            if mode & 0o002 != 0 {
-                tracing::warn!(
-                    socket = %path.display(),
-                    "every user of this machine may steer this balancer by its admin socket: `SocketMode=0600` in the unit that makes it"
-                );
-            }
             socket.set_nonblocking(true)?;
             io::Result::Ok((UnixListener::from_std(socket)?, file))
         };
@@ -144,30 +136,47 @@ impl SocketFile {
         })
     }
 
+    /// Whether every user of this machine may connect.
+    pub(crate) fn is_open_to_all(&self) -> bool {
+        let metadata = fs::symlink_metadata(&self.path);
+        metadata.is_ok_and(|metadata| metadata.permissions().mode() & 0o002 != 0)
+    }
+
+    /// Changes the file's mode, if it is still there.
+    ///
+    /// # Errors
+    /// If the operating system refuses.
+    pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
+        if !self.is_there() {
+            return Ok(());
+        }
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
+    }
+
     /// Leaves the file to another process, which has the socket.
-    pub(super) fn leave(mut self) {
+    pub(crate) fn leave(mut self) {
         self.whose = Whose::Others;
     }
 
     /// Whether it is a balancer's, to be removed when the last one ends.
-    pub(super) fn is_balancers(&self) -> bool {
+    pub(crate) fn is_balancers(&self) -> bool {
         self.whose != Whose::Others
     }
 
     /// The balancer before this one has left it.
-    pub(super) fn take_over(&mut self) {
+    pub(crate) fn take_over(&mut self) {
         if self.whose == Whose::Earlier {
             self.whose = Whose::Ours;
         }
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether nobody has removed or replaced it.
-    pub(super) fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         id_of(&self.path).is_ok_and(|now| now == self.id)
     }
 }
@@ -246,7 +255,7 @@ fn turn(path: &Path) -> Option<OwnedFd> {
             }
         }
     }
-    tracing::warn!(directory = %directory.display(), "another process holds a lock on the directory of the admin socket, which is made all the same");
+    tracing::warn!(directory = %directory.display(), "another process holds a lock on the directory of a UNIX socket, which is made all the same");
     None
 }
 
@@ -281,11 +290,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lb.sock");
         let living = StdListener::bind(&path).unwrap();
-        let error = SocketFile::listen(&path).unwrap_err().to_string();
+        let error = SocketFile::listen(&path, 0o600).unwrap_err().to_string();
         assert!(error.contains("another process listens there"), "{error}");
         assert!(path.exists());
         drop(living);
-        let (listener, file) = SocketFile::listen(&path).unwrap();
+        let (listener, file) = SocketFile::listen(&path, 0o600).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         UnixStream::connect(&path).unwrap();
@@ -293,17 +302,17 @@ mod tests {
         assert!(!path.exists());
 
         fs::write(&path, "precious").unwrap();
-        let error = SocketFile::listen(&path).unwrap_err().to_string();
+        let error = SocketFile::listen(&path, 0o600).unwrap_err().to_string();
         assert!(error.contains("something else than a socket"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         fs::remove_file(&path).unwrap();
         let target = dir.path().join("target");
         let _listener = StdListener::bind(&target).unwrap();
         std::os::unix::fs::symlink(&target, &path).unwrap();
-        assert!(SocketFile::listen(&path).is_err());
+        assert!(SocketFile::listen(&path, 0o600).is_err());
         assert!(target.exists() && path.is_symlink());
         let nowhere = dir.path().join("none/lb.sock");
-        let error = SocketFile::listen(&nowhere).unwrap_err().to_string();
+        let error = SocketFile::listen(&nowhere, 0o600).unwrap_err().to_string();
         assert!(error.contains("there is no directory"), "{error}");
     }
 
@@ -311,7 +320,7 @@ mod tests {
     async fn another_s_socket_is_not_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lb.sock");
-        let (_listener, file) = SocketFile::listen(&path).unwrap();
+        let (_listener, file) = SocketFile::listen(&path, 0o600).unwrap();
         // Kept beside, so that its number is not given to the next one.
         fs::rename(&path, dir.path().join("old")).unwrap();
         let _other = StdListener::bind(&path).unwrap();
@@ -327,7 +336,7 @@ mod tests {
         stopped.listen(0).unwrap();
         // Its queue is full: whoever else connects would wait for it to go on.
         let _waiting = UnixStream::connect(&path).unwrap();
-        let error = SocketFile::listen(&path).unwrap_err().to_string();
+        let error = SocketFile::listen(&path, 0o600).unwrap_err().to_string();
         assert!(error.contains("another process listens there"), "{error}");
     }
 
@@ -346,7 +355,7 @@ mod tests {
             let listen = || {
                 let _enter = runtime.enter();
                 barrier.wait();
-                SocketFile::listen(&path)
+                SocketFile::listen(&path, 0o600)
             };
             let done: Vec<_> = thread::scope(|scope| {
                 let all: Vec<_> = (0..MANY).map(|_| scope.spawn(listen)).collect();
@@ -375,7 +384,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let held = fs::File::open(&dir).unwrap();
         held.lock_shared().unwrap();
-        let (_listener, file) = SocketFile::listen(&dir.path().join("lb.sock")).unwrap();
+        let (_listener, file) = SocketFile::listen(&dir.path().join("lb.sock"), 0o600).unwrap();
         assert!(file.is_there());
     }
 
