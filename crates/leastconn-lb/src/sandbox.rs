@@ -19,7 +19,8 @@
 //! parent would have to be allowed, with all else that is there.
 //! - Reading: the directories of the configuration and of every file that it names;
 //!   `/etc` and `/usr` whole, since name resolution reads this file here and loads that
-//!   library there, late, and package managers and DHCP clients replace both; `/proc`,
+//!   library there, late, and package managers and DHCP clients replace both; for root,
+//!   which could read the secrets in it, only single files of `/etc`; `/proc`,
 //!   since a rule for `/proc/self` alone is lost when the kernel forgets that it had
 //!   looked it up, and is of no use to the next process of an upgrade. What is secret in
 //!   it about other processes (environment, memory, open files) stays closed: Landlock
@@ -32,7 +33,10 @@
 //!   upgrade can start the file that took this one's place. It inherits everything that
 //!   is forbidden here.
 //!
-//! **What is not restricted**: the network, since a reload may add listeners and servers
+//! **Sockets** of families and types that the balancer has no use for cannot be opened,
+//! by a seccomp filter (`sandbox/sockets.rs`).
+//!
+//! **What is not restricted**: TCP and UDP, since a reload may add listeners and servers
 //! with other ports; connecting to Unix sockets with a path, which name services and
 //! service managers have (kernels before 7.1 could not forbid it); and whatever Landlock
 //! does not look at, such as the size and date of any file.
@@ -56,6 +60,7 @@
 
 mod allowed;
 mod kernel;
+mod sockets;
 #[cfg(test)]
 mod tests;
 mod trail;
@@ -85,7 +90,10 @@ pub fn confine(config: &Config) -> Result<(), Unmet> {
         return Ok(());
     }
     forbid_core_files();
-    let done = kernel::apply(&Allowed::by(config), reach_abstract_sockets());
+    let mut done = kernel::apply(&Allowed::by(config), reach_abstract_sockets());
+    if let (Err(_), Confinement::Confined { missing, .. }) = (sockets::restrict(), &mut done) {
+        missing.push("opening sockets of other families");
+    }
     if let (Confinement::Unavailable(why), Some(Sandbox::On)) = (&done, config.process.sandbox) {
         return Err(Unmet(why.clone()));
     }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use landlock::{AccessFs, BitFlags, make_bitflags};
+use rustix::process::geteuid;
 
 use super::trail::Trail;
 use crate::{
@@ -26,10 +27,33 @@ const SOCKET: Rights = make_bitflags!(AccessFs::{MakeSock | RemoveFile | ReadDir
 const READ_FILE: Rights = make_bitflags!(AccessFs::{ReadFile});
 const WRITE_FILE: Rights = make_bitflags!(AccessFs::{WriteFile});
 
+/// Name resolution, the dynamic loader's cache. Whole, as its files are replaced by
+/// renaming; what is secret in it, other users than root cannot read.
+const ETC: &str = "/etc";
+
+/// What root may read of it instead: to root nothing there is secret, and Landlock cannot
+/// exclude single files.
+const ETC_OF_ROOT: [&str; 16] = [
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/host.conf",
+    "/etc/gai.conf",
+    "/etc/networks",
+    "/etc/services",
+    "/etc/protocols",
+    "/etc/localtime",
+    "/etc/timezone",
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/ld.so.preload",
+];
+
 /// What every process reads now and then, where it is there.
-const SYSTEM: [&str; 14] = [
-    // Name resolution, the dynamic loader's cache.
-    "/etc",
+const SYSTEM: [&str; 13] = [
     // Libraries that the C library loads when it first needs them, to look up names or
     // to end a thread.
     "/usr",
@@ -58,7 +82,7 @@ const DEVICES: [(&str, Rights); 3] = [
     ("/dev/random", READ_FILE),
 ];
 
-/// Files of the system that may be links to where only they are.
+/// Files in `/etc` that may be links to elsewhere.
 const RESOLUTION: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"];
 
 /// Directories, and a few files, with what is allowed beneath them.
@@ -68,28 +92,31 @@ pub(super) struct Allowed(BTreeMap<PathBuf, Rights>);
 impl Allowed {
     /// What a process needs to run `config`.
     pub(super) fn by(config: &Config) -> Self {
+        Self::by_user(config, geteuid().is_root())
+    }
+
+    /// The same, for root or for another user.
+    pub(super) fn by_user(config: &Config, is_root: bool) -> Self {
         let mut allowed = Self::default();
         for path in SYSTEM {
             allowed.add(PathBuf::from(path), READ);
         }
+        if is_root {
+            allowed.etc_of_root();
+        } else {
+            allowed.add(PathBuf::from(ETC), READ);
+            for path in RESOLUTION {
+                allowed.reading(Path::new(path));
+            }
+        }
         for (path, rights) in DEVICES {
             allowed.add(PathBuf::from(path), rights);
-        }
-        for path in RESOLUTION {
-            allowed.reading(Path::new(path));
         }
         for path in config.files() {
             allowed.reading(&path);
         }
         if let Access::File(path) = &config.log.access {
             allowed.log(path);
-        }
-        // A reload may move the log to a file: in a directory of one's own it may. What
-        // an administrator has put in order stays as it is.
-        let site = config.path.canonicalize().unwrap_or_default();
-        if !SYSTEM.iter().any(|system| site.starts_with(system)) && parent(&site) != Path::new("/")
-        {
-            allowed.add(parent(&site).to_owned(), LOG);
         }
         if let Some(socket) = config
             .admin
@@ -112,6 +139,24 @@ impl Allowed {
         }
         allowed.program();
         allowed
+    }
+
+    /// Single files, found again only as long as nobody replaces them, and the directories
+    /// elsewhere that links lead to.
+    fn etc_of_root(&mut self) {
+        for path in ETC_OF_ROOT.map(Path::new) {
+            let trail = Trail::of(path);
+            let elsewhere = trail.places.into_iter().chain(trail.siblings);
+            for directory in elsewhere.filter(|directory| !directory.starts_with(ETC)) {
+                self.add(directory, READ);
+            }
+            if let Ok(found) = path.canonicalize()
+                && found.starts_with(ETC)
+            {
+                let rights = if found.is_dir() { READ } else { READ_FILE };
+                self.add(found, rights);
+            }
+        }
     }
 
     /// A file is read, and whatever takes its place.

@@ -297,6 +297,77 @@ fn what_the_system_needs_is_there() {
 }
 
 #[test]
+fn root_reads_no_secrets_in_etc() {
+    let (_keep, dir) = directory();
+    let file = make(&dir, "leastconn.toml", PLAIN);
+    let config = config::load(&file).unwrap().config;
+    let Some(walled) = Walled::by(Allowed::by_user(&config, true), false) else {
+        return;
+    };
+    assert_eq!(walled.read("/etc/shadow"), Err(DENIED));
+    let listed = walled.run(|| fs::read_dir("/etc").err().map(|error| error.kind()));
+    assert_eq!(listed, Some(DENIED));
+    assert!(walled.read("/etc/hosts").is_ok());
+    use std::net::ToSocketAddrs;
+    let names = walled.run(|| "localhost:80".to_socket_addrs().unwrap().count());
+    assert!(names > 0);
+}
+
+#[test]
+fn configuration_cannot_be_written() {
+    let (_keep, dir) = directory();
+    let Some(walled) = Walled::by(usual(&dir), false) else {
+        return;
+    };
+    let file = dir.join("leastconn.toml");
+    let path = file.clone();
+    walled.run(move || {
+        for path in [&path, &path.with_extension("other")] {
+            assert_eq!(append(path, "x").unwrap_err().kind(), DENIED, "{path:?}");
+        }
+    });
+    assert_eq!(fs::read_to_string(file).unwrap(), PLAIN);
+}
+
+#[test]
+fn only_sockets_that_are_needed_can_be_opened() {
+    use rustix::net::{AddressFamily as Family, SocketType as Type, netlink, socket};
+    thread::spawn(|| {
+        super::sockets::restrict().unwrap();
+        for (family, kind) in [
+            (Family::INET, Type::STREAM),
+            (Family::INET, Type::DGRAM),
+            (Family::INET6, Type::STREAM),
+            (Family::UNIX, Type::STREAM),
+            (Family::UNIX, Type::DGRAM),
+        ] {
+            // Some machines have no IPv6.
+            let opened = socket(family, kind, None);
+            assert_ne!(opened.err(), Some(rustix::io::Errno::PERM), "{family:?}");
+        }
+        // For routing, which name resolution asks for addresses.
+        let opened = socket(Family::NETLINK, Type::RAW, None);
+        opened.unwrap();
+        let opened = socket(Family::NETLINK, Type::DGRAM, Some(netlink::SOCK_DIAG));
+        opened.unwrap();
+        let denied = [
+            socket(Family::PACKET, Type::RAW, None),
+            socket(Family::PACKET, Type::DGRAM, None),
+            socket(Family::INET, Type::RAW, Some(rustix::net::ipproto::ICMP)),
+            socket(Family::INET6, Type::RAW, Some(rustix::net::ipproto::ICMPV6)),
+            socket(Family::NETLINK, Type::RAW, Some(netlink::AUDIT)),
+            socket(Family::VSOCK, Type::STREAM, None),
+            socket(Family::from_raw(38), Type::SEQPACKET, None),
+        ];
+        for refused in denied {
+            assert_eq!(refused.unwrap_err(), rustix::io::Errno::PERM);
+        }
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
 fn the_root_directory_is_never_allowed() {
     let mut allowed = Allowed::default();
     for name in [

@@ -339,7 +339,9 @@ async fn the_number_of_connections_can_be_lowered_and_raised() {
 #[tokio::test]
 async fn log_level_and_access_log_change() {
     let web = Upstream::named("web1").await;
-    let lb = Site::plain(&[&web]).start().await;
+    // In the sandbox, a log moves only within its directory.
+    let site = Site::plain(&[&web]).process("sandbox = \"off\"");
+    let lb = site.start().await;
     talk(tcp(lb.main()).await).await.unwrap();
     lb.nth(0, "ok").await;
     let config = lb.config().replace(

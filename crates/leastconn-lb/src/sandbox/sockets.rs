@@ -1,0 +1,67 @@
+//! The kinds of sockets that a confined process can open, by a seccomp filter.
+//!
+//! Landlock does not look at sockets other than TCP and abstract ones. A process of root
+//! could read all traffic of the machine by packet sockets; and rarely used protocol
+//! families are where kernels have their bugs. What is left is what the balancer and name
+//! resolution use: UNIX, IPv4 and IPv6 streams and datagrams, and routing and socket
+//! diagnosis by netlink. `io_uring` is denied, as it opens sockets past the filter.
+//!
+//! The filter is inherited by the next process of an upgrade, which adds its own.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp,
+    SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter,
+};
+
+/// All traffic, as old programs get it: deprecated in `libc`, and still in kernels.
+const SOCK_PACKET: i32 = 10;
+
+/// `SOCK_NONBLOCK` and `SOCK_CLOEXEC` are in the same argument as the type.
+const TYPE: u64 = 0xf;
+
+/// Applies the filter to this thread, and to all that are started from here on.
+///
+/// # Errors
+/// Where the kernel has no seccomp, or this architecture no filter.
+pub(super) fn restrict() -> Result<(), String> {
+    let arch = std::env::consts::ARCH;
+    let arch = TargetArch::try_from(arch).map_err(|error| error.to_string())?;
+    let program = filter(arch).map_err(|error| error.to_string())?;
+    apply_filter(&program).map_err(|error| error.to_string())
+}
+
+fn filter(arch: TargetArch) -> Result<BpfProgram, BackendError> {
+    let family = |op, value: i32| condition(0, op, value);
+    let protocol = |op, value: i32| condition(2, op, value);
+    let is_type = |value: i32| condition(1, SeccompCmpOp::MaskedEq(TYPE), value);
+    use SeccompCmpOp::{Eq, Ne};
+    let denied = vec![
+        SeccompRule::new(vec![
+            family(Ne, libc::AF_UNIX)?,
+            family(Ne, libc::AF_INET)?,
+            family(Ne, libc::AF_INET6)?,
+            family(Ne, libc::AF_NETLINK)?,
+        ])?,
+        SeccompRule::new(vec![family(Eq, libc::AF_INET)?, is_type(libc::SOCK_RAW)?])?,
+        SeccompRule::new(vec![family(Eq, libc::AF_INET6)?, is_type(libc::SOCK_RAW)?])?,
+        SeccompRule::new(vec![family(Eq, libc::AF_INET)?, is_type(SOCK_PACKET)?])?,
+        SeccompRule::new(vec![
+            family(Eq, libc::AF_NETLINK)?,
+            protocol(Ne, libc::NETLINK_ROUTE)?,
+            protocol(Ne, libc::NETLINK_SOCK_DIAG)?,
+        ])?,
+    ];
+    let rules = BTreeMap::from([
+        (libc::SYS_socket, denied),
+        // No rule: always.
+        (libc::SYS_io_uring_setup, Vec::new()),
+    ]);
+    let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    SeccompFilter::new(rules, SeccompAction::Allow, refused, arch)?.try_into()
+}
+
+fn condition(argument: u8, op: SeccompCmpOp, value: i32) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(argument, Dword, op, value.unsigned_abs().into())
+}
