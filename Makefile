@@ -11,6 +11,7 @@ CARGO ?= cargo
 CONFIG ?= examples/local.toml
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+ATTACK_ARGS ?=
 RACE_ROUNDS ?= 20
 FUZZ_SECONDS ?= 60
 IMAGE ?= leastconn-lb:local
@@ -165,6 +166,12 @@ bench-smoke: ## Whether it still works, a minute, with the peers that are there;
 	$(CARGO) build --locked -p leastconn-lb -p leastconn-bench
 	target/debug/leastconn-bench compare --quick --rounds 1 --unpinned \
 	  --binary target/debug/leastconn-lb --out target/bench-smoke
+
+.PHONY: attack
+attack: ## What attacks cost the release binary, two minutes on loopback, with nginx and HAProxy beside if installed (ATTACK_ARGS="--seconds 5 --only handshakes")
+	@scripts/setup.sh --build
+	$(CARGO) build --locked --release -p leastconn-lb
+	bench/attack/run.py $(ATTACK_ARGS)
 
 .PHONY: instructions
 instructions: ## Instructions for each pick, admission, echo and MiB, counted by valgrind

@@ -46,6 +46,10 @@ pub enum Mode {
     Upload,
     /// Connections that are opened and then do nothing.
     Idle,
+    /// Handshakes that the balancer is to refuse, again and again.
+    Refused,
+    /// ClientHellos from 250 addresses of 127.9.0.0/16, and nothing after them.
+    Stall,
 }
 
 impl Mode {

@@ -41,8 +41,33 @@ pub enum Work {
     },
     /// Latency of echoes beside a stream.
     Fairness,
-    /// Latency of somebody else's connections and echoes while two sources flood.
-    Flood,
+    /// Latency of somebody else's connections and echoes during an attack.
+    Flood(Attack),
+}
+
+/// What a balancer is flooded with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attack {
+    /// Good handshakes of two sources.
+    Handshakes,
+    /// Certificates with very many paths to try, which nobody trusts.
+    Maze,
+    /// ClientHellos of 250 sources, and nothing after them.
+    Stalled,
+}
+
+impl Attack {
+    /// The name of its case.
+    pub const fn case(self) -> &'static str {
+        match self {
+            Self::Handshakes => "flood-mtls",
+            Self::Maze => "flood-maze-mtls",
+            Self::Stalled => "flood-stalled-mtls",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Handshakes, Self::Maze, Self::Stalled];
 }
 
 /// What the figure of a case counts; less is better in all of them.
@@ -129,14 +154,14 @@ impl Case {
     pub const fn unit(&self) -> Unit {
         match self.work {
             Work::Load(spec) => match spec.mode {
-                Mode::Connect => Unit::Connection,
+                Mode::Connect | Mode::Refused | Mode::Stall => Unit::Connection,
                 Mode::FirstEcho => Unit::FirstEcho,
                 Mode::Echo | Mode::Idle => Unit::Echo,
                 Mode::Download | Mode::Background | Mode::Upload => Unit::Stream,
             },
             Work::Memory { .. } => Unit::Memory,
             Work::Fairness => Unit::Ratio,
-            Work::Flood => Unit::Longest,
+            Work::Flood(_) => Unit::Longest,
         }
     }
 
@@ -227,8 +252,10 @@ pub fn all(quick: bool, most: usize) -> Vec<Case> {
     if !quick {
         let name = "fairness-mtls".to_owned();
         add(name, Transport::Mtls, Work::Fairness, None);
-        let name = "flood-mtls".to_owned();
-        add(name, Transport::Mtls, Work::Flood, None);
+        for attack in Attack::ALL {
+            let name = attack.case().to_owned();
+            add(name, Transport::Mtls, Work::Flood(attack), None);
+        }
     }
 
     let connect = || Work::Load(load(Mode::Connect, CONNECTING));
@@ -326,7 +353,7 @@ mod tests {
             match case.work {
                 Work::Load(spec) => assert!(spec.connections <= 450),
                 Work::Memory { connections } => assert!(connections <= 360),
-                Work::Fairness | Work::Flood => {}
+                Work::Fairness | Work::Flood(_) => {}
             }
         }
     }

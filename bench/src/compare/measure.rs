@@ -139,7 +139,9 @@ pub async fn measure(
                 idle(case, connections, balancer, settings, &mut sample).await
             }
             Work::Fairness => fairness(case, balancer, settings, &mut sample).await,
-            Work::Flood => flood::flood(case, balancer, settings, &mut sample).await,
+            Work::Flood(attack) => {
+                flood::flood(attack, case, balancer, settings, &mut sample).await
+            }
         }
     };
     timeout(limit, work)
@@ -420,7 +422,10 @@ pub fn bytes_per_identity(
     ratio(more, many_of.saturating_sub(few_of) as f64)
 }
 
-/// The certificates that everybody gets, in `directory`.
+/// CAs in the maze.
+const MAZE: usize = 12;
+
+/// The certificates that everybody gets, and the maze that nobody trusts, in `directory`.
 ///
 /// # Errors
 /// If they cannot be written.
@@ -430,5 +435,13 @@ pub fn write_pki(directory: &Path) -> io::Result<()> {
     let both = format!("{}{}", server.cert_pem, server.key_pem);
     std::fs::write(directory.join("server-full.pem"), both)?;
     ca.leaf("bench.lb.com").build().write(directory, "client");
+    // Self-made CAs of one name: each may have issued all others.
+    let maze: Vec<_> = (0..MAZE)
+        .map(|_| leastconn_testkit::TestCa::new("maze"))
+        .collect();
+    let leaf = maze[0].leaf("bench.lb.com").build();
+    leaf.write(directory, "maze");
+    let above: String = maze.iter().map(|ca| ca.cert_pem()).collect();
+    std::fs::write(directory.join("maze.crt"), leaf.cert_pem.clone() + &above)?;
     Ok(())
 }

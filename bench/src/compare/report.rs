@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::{
-    case::Case,
+    case::{Attack, Case},
     measure::{
         Fairness, Flood, Sample, bytes_per_identity,
         flood::{NEWCOMERS, OUTSTANDING},
@@ -263,7 +263,9 @@ impl Report {
             )?;
         }
         self.write_fairness(out)?;
-        self.write_flood(out)?;
+        for attack in Attack::ALL {
+            self.write_flood(attack, out)?;
+        }
         for sample in self.samples.iter().filter(|s| !s.errors.is_empty()) {
             let errors: Vec<String> = sample
                 .errors
@@ -314,19 +316,24 @@ impl Report {
         Ok(())
     }
 
-    fn write_flood(&self, out: &mut String) -> std::fmt::Result {
+    fn write_flood(&self, attack: Attack, out: &mut String) -> std::fmt::Result {
         let measured: Vec<(Kind, Flood)> = self
             .samples
             .iter()
+            .filter(|s| s.case == attack.case())
             .filter_map(|s| Some((s.balancer, s.flood?)))
             .collect();
         if measured.is_empty() {
             return Ok(());
         }
+        let title = match attack {
+            Attack::Handshakes => format!("Flood: two sources, {OUTSTANDING} handshakes each"),
+            Attack::Maze => "Flood: path-building maze, 40 handshakes a second".to_owned(),
+            Attack::Stalled => "Flood: 300 stalled handshakes a second of 250 sources".to_owned(),
+        };
         writeln!(
             out,
-            "\nFlood: two sources, {} handshakes each; a third connects {} times a second (ms)",
-            OUTSTANDING, NEWCOMERS
+            "\n{title}; another connects {NEWCOMERS} times a second (ms)"
         )?;
         writeln!(
             out,

@@ -266,6 +266,49 @@ impl Target {
         }
     }
 
+    /// Connects and sends a ClientHello and nothing more.
+    ///
+    /// # Errors
+    /// With the step at which it failed.
+    pub async fn stall(&self) -> Result<TcpStream, Failure> {
+        let mut socket = bounded(Step::Connect, self.dial()).await?;
+        if let Some(tls) = &self.tls {
+            let config = Arc::clone(&tls.configs[0]);
+            let sent = async {
+                let name = tls.server_name.clone();
+                let mut session =
+                    rustls::ClientConnection::new(config, name).map_err(io::Error::other)?;
+                let mut hello = Vec::new();
+                session.write_tls(&mut hello)?;
+                socket.write_all(&hello).await
+            };
+            bounded(Step::Handshake, sent).await?;
+        }
+        Ok(socket)
+    }
+
+    /// Connects with TLS and waits for the balancer to refuse it.
+    ///
+    /// # Errors
+    /// If there is no connection, or the balancer accepts the client.
+    pub async fn be_refused(&self) -> Result<(), Failure> {
+        match self.connect().await {
+            Err(failure) if failure.step == Step::Handshake => Ok(()),
+            Err(failure) => Err(failure),
+            // In TLS 1.3, the handshake is over for the client before it is refused.
+            Ok(mut connection) => {
+                let mut first = [0];
+                bounded(Step::Handshake, async {
+                    match connection.read(&mut first).await {
+                        Ok(1..) => Err(io::Error::other("it was accepted")),
+                        _ => Ok(()),
+                    }
+                })
+                .await
+            }
+        }
+    }
+
     /// Connects and echoes once, after which all of the way is known to stand.
     ///
     /// # Errors

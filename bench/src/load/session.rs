@@ -118,7 +118,7 @@ impl Session {
         let negotiated = Rc::new(RefCell::new(String::new()));
         let payload: Vec<u8> = (0..spec.size).map(|i| b'a' + (i % 26) as u8).collect();
         let connections = match spec.mode {
-            Mode::Connect | Mode::FirstEcho => Vec::new(),
+            Mode::Connect | Mode::FirstEcho | Mode::Refused | Mode::Stall => Vec::new(),
             _ => open(&target, spec, &payload, &negotiated).await?,
         };
         let mut tally = Tally::default();
@@ -152,7 +152,7 @@ impl Session {
             return;
         }
         let count = match spec.mode {
-            Mode::Connect | Mode::FirstEcho => spec.connections,
+            Mode::Connect | Mode::FirstEcho | Mode::Refused | Mode::Stall => spec.connections,
             _ => spec.busy.clamp(1, spec.connections),
         };
         let mut shares: Vec<Vec<Connection>> = (0..count).map(|_| Vec::new()).collect();

@@ -1,6 +1,6 @@
 //! What a worker does with its connections, over and over.
 
-use std::{rc::Rc, time::Duration};
+use std::{net::Ipv4Addr, rc::Rc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -14,6 +14,9 @@ use super::{
 };
 use crate::protocol::{ENDLESS, Request};
 
+/// Addresses that stalled handshakes come from.
+const SOURCES: u8 = 250;
+
 /// Read or written at once.
 const CHUNK: usize = 128 * 1024;
 
@@ -24,7 +27,12 @@ pub(super) async fn open(
     payload: &[u8],
 ) -> Result<Connection, Failure> {
     let request = match mode {
-        Mode::Connect | Mode::FirstEcho | Mode::Echo | Mode::Idle => {
+        Mode::Connect
+        | Mode::FirstEcho
+        | Mode::Echo
+        | Mode::Idle
+        | Mode::Refused
+        | Mode::Stall => {
             return target.connect_and_echo(payload).await;
         }
         Mode::Download => Request::Download(ENDLESS),
@@ -61,6 +69,8 @@ impl Worker {
             Mode::Echo => self.echo().await,
             Mode::Download | Mode::Background | Mode::Upload => self.stream().await,
             Mode::Idle => {}
+            Mode::Refused => self.refused().await,
+            Mode::Stall => self.stall().await,
         }
     }
 
@@ -116,6 +126,36 @@ impl Worker {
         }
         let connection = target.connect_and_echo(payload).await?;
         Ok((connection, start.elapsed()))
+    }
+
+    async fn refused(self) {
+        let shared = &*self.shared;
+        while !shared.stop.get() {
+            let start = self.turn().await;
+            match shared.target.be_refused().await {
+                Ok(()) => shared.succeeded(start.elapsed(), 0),
+                Err(failure) => shared.failed(&failure),
+            }
+        }
+    }
+
+    async fn stall(self) {
+        let shared = &*self.shared;
+        let mut target = shared.target.clone();
+        let mut held = Vec::new();
+        let mut number = 0;
+        while !shared.stop.get() {
+            let start = self.turn().await;
+            number = (number + 1) % SOURCES;
+            target.from = Some(Ipv4Addr::new(127, 9, number, 1).into());
+            match target.stall().await {
+                Ok(stalled) => {
+                    held.push(stalled);
+                    shared.succeeded(start.elapsed(), 0);
+                }
+                Err(failure) => shared.failed(&failure),
+            }
+        }
     }
 
     async fn echo(mut self) {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use super::{Balancer, Case, Child, MeasureError, Sample, Settings, tls};
+use crate::compare::case::Attack;
 use crate::{
     load::{Mode, Session, Spec},
     usage::Usage,
@@ -25,6 +26,10 @@ pub const NEWCOMERS: f64 = 5.0;
 
 /// Those who flood, each from an address of its own.
 const FLOODING: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
+
+/// Handshakes a second that are refused, and that stall.
+const REFUSED: f64 = 40.0;
+const STALLED: f64 = 300.0;
 
 /// And the third.
 const NEWCOMER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 4);
@@ -52,12 +57,14 @@ pub struct Flood {
     pub echo_p99_ns: u64,
 }
 
-/// Two sources keep handshakes outstanding; a third opens a connection now and then,
+/// Others attack, by default two sources that keep handshakes outstanding; a newcomer opens
+/// a connection now and then,
 /// and echoes go back and forth on connections that were there before. Those who flood
 /// have processes of their own, which give way on their CPU: that they are served late
 /// is not what is measured. They do not verify the balancer's certificate, so that the
 /// balancer and not they are what is short of CPU.
 pub(super) async fn flood(
+    attack: Attack,
     case: &Case,
     balancer: &Balancer,
     settings: &Settings,
@@ -94,7 +101,7 @@ pub(super) async fn flood(
     // The echoes are not there while the others are counted: they take CPU as well, and
     // the more of it, the better they are served.
     let coming = Session::start(from_elsewhere, newcomers).await?;
-    let floods = Floods::start(address, settings, settings.seconds * LONGER)?;
+    let floods = Floods::start(attack, address, settings, settings.seconds * LONGER)?;
     sleep(settings.warm_up).await;
     let before = Usage::read(balancer.id())?;
     coming.begin();
@@ -105,7 +112,7 @@ pub(super) async fn flood(
     let per_second = floods.end(&mut sample.errors).await?;
 
     let echoing = Session::start(target, echoes).await?;
-    let floods = Floods::start(address, settings, settings.seconds * 2)?;
+    let floods = Floods::start(attack, address, settings, settings.seconds * 2)?;
     sleep(settings.warm_up).await;
     echoing.begin();
     sleep(settings.seconds * 2).await;
@@ -140,21 +147,40 @@ pub(super) async fn flood(
 struct Floods(Vec<Child>, Duration);
 
 impl Floods {
-    fn start(address: SocketAddr, settings: &Settings, seconds: Duration) -> io::Result<Self> {
+    fn start(
+        attack: Attack,
+        address: SocketAddr,
+        settings: &Settings,
+        seconds: Duration,
+    ) -> io::Result<Self> {
         let mut floods = Vec::new();
-        for (number, from) in FLOODING.into_iter().enumerate() {
+        let (mode, client, sources) = match attack {
+            Attack::Handshakes => ("connect", "client", &FLOODING[..]),
+            Attack::Maze => ("refused", "maze", &FLOODING[..1]),
+            Attack::Stalled => ("stall", "client", &FLOODING[..1]),
+        };
+        for (number, from) in sources.iter().enumerate() {
             let file = |name: &str| settings.pki.join(name).display().to_string();
             let mut command = Command::new(std::env::current_exe()?);
             command
-                .args(["load", "--json", "--mode", "connect", "--give-way"])
+                .args(["load", "--json", "--mode", mode, "--give-way"])
                 .args(["--connections", &OUTSTANDING.to_string()])
                 .args(["--from", &from.to_string()])
                 .args(["--address", &address.to_string()])
                 .args(["--warm-up", &settings.warm_up.as_secs_f64().to_string()])
                 .args(["--duration", &seconds.as_secs_f64().to_string()])
                 .args(["--tls", "--trusting", "--ca", &file("ca.crt")])
-                .args(["--cert", &file("client.crt")])
-                .args(["--key", &file("client.key")]);
+                .args(["--cert", &file(&format!("{client}.crt"))])
+                .args(["--key", &file(&format!("{client}.key"))]);
+            match attack {
+                Attack::Handshakes => {}
+                Attack::Maze => {
+                    command.args(["--rate", &REFUSED.to_string()]);
+                }
+                Attack::Stalled => {
+                    command.args(["--rate", &STALLED.to_string()]);
+                }
+            }
             let log = settings.run.join(format!("flood-{number}.json"));
             let own = &settings.own_cpus;
             floods.push(Child::spawn(&mut command, own, own, &log)?);
