@@ -27,12 +27,7 @@ pub(super) async fn open(
     payload: &[u8],
 ) -> Result<Connection, Failure> {
     let request = match mode {
-        Mode::Connect
-        | Mode::FirstEcho
-        | Mode::Echo
-        | Mode::Idle
-        | Mode::Refused
-        | Mode::Stall => {
+        Mode::Connect | Mode::FirstEcho | Mode::Echo | Mode::Idle | Mode::Refused | Mode::Stall => {
             return target.connect_and_echo(payload).await;
         }
         Mode::Download => Request::Download(ENDLESS),

@@ -73,14 +73,14 @@ pub async fn serve(
         }
     }
     if listener.tls.is_none() {
-        record.identified(None);
+        record.identified(None, listener.prefixes);
         return carry(socket, listener, running, &mut record).await;
     }
     let source = record.live().known().seen.source;
     match Box::pin(handshake(socket, source, deadline, &listener, &mut record)).await {
         Ok(mut stream) => match identify(&mut stream, &listener) {
             Ok(presented) => {
-                record.identified(presented);
+                record.identified(presented, listener.prefixes);
                 carry(stream, listener, running, &mut record).await;
             }
             Err(Unread { why, chain }) => {

@@ -14,7 +14,10 @@
 //!
 //! What is here was verified by TLS before: trusted, in time, not revoked.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use leastconn::{ClientId, Reason};
@@ -24,7 +27,7 @@ use x509_parser::{
 };
 
 use crate::{
-    config::Key,
+    config::{IpNet, Key, Prefixes},
     names,
     spiffe::{self, SpiffeError},
 };
@@ -59,6 +62,8 @@ pub struct Certificate {
 pub struct Peer {
     /// Its address.
     pub source: IpAddr,
+    /// How the listener tells sources apart.
+    pub prefixes: Prefixes,
     /// What it has shown; `None` where no certificate is asked for.
     pub certificate: Option<Arc<Certificate>>,
 }
@@ -224,9 +229,15 @@ impl Peer {
             .map_or_else(|| self.source_identity(), |shown| shown.identity())
     }
 
-    /// The address as an identity.
+    /// The source that the address belongs to, as an identity: a network where one
+    /// client has all of its addresses.
     pub fn source_identity(&self) -> ClientId {
-        ClientId::from(format!("source:{}", self.source))
+        let source = match self.source {
+            // A host, and no part of a network.
+            IpAddr::V6(Ipv6Addr::LOCALHOST) => IpNet::only(self.source),
+            source => IpNet::of(source, self.prefixes),
+        };
+        ClientId::from(format!("source:{source}"))
     }
 }
 

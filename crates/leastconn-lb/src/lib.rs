@@ -22,6 +22,7 @@ pub mod identity;
 pub mod inherited;
 pub mod instead;
 pub mod judge;
+pub mod limiters;
 pub mod listener;
 pub mod live;
 pub mod logging;

@@ -6,13 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leastconn::{
-    Limiter,
-    net::{self, OnTruncation, RelayPolicy},
-};
+use leastconn::net::{self, OnTruncation, RelayPolicy};
 
 use crate::{
     config::{self, IpNet, OnExpiry, Prefixes, StartTls, TlsRecords},
+    limiters::Limiters,
     metrics::{ListenerMetrics, Metrics},
     policy::Routing,
     presented::Chains,
@@ -54,7 +52,7 @@ pub struct Listener {
     /// How sources are told apart.
     pub prefixes: Prefixes,
     /// All clients' buckets and counts.
-    pub limiter: Arc<Limiter>,
+    pub limiter: Arc<Limiters>,
     /// What clients have shown.
     pub chains: Arc<Chains>,
     /// Rules and upstreams.
@@ -69,7 +67,7 @@ pub struct Common {
     /// Turns for the costly part of a handshake.
     pub turns: Arc<Turns>,
     /// All clients' buckets and counts: they outlive every configuration.
-    pub limiter: Arc<Limiter>,
+    pub limiter: Arc<Limiters>,
     /// What clients have shown.
     pub chains: Arc<Chains>,
 }
@@ -113,7 +111,7 @@ impl Listener {
             metrics: Arc::new(common.metrics.listener(&config.name)),
             turns: Arc::clone(&common.turns),
             sources: limit.map(|limit| Arc::new(SourceLimit::new(limit, net::now()))),
-            prefixes: prefixes(config),
+            prefixes: config.prefixes(),
             limiter: Arc::clone(&common.limiter),
             chains: Arc::clone(&common.chains),
             state,
@@ -131,7 +129,7 @@ impl Listener {
         let Some(tls) = &config.tls else {
             return Ok(None);
         };
-        let trust = Trust::new(tls)?;
+        let trust = Trust::new(tls, config.max_intermediates)?;
         Ok(Some(Tls {
             server: tls::server(tls, trust.as_ref(), records)?,
             trust,
@@ -151,20 +149,22 @@ impl Listener {
     ) -> Result<Option<Tls>, TlsError> {
         let running = &self.state.config;
         let earlier = running.listener(&self.name);
-        let earlier = earlier.and_then(|earlier| earlier.tls.as_ref());
-        let (Some(earlier), Some(tls), Some(made)) = (earlier, &config.tls, &self.tls) else {
+        let before = earlier.and_then(|earlier| earlier.tls.as_ref());
+        let (Some(before), Some(tls), Some(made)) = (before, &config.tls, &self.tls) else {
             return Self::first_tls(config, records);
         };
-        if running.process.tls_records == records && earlier == tls {
+        let same_limit =
+            earlier.is_some_and(|earlier| earlier.max_intermediates == config.max_intermediates);
+        if running.process.tls_records == records && before == tls && same_limit {
             return Ok(Some(Tls {
                 server: made.clone(),
                 trust: self.trust.clone(),
             }));
         }
-        let trust = if Trust::same(earlier, tls) {
+        let trust = if same_limit && Trust::same(before, tls) {
             self.trust.clone()
         } else {
-            Trust::new(tls)?
+            Trust::new(tls, config.max_intermediates)?
         };
         Ok(Some(Tls {
             server: tls::server(tls, trust.as_ref(), records)?,
@@ -187,7 +187,7 @@ impl Listener {
             senders: config.senders.clone(),
             starttls: config.starttls,
             sources: self.next_sources(config),
-            prefixes: prefixes(config),
+            prefixes: config.prefixes(),
             state,
             ..self.clone()
         }
@@ -236,9 +236,4 @@ impl Listener {
             on_truncation: self.on_truncation,
         }
     }
-}
-
-fn prefixes(config: &config::Listener) -> Prefixes {
-    let limit = config.source_rate_limit;
-    limit.map_or_else(Prefixes::default, |limit| limit.prefixes)
 }

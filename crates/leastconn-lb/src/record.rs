@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::{
     access_log::AccessLog,
+    config::Prefixes,
     identity::Peer,
     judge::{self, Judged, Refused, Standing, judge},
     listener::Listener,
@@ -199,10 +200,11 @@ impl Record {
     }
 
     /// What the client calls itself, and what it has shown to prove it.
-    pub fn identified(&mut self, presented: Option<Arc<Presented>>) {
+    pub fn identified(&mut self, presented: Option<Arc<Presented>>, prefixes: Prefixes) {
         let mut known = self.live.known();
         let peer = Peer {
             source: known.seen.source,
+            prefixes,
             certificate: presented
                 .as_ref()
                 .map(|shown| Arc::clone(&shown.certificate)),

@@ -22,6 +22,7 @@ impl Seen {
         let presented = self.presented.as_ref();
         Peer {
             source: self.source,
+            prefixes: listener.prefixes,
             certificate: presented
                 .filter(|_| listener.trust.is_some())
                 .map(|presented| Arc::clone(&presented.certificate)),

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use leastconn::{Limiter, Member, Reason, net};
+use leastconn::{Member, Reason, net};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -17,6 +17,7 @@ use crate::{
     control::Control,
     descriptors, expiry, files,
     inherited::Inherited,
+    limiters::Limiters,
     listener::{Common, Listener},
     live::Registry,
     memory::{self, Budget, Watching},
@@ -34,9 +35,6 @@ use crate::{
     upstream::UpstreamError,
     watch::{Events, watch},
 };
-
-/// Clients that are not idle and can be kept count of.
-const MAX_CLIENTS: usize = 1 << 21;
 
 /// How long connections may take to wind up once they were told to end.
 const WIND_UP: Duration = Duration::from_secs(2);
@@ -142,7 +140,7 @@ impl Prepared {
                 process.max_handshakes.get(),
                 process.workers.get(),
             )),
-            limiter: Arc::new(Limiter::new(MAX_CLIENTS, net::now())),
+            limiter: Arc::new(Limiters::new(net::now())),
             chains: Arc::default(),
         };
         let state = Arc::new(State::start(config)?);
@@ -390,7 +388,7 @@ impl Drop for Server {
 }
 
 /// Forgets clients and sources that are idle, now and then.
-async fn forget_idle(limiter: Arc<Limiter>, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+async fn forget_idle(limiter: Arc<Limiters>, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let mut tick = interval(Duration::from_secs(60));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -12,6 +12,7 @@ mod clues;
 mod direct;
 mod handshake;
 mod hello;
+mod intermediates;
 mod offer;
 pub(crate) mod path;
 mod pinned;
@@ -55,11 +56,12 @@ use crate::{
 pub struct Trust(Arc<CachingVerifier>);
 
 impl Trust {
-    /// For clients that must show a certificate; `None`: they need not.
+    /// For clients that must show a certificate, with at most `max_intermediates` beside
+    /// it; `None`: they need not.
     ///
     /// # Errors
     /// If rustls refuses the authorities or the lists.
-    pub fn new(tls: &Tls) -> Result<Option<Self>, TlsError> {
+    pub fn new(tls: &Tls, max_intermediates: usize) -> Result<Option<Self>, TlsError> {
         if tls.client_auth == ClientAuth::None {
             return Ok(None);
         }
@@ -71,7 +73,7 @@ impl Trust {
             Usage::Client,
         )?;
         let pins = tls.client_pins.iter().map(|pin| pin.as_str().to_owned());
-        let verifier = CachingVerifier::new(chains, Pins::new(pins));
+        let verifier = CachingVerifier::new(chains, Pins::new(pins), max_intermediates);
         Ok(Some(Self(Arc::new(verifier))))
     }
 
@@ -256,19 +258,14 @@ fn server_config(
 /// outer one.
 pub fn trusts(
     tls: &Tls,
+    max_intermediates: usize,
     certificate: &CertificateDer<'_>,
     above: &[CertificateDer<'_>],
 ) -> Result<Result<(), ChainError>, TlsError> {
-    let Some(Trust(verifier)) = Trust::new(tls)? else {
+    let Some(Trust(verifier)) = Trust::new(tls, max_intermediates)? else {
         return Ok(Ok(()));
     };
-    let verified = verifier.verify(
-        crate::presented::fingerprint_of(certificate, above),
-        certificate,
-        above,
-        UnixTime::now(),
-        Tolerance::default(),
-    );
+    let verified = verifier.verify_new(certificate, above, UnixTime::now());
     Ok(verified.map(drop))
 }
 

@@ -6,7 +6,10 @@
 //! milliseconds later, if each takes a third of one. So a handshake asks for a
 //! [`Place`] to begin with, and for a [`Turn`] before each step; both go round the
 //! sources (`queue`). A source is a network, by default an IPv4 address or an IPv6
-//! /64, which is what one customer has.
+//! /64, which is what one customer has. The /64s of one /48 share as a group.
+//!
+//! Only work counts: a handshake that waits for its client gives its place to whoever
+//! needs one (`idle`).
 //!
 //! Every step or two, a turn begins only after all that could run has run, and the
 //! runtime has asked the system what else can: so connections that are established go
@@ -16,11 +19,16 @@
 //! With few handshakes in progress none of this happens: an uncontended lock, twice
 //! for the place and once for each step.
 
+mod idle;
 mod queue;
 
 use std::{
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -33,7 +41,8 @@ use crate::{
     config::{IpNet, Prefixes},
     metrics::Counted,
 };
-use queue::{Asked, Queue, Step, Ticket};
+use idle::{Idle, Wait};
+use queue::{Asked, Queue, Source, Step, Ticket};
 
 /// Handshakes in progress for each worker that need no order: what they can keep a
 /// newcomer waiting is a few milliseconds.
@@ -48,6 +57,31 @@ const SHORT: Duration = Duration::from_millis(1);
 /// The most that handshakes run on for where there is none.
 const LONG: Duration = Duration::from_millis(2);
 
+/// Handshakes without a place that wait for their clients, for each place. One holds some
+/// 28 KiB.
+const PARKED: usize = 8;
+
+/// The length of the prefix that groups IPv6 sources: what one site has.
+const GROUP_V6: u8 = 48;
+
+impl Source for IpNet {
+    fn group(self) -> Self {
+        if self.is_ipv4() || self.prefix() <= GROUP_V6 {
+            return self;
+        }
+        let prefixes = Prefixes {
+            v6: GROUP_V6,
+            ..Prefixes::default()
+        };
+        Self::of(self.address(), prefixes)
+    }
+}
+
+/// The handshake was ended, as it waited for its client while too many others did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the client was slow to answer while too many handshakes waited for their clients")]
+pub struct Evicted;
+
 /// The turns of a process.
 #[derive(Debug)]
 pub struct Turns(Mutex<State>);
@@ -55,6 +89,7 @@ pub struct Turns(Mutex<State>);
 #[derive(Debug)]
 struct State {
     queue: Queue<IpNet, Sender<()>>,
+    idle: Idle<IpNet, Sender<()>>,
     /// For how long handshakes may run on, because others did.
     ahead: Duration,
 }
@@ -64,6 +99,7 @@ impl Turns {
     pub fn new(max_handshakes: usize, workers: usize) -> Self {
         Self(Mutex::new(State {
             queue: Queue::new(max_handshakes, workers, FEW * workers),
+            idle: Idle::new(PARKED * max_handshakes),
             ahead: Duration::ZERO,
         }))
     }
@@ -71,7 +107,13 @@ impl Turns {
     /// At most `max_handshakes` from now on. Those beyond that are in progress go on,
     /// and nobody begins until enough have ended.
     pub fn resize(&self, max_handshakes: usize) {
-        let told = self.lock().queue.resize(max_handshakes);
+        let told = {
+            let mut state = self.lock();
+            state.idle.resize(PARKED * max_handshakes);
+            let mut told = state.queue.resize(max_handshakes);
+            told.extend(state.evict());
+            told
+        };
         told.into_iter().for_each(tell);
     }
 
@@ -81,18 +123,28 @@ impl Turns {
     /// # Cancel safety
     /// Whoever goes away has not waited, and its place is somebody else's.
     pub async fn enter(self: &Arc<Self>, source: IpNet, waiting: &Gauge) -> Place {
-        let mut told = None;
-        let asked = self.lock().queue.enter(source, || promise(&mut told));
-        let place = || Place {
+        self.take_place(source, waiting).await;
+        Place {
             turns: Arc::clone(self),
             source,
             waiting: waiting.clone(),
+            has_place: AtomicBool::new(true),
+        }
+    }
+
+    async fn take_place(&self, source: IpNet, waiting: &Gauge) {
+        let mut told = None;
+        let (asked, others) = {
+            let mut state = self.lock();
+            let others = state.make_room(source);
+            let asked = state.queue.enter(source, || promise(&mut told));
+            (asked, others)
         };
+        others.into_iter().for_each(tell);
         if let (Asked::Wait(ticket), Some(told)) = (asked, told) {
             let _counted = Counted::new(waiting);
             Waiting::wait(self, source, ticket, For::Place, told).await;
         }
-        place()
     }
 
     /// Each critical section leaves what it guards whole, so a panic in another
@@ -114,6 +166,37 @@ impl Turns {
             state.queue.finish()
         };
         next.into_iter().for_each(tell);
+    }
+}
+
+impl State {
+    /// Parks handshakes that wait for their clients until `source` finds a place, if so
+    /// many are there. Returns whom to tell that they have a place, or are ended.
+    fn make_room(&mut self, source: IpNet) -> Vec<Sender<()>> {
+        let mut told = Vec::new();
+        while !self.queue.may_enter(source)
+            && let Some(parked) = self.idle.park()
+        {
+            told.extend(self.queue.leave(parked));
+        }
+        told.extend(self.evict());
+        told
+    }
+
+    /// Parks who has waited longest as long as others wait for a place.
+    fn yield_places(&mut self) -> Vec<Sender<()>> {
+        let mut told = Vec::new();
+        while self.queue.has_entering()
+            && let Some(parked) = self.idle.park()
+        {
+            told.extend(self.queue.leave(parked));
+        }
+        told.extend(self.evict());
+        told
+    }
+
+    fn evict(&mut self) -> Vec<Sender<()>> {
+        std::iter::from_fn(|| self.idle.evict()).collect()
     }
 }
 
@@ -189,6 +272,21 @@ pub struct Place {
     turns: Arc<Turns>,
     source: IpNet,
     waiting: Gauge,
+    /// Not while it is parked.
+    has_place: AtomicBool,
+}
+
+/// A handshake that waits for its client.
+struct ForClient<'a> {
+    place: &'a Place,
+    wait: Wait,
+}
+
+impl Drop for ForClient<'_> {
+    fn drop(&mut self) {
+        let has_place = self.place.turns.lock().idle.end(self.wait);
+        self.place.has_place.store(has_place, Ordering::Relaxed);
+    }
 }
 
 impl Place {
@@ -205,7 +303,44 @@ impl Place {
             turns: Arc::new(turns),
             source,
             waiting: Gauge::default(),
+            has_place: AtomicBool::new(true),
         }
+    }
+
+    /// Waits for something that only the client can do. The handshake has no claim to its
+    /// place meanwhile, and takes one again before this returns.
+    ///
+    /// # Errors
+    /// If the handshake is to end, as too many wait.
+    ///
+    /// # Cancel safety
+    /// As that of `client`.
+    pub async fn wait_for<T>(&self, client: impl Future<Output = T>) -> Result<T, Evicted> {
+        let mut client = pin!(client);
+        // Most often it has answered already.
+        let first = poll_fn(|cx| Poll::Ready(client.as_mut().poll(cx))).await;
+        if let Poll::Ready(answer) = first {
+            return Ok(answer);
+        }
+        let (end, ended) = channel();
+        let (wait, others) = {
+            let mut state = self.turns.lock();
+            let wait = state.idle.begin(self.source, end);
+            (wait, state.yield_places())
+        };
+        let waiting = ForClient { place: self, wait };
+        others.into_iter().for_each(tell);
+        let answer = tokio::select! {
+            biased;
+            answer = client => answer,
+            Ok(()) = ended => return Err(Evicted),
+        };
+        drop(waiting);
+        if !self.has_place.load(Ordering::Relaxed) {
+            self.turns.take_place(self.source, &self.waiting).await;
+            self.has_place.store(true, Ordering::Relaxed);
+        }
+        Ok(answer)
     }
 
     /// Waits for a turn at the processor. It is for work that waits for nothing:
@@ -245,7 +380,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.turns.leave(self.source);
+        if *self.has_place.get_mut() {
+            self.turns.leave(self.source);
+        }
     }
 }
 

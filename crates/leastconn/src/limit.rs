@@ -6,9 +6,10 @@
 //!
 //! A client is forgotten only when it has no connection open and its bucket is
 //! full, which is what a client never seen has. So forgetting gives nobody a
-//! fresh burst. The table has a fixed capacity; when it is full of clients that
-//! may not be forgotten yet, strangers are refused, and those in it are served
-//! as before.
+//! fresh burst. The table has a fixed capacity. When it is full of clients that may
+//! not be forgotten yet, strangers are refused, and those in it are served as before;
+//! or, in a table made by [`Limiter::forgetful`], clients without connections are
+//! forgotten early, those whose bucket is closest to full first.
 //!
 //! Cost: one uncontended lock and one or two hash look-ups for a connection,
 //! and about 200 bytes for a client while it is remembered.
@@ -81,6 +82,14 @@ pub struct Limiter {
     hasher: RandomState,
     shards: Box<[Mutex<Shard>]>,
     shard_capacity: usize,
+    when_full: WhenFull,
+}
+
+/// What a full table does about a client that it does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WhenFull {
+    Refuse,
+    Forget,
 }
 
 #[derive(Debug, Default)]
@@ -141,6 +150,10 @@ const MAX_SHARDS: usize = 64;
 /// the table is full.
 const MIN_SHARD: usize = 1024;
 
+/// A full shard that forgets early forgets this part of its clients at a time, so that a
+/// pass over all of them is rare.
+const BATCH: usize = 16;
+
 /// How long a shard rests between sweeps for room, for each client in it: a
 /// hundred times of what looking at one takes. So a flood of strangers at a
 /// table that is full costs a hundredth of a core.
@@ -150,12 +163,26 @@ impl Limiter {
     /// A table for up to about `capacity` clients that are not idle. `epoch`
     /// must not be later than any `now` given later.
     pub fn new(capacity: usize, epoch: Instant) -> Self {
+        Self::with(capacity, epoch, WhenFull::Refuse)
+    }
+
+    /// A table that never refuses a client for being full.
+    ///
+    /// It makes room by forgetting clients without connections whose bucket is not full
+    /// yet: they may have another burst. Clients with connections stay, also beyond
+    /// `capacity`.
+    pub fn forgetful(capacity: usize, epoch: Instant) -> Self {
+        Self::with(capacity, epoch, WhenFull::Forget)
+    }
+
+    fn with(capacity: usize, epoch: Instant, when_full: WhenFull) -> Self {
         let shards = (capacity / MIN_SHARD).clamp(1, MAX_SHARDS);
         Self {
             epoch,
             hasher: RandomState::new(),
             shards: (0..shards).map(|_| Mutex::new(Shard::default())).collect(),
             shard_capacity: capacity.div_ceil(shards).max(1),
+            when_full,
         }
     }
 
@@ -177,7 +204,7 @@ impl Limiter {
         if let Some(known) = shard.clients.get_mut(client) {
             return known.admit(limits, now);
         }
-        shard.make_room(self.shard_capacity, now)?;
+        shard.make_room(self.shard_capacity, self.when_full, now)?;
         let mut entry = Entry::default();
         let permit = entry.admit(limits, now)?;
         shard.clients.insert(client.clone(), entry);
@@ -231,16 +258,44 @@ impl Limiter {
 }
 
 impl Shard {
-    fn make_room(&mut self, capacity: usize, now: u64) -> Result<(), Refusal> {
+    fn make_room(&mut self, capacity: usize, when_full: WhenFull, now: u64) -> Result<(), Refusal> {
         if self.clients.len() >= capacity && now >= self.next_sweep {
             self.sweep(now);
-            let rest = REST_PER_CLIENT.saturating_mul(capacity as u64);
-            self.next_sweep = now.saturating_add(rest);
+            if when_full == WhenFull::Forget && self.clients.len() >= capacity {
+                self.forget_early(self.clients.len() - capacity + capacity.div_ceil(BATCH));
+            }
+            // With room made, the next sweep is due when that is used up, however soon.
+            if self.clients.len() >= capacity || when_full == WhenFull::Refuse {
+                let rest = REST_PER_CLIENT.saturating_mul(capacity as u64);
+                self.next_sweep = now.saturating_add(rest);
+            }
         }
-        if self.clients.len() >= capacity {
+        if self.clients.len() >= capacity && when_full == WhenFull::Refuse {
             return Err(Refusal::TableFull);
         }
         Ok(())
+    }
+
+    /// Forgets up to `count` clients without connections, those first whose buckets are
+    /// full soonest.
+    fn forget_early(&mut self, count: usize) {
+        let unused = |entry: &Entry| entry.open.load(Ordering::Acquire) == 0;
+        let mut times: Vec<u64> = self
+            .clients
+            .values()
+            .filter(|entry| unused(entry))
+            .map(|entry| entry.bucket.full_at())
+            .collect();
+        let Some(last) = count.min(times.len()).checked_sub(1) else {
+            return;
+        };
+        let (_, &mut latest, _) = times.select_nth_unstable(last);
+        let mut left = count;
+        self.clients.retain(|_, entry| {
+            let forget = left > 0 && entry.bucket.full_at() <= latest && unused(entry);
+            left -= usize::from(forget);
+            !forget
+        });
     }
 
     fn sweep(&mut self, now: u64) {

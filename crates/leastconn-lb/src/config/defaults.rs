@@ -12,6 +12,8 @@ pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
 pub(crate) const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
 
+pub(crate) const MAX_INTERMEDIATES: u32 = 8;
+
 pub(crate) const RESUMPTION_LIFETIME: Duration = Duration::from_hours(1);
 
 pub(crate) const KEEPALIVE: Duration = Duration::from_secs(60);

@@ -227,10 +227,20 @@ pub struct Listener {
     pub source_rate_limit: Option<SourceRateLimit>,
     /// What comes before the TLS handshake.
     pub starttls: StartTls,
+    /// Certificates that a client may send beside its own.
+    pub max_intermediates: usize,
     /// Who sends PROXY headers, which must come first; `None`: nobody.
     pub senders: Option<Senders>,
     /// TLS towards clients; `None`: plain TCP.
     pub tls: Option<Tls>,
+}
+
+impl Listener {
+    /// How sources are told apart.
+    pub fn prefixes(&self) -> Prefixes {
+        let limit = self.source_rate_limit;
+        limit.map_or_else(Prefixes::default, |limit| limit.prefixes)
+    }
 }
 
 /// What happens when a certificate expires during its connection.

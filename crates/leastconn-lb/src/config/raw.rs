@@ -5,6 +5,7 @@
 //! into them, so every field may be missing here: what was wrong has been
 //! reported and cut out by then, and what was required and is absent too.
 
+mod source;
 pub mod value;
 
 use std::time::Duration;
@@ -20,6 +21,7 @@ use super::{
     },
     tls::{ClientAuth, MinVersion, Resumption},
 };
+pub use source::RawSourceRateLimit;
 use value::{At, DateTime, DurationText, OneOrMany, ServerEntry, StatusCodes, Workers};
 
 /// A key that may be absent.
@@ -169,6 +171,9 @@ pub struct RawListener {
     /// after all data: by a reset, or as an orderly end.
     #[schemars(extend("default" = "reset"))]
     pub on_truncation: Opt<OnTruncation>,
+    /// Certificates that a client may send beside its own. One that sends more is refused.
+    #[schemars(range(max = 64), extend("default" = defaults::MAX_INTERMEDIATES))]
+    pub max_intermediates: Opt<u32>,
     /// Whether a PROXY protocol header (v1 or v2) comes before anything else.
     #[schemars(extend("default" = "off"))]
     pub proxy_protocol: Opt<ProxyProtocolIn>,
@@ -557,25 +562,6 @@ pub struct RawRateLimit {
     /// How many may come at once. Default: the rate, rounded up.
     #[schemars(range(min = 1))]
     pub burst: Opt<u32>,
-}
-
-/// How fast a source may open connections: a token bucket for each network.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "source_rate_limit")]
-pub struct RawSourceRateLimit {
-    /// New connections a second.
-    #[schemars(required)]
-    pub rate: Opt<f64>,
-    /// How many may come at once. Default: the rate, rounded up.
-    #[schemars(range(min = 1))]
-    pub burst: Opt<u32>,
-    /// The bits of an IPv4 address that make a source; 32: each address is one.
-    #[schemars(range(min = 1, max = 32), extend("default" = 32))]
-    pub prefix_v4: Opt<u32>,
-    /// The bits of an IPv6 address that make a source. Within a /64, whoever has one address has all.
-    #[schemars(range(min = 1, max = 128), extend("default" = 64))]
-    pub prefix_v6: Opt<u32>,
 }
 
 /// What other tables leave out.

@@ -1,13 +1,14 @@
 use std::{collections::HashMap, path::Path};
 
 use jiff::Timestamp;
-use leastconn::{Limiter, Server, Tried};
+use leastconn::{Server, Tried};
 
 use super::*;
 use crate::{
     access_log::AccessLog,
-    config::{self, Access},
+    config::{self, Access, Prefixes},
     judge,
+    limiters::Limiters,
     listener::Common,
     live::Registry,
     metrics::Metrics,
@@ -72,7 +73,7 @@ impl Scene {
         let common = Common {
             metrics: Arc::clone(&books.metrics),
             turns: Arc::new(Turns::new(1, 1)),
-            limiter: Arc::new(Limiter::new(1, net::now())),
+            limiter: Arc::new(Limiters::new(net::now())),
             chains: Arc::default(),
         };
         let state = Arc::new(State::start(config(allow)).unwrap());
@@ -104,7 +105,7 @@ impl Scene {
             .registry
             .register("main".into(), Arc::clone(&metrics), source, net::now());
         let mut record = Record::open(self.books.clone(), metrics, live, net::now());
-        record.identified(None);
+        record.identified(None, Prefixes::default());
         record
     }
 

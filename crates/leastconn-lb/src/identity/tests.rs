@@ -17,6 +17,7 @@ fn read(leaf: LeafBuilder<'_>) -> Result<Certificate, Ambiguous> {
 fn peer(leaf: LeafBuilder<'_>) -> Peer {
     Peer {
         source: "10.0.0.7".parse().unwrap(),
+        prefixes: Prefixes::default(),
         certificate: Some(read(leaf).unwrap().into()),
     }
 }
@@ -182,11 +183,24 @@ fn the_best_name_is_the_common_name_a_dns_name_a_uri_the_key_or_the_address() {
     let cert = leaf("a").no_cn().ou("x").build();
     let read = Certificate::from_der(cert.der()).unwrap();
     assert_eq!(read.identity().as_str(), format!("spki:{}", read.spki));
-    let nobody = Peer {
-        source: "::1".parse().unwrap(),
-        certificate: None,
+    let source = |address: &str, prefixes| {
+        let peer = Peer {
+            source: address.parse().unwrap(),
+            prefixes,
+            certificate: None,
+        };
+        peer.identity().to_string()
     };
-    assert_eq!(nobody.identity().as_str(), "source:::1");
+    let usual = Prefixes::default();
+    assert_eq!(source("10.0.0.7", usual), "source:10.0.0.7");
+    assert_eq!(source("::ffff:10.0.0.7", usual), "source:10.0.0.7");
+    assert_eq!(source("2001:db8::1:2", usual), "source:2001:db8::/64");
+    let wide = Prefixes { v4: 24, v6: 48 };
+    assert_eq!(source("10.0.0.7", wide), "source:10.0.0.0/24");
+    assert_eq!(source("2001:db8:0:1::2", wide), "source:2001:db8::/48");
+    let each = Prefixes { v4: 32, v6: 128 };
+    assert_eq!(source("2001:db8::1", each), "source:2001:db8::1");
+    assert_eq!(source("::1", usual), "source:::1");
 }
 
 /// Against rustls' own reading of the same certificate.

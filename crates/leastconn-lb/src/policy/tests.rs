@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     config::{
         Access, AccessFilter, Allow, Client, CnPattern, DnsPattern, ExactText, Format, IpNet,
-        Level, Log, Process, Spki, TlsRecords, UriPattern,
+        Level, Log, Prefixes, Process, Spki, TlsRecords, UriPattern,
     },
     identity::Certificate,
 };
@@ -103,6 +103,7 @@ fn peer(cn: Option<&str>, dns: &[&str], source: &str) -> Peer {
 fn showing(certificate: Certificate, source: &str) -> Peer {
     Peer {
         source: source.parse().unwrap(),
+        prefixes: Prefixes::default(),
         certificate: Some(Arc::new(certificate)),
     }
 }
@@ -366,10 +367,8 @@ prop_compose! {
         certificate in prop::option::of(certificate()),
         source in prop::sample::select(&SOURCES[..]),
     ) -> Peer {
-        Peer {
-            source: source.parse::<IpAddr>().unwrap(),
-            certificate: certificate.map(Arc::new),
-        }
+        let peer = showing(Certificate::default(), source);
+        Peer { certificate: certificate.map(Arc::new), ..peer }
     }
 }
 

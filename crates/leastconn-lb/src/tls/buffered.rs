@@ -25,7 +25,7 @@ use super::{
     handshake::LastFlight,
     record::{ControlLimit, EMPTY_IN_A_ROW, MAX_PLAINTEXT, Verdict, Violation, payload_length},
 };
-use crate::turns::Place;
+use crate::turns::{Evicted, Place};
 use boundary::{Boundary, Step};
 use suites::Request;
 
@@ -123,6 +123,14 @@ pub(super) struct Buffered {
     close_notify_sent: bool,
 }
 
+/// Waits for the client, with what that means for a handshake that has a place.
+async fn client<T>(place: Option<&Place>, client: impl Future<Output = T>) -> Result<T, Evicted> {
+    match place {
+        Some(place) => place.wait_for(client).await,
+        None => Ok(client.await),
+    }
+}
+
 impl Buffered {
     pub(super) fn new(socket: TcpStream, session: impl Into<Connection>) -> Self {
         let mut session = session.into();
@@ -180,7 +188,7 @@ impl Buffered {
             } else {
                 LastFlight::Received
             };
-            poll_fn(|cx| self.poll_send(cx)).await?;
+            client(place, poll_fn(|cx| self.poll_send(cx))).await??;
             if !self.session.is_handshaking() {
                 return Ok(last);
             }
@@ -189,7 +197,7 @@ impl Buffered {
                 let before = early;
                 let count = self.session.read_tls(&mut early)?;
                 self.boundary.pass(&before[..count]);
-            } else if poll_fn(|cx| self.poll_read_tls(cx)).await? == 0 {
+            } else if client(place, poll_fn(|cx| self.poll_read_tls(cx))).await?? == 0 {
                 return Err(HandshakeError::Closed);
             }
             let _turn = match place {
@@ -560,6 +568,7 @@ impl HandshakeError {
     fn into_io(self) -> io::Error {
         match self {
             Self::Io(error) => error,
+            Self::Evicted(error) => io::Error::other(error),
             Self::Closed => io::ErrorKind::UnexpectedEof.into(),
             Self::Tls(error) => io::Error::new(io::ErrorKind::InvalidData, error),
         }

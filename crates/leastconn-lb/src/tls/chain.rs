@@ -14,6 +14,7 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{
+    intermediates::{Failures, IssuerSelection},
     path::{self, AnchorLimits, PathError, rewrite::Rewritten},
     words,
 };
@@ -65,6 +66,13 @@ pub enum ChainError {
         /// The error with its times.
         error: CertificateError,
     },
+    /// The client sent more certificates than the listener accepts.
+    TooManyIntermediates {
+        /// Certificates beside its own.
+        sent: usize,
+        /// How many are accepted.
+        max: usize,
+    },
     /// A list names one of the certificates.
     Revoked {
         /// The list's issuer.
@@ -102,7 +110,9 @@ impl ChainError {
             Self::IssuerDates { .. } => Reason::ExpiredCertificate,
             Self::Revoked { .. } => Reason::RevokedCertificate,
             Self::CrlExpired { .. } => Reason::CrlExpired,
-            Self::NoCrl { .. } | Self::Path(_) => Reason::UntrustedCertificate,
+            Self::TooManyIntermediates { .. } | Self::NoCrl { .. } | Self::Path(_) => {
+                Reason::UntrustedCertificate
+            }
         }
     }
 
@@ -114,6 +124,9 @@ impl ChainError {
                 CertificateError::InvalidPurpose
             }
             Self::Path(error) => CertificateError::Other(OtherError(Arc::new(error.clone()))),
+            Self::TooManyIntermediates { .. } => {
+                CertificateError::Other(OtherError(Arc::new(self.clone())))
+            }
             Self::Revoked { .. } => CertificateError::Revoked,
             Self::CrlExpired { at, .. } => CertificateError::ExpiredRevocationListContext {
                 time: now,
@@ -133,7 +146,7 @@ impl ChainError {
     /// Of several errors, the one to report: the more it tells, the higher.
     const fn rank(&self) -> u8 {
         match self {
-            Self::Certificate(_) | Self::Path(_) => 0,
+            Self::Certificate(_) | Self::TooManyIntermediates { .. } | Self::Path(_) => 0,
             Self::IssuerDates { .. } => 1,
             Self::NoCrl { .. } => 2,
             Self::CrlExpired { .. } => 3,
@@ -205,6 +218,7 @@ pub(super) struct ChainVerifier {
     lists: Arc<CrlStore>,
     algorithms: WebPkiSupportedAlgorithms,
     usage: Usage,
+    issuers: IssuerSelection,
 }
 
 impl ChainVerifier {
@@ -241,6 +255,7 @@ impl ChainVerifier {
         Ok(Self {
             anchors: anchors(false),
             canonical_anchors: anchors(true),
+            issuers: IssuerSelection::new(authorities),
             roots,
             authorities: kept,
             lists,
@@ -273,7 +288,15 @@ impl ChainVerifier {
             return Err(CertificateError::UnknownIssuer.into());
         }
         let algorithms = self.algorithms.all;
-        let as_sent = self.attempt(end_entity, intermediates, None, algorithms, now, tolerance);
+        let (mut failures, at) = (Failures::default(), (now, tolerance));
+        let as_sent = self.attempt(
+            end_entity,
+            intermediates,
+            None,
+            algorithms,
+            &mut failures,
+            at,
+        );
         let error = match as_sent {
             Ok(validity) => return Ok(validity),
             Err(Failure::Path(error)) => return Err(error),
@@ -285,7 +308,7 @@ impl ChainVerifier {
             let algorithms = rewritten.algorithms(algorithms);
             let algorithms: Vec<&dyn SignatureVerificationAlgorithm> =
                 algorithms.iter().map(|one| one as _).collect();
-            Some(self.attempt(own, above, Some(rewritten), &algorithms, now, tolerance))
+            Some(self.attempt(own, above, Some(rewritten), &algorithms, &mut failures, at))
         });
         match again {
             Some(Ok(validity)) => Ok(validity),
@@ -304,8 +327,8 @@ impl ChainVerifier {
         intermediates: &[CertificateDer<'_>],
         rewritten: Option<&Rewritten>,
         algorithms: &[&dyn SignatureVerificationAlgorithm],
-        now: UnixTime,
-        tolerance: Tolerance,
+        failures: &mut Failures,
+        (now, tolerance): (UnixTime, Tolerance),
     ) -> Result<Validity, Failure> {
         let parsed = EndEntityCert::try_from(end_entity).map_err(Failure::Webpki)?;
         let anchors = match rewritten {
@@ -331,10 +354,13 @@ impl ChainVerifier {
             Usage::Client => KeyUsage::client_auth(),
             Usage::Server => KeyUsage::server_auth(),
         };
+        let selected =
+            self.issuers
+                .select(end_entity, intermediates, anchors, algorithms, failures);
         let verified = parsed.verify_for_usage(
             algorithms,
             anchors,
-            intermediates,
+            &selected,
             now,
             usage,
             None,

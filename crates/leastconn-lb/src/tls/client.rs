@@ -136,6 +136,8 @@ pub async fn connect(
             Failure("the server closed the connection before the handshake was over".to_owned()),
         )),
         Err(HandshakeError::Io(error)) => Err(error),
+        // Only handshakes with clients share places.
+        Err(error @ HandshakeError::Evicted(_)) => Err(io::Error::other(error)),
     }
 }
 

@@ -15,7 +15,10 @@ use rustls::{
 };
 use tokio::net::TcpStream;
 
-use crate::{instead::Instead, turns::Place};
+use crate::{
+    instead::Instead,
+    turns::{Evicted, Place},
+};
 
 use super::{
     Clues, Failed, Server,
@@ -90,6 +93,9 @@ pub enum HandshakeError {
     /// The socket broke.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// Too many handshakes wait for their clients, and this one did for longest.
+    #[error(transparent)]
+    Evicted(#[from] Evicted),
     /// The client closed in the middle.
     #[error("the client closed the connection before the handshake was over")]
     Closed,
@@ -101,6 +107,7 @@ impl HandshakeError {
         match self {
             Self::Tls(Error::NoCertificatesPresented) => Reason::NoCertificate,
             Self::Tls(Error::InvalidCertificate(error)) => certificate_reason(error),
+            Self::Evicted(_) => Reason::Overloaded,
             _ => Reason::HandshakeFailed,
         }
     }

@@ -10,7 +10,7 @@
 use std::{borrow::Cow, cell::RefCell};
 
 use jiff::Timestamp;
-use x509_parser::{certificate::X509Certificate, prelude::FromDer, x509::X509Name};
+use x509_parser::{certificate::X509CertificateParser, nom::Parser, x509::X509Name};
 
 use crate::identity;
 
@@ -45,7 +45,10 @@ pub struct Claimed {
 
 impl Claimed {
     pub(super) fn from_der(der: &[u8]) -> Option<Self> {
-        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        // Without the contents of its extensions: nobody vouches for it, and reading tens of
+        // thousands of names takes milliseconds.
+        let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
+        let (_, certificate) = parser.parse(der).ok()?;
         let not_after = certificate.validity().not_after.timestamp();
         Some(Self {
             serial: bounded(&identity::serial(certificate.raw_serial())).into_owned(),

@@ -154,7 +154,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         let last = if answer.is_empty() {
             LastFlight::Received
         } else {
-            socket.write_all(&answer).await?;
+            place.wait_for(socket.write_all(&answer)).await??;
             answer.clear();
             LastFlight::Sent
         };
@@ -167,7 +167,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         if received.len() > ENOUGH {
             return Err(Error::General("too long a handshake message".into()).into());
         }
-        let count = socket.read(&mut chunk).await?;
+        let count = place.wait_for(socket.read(&mut chunk)).await??;
         if count == 0 {
             return Err(HandshakeError::Closed.into());
         }

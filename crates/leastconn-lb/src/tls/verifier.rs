@@ -47,13 +47,15 @@ pub(super) struct CachingVerifier {
     pins: Pins,
     /// Sent in the CertificateRequest; empty if they do not fit.
     names: Vec<DistinguishedName>,
+    /// Certificates that a client may send beside its own.
+    max_intermediates: usize,
     good: Mutex<HashMap<Fingerprint, Validity>>,
     #[cfg(test)]
     misses: std::sync::atomic::AtomicUsize,
 }
 
 impl CachingVerifier {
-    pub(super) fn new(chains: ChainVerifier, pins: Pins) -> Self {
+    pub(super) fn new(chains: ChainVerifier, pins: Pins, max_intermediates: usize) -> Self {
         let mut names = chains.names();
         let length = ca_names_length(names.iter().map(|name| name.as_ref().len()));
         // Too many for some clients, or for the message itself. None at all is allowed:
@@ -65,10 +67,27 @@ impl CachingVerifier {
             chains,
             pins,
             names,
+            max_intermediates,
             good: Mutex::default(),
             #[cfg(test)]
             misses: Default::default(),
         }
+    }
+
+    /// Verifies a chain that a client has just sent.
+    pub(super) fn verify_new(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Validity, ChainError> {
+        let (sent, max) = (intermediates.len(), self.max_intermediates);
+        if sent > max {
+            return Err(ChainError::TooManyIntermediates { sent, max });
+        }
+        let fingerprint = fingerprint_of(end_entity, intermediates);
+        let tolerance = Tolerance::default();
+        self.verify(fingerprint, end_entity, intermediates, now, tolerance)
     }
 
     /// Verifies a chain that was presented before, as of `now` in seconds since 1970.
@@ -163,9 +182,7 @@ impl ClientCertVerifier for CachingVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let fingerprint = fingerprint_of(end_entity, intermediates);
-        let tolerance = Tolerance::default();
-        match self.verify(fingerprint, end_entity, intermediates, now, tolerance) {
+        match self.verify_new(end_entity, intermediates, now) {
             Ok(_) => Ok(ClientCertVerified::assertion()),
             Err(error) => {
                 rejected::put(end_entity, Some(error.to_string()));

@@ -83,6 +83,10 @@ pub(super) fn chain(error: &ChainError, usage: Usage) -> String {
     match error {
         ChainError::Certificate(error) => certificate(error),
         ChainError::Path(error) => format!("the client's chain is refused: {error}"),
+        ChainError::TooManyIntermediates { sent, max } => format!(
+            "the client sent {sent} certificates beside its own, and `max_intermediates` of the \
+             listener is {max}"
+        ),
         ChainError::IssuerDates {
             name,
             is_authority,

@@ -1,32 +1,46 @@
-//! Who is next: the order of handshakes, without clock and without I/O.
+//! The order of handshakes, without clock and without I/O.
 //!
 //! Two things are short when many handshakes come at once, and sources share both.
+//! Sources are shared in two levels: groups of sources first (an IPv6 /48, which is what
+//! one site or one attacker has), then the sources of a group (its /64s).
 //!
-//! *Places*, `max` of them: what a handshake in progress holds of memory. A source
-//! may take one while it has fewer than twice as many as are left. So the places of
-//! one that floods come to two thirds, those of two such to two fifths each, and a
-//! newcomer finds some left, however long those in progress stall. When none is left,
-//! the source with the fewest goes first.
+//! *Places*, `max` of them: handshakes that may begin. A group may take one while it has
+//! fewer than twice as many as are left. So the places of a group that floods come to two
+//! thirds, those of two such to two fifths each, and a newcomer finds some left. When none
+//! is left, the group with the fewest goes first, and in it the source with the fewest. A
+//! handshake that waits for its client gives its place up when others need it; see
+//! [`super::idle`].
 //!
-//! *Turns*, as many as there are workers: the processor, for the signatures of one
-//! step. Sources take them one each, round and round. While no more than `few` are
-//! in progress, there is nothing to order: a step does not wait, and is not counted.
+//! *Turns*, as many as there are workers: the processor, for the signatures of one step.
+//! Groups take them one each, round and round, and so do the sources of a group. While no
+//! more than `few` are in progress, there is nothing to order: a step does not wait, and is
+//! not counted.
 //!
-//! Within a source, first come, first served, in both. Cost: a hash look-up; where
+//! Within a source, first come, first served, in both. Cost: two hash look-ups; where
 //! somebody waits, a few steps in trees as deep as there are sources waiting.
 //!
 //! Source: Choudhury and Hahne, Dynamic queue length thresholds for shared-memory
 //! packet switches (1998), for the places; Nagle, RFC 970, for the turns.
+
+mod group;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     hash::Hash,
 };
 
-/// How many times what is left a source may have.
+use group::Group;
+
+/// How many times what is left a group may have.
 const SHARE: usize = 2;
 
-/// Names one who waits.
+/// A source of handshakes.
+pub(super) trait Source: Copy + Ord + Hash {
+    /// The group that the source belongs to, named by a source.
+    fn group(self) -> Self;
+}
+
+/// Names one who waits. Later tickets are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Ticket(u64);
 
@@ -50,7 +64,7 @@ pub(super) enum Step {
     Wait(Ticket),
 }
 
-/// All handshakes in progress and those that wait. `S` is a source; `W` is what
+/// All handshakes that have a place and those that wait. `S` is a source; `W` is what
 /// tells one who waits that it is its turn.
 #[derive(Debug)]
 pub(super) struct Queue<S, W> {
@@ -60,45 +74,15 @@ pub(super) struct Queue<S, W> {
     in_progress: usize,
     taken: usize,
     next: u64,
-    sources: HashMap<S, Source<W>>,
-    /// Those with somebody waiting for a place: the number of places it has, its
-    /// oldest ticket, and which it is.
+    groups: HashMap<S, Group<S, W>>,
+    /// Groups with somebody waiting for a place: the number of places that each has, the
+    /// ticket of who is next in it, and which it is.
     entering: BTreeSet<(usize, Ticket, S)>,
-    /// Those with somebody waiting for a turn, in their order.
+    /// Groups with somebody waiting for a turn, in their order.
     ring: BTreeMap<u64, S>,
 }
 
-#[derive(Debug)]
-struct Source<W> {
-    in_progress: usize,
-    entering: BTreeMap<Ticket, W>,
-    stepping: BTreeMap<Ticket, W>,
-    /// Where it stands in the ring, while `stepping` is not empty.
-    position: u64,
-}
-
-impl<W> Source<W> {
-    const fn new() -> Self {
-        Self {
-            in_progress: 0,
-            entering: BTreeMap::new(),
-            stepping: BTreeMap::new(),
-            position: 0,
-        }
-    }
-
-    /// Its entry in `Queue::entering`, if it has one.
-    fn claim<S>(&self, source: S) -> Option<(usize, Ticket, S)> {
-        let (&oldest, _) = self.entering.first_key_value()?;
-        Some((self.in_progress, oldest, source))
-    }
-
-    fn is_gone(&self) -> bool {
-        self.in_progress == 0 && self.entering.is_empty() && self.stepping.is_empty()
-    }
-}
-
-impl<S: Copy + Ord + Hash, W> Queue<S, W> {
+impl<S: Source, W> Queue<S, W> {
     pub(super) fn new(max: usize, turns: usize, few: usize) -> Self {
         Self {
             max: max.max(1),
@@ -107,7 +91,7 @@ impl<S: Copy + Ord + Hash, W> Queue<S, W> {
             in_progress: 0,
             taken: 0,
             next: 0,
-            sources: HashMap::new(),
+            groups: HashMap::new(),
             entering: BTreeSet::new(),
             ring: BTreeMap::new(),
         }
@@ -125,69 +109,70 @@ impl<S: Copy + Ord + Hash, W> Queue<S, W> {
         self.next
     }
 
-    /// Whether a source that has so many places may have one more.
-    const fn may_enter(&self, has: usize) -> bool {
+    /// Whether a group that has so many places may have one more.
+    const fn may_have(&self, has: usize) -> bool {
         has < SHARE * self.max.saturating_sub(self.in_progress)
+    }
+
+    /// Whether `source` gets a place at once.
+    pub(super) fn may_enter(&self, source: S) -> bool {
+        let known = self.groups.get(&source.group());
+        self.may_have(known.map_or(0, Group::in_progress))
+    }
+
+    /// Whether somebody waits for a place.
+    pub(super) fn has_entering(&self) -> bool {
+        !self.entering.is_empty()
     }
 
     /// `source` asks for a place. `waiting` is called if it has to wait.
     pub(super) fn enter(&mut self, source: S, waiting: impl FnOnce() -> W) -> Asked {
-        let known = self.sources.get(&source);
-        // Who waits already may not enter either, so nobody is overtaken.
-        if self.may_enter(known.map_or(0, |known| known.in_progress)) {
+        // Who of its group waits already may not enter either, so nobody is overtaken.
+        if self.may_enter(source) {
             self.in_progress += 1;
-            let known = self.sources.entry(source).or_insert_with(Source::new);
-            known.in_progress += 1;
+            self.change(source, |group| group.begin(source));
             return Asked::Now;
         }
         let ticket = Ticket(self.number());
-        let known = self.sources.entry(source).or_insert_with(Source::new);
-        known.entering.insert(ticket, waiting());
-        if known.entering.len() == 1 {
-            self.entering.extend(known.claim(source));
-        }
+        self.change(source, |group| group.wait(source, ticket, waiting()));
         Asked::Wait(ticket)
     }
 
     /// A place of `source` is given back. Returns whom to tell that they have one.
     pub(super) fn leave(&mut self, source: S) -> Vec<W> {
         self.in_progress -= 1;
-        self.change(source, |known| known.in_progress -= 1);
+        self.change(source, |group| group.leave(source));
         self.admit()
     }
 
-    /// Who waits for a place and can have one. Whoever has the fewest may have one
-    /// more if anybody may.
+    /// Who waits for a place and can have one. The group with the fewest may have one
+    /// more if any may.
     fn admit(&mut self) -> Vec<W> {
         let mut told = Vec::new();
-        while let Some(&(has, _, source)) = self.entering.first() {
-            if !self.may_enter(has) {
+        while let Some(&(has, _, group)) = self.entering.first() {
+            if !self.may_have(has) {
                 break;
             }
             self.in_progress += 1;
-            let waiting = self.change(source, |known| {
-                known.in_progress += 1;
-                known.entering.pop_first()
-            });
-            told.extend(waiting.flatten().map(|(_, waiting)| waiting));
+            told.extend(self.change(group, Group::admit));
         }
         told
     }
 
     /// Who waited for a place goes away. `false`: it has one by now.
     pub(super) fn give_up_place(&mut self, source: S, ticket: Ticket) -> bool {
-        let removed = self.change(source, |known| known.entering.remove(&ticket));
-        removed.flatten().is_some()
+        self.change(source, |group| group.give_up_place(source, ticket))
     }
 
-    /// Changes a source, and keeps its claim and its existence true.
-    fn change<T>(&mut self, source: S, change: impl FnOnce(&mut Source<W>) -> T) -> Option<T> {
-        let known = self.sources.get_mut(&source)?;
-        let before = known.claim(source);
-        let changed = change(known);
-        let after = known.claim(source);
-        if known.is_gone() {
-            self.sources.remove(&source);
+    /// Changes the group of `source`, and keeps its claim and its existence true.
+    fn change<T>(&mut self, source: S, change: impl FnOnce(&mut Group<S, W>) -> T) -> T {
+        let name = source.group();
+        let group = self.groups.entry(name).or_insert_with(Group::new);
+        let before = group.claim(name);
+        let changed = change(group);
+        let after = group.claim(name);
+        if group.is_gone() {
+            self.groups.remove(&name);
         }
         if before != after {
             if let Some(before) = before {
@@ -195,7 +180,7 @@ impl<S: Copy + Ord + Hash, W> Queue<S, W> {
             }
             self.entering.extend(after);
         }
-        Some(changed)
+        changed
     }
 
     /// `source`, which has a place, asks for a turn.
@@ -208,12 +193,10 @@ impl<S: Copy + Ord + Hash, W> Queue<S, W> {
             return Step::Counted;
         }
         let ticket = Ticket(self.number());
-        let known = self.sources.entry(source).or_insert_with(Source::new);
-        known.stepping.insert(ticket, waiting());
-        if known.stepping.len() == 1 {
+        let is_first = self.change(source, |group| group.step(source, ticket, waiting()));
+        if is_first {
             // To the end of the row.
-            known.position = ticket.0;
-            self.ring.insert(ticket.0, source);
+            self.ring.insert(ticket.0, source.group());
         }
         Step::Wait(ticket)
     }
@@ -228,31 +211,20 @@ impl<S: Copy + Ord + Hash, W> Queue<S, W> {
     }
 
     fn next_in_turn(&mut self) -> Option<W> {
-        let (_, source) = self.ring.pop_first()?;
+        let (_, group) = self.ring.pop_first()?;
         let position = self.number();
-        // Who is in the ring has somebody waiting.
-        let known = self.sources.get_mut(&source)?;
-        let (_, waiting) = known.stepping.pop_first()?;
-        if !known.stepping.is_empty() {
-            known.position = position;
-            self.ring.insert(position, source);
-        } else if known.is_gone() {
-            self.sources.remove(&source);
+        let (waiting, goes_on) = self.change(group, |group| group.next_in_turn(position));
+        if goes_on {
+            self.ring.insert(position, group);
         }
-        Some(waiting)
+        waiting
     }
 
     /// Who waited for a turn goes away. `false`: it has one by now.
     pub(super) fn give_up_turn(&mut self, source: S, ticket: Ticket) -> bool {
-        let Some(known) = self.sources.get_mut(&source) else {
-            return false;
-        };
-        let removed = known.stepping.remove(&ticket).is_some();
-        if removed && known.stepping.is_empty() {
-            self.ring.remove(&known.position);
-            if known.is_gone() {
-                self.sources.remove(&source);
-            }
+        let (removed, position) = self.change(source, |group| group.give_up_turn(source, ticket));
+        if let Some(position) = position {
+            self.ring.remove(&position);
         }
         removed
     }
@@ -264,7 +236,7 @@ impl<S, W> Queue<S, W> {
     pub(super) fn is_unused(&self) -> bool {
         self.in_progress == 0
             && self.taken == 0
-            && self.sources.is_empty()
+            && self.groups.is_empty()
             && self.entering.is_empty()
             && self.ring.is_empty()
     }

@@ -16,7 +16,8 @@ fn source(n: u8) -> IpNet {
 
 impl Turns {
     fn is_unused(&self) -> bool {
-        self.lock().queue.is_unused()
+        let state = self.lock();
+        state.queue.is_unused() && state.idle.is_unused()
     }
 }
 
@@ -173,5 +174,80 @@ async fn others_that_never_pause_do_not_stop_handshakes() {
     while let Some(ended) = tasks.join_next().await {
         ended.unwrap();
     }
+    assert!(turns.is_unused());
+}
+
+fn v6(text: &str) -> IpNet {
+    IpNet::of(text.parse().unwrap(), Prefixes::default())
+}
+
+#[test]
+fn networks_of_one_ipv6_site_are_one_group() {
+    assert_eq!(v6("2001:db8:1:2::3").group(), v6("2001:db8:1:4::5").group());
+    assert_ne!(v6("2001:db8:1:2::3").group(), v6("2001:db8:2:2::3").group());
+    let site = IpNet::parse("2001:db8::/32").unwrap();
+    assert_eq!(site.group(), site);
+    assert_ne!(source(1).group(), source(2).group());
+}
+
+#[tokio::test]
+async fn handshakes_that_wait_for_clients_leave_their_places() {
+    const MAX: usize = 4;
+    let (turns, waiting) = (Arc::new(Turns::new(MAX, 1)), Gauge::default());
+    let mut stalled = tokio::task::JoinSet::new();
+    let (answer, answered) = tokio::sync::watch::channel(false);
+    for n in 0..20 {
+        // Each gets a place at once, whoever has it before.
+        let place = at_once(turns.enter(source(n), &waiting)).unwrap();
+        let mut answered = answered.clone();
+        stalled.spawn(async move {
+            let client = async { answered.wait_for(|&answered| answered).await.map(drop) };
+            place.wait_for(client).await.unwrap().unwrap();
+            // With a place again.
+            drop(place.turn().await);
+        });
+        tokio::task::yield_now().await;
+    }
+    assert!(turns.lock().idle.parked() >= 20 - MAX);
+    answer.send(true).unwrap();
+    while let Some(ended) = stalled.join_next().await {
+        ended.unwrap();
+    }
+    assert!(turns.is_unused());
+}
+
+#[tokio::test]
+async fn too_many_parked_handshakes_end_the_longest_waiting() {
+    const MAX: usize = 2;
+    let (turns, waiting) = (Arc::new(Turns::new(MAX, 1)), Gauge::default());
+    let mut stalled = tokio::task::JoinSet::new();
+    let one_more = MAX + PARKED * MAX + 1;
+    for n in 0..one_more {
+        // One network more than the others have, in a /48 of theirs.
+        let from = v6(&format!("2001:db8:{}::1", n.min(10)));
+        let place = at_once(turns.enter(from, &waiting)).unwrap();
+        stalled.spawn(async move {
+            let ended = place.wait_for(std::future::pending::<()>()).await;
+            assert_eq!(ended, Err(Evicted));
+            n
+        });
+        tokio::task::yield_now().await;
+    }
+    // The oldest of the network that has most.
+    assert_eq!(stalled.join_next().await.unwrap().unwrap(), 10);
+    stalled.shutdown().await;
+    assert!(turns.is_unused());
+}
+
+#[tokio::test]
+async fn parked_handshake_that_is_cancelled_leaves_nothing() {
+    let (turns, waiting) = (Arc::new(Turns::new(1, 1)), Gauge::default());
+    let place = turns.enter(source(1), &waiting).await;
+    let mut wait = Box::pin(place.wait_for(std::future::pending::<()>()));
+    assert!(poll_once(wait.as_mut()).await.is_none());
+    let other = at_once(turns.enter(source(2), &waiting)).unwrap();
+    drop(wait);
+    drop(place);
+    drop(other);
     assert!(turns.is_unused());
 }

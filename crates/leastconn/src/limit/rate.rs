@@ -76,6 +76,16 @@ impl Bucket {
         self.used(now) == 0
     }
 
+    /// When nothing will be used up any more, without further connections.
+    pub(super) fn full_at(&self) -> u64 {
+        let time = match self.rate {
+            0 => 0,
+            rate => self.used.div_ceil(u128::from(rate)),
+        };
+        let time = u64::try_from(time).unwrap_or(u64::MAX);
+        self.at.saturating_add(time)
+    }
+
     /// Takes one connection out, or says how long until there is one.
     pub(super) fn take(&mut self, limit: &RateLimit, now: u64) -> Result<(), Duration> {
         // Up to here the old rate holds, even if this is refused. Writing this

@@ -172,6 +172,68 @@ fn a_full_table_refuses_strangers_and_serves_those_it_knows() {
 }
 
 #[test]
+fn forgetful_table_forgets_the_fullest_bucket_first() {
+    let limiter = Limiter::forgetful(3, *EPOCH);
+    let limits = rate(1.0, 5);
+    for (client, connections) in [("a", 3), ("b", 1), ("c", 2)] {
+        for _ in 0..connections {
+            assert!(limiter.admit(&client.into(), &limits, at(0)).is_ok());
+        }
+    }
+    let held = limiter.admit(&"d".into(), &limits, at(0)).unwrap();
+    assert_eq!(limiter.len(), 3);
+    assert!(limiter.admit(&"e".into(), &limits, at(0)).is_ok());
+    // `a` has used 3 of 5, and is the last to be forgotten.
+    assert!(limiter.admit(&"a".into(), &limits, at(0)).is_ok());
+    assert!(limiter.admit(&"a".into(), &limits, at(0)).is_ok());
+    assert!(limiter.admit(&"a".into(), &limits, at(0)).is_err());
+    assert_eq!(limiter.open(&"d".into()), 1);
+    drop(held);
+}
+
+#[test]
+fn forgetful_table_keeps_clients_with_connections_and_stays_bounded() {
+    let limiter = Limiter::forgetful(2_000, *EPOCH);
+    let limits = rate(1.0, 1);
+    let held: Vec<_> = (0..500)
+        .map(|n| {
+            limiter
+                .admit(&format!("held {n}").into(), &limits, at(0))
+                .unwrap()
+        })
+        .collect();
+    for n in 0..20_000 {
+        assert!(
+            limiter
+                .admit(&format!("stranger {n}").into(), &limits, at(0))
+                .is_ok()
+        );
+        assert!(limiter.len() <= 2_064, "{}", limiter.len());
+    }
+    for n in 0..500 {
+        assert_eq!(limiter.open(&format!("held {n}").into()), 1);
+    }
+    drop(held);
+    // All of them open: the table grows, and shrinks again.
+    let limiter = Limiter::forgetful(10, *EPOCH);
+    let held: Vec<_> = (0..100)
+        .map(|n| {
+            limiter
+                .admit(&format!("held {n}").into(), &limits, at(0))
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(limiter.len(), 100);
+    drop(held);
+    assert!(
+        limiter
+            .admit(&"one more".into(), &limits, at(SECOND / 2))
+            .is_ok()
+    );
+    assert!(limiter.len() <= 11, "{}", limiter.len());
+}
+
+#[test]
 fn a_flood_of_strangers_does_not_grow_the_table() {
     let capacity = 10_000;
     let limiter = limiter(capacity);

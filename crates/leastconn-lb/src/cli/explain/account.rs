@@ -205,6 +205,7 @@ fn peer(
     let source = asked.source.to_canonical();
     let nobody = Peer {
         source,
+        prefixes: listener.prefixes(),
         certificate: None,
     };
     let tls = match &listener.tls {
@@ -223,7 +224,9 @@ fn peer(
         answer.trust = "a certificate is required, and none is shown".to_owned();
         return Ok(Err((Reason::NoCertificate, None)));
     };
-    if let Err(error) = tls::trusts(tls, leaf, above).map_err(|error| error.to_string())? {
+    if let Err(error) = tls::trusts(tls, listener.max_intermediates, leaf, above)
+        .map_err(|error| error.to_string())?
+    {
         answer.trust = "not trusted".to_owned();
         return Ok(Err((error.reason(), Some(error.to_string()))));
     }
@@ -235,6 +238,7 @@ fn peer(
     Ok(match read {
         Ok(certificate) => Ok(Peer {
             source,
+            prefixes: listener.prefixes(),
             certificate: Some(Arc::clone(certificate)),
         }),
         Err(ambiguous) => Err((ambiguous.reason(), Some(ambiguous.to_string()))),

@@ -100,6 +100,15 @@ impl Resolver<'_> {
         let source_rate_limit = optional(raw.source_rate_limit.as_ref(), |at| {
             self.source_rate_limit(&at.value)
         });
+        if let Some(max) = &raw.max_intermediates
+            && raw.tls.is_none()
+            && !self.pruned(&table.span)
+        {
+            self.problems
+                .error("`max_intermediates` limits the certificates of clients, and the listener has no `tls`")
+                .at(max.span.clone())
+                .help("give the listener `tls`, or remove the key");
+        }
         let senders = self.senders(table);
         let (Some(routes), Ok(upstream), Ok(source_rate_limit), Ok(tls), Ok(senders)) =
             (routes, upstream, source_rate_limit, tls, senders)
@@ -129,6 +138,11 @@ impl Resolver<'_> {
                 .as_ref()
                 .map_or_else(Default::default, |at| at.value),
             source_rate_limit,
+            max_intermediates: raw
+                .max_intermediates
+                .as_ref()
+                .map_or(defaults::MAX_INTERMEDIATES, |at| at.value)
+                as usize,
             senders,
             starttls,
             tls,

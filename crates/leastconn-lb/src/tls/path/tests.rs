@@ -151,7 +151,7 @@ impl Chain {
             .self_signed(&own)
             .unwrap();
         let key = PrivateKeyDer::try_from(own.serialize_der()).unwrap();
-        let verifier = CachingVerifier::new(self.verifier(), Default::default());
+        let verifier = CachingVerifier::new(self.verifier(), Default::default(), 8);
         let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .unwrap()

@@ -54,7 +54,7 @@ fn server_of(ca: &TestCa, revoked: &[&Cert], records: TlsRecords) -> Server {
         }),
     };
     AHEAD.set(Duration::ZERO);
-    let mut server = tls::server(&tls, Trust::new(&tls).unwrap().as_ref(), records).unwrap();
+    let mut server = tls::server(&tls, Trust::new(&tls, 8).unwrap().as_ref(), records).unwrap();
     let sessions = server.sessions.as_mut().unwrap();
     Arc::get_mut(sessions).unwrap().clock = ahead;
     server

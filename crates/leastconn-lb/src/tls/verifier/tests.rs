@@ -24,7 +24,7 @@ fn verifier(authorities: &[&TestCa], lists: CrlStore) -> CachingVerifier {
     let algorithms =
         rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
     let chains = ChainVerifier::new(&ders, Arc::new(lists), algorithms, Usage::Client).unwrap();
-    CachingVerifier::new(chains, Default::default())
+    CachingVerifier::new(chains, Default::default(), 8)
 }
 
 impl Scene {

@@ -8,6 +8,25 @@ use super::*;
 
 type Of = u8;
 
+impl Source for u8 {
+    /// 10 to 19 are one group.
+    fn group(self) -> Self {
+        if (10..20).contains(&self) { 10 } else { self }
+    }
+}
+
+impl Source for u32 {
+    fn group(self) -> Self {
+        self
+    }
+}
+
+impl Source for &str {
+    fn group(self) -> Self {
+        self.split_once('/').map_or(self, |(group, _)| group)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum At {
     Entering(Ticket),
@@ -23,7 +42,7 @@ struct Model {
     next: u32,
     /// In progress before the last operation.
     most: usize,
-    /// Of each source that waits for turns: who had one since it does.
+    /// Of each group that waits for turns: which groups had one since it does.
     since: BTreeMap<Of, BTreeSet<Of>>,
 }
 
@@ -42,6 +61,7 @@ fn op() -> impl Strategy<Value = Op> {
         // Mostly from one that floods.
         3 => Just(Op::Enter(0)),
         2 => (1..5_u8).prop_map(Op::Enter),
+        2 => (10..13_u8).prop_map(Op::Enter),
         2 => any::<usize>().prop_map(Op::Leave),
         4 => any::<usize>().prop_map(Op::Step),
         4 => any::<usize>().prop_map(Op::Finish),
@@ -69,13 +89,14 @@ impl Model {
     }
 
     fn count(&self, of: Option<Of>, at: impl Fn(At) -> bool) -> usize {
-        let fit = |(source, is): &&(Of, At)| at(*is) && of.is_none_or(|of| of == *source);
+        let fit =
+            |(source, is): &&(Of, At)| at(*is) && of.is_none_or(|of| of.group() == source.group());
         self.all.values().filter(fit).count()
     }
 
-    fn waiting_sources(&self, at: impl Fn(At) -> bool) -> BTreeSet<Of> {
+    fn waiting_groups(&self, at: impl Fn(At) -> bool) -> BTreeSet<Of> {
         let fit = self.all.values().filter(|(_, is)| at(*is));
-        fit.map(|(of, _)| *of).collect()
+        fit.map(|(of, _)| of.group()).collect()
     }
 
     fn run(&mut self, op: &Op) {
@@ -111,7 +132,7 @@ impl Model {
                 };
                 self.all.insert(id, (of, at));
                 if first && is_stepping(at) {
-                    self.since.insert(of, BTreeSet::new());
+                    self.since.insert(of.group(), BTreeSet::new());
                 }
             }
             Op::Finish(which) => {
@@ -151,7 +172,7 @@ impl Model {
         let (of, at) = self.all[&id];
         assert!(matches!(at, At::Entering(_)), "{id} was {at:?}");
         let has = |of| self.count(Some(of), is_in);
-        let fewest = self.waiting_sources(is_entering).into_iter().map(has).min();
+        let fewest = self.waiting_groups(is_entering).into_iter().map(has).min();
         assert_eq!(Some(has(of)), fewest, "the one with the fewest goes first");
         self.is_first_of_its_source(id, is_entering);
         self.all.insert(id, (of, At::InProgress));
@@ -170,8 +191,9 @@ impl Model {
             }
         }
         self.all.insert(id, (of, At::Turn));
+        let of = of.group();
         self.since.insert(of, BTreeSet::new());
-        for other in self.waiting_sources(is_stepping) {
+        for other in self.waiting_groups(is_stepping) {
             let had = self.since.entry(other).or_default();
             assert!(
                 other == of || had.insert(of),
@@ -196,20 +218,14 @@ impl Model {
         assert!(turns <= queue.turns);
         // Nobody waits in vain.
         assert!(self.count(None, is_stepping) == 0 || turns == queue.turns);
-        for of in self.waiting_sources(is_entering) {
-            assert!(!queue.may_enter(self.count(Some(of), is_in)));
+        for of in self.waiting_groups(is_entering) {
+            assert!(!queue.may_have(self.count(Some(of), is_in)));
         }
         // And nothing is kept of who is gone.
-        let known: BTreeSet<Of> = self.all.values().map(|(of, _)| *of).collect();
-        assert_eq!(
-            queue.sources.keys().copied().collect::<BTreeSet<_>>(),
-            known
-        );
-        assert_eq!(queue.ring.len(), self.waiting_sources(is_stepping).len());
-        assert_eq!(
-            queue.entering.len(),
-            self.waiting_sources(is_entering).len()
-        );
+        let known: BTreeSet<Of> = self.all.values().map(|(of, _)| of.group()).collect();
+        assert_eq!(queue.groups.keys().copied().collect::<BTreeSet<_>>(), known);
+        assert_eq!(queue.ring.len(), self.waiting_groups(is_stepping).len());
+        assert_eq!(queue.entering.len(), self.waiting_groups(is_entering).len());
     }
 }
 
@@ -248,7 +264,7 @@ proptest! {
                 model.check();
             }
         }
-        prop_assert!(model.queue.sources.is_empty());
+        prop_assert!(model.queue.groups.is_empty());
     }
 }
 
@@ -295,4 +311,41 @@ fn a_newcomer_s_step_is_the_next_but_one() {
     assert_eq!(queue.finish(), Some("flood"));
     assert_eq!(queue.finish(), Some("new"));
     assert_eq!(queue.finish(), Some("flood"));
+}
+
+#[test]
+fn sources_of_one_group_share_its_turns_and_places() {
+    let mut queue: Queue<&str, &str> = Queue::new(8, 1, 0);
+    // Two sources of one group have no more places than one by itself.
+    let mut has = 0;
+    while queue.enter(["net/a", "net/b"][has % 2], || "net") == Asked::Now {
+        has += 1;
+    }
+    assert_eq!(has, 6);
+    assert_eq!(queue.enter("other", || "other"), Asked::Now);
+    for _ in 0..3 {
+        assert!(matches!(queue.enter("net/a", || "a"), Asked::Wait(_)));
+    }
+    assert!(matches!(queue.enter("net/c", || "c"), Asked::Wait(_)));
+    // Within the group, the source with the fewest is next.
+    assert_eq!(queue.leave("net/b"), [""; 0]);
+    assert_eq!(queue.leave("net/b"), ["c"]);
+
+    let mut queue: Queue<&str, &str> = Queue::new(256, 1, 0);
+    for source in ["net/a", "net/b", "net/c", "other"] {
+        for _ in 0..4 {
+            assert_eq!(queue.enter(source, || source), Asked::Now);
+        }
+    }
+    assert_eq!(queue.step("net/a", || "net/a"), Step::Counted);
+    for source in [
+        "net/a", "net/a", "net/b", "net/c", "other", "other", "other",
+    ] {
+        assert!(matches!(queue.step(source, || source), Step::Wait(_)));
+    }
+    let order: Vec<_> = std::iter::from_fn(|| queue.finish()).collect();
+    let expected = [
+        "net/a", "other", "net/b", "other", "net/c", "other", "net/a",
+    ];
+    assert_eq!(order, expected);
 }

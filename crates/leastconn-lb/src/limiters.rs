@@ -1,0 +1,152 @@
+//! The limits of clients: buckets and counts, in one table for each kind of identity.
+//!
+//! A stranger can take any number of source addresses, and no certificates. With a
+//! table of their own, plain sources cannot push out what is kept of clients with a
+//! certificate. A full table refuses nobody: it forgets the clients without
+//! connections whose bucket is closest to full.
+//!
+//! Memory: some 220 bytes for an identity, its name of up to [`LONGEST`] bytes
+//! included; at most 58 MB for sources and 232 MB for certificates, of which a million
+//! would have to connect within the time that their buckets take to fill.
+
+use std::{borrow::Cow, time::Instant};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use leastconn::{ClientId, Limiter, Limits, Permit, Refusal};
+
+/// Identities of plain sources that are counted.
+const SOURCES: usize = 1 << 18;
+
+/// Identities in certificates that are counted.
+const CERTIFICATES: usize = 1 << 20;
+
+/// Bytes of an identity that are kept as they are. A longer one is kept as its hash.
+const LONGEST: usize = 256;
+
+/// The tables of a process.
+#[derive(Debug)]
+pub struct Limiters {
+    sources: Limiter,
+    certificates: Limiter,
+}
+
+impl Limiters {
+    /// Empty tables. `epoch` must not be later than any `now` given later.
+    pub fn new(epoch: Instant) -> Self {
+        Self::with_capacities(SOURCES, CERTIFICATES, epoch)
+    }
+
+    fn with_capacities(sources: usize, certificates: usize, epoch: Instant) -> Self {
+        Self {
+            sources: Limiter::forgetful(sources, epoch),
+            certificates: Limiter::forgetful(certificates, epoch),
+        }
+    }
+
+    /// Admits one connection of `client` under `limits`, or refuses it.
+    ///
+    /// # Errors
+    /// When the client is over a limit.
+    pub fn admit(
+        &self,
+        client: &ClientId,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<Permit, Refusal> {
+        self.table(client).admit(&key(client), limits, now)
+    }
+
+    /// Forgets the clients that are idle at `now`.
+    pub fn forget_idle(&self, now: Instant) {
+        self.sources.forget_idle(now);
+        self.certificates.forget_idle(now);
+    }
+
+    /// The table of this identity, or of the identity that a rule in shadow mode counts.
+    fn table(&self, client: &ClientId) -> &Limiter {
+        let name = client.as_str();
+        let counted = name
+            .strip_prefix("shadow:")
+            .and_then(|name| Some(name.split_once(':')?.1));
+        if counted.unwrap_or(name).starts_with("source:") {
+            &self.sources
+        } else {
+            &self.certificates
+        }
+    }
+}
+
+fn key(client: &ClientId) -> Cow<'_, ClientId> {
+    let name = client.as_str();
+    if name.len() <= LONGEST {
+        return Cow::Borrowed(client);
+    }
+    let hash = digest(&SHA256, name.as_bytes());
+    let hex: String = hash.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    Cow::Owned(ClientId::from(format!("sha256:{hex}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{num::NonZeroU32, time::Duration};
+
+    use leastconn::{RateLimit, net};
+
+    use super::*;
+
+    fn slow() -> Limits {
+        Limits {
+            rate: RateLimit::new(0.0001, NonZeroU32::MIN),
+            max_conns: NonZeroU32::new(1),
+        }
+    }
+
+    #[test]
+    fn sources_do_not_push_out_certificates() {
+        let now = net::now();
+        let limiters = Limiters::with_capacities(100, 100, now);
+        let tenant = ClientId::from("cn:tenant");
+        drop(limiters.admit(&tenant, &slow(), now).unwrap());
+        for n in 0..10_000 {
+            let source = ClientId::from(format!("source:2001:db8:{n:x}::/64"));
+            drop(limiters.admit(&source, &slow(), now).unwrap());
+            let shadow = ClientId::from(format!("shadow:rule:source:2001:db8:{n:x}::/64"));
+            drop(limiters.admit(&shadow, &slow(), now).unwrap());
+        }
+        assert_eq!(limiters.certificates.len(), 1);
+        assert!(limiters.sources.len() <= 100);
+        let again = limiters.admit(&tenant, &slow(), now).unwrap_err();
+        assert!(matches!(again, Refusal::RateLimited { .. }), "{again:?}");
+    }
+
+    #[test]
+    fn full_table_refuses_no_certificate() {
+        let now = net::now();
+        let limiters = Limiters::with_capacities(100, 100, now);
+        let held: Vec<_> = (0..1_000)
+            .map(|n| {
+                let client = ClientId::from(format!("cn:client{n}"));
+                limiters.admit(&client, &slow(), now).unwrap()
+            })
+            .collect();
+        // Those with a connection are never forgotten, or they could have another.
+        let first = limiters.admit(&ClientId::from("cn:client0"), &slow(), now);
+        assert_eq!(first.unwrap_err(), Refusal::TooManyConnections);
+        drop(held);
+        let later = now + Duration::from_secs(1);
+        let another = ClientId::from("cn:another");
+        drop(limiters.admit(&another, &slow(), later).unwrap());
+        assert!(limiters.certificates.len() <= 100);
+    }
+
+    #[test]
+    fn long_identities_are_kept_as_their_hash() {
+        let now = net::now();
+        let limiters = Limiters::with_capacities(10, 10, now);
+        let long = |end: &str| ClientId::from(format!("cn:{}{end}", "x".repeat(58_000)));
+        let _held = limiters.admit(&long("a"), &slow(), now).unwrap();
+        drop(limiters.admit(&long("b"), &slow(), now).unwrap());
+        assert!(limiters.admit(&long("a"), &slow(), now).is_err());
+        assert_eq!(key(&long("a")).as_str().len(), 71);
+    }
+}

@@ -1,0 +1,168 @@
+//! The fields of a certificate that decide which issuer it can have.
+//!
+//! Nothing is allocated, and the time is linear in the length of the certificate: this
+//! reads certificates that nobody vouches for.
+
+const INTEGER: u8 = 0x02;
+const BIT_STRING: u8 = 0x03;
+const OCTET_STRING: u8 = 0x04;
+const OBJECT_ID: u8 = 0x06;
+const BOOLEAN: u8 = 0x01;
+const SEQUENCE: u8 = 0x30;
+const VERSION: u8 = 0xa0;
+const EXTENSIONS: u8 = 0xa3;
+/// `keyIdentifier` of an authority key identifier.
+const KEY_IDENTIFIER: u8 = 0x80;
+
+const SUBJECT_KEY_ID: &[u8] = &[0x55, 0x1d, 0x0e];
+const AUTHORITY_KEY_ID: &[u8] = &[0x55, 0x1d, 0x23];
+
+/// A public key. Both parts are as in `SubjectPublicKeyInfo`, without their headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PublicKey<'a> {
+    pub(super) algorithm: &'a [u8],
+    pub(super) bits: &'a [u8],
+}
+
+impl<'a> PublicKey<'a> {
+    /// From the content of a `SubjectPublicKeyInfo`.
+    pub(super) fn parse(content: &'a [u8]) -> Option<Self> {
+        let mut fields = Reader(content);
+        Some(Self {
+            algorithm: fields.expect(SEQUENCE)?,
+            bits: bits(fields.expect(BIT_STRING)?)?,
+        })
+    }
+}
+
+/// The fields of a certificate, without their headers but for `signed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outline<'a> {
+    pub(super) signed: &'a [u8],
+    pub(super) signature_algorithm: &'a [u8],
+    pub(super) signature: &'a [u8],
+    pub(super) issuer: &'a [u8],
+    pub(super) subject: &'a [u8],
+    pub(super) key: PublicKey<'a>,
+    pub(super) subject_key_id: Option<&'a [u8]>,
+    pub(super) authority_key_id: Option<&'a [u8]>,
+}
+
+impl<'a> Outline<'a> {
+    /// `None` if it is not a certificate.
+    pub(super) fn parse(der: &'a [u8]) -> Option<Self> {
+        let mut outer = Reader(der);
+        let mut certificate = Reader(outer.expect(SEQUENCE)?);
+        let signed = certificate.whole(SEQUENCE)?;
+        let signature_algorithm = certificate.expect(SEQUENCE)?;
+        let signature = bits(certificate.expect(BIT_STRING)?)?;
+        let mut fields = Reader(Reader(signed).expect(SEQUENCE)?);
+        if fields.peek() == Some(VERSION) {
+            fields.next()?;
+        }
+        fields.expect(INTEGER)?;
+        fields.expect(SEQUENCE)?;
+        let issuer = fields.expect(SEQUENCE)?;
+        let _validity = fields.expect(SEQUENCE)?;
+        let subject = fields.expect(SEQUENCE)?;
+        let key = PublicKey::parse(fields.expect(SEQUENCE)?)?;
+        let mut outline = Self {
+            signed,
+            signature_algorithm,
+            signature,
+            issuer,
+            subject,
+            key,
+            subject_key_id: None,
+            authority_key_id: None,
+        };
+        while let Some((tag, content)) = fields.next() {
+            if tag == EXTENSIONS {
+                outline.read_key_ids(Reader(content).expect(SEQUENCE)?);
+            }
+        }
+        Some(outline)
+    }
+
+    /// What does not parse is left out: the identifiers only order the issuers.
+    fn read_key_ids(&mut self, extensions: &'a [u8]) {
+        let mut extensions = Reader(extensions);
+        while let Some(extension) = extensions.expect(SEQUENCE) {
+            let mut extension = Reader(extension);
+            let id = extension.expect(OBJECT_ID);
+            if extension.peek() == Some(BOOLEAN) {
+                extension.next();
+            }
+            let value = extension.expect(OCTET_STRING);
+            match (id, value) {
+                (Some(SUBJECT_KEY_ID), Some(value)) => {
+                    self.subject_key_id = Reader(value).expect(OCTET_STRING);
+                }
+                (Some(AUTHORITY_KEY_ID), Some(value)) => {
+                    let key_id = Reader(value).expect(SEQUENCE);
+                    self.authority_key_id =
+                        key_id.and_then(|value| Reader(value).expect(KEY_IDENTIFIER));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The content of a bit string of whole bytes.
+fn bits(content: &[u8]) -> Option<&[u8]> {
+    match content {
+        [0, bytes @ ..] => Some(bytes),
+        _ => None,
+    }
+}
+
+/// Reads DER values one after the other.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.0.first().copied()
+    }
+
+    /// The next value: its tag and its content.
+    fn next(&mut self) -> Option<(u8, &'a [u8])> {
+        let (tag, header, length) = self.header()?;
+        let end = header.checked_add(length)?;
+        let content = self.0.get(header..end)?;
+        self.0 = &self.0[end..];
+        Some((tag, content))
+    }
+
+    /// The content of the next value, which has this tag.
+    fn expect(&mut self, expected: u8) -> Option<&'a [u8]> {
+        let (tag, content) = self.next()?;
+        (tag == expected).then_some(content)
+    }
+
+    /// The next value with its header.
+    fn whole(&mut self, expected: u8) -> Option<&'a [u8]> {
+        let start = self.0;
+        self.expect(expected)?;
+        start.get(..start.len() - self.0.len())
+    }
+
+    /// Tag, length of the header and length of the content. Lengths of up to four
+    /// bytes, as no handshake holds more.
+    fn header(&self) -> Option<(u8, usize, usize)> {
+        let (&tag, rest) = self.0.split_first()?;
+        let (&first, rest) = rest.split_first()?;
+        if first < 0x80 {
+            return Some((tag, 2, usize::from(first)));
+        }
+        let count = usize::from(first & 0x7f);
+        if !(1..=4).contains(&count) {
+            return None;
+        }
+        let bytes = rest.get(..count)?;
+        let length = bytes
+            .iter()
+            .fold(0, |length, &byte| length << 8 | usize::from(byte));
+        Some((tag, 2 + count, length))
+    }
+}

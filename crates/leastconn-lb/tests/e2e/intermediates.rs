@@ -1,0 +1,110 @@
+//! The intermediate certificates that clients send: limited in number and in what they
+//! cost, and accepted in all the ways in which real clients send them.
+
+use leastconn_testkit::{TestCa, Upstream, pki::Cert};
+
+use crate::support::{
+    CLIENT1, NO_PROBES, Records, Running, Site, TLS, both_record_layers, cn, entries, refused, talk,
+};
+
+both_record_layers! {
+    #[tokio::test] too_many_intermediates_are_refused_with_a_reason,
+    #[tokio::test] chains_of_real_clients_are_accepted,
+    #[tokio::test] path_building_maze_is_refused,
+}
+
+async fn start(records: Records, web: &Upstream, lines: &str) -> Running {
+    Site::new()
+        .records(records)
+        .listener("main", &["upstream = \"web\"", lines, TLS])
+        .upstream("web", &[NO_PROBES], &entries(&[web]))
+        .client("client1", &cn(CLIENT1), "web", "")
+        .start()
+        .await
+}
+
+/// A certificate of `ca` for the usual client, sent with these beside it.
+fn with(ca: &TestCa, above: &[&TestCa]) -> Cert {
+    let mut cert = ca.leaf(CLIENT1).build();
+    cert.chain_der.truncate(1);
+    let above = above.iter().map(|ca| ca.cert().der().clone());
+    cert.chain_der.extend(above);
+    cert
+}
+
+async fn too_many_intermediates_are_refused_with_a_reason(records: Records) {
+    let web = Upstream::named("web1").await;
+    for (lines, max) in [
+        ("", 8),
+        ("max_intermediates = 2", 2),
+        ("max_intermediates = 0", 0),
+    ] {
+        let lb = start(records, &web, lines).await;
+        let cert = with(lb.ca(), &vec![lb.ca(); max]);
+        talk(lb.showing(&cert).connect(lb.main()).await.unwrap())
+            .await
+            .unwrap();
+        let cert = with(lb.ca(), &vec![lb.ca(); max + 1]);
+        assert!(refused(&lb.showing(&cert), lb.main()).await.is_some());
+        let record = lb.nth(1, "untrusted_certificate").await;
+        let detail = record["detail"].as_str().unwrap();
+        let sent = format!("the client sent {} certificates beside its own", max + 1);
+        assert!(detail.starts_with(&sent), "{detail}");
+        let key = format!("`max_intermediates` of the listener is {max}");
+        assert!(detail.contains(&key), "{detail}");
+        assert!(record["rejected_certificate"].is_object() || record.to_string().contains(CLIENT1));
+        lb.quiet().await;
+    }
+}
+
+async fn chains_of_real_clients_are_accepted(records: Records) {
+    let web = Upstream::named("web1").await;
+    let site = Site::new()
+        .records(records)
+        .listener(
+            "main",
+            &[
+                "upstream = \"web\"",
+                r#"tls = { cert = "server.crt", key = "server.key", client_ca = "ca.crt" }"#,
+            ],
+        )
+        .upstream("web", &[NO_PROBES], &entries(&[&web]))
+        .client("client1", &cn(CLIENT1), "web", "");
+    let first = site.ca.intermediate("first");
+    let second = first.intermediate("second");
+    let foreign = TestCa::new("foreign");
+    let crossed = foreign.cross_sign(&second, "second");
+    let lb = site.start().await;
+    let root = lb.ca();
+    let mut cross_signed = with(&second, &[&foreign, &second, &first]);
+    cross_signed.chain_der.insert(1, crossed);
+    let chains = [
+        with(&second, &[&second, &first]),
+        with(&second, &[&first, &second]),
+        with(&second, &[&second, &first, root]),
+        with(&second, &[root, root, &first, &first, &second, &second]),
+        cross_signed,
+    ];
+    for (n, cert) in chains.iter().enumerate() {
+        talk(lb.showing(cert).connect(lb.main()).await.unwrap())
+            .await
+            .unwrap();
+        lb.nth(n, "ok").await;
+    }
+    lb.quiet().await;
+}
+
+async fn path_building_maze_is_refused(records: Records) {
+    let web = Upstream::named("web1").await;
+    let lb = start(records, &web, "").await;
+    for name in ["maze", "test CA"] {
+        let maze: Vec<_> = (0..8).map(|_| TestCa::new(name)).collect();
+        let cert = with(&maze[0], &maze.iter().collect::<Vec<_>>());
+        assert!(refused(&lb.showing(&cert), lb.main()).await.is_some());
+    }
+    for record in lb.wait_records(2).await {
+        assert_eq!(record["outcome"], "untrusted_certificate", "{record}");
+    }
+    assert_eq!(web.accepted(), 0);
+    lb.quiet().await;
+}
