@@ -40,7 +40,7 @@ function row(one) {
   const detail = el("td", "more", el("span", "long", one.detail ?? ""));
   attribute(detail, "title", one.detail);
   const element = el("tr", "", reason, name, el("td", "more", one.source), el("td", "more", one.listener), detail, el("td", "num", as.clock(one.time)));
-  element.dataset.connection = one.connection;
+  element.dataset.refusal = one.connection;
   // Nothing of it changes any more.
   return { element, update: () => {} };
 }
