@@ -230,6 +230,7 @@ async fn metrics(State(sight): State<Sight>) -> Response {
     let shared = sight.shared;
     let encoding = task::spawn_blocking(move || {
         shared.registry.meter_traffic();
+        drop(shared.prune_metrics());
         shared.books.metrics.encode()
     });
     match encoding.await {

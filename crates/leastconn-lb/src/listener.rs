@@ -108,7 +108,7 @@ impl Listener {
             starttls: config.starttls,
             timeouts: config.timeouts,
             routing: Routing::from(config),
-            metrics: Arc::new(common.metrics.listener(&config.name)),
+            metrics: common.metrics.listener(&config.name),
             turns: Arc::clone(&common.turns),
             sources: limit.map(|limit| Arc::new(SourceLimit::new(limit, net::now()))),
             prefixes: config.prefixes(),
@@ -173,8 +173,15 @@ impl Listener {
     }
 
     /// The listener that follows this one when the configuration changes, with what
-    /// [`Self::next_tls`] made.
-    pub fn succeed(&self, config: &config::Listener, state: Arc<State>, tls: Option<Tls>) -> Self {
+    /// [`Self::next_tls`] made. Its metrics are new if those of this one were removed
+    /// while it was gone from the configuration.
+    pub fn succeed(
+        &self,
+        config: &config::Listener,
+        state: Arc<State>,
+        tls: Option<Tls>,
+        metrics: &Metrics,
+    ) -> Self {
         let (tls, trust) = Tls::parts(tls);
         Self {
             tls,
@@ -188,6 +195,7 @@ impl Listener {
             starttls: config.starttls,
             sources: self.next_sources(config),
             prefixes: config.prefixes(),
+            metrics: metrics.listener(&config.name),
             state,
             ..self.clone()
         }

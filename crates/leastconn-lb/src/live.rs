@@ -17,14 +17,13 @@ use leastconn::{
     backoff::share,
     net::{self, Traffic},
 };
-use prometheus_client::metrics::gauge::Gauge;
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
 
 use crate::{
     config::OnExpiry,
     listener::Listener,
-    metrics::{ListenerMetrics, Metrics},
+    metrics::{ClientMetrics, ListenerMetrics, Metrics},
     presented::Fingerprint,
     proxy_protocol::Endpoints,
     seen::Seen,
@@ -135,8 +134,8 @@ pub struct Known {
     pub seen: Seen,
     /// Who it is.
     pub identity: Option<ClientId>,
-    /// The name of the rule that it falls under, and the number of those under it.
-    client: Option<(Arc<str>, Gauge)>,
+    /// The metrics of the rule that matches.
+    client: Option<Arc<ClientMetrics>>,
     /// Where it goes.
     pub upstream: Option<UpstreamId>,
     /// The server that it was connected to.
@@ -151,25 +150,25 @@ pub struct Known {
 impl Known {
     /// The name of its rule.
     pub fn client(&self) -> Option<&Arc<str>> {
-        self.client.as_ref().map(|(name, _)| name)
+        self.client.as_ref().map(|client| client.name())
     }
 
-    /// Its rule is the one of this name.
+    /// Sets its rule, and counts it as an open connection of that rule.
     pub fn called(&mut self, name: &str, metrics: &Metrics) {
         if self.client().is_some_and(|known| **known == *name) {
             return;
         }
         self.uncounted();
-        let active = metrics.client_active(name);
-        active.inc();
-        self.client = Some((name.into(), active));
+        let client = metrics.client_or_new(name);
+        client.opened();
+        self.client = Some(client);
     }
 
-    /// It counts no longer as open. Returns the name of its rule.
-    pub fn uncounted(&mut self) -> Option<Arc<str>> {
-        let (name, active) = self.client.take()?;
-        active.dec();
-        Some(name)
+    /// Counts it as open no longer. Returns the metrics of its rule.
+    pub fn uncounted(&mut self) -> Option<Arc<ClientMetrics>> {
+        let client = self.client.take()?;
+        client.closed();
+        Some(client)
     }
 
     /// The chain it was admitted with, if it was.

@@ -3,8 +3,13 @@
 
 mod collect;
 mod process;
+mod series;
 
-use std::{fmt::Write, sync::RwLock};
+use std::{
+    collections::HashSet,
+    fmt::Write,
+    sync::{Arc, RwLock},
+};
 
 use leastconn::Reason;
 use prometheus_client::{
@@ -19,56 +24,21 @@ use prometheus_client::{
 };
 
 pub use collect::{Dated, Observed};
+pub use series::ClientMetrics;
+
+use series::{AllSeries, Series};
 
 /// All counters of the process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: RwLock<Registry>,
-    connections: Family<Ended, Counter>,
-    active: Family<OfListener, Gauge>,
-    handshakes: Family<OfListener, Gauge>,
-    waiting: Family<OfListener, Gauge>,
-    bytes: Family<Bytes, Counter>,
-    client_connections: Family<ClientEnded, Counter>,
-    client_active: Family<OfClient, Gauge>,
-    client_shadow: Family<ClientEnded, Counter>,
-    /// The sum of `client_connections` over all reasons. Not told: there may be very
-    /// many rules to be put in order by it, and that is one look-up for each.
-    client_ended: Family<OfClient, Counter>,
+    series: Arc<Series>,
     reloads: Family<Reload, Counter>,
     connections_limit: Gauge,
     /// From accept to established TLS.
     pub handshake_seconds: Histogram,
     /// From the first attempt to an open connection to a server.
     pub connect_seconds: Histogram,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ended {
-    listener: String,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfListener {
-    listener: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Bytes {
-    listener: String,
-    direction: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ClientEnded {
-    client: String,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfClient {
-    client: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -105,15 +75,7 @@ impl Metrics {
         // connecting within a data centre much less.
         let seconds = || Histogram::new(exponential_buckets(0.000_25, 2.0, 16));
         let metrics = Self {
-            connections: Family::default(),
-            active: Family::default(),
-            handshakes: Family::default(),
-            waiting: Family::default(),
-            bytes: Family::default(),
-            client_connections: Family::default(),
-            client_active: Family::default(),
-            client_shadow: Family::default(),
-            client_ended: Family::default(),
+            series: Arc::default(),
             reloads: Family::default(),
             connections_limit: Gauge::default(),
             handshake_seconds: seconds(),
@@ -131,54 +93,14 @@ impl Metrics {
         }
         let m = &metrics;
         registry.register(
-            "leastconn_connections",
-            "Accepted connections that ended, by reason code",
-            m.connections.clone(),
-        );
-        registry.register(
-            "leastconn_connections_active",
-            "Connections that are open",
-            m.active.clone(),
-        );
-        registry.register(
             "leastconn_connections_limit",
             "Connections that may be open at once, of all listeners together",
             m.connections_limit.clone(),
         );
         registry.register(
-            "leastconn_handshakes_active",
-            "TLS handshakes that are going on",
-            m.handshakes.clone(),
-        );
-        registry.register(
-            "leastconn_handshakes_waiting",
-            "TLS handshakes that wait for others",
-            m.waiting.clone(),
-        );
-        registry.register(
             "leastconn_handshake_seconds",
             "Time from accept to established TLS",
             m.handshake_seconds.clone(),
-        );
-        registry.register(
-            "leastconn_bytes",
-            "Bytes carried, received from and sent to clients",
-            m.bytes.clone(),
-        );
-        registry.register(
-            "leastconn_client_connections",
-            "Connections of a client rule that ended, by reason code",
-            m.client_connections.clone(),
-        );
-        registry.register(
-            "leastconn_client_connections_active",
-            "Connections of a client rule that are open",
-            m.client_active.clone(),
-        );
-        registry.register(
-            "leastconn_client_shadow",
-            "Connections that a rule in shadow mode would have decided, by what it would have",
-            m.client_shadow.clone(),
         );
         registry.register(
             "leastconn_server_connect_seconds",
@@ -192,6 +114,7 @@ impl Metrics {
         );
         registry.register("leastconn_build_info", "The version that runs", version);
         registry.register_collector(Box::new(process::Process::new()));
+        registry.register_collector(Box::new(AllSeries(Arc::clone(&metrics.series))));
         Self {
             registry: RwLock::new(registry),
             ..metrics
@@ -206,31 +129,9 @@ impl Metrics {
             .register_collector(Box::new(collect::Collect(observed)));
     }
 
-    /// The counters of a listener.
-    pub fn listener(&self, name: &str) -> ListenerMetrics {
-        let listener = name.to_owned();
-        let bytes = |direction| {
-            let listener = name.to_owned();
-            self.bytes.get_or_create_owned(&Bytes {
-                listener,
-                direction,
-            })
-        };
-        let outcome = |reason: &Reason| {
-            self.connections.get_or_create_owned(&Ended {
-                listener: name.to_owned(),
-                outcome: reason.as_str(),
-            })
-        };
-        let of = OfListener { listener };
-        ListenerMetrics {
-            active: self.active.get_or_create_owned(&of),
-            handshakes: self.handshakes.get_or_create_owned(&of),
-            waiting: self.waiting.get_or_create_owned(&of),
-            outcomes: Reason::ALL.iter().map(outcome).collect(),
-            received: bytes("received"),
-            sent: bytes("sent"),
-        }
+    /// The metrics of a listener. Created where there are none.
+    pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
+        self.series.listeners.get_or_create(name)
     }
 
     /// So many connections may be open at once.
@@ -245,63 +146,48 @@ impl Metrics {
         self.reloads.get_or_create(&Reload { outcome }).inc();
     }
 
-    /// The number of a client rule's open connections.
-    pub fn client_active(&self, client: &str) -> Gauge {
-        self.client_active.get_or_create_owned(&OfClient {
-            client: client.to_owned(),
-        })
+    /// The metrics of a client rule, if it was used.
+    pub fn client(&self, name: &str) -> Option<Arc<ClientMetrics>> {
+        self.series.clients.get(name)
     }
 
-    /// A client rule's open connections.
-    pub fn client_open(&self, client: &str) -> i64 {
-        let client = client.to_owned();
-        let active = self.client_active.get(&OfClient { client });
-        active.map_or(0, |active| active.get())
+    /// The metrics of a client rule. Created where there are none.
+    pub fn client_or_new(&self, name: &str) -> Arc<ClientMetrics> {
+        self.series.clients.get_or_create(name)
     }
 
-    /// A client rule's open connections, and how many have ended.
-    pub fn client_counts(&self, client: &str) -> (i64, u64) {
-        let client = client.to_owned();
-        let client = OfClient { client };
-        let Some(active) = self.client_active.get(&client).map(|active| active.get()) else {
-            // Whatever has ended was open.
-            return (0, 0);
-        };
-        let ended = self.client_ended.get(&client);
-        (active, ended.map_or(0, |ended| ended.get()))
-    }
-
-    /// How many connections of a client rule ended, by reason. Those of which there
-    /// was none may be missing.
-    pub fn client_outcomes(&self, client: &str) -> impl Iterator<Item = (Reason, u64)> {
-        Reason::ALL.iter().filter_map(move |&reason| {
-            let ended = ClientEnded {
-                client: client.to_owned(),
-                outcome: reason.as_str(),
-            };
-            let counter = self.client_connections.get(&ended)?;
-            Some((reason, counter.get()))
-        })
-    }
-
-    /// A connection of a client rule ended.
-    pub fn client_ended(&self, client: &str, reason: Reason) {
-        let ended = ClientEnded {
-            client: client.to_owned(),
-            outcome: reason.as_str(),
-        };
-        self.client_connections.get_or_create(&ended).inc();
-        let client = ended.client;
-        self.client_ended.get_or_create(&OfClient { client }).inc();
-    }
-
-    /// A rule in shadow mode would have decided so.
+    /// Counts what a rule in shadow mode would have decided.
     pub fn client_shadowed(&self, client: &str, outcome: Reason) {
-        let judged = ClientEnded {
-            client: client.to_owned(),
-            outcome: outcome.as_str(),
-        };
-        self.client_shadow.get_or_create(&judged).inc();
+        self.series.shadows.get_or_create(client).count(outcome);
+    }
+
+    /// Removes the series of listeners and client rules that are gone from the
+    /// configuration and have no open connection. `retired`: listeners that are gone, which
+    /// may still be referenced. `clients` returns the names of all rules; it is called only
+    /// if a rule was not found in this `generation` of the configuration yet.
+    pub fn prune<'a>(
+        &self,
+        generation: u64,
+        retired: impl Fn(&str) -> bool,
+        listener_exists: impl Fn(&str) -> bool,
+        clients: impl FnOnce() -> HashSet<&'a str>,
+    ) {
+        let Series {
+            listeners,
+            clients: rules,
+            shadows,
+        } = &*self.series;
+        listeners.retain(generation, &listener_exists, |name, listener| {
+            retired(name) && listener.active.get() == 0
+        });
+        if rules.all_found_in(generation) && shadows.all_found_in(generation) {
+            return;
+        }
+        let names = clients();
+        let exists = |name: &str| names.contains(name);
+        for table in [rules, shadows] {
+            table.retain(generation, exists, |_, _| false);
+        }
     }
 
     /// All metrics in Prometheus' text format, version 0.0.4.
@@ -321,6 +207,19 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Default for ListenerMetrics {
+    fn default() -> Self {
+        Self {
+            active: Gauge::default(),
+            handshakes: Gauge::default(),
+            waiting: Gauge::default(),
+            outcomes: Reason::ALL.iter().map(|_| Counter::default()).collect(),
+            received: Counter::default(),
+            sent: Counter::default(),
+        }
     }
 }
 

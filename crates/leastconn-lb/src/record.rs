@@ -313,19 +313,21 @@ impl Record {
         };
         self.live.meter_traffic();
         self.listener.ended(reason);
+        let is_refused = is_refusal(reason) && !is_served;
         if let Some(client) = &client {
-            self.books.metrics.client_ended(client, reason);
+            client.count_end(reason, is_refused);
         }
+        let client = client.as_ref().map(|client| client.name());
         if let Some(shadow) = &mut self.shadow {
             shadow.ended();
         }
-        if is_refusal(reason) && !is_served {
-            let refusal = self.refusal(client.as_deref(), reason, detail);
+        if is_refused {
+            let refusal = self.refusal(client.map(|name| &**name), reason, detail);
             self.books.refusals.push(refusal);
         }
         if self.books.log.takes(is_identified) {
             let mut line = Vec::with_capacity(512);
-            self.write_line(&mut line, client.as_deref(), reason, detail);
+            self.write_line(&mut line, client.map(|name| &**name), reason, detail);
             line.push(b'\n');
             self.books.log.write(line);
         }

@@ -120,6 +120,7 @@ pub const fn is_refusal(reason: Reason) -> bool {
             | Reason::UntrustedCertificate
             | Reason::ExpiredCertificate
             | Reason::RevokedCertificate
+            | Reason::CrlExpired
             | Reason::AmbiguousIdentity
             | Reason::UnknownClient
             | Reason::NotAllowed

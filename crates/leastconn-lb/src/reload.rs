@@ -370,11 +370,13 @@ impl Reloader {
         let state = Arc::new(current.state.succeed(config)?);
 
         // All that can fail has been done.
+        let pruning = self.shared.prune_metrics();
         let next = self.successors(&current, &state, tls, &mut sockets);
         current.state.stop_checks_for(&state);
         let replace = || self.shared.running.replace(next);
         let by_hand = &self.shared.by_hand;
         by_hand.carry_over(&current.state, &state, replace);
+        drop(pruning);
         let sockets_changes = plan.map(|plan| sockets.apply(plan, &self.gate));
         let control = Arc::clone(self);
         let admin_changes = admin_plan.map(|plan| admin.apply(plan, &self.shared, control));
@@ -431,7 +433,9 @@ impl Reloader {
         for config in &state.config.listeners {
             let tls = tls.remove(&config.name).flatten();
             let next = match current.listener(&config.name) {
-                Some(earlier) => earlier.succeed(config, Arc::clone(state), tls),
+                Some(earlier) => {
+                    earlier.succeed(config, Arc::clone(state), tls, &self.common.metrics)
+                }
                 None => Listener::new(config, Arc::clone(state), tls, &self.common),
             };
             listeners.insert(Arc::clone(&config.name), Arc::new(next));

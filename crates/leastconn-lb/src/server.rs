@@ -424,6 +424,17 @@ impl Observed for Seen {
             .collect()
     }
 
+    fn departed_servers(&self) -> Vec<(String, String, u64)> {
+        let state = self.0.state();
+        let departed = state.departed.iter();
+        departed
+            .map(|(upstream, server)| {
+                let connections = server.in_flight().into();
+                (upstream.to_string(), server.id().to_string(), connections)
+            })
+            .collect()
+    }
+
     fn upstreams(&self) -> Vec<(String, bool)> {
         let state = self.0.state();
         let configured = state.config.upstreams.iter();

@@ -53,6 +53,7 @@ pub struct Shared {
     pub old_processes: Arc<OldProcesses>,
     started: Timestamp,
     applied: Mutex<Timestamp>,
+    pruning: Mutex<()>,
     phase: AtomicU8,
     last_reload: Mutex<Option<LastReload>>,
     failed_upgrade: Mutex<Option<FailedUpgrade>>,
@@ -120,6 +121,7 @@ impl Shared {
             old_processes: Arc::default(),
             started: now,
             applied: Mutex::new(now),
+            pruning: Mutex::default(),
             last_reload: Mutex::new(None),
             failed_upgrade: Mutex::new(None),
             phase: AtomicU8::new(Phase::Starting as u8),
@@ -139,6 +141,22 @@ impl Shared {
     /// When the running configuration came into force.
     pub fn applied(&self) -> Timestamp {
         *self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes the metrics of listeners and client rules that are gone from the running
+    /// configuration and have no open connection. Hold what this returns while the
+    /// configuration is replaced: nobody else removes metrics meanwhile.
+    pub(crate) fn prune_metrics(&self) -> MutexGuard<'_, ()> {
+        let pruning = self.pruning.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.running.current();
+        let clients = current.state.config.clients.iter();
+        self.books.metrics.prune(
+            current.state.epoch,
+            |listener| current.retired.contains_key(listener),
+            |listener| current.listeners.contains_key(listener),
+            || clients.map(|rule| rule.name()).collect(),
+        );
+        pruning
     }
 
     /// The last time that the configuration was to be changed, if ever.

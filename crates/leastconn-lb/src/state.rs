@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use leastconn::UpstreamId;
+use leastconn::{Server, UpstreamId};
 use tokio::time::timeout;
 
 use crate::{
@@ -25,6 +25,9 @@ pub struct State {
     pub upstreams: HashMap<UpstreamId, Arc<Upstream>>,
     /// Its client rules.
     pub policy: Arc<Policy>,
+    /// Servers that are gone from the configuration and may still have connections, with
+    /// the names of their upstreams.
+    pub departed: Vec<(UpstreamId, Arc<Server>)>,
 }
 
 impl State {
@@ -46,6 +49,7 @@ impl State {
             config,
             upstreams,
             policy,
+            departed: Vec::new(),
         })
     }
 
@@ -98,10 +102,36 @@ impl State {
         };
         Ok(Self {
             epoch: self.epoch + 1,
+            departed: self.departed(&upstreams),
             config,
             upstreams,
             policy,
         })
+    }
+
+    /// The servers of this state and before that `next` does not have.
+    fn departed(
+        &self,
+        next: &HashMap<UpstreamId, Arc<Upstream>>,
+    ) -> Vec<(UpstreamId, Arc<Server>)> {
+        let removed = self.upstreams.iter().flat_map(|(id, upstream)| {
+            let members = upstream.pool().members().iter();
+            members.map(move |member| (id, &member.server))
+        });
+        let earlier = self.departed.iter();
+        // A connection that began under this state may still pick one that is idle now.
+        let earlier = earlier.filter(|(_, server)| server.in_flight() > 0);
+        let stays = |(id, server): &(&UpstreamId, &Arc<Server>)| {
+            next.get(*id).is_some_and(|upstream| {
+                let mut members = upstream.pool().members().iter();
+                members.any(|member| Arc::ptr_eq(&member.server, server))
+            })
+        };
+        removed
+            .chain(earlier.map(|(id, server)| (id, server)))
+            .filter(|server| !stays(server))
+            .map(|(id, server)| (id.clone(), Arc::clone(server)))
+            .collect()
     }
 
     /// Ends the health checks of upstreams that `next` has not, or has changed. This

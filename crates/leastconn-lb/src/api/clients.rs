@@ -2,13 +2,14 @@
 
 use std::cmp::Reverse;
 
+use leastconn::Reason;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Outcomes, Sight, at_most, count, outcomes};
+use super::{Outcomes, Sight, at_most, outcomes};
 use crate::{
     config::{Key, Rule},
-    metrics::Metrics,
+    metrics::{ClientMetrics, Metrics},
 };
 
 /// Client rules.
@@ -41,10 +42,19 @@ pub struct Client {
     /// Connections at once, for each identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_conns: Option<u32>,
-    /// Connections that are open.
+    /// Open connections.
     pub active: u64,
-    /// Connections since the start, those that are open included.
+    /// Connections since the start: open, refused, failed and ended.
     pub connections: u64,
+    /// Refused: ended without ever having had a server.
+    #[serde(default)]
+    pub refused: u64,
+    /// Ended by a failure after they were admitted.
+    #[serde(default)]
+    pub failed: u64,
+    /// Ended without a failure.
+    #[serde(default)]
+    pub ended: u64,
     /// Ended, by reason code.
     pub outcomes: Outcomes,
 }
@@ -100,8 +110,8 @@ impl Clients {
         let limit = at_most(query.limit);
         if query.sort == Some(ClientOrder::Active) {
             found = most_active(&found, limit, |rule| {
-                let (active, ended) = metrics.client_counts(rule.name());
-                (count(active), ended)
+                let client = metrics.client(rule.name());
+                client.map_or((0, 0), |client| (client.open(), client.ended()))
             });
         }
         found.truncate(limit);
@@ -133,9 +143,19 @@ impl Client {
         });
         let sources = rule.sources().iter().map(|net| format!("source={net}"));
         let limits = rule.limits();
-        let active = count(metrics.client_open(rule.name()));
-        let outcomes = outcomes(metrics.client_outcomes(rule.name()));
-        let ended: u64 = outcomes.values().sum();
+        let counted = metrics.client(rule.name());
+        let counted = counted.as_deref();
+        let active = counted.map_or(0, ClientMetrics::open);
+        // First: it must not be more than what has ended.
+        let refused = counted.map_or(0, ClientMetrics::refused);
+        let outcomes = outcomes(counted.into_iter().flat_map(ClientMetrics::outcomes));
+        let of = |failures: bool| -> u64 {
+            let of = Reason::ALL
+                .iter()
+                .filter(|reason| reason.is_failure() == failures);
+            of.filter_map(|reason| outcomes.get(reason.as_str())).sum()
+        };
+        let (failures, ended) = (of(true), of(false));
         Self {
             client: rule.name().to_owned(),
             matches: texts.chain(sources).collect(),
@@ -148,7 +168,10 @@ impl Client {
             }),
             max_conns: limits.max_conns.map(std::num::NonZero::get),
             active,
-            connections: active + ended,
+            connections: active + failures + ended,
+            refused,
+            failed: failures.saturating_sub(refused),
+            ended,
             outcomes,
         }
     }

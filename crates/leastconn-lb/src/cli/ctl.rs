@@ -59,8 +59,8 @@ enum Command {
         #[arg(long, value_name = "TEXT")]
         search: Option<String>,
         /// Those with the most open connections first.
-        #[arg(long)]
-        active: bool,
+        #[arg(long, alias = "active")]
+        open: bool,
         /// So many at most, up to 10000 [default: 1000].
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
@@ -238,10 +238,10 @@ async fn obey(client: &Client, command: Command, json: bool) -> Result<u8, Faile
         }
         Command::Clients {
             search,
-            active,
+            open,
             limit,
         } => {
-            let sort = active.then_some(ClientOrder::Active);
+            let sort = open.then_some(ClientOrder::Active);
             let query = ClientsQuery {
                 search,
                 sort,

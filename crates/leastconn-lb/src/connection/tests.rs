@@ -114,7 +114,12 @@ impl Scene {
         let current = self.running.current();
         let state = Arc::new(current.state.succeed(config(allow)).unwrap());
         let earlier = &current.listeners["main"];
-        let next = earlier.succeed(&state.config.listeners[0], Arc::clone(&state), None);
+        let next = earlier.succeed(
+            &state.config.listeners[0],
+            Arc::clone(&state),
+            None,
+            &self.books.metrics,
+        );
         self.running.replace(Current {
             state,
             listeners: HashMap::from([("main".into(), Arc::new(next))]),
@@ -200,7 +205,12 @@ async fn a_server_that_is_gone_is_not_forbidden() {
     changed.upstreams[0].servers.remove(0);
     let state = Arc::new(current.state.succeed(changed).unwrap());
     let earlier = &current.listeners["main"];
-    let next = earlier.succeed(&state.config.listeners[0], Arc::clone(&state), None);
+    let next = earlier.succeed(
+        &state.config.listeners[0],
+        Arc::clone(&state),
+        None,
+        &scene.books.metrics,
+    );
     scene.running.replace(Current {
         state,
         listeners: HashMap::from([("main".into(), Arc::new(next))]),
@@ -216,7 +226,7 @@ async fn what_ends_while_all_are_judged_counts_no_longer() {
     authorize(came_with, &scene.running, &mut record).unwrap();
     let metrics = &scene.books.metrics;
     let client = record.live().known().client().cloned().unwrap();
-    assert_eq!(metrics.client_open(&client), 1);
+    assert_eq!(metrics.client(&client).unwrap().open(), 1);
     // It is in a reload's hands, and ends before its turn comes.
     scene.replace("\"web\"");
     let (live, current) = (&scene.registry.list()[0], scene.running.current());
@@ -225,5 +235,5 @@ async fn what_ends_while_all_are_judged_counts_no_longer() {
         judge::again(live, &current, metrics, Timestamp::now()),
         None
     );
-    assert_eq!(metrics.client_open(&client), 0);
+    assert_eq!(metrics.client(&client).unwrap().open(), 0);
 }

@@ -4,7 +4,6 @@ import { get } from "./api.js";
 import { $, attribute, bar, el, empty, fill, keyed, text } from "./dom.js";
 import * as as from "./format.js";
 import { Rates } from "./rates.js";
-import { refused } from "./reasons.js";
 
 const SHOWN = 12;
 /** More than this nobody reads through; there is a search. */
@@ -64,11 +63,12 @@ function row({ client }) {
   heading.scope = "row";
   const { outer, inner } = bar();
   const active = el("b");
-  const [rate, no, total] = [el("td", "num"), el("td", "num"), el("td", "num more")];
+  const [rate, no] = [el("td", "num"), el("td", "num")];
+  const [failed, total] = [el("td", "num more"), el("td", "num more")];
   const [bounds, reach] = [el("span", "sub long"), el("span", "name")];
   const [limits, allow] = [el("td", "more", bounds), el("td", "more", reach)];
   const meter = el("td", "", el("span", "gauge", active, outer));
-  const element = el("tr", "", heading, meter, rate, no, total, limits, allow);
+  const element = el("tr", "", heading, meter, rate, no, failed, total, limits, allow);
   element.dataset.client = client.client;
   return {
     element,
@@ -81,10 +81,11 @@ function row({ client }) {
       attribute(active, "data-value", now.active);
       fill(inner, now.active / most);
       text(rate, as.rate(rates.of(now.client)));
-      const turned = refused(now.outcomes);
-      text(no, as.count(turned));
-      attribute(no, "data-value", turned);
-      attribute(no, "title", reasons(now.outcomes));
+      for (const [cell, count] of [[no, now.refused], [failed, now.failed]]) {
+        text(cell, as.count(count));
+        attribute(cell, "data-value", count);
+        attribute(cell, "title", reasons(now.outcomes));
+      }
       text(total, as.count(now.connections));
       attribute(total, "data-value", now.connections);
       text(bounds, limitsOf(now));

@@ -68,7 +68,7 @@ function card({ summary: { name } }) {
     update: ({ summary, servers }) => {
       const kind = summary.available === 0 ? "bad" : summary.available < summary.servers ? "warn" : "good";
       badge(up, `${as.count(summary.available)} of ${as.count(summary.servers)} available`, kind);
-      text(sum, `${summary.balance} · ${as.count(summary.active)} in flight`);
+      text(sum, `${summary.balance} · ${as.count(summary.active)} open`);
       more.hidden = all || servers.length >= summary.servers;
       text(more, `Show all ${as.count(summary.servers)} servers`);
       // Against the largest here: equal shares are bars of equal length.
@@ -155,7 +155,7 @@ function setting(now) {
     title: name,
     says: () => {
       const slow = now().slow_start;
-      return `It is ${stateOf(now())}, with ${as.plural(now().active, "connection")} in flight. ${slow ? slowly(slow) : ""}`;
+      return `It is ${stateOf(now())}, with ${as.plural(now().active, "open connection")}. ${slow ? slowly(slow) : ""}`;
     },
     choices: STATES.map(([state, label, says]) => ({
       label,

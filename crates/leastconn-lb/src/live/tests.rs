@@ -1,7 +1,7 @@
 use super::*;
 
 fn register(registry: &Arc<Registry>) -> Registered {
-    let listener = Arc::new(Metrics::new().listener("main"));
+    let listener = Metrics::new().listener("main");
     registry.register(
         "main".into(),
         listener,

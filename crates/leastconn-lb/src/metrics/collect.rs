@@ -1,7 +1,7 @@
 //! What is not counted but read from the running state when asked: servers,
 //! certificates, lost log lines.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use leastconn::Member;
 use prometheus_client::{
@@ -14,6 +14,9 @@ use prometheus_client::{
 pub trait Observed: fmt::Debug + Send + Sync + 'static {
     /// Every server with the name of its upstream.
     fn servers(&self) -> Vec<(String, Member)>;
+    /// Servers that are gone from the configuration, with the names of their upstreams and
+    /// how many connections they still have. A name may occur more than once.
+    fn departed_servers(&self) -> Vec<(String, String, u64)>;
     /// Every upstream, and whether it is in panic.
     fn upstreams(&self) -> Vec<(String, bool)>;
     /// Every file that is in force only until some time, as often as it is in use.
@@ -48,7 +51,7 @@ pub struct Dated {
 #[derive(Debug)]
 pub(super) struct Collect<O>(pub(super) O);
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 struct OfServer {
     upstream: String,
     server: String,
@@ -80,6 +83,21 @@ impl<O: Observed> Collector for Collect<O> {
                 .iter()
                 .map(move |(labels, status)| (labels.clone(), ConstGauge::new(value(status))))
         };
+        // One series a name: a server whose address changed still has connections to the
+        // previous one.
+        let mut active: BTreeMap<_, i64> = BTreeMap::new();
+        for (labels, status) in &servers {
+            *active.entry(labels.clone()).or_default() += i64::from(status.in_flight);
+        }
+        for (upstream, server, connections) in self.0.departed_servers() {
+            if connections > 0 {
+                *active.entry(OfServer { upstream, server }).or_default() +=
+                    i64::try_from(connections).unwrap_or(i64::MAX);
+            }
+        }
+        let active = active
+            .into_iter()
+            .map(|(labels, connections)| (labels, ConstGauge::new(connections)));
         let counters = |value: fn(&leastconn::ServerStatus) -> u64| {
             servers
                 .iter()
@@ -104,7 +122,7 @@ impl<O: Observed> Collector for Collect<O> {
             "leastconn_server_connections_active",
             "Connections to a server, being opened or open",
             MetricType::Gauge,
-            gauges(|s| s.in_flight.into()),
+            active,
         )?;
         family(
             &mut encoder,
@@ -235,7 +253,7 @@ fn single(
     metric.encode(encoder.encode_descriptor(name, help, None, kind)?)
 }
 
-fn family<L: EncodeLabelSet, M: EncodeMetric>(
+pub(super) fn family<L: EncodeLabelSet, M: EncodeMetric>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,

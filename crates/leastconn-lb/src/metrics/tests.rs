@@ -10,6 +10,15 @@ impl Observed for Nothing {
         Vec::new()
     }
 
+    fn departed_servers(&self) -> Vec<(String, String, u64)> {
+        let departed = |server: &str, open| ("web".to_owned(), server.to_owned(), open);
+        vec![
+            departed("web1", 2),
+            departed("web2", 0),
+            departed("web1", 1),
+        ]
+    }
+
     fn upstreams(&self) -> Vec<(String, bool)> {
         vec![("web".to_owned(), true)]
     }
@@ -80,6 +89,9 @@ fn the_text_is_what_every_scraper_reads() {
         );
         assert_eq!(samples[&key], ends);
     }
+    let key = normalise(r#"leastconn_server_connections_active{upstream="web",server="web1"}"#);
+    assert_eq!(samples[&key], 3.0);
+    assert!(!text.contains("web2"), "it has no connection");
     // Text in a label cannot end it.
     assert!(text.contains(r#"{file="a \"b\"\\\n.crt"} 7"#), "{text}");
 
@@ -133,4 +145,51 @@ fn what_is_counted_while_it_lives_is_given_back() {
     assert_eq!(gauge.get(), 2);
     drop((one, two));
     assert_eq!(gauge.get(), 0);
+}
+
+#[test]
+fn series_go_once_nothing_uses_them() {
+    let metrics = Metrics::new();
+    let (main, old) = (metrics.listener("main"), metrics.listener("old"));
+    old.active.inc();
+    let (kept, open) = (metrics.client_or_new("kept"), metrics.client_or_new("open"));
+    open.opened();
+    metrics.client_or_new("gone").count_end(Reason::Ok, false);
+    kept.count_end(Reason::Ok, false);
+    metrics.client_shadowed("kept", Reason::Ok);
+    metrics.client_shadowed("gone", Reason::Ok);
+    let prune = |generation| {
+        metrics.prune(
+            generation,
+            |name| name == "old",
+            |name| name == "main",
+            || HashSet::from(["kept"]),
+        );
+        let text = metrics.encode();
+        ["main", "old", "kept", "open", "gone"].map(|name| text.contains(&format!("\"{name}\"")))
+    };
+    assert_eq!(prune(0), [true, true, true, true, false]);
+    // A series may be added before the configuration that has its name is in force.
+    let _new = metrics.listener("new");
+    old.active.dec();
+    open.closed();
+    drop(open);
+    assert_eq!(prune(1), [true, false, true, false, false]);
+    assert!(metrics.encode().contains("listener=\"new\""));
+    assert_eq!(metrics.listener("old").active.get(), 0);
+    drop((main, kept));
+    assert_eq!(prune(1), [true, false, true, false, false]);
+}
+
+#[test]
+fn names_are_looked_up_once_a_generation() {
+    let metrics = Metrics::new();
+    let prune = |generation, names: &dyn Fn() -> HashSet<&'static str>| {
+        metrics.prune(generation, |_| false, |_| true, names);
+    };
+    metrics.client_or_new("rule").count_end(Reason::Ok, false);
+    prune(3, &|| HashSet::from(["rule"]));
+    prune(3, &|| panic!("nothing has changed"));
+    prune(4, &HashSet::new);
+    assert!(metrics.client("rule").is_none());
 }

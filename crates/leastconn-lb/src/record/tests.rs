@@ -10,7 +10,7 @@ fn logged(with: impl FnOnce(Record) + Send + 'static) -> (Vec<Value>, String) {
     let path = dir.path().join("access.log");
     let (log, flusher) = AccessLog::open(&Access::File(path.clone())).unwrap();
     let metrics = Arc::new(Metrics::new());
-    let listener = Arc::new(metrics.listener("main"));
+    let listener = metrics.listener("main");
     let books = Books {
         metrics: Arc::clone(&metrics),
         log,

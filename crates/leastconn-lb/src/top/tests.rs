@@ -47,7 +47,8 @@ fn picture() -> Picture {
         clients: read(json!({ "total": 1, "clients": [{
             "client": "orders", "match": ["cn=orders.lb.com"], "allow": ["web"],
             "mode": "enforce", "rate_limit": { "rate": 20.0, "burst": 20 }, "active": 5,
-            "connections": 1239, "outcomes": outcomes,
+            "connections": 1239, "refused": 34, "failed": 0, "ended": 1200,
+            "outcomes": outcomes,
         }] })),
         connections: read(json!({ "total": 1, "connections": [{
             "connection": 1234, "time": "", "stage": "relaying", "listener": "main",

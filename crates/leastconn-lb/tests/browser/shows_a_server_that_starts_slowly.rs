@@ -39,7 +39,7 @@ async fn how_far_a_server_has_come_stands_beside_its_state() {
     page.click("[data-server=\"web/web2\"] button").await;
     let now = page.text("#control-now").await;
     assert!(
-        now.starts_with("It is up, with 0 connections in flight. It is starting slowly"),
+        now.starts_with("It is up, with 0 open connections. It is starting slowly"),
         "{now}"
     );
     assert!(now.contains("59 min") || now.contains("1 h"), "{now}");

@@ -386,8 +386,9 @@ async fn tables_show_what_there_is() {
     let cells = row(&listed, &format!("web/{server}"));
     assert_eq!(cells[1..5], ["ready", "up", "1", "-"], "{listed}");
     assert!(listed.is_ascii() && !listed.contains('\x1b'), "{listed}");
-    let clients = ctl(&lb, &["clients", "--active"]).await.ok();
-    assert_eq!(row(&clients, "local")[1..4], ["1", "1", "0"], "{clients}");
+    let clients = ctl(&lb, &["clients", "--open"]).await.ok();
+    let open = ["1", "1", "0", "0", "0"];
+    assert_eq!(row(&clients, "local")[1..6], open, "{clients}");
     let nobody = ctl(&lb, &["clients", "--search", "nobody"]).await.ok();
     assert_eq!(nobody.lines().count(), 1, "{nobody}");
     let mut b = connected(&lb).await.0;
@@ -405,7 +406,7 @@ async fn tables_show_what_there_is() {
         "last reload    none",
         "2 open of at most",
         "LISTENER",
-        "web             2          2       2",
+        "web             2          2     2",
     ] {
         assert!(status.contains(part), "{part} is not in\n{status}");
     }

@@ -1,6 +1,6 @@
 //! Answers, for people.
 
-use leastconn::{AdminState, Reason};
+use leastconn::AdminState;
 
 use super::table::{Cell, Paper, Side, Table, Tone};
 use crate::{
@@ -233,7 +233,7 @@ fn upstreams(upstreams: &[UpstreamSummary], paper: &Paper) -> String {
         ("UPSTREAM", Side::Left),
         ("SERVERS", Side::Right),
         ("AVAILABLE", Side::Right),
-        ("ACTIVE", Side::Right),
+        ("OPEN", Side::Right),
     ]);
     for upstream in upstreams {
         let tone = match upstream.available {
@@ -256,7 +256,7 @@ pub(super) fn servers(servers: &Servers, paper: &Paper) -> String {
         ("SERVER", Side::Left),
         ("STATE", Side::Left),
         ("HEALTH", Side::Left),
-        ("ACTIVE", Side::Right),
+        ("OPEN", Side::Right),
         ("MAX", Side::Right),
         ("WEIGHT", Side::Right),
         ("CONNECTIONS", Side::Right),
@@ -300,21 +300,17 @@ pub(super) fn servers(servers: &Servers, paper: &Paper) -> String {
 pub(super) fn clients(clients: &Clients, paper: &Paper) -> String {
     let mut table = Table::new(&[
         ("CLIENT", Side::Left),
-        ("ACTIVE", Side::Right),
+        ("OPEN", Side::Right),
         ("CONNECTIONS", Side::Right),
-        ("REFUSED OR FAILED", Side::Right),
+        ("REFUSED", Side::Right),
+        ("FAILED", Side::Right),
+        ("ENDED", Side::Right),
         ("RATE", Side::Right),
         ("MAX", Side::Right),
         ("ALLOW", Side::Cut),
         ("MATCH", Side::Cut),
     ]);
     for client in &clients.clients {
-        let well: u64 = Reason::ALL
-            .iter()
-            .filter(|reason| !reason.is_failure())
-            .filter_map(|reason| client.outcomes.get(reason.as_str()))
-            .sum();
-        let ended: u64 = client.outcomes.values().sum();
         let rate = client.rate_limit.as_ref();
         let shadow = if client.mode == "shadow" {
             " (shadow)"
@@ -325,7 +321,9 @@ pub(super) fn clients(clients: &Clients, paper: &Paper) -> String {
             format!("{}{shadow}", client.client).into(),
             client.active.to_string().into(),
             client.connections.to_string().into(),
-            (ended - well).to_string().into(),
+            client.refused.to_string().into(),
+            client.failed.to_string().into(),
+            client.ended.to_string().into(),
             rate.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", rate.rate))
                 .into(),
             client

@@ -13,7 +13,7 @@ use super::super::{
     view::{Tab, View},
 };
 use crate::{
-    api::{CertificateKind, CertificateState, Client, Connection, Server, is_refusal},
+    api::{CertificateKind, CertificateState, Client, Connection, Server},
     figures,
 };
 
@@ -116,7 +116,7 @@ fn servers(view: &View, picture: &Picture) -> (Columns, Rows) {
         texts("UPSTREAM", 2),
         texts("SERVER", 2),
         words("STATE", 10),
-        numbers("ACTIVE", 11),
+        numbers("OPEN", 11),
         words("", BAR).rank(2),
         numbers("NEW/S", 7).rank(1),
         numbers("TOTAL", 12).rank(4),
@@ -176,19 +176,16 @@ fn bar(value: u64, full: u64) -> String {
 fn clients(view: &View, picture: &Picture) -> (Columns, Rows) {
     let columns = vec![
         texts("CLIENT", 2),
-        numbers("ACTIVE", 9),
+        numbers("OPEN", 9),
         numbers("NEW/S", 7).rank(1),
-        numbers("TOTAL", 12).rank(5),
+        numbers("TOTAL", 12).rank(6),
         numbers("REFUSED", 9).rank(2),
+        numbers("FAILED", 7).rank(4),
         words("LIMITS", 16).rank(3),
-        texts("ALLOW", 2).rank(4),
-        texts("MATCH", 3).rank(6),
+        texts("ALLOW", 2).rank(5),
+        texts("MATCH", 3).rank(7),
     ];
     let row = |client: &Client| {
-        let refusals = leastconn::Reason::ALL.iter().filter(|r| is_refusal(**r));
-        let refused: u64 = refusals
-            .filter_map(|reason| client.outcomes.get(reason.as_str()))
-            .sum();
         let rate_limit = client.rate_limit.map(|limit| format!("{}/s", limit.rate));
         let max_conns = client.max_conns.map(|max| format!("{max} open"));
         let limits: Vec<_> = rate_limit.into_iter().chain(max_conns).collect();
@@ -201,7 +198,8 @@ fn clients(view: &View, picture: &Picture) -> (Columns, Rows) {
             right(figures::number(client.active)),
             rate(view.client_rate(&client.client)),
             right(figures::number(client.connections)),
-            right(figures::number(refused)),
+            right(figures::number(client.refused)),
+            right(figures::number(client.failed)),
             left(limits.join(", ")),
             left(client.allow.join(" ")),
             left(client.matches.join(" ")),

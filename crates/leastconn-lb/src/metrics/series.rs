@@ -1,0 +1,356 @@
+//! Metrics of listeners and client rules, which come and go with the configuration.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+};
+
+use leastconn::Reason;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+
+use super::{ListenerMetrics, collect::family};
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Series {
+    pub(super) listeners: Table<ListenerMetrics>,
+    pub(super) clients: Table<ClientMetrics>,
+    /// What rules in shadow mode would have decided.
+    pub(super) shadows: Table<ClientMetrics>,
+}
+
+/// The metrics of one client rule.
+#[derive(Debug)]
+pub struct ClientMetrics {
+    name: Arc<str>,
+    open: AtomicI64,
+    refused: AtomicU64,
+    outcomes: [AtomicU64; Reason::ALL.len()],
+}
+
+impl ClientMetrics {
+    /// The rule's name.
+    pub const fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// How many connections are open.
+    pub fn open(&self) -> u64 {
+        u64::try_from(self.open.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// How many connections ended without a server because they were refused.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// How many connections ended, by reason.
+    pub fn outcomes(&self) -> impl Iterator<Item = (Reason, u64)> {
+        let counts = self.outcomes.iter().map(|n| n.load(Ordering::Relaxed));
+        Reason::ALL.iter().copied().zip(counts)
+    }
+
+    /// How many connections ended.
+    pub fn ended(&self) -> u64 {
+        self.outcomes().map(|(_, count)| count).sum()
+    }
+
+    /// Counts one more open connection.
+    pub fn opened(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one open connection less.
+    pub fn closed(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that ended; `is_refused`: it never had a server.
+    pub fn count_end(&self, reason: Reason, is_refused: bool) {
+        self.count(reason);
+        if is_refused {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn count(&self, reason: Reason) {
+        self.outcomes[reason.index()].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Named for ClientMetrics {
+    fn new(name: &Arc<str>) -> Self {
+        Self {
+            name: Arc::clone(name),
+            open: AtomicI64::new(0),
+            refused: AtomicU64::new(0),
+            outcomes: [const { AtomicU64::new(0) }; Reason::ALL.len()],
+        }
+    }
+}
+
+impl Named for ListenerMetrics {
+    fn new(_: &Arc<str>) -> Self {
+        Self::default()
+    }
+}
+
+/// Metrics that belong to a name.
+pub(super) trait Named {
+    fn new(name: &Arc<str>) -> Self;
+}
+
+/// Metrics by the name of what they belong to.
+#[derive(Debug)]
+pub(super) struct Table<T>(RwLock<HashMap<Arc<str>, Entry<T>>>);
+
+#[derive(Debug)]
+struct Entry<T> {
+    metrics: Arc<T>,
+    /// The last configuration that had this name, counted from 1; 0: not known.
+    found_in: AtomicU64,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self(RwLock::default())
+    }
+}
+
+impl<T: Named> Table<T> {
+    pub(super) fn get(&self, name: &str) -> Option<Arc<T>> {
+        self.read()
+            .get(name)
+            .map(|entry| Arc::clone(&entry.metrics))
+    }
+
+    pub(super) fn get_or_create(&self, name: &str) -> Arc<T> {
+        if let Some(metrics) = self.get(name) {
+            return metrics;
+        }
+        let name: Arc<str> = name.into();
+        let mut entries = self.write();
+        let entry = entries.entry(Arc::clone(&name)).or_insert_with(|| Entry {
+            metrics: Arc::new(T::new(&name)),
+            found_in: AtomicU64::new(0),
+        });
+        Arc::clone(&entry.metrics)
+    }
+
+    /// Whether each name was found in this generation of the configuration.
+    pub(super) fn all_found_in(&self, generation: u64) -> bool {
+        let entries = self.read();
+        let mut found = entries.values().map(|entry| &entry.found_in);
+        found.all(|found| found.load(Ordering::Relaxed) == generation + 1)
+    }
+
+    /// Removes what does not exist any more, once nothing refers to it or it `is_idle`.
+    pub(super) fn retain(
+        &self,
+        generation: u64,
+        exists: impl Fn(&str) -> bool,
+        is_idle: impl Fn(&str, &T) -> bool,
+    ) {
+        let mut gone = Vec::new();
+        // Connections wait for the exclusive lock: take it for what is removed only.
+        for (name, entry) in self.read().iter() {
+            if exists(name) {
+                entry.found_in.store(generation + 1, Ordering::Relaxed);
+            } else {
+                entry.found_in.store(0, Ordering::Relaxed);
+                gone.push(Arc::clone(name));
+            }
+        }
+        if gone.is_empty() {
+            return;
+        }
+        let mut entries = self.write();
+        for name in gone {
+            let unused = entries.get(&name).is_some_and(|entry| {
+                // References are taken from the table, under its lock.
+                Arc::strong_count(&entry.metrics) == 1 || is_idle(&name, &entry.metrics)
+            });
+            if unused {
+                entries.remove(&name);
+            }
+        }
+    }
+
+    /// All of them, in the order of their names.
+    fn list(&self) -> Vec<(Arc<str>, Arc<T>)> {
+        let entries = self.read();
+        let all = entries.iter();
+        let mut all: Vec<_> = all
+            .map(|(name, entry)| (Arc::clone(name), Arc::clone(&entry.metrics)))
+            .collect();
+        drop(entries);
+        all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<Arc<str>, Entry<T>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Arc<str>, Entry<T>>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct OfListener {
+    listener: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct ListenerEnded {
+    listener: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct ListenerBytes {
+    listener: String,
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct OfClient {
+    client: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct ClientEnded {
+    client: String,
+    outcome: &'static str,
+}
+
+/// Writes all of them at each scrape.
+#[derive(Debug)]
+pub(super) struct AllSeries(pub(super) Arc<Series>);
+
+impl Collector for AllSeries {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        self.0.encode_listeners(&mut encoder)?;
+        self.0.encode_clients(&mut encoder)
+    }
+}
+
+impl Series {
+    fn encode_listeners(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let listeners = self.listeners.list();
+        let ended = listeners.iter().flat_map(|(name, metrics)| {
+            metrics.outcomes().map(|(reason, count)| {
+                let labels = ListenerEnded {
+                    listener: name.to_string(),
+                    outcome: reason.as_str(),
+                };
+                (labels, ConstCounter::new(count))
+            })
+        });
+        family(
+            encoder,
+            "leastconn_connections",
+            "Accepted connections that ended, by reason code",
+            MetricType::Counter,
+            ended,
+        )?;
+        type Value = fn(&ListenerMetrics) -> i64;
+        let gauges: [(&str, &str, Value); 3] = [
+            (
+                "leastconn_connections_active",
+                "Connections that are open",
+                |metrics| metrics.active.get(),
+            ),
+            (
+                "leastconn_handshakes_active",
+                "TLS handshakes that are going on",
+                |metrics| metrics.handshakes.get(),
+            ),
+            (
+                "leastconn_handshakes_waiting",
+                "TLS handshakes that wait for others",
+                |metrics| metrics.waiting.get(),
+            ),
+        ];
+        for (family_name, help, value) in gauges {
+            let values = listeners.iter().map(|(name, metrics)| {
+                let listener = name.to_string();
+                (OfListener { listener }, ConstGauge::new(value(metrics)))
+            });
+            family(encoder, family_name, help, MetricType::Gauge, values)?;
+        }
+        let bytes = listeners.iter().flat_map(|(name, metrics)| {
+            let both = [("received", &metrics.received), ("sent", &metrics.sent)];
+            both.map(|(direction, bytes)| {
+                let listener = name.to_string();
+                let labels = ListenerBytes {
+                    listener,
+                    direction,
+                };
+                (labels, ConstCounter::new(bytes.get()))
+            })
+        });
+        family(
+            encoder,
+            "leastconn_bytes",
+            "Bytes carried, received from and sent to clients",
+            MetricType::Counter,
+            bytes,
+        )
+    }
+
+    fn encode_clients(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let clients = self.clients.list();
+        family(
+            encoder,
+            "leastconn_client_connections",
+            "Connections of a client rule that ended, by reason code",
+            MetricType::Counter,
+            ended(&clients),
+        )?;
+        let open = clients.iter().map(|(name, metrics)| {
+            let client = name.to_string();
+            let open = i64::try_from(metrics.open()).unwrap_or(i64::MAX);
+            (OfClient { client }, ConstGauge::new(open))
+        });
+        family(
+            encoder,
+            "leastconn_client_connections_active",
+            "Connections of a client rule that are open",
+            MetricType::Gauge,
+            open,
+        )?;
+        family(
+            encoder,
+            "leastconn_client_shadow",
+            "Connections that a rule in shadow mode would have decided, by what it would have",
+            MetricType::Counter,
+            ended(&self.shadows.list()),
+        )
+    }
+}
+
+/// Those reasons that occurred: a series for each would be too many with many rules.
+fn ended(
+    clients: &[(Arc<str>, Arc<ClientMetrics>)],
+) -> impl Iterator<Item = (ClientEnded, ConstCounter<u64>)> {
+    clients.iter().flat_map(|(name, metrics)| {
+        let occurred = metrics.outcomes().filter(|&(_, count)| count > 0);
+        occurred.map(|(reason, count)| {
+            let labels = ClientEnded {
+                client: name.to_string(),
+                outcome: reason.as_str(),
+            };
+            (labels, ConstCounter::new(count))
+        })
+    })
+}
