@@ -10,6 +10,7 @@ mod clients;
 mod connections;
 pub mod history;
 pub mod openapi;
+pub(crate) mod outage;
 mod refusals;
 mod servers;
 mod status;
@@ -22,6 +23,7 @@ pub use changes::{Kill, Killed, LogLevel, ServerState, SetLogLevel, SetState, St
 pub use clients::{Client, ClientOrder, Clients, ClientsQuery, RateLimit};
 pub use connections::{Connection, Connections, ConnectionsQuery, Stage};
 pub use history::{History, HistoryQuery, Sample, Samples};
+pub use outage::{Outage, UnhealthyServer};
 pub use refusals::{Refusals, RefusalsQuery};
 pub use servers::{Server, Servers, ServersQuery, SlowStart, UpstreamSummary};
 pub use status::{

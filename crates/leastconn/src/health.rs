@@ -224,6 +224,11 @@ impl Health {
         }
     }
 
+    /// Until when it is ejected, also while it is down.
+    pub(crate) const fn ejected_until(&self) -> Option<Instant> {
+        self.ejected_until
+    }
+
     /// A probe ended.
     pub fn probed(&mut self, success: bool, siblings: Siblings) {
         let Some(ActivePolicy { rise, fall }) = self.active else {

@@ -187,7 +187,7 @@ pub use lease::Lease;
 pub use limit::{Limiter, Limits, Permit, RateLimit, Refusal};
 pub use pool::{Candidates, Member, Pool, PoolError, Tried};
 pub use reason::Reason;
-pub use server::{Server, ServerStatus, SlowStart};
+pub use server::{Failure, Outage, Server, ServerStatus, SlowStart};
 pub use upstream::{
     AdminState, Balance, ClientId, PanicPolicy, ServerId, ServerSpec, Source, UpstreamId, Weight,
 };

@@ -5,6 +5,7 @@
 //! not picked after it, and a count never passes `max_conns`.
 
 mod membership;
+mod outage;
 
 use std::{
     sync::{OnceLock, Weak},
@@ -12,6 +13,8 @@ use std::{
 };
 
 pub(crate) use membership::Membership;
+use outage::{Cause, Condition};
+pub use outage::{Failure, Outage};
 
 use crate::{
     Address, AdminState,
@@ -32,7 +35,7 @@ const DOWN: u64 = 1 << 34;
 /// Connects failed: to be had only for a trial, see [`Server::try_acquire`].
 const EJECTED: u64 = 1 << 35;
 /// Some failure is remembered: a success has something to clear. Spares the
-/// lock of `health` on each good connect to a healthy server.
+/// lock of `condition` on each good connect to a healthy server.
 const TROUBLED: u64 = 1 << 36;
 
 /// It is new to a running pool or came back, and begins slowly where its pool says
@@ -56,7 +59,7 @@ pub struct Server {
     /// Of its name, for [`Balance::SourceHash`](crate::Balance::SourceHash).
     hash: u64,
     address: Address,
-    health: Mutex<Health>,
+    condition: Mutex<Condition>,
     /// The servers of its upstream. Its pools keep it: without one, it is gone.
     membership: Weak<Membership>,
     /// With [`SLOW`]: when it was first looked at since, in nanoseconds after
@@ -125,7 +128,7 @@ impl Server {
             resolved: crate::net::resolve::Resolved::default(),
             #[cfg(feature = "tokio")]
             last_probe: Mutex::new(None),
-            health: Mutex::new(Health::new(active, passive)),
+            condition: Mutex::new(Condition::new(Health::new(active, passive))),
             looked_at: AtomicU64::new(0),
             epoch: OnceLock::new(),
             connections: AtomicU64::new(0),
@@ -158,7 +161,7 @@ impl Server {
                 DRAIN => AdminState::Drain,
                 _ => AdminState::Maint,
             },
-            availability: lock(&self.health).availability(),
+            availability: lock(&self.condition).health.availability(),
             connections: self.connections.load(Ordering::Relaxed),
             connect_failures: self.connect_failures.load(Ordering::Relaxed),
         }
@@ -205,23 +208,51 @@ impl Server {
     /// It was gone from its pool, and is back before the last of its connections has
     /// ended: these count, and all else begins anew.
     pub(crate) fn come_back(&self, active: Option<ActivePolicy>, passive: PassivePolicy) {
-        let mut health = lock(&self.health);
-        *health = Health::new(active, passive);
+        let mut condition = lock(&self.condition);
+        *condition = Condition::new(Health::new(active, passive));
         // Before anybody sees the flag.
         self.looked_at.store(0, Ordering::Relaxed);
         self.change(|word| (word & IN_FLIGHT) | SLOW);
     }
 
+    /// Since when it has been ejected or down, and why. `None` if it is up, or if the
+    /// failure was not described ([`Self::probe_failed`], [`Self::connect_failed_with`]).
+    pub fn outage(&self) -> Option<Outage> {
+        lock(&self.condition).outage()
+    }
+
     /// A probe ended. Returns whether this changed [`ServerStatus::is_up`].
     pub fn probed(&self, success: bool) -> bool {
-        self.with_health(|health, siblings| health.probed(success, siblings))
+        self.with_health(Cause::Other, |health, siblings| {
+            health.probed(success, siblings);
+        })
+    }
+
+    /// A probe failed with this error, which [`Self::outage`] shows if the server is down
+    /// then. Returns whether this changed [`ServerStatus::is_up`].
+    pub fn probe_failed(&self, failure: Failure<'_>) -> bool {
+        self.with_health(Cause::Probe(failure), |health, siblings| {
+            health.probed(false, siblings);
+        })
     }
 
     /// A connect that began at `began` failed at `now`. Returns whether this changed
     /// [`ServerStatus::is_up`].
     pub fn connect_failed(&self, began: Instant, now: Instant) -> bool {
+        self.failed(began, now, Cause::Other)
+    }
+
+    /// As [`Self::connect_failed`], with the error, which [`Self::outage`] shows if it
+    /// ejects the server.
+    pub fn connect_failed_with(&self, began: Instant, now: Instant, failure: Failure<'_>) -> bool {
+        self.failed(began, now, Cause::Connect(failure))
+    }
+
+    fn failed(&self, began: Instant, now: Instant, cause: Cause<'_>) -> bool {
         self.connect_failures.fetch_add(1, Ordering::Relaxed);
-        self.with_health(|health, siblings| health.connect_failed(began, now, siblings))
+        self.with_health(cause, |health, siblings| {
+            health.connect_failed(began, now, siblings);
+        })
     }
 
     /// A connect succeeded. Returns whether this changed [`ServerStatus::is_up`].
@@ -230,16 +261,16 @@ impl Server {
         if self.word.load(Ordering::Relaxed) & TROUBLED == 0 {
             return false;
         }
-        self.with_health(|health, _| health.connect_succeeded())
+        self.with_health(Cause::Other, |health, _| health.connect_succeeded())
     }
 
     /// Changes health with regard to the other servers, which cannot change theirs
     /// meanwhile: two servers must not both be the last one that may be ejected.
-    fn with_health(&self, change: impl FnOnce(&mut Health, Siblings)) -> bool {
+    fn with_health(&self, cause: Cause<'_>, change: impl FnOnce(&mut Health, Siblings)) -> bool {
         match self.membership.upgrade() {
-            Some(membership) => membership.change(self, change),
+            Some(membership) => membership.change(self, cause, change),
             None => {
-                self.change_health(|health| change(health, Siblings::new(1, 0)))
+                self.change_health(cause, |health| change(health, Siblings::new(1, 0)))
                     .0
             }
         }
@@ -248,11 +279,13 @@ impl Server {
     /// Changes health and publishes what follows into the word. The lock is
     /// held while publishing: two changes at once must not cross. Returns whether this
     /// changed [`ServerStatus::is_up`], and whether a client that waits may care.
-    fn change_health(&self, change: impl FnOnce(&mut Health)) -> (bool, bool) {
-        let mut health = lock(&self.health);
+    fn change_health(&self, cause: Cause<'_>, change: impl FnOnce(&mut Health)) -> (bool, bool) {
+        let mut condition = lock(&self.condition);
+        let health = &condition.health;
         let before = health.availability() == Availability::Up;
         let was_troubled = health.is_troubled();
-        change(&mut health);
+        condition.change(cause, change);
+        let health = &condition.health;
         let (flags, after) = match health.availability() {
             Availability::Up if health.is_troubled() => (TROUBLED, true),
             Availability::Up => (0, true),
@@ -343,7 +376,7 @@ impl Server {
                 return None;
             }
             // One connection at a time: no need to be slow besides.
-            if !lock(&self.health).trial_is_due(now) {
+            if !lock(&self.condition).health.trial_is_due(now) {
                 return None;
             }
         }
@@ -426,7 +459,9 @@ impl Server {
 
     /// Takes over policies of a changed configuration.
     pub(crate) fn set_policies(&self, active: Option<ActivePolicy>, passive: PassivePolicy) {
-        self.with_health(|health, _| health.set_policies(active, passive));
+        self.with_health(Cause::Other, |health, _| {
+            health.set_policies(active, passive);
+        });
     }
 
     /// Counts one more connection, if nothing changed since `seen`.
@@ -444,10 +479,10 @@ impl Server {
         if seen & EJECTED == 0 {
             return count_one();
         }
-        let mut health = lock(&self.health);
-        let acquired = health.trial_is_due(now) && count_one();
+        let mut condition = lock(&self.condition);
+        let acquired = condition.health.trial_is_due(now) && count_one();
         if acquired {
-            health.start_trial(now);
+            condition.health.start_trial(now);
         }
         acquired
     }

@@ -2,11 +2,11 @@
 
 use std::{cmp::Reverse, time::Instant};
 
-use leastconn::{AdminState, Member, Pool, health::Availability, net};
+use leastconn::{AdminState, Member, Pool, ServerStatus, health::Availability, net};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Sight;
+use super::{Outage, Sight, UnhealthyServer};
 use crate::state::State;
 
 /// The word for a server that health checks found nothing wrong with.
@@ -43,6 +43,9 @@ pub struct Server {
     /// What is known of its health: `up`, `down` (probes fail), or `ejected`
     /// (connections to it failed).
     pub health: String,
+    /// While it is ejected or down: since when, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outage: Option<Outage>,
     /// While it is starting slowly: how far it has come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<SlowStart>,
@@ -85,6 +88,12 @@ pub struct UpstreamSummary {
     /// How many of them may be given connections: healthy, and neither in drain nor
     /// in maint.
     pub available: usize,
+    /// How many are ejected or down; those in maint do not count.
+    #[serde(default)]
+    pub unhealthy: usize,
+    /// The first five of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unhealthy_servers: Vec<UnhealthyServer>,
     /// Connections to them, being opened or open.
     pub active: u64,
 }
@@ -137,12 +146,8 @@ impl Server {
             server: member.server.id().to_string(),
             address: member.server.address().to_string(),
             state: status.admin.as_str().to_owned(),
-            health: match status.availability {
-                Availability::Up => UP,
-                Availability::Ejected(_) => "ejected",
-                Availability::Down => "down",
-            }
-            .to_owned(),
+            health: health(&status).to_owned(),
+            outage: Outage::of(&member.server),
             slow_start: slow.map(|slow| SlowStart {
                 share: thousandths(slow.share),
                 remaining_seconds: thousandths(slow.remaining.as_secs_f64()),
@@ -154,6 +159,14 @@ impl Server {
             connections: status.connections,
             connect_failures: status.connect_failures,
         }
+    }
+}
+
+const fn health(status: &ServerStatus) -> &'static str {
+    match status.availability {
+        Availability::Up => UP,
+        Availability::Ejected(_) => "ejected",
+        Availability::Down => "down",
     }
 }
 
@@ -172,11 +185,19 @@ impl UpstreamSummary {
         let status: Vec<_> = members.map(|member| member.server.status()).collect();
         let ready = AdminState::Ready;
         let available = status.iter().filter(|s| s.is_up() && s.admin == ready);
+        let unhealthy = pool
+            .members()
+            .iter()
+            .zip(&status)
+            .filter(|(_, status)| !status.is_up() && status.admin != AdminState::Maint)
+            .map(|(member, status)| (&*member.server, health(status)));
         Self {
             name: pool.id().to_string(),
             balance: pool.balance().as_str().to_owned(),
             servers: status.len(),
             available: available.count(),
+            unhealthy: unhealthy.clone().count(),
+            unhealthy_servers: UnhealthyServer::first(unhealthy),
             active: status
                 .iter()
                 .map(|status| u64::from(status.in_flight))

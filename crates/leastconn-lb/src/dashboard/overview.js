@@ -50,6 +50,7 @@ export function head(status) {
         `${what} is ${is}${since ? ` since ${as.when(since, status.time)}` : ""}; the file says ${configured}`,
     ),
   );
+  outages(status);
   $("draining").hidden = status.phase !== "draining";
   const { log, sandbox } = status;
   const process = [
@@ -61,6 +62,22 @@ export function head(status) {
     `sandbox ${sandbox.state}${sandbox.detail ? ` (${sandbox.detail})` : ""}`,
   ];
   text($("process"), process.filter(Boolean).join(" · "));
+}
+
+/** Upstreams without an available server, and servers that are ejected or down. */
+function outages(status) {
+  const without = status.upstreams.filter((one) => one.available === 0).map((one) => one.name);
+  const unhealthy = status.upstreams.reduce((sum, one) => sum + one.unhealthy, 0);
+  $("outages").hidden = without.length + unhealthy === 0;
+  $("outages").className = `banner ${without.length ? "bad" : "warn"}`;
+  const names = without.slice(0, SHOWN).join(", ") + (without.length > SHOWN ? `, and ${as.count(without.length - SHOWN)} more` : "");
+  text($("outages-title"), without.length ? `No server is available: ${names}` : `${as.plural(unhealthy, "server")} down`);
+  const all = status.upstreams.flatMap((upstream) =>
+    (upstream.unhealthy_servers ?? []).map((one) => `${upstream.name}/${one.server} is ${one.health} since ${as.when(one.since, status.time)}: ${one.reason}`),
+  );
+  const shown = all.slice(0, SHOWN);
+  if (unhealthy > shown.length) shown.push(`${as.count(unhealthy - shown.length)} more are ejected or down`);
+  lines($("outages-servers"), shown);
 }
 
 export function figures(status, sample) {

@@ -27,7 +27,7 @@ export function show(status, servers, now) {
   const byUpstream = new Map(status.upstreams.map((one) => [one.name, []]));
   for (const server of servers) byUpstream.get(server.upstream)?.push(server);
   empty($("no-upstreams"), status.upstreams.length === 0, "None.");
-  const items = status.upstreams.map((summary) => ({ summary, servers: byUpstream.get(summary.name) }));
+  const items = status.upstreams.map((summary) => ({ summary, servers: byUpstream.get(summary.name), time: status.time }));
   keyed($("upstreams"), items, ({ summary }) => summary.name, card);
 }
 
@@ -65,7 +65,7 @@ function card({ summary: { name } }) {
   element.setAttribute("aria-label", `Upstream ${name}`);
   return {
     element,
-    update: ({ summary, servers }) => {
+    update: ({ summary, servers, time }) => {
       const kind = summary.available === 0 ? "bad" : summary.available < summary.servers ? "warn" : "good";
       badge(up, `${as.count(summary.available)} of ${as.count(summary.servers)} available`, kind);
       text(sum, `${summary.balance} · ${as.count(summary.active)} open`);
@@ -75,7 +75,7 @@ function card({ summary: { name } }) {
       const most = servers.reduce((most, one) => Math.max(most, one.active), 1);
       // So many that move would keep the browser from all else.
       rows.classList.toggle("many", servers.length > MANY);
-      keyed(rows, servers.map((server) => ({ server, most })), (item) => key(item.server), row);
+      keyed(rows, servers.map((server) => ({ server, most, time })), (item) => key(item.server), row);
     },
   };
 }
@@ -84,7 +84,8 @@ const KINDS = { up: "good", down: "bad", ejected: "bad", drain: "warn", maint: "
 
 function row({ server }) {
   const sub = el("span", "sub");
-  const heading = el("th", "", el("span", "name", server.server), sub);
+  const outage = el("span", "sub long outage");
+  const heading = el("th", "", el("span", "name", server.server), sub, outage);
   heading.scope = "row";
   heading.title = server.server;
   const [state, slow] = [el("span", "badge"), el("span", "sub slow")];
@@ -111,11 +112,13 @@ function row({ server }) {
   element.dataset.server = key(server);
   return {
     element,
-    update: ({ server: now, most }) => {
+    update: ({ server: now, most, time }) => {
       latest = now;
       control.refresh(key(now));
       const word = stateOf(now);
       badge(state, word, KINDS[word] ?? "bad");
+      outage.hidden = !now.outage;
+      if (now.outage) text(outage, `${now.health} since ${as.when(now.outage.since, time)}: ${now.outage.reason}`);
       slow.hidden = !now.slow_start;
       if (now.slow_start) {
         text(slow, `slow ${as.percent(now.slow_start.share)}`);

@@ -17,12 +17,15 @@ use super::{
     view::{Tab, View},
 };
 use crate::{
-    api::{Phase, ReloadOutcome, Sample},
+    api::{Phase, ReloadOutcome, Sample, outage},
     figures,
 };
 
 /// An answer that is older than this is not what is so now.
 const OLD: Duration = Duration::from_secs(5);
+
+/// Lines about upstreams without an available server and servers that are down.
+const OUTAGES: usize = 4;
 
 /// Below this, curves would take the place of what is looked for.
 const ROOM_FOR_CURVES: u16 = 22;
@@ -143,6 +146,8 @@ fn troubles(picture: &Picture) -> Vec<Line<'static>> {
         let why = format!("last upgrade FAILED: {}", failed.reason);
         lines.push(why.red().bold().into());
     }
+    let outages = outage::lines(&status.upstreams, OUTAGES).into_iter();
+    lines.extend(outages.map(|line| line.red().bold().into()));
     for old in &status.old_processes {
         lines.push(old.to_string().yellow().into());
     }

@@ -241,6 +241,34 @@ fn rejected_reloads_failed_upgrades_and_what_was_set_by_hand_stand_above_all_els
 }
 
 #[test]
+fn down_servers_stand_above_all_else() {
+    let (mut view, now) = (View::default(), net::now());
+    let mut told = picture();
+    let summary = json!([{
+        "name": "web", "servers": 2, "available": 0, "active": 0, "unhealthy": 1,
+        "unhealthy_servers": [{
+            "server": "web2", "health": "down", "since": "2026-11-24T03:12:09.123Z",
+            "reason": "HTTP status 503",
+        }],
+    }]);
+    told.status.time = "2026-11-24T03:15:15Z".to_owned();
+    told.status.upstreams = serde_json::from_value(summary).unwrap();
+    told.servers.servers[1].outage = Some(crate::api::Outage {
+        since: "2026-11-24T03:12:09.123Z".to_owned(),
+        reason: "HTTP status 503".to_owned(),
+    });
+    view.told(Ok(told), now);
+    let shown = screen_of(&mut view, now, 160, 30);
+    assert_eq!(shown[1].trim_end(), "upstream web: NO server is available");
+    assert_eq!(
+        shown[2].trim_end(),
+        "web/web2 is down since 2026-11-24T03:12:09.123Z: HTTP status 503"
+    );
+    let row = shown[3..].iter().find(|line| line.contains("web2"));
+    assert!(row.unwrap().contains("3m05s HTTP status 503"), "{shown:#?}");
+}
+
+#[test]
 fn a_search_asks_the_balancer_and_ends_before_the_program_does() {
     let mut view = View::default();
     assert_eq!(press(&mut view, KeyCode::Char('/')), Then::Draw);

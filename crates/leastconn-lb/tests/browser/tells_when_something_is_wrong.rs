@@ -57,6 +57,23 @@ async fn a_server_that_is_down_stands_out_and_is_told_of() {
     assert!(page.text("#notice").await.contains("web/web2 is down"));
     assert_eq!(page.text("#available").await, "2");
     assert_eq!(page.text("#available-of").await, "of 3");
+    let row = page.text(r#"[data-server="web/web2"] .outage"#).await;
+    assert!(
+        row.starts_with("down since ") && row.contains("refused"),
+        "{row}"
+    );
+    assert_eq!(page.text("#outages-title").await, "1 server down");
+    let listed = page.text("#outages-servers").await;
+    assert!(listed.starts_with("web/web2 is down since "), "{listed}");
+    webs[0].stop(Open::Close).await;
+    page.wait(
+        "document.getElementById('outages-title').textContent === 'No server is available: web'",
+    )
+    .await;
+    for web in &webs {
+        web.restart().await;
+    }
+    page.wait("document.getElementById('outages').hidden").await;
     page.was_well().await;
 }
 

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod server_identity;
+mod server_outage;
 mod servers;
 mod serves_a_dashboard;
 mod support;

@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
@@ -23,7 +23,7 @@ use super::{
     prepare::{Plain, Prepare},
     unix::connect_unix,
 };
-use crate::{Address, Candidates, Lease, Pool, Reason, Server, ServerId, Tried};
+use crate::{Address, Candidates, Failure, Lease, Pool, Reason, Server, ServerId, Tried};
 use retry::Retry;
 
 /// How long and how often to try.
@@ -269,7 +269,8 @@ impl<P: Prepare> Connecting<'_, P> {
                     if fault == Fault::Exhausted {
                         return Err(Some(ConnectError::Exhausted { attempts, source }));
                     }
-                    if fault == Fault::Server && server.connect_failed(began, now()) {
+                    let failure = Failure::new(SystemTime::now(), &source);
+                    if fault == Fault::Server && server.connect_failed_with(began, now(), failure) {
                         tracing::warn!(upstream = %pool.id(), server = %server.id(), error = %source, "server is down: connecting failed");
                     }
                     last_failure = Some(ConnectError::Failed {

@@ -11,7 +11,7 @@ use std::{
     ops::RangeInclusive,
     pin::Pin,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
@@ -29,7 +29,7 @@ use super::{
     prepare::{Plain, Prepare},
     random,
 };
-use crate::{AdminState, Member, Pool, Server, UpstreamId, backoff::share, sync::lock};
+use crate::{AdminState, Failure, Member, Pool, Server, UpstreamId, backoff::share, sync::lock};
 
 /// What a server must do to be found working.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -437,8 +437,13 @@ impl<P: Prepare> Prober<P> {
             server, upstream, ..
         } = self;
         let result = probe(server, &self.check, &*self.step).await;
-        let counts = result.as_ref().err().is_none_or(ProbeError::is_the_servers);
-        let changed = counts && server.probed(result.is_ok());
+        let changed = match &result {
+            Ok(()) => server.probed(true),
+            Err(error) if error.is_the_servers() => {
+                server.probe_failed(Failure::new(SystemTime::now(), error))
+            }
+            Err(_) => false,
+        };
         match (changed, result) {
             (true, Ok(())) => {
                 tracing::info!(%upstream, server = %server.id(), "server is up: health check passed");

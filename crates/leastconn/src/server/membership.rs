@@ -5,7 +5,7 @@
 //! next. Everything here is for changes of health, which are rare; picking does not come
 //! here.
 
-use super::{EJECTED, Server};
+use super::{Cause, EJECTED, Server};
 use crate::{
     health::{Health, Siblings},
     sync::{Arc, Mutex, MutexGuard, Ordering, lock},
@@ -61,6 +61,7 @@ impl Membership {
     pub(super) fn change(
         &self,
         server: &Server,
+        cause: Cause<'_>,
         change: impl FnOnce(&mut Health, Siblings),
     ) -> bool {
         let state = lock(&self.state);
@@ -73,7 +74,7 @@ impl Membership {
         if !state.any_available() {
             siblings = siblings.none_available();
         }
-        let (changed, matters) = server.change_health(|health| change(health, siblings));
+        let (changed, matters) = server.change_health(cause, |health| change(health, siblings));
         if matters {
             self.publish(state);
         }

@@ -7,10 +7,13 @@ use crate::{
     api::{
         Certificate, CertificateKind, CertificateState, Clients, Connections, ListenerStatus,
         Phase, Refusals, ReloadOutcome, ServerState, Servers, Stage, StateSet, Status,
-        UpstreamSummary,
+        UpstreamSummary, outage,
     },
     figures,
 };
+
+/// Lines about upstreams without an available server and servers that are down.
+const OUTAGES: usize = 10;
 
 /// Certificates that last longer are not worth a line.
 const SOON: i64 = 30;
@@ -38,6 +41,12 @@ pub(super) fn status(status: &Status, paper: &Paper) -> String {
             status.started
         ),
     );
+    for (n, line) in outage::lines(&status.upstreams, OUTAGES).iter().enumerate() {
+        row(
+            if n == 0 { "servers down" } else { "" },
+            &paper.paint(line, Tone::Bad),
+        );
+    }
     let configuration = &status.configuration;
     row(
         "configuration",
@@ -294,7 +303,18 @@ pub(super) fn servers(servers: &Servers, paper: &Paper) -> String {
             format!("{}{backup}", server.address).into(),
         ]);
     }
-    table.print(paper)
+    let mut out = table.print(paper);
+    let down = servers.servers.iter().filter_map(|server| {
+        let outage = server.outage.as_ref()?;
+        let line = outage::line(&server.upstream, &server.server, &server.health, outage);
+        Some(paper.paint(&line, Tone::Bad) + "\n")
+    });
+    let down: String = down.collect();
+    if !down.is_empty() {
+        out.push('\n');
+        out.push_str(&down);
+    }
+    out
 }
 
 pub(super) fn clients(clients: &Clients, paper: &Paper) -> String {

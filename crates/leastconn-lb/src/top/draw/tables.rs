@@ -13,7 +13,7 @@ use super::super::{
     view::{Tab, View},
 };
 use crate::{
-    api::{CertificateKind, CertificateState, Client, Connection, Server},
+    api::{CertificateKind, CertificateState, Client, Connection, Outage, Server},
     figures,
 };
 
@@ -112,7 +112,7 @@ fn numbers(title: &str, width: u16) -> Column {
 }
 
 fn servers(view: &View, picture: &Picture) -> (Columns, Rows) {
-    let columns = vec![
+    let mut columns = vec![
         texts("UPSTREAM", 2),
         texts("SERVER", 2),
         words("STATE", 10),
@@ -125,6 +125,10 @@ fn servers(view: &View, picture: &Picture) -> (Columns, Rows) {
         texts("ADDRESS", 3).rank(5),
     ];
     let servers = &picture.servers.servers;
+    let has_outage = servers.iter().any(|server| server.outage.is_some());
+    if has_outage {
+        columns.push(texts("DOWN FOR, REASON", 4).rank(2));
+    }
     let most = servers.iter().map(|server| server.active).max();
     let row = |server: &Server| {
         let active = match server.max_conns {
@@ -137,7 +141,7 @@ fn servers(view: &View, picture: &Picture) -> (Columns, Rows) {
         } else {
             server.server.clone()
         };
-        vec![
+        let mut row = vec![
             left(&server.upstream),
             left(name),
             Cell::from(state(server)),
@@ -148,9 +152,29 @@ fn servers(view: &View, picture: &Picture) -> (Columns, Rows) {
             right(figures::number(server.connect_failures)),
             right(server.weight.to_string()),
             left(&server.address),
-        ]
+        ];
+        if has_outage {
+            let outage = server.outage.as_ref();
+            let text = outage.map(|outage| down_for(outage, &picture.status.time));
+            row.push(left(text.unwrap_or_default()));
+        }
+        row
     };
     (columns, servers.iter().map(row).collect())
+}
+
+/// How long an outage has lasted, by the balancer's clock, and its reason.
+fn down_for(outage: &Outage, now: &str) -> String {
+    let times: Option<[jiff::Timestamp; 2]> = now
+        .parse()
+        .ok()
+        .zip(outage.since.parse().ok())
+        .map(Into::into);
+    let age = times.map_or_else(String::new, |[now, since]| {
+        let seconds = now.duration_since(since).as_secs();
+        figures::age(u64::try_from(seconds).unwrap_or(0)) + " "
+    });
+    format!("{age}{}", outage.reason)
 }
 
 /// What the operator wants, unless it is nothing special, and what is known of its

@@ -1,0 +1,108 @@
+//! Why a server is ejected or down and since when: API, `ctl servers` and `ctl status`.
+
+use leastconn_testkit::{DEADLINE, Upstream, eventually, upstream::Open};
+use serde_json::Value;
+
+use crate::steers_a_running_balancer::ctl;
+use crate::support::{NO_PROBES, Running, Site, entries, entry, nowhere, talk, tcp};
+
+fn site(lines: &[&str], servers: &[String]) -> Site {
+    Site::new()
+        .admin("socket = \"lb.sock\"")
+        .listener("main", &["upstream = \"web\""])
+        .upstream("web", lines, servers)
+        .client("local", "source = \"127.0.0.0/8\"", "web", "")
+}
+
+async fn get(lb: &Running, path: &str) -> Value {
+    let (status, body) = lb.http_get(&format!("/api/v1/{path}")).await;
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+/// The second server, once it has this health.
+async fn web2(lb: &Running, health: &str) -> Value {
+    let server = eventually(DEADLINE, || async {
+        let server = get(lb, "servers").await["servers"][1].take();
+        if server["health"] == health {
+            Ok(server)
+        } else {
+            Err(server.to_string())
+        }
+    });
+    server.await.unwrap()
+}
+
+#[tokio::test]
+async fn down_server_shows_reason_and_since() {
+    let webs = [Upstream::named("web1").await, Upstream::named("web2").await];
+    let probes = r#"health_check = { type = "tcp", interval = "100ms", fall = 1, rise = 1 }"#;
+    let lb = site(&[probes], &entries(&[&webs[0], &webs[1]]))
+        .start()
+        .await;
+    let started: jiff::Timestamp = get(&lb, "status").await["started"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(web2(&lb, "up").await["outage"].is_null());
+    webs[1].stop(Open::Close).await;
+    let outage = web2(&lb, "down").await["outage"].take();
+    let reason = outage["reason"].as_str().unwrap();
+    let since = outage["since"].as_str().unwrap();
+    assert!(reason.contains("refused"), "{outage}");
+    assert!(
+        since.parse::<jiff::Timestamp>().unwrap() >= started,
+        "{outage}"
+    );
+
+    // A reload that keeps the server keeps its outage; so do the failed probes meanwhile.
+    let changed = lb
+        .config()
+        .replace("[[upstream]]", "[[upstream]]\nretries = 1");
+    assert_eq!(lb.reload(&changed).await, "applied");
+    assert_eq!(web2(&lb, "down").await["outage"], outage);
+    let status = get(&lb, "status").await["upstreams"][0].take();
+    assert_eq!(status["unhealthy"], 1, "{status}");
+    assert_eq!(status["unhealthy_servers"][0]["reason"], outage["reason"]);
+    let line = format!("web/web2 is down since {since}: {reason}");
+    for command in ["servers", "status"] {
+        let shown = ctl(&lb, &[command]).await.ok();
+        assert!(shown.contains(&line), "{shown}");
+    }
+
+    webs[0].stop(Open::Close).await;
+    let all_down = eventually(DEADLINE, || async {
+        let shown = ctl(&lb, &["status"]).await.ok();
+        if shown.contains("upstream web: NO server is available") {
+            Ok(())
+        } else {
+            Err(shown)
+        }
+    });
+    all_down.await.unwrap();
+
+    webs[1].restart().await;
+    assert!(web2(&lb, "up").await["outage"].is_null());
+    let shown = ctl(&lb, &["servers"]).await.ok();
+    assert!(!shown.contains("web/web2 is"), "{shown}");
+}
+
+#[tokio::test]
+async fn ejected_server_shows_the_connect_error() {
+    let web = Upstream::named("web1").await;
+    let mut servers = entries(&[&web]);
+    servers.push(entry("web2", nowhere(), ""));
+    let lb = site(&[NO_PROBES], &servers).start().await;
+    for _ in 0..8 {
+        talk(tcp(lb.main()).await).await.unwrap();
+    }
+    let outage = web2(&lb, "ejected").await["outage"].take();
+    let reason = outage["reason"].as_str().unwrap();
+    assert!(reason.contains("refused"), "{outage}");
+    let shown = ctl(&lb, &["status"]).await.ok();
+    assert!(
+        shown.contains("servers down") && shown.contains("web/web2 is ejected since"),
+        "{shown}"
+    );
+}

@@ -1,0 +1,97 @@
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{Failure, Outage};
+use crate::{
+    Address, Pool, Server, ServerSpec,
+    health::{ActivePolicy, Availability, PassivePolicy},
+};
+
+const FALL_2: ActivePolicy = ActivePolicy {
+    rise: NonZeroU32::MIN,
+    fall: NonZeroU32::new(2).unwrap(),
+};
+
+fn specs() -> [ServerSpec; 2] {
+    ["a", "b"].map(|name| ServerSpec::new(name, "127.0.0.1:1".parse::<Address>().unwrap()))
+}
+
+fn pool() -> Pool {
+    Pool::new("web", specs(), Some(FALL_2), PassivePolicy::default(), 1).unwrap()
+}
+
+fn server(pool: &Pool) -> &Arc<Server> {
+    pool.server("a").unwrap()
+}
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn outage(seconds: u64, reason: &str) -> Option<Outage> {
+    Some(Outage {
+        since: at(seconds),
+        reason: reason.into(),
+    })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no other way to an Instant; nothing here takes time"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[test]
+fn outage_begins_when_the_state_changes() {
+    let pool = pool();
+    let server = server(&pool);
+    server.probed(true);
+    assert!(!server.probe_failed(Failure::new(at(1), &"first")));
+    assert_eq!(server.outage(), None);
+    assert!(server.probe_failed(Failure::new(at(2), &"second")));
+    assert_eq!(server.outage(), outage(2, "second"));
+    server.probe_failed(Failure::new(at(3), &"third"));
+    assert_eq!(server.outage(), outage(2, "third"));
+    server.probed(true);
+    assert_eq!(server.outage(), None);
+}
+
+#[test]
+fn reason_is_of_the_connect_that_ejected() {
+    let pool = pool();
+    let (server, began) = (server(&pool), now());
+    server.connect_failed_with(began, began, Failure::new(at(1), &"refused"));
+    assert_eq!(server.outage(), outage(1, "refused"));
+    // A last resort: it changes nothing.
+    let later = began + Duration::from_secs(1);
+    server.connect_failed_with(later, later, Failure::new(at(2), &"timed out"));
+    assert_eq!(server.outage(), outage(1, "refused"));
+    // Ejected, and down since: the probe's error, and the time it was last up.
+    server.probe_failed(Failure::new(at(3), &"HTTP status 503"));
+    assert_eq!(server.status().availability, Availability::Down);
+    assert_eq!(server.outage(), outage(1, "HTTP status 503"));
+    server.connect_succeeded();
+    assert_eq!(server.outage(), outage(1, "HTTP status 503"));
+}
+
+#[test]
+fn outage_survives_a_reload() {
+    let pool = pool();
+    server(&pool).probe_failed(Failure::new(at(1), &"refused"));
+    let next = pool
+        .succeed(specs(), Some(FALL_2), PassivePolicy::default())
+        .unwrap();
+    assert_eq!(server(&next).outage(), outage(1, "refused"));
+    // Without probes it is not down.
+    let next = next
+        .succeed(specs(), None, PassivePolicy::default())
+        .unwrap();
+    assert_eq!(server(&next).outage(), None);
+}
