@@ -103,7 +103,10 @@ async fn whoever_read_standard_output_is_gone() {
 #[tokio::test]
 async fn its_directory_is_gone_when_it_is_to_be_opened_again() {
     let web = Upstream::named("web1").await;
-    let site = Site::plain(&[&web]).log("access = \"log/access.log\"");
+    // In the sandbox, a new directory of the same name cannot be written to.
+    let site = Site::plain(&[&web])
+        .log("access = \"log/access.log\"")
+        .process("sandbox = \"off\"");
     let dir = site.dir.path().join("log");
     std::fs::create_dir(&dir).unwrap();
     let lb = site.start().await;
@@ -172,7 +175,10 @@ async fn nobody_reads_the_fifo_at_the_start_or_at_usr1() {
 #[tokio::test]
 async fn its_reader_has_stopped_reading() {
     let web = Upstream::named("web1").await;
-    let site = Site::plain(&[&web]).log("access = \"access.fifo\"");
+    // In the sandbox, a FIFO is written to and nothing beside it.
+    let site = Site::plain(&[&web])
+        .log("access = \"access.fifo\"")
+        .process("sandbox = \"off\"");
     let path = fifo(site.dir.path());
     let stopped = reader(&path);
     rustix::pipe::fcntl_setpipe_size(&stopped, 4096).unwrap();
