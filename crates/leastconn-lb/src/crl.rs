@@ -4,6 +4,7 @@
 //! A list is bound to its issuer by name and key: a CA that was re-keyed under its old
 //! name has one list for each key. Signatures are verified once, when a list is loaded.
 
+mod authorities;
 mod scope;
 mod serials;
 mod signature;
@@ -24,6 +25,7 @@ use x509_parser::{
     x509::{X509Name, X509Version},
 };
 
+pub use authorities::Revocation;
 pub use scope::Role;
 pub use signature::SignatureError;
 pub use store::{CrlStore, InForce, Loaded, Missing, Status, Superseded};

@@ -26,6 +26,8 @@ pub(super) struct Scope {
     pub(super) raw: Box<[u8]>,
     users_only: bool,
     issuers_only: bool,
+    /// It names a distribution point: it is a partition.
+    is_partition: bool,
     /// Where the list is published.
     pub(super) uris: Vec<String>,
 }
@@ -35,8 +37,9 @@ pub(super) struct Scope {
 pub(super) enum Coverage {
     /// It decides about the certificate.
     Full,
-    /// The certificate names no distribution point, so it may be in any partition.
-    Partial,
+    /// The certificate names no distribution point, so it may be in any partition: the
+    /// list can revoke it, but not show that it is good.
+    RevokesOnly,
     /// It says nothing about the certificate.
     None,
 }
@@ -47,13 +50,9 @@ impl Scope {
             raw: raw.into(),
             users_only: point.only_contains_user_certs,
             issuers_only: point.only_contains_ca_certs,
+            is_partition: point.distribution_point.is_some(),
             uris: uris(point.distribution_point.as_ref()),
         }
-    }
-
-    /// Whether it is a partition.
-    fn is_partition(&self) -> bool {
-        !self.raw.is_empty()
     }
 
     pub(super) fn covers(&self, points: &Points, role: Role) -> Coverage {
@@ -64,11 +63,11 @@ impl Scope {
         if other_role {
             return Coverage::None;
         }
-        if !self.is_partition() {
+        if !self.is_partition {
             return Coverage::Full;
         }
         match points {
-            Points::Absent => Coverage::Partial,
+            Points::Absent => Coverage::RevokesOnly,
             Points::Uris(uris) if uris.iter().any(|uri| self.uris.contains(uri)) => Coverage::Full,
             Points::Uris(_) => Coverage::None,
         }

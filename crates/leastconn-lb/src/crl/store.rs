@@ -3,7 +3,6 @@
 use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
-use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
 use x509_parser::certificate::X509Certificate;
 
 use crate::names;
@@ -11,7 +10,6 @@ use crate::names;
 use super::{
     RevocationList,
     scope::{Coverage, Points, Role},
-    signature,
 };
 
 /// A list with what is known of it beyond its own content.
@@ -142,7 +140,7 @@ impl CrlStore {
         &self.lists
     }
 
-    fn of_name(&self, issuer: &[u8]) -> impl Iterator<Item = &InForce> {
+    pub(super) fn of_name(&self, issuer: &[u8]) -> impl Iterator<Item = &InForce> {
         let issuer = names::canonical(issuer);
         let positions = self.by_issuer.get(&*issuer).map_or(&[][..], Vec::as_slice);
         positions.iter().map(|&position| &self.lists[position])
@@ -191,15 +189,15 @@ impl CrlStore {
             };
         }
         let is_current = |one: &InForce| !one.list.has_expired(now);
-        let (decide, others): (Vec<_>, Vec<_>) = covering
+        let decide: Vec<_> = covering
             .iter()
-            .partition(|(_, coverage)| *coverage == Coverage::Full);
-        // One list that covers the certificate is enough; of partitions that it may be
-        // in, all are needed.
-        let needed: Vec<_> = match decide.iter().find(|(one, _)| is_current(one)) {
-            Some((one, _)) => vec![*one],
-            None if decide.is_empty() => others.iter().map(|(one, _)| *one).collect(),
-            None => decide.iter().map(|(one, _)| *one).collect(),
+            .filter(|(_, coverage)| *coverage == Coverage::Full)
+            .map(|(one, _)| *one)
+            .collect();
+        // One current list that covers the certificate is enough.
+        let needed = match decide.iter().find(|one| is_current(one)) {
+            Some(one) => vec![*one],
+            None => decide,
         };
         if let Some(one) = needed.iter().find(|one| !is_current(one)) {
             return Status::Expired {
@@ -218,23 +216,6 @@ impl CrlStore {
                 certificate: points.into_uris(),
             }),
         }
-    }
-
-    /// The list that revokes an authority's certificate, if one does: its issuer's name
-    /// must be the list's, and its signature of the list's key.
-    pub fn revoking(
-        &self,
-        der: &CertificateDer<'_>,
-        certificate: &X509Certificate<'_>,
-        algorithms: &[&dyn SignatureVerificationAlgorithm],
-    ) -> Option<&InForce> {
-        self.of_name(certificate.issuer().as_raw()).find(|one| {
-            one.list.names(certificate.raw_serial())
-                && one
-                    .keys
-                    .iter()
-                    .any(|key| signature::verify(der, key, algorithms).is_ok())
-        })
     }
 }
 

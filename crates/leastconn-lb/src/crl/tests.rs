@@ -2,10 +2,18 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use leastconn_testkit::{TestCa, pki::Cert};
-use rustls::{crypto::aws_lc_rs, pki_types::pem::PemObject};
-use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+use rustls::{
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use x509_parser::{
+    certificate::X509Certificate, extensions::IssuingDistributionPoint, prelude::FromDer,
+};
 
-use super::*;
+use super::{
+    scope::{Coverage, Points},
+    *,
+};
 
 const DAY: i64 = 86_400;
 
@@ -181,6 +189,66 @@ fn partitions_add_up() {
     assert!(is_good(&status(&store(&[&ca], &lists), &ca, &first)));
     let expired = status(&store(&[&ca], &lists[..1]), &ca, &first);
     assert!(matches!(expired, Status::Expired { .. }), "{expired:?}");
+}
+
+#[test]
+fn partition_alone_does_not_cover_certificates_without_point() {
+    const ONE: &str = "http://crl.example/1.crl";
+    let ca = TestCa::new("ca");
+    let [revoked, other] = ["revoked", "other"].map(|cn| ca.leaf(cn).build());
+    let store = store(&[&ca], &[ca.list().only_for(ONE).revoke(&revoked).pem()]);
+    assert!(is_revoked(&status(&store, &ca, &revoked)));
+    assert_eq!(
+        status(&store, &ca, &other),
+        Status::Unknown(Missing::Partition {
+            lists: vec![ONE.to_owned()],
+            certificate: Vec::new(),
+        })
+    );
+}
+
+#[test]
+fn list_for_users_covers_end_entities_only() {
+    let point = IssuingDistributionPoint {
+        distribution_point: None,
+        only_contains_user_certs: true,
+        only_contains_ca_certs: false,
+        only_some_reasons: None,
+        indirect_crl: false,
+        only_contains_attribute_certs: false,
+    };
+    let scope = Scope::new(&point, &[0x30, 3, 0x81, 1, 0xff]);
+    let uris = vec!["http://crl.example/1.crl".to_owned()];
+    for points in [Points::Absent, Points::Uris(uris)] {
+        assert_eq!(scope.covers(&points, Role::EndEntity), Coverage::Full);
+        assert_eq!(scope.covers(&points, Role::Issuer), Coverage::None);
+    }
+}
+
+#[test]
+fn authorities_below_a_revoked_one_are_revoked() {
+    let root = TestCa::new("root");
+    let other = TestCa::new("other");
+    let revoked = root.intermediate("revoked");
+    let below = revoked.intermediate("below");
+    let beside = root.intermediate("beside");
+    let reissued = root.cross_sign(&revoked, "revoked");
+    let store = store(&[&root], &[root.list().revoke(revoked.cert()).pem()]);
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+    let is_revoked = |authorities: &[CertificateDer<'static>]| -> Vec<bool> {
+        let revoked = store.revoked_authorities(authorities, algorithms.all);
+        revoked.iter().map(Option::is_some).collect()
+    };
+    let [root, other, revoked, below, beside] =
+        [&root, &other, &revoked, &below, &beside].map(|ca| ca.cert().der().clone());
+    let all = [below, revoked, beside, root, other];
+    assert_eq!(is_revoked(&all), [true, true, false, false, false]);
+    let with_reissued = [&all[..], &[reissued]].concat();
+    assert_eq!(
+        is_revoked(&with_reissued),
+        [false, true, false, false, false, false],
+        "another certificate of its issuer is good"
+    );
 }
 
 #[test]

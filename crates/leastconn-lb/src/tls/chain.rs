@@ -1,6 +1,8 @@
 //! Verifying certificate chains: signatures, dates and constraints by rustls-webpki;
 //! the authority's own dates, and revocation, on the path that it found.
 
+mod errors;
+
 use std::{cell::RefCell, sync::Arc};
 
 use jiff::Timestamp;
@@ -18,7 +20,9 @@ use super::{
     path::{self, AnchorLimits, PathError, rewrite::Rewritten},
     words,
 };
-use crate::crl::{self, CrlStore, Missing, Role, Status};
+
+use crate::crl::{self, CrlStore, Missing, Revocation, Role, Status};
+use errors::certificate_error;
 
 /// What the peer's certificate is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,6 +199,7 @@ struct Authority {
     not_before: i64,
     not_after: i64,
     limits: AnchorLimits,
+    revoked: Option<Revocation>,
 }
 
 /// Why an attempt failed.
@@ -234,7 +239,8 @@ impl ChainVerifier {
     ) -> Result<Self, rustls::Error> {
         let mut roots = RootCertStore::empty();
         let mut kept = Vec::new();
-        for der in authorities {
+        let revoked = lists.revoked_authorities(authorities, algorithms.all);
+        for (der, revoked) in authorities.iter().zip(revoked) {
             roots.add(der.clone())?;
             let (_, parsed) =
                 X509Certificate::from_der(der).map_err(|_| CertificateError::BadEncoding)?;
@@ -245,6 +251,7 @@ impl ChainVerifier {
                 key: parsed.public_key().raw.into(),
                 not_before: parsed.validity().not_before.timestamp(),
                 not_after: parsed.validity().not_after.timestamp(),
+                revoked,
             });
         }
         let anchors = |is_canonical: bool| {
@@ -386,12 +393,18 @@ impl ChainVerifier {
         now: UnixTime,
         tolerance: Tolerance,
     ) -> Result<Validity, ChainError> {
-        let anchor = anchors.iter().zip(&self.authorities);
-        let authority = anchor
-            .filter(|(root, _)| std::ptr::eq(*root, path.anchor()))
-            .map(|(_, authority)| authority)
-            .next()
+        let (_, authority) = anchors
+            .iter()
+            .zip(&self.authorities)
+            .find(|(root, _)| std::ptr::eq(*root, path.anchor()))
             .ok_or(CertificateError::UnknownIssuer)?;
+        if let Some(Revocation { issuer, file }) = authority.revoked.clone() {
+            return Err(ChainError::Revoked {
+                issuer,
+                file,
+                is_own: false,
+            });
+        }
         authority.check_dates(now, tolerance)?;
         let mut validity = Validity {
             from: authority.not_before,
@@ -449,8 +462,7 @@ impl ChainVerifier {
             0 => Role::EndEntity,
             _ => Role::Issuer,
         };
-        let at = seconds(now);
-        let at = Timestamp::from_second(at).unwrap_or(Timestamp::MAX);
+        let at = Timestamp::from_second(seconds(now)).unwrap_or(Timestamp::MAX);
         match self.lists.status(certificate, issuer.key, role, at) {
             Status::Good { until } => Ok(until.as_second()),
             Status::Expired { .. } if tolerance.lists => Ok(i64::MAX),
@@ -557,37 +569,4 @@ pub(super) fn seconds(time: UnixTime) -> i64 {
 
 pub(super) fn general(error: &webpki::Error) -> ChainError {
     certificate_error(error).into()
-}
-
-/// As rustls maps webpki's errors.
-fn certificate_error(error: &webpki::Error) -> CertificateError {
-    use webpki::Error as E;
-    match error {
-        E::BadDer | E::BadDerTime | E::TrailingData(_) => CertificateError::BadEncoding,
-        E::CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext {
-            time: *time,
-            not_before: *not_before,
-        },
-        E::CertExpired { time, not_after } => CertificateError::ExpiredContext {
-            time: *time,
-            not_after: *not_after,
-        },
-        E::InvalidCertValidity => CertificateError::Expired,
-        E::UnknownIssuer => CertificateError::UnknownIssuer,
-        E::InvalidSignatureForPublicKey => CertificateError::BadSignature,
-        E::UnsupportedSignatureAlgorithmContext(context) => {
-            CertificateError::UnsupportedSignatureAlgorithmContext {
-                signature_algorithm_id: context.signature_algorithm_id.clone(),
-                supported_algorithms: context.supported_algorithms.clone(),
-            }
-        }
-        E::UnsupportedSignatureAlgorithmForPublicKeyContext(context) => {
-            CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext {
-                signature_algorithm_id: context.signature_algorithm_id.clone(),
-                public_key_algorithm_id: context.public_key_algorithm_id.clone(),
-            }
-        }
-        E::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
-        other => CertificateError::Other(OtherError(Arc::new(other.clone()))),
-    }
 }

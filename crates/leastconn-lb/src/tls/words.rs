@@ -144,15 +144,23 @@ fn no_list(issuer: &str, is_authority: bool, missing: &Missing, ca: &str) -> Str
              {remedy}"
         ),
         Missing::Partition { lists, certificate } => {
-            let names = |uris: &[String]| match uris {
-                [] => "none that can be used".to_owned(),
-                uris => uris.join(", "),
+            let lists = match &lists[..] {
+                [] => "a distribution point without a URI".to_owned(),
+                uris => format!("the distribution point {}", uris.join(", ")),
+            };
+            let (certificate, remedy) = match &certificate[..] {
+                [] => (
+                    "names no distribution point with a URI",
+                    format!("add the full list of {issuer} to `crl`"),
+                ),
+                uris => (
+                    "names another one",
+                    format!("add the list published at {} to `crl`", uris.join(" or ")),
+                ),
             };
             format!(
-                "of its issuer {issuer} there is a list, but for {} and not for {}: add that list \
-                 to `crl`",
-                names(lists),
-                names(certificate)
+                "the list of {issuer} in `crl` covers only {lists}, and the certificate \
+                 {certificate}: {remedy}"
             )
         }
     }

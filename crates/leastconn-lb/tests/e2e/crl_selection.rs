@@ -85,3 +85,57 @@ async fn rekeyed_authority_has_a_list_for_each_key() {
         assert!(is_let_in(&lb, &ca.leaf(CLIENT1).build()).await);
     }
 }
+
+#[tokio::test]
+async fn revoked_intermediate_of_client_ca_ends_its_clients() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]);
+    let [revoked, beside] = ["revoked", "beside"].map(|name| site.ca.intermediate(name));
+    let below = revoked.intermediate("below");
+    let authorities = [&site.ca, &revoked, &beside, &below].map(TestCa::cert_pem);
+    std::fs::write(site.dir.path().join("ca.crt"), authorities.concat()).unwrap();
+    let lists = |root: String| root + &[&revoked, &beside, &below].map(|ca| ca.crl(&[])).concat();
+    let path = site.dir.path().join("ca.crl");
+    std::fs::write(&path, lists(site.ca.list().number(1).pem())).unwrap();
+    let lb = site.start().await;
+    let listed = lb.ca().leaf(CLIENT1).build();
+    let certs = [&revoked, &below].map(|ca| ca.leaf(CLIENT1).build());
+    let mut open = Vec::new();
+    for cert in &certs {
+        let mut stream = lb.showing(cert).connect(lb.main()).await.unwrap();
+        leastconn_testkit::client::read_line(&mut stream)
+            .await
+            .unwrap();
+        open.push(stream);
+    }
+    let new = lb.ca().list().number(2).revoke(revoked.cert());
+    let new = new.revoke(&listed).pem();
+    let loaded = lb.reloading(|| std::fs::write(&path, lists(new)).unwrap());
+    assert_eq!(loaded.await, "applied");
+    for record in lb.wait_records(2).await {
+        assert_eq!(record["outcome"], "revoked_certificate", "{record}");
+    }
+    for (position, cert) in certs.iter().chain([&listed]).enumerate() {
+        refused(&lb.showing(cert), lb.main()).await;
+        lb.nth(2 + position, "revoked_certificate").await;
+    }
+    assert!(is_let_in(&lb, &beside.leaf(CLIENT1).build()).await);
+}
+
+#[tokio::test]
+async fn partition_does_not_cover_certificates_without_point() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]);
+    let list = site.ca.list().only_for("http://crl.example/1.crl").pem();
+    std::fs::write(site.dir.path().join("ca.crl"), list).unwrap();
+    let lb = site.start().await;
+    refused(&lb.client(CLIENT1), lb.main()).await;
+    let record = lb.nth(0, "untrusted_certificate").await;
+    let detail = record["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("the certificate names no distribution point with a URI"),
+        "{detail}"
+    );
+    let covered = lb.ca().leaf(CLIENT1).crl_at("http://crl.example/1.crl");
+    assert!(is_let_in(&lb, &covered.build()).await);
+}

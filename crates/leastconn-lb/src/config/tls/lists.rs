@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::raw::value::At,
-    crl::{CrlStore, Loaded, RevocationList, SignatureError, Superseded},
+    crl::{CrlStore, Loaded, Revocation, RevocationList, SignatureError, Superseded},
     unfit,
 };
 
@@ -290,8 +290,8 @@ impl Loader<'_> {
     }
 
     /// Where one authority has a list, all need one: a certificate without one is
-    /// refused. And no authority may be on a list: what is in `client_ca` is trusted as
-    /// it stands, so the list would not be looked at.
+    /// refused. An authority that is revoked is kept, so that its clients are refused
+    /// with the true reason.
     pub(super) fn every_authority_is_covered(
         &mut self,
         authorities: &[CertificateDer<'static>],
@@ -302,14 +302,14 @@ impl Loader<'_> {
             return;
         }
         let algorithms = self.provider.signature_verification_algorithms.all;
-        for authority in authorities {
+        let revoked = store.revoked_authorities(authorities, algorithms);
+        for (authority, revoked) in authorities.iter().zip(revoked) {
             let is_current =
                 inspect::facts(authority).is_ok_and(|facts| facts.is_current(self.now));
-            let Some((subject, revoked, covered)) = inspect::parsed(authority, |parsed| {
+            let Some((subject, covered)) = inspect::parsed(authority, |parsed| {
                 let key = parsed.public_key().raw;
                 (
                     inspect::display_subject(parsed),
-                    store.revoking(authority, parsed, algorithms).is_some(),
                     store
                         .of_issuer(parsed.subject().as_raw(), key)
                         .next()
@@ -318,17 +318,15 @@ impl Loader<'_> {
             }) else {
                 continue;
             };
-            if revoked {
+            if let Some(Revocation { issuer, file }) = revoked {
                 self.problems
-                    .error(format!(
-                        "`{}` holds {subject}, which a revocation list revokes",
+                    .warning(format!(
+                        "`{}` holds {subject}, which the list of {issuer} in {file:?} revokes",
                         self.ca
                     ))
                     .at(at.span.clone())
-                    .note("its certificates would be accepted all the same")
-                    .help("take it out of the file");
-            }
-            if !covered && is_current {
+                    .note("every certificate below it is refused (`revoked_certificate`)");
+            } else if !covered && is_current {
                 self.problems
                     .warning(format!("no revocation list is of {subject}"))
                     .at(at.span.clone())
