@@ -58,6 +58,11 @@ pub struct RevocationList {
 }
 
 impl RevocationList {
+    /// The issuer's name in the form in which equal names are equal byte by byte.
+    pub fn canonical_issuer(&self) -> &[u8] {
+        &self.canonical_issuer
+    }
+
     /// Parses a list.
     ///
     /// # Errors

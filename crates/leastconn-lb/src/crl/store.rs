@@ -94,19 +94,18 @@ impl CrlStore {
     /// Keeps the newest list of each issuer and partition.
     pub fn new(loaded: Vec<Loaded>) -> (Self, Vec<Superseded>) {
         let mut groups: Vec<Vec<Loaded>> = Vec::new();
+        let mut known: HashMap<_, usize> = HashMap::new();
         for mut one in loaded {
             one.keys.sort_unstable();
             one.keys.dedup();
-            let group = groups.iter_mut().find(|group| {
-                group.first().is_some_and(|other| {
-                    other.list.canonical_issuer == one.list.canonical_issuer
-                        && other.keys == one.keys
-                        && other.list.scope.raw == one.list.scope.raw
-                })
-            });
-            match group {
-                Some(group) => group.push(one),
-                None => groups.push(vec![one]),
+            let scope = one.list.scope.raw.clone();
+            let key = (one.list.canonical_issuer.clone(), one.keys.clone(), scope);
+            match known.get(&key) {
+                Some(&position) => groups[position].push(one),
+                None => {
+                    known.insert(key, groups.len());
+                    groups.push(vec![one]);
+                }
             }
         }
         let mut store = Self::default();

@@ -267,3 +267,30 @@ fn too_many_authorities_are_warned_of() {
         "{said:?}"
     );
 }
+
+#[test]
+fn loading_time_grows_linearly_with_authorities_and_lists() {
+    let pki = Pki::new();
+    let all: Vec<_> = (0..320)
+        .map(|n| {
+            let authority = authority(&format!("CA {n}"), 2020, 2040);
+            let list = crl(&authority, (2027, 1, 1)).pem().unwrap();
+            (authority.pem(), list)
+        })
+        .collect();
+    let best = |count: usize| {
+        let (authorities, lists): (Vec<_>, Vec<_>) = all[..count].iter().cloned().unzip();
+        pki.write("ca.crt", authorities.concat());
+        pki.write("ca.crl", lists.concat());
+        let times = (0..3).map(|_| {
+            let start = std::time::Instant::now();
+            let read = reading(&text(), pki.dir.path());
+            assert!(read.config.is_some());
+            start.elapsed()
+        });
+        times.min().unwrap().as_secs_f64()
+    };
+    let ratio = best(320) / best(40);
+    // Linear is 8, the square 64.
+    assert!(ratio < 24.0, "{ratio:.0} times as long for 8 times as many");
+}

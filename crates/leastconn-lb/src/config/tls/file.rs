@@ -100,6 +100,7 @@ impl Pem {
 
     fn parse(bytes: &[u8], wanted: Wanted, path: &Path) -> Result<Self, FileError> {
         let mut pem = Self::default();
+        let bytes = format::without_blanks_behind(bytes);
         // Before text is looked for: a certificate may hold any text.
         match Der::of(bytes) {
             // Authorities publish their lists in DER.
@@ -110,7 +111,11 @@ impl Pem {
             Some(_) => return Err(format::describe(bytes, wanted, path)),
             None => {}
         }
-        let Some(text) = pem::text(bytes) else {
+        let text = pem::text(bytes);
+        if let Some(error) = format::partly_der(bytes, text.is_some(), wanted, path) {
+            return Err(error);
+        }
+        let Some(text) = text else {
             return Err(format::describe(bytes, wanted, path));
         };
         for section in pem::sections(&text, &path.display().to_string())? {

@@ -104,6 +104,87 @@ fn is_whole<T, E>(parsed: Result<(&[u8], T), E>) -> bool {
     matches!(parsed, Ok((rest, _)) if rest.is_empty())
 }
 
+/// One element of DER without the blanks and line breaks behind it. Anything else is
+/// returned as it is.
+pub(super) fn without_blanks_behind(bytes: &[u8]) -> &[u8] {
+    match Any::from_der(bytes) {
+        Ok((rest, _)) if rest.iter().all(u8::is_ascii_whitespace) => {
+            &bytes[..bytes.len() - rest.len()]
+        }
+        _ => bytes,
+    }
+}
+
+/// The error of a file that holds DER and something else: PEM, or more DER. Reading only
+/// one of its parts would leave certificates or lists out.
+///
+/// Searches the whole file: the base64 of PEM has no bytes above 0x7f, and in UTF-8 none
+/// of them follows a `0` as it does in DER.
+pub(super) fn partly_der(
+    bytes: &[u8],
+    has_pem: bool,
+    wanted: Wanted,
+    path: &Path,
+) -> Option<FileError> {
+    let mut at = 0;
+    let (der, length) = loop {
+        at += bytes.get(at..)?.windows(2).position(is_long_sequence)?;
+        let from = &bytes[at..];
+        if let Ok((rest, _)) = Any::from_der(from) {
+            let length = from.len() - rest.len();
+            match Der::of(&from[..length]) {
+                None | Some(Der::Unknown) => {}
+                Some(der) => break (der, length),
+            }
+        }
+        // Cut off, or damaged inside: what is signed comes first, and is long too.
+        let inner = from.get(usize::from(from[1] & 0x7f) + 2..);
+        if has_pem
+            && inner.is_some_and(|inner| inner.windows(2).next().is_some_and(is_long_sequence))
+        {
+            return Some(
+                FileError::new(format!(
+                    "the file holds DER that is cut off or damaged beside PEM, from byte {}",
+                    at + 1
+                ))
+                .help("take it out, or convert it to PEM"),
+            );
+        }
+        at += 1;
+    };
+    if !has_pem && at > 0 {
+        return None;
+    }
+    let what = if has_pem {
+        format!(
+            "the file holds {} beside PEM, from byte {}: the two cannot be mixed",
+            der.name(),
+            at + 1
+        )
+    } else {
+        format!(
+            "the file holds {} and something behind it, from byte {}: a file in DER holds one",
+            der.name(),
+            length + 1
+        )
+    };
+    let from = quoted(&path.display().to_string());
+    let to = quoted(&format!("{}.part.pem", path.display()));
+    Some(FileError::new(what).help(match der.tool(wanted) {
+        Some(tool) => format!(
+            "convert that part, and join all in PEM: `tail -c +{} {from} | head -c {length} | \
+             openssl {tool} -out {to}`",
+            at + 1
+        ),
+        None => "put it into a file of its own".to_owned(),
+    }))
+}
+
+/// Whether a SEQUENCE of more than 127 bytes begins with these two bytes.
+fn is_long_sequence(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x30, 0x81..=0x84])
+}
+
 /// Says what a file is in which no PEM section begins.
 pub(super) fn describe(bytes: &[u8], wanted: Wanted, path: &Path) -> FileError {
     let name = path.display().to_string();

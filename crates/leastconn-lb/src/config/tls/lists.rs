@@ -1,9 +1,10 @@
 //! Loads the revocation lists of a `tls` table: each must be signed by an authority of
 //! the table, and of each issuer and partition the newest one is in force.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::certificate::X509Certificate;
 
 use super::{
     Dated, FileKind,
@@ -14,7 +15,7 @@ use super::{
 use crate::{
     config::raw::value::At,
     crl::{CrlStore, Loaded, Revocation, RevocationList, SignatureError, Superseded},
-    unfit,
+    names, unfit,
 };
 
 /// A list that was read, and where its file is named.
@@ -56,6 +57,7 @@ impl Loader<'_> {
         let Some(pem) = self.read(text, Wanted::Crls) else {
             return;
         };
+        let by_name = authorities.map(by_name);
         let count = pem.crls.len();
         let file: Arc<str> = text.value.into();
         for (at, der) in pem.crls.into_iter().enumerate() {
@@ -86,8 +88,10 @@ impl Loader<'_> {
                 position,
             };
             self.form(&read);
-            if let Some(authorities) = authorities {
-                read.loaded.keys = self.signers(&read, authorities);
+            if let Some(by_name) = &by_name {
+                let of_name = by_name.get(read.loaded.list.canonical_issuer());
+                let of_name = of_name.map_or(&[][..], Vec::as_slice);
+                read.loaded.keys = self.signers(&read, of_name);
             }
             self.lists.push(read);
         }
@@ -126,14 +130,14 @@ impl Loader<'_> {
         }
     }
 
-    /// The public keys of the authorities that signed a list; empty if none did, which
-    /// is an error.
-    fn signers(&mut self, read: &Read, authorities: &[CertificateDer<'static>]) -> Vec<Box<[u8]>> {
+    /// The public keys of the authorities that signed a list, of those with its issuer's
+    /// name; empty if none did, which is an error.
+    fn signers(&mut self, read: &Read, of_name: &[&CertificateDer<'static>]) -> Vec<Box<[u8]>> {
         let algorithms = self.provider.signature_verification_algorithms.all;
         let list = &read.loaded.list;
         let mut keys = Vec::new();
         let mut worst = SignatureError::OtherName;
-        for authority in authorities {
+        for authority in of_name {
             match list.signed_by(authority, algorithms) {
                 Ok(key) => keys.push(key),
                 // In ascending order of how much it explains.
@@ -203,11 +207,16 @@ impl Loader<'_> {
         for superseded in &superseded {
             self.superseded(superseded, &read);
         }
+        let mut by_list = HashMap::new();
+        for read in &read {
+            by_list
+                .entry(read.loaded.list.der().as_ref())
+                .or_insert(read);
+        }
         for one in store.lists() {
-            let Some(read) = read.iter().find(|read| read.loaded.list == one.list) else {
-                continue;
-            };
-            self.expiry(read);
+            if let Some(read) = by_list.get(one.list.der().as_ref()) {
+                self.expiry(read);
+            }
         }
         let mut files: Vec<&At<String>> = Vec::new();
         for read in &read {
@@ -334,6 +343,21 @@ impl Loader<'_> {
             }
         }
     }
+}
+
+/// The authorities by their subjects in canonical form. Looked for anew for each list, the
+/// time would grow with the product of lists and authorities.
+fn by_name<'a>(
+    authorities: &'a [CertificateDer<'static>],
+) -> HashMap<Vec<u8>, Vec<&'a CertificateDer<'static>>> {
+    let mut by_name: HashMap<_, Vec<_>> = HashMap::new();
+    for authority in authorities {
+        let subject = |parsed: &X509Certificate<'_>| names::canonical(parsed.subject().as_raw());
+        if let Some(subject) = inspect::parsed(authority, subject) {
+            by_name.entry(subject).or_default().push(authority);
+        }
+    }
+    by_name
 }
 
 /// Whether a list uses only what RFC 5280 allows and the verifier understands.

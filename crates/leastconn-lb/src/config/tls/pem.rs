@@ -67,9 +67,13 @@ pub(super) fn text(bytes: &[u8]) -> Option<Vec<u8>> {
 pub(super) fn sections(text: &[u8], name: &str) -> Result<Vec<Section>, FileError> {
     let mut all = Vec::new();
     let mut from = 0;
+    // The line of each section is counted on from the one before it: counted from the
+    // start of the file, the time would grow with the square of the number of sections.
+    let (mut counted, mut line) = (0, 1);
     while let Some(at) = find(&text[from..], BEGIN).map(|at| from + at) {
         stray(text, from, at)?;
-        let line = line_of(text, at);
+        line += line_breaks(text, counted, at);
+        counted = at;
         let (label, body_at) = label(text, at + BEGIN.len(), line)?;
         let mut kind = kind(&label, line, name)?;
         let (body, next) = body(text, body_at, &label, line)?;
@@ -219,9 +223,7 @@ fn body<'a>(
     if !rest[end..].starts_with(END) {
         return Err(missing());
     }
-    let end_line = line_of(text, from + end);
-    let (closing, next) =
-        self::label(text, from + end + END.len(), end_line).map_err(|_| missing())?;
+    let (closing, next) = self::label(text, from + end + END.len(), line).map_err(|_| missing())?;
     if closing != label {
         return Err(missing());
     }
@@ -275,18 +277,21 @@ fn without_trailer(mut der: Vec<u8>) -> Vec<u8> {
     der
 }
 
-/// The line of a place, from 1. A line ends in CR, LF, or both.
+/// The line of a place, from 1. Counts from the start of the text: for errors, which end
+/// the reading.
 fn line_of(text: &[u8], at: usize) -> usize {
-    let before = &text[..at];
-    let breaks = before
-        .iter()
-        .enumerate()
-        .filter(|&(position, byte)| match byte {
-            b'\n' => true,
-            b'\r' => text.get(position + 1) != Some(&b'\n'),
-            _ => false,
-        });
-    1 + breaks.count()
+    1 + line_breaks(text, 0, at)
+}
+
+/// How many lines end between two places. A line ends in CR, LF, or both.
+fn line_breaks(text: &[u8], from: usize, to: usize) -> usize {
+    let between = text[from..to].iter().zip(from..);
+    let breaks = between.filter(|&(byte, position)| match byte {
+        b'\n' => true,
+        b'\r' => text.get(position + 1) != Some(&b'\n'),
+        _ => false,
+    });
+    breaks.count()
 }
 
 pub(super) fn find(text: &[u8], part: &[u8]) -> Option<usize> {

@@ -417,3 +417,66 @@ fn openssh_keys_are_converted_by_the_command() {
         assert_eq!(pem.keys.len(), 1);
     }
 }
+
+#[test]
+fn der_beside_pem_is_an_error() {
+    let (a, b, ders) = two();
+    let der = ders[1].as_ref();
+    let cut = &der[..der.len() - 20];
+    let start = format!("from byte {}", a.len() + 1);
+    for (form, bytes, said) in [
+        ("behind", [a.as_bytes(), der].concat(), start.as_str()),
+        ("before", [der, a.as_bytes()].concat(), "from byte 1:"),
+        (
+            "between",
+            [a.as_bytes(), der, b"\n", b.as_bytes()].concat(),
+            start.as_str(),
+        ),
+        (
+            "cut off",
+            [a.as_bytes(), cut].concat(),
+            "cut off or damaged",
+        ),
+        (
+            "two in DER",
+            [ders[0].as_ref(), der].concat(),
+            "something behind it",
+        ),
+    ] {
+        for wanted in [Wanted::Certificates, Wanted::Key, Wanted::Crls] {
+            let error = error(&bytes, wanted);
+            assert!(error.contains(said), "{form}, {wanted:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn list_in_der_is_read_with_blanks_behind_it() {
+    let ca = TestCa::new("CA");
+    let read = parse(ca.crl(&[]), Wanted::Crls).ok().unwrap();
+    let der = read.crls[0].to_vec();
+    for end in [&b""[..], b"\n", b"\r\n", b" \n\n"] {
+        let read = parse([&der[..], end].concat(), Wanted::Crls);
+        assert_eq!(read.ok().unwrap().crls[0].as_ref(), der, "{end:?}");
+    }
+    let two = error([&der[..], b"\n", &der].concat(), Wanted::Crls);
+    assert!(two.contains("something behind it"), "{two}");
+}
+
+#[test]
+fn reading_time_grows_linearly_with_sections() {
+    let (a, ..) = two();
+    let best = |sections: usize| {
+        let text = a.repeat(sections);
+        let times = (0..3).map(|_| {
+            let start = std::time::Instant::now();
+            let read = parse(&text, Wanted::Certificates).ok().unwrap();
+            assert_eq!(read.certificates.len(), sections);
+            start.elapsed()
+        });
+        times.min().unwrap().as_secs_f64()
+    };
+    let ratio = best(1000) / best(125);
+    // Linear is 8, the square 64.
+    assert!(ratio < 24.0, "{ratio:.0} times as long for 8 times as many");
+}
