@@ -13,7 +13,11 @@ use rustls::{
     pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime},
 };
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
-use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+use x509_parser::{
+    certificate::{X509Certificate, X509CertificateParser},
+    nom::Parser as _,
+    prelude::FromDer,
+};
 
 use super::{
     intermediates::{Failures, IssuerSelection},
@@ -495,10 +499,15 @@ impl ChainVerifier {
             webpki::Error::CertNotValidYet { not_before, .. } => (false, *not_before),
             other => {
                 let chain = std::iter::once(end_entity).chain(intermediates);
-                let parsed = chain.filter_map(|der| X509Certificate::from_der(der).ok());
+                // The contents of extensions are needed for one error only: parsing tens of
+                // thousands of names takes milliseconds.
+                let is_deep = matches!(other, webpki::Error::UnsupportedCriticalExtension);
+                let mut parser = X509CertificateParser::new().with_deep_parse_extensions(is_deep);
+                let parsed = chain.filter_map(|der| parser.parse(der).ok());
                 let chain: Vec<_> = parsed.map(|(_, parsed)| parsed).collect();
-                let limits = self.authorities.iter().map(|one| &one.limits);
-                let explained = path::explain(other, &chain, limits);
+                let authorities = self.authorities.iter();
+                let authorities = authorities.map(|one| (&one.limits, &*one.key));
+                let explained = path::explain(other, &chain, authorities);
                 return explained.map_or_else(|| general(other), ChainError::Path);
             }
         };

@@ -5,13 +5,14 @@
 pub(crate) mod rewrite;
 
 use rustls::pki_types::{CertificateDer, TrustAnchor};
-use x509_parser::certificate::X509Certificate;
+use x509_parser::{certificate::X509Certificate, prelude::FromDer, x509::SubjectPublicKeyInfo};
 
 use super::chain::Usage;
 use crate::{
     names,
     x509::{
         constraints::{Constraints, NameKind},
+        extensions::unknown_critical,
         key,
     },
 };
@@ -48,6 +49,15 @@ pub enum PathError {
         kind: &'static str,
         /// Whether constraints of this kind can be checked.
         is_checked: bool,
+    },
+    /// The key of an issuer is of a kind with which no signature is accepted.
+    IssuerKey {
+        /// Its subject.
+        name: String,
+        /// Whether it is one of the configured authorities.
+        is_authority: bool,
+        /// The kind of key.
+        kind: String,
     },
     /// A certificate has a critical extension that is not processed.
     Critical {
@@ -100,6 +110,20 @@ impl std::fmt::Display for PathError {
                 "{authority} has name constraints for {kind}, which cannot be checked: every \
                  certificate with such a name is refused"
             ),
+            Self::IssuerKey {
+                name,
+                is_authority,
+                kind,
+            } => write!(
+                f,
+                "{} {name}, above the certificate, has {kind}, which is not accepted: use {}",
+                if *is_authority {
+                    "the authority"
+                } else {
+                    "the intermediate"
+                },
+                key::ACCEPTED
+            ),
             Self::Critical { name, oid } => write!(
                 f,
                 "the certificate of {name} has an extension that is marked critical and not \
@@ -113,6 +137,8 @@ impl std::fmt::Display for PathError {
 #[derive(Debug)]
 pub(super) struct AnchorLimits {
     name: String,
+    /// Its subject in canonical form.
+    subject: Vec<u8>,
     path_length: Option<u32>,
     allows_usage: bool,
     constraints: Option<Constraints>,
@@ -123,6 +149,7 @@ impl AnchorLimits {
         let basic = authority.basic_constraints().ok().flatten();
         Self {
             name: name.to_owned(),
+            subject: names::canonical(authority.subject().as_raw()),
             path_length: basic.and_then(|basic| basic.value.path_len_constraint),
             allows_usage: allows_usage(authority, usage),
             constraints: Constraints::of(authority),
@@ -239,6 +266,10 @@ fn check_constraints(
         kind: kind.name(),
         is_checked: true,
     };
+    let forbidden = |constraints: &Constraints, below: &[X509Certificate<'_>]| {
+        let common_name = || constraints.forbids_common_name(below.first()?);
+        forbidden(constraints, below).or_else(common_name)
+    };
     if let Some(constraints) = &authority.constraints
         && let Some(kind) = forbidden(constraints, path)
     {
@@ -254,45 +285,143 @@ fn check_constraints(
     Ok(())
 }
 
-/// The error of a chain that rustls-webpki refuses for its names or extensions.
+/// An issuer that may be above a chain's end, by the names.
+enum Above<'a> {
+    Sent(&'a X509Certificate<'a>),
+    Authority(&'a AnchorLimits, &'a [u8]),
+}
+
+impl Above<'_> {
+    fn subject(&self) -> Vec<u8> {
+        match self {
+            Self::Sent(one) => names::canonical(one.subject().as_raw()),
+            Self::Authority(one, _) => one.subject.clone(),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Sent(one) => crate::crl::display_name(one.subject()),
+            Self::Authority(one, _) => one.name.clone(),
+        }
+    }
+
+    fn constraints(&self) -> Option<Constraints> {
+        match self {
+            Self::Sent(one) => Constraints::of(one),
+            Self::Authority(one, _) => one.constraints.clone(),
+        }
+    }
+
+    fn unsupported_key(&self) -> Option<String> {
+        match self {
+            Self::Sent(one) => key::unsupported(one.public_key()),
+            Self::Authority(_, key) => {
+                let (_, key) = SubjectPublicKeyInfo::from_der(key).ok()?;
+                key::unsupported(&key)
+            }
+        }
+    }
+}
+
+/// The issuers above the peer's certificate, from below, by the names. Of `authorities`
+/// each has its SubjectPublicKeyInfo.
+fn issuers<'a>(
+    chain: &'a [X509Certificate<'a>],
+    authorities: impl Iterator<Item = (&'a AnchorLimits, &'a [u8])>,
+) -> Vec<Above<'a>> {
+    let Some((own, sent)) = chain.split_first() else {
+        return Vec::new();
+    };
+    let mut subjects = vec![names::canonical(own.issuer().as_raw())];
+    let mut left: Vec<_> = sent.iter().collect();
+    let mut above = Vec::new();
+    let mut next = 0;
+    while let Some(subject) = subjects.get(next).cloned() {
+        next += 1;
+        let is_it = |one: &X509Certificate<'_>| names::canonical(one.subject().as_raw()) == subject;
+        let (found, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|one| is_it(one));
+        left = others;
+        for one in found {
+            let issuer = names::canonical(one.issuer().as_raw());
+            if !subjects.contains(&issuer) {
+                subjects.push(issuer);
+            }
+            above.push(Above::Sent(one));
+        }
+    }
+    let named = authorities.filter(|(one, _)| subjects.contains(&one.subject));
+    above.extend(named.map(|(one, key)| Above::Authority(one, key)));
+    above
+}
+
+/// The error of a chain that rustls-webpki refuses for its names, extensions or the keys
+/// of its issuers. Of `authorities` each has its SubjectPublicKeyInfo.
 pub(super) fn explain<'a>(
     error: &webpki::Error,
-    chain: &[X509Certificate<'_>],
-    authorities: impl Iterator<Item = &'a AnchorLimits>,
+    chain: &'a [X509Certificate<'a>],
+    authorities: impl Iterator<Item = (&'a AnchorLimits, &'a [u8])>,
 ) -> Option<PathError> {
+    use webpki::Error as E;
     match error {
-        webpki::Error::UnsupportedCriticalExtension => chain.iter().find_map(|one| {
+        E::UnsupportedCriticalExtension => chain.iter().find_map(|one| {
             Some(PathError::Critical {
                 name: crate::crl::display_name(one.subject()),
-                oid: rewrite::unknown_critical(one)?,
+                oid: unknown_critical(one)?,
             })
         }),
-        webpki::Error::NameConstraintViolation => {
-            let of_chain = chain.iter().skip(1).filter_map(|one| {
-                Some((
-                    crate::crl::display_name(one.subject()),
-                    Constraints::of(one)?,
-                ))
-            });
-            let of_authorities =
-                authorities.filter_map(|one| Some((one.name.clone(), one.constraints.clone()?)));
-            // Constraints that are checked here were not passed on.
-            let constrained: Vec<_> = of_chain.chain(of_authorities).collect();
-            let kinds = constrained
-                .iter()
-                .flat_map(|(name, one)| one.kinds().iter().map(move |kind| (name, kind)));
-            let mut kinds: Vec<_> = kinds.filter(|(_, kind)| !kind.is_checked_here()).collect();
-            // One that cannot be checked refuses every name of its kind.
-            let is_present = |kind: &NameKind| chain.iter().any(|one| kind.is_in(one));
-            kinds.sort_by_key(|(_, kind)| (!is_present(kind), kind.is_checked()));
-            kinds.first().map(|(name, kind)| PathError::Constraint {
-                authority: (*name).clone(),
-                kind: kind.name(),
-                is_checked: kind.is_checked(),
-            })
+        E::NameConstraintViolation => constraint(&issuers(chain, authorities), chain),
+        E::UnknownIssuer
+        | E::InvalidSignatureForPublicKey
+        | E::UnsupportedSignatureAlgorithmContext(_)
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            issuer_key(&issuers(chain, authorities))
         }
         _ => None,
     }
+}
+
+/// An issuer whose key no signature is accepted of, unless there is another of its name.
+fn issuer_key(above: &[Above<'_>]) -> Option<PathError> {
+    above.iter().find_map(|one| {
+        let kind = one.unsupported_key()?;
+        let mut others = above
+            .iter()
+            .filter(|other| other.subject() == one.subject());
+        let is_only = others.all(|other| other.unsupported_key().is_some());
+        is_only.then(|| PathError::IssuerKey {
+            name: one.name(),
+            is_authority: matches!(one, Above::Authority(..)),
+            kind,
+        })
+    })
+}
+
+/// Whose constraints do not allow a name of the chain.
+fn constraint(above: &[Above<'_>], chain: &[X509Certificate<'_>]) -> Option<PathError> {
+    let mut found = Vec::new();
+    for one in above {
+        let Some(constraints) = one.constraints() else {
+            continue;
+        };
+        let forbidden = chain.iter().find_map(|one| constraints.forbids_other(one));
+        for kind in constraints.kinds() {
+            // Constraints that are checked here were not passed on.
+            if !kind.is_checked_here() {
+                let is_present = chain.iter().any(|one| kind.is_in(one));
+                // One that cannot be checked refuses every name of its kind.
+                let is_cause = forbidden == Some(*kind) || (is_present && !kind.is_checked());
+                let order = (!is_cause, !is_present, kind.is_checked());
+                found.push((order, one.name(), *kind));
+            }
+        }
+    }
+    let (_, authority, kind) = found.into_iter().min_by_key(|(order, ..)| *order)?;
+    Some(PathError::Constraint {
+        authority,
+        kind: kind.name(),
+        is_checked: kind.is_checked(),
+    })
 }
 
 /// Whether a chain names an issuer in another form than the issuer does itself, has

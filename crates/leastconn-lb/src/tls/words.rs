@@ -82,7 +82,7 @@ pub(super) fn chain(error: &ChainError, usage: Usage) -> String {
     };
     match error {
         ChainError::Certificate(error) => certificate(error),
-        ChainError::Path(error) => format!("the client's chain is refused: {error}"),
+        ChainError::Path(error) => format!("the {peer}'s chain is refused: {error}"),
         ChainError::TooManyIntermediates { sent, max } => format!(
             "the client sent {sent} certificates beside its own, and `max_intermediates` of the \
              listener is {max}"

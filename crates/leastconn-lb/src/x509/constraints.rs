@@ -1,12 +1,13 @@
 //! Name constraints (RFC 5280, section 4.2.1.10) for directory names, e-mail addresses
 //! and URIs, which rustls-webpki does not check. It checks those for DNS names and IP
-//! addresses.
+//! addresses, but not for a common name that stands for a DNS name: that is checked here.
 
 use x509_parser::{
     certificate::X509Certificate,
     der_parser::asn1_rs::{Any, FromDer as _, Tag},
     oid_registry::{
-        OID_PKCS9_EMAIL_ADDRESS, OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME,
+        OID_PKCS9_EMAIL_ADDRESS, OID_X509_COMMON_NAME, OID_X509_EXT_NAME_CONSTRAINTS,
+        OID_X509_EXT_SUBJECT_ALT_NAME,
     },
 };
 
@@ -20,8 +21,12 @@ pub struct NameKind(u32);
 
 impl NameKind {
     const MAIL: Self = Self(1);
+    const DNS: Self = Self(2);
     const DIRECTORY: Self = Self(4);
     const URI: Self = Self(6);
+    const IP: Self = Self(7);
+    /// A common name that looks like a DNS name; no kind of `GeneralName`.
+    const COMMON_NAME: Self = Self(u32::MAX);
 
     /// In the plural.
     pub const fn name(self) -> &'static str {
@@ -35,6 +40,7 @@ impl NameKind {
             6 => "URIs",
             7 => "IP addresses",
             8 => "registered IDs",
+            u32::MAX => "common name (checked as a DNS name)",
             _ => "names of an unknown kind",
         }
     }
@@ -74,6 +80,9 @@ impl NameKind {
 pub struct Constraints {
     permitted: Vec<(NameKind, Vec<u8>)>,
     excluded: Vec<(NameKind, Vec<u8>)>,
+    /// Those that rustls-webpki checks: DNS names and IP addresses.
+    other_permitted: Vec<(NameKind, Vec<u8>)>,
+    other_excluded: Vec<(NameKind, Vec<u8>)>,
     /// All kinds that it constrains, each once.
     kinds: Vec<NameKind>,
     /// The extension's content without what is checked here, for rustls-webpki; `None`:
@@ -96,9 +105,9 @@ impl Constraints {
         let mut content = sequence.data;
         while !content.is_empty() {
             let (after, list) = Any::from_der(content).ok()?;
-            let into = match list.tag().0 {
-                0 => &mut constraints.permitted,
-                1 => &mut constraints.excluded,
+            let (into, others) = match list.tag().0 {
+                0 => (&mut constraints.permitted, &mut constraints.other_permitted),
+                1 => (&mut constraints.excluded, &mut constraints.other_excluded),
                 _ => return None,
             };
             let mut left = Vec::new();
@@ -115,6 +124,9 @@ impl Constraints {
                 if kind.is_checked_here() && more.is_empty() {
                     into.push((kind, base.data.to_vec()));
                 } else {
+                    if matches!(kind, NameKind::DNS | NameKind::IP) {
+                        others.push((kind, base.data.to_vec()));
+                    }
                     left.extend_from_slice(whole);
                 }
                 trees = after;
@@ -152,22 +164,83 @@ impl Constraints {
             return None;
         }
         let names = names_of(certificate)?;
-        let forbidden = names.into_iter().find(|(kind, name)| {
-            let of_kind = |list: &[(NameKind, Vec<u8>)]| -> Vec<bool> {
-                list.iter()
-                    .filter(|(of, _)| of == kind)
-                    .map(|(_, base)| matches(*kind, name, base))
-                    .collect()
-            };
-            let permitted = of_kind(&self.permitted);
-            let excluded = of_kind(&self.excluded);
-            let is_constrained = !permitted.is_empty() || !excluded.is_empty();
-            (is_constrained && !is_well_formed(*kind, name))
-                || excluded.contains(&true)
-                || (!permitted.is_empty() && !permitted.contains(&true))
-        });
-        forbidden.map(|(kind, _)| kind)
+        let is_forbidden = |(kind, name): &(NameKind, Vec<u8>)| {
+            is_forbidden(*kind, name, &self.permitted, &self.excluded)
+        };
+        names.into_iter().find(is_forbidden).map(|(kind, _)| kind)
     }
+
+    /// Whether the peer's own certificate has no DNS name and a common name that looks
+    /// like one and is not allowed. Rules take identities from common names, and OpenSSL
+    /// checks them alike.
+    pub fn forbids_common_name(&self, own: &X509Certificate<'_>) -> Option<NameKind> {
+        let of = |list: &[(NameKind, Vec<u8>)]| list.iter().any(|(kind, _)| *kind == NameKind::DNS);
+        let is_constrained = of(&self.other_permitted) || of(&self.other_excluded);
+        if !is_constrained || NameKind::DNS.is_in(own) {
+            return None;
+        }
+        let mut texts = own
+            .subject()
+            .iter_attributes()
+            .filter(|attribute| *attribute.attr_type() == OID_X509_COMMON_NAME)
+            .filter_map(|attribute| names::decode(attribute.attr_value()));
+        let is_forbidden = |text: String| {
+            looks_like_dns_name(&text)
+                && is_forbidden(
+                    NameKind::DNS,
+                    text.as_bytes(),
+                    &self.other_permitted,
+                    &self.other_excluded,
+                )
+        };
+        texts.any(is_forbidden).then_some(NameKind::COMMON_NAME)
+    }
+
+    /// The kind of the first name that rustls-webpki does not allow: for messages.
+    pub fn forbids_other(&self, certificate: &X509Certificate<'_>) -> Option<NameKind> {
+        let names = alternative_names(certificate, |kind| {
+            matches!(kind, NameKind::DNS | NameKind::IP)
+        })?;
+        let is_forbidden = |(kind, name): &(NameKind, Vec<u8>)| {
+            is_forbidden(*kind, name, &self.other_permitted, &self.other_excluded)
+        };
+        names.into_iter().find(is_forbidden).map(|(kind, _)| kind)
+    }
+}
+
+/// Whether a name is excluded, or not permitted where others of its kind are.
+fn is_forbidden(
+    kind: NameKind,
+    name: &[u8],
+    permitted: &[(NameKind, Vec<u8>)],
+    excluded: &[(NameKind, Vec<u8>)],
+) -> bool {
+    let of_kind = |list: &[(NameKind, Vec<u8>)]| -> Vec<bool> {
+        list.iter()
+            .filter(|(of, _)| *of == kind)
+            .map(|(_, base)| matches(kind, name, base))
+            .collect()
+    };
+    let permitted = of_kind(permitted);
+    let excluded = of_kind(excluded);
+    let is_constrained = !permitted.is_empty() || !excluded.is_empty();
+    (is_constrained && !is_well_formed(kind, name))
+        || excluded.contains(&true)
+        || (!permitted.is_empty() && !permitted.contains(&true))
+}
+
+/// Whether OpenSSL takes a common name for a DNS name: letters, digits, `_`, inner `-`,
+/// and at least one dot between labels. Trailing NUL characters do not count.
+fn looks_like_dns_name(text: &str) -> bool {
+    let text = text.trim_end_matches('\0');
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    text.contains('.') && !text.starts_with('-') && text.split('.').all(is_label)
 }
 
 /// The names of a certificate that are checked here. `None` never occurs for one that
@@ -185,6 +258,15 @@ fn names_of(certificate: &X509Certificate<'_>) -> Option<Vec<(NameKind, Vec<u8>)
             all.push((NameKind::MAIL, text.into_bytes()));
         }
     }
+    all.extend(alternative_names(certificate, NameKind::is_checked_here)?);
+    Some(all)
+}
+
+fn alternative_names(
+    certificate: &X509Certificate<'_>,
+    is_wanted: fn(NameKind) -> bool,
+) -> Option<Vec<(NameKind, Vec<u8>)>> {
+    let mut all = Vec::new();
     let extension = certificate.get_extension_unique(&OID_X509_EXT_SUBJECT_ALT_NAME);
     if let Ok(Some(extension)) = extension {
         let (_, list) = Any::from_der(extension.value).ok()?;
@@ -192,7 +274,7 @@ fn names_of(certificate: &X509Certificate<'_>) -> Option<Vec<(NameKind, Vec<u8>)
         while !rest.is_empty() {
             let (after, name) = Any::from_der(rest).ok()?;
             let kind = NameKind(name.tag().0);
-            if kind.is_checked_here() {
+            if is_wanted(kind) {
                 all.push((kind, name.data.to_vec()));
             }
             rest = after;
@@ -203,7 +285,7 @@ fn names_of(certificate: &X509Certificate<'_>) -> Option<Vec<(NameKind, Vec<u8>)
 
 fn is_well_formed(kind: NameKind, name: &[u8]) -> bool {
     match kind {
-        NameKind::DIRECTORY => true,
+        NameKind::DIRECTORY | NameKind::DNS | NameKind::IP => true,
         NameKind::MAIL => mailbox(name).is_some(),
         NameKind::URI => host_of(name).is_some(),
         _ => false,
@@ -214,6 +296,8 @@ fn matches(kind: NameKind, name: &[u8], base: &[u8]) -> bool {
     match kind {
         NameKind::DIRECTORY => is_below(name, base),
         NameKind::MAIL => mail_matches(name, base),
+        NameKind::DNS => dns_matches(name, base),
+        NameKind::IP => ip_matches(name, base),
         NameKind::URI => host_of(name).is_some_and(|host| {
             std::str::from_utf8(base).is_ok_and(|base| host_matches(&host, base))
         }),
@@ -245,6 +329,29 @@ fn mail_matches(name: &[u8], base: &[u8]) -> bool {
         }
         None => host_matches(host, base),
     }
+}
+
+/// A base stands for itself and all names below it; with a leading dot, only for those
+/// below; an empty one for all.
+fn dns_matches(name: &[u8], base: &[u8]) -> bool {
+    let Some(above) = name.len().checked_sub(base.len()) else {
+        return false;
+    };
+    let (prefix, end) = name.split_at(above);
+    let at_label = prefix.is_empty() || base.starts_with(b".") || prefix.ends_with(b".");
+    base.is_empty() || (end.eq_ignore_ascii_case(base) && at_label)
+}
+
+/// A base is an address followed by a mask.
+fn ip_matches(name: &[u8], base: &[u8]) -> bool {
+    if base.len() != 2 * name.len() {
+        return false;
+    }
+    let (address, mask) = base.split_at(name.len());
+    let bytes = name.iter().zip(address).zip(mask);
+    bytes
+        .into_iter()
+        .all(|((name, address), mask)| name & mask == address & mask)
 }
 
 /// A base with a leading dot stands for all names below it, one without for itself.

@@ -176,3 +176,28 @@ fn a_server_may_stand_for_itself_a_client_may_not() {
         (vec![other.der().clone()], Vec::new())
     );
 }
+
+#[test]
+fn unknown_critical_extension_of_an_authority_is_warned_of() {
+    let pki = Pki::new();
+    let mut params = params(
+        IsCa::Ca(BasicConstraints::Unconstrained),
+        &[KeyUsagePurpose::KeyCertSign],
+    );
+    let mut extension = rcgen::CustomExtension::from_oid_content(&[1, 2, 3, 4, 5, 6], vec![5, 0]);
+    extension.set_criticality(true);
+    params.custom_extensions = vec![extension];
+    let cert = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+    pki.write("ca.crt", cert.pem());
+    for text in [listener(), upstream()] {
+        assert_eq!(
+            pki.says_of(&text),
+            [
+                "warning: the certificate of `CN=x` has an extension that is marked critical and \
+                 not supported: 1.2.3.4.5.6; it is trusted all the same: what the extension \
+                 demands is not enforced"
+            ]
+        );
+        assert_eq!(trusted(&pki, &text).0, [cert.der().clone()]);
+    }
+}

@@ -11,7 +11,7 @@ use super::Dated;
 use crate::{
     crl::{display_name, malformed, timestamp},
     names,
-    x509::{constraints::Constraints, key},
+    x509::{constraints::Constraints, extensions::unknown_critical, key},
 };
 
 /// What matters of a certificate.
@@ -31,6 +31,8 @@ pub(super) struct Facts {
     unchecked: Vec<&'static str>,
     /// The kind of its key, if no signature of such a key is accepted.
     unsupported_key: Option<String>,
+    /// The OID of a critical extension that is not processed.
+    unknown_critical: Option<String>,
     for_clients: bool,
 }
 
@@ -156,6 +158,7 @@ pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
             .is_none_or(|usage| usage.value.any || usage.value.client_auth),
         unchecked: unchecked(&parsed),
         unsupported_key: key::unsupported(parsed.public_key()),
+        unknown_critical: unknown_critical(&parsed),
     })
 }
 
@@ -296,6 +299,16 @@ pub(super) fn authority(authority: &Facts, ca: &str, alone: bool, now: Timestamp
                 "every certificate that it issued is refused: use {}",
                 key::ACCEPTED
             ),
+        ));
+    }
+    if let Some(oid) = &authority.unknown_critical {
+        remarks.push(Remark::new(
+            format!(
+                "the certificate of {} has an extension that is marked critical and not \
+                 supported: {oid}",
+                authority.subject
+            ),
+            "it is trusted all the same: what the extension demands is not enforced",
         ));
     }
     let (allows, purpose) = match ca {

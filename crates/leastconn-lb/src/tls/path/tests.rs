@@ -21,6 +21,8 @@ use crate::tls::{
     verifier::CachingVerifier,
 };
 
+mod issuers;
+
 /// How a name is spelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Spelling {
