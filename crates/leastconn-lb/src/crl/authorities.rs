@@ -1,7 +1,7 @@
 //! Which authorities are revoked. An authority is trusted as it stands, so verifying a
 //! chain does not look for what is above it.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
@@ -42,10 +42,18 @@ impl CrlStore {
         if revoked.iter().all(Option::is_none) {
             return revoked;
         }
+        let mut by_name: HashMap<_, Vec<_>> = HashMap::new();
+        for (at, authority) in parsed.iter().enumerate() {
+            if let Some(authority) = authority {
+                let subject = names::canonical(authority.subject().as_raw());
+                let key = authority.public_key().raw;
+                by_name.entry(subject).or_default().push((at, key));
+            }
+        }
         let issuers: Vec<Vec<usize>> = authorities
             .iter()
             .zip(&parsed)
-            .map(|(der, child)| issuers(der, child.as_ref(), &parsed, algorithms))
+            .map(|(der, child)| issuers(der, child.as_ref(), &by_name, algorithms))
             .collect();
         // Each round goes one level down.
         loop {
@@ -85,24 +93,23 @@ impl CrlStore {
     }
 }
 
+/// Positions and public keys (SubjectPublicKeyInfo) of authorities, by their subjects in
+/// canonical form.
+type ByName<'a> = HashMap<Vec<u8>, Vec<(usize, &'a [u8])>>;
+
 /// The positions of those that issued a certificate.
 fn issuers(
     der: &CertificateDer<'_>,
     certificate: Option<&X509Certificate<'_>>,
-    authorities: &[Option<X509Certificate<'_>>],
+    by_name: &ByName<'_>,
     algorithms: &[&dyn SignatureVerificationAlgorithm],
 ) -> Vec<usize> {
-    let Some(certificate) = certificate else {
-        return Vec::new();
-    };
-    let name = names::canonical(certificate.issuer().as_raw());
-    let issued = |authority: &X509Certificate<'_>| {
-        names::canonical(authority.subject().as_raw()) == name
-            && signature::verify(der, authority.public_key().raw, algorithms).is_ok()
-    };
-    let positions = authorities.iter().enumerate();
-    positions
-        .filter(|(_, authority)| authority.as_ref().is_some_and(issued))
-        .map(|(at, _)| at)
+    let of_name = certificate
+        .and_then(|certificate| by_name.get(&names::canonical(certificate.issuer().as_raw())));
+    let issued = |key: &[u8]| signature::verify(der, key, algorithms).is_ok();
+    let of_name = of_name.into_iter().flatten();
+    of_name
+        .filter(|(_, key)| issued(key))
+        .map(|(at, _)| *at)
         .collect()
 }
