@@ -169,7 +169,7 @@ async fn status_servers_and_clients_add_up() {
         json!({
             "client": "client1", "match": [format!("cn={CLIENT1}")], "allow": ["web"],
             "mode": "enforce", "rate_limit": { "rate": 2.5, "burst": 20 }, "max_conns": 7,
-            "active": 4, "connections": 4, "outcomes": {},
+            "active": 4, "connections": 4, "refused": 0, "failed": 0, "ended": 0, "outcomes": {},
         })
     );
     assert_eq!(
