@@ -135,6 +135,18 @@ pub fn load_with_expired(path: &Path) -> Result<Loaded, Problems> {
     read_with(path, &mut Problems::tolerate_expired).loaded()
 }
 
+/// Reads the file of a `running` configuration again: an expired revocation list is an
+/// error only where it would replace one that is current.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_again(running: &Config) -> Result<Loaded, Problems> {
+    read_with(&running.path, &mut |problems| {
+        problems.set_running_lists(running.revocation_lists());
+    })
+    .loaded()
+}
+
 /// The same for a text at hand: `name` is what problems call it, and relative
 /// paths in it are relative to `base_dir`.
 ///

@@ -142,6 +142,12 @@ impl RevocationList {
         }
     }
 
+    /// Whether it is older than another one of its issuer and partition.
+    pub fn is_older_than(&self, other: &Self) -> bool {
+        let by_number = self.number.is_some() && other.number.is_some();
+        self.compare_age(other, by_number).is_lt()
+    }
+
     /// By CRL number, then by `thisUpdate`. A list without a number violates RFC 5280;
     /// if either has none, `thisUpdate` decides first.
     fn compare_age(&self, other: &Self, by_number: bool) -> Ordering {

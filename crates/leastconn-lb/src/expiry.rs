@@ -59,8 +59,9 @@ impl Monitor {
         now: Timestamp,
     ) -> Vec<Event> {
         if self.epoch != Some(epoch) {
+            let is_start = self.epoch.is_none();
             self.epoch = Some(epoch);
-            self.follow(files, now);
+            self.follow(files, now, is_start);
         }
         let mut events = Vec::new();
         for item in &mut self.items {
@@ -73,7 +74,14 @@ impl Monitor {
         events
     }
 
-    fn follow<'a>(&mut self, files: impl Iterator<Item = &'a CertificateFile>, now: Timestamp) {
+    /// What is known at the start has been reported already, and so have warnings of new
+    /// files; a list that has expired is an error whenever it comes.
+    fn follow<'a>(
+        &mut self,
+        files: impl Iterator<Item = &'a CertificateFile>,
+        now: Timestamp,
+        is_start: bool,
+    ) {
         let before = std::mem::take(&mut self.items);
         for file in files {
             for dated in &file.dated {
@@ -82,11 +90,17 @@ impl Monitor {
                     continue;
                 }
                 let known = before.iter().find(is_same);
+                let urgency = match dated.urgency(now) {
+                    Urgency::Expired if file.kind == FileKind::Lists && !is_start => {
+                        Urgency::Urgent
+                    }
+                    urgency => urgency,
+                };
                 self.items.push(Item {
                     kind: file.kind,
                     path: file.path.clone(),
                     dated: dated.clone(),
-                    urgency: known.map_or_else(|| dated.urgency(now), |item| item.urgency),
+                    urgency: known.map_or(urgency, |item| item.urgency),
                 });
             }
         }
@@ -171,5 +185,14 @@ mod tests {
         assert_eq!(monitor.observe(1, old.iter(), at(29 * DAY)).len(), 1);
         assert!(monitor.observe(2, new.iter(), at(29 * DAY)).is_empty());
         assert_eq!(monitor.observe(2, new.iter(), at(55 * DAY)).len(), 1);
+    }
+
+    #[test]
+    fn expired_list_that_is_loaded_is_an_event() {
+        let mut monitor = Monitor::default();
+        let (old, new) = ([list(60 * DAY)], [list(30 * DAY)]);
+        assert!(monitor.observe(1, old.iter(), at(40 * DAY)).is_empty());
+        assert_eq!(monitor.observe(2, new.iter(), at(40 * DAY)).len(), 1);
+        assert!(monitor.observe(3, new.iter(), at(41 * DAY)).is_empty());
     }
 }

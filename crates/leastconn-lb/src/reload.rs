@@ -34,7 +34,7 @@ use crate::{
     access_log::{self, AccessLog},
     admin::{self, Admin},
     by_hand::Replaced,
-    config::{self, Access, Config, Format, Loaded, Problems},
+    config::{self, Config, Format, Loaded, Problems},
     control::Control,
     descriptors,
     files::Lane,
@@ -139,13 +139,13 @@ impl From<Config> for Read {
     }
 }
 
-/// Reads the configuration at `path`, and opens its access log if it is not at `access`.
-fn read(path: &Path, access: &Access, log: &AccessLog) -> Result<Read, Rejected> {
+/// Reads the configuration again, and opens its access log if that has moved.
+fn read(running: &Config, log: &AccessLog) -> Result<Read, Rejected> {
     let Loaded {
         config, warnings, ..
-    } = config::load(path).map_err(Rejected::Problems)?;
+    } = config::load_again(running).map_err(Rejected::Problems)?;
     warn(&warnings);
-    let moved = config.log.access != *access;
+    let moved = config.log.access != running.log.access;
     let next_log = moved.then(|| log.prepare(&config.log.access)).transpose()?;
     Ok(Read { config, next_log })
 }
@@ -279,10 +279,10 @@ impl Reloader {
         if serving {
             notify::reloading();
         }
-        let path = self.shared.state().config.path.clone();
-        let access = self.shared.state().config.log.access.clone();
+        let running = self.shared.state();
         let log = self.shared.books.log.clone();
-        let read = self.reading.run(move || read(&path, &access, &log)).await;
+        let reading = move || read(&running.config, &log);
+        let read = self.reading.run(reading).await;
         let this = Arc::clone(self);
         // Wherever it is asked for: what is begun in it belongs there.
         let done = self.runtime.spawn_blocking(move || {

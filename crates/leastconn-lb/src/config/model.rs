@@ -28,7 +28,7 @@ use super::{
     pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern},
     tls::{CertificateFile, Tls, UpstreamTls},
 };
-use crate::proxy_protocol::Version;
+use crate::{crl::CrlStore, proxy_protocol::Version};
 
 pub use log::{Access, AccessFilter, Format, Level, Log};
 
@@ -55,6 +55,16 @@ impl Config {
     /// The upstream of this name.
     pub fn upstream(&self, id: &UpstreamId) -> Option<&Upstream> {
         self.upstreams.iter().find(|upstream| upstream.id == *id)
+    }
+
+    /// The revocation lists of each `tls` table.
+    pub fn revocation_lists(&self) -> Vec<Arc<CrlStore>> {
+        let listeners = self.listeners.iter().flat_map(|listener| &listener.tls);
+        let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.tls);
+        listeners
+            .map(|tls| Arc::clone(&tls.material.crls))
+            .chain(upstreams.map(|tls| Arc::clone(&tls.material.crls)))
+            .collect()
     }
 
     /// Every certificate file and revocation list that is named.

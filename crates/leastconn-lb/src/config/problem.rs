@@ -5,7 +5,10 @@ use std::{borrow::Cow, fmt, io::IsTerminal, ops::Range, sync::Arc};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
-use crate::text::{is_hidden, visible};
+use crate::{
+    crl::CrlStore,
+    text::{is_hidden, visible},
+};
 
 /// So many errors, and so many warnings, are shown, and of the others how many there
 /// are: what a hundred have in common, nobody reads a hundred thousand times.
@@ -96,6 +99,8 @@ pub struct Problems {
     list: Vec<Problem>,
     /// What expired trust material counts as.
     expired: Severity,
+    /// The revocation lists in force, if a running balancer loads the configuration.
+    running_lists: Option<Vec<Arc<CrlStore>>>,
 }
 
 impl Problems {
@@ -111,12 +116,23 @@ impl Problems {
                 .collect(),
             list: Vec::new(),
             expired: Severity::Error,
+            running_lists: None,
         }
     }
 
     /// Trust material that has expired is a warning: for commands that only look.
     pub(crate) fn tolerate_expired(&mut self) {
         self.expired = Severity::Warning;
+    }
+
+    /// The lists in force, which those that are loaded will replace.
+    pub(crate) fn set_running_lists(&mut self, lists: Vec<Arc<CrlStore>>) {
+        self.running_lists = Some(lists);
+    }
+
+    /// The lists in force, if a running balancer loads the configuration.
+    pub(crate) fn running_lists(&self) -> Option<&[Arc<CrlStore>]> {
+        self.running_lists.as_deref()
     }
 
     /// Adds a problem of trust material that has expired: an error, unless it is to be

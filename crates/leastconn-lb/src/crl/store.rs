@@ -129,6 +129,14 @@ impl CrlStore {
         (store, superseded)
     }
 
+    /// Those of the same issuer (name and key) and partition as `other`.
+    pub fn like<'a>(&'a self, other: &'a Loaded) -> impl Iterator<Item = &'a InForce> {
+        self.of_name(&other.list.raw_issuer).filter(|one| {
+            one.list.scope.raw == other.list.scope.raw
+                && one.keys.iter().any(|key| other.keys.contains(key))
+        })
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.lists.is_empty()

@@ -3,11 +3,11 @@
 use std::process::Command;
 
 use leastconn_testkit::client::{alert, read_line, roundtrip};
-use leastconn_testkit::{DEADLINE, Upstream, eventually};
+use leastconn_testkit::{DEADLINE, TestCa, Upstream, eventually};
 use rustls::AlertDescription as Alert;
 use serde_json::Value;
 
-use crate::support::{BIN, CLIENT1, Site, talk};
+use crate::support::{BIN, CLIENT1, Site, refused, talk};
 
 #[tokio::test]
 async fn expired_list_is_reported_everywhere() {
@@ -93,4 +93,34 @@ async fn expired_list_is_reported_everywhere() {
         stream.map(drop).map_err(|error| error.to_string())
     });
     admitted.await.unwrap();
+}
+
+#[tokio::test]
+async fn expired_list_does_not_block_other_issuers() {
+    let web = Upstream::named("web1").await;
+    let site = Site::usual(&[&web]);
+    let other = TestCa::new("other CA");
+    let authorities = site.ca.cert_pem() + &other.cert_pem();
+    std::fs::write(site.dir.path().join("ca.crt"), authorities).unwrap();
+    let path = site.dir.path().join("ca.crl");
+    let expiring = other.list().validity(-3600, 5).pem();
+    std::fs::write(&path, site.ca.list().number(1).pem() + &expiring).unwrap();
+    let lb = site.start().await;
+    let [first, second] = ["a", "b"].map(|_| lb.ca().leaf(CLIENT1).build());
+    let expired = |line: &Value| line.to_string().contains("revocation list expired");
+    lb.wait_log(expired, DEADLINE).await;
+
+    let lists = lb.ca().list().number(2).revoke(&first).pem() + &expiring;
+    let loaded = lb.reloading(|| std::fs::write(&path, lists).unwrap());
+    assert_eq!(loaded.await, "applied");
+    refused(&lb.showing(&first), lb.main()).await;
+    lb.nth(0, "revoked_certificate").await;
+    refused(&lb.showing(&other.leaf(CLIENT1).build()), lb.main()).await;
+    lb.nth(1, "crl_expired").await;
+
+    let lists = lb.ca().list().number(3).revoke(&second).pem() + &expiring;
+    std::fs::write(&path, lists).unwrap();
+    assert_eq!(lb.reload(&lb.config()).await, "applied");
+    refused(&lb.showing(&second), lb.main()).await;
+    lb.nth(2, "revoked_certificate").await;
 }

@@ -6,6 +6,9 @@ use rcgen::{
     SerialNumber, date_time_ymd,
 };
 
+use std::env::VarError;
+
+use super::super::{Problems, read_text};
 use super::{
     PLAIN, TODAY, reading,
     tls::{ALL, Authority, Pki, authority, crl},
@@ -293,4 +296,70 @@ fn loading_time_grows_linearly_with_authorities_and_lists() {
     let ratio = best(320) / best(40);
     // Linear is 8, the square 64.
     assert!(ratio < 24.0, "{ratio:.0} times as long for 8 times as many");
+}
+
+#[test]
+fn list_replaces_one_in_force() {
+    let now = TODAY.parse().unwrap();
+    let load = |before: &str, new: &str| -> Result<Vec<String>, Vec<String>> {
+        let pki = Pki::new();
+        let lists = |which: &str| match which {
+            "old" => list_between(&pki.ca, 1, (5, 1), (12, 1)),
+            "expired" => list_between(&pki.ca, 2, (5, 2), (5, 30)),
+            _ => list_between(&pki.ca, 3, (5, 3), (12, 3)),
+        };
+        pki.write("ca.crl", lists(before));
+        let mut problems = Problems::new("leastconn.toml", &text());
+        problems.tolerate_expired();
+        let unset = |_: &str| Err(VarError::NotPresent);
+        let reading = read_text(problems, &text(), pki.dir.path(), &unset, now);
+        let tls = reading.config.unwrap().listeners[0].tls.clone().unwrap();
+        pki.write("ca.crl", lists(new));
+        let lines = |problems: &Problems| problems.bare_lines().collect();
+        match tls.load_again("main", now) {
+            Ok((_, warnings)) => Ok(lines(&warnings)),
+            Err(problems) => Err(lines(&problems)),
+        }
+    };
+    let says = |lines: &[String], text: &str| lines.len() == 1 && lines[0].contains(text);
+    let loaded = load("old", "new").unwrap();
+    assert_eq!(loaded, [] as [String; 0]);
+    let loaded = load("new", "old").unwrap();
+    assert!(
+        says(&loaded, "is older than the list that it replaces"),
+        "{loaded:#?}"
+    );
+    let rejected = load("old", "expired").unwrap_err();
+    assert!(says(&rejected, "expired at"), "{rejected:#?}");
+    let loaded = load("expired", "expired").unwrap();
+    assert!(says(&loaded, "expired at"), "{loaded:#?}");
+}
+
+#[test]
+fn expired_list_of_an_expired_authority_is_a_warning() {
+    let pki = Pki::new();
+    let old = authority("old CA", 2000, 2020);
+    pki.write("ca.crt", pki.ca.pem() + &old.pem());
+    let current = crl(&pki.ca, (2027, 1, 1)).pem().unwrap();
+    let list_of = |by: &Authority| current.clone() + &crl(by, (2026, 1, 1)).pem().unwrap();
+    pki.write("ca.crl", list_of(&old));
+    let lines = pki.says_of(&text());
+    assert!(
+        lines.iter().all(|line| line.starts_with("warning: ")),
+        "{lines:#?}"
+    );
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("the list of `CN=old CA`")),
+        "{lines:#?}"
+    );
+    let other = authority("other CA", 2000, 2040);
+    pki.write("ca.crt", pki.ca.pem() + &other.pem());
+    pki.write("ca.crl", list_of(&other));
+    let lines = pki.says_of(&text());
+    assert!(
+        lines.iter().any(|line| line.starts_with("error: ")),
+        "{lines:#?}"
+    );
 }

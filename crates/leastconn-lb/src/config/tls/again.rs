@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,12 +11,15 @@ use leastconn::ServerSpec;
 use serde::de::DeserializeOwned;
 
 use super::{Algorithms, Alpn, ClientAuth, MinVersion, Tls, UpstreamTls, load, upstream};
-use crate::config::{
-    Problems,
-    raw::{
-        RawTls, RawUpstreamTls,
-        value::{At, OneOrMany},
+use crate::{
+    config::{
+        Problems,
+        raw::{
+            RawTls, RawUpstreamTls,
+            value::{At, OneOrMany},
+        },
     },
+    crl::CrlStore,
 };
 
 /// A `tls` table by itself, with environment variables replaced and defaults filled in.
@@ -108,10 +112,12 @@ impl Written {
     fn load<Raw: DeserializeOwned, T>(
         &self,
         name: &str,
+        running: &Arc<CrlStore>,
         files: impl FnOnce(&Raw) -> (Vec<&At<String>>, Option<&At<OneOrMany>>),
         load: impl FnOnce(&At<Raw>, &Path, &mut Problems) -> Option<T>,
     ) -> Result<(T, Problems), Problems> {
         let mut problems = Problems::new(name, &self.text);
+        problems.set_running_lists(vec![Arc::clone(running)]);
         let raw = match toml::from_str::<Raw>(&self.text) {
             Ok(value) => At { value, span: 0..0 },
             Err(error) => {
@@ -154,6 +160,7 @@ impl Tls {
     pub fn load_again(&self, listener: &str, now: Timestamp) -> Result<(Self, Problems), Problems> {
         self.written.load(
             &format!("`tls` of listener `{listener}`"),
+            &self.material.crls,
             |raw: &RawTls| {
                 let single = [&raw.cert, &raw.key, &raw.client_ca];
                 (single.into_iter().flatten().collect(), raw.crl.as_ref())
@@ -177,6 +184,7 @@ impl UpstreamTls {
     ) -> Result<(Self, Problems), Problems> {
         self.written.load(
             &format!("`tls` of upstream `{upstream}`"),
+            &self.material.crls,
             |raw: &RawUpstreamTls| {
                 let single = [&raw.ca, &raw.cert, &raw.key];
                 (single.into_iter().flatten().collect(), raw.crl.as_ref())

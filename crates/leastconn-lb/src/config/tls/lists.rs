@@ -24,6 +24,8 @@ pub(super) struct Read {
     place: At<String>,
     /// "list 2 of 7", if its file has several.
     position: Option<String>,
+    /// All authorities that signed it have expired.
+    signers_expired: bool,
 }
 
 impl Read {
@@ -86,12 +88,15 @@ impl Loader<'_> {
                     span: text.span.clone(),
                 },
                 position,
+                signers_expired: false,
             };
             self.form(&read);
             if let Some(by_name) = &by_name {
                 let of_name = by_name.get(read.loaded.list.canonical_issuer());
                 let of_name = of_name.map_or(&[][..], Vec::as_slice);
                 read.loaded.keys = self.signers(&read, of_name);
+                read.signers_expired = read.loaded.list.has_expired(self.now)
+                    && self.all_expired(&read.loaded.keys, of_name);
             }
             self.lists.push(read);
         }
@@ -148,6 +153,19 @@ impl Loader<'_> {
             self.not_signed(read, &worst);
         }
         keys
+    }
+
+    /// Whether all authorities with these keys have expired; there is at least one.
+    fn all_expired(&self, keys: &[Box<[u8]>], authorities: &[&CertificateDer<'static>]) -> bool {
+        let has_key = |authority: &&&CertificateDer<'static>| {
+            let key = inspect::parsed(authority, |parsed| parsed.public_key().raw.into());
+            key.is_some_and(|key| keys.contains(&key))
+        };
+        let mut signers = authorities.iter().filter(has_key).peekable();
+        signers.peek().is_some()
+            && signers.all(|authority| {
+                inspect::facts(authority).is_ok_and(|facts| facts.dated().until <= self.now)
+            })
     }
 
     fn not_signed(&mut self, read: &Read, why: &SignatureError) {
@@ -216,6 +234,7 @@ impl Loader<'_> {
         for one in store.lists() {
             if let Some(read) = by_list.get(one.list.der().as_ref()) {
                 self.expiry(read);
+                self.replaces_newer(read);
             }
         }
         let mut files: Vec<&At<String>> = Vec::new();
@@ -269,6 +288,40 @@ impl Loader<'_> {
         }
     }
 
+    /// Warns of a list that is older than the one in force that it will replace.
+    fn replaces_newer(&mut self, read: &Read) {
+        let list = &read.loaded.list;
+        let running = self.problems.running_lists().unwrap_or_default();
+        let like = running.iter().flat_map(|store| store.like(&read.loaded));
+        let like: Vec<_> = like.collect();
+        if !list.is_version_2 || like.iter().any(|one| one.list == *list) {
+            return;
+        }
+        let Some(newer) = like.iter().find(|one| list.is_older_than(&one.list)) else {
+            return;
+        };
+        let in_force = newer.list.describe();
+        self.problems
+            .warning(format!(
+                "{} is older than the list that it replaces: {}",
+                read.what(),
+                list.describe()
+            ))
+            .at(read.place.span.clone())
+            .note(format!("the list before is {in_force}"));
+    }
+
+    /// Whether an expired list is no reason to reject the others: nothing that it signs
+    /// is accepted any more, or the running balancer has no current list in its place.
+    fn tolerates_expired(&self, read: &Read) -> bool {
+        let replaces_current = |running: &[Arc<CrlStore>]| {
+            let mut like = running.iter().flat_map(|store| store.like(&read.loaded));
+            like.any(|one| !one.list.has_expired(self.now))
+        };
+        let running = self.problems.running_lists();
+        read.signers_expired || running.is_some_and(|running| !replaces_current(running))
+    }
+
     /// A list that has expired, or will soon.
     fn expiry(&mut self, read: &Read) {
         let list = &read.loaded.list;
@@ -277,8 +330,13 @@ impl Loader<'_> {
         };
         let span = read.place.span.clone();
         if list.has_expired(self.now) {
-            self.problems
-                .expired(format!("{} expired at {end}", read.what()))
+            let message = format!("{} expired at {end}", read.what());
+            let problem = if self.tolerates_expired(read) {
+                self.problems.warning(message)
+            } else {
+                self.problems.expired(message)
+            };
+            problem
                 .at(span)
                 .note("an expired list refuses every certificate of its issuer (`crl_expired`)")
                 .help("put the issuer's current list there");
