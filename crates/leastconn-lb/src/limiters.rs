@@ -5,7 +5,7 @@
 //! certificate. A full table refuses nobody: it forgets the clients without
 //! connections whose bucket is closest to full.
 //!
-//! Memory: some 220 bytes for an identity, its name of up to [`LONGEST`] bytes
+//! Memory: some 220 bytes for an identity, its name of up to `LONGEST` bytes
 //! included; at most 58 MB for sources and 232 MB for certificates, of which a million
 //! would have to connect within the time that their buckets take to fill.
 

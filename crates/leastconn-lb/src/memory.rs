@@ -5,7 +5,7 @@
 //! Usage is read from `/proc/self/statm`: at every sixteenth accepted connection, and by a
 //! thread of its own, often enough that open connections cannot use up the rest meanwhile.
 //! Memory that was freed may stay with the allocator, which then takes no more from the
-//! kernel: what connections hold less than before counts as free ([`Tracked`]).
+//! kernel: what connections hold less than before counts as free (`Tracked`).
 //!
 //! Buffers for slow receivers grow too fast for any look: thousands at once may turn slow.
 //! So they have an allowance of their own, a part of what is free, beyond which buffers are

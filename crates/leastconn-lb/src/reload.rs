@@ -7,7 +7,7 @@
 //!
 //! It is done on a thread of its own, not on the workers': reading a hundred
 //! thousand rules takes a second. Files are read first, without any lock, and given up
-//! if they block ([`crate::files`]); applying what was read touches none.
+//! if they block (`crate::files`); applying what was read touches none.
 
 mod files;
 
