@@ -38,10 +38,10 @@ async fn how_far_a_server_has_come_stands_beside_its_state() {
     assert_eq!(page.eval(other).await, true);
     page.click("[data-server=\"web/web2\"] button").await;
     let now = page.text("#control-now").await;
-    assert!(
-        now.starts_with("It is up, with 0 open connections. It is starting slowly"),
-        "{now}"
-    );
+    // The connection may be its part: one of eleven or so goes to it.
+    let states = ["0 open connections", "1 open connection"]
+        .map(|open| format!("It is up, with {open}. It is starting slowly"));
+    assert!(states.iter().any(|state| now.starts_with(state)), "{now}");
     assert!(now.contains("59 min") || now.contains("1 h"), "{now}");
     page.was_well().await;
     drop((page, stream));
