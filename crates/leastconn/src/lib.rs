@@ -80,7 +80,7 @@
 //! assert_ne!(first.server().id(), second.server().id());
 //!
 //! // Connecting to the first one failed: tell its health, and try another one.
-//! first.server().connect_failed(now);
+//! first.server().connect_failed(now, now);
 //! let mut tried = Tried::default();
 //! tried.add(first);
 //! let third = pool.pick(&all, &tried, now).expect("one is up");
