@@ -3,7 +3,7 @@
 # with kubernetes-validate from PyPI in an environment of its own (target/kubernetes).
 # With kubectl, what its kustomize makes of them as well. Needs no cluster; that the
 # configuration in them is right is shown by a test of leastconn-lb
-# (shipped_configurations_serve.rs).
+# (shipped_configurations.rs).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 

@@ -13,11 +13,11 @@ mod page;
 #[allow(dead_code, unused_imports, unused_macros)]
 mod support;
 
-mod changes_a_server_s_state;
-mod ends_a_connection;
-mod is_fit_for_everybody;
-mod runs_nothing_but_its_own;
-mod shows_a_server_that_starts_slowly;
-mod shows_what_the_api_says;
-mod stays_light_with_very_many;
-mod tells_when_something_is_wrong;
+mod accessibility;
+mod content_security_policy;
+mod figures;
+mod kill_connection;
+mod large_tables;
+mod problem_notices;
+mod server_state;
+mod slow_start;
