@@ -129,7 +129,7 @@ lint: ## Format, clippy, docs, architecture, dependencies, scripts
 	scripts/deny.sh
 	deploy/systemd/check.sh
 	@if command -v node >/dev/null; then \
-	  echo node --check; for script in crates/leastconn-lb/src/dashboard/*.js; do node --input-type=module --check <$$script || exit 1; done; \
+	  echo node --check; for script in crates/leastconn-server/src/dashboard/*.js; do node --input-type=module --check <$$script || exit 1; done; \
 	else echo 'node is not installed; the scripts of the dashboard not checked'; fi
 	@if command -v shellcheck >/dev/null; then \
 	  echo shellcheck; shellcheck -x bench/*.sh certs/*.sh scripts/*.sh deploy/*.sh deploy/*/*.sh test/*.sh .ci/run \

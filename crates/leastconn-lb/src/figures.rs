@@ -1,6 +1,6 @@
 //! Numbers for people, in tables.
 
-use crate::api::SlowStart;
+use leastconn_server::api::SlowStart;
 
 /// `1023B`, `1.5KiB`.
 pub(crate) fn bytes(bytes: u64) -> String {

@@ -402,7 +402,7 @@ pub fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, PkiError
 }
 
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    crate::files::read(path, LARGEST).map(|contents| contents.bytes)
+    leastconn_server::files::read(path, LARGEST).map(|contents| contents.bytes)
 }
 
 fn read_text(path: &Path) -> io::Result<String> {

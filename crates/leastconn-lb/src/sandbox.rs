@@ -67,11 +67,11 @@ mod trail;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{
+use allowed::Allowed;
+use leastconn_server::{
     config::{Config, Sandbox},
     confinement::{self, Confinement},
 };
-use allowed::Allowed;
 
 /// It was asked for, and is not to be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -20,10 +20,10 @@ use std::{
 use leastconn::net;
 use ratatui::crossterm::event::{self, Event};
 
-use crate::api::{
+use keys::Then;
+use leastconn_server::api::{
     ClientOrder, Clients, ClientsQuery, Connections, ConnectionsQuery, Samples, Servers, Status,
 };
-use keys::Then;
 use view::View;
 
 /// How long a key may wait for its effect, at most.

@@ -13,7 +13,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::notify;
+use leastconn_server::notify;
 
 /// Tells the manager that this runtime works, twice as often as it wants to be told;
 /// completes at once where it does not. While a worker hangs, it is not told.

@@ -163,6 +163,8 @@
 //!   on nothing but `thiserror`.
 //!
 //! Events, such as a server going down, are reported through `tracing`.
+#![warn(missing_docs, rustdoc::private_intra_doc_links)]
+
 mod address;
 pub mod backoff;
 #[cfg(feature = "tokio")]

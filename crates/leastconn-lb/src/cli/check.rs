@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{INVALID, fail};
-use crate::config::{self, Config, Problems, Severity};
+use leastconn_server::config::{self, Config, Problems, Severity};
 
 /// Checks the file given, or the one that `run` would take, and prints every
 /// problem on standard error. Ends with 2 if any is an error, else with 0.
@@ -69,3 +69,6 @@ fn count(count: usize, one: &str) -> String {
         n => format!("{n} {one}s"),
     }
 }
+
+#[cfg(test)]
+mod tests;

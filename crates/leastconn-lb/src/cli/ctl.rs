@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{DONE, FAILED, INVALID, fail};
-use crate::{
+use leastconn_server::{
     api::{
         ClientOrder, ClientsQuery, ConnectionsQuery, Kill, RefusalsQuery, ReloadOutcome, Server,
         ServerState, SetLogLevel, SetState, Status,

@@ -17,7 +17,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{DONE, FAILED, fail};
-use crate::descriptors;
+use leastconn_server::descriptors;
 
 /// What the demo may be told.
 #[derive(Debug, Args)]

@@ -21,12 +21,12 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::{ConfigArgs, DONE, FAILED, INVALID, fail};
-use crate::{
+use account::{Account, Asked};
+use leastconn_server::{
     config::{self, Config},
     policy::Policy,
     upstream::Upstream,
 };
-use account::{Account, Asked};
 
 /// What is asked about.
 #[derive(Debug, Args)]

@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 
 use super::{DONE, FAILED, INVALID, fail};
-use crate::{
+use leastconn_server::{
     api::client::{Client, Target},
     config::{self, AdminAt},
 };

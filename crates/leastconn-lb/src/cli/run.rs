@@ -6,12 +6,13 @@ mod signals;
 use std::{path::PathBuf, process::ExitCode};
 
 use super::{FAILED, INVALID, fail};
-use crate::{
+use crate::sandbox;
+use leastconn_server::{
     access_log::AccessLog,
     config::{self, Loaded},
     confinement, descriptors,
     inherited::Inherited,
-    logging, memory, sandbox,
+    logging, memory,
 };
 use signals::Early;
 

@@ -13,9 +13,9 @@ use super::{FAILED, fail};
 /// Prints one of them. Ends with 1 if it cannot be written.
 pub fn run(api: bool) -> ExitCode {
     let printed = if api {
-        print(&crate::api::openapi::openapi())
+        print(&leastconn_server::api::openapi::openapi())
     } else {
-        print(crate::config::schema())
+        print(leastconn_server::config::schema())
     };
     match printed {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,10 +10,10 @@ use std::{
 use clap::Args;
 
 use super::{DONE, FAILED, INVALID, fail, healthcheck};
-use crate::{
+use crate::top::{self, Asked, Picture};
+use leastconn_server::{
     api::client::{Client, ClientError, Target},
     config::{self, AdminAt},
-    top::{self, Asked, Picture},
 };
 
 #[derive(Debug, Args)]

@@ -449,7 +449,7 @@ fn a_ca_made_by_openssl_will_do() {
 
 #[test]
 fn servers_without_other_names_get_the_common_name() {
-    use crate::identity::Certificate;
+    use leastconn_server::identity::Certificate;
     let dir = new_ca();
     let issue = |args: &[&str]| {
         let all = [&["issue", "DIR", "--out", "x", "--force"], args].concat();
@@ -498,5 +498,5 @@ fn certificates_that_the_balancer_refuses_are_not_issued() {
     }
     issue(&["https://lb.com/a", "https://lb.com/b"]).unwrap();
     let der = read_certificate(&dir.path().join("x.crt")).unwrap();
-    crate::identity::Certificate::from_der(&der).unwrap();
+    leastconn_server::identity::Certificate::from_der(&der).unwrap();
 }

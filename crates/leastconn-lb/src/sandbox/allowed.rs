@@ -10,7 +10,7 @@ use landlock::{AccessFs, BitFlags, make_bitflags};
 use rustix::process::geteuid;
 
 use super::trail::Trail;
-use crate::{
+use leastconn_server::{
     config::{Access, Config},
     confinement::parent,
 };

@@ -24,7 +24,7 @@ use super::{
     kernel,
     trail::Trail,
 };
-use crate::config;
+use leastconn_server::config;
 
 type Work = Box<dyn FnOnce() + Send>;
 

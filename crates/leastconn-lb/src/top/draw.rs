@@ -16,10 +16,8 @@ use super::{
     Picture,
     view::{Tab, View},
 };
-use crate::{
-    api::{Phase, ReloadOutcome, Sample, outage},
-    figures,
-};
+use crate::figures;
+use leastconn_server::api::{Phase, ReloadOutcome, Sample, outage};
 
 /// An answer that is older than this is not what is so now.
 const OLD: Duration = Duration::from_secs(5);

@@ -204,25 +204,27 @@ fn rejected_reloads_failed_upgrades_and_what_was_set_by_hand_stand_above_all_els
     let (mut view, now) = (View::default(), net::now());
     let mut told = picture();
     let configuration = &mut told.status.configuration;
-    configuration.last_reload = Some(crate::api::Reload {
+    configuration.last_reload = Some(leastconn_server::api::Reload {
         time: String::new(),
-        outcome: crate::api::ReloadOutcome::Rejected,
+        outcome: leastconn_server::api::ReloadOutcome::Rejected,
         reasons: vec![
             "unknown key\n  at = 1".to_owned(),
             "no such file".to_owned(),
         ],
     });
-    configuration.deviations.push(crate::api::Deviation {
-        what: "web/web3".to_owned(),
-        is: "drain".to_owned(),
-        configured: "ready".to_owned(),
-        since: None,
-    });
-    told.status.failed_upgrade = Some(crate::api::FailedUpgrade {
+    configuration
+        .deviations
+        .push(leastconn_server::api::Deviation {
+            what: "web/web3".to_owned(),
+            is: "drain".to_owned(),
+            configured: "ready".to_owned(),
+            since: None,
+        });
+    told.status.failed_upgrade = Some(leastconn_server::api::FailedUpgrade {
         time: String::new(),
         reason: "it was killed".to_owned(),
     });
-    told.status.old_processes = vec![crate::api::OldProcess {
+    told.status.old_processes = vec![leastconn_server::api::OldProcess {
         pid: 4711,
         connections: 1,
     }];
@@ -253,7 +255,7 @@ fn down_servers_stand_above_all_else() {
     }]);
     told.status.time = "2026-11-24T03:15:15Z".to_owned();
     told.status.upstreams = serde_json::from_value(summary).unwrap();
-    told.servers.servers[1].outage = Some(crate::api::Outage {
+    told.servers.servers[1].outage = Some(leastconn_server::api::Outage {
         since: "2026-11-24T03:12:09.123Z".to_owned(),
         reason: "HTTP status 503".to_owned(),
     });

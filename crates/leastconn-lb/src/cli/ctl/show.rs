@@ -3,13 +3,11 @@
 use leastconn::AdminState;
 
 use super::table::{Cell, Paper, Side, Table, Tone};
-use crate::{
-    api::{
-        Certificate, CertificateKind, CertificateState, Clients, Connections, ListenerStatus,
-        Phase, Refusals, ReloadOutcome, ServerState, Servers, Stage, StateSet, Status,
-        UpstreamSummary, outage,
-    },
-    figures,
+use crate::figures;
+use leastconn_server::api::{
+    Certificate, CertificateKind, CertificateState, Clients, Connections, ListenerStatus, Phase,
+    Refusals, ReloadOutcome, ServerState, Servers, Stage, StateSet, Status, UpstreamSummary,
+    outage,
 };
 
 /// Lines about upstreams without an available server and servers that are down.

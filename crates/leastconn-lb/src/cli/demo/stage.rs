@@ -13,10 +13,10 @@ use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
 use super::{Trouble, client::Client, web::Web};
-use crate::{
+use crate::pki::{self, Authority, Leaf, Overwrite};
+use leastconn_server::{
     access_log::{AccessLog, Flusher},
     config, logging,
-    pki::{self, Authority, Leaf, Overwrite},
     server::Server,
 };
 

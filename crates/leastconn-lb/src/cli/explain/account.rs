@@ -9,7 +9,7 @@ use serde::Serialize;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::rules::{self, Tried};
-use crate::{
+use leastconn_server::{
     config::{ClientAuth, Key, Listener},
     identity::{self, Ambiguous, Certificate, Peer},
     policy::{Matched, Policy, Routing},

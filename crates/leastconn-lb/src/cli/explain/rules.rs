@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::{
+use leastconn_server::{
     config::{Key, Rule, suggest},
     identity::Peer,
     policy::{Judged, Policy},

@@ -1,7 +1,7 @@
 //! The answer for people.
 
 use super::account::{Account, AtListener, Shown};
-use crate::config::visible;
+use leastconn_server::config::visible;
 
 /// All of it. Text from certificates is made visible where a terminal would obey it.
 pub(super) fn text(account: &Account) -> String {

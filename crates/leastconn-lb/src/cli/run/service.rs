@@ -11,7 +11,8 @@ use super::{
     super::{DONE, FAILED},
     signals::{Early, Signals, Told},
 };
-use crate::{
+use crate::{summary, watchdog::watchdog};
+use leastconn_server::{
     access_log::AccessLog,
     config::Config,
     environment::FIRST,
@@ -20,12 +21,10 @@ use crate::{
     reload::Reloader,
     server::{Prepared, Server},
     shared::OldProcesses,
-    summary,
     upgrade::{
         self, Earlier, First, Heir, News, Passed, Successor, UpgradeError,
         channel::{self, Channel, FromNew, FromOld, ToFirst, Unused},
     },
-    watchdog::watchdog,
 };
 
 /// How long a new process waits until it knows which servers work before it takes

@@ -12,9 +12,9 @@ use super::super::{
     Picture,
     view::{Tab, View},
 };
-use crate::{
-    api::{CertificateKind, CertificateState, Client, Connection, Outage, Server},
-    figures,
+use crate::figures;
+use leastconn_server::api::{
+    CertificateKind, CertificateState, Client, Connection, Outage, Server,
 };
 
 /// Cells of a bar.

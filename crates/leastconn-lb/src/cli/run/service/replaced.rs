@@ -8,10 +8,10 @@ use tokio::{
 };
 
 use super::{Service, drain, reload_what_is_open, reopen};
-use crate::{
+use crate::cli::run::signals::Told;
+use leastconn_server::{
     access_log::AccessLog,
     by_hand::ByHand,
-    cli::run::signals::Told,
     live::Registry,
     reload::Reloader,
     server::Server,

@@ -1,0 +1,97 @@
+//! Whether the host names of servers can be resolved, now and from here.
+//!
+//! Apart from reading the file, because it takes time and its answer is good for
+//! a moment only: a name without an address is a warning, and `run` asks again
+//! when it connects.
+
+use std::{
+    collections::HashMap,
+    net::ToSocketAddrs,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use leastconn::Address;
+
+use super::{Problems, Severity, resolve::AddressUse};
+
+/// How long all names together may take: they are asked for at the same time.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Questions under way at once.
+const THREADS: usize = 32;
+
+/// Reports the servers whose names have no address, as `severity`.
+pub fn check(addresses: &[AddressUse], severity: Severity, problems: &mut Problems) {
+    let mut names: Vec<_> = addresses
+        .iter()
+        .filter_map(|used| name(&used.address))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    let answers = resolve_all(&names, PATIENCE);
+    for used in addresses {
+        let Some((host, port)) = name(&used.address) else {
+            continue;
+        };
+        let trouble = match answers.get(&(Arc::clone(&host), port)) {
+            Some(Ok(())) => continue,
+            Some(Err(error)) => error.clone(),
+            None => format!("no answer within {} s", PATIENCE.as_secs()),
+        };
+        problems
+            .add(severity, format!("`{host}` cannot be resolved: {trouble}"))
+            .at(used.span.clone())
+            .note(format!(
+                "it is the address of server `{}` of upstream `{}`",
+                used.server, used.upstream
+            ));
+    }
+    problems.sort();
+}
+
+fn name(address: &Address) -> Option<(Arc<str>, u16)> {
+    match address {
+        Address::Ip(_) | Address::Unix(_) => None,
+        Address::Name { host, port } => Some((Arc::clone(host), *port)),
+    }
+}
+
+type Answers = HashMap<(Arc<str>, u16), Result<(), String>>;
+
+/// A resolver cannot be told to stop, so it is asked on threads that are left
+/// behind if they take too long.
+fn resolve_all(names: &[(Arc<str>, u16)], patience: Duration) -> Answers {
+    let shared = Arc::new((Mutex::new(Answers::new()), Condvar::new()));
+    let share = names.len().div_ceil(THREADS).max(1);
+    for part in names.chunks(share) {
+        let part = part.to_vec();
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            for (host, port) in part {
+                let answer = match (&*host, port).to_socket_addrs() {
+                    Err(error) => Err(error.to_string()),
+                    Ok(mut addresses) => match addresses.next() {
+                        Some(_) => Ok(()),
+                        None => Err("it has no address".to_owned()),
+                    },
+                };
+                lock(&shared.0).insert((host, port), answer);
+                shared.1.notify_one();
+            }
+        });
+    }
+    let (answers, _) = shared
+        .1
+        .wait_timeout_while(lock(&shared.0), patience, |answers| {
+            answers.len() < names.len()
+        })
+        .unwrap_or_else(PoisonError::into_inner);
+    answers.clone()
+}
+
+/// Nothing that holds the lock can panic half-way.
+fn lock(answers: &Mutex<Answers>) -> MutexGuard<'_, Answers> {
+    answers.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,389 @@
+//! From what a file says to what it means: values are read, names are looked
+//! up, files are loaded, and the whole is checked for sense.
+//!
+//! A part that is wrong is reported and left out; a part that is absent though
+//! it is required has been reported before. The result counts only if nothing
+//! was an error.
+
+mod admin;
+mod client;
+mod cross;
+mod listener;
+mod process;
+mod upstream;
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use leastconn::{Address, AddressError, ServerId, UpstreamId};
+
+use super::{
+    Problems,
+    clients::Clients,
+    defaults, duration, large_block,
+    model::{Config, Listener},
+    on_its_own_thread,
+    raw::{
+        Raw, RawClientDefaults, RawLog, RawProcess,
+        value::{At, DurationText},
+    },
+    shape,
+};
+
+/// A server's address and where it stands, for those who resolve its name.
+#[derive(Clone, Debug)]
+pub struct AddressUse {
+    pub(crate) upstream: UpstreamId,
+    pub(crate) server: ServerId,
+    pub(crate) address: Address,
+    pub(crate) span: Range<usize>,
+}
+
+/// What resolving needs to know of the world.
+pub(crate) struct Surroundings<'a> {
+    /// Relative paths start here.
+    pub(crate) base_dir: &'a Path,
+    /// For the validity of certificates.
+    pub(crate) now: Timestamp,
+    /// The tables from which something wrong was cut out.
+    pub(crate) pruned: &'a HashSet<usize>,
+}
+
+/// The configuration, for what it is worth: it holds only if `problems` has no
+/// error.
+pub(crate) fn resolve(
+    raw: &Raw,
+    path: PathBuf,
+    surroundings: &Surroundings<'_>,
+    problems: &mut Problems,
+) -> (Config, Vec<AddressUse>) {
+    let mut resolver = Resolver {
+        surroundings,
+        problems,
+        addresses: Vec::new(),
+        upstreams: Vec::new(),
+        upstream_numbers: HashMap::new(),
+        nameless_upstream: false,
+        binds: Vec::new(),
+        unix_binds: Vec::new(),
+    };
+    let process = resolver.process(raw.process.as_ref().unwrap_or(&RawProcess::default()));
+    let log = resolver.log(raw.log.as_ref().unwrap_or(&RawLog::default()));
+    let admin = raw.admin.as_ref().and_then(|admin| resolver.admin(admin));
+    let upstreams = resolver.all_upstreams(raw.upstream.as_deref().unwrap_or_default());
+    let listeners = resolver.all_listeners(raw.listener.as_deref().unwrap_or_default());
+    // What only serves to check many clients is given back to the system with its
+    // thread; their copy is exactly as large as it must be, and holds on to nothing.
+    let (checked, last) = on_its_own_thread(|| {
+        let clients = resolver.clients_with(&listeners, raw);
+        (clients, large_block())
+    });
+    let clients = Arc::new(checked.copy());
+    on_its_own_thread(|| drop(checked));
+    drop(last);
+    let config = Config {
+        path,
+        process,
+        log,
+        admin,
+        listeners: listeners
+            .into_iter()
+            .map(|listener| listener.value)
+            .collect(),
+        upstreams,
+        clients,
+    };
+    (config, resolver.addresses)
+}
+
+struct Resolver<'a> {
+    surroundings: &'a Surroundings<'a>,
+    problems: &'a mut Problems,
+    addresses: Vec<AddressUse>,
+    /// Every upstream the file declares, whether it is well or not.
+    upstreams: Vec<Declared>,
+    /// Where each stands among them, by its name.
+    upstream_numbers: HashMap<String, usize>,
+    /// An upstream has no name that could be read, and any may be meant.
+    nameless_upstream: bool,
+    /// Every address that is listened at, with what listens.
+    binds: Vec<(SocketAddr, Range<usize>)>,
+    /// Paths of UNIX sockets so far, and where they are.
+    unix_binds: Vec<(Arc<Path>, Range<usize>)>,
+}
+
+/// An upstream that the file declares.
+struct Declared {
+    name: String,
+    span: Range<usize>,
+    servers: Vec<String>,
+    /// The same, to look up.
+    server_names: HashSet<String>,
+    /// Some of its servers could not be read, so others may be meant.
+    incomplete: bool,
+    used: bool,
+}
+
+/// Whether a duration may be zero.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Zero {
+    Allowed,
+    Refused,
+}
+
+impl Resolver<'_> {
+    /// The clients, with all that has to do with them checked.
+    fn clients_with(&mut self, listeners: &[At<Listener>], raw: &Raw) -> Clients {
+        let defaults = raw.defaults.as_ref();
+        let defaults = defaults.and_then(|defaults| defaults.client.as_ref());
+        let (clients, places) = self.all_clients(
+            raw.client.as_deref().unwrap_or_default(),
+            defaults.unwrap_or(&RawClientDefaults::default()),
+        );
+        if raw.listener.as_ref().is_none_or(Vec::is_empty) && self.nothing_pruned_at_top() {
+            self.problems
+                .error("there is no `[[listener]]`: nobody could connect");
+        }
+        if raw.client.as_ref().is_none_or(Vec::is_empty) && self.nothing_pruned_at_top() {
+            self.problems
+                .warning("there is no `[[client]]`: everyone will be refused");
+        }
+        let complete = self.nothing_pruned_at_top()
+            && listeners.len() == raw.listener.as_ref().map_or(0, Vec::len)
+            && clients.len() == raw.client.as_ref().map_or(0, Vec::len);
+        self.check_together(listeners, &clients, &places, complete);
+        if !complete && self.problems.errors() == 0 {
+            // Whatever was left out was reported. Should that ever fail, a rule less
+            // must not let anybody in.
+            self.problems
+                .error("a part of the file was not understood; this is a fault of the program");
+        }
+        clients
+    }
+
+    fn nothing_pruned_at_top(&self) -> bool {
+        !self.surroundings.pruned.contains(&shape::TOP)
+    }
+
+    fn pruned(&self, span: &Range<usize>) -> bool {
+        self.surroundings.pruned.contains(&span.start)
+    }
+
+    fn duration(
+        &mut self,
+        key: &str,
+        value: Option<&At<DurationText>>,
+        default: Duration,
+        zero: Zero,
+    ) -> Duration {
+        let Some(At { value, span }) = value else {
+            return default;
+        };
+        match duration::parse(&value.0) {
+            Ok(Duration::ZERO) if zero == Zero::Refused => {
+                self.problems
+                    .error(format!("`{key}` cannot be zero"))
+                    .at(span.clone())
+                    .help(format!("the default is {:?}", duration::text(default)));
+                default
+            }
+            Ok(duration) => duration,
+            Err(error) => {
+                self.problems
+                    .error(format!("`{key}`: {error}"))
+                    .at(span.clone());
+                default
+            }
+        }
+    }
+
+    /// `None`: off.
+    fn keepalive(&mut self, value: Option<&At<DurationText>>) -> Option<Duration> {
+        let idle = self.duration("keepalive", value, defaults::KEEPALIVE, Zero::Allowed);
+        (!idle.is_zero()).then_some(idle)
+    }
+
+    /// A name that becomes a label in metrics and a word in commands.
+    fn name(&mut self, of: &str, name: Option<&At<String>>) -> Option<At<Arc<str>>> {
+        let At { value, span } = name?;
+        self.check_name(of, value, span).then(|| At {
+            value: value.as_str().into(),
+            span: span.clone(),
+        })
+    }
+
+    fn check_name(&mut self, of: &str, name: &str, span: &Range<usize>) -> bool {
+        let wrong = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
+        let trouble = if name.is_empty() {
+            "is empty".to_owned()
+        } else if name.len() > 64 {
+            "is longer than 64 characters".to_owned()
+        } else if let Some(character) = name.chars().find(|&c| wrong(c)) {
+            format!("holds {character:?}")
+        } else {
+            return true;
+        };
+        self.problems
+            .error(format!("the name of the {of} {trouble}"))
+            .at(span.clone())
+            .help("names are made of letters, digits, `_`, `.` and `-`");
+        false
+    }
+
+    /// Reports a name that is taken. The first one keeps it.
+    fn unique<T: AsRef<str> + Eq + Hash>(
+        &mut self,
+        of: &str,
+        name: T,
+        span: &Range<usize>,
+        seen: &mut HashMap<T, Range<usize>>,
+    ) -> bool {
+        if let Some(first) = seen.get(&name) {
+            self.problems
+                .error(format!("there are two {of}s named `{}`", name.as_ref()))
+                .at(span.clone())
+                .related(first.clone(), "the first");
+            return false;
+        }
+        seen.insert(name, span.clone());
+        true
+    }
+
+    /// Looks up an upstream by its name.
+    fn upstream_named(&mut self, name: &str, span: &Range<usize>) -> Option<UpstreamId> {
+        if let Some(&number) = self.upstream_numbers.get(name) {
+            self.upstreams[number].used = true;
+            return Some(UpstreamId::from(name));
+        }
+        // It may be the one whose name, or whose table, could not be read.
+        let unread = self.upstreams.is_empty() && !self.nothing_pruned_at_top();
+        if self.nameless_upstream || unread {
+            return None;
+        }
+        // What was meant takes a look at all names.
+        let upstreams = if self.problems.are_many() {
+            &[]
+        } else {
+            &self.upstreams[..]
+        };
+        let known: Vec<_> = upstreams.iter().map(|known| known.name.clone()).collect();
+        let problem = self
+            .problems
+            .error(format!("there is no upstream named `{name}`"))
+            .at(span.clone());
+        suggest(problem, name, &known, "the upstreams are");
+        None
+    }
+
+    fn bind(&mut self, text: &At<&str>) -> Option<SocketAddr> {
+        let address = match text.value.parse::<SocketAddr>() {
+            Ok(address) => address,
+            Err(_) => {
+                self.bad_bind(text);
+                return None;
+            }
+        };
+        let span = &text.span;
+        let clash = self.binds.iter().find(|(other, _)| {
+            address.port() != 0
+                && other.port() == address.port()
+                && (other.ip() == address.ip()
+                    || (other.is_ipv4() == address.is_ipv4()
+                        && (other.ip().is_unspecified() || address.ip().is_unspecified())))
+        });
+        if let Some((other, first)) = clash {
+            let message = if *other == address {
+                format!("{address} is listened at twice")
+            } else {
+                format!("{address} and {other} overlap: the second cannot be bound")
+            };
+            self.problems
+                .error(message)
+                .at(span.clone())
+                .related(first.clone(), "the first");
+            return None;
+        }
+        self.binds.push((address, span.clone()));
+        Some(address)
+    }
+
+    fn bad_bind(&mut self, text: &At<&str>) {
+        let value = text.value;
+        let port = value.rsplit_once(':').map_or(value, |(_, port)| port);
+        let host = value.rsplit_once(':').map_or("", |(host, _)| host);
+        let bracketed = value
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'));
+        let (message, help) = if bracketed.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok()) {
+            let help = format!("write \"{value}:9443\"");
+            ("the port is missing".to_owned(), help)
+        } else if value.parse::<Ipv6Addr>().is_ok() {
+            // `::1:9443` is an address as a whole, and hardly meant as one.
+            let help = "write \"[ADDRESS]:PORT\"".to_owned();
+            (AddressError::UnbracketedV6.to_string(), help)
+        } else if value.parse::<Ipv4Addr>().is_ok() {
+            let help = format!("write \"{value}:9443\"");
+            ("the port is missing".to_owned(), help)
+        } else if port.parse::<u16>().is_ok() && matches!(host, "" | "*") {
+            let help = format!(
+                "write \"0.0.0.0:{port}\" for all IPv4 addresses, \"[::]:{port}\" for IPv6, \
+                 \"127.0.0.1:{port}\" for this machine only"
+            );
+            ("the address is missing".to_owned(), help)
+        } else {
+            match value.parse::<Address>() {
+                Ok(Address::Name { host, port }) => {
+                    let help = if &*host == "localhost" {
+                        format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\"")
+                    } else {
+                        format!("write the IP address of `{host}`, or \"0.0.0.0:{port}\" for all")
+                    };
+                    ("`bind` takes an IP address, not a name".to_owned(), help)
+                }
+                Err(AddressError::MissingPort) => (
+                    format!("{value:?} is not an IP address and a port"),
+                    "write \"0.0.0.0:9443\"".to_owned(),
+                ),
+                Err(error) => (error.to_string(), "write \"0.0.0.0:9443\"".to_owned()),
+                Ok(Address::Ip(_) | Address::Unix(_)) => return,
+            }
+        };
+        self.problems
+            .error(message)
+            .at(text.span.clone())
+            .help(help);
+    }
+
+    /// A path in the file, which is relative to the file.
+    fn path(&self, text: &str) -> PathBuf {
+        self.surroundings.base_dir.join(text)
+    }
+}
+
+/// Adds what was probably meant, or what there is to choose from.
+fn suggest(problem: &mut super::Problem, name: &str, known: &[String], there_are: &str) {
+    match super::suggest::nearest(name, known.iter().map(String::as_str)) {
+        Some(meant) => {
+            problem.help(format!("did you mean `{meant}`?"));
+        }
+        None if known.is_empty() => {}
+        None => {
+            const MOST: usize = 20;
+            let mut list: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
+            let more = list.len().saturating_sub(MOST);
+            list.truncate(MOST);
+            if more > 0 {
+                list.push(format!("{more} more"));
+            }
+            problem.note(format!("{there_are} {}", list.join(", ")));
+        }
+    }
+}

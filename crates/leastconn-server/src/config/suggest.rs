@@ -1,0 +1,51 @@
+//! What was probably meant.
+
+/// The candidate that is closest to `word`, if one is close enough to be what
+/// was meant: one slip for every three letters.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let normal = |text: &str| text.to_ascii_lowercase().replace('-', "_");
+    let word = normal(word);
+    // Nobody mistypes a long text this way, and the distance costs its square.
+    if word.len() > 256 {
+        return None;
+    }
+    candidates
+        .into_iter()
+        .map(|candidate| {
+            let distance = strsim::damerau_levenshtein(&word, &normal(candidate));
+            (distance, candidate)
+        })
+        .filter(|(distance, candidate)| {
+            *distance <= (candidate.chars().count().max(word.chars().count()) / 3).max(1)
+                // One letter for another is no slip.
+                && *distance < candidate.chars().count()
+        })
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// "a", "a or b", "a, b or c"
+pub(crate) fn either(words: &[String]) -> String {
+    match words {
+        [] => String::new(),
+        [one] => one.clone(),
+        [most @ .., last] => format!("{} or {last}", most.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_slips_and_not_more() {
+        let keys = ["workers", "max_connections", "drain_timeout", "key"];
+        assert_eq!(nearest("wokers", keys), Some("workers"));
+        assert_eq!(nearest("max-connections", keys), Some("max_connections"));
+        assert_eq!(nearest("MaxConnections", keys), Some("max_connections"));
+        assert_eq!(nearest("kye", keys), Some("key"));
+        assert_eq!(nearest("banana", keys), None);
+        assert_eq!(nearest("x", ["a"]), None);
+        assert_eq!(nearest("", keys), None);
+    }
+}

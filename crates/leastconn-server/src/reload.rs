@@ -1,0 +1,600 @@
+//! Changing the configuration of a running balancer.
+//!
+//! Everything is read anew, checked, and tried as far as it can be tried: TLS
+//! configurations are made, files opened, addresses bound. Only then is the
+//! difference applied, in steps that cannot fail. Whatever goes wrong before,
+//! nothing has changed.
+//!
+//! It is done on a thread of its own, not on the workers': reading a hundred
+//! thousand rules takes a second. Files are read first, without any lock, and given up
+//! if they block (`crate::files`); applying what was read touches none.
+
+mod files;
+
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    net::SocketAddr,
+    path::Path,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use jiff::Timestamp;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, OwnedMutexGuard, Semaphore, watch},
+};
+
+use crate::{
+    accept::Gate,
+    access_log::{self, AccessLog},
+    admin::{self, Admin},
+    by_hand::Replaced,
+    config::{self, Config, Format, Loaded, Problems},
+    control::Control,
+    descriptors,
+    files::Lane,
+    inherited::Inherited,
+    judge,
+    listener::{self, Common, Listener},
+    notify,
+    presented::Named,
+    running::{Current, Running},
+    shared::{LastReload, Phase, Shared},
+    sockets::{Addresses, Changes, Sockets},
+    state::State,
+};
+
+const NOT_RELOADED: &str =
+    "the configuration was NOT reloaded; nothing has changed, and the one before goes on";
+
+/// Changes the configuration of a running balancer.
+#[derive(Debug)]
+pub struct Reloader {
+    shared: Arc<Shared>,
+    gate: Gate,
+    common: Common,
+    sizes: Mutex<Sizes>,
+    sockets: Mutex<Sockets>,
+    addresses: Addresses,
+    admin: Mutex<Admin>,
+    /// That of connections.
+    runtime: Handle,
+    /// One at a time; others wait.
+    turn: tokio::sync::Mutex<()>,
+    /// Held by whoever may change the sockets, or wants them not to change.
+    sockets_turn: Arc<tokio::sync::Mutex<()>>,
+    /// One waits already, and will read whatever was written before it was asked for.
+    waiting: AtomicBool,
+    /// In which the configuration is read.
+    reading: Lane,
+    /// In which the files of each `tls` table are read.
+    reading_tls: Mutex<HashMap<files::Owner, Arc<Lane>>>,
+    /// What is wrong with files that have changed, as it was said.
+    bad_files: Mutex<Vec<String>>,
+    /// A configuration was applied.
+    applied: Notify,
+    /// How often the whole configuration was read anew and applied.
+    reloads: watch::Sender<u64>,
+}
+
+/// How much may go on at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Connections.
+    pub connections: usize,
+}
+
+/// A configuration that was applied, and what that has changed about sockets.
+#[derive(Debug)]
+struct Applied {
+    state: Arc<State>,
+    sockets: Changes,
+    admin: admin::Changes,
+    /// New connections are accepted.
+    serving: bool,
+}
+
+/// Why a configuration was not applied.
+#[derive(Debug)]
+enum Rejected {
+    Problems(Problems),
+    Reasons(Vec<String>),
+}
+
+impl Rejected {
+    fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Problems(problems) => problems.error_lines().collect(),
+            Self::Reasons(reasons) => reasons.clone(),
+        }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Rejected {
+    fn from(error: E) -> Self {
+        Self::Reasons(vec![error.to_string()])
+    }
+}
+
+/// A configuration that was read and checked.
+#[derive(Debug)]
+struct Read {
+    config: Config,
+    /// The access log, if it is written elsewhere than before.
+    next_log: Option<access_log::Prepared>,
+}
+
+impl From<Config> for Read {
+    /// One that differs from the running one only in what its files hold.
+    fn from(config: Config) -> Self {
+        Self {
+            config,
+            next_log: None,
+        }
+    }
+}
+
+/// Reads the configuration again, and opens its access log if that has moved.
+fn read(running: &Config, log: &AccessLog) -> Result<Read, Rejected> {
+    let Loaded {
+        config, warnings, ..
+    } = config::load_again(running).map_err(Rejected::Problems)?;
+    warn(&warnings);
+    let moved = config.log.access != running.log.access;
+    let next_log = moved.then(|| log.prepare(&config.log.access)).transpose()?;
+    Ok(Read { config, next_log })
+}
+
+/// Addresses are not to be had.
+fn unavailable(errors: Vec<impl ToString>) -> Rejected {
+    Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
+}
+
+impl Reloader {
+    /// For the balancer that `shared` shows, with the `sockets` and the admin side
+    /// that it has.
+    ///
+    /// # Panics
+    /// Outside the runtime of connections.
+    pub fn new(
+        shared: Arc<Shared>,
+        gate: Gate,
+        common: Common,
+        sizes: Sizes,
+        sockets: Sockets,
+        admin: Admin,
+    ) -> Self {
+        Self {
+            shared,
+            gate,
+            common,
+            sizes: Mutex::new(sizes),
+            addresses: sockets.addresses(),
+            sockets: Mutex::new(sockets),
+            admin: Mutex::new(admin),
+            runtime: Handle::current(),
+            turn: tokio::sync::Mutex::default(),
+            sockets_turn: Arc::default(),
+            waiting: AtomicBool::new(false),
+            reading: Lane::default(),
+            reading_tls: Mutex::default(),
+            bad_files: Mutex::default(),
+            applied: Notify::new(),
+            reloads: watch::Sender::default(),
+        }
+    }
+
+    /// The sockets.
+    pub fn sockets(&self) -> MutexGuard<'_, Sockets> {
+        // Nothing that holds it leaves it half changed.
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The admin side.
+    pub fn admin(&self) -> MutexGuard<'_, Admin> {
+        // As above.
+        self.admin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The admin side, unless it is being changed.
+    pub(crate) fn try_admin(&self) -> Option<MutexGuard<'_, Admin>> {
+        match self.admin.try_lock() {
+            Ok(admin) => Some(admin),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// The running configuration.
+    pub(crate) fn running(&self) -> &Running {
+        &self.shared.running
+    }
+
+    /// Waits until a configuration is applied that was not waited for before. For
+    /// one task.
+    pub(crate) async fn applied(&self) {
+        self.applied.notified().await;
+    }
+
+    /// Changes each time that the whole configuration was read anew and applied.
+    pub fn reloads(&self) -> watch::Receiver<u64> {
+        self.reloads.subscribe()
+    }
+
+    /// Whether there is a connection that a reload could matter to.
+    pub fn has_open(&self) -> bool {
+        self.shared.registry.open() > 0
+    }
+
+    /// Reloads in the background. Asked again before it has begun, it does so once:
+    /// it will see what is there now.
+    pub fn request(self: &Arc<Self>) {
+        if self.waiting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let this = Arc::clone(self);
+        self.runtime.spawn(async move {
+            // If another process is the service meanwhile, it has read it, and has said
+            // so to this one, which may not have gone beyond this.
+            if Self::reload(&this).await.is_err() && this.has_open() {
+                let _ = Self::reload(&this).await;
+            }
+        });
+    }
+
+    /// Reads the configuration anew, checks it, and applies what changed. Waits for
+    /// a reload that is going on.
+    ///
+    /// # Errors
+    /// If another process has taken the place of this one since, and is to be asked.
+    ///
+    /// # Cancel safety
+    /// What was asked for is done, in its turn, and told to the service manager.
+    pub async fn reload(self: &Arc<Self>) -> Result<LastReload, Replaced> {
+        let this = Arc::clone(self);
+        // A task of its own: who asked may go away, and the turn must last as long as
+        // what is done in it.
+        let reloading = self
+            .runtime
+            .spawn(async move { this.reload_in_turn().await });
+        reloading.await.unwrap_or_else(|_| Ok(self.fault()))
+    }
+
+    async fn reload_in_turn(self: &Arc<Self>) -> Result<LastReload, Replaced> {
+        let was_replaced = self.shared.phase() == Phase::Replaced;
+        let _sockets = self.sockets_turn.lock().await;
+        let _turn = self.turn.lock().await;
+        self.waiting.store(false, Ordering::Release);
+        let phase = self.shared.phase();
+        if phase == Phase::Replaced && !was_replaced {
+            // Which reads it all the same, and tells this one.
+            return Err(Replaced);
+        }
+        let serving = !phase.is_last();
+        if serving {
+            notify::reloading();
+        }
+        let running = self.shared.state();
+        let log = self.shared.books.log.clone();
+        let reading = move || read(&running.config, &log);
+        let read = self.reading.run(reading).await;
+        let this = Arc::clone(self);
+        // Wherever it is asked for: what is begun in it belongs there.
+        let done = self.runtime.spawn_blocking(move || {
+            let applied = read.map_err(Rejected::from).flatten();
+            let applied = applied.and_then(|read| this.apply(read));
+            let rejected = applied.map(|applied| announce(&applied)).err();
+            this.conclude(rejected.as_ref(), NOT_RELOADED)
+        });
+        let reload = done.await.unwrap_or_else(|_| self.fault());
+        if reload.reasons.is_empty() {
+            self.reloads.send_modify(|reloads| *reloads += 1);
+        }
+        if serving {
+            // Rejected or not: what serves is ready.
+            notify::ready();
+        }
+        Ok(reload)
+    }
+
+    /// A panic is the only way not to get to the end. Its message has been logged.
+    fn fault(&self) -> LastReload {
+        let fault = "a fault in the balancer itself: please report it";
+        let rejected = Rejected::Reasons(vec![fault.to_owned()]);
+        self.conclude(Some(&rejected), NOT_RELOADED)
+    }
+
+    /// Keeps reloads waiting, but not files from being loaded when they change, until
+    /// what this returns is dropped.
+    pub async fn pause(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.sockets_turn).lock_owned().await
+    }
+
+    /// Says how it went, and keeps it.
+    fn conclude(&self, rejected: Option<&Rejected>, consequence: &str) -> LastReload {
+        let reasons = rejected.map(Rejected::lines).unwrap_or_default();
+        if let Some(rejected) = rejected {
+            let format = self.shared.state().config.log.format;
+            match rejected {
+                // As `check` shows it, for people.
+                Rejected::Problems(problems) if format == Format::Text => {
+                    eprint!("{}", problems.render(config::stderr_has_colours()));
+                }
+                _ => reasons
+                    .iter()
+                    .for_each(|reason| tracing::error!("{reason}")),
+            }
+            tracing::error!("{consequence}");
+        }
+        let reload = LastReload {
+            time: Timestamp::now(),
+            reasons,
+        };
+        self.shared.reloaded(reload.clone());
+        reload
+    }
+
+    /// Applies a configuration that was checked. Reads no file.
+    fn apply(self: &Arc<Self>, read: Read) -> Result<Applied, Rejected> {
+        let Read { config, next_log } = read;
+        let current = self.shared.running.current();
+        let earlier = &current.state.config;
+        let mut tls = HashMap::new();
+        for listener in &config.listeners {
+            let records = config.process.tls_records;
+            let made = match current.listener(&listener.name) {
+                Some(earlier) => earlier.next_tls(listener, records),
+                None => Listener::first_tls(listener, records),
+            };
+            tls.insert(Arc::clone(&listener.name), made?);
+        }
+        // From here until it is applied, draining does not begin.
+        let mut sockets = self.sockets();
+        // If not, only open connections are left to be changed: the sockets belong to
+        // another process, or are closed.
+        let serving = !self.shared.phase().is_last();
+        let frozen = needs_restart(earlier, &config);
+        if serving && !frozen.is_empty() {
+            return Err(Rejected::Reasons(frozen));
+        }
+        let plan = serving.then(|| sockets.plan(&config, &mut Inherited::none()));
+        let plan = plan.transpose().map_err(unavailable)?;
+        let mut admin = self.admin();
+        let admin_plan = serving.then(|| admin.plan(&config, &mut Inherited::none()));
+        let admin_plan = admin_plan.transpose().map_err(unavailable)?;
+        let state = Arc::new(current.state.succeed(config)?);
+
+        // All that can fail has been done.
+        let pruning = self.shared.prune_metrics();
+        let next = self.successors(&current, &state, tls, &mut sockets);
+        current.state.stop_checks_for(&state);
+        let replace = || self.shared.running.replace(next);
+        let by_hand = &self.shared.by_hand;
+        by_hand.carry_over(&current.state, &state, replace);
+        drop(pruning);
+        let sockets_changes = plan.map(|plan| sockets.apply(plan, &self.gate));
+        let control = Arc::clone(self);
+        let admin_changes = admin_plan.map(|plan| admin.apply(plan, &self.shared, control));
+        drop((sockets, admin));
+        if let Some(next) = next_log {
+            self.shared.books.log.switch(next);
+        }
+        let filter = state.config.log.access_filter;
+        self.shared.books.log.filter(filter);
+        if earlier.process != state.config.process {
+            self.resize(&state.config);
+        }
+        self.judge_again(earlier);
+        self.applied.notify_one();
+        Ok(Applied {
+            state,
+            sockets: sockets_changes.unwrap_or_default(),
+            admin: admin_changes.unwrap_or_default(),
+            serving,
+        })
+    }
+
+    /// Judges all open connections under what is in force now.
+    fn judge_again(&self, earlier: &Config) {
+        let current = self.shared.running.current();
+        let mut named = Named::default();
+        for listener in &current.state.config.listeners {
+            let before = earlier.listener(&listener.name);
+            let before = before.and_then(|before| before.tls.as_ref());
+            if let Some(tls) = &listener.tls
+                && before.is_none_or(|before| before.material.crls != tls.material.crls)
+            {
+                let lists = tls.material.crls.lists().iter();
+                lists.for_each(|one| named.add(&one.list));
+            }
+        }
+        let metrics = &self.shared.books.metrics;
+        report(&judge::all(
+            &self.shared.registry,
+            &current,
+            metrics,
+            &named,
+        ));
+    }
+
+    fn successors(
+        &self,
+        current: &Current,
+        state: &Arc<State>,
+        mut tls: HashMap<Arc<str>, Option<listener::Tls>>,
+        sockets: &mut Sockets,
+    ) -> Current {
+        let mut listeners = HashMap::new();
+        for config in &state.config.listeners {
+            let tls = tls.remove(&config.name).flatten();
+            let next = match current.listener(&config.name) {
+                Some(earlier) => {
+                    earlier.succeed(config, Arc::clone(state), tls, &self.common.metrics)
+                }
+                None => Listener::new(config, Arc::clone(state), tls, &self.common),
+            };
+            listeners.insert(Arc::clone(&config.name), Arc::new(next));
+        }
+        // In this order: what a task accepts at last is among the open ones once it has
+        // ended.
+        let leaving = sockets.leaving();
+        let open: HashSet<_> = {
+            let live = self.shared.registry.list();
+            live.iter().map(|live| Arc::clone(&live.listener)).collect()
+        };
+        let retiring = current
+            .retired
+            .iter()
+            .filter(|(name, _)| leaving.contains(*name) || open.contains(*name));
+        let retired = current
+            .listeners
+            .iter()
+            .chain(retiring)
+            .filter(|(name, _)| !listeners.contains_key(*name))
+            .map(|(name, listener)| {
+                let listener = listener.retire(Arc::clone(state));
+                (Arc::clone(name), Arc::new(listener))
+            })
+            .collect();
+        Current {
+            state: Arc::clone(state),
+            listeners,
+            retired,
+        }
+    }
+
+    /// Changes how much may go on at once. What goes on already goes on: where there
+    /// is more of it than may be, nothing new begins until enough has ended.
+    fn resize(&self, config: &Config) {
+        let process = &config.process;
+        let connections = descriptors::max_connections(process.max_connections);
+        let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        resize(&self.gate.connections, &mut sizes.connections, connections);
+        self.shared.books.metrics.limit_connections(connections);
+        self.shared.memory.configure(process.memory_limit);
+        self.common.turns.resize(process.max_handshakes.get());
+    }
+}
+
+impl Control for Reloader {
+    fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
+        self.addresses.now().to_vec()
+    }
+
+    fn paths(&self) -> Vec<(Arc<str>, Arc<Path>)> {
+        self.addresses.paths().to_vec()
+    }
+
+    fn max_connections(&self) -> usize {
+        let sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        sizes.connections
+    }
+
+    fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    fn reload(
+        self: Arc<Self>,
+    ) -> Pin<Box<dyn Future<Output = Result<LastReload, Replaced>> + Send>> {
+        Box::pin(async move { Self::reload(&self).await })
+    }
+}
+
+fn resize(semaphore: &Arc<Semaphore>, size: &mut usize, to: usize) {
+    let from = mem::replace(size, to);
+    if to >= from {
+        semaphore.add_permits(to - from);
+        return;
+    }
+    let owed = from - to - semaphore.forget_permits(from - to);
+    let Ok(owed @ 1..) = u32::try_from(owed) else {
+        return;
+    };
+    let semaphore = Arc::clone(semaphore);
+    tokio::spawn(async move {
+        // Before all who come later: what ends is not begun anew.
+        if let Ok(permits) = semaphore.acquire_many_owned(owed).await {
+            permits.forget();
+        }
+    });
+}
+
+/// What differs and cannot be changed while the process runs.
+fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut compare = |key: &str, differs: bool| {
+        if differs {
+            all.push(format!(
+                "`{key}` was changed, which needs a restart: nothing else of this configuration is applied before"
+            ));
+        }
+    };
+    let (from, to) = (&running.process, &new.process);
+    compare(
+        "process.workers",
+        from.workers != to.workers && !(from.auto_workers && to.auto_workers),
+    );
+    compare("process.sandbox", from.sandbox != to.sandbox);
+    all
+}
+
+fn warn(warnings: &Problems) {
+    for warning in warnings.bare_lines() {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// Says how many connections were ended, and why.
+pub(crate) fn report(ended: &judge::Ended) {
+    for (reason, connections) in ended {
+        tracing::info!(connections, %reason, "open connections were judged again and ended");
+    }
+}
+
+fn announce(applied: &Applied) {
+    let (state, sockets, admin) = (&applied.state, &applied.sockets, &applied.admin);
+    if !applied.serving {
+        tracing::info!(
+            "reloaded: the connections that are still open are under the new configuration"
+        );
+        return;
+    }
+    for (listener, address) in &sockets.closed {
+        tracing::info!(listener = &**listener, %address, "no longer listening");
+    }
+    for address in &admin.closed {
+        tracing::info!(listener = admin::NAME, %address, "no longer listening");
+    }
+    for address in &admin.opened {
+        tracing::info!(listener = admin::NAME, %address, "listening");
+    }
+    for (listener, path) in &sockets.unix_closed {
+        tracing::info!(
+            listener = &**listener,
+            address = format!("unix:{}", path.display()),
+            "no longer listening"
+        );
+    }
+    for (listener, path) in &sockets.unix_opened {
+        tracing::info!(
+            listener = &**listener,
+            address = format!("unix:{}", path.display()),
+            "listening"
+        );
+    }
+    for (listener, address) in &sockets.opened {
+        tracing::info!(listener = &**listener, %address, "listening");
+    }
+    tracing::info!(
+        listeners = state.config.listeners.len(),
+        upstreams = state.config.upstreams.len(),
+        clients = state.config.clients.len(),
+        "reloaded: the new configuration is in force"
+    );
+}

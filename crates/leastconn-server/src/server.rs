@@ -1,0 +1,495 @@
+//! The running balancer: put together, told to stop, waited for.
+
+use std::{collections::HashMap, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use leastconn::{Member, Reason, net};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use crate::{
+    accept::Gate,
+    access_log::AccessLog,
+    admin::{self, Admin},
+    config::{Config, FileKind},
+    control::Control,
+    descriptors, expiry, files,
+    inherited::Inherited,
+    limiters::Limiters,
+    listener::{Common, Listener},
+    live::Registry,
+    memory::{self, Budget, Watching},
+    metrics::{Dated, Metrics, Observed},
+    record::Books,
+    reload::{Reloader, Sizes},
+    running::{Current, Running},
+    shared::{Phase, Shared},
+    sockets::{Plan, PlanError, Sockets},
+    state::State,
+    sweep::sweep,
+    tls::TlsError,
+    turns::Turns,
+    upgrade::channel::Unused,
+    upstream::UpstreamError,
+    watch::{Events, watch},
+};
+
+/// How long connections may take to wind up once they were told to end.
+const WIND_UP: Duration = Duration::from_secs(2);
+
+/// How long answers of the admin side may take then.
+const ANSWERS: Duration = Duration::from_millis(500);
+
+/// The balancer could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Addresses are not to be had.
+    #[error("{}", each(.0))]
+    Bind(Vec<PlanError>),
+    /// The admin side cannot listen where it should.
+    #[error("{}", each(.0))]
+    Admin(Vec<admin::PlanError>),
+    /// TLS refuses what was configured.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An upstream cannot be.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The operating system refuses something else.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+fn each(errors: &[impl ToString]) -> String {
+    let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    errors.join("; ")
+}
+
+/// A balancer that has everything it needs, and accepts nothing yet.
+#[derive(Debug)]
+pub struct Prepared {
+    shared: Arc<Shared>,
+    gate: Gate,
+    common: Common,
+    sizes: Sizes,
+    sockets: Sockets,
+    plan: Plan,
+    admin: Admin,
+    admin_plan: admin::Plan,
+    thread: admin::Thread,
+    watching: Watching,
+}
+
+/// A running balancer. Dropping it stops accepting.
+#[derive(Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+    reloader: Arc<Reloader>,
+    addresses: Vec<(Arc<str>, SocketAddr)>,
+    _admin: admin::Thread,
+    _watching: Watching,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    /// Goes on while connections are drained, and ends with this.
+    _lasting: JoinSet<()>,
+}
+
+/// How stopping went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that had to be cut off.
+    pub forced: usize,
+}
+
+impl Prepared {
+    /// Binds all addresses that were not `inherited`, and starts health checks.
+    ///
+    /// # Errors
+    /// If anything cannot be started; then nothing is left running.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn new(
+        config: Config,
+        log: AccessLog,
+        inherited: &mut Inherited,
+    ) -> Result<Self, StartError> {
+        // Addresses first: the most likely trouble, and nothing to undo yet.
+        let sockets = Sockets::default();
+        let plan = sockets.plan(&config, inherited).map_err(StartError::Bind)?;
+        let (admin, thread) = Admin::start()?;
+        let admin_plan = admin.plan(&config, inherited).map_err(StartError::Admin)?;
+
+        let process = config.process.clone();
+        let sizes = Sizes {
+            connections: descriptors::max_connections(process.max_connections),
+        };
+        let registry = Arc::new(Registry::default());
+        log.filter(config.log.access_filter);
+        let books = Books {
+            metrics: Arc::new(Metrics::new()),
+            log,
+            refusals: Arc::default(),
+        };
+        books.metrics.limit_connections(sizes.connections);
+        let common = Common {
+            metrics: Arc::clone(&books.metrics),
+            turns: Arc::new(Turns::new(
+                process.max_handshakes.get(),
+                process.workers.get(),
+            )),
+            limiter: Arc::new(Limiters::new(net::now())),
+            chains: Arc::default(),
+        };
+        let state = Arc::new(State::start(config)?);
+        let mut listeners = HashMap::new();
+        for config in &state.config.listeners {
+            let tls = Listener::first_tls(config, process.tls_records)?;
+            let listener = Listener::new(config, Arc::clone(&state), tls, &common);
+            listeners.insert(Arc::clone(&config.name), Arc::new(listener));
+        }
+        let running = Arc::new(Running::new(Current {
+            state,
+            listeners,
+            retired: HashMap::new(),
+        }));
+        let shared = Arc::new(Shared::new(
+            Arc::clone(&running),
+            Arc::clone(&registry),
+            books.clone(),
+            Arc::new(Budget::new(process.memory_limit)),
+        ));
+        books.metrics.observe(Seen(Arc::clone(&shared)));
+        if let Some(carried) = inherited.by_hand() {
+            shared.by_hand.take_over(carried);
+        }
+        let watching = memory::watch(&shared.memory, &registry)?;
+        let gate = Gate {
+            connections: Arc::new(Semaphore::new(sizes.connections)),
+            memory: Arc::clone(&shared.memory),
+            registry,
+            books,
+            running,
+        };
+        Ok(Self {
+            shared,
+            gate,
+            common,
+            sizes,
+            sockets,
+            plan,
+            admin,
+            admin_plan,
+            thread,
+            watching,
+        })
+    }
+
+    /// What the admin side will see.
+    pub const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Begins to accept; at the admin side once it is told to begin.
+    ///
+    /// # Errors
+    /// If the admin side's thread cannot be started.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn open(self) -> Result<Server, StartError> {
+        let Self {
+            shared,
+            gate,
+            common,
+            sizes,
+            sockets,
+            plan,
+            admin,
+            admin_plan,
+            thread,
+            watching,
+        } = self;
+        let limiter = Arc::clone(&common.limiter);
+        let accepting = gate.clone();
+        let reloader = Reloader::new(Arc::clone(&shared), gate, common, sizes, sockets, admin);
+        let reloader = Arc::new(reloader);
+        reloader.sockets().apply(plan, &accepting);
+        let addresses = reloader.addresses();
+        let mut lasting = JoinSet::new();
+        lasting.spawn(sweep(Arc::clone(&shared)));
+        lasting.spawn(expiry::watch(Arc::clone(&shared)));
+        lasting.spawn(watch(Arc::clone(&reloader), Events::new()));
+        let mut server = Server {
+            shared,
+            reloader,
+            addresses,
+            _admin: thread,
+            _watching: watching,
+            stop: watch::Sender::new(false),
+            tasks: JoinSet::new(),
+            _lasting: lasting,
+        };
+        server.tasks.spawn(forget_idle(
+            limiter,
+            Arc::clone(&server.shared),
+            server.stop.subscribe(),
+        ));
+        server.shared.enter(Phase::Ready);
+        // Last: in an upgrade the old process, which is ready, answers meanwhile.
+        let control = Arc::clone(&server.reloader);
+        server
+            .reloader
+            .admin()
+            .apply(admin_plan, &server.shared, control);
+        Ok(server)
+    }
+}
+
+impl Server {
+    /// Binds all addresses, starts health checks, and begins to accept.
+    ///
+    /// # Errors
+    /// If anything cannot be started; then nothing is left running.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn start(config: Config, log: AccessLog) -> Result<Self, StartError> {
+        let server = Prepared::new(config, log, &mut Inherited::none())?.open()?;
+        server.begin();
+        Ok(server)
+    }
+
+    /// This process is the service, and is who is asked.
+    pub fn begin(&self) {
+        self.shared.by_hand.begin();
+        self.reloader.admin().begin();
+        self.reloader.sockets().begin();
+    }
+
+    /// What the admin side sees.
+    pub const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// What changes the configuration.
+    pub const fn reloader(&self) -> &Arc<Reloader> {
+        &self.reloader
+    }
+
+    /// Each listener's name and address as bound at the start, in the
+    /// configuration's order.
+    pub fn addresses(&self) -> &[(Arc<str>, SocketAddr)] {
+        &self.addresses
+    }
+
+    /// Each listener's name and the paths of its UNIX sockets.
+    pub fn paths(&self) -> Vec<(Arc<str>, Arc<Path>)> {
+        self.reloader.paths()
+    }
+
+    /// The bound admin address.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.reloader.admin().address()
+    }
+
+    /// Wherever the admin side listens.
+    pub fn admin_places(&self) -> Vec<admin::Place> {
+        self.reloader.admin().places()
+    }
+
+    /// Leaves the sockets to another process that has copies and accepts from them,
+    /// but for those that are `unused`, which are closed.
+    pub async fn leave_to_another(&mut self, unused: &Unused) {
+        // What is being loaded counts on the sockets that there are.
+        let files = self.reloader.hold_files().await;
+        // In this order: whoever asks the admin side is never told that the service
+        // is not ready.
+        let mut leaving = self.reloader.admin().leave(&unused.paths);
+        self.shared.enter(Phase::Replaced);
+        leaving.extend(
+            self.reloader
+                .sockets()
+                .leave(&unused.addresses, &unused.paths),
+        );
+        drop(files);
+        for task in leaving {
+            let _ = task.await;
+        }
+    }
+
+    /// Stops accepting, waits up to `limit` for connections to end by
+    /// themselves, or until `hurry` completes, and cuts off the rest.
+    pub async fn drain(mut self, limit: Duration, hurry: impl Future<Output = ()>) -> Drained {
+        if !self.shared.phase().is_last() {
+            self.shared.enter(Phase::Draining);
+        }
+        self.stop.send_replace(true);
+        tokio::pin!(hurry);
+        let start = net::now();
+        let hurried = tokio::select! {
+            // Clients in the backlog may have to wait for descriptors.
+            _ = timeout(limit.max(WIND_UP), self.stop_accepting()) => false,
+            () = &mut hurry => true,
+        };
+        let registry = Arc::clone(&self.shared.registry);
+        if !hurried {
+            let left = limit.saturating_sub(net::now().saturating_duration_since(start));
+            tokio::select! {
+                _ = timeout(left, registry.wait_empty()) => {}
+                () = hurry => {}
+            }
+        }
+        let forced = registry.stop_all(Reason::Drained);
+        let _ = timeout(WIND_UP, registry.wait_empty()).await;
+        let _ = timeout(ANSWERS, self.answer()).await;
+        Drained { forced }
+    }
+
+    /// Closes all sockets.
+    async fn stop_accepting(&mut self) {
+        // A reload that is being applied ends before; none opens a socket after. It may
+        // hold the lock for long.
+        let reloader = Arc::clone(&self.reloader);
+        let closing = tokio::task::spawn_blocking(move || reloader.sockets().close_all());
+        for task in closing.await.unwrap_or_default() {
+            let _ = task.await;
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    /// Answers whoever has asked at the admin side, and takes no more of them.
+    async fn answer(&self) {
+        // As for the sockets, a reload may hold the lock.
+        let reloader = Arc::clone(&self.reloader);
+        let closing = tokio::task::spawn_blocking(move || {
+            let mut admin = reloader.admin();
+            (admin.close(), admin.answered())
+        });
+        let Ok((tasks, answered)) = closing.await else {
+            return;
+        };
+        for task in tasks {
+            let _ = task.await;
+        }
+        answered.await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // While the process is there: the admin side's thread may not get to it.
+        if let Some(mut admin) = self.reloader.try_admin() {
+            let _ = admin.close();
+        }
+    }
+}
+
+/// Forgets clients and sources that are idle, now and then.
+async fn forget_idle(limiter: Arc<Limiters>, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    let mut tick = interval(Duration::from_secs(60));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|&stop| stop) => return,
+            _ = tick.tick() => {
+                let now = net::now();
+                limiter.forget_idle(now);
+                let current = shared.running.current();
+                let limits = current.listeners.values().filter_map(|listener| listener.sources.as_ref());
+                limits.for_each(|limit| limit.forget_idle(now));
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Seen(Arc<Shared>);
+
+impl Observed for Seen {
+    fn servers(&self) -> Vec<(String, Member)> {
+        let state = self.0.state();
+        let upstreams = state.config.upstreams.iter();
+        let running = upstreams.filter_map(|upstream| state.upstreams.get(&upstream.id));
+        running
+            .flat_map(|upstream| {
+                let pool = upstream.pool();
+                let id = pool.id().to_string();
+                pool.members()
+                    .iter()
+                    .map(move |member| (id.clone(), member.clone()))
+            })
+            .collect()
+    }
+
+    fn departed_servers(&self) -> Vec<(String, String, u64)> {
+        let state = self.0.state();
+        let departed = state.departed.iter();
+        departed
+            .map(|(upstream, server)| {
+                let connections = server.in_flight().into();
+                (upstream.to_string(), server.id().to_string(), connections)
+            })
+            .collect()
+    }
+
+    fn upstreams(&self) -> Vec<(String, bool)> {
+        let state = self.0.state();
+        let configured = state.config.upstreams.iter();
+        let running = configured.filter_map(|upstream| state.upstreams.get(&upstream.id));
+        running
+            .map(|upstream| {
+                let pool = upstream.pool();
+                (pool.id().to_string(), pool.is_panicking())
+            })
+            .collect()
+    }
+
+    fn dated(&self) -> Vec<Dated> {
+        let state = self.0.state();
+        let now = jiff::Timestamp::now();
+        state
+            .config
+            .certificate_files()
+            .filter_map(|file| {
+                let deciding = file.deciding(now)?;
+                Some(Dated {
+                    file: file.path.display().to_string(),
+                    is_list: file.kind == FileKind::Lists,
+                    ends: deciding.until.as_second(),
+                    begins: deciding.from.as_second(),
+                })
+            })
+            .collect()
+    }
+
+    fn old_processes(&self) -> Vec<u64> {
+        let all = self.0.old_processes.list().into_iter();
+        all.map(|(_, connections)| connections).collect()
+    }
+
+    fn lost_log_lines(&self) -> u64 {
+        self.0.books.log.lost()
+    }
+
+    fn blocked_seconds(&self) -> f64 {
+        let blocked = files::blocked();
+        blocked.map_or(0.0, |blocked| blocked.elapsed().as_secs_f64())
+    }
+
+    fn memory(&self) -> (u64, u64) {
+        let usage = self.0.memory.usage();
+        usage.map_or((0, 0), |usage| (usage.used, usage.limit))
+    }
+
+    fn is_ready(&self) -> bool {
+        self.0.phase() == Phase::Ready
+    }
+
+    fn is_as_written(&self) -> bool {
+        let last = self.0.last_reload();
+        last.is_none_or(|reload| reload.reasons.is_empty())
+    }
+}
