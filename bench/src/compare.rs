@@ -481,7 +481,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn load_has_the_last_cpu_to_itself_if_there_are_enough() {
+    fn load_gets_a_cpu_of_its_own() {
         let ok = |cpus: &[usize], workers| share(cpus, workers, false).unwrap();
         assert_eq!(ok(&[0, 1], 1), (vec![0], vec![1]));
         assert_eq!(ok(&[2, 3, 5, 7], 2), (vec![2, 3], vec![7]));

@@ -153,14 +153,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_model_is_found() {
+    fn cpu_model_is_found() {
         let text = "processor\t: 0\nmodel name\t: AMD EPYC 9R14\nflags\t\t: fpu\n";
         assert_eq!(cpu_model(text), "AMD EPYC 9R14");
         assert_eq!(cpu_model(""), "unknown");
     }
 
     #[test]
-    fn a_thread_that_gives_way_has_a_lower_class_or_priority() {
+    fn yielding_thread_has_lower_priority() {
         std::thread::spawn(|| {
             give_way().unwrap();
             let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_stays_where_it_is_pinned() {
+    fn pinned_thread_stays_on_its_cpu() {
         let all = cpus();
         let last = *all.last().unwrap();
         std::thread::spawn(move || {

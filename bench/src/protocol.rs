@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn requests_arrive_as_they_were_sent() {
+    async fn requests_roundtrip() {
         let all = [
             Request::Download(7),
             Request::Upload(ENDLESS),
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_request_is_refused() {
+    async fn invalid_requests_are_refused() {
         let error = Request::read(&mut &b"GET / HTTP/1.1"[..])
             .await
             .unwrap_err();

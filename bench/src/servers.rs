@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_in_the_background_ends_when_its_client_does() {
+    fn background_stream_ends_with_its_client() {
         machine::block_on(async {
             let addresses = start(Ipv4Addr::LOCALHOST.into(), &[0]).await.unwrap();
             let mut stream = TcpStream::connect(addresses[0]).await.unwrap();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn one_server_echoes_and_takes_downloads_and_uploads_in_turn() {
+    fn server_handles_every_request_kind() {
         machine::block_on(async {
             let addresses = start(Ipv4Addr::LOCALHOST.into(), &[0]).await.unwrap();
             let mut stream = TcpStream::connect(addresses[0]).await.unwrap();

@@ -245,7 +245,7 @@ mod tests {
         987654 11227136 867 18446744073709551615 1 1 0 0 0 0 0 16781312 134235649 0 0 0 17 1 0 0";
 
     #[test]
-    fn a_name_with_parentheses_does_not_shift_the_fields() {
+    fn parentheses_in_a_name_are_skipped() {
         let stat = Stat {
             state: 'S',
             ticks: 100,
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_found() {
+    fn status_fields_are_found() {
         assert_eq!(on_cpu("123456789 2233 44\n"), Some(123_456_789));
         assert_eq!(on_cpu(""), None);
         let rollup =
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn live_threads_are_counted_exactly_and_ended_ones_in_ticks() {
+    fn live_and_ended_threads_are_counted() {
         const TICK: u64 = 10_000_000;
         let before = process(&[(1, 5), (2, 50 * TICK)], 50, 0);
         let exact = |ns| Cpu { ns, coarse: false };
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_of_the_same_number_that_started_later_is_another() {
+    fn reused_pid_is_another_process() {
         let of = |process: Process| Usage {
             processes: [(9, process)].into(),
         };
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_are_told_apart_by_name_and_the_busiest_come_first() {
+    fn threads_are_grouped_by_name() {
         let own = std::process::id();
         let burnt = std::sync::Barrier::new(3);
         let read = std::sync::Barrier::new(3);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_and_its_children_are_read() {
+    fn own_process_tree_is_read() {
         let own = std::process::id();
         let before = Usage::read(own).unwrap();
         let mut child = std::process::Command::new("cat")

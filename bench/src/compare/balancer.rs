@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_repeated_for_each_server_and_for_all_identities_but_the_last() {
+    fn template_lines_repeat_per_server_and_identity() {
         let servers = ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()];
         let template =
             "bind @TLS_PORT@\n - s@NUMBER@ @SERVER@\n - @HOST@ @PORT@\nc @IDENTITY@\nend\n";
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn no_template_has_a_place_that_nobody_fills() {
+    fn every_template_placeholder_is_filled() {
         let directory = tempfile::tempdir().unwrap();
         let job = Job {
             pki: "/pki".into(),

@@ -325,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_and_select() {
+    fn case_names_are_unique_and_selectable() {
         for quick in [false, true] {
             let cases = all(quick, 9_000);
             let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_of_open_files_is_kept_and_shows_in_the_name() {
+    fn file_limit_caps_and_renames_cases() {
         let cases = all(false, 450);
         assert!(cases.iter().any(|case| case.name == "memory-mtls-360"));
         for case in cases {

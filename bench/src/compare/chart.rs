@@ -186,7 +186,7 @@ mod tests {
     };
 
     #[test]
-    fn a_long_command_goes_on_in_the_next_line() {
+    fn long_commands_wrap() {
         assert_eq!(wrapped("a b c"), ["a b c"]);
         let (long, longer) = ("x".repeat(100), "y".repeat(200));
         let lines = wrapped(&format!("{long} 234 {long} {longer} 5"));
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_are_as_long_as_their_values_and_text_is_escaped() {
+    fn bars_scale_and_text_is_escaped() {
         let spread = |median| {
             Some(Spread {
                 median,

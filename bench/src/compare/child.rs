@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_and_what_it_started_are_ended() {
+    fn drop_kills_the_process_group() {
         let directory = tempfile::tempdir().unwrap();
         let all = machine::cpus();
         let log = directory.path().join("log");

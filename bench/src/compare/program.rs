@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_out_of_what_each_prints() {
+    fn versions_are_parsed() {
         let cases = [
             (Kind::Leastconn, "leastconn-lb 0.1.0\n", "0.1.0"),
             (
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_found_where_packages_have_them() {
+    fn programs_are_found_in_sbin() {
         let directory = tempfile::tempdir().unwrap();
         let deep = directory.path().join("linux-x86_64");
         fs::create_dir(&deep).unwrap();

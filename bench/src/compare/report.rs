@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ratio_is_to_the_peer_with_the_least_median_round_by_round() {
+    fn ratio_uses_the_best_peer() {
         let cases = case::select(case::all(false, 9_000), &["echo-mtls-32".into()]);
         let kinds = [Kind::Leastconn, Kind::Haproxy, Kind::Envoy];
         let of = |kind, costs: [f64; 3]| {
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn without_peers_there_is_no_ratio() {
+    fn no_peers_means_no_ratio() {
         let cases = case::select(case::all(false, 9_000), &["echo-mtls-32".into()]);
         let samples = [sample("echo-mtls-32", Kind::Leastconn, 1, 1.0)];
         let line = &lines(&cases, &[Kind::Leastconn], &samples)[0];
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_is_to_the_smallest_of_its_kind() {
+    fn growth_is_relative_to_the_smallest_case() {
         let cases = case::select(case::all(false, 9_000), &["growth-identities".into()]);
         let mut samples = vec![
             sample("growth-identities-1", Kind::Leastconn, 1, 100.0),
@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn two_workers_are_compared_with_one_at_the_same_work() {
+    fn worker_scaling_compares_the_same_load() {
         let cases = case::select(case::all(false, 9_000), &["workers-".into()]);
         let mut samples = [
             sample("workers-connect-1", Kind::Leastconn, 1, 100.0),
@@ -526,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn a_case_without_a_figure_or_with_errors_is_an_error() {
+    fn missing_figures_and_errors_fail_the_case() {
         let mut report = Report {
             date: String::new(),
             command: String::new(),
@@ -552,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn three_digits() {
+    fn numbers_have_three_significant_digits() {
         let texts = [1234.5, 123.45, 12.345, 1.2345, 0.12345].map(short);
         assert_eq!(texts, ["1234", "123", "12.3", "1.23", "0.123"]);
     }

@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn the_median_is_the_middle_or_between_the_two_middles() {
+    fn median_of_odd_and_even_counts() {
         assert_eq!(Spread::of([3.0, 1.0, 2.0]), spread(2.0, 1.0, 3.0));
         assert_eq!(Spread::of([4.0, 1.0, 2.0, 9.0]), spread(3.0, 1.0, 9.0));
         assert_eq!(Spread::of([5.0]), spread(5.0, 5.0, 5.0));
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_taken_round_by_round() {
+    fn ratios_are_taken_per_round() {
         // Twice as slow a machine in the second round changes nothing.
         let pairs = [(1.0, 2.0), (2.0, 4.0), (1.2, 2.0)];
         assert_eq!(Spread::of_ratios(pairs), spread(0.5, 0.5, 0.6));

@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_are_due_at_even_distances_whoever_takes_them() {
+    fn slots_are_evenly_spaced() {
         let start = Instant::now();
         let pace = Pace::new(start, Some(250.0));
         for k in 0..5 {

@@ -174,7 +174,7 @@ mod tests {
     use crate::load::client::Step;
 
     #[test]
-    fn percentiles_are_of_what_succeeded_and_errors_are_counted_by_kind() {
+    fn percentiles_exclude_errors() {
         let mut tally = Tally::default();
         assert!(tally.latency().is_none());
         for ms in 1..=1000 {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_forever_is_counted_as_a_minute() {
+    fn latencies_are_capped_at_a_minute() {
         let mut tally = Tally::default();
         tally.succeeded(Duration::from_secs(3600), 0);
         let max = tally.latency().unwrap().max;

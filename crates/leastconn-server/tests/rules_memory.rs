@@ -53,7 +53,7 @@ async fn retained(rules: usize) -> usize {
 }
 
 #[tokio::test]
-async fn a_rule_takes_little_memory() {
+async fn rule_memory_stays_within_budget() {
     const FEW: usize = 1;
     const MANY: usize = 20_000;
     // What is made once is made.

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pattern_continues_and_the_digest_is_the_known_one() {
+    fn pattern_is_continuous_and_digest_is_correct() {
         assert_eq!(
             [pattern(0, 300), pattern(300, 700)].concat(),
             pattern(0, 1000)

@@ -152,7 +152,7 @@ mod tests {
     use crate::upstream::{Behaviour, Upstream};
 
     #[tokio::test]
-    async fn slices_arrive_whole_and_ends_pass() {
+    async fn slices_arrive_complete_and_in_order() {
         let upstream = Upstream::start(Behaviour::Echo).await;
         let faults = Faults {
             slice: Some(7),
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_spent_budget_resets_both_sides() {
+    async fn exhausted_budget_resets_both_sides() {
         let upstream = Upstream::start(Behaviour::Source { bytes: 1 << 20 }).await;
         let faults = Faults {
             budget: Some(1000),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_black_hole_keeps_what_it_swallowed_and_a_reset_ends_it() {
+    async fn black_hole_delays_data_and_reset_ends_it() {
         let upstream = Upstream::start(Behaviour::Echo).await;
         let proxy = FaultProxy::start(upstream.addr(), Faults::default(), Faults::default()).await;
         let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();

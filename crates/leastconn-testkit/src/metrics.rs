@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_found_in_any_order() {
+    fn labels_match_in_any_order() {
         let text =
             "# TYPE a gauge\na{y=\"1,\\\"2\",x=\"z\"} 3\nb 1e3\na_total{} 4\nc +Inf\n# EOF\n";
         let metrics = parse(text);

@@ -29,7 +29,7 @@ async fn crowded(web: &Upstream) -> Running {
 }
 
 #[tokio::test]
-async fn it_fits_any_width_and_follows_the_chosen_colours() {
+async fn layout_fits_every_width_and_theme() {
     let web = Upstream::named("web1").await;
     let lb = crowded(&web).await;
     let Some(page) = Page::open(&lb).await else {
@@ -85,7 +85,7 @@ async fn it_fits_any_width_and_follows_the_chosen_colours() {
 }
 
 #[tokio::test]
-async fn the_keyboard_reaches_everything_in_order() {
+async fn keyboard_reaches_every_control_in_order() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let Some(page) = Page::open(&lb).await else {
@@ -121,7 +121,7 @@ async fn the_keyboard_reaches_everything_in_order() {
 }
 
 #[tokio::test]
-async fn a_screen_reader_finds_its_way() {
+async fn accessibility_tree_is_complete() {
     let web = Upstream::named("web1").await;
     let lb = crowded(&web).await;
     let Some(page) = Page::open(&lb).await else {

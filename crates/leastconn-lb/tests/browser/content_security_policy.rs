@@ -5,7 +5,7 @@ use crate::page::Page;
 use crate::support::Site;
 
 #[tokio::test]
-async fn nothing_that_could_get_into_the_page_runs() {
+async fn injected_content_does_not_run() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let Some(page) = Page::open(&lb).await else {

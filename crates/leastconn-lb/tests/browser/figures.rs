@@ -112,7 +112,7 @@ async fn traffic(lb: &Running) {
 }
 
 #[tokio::test]
-async fn its_figures_are_those_of_the_api_under_load_and_after_it() {
+async fn figures_match_the_api() {
     let webs = [Upstream::named("web1").await, Upstream::named("web2").await];
     let lb = site(&webs).start().await;
     let Some(page) = Page::open(&lb).await else {
@@ -177,7 +177,7 @@ async fn its_figures_are_those_of_the_api_under_load_and_after_it() {
 }
 
 #[tokio::test]
-async fn a_search_finds_a_connection_and_shows_text_as_text() {
+async fn search_filters_connections_and_escapes_html() {
     const HOSTILE: &str = "<img src=x onerror=alert(1)>";
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web])

@@ -27,7 +27,7 @@ async fn button_of(page: &Page, client: &str) -> (u64, String) {
 }
 
 #[tokio::test]
-async fn the_one_that_was_meant_ends_and_no_other() {
+async fn kill_ends_only_the_chosen_connection() {
     let web = Upstream::named("web1").await;
     let lb = site(&web, "token = \"token\"").await;
     let Some(page) = Page::open(&lb).await else {
@@ -100,7 +100,7 @@ async fn the_one_that_was_meant_ends_and_no_other() {
 }
 
 #[tokio::test]
-async fn without_a_token_the_command_is_shown() {
+async fn kill_command_is_shown_without_a_token() {
     let web = Upstream::named("web1").await;
     let lb = site(&web, "").await;
     let Some(page) = Page::open(&lb).await else {

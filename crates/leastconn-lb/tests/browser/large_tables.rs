@@ -27,7 +27,7 @@ async fn crowd(web: &Upstream) -> Running {
 
 /// It shows what matters of them, and asks for no more than that.
 #[tokio::test]
-async fn what_is_asked_for_is_what_is_shown() {
+async fn large_tables_request_only_shown_rows() {
     let web = Upstream::named("web1").await;
     let lb = crowd(&web).await;
     let mut held = Vec::new();

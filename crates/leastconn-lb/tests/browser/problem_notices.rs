@@ -5,7 +5,7 @@ use crate::page::Page;
 use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries};
 
 #[tokio::test]
-async fn a_rejected_reload_is_shown_with_its_reasons() {
+async fn rejected_reload_is_shown_with_reasons() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let Some(page) = Page::open(&lb).await else {
@@ -31,7 +31,7 @@ async fn a_rejected_reload_is_shown_with_its_reasons() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_stands_out_and_is_told_of() {
+async fn down_server_is_highlighted_and_announced() {
     let webs = [Upstream::named("web1").await, Upstream::named("web2").await];
     let probes = r#"health_check = { type = "tcp", interval = "100ms", fall = 1, rise = 1 }"#;
     let lb = Site::new()
@@ -78,7 +78,7 @@ async fn a_server_that_is_down_stands_out_and_is_told_of() {
 }
 
 #[tokio::test]
-async fn a_balancer_that_drains_or_is_gone_is_not_mistaken_for_one_that_is_well() {
+async fn draining_and_unreachable_balancer_are_shown() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let Some(page) = Page::open(&lb).await else {

@@ -11,7 +11,7 @@ const DRAIN: &str = "#control-choices button:nth-child(2)";
 const BADGE: &str = "document.querySelector('[data-server=\"web/web1\"] .badge').textContent";
 
 #[tokio::test]
-async fn drain_clicked_drains_the_server_and_ready_brings_it_back() {
+async fn drain_and_ready_buttons_change_server_state() {
     const TOKEN: &str = "a-token-that-nobody-guesses";
     let webs = [Upstream::named("web1").await, Upstream::named("web2").await];
     let site = Site::usual(&[&webs[0], &webs[1]]).admin("token = \"token\"");
@@ -79,7 +79,7 @@ async fn drain_clicked_drains_the_server_and_ready_brings_it_back() {
 }
 
 #[tokio::test]
-async fn without_a_token_the_commands_are_shown() {
+async fn state_commands_are_shown_without_a_token() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let Some(page) = Page::open(&lb).await else {

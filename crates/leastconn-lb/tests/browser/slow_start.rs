@@ -5,7 +5,7 @@ use crate::page::Page;
 use crate::support::{CLIENT1, Site};
 
 #[tokio::test]
-async fn how_far_a_server_has_come_stands_beside_its_state() {
+async fn slow_start_progress_is_shown() {
     let webs = [Upstream::named("web1").await, Upstream::named("web2").await];
     let site = Site::usual(&[&webs[0], &webs[1]]).admin("token = \"token\"");
     std::fs::write(site.dir.path().join("token"), "a-token-that-nobody-guesses").unwrap();

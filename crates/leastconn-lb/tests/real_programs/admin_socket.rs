@@ -5,7 +5,7 @@ use crate::program::{LB, run, tool};
 
 /// As somebody types it who has nothing else at hand: no header, no token.
 #[tokio::test]
-async fn curl_steers_over_the_admin_socket() {
+async fn curl_uses_the_admin_socket() {
     let dir = TempDir::new().unwrap();
     let web = Upstream::named("web1").await;
     let config = format!(

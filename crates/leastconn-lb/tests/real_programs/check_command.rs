@@ -64,7 +64,7 @@ const PROBLEMS: [(usize, &str, &[&str]); 12] = [
 ];
 
 #[tokio::test]
-async fn check_reports_every_problem_at_its_place() {
+async fn check_reports_every_problem_with_position() {
     let dir = TempDir::new().unwrap();
     let ca = TestCa::new("CA");
     ca.write_set(&dir, &[]);
@@ -119,7 +119,7 @@ async fn check_reports_every_problem_at_its_place() {
 }
 
 #[tokio::test]
-async fn check_takes_an_unknown_server_of_a_known_upstream_and_a_name_without_address() {
+async fn check_reports_unknown_servers_and_unresolved_names() {
     let dir = TempDir::new().unwrap();
     let config = r#"
 [[listener]]
@@ -167,7 +167,7 @@ allow = ["web/webap1"]
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_there_is_said_in_one_breath() {
+async fn missing_configuration_is_one_error() {
     let dir = TempDir::new().unwrap();
     for command in ["check", "run"] {
         let mut command = lb([command, "--config", "none.toml"]);

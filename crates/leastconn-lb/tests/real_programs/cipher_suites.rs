@@ -6,9 +6,9 @@ use crate::{
 
 both_record_layers! {
     #[tokio::test]
-    openssl_speaks_every_suite_of_the_seed,
+    openssl_negotiates_every_cipher_suite,
     #[tokio::test]
-    openssl_finds_nothing_older_or_weaker,
+    older_versions_and_weaker_suites_are_refused,
 }
 
 /// openssl's names, and those of the standard, which the access log uses.
@@ -82,7 +82,7 @@ async fn rsa(certs: &Certs, name: &str, subject: &str, usage: &str) {
     run(&mut sign).await.ok();
 }
 
-async fn openssl_speaks_every_suite_of_the_seed(records: Records) {
+async fn openssl_negotiates_every_cipher_suite(records: Records) {
     let site = Site::with_records(records).await;
     rsa(&site.certs, "rsa-server/rsa-server", "lb.com", "serverAuth").await;
     rsa(
@@ -131,7 +131,7 @@ async fn openssl_speaks_every_suite_of_the_seed(records: Records) {
     site.finish().await;
 }
 
-async fn openssl_finds_nothing_older_or_weaker(records: Records) {
+async fn older_versions_and_weaker_suites_are_refused(records: Records) {
     let site = Site::with_records(records).await;
     let weaker: [&[&str]; 5] = [
         &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"],

@@ -9,7 +9,7 @@ use tokio::{
 use crate::program::{LB, LIMIT, lb, run, tool};
 
 #[tokio::test]
-async fn the_demo_shows_every_refusal_and_leaves_nothing() {
+async fn demo_shows_refusals_and_cleans_up() {
     let dir = TempDir::new().unwrap();
     let start = leastconn::net::now();
     let mut demo = lb(["demo", "--seconds", "6"]);
@@ -47,7 +47,7 @@ async fn the_demo_shows_every_refusal_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_reader_that_leaves_ends_the_demo_without_a_trace() {
+async fn demo_cleans_up_after_broken_pipe() {
     let dir = TempDir::new().unwrap();
     let mut shell = tool("bash");
     shell
@@ -100,7 +100,7 @@ async fn ended_by(signals: &[&str]) {
 }
 
 #[tokio::test]
-async fn signals_end_the_longest_demo_in_order_and_its_files_with_it() {
+async fn demo_cleans_up_after_signals() {
     ended_by(&["HUP"]).await;
     ended_by(&["USR1", "USR2", "TERM"]).await;
 }

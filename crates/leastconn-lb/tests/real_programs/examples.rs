@@ -31,7 +31,7 @@ fn watchable(config: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_example_is_checked_and_started() {
+async fn every_example_passes_check_and_starts() {
     let certs = Certs::generate().await;
     let mut examples: Vec<PathBuf> = fs::read_dir(repository().join("examples"))
         .unwrap()
@@ -87,7 +87,7 @@ async fn every_example_is_checked_and_started() {
 }
 
 #[tokio::test]
-async fn the_access_log_of_an_example_is_a_file_beside_it() {
+async fn relative_access_log_path_is_resolved() {
     let certs = Certs::generate().await;
     let text = fs::read_to_string(repository().join("examples/observability.toml")).unwrap();
     let balancer = site::start_in("conf", &watchable(&on_any_port(&text)), &certs).await;

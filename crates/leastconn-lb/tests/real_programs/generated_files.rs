@@ -3,7 +3,7 @@ use serde_json::Value;
 use crate::program::{Input, command, find, lb, run, run_with, tool};
 
 #[tokio::test]
-async fn the_schema_is_json_and_knows_every_table() {
+async fn schema_contains_every_table() {
     let text = run(&mut lb(["schema"])).await.ok().stdout;
     let schema: Value = serde_json::from_str(&text).unwrap();
     assert!(
@@ -28,7 +28,7 @@ async fn the_schema_is_json_and_knows_every_table() {
 }
 
 #[tokio::test]
-async fn shells_accept_their_completions() {
+async fn shells_accept_completions() {
     for shell in ["bash", "zsh", "fish"] {
         let script = run(&mut lb(["completions", shell])).await.ok().stdout;
         for word in ["demo", "check", "healthcheck", "--config"] {
@@ -67,7 +67,7 @@ async fn shells_accept_their_completions() {
 }
 
 #[tokio::test]
-async fn the_manual_renders() {
+async fn manual_pages_render() {
     let page = run(&mut lb(["man"])).await.ok().stdout;
     assert!(page.contains(".TH"), "{page}");
     let renderer = match (find("mandoc"), find("man")) {

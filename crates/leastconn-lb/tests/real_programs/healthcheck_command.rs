@@ -29,7 +29,7 @@ allow = ["web"]
 }
 
 #[tokio::test]
-async fn healthcheck_exits_with_what_it_found() {
+async fn healthcheck_exit_code_follows_readiness() {
     let dir = TempDir::new().unwrap();
     let upstream = Upstream::start(Behaviour::Echo).await;
     let port = Port::reserve();
@@ -75,7 +75,7 @@ async fn healthcheck_exits_with_what_it_found() {
 }
 
 #[tokio::test]
-async fn healthcheck_cannot_ask_without_an_address() {
+async fn healthcheck_without_address_is_a_usage_error() {
     let dir = TempDir::new().unwrap();
     let nothing = run(lb(["healthcheck", "--config", "none.toml"]).current_dir(dir.path())).await;
     assert_eq!(nothing.code, 2, "{nothing:?}");

@@ -3,7 +3,7 @@ use leastconn_testkit::DEADLINE;
 use crate::{program::replace, site::Site};
 
 #[tokio::test]
-async fn a_web_server_that_answers_503_gets_no_connections() {
+async fn server_answering_503_gets_no_connections() {
     let site = Site::start_with(|config| {
         let config = replace(
             &config,

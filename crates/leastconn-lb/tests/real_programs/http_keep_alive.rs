@@ -3,7 +3,7 @@ use leastconn_testkit::{DEADLINE, eventually};
 use crate::{curl, program::run, site::Site};
 
 #[tokio::test]
-async fn curl_sends_several_requests_over_one_connection() {
+async fn curl_reuses_one_connection() {
     let site = Site::start().await;
     let mut curl = curl::get(&site.certs, site.address(), Some("client2"));
     curl.args(["--write-out", "new %{num_connects}\n"])

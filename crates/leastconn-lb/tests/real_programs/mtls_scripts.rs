@@ -15,7 +15,7 @@ async fn script(site: &Site, path: &str) -> Ended {
 }
 
 #[tokio::test]
-async fn the_scripts_say_that_all_is_as_expected() {
+async fn mtls_scripts_succeed() {
     let site = Site::start().await;
     let said = script(&site, "certs/test-mtls.sh").await.ok().stdout;
     assert!(said.ends_with("all as expected\n"), "{said}");
@@ -27,7 +27,7 @@ async fn the_scripts_say_that_all_is_as_expected() {
 }
 
 #[tokio::test]
-async fn the_scripts_notice_what_is_not_as_expected() {
+async fn mtls_scripts_detect_failures() {
     let mut site = Site::start().await;
     // The other server is missing.
     site.web1.stop();

@@ -28,7 +28,7 @@ fn verify(dir: &TempDir, purpose: &str, file: &str) -> Command {
 }
 
 #[tokio::test]
-async fn pki_makes_certificates_that_others_accept() {
+async fn pki_certificates_work_with_openssl_and_nginx() {
     let dir = TempDir::new().unwrap();
     pki(&dir, &["init", "ca"]).await.ok();
     for args in [

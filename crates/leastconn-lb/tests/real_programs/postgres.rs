@@ -130,7 +130,7 @@ fn configuration(postgres: &Postgres) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_clients_pass_through() {
+async fn postgres_clients_work() {
     let certs = Certs::generate().await;
     let postgres = Postgres::start().await;
     let balancer = site::start(&configuration(&postgres), &certs).await;

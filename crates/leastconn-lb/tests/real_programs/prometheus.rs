@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn of_a_scrape() {
+async fn promtool_accepts_a_scrape() {
     let site = Site::start_with(|config| config).await;
     site.page("client1").await.ok();
     let (status, text) = site.balancer.http_get("/metrics").await;
@@ -34,7 +34,7 @@ async fn of_a_scrape() {
 }
 
 #[tokio::test]
-async fn of_the_alerts_which_do_what_they_say() {
+async fn promtool_accepts_and_tests_the_alerts() {
     let dir = repository().join("deploy/prometheus");
     for (what, file) in [
         (["check", "config"], "prometheus.yml"),

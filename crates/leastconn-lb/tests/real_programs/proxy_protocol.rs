@@ -15,9 +15,9 @@ use crate::{
 
 both_record_layers! {
     #[tokio::test]
-    haproxy_and_curl_announce_their_clients,
+    headers_from_haproxy_and_curl_are_accepted,
     #[tokio::test]
-    haproxy_and_nginx_are_told_who_connects,
+    haproxy_and_nginx_read_our_headers,
 }
 
 /// A program that listens. Killed when dropped.
@@ -109,7 +109,7 @@ async fn page(certs: &Certs, through: SocketAddr, more: &[&str]) -> (String, Str
     (page.to_owned(), own.to_owned())
 }
 
-async fn haproxy_and_curl_announce_their_clients(records: Records) {
+async fn headers_from_haproxy_and_curl_are_accepted(records: Records) {
     let site = site(records).await;
     let ports = [Port::reserve(), Port::reserve(), Port::reserve()];
     let options = [
@@ -179,7 +179,7 @@ async fn haproxy_and_curl_announce_their_clients(records: Records) {
 
 /// They are connections of HAProxy's own, which end before TLS begins.
 #[tokio::test]
-async fn haproxy_checks_health_with_local_headers() {
+async fn haproxy_health_checks_with_local_headers() {
     let site = site("direct").await;
     let port = Port::reserve();
     let section = format!(
@@ -214,7 +214,7 @@ async fn haproxy_checks_health_with_local_headers() {
     site.finish().await;
 }
 
-async fn haproxy_and_nginx_are_told_who_connects(records: Records) {
+async fn haproxy_and_nginx_read_our_headers(records: Records) {
     let certs = Certs::generate().await;
     let (front, web) = (Port::reserve(), Port::reserve());
     let section = format!(

@@ -5,7 +5,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn of_21_at_once_one_is_rate_limited_and_another_client_is_served() {
+async fn rate_limit_applies_per_client() {
     // The burst is the example's. At its rate a bucket gains a connection every 50 ms,
     // which is about what curl needs for 21 handshakes: so slow that it gains none.
     let site = Site::start_with(|config| {

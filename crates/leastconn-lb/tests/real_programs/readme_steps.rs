@@ -17,7 +17,7 @@ fn blocks(page: &str) -> Vec<(&str, &str)> {
 /// Its commands make what its configuration names, its client is served, and a mistake is
 /// answered in its words.
 #[tokio::test]
-async fn the_readme_s_first_steps_work() {
+async fn readme_steps_work() {
     let page = fs::read_to_string(repository().join("README.md")).unwrap();
     let blocks = blocks(&page);
     let find = |language: &str, start: &str| {

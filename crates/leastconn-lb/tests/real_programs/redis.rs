@@ -77,7 +77,7 @@ allow = ["redis"]
 }
 
 #[tokio::test]
-async fn redis_clients_pass_through() {
+async fn redis_clients_work() {
     let certs = Certs::generate().await;
     let redis = Redis::start(certs.dir()).await;
     let balancer = site::start(&configuration(&redis), &certs).await;

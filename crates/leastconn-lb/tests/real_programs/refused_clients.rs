@@ -27,7 +27,7 @@ async fn probes(site: &Site) -> u64 {
 }
 
 #[tokio::test]
-async fn who_is_refused_reaches_no_server() {
+async fn refused_clients_reach_no_server() {
     let (site, before) = without_probes().await;
 
     let mut refused = Vec::new();
@@ -66,7 +66,7 @@ async fn who_is_refused_reaches_no_server() {
 }
 
 #[tokio::test]
-async fn who_is_revoked_reaches_no_server() {
+async fn revoked_client_reaches_no_server() {
     let (mut site, _) = without_probes().await;
     site.page("client2").await.ok();
 

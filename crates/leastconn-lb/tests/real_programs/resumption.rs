@@ -6,13 +6,13 @@ use crate::{
 
 both_record_layers! {
     #[tokio::test]
-    openssl_resumes_and_is_logged,
+    openssl_resumption_is_logged,
     #[tokio::test]
-    without_the_extended_master_secret_there_is_no_session,
+    resumption_needs_the_extended_master_secret,
     #[tokio::test]
-    early_data_is_never_taken,
+    early_data_is_ignored,
     #[tokio::test]
-    keys_of_every_kind_are_taken,
+    client_keys_of_every_type_work,
 }
 
 async fn resuming(records: Records) -> Site {
@@ -47,7 +47,7 @@ async fn reused(site: &Site, args: &[&str]) -> bool {
     reused
 }
 
-async fn openssl_resumes_and_is_logged(records: Records) {
+async fn openssl_resumption_is_logged(records: Records) {
     let site = resuming(records).await;
     for version in ["-tls1_2", "-tls1_3"] {
         assert!(!reused(&site, &[version, "-sess_out", "session"]).await);
@@ -74,7 +74,7 @@ system_default = system
 Options = -ExtendedMasterSecret
 ";
 
-async fn without_the_extended_master_secret_there_is_no_session(records: Records) {
+async fn resumption_needs_the_extended_master_secret(records: Records) {
     let site = resuming(records).await;
     std::fs::write(
         site.certs.dir().join("openssl.cnf"),
@@ -94,7 +94,7 @@ async fn without_the_extended_master_secret_there_is_no_session(records: Records
     site.finish().await;
 }
 
-async fn early_data_is_never_taken(records: Records) {
+async fn early_data_is_ignored(records: Records) {
     let site = resuming(records).await;
     std::fs::write(
         site.certs.dir().join("early"),
@@ -157,7 +157,7 @@ async fn issue(site: &Site, kind: &str, key: &[&str], subject: &str, usage: &str
     name
 }
 
-async fn keys_of_every_kind_are_taken(records: Records) {
+async fn client_keys_of_every_type_work(records: Records) {
     let site = Site::with_records(records).await;
     let config = crate::site::example(site.web1.address(), site.web2.address());
     let config = choose(records, &config);

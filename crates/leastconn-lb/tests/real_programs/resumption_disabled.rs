@@ -6,14 +6,14 @@ use crate::{
 
 both_record_layers! {
     #[tokio::test]
-    openssl_has_no_session_to_resume,
+    openssl_gets_no_session,
     #[tokio::test]
-    python_resumes_nothing,
+    python_gets_no_session,
     #[tokio::test]
     renegotiation_is_refused,
 }
 
-async fn openssl_has_no_session_to_resume(records: Records) {
+async fn openssl_gets_no_session(records: Records) {
     let site = Site::with_records(records).await;
     for version in ["-tls1_2", "-tls1_3"] {
         let file = site.certs.path(&format!("session{version}"));
@@ -53,7 +53,7 @@ for _ in range(2):
         tls.unwrap()
 "#;
 
-async fn python_resumes_nothing(records: Records) {
+async fn python_gets_no_session(records: Records) {
     let site = Site::with_records(records).await;
     let (cert, key) = site.certs.pair("client1");
     for version in ["TLSv1_2", "TLSv1_3"] {

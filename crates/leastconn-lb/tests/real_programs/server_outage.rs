@@ -20,7 +20,7 @@ const UP: &str = "leastconn_server_up{upstream=\"web\",server=\"webapp1\"}";
 const LIMIT: Duration = DEADLINE;
 
 #[tokio::test]
-async fn a_server_stopped_under_load_costs_no_request_and_comes_back() {
+async fn stopping_a_server_loses_no_request() {
     let mut site = Site::start_with(|config| {
         let config = replace(
             &config,

@@ -124,7 +124,7 @@ fn on_any_port(config: &str, host: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_package_s_configuration_serves_once_certificates_are_there() {
+async fn debian_configuration_serves() {
     let dir = pki().await;
     let shipped = fs::read_to_string(repository().join("deploy/debian/leastconn.toml")).unwrap();
     // The log's directory is made when the package is installed.
@@ -175,7 +175,7 @@ async fn the_package_s_configuration_serves_once_certificates_are_there() {
 }
 
 #[tokio::test]
-async fn the_manifests_hold_a_configuration_that_serves() {
+async fn kubernetes_configuration_serves() {
     let dir = pki().await;
     let manifest =
         fs::read_to_string(repository().join("deploy/kubernetes/configmap.yaml")).unwrap();

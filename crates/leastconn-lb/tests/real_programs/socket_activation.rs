@@ -11,7 +11,7 @@ use crate::program::{LB, Port, find};
 /// Started by the first connection, which it serves; and upgraded, since what came from
 /// systemd is passed on.
 #[tokio::test]
-async fn and_who_woke_the_service_is_served() {
+async fn systemd_activated_service_serves_first_client() {
     let Some(activate) = find("systemd-socket-activate") else {
         eprintln!("skipped: systemd-socket-activate is not installed (Debian: systemd)");
         return;

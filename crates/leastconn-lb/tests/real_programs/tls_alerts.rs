@@ -6,10 +6,10 @@ use crate::{
 
 both_record_layers! {
     #[tokio::test]
-    openssl_is_told_why_it_is_refused,
+    refusals_send_specific_alerts,
 }
 
-async fn openssl_is_told_why_it_is_refused(records: Records) {
+async fn refusals_send_specific_alerts(records: Records) {
     let mut site = Site::with_records(records).await;
     site.certs.revoke("client2").await;
     site.restart().await;

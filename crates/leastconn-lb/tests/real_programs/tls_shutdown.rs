@@ -5,7 +5,7 @@ use crate::{
 
 both_record_layers! {
     #[tokio::test]
-    python_ends_cleanly_or_abruptly,
+    client_endings_have_distinct_outcomes,
 }
 
 const CLIENT: &str = r#"
@@ -32,7 +32,7 @@ elif ending == "reset":
 print("done")
 "#;
 
-async fn python_ends_cleanly_or_abruptly(records: Records) {
+async fn client_endings_have_distinct_outcomes(records: Records) {
     let site = Site::with_records(records).await;
     let (cert, key) = site.certs.pair("client1");
     let mut count = 0;

@@ -62,7 +62,7 @@ impl Terminal {
 }
 
 #[tokio::test]
-async fn top_shows_a_running_balancer_in_a_terminal() {
+async fn top_shows_a_running_balancer() {
     let dir = TempDir::new().unwrap();
     let upstream = Upstream::start(Behaviour::Echo).await;
     let config = format!(
@@ -131,7 +131,7 @@ allow = ["web"]
 }
 
 #[tokio::test]
-async fn top_without_a_terminal_says_what_to_use_instead() {
+async fn top_without_a_terminal_suggests_ctl() {
     let ended = run(&mut lb(["top", "--socket", "/nowhere/lb.sock"])).await;
     assert_eq!(ended.code, 2, "{ended:?}");
     assert!(ended.stderr.contains("ctl"), "{ended:?}");

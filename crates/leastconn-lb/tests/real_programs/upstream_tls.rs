@@ -66,7 +66,7 @@ async fn ask(lb: &Balancer, request: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn nginx_is_reached_and_checked_by_mutual_tls() {
+async fn nginx_is_connected_and_probed_by_mtls() {
     let (dir, ca) = certificates();
     let check = r#"health_check = { type = "http", path = "/healthz", status = 200, interval = "100ms", timeout = "10s", rise = 1, fall = 1 }"#;
     for (name, version) in [("webapp1", "TLSv1.2"), ("webapp2", "TLSv1.3")] {
@@ -179,7 +179,7 @@ impl Drop for SServer {
 }
 
 #[tokio::test]
-async fn openssl_s_server_speaks_both_versions_and_resumes_nothing() {
+async fn s_server_works_with_both_versions() {
     let (dir, _) = certificates();
     let plain = format!("{TLS}\nhealth_check = {{ type = \"none\" }}");
     for (version, name) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
@@ -211,7 +211,7 @@ async fn openssl_s_server_speaks_both_versions_and_resumes_nothing() {
 }
 
 #[tokio::test]
-async fn openssl_s_server_that_refuses_us_is_down_and_says_so() {
+async fn s_server_that_refuses_us_is_down() {
     let (dir, _) = certificates();
     let check = r#"health_check = { interval = "100ms", timeout = "20s", rise = 1, fall = 1 }"#;
     let nothing = TLS.replace(r#", cert = "lb.crt", key = "lb.key""#, "");

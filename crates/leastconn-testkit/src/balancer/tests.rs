@@ -20,7 +20,7 @@ fn listening_event(listener: &str, address: SocketAddr) -> String {
 const READY: &str = r#"echo '{"fields":{"message":"ready"}}' >&2"#;
 
 #[tokio::test]
-async fn log_records_and_exit_are_seen() {
+async fn log_records_and_exit_are_observed() {
     let dir = tempfile::tempdir().unwrap();
     let main = "127.0.0.1:9443".parse().unwrap();
     let body = [
@@ -51,7 +51,7 @@ async fn log_records_and_exit_are_seen() {
 }
 
 #[tokio::test]
-async fn an_early_end_tells_why() {
+async fn early_exit_reports_stderr() {
     let dir = tempfile::tempdir().unwrap();
     script(dir.path(), "echo 'unknown key' >&2; exit 2");
     let error = Balancer::start(SHELL, "", &dir).await.unwrap_err();
@@ -60,7 +60,7 @@ async fn an_early_end_tells_why() {
 }
 
 #[tokio::test]
-async fn quiet_is_when_gauges_are_zero() {
+async fn idle_means_gauges_are_zero() {
     let dir = tempfile::tempdir().unwrap();
     let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let body = [
@@ -96,7 +96,7 @@ async fn quiet_is_when_gauges_are_zero() {
 }
 
 #[test]
-fn the_log_becomes_json_unless_it_has_a_format() {
+fn log_format_defaults_to_json() {
     assert!(with_json_log("a = 1").ends_with("\n[log]\nformat = \"json\"\n"));
     let set = "[log]\nlevel = \"debug\"\nformat = \"text\"\n";
     assert_eq!(with_json_log(set), set);

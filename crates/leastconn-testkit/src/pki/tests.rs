@@ -30,7 +30,7 @@ fn refusal(root: &TestCa, crls: &str, cert: &Cert) -> CertificateError {
 }
 
 #[test]
-fn good_leaves_verify_and_bad_ones_fail_for_the_right_reason() {
+fn leaves_verify_or_fail_as_intended() {
     let (ca, other) = (TestCa::new("root"), TestCa::new("root"));
     let crl = ca.crl(&[]);
     let good = ca.leaf("client1.lb.com").build();
@@ -64,7 +64,7 @@ fn good_leaves_verify_and_bad_ones_fail_for_the_right_reason() {
 }
 
 #[test]
-fn an_intermediate_brings_its_chain_and_can_be_revoked() {
+fn intermediates_carry_their_chain_and_can_be_revoked() {
     let root = TestCa::new("root");
     let middle = root.intermediate("middle");
     let leaf = middle.intermediate("lower").leaf("a").build();
@@ -76,7 +76,7 @@ fn an_intermediate_brings_its_chain_and_can_be_revoked() {
 }
 
 #[test]
-fn odd_subjects_survive_the_signature() {
+fn unusual_subjects_keep_valid_signatures() {
     let ca = TestCa::new("root");
     let odd = [
         ca.leaf("one")

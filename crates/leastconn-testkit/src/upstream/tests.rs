@@ -12,7 +12,7 @@ async fn connect(upstream: &Upstream) -> TcpStream {
 }
 
 #[tokio::test]
-async fn counts_follow_connections() {
+async fn connections_are_counted() {
     let upstream = Upstream::named("web1").await;
     let mut one = connect(&upstream).await;
     let two = connect(&upstream).await;
@@ -26,7 +26,7 @@ async fn counts_follow_connections() {
 }
 
 #[tokio::test]
-async fn answers_come_after_the_half_close() {
+async fn behaviours_answer_after_half_close() {
     let bytes = pattern(7, 200_000);
     for (behaviour, answer) in [
         (Behaviour::Sink, sha256_hex(&bytes).into_bytes()),
@@ -48,7 +48,7 @@ async fn answers_come_after_the_half_close() {
 }
 
 #[tokio::test]
-async fn resets_are_resets() {
+async fn reset_behaviours_send_rst() {
     let upstream = Upstream::start(Behaviour::AcceptThenReset).await;
     let reset = read_to_close(&mut connect(&upstream).await)
         .await
@@ -64,7 +64,7 @@ async fn resets_are_resets() {
 }
 
 #[tokio::test]
-async fn a_stopped_server_refuses_and_comes_back_at_the_same_port() {
+async fn stopped_server_refuses_and_restarts() {
     let upstream = Upstream::start(Behaviour::Echo).await;
     let mut kept = connect(&upstream).await;
     roundtrip(&mut kept, b"a").await.unwrap();
@@ -87,7 +87,7 @@ async fn a_stopped_server_refuses_and_comes_back_at_the_same_port() {
 }
 
 #[tokio::test]
-async fn a_tls_server_demands_the_certificate() {
+async fn tls_server_requires_client_certificate() {
     let ca = TestCa::new("ca");
     let upstream =
         Upstream::start_tls(Behaviour::Echo, &ca.server(&["db.lb.com"]), Some(&ca)).await;
