@@ -1,6 +1,6 @@
-# `make` says what there is. Everything needs only cargo and a C compiler; what a
-# target needs besides is checked by scripts/setup.sh, which installs it (as root,
-# on Debian and Ubuntu) or says what is missing.
+# `make` lists the targets. All of them need cargo and a C compiler. Further programs
+# that a target needs are checked by scripts/setup.sh, which installs them (as root, on
+# Debian and Ubuntu) or prints what is missing.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -18,11 +18,11 @@ IMAGE ?= leastconn-lb:local
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-# docker-compose 1.29 or `docker compose`, whichever is there.
+# docker-compose 1.29 or `docker compose`, whichever is installed.
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-# The balancer's container must read the server's key (mode 0600): it runs as
-# whoever owns it, and never as root. See docker-compose.yml.
+# The container must read the server's key (mode 0600), so it runs as the user that
+# owns the key, never as root. See docker-compose.yml.
 ifeq ($(shell id -u),0)
 LB_UID ?= 65532
 LB_GID ?= 65532
@@ -35,7 +35,7 @@ endif
 export LB_UID LB_GID
 
 .PHONY: help
-help: ## What there is to make
+help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -43,37 +43,37 @@ help: ## What there is to make
 ##@ Try it
 
 .PHONY: demo
-demo: ## A balancer, servers and clients in one, with nothing prepared (DEMO_ARGS="--seconds 10")
+demo: ## Run a balancer with servers and clients, no setup needed (DEMO_ARGS="--seconds 10")
 	@scripts/setup.sh --build
 	$(CARGO) run --locked -p leastconn-lb -- demo $(DEMO_ARGS)
 
 .PHONY: run
-run: certs ## The balancer on this machine (CONFIG=examples/local.toml); first make simulate-upstreams
+run: certs ## Run the balancer with CONFIG=examples/local.toml; run make simulate-upstreams first
 	@scripts/setup.sh --build
 	$(CARGO) run --locked --release -p leastconn-lb -- run --config $(CONFIG)
 
 .PHONY: simulate-upstreams
-simulate-upstreams: ## Two web servers on 127.0.0.1:8081 and 8082, for make run
+simulate-upstreams: ## Start two web servers on 127.0.0.1:8081 and 8082, for make run
 	@scripts/simulate-upstreams.sh start
 
 .PHONY: stop-upstreams
-stop-upstreams: ## End them
+stop-upstreams: ## Stop these web servers
 	@scripts/simulate-upstreams.sh stop
 
 .PHONY: certs
-certs: ## Test certificates in certs/, as far as they are missing
+certs: ## Generate missing test certificates in certs/
 	@certs/generate_certs.sh $(KEY_OWNER)
 	@certs/generate_alt_certs.sh
 
-##@ Work on it
+##@ Develop
 
 .PHONY: build
-build: ## The release binary, target/release/leastconn-lb
+build: ## Build the release binary, target/release/leastconn-lb
 	@scripts/setup.sh --build
 	$(CARGO) build --locked --release -p leastconn-lb
 
 .PHONY: test
-test: ## All tests
+test: ## Run all tests
 	@scripts/setup.sh --test
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	  echo '$(CARGO) nextest run --locked --workspace' && $(CARGO) nextest run --locked --workspace && \
@@ -83,34 +83,33 @@ test: ## All tests
 	fi
 
 .PHONY: test-browser
-test-browser: ## The dashboard in a real Chromium (make test does it too, where there is one)
+test-browser: ## Test the dashboard in Chromium (part of make test where Chromium is installed)
 	@scripts/setup.sh --browser
 	LEASTCONN_BROWSER=required $(CARGO) test --locked -p leastconn-lb --test browser -- --test-threads 2
 
 .PHONY: test-long
-test-long: ## The long variants of the end-to-end tests: one of 8,000 connections revoked, 200 reloads under load, 100,000 connects during 20 upgrades, the latency of the admin side, a million identities (needs 20,000 open files)
+test-long: ## Run the long end-to-end tests: 8,000 connections, 200 reloads under load, 100,000 connects during 20 upgrades, admin latency, a million identities (needs 20,000 open files)
 	$(CARGO) test --locked --release -p leastconn --test limit_memory
 	LEASTCONN_LONG=1 $(CARGO) test --locked --release -p leastconn-lb --test e2e -- --test-threads 1 --nocapture
 
 .PHONY: test-race
-test-race: loom ## Every interleaving of the small models, then the tests with real threads again and again (RACE_ROUNDS=20)
+test-race: loom ## Run the loom models, then the multi-threaded tests repeatedly (RACE_ROUNDS=20)
 	$(CARGO) test --locked --release -p leastconn --test exact_under_threads --no-run
 	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 	for i in $$(seq $(RACE_ROUNDS)); do \
 	  $(CARGO) test --locked --release -p leastconn --test exact_under_threads --quiet >"$$log" 2>&1 || { cat "$$log"; echo "round $$i failed"; exit 1; }; \
 	done; echo "$(RACE_ROUNDS) rounds of: $$(grep '^test result' "$$log")"
 
-# The flag reaches every dependency, hence a directory of its own. Without the
-# feature tokio, which has no network under loom.
+# The flag changes every dependency, hence the separate target directory. The `tokio`
+# feature is off because Tokio has no network support under loom.
 .PHONY: loom
-loom: ## The model-checked tests alone
+loom: ## Run the loom model tests only
 	RUSTFLAGS="--cfg loom" $(CARGO) test --locked --release -p leastconn --no-default-features --target-dir target/loom --test loom
 
-# cargo-fuzz wants a nightly compiler for flags that a stable one takes too, when
-# told so. Without a sanitizer: that needs a standard library built for it, and
-# there is no unsafe code to find fault with.
+# RUSTC_BOOTSTRAP: cargo-fuzz uses unstable compiler flags. `-s none`: a sanitizer needs
+# a standard library built for it, and this code has no `unsafe` for it to check.
 .PHONY: fuzz
-fuzz: ## Fuzz the TLS record layer, PROXY headers and what is read from certificates, each target for FUZZ_SECONDS=60 (needs: cargo install cargo-fuzz)
+fuzz: ## Fuzz the TLS record layer, PROXY headers, certificates and patterns, FUZZ_SECONDS=60 each (needs: cargo install cargo-fuzz)
 	@cargo fuzz --version >/dev/null 2>&1 || { echo 'cargo-fuzz is missing: cargo install --locked cargo-fuzz'; exit 1; }
 	@for target in tls_record tls_stream identity patterns proxy_protocol; do \
 	  mkdir -p fuzz/corpus/$$target; \
@@ -119,7 +118,7 @@ fuzz: ## Fuzz the TLS record layer, PROXY headers and what is read from certific
 	done
 
 .PHONY: lint
-lint: ## Format, clippy, docs, architecture, dependencies, scripts
+lint: ## Check format, clippy, docs, links, architecture, dependencies, scripts
 	@scripts/setup.sh --lint
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
@@ -130,83 +129,83 @@ lint: ## Format, clippy, docs, architecture, dependencies, scripts
 	deploy/systemd/check.sh
 	@if command -v node >/dev/null; then \
 	  echo node --check; for script in crates/leastconn-server/src/dashboard/*.js; do node --input-type=module --check <$$script || exit 1; done; \
-	else echo 'node is not installed; the scripts of the dashboard not checked'; fi
+	else echo 'node is not installed: dashboard scripts are not checked'; fi
 	@if command -v shellcheck >/dev/null; then \
 	  echo shellcheck; shellcheck -x bench/*.sh certs/*.sh scripts/*.sh deploy/*.sh deploy/*/*.sh test/*.sh .ci/run \
 	    deploy/debian/postinst deploy/debian/prerm deploy/debian/postrm; \
-	else echo 'shellcheck is not installed; scripts not checked'; fi
+	else echo 'shellcheck is not installed: shell scripts are not checked'; fi
 
 .PHONY: fmt
 fmt: ## Format the code
 	$(CARGO) fmt --all
 
 .PHONY: docs
-docs: ## The library's documentation, target/doc/leastconn/index.html
+docs: ## Build the library's documentation, target/doc/leastconn/index.html
 	@scripts/setup.sh --build
 	$(CARGO) doc --locked --workspace --no-deps
 
 .PHONY: clean
-clean: stop-upstreams ## Remove what was built; certificates stay (certs/generate_certs.sh --force)
+clean: stop-upstreams ## Remove build output; keeps certificates (renew them with certs/generate_certs.sh --force)
 	$(CARGO) clean
 	rm -rf .docker-build
 
 ##@ Measure
 
 .PHONY: bench
-bench: ## Side by side with HAProxy, nginx, Envoy and Traefik, half an hour (BENCH_ARGS="--rounds 5"); bench/README.md
+bench: ## Compare with HAProxy, nginx, Envoy and Traefik, about 30 minutes (BENCH_ARGS="--rounds 5"); see bench/README.md
 	@scripts/setup.sh --build
 	bench/peers.sh
 	$(CARGO) build --locked --release -p leastconn-lb -p leastconn-bench
 	target/release/leastconn-bench compare $(BENCH_ARGS)
 
 .PHONY: bench-smoke
-bench-smoke: ## Whether it still works, a minute, with the peers that are there; fails on errors, not on time
+bench-smoke: ## Check that the benchmark works, about a minute, with the installed peers; fails on errors, not on slow results
 	@scripts/setup.sh --build
-	@# The profile of the tests, which is built already: its figures mean nothing.
+	@# The dev profile is built already; its figures are meaningless.
 	$(CARGO) build --locked -p leastconn-lb -p leastconn-bench
 	target/debug/leastconn-bench compare --quick --rounds 1 --unpinned \
 	  --binary target/debug/leastconn-lb --out target/bench-smoke
 
 .PHONY: attack
-attack: ## What attacks cost the release binary, two minutes on loopback, with nginx and HAProxy beside if installed (ATTACK_ARGS="--seconds 5 --only handshakes")
+attack: ## Measure what attacks cost the release binary, and nginx and HAProxy if installed, two minutes on loopback (ATTACK_ARGS="--seconds 5 --only handshakes")
 	@scripts/setup.sh --build
 	$(CARGO) build --locked --release -p leastconn-lb
 	bench/attack/run.py $(ATTACK_ARGS)
 
 .PHONY: instructions
-instructions: ## Instructions for each pick, admission, echo and MiB, counted by valgrind
+instructions: ## Count instructions per pick, admission, echo and MiB with valgrind
 	@scripts/setup.sh --build
 	@scripts/instructions.sh
 
 ##@ Install
 
 .PHONY: deb
-deb: ## The Debian package, target/debian/leastconn-lb_VERSION_ARCH.deb (installs cargo-deb if missing)
+deb: ## Build the Debian package, target/debian/leastconn-lb_VERSION_ARCH.deb (installs cargo-deb if missing)
 	@deploy/debian/build.sh
 
 .PHONY: deb-test
-deb-test: ## The package in a throw-away Debian: installed, started, used, upgraded, purged (as root)
+deb-test: ## Install, start, use, upgrade and purge the package in a temporary Debian system (as root)
 	@deploy/debian/test.sh
 
 .PHONY: install
-install: ## Without a package: program, service, manual pages, completions (PREFIX=/usr/local, DESTDIR=)
+install: ## Install program, service, manual pages and completions without a package (PREFIX=/usr/local, DESTDIR=)
 	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) deploy/install.sh
 
 ##@ Kubernetes
 
 .PHONY: kubernetes-test
-kubernetes-test: ## The manifests against the schemas of Kubernetes, and against each other
+kubernetes-test: ## Validate the manifests against the Kubernetes schemas and each other
 	@deploy/kubernetes/test.sh
 
 ##@ Docker
 
 .PHONY: docker-build
-docker-build: ## The image (IMAGE=leastconn-lb:local)
+docker-build: ## Build the image (IMAGE=leastconn-lb:local)
 	docker build --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1) \
 	  --build-arg REVISION=$$(git rev-parse --short HEAD 2>/dev/null || echo unknown) -t $(IMAGE) .
 
 .PHONY: docker-run
-docker-run: certs ## The image on this machine's network with CONFIG; Ctrl-C ends it
+docker-run: certs ## Run the image on the host network with CONFIG; stop with Ctrl-C
 	docker run --rm --network host --user $(LB_UID):$(LB_GID) --read-only --cap-drop ALL --no-healthcheck \
 	  -v "$(abspath $(CONFIG)):/etc/leastconn/conf/leastconn.toml:ro" \
 	  -v "$(CURDIR)/certs/server:/etc/leastconn/certs/server:ro" \
@@ -214,22 +213,22 @@ docker-run: certs ## The image on this machine's network with CONFIG; Ctrl-C end
 	  $(IMAGE) run --config /etc/leastconn/conf/leastconn.toml
 
 .PHONY: docker-compose-build
-docker-compose-build: ## The composition's images
+docker-compose-build: ## Build the images of docker-compose.yml
 	$(COMPOSE) build
 
 .PHONY: docker-compose
-docker-compose: certs ## Two web servers and the balancer on port 9443; then certs/test-mtls.sh
+docker-compose: certs ## Start two web servers and the balancer on port 9443; test with certs/test-mtls.sh
 	$(COMPOSE) up -d --build
 
 .PHONY: docker-compose-down
-docker-compose-down: ## Take the composition down
+docker-compose-down: ## Stop and remove these containers
 	$(COMPOSE) down
 
 .PHONY: docker-test
-docker-test: ## Start the composition for a moment and check who reaches what
+docker-test: ## Start docker-compose.yml briefly and check which client reaches which server
 	@scripts/setup.sh --build
 	@deploy/docker-test.sh
 
 .PHONY: docker-test-full
-docker-test-full: ## The same with an image that the Dockerfile compiles
+docker-test-full: ## The same with an image compiled by the Dockerfile
 	@deploy/docker-test.sh --full

@@ -1,77 +1,57 @@
 #!/usr/bin/env bash
-# What the compiler does not check: the promises of ARCHITECTURE.md and the
-# house's rules about files. Prints every violation; exit code 1 if there is one.
+# Checks rules that the compiler does not enforce: dependencies between modules, file
+# sizes, and documents that must agree with the tree. Prints every violation; exit code
+# 1 if there is one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 FAILED=''
-wrong() {
+fail() {
   printf 'check-architecture: %s\n' "$*" >&2
   FAILED=1
 }
-# What is committed or about to be; nothing that git ignores.
+# Files that are tracked, or new and not ignored.
 files() { git ls-files --cached --others --exclude-standard -- "$@" | while IFS= read -r f; do [ -e "$f" ] && printf '%s\n' "$f"; done || true; }
 
-# The library knows neither TLS nor configuration.
+# The library depends neither on TLS nor on the configuration format.
 tree=$(cargo tree --locked --prefix none -p leastconn -e normal)
 for crate in rustls serde toml clap; do
-  if grep -q "^$crate v" <<<"$tree"; then wrong "the library leastconn depends on $crate"; fi
+  if grep -q "^$crate v" <<<"$tree"; then fail "the library leastconn depends on $crate"; fi
 done
 
-# No file so long that nobody reads it; foo.rs and foo/, never foo/mod.rs.
+# Size limit and layout of source files.
 while IFS= read -r f; do
   lines=$(wc -l <"$f")
-  if [ "$lines" -gt 600 ]; then wrong "$f has $lines lines; 600 is the limit"; fi
-  case $f in */mod.rs) wrong "$f: use foo.rs beside foo/ instead of foo/mod.rs" ;; esac
+  if [ "$lines" -gt 600 ]; then fail "$f has $lines lines; the limit is 600"; fi
+  case $f in */mod.rs) fail "$f: use foo.rs beside foo/ instead of foo/mod.rs" ;; esac
 done < <(files '*.rs')
 
-# A room knows only those below it: whoever reads one can stop somewhere. Of each
-# `crate::a` and `use crate::{a, b::C, d::{E, F}}`, outside tests and comments.
-rooms() {
-  local src=$1 f room
-  while IFS= read -r f; do
-    case $f in */tests/* | */tests.rs | "$src"/lib.rs | "$src"/main.rs) continue ;; esac
-    room=${f#"$src"/} room=${room%%/*}
-    ROOM=${room%.rs} perl -0777 -ne '
-      s{//.*}{}g; s/#\[cfg\(test\)\]\s*mod \w+ \{.*//s;
-      my @to = /\bcrate::(\w+)/g;
-      while (/\bcrate::(\{(?:[^{}]++|(?1))*\})/g) {
-        my $list = substr $1, 1, -1;
-        1 while $list =~ s/\{[^{}]*\}//g;
-        push @to, $list =~ /(?:^|,)\s*(\w+)/g;
-      }
-      $_ eq $ENV{ROOM} || print "$ENV{ROOM} $_\n" for @to;
-    ' "$f"
-  done < <(files "$src/*.rs" | sort)
-}
-for src in crates/*/src; do
-  circle=$(rooms "$src" | tsort 2>&1 >/dev/null) ||
-    wrong "$src: rooms that need each other: $(awk '/loop:$/ && n++ { exit } !/loop:$/ { print $2 }' <<<"$circle" | paste -sd ' ')"
-done
+# No import cycle between the modules of a directory.
+cycles=$(scripts/module-cycles.py crates/*/src bench/src) || fail "$cycles"
 
-# Private keys are made where they are used.
+# No private key in the repository: keys are generated where they are used.
 while IFS= read -r f; do
-  if grep -qE '^-----BEGIN [A-Z ]*PRIVATE KEY-----' "$f"; then wrong "$f holds a private key"; fi
+  if grep -qE '^-----BEGIN [A-Z ]*PRIVATE KEY-----' "$f"; then fail "$f contains a private key"; fi
 done < <(files)
 
-# The image's first layer needs every manifest of the workspace.
+# The dependency layer of the image needs every manifest of the workspace.
 while IFS= read -r f; do
-  grep -qF "COPY $f " Dockerfile || wrong "Dockerfile does not copy $f in its layer of dependencies"
+  grep -qF "COPY $f " Dockerfile || fail "the Dockerfile does not copy $f into its dependency layer"
 done < <(files 'crates/*/Cargo.toml' bench/Cargo.toml)
 
-# Each dependency is there for a reason that is written down.
+# Every dependency of the workspace has an entry in docs/dependencies.md.
 while IFS= read -r dep; do
   case $dep in leastconn*) continue ;; esac
-  grep -qF "\`$dep\`" docs/dependencies.md || wrong "docs/dependencies.md says nothing about $dep"
+  grep -qF "\`$dep\`" docs/dependencies.md || fail "docs/dependencies.md has no entry for $dep"
 done < <(awk '/^\[/ { on = ($0 == "[workspace.dependencies]") } on && /^[a-z]/ { print $1 }' Cargo.toml)
 
-# A path that a document names exists. In backticks, with a slash and either a
-# first part that is in the repository or a known ending; or a bare *.rs, *.sh.
-# What git ignores (certs/ca/ca.crt) is made later and may be missing.
+# Every path that a document names in backticks exists. Checked are paths with a slash
+# that start with a directory of the repository or have a known extension, and bare
+# *.rs and *.sh names. Ignored files (certs/ca/ca.crt) are generated and may be missing.
 all=$(files)
 exists() {
   local path=${1%/}
-  # From the root, as a pattern, or as the end of some path (`tls/handshake.rs`).
+  # Relative to the root, as a glob, or as the end of a path (`tls/handshake.rs`).
   if [ -e "$path" ] || compgen -G "$path" >/dev/null; then return 0; fi
   case $'\n'$all$'\n' in
     *"/$path"$'\n'* | *"/$path/"*) return 0 ;;
@@ -80,7 +60,7 @@ exists() {
 }
 for doc in ARCHITECTURE.md README.md; do
   [ -e "$doc" ] || continue
-  # shellcheck disable=SC2016 # the backticks are the document's
+  # shellcheck disable=SC2016 # the backticks are Markdown
   while IFS= read -r path; do
     case $path in
       /* | *://* | *..* | '~'*) continue ;;
@@ -92,31 +72,19 @@ for doc in ARCHITECTURE.md README.md; do
       *.rs | *.sh) ;;
       *) continue ;;
     esac
-    exists "$path" || git check-ignore -q "$path" || wrong "$doc names $path, which does not exist"
+    exists "$path" || git check-ignore -q "$path" || fail "$doc names $path, which does not exist"
   done < <(grep -oE '`[A-Za-z0-9_.*/~:-]+`' "$doc" | tr -d '`' | sort -u || true)
 done
 
-# A link from one document to another leads somewhere, to its heading too.
-# shellcheck disable=SC2016 # the backticks are Markdown's
-headings() { sed '/^```/,/^```/d' "$1" | sed -n 's/^##* //p' | tr '[:upper:] ' '[:lower:]-' | sed 's/[^a-z0-9_-]//g'; }
-while IFS= read -r doc; do
-  while IFS= read -r link; do
-    page=${link%%#*}
-    if [ -n "$page" ]; then page=$(dirname "$doc")/$page; else page=$doc; fi
-    if [ ! -e "$page" ]; then
-      wrong "$doc links to $link, which does not exist"
-    elif [[ $link == *'#'* ]] && ! headings "$page" | grep -qxF -- "${link#*#}"; then
-      wrong "$doc links to $link, and no heading is called that"
-    fi
-  done < <(grep -oE '\]\([^) ]+\)' "$doc" | sed 's/^](//; s/)$//' | grep -v '://' | sort -u || true)
-done < <(files '*.md')
+# Links between documents resolve.
+scripts/check-links.sh || FAILED=1
 
-# A test that the list of threats names exists, at the end of some path.
+# Every test that the threat list names exists. A test is `end/of/path.rs::name`.
 while IFS= read -r test; do
   file=${test%%::*}
   found=$(grep -E "(^|/)$file\$" <<<"$all" || true)
   if [ -z "$found" ] || ! xargs -d '\n' grep -qE "fn ${test##*::}\\b" <<<"$found"; then
-    wrong "docs/threats.md names $test, which does not exist"
+    fail "docs/threats.md names the test $test, which does not exist"
   fi
 done < <(grep -oE '[a-z0-9_/-]+\.rs::[a-z0-9_]+' docs/threats.md | sort -u || true)
 

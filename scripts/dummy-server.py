@@ -3,8 +3,8 @@
 
     dummy-server.py NAME PORT [BIND]
 
-For trying the balancer by hand: who answered is on the page. A queue long
-enough that many clients at once do not wait for each other.
+For trying out the balancer: the page shows which server answered. The backlog is
+long enough for many concurrent clients.
 """
 
 import sys

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Instructions that the library needs for each pick, admission, echo and MiB, counted
-# by valgrind: the same to within 1 % however busy the machine is, so that a change of
-# a few percent shows. The work is done n and 3n times; the difference, divided by 2n,
-# has nothing in it that is done once.
+# Counts with valgrind the instructions that the library executes per pick, admission,
+# echo and MiB. The counts vary by less than 1 % even on a busy machine, so changes of a
+# few percent are visible. Each operation runs n and 3n times; the difference divided by
+# 2n excludes one-time costs.
 #   scripts/instructions.sh [pick-4|pick-64|pick-1000|admit|echo|mebibyte …]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,13 +16,13 @@ program=$(cargo bench --locked -p leastconn --bench instructions --no-run --mess
   sed -n 's/.*"executable":"\([^"]*instructions[^"]*\)".*/\1/p' | tail -n 1)
 [ -x "$program" ] || { echo 'instructions: the benchmark was not built' >&2; exit 1; }
 
-# A copy by `rep movsb` would be counted as an instruction for every byte.
+# valgrind counts `rep movsb` as one instruction per byte.
 export GLIBC_TUNABLES=glibc.cpu.x86_rep_movsb_threshold=1000000000
 
 LOG=$(mktemp)
 trap 'rm -f "$LOG"' EXIT
 
-counted() {
+count_instructions() {
   local text
   if ! valgrind --tool=callgrind --callgrind-out-file=/dev/null "$program" "$1" "$2" >"$LOG" 2>&1; then
     cat "$LOG" >&2
@@ -38,7 +38,7 @@ works=("$@")
 printf '%-12s %14s\n' work instructions
 for work in "${works[@]}"; do
   case $work in mebibyte) n=8 ;; *) n=2000 ;; esac
-  once=$(counted "$work" "$n")
-  thrice=$(counted "$work" "$((3 * n))")
-  printf '%-12s %14d\n' "$work" "$(((thrice - once) / (2 * n)))"
+  short=$(count_instructions "$work" "$n")
+  long=$(count_instructions "$work" "$((3 * n))")
+  printf '%-12s %14d\n' "$work" "$(((long - short) / (2 * n)))"
 done

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Is everything there to build and test? As root on Debian and Ubuntu, installs
-# the packages that are missing; otherwise says which. Says nothing and takes no
-# time when all is well.
+# Checks that the programs for building and testing are installed. As root on Debian
+# and Ubuntu it installs missing packages; otherwise it lists them. Prints nothing if
+# nothing is missing.
 #
 #   scripts/setup.sh [--build | --test | --lint | --browser | --deb | --deb-test]…     (default: --build)
 #
-#   --build  cargo of the version Cargo.toml asks for, a C compiler
-#   --test   the programs that tests run against (and all of --build)
-#   --lint   shellcheck and cargo-deny (and all of --build)
-#   --browser  Chromium, for the tests of the dashboard (and all of --build), and
-#            axe-core for what it knows of accessibility, where npm can get it
-#   --deb    what the Debian package is made with (and all of --build)
-#   --deb-test  what it is tried out in (and all of --deb)
+#   --build     cargo in the version that Cargo.toml requires, and a C compiler
+#   --test      the programs that tests run against
+#   --lint      git, python3, shellcheck and cargo-deny
+#   --browser   Chromium for the dashboard tests, and axe-core (accessibility checks)
+#               if npm can download it
+#   --deb       the tools that build the Debian package
+#   --deb-test  the tools that test the Debian package (includes --deb)
+#
+# Every option includes --build.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -40,8 +42,8 @@ BAD=''
 MISSING=()
 want() { have "$1" || MISSING+=("$2"); }
 
-# aws-lc, the cryptography under rustls, is C. It brings ready-made assembly for
-# Linux on x86-64 and arm64; elsewhere it also asks for cmake.
+# aws-lc, the cryptographic library of rustls, is written in C. It ships assembly for
+# Linux on x86-64 and arm64; other platforms also need cmake.
 want cc gcc
 if have cc && ! printf '#include <stdlib.h>\nint main(void){return 0;}' | cc -x c -fsyntax-only - 2>/dev/null; then
   MISSING+=(libc6-dev)
@@ -69,6 +71,7 @@ if [ -n "$BROWSER" ] && [ -z "${CHROMIUM:-}" ]; then
 fi
 if [ -n "$LINT" ]; then
   want git git
+  want python3 python3
   want shellcheck shellcheck
 fi
 if [ -n "$DEB" ]; then
@@ -86,8 +89,8 @@ if [ ${#MISSING[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && have apt-get; then
     echo "setup: installing ${MISSING[*]}" >&2
     log=$(mktemp)
-    # No services started: nginx and others are run by the tests, on their own
-    # ports. policy-rc.d is how Debian is told so.
+    # policy-rc.d keeps the installed services stopped: tests start nginx and others
+    # themselves, on other ports.
     policy=''
     if [ ! -e /usr/sbin/policy-rc.d ]; then
       policy=/usr/sbin/policy-rc.d
@@ -119,7 +122,7 @@ if ! have cargo; then
 else
   found=$(cargo --version 2>/dev/null | awk '{print $2}')
   if [ -z "$found" ]; then
-    problem "cargo is there but does not start: $(cargo --version 2>&1 | head -n 1)"
+    problem "cargo is installed but does not run: $(cargo --version 2>&1 | head -n 1)"
   elif ! version_at_least "$found" "$RUST"; then
     if have rustup; then fix="rustup toolchain install stable && rustup default stable"; else fix="see https://rustup.rs"; fi
     problem "Rust $found is too old, $RUST or later is needed: $fix"
@@ -127,20 +130,20 @@ else
     cargo fmt --version >/dev/null 2>&1 || problem "rustfmt is missing: rustup component add rustfmt"
     cargo clippy --version >/dev/null 2>&1 || problem "clippy is missing: rustup component add clippy"
     if ! have cargo-deny; then
-      echo "setup: installing cargo-deny (takes some minutes, once)" >&2
-      cargo install --quiet --locked cargo-deny || echo "setup: no cargo-deny; lint goes on without it" >&2
+      echo "setup: installing cargo-deny (a few minutes, only once)" >&2
+      cargo install --quiet --locked cargo-deny || echo "setup: cargo-deny could not be installed; lint runs without it" >&2
     fi
   fi
   if [ -n "$DEB" ] && [ -z "$BAD" ] && ! have cargo-deb; then
-    echo "setup: installing cargo-deb (takes some minutes, once)" >&2
+    echo "setup: installing cargo-deb (a few minutes, only once)" >&2
     cargo install --quiet --locked cargo-deb || problem "cargo-deb is missing: cargo install --locked cargo-deb"
   fi
 fi
 
 # --- axe-core --------------------------------------------------------------------
 
-# For the tests only, and not kept here: its licence is not ours (MPL-2.0). Without it
-# the tests look at names, roles and landmarks themselves.
+# Used by tests only, and not part of the repository because of its licence (MPL-2.0).
+# Without it the tests still check names, roles and landmarks.
 AXE=4.14.1
 axe_file=target/browser/axe.min.js
 if [ -n "$BROWSER" ] && ! grep -qs "axe v$AXE" "$axe_file"; then
@@ -150,11 +153,11 @@ if [ -n "$BROWSER" ] && ! grep -qs "axe v$AXE" "$axe_file"; then
       mkdir -p target/browser
       cp "$place/package/axe.min.js" "$axe_file"
     else
-      echo "setup: no axe-core from npm; the tests go on without it" >&2
+      echo "setup: npm cannot download axe-core; the tests run without it" >&2
     fi
     rm -rf "$place"
   else
-    echo "setup: npm is not installed; the tests go on without axe-core" >&2
+    echo "setup: npm is not installed; the tests run without axe-core" >&2
   fi
 fi
 

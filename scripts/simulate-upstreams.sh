@@ -1,21 +1,21 @@
 #!/bin/sh
-# Two web servers on this machine, webapp1 on 8081 and webapp2 on 8082, for
-# examples/local.toml. They go on until stopped.
+# Starts or stops two local web servers for examples/local.toml: webapp1 on port 8081
+# and webapp2 on port 8082.
 #
 #   scripts/simulate-upstreams.sh start | stop
 set -eu
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 STATE=${TMPDIR:-/tmp}/leastconn-upstreams-$(id -u)
 
-# Is the process in FILE still the server that `start` started?
+# True if the process ID in FILE still belongs to a server that `start` started.
 running() { # FILE
   [ -s "$1" ] || return 1
   pid=$(cat "$1")
-  # /proc first: a small Debian has no ps
+  # /proc first: minimal Debian systems have no ps
   { tr '\0' ' ' <"/proc/$pid/cmdline" || ps -p "$pid" -o args=; } 2>/dev/null | grep -q dummy-server.py
 }
 
-# Ends what `start` started, by process ID, and only if it still is that.
+# Stops the servers that `start` started.
 stop() {
   for file in "$STATE"/*.pid; do
     [ -e "$file" ] || continue
@@ -37,7 +37,7 @@ start() { # NAME PORT
   pid=$!
   echo $pid >"$STATE/$1.pid"
   i=0
-  # The name, not just an answer: something else may be on that port.
+  # Compare the name: another program may listen on that port.
   until [ "$(curl -fsS --noproxy '*' --max-time 1 "http://127.0.0.1:$2/" 2>/dev/null)" = "$1" ]; do
     i=$((i + 1))
     if [ $i -gt 50 ] || ! kill -0 $pid 2>/dev/null; then

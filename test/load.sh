@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Many requests at once, as both clients, each on a connection of its own; then
-# who was answered by which server, and how many were refused. With the limits
-# of examples/leastconn.toml (20 a second, 20 at once) most of them are.
+# Sends concurrent requests as both clients, each on a new connection, and prints how
+# many each server answered and how many were refused. With the limits of
+# examples/leastconn.toml (20 per second, burst 20) most are refused.
 #
-#   make simulate-upstreams, make run, then: test/load.sh
+#   Run `make simulate-upstreams` and `make run`, then test/load.sh.
 #
-#   COUNT       requests for each client (default 200)
-#   AT_ONCE     how many at the same time (default 50)
+#   COUNT       requests per client (default 200)
+#   AT_ONCE     concurrent requests (default 50)
 #   LB_ADDRESS  where the balancer listens (default localhost:9443)
-#   LB_NAME     the name its certificate must have (default lb.com)
+#   LB_NAME     the name in its certificate (default lb.com)
 #   CERTS       directory of the certificates (default certs/)
 #
-# Exit code 1 if nobody was served or client2 reached a server it may not use.
-# curl starts a process a request: this shows behaviour, not speed.
+# Exit code 1 if no request was served or client2 reached a server that it may not use.
+# Each request starts a curl process, so this shows behaviour, not speed.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export LB_ADDRESS=${LB_ADDRESS:-localhost:9443}
@@ -26,7 +26,7 @@ AT_ONCE=${AT_ONCE:-50}
   exit 1
 }
 
-# Prints "client page", or "client refused": a page is one word here.
+# Prints "CLIENT SERVER", or "CLIENT refused|timeout|unreachable".
 one() {
   local page
   if page=$(curl --silent --fail --max-time 30 --noproxy '*' --cacert "$CERTS/ca/ca.crt" \
@@ -49,7 +49,7 @@ for _ in $(seq "$COUNT"); do printf 'client1\nclient2\n'; done |
   awk -v start="$start" -v at_once="$AT_ONCE" '
     { n[$1, $2]++; if (!($2 in seen)) { seen[$2] = 1; names[++columns] = $2 } total++ }
     END {
-      # servers by name, then what was not an answer
+      # servers by name, then failures
       for (i = 1; i <= columns; i++) for (j = i + 1; j <= columns; j++)
         if (rank(names[j]) < rank(names[i])) { t = names[i]; names[i] = names[j]; names[j] = t }
       printf "%-16s", "client"
@@ -63,7 +63,8 @@ for _ in $(seq "$COUNT"); do printf 'client1\nclient2\n'; done |
       }
       "date +%s.%N" | getline end
       printf "%d requests, %d at once, in %.1f s\n", total, at_once, end - start
-      if (!served) { print "load: nobody was served"; exit 1 }
+      if (!served) { print "load: no request was served"; exit 1 }
       if (n["client2", "webapp1"]) { print "load: client2 reached webapp1, which it may not use"; exit 1 }
+
     }
     function rank(name) { return (name ~ /^(refused|timeout|unreachable)$/ ? "1" : "0") name }'
