@@ -335,7 +335,7 @@ impl Balancer {
     ///
     /// # Panics
     /// After [`DEADLINE`].
-    pub async fn assert_quiet(&self, baseline_fds: usize) {
+    pub async fn assert_idle(&self, baseline_fds: usize) {
         let quiet = eventually(DEADLINE, || async {
             if self.try_address("admin").is_some() {
                 let metrics = self.metrics().await;

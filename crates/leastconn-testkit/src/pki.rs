@@ -24,7 +24,7 @@ use time::OffsetDateTime;
 
 use crate::data::hex;
 pub use crl::CrlBuilder;
-pub use der::{list_of_version_1, list_without_next_update};
+pub use der::{crl_version_1, crl_without_next_update};
 pub use leaf::LeafBuilder;
 
 const DAY: i64 = 24 * 60 * 60;
@@ -121,7 +121,7 @@ impl TestCa {
     }
 
     /// A new self-signed root whose certificate is valid for these seconds from now.
-    pub fn valid(name: &str, not_before: i64, not_after: i64) -> Self {
+    pub fn with_validity(name: &str, not_before: i64, not_after: i64) -> Self {
         let (mut params, key) = ca_params(name);
         params.not_before = at(not_before);
         params.not_after = at(not_after);
@@ -151,7 +151,7 @@ impl TestCa {
     }
 
     /// A new CA below this one whose certificate is valid for these seconds from now.
-    pub fn intermediate_valid(&self, name: &str, not_before: i64, not_after: i64) -> Self {
+    pub fn intermediate_with_validity(&self, name: &str, not_before: i64, not_after: i64) -> Self {
         let (mut params, key) = ca_params(name);
         params.not_before = at(not_before);
         params.not_after = at(not_after);
@@ -179,7 +179,7 @@ impl TestCa {
 
     /// A new CA below this one that may only issue URIs of this host (name
     /// constraints, RFC 5280, 4.2.1.10).
-    pub fn constrained_to_uris_of(&self, name: &str, host: &str) -> Self {
+    pub fn uri_constrained_intermediate(&self, name: &str, host: &str) -> Self {
         let (mut params, key) = ca_params(name);
         let base = der::tlv(0x86, host.as_bytes());
         let permitted = der::tlv(0xa0, &der::tlv(der::SEQUENCE, &base));
@@ -265,7 +265,7 @@ impl TestCa {
     }
 
     /// A CRL to be described.
-    pub fn list(&self) -> CrlBuilder<'_> {
+    pub fn crl_builder(&self) -> CrlBuilder<'_> {
         CrlBuilder::new(self)
     }
 

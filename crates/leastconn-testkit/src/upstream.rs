@@ -23,7 +23,7 @@ const BACKLOG: u32 = 4096;
 
 /// What becomes of open connections when a server stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Open {
+pub enum OpenConnections {
     /// They live on; only new ones are refused.
     Keep,
     /// They are closed, as if the process had died.
@@ -193,7 +193,7 @@ impl Upstream {
     }
 
     /// Closes the listener: connecting is refused once this returns.
-    pub async fn stop(&self, open: Open) {
+    pub async fn stop(&self, open: OpenConnections) {
         let Some(accepting) = self.accepting.lock().unwrap().take() else {
             return;
         };
@@ -201,8 +201,8 @@ impl Upstream {
         let _ = accepting.listener.await;
         let mut connections = std::mem::take(&mut *accepting.connections.lock().unwrap());
         match open {
-            Open::Keep => connections.detach_all(),
-            Open::Close => connections.shutdown().await,
+            OpenConnections::Keep => connections.detach_all(),
+            OpenConnections::Close => connections.shutdown().await,
         }
     }
 

@@ -21,7 +21,7 @@ use leastconn_testkit::{
     Behaviour, DEADLINE, Upstream,
     client::{read_line, read_to_close, roundtrip},
     eventually,
-    upstream::Open,
+    upstream::OpenConnections,
     within,
 };
 use rig::{Rig, builder, raise_descriptor_limit};
@@ -75,7 +75,7 @@ async fn seed_closes_the_client_before_retrying() {
         Upstream::start(Behaviour::Echo).await,
         Upstream::start(Behaviour::Echo).await,
     );
-    dead.stop(Open::Close).await;
+    dead.stop(OpenConnections::Close).await;
     let mut retried = 0;
     for seed in 0..16 {
         let mut rig = Rig::start(builder([&dead, &well]).seed(seed)).await;
@@ -95,7 +95,7 @@ async fn seed_closes_the_client_before_retrying() {
 /// client that ends its question lost the answer.
 #[tokio::test]
 async fn seed_closes_both_sides_when_one_finishes_sending() {
-    let upstream = Upstream::start(Behaviour::SlowAnswer {
+    let upstream = Upstream::start(Behaviour::DelayedResponse {
         delay: Duration::from_millis(100),
         bytes: 1 << 20,
     })
@@ -131,7 +131,7 @@ async fn seed_checks_health_first_after_ten_seconds() {
         Upstream::start(Behaviour::Echo).await,
         Upstream::start(Behaviour::Echo).await,
     );
-    dead.stop(Open::Close).await;
+    dead.stop(OpenConnections::Close).await;
     let check = Check {
         probe: Probe::Tcp {
             send: None,

@@ -1,4 +1,4 @@
-use leastconn_testkit::upstream::Open;
+use leastconn_testkit::upstream::OpenConnections;
 use leastconn_testkit::{DEADLINE, Signal, Upstream};
 
 use crate::page::Page;
@@ -49,7 +49,7 @@ async fn down_server_is_highlighted_and_announced() {
         "document.querySelector('{badge}').textContent === 'up'"
     ))
     .await;
-    webs[1].stop(Open::Close).await;
+    webs[1].stop(OpenConnections::Close).await;
     page.wait(&format!(
         "document.querySelector('{badge}').textContent === 'down'"
     ))
@@ -65,7 +65,7 @@ async fn down_server_is_highlighted_and_announced() {
     assert_eq!(page.text("#outages-title").await, "1 server down");
     let listed = page.text("#outages-servers").await;
     assert!(listed.starts_with("web/web2 is down since "), "{listed}");
-    webs[0].stop(Open::Close).await;
+    webs[0].stop(OpenConnections::Close).await;
     page.wait(
         "document.getElementById('outages-title').textContent === 'No server is available: web'",
     )

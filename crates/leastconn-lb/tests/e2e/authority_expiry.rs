@@ -44,8 +44,8 @@ async fn refusal(lb: &Running, cert: &Cert) -> serde_json::Value {
 async fn clients_of_an_expired_authority_are_refused_and_ended() {
     let web = Upstream::named("web1").await;
     let (brief, other) = (
-        TestCa::valid("brief", -DAY, 6),
-        TestCa::valid("other", -DAY, 3 * DAY),
+        TestCa::with_validity("brief", -DAY, 6),
+        TestCa::with_validity("other", -DAY, 3 * DAY),
     );
     let lb = start(&web, &[&brief, &other], "").await;
     let cert = brief.leaf(CLIENT1).validity(-60, DAY).build();
@@ -88,8 +88,8 @@ async fn clients_of_an_expired_authority_are_refused_and_ended() {
 #[tokio::test]
 async fn connections_outlive_their_authority_if_they_are_kept() {
     let web = Upstream::named("web1").await;
-    let brief = TestCa::valid("brief", -DAY, 6);
-    let other = TestCa::valid("other", -DAY, DAY);
+    let brief = TestCa::with_validity("brief", -DAY, 6);
+    let other = TestCa::with_validity("other", -DAY, DAY);
     let lb = start(&web, &[&brief, &other], "on_expiry = \"keep\"").await;
     let cert = brief.leaf(CLIENT1).validity(-60, DAY).build();
     let mut kept = lb.showing(&cert).connect(lb.main()).await.unwrap();
@@ -105,7 +105,7 @@ async fn connections_outlive_their_authority_if_they_are_kept() {
 async fn clients_of_an_expired_intermediate_are_refused_and_ended() {
     let web = Upstream::named("web1").await;
     let root = TestCa::new("root");
-    let below = root.intermediate_valid("below", -DAY, 6);
+    let below = root.intermediate_with_validity("below", -DAY, 6);
     let lb = start(&web, &[&root], "").await;
     let cert = below.leaf(CLIENT1).validity(-60, DAY).build();
     let mut open = lb.showing(&cert).connect(lb.main()).await.unwrap();
@@ -123,7 +123,7 @@ async fn clients_of_an_expired_intermediate_are_refused_and_ended() {
 #[tokio::test]
 async fn server_of_an_expired_authority_is_refused() {
     let servers = Servers {
-        ca: TestCa::valid("brief", -DAY, 6),
+        ca: TestCa::with_validity("brief", -DAY, 6),
     };
     let web = Upstream::start_tls(Behaviour::Named("web1".to_owned()), &servers.cert(), None).await;
     let tls = "tls = { ca = \"servers.crt\", server_name = \"web.internal\" }";

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use leastconn_testkit::upstream::Open;
+use leastconn_testkit::upstream::OpenConnections;
 use leastconn_testkit::{Balancer, Behaviour, DEADLINE, Upstream, eventually, within};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -267,7 +267,7 @@ async fn over_tls_to_servers(behaviour: Behaviour, sends: bool) {
         drop(client.await.unwrap());
     }
     // One that never reads would keep its connections to their time-out.
-    web.stop(Open::Close).await;
+    web.stop(OpenConnections::Close).await;
     lb.quiet().await;
 }
 

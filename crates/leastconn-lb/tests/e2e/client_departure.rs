@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use leastconn_testkit::{
-    Behaviour, DEADLINE, Upstream, client::read_to_close, metrics, upstream::Open,
+    Behaviour, DEADLINE, Upstream, client::read_to_close, metrics, upstream::OpenConnections,
 };
 use socket2::{Domain, Socket, Type};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
@@ -114,7 +114,7 @@ async fn departed_clients_free_their_slots(records: Records) {
 
 async fn request_with_half_close_survives_a_retry(records: Records) {
     let web = Upstream::start(Behaviour::Echo).await;
-    web.stop(Open::Close).await;
+    web.stop(OpenConnections::Close).await;
     let lb = start(records, &entries(&[&web])).await;
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     let mut plain = tcp(lb.address("plain")).await;

@@ -13,7 +13,7 @@ use crate::support::{BIN, CLIENT1, Site, refused, talk};
 async fn expired_list_is_reported_everywhere() {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]);
-    let list = site.ca.list().number(1).validity(-3600, 7).pem();
+    let list = site.ca.crl_builder().number(1).validity(-3600, 7).pem();
     std::fs::write(site.dir.path().join("ca.crl"), list).unwrap();
     let lb = site.start().await;
     assert!(
@@ -103,14 +103,14 @@ async fn expired_list_does_not_block_other_issuers() {
     let authorities = site.ca.cert_pem() + &other.cert_pem();
     std::fs::write(site.dir.path().join("ca.crt"), authorities).unwrap();
     let path = site.dir.path().join("ca.crl");
-    let expiring = other.list().validity(-3600, 5).pem();
-    std::fs::write(&path, site.ca.list().number(1).pem() + &expiring).unwrap();
+    let expiring = other.crl_builder().validity(-3600, 5).pem();
+    std::fs::write(&path, site.ca.crl_builder().number(1).pem() + &expiring).unwrap();
     let lb = site.start().await;
     let [first, second] = ["a", "b"].map(|_| lb.ca().leaf(CLIENT1).build());
     let expired = |line: &Value| line.to_string().contains("revocation list expired");
     lb.wait_log(expired, DEADLINE).await;
 
-    let lists = lb.ca().list().number(2).revoke(&first).pem() + &expiring;
+    let lists = lb.ca().crl_builder().number(2).revoke(&first).pem() + &expiring;
     let loaded = lb.reloading(|| std::fs::write(&path, lists).unwrap());
     assert_eq!(loaded.await, "applied");
     refused(&lb.showing(&first), lb.main()).await;
@@ -118,7 +118,7 @@ async fn expired_list_does_not_block_other_issuers() {
     refused(&lb.showing(&other.leaf(CLIENT1).build()), lb.main()).await;
     lb.nth(1, "crl_expired").await;
 
-    let lists = lb.ca().list().number(3).revoke(&second).pem() + &expiring;
+    let lists = lb.ca().crl_builder().number(3).revoke(&second).pem() + &expiring;
     std::fs::write(&path, lists).unwrap();
     assert_eq!(lb.reload(&lb.config()).await, "applied");
     refused(&lb.showing(&second), lb.main()).await;

@@ -21,8 +21,13 @@ async fn newest_list_decides_in_any_order() {
     for newest_first in [false, true] {
         let site = Site::usual(&[&web]);
         let revoked = site.cert(CLIENT1);
-        let old = site.ca.list().number(1).validity(-7200, 86_400).pem();
-        let new = site.ca.list().number(2).revoke(&revoked).pem();
+        let old = site
+            .ca
+            .crl_builder()
+            .number(1)
+            .validity(-7200, 86_400)
+            .pem();
+        let new = site.ca.crl_builder().number(2).revoke(&revoked).pem();
         let lists = if newest_first { new + &old } else { old + &new };
         std::fs::write(site.dir.path().join("ca.crl"), lists).unwrap();
         let lb = site.start().await;
@@ -38,8 +43,8 @@ async fn list_appended_to_the_file_revokes() {
     let site = Site::usual(&[&web]);
     let revoked = site.cert(CLIENT1);
     let path = site.dir.path().join("ca.crl");
-    std::fs::write(&path, site.ca.list().number(1).pem()).unwrap();
-    let new = site.ca.list().number(2).revoke(&revoked).pem();
+    std::fs::write(&path, site.ca.crl_builder().number(1).pem()).unwrap();
+    let new = site.ca.crl_builder().number(2).revoke(&revoked).pem();
     let lb = site.start().await;
     let mut open = lb.showing(&revoked).connect(lb.main()).await.unwrap();
     leastconn_testkit::client::read_line(&mut open)
@@ -74,7 +79,8 @@ async fn rekeyed_authority_has_a_list_for_each_key() {
     let both = site.ca.cert_pem() + &new.cert_pem();
     std::fs::write(site.dir.path().join("ca.crt"), both).unwrap();
     let [of_old, of_new] = [&site.ca, &new].map(|ca| ca.leaf(CLIENT1).build());
-    let lists = site.ca.list().number(9).revoke(&of_old).pem() + &new.list().revoke(&of_new).pem();
+    let lists = site.ca.crl_builder().number(9).revoke(&of_old).pem()
+        + &new.crl_builder().revoke(&of_new).pem();
     std::fs::write(site.dir.path().join("ca.crl"), lists).unwrap();
     let lb = site.start().await;
     for (position, cert) in [&of_old, &of_new].into_iter().enumerate() {
@@ -96,7 +102,7 @@ async fn revoked_intermediate_of_client_ca_ends_its_clients() {
     std::fs::write(site.dir.path().join("ca.crt"), authorities.concat()).unwrap();
     let lists = |root: String| root + &[&revoked, &beside, &below].map(|ca| ca.crl(&[])).concat();
     let path = site.dir.path().join("ca.crl");
-    std::fs::write(&path, lists(site.ca.list().number(1).pem())).unwrap();
+    std::fs::write(&path, lists(site.ca.crl_builder().number(1).pem())).unwrap();
     let lb = site.start().await;
     let listed = lb.ca().leaf(CLIENT1).build();
     let certs = [&revoked, &below].map(|ca| ca.leaf(CLIENT1).build());
@@ -108,7 +114,7 @@ async fn revoked_intermediate_of_client_ca_ends_its_clients() {
             .unwrap();
         open.push(stream);
     }
-    let new = lb.ca().list().number(2).revoke(revoked.cert());
+    let new = lb.ca().crl_builder().number(2).revoke(revoked.cert());
     let new = new.revoke(&listed).pem();
     let loaded = lb.reloading(|| std::fs::write(&path, lists(new)).unwrap());
     assert_eq!(loaded.await, "applied");
@@ -126,7 +132,11 @@ async fn revoked_intermediate_of_client_ca_ends_its_clients() {
 async fn partition_does_not_cover_certificates_without_point() {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]);
-    let list = site.ca.list().only_for("http://crl.example/1.crl").pem();
+    let list = site
+        .ca
+        .crl_builder()
+        .distribution_point("http://crl.example/1.crl")
+        .pem();
     std::fs::write(site.dir.path().join("ca.crl"), list).unwrap();
     let lb = site.start().await;
     refused(&lb.client(CLIENT1), lb.main()).await;
@@ -136,6 +146,9 @@ async fn partition_does_not_cover_certificates_without_point() {
         detail.contains("the certificate names no distribution point with a URI"),
         "{detail}"
     );
-    let covered = lb.ca().leaf(CLIENT1).crl_at("http://crl.example/1.crl");
+    let covered = lb
+        .ca()
+        .leaf(CLIENT1)
+        .crl_distribution_point("http://crl.example/1.crl");
     assert!(is_let_in(&lb, &covered.build()).await);
 }

@@ -267,7 +267,9 @@ async fn authority_limited_to_uris_may_issue_those_only() {
         "web",
         "",
     );
-    let limited = site.ca.constrained_to_uris_of("limited", "td.example");
+    let limited = site
+        .ca
+        .uri_constrained_intermediate("limited", "td.example");
     std::fs::write(site.dir.path().join("ca.crt"), limited.cert_pem()).unwrap();
     std::fs::write(site.dir.path().join("ca.crl"), limited.crl(&[])).unwrap();
     let lb = site.start().await;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use leastconn_testkit::{
-    Behaviour, DEADLINE, Signal, Upstream, client::read_to_close, upstream::Open, within,
+    Behaviour, DEADLINE, Signal, Upstream, client::read_to_close, upstream::OpenConnections, within,
 };
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -49,7 +49,7 @@ async fn all_are_served(lb: &Running, until: impl Future<Output = ()>) -> usize 
 
 /// Refuses connections for 300 ms.
 async fn blip(server: &Upstream) {
-    server.stop(Open::Keep).await;
+    server.stop(OpenConnections::Keep).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     server.restart().await;
 }
@@ -105,7 +105,7 @@ async fn only_allowed_server_is_dialled_though_ejected() {
         .client("local", "source = \"127.0.0.0/8\"", "web/web2", "")
         .start()
         .await;
-    web2.stop(Open::Close).await;
+    web2.stop(OpenConnections::Close).await;
     for n in 0..3 {
         assert!(
             read_to_close(&mut tcp(lb.main()).await)
@@ -172,7 +172,7 @@ async fn panic_refuse_dials_nothing_that_is_out() {
         ],
     )
     .await;
-    web.stop(Open::Close).await;
+    web.stop(OpenConnections::Close).await;
     let _ = read_to_close(&mut tcp(lb.main()).await).await;
     lb.nth(0, "connect_failed").await;
     web.restart().await;

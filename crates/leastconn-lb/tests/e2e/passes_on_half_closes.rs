@@ -47,7 +47,7 @@ async fn start(records: Records, behaviour: Behaviour) -> (Upstream, Running) {
 async fn seed_closes_both_sides_when_one_finishes_sending(records: Records) {
     let (_web, lb) = start(
         records,
-        Behaviour::SlowAnswer {
+        Behaviour::DelayedResponse {
             delay: Duration::from_millis(600),
             bytes: ANSWER as u64,
         },

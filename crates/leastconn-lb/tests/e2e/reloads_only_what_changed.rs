@@ -371,6 +371,6 @@ async fn log_level_and_access_log_change() {
     // All that came before the error has been read, too.
     let applied = lb.stderr().matches("reloaded: the new").count();
     assert!(applied <= 1, "{}", lb.stderr());
-    lb.assert_quiet(lb.baseline).await;
+    lb.assert_idle(lb.baseline).await;
     assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
 }

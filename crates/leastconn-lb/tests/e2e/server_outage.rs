@@ -1,6 +1,6 @@
 //! Why a server is ejected or down and since when: API, `ctl servers` and `ctl status`.
 
-use leastconn_testkit::{DEADLINE, Upstream, eventually, upstream::Open};
+use leastconn_testkit::{DEADLINE, Upstream, eventually, upstream::OpenConnections};
 use serde_json::Value;
 
 use crate::steers_a_running_balancer::ctl;
@@ -46,7 +46,7 @@ async fn down_server_shows_reason_and_since() {
         .parse()
         .unwrap();
     assert!(web2(&lb, "up").await["outage"].is_null());
-    webs[1].stop(Open::Close).await;
+    webs[1].stop(OpenConnections::Close).await;
     let outage = web2(&lb, "down").await["outage"].take();
     let reason = outage["reason"].as_str().unwrap();
     let since = outage["since"].as_str().unwrap();
@@ -71,7 +71,7 @@ async fn down_server_shows_reason_and_since() {
         assert!(shown.contains(&line), "{shown}");
     }
 
-    webs[0].stop(Open::Close).await;
+    webs[0].stop(OpenConnections::Close).await;
     let all_down = eventually(DEADLINE, || async {
         let shown = ctl(&lb, &["status"]).await.ok();
         if shown.contains("upstream web: NO server is available") {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use leastconn_testkit::client::{read_line, read_to_close};
 use leastconn_testkit::data::{pattern, sha256_hex};
-use leastconn_testkit::upstream::Open;
+use leastconn_testkit::upstream::OpenConnections;
 use leastconn_testkit::{Behaviour, DEADLINE, Upstream, metrics, within};
 use rustls::{ServerConnection, StreamOwned};
 use tokio::io::AsyncWriteExt;
@@ -65,7 +65,7 @@ async fn both_ways_at_once_with_the_same_sha256(records: Records) {
 async fn each_side_may_finish_sending_long_before_the_other(records: Records) {
     let servers = Servers::new();
     for (version, spoken) in VERSIONS {
-        let slow = Behaviour::SlowAnswer {
+        let slow = Behaviour::DelayedResponse {
             delay: Duration::from_millis(300),
             bytes: BLOCK as u64,
         };
@@ -114,7 +114,7 @@ async fn a_server_that_ends_without_close_notify_or_resets_is_no_end(records: Re
         read_line(&mut tls).await.unwrap();
         read_line(&mut plain).await.unwrap();
         // As a process that is killed, or an attacker: a FIN is not part of TLS.
-        web.stop(Open::Close).await;
+        web.stop(OpenConnections::Close).await;
         read_to_close(&mut tls).await.unwrap_err();
         let error = read_to_close(&mut plain).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{version}");

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use leastconn_testkit::client::read_line;
-use leastconn_testkit::upstream::Open;
+use leastconn_testkit::upstream::OpenConnections;
 use leastconn_testkit::{DEADLINE, Upstream, eventually, within};
 use serde_json::{Value, json};
 use tokio::net::{TcpSocket, TcpStream};
@@ -151,7 +151,7 @@ async fn a_source_keeps_its_server_and_goes_elsewhere_only_while_that_is_away() 
     assert_eq!(counts(&before).len(), 3, "{before:?}");
     assert_eq!(map(&lb).await, before);
 
-    servers[0].stop(Open::Close).await;
+    servers[0].stop(OpenConnections::Close).await;
     let without = map(&lb).await;
     for (before, without) in before.iter().zip(&without) {
         assert!(without != "web1" && (before == "web1" || before == without));
@@ -239,7 +239,7 @@ async fn a_server_that_comes_back_begins_slowly() {
     let (names, held) = one_by_one(lb.main(), 100).await;
     assert_eq!(counts(&names)["web2"], 50);
 
-    servers[1].stop(Open::Close).await;
+    servers[1].stop(OpenConnections::Close).await;
     drop(held);
     let (names, held) = one_by_one(lb.main(), 20).await;
     assert_eq!(counts(&names)["web1"], 20);
@@ -312,8 +312,8 @@ async fn a_server_that_a_reload_adds_begins_slowly() {
         .unwrap();
     assert!(line.contains("up, 10% of its share, whole in "), "{line}");
     // It is not there yet, but it is there: when the others go, it takes all.
-    servers[0].stop(Open::Keep).await;
-    servers[1].stop(Open::Keep).await;
+    servers[0].stop(OpenConnections::Keep).await;
+    servers[1].stop(OpenConnections::Keep).await;
     let quick = within(Duration::from_secs(10), "an answer", async {
         talk(tcp(lb.main()).await).await.unwrap()
     });

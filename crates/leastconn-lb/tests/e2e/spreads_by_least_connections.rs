@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use leastconn_testkit::client::{read_line, read_to_close};
-use leastconn_testkit::upstream::Open;
+use leastconn_testkit::upstream::OpenConnections;
 use leastconn_testkit::{DEADLINE, Upstream, within};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -122,7 +122,7 @@ async fn a_backup_is_used_only_while_no_other_is_available() {
     let (counts, held) = at_once(lb.main(), 10).await;
     assert_eq!(counts["web1"], 10, "{counts:?}");
     drop(held);
-    servers[0].stop(Open::Close).await;
+    servers[0].stop(OpenConnections::Close).await;
     assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "web2");
     servers[0].restart().await;
     let back = leastconn_testkit::eventually(DEADLINE, || async {

@@ -337,7 +337,7 @@ impl Running {
 
     async fn idle_with(&self, more: isize) {
         let baseline = self.baseline.checked_add_signed(more).unwrap();
-        self.assert_quiet(baseline).await;
+        self.assert_idle(baseline).await;
         assert!(!self.stderr().contains("panicked"), "{}", self.stderr());
     }
 }

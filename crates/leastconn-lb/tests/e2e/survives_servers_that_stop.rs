@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use leastconn_testkit::client::{read_line, read_to_close};
-use leastconn_testkit::upstream::Open;
+use leastconn_testkit::upstream::OpenConnections;
 use leastconn_testkit::{Behaviour, DEADLINE, Upstream, eventually, within};
 use socket2::{Domain, Socket, Type};
 use tokio::sync::RwLock;
@@ -79,7 +79,7 @@ async fn seed_closes_the_client_before_retrying() {
     progress(50).await.unwrap();
     {
         let _nobody_greets = greeting.write().await;
-        servers[0].stop(Open::Keep).await;
+        servers[0].stop(OpenConnections::Keep).await;
     }
     lb.wait_metric(&up("web1"), 0.0, DEADLINE).await;
     progress(50).await.unwrap();
@@ -113,7 +113,7 @@ async fn with_all_down_refusal_is_immediate_where_configured() {
     let refuse = "panic = \"refuse\"\nretry_for = \"0s\"";
     let lb = start(&entries(&all), &[QUICK_PROBES, QUICK_TRIAL, refuse]).await;
     for server in &servers {
-        server.stop(Open::Close).await;
+        server.stop(OpenConnections::Close).await;
     }
     for name in ["web1", "web2"] {
         lb.wait_metric(&up(name), 0.0, DEADLINE).await;
@@ -158,7 +158,7 @@ async fn without_probes_a_failed_connect_takes_a_server_out_and_a_good_one_bring
     let servers = [Upstream::named("web1").await, Upstream::named("web2").await];
     let all = servers.each_ref();
     let lb = start(&entries(&all), &[NO_PROBES, QUICK_TRIAL]).await;
-    servers[0].stop(Open::Close).await;
+    servers[0].stop(OpenConnections::Close).await;
     // Held, so that the server that is gone has the fewest from the second on.
     let mut held = Vec::new();
     for _ in 0..4 {

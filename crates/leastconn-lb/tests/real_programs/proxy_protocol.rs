@@ -268,7 +268,7 @@ async fn haproxy_and_nginx_read_our_headers(records: Records) {
             assert_eq!(told, format!("{own} {address} {authority}"), "{version}");
         }
         balancer.wait_records(2).await;
-        balancer.assert_quiet(files).await;
+        balancer.assert_idle(files).await;
         site::stop(&balancer).await;
     }
     drop((haproxy, nginx));

@@ -70,7 +70,7 @@ async fn readme_steps_work() {
         .await
         .ok();
     assert!(served.stdout.contains("webapp"), "{served:?}");
-    balancer.assert_quiet(files).await;
+    balancer.assert_idle(files).await;
     site::stop(&balancer).await;
 
     let wrong = replace(config, "upstream = \"web\"", "upsteam = \"web\"");

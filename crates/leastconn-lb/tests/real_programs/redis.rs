@@ -146,6 +146,6 @@ async fn redis_clients_work() {
             "{outcomes:?}"
         );
     }
-    balancer.assert_quiet(files).await;
+    balancer.assert_idle(files).await;
     site::stop(&balancer).await;
 }

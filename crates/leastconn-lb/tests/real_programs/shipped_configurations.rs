@@ -82,7 +82,7 @@ async fn serves(dir: &TempDir, config: &str) {
     assert_eq!(ask(&pki, address, "client2.example.com").await, None);
     let steered = run(lb(["ctl", "status", "--config"]).arg(&file)).await.ok();
     assert!(steered.stdout.contains("web"), "{}", steered.stdout);
-    balancer.assert_quiet(files).await;
+    balancer.assert_idle(files).await;
     site::stop(&balancer).await;
 }
 

@@ -174,7 +174,7 @@ impl Site {
     }
 
     async fn quiet(&self) {
-        self.balancer.assert_quiet(self.files).await;
+        self.balancer.assert_idle(self.files).await;
     }
 
     /// Nothing is in flight and no file left open; the balancer ends by itself.

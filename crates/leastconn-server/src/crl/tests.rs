@@ -82,10 +82,13 @@ fn newest_list_decides_in_any_order() {
     let ca = TestCa::new("ca");
     let [held, revoked, other] = ["held", "revoked", "other"].map(|cn| ca.leaf(cn).build());
     let lists = [
-        ca.list().number(1).validity(-3 * DAY, DAY).revoke(&held),
+        ca.crl_builder()
+            .number(1)
+            .validity(-3 * DAY, DAY)
+            .revoke(&held),
         // Younger by date: the number counts.
-        ca.list().number(255).validity(-DAY, DAY),
-        ca.list()
+        ca.crl_builder().number(255).validity(-DAY, DAY),
+        ca.crl_builder()
             .number(256)
             .validity(-2 * DAY, DAY)
             .revoke(&revoked),
@@ -101,8 +104,8 @@ fn newest_list_decides_in_any_order() {
     }
     // The same number: the later date.
     let lists = [
-        ca.list().validity(-2 * DAY, DAY),
-        ca.list().validity(-DAY, DAY).revoke(&revoked),
+        ca.crl_builder().validity(-2 * DAY, DAY),
+        ca.crl_builder().validity(-DAY, DAY).revoke(&revoked),
     ]
     .map(|list| list.pem());
     for order in orders(&lists) {
@@ -117,8 +120,8 @@ fn newest_list_decides_although_it_expires_first() {
     let ca = TestCa::new("ca");
     let cert = ca.leaf("a").build();
     let lists = [
-        ca.list().number(1).validity(-3 * DAY, DAY).pem(),
-        ca.list().number(2).validity(-2 * DAY, -DAY).pem(),
+        ca.crl_builder().number(1).validity(-3 * DAY, DAY).pem(),
+        ca.crl_builder().number(2).validity(-2 * DAY, -DAY).pem(),
     ];
     let expired = status(&store(&[&ca], &lists), &ca, &cert);
     assert!(matches!(expired, Status::Expired { .. }), "{expired:?}");
@@ -127,7 +130,7 @@ fn newest_list_decides_although_it_expires_first() {
 #[test]
 fn same_list_twice_is_one() {
     let ca = TestCa::new("ca");
-    let pem = ca.list().pem();
+    let pem = ca.crl_builder().pem();
     let (store, superseded) = CrlStore::new(loaded(&[&ca], &[pem.clone(), pem]));
     assert_eq!((store.lists().len(), superseded.len()), (1, 0));
 }
@@ -137,8 +140,8 @@ fn each_key_of_a_rekeyed_authority_has_its_list() {
     let (old, new) = (TestCa::new("ca"), TestCa::new("ca"));
     let [of_old, of_new] = [&old, &new].map(|ca| ca.leaf("a").build());
     let lists = [
-        old.list().number(9).revoke(&of_old).pem(),
-        new.list().number(1).revoke(&of_new).pem(),
+        old.crl_builder().number(9).revoke(&of_old).pem(),
+        new.crl_builder().number(1).revoke(&of_new).pem(),
     ];
     for order in orders(&lists) {
         let store = store(&[&old, &new], &order);
@@ -159,12 +162,20 @@ fn partitions_add_up() {
     const ONE: &str = "http://crl.example/1.crl";
     const TWO: &str = "http://crl.example/2.crl";
     let ca = TestCa::new("ca");
-    let [first, second] = [ONE, TWO].map(|uri| ca.leaf(uri).crl_at(uri).build());
+    let [first, second] = [ONE, TWO].map(|uri| ca.leaf(uri).crl_distribution_point(uri).build());
     let nowhere = ca.leaf("nowhere").build();
     let lists = [
-        ca.list().number(1).only_for(ONE).pem(),
-        ca.list().number(2).only_for(ONE).revoke(&first).pem(),
-        ca.list().number(1).only_for(TWO).revoke(&nowhere).pem(),
+        ca.crl_builder().number(1).distribution_point(ONE).pem(),
+        ca.crl_builder()
+            .number(2)
+            .distribution_point(ONE)
+            .revoke(&first)
+            .pem(),
+        ca.crl_builder()
+            .number(1)
+            .distribution_point(TWO)
+            .revoke(&nowhere)
+            .pem(),
     ];
     for order in orders(&lists) {
         let store = store(&[&ca], &order);
@@ -183,8 +194,11 @@ fn partitions_add_up() {
     );
     // A list of everything covers what its partition's expired list does not.
     let lists = [
-        ca.list().only_for(ONE).validity(-2 * DAY, -DAY).pem(),
-        ca.list().pem(),
+        ca.crl_builder()
+            .distribution_point(ONE)
+            .validity(-2 * DAY, -DAY)
+            .pem(),
+        ca.crl_builder().pem(),
     ];
     assert!(is_good(&status(&store(&[&ca], &lists), &ca, &first)));
     let expired = status(&store(&[&ca], &lists[..1]), &ca, &first);
@@ -196,7 +210,13 @@ fn partition_alone_does_not_cover_certificates_without_point() {
     const ONE: &str = "http://crl.example/1.crl";
     let ca = TestCa::new("ca");
     let [revoked, other] = ["revoked", "other"].map(|cn| ca.leaf(cn).build());
-    let store = store(&[&ca], &[ca.list().only_for(ONE).revoke(&revoked).pem()]);
+    let store = store(
+        &[&ca],
+        &[ca.crl_builder()
+            .distribution_point(ONE)
+            .revoke(&revoked)
+            .pem()],
+    );
     assert!(is_revoked(&status(&store, &ca, &revoked)));
     assert_eq!(
         status(&store, &ca, &other),
@@ -233,7 +253,7 @@ fn authorities_below_a_revoked_one_are_revoked() {
     let below = revoked.intermediate("below");
     let beside = root.intermediate("beside");
     let reissued = root.cross_sign(&revoked, "revoked");
-    let store = store(&[&root], &[root.list().revoke(revoked.cert()).pem()]);
+    let store = store(&[&root], &[root.crl_builder().revoke(revoked.cert()).pem()]);
     let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
     let is_revoked = |authorities: &[CertificateDer<'static>]| -> Vec<bool> {
         let revoked = store.revoked_authorities(authorities, algorithms.all);
@@ -255,7 +275,7 @@ fn authorities_below_a_revoked_one_are_revoked() {
 fn authority_without_crl_sign_signs_no_list() {
     let ca = TestCa::without_crl_sign("ca");
     let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-    let list = list(&ca.list().pem());
+    let list = list(&ca.crl_builder().pem());
     assert_eq!(
         list.signed_by(ca.cert().der(), algorithms.all),
         Err(SignatureError::MayNotSign)

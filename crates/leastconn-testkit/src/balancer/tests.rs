@@ -85,7 +85,7 @@ async fn idle_means_gauges_are_zero() {
         }
     };
     let asks = async {
-        balancer.assert_quiet(balancer.open_fds()).await;
+        balancer.assert_idle(balancer.open_fds()).await;
         let name = r#"leastconn_connections_active{listener="main"}"#;
         balancer.wait_metric(name, 0.0, DEADLINE).await;
     };

@@ -7,7 +7,7 @@ use rcgen::{
 
 use super::{Cert, DAY, TestCa, at, from_hex};
 
-/// A CRL to be; see [`TestCa::list`].
+/// A CRL to be; see [`TestCa::crl_builder`].
 #[derive(Debug, Clone)]
 #[must_use = "call .pem()"]
 pub struct CrlBuilder<'a> {
@@ -48,7 +48,7 @@ impl<'a> CrlBuilder<'a> {
     }
 
     /// The only distribution point that it is for.
-    pub fn only_for(mut self, uri: &str) -> Self {
+    pub fn distribution_point(mut self, uri: &str) -> Self {
         self.point = Some(uri.to_owned());
         self
     }

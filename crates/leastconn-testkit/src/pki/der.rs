@@ -74,7 +74,7 @@ pub(super) fn version_1(cert: &[u8], key: &KeyPair) -> Vec<u8> {
 }
 
 /// The same revocation list as version 1 has it, without a number of its own.
-pub fn list_of_version_1(list: &[u8], key: &KeyPair) -> Vec<u8> {
+pub fn crl_version_1(list: &[u8], key: &KeyPair) -> Vec<u8> {
     const VERSION: u8 = 0x02;
     const EXTENSIONS: u8 = 0xa0;
     rewritten(list, key, |fields| {
@@ -83,7 +83,7 @@ pub fn list_of_version_1(list: &[u8], key: &KeyPair) -> Vec<u8> {
 }
 
 /// The same revocation list without the time by which there will be another one.
-pub fn list_without_next_update(list: &[u8], key: &KeyPair) -> Vec<u8> {
+pub fn crl_without_next_update(list: &[u8], key: &KeyPair) -> Vec<u8> {
     const NEXT_UPDATE: usize = 4;
     rewritten(list, key, |fields| {
         fields.remove(NEXT_UPDATE);

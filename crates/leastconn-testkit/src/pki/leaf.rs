@@ -196,7 +196,7 @@ impl<'a> LeafBuilder<'a> {
     }
 
     /// Its CRL distribution point.
-    pub fn crl_at(mut self, uri: &str) -> Self {
+    pub fn crl_distribution_point(mut self, uri: &str) -> Self {
         self.crl_at = Some(uri.to_owned());
         self
     }

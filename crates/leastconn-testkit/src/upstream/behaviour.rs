@@ -24,7 +24,7 @@ pub enum Behaviour {
     ProxyHeader,
     /// Reads until the client has finished sending, waits, answers `bytes` bytes of
     /// the pattern, closes.
-    SlowAnswer {
+    DelayedResponse {
         /// How long to wait.
         delay: Duration,
         /// How much to answer.
@@ -80,7 +80,7 @@ impl Behaviour {
                 stream.flush().await?;
                 echo(&mut stream).await?;
             }
-            Self::SlowAnswer { delay, bytes } => {
+            Self::DelayedResponse { delay, bytes } => {
                 digest(&mut stream).await?;
                 tokio::time::sleep(delay).await;
                 send_pattern(&mut stream, bytes).await?;

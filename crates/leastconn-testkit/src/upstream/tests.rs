@@ -31,7 +31,7 @@ async fn behaviours_answer_after_half_close() {
     for (behaviour, answer) in [
         (Behaviour::Sink, sha256_hex(&bytes).into_bytes()),
         (
-            Behaviour::SlowAnswer {
+            Behaviour::DelayedResponse {
                 delay: Duration::from_millis(1),
                 bytes: 99,
             },
@@ -68,14 +68,14 @@ async fn stopped_server_refuses_and_restarts() {
     let upstream = Upstream::start(Behaviour::Echo).await;
     let mut kept = connect(&upstream).await;
     roundtrip(&mut kept, b"a").await.unwrap();
-    upstream.stop(Open::Keep).await;
+    upstream.stop(OpenConnections::Keep).await;
     let refused = TcpStream::connect(upstream.addr()).await.unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     roundtrip(&mut kept, b"a").await.unwrap();
     upstream.restart().await;
     let mut closed = connect(&upstream).await;
     roundtrip(&mut closed, b"a").await.unwrap();
-    upstream.stop(Open::Close).await;
+    upstream.stop(OpenConnections::Close).await;
     assert_eq!(closed.read(&mut [0]).await.unwrap(), 0);
     roundtrip(&mut kept, b"a").await.unwrap();
     drop(kept);

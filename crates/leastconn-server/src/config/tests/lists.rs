@@ -1,6 +1,6 @@
 //! Which revocation lists are of use, and what is said of the others.
 
-use leastconn_testkit::pki::{list_of_version_1, list_without_next_update};
+use leastconn_testkit::pki::{crl_version_1, crl_without_next_update};
 use rcgen::{
     CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
     SerialNumber, date_time_ymd,
@@ -48,13 +48,13 @@ fn what_is_wrong_with_a_list_is_said_at_the_key_that_names_it() {
     let good = crl(&pki.ca, (2027, 1, 1)).der().to_vec();
     for (der, said) in [
         (
-            list_of_version_1(&good, pki.ca.key()),
+            crl_version_1(&good, pki.ca.key()),
             "error: \"ca.crl\": the list of `CN=the CA` is of version 1, which is not supported; it has none of the \
              extensions that a list must have; make it anew, with `crlnumber` and \
              `crl_extensions` in the configuration of `openssl ca`",
         ),
         (
-            list_without_next_update(&good, pki.ca.key()),
+            crl_without_next_update(&good, pki.ca.key()),
             "error: \"ca.crl\": the list of `CN=the CA` does not say until when it is good; make it anew, with \
              `nextUpdate`: `openssl ca -gencrl -crldays 7`",
         ),
@@ -88,7 +88,7 @@ fn what_is_wrong_with_a_list_that_was_changed_is_said_with_its_path() {
     let config = reading(&text(), pki.dir.path()).config.unwrap();
     let tls = config.listeners[0].tls.as_ref().unwrap();
     let good = crl(&pki.ca, (2027, 1, 1)).der().to_vec();
-    pki.write("ca.crl", list_of_version_1(&good, pki.ca.key()));
+    pki.write("ca.crl", crl_version_1(&good, pki.ca.key()));
     let problems = tls.load_again("main", TODAY.parse().unwrap()).unwrap_err();
     let lines: Vec<_> = problems.lines().collect();
     let path = pki.dir.path().join("ca.crl").display().to_string();

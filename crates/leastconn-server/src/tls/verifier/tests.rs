@@ -102,7 +102,7 @@ fn an_answer_does_not_outlive_the_revocation_list() {
 
 #[test]
 fn an_answer_does_not_outlive_the_authority() {
-    let ca = TestCa::valid("brief", -DAY, 1000);
+    let ca = TestCa::with_validity("brief", -DAY, 1000);
     let scene = Scene {
         verifier: verifier(&[&ca], CrlStore::default()),
         ca,
@@ -121,7 +121,7 @@ fn an_answer_does_not_outlive_the_authority() {
 
 #[test]
 fn renewed_authority_replaces_the_expired_one() {
-    let old = TestCa::valid("ca", -DAY, -10);
+    let old = TestCa::with_validity("ca", -DAY, -10);
     let new = old.renewed("ca", -DAY, DAY);
     let cert = old.leaf("a").build();
     for authorities in [[&old, &new], [&new, &old]] {
@@ -198,7 +198,7 @@ fn errors_name_certificate_and_remedy() {
             .verify(leaf, above, UnixTime::now(), tolerance);
         error.unwrap_err().to_string()
     };
-    let root_list = root.list().pem();
+    let root_list = root.crl_builder().pem();
     assert_eq!(
         said(&[&root], std::slice::from_ref(&root_list), &client),
         "`crl` holds no list of `CN=sub`: put the intermediate `CN=sub` into `client_ca`, and its \
@@ -214,12 +214,16 @@ fn errors_name_certificate_and_remedy() {
         .next(),
         Some("a signature does not fit")
     );
-    let revoked = said(&[&root], &[root.list().revoke(sub.cert()).pem()], &client);
+    let revoked = said(
+        &[&root],
+        &[root.crl_builder().revoke(sub.cert()).pem()],
+        &client,
+    );
     assert_eq!(
         revoked,
         "a certificate above the client's is revoked by the list of `CN=root` in \"0.crl\""
     );
-    let brief = root.intermediate_valid("brief", -DAY, -5);
+    let brief = root.intermediate_with_validity("brief", -DAY, -5);
     let expired = said(&[&root], &[root_list], &brief.leaf("c").build());
     assert!(
         expired

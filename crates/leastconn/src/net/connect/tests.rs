@@ -1,6 +1,6 @@
 use std::{fs::File, process::Command};
 
-use leastconn_testkit::{Behaviour, DEADLINE, Upstream, upstream::Open, within};
+use leastconn_testkit::{Behaviour, DEADLINE, Upstream, upstream::OpenConnections, within};
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
@@ -48,7 +48,7 @@ async fn connect_all(pool: &Pool, policy: &ConnectPolicy) -> Result<Connected, C
 /// Where nobody listens, for as long as the second value lives.
 async fn refusing() -> (SocketAddr, Upstream) {
     let upstream = Upstream::start(Behaviour::Echo).await;
-    upstream.stop(Open::Close).await;
+    upstream.stop(OpenConnections::Close).await;
     (upstream.addr(), upstream)
 }
 

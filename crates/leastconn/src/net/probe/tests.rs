@@ -1,6 +1,8 @@
 use std::{net::SocketAddr, num::NonZeroU32};
 
-use leastconn_testkit::{Behaviour, DEADLINE, Upstream, eventually, upstream::Open, within};
+use leastconn_testkit::{
+    Behaviour, DEADLINE, Upstream, eventually, upstream::OpenConnections, within,
+};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
@@ -85,7 +87,7 @@ async fn answering(
 async fn tcp_asks_for_a_connection_and_no_more() {
     let upstream = Upstream::start(Behaviour::Stuck).await;
     probe_at(upstream.addr(), &tcp(None, None)).await.unwrap();
-    upstream.stop(Open::Close).await;
+    upstream.stop(OpenConnections::Close).await;
     let error = probe_at(upstream.addr(), &tcp(None, None)).await;
     assert!(matches!(error, Err(ProbeError::Io(_))), "{error:?}");
 }
@@ -483,7 +485,7 @@ async fn redis_works_unless_it_refuses_all() {
 #[tokio::test]
 async fn without_available_servers_probes_come_every_second() {
     let upstream = Upstream::start(Behaviour::Http(200)).await;
-    upstream.stop(Open::Close).await;
+    upstream.stop(OpenConnections::Close).await;
     // An interval longer than the test, and more good probes than it has.
     let pool = pool(&[upstream.addr()], 50, 1);
     let _checker = Checker::start(&pool, http(200..=200));
