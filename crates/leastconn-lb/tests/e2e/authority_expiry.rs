@@ -6,7 +6,7 @@ use leastconn_testkit::client::{alert, read_line, read_to_close, roundtrip};
 use leastconn_testkit::{Behaviour, Cert, DEADLINE, TestCa, Upstream, eventually};
 use rustls::AlertDescription as Alert;
 
-use crate::servers::Servers;
+use crate::support::tls_servers::Servers;
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, entries, tcp};
 
 const DAY: i64 = 86_400;

@@ -4,7 +4,7 @@ use leastconn_testkit::client::{read_line, read_to_close};
 use leastconn_testkit::{DEADLINE, Upstream, eventually};
 use serde_json::Value;
 
-use crate::steers_a_running_balancer::{SOCKET, ctl};
+use crate::ctl::{SOCKET, ctl};
 use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, entry, nowhere, refused, talk};
 
 #[tokio::test]

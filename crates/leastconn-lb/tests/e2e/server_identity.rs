@@ -4,7 +4,7 @@ use leastconn_testkit::client::{read_line, read_to_close};
 use leastconn_testkit::{Behaviour, Cert, Upstream};
 use tokio::io::AsyncWriteExt;
 
-use crate::servers::{Servers, VERSIONS};
+use crate::support::tls_servers::{Servers, VERSIONS};
 use crate::support::{NO_PROBES, entry, tcp};
 
 const ID: &str = "spiffe://lb.com/web";

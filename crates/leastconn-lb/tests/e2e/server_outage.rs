@@ -3,7 +3,7 @@
 use leastconn_testkit::{DEADLINE, Upstream, eventually, upstream::OpenConnections};
 use serde_json::Value;
 
-use crate::steers_a_running_balancer::ctl;
+use crate::ctl::ctl;
 use crate::support::{NO_PROBES, Running, Site, entries, entry, nowhere, talk, tcp};
 
 fn site(lines: &[&str], servers: &[String]) -> Site {

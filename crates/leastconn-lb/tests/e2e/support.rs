@@ -1,5 +1,11 @@
 //! A site to test: certificates, a configuration, the balancer on it.
 
+// The browser tests load this file by its path, which is why these need one, too.
+#[path = "support/tls_servers.rs"]
+pub(crate) mod tls_servers;
+#[path = "support/upgrading.rs"]
+pub(crate) mod upgrading;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Deref;
 use std::path::Path;

@@ -10,9 +10,9 @@ use command_fds::{CommandFdExt, FdMapping};
 use leastconn_testkit::client::read_line;
 use leastconn_testkit::{DEADLINE, Signal, Upstream};
 
-use crate::steers_a_running_balancer::{SOCKET, ctl};
+use crate::ctl::{SOCKET, ctl};
+use crate::support::upgrading::{apart, gone, message, script, signal, upgrade};
 use crate::support::{BIN, CLIENT1, Site, talk, tcp};
-use crate::upgrading::{apart, gone, message, script, signal, upgrade};
 
 /// Lets a command have these sockets, as systemd would.
 fn pass(command: &mut Command, sockets: Vec<impl Into<OwnedFd>>, names: &str) {

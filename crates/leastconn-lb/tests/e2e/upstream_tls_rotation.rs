@@ -8,7 +8,7 @@ use leastconn_testkit::{Behaviour, DEADLINE, TestCa, Upstream};
 use rustls::version::TLS13;
 use tokio::io::AsyncWriteExt;
 
-use crate::servers::{MUTUAL, Servers};
+use crate::support::tls_servers::{MUTUAL, Servers};
 use crate::support::{entry, tcp};
 
 const CHECK: &str =

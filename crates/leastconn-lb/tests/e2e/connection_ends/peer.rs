@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
-use crate::servers::{MUTUAL, Servers};
+use crate::support::tls_servers::{MUTUAL, Servers};
 use crate::support::{CLIENT1, NO_PROBES, Records, Running, Site, TLS, cn, entry};
 
 /// Small, so that a receiver that does not read leaves data with the balancer.

@@ -3,8 +3,8 @@
 use leastconn_testkit::{DEADLINE, Upstream};
 use serde_json::Value;
 
+use crate::support::upgrading::message;
 use crate::support::{Site, entries, entry, nowhere};
-use crate::upgrading::message;
 
 #[tokio::test]
 async fn version_configuration_addresses_and_which_servers_are_up() {

@@ -6,9 +6,9 @@ use leastconn_testkit::{Cert, DEADLINE, Signal, Upstream, within};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::steers_a_running_balancer::{SOCKET, ctl};
+use crate::ctl::{SOCKET, ctl};
+use crate::support::upgrading::{finish, gone, message, signal, start, upgrade};
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
-use crate::upgrading::{finish, gone, message, signal, start, upgrade};
 
 type Stream = TlsStream<TcpStream>;
 

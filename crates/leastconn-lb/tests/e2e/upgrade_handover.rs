@@ -6,9 +6,11 @@ use leastconn_testkit::{Behaviour, DEADLINE, Signal, Upstream, within};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::steers_a_running_balancer::{SOCKET, ctl};
+use crate::ctl::{SOCKET, ctl};
+use crate::support::upgrading::{
+    all_end, finish, gone, message, signal, start, successor, upgrade,
+};
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
-use crate::upgrading::{all_end, finish, gone, message, signal, start, successor, upgrade};
 
 /// A new process waits for servers that do not answer its probes.
 const SLOW: &str =

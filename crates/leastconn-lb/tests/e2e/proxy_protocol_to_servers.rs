@@ -309,13 +309,13 @@ async fn health_checks_say_that_they_are_nobody_s() {
 /// In the clear, before TLS to the server, of clients and of probes.
 #[tokio::test]
 async fn it_comes_before_tls_to_the_server() {
-    let servers = crate::servers::Servers::new();
-    for (_, spoken) in crate::servers::VERSIONS {
+    let servers = crate::support::tls_servers::Servers::new();
+    for (_, spoken) in crate::support::tls_servers::VERSIONS {
         let web = servers.mutual(Behaviour::ProxyHeader, spoken).await;
         let check =
             "health_check = { type = \"tcp\", expect = \"v2 local\\n\", timeout = \"10s\" }";
         let header = "proxy_protocol = \"v2-tls\"";
-        let lines = [check, header, crate::servers::MUTUAL];
+        let lines = [check, header, crate::support::tls_servers::MUTUAL];
         let lb = servers.site(&lines, &entries(&[&web])).start().await;
         web.wait_accepted(1).await;
         let up = r#"leastconn_server_up{upstream="web",server="web1"}"#;

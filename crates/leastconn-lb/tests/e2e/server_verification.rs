@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::servers::{BY_HOST, MUTUAL, Servers, VERSIONS};
+use crate::support::tls_servers::{BY_HOST, MUTUAL, Servers, VERSIONS};
 use crate::support::{NO_PROBES, Running, entry, tcp};
 
 /// Failing servers are tried again and again.

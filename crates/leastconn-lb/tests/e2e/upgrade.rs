@@ -18,9 +18,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::steers_a_running_balancer::{SOCKET, ctl};
+use crate::ctl::{SOCKET, ctl};
+use crate::support::upgrading::{gone, message, open_files, quiet, signal, start, upgrade};
 use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, talk, tcp};
-use crate::upgrading::{gone, message, open_files, quiet, signal, start, upgrade};
 
 /// Connects to make, and upgrades meanwhile.
 fn size() -> (usize, usize) {

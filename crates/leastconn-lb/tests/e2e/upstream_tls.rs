@@ -14,8 +14,8 @@ use rustls::{ServerConnection, StreamOwned};
 use tokio::io::AsyncWriteExt;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::carries_bytes_unchanged::{BLOCK, pump};
-use crate::servers::{MUTUAL, Servers, VERSIONS};
+use crate::data_integrity::{BLOCK, pump};
+use crate::support::tls_servers::{MUTUAL, Servers, VERSIONS};
 use crate::support::{
     CLIENT1, NO_PROBES, Records, Running, both_record_layers, entries, entry, reset, tcp,
 };

@@ -8,8 +8,8 @@ use tokio::{
     process::{Child, ChildStderr, Command},
 };
 
+use crate::support::upgrading::signal;
 use crate::support::{BIN, many_clients};
-use crate::upgrading::signal;
 use leastconn_testkit::Signal;
 
 const CONFIG: &str = "

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 
 use leastconn_testkit::{Balancer, DEADLINE, Signal, Upstream};
 
-use crate::steers_a_running_balancer::{SOCKET, ctl, program};
+use crate::ctl::{SOCKET, ctl, program};
 use crate::support::{BIN, Site};
 
 #[tokio::test]

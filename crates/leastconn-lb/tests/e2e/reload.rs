@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::steers_a_running_balancer::{SOCKET, ctl};
+use crate::ctl::{SOCKET, ctl};
 use crate::support::{
     CLIENT1, NO_PROBES, Site, TLS, cn, entries, entry, listen, refused, talk, tcp,
 };

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::servers::{MUTUAL, Servers, VERSIONS};
+use crate::support::tls_servers::{MUTUAL, Servers, VERSIONS};
 use crate::support::{CLIENT1, NO_PROBES, Records, Running, Site, TLS, cn, entries, entry, talk};
 
 /// Who is served meanwhile.

@@ -5,7 +5,7 @@ use leastconn_testkit::client::read_line;
 use leastconn_testkit::{DEADLINE, Upstream, within};
 use serde_json::{Value, json};
 
-use crate::steers_a_running_balancer::{SOCKET, program};
+use crate::ctl::{SOCKET, program};
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
 
 /// What of JSON Schema the document uses. Also wrong: a field that it does not have.

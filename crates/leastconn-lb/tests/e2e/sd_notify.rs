@@ -13,9 +13,9 @@ use rustix::net::{
 };
 use tokio::sync::mpsc::{Receiver, channel};
 
-use crate::steers_a_running_balancer::{SOCKET, ctl};
+use crate::ctl::{SOCKET, ctl};
+use crate::support::upgrading::{apart, gone, open_files, signal, start, upgrade};
 use crate::support::{CLIENT1, Site, many_clients, talk};
-use crate::upgrading::{apart, gone, open_files, signal, start, upgrade};
 
 /// What was said, and by which process.
 type News = (u32, String);
@@ -93,7 +93,7 @@ async fn that_it_is_ready_reloads_is_replaced_and_stops() {
     // Which fails, and is nobody's business but the log's.
     lb.signal(Signal::USR2);
     lb.wait_log(
-        |event| crate::upgrading::message(event).starts_with("no upgrade"),
+        |event| crate::support::upgrading::message(event).starts_with("no upgrade"),
         DEADLINE,
     )
     .await;

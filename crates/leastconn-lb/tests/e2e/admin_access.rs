@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::steers_a_running_balancer::{SOCKET, ctl};
+use crate::ctl::{SOCKET, ctl};
 use crate::support::{Running, Site, tcp};
 
 const TOKEN: &str = "a-token-that-nobody-guesses";

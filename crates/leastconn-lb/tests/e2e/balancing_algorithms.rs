@@ -10,7 +10,7 @@ use leastconn_testkit::{DEADLINE, Upstream, eventually, within};
 use serde_json::{Value, json};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::steers_a_running_balancer::{SOCKET, ctl};
+use crate::ctl::{SOCKET, ctl};
 use crate::support::{NO_PROBES, Running, Site, entry, talk, tcp};
 
 async fn named(n: usize) -> Vec<Upstream> {

@@ -7,9 +7,11 @@ use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::{DEADLINE, Signal, Upstream};
 use tokio::io::AsyncWriteExt;
 
-use crate::steers_a_running_balancer::{SOCKET, ctl};
+use crate::ctl::{SOCKET, ctl};
+use crate::support::upgrading::{
+    apart, gone, link, message, script, signal, start, successor, upgrade,
+};
 use crate::support::{BIN, CLIENT1, Running, Site, talk};
-use crate::upgrading::{apart, gone, link, message, script, signal, start, successor, upgrade};
 
 /// Waits until an upgrade has failed, for a reason that has this in it.
 async fn failed(lb: &Running, reason: &str) {

@@ -161,9 +161,9 @@ async fn readiness_of_an_upstream_follows_its_servers() {
     let (web, db) = (Upstream::named("web1").await, Upstream::named("db1").await);
     let site = Site::usual(&[&web])
         .upstream("db", &[NO_PROBES], &entries(&[&db]))
-        .admin(crate::steers_a_running_balancer::SOCKET);
+        .admin(crate::ctl::SOCKET);
     let lb = site.start().await;
-    let ctl = crate::steers_a_running_balancer::ctl;
+    let ctl = crate::ctl::ctl;
     let status = async |query: &str| lb.http_get(&format!("/readyz{query}")).await.0;
     for query in ["", "?upstream=web", "?upstream=db"] {
         assert_eq!(status(query).await, 200, "{query}");

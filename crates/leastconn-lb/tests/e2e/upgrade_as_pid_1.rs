@@ -7,8 +7,8 @@ use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::{DEADLINE, Signal, Upstream, eventually};
 use tokio::io::AsyncWriteExt;
 
+use crate::support::upgrading::{apart, message, script, signal};
 use crate::support::{BIN, CLIENT1, Running, Site, talk};
-use crate::upgrading::{apart, message, script, signal};
 
 /// Starts the balancer as process 1 of a namespace; returns its ID outside. None: that
 /// is not allowed here.

@@ -3,7 +3,7 @@
 
 use leastconn_testkit::{Behaviour, DEADLINE, TestCa, Upstream};
 
-use crate::servers::{MUTUAL, Servers, VERSIONS};
+use crate::support::tls_servers::{MUTUAL, Servers, VERSIONS};
 use crate::support::{Running, entry, tcp};
 
 const UP: &str = r#"leastconn_server_up{upstream="web",server="web1"}"#;
