@@ -117,7 +117,7 @@ async fn mixed_load(lb: &Running) -> usize {
 }
 
 #[tokio::test]
-async fn over_a_mixed_load_lines_sockets_and_counters_agree() {
+async fn records_sockets_and_counters_agree_under_mixed_load() {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .listener("main", &["upstream = \"web\"", TLS])
@@ -186,7 +186,7 @@ async fn over_a_mixed_load_lines_sockets_and_counters_agree() {
 }
 
 #[tokio::test]
-async fn a_connection_that_went_well_has_every_field() {
+async fn successful_connection_has_every_field() {
     let web = Upstream::start(Behaviour::Echo).await;
     let lb = Site::usual(&[&web]).start().await;
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
@@ -219,7 +219,7 @@ async fn a_connection_that_went_well_has_every_field() {
 }
 
 #[tokio::test]
-async fn what_a_certificate_says_forges_no_line_and_fools_no_terminal() {
+async fn certificate_text_is_escaped_in_log_lines() {
     let web = Upstream::named("web1").await;
     let names = [
         r#"","outcome":"ok","client":"root"#,
@@ -260,7 +260,7 @@ async fn what_a_certificate_says_forges_no_line_and_fools_no_terminal() {
 }
 
 #[tokio::test]
-async fn a_file_takes_the_lines_and_off_takes_none() {
+async fn access_log_goes_to_a_file_or_nowhere() {
     for access in ["off", "log/access.log"] {
         let web = Upstream::named("web1").await;
         let site = Site::usual(&[&web]).log(&format!("access = \"{access}\""));

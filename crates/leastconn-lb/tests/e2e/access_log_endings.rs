@@ -189,7 +189,7 @@ async fn refusals(lb: &Running, revoked: &leastconn_testkit::Cert) {
 }
 
 #[tokio::test]
-async fn each_has_what_was_known_and_no_more() {
+async fn records_contain_what_was_known_at_the_end() {
     let site = Site::new().process("drain_timeout = \"100ms\"");
     let revoked = site.ca.leaf("client1.lb.com").build();
     let rig = start(&revoked, site).await;

@@ -63,7 +63,7 @@ async fn read_lines(reader: &mut std::fs::File, n: usize) {
 }
 
 #[tokio::test]
-async fn the_device_is_full() {
+async fn full_device_drops_records() {
     let web = Upstream::named("web1").await;
     let site = Site::plain(&[&web]).log("access = \"/dev/full\"");
     let lb = site.start().await;
@@ -81,7 +81,7 @@ async fn the_device_is_full() {
 }
 
 #[tokio::test]
-async fn whoever_read_standard_output_is_gone() {
+async fn closed_stdout_drops_records() {
     let web = Upstream::named("web1").await;
     let without_reader = |command: &mut Command| {
         let mut shell = Command::new("bash");
@@ -101,7 +101,7 @@ async fn whoever_read_standard_output_is_gone() {
 }
 
 #[tokio::test]
-async fn its_directory_is_gone_when_it_is_to_be_opened_again() {
+async fn missing_directory_on_reopen_drops_records() {
     let web = Upstream::named("web1").await;
     // In the sandbox, a new directory of the same name cannot be written to.
     let site = Site::plain(&[&web])
@@ -144,7 +144,7 @@ async fn its_directory_is_gone_when_it_is_to_be_opened_again() {
 }
 
 #[tokio::test]
-async fn nobody_reads_the_fifo_at_the_start_or_at_usr1() {
+async fn fifo_without_reader_does_not_block() {
     let web = Upstream::named("web1").await;
     let site = Site::plain(&[&web]).log("access = \"access.fifo\"");
     let path = fifo(site.dir.path());
@@ -173,7 +173,7 @@ async fn nobody_reads_the_fifo_at_the_start_or_at_usr1() {
 }
 
 #[tokio::test]
-async fn its_reader_has_stopped_reading() {
+async fn stalled_pipe_reader_does_not_block() {
     let web = Upstream::named("web1").await;
     // In the sandbox, a FIFO is written to and nothing beside it.
     let site = Site::plain(&[&web])

@@ -66,7 +66,7 @@ async fn changes(lb: &Running) -> (Value, Value) {
 }
 
 #[tokio::test]
-async fn each_is_told_what_it_may_change_also_after_a_reload() {
+async fn permissions_are_reported_and_follow_a_reload() {
     let web = Upstream::named("web1").await;
     let lb = Site::plain(&[&web]).admin(SOCKET).start().await;
     let (socket_only, allowed) = ("socket_only".into(), "allowed".into());
@@ -87,7 +87,7 @@ fn error(body: &str) -> String {
 }
 
 #[tokio::test]
-async fn nothing_can_be_changed_there_without_a_token() {
+async fn changes_without_a_token_are_refused() {
     let web = Upstream::named("web1").await;
     let lb = Site::plain(&[&web]).start().await;
     let host = format!("host: {}", lb.admin());
@@ -103,7 +103,7 @@ async fn nothing_can_be_changed_there_without_a_token() {
 }
 
 #[tokio::test]
-async fn with_the_token_it_can_and_no_page_of_another_site_can() {
+async fn changes_need_the_token_and_same_origin() {
     let web = Upstream::named("web1").await;
     let site = Site::plain(&[&web])
         .admin("token = \"token\"")
@@ -191,7 +191,7 @@ async fn with_the_token_it_can_and_no_page_of_another_site_can() {
 }
 
 #[tokio::test]
-async fn a_name_of_somebody_else_s_shows_nothing_but_numbers() {
+async fn foreign_host_name_sees_metrics_only() {
     let web = Upstream::named("web1").await;
     let lb = Site::plain(&[&web])
         .admin("hosts = [\"lb.internal\"]")
@@ -227,7 +227,7 @@ async fn a_name_of_somebody_else_s_shows_nothing_but_numbers() {
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_refused_and_changes_nothing() {
+async fn malformed_requests_change_nothing() {
     let web = Upstream::named("web1").await;
     let site = Site::plain(&[&web]).admin("token = \"token\"");
     std::fs::write(site.dir.path().join("token"), TOKEN).unwrap();
@@ -268,7 +268,7 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn slow_clients_are_cut_off_and_do_not_lock_out_the_socket() {
+async fn slow_admin_clients_do_not_block_the_socket() {
     let web = Upstream::named("web1").await;
     let lb = Site::plain(&[&web]).admin(SOCKET).start().await;
     let mut slow = Vec::new();

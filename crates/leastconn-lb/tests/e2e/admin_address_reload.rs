@@ -42,7 +42,7 @@ async fn reload(lb: &Running, config: &str) {
 }
 
 #[tokio::test]
-async fn a_new_address_answers_and_the_old_one_finishes_what_it_began() {
+async fn old_admin_address_finishes_its_requests() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let config = lb.config();
@@ -84,7 +84,7 @@ async fn a_new_address_answers_and_the_old_one_finishes_what_it_began() {
 }
 
 #[tokio::test]
-async fn an_address_that_stays_is_not_touched() {
+async fn unchanged_admin_address_stays_open() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let mut kept = tcp(lb.admin()).await;
@@ -104,7 +104,7 @@ async fn an_address_that_stays_is_not_touched() {
 }
 
 #[tokio::test]
-async fn the_admin_table_can_go_and_come_back() {
+async fn admin_table_can_be_removed_and_added() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let config = lb.config();
@@ -123,7 +123,7 @@ async fn the_admin_table_can_go_and_come_back() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_rejects_all() {
+async fn admin_address_in_use_rejects_the_reload() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let config = lb.config();

@@ -9,7 +9,7 @@ use crate::ctl::{SOCKET, ctl, program};
 use crate::support::{BIN, Site};
 
 #[tokio::test]
-async fn it_is_its_owner_s_alone_and_goes_with_the_process() {
+async fn socket_is_private_and_removed_at_exit() {
     let web = Upstream::named("web1").await;
     let site = Site::plain(&[&web]).admin(SOCKET);
     let path = site.dir.path().join("lb.sock");
@@ -47,7 +47,7 @@ async fn it_is_its_owner_s_alone_and_goes_with_the_process() {
 }
 
 #[tokio::test]
-async fn it_takes_nobody_s_place() {
+async fn socket_in_use_is_not_replaced() {
     let web = Upstream::named("web1").await;
     let lb = Site::plain(&[&web]).admin(SOCKET).start().await;
     let other = tempfile::tempdir().unwrap();
@@ -83,7 +83,7 @@ async fn it_takes_nobody_s_place() {
 }
 
 #[tokio::test]
-async fn of_two_that_start_at_once_one_has_it() {
+async fn one_of_two_simultaneous_starts_gets_the_socket() {
     let web = Upstream::named("web1").await;
     let site = Site::plain(&[&web]);
     let shared = tempfile::tempdir().unwrap();
@@ -117,7 +117,7 @@ async fn of_two_that_start_at_once_one_has_it() {
 }
 
 #[tokio::test]
-async fn it_follows_a_reload_and_is_made_anew_when_it_was_removed() {
+async fn reload_moves_and_recreates_the_socket() {
     let web = Upstream::named("web1").await;
     let lb = Site::plain(&[&web]).admin(SOCKET).start().await;
     let old = lb.dir().join("lb.sock");
@@ -143,7 +143,7 @@ async fn it_follows_a_reload_and_is_made_anew_when_it_was_removed() {
 }
 
 #[tokio::test]
-async fn a_path_that_cannot_be_one_is_said_before_the_start() {
+async fn unusable_socket_path_fails_the_check() {
     let web = Upstream::named("web1").await;
     let dir = tempfile::tempdir().unwrap();
     let site = Site::plain(&[&web]).admin(&format!("socket = \"{}\"", "x".repeat(108)));

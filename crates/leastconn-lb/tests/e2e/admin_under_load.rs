@@ -57,7 +57,7 @@ async fn all_are_prompt(addr: SocketAddr, rounds: usize, what: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_all_workers_at_handshakes_and_streams() {
+async fn admin_answers_while_workers_are_saturated() {
     let web = Upstream::named("web1").await;
     let sink = Upstream::start(Behaviour::Sink).await;
     let lb = Site::new()
@@ -115,7 +115,7 @@ async fn with_all_workers_at_handshakes_and_streams() {
 }
 
 #[tokio::test]
-async fn with_thousands_of_connections_and_a_thousand_servers() {
+async fn admin_answers_with_thousands_of_connections() {
     let open = if is_long() { 4_000 } else { 400 };
     let web = Upstream::named("web1").await;
     let servers: Vec<_> = (0..1000)
@@ -149,7 +149,7 @@ async fn with_thousands_of_connections_and_a_thousand_servers() {
 /// More than the admin address takes at once: the one that is idle for the longest time
 /// makes room, and one that has a request does not.
 #[tokio::test]
-async fn idle_connections_do_not_lock_others_out() {
+async fn idle_admin_connections_do_not_block_others() {
     use tokio::io::AsyncReadExt;
     const IDLE: usize = 200;
     let web = Upstream::named("web1").await;

@@ -34,7 +34,7 @@ async fn with_cert(make: impl Fn(LeafBuilder<'_>) -> Vec<Cert>) {
 }
 
 #[tokio::test]
-async fn seed_takes_any_cn_however_many_there_are() {
+async fn several_common_names_are_refused() {
     with_cert(|leaf| {
         vec![
             leaf.clone().extra_cn("evil.lb.com").build(),
@@ -47,7 +47,7 @@ async fn seed_takes_any_cn_however_many_there_are() {
 }
 
 #[tokio::test]
-async fn a_name_with_nul_newline_controls_or_no_text_at_all() {
+async fn control_characters_in_common_names_are_refused() {
     with_cert(|leaf| {
         let names: [&[u8]; 6] = [
             b"client1.lb.com\0.evil.example",
@@ -66,7 +66,7 @@ async fn a_name_with_nul_newline_controls_or_no_text_at_all() {
 }
 
 #[tokio::test]
-async fn a_control_character_in_a_dns_name() {
+async fn control_characters_in_dns_names_are_refused() {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .listener("main", &["upstream = \"web\"", TLS])

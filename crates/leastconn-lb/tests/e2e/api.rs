@@ -31,7 +31,7 @@ fn site(servers: &[&Upstream]) -> Site {
 }
 
 #[tokio::test]
-async fn open_connections_are_shown_as_the_log_will_have_them() {
+async fn open_connections_match_their_later_records() {
     let web = Upstream::start(Behaviour::Named("web1".to_owned())).await;
     let lb = site(&[&web]).start().await;
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
@@ -191,7 +191,7 @@ async fn status_servers_and_clients_add_up() {
 }
 
 #[tokio::test]
-async fn reloads_are_told() {
+async fn last_reload_is_reported() {
     let web = Upstream::named("web1").await;
     let lb = site(&[&web]).start().await;
     assert_eq!(lb.reload(&lb.config()).await, "applied");
@@ -218,7 +218,7 @@ async fn reloads_are_told() {
 }
 
 #[tokio::test]
-async fn the_last_minutes_are_kept() {
+async fn history_covers_the_last_minutes() {
     let web = Upstream::named("web1").await;
     let lb = site(&[&web]).start().await;
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
@@ -257,7 +257,7 @@ async fn the_last_minutes_are_kept() {
 }
 
 #[tokio::test]
-async fn what_is_asked_wrongly_is_an_error_in_json() {
+async fn bad_requests_get_json_errors() {
     let web = Upstream::named("web1").await;
     let lb = site(&[&web]).start().await;
     for (path, status, says) in [

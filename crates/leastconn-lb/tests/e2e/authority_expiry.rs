@@ -41,7 +41,7 @@ async fn refusal(lb: &Running, cert: &Cert) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn clients_of_an_expired_authority_are_refused_and_ended() {
+async fn expired_authority_ends_its_clients() {
     let web = Upstream::named("web1").await;
     let (brief, other) = (
         TestCa::with_validity("brief", -DAY, 6),
@@ -86,7 +86,7 @@ async fn clients_of_an_expired_authority_are_refused_and_ended() {
 }
 
 #[tokio::test]
-async fn connections_outlive_their_authority_if_they_are_kept() {
+async fn connections_may_outlive_their_authority() {
     let web = Upstream::named("web1").await;
     let brief = TestCa::with_validity("brief", -DAY, 6);
     let other = TestCa::with_validity("other", -DAY, DAY);
@@ -102,7 +102,7 @@ async fn connections_outlive_their_authority_if_they_are_kept() {
 }
 
 #[tokio::test]
-async fn clients_of_an_expired_intermediate_are_refused_and_ended() {
+async fn expired_intermediate_ends_its_clients() {
     let web = Upstream::named("web1").await;
     let root = TestCa::new("root");
     let below = root.intermediate_with_validity("below", -DAY, 6);

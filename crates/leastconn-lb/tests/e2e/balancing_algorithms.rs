@@ -77,7 +77,7 @@ fn assert_drawn(count: usize, n: usize, chance: f64) {
 }
 
 #[tokio::test]
-async fn round_robin_gives_each_its_turns() {
+async fn round_robin_follows_the_weights() {
     let servers = named(3).await;
     let lb = site(&servers, &[1, 1, 2], &["balance = \"round_robin\""])
         .start()
@@ -93,7 +93,7 @@ async fn round_robin_gives_each_its_turns() {
 }
 
 #[tokio::test]
-async fn random_draws_by_weight_whatever_is_open() {
+async fn random_follows_weights_and_ignores_load() {
     let servers = named(2).await;
     let lb = site(&servers, &[1, 3], &["balance = \"random\""])
         .start()
@@ -111,7 +111,7 @@ async fn random_draws_by_weight_whatever_is_open() {
 }
 
 #[tokio::test]
-async fn the_better_of_two_is_never_the_fullest() {
+async fn p2c_never_picks_the_most_loaded() {
     let servers = named(3).await;
     let lb = site(&servers, &[1, 1, 1], &["balance = \"p2c\""])
         .start()
@@ -132,7 +132,7 @@ async fn the_better_of_two_is_never_the_fullest() {
 }
 
 #[tokio::test]
-async fn a_source_keeps_its_server_and_goes_elsewhere_only_while_that_is_away() {
+async fn source_hash_moves_only_while_its_server_is_down() {
     let servers = named(3).await;
     let lines = [
         "balance = \"source_hash\"",
@@ -190,7 +190,7 @@ async fn a_source_keeps_its_server_and_goes_elsewhere_only_while_that_is_away() 
 }
 
 #[tokio::test]
-async fn the_source_is_the_one_that_a_proxy_header_announced() {
+async fn source_hash_uses_the_proxied_address() {
     use tokio::io::AsyncWriteExt;
     let servers = named(4).await;
     let entries: Vec<_> = servers
@@ -226,7 +226,7 @@ async fn the_source_is_the_one_that_a_proxy_header_announced() {
 }
 
 #[tokio::test]
-async fn a_server_that_comes_back_begins_slowly() {
+async fn recovered_server_starts_slowly() {
     let servers = named(2).await;
     // An hour: what is seen is the beginning, a tenth of the share, however slow this
     // machine is.
@@ -269,7 +269,7 @@ async fn a_server_that_comes_back_begins_slowly() {
 }
 
 #[tokio::test]
-async fn a_server_that_a_reload_adds_begins_slowly() {
+async fn server_added_by_reload_starts_slowly() {
     let servers = named(3).await;
     let lb = site(&servers[..2], &[1, 1], &["slow_start = \"1h\""])
         .admin(SOCKET)

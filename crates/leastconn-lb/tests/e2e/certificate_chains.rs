@@ -10,11 +10,11 @@ use crate::support::{
 
 both_record_layers! {
     #[tokio::test]
-    intermediates_come_from_the_client,
+    client_sends_its_intermediates,
     #[tokio::test]
-    every_authority_of_a_bundle_counts,
+    every_authority_of_a_bundle_is_trusted,
     #[tokio::test]
-    a_revoked_intermediate_takes_its_certificates_along,
+    revoked_intermediate_revokes_its_certificates,
 }
 
 async fn is_let_in(lb: &Running, listener: &str, cert: &Cert) {
@@ -48,7 +48,7 @@ fn listener(site: Site, name: &str, ca: &str, crl: &str) -> Site {
     site.listener(name, &["upstream = \"web\"", &tls])
 }
 
-async fn intermediates_come_from_the_client(records: Records) {
+async fn client_sends_its_intermediates(records: Records) {
     let web = Upstream::named("web1").await;
     let site = listener(site(records, &web), "main", "ca.crt", "");
     let below = site.ca.intermediate("below");
@@ -74,7 +74,7 @@ async fn intermediates_come_from_the_client(records: Records) {
     lb.quiet().await;
 }
 
-async fn every_authority_of_a_bundle_counts(records: Records) {
+async fn every_authority_of_a_bundle_is_trusted(records: Records) {
     let web = Upstream::named("web1").await;
     let site = listener(site(records, &web), "main", "both.crt", "");
     let site = listener(site, "listed", "both.crt", ", crl = \"both.crl\"");
@@ -111,7 +111,7 @@ async fn every_authority_of_a_bundle_counts(records: Records) {
     lb.quiet().await;
 }
 
-async fn a_revoked_intermediate_takes_its_certificates_along(records: Records) {
+async fn revoked_intermediate_revokes_its_certificates(records: Records) {
     let web = Upstream::named("web1").await;
     let site = listener(site(records, &web), "main", "ca.crt", ", crl = \"ca.crl\"");
     let below = site.ca.intermediate("below");

@@ -44,7 +44,7 @@ async fn site(web: &Upstream, line: &str) -> Running {
 }
 
 #[tokio::test]
-async fn a_certificate_that_runs_out_ends_its_connection_unless_it_is_kept() {
+async fn expired_certificate_ends_its_connection() {
     let web = Upstream::named("web1").await;
     let lb = site(&web, "").await;
     let keeping = site(&web, "on_expiry = \"keep\"").await;
@@ -142,12 +142,12 @@ async fn finished_late(on_expiry: &str) {
 }
 
 #[tokio::test]
-async fn certificate_that_expires_during_its_handshake_is_refused() {
+async fn certificate_expiring_during_the_handshake_is_refused() {
     tokio::join!(finished_late(""), finished_late("on_expiry = \"keep\""));
 }
 
 #[tokio::test]
-async fn a_connection_grows_as_old_as_it_may_and_no_older() {
+async fn max_connection_age_ends_the_connection() {
     let web = Upstream::named("web1").await;
     let lb = site(&web, "max_lifetime = \"3s\"").await;
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
@@ -163,7 +163,7 @@ async fn a_connection_grows_as_old_as_it_may_and_no_older() {
 }
 
 #[tokio::test]
-async fn a_rule_that_expires_ends_the_connections_that_rest_on_it() {
+async fn expired_rule_ends_its_connections() {
     let web = Upstream::named("web1").await;
     let end = Moment::in_seconds(10);
     let expiry = end.0.to_string();

@@ -8,15 +8,15 @@ use crate::support::{CLIENT1, Records, Running, Site, TLS, both_record_layers, r
 
 both_record_layers! {
     #[tokio::test]
-    none_foreign_expired_early_revoked_and_unfit,
+    each_bad_certificate_has_its_own_reason,
     #[tokio::test]
-    an_intermediate_without_a_list_of_its_own_vouches_for_nobody,
+    intermediate_without_crl_is_refused,
     #[tokio::test]
-    what_a_refused_client_sends_early_reaches_no_server,
+    early_data_of_refused_clients_reaches_no_server,
     #[tokio::test]
-    what_was_good_a_moment_ago_expires_all_the_same,
+    cached_verification_does_not_outlive_expiry,
     #[tokio::test]
-    a_client_s_certificate_among_the_authorities_vouches_for_nobody,
+    client_certificate_in_client_ca_issues_nothing,
 }
 
 /// Refuses in both versions, and says why to both sides.
@@ -33,7 +33,7 @@ async fn is_refused(lb: &Running, client: TlsClient, outcome: &str, expected: Al
 }
 
 /// Rows 5 to 8 and 15 of the matrix of threats.
-async fn none_foreign_expired_early_revoked_and_unfit(records: Records) {
+async fn each_bad_certificate_has_its_own_reason(records: Records) {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).records(records);
     let revoked = site.cert(CLIENT1);
@@ -91,7 +91,7 @@ async fn none_foreign_expired_early_revoked_and_unfit(records: Records) {
 
 /// The root's list covers its intermediates; without lists of their own, what they
 /// issued has no known status, and is refused.
-async fn an_intermediate_without_a_list_of_its_own_vouches_for_nobody(records: Records) {
+async fn intermediate_without_crl_is_refused(records: Records) {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).records(records).listener(
         "unlisted",
@@ -114,7 +114,7 @@ async fn an_intermediate_without_a_list_of_its_own_vouches_for_nobody(records: R
 }
 
 /// In TLS 1.3 a client may send before the server has looked at its certificate.
-async fn what_a_refused_client_sends_early_reaches_no_server(records: Records) {
+async fn early_data_of_refused_clients_reaches_no_server(records: Records) {
     use tokio::io::AsyncWriteExt;
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
@@ -141,7 +141,7 @@ async fn what_a_refused_client_sends_early_reaches_no_server(records: Records) {
 
 /// rustls would trust whatever it is given, and so who has that certificate's key could
 /// be anybody.
-async fn a_client_s_certificate_among_the_authorities_vouches_for_nobody(records: Records) {
+async fn client_certificate_in_client_ca_issues_nothing(records: Records) {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).records(records);
     let client = site.cert("client2");
@@ -174,7 +174,7 @@ async fn a_client_s_certificate_among_the_authorities_vouches_for_nobody(records
 
 /// A chain that was good is remembered, but not beyond its own time or that of the
 /// revocation lists.
-async fn what_was_good_a_moment_ago_expires_all_the_same(records: Records) {
+async fn cached_verification_does_not_outlive_expiry(records: Records) {
     let web = Upstream::named("web1").await;
     let brief_list = TLS.replace("ca.crl", "brief.crl");
     let site = Site::usual(&[&web])

@@ -27,7 +27,7 @@ async fn is_let_in(lb: &Running, client: &TlsClient) {
 }
 
 #[tokio::test]
-async fn of_21_connections_at_once_one_is_refused_while_another_client_is_served() {
+async fn rate_limit_applies_per_client() {
     let web = Upstream::named("web1").await;
     let lb = site(&web)
         .client("client1", &cn(CLIENT1), "web", SLOW)
@@ -66,7 +66,7 @@ async fn of_21_connections_at_once_one_is_refused_while_another_client_is_served
 }
 
 #[tokio::test]
-async fn a_wildcard_rule_gives_each_identity_a_bucket_of_its_own() {
+async fn wildcard_rule_limits_each_identity() {
     let web = Upstream::named("web1").await;
     let once = "rate_limit = { rate = 0.001, burst = 1 }";
     let lb = site(&web)
@@ -94,7 +94,7 @@ async fn a_wildcard_rule_gives_each_identity_a_bucket_of_its_own() {
 }
 
 #[tokio::test]
-async fn max_conns_counts_what_is_open() {
+async fn max_conns_counts_open_connections() {
     let web = Upstream::named("web1").await;
     let lb = site(&web)
         .client("client1", &cn(CLIENT1), "web", "max_conns = 2")
@@ -122,7 +122,7 @@ async fn max_conns_counts_what_is_open() {
 
 /// It has cost the dialling, and a client must not be let in faster because servers fail.
 #[tokio::test]
-async fn who_is_let_in_and_then_finds_no_server_has_used_a_token() {
+async fn failed_connections_use_a_token() {
     let twice = "rate_limit = { rate = 0.001, burst = 2 }\nmax_conns = 1";
     let lb = Site::new()
         .listener("main", &["upstream = \"web\""])
@@ -146,7 +146,7 @@ async fn who_is_let_in_and_then_finds_no_server_has_used_a_token() {
 /// Whoever waits for the record of its connection, and then comes again, must not meet
 /// its own one.
 #[tokio::test]
-async fn what_has_its_record_counts_no_more() {
+async fn recorded_connection_is_no_longer_counted() {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .listener("main", &["upstream = \"web\""])
@@ -173,7 +173,7 @@ async fn talk_rest(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite
 }
 
 #[tokio::test]
-async fn a_client_that_always_asks_gets_its_burst_and_its_rate() {
+async fn busy_client_gets_its_burst_and_rate() {
     const RATE: f64 = 40.0;
     const BURST: f64 = 5.0;
     let web = Upstream::named("web1").await;

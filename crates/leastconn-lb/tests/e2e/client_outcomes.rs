@@ -8,7 +8,7 @@ use crate::ctl::{SOCKET, ctl};
 use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, entry, nowhere, refused, talk};
 
 #[tokio::test]
-async fn refused_failed_and_ended_are_told_apart() {
+async fn outcomes_are_counted_per_rule() {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .admin(SOCKET)

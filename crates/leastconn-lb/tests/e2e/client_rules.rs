@@ -32,7 +32,7 @@ async fn is_refused(lb: &Running, cert: &Cert, outcome: &str) {
 }
 
 #[tokio::test]
-async fn in_order_with_lists_and_wildcards() {
+async fn first_matching_rule_decides() {
     let web = Upstream::named("web1").await;
     let lb = site(&web)
         .await
@@ -67,7 +67,7 @@ async fn in_order_with_lists_and_wildcards() {
 }
 
 #[tokio::test]
-async fn all_keys_of_a_rule_must_hold() {
+async fn all_keys_of_a_rule_must_match() {
     let web = Upstream::named("web1").await;
     let lb = site(&web)
         .await
@@ -105,7 +105,7 @@ async fn all_keys_of_a_rule_must_hold() {
 }
 
 #[tokio::test]
-async fn a_dns_rule_looks_at_dns_names_only_and_takes_them_literally() {
+async fn dns_rule_matches_dns_names_literally() {
     let web = Upstream::named("web1").await;
     let lb = site(&web)
         .await
@@ -144,7 +144,7 @@ async fn a_dns_rule_looks_at_dns_names_only_and_takes_them_literally() {
 }
 
 #[tokio::test]
-async fn without_tls_the_source_address_is_the_identity() {
+async fn source_address_is_the_identity_without_tls() {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .listener("main", &["upstream = \"web\""])
@@ -185,7 +185,7 @@ async fn without_tls_the_source_address_is_the_identity() {
 }
 
 #[tokio::test]
-async fn without_client_certificates_so_it_is_under_tls() {
+async fn source_address_is_the_identity_without_client_certificates() {
     let web = Upstream::named("web1").await;
     let tls = r#"tls = { cert = "server.crt", key = "server.key", client_auth = "none" }"#;
     let lb = Site::new()

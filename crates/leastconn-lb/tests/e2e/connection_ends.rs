@@ -17,30 +17,30 @@ use crate::support::{Records, both_record_layers, reset};
 
 both_record_layers! {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    every_end_is_delivered_and_passed_on_truly,
+    every_kind_of_end_is_forwarded,
     #[tokio::test]
-    truncating_side_still_gets_what_was_sent,
+    truncating_peer_still_receives_pending_data,
     #[tokio::test]
-    receiver_that_never_reads_is_not_waited_for_long,
+    stalled_receiver_delays_the_end_briefly,
     #[tokio::test]
-    receiver_that_resets_ends_the_wait_at_once,
+    reset_by_the_receiver_ends_lingering,
     #[tokio::test]
-    early_answer_is_delivered_to_an_uploading_client,
+    early_response_reaches_an_uploading_client,
     #[tokio::test]
-    forged_record_is_answered_by_an_alert_before_the_reset,
+    forged_record_gets_an_alert_before_the_reset,
     #[tokio::test]
-    fatal_alert_of_a_client_is_a_tls_error,
+    fatal_alert_from_client_is_a_tls_error,
 }
 
 /// Fits into what the balancer holds, not into a receiver's buffer.
 const DATA: usize = 100_000;
 
-async fn every_end_is_delivered_and_passed_on_truly(records: Records) {
+async fn every_kind_of_end_is_forwarded(records: Records) {
     matrix::run(records).await;
 }
 
 /// A client that closes only its sending direction, without `close_notify`.
-async fn truncating_side_still_gets_what_was_sent(records: Records) {
+async fn truncating_peer_still_receives_pending_data(records: Records) {
     let rig = Rig::start(records, &[]).await;
     for version in [Transport::Tls12, Transport::Tls13] {
         let (client, mut server) = rig.connect(version, Transport::Plain, "reset").await;
@@ -59,7 +59,7 @@ async fn truncating_side_still_gets_what_was_sent(records: Records) {
     rig.quiet().await;
 }
 
-async fn receiver_that_never_reads_is_not_waited_for_long(records: Records) {
+async fn stalled_receiver_delays_the_end_briefly(records: Records) {
     let rig = Rig::start(records, &["half_close_timeout = \"1s\""]).await;
     for (how, undelivered) in [("truncated", true), ("reset", true), ("idle", false)] {
         let (mut client, server) = rig
@@ -91,7 +91,7 @@ async fn receiver_that_never_reads_is_not_waited_for_long(records: Records) {
     rig.quiet().await;
 }
 
-async fn receiver_that_resets_ends_the_wait_at_once(records: Records) {
+async fn reset_by_the_receiver_ends_lingering(records: Records) {
     let rig = Rig::start(records, &["half_close_timeout = \"5m\""]).await;
     for transport in [Transport::Plain, Transport::Tls13] {
         let (mut client, server) = rig.connect(Transport::Tls12, transport, "reset").await;
@@ -109,7 +109,7 @@ async fn receiver_that_resets_ends_the_wait_at_once(records: Records) {
 /// The server answers and closes while the client still sends, and the client reads
 /// late. Closing a socket with unread input resets it, which must not overtake the
 /// answer.
-async fn early_answer_is_delivered_to_an_uploading_client(records: Records) {
+async fn early_response_reaches_an_uploading_client(records: Records) {
     let rig = Rig::start(records, &[]).await;
     let all = Transport::ALL.into_iter();
     for (transport, finishes) in all.flat_map(|each| [(each, false), (each, true)]) {
@@ -136,7 +136,7 @@ async fn early_answer_is_delivered_to_an_uploading_client(records: Records) {
     rig.quiet().await;
 }
 
-async fn forged_record_is_answered_by_an_alert_before_the_reset(records: Records) {
+async fn forged_record_gets_an_alert_before_the_reset(records: Records) {
     let rig = Rig::start(records, &[]).await;
     for version in [Transport::Tls12, Transport::Tls13] {
         let (mut client, mut server) = rig.connect(version, Transport::Plain, "reset").await;
@@ -163,7 +163,7 @@ async fn forged_record_is_answered_by_an_alert_before_the_reset(records: Records
     rig.quiet().await;
 }
 
-async fn fatal_alert_of_a_client_is_a_tls_error(records: Records) {
+async fn fatal_alert_from_client_is_a_tls_error(records: Records) {
     let rig = Rig::start(records, &[]).await;
     // The client believes that it received a forged record, and says so.
     for version in [Transport::Tls12, Transport::Tls13] {

@@ -10,7 +10,7 @@ const OVERLOADED: &str = r#"leastconn_connections_total{listener="main",outcome=
 const ACTIVE: &str = r#"leastconn_connections_active{listener="main"}"#;
 
 #[tokio::test]
-async fn beyond_max_connections_the_excess_is_overloaded_until_there_is_room() {
+async fn connections_above_the_limit_are_overloaded() {
     let web = Upstream::named("web1").await;
     let lb = Site::plain(&[&web])
         .process("max_connections = 5")
@@ -38,7 +38,7 @@ async fn beyond_max_connections_the_excess_is_overloaded_until_there_is_room() {
 }
 
 #[tokio::test]
-async fn three_hundred_silent_sockets_take_nobodys_handshake() {
+async fn silent_sockets_do_not_use_handshake_permits() {
     let web = Upstream::named("web1").await;
     let lb = Site::patient(&[&web])
         .process("max_handshakes = 4")
@@ -66,7 +66,7 @@ async fn three_hundred_silent_sockets_take_nobodys_handshake() {
 }
 
 #[tokio::test]
-async fn a_refused_client_does_not_use_up_a_servers_place() {
+async fn refused_client_does_not_use_a_server_slot() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web])
         .process("max_connections = 40")

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::{BIN, CLIENT1, Site, refused, talk};
 
 #[tokio::test]
-async fn expired_list_is_reported_everywhere() {
+async fn expired_crl_is_reported_everywhere() {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]);
     let list = site.ca.crl_builder().number(1).validity(-3600, 7).pem();
@@ -96,7 +96,7 @@ async fn expired_list_is_reported_everywhere() {
 }
 
 #[tokio::test]
-async fn expired_list_does_not_block_other_issuers() {
+async fn expired_crl_does_not_block_other_issuers() {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]);
     let other = TestCa::new("other CA");

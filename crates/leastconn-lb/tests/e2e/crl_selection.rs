@@ -16,7 +16,7 @@ async fn is_let_in(lb: &Running, cert: &leastconn_testkit::Cert) -> bool {
 }
 
 #[tokio::test]
-async fn newest_list_decides_in_any_order() {
+async fn newest_crl_decides_in_any_order() {
     let web = Upstream::named("web1").await;
     for newest_first in [false, true] {
         let site = Site::usual(&[&web]);
@@ -38,7 +38,7 @@ async fn newest_list_decides_in_any_order() {
 }
 
 #[tokio::test]
-async fn list_appended_to_the_file_revokes() {
+async fn crl_appended_to_the_file_revokes() {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]);
     let revoked = site.cert(CLIENT1);
@@ -72,7 +72,7 @@ async fn list_appended_to_the_file_revokes() {
 }
 
 #[tokio::test]
-async fn rekeyed_authority_has_a_list_for_each_key() {
+async fn rekeyed_authority_has_a_crl_per_key() {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]);
     let new = TestCa::new("test CA");

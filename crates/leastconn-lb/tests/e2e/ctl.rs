@@ -73,7 +73,7 @@ async fn state_of(lb: &Running, server: usize) -> Value {
 }
 
 #[tokio::test]
-async fn a_server_in_drain_gets_no_new_connections_and_keeps_those_it_has() {
+async fn drained_server_keeps_open_connections() {
     let [web1, web2] = &web().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
     let (mut a, first) = connected(&lb).await;
@@ -112,7 +112,7 @@ async fn a_server_in_drain_gets_no_new_connections_and_keeps_those_it_has() {
 }
 
 #[tokio::test]
-async fn a_server_in_maint_loses_its_connections_after_the_grace() {
+async fn maint_ends_connections_after_the_grace_period() {
     let [web1, web2] = &web().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
     let (mut a, first) = connected(&lb).await;
@@ -154,7 +154,7 @@ async fn a_server_in_maint_loses_its_connections_after_the_grace() {
 }
 
 #[tokio::test]
-async fn what_was_set_by_hand_survives_a_reload_and_is_shown() {
+async fn overrides_survive_a_reload_and_are_shown() {
     let [web1, web2] = &web().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
     let config = lb.config();
@@ -225,7 +225,7 @@ async fn what_was_set_by_hand_survives_a_reload_and_is_shown() {
 }
 
 #[tokio::test]
-async fn connections_are_killed_by_what_is_said_of_them() {
+async fn kill_ends_connections_that_match_its_filter() {
     let [web1, web2] = &web().await;
     let lb = Site::new()
         .admin(SOCKET)
@@ -298,7 +298,7 @@ async fn connections_are_killed_by_what_is_said_of_them() {
 }
 
 #[tokio::test]
-async fn a_reload_says_what_became_of_it() {
+async fn reload_reports_its_outcome() {
     let [web1, web2] = &web().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
     let config = lb.config();
@@ -339,7 +339,7 @@ async fn a_reload_says_what_became_of_it() {
 }
 
 #[tokio::test]
-async fn the_log_s_level_changes_what_is_written() {
+async fn log_level_can_be_changed() {
     let [web1, web2] = &web().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
     let config = lb.config();
@@ -369,7 +369,7 @@ async fn the_log_s_level_changes_what_is_written() {
 }
 
 #[tokio::test]
-async fn tables_show_what_there_is() {
+async fn tables_list_servers_clients_and_connections() {
     let [web1, web2] = &web().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
     let (mut a, server) = connected(&lb).await;
@@ -436,7 +436,7 @@ async fn tables_show_what_there_is() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_said_with_what_to_do() {
+async fn errors_suggest_what_to_do() {
     let [web1, web2] = &web().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
     for (args, code, says) in [
@@ -532,7 +532,7 @@ async fn what_is_wrong_is_said_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn health_is_told_over_the_socket_where_there_is_nothing_else() {
+async fn healthcheck_works_over_the_socket_alone() {
     let [web1, web2] = &web().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
     let only_socket = lb

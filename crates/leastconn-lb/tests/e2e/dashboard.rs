@@ -25,7 +25,7 @@ fn quoted<'a>(text: &'a str, before: &'a str) -> impl Iterator<Item = &'a str> {
 }
 
 #[tokio::test]
-async fn all_that_the_page_asks_for_is_there_and_is_what_it_says() {
+async fn page_and_its_assets_are_served() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let (head, page) = ask(&lb, "/", "").await;
@@ -86,7 +86,7 @@ async fn all_that_the_page_asks_for_is_there_and_is_what_it_says() {
 }
 
 #[tokio::test]
-async fn what_a_browser_has_already_is_not_sent_again() {
+async fn cached_assets_are_not_sent_again() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let (head, body) = ask(&lb, "/dashboard/style.css", "").await;

@@ -11,15 +11,15 @@ use crate::support::{CLIENT1, Records, Site, both_record_layers};
 
 both_record_layers! {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    both_ways_at_once_with_the_same_sha256,
+    data_is_unchanged_in_both_directions_at_once,
     #[tokio::test]
-    a_client_that_does_not_read_makes_the_server_wait,
+    slow_client_slows_its_server,
 }
 
 /// Of what [`pump`] sends.
 pub(crate) const BLOCK: usize = 1 << 20;
 
-async fn both_ways_at_once_with_the_same_sha256(records: Records) {
+async fn data_is_unchanged_in_both_directions_at_once(records: Records) {
     let blocks: usize = match std::env::var_os("LEASTCONN_LONG") {
         Some(_) => 1024,
         None => 64,
@@ -47,7 +47,7 @@ fn resident(pid: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-async fn a_client_that_does_not_read_makes_the_server_wait(records: Records) {
+async fn slow_client_slows_its_server(records: Records) {
     const CLIENTS: u64 = 8;
     let web = Upstream::start(Behaviour::Source { bytes: 1 << 30 }).await;
     let lb = Site::usual(&[&web]).records(records).start().await;

@@ -83,7 +83,7 @@ async fn accepting_pauses_without_spinning_and_recovers() {
 
 /// A stop meanwhile resets no client of the backlog: closing the socket would.
 #[tokio::test]
-async fn stop_serves_clients_in_the_backlog() {
+async fn clients_in_the_backlog_are_served_at_shutdown() {
     use leastconn_testkit::Signal;
     let web = Upstream::named("web1").await;
     let lb = Site::patient(&[&web]).start().await;
@@ -119,7 +119,7 @@ async fn stop_serves_clients_in_the_backlog() {
 /// Whoever looks at the balancer in such an hour must get an answer: connections
 /// leave some descriptors alone, whatever `max_connections` says.
 #[tokio::test]
-async fn the_admin_address_answers_although_clients_would_take_everything() {
+async fn admin_answers_without_free_descriptors() {
     let web = Upstream::named("web1").await;
     let site = Site::patient(&[&web]).process("max_connections = 1000");
     let program = |command: &mut Command| {

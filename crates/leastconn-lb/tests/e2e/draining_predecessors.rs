@@ -116,7 +116,7 @@ impl Generations {
 }
 
 #[tokio::test]
-async fn a_list_reaches_all_processes_at_once() {
+async fn new_crl_applies_in_all_processes() {
     let all = generations("", EACH).await;
     all.lb.ca().write_crl(all.lb.dir(), &[&all.certs[1]]);
     all.has_lost_the_second("revoked_certificate").await;
@@ -124,7 +124,7 @@ async fn a_list_reaches_all_processes_at_once() {
 
 /// By the newest process, whether or not those in between are still there.
 #[tokio::test]
-async fn a_reload_is_passed_on_to_those_that_were_replaced() {
+async fn reload_is_forwarded_to_predecessors() {
     for connected in [EACH, BUT_THE_SECOND] {
         let all = generations("watch = \"off\"", connected).await;
         all.lb.ca().write_crl(all.lb.dir(), &[&all.certs[1]]);
@@ -134,7 +134,7 @@ async fn a_reload_is_passed_on_to_those_that_were_replaced() {
 }
 
 #[tokio::test]
-async fn a_rule_that_goes_ends_what_it_allowed_everywhere() {
+async fn removed_rule_ends_connections_in_all_processes() {
     for connected in [EACH, BUT_THE_SECOND] {
         let all = generations("", connected).await;
         all.lb.write_config(&without_client2(&all.lb));
@@ -144,7 +144,7 @@ async fn a_rule_that_goes_ends_what_it_allowed_everywhere() {
 }
 
 #[tokio::test]
-async fn who_is_killed_by_hand_is_cut_off_everywhere() {
+async fn kill_applies_in_all_processes() {
     for connected in [EACH, BUT_THE_SECOND] {
         let all = generations("", connected).await;
         let said = ctl(&all.lb, &["kill", "--client", "client2"]).await.ok();
@@ -155,7 +155,7 @@ async fn who_is_killed_by_hand_is_cut_off_everywhere() {
 
 /// Also for those of processes before the one that it replaces.
 #[tokio::test]
-async fn an_upgrade_holds_for_all_that_were_replaced() {
+async fn upgrade_reloads_all_predecessors() {
     let mut all = generations("watch = \"off\"", BUT_THE_SECOND).await;
     all.lb.ca().write_crl(all.lb.dir(), &[&all.certs[1]]);
     let pid = upgrade(&all.lb, all.pids[1]).await;
@@ -165,7 +165,7 @@ async fn an_upgrade_holds_for_all_that_were_replaced() {
 }
 
 #[tokio::test]
-async fn a_server_in_maint_loses_its_connections_everywhere() {
+async fn maint_applies_in_all_processes() {
     let all = generations("", EACH).await;
     let maint = ["maint", "web/web1", "--grace", "0s"];
     ctl(&all.lb, &maint).await.ok();
@@ -181,7 +181,7 @@ async fn a_server_in_maint_loses_its_connections_everywhere() {
 
 /// It reads the configuration, as a reload does.
 #[tokio::test]
-async fn an_upgrade_holds_for_the_connections_of_the_old_process_too() {
+async fn upgrade_applies_new_rules_in_the_predecessor() {
     let web = Upstream::named("web1").await;
     let lb = start(two_clients(&web)).await;
     let certs = [CLIENT1, CLIENT2].map(|name| lb.ca().leaf(name).build());
@@ -199,7 +199,7 @@ async fn an_upgrade_holds_for_the_connections_of_the_old_process_too() {
 
 /// As a later version's may be.
 #[tokio::test]
-async fn a_configuration_that_the_old_process_does_not_understand_ends_nothing_there() {
+async fn configuration_unknown_to_the_predecessor_ends_nothing() {
     let web = Upstream::named("web1").await;
     let lb = start(two_clients(&web)).await;
     let cert = lb.ca().leaf(CLIENT1).build();
@@ -223,7 +223,7 @@ async fn a_configuration_that_the_old_process_does_not_understand_ends_nothing_t
 }
 
 #[tokio::test]
-async fn lists_and_rules_reach_a_process_that_drains() {
+async fn draining_process_applies_crls_and_rules() {
     let web = Upstream::named("web1").await;
     let lb = two_clients(&web).start().await;
     let certs = [CLIENT1, CLIENT1, CLIENT2].map(|name| lb.ca().leaf(name).build());

@@ -91,7 +91,7 @@ impl Starting {
 }
 
 #[tokio::test]
-async fn what_is_asked_for_meanwhile_is_done_then() {
+async fn signals_during_startup_are_handled_afterwards() {
     let dir = tempfile::tempdir().unwrap();
     let mut lb = starting(&dir.path().join("leastconn.toml")).await;
     lb.send(Signal::HUP);
@@ -103,7 +103,7 @@ async fn what_is_asked_for_meanwhile_is_done_then() {
 }
 
 #[tokio::test]
-async fn an_upgrade_too() {
+async fn upgrade_during_startup_happens_afterwards() {
     let dir = tempfile::tempdir().unwrap();
     let mut lb = starting(&dir.path().join("leastconn.toml")).await;
     lb.send(Signal::USR2);
@@ -117,7 +117,7 @@ async fn an_upgrade_too() {
 }
 
 #[tokio::test]
-async fn who_is_told_to_stop_ends_at_once_and_in_order() {
+async fn stop_during_startup_exits_cleanly() {
     for which in [Signal::TERM, Signal::INT] {
         let dir = tempfile::tempdir().unwrap();
         let mut lb = starting(&dir.path().join("leastconn.toml")).await;

@@ -67,7 +67,7 @@ async fn comes_true(lb: &Running, cert: &Cert, outcome: &str) {
 }
 
 #[tokio::test]
-async fn and_it_comes_true() {
+async fn explain_predicts_each_handshake() {
     let (web, db) = (Upstream::named("web1").await, Upstream::named("db1").await);
     let site = Site::new()
         .listener("main", &["upstream = \"web\"", TLS])
@@ -117,7 +117,7 @@ async fn and_it_comes_true() {
 }
 
 #[tokio::test]
-async fn in_words_for_every_listener() {
+async fn text_output_covers_every_listener() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web])
         .listener("plain", &["upstream = \"web\""])
@@ -167,7 +167,7 @@ async fn in_words_for_every_listener() {
 }
 
 #[tokio::test]
-async fn an_ambiguous_certificate_is_told_by_its_serial_number() {
+async fn ambiguous_certificate_is_named_by_serial_number() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let cert = lb.ca().leaf(CLIENT1).extra_cn("b").build();
@@ -179,7 +179,7 @@ async fn an_ambiguous_certificate_is_told_by_its_serial_number() {
 }
 
 #[tokio::test]
-async fn wrong_questions_are_no_refusals() {
+async fn usage_errors_are_not_refusals() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     lb.ca().leaf(CLIENT1).build().write(lb.dir(), "good");
@@ -203,7 +203,7 @@ async fn wrong_questions_are_no_refusals() {
 
 /// Of many rules, only those that come near are shown.
 #[tokio::test]
-async fn many_rules_are_few_lines() {
+async fn many_rules_are_summarized() {
     let web = Upstream::named("web1").await;
     let mut site = Site::new()
         .listener("main", &["upstream = \"web\"", TLS])

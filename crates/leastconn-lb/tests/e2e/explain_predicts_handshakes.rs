@@ -42,7 +42,7 @@ fn explained(lb: &Running) -> (String, String) {
 }
 
 #[tokio::test]
-async fn keys_and_usages_are_judged_alike() {
+async fn explain_agrees_on_keys_and_usages() {
     let Ok(version) = Command::new("openssl").arg("version").output() else {
         return;
     };

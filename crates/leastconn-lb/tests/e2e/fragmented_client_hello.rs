@@ -9,12 +9,12 @@ use crate::support::{CLIENT1, Records, Site, both_record_layers, refused, talk, 
 
 both_record_layers! {
     #[tokio::test]
-    a_byte_a_segment,
+    one_byte_per_segment,
     #[tokio::test]
-    a_byte_a_record,
+    one_byte_per_record,
 }
 
-async fn a_byte_a_segment(records: Records) {
+async fn one_byte_per_segment(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let slices = Faults {
@@ -51,7 +51,7 @@ fn fragmenting(to: SocketAddr) -> DuplexStream {
     client
 }
 
-async fn a_byte_a_record(records: Records) {
+async fn one_byte_per_record(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let show = |cert: &Cert| lb.showing(cert);

@@ -37,7 +37,7 @@ async fn is_draining(lb: &Running) {
 }
 
 #[tokio::test]
-async fn term_and_int_let_transfers_finish_and_exit_0() {
+async fn term_and_int_let_transfers_finish() {
     for signal in [Signal::TERM, Signal::INT] {
         let web = Upstream::start(Behaviour::Echo).await;
         let lb = Site::usual(&[&web]).start().await;
@@ -65,7 +65,7 @@ async fn term_and_int_let_transfers_finish_and_exit_0() {
 }
 
 #[tokio::test]
-async fn with_nothing_open_it_ends_at_once() {
+async fn idle_process_exits_at_once() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
@@ -79,7 +79,7 @@ async fn with_nothing_open_it_ends_at_once() {
 }
 
 #[tokio::test]
-async fn when_drain_timeout_passes_the_rest_is_drained_by_force_and_exit_is_1() {
+async fn drain_timeout_ends_the_remaining_connections() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web])
         .process("drain_timeout = \"400ms\"")
@@ -116,7 +116,7 @@ async fn when_drain_timeout_passes_the_rest_is_drained_by_force_and_exit_is_1() 
 }
 
 #[tokio::test]
-async fn who_ends_by_itself_meanwhile_counts_and_only_the_rest_is_cut_off() {
+async fn only_remaining_connections_are_cut_off() {
     let web = Upstream::start(Behaviour::Echo).await;
     let lb = Site::usual(&[&web])
         .process("drain_timeout = \"10s\"")
@@ -154,7 +154,7 @@ async fn who_ends_by_itself_meanwhile_counts_and_only_the_rest_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_at_once() {
+async fn second_signal_exits_at_once() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
@@ -174,7 +174,7 @@ async fn a_second_signal_ends_at_once() {
 }
 
 #[tokio::test]
-async fn hup_and_usr1_kill_nobody() {
+async fn hup_and_usr1_end_no_connection() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
@@ -199,7 +199,7 @@ fn lines(path: &std::path::Path) -> usize {
 }
 
 #[tokio::test]
-async fn usr1_opens_the_access_log_anew() {
+async fn usr1_reopens_the_access_log() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web])
         .log("access = \"access.log\"")

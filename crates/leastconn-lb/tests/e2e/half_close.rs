@@ -11,13 +11,13 @@ use crate::support::{CLIENT1, Records, Running, Site, TLS, both_record_layers, c
 
 both_record_layers! {
     #[tokio::test]
-    seed_closes_both_sides_when_one_finishes_sending,
+    half_close_by_the_client_is_forwarded,
     #[tokio::test]
-    and_the_other_way_round,
+    half_close_by_the_server_is_forwarded,
     #[tokio::test]
-    what_arrived_after_the_clients_end_is_what_it_sent,
+    data_after_the_clients_fin_is_unchanged,
     #[tokio::test]
-    seed_gives_every_upstream_connection_a_two_second_read_deadline,
+    no_read_deadline_on_server_connections,
 }
 
 const ANSWER: usize = 1 << 20;
@@ -44,7 +44,7 @@ async fn start(records: Records, behaviour: Behaviour) -> (Upstream, Running) {
 }
 
 /// Also the seed's fault: it closed both sides as soon as one was done.
-async fn seed_closes_both_sides_when_one_finishes_sending(records: Records) {
+async fn half_close_by_the_client_is_forwarded(records: Records) {
     let (_web, lb) = start(
         records,
         Behaviour::DelayedResponse {
@@ -70,7 +70,7 @@ async fn ask_then_listen(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     assert!(answer == pattern(0, ANSWER), "{} bytes", answer.len());
 }
 
-async fn and_the_other_way_round(records: Records) {
+async fn half_close_by_the_server_is_forwarded(records: Records) {
     let (_web, lb) = start(
         records,
         Behaviour::Source {
@@ -96,7 +96,7 @@ async fn listen_then_speak(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     stream.shutdown().await.unwrap();
 }
 
-async fn what_arrived_after_the_clients_end_is_what_it_sent(records: Records) {
+async fn data_after_the_clients_fin_is_unchanged(records: Records) {
     let (_web, lb) = start(records, Behaviour::Sink).await;
     let sent = pattern(0, 3 * ANSWER + 1);
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
@@ -109,7 +109,7 @@ async fn what_arrived_after_the_clients_end_is_what_it_sent(records: Records) {
 }
 
 /// The seed cut off whatever was silent for two seconds. Here silence is the test.
-async fn seed_gives_every_upstream_connection_a_two_second_read_deadline(records: Records) {
+async fn no_read_deadline_on_server_connections(records: Records) {
     let (_web, lb) = start(records, Behaviour::Named("web1".to_owned())).await;
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     let mut plain = tcp(lb.address("plain")).await;

@@ -15,11 +15,11 @@ both_record_layers! {
     #[tokio::test]
     silent_sockets_are_closed_at_the_deadline,
     #[tokio::test]
-    hundreds_of_silent_sockets_end_in_time_and_keep_nobody_waiting,
+    silent_sockets_do_not_delay_handshakes,
     #[tokio::test]
-    a_hello_that_drips_does_not_move_the_deadline,
+    dripping_client_hello_does_not_extend_the_deadline,
     #[tokio::test]
-    nor_does_a_client_that_stops_after_its_hello,
+    client_silent_after_its_hello_meets_the_deadline,
 }
 
 /// Milliseconds.
@@ -62,7 +62,7 @@ async fn silent_sockets_are_closed_at_the_deadline(records: Records) {
 }
 
 /// Row 1 of the matrix of threats.
-async fn hundreds_of_silent_sockets_end_in_time_and_keep_nobody_waiting(records: Records) {
+async fn silent_sockets_do_not_delay_handshakes(records: Records) {
     const SILENT: usize = 500;
     const SERVED: usize = 20;
     // Time enough to open them all and to serve somebody before the first one ends.
@@ -98,7 +98,7 @@ async fn hundreds_of_silent_sockets_end_in_time_and_keep_nobody_waiting(records:
     lb.quiet().await;
 }
 
-async fn a_hello_that_drips_does_not_move_the_deadline(records: Records) {
+async fn dripping_client_hello_does_not_extend_the_deadline(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = hasty(records, &web, LIMIT).await;
     let hello = client_hello(lb.ca());
@@ -121,7 +121,7 @@ async fn a_hello_that_drips_does_not_move_the_deadline(records: Records) {
     lb.quiet().await;
 }
 
-async fn nor_does_a_client_that_stops_after_its_hello(records: Records) {
+async fn client_silent_after_its_hello_meets_the_deadline(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = hasty(records, &web, LIMIT).await;
     let mut stream = tcp(lb.main()).await;

@@ -9,13 +9,13 @@ use crate::support::{CLIENT1, Records, Running, Site, both_record_layers, refuse
 
 both_record_layers! {
     #[tokio::test]
-    a_refused_certificate_is_described,
+    rejected_certificate_is_logged,
     #[tokio::test]
-    a_client_that_does_not_trust_us_is_heard,
+    alert_from_a_distrusting_client_is_logged,
     #[tokio::test]
-    a_client_that_is_too_old_is_told_and_logged,
+    outdated_client_gets_an_alert_and_a_record,
     #[tokio::test]
-    no_certificate_can_forge_or_flood_a_line,
+    certificate_cannot_forge_or_flood_log_lines,
 }
 
 async fn detail_of(lb: &Running, n: usize, outcome: &str, words: &str) -> Value {
@@ -25,7 +25,7 @@ async fn detail_of(lb: &Running, n: usize, outcome: &str, words: &str) -> Value 
     record
 }
 
-async fn a_refused_certificate_is_described(records: Records) {
+async fn rejected_certificate_is_logged(records: Records) {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).records(records);
     let revoked = site.ca.leaf(CLIENT1).ou("sales").build();
@@ -128,7 +128,7 @@ async fn a_refused_certificate_is_described(records: Records) {
     lb.quiet().await;
 }
 
-async fn a_client_that_does_not_trust_us_is_heard(records: Records) {
+async fn alert_from_a_distrusting_client_is_logged(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let cert = lb.ca().leaf(CLIENT1).build();
@@ -154,7 +154,7 @@ async fn a_client_that_does_not_trust_us_is_heard(records: Records) {
     lb.quiet().await;
 }
 
-async fn a_client_that_is_too_old_is_told_and_logged(records: Records) {
+async fn outdated_client_gets_an_alert_and_a_record(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     // TLS 1.1: a random, no session, one suite, no compression, an empty list of
@@ -174,7 +174,7 @@ async fn a_client_that_is_too_old_is_told_and_logged(records: Records) {
     lb.quiet().await;
 }
 
-async fn no_certificate_can_forge_or_flood_a_line(records: Records) {
+async fn certificate_cannot_forge_or_flood_log_lines(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let other = TestCa::new("other CA");

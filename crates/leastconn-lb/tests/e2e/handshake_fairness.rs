@@ -20,8 +20,8 @@ use crate::support::{
 const WAITING: &str = r#"leastconn_handshakes_waiting{listener="main"}"#;
 
 both_record_layers! {
-    #[tokio::test] handshakes_that_stall_leave_places_for_other_sources,
-    #[tokio::test] a_newcomer_is_served_while_two_others_flood,
+    #[tokio::test] stalled_handshakes_leave_permits_for_other_sources,
+    #[tokio::test] new_source_is_served_during_a_flood,
 }
 
 /// Connects from another loopback address.
@@ -48,7 +48,7 @@ async fn answered(stalled: &mut JoinSet<TcpStream>, count: usize) -> Vec<TcpStre
     streams
 }
 
-async fn handshakes_that_stall_leave_places_for_other_sources(records: Records) {
+async fn stalled_handshakes_leave_permits_for_other_sources(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .records(records)
@@ -86,7 +86,7 @@ async fn handshakes_that_stall_leave_places_for_other_sources(records: Records) 
     lb.quiet().await;
 }
 
-async fn a_newcomer_is_served_while_two_others_flood(records: Records) {
+async fn new_source_is_served_during_a_flood(records: Records) {
     const OUTSTANDING: usize = 40;
     let web = Upstream::named("web1").await;
     let lb = Site::patient(&[&web])

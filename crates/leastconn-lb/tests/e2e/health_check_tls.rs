@@ -23,7 +23,7 @@ async fn start(servers: &Servers, check: &str, web: &Upstream) -> Running {
 }
 
 #[tokio::test]
-async fn servers_are_asked_over_mutual_tls() {
+async fn health_checks_use_mutual_tls() {
     let servers = Servers::new();
     for (version, spoken) in VERSIONS {
         for (behaviour, what, ill) in [
@@ -60,7 +60,7 @@ async fn servers_are_asked_over_mutual_tls() {
 }
 
 #[tokio::test]
-async fn a_wrong_certificate_of_either_side_takes_the_server_down_and_says_why() {
+async fn wrong_certificate_takes_the_server_down() {
     let servers = Servers::new();
     let stranger = TestCa::new("other CA");
     let expired = servers

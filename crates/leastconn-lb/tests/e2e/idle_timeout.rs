@@ -25,7 +25,7 @@ fn took(record: &Value) -> f64 {
 }
 
 #[tokio::test]
-async fn idle_timeout_counts_from_the_last_byte_either_way() {
+async fn idle_timeout_counts_bytes_in_both_directions() {
     let web = Upstream::named("web1").await;
     let idle = ["idle_timeout = \"4s\"", "half_close_timeout = \"1h\""];
     let lb = start(&web, idle).await;
@@ -51,7 +51,7 @@ async fn idle_timeout_counts_from_the_last_byte_either_way() {
 }
 
 #[tokio::test]
-async fn half_close_timeout_begins_when_one_side_has_finished() {
+async fn half_close_timeout_starts_at_the_first_fin() {
     let web = Upstream::start(Behaviour::Stuck).await;
     let half = ["idle_timeout = \"1h\"", "half_close_timeout = \"400ms\""];
     let lb = start(&web, half).await;
@@ -77,7 +77,7 @@ async fn half_close_timeout_begins_when_one_side_has_finished() {
 }
 
 #[tokio::test]
-async fn an_end_from_the_server_begins_it_too() {
+async fn servers_fin_starts_the_half_close_timeout() {
     let web = Upstream::start(Behaviour::Source { bytes: 10 }).await;
     let half = ["idle_timeout = \"1h\"", "half_close_timeout = \"400ms\""];
     let lb = start(&web, half).await;

@@ -13,11 +13,11 @@ use crate::support::{CLIENT1, Records, Running, Site, both_record_layers, talk};
 
 both_record_layers! {
     #[tokio::test]
-    as_many_as_anybody_needs_are_followed,
+    occasional_key_updates_are_accepted,
     #[tokio::test]
-    a_flood_of_nothing_else_ends_the_connection,
+    key_update_flood_ends_the_connection,
     #[tokio::test]
-    a_byte_of_data_between_them_buys_no_more,
+    data_between_key_updates_does_not_help,
 }
 
 /// More than the balancer allows in the time that it takes to send them.
@@ -65,7 +65,7 @@ async fn cut_off(lb: &Running, data: &[u8]) -> Value {
     record
 }
 
-async fn as_many_as_anybody_needs_are_followed(records: Records) {
+async fn occasional_key_updates_are_accepted(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let mut stream = admitted(&lb.client(CLIENT1).tls13(), &lb).await;
@@ -79,7 +79,7 @@ async fn as_many_as_anybody_needs_are_followed(records: Records) {
     lb.quiet().await;
 }
 
-async fn a_flood_of_nothing_else_ends_the_connection(records: Records) {
+async fn key_update_flood_ends_the_connection(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     assert_eq!(cut_off(&lb, b"").await["bytes_received"], 0);
@@ -87,7 +87,7 @@ async fn a_flood_of_nothing_else_ends_the_connection(records: Records) {
 }
 
 /// rustls' own count begins anew with each record of data; the balancer's does not.
-async fn a_byte_of_data_between_them_buys_no_more(records: Records) {
+async fn data_between_key_updates_does_not_help(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let record = cut_off(&lb, b"x").await;

@@ -49,7 +49,7 @@ async fn start(servers: &[String], lines: &[&str]) -> Running {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn seed_sends_a_herd_to_one_server() {
+async fn simultaneous_connections_are_spread_exactly() {
     let servers = named(4).await;
     let lb = start(&entries(&servers.iter().collect::<Vec<_>>()), &[]).await;
     let (counts, held) = at_once(lb.main(), 500).await;
@@ -65,7 +65,7 @@ async fn seed_sends_a_herd_to_one_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn weights_are_met_to_within_one_connection() {
+async fn weights_are_exact_within_one_connection() {
     let servers = named(3).await;
     let entries: Vec<_> = servers
         .iter()
@@ -92,7 +92,7 @@ async fn weights_are_met_to_within_one_connection() {
 }
 
 #[tokio::test]
-async fn max_conns_of_a_server_is_never_passed() {
+async fn max_conns_of_a_server_is_never_exceeded() {
     let servers = named(2).await;
     let entries = [
         entry("web1", servers[0].addr(), ", max_conns = 3"),
@@ -111,7 +111,7 @@ async fn max_conns_of_a_server_is_never_passed() {
 }
 
 #[tokio::test]
-async fn a_backup_is_used_only_while_no_other_is_available() {
+async fn backup_is_used_only_when_needed() {
     let servers = named(2).await;
     let entries = [
         entry("web1", servers[0].addr(), ""),

@@ -26,7 +26,7 @@ fn addresses(lb: &Running, listener: &str) -> Vec<SocketAddr> {
 }
 
 #[tokio::test]
-async fn of_both_families_at_once() {
+async fn ipv4_and_ipv6_listeners_coexist() {
     let [web, other] = [Upstream::named("web").await, Upstream::named("other").await];
     let binds = r#"bind = ["127.0.0.1:0", "[::1]:0", "127.0.0.2:0"]"#;
     let lb = Site::new()
@@ -58,7 +58,7 @@ async fn of_both_families_at_once() {
 
 /// On a dual-stack socket IPv4 clients come as mapped addresses: still IPv4 ones.
 #[tokio::test]
-async fn an_ipv4_client_of_an_ipv6_wildcard_is_an_ipv4_client() {
+async fn ipv4_client_of_an_ipv6_wildcard_stays_ipv4() {
     let web = Upstream::named("web").await;
     let lb = Site::new()
         .listener("main", &["upstream = \"web\"", "bind = \"[::]:0\""])
@@ -85,7 +85,7 @@ async fn an_ipv4_client_of_an_ipv6_wildcard_is_an_ipv4_client() {
 }
 
 #[tokio::test]
-async fn a_server_may_have_a_name_or_an_ipv6_address() {
+async fn servers_may_have_names_or_ipv6_addresses() {
     let four = Upstream::named("by-name").await;
     let six = tokio::net::TcpListener::bind("[::1]:0").await.unwrap();
     let six_addr = six.local_addr().unwrap();

@@ -30,7 +30,7 @@ fn spki(cert: &Cert) -> String {
 }
 
 #[tokio::test]
-async fn each_kind_of_name_and_whose_bucket_it_is() {
+async fn each_match_key_selects_its_identity() {
     let web = Upstream::named("web1").await;
     let site = site(&web);
     let pinned = site.ca.leaf("pinned").ou("payments").build();
@@ -125,7 +125,7 @@ async fn each_kind_of_name_and_whose_bucket_it_is() {
 }
 
 #[tokio::test]
-async fn a_rule_that_has_expired_lets_nobody_in_and_says_so() {
+async fn expired_rule_admits_no_client() {
     let web = Upstream::named("web1").await;
     let lb = site(&web)
         .client(
@@ -170,7 +170,7 @@ async fn a_rule_that_has_expired_lets_nobody_in_and_says_so() {
 /// A rule in shadow mode says what it would have decided, with a bucket and a count of
 /// its own, and decides nothing.
 #[tokio::test]
-async fn a_rule_in_shadow_mode_only_says_what_it_would_have_decided() {
+async fn shadow_rule_only_reports_its_decision() {
     let web = Upstream::named("web1").await;
     let limits = "mode = \"shadow\"\nrate_limit = { rate = 0.001, burst = 2 }\nmax_conns = 1";
     let lb = site(&web)
@@ -259,7 +259,7 @@ async fn a_rule_in_shadow_mode_only_says_what_it_would_have_decided() {
 
 /// Row 14 of the matrix of threats.
 #[tokio::test]
-async fn authority_limited_to_uris_may_issue_those_only() {
+async fn uri_name_constraints_are_enforced() {
     let web = Upstream::named("web1").await;
     let site = site(&web).client(
         "any",
@@ -293,7 +293,7 @@ async fn authority_limited_to_uris_may_issue_those_only() {
 /// Row 22: certificates that sign each other in all ways: trying every path would take
 /// longer than anybody lives. Of the number that a listener accepts at most.
 #[tokio::test]
-async fn a_maze_of_certificates_costs_little_and_leads_nowhere() {
+async fn maze_of_certificates_is_refused_cheaply() {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .listener(
@@ -328,7 +328,7 @@ async fn a_maze_of_certificates_costs_little_and_leads_nowhere() {
 
 /// Row 22 as well: more certificates than a handshake message can hold.
 #[tokio::test]
-async fn a_chain_without_end_is_refused() {
+async fn overlong_chain_is_refused() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let mut cert = lb.ca().leaf(CLIENT1).build();

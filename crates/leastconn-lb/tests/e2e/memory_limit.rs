@@ -115,7 +115,7 @@ async fn slow_readers_do_not_abort_512_mib() {
 
 /// With a limit that is reached at once.
 #[tokio::test]
-async fn connections_are_refused_above_the_limit_and_taken_below() {
+async fn memory_limit_refuses_new_connections() {
     let web = Upstream::named("web1").await;
     let site = Site::plain(&[&web]).process("memory_limit = \"32MiB\"");
     let lb = site.start().await;

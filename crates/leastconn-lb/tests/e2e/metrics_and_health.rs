@@ -26,7 +26,7 @@ const FAMILIES: [(&str, &str); 16] = [
 ];
 
 #[tokio::test]
-async fn all_promised_metrics_are_there_with_their_labels() {
+async fn documented_metrics_exist_with_their_labels() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     // Before anybody came: a counter that begins with its first event hides it.
@@ -82,7 +82,7 @@ async fn all_promised_metrics_are_there_with_their_labels() {
 }
 
 #[tokio::test]
-async fn gauges_and_bytes_follow_what_is_open() {
+async fn gauges_and_byte_counters_follow_connections() {
     let web = Upstream::start(Behaviour::Named("web1".to_owned())).await;
     let lb = Site::usual(&[&web]).start().await;
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
@@ -112,7 +112,7 @@ async fn gauges_and_bytes_follow_what_is_open() {
 
 /// Row 28 of the matrix of threats: what clients bring is no label.
 #[tokio::test]
-async fn any_number_of_clients_adds_no_series() {
+async fn clients_add_no_metric_series() {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .listener("main", &["upstream = \"web\"", TLS])
@@ -146,7 +146,7 @@ async fn any_number_of_clients_adds_no_series() {
 }
 
 #[tokio::test]
-async fn health_readiness_and_nothing_else() {
+async fn health_and_readiness_are_served() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     assert_eq!(lb.http_get("/healthz").await.0, 200);

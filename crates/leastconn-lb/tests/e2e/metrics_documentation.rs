@@ -189,7 +189,7 @@ fn assert_known(text: &str, families: &BTreeSet<Family>) {
 }
 
 #[tokio::test]
-async fn contract_guide_alerts_and_dashboard_name_what_a_scrape_has() {
+async fn documented_metrics_exist_in_a_scrape() {
     let (lb, _web) = experienced().await;
     let (_, text) = lb.http_get("/metrics").await;
     let scraped = families(&text);
@@ -240,7 +240,7 @@ async fn contract_guide_alerts_and_dashboard_name_what_a_scrape_has() {
 
 /// What an import looks at.
 #[test]
-fn the_dashboard_can_be_imported() {
+fn grafana_dashboard_can_be_imported() {
     let dashboard: Value = serde_json::from_str(&read("deploy/grafana/leastconn.json")).unwrap();
     assert!(dashboard["schemaVersion"].as_u64().unwrap() >= 36);
     assert!(
@@ -287,7 +287,7 @@ fn the_dashboard_can_be_imported() {
 }
 
 #[tokio::test]
-async fn the_values_of_the_process_are_its_own() {
+async fn process_metrics_match_the_kernel() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web])
         .process("max_connections = 77")

@@ -55,7 +55,7 @@ async fn blip(server: &Upstream) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn blip_of_the_only_server_costs_no_connection() {
+async fn short_outage_of_the_only_server_is_retried() {
     let web = Upstream::named("web1").await;
     let lb = start(&entries(&[&web]), &[]).await;
     let opened = all_are_served(&lb, async {
@@ -71,7 +71,7 @@ async fn blip_of_the_only_server_costs_no_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_that_refuse_in_turn_cost_no_connection() {
+async fn alternating_refusals_are_retried() {
     let names = ["a", "b", "c", "d"];
     let mut servers = Vec::new();
     for name in names {
@@ -89,7 +89,7 @@ async fn servers_that_refuse_in_turn_cost_no_connection() {
 }
 
 #[tokio::test]
-async fn only_allowed_server_is_dialled_though_ejected() {
+async fn ejected_server_is_dialled_as_last_resort() {
     let [web1, web2] = [Upstream::named("web1").await, Upstream::named("web2").await];
     let lb = Site::new()
         .listener("main", &["upstream = \"web\""])
@@ -139,7 +139,7 @@ async fn only_allowed_server_is_dialled_though_ejected() {
 }
 
 #[tokio::test]
-async fn servers_that_are_down_are_dialled_when_all_are() {
+async fn panic_mode_dials_servers_that_are_down() {
     let [web1, web2] = [Upstream::named("web1").await, Upstream::named("web2").await];
     let health = Upstream::start(Behaviour::Http(503)).await;
     let check = format!(
@@ -160,7 +160,7 @@ async fn servers_that_are_down_are_dialled_when_all_are() {
 }
 
 #[tokio::test]
-async fn panic_refuse_dials_nothing_that_is_out() {
+async fn panic_refuse_dials_no_unavailable_server() {
     let web = Upstream::named("web1").await;
     let lb = start(
         &entries(&[&web]),
@@ -184,7 +184,7 @@ async fn panic_refuse_dials_nothing_that_is_out() {
 }
 
 #[tokio::test]
-async fn waiting_connection_ends_at_once_when_killed_or_no_longer_allowed() {
+async fn kill_or_revocation_ends_a_waiting_connection() {
     let lb = Site::new()
         .listener("main", &["upstream = \"web\"", TLS])
         .upstream(
@@ -222,7 +222,7 @@ async fn waiting_connection_ends_at_once_when_killed_or_no_longer_allowed() {
 }
 
 #[tokio::test]
-async fn shutdown_ends_connections_that_wait() {
+async fn shutdown_ends_waiting_connections() {
     let lb = Site::new()
         .process("drain_timeout = \"200ms\"")
         .listener("main", &["upstream = \"web\""])

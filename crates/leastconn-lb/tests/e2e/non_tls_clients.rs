@@ -12,13 +12,13 @@ both_record_layers! {
     #[tokio::test]
     plain_http_gets_an_alert,
     #[tokio::test]
-    garbage_of_all_kinds_is_refused_at_once,
+    garbage_is_refused_at_once,
     #[tokio::test]
     other_protocols_are_named_in_the_detail,
     #[tokio::test]
-    silent_client_is_told_apart_from_a_slow_one,
+    silent_and_slow_clients_have_different_details,
     #[tokio::test]
-    an_end_in_the_middle_of_the_handshake_is_a_failed_one,
+    fin_during_the_handshake_is_a_failure,
 }
 
 async fn plain_http_gets_an_alert(records: Records) {
@@ -36,7 +36,7 @@ async fn plain_http_gets_an_alert(records: Records) {
     lb.quiet().await;
 }
 
-async fn garbage_of_all_kinds_is_refused_at_once(records: Records) {
+async fn garbage_is_refused_at_once(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let mut bad_hello = client_hello(lb.ca());
@@ -73,7 +73,7 @@ async fn garbage_of_all_kinds_is_refused_at_once(records: Records) {
     lb.quiet().await;
 }
 
-async fn an_end_in_the_middle_of_the_handshake_is_a_failed_one(records: Records) {
+async fn fin_during_the_handshake_is_a_failure(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let hello = client_hello(lb.ca());
@@ -124,7 +124,7 @@ async fn other_protocols_are_named_in_the_detail(records: Records) {
     lb.quiet().await;
 }
 
-async fn silent_client_is_told_apart_from_a_slow_one(records: Records) {
+async fn silent_and_slow_clients_have_different_details(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .records(records)

@@ -75,7 +75,7 @@ async fn get(lb: &Running, path: &str) -> Value {
 }
 
 #[tokio::test]
-async fn every_path_answers_in_the_form_that_the_document_gives() {
+async fn responses_match_the_openapi_document() {
     let web = Upstream::named("web1").await;
     let site = Site::new()
         .admin(SOCKET)

@@ -38,7 +38,7 @@ async fn detail(lb: &Running, n: usize) -> String {
 }
 
 #[tokio::test]
-async fn what_is_no_header_is_refused_with_what_came() {
+async fn invalid_header_is_refused_and_described() {
     let web = Upstream::named("web1").await;
     for tls in [&[REQUIRED, TLS][..], &[REQUIRED]] {
         let lb = behind(&web, tls).await;
@@ -91,7 +91,7 @@ async fn what_is_no_header_is_refused_with_what_came() {
 }
 
 #[tokio::test]
-async fn who_ends_before_the_header_does_is_refused() {
+async fn fin_before_the_header_ends_is_refused() {
     let web = Upstream::named("web1").await;
     let lb = behind(&web, &[REQUIRED]).await;
     let v2 = proxy::v2(0x21, 0x11, &[0; 12]);
@@ -119,7 +119,7 @@ async fn who_ends_before_the_header_does_is_refused() {
 
 /// A header from elsewhere, even a right one, is a client that lies.
 #[tokio::test]
-async fn who_may_not_send_headers_is_refused_whatever_it_sends() {
+async fn untrusted_source_is_refused() {
     let web = Upstream::named("web1").await;
     let elsewhere =
         "proxy_protocol = \"required\"\nproxy_protocol_from = [\"10.0.0.0/8\", \"::1\"]";
@@ -156,7 +156,7 @@ fn in_time(record: &Value) {
 }
 
 #[tokio::test]
-async fn there_is_one_deadline_which_no_byte_moves() {
+async fn header_bytes_do_not_extend_the_deadline() {
     let web = Upstream::named("web1").await;
     let hasty = "handshake_timeout = \"700ms\"";
     for tls in [&[REQUIRED, hasty, TLS][..], &[REQUIRED, hasty]] {
@@ -210,7 +210,7 @@ async fn there_is_one_deadline_which_no_byte_moves() {
 
 /// One that waits for a header is ended when the process is.
 #[tokio::test]
-async fn a_drain_does_not_wait_for_headers() {
+async fn shutdown_does_not_wait_for_headers() {
     let web = Upstream::named("web1").await;
     let site = Site::new()
         .process("drain_timeout = \"0s\"")

@@ -17,9 +17,9 @@ use crate::support::{
 
 both_record_layers! {
     #[tokio::test]
-    the_source_is_the_one_in_the_header,
+    source_comes_from_the_header,
     #[tokio::test]
-    nothing_behind_the_header_is_lost_however_it_is_cut,
+    data_after_the_header_is_not_lost,
 }
 
 const REQUIRED: &str = "proxy_protocol = \"required\"\nproxy_protocol_from = \"127.0.0.0/8\"";
@@ -63,7 +63,7 @@ async fn sending(addr: SocketAddr, first: &[u8]) -> TcpStream {
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 4660 443\r\n";
 
-async fn the_source_is_the_one_in_the_header(records: Records) {
+async fn source_comes_from_the_header(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = behind(records, &web).await;
     let headers = [
@@ -112,7 +112,7 @@ async fn the_source_is_the_one_in_the_header(records: Records) {
     lb.quiet().await;
 }
 
-async fn nothing_behind_the_header_is_lost_however_it_is_cut(records: Records) {
+async fn data_after_the_header_is_not_lost(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = behind(records, &web).await;
     let v2 = proxy::v2(
@@ -150,7 +150,7 @@ async fn nothing_behind_the_header_is_lost_however_it_is_cut(records: Records) {
 
 /// Without TLS, what follows is the client's own from the first byte on.
 #[tokio::test]
-async fn a_plain_connection_begins_behind_the_header() {
+async fn plain_data_starts_after_the_header() {
     let web = Upstream::start(leastconn_testkit::Behaviour::Echo).await;
     let lb = plain(&web).start().await;
     for (n, cut) in [0, 1, V1.len() / 2, V1.len()].into_iter().enumerate() {
@@ -168,7 +168,7 @@ async fn a_plain_connection_begins_behind_the_header() {
 
 /// Limits go by the address in the header, not by that of the balancer in front.
 #[tokio::test]
-async fn each_announced_address_has_a_bucket_of_its_own() {
+async fn each_proxied_address_has_its_own_bucket() {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .listener("main", &["upstream = \"web\"", REQUIRED])
@@ -195,7 +195,7 @@ async fn each_announced_address_has_a_bucket_of_its_own() {
 
 /// Health checks of the balancer in front are its own connections.
 #[tokio::test]
-async fn who_announces_nobody_is_the_client_itself() {
+async fn local_header_keeps_the_peer_address() {
     let web = Upstream::named("web1").await;
     let lb = plain(&web)
         .client("front", "source = \"127.0.0.1\"", "web", "")
@@ -222,7 +222,7 @@ async fn who_announces_nobody_is_the_client_itself() {
 
 /// Two in a row: the inner one gets through what the outer one says.
 #[tokio::test]
-async fn a_header_is_read_once() {
+async fn only_one_header_is_read() {
     let web = Upstream::start(leastconn_testkit::Behaviour::Echo).await;
     let lb = plain(&web).start().await;
     let second = b"PROXY TCP4 203.0.113.9 198.51.100.1 1 2\r\n";
@@ -236,7 +236,7 @@ async fn a_header_is_read_once() {
 
 /// A header that a client sends where none is read is no header.
 #[tokio::test]
-async fn where_it_is_off_a_header_is_no_header() {
+async fn header_is_data_where_it_is_off() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let mut stream = sending(lb.main(), &[V1, &client_hello(lb.ca())].concat()).await;
@@ -250,7 +250,7 @@ async fn where_it_is_off_a_header_is_no_header() {
 /// A source's rate is that of the clients announced, not of the balancer in front, and
 /// a reload that leaves it alone gives nobody another burst.
 #[tokio::test]
-async fn a_source_s_rate_goes_by_the_announced_address() {
+async fn source_rate_limit_uses_the_proxied_address() {
     let web = Upstream::named("web1").await;
     let limit = "source_rate_limit = { rate = 0.001, burst = 2 }";
     let lb = Site::new()

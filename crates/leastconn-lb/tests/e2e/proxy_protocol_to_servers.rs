@@ -13,11 +13,11 @@ use crate::support::{
 
 both_record_layers! {
     #[tokio::test]
-    what_tls_says_of_the_client_is_passed_on,
+    tls_details_of_the_client_are_sent,
     #[tokio::test]
-    of_a_resumed_session_the_certificate_is_of_before,
+    resumed_session_sends_the_original_certificate,
     #[tokio::test]
-    two_balancers_in_a_row_tell_what_the_first_one_knew,
+    second_balancer_forwards_the_original_source,
 }
 
 async fn server() -> Upstream {
@@ -43,7 +43,7 @@ fn plain(version: &str, servers: &[String]) -> Site {
 }
 
 #[tokio::test]
-async fn a_plain_connection_s_two_ends_are_told() {
+async fn plain_connection_sends_both_addresses() {
     let web = server().await;
     for (word, version) in [("v1", "v1"), ("v2", "v2"), ("v2-tls", "v2")] {
         let lb = plain(word, &entries(&[&web])).start().await;
@@ -68,7 +68,7 @@ async fn a_plain_connection_s_two_ends_are_told() {
 }
 
 #[tokio::test]
-async fn ipv6_is_told_as_it_is() {
+async fn ipv6_addresses_are_sent() {
     let web = server().await;
     for version in ["v1", "v2"] {
         let header = format!("proxy_protocol = \"{version}\"");
@@ -95,7 +95,7 @@ fn tlv(kind: u8, value: &str) -> String {
     format!("{kind:02x}{:04x}{}", value.len(), hex(value))
 }
 
-async fn what_tls_says_of_the_client_is_passed_on(records: Records) {
+async fn tls_details_of_the_client_are_sent(records: Records) {
     let web = server().await;
     let lb = Site::new()
         .records(records)
@@ -164,7 +164,7 @@ async fn what_tls_says_of_the_client_is_passed_on(records: Records) {
 }
 
 /// The flags say that it was shown in the session, not in this connection.
-async fn of_a_resumed_session_the_certificate_is_of_before(records: Records) {
+async fn resumed_session_sends_the_original_certificate(records: Records) {
     let web = server().await;
     let resuming = TLS.replace(" }", ", resumption = \"on\" }");
     let header = "proxy_protocol = \"v2-tls\"";
@@ -192,7 +192,7 @@ async fn of_a_resumed_session_the_certificate_is_of_before(records: Records) {
 }
 
 /// The outer one takes what a balancer before it says; the inner one lets in by that.
-async fn two_balancers_in_a_row_tell_what_the_first_one_knew(records: Records) {
+async fn second_balancer_forwards_the_original_source(records: Records) {
     let web = server().await;
     let required = "proxy_protocol = \"required\"\nproxy_protocol_from = \"127.0.0.1\"";
     let inner = Site::new()
@@ -241,7 +241,7 @@ async fn two_balancers_in_a_row_tell_what_the_first_one_knew(records: Records) {
 
 /// Each attempt begins with it, and only with it.
 #[tokio::test]
-async fn the_next_server_gets_it_too() {
+async fn retried_server_gets_the_header() {
     let web = server().await;
     let servers = [
         entry("dead", nowhere(), ""),
@@ -258,7 +258,7 @@ async fn the_next_server_gets_it_too() {
 
 /// A probe is nobody's connection, and says so; on a port of its own it says nothing.
 #[tokio::test]
-async fn health_checks_say_that_they_are_nobody_s() {
+async fn health_checks_send_a_local_header() {
     for (word, said) in [
         ("v1", "v1 local"),
         ("v2", "v2 local"),
@@ -308,7 +308,7 @@ async fn health_checks_say_that_they_are_nobody_s() {
 
 /// In the clear, before TLS to the server, of clients and of probes.
 #[tokio::test]
-async fn it_comes_before_tls_to_the_server() {
+async fn header_precedes_upstream_tls() {
     let servers = crate::support::tls_servers::Servers::new();
     for (_, spoken) in crate::support::tls_servers::VERSIONS {
         let web = servers.mutual(Behaviour::ProxyHeader, spoken).await;
@@ -332,7 +332,7 @@ async fn it_comes_before_tls_to_the_server() {
 }
 
 #[tokio::test]
-async fn the_name_that_matched_and_the_certificate_are_told() {
+async fn matched_name_and_certificate_are_sent() {
     let web = server().await;
     let tls = TLS.replace(" }", ", alpn = [\"h2\"] }");
     let lb = Site::new()

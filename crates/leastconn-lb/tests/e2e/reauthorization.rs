@@ -94,13 +94,13 @@ async fn one_of(many: usize) {
 }
 
 #[tokio::test]
-async fn who_is_revoked_is_cut_off_within_a_second_and_nobody_else() {
+async fn revoked_client_is_disconnected_within_a_second() {
     let long = std::env::var_os("LEASTCONN_LONG").is_some();
     one_of(if long { 8_000 } else { 500 }).await;
 }
 
 #[tokio::test]
-async fn an_authority_that_is_gone_takes_its_clients_with_it() {
+async fn removed_authority_ends_its_clients() {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]);
     let other = TestCa::new("other CA");
@@ -123,7 +123,7 @@ async fn an_authority_that_is_gone_takes_its_clients_with_it() {
 }
 
 #[tokio::test]
-async fn rules_that_forbid_end_and_others_do_not() {
+async fn changed_rules_end_only_forbidden_connections() {
     let servers = [Upstream::named("web1").await, Upstream::named("web2").await];
     let lb = Site::new()
         .listener("main", &["upstream = \"web\"", TLS])
@@ -203,7 +203,7 @@ async fn rules_that_forbid_end_and_others_do_not() {
 }
 
 #[tokio::test]
-async fn without_tls_sources_are_judged_again() {
+async fn plain_clients_are_reauthorized_by_source() {
     let web = Upstream::named("web1").await;
     let lb = Site::plain(&[&web]).start().await;
     let mut stream = tcp(lb.main()).await;
@@ -227,7 +227,7 @@ async fn without_tls_sources_are_judged_again() {
 }
 
 #[tokio::test]
-async fn connections_of_a_listener_that_is_gone_are_still_under_rules_and_lists() {
+async fn connections_of_removed_listeners_are_reauthorized() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web])
         .process("watch = \"off\"")
@@ -270,7 +270,7 @@ async fn connections_of_a_listener_that_is_gone_are_still_under_rules_and_lists(
 /// Clients come while their rule comes and goes: none is let through that no rule
 /// lets in once the reload is over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_admitted_during_a_reload_does_not_escape_it() {
+async fn client_admitted_during_a_reload_is_reauthorized() {
     let web = Upstream::named("web1").await;
     let lb = Site::plain(&[&web]).start().await;
     let with = lb.config();

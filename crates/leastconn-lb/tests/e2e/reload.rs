@@ -26,7 +26,7 @@ async fn is_refused(addr: SocketAddr) {
 }
 
 #[tokio::test]
-async fn what_is_wrong_changes_nothing_and_says_what_it_is() {
+async fn invalid_configuration_changes_nothing() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let config = lb.config();
@@ -80,7 +80,7 @@ async fn what_is_wrong_changes_nothing_and_says_what_it_is() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_rejects_all_and_frees_the_others() {
+async fn address_in_use_rejects_the_whole_reload() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let ports = [Port::reserve(), Port::reserve()];
@@ -112,7 +112,7 @@ async fn an_address_that_is_taken_rejects_all_and_frees_the_others() {
 }
 
 #[tokio::test]
-async fn listeners_come_move_are_renamed_and_go() {
+async fn listeners_are_added_moved_renamed_and_removed() {
     let web = Upstream::named("web1").await;
     let ports = [Port::reserve(), Port::reserve()];
     let [at, to] = [ports[0].address, ports[1].address];
@@ -158,7 +158,7 @@ async fn listeners_come_move_are_renamed_and_go() {
 }
 
 #[tokio::test]
-async fn servers_keep_their_counts_and_new_ones_get_their_share() {
+async fn servers_keep_their_connection_counts() {
     let servers = [Upstream::named("web1").await, Upstream::named("web2").await];
     let lb = Site::usual(&[&servers[0]]).start().await;
     let client = lb.client(CLIENT1);
@@ -202,7 +202,7 @@ async fn servers_keep_their_counts_and_new_ones_get_their_share() {
 /// Gone from the file and back, as after a mistake: its connections have been there all
 /// the time.
 #[tokio::test]
-async fn a_server_that_comes_back_still_has_the_connections_that_it_has() {
+async fn readded_server_keeps_its_connection_count() {
     let servers = [Upstream::named("web1").await, Upstream::named("web2").await];
     let both = [&servers[0], &servers[1]];
     let lb = Site::usual(&both).admin(SOCKET).start().await;
@@ -247,7 +247,7 @@ async fn a_server_that_comes_back_still_has_the_connections_that_it_has() {
 }
 
 #[tokio::test]
-async fn a_client_s_bucket_and_count_survive_and_new_limits_hold_from_the_next() {
+async fn client_bucket_and_count_survive() {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .listener("main", &["upstream = \"web\"", TLS])
@@ -287,7 +287,7 @@ async fn a_client_s_bucket_and_count_survive_and_new_limits_hold_from_the_next()
 }
 
 #[tokio::test]
-async fn the_number_of_connections_can_be_lowered_and_raised() {
+async fn max_connections_can_be_changed() {
     let web = Upstream::named("web1").await;
     let lb = Site::plain(&[&web])
         .process("max_connections = 3")

@@ -80,7 +80,7 @@ async fn stream(client: TlsClient, to: SocketAddr, stop: Arc<AtomicBool>) -> u64
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_notices_reloads_of_everything() {
+async fn connections_survive_continuous_reloads() {
     let reloads = match std::env::var_os("LEASTCONN_LONG") {
         Some(_) => 200,
         None => 40,
@@ -161,7 +161,7 @@ async fn nobody_notices_reloads_of_everything() {
 }
 
 #[tokio::test]
-async fn many_at_once_are_done_one_after_the_other() {
+async fn simultaneous_reloads_are_serialized() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     for _ in 0..20 {

@@ -14,13 +14,13 @@ use crate::support::{
 
 both_record_layers! {
     #[tokio::test]
-    a_reset_by_the_client_reaches_the_server,
+    reset_by_the_client_reaches_the_server,
     #[tokio::test]
-    tls_that_ends_without_close_notify_is_no_end,
+    fin_without_close_notify_becomes_a_reset,
     #[tokio::test]
-    a_reset_by_the_server_reaches_the_client,
+    reset_by_the_server_reaches_the_client,
     #[tokio::test]
-    a_break_in_the_middle_of_a_transfer_is_seen_at_the_other_end,
+    reset_during_a_transfer_reaches_the_other_side,
 }
 
 /// A server that this test looks at from inside.
@@ -57,7 +57,7 @@ async fn until_reset(mut stream: TcpStream) -> Vec<u8> {
     got
 }
 
-async fn a_reset_by_the_client_reaches_the_server(records: Records) {
+async fn reset_by_the_client_reaches_the_server(records: Records) {
     let (server, lb) = start(records).await;
     let client = tcp(lb.address("plain")).await;
     let at_server = accept(&server).await;
@@ -75,7 +75,7 @@ async fn a_reset_by_the_client_reaches_the_server(records: Records) {
     lb.quiet().await;
 }
 
-async fn tls_that_ends_without_close_notify_is_no_end(records: Records) {
+async fn fin_without_close_notify_becomes_a_reset(records: Records) {
     let (server, lb) = start(records).await;
     for (n, client) in [lb.client(CLIENT1).tls12(), lb.client(CLIENT1).tls13()]
         .into_iter()
@@ -95,7 +95,7 @@ async fn tls_that_ends_without_close_notify_is_no_end(records: Records) {
     lb.quiet().await;
 }
 
-async fn a_reset_by_the_server_reaches_the_client(records: Records) {
+async fn reset_by_the_server_reaches_the_client(records: Records) {
     let web = Upstream::start(Behaviour::ResetAfter(5)).await;
     let lb = with(records, &entries(&[&web])).await;
     let mut plain = tcp(lb.address("plain")).await;
@@ -111,7 +111,7 @@ async fn a_reset_by_the_server_reaches_the_client(records: Records) {
     lb.quiet().await;
 }
 
-async fn a_break_in_the_middle_of_a_transfer_is_seen_at_the_other_end(records: Records) {
+async fn reset_during_a_transfer_reaches_the_other_side(records: Records) {
     let web = Upstream::start(Behaviour::Source { bytes: 1 << 24 }).await;
     let broken = Faults {
         budget: Some(100_000),

@@ -7,10 +7,10 @@ use crate::support::{CLIENT1, Records, Site, both_record_layers, talk};
 
 both_record_layers! {
     #[tokio::test]
-    a_client_that_would_resume_does_a_full_handshake_each_time,
+    resuming_client_gets_a_full_handshake,
 }
 
-async fn a_client_that_would_resume_does_a_full_handshake_each_time(records: Records) {
+async fn resuming_client_gets_a_full_handshake(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let client = lb.client(CLIENT1).with_resumption();

@@ -62,7 +62,7 @@ fn of_all_threads(pid: u32, name: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn all_its_threads_are_confined_and_leave_no_core_file() {
+async fn all_threads_are_confined_without_core_dumps() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     if !is_confined(&lb).await {
@@ -85,7 +85,7 @@ async fn all_its_threads_are_confined_and_leave_no_core_file() {
 }
 
 #[tokio::test]
-async fn a_reload_that_names_files_elsewhere_is_rejected_in_words_and_a_restart_takes_it() {
+async fn reload_with_files_outside_needs_a_restart() {
     let web = Upstream::named("web1").await;
     let elsewhere = tempfile::tempdir().unwrap();
     let site = Site::usual(&[&web]);
@@ -136,7 +136,7 @@ async fn a_reload_that_names_files_elsewhere_is_rejected_in_words_and_a_restart_
 
 /// It is not in the file yet when the walls are put up.
 #[tokio::test]
-async fn a_reload_adds_the_admin_socket_where_the_service_manager_made_room_for_it() {
+async fn reload_adds_an_admin_socket_in_the_runtime_directory() {
     let web = Upstream::named("web1").await;
     let (runtime, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let lb = Site::usual(&[&web])
@@ -174,7 +174,7 @@ async fn a_reload_adds_the_admin_socket_where_the_service_manager_made_room_for_
 }
 
 #[tokio::test]
-async fn without_it_files_may_be_anywhere() {
+async fn files_may_be_anywhere_without_the_sandbox() {
     let web = Upstream::named("web1").await;
     let elsewhere = tempfile::tempdir().unwrap();
     let lb = Site::usual(&[&web])
@@ -195,7 +195,7 @@ async fn without_it_files_may_be_anywhere() {
 /// Certificates in a directory that a link leads to, as a deployment tool has them, and
 /// all of it outside the configuration's.
 #[tokio::test]
-async fn certificates_are_renewed_in_place_and_by_pointing_a_link_elsewhere() {
+async fn certificates_are_renewed_inside_the_sandbox() {
     let web = Upstream::named("web1").await;
     let store = tempfile::tempdir().unwrap();
     let link = store.path().join("current");
@@ -251,7 +251,7 @@ async fn certificates_are_renewed_in_place_and_by_pointing_a_link_elsewhere() {
 }
 
 #[tokio::test]
-async fn the_access_log_is_rotated_in_a_directory_of_its_own() {
+async fn access_log_is_rotated_inside_the_sandbox() {
     let web = Upstream::named("web1").await;
     let logs = tempfile::tempdir().unwrap();
     let log = logs.path().join("access.log");
@@ -296,7 +296,7 @@ async fn the_access_log_is_rotated_in_a_directory_of_its_own() {
 }
 
 #[tokio::test]
-async fn servers_are_found_by_name() {
+async fn server_names_are_resolved_inside_the_sandbox() {
     let web = Upstream::named("web1").await;
     let by_name = format!(
         "{{ name = \"web1\", address = \"localhost:{}\" }}",
@@ -317,7 +317,7 @@ async fn servers_are_found_by_name() {
 /// As the seventeenth process of as many upgrades in a row: the kernel has room for
 /// sixteen walls.
 #[test]
-fn a_process_behind_as_many_walls_as_there_can_be_starts() {
+fn start_with_the_maximum_of_landlock_layers() {
     let thread = std::thread::spawn(|| {
         for _ in 0..16 {
             // It denies what nobody does.
@@ -384,7 +384,7 @@ fn python_is_there() -> bool {
 }
 
 #[tokio::test]
-async fn a_kernel_without_landlock_is_warned_of_and_served_on() {
+async fn missing_landlock_is_a_warning() {
     if !python_is_there() {
         return;
     }
@@ -402,7 +402,7 @@ async fn a_kernel_without_landlock_is_warned_of_and_served_on() {
 }
 
 #[tokio::test]
-async fn who_insists_on_it_gets_no_process_without() {
+async fn required_sandbox_fails_without_landlock() {
     if !python_is_there() {
         return;
     }

@@ -66,7 +66,7 @@ async fn next_of(news: &mut Receiver<News>, start: &str) -> News {
 }
 
 #[tokio::test]
-async fn that_it_is_ready_reloads_is_replaced_and_stops() {
+async fn lifecycle_is_reported() {
     let web = Upstream::named("web1").await;
     let name = format!("leastconn-e2e-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
@@ -125,7 +125,7 @@ async fn that_it_is_ready_reloads_is_replaced_and_stops() {
 /// Who asked for a reload goes away: it is finished all the same, and the manager hears
 /// of its end, without which it takes the service for stuck.
 #[tokio::test]
-async fn of_the_end_of_a_reload_that_nobody_waits_for() {
+async fn end_of_an_unsolicited_reload_is_reported() {
     let web = Upstream::named("web1").await;
     let site = Site::plain(&[&web]).admin(SOCKET);
     let notify = site.dir.path().join("notify");
@@ -159,7 +159,7 @@ async fn of_the_end_of_a_reload_that_nobody_waits_for() {
 }
 
 #[tokio::test]
-async fn that_it_lives_and_which_servers_are_up() {
+async fn watchdog_and_status_are_reported() {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]);
     let path = site.dir.path().join("notify");
@@ -194,7 +194,7 @@ async fn that_it_lives_and_which_servers_are_up() {
 }
 
 #[tokio::test]
-async fn not_of_a_watchdog_that_is_another_process_s() {
+async fn watchdog_of_another_process_is_ignored() {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]);
     let path = site.dir.path().join("notify");
@@ -224,7 +224,7 @@ async fn not_of_a_watchdog_that_is_another_process_s() {
 }
 
 #[tokio::test]
-async fn nothing_where_nobody_wants_to_know() {
+async fn nothing_is_sent_without_notify_socket() {
     let web = Upstream::named("web1").await;
     let lb = start(Site::usual(&[&web])).await;
     let pid = upgrade(&lb, lb.pid()).await;

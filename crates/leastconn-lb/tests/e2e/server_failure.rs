@@ -33,7 +33,7 @@ fn up(server: &str) -> String {
 
 /// Also the seed's fault: there a client was cut off before another server was tried.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn seed_closes_the_client_before_retrying() {
+async fn refused_connect_is_retried_on_another_server() {
     let servers = [
         Upstream::named("web1").await,
         Upstream::named("web2").await,
@@ -107,7 +107,7 @@ async fn seed_closes_the_client_before_retrying() {
 }
 
 #[tokio::test]
-async fn with_all_down_refusal_is_immediate_where_configured() {
+async fn no_server_up_refuses_at_once_where_configured() {
     let servers = [Upstream::named("web1").await, Upstream::named("web2").await];
     let all = servers.each_ref();
     let refuse = "panic = \"refuse\"\nretry_for = \"0s\"";
@@ -138,7 +138,7 @@ async fn with_all_down_refusal_is_immediate_where_configured() {
 
 /// The seed looked at its servers for the first time after ten seconds.
 #[tokio::test]
-async fn seed_checks_health_for_the_first_time_only_after_ten_seconds() {
+async fn first_health_check_runs_before_ready() {
     let good = Upstream::named("good").await;
     let servers = [entry("dead", nowhere(), ""), entry("good", good.addr(), "")];
     // One probe is enough, and the next comes long after the test.
@@ -154,7 +154,7 @@ async fn seed_checks_health_for_the_first_time_only_after_ten_seconds() {
 }
 
 #[tokio::test]
-async fn without_probes_a_failed_connect_takes_a_server_out_and_a_good_one_brings_it_back() {
+async fn passive_checks_eject_and_readmit_a_server() {
     let servers = [Upstream::named("web1").await, Upstream::named("web2").await];
     let all = servers.each_ref();
     let lb = start(&entries(&all), &[NO_PROBES, QUICK_TRIAL]).await;
@@ -181,7 +181,7 @@ async fn without_probes_a_failed_connect_takes_a_server_out_and_a_good_one_bring
 }
 
 #[tokio::test]
-async fn a_server_that_answers_no_connect_costs_one_time_out_and_then_another_is_tried() {
+async fn connect_timeout_moves_on_to_another_server() {
     // A listener whose queue is full drops what comes next, like a black hole.
     let hole = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     hole.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into())
@@ -208,7 +208,7 @@ async fn a_server_that_answers_no_connect_costs_one_time_out_and_then_another_is
 }
 
 #[tokio::test]
-async fn when_every_server_refuses_the_reason_is_connect_failed() {
+async fn connect_failed_when_every_server_refuses() {
     let servers = [
         entry("a", nowhere(), ""),
         entry("b", nowhere(), ", weight = 2"),
@@ -223,7 +223,7 @@ async fn when_every_server_refuses_the_reason_is_connect_failed() {
 }
 
 #[tokio::test]
-async fn a_server_that_resets_what_it_accepts_leaks_nothing() {
+async fn resetting_server_leaks_nothing() {
     let web = Upstream::start(Behaviour::AcceptThenReset).await;
     let never_out = "passive = { max_fails = 0 }";
     let once = "retry_for = \"0s\"";
@@ -251,7 +251,7 @@ async fn a_server_that_resets_what_it_accepts_leaks_nothing() {
 
 /// A stopped process: the kernel accepts for it, and nothing answers.
 #[tokio::test]
-async fn a_server_that_hangs_is_taken_out_by_its_probe_until_it_answers() {
+async fn hung_server_is_down_until_its_probe_answers() {
     let [hung, good] = [
         Upstream::start(Behaviour::Http(200)).await,
         Upstream::start(Behaviour::Http(200)).await,

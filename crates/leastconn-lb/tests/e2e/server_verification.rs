@@ -57,7 +57,7 @@ async fn warnings(lb: &Running) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn each_way_in_which_a_certificate_is_wrong_is_told() {
+async fn each_certificate_fault_is_logged() {
     let servers = Servers::new();
     let leaf = || servers.ca.leaf("web").dns("web.internal");
     let other = TestCa::new("other CA");
@@ -133,7 +133,7 @@ async fn each_way_in_which_a_certificate_is_wrong_is_told() {
 /// It is trusted as it stands, and its key for nothing else: whoever takes it from the
 /// server cannot be other servers.
 #[tokio::test]
-async fn a_certificate_that_a_server_has_signed_itself_stands_for_that_server_alone() {
+async fn self_signed_certificate_covers_one_server() {
     let servers = Servers::new();
     let own = || {
         servers
@@ -203,7 +203,7 @@ async fn a_certificate_that_a_server_has_signed_itself_stands_for_that_server_al
 
 /// Lists are for what authorities have issued.
 #[tokio::test]
-async fn a_server_that_stands_for_itself_needs_no_revocation_list() {
+async fn self_signed_server_needs_no_crl() {
     const TLS: &str =
         r#"tls = { ca = "servers.crt", crl = "servers.crl", server_name = "web.internal" }"#;
     let servers = Servers::new();
@@ -238,7 +238,7 @@ async fn a_server_that_stands_for_itself_needs_no_revocation_list() {
 }
 
 #[tokio::test]
-async fn without_server_name_it_is_the_host_that_must_be_in_the_certificate() {
+async fn certificate_must_cover_the_host_by_default() {
     let servers = Servers::new();
     let localhost = |addr: SocketAddr| {
         format!(
@@ -271,7 +271,7 @@ async fn without_server_name_it_is_the_host_that_must_be_in_the_certificate() {
 }
 
 #[tokio::test]
-async fn a_revoked_server_is_none_and_tls_1_2_may_be_too_old() {
+async fn revoked_and_outdated_servers_are_rejected() {
     let servers = Servers::new();
     let (good, revoked) = (servers.cert(), servers.cert());
     let lines = r#"tls = { ca = "servers.crt", crl = "servers.crl", server_name = "web.internal", min_version = "1.3" }"#;
@@ -306,7 +306,7 @@ async fn a_revoked_server_is_none_and_tls_1_2_may_be_too_old() {
 
 /// The client notices nothing; the server that failed is passed over for a while.
 #[tokio::test]
-async fn where_tls_fails_another_server_is_tried() {
+async fn failed_tls_is_retried_on_another_server() {
     let servers = Servers::new();
     let bad = servers.ca.leaf("web").dns("db.internal").build();
     let bad = Upstream::start_tls(named("bad"), &bad, None).await;
@@ -353,7 +353,7 @@ async fn where_tls_fails_another_server_is_tried() {
 
 /// TLS 1.2 says so in the handshake, TLS 1.3 once it is over for us.
 #[tokio::test]
-async fn a_server_that_wants_another_certificate_of_ours_is_told() {
+async fn rejection_of_our_certificate_is_logged() {
     let servers = Servers::new();
     let foreign = TestCa::new("other CA").leaf("lb").eku_client_only().build();
     let nothing = r#"tls = { ca = "servers.crt", server_name = "web.internal" }"#;
@@ -394,7 +394,7 @@ async fn a_server_that_wants_another_certificate_of_ours_is_told() {
 }
 
 #[tokio::test]
-async fn a_reload_takes_over_another_authority() {
+async fn reload_replaces_the_upstream_authority() {
     let (servers, others) = (Servers::new(), Servers::new());
     let web = Upstream::start_tls(named("web1"), &servers.cert(), None).await;
     let lb = servers

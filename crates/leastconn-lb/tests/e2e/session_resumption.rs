@@ -10,13 +10,13 @@ use crate::support::{
 
 both_record_layers! {
     #[tokio::test]
-    a_client_that_comes_back_resumes,
+    returning_client_resumes,
     #[tokio::test]
-    a_session_of_one_listener_is_not_resumed_at_another,
+    session_is_bound_to_its_listener,
     #[tokio::test]
-    limits_and_rules_hold_for_resumed_connections,
+    limits_and_rules_apply_to_resumed_sessions,
     #[tokio::test]
-    whoever_was_revoked_since_cannot_come_back_by_a_session,
+    revoked_client_cannot_resume,
 }
 
 fn resuming() -> String {
@@ -37,7 +37,7 @@ async fn resumes(lb: &Running, client: &TlsClient, listener: &str) -> bool {
     resumed
 }
 
-async fn a_client_that_comes_back_resumes(records: Records) {
+async fn returning_client_resumes(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .records(records)
@@ -58,7 +58,7 @@ async fn a_client_that_comes_back_resumes(records: Records) {
     lb.quiet().await;
 }
 
-async fn a_session_of_one_listener_is_not_resumed_at_another(records: Records) {
+async fn session_is_bound_to_its_listener(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .records(records)
@@ -81,7 +81,7 @@ async fn a_session_of_one_listener_is_not_resumed_at_another(records: Records) {
     lb.quiet().await;
 }
 
-async fn limits_and_rules_hold_for_resumed_connections(records: Records) {
+async fn limits_and_rules_apply_to_resumed_sessions(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .records(records)
@@ -114,7 +114,7 @@ async fn limits_and_rules_hold_for_resumed_connections(records: Records) {
 
 /// By a list, and by an authority that is gone: the sessions of before are worth
 /// nothing, and the full handshake that comes instead ends as it should.
-async fn whoever_was_revoked_since_cannot_come_back_by_a_session(records: Records) {
+async fn revoked_client_cannot_resume(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .records(records)

@@ -189,12 +189,12 @@ async fn tls(records: Records, count: usize, ceiling: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_tls_clients_that_do_not_read() {
+async fn thousand_tls_clients_that_do_not_read() {
     tls("direct", 1000, SCRATCH + 8 * 1024).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tls_clients_that_do_not_read_where_records_are_rustls_s() {
+async fn tls_clients_that_do_not_read_with_rustls_records() {
     tls("rustls", 200, SCRATCH + 16 * 1024).await;
 }
 
@@ -272,11 +272,11 @@ async fn over_tls_to_servers(behaviour: Behaviour, sends: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_reached_by_tls_that_do_not_read() {
+async fn tls_servers_that_do_not_read() {
     over_tls_to_servers(Behaviour::Stuck, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_do_not_read_from_servers_reached_by_tls() {
+async fn clients_that_do_not_read_from_tls_servers() {
     over_tls_to_servers(Behaviour::Source { bytes: 1 << 30 }, false).await;
 }

@@ -6,7 +6,7 @@ use leastconn_testkit::{Upstream, client::read_to_close};
 use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, entry, talk};
 
 #[tokio::test]
-async fn routes_then_upstream_then_what_the_client_may() {
+async fn routes_then_upstream_then_the_rules_allow() {
     let [web, db, app] = [
         Upstream::named("web").await,
         Upstream::named("db").await,
@@ -57,7 +57,7 @@ async fn routes_then_upstream_then_what_the_client_may() {
 }
 
 #[tokio::test]
-async fn without_either_the_clients_own_allow_decides() {
+async fn allow_of_the_rule_is_the_fallback() {
     let [web, db] = [Upstream::named("web").await, Upstream::named("db").await];
     let lb = Site::new()
         .listener("main", &[TLS])
@@ -79,7 +79,7 @@ async fn without_either_the_clients_own_allow_decides() {
 }
 
 #[tokio::test]
-async fn only_the_servers_that_a_client_may_use_are_offered() {
+async fn only_allowed_servers_are_used() {
     let [one, two] = [Upstream::named("one").await, Upstream::named("two").await];
     let servers = [
         entry("webapp1", one.addr(), ""),

@@ -30,7 +30,7 @@ async fn is_turned_away(address: [u8; 4], addr: SocketAddr) {
 }
 
 #[tokio::test]
-async fn beyond_it_a_source_is_rate_limited_before_its_handshake_and_others_are_served() {
+async fn excess_is_refused_before_the_handshake() {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .process("max_connections = 4")
@@ -67,7 +67,7 @@ async fn beyond_it_a_source_is_rate_limited_before_its_handshake_and_others_are_
 }
 
 #[tokio::test]
-async fn a_network_can_be_one_source_and_each_listener_counts_by_itself() {
+async fn prefix_counts_as_one_source_per_listener() {
     let web = Upstream::named("web1").await;
     let wide = "source_rate_limit = { rate = 0.001, burst = 3, prefix_v4 = 24 }";
     let lb = Site::new()

@@ -16,9 +16,9 @@ use crate::support::{
 };
 
 both_record_layers! {
-    #[tokio::test] stalled_handshakes_of_many_sources_delay_no_newcomer,
+    #[tokio::test] stalled_handshakes_do_not_delay_new_clients,
     #[tokio::test] longest_stalled_handshake_is_evicted,
-    #[tokio::test] parked_handshake_is_finished_when_its_client_answers,
+    #[tokio::test] parked_handshake_resumes_when_its_client_answers,
 }
 
 async fn start(records: Records, web: &Upstream, max_handshakes: usize) -> Running {
@@ -69,7 +69,7 @@ async fn served_as(lb: &Running, source: &str) {
     within(DEADLINE, "being served", served).await.unwrap();
 }
 
-async fn stalled_handshakes_of_many_sources_delay_no_newcomer(records: Records) {
+async fn stalled_handshakes_do_not_delay_new_clients(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = start(records, &web, 32).await;
     let mut stalled = Vec::new();
@@ -114,7 +114,7 @@ async fn longest_stalled_handshake_is_evicted(records: Records) {
     lb.quiet().await;
 }
 
-async fn parked_handshake_is_finished_when_its_client_answers(records: Records) {
+async fn parked_handshake_resumes_when_its_client_answers(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = start(records, &web, 1).await;
     let client = lb.client(CLIENT1);

@@ -22,9 +22,9 @@ both_record_layers! {
     #[tokio::test]
     direct_tls_is_served_with_postgresql_alpn,
     #[tokio::test]
-    client_without_tls_is_told_so,
+    client_without_tls_gets_an_error,
     #[tokio::test]
-    bytes_behind_the_request_are_refused,
+    bytes_after_the_request_are_refused,
     #[tokio::test]
     silent_and_slow_clients_meet_the_deadline,
 }
@@ -99,7 +99,7 @@ async fn direct_tls_is_served_with_postgresql_alpn(records: Records) {
     lb.quiet().await;
 }
 
-async fn client_without_tls_is_told_so(records: Records) {
+async fn client_without_tls_gets_an_error(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = start(records, &web, "").await;
     for (n, (sent, answer, detail)) in [
@@ -131,7 +131,7 @@ async fn client_without_tls_is_told_so(records: Records) {
     lb.quiet().await;
 }
 
-async fn bytes_behind_the_request_are_refused(records: Records) {
+async fn bytes_after_the_request_are_refused(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = start(records, &web, "").await;
     for (n, request) in [SSL_REQUEST, GSSENC_REQUEST].into_iter().enumerate() {

@@ -18,7 +18,7 @@ fn is_wrong(args: &[&str], said: &str) {
 }
 
 #[test]
-fn wrong_usage_is_2() {
+fn usage_error_exits_2() {
     is_wrong(&["run", "--no-such-flag"], "--no-such-flag");
     is_wrong(&["rnu"], "rnu");
     is_wrong(&[], "Usage");
@@ -29,7 +29,7 @@ fn wrong_usage_is_2() {
 }
 
 #[tokio::test]
-async fn a_broken_configuration_is_2_with_all_problems_in_their_places() {
+async fn broken_configuration_exits_2_with_all_errors() {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web])
         .process("max_conections = 5")
@@ -52,7 +52,7 @@ async fn a_broken_configuration_is_2_with_all_problems_in_their_places() {
 }
 
 #[tokio::test]
-async fn an_address_in_use_is_1_and_named_with_its_listener() {
+async fn address_in_use_exits_1() {
     let web = Upstream::named("web1").await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
@@ -68,7 +68,7 @@ async fn an_address_in_use_is_1_and_named_with_its_listener() {
 }
 
 #[tokio::test]
-async fn an_access_log_that_cannot_be_opened_is_1() {
+async fn unusable_access_log_exits_1() {
     let web = Upstream::named("web1").await;
     let site = Site::plain(&[&web]).log("access = \"no/such/directory.log\"");
     let error = Balancer::start(BIN, &site.config(), &site.dir)

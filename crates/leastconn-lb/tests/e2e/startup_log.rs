@@ -7,7 +7,7 @@ use crate::support::upgrading::message;
 use crate::support::{Site, entries, entry, nowhere};
 
 #[tokio::test]
-async fn version_configuration_addresses_and_which_servers_are_up() {
+async fn startup_log_names_version_addresses_and_servers() {
     let (web1, web2) = (Upstream::named("web1").await, Upstream::named("web2").await);
     let mut servers = entries(&[&web1, &web2]);
     servers.push(entry("dead", nowhere(), ""));

@@ -17,7 +17,7 @@ both_record_layers! {
     #[tokio::test]
     min_version_1_3_refuses_1_2,
     #[tokio::test]
-    each_of_the_nine_suites_can_be_the_only_one,
+    each_cipher_suite_works_alone,
 }
 
 async fn both_versions_work_and_are_in_the_record(records: Records) {
@@ -78,7 +78,7 @@ const SUITES: [&str; 9] = [
     "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
 ];
 
-async fn each_of_the_nine_suites_can_be_the_only_one(records: Records) {
+async fn each_cipher_suite_works_alone(records: Records) {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).records(records).listener(
         "rsa",

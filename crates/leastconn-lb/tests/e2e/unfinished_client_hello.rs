@@ -8,9 +8,9 @@ use crate::support::{Records, Running, Site, both_record_layers, client_hello, t
 
 both_record_layers! {
     #[tokio::test]
-    unfinished_client_hello_holds_70_kib_at_most,
+    unfinished_client_hello_holds_at_most_70_kib,
     #[tokio::test]
-    garbage_behind_a_client_hello_is_refused_at_once,
+    garbage_after_a_client_hello_is_refused,
 }
 
 /// Of the process, in KiB.
@@ -33,7 +33,7 @@ fn unfinished() -> Vec<u8> {
     message.chunks(1 << 14).flat_map(record).collect()
 }
 
-async fn unfinished_client_hello_holds_70_kib_at_most(records: Records) {
+async fn unfinished_client_hello_holds_at_most_70_kib(records: Records) {
     const CONNECTIONS: u64 = 200;
     let web = Upstream::named("web1").await;
     let lb = Site::patient(&[&web]).records(records).start().await;
@@ -72,7 +72,7 @@ async fn unfinished_client_hello_holds_70_kib_at_most(records: Records) {
     lb.quiet().await;
 }
 
-async fn garbage_behind_a_client_hello_is_refused_at_once(records: Records) {
+async fn garbage_after_a_client_hello_is_refused(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::patient(&[&web]).records(records).start().await;
     let hello = client_hello(lb.ca());

@@ -67,7 +67,7 @@ async fn unix_server_is_reached_through_tls(records: Records) {
 }
 
 #[tokio::test]
-async fn much_data_passes_between_tcp_and_unix() {
+async fn large_transfer_between_tcp_and_unix() {
     let (_dir, path) = socket();
     let _server = serve(&path, "app");
     let lb = Site::new()
@@ -90,7 +90,7 @@ async fn much_data_passes_between_tcp_and_unix() {
 
 /// In a sandbox, as every test that does not switch it off.
 #[tokio::test]
-async fn health_check_finds_the_socket_gone_and_back() {
+async fn health_check_detects_a_removed_socket() {
     let (_dir, path) = socket();
     let other = Upstream::named("tcp").await;
     let check = r#"health_check = { type = "tcp", interval = "100ms", timeout = "100ms", rise = 1, fall = 1 }"#;

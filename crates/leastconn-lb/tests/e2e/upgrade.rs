@@ -50,7 +50,7 @@ fn both(web: &Upstream) -> Site {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_connect_is_refused_or_reset() {
+async fn no_connection_is_refused_or_reset() {
     let (connects, upgrades) = size();
     let web = Upstream::named("web1").await;
     let lb = start(both(&web)).await;
@@ -108,7 +108,7 @@ async fn no_connect_is_refused_or_reset() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn open_connections_go_on_in_the_old_processes() {
+async fn open_connections_finish_in_the_old_process() {
     let web = Upstream::named("web1").await;
     let sink = Upstream::start(Behaviour::Sink).await;
     let site = Site::new()
@@ -167,7 +167,7 @@ async fn open_connections_go_on_in_the_old_processes() {
 }
 
 #[tokio::test]
-async fn the_old_process_ends_at_once_when_told_to() {
+async fn term_ends_the_old_process_at_once() {
     let web = Upstream::named("web1").await;
     let lb = start(both(&web)).await;
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
@@ -188,7 +188,7 @@ async fn the_old_process_ends_at_once_when_told_to() {
 }
 
 #[tokio::test]
-async fn what_the_configuration_says_by_then_is_in_force() {
+async fn upgrade_reads_the_current_configuration() {
     let web = Upstream::named("web1").await;
     let lb = start(both(&web)).await;
     let (kept, removed) = (lb.main(), lb.address("plain"));
@@ -225,7 +225,7 @@ async fn what_the_configuration_says_by_then_is_in_force() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_is_known_before_the_first_connection() {
+async fn down_server_is_known_before_the_first_connection() {
     let web = Upstream::named("web1").await;
     let check = "health_check = { interval = \"1h\", timeout = \"1s\" }\nretries = 0";
     let dead = crate::support::entry("dead", crate::support::nowhere(), "");
@@ -252,7 +252,7 @@ async fn a_server_that_is_down_is_known_before_the_first_connection() {
 /// What an operator has set holds for the next version, too, and `ctl` reaches whoever
 /// serves by the same socket.
 #[tokio::test]
-async fn what_was_set_by_hand_stays_and_so_does_the_admin_socket() {
+async fn overrides_and_admin_socket_survive() {
     let webs = [Upstream::named("web1").await, Upstream::named("web2").await];
     let site = Site::plain(&[&webs[0], &webs[1]]).admin(SOCKET);
     let lb = start(site).await;
@@ -283,7 +283,7 @@ async fn what_was_set_by_hand_stays_and_so_does_the_admin_socket() {
 /// Its file goes with the last process that listened at it, and no sooner: the old one
 /// goes on if the new one fails.
 #[tokio::test]
-async fn an_admin_socket_that_is_configured_no_more_leaves_no_file() {
+async fn removed_admin_socket_leaves_no_file() {
     let web = Upstream::named("web1").await;
     let lb = start(Site::plain(&[&web]).admin(SOCKET)).await;
     let path = lb.dir().join("lb.sock");
@@ -300,7 +300,7 @@ async fn an_admin_socket_that_is_configured_no_more_leaves_no_file() {
 
 /// Not only the one before, nor only what it had when it was replaced.
 #[tokio::test]
-async fn what_old_processes_still_serve_is_shown() {
+async fn connections_of_old_processes_are_shown() {
     let web = Upstream::named("web1").await;
     let lb = start(Site::usual(&[&web]).admin(SOCKET)).await;
     let (mut streams, mut pids) = (Vec::new(), vec![lb.pid()]);
@@ -367,7 +367,7 @@ async fn what_old_processes_still_serve_is_shown() {
 }
 
 #[tokio::test]
-async fn log_files_are_opened_anew_by_all_processes() {
+async fn all_processes_reopen_log_files() {
     let web = Upstream::named("web1").await;
     let lb = start(Site::usual(&[&web]).log("access = \"access.log\"")).await;
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();

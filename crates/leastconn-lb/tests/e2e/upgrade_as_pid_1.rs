@@ -68,7 +68,7 @@ async fn upgrade(lb: &Running, first: u32, n: usize) {
 }
 
 #[tokio::test]
-async fn through_several_upgrades_until_the_newest_has_drained() {
+async fn first_process_waits_for_the_newest() {
     let web = Upstream::named("web1").await;
     let Some((lb, first)) = start(Site::usual(&[&web])).await else {
         return;
@@ -117,7 +117,7 @@ async fn through_several_upgrades_until_the_newest_has_drained() {
 }
 
 #[tokio::test]
-async fn and_ends_when_the_newest_crashes() {
+async fn first_process_exits_when_the_newest_crashes() {
     let web = Upstream::named("web1").await;
     let Some((lb, first)) = start(Site::usual(&[&web])).await else {
         return;

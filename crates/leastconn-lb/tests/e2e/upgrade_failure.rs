@@ -26,7 +26,7 @@ async fn failed(lb: &Running, reason: &str) {
 }
 
 #[tokio::test]
-async fn because_of_the_configuration() {
+async fn invalid_configuration_fails_the_upgrade() {
     let web = Upstream::named("web1").await;
     let lb = start(Site::usual(&[&web]).admin(SOCKET)).await;
     let client = lb.client(CLIENT1);
@@ -69,7 +69,7 @@ async fn because_of_the_configuration() {
 }
 
 #[tokio::test]
-async fn because_of_the_program() {
+async fn broken_program_fails_the_upgrade() {
     let web = Upstream::named("web1").await;
     // Scripts need a shell, which the sandbox does not let it execute.
     let site = Site::usual(&[&web]).process("sandbox = \"off\"");
@@ -109,7 +109,7 @@ async fn because_of_the_program() {
 }
 
 #[tokio::test]
-async fn because_a_script_needs_what_the_sandbox_forbids() {
+async fn script_fails_the_upgrade_inside_the_sandbox() {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).process("sandbox = \"on\"");
     let programs = site.dir.path().join("programs");
@@ -132,7 +132,7 @@ async fn because_a_script_needs_what_the_sandbox_forbids() {
 }
 
 #[tokio::test]
-async fn because_it_is_told_to_stop_meanwhile() {
+async fn shutdown_aborts_the_upgrade() {
     let web = Upstream::named("web1").await;
     // Scripts need a shell, which the sandbox does not let it execute.
     let site = Site::usual(&[&web]).process("sandbox = \"off\"");
@@ -159,7 +159,7 @@ async fn because_it_is_told_to_stop_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_new_process_that_crashes_later_ends_the_old_one_so_that_somebody_starts_it_again() {
+async fn crash_of_the_successor_ends_the_old_process() {
     let web = Upstream::named("web1").await;
     let lb = start(Site::usual(&[&web])).await;
     let client = lb.client(CLIENT1);

@@ -40,7 +40,7 @@ async fn begins(lb: &Running) {
 
 /// Reads the configuration that the new process has read already, or is about to.
 #[tokio::test]
-async fn a_reload_that_is_asked_for_by_hand_is_done_by_the_new_process() {
+async fn api_reload_is_done_by_the_new_process() {
     for connected in [false, true] {
         let web = Upstream::named("web1").await;
         let silent = Upstream::start(Behaviour::Sink).await;
@@ -69,7 +69,7 @@ async fn a_reload_that_is_asked_for_by_hand_is_done_by_the_new_process() {
 }
 
 #[tokio::test]
-async fn a_reload_by_a_signal_is_done_by_the_new_process() {
+async fn signalled_reload_is_done_by_the_new_process() {
     let web = Upstream::named("web1").await;
     let silent = Upstream::start(Behaviour::Sink).await;
     let lb = start(slow(&web, &silent)).await;
@@ -91,7 +91,7 @@ async fn a_reload_by_a_signal_is_done_by_the_new_process() {
 
 /// Asked of a process that is no more when it is over.
 #[tokio::test]
-async fn the_grace_of_a_server_in_maint_goes_on() {
+async fn grace_period_of_maint_continues() {
     let web = Upstream::named("web1").await;
     let lb = start(Site::usual(&[&web]).admin(SOCKET)).await;
     let mut stream = open(&lb).await;
@@ -108,7 +108,7 @@ async fn the_grace_of_a_server_in_maint_goes_on() {
 /// The new process lets clients in before it is the service, and knows of nothing that
 /// was set since it has begun.
 #[tokio::test]
-async fn a_server_in_maint_keeps_no_connection_of_either_process() {
+async fn maint_ends_connections_of_both_processes() {
     let web = Upstream::named("web1").await;
     let silent = Upstream::start(Behaviour::Sink).await;
     let lb = start(slow(&web, &silent)).await;
@@ -141,7 +141,7 @@ async fn a_server_in_maint_keeps_no_connection_of_either_process() {
 }
 
 #[tokio::test]
-async fn a_grace_that_is_called_off_ends_nothing() {
+async fn cancelled_grace_period_ends_nothing() {
     let web = Upstream::named("web1").await;
     let lb = start(Site::usual(&[&web]).admin(SOCKET)).await;
     let mut stream = open(&lb).await;
@@ -164,7 +164,7 @@ async fn a_grace_that_is_called_off_ends_nothing() {
 
 /// Its exit code says that it cut connections off, not that the service is gone.
 #[tokio::test]
-async fn the_end_of_a_process_in_between_ends_no_other() {
+async fn exit_of_an_intermediate_process_ends_no_other() {
     let web = Upstream::named("web1").await;
     let lb = start(Site::usual(&[&web])).await;
     let mut first = open(&lb).await;

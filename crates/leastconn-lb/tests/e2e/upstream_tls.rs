@@ -22,13 +22,13 @@ use crate::support::{
 
 both_record_layers! {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    both_ways_at_once_with_the_same_sha256,
+    data_is_unchanged_in_both_directions_at_once,
     #[tokio::test]
-    each_side_may_finish_sending_long_before_the_other,
+    half_close_works_in_both_directions,
     #[tokio::test]
-    a_server_that_ends_without_close_notify_or_resets_is_no_end,
+    truncation_by_the_server_becomes_a_reset,
     #[tokio::test]
-    a_client_that_ends_or_breaks_off_is_told_apart_at_the_server,
+    server_distinguishes_close_from_truncation,
 }
 
 async fn start(servers: &Servers, records: Records, web: &Upstream) -> Running {
@@ -39,7 +39,7 @@ async fn start(servers: &Servers, records: Records, web: &Upstream) -> Running {
         .await
 }
 
-async fn both_ways_at_once_with_the_same_sha256(records: Records) {
+async fn data_is_unchanged_in_both_directions_at_once(records: Records) {
     const BLOCKS: usize = 24;
     let servers = Servers::new();
     for (version, spoken) in VERSIONS {
@@ -62,7 +62,7 @@ async fn both_ways_at_once_with_the_same_sha256(records: Records) {
     }
 }
 
-async fn each_side_may_finish_sending_long_before_the_other(records: Records) {
+async fn half_close_works_in_both_directions(records: Records) {
     let servers = Servers::new();
     for (version, spoken) in VERSIONS {
         let slow = Behaviour::DelayedResponse {
@@ -102,7 +102,7 @@ async fn each_side_may_finish_sending_long_before_the_other(records: Records) {
     }
 }
 
-async fn a_server_that_ends_without_close_notify_or_resets_is_no_end(records: Records) {
+async fn truncation_by_the_server_becomes_a_reset(records: Records) {
     let servers = Servers::new();
     for (version, spoken) in VERSIONS {
         let web = servers
@@ -163,7 +163,7 @@ fn listening(listener: TcpListener, servers: &Servers) -> JoinHandle<(Vec<u8>, O
     })
 }
 
-async fn a_client_that_ends_or_breaks_off_is_told_apart_at_the_server(records: Records) {
+async fn server_distinguishes_close_from_truncation(records: Records) {
     let servers = Servers::new();
     for orderly in [true, false] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -196,7 +196,7 @@ async fn a_client_that_ends_or_breaks_off_is_told_apart_at_the_server(records: R
 }
 
 #[tokio::test]
-async fn every_file_is_among_the_metrics() {
+async fn expiry_metrics_cover_every_file() {
     let servers = Servers::new();
     let web = servers
         .mutual(Behaviour::Named("web1".to_owned()), VERSIONS[1].1)

@@ -65,7 +65,7 @@ async fn new_upstream_authority_is_used_without_reload() {
 }
 
 #[tokio::test]
-async fn bad_upstream_file_keeps_the_old_one() {
+async fn invalid_upstream_file_keeps_the_old_one() {
     let servers = Servers::new();
     let web = servers
         .mutual(Behaviour::Named("web1".to_owned()), &TLS13)

@@ -21,7 +21,7 @@ async fn shown(lb: &Running) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_new_list_ends_exactly_those_whom_it_names() {
+async fn new_crl_ends_exactly_the_revoked_clients() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let certs = [(); 2].map(|()| lb.ca().leaf(CLIENT1).build());
@@ -50,7 +50,7 @@ async fn a_new_list_ends_exactly_those_whom_it_names() {
 }
 
 #[tokio::test]
-async fn a_renewal_that_is_no_good_leaves_what_there_is() {
+async fn invalid_renewal_keeps_the_current_certificate() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let before = shown(&lb).await;
@@ -101,7 +101,7 @@ async fn a_renewal_that_is_no_good_leaves_what_there_is() {
 
 /// Row 16 of the matrix of threats: a list that is no good is not "no list".
 #[tokio::test]
-async fn a_list_that_is_expired_broken_foreign_or_gone_leaves_the_one_before() {
+async fn invalid_crl_keeps_the_current_crl() {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).process("watch = \"off\"");
     let listed = site.cert(CLIENT1);
@@ -146,7 +146,7 @@ async fn a_list_that_is_expired_broken_foreign_or_gone_leaves_the_one_before() {
 }
 
 #[tokio::test]
-async fn a_link_that_leads_elsewhere_is_followed_and_rules_wait() {
+async fn changed_symlinks_are_followed() {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]);
     let dir = site.dir.path().to_owned();
@@ -183,7 +183,7 @@ async fn a_link_that_leads_elsewhere_is_followed_and_rules_wait() {
 }
 
 #[tokio::test]
-async fn what_is_not_watched_waits_for_a_reload() {
+async fn unwatched_files_need_a_reload() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web])
         .process("watch = \"off\"")
