@@ -1,5 +1,5 @@
-//! Exactly one line for every accepted socket, of the fields and types that were
-//! promised, whatever a certificate says; and counters that agree with them.
+//! The access log has exactly one line per accepted socket, with the documented fields
+//! and types, and the counters agree with it.
 
 use std::collections::HashMap;
 
@@ -13,8 +13,8 @@ use crate::support::{
     CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry, nowhere, refused, reset, talk, tcp,
 };
 
-/// Whether a field has the type that was promised.
-fn is_right(field: &str, value: &Value) -> bool {
+/// Returns whether the value has the documented type of the field.
+fn has_documented_type(field: &str, value: &Value) -> bool {
     let text = value.as_str();
     let milliseconds = value
         .as_f64()
@@ -28,8 +28,8 @@ fn is_right(field: &str, value: &Value) -> bool {
                     a == b
                 }
             };
-            let wanted = "0000-00-00T00:00:00.000Z";
-            text.len() == wanted.len() && text.bytes().zip(wanted.bytes()).all(shape)
+            let template = "0000-00-00T00:00:00.000Z";
+            text.len() == template.len() && text.bytes().zip(template.bytes()).all(shape)
         }),
         "connection" => value.as_u64().is_some_and(|id| id > 0),
         "source" => text.is_some_and(|text| text.parse::<std::net::SocketAddr>().is_ok()),
@@ -79,7 +79,7 @@ const ALWAYS: [&str; 8] = [
 fn check(record: &Value) {
     let fields = record.as_object().unwrap();
     for (field, value) in fields {
-        assert!(is_right(field, value), "{field} of {record}");
+        assert!(has_documented_type(field, value), "{field} of {record}");
     }
     for field in ALWAYS {
         assert!(fields.contains_key(field), "no {field} in {record}");
@@ -121,7 +121,7 @@ async fn records_sockets_and_counters_agree_under_mixed_load() {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .listener("main", &["upstream = \"web\"", TLS])
-        // By IPv6, for a source rule holds for TLS clients from there too.
+        // IPv6, because a source rule for 127.0.0.0/8 would also match the TLS clients.
         .listener("plain", &["upstream = \"web\"", "bind = \"[::1]:0\""])
         .listener("dead", &["upstream = \"dead\"", "bind = \"[::1]:0\""])
         .upstream("web", &[NO_PROBES], &entries(&[&web]))
@@ -236,15 +236,15 @@ async fn certificate_text_is_escaped_in_log_lines() {
         assert_eq!(refused(&lb.showing(&cert), lb.main()).await, None, "{name}");
         let record = lb.nth(n, "unknown_client").await;
         let identity = record["identity"].as_str().unwrap();
-        let fools = |c: char| {
+        let is_deceptive = |c: char| {
             c.is_control()
                 || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
         };
-        assert!(!identity.contains(fools), "{identity:?}");
+        assert!(!identity.contains(is_deceptive), "{identity:?}");
         if name.len() > 1024 {
             assert!(identity.len() <= 1024, "{} bytes", identity.len());
             assert!(identity.ends_with(" bytes]"), "{identity}");
-        } else if !name.contains(fools) {
+        } else if !name.contains(is_deceptive) {
             assert_eq!(identity, format!("cn:{name}"));
         }
         assert!(record.get("client").is_none());
@@ -252,7 +252,7 @@ async fn certificate_text_is_escaped_in_log_lines() {
     let records = lb.records();
     assert_eq!(records.len(), names.len());
     records.iter().for_each(check);
-    // None of it became a label.
+    // No metric label contains certificate text.
     let (_, text) = lb.http_get("/metrics").await;
     assert!(!text.contains("root") && !text.contains("xxx") && !text.contains("slash"));
     assert_eq!(web.accepted(), 0);

@@ -1,5 +1,5 @@
-//! The access log says of each connection what was known of it when it ended, and no
-//! more: for every reason code that a client or a server can bring about.
+//! The fields of an access record for each reason code that a client or a server can
+//! cause: all that was known when the connection ended, and no others.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::support::{
     CLIENT1, NO_PROBES, Running, Site, TLS, cn, entry, nowhere, refused, reset, talk, tcp,
 };
 
-/// Of every socket.
+/// Fields of every record.
 const ALWAYS: [&str; 8] = [
     "time",
     "connection",
@@ -24,11 +24,11 @@ const ALWAYS: [&str; 8] = [
     "outcome",
 ];
 
-/// Once TLS is established, of a client that gave a name and showed a certificate.
+/// Fields of a connection whose TLS handshake succeeded, with SNI and a client
+/// certificate.
 const TLS_DONE: [&str; 5] = ["serial", "sni", "tls_version", "cipher", "handshake_ms"];
 
-/// All that a record may have for its outcome, and what it has in any case: those
-/// before the first `?`.
+/// Fields of a record with this outcome: required ones, `?`, optional ones.
 fn fields(outcome: &str) -> &'static str {
     match outcome {
         "ok" | "client_reset" | "server_reset" | "client_truncated" | "server_truncated"
@@ -56,11 +56,11 @@ fn fields(outcome: &str) -> &'static str {
 
 fn check(record: &Value) {
     let outcome = record["outcome"].as_str().unwrap();
-    let (must, may) = fields(outcome).split_once('?').unwrap();
-    let mut must: BTreeSet<&str> = must.split_whitespace().chain(ALWAYS).collect();
-    // Of a listener without TLS there is none.
-    if must.remove("TLS") && record["listener"] != "plain" {
-        must.extend(TLS_DONE);
+    let (required, optional) = fields(outcome).split_once('?').unwrap();
+    let mut required: BTreeSet<&str> = required.split_whitespace().chain(ALWAYS).collect();
+    // A listener without TLS has no TLS fields.
+    if required.remove("TLS") && record["listener"] != "plain" {
+        required.extend(TLS_DONE);
     }
     let has: BTreeSet<&str> = record
         .as_object()
@@ -68,12 +68,14 @@ fn check(record: &Value) {
         .keys()
         .map(|key| &**key)
         .collect();
-    for field in &must {
+    for field in &required {
         assert!(has.contains(field), "no {field}: {record}");
     }
-    for field in has.difference(&must) {
-        let may = may.split_whitespace().any(|may| may == *field);
-        assert!(may, "{field} cannot be known: {record}");
+    for field in has.difference(&required) {
+        let optional = optional
+            .split_whitespace()
+            .any(|optional| optional == *field);
+        assert!(optional, "{field} cannot be known: {record}");
     }
 }
 
@@ -91,10 +93,10 @@ async fn start(revoked: &leastconn_testkit::Cert, site: Site) -> Rig {
     let stuck = Upstream::start(Behaviour::Stuck).await;
     let resets = Upstream::start(Behaviour::ResetAfter(1)).await;
     site.ca.write_crl(&site.dir, &[revoked]);
-    let of = |server: &Upstream| [entry("s", server.addr(), "")];
+    let server_entry = |server: &Upstream| [entry("s", server.addr(), "")];
     let lb = site
         .listener("main", &["upstream = \"echo\"", TLS])
-        // By IPv6: a rule by source holds for TLS clients from there, too.
+        // IPv6, because a source rule for 127.0.0.0/8 would also match the TLS clients.
         .listener("plain", &["upstream = \"echo\"", "bind = \"[::1]:0\""])
         .listener(
             "postgres",
@@ -123,10 +125,10 @@ async fn start(revoked: &leastconn_testkit::Cert, site: Site) -> Rig {
         .listener("resets", &["upstream = \"resets\"", TLS])
         .listener("dead", &["upstream = \"dead\"", TLS])
         .listener("full", &["upstream = \"full\"", TLS])
-        .upstream("echo", &[NO_PROBES], &of(&echo))
-        .upstream("silent", &[NO_PROBES], &of(&silent))
-        .upstream("stuck", &[NO_PROBES], &of(&stuck))
-        .upstream("resets", &[NO_PROBES], &of(&resets))
+        .upstream("echo", &[NO_PROBES], &server_entry(&echo))
+        .upstream("silent", &[NO_PROBES], &server_entry(&silent))
+        .upstream("stuck", &[NO_PROBES], &server_entry(&stuck))
+        .upstream("resets", &[NO_PROBES], &server_entry(&resets))
         .upstream(
             "dead",
             &[
@@ -168,7 +170,7 @@ async fn start(revoked: &leastconn_testkit::Cert, site: Site) -> Rig {
     }
 }
 
-/// TLS said no.
+/// Connections refused by TLS, the rules or the handshake timeout.
 async fn refusals(lb: &Running, revoked: &leastconn_testkit::Cert) {
     let main = lb.main();
     refused(&TlsClient::new(lb.ca(), None), main).await;
@@ -181,7 +183,7 @@ async fn refusals(lb: &Running, revoked: &leastconn_testkit::Cert) {
     garbage.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
     let _ = read_to_close(&mut garbage).await;
     let _ = read_to_close(&mut tcp(lb.address("hasty")).await).await;
-    // The rules said no, or nobody knew what to do.
+    // Refused by the rules.
     let two = lb.ca().leaf(CLIENT1).extra_cn("x").build();
     refused(&lb.showing(&two), main).await;
     refused(&lb.client("stranger"), main).await;
@@ -199,7 +201,7 @@ async fn records_contain_what_was_known_at_the_end() {
 
     let client = lb.client(CLIENT1);
     let connect = async |listener: &str| client.connect(lb.address(listener)).await.unwrap();
-    // The limits said no.
+    // Refused by a limit.
     let greedy = lb.client("greedy");
     talk(greedy.connect(main).await.unwrap()).await.unwrap();
     refused(&greedy, main).await;
@@ -208,20 +210,21 @@ async fn records_contain_what_was_known_at_the_end() {
     read_line(&mut first).await.unwrap();
     refused(&single, main).await;
     first.shutdown().await.unwrap();
-    // No server, the first time by trying, then by knowing.
+    // No server: the first connection fails to connect, the second finds the server
+    // ejected.
     refused(&client, lb.address("dead")).await;
     refused(&client, lb.address("dead")).await;
     let mut first = connect("full").await;
     read_line(&mut first).await.unwrap();
     refused(&client, lb.address("full")).await;
     first.shutdown().await.unwrap();
-    // Somebody's time was over.
+    // Timeouts.
     let _ = read_to_close(&mut connect("idle").await).await;
     let _ = read_to_close(&mut connect("brief").await).await;
     let mut half = connect("half").await;
     half.shutdown().await.unwrap();
     let _ = read_to_close(&mut half).await;
-    // Somebody broke off.
+    // Aborted connections.
     let mut server = connect("resets").await;
     server.write_all(b"xx").await.unwrap();
     let _ = read_to_close(&mut server).await;
@@ -240,12 +243,12 @@ async fn records_contain_what_was_known_at_the_end() {
     socket.write_all(&record).await.unwrap();
     let _ = read_to_close(&mut socket).await;
     talk(tcp(lb.address("plain")).await).await.unwrap();
-    // STARTTLS, and another protocol.
+    // STARTTLS listener, client with another protocol.
     let mut other = tcp(lb.address("postgres")).await;
     other.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let _ = read_to_close(&mut other).await;
 
-    // Somebody else ended it.
+    // Ended by a reload and by a shutdown.
     let mut leaves = lb.client("leaves").connect(main).await.unwrap();
     read_line(&mut leaves).await.unwrap();
     let without = lb.config().replace("cn = \"leaves\"", "cn = \"nobody\"");
@@ -263,10 +266,10 @@ async fn records_contain_what_was_known_at_the_end() {
         .iter()
         .map(|record| record["outcome"].as_str().unwrap())
         .collect();
-    // `overloaded` is for whoever comes too late to be known, `killed` for our faults,
-    // `server_truncated` needs a server with TLS, `client_closed` one that does not answer
-    // (client_departure.rs), and `crl_expired` a list that expires
-    // while the balancer runs (crl_expiry.rs).
+    // `overloaded` needs a connection above a global limit, `killed` an operator,
+    // `server_truncated` a server with TLS, `client_closed` a server that does not answer
+    // (client_departure.rs), and `crl_expired` a CRL that expires while the balancer runs
+    // (crl_expiry.rs).
     const ELSEWHERE: [&str; 5] = [
         "overloaded",
         "killed",

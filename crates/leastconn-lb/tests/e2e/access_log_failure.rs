@@ -1,4 +1,5 @@
-//! A log that cannot be written costs its lines, which are counted, and nothing else.
+//! An access log that cannot be written loses records, which are counted, and affects
+//! nothing else.
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -11,14 +12,14 @@ use crate::support::{BIN, Running, Site, talk, tcp};
 
 const LOST: &str = "leastconn_access_log_lines_lost_total";
 
-async fn talks(lb: &Running, count: usize) {
+async fn serve(lb: &Running, count: usize) {
     for _ in 0..count {
         talk(tcp(lb.main()).await).await.unwrap();
     }
 }
 
-/// Ends it, which the log must not keep from ending.
-async fn ends(lb: Running) {
+/// Shuts the balancer down: the log must not delay the exit.
+async fn shut_down(lb: Running) {
     lb.quiet().await;
     assert_eq!(lb.http_get("/readyz").await.0, 200);
     lb.signal(Signal::TERM);
@@ -33,9 +34,9 @@ fn fifo(dir: &Path) -> PathBuf {
 }
 
 fn reader(path: &Path) -> std::fs::File {
-    let at_once = OFlags::NONBLOCK.bits() as i32;
+    let nonblocking = OFlags::NONBLOCK.bits() as i32;
     let mut options = std::fs::OpenOptions::new();
-    let options = options.read(true).custom_flags(at_once);
+    let options = options.read(true).custom_flags(nonblocking);
     options.open(path).unwrap()
 }
 
@@ -67,17 +68,17 @@ async fn full_device_drops_records() {
     let web = Upstream::named("web1").await;
     let site = Site::plain(&[&web]).log("access = \"/dev/full\"");
     let lb = site.start().await;
-    talks(&lb, 20).await;
+    serve(&lb, 20).await;
     lb.wait_metric(LOST, 20.0, DEADLINE).await;
-    // Said once, and not for each line: that would fill what has room left.
-    let said = "access log lines were lost";
-    let complaint = |event: &serde_json::Value| event["fields"]["message"] == said;
-    let event = lb.wait_log(complaint, DEADLINE).await;
+    // Logged once, not per lost record, so that stderr does not fill another disk.
+    let message = "access log lines were lost";
+    let is_warning = |event: &serde_json::Value| event["fields"]["message"] == message;
+    let event = lb.wait_log(is_warning, DEADLINE).await;
     assert_eq!(event["level"], "WARN");
     let why = event["fields"]["why"].as_str().unwrap();
     assert!(why.contains("No space left"), "{why}");
-    assert_eq!(lb.stderr().matches(said).count(), 1);
-    ends(lb).await;
+    assert_eq!(lb.stderr().matches(message).count(), 1);
+    shut_down(lb).await;
 }
 
 #[tokio::test]
@@ -85,62 +86,62 @@ async fn closed_stdout_drops_records() {
     let web = Upstream::named("web1").await;
     let without_reader = |command: &mut Command| {
         let mut shell = Command::new("bash");
-        // When `true` has ended, so has the pipe's other end.
-        let gone = "exec 3> >(exec true); wait $!; exec \"$0\" \"$@\" >&3 3>&-";
-        shell.args(["-c", gone, BIN]);
+        // When `true` has exited, the read end of the pipe is closed.
+        let closed_pipe = "exec 3> >(exec true); wait $!; exec \"$0\" \"$@\" >&3 3>&-";
+        shell.args(["-c", closed_pipe, BIN]);
         shell.args(command.get_args());
         shell.current_dir(command.get_current_dir().unwrap());
         *command = shell;
     };
-    // Said, although it is the default, for the test's books.
+    // The default, but `Running::quiet` looks for the key to know where the records go.
     let site = Site::plain(&[&web]).log("access = \"stdout\"");
     let lb = site.start_with(without_reader).await;
-    talks(&lb, 20).await;
+    serve(&lb, 20).await;
     lb.wait_metric(LOST, 20.0, DEADLINE).await;
-    ends(lb).await;
+    shut_down(lb).await;
 }
 
 #[tokio::test]
 async fn missing_directory_on_reopen_drops_records() {
     let web = Upstream::named("web1").await;
-    // In the sandbox, a new directory of the same name cannot be written to.
+    // With the sandbox, the process may not write to a new directory of the same name.
     let site = Site::plain(&[&web])
         .log("access = \"log/access.log\"")
         .process("sandbox = \"off\"");
     let dir = site.dir.path().join("log");
     std::fs::create_dir(&dir).unwrap();
     let lb = site.start().await;
-    talks(&lb, 1).await;
+    serve(&lb, 1).await;
     std::fs::remove_dir_all(&dir).unwrap();
     lb.signal(Signal::USR1);
-    let complaint = |event: &serde_json::Value| {
+    let is_warning = |event: &serde_json::Value| {
         event["level"] == "ERROR"
             && event["fields"]["message"] == "going on with the file that was open"
     };
-    let event = lb.wait_log(complaint, DEADLINE).await;
+    let event = lb.wait_log(is_warning, DEADLINE).await;
     let error = event["fields"]["error"].as_str().unwrap();
     assert!(error.contains("log/access.log"), "{error}");
-    talks(&lb, 1).await;
+    serve(&lb, 1).await;
 
     std::fs::create_dir(&dir).unwrap();
     lb.signal(Signal::USR1);
-    // At once, and not with the next line: whoever rotates looks for it.
+    // Created at once and not with the next record: log rotation waits for the file.
     let path = dir.join("access.log");
     eventually(DEADLINE, || async {
         path.exists().then_some(()).ok_or_else(String::new)
     })
     .await
     .unwrap();
-    talks(&lb, 3).await;
+    serve(&lb, 3).await;
     eventually(DEADLINE, || async {
         let text = std::fs::read_to_string(&path).unwrap();
-        // The one before may be among them, if it was queued for so long.
-        let last = text.contains("\"connection\":5,");
-        last.then_some(()).ok_or(text)
+        // Record 4 may be there, too, if it was still queued.
+        let has_last = text.contains("\"connection\":5,");
+        has_last.then_some(()).ok_or(text)
     })
     .await
     .unwrap();
-    ends(lb).await;
+    shut_down(lb).await;
 }
 
 #[tokio::test]
@@ -149,33 +150,33 @@ async fn fifo_without_reader_does_not_block() {
     let site = Site::plain(&[&web]).log("access = \"access.fifo\"");
     let path = fifo(site.dir.path());
     let lb = site.start().await;
-    talks(&lb, 3).await;
+    serve(&lb, 3).await;
     lb.wait_metric(LOST, 3.0, DEADLINE).await;
     let mut first = reader(&path);
-    talks(&lb, 2).await;
+    serve(&lb, 2).await;
     read_lines(&mut first, 2).await;
     drop(first);
     lb.signal(Signal::USR1);
-    talks(&lb, 4).await;
+    serve(&lb, 4).await;
     lb.wait_metric(LOST, 7.0, DEADLINE).await;
-    // A reload has to open it, too.
+    // A reload opens the FIFO, too.
     let log = lb.config().replace("access.fifo", "./access.fifo");
     assert_eq!(lb.reload(&log).await, "applied");
-    talks(&lb, 1).await;
+    serve(&lb, 1).await;
     lb.wait_metric(LOST, 8.0, DEADLINE).await;
     let mut second = reader(&path);
-    talks(&lb, 2).await;
+    serve(&lb, 2).await;
     read_lines(&mut second, 2).await;
     drop(second);
-    // Opened anew with nobody there, it is not open: no file more than at the start.
+    // Reopening without a reader leaves no descriptor open.
     lb.signal(Signal::USR1);
-    ends(lb).await;
+    shut_down(lb).await;
 }
 
 #[tokio::test]
 async fn stalled_pipe_reader_does_not_block() {
     let web = Upstream::named("web1").await;
-    // In the sandbox, a FIFO is written to and nothing beside it.
+    // The sandbox allows writing to the FIFO, but not to files beside it.
     let site = Site::plain(&[&web])
         .log("access = \"access.fifo\"")
         .process("sandbox = \"off\"");
@@ -183,12 +184,12 @@ async fn stalled_pipe_reader_does_not_block() {
     let stopped = reader(&path);
     rustix::pipe::fcntl_setpipe_size(&stopped, 4096).unwrap();
     let lb = site.start().await;
-    // Some forty fill the pipe and what is gathered.
-    talks(&lb, 300).await;
-    // The place where it waits is not where it has to stay.
+    // About forty records fill the pipe and the buffer.
+    serve(&lb, 300).await;
+    // A reload moves the log elsewhere although the writer is blocked.
     let file = lb.config().replace("access.fifo", "access.log");
     assert_eq!(lb.reload(&file).await, "applied");
-    talks(&lb, 1).await;
+    serve(&lb, 1).await;
     let path = lb.dir().join("access.log");
     eventually(DEADLINE, || async {
         let text = std::fs::read_to_string(&path).unwrap();
@@ -196,9 +197,9 @@ async fn stalled_pipe_reader_does_not_block() {
     })
     .await
     .unwrap();
-    // And back, to end while it waits.
+    // Back to the FIFO, to shut down while the writer is blocked.
     assert_eq!(lb.reload(&lb.config()).await, "applied");
-    talks(&lb, 300).await;
-    ends(lb).await;
+    serve(&lb, 300).await;
+    shut_down(lb).await;
     drop(stopped);
 }

@@ -1,4 +1,4 @@
-//! The admin address: who may change something there, and who may even look.
+//! The admin address: who may read and who may change something.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -23,7 +23,7 @@ async fn send(addr: SocketAddr, request: &str) -> (u16, String, String) {
 async fn answer(stream: &mut TcpStream) -> (u16, String, String) {
     let mut answer = Vec::new();
     let read = stream.read_to_end(&mut answer);
-    // Closed with something unread is a reset after the answer.
+    // Closing with unread data sends a RST after the answer.
     let _ = within(DEADLINE, "the answer", read).await;
     let answer = String::from_utf8(answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
@@ -34,7 +34,7 @@ async fn answer(stream: &mut TcpStream) -> (u16, String, String) {
     (status.unwrap_or(0), head.to_lowercase(), body.to_owned())
 }
 
-/// A change, with these headers.
+/// A POST request with these headers.
 fn post(path: &str, headers: &[&str], body: &str) -> String {
     let headers: String = headers
         .iter()
@@ -50,13 +50,13 @@ const DRAIN: &str = "servers/web/web1/state";
 const TO_DRAIN: &str = r#"{"state":"drain"}"#;
 const JSON: &str = "content-type: application/json";
 
-async fn state(lb: &Running) -> String {
+async fn server_state(lb: &Running) -> String {
     let (_, body) = lb.http_get("/api/v1/servers").await;
     let servers: Value = serde_json::from_str(&body).unwrap();
     servers["servers"][0]["state"].as_str().unwrap().to_owned()
 }
 
-/// What the status says that may be changed at the address, and at the socket.
+/// The permissions that the status reports at the address and at the socket.
 async fn changes(lb: &Running) -> (Value, Value) {
     let (_, body) = lb.http_get("/api/v1/status").await;
     let at_address: Value = serde_json::from_str(&body).unwrap();
@@ -97,7 +97,7 @@ async fn changes_without_a_token_are_refused() {
         assert!(error(&body).contains("configure a `token`"), "{body}");
         assert!(head.contains("content-type: application/json"), "{head}");
     }
-    assert_eq!(state(&lb).await, "ready");
+    assert_eq!(server_state(&lb).await, "ready");
     assert_eq!(lb.reloads().await, [0.0, 0.0]);
     lb.quiet().await;
 }
@@ -110,14 +110,14 @@ async fn changes_need_the_token_and_same_origin() {
         .admin(SOCKET);
     std::fs::write(site.dir.path().join("token"), format!("{TOKEN}\n")).unwrap();
     let lb = site.start().await;
-    let at = lb.admin();
-    let host = format!("host: {at}");
+    let admin = lb.admin();
+    let host = format!("host: {admin}");
     let bearer = format!("authorization: Bearer {TOKEN}");
     let refused = async |headers: &[&str], expected: u16| {
-        let (status, head, body) = send(at, &post(DRAIN, headers, TO_DRAIN)).await;
+        let (status, head, body) = send(admin, &post(DRAIN, headers, TO_DRAIN)).await;
         assert_eq!(status, expected, "{headers:?}: {body}");
         assert!(!head.contains("access-control"), "{head}");
-        assert_eq!(state(&lb).await, "ready", "{headers:?}");
+        assert_eq!(server_state(&lb).await, "ready", "{headers:?}");
         head
     };
     let head = refused(&[&host, JSON], 401).await;
@@ -131,7 +131,7 @@ async fn changes_need_the_token_and_same_origin() {
         401,
     )
     .await;
-    // What a page of another site can make a browser send.
+    // Requests that a page of another site can make a browser send.
     for more in [
         "origin: http://evil.com",
         "origin: null",
@@ -147,20 +147,20 @@ async fn changes_need_the_token_and_same_origin() {
         refused(&[&host, &bearer, kind], 415).await;
     }
     refused(&["host: evil.com", JSON, &bearer], 421).await;
-    // A preflight is not answered in a way that lets the request follow.
+    // The answer to a preflight does not allow the actual request.
     let preflight = format!(
         "OPTIONS /api/v1/{DRAIN} HTTP/1.1\r\n{host}\r\norigin: http://evil.com\r\naccess-control-request-method: POST\r\nconnection: close\r\n\r\n"
     );
-    let (status, head, _) = send(at, &preflight).await;
+    let (status, head, _) = send(admin, &preflight).await;
     assert_eq!(status, 403);
     assert!(!head.contains("access-control"), "{head}");
 
-    // The dashboard's own page.
-    let own = format!("origin: http://{at}");
+    // The dashboard's own origin.
+    let own = format!("origin: http://{admin}");
     let headers = [&*host, JSON, &bearer, &own, "sec-fetch-site: same-origin"];
-    let (status, _, body) = send(at, &post(DRAIN, &headers, TO_DRAIN)).await;
+    let (status, _, body) = send(admin, &post(DRAIN, &headers, TO_DRAIN)).await;
     assert_eq!(status, 200, "{body}");
-    assert_eq!(state(&lb).await, "drain");
+    assert_eq!(server_state(&lb).await, "drain");
     lb.wait_log(
         |event| {
             let message = event["fields"]["message"].as_str().unwrap_or_default();
@@ -171,14 +171,14 @@ async fn changes_need_the_token_and_same_origin() {
     .await;
     assert!(!lb.stderr().contains(TOKEN));
 
-    // Another token is in force after a reload, and the old one is not.
+    // After a reload, the new token is required and the old one is refused.
     std::fs::write(lb.dir().join("token"), "another-token-altogether").unwrap();
     ctl(&lb, &["reload"]).await.ok();
     let ready = r#"{"state":"ready"}"#;
-    let old = send(at, &post(DRAIN, &[&host, JSON, &bearer], ready)).await;
+    let old = send(admin, &post(DRAIN, &[&host, JSON, &bearer], ready)).await;
     assert_eq!(old.0, 401);
     let new = "authorization: Bearer another-token-altogether";
-    let done = send(at, &post(DRAIN, &[&host, JSON, new], ready)).await;
+    let done = send(admin, &post(DRAIN, &[&host, JSON, new], ready)).await;
     assert_eq!(done.0, 200);
     std::fs::write(lb.dir().join("token"), "short").unwrap();
     let rejected = ctl(&lb, &["reload"]).await;
@@ -262,7 +262,7 @@ async fn malformed_requests_change_nothing() {
         assert_eq!(status, expected, "{path} {:.80}: {answer}", body);
         assert!(!error(&answer).chars().any(char::is_control), "{answer:?}");
     }
-    assert_eq!(state(&lb).await, "ready");
+    assert_eq!(server_state(&lb).await, "ready");
     assert_eq!(lb.reloads().await, [0.0, 0.0]);
     lb.quiet().await;
 }
@@ -272,7 +272,7 @@ async fn slow_admin_clients_do_not_block_the_socket() {
     let web = Upstream::named("web1").await;
     let lb = Site::plain(&[&web]).admin(SOCKET).start().await;
     let mut slow = Vec::new();
-    // More than are served at once: nobody else gets in by the address.
+    // More than the address serves at once, so nobody else gets in there.
     for _ in 0..140 {
         let mut stream = tcp(lb.admin()).await;
         stream
@@ -281,13 +281,13 @@ async fn slow_admin_clients_do_not_block_the_socket() {
             .unwrap();
         slow.push(stream);
     }
-    // Before any of them has run out of time.
-    let meanwhile = within(Duration::from_secs(9), "ctl", ctl(&lb, &["status"]));
-    meanwhile.await.ok();
-    // Ten seconds for a head, for those that came first, and then the others.
-    let patience = Duration::from_secs(60);
-    let (status, _) = within(patience, "an answer", async {
-        eventually(patience, || async {
+    // Before the first of them times out.
+    let by_socket = within(Duration::from_secs(9), "ctl", ctl(&lb, &["status"]));
+    by_socket.await.ok();
+    // Each batch has ten seconds to send its head.
+    let timeout = Duration::from_secs(60);
+    let (status, _) = within(timeout, "an answer", async {
+        eventually(timeout, || async {
             lb.try_http_get("/readyz")
                 .await
                 .map_err(|error| error.to_string())
@@ -297,7 +297,7 @@ async fn slow_admin_clients_do_not_block_the_socket() {
     })
     .await;
     assert_eq!(status, 200);
-    let first = within(patience, "the end", answer(&mut slow[0])).await;
+    let first = within(timeout, "the end", answer(&mut slow[0])).await;
     assert!([0, 408].contains(&first.0), "{first:?}");
     drop(slow);
     lb.quiet().await;

@@ -1,4 +1,4 @@
-//! The admin side follows a reload: another address, none, one again.
+//! A reload changes, removes or adds the admin address.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ fn admin_at(address: SocketAddr) -> String {
     format!("[admin]\nbind = \"{address}\"\n")
 }
 
-async fn is_refused(addr: SocketAddr) {
+async fn refuses_connections(addr: SocketAddr) {
     eventually(DEADLINE, || async move {
         match TcpStream::connect(addr).await {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
@@ -27,7 +27,7 @@ async fn is_refused(addr: SocketAddr) {
     .unwrap();
 }
 
-/// Reloads without looking at the admin address, which may not be there.
+/// Reloads and waits by the log, as the admin address may be closed.
 async fn reload(lb: &Running, config: &str) {
     let applied = || lb.stderr().matches("reloaded: the new").count();
     let before = applied();
@@ -50,12 +50,12 @@ async fn old_admin_address_finishes_its_requests() {
     read_line(&mut open).await.unwrap();
 
     let old = lb.admin();
-    let mut asking = tcp(old).await;
-    asking
+    let mut request = tcp(old).await;
+    request
         .write_all(b"GET /healthz HTTP/1.1\r\nhost: lb\r\n")
         .await
         .unwrap();
-    // Accepted before: it came after the one that asks.
+    // The connection above has been accepted, as this later one is served.
     assert_eq!(lb.http_get("/healthz").await.0, 200);
     let port = Port::reserve();
     let new = port.address;
@@ -63,21 +63,21 @@ async fn old_admin_address_finishes_its_requests() {
         lb.reload(&config.replace(ADMIN, &admin_at(new))).await,
         "applied"
     );
-    assert_eq!(lb.wait_address("admin").await, old, "the first of them");
+    assert_eq!(lb.wait_address("admin").await, old, "the first address");
     lb.wait_listening("admin", new).await;
     assert_eq!(lb.admin(), new);
     assert_eq!(lb.http_get("/readyz").await.0, 200);
-    is_refused(old).await;
+    refuses_connections(old).await;
 
-    asking.write_all(b"\r\n").await.unwrap();
+    request.write_all(b"\r\n").await.unwrap();
     let mut answer = String::new();
-    within(DEADLINE, "the answer", asking.read_to_string(&mut answer))
+    within(DEADLINE, "the answer", request.read_to_string(&mut answer))
         .await
         .unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(answer.ends_with("alive\n"), "{answer}");
 
-    // Nobody else has noticed.
+    // Client connections are not affected.
     assert_eq!(roundtrip(&mut open, b"x").await.unwrap(), b"x");
     open.shutdown().await.unwrap();
     lb.quiet().await;
@@ -89,7 +89,7 @@ async fn unchanged_admin_address_stays_open() {
     let lb = Site::usual(&[&web]).start().await;
     let mut kept = tcp(lb.admin()).await;
     for _ in 0..3 {
-        // The port was chosen by the system, and stays.
+        // The kernel chose the port, and it stays the same.
         assert_eq!(lb.reload(&lb.config()).await, "applied");
         kept.write_all(b"GET /healthz HTTP/1.1\r\nhost: lb\r\n\r\n")
             .await
@@ -110,7 +110,7 @@ async fn admin_table_can_be_removed_and_added() {
     let config = lb.config();
     let first = lb.admin();
     reload(&lb, &config.replace(ADMIN, "")).await;
-    is_refused(first).await;
+    refuses_connections(first).await;
     talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
         .await
         .unwrap();
@@ -136,20 +136,20 @@ async fn admin_address_in_use_rejects_the_reload() {
     assert_eq!(lb.reload(&changed).await, "rejected");
     lb.wait_log(
         |event| {
-            let said = event["fields"]["message"].as_str().unwrap_or_default();
-            said.contains(&format!("listener `admin` cannot listen on {taken_at}"))
+            let message = event["fields"]["message"].as_str().unwrap_or_default();
+            message.contains(&format!("listener `admin` cannot listen on {taken_at}"))
         },
         DEADLINE,
     )
     .await;
-    // The one of before answers, and is in the way of its wildcard.
+    // The current address still answers, and conflicts with its own wildcard.
     let wildcard = SocketAddr::from(([0, 0, 0, 0], lb.admin().port()));
     let changed = config.replace(ADMIN, &admin_at(wildcard));
     assert_eq!(lb.reload(&changed).await, "rejected");
     lb.wait_log(
         |event| {
-            let said = event["fields"]["message"].as_str().unwrap_or_default();
-            said.contains("which is in the way; that change needs a restart")
+            let message = event["fields"]["message"].as_str().unwrap_or_default();
+            message.contains("which is in the way; that change needs a restart")
         },
         DEADLINE,
     )

@@ -1,4 +1,4 @@
-//! The admin socket's file: whose it is, and when it comes and goes.
+//! The file of the admin socket: permissions, creation and removal.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
@@ -13,7 +13,7 @@ async fn socket_is_private_and_removed_at_exit() {
     let web = Upstream::named("web1").await;
     let site = Site::plain(&[&web]).admin(SOCKET);
     let path = site.dir.path().join("lb.sock");
-    // As a process that was killed leaves it; and no matter how wide the mask is.
+    // The process starts on a stale socket file, with an umask that masks nothing.
     drop(UnixListener::bind(&path).unwrap());
     let lb = site
         .start_with(|command| {
@@ -63,14 +63,16 @@ async fn socket_in_use_is_not_replaced() {
 
     let precious = other.path().join("precious");
     std::fs::write(&precious, "data").unwrap();
-    let onto = lb.config().replace("lb.sock", precious.to_str().unwrap());
-    let refused = Balancer::start(BIN, &onto, &other).await.unwrap_err();
+    let overwriting = lb.config().replace("lb.sock", precious.to_str().unwrap());
+    let refused = Balancer::start(BIN, &overwriting, &other)
+        .await
+        .unwrap_err();
     assert!(
         refused.stderr.contains("something else than a socket"),
         "{refused}"
     );
-    // Nor does a reload, of which all else is rejected as well.
-    lb.write_config(&onto);
+    // A reload refuses to replace it, too, and is rejected as a whole.
+    lb.write_config(&overwriting);
     let rejected = ctl(&lb, &["--socket", "lb.sock", "reload"]).await;
     assert_eq!(rejected.code, 1);
     assert!(
@@ -91,7 +93,7 @@ async fn one_of_two_simultaneous_starts_gets_the_socket() {
     let line = format!("socket = \"{}\"", path.display());
     let config = site.admin(&line).config();
     for _ in 0..5 {
-        // As a process that was killed leaves it.
+        // A stale socket file, as left by a killed process.
         drop(UnixListener::bind(&path).unwrap());
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let started = tokio::join!(
@@ -112,7 +114,11 @@ async fn one_of_two_simultaneous_starts_gets_the_socket() {
         assert_eq!(status["pid"], lb.pid());
         lb.signal(Signal::TERM);
         assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
-        assert_eq!(std::fs::read_dir(&shared).unwrap().count(), 0, "litter");
+        assert_eq!(
+            std::fs::read_dir(&shared).unwrap().count(),
+            0,
+            "files left behind"
+        );
     }
 }
 
@@ -123,7 +129,7 @@ async fn reload_moves_and_recreates_the_socket() {
     let old = lb.dir().join("lb.sock");
     let moved = lb.config().replace("lb.sock", "new.sock");
     lb.write_config(&moved);
-    // The answer comes over the socket that goes.
+    // The answer arrives over the socket that is about to be closed.
     assert_eq!(
         ctl(&lb, &["--socket", "lb.sock", "reload"]).await.ok(),
         "applied\n"

@@ -1,6 +1,6 @@
-//! The admin address answers within a hundred milliseconds while the workers have
-//! more to do than they can, and while there is much to tell. (With no descriptors
-//! left: `survives_running_out_of_descriptors`.)
+//! The admin address answers within 100 ms (release builds) while the workers are
+//! saturated and while metrics are large. `descriptor_exhaustion.rs` covers the lack of
+//! file descriptors.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -20,8 +20,8 @@ fn is_long() -> bool {
     std::env::var_os("LEASTCONN_LONG").is_some()
 }
 
-/// Asks by a new connection, and returns how long that took.
-fn ask(addr: SocketAddr, path: &str) -> Duration {
+/// Sends a request on a new connection, and returns how long the answer took.
+fn time_request(addr: SocketAddr, path: &str) -> Duration {
     let start = leastconn::net::now();
     let mut stream = std::net::TcpStream::connect(addr).unwrap();
     stream
@@ -34,17 +34,17 @@ fn ask(addr: SocketAddr, path: &str) -> Duration {
     leastconn::net::now() - start
 }
 
-/// Asks again and again on a thread of its own, whatever this process is busy with.
-async fn all_are_prompt(addr: SocketAddr, rounds: usize, what: &str) {
-    let asking = tokio::task::spawn_blocking(move || {
+/// Measures latencies on a thread of its own, independent of the load of this process.
+async fn assert_prompt(addr: SocketAddr, rounds: usize, what: &str) {
+    let measuring = tokio::task::spawn_blocking(move || {
         let paths = ["/healthz", "/readyz", "/metrics"];
         paths.map(|path| {
-            let mut took: Vec<_> = (0..rounds).map(|_| ask(addr, path)).collect();
+            let mut took: Vec<_> = (0..rounds).map(|_| time_request(addr, path)).collect();
             took.sort_unstable();
             (path, took)
         })
     });
-    for (path, took) in asking.await.unwrap() {
+    for (path, took) in measuring.await.unwrap() {
         let p99 = took[(took.len() * 99).div_ceil(100) - 1];
         eprintln!(
             "{what}: {path}: median {:?}, p99 {p99:?}, most {:?} of {}",
@@ -105,7 +105,7 @@ async fn admin_answers_while_workers_are_saturated() {
     .unwrap();
     let before = handshakes.load(Ordering::Relaxed);
     let rounds = if is_long() { 1000 } else { 100 };
-    all_are_prompt(lb.admin(), rounds, "saturated").await;
+    assert_prompt(lb.admin(), rounds, "saturated").await;
     assert!(handshakes.load(Ordering::Relaxed) > before, "no load");
     stop.store(true, Ordering::Relaxed);
     while let Some(done) = tasks.join_next().await {
@@ -136,7 +136,7 @@ async fn admin_answers_with_thousands_of_connections() {
         streams.push(stream);
     }
     let rounds = if is_long() { 300 } else { 30 };
-    all_are_prompt(lb.admin(), rounds, "many servers").await;
+    assert_prompt(lb.admin(), rounds, "many servers").await;
     let start: Instant = leastconn::net::now();
     let metrics = lb.metrics().await;
     eprintln!("read and parsed in {:?}", start.elapsed());
@@ -146,8 +146,8 @@ async fn admin_answers_with_thousands_of_connections() {
     lb.quiet().await;
 }
 
-/// More than the admin address takes at once: the one that is idle for the longest time
-/// makes room, and one that has a request does not.
+/// More connections than the admin address accepts at once: the one that has been idle
+/// longest is closed, one with a pending request is not.
 #[tokio::test]
 async fn idle_admin_connections_do_not_block_others() {
     use tokio::io::AsyncReadExt;
@@ -155,7 +155,7 @@ async fn idle_admin_connections_do_not_block_others() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     let ask = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    // It has asked for an answer that takes as long as it does not read.
+    // Does not read the answer to its request until the end.
     let mut slow = tcp(lb.admin()).await;
     let mut idle = Vec::new();
     for n in 0..IDLE {
@@ -169,7 +169,7 @@ async fn idle_admin_connections_do_not_block_others() {
             assert_eq!(&start, b"HTTP/1.1 200");
         }
         if n == 0 {
-            // Later than that one's: it is not the longest idle.
+            // More recent than the first idle connection, so that one is closed first.
             slow.write_all(ask).await.unwrap();
         }
         idle.push(stream);
@@ -183,7 +183,7 @@ async fn idle_admin_connections_do_not_block_others() {
         .await
         .unwrap();
     assert_eq!(&start, b"HTTP/1.1 200");
-    // The first of them were closed, in order; the last ones were not.
+    // The first connections were closed cleanly, the last ones were not closed.
     let mut rest = Vec::new();
     within(DEADLINE, "the end", idle[0].read_to_end(&mut rest))
         .await

@@ -1,4 +1,4 @@
-//! Application protocols: negotiated with clients, and offered to servers.
+//! ALPN: negotiated with clients and offered to servers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,11 +35,11 @@ fn site(records: Records, alpn: &str, web: &Upstream) -> Site {
         .client("client1", &cn(CLIENT1), "web", "")
 }
 
-fn agreed(stream: &tokio_rustls::client::TlsStream<tokio::net::TcpStream>) -> Option<&[u8]> {
+fn negotiated(stream: &tokio_rustls::client::TlsStream<tokio::net::TcpStream>) -> Option<&[u8]> {
     stream.get_ref().1.alpn_protocol()
 }
 
-/// The client with each TLS version.
+/// The client restricted to each TLS version.
 fn versions(client: &TlsClient) -> [TlsClient; 2] {
     [client.clone().tls12(), client.clone().tls13()]
 }
@@ -50,7 +50,7 @@ async fn listener_chooses_its_preferred_protocol(records: Records) {
     let client = lb.client(CLIENT1).alpn(&["http/1.1", "x", "h2"]);
     for (n, client) in versions(&client).iter().enumerate() {
         let stream = client.connect(lb.main()).await.unwrap();
-        assert_eq!(agreed(&stream), Some(&b"h2"[..]));
+        assert_eq!(negotiated(&stream), Some(&b"h2"[..]));
         talk(stream).await.unwrap();
         assert_eq!(lb.nth(n, "ok").await["alpn"], "h2");
     }
@@ -62,7 +62,7 @@ async fn client_without_alpn_is_served(records: Records) {
     let lb = site(records, "[\"postgresql\"]", &web).start().await;
     for (n, client) in versions(&lb.client(CLIENT1)).iter().enumerate() {
         let stream = client.connect(lb.main()).await.unwrap();
-        assert_eq!(agreed(&stream), None);
+        assert_eq!(negotiated(&stream), None);
         talk(stream).await.unwrap();
         let record = lb.nth(n, "ok").await;
         assert!(record.get("alpn").is_none(), "{record}");
@@ -90,7 +90,7 @@ async fn client_with_other_protocols_is_refused(records: Records) {
     lb.quiet().await;
 }
 
-/// A TLS server that sends the protocol that it chose, or `none`, as a line.
+/// A TLS server that sends the protocol that it negotiated, or `none`, as a line.
 async fn protocol_server(ca: &TestCa, protocols: &[&str]) -> SocketAddr {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let mut config = ServerConfig::builder_with_provider(provider.into())
@@ -119,7 +119,7 @@ async fn protocol_server(ca: &TestCa, protocols: &[&str]) -> SocketAddr {
     address
 }
 
-async fn spoken(lb: &Running, client: &TlsClient) -> String {
+async fn server_protocol(lb: &Running, client: &TlsClient) -> String {
     let mut stream = client.connect(lb.main()).await.unwrap();
     read_line(&mut stream).await.unwrap()
 }
@@ -128,24 +128,34 @@ async fn server_is_offered_what_the_client_agreed_on(records: Records) {
     let site = Site::new();
     let server = protocol_server(&site.ca, &["h2", "http/1.1", "postgresql"]).await;
     let tls = TLS.replace(" }", ", alpn = [\"h2\", \"http/1.1\", \"spdy\"] }");
-    let to_server = "tls = { ca = \"ca.crt\", server_name = \"web.lb.com\", alpn = [\"postgresql\", \"http/1.1\", \"h2\"] }";
+    let server_tls = "tls = { ca = \"ca.crt\", server_name = \"web.lb.com\", alpn = [\"postgresql\", \"http/1.1\", \"h2\"] }";
     let lb = site
         .records(records)
         .listener("main", &["upstream = \"web\"", &tls])
-        .upstream("web", &[NO_PROBES, to_server], &[entry("web1", server, "")])
+        .upstream(
+            "web",
+            &[NO_PROBES, server_tls],
+            &[entry("web1", server, "")],
+        )
         .client("client1", &cn(CLIENT1), "web", "")
         .start()
         .await;
     let client = lb.client(CLIENT1);
-    // Both sides must speak the same, whatever the server prefers.
+    // Both sides must use the same protocol, whatever the server prefers.
     assert_eq!(
-        spoken(&lb, &client.clone().alpn(&["http/1.1"])).await,
+        server_protocol(&lb, &client.clone().alpn(&["http/1.1"])).await,
         "http/1.1"
     );
-    assert_eq!(spoken(&lb, &client.clone().alpn(&["h2"])).await, "h2");
-    // Without a protocol of the client's, all are offered, and the server chooses.
-    assert_eq!(spoken(&lb, &client.clone().alpn(&["spdy"])).await, "h2");
-    assert_eq!(spoken(&lb, &client).await, "h2");
+    assert_eq!(
+        server_protocol(&lb, &client.clone().alpn(&["h2"])).await,
+        "h2"
+    );
+    // If the client negotiated none, all protocols are offered, and the server chooses.
+    assert_eq!(
+        server_protocol(&lb, &client.clone().alpn(&["spdy"])).await,
+        "h2"
+    );
+    assert_eq!(server_protocol(&lb, &client).await, "h2");
     lb.wait_records(4).await;
     lb.quiet().await;
 }

@@ -1,17 +1,17 @@
-//! A certificate that could be read in two ways is refused, whatever rule one of
-//! the readings would match.
+//! Certificates that can be read in two ways are refused, even if one reading would match
+//! a rule.
 
 use leastconn_testkit::{Cert, Upstream, pki::LeafBuilder};
 
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, talk};
 
-async fn is_ambiguous(lb: &Running, cert: &Cert) {
+async fn assert_ambiguous(lb: &Running, cert: &Cert) {
     let before = lb.records().len();
-    // The handshake was fine: a clean end, not an alert.
+    // The handshake succeeds, so the connection ends without an alert.
     assert_eq!(refused(&lb.showing(cert), lb.main()).await, None);
     let record = lb.nth(before, "ambiguous_identity").await;
     assert!(record.get("client").is_none(), "{record}");
-    // Whose it was, all the same.
+    // The record identifies the certificate nevertheless.
     assert_eq!(record["serial"], cert.serial_hex.to_uppercase(), "{record}");
     let certificate = &record["certificate"];
     assert_eq!(certificate["issuer"], "CN=test CA", "{record}");
@@ -20,11 +20,11 @@ async fn is_ambiguous(lb: &Running, cert: &Cert) {
     assert!(certificate["not_after"].is_string(), "{record}");
 }
 
-async fn with_cert(make: impl Fn(LeafBuilder<'_>) -> Vec<Cert>) {
+async fn assert_all_ambiguous(make: impl Fn(LeafBuilder<'_>) -> Vec<Cert>) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
     for cert in make(lb.ca().leaf(CLIENT1)) {
-        is_ambiguous(&lb, &cert).await;
+        assert_ambiguous(&lb, &cert).await;
     }
     assert_eq!(web.accepted(), 0);
     talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
@@ -35,7 +35,7 @@ async fn with_cert(make: impl Fn(LeafBuilder<'_>) -> Vec<Cert>) {
 
 #[tokio::test]
 async fn several_common_names_are_refused() {
-    with_cert(|leaf| {
+    assert_all_ambiguous(|leaf| {
         vec![
             leaf.clone().extra_cn("evil.lb.com").build(),
             leaf.clone().cn("evil.lb.com").extra_cn(CLIENT1).build(),
@@ -48,7 +48,7 @@ async fn several_common_names_are_refused() {
 
 #[tokio::test]
 async fn control_characters_in_common_names_are_refused() {
-    with_cert(|leaf| {
+    assert_all_ambiguous(|leaf| {
         let names: [&[u8]; 6] = [
             b"client1.lb.com\0.evil.example",
             b"client1.lb.com\n{\"outcome\":\"ok\"}",
@@ -80,7 +80,7 @@ async fn control_characters_in_dns_names_are_refused() {
         let before = lb.records().len();
         let _ = refused(&lb.showing(&cert), lb.main()).await;
         let outcome = &lb.wait_records(before + 1).await[before]["outcome"];
-        // TLS may refuse to look at such a name at all; either is fine, "ok" is not.
+        // The TLS library may reject such a name itself; only "ok" would be wrong.
         assert!(
             outcome == "ambiguous_identity" || outcome == "untrusted_certificate",
             "{name:?}: {outcome}"

@@ -1,4 +1,4 @@
-//! What `/api/v1` says agrees with what is so, and with the access log.
+//! `/api/v1` agrees with the state of the balancer and with the access log.
 
 use leastconn_testkit::client::{read_line, roundtrip};
 use leastconn_testkit::{Behaviour, DEADLINE, Upstream, eventually};
@@ -39,7 +39,8 @@ async fn open_connections_match_their_later_records() {
     roundtrip(&mut stream, b"hello").await.unwrap();
     let shown = eventually(DEADLINE, || async {
         let shown = get(&lb, "connections").await;
-        // Counted once they were passed on, which the client does not wait for.
+        // Bytes are counted after they were forwarded, which the client does not wait
+        // for.
         let all = shown["connections"][0]["bytes_sent"] == 10;
         all.then_some(shown.clone()).ok_or(shown.to_string())
     })
@@ -74,7 +75,7 @@ async fn open_connections_match_their_later_records() {
 
     drop(stream);
     let record = lb.wait_records(1).await.swap_remove(0);
-    // Those that a connection has both while it is open and at its end.
+    // Fields that an open connection and its record have in common.
     for key in [
         "connection",
         "time",
@@ -89,7 +90,8 @@ async fn open_connections_match_their_later_records() {
         "bytes_sent",
     ] {
         if key == "time" {
-            // Worked out from its age: to some milliseconds, or what a pause adds.
+            // Computed from the age of the connection: accurate to milliseconds, plus any
+            // pause.
             let [shown, logged]: [jiff::Timestamp; 2] =
                 [connection, &record].map(|of| of[key].as_str().unwrap().parse().unwrap());
             let off = shown.duration_since(logged).abs();
@@ -122,7 +124,7 @@ async fn status_servers_and_clients_add_up() {
 
     let status = eventually(DEADLINE, || async {
         let status = get(&lb, "status").await;
-        // Counted once they were passed on, which the clients do not wait for.
+        // Bytes are counted after they were forwarded, which the clients do not wait for.
         let all = status["connections"]["bytes_sent"] == 4 * 5;
         all.then_some(status.clone()).ok_or(status.to_string())
     });
@@ -225,7 +227,7 @@ async fn history_covers_the_last_minutes() {
     read_line(&mut stream).await.unwrap();
     refused(&lb.client("stranger"), lb.main()).await;
     lb.wait_records(1).await;
-    // Samples of before that do not know of it yet.
+    // Earlier samples do not know of the connection yet.
     let earlier = get(&lb, "history").await["samples"]
         .as_array()
         .unwrap()
@@ -237,7 +239,8 @@ async fn history_covers_the_last_minutes() {
     })
     .await
     .unwrap();
-    // What came before the first reading is in none; the connection that is open is in each.
+    // The first sample excludes what came before it; the later ones contain the open
+    // connection.
     let interval = history["interval_seconds"].as_f64().unwrap();
     assert!(interval > 0.0);
     let mut refusals = 0.0;

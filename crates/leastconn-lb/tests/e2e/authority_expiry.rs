@@ -11,7 +11,7 @@ use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, entries, tcp};
 
 const DAY: i64 = 86_400;
 
-/// A listener whose `client_ca` holds `authorities`, without lists.
+/// Starts a balancer whose `client_ca` holds `authorities`, without CRLs.
 async fn start(web: &Upstream, authorities: &[&TestCa], line: &str) -> Running {
     let tls = TLS
         .replace(", crl = \"ca.crl\"", "")
@@ -67,7 +67,7 @@ async fn expired_authority_ends_its_clients() {
         detail.starts_with("`CN=brief`, the authority above the client's certificate, expired at "),
         "{detail}"
     );
-    // What is in force now, not what has expired.
+    // The status shows the authority in force, not the expired one.
     let file = lb.dir().join("clients.crt").display().to_string();
     let (_, status) = lb.http_get("/api/v1/status").await;
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
@@ -77,7 +77,7 @@ async fn expired_authority_ends_its_clients() {
     assert_eq!(entry["days_left"], 2);
     assert_eq!(entry["expired"], serde_json::json!(["CN=brief"]));
 
-    // A reload that changes nothing changes nothing.
+    // Reloading an unchanged configuration changes nothing.
     assert_eq!(lb.reload(&lb.config()).await, "applied");
     assert_eq!(roundtrip(&mut stays, b"on").await.unwrap(), b"on");
     let before = lb.records().len();

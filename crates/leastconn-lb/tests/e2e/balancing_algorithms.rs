@@ -1,4 +1,4 @@
-//! Each way to balance, and slow start, on real servers.
+//! Balancing algorithms and slow start, with real servers.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,7 +21,7 @@ async fn named(n: usize) -> Vec<Upstream> {
     all
 }
 
-/// A listener for everybody on this machine before servers of these weights.
+/// A listener for all local clients, in front of servers of these weights.
 fn site(servers: &[Upstream], weights: &[u32], lines: &[&str]) -> Site {
     let servers: Vec<_> = servers
         .iter()
@@ -38,8 +38,8 @@ fn site(servers: &[Upstream], weights: &[u32], lines: &[&str]) -> Site {
         .client("local", "source = \"127.0.0.0/8\"", "web", "")
 }
 
-/// Connects from an address of this machine.
-async fn from(source: Ipv4Addr, addr: SocketAddr) -> TcpStream {
+/// Connects from a source address of this machine.
+async fn connect_from(source: Ipv4Addr, addr: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((source, 0).into()).unwrap();
     within(DEADLINE, "connecting", socket.connect(addr))
@@ -47,7 +47,8 @@ async fn from(source: Ipv4Addr, addr: SocketAddr) -> TcpStream {
         .unwrap()
 }
 
-/// So many connections, each after the one before has its server, and all held.
+/// Opens `n` connections in sequence, each after the server of the previous one is known,
+/// and keeps them open.
 async fn one_by_one(addr: SocketAddr, n: usize) -> (Vec<String>, Vec<TcpStream>) {
     let (mut names, mut held) = (Vec::new(), Vec::new());
     for _ in 0..n {
@@ -66,14 +67,14 @@ fn counts(names: &[String]) -> HashMap<&str, usize> {
     counts
 }
 
-/// Whether a count is one that `n` draws with this chance give: to within five standard
-/// deviations, which is all but one time in 1.7 million.
+/// Asserts that a count is plausible for `n` draws of this probability: within five
+/// standard deviations, which fails once in 1.7 million runs.
 #[track_caller]
-fn assert_drawn(count: usize, n: usize, chance: f64) {
+fn assert_probable(count: usize, n: usize, probability: f64) {
     let (count, n) = (count as f64, n as f64);
-    let deviation = (n * chance * (1.0 - chance)).sqrt();
-    let off = (count - n * chance).abs();
-    assert!(off <= 5.0 * deviation, "{count} of {n}, not {chance}");
+    let deviation = (n * probability * (1.0 - probability)).sqrt();
+    let off = (count - n * probability).abs();
+    assert!(off <= 5.0 * deviation, "{count} of {n}, not {probability}");
 }
 
 #[tokio::test]
@@ -99,8 +100,8 @@ async fn random_follows_weights_and_ignores_load() {
         .start()
         .await;
     let (names, held) = one_by_one(lb.main(), 400).await;
-    assert_drawn(counts(&names)["web2"], 400, 0.75);
-    // Least connections, and turns, would have come out even.
+    assert_probable(counts(&names)["web2"], 400, 0.75);
+    // Least connections and round robin would not give such a run.
     assert!(
         names
             .windows(7)
@@ -143,7 +144,7 @@ async fn source_hash_moves_only_while_its_server_is_down() {
     let map = async |lb: &Running| {
         let mut map = Vec::new();
         for source in sources() {
-            map.push(talk(from(source, lb.main()).await).await.unwrap());
+            map.push(talk(connect_from(source, lb.main()).await).await.unwrap());
         }
         map
     };
@@ -168,8 +169,8 @@ async fn source_hash_moves_only_while_its_server_is_down() {
     .await
     .unwrap();
 
-    // A restart of the balancer, in another order, changes nothing; a change of the way
-    // to balance keeps what is open.
+    // A restart with the servers in another order changes nothing. Another algorithm
+    // takes the open connections into account.
     lb.quiet().await;
     drop(lb);
     let mut servers = servers;
@@ -212,13 +213,13 @@ async fn source_hash_uses_the_proxied_address() {
     let mut names = Vec::new();
     for n in 1..=20 {
         let source = Ipv4Addr::new(127, 0, 8, n);
-        let direct = talk(from(source, lb.address("direct")).await)
+        let direct = talk(connect_from(source, lb.address("direct")).await)
             .await
             .unwrap();
-        let mut announced = tcp(lb.main()).await;
+        let mut proxied = tcp(lb.main()).await;
         let header = format!("PROXY TCP4 {source} 127.0.0.1 4711 443\r\n");
-        announced.write_all(header.as_bytes()).await.unwrap();
-        assert_eq!(talk(announced).await.unwrap(), direct);
+        proxied.write_all(header.as_bytes()).await.unwrap();
+        assert_eq!(talk(proxied).await.unwrap(), direct);
         names.push(direct);
     }
     assert!(counts(&names).len() > 1, "{names:?}");
@@ -228,14 +229,13 @@ async fn source_hash_uses_the_proxied_address() {
 #[tokio::test]
 async fn recovered_server_starts_slowly() {
     let servers = named(2).await;
-    // An hour: what is seen is the beginning, a tenth of the share, however slow this
-    // machine is.
+    // An hour, so that the share stays at its initial tenth for the whole test.
     let lines = [
         "slow_start = \"1h\"",
         r#"passive = { fail_timeout = "200ms" }"#,
     ];
     let lb = site(&servers, &[1, 1], &lines).start().await;
-    // At the start of the balancer nobody is slow.
+    // Servers present at startup do not ramp up.
     let (names, held) = one_by_one(lb.main(), 100).await;
     assert_eq!(counts(&names)["web2"], 50);
 
@@ -244,7 +244,7 @@ async fn recovered_server_starts_slowly() {
     let (names, held) = one_by_one(lb.main(), 20).await;
     assert_eq!(counts(&names)["web1"], 20);
     servers[1].restart().await;
-    // Its trial, with which it is up.
+    // A trial connection succeeds, and the server is available.
     eventually(DEADLINE, || async {
         match talk(tcp(lb.main()).await).await.unwrap().as_str() {
             "web2" => Ok(()),
@@ -253,13 +253,13 @@ async fn recovered_server_starts_slowly() {
     })
     .await
     .unwrap();
-    // It has the fewest connections all the time, and gets a twentieth of those that
-    // come: a tenth of its half.
+    // It always has the fewest connections, but gets a twentieth of the new ones: a tenth
+    // of its half.
     let (names, more) = one_by_one(lb.main(), 400).await;
-    let got = counts(&names).get("web2").copied().unwrap_or(0);
-    assert_drawn(got, 400, 102.0 / 1024.0 / 2.0);
+    let count = counts(&names).get("web2").copied().unwrap_or(0);
+    assert_probable(count, 400, 102.0 / 1024.0 / 2.0);
 
-    // Without slow start it is filled up at once.
+    // Without slow start it gets every connection until it has caught up.
     let changed = lb.config().replace("slow_start = \"1h\"\n", "");
     assert_eq!(lb.reload(&changed).await, "applied");
     let (names, most) = one_by_one(lb.main(), 100).await;
@@ -282,9 +282,9 @@ async fn server_added_by_reload_starts_slowly() {
         .replace("servers = [", &format!("servers = [{added}, "));
     assert_eq!(lb.reload(&changed).await, "applied");
     let (names, more) = one_by_one(lb.main(), 300).await;
-    let got = counts(&names).get("web3").copied().unwrap_or(0);
-    assert_drawn(got, 300, 102.0 / 1024.0 / 3.0);
-    // Whoever looks is told so, also who asks for what matters most only.
+    let count = counts(&names).get("web3").copied().unwrap_or(0);
+    assert_probable(count, 300, 102.0 / 1024.0 / 3.0);
+    // The API shows the ramp, and sorts this server first.
     let (_, answer) = lb.http_get("/api/v1/servers?limit=1").await;
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(answer["servers"].as_array().unwrap().len(), 1, "{answer}");
@@ -311,7 +311,7 @@ async fn server_added_by_reload_starts_slowly() {
         .find(|line| line.starts_with("web/web3"))
         .unwrap();
     assert!(line.contains("up, 10% of its share, whole in "), "{line}");
-    // It is not there yet, but it is there: when the others go, it takes all.
+    // A server that ramps up takes all connections if no other is available.
     servers[0].stop(OpenConnections::Keep).await;
     servers[1].stop(OpenConnections::Keep).await;
     let quick = within(Duration::from_secs(10), "an answer", async {

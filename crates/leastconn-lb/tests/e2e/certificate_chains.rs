@@ -1,5 +1,5 @@
-//! Chains with intermediates, several authorities in one file, lists for each; and
-//! what any of the lists revokes is refused, wherever in the chain it stands.
+//! Chains with intermediates, bundles of several authorities, a CRL for each; a
+//! certificate revoked anywhere in the chain is refused.
 
 use leastconn_testkit::{Cert, TestCa, Upstream};
 use rustls::AlertDescription as Alert;
@@ -17,7 +17,7 @@ both_record_layers! {
     revoked_intermediate_revokes_its_certificates,
 }
 
-async fn is_let_in(lb: &Running, listener: &str, cert: &Cert) {
+async fn assert_served(lb: &Running, listener: &str, cert: &Cert) {
     for client in [lb.showing(cert).tls12(), lb.showing(cert).tls13()] {
         let before = lb.records().len();
         let stream = client.connect(lb.address(listener)).await.unwrap();
@@ -26,7 +26,7 @@ async fn is_let_in(lb: &Running, listener: &str, cert: &Cert) {
     }
 }
 
-async fn is_refused(lb: &Running, listener: &str, cert: &Cert, outcome: &str, alert: Alert) {
+async fn assert_refused(lb: &Running, listener: &str, cert: &Cert, outcome: &str, alert: Alert) {
     for client in [lb.showing(cert).tls12(), lb.showing(cert).tls13()] {
         let before = lb.records().len();
         assert_eq!(refused(&client, lb.address(listener)).await, Some(alert));
@@ -54,16 +54,16 @@ async fn client_sends_its_intermediates(records: Records) {
     let below = site.ca.intermediate("below");
     let further = below.intermediate("further below");
     let lb = site.start().await;
-    is_let_in(&lb, "main", &below.leaf(CLIENT1).build()).await;
+    assert_served(&lb, "main", &below.leaf(CLIENT1).build()).await;
     let deep = further.leaf(CLIENT1).build();
     assert_eq!(deep.chain_der.len(), 3);
-    is_let_in(&lb, "main", &deep).await;
+    assert_served(&lb, "main", &deep).await;
     let mut gap = deep.clone();
     gap.chain_der.remove(1);
-    is_refused(&lb, "main", &gap, "untrusted_certificate", Alert::UnknownCA).await;
+    assert_refused(&lb, "main", &gap, "untrusted_certificate", Alert::UnknownCA).await;
     let mut alone = deep;
     alone.chain_der.truncate(1);
-    is_refused(
+    assert_refused(
         &lb,
         "main",
         &alone,
@@ -87,10 +87,10 @@ async fn every_authority_of_a_bundle_is_trusted(records: Records) {
     let lb = site.start().await;
     let of_first = lb.ca().leaf(CLIENT1).build();
     for listener in ["main", "listed"] {
-        is_let_in(&lb, listener, &of_first).await;
-        is_let_in(&lb, listener, &second.leaf(CLIENT1).build()).await;
+        assert_served(&lb, listener, &of_first).await;
+        assert_served(&lb, listener, &second.leaf(CLIENT1).build()).await;
         let third = TestCa::new("third CA").leaf(CLIENT1).build();
-        is_refused(
+        assert_refused(
             &lb,
             listener,
             &third,
@@ -99,8 +99,8 @@ async fn every_authority_of_a_bundle_is_trusted(records: Records) {
         )
         .await;
     }
-    is_let_in(&lb, "main", &revoked).await;
-    is_refused(
+    assert_served(&lb, "main", &revoked).await;
+    assert_refused(
         &lb,
         "listed",
         &revoked,
@@ -120,7 +120,7 @@ async fn revoked_intermediate_revokes_its_certificates(records: Records) {
     let cert = below.leaf(CLIENT1).build();
     for client in [lb.showing(&cert).tls12(), lb.showing(&cert).tls13()] {
         let before = lb.records().len();
-        // Of the leaf nothing is known either, and which is said first is webpki's affair.
+        // The leaf has no known status either, and webpki may report either error first.
         let alert = refused(&client, lb.main()).await.unwrap();
         assert!(matches!(
             alert,
@@ -130,7 +130,7 @@ async fn revoked_intermediate_revokes_its_certificates(records: Records) {
         let outcome = record["outcome"].as_str().unwrap();
         assert!(outcome.ends_with("_certificate"), "{record}");
     }
-    is_let_in(&lb, "main", &lb.ca().leaf(CLIENT1).build()).await;
+    assert_served(&lb, "main", &lb.ca().leaf(CLIENT1).build()).await;
     assert_eq!(web.accepted(), 2);
     lb.quiet().await;
 }

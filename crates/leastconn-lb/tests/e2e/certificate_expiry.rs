@@ -1,5 +1,5 @@
-//! Certificates that run out while their clients are connected, and connections that
-//! have grown too old.
+//! Certificates and rules that expire while their clients are connected, and the maximum
+//! age of connections.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::support::{BUSY, CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
 
-/// When something ends: it is looked for every second.
+/// When something expires. The balancer checks every second.
 struct Moment(jiff::Timestamp);
 
 impl Moment {
@@ -26,8 +26,8 @@ impl Moment {
         Self(jiff::Timestamp::now() + Duration::from_secs(seconds))
     }
 
-    /// To the second, which is how certificates have it, and not much later.
-    fn is_now(&self) {
+    /// Certificates have a resolution of one second.
+    fn assert_now(&self) {
         let late = jiff::Timestamp::now().duration_since(self.0).as_secs_f64();
         let most = 2.5 + BUSY.as_secs_f64();
         assert!((-1.1..most).contains(&late), "{late} seconds late");
@@ -50,7 +50,7 @@ async fn expired_certificate_ends_its_connection() {
     let keeping = site(&web, "on_expiry = \"keep\"").await;
     let mut other = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     read_line(&mut other).await.unwrap();
-    let brief = Moment::in_seconds(10);
+    let expiry = Moment::in_seconds(10);
     let short = |lb: &Running| lb.showing(&lb.ca().leaf(CLIENT1).validity(-60, 10).build());
     let mut kept = short(&keeping).connect(keeping.main()).await.unwrap();
     read_line(&mut kept).await.unwrap();
@@ -58,11 +58,11 @@ async fn expired_certificate_ends_its_connection() {
     read_line(&mut stream).await.unwrap();
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
-    brief.is_now();
+    expiry.assert_now();
     lb.nth(0, "expired_certificate").await;
     assert_eq!(roundtrip(&mut other, b"on").await.unwrap(), b"on");
     assert_eq!(roundtrip(&mut kept, b"on").await.unwrap(), b"on");
-    // It is judged again like all others, and may still go on; until it may not.
+    // A reload re-authorizes it and keeps it, until `on_expiry` no longer says so.
     assert_eq!(keeping.reload(&keeping.config()).await, "applied");
     assert_eq!(roundtrip(&mut kept, b"on").await.unwrap(), b"on");
     let strict = keeping.config().replace("on_expiry = \"keep\"", "");
@@ -74,16 +74,16 @@ async fn expired_certificate_ends_its_connection() {
     keeping.quiet().await;
 }
 
-/// Sends its certificate and the proof of its key, and the end of its handshake later.
-struct Hesitant {
+/// A client stream that delays its Finished message until the certificate has expired.
+struct DelayedFinished {
     stream: TcpStream,
     until: Pin<Box<Sleep>>,
 }
 
-/// The record of TLS 1.2 that stands before the client's last message.
+/// TLS 1.2 record type that precedes the client's Finished.
 const CHANGE_CIPHER_SPEC: u8 = 20;
 
-impl AsyncRead for Hesitant {
+impl AsyncRead for DelayedFinished {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -93,13 +93,13 @@ impl AsyncRead for Hesitant {
     }
 }
 
-impl AsyncWrite for Hesitant {
+impl AsyncWrite for DelayedFinished {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        // It is called with whole records.
+        // rustls writes whole records.
         let length = |at: usize| usize::from(u16::from_be_bytes([buf[at + 3], buf[at + 4]]));
         let mut end = 0;
         while end < buf.len() && buf[end] != CHANGE_CIPHER_SPEC {
@@ -121,17 +121,17 @@ impl AsyncWrite for Hesitant {
     }
 }
 
-/// Verified while it was good: it must be looked at again before it is let in.
-async fn finished_late(on_expiry: &str) {
+/// The certificate was valid when verified, and must be checked again before admission.
+async fn finish_after_expiry(on_expiry: &str) {
     let web = Upstream::named("web1").await;
     let lb = site(&web, on_expiry).await;
     let leaf = lb.ca().leaf(CLIENT1).validity(-60, 6).build();
-    let hesitant = Hesitant {
+    let delayed = DelayedFinished {
         stream: TcpStream::connect(lb.main()).await.unwrap(),
         until: Box::pin(sleep(Duration::from_secs(8))),
     };
     let client = lb.showing(&leaf).tls12();
-    let mut stream = client.handshake(hesitant, "localhost").await.unwrap();
+    let mut stream = client.handshake(delayed, "localhost").await.unwrap();
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
     let record = lb.nth(0, "expired_certificate").await;
@@ -143,7 +143,10 @@ async fn finished_late(on_expiry: &str) {
 
 #[tokio::test]
 async fn certificate_expiring_during_the_handshake_is_refused() {
-    tokio::join!(finished_late(""), finished_late("on_expiry = \"keep\""));
+    tokio::join!(
+        finish_after_expiry(""),
+        finish_after_expiry("on_expiry = \"keep\"")
+    );
 }
 
 #[tokio::test]
@@ -155,7 +158,7 @@ async fn max_connection_age_ends_the_connection() {
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
     let record = lb.nth(0, "max_lifetime").await;
-    // A tenth of it earlier, so that not all end at once.
+    // Up to a tenth earlier, so that connections do not all end at once.
     let took = record["duration_ms"].as_f64().unwrap();
     let most = 3200.0 + BUSY.as_secs_f64() * 1e3;
     assert!((2600.0..most).contains(&took), "{record}");
@@ -184,10 +187,10 @@ async fn expired_rule_ends_its_connections() {
     read_line(&mut guest).await.unwrap();
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "its end", guest.read_to_end(&mut rest)).await;
-    end.is_now();
+    end.assert_now();
     lb.nth(0, "policy_changed").await;
     assert_eq!(roundtrip(&mut other, b"on").await.unwrap(), b"on");
-    // And nobody comes in by it any more.
+    // New connections no longer match the rule.
     let _refused = lb.client(CLIENT1).connect(lb.main()).await;
     lb.nth(1, "unknown_client").await;
     other.shutdown().await.unwrap();

@@ -1,5 +1,5 @@
-//! Each way in which a certificate can be wrong has a reason code of its own, the
-//! client gets an alert, and no server hears of it.
+//! Each fault of a certificate has its own reason code and alert, and no server is
+//! dialled.
 
 use leastconn_testkit::{DEADLINE, TestCa, TlsClient, Upstream, client::alert, eventually};
 use rustls::AlertDescription as Alert;
@@ -19,8 +19,8 @@ both_record_layers! {
     client_certificate_in_client_ca_issues_nothing,
 }
 
-/// Refuses in both versions, and says why to both sides.
-async fn is_refused(lb: &Running, client: TlsClient, outcome: &str, expected: Alert) {
+/// Asserts that the client is refused in both TLS versions, with this outcome and alert.
+async fn assert_refused(lb: &Running, client: TlsClient, outcome: &str, expected: Alert) {
     for (version, client) in [("1.2", client.clone().tls12()), ("1.3", client.tls13())] {
         let before = lb.records().len();
         let alert = refused(&client, lb.main()).await;
@@ -32,7 +32,7 @@ async fn is_refused(lb: &Running, client: TlsClient, outcome: &str, expected: Al
     }
 }
 
-/// Rows 5 to 8 and 15 of the matrix of threats.
+/// Rows 5 to 8 and 15 of docs/threats.md.
 async fn each_bad_certificate_has_its_own_reason(records: Records) {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).records(records);
@@ -42,7 +42,7 @@ async fn each_bad_certificate_has_its_own_reason(records: Records) {
     let good = lb.ca().leaf(CLIENT1).build();
 
     let nobody = TlsClient::new(lb.ca(), None);
-    is_refused(&lb, nobody, "no_certificate", Alert::CertificateRequired).await;
+    assert_refused(&lb, nobody, "no_certificate", Alert::CertificateRequired).await;
 
     let other = TestCa::new("other CA").leaf(CLIENT1).build();
     let namesake = TestCa::new("test CA").leaf(CLIENT1).build();
@@ -57,14 +57,14 @@ async fn each_bad_certificate_has_its_own_reason(records: Records) {
         (&poser, Alert::CertificateUnknown),
         (&unfit, Alert::UnsupportedCertificate),
     ] {
-        is_refused(&lb, lb.showing(cert), untrusted, alert).await;
+        assert_refused(&lb, lb.showing(cert), untrusted, alert).await;
     }
 
     let past = lb.ca().leaf(CLIENT1).validity(-7200, -3600).build();
     let future = lb.ca().leaf(CLIENT1).validity(3600, 7200).build();
     for cert in [&past, &future] {
         let client = lb.showing(cert);
-        is_refused(
+        assert_refused(
             &lb,
             client,
             "expired_certificate",
@@ -73,7 +73,7 @@ async fn each_bad_certificate_has_its_own_reason(records: Records) {
         .await;
     }
     let client = lb.showing(&revoked);
-    is_refused(
+    assert_refused(
         &lb,
         client,
         "revoked_certificate",
@@ -81,7 +81,7 @@ async fn each_bad_certificate_has_its_own_reason(records: Records) {
     )
     .await;
 
-    assert_eq!(web.accepted(), 0, "a stranger reached a server");
+    assert_eq!(web.accepted(), 0, "a refused client reached a server");
     for cert in [good, lb.ca().leaf(CLIENT1).no_eku().build()] {
         let stream = lb.showing(&cert).connect(lb.main()).await.unwrap();
         talk(stream).await.unwrap();
@@ -89,8 +89,8 @@ async fn each_bad_certificate_has_its_own_reason(records: Records) {
     lb.quiet().await;
 }
 
-/// The root's list covers its intermediates; without lists of their own, what they
-/// issued has no known status, and is refused.
+/// The root's CRL covers its intermediates. Without CRLs of their own, the certificates
+/// that they issued have no known status and are refused.
 async fn intermediate_without_crl_is_refused(records: Records) {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).records(records).listener(
@@ -100,7 +100,7 @@ async fn intermediate_without_crl_is_refused(records: Records) {
     let below = site.ca.intermediate("below");
     let lb = site.start().await;
     let client = lb.showing(&below.leaf(CLIENT1).build());
-    is_refused(
+    assert_refused(
         &lb,
         client.clone(),
         "untrusted_certificate",
@@ -113,7 +113,7 @@ async fn intermediate_without_crl_is_refused(records: Records) {
     lb.quiet().await;
 }
 
-/// In TLS 1.3 a client may send before the server has looked at its certificate.
+/// In TLS 1.3 a client may send data before the server has verified its certificate.
 async fn early_data_of_refused_clients_reaches_no_server(records: Records) {
     use tokio::io::AsyncWriteExt;
     let web = Upstream::named("web1").await;
@@ -125,7 +125,7 @@ async fn early_data_of_refused_clients_reaches_no_server(records: Records) {
         .connect(lb.main())
         .await
         .unwrap();
-    // Whether that still finds an open socket is a race, and no matter.
+    // The socket may be closed already; either result is fine.
     let _ = stream.write_all(&[0; 4096]).await;
     let error = leastconn_testkit::client::read_to_close(&mut stream)
         .await
@@ -139,8 +139,8 @@ async fn early_data_of_refused_clients_reaches_no_server(records: Records) {
     lb.quiet().await;
 }
 
-/// rustls would trust whatever it is given, and so who has that certificate's key could
-/// be anybody.
+/// rustls trusts every certificate in its root store. The owner of that certificate's key
+/// could then issue certificates for anyone.
 async fn client_certificate_in_client_ca_issues_nothing(records: Records) {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).records(records);
@@ -148,13 +148,13 @@ async fn client_certificate_in_client_ca_issues_nothing(records: Records) {
     let authorities = site.ca.cert_pem() + &client.cert_pem;
     std::fs::write(site.dir.path().join("ca.crt"), authorities).unwrap();
     let lb = site.start().await;
-    let minted = TestCa::from_leaf(&client).leaf(CLIENT1).build();
+    let forged = TestCa::from_leaf(&client).leaf(CLIENT1).build();
     let untrusted = "untrusted_certificate";
-    let minted = lb.showing(&minted);
-    is_refused(&lb, minted.clone(), untrusted, Alert::CertificateUnknown).await;
+    let forged = lb.showing(&forged);
+    assert_refused(&lb, forged.clone(), untrusted, Alert::CertificateUnknown).await;
     assert_eq!(web.accepted(), 0);
 
-    // The same for files that were replaced.
+    // The same after the files were replaced.
     let later = lb.ca().leaf("client3").build();
     let authorities = [lb.ca().cert_pem(), TestCa::new("more").cert_pem()].concat();
     let (new, path) = (lb.dir().join("ca.crt.new"), lb.dir().join("ca.crt"));
@@ -162,9 +162,9 @@ async fn client_certificate_in_client_ca_issues_nothing(records: Records) {
     std::fs::rename(new, path).unwrap();
     let loaded = |event: &serde_json::Value| event.to_string().contains("are in force");
     lb.wait_log(loaded, DEADLINE).await;
-    let minted_later = TestCa::from_leaf(&later).leaf(CLIENT1).build();
-    for client in [minted, lb.showing(&minted_later)] {
-        is_refused(&lb, client, untrusted, Alert::CertificateUnknown).await;
+    let forged_later = TestCa::from_leaf(&later).leaf(CLIENT1).build();
+    for client in [forged, lb.showing(&forged_later)] {
+        assert_refused(&lb, client, untrusted, Alert::CertificateUnknown).await;
     }
     talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
         .await
@@ -172,8 +172,7 @@ async fn client_certificate_in_client_ca_issues_nothing(records: Records) {
     lb.quiet().await;
 }
 
-/// A chain that was good is remembered, but not beyond its own time or that of the
-/// revocation lists.
+/// A verified chain is cached, but not beyond its own expiry or that of the CRLs.
 async fn cached_verification_does_not_outlive_expiry(records: Records) {
     let web = Upstream::named("web1").await;
     let brief_list = TLS.replace("ca.crl", "brief.crl");
@@ -203,7 +202,7 @@ async fn cached_verification_does_not_outlive_expiry(records: Records) {
         let refusal = eventually(DEADLINE, || async {
             let stream = client.clone().tls12().connect(addr).await;
             match stream {
-                // It may end in the middle.
+                // The connection may be closed before the conversation ends.
                 Ok(stream) => Err(format!("let in: {:?}", talk(stream).await)),
                 Err(error) => Ok(alert(&error)),
             }

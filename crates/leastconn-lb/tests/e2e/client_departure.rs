@@ -1,4 +1,4 @@
-//! Clients that leave while a server is being dialled, or while they wait for one.
+//! Clients that leave while a server is being dialled or while they wait for one.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -18,7 +18,7 @@ both_record_layers! {
     #[tokio::test] request_with_half_close_survives_a_retry,
 }
 
-/// A listener whose backlog is full drops what comes next.
+/// A listener with a full backlog: further connection attempts get no answer.
 struct BlackHole {
     _listener: Socket,
     _fill: TcpStream,
@@ -58,8 +58,8 @@ async fn start(records: Records, servers: &[String]) -> Running {
         .await
 }
 
-/// Waits until so many connections to the server are being dialled or open.
-async fn dialling(lb: &Running, count: f64) {
+/// Waits until this many connections to the server are being dialled or open.
+async fn wait_dialling(lb: &Running, count: f64) {
     let active = r#"leastconn_server_connections_active{upstream="web",server="web1"}"#;
     lb.wait_metric(&metrics::normalise(active), count, DEADLINE)
         .await;
@@ -70,7 +70,7 @@ async fn departed_clients_free_their_slots(records: Records) {
     let lb = start(records, &[entry("web1", hole.address, "")]).await;
     let client = lb.client(CLIENT1);
     let mut ended = 0;
-    // More than the client may have at once.
+    // More than `max_conns` of the client.
     for outcome in [
         "client_closed",
         "client_closed",
@@ -79,21 +79,21 @@ async fn departed_clients_free_their_slots(records: Records) {
     ] {
         let mut tls = client.connect(lb.main()).await.unwrap();
         let mut plain = tcp(lb.address("plain")).await;
-        dialling(&lb, 2.0).await;
+        wait_dialling(&lb, 2.0).await;
         if outcome == "client_closed" {
             // `close_notify` and FIN; FIN.
             tls.shutdown().await.unwrap();
             drop(tls);
             drop(plain);
         } else {
-            // Also behind data.
+            // Also after data was sent.
             tls.write_all(b"request").await.unwrap();
             plain.write_all(b"request").await.unwrap();
             tokio::time::sleep(Duration::from_millis(50)).await;
             reset(tls.into_inner().0);
             reset(plain);
         }
-        dialling(&lb, 0.0).await;
+        wait_dialling(&lb, 0.0).await;
         let all = lb.wait_records(ended + 2).await;
         for record in &all[ended..] {
             assert_eq!(record["outcome"], outcome, "{record}");
@@ -103,10 +103,10 @@ async fn departed_clients_free_their_slots(records: Records) {
     }
     // A FIN without `close_notify`, before anything was sent.
     let tls = client.connect(lb.main()).await.unwrap();
-    dialling(&lb, 1.0).await;
+    wait_dialling(&lb, 1.0).await;
     let (mut socket, _session) = tls.into_inner();
     socket.shutdown().await.unwrap();
-    dialling(&lb, 0.0).await;
+    wait_dialling(&lb, 0.0).await;
     lb.nth(ended, "client_closed").await;
     drop(socket);
     lb.quiet().await;
@@ -118,7 +118,7 @@ async fn request_with_half_close_survives_a_retry(records: Records) {
     let lb = start(records, &entries(&[&web])).await;
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     let mut plain = tcp(lb.address("plain")).await;
-    // More than is read ahead, and in several records.
+    // More than is read ahead, in several records.
     let request = leastconn_testkit::data::pattern(0, 50_000);
     for piece in request.chunks(10_000) {
         tls.write_all(piece).await.unwrap();

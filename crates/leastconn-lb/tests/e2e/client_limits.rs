@@ -1,4 +1,4 @@
-//! Buckets and counts belong to the identity, not to the rule, and hold to the one.
+//! Rate limits and `max_conns` apply to each identity, not to the rule, and are exact.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::{
     CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry, nowhere, refused, talk, tcp,
 };
 
-/// So slow that no test lives to see the next token.
+/// No token is added during a test.
 const SLOW: &str = "rate_limit = { rate = 0.001, burst = 20 }";
 
 fn site(web: &Upstream) -> Site {
@@ -20,7 +20,7 @@ fn site(web: &Upstream) -> Site {
         .upstream("web", &[NO_PROBES], &entries(&[web]))
 }
 
-async fn is_let_in(lb: &Running, client: &TlsClient) {
+async fn assert_served(lb: &Running, client: &TlsClient) {
     talk(client.connect(lb.main()).await.unwrap())
         .await
         .unwrap();
@@ -35,22 +35,25 @@ async fn rate_limit_applies_per_client() {
         .start()
         .await;
     let (client, addr) = (lb.client(CLIENT1), lb.main());
-    let mut all = JoinSet::new();
+    let mut connections = JoinSet::new();
     for _ in 0..21 {
         let client = client.clone();
-        all.spawn(async move {
+        connections.spawn(async move {
             let mut stream = client.connect(addr).await.unwrap();
             let greeted = read_line(&mut stream).await.is_ok();
-            // All stay open until all have been decided on.
+            // All connections stay open until each has been admitted or refused.
             (greeted, stream)
         });
     }
-    is_let_in(&lb, &lb.client("client2.lb.com")).await;
-    let all = within(DEADLINE, "21 answers", all.join_all()).await;
-    assert_eq!(all.iter().filter(|(greeted, _)| *greeted).count(), 20);
+    assert_served(&lb, &lb.client("client2.lb.com")).await;
+    let connections = within(DEADLINE, "21 answers", connections.join_all()).await;
+    assert_eq!(
+        connections.iter().filter(|(greeted, _)| *greeted).count(),
+        20
+    );
     assert_eq!(web.accepted(), 21);
-    is_let_in(&lb, &lb.client("client2.lb.com")).await;
-    drop(all);
+    assert_served(&lb, &lb.client("client2.lb.com")).await;
+    drop(connections);
 
     let records = lb.wait_records(23).await;
     let refused: Vec<_> = records
@@ -81,10 +84,10 @@ async fn wildcard_rule_limits_each_identity() {
         lb.client("ann.lb.com"),
         lb.client("bob.lb.com"),
     ] {
-        is_let_in(&lb, &client).await;
+        assert_served(&lb, &client).await;
         assert_eq!(refused(&client, lb.main()).await, None);
     }
-    // The identity, not the certificate: a new one does not get a new bucket.
+    // The bucket belongs to the identity: another certificate does not get a new one.
     assert_eq!(refused(&lb.client("ann.lb.com"), lb.main()).await, None);
     let records = lb.wait_records(9).await;
     let refused = records.iter().filter(|r| r["outcome"] == "rate_limited");
@@ -111,16 +114,16 @@ async fn max_conns_counts_open_connections() {
     lb.nth(0, "too_many_connections").await;
     let active = r#"leastconn_client_connections_active{client="client1"}"#;
     lb.wait_metric(active, 2.0, DEADLINE).await;
-    talk_rest(open.pop().unwrap()).await;
+    close(open.pop().unwrap()).await;
     lb.wait_metric(active, 1.0, DEADLINE).await;
     web.wait_open(1).await;
-    is_let_in(&lb, &client).await;
+    assert_served(&lb, &client).await;
     assert_eq!(web.accepted(), 3);
     drop(open);
     lb.quiet().await;
 }
 
-/// It has cost the dialling, and a client must not be let in faster because servers fail.
+/// The attempt to connect cost as much, and failing servers must not raise the limit.
 #[tokio::test]
 async fn failed_connections_use_a_token() {
     let twice = "rate_limit = { rate = 0.001, burst = 2 }\nmax_conns = 1";
@@ -143,8 +146,8 @@ async fn failed_connections_use_a_token() {
     lb.quiet().await;
 }
 
-/// Whoever waits for the record of its connection, and then comes again, must not meet
-/// its own one.
+/// A client that waits for the record of its connection and then reconnects must not find
+/// that connection still counted.
 #[tokio::test]
 async fn recorded_connection_is_no_longer_counted() {
     let web = Upstream::named("web1").await;
@@ -165,7 +168,7 @@ async fn recorded_connection_is_no_longer_counted() {
     lb.quiet().await;
 }
 
-async fn talk_rest(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin) {
+async fn close(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin) {
     tokio::io::AsyncWriteExt::shutdown(&mut stream)
         .await
         .unwrap();
@@ -197,8 +200,8 @@ async fn busy_client_gets_its_burst_and_rate() {
     }
     let most = BURST + RATE * start.elapsed().as_secs_f64();
     assert!(admitted <= most + 1.0, "{admitted} of at most {most}");
-    // On a machine too busy to ask in time the bucket fills, and what is beyond is lost.
-    // Before the first answer it is full, and after the last one nobody asks.
+    // If this process was stalled, the bucket was full and tokens were lost. The bucket
+    // is full until the first answer, and no request follows the last one.
     let longest = longest.as_secs_f64();
     if longest < BURST / RATE {
         let least = most - 2.0 - 2.0 * longest * RATE;

@@ -1,4 +1,4 @@
-//! How the connections of a client rule ended: refused, failed, or without a failure.
+//! Counters of connections per client rule: refused, failed, ended.
 
 use leastconn_testkit::client::{read_line, read_to_close};
 use leastconn_testkit::{DEADLINE, Upstream, eventually};
@@ -35,18 +35,18 @@ async fn outcomes_are_counted_per_rule() {
         assert_eq!(read_line(&mut stream).await.unwrap(), "web1");
         open.push(stream);
     }
-    // Refused: one too many, three times.
+    // Refused: three connections above the limit.
     for n in 2..5 {
         refused(&client, lb.main()).await;
         lb.wait_records(n).await;
     }
-    // Failed after it had a server.
+    // Failed after it was connected to a server.
     let listed = ctl(&lb, &["connections", "--json"]).await.ok();
     let listed: Value = serde_json::from_str(&listed).unwrap();
     let id = listed["connections"][0]["connection"].to_string();
     ctl(&lb, &["kill", "--connection", &id]).await.ok();
     lb.wait_records(5).await;
-    // Refused: no server could be connected to.
+    // Refused: no server could be reached.
     let _ = read_to_close(&mut client.connect(lb.address("dead")).await.unwrap()).await;
     lb.wait_records(6).await;
 

@@ -1,5 +1,6 @@
-//! Rules in the file's order; several keys must all hold, a list means any; types
-//! never mix; nothing in a certificate is a wildcard.
+//! Rules are tried in the order of the file; all keys of a rule must match, one element
+//! of a list must; types of names are never mixed; nothing in a certificate is a
+//! wildcard.
 
 use std::net::Ipv4Addr;
 
@@ -14,7 +15,7 @@ async fn site(web: &Upstream) -> Site {
         .upstream("web", &[NO_PROBES], &entries(&[web]))
 }
 
-async fn is_let_in(lb: &Running, cert: &Cert, client: &str, identity: &str) {
+async fn assert_served(lb: &Running, cert: &Cert, client: &str, identity: &str) {
     let before = lb.records().len();
     let stream = lb.showing(cert).connect(lb.main()).await.unwrap();
     talk(stream).await.unwrap();
@@ -23,9 +24,9 @@ async fn is_let_in(lb: &Running, cert: &Cert, client: &str, identity: &str) {
     assert_eq!(record["identity"], identity, "{record}");
 }
 
-async fn is_refused(lb: &Running, cert: &Cert, outcome: &str) {
+async fn assert_refused(lb: &Running, cert: &Cert, outcome: &str) {
     let before = lb.records().len();
-    // Policy speaks after the handshake: a clean end, not an alert.
+    // Rules are applied after the handshake: a clean end, not an alert.
     assert_eq!(refused(&lb.showing(cert), lb.main()).await, None);
     let record = lb.nth(before, outcome).await;
     assert!(record.get("server").is_none(), "{record}");
@@ -44,13 +45,13 @@ async fn first_matching_rule_decides() {
         .listener("elsewhere", &["upstream = \"other\"", TLS])
         .start()
         .await;
-    let of = |name: &str| lb.ca().leaf(name).build();
-    is_let_in(&lb, &of("a.lb.com"), "pair", "cn:a.lb.com").await;
-    is_let_in(&lb, &of("b.lb.com"), "pair", "cn:b.lb.com").await;
-    is_let_in(&lb, &of("d.lb.com"), "rest", "cn:d.lb.com").await;
+    let cert = |name: &str| lb.ca().leaf(name).build();
+    assert_served(&lb, &cert("a.lb.com"), "pair", "cn:a.lb.com").await;
+    assert_served(&lb, &cert("b.lb.com"), "pair", "cn:b.lb.com").await;
+    assert_served(&lb, &cert("d.lb.com"), "rest", "cn:d.lb.com").await;
     let served = web.accepted();
-    // The first that matches decides, also when it says no.
-    is_refused(&lb, &of("c.lb.com"), "not_allowed").await;
+    // The first rule that matches decides, even if it allows nothing here.
+    assert_refused(&lb, &cert("c.lb.com"), "not_allowed").await;
     for name in [
         "x.y.lb.com",
         "lb.com",
@@ -60,7 +61,7 @@ async fn first_matching_rule_decides() {
         "*.lb.com",
         "**",
     ] {
-        is_refused(&lb, &of(name), "unknown_client").await;
+        assert_refused(&lb, &cert(name), "unknown_client").await;
     }
     assert_eq!(web.accepted(), served);
     lb.quiet().await;
@@ -88,8 +89,8 @@ async fn all_keys_of_a_rule_must_match() {
         .await;
     let leaf = |name: &str| lb.ca().leaf(name);
     let both = leaf("a.lb.com").dns("b.internal").dns("a.internal").build();
-    is_let_in(&lb, &both, "both", "cn:a.lb.com").await;
-    is_let_in(&lb, &leaf("near.lb.com").build(), "near", "cn:near.lb.com").await;
+    assert_served(&lb, &both, "both", "cn:a.lb.com").await;
+    assert_served(&lb, &leaf("near.lb.com").build(), "near", "cn:near.lb.com").await;
     let served = web.accepted();
     for cert in [
         leaf("a.lb.com").build(),
@@ -98,7 +99,7 @@ async fn all_keys_of_a_rule_must_match() {
         leaf("a.internal").dns("a.lb.com").build(),
         leaf("far.lb.com").build(),
     ] {
-        is_refused(&lb, &cert, "unknown_client").await;
+        assert_refused(&lb, &cert, "unknown_client").await;
     }
     assert_eq!(web.accepted(), served);
     lb.quiet().await;
@@ -115,7 +116,7 @@ async fn dns_rule_matches_dns_names_literally() {
         .await;
     let leaf = || lb.ca().leaf("somebody");
     let cert = leaf().dns("Blue.Apps.lb.com").build();
-    is_let_in(&lb, &cert, "dns", "dns:blue.apps.lb.com").await;
+    assert_served(&lb, &cert, "dns", "dns:blue.apps.lb.com").await;
     let cert = lb
         .ca()
         .leaf("x")
@@ -123,21 +124,21 @@ async fn dns_rule_matches_dns_names_literally() {
         .dns("other")
         .dns("db.lb.com")
         .build();
-    is_let_in(&lb, &cert, "exact", "dns:db.lb.com").await;
+    assert_served(&lb, &cert, "exact", "dns:db.lb.com").await;
     let served = web.accepted();
     for cert in [
-        // A wildcard certificate speaks for none of the names it covers.
+        // A wildcard certificate stands for none of the names that it covers.
         leaf().dns("*.apps.lb.com").build(),
         leaf().dns("*.lb.com").build(),
         leaf().dns("*").build(),
-        // Text of another type is not a DNS name.
+        // Text in a field of another type is not a DNS name.
         leaf().uri("blue.apps.lb.com").build(),
         leaf().email("blue.apps.lb.com").build(),
         lb.ca().leaf("blue.apps.lb.com").build(),
         leaf().dns("blue.apps.lb.com.evil.example").build(),
         leaf().dns("a.blue.apps.lb.com").build(),
     ] {
-        is_refused(&lb, &cert, "unknown_client").await;
+        assert_refused(&lb, &cert, "unknown_client").await;
     }
     assert_eq!(web.accepted(), served);
     lb.quiet().await;
@@ -196,7 +197,7 @@ async fn source_address_is_the_identity_without_client_certificates() {
         .listener("mutual", &["upstream = \"web\"", TLS])
         .start()
         .await;
-    // A certificate that nobody asked for is not shown, and would not count.
+    // The listener does not request a certificate, so the client sends none.
     for client in [
         leastconn_testkit::TlsClient::new(lb.ca(), None),
         lb.client("a.lb.com"),

@@ -1,5 +1,6 @@
-//! How each side ends, and what the other side gets of it: a matrix over who ends,
-//! both transports, the record layer, the kind of end and the reader's speed.
+//! How each side of a connection can end and what the other side receives: a matrix of
+//! the side that ends, both transports, the record layer, the kind of end and the speed
+//! of the reader.
 
 mod matrix;
 mod peer;
@@ -32,7 +33,7 @@ both_record_layers! {
     fatal_alert_from_client_is_a_tls_error,
 }
 
-/// Fits into what the balancer holds, not into a receiver's buffer.
+/// Fits into the buffers of the balancer, but not into those of a receiver.
 const DATA: usize = 100_000;
 
 async fn every_kind_of_end_is_forwarded(records: Records) {
@@ -61,7 +62,7 @@ async fn truncating_peer_still_receives_pending_data(records: Records) {
 
 async fn stalled_receiver_delays_the_end_briefly(records: Records) {
     let rig = Rig::start(records, &["half_close_timeout = \"1s\""]).await;
-    for (how, undelivered) in [("truncated", true), ("reset", true), ("idle", false)] {
+    for (end, undelivered) in [("truncated", true), ("reset", true), ("idle", false)] {
         let (mut client, server) = rig
             .connect(Transport::Tls13, Transport::Plain, "reset")
             .await;
@@ -72,7 +73,7 @@ async fn stalled_receiver_delays_the_end_briefly(records: Records) {
         }
         let start = leastconn::net::now();
         let socket = client.into_socket();
-        if how == "reset" {
+        if end == "reset" {
             reset(socket);
         } else {
             drop(socket);
@@ -80,12 +81,12 @@ async fn stalled_receiver_delays_the_end_briefly(records: Records) {
         let record = rig.record(source).await;
         let took = start.elapsed();
         if undelivered {
-            assert_eq!(record["outcome"], "half_close_timeout", "{how}: {record}");
-            assert!(took >= Duration::from_millis(900), "{how}: {took:?}");
+            assert_eq!(record["outcome"], "half_close_timeout", "{end}: {record}");
+            assert!(took >= Duration::from_millis(900), "{end}: {took:?}");
         } else {
             assert_eq!(record["outcome"], "client_truncated", "{record}");
         }
-        assert!(took < Duration::from_secs(20), "{how}: {took:?}");
+        assert!(took < Duration::from_secs(20), "{end}: {took:?}");
         drop(server);
     }
     rig.quiet().await;
@@ -106,25 +107,25 @@ async fn reset_by_the_receiver_ends_lingering(records: Records) {
     rig.quiet().await;
 }
 
-/// The server answers and closes while the client still sends, and the client reads
-/// late. Closing a socket with unread input resets it, which must not overtake the
-/// answer.
+/// The server responds and closes while the client still sends, and the client reads
+/// late. Closing a socket with unread input sends a RST, which must not overtake the
+/// response.
 async fn early_response_reaches_an_uploading_client(records: Records) {
     let rig = Rig::start(records, &[]).await;
     let all = Transport::ALL.into_iter();
-    for (transport, finishes) in all.flat_map(|each| [(each, false), (each, true)]) {
+    for (transport, half_closes) in all.flat_map(|each| [(each, false), (each, true)]) {
         let (mut client, mut server) = rig.connect(transport, Transport::Plain, "reset").await;
         let source = client.local_addr();
         server.send(&pattern(0, DATA)).await;
         server.finish().await;
         rig.wait_sent(source, DATA).await;
         drop(server);
-        // Until the balancer has found out that nobody reads this.
+        // Until the balancer has noticed that the server is gone.
         for _ in 0..20 {
             client.send(&[0; 1000]).await;
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        if finishes {
+        if half_closes {
             client.finish().await;
         }
         let (bytes, end) = client.read_to_end().await;
@@ -145,7 +146,7 @@ async fn forged_record_gets_an_alert_before_the_reset(records: Records) {
         let mut record = vec![23, 3, 3, 0, 64];
         record.resize(5 + 64, 7);
         client.socket_mut().write_all(&record).await.unwrap();
-        // Both read late.
+        // Both sides read late.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let (bytes, end) = server.read_to_end().await;
         assert!(bytes == pattern(0, DATA), "{version:?}: {}", bytes.len());
@@ -165,7 +166,7 @@ async fn forged_record_gets_an_alert_before_the_reset(records: Records) {
 
 async fn fatal_alert_from_client_is_a_tls_error(records: Records) {
     let rig = Rig::start(records, &[]).await;
-    // The client believes that it received a forged record, and says so.
+    // The client received a forged record, and sends an alert.
     for version in [Transport::Tls12, Transport::Tls13] {
         let (client, mut server) = rig.connect(version, Transport::Plain, "reset").await;
         let source = client.local_addr();

@@ -1,5 +1,5 @@
-//! Caps on connections and handshakes: the excess is refused and counted, and those
-//! within are served.
+//! Limits on connections and handshakes: the excess is refused and counted, the others
+//! are served.
 
 use leastconn_testkit::client::{read_line, read_to_close};
 use leastconn_testkit::{DEADLINE, Upstream, within};

@@ -1,4 +1,4 @@
-//! A revocation list that expires while the balancer runs.
+//! A CRL that expires while the balancer runs.
 
 use std::process::Command;
 
@@ -52,7 +52,7 @@ async fn expired_crl_is_reported_everywhere() {
     assert_eq!(
         roundtrip(&mut open, b"on").await.unwrap(),
         b"on",
-        "open ones go on"
+        "open connections continue"
     );
     assert_eq!(lb.http_get("/readyz").await.0, 200);
     let (_, status) = lb.http_get("/api/v1/status").await;
@@ -72,7 +72,7 @@ async fn expired_crl_is_reported_everywhere() {
     );
     lb.wait_metric("leastconn_ready", 1.0, DEADLINE).await;
 
-    // Another process, which reads the list that has expired.
+    // `explain` is another process, which reads the expired CRL.
     let (cert, _) = lb.ca().leaf(CLIENT1).build().write(lb.dir(), "asked");
     let explained = Command::new(BIN)
         .current_dir(lb.dir())
@@ -80,13 +80,13 @@ async fn expired_crl_is_reported_everywhere() {
         .arg(cert)
         .output()
         .unwrap();
-    let said = String::from_utf8(explained.stdout).unwrap();
+    let output = String::from_utf8(explained.stdout).unwrap();
     assert!(
-        said.contains("crl_expired: the revocation list of `CN=test CA`"),
-        "{said}"
+        output.contains("crl_expired: the revocation list of `CN=test CA`"),
+        "{output}"
     );
 
-    // A new list is loaded by itself.
+    // A new CRL is loaded without a reload.
     lb.ca().write_crl(lb.dir(), &[]);
     let admitted = eventually(DEADLINE, || async {
         let stream = lb.client(CLIENT1).tls12().connect(lb.main()).await;

@@ -1,4 +1,4 @@
-//! Which of several revocation lists decides.
+//! Which of several CRLs applies.
 
 use std::io::Write;
 
@@ -6,7 +6,7 @@ use leastconn_testkit::{DEADLINE, TestCa, Upstream};
 
 use crate::support::{CLIENT1, Running, Site, TOLD, refused, talk};
 
-async fn is_let_in(lb: &Running, cert: &leastconn_testkit::Cert) -> bool {
+async fn is_served(lb: &Running, cert: &leastconn_testkit::Cert) -> bool {
     let before = lb.records().len();
     if let Ok(stream) = lb.showing(cert).connect(lb.main()).await {
         let _ = talk(stream).await;
@@ -33,7 +33,7 @@ async fn newest_crl_decides_in_any_order() {
         let lb = site.start().await;
         refused(&lb.showing(&revoked), lb.main()).await;
         lb.nth(0, "revoked_certificate").await;
-        assert!(is_let_in(&lb, &lb.ca().leaf(CLIENT1).build()).await);
+        assert!(is_served(&lb, &lb.ca().leaf(CLIENT1).build()).await);
     }
 }
 
@@ -52,7 +52,7 @@ async fn crl_appended_to_the_file_revokes() {
         .unwrap();
     let mut file = std::fs::File::options().append(true).open(path).unwrap();
     file.write_all(new.as_bytes()).unwrap();
-    // The kernel tells of it when it is closed.
+    // inotify reports the change when the file is closed.
     drop(file);
     lb.wait_record(|record| record["outcome"] == "revoked_certificate", TOLD)
         .await;
@@ -88,7 +88,7 @@ async fn rekeyed_authority_has_a_crl_per_key() {
         lb.nth(position, "revoked_certificate").await;
     }
     for ca in [lb.ca(), &new] {
-        assert!(is_let_in(&lb, &ca.leaf(CLIENT1).build()).await);
+        assert!(is_served(&lb, &ca.leaf(CLIENT1).build()).await);
     }
 }
 
@@ -125,7 +125,7 @@ async fn revoked_intermediate_of_client_ca_ends_its_clients() {
         refused(&lb.showing(cert), lb.main()).await;
         lb.nth(2 + position, "revoked_certificate").await;
     }
-    assert!(is_let_in(&lb, &beside.leaf(CLIENT1).build()).await);
+    assert!(is_served(&lb, &beside.leaf(CLIENT1).build()).await);
 }
 
 #[tokio::test]
@@ -150,5 +150,5 @@ async fn partition_does_not_cover_certificates_without_point() {
         .ca()
         .leaf(CLIENT1)
         .crl_distribution_point("http://crl.example/1.crl");
-    assert!(is_let_in(&lb, &covered.build()).await);
+    assert!(is_served(&lb, &covered.build()).await);
 }

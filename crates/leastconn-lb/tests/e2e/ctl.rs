@@ -1,4 +1,4 @@
-//! `ctl`: what it says is so, and what it changes is seen by clients.
+//! `ctl`: its output is true, and clients see its changes.
 
 use std::process::Stdio;
 
@@ -11,37 +11,37 @@ use crate::support::{BIN, Running, Site, tcp};
 
 pub(crate) const SOCKET: &str = "socket = \"lb.sock\"";
 
-/// How a command ended.
+/// Result of a command.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct Output {
     pub(crate) code: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl Ended {
+impl Output {
     pub(crate) fn ok(self) -> String {
         assert_eq!((self.code, &*self.stderr), (0, ""), "{}", self.stdout);
         self.stdout
     }
 }
 
-/// Runs the program with these arguments, in this directory.
-pub(crate) async fn program(dir: &std::path::Path, args: &[&str]) -> Ended {
+/// Runs the program with these arguments in this directory.
+pub(crate) async fn program(dir: &std::path::Path, args: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(BIN);
     command.args(args).current_dir(dir).stdin(Stdio::null());
     let output = within(DEADLINE, "the command", command.output())
         .await
         .unwrap();
-    Ended {
+    Output {
         code: output.status.code().unwrap(),
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
 }
 
-/// Runs `ctl` for this balancer: its configuration is in the working directory.
-pub(crate) async fn ctl(lb: &Running, args: &[&str]) -> Ended {
+/// Runs `ctl` in the directory of the balancer's configuration file.
+pub(crate) async fn ctl(lb: &Running, args: &[&str]) -> Output {
     let args = [&["ctl"], args].concat();
     program(lb.dir(), &args).await
 }
@@ -51,20 +51,20 @@ async fn ctl_json(lb: &Running, args: &[&str]) -> Value {
     serde_json::from_str(&ctl(lb, &args).await.ok()).unwrap()
 }
 
-/// Connects, and says to which server that led.
-async fn connected(lb: &Running) -> (TcpStream, String) {
+/// Connects, and returns the name of the server.
+async fn connect(lb: &Running) -> (TcpStream, String) {
     let mut stream = tcp(lb.main()).await;
     let name = within(DEADLINE, "the greeting", read_line(&mut stream)).await;
     (stream, name.unwrap())
 }
 
-async fn web() -> [Upstream; 2] {
+async fn two_servers() -> [Upstream; 2] {
     [Upstream::named("web1").await, Upstream::named("web2").await]
 }
 
-/// The balancer has ended this connection.
-async fn is_over(stream: &mut TcpStream) {
-    // In order or not: the server may have been sending.
+/// Waits until the balancer has ended this connection.
+async fn wait_closed(stream: &mut TcpStream) {
+    // Possibly by a RST, if the server was sending.
     let _ = within(DEADLINE, "the end", read_to_close(stream)).await;
 }
 
@@ -74,16 +74,16 @@ async fn state_of(lb: &Running, server: usize) -> Value {
 
 #[tokio::test]
 async fn drained_server_keeps_open_connections() {
-    let [web1, web2] = &web().await;
+    let [web1, web2] = &two_servers().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
-    let (mut a, first) = connected(&lb).await;
-    let (mut b, second) = connected(&lb).await;
+    let (mut a, first) = connect(&lb).await;
+    let (mut b, second) = connect(&lb).await;
     assert_ne!(first, second);
-    let said = ctl(&lb, &["drain", "web/web1"]).await.ok();
-    assert_eq!(said, "web/web1: drain (was ready); 1 connection left\n");
+    let output = ctl(&lb, &["drain", "web/web1"]).await.ok();
+    assert_eq!(output, "web/web1: drain (was ready); 1 connection left\n");
     let mut more = Vec::new();
     for _ in 0..6 {
-        let (stream, server) = connected(&lb).await;
+        let (stream, server) = connect(&lb).await;
         assert_eq!(server, "web2");
         more.push(stream);
     }
@@ -91,7 +91,7 @@ async fn drained_server_keeps_open_connections() {
         assert_eq!(roundtrip(open, b"still").await.unwrap(), b"still");
     }
     assert_eq!(state_of(&lb, 0).await["state"], "drain");
-    // Whoever did it, and what, is in the log.
+    // The log tells who made the change.
     lb.wait_log(
         |event| {
             let message = event["fields"]["message"].as_str().unwrap_or_default();
@@ -105,25 +105,26 @@ async fn drained_server_keeps_open_connections() {
         ctl(&lb, &["ready", "web/web1"]).await.ok(),
         "web/web1: ready (was drain)\n"
     );
-    let (_back, server) = connected(&lb).await;
-    assert_eq!(server, "web1", "it has the fewest");
+    let (_back, server) = connect(&lb).await;
+    assert_eq!(server, "web1", "it has the fewest connections");
     drop((a, b, more, _back));
     lb.quiet().await;
 }
 
 #[tokio::test]
 async fn maint_ends_connections_after_the_grace_period() {
-    let [web1, web2] = &web().await;
+    let [web1, web2] = &two_servers().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
-    let (mut a, first) = connected(&lb).await;
-    let (mut b, _) = connected(&lb).await;
+    let (mut a, first) = connect(&lb).await;
+    let (mut b, _) = connect(&lb).await;
     let (on1, on2) = if first == "web1" {
         (&mut a, &mut b)
     } else {
         (&mut b, &mut a)
     };
 
-    // Within the grace it may come back, and nobody has noticed.
+    // Within the grace period the server can be set to ready again, and its connection
+    // survives.
     let set = ctl_json(&lb, &["maint", "web/web1", "--grace", "1h"]).await;
     assert_eq!(
         set,
@@ -135,11 +136,11 @@ async fn maint_ends_connections_after_the_grace_period() {
 
     ctl(&lb, &["maint", "web/web1", "--grace", "1h"]).await.ok();
     ctl(&lb, &["maint", "web/web1", "--grace", "0s"]).await.ok();
-    is_over(on1).await;
+    wait_closed(on1).await;
     let record = lb.nth(0, "killed").await;
     assert_eq!(record["server"], "web1");
     assert_eq!(roundtrip(on2, b"x").await.unwrap(), b"x");
-    let (c, server) = connected(&lb).await;
+    let (c, server) = connect(&lb).await;
     assert_eq!(server, "web2");
     lb.wait_log(
         |event| {
@@ -155,7 +156,7 @@ async fn maint_ends_connections_after_the_grace_period() {
 
 #[tokio::test]
 async fn overrides_survive_a_reload_and_are_shown() {
-    let [web1, web2] = &web().await;
+    let [web1, web2] = &two_servers().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
     let config = lb.config();
     ctl(&lb, &["maint", "web/web1"]).await.ok();
@@ -178,7 +179,7 @@ async fn overrides_survive_a_reload_and_are_shown() {
         "{text}"
     );
 
-    // Another address, and another server beside it: it is the name that counts.
+    // The override belongs to the name, even if the address and the other servers change.
     let third = Upstream::named("web3").await;
     let moved = config.replace(&web1.addr().to_string(), &third.addr().to_string());
     assert_ne!(moved, config);
@@ -189,25 +190,25 @@ async fn overrides_survive_a_reload_and_are_shown() {
     assert_eq!(deviations().await, json!([maint, debug]));
     let mut streams = Vec::new();
     for _ in 0..3 {
-        let (stream, server) = connected(&lb).await;
+        let (stream, server) = connect(&lb).await;
         assert_eq!(server, "web2");
         streams.push(stream);
     }
-    // It is the new one that comes back.
+    // The new server becomes ready.
     ctl(&lb, &["ready", "web/web1"]).await.ok();
-    let (stream, server) = connected(&lb).await;
+    let (stream, server) = connect(&lb).await;
     assert_eq!(server, "web3");
     streams.push(stream);
     assert_eq!(deviations().await, json!([debug]));
 
-    // The file's own level changes: that is what counts now.
+    // A changed level in the file replaces the override.
     let warn = moved.replace("format = \"json\"", "format = \"json\"\nlevel = \"warn\"");
     lb.write_config(&warn);
     ctl(&lb, &["reload"]).await.ok();
     assert_eq!(deviations().await, json!([]));
     assert_eq!(ctl(&lb, &["log-level"]).await.ok(), "warn\n");
 
-    // A server that goes takes it along.
+    // Removing a server removes its override.
     ctl(&lb, &["drain", "web/web2"]).await.ok();
     let gone = moved.replace(
         &format!(", {{ name = \"web2\", address = \"{}\" }}", web2.addr()),
@@ -226,7 +227,7 @@ async fn overrides_survive_a_reload_and_are_shown() {
 
 #[tokio::test]
 async fn kill_ends_connections_that_match_its_filter() {
-    let [web1, web2] = &web().await;
+    let [web1, web2] = &two_servers().await;
     let lb = Site::new()
         .admin(SOCKET)
         .listener("main", &["upstream = \"web\""])
@@ -242,7 +243,7 @@ async fn kill_ends_connections_that_match_its_filter() {
         .await;
     let mut open = Vec::new();
     for _ in 0..3 {
-        open.push(connected(&lb).await.0);
+        open.push(connect(&lb).await.0);
     }
     let shown = ctl_json(&lb, &["connections"]).await;
     assert_eq!(shown["total"], 3);
@@ -254,7 +255,7 @@ async fn kill_ends_connections_that_match_its_filter() {
         "1 connection was ended\n"
     );
     let mut last = open.pop().unwrap();
-    is_over(&mut last).await;
+    wait_closed(&mut last).await;
     lb.nth(0, "killed").await;
     let gone = ctl(&lb, &["kill", "--connection", &id.to_string()]).await;
     assert_eq!(gone.code, 1);
@@ -263,7 +264,7 @@ async fn kill_ends_connections_that_match_its_filter() {
         "{gone:?}"
     );
 
-    // All that is said must hold.
+    // All criteria of a filter must match.
     let none = ctl(&lb, &["kill", "--client", "one", "--server", "web/web2"])
         .await
         .ok();
@@ -278,16 +279,16 @@ async fn kill_ends_connections_that_match_its_filter() {
         json!({ "killed": 2 })
     );
     for stream in &mut open {
-        is_over(stream).await;
+        wait_closed(stream).await;
     }
-    let (mut a, _) = connected(&lb).await;
+    let (mut a, _) = connect(&lb).await;
     let killed = ctl_json(&lb, &["kill", "--server", "web/web1"]).await;
     assert_eq!(killed, json!({ "killed": 1 }));
-    is_over(&mut a).await;
-    let (mut a, _) = connected(&lb).await;
+    wait_closed(&mut a).await;
+    let (mut a, _) = connect(&lb).await;
     let killed = ctl_json(&lb, &["kill", "--identity", "source:127.0.0.1"]).await;
     assert_eq!(killed, json!({ "killed": 1 }));
-    is_over(&mut a).await;
+    wait_closed(&mut a).await;
     lb.wait_metric(
         "leastconn_connections_total{listener=\"main\",outcome=\"killed\"}",
         5.0,
@@ -299,7 +300,7 @@ async fn kill_ends_connections_that_match_its_filter() {
 
 #[tokio::test]
 async fn reload_reports_its_outcome() {
-    let [web1, web2] = &web().await;
+    let [web1, web2] = &two_servers().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
     let config = lb.config();
     assert_eq!(ctl(&lb, &["reload"]).await.ok(), "applied\n");
@@ -322,7 +323,7 @@ async fn reload_reports_its_outcome() {
         "{text}"
     );
 
-    // What is listened at by a reload that came in over the admin side's thread is
+    // Connections to a listener that was added by a reload over the admin socket are
     // served like any other.
     let more = config.clone()
         + "[[listener]]\nname = \"late\"\nbind = \"127.0.0.1:0\"\nupstream = \"web\"\n";
@@ -340,7 +341,7 @@ async fn reload_reports_its_outcome() {
 
 #[tokio::test]
 async fn log_level_can_be_changed() {
-    let [web1, web2] = &web().await;
+    let [web1, web2] = &two_servers().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
     let config = lb.config();
     lb.write_config(&config.replace("format = \"json\"", "format = \"json\"\nlevel = \"error\""));
@@ -348,15 +349,15 @@ async fn log_level_can_be_changed() {
     let lines = || lb.stderr().matches("by hand: killed").count();
     ctl(&lb, &["kill", "--client", "local"]).await.ok();
     assert_eq!(lines(), 0);
-    let said = ctl(&lb, &["log-level", "info"]).await.ok();
-    assert_eq!(said, "info; the file says error\n");
+    let output = ctl(&lb, &["log-level", "info"]).await.ok();
+    assert_eq!(output, "info; the file says error\n");
     ctl(&lb, &["kill", "--client", "local"]).await.ok();
     eventually(DEADLINE, || async {
         (lines() == 1).then_some(()).ok_or_else(|| lb.stderr())
     })
     .await
     .unwrap();
-    // A reload of the same file is no reason to forget it.
+    // A reload without a change of the level keeps the override.
     ctl(&lb, &["reload"]).await.ok();
     assert_eq!(ctl(&lb, &["log-level"]).await.ok(), "info\n");
     assert_eq!(
@@ -370,9 +371,9 @@ async fn log_level_can_be_changed() {
 
 #[tokio::test]
 async fn tables_list_servers_clients_and_connections() {
-    let [web1, web2] = &web().await;
+    let [web1, web2] = &two_servers().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
-    let (mut a, server) = connected(&lb).await;
+    let (mut a, server) = connect(&lb).await;
     let listed = ctl(&lb, &["servers"]).await.ok();
     let row = |table: &str, begins: &str| {
         let found = table
@@ -391,7 +392,7 @@ async fn tables_list_servers_clients_and_connections() {
     assert_eq!(row(&clients, "local")[1..6], open, "{clients}");
     let nobody = ctl(&lb, &["clients", "--search", "nobody"]).await.ok();
     assert_eq!(nobody.lines().count(), 1, "{nobody}");
-    let mut b = connected(&lb).await.0;
+    let mut b = connect(&lb).await.0;
     let connections = ctl(&lb, &["connections", "--client", "local", "--limit", "1"])
         .await
         .ok();
@@ -410,7 +411,7 @@ async fn tables_list_servers_clients_and_connections() {
     ] {
         assert!(status.contains(part), "{part} is not in\n{status}");
     }
-    // The same by the socket alone, from anywhere.
+    // The same by the socket alone, from another directory.
     let socket = lb.dir().join("lb.sock");
     let by_socket = program(
         std::path::Path::new("/"),
@@ -437,7 +438,7 @@ async fn tables_list_servers_clients_and_connections() {
 
 #[tokio::test]
 async fn errors_suggest_what_to_do() {
-    let [web1, web2] = &web().await;
+    let [web1, web2] = &two_servers().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
     for (args, code, says) in [
         (
@@ -502,7 +503,7 @@ async fn errors_suggest_what_to_do() {
         assert!(ended.stderr.contains(says), "{args:?}: {}", ended.stderr);
     }
     assert_eq!(state_of(&lb, 0).await["state"], "ready");
-    // What is there and has none is not wrong.
+    // Naming something that exists but has no connections is not an error.
     for args in [
         &["connections", "--server", "web/web1"][..],
         &["connections", "--server", "web"],
@@ -510,7 +511,7 @@ async fn errors_suggest_what_to_do() {
     ] {
         assert_eq!(ctl(&lb, args).await.ok().lines().count(), 1, "{args:?}");
     }
-    // Only where the socket is matters, not whether the rest can be read now.
+    // `ctl` needs only the socket path; the rest of the file may be invalid.
     lb.write_config("[admin]\nsocket = \"lb.sock\"\n[[listener]]\ntls = { cert = \"gone.crt\" }\n");
     ctl(&lb, &["servers"]).await.ok();
     lb.write_config("[admin]\nbind = \"127.0.0.1:0\"\n");
@@ -520,7 +521,7 @@ async fn errors_suggest_what_to_do() {
         none.stderr.contains("has no `socket` in its [admin] table"),
         "{none:?}"
     );
-    // It may have one that cannot be read.
+    // An unparsable file may have a socket path that cannot be read.
     lb.write_config("[[[\n");
     for command in ["ctl", "healthcheck", "top"] {
         let args: &[&str] = if command == "ctl" { &["reload"] } else { &[] };
@@ -533,7 +534,7 @@ async fn errors_suggest_what_to_do() {
 
 #[tokio::test]
 async fn healthcheck_works_over_the_socket_alone() {
-    let [web1, web2] = &web().await;
+    let [web1, web2] = &two_servers().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
     let only_socket = lb
         .config()
@@ -541,7 +542,7 @@ async fn healthcheck_works_over_the_socket_alone() {
     lb.write_config(&only_socket);
     ctl(&lb, &["reload"]).await.ok();
     program(lb.dir(), &["healthcheck"]).await.ok();
-    // The socket is closed a moment after the answer.
+    // The address is closed shortly after the answer.
     eventually(DEADLINE, || async {
         let answer = lb.try_http_get("/readyz").await;
         answer.map_or(Ok(()), |_| Err("the address is there".to_owned()))

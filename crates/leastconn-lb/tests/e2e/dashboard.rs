@@ -1,12 +1,12 @@
-//! Without a browser; with one: `tests/browser`.
+//! The dashboard without a browser; `tests/browser` uses one.
 
 use leastconn_testkit::{DEADLINE, Upstream, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{Running, Site, tcp};
 
-/// Head and body of an answer.
-async fn ask(lb: &Running, path: &str, header: &str) -> (String, String) {
+/// Requests a path, and returns head and body of the answer.
+async fn get(lb: &Running, path: &str, header: &str) -> (String, String) {
     let mut stream = tcp(lb.admin()).await;
     let request = format!("GET {path} HTTP/1.0\r\nhost: localhost\r\n{header}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -18,7 +18,7 @@ async fn ask(lb: &Running, path: &str, header: &str) -> (String, String) {
     (head.to_lowercase(), body.to_owned())
 }
 
-/// What stands between quotes after each `before`.
+/// The quoted text after each occurrence of `before`.
 fn quoted<'a>(text: &'a str, before: &'a str) -> impl Iterator<Item = &'a str> {
     let parts = text.split(before).skip(1);
     parts.filter_map(|part| part.split('"').next())
@@ -28,7 +28,7 @@ fn quoted<'a>(text: &'a str, before: &'a str) -> impl Iterator<Item = &'a str> {
 async fn page_and_its_assets_are_served() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
-    let (head, page) = ask(&lb, "/", "").await;
+    let (head, page) = get(&lb, "/", "").await;
     assert!(head.starts_with("http/1.0 200"), "{head}");
     assert!(
         head.contains("content-type: text/html; charset=utf-8"),
@@ -46,18 +46,18 @@ async fn page_and_its_assets_are_served() {
     }
     assert!(!head.contains("unsafe"), "{head}");
 
-    let mut wanted: Vec<String> = quoted(&page, "src=\"")
+    let mut pending: Vec<String> = quoted(&page, "src=\"")
         .chain(quoted(&page, "<link rel=\"icon\" href=\""))
         .chain(quoted(&page, "<link rel=\"stylesheet\" href=\""))
         .map(str::to_owned)
         .collect();
     let mut seen = Vec::new();
-    while let Some(path) = wanted.pop() {
+    while let Some(path) = pending.pop() {
         if seen.contains(&path) {
             continue;
         }
         assert!(path.starts_with("/dashboard/"), "{path}");
-        let (head, body) = ask(&lb, &path, "").await;
+        let (head, body) = get(&lb, &path, "").await;
         assert!(head.starts_with("http/1.0 200"), "{path}: {head}");
         let kind = match path.rsplit('.').next() {
             Some("js") => "text/javascript; charset=utf-8",
@@ -72,15 +72,15 @@ async fn page_and_its_assets_are_served() {
         assert!(head.contains("default-src 'none'"), "{head}");
         assert!(!body.is_empty());
         let modules = quoted(&body, "from \"./");
-        wanted.extend(modules.map(|module| format!("/dashboard/{module}")));
+        pending.extend(modules.map(|module| format!("/dashboard/{module}")));
         seen.push(path);
     }
-    // The modules were found, too, not only what the page itself names.
+    // Also modules that only other modules import.
     assert!(
         seen.iter().any(|path| path.ends_with("/format.js")),
         "{seen:?}"
     );
-    let (head, _) = ask(&lb, "/dashboard/main.rs", "").await;
+    let (head, _) = get(&lb, "/dashboard/main.rs", "").await;
     assert!(head.starts_with("http/1.0 404"), "{head}");
     lb.quiet().await;
 }
@@ -89,16 +89,16 @@ async fn page_and_its_assets_are_served() {
 async fn cached_assets_are_not_sent_again() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
-    let (head, body) = ask(&lb, "/dashboard/style.css", "").await;
+    let (head, body) = get(&lb, "/dashboard/style.css", "").await;
     assert!(head.contains("cache-control: no-cache"), "{head}");
     let tag = head.lines().find_map(|line| line.strip_prefix("etag: "));
     let tag = tag.unwrap();
-    let asked = format!("if-none-match: \"other\", {tag}\r\n");
-    let (head, again) = ask(&lb, "/dashboard/style.css", &asked).await;
+    let condition = format!("if-none-match: \"other\", {tag}\r\n");
+    let (head, again) = get(&lb, "/dashboard/style.css", &condition).await;
     assert!(head.starts_with("http/1.0 304"), "{head}");
     assert!(head.contains(tag));
     assert_eq!(again, "");
-    let (_, other) = ask(&lb, "/dashboard/style.css", "if-none-match: \"x\"\r\n").await;
+    let (_, other) = get(&lb, "/dashboard/style.css", "if-none-match: \"x\"\r\n").await;
     assert_eq!(other, body);
     lb.quiet().await;
 }

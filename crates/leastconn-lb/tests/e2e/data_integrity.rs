@@ -1,5 +1,5 @@
-//! What goes in comes out, in both directions at once; and who does not read makes
-//! the other wait, not the balancer grow.
+//! Data is unchanged, in both directions at once; a side that does not read slows down
+//! the other side and does not make the balancer grow.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ both_record_layers! {
     slow_client_slows_its_server,
 }
 
-/// Of what [`pump`] sends.
+/// Size of a block that [`pump`] sends.
 pub(crate) const BLOCK: usize = 1 << 20;
 
 async fn data_is_unchanged_in_both_directions_at_once(records: Records) {
@@ -40,7 +40,7 @@ async fn data_is_unchanged_in_both_directions_at_once(records: Records) {
     lb.quiet().await;
 }
 
-/// Resident memory, in KiB.
+/// Resident memory in KiB.
 fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
@@ -57,7 +57,7 @@ async fn slow_client_slows_its_server(records: Records) {
         stalled.push(lb.client(CLIENT1).connect(lb.main()).await.unwrap());
     }
     web.wait_open(CLIENTS as usize).await;
-    // The counter of bytes sent stops when all buffers on the way are full.
+    // The byte counter stops when all buffers on the path are full.
     let sent = r#"leastconn_bytes_total{listener="main",direction="sent"}"#;
     let key = leastconn_testkit::metrics::normalise(sent);
     let full = async {
@@ -72,7 +72,7 @@ async fn slow_client_slows_its_server(records: Records) {
     };
     within(Duration::from_secs(20), "full buffers", full).await;
     let grown = resident(lb.pid()).saturating_sub(before);
-    // A scratch space and what rustls holds for each, generously.
+    // Generous: a scratch buffer and the TLS buffers of each connection.
     assert!(
         grown < CLIENTS * 512 + 8192,
         "{grown} KiB for {CLIENTS} clients"
@@ -85,7 +85,7 @@ async fn slow_client_slows_its_server(records: Records) {
     lb.quiet().await;
 }
 
-/// Sends so many blocks to a server that echoes, and compares what comes back.
+/// Sends this many blocks to an echo server, and compares what comes back.
 pub(crate) async fn pump<S>(stream: S, blocks: usize, limit: Duration)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
@@ -95,7 +95,7 @@ where
         let mut digest = Sha256::default();
         let mut block = pattern(0, BLOCK);
         for number in 0..blocks {
-            // No two blocks are the same: a swapped one would be noticed.
+            // Blocks differ, so that swapped ones would be noticed.
             block[..8].copy_from_slice(&number.to_be_bytes());
             digest.update(&block);
             writer.write_all(&block).await.unwrap();

@@ -1,4 +1,4 @@
-//! Out of file descriptors: accepting pauses, nothing spins, and all is well when
+//! Without free file descriptors, accepting pauses without spinning, and continues when
 //! some are free again.
 
 use std::process::Command;
@@ -20,7 +20,7 @@ fn limit_files(lb: &Balancer, files: u64) {
     prlimit(pid, Resource::Nofile, limit).unwrap();
 }
 
-/// Processor time of the whole process, in ticks of 10 ms.
+/// CPU time of the process, in ticks of 10 ms.
 fn ticks(lb: &Balancer) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", lb.pid())).unwrap();
     let (_, fields) = stat.rsplit_once(") ").unwrap();
@@ -28,7 +28,7 @@ fn ticks(lb: &Balancer) -> u64 {
     field(11) + field(12)
 }
 
-async fn is_served(lb: &Running) {
+async fn assert_served(lb: &Running) {
     let served = async { talk(lb.client(CLIENT1).connect(lb.main()).await?).await };
     within(DEADLINE, "being served", served).await.unwrap();
 }
@@ -49,20 +49,21 @@ async fn accepting_pauses_without_spinning_and_recovers() {
     )
     .await;
     let before = ticks(&lb);
+    // Tests silence: a second of waiting must use almost no CPU time.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let spent = ticks(&lb) - before;
-    assert!(spent <= 10, "{spent} ticks in a second of waiting");
-    let complaints = lb.stderr().matches("cannot accept connections").count();
-    assert!(complaints < 30, "{complaints} lines of log");
+    let used = ticks(&lb) - before;
+    assert!(used <= 10, "{used} ticks in a second of waiting");
+    let warnings = lb.stderr().matches("cannot accept connections").count();
+    assert!(warnings < 30, "{warnings} lines of log");
 
-    // More often than there are descriptors in reserve: each is got back.
+    // More requests than there are reserved descriptors: each one is returned.
     for _ in 0..10 {
         for path in ["/healthz", "/readyz", "/metrics"] {
             let answer = within(PROMPT, path, lb.http_get(path)).await;
             assert_eq!(answer.0, 200);
         }
     }
-    // They were exhausted all the time. The last answer arrives before its descriptor
+    // The limit was reached all the time. The last answer arrives before its descriptor
     // is back in reserve, hence the waiting.
     let exhausted = eventually(DEADLINE, || async {
         match lb.open_fds() as u64 {
@@ -73,15 +74,16 @@ async fn accepting_pauses_without_spinning_and_recovers() {
     exhausted.await.unwrap();
 
     drop(silent);
-    is_served(&lb).await;
+    assert_served(&lb).await;
     assert_eq!(lb.http_get("/readyz").await.0, 200);
     limit_files(&lb, 20_000);
-    // Those that had to wait were not forgotten: each has its record.
+    // The connections that had to wait were accepted, and each has its record.
     lb.wait_records(41).await;
     lb.quiet().await;
 }
 
-/// A stop meanwhile resets no client of the backlog: closing the socket would.
+/// Shutting down while accepting is paused must not reset clients in the backlog, as
+/// closing the socket would.
 #[tokio::test]
 async fn clients_in_the_backlog_are_served_at_shutdown() {
     use leastconn_testkit::Signal;
@@ -116,8 +118,8 @@ async fn clients_in_the_backlog_are_served_at_shutdown() {
     assert_eq!(lb.wait_end(DEADLINE).await.code(), Some(0));
 }
 
-/// Whoever looks at the balancer in such an hour must get an answer: connections
-/// leave some descriptors alone, whatever `max_connections` says.
+/// Monitoring must work when clients use up everything: connections leave some
+/// descriptors free, whatever `max_connections` is.
 #[tokio::test]
 async fn admin_answers_without_free_descriptors() {
     let web = Upstream::named("web1").await;
@@ -143,14 +145,15 @@ async fn admin_answers_without_free_descriptors() {
     assert_eq!(lb.http_get("/readyz").await.0, 200);
     assert!(lb.open_fds() < 100);
     let before = ticks(&lb);
+    // Tests silence: a second of waiting must use almost no CPU time.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(ticks(&lb) - before <= 10);
-    // The excess was told at once.
+    // The excess was closed at once.
     for stream in silent.iter_mut().skip(100) {
         assert!(read_to_close(stream).await.unwrap_or_default().is_empty());
     }
     drop(silent);
     lb.wait_records(200).await;
-    is_served(&lb).await;
+    assert_served(&lb).await;
     lb.quiet().await;
 }

@@ -1,5 +1,5 @@
-//! Who is revoked is cut off wherever the connection is: also in a process that drains,
-//! and in one whose place another has taken.
+//! Reloads, CRLs and operators reach connections in all processes: in one that shuts
+//! down, and in predecessors after upgrades.
 
 use leastconn_testkit::client::{TlsStream, read_line, roundtrip};
 use leastconn_testkit::{Cert, DEADLINE, Signal, Upstream, within};
@@ -36,17 +36,17 @@ async fn open(lb: &Running, cert: &Cert) -> Stream {
     stream
 }
 
-async fn goes_on(stream: &mut Stream) {
+async fn assert_open(stream: &mut Stream) {
     assert_eq!(roundtrip(stream, b"on").await.unwrap(), b"on");
 }
 
-async fn ends(mut stream: Stream) {
+async fn wait_closed(mut stream: Stream) {
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
 }
 
-/// Connections of two clients, one of each in each of three processes, of which each has
-/// taken the place of the one before.
+/// Three processes, each the successor of the previous one, with connections of two
+/// clients in each.
 struct Generations {
     lb: Running,
     certs: [Cert; 2],
@@ -56,9 +56,9 @@ struct Generations {
     _web: Upstream,
 }
 
-/// Which of the three have connections: the one in the middle ends if it has none.
-const EACH: &[usize] = &[0, 1, 2];
-const BUT_THE_SECOND: &[usize] = &[0, 2];
+/// Processes that have connections; one without exits after the upgrade.
+const ALL: &[usize] = &[0, 1, 2];
+const FIRST_AND_LAST: &[usize] = &[0, 2];
 
 async fn generations(settings: &str, connected: &[usize]) -> Generations {
     let web = Upstream::named("web1").await;
@@ -92,17 +92,17 @@ async fn generations(settings: &str, connected: &[usize]) -> Generations {
 }
 
 impl Generations {
-    /// All of client2's have ended as `outcome`, and nobody else's has.
-    async fn has_lost_the_second(mut self, outcome: &str) {
+    /// Asserts that all connections of client2 end with `outcome`, and no others.
+    async fn assert_client2_ended(mut self, outcome: &str) {
         let ended = self.second.len();
         for stream in self.second {
-            ends(stream).await;
+            wait_closed(stream).await;
         }
         self.lb.nth(ended - 1, outcome).await;
         for stream in &mut self.first {
-            goes_on(stream).await;
+            assert_open(stream).await;
         }
-        // Nothing was accepted, closed or cut off besides.
+        // Nothing else was accepted or closed.
         let last = self.first.pop().unwrap();
         for (stream, pid) in self.first.into_iter().zip(&self.pids) {
             finish(stream).await;
@@ -117,60 +117,60 @@ impl Generations {
 
 #[tokio::test]
 async fn new_crl_applies_in_all_processes() {
-    let all = generations("", EACH).await;
+    let all = generations("", ALL).await;
     all.lb.ca().write_crl(all.lb.dir(), &[&all.certs[1]]);
-    all.has_lost_the_second("revoked_certificate").await;
+    all.assert_client2_ended("revoked_certificate").await;
 }
 
-/// By the newest process, whether or not those in between are still there.
+/// The newest process forwards the reload, whether or not the ones in between still run.
 #[tokio::test]
 async fn reload_is_forwarded_to_predecessors() {
-    for connected in [EACH, BUT_THE_SECOND] {
+    for connected in [ALL, FIRST_AND_LAST] {
         let all = generations("watch = \"off\"", connected).await;
         all.lb.ca().write_crl(all.lb.dir(), &[&all.certs[1]]);
         signal(*all.pids.last().unwrap(), Signal::HUP);
-        all.has_lost_the_second("revoked_certificate").await;
+        all.assert_client2_ended("revoked_certificate").await;
     }
 }
 
 #[tokio::test]
 async fn removed_rule_ends_connections_in_all_processes() {
-    for connected in [EACH, BUT_THE_SECOND] {
+    for connected in [ALL, FIRST_AND_LAST] {
         let all = generations("", connected).await;
         all.lb.write_config(&without_client2(&all.lb));
         signal(*all.pids.last().unwrap(), Signal::HUP);
-        all.has_lost_the_second("policy_changed").await;
+        all.assert_client2_ended("policy_changed").await;
     }
 }
 
 #[tokio::test]
 async fn kill_applies_in_all_processes() {
-    for connected in [EACH, BUT_THE_SECOND] {
+    for connected in [ALL, FIRST_AND_LAST] {
         let all = generations("", connected).await;
-        let said = ctl(&all.lb, &["kill", "--client", "client2"]).await.ok();
-        assert_eq!(said, "1 connection was ended\n");
-        all.has_lost_the_second("killed").await;
+        let output = ctl(&all.lb, &["kill", "--client", "client2"]).await.ok();
+        assert_eq!(output, "1 connection was ended\n");
+        all.assert_client2_ended("killed").await;
     }
 }
 
-/// Also for those of processes before the one that it replaces.
+/// Also to predecessors of the process that it replaces.
 #[tokio::test]
 async fn upgrade_reloads_all_predecessors() {
-    let mut all = generations("watch = \"off\"", BUT_THE_SECOND).await;
+    let mut all = generations("watch = \"off\"", FIRST_AND_LAST).await;
     all.lb.ca().write_crl(all.lb.dir(), &[&all.certs[1]]);
     let pid = upgrade(&all.lb, all.pids[1]).await;
     all.pids.push(pid);
     all.first.push(open(&all.lb, &all.certs[0]).await);
-    all.has_lost_the_second("revoked_certificate").await;
+    all.assert_client2_ended("revoked_certificate").await;
 }
 
 #[tokio::test]
 async fn maint_applies_in_all_processes() {
-    let all = generations("", EACH).await;
+    let all = generations("", ALL).await;
     let maint = ["maint", "web/web1", "--grace", "0s"];
     ctl(&all.lb, &maint).await.ok();
     for stream in all.first.into_iter().chain(all.second) {
-        ends(stream).await;
+        wait_closed(stream).await;
     }
     all.lb.nth(5, "killed").await;
     for pid in &all.pids[..2] {
@@ -179,25 +179,25 @@ async fn maint_applies_in_all_processes() {
     assert_eq!(all.lb.wait_exit(DEADLINE).await.code(), Some(0));
 }
 
-/// It reads the configuration, as a reload does.
+/// Like a reload, it reads the configuration.
 #[tokio::test]
 async fn upgrade_applies_new_rules_in_the_predecessor() {
     let web = Upstream::named("web1").await;
     let lb = start(two_clients(&web)).await;
     let certs = [CLIENT1, CLIENT2].map(|name| lb.ca().leaf(name).build());
     let (mut first, second) = (open(&lb, &certs[0]).await, open(&lb, &certs[1]).await);
-    // Which no reload could change.
+    // A change that a reload would reject.
     let config = without_client2(&lb).replace("workers = 2", "workers = 3");
     lb.write_config(&config);
     upgrade(&lb, lb.pid()).await;
-    ends(second).await;
+    wait_closed(second).await;
     lb.nth(0, "policy_changed").await;
-    goes_on(&mut first).await;
+    assert_open(&mut first).await;
     finish(first).await;
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
 }
 
-/// As a later version's may be.
+/// The configuration may have keys of a later version.
 #[tokio::test]
 async fn configuration_unknown_to_the_predecessor_ends_nothing() {
     let web = Upstream::named("web1").await;
@@ -212,10 +212,10 @@ async fn configuration_unknown_to_the_predecessor_ends_nothing() {
         DEADLINE,
     )
     .await;
-    goes_on(&mut stream).await;
-    // Its lists are still those that it has been told of.
+    assert_open(&mut stream).await;
+    // The CRL files of its last configuration are still watched.
     lb.ca().write_crl(lb.dir(), &[&cert]);
-    ends(stream).await;
+    wait_closed(stream).await;
     lb.nth(0, "revoked_certificate").await;
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
     signal(pid, Signal::TERM);
@@ -233,19 +233,19 @@ async fn draining_process_applies_crls_and_rules() {
     lb.wait_log(|event| message(event).starts_with("draining"), DEADLINE)
         .await;
     lb.ca().write_crl(lb.dir(), &[&certs[1]]);
-    ends(revoked).await;
+    wait_closed(revoked).await;
     lb.nth(0, "revoked_certificate").await;
 
-    // A listener that comes with it is not opened any more.
+    // A new listener is not opened during a shutdown.
     let config = without_client2(&lb).replace(
         "[[upstream]]",
         "[[listener]]\nname = \"late\"\nbind = \"127.0.0.1:0\"\nupstream = \"web\"\n[[upstream]]",
     );
     lb.write_config(&config);
     lb.signal(Signal::HUP);
-    ends(dropped).await;
+    wait_closed(dropped).await;
     lb.nth(1, "policy_changed").await;
-    goes_on(&mut kept).await;
+    assert_open(&mut kept).await;
     finish(kept).await;
     assert_eq!(lb.wait_end(DEADLINE).await.code(), Some(0));
     assert!(!lb.stderr().contains("\"late\""), "{}", lb.stderr());

@@ -1,4 +1,4 @@
-//! No signal has its default action, however soon it comes.
+//! Signals are handled from the start: none has its default action.
 
 use std::{path::Path, process::Stdio};
 
@@ -27,7 +27,7 @@ match = { source = \"127.0.0.0/8\" }
 allow = [\"web\"]
 ";
 
-/// A balancer that is reading its configuration, which takes a moment.
+/// A balancer that is still reading its large configuration.
 struct Starting {
     child: Child,
     log: Lines<BufReader<ChildStderr>>,
@@ -45,9 +45,9 @@ async fn starting(path: &Path) -> Starting {
         .unwrap();
     let log = BufReader::new(child.stderr.take().unwrap()).lines();
     let pid = child.id().unwrap();
-    // It handles signals before it reads anything.
+    // Signal handlers are installed before anything is read.
     eventually(DEADLINE, || async move {
-        let caught = caught_signals(pid).ok_or_else(|| "it has ended".to_owned())?;
+        let caught = caught_signals(pid).ok_or_else(|| "it has exited".to_owned())?;
         let last = caught & (1 << (Signal::USR2.as_raw() - 1)) != 0;
         last.then_some(())
             .ok_or_else(|| "not handled yet".to_owned())
@@ -57,7 +57,7 @@ async fn starting(path: &Path) -> Starting {
     Starting { child, log }
 }
 
-/// The signals for which a process has a handler, a bit each.
+/// The signals that the process handles, one bit each.
 fn caught_signals(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let caught = status
@@ -72,19 +72,19 @@ impl Starting {
     }
 
     /// Waits for a line of the log, and returns it.
-    async fn says(&mut self, what: &str) -> String {
+    async fn wait_line(&mut self, what: &str) -> String {
         within(DEADLINE, what, async {
             while let Some(line) = self.log.next_line().await.unwrap() {
                 if line.contains(what) {
                     return line;
                 }
             }
-            panic!("it has ended without having said {what:?}");
+            panic!("exited without logging {what:?}");
         })
         .await
     }
 
-    async fn ends(&mut self) -> Option<i32> {
+    async fn wait_exit(&mut self) -> Option<i32> {
         let status = within(DEADLINE, "its end", self.child.wait()).await;
         status.unwrap().code()
     }
@@ -96,10 +96,10 @@ async fn signals_during_startup_are_handled_afterwards() {
     let mut lb = starting(&dir.path().join("leastconn.toml")).await;
     lb.send(Signal::HUP);
     lb.send(Signal::USR1);
-    lb.says("ready").await;
-    lb.says("reloaded").await;
+    lb.wait_line("ready").await;
+    lb.wait_line("reloaded").await;
     lb.send(Signal::TERM);
-    assert_eq!(lb.ends().await, Some(0));
+    assert_eq!(lb.wait_exit().await, Some(0));
 }
 
 #[tokio::test]
@@ -107,13 +107,13 @@ async fn upgrade_during_startup_happens_afterwards() {
     let dir = tempfile::tempdir().unwrap();
     let mut lb = starting(&dir.path().join("leastconn.toml")).await;
     lb.send(Signal::USR2);
-    lb.says("SIGUSR2: starting a new process").await;
-    let line = lb.says("took over").await;
+    lb.wait_line("SIGUSR2: starting a new process").await;
+    let line = lb.wait_line("took over").await;
     let (_, pid) = line.split_once("pid=").unwrap();
     let pid = pid.split(' ').next().unwrap().parse().unwrap();
-    assert_eq!(lb.ends().await, Some(0));
+    assert_eq!(lb.wait_exit().await, Some(0));
     signal(pid, Signal::TERM);
-    lb.says("stopped").await;
+    lb.wait_line("stopped").await;
 }
 
 #[tokio::test]
@@ -122,6 +122,6 @@ async fn stop_during_startup_exits_cleanly() {
         let dir = tempfile::tempdir().unwrap();
         let mut lb = starting(&dir.path().join("leastconn.toml")).await;
         lb.send(which);
-        assert_eq!(lb.ends().await, Some(0));
+        assert_eq!(lb.wait_exit().await, Some(0));
     }
 }

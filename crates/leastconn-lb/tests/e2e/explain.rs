@@ -1,4 +1,4 @@
-//! `explain` says of a certificate what then happens to a client that shows it.
+//! `explain` predicts the outcome for a certificate.
 
 use std::process::Command;
 
@@ -29,24 +29,24 @@ fn explain(lb: &Running, more: &[&str]) -> Explained {
     }
 }
 
-/// What it says about one listener, in JSON.
+/// The JSON answer for one listener.
 fn verdict(lb: &Running, listener: &str, more: &[&str]) -> Value {
     let args = [&["--json", "--listener", listener], more].concat();
     let explained = explain(lb, &args);
-    let said: Value = serde_json::from_str(&explained.out)
+    let answer: Value = serde_json::from_str(&explained.out)
         .unwrap_or_else(|error| panic!("{error}: {} {}", explained.out, explained.err));
-    let admitted = said["admitted"].as_bool().unwrap();
-    assert_eq!(explained.code, Some(i32::from(!admitted)), "{said}");
-    let answer = said["listeners"][0].clone();
-    assert_eq!(answer["outcome"] == "ok", admitted, "{said}");
+    let admitted = answer["admitted"].as_bool().unwrap();
+    assert_eq!(explained.code, Some(i32::from(!admitted)), "{answer}");
+    let answer = answer["listeners"][0].clone();
+    assert_eq!(answer["outcome"] == "ok", admitted, "{answer}");
     answer
 }
 
-/// Explains a certificate, then shows it, and compares.
-async fn comes_true(lb: &Running, cert: &Cert, outcome: &str) {
+/// Compares the answer of `explain` with the outcome of a connection.
+async fn assert_predicted(lb: &Running, cert: &Cert, outcome: &str) {
     cert.write(lb.dir(), "asked");
-    let said = verdict(lb, "main", &["--cert", "asked.crt"]);
-    assert_eq!(said["outcome"], outcome, "{said}");
+    let answer = verdict(lb, "main", &["--cert", "asked.crt"]);
+    assert_eq!(answer["outcome"], outcome, "{answer}");
     let before = lb.records().len();
     if outcome == "ok" {
         let stream = lb.showing(cert).connect(lb.main()).await.unwrap();
@@ -56,13 +56,13 @@ async fn comes_true(lb: &Running, cert: &Cert, outcome: &str) {
     }
     let record = lb.nth(before, outcome).await;
     for key in ["detail", "client"] {
-        assert_eq!(said.get(key), record.get(key), "{said} {record}");
+        assert_eq!(answer.get(key), record.get(key), "{answer} {record}");
     }
     if outcome == "ok" {
-        assert_eq!(said["identity"], record["identity"]);
-        assert_eq!(said["upstream"], record["upstream"]);
-        let servers = said["servers"].as_array().unwrap();
-        assert!(servers.contains(&record["server"]), "{said} {record}");
+        assert_eq!(answer["identity"], record["identity"]);
+        assert_eq!(answer["upstream"], record["upstream"]);
+        let servers = answer["servers"].as_array().unwrap();
+        assert!(servers.contains(&record["server"]), "{answer} {record}");
     }
 }
 
@@ -110,7 +110,7 @@ async fn explain_predicts_each_handshake() {
         (ca.leaf("old.lb.com").build(), "unknown_client"),
         (ca.leaf("x").uri("spiffe://td/web").build(), "not_allowed"),
     ] {
-        comes_true(&lb, &cert, outcome).await;
+        assert_predicted(&lb, &cert, outcome).await;
     }
     assert_eq!(db.accepted(), 0);
     lb.quiet().await;
@@ -140,7 +140,7 @@ async fn text_output_covers_every_listener() {
         .write(lb.dir(), "other");
     let good = explain(&lb, &["--cert", "good.crt"]);
     assert_eq!(good.code, Some(0), "{}", good.err);
-    for words in [
+    for text in [
         "identities   cn:client1.lb.com\n",
         "and          ou:staff\n",
         "listener main\n  trust        trusted, in time, not revoked\n",
@@ -151,7 +151,7 @@ async fn text_output_covers_every_listener() {
         "listener plain\n",
         "verdict      unknown_client: no client rule matches\n",
     ] {
-        assert!(good.out.contains(words), "{words:?} in {}", good.out);
+        assert!(good.out.contains(text), "{text:?} in {}", good.out);
     }
     let other = explain(&lb, &["--cert", "other.crt", "--listener", "main"]);
     assert_eq!(other.code, Some(1));
@@ -172,9 +172,9 @@ async fn ambiguous_certificate_is_named_by_serial_number() {
     let lb = Site::usual(&[&web]).start().await;
     let cert = lb.ca().leaf(CLIENT1).extra_cn("b").build();
     cert.write(lb.dir(), "two");
-    let said = explain(&lb, &["--cert", "two.crt"]);
+    let answer = explain(&lb, &["--cert", "two.crt"]);
     let serial = format!("serial       {}\n", cert.serial_hex.to_uppercase());
-    assert!(said.out.contains(&serial), "{}", said.out);
+    assert!(answer.out.contains(&serial), "{}", answer.out);
     lb.quiet().await;
 }
 
@@ -201,7 +201,7 @@ async fn usage_errors_are_not_refusals() {
     lb.quiet().await;
 }
 
-/// Of many rules, only those that come near are shown.
+/// Of many rules, only those that almost match are shown.
 #[tokio::test]
 async fn many_rules_are_summarized() {
     let web = Upstream::named("web1").await;
@@ -218,22 +218,25 @@ async fn many_rules_are_summarized() {
         .leaf("nobody.lb.com")
         .build()
         .write(lb.dir(), "near");
-    let said = verdict(&lb, "main", &["--cert", "near.crt"]);
-    assert_eq!(said["outcome"], "unknown_client");
-    assert_eq!(said["rules"]["left_out"], 3000);
-    let shown = said["rules"]["shown"].as_array().unwrap();
-    assert_eq!(shown.len(), 1, "{said}");
+    let answer = verdict(&lb, "main", &["--cert", "near.crt"]);
+    assert_eq!(answer["outcome"], "unknown_client");
+    assert_eq!(answer["rules"]["left_out"], 3000);
+    let shown = answer["rules"]["shown"].as_array().unwrap();
+    assert_eq!(shown.len(), 1, "{answer}");
     assert_eq!(shown[0]["number"], 3001);
     assert_eq!(
         shown[0]["why"],
         "asks for source `10.0.0.0/8`, and it is 127.0.0.1"
     );
-    // A slip of the pen.
+    // A typo.
     lb.ca()
         .leaf("client-1234.lb.co")
         .build()
         .write(lb.dir(), "slip");
-    let said = verdict(&lb, "main", &["--cert", "slip.crt"]);
-    assert_eq!(said["rules"]["shown"][0]["client"], "client-1234", "{said}");
+    let answer = verdict(&lb, "main", &["--cert", "slip.crt"]);
+    assert_eq!(
+        answer["rules"]["shown"][0]["client"], "client-1234",
+        "{answer}"
+    );
     lb.quiet().await;
 }

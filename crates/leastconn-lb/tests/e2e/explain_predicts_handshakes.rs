@@ -1,5 +1,5 @@
-//! `explain` predicts what a handshake does with keys of every kind and with key usages,
-//! as OpenSSL makes and shows them.
+//! `explain` agrees with handshakes of the OpenSSL client about keys of all kinds and key
+//! usages.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -24,7 +24,7 @@ fn sh(dir: &Path, command: &str) -> String {
     )
 }
 
-/// The verdict on `c.crt`: its outcome and its detail.
+/// Outcome and detail that `explain` predicts for `c.crt`.
 fn explained(lb: &Running) -> (String, String) {
     let output = Command::new(BIN)
         .args(["explain", "--json", "--config"])
@@ -179,12 +179,13 @@ async fn explain_agrees_on_keys_and_usages() {
             );
             let record = lb.wait_records(seen + 1).await.swap_remove(seen);
             seen += 1;
-            // OpenSSL shows no certificate that it knows the server not to accept.
+            // OpenSSL sends no certificate if it knows that the server would not accept
+            // it.
             if record["outcome"] == "no_certificate" {
                 assert_ne!(outcome, "ok", "{key} {version}: {shown}");
                 continue;
             }
-            // One that was admitted may end as OpenSSL pleases.
+            // How an admitted connection ends depends on OpenSSL.
             if outcome == "ok" {
                 assert_eq!(record["client"], "c1", "{key} {version}: {record} {shown}");
             } else {

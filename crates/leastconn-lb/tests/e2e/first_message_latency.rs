@@ -1,7 +1,8 @@
-//! The first message of a new connection, from a client that leaves Nagle's algorithm on.
+//! Latency of the first message of a client that leaves Nagle's algorithm enabled.
 //!
-//! Such a client holds a small message back until its last flight of the handshake is
-//! acknowledged, and the kernel delays acknowledgements by 40 ms where nothing is sent.
+//! Such a client does not send a small message until its last handshake flight is
+//! acknowledged, and the kernel delays acknowledgements by 40 ms if it has no data to
+//! send.
 
 use std::time::Duration;
 
@@ -16,11 +17,11 @@ both_record_layers! {
     first_message_is_not_delayed_by_nagle,
 }
 
-/// The kernel's shortest delay of an acknowledgement.
+/// The kernel's minimum delay of an acknowledgement.
 const DELAYED_ACK: Duration = Duration::from_millis(40);
 
-/// The median is far below the delay even if most connections are slow, as they may be
-/// on a busy machine.
+/// Enough for a median far below the delay even if a busy machine slows most connections
+/// down.
 const CONNECTIONS: usize = 15;
 
 async fn first_echo(client: &TlsClient, lb: &Running) -> Duration {

@@ -1,4 +1,4 @@
-//! However a ClientHello is cut, in TCP or in TLS records, the same policy applies.
+//! A ClientHello in any number of TCP segments or TLS records is treated the same.
 
 use std::net::SocketAddr;
 
@@ -32,7 +32,7 @@ async fn one_byte_per_segment(records: Records) {
     lb.quiet().await;
 }
 
-/// A transport that puts each byte of the first TLS record into a record of its own.
+/// A transport that splits the first TLS record into records of one byte.
 fn fragmenting(to: SocketAddr) -> DuplexStream {
     let (client, mut middle) = tokio::io::duplex(64 * 1024);
     tokio::spawn(async move {
@@ -69,7 +69,7 @@ async fn one_byte_per_record(records: Records) {
         talk(stream).await.unwrap();
         assert_eq!(lb.nth(n, "ok").await["sni"], "localhost");
     }
-    // Cut up or not: who shows no certificate is not let in.
+    // A fragmented ClientHello does not bypass authentication.
     let nobody = leastconn_testkit::TlsClient::new(lb.ca(), None);
     if let Ok(mut stream) = nobody.handshake(fragmenting(lb.main()), "localhost").await {
         assert!(read_to_close(&mut stream).await.is_err());

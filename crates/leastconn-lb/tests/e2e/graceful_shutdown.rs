@@ -1,5 +1,5 @@
-//! TERM and INT drain; what is open may finish; what does not is cut off, and said
-//! to be. Other signals end nothing.
+//! SIGTERM and SIGINT drain: open connections may finish, the rest is cut off and
+//! recorded so. Other signals end nothing.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::support::{CLIENT1, Running, Site, talk, tcp};
 
-async fn is_refused(lb: &Running) {
+async fn wait_refused(lb: &Running) {
     let addr = lb.main();
     eventually(DEADLINE, || async move {
         match TcpStream::connect(addr).await {
@@ -24,7 +24,7 @@ async fn is_refused(lb: &Running) {
     .unwrap();
 }
 
-async fn is_draining(lb: &Running) {
+async fn wait_draining(lb: &Running) {
     eventually(DEADLINE, || async {
         match lb.http_get("/readyz").await {
             (503, body) if body.contains("draining") => Ok(()),
@@ -44,21 +44,22 @@ async fn term_and_int_let_transfers_finish() {
         let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
         roundtrip(&mut tls, b"before").await.unwrap();
         lb.signal(signal);
-        is_draining(&lb).await;
-        is_refused(&lb).await;
+        wait_draining(&lb).await;
+        wait_refused(&lb).await;
         let bytes = vec![7; 300_000];
         assert!(roundtrip(&mut tls, &bytes).await.unwrap() == bytes);
         tls.shutdown().await.unwrap();
         assert!(read_to_close(&mut tls).await.unwrap().is_empty());
         let status = lb.wait_end(DEADLINE).await;
         assert_eq!(status.code(), Some(0));
-        // Knocking may have found the socket still open: such a connection is taken.
-        let (served, knocks): (Vec<_>, Vec<_>) =
+        // Some connection attempts may have found the socket still open: such connections
+        // are accepted.
+        let (served, unserved): (Vec<_>, Vec<_>) =
             lb.records().into_iter().partition(|r| r["outcome"] == "ok");
         assert_eq!(served.len(), 1);
         assert!(
-            knocks.iter().all(|r| r["outcome"] == "handshake_failed"),
-            "{knocks:?}"
+            unserved.iter().all(|r| r["outcome"] == "handshake_failed"),
+            "{unserved:?}"
         );
         web.wait_open(0).await;
     }
@@ -73,7 +74,7 @@ async fn idle_process_exits_at_once() {
         .unwrap();
     lb.quiet().await;
     lb.signal(Signal::TERM);
-    // Not after `drain_timeout`, which is thirty seconds.
+    // Without waiting for `drain_timeout`, thirty seconds by default.
     let status = lb.wait_exit(DEADLINE).await;
     assert_eq!(status.code(), Some(0));
 }
@@ -98,7 +99,7 @@ async fn drain_timeout_ends_the_remaining_connections() {
     assert_eq!(status.code(), Some(1));
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(400), "{took:?}");
-    // Cut off in the middle: nobody may take it for the end.
+    // Cut off by a RST, which clients cannot mistake for an orderly end.
     for error in [
         read_to_close(&mut tls).await.unwrap_err(),
         read_to_close(&mut plain).await.unwrap_err(),
@@ -123,28 +124,29 @@ async fn only_remaining_connections_are_cut_off() {
         .start()
         .await;
     let client = lb.client(CLIENT1);
-    let mut ends = client.connect(lb.main()).await.unwrap();
-    let mut stays = client.connect(lb.main()).await.unwrap();
-    for stream in [&mut ends, &mut stays] {
+    let mut finished = client.connect(lb.main()).await.unwrap();
+    let mut remaining = client.connect(lb.main()).await.unwrap();
+    for stream in [&mut finished, &mut remaining] {
         roundtrip(stream, b"before").await.unwrap();
     }
     lb.wait_metric("leastconn_ready", 1.0, DEADLINE).await;
     let start = Instant::now();
     lb.signal(Signal::TERM);
-    is_draining(&lb).await;
+    wait_draining(&lb).await;
     assert_eq!(lb.metrics().await["leastconn_ready"], 0.0);
-    assert_eq!(roundtrip(&mut ends, b"after").await.unwrap(), b"after");
-    ends.shutdown().await.unwrap();
-    read_to_close(&mut ends).await.unwrap();
+    assert_eq!(roundtrip(&mut finished, b"after").await.unwrap(), b"after");
+    finished.shutdown().await.unwrap();
+    read_to_close(&mut finished).await.unwrap();
     lb.nth(0, "ok").await;
-    // It does not end before its time for that, and goes on saying that it drains.
-    assert_eq!(roundtrip(&mut stays, b"after").await.unwrap(), b"after");
-    is_draining(&lb).await;
+    // The process does not exit before the timeout, and `/readyz` still reports that it
+    // drains.
+    assert_eq!(roundtrip(&mut remaining, b"after").await.unwrap(), b"after");
+    wait_draining(&lb).await;
     let status = lb.wait_end(DEADLINE).await;
     let took = start.elapsed();
     assert!(took >= Duration::from_secs(10), "{took:?}");
     assert_eq!(status.code(), Some(1));
-    assert!(read_to_close(&mut stays).await.is_err());
+    assert!(read_to_close(&mut remaining).await.is_err());
     lb.nth(1, "drained").await;
     let drained = lb
         .records()
@@ -160,8 +162,8 @@ async fn second_signal_exits_at_once() {
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     read_line(&mut tls).await.unwrap();
     lb.signal(Signal::TERM);
-    is_draining(&lb).await;
-    // Neither hurries nor kills.
+    wait_draining(&lb).await;
+    // These signals neither speed up nor abort the shutdown.
     lb.signal(Signal::HUP);
     lb.signal(Signal::USR1);
     lb.signal(Signal::USR2);
@@ -226,7 +228,7 @@ async fn usr1_reopens_the_access_log() {
     };
     one_more(&path, 1).await;
     std::fs::rename(&path, &moved).unwrap();
-    // Until it is told, it goes on in the old file.
+    // The old file is used until the signal.
     one_more(&moved, 2).await;
     lb.signal(Signal::USR1);
     lb.wait_log(

@@ -1,4 +1,4 @@
-//! One side may finish sending long before the other: nothing is lost either way.
+//! One side may finish sending long before the other: no data is lost.
 
 use std::time::Duration;
 
@@ -22,20 +22,20 @@ both_record_layers! {
 
 const ANSWER: usize = 1 << 20;
 
-/// The same upstream behind TLS and behind plain TCP, all time-outs but the idle
-/// ones short.
+/// The same upstream behind TLS and plain TCP, with short timeouts except for idle
+/// connections.
 async fn start(records: Records, behaviour: Behaviour) -> (Upstream, Running) {
     let web = Upstream::start(behaviour).await;
-    let quick = [
+    let short_timeouts = [
         r#"health_check = { interval = "500ms", timeout = "500ms" }"#,
         "connect_timeout = \"1s\"",
     ];
-    let hasty = "handshake_timeout = \"2s\"";
+    let short_handshake = "handshake_timeout = \"2s\"";
     let lb = Site::new()
         .records(records)
-        .listener("main", &["upstream = \"web\"", hasty, TLS])
-        .listener("plain", &["upstream = \"web\"", hasty])
-        .upstream("web", &quick, &entries(&[&web]))
+        .listener("main", &["upstream = \"web\"", short_handshake, TLS])
+        .listener("plain", &["upstream = \"web\"", short_handshake])
+        .upstream("web", &short_timeouts, &entries(&[&web]))
         .client("client1", &cn(CLIENT1), "web", "")
         .client("local", "source = \"127.0.0.0/8\"", "web", "")
         .start()
@@ -43,7 +43,6 @@ async fn start(records: Records, behaviour: Behaviour) -> (Upstream, Running) {
     (web, lb)
 }
 
-/// Also the seed's fault: it closed both sides as soon as one was done.
 async fn half_close_by_the_client_is_forwarded(records: Records) {
     let (_web, lb) = start(
         records,
@@ -53,8 +52,8 @@ async fn half_close_by_the_client_is_forwarded(records: Records) {
         },
     )
     .await;
-    ask_then_listen(lb.client(CLIENT1).connect(lb.main()).await.unwrap()).await;
-    ask_then_listen(tcp(lb.address("plain")).await).await;
+    request_then_read(lb.client(CLIENT1).connect(lb.main()).await.unwrap()).await;
+    request_then_read(tcp(lb.address("plain")).await).await;
     for record in lb.wait_records(2).await {
         assert_eq!(record["outcome"], "ok");
         assert_eq!(record["bytes_received"], 8);
@@ -63,7 +62,7 @@ async fn half_close_by_the_client_is_forwarded(records: Records) {
     lb.quiet().await;
 }
 
-async fn ask_then_listen(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+async fn request_then_read(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     stream.write_all(b"question").await.unwrap();
     stream.shutdown().await.unwrap();
     let answer = read_to_close(&mut stream).await.unwrap();
@@ -78,8 +77,8 @@ async fn half_close_by_the_server_is_forwarded(records: Records) {
         },
     )
     .await;
-    listen_then_speak(lb.client(CLIENT1).connect(lb.main()).await.unwrap()).await;
-    listen_then_speak(tcp(lb.address("plain")).await).await;
+    read_then_send(lb.client(CLIENT1).connect(lb.main()).await.unwrap()).await;
+    read_then_send(tcp(lb.address("plain")).await).await;
     for record in lb.wait_records(2).await {
         assert_eq!(record["outcome"], "ok");
         assert_eq!(record["bytes_received"], ANSWER);
@@ -88,10 +87,10 @@ async fn half_close_by_the_server_is_forwarded(records: Records) {
     lb.quiet().await;
 }
 
-async fn listen_then_speak(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
-    let heard = read_to_close(&mut stream).await.unwrap();
-    assert!(heard == pattern(0, ANSWER), "{} bytes", heard.len());
-    // The server said all it had to; it still listens.
+async fn read_then_send(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let received = read_to_close(&mut stream).await.unwrap();
+    assert!(received == pattern(0, ANSWER), "{} bytes", received.len());
+    // The server has finished sending, and still receives.
     stream.write_all(&pattern(7, ANSWER)).await.unwrap();
     stream.shutdown().await.unwrap();
 }
@@ -108,7 +107,7 @@ async fn data_after_the_clients_fin_is_unchanged(records: Records) {
     lb.quiet().await;
 }
 
-/// The seed cut off whatever was silent for two seconds. Here silence is the test.
+/// Tests silence: a connection without traffic meets no read deadline.
 async fn no_read_deadline_on_server_connections(records: Records) {
     let (_web, lb) = start(records, Behaviour::Named("web1".to_owned())).await;
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();

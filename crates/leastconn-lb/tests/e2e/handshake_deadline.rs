@@ -1,4 +1,5 @@
-//! From accept to authorized there is one deadline, which no byte moves.
+//! One deadline from accept to the end of the handshake, which received bytes do not
+//! extend.
 
 use std::time::Duration;
 
@@ -22,10 +23,10 @@ both_record_layers! {
     client_silent_after_its_hello_meets_the_deadline,
 }
 
-/// Milliseconds.
+/// Handshake timeout in milliseconds.
 const LIMIT: f64 = 700.0;
 
-async fn hasty(records: Records, web: &Upstream, limit: f64) -> Running {
+async fn start(records: Records, web: &Upstream, limit: f64) -> Running {
     let limit = format!("handshake_timeout = \"{limit}ms\"");
     Site::new()
         .records(records)
@@ -36,16 +37,16 @@ async fn hasty(records: Records, web: &Upstream, limit: f64) -> Running {
         .await
 }
 
-fn in_time(record: &serde_json::Value, limit: f64) {
+fn assert_in_time(record: &serde_json::Value, limit: f64) {
     let took = record["duration_ms"].as_f64().unwrap();
-    // Ten percent, and what a machine adds that is busy with hundreds at once.
+    // Ten percent, plus what a machine adds that is busy with hundreds of connections.
     let most = limit * 1.1 + 250.0 + BUSY.as_secs_f64() * 1e3;
     assert!((limit..most).contains(&took), "{record}");
 }
 
 async fn silent_sockets_are_closed_at_the_deadline(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = hasty(records, &web, LIMIT).await;
+    let lb = start(records, &web, LIMIT).await;
     let mut silent = Vec::new();
     for _ in 0..50 {
         silent.push(tcp(lb.main()).await);
@@ -55,20 +56,21 @@ async fn silent_sockets_are_closed_at_the_deadline(records: Records) {
     }
     for record in lb.wait_records(50).await {
         assert_eq!(record["outcome"], "handshake_timeout");
-        in_time(&record, LIMIT);
+        assert_in_time(&record, LIMIT);
     }
     assert_eq!(web.accepted(), 0);
     lb.quiet().await;
 }
 
-/// Row 1 of the matrix of threats.
+/// Row 1 of docs/threats.md.
 async fn silent_sockets_do_not_delay_handshakes(records: Records) {
     const SILENT: usize = 500;
     const SERVED: usize = 20;
-    // Time enough to open them all and to serve somebody before the first one ends.
+    // Long enough to open all sockets and to serve a client before the first one times
+    // out.
     const LONGER: f64 = 10_000.0;
     let web = Upstream::named("web1").await;
-    let lb = hasty(records, &web, LONGER).await;
+    let lb = start(records, &web, LONGER).await;
     let mut silent = Vec::new();
     for _ in 0..SILENT {
         silent.push(tcp(lb.main()).await);
@@ -85,12 +87,12 @@ async fn silent_sockets_do_not_delay_handshakes(records: Records) {
         let _ = read_to_close(stream).await;
     }
     let ended = lb.wait_records(SILENT + SERVED).await;
-    assert_eq!(ended[0]["outcome"], "ok", "served only when they were gone");
+    assert_eq!(ended[0]["outcome"], "ok", "served only after the timeouts");
     let (ok, late): (Vec<_>, Vec<_>) = ended.iter().partition(|r| r["outcome"] == "ok");
     assert_eq!(ok.len(), SERVED);
     for record in late {
         assert_eq!(record["outcome"], "handshake_timeout");
-        in_time(record, LONGER);
+        assert_in_time(record, LONGER);
     }
     let timed_out = r#"leastconn_connections_total{listener="main",outcome="handshake_timeout"}"#;
     lb.wait_metric(timed_out, SILENT as f64, DEADLINE).await;
@@ -100,11 +102,11 @@ async fn silent_sockets_do_not_delay_handshakes(records: Records) {
 
 async fn dripping_client_hello_does_not_extend_the_deadline(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = hasty(records, &web, LIMIT).await;
+    let lb = start(records, &web, LIMIT).await;
     let hello = client_hello(lb.ca());
     let mut stream = tcp(lb.main()).await;
     let mut tick = interval(Duration::from_millis(50));
-    // Also after a pause of this process: never several at once.
+    // After a pause of this process, too, never several bytes at once.
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let drip = async {
         for byte in hello {
@@ -116,21 +118,22 @@ async fn dripping_client_hello_does_not_extend_the_deadline(records: Records) {
         panic!("the balancer took the whole hello");
     };
     within(DEADLINE, "the close", drip).await;
-    in_time(&lb.nth(0, "handshake_timeout").await, LIMIT);
+    assert_in_time(&lb.nth(0, "handshake_timeout").await, LIMIT);
     assert_eq!(web.accepted(), 0);
     lb.quiet().await;
 }
 
 async fn client_silent_after_its_hello_meets_the_deadline(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = hasty(records, &web, LIMIT).await;
+    let lb = start(records, &web, LIMIT).await;
     let mut stream = tcp(lb.main()).await;
     stream.write_all(&client_hello(lb.ca())).await.unwrap();
     let _ = read_to_close(&mut stream).await;
-    in_time(&lb.nth(0, "handshake_timeout").await, LIMIT);
+    assert_in_time(&lb.nth(0, "handshake_timeout").await, LIMIT);
     lb.quiet().await;
-    // The deadline ends with the handshake: an established connection outlives it.
-    let lb = hasty(records, &web, 4000.0).await;
+    // The deadline ends with the handshake: an established connection outlives it. Tests
+    // silence.
+    let lb = start(records, &web, 4000.0).await;
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(4300)).await;
     talk(&mut stream).await.unwrap();

@@ -1,5 +1,5 @@
-//! A handshake that failed is in the log with what is known of its client: the
-//! certificate that was refused, versions, names, alerts, and why in words.
+//! The record of a failed handshake describes the client: rejected certificate, versions,
+//! names, alerts, and an explanation.
 
 use leastconn_testkit::{TestCa, TlsClient, Upstream, client::read_to_close};
 use serde_json::{Value, json};
@@ -18,10 +18,10 @@ both_record_layers! {
     certificate_cannot_forge_or_flood_log_lines,
 }
 
-async fn detail_of(lb: &Running, n: usize, outcome: &str, words: &str) -> Value {
+async fn record_with_detail(lb: &Running, n: usize, outcome: &str, text: &str) -> Value {
     let record = lb.nth(n, outcome).await;
     let detail = record["detail"].as_str().unwrap();
-    assert!(detail.contains(words), "{record}");
+    assert!(detail.contains(text), "{record}");
     record
 }
 
@@ -36,7 +36,7 @@ async fn rejected_certificate_is_logged(records: Records) {
     let past = lb.ca().leaf(CLIENT1).validity(-7200, -3600).build();
     let old = lb.ca().leaf(CLIENT1).version_1().build();
     let leaf = lb.ca().leaf(CLIENT1).build();
-    let poser = TestCa::from_leaf(&leaf).leaf(CLIENT1).build();
+    let leaf_issued = TestCa::from_leaf(&leaf).leaf(CLIENT1).build();
     let authority = lb.ca().cert().clone();
     let cases = [
         (
@@ -48,7 +48,7 @@ async fn rejected_certificate_is_logged(records: Records) {
             "CN=client1.lb.com",
         ),
         (
-            &poser,
+            &leaf_issued,
             "untrusted_certificate",
             "certificate_unknown",
             "was issued with a certificate that is no authority's",
@@ -97,13 +97,13 @@ async fn rejected_certificate_is_logged(records: Records) {
         ),
     ];
     let mut n = 0;
-    for (cert, outcome, alert, words, issuer, subject) in cases {
+    for (cert, outcome, alert, text, issuer, subject) in cases {
         for (version, client) in [
             ("1.2", lb.showing(cert).tls12()),
             ("1.3", lb.showing(cert).tls13()),
         ] {
             refused(&client, lb.main()).await.unwrap();
-            let record = detail_of(&lb, n, outcome, words).await;
+            let record = record_with_detail(&lb, n, outcome, text).await;
             n += 1;
             assert_eq!(record["serial"], cert.serial_hex.to_uppercase(), "{record}");
             assert_eq!(record["certificate"]["issuer"], issuer, "{record}");
@@ -116,10 +116,10 @@ async fn rejected_certificate_is_logged(records: Records) {
     }
     let nobody = TlsClient::new(lb.ca(), None);
     refused(&nobody, lb.main()).await.unwrap();
-    let record = detail_of(&lb, n, "no_certificate", "no certificate").await;
+    let record = record_with_detail(&lb, n, "no_certificate", "no certificate").await;
     assert_eq!(record["alert_sent"], "certificate_required", "{record}");
     assert_eq!(record.get("certificate"), None, "{record}");
-    // Nothing of it sticks to those that come after.
+    // Later records contain nothing of the rejected certificates.
     let stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     crate::support::talk(stream).await.unwrap();
     let record = lb.nth(n + 1, "ok").await;
@@ -132,14 +132,17 @@ async fn alert_from_a_distrusting_client_is_logged(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let cert = lb.ca().leaf(CLIENT1).build();
-    let wary = TlsClient::new(&TestCa::new("whom it trusts"), Some(&cert));
-    for (n, client) in [wary.clone().tls12(), wary.tls13()].into_iter().enumerate() {
+    let distrusting = TlsClient::new(&TestCa::new("trusted by the client"), Some(&cert));
+    for (n, client) in [distrusting.clone().tls12(), distrusting.tls13()]
+        .into_iter()
+        .enumerate()
+    {
         assert!(client.connect(lb.main()).await.is_err());
-        let words = "the client does not trust our certificate";
-        let record = detail_of(&lb, n, "handshake_failed", words).await;
+        let text = "the client does not trust our certificate";
+        let record = record_with_detail(&lb, n, "handshake_failed", text).await;
         assert_eq!(record["alert_received"], "unknown_ca", "{record}");
     }
-    // Another name than it asked for.
+    // The server's certificate does not cover the requested name.
     let client = lb.showing(&cert);
     assert!(
         client
@@ -147,7 +150,7 @@ async fn alert_from_a_distrusting_client_is_logged(records: Records) {
             .await
             .is_err()
     );
-    let record = detail_of(&lb, 2, "handshake_failed", "the name it asked for").await;
+    let record = record_with_detail(&lb, 2, "handshake_failed", "the name it asked for").await;
     assert_eq!(record["alert_received"], "bad_certificate", "{record}");
     assert_eq!(record["sni"], "elsewhere.example", "{record}");
     assert_eq!(web.accepted(), 0);
@@ -157,18 +160,17 @@ async fn alert_from_a_distrusting_client_is_logged(records: Records) {
 async fn outdated_client_gets_an_alert_and_a_record(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
-    // TLS 1.1: a random, no session, one suite, no compression, an empty list of
-    // extensions.
+    // TLS 1.1: random, no session ID, one cipher suite, no compression, no extensions.
     let body = [&[3, 2][..], &[7; 32], &[0, 0, 2, 0xc0, 0x2b, 1, 0, 0, 0]].concat();
     let length = u8::try_from(body.len()).unwrap();
     let hello = [&[22, 3, 1, 0, length + 4, 1, 0, 0, length][..], &body].concat();
     let mut socket = tcp(lb.main()).await;
     socket.write_all(&hello).await.unwrap();
     let answer = read_to_close(&mut socket).await.unwrap();
-    // A fatal alert: handshake_failure.
+    // A fatal `handshake_failure` alert.
     assert_eq!(answer, [21, 3, 3, 0, 2, 2, 40]);
-    let words = "the client offers TLS 1.1 and nothing newer";
-    let record = detail_of(&lb, 0, "handshake_failed", words).await;
+    let text = "the client offers TLS 1.1 and nothing newer";
+    let record = record_with_detail(&lb, 0, "handshake_failed", text).await;
     assert_eq!(record["tls_offered"], json!(["1.1"]), "{record}");
     assert_eq!(record["alert_sent"], "handshake_failure", "{record}");
     lb.quiet().await;
@@ -184,8 +186,8 @@ async fn certificate_cannot_forge_or_flood_log_lines(records: Records) {
     let record = lb.nth(0, "untrusted_certificate").await;
     let subject = record["certificate"]["subject"].as_str().unwrap();
     assert!(subject.chars().count() < 350, "{subject}");
-    for fooling in ['\n', '\u{202e}', '\u{1b}'] {
-        assert!(!subject.contains(fooling), "{subject}");
+    for deceptive in ['\n', '\u{202e}', '\u{1b}'] {
+        assert!(!subject.contains(deceptive), "{subject}");
     }
     assert_eq!(lb.records().len(), 1);
     lb.quiet().await;

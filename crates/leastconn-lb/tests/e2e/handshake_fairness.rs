@@ -1,7 +1,8 @@
-//! Handshakes share places and the processor by source: who floods waits for itself.
+//! Handshake permits and CPU time are shared by source: a flooding source delays only its
+//! own handshakes.
 //!
-//! How long others wait is measured by the bench (`--only flood`); here, that they are
-//! served at all while a flood has more than its share.
+//! The bench measures the latency of other sources (`--only flood`); these tests check
+//! that they are served while a source exceeds its share.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ both_record_layers! {
     #[tokio::test] new_source_is_served_during_a_flood,
 }
 
-/// Connects from another loopback address.
+/// Connects from 127.0.0.`last`.
 async fn tcp_from(last: u8, addr: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0)))?;
@@ -39,7 +40,7 @@ async fn served_from(last: u8, client: &TlsClient, addr: SocketAddr) -> std::io:
     Ok(())
 }
 
-async fn answered(stalled: &mut JoinSet<TcpStream>, count: usize) -> Vec<TcpStream> {
+async fn wait_answers(stalled: &mut JoinSet<TcpStream>, count: usize) -> Vec<TcpStream> {
     let mut streams = Vec::new();
     for _ in 0..count {
         let next = within(DEADLINE, "an answer", stalled.join_next()).await;
@@ -53,7 +54,7 @@ async fn stalled_handshakes_leave_permits_for_other_sources(records: Records) {
     let lb = Site::new()
         .records(records)
         .process("max_handshakes = 8")
-        // Longer than this test may take: no place becomes free by itself.
+        // Longer than this test takes, so that no permit is released by a timeout.
         .listener(
             "main",
             &["upstream = \"web\"", "handshake_timeout = \"5m\"", TLS],
@@ -63,8 +64,9 @@ async fn stalled_handshakes_leave_permits_for_other_sources(records: Records) {
         .start()
         .await;
     let hello = client_hello(lb.ca());
-    // Each has the first byte of the server's answer, though others hold more places
-    // than there are: those that wait for their clients have given them up.
+    // Each stalled client gets the first byte of the server's answer, although there are
+    // more of them than permits: handshakes that wait for their client have released
+    // theirs.
     let mut stalled = JoinSet::new();
     for _ in 0..20 {
         let mut stream = tcp_from(2, lb.main()).await.unwrap();
@@ -74,7 +76,7 @@ async fn stalled_handshakes_leave_permits_for_other_sources(records: Records) {
             stream
         });
     }
-    let stalled = answered(&mut stalled, 20).await;
+    let stalled = wait_answers(&mut stalled, 20).await;
     lb.wait_metric(WAITING, 0.0, DEADLINE).await;
     let client = lb.client(CLIENT1);
     for last in [3, 4, 2] {

@@ -1,5 +1,5 @@
-//! Health checks take the way that connections take: a server whose certificate is
-//! wrong is down, and the log says why.
+//! Health checks use the same TLS settings as connections: a server with a wrong
+//! certificate is down, and the log tells why.
 
 use leastconn_testkit::{Behaviour, DEADLINE, TestCa, Upstream};
 
@@ -8,7 +8,7 @@ use crate::support::{Running, entry, tcp};
 
 const UP: &str = r#"leastconn_server_up{upstream="web",server="web1"}"#;
 
-/// A quarter of the time-out is how long a server may say nothing at the end.
+/// At the end of a check, the server may be silent for a quarter of the timeout.
 fn check(what: &str, timeout: &str) -> String {
     format!(
         "health_check = {{ {what}, interval = \"100ms\", timeout = \"{timeout}\", rise = 1, fall = 1 }}\npanic = \"refuse\"\nretry_for = \"0s\""
@@ -25,7 +25,7 @@ async fn start(servers: &Servers, check: &str, web: &Upstream) -> Running {
 #[tokio::test]
 async fn health_checks_use_mutual_tls() {
     let servers = Servers::new();
-    for (version, spoken) in VERSIONS {
+    for (version, version_of_server) in VERSIONS {
         for (behaviour, what, ill) in [
             (
                 Behaviour::Http(200),
@@ -38,12 +38,12 @@ async fn health_checks_use_mutual_tls() {
                 Some(Behaviour::Source { bytes: 10 }),
             ),
             (Behaviour::Echo, r#"type = "tcp""#, None),
-            // It says nothing when we end, and that is no refusal.
+            // A server that does not answer our close is healthy.
             (Behaviour::Stuck, r#"type = "tcp""#, None),
         ] {
-            let web = servers.mutual(behaviour, spoken).await;
+            let web = servers.mutual(behaviour, version_of_server).await;
             let lb = start(&servers, &check(what, "4s"), &web).await;
-            // The first is over when the second comes.
+            // The second connection arrives after the end of the first check.
             web.wait_accepted(2).await;
             lb.wait_metric(UP, 1.0, DEADLINE).await;
             assert!(
@@ -69,9 +69,9 @@ async fn wrong_certificate_takes_the_server_down() {
         .dns("web.internal")
         .validity(-7200, -3600)
         .build();
-    for (version, spoken) in VERSIONS {
+    for (version, version_of_server) in VERSIONS {
         for what in [r#"type = "tcp""#, r#"type = "http""#] {
-            for (cert, client_ca, said) in [
+            for (cert, client_ca, reason) in [
                 (&expired, &servers.ca, "the server's certificate expired at"),
                 (
                     &servers.cert(),
@@ -81,7 +81,9 @@ async fn wrong_certificate_takes_the_server_down() {
             ] {
                 let behaviour = Behaviour::Http(200);
                 let client_ca = Some(client_ca);
-                let web = Upstream::start_tls_versions(behaviour, cert, client_ca, &[spoken]).await;
+                let web =
+                    Upstream::start_tls_versions(behaviour, cert, client_ca, &[version_of_server])
+                        .await;
                 let lb = start(&servers, &check(what, "20s"), &web).await;
                 lb.wait_metric(UP, 0.0, DEADLINE).await;
                 let down = lb
@@ -94,16 +96,16 @@ async fn wrong_certificate_takes_the_server_down() {
                     )
                     .await;
                 assert!(
-                    down.to_string().contains(said),
-                    "{version} {what}: {down}\n  should say: {said}"
+                    down.to_string().contains(reason),
+                    "{version} {what}: {down}\n  should say: {reason}"
                 );
                 let asked = web.accepted();
                 drop(tcp(lb.address("plain")).await);
                 lb.nth(0, "no_server_available").await;
                 web.wait_accepted(asked + 2).await;
-                let said = lb.stderr();
-                let warnings = said.matches("TLS with the server fails").count();
-                assert_eq!(warnings, 1, "{version} {what}: {said}");
+                let reason = lb.stderr();
+                let warnings = reason.matches("TLS with the server fails").count();
+                assert_eq!(warnings, 1, "{version} {what}: {reason}");
             }
         }
     }

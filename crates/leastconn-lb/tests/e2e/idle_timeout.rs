@@ -1,4 +1,5 @@
-//! Silence ends a connection when its time-out has passed, and not before.
+//! Silent connections end when their timeout has passed, and not earlier. These tests
+//! wait for silence.
 
 use std::time::Duration;
 
@@ -33,9 +34,9 @@ async fn idle_timeout_counts_bytes_in_both_directions() {
     let mut plain = tcp(lb.address("plain")).await;
     read_line(&mut tls).await.unwrap();
     read_line(&mut plain).await.unwrap();
-    // 5.2 s of a little life, then silence.
-    for _ in 0..4 {
-        tokio::time::sleep(Duration::from_millis(1300)).await;
+    // Bytes for 5.3 s, longer than the timeout, then silence.
+    for _ in 0..11 {
+        tokio::time::sleep(Duration::from_millis(480)).await;
         roundtrip(&mut tls, b"x").await.unwrap();
         roundtrip(&mut plain, b"x").await.unwrap();
     }
@@ -58,14 +59,15 @@ async fn half_close_timeout_starts_at_the_first_fin() {
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     let mut plain = tcp(lb.address("plain")).await;
     web.wait_accepted(2).await;
+    // Longer than the timeout, which must not have started.
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert!(
         lb.records().is_empty(),
-        "it began before anybody had finished"
+        "it started before any side had finished"
     );
     tls.shutdown().await.unwrap();
     plain.shutdown().await.unwrap();
-    // Neither may take it for the server's own end.
+    // The clients must not mistake it for an orderly end of the server.
     assert!(read_to_close(&mut tls).await.is_err());
     assert!(read_to_close(&mut plain).await.is_err());
     for record in lb.wait_records(2).await {

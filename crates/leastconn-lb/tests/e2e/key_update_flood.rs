@@ -1,5 +1,6 @@
-//! Row 20 of the matrix of threats: key updates cost work and carry nothing. A client that
-//! sends them without end is slowed down, then disconnected; other clients do not notice.
+//! Row 20 of docs/threats.md: key updates cost CPU time and carry no data. A client that
+//! sends them continuously is slowed down and then disconnected; other clients are not
+//! affected.
 
 use std::io;
 
@@ -20,42 +21,42 @@ both_record_layers! {
     data_between_key_updates_does_not_help,
 }
 
-/// More than the balancer allows in the time that it takes to send them.
+/// More than the balancer allows in the time that sending them takes.
 const FLOOD: usize = 5000;
 
 type Open = TlsStream<TcpStream>;
 
-/// New keys for what the client sends, and a request for new ones of the balancer's.
-/// It goes out with whatever is sent next.
-fn update(stream: &mut Open) -> io::Result<()> {
+/// Queues a key update that also requests one from the balancer; it is sent with the next
+/// data.
+fn queue_key_update(stream: &mut Open) -> io::Result<()> {
     let (_, session) = stream.get_mut();
     session.refresh_traffic_keys().map_err(io::Error::other)
 }
 
-async fn admitted(client: &TlsClient, lb: &Running) -> Open {
+async fn connect(client: &TlsClient, lb: &Running) -> Open {
     let mut stream = client.connect(lb.main()).await.unwrap();
     assert_eq!(read_line(&mut stream).await.unwrap(), "web1");
     stream
 }
 
-/// Floods with `data` behind each update until it is cut off; the record of that. All
-/// the while another connection is open, which must not notice.
-async fn cut_off(lb: &Running, data: &[u8]) -> Value {
+/// Floods with `data` after each key update until disconnected, and returns the record.
+/// Another connection stays open and must not be affected.
+async fn flood(lb: &Running, data: &[u8]) -> Value {
     let client = lb.client(CLIENT1).tls13();
-    let mut other = admitted(&client, lb).await;
-    let mut stream = admitted(&client, lb).await;
+    let mut other = connect(&client, lb).await;
+    let mut stream = connect(&client, lb).await;
     let flood = async {
         for _ in 0..FLOOD {
-            update(&mut stream)?;
+            queue_key_update(&mut stream)?;
             stream.write_all(data).await?;
             stream.flush().await?;
         }
-        // The balancer may have decided when all was on its way.
+        // The balancer may disconnect only after everything was sent.
         read_to_close(&mut stream).await
     };
     let end = within(DEADLINE, "the end of the flood", flood).await;
     let echoed = end.map(|bytes| bytes.len());
-    assert!(echoed.is_err(), "it was borne: {echoed:?}");
+    assert!(echoed.is_err(), "the flood was accepted: {echoed:?}");
     let record = lb.nth(0, "tls_error").await;
     assert_eq!(roundtrip(&mut other, b"on").await.unwrap(), b"on");
     drop(other);
@@ -68,9 +69,9 @@ async fn cut_off(lb: &Running, data: &[u8]) -> Value {
 async fn occasional_key_updates_are_accepted(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
-    let mut stream = admitted(&lb.client(CLIENT1).tls13(), &lb).await;
+    let mut stream = connect(&lb.client(CLIENT1).tls13(), &lb).await;
     for round in 0..60 {
-        update(&mut stream).unwrap();
+        queue_key_update(&mut stream).unwrap();
         assert_eq!(roundtrip(&mut stream, &[round]).await.unwrap(), [round]);
     }
     stream.shutdown().await.unwrap();
@@ -82,15 +83,15 @@ async fn occasional_key_updates_are_accepted(records: Records) {
 async fn key_update_flood_ends_the_connection(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
-    assert_eq!(cut_off(&lb, b"").await["bytes_received"], 0);
+    assert_eq!(flood(&lb, b"").await["bytes_received"], 0);
     lb.quiet().await;
 }
 
-/// rustls' own count begins anew with each record of data; the balancer's does not.
+/// The counter of rustls restarts with each data record; the balancer's counter does not.
 async fn data_between_key_updates_does_not_help(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
-    let record = cut_off(&lb, b"x").await;
+    let record = flood(&lb, b"x").await;
     let bytes = record["bytes_received"].as_f64().unwrap();
     // A burst of 100, then one each 10 ms.
     let most = 101.0 + record["duration_ms"].as_f64().unwrap() / 10.0;

@@ -1,4 +1,4 @@
-//! Exactly, however many come at once.
+//! Balancing by least connections is exact, also for simultaneous connections.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,19 +11,20 @@ use tokio::task::JoinSet;
 
 use crate::support::{NO_PROBES, Running, Site, entries, entry, talk, tcp};
 
-/// Opens `n` connections at once; who answered, and the connections, still open.
+/// Opens `n` connections at once, and returns the count per server and the open
+/// connections.
 async fn at_once(addr: SocketAddr, n: usize) -> (HashMap<String, usize>, Vec<TcpStream>) {
-    let mut all = JoinSet::new();
+    let mut connections = JoinSet::new();
     for _ in 0..n {
-        all.spawn(async move {
+        connections.spawn(async move {
             let mut stream = tcp(addr).await;
             (read_line(&mut stream).await.unwrap(), stream)
         });
     }
-    let all = within(DEADLINE, "all answers", all.join_all()).await;
+    let connections = within(DEADLINE, "all answers", connections.join_all()).await;
     let mut counts = HashMap::new();
     let mut held = Vec::new();
-    for (name, stream) in all {
+    for (name, stream) in connections {
         *counts.entry(name).or_default() += 1;
         held.push(stream);
     }
@@ -31,11 +32,11 @@ async fn at_once(addr: SocketAddr, n: usize) -> (HashMap<String, usize>, Vec<Tcp
 }
 
 async fn named(n: usize) -> Vec<Upstream> {
-    let mut all = Vec::new();
+    let mut connections = Vec::new();
     for i in 1..=n {
-        all.push(Upstream::named(&format!("web{i}")).await);
+        connections.push(Upstream::named(&format!("web{i}")).await);
     }
-    all
+    connections
 }
 
 async fn start(servers: &[String], lines: &[&str]) -> Running {

@@ -1,4 +1,4 @@
-//! The matrix.
+//! The cases, and the check of each one.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use super::DATA;
 use super::peer::{End, LATE, Rig, Transport};
 use crate::support::{Records, reset};
 
-/// Cases at once.
+/// Number of cases that run at the same time.
 const PARALLEL: usize = 24;
 
-/// Less than a socket's receive buffer holds: the kernel of the balancer has it all
-/// before the reset that follows.
+/// Less than a socket receive buffer, so that the balancer's kernel has all of it before
+/// the RST.
 const BEFORE_RESET: usize = 40_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ struct Case {
     client: Transport,
     server: Transport,
     how: How,
-    /// The end comes in one segment with data, not long after it.
+    /// The end arrives in one segment with data, instead of later.
     with_data: bool,
     slow_reader: bool,
     policy: &'static str,
@@ -65,7 +65,7 @@ fn cases() -> Vec<Case> {
                 (How::Reset, false, false),
             ] {
                 let policies: &[_] = match (how, transport) {
-                    // A FIN is a plain connection's orderly end.
+                    // For plain TCP, a FIN is an orderly end.
                     (How::Truncated, Transport::Plain) => &[],
                     (How::Truncated, _) => &["reset", "close"],
                     _ => &["reset"],
@@ -107,11 +107,11 @@ pub(super) async fn run(records: Records) {
     rig.quiet().await;
 }
 
-/// Lets one side send and end, and compares what the other side gets of it.
+/// Lets one side send and end, and checks what the other side receives.
 async fn check(rig: &Rig, case: Case) -> Result<(), String> {
     let (client, server) = rig.connect(case.client, case.server, case.policy).await;
     let source = client.local_addr();
-    let (mut ender, mut reader) = match case.ends {
+    let (mut sender, mut reader) = match case.ends {
         Side::Client => (client, server),
         Side::Server => (server, client),
     };
@@ -119,32 +119,32 @@ async fn check(rig: &Rig, case: Case) -> Result<(), String> {
         How::Reset => pattern(0, BEFORE_RESET),
         _ => pattern(0, DATA),
     };
-    let mut got = Vec::new();
-    let mut ender_socket = None;
+    let mut received = Vec::new();
+    let mut sender_socket = None;
     if case.with_data {
         if case.how != How::Reset {
-            ender.cork();
+            sender.cork();
         }
-        // The balancer takes it all, however slow the reader is.
-        ender.send(&sent).await;
+        // The balancer accepts everything, even if the reader is slow.
+        sender.send(&sent).await;
     } else {
-        let (_, all) = tokio::join!(ender.send(&sent), reader.read_exact(sent.len()));
-        got = all;
+        let (_, all) = tokio::join!(sender.send(&sent), reader.read_exact(sent.len()));
+        received = all;
     }
     match case.how {
-        How::Orderly => ender.finish().await,
-        How::Truncated => ender_socket = Some(ender.truncate()),
-        How::Reset => reset(ender.into_socket()),
+        How::Orderly => sender.finish().await,
+        How::Truncated => sender_socket = Some(sender.truncate()),
+        How::Reset => reset(sender.into_socket()),
     }
     if case.slow_reader {
         sleep(LATE).await;
     }
     let (rest, end) = reader.read_to_end().await;
-    got.extend(rest);
-    let is_passed_on_in_order =
+    received.extend(rest);
+    let is_orderly =
         case.how == How::Orderly || case.how == How::Truncated && case.policy == "close";
-    if is_passed_on_in_order {
-        // The other direction goes on.
+    if is_orderly {
+        // The other direction stays open.
         reader.send(b"answer").await;
         reader.finish().await;
     }
@@ -156,19 +156,19 @@ async fn check(rig: &Rig, case: Case) -> Result<(), String> {
         (How::Reset, Side::Client) => "client_reset",
         (How::Reset, Side::Server) => "server_reset",
     };
-    drop(ender_socket);
-    let expected = if is_passed_on_in_order {
-        End::Orderly
-    } else {
-        End::Reset
-    };
-    if got == sent && end == expected && record["outcome"] == outcome {
+    drop(sender_socket);
+    let expected = if is_orderly { End::Orderly } else { End::Reset };
+    if received == sent && end == expected && record["outcome"] == outcome {
         return Ok(());
     }
-    let whole = if got == sent { "" } else { ", not as sent" };
+    let whole = if received == sent {
+        ""
+    } else {
+        ", not as sent"
+    };
     Err(format!(
         "{case:?}: {} of {} bytes{whole}, then {end:?}, outcome {}",
-        got.len(),
+        received.len(),
         sent.len(),
         record["outcome"]
     ))

@@ -1,4 +1,4 @@
-//! Both ends of connections through a balancer, with or without TLS.
+//! Both ends of a connection through the balancer, with or without TLS.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read};
@@ -19,10 +19,10 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 use crate::support::tls_servers::{MUTUAL, Servers};
 use crate::support::{CLIENT1, NO_PROBES, Records, Running, Site, TLS, cn, entry};
 
-/// Small, so that a receiver that does not read leaves data with the balancer.
+/// Small, so that data for a receiver that does not read stays in the balancer.
 const RECEIVE_BUFFER: u32 = 16 * 1024;
 
-/// What one side speaks.
+/// Transport of one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transport {
     Plain,
@@ -49,7 +49,7 @@ impl Transport {
     }
 }
 
-/// What a reader finds behind all bytes.
+/// How a stream ended for its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Orderly,
@@ -94,7 +94,7 @@ impl Peer {
         self.socket().local_addr().unwrap()
     }
 
-    /// Gives up TLS without ending it.
+    /// Drops the TLS session without closing it.
     pub(super) fn into_socket(self) -> TcpStream {
         match self {
             Self::Plain(stream) => stream,
@@ -105,7 +105,7 @@ impl Peer {
         }
     }
 
-    /// A TLS client's socket, and what its records are made with.
+    /// Returns the socket and the TLS session of a client.
     pub(super) fn into_client(self) -> (TcpStream, ClientConnection) {
         match self {
             Self::Tls(stream) => match *stream {
@@ -116,7 +116,7 @@ impl Peer {
         }
     }
 
-    /// Holds back the last segment until the end, so that both come together.
+    /// Holds back the last segment, so that it is sent together with the FIN.
     pub(super) fn cork(&self) {
         let options = socket2::SockRef::from(self.socket());
         options.set_tcp_cork(true).unwrap();
@@ -135,7 +135,7 @@ impl Peer {
         within(DEADLINE, "sending", sending).await.unwrap();
     }
 
-    /// Ends in order.
+    /// Closes the sending direction in order.
     pub(super) async fn finish(&mut self) {
         match self {
             Self::Plain(stream) => stream.shutdown().await,
@@ -144,7 +144,7 @@ impl Peer {
         .unwrap();
     }
 
-    /// A FIN, and nothing of TLS.
+    /// Sends a FIN without `close_notify`.
     pub(super) fn truncate(self) -> TcpStream {
         let socket = self.into_socket();
         socket2::SockRef::from(&socket)
@@ -170,7 +170,7 @@ impl Peer {
         (bytes, End::of(result))
     }
 
-    /// The error that reading ends with.
+    /// Returns the error that ends reading.
     pub(super) async fn read_error(&mut self) -> io::Error {
         self.try_read_to_end().await.1.unwrap_err()
     }
@@ -188,7 +188,7 @@ impl Peer {
     }
 }
 
-/// What comes from the socket of a client that has stopped to send.
+/// Decrypts everything from the socket of a client that no longer sends.
 pub(super) async fn decrypt_to_end(
     socket: &mut TcpStream,
     session: &mut ClientConnection,
@@ -215,8 +215,8 @@ pub(super) async fn decrypt_to_end(
 
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Peer>>>>;
 
-/// A balancer before servers of each transport, with a listener for each of them
-/// with TLS and without, and for each way of passing on a truncated stream.
+/// A balancer with a server for each transport, and listeners for each server, with and
+/// without TLS and for each value of `on_truncation`.
 pub(super) struct Rig {
     lb: Running,
     clients: HashMap<&'static str, TlsClient>,
@@ -232,7 +232,7 @@ impl Drop for Rig {
 }
 
 impl Rig {
-    /// `lines` go into each listener.
+    /// `lines` are added to each listener.
     pub(super) async fn start(records: Records, lines: &[&str]) -> Self {
         let servers = Servers::new();
         let mut site = Site::new().records(records);
@@ -244,12 +244,12 @@ impl Rig {
             let address = listener.local_addr().unwrap();
             let tls = (transport != Transport::Plain).then(|| acceptor(&servers.cert(), transport));
             accepting.push(tokio::spawn(accept(listener, tls, Arc::clone(&waiting))));
-            let secure = if transport == Transport::Plain {
+            let upstream_tls = if transport == Transport::Plain {
                 ""
             } else {
                 MUTUAL
             };
-            site = site.upstream(name, &[NO_PROBES, secure], &[entry("s", address, "")]);
+            site = site.upstream(name, &[NO_PROBES, upstream_tls], &[entry("s", address, "")]);
             for policy in ["reset", "close"] {
                 let upstream = format!("upstream = \"{name}\"");
                 let policy_line = format!("on_truncation = \"{policy}\"");
@@ -276,7 +276,8 @@ impl Rig {
         }
     }
 
-    /// A connection through the balancer: the client's side, and the server's.
+    /// Opens a connection through the balancer, and returns the client's side and the
+    /// server's side.
     pub(super) async fn connect(
         &self,
         client: Transport,
@@ -293,7 +294,8 @@ impl Rig {
         let (sender, accepted) = oneshot::channel();
         self.waiting.lock().unwrap().insert(number, sender);
         let connecting = async {
-            // An address of its own: ports are used again, and records found by address.
+            // An address of its own, because ports are reused and records are found by
+            // address.
             let [.., high, low] = number.to_be_bytes();
             let socket = small_buffers([127, 1, high, low]);
             let socket = socket.connect(self.lb.address(&listener));
@@ -312,20 +314,20 @@ impl Rig {
         within(DEADLINE, "connecting", connecting).await
     }
 
-    /// The record of the client that has this address.
+    /// Waits for the access record of the client with this address.
     pub(super) async fn record(&self, source: SocketAddr) -> Value {
         let source = source.to_string();
         let matches = |record: &Value| record["source"] == source.as_str();
         self.lb.wait_record(matches, DEADLINE).await
     }
 
-    /// Waits until the balancer has taken so many bytes from the client.
+    /// Waits until the balancer has received this many bytes from the client.
     pub(super) async fn wait_received(&self, source: SocketAddr, count: usize) {
-        // The number that it began with.
+        // Plus the number that identifies the connection.
         self.wait_bytes(source, "bytes_received", count + 8).await;
     }
 
-    /// Waits until the balancer has sent so many bytes to the client.
+    /// Waits until the balancer has sent this many bytes to the client.
     pub(super) async fn wait_sent(&self, source: SocketAddr, count: usize) {
         self.wait_bytes(source, "bytes_sent", count).await;
     }
@@ -369,7 +371,7 @@ fn acceptor(cert: &Cert, transport: Transport) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Hands each connection to the test that waits for its number.
+/// Passes each connection to the test that waits for its number.
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, waiting: Waiting) {
     loop {
         let (socket, _) = listener.accept().await.unwrap();
@@ -391,5 +393,5 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, waiting: Waitin
     }
 }
 
-/// Late enough that everything else has happened before.
+/// Delay of a slow reader: everything else has happened before.
 pub(super) const LATE: Duration = Duration::from_millis(250);
