@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use leastconn_server::{admin::Place, notify, server::Server, shared::Shared, upstream::Upstream};
+use leastconn_server::{admin::Place, context::Shared, notify, server::Server, upstream::Upstream};
 
 /// How long to wait for what is known of the servers.
 const PATIENCE: Duration = Duration::from_secs(2);

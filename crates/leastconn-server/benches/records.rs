@@ -13,7 +13,7 @@ use std::{
 };
 
 use leastconn::net::{RelayPolicy, Traffic, relay};
-use leastconn_server::{tls, turns::Place};
+use leastconn_server::{handshake_scheduler::Place, tls};
 use leastconn_testkit::TestCa;
 use peak_alloc::PeakAlloc;
 use rustls::{

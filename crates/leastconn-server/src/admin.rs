@@ -34,11 +34,11 @@ use tokio::{
 use crate::{
     api::{History, Sight, UpstreamSummary, history},
     config::{Config, visible},
+    context::{Phase, Shared},
     control::Control,
     dashboard,
     inherited::Inherited,
-    metrics::CONTENT_TYPE,
-    shared::{Phase, Shared},
+    telemetry::metrics::CONTENT_TYPE,
     upgrade::Passed,
 };
 

@@ -32,9 +32,9 @@ pub use status::{
     Status, Totals,
 };
 
-pub(crate) use crate::refusals::is_refusal;
+pub(crate) use crate::telemetry::refusals::is_refusal;
 
-use crate::{control::Control, shared::Shared};
+use crate::{context::Shared, control::Control};
 
 /// What is looked at.
 #[derive(Clone, Debug)]

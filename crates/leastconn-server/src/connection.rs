@@ -27,17 +27,17 @@ use tokio::{
 };
 
 use crate::{
+    access_record::Record,
+    client_chain::{Presented, Unread},
     config::{Senders, StartTls},
     instead::Instead,
     judge::Refused,
     listener::Listener,
-    metrics::Counted,
     policy::Grant,
-    presented::{Presented, Unread},
     proxy_protocol::{self, ClientTls, Endpoints, Headed, Header, ReceiveError, Version},
-    record::Record,
     running::Running,
     starttls::{self, StartTlsError},
+    telemetry::metrics::Counted,
     tls::{self, Clues, Failed, TlsStream},
     upstream::ServerStream,
 };

@@ -6,7 +6,7 @@ use std::{fmt, future::Future, net::SocketAddr, path::Path, pin::Pin, sync::Arc}
 
 use tokio::runtime::Handle;
 
-use crate::{by_hand::Replaced, shared::LastReload};
+use crate::{context::LastReload, overrides::Replaced};
 
 /// A balancer that can be asked.
 pub trait Control: fmt::Debug + Send + Sync {

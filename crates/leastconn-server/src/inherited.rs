@@ -26,10 +26,10 @@ use rustix::{
 use socket2::SockRef;
 
 use crate::{
-    by_hand::Carried,
     environment::{
         ADMIN, BY_HAND, EARLIER, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UNIX, UPGRADE,
     },
+    overrides::Carried,
     upgrade::channel::{self, FromNew, Unused},
 };
 

@@ -23,14 +23,14 @@ use jiff::Timestamp;
 use leastconn::Reason;
 
 use crate::{
+    client_chain::{Fingerprint, Named},
     config::OnExpiry,
     listener::Listener,
-    live::{Live, Registry},
-    metrics::Metrics,
     policy::{Denied, Grant, Matched},
-    presented::{Fingerprint, Named},
+    registry::{Live, Registry},
     running::Current,
     seen::Seen,
+    telemetry::metrics::Metrics,
     tls::ChainError,
 };
 

@@ -9,15 +9,15 @@ use std::{
 use leastconn::net::{self, OnTruncation, RelayPolicy};
 
 use crate::{
+    client_chain::Chains,
     config::{self, IpNet, OnExpiry, Prefixes, StartTls, TlsRecords},
-    limiters::Limiters,
-    metrics::{ListenerMetrics, Metrics},
+    handshake_scheduler::Turns,
+    limits::clients::Limiters,
+    limits::sources::{SourceLimit, TooFast},
     policy::Routing,
-    presented::Chains,
-    source::{SourceLimit, TooFast},
     state::State,
+    telemetry::metrics::{ListenerMetrics, Metrics},
     tls::{self, TlsError, Trust},
-    turns::Turns,
 };
 
 /// What a listener's connections need to know.

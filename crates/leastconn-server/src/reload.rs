@@ -9,6 +9,7 @@
 //! thousand rules takes a second. Files are read first, without any lock, and given up
 //! if they block (`crate::files`); applying what was read touches none.
 
+pub(crate) mod file_watch;
 mod files;
 
 use std::{
@@ -30,11 +31,11 @@ use tokio::{
 };
 
 use crate::{
-    accept::Gate,
-    access_log::{self, AccessLog},
+    acceptor::Gate,
     admin::{self, Admin},
-    by_hand::Replaced,
+    client_chain::Named,
     config::{self, Config, Format, Loaded, Problems},
+    context::{LastReload, Phase, Shared},
     control::Control,
     descriptors,
     files::Lane,
@@ -42,11 +43,11 @@ use crate::{
     judge,
     listener::{self, Common, Listener},
     notify,
-    presented::Named,
+    overrides::Replaced,
     running::{Current, Running},
-    shared::{LastReload, Phase, Shared},
     sockets::{Addresses, Changes, Sockets},
     state::State,
+    telemetry::access_log::{self, AccessLog},
 };
 
 const NOT_RELOADED: &str =
@@ -414,12 +415,8 @@ impl Reloader {
             }
         }
         let metrics = &self.shared.books.metrics;
-        report(&judge::all(
-            &self.shared.registry,
-            &current,
-            metrics,
-            &named,
-        ));
+        let registry = &self.shared.registry;
+        report(&judge::all(registry, &current, metrics, &named));
     }
 
     fn successors(

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use crate::{identity::Peer, listener::Listener, presented::Presented};
+use crate::{client_chain::Presented, identity::Peer, listener::Listener};
 
 /// What a connection is judged by.
 #[derive(Clone, Debug)]

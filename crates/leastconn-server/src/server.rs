@@ -10,30 +10,31 @@ use tokio::{
 };
 
 use crate::{
-    accept::Gate,
-    access_log::AccessLog,
+    acceptor::Gate,
+    access_record::Books,
     admin::{self, Admin},
+    certificate_expiry,
     config::{Config, FileKind},
+    context::{Phase, Shared},
     control::Control,
-    descriptors, expiry, files,
+    descriptors, files,
+    handshake_scheduler::Turns,
     inherited::Inherited,
-    limiters::Limiters,
+    limits::clients::Limiters,
     listener::{Common, Listener},
-    live::Registry,
     memory::{self, Budget, Watching},
-    metrics::{Dated, Metrics, Observed},
-    record::Books,
+    reaper::sweep,
+    registry::Registry,
+    reload::file_watch::{Events, watch},
     reload::{Reloader, Sizes},
     running::{Current, Running},
-    shared::{Phase, Shared},
     sockets::{Plan, PlanError, Sockets},
     state::State,
-    sweep::sweep,
+    telemetry::access_log::AccessLog,
+    telemetry::metrics::{Dated, Metrics, Observed},
     tls::TlsError,
-    turns::Turns,
     upgrade::channel::Unused,
     upstream::UpstreamError,
-    watch::{Events, watch},
 };
 
 /// How long connections may take to wind up once they were told to end.
@@ -220,7 +221,7 @@ impl Prepared {
         let addresses = reloader.addresses();
         let mut lasting = JoinSet::new();
         lasting.spawn(sweep(Arc::clone(&shared)));
-        lasting.spawn(expiry::watch(Arc::clone(&shared)));
+        lasting.spawn(certificate_expiry::watch(Arc::clone(&shared)));
         lasting.spawn(watch(Arc::clone(&reloader), Events::new()));
         let mut server = Server {
             shared,

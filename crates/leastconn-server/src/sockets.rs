@@ -22,7 +22,7 @@ use socket2::SockRef;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
-    accept::{self, BindError, Gate, Task},
+    acceptor::{self, BindError, Gate, Task},
     config::Config,
     environment::{UNIX, UNIX_KEPT},
     inherited::Inherited,
@@ -192,7 +192,7 @@ impl Sockets {
     }
 
     fn bind(&self, wanted: &Wanted, inherited: &Inherited) -> Result<Source, PlanError> {
-        let bound = accept::bind(
+        let bound = acceptor::bind(
             &wanted.listener,
             wanted.address,
             wanted.only_v6,
@@ -365,7 +365,7 @@ impl Addresses {
 impl Bound {
     fn start(wanted: Wanted, address: SocketAddr, socket: Arc<TcpListener>, gate: &Gate) -> Self {
         let told = watch::Sender::new(Task::Accept);
-        let accepting = accept::accept(
+        let accepting = acceptor::accept(
             Arc::clone(&socket),
             Arc::clone(&wanted.listener),
             gate.clone(),
@@ -407,7 +407,7 @@ fn adopt(
     upgrade: bool,
 ) -> Result<Source, PlanError> {
     let adopt = || {
-        accept::adopt(&socket, wanted.keepalive)?;
+        acceptor::adopt(&socket, wanted.keepalive)?;
         let only_v6 = match wanted.address {
             SocketAddr::V6(address) if address.ip().is_unspecified() => {
                 SockRef::from(&socket).only_v6()?

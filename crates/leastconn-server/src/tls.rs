@@ -45,8 +45,8 @@ use sessions::{Sessions, Visit};
 use verifier::CachingVerifier;
 
 use crate::{
+    client_chain::Presented,
     config::{Algorithms, ClientAuth, MinVersion, Tls, TlsRecords},
-    presented::Presented,
     unfit,
 };
 

@@ -33,10 +33,10 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::time::timeout;
 
 use crate::{
-    by_hand::Carried,
     confinement,
     environment::{BY_HAND, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
     notify,
+    overrides::Carried,
 };
 use channel::{Channel, FromHeir, FromNew, FromOld, FromReplaced, Unused};
 pub use earlier::{Earlier, News};

@@ -8,11 +8,11 @@ use std::{path::PathBuf, process::ExitCode};
 use super::{FAILED, INVALID, fail};
 use crate::sandbox;
 use leastconn_server::{
-    access_log::AccessLog,
     config::{self, Loaded},
     confinement, descriptors,
     inherited::Inherited,
     logging, memory,
+    telemetry::access_log::AccessLog,
 };
 use signals::Early;
 

@@ -19,13 +19,13 @@ use super::{
     serve::Caller,
 };
 use crate::{
+    access_record::escape,
     api::{
         Kill, Killed, LogLevel, Reload, SetLogLevel, SetState, Sight, StateSet, UpstreamSummary,
     },
-    by_hand::{self, NotSet, Replaced, Which},
     config::{self, duration, suggest},
-    record::escape,
-    shared::Shared,
+    context::Shared,
+    overrides::{self, NotSet, Replaced, Which},
 };
 
 /// What is said is short.
@@ -148,7 +148,7 @@ fn end(shared: &Shared, asked: &Kill, caller: &Caller) -> Result<Killed, Wrong> 
                 return bad(&format!("{written:?} is no server: write UPSTREAM/SERVER"));
             };
             let to = (upstream.to_owned(), server.to_owned());
-            let is_known = by_hand::find(&shared.state(), upstream, server).is_some()
+            let is_known = overrides::find(&shared.state(), upstream, server).is_some()
                 // Gone from the configuration, and still there.
                 || shared.by_hand.has_connections_to(&to);
             if !is_known {

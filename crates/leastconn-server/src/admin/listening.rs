@@ -26,7 +26,7 @@ use super::{
     serve::{self, Activities, Caller},
 };
 use crate::{
-    accept::{self, BindError},
+    acceptor::{self, BindError},
     config, environment,
     inherited::Inherited,
     socket_file::{SocketError, SocketFile},
@@ -228,11 +228,11 @@ impl Listening {
         };
         let open = |socket| open(socket).map_err(|error| BindError::new(NAME, address, error));
         if let Some(socket) = inherited.take_tcp(environment::ADMIN, address) {
-            let adopted = accept::adopt(&socket, None);
+            let adopted = acceptor::adopt(&socket, None);
             adopted.map_err(|error| BindError::new(NAME, address, error))?;
             return Ok(open(socket)?);
         }
-        accept::bind(NAME, address, false, None)
+        acceptor::bind(NAME, address, false, None)
             .and_then(open)
             .map_err(|error| {
                 let in_the_way = self

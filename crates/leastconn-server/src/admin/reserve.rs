@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{listening::Accept, serve::Caller};
-use crate::accept;
+use crate::acceptor;
 
 /// More than a scraper, an orchestrator and a person at once.
 const HELD: usize = 8;
@@ -103,7 +103,7 @@ impl<S: Accept> Reserved<S> {
                         caller,
                     );
                 }
-                Err(error) if accept::is_of_one_connection(&error) => {}
+                Err(error) if acceptor::is_of_one_connection(&error) => {}
                 Err(_) if self.reserve.release() => {}
                 Err(error) => {
                     if !told {

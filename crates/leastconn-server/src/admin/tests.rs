@@ -1,6 +1,6 @@
 use std::{fs, path::Path};
 
-use crate::{access_log::AccessLog, config, server::Server};
+use crate::{config, server::Server, telemetry::access_log::AccessLog};
 
 const ADMIN: &str = "[admin]\nbind = \"127.0.0.1:0\"\n";
 

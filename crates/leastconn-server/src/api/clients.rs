@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Outcomes, Sight, at_most, outcomes};
 use crate::{
     config::{Key, Rule},
-    metrics::{ClientMetrics, Metrics},
+    telemetry::metrics::{ClientMetrics, Metrics},
 };
 
 /// Client rules.

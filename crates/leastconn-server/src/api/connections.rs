@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Sight, at_most, time};
 use crate::{
-    live::Live,
-    record::{escape, milliseconds},
+    access_record::{escape, milliseconds},
+    registry::Live,
 };
 
 /// Connections that are open.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{count, is_refusal, time};
-use crate::shared::Shared;
+use crate::context::Shared;
 
 const EVERY: Duration = Duration::from_secs(2);
 const KEPT: usize = 150;

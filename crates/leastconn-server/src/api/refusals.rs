@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Sight;
-use crate::refusals::{KEPT, Refusal};
+use crate::telemetry::refusals::{KEPT, Refusal};
 
 /// The connections that were refused last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

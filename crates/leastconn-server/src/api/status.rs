@@ -10,12 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Outcomes, Sight, UpstreamSummary, count, outcomes, time};
 use crate::{
-    by_hand::Differs,
     config::{self, Access},
     confinement::{self, Confinement},
-    files,
+    context, files,
     listener::Listener,
-    shared,
+    overrides::Differs,
 };
 
 pub use certificate::{Certificate, CertificateKind, CertificateState};
@@ -366,12 +365,12 @@ impl fmt::Display for OldProcess {
     }
 }
 
-impl From<shared::Phase> for Phase {
-    fn from(phase: shared::Phase) -> Self {
+impl From<context::Phase> for Phase {
+    fn from(phase: context::Phase) -> Self {
         match phase {
-            shared::Phase::Starting => Self::Starting,
-            shared::Phase::Ready => Self::Ready,
-            shared::Phase::Draining | shared::Phase::Replaced => Self::Draining,
+            context::Phase::Starting => Self::Starting,
+            context::Phase::Ready => Self::Ready,
+            context::Phase::Draining | context::Phase::Replaced => Self::Draining,
         }
     }
 }
@@ -389,8 +388,8 @@ impl From<&Confinement> for Sandbox {
     }
 }
 
-impl From<shared::LastReload> for Reload {
-    fn from(last: shared::LastReload) -> Self {
+impl From<context::LastReload> for Reload {
+    fn from(last: context::LastReload) -> Self {
         Self {
             time: time(last.time),
             outcome: if last.reasons.is_empty() {
@@ -427,7 +426,7 @@ fn whole(path: &Path) -> String {
     whole.as_deref().unwrap_or(path).display().to_string()
 }
 
-fn deviations(shared: &shared::Shared) -> Vec<Deviation> {
+fn deviations(shared: &context::Shared) -> Vec<Deviation> {
     let configured = shared.state().config.log.level;
     let differs = shared.by_hand.differs().into_iter();
     differs

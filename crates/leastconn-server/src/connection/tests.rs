@@ -5,18 +5,18 @@ use leastconn::{Server, Tried};
 
 use super::*;
 use crate::{
-    access_log::AccessLog,
+    access_record::Books,
+    client_chain::Named,
     config::{self, Access, Prefixes},
+    handshake_scheduler::Turns,
     judge,
-    limiters::Limiters,
+    limits::clients::Limiters,
     listener::Common,
-    live::Registry,
-    metrics::Metrics,
-    presented::Named,
-    record::Books,
+    registry::Registry,
     running::Current,
     state::State,
-    turns::Turns,
+    telemetry::access_log::AccessLog,
+    telemetry::metrics::Metrics,
 };
 
 #[test]

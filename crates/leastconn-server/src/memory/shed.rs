@@ -14,7 +14,7 @@ use std::{
 use leastconn::{Reason, net::relay::MAX_BUFFERED};
 
 use super::Budget;
-use crate::live::{Live, Registry};
+use crate::registry::{Live, Registry};
 
 /// How often memory is looked at while open connections cannot use up the rest of it,
 const SELDOM: Duration = Duration::from_millis(250);

@@ -4,13 +4,13 @@ use tokio::{net::TcpStream, sync::Semaphore};
 
 use super::*;
 use crate::{
-    access_log::AccessLog,
+    access_record::Books,
     config::{self, Access},
-    live::Registry,
-    metrics::Metrics,
-    record::Books,
+    registry::Registry,
     running::{Current, Running},
     state::State,
+    telemetry::access_log::AccessLog,
+    telemetry::metrics::Metrics,
 };
 
 /// A configuration with these listeners, each a name and what is bound.

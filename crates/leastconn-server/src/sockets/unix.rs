@@ -14,7 +14,7 @@ use std::{
 use tokio::{net::UnixListener, sync::watch, task::JoinHandle};
 
 use crate::{
-    accept::{self, Gate, Task},
+    acceptor::{self, Gate, Task},
     config::Config,
     inherited::Inherited,
     socket_file::{SocketError, SocketFile},
@@ -180,7 +180,7 @@ impl Wanted {
 impl Bound {
     fn start(wanted: Wanted, socket: Arc<UnixListener>, file: SocketFile, gate: &Gate) -> Self {
         let told = watch::Sender::new(Task::Accept);
-        let accepting = accept::accept(
+        let accepting = acceptor::accept(
             Arc::clone(&socket),
             Arc::clone(&wanted.listener),
             gate.clone(),

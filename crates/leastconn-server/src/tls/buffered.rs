@@ -25,7 +25,7 @@ use super::{
     handshake::LastFlight,
     record::{ControlLimit, EMPTY_IN_A_ROW, MAX_PLAINTEXT, Verdict, Violation, payload_length},
 };
-use crate::turns::{Evicted, Place};
+use crate::handshake_scheduler::{Evicted, Place};
 use boundary::{Boundary, Step};
 use suites::Request;
 

@@ -16,8 +16,8 @@ use rustls::{
 use tokio::net::TcpStream;
 
 use crate::{
+    handshake_scheduler::{Evicted, Place},
     instead::Instead,
-    turns::{Evicted, Place},
 };
 
 use super::{

@@ -33,7 +33,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::turns::Place;
+use crate::handshake_scheduler::Place;
 
 use super::{
     Clues, Failed, HandshakeError, Terms, TlsStream,

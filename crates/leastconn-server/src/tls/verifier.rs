@@ -31,8 +31,8 @@ use super::{
     rejected,
 };
 use crate::{
+    client_chain::{Fingerprint, Presented, fingerprint_of},
     config::{MAX_CA_NAMES, ca_names_length},
-    presented::{Fingerprint, Presented, fingerprint_of},
 };
 
 /// Chains that are kept; then the cache is cleared, which costs one more verification

@@ -9,7 +9,7 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-use crate::by_hand::{Carried, Which};
+use crate::overrides::{Carried, Which};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 

@@ -18,7 +18,7 @@ use super::{
     Passed,
     channel::{Channel, FromHeir, FromReplaced, send},
 };
-use crate::{by_hand::Which, environment::EARLIER, shared::OldProcesses};
+use crate::{context::OldProcesses, environment::EARLIER, overrides::Which};
 
 /// What is told them, once there is somebody who may tell it.
 #[derive(Debug)]

@@ -15,9 +15,9 @@ use tokio::time::{sleep, timeout};
 use super::{Trouble, client::Client, web::Web};
 use crate::pki::{self, Authority, Leaf, Overwrite};
 use leastconn_server::{
-    access_log::{AccessLog, Flusher},
     config, logging,
     server::Server,
+    telemetry::access_log::{AccessLog, Flusher},
 };
 
 /// Who plays.

@@ -13,14 +13,14 @@ use super::{
 };
 use crate::{summary, watchdog::watchdog};
 use leastconn_server::{
-    access_log::AccessLog,
     config::Config,
+    context::OldProcesses,
     environment::FIRST,
     inherited::Inherited,
     notify,
     reload::Reloader,
     server::{Prepared, Server},
-    shared::OldProcesses,
+    telemetry::access_log::AccessLog,
     upgrade::{
         self, Earlier, First, Heir, News, Passed, Successor, UpgradeError,
         channel::{self, Channel, FromNew, FromOld, ToFirst, Unused},

@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::*;
-use crate::{access_log::AccessLog, config::load_text, server::Server};
+use crate::{config::load_text, server::Server, telemetry::access_log::AccessLog};
 
 const CONFIG: &str = r#"
 [log]

@@ -16,6 +16,7 @@ use super::{
     memory::{Socket, context},
     *,
 };
+use crate::handshake_scheduler::Place;
 use crate::tls::{
     record::{
         content,
@@ -23,7 +24,6 @@ use crate::tls::{
     },
     unbuffered::shake_hands,
 };
-use crate::turns::Place;
 
 /// What one side does, or the wire between them.
 #[derive(Clone, Debug)]

@@ -13,8 +13,8 @@ use tokio::{
 use super::*;
 use crate::{
     config::{Algorithms, Alpn, ClientAuth, MinVersion, Tls, TlsMaterial, TlsRecords, Written},
+    handshake_scheduler::Place,
     tls::{self, HandshakeError, Server, Trust},
-    turns::Place,
 };
 
 const HOUR: Duration = Duration::from_hours(1);

@@ -19,7 +19,7 @@ use tokio_rustls::{TlsConnector, client};
 use super::super::{HandshakeError, accept, read_hello};
 use crate::{
     config::{Algorithms, TlsRecords},
-    turns::Place,
+    handshake_scheduler::Place,
 };
 
 /// Whether records are our own.

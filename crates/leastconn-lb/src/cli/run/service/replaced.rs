@@ -10,11 +10,11 @@ use tokio::{
 use super::{Service, drain, reload_what_is_open, reopen};
 use crate::cli::run::signals::Told;
 use leastconn_server::{
-    access_log::AccessLog,
-    by_hand::ByHand,
-    live::Registry,
+    overrides::ByHand,
+    registry::Registry,
     reload::Reloader,
     server::Server,
+    telemetry::access_log::AccessLog,
     upgrade::{First, Heir, channel::FromHeir},
 };
 

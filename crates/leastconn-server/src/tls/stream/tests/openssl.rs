@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::turns::Place;
+use crate::handshake_scheduler::Place;
 
 /// s_client, and our end of its connection.
 struct Conversation {

@@ -39,7 +39,7 @@ use tokio::sync::oneshot::{Receiver, Sender, channel};
 
 use crate::{
     config::{IpNet, Prefixes},
-    metrics::Counted,
+    telemetry::metrics::Counted,
 };
 use idle::{Idle, Wait};
 use queue::{Asked, Queue, Source, Step, Ticket};

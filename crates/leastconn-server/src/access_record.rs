@@ -15,18 +15,18 @@ use leastconn::{Lease, Reason, ServerId, UpstreamId, net};
 use serde::Serialize;
 
 use crate::{
-    access_log::AccessLog,
+    client_chain::Presented,
     config::Prefixes,
     identity::Peer,
     judge::{self, Judged, Refused, Standing, judge},
     listener::Listener,
-    live::{Live, Registered, Shown},
-    metrics::{ListenerMetrics, Metrics},
     policy::{Denied, Grant},
-    presented::Presented,
-    refusals::{self, Refusal, Refusals, is_refusal},
+    registry::{Live, Registered, Shown},
     running::Running,
     shadow::{self, Shadowed},
+    telemetry::access_log::AccessLog,
+    telemetry::metrics::{ListenerMetrics, Metrics},
+    telemetry::refusals::{self, Refusal, Refusals, is_refusal},
     tls::{Claimed, Clues},
 };
 

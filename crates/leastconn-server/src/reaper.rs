@@ -13,7 +13,9 @@ use jiff::Timestamp;
 use leastconn::{Reason, net};
 use tokio::time::sleep;
 
-use crate::{config::Config, judge, live::Due, presented::Named, reload::report, shared::Shared};
+use crate::{
+    client_chain::Named, config::Config, context::Shared, judge, registry::Due, reload::report,
+};
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -65,7 +67,7 @@ fn pause(config: &Config) -> Duration {
 }
 
 /// Ends those that are too old, and returns those whose certificate has run out.
-fn due(shared: &Shared, now: Timestamp) -> Vec<Arc<crate::live::Live>> {
+fn due(shared: &Shared, now: Timestamp) -> Vec<Arc<crate::registry::Live>> {
     let (instant, seconds) = (net::now(), now.as_second());
     let mut expired = Vec::new();
     shared

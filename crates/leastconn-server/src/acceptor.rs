@@ -16,10 +16,10 @@ use tokio::{
 };
 
 use crate::{
+    access_record::{Books, Record},
     connection,
-    live::{Registry, UnixPeer},
     memory::Budget,
-    record::{Books, Record},
+    registry::{Registry, UnixPeer},
     running::Running,
 };
 

@@ -12,7 +12,8 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    by_hand::ByHand, live::Registry, memory::Budget, record::Books, running::Running, state::State,
+    access_record::Books, memory::Budget, overrides::ByHand, registry::Registry, running::Running,
+    state::State,
 };
 
 /// Where the process is in its life.

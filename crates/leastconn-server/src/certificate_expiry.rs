@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::{
     config::{CertificateFile, Dated, FileKind, Urgency},
-    shared::Shared,
+    context::Shared,
 };
 
 const EVERY: Duration = Duration::from_secs(1);

@@ -21,7 +21,7 @@ use crate::{
     reload::Reloader,
 };
 
-pub use events::Events;
+pub(crate) use events::Events;
 use look::Looks;
 
 /// How often all files are looked at.
@@ -34,7 +34,7 @@ const QUIET: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Loads files when they change, for as long as it is polled.
-pub async fn watch(reloader: Arc<Reloader>, mut events: Events) {
+pub(crate) async fn watch(reloader: Arc<Reloader>, mut events: Events) {
     // None: nothing is known of them. They were read before they were watched, so
     // they are read once again, to find that nothing has changed.
     let mut seen = None;

@@ -16,7 +16,7 @@ use crate::files;
 
 /// News of changes in directories, or never any if the system gives none.
 #[derive(Debug)]
-pub struct Events {
+pub(crate) struct Events {
     queue: Option<Arc<AsyncFd<OwnedFd>>>,
     followed: BTreeMap<PathBuf, i32>,
 }
@@ -26,7 +26,7 @@ impl Events {
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         #[expect(
             deprecated,
             reason = "what took its place is unsafe, for the sake of types that give their descriptor away; this one is owned"

@@ -21,8 +21,8 @@ use tokio::{runtime::Handle, sync::broadcast, task, time::sleep};
 
 use crate::{
     config::{Level, Log},
-    live::Registry,
     logging,
+    registry::Registry,
     running::Running,
     state::State,
 };

@@ -5,7 +5,7 @@ use std::fmt;
 use leastconn::{ServerId, UpstreamId};
 use serde::{Deserialize, Serialize};
 
-use crate::{live::Known, record::escape};
+use crate::{access_record::escape, registry::Known};
 
 /// Connections for which all that is given holds. One process also tells it another,
 /// which may be of another version: what it does not understand could mean fewer of them.

@@ -21,12 +21,12 @@ use serde::Serialize;
 use tokio::sync::{Notify, watch};
 
 use crate::{
+    client_chain::Fingerprint,
     config::OnExpiry,
     listener::Listener,
-    metrics::{ClientMetrics, ListenerMetrics, Metrics},
-    presented::Fingerprint,
     proxy_protocol::Endpoints,
     seen::Seen,
+    telemetry::metrics::{ClientMetrics, ListenerMetrics, Metrics},
 };
 
 /// Few enough to walk, enough that workers rarely meet.

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::{access_log::AccessLog, config::Access, live::Registry};
+use crate::{config::Access, registry::Registry, telemetry::access_log::AccessLog};
 
 /// What stands in the log after `with` has had a record.
 fn logged(with: impl FnOnce(Record) + Send + 'static) -> (Vec<Value>, String) {

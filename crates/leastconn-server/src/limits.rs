@@ -1,0 +1,4 @@
+//! Limits on connections: per client identity, and per source network.
+
+pub mod clients;
+pub mod sources;
