@@ -89,6 +89,7 @@ mod startup_log;
 mod takes_sockets_from_systemd;
 mod tls_versions;
 mod unfinished_client_hello;
+mod unix_listener_handover;
 mod unix_listeners;
 mod unix_servers;
 mod upgrade;

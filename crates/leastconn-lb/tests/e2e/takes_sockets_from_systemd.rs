@@ -15,7 +15,7 @@ use crate::support::upgrading::{apart, gone, message, script, signal, upgrade};
 use crate::support::{BIN, CLIENT1, Site, talk, tcp};
 
 /// Lets a command have these sockets, as systemd would.
-fn pass(command: &mut Command, sockets: Vec<impl Into<OwnedFd>>, names: &str) {
+pub(crate) fn pass(command: &mut Command, sockets: Vec<impl Into<OwnedFd>>, names: &str) {
     apart(command);
     command.env("LISTEN_FDS", sockets.len().to_string());
     command.env("LISTEN_FDNAMES", names);
