@@ -264,6 +264,33 @@ until_true 'the log says why' grep -q '"outcome":"revoked_certificate"' $LOG
 served client1.example.com || die 'client1 is not served after another was revoked'
 ok 'revoked: the new list is seen without a reload'
 
+# --- a UNIX listener --------------------------------------------------------------
+
+UNIX_SOCKET=/run/leastconn/web.sock
+cp $CONF without-unix.toml
+cat >>$CONF <<'END'
+
+[[listener]]
+name = "unix"
+bind = "unix:/run/leastconn/web.sock"
+bind_mode = "0666"
+upstream = "web"
+
+[[client]]
+name = "local"
+match = { source = "127.0.0.1" }
+allow = ["web"]
+END
+reload
+until_true 'the UNIX socket is there' test -S $UNIX_SOCKET
+is 'the UNIX socket' '666 leastconn leastconn' "$(stat -c '%a %U %G' $UNIX_SOCKET)"
+setpriv --reuid nobody --regid nogroup --clear-groups curl -sS -m 5 --unix-socket $UNIX_SOCKET http://localhost/ | grep -qxE 'web[12]' ||
+  die 'another user is not served over the UNIX socket'
+cp without-unix.toml $CONF
+reload
+until_true 'the UNIX socket is removed' test ! -e $UNIX_SOCKET
+ok 'UNIX listener in the runtime directory: added and removed by reload'
+
 # --- upgraded ------------------------------------------------------------------
 
 keep_asking() {

@@ -30,8 +30,8 @@ use tokio::net::UnixListener;
 
 use crate::confinement;
 
-/// A program asks and waits; more than a few at once there are not.
-const BACKLOG: i32 = 128;
+/// As for TCP listeners: a non-blocking connect fails with EAGAIN while the backlog is full.
+const BACKLOG: i32 = 4096;
 
 /// A socket cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -142,12 +142,12 @@ impl SocketFile {
         metadata.is_ok_and(|metadata| metadata.permissions().mode() & 0o002 != 0)
     }
 
-    /// Changes the file's mode, if it is still there.
+    /// Changes the file's mode, if the file is the balancer's and still there.
     ///
     /// # Errors
     /// If the operating system refuses.
     pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
-        if !self.is_there() {
+        if !self.is_balancers() || !self.is_there() {
             return Ok(());
         }
         fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))

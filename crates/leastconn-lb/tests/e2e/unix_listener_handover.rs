@@ -29,6 +29,10 @@ fn inode(path: &Path) -> u64 {
     fs::symlink_metadata(path).unwrap().ino()
 }
 
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777
+}
+
 async fn served(path: &Path) -> io::Result<()> {
     let name = talk(UnixStream::connect(path).await?).await?;
     assert_eq!(name, "web1");
@@ -85,6 +89,22 @@ async fn unix_listener_is_kept_across_upgrades() {
     assert!(!path.exists());
 }
 
+#[tokio::test]
+async fn upgrade_applies_a_new_bind_mode() {
+    let web = Upstream::named("web1").await;
+    let lb = start(site(&web)).await;
+    let path = lb.dir().join("lb.sock");
+    assert_eq!(mode(&path), 0o600);
+    let with_mode = "bind_mode = \"0660\"\nbind = \"unix:lb.sock\"";
+    lb.write_config(&lb.config().replace("bind = \"unix:lb.sock\"", with_mode));
+    let pid = upgrade(&lb, lb.pid()).await;
+    assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
+    served(&path).await.unwrap();
+    assert_eq!(mode(&path), 0o660);
+    signal(pid, Signal::TERM);
+    gone(pid).await;
+}
+
 /// A socket that the new configuration no longer names is closed by the upgrade, and its
 /// file removed with the old process.
 #[tokio::test]
@@ -129,12 +149,16 @@ async fn unix_socket_from_systemd_is_used_and_its_file_kept() {
     assert_eq!(talk(early).await.unwrap(), "web1");
     served(&path).await.unwrap();
 
-    // A reload keeps the socket as it is.
-    assert_eq!(
-        lb.reload(&config.replace("workers = 2", "workers = 2\nmax_handshakes = 100"))
-            .await,
-        "applied"
+    // A reload keeps the socket, and the mode that the service manager has set.
+    let other_mode = config.replace(
+        "upstream = \"web\"
+bind",
+        "upstream = \"web\"
+bind_mode = \"0660\"
+bind",
     );
+    assert_ne!(other_mode, config);
+    assert_eq!(lb.reload(&other_mode).await, "applied");
     served(&path).await.unwrap();
 
     let mut pid = lb.pid();
@@ -144,8 +168,7 @@ async fn unix_socket_from_systemd_is_used_and_its_file_kept() {
     }
     all_end(&lb, pid).await;
     assert_eq!(inode(&path), file);
-    let mode = fs::symlink_metadata(&path).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o666);
+    assert_eq!(mode(&path), 0o666);
     // The manager's own descriptor still accepts.
     let waiting = UnixStream::connect(&path).await.unwrap();
     kept.set_nonblocking(false).unwrap();

@@ -1,7 +1,7 @@
 use std::{fs, path::PathBuf};
 
 use leastconn_testkit::eventually;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::{
     curl,
@@ -9,14 +9,18 @@ use crate::{
     site::{self, Certs, repository},
 };
 
-/// `bind = "ADDRESS:PORT"` of a listener or the admin table, on any port: what is
-/// fixed could clash with another test, or with what runs on the machine.
+/// Replaces ports by 0, and moves UNIX sockets into the configuration's directory: fixed
+/// ones could clash with another test, or with what runs on the machine.
 fn on_any_port(config: &str) -> String {
     let rewrite = |line: &str| {
         let Some(address) = line.strip_prefix("bind = \"") else {
             return line.to_owned();
         };
         let (address, rest) = address.split_once('"').unwrap();
+        if let Some(path) = address.strip_prefix("unix:") {
+            let (_, file) = path.rsplit_once('/').unwrap();
+            return format!("bind = \"unix:{file}\"{rest}");
+        }
         let (host, _) = address.rsplit_once(':').unwrap();
         format!("bind = \"{host}:0\"{rest}")
     };
@@ -39,7 +43,7 @@ async fn every_example_passes_check_and_starts() {
         .filter(|path| path.extension().is_some_and(|end| end == "toml"))
         .collect();
     examples.sort();
-    assert!(examples.len() >= 8, "{examples:?}");
+    assert!(examples.len() >= 9, "{examples:?}");
     fs::create_dir(certs.dir().join("examples")).unwrap();
 
     for example in examples {
@@ -66,11 +70,18 @@ async fn every_example_passes_check_and_starts() {
         if config.contains("[admin]") {
             assert_eq!(balancer.http_get("/readyz").await.0, 200, "{name}");
         }
-        for listener in text.split("[[listener]]").skip(1) {
-            let listener = listener.split('"').nth(1).unwrap();
+        for listener in config.split("[[listener]]").skip(1) {
+            let table = listener.split("[[").next().unwrap();
+            let listener = table.split('"').nth(1).unwrap();
+            if let Some((_, bind)) = table.split_once("bind = \"unix:") {
+                let (file, _) = bind.split_once('"').unwrap();
+                let path = certs.dir().join(format!("run-{name}/{file}"));
+                UnixStream::connect(path).await.unwrap();
+                continue;
+            }
             let address = balancer.address(listener);
             TcpStream::connect(address).await.unwrap();
-            if text.contains("client_ca") {
+            if table.contains("client_ca") {
                 // No servers are there, so nobody is served; but TLS is spoken, and
                 // a stranger is told no.
                 let mut curl = curl::get(&certs, address, Some("alt/client1"));

@@ -163,10 +163,12 @@ impl UnixSockets {
         bound.map(Bound::close).collect()
     }
 
-    /// The process before this one has left its files.
+    /// Takes the files over from the predecessor, which has ended. Only now, as the
+    /// predecessor continues with its own mode if an upgrade fails.
     pub(super) fn take_over(&mut self) {
         for bound in &mut self.bound {
             bound.file.take_over();
+            bound.set_mode();
         }
     }
 }
@@ -196,13 +198,16 @@ impl Bound {
     }
 
     fn with(mut self, wanted: Wanted) -> Self {
-        if self.wanted.mode != wanted.mode
-            && let Err(error) = self.file.set_mode(wanted.mode)
-        {
-            tracing::error!(%error, socket = %wanted.path.display(), "the mode stays as it was");
-        }
         self.wanted = wanted;
+        self.set_mode();
         self
+    }
+
+    fn set_mode(&self) {
+        if let Err(error) = self.file.set_mode(self.wanted.mode) {
+            let socket = self.wanted.path.display();
+            tracing::error!(%socket, %error, "cannot change the mode of a UNIX socket");
+        }
     }
 
     /// Removes the file first: nobody new can connect, and what has connected is accepted.
