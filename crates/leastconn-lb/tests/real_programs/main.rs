@@ -1,20 +1,20 @@
-//! The program as its users meet it: the real binary, in front of real servers
-//! (nginx, redis, PostgreSQL), behind and before real balancers (haproxy), asked by real clients (curl,
-//! openssl, psql, python, redis-cli).
+//! Tests of the binary with real software: servers (nginx, Redis, PostgreSQL and others),
+//! other balancers (HAProxy) and clients (curl, openssl, psql, Python and others).
 //!
-//! A program that is missing makes the test fail with what to install; nothing is
-//! skipped. Everything lives in temporary directories and on ports of its own.
+//! `scripts/setup.sh --test` installs what the tests need. The tests of single protocols
+//! are skipped, and print why, where their server or client is missing; all others fail.
+//! Everything lives in temporary directories and on ports of its own.
 // A failure here is a failure of the test, and a panic is how a test fails.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-// What the tests stand on.
+// Shared by the tests.
 mod curl;
 mod nginx;
 mod openssl;
 mod program;
+mod service;
 mod site;
 
-// One behaviour each.
 mod admin_socket;
 mod authorization;
 mod check_command;
@@ -27,12 +27,10 @@ mod http_health_check;
 mod http_keep_alive;
 mod mtls_scripts;
 mod pki_command;
-mod postgres;
 mod prometheus;
 mod proxy_protocol;
 mod rate_limit;
 mod readme_steps;
-mod redis;
 mod refused_clients;
 mod resumption;
 mod resumption_disabled;
@@ -43,3 +41,16 @@ mod tls_alerts;
 mod tls_shutdown;
 mod top_command;
 mod upstream_tls;
+
+// Protocols of docs/guide/compatibility.md.
+mod amqp;
+mod grpc;
+mod http2;
+mod ldap;
+mod mariadb;
+mod mqtt;
+mod postgres;
+mod redis;
+mod smtp;
+mod ssh;
+mod websocket;

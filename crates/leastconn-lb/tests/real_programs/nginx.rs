@@ -47,13 +47,18 @@ impl Nginx {
         Self::start_with(name, parent, ["ssl", &tls]).await
     }
 
-    async fn start_with(name: &str, parent: &Path, [ssl, tls]: [&str; 2]) -> Self {
+    /// The same by HTTP/2 without TLS (prior knowledge).
+    pub(crate) async fn start_http2(name: &str, parent: &Path) -> Self {
+        Self::start_with(name, parent, ["http2", ""]).await
+    }
+
+    async fn start_with(name: &str, parent: &Path, [option, tls]: [&str; 2]) -> Self {
         let dir = parent.join(name);
         fs::create_dir(&dir).unwrap();
         let (port, status) = (Port::reserve(), Port::reserve());
-        let listen = format!("listen {} {ssl};\n    {tls}", port.address);
-        let page = match ssl {
-            "" => name.to_owned(),
+        let listen = format!("listen {} {option};\n    {tls}", port.address);
+        let page = match option {
+            "" | "http2" => name.to_owned(),
             _ => format!("{name} $ssl_protocol $ssl_server_name $ssl_client_s_dn"),
         };
         let config = configuration(&page, &dir, &listen, status.address);

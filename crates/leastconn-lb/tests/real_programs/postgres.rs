@@ -12,6 +12,7 @@ use tokio::process::Command as AsyncCommand;
 
 use crate::{
     program::{self, Port, command, replace, run, tool},
+    service::python_with,
     site::{self, Certs, repository},
 };
 
@@ -187,8 +188,7 @@ async fn postgres_clients_work() {
     site::stop(&balancer).await;
 }
 
-/// psycopg with a libpq that can begin with TLS and cancels over TLS, where it is installed
-/// (`pip install "psycopg[binary]"`; `LEASTCONN_PYTHON` names the interpreter).
+/// psycopg with a libpq that can begin with TLS and cancels over TLS.
 async fn newest_client(conninfo: &str) {
     const SCRIPT: &str = r#"
 import sys, threading
@@ -209,8 +209,9 @@ for how in ("postgres", "direct"):
             connection.rollback()
 print("done")
 "#;
-    let python = std::env::var_os("LEASTCONN_PYTHON");
-    let python = python.map_or_else(|| program::path("python3"), PathBuf::from);
+    let Some(python) = python_with("psycopg") else {
+        return;
+    };
     let ended = run(command(python).args(["-c", SCRIPT, conninfo]))
         .await
         .ok();

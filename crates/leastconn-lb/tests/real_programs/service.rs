@@ -1,0 +1,196 @@
+//! Servers of other protocols, and the balancer in front of one.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use leastconn_testkit::{Balancer, DEADLINE, eventually};
+use serde_json::Value;
+
+use crate::{
+    program,
+    site::{self, Certs, repository},
+};
+
+/// Whether all of these programs are there, each with its Debian package. Prints what is
+/// missing, so that a skipped test says why.
+pub(crate) fn are_installed(programs: &[(&str, &str)]) -> bool {
+    let mut all = true;
+    for (name, package) in programs {
+        if program::find(name).is_none() {
+            eprintln!("skipped: `{name}` is not installed (Debian: {package})");
+            all = false;
+        }
+    }
+    all
+}
+
+/// Whether tests of servers that take long to start run.
+pub(crate) fn are_long_tests_on() -> bool {
+    let on = std::env::var_os("LEASTCONN_LONG").is_some();
+    if !on {
+        eprintln!("skipped: runs with LEASTCONN_LONG=1 only");
+    }
+    on
+}
+
+/// A Python interpreter that can import `module`: `LEASTCONN_PYTHON`, the environment that
+/// `scripts/setup.sh --test` makes, or `python3`.
+pub(crate) fn python_with(module: &str) -> Option<PathBuf> {
+    let ours = repository().join("target/test-python/bin/python3");
+    let candidates = [
+        std::env::var_os("LEASTCONN_PYTHON").map(PathBuf::from),
+        ours.is_file().then_some(ours),
+        program::find("python3"),
+    ];
+    let found = candidates.into_iter().flatten().find(|python| {
+        let import = Command::new(python)
+            .args(["-c", &format!("import {module}")])
+            .stderr(Stdio::null())
+            .status();
+        import.is_ok_and(|status| status.success())
+    });
+    if found.is_none() {
+        eprintln!("skipped: Python has no module `{module}`: run scripts/setup.sh --test");
+    }
+    found
+}
+
+/// A server process. Killed when dropped.
+pub(crate) struct Service {
+    process: Child,
+    log: PathBuf,
+}
+
+impl Service {
+    /// Starts `command` and waits until it accepts connections at `address`. Its output
+    /// goes to the file `log`.
+    ///
+    /// # Panics
+    /// With that output, if the server ends or does not listen in time.
+    pub(crate) async fn start(mut command: Command, address: SocketAddr, log: &Path) -> Self {
+        let output = fs::File::create(log).unwrap();
+        let process = command
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut this = Self {
+            process,
+            log: log.to_owned(),
+        };
+        let up = eventually(3 * DEADLINE, || async {
+            let connected = tokio::net::TcpStream::connect(address).await;
+            connected.map(drop).map_err(|error| error.to_string())
+        });
+        if let Err(error) = up.await {
+            let status = this.process.try_wait();
+            panic!("{command:?}: {error}, {status:?}\n{}", this.output());
+        }
+        this
+    }
+
+    /// What the server has written so far.
+    pub(crate) fn output(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Ends it with a signal, for servers that have processes of their own to end.
+    pub(crate) fn terminate(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The balancer with a listener `main` that requires client certificates, in front of one
+/// server. `client1` may connect.
+pub(crate) struct Front {
+    pub(crate) certs: Certs,
+    pub(crate) balancer: Balancer,
+}
+
+impl Front {
+    /// `listener` are further lines of the listener's TLS table; the health check is an
+    /// inline table.
+    pub(crate) async fn start(
+        certs: Certs,
+        server: SocketAddr,
+        listener: &str,
+        health_check: &str,
+    ) -> Self {
+        let config = format!(
+            r#"
+[admin]
+bind = "127.0.0.1:0"
+
+[[listener]]
+name = "main"
+bind = "127.0.0.1:0"
+upstream = "servers"
+
+[listener.tls]
+cert = "../certs/server/server.crt"
+key = "../certs/server/server.key.pem"
+client_ca = "../certs/ca/ca.crt"
+{listener}
+
+[[upstream]]
+name = "servers"
+health_check = {health_check}
+servers = ["{server}"]
+
+[[client]]
+name = "client1"
+match = {{ cn = "client1.lb.com" }}
+allow = ["servers"]
+"#
+        );
+        let balancer = site::start(&config, &certs).await;
+        Self { certs, balancer }
+    }
+
+    /// The listener's port on the loopback addresses, as text.
+    pub(crate) fn port(&self) -> String {
+        self.balancer.address("main").port().to_string()
+    }
+
+    /// The files that a client needs: CA, certificate, key.
+    pub(crate) fn files(&self) -> [PathBuf; 3] {
+        let (cert, key) = self.certs.pair("client1");
+        [self.certs.path("ca/ca.crt"), cert, key]
+    }
+
+    /// Waits until `count` connections have ended, checks that none was refused or failed,
+    /// and stops the balancer. Returns their records.
+    pub(crate) async fn finish(self, count: usize) -> Vec<Value> {
+        let records = self.balancer.wait_records(count).await;
+        assert_eq!(records.len(), count, "{records:#?}");
+        for record in &records {
+            // Many clients close without close_notify.
+            let outcome = record["outcome"].as_str().unwrap();
+            assert!(["ok", "client_truncated"].contains(&outcome), "{record:#}");
+            assert_eq!(record["client"], "client1");
+        }
+        site::stop(&self.balancer).await;
+        records
+    }
+}
+
+/// No health checks: every connection of the server is a client's.
+pub(crate) const NO_PROBES: &str = r#"{ type = "none" }"#;
+
+/// Connects and closes.
+pub(crate) const TCP_PROBES: &str = r#"{ type = "tcp", interval = "1s", timeout = "1s" }"#;
