@@ -91,6 +91,7 @@ test-browser: ## Test the dashboard in Chromium (part of make test where Chromiu
 test-long: ## Run the long end-to-end tests: 8,000 connections, 200 reloads under load, 100,000 connects during 20 upgrades, admin latency, a million identities (needs 20,000 open files)
 	$(CARGO) test --locked --release -p leastconn --test limit_memory
 	LEASTCONN_LONG=1 $(CARGO) test --locked --release -p leastconn-lb --test e2e -- --test-threads 1 --nocapture
+	LEASTCONN_LONG=1 $(CARGO) test --locked --release -p leastconn-lb --test real_programs amqp -- --nocapture
 
 .PHONY: test-race
 test-race: loom ## Run the loom models, then the multi-threaded tests repeatedly (RACE_ROUNDS=20)

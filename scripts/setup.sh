@@ -30,6 +30,9 @@ for arg in "$@"; do
   esac
 done
 
+# Debian has servers where a user's PATH does not look.
+PATH=$PATH:/usr/local/sbin:/usr/sbin
+
 have() { command -v "$1" >/dev/null 2>&1; }
 problem() {
   printf 'setup: %s\n' "$*" >&2
@@ -65,6 +68,18 @@ if [ -n "$TEST" ]; then
   want redis-server redis-server
   want redis-cli redis-tools
   want tmux tmux
+  # One for each protocol of docs/guide/compatibility.md.
+  want ldapsearch ldap-utils
+  want mariadb mariadb-client
+  want mariadbd mariadb-server
+  want mosquitto mosquitto
+  want mosquitto_pub mosquitto-clients
+  want nghttp nghttp2-client
+  want slapd slapd
+  want socat socat
+  want ssh openssh-client
+  want sshd openssh-server
+  if have python3 && ! python3 -c 'import ensurepip' 2>/dev/null; then MISSING+=(python3-venv); fi
 fi
 if [ -n "$BROWSER" ] && [ -z "${CHROMIUM:-}" ]; then
   have chromium-browser || have google-chrome || want chromium chromium
@@ -137,6 +152,21 @@ else
   if [ -n "$DEB" ] && [ -z "$BAD" ] && ! have cargo-deb; then
     echo "setup: installing cargo-deb (a few minutes, only once)" >&2
     cargo install --quiet --locked cargo-deb || problem "cargo-deb is missing: cargo install --locked cargo-deb"
+  fi
+fi
+
+# --- Python modules --------------------------------------------------------------
+
+# Clients and servers of some protocols. Without them those tests are skipped.
+python_env=target/test-python
+python_list=scripts/test-python.txt
+if [ -n "$TEST" ] && [ -z "$BAD" ] && ! cmp -s "$python_list" "$python_env/installed"; then
+  echo 'setup: installing Python modules for the tests' >&2
+  if ! { rm -rf "$python_env" && python3 -m venv "$python_env" &&
+    "$python_env/bin/pip" install -q --disable-pip-version-check --only-binary :all: --retries 1 --timeout 15 -r "$python_list" &&
+    cp "$python_list" "$python_env/installed"; } >&2; then
+    rm -rf "$python_env"
+    echo 'setup: no Python modules; tests of gRPC, SMTP, WebSocket, AMQP and psycopg are skipped' >&2
   fi
 fi
 
