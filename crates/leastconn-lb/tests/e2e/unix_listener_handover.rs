@@ -14,9 +14,9 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use crate::support::BIN;
+use crate::support::upgrading::{all_end, gone, script, signal, start, upgrade};
 use crate::support::{NO_PROBES, Site, entries, talk};
 use crate::takes_sockets_from_systemd::pass;
-use crate::upgrading::{all_end, gone, script, signal, start, upgrade};
 
 fn site(web: &Upstream) -> Site {
     Site::new()
