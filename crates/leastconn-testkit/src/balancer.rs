@@ -1,10 +1,9 @@
-//! The balancer as a child process, seen from outside: its log, its access log, its
-//! metrics, its signals.
+//! The balancer as a child process: log, access log, metrics, signals.
 //!
-//! What this relies on: the log, as JSON on standard error, has an event with the
-//! message `listening` and the fields `listener` (`admin` for the admin address) and
-//! `address` for every socket bound, then one with the message `ready`; the access log
-//! is on standard output, one JSON object a line.
+//! The balancer must log JSON to standard error, with an event `listening` (fields
+//! `listener`, which is `admin` for the admin address, and `address`) for each bound
+//! socket and then an event `ready`. The access log must go to standard output, one
+//! JSON object per line.
 
 mod lines;
 #[cfg(test)]
@@ -30,7 +29,7 @@ use crate::{DEADLINE, eventually};
 use lines::Lines;
 pub use rustix::process::Signal;
 
-/// What must be zero, whatever the labels, when nobody is connected.
+/// Gauges that are zero, for all labels, when no client is connected.
 const GAUGES: [&str; 5] = [
     "leastconn_connections_active",
     "leastconn_server_connections_active",
@@ -39,8 +38,8 @@ const GAUGES: [&str; 5] = [
     "leastconn_handshakes_waiting",
 ];
 
-/// A running balancer. Killed when dropped; so are those that took over from it, if it
-/// was started in a process group of its own.
+/// A running balancer. Dropping it kills the process, and its successors after an
+/// upgrade if it was started in a process group of its own.
 #[derive(Debug)]
 pub struct Balancer {
     pid: Pid,
@@ -51,13 +50,11 @@ pub struct Balancer {
     config: PathBuf,
 }
 
-/// The balancer ended, or was not ready in time.
+/// The balancer exited, or was not ready in time.
 pub struct StartError {
-    /// What happened.
     pub reason: String,
-    /// How it ended, if it did.
+    /// `None` if the process is still running.
     pub status: Option<ExitStatus>,
-    /// What it said on standard error.
     pub stderr: String,
 }
 
@@ -71,7 +68,7 @@ impl fmt::Display for StartError {
     }
 }
 
-// The same text: tests meet it through `unwrap`.
+// Same text as `Display`: tests print the error through `unwrap`.
 impl fmt::Debug for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -82,10 +79,10 @@ impl std::error::Error for StartError {}
 
 impl Balancer {
     /// Writes `config` to `DIR/leastconn.toml`, starts `BIN run --config` with it, and
-    /// waits until it is ready. A configuration without a log format gets JSON.
+    /// waits until it is ready. Sets the log format to JSON unless `config` sets one.
     ///
     /// # Errors
-    /// [`StartError`], with what the balancer said.
+    /// [`StartError`], with the output of the balancer.
     pub async fn start(
         bin: impl AsRef<Path>,
         config: &str,
@@ -94,7 +91,7 @@ impl Balancer {
         Self::start_with(bin, config, dir, |_| {}).await
     }
 
-    /// As [`Self::start`], after `adjust` has had the command: environment, wrappers.
+    /// As [`Self::start`]; `adjust` may change the command, for example its environment.
     ///
     /// # Errors
     /// As [`Self::start`].
@@ -148,7 +145,7 @@ impl Balancer {
             false => None,
         };
         let reason = match status {
-            Some(status) => format!("ended at once ({status})"),
+            Some(status) => format!("exited before it was ready ({status})"),
             None if closed => "closed its standard error".to_owned(),
             None => format!("was not ready within {DEADLINE:?}"),
         };
@@ -159,21 +156,20 @@ impl Balancer {
         }
     }
 
-    /// The process ID.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Where this listener listens.
+    /// The address of a listener.
     ///
     /// # Panics
-    /// When it has not said so.
+    /// If the log has no `listening` event of it.
     pub fn address(&self, listener: &str) -> SocketAddr {
         self.try_address(listener)
             .unwrap_or_else(|| panic!("no listener {listener:?} in:\n{}", self.stderr()))
     }
 
-    /// Where this listener listens, or did last.
+    /// The most recent address of a listener, even if it has been closed since.
     pub fn try_address(&self, listener: &str) -> Option<SocketAddr> {
         self.stderr.with(|lines| {
             lines
@@ -183,7 +179,7 @@ impl Balancer {
         })
     }
 
-    /// Waits until this listener listens: after a reload, say.
+    /// Waits for the address of a listener, for example after a reload.
     ///
     /// # Panics
     /// After [`DEADLINE`].
@@ -196,8 +192,8 @@ impl Balancer {
         listening(&line, listener).unwrap()
     }
 
-    /// Waits until this listener listens at this address: a reload may be over before
-    /// what it said has been read.
+    /// Waits until a listener has this address. Needed after a reload: its result may
+    /// be known before its log lines have been read.
     ///
     /// # Panics
     /// After [`DEADLINE`].
@@ -212,33 +208,33 @@ impl Balancer {
     /// The admin address.
     ///
     /// # Panics
-    /// When there is none.
+    /// If the balancer has none.
     pub fn admin(&self) -> SocketAddr {
         self.address("admin")
     }
 
-    /// The access log so far.
+    /// The access records so far.
     ///
     /// # Panics
-    /// When a line is no JSON object.
+    /// If a line is not a JSON object.
     pub fn records(&self) -> Vec<Value> {
         self.stdout
             .with(|lines| lines.iter().map(|line| record(line)).collect())
     }
 
-    /// Waits for a record, present or future, that `matches`.
+    /// Waits for an access record that `matches`; earlier records count.
     ///
     /// # Panics
-    /// After `limit`, with the records there are.
+    /// After `limit`, with all records in the message.
     pub async fn wait_record(&self, matches: impl Fn(&Value) -> bool, limit: Duration) -> Value {
         let found = self.stdout.find(limit, |line| matches(&record(line))).await;
         record(&found.unwrap_or_else(|e| panic!("no such record: {e}")))
     }
 
-    /// Waits until there are at least `n` records, and returns them all.
+    /// Waits for at least `n` access records, and returns all.
     ///
     /// # Panics
-    /// After [`DEADLINE`], with the records there are.
+    /// After [`DEADLINE`], with all records in the message.
     pub async fn wait_records(&self, n: usize) -> Vec<Value> {
         let reached = self
             .stdout
@@ -253,28 +249,28 @@ impl Balancer {
         self.stderr.with(|lines| lines.join("\n"))
     }
 
-    /// Waits for a log event, past or future, that `matches`; lines that are no JSON
-    /// are passed over.
+    /// Waits for a log event that `matches`; earlier events count. Lines that are not
+    /// JSON are ignored.
     ///
     /// # Panics
-    /// After `limit`, with the log.
+    /// After `limit`, with the log in the message.
     pub async fn wait_log(&self, matches: impl Fn(&Value) -> bool, limit: Duration) -> Value {
         let matches = |line: &str| serde_json::from_str(line).is_ok_and(|event| matches(&event));
         let found = self.stderr.find(limit, matches).await;
         serde_json::from_str(&found.unwrap_or_else(|e| panic!("no such event: {e}"))).unwrap()
     }
 
-    /// Asks the admin address for `path`; returns status and body.
+    /// Sends `GET path` to the admin address; returns status and body.
     ///
     /// # Errors
-    /// When there is no answer, or none in HTTP.
+    /// On connection errors and malformed responses.
     pub async fn try_http_get(&self, path: &str) -> io::Result<(u16, String)> {
         let addr = self
             .try_address("admin")
             .ok_or(io::ErrorKind::NotConnected)?;
         let exchange = async {
             let mut stream = TcpStream::connect(addr).await?;
-            // 1.0, so that the answer is neither chunked nor kept open.
+            // HTTP/1.0: the response is not chunked, and the server closes.
             let request = format!("GET {path} HTTP/1.0\r\nhost: {addr}\r\n\r\n");
             stream.write_all(request.as_bytes()).await?;
             let mut answer = String::new();
@@ -304,17 +300,18 @@ impl Balancer {
             .unwrap_or_else(|e| panic!("GET {path}: {e}"))
     }
 
-    /// The metrics; labels in alphabetical order, see [`metrics::normalise`].
+    /// The metrics, with labels in alphabetical order; see [`metrics::normalise`].
     ///
     /// # Panics
-    /// When there are none.
+    /// If they cannot be fetched.
     pub async fn metrics(&self) -> Metrics {
         let (status, body) = self.http_get("/metrics").await;
         assert_eq!(status, 200, "{body}");
         metrics::parse(&body)
     }
 
-    /// Waits until a metric, labels in any order, has this value. What is absent is 0.
+    /// Waits until a metric has this value. Labels may be in any order; a missing
+    /// metric is 0.
     ///
     /// # Panics
     /// After `limit`.
@@ -330,13 +327,13 @@ impl Balancer {
         reached.await.unwrap_or_else(|e| panic!("{e}"));
     }
 
-    /// Waits until nobody is connected as far as the balancer knows, and it holds no
-    /// more files than `baseline_fds`.
+    /// Waits until the balancer reports no connections or handshakes, and has no more
+    /// than `baseline_fds` open files.
     ///
     /// # Panics
     /// After [`DEADLINE`].
     pub async fn assert_idle(&self, baseline_fds: usize) {
-        let quiet = eventually(DEADLINE, || async {
+        let idle = eventually(DEADLINE, || async {
             if self.try_address("admin").is_some() {
                 let metrics = self.metrics().await;
                 for (key, value) in GAUGES
@@ -352,38 +349,38 @@ impl Balancer {
                 now if now <= baseline_fds => Ok(()),
                 now => Err(format!(
                     "{now} files are open, not {baseline_fds}: {:?}",
-                    self.files()
+                    self.open_files()
                 )),
             }
         });
-        quiet.await.unwrap_or_else(|e| panic!("{e}"));
+        idle.await.unwrap_or_else(|e| panic!("{e}"));
     }
 
-    /// How many files the process has open.
+    /// Number of open file descriptors.
     pub fn open_fds(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
             .unwrap()
             .count()
     }
 
-    fn files(&self) -> Vec<String> {
+    fn open_files(&self) -> Vec<String> {
         let entries = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
-        // A file may have been closed since the directory was read.
+        // A descriptor may have been closed since the directory was read.
         let names = entries.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
         names.map(|name| name.display().to_string()).collect()
     }
 
-    /// Writes a new configuration, to be read at the next reload.
+    /// Replaces the configuration file. The balancer reads it at the next reload.
     pub fn write_config(&self, config: &str) {
         let new = self.config.with_extension("toml.new");
         std::fs::write(&new, with_json_log(config)).unwrap();
         std::fs::rename(new, &self.config).unwrap();
     }
 
-    /// Sends a signal; nothing happens if the process has ended.
+    /// Sends a signal, unless the process has ended.
     pub fn signal(&self, signal: Signal) {
         let mut child = self.child.lock().unwrap();
-        // Until it is reaped, and only this lock's holder reaps, the ID is nobody else's.
+        // Only the holder of this lock reaps the child, so its ID cannot be reused here.
         if child.try_wait().unwrap().is_none() {
             rustix::process::kill_process(self.pid, signal).unwrap();
         }
@@ -399,9 +396,9 @@ impl Balancer {
             .unwrap_or_else(|| panic!("still running after {limit:?}:\n{}", self.stderr()))
     }
 
-    /// As [`Self::wait_exit`], and until all that it wrote has been read: then the
-    /// records and the log are whole. Not for one that another has taken over from,
-    /// which goes on writing to the same pipes.
+    /// As [`Self::wait_exit`], and then waits until its output has been read, so that
+    /// records and log are complete. Fails after an upgrade: the successor keeps the
+    /// pipes open.
     ///
     /// # Panics
     /// After `limit`.
@@ -409,9 +406,8 @@ impl Balancer {
         let status = self.wait_exit(limit).await;
         for output in [&self.stdout, &self.stderr] {
             let end = |_: &[String]| output.is_closed().then_some(());
-            // It looks once more when the output has ended.
             let read = output.wait(DEADLINE, end).await;
-            read.unwrap_or_else(|e| panic!("somebody else still writes: {e}"));
+            read.unwrap_or_else(|e| panic!("another process still holds the pipe: {e}"));
         }
         status
     }
@@ -429,21 +425,19 @@ impl Balancer {
 impl Drop for Balancer {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap();
-        // What it has left its place to, if it was started in a group of its own. The
-        // group is there, under no other's ID, as long as the child is not reaped or
-        // one of those lives.
+        // Kills successors as well, if the child leads a process group. The group's ID
+        // cannot be reused while the child is not reaped or a member is alive.
         let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
         let _ = child.kill();
         let _ = child.wait();
         if std::thread::panicking() {
-            // Most of what a failed test needs to be understood.
-            eprintln!("--- the balancer's log:\n{}\n---", self.stderr());
+            eprintln!("--- balancer log:\n{}\n---", self.stderr());
         }
     }
 }
 
-/// A thread that says when the process has ended, without reaping it: while it is not
-/// reaped its ID cannot be given to another, which a signal would then hit.
+/// Starts a thread that reports the end of the process without reaping it: its ID must
+/// not be reused while signals may still be sent to it.
 fn watch_exit(pid: Pid) -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(false);
     std::thread::spawn(move || {
@@ -463,14 +457,14 @@ fn message(line: &str) -> Option<String> {
 fn listening(line: &str, listener: &str) -> Option<SocketAddr> {
     let event: Value = serde_json::from_str(line).ok()?;
     let fields = &event["fields"];
-    let it = fields["message"] == "listening" && fields["listener"] == listener;
-    it.then(|| fields["address"].as_str()?.parse().ok())?
+    let matches = fields["message"] == "listening" && fields["listener"] == listener;
+    matches.then(|| fields["address"].as_str()?.parse().ok())?
 }
 
 fn record(line: &str) -> Value {
     match serde_json::from_str(line) {
         Ok(record @ Value::Object(_)) => record,
-        _ => panic!("no record: {line:?}"),
+        _ => panic!("not an access record: {line:?}"),
     }
 }
 

@@ -16,7 +16,7 @@ pub use tokio_rustls::client::TlsStream;
 use crate::DEADLINE;
 use crate::pki::{Cert, TestCa};
 
-/// A client that trusts one CA. Names the server `localhost` unless told otherwise.
+/// A client that trusts one CA. The default server name is `localhost`.
 #[derive(Clone)]
 pub struct TlsClient {
     roots: Arc<RootCertStore>,
@@ -28,8 +28,7 @@ pub struct TlsClient {
 }
 
 impl TlsClient {
-    /// TLS 1.2 or 1.3, without resumption, so that every connection shows the
-    /// certificate anew.
+    /// TLS 1.2 and 1.3, without resumption: every handshake presents the certificate.
     pub fn new(ca: &TestCa, cert: Option<&Cert>) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(ca.cert().der().clone()).unwrap();
@@ -70,7 +69,7 @@ impl TlsClient {
         self.rebuilt()
     }
 
-    /// Remembers sessions and tries to resume them.
+    /// Enables session resumption.
     pub fn with_resumption(mut self) -> Self {
         self.resume = true;
         self.rebuilt()
@@ -85,16 +84,16 @@ impl TlsClient {
         self.rebuilt()
     }
 
-    /// Connects to `addr` and finishes the client's part of the handshake. In TLS 1.3
-    /// the server may still refuse the certificate: read to find out.
+    /// Connects to `addr` and completes the client's handshake. In TLS 1.3 the server
+    /// may refuse the certificate afterwards, which shows at the first read.
     ///
     /// # Errors
-    /// Connecting or the handshake failed; see [`alert`].
+    /// If connecting or the handshake fails; see [`alert`].
     pub async fn connect(&self, addr: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
         self.connect_sni(addr, "localhost").await
     }
 
-    /// As [`Self::connect`], asking for `name`.
+    /// As [`Self::connect`], with `name` as the server name (SNI).
     ///
     /// # Errors
     /// As [`Self::connect`].
@@ -111,10 +110,10 @@ impl TlsClient {
         .await
     }
 
-    /// The handshake alone, over any transport.
+    /// Performs only the handshake, over any transport.
     ///
     /// # Errors
-    /// The handshake failed.
+    /// If the handshake fails.
     pub async fn handshake<S>(&self, transport: S, name: &str) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -132,7 +131,7 @@ fn configure(
     versions: &[&'static SupportedProtocolVersion],
     resume: bool,
 ) -> Arc<ClientConfig> {
-    // One fast key exchange: the post-quantum default costs time and a larger hello.
+    // A fast key exchange: the post-quantum default is slower and has a larger hello.
     let provider = CryptoProvider {
         kx_groups: vec![aws_lc_rs::kx_group::X25519],
         ..aws_lc_rs::default_provider()
@@ -162,48 +161,48 @@ async fn limited<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T
         })
 }
 
-/// Sends `bytes` and reads as many back, at the same time: neither side's buffers
-/// need hold them all.
+/// Sends `bytes` and concurrently reads as many back, so that `bytes` may be larger
+/// than all buffers on the way.
 ///
 /// # Errors
-/// Of either direction; `TimedOut` after [`DEADLINE`].
+/// Errors of either direction; `TimedOut` after [`DEADLINE`].
 pub async fn roundtrip<S>(stream: &mut S, bytes: &[u8]) -> io::Result<Vec<u8>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut reader, mut writer) = tokio::io::split(stream);
-    let mut answer = vec![0; bytes.len()];
+    let mut response = vec![0; bytes.len()];
     let send = async {
         writer.write_all(bytes).await?;
         writer.flush().await
     };
     limited(async {
-        tokio::try_join!(send, reader.read_exact(&mut answer))?;
+        tokio::try_join!(send, reader.read_exact(&mut response))?;
         Ok(())
     })
     .await?;
-    Ok(answer)
+    Ok(response)
 }
 
-/// Reads until the other side ends.
+/// Reads until the peer closes its side.
 ///
 /// # Errors
-/// An alert, a reset, or an end without `close_notify`; `TimedOut` after [`DEADLINE`].
+/// On an alert, a reset, or an end without `close_notify`; `TimedOut` after [`DEADLINE`].
 pub async fn read_to_close<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     limited(stream.read_to_end(&mut bytes)).await?;
     Ok(bytes)
 }
 
-/// Reads up to and including a line feed; returns the line without it.
+/// Reads a line, and returns it without the line feed.
 ///
 /// # Errors
-/// `UnexpectedEof` when the stream ends first; `TimedOut` after [`DEADLINE`].
+/// `UnexpectedEof` if the stream ends first; `TimedOut` after [`DEADLINE`].
 pub async fn read_line<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<String> {
     let mut line = Vec::new();
     limited(async {
         loop {
-            // Byte by byte: what follows the line must stay in the stream.
+            // Byte by byte: data after the line must stay in the stream.
             match stream.read_u8().await? {
                 b'\n' => return Ok(()),
                 byte => line.push(byte),
@@ -214,7 +213,7 @@ pub async fn read_line<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Strin
     String::from_utf8(line).map_err(io::Error::other)
 }
 
-/// The TLS alert in an error, if the other side sent one.
+/// The TLS alert from the peer in an error, if there is one.
 pub fn alert(error: &io::Error) -> Option<AlertDescription> {
     match error.get_ref()?.downcast_ref()? {
         rustls::Error::AlertReceived(alert) => Some(*alert),

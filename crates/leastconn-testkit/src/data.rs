@@ -1,12 +1,12 @@
-//! Bytes that can be checked: a pattern without short periods, and digests.
+//! Test data: a byte pattern without short periods, and digests.
 
-/// The pattern's byte at `offset`. Multiplicative hashing of the offset, so that a
-/// lost, doubled or swapped piece changes what follows.
+/// The pattern's byte at `offset`: a multiplicative hash of the offset, so that lost,
+/// repeated or swapped pieces are detected.
 fn pattern_byte(offset: u64) -> u8 {
     (offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
 }
 
-/// `length` bytes of the pattern, from `offset` on.
+/// `length` bytes of the pattern, starting at `offset`.
 pub fn pattern(offset: u64, length: usize) -> Vec<u8> {
     (offset..).take(length).map(pattern_byte).collect()
 }
@@ -16,12 +16,11 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
 }
 
-/// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// SHA-256 of a stream that does not fit in memory.
+/// Incremental SHA-256.
 #[derive(Clone)]
 pub struct Sha256(aws_lc_rs::digest::Context);
 
@@ -32,7 +31,6 @@ impl Default for Sha256 {
 }
 
 impl Sha256 {
-    /// Adds `bytes`.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }

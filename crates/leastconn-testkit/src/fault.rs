@@ -1,4 +1,4 @@
-//! A faulty network between a client and a target.
+//! A proxy that simulates a faulty network.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,14 +10,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What happens to the bytes of one direction. The default: nothing.
+/// Faults of one direction. The default has none.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
-    /// Pieces of at most this many bytes, each in a segment of its own.
+    /// Forwards at most this many bytes per write, each in a segment of its own.
     pub slice: Option<usize>,
-    /// Delay before every piece.
+    /// Delay before every write.
     pub delay: Duration,
-    /// After this many bytes both sides are reset.
+    /// Resets both sides after this many bytes.
     pub budget: Option<u64>,
 }
 
@@ -27,8 +27,8 @@ struct Control {
     resets: u64,
 }
 
-/// Listens on a loopback port and forwards to the target, badly. Stops when dropped,
-/// with its connections.
+/// Listens on a loopback port and forwards to the target with [`Faults`]. Dropping it
+/// resets its connections.
 #[derive(Debug)]
 pub struct FaultProxy {
     addr: SocketAddr,
@@ -37,7 +37,6 @@ pub struct FaultProxy {
 }
 
 impl FaultProxy {
-    /// Starts forwarding to `target`.
     pub async fn start(target: SocketAddr, to_target: Faults, to_client: Faults) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -62,12 +61,12 @@ impl FaultProxy {
         }
     }
 
-    /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// While on, nothing passes, no end of stream either; connections stay open.
+    /// While on, nothing is forwarded, not even the end of a stream, and connections
+    /// stay open.
     pub fn black_hole(&self, on: bool) {
         self.control.send_modify(|control| control.black_hole = on);
     }
@@ -97,7 +96,7 @@ async fn forward(
     for socket in [&client, &server] {
         socket.set_nodelay(true)?;
     }
-    // Borrowed halves: an owned write half would send FIN when dropped, before the reset.
+    // Borrowed halves: dropping an owned write half would send FIN before the reset.
     let broken = {
         let (client_read, client_write) = client.split();
         let (server_read, server_write) = server.split();
@@ -109,7 +108,7 @@ async fn forward(
         }
     };
     if broken {
-        // Whatever broke one side reaches the other as a reset, not as a clean end.
+        // Closing with a linger time of zero sends RST to both sides.
         for socket in [&client, &server] {
             socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO))?;
         }
@@ -130,7 +129,7 @@ async fn pump(
         if !faults.delay.is_zero() {
             tokio::time::sleep(faults.delay).await;
         }
-        // The proxy has gone when this fails, and resets everything.
+        // An error means that the proxy was dropped; it resets all connections.
         let _ = control.wait_for(|control| !control.black_hole).await;
         if n == 0 {
             return to.shutdown().await;
@@ -190,12 +189,13 @@ mod tests {
         roundtrip(&mut stream, b"before").await.unwrap();
         proxy.black_hole(true);
         stream.write_all(b"during").await.unwrap();
-        let mut answer = [0; 6];
-        let nothing = tokio::time::timeout(Duration::from_millis(50), stream.read(&mut answer));
+        let mut response = [0; 6];
+        // Silence is what this tests.
+        let nothing = tokio::time::timeout(Duration::from_millis(50), stream.read(&mut response));
         assert!(nothing.await.is_err());
         proxy.black_hole(false);
-        stream.read_exact(&mut answer).await.unwrap();
-        assert_eq!(&answer, b"during");
+        stream.read_exact(&mut response).await.unwrap();
+        assert_eq!(&response, b"during");
         proxy.reset_all();
         let reset = read_to_close(&mut stream).await.unwrap_err();
         assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);

@@ -1,11 +1,10 @@
-//! What leastconn's own tests need: certificates of every kind, scriptable
-//! upstreams, a TLS client, a faulty network, and the balancer as a child process.
+//! Test support for leastconn: certificates, upstream servers, a TLS client, a faulty
+//! network, and the balancer as a child process.
 //!
-//! Ports are always 0 and addresses loopback. Nothing sleeps for a fixed time:
-//! everything waits for an event, and gives up after a deadline. Everything that
-//! waits is `async`, so that a test on a single-threaded runtime cannot starve the
-//! upstream it waits for.
-// A failure here is a failure of the test, and a panic is how a test fails.
+//! Everything binds to port 0 on loopback. Functions that wait poll for an event until
+//! a deadline; none sleeps for a fixed time. They are `async`, so that a test on a
+//! single-threaded runtime does not block the upstream that it waits for.
+// Helpers panic like the tests that call them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod balancer;
@@ -29,16 +28,15 @@ pub use upstream::{Behaviour, Upstream};
 use std::future::Future;
 use std::time::Duration;
 
-/// How long anything may take that should happen at once. Generous, because the
-/// machine may be slow and busy with other tests; only a failing test ever waits that
-/// long. Where something else would happen by itself before that (the balancer looks at
-/// its files every ten seconds), a test must not wait so long.
+/// Default limit for waiting. Long, because the machine may be busy with other tests;
+/// only a failing test waits this long. Too long for tests in which a timer of the
+/// balancer causes the same event (it polls its files every ten seconds).
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Awaits `future`, and panics with `what` if that takes longer than `limit`.
+/// Awaits `future`.
 ///
 /// # Panics
-/// When the limit is reached.
+/// With `what` in the message, if `future` takes longer than `limit`.
 pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
     match tokio::time::timeout(limit, future).await {
         Ok(output) => output,
@@ -46,11 +44,11 @@ pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Out
     }
 }
 
-/// Asks `probe` again and again until it answers. For what announces nothing: another
-/// process's file descriptors, say.
+/// Calls `probe` every 10 ms until it returns `Ok`. For state that sends no event, such
+/// as the file descriptors of another process.
 ///
 /// # Errors
-/// What the probe last complained about, when `limit` is reached.
+/// The last error of the probe, when `limit` is reached.
 pub async fn eventually<T, F>(limit: Duration, mut probe: impl FnMut() -> F) -> Result<T, String>
 where
     F: Future<Output = Result<T, String>>,
@@ -59,8 +57,8 @@ where
     loop {
         match probe().await {
             Ok(value) => return Ok(value),
-            Err(complaint) if tokio::time::Instant::now() >= end => {
-                return Err(format!("not within {limit:?}: {complaint}"));
+            Err(error) if tokio::time::Instant::now() >= end => {
+                return Err(format!("not within {limit:?}: {error}"));
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }

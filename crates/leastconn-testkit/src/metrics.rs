@@ -1,14 +1,14 @@
-//! Prometheus text, as far as tests need it.
+//! A parser for the Prometheus text format.
 
 use std::collections::HashMap;
 
-/// Samples by name and labels, as in `name{a="1",b="2"}`; labels in alphabetical order.
+/// Samples by `name{a="1",b="2"}`, with labels in alphabetical order.
 pub type Metrics = HashMap<String, f64>;
 
-/// Reads the text format.
+/// Parses the text format.
 ///
 /// # Panics
-/// On a line that is none: a scraper would drop the whole page.
+/// On an invalid line, for which a scraper would drop the whole page.
 pub fn parse(text: &str) -> Metrics {
     text.lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
@@ -22,12 +22,12 @@ pub fn parse(text: &str) -> Metrics {
         .collect()
 }
 
-/// Puts labels into alphabetical order, so that a test need not know which comes first.
+/// Sorts the labels of `name{…}` alphabetically.
 pub fn normalise(key: &str) -> String {
     let Some((name, labels)) = key.strip_suffix('}').and_then(|key| key.split_once('{')) else {
         return key.to_owned();
     };
-    // A comma ends a label only outside quotes.
+    // A comma inside quotes is part of a value.
     let (mut quoted, mut escaped) = (false, false);
     let mut labels: Vec<&str> = labels
         .split(|c| {
@@ -46,7 +46,7 @@ pub fn normalise(key: &str) -> String {
     }
 }
 
-/// The samples of one family: those named exactly `name`, whatever their labels.
+/// All samples named `name`, with any labels.
 pub fn family<'m>(metrics: &'m Metrics, name: &str) -> impl Iterator<Item = (&'m str, f64)> {
     metrics.iter().filter_map(move |(key, value)| {
         let rest = key.strip_prefix(name)?;

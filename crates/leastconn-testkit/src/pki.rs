@@ -1,4 +1,4 @@
-//! Certificates of every kind, the broken ones included.
+//! Certificates and CRLs, valid and invalid.
 
 mod crl;
 mod der;
@@ -32,11 +32,11 @@ const DAY: i64 = 24 * 60 * 60;
 /// A certificate with its key and, below an intermediate CA, its chain.
 #[derive(Debug)]
 pub struct Cert {
-    /// The leaf first, then intermediates; never the root.
+    /// The leaf, then intermediates; without the root.
     pub chain_der: Vec<CertificateDer<'static>>,
     /// PKCS #8.
     pub key_der: PrivateKeyDer<'static>,
-    /// The whole chain.
+    /// The chain, in the order of `chain_der`.
     pub cert_pem: String,
     /// PKCS #8.
     pub key_pem: String,
@@ -70,12 +70,12 @@ impl Cert {
         }
     }
 
-    /// The leaf itself.
+    /// The leaf.
     pub fn der(&self) -> &CertificateDer<'static> {
         &self.chain_der[0]
     }
 
-    /// To be shown whatever it says: rustls looks at what it is given otherwise.
+    /// Presents this certificate without the checks of `with_client_auth_cert`.
     pub fn resolver(&self) -> Arc<SingleCertAndKey> {
         let key = aws_lc_rs::default_provider()
             .key_provider
@@ -89,7 +89,7 @@ impl Cert {
         let cert = dir.as_ref().join(format!("{stem}.crt"));
         let key = dir.as_ref().join(format!("{stem}.key"));
         std::fs::write(&cert, &self.cert_pem).unwrap();
-        // A file that exists keeps its mode: remove it first.
+        // An existing file would keep its mode.
         let _ = std::fs::remove_file(&key);
         let mut options = std::fs::OpenOptions::new();
         let mut file = options
@@ -103,24 +103,24 @@ impl Cert {
     }
 }
 
-/// A certificate authority that lives in memory.
+/// A certificate authority in memory.
 #[derive(Debug)]
 pub struct TestCa {
-    /// Leaf first as in [`Cert::chain_der`]; empty for a root.
+    /// As [`Cert::chain_der`]; empty for a root.
     chain: Vec<CertificateDer<'static>>,
     cert: Cert,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl TestCa {
-    /// A new self-signed root with this common name.
+    /// A self-signed root with this common name.
     pub fn new(name: &str) -> Self {
         let (params, key) = ca_params(name);
         let der = params.self_signed(&key).unwrap().der().clone();
         Self::from_parts(params, key, der, |_| Vec::new())
     }
 
-    /// A new self-signed root whose certificate is valid for these seconds from now.
+    /// A self-signed root, valid from `not_before` to `not_after` seconds from now.
     pub fn with_validity(name: &str, not_before: i64, not_after: i64) -> Self {
         let (mut params, key) = ca_params(name);
         params.not_before = at(not_before);
@@ -129,18 +129,18 @@ impl TestCa {
         Self::from_parts(params, key, der, |_| Vec::new())
     }
 
-    /// A new self-signed root whose key usage lacks cRLSign.
+    /// A self-signed root whose key usage lacks cRLSign.
     pub fn without_crl_sign(name: &str) -> Self {
         let (mut params, key) = ca_params(name);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let der = params.self_signed(&key).unwrap().der().clone();
-        // For rcgen, which refuses to sign lists without it.
+        // rcgen does not sign CRLs without it.
         params.key_usages.push(KeyUsagePurpose::CrlSign);
         Self::from_parts(params, key, der, |_| Vec::new())
     }
 
-    /// The same authority (name and key) with a certificate that is valid for these
-    /// seconds from now.
+    /// The same CA (name and key) with another certificate, valid from `not_before` to
+    /// `not_after` seconds from now.
     pub fn renewed(&self, name: &str, not_before: i64, not_after: i64) -> Self {
         let (mut params, _) = ca_params(name);
         let key = KeyPair::try_from(self.issuer.key().serialize_der()).unwrap();
@@ -150,7 +150,7 @@ impl TestCa {
         Self::from_parts(params, key, der, |_| Vec::new())
     }
 
-    /// A new CA below this one whose certificate is valid for these seconds from now.
+    /// An intermediate CA, valid from `not_before` to `not_after` seconds from now.
     pub fn intermediate_with_validity(&self, name: &str, not_before: i64, not_after: i64) -> Self {
         let (mut params, key) = ca_params(name);
         params.not_before = at(not_before);
@@ -159,7 +159,7 @@ impl TestCa {
         Self::from_parts(params, key, der, |der| [&[der], &self.chain[..]].concat())
     }
 
-    /// A new self-signed root of X.509 version 1, as old ones are.
+    /// A self-signed X.509 version 1 root, as some old CAs have.
     pub fn version_1(name: &str) -> Self {
         let (params, key) = ca_params(name);
         let der = params.self_signed(&key).unwrap().der().clone();
@@ -167,18 +167,18 @@ impl TestCa {
         Self::from_parts(params, key, der, |_| Vec::new())
     }
 
-    /// A new CA below this one. Its leaves carry their chain with them.
+    /// An intermediate CA. Its leaves include their chain.
     ///
-    /// A verifier that checks the whole chain needs the CRLs of both: join the two
-    /// PEM texts.
+    /// A verifier that checks the whole chain needs the CRLs of both CAs: concatenate
+    /// the PEM texts.
     pub fn intermediate(&self, name: &str) -> Self {
         let (params, key) = ca_params(name);
         let der = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         Self::from_parts(params, key, der, |der| [&[der], &self.chain[..]].concat())
     }
 
-    /// A new CA below this one that may only issue URIs of this host (name
-    /// constraints, RFC 5280, 4.2.1.10).
+    /// An intermediate CA whose name constraints (RFC 5280, 4.2.1.10) permit only URIs
+    /// of this host.
     pub fn uri_constrained_intermediate(&self, name: &str, host: &str) -> Self {
         let (mut params, key) = ca_params(name);
         let base = der::tlv(0x86, host.as_bytes());
@@ -191,15 +191,15 @@ impl TestCa {
         Self::from_parts(params, key, der, |der| [&[der], &self.chain[..]].concat())
     }
 
-    /// A certificate from this CA for the key of another, under this common name: one
-    /// of several ways up.
+    /// A certificate from this CA for the key of `other`, which gives leaves of `other`
+    /// a second path.
     pub fn cross_sign(&self, other: &Self, name: &str) -> CertificateDer<'static> {
         let (params, _) = ca_params(name);
         let signed = params.signed_by(other.issuer.key(), &self.issuer);
         signed.unwrap().der().clone()
     }
 
-    /// Lets a leaf pose as a CA: what it "issues" must be refused.
+    /// Uses a leaf as a CA. Verifiers must refuse the certificates that it issues.
     pub fn from_leaf(leaf: &Cert) -> Self {
         let key = KeyPair::try_from(&leaf.key_der).unwrap();
         let issuer = Issuer::from_ca_cert_der(leaf.der(), key).unwrap();
@@ -217,13 +217,13 @@ impl TestCa {
         chain: impl Fn(CertificateDer<'static>) -> Vec<CertificateDer<'static>>,
     ) -> Self {
         let chain = chain(der.clone());
-        let shown = if chain.is_empty() {
+        let presented = if chain.is_empty() {
             vec![der]
         } else {
             chain.clone()
         };
         let serial = params.serial_number.as_ref().unwrap().to_bytes();
-        let cert = Cert::new(shown, &key, &serial);
+        let cert = Cert::new(presented, &key, &serial);
         Self {
             chain,
             cert,
@@ -231,18 +231,18 @@ impl TestCa {
         }
     }
 
-    /// The CA's own certificate: to be trusted, shown, or revoked by its parent.
+    /// The CA's own certificate, with its chain.
     pub fn cert(&self) -> &Cert {
         &self.cert
     }
 
-    /// The CA's own certificate alone, PEM: what `client_ca` names.
+    /// The CA's own certificate in PEM without its chain, for `client_ca`.
     pub fn cert_pem(&self) -> String {
         pem("CERTIFICATE", self.cert.der())
     }
 
-    /// A leaf with `cn` as its common name, no alternative names, valid for a day,
-    /// for servers and clients.
+    /// A leaf with `cn` as common name, without alternative names, valid for a day, for
+    /// servers and clients.
     pub fn leaf(&self, cn: &str) -> LeafBuilder<'_> {
         LeafBuilder::new(self, cn)
     }
@@ -259,17 +259,16 @@ impl TestCa {
             .build()
     }
 
-    /// A CRL valid for a day that revokes these; PEM.
+    /// A CRL in PEM that revokes `revoked` and is valid for a day.
     pub fn crl(&self, revoked: &[&Cert]) -> String {
         self.crl_until(revoked, DAY)
     }
 
-    /// A CRL to be described.
     pub fn crl_builder(&self) -> CrlBuilder<'_> {
         CrlBuilder::new(self)
     }
 
-    /// A CRL whose `nextUpdate` lies `seconds` from now: negative makes it expired.
+    /// A CRL in PEM whose `nextUpdate` is `seconds` from now; expired if negative.
     pub fn crl_until(&self, revoked: &[&Cert], seconds: i64) -> String {
         let params = CertificateRevocationListParams {
             this_update: at(seconds.min(0) - 3600),
@@ -290,9 +289,8 @@ impl TestCa {
         params.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
-    /// Writes the usual set into `dir`: `ca.crt`, `ca.crl` (empty), `server.crt`,
-    /// `server.key` (for `localhost`, 127.0.0.1 and `names`). Returns the server's
-    /// certificate.
+    /// Writes `ca.crt`, `ca.crl` (empty), `server.crt` and `server.key` (for
+    /// `localhost`, 127.0.0.1 and `names`) to `dir`. Returns the server's certificate.
     pub fn write_set(&self, dir: impl AsRef<Path>, names: &[&str]) -> Cert {
         let dir = dir.as_ref();
         std::fs::write(dir.join("ca.crt"), self.cert_pem()).unwrap();
@@ -302,7 +300,7 @@ impl TestCa {
         server
     }
 
-    /// Writes `ca.crl`, revoking these; in one step, as a careful operator would.
+    /// Replaces `ca.crl` atomically with a CRL that revokes `revoked`.
     pub fn write_crl(&self, dir: impl AsRef<Path>, revoked: &[&Cert]) {
         let (new, path) = (dir.as_ref().join("ca.crl.new"), dir.as_ref().join("ca.crl"));
         std::fs::write(&new, self.crl(revoked)).unwrap();
@@ -323,7 +321,7 @@ fn ca_params(name: &str) -> (CertificateParams, KeyPair) {
     (params, KeyPair::generate().unwrap())
 }
 
-/// Random, although rcgen would derive one from the key: keys may be shared.
+/// Random, because rcgen derives serial numbers from keys, and RSA keys are shared.
 fn random_serial() -> SerialNumber {
     let mut bytes = [0; 16];
     ::aws_lc_rs::rand::fill(&mut bytes).unwrap();
@@ -338,7 +336,6 @@ fn now_unix() -> i64 {
     i64::try_from(since.as_secs()).unwrap()
 }
 
-/// `seconds` from now.
 fn at(seconds: i64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(now_unix() + seconds).unwrap()
 }

@@ -1,24 +1,23 @@
-//! A port for whoever cannot be given port 0.
+//! Reserved ports, for programs that cannot listen on port 0.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use socket2::{Domain, Socket, Type};
 
-/// A port of this machine. While this lives the kernel gives it to nobody who asks for
-/// any port, and a program that sets `SO_REUSEADDR` (nginx, redis, the balancer) can
-/// listen on it, again and again. Until somebody does, connecting is refused.
+/// A reserved port. While this exists, the kernel assigns the port to no other socket,
+/// but programs that set `SO_REUSEADDR` (nginx, redis, the balancer) can listen on it.
+/// Connecting is refused while no program listens.
 #[derive(Debug)]
 pub struct Port {
-    /// With the loopback address.
     pub address: SocketAddr,
     _reservation: Socket,
 }
 
 impl Port {
-    /// One that is free.
+    /// Reserves a free port on loopback.
     ///
     /// # Panics
-    /// When there is none.
+    /// If no port is free.
     pub fn reserve() -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();

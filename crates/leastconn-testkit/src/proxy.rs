@@ -1,5 +1,5 @@
-//! PROXY protocol headers from the other side: made as a test wants them, right or
-//! wrong, and read by a reader of its own, so that the balancer's is not its own judge.
+//! PROXY protocol headers: an encoder for valid and invalid headers, and a parser that
+//! is independent of the balancer's.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,41 +10,44 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// A header of version 2 with this command, family and all that follows.
+/// A version 2 header: command, family, and `rest` (addresses and TLVs).
 ///
 /// # Panics
-/// When that is longer than a header can be.
+/// If `rest` is longer than 65,535 bytes.
 pub fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
     [&SIGNATURE[..], &[command, family], &length, rest].concat()
 }
 
-/// What a header said.
+/// A parsed header.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Received {
+pub struct Header {
     /// 1 or 2.
     pub version: u8,
-    /// Source and destination; `None`: a connection of the sender's own.
-    pub ends: Option<(SocketAddr, SocketAddr)>,
+    /// Source and destination; `None` for `LOCAL` and `UNKNOWN`.
+    pub addresses: Option<(SocketAddr, SocketAddr)>,
     /// Types and values.
     pub tlvs: Vec<(u8, Vec<u8>)>,
 }
 
-impl Received {
-    /// The value of a type that comes once.
+impl Header {
+    /// The value of a TLV.
+    ///
+    /// # Panics
+    /// If the type occurs more than once.
     pub fn tlv(&self, kind: u8) -> Option<&[u8]> {
         let mut all = self.tlvs.iter().filter(|(of, _)| *of == kind);
         let first = all.next().map(|(_, value)| &**value);
-        assert!(all.next().is_none(), "{kind:#x} comes twice");
+        assert!(all.next().is_none(), "TLV {kind:#x} is repeated");
         first
     }
 }
 
-impl std::fmt::Display for Received {
-    /// `v2 10.0.0.1:1 10.0.0.2:2 02=6c62`, or `v1 local`.
+impl std::fmt::Display for Header {
+    /// For example `v2 10.0.0.1:1 10.0.0.2:2 02=6c62` or `v1 local`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "v{}", self.version)?;
-        match self.ends {
+        match self.addresses {
             Some((from, to)) => write!(f, " {from} {to}")?,
             None => f.write_str(" local")?,
         }
@@ -56,12 +59,12 @@ impl std::fmt::Display for Received {
     }
 }
 
-/// Reads a header, and nothing that follows it.
+/// Reads a header, and no bytes after it.
 ///
 /// # Errors
-/// When it is none.
-pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Received> {
-    // Both versions are longer than that.
+/// If the bytes are not a valid header.
+pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Header> {
+    // Headers of both versions are longer than 12 bytes.
     let mut start = [0; 12];
     stream.read_exact(&mut start).await?;
     if start == *SIGNATURE {
@@ -71,16 +74,16 @@ pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Received> 
     }
 }
 
-async fn read_v1<S: AsyncRead + Unpin>(stream: &mut S, mut line: Vec<u8>) -> io::Result<Received> {
+async fn read_v1<S: AsyncRead + Unpin>(stream: &mut S, mut line: Vec<u8>) -> io::Result<Header> {
     while !line.ends_with(b"\r\n") {
         if line.len() == 107 {
-            return Err(io::Error::other("a long line"));
+            return Err(io::Error::other("version 1 header is too long"));
         }
         line.push(stream.read_u8().await?);
     }
     let line = String::from_utf8(line).map_err(io::Error::other)?;
     let words: Vec<&str> = line.trim_end().split(' ').collect();
-    let ends = match words[..] {
+    let addresses = match words[..] {
         ["PROXY", "UNKNOWN"] => None,
         [
             "PROXY",
@@ -90,7 +93,7 @@ async fn read_v1<S: AsyncRead + Unpin>(stream: &mut S, mut line: Vec<u8>) -> io:
             from_port,
             to_port,
         ] => {
-            let end = |ip: &str, port: &str| {
+            let address = |ip: &str, port: &str| {
                 let text = if family == "TCP4" {
                     format!("{ip}:{port}")
                 } else {
@@ -98,23 +101,23 @@ async fn read_v1<S: AsyncRead + Unpin>(stream: &mut S, mut line: Vec<u8>) -> io:
                 };
                 text.parse().map_err(io::Error::other)
             };
-            Some((end(from, from_port)?, end(to, to_port)?))
+            Some((address(from, from_port)?, address(to, to_port)?))
         }
         _ => return Err(io::Error::other(line)),
     };
-    Ok(Received {
+    Ok(Header {
         version: 1,
-        ends,
+        addresses,
         tlvs: Vec::new(),
     })
 }
 
-async fn read_v2<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Received> {
+async fn read_v2<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Header> {
     let (command, family) = (stream.read_u8().await?, stream.read_u8().await?);
     let mut rest = vec![0; stream.read_u16().await?.into()];
     stream.read_exact(&mut rest).await?;
     let mut rest = &rest[..];
-    let ends = match (command, family) {
+    let addresses = match (command, family) {
         (0x20 | 0x21, 0x00) => None,
         (0x21, 0x11) => {
             let (from, to) = (rest.read_u32().await?, rest.read_u32().await?);
@@ -130,34 +133,34 @@ async fn read_v2<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Received> {
         }
         other => return Err(io::Error::other(format!("{other:x?}"))),
     };
-    Ok(Received {
+    Ok(Header {
         version: 2,
-        ends,
+        addresses,
         tlvs: tlvs(rest)?,
     })
 }
 
-/// Types and values, of a header or of the TLV that has others in it.
+/// Parses TLVs into types and values.
 ///
 /// # Errors
-/// When they are cut off.
+/// If a TLV is truncated.
 pub fn tlvs(mut bytes: &[u8]) -> io::Result<Vec<(u8, Vec<u8>)>> {
     let mut all = Vec::new();
     while let [kind, high, low, rest @ ..] = bytes {
         let length = usize::from(u16::from_be_bytes([*high, *low]));
-        let cut = || io::Error::other("a TLV is cut off");
-        let (value, rest) = rest.split_at_checked(length).ok_or_else(cut)?;
+        let truncated = || io::Error::other("truncated TLV");
+        let (value, rest) = rest.split_at_checked(length).ok_or_else(truncated)?;
         all.push((*kind, value.to_vec()));
         bytes = rest;
     }
     if bytes.is_empty() {
         Ok(all)
     } else {
-        Err(io::Error::other("a TLV is cut off"))
+        Err(io::Error::other("truncated TLV"))
     }
 }
 
-/// A transport whose first write has something before it, in the same segment.
+/// A transport that sends a prefix in the same segment as the first write.
 #[derive(Debug)]
 pub struct Prefixed<S> {
     stream: S,
@@ -165,7 +168,6 @@ pub struct Prefixed<S> {
 }
 
 impl<S> Prefixed<S> {
-    /// `prefix` goes before what is written first.
     pub fn new(stream: S, prefix: &[u8]) -> Self {
         Self {
             stream,
@@ -196,7 +198,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
         }
         let all = [&this.prefix, bytes].concat();
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, &all))?;
-        assert_eq!(written, all.len(), "a socket's buffer takes that much");
+        assert_eq!(written, all.len(), "partial write");
         this.prefix.clear();
         Poll::Ready(Ok(bytes.len()))
     }

@@ -1,4 +1,4 @@
-//! Upstream servers that do as they are told.
+//! Upstream servers with a configurable [`Behaviour`].
 
 mod behaviour;
 #[cfg(test)]
@@ -21,12 +21,12 @@ pub use behaviour::Behaviour;
 
 const BACKLOG: u32 = 4096;
 
-/// What becomes of open connections when a server stops.
+/// What happens to open connections when a server stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenConnections {
-    /// They live on; only new ones are refused.
+    /// They stay open; only new connections are refused.
     Keep,
-    /// They are closed, as if the process had died.
+    /// They are closed, as if the process had been killed.
     Close,
 }
 
@@ -36,14 +36,14 @@ struct Counts {
     open: usize,
 }
 
-/// A server on a loopback port of its own. Stops when dropped.
+/// A server on a loopback port. Stops when dropped.
 #[derive(Debug)]
 pub struct Upstream {
     addr: SocketAddr,
     name: String,
     state: Arc<State>,
     accepting: Mutex<Option<Accepting>>,
-    /// Bound but never listening: keeps the port ours while the server is stopped.
+    /// Bound but never listening: reserves the port while the server is stopped.
     _reservation: TcpSocket,
 }
 
@@ -80,13 +80,13 @@ impl Upstream {
         Self::start(Behaviour::Named(name.to_owned())).await
     }
 
-    /// Starts a server that speaks TLS, with `cert`, and demands a client certificate
-    /// of `client_ca` if one is given.
+    /// Starts a TLS server with `cert`. With `client_ca`, it requires a client
+    /// certificate issued by that CA.
     pub async fn start_tls(behaviour: Behaviour, cert: &Cert, client_ca: Option<&TestCa>) -> Self {
         Self::start_tls_versions(behaviour, cert, client_ca, rustls::ALL_VERSIONS).await
     }
 
-    /// As [`Self::start_tls`], speaking these versions only.
+    /// As [`Self::start_tls`], for these TLS versions only.
     pub async fn start_tls_versions(
         behaviour: Behaviour,
         cert: &Cert,
@@ -136,22 +136,21 @@ impl Upstream {
         }
     }
 
-    /// Where it listens, or listened before it was stopped.
+    /// The address, also while the server is stopped.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The name it sends if it is `Named`, else its address.
+    /// The name of [`Behaviour::Named`], else the address.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Connections accepted so far, over restarts.
+    /// Connections accepted so far, including before restarts.
     pub fn accepted(&self) -> u64 {
         self.state.counts.borrow().accepted
     }
 
-    /// Connections open now.
     pub fn open(&self) -> usize {
         self.state.counts.borrow().open
     }
@@ -187,7 +186,7 @@ impl Upstream {
         }
     }
 
-    /// What new connections get from now on.
+    /// Sets the behaviour of new connections.
     pub fn set_behaviour(&self, behaviour: Behaviour) {
         *self.state.behaviour.lock().unwrap() = behaviour;
     }
@@ -209,7 +208,7 @@ impl Upstream {
     /// Listens again at the same address.
     ///
     /// # Panics
-    /// When it has not been stopped.
+    /// If the server is running.
     pub async fn restart(&self) {
         let mut accepting = self.accepting.lock().unwrap();
         assert!(accepting.is_none(), "{} is running", self.name);
@@ -220,7 +219,7 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        // The connections go with their set.
+        // Dropping the `JoinSet` aborts the connections.
         if let Some(accepting) = self.accepting.lock().unwrap().take() {
             accepting.listener.abort();
         }
@@ -229,14 +228,13 @@ impl Drop for Upstream {
 
 fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
-    // For the reservation, and because closed connections in TIME_WAIT would keep the
-    // port for a minute.
+    // The reservation holds the port, and so do closed connections in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     Ok(socket)
 }
 
-/// Counts a connection as open while it lives, however it ends.
+/// Counts a connection as open until it is dropped.
 struct OpenGuard(Arc<State>);
 
 impl OpenGuard {
@@ -266,7 +264,7 @@ fn accept(listener: TcpListener, state: Arc<State>) -> Accepting {
             let mut set = set.lock().unwrap();
             while set.try_join_next().is_some() {}
             set.spawn(async move {
-                // An error is the client's doing, or the point of the behaviour.
+                // Errors are caused by the client or intended by the behaviour.
                 let _ = behaviour.serve(stream, tls.map(|tls| tls.0)).await;
                 drop(guard);
             });

@@ -3,8 +3,9 @@ use crate::client::read_to_close;
 use crate::within;
 use tokio::net::TcpListener;
 
-/// Stands for the balancer: the shell, which takes `run` for the script to run. (A
-/// script made executable here could be "busy": another test's fork holds it open.)
+/// Replaces the balancer: the shell takes the argument `run` as the script to execute.
+/// (Executing a script written here may fail with ETXTBSY, because a fork of another
+/// test may hold it open.)
 const SHELL: &str = "/bin/sh";
 
 fn script(dir: &Path, body: &str) {
@@ -25,7 +26,7 @@ async fn log_records_and_exit_are_observed() {
     let main = "127.0.0.1:9443".parse().unwrap();
     let body = [
         "trap 'echo \"{\\\"outcome\\\":\\\"drained\\\"}\"; exit 3' TERM",
-        "echo no JSON >&2",
+        "echo not JSON >&2",
         &listening_event("main", main),
         READY,
         r#"echo '{"outcome":"ok"}'"#,
@@ -45,7 +46,7 @@ async fn log_records_and_exit_are_observed() {
         .wait_record(|record| record["outcome"] == "drained", DEADLINE)
         .await;
     assert_eq!(balancer.wait_exit(DEADLINE).await.code(), Some(3));
-    // Not an error, and nobody else is hit.
+    // Signals after the exit are ignored.
     balancer.signal(Signal::KILL);
     assert_eq!(balancer.wait_exit(DEADLINE).await.code(), Some(3));
 }
@@ -70,27 +71,27 @@ async fn idle_means_gauges_are_zero() {
     ];
     script(dir.path(), &body.join("\n"));
     let balancer = Balancer::start(SHELL, "", &dir).await.unwrap();
-    let answers = async {
+    let respond = async {
         for active in [2, 1, 0, 0] {
             let (mut stream, _) = admin.accept().await.unwrap();
             let mut head = [0; 4];
             stream.read_exact(&mut head).await.unwrap();
-            let answer = format!(
+            let response = format!(
                 "HTTP/1.0 200 OK\r\n\r\n# TYPE x gauge\n\
                  leastconn_connections_active{{listener=\"main\"}} {active}\n"
             );
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.write_all(response.as_bytes()).await.unwrap();
             stream.shutdown().await.unwrap();
             let _ = read_to_close(&mut stream).await;
         }
     };
-    let asks = async {
+    let wait = async {
         balancer.assert_idle(balancer.open_fds()).await;
         let name = r#"leastconn_connections_active{listener="main"}"#;
         balancer.wait_metric(name, 0.0, DEADLINE).await;
     };
-    within(DEADLINE, "four answers", async {
-        tokio::join!(answers, asks)
+    within(DEADLINE, "four responses", async {
+        tokio::join!(respond, wait)
     })
     .await;
 }

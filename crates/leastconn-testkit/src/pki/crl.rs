@@ -1,4 +1,4 @@
-//! Certificate revocation lists to order.
+//! Builder for certificate revocation lists.
 
 use rcgen::{
     CertificateRevocationListParams, CrlDistributionPoint, CrlIssuingDistributionPoint,
@@ -7,7 +7,7 @@ use rcgen::{
 
 use super::{Cert, DAY, TestCa, at, from_hex};
 
-/// A CRL to be; see [`TestCa::crl_builder`].
+/// Builds a CRL; see [`TestCa::crl_builder`].
 #[derive(Debug, Clone)]
 #[must_use = "call .pem()"]
 pub struct CrlBuilder<'a> {
@@ -41,19 +41,17 @@ impl<'a> CrlBuilder<'a> {
         self
     }
 
-    /// Adds a certificate.
     pub fn revoke(mut self, cert: &Cert) -> Self {
         self.revoked.push(cert.serial_hex.clone());
         self
     }
 
-    /// The only distribution point that it is for.
+    /// Restricts the CRL to certificates with this distribution point.
     pub fn distribution_point(mut self, uri: &str) -> Self {
         self.point = Some(uri.to_owned());
         self
     }
 
-    /// Signs it.
     pub fn pem(&self) -> String {
         let point = self.point.as_ref().map(|uri| CrlIssuingDistributionPoint {
             distribution_point: CrlDistributionPoint {

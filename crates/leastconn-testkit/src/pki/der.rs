@@ -1,5 +1,5 @@
-//! Just enough DER to give a certificate what rcgen rightly refuses to write:
-//! several common names, control characters, text that is no UTF-8.
+//! A minimal DER encoder for certificates that rcgen does not produce: several common
+//! names, control characters, invalid UTF-8.
 
 use rcgen::{KeyPair, SigningKey};
 
@@ -9,12 +9,12 @@ pub(super) const OID: u8 = 0x06;
 pub(super) const BIT_STRING: u8 = 0x03;
 pub(super) const UTF8_STRING: u8 = 0x0c;
 
-/// The position of `issuer` in a TBSCertificate that has a version.
+/// Index of `issuer` in a TBSCertificate with a version field.
 pub(super) const ISSUER: usize = 3;
-/// The same of `subject`.
+/// Index of `subject` in a TBSCertificate with a version field.
 pub(super) const SUBJECT: usize = 5;
 
-/// One tag, length, value.
+/// Encodes one value.
 pub(super) fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut out = vec![tag];
     match content.len() {
@@ -30,7 +30,7 @@ pub(super) fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The length of the header and of the content of the first value in `der`.
+/// The lengths of the header and the content of the first value in `der`.
 fn lengths(der: &[u8]) -> (usize, usize) {
     match der[1] {
         short @ 0..=0x7f => (2, short.into()),
@@ -44,7 +44,7 @@ fn lengths(der: &[u8]) -> (usize, usize) {
     }
 }
 
-/// The values inside a constructed value, each with its header.
+/// The elements of a constructed value, each with its header.
 fn children(der: &[u8]) -> Vec<&[u8]> {
     let (header, length) = lengths(der);
     let mut rest = &der[header..header + length];
@@ -58,13 +58,13 @@ fn children(der: &[u8]) -> Vec<&[u8]> {
     found
 }
 
-/// The same certificate with another field, signed anew.
+/// Replaces a field of a certificate, and signs it again.
 pub(super) fn with_field(cert: &[u8], field: usize, value: &[u8], key: &KeyPair) -> Vec<u8> {
     rewritten(cert, key, |fields| fields[field] = value)
 }
 
-/// The same certificate as X.509 version 1 has it: without extensions and without a
-/// version, which began with the second.
+/// Converts a certificate to X.509 version 1, which has no extensions and no version
+/// field.
 pub(super) fn version_1(cert: &[u8], key: &KeyPair) -> Vec<u8> {
     const VERSION: u8 = 0xa0;
     const EXTENSIONS: u8 = 0xa3;
@@ -73,7 +73,7 @@ pub(super) fn version_1(cert: &[u8], key: &KeyPair) -> Vec<u8> {
     })
 }
 
-/// The same revocation list as version 1 has it, without a number of its own.
+/// Converts a CRL to version 1, which has no extensions and so no CRL number.
 pub fn crl_version_1(list: &[u8], key: &KeyPair) -> Vec<u8> {
     const VERSION: u8 = 0x02;
     const EXTENSIONS: u8 = 0xa0;
@@ -82,7 +82,7 @@ pub fn crl_version_1(list: &[u8], key: &KeyPair) -> Vec<u8> {
     })
 }
 
-/// The same revocation list without the time by which there will be another one.
+/// Removes `nextUpdate` from a CRL.
 pub fn crl_without_next_update(list: &[u8], key: &KeyPair) -> Vec<u8> {
     const NEXT_UPDATE: usize = 4;
     rewritten(list, key, |fields| {
@@ -90,19 +90,19 @@ pub fn crl_without_next_update(list: &[u8], key: &KeyPair) -> Vec<u8> {
     })
 }
 
-/// A certificate or a revocation list with other fields, signed anew.
+/// Changes the fields of a certificate or CRL, and signs it again.
 pub(super) fn rewritten<'a>(
     signed: &'a [u8],
     key: &KeyPair,
     change: impl FnOnce(&mut Vec<&'a [u8]>),
 ) -> Vec<u8> {
     let [tbs, algorithm, _signature] = children(signed)[..] else {
-        panic!("nothing signed")
+        panic!("not a signed structure")
     };
     let mut fields = children(tbs);
     change(&mut fields);
     let tbs = tlv(SEQUENCE, &fields.concat());
-    // A bit string begins with the number of unused bits.
+    // A bit string starts with the number of unused bits.
     let signature = [&[0], &key.sign(&tbs).unwrap()[..]].concat();
     tlv(
         SEQUENCE,

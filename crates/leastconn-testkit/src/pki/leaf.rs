@@ -1,4 +1,4 @@
-//! The leaf builder.
+//! Builder for leaf certificates.
 
 use std::net::IpAddr;
 use std::sync::LazyLock;
@@ -12,11 +12,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::der::{ISSUER, OID, SEQUENCE, SET, SUBJECT, UTF8_STRING, tlv, version_1, with_field};
 use super::{Cert, DAY, TestCa, at, random_serial};
 
-/// 2.5.4.3 and 2.5.4.11.
+/// OID 2.5.4.3.
 const CN: &[u8] = &[0x55, 4, 3];
+/// OID 2.5.4.11.
 const OU: &[u8] = &[0x55, 4, 11];
 
-/// RSA keys take long to make: one a process, shared by all who ask.
+/// One RSA key per process, because generating them is slow.
 static RSA: LazyLock<Vec<u8>> = LazyLock::new(|| {
     KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256)
         .unwrap()
@@ -25,7 +26,7 @@ static RSA: LazyLock<Vec<u8>> = LazyLock::new(|| {
 
 type Attribute = (&'static [u8], Vec<u8>);
 
-/// A leaf to be; see [`TestCa::leaf`].
+/// Builds a leaf certificate; see [`TestCa::leaf`].
 #[derive(Debug, Clone)]
 #[must_use = "call .build()"]
 pub struct LeafBuilder<'a> {
@@ -35,7 +36,7 @@ pub struct LeafBuilder<'a> {
     alternative: Vec<SanType>,
     /// Encoded alternative names.
     raw_alternative: Vec<u8>,
-    /// Relative distinguished names, if not the CA's own.
+    /// Relative distinguished names; the CA's subject if `None`.
     issuer: Option<Vec<Vec<Attribute>>>,
     validity: (i64, i64),
     usages: Vec<ExtendedKeyUsagePurpose>,
@@ -65,18 +66,18 @@ impl<'a> LeafBuilder<'a> {
         }
     }
 
-    /// Replaces every common name by this one.
+    /// Replaces all common names.
     pub fn cn(self, cn: &str) -> Self {
         self.no_cn().extra_cn(cn)
     }
 
-    /// One more common name, in an RDN of its own.
+    /// Adds a common name in an RDN of its own.
     pub fn extra_cn(mut self, cn: &str) -> Self {
         self.subject.push(vec![(CN, cn.into())]);
         self
     }
 
-    /// One more common name, in the same RDN as the last (a multi-valued RDN).
+    /// Adds a common name to the last RDN, which becomes multi-valued.
     pub fn joined_cn(mut self, cn: &str) -> Self {
         self.subject
             .last_mut()
@@ -85,13 +86,13 @@ impl<'a> LeafBuilder<'a> {
         self
     }
 
-    /// An organizational unit.
+    /// Adds an organizational unit in an RDN of its own.
     pub fn ou(mut self, ou: &str) -> Self {
         self.subject.push(vec![(OU, ou.into())]);
         self
     }
 
-    /// One more organizational unit, in the same RDN as the last name.
+    /// Adds an organizational unit to the last RDN.
     pub fn joined_ou(mut self, ou: &str) -> Self {
         self.subject
             .last_mut()
@@ -100,21 +101,21 @@ impl<'a> LeafBuilder<'a> {
         self
     }
 
-    /// An organizational unit of these bytes, tagged UTF8String whatever they are.
+    /// Adds an organizational unit tagged UTF8String; `bytes` need not be valid UTF-8.
     pub fn raw_ou_bytes(mut self, bytes: &[u8]) -> Self {
         self.subject.push(vec![(OU, bytes.to_vec())]);
         self
     }
 
-    /// Says that these common names are its issuer's, whatever the CA is called:
-    /// for reading it only, nobody will verify it.
+    /// Replaces the issuer's name by these common names. The certificate can be parsed,
+    /// but not verified.
     pub fn issuer_cns(mut self, names: &[&[u8]]) -> Self {
         let names = names.iter().map(|name| vec![(CN, name.to_vec())]);
         self.issuer = Some(names.collect());
         self
     }
 
-    /// No common name at all.
+    /// Removes all common names.
     pub fn no_cn(mut self) -> Self {
         for rdn in &mut self.subject {
             rdn.retain(|(oid, _)| *oid != CN);
@@ -123,103 +124,104 @@ impl<'a> LeafBuilder<'a> {
         self
     }
 
-    /// Replaces every common name by these bytes, tagged UTF8String whatever they are:
-    /// NUL, control characters, broken UTF-8.
+    /// Replaces all common names by one tagged UTF8String; `bytes` may contain NUL,
+    /// control characters and invalid UTF-8.
     pub fn raw_cn_bytes(self, bytes: &[u8]) -> Self {
         let mut this = self.no_cn();
         this.subject.push(vec![(CN, bytes.to_vec())]);
         this
     }
 
-    /// A DNS name; any ASCII, even what is none.
+    /// Adds a DNS name. Any ASCII text is accepted.
     pub fn dns(mut self, name: &str) -> Self {
         self.alternative
             .push(SanType::DnsName(name.try_into().unwrap()));
         self
     }
 
-    /// A URI; any ASCII, even what is none.
+    /// Adds a URI. Any ASCII text is accepted.
     pub fn uri(mut self, uri: &str) -> Self {
         self.alternative.push(SanType::URI(uri.try_into().unwrap()));
         self
     }
 
-    /// An alternative name of any tag (`0x81` e-mail, `0x82` DNS, `0x86` URI) and any
-    /// bytes. Beside names that are not raw, it makes a second extension.
+    /// Adds an alternative name with any tag (`0x81` e-mail, `0x82` DNS, `0x86` URI)
+    /// and any bytes. Together with `dns`, `uri`, `email` or `ip`, it creates a second
+    /// extension.
     pub fn raw_name(mut self, tag: u8, bytes: &[u8]) -> Self {
         self.raw_alternative.extend(tlv(tag, bytes));
         self
     }
 
-    /// An e-mail address; any ASCII, even what is none.
+    /// Adds an e-mail address. Any ASCII text is accepted.
     pub fn email(mut self, address: &str) -> Self {
         self.alternative
             .push(SanType::Rfc822Name(address.try_into().unwrap()));
         self
     }
 
-    /// An IP address.
+    /// Adds an IP address.
     pub fn ip(mut self, address: impl Into<IpAddr>) -> Self {
         self.alternative.push(SanType::IpAddress(address.into()));
         self
     }
 
-    /// notBefore and notAfter, in seconds from now: `(-20, -10)` has expired,
+    /// Sets notBefore and notAfter, in seconds from now: `(-20, -10)` has expired,
     /// `(3600, 7200)` is not yet valid.
     pub fn validity(mut self, not_before: i64, not_after: i64) -> Self {
         self.validity = (not_before, not_after);
         self
     }
 
-    /// Extended key usage serverAuth alone.
+    /// Sets the extended key usage to serverAuth.
     pub fn eku_server_only(mut self) -> Self {
         self.usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self
     }
 
-    /// Extended key usage clientAuth alone.
+    /// Sets the extended key usage to clientAuth.
     pub fn eku_client_only(mut self) -> Self {
         self.usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self
     }
 
-    /// Without the extension.
+    /// Omits the extended key usage extension.
     pub fn no_eku(mut self) -> Self {
         self.usages.clear();
         self
     }
 
-    /// RSA 2048 instead of P-256. All RSA leaves of a process share one key.
+    /// Uses RSA 2048 instead of P-256. All RSA leaves of a process share one key.
     pub fn rsa(mut self) -> Self {
         self.rsa = true;
         self
     }
 
-    /// Its CRL distribution point.
     pub fn crl_distribution_point(mut self, uri: &str) -> Self {
         self.crl_at = Some(uri.to_owned());
         self
     }
 
-    /// Signed with its own key; the CA has nothing to do with it.
+    /// Signs the certificate with its own key instead of the CA's.
     pub fn self_signed(mut self) -> Self {
         self.self_signed = true;
         self
     }
 
-    /// X.509 version 1, which has no extensions: what `openssl x509 -req` without
-    /// `-extfile` makes in OpenSSL 3.0.
+    /// Creates X.509 version 1, without extensions, as `openssl x509 -req` without
+    /// `-extfile` does in OpenSSL 3.0.
     pub fn version_1(mut self) -> Self {
         self.version_1 = true;
         self
     }
 
-    /// Makes the certificate, with a new key and a random serial number.
+    /// Creates the certificate, with a new key and a random serial number.
     pub fn build(self) -> Cert {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         if !self.subject.is_empty() {
-            // A stand-in: rcgen marks the alternative names critical when there is none.
+            // Placeholder, replaced below. Without one, rcgen marks the alternative
+            // names as critical.
             params
                 .distinguished_name
                 .push(DnType::CommonName, "subject");
@@ -259,7 +261,7 @@ impl<'a> LeafBuilder<'a> {
             )
         };
         let mut leaf = with_field(cert.der(), SUBJECT, &subject, signer);
-        // For rcgen, its own stand-in issued it.
+        // rcgen used the placeholder as the issuer of self-signed certificates.
         let issuer = self
             .issuer
             .or_else(|| self.self_signed.then_some(subject_names));
@@ -289,7 +291,7 @@ fn encode_rdn(attributes: Vec<Attribute>) -> Vec<u8> {
             )
         })
         .collect();
-    // DER: the members of a set are in ascending order.
+    // DER sorts the elements of a set.
     encoded.sort();
     tlv(SET, &encoded.concat())
 }

@@ -24,7 +24,7 @@ fn verify(root: &TestCa, crls: &str, cert: &Cert) -> Result<(), Error> {
 
 fn refusal(root: &TestCa, crls: &str, cert: &Cert) -> CertificateError {
     match verify(root, crls, cert).unwrap_err() {
-        Error::InvalidCertificate(why) => why,
+        Error::InvalidCertificate(error) => error,
         other => panic!("{other}"),
     }
 }

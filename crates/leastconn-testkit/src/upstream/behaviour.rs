@@ -1,4 +1,4 @@
-//! What an upstream does with a connection.
+//! Behaviours of an upstream server.
 
 use std::io;
 use std::time::Duration;
@@ -10,43 +10,35 @@ use tokio_rustls::TlsAcceptor;
 use crate::data::{Sha256, pattern};
 use crate::proxy;
 #[cfg(doc)]
-use crate::proxy::Received;
+use crate::proxy::Header;
 
-/// What an upstream does with a connection.
+/// How an upstream handles a connection.
 #[derive(Debug, Clone)]
 pub enum Behaviour {
-    /// Sends back what it gets, and ends when the client does.
+    /// Echoes all bytes, and closes when the client has finished sending.
     Echo,
-    /// Sends its name and a line feed, then echoes.
+    /// Sends the name and a line feed, then echoes.
     Named(String),
-    /// Reads a PROXY header, before TLS if it speaks that, sends a line that says what
-    /// was in it ([`Received`] as text), then echoes.
+    /// Reads a PROXY header (before the TLS handshake, if any), sends it as a line of
+    /// text (see [`Header`]), then echoes.
     ProxyHeader,
-    /// Reads until the client has finished sending, waits, answers `bytes` bytes of
-    /// the pattern, closes.
-    DelayedResponse {
-        /// How long to wait.
-        delay: Duration,
-        /// How much to answer.
-        bytes: u64,
-    },
-    /// Reads until the client has finished sending, then answers with the SHA-256 of
-    /// what it got, in hexadecimal.
+    /// Reads until the client has finished sending, waits, sends `bytes` bytes of the
+    /// pattern, closes.
+    DelayedResponse { delay: Duration, bytes: u64 },
+    /// Reads until the client has finished sending, then sends the SHA-256 of the
+    /// received bytes in hexadecimal.
     Sink,
     /// Sends `bytes` bytes of the pattern, finishes sending, reads to the end.
-    Source {
-        /// How much to send.
-        bytes: u64,
-    },
+    Source { bytes: u64 },
     /// Reads this many bytes, then resets the connection.
     ResetAfter(u64),
     /// Resets the connection at once.
     AcceptThenReset,
-    /// Reads to the end and never answers.
+    /// Reads to the end and sends nothing.
     Silent,
-    /// Neither reads nor writes, ever; stays open until the server is stopped.
+    /// Neither reads nor writes; stays open until the server is stopped.
     Stuck,
-    /// Reads a request head, answers with this status and an empty body, closes.
+    /// Reads a request head, sends this status with an empty body, closes.
     Http(u16),
 }
 
@@ -54,7 +46,7 @@ impl Behaviour {
     pub(super) async fn serve(self, tcp: TcpStream, tls: Option<TlsAcceptor>) -> io::Result<()> {
         tcp.set_nodelay(true)?;
         if matches!(self, Self::ResetAfter(_) | Self::AcceptThenReset) {
-            // Closing a socket that does not linger resets the connection.
+            // Closing with a linger time of zero sends RST.
             socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO))?;
         }
         if matches!(self, Self::AcceptThenReset) {
@@ -67,12 +59,12 @@ impl Behaviour {
                 Self::Named(received.map_or_else(|e| format!("no header: {e}"), |r| r.to_string()));
         }
         match tls {
-            None => this.converse(tcp).await,
-            Some(tls) => this.converse(tls.accept(tcp).await?).await,
+            None => this.run(tcp).await,
+            Some(tls) => this.run(tls.accept(tcp).await?).await,
         }
     }
 
-    async fn converse(self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+    async fn run(self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
         match self {
             Self::Echo => echo(&mut stream).await?,
             Self::Named(name) => {
@@ -97,13 +89,13 @@ impl Behaviour {
             Self::ResetAfter(bytes) => {
                 tokio::io::copy(&mut stream.take(bytes), &mut tokio::io::sink()).await?;
             }
-            // Has become `Named` before.
+            // Handled in `serve`.
             Self::AcceptThenReset | Self::ProxyHeader => {}
             Self::Silent => {
                 digest(&mut stream).await?;
             }
             Self::Stuck => std::future::pending().await,
-            Self::Http(status) => answer_http(&mut stream, status).await?,
+            Self::Http(status) => respond_http(&mut stream, status).await?,
         }
         Ok(())
     }
@@ -127,17 +119,17 @@ async fn digest<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<String> {
 }
 
 async fn send_pattern<S: AsyncWrite + Unpin>(stream: &mut S, bytes: u64) -> io::Result<()> {
-    const PIECE: u64 = 64 * 1024;
+    const CHUNK: u64 = 64 * 1024;
     let mut sent = 0;
     while sent < bytes {
-        let length = PIECE.min(bytes - sent);
+        let length = CHUNK.min(bytes - sent);
         stream.write_all(&pattern(sent, length as usize)).await?;
         sent += length;
     }
     stream.shutdown().await
 }
 
-async fn answer_http<S: AsyncRead + AsyncWrite + Unpin>(
+async fn respond_http<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     status: u16,
 ) -> io::Result<()> {
@@ -145,8 +137,8 @@ async fn answer_http<S: AsyncRead + AsyncWrite + Unpin>(
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await?);
     }
-    let answer =
-        format!("HTTP/1.1 {status} Told So\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-    stream.write_all(answer.as_bytes()).await?;
+    let response =
+        format!("HTTP/1.1 {status} Status\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    stream.write_all(response.as_bytes()).await?;
     stream.shutdown().await
 }

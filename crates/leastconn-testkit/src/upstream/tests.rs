@@ -28,7 +28,7 @@ async fn connections_are_counted() {
 #[tokio::test]
 async fn behaviours_answer_after_half_close() {
     let bytes = pattern(7, 200_000);
-    for (behaviour, answer) in [
+    for (behaviour, response) in [
         (Behaviour::Sink, sha256_hex(&bytes).into_bytes()),
         (
             Behaviour::DelayedResponse {
@@ -43,7 +43,7 @@ async fn behaviours_answer_after_half_close() {
         let mut stream = connect(&upstream).await;
         stream.write_all(&bytes).await.unwrap();
         stream.shutdown().await.unwrap();
-        assert!(read_to_close(&mut stream).await.unwrap() == answer);
+        assert!(read_to_close(&mut stream).await.unwrap() == response);
     }
 }
 
@@ -102,7 +102,8 @@ async fn tls_server_requires_client_certificate() {
             .unwrap();
         assert_eq!(roundtrip(&mut stream, b"hello").await.unwrap(), b"hello");
     }
-    // In TLS 1.3 the client learns only by reading that it was refused.
+    // In TLS 1.3 the client sees the refusal at its first read.
+
     let anonymous = TlsClient::new(&ca, None);
     let mut stream = anonymous
         .clone()
