@@ -1,6 +1,6 @@
-//! Many client rules stay within a byte budget once they are in use.
+//! Memory per client rule of an applied configuration.
 //!
-//! Alone in its file: the allocator counts for the whole process.
+//! The only test of its binary: the allocator counts for the whole process.
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::{fmt::Write, path::Path};
@@ -11,11 +11,11 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static ALLOCATED: PeakAlloc = PeakAlloc;
 
-/// For each rule, its name of 11 and its common name of 18 bytes included. What
-/// a process has besides, for what was freed, may double it: 256 is the promise.
+/// Bytes per rule, including a name of 11 bytes and a common name of 18 bytes. The
+/// documented limit is 256 bytes, because freed memory may double the size of a process.
 const BUDGET: usize = 128;
 
-/// What a user writes for each client, with limits of its own for some.
+/// A configuration with `rules` client rules.
 fn file(rules: usize) -> String {
     let mut text = String::from(
         "[[listener]]\nname = \"plain\"\nbind = \"127.0.0.1:0\"\nupstream = \"web\"\n\
@@ -37,11 +37,11 @@ fn file(rules: usize) -> String {
     text
 }
 
-/// Bytes that last, once `rules` rules are in use.
+/// Bytes allocated while a configuration with `rules` rules is applied.
 async fn retained(rules: usize) -> usize {
     let text = file(rules);
     let before = ALLOCATED.current_usage();
-    // The warnings, which hold on to the text, are not kept.
+    // Drop the warnings, which hold the text of the file.
     let config = config::load_text("leastconn.toml", &text, Path::new(""))
         .unwrap()
         .config;
@@ -56,8 +56,8 @@ async fn retained(rules: usize) -> usize {
 async fn rule_memory_stays_within_budget() {
     const FEW: usize = 1;
     const MANY: usize = 20_000;
-    // What is made once is made.
+    // Allocate what is allocated once per process.
     retained(FEW).await;
     let each = (retained(MANY).await - retained(FEW).await) / (MANY - FEW);
-    assert!(each <= BUDGET, "{each} bytes for each rule");
+    assert!(each <= BUDGET, "{each} bytes per rule");
 }

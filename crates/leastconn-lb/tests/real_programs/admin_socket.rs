@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use crate::program::{LB, run, tool};
 
-/// As somebody types it who has nothing else at hand: no header, no token.
+/// Plain curl commands, without headers or a token.
 #[tokio::test]
 async fn curl_uses_the_admin_socket() {
     let dir = TempDir::new().unwrap();
@@ -38,9 +38,9 @@ allow = "web"
             .arg("--unix-socket")
             .arg(dir.path().join("lb.sock"))
             .args(args);
-        let said = run(&mut curl).await.ok().stdout;
-        let (body, code) = said.rsplit_once(' ').unwrap();
-        let body: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{said}"));
+        let text = run(&mut curl).await.ok().stdout;
+        let (body, code) = text.rsplit_once(' ').unwrap();
+        let body: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{text}"));
         (code.to_owned(), body)
     };
     let (code, done) = curl(&["-X", "POST", "http://x/api/v1/reload"]).await;
@@ -48,14 +48,14 @@ allow = "web"
     let state = "http://x/api/v1/servers/web/web1/state";
     let (code, done) = curl(&["-d", r#"{"state":"drain"}"#, state]).await;
     assert_eq!((&*code, done["was"].as_str()), ("200", Some("ready")));
-    // What is missing is said, and nothing is guessed.
+    // curl sends a form content type by default; the API requires JSON.
     for path in ["servers/web/web1/state", "connections/kill", "log-level"] {
         let (code, wrong) = curl(&["-X", "POST", &format!("http://x/api/v1/{path}")]).await;
         let error = wrong["error"].as_str().unwrap();
         assert_eq!(code, "400", "{path}: {error}");
         assert!(error.contains("there is no body"), "{path}: {error}");
     }
-    // A page of another site, by a browser that was led here.
+    // A request that a browser sends for a page of another site.
     let origin = ["-H", "Origin: http://evil.com"];
     let (code, _) = curl(&[&origin[..], &["-d", "{}", "http://x/api/v1/reload"]].concat()).await;
     assert_eq!(code, "421");
@@ -70,11 +70,11 @@ allow = "web"
     assert_eq!(code, "403");
     let (_, servers) = curl(&["http://x/api/v1/servers"]).await;
     assert_eq!(servers["servers"][0]["state"], "drain");
-    // At the address all that is refused still.
+    // The TCP address still refuses changes.
     let mut curl = tool("curl");
     curl.args(["-q", "--silent", "--show-error", "--max-time", "20"])
         .args(["--write-out", " %{http_code}", "-X", "POST"])
         .arg(format!("http://{}/api/v1/reload", lb.admin()));
-    let said = run(&mut curl).await.ok().stdout;
-    assert!(said.ends_with(" 403"), "{said}");
+    let text = run(&mut curl).await.ok().stdout;
+    assert!(text.ends_with(" 403"), "{text}");
 }

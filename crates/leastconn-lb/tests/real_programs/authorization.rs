@@ -13,7 +13,7 @@ async fn client1_reaches_both_servers_client2_one() {
     })
     .await;
 
-    // Two idle servers are drawn by lot: in so many draws neither is passed over.
+    // Ties between idle servers are broken at random: enough requests reach both.
     let mut pages = Vec::new();
     let all = ["webapp1\n", "webapp2\n"];
     while pages.len() < 10 || !all.iter().all(|page| pages.iter().any(|got| got == page)) {
@@ -35,7 +35,7 @@ async fn client1_reaches_both_servers_client2_one() {
         }
     }
     assert_eq!(records.len(), count);
-    // nginx writes them down a moment after it has answered.
+    // nginx logs a request shortly after the response.
     eventually(DEADLINE, || async {
         let requests = site.web1.requests().len() + site.web2.requests().len();
         (requests == count)

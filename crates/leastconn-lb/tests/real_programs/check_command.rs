@@ -47,7 +47,7 @@ match = { cn = "two" }
 allow = ["web/none"]
 "#;
 
-/// Line, the text that is pointed at, and words that must be said about it.
+/// Line number, marked text, and words that the report contains.
 const PROBLEMS: [(usize, &str, &[&str]); 12] = [
     (3, "levl", &["error", "unknown key", "did you mean `level`"]),
     (7, "\"127.0.0.1\"", &["error"]),
@@ -73,41 +73,41 @@ async fn check_reports_every_problem_with_position() {
         .validity(-7200, -3600)
         .build()
         .write(&dir, "expired");
-    // What nobody can read, root included.
+    // A symlink to itself cannot be read, not even by root.
     symlink("unreadable.key", dir.path().join("unreadable.key")).unwrap();
     fs::write(dir.path().join("broken.toml"), BROKEN).unwrap();
 
     let mut check = lb(["check", "--config", "broken.toml"]);
-    let ended = run(check.current_dir(dir.path())).await;
+    let output = run(check.current_dir(dir.path())).await;
 
-    assert_eq!(ended.code, 2, "{ended:#?}");
-    let reports: Vec<&str> = ended.stderr.trim_end().split("\n\n").collect();
+    assert_eq!(output.code, 2, "{output:#?}");
+    let reports: Vec<&str> = output.stderr.trim_end().split("\n\n").collect();
     for (number, what, words) in PROBLEMS {
         let line = BROKEN.lines().nth(number - 1).unwrap();
-        // The second server `a` is the one in question.
+        // rfind: the second server `a` is marked.
         let column = line.rfind(what).unwrap() + 1;
         let place = format!("--> broken.toml:{number}:{column}\n");
         let found = reports.iter().find(|report| {
             report.contains(&place) && words.iter().all(|word| report.contains(word))
         });
-        let report = found.unwrap_or_else(|| panic!("{place}{words:?} in\n{}", ended.stderr));
-        // The line itself, whole, and what in it is meant.
+        let report = found.unwrap_or_else(|| panic!("{place}{words:?} in\n{}", output.stderr));
+        // The whole line, and a marker below the text.
         assert!(report.contains(&format!("{number} | {line}\n")), "{report}");
         assert!(report.contains(&"^".repeat(what.len())), "{report}");
     }
     assert!(
-        ended.stdout.starts_with("broken.toml: "),
+        output.stdout.starts_with("broken.toml: "),
         "{}",
-        ended.stdout
+        output.stdout
     );
     assert!(
-        ended.stdout.contains(": 11 errors, "),
+        output.stdout.contains(": 11 errors, "),
         "{}\n{}",
-        ended.stdout,
-        ended.stderr
+        output.stdout,
+        output.stderr
     );
 
-    // What `check` refuses, `run` does not start.
+    // `run` does not start with this file either.
     let started = run(lb(["run", "--config", "broken.toml"]).current_dir(dir.path())).await;
     assert_eq!(started.code, 2, "{started:#?}");
     assert!(
@@ -138,31 +138,31 @@ allow = ["web/webap1"]
 "#;
     let path = dir.path().join("leastconn.toml");
     fs::write(&path, config).unwrap();
-    let ended = run(lb(["check"]).current_dir(dir.path())).await;
-    assert_eq!(ended.code, 2, "{ended:#?}");
+    let output = run(lb(["check"]).current_dir(dir.path())).await;
+    assert_eq!(output.code, 2, "{output:#?}");
     assert!(
-        ended.stderr.contains("--> leastconn.toml:14:10\n"),
+        output.stderr.contains("--> leastconn.toml:14:10\n"),
         "{}",
-        ended.stderr
+        output.stderr
     );
-    assert!(ended.stderr.contains("did you mean"), "{}", ended.stderr);
-    // A name may resolve where the balancer will run: no error.
+    assert!(output.stderr.contains("did you mean"), "{}", output.stderr);
+    // Only a warning: the name may resolve where the balancer will run.
     assert!(
-        ended
+        output
             .stderr
             .contains("warning: `no-such-host.invalid` cannot be resolved")
     );
     assert!(
-        ended.stderr.contains("--> leastconn.toml:9:"),
+        output.stderr.contains("--> leastconn.toml:9:"),
         "{}",
-        ended.stderr
+        output.stderr
     );
 
     fs::write(&path, config.replace("webap1", "webapp1")).unwrap();
-    let ended = run(lb(["check"]).current_dir(dir.path())).await.ok();
+    let output = run(lb(["check"]).current_dir(dir.path())).await.ok();
     assert!(
-        ended.stdout.contains("ok") && ended.stdout.contains("1 warning"),
-        "{ended:#?}"
+        output.stdout.contains("ok") && output.stdout.contains("1 warning"),
+        "{output:#?}"
     );
 }
 
@@ -171,15 +171,18 @@ async fn missing_configuration_is_one_error() {
     let dir = TempDir::new().unwrap();
     for command in ["check", "run"] {
         let mut command = lb([command, "--config", "none.toml"]);
-        let ended = run(command.current_dir(dir.path())).await;
-        assert_eq!(ended.code, 2, "{ended:#?}");
-        assert!(ended.stderr.contains("--> none.toml\n"), "{ended:#?}");
+        let output = run(command.current_dir(dir.path())).await;
+        assert_eq!(output.code, 2, "{output:#?}");
+        assert!(output.stderr.contains("--> none.toml\n"), "{output:#?}");
         let mut command = lb(["run"]);
-        let nowhere = run(command.current_dir(dir.path())).await;
-        // A machine may have one in /etc: then this says nothing.
+        let without_file = run(command.current_dir(dir.path())).await;
+        // Not testable if this machine has a configuration in /etc.
         if !std::path::Path::new("/etc/leastconn/leastconn.toml").exists() {
-            assert_eq!(nowhere.code, 2, "{nowhere:#?}");
-            assert!(nowhere.stderr.contains("--config"), "{nowhere:#?}");
+            assert_eq!(without_file.code, 2, "{without_file:#?}");
+            assert!(
+                without_file.stderr.contains("--config"),
+                "{without_file:#?}"
+            );
         }
     }
 }

@@ -1,7 +1,7 @@
 use crate::{
     openssl::{REQUEST, s_client},
     program::{Input, replace, run, run_with, tool},
-    site::{self, Certs, Records, Site, both_record_layers},
+    site::{self, Certs, RecordLayer, Site, both_record_layers},
 };
 
 both_record_layers! {
@@ -11,7 +11,7 @@ both_record_layers! {
     older_versions_and_weaker_suites_are_refused,
 }
 
-/// openssl's names, and those of the standard, which the access log uses.
+/// OpenSSL names, and the IANA names that the access log uses.
 const TLS13: [(&str, &str); 3] = [
     ("TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
     ("TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),
@@ -47,8 +47,8 @@ const TLS12: [(&str, &str); 6] = [
     ),
 ];
 
-/// An RSA certificate of the site's CA.
-async fn rsa(certs: &Certs, name: &str, subject: &str, usage: &str) {
+/// Issues an RSA certificate with the site's CA.
+async fn issue_rsa(certs: &Certs, name: &str, subject: &str, usage: &str) {
     let file = |end: &str| certs.path(&format!("{name}.{end}"));
     let extensions = format!("subjectAltName=DNS:{subject}\nextendedKeyUsage={usage}\n");
     std::fs::create_dir_all(file("ext").parent().unwrap()).unwrap();
@@ -82,10 +82,10 @@ async fn rsa(certs: &Certs, name: &str, subject: &str, usage: &str) {
     run(&mut sign).await.ok();
 }
 
-async fn openssl_negotiates_every_cipher_suite(records: Records) {
-    let site = Site::with_records(records).await;
-    rsa(&site.certs, "rsa-server/rsa-server", "lb.com", "serverAuth").await;
-    rsa(
+async fn openssl_negotiates_every_cipher_suite(layer: RecordLayer) {
+    let site = Site::with_record_layer(layer).await;
+    issue_rsa(&site.certs, "rsa-server/rsa-server", "lb.com", "serverAuth").await;
+    issue_rsa(
         &site.certs,
         "rsa-client/rsa-client",
         "client1.lb.com",
@@ -93,17 +93,17 @@ async fn openssl_negotiates_every_cipher_suite(records: Records) {
     )
     .await;
     let config = site::example(site.web1.address(), site.web2.address());
-    let config = site::choose(records, &config);
+    let config = site::set_record_layer(layer, &config);
     let config = config.replace("/server/server.", "/rsa-server/rsa-server.");
     let config = replace(&config, "rate = 20, burst = 20", "rate = 20, burst = 40");
     let with_rsa = site::start_in("conf-rsa", &config, &site.certs).await;
     let rsa_address = with_rsa.address("main");
 
-    for (at_openssl, name, version) in
+    for (openssl_name, name, version) in
         (TLS13.iter().map(|(o, n)| (o, n, "1.3"))).chain(TLS12.iter().map(|(o, n)| (o, n, "1.2")))
     {
         for client in ["client1", "rsa-client"] {
-            let rsa = at_openssl.contains("-RSA-");
+            let rsa = openssl_name.contains("-RSA-");
             let (balancer, address) = match rsa {
                 true => (&with_rsa, rsa_address),
                 false => (&site.balancer, site.address()),
@@ -111,13 +111,13 @@ async fn openssl_negotiates_every_cipher_suite(records: Records) {
             let before = balancer.records().len();
             let mut openssl = s_client(&site.certs, address, Some(client));
             openssl.args(match version {
-                "1.3" => ["-tls1_3", "-ciphersuites", at_openssl],
-                _ => ["-tls1_2", "-cipher", at_openssl],
+                "1.3" => ["-tls1_3", "-ciphersuites", openssl_name],
+                _ => ["-tls1_2", "-cipher", openssl_name],
             });
-            let ended = run_with(&mut openssl, Input::Open(REQUEST)).await.ok();
+            let output = run_with(&mut openssl, Input::Open(REQUEST)).await.ok();
             assert!(
-                ended.stdout.contains("\nwebapp"),
-                "{at_openssl}: {ended:#?}"
+                output.stdout.contains("\nwebapp"),
+                "{openssl_name}: {output:#?}"
             );
             let records = balancer.wait_records(before + 1).await;
             let record = records.last().unwrap();
@@ -131,8 +131,8 @@ async fn openssl_negotiates_every_cipher_suite(records: Records) {
     site.finish().await;
 }
 
-async fn older_versions_and_weaker_suites_are_refused(records: Records) {
-    let site = Site::with_records(records).await;
+async fn older_versions_and_weaker_suites_are_refused(layer: RecordLayer) {
+    let site = Site::with_record_layer(layer).await;
     let weaker: [&[&str]; 5] = [
         &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"],
         &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-SHA384"],
@@ -142,12 +142,12 @@ async fn older_versions_and_weaker_suites_are_refused(records: Records) {
     ];
     for (count, args) in weaker.iter().enumerate() {
         let mut openssl = s_client(&site.certs, site.address(), Some("client1"));
-        let ended = run_with(openssl.args(*args), Input::Open(b"")).await;
-        assert_ne!(ended.code, 0, "{args:?}: {ended:#?}");
+        let output = run_with(openssl.args(*args), Input::Open(b"")).await;
+        assert_ne!(output.code, 0, "{args:?}: {output:#?}");
         assert!(
-            ended.all().contains("alert handshake failure")
-                || ended.all().contains("alert protocol version"),
-            "{args:?}: {ended:#?}"
+            output.all().contains("alert handshake failure")
+                || output.all().contains("alert protocol version"),
+            "{args:?}: {output:#?}"
         );
         let records = site.balancer.wait_records(count + 1).await;
         let last = records.last().unwrap();

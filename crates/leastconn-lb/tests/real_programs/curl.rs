@@ -6,11 +6,11 @@ use tokio::process::Command;
 
 use crate::{program::tool, site::Certs};
 
-/// curl towards `https://lb.com/`, which is the balancer at `address`; as `client`,
-/// or without a certificate.
+/// A curl command that connects to the balancer at `address` as `https://lb.com/`, with
+/// the certificate of `client` or without one.
 pub(crate) fn get(certs: &Certs, address: SocketAddr, client: Option<&str>) -> Command {
     let mut curl = tool("curl");
-    // -q: no .curlrc of whoever runs the test
+    // -q: ignore the user's .curlrc
     curl.args(["-q", "--silent", "--show-error", "--fail", "--noproxy", "*"])
         .args(["--max-time", "20", "--cacert"])
         .arg(certs.path("ca/ca.crt"))

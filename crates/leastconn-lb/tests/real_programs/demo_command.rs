@@ -35,7 +35,7 @@ async fn demo_shows_refusals_and_cleans_up() {
     ] {
         assert!(shown.stdout.contains(word), "{word} in:\n{}", shown.stdout);
     }
-    // Ninety connections over three servers.
+    // Ninety connections to three servers.
     assert!(
         shown.stdout.matches(" 30 open").count() >= 3,
         "{}",
@@ -64,8 +64,8 @@ async fn demo_cleans_up_after_broken_pipe() {
     assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
 }
 
-/// Starts a demo that goes on for as long as can be said, and ends it by `signals`.
-async fn ended_by(signals: &[&str]) {
+/// Starts a demo with the longest possible duration, and stops it with `signals`.
+async fn stop_with(signals: &[&str]) {
     let dir = TempDir::new().unwrap();
     let longest = u64::MAX.to_string();
     let mut demo = lb(["demo", "--seconds", &longest])
@@ -76,12 +76,12 @@ async fn ended_by(signals: &[&str]) {
         .unwrap();
     let pid = demo.id().unwrap().to_string();
     let (out, mut err) = (demo.stdout.take().unwrap(), demo.stderr.take().unwrap());
-    let whole = async {
+    let session = async {
         let mut lines = BufReader::new(out).lines();
         let first = lines.next_line().await.unwrap();
-        assert!(first.is_some(), "it ended at once");
+        assert!(first.is_some(), "the demo ended at once");
         for signal in signals {
-            // One that ended it would leave none for the next.
+            // Give each signal time to be handled: only the last one may stop the demo.
             sleep(Duration::from_millis(100)).await;
             run(tool("kill").args(["-s", signal, &pid])).await.ok();
         }
@@ -89,18 +89,18 @@ async fn ended_by(signals: &[&str]) {
         while let Some(line) = lines.next_line().await.unwrap() {
             rest.push_str(&line);
         }
-        let mut said = String::new();
-        err.read_to_string(&mut said).await.unwrap();
-        (demo.wait().await.unwrap(), rest, said)
+        let mut stderr = String::new();
+        err.read_to_string(&mut stderr).await.unwrap();
+        (demo.wait().await.unwrap(), rest, stderr)
     };
-    let (status, rest, said) = within(LIMIT, "the demo's end", whole).await;
-    assert_eq!((status.code(), &*said), (Some(0), ""), "{signals:?}");
-    assert!(rest.contains("Connections that ended"), "{rest}");
+    let (status, rest, stderr) = within(LIMIT, "end of the demo", session).await;
+    assert_eq!((status.code(), &*stderr), (Some(0), ""), "{signals:?}");
+    assert!(rest.contains("Connections that output"), "{rest}");
     assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
 }
 
 #[tokio::test]
 async fn demo_cleans_up_after_signals() {
-    ended_by(&["HUP"]).await;
-    ended_by(&["USR1", "USR2", "TERM"]).await;
+    stop_with(&["HUP"]).await;
+    stop_with(&["USR1", "USR2", "TERM"]).await;
 }

@@ -20,7 +20,7 @@ async fn schema_contains_every_table() {
         assert!(tables.contains_key(table), "{table} in {:?}", tables.keys());
     }
     assert_eq!(schema["additionalProperties"], false);
-    // Every reference leads somewhere.
+    // Every reference resolves.
     for reference in text.split("\"$ref\": \"#").skip(1) {
         let pointer = reference.split('"').next().unwrap();
         assert!(schema.pointer(pointer).is_some(), "{pointer}");
@@ -37,7 +37,7 @@ async fn shells_accept_completions() {
                 "{shell}: {word}"
             );
         }
-        // Only bash is sure to be there.
+        // zsh and fish may not be installed.
         let found = match shell {
             "bash" => Some(crate::program::path("bash")),
             other => find(other),
@@ -49,20 +49,20 @@ async fn shells_accept_completions() {
                 .ok();
         }
     }
-    // And it completes.
+    // Complete a command in bash.
     let script = run(&mut lb(["completions", "bash"])).await.ok().stdout;
-    let ask = script
+    let script = script
         + "COMP_WORDS=(leastconn-lb he) COMP_CWORD=1\n\
            $(complete -p leastconn-lb | sed 's/.*-F \\([^ ]*\\).*/\\1/') leastconn-lb he leastconn-lb\n\
            echo \"${COMPREPLY[@]}\"\n";
-    let said = run_with(&mut tool("bash"), Input::Text(ask.as_bytes()))
+    let text = run_with(&mut tool("bash"), Input::Text(script.as_bytes()))
         .await
         .ok();
     assert!(
-        said.stdout
+        text.stdout
             .split_whitespace()
             .any(|word| word == "healthcheck"),
-        "{said:?}"
+        "{text:?}"
     );
 }
 
@@ -95,7 +95,7 @@ async fn manual_pages_render() {
 
     let dir = leastconn_testkit::TempDir::new().unwrap();
     run(lb(["man", "--dir"]).arg(dir.path())).await.ok();
-    // Each page that another one names is there.
+    // Every referenced page exists.
     let mut named = 0;
     for entry in std::fs::read_dir(dir.path()).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();

@@ -40,17 +40,17 @@ async fn healthcheck_exit_code_follows_readiness() {
     let by_file = async || run(lb(["healthcheck", "--config"]).arg(&path)).await;
     let by_address = async || run(&mut lb(["healthcheck", "--address", &address])).await;
 
-    for ended in [by_file().await, by_address().await] {
-        assert_eq!(ended.code, 1, "{ended:?}");
-        assert!(ended.stderr.contains(&address), "{ended:?}");
+    for output in [by_file().await, by_address().await] {
+        assert_eq!(output.code, 1, "{output:?}");
+        assert!(output.stderr.contains(&address), "{output:?}");
     }
 
     let balancer = Balancer::start(LB, &config, dir.path()).await.unwrap();
     by_file().await.ok();
     by_address().await.ok();
-    // In the working directory it is found by itself.
+    // The file in the working directory is the default.
     run(lb(["healthcheck"]).current_dir(dir.path())).await.ok();
-    // What is wrong with the file now says nothing about the process that read it.
+    // Errors in the file do not affect the health of the running process.
     fs::write(
         &path,
         config.replace("upstream = \"web\"", "upstream = \"gone\""),
@@ -58,14 +58,14 @@ async fn healthcheck_exit_code_follows_readiness() {
     .unwrap();
     by_file().await.ok();
 
-    // Draining is not ready: a connection keeps it from being over at once.
+    // A draining balancer is not ready. The open connection keeps it draining.
     let mut open = TcpStream::connect(balancer.address("main")).await.unwrap();
     assert_eq!(roundtrip(&mut open, b"here").await.unwrap(), b"here");
     balancer.signal(Signal::TERM);
     let draining = eventually(DEADLINE, || async {
         match by_address().await {
-            ended if ended.code == 1 && ended.stderr.contains("draining") => Ok(()),
-            ended => Err(format!("{ended:?}")),
+            output if output.code == 1 && output.stderr.contains("draining") => Ok(()),
+            output => Err(format!("{output:?}")),
         }
     });
     draining.await.unwrap();

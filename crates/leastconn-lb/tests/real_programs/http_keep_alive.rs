@@ -8,9 +8,9 @@ async fn curl_reuses_one_connection() {
     let mut curl = curl::get(&site.certs, site.address(), Some("client2"));
     curl.args(["--write-out", "new %{num_connects}\n"])
         .args((0..4).map(|n| format!("https://lb.com/{n}")));
-    let said = run(&mut curl).await.ok().stdout;
+    let text = run(&mut curl).await.ok().stdout;
     assert_eq!(
-        said,
+        text,
         "webapp2\nnew 1\n".to_owned() + &"webapp2\nnew 0\n".repeat(3)
     );
 

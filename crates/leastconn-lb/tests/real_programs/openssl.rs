@@ -1,4 +1,4 @@
-//! `openssl s_client`.
+//! Commands for `openssl s_client`.
 
 use std::net::SocketAddr;
 
@@ -6,10 +6,11 @@ use tokio::process::Command;
 
 use crate::{program::tool, site::Certs};
 
-/// A request after which nginx closes the connection, and so s_client ends.
+/// An HTTP/1.0 request: nginx closes the connection afterwards, which ends s_client.
 pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
 
-/// s_client towards `address`; as `client`, or without a certificate.
+/// An s_client command that connects to `address`, with the certificate of `client` or
+/// without one.
 pub(crate) fn s_client(certs: &Certs, address: SocketAddr, client: Option<&str>) -> Command {
     let mut openssl = tool("openssl");
     openssl

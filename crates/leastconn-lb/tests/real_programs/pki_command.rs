@@ -3,11 +3,11 @@ use tokio::process::Command;
 
 use crate::{
     nginx::Nginx,
-    program::{Ended, LB, lb, run, tool},
+    program::{LB, Output, lb, run, tool},
     site,
 };
 
-async fn pki(dir: &TempDir, args: &[&str]) -> Ended {
+async fn pki(dir: &TempDir, args: &[&str]) -> Output {
     run(lb(["pki"]).args(args).current_dir(dir.path())).await
 }
 
@@ -66,7 +66,7 @@ async fn pki_certificates_work_with_openssl_and_nginx() {
             .mode();
         assert_eq!(mode & 0o777, 0o600, "{key}");
     }
-    // Nothing is overwritten unasked.
+    // Files are overwritten only with --force.
     let again = pki(&dir, &["issue", "ca", "--cn", "one"]).await;
     assert_eq!(again.code, 1, "{again:?}");
     assert!(

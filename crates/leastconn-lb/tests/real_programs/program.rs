@@ -1,4 +1,4 @@
-//! Finding programs, and running them to their end.
+//! Finding programs, and running them to completion.
 
 use std::{ffi::OsStr, path::PathBuf, process::Stdio, time::Duration};
 
@@ -9,26 +9,26 @@ use tokio::{
     process::Command,
 };
 
-/// The balancer's binary.
+/// Path of the balancer.
 pub(crate) const LB: &str = env!("CARGO_BIN_EXE_leastconn-lb");
 
-/// How long a program may take; a failing test waits that long, no other.
+/// Time limit of a program. Only a failing test waits this long.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// Where `name` is.
+/// The path of program `name`.
 ///
 /// # Panics
-/// With what to do about it, if it is nowhere.
+/// If it is not installed.
 pub(crate) fn path(name: &str) -> PathBuf {
     find(name).unwrap_or_else(|| {
         panic!("`{name}` is not installed, and this test needs it: run scripts/setup.sh --test")
     })
 }
 
-/// Where `name` is, for what a test can do without.
+/// The path of program `name`, if it is installed.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let listed = std::env::var_os("PATH").unwrap_or_default();
-    // Debian has nginx where a user's PATH does not look.
+    // Debian installs nginx in a directory that is not in a user's PATH.
     let more = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
     std::env::split_paths(&listed)
         .chain(more)
@@ -36,41 +36,41 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// A command with nothing of the environment that would lead it elsewhere.
+/// A command with the C locale that is killed when dropped.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.kill_on_drop(true).env("LC_ALL", "C");
     command
 }
 
-/// `name`, to be run.
+/// A command for program `name`; see [`path`].
 pub(crate) fn tool(name: &str) -> Command {
     command(path(name))
 }
 
-/// The balancer's binary, to be run.
+/// A command for the balancer.
 pub(crate) fn lb<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = command(LB);
     command.args(args);
     command
 }
 
-/// How a program ended, and what it said.
+/// The result of a program.
 #[derive(Debug)]
-pub(crate) struct Ended {
-    /// Its exit code; -1 if a signal ended it.
+pub(crate) struct Output {
+    /// Exit code; -1 if a signal killed the program.
     pub(crate) code: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl Ended {
-    /// Both outputs, for what a program says on either.
+impl Output {
+    /// Standard output and standard error.
     pub(crate) fn all(&self) -> String {
         format!("{}\n{}", self.stdout, self.stderr)
     }
 
-    /// Fails the test unless the program succeeded.
+    /// Panics unless the exit code is 0.
     #[track_caller]
     pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, 0, "{self:#?}");
@@ -78,25 +78,25 @@ impl Ended {
     }
 }
 
-/// Runs `command` with nothing to read.
-pub(crate) async fn run(command: &mut Command) -> Ended {
+/// Runs `command` with empty standard input.
+pub(crate) async fn run(command: &mut Command) -> Output {
     run_with(command, Input::Text(b"")).await
 }
 
-/// What a program reads.
+/// Standard input of a program.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Input<'a> {
-    /// This, and then the end.
+    /// The text, then end of file.
     Text(&'a [u8]),
-    /// This, and then nothing more for as long as it runs.
+    /// The text; standard input stays open until the program exits.
     Open(&'a [u8]),
 }
 
-/// Runs `command` to its end.
+/// Runs `command` to completion.
 ///
 /// # Panics
-/// If that takes longer than [`LIMIT`].
-pub(crate) async fn run_with(command: &mut Command, input: Input<'_>) -> Ended {
+/// After [`LIMIT`].
+pub(crate) async fn run_with(command: &mut Command, input: Input<'_>) -> Output {
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -107,10 +107,10 @@ pub(crate) async fn run_with(command: &mut Command, input: Input<'_>) -> Ended {
     let mut stdin = child.stdin.take();
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let whole = async {
+    let execution = async {
         let write = async {
             let (Input::Text(text) | Input::Open(text)) = input;
-            // A program that ends early does not read all of it.
+            // Fails if the program exits without reading everything.
             let _ = stdin.as_mut().unwrap().write_all(text).await;
             if matches!(input, Input::Text(_)) {
                 stdin = None;
@@ -124,17 +124,17 @@ pub(crate) async fn run_with(command: &mut Command, input: Input<'_>) -> Ended {
         out.and(err).unwrap();
         child.wait().await.unwrap()
     };
-    let status = within(LIMIT, &format!("{command:?}"), whole).await;
+    let status = within(LIMIT, &format!("{command:?}"), execution).await;
     drop(stdin);
-    Ended {
+    Output {
         code: status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&stdout).into_owned(),
         stderr: String::from_utf8_lossy(&stderr).into_owned(),
     }
 }
 
-/// The only occurrence of `from` becomes `to`: an example that has changed is
-/// noticed, not silently left as it is.
+/// Replaces the only occurrence of `from`. Panics if there is not exactly one, so that a
+/// changed example is noticed.
 #[track_caller]
 pub(crate) fn replace(text: &str, from: &str, to: &str) -> String {
     assert_eq!(text.matches(from).count(), 1, "{from:?} once in:\n{text}");

@@ -1,4 +1,4 @@
-//! What Prometheus' own tool says of a scrape, of the alerts and of their tests.
+//! Checks of a scrape and of the shipped alerts with promtool.
 
 use std::{collections::BTreeSet, fs, process::Stdio};
 
@@ -25,11 +25,11 @@ async fn promtool_accepts_a_scrape() {
     let mut input = promtool.stdin.take().unwrap();
     input.write_all(text.as_bytes()).await.unwrap();
     drop(input);
-    let ended = leastconn_testkit::within(LIMIT, "promtool", promtool.wait_with_output()).await;
-    let ended = ended.unwrap();
-    let said = [ended.stdout, ended.stderr].concat();
-    assert_eq!(String::from_utf8(said).unwrap(), "");
-    assert!(ended.status.success());
+    let output = leastconn_testkit::within(LIMIT, "promtool", promtool.wait_with_output()).await;
+    let output = output.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    assert_eq!(String::from_utf8(text).unwrap(), "");
+    assert!(output.status.success());
     site.finish().await;
 }
 
@@ -45,7 +45,7 @@ async fn promtool_accepts_and_tests_the_alerts() {
             .await
             .ok();
     }
-    // Each of them is seen to fire, and to be silent while all is well.
+    // Every alert has a test in which it fires, and one in which it does not.
     let rules = fs::read_to_string(dir.join("leastconn-rules.yml")).unwrap();
     let tests = fs::read_to_string(dir.join("leastconn-rules.test.yml")).unwrap();
     let alerts: BTreeSet<_> = rules

@@ -10,7 +10,7 @@ use leastconn_testkit::{DEADLINE, eventually};
 use crate::{
     curl,
     program::{self, Port, replace, run},
-    site::{self, Certs, Records, Site, both_record_layers},
+    site::{self, Certs, RecordLayer, Site, both_record_layers},
 };
 
 both_record_layers! {
@@ -20,19 +20,19 @@ both_record_layers! {
     haproxy_and_nginx_read_our_headers,
 }
 
-/// A program that listens. Killed when dropped.
+/// A server process. Killed when dropped.
 struct Daemon(Child);
 
 impl Daemon {
-    /// Starts `name` with what it needs to find its configuration.
+    /// Starts program `name` with the configuration `file`, and waits for its ports.
     async fn start(name: &str, args: &[&str], file: &Path, listens: &[&Port]) -> Self {
-        let said = fs::File::create(file.with_extension("said")).unwrap();
+        let log = fs::File::create(file.with_extension("log")).unwrap();
         let child = Command::new(program::path(name))
             .args(args)
             .arg(file)
             .stdin(Stdio::null())
-            .stdout(said.try_clone().unwrap())
-            .stderr(said)
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
             .spawn()
             .unwrap();
         let daemon = Self(child);
@@ -41,9 +41,9 @@ impl Daemon {
                 let connected = tokio::net::TcpStream::connect(port.address).await;
                 connected.map(drop).map_err(|error| error.to_string())
             });
-            if let Err(why) = up.await {
-                let said = fs::read_to_string(file.with_extension("said")).unwrap();
-                panic!("{name} does not start: {why}\n{said}");
+            if let Err(error) = up.await {
+                let log = fs::read_to_string(file.with_extension("log")).unwrap();
+                panic!("{name} does not start: {error}\n{log}");
             }
         }
         daemon
@@ -64,7 +64,7 @@ impl Daemon {
         fs::create_dir_all(&dir).unwrap();
         let file = dir.join("nginx.conf");
         let at = dir.display();
-        // One process, so that killing it leaves nobody behind.
+        // A single process, so that killing it leaves no children.
         let config = format!(
             "daemon off;\nmaster_process off;\npid {at}/pid;\nerror_log {at}/error.log;\nevents {{}}\n\
              http {{\n  client_body_temp_path {at}/t1;\n  proxy_temp_path {at}/t2;\n  \
@@ -86,31 +86,30 @@ impl Drop for Daemon {
 const REQUIRED: &str =
     "name = \"main\"\nproxy_protocol = \"required\"\nproxy_protocol_from = \"127.0.0.1\"";
 
-/// The example, taking PROXY headers from this machine.
-async fn site(records: Records) -> Site {
+/// The example configuration with required PROXY headers.
+async fn site(layer: RecordLayer) -> Site {
     Site::start_with(|config| {
-        let config = site::choose(records, &config);
+        let config = site::set_record_layer(layer, &config);
         let config = replace(&config, "name = \"main\"", REQUIRED);
-        // Its probe would otherwise leave the pool to chance.
+        // No health checks during the test.
         replace(&config, "interval = \"10s\"", "interval = \"1h\"")
     })
     .await
 }
 
-/// Asks for the page over HAProxy or whatever `through` is, and returns curl's own
-/// address.
+/// Requests the page through `through`; returns it with curl's own address.
 async fn page(certs: &Certs, through: SocketAddr, more: &[&str]) -> (String, String) {
     let mut curl = curl::get(certs, through, Some("client2"));
     curl.args(["--write-out", "%{local_ip}:%{local_port}"])
         .args(more)
         .arg("https://lb.com/");
-    let said = run(&mut curl).await.ok().stdout;
-    let (page, own) = said.split_once('\n').unwrap();
+    let text = run(&mut curl).await.ok().stdout;
+    let (page, own) = text.split_once('\n').unwrap();
     (page.to_owned(), own.to_owned())
 }
 
-async fn headers_from_haproxy_and_curl_are_accepted(records: Records) {
-    let site = site(records).await;
+async fn headers_from_haproxy_and_curl_are_accepted(layer: RecordLayer) {
+    let site = site(layer).await;
     let ports = [Port::reserve(), Port::reserve(), Port::reserve()];
     let options = [
         "send-proxy",
@@ -131,7 +130,7 @@ async fn headers_from_haproxy_and_curl_are_accepted(records: Records) {
         .collect();
     let all: Vec<&Port> = ports.iter().collect();
     let haproxy = Daemon::haproxy(site.certs.dir(), &sections, &all).await;
-    // Asking whether HAProxy is there made it connect, once for each of its ports.
+    // HAProxy connected once per port when the test waited for it to start.
     site.balancer.wait_records(3).await;
 
     for port in &ports {
@@ -161,7 +160,7 @@ async fn headers_from_haproxy_and_curl_are_accepted(records: Records) {
     assert_eq!(record["outcome"], "ok", "{record}");
     assert_eq!(record["source"], own, "{record}");
 
-    // Past them, and without a header: TLS at once.
+    // Directly to the balancer, without a header.
     let before = site.balancer.records().len();
     assert_ne!(site.page("client2").await.code, 0);
     let record = site
@@ -177,7 +176,7 @@ async fn headers_from_haproxy_and_curl_are_accepted(records: Records) {
     site.finish().await;
 }
 
-/// They are connections of HAProxy's own, which end before TLS begins.
+/// HAProxy closes the connections of its health checks before the TLS handshake.
 #[tokio::test]
 async fn haproxy_health_checks_with_local_headers() {
     let site = site("direct").await;
@@ -190,35 +189,35 @@ async fn haproxy_health_checks_with_local_headers() {
         site.address()
     );
     let haproxy = Daemon::haproxy(site.certs.dir(), &section, &[&port]).await;
-    let ended = |record: &serde_json::Value| record["outcome"] != "ok";
-    let record = site.balancer.wait_record(ended, DEADLINE).await;
+    let output = |record: &serde_json::Value| record["outcome"] != "ok";
+    let record = site.balancer.wait_record(output, DEADLINE).await;
     assert_eq!(record["outcome"], "handshake_failed", "{record}");
     assert!(record["source"].as_str().unwrap().starts_with("127.0.0.1:"));
     assert_eq!(record.get("proxy"), None, "{record}");
-    // It is TLS that was missing, not the header.
+    // The TLS handshake is missing, not the header.
     assert!(
         !record["detail"].as_str().unwrap().contains("PROXY"),
         "{record}"
     );
     site.balancer.wait_records(5).await;
-    // One that came late on a busy machine takes it down for a while.
+    // A slow health check on a busy machine may have marked the server as down.
     let up = eventually(DEADLINE, || async {
-        let mut ask = program::tool("curl");
-        ask.args(["-q", "-s", "--noproxy", "*"])
+        let mut curl = program::tool("curl");
+        curl.args(["-q", "-s", "--noproxy", "*"])
             .arg(format!("http://{}/", port.address));
-        let said = run(&mut ask).await.ok().stdout;
-        (said == "1\n").then_some(()).ok_or(said)
+        let text = run(&mut curl).await.ok().stdout;
+        (text == "1\n").then_some(()).ok_or(text)
     });
     up.await.unwrap();
     drop(haproxy);
     site.finish().await;
 }
 
-async fn haproxy_and_nginx_read_our_headers(records: Records) {
+async fn haproxy_and_nginx_read_our_headers(layer: RecordLayer) {
     let certs = Certs::generate().await;
     let (front, web) = (Port::reserve(), Port::reserve());
     let section = format!(
-        "frontend told\n  mode http\n  bind {} accept-proxy\n  http-request return status 200 \
+        "frontend status\n  mode http\n  bind {} accept-proxy\n  http-request return status 200 \
          content-type text/plain lf-string \
          \"%[src]:%[src_port] %[dst]:%[dst_port] %[fc_pp_authority]\\n\"\n",
         front.address
@@ -234,14 +233,14 @@ async fn haproxy_and_nginx_read_our_headers(records: Records) {
 
     for version in ["v1", "v2", "v2-tls"] {
         let config = site::example(front.address, web.address);
-        let config = site::choose(records, &config);
+        let config = site::set_record_layer(layer, &config);
         let config = replace(&config, "allow = [\"web\"]", "allow = [\"web/webapp1\"]");
         let config = replace(
             &config,
             "balance = \"least_conn\"",
             &format!("balance = \"least_conn\"\nproxy_protocol = \"{version}\""),
         );
-        // Which fails unless its own header is understood.
+        // An HTTP health check fails unless the server understands the header.
         let config = replace(
             &config,
             "type = \"tcp\", interval = \"10s\", timeout = \"1s\"",
@@ -255,7 +254,7 @@ async fn haproxy_and_nginx_read_our_headers(records: Records) {
             balancer.wait_metric(&up, 1.0, DEADLINE).await;
         }
         for (client, authority) in [("client1", "lb.com"), ("client2", "")] {
-            // To HAProxy, and to nginx, which does not say it.
+            // nginx does not print the authority.
             let authority = if version == "v2-tls" { authority } else { "" };
             let mut curl = curl::get(&certs, address, Some(client));
             curl.args([
@@ -263,9 +262,13 @@ async fn haproxy_and_nginx_read_our_headers(records: Records) {
                 "%{local_ip}:%{local_port}",
                 "https://lb.com/",
             ]);
-            let said = run(&mut curl).await.ok().stdout;
-            let (told, own) = said.split_once('\n').unwrap();
-            assert_eq!(told, format!("{own} {address} {authority}"), "{version}");
+            let text = run(&mut curl).await.ok().stdout;
+            let (addresses, own) = text.split_once('\n').unwrap();
+            assert_eq!(
+                addresses,
+                format!("{own} {address} {authority}"),
+                "{version}"
+            );
         }
         balancer.wait_records(2).await;
         balancer.assert_idle(files).await;

@@ -6,8 +6,8 @@ use crate::{
 
 #[tokio::test]
 async fn rate_limit_applies_per_client() {
-    // The burst is the example's. At its rate a bucket gains a connection every 50 ms,
-    // which is about what curl needs for 21 handshakes: so slow that it gains none.
+    // The rate of the example refills a token every 50 ms, about the time that curl needs
+    // for 21 handshakes. This rate refills none during the test.
     let site = Site::start_with(|config| {
         replace(&config, "rate = 20, burst = 20", "rate = 0.001, burst = 20")
     })

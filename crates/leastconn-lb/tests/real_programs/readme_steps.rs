@@ -8,14 +8,14 @@ use crate::{
     site::{self, repository},
 };
 
-/// The language and the text of each fenced block.
+/// Language and text of each fenced code block.
 fn blocks(page: &str) -> Vec<(&str, &str)> {
     let fenced = page.split("\n```").skip(1).step_by(2);
     fenced.filter_map(|block| block.split_once('\n')).collect()
 }
 
-/// Its commands make what its configuration names, its client is served, and a mistake is
-/// answered in its words.
+/// The commands create the files of the configuration, the client is served, and `check`
+/// prints the error message that the README shows.
 #[tokio::test]
 async fn readme_steps_work() {
     let page = fs::read_to_string(repository().join("README.md")).unwrap();
@@ -25,27 +25,27 @@ async fn readme_steps_work() {
             .iter()
             .find(|(of, text)| *of == language && text.starts_with(start));
         found
-            .unwrap_or_else(|| panic!("no block begins with {start}"))
+            .unwrap_or_else(|| panic!("no block starts with {start}"))
             .1
     };
     let config = find("toml", "# leastconn.toml");
     let steps = find("", "make build");
-    let ask = find("", "curl ");
+    let curl = find("", "curl ");
     let mistake = find("", "error: unknown key");
 
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("leastconn.toml");
     fs::write(&path, config).unwrap();
-    let mut carried_out = Vec::new();
+    let mut executed = Vec::new();
     for line in steps.lines().skip(1) {
         let words: Vec<_> = line.split('#').next().unwrap().split_whitespace().collect();
         assert_eq!(words[0], "leastconn-lb");
         if words[1] != "run" {
             run(lb(&words[1..]).current_dir(dir.path())).await.ok();
         }
-        carried_out.push(words[1]);
+        executed.push(words[1]);
     }
-    assert_eq!(carried_out, ["pki", "pki", "pki", "check", "run"]);
+    assert_eq!(executed, ["pki", "pki", "pki", "check", "run"]);
 
     let (web1, web2) = (
         Nginx::start("webapp1", dir.path()).await,
@@ -62,11 +62,11 @@ async fn readme_steps_work() {
     let files = balancer.open_fds();
     let address = balancer.address("main").to_string();
     let mut shell = tool("bash");
-    let ask = format!(
+    let curl = format!(
         "{} -q -sS --max-time 20 --noproxy '*'",
-        replace(ask, "127.0.0.1:9443", &address).trim()
+        replace(curl, "127.0.0.1:9443", &address).trim()
     );
-    let served = run(shell.args(["-c", &ask]).current_dir(dir.path()))
+    let served = run(shell.args(["-c", &curl]).current_dir(dir.path()))
         .await
         .ok();
     assert!(served.stdout.contains("webapp"), "{served:?}");

@@ -12,7 +12,7 @@ use crate::{
     site::{self, Certs},
 };
 
-/// redis-server, which keeps nothing. Killed when dropped.
+/// redis-server without persistence. Killed when dropped.
 struct Redis {
     port: Port,
     process: Child,
@@ -98,7 +98,7 @@ async fn redis_clients_work() {
 
     assert_eq!(run(cli().arg("PING")).await.ok().stdout, "PONG\n");
 
-    // Many commands ahead of their answers, and every answer right.
+    // Pipelining: many commands before the first reply.
     let mut commands: String = (0..500)
         .map(|n| format!("SET key:{n} value:{n}\r\n"))
         .collect();
@@ -110,14 +110,13 @@ async fn redis_clients_work() {
         "value:499\n"
     );
 
-    // Nobody says anything for longer than the two seconds after which the seed
-    // closed the connection to its server.
+    // Silence for three seconds does not end the connection.
     let start = leastconn::net::now();
     let waiting = run(cli().args(["BLPOP", "queue", "3"])).await.ok();
     assert!(start.elapsed() >= Duration::from_secs(3), "{waiting:?}");
     assert_eq!(waiting.stdout.trim(), "");
 
-    // And what comes after such a silence arrives.
+    // Data after a silence arrives.
     let mut blocked = cli();
     blocked.args(["BLPOP", "queue", "20"]);
     let push = async {

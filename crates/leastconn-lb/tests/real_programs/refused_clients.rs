@@ -6,8 +6,8 @@ use crate::{
     site::Site,
 };
 
-/// The site, once the first health checks are over and no others are to come: what
-/// the servers accept from then on is clients.
+/// A site after the first health checks, with no others to follow: all further
+/// connections to the servers are those of clients. Returns the number so far.
 async fn without_probes() -> (Site, u64) {
     let site =
         Site::start_with(|config| replace(&config, "interval = \"10s\"", "interval = \"1h\""))
@@ -38,10 +38,10 @@ async fn refused_clients_reach_no_server() {
         (Some("expired"), "expired_certificate"),
     ] {
         let mut curl = curl::get(&site.certs, site.address(), client);
-        let ended = run(curl.arg("https://lb.com/")).await;
-        assert_ne!(ended.code, 0, "{client:?} got a page: {ended:?}");
-        // 22: a page with an error; 28: no answer in time. It must be neither.
-        assert!(![22, 28].contains(&ended.code), "{client:?}: {ended:?}");
+        let output = run(curl.arg("https://lb.com/")).await;
+        assert_ne!(output.code, 0, "{client:?} was served: {output:?}");
+        // Neither 22 (HTTP error) nor 28 (timeout).
+        assert!(![22, 28].contains(&output.code), "{client:?}: {output:?}");
         refused.push(reason);
         let records = site.balancer.wait_records(refused.len()).await;
         let outcomes: Vec<_> = records.iter().map(|record| &record["outcome"]).collect();
@@ -73,7 +73,7 @@ async fn revoked_client_reaches_no_server() {
     site.certs.revoke("client2").await;
     let served = site.web1.accepted().await + site.web2.accepted().await;
     site.restart().await;
-    // Each has been probed again.
+    // The new balancer probes each server once.
     let probed = eventually(DEADLINE, || async {
         match site.web1.accepted().await + site.web2.accepted().await - served {
             2 => Ok(()),
@@ -82,10 +82,10 @@ async fn revoked_client_reaches_no_server() {
     });
     probed.await.unwrap();
 
-    let ended = site.page("client2").await;
+    let output = site.page("client2").await;
     assert!(
-        ended.stderr.contains("alert certificate revoked"),
-        "{ended:?}"
+        output.stderr.contains("alert certificate revoked"),
+        "{output:?}"
     );
     assert_eq!(site.refusal().await["outcome"], "revoked_certificate");
     let after = site.web1.accepted().await + site.web2.accepted().await;

@@ -1,7 +1,7 @@
 use crate::{
     openssl::{REQUEST, s_client},
     program::{Input, replace, run, run_with, tool},
-    site::{Records, Site, both_record_layers, choose},
+    site::{RecordLayer, Site, both_record_layers, set_record_layer},
 };
 
 both_record_layers! {
@@ -15,9 +15,9 @@ both_record_layers! {
     client_keys_of_every_type_work,
 }
 
-async fn resuming(records: Records) -> Site {
+async fn resuming(layer: RecordLayer) -> Site {
     Site::start_with(|config| {
-        let config = choose(records, &config);
+        let config = set_record_layer(layer, &config);
         replace(
             &config,
             "[listener.tls]\n",
@@ -27,7 +27,7 @@ async fn resuming(records: Records) -> Site {
     .await
 }
 
-/// One request with these arguments; whether openssl says that it resumed.
+/// Sends a request with s_client and `args`; returns whether the session was resumed.
 async fn reused(site: &Site, args: &[&str]) -> bool {
     let before = site.balancer.records().len();
     let mut openssl = s_client(&site.certs, site.address(), Some("client1"));
@@ -36,10 +36,10 @@ async fn reused(site: &Site, args: &[&str]) -> bool {
     if config.exists() {
         openssl.env("OPENSSL_CONF", config);
     }
-    let ended = run_with(&mut openssl, Input::Open(REQUEST)).await.ok();
-    assert!(ended.stdout.contains("\nwebapp"), "{ended:#?}");
-    let reused = ended.stdout.contains("\nReused, ");
-    assert_ne!(ended.stdout.contains("\nNew, "), reused, "{ended:#?}");
+    let output = run_with(&mut openssl, Input::Open(REQUEST)).await.ok();
+    assert!(output.stdout.contains("\nwebapp"), "{output:#?}");
+    let reused = output.stdout.contains("\nReused, ");
+    assert_ne!(output.stdout.contains("\nNew, "), reused, "{output:#?}");
     let record = site.balancer.wait_records(before + 1).await.pop().unwrap();
     assert_eq!(record["outcome"], "ok", "{record}");
     assert_eq!(record["resumed"] == true, reused, "{record}");
@@ -47,13 +47,13 @@ async fn reused(site: &Site, args: &[&str]) -> bool {
     reused
 }
 
-async fn openssl_resumption_is_logged(records: Records) {
-    let site = resuming(records).await;
+async fn openssl_resumption_is_logged(layer: RecordLayer) {
+    let site = resuming(layer).await;
     for version in ["-tls1_2", "-tls1_3"] {
         assert!(!reused(&site, &[version, "-sess_out", "session"]).await);
         let args = [version, "-sess_in", "session", "-sess_out", "next"];
         assert!(reused(&site, &args).await, "{version}");
-        // What that gave can be resumed, and in TLS 1.3 the first no more.
+        // In TLS 1.3 the new ticket works, and the first one was single-use.
         let next = [version, "-sess_in", "next"];
         if version == "-tls1_3" {
             assert!(reused(&site, &next).await, "{version}");
@@ -63,7 +63,7 @@ async fn openssl_resumption_is_logged(records: Records) {
     site.finish().await;
 }
 
-/// openssl has no argument for it.
+/// s_client has no option for this.
 const NO_EXTENDED_MASTER_SECRET: &str = "
 openssl_conf = init
 [init]
@@ -74,8 +74,8 @@ system_default = system
 Options = -ExtendedMasterSecret
 ";
 
-async fn resumption_needs_the_extended_master_secret(records: Records) {
-    let site = resuming(records).await;
+async fn resumption_needs_the_extended_master_secret(layer: RecordLayer) {
+    let site = resuming(layer).await;
     std::fs::write(
         site.certs.dir().join("openssl.cnf"),
         NO_EXTENDED_MASTER_SECRET,
@@ -83,19 +83,18 @@ async fn resumption_needs_the_extended_master_secret(records: Records) {
     .unwrap();
     let first = ["-tls1_2", "-sess_out", "weak"];
     assert!(!reused(&site, &first).await);
-    // openssl writes what the server lets it resume: nothing. Should a version of it
-    // write something, that must not work.
+    // s_client writes no file without a session. If it does, resumption must fail.
     if site.certs.dir().join("weak").exists() {
         assert!(!reused(&site, &["-tls1_2", "-sess_in", "weak"]).await);
     }
-    // In TLS 1.3 it means nothing.
+    // TLS 1.3 does not use the extension.
     assert!(!reused(&site, &["-tls1_3", "-sess_out", "session"]).await);
     assert!(reused(&site, &["-tls1_3", "-sess_in", "session"]).await);
     site.finish().await;
 }
 
-async fn early_data_is_ignored(records: Records) {
-    let site = resuming(records).await;
+async fn early_data_is_ignored(layer: RecordLayer) {
+    let site = resuming(layer).await;
     std::fs::write(
         site.certs.dir().join("early"),
         "GET /early HTTP/1.0\r\n\r\n",
@@ -106,17 +105,17 @@ async fn early_data_is_ignored(records: Records) {
     openssl
         .args(["-tls1_3", "-sess_in", "session", "-early_data", "early"])
         .current_dir(site.certs.dir());
-    let ended = run_with(&mut openssl, Input::Open(REQUEST)).await.ok();
-    assert!(ended.stdout.contains("\nReused, "), "{ended:#?}");
+    let output = run_with(&mut openssl, Input::Open(REQUEST)).await.ok();
+    assert!(output.stdout.contains("\nReused, "), "{output:#?}");
     assert!(
-        !ended.stdout.contains("Early data was accepted"),
-        "{ended:#?}"
+        !output.stdout.contains("Early data was accepted"),
+        "{output:#?}"
     );
     site.balancer.wait_records(2).await;
     site.finish().await;
 }
 
-/// Key algorithms as openssl names them.
+/// Arguments of `openssl req -newkey`.
 const KINDS: [(&str, &[&str]); 6] = [
     ("rsa2048", &["rsa:2048"]),
     ("rsa3072", &["rsa:3072"]),
@@ -157,10 +156,10 @@ async fn issue(site: &Site, kind: &str, key: &[&str], subject: &str, usage: &str
     name
 }
 
-async fn client_keys_of_every_type_work(records: Records) {
-    let site = Site::with_records(records).await;
+async fn client_keys_of_every_type_work(layer: RecordLayer) {
+    let site = Site::with_record_layer(layer).await;
     let config = crate::site::example(site.web1.address(), site.web2.address());
-    let config = choose(records, &config);
+    let config = set_record_layer(layer, &config);
     for (kind, key) in KINDS {
         let server = issue(&site, kind, key, "lb.com", "serverAuth").await;
         let client = issue(&site, kind, key, "client1.lb.com", "clientAuth").await;
@@ -168,9 +167,9 @@ async fn client_keys_of_every_type_work(records: Records) {
         let lb = crate::site::start_in(&format!("conf-{kind}"), &config, &site.certs).await;
         for (n, version) in ["-tls1_2", "-tls1_3"].into_iter().enumerate() {
             let mut openssl = s_client(&site.certs, lb.address("main"), Some(&client));
-            let ended = run_with(openssl.arg(version), Input::Open(REQUEST)).await;
-            let ended = ended.ok();
-            assert!(ended.stdout.contains("\nwebapp"), "{kind}: {ended:#?}");
+            let output = run_with(openssl.arg(version), Input::Open(REQUEST)).await;
+            let output = output.ok();
+            assert!(output.stdout.contains("\nwebapp"), "{kind}: {output:#?}");
             let record = lb.wait_records(n + 1).await.pop().unwrap();
             assert_eq!(record["outcome"], "ok", "{kind}: {record}");
         }

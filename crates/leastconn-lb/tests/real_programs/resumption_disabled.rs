@@ -1,7 +1,7 @@
 use crate::{
     openssl::{REQUEST, s_client},
     program::{Input, run, run_with, tool},
-    site::{Records, Site, both_record_layers},
+    site::{RecordLayer, Site, both_record_layers},
 };
 
 both_record_layers! {
@@ -13,28 +13,27 @@ both_record_layers! {
     renegotiation_is_refused,
 }
 
-async fn openssl_gets_no_session(records: Records) {
-    let site = Site::with_records(records).await;
+async fn openssl_gets_no_session(layer: RecordLayer) {
+    let site = Site::with_record_layer(layer).await;
     for version in ["-tls1_2", "-tls1_3"] {
         let file = site.certs.path(&format!("session{version}"));
         let mut first = s_client(&site.certs, site.address(), Some("client1"));
         first.arg(version).arg("-sess_out").arg(&file);
-        let ended = run_with(&mut first, Input::Open(REQUEST)).await.ok();
-        assert!(ended.stdout.contains("\nNew, "), "{ended:#?}");
-        // openssl writes what the server lets it resume: nothing. Should a version
-        // of it write something, that must not work.
+        let output = run_with(&mut first, Input::Open(REQUEST)).await.ok();
+        assert!(output.stdout.contains("\nNew, "), "{output:#?}");
+        // s_client writes no file without a session. If it does, resumption must fail.
         if file.exists() {
             let mut second = s_client(&site.certs, site.address(), Some("client1"));
             second.arg(version).arg("-sess_in").arg(&file);
-            let ended = run_with(&mut second, Input::Open(REQUEST)).await.ok();
-            assert!(ended.stdout.contains("\nNew, "), "{ended:#?}");
-            assert!(!ended.stdout.contains("\nReused, "), "{ended:#?}");
+            let output = run_with(&mut second, Input::Open(REQUEST)).await.ok();
+            assert!(output.stdout.contains("\nNew, "), "{output:#?}");
+            assert!(!output.stdout.contains("\nReused, "), "{output:#?}");
         }
     }
     site.finish().await;
 }
 
-/// Python offers the session of its first connection for the second.
+/// Offers the session of the first connection for the second.
 const RESUME: &str = r#"
 import socket, ssl, sys
 host, port, ca, cert, key, version = sys.argv[1:]
@@ -53,8 +52,8 @@ for _ in range(2):
         tls.unwrap()
 "#;
 
-async fn python_gets_no_session(records: Records) {
-    let site = Site::with_records(records).await;
+async fn python_gets_no_session(layer: RecordLayer) {
+    let site = Site::with_record_layer(layer).await;
     let (cert, key) = site.certs.pair("client1");
     for version in ["TLSv1_2", "TLSv1_3"] {
         let mut python = tool("python3");
@@ -67,19 +66,19 @@ async fn python_gets_no_session(records: Records) {
             ])
             .args([&site.certs.path("ca/ca.crt"), &cert, &key])
             .arg(version);
-        let said = run(&mut python).await.ok().stdout;
-        assert_eq!(said, "reused False ticket False\n".repeat(2), "{version}");
+        let text = run(&mut python).await.ok().stdout;
+        assert_eq!(text, "reused False ticket False\n".repeat(2), "{version}");
     }
     site.finish().await;
 }
 
-async fn renegotiation_is_refused(records: Records) {
-    let site = Site::with_records(records).await;
+async fn renegotiation_is_refused(layer: RecordLayer) {
+    let site = Site::with_record_layer(layer).await;
     let mut openssl = s_client(&site.certs, site.address(), Some("client1"));
-    // To s_client a line that says R means: renegotiate.
-    let ended = run_with(openssl.arg("-tls1_2"), Input::Open(b"R\n")).await;
-    assert!(ended.stdout.contains("\nNew, "), "{ended:#?}");
-    assert!(ended.all().contains("no renegotiation"), "{ended:#?}");
+    // s_client renegotiates at the input line `R`.
+    let output = run_with(openssl.arg("-tls1_2"), Input::Open(b"R\n")).await;
+    assert!(output.stdout.contains("\nNew, "), "{output:#?}");
+    assert!(output.all().contains("no renegotiation"), "{output:#?}");
     site.balancer.wait_records(1).await;
     site.finish().await;
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     curl,
-    program::{Ended, replace, run},
+    program::{Output, replace, run},
     site::Site,
 };
 
@@ -27,7 +27,7 @@ async fn stopping_a_server_loses_no_request() {
             "rate = 20, burst = 20",
             "rate = 1000, burst = 10000",
         );
-        // The example's own intervals would take half a minute.
+        // The intervals of the example would take half a minute.
         let fast =
             "interval = \"200ms\", timeout = \"10s\" }\npassive = { fail_timeout = \"500ms\" }\npanic = \"refuse\"\nretry_for = \"0s\"";
         replace(&config, "interval = \"10s\", timeout = \"1s\" }", fast)
@@ -35,18 +35,18 @@ async fn stopping_a_server_loses_no_request() {
     .await;
     site.balancer.wait_metric(UP, 1.0, LIMIT).await;
 
-    let over = Arc::new(AtomicBool::new(false));
-    let mut load: JoinSet<Vec<Ended>> = JoinSet::new();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut load: JoinSet<Vec<Output>> = JoinSet::new();
     for _ in 0..4 {
-        let over = Arc::clone(&over);
+        let stop = Arc::clone(&stop);
         let mut curl = curl::get(&site.certs, site.address(), Some("client1"));
         curl.arg("https://lb.com/");
         load.spawn(async move {
-            let mut ended = Vec::new();
-            while !over.load(Ordering::Relaxed) {
-                ended.push(run(&mut curl).await);
+            let mut output = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                output.push(run(&mut curl).await);
             }
-            ended
+            output
         });
     }
     let before = site.balancer.records().len();
@@ -57,32 +57,31 @@ async fn stopping_a_server_loses_no_request() {
     site.balancer.wait_records(down + 20).await;
     site.web1.start_again().await;
     site.balancer.wait_metric(UP, 1.0, LIMIT).await;
-    // It gets connections again.
+    // The server gets connections again.
     let up = site.balancer.records().len();
-    let back = |records: &[Value]| {
+    let is_used = |records: &[Value]| {
         records[up..]
             .iter()
             .any(|record| record["server"] == "webapp1")
     };
-    within(LIMIT, "connections to it again", async {
-        while !back(&site.balancer.records()) {
+    within(LIMIT, "connections to the server", async {
+        while !is_used(&site.balancer.records()) {
             let now = site.balancer.records().len();
             site.balancer.wait_records(now + 1).await;
         }
     })
     .await;
-    over.store(true, Ordering::Relaxed);
+    stop.store(true, Ordering::Relaxed);
 
-    let ended = load
+    let output = load
         .join_all()
         .await
         .into_iter()
         .flatten()
         .collect::<Vec<_>>();
-    let failed: Vec<_> = ended.iter().filter(|ended| ended.code != 0).collect();
-    let records = site.balancer.wait_records(ended.len()).await;
-    // Whom nginx had accepted, or had in its queue, when it ended was connected
-    // already: that is the one thing that no other server can make good.
+    let failed: Vec<_> = output.iter().filter(|output| output.code != 0).collect();
+    let records = site.balancer.wait_records(output.len()).await;
+    // Connections that nginx had accepted or queued when it stopped cannot be retried.
     let cut = records
         .iter()
         .filter(|r| r["outcome"] == "server_reset" && r["server"] == "webapp1")
@@ -117,7 +116,7 @@ async fn upstream_without_servers_fails_clients_and_recovers() {
 
     assert_ne!(site.page("client1").await.code, 0);
     let record = site.refusal().await;
-    // Down servers are dialled as a last resort, again and again for `retry_for`.
+    // Down servers are dialled as a last resort, repeatedly for `retry_for`.
     assert_eq!(record["outcome"], "connect_failed", "{record}");
     assert!(record["attempts"].as_u64() > Some(2), "{record}");
     assert!(record["duration_ms"].as_f64() >= Some(3000.0), "{record}");

@@ -1,6 +1,5 @@
-//! The configurations that are installed with the balancer: the Debian package's, and
-//! the one in the manifests for Kubernetes. With the certificates that they ask for, and
-//! the servers moved to this machine, they serve the client that they name.
+//! The configurations of the Debian package and of the Kubernetes manifests serve the
+//! client that they name, once certificates exist. The tests replace server addresses.
 
 use std::{fs, net::SocketAddr, path::Path};
 
@@ -12,8 +11,7 @@ use crate::{
     site::{self, repository},
 };
 
-/// A small authority, and what it issued: `server`, `client1.example.com`,
-/// `client2.example.com`.
+/// A CA with the certificates `server`, `client1.example.com` and `client2.example.com`.
 async fn pki() -> TempDir {
     let dir = TempDir::new().unwrap();
     let commands: [&[&str]; 4] = [
@@ -40,8 +38,8 @@ async fn pki() -> TempDir {
     dir
 }
 
-/// What curl gets as `client`, if anything.
-async fn ask(pki: &Path, address: SocketAddr, client: &str) -> Option<String> {
+/// Requests the page as `client`; `None` if it is refused.
+async fn get_page(pki: &Path, address: SocketAddr, client: &str) -> Option<String> {
     let mut curl = tool("curl");
     curl.args(["-q", "-sS", "--fail", "--noproxy", "*", "--max-time", "20"])
         .arg("--cacert")
@@ -52,15 +50,16 @@ async fn ask(pki: &Path, address: SocketAddr, client: &str) -> Option<String> {
         .arg(pki.join(format!("{client}.key")))
         .args(["--connect-to", &format!("lb.example.com:443:{address}")])
         .arg("https://lb.example.com/");
-    let ended = run(&mut curl).await;
-    (ended.code == 0).then_some(ended.stdout)
+    let output = run(&mut curl).await;
+    (output.code == 0).then_some(output.stdout)
 }
 
-/// Where the unit and the manifests make room for the admin socket.
+/// The admin socket of the systemd unit and of the manifests.
 const SOCKET: &str = "socket = \"/run/leastconn/leastconn.sock\"";
 
-/// Checks and runs `config`, asks it as two clients, of which it knows one, and steers it.
-async fn serves(dir: &TempDir, config: &str) {
+/// Checks and runs `config`, connects as one authorized and one unknown client, and
+/// runs `ctl`.
+async fn check_and_serve(dir: &TempDir, config: &str) {
     let pki = dir.path().join("pki");
     let conf = dir.path().join("conf");
     fs::create_dir(&conf).unwrap();
@@ -75,18 +74,18 @@ async fn serves(dir: &TempDir, config: &str) {
     assert_eq!(balancer.http_get("/readyz").await.0, 200);
     let address = balancer.address("main");
     for _ in 0..4 {
-        let page = ask(&pki, address, "client1.example.com").await;
-        let page = page.expect("client1 is not served");
+        let page = get_page(&pki, address, "client1.example.com").await;
+        let page = page.expect("client1 was refused");
         assert!(page.contains("webapp"), "{page}");
     }
-    assert_eq!(ask(&pki, address, "client2.example.com").await, None);
-    let steered = run(lb(["ctl", "status", "--config"]).arg(&file)).await.ok();
-    assert!(steered.stdout.contains("web"), "{}", steered.stdout);
+    assert_eq!(get_page(&pki, address, "client2.example.com").await, None);
+    let status = run(lb(["ctl", "status", "--config"]).arg(&file)).await.ok();
+    assert!(status.stdout.contains("web"), "{}", status.stdout);
     balancer.assert_idle(files).await;
     site::stop(&balancer).await;
 }
 
-/// The block below `key: |`, without its indentation, as YAML has it.
+/// The YAML block scalar `key: |`, without indentation.
 fn block(yaml: &str, key: &str) -> String {
     let mut lines = yaml.lines();
     let start = format!("{key}: |");
@@ -104,7 +103,7 @@ fn block(yaml: &str, key: &str) -> String {
     text
 }
 
-/// `bind` of the listener and of the admin side, on any port.
+/// Replaces the ports of the listener and of the admin address by 0.
 fn on_any_port(config: &str, host: &str) -> String {
     let config = replace(
         config,
@@ -127,11 +126,11 @@ fn on_any_port(config: &str, host: &str) -> String {
 async fn debian_configuration_serves() {
     let dir = pki().await;
     let shipped = fs::read_to_string(repository().join("deploy/debian/leastconn.toml")).unwrap();
-    // The log's directory is made when the package is installed.
+    // The package creates the directory of the log.
     let shipped = replace(&shipped, "\"/var/log/leastconn/access.log\"", "\"stdout\"");
     let file = dir.path().join("leastconn.toml");
     fs::write(&file, &shipped).unwrap();
-    // As installed: what is missing is named, each with its place.
+    // Without certificates, `check` reports each missing file.
     let checked = run(lb(["check", "--config"]).arg(&file)).await;
     assert_eq!(checked.code, 2);
     for missing in [
@@ -171,7 +170,7 @@ async fn debian_configuration_serves() {
     );
     let config = config.replace("\"tls/", "\"../pki/");
     let config = replace(&config, "[log]", "[log]\nformat = \"json\"");
-    serves(&dir, &config).await;
+    check_and_serve(&dir, &config).await;
 }
 
 #[tokio::test]
@@ -206,5 +205,5 @@ async fn kubernetes_configuration_serves() {
             &format!("\"../pki/{made}\""),
         );
     }
-    serves(&dir, &config).await;
+    check_and_serve(&dir, &config).await;
 }

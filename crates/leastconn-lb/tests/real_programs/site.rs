@@ -1,4 +1,4 @@
-//! What `certs/generate_certs.sh` and `examples/leastconn.toml` make: certificates,
+//! A site made with `certs/generate_certs.sh` and `examples/leastconn.toml`: certificates,
 //! two web servers, and the balancer in front of them.
 
 use std::{
@@ -13,13 +13,13 @@ use serde_json::Value;
 use crate::{
     curl,
     nginx::Nginx,
-    program::{Ended, LB, command, replace, run},
+    program::{LB, Output, command, replace, run},
 };
 
 /// A value of `[process] tls_records`.
-pub(crate) type Records = &'static str;
+pub(crate) type RecordLayer = &'static str;
 
-/// Runs a test for each record layer: what clients see must be the same.
+/// Runs a test with each record layer: clients must see no difference.
 macro_rules! both_record_layers {
     ($(#[$attribute:meta] $test:ident,)+) => {
         mod with_direct_records {
@@ -32,7 +32,7 @@ macro_rules! both_record_layers {
 }
 pub(crate) use both_record_layers;
 
-/// The repository.
+/// Root directory of the repository.
 pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
@@ -40,7 +40,7 @@ pub(crate) fn repository() -> PathBuf {
         .unwrap()
 }
 
-/// A directory with a copy of `certs/` in it, and the certificates made there.
+/// A temporary directory with a copy of `certs/` and generated certificates.
 #[derive(Debug)]
 pub(crate) struct Certs {
     dir: TempDir,
@@ -54,7 +54,7 @@ impl Certs {
         fs::create_dir(this.dir().join("certs")).unwrap();
         for entry in fs::read_dir(repository().join("certs")).unwrap() {
             let path = entry.unwrap().path();
-            // The scripts alone: a developer's certificates stay out.
+            // Only the scripts, not a developer's certificates.
             if path.extension().is_some_and(|end| end == "sh") {
                 fs::copy(
                     &path,
@@ -68,7 +68,7 @@ impl Certs {
         this
     }
 
-    /// Where everything is: the parent of `certs`.
+    /// The parent directory of `certs`.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -90,23 +90,23 @@ impl Certs {
         )
     }
 
-    /// Has `revoke.sh` put a client's certificate on the list.
+    /// Revokes a client's certificate with `revoke.sh`.
     pub(crate) async fn revoke(&self, client: &str) {
         let (cert, _) = self.pair(client);
         let revoked = self.script("revoke.sh", &[cert.to_str().unwrap()]).await;
         assert!(revoked.ok().stdout.starts_with("revoked serial"));
     }
 
-    /// Runs one of the scripts.
-    pub(crate) async fn script(&self, name: &str, args: &[&str]) -> Ended {
+    /// Runs a script in `certs`.
+    pub(crate) async fn script(&self, name: &str, args: &[&str]) -> Output {
         let mut script = command(self.path(name));
-        // Their temporary files too are ours to clean up.
+        // The temporary directory of the test also holds the scripts' temporary files.
         script.args(args).env("TMPDIR", self.dir());
         run(&mut script).await
     }
 }
 
-/// The balancer in front of two nginx.
+/// The balancer in front of two nginx servers.
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) balancer: Balancer,
@@ -117,17 +117,17 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// The example as it is, but for addresses and the log's format.
+    /// Starts the example configuration; see [`example`].
     pub(crate) async fn start() -> Self {
         Self::start_with(|config| config).await
     }
 
-    /// The example with this record layer.
-    pub(crate) async fn with_records(records: Records) -> Self {
-        Self::start_with(|config| choose(records, &config)).await
+    /// As [`Self::start`], with this record layer.
+    pub(crate) async fn with_record_layer(layer: RecordLayer) -> Self {
+        Self::start_with(|config| set_record_layer(layer, &config)).await
     }
 
-    /// The example, further changed by `adjust`.
+    /// As [`Self::start`], with a configuration changed by `adjust`.
     pub(crate) async fn start_with(adjust: impl FnOnce(String) -> String) -> Self {
         let certs = Certs::generate().await;
         let web1 = Nginx::start("webapp1", certs.dir()).await;
@@ -144,14 +144,14 @@ impl Site {
         }
     }
 
-    /// Where clients connect.
+    /// The address of the listener.
     pub(crate) fn address(&self) -> SocketAddr {
         self.balancer.address("main")
     }
 
-    /// Stops the balancer and starts a new one, with the files as they are now.
+    /// Stops the balancer and starts a new one with the current files.
     pub(crate) async fn restart(&mut self) {
-        self.quiet().await;
+        self.assert_idle().await;
         stop(&self.balancer).await;
         let path = self.certs.dir().join("conf/leastconn.toml");
         let config = fs::read_to_string(path).unwrap();
@@ -159,12 +159,12 @@ impl Site {
         self.files = self.balancer.open_fds();
     }
 
-    /// Asks for the page, as `client`.
-    pub(crate) async fn page(&self, client: &str) -> Ended {
+    /// Requests the page as `client`.
+    pub(crate) async fn page(&self, client: &str) -> Output {
         run(curl::get(&self.certs, self.address(), Some(client)).arg("https://lb.com/")).await
     }
 
-    /// Waits for the one record that is there beside those with outcome `ok`.
+    /// Waits for the only record whose outcome is not `ok`.
     pub(crate) async fn refusal(&self) -> Value {
         let refused = |record: &Value| record["outcome"] != "ok";
         let record = self.balancer.wait_record(refused, DEADLINE).await;
@@ -173,18 +173,18 @@ impl Site {
         record
     }
 
-    async fn quiet(&self) {
+    async fn assert_idle(&self) {
         self.balancer.assert_idle(self.files).await;
     }
 
-    /// Nothing is in flight and no file left open; the balancer ends by itself.
+    /// Checks that the balancer is idle, and stops it.
     pub(crate) async fn finish(self) {
-        self.quiet().await;
+        self.assert_idle().await;
         stop(&self.balancer).await;
     }
 }
 
-/// The example configuration with these servers, on any port, logging JSON.
+/// The example configuration with these servers, port 0 and JSON logs.
 pub(crate) fn example(web1: SocketAddr, web2: SocketAddr) -> String {
     let text = fs::read_to_string(repository().join("examples/leastconn.toml")).unwrap();
     let text = replace(&text, "\"webapp1:80\"", &format!("\"{web1}\""));
@@ -194,9 +194,9 @@ pub(crate) fn example(web1: SocketAddr, web2: SocketAddr) -> String {
     replace(&text, "format = \"text\"", "format = \"json\"")
 }
 
-/// `config` with this record layer.
-pub(crate) fn choose(records: Records, config: &str) -> String {
-    let table = format!("[process]\ntls_records = \"{records}\"");
+/// Sets the record layer in `config`.
+pub(crate) fn set_record_layer(layer: RecordLayer, config: &str) -> String {
+    let table = format!("[process]\ntls_records = \"{layer}\"");
     replace(config, "[process]", &table)
 }
 
@@ -212,7 +212,7 @@ pub(crate) async fn start_in(name: &str, config: &str, certs: &Certs) -> Balance
     Balancer::start(LB, config, dir).await.unwrap()
 }
 
-/// Ends the balancer by TERM; it had nobody connected.
+/// Stops the balancer, which has no connections, with SIGTERM.
 pub(crate) async fn stop(balancer: &Balancer) {
     balancer.signal(Signal::TERM);
     let status = balancer.wait_exit(DEADLINE).await;

@@ -8,8 +8,8 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::program::{LB, Port, find};
 
-/// Started by the first connection, which it serves; and upgraded, since what came from
-/// systemd is passed on.
+/// The first connection starts the service and is served. The socket from systemd also
+/// survives an upgrade.
 #[tokio::test]
 async fn systemd_activated_service_serves_first_client() {
     let Some(activate) = find("systemd-socket-activate") else {
@@ -51,7 +51,7 @@ allow = "web"
         connected.map_err(|error| error.to_string())
     });
     let start = Balancer::start_with(&bin, &config, &dir, |command| {
-        // What it leaves its place to ends with it.
+        // The successor belongs to the same process group.
         command.process_group(0);
     });
     let (lb, first) = tokio::join!(start, first);

@@ -1,7 +1,7 @@
 use crate::{
     openssl::s_client,
     program::{Input, run_with},
-    site::{Records, Site, both_record_layers},
+    site::{RecordLayer, Site, both_record_layers},
 };
 
 both_record_layers! {
@@ -9,8 +9,8 @@ both_record_layers! {
     refusals_send_specific_alerts,
 }
 
-async fn refusals_send_specific_alerts(records: Records) {
-    let mut site = Site::with_records(records).await;
+async fn refusals_send_specific_alerts(layer: RecordLayer) {
+    let mut site = Site::with_record_layer(layer).await;
     site.certs.revoke("client2").await;
     site.restart().await;
 
@@ -35,11 +35,11 @@ async fn refusals_send_specific_alerts(records: Records) {
             ),
         ] {
             let mut openssl = s_client(&site.certs, site.address(), client);
-            let ended = run_with(openssl.arg(version), Input::Open(b"")).await;
-            assert_ne!(ended.code, 0, "{version} {client:?}: {ended:#?}");
+            let output = run_with(openssl.arg(version), Input::Open(b"")).await;
+            assert_ne!(output.code, 0, "{version} {client:?}: {output:#?}");
             assert!(
-                ended.all().contains(alert),
-                "{version} {client:?}: {ended:#?}"
+                output.all().contains(alert),
+                "{version} {client:?}: {output:#?}"
             );
             records += 1;
             let all = site.balancer.wait_records(records).await;
@@ -49,10 +49,10 @@ async fn refusals_send_specific_alerts(records: Records) {
                 "{version} {client:?}"
             );
         }
-        // Policy says no after the handshake: an orderly end, without an alert.
+        // Authorization fails after the handshake: an orderly close without an alert.
         let mut openssl = s_client(&site.certs, site.address(), Some("stranger"));
-        let ended = run_with(openssl.arg(version), Input::Open(b"")).await.ok();
-        assert!(!ended.all().contains("alert"), "{version}: {ended:#?}");
+        let output = run_with(openssl.arg(version), Input::Open(b"")).await.ok();
+        assert!(!output.all().contains("alert"), "{version}: {output:#?}");
         records += 1;
         let all = site.balancer.wait_records(records).await;
         assert_eq!(

@@ -1,6 +1,6 @@
 use crate::{
     program::{run, tool},
-    site::{Records, Site, both_record_layers},
+    site::{RecordLayer, Site, both_record_layers},
 };
 
 both_record_layers! {
@@ -32,8 +32,8 @@ elif ending == "reset":
 print("done")
 "#;
 
-async fn client_endings_have_distinct_outcomes(records: Records) {
-    let site = Site::with_records(records).await;
+async fn client_endings_have_distinct_outcomes(layer: RecordLayer) {
+    let site = Site::with_record_layer(layer).await;
     let (cert, key) = site.certs.pair("client1");
     let mut count = 0;
     for version in ["TLSv1_2", "TLSv1_3"] {

@@ -1,13 +1,13 @@
-//! In a real terminal: tmux is one, and tells what is on its screen.
+//! `top` in a terminal. tmux provides it, and returns the contents of the screen.
 
 use leastconn_testkit::{
     Balancer, Behaviour, DEADLINE, TempDir, Upstream, client::roundtrip, eventually,
 };
 use tokio::net::TcpStream;
 
-use crate::program::{Ended, LB, lb, run, tool};
+use crate::program::{LB, Output, lb, run, tool};
 
-/// A tmux of its own, with one window that is 130 by 30.
+/// A tmux server with one window of 130 columns and 30 lines.
 struct Terminal {
     dir: TempDir,
 }
@@ -22,10 +22,10 @@ impl Terminal {
         terminal
     }
 
-    async fn tmux(&self, args: &[&str]) -> Ended {
+    async fn tmux(&self, args: &[&str]) -> Output {
         let mut tmux = tool("tmux");
         tmux.env("TERM", "xterm-256color");
-        // No configuration of whoever runs the tests, and no server that they know.
+        // Without the user's configuration, and on a socket of its own.
         tmux.args(["-f", "/dev/null", "-S"])
             .arg(self.dir.path().join("tmux"));
         run(tmux.args(args)).await
@@ -35,8 +35,8 @@ impl Terminal {
         self.tmux(&[&["send-keys"], keys].concat()).await.ok();
     }
 
-    /// Waits until all of `parts` are in one line.
-    async fn line(&self, parts: &[&str]) -> String {
+    /// Waits for a line with all of `parts`.
+    async fn wait_line(&self, parts: &[&str]) -> String {
         eventually(DEADLINE, || async {
             let screen = self.tmux(&["capture-pane", "-p"]).await.all();
             let found = screen
@@ -48,13 +48,13 @@ impl Terminal {
         .unwrap_or_else(|screen| panic!("no line with {parts:?}:\n{screen}"))
     }
 
-    /// Waits until the program has ended, and the session with it.
-    async fn gone(&self) {
+    /// Waits until the program has exited, which ends the session.
+    async fn wait_exit(&self) {
         eventually(DEADLINE, || async {
-            let ended = self.tmux(&["has-session"]).await;
-            (ended.code != 0)
+            let output = self.tmux(&["has-session"]).await;
+            (output.code != 0)
                 .then_some(())
-                .ok_or_else(|| "it goes on".to_owned())
+                .ok_or_else(|| "the session still exists".to_owned())
         })
         .await
         .unwrap();
@@ -103,16 +103,16 @@ allow = ["web"]
     ];
     let terminal = Terminal::start(&top).await;
     terminal
-        .line(&["leastconn", env!("CARGO_PKG_VERSION"), "ready"])
+        .wait_line(&["leastconn", env!("CARGO_PKG_VERSION"), "ready"])
         .await;
-    terminal.line(&["open 1/"]).await;
-    terminal.line(&["web1", "up", "█"]).await;
+    terminal.wait_line(&["open 1/"]).await;
+    terminal.wait_line(&["web1", "up", "█"]).await;
     terminal.keys(&["3"]).await;
     terminal
-        .line(&[&source, "local", "web/web1", "relaying"])
+        .wait_line(&[&source, "local", "web/web1", "relaying"])
         .await;
     terminal.keys(&["/", "nobody"]).await;
-    terminal.line(&["search: nobody"]).await;
+    terminal.wait_line(&["search: nobody"]).await;
     eventually(DEADLINE, || async {
         let screen = terminal.tmux(&["capture-pane", "-p"]).await.all();
         (!screen.contains(&source)).then_some(()).ok_or(screen)
@@ -120,19 +120,19 @@ allow = ["web"]
     .await
     .unwrap();
     terminal.keys(&["Escape"]).await;
-    terminal.line(&[&source, "relaying"]).await;
+    terminal.wait_line(&[&source, "relaying"]).await;
 
     drop(stream);
-    terminal.line(&["open 0/"]).await;
+    terminal.wait_line(&["open 0/"]).await;
     drop(balancer);
-    terminal.line(&["no answer"]).await;
+    terminal.wait_line(&["no answer"]).await;
     terminal.keys(&["q"]).await;
-    terminal.gone().await;
+    terminal.wait_exit().await;
 }
 
 #[tokio::test]
 async fn top_without_a_terminal_suggests_ctl() {
-    let ended = run(&mut lb(["top", "--socket", "/nowhere/lb.sock"])).await;
-    assert_eq!(ended.code, 2, "{ended:?}");
-    assert!(ended.stderr.contains("ctl"), "{ended:?}");
+    let output = run(&mut lb(["top", "--socket", "/nowhere/lb.sock"])).await;
+    assert_eq!(output.code, 2, "{output:?}");
+    assert!(output.stderr.contains("ctl"), "{output:?}");
 }

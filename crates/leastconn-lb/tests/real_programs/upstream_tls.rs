@@ -22,7 +22,7 @@ use crate::{
 const TLS: &str =
     r#"tls = { ca = "ca.crt", server_name = "web.internal", cert = "lb.crt", key = "lb.key" }"#;
 
-/// The servers' certificate, the balancer's, and their authority.
+/// Creates a CA, and certificates for the servers and the balancer.
 fn certificates() -> (TempDir, TestCa) {
     let dir = TempDir::new().unwrap();
     let ca = TestCa::new("servers' CA");
@@ -59,7 +59,7 @@ async fn balancer(dir: &Path, upstream: &str, servers: &[SocketAddr]) -> Balance
     Balancer::start(LB, &config, dir).await.unwrap()
 }
 
-async fn ask(lb: &Balancer, request: &[u8]) -> String {
+async fn request(lb: &Balancer, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(lb.address("main")).await.unwrap();
     stream.write_all(request).await.unwrap();
     String::from_utf8(read_to_close(&mut stream).await.unwrap()).unwrap()
@@ -76,10 +76,10 @@ async fn nginx_is_connected_and_probed_by_mtls() {
             "leastconn_server_up{{upstream=\"web\",server=\"{}\"}}",
             web.address()
         );
-        let answer = ask(&lb, b"GET / HTTP/1.0\r\n\r\n").await;
+        let response = request(&lb, b"GET / HTTP/1.0\r\n\r\n").await;
         assert!(
-            answer.ends_with(&format!("{name} {version} web.internal CN=lb\n")),
-            "{answer}"
+            response.ends_with(&format!("{name} {version} web.internal CN=lb\n")),
+            "{response}"
         );
         web.be_well(false);
         lb.wait_metric(&up, 0.0, DEADLINE).await;
@@ -90,7 +90,8 @@ async fn nginx_is_connected_and_probed_by_mtls() {
         stop(&lb).await;
     }
 
-    // Of another authority: nginx finishes the handshake, and answers 400.
+    // The balancer's certificate is from another CA: nginx completes the handshake and
+    // responds with status 400.
     TestCa::new("other CA").leaf("lb").build().write(&dir, "lb");
     let web = Nginx::start_tls("webapp3", dir.path(), "TLSv1.3").await;
     let lb = balancer(dir.path(), &format!("{TLS}\n{check}"), &[web.address()]).await;
@@ -98,7 +99,7 @@ async fn nginx_is_connected_and_probed_by_mtls() {
     lb.wait_log(down, DEADLINE).await;
     stop(&lb).await;
 
-    // And the server's own, after it was mixed up.
+    // The server has a certificate for another name.
     ca.leaf("lb").eku_client_only().build().write(&dir, "lb");
     let wrong = ca.leaf("web").dns("db.internal").build();
     wrong.write(&dir, "server");
@@ -113,9 +114,9 @@ async fn nginx_is_connected_and_probed_by_mtls() {
         line.to_string().contains("is not for `web.internal`"),
         "{line}"
     );
-    assert_eq!(ask(&lb, b"").await, "");
+    assert_eq!(request(&lb, b"").await, "");
 
-    // Mended, and started again.
+    // Fixed and restarted.
     other.stop();
     let right = ca.leaf("web").dns("web.internal").build();
     right.write(&dir, "server");
@@ -127,13 +128,9 @@ async fn nginx_is_connected_and_probed_by_mtls() {
             .contains("server is up: health check passed")
     };
     lb.wait_log(up, DEADLINE).await;
-    let said = lb.stderr();
-    assert_eq!(
-        said.matches("is not for `web.internal`").count(),
-        2,
-        "{said}"
-    );
-    assert_eq!(said.matches("works again").count(), 1, "{said}");
+    let log = lb.stderr();
+    assert_eq!(log.matches("is not for `web.internal`").count(), 2, "{log}");
+    assert_eq!(log.matches("works again").count(), 1, "{log}");
     stop(&lb).await;
 }
 
@@ -144,7 +141,7 @@ struct SServer {
 }
 
 impl SServer {
-    /// Demands a certificate of `ca.crt`, with these options besides.
+    /// Requires a certificate issued by `ca.crt`. `options` are added to the command.
     async fn start(dir: &Path, options: &[&str]) -> Self {
         let port = Port::reserve();
         let mut process = Command::new(path("openssl"))
@@ -162,10 +159,10 @@ impl SServer {
             let connected = TcpStream::connect(port.address).await;
             connected.map(drop).map_err(|error| error.to_string())
         });
-        if let Err(why) = up.await {
+        if let Err(error) = up.await {
             let _ = process.kill();
-            let said = fs::read_to_string(dir.join("s_server.err")).unwrap();
-            panic!("s_server does not start: {why}\n{said}");
+            let log = fs::read_to_string(dir.join("s_server.err")).unwrap();
+            panic!("s_server does not start: {error}\n{log}");
         }
         Self { port, process }
     }
@@ -183,7 +180,7 @@ async fn s_server_works_with_both_versions() {
     let (dir, _) = certificates();
     let plain = format!("{TLS}\nhealth_check = {{ type = \"none\" }}");
     for (version, name) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
-        // Sends each line back, reversed.
+        // Responds with each line reversed.
         let server = SServer::start(dir.path(), &["-rev", version]).await;
         let lb = balancer(dir.path(), &plain, &[server.port.address]).await;
         for n in 1..=3 {
@@ -198,11 +195,11 @@ async fn s_server_works_with_both_versions() {
         stop(&lb).await;
         drop(server);
 
-        // A page about the session.
+        // Responds with a page about the session.
         let server = SServer::start(dir.path(), &["-www", version]).await;
         let lb = balancer(dir.path(), &plain, &[server.port.address]).await;
         for _ in 0..2 {
-            let page = ask(&lb, b"GET / HTTP/1.0\r\n\r\n").await;
+            let page = request(&lb, b"GET / HTTP/1.0\r\n\r\n").await;
             assert!(page.contains(&format!("New, {name}")), "{version}: {page}");
             assert!(page.contains("CN = lb") || page.contains("CN=lb"), "{page}");
         }
