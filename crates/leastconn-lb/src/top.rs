@@ -10,7 +10,7 @@ mod view;
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
     thread,
@@ -18,6 +18,7 @@ use std::{
 };
 
 use leastconn::net;
+use parking_lot::Mutex;
 use ratatui::crossterm::event::{self, Event};
 
 use keys::Then;
@@ -105,7 +106,7 @@ fn keep_asking(
     woken: Receiver<()>,
 ) {
     loop {
-        let now = asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let now = asked.lock().clone();
         if tell.send(ask(&now)).is_err() {
             return;
         }
@@ -139,7 +140,7 @@ fn show(
         match then {
             Then::Draw => {}
             Then::Ask => {
-                let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut asked = asked.lock();
                 *asked = Asked::searching(view.search());
                 // One that is waiting already is enough.
                 let _ = wake.try_send(());

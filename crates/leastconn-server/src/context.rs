@@ -4,12 +4,13 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU8, Ordering},
     },
 };
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     access_record::Books, memory::Budget, overrides::ByHand, registry::Registry, running::Running,
@@ -82,7 +83,7 @@ impl OldProcesses {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -141,14 +142,14 @@ impl Shared {
 
     /// When the running configuration came into force.
     pub fn applied(&self) -> Timestamp {
-        *self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.applied.lock()
     }
 
     /// Removes the metrics of listeners and client rules that are gone from the running
     /// configuration and have no open connection. Hold what this returns while the
     /// configuration is replaced: nobody else removes metrics meanwhile.
     pub(crate) fn prune_metrics(&self) -> MutexGuard<'_, ()> {
-        let pruning = self.pruning.lock().unwrap_or_else(PoisonError::into_inner);
+        let pruning = self.pruning.lock();
         let current = self.running.current();
         let clients = current.state.config.clients.iter();
         self.books.metrics.prune(
@@ -162,33 +163,29 @@ impl Shared {
 
     /// The last time that the configuration was to be changed, if ever.
     pub fn last_reload(&self) -> Option<LastReload> {
-        let last = self.last_reload.lock();
-        last.unwrap_or_else(PoisonError::into_inner).clone()
+        self.last_reload.lock().clone()
     }
 
     /// The configuration was to be changed.
     pub(crate) fn reloaded(&self, reload: LastReload) {
         let applied = reload.reasons.is_empty();
         if applied {
-            *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = reload.time;
+            *self.applied.lock() = reload.time;
         }
-        let last = self.last_reload.lock();
-        *last.unwrap_or_else(PoisonError::into_inner) = Some(reload);
+        *self.last_reload.lock() = Some(reload);
         // Last: who sees it counted asks how it went.
         self.books.metrics.reloaded(applied);
     }
 
     /// The last time that another process was to take over and did not, if ever.
     pub fn failed_upgrade(&self) -> Option<FailedUpgrade> {
-        let last = self.failed_upgrade.lock();
-        last.unwrap_or_else(PoisonError::into_inner).clone()
+        self.failed_upgrade.lock().clone()
     }
 
     /// Another process was to take over, and did not.
     pub fn upgrade_failed(&self, reason: String) {
         let time = Timestamp::now();
-        let last = self.failed_upgrade.lock();
-        *last.unwrap_or_else(PoisonError::into_inner) = Some(FailedUpgrade { time, reason });
+        *self.failed_upgrade.lock() = Some(FailedUpgrade { time, reason });
     }
 
     /// Where the process is in its life.

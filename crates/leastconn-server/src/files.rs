@@ -14,12 +14,12 @@ use std::{
     io::{self, Read},
     os::unix::fs::{FileTypeExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
     thread::{self, ThreadId},
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::OFlags;
 
 pub(crate) use lane::{Lane, NoResult};
@@ -62,7 +62,7 @@ fn pending_on(thread: ThreadId) -> Option<Pending> {
 }
 
 fn pending() -> MutexGuard<'static, BTreeMap<u64, Pending>> {
-    PENDING.lock().unwrap_or_else(PoisonError::into_inner)
+    PENDING.lock()
 }
 
 /// Records an operation until it is dropped.

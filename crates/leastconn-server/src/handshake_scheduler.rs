@@ -26,7 +26,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -34,6 +34,7 @@ use std::{
 };
 
 use leastconn::net;
+use parking_lot::{Mutex, MutexGuard};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::oneshot::{Receiver, Sender, channel};
 
@@ -150,7 +151,7 @@ impl Turns {
     /// Each critical section leaves what it guards whole, so a panic in another
     /// connection is none of ours.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn leave(&self, source: IpNet) {

@@ -17,13 +17,11 @@ mod shed;
 use std::{
     fs::File,
     os::unix::fs::FileExt,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use leastconn::net::relay;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::param::page_size;
 
 use crate::config::MemoryLimit;
@@ -176,7 +174,7 @@ impl Budget {
     }
 
     fn tracked(&self) -> MutexGuard<'_, Vec<Tracked>> {
-        self.tracked.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tracked.lock()
     }
 }
 

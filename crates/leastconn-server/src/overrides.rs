@@ -8,15 +8,11 @@
 mod carried;
 mod which;
 
-use std::{
-    collections::BTreeMap,
-    mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use leastconn::{AdminState, Reason, Server, ServerId, UpstreamId};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{runtime::Handle, sync::broadcast, task, time::sleep};
 
 use crate::{
@@ -336,8 +332,7 @@ impl ByHand {
     }
 
     fn lock(&self) -> MutexGuard<'_, Hand> {
-        // Nothing that holds it leaves it half changed.
-        self.hand.lock().unwrap_or_else(PoisonError::into_inner)
+        self.hand.lock()
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     future::Future,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -17,6 +17,7 @@ use leastconn::{
     backoff::share,
     net::{self, Traffic},
 };
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
 
@@ -251,7 +252,7 @@ impl Registry {
         let shards = self.shards.iter();
         shards
             .flat_map(|shard| {
-                let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+                let shard = shard.lock();
                 shard.values().cloned().collect::<Vec<_>>()
             })
             .collect()
@@ -261,7 +262,7 @@ impl Registry {
     /// going for so long.
     pub fn each(&self, mut look: impl FnMut(&Arc<Live>)) {
         for shard in &self.shards {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let shard = shard.lock();
             shard.values().for_each(&mut look);
         }
     }
@@ -288,7 +289,7 @@ impl Registry {
 
     fn with_shard<T>(&self, id: u64, with: impl FnOnce(&mut HashMap<u64, Arc<Live>>) -> T) -> T {
         let shard = &self.shards[id as usize % SHARDS];
-        with(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
+        with(&mut shard.lock())
     }
 }
 
@@ -296,7 +297,7 @@ impl Live {
     /// What is known of it. Others look at it as well: not for long.
     pub fn known(&self) -> MutexGuard<'_, Known> {
         // Each change of it is one step.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     /// Sets when its chain expires, as far as that matters to `listener`.

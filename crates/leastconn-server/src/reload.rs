@@ -19,12 +19,13 @@ use std::{
     path::Path,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     runtime::Handle,
     sync::{Notify, OwnedMutexGuard, Semaphore, watch},
@@ -192,23 +193,17 @@ impl Reloader {
 
     /// The sockets.
     pub fn sockets(&self) -> MutexGuard<'_, Sockets> {
-        // Nothing that holds it leaves it half changed.
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sockets.lock()
     }
 
     /// The admin side.
     pub fn admin(&self) -> MutexGuard<'_, Admin> {
-        // As above.
-        self.admin.lock().unwrap_or_else(PoisonError::into_inner)
+        self.admin.lock()
     }
 
     /// The admin side, unless it is being changed.
     pub(crate) fn try_admin(&self) -> Option<MutexGuard<'_, Admin>> {
-        match self.admin.try_lock() {
-            Ok(admin) => Some(admin),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+        self.admin.try_lock()
     }
 
     /// The running configuration.
@@ -470,7 +465,7 @@ impl Reloader {
     fn resize(&self, config: &Config) {
         let process = &config.process;
         let connections = descriptors::max_connections(process.max_connections);
-        let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sizes = self.sizes.lock();
         resize(&self.gate.connections, &mut sizes.connections, connections);
         self.shared.books.metrics.limit_connections(connections);
         self.shared.memory.configure(process.memory_limit);
@@ -488,7 +483,7 @@ impl Control for Reloader {
     }
 
     fn max_connections(&self) -> usize {
-        let sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        let sizes = self.sizes.lock();
         sizes.connections
     }
 

@@ -3,12 +3,13 @@
 mod opening;
 mod troubles;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use leastconn::{
     Pool, PoolError,
     net::{self, Check, Checker, ConnectPolicy, Probe},
 };
+use parking_lot::Mutex;
 
 pub use opening::{Opening, Secured, ServerStream};
 
@@ -105,7 +106,7 @@ impl Upstream {
 
     /// Ends its health checks.
     pub fn stop_checks(&self) {
-        let mut checker = self.checker.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut checker = self.checker.lock();
         *checker = None;
     }
 
@@ -115,7 +116,7 @@ impl Upstream {
     /// # Cancel safety
     /// It may be dropped, and asked for again.
     pub fn first_round(&self) -> impl Future<Output = ()> + Send + use<> {
-        let checker = self.checker.lock().unwrap_or_else(PoisonError::into_inner);
+        let checker = self.checker.lock();
         let round = checker.as_ref().map(Checker::first_round);
         async move {
             if let Some(round) = round {

@@ -4,15 +4,10 @@
 //! a moment only: a name without an address is a warning, and `run` asks again
 //! when it connects.
 
-use std::{
-    collections::HashMap,
-    net::ToSocketAddrs,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::Duration,
-};
+use std::{collections::HashMap, net::ToSocketAddrs, sync::Arc, thread, time::Duration};
 
 use leastconn::Address;
+use parking_lot::{Condvar, Mutex};
 
 use super::{Problems, Severity, resolve::AddressUse};
 
@@ -77,21 +72,16 @@ fn resolve_all(names: &[(Arc<str>, u16)], patience: Duration) -> Answers {
                         None => Err("it has no address".to_owned()),
                     },
                 };
-                lock(&shared.0).insert((host, port), answer);
+                shared.0.lock().insert((host, port), answer);
                 shared.1.notify_one();
             }
         });
     }
-    let (answers, _) = shared
-        .1
-        .wait_timeout_while(lock(&shared.0), patience, |answers| {
-            answers.len() < names.len()
-        })
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut answers = shared.0.lock();
+    shared.1.wait_while_for(
+        &mut answers,
+        |answers| answers.len() < names.len(),
+        patience,
+    );
     answers.clone()
-}
-
-/// Nothing that holds the lock can panic half-way.
-fn lock(answers: &Mutex<Answers>) -> MutexGuard<'_, Answers> {
-    answers.lock().unwrap_or_else(PoisonError::into_inner)
 }

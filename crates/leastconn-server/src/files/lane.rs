@@ -2,12 +2,13 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{Arc, OnceLock, Weak},
     thread,
     time::Duration,
 };
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{task::spawn_blocking, time::interval};
 
 use super::{Pending, SLOW, pending_on};
@@ -134,6 +135,6 @@ impl Lane {
     }
 
     fn given_up(&self) -> MutexGuard<'_, Option<GivenUp>> {
-        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
+        self.given_up.lock()
     }
 }

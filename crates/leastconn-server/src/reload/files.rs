@@ -1,14 +1,11 @@
 //! Loading the files of `tls` tables anew, when they change, without the rest of the
 //! configuration.
 
-use std::{
-    collections::HashMap,
-    mem,
-    sync::{Arc, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, mem, sync::Arc};
 
 use jiff::Timestamp;
 use leastconn::UpstreamId;
+use parking_lot::MutexGuard;
 use tokio::task::JoinSet;
 
 use super::{Rejected, Reloader, warn};
@@ -145,9 +142,7 @@ impl Reloader {
     }
 
     fn bad_files(&self) -> MutexGuard<'_, Vec<String>> {
-        self.bad_files
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.bad_files.lock()
     }
 }
 
@@ -177,8 +172,7 @@ struct Lanes<'a> {
 
 impl<'a> Lanes<'a> {
     fn new(reloader: &'a Reloader) -> Self {
-        let lanes = reloader.reading_tls.lock();
-        let earlier = mem::take(&mut *lanes.unwrap_or_else(PoisonError::into_inner));
+        let earlier = mem::take(&mut *reloader.reading_tls.lock());
         Self {
             reloader,
             earlier,
@@ -193,7 +187,6 @@ impl<'a> Lanes<'a> {
     }
 
     fn keep(self) {
-        let lanes = self.reloader.reading_tls.lock();
-        *lanes.unwrap_or_else(PoisonError::into_inner) = self.now;
+        *self.reloader.reading_tls.lock() = self.now;
     }
 }

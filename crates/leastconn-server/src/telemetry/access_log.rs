@@ -11,13 +11,15 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread,
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use crate::{
     config::{Access, AccessFilter},
@@ -149,11 +151,7 @@ impl AccessLog {
     /// queued may do so, too.
     pub fn switch(&self, to: Prepared) {
         let on = to.0.is_on();
-        let mut next = self
-            .shared
-            .next
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.shared.next.lock();
         *next = Some(to.0);
         drop(next);
         self.shared.has_next.store(true, Ordering::Release);
@@ -260,8 +258,7 @@ impl Writer {
 
     fn change_place(&mut self) {
         if self.shared.has_next.swap(false, Ordering::AcqRel) {
-            let next = self.shared.next.lock();
-            let next = next.unwrap_or_else(PoisonError::into_inner).take();
+            let next = self.shared.next.lock().take();
             if let Some(next) = next {
                 self.leave();
                 self.sink = next;

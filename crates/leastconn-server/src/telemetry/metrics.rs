@@ -5,13 +5,10 @@ mod collect;
 mod process;
 mod series;
 
-use std::{
-    collections::HashSet,
-    fmt::Write,
-    sync::{Arc, RwLock},
-};
+use std::{collections::HashSet, fmt::Write, sync::Arc};
 
 use leastconn::Reason;
+use parking_lot::RwLock;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -125,7 +122,6 @@ impl Metrics {
     pub fn observe(&self, observed: impl Observed) {
         self.registry
             .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
             .register_collector(Box::new(collect::Collect(observed)));
     }
 
@@ -193,10 +189,7 @@ impl Metrics {
     /// All metrics in Prometheus' text format, version 0.0.4.
     pub fn encode(&self) -> String {
         let mut open_metrics = String::new();
-        let registry = self
-            .registry
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let registry = self.registry.read();
         // Writing to a string does not fail.
         let _ = encode(&mut open_metrics, &registry);
         drop(registry);

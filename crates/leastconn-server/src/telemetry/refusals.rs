@@ -1,12 +1,10 @@
 //! The connections that were refused last, for operators: whose they were, why, and what
 //! was known of them. Each is in the access log too, which may be filtered or elsewhere.
 
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::VecDeque;
 
 use leastconn::Reason;
+use parking_lot::{Mutex, MutexGuard};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -84,7 +82,7 @@ impl Refusals {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Refusal>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

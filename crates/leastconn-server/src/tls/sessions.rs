@@ -17,10 +17,11 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use rustls::{
     CommonState, HandshakeKind, ServerConfig,
     pki_types::{CertificateDer, UnixTime},
@@ -141,8 +142,8 @@ impl Sessions {
         }
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock()
     }
 
     /// The session, if it may go on now. `once`: it is gone then.
@@ -210,8 +211,8 @@ impl fmt::Debug for Visit {
 }
 
 impl Visit {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
     }
 
     fn look_up(&self, key: &[u8], once: bool) -> Option<Vec<u8>> {

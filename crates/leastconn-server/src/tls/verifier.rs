@@ -11,11 +11,9 @@
 //! `CertificateVerify` is never cached. Bad answers are not either, so nobody without a
 //! certificate of a trusted authority adds anything.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashMap;
 
+use parking_lot::Mutex;
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -158,7 +156,7 @@ impl CachingVerifier {
         now: i64,
         tolerance: Tolerance,
     ) -> Option<Validity> {
-        let good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        let good = self.good.lock();
         let validity = *good.get(fingerprint)?;
         // A list that has expired revokes nobody whom it did not revoke before.
         let is_listed = tolerance.lists || now < validity.lists_until;
@@ -167,7 +165,7 @@ impl CachingVerifier {
     }
 
     fn keep(&self, fingerprint: Fingerprint, validity: Validity) {
-        let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut good = self.good.lock();
         if good.len() >= CAPACITY {
             good.clear();
         }

@@ -3,11 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
 };
+
+use parking_lot::Mutex;
 
 use super::opening::At;
 
@@ -32,7 +31,7 @@ pub(super) struct Troubles {
 impl Troubles {
     /// Whether this is news.
     pub(super) fn begin(&self, at: &At, phase: Phase, what: String) -> bool {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.said.lock();
         let new = (phase, what);
         if said.get(at) == Some(&new) {
             return false;
@@ -47,7 +46,7 @@ impl Troubles {
         if self.count.load(Ordering::Relaxed) == 0 {
             return false;
         }
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.said.lock();
         let over = said.get(at).is_some_and(|(trouble, _)| *trouble <= phase);
         if over {
             said.remove(at);

@@ -1,10 +1,8 @@
 //! The demo's upstream servers: each says its name, then echoes.
 
-use std::{
-    net::SocketAddr,
-    sync::{Mutex, PoisonError},
-};
+use std::net::SocketAddr;
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncWriteExt, copy},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -41,16 +39,12 @@ impl Web {
                 while connections.try_join_next().is_some() {}
             }
         });
-        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(tasks);
+        *self.running.lock() = Some(tasks);
     }
 
     /// Stops listening and breaks all connections.
     pub(super) async fn die(&self) {
-        let running = self
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let running = self.running.lock().take();
         if let Some(mut tasks) = running {
             tasks.shutdown().await;
         }

@@ -4,7 +4,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -14,6 +14,7 @@ use std::{
 use axum::body::Body;
 use hyper::body::{Bytes, Frame, SizeHint};
 use leastconn::net;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// The connections of one socket, in the order in which they were accepted.
@@ -80,9 +81,7 @@ impl Activities {
 
 impl Activity {
     fn idle_since(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.idle_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.idle_since.lock()
     }
 
     /// A request has come.

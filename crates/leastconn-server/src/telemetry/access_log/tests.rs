@@ -136,7 +136,7 @@ fn a_place_that_is_left_is_not_waited_for() {
     let long = [b"x".repeat(1000), b"\n".to_vec()].concat();
     while writer.sink.take(&long, || true) == 0 {}
     let other = dir.path().join("other");
-    *shared.next.lock().unwrap() = Some(Sink::open(&at(&other)).unwrap());
+    *shared.next.lock() = Some(Sink::open(&at(&other)).unwrap());
     shared.has_next.store(true, Ordering::Release);
     let (done, written) = sync_channel(1);
     thread::spawn(move || {

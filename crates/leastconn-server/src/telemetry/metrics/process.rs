@@ -9,10 +9,10 @@ use std::{
     fs::File,
     mem::MaybeUninit,
     os::{fd::OwnedFd, unix::fs::FileExt},
-    sync::{Mutex, PoisonError},
 };
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -55,7 +55,7 @@ impl Process {
     }
 
     fn open_files(&self) -> Option<u64> {
-        let directory = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = self.files.lock();
         let directory = directory.as_ref()?;
         // Since Linux 6.2 its size says it.
         let size = fstat(directory).ok()?.st_size;

@@ -167,7 +167,7 @@ fn cache_is_bounded() {
                 .is_some()
         );
     }
-    assert!(scene.verifier.good.lock().unwrap().len() <= CAPACITY);
+    assert!(scene.verifier.good.lock().len() <= CAPACITY);
 }
 
 #[test]
