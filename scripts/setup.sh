@@ -68,7 +68,7 @@ if [ -n "$TEST" ]; then
   want redis-server redis-server
   want redis-cli redis-tools
   want tmux tmux
-  # One for each protocol of docs/guide/compatibility.md.
+  # One for each protocol of docs/reference/protocols.md.
   want ldapsearch ldap-utils
   want mariadb mariadb-client
   want mariadbd mariadb-server

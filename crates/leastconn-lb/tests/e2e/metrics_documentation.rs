@@ -196,7 +196,7 @@ async fn documented_metrics_exist_in_a_scrape() {
     for (name, kind, labels) in CONTRACT {
         assert!(scraped.contains(&family(name, kind, labels)), "{name}");
     }
-    let page = read("docs/guide/metrics.md");
+    let page = read("docs/reference/metrics.md");
     assert_eq!(documented(&page), scraped, "documented, and scraped");
 
     let rules = read("deploy/prometheus/leastconn-rules.yml");

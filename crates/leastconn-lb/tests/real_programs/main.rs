@@ -42,7 +42,7 @@ mod tls_shutdown;
 mod top_command;
 mod upstream_tls;
 
-// Protocols of docs/guide/compatibility.md.
+// Protocols of docs/reference/protocols.md.
 mod amqp;
 mod grpc;
 mod http2;

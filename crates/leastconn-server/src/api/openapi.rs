@@ -213,12 +213,15 @@ mod tests {
 
     #[test]
     fn the_document_in_docs_is_this_one() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../docs/reference/openapi.json"
+        );
         let ours = serde_json::to_string_pretty(&openapi()).unwrap() + "\n";
         let there = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             there == ours,
-            "write it anew: cargo run -p leastconn-lb -- schema --api > docs/openapi.json"
+            "write it anew: cargo run -p leastconn-lb -- schema --api > docs/reference/openapi.json"
         );
     }
 

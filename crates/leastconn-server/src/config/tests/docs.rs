@@ -4,7 +4,7 @@ use crate::config::schema::SCHEMA;
 
 const REFERENCE: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
-    "/../../docs/configuration.md"
+    "/../../docs/reference/configuration.md"
 ));
 
 /// The part of the reference below the heading of one table.
