@@ -104,11 +104,11 @@ fn milliseconds_are_to_the_microsecond() {
     assert_eq!(milliseconds(Duration::from_secs(3600)), 3_600_000.0);
 }
 
-/// The first column of the table in `docs/reference/configuration.md`.
+/// The first column of the table in `docs/reference/logs.md`.
 fn documented() -> Vec<&'static str> {
     let page = include_str!(concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/../../docs/reference/configuration.md"
+        "/../../docs/reference/logs.md"
     ));
     let (_, section) = page.split_once("\n## Access log\n").unwrap();
     let rows = section
