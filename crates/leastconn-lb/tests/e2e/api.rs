@@ -263,7 +263,7 @@ async fn history_covers_the_last_minutes() {
 async fn bad_requests_get_json_errors() {
     let web = Upstream::named("web1").await;
     let lb = site(&[&web]).start().await;
-    for (path, status, says) in [
+    for (path, status, expected) in [
         ("/api/v1/nothing", 404, "no such resource"),
         ("/api/v1/connections?limit=many", 400, "limit"),
         (
@@ -276,7 +276,10 @@ async fn bad_requests_get_json_errors() {
         let (got, body) = lb.http_get(path).await;
         assert_eq!(got, status, "{path}: {body}");
         let error: Value = serde_json::from_str(&body).unwrap();
-        assert!(error["error"].as_str().unwrap().contains(says), "{body}");
+        assert!(
+            error["error"].as_str().unwrap().contains(expected),
+            "{body}"
+        );
     }
     lb.quiet().await;
 }

@@ -62,7 +62,7 @@ async fn expired_certificate_ends_its_connection() {
     lb.nth(0, "expired_certificate").await;
     assert_eq!(roundtrip(&mut other, b"on").await.unwrap(), b"on");
     assert_eq!(roundtrip(&mut kept, b"on").await.unwrap(), b"on");
-    // A reload re-authorizes it and keeps it, until `on_expiry` no longer says so.
+    // A reload re-authorizes the connection and keeps it while `on_expiry` is "keep".
     assert_eq!(keeping.reload(&keeping.config()).await, "applied");
     assert_eq!(roundtrip(&mut kept, b"on").await.unwrap(), b"on");
     let strict = keeping.config().replace("on_expiry = \"keep\"", "");

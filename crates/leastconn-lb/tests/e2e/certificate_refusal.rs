@@ -41,8 +41,8 @@ async fn each_bad_certificate_has_its_own_reason(records: Records) {
     let lb = site.start().await;
     let good = lb.ca().leaf(CLIENT1).build();
 
-    let nobody = TlsClient::new(lb.ca(), None);
-    assert_refused(&lb, nobody, "no_certificate", Alert::CertificateRequired).await;
+    let anonymous = TlsClient::new(lb.ca(), None);
+    assert_refused(&lb, anonymous, "no_certificate", Alert::CertificateRequired).await;
 
     let other = TestCa::new("other CA").leaf(CLIENT1).build();
     let namesake = TestCa::new("test CA").leaf(CLIENT1).build();

@@ -114,7 +114,7 @@ async fn dns_rule_matches_dns_names_literally() {
         .client("exact", r#"dns = "db.lb.com""#, "web", "")
         .start()
         .await;
-    let leaf = || lb.ca().leaf("somebody");
+    let leaf = || lb.ca().leaf("other");
     let cert = leaf().dns("Blue.Apps.lb.com").build();
     assert_served(&lb, &cert, "dns", "dns:blue.apps.lb.com").await;
     let cert = lb

@@ -440,7 +440,7 @@ async fn tables_list_servers_clients_and_connections() {
 async fn errors_suggest_what_to_do() {
     let [web1, web2] = &two_servers().await;
     let lb = Site::plain(&[web1, web2]).admin(SOCKET).start().await;
-    for (args, code, says) in [
+    for (args, code, expected) in [
         (
             &["drain", "web/wbe1"][..],
             1,
@@ -500,7 +500,11 @@ async fn errors_suggest_what_to_do() {
             (code, ""),
             "{args:?}: {ended:?}"
         );
-        assert!(ended.stderr.contains(says), "{args:?}: {}", ended.stderr);
+        assert!(
+            ended.stderr.contains(expected),
+            "{args:?}: {}",
+            ended.stderr
+        );
     }
     assert_eq!(state_of(&lb, 0).await["state"], "ready");
     // Naming something that exists but has no connections is not an error.

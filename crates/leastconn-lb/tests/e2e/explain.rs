@@ -161,8 +161,8 @@ async fn text_output_covers_every_listener() {
     let office = verdict(&lb, "plain", &["--source", "10.1.2.3"]);
     assert_eq!(office["identity"], "source:10.1.2.3");
     assert_eq!(office["rate_limit"]["burst"], 5);
-    let nobody = verdict(&lb, "main", &["--source", "10.1.2.3"]);
-    assert_eq!(nobody["outcome"], "no_certificate");
+    let anonymous = verdict(&lb, "main", &["--source", "10.1.2.3"]);
+    assert_eq!(anonymous["outcome"], "no_certificate");
     lb.quiet().await;
 }
 

@@ -70,8 +70,11 @@ async fn one_byte_per_record(records: Records) {
         assert_eq!(lb.nth(n, "ok").await["sni"], "localhost");
     }
     // A fragmented ClientHello does not bypass authentication.
-    let nobody = leastconn_testkit::TlsClient::new(lb.ca(), None);
-    if let Ok(mut stream) = nobody.handshake(fragmenting(lb.main()), "localhost").await {
+    let anonymous = leastconn_testkit::TlsClient::new(lb.ca(), None);
+    if let Ok(mut stream) = anonymous
+        .handshake(fragmenting(lb.main()), "localhost")
+        .await
+    {
         assert!(read_to_close(&mut stream).await.is_err());
     }
     lb.nth(2, "no_certificate").await;

@@ -114,8 +114,8 @@ async fn rejected_certificate_is_logged(records: Records) {
             assert_eq!(record["sni"], "localhost", "{record}");
         }
     }
-    let nobody = TlsClient::new(lb.ca(), None);
-    refused(&nobody, lb.main()).await.unwrap();
+    let anonymous = TlsClient::new(lb.ca(), None);
+    refused(&anonymous, lb.main()).await.unwrap();
     let record = record_with_detail(&lb, n, "no_certificate", "no certificate").await;
     assert_eq!(record["alert_sent"], "certificate_required", "{record}");
     assert_eq!(record.get("certificate"), None, "{record}");

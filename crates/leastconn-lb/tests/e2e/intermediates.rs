@@ -1,5 +1,5 @@
-//! The intermediate certificates that clients send: limited in number and in what they
-//! cost, and accepted in all the ways in which real clients send them.
+//! Intermediate certificates that clients send: limited in number and cost, and accepted
+//! in all the orders that real clients use.
 
 use leastconn_testkit::{TestCa, Upstream, pki::Cert};
 
@@ -23,8 +23,8 @@ async fn start(records: Records, web: &Upstream, lines: &str) -> Running {
         .await
 }
 
-/// A certificate of `ca` for the usual client, sent with these beside it.
-fn with(ca: &TestCa, above: &[&TestCa]) -> Cert {
+/// A client certificate of `ca`, sent with the certificates of `above`.
+fn sent_with(ca: &TestCa, above: &[&TestCa]) -> Cert {
     let mut cert = ca.leaf(CLIENT1).build();
     cert.chain_der.truncate(1);
     let above = above.iter().map(|ca| ca.cert().der().clone());
@@ -40,11 +40,11 @@ async fn too_many_intermediates_are_refused_with_a_reason(records: Records) {
         ("max_intermediates = 0", 0),
     ] {
         let lb = start(records, &web, lines).await;
-        let cert = with(lb.ca(), &vec![lb.ca(); max]);
+        let cert = sent_with(lb.ca(), &vec![lb.ca(); max]);
         talk(lb.showing(&cert).connect(lb.main()).await.unwrap())
             .await
             .unwrap();
-        let cert = with(lb.ca(), &vec![lb.ca(); max + 1]);
+        let cert = sent_with(lb.ca(), &vec![lb.ca(); max + 1]);
         assert!(refused(&lb.showing(&cert), lb.main()).await.is_some());
         let record = lb.nth(1, "untrusted_certificate").await;
         let detail = record["detail"].as_str().unwrap();
@@ -76,13 +76,13 @@ async fn chains_of_real_clients_are_accepted(records: Records) {
     let crossed = foreign.cross_sign(&second, "second");
     let lb = site.start().await;
     let root = lb.ca();
-    let mut cross_signed = with(&second, &[&foreign, &second, &first]);
+    let mut cross_signed = sent_with(&second, &[&foreign, &second, &first]);
     cross_signed.chain_der.insert(1, crossed);
     let chains = [
-        with(&second, &[&second, &first]),
-        with(&second, &[&first, &second]),
-        with(&second, &[&second, &first, root]),
-        with(&second, &[root, root, &first, &first, &second, &second]),
+        sent_with(&second, &[&second, &first]),
+        sent_with(&second, &[&first, &second]),
+        sent_with(&second, &[&second, &first, root]),
+        sent_with(&second, &[root, root, &first, &first, &second, &second]),
         cross_signed,
     ];
     for (n, cert) in chains.iter().enumerate() {
@@ -99,7 +99,7 @@ async fn path_building_maze_is_refused(records: Records) {
     let lb = start(records, &web, "").await;
     for name in ["maze", "test CA"] {
         let maze: Vec<_> = (0..8).map(|_| TestCa::new(name)).collect();
-        let cert = with(&maze[0], &maze.iter().collect::<Vec<_>>());
+        let cert = sent_with(&maze[0], &maze.iter().collect::<Vec<_>>());
         assert!(refused(&lb.showing(&cert), lb.main()).await.is_some());
     }
     for record in lb.wait_records(2).await {

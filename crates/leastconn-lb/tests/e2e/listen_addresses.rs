@@ -1,4 +1,4 @@
-//! IPv4 and IPv6, several listeners, several addresses of one.
+//! IPv4 and IPv6, several listeners, several addresses per listener.
 
 use std::net::SocketAddr;
 
@@ -56,7 +56,7 @@ async fn ipv4_and_ipv6_listeners_coexist() {
     lb.quiet().await;
 }
 
-/// On a dual-stack socket IPv4 clients come as mapped addresses: still IPv4 ones.
+/// On a dual-stack socket, IPv4 clients have mapped addresses and are still IPv4 clients.
 #[tokio::test]
 async fn ipv4_client_of_an_ipv6_wildcard_stays_ipv4() {
     let web = Upstream::named("web").await;

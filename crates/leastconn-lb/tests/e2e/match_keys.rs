@@ -1,4 +1,4 @@
-//! Rules by URI, key, unit and issuer; rules that expire.
+//! Rules that match by URI, key, organizational unit and issuer; rules that expire.
 
 use leastconn_testkit::{Cert, TestCa, Upstream, client::read_to_close, metrics};
 use tokio::io::AsyncWriteExt;
@@ -11,8 +11,8 @@ fn site(web: &Upstream) -> Site {
         .upstream("web", &[NO_PROBES], &entries(&[web]))
 }
 
-/// The `client` and the `identity` that a certificate gets.
-async fn seen(lb: &Running, cert: &Cert) -> (String, String) {
+/// Returns the `client` and the `identity` of a connection with this certificate.
+async fn identify(lb: &Running, cert: &Cert) -> (String, String) {
     let before = lb.records().len();
     talk(lb.showing(cert).connect(lb.main()).await.unwrap())
         .await
@@ -36,7 +36,7 @@ async fn each_match_key_selects_its_identity() {
     let pinned = site.ca.leaf("pinned").ou("payments").build();
     let key = spki(&pinned);
     let below = site.ca.intermediate("Partner CA");
-    // With a list of its own, or it would vouch for nobody.
+    // Without a CRL of its own, its certificates would be refused.
     let lists = [site.ca.crl(&[]), below.crl(&[])].concat();
     std::fs::write(site.dir.path().join("ca.crl"), lists).unwrap();
     let authorities = [site.ca.cert_pem(), below.cert_pem()].concat();
@@ -96,7 +96,7 @@ async fn each_match_key_selects_its_identity() {
         ),
         (unnamed, "payments", by_key),
     ] {
-        assert_eq!(seen(&lb, &cert).await, (client.to_owned(), identity));
+        assert_eq!(identify(&lb, &cert).await, (client.to_owned(), identity));
     }
     for cert in [
         leaf("a").uri("spiffe://td/both").build(),
@@ -155,7 +155,7 @@ async fn expired_rule_admits_no_client() {
         "no client rule matches any more: the rule of client `old` expired at 2019-12-31T23:00:00Z"
     );
     assert!(record.get("client").is_none(), "{record}");
-    let (client, _) = seen(&lb, &lb.ca().leaf("client2.lb.com").build()).await;
+    let (client, _) = identify(&lb, &lb.ca().leaf("client2.lb.com").build()).await;
     assert_eq!(client, "after");
     assert!(
         lb.stderr()
@@ -167,8 +167,8 @@ async fn expired_rule_admits_no_client() {
     lb.quiet().await;
 }
 
-/// A rule in shadow mode says what it would have decided, with a bucket and a count of
-/// its own, and decides nothing.
+/// A rule in shadow mode reports what it would decide, with its own bucket and count, and
+/// decides nothing.
 #[tokio::test]
 async fn shadow_rule_only_reports_its_decision() {
     let web = Upstream::named("web1").await;
@@ -194,7 +194,7 @@ async fn shadow_rule_only_reports_its_decision() {
         .start()
         .await;
     let client = lb.client(CLIENT1);
-    // While the first is open, the second would be one too many.
+    // While the first connection is open, the second would exceed `max_conns`.
     let mut held = client.connect(lb.main()).await.unwrap();
     leastconn_testkit::client::read_line(&mut held)
         .await
@@ -248,16 +248,16 @@ async fn shadow_rule_only_reports_its_decision() {
     let record = lb.nth(6, "unknown_client").await;
     assert_eq!(record["shadow"]["outcome"], "ok", "{record}");
 
-    let counted = lb.metrics().await;
-    let mut counted: Vec<_> = metrics::family(&counted, "leastconn_client_shadow_total").collect();
-    counted.sort_by(|a, b| a.0.cmp(b.0));
-    let counted: Vec<_> = counted.iter().map(|(_, count)| *count as u32).collect();
-    // elsewhere, only, strict: ok, rate_limited, too_many_connections.
-    assert_eq!(counted, [1, 1, 2, 2, 1]);
+    let counts = lb.metrics().await;
+    let mut counts: Vec<_> = metrics::family(&counts, "leastconn_client_shadow_total").collect();
+    counts.sort_by(|a, b| a.0.cmp(b.0));
+    let counts: Vec<_> = counts.iter().map(|(_, count)| *count as u32).collect();
+    // elsewhere; only; strict: ok, rate_limited, too_many_connections.
+    assert_eq!(counts, [1, 1, 2, 2, 1]);
     lb.quiet().await;
 }
 
-/// Row 14 of the matrix of threats.
+/// Row 14 of docs/threats.md.
 #[tokio::test]
 async fn uri_name_constraints_are_enforced() {
     let web = Upstream::named("web1").await;
@@ -273,8 +273,8 @@ async fn uri_name_constraints_are_enforced() {
     std::fs::write(site.dir.path().join("ca.crt"), limited.cert_pem()).unwrap();
     std::fs::write(site.dir.path().join("ca.crl"), limited.crl(&[])).unwrap();
     let lb = site.start().await;
-    let within = limited.leaf("a").uri("spiffe://td.example/web").build();
-    talk(lb.showing(&within).connect(lb.main()).await.unwrap())
+    let inside = limited.leaf("a").uri("spiffe://td.example/web").build();
+    talk(lb.showing(&inside).connect(lb.main()).await.unwrap())
         .await
         .unwrap();
     lb.nth(0, "ok").await;
@@ -290,8 +290,8 @@ async fn uri_name_constraints_are_enforced() {
     lb.quiet().await;
 }
 
-/// Row 22: certificates that sign each other in all ways: trying every path would take
-/// longer than anybody lives. Of the number that a listener accepts at most.
+/// Row 22 of docs/threats.md: certificates that all sign each other. Trying every path
+/// would not finish; the number is the highest that a listener accepts.
 #[tokio::test]
 async fn maze_of_certificates_is_refused_cheaply() {
     let web = Upstream::named("web1").await;
@@ -326,7 +326,7 @@ async fn maze_of_certificates_is_refused_cheaply() {
     lb.quiet().await;
 }
 
-/// Row 22 as well: more certificates than a handshake message can hold.
+/// Row 22 of docs/threats.md: more certificates than a handshake message can hold.
 #[tokio::test]
 async fn overlong_chain_is_refused() {
     let web = Upstream::named("web1").await;
@@ -341,7 +341,7 @@ async fn overlong_chain_is_refused() {
         .into_iter()
         .enumerate()
     {
-        // An alert or, if that finds it still sending, a reset.
+        // An alert, or a RST if the client was still sending.
         if let Ok(mut stream) = client.connect(lb.main()).await {
             read_to_close(&mut stream).await.unwrap_err();
         }

@@ -1,4 +1,4 @@
-//! With little memory the process refuses and sheds, and does not abort.
+//! With little memory, the process refuses and closes connections instead of aborting.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,22 +10,22 @@ use tokio::task::JoinSet;
 
 use crate::support::{BIN, NO_PROBES, Running, Site, entries, entry, talk, tcp};
 
-/// Each holds 128 KiB if it is let: more than twice what there is.
+/// Each would hold 128 KiB, which adds up to more than twice the limit.
 const SLOW: usize = 4000;
 
-/// Runs the program with so many MiB of address space.
-fn limited(command: &mut Command, mib: u64) {
+/// Runs the program with this many MiB of address space.
+fn limit_memory(command: &mut Command, mib: u64) {
     let bytes = mib << 20;
-    let mut limited = Command::new("prlimit");
-    limited
+    let mut limit_memory = Command::new("prlimit");
+    limit_memory
         .arg(format!("--as={bytes}:{bytes}"))
         .arg(BIN)
         .args(command.get_args());
-    limited.current_dir(command.get_current_dir().unwrap());
-    *command = limited;
+    limit_memory.current_dir(command.get_current_dir().unwrap());
+    *command = limit_memory;
 }
 
-/// A server that sends without end.
+/// Starts a server that sends without end.
 async fn flood() -> (std::net::SocketAddr, JoinSet<()>) {
     use tokio::io::AsyncWriteExt;
     let socket = TcpSocket::new_v4().unwrap();
@@ -46,7 +46,7 @@ async fn flood() -> (std::net::SocketAddr, JoinSet<()>) {
     (address, tasks)
 }
 
-/// A client that never reads. `None`: it was refused.
+/// Connects a client that never reads. Returns `None` if it was refused.
 async fn slow(lb: &Running) -> Option<TcpStream> {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 * 1024).unwrap();
@@ -69,13 +69,13 @@ async fn slow_readers_with(mib: u64) {
         .config()
         .replace("allow = [\"web\"]", "allow = [\"web\", \"other\"]");
     let lb = site
-        .start_as_with(BIN, &config, |command| limited(command, mib))
+        .start_as_with(BIN, &config, |command| limit_memory(command, mib))
         .await;
     let mut clients = Vec::new();
     for _ in 0..SLOW {
         clients.extend(slow(&lb).await);
     }
-    // Again and again, while buffers fill up: refused at times, but not for long.
+    // New clients are served while buffers fill up: refused at times, but not for long.
     for _ in 0..20 {
         let served = || async {
             let stream = tcp(lb.address("other")).await;
@@ -113,7 +113,7 @@ async fn slow_readers_do_not_abort_512_mib() {
     slow_readers_with(512).await;
 }
 
-/// With a limit that is reached at once.
+/// With a limit that is exceeded at once.
 #[tokio::test]
 async fn memory_limit_refuses_new_connections() {
     let web = Upstream::named("web1").await;
@@ -123,7 +123,7 @@ async fn memory_limit_refuses_new_connections() {
     let used = lb.metrics().await["leastconn_memory_used_bytes"];
     assert!(used > 1e6, "{used}");
     talk(tcp(lb.main()).await).await.unwrap();
-    // Rules that take more than that.
+    // These rules take more than the limit.
     let many = config.clone() + &crate::support::many_clients();
     assert_eq!(lb.reload(&many).await, "applied");
     let refused = || async {

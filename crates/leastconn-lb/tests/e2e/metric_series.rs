@@ -1,5 +1,5 @@
-//! Metric series follow the configuration: what is removed loses its series, once it has no
-//! open connection.
+//! Metric series follow the configuration: removed names lose their series when they have
+//! no open connections.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::support::{NO_PROBES, Running, Site, TLS, cn, entry, talk};
 
-/// The series that have this text among their labels.
+/// Returns the series with this text among their labels.
 async fn with_label(lb: &Running, value: &str) -> Vec<String> {
     let all = lb.metrics().await;
     let found = all.iter().filter(|(key, _)| key.contains(value));
@@ -44,8 +44,8 @@ fn without(config: &str, names: &[&str]) -> String {
     kept.collect::<Vec<_>>().join("\n[[")
 }
 
-/// `Site::usual`, and a listener, an upstream and rules that tests remove.
-async fn with_more(webs: &[Upstream; 2], second: &Port) -> Running {
+/// `Site::usual`, plus a listener, an upstream and rules that tests remove.
+async fn start_with_removable(webs: &[Upstream; 2], second: &Port) -> Running {
     let site = Site::usual(&[&webs[0]])
         .listener(
             "second",
@@ -68,7 +68,7 @@ async fn with_more(webs: &[Upstream; 2], second: &Port) -> Running {
 async fn series_of_removed_names_disappear() {
     let webs = [Upstream::named("web1").await, Upstream::named("web2").await];
     let second = Port::reserve();
-    let lb = with_more(&webs, &second).await;
+    let lb = start_with_removable(&webs, &second).await;
     let (old, full) = (lb.client("old.lb.com"), lb.config());
     for addr in [lb.main(), second.address] {
         talk(old.connect(addr).await.unwrap()).await.unwrap();
@@ -93,9 +93,13 @@ async fn series_of_removed_names_disappear() {
         wait_gone(&lb, name).await;
     }
     let ok = r#"leastconn_connections_total{listener="main",outcome="ok"}"#;
-    assert_eq!(value(&lb, ok).await, Some(1.0), "the others keep theirs");
+    assert_eq!(
+        value(&lb, ok).await,
+        Some(1.0),
+        "other series keep their values"
+    );
 
-    // A rule of another name is another rule, and those that are back start at 0.
+    // A renamed rule is another rule, and names that are added again start at 0.
     let renamed = full.replace("name = \"any\"", "name = \"all\"");
     talk(lb.client("any").connect(lb.main()).await.unwrap())
         .await
@@ -128,7 +132,7 @@ async fn series_of_removed_names_disappear() {
 async fn gauges_stay_until_connections_end() {
     let webs = [Upstream::named("web1").await, Upstream::named("web2").await];
     let second = Port::reserve();
-    let lb = with_more(&webs, &second).await;
+    let lb = start_with_removable(&webs, &second).await;
     let full = lb.config();
     let mut open = lb.client("any").connect(second.address).await.unwrap();
     assert_eq!(read_line(&mut open).await.unwrap(), "web2");
@@ -143,7 +147,7 @@ async fn gauges_stay_until_connections_end() {
             &entry("web2", webs[1].addr(), ""),
             &entry("web3", webs[0].addr(), ""),
         );
-    // More than one reload: they are not forgotten by the second.
+    // The second reload must keep them, too.
     for text in [&reduced, &reduced] {
         assert_eq!(lb.reload(text).await, "applied", "{text}");
         for gauge in gauges {

@@ -1,11 +1,11 @@
-//! Health and metrics over HTTP, by the names that were promised.
+//! Health checks and metrics over HTTP, with their documented names.
 
 use leastconn_testkit::client::read_line;
 use leastconn_testkit::{Behaviour, DEADLINE, Upstream, metrics};
 
 use crate::support::{CLIENT1, NO_PROBES, Site, TLS, entries, refused, talk};
 
-/// Every family of the contract, with its type.
+/// Every documented metric family, with its type.
 const FAMILIES: [(&str, &str); 16] = [
     ("leastconn_connections_total", "counter"),
     ("leastconn_connections_active", "gauge"),
@@ -29,7 +29,7 @@ const FAMILIES: [(&str, &str); 16] = [
 async fn documented_metrics_exist_with_their_labels() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
-    // Before anybody came: a counter that begins with its first event hides it.
+    // Before the first connection: counters must start at 0, or the first event is lost.
     let fresh = lb.metrics().await;
     for key in [
         r#"leastconn_connections_total{listener="main",outcome="ok"}"#,
@@ -59,17 +59,20 @@ async fn documented_metrics_exist_with_their_labels() {
         assert!(text.contains(&format!("# HELP {name} ")), "{name}");
     }
     let samples = metrics::parse(&text);
-    let of = |key: &str| samples[&metrics::normalise(key)];
-    assert_eq!(of("leastconn_handshake_seconds_count"), 2.0);
-    assert_eq!(of("leastconn_server_connect_seconds_count"), 1.0);
-    assert_eq!(of(r#"leastconn_handshake_seconds_bucket{le="+Inf"}"#), 2.0);
+    let sample = |key: &str| samples[&metrics::normalise(key)];
+    assert_eq!(sample("leastconn_handshake_seconds_count"), 2.0);
+    assert_eq!(sample("leastconn_server_connect_seconds_count"), 1.0);
     assert_eq!(
-        of(r#"leastconn_server_up{upstream="web",server="web1"}"#),
+        sample(r#"leastconn_handshake_seconds_bucket{le="+Inf"}"#),
+        2.0
+    );
+    assert_eq!(
+        sample(r#"leastconn_server_up{upstream="web",server="web1"}"#),
         1.0
     );
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(
-        of(&format!("leastconn_build_info{{version=\"{version}\"}}")),
+        sample(&format!("leastconn_build_info{{version=\"{version}\"}}")),
         1.0
     );
     let files = metrics::family(&samples, "leastconn_certificate_not_after_seconds");
@@ -98,7 +101,7 @@ async fn gauges_and_byte_counters_follow_connections() {
             r#"leastconn_server_connections_active{upstream="web",server="web1"}"#,
             1.0,
         ),
-        // Not only once it has ended.
+        // Updated while the connection is open.
         (
             r#"leastconn_bytes_total{listener="main",direction="sent"}"#,
             5.0,
@@ -110,7 +113,7 @@ async fn gauges_and_byte_counters_follow_connections() {
     lb.quiet().await;
 }
 
-/// Row 28 of the matrix of threats: what clients bring is no label.
+/// Row 28 of docs/threats.md: data from clients is never a label.
 #[tokio::test]
 async fn clients_add_no_metric_series() {
     let web = Upstream::named("web1").await;
@@ -139,7 +142,7 @@ async fn clients_add_no_metric_series() {
         lb.wait_metric(ok, (n + 1) as f64, DEADLINE).await;
         let mut series: Vec<_> = lb.metrics().await.into_keys().collect();
         series.sort();
-        // The first may have added its rule's: of rules there are as many as configured.
+        // The first connection may have added the series of its rule; rules are bounded.
         assert_eq!(*before.get_or_insert_with(|| series.clone()), series);
     }
     lb.quiet().await;

@@ -1,5 +1,5 @@
-//! What the contract, the guide, the alerts and the dashboard say about metrics is
-//! what a scrape has, after every kind of traffic.
+//! The contract, the guide, the alerts and the Grafana dashboard name the metrics of a
+//! scrape, after all kinds of traffic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use crate::support::{
     CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry, nowhere, refused, talk, tcp,
 };
 
-/// Name, type, labels.
+/// Name, type and labels.
 type Family = (String, String, BTreeSet<String>);
 
-/// What other programs were promised: these, with exactly these labels.
+/// Metrics that other programs rely on, with exactly these labels.
 const CONTRACT: [(&str, &str, &[&str]); 16] = [
     (
         "leastconn_connections_total",
@@ -77,10 +77,10 @@ fn family(name: &str, kind: &str, labels: &[&str]) -> Family {
     (name.to_owned(), kind.to_owned(), labels)
 }
 
-/// The names of the labels of a sample.
+/// The label names of a sample.
 fn labels(sample: &str) -> BTreeSet<String> {
     let inside = sample.split_once('{').map_or("", |(_, labels)| labels);
-    // In this test no value has a quote in it.
+    // No label value contains a quote in this test.
     let names = inside.split('"').step_by(2).map(|name| {
         let name = name.trim_matches(|c: char| c == ',' || c == '=' || c == '}' || c == ' ');
         name.split(['=', '}']).next().unwrap_or_default().to_owned()
@@ -90,7 +90,7 @@ fn labels(sample: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Each family of a scrape; every sample must have the same labels.
+/// The families of a scrape. All samples of a family must have the same labels.
 fn families(text: &str) -> BTreeSet<Family> {
     let mut families: BTreeMap<String, (String, Option<BTreeSet<String>>)> = BTreeMap::new();
     let mut current = String::new();
@@ -114,8 +114,8 @@ fn families(text: &str) -> BTreeSet<Family> {
     families.collect()
 }
 
-/// A balancer that has been through all of it.
-async fn experienced() -> (Running, Upstream) {
+/// Starts a balancer and sends it all kinds of traffic.
+async fn start_with_traffic() -> (Running, Upstream) {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .listener("main", &["upstream = \"web\"", TLS])
@@ -167,7 +167,7 @@ fn documented(page: &str) -> BTreeSet<Family> {
     rows.map(family).collect()
 }
 
-/// The metrics that an expression, or any text, names.
+/// The metrics that a text or an expression names.
 fn named(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words
@@ -190,7 +190,7 @@ fn assert_known(text: &str, families: &BTreeSet<Family>) {
 
 #[tokio::test]
 async fn documented_metrics_exist_in_a_scrape() {
-    let (lb, _web) = experienced().await;
+    let (lb, _web) = start_with_traffic().await;
     let (_, text) = lb.http_get("/metrics").await;
     let scraped = families(&text);
     for (name, kind, labels) in CONTRACT {
@@ -206,7 +206,7 @@ async fn documented_metrics_exist_in_a_scrape() {
         if name != "LeastconnDown" {
             assert_known(expression, &scraped);
         }
-        // In the rows of exactly the metrics that it looks at.
+        // The table lists each alert in the rows of exactly the metrics that it uses.
         for (metric, ..) in &scraped {
             let row = format!("| `{metric}` |");
             let row = page.lines().find(|line| line.starts_with(&row)).unwrap();
@@ -217,8 +217,8 @@ async fn documented_metrics_exist_in_a_scrape() {
                 .split(", ")
                 .any(|listed| listed.trim() == name);
             let subtracted = format!("unless on (job, instance, file) {metric}");
-            let looks = named(&expression.replace(&subtracted, "")).contains(&**metric);
-            assert_eq!(listed, looks, "{name} and {metric}");
+            let uses = named(&expression.replace(&subtracted, "")).contains(&**metric);
+            assert_eq!(listed, uses, "{name} and {metric}");
         }
         assert!(page.matches(name).count() >= 2, "what to do about {name}");
     }
@@ -238,15 +238,12 @@ async fn documented_metrics_exist_in_a_scrape() {
     lb.quiet().await;
 }
 
-/// What an import looks at.
+/// The properties that Grafana checks on import.
 #[test]
 fn grafana_dashboard_can_be_imported() {
     let dashboard: Value = serde_json::from_str(&read("deploy/grafana/leastconn.json")).unwrap();
     assert!(dashboard["schemaVersion"].as_u64().unwrap() >= 36);
-    assert!(
-        dashboard["id"].is_null(),
-        "the place it goes to gives it one"
-    );
+    assert!(dashboard["id"].is_null(), "Grafana assigns the ID");
     for field in ["title", "uid"] {
         assert!(!dashboard[field].as_str().unwrap().is_empty(), "{field}");
     }
@@ -259,10 +256,10 @@ fn grafana_dashboard_can_be_imported() {
     for panel in dashboard["panels"].as_array().unwrap() {
         assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
         assert!(!panel["title"].as_str().unwrap().is_empty());
-        let of = |field: &str| panel["gridPos"][field].as_u64().unwrap();
-        assert!(of("x") + of("w") <= 24);
-        for x in of("x")..of("x") + of("w") {
-            for y in of("y")..of("y") + of("h") {
+        let position = |field: &str| panel["gridPos"][field].as_u64().unwrap();
+        assert!(position("x") + position("w") <= 24);
+        for x in position("x")..position("x") + position("w") {
+            for y in position("y")..position("y") + position("h") {
                 assert!(taken.insert((x, y)), "panels overlap: {panel}");
             }
         }
@@ -272,7 +269,7 @@ fn grafana_dashboard_can_be_imported() {
             assert!(letters.insert(target["refId"].as_str().unwrap()));
         }
     }
-    // Every variable that a query uses is there.
+    // Every variable that a query uses is defined.
     let text = dashboard.to_string();
     let known: Vec<_> = variables
         .iter()
@@ -297,8 +294,8 @@ async fn process_metrics_match_the_kernel() {
     assert_eq!(before["leastconn_connections_limit"], 77.0);
     assert_eq!(before["leastconn_ready"], 1.0);
     assert_eq!(before["leastconn_config_last_reload_applied"], 1.0);
-    // The scrape's own connection is open when it counts, and closed afterwards. What is
-    // read after the start may be open then, too.
+    // The connection of the scrape itself is counted, and files that are read after the
+    // start may still be open.
     eventually(DEADLINE, || async {
         let files = lb.metrics().await["process_open_fds"] - 1.0;
         let open = lb.open_fds() as f64;
@@ -341,7 +338,7 @@ async fn process_metrics_match_the_kernel() {
         .await;
     lb.wait_metric("leastconn_connections_limit", 78.0, DEADLINE)
         .await;
-    // A list has its own family, and is in that of all files too.
+    // CRLs have their own family, and are also in the family of all files.
     for name in ["certificate_not_after", "crl_next_update"] {
         let name = format!("leastconn_{name}_seconds");
         let lists = metrics::family(&after, &name).filter(|(key, _)| key.contains("ca.crl"));

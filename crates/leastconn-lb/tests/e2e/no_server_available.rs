@@ -1,4 +1,4 @@
-//! No server that a client may use is available: last resorts, retries and their end.
+//! No available server for a client: last resorts, retries and their end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,9 +22,9 @@ async fn start(servers: &[String], lines: &[&str]) -> Running {
         .await
 }
 
-/// Opens 100 connections a second until `until` is done, and expects all to be served.
-/// Returns how many there were.
-async fn all_are_served(lb: &Running, until: impl Future<Output = ()>) -> usize {
+/// Opens 100 connections a second until `until` completes, and asserts that all are
+/// served. Returns their number.
+async fn assert_all_served(lb: &Running, until: impl Future<Output = ()>) -> usize {
     let mut clients = JoinSet::new();
     let mut tick = tokio::time::interval(Duration::from_millis(10));
     tokio::pin!(until);
@@ -48,7 +48,7 @@ async fn all_are_served(lb: &Running, until: impl Future<Output = ()>) -> usize 
 }
 
 /// Refuses connections for 300 ms.
-async fn blip(server: &Upstream) {
+async fn refuse_briefly(server: &Upstream) {
     server.stop(OpenConnections::Keep).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     server.restart().await;
@@ -58,10 +58,10 @@ async fn blip(server: &Upstream) {
 async fn short_outage_of_the_only_server_is_retried() {
     let web = Upstream::named("web1").await;
     let lb = start(&entries(&[&web]), &[]).await;
-    let opened = all_are_served(&lb, async {
+    let opened = assert_all_served(&lb, async {
         for _ in 0..2 {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            blip(&web).await;
+            refuse_briefly(&web).await;
         }
     });
     assert!(opened.await > 50);
@@ -79,9 +79,9 @@ async fn alternating_refusals_are_retried() {
     }
     let all: Vec<_> = servers.iter().collect();
     let lb = start(&entries(&all), &[]).await;
-    let opened = all_are_served(&lb, async {
+    let opened = assert_all_served(&lb, async {
         for server in servers.iter().cycle().take(8) {
-            blip(server).await;
+            refuse_briefly(server).await;
         }
     });
     assert!(opened.await > 100);
@@ -121,10 +121,10 @@ async fn ejected_server_is_dialled_as_last_resort() {
         DEADLINE,
     )
     .await;
-    // Others have a server.
+    // The other servers are available, so this is no panic mode.
     assert_eq!(lb.metrics().await[PANIC], 0.0);
-    let said = |event: &Value| event.to_string().contains("dialled as a last resort");
-    lb.wait_log(said, DEADLINE).await;
+    let is_logged = |event: &Value| event.to_string().contains("dialled as a last resort");
+    lb.wait_log(is_logged, DEADLINE).await;
     assert_eq!(lb.stderr().matches("dialled as a last resort").count(), 1);
     web2.restart().await;
     assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "web2");
@@ -197,7 +197,7 @@ async fn kill_or_revocation_ends_a_waiting_connection() {
         .await;
     let client = Arc::new(lb.client(CLIENT1));
     let addr = lb.main();
-    let waits = {
+    let waiting = {
         let client = Arc::clone(&client);
         tokio::spawn(async move { refused(&client, addr).await })
     };
@@ -208,7 +208,7 @@ async fn kill_or_revocation_ends_a_waiting_connection() {
     })
     .await
     .unwrap();
-    // Its place is its client's, and nobody's else: on the server it has none.
+    // The waiting connection counts for its client, but not for the server.
     let active = r#"leastconn_server_connections_active{upstream="web",server="web1"}"#;
     lb.wait_metric(active, 0.0, DEADLINE).await;
     refused(&client, addr).await;
@@ -217,7 +217,7 @@ async fn kill_or_revocation_ends_a_waiting_connection() {
     assert_eq!(lb.reload(&config).await, "applied");
     let record = lb.nth(1, "policy_changed").await;
     assert!(record["attempts"].as_u64() >= Some(2), "{record}");
-    within(DEADLINE, "the client", waits).await.unwrap();
+    within(DEADLINE, "the client", waiting).await.unwrap();
     lb.quiet().await;
 }
 

@@ -1,4 +1,5 @@
-//! Other protocols, garbage and early ends: an alert or a close, and no server.
+//! Other protocols, garbage and early FINs: an alert or a close, and no server is
+//! dialled.
 
 use leastconn_testkit::{Upstream, client::read_to_close, data::pattern};
 use tokio::io::AsyncWriteExt;
@@ -40,7 +41,7 @@ async fn garbage_is_refused_at_once(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let mut bad_hello = client_hello(lb.ca());
-    // The length of the hello's first list.
+    // The length of the first vector of the ClientHello.
     bad_hello[43] ^= 0xff;
     let kinds: Vec<Vec<u8>> = vec![
         pattern(0, 1),
@@ -57,12 +58,12 @@ async fn garbage_is_refused_at_once(records: Records) {
     let count = kinds.len();
     for (n, bytes) in kinds.into_iter().enumerate() {
         let mut stream = tcp(lb.main()).await;
-        // The balancer may have closed before the last of it.
+        // The balancer may close before everything was sent.
         let _ = stream.write_all(&bytes).await;
         let _ = stream.shutdown().await;
         let _ = read_to_close(&mut stream).await;
         let record = lb.nth(n, "handshake_failed").await;
-        // Not at the deadline, which is ten seconds.
+        // Before the deadline, which is ten seconds.
         assert!(record["duration_ms"].as_f64().unwrap() < 7000.0, "{record}");
     }
     assert_eq!(web.accepted(), 0);
@@ -77,7 +78,7 @@ async fn fin_during_the_handshake_is_a_failure(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
     let hello = client_hello(lb.ca());
-    // Nothing, a part of the hello, all of it.
+    // Nothing, parts of a ClientHello, all of it.
     for (n, sent) in [0, 1, 5, 100, hello.len()].into_iter().enumerate() {
         let mut stream = tcp(lb.main()).await;
         stream.write_all(&hello[..sent]).await.unwrap();
@@ -113,13 +114,13 @@ async fn other_protocols_are_named_in_the_detail(records: Records) {
             "RDP",
         ),
     ];
-    for (n, (bytes, said)) in sent.into_iter().enumerate() {
+    for (n, (bytes, expected)) in sent.into_iter().enumerate() {
         let mut stream = tcp(lb.main()).await;
         stream.write_all(bytes).await.unwrap();
         let _ = read_to_close(&mut stream).await;
         let record = lb.nth(n, "handshake_failed").await;
         let detail = record["detail"].as_str().unwrap();
-        assert!(detail.contains(said), "{detail}");
+        assert!(detail.contains(expected), "{detail}");
     }
     lb.quiet().await;
 }
@@ -141,13 +142,13 @@ async fn silent_and_slow_clients_have_different_details(records: Records) {
         (b"", "MySQL"),
         (&hello[..20], "in the middle of the ClientHello"),
     ];
-    for (n, (bytes, said)) in sent.into_iter().enumerate() {
+    for (n, (bytes, expected)) in sent.into_iter().enumerate() {
         let mut stream = tcp(lb.main()).await;
         stream.write_all(bytes).await.unwrap();
         let _ = read_to_close(&mut stream).await;
         let record = lb.nth(n, "handshake_timeout").await;
         let detail = record["detail"].as_str().unwrap();
-        assert!(detail.contains(said), "{detail}");
+        assert!(detail.contains(expected), "{detail}");
     }
     lb.quiet().await;
 }

@@ -1,5 +1,5 @@
-//! `/api/v1/openapi.json` describes what there is: every path is there, and every
-//! answer has the form that it says.
+//! `/api/v1/openapi.json` is complete: every path exists, and every response matches its
+//! schema.
 
 use leastconn_testkit::client::read_line;
 use leastconn_testkit::{DEADLINE, Upstream, within};
@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::ctl::{SOCKET, program};
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
 
-/// What of JSON Schema the document uses. Also wrong: a field that it does not have.
+/// The part of JSON Schema that the document uses. Fields without a schema are errors,
+/// too.
 fn validate(value: &Value, schema: &Value, root: &Value, at: &str) -> Result<(), String> {
     if let Some(to) = schema["$ref"].as_str() {
         let schema = root.pointer(&to[1..]).ok_or(to)?;
@@ -96,10 +97,10 @@ async fn responses_match_the_openapi_document() {
     within(DEADLINE, "the greeting", read_line(&mut stream))
         .await
         .unwrap();
-    // So that there is something of everything.
+    // A failed reload, so that optional fields are present, too.
     lb.write_config("nonsense");
     let socket = ["--socket", "lb.sock"];
-    let mut said = Vec::new();
+    let mut tested = Vec::new();
     for (args, path, code) in [
         (&["reload"][..], "/reload", 1),
         (
@@ -122,17 +123,17 @@ async fn responses_match_the_openapi_document() {
         ),
     ] {
         let args = [&["ctl"], args, &socket, &["--json"]].concat();
-        let ended = program(lb.dir(), &args).await;
-        assert_eq!(ended.code, code, "{args:?}: {ended:?}");
-        if ended.stdout.is_empty() {
+        let output = program(lb.dir(), &args).await;
+        assert_eq!(output.code, code, "{args:?}: {output:?}");
+        if output.stdout.is_empty() {
             continue;
         }
-        let value = serde_json::from_str(&ended.stdout).unwrap();
+        let value = serde_json::from_str(&output.stdout).unwrap();
         let form = answer(&document, path, "post");
         validate(&value, form, &document, path).unwrap_or_else(|wrong| panic!("{wrong}"));
-        said.push(path);
+        tested.push(path);
         for (path, methods) in document["paths"].as_object().unwrap() {
-            // `/readyz` is elsewhere, and answers in plain text.
+            // `/readyz` has another base path and answers in plain text.
             if methods.get("get").is_some() && methods.get("servers").is_none() {
                 let form = answer(&document, path, "get");
                 let value = get(&lb, path).await;
@@ -142,9 +143,9 @@ async fn responses_match_the_openapi_document() {
     }
     let posts = document["paths"].as_object().unwrap().iter();
     for (path, _) in posts.filter(|(_, methods)| methods.get("post").is_some()) {
-        assert!(said.contains(&&**path), "{path} was not tried");
+        assert!(tested.contains(&&**path), "{path} was not tried");
     }
-    // The check itself can fail.
+    // The validation itself can fail.
     let form = answer(&document, "/connections/kill", "post");
     for wrong in [
         json!({}),

@@ -1,5 +1,5 @@
-//! Where a PROXY header is required, it comes in time, whole, right, and from
-//! those who may send one, or nothing happens.
+//! A required PROXY header must arrive in time, be complete and valid, and come from a
+//! trusted proxy.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::{
 
 const REQUIRED: &str = "proxy_protocol = \"required\"\nproxy_protocol_from = \"127.0.0.1\"";
 
-async fn behind(web: &Upstream, lines: &[&str]) -> Running {
+async fn start(web: &Upstream, lines: &[&str]) -> Running {
     let lines = [&["upstream = \"web\""], lines].concat();
     Site::new()
         .listener("main", &lines)
@@ -27,12 +27,12 @@ async fn behind(web: &Upstream, lines: &[&str]) -> Running {
         .await
 }
 
-/// The detail of record `n`, of a connection that was refused for its header.
+/// The detail of record `n`, of a connection that was refused because of its header.
 async fn detail(lb: &Running, n: usize) -> String {
     let record = lb.nth(n, "handshake_failed").await;
     assert_eq!(record.get("proxy"), None, "{record}");
     assert!(record["source"].as_str().unwrap().starts_with("127.0.0.1:"));
-    // Not at the deadline, which is ten seconds.
+    // Before the deadline, which is ten seconds.
     assert!(record["duration_ms"].as_f64().unwrap() < 7000.0, "{record}");
     record["detail"].as_str().unwrap_or_default().to_owned()
 }
@@ -41,7 +41,7 @@ async fn detail(lb: &Running, n: usize) -> String {
 async fn invalid_header_is_refused_and_described() {
     let web = Upstream::named("web1").await;
     for tls in [&[REQUIRED, TLS][..], &[REQUIRED]] {
-        let lb = behind(&web, tls).await;
+        let lb = start(&web, tls).await;
         let udp = proxy::v2(0x21, 0x12, &[0; 12]);
         let unix = proxy::v2(0x21, 0x31, &[0; 216]);
         let long = proxy::v2(0x21, 0x11, &[0; 5000]);
@@ -79,8 +79,8 @@ async fn invalid_header_is_refused_and_described() {
         ];
         for (n, (bytes, said)) in cases.iter().enumerate() {
             let mut stream = tcp(lb.main()).await;
-            // The balancer may have closed before the last of it. What is wrong is
-            // seen at once: the sender does not end here.
+            // The balancer may close before everything was sent. It detects the error
+            // without waiting for a FIN, which is not sent here.
             let _ = stream.write_all(bytes).await;
             let _ = read_to_close(&mut stream).await;
             assert_eq!(detail(&lb, n).await, *said);
@@ -93,7 +93,7 @@ async fn invalid_header_is_refused_and_described() {
 #[tokio::test]
 async fn fin_before_the_header_ends_is_refused() {
     let web = Upstream::named("web1").await;
-    let lb = behind(&web, &[REQUIRED]).await;
+    let lb = start(&web, &[REQUIRED]).await;
     let v2 = proxy::v2(0x21, 0x11, &[0; 12]);
     let mut n = 0;
     for header in [&b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n"[..], &v2] {
@@ -117,14 +117,14 @@ async fn fin_before_the_header_ends_is_refused() {
     lb.quiet().await;
 }
 
-/// A header from elsewhere, even a right one, is a client that lies.
+/// Even a valid header from an untrusted source is refused.
 #[tokio::test]
 async fn untrusted_source_is_refused() {
     let web = Upstream::named("web1").await;
     let elsewhere =
         "proxy_protocol = \"required\"\nproxy_protocol_from = [\"10.0.0.0/8\", \"::1\"]";
     for tls in [&[elsewhere, TLS][..], &[elsewhere]] {
-        let lb = behind(&web, tls).await;
+        let lb = start(&web, tls).await;
         for (n, sent) in [
             &b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n"[..],
             b"PROXY UNKNOWN\r\n",
@@ -149,7 +149,7 @@ async fn untrusted_source_is_refused() {
 
 const LIMIT: f64 = 700.0;
 
-fn in_time(record: &Value) {
+fn assert_in_time(record: &Value) {
     let took = record["duration_ms"].as_f64().unwrap();
     let most = LIMIT * 1.1 + 250.0 + BUSY.as_secs_f64() * 1e3;
     assert!((LIMIT..most).contains(&took), "{record}");
@@ -158,23 +158,26 @@ fn in_time(record: &Value) {
 #[tokio::test]
 async fn header_bytes_do_not_extend_the_deadline() {
     let web = Upstream::named("web1").await;
-    let hasty = "handshake_timeout = \"700ms\"";
-    for tls in [&[REQUIRED, hasty, TLS][..], &[REQUIRED, hasty]] {
-        let lb = behind(&web, tls).await;
+    let short_handshake = "handshake_timeout = \"700ms\"";
+    for tls in [
+        &[REQUIRED, short_handshake, TLS][..],
+        &[REQUIRED, short_handshake],
+    ] {
+        let lb = start(&web, tls).await;
         let mut silent = tcp(lb.main()).await;
         let _ = read_to_close(&mut silent).await;
         let record = lb.nth(0, "handshake_timeout").await;
-        in_time(&record);
+        assert_in_time(&record);
         assert_eq!(
             record["detail"],
             "the deadline passed before a PROXY header"
         );
         let mut stream = tcp(lb.main()).await;
         let mut tick = interval(Duration::from_millis(50));
-        // Also after a pause of this process: never several at once.
+        // After a pause of this process, too, never several bytes at once.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let drip = async {
-            // It would take twenty seconds.
+            // Sending all of it would take twenty seconds.
             for byte in proxy::v2(0x21, 0x11, &[0; 400]) {
                 tick.tick().await;
                 if stream.write_all(&[byte]).await.is_err() {
@@ -185,22 +188,24 @@ async fn header_bytes_do_not_extend_the_deadline() {
         };
         within(DEADLINE, "the close", drip).await;
         let record = lb.nth(1, "handshake_timeout").await;
-        in_time(&record);
+        assert_in_time(&record);
         assert_eq!(
             record["detail"],
             "the deadline passed in the middle of a PROXY header"
         );
         lb.quiet().await;
     }
-    // What the header takes, the handshake does not have: the hello is late.
-    let lb = behind(&web, &[REQUIRED, "handshake_timeout = \"8s\"", TLS]).await;
+    // The header and the handshake share one deadline, and the ClientHello comes too
+    // late. Tests silence: five seconds of it are less than the timeout, and more than
+    // what remains.
+    let lb = start(&web, &[REQUIRED, "handshake_timeout = \"8s\"", TLS]).await;
     let mut stream = tcp(lb.main()).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let header = b"PROXY TCP4 192.0.2.7 198.51.100.1 4660 443\r\n";
     stream.write_all(header).await.unwrap();
     let _ = within(DEADLINE, "the close", read_to_close(&mut stream)).await;
     let record = lb.nth(0, "handshake_timeout").await;
-    // Begun anew with the header it would take 13 seconds.
+    // With a deadline of its own for the handshake, it would take 13 seconds.
     let took = record["duration_ms"].as_f64().unwrap();
     assert!((8000.0..12900.0).contains(&took), "{record}");
     assert_eq!(record["source"], "192.0.2.7:4660");
@@ -208,7 +213,7 @@ async fn header_bytes_do_not_extend_the_deadline() {
     lb.quiet().await;
 }
 
-/// One that waits for a header is ended when the process is.
+/// A connection that waits for its header ends at once on shutdown.
 #[tokio::test]
 async fn shutdown_does_not_wait_for_headers() {
     let web = Upstream::named("web1").await;

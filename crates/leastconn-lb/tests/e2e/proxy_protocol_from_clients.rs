@@ -1,5 +1,5 @@
-//! A balancer in front says whose connection it passes on, and from then on that
-//! is who the client is: in rules, in limits, in the log.
+//! The PROXY header of a trusted proxy sets the source address for rules, limits and the
+//! log.
 
 use std::net::SocketAddr;
 
@@ -24,8 +24,8 @@ both_record_layers! {
 
 const REQUIRED: &str = "proxy_protocol = \"required\"\nproxy_protocol_from = \"127.0.0.0/8\"";
 
-/// A TLS listener, with two rules that go by address.
-async fn behind(records: Records, web: &Upstream) -> Running {
+/// A TLS listener with two rules that match by source address.
+async fn start(records: Records, web: &Upstream) -> Running {
     Site::new()
         .records(records)
         .listener("main", &["upstream = \"web\"", REQUIRED, TLS])
@@ -55,7 +55,7 @@ fn plain(web: &Upstream) -> Site {
 }
 
 /// Connects, and sends `first`.
-async fn sending(addr: SocketAddr, first: &[u8]) -> TcpStream {
+async fn connect_and_send(addr: SocketAddr, first: &[u8]) -> TcpStream {
     let mut stream = tcp(addr).await;
     stream.write_all(first).await.unwrap();
     stream
@@ -65,7 +65,7 @@ const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 4660 443\r\n";
 
 async fn source_comes_from_the_header(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = behind(records, &web).await;
+    let lb = start(records, &web).await;
     let headers = [
         (V1.to_vec(), "there", "192.0.2.7:4660"),
         (
@@ -89,7 +89,7 @@ async fn source_comes_from_the_header(records: Records) {
         ),
     ];
     for (n, (header, rule, source)) in headers.into_iter().enumerate() {
-        let stream = sending(lb.main(), &header).await;
+        let stream = connect_and_send(lb.main(), &header).await;
         let front = stream.local_addr().unwrap();
         let client = lb.client(CLIENT1);
         talk(client.handshake(stream, "localhost").await.unwrap())
@@ -100,9 +100,9 @@ async fn source_comes_from_the_header(records: Records) {
         assert_eq!(record["source"], source, "{record}");
         assert_eq!(record["proxy"], front.to_string(), "{record}");
     }
-    // It is no rule's address, whoever says so.
+    // No rule matches this address.
     let header = b"PROXY TCP4 203.0.113.1 198.51.100.1 1 443\r\n";
-    let stream = sending(lb.main(), header).await;
+    let stream = connect_and_send(lb.main(), header).await;
     let client = lb.client(CLIENT1);
     let mut stream = client.handshake(stream, "localhost").await.unwrap();
     assert!(read_to_close(&mut stream).await.unwrap().is_empty());
@@ -114,13 +114,13 @@ async fn source_comes_from_the_header(records: Records) {
 
 async fn data_after_the_header_is_not_lost(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = behind(records, &web).await;
+    let lb = start(records, &web).await;
     let v2 = proxy::v2(
         0x21,
         0x11,
         &[
             &[192, 0, 2, 7, 198, 51, 100, 1, 0x12, 0x34, 1, 187][..],
-            // More than is looked at at once, and a TLV that means nothing here.
+            // Longer than one read, with an unknown TLV.
             &[4, 0x03, 0x00],
             &[7; 0x300],
         ]
@@ -134,7 +134,7 @@ async fn data_after_the_header_is_not_lost(records: Records) {
                 ..Faults::default()
             };
             let path = FaultProxy::start(lb.main(), slices, Faults::default()).await;
-            // The ClientHello in the same segment as the header's last byte.
+            // The ClientHello is in the same segment as the last byte of the header.
             let client = lb.client(CLIENT1);
             let together = Prefixed::new(tcp(path.addr()).await, header);
             talk(client.handshake(together, "localhost").await.unwrap())
@@ -148,14 +148,14 @@ async fn data_after_the_header_is_not_lost(records: Records) {
     lb.quiet().await;
 }
 
-/// Without TLS, what follows is the client's own from the first byte on.
+/// Without TLS, everything after the header is data of the client.
 #[tokio::test]
 async fn plain_data_starts_after_the_header() {
     let web = Upstream::start(leastconn_testkit::Behaviour::Echo).await;
     let lb = plain(&web).start().await;
     for (n, cut) in [0, 1, V1.len() / 2, V1.len()].into_iter().enumerate() {
         let all = [V1, b"hello"].concat();
-        let mut stream = sending(lb.main(), &all[..cut]).await;
+        let mut stream = connect_and_send(lb.main(), &all[..cut]).await;
         stream.write_all(&all[cut..]).await.unwrap();
         stream.shutdown().await.unwrap();
         assert_eq!(read_to_close(&mut stream).await.unwrap(), b"hello");
@@ -166,7 +166,7 @@ async fn plain_data_starts_after_the_header() {
     lb.quiet().await;
 }
 
-/// Limits go by the address in the header, not by that of the balancer in front.
+/// Limits apply to the address in the header, not to that of the proxy.
 #[tokio::test]
 async fn each_proxied_address_has_its_own_bucket() {
     let web = Upstream::named("web1").await;
@@ -183,7 +183,7 @@ async fn each_proxied_address_has_its_own_bucket() {
         .await;
     let from = async |host: u8| {
         let header = format!("PROXY TCP4 192.0.2.{host} 198.51.100.1 1 2\r\n");
-        sending(lb.main(), header.as_bytes()).await
+        connect_and_send(lb.main(), header.as_bytes()).await
     };
     talk(from(1).await).await.unwrap();
     talk(from(2).await).await.unwrap();
@@ -193,7 +193,7 @@ async fn each_proxied_address_has_its_own_bucket() {
     lb.quiet().await;
 }
 
-/// Health checks of the balancer in front are its own connections.
+/// Health checks of the proxy are its own connections.
 #[tokio::test]
 async fn local_header_keeps_the_peer_address() {
     let web = Upstream::named("web1").await;
@@ -209,7 +209,7 @@ async fn local_header_keeps_the_peer_address() {
         proxy::v2(0x21, 0x00, &[]),
     ];
     for (n, header) in headers.into_iter().enumerate() {
-        let stream = sending(lb.main(), &header).await;
+        let stream = connect_and_send(lb.main(), &header).await;
         let own = stream.local_addr().unwrap();
         talk(stream).await.unwrap();
         let record = lb.nth(n, "ok").await;
@@ -220,13 +220,13 @@ async fn local_header_keeps_the_peer_address() {
     lb.quiet().await;
 }
 
-/// Two in a row: the inner one gets through what the outer one says.
+/// A second header is data of the client.
 #[tokio::test]
 async fn only_one_header_is_read() {
     let web = Upstream::start(leastconn_testkit::Behaviour::Echo).await;
     let lb = plain(&web).start().await;
     let second = b"PROXY TCP4 203.0.113.9 198.51.100.1 1 2\r\n";
-    let mut stream = sending(lb.main(), &[V1, second].concat()).await;
+    let mut stream = connect_and_send(lb.main(), &[V1, second].concat()).await;
     stream.shutdown().await.unwrap();
     assert_eq!(read_to_close(&mut stream).await.unwrap(), second);
     let record = lb.nth(0, "ok").await;
@@ -234,12 +234,12 @@ async fn only_one_header_is_read() {
     lb.quiet().await;
 }
 
-/// A header that a client sends where none is read is no header.
+/// Where no header is expected, it is invalid data.
 #[tokio::test]
 async fn header_is_data_where_it_is_off() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
-    let mut stream = sending(lb.main(), &[V1, &client_hello(lb.ca())].concat()).await;
+    let mut stream = connect_and_send(lb.main(), &[V1, &client_hello(lb.ca())].concat()).await;
     let _ = read_to_close(&mut stream).await;
     let record = lb.nth(0, "handshake_failed").await;
     assert!(record["source"].as_str().unwrap().starts_with("127.0.0.1:"));
@@ -247,8 +247,8 @@ async fn header_is_data_where_it_is_off() {
     lb.quiet().await;
 }
 
-/// A source's rate is that of the clients announced, not of the balancer in front, and
-/// a reload that leaves it alone gives nobody another burst.
+/// The source rate limit applies to the proxied address, and a reload that does not
+/// change it grants no new burst.
 #[tokio::test]
 async fn source_rate_limit_uses_the_proxied_address() {
     let web = Upstream::named("web1").await;
@@ -269,13 +269,13 @@ async fn source_rate_limit_uses_the_proxied_address() {
         (8, "ok"),
         (8, "rate_limited"),
     ] {
-        let mut stream = sending(lb.main(), from(last).as_bytes()).await;
+        let mut stream = connect_and_send(lb.main(), from(last).as_bytes()).await;
         if outcome == "ok" {
             talk(stream).await.unwrap();
         } else {
-            // A reset, or an end: nothing in any case.
-            let said = read_to_close(&mut stream).await.unwrap_or_default();
-            assert!(said.is_empty());
+            // A RST or a FIN, but no data.
+            let received = read_to_close(&mut stream).await.unwrap_or_default();
+            assert!(received.is_empty());
         }
         lb.nth(n, outcome).await;
         n += 1;

@@ -1,4 +1,4 @@
-//! Servers are told who the client is, before they get its first byte.
+//! Servers receive a PROXY header with the client's address before its first byte.
 
 use leastconn_testkit::{
     Behaviour, DEADLINE, TlsClient, Upstream,
@@ -24,8 +24,8 @@ async fn server() -> Upstream {
     Upstream::start(Behaviour::ProxyHeader).await
 }
 
-/// Ends in order, and returns what the server said of the header.
-async fn told<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> String {
+/// Closes in order, and returns the server's report of the header.
+async fn reported_header<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> String {
     let line = read_line(&mut stream).await.unwrap();
     let sent = b"and the client's own bytes";
     assert_eq!(roundtrip(&mut stream, sent).await.unwrap(), sent);
@@ -50,13 +50,13 @@ async fn plain_connection_sends_both_addresses() {
         let stream = tcp(lb.main()).await;
         let client = stream.local_addr().unwrap();
         let expected = format!("{version} {client} {}", lb.main());
-        assert_eq!(told(stream).await, expected);
-        // Of what is the client's, nothing is counted that is not.
+        assert_eq!(reported_header(stream).await, expected);
+        // The header does not count as data of the client.
         let record = lb.nth(0, "ok").await;
         assert_eq!(record["bytes_received"], 26, "{record}");
         lb.quiet().await;
     }
-    // And where it is off, none is sent.
+    // Without `proxy_protocol`, no header is sent.
     let lb = plain("off", &entries(&[&web])).start().await;
     let mut stream = tcp(lb.main()).await;
     stream.write_all(b"not a header at all\r\n").await.unwrap();
@@ -80,7 +80,7 @@ async fn ipv6_addresses_are_sent() {
             .await;
         let stream = tcp(lb.main()).await;
         let expected = format!("{version} {} {}", stream.local_addr().unwrap(), lb.main());
-        assert_eq!(told(stream).await, expected);
+        assert_eq!(reported_header(stream).await, expected);
         lb.nth(0, "ok").await;
         lb.quiet().await;
     }
@@ -90,7 +90,7 @@ fn hex(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A TLV as it stands in a header, in hexadecimal.
+/// A TLV of a header in hexadecimal.
 fn tlv(kind: u8, value: &str) -> String {
     format!("{kind:02x}{:04x}{}", value.len(), hex(value))
 }
@@ -119,7 +119,7 @@ async fn tls_details_of_the_client_are_sent(records: Records) {
     let with = "0700000000";
     let without = "0100000001";
     let certificate = lb.client(CLIENT1);
-    let nobody = TlsClient::new(lb.ca(), None);
+    let anonymous = TlsClient::new(lb.ca(), None);
     let v13 = format!(
         "{}{}",
         tlv(0x21, "TLSv1.3"),
@@ -140,10 +140,10 @@ async fn tls_details_of_the_client_are_sent(records: Records) {
         ("main", certificate.tls12(), format!("{with}{v12}{named}")),
         (
             "anonymous",
-            nobody.clone().tls13(),
+            anonymous.clone().tls13(),
             format!("{without}{v13}"),
         ),
-        ("anonymous", nobody.tls12(), format!("{without}{v12}")),
+        ("anonymous", anonymous.tls12(), format!("{without}{v12}")),
     ];
     for (n, (listener, client, ssl)) in cases.into_iter().enumerate() {
         let addr = lb.address(listener);
@@ -155,7 +155,7 @@ async fn tls_details_of_the_client_are_sent(records: Records) {
             _ => String::new(),
         };
         assert_eq!(
-            told(stream).await,
+            reported_header(stream).await,
             format!("v2 {source} {addr} 02={authority}{identity} 20={ssl}")
         );
         lb.nth(n, "ok").await;
@@ -163,7 +163,7 @@ async fn tls_details_of_the_client_are_sent(records: Records) {
     lb.quiet().await;
 }
 
-/// The flags say that it was shown in the session, not in this connection.
+/// The flags say that the certificate belongs to the session, not to this connection.
 async fn resumed_session_sends_the_original_certificate(records: Records) {
     let web = server().await;
     let resuming = TLS.replace(" }", ", resumption = \"on\" }");
@@ -180,7 +180,7 @@ async fn resumed_session_sends_the_original_certificate(records: Records) {
     for client in [client.clone().tls12(), client.tls13()] {
         for (resumed, ssl) in [(false, "0700000000"), (true, "0500000000")] {
             let stream = client.connect(lb.main()).await.unwrap();
-            let line = told(stream).await;
+            let line = reported_header(stream).await;
             assert!(line.contains(&format!(" 20={ssl}")), "{line}");
             assert!(line.contains(&tlv(0x22, CLIENT1)), "{line}");
             let record = lb.nth(n, "ok").await;
@@ -191,7 +191,7 @@ async fn resumed_session_sends_the_original_certificate(records: Records) {
     lb.quiet().await;
 }
 
-/// The outer one takes what a balancer before it says; the inner one lets in by that.
+/// The inner balancer matches rules by the address that the outer one sends.
 async fn second_balancer_forwards_the_original_source(records: Records) {
     let web = server().await;
     let required = "proxy_protocol = \"required\"\nproxy_protocol_from = \"127.0.0.1\"";
@@ -226,7 +226,7 @@ async fn second_balancer_forwards_the_original_source(records: Records) {
         let header = b"PROXY TCP4 192.0.2.7 198.51.100.1 4660 443\r\n";
         let stream = Prefixed::new(tcp(outer.main()).await, header);
         let client = inner.client(CLIENT1).tls13();
-        let line = told(client.handshake(stream, "localhost").await.unwrap()).await;
+        let line = reported_header(client.handshake(stream, "localhost").await.unwrap()).await;
         let ends = "v2 192.0.2.7:4660 198.51.100.1:443 02=";
         assert!(line.starts_with(ends), "{line}");
         assert!(line.contains(&tlv(0x22, CLIENT1)), "{line}");
@@ -250,7 +250,7 @@ async fn retried_server_gets_the_header() {
     let lb = plain("v2", &servers).start().await;
     let stream = tcp(lb.main()).await;
     let expected = format!("v2 {} {}", stream.local_addr().unwrap(), lb.main());
-    assert_eq!(told(stream).await, expected);
+    assert_eq!(reported_header(stream).await, expected);
     let record = lb.nth(0, "ok").await;
     assert_eq!(record["attempts"], 2, "{record}");
     lb.quiet().await;
@@ -280,7 +280,11 @@ async fn health_checks_send_a_local_header() {
         web.wait_open(0).await;
         lb.wait_metric(probed, 1.0, DEADLINE).await;
         let stream = tcp(lb.main()).await;
-        assert!(told(stream).await.contains(&lb.main().to_string()));
+        assert!(
+            reported_header(stream)
+                .await
+                .contains(&lb.main().to_string())
+        );
         lb.nth(0, "ok").await;
         lb.quiet().await;
     }
@@ -301,7 +305,11 @@ async fn health_checks_send_a_local_header() {
         .start()
         .await;
     health.wait_accepted(1).await;
-    assert!(told(tcp(lb.main()).await).await.starts_with("v1 127.0.0.1"));
+    assert!(
+        reported_header(tcp(lb.main()).await)
+            .await
+            .starts_with("v1 127.0.0.1")
+    );
     lb.nth(0, "ok").await;
     lb.quiet().await;
 }
@@ -322,7 +330,7 @@ async fn header_precedes_upstream_tls() {
         lb.wait_metric(up, 1.0, DEADLINE).await;
         let stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
         let source = stream.get_ref().0.local_addr().unwrap();
-        let line = told(stream).await;
+        let line = reported_header(stream).await;
         let ends = format!("v2 {source} {} 02=", lb.main());
         assert!(line.starts_with(&ends), "{line}");
         assert!(line.contains(&tlv(0x22, CLIENT1)), "{line}");
@@ -353,7 +361,7 @@ async fn matched_name_and_certificate_are_sent() {
     let id = "spiffe://lb.com/ns/prod/sa/orders";
     let cert = lb.ca().leaf("ignored").uri(id).build();
     let client = lb.showing(&cert).alpn(&["h2"]);
-    let line = told(client.connect(lb.main()).await.unwrap()).await;
+    let line = reported_header(client.connect(lb.main()).await.unwrap()).await;
     assert!(
         line.contains(&format!(" e5={}", hex(&format!("uri:{id}")))),
         "{line}"

@@ -1,5 +1,5 @@
-//! When authorities, lists or rules change, open connections are judged again: those
-//! that may not go on end within a second, and no other notices.
+//! Open connections are re-authorized when authorities, CRLs or rules change: forbidden
+//! ones end within a second, others are not affected.
 
 use std::time::Duration;
 
@@ -19,15 +19,15 @@ async fn open(client: &TlsClient, lb: &Running) -> Open {
     stream
 }
 
-/// Waits until the balancer has ended it.
-async fn ended(stream: &mut Open) {
+/// Waits until the balancer has closed the connection.
+async fn wait_closed(stream: &mut Open) {
     let mut rest = Vec::new();
-    // Cut off: an error or an end, but nothing more comes.
+    // By an error or a FIN, but without more data.
     let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
     assert!(rest.is_empty());
 }
 
-async fn goes_on(stream: &mut Open) {
+async fn assert_open(stream: &mut Open) {
     let bytes = vec![5; 50_000];
     assert!(roundtrip(stream, &bytes).await.unwrap() == bytes);
 }
@@ -37,17 +37,17 @@ async fn close(mut stream: Open) {
     assert!(read_to_close(&mut stream).await.unwrap().is_empty());
 }
 
-/// Reloads, and says how long it took until `stream` had ended.
-async fn ends_by(lb: &Running, config: &str, stream: &mut Open) -> Duration {
+/// Reloads, and returns how long it took until `stream` was closed.
+async fn time_to_close(lb: &Running, config: &str, stream: &mut Open) -> Duration {
     lb.write_config(config);
     let start = Instant::now();
     lb.signal(Signal::HUP);
-    ended(stream).await;
+    wait_closed(stream).await;
     start.elapsed()
 }
 
-/// A revoked client among many others of as many certificates.
-async fn one_of(many: usize) {
+/// Opens a connection of a client that is revoked, among many of other clients.
+async fn revoke_one_of(many: usize) {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
         .process("watch = \"off\"")
@@ -62,14 +62,14 @@ async fn one_of(many: usize) {
     for n in 0..many {
         others.push(open(&lb.client(&format!("c{n}.lb.com")), &lb).await);
     }
-    // They talk while it happens: what was sent before comes back after.
+    // Data sent before the reload is echoed after it.
     let word = b"before the reload";
     for stream in &mut others {
         stream.write_all(word).await.unwrap();
         stream.flush().await.unwrap();
     }
     lb.ca().write_crl(lb.dir(), &[&revoked]);
-    let took = ends_by(&lb, &lb.config(), &mut bad).await;
+    let took = time_to_close(&lb, &lb.config(), &mut bad).await;
     assert!(took < Duration::from_secs(1) + BUSY, "{took:?}");
     let record = lb
         .wait_record(
@@ -96,7 +96,7 @@ async fn one_of(many: usize) {
 #[tokio::test]
 async fn revoked_client_is_disconnected_within_a_second() {
     let long = std::env::var_os("LEASTCONN_LONG").is_some();
-    one_of(if long { 8_000 } else { 500 }).await;
+    revoke_one_of(if long { 8_000 } else { 500 }).await;
 }
 
 #[tokio::test]
@@ -115,9 +115,9 @@ async fn removed_authority_ends_its_clients() {
     let mut gone = open(&theirs, &lb).await;
     std::fs::write(lb.dir().join("ca.crt"), lb.ca().cert_pem()).unwrap();
     lb.ca().write_crl(lb.dir(), &[]);
-    ends_by(&lb, &lb.config(), &mut gone).await;
+    time_to_close(&lb, &lb.config(), &mut gone).await;
     lb.nth(0, "untrusted_certificate").await;
-    goes_on(&mut ours).await;
+    assert_open(&mut ours).await;
     close(ours).await;
     lb.quiet().await;
 }
@@ -139,14 +139,14 @@ async fn changed_rules_end_only_forbidden_connections() {
     let mut two = open(&lb.client("two.lb.com"), &lb).await;
     let mut three = open(&lb.client("three.lb.com"), &lb).await;
 
-    // Another name and another limit end nothing. The name is the new one.
+    // Another name and another limit end nothing. Metrics use the new name.
     let renamed = lb
         .config()
         .replace("name = \"one\"", "name = \"uno\"")
         .replace("max_conns = 5", "max_conns = 1");
     assert_eq!(lb.reload(&renamed).await, "applied");
     for stream in [&mut one, &mut two, &mut three] {
-        goes_on(stream).await;
+        assert_open(stream).await;
     }
     lb.wait_metric(
         "leastconn_client_connections_active{client=\"uno\"}",
@@ -163,19 +163,19 @@ async fn changed_rules_end_only_forbidden_connections() {
     assert_eq!(refused(&lb.client("one.lb.com"), lb.main()).await, None);
     assert_eq!(lb.nth(0, "too_many_connections").await["client"], "uno");
 
-    // Its rule is gone.
+    // The rule is removed.
     let without = renamed.replace("two.lb.com", "2.lb.com");
-    ends_by(&lb, &without, &mut two).await;
+    time_to_close(&lb, &without, &mut two).await;
     assert_eq!(lb.nth(1, "policy_changed").await["client"], "two");
-    goes_on(&mut one).await;
-    goes_on(&mut three).await;
+    assert_open(&mut one).await;
+    assert_open(&mut three).await;
 
-    // The server that it uses is not granted any more.
+    // The rule no longer allows the server.
     let other_server = without.replace("web/web2", "web/web1");
-    ends_by(&lb, &other_server, &mut three).await;
+    time_to_close(&lb, &other_server, &mut three).await;
     assert_eq!(lb.nth(2, "policy_changed").await["server"], "web2");
 
-    // A server that is gone from an upstream that is granted as a whole.
+    // The server is removed from an upstream that the rule allows.
     let on = eventually(DEADLINE, async || {
         match [servers[0].open(), servers[1].open()] {
             [1, 0] => Ok(0),
@@ -192,12 +192,12 @@ async fn changed_rules_end_only_forbidden_connections() {
         )
         .replace("web/web1", "web");
     assert_eq!(lb.reload(&gone).await, "applied");
-    goes_on(&mut one).await;
+    assert_open(&mut one).await;
 
-    // The listener leads elsewhere.
-    let led = gone.replace("upstream = \"web\"\ntls", "upstream = \"db\"\ntls");
-    assert_ne!(led, gone);
-    ends_by(&lb, &led, &mut one).await;
+    // The listener uses another upstream.
+    let rerouted = gone.replace("upstream = \"web\"\ntls", "upstream = \"db\"\ntls");
+    assert_ne!(rerouted, gone);
+    time_to_close(&lb, &rerouted, &mut one).await;
     assert_eq!(lb.nth(3, "policy_changed").await["upstream"], "web");
     lb.quiet().await;
 }
@@ -253,22 +253,22 @@ async fn connections_of_removed_listeners_are_reauthorized() {
     let gone = format!("{head}{}", &tail[tail.find("[[client]]").unwrap()..]);
     assert_eq!(lb.reload(&gone).await, "applied");
     for stream in &mut streams {
-        goes_on(stream).await;
+        assert_open(stream).await;
     }
     lb.ca().write_crl(lb.dir(), &[&certs[0]]);
-    ends_by(&lb, &gone, &mut streams[0]).await;
+    time_to_close(&lb, &gone, &mut streams[0]).await;
     lb.nth(0, "revoked_certificate").await;
     let narrower = gone.replace("*.lb.com", "c.lb.com");
-    ends_by(&lb, &narrower, &mut streams[1]).await;
+    time_to_close(&lb, &narrower, &mut streams[1]).await;
     lb.nth(1, "policy_changed").await;
-    goes_on(&mut streams[2]).await;
+    assert_open(&mut streams[2]).await;
     close(streams.pop().unwrap()).await;
     lb.nth(2, "ok").await;
     lb.quiet_with(-1).await;
 }
 
-/// Clients come while their rule comes and goes: none is let through that no rule
-/// lets in once the reload is over.
+/// Clients connect while their rule is added and removed. After a reload without the
+/// rule, none may stay connected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client_admitted_during_a_reload_is_reauthorized() {
     let web = Upstream::named("web1").await;
@@ -281,7 +281,7 @@ async fn client_admitted_during_a_reload_is_reauthorized() {
         let clients: Vec<_> = (0..60)
             .map(|_| {
                 tokio::spawn(async move {
-                    // One that is cut off at once may not even have been connected.
+                    // A connection that is closed at once may fail to connect.
                     let mut stream = TcpStream::connect(addr).await.ok()?;
                     let _ = stream.read_u8().await;
                     Some(stream)
@@ -294,7 +294,7 @@ async fn client_admitted_during_a_reload_is_reauthorized() {
                 continue;
             };
             let mut rest = Vec::new();
-            // An end, of whatever kind: an escaped one would wait for ever.
+            // Any kind of end; a connection that was missed would stay open.
             let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
         }
     }

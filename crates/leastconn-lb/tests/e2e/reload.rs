@@ -1,4 +1,4 @@
-//! A reload applies the difference, or nothing.
+//! A reload applies the difference or, if anything is wrong, nothing.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use crate::support::{
     CLIENT1, NO_PROBES, Site, TLS, cn, entries, entry, listen, refused, talk, tcp,
 };
 
-async fn is_refused(addr: SocketAddr) {
+async fn wait_refused(addr: SocketAddr) {
     eventually(DEADLINE, || async move {
         match TcpStream::connect(addr).await {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
@@ -58,13 +58,13 @@ async fn invalid_configuration_changes_nothing() {
             "there is no directory /nowhere",
         ),
     ];
-    for (text, says) in wrong {
+    for (text, reason) in wrong {
         assert_ne!(text, config);
         assert_eq!(lb.reload(&text).await, "rejected", "{text}");
         lb.wait_log(
             |event| {
                 let said = event["fields"]["message"].as_str();
-                event["level"] == "ERROR" && said.is_some_and(|said| said.contains(says))
+                event["level"] == "ERROR" && said.is_some_and(|said| said.contains(reason))
             },
             DEADLINE,
         )
@@ -72,7 +72,7 @@ async fn invalid_configuration_changes_nothing() {
         talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
             .await
             .unwrap();
-        is_refused(added).await;
+        wait_refused(added).await;
     }
     assert_eq!(lb.reload(&config).await, "applied");
     assert_eq!(lb.reloads().await, [1.0, 6.0]);
@@ -99,7 +99,7 @@ async fn address_in_use_rejects_the_whole_reload() {
         DEADLINE,
     )
     .await;
-    is_refused(free).await;
+    wait_refused(free).await;
     drop(taken);
     assert_eq!(lb.reload(&config).await, "applied");
     for addr in [free, taken_at, lb.main()] {
@@ -107,7 +107,7 @@ async fn address_in_use_rejects_the_whole_reload() {
             .await
             .unwrap();
     }
-    // Two sockets more than at the start.
+    // Two listening sockets more than at the start.
     lb.quiet_with(2).await;
 }
 
@@ -127,31 +127,32 @@ async fn listeners_are_added_moved_renamed_and_removed() {
     let mut on_second = client.connect(at).await.unwrap();
     assert_eq!(read_line(&mut on_second).await.unwrap(), "web1");
 
-    // Another name for the same address: its socket goes on.
+    // Another name for the same address keeps the socket.
     let renamed = lb.config().replace("name = \"second\"", "name = \"other\"");
     assert_eq!(lb.reload(&renamed).await, "applied");
     talk(client.connect(at).await.unwrap()).await.unwrap();
     assert_eq!(lb.nth(0, "ok").await["listener"], "other");
 
-    // It moves: the old address is given up, its connections go on.
+    // A moved listener closes its old address; its connections stay open.
     let moved = renamed.replace(&at.to_string(), &to.to_string());
     assert_eq!(lb.reload(&moved).await, "applied");
-    is_refused(at).await;
+    wait_refused(at).await;
     talk(client.connect(to).await.unwrap()).await.unwrap();
 
-    // It is gone.
+    // The listener is removed.
     let (before, _) = moved.split_once("[[listener]]\nname = \"other\"").unwrap();
     let (_, after) = moved.split_once(&format!("bind = \"{to}\"")).unwrap();
     let after = after.split_once("\n\n").unwrap().1;
     assert_eq!(lb.reload(&format!("{before}{after}")).await, "applied");
-    is_refused(to).await;
+    wait_refused(to).await;
     assert_eq!(
         roundtrip(&mut on_second, b"still here").await.unwrap(),
         b"still here"
     );
     on_second.shutdown().await.unwrap();
     assert!(read_to_close(&mut on_second).await.unwrap().is_empty());
-    // Not by its number: knocking may have found a socket still open, and is a record.
+    // Not by its index: the connection attempts above may have been accepted and
+    // recorded.
     let second = |record: &Value| record["listener"] == "second";
     assert_eq!(lb.wait_record(second, DEADLINE).await["outcome"], "ok");
     lb.quiet().await;
@@ -173,13 +174,13 @@ async fn servers_keep_their_connection_counts() {
         &entries(&[&servers[0], &servers[1]]).join(", "),
     );
     assert_eq!(lb.reload(&config).await, "applied");
-    // The four of before count: the new one is given as many first.
+    // The four connections count, so the new server gets as many first.
     for _ in 0..4 {
         let mut stream = client.connect(lb.main()).await.unwrap();
         assert_eq!(read_line(&mut stream).await.unwrap(), "web2");
         open.push(stream);
     }
-    // The first is gone: those that it has go on.
+    // The first server is removed; its connections stay open.
     let config = lb.config().replace(
         &entries(&[&servers[0]])[0],
         &entry("web2", servers[1].addr(), ""),
@@ -199,8 +200,7 @@ async fn servers_keep_their_connection_counts() {
     lb.quiet().await;
 }
 
-/// Gone from the file and back, as after a mistake: its connections have been there all
-/// the time.
+/// A server that was removed by mistake and added again still has its connections.
 #[tokio::test]
 async fn readded_server_keeps_its_connection_count() {
     let servers = [Upstream::named("web1").await, Upstream::named("web2").await];
@@ -219,14 +219,14 @@ async fn readded_server_keeps_its_connection_count() {
     assert!(lb.config().contains(&with_both));
     let without = lb.config().replace(&with_both, &entries(&both[..1])[0]);
     assert_eq!(lb.reload(&without).await, "applied");
-    // It can be told of still.
-    let nobody = ["kill", "--server", "web/web2", "--identity", "cn:nobody"];
-    ctl(&lb, &nobody).await.ok();
+    // Commands may still name the removed server.
+    let no_client = ["kill", "--server", "web/web2", "--identity", "cn:nobody"];
+    ctl(&lb, &no_client).await.ok();
     for _ in 0..2 {
         open.push(connect().await);
     }
     assert_eq!(lb.reload(&lb.config()).await, "applied");
-    // Five there, three here.
+    // Now there are five on web1 and three on web2.
     for _ in 0..2 {
         let one = connect().await;
         assert_eq!(one.0, "web2");
@@ -269,7 +269,7 @@ async fn client_bucket_and_count_survive() {
         .unwrap();
     assert_eq!(refused(&client, lb.main()).await, None);
     assert_eq!(lb.nth(1, "rate_limited").await["client"], "client1");
-    // No rate any more, but one at once: and one there is.
+    // Without a rate limit, but with `max_conns`, which the open connection reaches.
     let config = lb
         .config()
         .replace("rate_limit = { rate = 0.001, burst = 2 }", "max_conns = 1");
@@ -303,7 +303,7 @@ async fn max_connections_can_be_changed() {
         .config()
         .replace("max_connections = 3", "max_connections = 1");
     assert_eq!(lb.reload(&one).await, "applied");
-    // Three are open and go on; until they are less than one, nobody comes in.
+    // The three connections stay open; new ones are refused until none is left.
     for n in 0..3 {
         let _ = read_to_close(&mut tcp(lb.main()).await).await;
         lb.nth(2 * n, "overloaded").await;
@@ -313,7 +313,7 @@ async fn max_connections_can_be_changed() {
         read_to_close(&mut stream).await.unwrap();
         lb.nth(2 * n + 1, "ok").await;
     }
-    // Its place is free a moment after its record is written.
+    // The slot is released shortly after the record was written.
     let only = eventually(DEADLINE, || async {
         let mut stream = tcp(lb.main()).await;
         let greeted = read_line(&mut stream).await;
@@ -339,7 +339,7 @@ async fn max_connections_can_be_changed() {
 #[tokio::test]
 async fn log_level_and_access_log_change() {
     let web = Upstream::named("web1").await;
-    // In the sandbox, a log moves only within its directory.
+    // With the sandbox, a log can only move within its directory.
     let site = Site::plain(&[&web]).process("sandbox = \"off\"");
     let lb = site.start().await;
     talk(tcp(lb.main()).await).await.unwrap();
@@ -358,7 +358,7 @@ async fn log_level_and_access_log_change() {
     .await
     .unwrap();
     assert_eq!(lb.records().len(), 1, "standard output got it as well");
-    // Now that only warnings are written, a reload that is applied says nothing.
+    // At level `warn`, an applied reload logs nothing.
     assert_eq!(
         lb.reload(&config.replace("\"access.log\"", "\"off\""))
             .await,
@@ -368,7 +368,7 @@ async fn log_level_and_access_log_change() {
     assert_eq!(lb.reload("nonsense").await, "rejected");
     lb.wait_log(|event| event["level"] == "ERROR", DEADLINE)
         .await;
-    // All that came before the error has been read, too.
+    // Everything before the error has been read, too.
     let applied = lb.stderr().matches("reloaded: the new").count();
     assert!(applied <= 1, "{}", lb.stderr());
     lb.assert_idle(lb.baseline).await;

@@ -1,5 +1,5 @@
-//! Reload after reload while clients come, talk and stream: none of them notices,
-//! whatever it is that changes. Forty, or two hundred with `LEASTCONN_LONG=1`.
+//! Continuous reloads of all kinds while clients connect, talk and stream: 40, or 200
+//! with `LEASTCONN_LONG=1`.
 
 use std::{
     net::SocketAddr,
@@ -18,12 +18,12 @@ use tokio::task::JoinSet;
 
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry, talk};
 
-/// So many kinds of changes there are.
+/// Number of kinds of changes.
 const KINDS: usize = 10;
 
-/// What reload number `n` changes, in the configuration that it began with; the
-/// change before is taken back by it.
-fn changed(n: usize, config: &str, more: &Upstream, admin: &Port, lb: &Running) -> String {
+/// The configuration for reload number `n`: `config` with one change, so that the
+/// previous change is undone.
+fn change(n: usize, config: &str, more: &Upstream, admin: &Port, lb: &Running) -> String {
     let text = match n % KINDS {
         0 => config.replace("servers = [", &format!("servers = [{}, ", entry("new", more.addr(), ""))),
         1 => format!(
@@ -38,7 +38,7 @@ fn changed(n: usize, config: &str, more: &Upstream, admin: &Port, lb: &Running) 
             &format!("upstream = \"web\"\nidle_timeout = \"2h\"\nhalf_close_timeout = \"{}s\"", 60 + n),
         ),
         4 => {
-            // Of the same authority: a renewal.
+            // Renewed by the same CA.
             lb.ca().server(&[]).write(lb.dir(), "server");
             format!("{config}\n# {n}\n")
         }
@@ -58,7 +58,7 @@ fn changed(n: usize, config: &str, more: &Upstream, admin: &Port, lb: &Running) 
     text
 }
 
-/// Sends until told to stop, and compares what the server says it got.
+/// Sends until `stop`, and compares the digest that the server computed.
 async fn stream(client: TlsClient, to: SocketAddr, stop: Arc<AtomicBool>) -> u64 {
     let mut stream = client.connect(to).await.unwrap();
     let mut digest = Sha256::default();
@@ -70,7 +70,7 @@ async fn stream(client: TlsClient, to: SocketAddr, stop: Arc<AtomicBool>) -> u64
             .await
             .unwrap();
         sent += piece.len() as u64;
-        // So that a debug build's ciphers leave the rest some time.
+        // Leaves CPU time for the rest: ciphers are slow in debug builds.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     stream.shutdown().await.unwrap();
@@ -94,7 +94,7 @@ async fn connections_survive_continuous_reloads() {
         .upstream("web", &[NO_PROBES], &entries(&[&web]))
         .upstream("sink", &[NO_PROBES], &entries(&[&sink]))
         .client("client1", &cn(CLIENT1), "web\", \"sink", "")
-        // Each change is one reload.
+        // So that each change is one reload.
         .process("watch = \"off\"")
         .start()
         .await;
@@ -121,14 +121,14 @@ async fn connections_survive_continuous_reloads() {
             assert!(stream(client, sinks, stop).await > 0);
         });
     }
-    // One that was there before all of them and stays until the end.
+    // A connection that is open from the first to the last reload.
     let mut old = client.connect(main).await.unwrap();
     assert_eq!(read_line(&mut old).await.unwrap(), "web1");
 
     let config = lb.config();
     let admin = Port::reserve();
     for n in 0..reloads {
-        let text = changed(n, &config, &more, &admin, &lb);
+        let text = change(n, &config, &more, &admin, &lb);
         let before = talks.load(Ordering::Relaxed);
         assert_eq!(lb.reload(&text).await, "applied");
         within(DEADLINE, "new connections", async {
@@ -148,7 +148,7 @@ async fn connections_survive_continuous_reloads() {
     old.shutdown().await.unwrap();
     read_to_close(&mut old).await.unwrap();
     assert_eq!(lb.reloads().await, [reloads as f64, 0.0]);
-    // To the files that were open then.
+    // With the original configuration, whose files are open at the start of the test.
     assert_eq!(lb.reload(&config).await, "applied");
     lb.quiet().await;
     let records = lb.records();
@@ -157,7 +157,7 @@ async fn connections_survive_continuous_reloads() {
     for record in &records {
         assert_eq!(record["outcome"], "ok", "{record}");
     }
-    assert!(more.accepted() > 0, "a server that was added got nothing");
+    assert!(more.accepted() > 0, "an added server got no connection");
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn simultaneous_reloads_are_serialized() {
         DEADLINE,
     )
     .await;
-    // Whatever is asked for while it goes on is seen by the next one.
+    // A change during a reload is applied by the next one.
     let config = lb.config().replace("\"web\"]", "\"web/web1\"]");
     assert_eq!(lb.reload(&config).await, "applied");
     let client = lb.client(CLIENT1);

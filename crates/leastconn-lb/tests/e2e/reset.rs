@@ -1,4 +1,4 @@
-//! A connection that broke off is never made to look like one that ended.
+//! An aborted connection is never forwarded as an orderly end.
 
 use std::io::ErrorKind;
 
@@ -23,14 +23,14 @@ both_record_layers! {
     reset_during_a_transfer_reaches_the_other_side,
 }
 
-/// A server that this test looks at from inside.
+/// Starts a balancer in front of a server that the test itself accepts for.
 async fn start(records: Records) -> (TcpListener, Running) {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let servers = [entry("web1", server.local_addr().unwrap(), "")];
-    (server, with(records, &servers).await)
+    (server, start_with(records, &servers).await)
 }
 
-async fn with(records: Records, servers: &[String]) -> Running {
+async fn start_with(records: Records, servers: &[String]) -> Running {
     Site::new()
         .records(records)
         .listener("main", &["upstream = \"web\"", TLS])
@@ -49,12 +49,12 @@ async fn accept(server: &TcpListener) -> TcpStream {
         .0
 }
 
-/// What the server got before its connection was reset.
-async fn until_reset(mut stream: TcpStream) -> Vec<u8> {
-    let mut got = Vec::new();
-    let end = within(DEADLINE, "the end", stream.read_to_end(&mut got)).await;
+/// Returns what the server received before its connection was reset.
+async fn read_until_reset(mut stream: TcpStream) -> Vec<u8> {
+    let mut received = Vec::new();
+    let end = within(DEADLINE, "the end", stream.read_to_end(&mut received)).await;
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
-    got
+    received
 }
 
 async fn reset_by_the_client_reaches_the_server(records: Records) {
@@ -62,7 +62,7 @@ async fn reset_by_the_client_reaches_the_server(records: Records) {
     let client = tcp(lb.address("plain")).await;
     let at_server = accept(&server).await;
     reset(client);
-    assert!(until_reset(at_server).await.is_empty());
+    assert!(read_until_reset(at_server).await.is_empty());
     lb.nth(0, "client_reset").await;
 
     let mut client = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
@@ -70,7 +70,7 @@ async fn reset_by_the_client_reaches_the_server(records: Records) {
     let mut at_server = accept(&server).await;
     at_server.read_exact(&mut [0; 4]).await.unwrap();
     reset(client.into_inner().0);
-    assert!(until_reset(at_server).await.is_empty());
+    assert!(read_until_reset(at_server).await.is_empty());
     lb.nth(1, "client_reset").await;
     lb.quiet().await;
 }
@@ -85,10 +85,10 @@ async fn fin_without_close_notify_becomes_a_reset(records: Records) {
         client.write_all(b"half of a message").await.unwrap();
         let mut at_server = accept(&server).await;
         at_server.read_exact(&mut [0; 17]).await.unwrap();
-        // An attacker can do this: a FIN is not part of TLS.
+        // An attacker can do this, as a FIN is not authenticated.
         let mut socket = client.into_inner().0;
         socket.shutdown().await.unwrap();
-        assert!(until_reset(at_server).await.is_empty());
+        assert!(read_until_reset(at_server).await.is_empty());
         let _ = read_to_close(&mut socket).await;
         lb.nth(n, "client_truncated").await;
     }
@@ -97,7 +97,7 @@ async fn fin_without_close_notify_becomes_a_reset(records: Records) {
 
 async fn reset_by_the_server_reaches_the_client(records: Records) {
     let web = Upstream::start(Behaviour::ResetAfter(5)).await;
-    let lb = with(records, &entries(&[&web])).await;
+    let lb = start_with(records, &entries(&[&web])).await;
     let mut plain = tcp(lb.address("plain")).await;
     plain.write_all(b"12345").await.unwrap();
     let error = read_to_close(&mut plain).await.unwrap_err();
@@ -118,18 +118,18 @@ async fn reset_during_a_transfer_reaches_the_other_side(records: Records) {
         ..Faults::default()
     };
     let proxy = FaultProxy::start(web.addr(), Faults::default(), broken).await;
-    let lb = with(records, &[entry("web1", proxy.addr(), "")]).await;
+    let lb = start_with(records, &[entry("web1", proxy.addr(), "")]).await;
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     match read_to_close(&mut tls).await {
         Err(_) => lb.nth(0, "server_reset").await,
-        // It broke before the balancer saw that it was connected: an end, but of nothing.
+        // It broke before the balancer had connected: nothing was received.
         Ok(bytes) => {
             assert_eq!(bytes.len(), 0);
             lb.nth(0, "connect_failed").await
         }
     };
 
-    // And between the client and the balancer.
+    // The same between the client and the balancer.
     let (server, lb2) = start(records).await;
     let proxy = FaultProxy::start(lb2.address("plain"), Faults::default(), Faults::default()).await;
     let mut client = tcp(proxy.addr()).await;
@@ -137,7 +137,7 @@ async fn reset_during_a_transfer_reaches_the_other_side(records: Records) {
     at_server.write_all(b"hello\n").await.unwrap();
     read_line(&mut client).await.unwrap();
     proxy.reset_all();
-    until_reset(at_server).await;
+    read_until_reset(at_server).await;
     lb2.nth(0, "client_reset").await;
     lb.quiet().await;
     lb2.quiet().await;

@@ -1,4 +1,5 @@
-//! A resumed session would skip chain, expiry and revocation: there is none.
+//! Without `resumption`, no session is resumed: each handshake checks chain, expiry and
+//! revocation.
 
 use leastconn_testkit::Upstream;
 use rustls::HandshakeKind;
@@ -17,7 +18,7 @@ async fn resuming_client_gets_a_full_handshake(records: Records) {
     for client in [client.clone().tls12(), client.tls13()] {
         for _ in 0..2 {
             let mut stream = client.connect(lb.main()).await.unwrap();
-            // The greeting comes after any tickets.
+            // The greeting arrives after any tickets.
             talk(&mut stream).await.unwrap();
             let session = stream.get_ref().1;
             assert_eq!(session.handshake_kind(), Some(HandshakeKind::Full));

@@ -1,7 +1,7 @@
-//! The process keeps to what its configuration named, and nothing that operators do to
-//! its files every day is in the way of that.
+//! The process is confined to the files that its configuration names, and routine changes
+//! of these files still work.
 //!
-//! What single walls keep out is tested beside the code (`sandbox/tests.rs`).
+//! What each restriction blocks is tested beside the code (`sandbox/tests.rs`).
 
 use std::fs;
 use std::os::unix::{fs::symlink, net::UnixStream};
@@ -20,7 +20,7 @@ async fn status(lb: &Balancer) -> Value {
     serde_json::from_str(&body).unwrap()
 }
 
-/// Whether it is confined; says so where the kernel cannot.
+/// Whether the process is confined. Prints why not if the kernel lacks support.
 async fn is_confined(lb: &Balancer) -> bool {
     let sandbox = status(lb).await["sandbox"].clone();
     if sandbox["state"] == "unavailable" {
@@ -34,24 +34,24 @@ async fn is_confined(lb: &Balancer) -> bool {
     true
 }
 
-async fn said(lb: &Running, level: &str, parts: &[&str]) {
+async fn wait_message(lb: &Running, level: &str, parts: &[&str]) {
     lb.wait_log(
         |event| {
-            let said = event["fields"]["message"].as_str().unwrap_or_default();
-            event["level"] == level && parts.iter().all(|part| said.contains(part))
+            let wait_message = event["fields"]["message"].as_str().unwrap_or_default();
+            event["level"] == level && parts.iter().all(|part| wait_message.contains(part))
         },
         DEADLINE,
     )
     .await;
 }
 
-async fn serves(lb: &Running) {
+async fn assert_serves(lb: &Running) {
     let stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     talk(stream).await.unwrap();
 }
 
-/// The file's lines of `/proc/PID/status` of this name, one for each thread.
-fn of_all_threads(pid: u32, name: &str) -> Vec<String> {
+/// The values of a field of `/proc/PID/status`, one for each thread.
+fn thread_values(pid: u32, name: &str) -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let values = threads.map(|thread| {
         let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
@@ -68,10 +68,10 @@ async fn all_threads_are_confined_without_core_dumps() {
     if !is_confined(&lb).await {
         return;
     }
-    said(&lb, "INFO", &["confined by Landlock"]).await;
-    serves(&lb).await;
-    let threads = of_all_threads(lb.pid(), "NoNewPrivs:");
-    // The main one, two workers, the admin side, the log's writer.
+    wait_message(&lb, "INFO", &["confined by Landlock"]).await;
+    assert_serves(&lb).await;
+    let threads = thread_values(lb.pid(), "NoNewPrivs:");
+    // The main thread, two workers, the admin thread, the log writer.
     assert!(threads.len() >= 5, "{threads:?}");
     assert!(threads.iter().all(|value| value == "1"), "{threads:?}");
     let limits = fs::read_to_string(format!("/proc/{}/limits", lb.pid())).unwrap();
@@ -111,21 +111,21 @@ async fn reload_with_files_outside_needs_a_restart() {
         "[log]\n",
         &format!("[log]\naccess = \"{there}/access.log\"\n"),
     );
-    let says = |what| ["sandbox does not allow", &there, "Restart", what];
+    let text = |what| ["sandbox does not allow", &there, "Restart", what];
     for (config, what) in [(&moved_ca, "ca.crt"), (&moved_log, "access.log")] {
         assert_ne!(*config, lb.config());
         assert_eq!(lb.reload(config).await, "rejected");
-        said(&lb, "ERROR", &says(what)).await;
-        serves(&lb).await;
+        wait_message(&lb, "ERROR", &text(what)).await;
+        assert_serves(&lb).await;
     }
     assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
-    // What lies where it may read is taken.
+    // Files in a readable directory are accepted.
     fs::copy(lb.dir().join("ca.crt"), lb.dir().join("new.crt")).unwrap();
     let renamed = lb.config().replace("\"ca.crt\"", "\"new.crt\"");
     assert_eq!(lb.reload(&renamed).await, "applied");
-    serves(&lb).await;
+    assert_serves(&lb).await;
     lb.quiet().await;
-    // Another process, which was told of it at its start.
+    // A new process is allowed to read it.
     let other = Balancer::start(BIN, &moved_ca, lb.dir()).await.unwrap();
     assert!(is_confined(&other).await);
     let client = lb.client(CLIENT1);
@@ -134,7 +134,7 @@ async fn reload_with_files_outside_needs_a_restart() {
         .unwrap();
 }
 
-/// It is not in the file yet when the walls are put up.
+/// The socket is not configured when the sandbox is set up.
 #[tokio::test]
 async fn reload_adds_an_admin_socket_in_the_runtime_directory() {
     let web = Upstream::named("web1").await;
@@ -147,29 +147,29 @@ async fn reload_adds_an_admin_socket_in_the_runtime_directory() {
     if !is_confined(&lb).await {
         return;
     }
-    let at = |dir: &Path| {
+    let with_socket_in = |dir: &Path| {
         let socket = format!("[admin]\nsocket = \"{}/lb.sock\"", dir.display());
         lb.config().replace("[admin]", &socket)
     };
-    assert_ne!(at(runtime.path()), lb.config());
+    assert_ne!(with_socket_in(runtime.path()), lb.config());
     for _ in 0..2 {
-        assert_eq!(lb.reload(&at(runtime.path())).await, "applied");
+        assert_eq!(lb.reload(&with_socket_in(runtime.path())).await, "applied");
         UnixStream::connect(runtime.path().join("lb.sock")).unwrap();
-        // Its file is removed, and so makes room for the next.
+        // Its file is removed, so that the next one can be created.
         assert_eq!(lb.reload(&lb.config()).await, "applied");
         assert_eq!(fs::read_dir(runtime.path()).unwrap().count(), 0);
     }
     let there = elsewhere.path().canonicalize().unwrap();
-    assert_eq!(lb.reload(&at(&there)).await, "rejected");
+    assert_eq!(lb.reload(&with_socket_in(&there)).await, "rejected");
     let there = there.display().to_string();
-    said(
+    wait_message(
         &lb,
         "ERROR",
         &["sandbox does not allow making sockets in", &there],
     )
     .await;
     assert_eq!(lb.reload(&lb.config()).await, "applied");
-    serves(&lb).await;
+    assert_serves(&lb).await;
     lb.quiet().await;
 }
 
@@ -188,12 +188,12 @@ async fn files_may_be_anywhere_without_the_sandbox() {
         .config()
         .replace("\"ca.crt\"", &format!("\"{there}/ca.crt\""));
     assert_eq!(lb.reload(&moved).await, "applied");
-    serves(&lb).await;
+    assert_serves(&lb).await;
     lb.quiet().await;
 }
 
-/// Certificates in a directory that a link leads to, as a deployment tool has them, and
-/// all of it outside the configuration's.
+/// Certificates behind a symlink, as deployment tools use it, outside the configuration's
+/// directory.
 #[tokio::test]
 async fn certificates_are_renewed_inside_the_sandbox() {
     let web = Upstream::named("web1").await;
@@ -236,7 +236,7 @@ async fn certificates_are_renewed_inside_the_sandbox() {
     );
     let second = shown().await;
     assert_ne!(second, first);
-    // In place, by renaming: a list that names a client is found and obeyed.
+    // Replaced by a rename: a CRL that revokes a client is loaded.
     let cert = lb.ca().leaf(CLIENT1).build();
     let listed = lb.ca().crl(&[&cert]);
     let replace = |name: &str, text: &str| {
@@ -264,7 +264,7 @@ async fn access_log_is_rotated_inside_the_sandbox() {
     }
     let lines = |path: &Path| fs::read_to_string(path).map_or(0, |text| text.lines().count());
     for rotation in 1..=3 {
-        serves(&lb).await;
+        assert_serves(&lb).await;
         eventually(DEADLINE, || async {
             let count = lines(&log);
             (count == 1).then_some(()).ok_or(format!("{count} lines"))
@@ -274,18 +274,18 @@ async fn access_log_is_rotated_inside_the_sandbox() {
         fs::rename(&log, log.with_extension(rotation.to_string())).unwrap();
         lb.signal(Signal::USR1);
         eventually(DEADLINE, || async {
-            let said = lb.stderr().matches("SIGUSR1: opening").count();
-            (said == rotation)
+            let wait_message = lb.stderr().matches("SIGUSR1: opening").count();
+            (wait_message == rotation)
                 .then_some(())
-                .ok_or(format!("{said} times"))
+                .ok_or(format!("{wait_message} times"))
         })
         .await
         .unwrap();
     }
-    // A reload finds another name there as well.
+    // A reload can open another log file in the same directory.
     let other = lb.config().replace("access.log", "other.log");
     assert_eq!(lb.reload(&other).await, "applied");
-    serves(&lb).await;
+    assert_serves(&lb).await;
     eventually(DEADLINE, || async {
         let count = lines(&logs.path().join("other.log"));
         (count == 1).then_some(()).ok_or(format!("{count} lines"))
@@ -310,17 +310,16 @@ async fn server_names_are_resolved_inside_the_sandbox() {
     if !is_confined(&lb).await {
         return;
     }
-    serves(&lb).await;
+    assert_serves(&lb).await;
     lb.quiet().await;
 }
 
-/// As the seventeenth process of as many upgrades in a row: the kernel has room for
-/// sixteen walls.
+/// Like the seventeenth process of as many upgrades: the kernel allows sixteen layers.
 #[test]
 fn start_with_the_maximum_of_landlock_layers() {
     let thread = std::thread::spawn(|| {
         for _ in 0..16 {
-            // It denies what nobody does.
+            // Denies something that the program never does.
             let rules = Ruleset::default()
                 .handle_access(AccessFs::MakeBlock)
                 .unwrap();
@@ -336,23 +335,23 @@ fn start_with_the_maximum_of_landlock_layers() {
             .unwrap();
         runtime.block_on(async {
             let web = Upstream::named("web1").await;
-            // Asked for, it is met: that there are walls is what was asked for.
+            // `on` accepts inherited restrictions.
             let site = Site::usual(&[&web]).process("sandbox = \"on\"");
             let lb = site.start().await;
             assert_eq!(status(&lb).await["sandbox"]["state"], "inherited");
-            said(&lb, "WARN", &["room for no more"]).await;
-            serves(&lb).await;
+            wait_message(&lb, "WARN", &["room for no more"]).await;
+            assert_serves(&lb).await;
             lb.quiet().await;
         });
     });
     thread.join().unwrap();
 }
 
-/// Runs the command that is given as a kernel without Landlock would.
+/// Runs a command like a kernel without Landlock.
 const WITHOUT_LANDLOCK: &str = r#"
 import ctypes, os, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
-# The number of the call; 444 is landlock_create_ruleset on every architecture.
+# The system call number; 444 is landlock_create_ruleset on every architecture.
 program = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x00050000 | 38), (0x06, 0, 0, 0x7fff0000)]
 code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
 class Program(ctypes.Structure):
@@ -375,7 +374,7 @@ fn without_landlock(command: &mut Command) {
     *command = wrapped;
 }
 
-fn python_is_there() -> bool {
+fn has_python() -> bool {
     let there = Command::new("python3").arg("--version").output().is_ok();
     if !there {
         eprintln!("SKIPPED: there is no python3");
@@ -385,7 +384,7 @@ fn python_is_there() -> bool {
 
 #[tokio::test]
 async fn missing_landlock_is_a_warning() {
-    if !python_is_there() {
+    if !has_python() {
         return;
     }
     let web = Upstream::named("web1").await;
@@ -396,14 +395,14 @@ async fn missing_landlock_is_a_warning() {
         sandbox["detail"].as_str().unwrap().contains("no Landlock"),
         "{sandbox}"
     );
-    said(&lb, "WARN", &["not confined", "no Landlock"]).await;
-    serves(&lb).await;
+    wait_message(&lb, "WARN", &["not confined", "no Landlock"]).await;
+    assert_serves(&lb).await;
     lb.quiet().await;
 }
 
 #[tokio::test]
 async fn required_sandbox_fails_without_landlock() {
-    if !python_is_there() {
+    if !has_python() {
         return;
     }
     let web = Upstream::named("web1").await;
@@ -417,10 +416,10 @@ async fn required_sandbox_fails_without_landlock() {
     .await
     .unwrap_err();
     assert_eq!(error.status.unwrap().code(), Some(1), "{error}");
-    for says in ["`sandbox = \"on\"`", "no Landlock"] {
-        assert!(error.stderr.contains(says), "no {says} in {error}");
+    for text in ["`sandbox = \"on\"`", "no Landlock"] {
+        assert!(error.stderr.contains(text), "no {text} in {error}");
     }
-    // Checking confines nothing, and needs no kernel that can.
+    // `check` does not confine itself, and works on any kernel.
     let mut check = Command::new(BIN);
     check
         .args(["check", "--config"])

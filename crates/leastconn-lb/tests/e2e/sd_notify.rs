@@ -1,5 +1,5 @@
-//! sd_notify: the service manager hears what it has to know, and always from the
-//! process that is the main one by what it was told before (`NotifyAccess=main`).
+//! sd_notify: the service manager is notified, always by the main process that it knows
+//! of (`NotifyAccess=main`).
 
 use std::io::Write;
 use std::mem::MaybeUninit;
@@ -17,10 +17,10 @@ use crate::ctl::{SOCKET, ctl};
 use crate::support::upgrading::{apart, gone, open_files, signal, start, upgrade};
 use crate::support::{CLIENT1, Site, many_clients, talk};
 
-/// What was said, and by which process.
+/// PID of the sender and text of a notification.
 type News = (u32, String);
 
-/// Listens as systemd does.
+/// Receives notifications like systemd.
 fn listen(socket: UnixDatagram) -> Receiver<News> {
     set_socket_passcred(&socket, true).unwrap();
     let (sender, receiver) = channel(1000);
@@ -46,7 +46,7 @@ fn listen(socket: UnixDatagram) -> Receiver<News> {
     receiver
 }
 
-/// The next news, but for signs of life and what is for people.
+/// The next notification except for watchdog and status.
 async fn next(news: &mut Receiver<News>) -> News {
     loop {
         let news = within(DEADLINE, "news", news.recv()).await.unwrap();
@@ -56,7 +56,7 @@ async fn next(news: &mut Receiver<News>) -> News {
     }
 }
 
-async fn next_of(news: &mut Receiver<News>, start: &str) -> News {
+async fn next_starting_with(news: &mut Receiver<News>, start: &str) -> News {
     loop {
         let news = within(DEADLINE, start, news.recv()).await.unwrap();
         if news.1.starts_with(start) {
@@ -87,17 +87,17 @@ async fn lifecycle_is_reported() {
         let time = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=");
         assert!(time.unwrap().parse::<u64>().unwrap() > 0);
         assert_eq!(pid, first);
-        // A rejected one, too: what serves is ready.
+        // After a rejected reload, too: the service is ready.
         assert_eq!(next(&mut news).await, (first, "READY=1".to_owned()));
     }
-    // Which fails, and is nobody's business but the log's.
+    // A failed upgrade is logged, and not reported to the manager.
     lb.signal(Signal::USR2);
     lb.wait_log(
         |event| crate::support::upgrading::message(event).starts_with("no upgrade"),
         DEADLINE,
     )
     .await;
-    // What it was passed is closed a moment later.
+    // The sockets passed to the new process are closed shortly afterwards.
     eventually(DEADLINE, || async {
         let open = open_files(first);
         (open <= files)
@@ -119,11 +119,11 @@ async fn lifecycle_is_reported() {
     signal(second, Signal::TERM);
     assert_eq!(next(&mut news).await, (second, "STOPPING=1".to_owned()));
     gone(second).await;
-    assert!(news.try_recv().is_err(), "more was said");
+    assert!(news.try_recv().is_err(), "further notifications");
 }
 
-/// Who asked for a reload goes away: it is finished all the same, and the manager hears
-/// of its end, without which it takes the service for stuck.
+/// If the client that requested a reload disconnects, the reload still finishes, and its
+/// end must be reported, or the manager considers the service stuck.
 #[tokio::test]
 async fn end_of_an_unsolicited_reload_is_reported() {
     let web = Upstream::named("web1").await;
@@ -135,24 +135,24 @@ async fn end_of_an_unsolicited_reload_is_reported() {
             command.env("NOTIFY_SOCKET", &notify);
         })
         .await;
-    next_of(&mut news, "READY=1").await;
+    next_starting_with(&mut news, "READY=1").await;
     let files = lb.open_fds();
 
     lb.write_config(&(lb.config() + &many_clients()));
-    let mut asking = UnixStream::connect(lb.dir().join("lb.sock")).unwrap();
-    asking
+    let mut requester = UnixStream::connect(lb.dir().join("lb.sock")).unwrap();
+    requester
         .write_all(b"POST /api/v1/reload HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
         .unwrap();
-    next_of(&mut news, "RELOADING=1").await;
-    drop(asking);
-    // The balancer has noticed.
+    next_starting_with(&mut news, "RELOADING=1").await;
+    drop(requester);
+    // Until the balancer has closed its side.
     eventually(DEADLINE, || async {
         let open = lb.open_fds();
         (open <= files).then_some(()).ok_or(open.to_string())
     })
     .await
     .unwrap();
-    next_of(&mut news, "READY=1").await;
+    next_starting_with(&mut news, "READY=1").await;
     lb.write_config(&lb.config());
     assert_eq!(ctl(&lb, &["reload"]).await.ok(), "applied\n");
     lb.quiet().await;
@@ -173,23 +173,23 @@ async fn watchdog_and_status_are_reported() {
         })
         .await;
     let first = lb.pid();
-    let (mut signs, mut servers) = (0, false);
-    while signs < 8 || !servers {
+    let (mut beats, mut servers) = (0, false);
+    while beats < 8 || !servers {
         let (pid, text) = within(DEADLINE, "news", news.recv()).await.unwrap();
         assert_eq!(pid, first);
-        signs += u32::from(text == "WATCHDOG=1");
+        beats += u32::from(text == "WATCHDOG=1");
         servers |= text.starts_with("STATUS=") && text.contains("servers up 1/1");
     }
-    // Each fifty milliseconds, and no more often: however late they are read.
+    // Every 50 ms and not more often, however late the notifications are read.
     let most = start.elapsed().as_millis() / 50 + 2;
-    assert!(u128::from(signs) <= most, "{signs} of {most}");
+    assert!(u128::from(beats) <= most, "{beats} of {most}");
     let second = upgrade(&lb, first).await;
-    next_of(&mut news, "READY=1\nMAINPID=").await;
+    next_starting_with(&mut news, "READY=1\nMAINPID=").await;
     for _ in 0..4 {
-        assert_eq!(next_of(&mut news, "WATCHDOG=1").await.0, second);
+        assert_eq!(next_starting_with(&mut news, "WATCHDOG=1").await.0, second);
     }
     signal(second, Signal::TERM);
-    next_of(&mut news, "STOPPING=1").await;
+    next_starting_with(&mut news, "STOPPING=1").await;
     gone(second).await;
 }
 
@@ -206,10 +206,10 @@ async fn watchdog_of_another_process_is_ignored() {
             command.env("WATCHDOG_PID", "1");
         })
         .await;
-    // Fifty times would have been due by then.
+    // Fifty of them would be due by then.
     lb.signal(Signal::HUP);
-    next_of(&mut news, "RELOADING=1").await;
-    next_of(&mut news, "READY=1").await;
+    next_starting_with(&mut news, "RELOADING=1").await;
+    next_starting_with(&mut news, "READY=1").await;
     lb.signal(Signal::TERM);
     let mut all = Vec::new();
     loop {

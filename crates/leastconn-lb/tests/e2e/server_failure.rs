@@ -1,4 +1,4 @@
-//! Servers stop, refuse, hang, reset and come back; clients notice what they must.
+//! Servers stop, refuse, hang, reset and recover; clients notice as little as possible.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::support::{BUSY, NO_PROBES, Running, Site, entries, entry, nowhere, talk, tcp};
 
-/// Whoever refuses is noticed at once, and whoever is slow is not taken for one of those.
+/// Refusals are noticed at once, and slow answers are not failures.
 const QUICK_PROBES: &str =
     r#"health_check = { interval = "100ms", timeout = "10s", rise = 2, fall = 1 }"#;
 const QUICK_TRIAL: &str = r#"passive = { fail_timeout = "200ms" }"#;
@@ -31,7 +31,7 @@ fn up(server: &str) -> String {
     format!("leastconn_server_up{{upstream=\"web\",server=\"{server}\"}}")
 }
 
-/// Also the seed's fault: there a client was cut off before another server was tried.
+/// A client must not be closed before another server was tried.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_connect_is_retried_on_another_server() {
     let servers = [
@@ -45,8 +45,8 @@ async fn refused_connect_is_retried_on_another_server() {
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicU64::new(0)),
     );
-    // What the kernel has accepted for a server that then closes its listener is
-    // lost, and no retry can help. So stopping waits for greetings under way.
+    // A connection that the kernel accepted for a closing listener is lost, and no retry
+    // can help. So stopping waits for greetings in progress.
     let greeting = Arc::new(RwLock::new(()));
     let mut load = JoinSet::new();
     for _ in 0..8 {
@@ -87,7 +87,7 @@ async fn refused_connect_is_retried_on_another_server() {
     servers[0].restart().await;
     lb.wait_metric(&up("web1"), 1.0, DEADLINE).await;
     progress(50).await.unwrap();
-    // Probes count too, so by more than those could be.
+    // More than the probes alone could be.
     eventually(DEADLINE, || async {
         match servers[0].accepted() - before {
             0..20 => Err("not yet".to_owned()),
@@ -136,12 +136,12 @@ async fn no_server_up_refuses_at_once_where_configured() {
     lb.quiet().await;
 }
 
-/// The seed looked at its servers for the first time after ten seconds.
+/// Unavailable servers are known before the first periodic check.
 #[tokio::test]
 async fn first_health_check_runs_before_ready() {
     let good = Upstream::named("good").await;
     let servers = [entry("dead", nowhere(), ""), entry("good", good.addr(), "")];
-    // One probe is enough, and the next comes long after the test.
+    // One failed probe is enough, and the next one comes after the test.
     let probes = r#"health_check = { interval = "1h", fall = 1 }"#;
     let lb = start(&servers, &[probes]).await;
     lb.wait_metric(&up("dead"), 0.0, Duration::from_secs(8))
@@ -159,7 +159,8 @@ async fn passive_checks_eject_and_readmit_a_server() {
     let all = servers.each_ref();
     let lb = start(&entries(&all), &[NO_PROBES, QUICK_TRIAL]).await;
     servers[0].stop(OpenConnections::Close).await;
-    // Held, so that the server that is gone has the fewest from the second on.
+    // Held open, so that the stopped server has the fewest connections from the second
+    // on.
     let mut held = Vec::new();
     for _ in 0..4 {
         let mut stream = tcp(lb.main()).await;
@@ -182,7 +183,7 @@ async fn passive_checks_eject_and_readmit_a_server() {
 
 #[tokio::test]
 async fn connect_timeout_moves_on_to_another_server() {
-    // A listener whose queue is full drops what comes next, like a black hole.
+    // A listener with a full backlog does not answer further connection attempts.
     let hole = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     hole.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into())
         .unwrap();
@@ -201,7 +202,7 @@ async fn connect_timeout_moves_on_to_another_server() {
     let took = first["connect_ms"].as_f64().unwrap();
     let most = 900.0 + BUSY.as_secs_f64() * 1e3;
     assert!((300.0..most).contains(&took), "{first}");
-    // Taken out: the next one does not wait.
+    // The server was ejected, so the next client does not wait.
     assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "good");
     assert_eq!(lb.nth(1, "ok").await["attempts"], 1);
     lb.quiet().await;
@@ -225,15 +226,15 @@ async fn connect_failed_when_every_server_refuses() {
 #[tokio::test]
 async fn resetting_server_leaks_nothing() {
     let web = Upstream::start(Behaviour::AcceptThenReset).await;
-    let never_out = "passive = { max_fails = 0 }";
+    let no_ejection = "passive = { max_fails = 0 }";
     let once = "retry_for = \"0s\"";
-    let lb = start(&entries(&[&web]), &[NO_PROBES, never_out, once]).await;
+    let lb = start(&entries(&[&web]), &[NO_PROBES, no_ejection, once]).await;
     for n in 0..30 {
         let mut stream = tcp(lb.main()).await;
         let end = read_to_close(&mut stream).await;
         let record = lb.wait_records(n + 1).await.swap_remove(n);
         match end {
-            // The reset came while the balancer was still connecting.
+            // The RST arrived while the balancer was still connecting.
             Ok(bytes) => {
                 assert!(bytes.is_empty());
                 assert_eq!(record["outcome"], "connect_failed");
@@ -249,7 +250,7 @@ async fn resetting_server_leaks_nothing() {
     lb.quiet().await;
 }
 
-/// A stopped process: the kernel accepts for it, and nothing answers.
+/// Like a stopped process: the kernel accepts for it, and nothing answers.
 #[tokio::test]
 async fn hung_server_is_down_until_its_probe_answers() {
     let [hung, good] = [
@@ -271,7 +272,7 @@ async fn hung_server_is_down_until_its_probe_answers() {
         drop(stream);
         assert_eq!(lb.nth(n, "ok").await["server"], "web2");
     }
-    // An answer that says no is no better than none.
+    // A negative answer is a failure, too.
     hung.set_behaviour(Behaviour::Http(503));
     hung.wait_accepted(hung.accepted() + 4).await;
     lb.wait_metric(&up("web1"), 0.0, Duration::ZERO).await;

@@ -73,13 +73,13 @@ async fn servers_are_verified_by_uri_or_pin() {
             Some("is not for `web.internal`"),
         ),
     ];
-    for (position, (cert, keys, said)) in cases.into_iter().enumerate() {
-        let (_, spoken) = VERSIONS[position % 2];
+    for (position, (cert, keys, expected)) in cases.into_iter().enumerate() {
+        let (_, version) = VERSIONS[position % 2];
         let web = Upstream::start_tls_versions(
             Behaviour::Named("web1".to_owned()),
             cert,
             None,
-            &[spoken],
+            &[version],
         )
         .await;
         let tls = format!("tls = {{ {keys} }}");
@@ -94,20 +94,20 @@ async fn servers_are_verified_by_uri_or_pin() {
             .start()
             .await;
         let mut stream = tcp(lb.address("plain")).await;
-        match said {
+        match expected {
             None => {
                 assert_eq!(read_line(&mut stream).await.unwrap(), "web1", "{keys}");
                 stream.shutdown().await.unwrap();
                 read_to_close(&mut stream).await.unwrap();
                 lb.nth(0, "ok").await;
             }
-            Some(said) => {
+            Some(expected) => {
                 let _ = read_to_close(&mut stream).await;
                 let record = lb.nth(0, "connect_failed").await;
                 let detail = record["detail"].as_str().unwrap();
                 assert!(
-                    detail.contains(said),
-                    "{keys}: {detail}\n  should say: {said}"
+                    detail.contains(expected),
+                    "{keys}: {detail}\n  should say: {expected}"
                 );
             }
         }

@@ -1,4 +1,4 @@
-//! Why a server is ejected or down and since when: API, `ctl servers` and `ctl status`.
+//! Reason and start of a server outage, in the API, `ctl servers` and `ctl status`.
 
 use leastconn_testkit::{DEADLINE, Upstream, eventually, upstream::OpenConnections};
 use serde_json::Value;
@@ -20,7 +20,7 @@ async fn get(lb: &Running, path: &str) -> Value {
     serde_json::from_str(&body).unwrap()
 }
 
-/// The second server, once it has this health.
+/// Waits until the second server has this health, and returns its entry.
 async fn web2(lb: &Running, health: &str) -> Value {
     let server = eventually(DEADLINE, || async {
         let server = get(lb, "servers").await["servers"][1].take();
@@ -56,7 +56,7 @@ async fn down_server_shows_reason_and_since() {
         "{outage}"
     );
 
-    // A reload that keeps the server keeps its outage; so do the failed probes meanwhile.
+    // A reload that keeps the server keeps its outage, and so do further failed probes.
     let changed = lb
         .config()
         .replace("[[upstream]]", "[[upstream]]\nretries = 1");

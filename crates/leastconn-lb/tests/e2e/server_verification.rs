@@ -1,5 +1,5 @@
-//! A server that is not the one that `[[upstream]] tls` asks for gets nothing of a
-//! client's bytes; another one is tried, and what is wrong is said once.
+//! A server that fails the verification of `[[upstream]] tls` gets no data; another
+//! server is tried, and the reason is logged once.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -14,18 +14,18 @@ use tokio::net::TcpListener;
 use crate::support::tls_servers::{BY_HOST, MUTUAL, Servers, VERSIONS};
 use crate::support::{NO_PROBES, Running, entry, tcp};
 
-/// Failing servers are tried again and again.
+/// Failing servers are tried each time.
 const NO_EJECTION: &str = "passive = { max_fails = 0 }\nretry_for = \"0s\"";
 
 fn named(name: &str) -> Behaviour {
     Behaviour::Named(name.to_owned())
 }
 
-/// The client's side of a connection that no server took.
-async fn is_refused(lb: &Running) -> Value {
+/// Connects a client and expects that no server accepts the connection.
+async fn assert_refused(lb: &Running) -> Value {
     let n = lb.records().len();
     let mut stream = tcp(lb.address("plain")).await;
-    // A reset, if the client's bytes were not read.
+    // A RST if the client's data was not read.
     let _ = stream.write_all(b"secret").await;
     assert!(
         read_to_close(&mut stream)
@@ -45,7 +45,7 @@ async fn greeting(lb: &Running) -> (String, Value) {
     (name, lb.nth(n, "ok").await)
 }
 
-/// What was said of the failing of TLS, in the log: something.
+/// Waits for a warning about TLS to a server, and returns all of them.
 async fn warnings(lb: &Running) -> Vec<String> {
     let warning = |event: &Value| event.to_string().contains("TLS with the server fails");
     lb.wait_log(warning, DEADLINE).await;
@@ -68,7 +68,7 @@ async fn each_certificate_fault_is_logged() {
             "is not for `web.internal`: it is for db.internal",
         ),
         (
-            // A common name is no name.
+            // A common name is not used as a name.
             servers.ca.leaf("web.internal").build(),
             "is not for `web.internal`: it has no subject alternative name",
         ),
@@ -100,7 +100,7 @@ async fn each_certificate_fault_is_logged() {
         ),
     ];
     for (version, spoken) in VERSIONS {
-        for (cert, said) in &cases {
+        for (cert, expected) in &cases {
             let bad = Upstream::start_tls_versions(named("bad"), cert, None, &[spoken]).await;
             let lb = servers
                 .site(
@@ -110,11 +110,11 @@ async fn each_certificate_fault_is_logged() {
                 .start()
                 .await;
             for _ in 0..3 {
-                let record = is_refused(&lb).await;
+                let record = assert_refused(&lb).await;
                 let detail = record["detail"].as_str().unwrap();
                 assert!(
-                    detail.contains("the server's certificate") && detail.contains(said),
-                    "{version}: {detail}\n  should say: {said}"
+                    detail.contains("the server's certificate") && detail.contains(expected),
+                    "{version}: {detail}\n  should say: {expected}"
                 );
                 assert_eq!(record["attempts"], 1);
                 assert_eq!(record["bytes_received"], 0);
@@ -130,8 +130,8 @@ async fn each_certificate_fault_is_logged() {
     }
 }
 
-/// It is trusted as it stands, and its key for nothing else: whoever takes it from the
-/// server cannot be other servers.
+/// The certificate is trusted as it is. Its key cannot issue certificates for other
+/// servers.
 #[tokio::test]
 async fn self_signed_certificate_covers_one_server() {
     let servers = Servers::new();
@@ -144,7 +144,7 @@ async fn self_signed_certificate_covers_one_server() {
             .build()
     };
     let (listed, other) = (own(), own());
-    let minted = TestCa::from_leaf(&listed)
+    let forged = TestCa::from_leaf(&listed)
         .leaf("web")
         .dns("web.internal")
         .build();
@@ -156,7 +156,7 @@ async fn self_signed_certificate_covers_one_server() {
         .self_signed()
         .build();
     for (version, spoken) in VERSIONS {
-        for (cert, beside_an_authority, said) in [
+        for (cert, with_authority, expected) in [
             (&listed, false, None),
             (&listed, true, None),
             (&issued, true, None),
@@ -166,9 +166,9 @@ async fn self_signed_certificate_covers_one_server() {
                 Some("was not issued by an authority of `ca`"),
             ),
             (&other, true, Some("was not issued by an authority of `ca`")),
-            (&minted, true, Some("")),
+            (&forged, true, Some("")),
             (
-                &minted,
+                &forged,
                 false,
                 Some("was not issued by an authority of `ca`"),
             ),
@@ -180,28 +180,28 @@ async fn self_signed_certificate_covers_one_server() {
                 &[entry("web1", web.addr(), "")],
             );
             let mut authorities = listed.cert_pem.clone() + &elsewhere.cert_pem;
-            if beside_an_authority {
+            if with_authority {
                 authorities += &servers.ca.cert_pem();
             }
             std::fs::write(site.dir.path().join("servers.crt"), authorities).unwrap();
             let lb = site.start().await;
-            let Some(said) = said else {
+            let Some(expected) = expected else {
                 assert_eq!(greeting(&lb).await.0, "web1", "{version}");
                 lb.quiet().await;
                 continue;
             };
-            let record = is_refused(&lb).await;
+            let record = assert_refused(&lb).await;
             let detail = record["detail"].as_str().unwrap();
             assert!(
-                detail.contains("the server's certificate") && detail.contains(said),
-                "{version}: {detail}\n  should say: {said}"
+                detail.contains("the server's certificate") && detail.contains(expected),
+                "{version}: {detail}\n  should say: {expected}"
             );
             lb.quiet().await;
         }
     }
 }
 
-/// Lists are for what authorities have issued.
+/// CRLs apply to certificates that authorities have issued.
 #[tokio::test]
 async fn self_signed_server_needs_no_crl() {
     const TLS: &str =
@@ -261,7 +261,7 @@ async fn certificate_must_cover_the_host_by_default() {
             if works {
                 assert_eq!(greeting(&lb).await.0, "web1");
             } else {
-                let record = is_refused(&lb).await;
+                let record = assert_refused(&lb).await;
                 let detail = record["detail"].as_str().unwrap();
                 assert!(detail.contains(&format!("is not for `{host}`")), "{detail}");
             }
@@ -284,7 +284,7 @@ async fn revoked_and_outdated_servers_are_rejected() {
         std::fs::write(site.dir.path().join("servers.crl"), crl).unwrap();
         site.start().await
     };
-    for (addr, said) in [
+    for (addr, expected) in [
         (web1.addr(), "the server's certificate is revoked"),
         (
             old.addr(),
@@ -292,9 +292,9 @@ async fn revoked_and_outdated_servers_are_rejected() {
         ),
     ] {
         let lb = start(addr).await;
-        let record = is_refused(&lb).await;
+        let record = assert_refused(&lb).await;
         assert!(
-            record["detail"].as_str().unwrap().contains(said),
+            record["detail"].as_str().unwrap().contains(expected),
             "{record}"
         );
         lb.quiet().await;
@@ -304,7 +304,7 @@ async fn revoked_and_outdated_servers_are_rejected() {
     lb.quiet().await;
 }
 
-/// The client notices nothing; the server that failed is passed over for a while.
+/// The client does not notice; the failed server is ejected for a while.
 #[tokio::test]
 async fn failed_tls_is_retried_on_another_server() {
     let servers = Servers::new();
@@ -314,27 +314,27 @@ async fn failed_tls_is_retried_on_another_server() {
     let dying = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dying_at = dying.local_addr().unwrap();
     let dying = tokio::spawn(async move {
-        let mut deaths = 0;
+        let mut count = 0;
         while let Ok((mut socket, _)) = dying.accept().await {
             // In the middle of the handshake.
             socket.read_exact(&mut [0; 100]).await.unwrap();
-            deaths += 1;
+            count += 1;
             drop(socket);
-            if deaths == 1 {
+            if count == 1 {
                 break;
             }
         }
-        deaths
+        count
     });
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let good = servers.mutual(named("good"), VERSIONS[1].1).await;
-    for (name, addr, said) in [
+    for (name, addr, expected) in [
         ("bad", bad.addr(), "is not for `web.internal`"),
         ("plain", plain.addr(), "does not speak TLS"),
         ("dying", dying_at, ""),
         ("silent", silent.local_addr().unwrap(), "no answer in time"),
     ] {
-        // The better one is a backup, so that the other is tried first.
+        // The working server is a backup, so that the other one is tried first.
         let pair = [
             entry("web1", addr, ""),
             entry("web2", good.addr(), ", backup = true"),
@@ -344,14 +344,14 @@ async fn failed_tls_is_retried_on_another_server() {
         let (greeted, record) = greeting(&lb).await;
         assert_eq!(greeted, "good", "{name}");
         assert_eq!(record["attempts"], 2, "{name}: {record}");
-        lb.wait_log(|event| event.to_string().contains(said), DEADLINE)
+        lb.wait_log(|event| event.to_string().contains(expected), DEADLINE)
             .await;
         lb.quiet().await;
     }
     assert_eq!(within(DEADLINE, "the death", dying).await.unwrap(), 1);
 }
 
-/// TLS 1.2 says so in the handshake, TLS 1.3 once it is over for us.
+/// TLS 1.2 reports it during the handshake, TLS 1.3 after our side has finished.
 #[tokio::test]
 async fn rejection_of_our_certificate_is_logged() {
     let servers = Servers::new();
@@ -362,7 +362,7 @@ async fn rejection_of_our_certificate_is_logged() {
             "1.2" => "connect_failed",
             _ => "tls_error",
         };
-        for (lines, said) in [
+        for (lines, expected) in [
             (nothing, "certificate"),
             (
                 MUTUAL,
@@ -384,7 +384,7 @@ async fn rejection_of_our_certificate_is_logged() {
                 }
                 let record = lb.nth(n, outcome).await;
                 let detail = record["detail"].as_str().unwrap();
-                assert!(detail.contains(said), "{version}: {record}");
+                assert!(detail.contains(expected), "{version}: {record}");
             }
             let warnings = warnings(&lb).await;
             assert_eq!(warnings.len(), 1, "{version}: {warnings:#?}");
@@ -407,9 +407,10 @@ async fn reload_replaces_the_upstream_authority() {
     assert_eq!(greeting(&lb).await.0, "web1");
     let file = lb.dir().join("servers.crt");
     std::fs::write(&file, others.ca.cert_pem()).unwrap();
-    // The balancer's own certificate is of the one before, which is nobody's business.
+    // The balancer's own certificate is issued by the previous authority, which does not
+    // matter.
     assert_eq!(lb.reload(&lb.config()).await, "applied");
-    is_refused(&lb).await;
+    assert_refused(&lb).await;
     std::fs::write(&file, servers.ca.cert_pem()).unwrap();
     assert_eq!(lb.reload(&lb.config()).await, "applied");
     assert_eq!(greeting(&lb).await.0, "web1");

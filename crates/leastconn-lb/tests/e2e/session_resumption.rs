@@ -1,5 +1,5 @@
-//! With `resumption = "on"`, sessions of this listener are resumed and no others, and
-//! rules and limits hold for them as for any connection.
+//! With `resumption = "on"`, sessions of the same listener can be resumed, and rules and
+//! limits apply to them.
 
 use leastconn_testkit::{TlsClient, Upstream};
 use rustls::HandshakeKind;
@@ -23,11 +23,11 @@ fn resuming() -> String {
     TLS.replace(" }", ", resumption = \"on\" }")
 }
 
-/// One conversation; whether it was resumed, as both sides say.
+/// Connects once, and returns whether the session was resumed, according to both sides.
 async fn resumes(lb: &Running, client: &TlsClient, listener: &str) -> bool {
     let before = lb.records().len();
     let mut stream = client.connect(lb.address(listener)).await.unwrap();
-    // The greeting comes after any tickets.
+    // The greeting arrives after any tickets.
     talk(&mut stream).await.unwrap();
     let record = lb.nth(before, "ok").await;
     assert_eq!(record["identity"], "cn:client1.lb.com", "{record}");
@@ -53,7 +53,7 @@ async fn returning_client_resumes(records: Records) {
             assert!(resumes(&lb, &client, "main").await);
         }
     }
-    // Who does not want to need not.
+    // Resumption is optional for clients.
     assert!(!resumes(&lb, &lb.client(CLIENT1), "main").await);
     lb.quiet().await;
 }
@@ -74,7 +74,7 @@ async fn session_is_bound_to_its_listener(records: Records) {
         for elsewhere in ["other", "without"] {
             let client = version(client.clone()).with_resumption();
             assert!(!resumes(&lb, &client, "main").await);
-            // To the client they are one server: it offers what it has.
+            // The client takes both listeners for one server and offers its session.
             assert!(!resumes(&lb, &client, elsewhere).await, "{elsewhere}");
         }
     }
@@ -101,7 +101,7 @@ async fn limits_and_rules_apply_to_resumed_sessions(records: Records) {
     assert_eq!(refused(&client, lb.main()).await, None);
     let record = lb.nth(2, "rate_limited").await;
     assert_eq!(record["resumed"], true, "{record}");
-    // Nobody's rule: with and without a session.
+    // A client without a rule, with and without a session.
     let stranger = lb.client("stranger").with_resumption().tls12();
     for (n, resumed) in [(3, false), (4, true)] {
         assert_eq!(refused(&stranger, lb.main()).await, None);
@@ -112,8 +112,8 @@ async fn limits_and_rules_apply_to_resumed_sessions(records: Records) {
     lb.quiet().await;
 }
 
-/// By a list, and by an authority that is gone: the sessions of before are worth
-/// nothing, and the full handshake that comes instead ends as it should.
+/// After a revocation by CRL or by removing the authority, old sessions are not resumed,
+/// and the full handshake fails.
 async fn revoked_client_cannot_resume(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::new()
@@ -132,7 +132,7 @@ async fn revoked_client_cannot_resume(records: Records) {
         assert!(!resumes(&lb, client, "main").await);
         assert!(resumes(&lb, client, "main").await);
     }
-    // A reload that changes nothing about the listener leaves them theirs.
+    // A reload that does not change the listener keeps its sessions.
     assert_eq!(lb.reload(&lb.config()).await, "applied");
     for client in &clients {
         assert!(resumes(&lb, client, "main").await);

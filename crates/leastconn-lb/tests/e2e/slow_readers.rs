@@ -1,5 +1,5 @@
-//! Clients that ask for much and read nothing: their servers are stopped, what the
-//! balancer holds for each of them is bounded, and others are served. And servers.
+//! Clients and servers that do not read: the sender is stopped, the memory per connection
+//! is bounded, and other clients are served.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,20 +16,20 @@ use tokio::time::timeout;
 use crate::support::tls_servers::{MUTUAL, Servers, VERSIONS};
 use crate::support::{CLIENT1, NO_PROBES, Records, Running, Site, TLS, cn, entries, entry, talk};
 
-/// Who is served meanwhile.
+/// A client that is served meanwhile.
 const CLIENT2: &str = "client2.lb.com";
 
-/// What a direction holds at most: one scratch space (docs/performance.md).
+/// Maximum buffer per direction: one scratch buffer (docs/performance.md).
 const SCRATCH: u64 = 128 * 1024;
 
-/// What there is once, not per connection: the workers' buffers, connecting.
+/// Memory that does not depend on the number of connections: worker buffers, connecting.
 const ONCE: u64 = 6 << 20;
 
-/// What may be on its way to a client that does not read: in the buffers of four
-/// sockets, and in the balancer, in a pipe at most.
+/// Maximum data in transit to a client that does not read: in the buffers of four
+/// sockets, and in a pipe of the balancer.
 const ON_ITS_WAY: u64 = 8 << 20;
 
-/// A server that sends without end to everybody, and knows how much.
+/// A server that sends without end, and counts the bytes per connection.
 struct Flood {
     addr: SocketAddr,
     sent: Arc<Mutex<Vec<Arc<AtomicU64>>>>,
@@ -66,27 +66,27 @@ impl Flood {
         }
     }
 
-    /// How much was sent on each connection.
+    /// Bytes sent on each connection.
     fn sent(&self) -> Vec<u64> {
         let sent = self.sent.lock().unwrap();
         sent.iter().map(|n| n.load(Ordering::Relaxed)).collect()
     }
 
-    /// Waits until all of `count` servers have been stopped: nothing has moved for a
-    /// while in which a sender that could go on would have done so many times.
+    /// Waits until all `count` senders are blocked: no byte was sent for much longer than
+    /// a sender needs for one write.
     async fn wait_stopped(&self, count: usize) -> Vec<u64> {
-        const WHILE: u32 = 25;
+        const STABLE_ROUNDS: u32 = 25;
         let seen = Mutex::new((Vec::new(), 0));
         let stopped = eventually(3 * DEADLINE, || async {
             let now = self.sent();
             let (before, unchanged) = &mut *seen.lock().unwrap();
             if now.len() < count || now.iter().any(|&bytes| bytes < SCRATCH) || now != *before {
                 (*before, *unchanged) = (now, 0);
-                return Err(format!("{} connections, and they move", before.len()));
+                return Err(format!("{} connections, still sending", before.len()));
             }
             *unchanged += 1;
-            if *unchanged < WHILE {
-                return Err("they may move again".to_owned());
+            if *unchanged < STABLE_ROUNDS {
+                return Err("may continue to send".to_owned());
             }
             Ok(now)
         });
@@ -94,23 +94,23 @@ impl Flood {
     }
 }
 
-/// A client whose buffers in the system are small, to have room for many.
+/// Connects with small kernel buffers, so that many clients fit.
 async fn small_socket(addr: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 * 1024).unwrap();
-    // On the loopback device a segment is 64 KiB, and buffers start at ten of them.
+    // On loopback a segment is 64 KiB, and buffers start at ten segments.
     socket2::SockRef::from(&socket).set_tcp_mss(1448).unwrap();
     within(DEADLINE, "connecting", socket.connect(addr))
         .await
         .unwrap()
 }
 
-/// Memory that is the process' own, in bytes.
+/// Private memory of the process in bytes.
 fn memory(lb: &Balancer) -> u64 {
     let path = format!("/proc/{}/smaps_rollup", lb.pid());
     let text = std::fs::read_to_string(path).unwrap();
-    // Not what it shares with others that run the program: that is divided by their
-    // number, which changes while other tests come and go.
+    // Excludes pages shared with other processes of the program, whose number changes
+    // during the test run.
     let anonymous = |line: &&str| line.starts_with("Anonymous:");
     let line = text.lines().find(anonymous).unwrap();
     let kilobytes = line.split_whitespace().nth(1).unwrap();
@@ -130,9 +130,9 @@ async fn start(flood: &Flood, other: &Upstream, records: Records) -> Running {
     site.records(records).start().await
 }
 
-/// Lets `count` clients of `connect` come, each of whom may cost the balancer
-/// `ceiling` bytes, and once they are gone some more.
-async fn crowds<S>(
+/// Connects `count` clients that may cost `ceiling` bytes each, and after they are gone
+/// half as many again.
+async fn measure_twice<S>(
     lb: &Running,
     flood: &Flood,
     count: usize,
@@ -140,15 +140,15 @@ async fn crowds<S>(
     connect: impl AsyncFn() -> S,
 ) {
     let allowed = memory(lb) + ceiling * count as u64 + ONCE;
-    crowd(lb, flood, count, allowed, &connect).await;
-    // The allocator may keep what the first ones held, for these: were it not free,
-    // it would be too much now.
-    crowd(lb, flood, count / 2, allowed, &connect).await;
+    measure(lb, flood, count, allowed, &connect).await;
+    // The allocator may keep the memory of the first clients for the next ones; if it did
+    // not reuse it, the limit would be exceeded now.
+    measure(lb, flood, count / 2, allowed, &connect).await;
 }
 
-/// Connects clients, all of which stop reading at once, checks that it takes no more
-/// than `allowed` bytes, and lets them go.
-async fn crowd<S>(
+/// Connects clients that do not read, checks that the process takes at most `allowed`
+/// bytes, and disconnects them.
+async fn measure<S>(
     lb: &Running,
     flood: &Flood,
     count: usize,
@@ -185,7 +185,7 @@ async fn tls(records: Records, count: usize, ceiling: u64) {
         let stream = client.handshake(socket, "localhost");
         within(DEADLINE, "the handshake", stream).await.unwrap()
     };
-    crowds(&lb, &flood, count, ceiling, connect).await;
+    measure_twice(&lb, &flood, count, ceiling, connect).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -204,17 +204,17 @@ async fn plain_clients_that_do_not_read() {
     let other = Upstream::named("other").await;
     let lb = start(&flood, &other, "direct").await;
     let plain = lb.address("plain");
-    // Of whom some have a pipe, and the others what was read.
+    // Some of them have a pipe, the others a buffer.
     let connect = async || small_socket(plain).await;
-    crowds(&lb, &flood, 200, SCRATCH + 8 * 1024, connect).await;
+    measure_twice(&lb, &flood, 200, SCRATCH + 8 * 1024, connect).await;
 }
 
-/// With TLS to the servers, rustls keeps 64 KiB besides that it has sealed, or that it
-/// has no room to open, and a record.
+/// With TLS to the servers, rustls also holds up to 64 KiB of sealed or unopened records,
+/// and one record.
 const RUSTLS: u64 = (64 + 32) * 1024;
 
-/// Either the server reads nothing of a client that sends without end, or the other
-/// way round.
+/// Either the server does not read what a client sends without end, or the client does
+/// not read.
 async fn over_tls_to_servers(behaviour: Behaviour, sends: bool) {
     const COUNT: usize = 60;
     let servers = Servers::new();
@@ -227,7 +227,7 @@ async fn over_tls_to_servers(behaviour: Behaviour, sends: bool) {
         let mut client = small_socket(lb.address("plain")).await;
         clients.push(tokio::spawn(async move {
             let bytes = vec![7; SCRATCH as usize];
-            // Until the balancer takes no more for a while.
+            // Until the balancer has not accepted more for a second.
             let mut sent = 0;
             while sends
                 && let Ok(count) = timeout(Duration::from_secs(1), client.write(&bytes)).await
@@ -243,7 +243,7 @@ async fn over_tls_to_servers(behaviour: Behaviour, sends: bool) {
     let moved = leastconn_testkit::metrics::normalise(&moved);
     let seen = Mutex::new((0.0, 0));
     let stopped = eventually(3 * DEADLINE, || async {
-        // This process is busy with the other ends, and may come too late for an answer.
+        // This process is busy with both ends, and may miss an answer.
         let answer = lb.try_http_get("/metrics").await;
         let (_, body) = answer.map_err(|error| error.to_string())?;
         let now = leastconn_testkit::metrics::parse(&body)[&moved];
@@ -266,7 +266,7 @@ async fn over_tls_to_servers(behaviour: Behaviour, sends: bool) {
     for client in clients {
         drop(client.await.unwrap());
     }
-    // One that never reads would keep its connections to their time-out.
+    // A server that does not read would keep its connections until their timeout.
     web.stop(OpenConnections::Close).await;
     lb.quiet().await;
 }

@@ -1,5 +1,5 @@
-//! Routes by the server name first, then the listener's upstream, else the client's
-//! own `allow`.
+//! Routing: by server name first, then to the listener's upstream, else by the rule's
+//! `allow`.
 
 use leastconn_testkit::{Upstream, client::read_to_close};
 
@@ -43,7 +43,7 @@ async fn routes_then_upstream_then_the_rules_allow() {
         assert_eq!(record["sni"], sni.to_lowercase());
         assert_eq!(record["upstream"], expected);
     }
-    // A route leads nobody where they may not go.
+    // A route grants no access.
     let served = db.accepted();
     let mut stream = lb
         .client(CLIENT1)
@@ -94,7 +94,7 @@ async fn only_allowed_servers_are_used() {
         .await;
     let client = lb.client("client2.lb.com");
     let mut held = Vec::new();
-    // Least connections would take the other from the second on.
+    // From the second connection on, least connections would prefer the other server.
     for _ in 0..6 {
         let mut stream = client.connect(lb.main()).await.unwrap();
         let name = leastconn_testkit::client::read_line(&mut stream)

@@ -1,5 +1,4 @@
-//! On plain listeners, clients are told apart by their network: one that has a whole
-//! IPv6 /64 is one client.
+//! On plain listeners, the network is the identity: an IPv6 /64 is one client.
 
 use leastconn_testkit::{
     Upstream,
@@ -29,7 +28,7 @@ async fn start(web: &Upstream, lines: &str) -> Running {
         .await
 }
 
-/// Connects from `source`; `None`: refused.
+/// Connects with a proxied address; `None` if refused.
 async fn connect_as(lb: &Running, source: &str) -> Option<TcpStream> {
     let (family, local) = match source.contains(':') {
         true => ("TCP6", "2001:db8:ffff::1"),
@@ -64,7 +63,7 @@ async fn ipv6_network_is_one_client_of_a_plain_listener() {
         }
     }
     assert_eq!(held.len(), 5);
-    // Another network and another IPv4 address are other clients.
+    // Another network and other IPv4 addresses are other clients.
     for source in ["2001:db8:0:2::1", "192.0.2.1", "192.0.2.2"] {
         held.push(connect_as(&lb, source).await.unwrap());
     }

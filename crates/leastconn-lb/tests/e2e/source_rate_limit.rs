@@ -1,4 +1,5 @@
-//! A listener's `source_rate_limit` holds before anything is spent on a connection.
+//! A listener's `source_rate_limit` applies before anything else is done for a
+//! connection.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,7 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, talk};
 
-/// So slow that no test lives to see the next token.
+/// No token is added during a test.
 const THREE: &str = "source_rate_limit = { rate = 0.001, burst = 3 }";
 
 async fn tcp_from(address: [u8; 4], addr: SocketAddr) -> io::Result<TcpStream> {
@@ -19,9 +20,9 @@ async fn tcp_from(address: [u8; 4], addr: SocketAddr) -> io::Result<TcpStream> {
     within(DEADLINE, "connecting", socket.connect(addr)).await
 }
 
-/// Reset, or ended: at once, and without a word.
-async fn is_turned_away(address: [u8; 4], addr: SocketAddr) {
-    // It may be before connecting has returned.
+/// Asserts that the connection is reset or closed at once, without data.
+async fn assert_closed(address: [u8; 4], addr: SocketAddr) {
+    // Possibly before connecting has returned.
     let Ok(mut stream) = tcp_from(address, addr).await else {
         return;
     };
@@ -51,7 +52,7 @@ async fn excess_is_refused_before_the_handshake() {
         lb.nth(n, "ok").await;
     }
     for n in 3..20 {
-        is_turned_away([127, 0, 0, 2], lb.main()).await;
+        assert_closed([127, 0, 0, 2], lb.main()).await;
         let record = lb.nth(n, "rate_limited").await;
         let detail = record["detail"].as_str().unwrap();
         assert!(
@@ -83,7 +84,7 @@ async fn prefix_counts_as_one_source_per_listener() {
             .unwrap();
         lb.nth(n.into(), "ok").await;
     }
-    is_turned_away([127, 0, 1, 77], lb.main()).await;
+    assert_closed([127, 0, 1, 77], lb.main()).await;
     let record = lb.nth(3, "rate_limited").await;
     assert!(record["detail"].as_str().unwrap().contains("127.0.1.0/24"));
     talk(tcp_from([127, 0, 2, 1], lb.main()).await.unwrap())

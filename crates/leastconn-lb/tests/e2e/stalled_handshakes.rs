@@ -1,6 +1,6 @@
-//! Handshakes that stall after the ClientHello, from very many sources, delay nobody.
+//! Handshakes of many sources that stall after the ClientHello do not delay others.
 //!
-//! The sources are in PROXY headers, as one machine has not so many addresses.
+//! Sources are proxied addresses, as one machine does not have that many.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ both_record_layers! {
 async fn start(records: Records, web: &Upstream, max_handshakes: usize) -> Running {
     let lines = [
         "upstream = \"web\"",
-        // No stalled handshake ends by itself during a test.
+        // No stalled handshake times out during a test.
         "handshake_timeout = \"5m\"",
         "proxy_protocol = \"required\"",
         "proxy_protocol_from = \"127.0.0.0/8\"",
@@ -62,7 +62,7 @@ async fn stall(lb: &Running, source: &str) -> TcpStream {
     stream
 }
 
-async fn served_as(lb: &Running, source: &str) {
+async fn assert_served_as(lb: &Running, source: &str) {
     let stream = connect_as(lb, source).await;
     let client = lb.client(CLIENT1);
     let served = async { talk(client.handshake(stream, "localhost").await?).await };
@@ -83,7 +83,7 @@ async fn stalled_handshakes_do_not_delay_new_clients(records: Records) {
         "2001:db8:2::1",
         "2001:db8:1:7::2",
     ] {
-        served_as(&lb, source).await;
+        assert_served_as(&lb, source).await;
     }
     let stalls = r#"leastconn_handshakes_active{listener="main"}"#;
     lb.wait_metric(stalls, 200.0, DEADLINE).await;
@@ -94,13 +94,14 @@ async fn stalled_handshakes_do_not_delay_new_clients(records: Records) {
 
 async fn longest_stalled_handshake_is_evicted(records: Records) {
     let web = Upstream::named("web1").await;
-    // Room for 2 handshakes with a place and 16 without one.
+    // Room for 2 handshakes with a permit and 16 without one.
     let lb = start(records, &web, 2).await;
     let mut stalled = vec![stall(&lb, "203.0.113.1").await];
     for n in 0..18 {
         stalled.push(stall(&lb, &format!("2001:db8:1:{n:x}::1")).await);
     }
-    // The network with the most loses its oldest, and the other source keeps its own.
+    // The network with the most stalled handshakes loses its oldest; the other source
+    // keeps its own.
     let record = lb.nth(0, "overloaded").await;
     assert_eq!(record["source"], "[2001:db8:1::1]:4660", "{record}");
     let detail = record["detail"].as_str().unwrap();
@@ -108,7 +109,7 @@ async fn longest_stalled_handshake_is_evicted(records: Records) {
     let mut rest = Vec::new();
     let closed = within(DEADLINE, "the end", stalled[1].read_to_end(&mut rest));
     let _ = closed.await;
-    served_as(&lb, "203.0.113.2").await;
+    assert_served_as(&lb, "203.0.113.2").await;
     lb.wait_records(2).await;
     drop(stalled);
     lb.quiet().await;
@@ -118,7 +119,7 @@ async fn parked_handshake_resumes_when_its_client_answers(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = start(records, &web, 1).await;
     let client = lb.client(CLIENT1);
-    // A client that takes its time, while others take its place.
+    // A client that answers slowly, while others use its permit.
     let (near, mut far) = tokio::io::duplex(64 * 1024);
     let slow = tokio::spawn(async move { talk(client.handshake(near, "localhost").await?).await });
     let mut stream = connect_as(&lb, "203.0.113.1").await;
@@ -127,7 +128,7 @@ async fn parked_handshake_resumes_when_its_client_answers(records: Records) {
     stream.write_all(&hello[..count]).await.unwrap();
     let first = stream.read_u8().await.unwrap();
     let stalled = stall(&lb, "203.0.113.2").await;
-    served_as(&lb, "203.0.113.3").await;
+    assert_served_as(&lb, "203.0.113.3").await;
     far.write_u8(first).await.unwrap();
     let relay = tokio::spawn(async move {
         let _ = tokio::io::copy_bidirectional(&mut stream, &mut far).await;

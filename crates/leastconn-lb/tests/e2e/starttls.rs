@@ -1,4 +1,4 @@
-//! `starttls = "postgres"`: what comes before the handshake.
+//! `starttls = "postgres"`: the messages before the handshake.
 
 use leastconn_testkit::client::read_to_close;
 use leastconn_testkit::{TlsClient, Upstream};
@@ -43,7 +43,7 @@ async fn start(records: Records, web: &Upstream, more: &str) -> Running {
 }
 
 /// Sends a request and expects this answer.
-async fn ask(stream: &mut TcpStream, request: &[u8], answer: u8) {
+async fn request(stream: &mut TcpStream, request: &[u8], answer: u8) {
     stream.write_all(request).await.unwrap();
     assert_eq!(stream.read_u8().await.unwrap(), answer);
 }
@@ -59,11 +59,11 @@ async fn ssl_request_leads_to_tls(records: Records) {
     let client = lb.client(CLIENT1);
     for (n, client) in [client.clone().tls12(), client.tls13()].iter().enumerate() {
         let mut stream = tcp(lb.main()).await;
-        // In pieces: a request may come in any number of segments.
+        // A request may arrive in any number of segments.
         for byte in &SSL_REQUEST[..7] {
             stream.write_all(&[*byte]).await.unwrap();
         }
-        ask(&mut stream, &SSL_REQUEST[7..], b'S').await;
+        request(&mut stream, &SSL_REQUEST[7..], b'S').await;
         finish(client, stream).await;
         assert_eq!(lb.nth(n, "ok").await["identity"], "cn:client1.lb.com");
     }
@@ -74,8 +74,8 @@ async fn gssenc_request_is_answered_no(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = start(records, &web, "").await;
     let mut stream = tcp(lb.main()).await;
-    ask(&mut stream, GSSENC_REQUEST, b'N').await;
-    ask(&mut stream, SSL_REQUEST, b'S').await;
+    request(&mut stream, GSSENC_REQUEST, b'N').await;
+    request(&mut stream, SSL_REQUEST, b'S').await;
     finish(&lb.client(CLIENT1), stream).await;
     lb.nth(0, "ok").await;
 
@@ -113,19 +113,19 @@ async fn client_without_tls_gets_an_error(records: Records) {
     {
         let mut stream = tcp(lb.main()).await;
         stream.write_all(sent).await.unwrap();
-        let got = read_to_close(&mut stream).await.unwrap();
+        let received = read_to_close(&mut stream).await.unwrap();
         if answer.is_empty() {
-            assert!(got.is_empty(), "{got:?}");
+            assert!(received.is_empty(), "{received:?}");
         } else {
-            assert_eq!(got[0], b'E');
+            assert_eq!(received[0], b'E');
             assert!(
-                got.windows(answer.len()).any(|part| part == answer),
-                "{got:?}"
+                received.windows(answer.len()).any(|part| part == answer),
+                "{received:?}"
             );
         }
         let record = lb.nth(n, "not_tls").await;
-        let said = record["detail"].as_str().unwrap();
-        assert!(said.contains(detail), "{said}");
+        let logged = record["detail"].as_str().unwrap();
+        assert!(logged.contains(detail), "{logged}");
     }
     assert_eq!(web.accepted(), 0);
     lb.quiet().await;
@@ -140,11 +140,11 @@ async fn bytes_after_the_request_are_refused(records: Records) {
             .write_all(&[request, STARTUP].concat())
             .await
             .unwrap();
-        let got = read_to_close(&mut stream).await.unwrap();
-        assert!(got.is_empty(), "{got:?}");
+        let received = read_to_close(&mut stream).await.unwrap();
+        assert!(received.is_empty(), "{received:?}");
         lb.nth(n, "handshake_failed").await;
     }
-    // An end in the middle.
+    // A FIN in the middle of a request.
     let mut stream = tcp(lb.main()).await;
     stream.write_all(&SSL_REQUEST[..5]).await.unwrap();
     stream.shutdown().await.unwrap();
@@ -168,10 +168,10 @@ async fn silent_and_slow_clients_meet_the_deadline(records: Records) {
     half.write_all(&SSL_REQUEST[..4]).await.unwrap();
     let _ = read_to_close(&mut half).await;
     lb.nth(1, "handshake_timeout").await;
-    // The answer does not begin another deadline.
-    let mut asked = tcp(lb.main()).await;
-    ask(&mut asked, SSL_REQUEST, b'S').await;
-    let _ = read_to_close(&mut asked).await;
+    // The answer does not restart the deadline.
+    let mut requested = tcp(lb.main()).await;
+    request(&mut requested, SSL_REQUEST, b'S').await;
+    let _ = read_to_close(&mut requested).await;
     lb.nth(2, "handshake_timeout").await;
     lb.quiet().await;
 }

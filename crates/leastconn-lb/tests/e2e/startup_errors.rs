@@ -1,4 +1,4 @@
-//! Exit codes and messages when there is nothing to run.
+//! Exit codes and messages of failed starts.
 
 use std::process::{Command, Output};
 
@@ -10,19 +10,19 @@ fn run(args: &[&str]) -> Output {
     Command::new(BIN).args(args).output().unwrap()
 }
 
-fn is_wrong(args: &[&str], said: &str) {
+fn assert_exit_2(args: &[&str], text: &str) {
     let output = run(args);
     assert_eq!(output.status.code(), Some(2), "{args:?}: {output:?}");
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.contains(said), "{args:?}: {stderr}");
+    assert!(stderr.contains(text), "{args:?}: {stderr}");
 }
 
 #[test]
 fn usage_error_exits_2() {
-    is_wrong(&["run", "--no-such-flag"], "--no-such-flag");
-    is_wrong(&["rnu"], "rnu");
-    is_wrong(&[], "Usage");
-    is_wrong(
+    assert_exit_2(&["run", "--no-such-flag"], "--no-such-flag");
+    assert_exit_2(&["rnu"], "rnu");
+    assert_exit_2(&[], "Usage");
+    assert_exit_2(
         &["run", "--config", "/nowhere/leastconn.toml"],
         "/nowhere/leastconn.toml",
     );
@@ -38,15 +38,15 @@ async fn broken_configuration_exits_2_with_all_errors() {
         .await
         .unwrap_err();
     assert_eq!(error.status.unwrap().code(), Some(2), "{error}");
-    for said in [
+    for text in [
         "max_conections",
         "max_connections",
         "wbe",
         "leastconn.toml:3:1",
     ] {
-        assert!(error.stderr.contains(said), "no {said} in {error}");
+        assert!(error.stderr.contains(text), "no {text} in {error}");
     }
-    // The closing word stands on a line of its own.
+    // The summary is on a line of its own.
     let last = error.stderr.lines().last().unwrap();
     assert!(last.starts_with("leastconn-lb: "), "{last:?}");
 }
@@ -62,8 +62,8 @@ async fn address_in_use_exits_1() {
         .await
         .unwrap_err();
     assert_eq!(error.status.unwrap().code(), Some(1), "{error}");
-    for said in ["`second`", &addr.to_string(), "in use"] {
-        assert!(error.stderr.contains(said), "no {said} in {error}");
+    for text in ["`second`", &addr.to_string(), "in use"] {
+        assert!(error.stderr.contains(text), "no {text} in {error}");
     }
 }
 
@@ -75,7 +75,7 @@ async fn unusable_access_log_exits_1() {
         .await
         .unwrap_err();
     let code = error.status.unwrap().code();
-    // Found when reading or when opening.
+    // Found by the check of the configuration or on opening.
     assert!(matches!(code, Some(1 | 2)), "{error}");
     assert!(error.stderr.contains("no/such/directory.log"), "{error}");
 }

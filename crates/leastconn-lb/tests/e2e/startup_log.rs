@@ -1,4 +1,4 @@
-//! After the start, the log says once what is running and where.
+//! After the start, the log names the version, the addresses and the servers.
 
 use leastconn_testkit::{DEADLINE, Upstream};
 use serde_json::Value;
@@ -22,16 +22,16 @@ async fn startup_log_names_version_addresses_and_servers() {
         .client("local", "source = \"127.0.0.0/8\"", "web\", \"spare", "")
         .start()
         .await;
-    let of = |upstream: &'static str| {
+    let is_summary = |upstream: &'static str| {
         move |event: &Value| {
             message(event).starts_with("upstream") && event["fields"]["upstream"] == upstream
         }
     };
-    let web = lb.wait_log(of("web"), DEADLINE).await;
+    let web = lb.wait_log(is_summary("web"), DEADLINE).await;
     assert_eq!(web["fields"]["servers_up"], "2/3", "{web}");
     assert_eq!(web["fields"]["down"], "dead", "{web}");
     assert_eq!(web["level"], "WARN", "{web}");
-    let spare = lb.wait_log(of("spare"), DEADLINE).await;
+    let spare = lb.wait_log(is_summary("spare"), DEADLINE).await;
     assert_eq!(spare["fields"]["health_check"], "none", "{spare}");
     let log = lb.stderr();
     let started = format!("\"version\":\"{}\"", env!("CARGO_PKG_VERSION"));

@@ -1,6 +1,6 @@
-//! A site to test: certificates, a configuration, the balancer on it.
+//! Test setup: certificates, a configuration and a balancer that runs with it.
 
-// The browser tests load this file by its path, which is why these need one, too.
+// With paths, because the browser tests include this file by its path.
 #[path = "support/tls_servers.rs"]
 pub(crate) mod tls_servers;
 #[path = "support/upgrading.rs"]
@@ -24,34 +24,34 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 /// The program under test.
 pub(crate) const BIN: &str = env!("CARGO_BIN_EXE_leastconn-lb");
 
-/// TLS of a listener, with the files that [`TestCa::write_set`] writes.
+/// `tls` of a listener, with the files that [`TestCa::write_set`] writes.
 pub(crate) const TLS: &str =
     r#"tls = { cert = "server.crt", key = "server.key", client_ca = "ca.crt", crl = "ca.crl" }"#;
 
-/// No probes: then every connection that a server counts came from a client.
+/// Without probes, each connection that a server counts comes from a client.
 pub(crate) const NO_PROBES: &str = r#"health_check = { type = "none" }"#;
 
-/// A common name that the usual rule lets in.
+/// The common name that the rule of [`Site::usual`] matches.
 pub(crate) const CLIENT1: &str = "client1.lb.com";
 
-/// How soon the admin address answers: in a release build, which `make test-long`
-/// makes, what was promised.
+/// Maximum latency of the admin address. Only a release build (`make test-long`) must
+/// keep the documented 100 ms.
 pub(crate) const PROMPT: Duration = Duration::from_millis(100).saturating_add(BUSY);
 
-/// What is added to every promise of time unless the build is a release build: others
-/// are slower, and have other tests beside them, on a machine that may be slow itself.
-/// Whatever a promise is told apart from must take longer than both.
+/// Slack for every time limit in debug builds, which are slower and run in parallel with
+/// other tests, possibly on a slow machine. A limit can only be told apart from timeouts
+/// that are longer than the limit and this slack.
 pub(crate) const BUSY: Duration = Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 0 });
 
-/// How soon files that changed are loaded: before the balancer looks by itself, which
-/// it does every ten seconds.
+/// Time to load changed files: less than the polling interval of ten seconds, so that
+/// only inotify can meet it.
 pub(crate) const TOLD: Duration = Duration::from_secs(8);
 
 /// A value of `[process] tls_records`.
 pub(crate) type Records = &'static str;
 
-/// Runs a test for each record layer: what clients see must be the same. Named
-/// for the layer, so that a failure says which.
+/// Runs tests with each record layer, as clients must not see a difference. The module
+/// names tell which one failed.
 macro_rules! both_record_layers {
     ($(#[$attribute:meta] $test:ident,)+) => {
         mod with_direct_records {
@@ -64,7 +64,7 @@ macro_rules! both_record_layers {
 }
 pub(crate) use both_record_layers;
 
-/// A configuration in the making, in a directory with its certificates.
+/// A configuration under construction, in a directory with its certificates.
 pub(crate) struct Site {
     pub(crate) dir: TempDir,
     pub(crate) ca: TestCa,
@@ -75,7 +75,7 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Certificates, and nothing configured but the admin address.
+    /// Certificates, and a configuration with only the admin address.
     pub(crate) fn new() -> Self {
         raise_limit();
         let dir = tempfile::tempdir().unwrap();
@@ -91,7 +91,7 @@ impl Site {
         }
     }
 
-    /// One TLS listener `main` before the upstream `web`, which `client1` may use.
+    /// One TLS listener `main` in front of the upstream `web`, which `client1` may use.
     pub(crate) fn usual(servers: &[&Upstream]) -> Self {
         Self::new()
             .listener("main", &["upstream = \"web\"", TLS])
@@ -99,8 +99,8 @@ impl Site {
             .client("client1", &cn(CLIENT1), "web", "")
     }
 
-    /// As [`Self::usual`], where a handshake may take longer than any test: who waits
-    /// for others' to run out of time waits too long.
+    /// Like [`Self::usual`], with a handshake timeout longer than any test, so that
+    /// nothing passes because other handshakes time out.
     pub(crate) fn patient(servers: &[&Upstream]) -> Self {
         let long = "handshake_timeout = \"5m\"";
         Self::new()
@@ -109,7 +109,8 @@ impl Site {
             .client("client1", &cn(CLIENT1), "web", "")
     }
 
-    /// One listener `main` without TLS before the upstream `web`, for everybody.
+    /// One listener `main` without TLS in front of the upstream `web`, for all local
+    /// clients.
     pub(crate) fn plain(servers: &[&Upstream]) -> Self {
         Self::new()
             .listener("main", &["upstream = \"web\""])
@@ -117,30 +118,30 @@ impl Site {
             .client("local", "source = \"127.0.0.0/8\"", "web", "")
     }
 
-    /// Lines of `[process]`.
+    /// Adds lines to `[process]`.
     pub(crate) fn process(mut self, lines: &str) -> Self {
         self.process += &format!("{lines}\n");
         self
     }
 
-    /// What seals and opens TLS records.
+    /// Sets the TLS record layer.
     pub(crate) fn records(self, records: Records) -> Self {
         self.process(&format!("tls_records = \"{records}\""))
     }
 
-    /// Lines of `[log]`.
+    /// Adds lines to `[log]`.
     pub(crate) fn log(mut self, lines: &str) -> Self {
         self.log += &format!("{lines}\n");
         self
     }
 
-    /// Further lines of `[admin]`.
+    /// Adds lines to `[admin]`.
     pub(crate) fn admin(mut self, lines: &str) -> Self {
         self.admin += &format!("{lines}\n");
         self
     }
 
-    /// A listener on a loopback port, unless the lines bind it elsewhere.
+    /// Adds a listener on a loopback port, unless `lines` contain a `bind`.
     pub(crate) fn listener(mut self, name: &str, lines: &[&str]) -> Self {
         let bind = if lines.iter().any(|line| line.starts_with("bind")) {
             ""
@@ -152,7 +153,7 @@ impl Site {
         self
     }
 
-    /// An upstream of these servers, each a TOML table as [`entry`] makes it.
+    /// Adds an upstream with these servers, each a TOML table as from [`entry`].
     pub(crate) fn upstream(mut self, name: &str, lines: &[&str], servers: &[String]) -> Self {
         let (lines, servers) = (lines.join("\n"), servers.join(", "));
         self.tables +=
@@ -160,7 +161,7 @@ impl Site {
         self
     }
 
-    /// A client rule; `matcher` is the inside of `match`, `lines` whatever else.
+    /// Adds a client rule; `matcher` is the content of `match`, `lines` are further keys.
     pub(crate) fn client(mut self, name: &str, matcher: &str, allow: &str, lines: &str) -> Self {
         self.tables += &format!(
             "[[client]]\nname = \"{name}\"\nmatch = {{ {matcher} }}\nallow = [\"{allow}\"]\n{lines}\n\n"
@@ -168,7 +169,7 @@ impl Site {
         self
     }
 
-    /// The configuration's text.
+    /// The text of the configuration.
     pub(crate) fn config(&self) -> String {
         format!(
             "[process]\nworkers = 2\n{}\n[log]\nformat = \"json\"\n{}\n[admin]\nbind = \"127.0.0.1:0\"\n{}\n{}",
@@ -176,7 +177,7 @@ impl Site {
         )
     }
 
-    /// A certificate for this common name.
+    /// A certificate with this common name.
     pub(crate) fn cert(&self, cn: &str) -> Cert {
         self.ca.leaf(cn).build()
     }
@@ -186,12 +187,12 @@ impl Site {
         self.start_with(|_| {}).await
     }
 
-    /// As [`Self::start`], after `adjust` has had the command.
+    /// Like [`Self::start`], after `adjust` has changed the command.
     pub(crate) async fn start_with(self, adjust: impl FnOnce(&mut Command)) -> Running {
         self.start_as(BIN, adjust).await
     }
 
-    /// As [`Self::start_with`], by another name.
+    /// Like [`Self::start_with`], with another program.
     pub(crate) async fn start_as(
         self,
         bin: impl AsRef<Path>,
@@ -201,7 +202,7 @@ impl Site {
         self.start_as_with(bin, &config, adjust).await
     }
 
-    /// As [`Self::start_as`], with this configuration.
+    /// Like [`Self::start_as`], with this configuration.
     pub(crate) async fn start_as_with(
         self,
         bin: impl AsRef<Path>,
@@ -219,7 +220,7 @@ impl Site {
     }
 }
 
-/// A balancer that serves a [`Site`].
+/// A running balancer with its [`Site`].
 pub(crate) struct Running {
     pub(crate) balancer: Balancer,
     pub(crate) baseline: usize,
@@ -235,33 +236,34 @@ impl Deref for Running {
 }
 
 impl Running {
-    /// Where the listener `main` listens.
+    /// Address of the listener `main`.
     pub(crate) fn main(&self) -> SocketAddr {
         self.address("main")
     }
 
-    /// The site's authority.
+    /// CA of the site.
     pub(crate) fn ca(&self) -> &TestCa {
         &self.site.ca
     }
 
-    /// The site's directory.
+    /// Directory of the site.
     pub(crate) fn dir(&self) -> &Path {
         self.site.dir.path()
     }
 
-    /// The configuration that it was started with.
+    /// The configuration at the start.
     pub(crate) fn config(&self) -> String {
         self.site.config()
     }
 
-    /// Reloads `config`, waits for the end of it, and returns how it went.
+    /// Reloads `config`, waits until that is done, and returns the outcome.
     pub(crate) async fn reload(&self, config: &str) -> &'static str {
         self.write_config(config);
         self.reloading(|| self.signal(Signal::HUP)).await
     }
 
-    /// Does what makes it reload, waits for the end of it, and returns how it went.
+    /// Calls `cause`, which triggers a reload, waits for the reload, and returns its
+    /// outcome.
     pub(crate) async fn reloading(&self, cause: impl FnOnce()) -> &'static str {
         let outcomes = ["applied", "rejected"];
         let before = self.reloads().await;
@@ -275,13 +277,13 @@ impl Running {
         .unwrap()
     }
 
-    /// Reloads so far: applied, rejected.
+    /// Number of reloads: applied, rejected.
     pub(crate) async fn reloads(&self) -> [f64; 2] {
         eventually(DEADLINE, || self.try_reloads()).await.unwrap()
     }
 
     async fn try_reloads(&self) -> Result<[f64; 2], String> {
-        // Its address may change, and for a moment we do not know it.
+        // The admin address may be changing, so that it is unknown for a moment.
         let answer = self.try_http_get("/metrics").await;
         let (_, text) = answer.map_err(|error| error.to_string())?;
         Ok(reloads(&metrics::parse(&text)))
@@ -292,32 +294,32 @@ impl Running {
         TlsClient::new(self.ca(), Some(&self.site.cert(cn)))
     }
 
-    /// A client that shows this certificate.
+    /// A client with this certificate.
     pub(crate) fn showing(&self, cert: &Cert) -> TlsClient {
         TlsClient::new(self.ca(), Some(cert))
     }
 
-    /// Waits for record number `n`, from 0, and checks its outcome.
+    /// Waits for record number `n`, counted from 0, and checks its outcome.
     pub(crate) async fn nth(&self, n: usize, outcome: &str) -> Value {
         let record = self.wait_records(n + 1).await.swap_remove(n);
         assert_eq!(record["outcome"], outcome, "{record}");
         record
     }
 
-    /// Waits until nobody is connected and no file is left open, and checks the
-    /// books: a line for every connection that was counted, and no panic.
+    /// Waits until no connection and no additional file is open, and checks that each
+    /// counted connection has a record and that nothing panicked.
     pub(crate) async fn quiet(&self) {
         self.quiet_with(0).await;
     }
 
-    /// As [`Self::quiet`], with so many sockets more than at the start, or less.
+    /// Like [`Self::quiet`], with `more` listening sockets than at the start.
     pub(crate) async fn quiet_with(&self, more: isize) {
         self.idle_with(more).await;
         let metrics = self.metrics().await;
         let family = || metrics::family(&metrics, "leastconn_connections_total");
         let ended: f64 = family().map(|(_, value)| value).sum();
         if !self.site.log.contains("access") {
-            // A listener that is gone from the configuration has no counters any more.
+            // A listener that was removed from the configuration has no counters.
             let counted = |record: &Value| {
                 let listener = format!("listener=\"{}\"", record["listener"].as_str().unwrap());
                 family().any(|(key, _)| key.contains(&listener))
@@ -335,8 +337,8 @@ impl Running {
         }
     }
 
-    /// As [`Self::quiet`], where a listener was removed and added again: its counters no
-    /// longer add up with the access log.
+    /// Like [`Self::quiet`], for tests that remove and re-add a listener, which resets
+    /// its counters.
     pub(crate) async fn idle(&self) {
         self.idle_with(0).await;
     }
@@ -353,7 +355,7 @@ fn reloads(metrics: &metrics::Metrics) -> [f64; 2] {
         .map(|outcome| metrics[&format!("leastconn_config_reloads_total{{outcome=\"{outcome}\"}}")])
 }
 
-/// So many client rules that reading them takes a moment.
+/// So many client rules that reading the configuration takes a while.
 pub(crate) fn many_clients() -> String {
     let rule = |n| {
         format!(
@@ -363,12 +365,12 @@ pub(crate) fn many_clients() -> String {
     (0..10_000).map(rule).collect()
 }
 
-/// `cn = "…"`, for a rule.
+/// `cn = "…"` for a rule.
 pub(crate) fn cn(name: &str) -> String {
     format!("cn = \"{name}\"")
 }
 
-/// Servers named `web1`, `web2`, and so on.
+/// Servers named `web1`, `web2` and so on.
 pub(crate) fn entries(servers: &[&Upstream]) -> Vec<String> {
     let numbered = servers.iter().zip(1..);
     numbered
@@ -376,21 +378,23 @@ pub(crate) fn entries(servers: &[&Upstream]) -> Vec<String> {
         .collect()
 }
 
-/// One server; `more` begins with a comma if it is not empty.
+/// A server; `more` starts with a comma if it is not empty.
 pub(crate) fn entry(name: &str, address: SocketAddr, more: &str) -> String {
     format!("{{ name = \"{name}\", address = \"{address}\"{more} }}")
 }
 
-/// An address where nobody listens.
+/// An address that refuses connections.
 pub(crate) fn nowhere() -> SocketAddr {
-    // Port 1 of another loopback address: no test ever binds it.
+    // Port 1 of another loopback address, which no test binds.
     SocketAddr::from((Ipv4Addr::new(127, 0, 0, 99), 1))
 }
 
-/// What a client that is refused sees: the alert, if TLS refused it.
+/// Connects a client that must be refused, and returns the alert, or `None` if the
+/// connection ended without one.
 ///
 /// # Panics
-/// When it is let in: a server would greet it.
+///
+/// If the client gets data from a server.
 pub(crate) async fn refused(client: &TlsClient, addr: SocketAddr) -> Option<AlertDescription> {
     let error = match client.connect(addr).await {
         Err(error) => error,
@@ -405,8 +409,8 @@ pub(crate) async fn refused(client: &TlsClient, addr: SocketAddr) -> Option<Aler
     Some(alert(&error).unwrap_or_else(|| panic!("no alert but {error}")))
 }
 
-/// Talks to a server that greets with its name and then echoes, ends in order,
-/// and returns the name.
+/// Exchanges data with a server that sends its name and then echoes, closes in order, and
+/// returns the name.
 pub(crate) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
 ) -> std::io::Result<String> {
@@ -421,8 +425,8 @@ pub(crate) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
 
 /// Connects without TLS.
 pub(crate) async fn tcp(addr: SocketAddr) -> TcpStream {
-    // Tokio's way asks once more whether there is an error, which there is if the
-    // balancer has cut it off at once.
+    // Tokio checks for socket errors after connecting, and would fail if the balancer has
+    // already reset the connection.
     let connecting = tokio::task::spawn_blocking(move || std::net::TcpStream::connect(addr));
     let connected = leastconn_testkit::within(DEADLINE, "connecting", connecting).await;
     let stream = connected.unwrap().unwrap();
@@ -431,27 +435,27 @@ pub(crate) async fn tcp(addr: SocketAddr) -> TcpStream {
     TcpStream::from_std(stream).unwrap()
 }
 
-/// Listens where somebody else is to be refused.
+/// Listens on an address that the balancer will then be unable to bind.
 pub(crate) fn listen(at: SocketAddr) -> TcpListener {
     let socket = TcpSocket::new_v4().unwrap();
-    // As the one has that keeps the port.
+    // Like the socket that reserves the port.
     socket.set_reuseaddr(true).unwrap();
     socket.bind(at).unwrap();
     socket.listen(1).unwrap()
 }
 
-/// Makes dropping the socket a reset.
+/// Makes dropping the socket send a RST.
 pub(crate) fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
 }
 
-/// The bytes of a whole ClientHello.
+/// The bytes of a complete ClientHello.
 pub(crate) fn client_hello(ca: &TestCa) -> Vec<u8> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.cert().der().clone()).unwrap();
-    // As the test client's: no retry for a group that the balancer prefers.
+    // The group of the test client, so that the balancer sends no HelloRetryRequest.
     let provider = rustls::crypto::CryptoProvider {
         kx_groups: vec![rustls::crypto::aws_lc_rs::kx_group::X25519],
         ..rustls::crypto::aws_lc_rs::default_provider()
@@ -468,7 +472,7 @@ pub(crate) fn client_hello(ca: &TestCa) -> Vec<u8> {
     hello
 }
 
-/// This process is clients and servers at once, and needs files for both.
+/// Raises the file limit: this process is both the clients and the servers.
 fn raise_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

@@ -1,4 +1,4 @@
-//! Both versions, each with all of its suites, and no other.
+//! Both TLS versions with all of their cipher suites.
 
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ async fn min_version_1_3_refuses_1_2(records: Records) {
     lb.quiet().await;
 }
 
-/// The six suites of TLS 1.2 that the seed lists, and the three of 1.3.
+/// The six cipher suites of TLS 1.2 and the three of TLS 1.3.
 const SUITES: [&str; 9] = [
     "TLS_AES_128_GCM_SHA256",
     "TLS_AES_256_GCM_SHA384",

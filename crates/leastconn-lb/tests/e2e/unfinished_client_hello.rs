@@ -1,4 +1,4 @@
-//! ClientHellos that never end, and what follows one that has.
+//! ClientHellos that never end, and data after complete ones.
 
 use leastconn_testkit::client::read_to_close;
 use leastconn_testkit::{DEADLINE, Upstream, eventually};
@@ -13,7 +13,7 @@ both_record_layers! {
     garbage_after_a_client_hello_is_refused,
 }
 
-/// Of the process, in KiB.
+/// Resident memory of the process in KiB.
 fn resident(lb: &Running) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", lb.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
@@ -21,7 +21,7 @@ fn resident(lb: &Running) -> u64 {
     words.filter_map(|word| word.parse().ok()).next().unwrap()
 }
 
-/// The longest ClientHello that is read, in full records, without its last bytes.
+/// The longest accepted ClientHello, in full records, without its last bytes.
 fn unfinished() -> Vec<u8> {
     const MESSAGE: usize = 0x8000;
     let mut message = vec![1, 0, 0x80, 0];
@@ -43,7 +43,7 @@ async fn unfinished_client_hello_holds_at_most_70_kib(records: Records) {
         stream.write_all(&bytes).await.unwrap();
         stream
     };
-    // What there is once, not for each of them.
+    // The first connection allocates what later ones share.
     let mut held = vec![open().await];
     lb.wait_metric(
         "leastconn_handshakes_active{listener=\"main\"}",
@@ -55,7 +55,7 @@ async fn unfinished_client_hello_holds_at_most_70_kib(records: Records) {
     for _ in 0..CONNECTIONS {
         held.push(open().await);
     }
-    // All of it is read: else nothing would be shown.
+    // Wait until all of it was read, or the measurement shows nothing.
     let each = eventually(DEADLINE, || async {
         let each = (resident(&lb) - before) / CONNECTIONS;
         if each >= 32 {
@@ -80,13 +80,13 @@ async fn garbage_after_a_client_hello_is_refused(records: Records) {
     // One more byte in the record than in the message.
     longer[4] += 1;
     longer.push(0);
-    let behind = |more: &[u8]| [&hello, more].concat();
+    let followed_by = |more: &[u8]| [&hello, more].concat();
     let cases = [
-        (behind(b"GET / HTTP/1.1\r\n\r\n"), &b""[..]),
-        (behind(b"X"), b""),
-        (behind(&[23, 9, 9, 0, 20]), b""),
+        (followed_by(b"GET / HTTP/1.1\r\n\r\n"), &b""[..]),
+        (followed_by(b"X"), b""),
+        (followed_by(&[23, 9, 9, 0, 20]), b""),
         (longer, b""),
-        // One of 64 KiB.
+        // A message of 64 KiB.
         (vec![22, 3, 1, 0, 4, 1, 0, 0xff, 0xff], b""),
         (hello.clone(), b"GET / HTTP/1.1\r\n\r\n"),
         (hello.clone(), &[23, 3, 3, 0xff, 0xff]),
@@ -95,7 +95,7 @@ async fn garbage_after_a_client_hello_is_refused(records: Records) {
         let mut stream = tcp(lb.main()).await;
         stream.write_all(&sent).await.unwrap();
         if !later.is_empty() {
-            // Behind the server's flight.
+            // After the server's flight.
             stream.readable().await.unwrap();
             stream.write_all(later).await.unwrap();
         }

@@ -1,4 +1,5 @@
-//! Servers at UNIX sockets: connections, health checks, both kinds in one upstream.
+//! Servers at UNIX sockets: connections, health checks, both kinds of address in one
+//! upstream.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ both_record_layers! {
     unix_server_is_reached_through_tls,
 }
 
-/// Sends its name as a line, then echoes. A connection that is closed at once is a probe's.
+/// Sends its name as a line, then echoes. A probe closes its connection at once.
 pub(crate) fn serve(path: &Path, name: &'static str) -> tokio::task::JoinHandle<()> {
     let listener = UnixListener::bind(path).unwrap();
     tokio::spawn(async move {
@@ -76,7 +77,7 @@ async fn large_transfer_between_tcp_and_unix() {
         .client("local", "source = \"127.0.0.0/8\"", "web", "")
         .start()
         .await;
-    // More than a pipe holds: it is spliced, too.
+    // More than a pipe holds, so that splicing is tested.
     let sent = pattern(3, 4_000_000);
     let mut stream = tcp(lb.main()).await;
     assert_eq!(read_line(&mut stream).await.unwrap(), "app");
@@ -88,7 +89,7 @@ async fn large_transfer_between_tcp_and_unix() {
     lb.quiet().await;
 }
 
-/// In a sandbox, as every test that does not switch it off.
+/// Inside the sandbox, which is on by default.
 #[tokio::test]
 async fn health_check_detects_a_removed_socket() {
     let (_dir, path) = socket();
@@ -110,7 +111,7 @@ async fn health_check_detects_a_removed_socket() {
     assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "tcp");
     let server = serve(&path, "app");
     wait(1.0).await;
-    // The one that is idle for longer in ties; either way both are used.
+    // Ties go to the server that has been idle longer; both are used.
     let mut names = Vec::new();
     let mut open = Vec::new();
     for _ in 0..2 {

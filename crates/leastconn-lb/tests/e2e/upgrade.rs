@@ -1,5 +1,5 @@
-//! USR2: a new process takes the listening sockets, and nobody who connects notices;
-//! connections that are open go on in the old one to their end.
+//! Upgrades by SIGUSR2: a new process takes over the listening sockets without a failed
+//! connection, and open connections finish in the old process.
 
 use std::{
     io,
@@ -22,7 +22,7 @@ use crate::ctl::{SOCKET, ctl};
 use crate::support::upgrading::{gone, message, open_files, quiet, signal, start, upgrade};
 use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, talk, tcp};
 
-/// Connects to make, and upgrades meanwhile.
+/// Number of connections and of upgrades.
 fn size() -> (usize, usize) {
     match std::env::var_os("LEASTCONN_LONG") {
         Some(_) => (100_000, 20),
@@ -30,7 +30,7 @@ fn size() -> (usize, usize) {
     }
 }
 
-/// One whole connection: connected, greeted, echoed, ended in order.
+/// Opens a connection, exchanges data and closes it in order.
 async fn plain(addr: SocketAddr) -> io::Result<()> {
     let stream = TcpStream::connect(addr).await?;
     let name = talk(stream).await?;
@@ -68,7 +68,7 @@ async fn no_connection_is_refused_or_reset() {
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
                 .is_ok()
             {
-                // Handshakes are dear in a debug build: one in thirty-two.
+                // Handshakes are slow in debug builds: one task in 32.
                 if n == 0 {
                     talk(client.connect(main).await?).await?;
                 } else {
@@ -80,7 +80,7 @@ async fn no_connection_is_refused_or_reset() {
             Ok(made)
         });
     }
-    // Spread over all of them.
+    // Upgrades are spread evenly over the connections.
     let (mut pid, mut files) = (lb.pid(), 0);
     for n in 0..upgrades {
         let due = (connects * (2 * n + 1)) / (2 * upgrades);
@@ -121,7 +121,7 @@ async fn open_connections_finish_in_the_old_process() {
     let client = lb.client(CLIENT1);
     let (main, sinks) = (lb.main(), lb.address("sink"));
 
-    // Sends throughout, and compares what the server says it got.
+    // Sends all the time, and compares the digest that the server computed.
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let mut stream = client.connect(sinks).await.unwrap();
@@ -147,7 +147,7 @@ async fn open_connections_finish_in_the_old_process() {
         open.push(stream);
         pids.push(upgrade(&lb, pids[pids.len() - 1]).await);
     }
-    // Each of them in a process of its own, none of which accepts any more.
+    // Each connection is in a process of its own; the old processes no longer accept.
     let bytes = vec![9; 100_000];
     for (stream, pid) in open.iter_mut().zip(&pids) {
         assert!(std::fs::exists(format!("/proc/{pid}/fd")).unwrap());
@@ -173,7 +173,7 @@ async fn term_ends_the_old_process_at_once() {
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     read_line(&mut stream).await.unwrap();
     let pid = upgrade(&lb, lb.pid()).await;
-    // Neither is for it any more, and neither hurts.
+    // The old process ignores signals for the service.
     lb.signal(Signal::HUP);
     lb.signal(Signal::USR2);
     assert_eq!(roundtrip(&mut stream, b"x").await.unwrap(), b"x");
@@ -193,7 +193,7 @@ async fn upgrade_reads_the_current_configuration() {
     let lb = start(both(&web)).await;
     let (kept, removed) = (lb.main(), lb.address("plain"));
     let admin = lb.admin();
-    // A worker more, which no reload could change; one listener goes, another comes.
+    // One more worker, which a reload cannot change; one listener is replaced by another.
     let config = lb.config();
     let config = config.replace("workers = 2", "workers = 3").replace(
         "name = \"plain\"\nbind = \"127.0.0.1:0\"",
@@ -211,7 +211,7 @@ async fn upgrade_reads_the_current_configuration() {
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
     let error = plain(removed).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-    // And by a reload, as ever.
+    // Reloads work after the upgrade, too.
     assert_eq!(lb.http_get("/readyz").await.0, 200);
     lb.write_config(&config.replace("[log]", "max_handshakes = 100\n[log]"));
     signal(pid, Signal::HUP);
@@ -249,8 +249,7 @@ async fn down_server_is_known_before_the_first_connection() {
     }
 }
 
-/// What an operator has set holds for the next version, too, and `ctl` reaches whoever
-/// serves by the same socket.
+/// Overrides are handed over to the new process, and `ctl` reaches it at the same socket.
 #[tokio::test]
 async fn overrides_and_admin_socket_survive() {
     let webs = [Upstream::named("web1").await, Upstream::named("web2").await];
@@ -280,8 +279,8 @@ async fn overrides_and_admin_socket_survive() {
     assert!(!lb.dir().join("lb.sock").exists());
 }
 
-/// Its file goes with the last process that listened at it, and no sooner: the old one
-/// goes on if the new one fails.
+/// The file is removed by the last process that listens on it, and not before, as the old
+/// process stays if the upgrade fails.
 #[tokio::test]
 async fn removed_admin_socket_leaves_no_file() {
     let web = Upstream::named("web1").await;
@@ -298,7 +297,7 @@ async fn removed_admin_socket_leaves_no_file() {
     assert!(!lb.dir().join("other.sock").exists());
 }
 
-/// Not only the one before, nor only what it had when it was replaced.
+/// All old processes are listed, with their current numbers of connections.
 #[tokio::test]
 async fn connections_of_old_processes_are_shown() {
     let web = Upstream::named("web1").await;
@@ -316,7 +315,7 @@ async fn connections_of_old_processes_are_shown() {
     let [first, second, newest] = pids[..] else {
         unreachable!()
     };
-    let shown = async |expected: &[(u32, u64)]| {
+    let assert_shown = async |expected: &[(u32, u64)]| {
         let found = eventually(DEADLINE, || async {
             let status = ctl(&lb, &["status", "--json"]).await.ok();
             let status: serde_json::Value = serde_json::from_str(&status).unwrap();
@@ -340,27 +339,27 @@ async fn connections_of_old_processes_are_shown() {
         assert_eq!(metrics["leastconn_old_processes"], expected.len() as f64);
         assert_eq!(metrics["leastconn_old_processes_connections"], sum as f64);
     };
-    // By their IDs, which may have begun anew.
+    // Sorted by PID, which may have wrapped around.
     let mut both = [(first, 1), (second, 2)];
     both.sort_unstable();
-    shown(&both).await;
+    assert_shown(&both).await;
     let status = ctl(&lb, &["status"]).await.ok();
     let line = format!("process {second} was replaced and still serves 2 connections");
     assert!(status.contains(&line), "{status}");
-    let mut ends = async |stream: usize| {
+    let mut close = async |stream: usize| {
         let mut stream = streams.remove(stream);
         stream.shutdown().await.unwrap();
         read_to_close(&mut stream).await.unwrap();
     };
-    ends(2).await;
+    close(2).await;
     both = [(first, 1), (second, 1)];
     both.sort_unstable();
-    shown(&both).await;
-    ends(0).await;
-    shown(&[(second, 1)]).await;
+    assert_shown(&both).await;
+    close(0).await;
+    assert_shown(&[(second, 1)]).await;
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
-    ends(0).await;
-    shown(&[]).await;
+    close(0).await;
+    assert_shown(&[]).await;
     gone(second).await;
     signal(newest, Signal::TERM);
     gone(newest).await;

@@ -1,5 +1,5 @@
-//! The first process of a container cannot end without ending all others: it stays,
-//! passes signals on to the newest, and ends with it and as it does.
+//! PID 1 of a container cannot exit without ending all other processes: it stays,
+//! forwards signals to the newest process, and exits with it and with its exit code.
 
 use std::process::{Command, Stdio};
 
@@ -10,8 +10,8 @@ use tokio::io::AsyncWriteExt;
 use crate::support::upgrading::{apart, message, script, signal};
 use crate::support::{BIN, CLIENT1, Running, Site, talk};
 
-/// Starts the balancer as process 1 of a namespace; returns its ID outside. None: that
-/// is not allowed here.
+/// Starts the balancer as PID 1 of a namespace, and returns its PID outside. `None` if
+/// namespaces are not permitted.
 async fn start(site: Site) -> Option<(Running, u32)> {
     let unshare = "unshare --pid --fork --kill-child";
     let mut try_it = Command::new("sh");
@@ -29,7 +29,7 @@ async fn start(site: Site) -> Option<(Running, u32)> {
     Some((lb, first))
 }
 
-/// Whichever of its threads started them.
+/// The children of all threads of a process.
 fn children(pid: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
     let files = tasks.into_iter().flatten().flatten();
@@ -41,8 +41,8 @@ fn children(pid: u32) -> Vec<u32> {
     texts.flat_map(numbers).collect()
 }
 
-/// Waits until the first process has these many children.
-async fn has_children(first: u32, count: usize) -> Vec<u32> {
+/// Waits until the first process has this many children.
+async fn wait_children(first: u32, count: usize) -> Vec<u32> {
     eventually(DEADLINE, || async {
         match children(first) {
             all if all.len() == count => Ok(all),
@@ -53,7 +53,8 @@ async fn has_children(first: u32, count: usize) -> Vec<u32> {
     .unwrap()
 }
 
-/// Upgrades by way of the first process; `n` have taken over afterwards.
+/// Upgrades by a signal to the first process, and waits until `n` processes have taken
+/// over.
 async fn upgrade(lb: &Running, first: u32, n: usize) {
     signal(first, Signal::USR2);
     eventually(DEADLINE, || async {
@@ -75,9 +76,9 @@ async fn first_process_waits_for_the_newest() {
     };
     let client = lb.client(CLIENT1);
     upgrade(&lb, first, 1).await;
-    let second = has_children(first, 1).await[0];
+    let second = wait_children(first, 1).await[0];
     upgrade(&lb, first, 2).await;
-    // The one between has ended, and its successor was adopted.
+    // The intermediate process has exited, and its successor was reparented to PID 1.
     let third = eventually(DEADLINE, || async {
         match children(first)[..] {
             [pid] if pid != second => Ok(pid),
@@ -94,7 +95,7 @@ async fn first_process_waits_for_the_newest() {
     talk(client.connect(lb.main()).await.unwrap())
         .await
         .unwrap();
-    // No sockets: neither of listeners nor of the admin side.
+    // The first process no longer has the sockets of listeners and of the admin address.
     assert_eq!(lb.http_get("/readyz").await.0, 200);
 
     let mut open = client.connect(lb.main()).await.unwrap();
@@ -125,9 +126,9 @@ async fn first_process_exits_when_the_newest_crashes() {
     let mut open = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     read_line(&mut open).await.unwrap();
     upgrade(&lb, first, 1).await;
-    // Its own connection goes on.
+    // Its own connection stays open.
     assert_eq!(roundtrip(&mut open, b"x").await.unwrap(), b"x");
-    let newest = has_children(first, 1).await[0];
+    let newest = wait_children(first, 1).await[0];
     signal(newest, Signal::KILL);
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(128 + 9));
     assert!(read_to_close(&mut open).await.is_err());

@@ -1,5 +1,5 @@
-//! A new process that does not come up changes nothing: the old one goes on, says why,
-//! and may be asked again.
+//! A new process that does not start changes nothing: the old one keeps serving, logs the
+//! reason, and can be upgraded later.
 
 use std::path::Path;
 
@@ -13,8 +13,8 @@ use crate::support::upgrading::{
 };
 use crate::support::{BIN, CLIENT1, Running, Site, talk};
 
-/// Waits until an upgrade has failed, for a reason that has this in it.
-async fn failed(lb: &Running, reason: &str) {
+/// Waits until an upgrade has failed with this reason.
+async fn wait_failed(lb: &Running, reason: &str) {
     lb.wait_log(
         |event| {
             let text = message(event);
@@ -33,7 +33,7 @@ async fn invalid_configuration_fails_the_upgrade() {
     let mut open = client.connect(lb.main()).await.unwrap();
     read_line(&mut open).await.unwrap();
     let wrong = [
-        // Not a configuration; one that is, of addresses that are not to be had.
+        // An invalid configuration, and a valid one with an unavailable address.
         (lb.config() + "\nnonsense = 1\n", "nonsense"),
         (
             lb.config().replacen("127.0.0.1:0", "192.0.2.1:1", 1),
@@ -43,7 +43,7 @@ async fn invalid_configuration_fails_the_upgrade() {
     for (config, reason) in wrong {
         lb.write_config(&config);
         lb.signal(Signal::USR2);
-        failed(&lb, reason).await;
+        wait_failed(&lb, reason).await;
         assert_eq!(roundtrip(&mut open, b"x").await.unwrap(), b"x");
         talk(client.connect(lb.main()).await.unwrap())
             .await
@@ -51,8 +51,8 @@ async fn invalid_configuration_fails_the_upgrade() {
         assert_eq!(lb.http_get("/readyz").await.0, 200);
         let (_, status) = lb.http_get("/api/v1/status").await;
         let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-        let said = status["failed_upgrade"]["reason"].as_str().unwrap();
-        assert!(said.contains(reason), "{said}");
+        let recorded = status["failed_upgrade"]["reason"].as_str().unwrap();
+        assert!(recorded.contains(reason), "{recorded}");
         let shown = ctl(&lb, &["--socket", "lb.sock", "status"]).await.ok();
         assert!(shown.contains("last upgrade   FAILED"), "{shown}");
         assert!(shown.contains(reason), "{shown}");
@@ -71,11 +71,11 @@ async fn invalid_configuration_fails_the_upgrade() {
 #[tokio::test]
 async fn broken_program_fails_the_upgrade() {
     let web = Upstream::named("web1").await;
-    // Scripts need a shell, which the sandbox does not let it execute.
+    // Scripts need a shell, which the sandbox does not allow to execute.
     let site = Site::usual(&[&web]).process("sandbox = \"off\"");
     let programs = site.dir.path().join("programs");
     std::fs::create_dir(&programs).unwrap();
-    // Started by a name that is given to other programs later.
+    // Started by a symlink that is pointed to other programs later.
     let name = programs.join("leastconn-lb");
     link(&name, Path::new(BIN));
     let broken = programs.join("broken");
@@ -89,12 +89,12 @@ async fn broken_program_fails_the_upgrade() {
     for (program, reason) in [(&broken, "exit status: 3"), (&crashes, "signal: 11")] {
         link(&name, program);
         lb.signal(Signal::USR2);
-        failed(&lb, reason).await;
+        wait_failed(&lb, reason).await;
         talk(client.connect(lb.main()).await.unwrap())
             .await
             .unwrap();
     }
-    // The file that runs is still there, though its name is not.
+    // The running executable still exists, although the link is broken.
     link(&name, &missing);
     let next = upgrade(&lb, lb.pid()).await;
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
@@ -125,7 +125,7 @@ async fn script_fails_the_upgrade_inside_the_sandbox() {
     script(&wrapper, &format!("exec {BIN} \"$@\""));
     std::fs::rename(&wrapper, &name).unwrap();
     lb.signal(Signal::USR2);
-    failed(&lb, "it is a script for /bin/sh").await;
+    wait_failed(&lb, "it is a script for /bin/sh").await;
     talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
         .await
         .unwrap();
@@ -134,7 +134,7 @@ async fn script_fails_the_upgrade_inside_the_sandbox() {
 #[tokio::test]
 async fn shutdown_aborts_the_upgrade() {
     let web = Upstream::named("web1").await;
-    // Scripts need a shell, which the sandbox does not let it execute.
+    // Scripts need a shell, which the sandbox does not allow to execute.
     let site = Site::usual(&[&web]).process("sandbox = \"off\"");
     let name = site.dir.path().join("leastconn-lb");
     link(&name, Path::new(BIN));

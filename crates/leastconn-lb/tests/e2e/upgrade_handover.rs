@@ -1,5 +1,4 @@
-//! What an operator asks for while one process takes the place of another is not lost
-//! between the two.
+//! Commands of operators during an upgrade are not lost between the two processes.
 
 use leastconn_testkit::client::{TlsStream, read_line, roundtrip};
 use leastconn_testkit::{Behaviour, DEADLINE, Signal, Upstream, within};
@@ -12,11 +11,11 @@ use crate::support::upgrading::{
 };
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
 
-/// A new process waits for servers that do not answer its probes.
+/// A new process waits for the first probes, which this server does not answer.
 const SLOW: &str =
     "health_check = { expect = \"PONG\", timeout = \"2s\", interval = \"1h\", fall = 1 }";
 
-/// A site whose upgrades take some two seconds.
+/// A site whose upgrades take about two seconds.
 fn slow(web: &Upstream, silent: &Upstream) -> Site {
     Site::new()
         .listener("main", &["upstream = \"web\"", TLS])
@@ -32,13 +31,13 @@ async fn open(lb: &Running) -> TlsStream<TcpStream> {
     stream
 }
 
-async fn begins(lb: &Running) {
+async fn begin_upgrade(lb: &Running) {
     signal(lb.pid(), Signal::USR2);
-    let begins = |event: &_| message(event).starts_with("SIGUSR2: starting");
-    lb.wait_log(begins, DEADLINE).await;
+    let begin_upgrade = |event: &_| message(event).starts_with("SIGUSR2: starting");
+    lb.wait_log(begin_upgrade, DEADLINE).await;
 }
 
-/// Reads the configuration that the new process has read already, or is about to.
+/// The new process may have read the configuration already.
 #[tokio::test]
 async fn api_reload_is_done_by_the_new_process() {
     for connected in [false, true] {
@@ -49,14 +48,15 @@ async fn api_reload_is_done_by_the_new_process() {
             true => Some(open(&lb).await),
             false => None,
         };
-        begins(&lb).await;
-        // The new one has begun to probe: it has read the configuration.
+        begin_upgrade(&lb).await;
+        // The new process has sent probes, so it has read the configuration.
         silent.wait_accepted(2).await;
         lb.write_config(&lb.config().replace(CLIENT1, "client7.lb.com"));
-        let said = ctl(&lb, &["reload"]).await.ok();
-        assert!(said.starts_with("applied"), "{said}");
+        let output = ctl(&lb, &["reload"]).await.ok();
+        assert!(output.starts_with("applied"), "{output}");
         let next = successor(&lb, lb.pid()).await;
-        // By both: nobody of that name is let in, or stays.
+        // Both processes applied it: the client's connection is closed, and it cannot
+        // connect.
         if let Some(mut stream) = stream {
             let mut rest = Vec::new();
             let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
@@ -73,14 +73,14 @@ async fn signalled_reload_is_done_by_the_new_process() {
     let web = Upstream::named("web1").await;
     let silent = Upstream::start(Behaviour::Sink).await;
     let lb = start(slow(&web, &silent)).await;
-    begins(&lb).await;
+    begin_upgrade(&lb).await;
     lb.signal(Signal::HUP);
     lb.wait_log(
         |event| message(event).starts_with("SIGHUP: put off"),
         DEADLINE,
     )
     .await;
-    // One at a time.
+    // A second upgrade during the first one is ignored.
     lb.signal(Signal::USR2);
     let next = successor(&lb, lb.pid()).await;
     lb.wait_log(|event| message(event).starts_with("reloaded"), DEADLINE)
@@ -89,7 +89,7 @@ async fn signalled_reload_is_done_by_the_new_process() {
     all_end(&lb, next).await;
 }
 
-/// Asked of a process that is no more when it is over.
+/// The process that received the command exits before the end of the grace period.
 #[tokio::test]
 async fn grace_period_of_maint_continues() {
     let web = Upstream::named("web1").await;
@@ -105,22 +105,22 @@ async fn grace_period_of_maint_continues() {
     all_end(&lb, newest).await;
 }
 
-/// The new process lets clients in before it is the service, and knows of nothing that
-/// was set since it has begun.
+/// The new process accepts clients before it takes over, and does not know of changes
+/// after its start.
 #[tokio::test]
 async fn maint_ends_connections_of_both_processes() {
     let web = Upstream::named("web1").await;
     let silent = Upstream::start(Behaviour::Sink).await;
     let lb = start(slow(&web, &silent)).await;
-    begins(&lb).await;
+    begin_upgrade(&lb).await;
     silent.wait_accepted(2).await;
     ctl(&lb, &["maint", "web/web1", "--grace", "0s"]).await.ok();
-    // Until it is told, it may give the server some.
+    // Until the handover, it may send connections to the server.
     let client = lb.client(CLIENT1);
     let main = lb.main();
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let stopping = std::sync::Arc::clone(&stop);
-    let coming = tokio::spawn(async move {
+    let clients = tokio::spawn(async move {
         let mut open = Vec::new();
         while !stopping.load(std::sync::atomic::Ordering::Relaxed) {
             if let Ok(stream) = client.connect(main).await {
@@ -132,7 +132,7 @@ async fn maint_ends_connections_of_both_processes() {
     });
     let next = successor(&lb, lb.pid()).await;
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    for mut stream in coming.await.unwrap() {
+    for mut stream in clients.await.unwrap() {
         let mut rest = Vec::new();
         let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
     }
@@ -151,6 +151,7 @@ async fn cancelled_grace_period_ends_nothing() {
         ctl(&lb, &["ready", "web/web1"]).await.ok();
         open(&lb).await
     };
+    // Tests silence until after the grace period.
     tokio::time::sleep(std::time::Duration::from_secs(9)).await;
     for stream in [&mut stream, &mut other] {
         assert_eq!(roundtrip(stream, b"on").await.unwrap(), b"on");
@@ -162,7 +163,7 @@ async fn cancelled_grace_period_ends_nothing() {
     gone(newest).await;
 }
 
-/// Its exit code says that it cut connections off, not that the service is gone.
+/// Its exit code tells that it closed connections, not that the service ended.
 #[tokio::test]
 async fn exit_of_an_intermediate_process_ends_no_other() {
     let web = Upstream::named("web1").await;
@@ -176,7 +177,7 @@ async fn exit_of_an_intermediate_process_ends_no_other() {
     let _ = within(DEADLINE, "its end", second.read_to_end(&mut rest)).await;
     lb.nth(0, "drained").await;
     gone(second_pid).await;
-    // Time to hear of it.
+    // Time in which the other processes notice the exit. Tests silence.
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert_eq!(roundtrip(&mut first, b"on").await.unwrap(), b"on");
     finish(first).await;

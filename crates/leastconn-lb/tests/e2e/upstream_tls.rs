@@ -1,5 +1,4 @@
-//! With `[[upstream]] tls`, what passes is what passed without: all bytes, each end of
-//! sending, and each break.
+//! With `[[upstream]] tls`, data, half-closes and resets are forwarded as without it.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -71,10 +70,10 @@ async fn half_close_works_in_both_directions(records: Records) {
         };
         let web = servers.mutual(slow, spoken).await;
         let lb = start(&servers, records, &web).await;
-        let mut asking = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
-        asking.write_all(b"question").await.unwrap();
-        asking.shutdown().await.unwrap();
-        let answer = read_to_close(&mut asking).await.unwrap();
+        let mut client = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
+        client.write_all(b"question").await.unwrap();
+        client.shutdown().await.unwrap();
+        let answer = read_to_close(&mut client).await.unwrap();
         assert!(answer == pattern(0, BLOCK), "{version}: {}", answer.len());
         let record = lb.nth(0, "ok").await;
         assert_eq!(record["bytes_received"], 8);
@@ -82,11 +81,15 @@ async fn half_close_works_in_both_directions(records: Records) {
         web.set_behaviour(Behaviour::Source {
             bytes: BLOCK as u64,
         });
-        let mut listening = tcp(lb.address("plain")).await;
-        let heard = read_to_close(&mut listening).await.unwrap();
-        assert!(heard == pattern(0, BLOCK), "{version}: {}", heard.len());
-        listening.write_all(&pattern(7, BLOCK)).await.unwrap();
-        listening.shutdown().await.unwrap();
+        let mut accept_one = tcp(lb.address("plain")).await;
+        let received = read_to_close(&mut accept_one).await.unwrap();
+        assert!(
+            received == pattern(0, BLOCK),
+            "{version}: {}",
+            received.len()
+        );
+        accept_one.write_all(&pattern(7, BLOCK)).await.unwrap();
+        accept_one.shutdown().await.unwrap();
         let record = lb.nth(1, "ok").await;
         assert_eq!(record["bytes_received"], BLOCK);
 
@@ -113,7 +116,7 @@ async fn truncation_by_the_server_becomes_a_reset(records: Records) {
         let mut plain = tcp(lb.address("plain")).await;
         read_line(&mut tls).await.unwrap();
         read_line(&mut plain).await.unwrap();
-        // As a process that is killed, or an attacker: a FIN is not part of TLS.
+        // Like a killed process or an attacker: a FIN is not authenticated.
         web.stop(OpenConnections::Close).await;
         read_to_close(&mut tls).await.unwrap_err();
         let error = read_to_close(&mut plain).await.unwrap_err();
@@ -135,9 +138,12 @@ async fn truncation_by_the_server_becomes_a_reset(records: Records) {
     }
 }
 
-/// A server that is looked at from inside: how one connection ended for it, after all
-/// that it got.
-fn listening(listener: TcpListener, servers: &Servers) -> JoinHandle<(Vec<u8>, Option<ErrorKind>)> {
+/// A TLS server for one connection. Returns what it received, and how the connection
+/// ended.
+fn accept_one(
+    listener: TcpListener,
+    servers: &Servers,
+) -> JoinHandle<(Vec<u8>, Option<ErrorKind>)> {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let cert = servers.cert();
     let config = rustls::ServerConfig::builder_with_provider(provider.into())
@@ -153,13 +159,16 @@ fn listening(listener: TcpListener, servers: &Servers) -> JoinHandle<(Vec<u8>, O
         let session = ServerConnection::new(config).unwrap();
         let mut stream = StreamOwned::new(session, socket);
         stream.write_all(b"hello\n").unwrap();
-        let mut got = Vec::new();
-        let end = stream.read_to_end(&mut got).err().map(|error| error.kind());
+        let mut received = Vec::new();
+        let end = stream
+            .read_to_end(&mut received)
+            .err()
+            .map(|error| error.kind());
         if end.is_none() {
             stream.conn.send_close_notify();
             stream.flush().unwrap();
         }
-        (got, end)
+        (received, end)
     })
 }
 
@@ -173,7 +182,7 @@ async fn server_distinguishes_close_from_truncation(records: Records) {
             .records(records)
             .start()
             .await;
-        let server = listening(listener, &servers);
+        let server = accept_one(listener, &servers);
         let mut client = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
         read_line(&mut client).await.unwrap();
         client.write_all(b"some").await.unwrap();
@@ -187,9 +196,12 @@ async fn server_distinguishes_close_from_truncation(records: Records) {
             reset(client.into_inner().0);
             ("client_reset", Some(ErrorKind::ConnectionReset))
         };
-        let (got, ended) = within(DEADLINE, "the server", server).await.unwrap();
+        let (received, ended) = within(DEADLINE, "the server", server).await.unwrap();
         assert_eq!(ended, end);
-        assert!(got == b"some" || (!orderly && got.is_empty()), "{got:?}");
+        assert!(
+            received == b"some" || (!orderly && received.is_empty()),
+            "{received:?}"
+        );
         lb.nth(0, outcome).await;
         lb.quiet().await;
     }

@@ -1,5 +1,5 @@
-//! The files of `[[upstream]] tls` are loaded again when they change, for connections
-//! and health checks.
+//! The files of `[[upstream]] tls` are reloaded when they change, for connections and
+//! health checks.
 
 use std::fs;
 
@@ -23,7 +23,7 @@ async fn new_upstream_authority_is_used_without_reload() {
     let new_cert = renewed.leaf("web").dns("web.internal").build();
     let named = Behaviour::Named("web1".to_owned());
     let old = servers.mutual(named.clone(), &TLS13).await;
-    // It shows a certificate that the first `ca` does not cover.
+    // Its certificate is not covered by the first `ca`.
     let web2 = Upstream::start_tls_versions(named, &new_cert, Some(&servers.ca), &[&TLS13]).await;
     let lb = servers
         .site(

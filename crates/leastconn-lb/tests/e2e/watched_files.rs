@@ -1,5 +1,5 @@
-//! Certificates, keys, authorities and lists that change are loaded by themselves;
-//! what is no good is said, and changes nothing.
+//! Changed certificates, keys, authorities and CRLs are loaded automatically; invalid
+//! files are reported and change nothing.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{CLIENT1, Running, Site, TOLD, refused, talk};
 
-/// The serial number of the certificate that the server shows.
-async fn shown(lb: &Running) -> Vec<u8> {
+/// The certificate that the balancer presents, in DER.
+async fn presented(lb: &Running) -> Vec<u8> {
     let stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     let certificates = stream.get_ref().1.peer_certificates().unwrap();
     let leaf = certificates[0].to_vec();
@@ -41,7 +41,7 @@ async fn new_crl_ends_exactly_the_revoked_clients() {
     assert_eq!(roundtrip(&mut streams[1], b"on").await.unwrap(), b"on");
     assert!(refused(&lb.showing(&certs[0]), lb.main()).await.is_some());
     lb.nth(1, "revoked_certificate").await;
-    // What was loaded is not loaded again.
+    // A loaded file is not loaded again.
     assert_eq!(lb.reloads().await, [1.0, 0.0]);
     let mut last = streams.pop().unwrap();
     last.shutdown().await.unwrap();
@@ -53,7 +53,7 @@ async fn new_crl_ends_exactly_the_revoked_clients() {
 async fn invalid_renewal_keeps_the_current_certificate() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).start().await;
-    let before = shown(&lb).await;
+    let before = presented(&lb).await;
     let end = |metrics: &metrics::Metrics| {
         let mut all = metrics::family(metrics, "leastconn_certificate_not_after_seconds");
         all.find(|(key, _)| key.contains("server.crt")).unwrap().1
@@ -73,19 +73,19 @@ async fn invalid_renewal_keeps_the_current_certificate() {
     );
     lb.wait_log(
         |event| {
-            let said = event["fields"]["message"].as_str().unwrap_or_default();
-            event["level"] == "ERROR" && said.contains("server.crt") && said.contains("PEM")
+            let message = event["fields"]["message"].as_str().unwrap_or_default();
+            event["level"] == "ERROR" && message.contains("server.crt") && message.contains("PEM")
         },
         DEADLINE,
     )
     .await;
-    assert_eq!(shown(&lb).await, before);
-    // The whole certificate, and not yet its key.
+    assert_eq!(presented(&lb).await, before);
+    // The complete certificate, but not yet its key.
     let whole = || fs::write(&file, &new.cert_pem).unwrap();
     assert_eq!(lb.reloading(whole).await, "rejected");
-    assert_eq!(shown(&lb).await, before);
+    assert_eq!(presented(&lb).await, before);
     new.write(lb.dir(), "server");
-    // Both, whatever was read between the one and the other.
+    // Certificate and key, after any number of reads in between.
     eventually(TOLD, || async {
         let [applied, rejected] = lb.reloads().await;
         (applied == 1.0)
@@ -94,12 +94,12 @@ async fn invalid_renewal_keeps_the_current_certificate() {
     })
     .await
     .unwrap();
-    assert_eq!(shown(&lb).await, new.der().to_vec());
+    assert_eq!(presented(&lb).await, new.der().to_vec());
     assert_ne!(end(&lb.metrics().await), until);
     lb.quiet().await;
 }
 
-/// Row 16 of the matrix of threats: a list that is no good is not "no list".
+/// Row 16 of docs/threats.md: an invalid CRL must not count as no CRL.
 #[tokio::test]
 async fn invalid_crl_keeps_the_current_crl() {
     let web = Upstream::named("web1").await;
@@ -109,23 +109,23 @@ async fn invalid_crl_keeps_the_current_crl() {
     let lb = site.start().await;
     let file = lb.dir().join("ca.crl");
     let empty = lb.ca().crl(&[]);
-    // None of them names the client that the one before names.
+    // None of them revokes the client that the current CRL revokes.
     let lists = [
         ("expired at", Some(lb.ca().crl_until(&[], -60))),
         ("PEM", Some(empty[..empty.len() / 2].to_owned())),
         ("not signed", Some(TestCa::new("test CA").crl(&[]))),
         ("No such file", None),
     ];
-    for (n, (says, list)) in lists.into_iter().enumerate() {
+    for (n, (reason, list)) in lists.into_iter().enumerate() {
         match list {
             Some(list) => fs::write(&file, list).unwrap(),
             None => fs::remove_file(&file).unwrap(),
         }
-        assert_eq!(lb.reload(&lb.config()).await, "rejected", "{says}");
+        assert_eq!(lb.reload(&lb.config()).await, "rejected", "{reason}");
         lb.wait_log(
             |event| {
-                let said = event["fields"]["message"].as_str().unwrap_or_default();
-                event["level"] == "ERROR" && said.contains("ca.crl") && said.contains(says)
+                let message = event["fields"]["message"].as_str().unwrap_or_default();
+                event["level"] == "ERROR" && message.contains("ca.crl") && message.contains(reason)
             },
             DEADLINE,
         )
@@ -169,7 +169,7 @@ async fn changed_symlinks_are_followed() {
     talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
         .await
         .unwrap();
-    // Another configuration lies ready, and is not asked for.
+    // The configuration file is not watched, so this change has no effect.
     lb.write_config(&lb.config().replace(CLIENT1, "client2.lb.com"));
     assert_eq!(lb.reloading(|| point("v2")).await, "applied");
     assert!(refused(&lb.client(CLIENT1), lb.main()).await.is_some());
@@ -191,7 +191,7 @@ async fn unwatched_files_need_a_reload() {
         .await;
     let cert = lb.ca().leaf(CLIENT1).build();
     lb.ca().write_crl(lb.dir(), &[&cert]);
-    // Longer than it would take.
+    // Longer than loading would take. Tests silence.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     talk(lb.showing(&cert).connect(lb.main()).await.unwrap())
         .await

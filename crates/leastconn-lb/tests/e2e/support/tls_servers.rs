@@ -1,4 +1,4 @@
-//! Servers that speak TLS, for tests of `[[upstream]] tls`.
+//! TLS servers, for tests of `[[upstream]] tls`.
 
 use std::path::Path;
 
@@ -8,17 +8,17 @@ use rustls::version::{TLS12, TLS13};
 
 use crate::support::{CLIENT1, Site, TLS, cn};
 
-/// What servers speak, and what a failure is to be told by.
+/// The TLS versions of servers, with their names for failure messages.
 pub(crate) const VERSIONS: [(&str, &SupportedProtocolVersion); 2] =
     [("1.2", &TLS12), ("1.3", &TLS13)];
 
-/// Mutual TLS, with the files that [`Servers::write`] writes.
+/// Mutual TLS with the files that [`Servers::write`] writes.
 pub(crate) const MUTUAL: &str = r#"tls = { ca = "servers.crt", server_name = "web.internal", cert = "lb.crt", key = "lb.key" }"#;
 
-/// TLS without a certificate of our own, by each server's host.
+/// TLS without a client certificate; the certificate must cover the server's host.
 pub(crate) const BY_HOST: &str = r#"tls = { ca = "servers.crt" }"#;
 
-/// The authority of the servers, which is not that of the clients.
+/// The CA of the servers, which is not the CA of the clients.
 pub(crate) struct Servers {
     pub(crate) ca: TestCa,
 }
@@ -30,13 +30,13 @@ impl Servers {
         }
     }
 
-    /// What a server shows: for `web.internal` and nothing else.
+    /// A server certificate for `web.internal` only.
     pub(crate) fn cert(&self) -> Cert {
         let leaf = self.ca.leaf("web").dns("web.internal").eku_server_only();
         leaf.build()
     }
 
-    /// The authority, and the balancer's own certificate of it.
+    /// Writes the CA certificate, and a client certificate for the balancer.
     pub(crate) fn write(&self, dir: impl AsRef<Path>) {
         let dir = dir.as_ref();
         std::fs::write(dir.join("servers.crt"), self.ca.cert_pem()).unwrap();
@@ -44,7 +44,7 @@ impl Servers {
         own.write(dir, "lb");
     }
 
-    /// A server that demands the balancer's certificate.
+    /// Starts a server that requires the balancer's certificate.
     pub(crate) async fn mutual(
         &self,
         behaviour: Behaviour,
@@ -53,7 +53,7 @@ impl Servers {
         Upstream::start_tls_versions(behaviour, &self.cert(), Some(&self.ca), &[version]).await
     }
 
-    /// Listeners `main`, with TLS, and `plain` before an upstream `web` with these
+    /// Listeners `main`, with TLS, and `plain`, in front of an upstream `web` with these
     /// lines.
     pub(crate) fn site(&self, lines: &[&str], servers: &[String]) -> Site {
         let site = Site::new();

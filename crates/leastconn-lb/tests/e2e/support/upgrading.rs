@@ -1,4 +1,4 @@
-//! One process after the other.
+//! Helpers for upgrades and for processes that the test did not start itself.
 
 use std::{os::unix::process::CommandExt, path::Path, process::Command};
 
@@ -11,12 +11,12 @@ use tokio::net::TcpStream;
 
 use crate::support::{Running, Site};
 
-/// Starts a balancer that may have successors, all of which end with the test.
+/// Starts a balancer whose successors are killed together with it at the end of the test.
 pub(crate) async fn start(site: Site) -> Running {
     site.start_with(apart).await
 }
 
-/// Lets all that come of a command end with the test.
+/// Puts the process and its descendants into a process group of their own.
 pub(crate) fn apart(command: &mut Command) {
     command.process_group(0);
 }
@@ -30,13 +30,13 @@ pub(crate) fn pid_of(pid: u32) -> Pid {
     Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
 }
 
-/// Lets the process `pid` have a successor, and returns its ID.
+/// Upgrades the process `pid`, and returns the PID of its successor.
 pub(crate) async fn upgrade(lb: &Running, pid: u32) -> u32 {
     signal(pid, Signal::USR2);
     successor(lb, pid).await
 }
 
-/// Waits until somebody has taken over from the process `pid`.
+/// Waits until another process has taken over from `pid`.
 pub(crate) async fn successor(lb: &Running, pid: u32) -> u32 {
     let took_over = |event: &Value| {
         let fields = &event["fields"];
@@ -46,32 +46,33 @@ pub(crate) async fn successor(lb: &Running, pid: u32) -> u32 {
     u32::try_from(event["fields"]["pid"].as_u64().unwrap()).unwrap()
 }
 
-/// What a log event says.
+/// The message of a log event.
 pub(crate) fn message(event: &Value) -> &str {
     event["fields"]["message"].as_str().unwrap_or_default()
 }
 
-/// Ends a connection in order.
+/// Closes a connection in order.
 pub(crate) async fn finish(mut stream: TlsStream<TcpStream>) {
     stream.shutdown().await.unwrap();
     read_to_close(&mut stream).await.unwrap();
 }
 
-/// The first process has ended, and the newest one does when it is told to.
+/// Waits until the first process has exited, and shuts down the newest one.
 pub(crate) async fn all_end(lb: &Running, newest: u32) {
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
     signal(newest, Signal::TERM);
     gone(newest).await;
 }
 
-/// Files that a process has open.
+/// Number of open files of a process.
 pub(crate) fn open_files(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
         .count()
 }
 
-/// Waits until a process has ended, whoever collects it.
+/// Waits until a process has exited. It may remain a zombie, as its parent is not the
+/// test.
 pub(crate) async fn gone(pid: u32) {
     let ended = eventually(DEADLINE, || async {
         let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
@@ -84,8 +85,8 @@ pub(crate) async fn gone(pid: u32) {
     ended.await.unwrap();
 }
 
-/// Waits until nobody is connected to the newest process, `pid`, and it has no more
-/// files open than `files`.
+/// Waits until the newest process, `pid`, has no connections and at most `files` open
+/// files.
 pub(crate) async fn quiet(lb: &Running, pid: u32, files: usize) {
     let quiet = eventually(DEADLINE, || async {
         let metrics = lb.metrics().await;
@@ -106,14 +107,14 @@ pub(crate) async fn quiet(lb: &Running, pid: u32, files: usize) {
     assert!(!lb.stderr().contains("panicked"), "{}", lb.stderr());
 }
 
-/// Makes `name` another name for `program`, in one step.
+/// Replaces the symlink `name` by one to `program`, atomically.
 pub(crate) fn link(name: &Path, program: &Path) {
     let new = name.with_extension("new");
     std::os::unix::fs::symlink(program, &new).unwrap();
     std::fs::rename(new, name).unwrap();
 }
 
-/// Writes a shell script that can be started.
+/// Writes an executable shell script.
 pub(crate) fn script(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
