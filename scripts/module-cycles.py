@@ -25,7 +25,6 @@ ALLOWED = (
     "src/tls",
     "src/top",
     "src/upstream",
-    "bench/src/load",
 )
 
 COMMENT_OR_LITERAL = re.compile(

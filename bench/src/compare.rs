@@ -136,7 +136,7 @@ pub fn run(args: &CompareArgs) -> Result<(), CompareError> {
     machine::block_on(async {
         tokio::select! {
             result = bench.run() => result,
-            () = machine::told_to_stop() => Err(CompareError::Interrupted),
+            () = machine::shutdown_signal() => Err(CompareError::Interrupted),
         }
     })?;
     bench.report(args)
@@ -163,7 +163,7 @@ impl Bench {
     fn new(args: &CompareArgs, cases: Vec<Case>, most: usize) -> Result<Self, CompareError> {
         let mut notes = Vec::new();
         let workers = usize::from(args.workers);
-        let machine = Machine::here();
+        let machine = Machine::detect();
         let (cpus, own_cpus) = share(&machine::cpus(), workers, args.unpinned)?;
         let (two_cpus, _) = share(&machine::cpus(), 2, args.unpinned)?;
         if args.unpinned {
@@ -265,7 +265,7 @@ impl Bench {
                 };
                 let kinds: Vec<Kind> = kinds
                     .into_iter()
-                    .filter(|kind| !self.is_given_up(*kind))
+                    .filter(|kind| !self.is_skipped(*kind))
                     .collect();
                 // Whoever is first meets what the one before has left.
                 let turn = (round + number) % kinds.len();
@@ -289,7 +289,7 @@ impl Bench {
     }
 
     /// A peer that hangs takes a minute in each case: twice is enough.
-    fn is_given_up(&self, kind: Kind) -> bool {
+    fn is_skipped(&self, kind: Kind) -> bool {
         let failed = |s: &&Sample| s.balancer == kind && s.has_failed();
         kind != Kind::Leastconn && self.samples.iter().filter(failed).count() >= 2
     }
@@ -352,7 +352,7 @@ impl Bench {
         let mut child = Child::spawn(&mut command, own, own, &log)?;
         let end = Instant::now() + Duration::from_secs(10);
         loop {
-            let text = child.written();
+            let text = child.output();
             if let Some(list) = text
                 .strip_suffix('\n')
                 .and_then(|t| t.strip_prefix("ready "))
@@ -360,8 +360,8 @@ impl Bench {
                 let addresses = list.split(' ').filter_map(|a| a.parse().ok()).collect();
                 return Ok((child, addresses));
             }
-            if child.ended().is_some() || Instant::now() >= end {
-                let error = format!("the servers do not start: {}", child.last_words());
+            if child.exit_status().is_some() || Instant::now() >= end {
+                let error = format!("the servers do not start: {}", child.log_tail());
                 return Err(io::Error::other(error).into());
             }
             sleep(Duration::from_millis(10)).await;

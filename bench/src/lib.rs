@@ -1,5 +1,5 @@
-//! `leastconn-bench`: a load tool and servers for any TCP balancer, and the
-//! side-by-side run of leastconn-lb and others. See `bench/README.md`.
+//! `leastconn-bench`: a load generator and servers for TCP load balancers, and a
+//! comparison of leastconn-lb with other balancers. See `bench/README.md`.
 
 pub mod compare;
 pub mod load;
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Load, servers and a side-by-side run for TCP load balancers.
+/// Load generator, servers and comparison for TCP load balancers.
 #[derive(Debug, Parser)]
 #[command(name = "leastconn-bench", version)]
 struct Cli {
@@ -22,15 +22,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Put load on a balancer, with or without TLS, and say how it did.
+    /// Generate load on a balancer, with or without TLS, and print the results.
     Load(load::LoadArgs),
     /// Run upstream servers for `load`.
     Servers(servers::ServersArgs),
-    /// Measure leastconn-lb and other balancers in turn.
+    /// Compare leastconn-lb with other balancers.
     Compare(compare::CompareArgs),
 }
 
-/// Runs the program with the arguments that it was given.
+/// Runs the program.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Load(args) => load::run(&args).map_err(|error| error.to_string()),

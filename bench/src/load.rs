@@ -1,10 +1,11 @@
-//! `load`: connections, echoes and streams through any TCP balancer, from one
-//! thread. The side-by-side run uses the same parts.
+//! `load`: generates connections, echoes and streams through any TCP balancer, from one
+//! thread. `compare` uses the same modules.
 
 pub mod client;
-pub mod pace;
 pub mod progress;
+pub mod schedule;
 pub mod session;
+pub mod shared;
 pub mod tally;
 pub mod work;
 
@@ -22,7 +23,8 @@ use tokio::time::{Instant, sleep};
 
 pub use client::{Identity, Target, Tls, TlsOptions};
 pub use progress::Progress;
-pub use session::{Session, Spec};
+pub use session::Session;
+pub use shared::Spec;
 pub use tally::{Latency, Tally};
 
 use crate::machine;
@@ -31,74 +33,74 @@ use crate::machine;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Connect, echo once, close; again and again.
+    /// Connect, echo once, close, repeatedly.
     Connect,
-    /// The same by clients that leave Nagle's algorithm on; latency is that of the first
-    /// echo, from the end of the handshake.
+    /// As connect, with Nagle's algorithm on. Latency is measured from the end of the
+    /// handshake to the echo.
     FirstEcho,
-    /// Echo on connections that stay open.
+    /// Echo on open connections.
     Echo,
     /// Streams from the servers.
     Download,
-    /// The same, with client and servers giving way to everybody else on their CPUs.
+    /// As download, with client and servers at the lowest scheduling priority.
     Background,
     /// Streams to the servers.
     Upload,
-    /// Connections that are opened and then do nothing.
+    /// Open connections without traffic.
     Idle,
-    /// Handshakes that the balancer is to refuse, again and again.
+    /// Handshakes that the balancer must refuse, repeatedly.
     Refused,
-    /// ClientHellos from 250 addresses of 127.9.0.0/16, and nothing after them.
+    /// Handshakes from 250 addresses of 127.9.0.0/16 that stall after the ClientHello.
     Stall,
 }
 
 impl Mode {
-    /// Whether bytes are what is counted.
+    /// Whether bytes are counted instead of operations.
     pub const fn is_stream(self) -> bool {
         matches!(self, Self::Download | Self::Background | Self::Upload)
     }
 }
 
-/// What load on whom.
+/// Arguments of `load`.
 #[derive(Args, Debug)]
 pub struct LoadArgs {
-    /// The balancer's address. Behind it: `leastconn-bench servers`.
+    /// Address of the balancer; its servers must be `leastconn-bench servers`.
     #[arg(long, value_name = "IP:PORT")]
     address: SocketAddr,
     /// What the connections do.
     #[arg(long, value_enum, default_value_t = Mode::Connect)]
     mode: Mode,
-    /// Connections at the same time.
+    /// Number of concurrent connections.
     #[arg(long, value_name = "N", default_value_t = 16)]
     connections: usize,
-    /// Start so many operations (connections, echoes) a second, however long they
-    /// take, and count latency from when each was due. Without: each as soon as
-    /// the one before is done.
+    /// Start this many operations (connections, echoes) per second regardless of how long
+    /// they take, and measure latency from the time each was due. Default: start the next
+    /// operation when the previous one is done.
     #[arg(long, value_name = "R")]
     rate: Option<f64>,
-    /// Bytes of an echo.
+    /// Bytes per echo.
     #[arg(long, value_name = "BYTES", default_value_t = 64)]
     size: usize,
-    /// Seconds to measure.
+    /// Seconds of measurement.
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
     duration: f64,
-    /// Seconds of load before that.
+    /// Seconds of load before the measurement.
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
     warm_up: f64,
-    /// End after so many operations, if the time is not over before.
+    /// Stop after this many operations, or at the end of the duration.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// The servers behind it echo from the first byte on, and are not those of
-    /// this program: modes connect, echo and idle only.
+    /// The servers are plain echo servers, not `leastconn-bench servers`. Only for modes
+    /// connect, echo and idle.
     #[arg(long)]
     plain_echo: bool,
-    /// Connect from this address: for a balancer, another client.
+    /// Source address of the connections.
     #[arg(long, value_name = "IP")]
     from: Option<IpAddr>,
-    /// Let everybody else go first on this CPU.
+    /// Run at the lowest scheduling priority.
     #[arg(long)]
     give_way: bool,
-    /// Stay on this CPU.
+    /// Pin the thread to this CPU.
     #[arg(long, value_name = "CPU")]
     cpu: Option<usize>,
     /// Print the result as JSON.
@@ -113,79 +115,77 @@ struct TlsArgs {
     /// Connect with TLS (X25519 only, so that all balancers do the same work).
     #[arg(long, requires = "ca")]
     tls: bool,
-    /// Authorities that the balancer's certificate may come from, PEM.
+    /// CA certificates that the balancer's certificate is verified with, PEM.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// The client's certificate and chain, PEM.
+    /// Client certificate and chain, PEM.
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
-    /// Its key, PEM.
+    /// Key of the client certificate, PEM.
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
-    /// Many client certificates, used in turn: NAME.crt and NAME.key each.
+    /// Directory of client certificates, used in turn: NAME.crt and NAME.key.
     #[arg(long, value_name = "DIR", conflicts_with = "cert")]
     certs: Option<PathBuf>,
-    /// Whom the balancer's certificate must name.
+    /// Name that the balancer's certificate must contain.
     #[arg(long, value_name = "NAME", default_value = "localhost")]
     server_name: String,
-    /// TLS 1.2 instead of 1.3.
+    /// Use TLS 1.2 instead of 1.3.
     #[arg(long)]
     tls12: bool,
-    /// The post-quantum key exchange X25519MLKEM768 instead of X25519.
+    /// Use the post-quantum key exchange X25519MLKEM768 instead of X25519.
     #[arg(long, conflicts_with = "tls12")]
     post_quantum: bool,
-    /// Resume sessions where the balancer lets us.
+    /// Resume TLS sessions if the balancer supports it.
     #[arg(long)]
     resume: bool,
-    /// Do not verify the balancer's certificate, so that load costs less than what it
-    /// loads.
+    /// Do not verify the balancer's certificate, which saves CPU time of the load.
     #[arg(long)]
     trusting: bool,
 }
 
-/// Anything that keeps load from starting.
+/// Errors of `load`.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// Of the system.
     #[error("{0}")]
     Io(#[from] io::Error),
     /// A certificate or key cannot be read.
     #[error("{path}: {source}")]
     Pem {
-        /// Which file.
         path: PathBuf,
-        /// Why.
         source: rustls::pki_types::pem::Error,
     },
-    /// rustls does not take them.
+    /// rustls rejects certificates or settings.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
-    /// Nor the authorities.
+    /// rustls rejects the CA certificates.
     #[error("TLS: {0}")]
     Authorities(#[from] rustls::client::VerifierBuilderError),
     /// No connection could be opened.
     #[error("{0} of {1} connections could not be opened: {2}")]
     Open(usize, usize, String),
-    /// All that was tried failed.
-    #[error("nothing succeeded")]
+    /// Every operation failed.
+    #[error("every operation failed")]
     Nothing,
-    /// The arguments contradict each other.
+    /// Invalid or contradictory arguments.
     #[error("{0}")]
     Usage(&'static str),
 }
 
-/// Runs the load and prints what came of it.
+/// Runs the load and prints the result.
 ///
 /// # Errors
-/// If it cannot start, or nothing succeeded. Errors of single connections are part
-/// of the result.
+/// If the load cannot start, or every operation failed. Errors of single connections
+/// are part of the result.
 pub fn run(args: &LoadArgs) -> Result<(), LoadError> {
     machine::raise_open_files();
     if let Some(cpu) = args.cpu {
         machine::pin(&[cpu])?;
     }
     if args.plain_echo && args.mode.is_stream() {
-        return Err(LoadError::Usage("--plain-echo does not go with streams"));
+        return Err(LoadError::Usage(
+            "--plain-echo cannot be combined with streams",
+        ));
     }
     if args.connections == 0 || args.size == 0 {
         return Err(LoadError::Usage(
@@ -193,11 +193,11 @@ pub fn run(args: &LoadArgs) -> Result<(), LoadError> {
         ));
     }
     if args.mode == Mode::Background || args.give_way {
-        machine::give_way()?;
+        machine::lower_priority()?;
     }
     let seconds = |n: f64| {
         Duration::try_from_secs_f64(n)
-            .map_err(|_| LoadError::Usage("a time must be a number of seconds"))
+            .map_err(|_| LoadError::Usage("times are non-negative numbers of seconds"))
     };
     let (duration, warm_up) = (seconds(args.duration)?, seconds(args.warm_up)?);
     let target = Target {
@@ -218,7 +218,7 @@ pub fn run(args: &LoadArgs) -> Result<(), LoadError> {
     machine::block_on(async {
         tokio::select! {
             result = drive(target, spec, warm_up, duration, args.json) => result,
-            () = machine::told_to_stop() => Err(LoadError::Usage("interrupted")),
+            () = machine::shutdown_signal() => Err(LoadError::Usage("interrupted")),
         }
     })
 }
@@ -236,7 +236,7 @@ async fn drive(
     let session = Session::start(target, spec).await?;
     progress.show("warming up");
     sleep(warm_up).await;
-    session.begin();
+    session.start_counting();
     let end = Instant::now() + duration;
     loop {
         let left = end.saturating_duration_since(Instant::now());
@@ -247,7 +247,7 @@ async fn drive(
             () = sleep(left.min(Duration::from_millis(200))) => {}
             () = session.done() => {}
         }
-        progress.show(&session.peek(end));
+        progress.show(&session.progress(end));
     }
     let tally = session.finish().await;
     progress.clear();
@@ -287,10 +287,10 @@ impl TlsArgs {
     }
 }
 
-/// Reads all certificates of a file.
+/// Reads all certificates of a PEM file.
 ///
 /// # Errors
-/// If it cannot be read.
+/// If the file cannot be read or parsed.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
     CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
@@ -301,10 +301,10 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadErr
 }
 
 impl Identity {
-    /// Reads one.
+    /// Reads a certificate chain and its key.
     ///
     /// # Errors
-    /// If there is nothing of the kind in the files.
+    /// If a file cannot be read or parsed.
     pub fn read(cert: &Path, key: &Path) -> Result<Self, LoadError> {
         Ok(Self {
             chain: certificates(cert)?,
@@ -324,7 +324,9 @@ impl Identity {
         });
         certs.sort();
         if certs.is_empty() {
-            return Err(LoadError::Usage("no NAME.crt with its NAME.key in --certs"));
+            return Err(LoadError::Usage(
+                "--certs contains no pair NAME.crt and NAME.key",
+            ));
         }
         certs
             .iter()

@@ -1,5 +1,4 @@
-//! The machine: which CPUs, how it is called, and how a program of one thread
-//! runs on it.
+//! The machine (CPUs, kernel), and running a single-threaded program on it.
 
 use std::{
     fs, io,
@@ -16,22 +15,21 @@ use tokio::{
     task::LocalSet,
 };
 
-/// What to say about the machine beside every figure.
+/// Properties of the machine, printed with every result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
-    /// Model of the first CPU.
+    /// Model name of the first CPU.
     pub cpu: String,
     /// CPUs that this process may use.
     pub cores: usize,
-    /// Release of the kernel.
+    /// Kernel release.
     pub kernel: String,
-    /// TCP's: bbr paces with timers, which cubic does not, and that shows.
+    /// TCP congestion control. It affects results: bbr paces with timers, cubic does not.
     pub congestion_control: String,
 }
 
 impl Machine {
-    /// This one.
-    pub fn here() -> Self {
+    pub fn detect() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         Self {
             cpu: cpu_model(&read("/proc/cpuinfo")),
@@ -62,15 +60,15 @@ pub fn cpus() -> Vec<usize> {
     }
 }
 
-/// Keeps this thread, and what it starts from now on, on these CPUs.
+/// Pins this thread, and the processes that it starts, to these CPUs.
 ///
 /// # Errors
-/// If there is no such CPU.
+/// If a CPU does not exist.
 pub fn pin(cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     for &cpu in cpus {
         if cpu >= CpuSet::MAX_CPU {
-            return Err(io::Error::other(format!("there is no CPU {cpu}")));
+            return Err(io::Error::other(format!("CPU {cpu} does not exist")));
         }
         set.set(cpu);
     }
@@ -78,14 +76,13 @@ pub fn pin(cpus: &[usize]) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets everybody else go first on this thread's CPU. In the scheduling class `idle`
-/// it runs only when nobody else wants to, and is interrupted at once; where that
-/// cannot be had (`chrt` is part of util-linux), the lowest priority has to do, with
-/// which it still gets its small share.
+/// Moves this thread to the scheduling class `idle`, in which it runs only when the CPU
+/// is otherwise idle. Without `chrt` (part of util-linux) it sets the lowest priority,
+/// which still leaves the thread a small share of the CPU.
 ///
 /// # Errors
-/// If neither can be had.
-pub fn give_way() -> io::Result<()> {
+/// If neither succeeds.
+pub fn lower_priority() -> io::Result<()> {
     let thread = gettid();
     let class = Command::new("chrt")
         .args(["--idle", "--pid", "0"])
@@ -97,12 +94,12 @@ pub fn give_way() -> io::Result<()> {
     if class.is_ok_and(|status| status.success()) {
         return Ok(());
     }
-    // On Linux, priority is a thread's.
+    // On Linux the priority is per thread.
     setpriority_process(Some(thread), 19)?;
     Ok(())
 }
 
-/// Raises the soft limit of open files to the hard one; returns it.
+/// Raises the soft limit of open files to the hard limit, and returns it.
 pub fn raise_open_files() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -118,24 +115,24 @@ pub fn raise_open_files() -> usize {
     })
 }
 
-/// Runs `future` on a runtime of this thread alone, with `spawn_local`.
+/// Runs `future` on a current-thread runtime with a `LocalSet`.
 ///
 /// # Errors
-/// What `future` returns, or if the system has no descriptors left for a runtime.
+/// Errors of `future`, and of creating the runtime.
 pub fn block_on<T, E: From<io::Error>>(future: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let local = LocalSet::new();
     let result = local.block_on(&runtime, future);
-    // Reading standard input holds a thread that nothing can wake.
+    // Not a plain drop: a thread that reads standard input cannot be woken.
     drop(local);
     runtime.shutdown_background();
     result
 }
 
 /// Waits for SIGINT or SIGTERM.
-pub async fn told_to_stop() {
+pub async fn shutdown_signal() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
@@ -162,7 +159,7 @@ mod tests {
     #[test]
     fn yielding_thread_has_lower_priority() {
         std::thread::spawn(|| {
-            give_way().unwrap();
+            lower_priority().unwrap();
             let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
             let (_, rest) = stat.rsplit_once(')').unwrap();
             let fields: Vec<&str> = rest.split_whitespace().collect();

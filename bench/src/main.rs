@@ -1,4 +1,4 @@
-//! The program; see the library.
+//! The program `leastconn-bench`.
 
 use std::process::ExitCode;
 

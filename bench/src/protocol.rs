@@ -1,38 +1,36 @@
-//! What the load tool says to the bench's servers: the first byte of a request
-//! says what the server is to do, so that one server serves every kind of load.
+//! Protocol between load generator and servers. The first byte of a request selects the
+//! operation, so that one server handles every kind of load.
 //!
-//! | request | the server |
+//! | request | server |
 //! |---|---|
-//! | `E` | sends back every byte that follows, until the end |
-//! | `D`, count (u64, big endian) | sends that many bytes, then takes the next request |
-//! | `B` | sends bytes until the end, in the background: only when nothing else wants the CPU |
-//! | `U`, count (u64, big endian) | takes that many bytes, answers `A`, then takes the next request |
+//! | `E` | echoes all following bytes |
+//! | `D`, count (u64, big endian) | sends that many bytes, then reads the next request |
+//! | `B` | sends bytes until the connection closes, at the lowest scheduling priority |
+//! | `U`, count (u64, big endian) | reads that many bytes, responds `A`, then reads the next request |
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// The answer to a complete upload.
+/// Response to a complete upload.
 pub const ACKNOWLEDGED: u8 = b'A';
 
-/// So many bytes that the stream ends only when the connection does.
+/// Count of a stream that ends only with the connection.
 pub const ENDLESS: u64 = u64::MAX;
 
-/// What a client asks for.
+/// A request of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Everything back.
     Echo,
-    /// So many bytes from the server.
+    /// Bytes from the server.
     Download(u64),
-    /// Bytes until the connection ends, whenever the server has nothing else to do.
+    /// Bytes from the server until the connection closes, at the lowest priority.
     Background,
-    /// So many bytes to the server.
+    /// Bytes to the server.
     Upload(u64),
 }
 
 impl Request {
-    /// As it is sent.
     pub fn encode(self) -> Vec<u8> {
         let (kind, count) = match self {
             Self::Echo => return vec![b'E'],
@@ -45,10 +43,10 @@ impl Request {
         bytes
     }
 
-    /// Reads the next one; `None` when the client has ended instead.
+    /// Reads the next request; `None` at the end of the stream.
     ///
     /// # Errors
-    /// Of the connection, or `InvalidData` for what is no request.
+    /// Errors of the connection, and `InvalidData` for an invalid request.
     pub async fn read<R: AsyncRead + Unpin>(reader: &mut R) -> io::Result<Option<Self>> {
         let mut kind = [0];
         if reader.read(&mut kind).await? == 0 {
@@ -61,7 +59,7 @@ impl Request {
             b'U' => Ok(Some(Self::Upload(reader.read_u64().await?))),
             other => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("no request starts with byte {other:#04x}"),
+                format!("invalid request type {other:#04x}"),
             )),
         }
     }

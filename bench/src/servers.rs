@@ -1,6 +1,6 @@
-//! `servers`: upstream servers for any balancer, all in one thread. They cost as
-//! little as they can, for they share a CPU with the load. Streams in the background
-//! are the exception: they have a thread of their own, which gives way to all others.
+//! `servers`: upstream servers for any balancer, all on one thread. They use little CPU
+//! time, because they share a CPU with the load. Background streams run on a separate
+//! thread at the lowest scheduling priority.
 
 use std::{
     cell::RefCell,
@@ -23,41 +23,41 @@ use crate::{
     protocol::{ACKNOWLEDGED, ENDLESS, Request},
 };
 
-/// Read or written at once.
+/// Bytes per read or write.
 const CHUNK: usize = 128 * 1024;
 
 static ZEROS: [u8; CHUNK] = [0; CHUNK];
 
 thread_local! {
-    /// Of the thread, not of a connection: thousands of them may be open.
+    /// Per thread, because thousands of connections may be open.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into());
 }
 
-/// Which servers.
+/// Arguments of `servers`.
 #[derive(Args, Debug)]
 pub struct ServersArgs {
-    /// How many, on ports that the system chooses.
+    /// Number of servers, on ports chosen by the kernel.
     #[arg(long, value_name = "N", default_value_t = 4, conflicts_with = "ports")]
     count: u16,
-    /// One on each of these ports; 0: the system chooses.
+    /// Start one server on each of these ports; 0: chosen by the kernel.
     #[arg(long, value_name = "PORT,…", value_delimiter = ',')]
     ports: Vec<u16>,
-    /// The address to listen on.
+    /// Address to listen on.
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     bind: IpAddr,
-    /// Stay on this CPU.
+    /// Pin the thread to this CPU.
     #[arg(long, value_name = "CPU")]
     cpu: Option<usize>,
-    /// End when standard input does, as whoever started this may have died.
+    /// Exit when standard input is closed, for example because the parent died.
     #[arg(long)]
     with_stdin: bool,
 }
 
-/// Runs them until a signal comes. Prints one line once they listen: `ready` and
-/// their addresses.
+/// Runs the servers until SIGINT or SIGTERM. Prints the line `ready ADDRESS…` once they
+/// listen.
 ///
 /// # Errors
-/// If an address cannot be had.
+/// If an address cannot be bound.
 pub fn run(args: &ServersArgs) -> io::Result<()> {
     machine::raise_open_files();
     if let Some(cpu) = args.cpu {
@@ -75,7 +75,7 @@ pub fn run(args: &ServersArgs) -> io::Result<()> {
         writeln!(out, "ready {}", list.join(" "))?;
         out.flush()?;
         tokio::select! {
-            _ = machine::told_to_stop() => {}
+            _ = machine::shutdown_signal() => {}
             () = stdin_closed(), if args.with_stdin => {}
         }
         Ok(())
@@ -87,10 +87,10 @@ async fn stdin_closed() {
     while let Ok(1..) = tokio::io::stdin().read(&mut byte).await {}
 }
 
-/// Starts one server a port, in this thread's local set.
+/// Starts one server per port, in the thread's `LocalSet`.
 ///
 /// # Errors
-/// If an address cannot be had.
+/// If an address cannot be bound.
 pub async fn start(bind: IpAddr, ports: &[u16]) -> io::Result<Vec<SocketAddr>> {
     let mut addresses = Vec::with_capacity(ports.len());
     for &port in ports {
@@ -106,11 +106,11 @@ async fn accept(listener: TcpListener) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 tokio::task::spawn_local(async move {
-                    // A client that goes away is not worth a word.
+                    // Errors of clients are not reported.
                     let _ = serve(stream).await;
                 });
             }
-            // Out of descriptors, most likely: some may come back.
+            // Probably out of file descriptors: retry later.
             Err(_) => sleep(Duration::from_millis(50)).await,
         }
     }
@@ -150,7 +150,7 @@ async fn send(stream: &mut TcpStream, count: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// The thread that has the streams in the background; started by the first of them.
+/// The thread of background streams, started by the first one.
 static BACKGROUND: LazyLock<io::Result<Sender<StdTcpStream>>> = LazyLock::new(|| {
     let (sender, receiver) = channel(64);
     std::thread::Builder::new()
@@ -160,13 +160,13 @@ static BACKGROUND: LazyLock<io::Result<Sender<StdTcpStream>>> = LazyLock::new(||
 });
 
 fn in_background(stream: TcpStream) -> io::Result<()> {
-    let gone = || io::Error::other("no thread for streams in the background");
+    let gone = || io::Error::other("the thread of background streams is gone");
     let sender = BACKGROUND.as_ref().map_err(|_| gone())?;
     sender.try_send(stream.into_std()?).map_err(|_| gone())
 }
 
 fn background(mut streams: Receiver<StdTcpStream>) -> io::Result<()> {
-    machine::give_way()?;
+    machine::lower_priority()?;
     machine::block_on(async {
         while let Some(stream) = streams.recv().await {
             let mut stream = TcpStream::from_std(stream)?;
@@ -178,8 +178,8 @@ fn background(mut streams: Receiver<StdTcpStream>) -> io::Result<()> {
 
 async fn echo(stream: &mut TcpStream) -> io::Result<()> {
     loop {
-        // Written from the scratch space if the socket takes it, which it does
-        // unless the client reads nothing.
+        // Write from the scratch buffer. Only bytes that the socket does not take are
+        // copied.
         let (count, left) = read_some(stream, CHUNK, |bytes| {
             let taken = stream.try_write(bytes).unwrap_or(0);
             bytes[taken..].to_vec()
@@ -192,7 +192,7 @@ async fn echo(stream: &mut TcpStream) -> io::Result<()> {
     }
 }
 
-/// Waits for bytes, at most `want`, and shows them to `see`.
+/// Reads at most `want` bytes, and calls `see` with them.
 async fn read_some<T>(
     stream: &TcpStream,
     want: usize,

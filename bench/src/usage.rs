@@ -1,12 +1,10 @@
-//! What a program of several threads and processes has cost: its CPU time and
-//! its memory, read from `/proc`.
+//! CPU time and memory of a process and its descendants, read from `/proc`.
 //!
-//! CPU time is the sum of each thread's first field of `schedstat`, in
-//! nanoseconds: it is far steadier than throughput. A thread that has ended is
-//! not there any more, so the process's own account (`stat`: user and system
-//! time of all its threads, and of its children that have ended) is read too. It
-//! counts in ticks of 10 ms, and is believed only where it is more than the
-//! threads' sum by more than its own rounding.
+//! CPU time is the sum of the first field of `schedstat` over all threads, in
+//! nanoseconds. It varies far less than throughput. Threads that have ended are missing
+//! in it, so the times of the process (`stat`: user and system time of all its threads
+//! and of ended children) are read as well. They have a resolution of 10 ms, and are used
+//! only if they exceed the sum over the threads by more than the rounding error.
 
 use std::{
     collections::BTreeMap,
@@ -17,19 +15,18 @@ use std::{
 
 use rustix::param::clock_ticks_per_second;
 
-/// A tick rounds each of the four times of a process by less than one.
+/// Maximum rounding error of the four times of a process, in ticks.
 const ROUNDING_TICKS: u64 = 4;
 
 /// CPU time between two readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cpu {
-    /// Nanoseconds.
     pub ns: u64,
-    /// Threads or processes ended in between: part of it was counted in ticks.
+    /// Threads or processes ended in between, so part of it has a resolution of 10 ms.
     pub coarse: bool,
 }
 
-/// A reading of a process and all its descendants.
+/// CPU times of a process and all its descendants.
 #[derive(Clone, Debug, Default)]
 pub struct Usage {
     processes: BTreeMap<u32, Process>,
@@ -37,7 +34,7 @@ pub struct Usage {
 
 #[derive(Clone, Debug, Default)]
 struct Process {
-    /// A process of the same number that started later is another.
+    /// Distinguishes processes with the same ID. Ticks since boot.
     start_time: u64,
     threads: BTreeMap<u32, u64>,
     ticks: u64,
@@ -45,10 +42,10 @@ struct Process {
 }
 
 impl Usage {
-    /// Reads it now.
+    /// Reads the current CPU times. Descendants that end meanwhile are left out.
     ///
     /// # Errors
-    /// If the process does not exist. Descendants that end meanwhile are left out.
+    /// If the process does not exist.
     pub fn read(root: u32) -> io::Result<Self> {
         let mut processes = BTreeMap::new();
         processes.insert(root, Process::read(root)?);
@@ -60,7 +57,7 @@ impl Usage {
         Ok(Self { processes })
     }
 
-    /// What was used since `earlier`.
+    /// CPU time since `earlier`.
     pub fn since(&self, earlier: &Self) -> Cpu {
         let tick = 1_000_000_000 / clock_ticks_per_second().max(1);
         self.processes
@@ -79,8 +76,8 @@ impl Usage {
     }
 }
 
-/// CPU time in nanoseconds between two readings of each thread of the process that is
-/// called `name`, the `most` busiest, which come first.
+/// CPU time in nanoseconds, between two readings, of the `most` busiest threads named
+/// `name`, in descending order.
 pub fn threads_between(
     process: u32,
     name: &str,
@@ -147,7 +144,7 @@ impl Process {
     }
 }
 
-/// All processes below this one.
+/// Process IDs of all descendants.
 pub fn descendants(root: u32) -> Vec<u32> {
     let mut found = Vec::new();
     let mut look_at = vec![root];
@@ -165,8 +162,8 @@ pub fn descendants(root: u32) -> Vec<u32> {
     found
 }
 
-/// Proportional set size of the process and its descendants: bytes, with what is
-/// shared by several processes divided among them.
+/// Proportional set size of the process and its descendants, in bytes. Memory shared by
+/// several processes is divided among them.
 ///
 /// # Errors
 /// If the process does not exist.
@@ -196,7 +193,7 @@ fn numbered(directory: &Path) -> Vec<u32> {
         .collect()
 }
 
-/// The first of `schedstat`'s fields.
+/// Parses the first field of `schedstat`: nanoseconds on a CPU.
 fn on_cpu(schedstat: &str) -> Option<u64> {
     schedstat.split_whitespace().next()?.parse().ok()
 }
@@ -218,13 +215,13 @@ struct Stat {
 impl FromStr for Stat {
     type Err = io::Error;
 
-    /// The name, second field, may hold anything, blanks and parentheses
-    /// included: what follows starts at the last one. See proc_pid_stat(5).
+    /// The second field, the name, may contain blanks and parentheses, so parsing starts
+    /// after the last parenthesis. See proc_pid_stat(5).
     fn from_str(text: &str) -> io::Result<Self> {
         let parse = || {
             let (_, rest) = text.rsplit_once(')')?;
             let fields: Vec<&str> = rest.split_whitespace().collect();
-            // The third field is the first here.
+            // `fields` starts with field 3.
             let number = |field: usize| -> Option<u64> { fields.get(field - 3)?.parse().ok() };
             Some(Self {
                 state: fields.first()?.chars().next()?,
@@ -233,7 +230,7 @@ impl FromStr for Stat {
                 start_time: number(22)?,
             })
         };
-        parse().ok_or_else(|| io::Error::other("/proc/PID/stat is not as it should be"))
+        parse().ok_or_else(|| io::Error::other("/proc/PID/stat cannot be parsed"))
     }
 }
 

@@ -93,7 +93,7 @@ pub enum StartError {
     Io(#[from] io::Error),
     /// It has ended at once, or does not do its job.
     #[error("it does not work: {0}\n{1}")]
-    Useless(String, String),
+    NotWorking(String, String),
 }
 
 impl Balancer {
@@ -133,13 +133,13 @@ impl Balancer {
                     Ok(_) => break,
                     Err(failure) => failure,
                 };
-                let ended = self.child.ended();
+                let ended = self.child.exit_status();
                 if ended.is_some() || Instant::now() >= end {
                     let what = match ended {
                         Some(status) => format!("ended with {status}"),
                         None => failure.to_string(),
                     };
-                    return Err(StartError::Useless(what, self.child.last_words()));
+                    return Err(StartError::NotWorking(what, self.child.log_tail()));
                 }
                 sleep(Duration::from_millis(25)).await;
             }

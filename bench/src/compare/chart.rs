@@ -231,7 +231,7 @@ mod tests {
         let mut report = Report {
             date: "today".to_owned(),
             command: "bench".to_owned(),
-            machine: Machine::here(),
+            machine: Machine::detect(),
             programs: vec![program],
             rounds: 1,
             workers: 1,

@@ -64,7 +64,7 @@ impl Child {
     }
 
     /// Whether it has ended, and how.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
         self.process.try_wait().ok().flatten()
     }
 
@@ -86,7 +86,7 @@ impl Child {
     }
 
     /// What it has written.
-    pub fn written(&self) -> String {
+    pub fn output(&self) -> String {
         fs::read(&self.log).map_or_else(
             |_| String::new(),
             |bytes| String::from_utf8_lossy(&bytes).into_owned(),
@@ -94,8 +94,8 @@ impl Child {
     }
 
     /// The last lines of that, for an error message.
-    pub fn last_words(&self) -> String {
-        let text = self.written();
+    pub fn log_tail(&self) -> String {
+        let text = self.output();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(5)..].join("\n")
     }
@@ -132,7 +132,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if self.ended().is_none() {
+        if self.exit_status().is_none() {
             self.end();
         }
     }
@@ -151,7 +151,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "trap '' TERM; sleep 1000 & echo started; wait"]);
         let child = Child::spawn(&mut command, &all, &all, &log).unwrap();
-        let started = || child.written().contains("started");
+        let started = || child.output().contains("started");
         while !started() || usage::descendants(child.id()).is_empty() {
             std::thread::yield_now();
         }

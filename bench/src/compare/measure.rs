@@ -170,9 +170,9 @@ async fn under_load(
     let session = Session::start(target, spec).await?;
     sleep(settings.warm_up).await;
     let before = Usage::read(balancer.id())?;
-    session.begin();
+    session.start_counting();
     sleep(settings.seconds).await;
-    let tally = session.end();
+    let tally = session.stop_counting();
     let after = Usage::read(balancer.id())?;
     let cpu = after.since(&before);
     if let Some(Growth::Workers(count)) = case.growth {
@@ -260,11 +260,13 @@ async fn fairness(
     };
     let session = Session::start(target, spec).await?;
     sleep(settings.warm_up).await;
-    session.begin();
+    session.start_counting();
     sleep(settings.seconds).await;
-    let alone = session.end();
-    let (straight, _) = beside(&session, settings.server, Transport::Plain, settings).await?;
-    let (through, streamed) = beside(&session, address, case.transport, settings).await?;
+    let alone = session.stop_counting();
+    let (straight, _) =
+        measure_beside_stream(&session, settings.server, Transport::Plain, settings).await?;
+    let (through, streamed) =
+        measure_beside_stream(&session, address, case.transport, settings).await?;
     session.stop().await;
 
     sample.take(&through);
@@ -286,7 +288,7 @@ async fn fairness(
 }
 
 /// Counts what the session does while a stream comes from `address`.
-async fn beside(
+async fn measure_beside_stream(
     session: &Session,
     address: SocketAddr,
     transport: Transport,
@@ -311,9 +313,9 @@ async fn beside(
     let own = &settings.own_cpus;
     let mut stream = Child::spawn(&mut command, own, own, &log)?;
     sleep(settings.warm_up + Duration::from_millis(100)).await;
-    session.begin();
+    session.start_counting();
     sleep(settings.seconds).await;
-    let tally = session.end();
+    let tally = session.stop_counting();
     // It has little time of its own.
     stream
         .wait(settings.seconds * 3 + Duration::from_secs(20))
@@ -328,8 +330,8 @@ struct Streamed {
 }
 
 fn read_stream(stream: &Child) -> Result<Streamed, MeasureError> {
-    serde_json::from_str(&stream.written()).map_err(|_| {
-        let said = stream.last_words();
+    serde_json::from_str(&stream.output()).map_err(|_| {
+        let said = stream.log_tail();
         io::Error::other(format!("the stream beside the echoes failed: {said}")).into()
     })
 }

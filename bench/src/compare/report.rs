@@ -8,7 +8,7 @@ use super::{
     case::{Attack, Case},
     measure::{
         Fairness, Flood, Sample, bytes_per_identity,
-        flood::{NEWCOMERS, OUTSTANDING},
+        flood::{CONCURRENT_HANDSHAKES, NEWCOMERS_PER_SECOND},
     },
     program::{Kind, Program},
     stats::Spread,
@@ -327,13 +327,15 @@ impl Report {
             return Ok(());
         }
         let title = match attack {
-            Attack::Handshakes => format!("Flood: two sources, {OUTSTANDING} handshakes each"),
+            Attack::Handshakes => {
+                format!("Flood: two sources, {CONCURRENT_HANDSHAKES} handshakes each")
+            }
             Attack::Maze => "Flood: path-building maze, 40 handshakes a second".to_owned(),
             Attack::Stalled => "Flood: 300 stalled handshakes a second of 250 sources".to_owned(),
         };
         writeln!(
             out,
-            "\n{title}; another connects {NEWCOMERS} times a second (ms)"
+            "\n{title}; another connects {NEWCOMERS_PER_SECOND} times a second (ms)"
         )?;
         writeln!(
             out,
@@ -530,7 +532,7 @@ mod tests {
         let mut report = Report {
             date: String::new(),
             command: String::new(),
-            machine: Machine::here(),
+            machine: Machine::detect(),
             programs: Vec::new(),
             rounds: 1,
             workers: 1,

@@ -29,44 +29,42 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::LoadError;
 use crate::protocol::Request;
 
-/// After this, whatever was to happen has failed.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit of each step.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where ports are chosen by hand.
+/// Range of source ports for [`Target::from`].
 const FIRST_PORT: u16 = 10_000;
 const LAST_PORT: u16 = 60_000;
 
 /// A client's certificate and key.
 #[derive(Debug)]
 pub struct Identity {
-    /// The leaf first.
+    /// The leaf, then intermediates.
     pub chain: Vec<CertificateDer<'static>>,
-    /// Its key.
     pub key: PrivateKeyDer<'static>,
 }
 
-/// How to do TLS.
+/// TLS settings.
 #[derive(Debug)]
 pub struct TlsOptions {
-    /// Whom the balancer's certificate may come from.
+    /// CAs trusted to issue the balancer's certificate.
     pub authorities: Vec<CertificateDer<'static>>,
-    /// Client certificates; connections use them in turn.
+    /// Client certificates, used in turn.
     pub identities: Vec<Identity>,
-    /// Whom the balancer's certificate must name.
+    /// Name in the balancer's certificate.
     pub server_name: String,
-    /// TLS 1.2 instead of 1.3.
+    /// Use TLS 1.2 instead of 1.3.
     pub tls12: bool,
-    /// The post-quantum key exchange X25519MLKEM768 instead of X25519.
+    /// Use the post-quantum key exchange X25519MLKEM768 instead of X25519.
     pub post_quantum: bool,
-    /// Resume sessions.
     pub resume: bool,
-    /// Take any certificate of the balancer, so that load is cheaper than what it loads.
+    /// Do not verify the balancer's certificate, which saves CPU time of the load.
     pub trusting: bool,
-    /// Clients of each identity, each with sessions of its own.
+    /// Number of clients per identity, each with its own TLS sessions.
     pub clients: usize,
 }
 
-/// TLS, ready to be used.
+/// TLS client configurations.
 #[derive(Clone, Debug)]
 pub struct Tls {
     configs: Vec<Arc<ClientConfig>>,
@@ -74,18 +72,18 @@ pub struct Tls {
 }
 
 impl TlsOptions {
-    /// Checks it all.
+    /// Builds the TLS client configurations.
     ///
     /// # Errors
-    /// If rustls takes any of it not.
+    /// If rustls rejects a setting.
     pub fn build(self) -> Result<Tls, LoadError> {
         let mut roots = RootCertStore::empty();
         for authority in self.authorities {
             roots.add(authority)?;
         }
         let roots = Arc::new(roots);
-        // One group, so that all balancers do the same work: not all of those that are
-        // compared have a post-quantum one.
+        // A single group, so that all balancers do the same work. Not all of them support
+        // a post-quantum group.
         let group = if self.post_quantum {
             aws_lc_rs::kx_group::X25519MLKEM768
         } else {
@@ -101,7 +99,7 @@ impl TlsOptions {
             &rustls::version::TLS13
         };
         let verifier: Arc<dyn ServerCertVerifier> = if self.trusting {
-            Arc::new(Trusting(Arc::clone(&provider)))
+            Arc::new(NoVerification(Arc::clone(&provider)))
         } else {
             WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build()?
         };
@@ -139,34 +137,33 @@ impl TlsOptions {
     }
 }
 
-/// Whether the client's kernel holds small messages back until what it sent before is
-/// acknowledged.
+/// Whether Nagle's algorithm is on: the kernel then delays small segments until earlier
+/// data is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nagle {
-    /// The default of sockets.
+    /// The default.
     On,
     /// `TCP_NODELAY`.
     Off,
 }
 
-/// Whom to connect to.
+/// Where and how to connect.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// The balancer.
+    /// Address of the balancer.
     pub address: SocketAddr,
-    /// With TLS.
     pub tls: Option<Tls>,
-    /// Say in the first bytes what the server is to do.
+    /// Send a [`Request`] first, for the servers of this program.
     pub announce: bool,
-    /// Connect from this address.
+    /// Source address.
     pub from: Option<IpAddr>,
 }
 
-/// Verifies nothing: of load, nobody is deceived.
+/// Accepts any certificate. Load carries no data worth protecting.
 #[derive(Debug)]
-struct Trusting(Arc<CryptoProvider>);
+struct NoVerification(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Trusting {
+impl ServerCertVerifier for NoVerification {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -207,10 +204,10 @@ thread_local! {
 }
 
 impl Target {
-    /// Connects, TLS handshake included.
+    /// Connects, and performs the TLS handshake.
     ///
     /// # Errors
-    /// With the step at which it failed.
+    /// With the step that failed.
     pub async fn connect(&self) -> Result<Connection, Failure> {
         self.connect_with(Nagle::Off).await
     }
@@ -218,7 +215,7 @@ impl Target {
     /// As [`Self::connect`], with or without Nagle's algorithm.
     ///
     /// # Errors
-    /// With the step at which it failed.
+    /// With the step that failed.
     pub async fn connect_with(&self, nagle: Nagle) -> Result<Connection, Failure> {
         let socket = bounded(Step::Connect, self.dial()).await?;
         socket
@@ -227,8 +224,8 @@ impl Target {
         let Some(tls) = &self.tls else {
             return Ok(Connection::Plain(socket));
         };
-        let turn = NEXT_IDENTITY.replace(NEXT_IDENTITY.get().wrapping_add(1));
-        let config = Arc::clone(&tls.configs[turn % tls.configs.len()]);
+        let number = NEXT_IDENTITY.replace(NEXT_IDENTITY.get().wrapping_add(1));
+        let config = Arc::clone(&tls.configs[number % tls.configs.len()]);
         let connecting = TlsConnector::from(config).connect(tls.server_name.clone(), socket);
         let stream = bounded(Step::Handshake, connecting).await?;
         Ok(Connection::Tls(Box::new(stream)))
@@ -238,9 +235,8 @@ impl Target {
         let Some(from) = self.from else {
             return TcpStream::connect(self.address).await;
         };
-        // The system does not give out ports of closed connections anew to who binds
-        // to one before it connects, and there would soon be none: so by hand, as
-        // the reuse of an address that no other connection has is allowed.
+        // After bind() to port 0 the kernel does not reuse ports in TIME_WAIT, and soon
+        // runs out of them. Explicit ports can be reused with SO_REUSEADDR.
         loop {
             let port = NEXT_PORT.replace(match NEXT_PORT.get() {
                 LAST_PORT.. => FIRST_PORT,
@@ -269,7 +265,7 @@ impl Target {
     /// Connects and sends a ClientHello and nothing more.
     ///
     /// # Errors
-    /// With the step at which it failed.
+    /// With the step that failed.
     pub async fn stall(&self) -> Result<TcpStream, Failure> {
         let mut socket = bounded(Step::Connect, self.dial()).await?;
         if let Some(tls) = &self.tls {
@@ -287,20 +283,20 @@ impl Target {
         Ok(socket)
     }
 
-    /// Connects with TLS and waits for the balancer to refuse it.
+    /// Connects with TLS, and waits until the balancer refuses the client.
     ///
     /// # Errors
-    /// If there is no connection, or the balancer accepts the client.
-    pub async fn be_refused(&self) -> Result<(), Failure> {
+    /// If connecting fails, or the balancer accepts the client.
+    pub async fn expect_refusal(&self) -> Result<(), Failure> {
         match self.connect().await {
             Err(failure) if failure.step == Step::Handshake => Ok(()),
             Err(failure) => Err(failure),
-            // In TLS 1.3, the handshake is over for the client before it is refused.
+            // In TLS 1.3 the client's handshake completes before the refusal arrives.
             Ok(mut connection) => {
                 let mut first = [0];
                 bounded(Step::Handshake, async {
                     match connection.read(&mut first).await {
-                        Ok(1..) => Err(io::Error::other("it was accepted")),
+                        Ok(1..) => Err(io::Error::other("client was accepted")),
                         _ => Ok(()),
                     }
                 })
@@ -309,20 +305,20 @@ impl Target {
         }
     }
 
-    /// Connects and echoes once, after which all of the way is known to stand.
+    /// Connects and echoes once, which shows that the server is connected as well.
     ///
     /// # Errors
-    /// With the step at which it failed.
+    /// With the step that failed.
     pub async fn connect_and_echo(&self, payload: &[u8]) -> Result<Connection, Failure> {
         let mut connection = self.connect().await?;
         self.echo_first(&mut connection, payload).await?;
         Ok(connection)
     }
 
-    /// The first echo on a new connection.
+    /// Performs the first echo on a new connection.
     ///
     /// # Errors
-    /// With the step at which it failed.
+    /// With the step that failed.
     pub async fn echo_first(
         &self,
         connection: &mut Connection,
@@ -338,20 +334,20 @@ impl Target {
     }
 }
 
-/// Sends `message` and expects `answer`.
+/// Sends `message`, and expects `response`.
 ///
 /// # Errors
-/// If anything else comes.
+/// If something else is received.
 pub async fn echo(
     connection: &mut Connection,
     message: &[u8],
-    answer: &[u8],
+    response: &[u8],
 ) -> Result<(), Failure> {
     bounded(Step::Echo, async {
         connection.write_all(message).await?;
         connection.flush().await?;
         let mut got = [0; 1024];
-        let mut left = answer;
+        let mut left = response;
         while !left.is_empty() {
             let want = left.len().min(got.len());
             let count = connection.read(&mut got[..want]).await?;
@@ -368,12 +364,12 @@ pub async fn echo(
     .await
 }
 
-/// Ends our side and waits for the balancer to end its own, so that what closing
-/// costs is counted with the connection that it belongs to.
+/// Closes our side, and waits for the balancer to close its side, so that the cost of
+/// closing is part of the measurement.
 ///
 /// # Errors
-/// If the balancer does not close. How it does is its own business: not all of
-/// those that are compared send `close_notify`.
+/// If the balancer does not close within the time limit. A missing `close_notify` is not
+/// an error: not all balancers send it.
 pub async fn close(mut connection: Connection) -> Result<(), Failure> {
     bounded(Step::Close, async {
         let _ = connection.shutdown().await;
@@ -384,22 +380,19 @@ pub async fn close(mut connection: Connection) -> Result<(), Failure> {
     .await
 }
 
-/// Where a connection failed.
+/// The step at which a connection failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
-    /// TCP.
+    /// TCP connect.
     Connect,
-    /// TLS.
+    /// TLS handshake.
     Handshake,
-    /// The first bytes or later ones.
     Echo,
-    /// Bytes by the stream.
     Stream,
-    /// The end.
     Close,
 }
 
-/// How a connection failed.
+/// A failed connection.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Failure {
     step: Step,
@@ -407,7 +400,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Of an I/O error in `step`.
+    /// Converts an I/O error of `step`.
     pub fn at(step: Step) -> impl Fn(io::Error) -> Self {
         move |error| {
             let tls = error
@@ -436,11 +429,11 @@ impl std::fmt::Display for Failure {
 }
 
 async fn bounded<T>(step: Step, future: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
-    match timeout(PATIENCE, future).await {
+    match timeout(TIMEOUT, future).await {
         Ok(result) => result.map_err(Failure::at(step)),
         Err(_) => Err(Failure {
             step,
-            kind: format!("nothing within {PATIENCE:?}"),
+            kind: format!("timed out after {TIMEOUT:?}"),
         }),
     }
 }
@@ -448,14 +441,12 @@ async fn bounded<T>(step: Step, future: impl Future<Output = io::Result<T>>) -> 
 /// An open connection.
 #[derive(Debug)]
 pub enum Connection {
-    /// As it is.
     Plain(TcpStream),
-    /// Encrypted.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Connection {
-    /// Whether it goes on with a TLS session of an earlier one.
+    /// Whether the TLS session was resumed.
     pub fn is_resumed(&self) -> bool {
         match self {
             Self::Plain(_) => false,
@@ -465,7 +456,7 @@ impl Connection {
         }
     }
 
-    /// What was negotiated: `TLSv1_3 TLS13_AES_128_GCM_SHA256`, for instance.
+    /// The negotiated TLS version and cipher suite: `TLSv1_3 TLS13_AES_128_GCM_SHA256`.
     pub fn negotiated(&self) -> String {
         match self {
             Self::Plain(_) => "plain".to_owned(),

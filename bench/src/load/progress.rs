@@ -1,15 +1,14 @@
-//! One line that changes, on a terminal; nothing elsewhere.
+//! A progress line on a terminal.
 
 use std::io::{IsTerminal, Write, stderr};
 
-/// The line.
+/// A line that is overwritten in place, if standard error is a terminal.
 #[derive(Debug)]
 pub struct Progress {
     terminal: bool,
 }
 
 impl Default for Progress {
-    /// On standard error, if that is a terminal.
     fn default() -> Self {
         Self {
             terminal: stderr().is_terminal(),
@@ -18,7 +17,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Replaces what it says.
+    /// Replaces the text.
     pub fn show(&mut self, text: &str) {
         if self.terminal {
             let _ = write!(stderr(), "\r\x1b[2K{text}");
@@ -26,7 +25,7 @@ impl Progress {
         }
     }
 
-    /// Takes it away.
+    /// Erases the line.
     pub fn clear(&mut self) {
         self.show("");
     }

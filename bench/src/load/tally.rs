@@ -1,4 +1,4 @@
-//! What a session of load counted.
+//! Results of a load session.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -7,25 +7,24 @@ use serde::Serialize;
 
 use super::{Mode, client::Failure};
 
-/// Longer ones are counted as this long.
+/// Longer latencies are recorded as this value.
 const LONGEST_NS: u64 = 60_000_000_000;
 
-/// Counts, errors and latencies of a period.
+/// Counts, errors and latencies of a measurement period.
 #[derive(Debug)]
 pub struct Tally {
-    /// How long it was.
     pub elapsed: Duration,
-    /// Operations that succeeded.
+    /// Successful operations.
     pub operations: u64,
-    /// Of these, connections that went on with a TLS session of before.
+    /// Successful connections with a resumed TLS session.
     pub resumed: u64,
-    /// Payload, in the direction of the load.
+    /// Payload bytes in the direction of the load.
     pub bytes: u64,
-    /// How often what failed.
+    /// Number of failures by step and kind.
     pub errors: BTreeMap<String, u64>,
     /// Connections open at the end of the period.
     pub open: usize,
-    /// What a connection negotiated.
+    /// TLS version and cipher suite of a connection.
     pub negotiated: String,
     latencies: Histogram<u64>,
 }
@@ -33,20 +32,15 @@ pub struct Tally {
 /// Percentiles, in nanoseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Latency {
-    /// Median.
     pub p50: u64,
-    /// One in a hundred takes longer.
     pub p99: u64,
-    /// One in a thousand takes longer.
     pub p999: u64,
-    /// The longest.
     pub max: u64,
 }
 
 impl Default for Tally {
-    /// Nothing yet.
     fn default() -> Self {
-        // Three digits, from a nanosecond on.
+        // Three significant digits, from 1 ns.
         let latencies = Histogram::new_with_bounds(1, LONGEST_NS, 3)
             .unwrap_or_else(|_| unreachable!("these bounds are valid"));
         Self {
@@ -63,7 +57,6 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// One more operation.
     pub fn succeeded(&mut self, took: Duration, bytes: u64) {
         self.operations += 1;
         self.bytes += bytes;
@@ -71,12 +64,11 @@ impl Tally {
         self.latencies.saturating_record(ns);
     }
 
-    /// One more that failed.
     pub fn failed(&mut self, failure: &Failure) {
         *self.errors.entry(failure.to_string()).or_default() += 1;
     }
 
-    /// Percentiles, if there was an operation.
+    /// Percentiles; `None` without operations.
     pub fn latency(&self) -> Option<Latency> {
         if self.latencies.is_empty() {
             return None;
@@ -89,7 +81,7 @@ impl Tally {
         })
     }
 
-    /// What `load` prints.
+    /// The result that `load` prints.
     pub fn summary(&self, mode: Mode) -> Summary {
         let seconds = self.elapsed.as_secs_f64();
         let per_second = |n: u64| {
@@ -114,7 +106,7 @@ impl Tally {
     }
 }
 
-/// A result to show.
+/// The printed result of `load`, as text or JSON.
 #[derive(Debug, Serialize)]
 pub struct Summary {
     mode: Mode,
@@ -141,12 +133,12 @@ impl fmt::Display for Summary {
         if let Some(latency) = &self.latency_ns {
             writeln!(
                 f,
-                "operations    {} ({:.0} a second)",
+                "operations    {} ({:.0}/s)",
                 self.operations, self.operations_per_second
             )?;
             writeln!(
                 f,
-                "latency       p50 {:.3} ms, p99 {:.3} ms, p99.9 {:.3} ms, longest {:.3} ms",
+                "latency       p50 {:.3} ms, p99 {:.3} ms, p99.9 {:.3} ms, max {:.3} ms",
                 ms(latency.p50),
                 ms(latency.p99),
                 ms(latency.p999),
@@ -154,7 +146,7 @@ impl fmt::Display for Summary {
             )?;
         }
         if self.bytes > 0 {
-            writeln!(f, "payload       {:.1} MiB a second", self.mib_per_second)?;
+            writeln!(f, "payload       {:.1} MiB/s", self.mib_per_second)?;
         }
         if self.errors.is_empty() {
             return writeln!(f, "errors        none");
@@ -200,7 +192,7 @@ mod tests {
             ]
         );
         let text = tally.summary(Mode::Echo).to_string();
-        assert!(text.contains("1000 (500 a second)"), "{text}");
+        assert!(text.contains("1000 (500/s)"), "{text}");
     }
 
     #[test]

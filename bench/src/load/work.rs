@@ -1,4 +1,4 @@
-//! What a worker does with its connections, over and over.
+//! Workers: the operations of each mode.
 
 use std::{net::Ipv4Addr, rc::Rc, time::Duration};
 
@@ -10,17 +10,17 @@ use tokio::{
 use super::{
     Mode,
     client::{Connection, Failure, Nagle, Step, Target, close, echo},
-    session::Shared,
+    shared::Shared,
 };
 use crate::protocol::{ENDLESS, Request};
 
-/// Addresses that stalled handshakes come from.
+/// Number of source addresses of stalled handshakes.
 const SOURCES: u8 = 250;
 
-/// Read or written at once.
+/// Bytes per read or write.
 const CHUNK: usize = 128 * 1024;
 
-/// Opens a connection, and brings it to where the work begins.
+/// Opens a connection, and sends the request of the mode.
 pub(super) async fn open(
     target: &Target,
     mode: Mode,
@@ -43,7 +43,7 @@ pub(super) async fn open(
     Ok(connection)
 }
 
-/// One thing at a time, on its own connections.
+/// Performs one operation at a time on its own connections.
 pub(super) struct Worker {
     shared: Rc<Shared>,
     connections: Vec<Connection>,
@@ -57,7 +57,7 @@ impl Worker {
         }
     }
 
-    /// Works until told to stop, or until no connection is left.
+    /// Runs until the session stops, or no connection is left.
     pub(super) async fn run(self) {
         match self.shared.spec.mode {
             Mode::Connect | Mode::FirstEcho => self.connect().await,
@@ -69,9 +69,9 @@ impl Worker {
         }
     }
 
-    /// Waits for the next turn; returns since when it counts.
-    async fn turn(&self) -> Instant {
-        match self.shared.pace.turn() {
+    /// Waits until the next operation is due; returns the start of its latency.
+    async fn next_due(&self) -> Instant {
+        match self.shared.schedule.next_due() {
             Some(due) => {
                 sleep_until(due).await;
                 due
@@ -83,7 +83,7 @@ impl Worker {
     async fn connect(self) {
         let shared = &*self.shared;
         while !shared.stop.get() {
-            let start = self.turn().await;
+            let start = self.next_due().await;
             let connected = self.connect_once(start).await;
             let closed = match connected {
                 Ok((connection, took)) => {
@@ -101,14 +101,14 @@ impl Worker {
                 }
                 Err(failure) => {
                     shared.failed(&failure);
-                    // Whoever refuses at once must not be hammered.
+                    // Do not retry in a tight loop.
                     sleep(Duration::from_millis(10)).await;
                 }
             }
         }
     }
 
-    /// A connection that has echoed once, and the latency that counts.
+    /// Opens a connection and echoes once; returns the connection and the latency.
     async fn connect_once(&self, start: Instant) -> Result<(Connection, Duration), Failure> {
         let Shared {
             target, payload, ..
@@ -126,8 +126,8 @@ impl Worker {
     async fn refused(self) {
         let shared = &*self.shared;
         while !shared.stop.get() {
-            let start = self.turn().await;
-            match shared.target.be_refused().await {
+            let start = self.next_due().await;
+            match shared.target.expect_refusal().await {
                 Ok(()) => shared.succeeded(start.elapsed(), 0),
                 Err(failure) => shared.failed(&failure),
             }
@@ -140,7 +140,7 @@ impl Worker {
         let mut held = Vec::new();
         let mut number = 0;
         while !shared.stop.get() {
-            let start = self.turn().await;
+            let start = self.next_due().await;
             number = (number + 1) % SOURCES;
             target.from = Some(Ipv4Addr::new(127, 9, number, 1).into());
             match target.stall().await {
@@ -156,7 +156,7 @@ impl Worker {
     async fn echo(mut self) {
         let mut next = 0;
         while !self.shared.stop.get() && !self.connections.is_empty() {
-            let start = self.turn().await;
+            let start = self.next_due().await;
             next %= self.connections.len();
             let payload = &self.shared.payload;
             match echo(&mut self.connections[next], payload, payload).await {
@@ -173,13 +173,13 @@ impl Worker {
                 }
             }
         }
-        // Until all others have stopped, they stay open.
+        // Keep the connections open until all workers stop.
         while !self.shared.stop.get() {
             sleep(Duration::from_millis(50)).await;
         }
     }
 
-    /// A worker of streams has one connection: each is always busy.
+    /// Moves bytes of one stream. Each worker has one connection.
     async fn stream(mut self) {
         let Some(connection) = self.connections.first_mut() else {
             return;

@@ -19,23 +19,23 @@ use crate::{
 };
 
 /// Handshakes that each of the two who flood keeps outstanding.
-pub const OUTSTANDING: usize = 200;
+pub const CONCURRENT_HANDSHAKES: usize = 200;
 
 /// Connections a second of the third.
-pub const NEWCOMERS: f64 = 5.0;
+pub const NEWCOMERS_PER_SECOND: f64 = 5.0;
 
 /// Those who flood, each from an address of its own.
-const FLOODING: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
+const FLOOD_SOURCES: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
 
 /// Handshakes a second that are refused, and that stall.
-const REFUSED: f64 = 40.0;
-const STALLED: f64 = 300.0;
+const MAZE_HANDSHAKES_PER_SECOND: f64 = 40.0;
+const STALLED_HANDSHAKES_PER_SECOND: f64 = 300.0;
 
 /// And the third.
-const NEWCOMER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 4);
+const NEWCOMER_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 4);
 
 /// So many times the usual: of five connections a second, one wants more than ten.
-const LONGER: u32 = 5;
+const DURATION_FACTOR: u32 = 5;
 
 /// What it did.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -83,30 +83,35 @@ pub(super) async fn flood(
     };
     let newcomers = Spec {
         mode: Mode::Connect,
-        connections: NEWCOMERS.ceil() as usize,
-        rate: Some(NEWCOMERS),
+        connections: NEWCOMERS_PER_SECOND.ceil() as usize,
+        rate: Some(NEWCOMERS_PER_SECOND),
         pause: None,
         ..echoes
     };
     let mut from_elsewhere = target.clone();
-    from_elsewhere.from = Some(IpAddr::V4(NEWCOMER));
+    from_elsewhere.from = Some(IpAddr::V4(NEWCOMER_SOURCE));
     let echoing = Session::start(target.clone(), echoes).await?;
     sleep(settings.warm_up).await;
-    echoing.begin();
+    echoing.start_counting();
     sleep(settings.seconds).await;
-    let quiet = echoing.end();
+    let quiet = echoing.stop_counting();
 
     echoing.stop().await;
 
     // The echoes are not there while the others are counted: they take CPU as well, and
     // the more of it, the better they are served.
     let coming = Session::start(from_elsewhere, newcomers).await?;
-    let floods = Floods::start(attack, address, settings, settings.seconds * LONGER)?;
+    let floods = Floods::start(
+        attack,
+        address,
+        settings,
+        settings.seconds * DURATION_FACTOR,
+    )?;
     sleep(settings.warm_up).await;
     let before = Usage::read(balancer.id())?;
-    coming.begin();
-    sleep(settings.seconds * LONGER).await;
-    let came = coming.end();
+    coming.start_counting();
+    sleep(settings.seconds * DURATION_FACTOR).await;
+    let came = coming.stop_counting();
     let cpu = Usage::read(balancer.id())?.since(&before);
     coming.stop().await;
     let per_second = floods.end(&mut sample.errors).await?;
@@ -114,9 +119,9 @@ pub(super) async fn flood(
     let echoing = Session::start(target, echoes).await?;
     let floods = Floods::start(attack, address, settings, settings.seconds * 2)?;
     sleep(settings.warm_up).await;
-    echoing.begin();
+    echoing.start_counting();
     sleep(settings.seconds * 2).await;
-    let echoed = echoing.end();
+    let echoed = echoing.stop_counting();
     echoing.stop().await;
     floods.end(&mut sample.errors).await?;
 
@@ -155,16 +160,16 @@ impl Floods {
     ) -> io::Result<Self> {
         let mut floods = Vec::new();
         let (mode, client, sources) = match attack {
-            Attack::Handshakes => ("connect", "client", &FLOODING[..]),
-            Attack::Maze => ("refused", "maze", &FLOODING[..1]),
-            Attack::Stalled => ("stall", "client", &FLOODING[..1]),
+            Attack::Handshakes => ("connect", "client", &FLOOD_SOURCES[..]),
+            Attack::Maze => ("refused", "maze", &FLOOD_SOURCES[..1]),
+            Attack::Stalled => ("stall", "client", &FLOOD_SOURCES[..1]),
         };
         for (number, from) in sources.iter().enumerate() {
             let file = |name: &str| settings.pki.join(name).display().to_string();
             let mut command = Command::new(std::env::current_exe()?);
             command
                 .args(["load", "--json", "--mode", mode, "--give-way"])
-                .args(["--connections", &OUTSTANDING.to_string()])
+                .args(["--connections", &CONCURRENT_HANDSHAKES.to_string()])
                 .args(["--from", &from.to_string()])
                 .args(["--address", &address.to_string()])
                 .args(["--warm-up", &settings.warm_up.as_secs_f64().to_string()])
@@ -175,10 +180,10 @@ impl Floods {
             match attack {
                 Attack::Handshakes => {}
                 Attack::Maze => {
-                    command.args(["--rate", &REFUSED.to_string()]);
+                    command.args(["--rate", &MAZE_HANDSHAKES_PER_SECOND.to_string()]);
                 }
                 Attack::Stalled => {
-                    command.args(["--rate", &STALLED.to_string()]);
+                    command.args(["--rate", &STALLED_HANDSHAKES_PER_SECOND.to_string()]);
                 }
             }
             let log = settings.run.join(format!("flood-{number}.json"));
@@ -193,8 +198,8 @@ impl Floods {
         let mut per_second = 0.0;
         for flood in &mut self.0 {
             flood.wait(self.1 + Duration::from_secs(20)).await?;
-            let flooded: Flooded = serde_json::from_str(&flood.written()).map_err(|_| {
-                let said = flood.last_words();
+            let flooded: Flooded = serde_json::from_str(&flood.output()).map_err(|_| {
+                let said = flood.log_tail();
                 io::Error::other(format!("the flood failed: {said}"))
             })?;
             per_second += flooded.operations_per_second;

@@ -48,7 +48,7 @@ allow = "web"
     let state = "http://x/api/v1/servers/web/web1/state";
     let (code, done) = curl(&["-d", r#"{"state":"drain"}"#, state]).await;
     assert_eq!((&*code, done["was"].as_str()), ("200", Some("ready")));
-    // curl sends a form content type by default; the API requires JSON.
+    // These endpoints reject requests without a body.
     for path in ["servers/web/web1/state", "connections/kill", "log-level"] {
         let (code, wrong) = curl(&["-X", "POST", &format!("http://x/api/v1/{path}")]).await;
         let error = wrong["error"].as_str().unwrap();
