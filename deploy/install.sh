@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# `make install`: what the Debian package puts on a machine, by hand, below PREFIX.
-# The configuration in /etc is written only where there is none. Nothing is started.
+# `make install`: installs the files of the Debian package below PREFIX. Writes the
+# configuration in /etc only if there is none, and starts nothing.
 #
 #   PREFIX   /usr/local
-#   DESTDIR  a directory to take for the root, as packagers do
+#   DESTDIR  staging directory, for packagers
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,7 +12,7 @@ umask 022
 PREFIX=${PREFIX:-/usr/local} DESTDIR=${DESTDIR:-}
 program=${CARGO_TARGET_DIR:-target}/release/leastconn-lb
 if [ ! -x "$program" ]; then
-  echo "install: $program is not there; first: make build" >&2
+  echo "install: $program does not exist; run make build first" >&2
   exit 1
 fi
 if [ "$PREFIX" = /usr ]; then lib=/usr/lib; else lib=/etc; fi
@@ -47,4 +47,4 @@ if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
   systemd-tmpfiles --create leastconn.conf
   systemctl daemon-reload
 fi
-echo "installed below $DESTDIR$PREFIX; next: the head of $DESTDIR/etc/leastconn/leastconn.toml"
+echo "installed below $DESTDIR$PREFIX; next, follow the steps at the head of $DESTDIR/etc/leastconn/leastconn.toml"
