@@ -1,6 +1,6 @@
-//! `compare`: leastconn-lb and others side by side. In every round each balancer
-//! does each piece of work in turn, so that a machine that gets slower or faster
-//! does so for all; who comes first changes from round to round.
+//! `compare`: measures leastconn-lb and other balancers. Every round measures each case
+//! on all balancers in turn, so that changes in the speed of the machine affect all of
+//! them. The order rotates from case to case.
 
 pub mod balancer;
 pub mod case;
@@ -34,91 +34,85 @@ use measure::{Sample, Settings, measure};
 use program::{Kind, PEERS, Program};
 use report::Report;
 
-/// Descriptors that a balancer needs besides two for each connection.
+/// File descriptors of a balancer in addition to two per connection.
 const RESERVE: usize = 200;
 
-/// What to compare.
+/// Arguments of `compare`.
 #[derive(Args, Debug)]
 pub struct CompareArgs {
-    /// Rounds: each balancer, each case, once each.
+    /// Number of rounds. Each round measures each case once per balancer.
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
-    /// Only cases with one of these words in their names; see --list.
+    /// Measure only cases whose names contain one of these words; see --list.
     #[arg(long, value_name = "WORD,…", value_delimiter = ',')]
     only: Vec<String>,
-    /// Only these peers; without: all that are installed. `none`: leastconn alone.
+    /// Compare with these peers [default: all installed ones]; `none`: leastconn only.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     peers: Option<Vec<String>>,
-    /// A few cases, short and with fewer connections; only errors of leastconn make
-    /// it fail, not that there was no time for a figure.
+    /// Measure fewer cases, for a shorter time and with fewer connections. Fails only on
+    /// errors of leastconn, not on missing figures.
     #[arg(long)]
     quick: bool,
-    /// Seconds that count in each measurement [default: 2; quick: 0.3].
+    /// Seconds per measurement, without warm-up [default: 2; quick: 0.3].
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
-    /// Threads of each balancer, each with a CPU of its own.
+    /// Worker threads of each balancer, each on its own CPU.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     workers: u8,
-    /// What seals and opens leastconn's TLS records; without: its default.
+    /// Record layer of leastconn [default: that of leastconn].
     #[arg(long, value_enum)]
     records: Option<Records>,
-    /// leastconn-lb.
+    /// Path of leastconn-lb.
     #[arg(
         long,
         value_name = "FILE",
         default_value = "target/release/leastconn-lb"
     )]
     binary: PathBuf,
-    /// Where bench/peers.sh has put peers.
+    /// Directory into which bench/peers.sh installed peers.
     #[arg(long, value_name = "DIR", default_value = "target/peers")]
     installed: PathBuf,
-    /// Where result.json, table.txt and chart.svg go.
+    /// Output directory for result.json, table.txt and chart.svg.
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     out: PathBuf,
-    /// Do without pinning to CPUs, and on one CPU: figures are then hardly worth it.
+    /// Do not pin processes to CPUs, and allow a single CPU. The figures are unreliable.
     #[arg(long)]
     unpinned: bool,
-    /// Print the names of all cases, and end.
+    /// Print the names of all cases, and exit.
     #[arg(long)]
     list: bool,
 }
 
-/// There is no result.
+/// Errors of `compare`.
 #[derive(Debug, thiserror::Error)]
 pub enum CompareError {
-    /// Of the system.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// Certificates.
+    /// Certificates could not be loaded.
     #[error("{0}")]
     Load(#[from] LoadError),
-    /// leastconn-lb itself is needed.
     #[error("{0} cannot be run: build it first (cargo build --release -p leastconn-lb)")]
     NoBinary(PathBuf),
-    /// It does not start.
     #[error("leastconn: {0}")]
     Start(#[from] StartError),
-    /// Balancer and load must not share a CPU.
-    #[error(
-        "only one CPU: load and balancer would take it from each other. --unpinned measures anyway"
-    )]
+    /// Load and balancer need separate CPUs.
+    #[error("only one CPU: load and balancer would share it. Use --unpinned to measure anyway")]
     OneCpu,
-    /// Nothing has that name.
+    /// Invalid arguments.
     #[error("{0}")]
     Usage(String),
-    /// SIGINT or SIGTERM.
-    #[error("interrupted; everything that was started has been ended")]
+    #[error("interrupted; all started processes were stopped")]
     Interrupted,
-    /// The table has them.
+    /// Details are in the table.
     #[error("{0} measurements of leastconn had errors or no result")]
     Failed(usize),
 }
 
-/// Runs it.
+/// Runs the comparison.
 ///
 /// # Errors
-/// If leastconn-lb could not be measured without errors. What peers do wrong is in
-/// the table.
+/// If a measurement of leastconn-lb failed or had errors. Errors of peers are only
+/// printed in the table.
 pub fn run(args: &CompareArgs) -> Result<(), CompareError> {
     let open_files = machine::raise_open_files();
     let most = open_files.saturating_sub(RESERVE) / 2;
@@ -130,7 +124,9 @@ pub fn run(args: &CompareArgs) -> Result<(), CompareError> {
         return Ok(());
     }
     if cases.is_empty() || args.rounds == 0 {
-        return Err(CompareError::Usage("nothing to do: see --list".to_owned()));
+        return Err(CompareError::Usage(
+            "no case selected; see --list".to_owned(),
+        ));
     }
     let mut bench = Bench::new(args, cases, most)?;
     machine::block_on(async {
@@ -150,12 +146,12 @@ struct Bench {
     rounds: usize,
     settings: Settings,
     job: Job,
-    /// Where one worker is compared with two.
+    /// CPUs for the cases that compare one worker with two.
     two_cpus: Vec<usize>,
     notes: Vec<String>,
     samples: Vec<Sample>,
     progress: Progress,
-    /// Certificates, configurations, logs; gone when all is done.
+    /// Holds certificates, configurations and logs; deleted at the end.
     _directory: tempfile::TempDir,
 }
 
@@ -164,10 +160,10 @@ impl Bench {
         let mut notes = Vec::new();
         let workers = usize::from(args.workers);
         let machine = Machine::detect();
-        let (cpus, own_cpus) = share(&machine::cpus(), workers, args.unpinned)?;
-        let (two_cpus, _) = share(&machine::cpus(), 2, args.unpinned)?;
+        let (cpus, own_cpus) = assign_cpus(&machine::cpus(), workers, args.unpinned)?;
+        let (two_cpus, _) = assign_cpus(&machine::cpus(), 2, args.unpinned)?;
         if args.unpinned {
-            notes.push("not pinned: balancer and load take CPU time from each other".to_owned());
+            notes.push("not pinned: balancer and load compete for CPU time".to_owned());
         } else if cpus.iter().any(|cpu| own_cpus.contains(cpu)) {
             notes.push("balancer and load share a CPU".to_owned());
         }
@@ -181,7 +177,7 @@ impl Bench {
             .any(|c| !smaller.iter().any(|full| full.name == c.name))
         {
             notes.push(format!(
-                "the limit on open files allows {most} connections: some cases have fewer than they should"
+                "the limit on open files allows {most} connections: some cases use fewer than specified"
             ));
         }
 
@@ -212,8 +208,8 @@ impl Bench {
             seconds: seconds.map_err(|error| CompareError::Usage(format!("--seconds: {error}")))?,
             warm_up: Duration::from_secs_f64(warm_up),
             tls: tls(false, 1)?,
-            // More than connect at a time, so that each has got its ticket before its
-            // next turn.
+            // More clients than concurrent connections, so that each has received its
+            // ticket before it connects again.
             resuming: tls(true, 64)?,
             pki: pki.clone(),
             run: run.clone(),
@@ -267,9 +263,9 @@ impl Bench {
                     .into_iter()
                     .filter(|kind| !self.is_skipped(*kind))
                     .collect();
-                // Whoever is first meets what the one before has left.
-                let turn = (round + number) % kinds.len();
-                for kind in [&kinds[turn..], &kinds[..turn]].concat() {
+                // Rotate the order: a measurement may be affected by the previous one.
+                let first = (round + number) % kinds.len();
+                for kind in [&kinds[first..], &kinds[..first]].concat() {
                     let elapsed = start.elapsed().as_secs();
                     let left = elapsed * (total - done) as u64 / (done as u64).max(1);
                     let left = match done {
@@ -288,7 +284,7 @@ impl Bench {
         Ok(())
     }
 
-    /// A peer that hangs takes a minute in each case: twice is enough.
+    /// Skip a peer after two failed measurements, because each may take a minute.
     fn is_skipped(&self, kind: Kind) -> bool {
         let failed = |s: &&Sample| s.balancer == kind && s.has_failed();
         kind != Kind::Leastconn && self.samples.iter().filter(failed).count() >= 2
@@ -302,7 +298,7 @@ impl Bench {
         running: &Balancer,
         addresses: &[SocketAddr],
     ) {
-        let result = if case.fresh() {
+        let result = if case.needs_fresh_process() {
             let mut job = self.job.clone();
             match case.growth {
                 Some(Growth::Servers(count)) => job.servers = addresses[..count].to_vec(),
@@ -338,7 +334,7 @@ impl Bench {
         }
     }
 
-    /// In a process of their own: they have as many descriptors as we have.
+    /// Starts the servers in a separate process, which has its own limit of open files.
     async fn start_servers(&self) -> Result<(Child, Vec<SocketAddr>), CompareError> {
         let count = self.cases.iter().map(|case| match case.growth {
             Some(Growth::Servers(count)) => count,
@@ -361,14 +357,14 @@ impl Bench {
                 return Ok((child, addresses));
             }
             if child.exit_status().is_some() || Instant::now() >= end {
-                let error = format!("the servers do not start: {}", child.log_tail());
+                let error = format!("the servers did not start: {}", child.log_tail());
                 return Err(io::Error::other(error).into());
             }
             sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// Those that do not start are left out, with a note; leastconn must.
+    /// Starts all balancers. Peers that fail to start are left out with a note.
     async fn start_balancers(&mut self) -> Result<BTreeMap<Kind, Balancer>, CompareError> {
         let mut running = BTreeMap::new();
         for program in self.programs.clone() {
@@ -412,7 +408,7 @@ impl Bench {
             fs::write(args.out.join("chart.svg"), svg)?;
         }
         println!(
-            "\nwritten: {}/{{result.json,table.txt,chart.svg}}",
+            "\nresults: {}/{{result.json,table.txt,chart.svg}}",
             args.out.display()
         );
         match report.errors_of_leastconn(args.quick) {
@@ -422,7 +418,7 @@ impl Bench {
     }
 }
 
-/// As it was typed, without where the program is.
+/// The command line, without the directory of the program.
 fn command_line() -> String {
     let mut words = std::env::args();
     let program = words.next().unwrap_or_default();
@@ -437,7 +433,7 @@ fn command_line() -> String {
         .join(" ")
 }
 
-/// leastconn first, then the peers that were asked for and are there.
+/// leastconn, then the requested peers that are installed.
 fn programs(args: &CompareArgs, notes: &mut Vec<String>) -> Result<Vec<Program>, CompareError> {
     let own = Program::at(Kind::Leastconn, args.binary.clone())
         .ok_or_else(|| CompareError::NoBinary(args.binary.clone()))?;
@@ -448,7 +444,7 @@ fn programs(args: &CompareArgs, notes: &mut Vec<String>) -> Result<Vec<Program>,
         Some(names) => {
             let parse = |name: &String| {
                 let known = PEERS.into_iter().find(|kind| kind.to_string() == *name);
-                known.ok_or_else(|| CompareError::Usage(format!("no peer is called `{name}`")))
+                known.ok_or_else(|| CompareError::Usage(format!("unknown peer `{name}`")))
             };
             names.iter().map(parse).collect::<Result<_, _>>()?
         }
@@ -462,9 +458,9 @@ fn programs(args: &CompareArgs, notes: &mut Vec<String>) -> Result<Vec<Program>,
     Ok(programs)
 }
 
-/// The first CPUs to the balancer, one for each of its workers; the last one to
-/// load and servers.
-fn share(
+/// Assigns CPUs: the first ones, one per worker, to the balancer; the last one to load
+/// and servers.
+fn assign_cpus(
     cpus: &[usize],
     workers: usize,
     unpinned: bool,
@@ -482,11 +478,14 @@ mod tests {
 
     #[test]
     fn load_gets_a_cpu_of_its_own() {
-        let ok = |cpus: &[usize], workers| share(cpus, workers, false).unwrap();
+        let ok = |cpus: &[usize], workers| assign_cpus(cpus, workers, false).unwrap();
         assert_eq!(ok(&[0, 1], 1), (vec![0], vec![1]));
         assert_eq!(ok(&[2, 3, 5, 7], 2), (vec![2, 3], vec![7]));
         assert_eq!(ok(&[0, 1], 2), (vec![0, 1], vec![1]));
-        assert!(matches!(share(&[0], 1, false), Err(CompareError::OneCpu)));
-        assert_eq!(share(&[0], 1, true).unwrap(), (vec![0], vec![0]));
+        assert!(matches!(
+            assign_cpus(&[0], 1, false),
+            Err(CompareError::OneCpu)
+        ));
+        assert_eq!(assign_cpus(&[0], 1, true).unwrap(), (vec![0], vec![0]));
     }
 }

@@ -1,4 +1,4 @@
-//! Starting a balancer for the same job as the others.
+//! Starts balancers with equivalent configurations.
 
 use std::{
     fmt, fs, io,
@@ -18,12 +18,10 @@ use super::{
 };
 use crate::load::{Target, Tls};
 
-/// What seals and opens leastconn's TLS records: `[process] tls_records`.
+/// Record layer of leastconn: `[process] tls_records`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Records {
-    /// leastconn itself.
     Direct,
-    /// rustls.
     Rustls,
 }
 
@@ -36,41 +34,41 @@ impl fmt::Display for Records {
     }
 }
 
-/// What it is to do.
+/// Configuration of a balancer.
 #[derive(Clone, Debug)]
 pub struct Job {
     /// Directory with `ca.crt`, `server.crt`, `server.key`, `server-full.pem`.
     pub pki: PathBuf,
-    /// Where its files go; each balancer gets a directory of its own in it.
+    /// Directory in which each balancer gets its own directory.
     pub run: PathBuf,
-    /// The servers behind it.
+    /// Upstream servers.
     pub servers: Vec<SocketAddr>,
-    /// Threads (or processes) that do the work.
+    /// Worker threads or processes.
     pub workers: usize,
-    /// leastconn's record layer; without: its default.
+    /// Record layer of leastconn; `None`: its default.
     pub records: Option<Records>,
-    /// Client rules; the last one is that of the client that connects.
+    /// Number of client rules. The connecting client matches the last one.
     pub identities: usize,
-    /// Connections that must be possible.
+    /// Number of connections that must be possible.
     pub max_connections: usize,
-    /// The CPUs it may use.
+    /// CPUs of the balancer.
     pub cpus: Vec<usize>,
-    /// Where we are.
+    /// CPUs of this process.
     pub own_cpus: Vec<usize>,
 }
 
-/// A balancer that runs.
+/// A running balancer.
 #[derive(Debug)]
 pub struct Balancer {
     child: Child,
     ports: Ports,
 }
 
-/// Where it listens, on the loopback address.
+/// Ports on loopback.
 #[derive(Clone, Copy, Debug)]
 struct Ports {
     tls: u16,
-    /// TLS whose sessions may be resumed.
+    /// TLS with session resumption.
     resumed: u16,
     plain: u16,
 }
@@ -85,22 +83,21 @@ impl Ports {
     }
 }
 
-/// It cannot be used.
+/// A balancer could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Of the system.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// It has ended at once, or does not do its job.
-    #[error("it does not work: {0}\n{1}")]
-    NotWorking(String, String),
+    /// It exited, or did not pass an echo through in time. Reason and end of its output.
+    #[error("not ready: {0}\n{1}")]
+    NotReady(String, String),
 }
 
 impl Balancer {
-    /// Starts it, and waits until an echo comes back both with TLS and without.
+    /// Starts a balancer, and waits until it passes echoes through with and without TLS.
     ///
     /// # Errors
-    /// If that does not happen in time.
+    /// If it is not ready in time.
     pub async fn start(program: &Program, job: &Job, tls: &Tls) -> Result<Self, StartError> {
         let directory = tempfile::Builder::new()
             .prefix(&format!("{}-", program.kind))
@@ -111,17 +108,17 @@ impl Balancer {
         let log = directory.join("output.log");
         let child = Child::spawn(&mut command, &job.cpus, &job.own_cpus, &log)?;
         let mut balancer = Self { child, ports };
-        // A configuration of 100,000 rules takes its time.
-        let patience = match program.kind {
+        // A debug build needs long to load 100,000 rules.
+        let seconds = match program.kind {
             Kind::Leastconn => 180,
             _ => 20,
         };
-        balancer.ready(tls, Duration::from_secs(patience)).await?;
+        balancer.ready(tls, Duration::from_secs(seconds)).await?;
         Ok(balancer)
     }
 
-    async fn ready(&mut self, tls: &Tls, patience: Duration) -> Result<(), StartError> {
-        let end = Instant::now() + patience;
+    async fn ready(&mut self, tls: &Tls, limit: Duration) -> Result<(), StartError> {
+        let end = Instant::now() + limit;
         let targets = [
             self.target(Transport::Mtls, Some(tls)),
             self.target(Transport::MtlsResumed, Some(tls)),
@@ -139,7 +136,7 @@ impl Balancer {
                         Some(status) => format!("ended with {status}"),
                         None => failure.to_string(),
                     };
-                    return Err(StartError::NotWorking(what, self.child.log_tail()));
+                    return Err(StartError::NotReady(what, self.child.log_tail()));
                 }
                 sleep(Duration::from_millis(25)).await;
             }
@@ -147,7 +144,7 @@ impl Balancer {
         Ok(())
     }
 
-    /// Where clients connect to.
+    /// The address for clients with this transport.
     pub fn target(&self, transport: Transport, tls: Option<&Tls>) -> Target {
         let port = match transport {
             Transport::Mtls => self.ports.tls,
@@ -162,26 +159,26 @@ impl Balancer {
         }
     }
 
-    /// Its first process.
+    /// ID of the main process.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 }
 
-/// A port that is free now. Somebody else may take it before the balancer does,
-/// which then fails to start and says why.
+/// A port that is free now. If another program takes it first, the balancer fails to
+/// start.
 fn free_port() -> io::Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok(listener.local_addr()?.port())
 }
 
-/// Writes its configuration; returns how to start it.
+/// Writes the configuration, and returns the command.
 fn prepare(program: &Program, job: &Job, directory: &Path, ports: Ports) -> io::Result<Command> {
     let module = nginx_module().filter(|_| program.path.starts_with("/usr"));
     let module = module.map_or_else(String::new, |path| {
         format!("load_module {};", path.display())
     });
-    // Not written without need: versions before it do not know the key.
+    // Omitted by default, because older versions do not know the key.
     let records = job.records.map_or_else(String::new, |records| {
         format!("tls_records = \"{records}\"")
     });
@@ -239,9 +236,8 @@ fn prepare(program: &Program, job: &Job, directory: &Path, ports: Ports) -> io::
     Ok(command)
 }
 
-/// Fills in a template. A line with `@SERVER@` (or its parts `@HOST@`, `@PORT@`)
-/// is there once for each server, one with `@IDENTITY@` once for each client rule
-/// but the last.
+/// Fills in a template. Lines with `@SERVER@` (or its parts `@HOST@`, `@PORT@`) are
+/// repeated for each server, lines with `@IDENTITY@` for each client rule but the last.
 fn render(
     template: &str,
     values: &[(&str, String)],
@@ -331,11 +327,11 @@ mod tests {
             prepare(&program, &job, &place, ports).unwrap();
             for entry in fs::read_dir(&place).unwrap() {
                 let text = fs::read_to_string(entry.unwrap().path()).unwrap();
-                // "@type" is Envoy's own.
-                let is_place = |name: &&str| {
+                // "@type" belongs to the syntax of Envoy.
+                let is_placeholder = |name: &&str| {
                     !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
                 };
-                let left: Vec<&str> = text.split('@').skip(1).filter(is_place).collect();
+                let left: Vec<&str> = text.split('@').skip(1).filter(is_placeholder).collect();
                 assert!(left.is_empty(), "{kind}: {left:?}");
             }
         }

@@ -1,4 +1,4 @@
-//! What is measured.
+//! The cases that are measured.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::load::{Mode, Spec};
 
-/// With which protocol clients come.
+/// Protocol of the clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
@@ -15,7 +15,7 @@ pub enum Transport {
     /// Mutual TLS 1.3, sessions resumed.
     #[serde(rename = "mtls-resumed")]
     MtlsResumed,
-    /// TCP alone.
+    /// TCP without TLS.
     Plain,
 }
 
@@ -29,35 +29,32 @@ impl fmt::Display for Transport {
     }
 }
 
-/// How it is measured.
+/// The kind of a measurement.
 #[derive(Clone, Copy, Debug)]
 pub enum Work {
-    /// CPU and latency under this load.
+    /// CPU time and latency under load.
     Load(Spec),
-    /// Memory of connections that do nothing.
-    Memory {
-        /// How many.
-        connections: usize,
-    },
-    /// Latency of echoes beside a stream.
+    /// Memory of idle connections.
+    Memory { connections: usize },
+    /// Latency of echoes during a stream.
     Fairness,
-    /// Latency of somebody else's connections and echoes during an attack.
+    /// Latency of other clients' connections and echoes during an attack.
     Flood(Attack),
 }
 
-/// What a balancer is flooded with.
+/// Kind of a flood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attack {
-    /// Good handshakes of two sources.
+    /// Valid handshakes from two sources.
     Handshakes,
-    /// Certificates with very many paths to try, which nobody trusts.
+    /// Untrusted certificates with very many candidate paths.
     Maze,
-    /// ClientHellos of 250 sources, and nothing after them.
+    /// Handshakes from 250 sources that stall after the ClientHello.
     Stalled,
 }
 
 impl Attack {
-    /// The name of its case.
+    /// Name of the case.
     pub const fn case(self) -> &'static str {
         match self {
             Self::Handshakes => "flood-mtls",
@@ -66,32 +63,31 @@ impl Attack {
         }
     }
 
-    /// All of them.
     pub const ALL: [Self; 3] = [Self::Handshakes, Self::Maze, Self::Stalled];
 }
 
-/// What the figure of a case counts; less is better in all of them.
+/// Unit of a result. Less is always better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Unit {
-    /// Microseconds of CPU for each connection.
+    /// Microseconds of CPU time per connection.
     #[serde(rename = "µs CPU/connection")]
     Connection,
-    /// Microseconds of CPU for each echo.
+    /// Microseconds of CPU time per echo.
     #[serde(rename = "µs CPU/echo")]
     Echo,
-    /// Milliseconds until the first echo, the median.
+    /// Median milliseconds until the first echo.
     #[serde(rename = "ms, median")]
     FirstEcho,
-    /// Nanoseconds of CPU for each KiB of payload.
+    /// Nanoseconds of CPU time per KiB of payload.
     #[serde(rename = "ns CPU/KiB")]
     Stream,
-    /// KiB of memory for each connection.
+    /// KiB of memory per connection.
     #[serde(rename = "KiB/connection")]
     Memory,
-    /// A ratio.
+    /// Ratio of 99th percentiles.
     #[serde(rename = "× p99")]
     Ratio,
-    /// Milliseconds, the longest of all.
+    /// Maximum in milliseconds.
     #[serde(rename = "ms, longest")]
     Longest,
 }
@@ -110,20 +106,18 @@ impl fmt::Display for Unit {
     }
 }
 
-/// One line of the table.
+/// One case, which is one line of the table.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// What `--only` selects by.
+    /// The name that `--only` selects by.
     pub name: String,
-    /// With or without TLS.
     pub transport: Transport,
-    /// What is done.
     pub work: Work,
-    /// Of leastconn alone: how cost grows from the first of its kind on.
+    /// For leastconn only: the cost is compared with that of the first case of the kind.
     pub growth: Option<Growth>,
 }
 
-/// What grows.
+/// A number that grows from case to case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Growth {
     /// Servers of the upstream.
@@ -132,12 +126,12 @@ pub enum Growth {
     Identities(usize),
     /// Open connections.
     Open(usize),
-    /// Threads that do the work, all on the same two CPUs.
+    /// Worker threads, all on the same two CPUs.
     Workers(usize),
 }
 
 impl Growth {
-    /// The same kind?
+    /// Whether both are of the same kind.
     pub const fn is_like(self, other: Self) -> bool {
         matches!(
             (self, other),
@@ -150,7 +144,7 @@ impl Growth {
 }
 
 impl Case {
-    /// What its figure counts.
+    /// Unit of the result.
     pub const fn unit(&self) -> Unit {
         match self.work {
             Work::Load(spec) => match spec.mode {
@@ -165,16 +159,16 @@ impl Case {
         }
     }
 
-    /// In a process of its own that has done nothing before.
-    pub const fn fresh(&self) -> bool {
+    /// Whether the case needs a newly started process.
+    pub const fn needs_fresh_process(&self) -> bool {
         matches!(self.work, Work::Memory { .. }) || self.growth.is_some()
     }
 }
 
-/// Clients that connect at the same time.
+/// Clients that connect concurrently.
 const CONNECTING: usize = 16;
 
-/// Echoes at the same time, where open connections grow.
+/// Concurrent echoes in the cases of growing open connections.
 const BUSY: usize = 64;
 
 const fn load(mode: Mode, connections: usize) -> Spec {
@@ -189,8 +183,8 @@ const fn load(mode: Mode, connections: usize) -> Spec {
     }
 }
 
-/// All cases, or the few of a quick run. No more than `most` connections, and where
-/// all are compared, no more than HAProxy can: see [`with_pipes`].
+/// All cases, or those of a quick run. Limited to `most` connections, and in cases with
+/// peers to what HAProxy can handle; see [`with_pipes`].
 pub fn all(quick: bool, most: usize) -> Vec<Case> {
     let mut cases = Vec::new();
     let mut add = |name: String, transport, work, growth| {
@@ -243,12 +237,12 @@ pub fn all(quick: bool, most: usize) -> Vec<Case> {
         None,
     );
     for transport in [Transport::Mtls, Transport::Plain] {
-        // One client at a time: it is the latency of an idle balancer.
+        // One client at a time measures the latency of an idle balancer.
         let work = Work::Load(load(Mode::FirstEcho, 1));
         add(format!("first-message-{transport}"), transport, work, None);
     }
-    // Their streams and floods run only when nobody else wants the CPU, which on a busy
-    // machine may be never.
+    // Streams and floods run at the lowest priority, and may get no CPU time on a busy
+    // machine.
     if !quick {
         let name = "fairness-mtls".to_owned();
         add(name, Transport::Mtls, Work::Fairness, None);
@@ -306,13 +300,13 @@ pub fn all(quick: bool, most: usize) -> Vec<Case> {
     cases
 }
 
-/// HAProxy wants half a pipe for each connection, each of two descriptors, and does
-/// not start without.
+/// HAProxy reserves half a pipe (of two file descriptors) per connection, and does not
+/// start if they exceed the limit of open files.
 pub fn with_pipes(most: usize) -> usize {
     most / 5 * 4
 }
 
-/// Those whose name contains one of the words; all, if there are no words.
+/// Cases whose names contain one of the words; all cases without words.
 pub fn select(cases: Vec<Case>, words: &[String]) -> Vec<Case> {
     let wanted = |case: &Case| words.is_empty() || words.iter().any(|w| case.name.contains(w));
     cases.into_iter().filter(wanted).collect()

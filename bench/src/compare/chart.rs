@@ -1,4 +1,4 @@
-//! The chart: an SVG by hand, that goes with light and dark pages.
+//! The chart, an SVG file for light and dark pages.
 
 use std::fmt::{Result, Write};
 
@@ -7,7 +7,7 @@ use super::{
     report::{Line, Report, short},
 };
 
-/// The cases that it shows, if they were measured; the table has all.
+/// Cases in the chart.
 const SHOWN: [&str; 8] = [
     "connect-mtls",
     "memory-mtls",
@@ -42,7 +42,7 @@ const STYLE: &str = "\
     \x20 .peer { fill: #545d68 }\n\
     }";
 
-/// Draws it; `None` if nothing was measured.
+/// Draws the chart; `None` if nothing was measured.
 pub fn draw(report: &Report) -> Option<String> {
     let lines = shown(&report.lines);
     if lines.is_empty() {
@@ -73,12 +73,12 @@ fn write(out: &mut String, report: &Report, lines: &[&Line]) -> Result {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
          width=\"{WIDTH}\" height=\"{height}\" role=\"img\">"
     )?;
-    writeln!(out, "<title>What a balancer's work costs it</title>")?;
+    writeln!(out, "<title>Cost of load balancing</title>")?;
     writeln!(out, "<style>\n{STYLE}\n</style>")?;
-    let title = "What a balancer's work costs it: less is better";
+    let title = "Cost of load balancing (less is better)";
     text(out, "head", MARGIN, MARGIN + 12, title)?;
     let how = format!(
-        "median of {} round{}, in turn on one machine; the balancer's own CPU time or memory",
+        "median of {} round{} on one machine; CPU time or memory of the balancer",
         report.rounds,
         if report.rounds == 1 { "" } else { "s" }
     );
@@ -104,12 +104,12 @@ fn group(out: &mut String, line: &Line, x: usize, y: usize) -> Result {
         let y = y + TITLE + row * (BAR + GAP);
         text(out, "", x, y + 12, &kind.to_string())?;
         let Some(spread) = spread else {
-            text(out, "small", x + NAME, y + 12, "no figure")?;
+            text(out, "small", x + NAME, y + 12, "no result")?;
             continue;
         };
-        let room = (COLUMN - NAME - VALUE) as f64;
+        let width = (COLUMN - NAME - VALUE) as f64;
         let length = if most > 0.0 {
-            (spread.median / most * room).max(1.0)
+            (spread.median / most * width).max(1.0)
         } else {
             1.0
         };
@@ -140,22 +140,22 @@ fn footer(report: &Report) -> Vec<String> {
         "{}; {}, {} CPUs, Linux {}, {}",
         report.date, machine.cpu, machine.cores, machine.kernel, machine.congestion_control
     )];
-    // As many as one line holds.
+    // Three versions per line.
     lines.extend(versions.chunks(3).map(|some| some.join("; ")));
     lines.extend(wrapped(&report.command));
     lines
 }
 
-/// In lines that are not wider than the chart.
+/// Wraps text to the width of the chart.
 fn wrapped(words: &str) -> Vec<String> {
-    const MOST: usize = 125;
+    const MAX_CHARS: usize = 125;
     let mut lines = vec![String::new()];
     for word in words.split(' ') {
         let line = lines.len() - 1;
         let length = lines[line].chars().count();
         if length == 0 {
             lines[line].push_str(word);
-        } else if length + 1 + word.chars().count() <= MOST {
+        } else if length + 1 + word.chars().count() <= MAX_CHARS {
             lines[line].push(' ');
             lines[line].push_str(word);
         } else {
@@ -241,13 +241,13 @@ mod tests {
             samples: Vec::new(),
         };
         let svg = draw(&report).unwrap();
-        let room = (COLUMN - NAME - VALUE) as f64;
-        assert!(svg.contains(&format!("width=\"{room:.1}\"")), "{svg}");
+        let width = (COLUMN - NAME - VALUE) as f64;
+        assert!(svg.contains(&format!("width=\"{width:.1}\"")), "{svg}");
         assert!(
-            svg.contains(&format!("width=\"{:.1}\"", room / 2.0)),
+            svg.contains(&format!("width=\"{:.1}\"", width / 2.0)),
             "{svg}"
         );
-        assert!(svg.contains("no figure"));
+        assert!(svg.contains("no result"));
         assert!(svg.contains("2 &lt;&amp;&gt;"));
         report.lines.clear();
         assert!(draw(&report).is_none());

@@ -1,5 +1,4 @@
-//! Programs that are started here end here, one by one, by their process IDs:
-//! whether the run ends well, fails or is interrupted.
+//! Child processes that are stopped with all their descendants, however the run ends.
 
 use std::{
     fs::{self, File},
@@ -21,7 +20,7 @@ use crate::{machine, usage};
 /// From SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// A program that runs, and all that it has started itself.
+/// A running program. Dropping it stops the program and its descendants.
 #[derive(Debug)]
 pub struct Child {
     process: Process,
@@ -29,11 +28,11 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts it on these CPUs; afterwards this thread is on `back_on` again. What
-    /// it writes goes to `log`.
+    /// Starts a program on `cpus`, with its output in `log`. Moves this thread to these
+    /// CPUs meanwhile, and then to `back_on`.
     ///
     /// # Errors
-    /// If there is no such program or no such CPU.
+    /// If the program or a CPU does not exist.
     pub fn spawn(
         command: &mut Command,
         cpus: &[usize],
@@ -42,13 +41,13 @@ impl Child {
     ) -> io::Result<Self> {
         let output = File::create(log)?;
         command
-            // Its standard input ends with us, which some can be told to watch.
+            // Closed when this process ends; `servers --with-stdin` exits then.
             .stdin(Stdio::piped())
             .stdout(output.try_clone()?)
             .stderr(output)
-            // Ctrl-C is for us alone: we end the others, in order.
+            // Ctrl-C must reach only this process, which stops the children.
             .process_group(0);
-        // A new process is where the thread is that starts it.
+        // Children inherit the CPUs of the thread.
         machine::pin(cpus)?;
         let process = command.spawn();
         machine::pin(back_on)?;
@@ -58,20 +57,19 @@ impl Child {
         })
     }
 
-    /// Its process ID.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Whether it has ended, and how.
+    /// The exit status; `None` while the program is running.
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
         self.process.try_wait().ok().flatten()
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the program exits.
     ///
     /// # Errors
-    /// If it does not, within `limit`.
+    /// `TimedOut` after `limit`.
     pub async fn wait(&mut self, limit: Duration) -> io::Result<ExitStatus> {
         let end = Instant::now() + limit;
         loop {
@@ -85,7 +83,7 @@ impl Child {
         }
     }
 
-    /// What it has written.
+    /// The output so far.
     pub fn output(&self) -> String {
         fs::read(&self.log).map_or_else(
             |_| String::new(),
@@ -93,36 +91,36 @@ impl Child {
         )
     }
 
-    /// The last lines of that, for an error message.
+    /// The last lines of the output, for error messages.
     pub fn log_tail(&self) -> String {
         let text = self.output();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(5)..].join("\n")
     }
 
-    fn end(&mut self) {
+    fn stop(&mut self) {
         let ids = [self.id()].into_iter().chain(usage::descendants(self.id()));
-        // Descriptors, not numbers: a number may be another's by the time.
-        let family: Vec<_> = ids
+        // PID file descriptors, because process IDs may be reused.
+        let processes: Vec<_> = ids
             .filter_map(|id| Pid::from_raw(i32::try_from(id).ok()?))
             .filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
             .collect();
         drop(self.process.stdin.take());
-        if let Some(first) = family.first() {
+        if let Some(first) = processes.first() {
             let _ = pidfd_send_signal(first, Signal::TERM);
         }
         let end = Instant::now() + GRACE;
-        for process in &family {
+        for process in &processes {
             let left = end.saturating_duration_since(Instant::now());
             let left = Timespec::try_from(left).unwrap_or_default();
-            // Readable once the process has ended.
+            // A PID file descriptor is readable once the process has ended.
             let ends_within = |limit: Timespec| {
                 let ended = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&limit));
                 matches!(ended, Ok(1..))
             };
             if !ends_within(left) {
                 let _ = pidfd_send_signal(process, Signal::KILL);
-                // Ends for certain, but not at once.
+                // Wait for the process to end.
                 ends_within(Timespec::try_from(GRACE).unwrap_or_default());
             }
         }
@@ -133,7 +131,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if self.exit_status().is_none() {
-            self.end();
+            self.stop();
         }
     }
 }
@@ -147,7 +145,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let all = machine::cpus();
         let log = directory.path().join("log");
-        // The shell is told to ignore SIGTERM, and waits for a child of its own.
+        // A shell that ignores SIGTERM and has a child.
         let mut command = Command::new("sh");
         command.args(["-c", "trap '' TERM; sleep 1000 & echo started; wait"]);
         let child = Child::spawn(&mut command, &all, &all, &log).unwrap();

@@ -1,4 +1,4 @@
-//! One measurement: one case, on one balancer.
+//! A measurement of one case on one balancer.
 
 pub mod flood;
 
@@ -25,69 +25,66 @@ use crate::{
     usage::{Usage, memory, threads_between},
 };
 
-/// How long things take, and with what.
+/// Settings common to all measurements.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// That counts.
+    /// Duration of the measurement.
     pub seconds: Duration,
-    /// Load before that.
+    /// Duration of load before the measurement.
     pub warm_up: Duration,
-    /// TLS, as the client that the balancers know.
+    /// TLS settings of the authorized client.
     pub tls: Tls,
-    /// The same, by clients that resume their sessions.
+    /// The same, with session resumption.
     pub resuming: Tls,
-    /// Directory of its certificates.
+    /// Directory of certificates.
     pub pki: PathBuf,
-    /// For the files of the measurement.
+    /// Directory for logs of child processes.
     pub run: PathBuf,
-    /// Where load and servers are.
+    /// CPUs of load and servers.
     pub own_cpus: Vec<usize>,
-    /// One of the servers.
+    /// Address of one server.
     pub server: SocketAddr,
 }
 
-/// What came of it.
+/// The result of a measurement.
 #[derive(Clone, Debug, Serialize)]
 pub struct Sample {
-    /// Which case.
     pub case: String,
-    /// Which balancer.
     pub balancer: Kind,
-    /// From 1 on.
+    /// Starts at 1.
     pub round: usize,
-    /// The figure, in the case's unit; less is better.
+    /// The result in `unit`; less is better.
     pub cost: Option<f64>,
-    /// What it counts.
     pub unit: Unit,
-    /// Seconds that counted.
+    /// Duration of the measurement; 0 if it failed.
     pub seconds: f64,
-    /// Of the balancer: 1 is one CPU all the time.
+    /// CPU time of the balancer per second: 1 is one fully used CPU.
     pub cpu_busy: Option<f64>,
-    /// Part of the CPU time was counted in ticks of 10 ms.
+    /// Part of the CPU time has a resolution of 10 ms.
     pub cpu_coarse: bool,
-    /// Connections or echoes a second.
+    /// Connections or echoes per second.
     pub operations_per_second: Option<f64>,
-    /// Payload.
+    /// Payload throughput.
     pub mib_per_second: Option<f64>,
-    /// In nanoseconds.
     pub latency_ns: Option<Latency>,
     /// Proportional set size before the load, in bytes.
     pub memory_before: Option<u64>,
-    /// The same while its connections were open.
+    /// Proportional set size while the connections were open, in bytes.
     pub memory: Option<u64>,
-    /// Connections open meanwhile.
+    /// Open connections.
     pub connections: usize,
-    /// Version and cipher suite.
+    /// TLS version and cipher suite.
     pub negotiated: String,
-    /// Where sessions are resumed: the part of the connections that were.
+    /// In cases with resumption, the share of resumed sessions.
     pub resumed: Option<f64>,
-    /// What failed, and how often.
+    /// Number of failures by kind.
     pub errors: BTreeMap<String, u64>,
-    /// Where workers are counted: CPU time of each, in nanoseconds, the busiest first.
+    /// In cases that compare workers, the CPU time of each worker in nanoseconds, in
+    /// descending order.
     pub worker_cpu_ns: Vec<u64>,
-    /// Fairness: what its ratio comes from.
+    /// Details of the fairness case.
     pub fairness: Option<Fairness>,
-    /// Flood: what it did to others.
+    /// Details of flood cases.
     pub flood: Option<Flood>,
 }
 
@@ -96,33 +93,32 @@ pub struct Sample {
 pub struct Fairness {
     /// Without a stream.
     pub p99_alone_ns: u64,
-    /// With one that does not go through the balancer: what client and server of a
-    /// stream keep from the echoes.
+    /// During a stream that bypasses the balancer. Shows the effect of the stream's client
+    /// and server.
     pub p99_beside_straight_ns: u64,
-    /// With one through the balancer.
+    /// During a stream through the balancer.
     pub p99_beside_ns: u64,
 }
 
 pub use flood::Flood;
 
-/// A measurement could not be done.
+/// A failed measurement.
 #[derive(Debug, thiserror::Error)]
 pub enum MeasureError {
-    /// The load could not start.
     #[error("{0}")]
     Load(#[from] LoadError),
-    /// `/proc` could not be read: the balancer is gone.
+    /// `/proc` could not be read, for example because the balancer exited.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// It takes far longer than it should.
-    #[error("not done in {0:?}")]
+    /// The measurement did not finish.
+    #[error("not finished within {0:?}")]
     Stuck(Duration),
 }
 
 /// Measures `case` on `balancer`.
 ///
 /// # Errors
-/// If there is no figure. Errors of single connections are in the sample.
+/// If the measurement failed. Errors of single connections are in the sample.
 pub async fn measure(
     case: &Case,
     kind: Kind,
@@ -176,7 +172,7 @@ async fn under_load(
     let after = Usage::read(balancer.id())?;
     let cpu = after.since(&before);
     if let Some(Growth::Workers(count)) = case.growth {
-        // Threads that wait for files have the same name, and next to nothing to do.
+        // Tokio's threads for blocking calls have the same name, but use little CPU time.
         sample.worker_cpu_ns = threads_between(balancer.id(), "worker", count, &before, &after);
     }
     sample.memory = Some(memory(balancer.id())?);
@@ -214,7 +210,7 @@ async fn idle(
         pause: None,
         count: None,
     };
-    // The first few make what there is once, not for each connection.
+    // A few connections first, for memory that is allocated once per process.
     let few = Spec {
         connections: 10,
         ..spec
@@ -234,10 +230,10 @@ async fn idle(
     Ok(())
 }
 
-/// Echoes without a stream, beside one that goes as fast as it can straight to a
-/// server, and beside one through the balancer. Client and server of the stream have
-/// threads of their own that give way to everybody else, so that the balancer is all
-/// that the stream can keep from the echoes; the straight one shows how far that is so.
+/// Measures echoes without a stream, during a stream directly to a server, and during a
+/// stream through the balancer. Client and server of the stream run at the lowest
+/// priority, so that they compete with the echoes only for the balancer. The direct
+/// stream shows how well this works.
 async fn fairness(
     case: &Case,
     balancer: &Balancer,
@@ -245,7 +241,7 @@ async fn fairness(
     sample: &mut Sample,
 ) -> Result<(), MeasureError> {
     const ECHOES: usize = 4;
-    // Without one, the echoes would need a whole CPU, and leave the stream none.
+    // Without pauses the echoes would use a whole CPU, and leave no CPU time for the stream.
     const PAUSE: Duration = Duration::from_millis(1);
     let target = balancer.target(case.transport, tls(case, settings).as_ref());
     let address = target.address;
@@ -287,7 +283,7 @@ async fn fairness(
     Ok(())
 }
 
-/// Counts what the session does while a stream comes from `address`.
+/// Measures the session during a stream from `address`.
 async fn measure_beside_stream(
     session: &Session,
     address: SocketAddr,
@@ -316,7 +312,7 @@ async fn measure_beside_stream(
     session.start_counting();
     sleep(settings.seconds).await;
     let tally = session.stop_counting();
-    // It has little time of its own.
+    // The stream gets little CPU time, and may finish late.
     stream
         .wait(settings.seconds * 3 + Duration::from_secs(20))
         .await?;
@@ -331,13 +327,13 @@ struct Streamed {
 
 fn read_stream(stream: &Child) -> Result<Streamed, MeasureError> {
     serde_json::from_str(&stream.output()).map_err(|_| {
-        let said = stream.log_tail();
-        io::Error::other(format!("the stream beside the echoes failed: {said}")).into()
+        let output = stream.log_tail();
+        io::Error::other(format!("the concurrent stream failed: {output}")).into()
     })
 }
 
 impl Sample {
-    /// CPU time of the busiest worker to the mean of all.
+    /// Ratio of the CPU time of the busiest worker to the mean of all workers.
     pub fn worker_balance(&self) -> Option<f64> {
         let sum: u64 = self.worker_cpu_ns.iter().sum();
         let mean = sum as f64 / self.worker_cpu_ns.len() as f64;
@@ -370,26 +366,26 @@ impl Sample {
         }
     }
 
-    /// There is no figure, and this is why.
-    pub fn failed(case: &Case, balancer: Kind, round: usize, why: String) -> Self {
+    /// A failed measurement.
+    pub fn failed(case: &Case, balancer: Kind, round: usize, error: String) -> Self {
         Self {
-            errors: [(why, 1)].into(),
+            errors: [(error, 1)].into(),
             ..Self::empty(case, balancer, round)
         }
     }
 
-    /// It could not be measured, which is not the same as measured with errors.
+    /// Whether the measurement failed. A finished measurement may have errors as well.
     pub fn has_failed(&self) -> bool {
         self.seconds == 0.0
     }
 
-    /// A figure of full handshakes must not pass for one of resumed ones.
+    /// Records the share of resumed sessions; reports an error if it is too low.
     fn take_resumed(&mut self, tally: &Tally) {
-        const ENOUGH: f64 = 0.9;
+        const MIN_SHARE: f64 = 0.9;
         self.resumed = ratio(tally.resumed as f64, tally.operations as f64);
-        if let Some(part) = self.resumed.filter(|part| *part < ENOUGH) {
-            let words = format!("only {:.0} % were resumed", part * 100.0);
-            self.errors.insert(words, 1);
+        if let Some(share) = self.resumed.filter(|share| *share < MIN_SHARE) {
+            let error = format!("only {:.0} % were resumed", share * 100.0);
+            self.errors.insert(error, 1);
         }
     }
 
@@ -410,7 +406,7 @@ fn ratio(cost: f64, count: f64) -> Option<f64> {
     (count > 0.0).then_some(cost / count)
 }
 
-/// Bytes of memory that each further client rule costs.
+/// Bytes of memory per additional client rule.
 pub fn bytes_per_identity(
     few: &Sample,
     few_of: Growth,
@@ -424,20 +420,21 @@ pub fn bytes_per_identity(
     ratio(more, many_of.saturating_sub(few_of) as f64)
 }
 
-/// CAs in the maze.
+/// Number of CAs in the certificate maze.
 const MAZE: usize = 12;
 
-/// The certificates that everybody gets, and the maze that nobody trusts, in `directory`.
+/// Writes the certificates of balancers and clients, and an untrusted chain with very
+/// many candidate paths, to `directory`.
 ///
 /// # Errors
-/// If they cannot be written.
+/// If a file cannot be written.
 pub fn write_pki(directory: &Path) -> io::Result<()> {
     let ca = leastconn_testkit::TestCa::new("bench CA");
     let server = ca.write_set(directory, &[]);
     let both = format!("{}{}", server.cert_pem, server.key_pem);
     std::fs::write(directory.join("server-full.pem"), both)?;
     ca.leaf("bench.lb.com").build().write(directory, "client");
-    // Self-made CAs of one name: each may have issued all others.
+    // CAs with the same name: each is a candidate issuer of all others.
     let maze: Vec<_> = (0..MAZE)
         .map(|_| leastconn_testkit::TestCa::new("maze"))
         .collect();

@@ -1,4 +1,4 @@
-//! Which balancers there are on this machine, and of which version.
+//! Installed balancers and their versions.
 
 use std::{
     env, fmt, fs,
@@ -9,23 +9,19 @@ use std::{
 use clap::ValueEnum;
 use serde::Serialize;
 
-/// Those that can be compared.
+/// The balancers that can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// This project's.
     Leastconn,
-    /// HAProxy.
     Haproxy,
     /// nginx, with the stream module.
     Nginx,
-    /// Envoy.
     Envoy,
-    /// Traefik.
     Traefik,
 }
 
-/// The others.
+/// All balancers except leastconn.
 pub const PEERS: [Kind; 4] = [Kind::Haproxy, Kind::Nginx, Kind::Envoy, Kind::Traefik];
 
 impl fmt::Display for Kind {
@@ -40,20 +36,18 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A balancer that can be started.
+/// An installed balancer.
 #[derive(Clone, Debug, Serialize)]
 pub struct Program {
-    /// Which.
     pub kind: Kind,
-    /// Where.
     pub path: PathBuf,
-    /// What it says about itself.
+    /// Version, and version of the TLS library.
     pub version: String,
 }
 
 impl Program {
-    /// Looks for it in `installed`, where `bench/peers.sh` puts what comes from
-    /// PyPI, and then where programs are.
+    /// Looks for a peer in `installed`, into which `bench/peers.sh` installs packages from
+    /// PyPI, and then in `PATH`.
     pub fn find(kind: Kind, installed: &Path) -> Option<Self> {
         let path = match kind {
             Kind::Leastconn => return None,
@@ -70,7 +64,7 @@ impl Program {
         Self::at(kind, path)
     }
 
-    /// The program at `path`, if it can be run.
+    /// The program at `path`; `None` if it cannot be run.
     pub fn at(kind: Kind, path: PathBuf) -> Option<Self> {
         let argument = match kind {
             Kind::Leastconn | Kind::Envoy => "--version",
@@ -89,7 +83,7 @@ impl Program {
     }
 }
 
-/// Debian's nginx loads the stream module; that of PyPI has it built in.
+/// The stream module of Debian's nginx. In the nginx from PyPI it is built in.
 pub fn nginx_module() -> Option<PathBuf> {
     let path = PathBuf::from("/usr/lib/nginx/modules/ngx_stream_module.so");
     path.exists().then_some(path)
@@ -98,13 +92,13 @@ pub fn nginx_module() -> Option<PathBuf> {
 fn in_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
-        // Where Debian has servers, which is not in everybody's PATH.
+        // Debian installs servers here, which is not in the PATH of users.
         .chain([PathBuf::from("/usr/sbin")])
         .map(|directory| directory.join(name))
         .find(|path| path.is_file())
 }
 
-/// A file of this name in the directory or in one of its directories.
+/// A file `name` in the directory or in one of its subdirectories.
 fn below(directory: &Path, name: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(directory).ok()?.flatten();
     let inside = entries.map(|entry| entry.path().join(name));
@@ -114,8 +108,7 @@ fn below(directory: &Path, name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// The number, and the TLS library where there is a choice: it is most of what is
-/// measured.
+/// Parses the version, and that of the TLS library, which dominates the results.
 fn version(kind: Kind, text: &str) -> String {
     let after = |start: &str| {
         let rest = &text[text.find(start)? + start.len()..];
@@ -192,7 +185,7 @@ mod tests {
                 "Version:      3.7.15\nCodename:     x\nGo version:   go1.26.1\n",
                 "3.7.15, Go 1.26.1",
             ),
-            (Kind::Traefik, "nothing of the kind", "unknown"),
+            (Kind::Traefik, "unexpected output", "unknown"),
         ];
         for (kind, text, expected) in cases {
             assert_eq!(version(kind, text), expected);

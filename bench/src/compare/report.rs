@@ -1,4 +1,4 @@
-//! From samples to a table, JSON and what the chart shows.
+//! Summarizes samples as a table and JSON, and for the chart.
 
 use std::fmt::Write;
 
@@ -15,83 +15,69 @@ use super::{
 };
 use crate::machine::Machine;
 
-/// All that came of a run.
+/// Results of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// When it began, UTC.
+    /// Start time, UTC.
     pub date: String,
-    /// How it was started.
+    /// Command line.
     pub command: String,
-    /// On what.
     pub machine: Machine,
-    /// Whom it compares.
     pub programs: Vec<Program>,
-    /// Rounds.
     pub rounds: usize,
-    /// Threads of each balancer that do the work.
+    /// Worker threads of each balancer.
     pub workers: usize,
-    /// What a reader has to know.
+    /// Remarks that matter for reading the results.
     pub notes: Vec<String>,
-    /// Case by case.
+    /// One line per case.
     pub lines: Vec<Line>,
-    /// leastconn alone.
+    /// Cases of leastconn only.
     pub growth: Vec<GrowthLine>,
-    /// Every measurement.
     pub samples: Vec<Sample>,
 }
 
-/// One case.
+/// Results of one case.
 #[derive(Debug, Serialize)]
 pub struct Line {
-    /// Which.
     pub case: String,
-    /// Of the figure.
     pub unit: String,
-    /// Of each balancer.
     pub cost: Vec<(Kind, Option<Spread>)>,
-    /// Milliseconds.
     pub p50_ms: Vec<(Kind, Option<Spread>)>,
-    /// Milliseconds.
     pub p99_ms: Vec<(Kind, Option<Spread>)>,
-    /// Milliseconds.
     pub p999_ms: Vec<(Kind, Option<Spread>)>,
-    /// Operations or MiB a second.
+    /// Operations or MiB per second.
     pub throughput: Vec<(Kind, Option<Spread>)>,
-    /// leastconn's figure to that of the best peer.
+    /// Ratio of leastconn's cost to that of the best peer.
     pub cost_ratio: Option<Ratio>,
-    /// The same for p99.
+    /// Ratio of leastconn's p99 to that of the best peer.
     pub p99_ratio: Option<Ratio>,
 }
 
-/// leastconn to the best peer: the one with the least median.
+/// Ratio to the best peer, which is the one with the smallest median.
 #[derive(Debug, Serialize)]
 pub struct Ratio {
-    /// Who that is.
     pub peer: Kind,
-    /// Of the ratios of each round.
+    /// Spread of the ratios per round.
     pub ratio: Spread,
 }
 
-/// leastconn, with more and more of something.
+/// Results of one growth case.
 #[derive(Debug, Serialize)]
 pub struct GrowthLine {
-    /// Which.
     pub case: String,
-    /// Of the figure.
     pub unit: String,
-    /// Absolute.
     pub cost: Option<Spread>,
-    /// To the smallest of the same kind.
+    /// Ratio to the smallest case of the same kind.
     pub ratio: Option<Spread>,
     /// Proportional set size while connections were open.
     pub memory_mib: Option<Spread>,
-    /// Bytes of memory for each further client rule.
+    /// Bytes of memory per additional client rule.
     pub bytes_per_identity: Option<Spread>,
-    /// CPU time of the busiest worker thread to the mean of all.
+    /// Ratio of the CPU time of the busiest worker to the mean of all workers.
     pub worker_balance: Option<Spread>,
 }
 
-/// Puts the samples of each case together.
+/// Summarizes the samples of each case with peers.
 pub fn lines(cases: &[Case], kinds: &[Kind], samples: &[Sample]) -> Vec<Line> {
     let compared = cases.iter().filter(|case| case.growth.is_none());
     compared
@@ -148,7 +134,7 @@ fn ratio(
     })
 }
 
-/// The same for growth.
+/// Summarizes the samples of the growth cases.
 pub fn growth(cases: &[Case], samples: &[Sample]) -> Vec<GrowthLine> {
     let growing = cases.iter().filter_map(|case| Some((case, case.growth?)));
     growing
@@ -190,7 +176,7 @@ pub fn growth(cases: &[Case], samples: &[Sample]) -> Vec<GrowthLine> {
 }
 
 impl Report {
-    /// For the terminal.
+    /// The table as text.
     pub fn table(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
@@ -220,7 +206,7 @@ impl Report {
         if !self.lines.is_empty() {
             self.section(
                 out,
-                "What it costs the balancer (median; less is better)",
+                "Cost of the balancer (median; less is better)",
                 |line| (&line.unit, &line.cost, line.cost_ratio.as_ref()),
             )?;
             self.section(out, "Latency, p99 (ms; less is better)", |line| {
@@ -228,12 +214,12 @@ impl Report {
             })?;
             self.section(
                 out,
-                "Throughput (operations a second; streams and fairness: MiB a second)",
+                "Throughput (operations/s; streams and fairness: MiB/s)",
                 |line| ("/s", &line.throughput, None),
             )?;
         }
         if !self.growth.is_empty() {
-            writeln!(out, "\nHow leastconn grows")?;
+            writeln!(out, "\nGrowth of leastconn")?;
             let head = [
                 "case",
                 "unit",
@@ -297,7 +283,7 @@ impl Report {
         writeln!(
             out,
             "{:<20} {:>10} {:>24} {:>24}",
-            "", "alone", "beside a stream", "stream not through it"
+            "", "alone", "with a stream", "stream bypasses it"
         )?;
         for program in &self.programs {
             let of = |value: fn(Fairness) -> u64| {
@@ -330,12 +316,12 @@ impl Report {
             Attack::Handshakes => {
                 format!("Flood: two sources, {CONCURRENT_HANDSHAKES} handshakes each")
             }
-            Attack::Maze => "Flood: path-building maze, 40 handshakes a second".to_owned(),
-            Attack::Stalled => "Flood: 300 stalled handshakes a second of 250 sources".to_owned(),
+            Attack::Maze => "Flood: path-building maze, 40 handshakes/s".to_owned(),
+            Attack::Stalled => "Flood: 300 stalled handshakes/s from 250 sources".to_owned(),
         };
         writeln!(
             out,
-            "\n{title}; another connects {NEWCOMERS_PER_SECOND} times a second (ms)"
+            "\n{title}; a newcomer connects {NEWCOMERS_PER_SECOND} times/s (ms)"
         )?;
         writeln!(
             out,
@@ -394,8 +380,8 @@ impl Report {
         Ok(())
     }
 
-    /// Measurements of leastconn that had errors, and those without a figure, unless
-    /// a figure is too much to ask in the time.
+    /// Number of leastconn's measurements with errors and, unless `errors_only`, of those
+    /// without a result.
     pub fn errors_of_leastconn(&self, errors_only: bool) -> usize {
         let own = self
             .samples
@@ -406,7 +392,7 @@ impl Report {
     }
 }
 
-/// Three digits, whatever the size.
+/// Formats a number with three significant digits.
 pub fn short(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 => format!("{value:.0}"),
@@ -469,7 +455,7 @@ mod tests {
         };
         let samples: Vec<Sample> = of(Kind::Leastconn, [8.0, 9.0, 16.0])
             .chain(of(Kind::Haproxy, [10.0, 10.0, 20.0]))
-            // Once the least, but not in the middle.
+            // The smallest value, but not the smallest median.
             .chain(of(Kind::Envoy, [5.0, 30.0, 30.0]))
             .collect();
         let line = &lines(&cases, &kinds, &samples)[0];

@@ -1,20 +1,18 @@
-//! Medians and ratios. Few rounds, noisy machine: no means, no deviations.
+//! Medians and ratios. With few rounds on a noisy machine, means and standard deviations
+//! would say little.
 
 use serde::Serialize;
 
-/// The middle, and how far it goes.
+/// Median and range.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Spread {
-    /// Half are less, half are more.
     pub median: f64,
-    /// The least.
     pub min: f64,
-    /// The most.
     pub max: f64,
 }
 
 impl Spread {
-    /// Of values in any order; `None` if there are none.
+    /// Spread of values in any order; `None` without values. Ignores infinities and NaN.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().filter(|v| v.is_finite()).collect();
         values.sort_by(f64::total_cmp);
@@ -28,8 +26,8 @@ impl Spread {
         Some(Self { median, min, max })
     }
 
-    /// Of the ratios of pairs that were measured in the same round. The ratio of
-    /// two medians would compare rounds in which the machine was not the same.
+    /// Spread of the ratios of pairs, each measured in one round. A ratio of medians would
+    /// compare different rounds, between which the speed of the machine may change.
     pub fn of_ratios(pairs: impl IntoIterator<Item = (f64, f64)>) -> Option<Self> {
         Self::of(pairs.into_iter().map(|(a, b)| a / b))
     }
@@ -54,7 +52,7 @@ mod tests {
 
     #[test]
     fn ratios_are_taken_per_round() {
-        // Twice as slow a machine in the second round changes nothing.
+        // The machine is twice as slow in the second round.
         let pairs = [(1.0, 2.0), (2.0, 4.0), (1.2, 2.0)];
         assert_eq!(Spread::of_ratios(pairs), spread(0.5, 0.5, 0.6));
         assert_eq!(Spread::of_ratios([(1.0, 0.0)]), None);

@@ -1,4 +1,4 @@
-//! What others notice of a flood of handshakes.
+//! Effects of a handshake flood on other clients.
 
 use std::{
     collections::BTreeMap,
@@ -18,51 +18,49 @@ use crate::{
     usage::Usage,
 };
 
-/// Handshakes that each of the two who flood keeps outstanding.
+/// Concurrent handshakes of each flooding client.
 pub const CONCURRENT_HANDSHAKES: usize = 200;
 
-/// Connections a second of the third.
+/// Connections per second of the newcomer.
 pub const NEWCOMERS_PER_SECOND: f64 = 5.0;
 
-/// Those who flood, each from an address of its own.
+/// Source addresses of the flooding clients.
 const FLOOD_SOURCES: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
 
-/// Handshakes a second that are refused, and that stall.
+/// Handshakes per second of the other floods.
 const MAZE_HANDSHAKES_PER_SECOND: f64 = 40.0;
 const STALLED_HANDSHAKES_PER_SECOND: f64 = 300.0;
 
-/// And the third.
+/// Source address of the newcomer.
 const NEWCOMER_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 4);
 
-/// So many times the usual: of five connections a second, one wants more than ten.
+/// Extends the measurement, because ten connections of the newcomer are too few.
 const DURATION_FACTOR: u32 = 5;
 
-/// What it did.
+/// Results of a flood.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Flood {
-    /// Connections of the third, from when they were due to their echo.
+    /// Latency of the newcomer, from the time a connection was due to its echo: median.
     pub newcomer_p50_ns: u64,
-    /// The longest of them.
+    /// Maximum latency of the newcomer.
     pub newcomer_longest_ns: u64,
-    /// How many there were.
+    /// Number of the newcomer's connections.
     pub newcomers: u64,
-    /// Connections a second of those who flood.
+    /// Connections per second of all flooding clients.
     pub flood_per_second: f64,
-    /// Of the balancer: 1 is one CPU all the time. With much less, it was the load
-    /// that was flooded.
+    /// CPU time of the balancer per second: 1 is one fully used CPU. If it is much less,
+    /// the load generator was the bottleneck.
     pub cpu_busy: f64,
-    /// Echoes on connections that stay open, before the flood.
+    /// Latency of echoes on open connections before the flood.
     pub echo_p99_quiet_ns: u64,
-    /// And during it.
+    /// Latency of echoes on open connections during the flood.
     pub echo_p99_ns: u64,
 }
 
-/// Others attack, by default two sources that keep handshakes outstanding; a newcomer opens
-/// a connection now and then,
-/// and echoes go back and forth on connections that were there before. Those who flood
-/// have processes of their own, which give way on their CPU: that they are served late
-/// is not what is measured. They do not verify the balancer's certificate, so that the
-/// balancer and not they are what is short of CPU.
+/// Measures a newcomer that opens a few connections per second, and echoes on connections
+/// opened earlier, during an attack. The attackers are processes at the lowest priority:
+/// their own latency is not measured. They do not verify the balancer's certificate, so
+/// that the balancer and not they run out of CPU time.
 pub(super) async fn flood(
     attack: Attack,
     case: &Case,
@@ -88,8 +86,8 @@ pub(super) async fn flood(
         pause: None,
         ..echoes
     };
-    let mut from_elsewhere = target.clone();
-    from_elsewhere.from = Some(IpAddr::V4(NEWCOMER_SOURCE));
+    let mut newcomer_target = target.clone();
+    newcomer_target.from = Some(IpAddr::V4(NEWCOMER_SOURCE));
     let echoing = Session::start(target.clone(), echoes).await?;
     sleep(settings.warm_up).await;
     echoing.start_counting();
@@ -98,9 +96,8 @@ pub(super) async fn flood(
 
     echoing.stop().await;
 
-    // The echoes are not there while the others are counted: they take CPU as well, and
-    // the more of it, the better they are served.
-    let coming = Session::start(from_elsewhere, newcomers).await?;
+    // Newcomer and echoes are measured separately, because the echoes use CPU time as well.
+    let coming = Session::start(newcomer_target, newcomers).await?;
     let floods = Floods::start(
         attack,
         address,
@@ -114,7 +111,7 @@ pub(super) async fn flood(
     let came = coming.stop_counting();
     let cpu = Usage::read(balancer.id())?.since(&before);
     coming.stop().await;
-    let per_second = floods.end(&mut sample.errors).await?;
+    let per_second = floods.finish(&mut sample.errors).await?;
 
     let echoing = Session::start(target, echoes).await?;
     let floods = Floods::start(attack, address, settings, settings.seconds * 2)?;
@@ -123,7 +120,7 @@ pub(super) async fn flood(
     sleep(settings.seconds * 2).await;
     let echoed = echoing.stop_counting();
     echoing.stop().await;
-    floods.end(&mut sample.errors).await?;
+    floods.finish(&mut sample.errors).await?;
 
     let errors = std::mem::take(&mut sample.errors);
     sample.take(&came);
@@ -148,7 +145,7 @@ pub(super) async fn flood(
     Ok(())
 }
 
-/// Those who flood, each a process.
+/// Processes of the flooding clients, and the duration of the flood.
 struct Floods(Vec<Child>, Duration);
 
 impl Floods {
@@ -193,14 +190,14 @@ impl Floods {
         Ok(Self(floods, seconds))
     }
 
-    /// Waits for their end. Returns how many connections a second they had together.
-    async fn end(mut self, errors: &mut BTreeMap<String, u64>) -> Result<f64, MeasureError> {
+    /// Waits until the processes exit. Returns the sum of their connections per second.
+    async fn finish(mut self, errors: &mut BTreeMap<String, u64>) -> Result<f64, MeasureError> {
         let mut per_second = 0.0;
         for flood in &mut self.0 {
             flood.wait(self.1 + Duration::from_secs(20)).await?;
             let flooded: Flooded = serde_json::from_str(&flood.output()).map_err(|_| {
-                let said = flood.log_tail();
-                io::Error::other(format!("the flood failed: {said}"))
+                let output = flood.log_tail();
+                io::Error::other(format!("the flood failed: {output}"))
             })?;
             per_second += flooded.operations_per_second;
             for (kind, count) in flooded.errors {
@@ -211,7 +208,7 @@ impl Floods {
     }
 }
 
-/// What a flood says of itself.
+/// The JSON output of a flooding client.
 #[derive(Deserialize)]
 struct Flooded {
     operations_per_second: f64,
