@@ -13,6 +13,7 @@ use tokio::{
     time::sleep,
 };
 
+use leastconn::ShortDuration;
 use leastconn_server::notify;
 
 /// Tells the manager that this runtime works, twice as often as it wants to be told;
@@ -40,7 +41,7 @@ async fn wait_for_all(workers: &Workers, patience: Duration) {
         if looks == 2 {
             tracing::error!(
                 worker,
-                since = ?patience / 2,
+                since = %ShortDuration(patience / 2),
                 "a worker hangs, with the connections that it serves: the service manager is not told that this process is alive, so that it restarts it"
             );
         }

@@ -4,7 +4,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use leastconn::{
-    Reason,
+    Reason, ShortDuration,
     backoff::Backoff,
     net::{self, Stream},
 };
@@ -217,7 +217,7 @@ pub async fn accept(
                 // No file descriptor, no memory: the connection stays in the
                 // backlog, so asking again at once would spin.
                 let delay = backoff.next_delay(net::random());
-                tracing::warn!(listener = &*listener, %error, retry_in = ?delay, "cannot accept connections");
+                tracing::warn!(listener = &*listener, %error, retry_in = %ShortDuration(delay), "cannot accept connections");
                 // What it is told then is for the next round.
                 let _ = timeout(delay, task.wait_for(|&task| task != Task::Accept)).await;
             }

@@ -178,6 +178,7 @@ pub mod pick;
 mod pool;
 mod reason;
 mod server;
+mod short_duration;
 mod slow;
 mod sync;
 mod upstream;
@@ -190,6 +191,7 @@ pub use limit::{Limiter, Limits, Permit, RateLimit, Refusal};
 pub use pool::{Candidates, Member, Pool, PoolError, Tried};
 pub use reason::Reason;
 pub use server::{Failure, Outage, Server, ServerStatus, SlowStart};
+pub use short_duration::ShortDuration;
 pub use upstream::{
     AdminState, Balance, ClientId, PanicPolicy, ServerId, ServerSpec, Source, UpstreamId, Weight,
 };

@@ -30,7 +30,7 @@ use rate::Bucket;
 pub use rate::RateLimit;
 
 use crate::{
-    Reason,
+    Reason, ShortDuration,
     sync::{Arc, AtomicU64, Mutex, Ordering, lock},
     upstream::ClientId,
 };
@@ -50,7 +50,8 @@ pub struct Limits {
 pub enum Refusal {
     /// Faster than its rate.
     #[error(
-        "the client opens connections faster than its rate limit; the next is admitted in {retry_after:?}"
+        "the client opens connections faster than its rate limit; the next is admitted in {}",
+        ShortDuration(*.retry_after)
     )]
     RateLimited {
         /// When the next connection would be admitted.

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use leastconn::{ClientId, Limiter, Limits, Reason, Refusal};
+use leastconn::{ClientId, Limiter, Limits, Reason, Refusal, ShortDuration};
 
 use crate::config::{IpNet, SourceRateLimit};
 
@@ -27,7 +27,8 @@ pub struct SourceLimit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the source {source_net} opens connections faster than the listener's source_rate_limit; \
-     the next is accepted in {retry_after:?}"
+     the next is accepted in {}",
+    ShortDuration(*.retry_after)
 )]
 pub struct TooFast {
     source_net: IpNet,

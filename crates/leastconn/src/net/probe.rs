@@ -29,7 +29,10 @@ use super::{
     prepare::{Plain, Prepare},
     random,
 };
-use crate::{AdminState, Failure, Member, Pool, Server, UpstreamId, backoff::share, sync::lock};
+use crate::{
+    AdminState, Failure, Member, Pool, Server, ShortDuration, UpstreamId, backoff::share,
+    sync::lock,
+};
 
 /// What a server must do to be found working.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,10 +89,10 @@ pub enum ProbeError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// It took longer than the check's time-out, and nothing came.
-    #[error("no answer within {0:?}")]
+    #[error("no answer within {}", ShortDuration(*.0))]
     TimedOut(Duration),
     /// Something came within the check's time-out, which did not do.
-    #[error("the expected answer did not come within {limit:?}, but {answer}")]
+    #[error("the expected answer did not come within {}, but {answer}", ShortDuration(*.limit))]
     Incomplete {
         /// The time-out.
         limit: Duration,

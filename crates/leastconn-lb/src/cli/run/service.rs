@@ -12,6 +12,7 @@ use super::{
     signals::{Early, Signals, Told},
 };
 use crate::{summary, watchdog::watchdog};
+use leastconn::ShortDuration;
 use leastconn_server::{
     config::Config,
     context::OldProcesses,
@@ -356,7 +357,7 @@ impl Service {
         let drain_timeout = server.shared().state().config.process.drain_timeout;
         let open = server.shared().registry.open();
         let reloader = Arc::clone(server.reloader());
-        tracing::info!(signal, open, timeout = ?drain_timeout, "draining: no new connections; a second signal ends at once");
+        tracing::info!(signal, open, timeout = %ShortDuration(drain_timeout), "draining: no new connections; a second signal ends at once");
         let hurry = async {
             loop {
                 match self.signals.next().await {
