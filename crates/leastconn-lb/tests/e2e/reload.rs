@@ -149,6 +149,15 @@ async fn listeners_are_added_moved_renamed_and_removed() {
         roundtrip(&mut on_second, b"still here").await.unwrap(),
         b"still here"
     );
+    // The status lists it as long as it has connections.
+    let listed = async || {
+        let (_, status) = lb.http_get("/api/v1/status").await;
+        let status: Value = serde_json::from_str(&status).unwrap();
+        let listeners = status["listeners"].as_array().unwrap().iter();
+        let names = listeners.map(|listener| listener["name"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(listed().await, ["main", "second"]);
     on_second.shutdown().await.unwrap();
     assert!(read_to_close(&mut on_second).await.unwrap().is_empty());
     // Not by its index: the connection attempts above may have been accepted and
@@ -156,6 +165,7 @@ async fn listeners_are_added_moved_renamed_and_removed() {
     let second = |record: &Value| record["listener"] == "second";
     assert_eq!(lb.wait_record(second, DEADLINE).await["outcome"], "ok");
     lb.quiet().await;
+    assert_eq!(listed().await, ["main"]);
 }
 
 #[tokio::test]

@@ -286,7 +286,7 @@ impl Status {
         let paths = sight.control.paths();
         let in_order = config.listeners.iter();
         let in_order = in_order.filter_map(|listener| current.listeners.get(&listener.name));
-        let listeners: Vec<_> = in_order
+        let mut listeners: Vec<_> = in_order
             .chain(current.retired.values())
             .map(|listener| {
                 let mut status = ListenerStatus::of(listener);
@@ -298,6 +298,10 @@ impl Status {
                 status
             })
             .collect();
+        let connections = Totals::of(sight, &listeners);
+        listeners.retain(|status| {
+            status.open > 0 || current.listeners.contains_key(status.name.as_str())
+        });
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -334,7 +338,7 @@ impl Status {
                 used_bytes: usage.used,
                 limit_bytes: usage.limit,
             }),
-            connections: Totals::of(sight, &listeners),
+            connections,
             listeners,
             upstreams: UpstreamSummary::all(state),
             certificates: Certificate::all(config, now),
