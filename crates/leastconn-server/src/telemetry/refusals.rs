@@ -166,6 +166,30 @@ mod tests {
     }
 
     #[test]
+    fn dashboard_tells_the_same_codes_refusals() {
+        let script = include_str!("../dashboard/reasons.js");
+        let codes = |table: &str| -> Vec<&str> {
+            let (_, rest) = script
+                .split_once(&format!("export const {table} = {{\n"))
+                .unwrap();
+            let (body, _) = rest.split_once("\n};").unwrap();
+            body.lines()
+                .map(|line| line.trim().split_once(':').unwrap().0)
+                .collect()
+        };
+        let (refusals, endings) = (codes("REFUSALS"), codes("ENDINGS"));
+        for reason in Reason::ALL {
+            let is_in = [&refusals, &endings].map(|codes| codes.contains(&reason.as_str()));
+            assert_eq!(
+                is_in,
+                [is_refusal(*reason), !is_refusal(*reason)],
+                "{reason}"
+            );
+        }
+        assert_eq!(refusals.len() + endings.len(), Reason::ALL.len());
+    }
+
+    #[test]
     fn long_texts_are_cut() {
         assert_eq!(bounded("short"), "short");
         let cut = bounded(&"ü".repeat(1000));
