@@ -80,6 +80,8 @@ pub(crate) fn resolve(
     let admin = raw.admin.as_ref().and_then(|admin| resolver.admin(admin));
     let upstreams = resolver.all_upstreams(raw.upstream.as_deref().unwrap_or_default());
     let listeners = resolver.all_listeners(raw.listener.as_deref().unwrap_or_default());
+    let raw_upstreams = raw.upstream.as_deref().unwrap_or_default();
+    resolver.check_protocols(&listeners, &upstreams, raw_upstreams);
     // What only serves to check many clients is given back to the system with its
     // thread; their copy is exactly as large as it must be, and holds on to nothing.
     let (checked, last) = on_its_own_thread(|| {

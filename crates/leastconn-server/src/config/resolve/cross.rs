@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::{Resolver, client::Place};
 use crate::config::{
     clients::{Clients, Rule},
-    model::{Listener, Mode},
-    raw::value::At,
+    model::{Listener, Mode, Upstream},
+    raw::{RawUpstream, value::At},
     tls::ClientAuth,
 };
 
@@ -40,6 +40,53 @@ impl Resolver<'_> {
         }
         for (client, place) in clients.iter().zip(places) {
             self.leads_somewhere(&client, place, listeners);
+        }
+    }
+
+    /// Protocols that a client can agree on with a listener and that the servers behind it
+    /// are never offered: those connections cannot work, as both ends speak different
+    /// protocols. An upstream without `alpn` may still know the protocol by its first bytes.
+    pub(super) fn check_protocols(
+        &mut self,
+        listeners: &[At<Listener>],
+        upstreams: &[Upstream],
+        raw: &[At<RawUpstream>],
+    ) {
+        for upstream in upstreams {
+            let Some(tls) = upstream.tls.as_ref().filter(|tls| !tls.alpn.is_empty()) else {
+                continue;
+            };
+            let is_this = |raw: &&At<RawUpstream>| {
+                let name = raw.value.name.as_ref();
+                name.is_some_and(|name| name.value == upstream.id.as_str())
+            };
+            let raw_tls = raw
+                .iter()
+                .find(is_this)
+                .and_then(|raw| raw.value.tls.as_ref());
+            let Some(place) = raw_tls.and_then(|tls| tls.value.alpn.as_ref()) else {
+                continue;
+            };
+            for At { value, span } in listeners {
+                let routed = value.routes.iter().map(|route| &route.upstream);
+                if !routed.chain(&value.upstream).any(|id| *id == upstream.id) {
+                    continue;
+                }
+                let offered = value.tls.iter().flat_map(|tls| tls.alpn.names());
+                for protocol in offered.filter(|protocol| !tls.alpn.contains(protocol)) {
+                    self.problems
+                        .warning(format!(
+                            "clients of listener `{}` can agree on {protocol:?}, which the \
+                             servers of upstream `{}` are not offered",
+                            value.name, upstream.id
+                        ))
+                        .at(place.span.clone())
+                        .related(span.clone(), "the listener")
+                        .help(format!(
+                            "add {protocol:?} to this `alpn`, or remove it from the listener's"
+                        ));
+                }
+            }
         }
     }
 

@@ -62,3 +62,24 @@ fn starttls_needs_tls_and_the_protocol_postgresql() {
         "{without:?}"
     );
 }
+
+#[test]
+fn protocols_that_servers_are_not_offered_are_warned_of() {
+    let pki = Pki::new();
+    let says = |listener: &str, upstream: &str| {
+        let listener = format!("upstream = \"web\"\ntls = {{ {ALL}{listener} }}\n");
+        let tls = format!("tls = {{ ca = \"ca.crt\", server_name = \"web\"{upstream} }}\nservers");
+        let text = PLAIN.replace("upstream = \"web\"\n", &listener);
+        pki.says_of(&text.replace("servers", &tls))
+    };
+    assert!(says("", ", alpn = \"h2\"").is_empty());
+    assert!(says(", alpn = \"h2\"", "").is_empty());
+    let both = ", alpn = [\"h2\", \"http/1.1\"]";
+    assert!(says(both, both).is_empty());
+    let warned = says(both, ", alpn = \"http/1.1\"");
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(
+        warned[0].contains("can agree on \"h2\", which the servers of upstream `web`"),
+        "{warned:?}"
+    );
+}
