@@ -153,6 +153,11 @@ async fn text_output_covers_every_listener() {
     ] {
         assert!(good.out.contains(text), "{text:?} in {}", good.out);
     }
+    let by_address = lb.ca().leaf(CLIENT1).dns("10.0.0.7").build();
+    by_address.write(lb.dir(), "by_address");
+    let by_address = explain(&lb, &["--cert", "by_address.crt"]);
+    let hint = "hint         `10.0.0.7` is an IP address given as a DNS name";
+    assert!(by_address.out.contains(hint), "{}", by_address.out);
     let other = explain(&lb, &["--cert", "other.crt", "--listener", "main"]);
     assert_eq!(other.code, Some(1));
     let asks = "asks for cn `client1.lb.com`, and it has `client2.lb.com`";

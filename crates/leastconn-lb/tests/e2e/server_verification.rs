@@ -62,10 +62,14 @@ async fn each_certificate_fault_is_logged() {
     let leaf = || servers.ca.leaf("web").dns("web.internal");
     let other = TestCa::new("other CA");
     let namesake = TestCa::new("servers' CA");
-    let cases: [(Cert, &str); 10] = [
+    let cases: [(Cert, &str); 11] = [
         (
             servers.ca.leaf("web").dns("db.internal").build(),
             "is not for `web.internal`: it is for db.internal",
+        ),
+        (
+            servers.ca.leaf("web").dns("127.0.0.1").build(),
+            "it is for 127.0.0.1 (an IP address given as a DNS name)",
         ),
         (
             // A common name is not used as a name.

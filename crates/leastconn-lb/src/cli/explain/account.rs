@@ -58,6 +58,9 @@ pub(super) struct Shown {
     pub(super) serial: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ambiguous: Option<String>,
+    /// Likely mistakes of whoever issued it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) hints: Vec<String>,
 }
 
 /// What happens at one listener. What was not come to is left out.
@@ -166,9 +169,19 @@ impl Shown {
             serial: parsed
                 .as_ref()
                 .map(|parsed| identity::serial(parsed.raw_serial())),
+            hints: certificate.map_or_else(Vec::new, |read| ip_in_dns(read)),
             ambiguous: read.and_then(|read| read.as_ref().err().map(ToString::to_string)),
         }
     }
+}
+
+fn ip_in_dns(certificate: &Certificate) -> Vec<String> {
+    let names = certificate.texts(Key::Dns).iter();
+    let addresses = names.filter(|name| name.parse::<IpAddr>().is_ok());
+    let hint = |name| {
+        format!("`{name}` is an IP address given as a DNS name; IP addresses identify no client")
+    };
+    addresses.map(hint).collect()
 }
 
 fn moment(seconds: i64) -> String {

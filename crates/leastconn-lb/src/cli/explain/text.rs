@@ -78,6 +78,7 @@ fn certificate(shown: &Shown, page: &mut Page) {
             page.row("", &format!("and {} more", texts.len() - MANY));
         }
     }
+    page.rows("hint", shown.hints.iter().take(MANY).map(|hint| &**hint));
     if let Some(ambiguous) = &shown.ambiguous {
         page.row("ambiguous", ambiguous);
     }

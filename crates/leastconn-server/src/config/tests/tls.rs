@@ -5,7 +5,7 @@ use std::fs;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
-    SerialNumber, date_time_ymd,
+    SanType, SerialNumber, date_time_ymd,
 };
 use tempfile::TempDir;
 
@@ -438,6 +438,13 @@ fn odd_certificates_are_warned_of() {
     cases.push((
         params,
         "warning: the server's certificate is not for servers",
+    ));
+    let mut params = server_params();
+    let address = SanType::DnsName("10.0.0.7".try_into().unwrap());
+    params.subject_alt_names.push(address);
+    cases.push((
+        params,
+        "warning: the server's certificate gives an IP address as a DNS name: 10.0.0.7",
     ));
     for (params, said) in cases {
         pki.server(params);

@@ -1,10 +1,12 @@
 //! What certificates and revocation lists say about themselves.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use x509_parser::{
-    certificate::X509Certificate, oid_registry::OID_X509_EXT_BASIC_CONSTRAINTS, prelude::FromDer,
-    x509::X509Version,
+    certificate::X509Certificate, extensions::GeneralName,
+    oid_registry::OID_X509_EXT_BASIC_CONSTRAINTS, prelude::FromDer, x509::X509Version,
 };
 
 use super::Dated;
@@ -26,6 +28,8 @@ pub(super) struct Facts {
     /// Why its key may not sign certificates; `None`: it may.
     no_issuer: Option<&'static str>,
     has_names: bool,
+    /// IP addresses that are given as DNS names.
+    ip_in_dns: Vec<String>,
     for_servers: bool,
     /// Kinds of names that it constrains and that cannot be checked.
     unchecked: Vec<&'static str>,
@@ -150,6 +154,7 @@ pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
         is_authority: parsed.is_ca(),
         no_issuer: no_issuer(&parsed),
         has_names: matches!(parsed.subject_alternative_name(), Ok(Some(_))),
+        ip_in_dns: ip_in_dns(&parsed),
         for_servers: usage
             .as_ref()
             .is_none_or(|usage| usage.value.any || usage.value.server_auth),
@@ -160,6 +165,19 @@ pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
         unsupported_key: key::unsupported(parsed.public_key()),
         unknown_critical: unknown_critical(&parsed),
     })
+}
+
+/// IP addresses among the DNS names of a certificate: they match no address and no host.
+fn ip_in_dns(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.map_or(&[][..], |extension| &extension.value.general_names);
+    let dns = names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(*name),
+        _ => None,
+    });
+    dns.filter(|name| name.parse::<IpAddr>().is_ok())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Why a certificate is no authority's, by the rules of OpenSSL: the verifier takes any
@@ -232,6 +250,16 @@ pub(super) fn own_certificate(
         remarks.push(Remark::new(
             "the server's certificate has no subject alternative names",
             "clients look for its name only there",
+        ));
+    }
+    if purpose == Purpose::Server && !own.ip_in_dns.is_empty() {
+        remarks.push(Remark::new(
+            format!(
+                "the server's certificate gives an IP address as a DNS name: {}",
+                own.ip_in_dns.join(", ")
+            ),
+            "clients that connect to this address refuse it: issue it as an IP address SAN \
+             (openssl: IP:)",
         ));
     }
     let (fits, of) = match purpose {

@@ -3,6 +3,8 @@
 //! Names that a server's certificate holds come from the network: they are quoted
 //! with their control characters escaped, and only a few of them.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use rustls::{AlertDescription, CertificateError, Error, pki_types::UnixTime};
 
@@ -53,7 +55,15 @@ fn certificate(error: &CertificateError) -> String {
         E::NotValidForNameContext {
             expected,
             presented,
-        } => format!("is not for `{}`: {}", expected.to_str(), names(presented)),
+        } => {
+            let expected = expected.to_str();
+            let hint = if ip_in_dns(presented).any(|ip| ip == expected) {
+                "; a server that is verified by address needs an IP address SAN (openssl: IP:)"
+            } else {
+                ""
+            };
+            format!("is not for `{expected}`: {}{hint}", names(presented))
+        }
         other => return unfit::certificate("the server's", other),
     };
     format!("the server's certificate {what}")
@@ -74,6 +84,15 @@ fn bare(presented: &str) -> &str {
     }
 }
 
+/// IP addresses in DNS names, which match no server.
+fn ip_in_dns(presented: &[String]) -> impl Iterator<Item = &str> {
+    presented
+        .iter()
+        .filter(|name| name.starts_with("DnsName("))
+        .map(|name| bare(name))
+        .filter(|name| name.parse::<IpAddr>().is_ok())
+}
+
 fn names(presented: &[String]) -> String {
     if presented.is_empty() {
         return "it has no subject alternative name".to_owned();
@@ -83,7 +102,11 @@ fn names(presented: &[String]) -> String {
         .take(NAMES)
         .map(|name| {
             let short: String = bare(name).chars().take(LONGEST).collect();
-            short.escape_debug().to_string()
+            let note = match ip_in_dns(std::slice::from_ref(name)).next() {
+                Some(_) => " (an IP address given as a DNS name)",
+                None => "",
+            };
+            format!("{}{note}", short.escape_debug())
         })
         .collect();
     if presented.len() > NAMES {
@@ -158,6 +181,29 @@ mod tests {
         assert_eq!(
             of_names(&[]),
             "the server's certificate is not for `web.internal`: it has no subject alternative name"
+        );
+    }
+
+    #[test]
+    fn ip_address_given_as_a_dns_name_is_named() {
+        let expected = ServerName::try_from("10.0.0.1").unwrap();
+        let presented = vec!["DnsName(\"10.0.0.1\")".to_owned()];
+        let error = why(&Error::InvalidCertificate(
+            CertificateError::NotValidForNameContext {
+                expected,
+                presented,
+            },
+        ));
+        assert_eq!(
+            error,
+            "the server's certificate is not for `10.0.0.1`: it is for 10.0.0.1 (an IP address \
+             given as a DNS name); a server that is verified by address needs an IP address SAN \
+             (openssl: IP:)"
+        );
+        assert_eq!(
+            of_names(&["DnsName(\"::1\")"]),
+            "the server's certificate is not for `web.internal`: it is for ::1 (an IP address \
+             given as a DNS name)"
         );
     }
 
