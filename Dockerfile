@@ -45,6 +45,7 @@ ENV RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=debugi
 COPY Cargo.toml Cargo.lock ./
 COPY crates/leastconn/Cargo.toml crates/leastconn/
 COPY crates/leastconn-lb/Cargo.toml crates/leastconn-lb/
+COPY crates/leastconn-proxy-protocol/Cargo.toml crates/leastconn-proxy-protocol/
 COPY crates/leastconn-server/Cargo.toml crates/leastconn-server/
 COPY crates/leastconn-testkit/Cargo.toml crates/leastconn-testkit/
 COPY bench/Cargo.toml bench/

@@ -21,7 +21,6 @@ ALLOWED = (
     "src/api",
     "src/config",
     "src/config/tls",
-    "src/proxy_protocol",
     "src/tls",
     "src/top",
     "src/upstream",

@@ -1,4 +1,4 @@
-//! Whatever bytes come where a PROXY header is expected: `make fuzz`.
+//! Arbitrary bytes in place of a PROXY header: `make fuzz`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| leastconn_server::proxy_protocol::fuzz_headers(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| leastconn_proxy_protocol::check_invariants(data));

@@ -7,6 +7,8 @@
 //! Most of a connection's life is relaying, so what only other phases need is
 //! boxed: a task is as large as its largest phase, for all of its life.
 
+mod proxy_header;
+
 use std::{
     borrow::Cow,
     io,
@@ -20,6 +22,7 @@ use leastconn::{
     Balance, ClientId, Lease, Permit, Reason, Refusal,
     net::{self, Attempts, ConnectError, Departed, RelayOutcome, Stream},
 };
+use leastconn_proxy_protocol::{ClientTls, Endpoints, Header, Version};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -34,13 +37,13 @@ use crate::{
     judge::Refused,
     listener::Listener,
     policy::Grant,
-    proxy_protocol::{self, ClientTls, Endpoints, Headed, Header, ReceiveError, Version},
     running::Running,
     starttls::{self, StartTlsError},
     telemetry::metrics::Counted,
     tls::{self, Clues, Failed, TlsStream},
-    upstream::ServerStream,
+    upstream::{ServerStream, WithProxyHeader},
 };
+use proxy_header::ReceiveError;
 
 /// A connection ended before anything was relayed.
 #[derive(Debug)]
@@ -121,17 +124,17 @@ async fn announced(
             clues: None,
         });
     }
-    let mut taken = Vec::new();
+    let mut received = Vec::new();
     let header = phase(
         record,
         pin!(sleep_until(deadline.into())),
         Reason::HandshakeTimeout,
-        proxy_protocol::receive(socket, &mut taken),
+        proxy_header::receive(socket, &mut received),
     )
     .await;
     let header = header.map_err(|ended| Ended {
         detail: (ended.reason == Reason::HandshakeTimeout)
-            .then(|| proxy_protocol::late(taken.len())),
+            .then(|| proxy_header::timeout_detail(received.len())),
         ..ended
     })?;
     if let Header::Proxied(ends) = header? {
@@ -325,7 +328,7 @@ async fn admit<S: Stream>(
     let header = upstream.proxy_protocol();
     let header = header.map(|version| header_for(version, stream.socket(), record));
     let opening = upstream.opening().for_client(record.alpn());
-    let step = Headed::new(header.transpose()?, opening);
+    let step = WithProxyHeader::new(header.transpose()?, opening);
     let (policy, attempts) = (upstream.connect_policy(), Attempts::default());
     let connecting = net::connect_observed(pool, &candidates, policy, &step, &attempts);
     let connected = tokio::select! {
@@ -367,26 +370,26 @@ fn header_for(
     let known = live.known();
     let presented = known.seen.presented.as_ref();
     let certificate = presented.map(|presented| &presented.certificate);
-    let tls = record.tls().map(|(version, cipher)| ClientTls {
-        version,
-        cipher,
-        resumed: record.is_resumed(),
-        certificate: certificate.is_some(),
-        cn: certificate.and_then(|certificate| certificate.cn.as_deref()),
-        server_name: known.seen.sni.as_deref(),
-        alpn: record.alpn(),
-        // One by address says nothing that the header does not.
-        identity: known
+    let tls = record.tls().map(|(tls_version, cipher)| {
+        let mut tls = ClientTls::new(tls_version, cipher);
+        tls.resumed = record.is_resumed();
+        tls.certificate = certificate.is_some();
+        tls.cn = certificate.and_then(|certificate| certificate.cn.as_deref());
+        tls.server_name = known.seen.sni.as_deref();
+        tls.alpn = record.alpn();
+        // An identity by address would only repeat the header's source.
+        tls.identity = known
             .identity
             .as_ref()
             .map(ClientId::as_str)
-            .filter(|_| certificate.is_some()),
-        der: presented.map(|presented| &**presented.leaf()),
+            .filter(|_| certificate.is_some());
+        tls.der = presented.map(|presented| &**presented.leaf());
+        tls
     });
     let ends = match live.announced() {
         Some(&ends) => ends,
         // It has no addresses.
-        None if live.unix().is_some() => return Ok(version.unspecified(tls.as_ref())),
+        None if live.unix().is_some() => return Ok(version.encode_unspecified(tls.as_ref())),
         None => {
             let socket = socket.ok_or(Reason::ClientReset)?;
             let local = socket.local_addr().map_err(|error| Ended {
@@ -397,7 +400,7 @@ fn header_for(
             Endpoints::new(live.source(), local)
         }
     };
-    Ok(version.proxied(ends, tls.as_ref()))
+    Ok(version.encode_proxied(ends, tls.as_ref()))
 }
 
 /// Judges the client by the newest rules: by those that it came with, and again if

@@ -30,7 +30,6 @@ pub mod names;
 pub mod notify;
 pub mod overrides;
 pub mod policy;
-pub mod proxy_protocol;
 pub mod reaper;
 pub mod registry;
 pub mod reload;

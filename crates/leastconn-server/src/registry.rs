@@ -17,6 +17,7 @@ use leastconn::{
     backoff::share,
     net::{self, Traffic},
 };
+use leastconn_proxy_protocol::Endpoints;
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
@@ -25,7 +26,6 @@ use crate::{
     client_chain::Fingerprint,
     config::OnExpiry,
     listener::Listener,
-    proxy_protocol::Endpoints,
     seen::Seen,
     telemetry::metrics::{ClientMetrics, ListenerMetrics, Metrics},
 };

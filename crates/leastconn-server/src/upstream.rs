@@ -2,6 +2,7 @@
 
 mod opening;
 mod troubles;
+mod with_proxy_header;
 
 use std::sync::Arc;
 
@@ -9,13 +10,14 @@ use leastconn::{
     Pool, PoolError,
     net::{self, Check, Checker, ConnectPolicy, Probe},
 };
+use leastconn_proxy_protocol::Version;
 use parking_lot::Mutex;
 
 pub use opening::{Opening, Secured, ServerStream};
+pub use with_proxy_header::WithProxyHeader;
 
 use crate::{
     config::{self, HealthCheck, ProbeKind, StatusSet},
-    proxy_protocol::{Headed, Version},
     tls::TlsError,
 };
 use opening::{Probing, Secure};
@@ -85,10 +87,10 @@ impl Upstream {
         let checker = config.health_check.as_ref().map(|check| {
             // A port of its own is as a rule for health checks alone.
             let header = config.proxy_protocol.filter(|_| check.port.is_none());
-            let header = header.map(Version::local);
+            let header = header.map(Version::encode_local);
             let check = probe_of(check);
             let step = Probing::new(opening.clone(), &check);
-            Checker::start_with(&pool, check, Headed::new(header, step))
+            Checker::start_with(&pool, check, WithProxyHeader::new(header, step))
         });
         let mut connect = ConnectPolicy::default();
         connect.timeout = config.connect_timeout;

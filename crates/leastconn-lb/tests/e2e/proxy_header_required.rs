@@ -49,33 +49,30 @@ async fn invalid_header_is_refused_and_described() {
         let hello = client_hello(lb.ca());
         let endless = b"PROXY UNKNOWN ".repeat(20);
         let cases: &[(&[u8], &str)] = &[
-            (
-                &hello,
-                "a TLS ClientHello came where a PROXY header was required",
-            ),
+            (&hello, "expected a PROXY header, got a TLS ClientHello"),
             (
                 b"GET / HTTP/1.1\r\n\r\n",
-                "an HTTP request came where a PROXY header was required",
+                "expected a PROXY header, got an HTTP request",
             ),
-            (b"hello", "\"hello\" came where a PROXY header was required"),
+            (b"hello", "expected a PROXY header, got \"hello\""),
             (
                 b"PROXY TCP4 1.2.3.4 1.2.3.4 1\r\n",
-                "the PROXY header is malformed: it has not two addresses and ports",
+                "malformed PROXY header: expected two addresses and two ports",
             ),
             (
                 &endless,
-                "the PROXY header is malformed: its line has no end",
+                "malformed PROXY header: no line end within 107 bytes",
             ),
-            (&udp, "the PROXY header is for UDP, and only TCP is taken"),
+            (&udp, "PROXY header for UDP: only TCP is supported"),
             (
                 &unix,
-                "the PROXY header is for a UNIX socket, and only TCP is taken",
+                "PROXY header for a UNIX socket: only TCP is supported",
             ),
             (
                 &long,
-                "the PROXY header has 5000 bytes after its first 16, and 4132 are the most",
+                "PROXY header too long: 5000 bytes after the first 16, limit 4132",
             ),
-            (&forged, "the PROXY header's checksum is wrong"),
+            (&forged, "PROXY header with a wrong checksum"),
         ];
         for (n, (bytes, said)) in cases.iter().enumerate() {
             let mut stream = tcp(lb.main()).await;
@@ -108,7 +105,7 @@ async fn fin_before_the_header_ends_is_refused() {
             let _ = read_to_close(&mut stream).await;
             assert_eq!(
                 detail(&lb, n).await,
-                format!("the connection was closed {place} a PROXY header")
+                format!("connection closed {place} a PROXY header")
             );
             n += 1;
         }
@@ -168,10 +165,7 @@ async fn header_bytes_do_not_extend_the_deadline() {
         let _ = read_to_close(&mut silent).await;
         let record = lb.nth(0, "handshake_timeout").await;
         assert_in_time(&record);
-        assert_eq!(
-            record["detail"],
-            "the deadline passed before a PROXY header"
-        );
+        assert_eq!(record["detail"], "handshake timeout before a PROXY header");
         let mut stream = tcp(lb.main()).await;
         let mut tick = interval(Duration::from_millis(50));
         // After a pause of this process, too, never several bytes at once.
@@ -191,7 +185,7 @@ async fn header_bytes_do_not_extend_the_deadline() {
         assert_in_time(&record);
         assert_eq!(
             record["detail"],
-            "the deadline passed in the middle of a PROXY header"
+            "handshake timeout in the middle of a PROXY header"
         );
         lb.quiet().await;
     }

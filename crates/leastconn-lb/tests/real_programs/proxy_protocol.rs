@@ -171,7 +171,7 @@ async fn headers_from_haproxy_and_curl_are_accepted(layer: RecordLayer) {
     assert_eq!(record["outcome"], "handshake_failed", "{record}");
     assert_eq!(
         record["detail"],
-        "a TLS ClientHello came where a PROXY header was required"
+        "expected a PROXY header, got a TLS ClientHello"
     );
     site.finish().await;
 }

@@ -19,6 +19,7 @@ use leastconn::{
     Balance, Limits, PanicPolicy, RateLimit, ServerId, ServerSpec, UpstreamId,
     health::{ActivePolicy, PassivePolicy},
 };
+use leastconn_proxy_protocol::Version;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -28,7 +29,7 @@ use super::{
     pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern},
     tls::{CertificateFile, Tls, UpstreamTls},
 };
-use crate::{crl::CrlStore, proxy_protocol::Version};
+use crate::crl::CrlStore;
 
 pub use log::{Access, AccessFilter, Format, Level, Log};
 

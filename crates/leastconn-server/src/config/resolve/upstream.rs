@@ -18,7 +18,7 @@ use crate::config::{
     },
     tls,
 };
-use crate::proxy_protocol::Version;
+use leastconn_proxy_protocol::Version;
 
 /// The port of MySQL and MariaDB.
 const MYSQL: u16 = 3306;

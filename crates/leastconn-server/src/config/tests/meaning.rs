@@ -12,7 +12,7 @@ use crate::config::{
     Access, Allow, Format, Granted, HealthCheck, IpNet, Key, Level, Mode, OnExpiry, Prefixes,
     ProbeKind, Sandbox, Senders, StatusSet, TlsRecords, Watch, schema,
 };
-use crate::proxy_protocol::Version;
+use leastconn_proxy_protocol::Version;
 
 #[test]
 fn what_is_left_out_has_the_contract_s_defaults() {

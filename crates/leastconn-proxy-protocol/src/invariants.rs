@@ -1,16 +1,18 @@
-//! What must hold for whatever bytes come: for the fuzz target and the property tests.
+//! Invariants of [`parse`] for any input, checked by the fuzz target and property tests.
 
 use super::{Header, Version, parse};
 
-/// Parses `data` as a whole and cut off everywhere, and writes again what it says.
-pub(super) fn drive(data: &[u8]) {
+/// Parses every prefix of `data`, and encodes the result again. Panics if an invariant is
+/// violated.
+#[cfg_attr(test, expect(unreachable_pub, reason = "public for the fuzz target"))]
+pub fn check_invariants(data: &[u8]) {
     let whole = parse(data);
-    // What is known of a part does not change with what comes after it.
+    // Further bytes do not change a result.
     for cut in 0..data.len() {
         match parse(&data[..cut]) {
             Ok(None) => {}
-            Ok(Some((length, _))) => assert!(length <= cut, "bytes that had not come"),
-            Err(_) => assert!(whole.is_err(), "an error at {cut} that went away"),
+            Ok(Some((length, _))) => assert!(length <= cut, "header longer than the input"),
+            Err(_) => assert!(whole.is_err(), "error at {cut} but not for the whole input"),
         }
     }
     let Ok(Some((length, header))) = whole else {
@@ -25,7 +27,7 @@ pub(super) fn drive(data: &[u8]) {
         return;
     };
     for version in [Version::V1, Version::V2, Version::V2Tls, Version::V2TlsFull] {
-        let written = version.proxied(ends, None);
+        let written = version.encode_proxied(ends, None);
         assert_eq!(parse(&written), Ok(Some((written.len(), header))));
     }
 }

@@ -1,44 +1,68 @@
-//! Writing a header.
+//! Encoding a header.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Endpoints, FIXED, SIGNATURE};
 
-/// The headers that servers can get.
+/// Format of a header to encode.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// A line of text.
+    /// Version 1: a line of text.
     V1,
-    /// Binary.
+    /// Version 2 without TLVs.
     V2,
-    /// Binary, with what TLS says of the client.
+    /// Version 2 with TLVs for the client's TLS session.
     V2Tls,
-    /// The same with the client's certificate in DER.
+    /// As [`V2Tls`](Self::V2Tls), with the client's certificate in DER.
     V2TlsFull,
 }
 
-/// What TLS says of a client.
+/// The client's TLS session, for the TLVs of version 2.
+///
+/// Texts longer than 1,024 bytes are left out: a truncated name would be another name.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientTls<'a> {
-    /// `1.2` or `1.3`.
+    /// Protocol version: `1.2` or `1.3`.
     pub version: &'a str,
-    /// The suite, by IANA's name.
+    /// IANA name of the cipher suite.
     pub cipher: &'a str,
-    /// Whether it goes on with a session of an earlier connection.
+    /// Whether an earlier session was resumed.
     pub resumed: bool,
-    /// Whether it has shown a certificate, in this connection or the one that its
-    /// session began with; it was verified for this one in either case.
+    /// Whether the client presented a certificate, in this connection or in the one that
+    /// it resumes. It must have been verified.
     pub certificate: bool,
-    /// The common name in it.
+    /// Common name of the certificate.
     pub cn: Option<&'a str>,
-    /// The server name that it asked for.
+    /// Server name that the client requested (SNI).
     pub server_name: Option<&'a str>,
-    /// The application protocol that was agreed on.
+    /// Negotiated application protocol.
     pub alpn: Option<&'a str>,
-    /// The name that the client's rule matched, with its kind: `uri:spiffe://…`, `dns:…`.
+    /// Name that authorized the client, with its kind: `uri:spiffe://…`, `dns:…`. Sent as
+    /// TLV `0xe5`, a type reserved for applications.
     pub identity: Option<&'a str>,
-    /// The certificate.
+    /// Certificate in DER. Only sent by [`Version::V2TlsFull`], and left out if it does not
+    /// fit.
     pub der: Option<&'a [u8]>,
+}
+
+impl<'a> ClientTls<'a> {
+    /// A new session without client certificate, SNI or ALPN.
+    #[must_use]
+    pub const fn new(version: &'a str, cipher: &'a str) -> Self {
+        Self {
+            version,
+            cipher,
+            resumed: false,
+            certificate: false,
+            cn: None,
+            server_name: None,
+            alpn: None,
+            identity: None,
+            der: None,
+        }
+    }
 }
 
 const ALPN: u8 = 0x01;
@@ -48,8 +72,8 @@ const SSL_VERSION: u8 = 0x21;
 const SSL_CN: u8 = 0x22;
 const SSL_CIPHER: u8 = 0x23;
 const SSL_CLIENT_CERT: u8 = 0x28;
-/// In the range that the specification leaves to applications (0xE0 to 0xEF). AWS, Azure
-/// and Google use others of it.
+/// In the range reserved for applications (0xE0 to 0xEF), and not used by AWS, Azure or
+/// Google.
 const IDENTITY: u8 = 0xe5;
 
 /// Flags of [`SSL`].
@@ -57,22 +81,24 @@ const CLIENT_SSL: u8 = 0x01;
 const CLIENT_CERT_CONN: u8 = 0x02;
 const CLIENT_CERT_SESS: u8 = 0x04;
 
-/// Longer texts are left out: half a name would be another name, and receivers
-/// have limits of their own. Names of hosts have 253, common names 64 by standard.
+/// Longer texts are left out: a truncated name would be another name, and receivers have
+/// limits of their own. Host names have at most 253 bytes, common names 64.
 const MAX_TEXT: usize = 1024;
 
-/// A header is at most so long behind its fixed part.
+/// Longest header after its fixed part.
 const MAX_REST: usize = u16::MAX as usize;
 
 /// Two IPv6 addresses and ports.
 const MAX_ADDRESSES: usize = 36;
 
-/// Of version 1, for a connection without addresses.
+/// Version 1 header for a connection without addresses.
 const UNKNOWN: &[u8] = b"PROXY UNKNOWN\r\n";
 
 impl Version {
-    /// The header for a client's connection.
-    pub fn proxied(self, ends: Endpoints, tls: Option<&ClientTls<'_>>) -> Vec<u8> {
+    /// Encodes the header for a forwarded connection. `tls` is used by
+    /// [`V2Tls`](Self::V2Tls) and [`V2TlsFull`](Self::V2TlsFull) only.
+    #[must_use]
+    pub fn encode_proxied(self, ends: Endpoints, tls: Option<&ClientTls<'_>>) -> Vec<u8> {
         let ends = SameFamily::of(ends);
         match self {
             Self::V1 => ends.line().into_bytes(),
@@ -80,9 +106,10 @@ impl Version {
         }
     }
 
-    /// The header for the connection of a client that has no IP address: one of a UNIX
-    /// socket. Its family is unspecified.
-    pub fn unspecified(self, tls: Option<&ClientTls<'_>>) -> Vec<u8> {
+    /// Encodes the header for a forwarded connection without IP addresses, such as one
+    /// from a UNIX socket. Its address family is unspecified.
+    #[must_use]
+    pub fn encode_unspecified(self, tls: Option<&ClientTls<'_>>) -> Vec<u8> {
         match self {
             Self::V1 => UNKNOWN.to_vec(),
             Self::V2 | Self::V2Tls | Self::V2TlsFull => {
@@ -100,8 +127,9 @@ impl Version {
         }
     }
 
-    /// The header for a connection of our own, such as a probe's.
-    pub fn local(self) -> Vec<u8> {
+    /// Encodes the header for the proxy's own connection, such as a health check.
+    #[must_use]
+    pub fn encode_local(self) -> Vec<u8> {
         match self {
             Self::V1 => UNKNOWN.to_vec(),
             Self::V2 | Self::V2Tls | Self::V2TlsFull => {
@@ -111,8 +139,8 @@ impl Version {
     }
 }
 
-/// Source and destination in the one family that a header has for both: where they
-/// differ, the IPv4 one is written as IPv6.
+/// Both addresses in one family, as the format requires: if they differ, the IPv4 address
+/// becomes an IPv4-mapped IPv6 address.
 enum SameFamily {
     V4(Endpoints),
     V6(Endpoints),
@@ -183,7 +211,8 @@ const fn mapped(end: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Every text is at most [`MAX_TEXT`] bytes, and a certificate is left out that does not fit.
+/// `bytes` fits: texts have at most [`MAX_TEXT`] bytes, and a certificate that does not fit
+/// is left out.
 const fn length(bytes: usize) -> [u8; 2] {
     (bytes as u16).to_be_bytes()
 }
@@ -192,12 +221,12 @@ fn tlvs(tls: &ClientTls<'_>) -> Vec<u8> {
     let mut ssl = Vec::new();
     ssl.push(match (tls.certificate, tls.resumed) {
         (false, _) => CLIENT_SSL,
-        // What a certificate of this connection is, it is of its session too.
+        // A certificate of this connection also belongs to its session.
         (true, false) => CLIENT_SSL | CLIENT_CERT_CONN | CLIENT_CERT_SESS,
-        // And that of its session was not shown again, nor its key proven.
+        // Resumption does not present the certificate or prove its key again.
         (true, true) => CLIENT_SSL | CLIENT_CERT_SESS,
     });
-    // Zero: a certificate was shown and verified.
+    // 0: a certificate was presented and verified.
     ssl.extend(u32::from(!tls.certificate).to_be_bytes());
     push(
         &mut ssl,
@@ -242,8 +271,8 @@ fn push(tlvs: &mut Vec<u8>, kind: u8, value: &[u8]) {
     }
 }
 
-/// The specification's example is OpenSSL's name, and that is what HAProxy sends
-/// and what rules at the other end are written for. Of TLS 1.3 it is IANA's.
+/// OpenSSL's name, which HAProxy sends and receivers expect. For TLS 1.3 it equals the IANA
+/// name.
 fn openssl_name(cipher: &str) -> &str {
     match cipher {
         "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256" => "ECDHE-ECDSA-AES128-GCM-SHA256",

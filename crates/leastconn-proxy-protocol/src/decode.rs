@@ -1,75 +1,20 @@
-//! Reading a header out of the bytes that have come so far.
+//! Decoding a header from the bytes received so far.
 
 use std::{
-    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
 };
 
-use super::{Endpoints, FIXED, Header, MAX_REST, MAX_V1, SIGNATURE, tlv};
+use super::{Endpoints, FIXED, Header, HeaderError, MAX_REST, MAX_V1, SIGNATURE, Unexpected, tlv};
 
-/// What came is no header that is taken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HeaderError {
-    /// Something else.
-    #[error("{0} came where a PROXY header was required")]
-    Missing(Instead),
-    /// It begins like one.
-    #[error("the PROXY header is malformed: {0}")]
-    Malformed(&'static str),
-    /// It is one, for what is not carried here.
-    #[error("the PROXY header is for {0}, and only TCP is taken")]
-    OtherProtocol(&'static str),
-    /// Bytes were changed on the way.
-    #[error("the PROXY header's checksum is wrong")]
-    Checksum,
-    /// So many bytes.
-    #[error("the PROXY header has {0} bytes after its first {FIXED}, and {MAX_REST} are the most")]
-    TooLong(usize),
-}
-
-/// What came in place of a header.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Instead {
-    /// TLS: the sender does not send headers, or is no balancer.
-    Tls,
-    /// HTTP.
-    Http,
-    /// Whatever begins like this.
-    Bytes(Vec<u8>),
-}
-
-impl fmt::Display for Instead {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tls => f.write_str("a TLS ClientHello"),
-            Self::Http => f.write_str("an HTTP request"),
-            Self::Bytes(bytes) => write!(f, "\"{}\"", bytes.escape_ascii()),
-        }
-    }
-}
-
-impl Instead {
-    fn of(bytes: &[u8]) -> Self {
-        const METHODS: [&[u8]; 6] = [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"OPTIONS ", b"PRI * "];
-        // A TLS record of type "handshake"; it may be all that has come.
-        if bytes.first() == Some(&0x16) && bytes.get(1).is_none_or(|&major| major == 3) {
-            return Self::Tls;
-        }
-        if METHODS.iter().any(|method| bytes.starts_with(method)) {
-            return Self::Http;
-        }
-        Self::Bytes(bytes.iter().take(16).copied().collect())
-    }
-}
-
-/// The header that `bytes` begin with, and its length; `None`: all of `bytes`
-/// belong to a header, and there is more to come.
+/// Decodes the header at the start of `bytes`.
 ///
-/// What follows the header is not looked at.
+/// Returns the header and its length, or `None` if `bytes` is an incomplete header.
+/// Bytes after the header are ignored.
 ///
 /// # Errors
-/// As soon as it cannot become a header that is taken.
+/// Fails as soon as `bytes` cannot be the start of an acceptable header, even if it is
+/// incomplete.
 pub fn parse(bytes: &[u8]) -> Result<Option<(usize, Header)>, HeaderError> {
     const WORD: &[u8] = b"PROXY ";
     if begins_like(bytes, WORD) {
@@ -82,10 +27,10 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(usize, Header)>, HeaderError> {
     if begins_like(bytes, &SIGNATURE) {
         return version_2(bytes);
     }
-    Err(HeaderError::Missing(Instead::of(bytes)))
+    Err(HeaderError::Missing(Unexpected::of(bytes)))
 }
 
-/// As far as both go.
+/// Compares up to the length of the shorter one.
 fn begins_like(bytes: &[u8], start: &[u8]) -> bool {
     bytes
         .iter()
@@ -99,23 +44,23 @@ fn version_1(bytes: &[u8]) -> Result<Option<(usize, Header)>, HeaderError> {
         return if bytes.len() < MAX_V1 {
             Ok(None)
         } else {
-            Err(HeaderError::Malformed("its line has no end"))
+            Err(HeaderError::Malformed("no line end within 107 bytes"))
         };
     };
     let line = bytes[..end]
         .strip_suffix(b"\r")
-        .ok_or(HeaderError::Malformed("its line does not end in CR and LF"))?;
-    let line = str::from_utf8(line).map_err(|_| HeaderError::Malformed("it is not text"))?;
-    // Exactly one space between any two: what is empty is no address.
+        .ok_or(HeaderError::Malformed("line does not end in CR LF"))?;
+    let line = str::from_utf8(line).map_err(|_| HeaderError::Malformed("not UTF-8"))?;
+    // Fields are separated by exactly one space: an empty field fails below.
     let mut words = line.split(' ').skip(1);
     let header = match words.next() {
-        // Whatever follows is to be ignored.
+        // The specification says to ignore the rest of the line.
         Some("UNKNOWN") => Header::Local,
         Some("TCP4") => endpoints::<Ipv4Addr>(words)?,
         Some("TCP6") => endpoints::<Ipv6Addr>(words)?,
         _ => {
             return Err(HeaderError::Malformed(
-                "it is for neither TCP4, TCP6 nor UNKNOWN",
+                "protocol is not TCP4, TCP6 or UNKNOWN",
             ));
         }
     };
@@ -128,13 +73,15 @@ where
 {
     let words: Vec<_> = words.take(5).collect();
     let [source, destination, source_port, destination_port] = words[..] else {
-        return Err(HeaderError::Malformed("it has not two addresses and ports"));
+        return Err(HeaderError::Malformed(
+            "expected two addresses and two ports",
+        ));
     };
     let address = |text: &str| {
         let address = text.parse::<A>();
         address
             .map(Into::into)
-            .map_err(|_| HeaderError::Malformed("an address is none"))
+            .map_err(|_| HeaderError::Malformed("invalid address"))
     };
     Ok(Header::Proxied(Endpoints::new(
         SocketAddr::new(address(source)?, port(source_port)?),
@@ -142,14 +89,14 @@ where
     )))
 }
 
-/// `u16::from_str` takes a leading `+`, and zeros.
+/// Stricter than `u16::from_str`, which accepts a leading `+` and leading zeros.
 fn port(text: &str) -> Result<u16, HeaderError> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit());
     let canonical = text == "0" || !text.starts_with('0');
     (plain && canonical)
         .then(|| text.parse().ok())
         .flatten()
-        .ok_or(HeaderError::Malformed("a port is none"))
+        .ok_or(HeaderError::Malformed("invalid port"))
 }
 
 fn version_2(bytes: &[u8]) -> Result<Option<(usize, Header)>, HeaderError> {
@@ -161,27 +108,25 @@ fn version_2(bytes: &[u8]) -> Result<Option<(usize, Header)>, HeaderError> {
     let (command, family) = (fixed[12], fixed[13]);
     let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     if command >> 4 != 2 {
-        return Err(HeaderError::Malformed("its version is not 2"));
+        return Err(HeaderError::Malformed("version is not 2"));
     }
     if !matches!(command, LOCAL | PROXY) {
-        return Err(HeaderError::Malformed(
-            "its command is neither LOCAL nor PROXY",
-        ));
+        return Err(HeaderError::Malformed("command is not LOCAL or PROXY"));
     }
     if length > MAX_REST {
         return Err(HeaderError::TooLong(length));
     }
-    // Of a LOCAL header everything is to be discarded, the family too.
+    // The specification says to ignore family, addresses and TLVs of LOCAL.
     let addresses = match (command, family) {
         (LOCAL, _) | (_, 0x00) => 0,
         (_, 0x11) => 2 * 4 + 2 * 2,
         (_, 0x21) => 2 * 16 + 2 * 2,
         (_, 0x12 | 0x22) => return Err(HeaderError::OtherProtocol("UDP")),
         (_, 0x31 | 0x32) => return Err(HeaderError::OtherProtocol("a UNIX socket")),
-        _ => return Err(HeaderError::Malformed("its address family is unknown")),
+        _ => return Err(HeaderError::Malformed("unknown address family")),
     };
     if length < addresses {
-        return Err(HeaderError::Malformed("it is too short for its addresses"));
+        return Err(HeaderError::Malformed("too short for its addresses"));
     }
     let Some(rest) = rest.get(..length) else {
         return Ok(None);
@@ -197,11 +142,11 @@ fn version_2(bytes: &[u8]) -> Result<Option<(usize, Header)>, HeaderError> {
         0x21 => binary(addresses, |bytes| <[u8; 16]>::try_from(bytes).ok()),
         _ => Some(Header::Local),
     };
-    let header = header.ok_or(HeaderError::Malformed("it is too short for its addresses"))?;
+    let header = header.ok_or(HeaderError::Malformed("too short for its addresses"))?;
     Ok(Some((end, header)))
 }
 
-/// Source address, destination address, and their ports in the same order.
+/// `bytes`: source address, destination address, source port, destination port.
 fn binary<A: Into<IpAddr>>(bytes: &[u8], address: impl Fn(&[u8]) -> Option<A>) -> Option<Header> {
     let (addresses, ports) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
     let (source, destination) = addresses.split_at(addresses.len() / 2);

@@ -1,0 +1,93 @@
+//! PROXY protocol, versions 1 and 2: decoding and encoding, without I/O.
+//!
+//! A proxy sends a PROXY header before the first byte of a connection to tell the server
+//! which client it forwards. The format is defined by HAProxy's `proxy-protocol.txt`.
+//!
+//! [`parse`] decodes a header from the bytes received so far. [`Version`] encodes one.
+//! [`tlvs`] lists the extensions of a version 2 header.
+//!
+//! Decoding is as strict as the specification allows, because the header decides which
+//! client address is authorized: input that two parsers could read differently is an
+//! error. Accept headers only from trusted addresses.
+//!
+//! ```
+//! use leastconn_proxy_protocol::{Endpoints, Header, Version, parse};
+//!
+//! let endpoints = Endpoints::new("192.0.2.7:50000".parse()?, "198.51.100.1:443".parse()?);
+//! let mut bytes = Version::V2.encode_proxied(endpoints, None);
+//! let header_len = bytes.len();
+//! bytes.extend(b"GET / HTTP/1.1\r\n");
+//!
+//! assert_eq!(parse(&bytes[..10])?, None); // incomplete
+//! assert_eq!(parse(&bytes)?, Some((header_len, Header::Proxied(endpoints))));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![warn(missing_docs)]
+
+mod decode;
+mod encode;
+mod error;
+#[cfg(any(test, fuzzing))]
+mod invariants;
+mod tlv;
+
+use std::net::SocketAddr;
+
+pub use decode::parse;
+pub use encode::{ClientTls, Version};
+pub use error::{HeaderError, Unexpected};
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use invariants::check_invariants;
+pub use tlv::{Tlv, Tlvs, tlvs};
+
+/// Signature of version 2. No other protocol starts with these bytes.
+const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+
+/// Fixed part of version 2: signature, command, family, and length of the rest.
+const FIXED: usize = SIGNATURE.len() + 4;
+
+/// Longest version 1 header, including its line end.
+const MAX_V1: usize = 107;
+
+/// Longest accepted rest of a version 2 header: two IPv6 addresses and ports, and
+/// 4 KiB of TLVs.
+const MAX_REST: usize = 36 + 4096;
+
+/// A decoded header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// The sender's own connection, such as a health check, or one whose addresses are
+    /// unknown or unspecified. Use the addresses of the socket.
+    Local,
+    /// A forwarded connection.
+    Proxied(Endpoints),
+}
+
+/// The two ends of a forwarded connection. IPv4-mapped IPv6 addresses are stored as
+/// IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Address of the client.
+    pub source: SocketAddr,
+    /// Address that the client connected to.
+    pub destination: SocketAddr,
+}
+
+impl Endpoints {
+    /// Converts both addresses to canonical form (IPv4-mapped IPv6 to IPv4).
+    #[must_use]
+    pub const fn new(source: SocketAddr, destination: SocketAddr) -> Self {
+        Self {
+            source: canonical(source),
+            destination: canonical(destination),
+        }
+    }
+}
+
+const fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! Receives a PROXY header from a socket, without reading beyond it.
+
+use std::io;
+
+use leastconn::Reason;
+use leastconn_proxy_protocol::{Header, HeaderError, parse};
+use tokio::{io::AsyncReadExt, net::TcpStream};
+
+/// No header was received.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReceiveError {
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    #[error("cannot read a PROXY header: {0}")]
+    Io(#[from] io::Error),
+    /// The peer closed the connection after this many bytes.
+    #[error("connection closed {} a PROXY header", position(*.0))]
+    Closed(usize),
+}
+
+/// Explains a handshake timeout after `received` bytes of the header.
+pub(super) fn timeout_detail(received: usize) -> String {
+    format!("handshake timeout {} a PROXY header", position(received))
+}
+
+const fn position(received: usize) -> &'static str {
+    if received == 0 {
+        "before"
+    } else {
+        "in the middle of"
+    }
+}
+
+impl ReceiveError {
+    pub(super) const fn reason(&self) -> Reason {
+        Reason::HandshakeFailed
+    }
+}
+
+/// Receives a header. `received` must be empty; it collects the bytes read so far, also
+/// when the future is dropped.
+///
+/// A version 1 header has no length field, and the bytes after it belong to TLS. So the
+/// socket is peeked, and only bytes of the header are read. Each byte is peeked once:
+/// after an incomplete header all peeked bytes are consumed.
+///
+/// # Errors
+/// As soon as the bytes cannot be a header, or the peer closes the connection.
+///
+/// # Cancel safety
+/// Not cancel safe: bytes in `received` are lost to the next reader. Close the socket.
+pub(super) async fn receive(
+    socket: &mut TcpStream,
+    received: &mut Vec<u8>,
+) -> Result<Header, ReceiveError> {
+    let mut buffer = [0; 256];
+    loop {
+        let before = received.len();
+        let count = socket.peek(&mut buffer).await?;
+        if count == 0 {
+            return Err(ReceiveError::Closed(before));
+        }
+        received.extend_from_slice(&buffer[..count]);
+        let header = parse(received)?;
+        if let Some((length, _)) = header {
+            received.truncate(length);
+        }
+        // The bytes were peeked, so this does not wait.
+        let fresh = received.len() - before;
+        socket.read_exact(&mut buffer[..fresh]).await?;
+        if let Some((_, header)) = header {
+            return Ok(header);
+        }
+    }
+}
