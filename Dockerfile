@@ -1,24 +1,24 @@
-# The image: one static binary, a user that is not root, and nothing else.
+# The image: one static binary and a user that is not root.
 #
 #   docker build -t leastconn-lb:local .
 #
-# or, with a static binary that was built outside (make docker-test does this):
+# or with a static binary that was built outside (as make docker-test does):
 #
 #   cp …/leastconn-lb .docker-build/ && docker build --target prebuilt -t leastconn-lb:local .
 #
-# Written for the classic builder of Docker 20.10 as well as for BuildKit: no
-# --mount, no heredocs. The classic builder runs every stage before the one asked
-# for, hence the order: `prebuilt` comes before the stage that compiles.
+# Works with the classic builder of Docker 20.10 and with BuildKit: no --mount, no heredocs.
+# The classic builder runs every stage before the target, so `prebuilt` comes before the stage
+# that compiles.
 
 ARG BUILDER_IMAGE=rust:1.95-bookworm
 
-# What both kinds of image share.
+# Common part of both images.
 FROM scratch AS base
 COPY deploy/docker/passwd deploy/docker/group /etc/
 LABEL org.opencontainers.image.title="leastconn-lb" \
       org.opencontainers.image.description="TCP load balancer: mutual TLS, per-client rights and limits, least connections" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
-# A number, so that Kubernetes' runAsNonRoot can see it is not 0.
+# Numeric, so that Kubernetes' runAsNonRoot can check it.
 USER 65532:65532
 EXPOSE 9443 9901
 STOPSIGNAL SIGTERM
@@ -27,21 +27,20 @@ HEALTHCHECK --interval=5s --timeout=3s --start-period=5s --retries=3 \
 ENTRYPOINT ["/leastconn-lb"]
 CMD ["run", "--config", "/etc/leastconn/leastconn.toml"]
 
-# A binary from the context. The licences keep the COPY valid when there is none
-# and another stage is wanted.
+# The binary comes from the build context. The licence files keep this COPY valid if there is
+# no binary and another stage is built.
 FROM base AS prebuilt
 COPY LICENSE-MIT LICENSE-APACHE .docker-build/leastconn-lb* /
 
 FROM ${BUILDER_IMAGE} AS build
 WORKDIR /src
-# glibc linked in: names are still resolved by its files and DNS parts, which
-# need no shared objects. With --target, the flag leaves build scripts alone.
-# Line tables make up three quarters of a binary that carries them; function names,
-# which a backtrace needs most, stay.
+# Static glibc: name resolution by files and DNS needs no shared objects. With --target, the
+# flag does not apply to build scripts. Line tables would be three quarters of the binary;
+# function names for backtraces remain.
 ENV RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=debuginfo
-# First the dependencies, with empty crates, in a layer of their own: it holds
-# until a manifest or the lock file changes. Benchmarks that a manifest names are
-# not there yet, which cargo would not forgive; the manifests come again below.
+# First compile the dependencies with empty crates, in a layer that is reused until a manifest
+# or the lock file changes. Benchmarks in the manifests do not exist yet, which cargo rejects,
+# so they are removed here; the manifests are copied again below.
 COPY Cargo.toml Cargo.lock ./
 COPY crates/leastconn/Cargo.toml crates/leastconn/
 COPY crates/leastconn-lb/Cargo.toml crates/leastconn-lb/
@@ -53,8 +52,8 @@ RUN for crate in crates/* bench; do mkdir "$crate/src" && : > "$crate/src/lib.rs
  && sed -i -E '/^\[\[(bench|test|example|bin)\]\]/,/^$/d' "$crate/Cargo.toml"; done \
  && echo 'fn main() {}' > crates/leastconn-lb/src/main.rs \
  && cargo build --locked --release -p leastconn-lb --target "$(uname -m)-unknown-linux-gnu"
-# Then ours. Cargo goes by modification times, and the empty crates are younger
-# than the files of a checkout: touch.
+# Then compile the workspace. Cargo compares modification times, and the empty crates are newer
+# than the files of the checkout, hence touch.
 COPY . .
 RUN find crates -name '*.rs' -exec touch {} + \
  && cargo build --locked --release -p leastconn-lb --target "$(uname -m)-unknown-linux-gnu" \

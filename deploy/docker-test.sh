@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
-# Does the composition in docker-compose.yml do what it says? Builds the image,
-# starts two web servers and the balancer, and asks them as clients with
-# different rights. Everything is taken down again, whatever happens.
+# Tests docker-compose.yml: builds the image, starts two web servers and the balancer, and
+# connects clients with different rights. Removes everything at the end, also after a
+# failure.
 #
 #   deploy/docker-test.sh          image from a static binary that cargo builds here
-#   deploy/docker-test.sh --full   image by the Dockerfile's own building stage
+#   deploy/docker-test.sh --full   image built by the Dockerfile
 #
-# Needs nothing from an image registry: the web servers are busybox in an image
-# from scratch, and --full makes its building image from Debian's packages and
-# the Rust toolchain of this machine (or takes BUILDER_IMAGE).
+# Needs no image registry: the web servers are busybox in an image from scratch, and --full
+# creates its build image from Debian packages and the local Rust toolchain (or uses
+# BUILDER_IMAGE).
 #
-# A Docker daemon that can be reached is used. Otherwise, as root, one is started
-# for the time of the test, with its data in a temporary directory and its hands
-# off the machine's firewall.
+# Uses a running Docker daemon. Without one, root starts a temporary daemon with its data in a
+# temporary directory and without firewall rules.
 #
 #   DOCKER_TEST_BINARY  a static leastconn-lb to use instead of building one
 #   DOCKER_TEST_KEEP=1  leave the composition up until Enter is pressed
@@ -47,7 +46,7 @@ finish() {
   trap - EXIT INT TERM
   if [ ${#COMPOSE[@]} -gt 0 ] && docker info >/dev/null 2>&1; then
     if [ $status -ne 0 ]; then
-      echo "-- the composition's last words:" >&2
+      echo "-- last messages of the composition:" >&2
       "${COMPOSE[@]}" logs --tail=40 >&2
     fi
     "${COMPOSE[@]}" down --volumes --timeout 5 >/dev/null 2>&1
@@ -76,7 +75,7 @@ need() {
   command -v "$1" >/dev/null 2>&1 || die "$1 is missing (Debian, Ubuntu: apt-get install $2)"
 }
 
-# Runs a command in silence, and shows what it said when it fails.
+# Runs a command and prints its output only if it fails.
 quietly() {
   if ! "$@" >"$TMP/quietly.log" 2>&1; then
     tail -n 40 "$TMP/quietly.log" >&2
@@ -87,9 +86,9 @@ quietly() {
 # --- Docker ------------------------------------------------------------------
 
 start_daemon() { # EXTRA-OPTIONS…
-  # No bridge of its own and no firewall rules: the composition brings its
-  # network, containers on one bridge reach each other without rules, and
-  # published ports go through Docker's user-land proxy.
+  # No default bridge and no firewall rules: the composition creates its network,
+  # containers on one bridge reach each other without rules, and published ports use
+  # Docker's userland proxy.
   dockerd -H "unix://$TMP/docker.sock" --data-root "$TMP/data" --exec-root "$TMP/exec" \
     --pidfile "$TMP/docker.pid" --bridge=none --iptables=false --ip6tables=false \
     --ip-forward=false --ip-masq=false "$@" >"$TMP/dockerd.log" 2>&1 &
@@ -111,8 +110,8 @@ stop_daemon() {
   DAEMON=''
 }
 
-# Can it build an image and start a container from it? (A storage driver may
-# start and then fail at the first layer.)
+# Checks that the daemon can build an image and start a container. A storage driver can
+# start and then fail at the first layer.
 build_web_image() {
   mkdir -p "$TMP/web"
   cp "$(command -v busybox)" "$TMP/web/busybox"
@@ -133,19 +132,19 @@ need openssl openssl
 if ! docker buildx version >/dev/null 2>&1; then export DOCKER_BUILDKIT=0; fi
 
 if docker info >/dev/null 2>&1; then
-  say "using the Docker daemon that is there"
+  say "using the running Docker daemon"
   build_web_image || { cat "$TMP/web.log" >&2 && die "cannot build or run an image (is busybox a static one?)"; }
 else
-  is_root || die "no Docker daemon can be reached, and only root can start one"
+  is_root || die "no Docker daemon is running, and only root can start one"
   need dockerd docker.io
   if ! { start_daemon && build_web_image; }; then
-    say "once more with the storage driver vfs"
+    say "trying again with the storage driver vfs"
     stop_daemon
     rm -rf "$TMP/data"
     start_daemon --storage-driver=vfs || { tail -n 20 "$TMP/dockerd.log" >&2 && die "dockerd does not start here"; }
     build_web_image || { cat "$TMP/web.log" >&2 && die "cannot build or run an image (is busybox a static one?)"; }
   fi
-  say "started a Docker daemon of our own ($(docker info --format '{{.ServerVersion}}, {{.Driver}}'))"
+  say "started a temporary Docker daemon ($(docker info --format '{{.ServerVersion}}, {{.Driver}}'))"
 fi
 
 if docker compose version >/dev/null 2>&1; then
@@ -160,17 +159,17 @@ say "compose: $("${COMPOSE[@]}" version --short)"
 
 TARGET=$(uname -m)-unknown-linux-gnu
 
-# An image that can compile: Debian's C compiler and this machine's Rust.
+# Build image: Debian's C compiler and the local Rust toolchain.
 make_builder_image() {
   need debootstrap debootstrap
   local toolchain
   toolchain=$(rustc --print sysroot)
-  say "making a building image of Debian and $(rustc --version)"
+  say "creating a build image of Debian and $(rustc --version)"
   quietly debootstrap --variant=minbase --include=gcc,libc6-dev,ca-certificates bookworm "$TMP/builder" \
     "${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
   mkdir -p "$TMP/builder/usr/local/rust"
   tar -C "$toolchain" --exclude=./share -cf - . | tar -C "$TMP/builder/usr/local/rust" -xf -
-  # whom this machine trusts for downloads, for networks with an authority of their own
+  # the machine's CA certificates, for networks with their own CA
   cp /etc/ssl/certs/ca-certificates.crt "$TMP/builder/etc/ssl/certs/"
   tar -C "$TMP/builder" --one-file-system --exclude='./proc/*' --exclude='./sys/*' --exclude='./var/cache/*' --exclude='./var/lib/apt/*' -cf - . |
     docker import -c 'ENV PATH=/usr/local/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
@@ -215,8 +214,8 @@ certs/generate_certs.sh --dir "$CERTS" "${OWNER[@]}" >/dev/null
 certs/generate_alt_certs.sh --dir "$CERTS" >/dev/null
 
 free_port() {
-  # Below the ports that the kernel gives to outgoing connections (32768 and up):
-  # one of those can be taken although nothing listens on it.
+  # Below the ephemeral ports (32768 and up), which can be in use although nothing
+  # listens on them.
   local port
   while :; do
     port=$((20000 + RANDOM % 12000))
@@ -234,7 +233,7 @@ wait_healthy() {
     case $health in
       'running healthy') break ;;
       running*) ;;
-      *) die "the balancer's container is: $health" ;;
+      *) die "the health of the balancer's container is $health" ;;
     esac
     if [ "$i" = 120 ]; then die "not healthy after a minute: $(docker inspect -f '{{json .State.Health.Log}}' "$LB")"; fi
     sleep 0.5
@@ -259,13 +258,13 @@ fi
 "${COMPOSE[@]}" exec -T lb /leastconn-lb ctl status >"$TMP/ctl.log" 2>&1 || { cat "$TMP/ctl.log" >&2 && die "ctl fails inside the container"; }
 grep -q '^web ' "$TMP/ctl.log" || { cat "$TMP/ctl.log" >&2 && die "ctl status does not show the upstream"; }
 
-# --- who reaches what --------------------------------------------------------
+# --- authorization --------------------------------------------------------
 
 certs/test-mtls.sh >"$TMP/mtls.log" || { cat "$TMP/mtls.log" && die "test-mtls.sh"; }
 certs/test-mtls-alt.sh >"$TMP/alt.log" || { cat "$TMP/alt.log" && die "test-mtls-alt.sh"; }
 
-# The list is replaced on the host, and the container sees it: its directory is mounted,
-# not the file.
+# The CRL is replaced on the host. The container sees it because the directory is mounted, not
+# the file.
 certs/revoke.sh "$CERTS/client2/client2.crt" --dir "$CERTS" >/dev/null
 revoked() {
   ! curl -fsS -m 5 --noproxy '*' --cacert "$CERTS/ca/ca.crt" --connect-to "lb.com:443:$LB_ADDRESS" --cert "$CERTS/client2/client2.crt" \
@@ -274,13 +273,13 @@ revoked() {
 }
 for i in $(seq 30); do
   if revoked; then break; fi
-  [ "$i" -lt 30 ] || die "client2 is revoked, and not refused for it: $(cat "$TMP/revoked.log")"
+  [ "$i" -lt 30 ] || die "client2 is revoked but not refused: $(cat "$TMP/revoked.log")"
   sleep 0.5 # below its rate limit
 done
 
 [ -z "${DOCKER_TEST_KEEP:-}" ] || read -r -p "up at $LB_ADDRESS, certificates in $CERTS; Enter ends it "
 
-say "who reached what"
+say "authorization works"
 {
   grep -E '^client[12].lb.com ' "$TMP/mtls.log" | sort | uniq -c | awk '{ printf "%-34s %-9s %s times\n", $2, $3, $1 }'
   awk '/ refused / { i = index($0, "   refused"); printf "%-34s refused\n", substr($0, 1, i - 1) }' "$TMP/mtls.log"
@@ -288,10 +287,10 @@ say "who reached what"
   printf '%-34s refused  %s\n' 'client2.lb.com once revoked' 'alert certificate revoked'
 } | sed 's/^/   /'
 
-# --- the end -----------------------------------------------------------------
+# --- stop -----------------------------------------------------------------
 
 quietly docker stop -t 20 "$LB"
 code=$(docker inspect -f '{{.State.ExitCode}}' "$LB")
 [ "$code" = 0 ] || die "docker stop: exit code $code instead of 0"
 say "docker stop: exit code 0"
-say "all as expected"
+say "passed"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The Debian package of this machine's architecture, by cargo-deb, which is installed
-# if it is missing: target/debian/leastconn-lb_VERSION_ARCH.deb, and beside it the
-# debugging symbols (-dbgsym). What goes in is listed in crates/leastconn-lb/Cargo.toml
-# under [package.metadata.deb]; made here is what the program itself writes.
+# Builds the Debian package for this machine's architecture with cargo-deb, which is
+# installed if missing: target/debian/leastconn-lb_VERSION_ARCH.deb and its debugging symbols
+# (-dbgsym). The files are listed in crates/leastconn-lb/Cargo.toml under
+# [package.metadata.deb]. This script generates manual pages, completions and licences.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -16,7 +16,7 @@ scripts/setup.sh --build --deb
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 packaged=$(dpkg-parsechangelog -l deploy/debian/changelog -S Version)
-[ "${packaged%-*}" = "$version" ] || die "deploy/debian/changelog is of version $packaged, Cargo.toml of $version: add an entry"
+[ "${packaged%-*}" = "$version" ] || die "deploy/debian/changelog has version $packaged, Cargo.toml $version: add an entry"
 
 "$CARGO" build --locked --release -p leastconn-lb
 program=$("$CARGO" metadata --locked --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/leastconn-lb
@@ -29,7 +29,7 @@ mkdir -p $stage
 for shell in bash zsh fish; do "$program" completions $shell >"$stage/completions.$shell"; done
 deploy/debian/licences.py | gzip -9n >$stage/third-party-licences.gz
 
-# The same sources make the same package: times are those of the last change.
+# Reproducible build: timestamps are those of the last commit.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(dpkg-parsechangelog -l deploy/debian/changelog -S Timestamp)}
 export SOURCE_DATE_EPOCH
 rm -f target/debian/leastconn-lb_*.deb target/debian/leastconn-lb-dbgsym_*
@@ -38,7 +38,7 @@ rm -f target/debian/leastconn-lb_*.deb target/debian/leastconn-lb-dbgsym_*
 deb=$(echo target/debian/leastconn-lb_*.deb)
 [ -e "$deb" ] || die "cargo-deb wrote no package"
 if command -v lintian >/dev/null; then
-  # Whatever it has to say that is not in the overrides, each with its reason.
+  # Fails on everything that is not in the overrides.
   lintian --allow-root --fail-on error,warning "$deb"
 else
   echo 'deb: lintian is not installed; the package was not checked'

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What deploy/debian/test.sh asks of the package, inside of the throw-away Debian. Never
-# to be run anywhere else: it installs, writes to /etc, and purges. MODE: systemd, chroot.
-# LANDLOCK: the version that the kernel has, below 1 for none.
+# Tests the package inside the temporary Debian of deploy/debian/test.sh. Do not run it
+# elsewhere: it installs, writes to /etc, and purges. MODE: systemd, chroot. LANDLOCK: the
+# kernel's version of it, below 1 for none.
 set -euo pipefail
 
 cd /test
@@ -19,7 +19,7 @@ die() {
 ok() { printf '   ok - %s\n' "$*"; }
 # is WHAT EXPECTED FOUND
 is() { [ "$2" = "$3" ] || die "$1: expected '$2', found '$3'"; }
-# until WHAT COMMAND…: for at most ten seconds.
+# until_true WHAT COMMAND…: waits at most ten seconds.
 until_true() {
   local what=$1
   shift
@@ -27,25 +27,25 @@ until_true() {
     if "$@" >/dev/null 2>&1; then return 0; fi
     sleep 0.1
   done
-  die "$what: not within ten seconds"
+  die "$what: timed out after ten seconds"
 }
 with_systemd() { [ "$MODE" = systemd ]; }
 
-# Everything that a package could leave behind, with nothing that the system itself writes.
+# All paths that a package could leave behind, without those that the system writes.
 files() {
   find /etc /usr /var /opt /srv -xdev \( -path /var/lib/dpkg -o -path /var/cache -o -path /var/log/journal -o -path /var/tmp \
     -o -path /var/lib/systemd/catalog -o -path /var/lib/systemd/timers -o -path /var/lib/systemd/random-seed -o -path /var/log/apt -o -path /var/lib/logrotate \) -prune -o -print |
     grep -vE '^/etc/(passwd|group|shadow|gshadow|subuid|subgid|\.pwd\.lock|\.updated)-?$|^/var/log/(wtmp|btmp|dpkg.log|alternatives.log)$' | sort
 }
 
-# --- the service, by systemd or by hand ----------------------------------------
+# --- the service, with and without systemd ----------------------------------------
 
 start() {
   if with_systemd; then
     systemctl start leastconn || die "systemctl start: $(journalctl -q --no-pager -n 5 -u leastconn)"
   else
     install -d -m 0755 -o leastconn -g leastconn /run/leastconn
-    # `exec`, so that what is started is the program itself.
+    # `exec`, so that the PID is that of the program.
     (umask 027 && exec setpriv --reuid leastconn --regid leastconn --clear-groups --ambient-caps +net_bind_service --inh-caps +net_bind_service \
       leastconn-lb run --config $CONF 2>/test/messages) &
     PID=$!
@@ -64,7 +64,7 @@ stop() {
   fi
 }
 
-# ask NAME [PORT]: what a client gets, or nothing.
+# ask NAME [PORT]: prints the answer that a client gets, or nothing.
 ask() {
   curl -sS -m 5 --noproxy '*' --cacert $PKI/ca.crt --cert "$PKI/$1.crt" --key "$PKI/$1.key" \
     --resolve "lb.example.com:${2:-9443}:127.0.0.1" "https://lb.example.com:${2:-9443}/" 2>/dev/null
@@ -73,17 +73,17 @@ served() { ask "$@" | grep -qxE 'web[12]'; }
 refused() { ! served "$@"; }
 counter() { curl -sS -m 5 http://127.0.0.1:9901/metrics | grep -F "$1" | awk '{ print $2 }'; }
 counts() { [ "$(counter "$1")" = "$2" ]; }
-# What `ctl status --json` says first under a name, which is found by its whole line.
+# The first value of a name in `ctl status --json`, found by its line.
 status() { leastconn-lb ctl status --json | sed -n "s/^ *\"$1\": \"\{0,1\}\([^\",]*\).*/\1/p" | head -n 1; }
-# How far the process is confined, which is as far as the kernel can.
+# The sandbox state of the process, which depends on the kernel.
 sandbox() { leastconn-lb ctl status --json | sed -n '/"sandbox": {/,/}/s/^ *"state": "\(.*\)".*/\1/p'; }
 if [ "$LANDLOCK" -ge 6 ]; then CONFINED=on; elif [ "$LANDLOCK" -ge 1 ]; then CONFINED=partial; else CONFINED=unavailable; fi
-# The server certificate that clients are shown.
+# The server certificate that clients get.
 shown() {
   openssl s_client -connect 127.0.0.1:9443 -servername lb.example.com -cert $PKI/client1.example.com.crt \
     -key $PKI/client1.example.com.key </dev/null 2>/dev/null | openssl x509 -noout -fingerprint -sha256
 }
-# Who asks is served by this one, several times over.
+# only NAME: several requests are served by this server only.
 only() { for _ in 1 2 3 4; do [ "$(ask client1.example.com)" = "$1" ] || return 1; done; }
 
 files >before
@@ -98,7 +98,7 @@ is 'what dpkg finds wrong' '' "$(dpkg --audit)"
 IFS=: read -r _ _ uid _ _ home shell < <(getent passwd leastconn)
 is 'home' /nonexistent "$home"
 is 'shell' /usr/sbin/nologin "$shell"
-[ "$uid" -lt 1000 ] || die "uid $uid is not a system user's"
+[ "$uid" -lt 1000 ] || die "uid $uid is not one of a system user"
 is 'groups' leastconn "$(id -Gn leastconn)"
 is 'the log directory' '2750 leastconn adm' "$(stat -c '%a %U %G' /var/log/leastconn)"
 is 'the key directory' '750 root leastconn' "$(stat -c '%a %U %G' /etc/leastconn/tls)"
@@ -114,10 +114,10 @@ fi
 
 man -l --warnings /usr/share/man/man1/leastconn-lb.1.gz >man.txt 2>man.err
 is 'warnings of man' '' "$(cat man.err)"
-grep -q 'load balancer' man.txt || die 'the manual page says nothing'
+grep -q 'load balancer' man.txt || die 'the manual page is empty'
 for command in run check explain pki-issue healthcheck; do man -w "leastconn-lb-$command" >/dev/null; done
 bash -n /usr/share/bash-completion/completions/leastconn-lb
-# As an interactive shell would: `leastconn-lb hea` and the tabulator key.
+# Like an interactive shell: `leastconn-lb hea` and the Tab key.
 words=$(bash -c '. /usr/share/bash-completion/completions/leastconn-lb
   COMP_WORDS=(leastconn-lb hea) COMP_CWORD=1; function=$(complete -p leastconn-lb | sed "s/.*-F \([^ ]*\).*/\1/")
   "$function" leastconn-lb hea leastconn-lb; echo "${COMPREPLY[*]}"')
@@ -129,9 +129,9 @@ ok 'manual pages and completions'
 
 # --- not configured yet --------------------------------------------------------
 
-if leastconn-lb check >check.out 2>&1; then die 'check finds nothing wrong where there are no certificates'; fi
+if leastconn-lb check >check.out 2>&1; then die 'check reports no error without certificates'; fi
 grep -q 'tls/server.crt' check.out || die "check does not name the certificate: $(cat check.out)"
-grep -q "$CONF:" check.out || die 'check does not say where'
+grep -q "$CONF:" check.out || die 'check does not name the place'
 if with_systemd; then
   systemctl start leastconn 2>/dev/null || true
   until_true 'a start without certificates fails' systemctl is-failed leastconn
@@ -139,15 +139,15 @@ if with_systemd; then
   is 'the exit code' 2 "$(systemctl show -P ExecMainStatus leastconn)"
   until_true 'the journal says why' sh -c 'journalctl -q --no-pager -u leastconn | grep -q tls/server.crt'
   systemctl reset-failed leastconn
-  ok 'started without certificates: it fails once, and the journal says what is missing'
+  ok 'started without certificates: it fails once, and the journal has the reason'
 fi
-ok 'without certificates: check says what is missing, and where'
+ok 'without certificates: check names the missing files and the place'
 
-# --- as the head of the configuration says ---------------------------------------
+# --- steps at the head of the configuration ---------------------------------------
 
 sed -n 's/^#        //p' $CONF >steps.sh
 grep -q 'pki init' steps.sh || die "the configuration's head has no commands"
-(umask 077 && bash -eu steps.sh >steps.log 2>&1) || die "its commands fail: $(cat steps.log)"
+(umask 077 && bash -eu steps.sh >steps.log 2>&1) || die "the commands at the head of the configuration fail: $(cat steps.log)"
 leastconn-lb pki issue $PKI --cn client2.example.com --client >/dev/null
 leastconn-lb check >check.out 2>&1 || die "check: $(cat check.out)"
 for web in 1 2; do
@@ -162,7 +162,7 @@ is 'its capabilities' 0000000000000400 "$(awk '/^CapEff/ { print $2 }' "/proc/$p
 if with_systemd; then
   is 'new privileges' 1 "$(awk '/^NoNewPrivs/ { print $2 }' "/proc/$pid/status")"
   is 'system calls filtered' 2 "$(awk '/^Seccomp:/ { print $2 }' "/proc/$pid/status")"
-  # As many as the unit asks for, or as this machine lets any of its processes have.
+  # The limit of the unit, or the maximum of this machine.
   most=$(awk '/^Max open files/ { print ($5 < 1048576 ? $5 : 1048576) }' /proc/1/limits)
   is 'open files' "$most" "$(awk '/^Max open files/ { print $4 }' "/proc/$pid/limits")"
   is '/run/leastconn' '755 leastconn leastconn' "$(stat -c '%a %U %G' /run/leastconn)"
@@ -175,36 +175,36 @@ until_true "client1 is served" served client1.example.com
 answer=$(printf 'GET / HTTP/1.0\r\n\r\n' | timeout 5 openssl s_client -quiet -connect 127.0.0.1:9443 -servername lb.example.com \
   -CAfile $PKI/ca.crt -verify_return_error -verify_hostname lb.example.com -cert $PKI/client1.example.com.crt -key $PKI/client1.example.com.key 2>/dev/null | tail -n 1) || true
 case $answer in web1 | web2) ;; *) die "openssl got '$answer'" ;; esac
-refused client2.example.com || die 'client2 has no rule, and is served'
+refused client2.example.com || die 'client2 has no rule but is served'
 until_true 'the refusal is logged' grep -q '"outcome":"unknown_client"' $LOG
 is 'the log' '640 leastconn adm' "$(stat -c '%a %U %G' $LOG)"
-ok 'client1 is served (curl, openssl), client2 is not; the log says so'
+ok 'client1 is served (curl, openssl), client2 is not; the log has both'
 
 useradd --no-create-home --groups adm reader
-setpriv --reuid reader --regid reader --init-groups cat $LOG >/dev/null || die 'who is in adm cannot read the log'
-if setpriv --reuid reader --regid reader --init-groups cat /etc/leastconn/tls/server.key >/dev/null 2>&1; then die 'who is in adm can read the key'; fi
+setpriv --reuid reader --regid reader --init-groups cat $LOG >/dev/null || die 'a member of adm cannot read the log'
+if setpriv --reuid reader --regid reader --init-groups cat /etc/leastconn/tls/server.key >/dev/null 2>&1; then die 'a member of adm can read the key'; fi
 userdel reader
 ok 'the group adm reads the log and not the key'
 
-# --- steered -------------------------------------------------------------------
+# --- ctl -------------------------------------------------------------------
 
 is 'the admin socket' '600 leastconn leastconn socket' "$(stat -c '%a %U %G %F' $SOCKET)"
 is 'the process that answers there' "$pid" "$(status pid)"
 leastconn-lb ctl status >status.out || die "ctl status: $(cat status.out)"
 grep -q '^web ' status.out || die "ctl status does not show the upstream: $(cat status.out)"
-if setpriv --reuid nobody --regid nogroup --clear-groups leastconn-lb ctl status >status.out 2>&1; then die 'anybody may use the socket'; fi
-grep -q 'no access' status.out || die "ctl does not say why nobody may: $(cat status.out)"
-setpriv --reuid leastconn --regid leastconn --clear-groups leastconn-lb ctl status >/dev/null || die "its own user may not use the socket"
+if setpriv --reuid nobody --regid nogroup --clear-groups leastconn-lb ctl status >status.out 2>&1; then die 'every user can use the socket'; fi
+grep -q 'no access' status.out || die "ctl does not explain the missing permission: $(cat status.out)"
+setpriv --reuid leastconn --regid leastconn --clear-groups leastconn-lb ctl status >/dev/null || die "the service user cannot use the socket"
 leastconn-lb ctl drain web/web1 >/dev/null || die 'ctl drain'
-only web2 || die 'web1 is drained, and gets connections'
-leastconn-lb ctl status | grep -q 'web/web1 is drain' || die 'ctl status does not say what was set by hand'
+only web2 || die 'web1 is drained but gets connections'
+leastconn-lb ctl status | grep -q 'web/web1 is drain' || die 'ctl status does not show the override'
 leastconn-lb ctl ready web/web1 >/dev/null || die 'ctl ready'
 until_true 'web1 is used again' sh -c "! leastconn-lb ctl status | grep -q 'set by hand'"
 gets() { [ "$(ask client1.example.com)" = "$1" ]; }
 until_true 'web1 is used again' gets web1
-ok 'steered by root over the socket: status, drain, ready; others have no access'
+ok 'ctl as root: status, drain, ready; other users have no access'
 
-# --- changed while it runs -----------------------------------------------------
+# --- reload -----------------------------------------------------
 
 cat >>$CONF <<'TOML'
 
@@ -226,12 +226,12 @@ cp $CONF edited.toml
 echo 'not = "a key"' >>$CONF
 reload
 until_true 'a bad one is rejected' counts 'leastconn_config_reloads_total{outcome="rejected"}' 1
-if leastconn-lb ctl reload >reload.out 2>&1; then die 'ctl reload takes a bad one'; fi
-grep -q "$CONF" reload.out || die "ctl reload does not say what is wrong: $(cat reload.out)"
+if leastconn-lb ctl reload >reload.out 2>&1; then die 'ctl reload accepts an invalid configuration'; fi
+grep -q "$CONF" reload.out || die "ctl reload does not print the error: $(cat reload.out)"
 served client1.example.com || die 'client1 is not served after a rejected reload'
 cp edited.toml $CONF
 is 'ctl reload' applied "$(leastconn-lb ctl reload)"
-ok 'reloaded: a new rule and port 443; what is wrong is rejected'
+ok 'reloaded: a new rule and port 443; an invalid configuration is rejected'
 
 inode=$(stat -c %i $LOG)
 logrotate --force /etc/logrotate.d/leastconn-lb 2>rotate.err || die "logrotate: $(cat rotate.err)"
@@ -245,7 +245,7 @@ lines=$(wc -l <$LOG.1)
 served client1.example.com
 until_true 'another line in the new log' sh -c "[ \"\$(wc -l <$LOG)\" -ge 2 ]"
 is 'lines of the rotated log' "$lines" "$(wc -l <$LOG.1)"
-ok 'rotated: the new file is written, the old one is not'
+ok 'rotated: lines go to the new file only'
 
 before=$(shown)
 leastconn-lb pki issue $PKI --cn lb.example.com --dns lb.example.com --server --out server --force >/dev/null
@@ -255,14 +255,14 @@ renewed=$(openssl x509 -in $PKI/server.crt -noout -fingerprint -sha256)
 [ "$before" != "$renewed" ] || die 'the certificate was not renewed'
 shows() { [ "$(shown)" = "$1" ]; }
 until_true 'the renewed certificate is shown' shows "$renewed"
-ok 'renewed: the new certificate and key are seen without a reload'
+ok 'renewed: the new certificate and key are loaded without a reload'
 
 leastconn-lb pki revoke $PKI $PKI/client2.example.com.crt >/dev/null
 install -m 0644 $PKI/ca.crl /etc/leastconn/tls/ca.crl.new && mv /etc/leastconn/tls/ca.crl.new /etc/leastconn/tls/ca.crl
 until_true 'client2 is refused once revoked' refused client2.example.com
 until_true 'the log says why' grep -q '"outcome":"revoked_certificate"' $LOG
 served client1.example.com || die 'client1 is not served after another was revoked'
-ok 'revoked: the new list is seen without a reload'
+ok 'revoked: the new CRL is loaded without a reload'
 
 # --- a UNIX listener --------------------------------------------------------------
 
@@ -291,7 +291,7 @@ reload
 until_true 'the UNIX socket is removed' test ! -e $UNIX_SOCKET
 ok 'UNIX listener in the runtime directory: added and removed by reload'
 
-# --- upgraded ------------------------------------------------------------------
+# --- upgrade ------------------------------------------------------------------
 
 keep_asking() {
   while [ ! -e enough ]; do
@@ -301,8 +301,8 @@ keep_asking() {
 }
 old=$(main_pid)
 if with_systemd; then
-  # Its unit has it hand its sockets over.
-  grep -qsz '^NOTIFY_SOCKET=' "/proc/$old/environ" || die 'it does not talk to systemd'
+  # The process notifies systemd, so it passes its sockets on.
+  grep -qsz '^NOTIFY_SOCKET=' "/proc/$old/environ" || die 'the process does not notify systemd'
   is 'failures before the upgrade' 0 "$(systemctl show -P NRestarts leastconn)"
   leastconn-lb ctl drain web/web1 >/dev/null || die 'ctl drain before the upgrade'
   keep_asking &
@@ -317,35 +317,35 @@ if with_systemd; then
   until_true 'the old program is gone' test ! -e "/proc/$old"
   touch enough && wait "$asking"
   is 'refused during the upgrade' 0 "$(grep -c refused asked || true)"
-  [ "$(wc -l <asked)" -ge 3 ] || die 'nobody asked during the upgrade'
+  [ "$(wc -l <asked)" -ge 3 ] || die 'no request during the upgrade'
   is 'the service after the upgrade' active "$(systemctl is-active leastconn)"
   is 'restarts' 0 "$(systemctl show -P NRestarts leastconn)"
-  only web2 || die 'what was set by hand is forgotten in the upgrade'
+  only web2 || die 'the upgrade lost the override'
   leastconn-lb ctl ready web/web1 >/dev/null || die 'ctl ready after the upgrade'
-  # Behind the walls of the one before, and its own.
+  # In the sandbox of the predecessor, and its own.
   is 'the sandbox of the new program' $CONFINED "$(sandbox)"
-  ok "handed over: of $(wc -l <asked) that asked during the upgrade, nobody was refused"
+  ok "handed over: none of $(wc -l <asked) requests during the upgrade was refused"
 else
   stop && start
 fi
 until_true 'served after an upgrade' served client1.example.com
 is 'the process at the admin socket' "$(main_pid)" "$(status pid)"
 is 'the admin socket after an upgrade' '600 leastconn leastconn' "$(stat -c '%a %U %G' $SOCKET)"
-ok 'upgraded: the edited configuration is kept, the service serves and is steered'
+ok 'upgraded: the edited configuration is kept, the service and ctl work'
 
-# --- watched over ---------------------------------------------------------------
+# --- watchdog ---------------------------------------------------------------
 
 if with_systemd; then
   mkdir -p /etc/systemd/system/leastconn.service.d
   printf '[Service]\nWatchdogSec=2s\n' >/etc/systemd/system/leastconn.service.d/watchdog.conf
   systemctl daemon-reload && systemctl restart leastconn
   pid=$(main_pid)
-  # For three times as long.
+  # For three times the watchdog interval.
   end=$((SECONDS + 6))
   while [ $SECONDS -lt $end ]; do served client1.example.com || die 'client1 is not served' && sleep 0.2; done
   is 'the process that is watched' "$pid" "$(main_pid)"
   is 'restarts' 0 "$(systemctl show -P NRestarts leastconn)"
-  # One that hangs is ended. It leaves its socket behind, and the next takes its place.
+  # A hanging process is killed. It leaves its socket behind, and the next one replaces it.
   kill -STOP "$pid"
   restarted() { [ "$(systemctl show -P NRestarts leastconn)" = 1 ] && leastconn-lb healthcheck --config $CONF; }
   until_true 'one that hangs is restarted' restarted
@@ -353,7 +353,7 @@ if with_systemd; then
   is 'the sandbox' $CONFINED "$(sandbox)"
   rm -r /etc/systemd/system/leastconn.service.d
   systemctl daemon-reload && systemctl reset-failed leastconn
-  ok 'watched over: left alone while it serves, restarted when it hangs, with a new socket'
+  ok 'watchdog: restarted when it hangs, with a new socket'
 fi
 
 # --- a key that only root can read ------------------------------------------------
@@ -371,11 +371,11 @@ if with_systemd; then
   rm -r /etc/systemd/system/leastconn.service.d
   cp edited.toml $CONF && chgrp leastconn /etc/leastconn/tls/server.key && chmod 0640 /etc/leastconn/tls/server.key
   systemctl daemon-reload
-  ok 'LoadCredential: a key of root'
+  ok 'LoadCredential: a key that only root can read'
 fi
 
 stop
-if with_systemd; then [ ! -e /run/leastconn ] || die '/run/leastconn is left after a stop'; fi
+if with_systemd; then [ ! -e /run/leastconn ] || die '/run/leastconn exists after a stop'; fi
 ok 'stopped: drained, exit code 0'
 
 # --- removed, purged -----------------------------------------------------------
@@ -383,9 +383,9 @@ ok 'stopped: drained, exit code 0'
 if with_systemd; then systemctl start leastconn; fi
 dpkg -r leastconn-lb >dpkg.log 2>&1 || die "dpkg -r: $(cat dpkg.log)"
 if with_systemd; then is 'running after the removal' '' "$(pgrep -u leastconn || true)"; fi
-cmp -s $CONF edited.toml || die 'removing the package took the configuration'
-[ -s $LOG ] || die 'removing the package took the log'
-[ ! -e /usr/bin/leastconn-lb ] || die 'the program is left'
+cmp -s $CONF edited.toml || die 'removing the package deleted the configuration'
+[ -s $LOG ] || die 'removing the package deleted the log'
+[ ! -e /usr/bin/leastconn-lb ] || die 'the program still exists'
 ok 'removed: stopped; configuration and log are kept'
 
 dpkg -P leastconn-lb >dpkg.log 2>&1 || die "dpkg -P: $(cat dpkg.log)"
@@ -393,17 +393,17 @@ files >after
 left=$(comm -13 before after)
 is 'what is left: what the administrator put there' "$(printf '%s\n' /etc/leastconn /etc/leastconn/tls /etc/leastconn/tls/{ca.crl,ca.crt,server.crt,server.key})" "$left"
 is 'what is gone that was there before' '' "$(comm -23 before after)"
-getent passwd leastconn >/dev/null || die 'the user is gone, and its number free for another'
+getent passwd leastconn >/dev/null || die 'the user was removed, so its number could be reused'
 cp -r /etc/leastconn/tls saved && rm -r /etc/leastconn
 { dpkg -i $DEB && dpkg -P leastconn-lb; } >dpkg.log 2>&1 || die "installed and purged again: $(cat dpkg.log)"
 files >after
 is 'what is left of a package that nobody configured' '' "$(comm -13 before after)"
-ok 'purged: only keys and certificates of the administrator are left, and the user'
+ok 'purged: only keys and certificates of the administrator, and the user, remain'
 
-# --- by hand -------------------------------------------------------------------
+# --- make install -------------------------------------------------------------------
 
 cp -a by-hand/. /
-hash -r # it is elsewhere now
+hash -r # the program has another path now
 if with_systemd; then
   systemd-sysusers leastconn.conf && systemd-tmpfiles --create leastconn.conf && systemctl daemon-reload
 else

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Prints the licences of all crates that the release binary contains.
 
-Reads what cargo knows: the normal dependencies of leastconn-lb on this platform,
-without what only runs at build time (procedural macros and what they stand on)."""
+Uses the metadata of cargo: the normal dependencies of leastconn-lb on this platform, without
+build-time dependencies (procedural macros and their dependencies)."""
 
 import json
 import pathlib
@@ -34,7 +34,7 @@ def contained(data):
         for dep in nodes[id]["deps"]:
             if any(kind["kind"] is None for kind in dep["dep_kinds"]):
                 todo.append(dep["pkg"])
-    # Ours are in the file `copyright`.
+    # The project's own licence is in `copyright`.
     return sorted((packages[id] for id in seen if packages[id]["source"]), key=lambda p: p["name"])
 
 
@@ -51,7 +51,7 @@ def main():
     print("The crates in leastconn-lb, their licences, and the texts that came with them.\n")
     for crate in crates:
         print(f"{crate['name']} {crate['version']}: {crate['license'] or 'see below'}")
-    # Many crates share a text to the letter: each is printed once.
+    # Many crates share a licence text: print each once.
     shared = {}
     for crate in crates:
         for path in texts(crate):

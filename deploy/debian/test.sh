@@ -1,18 +1,16 @@
 #!/usr/bin/env bash
-# Does the Debian package do what one expects of it? In a throw-away Debian with
-# nothing but its own loopback: installed, configured as its own configuration says,
-# started by systemd, asked by clients, reloaded, rotated, upgraded, removed, purged;
-# and `make install` besides. What is asked is in deploy/debian/inside.sh.
+# Tests the Debian package in a temporary Debian whose only network is its loopback: install,
+# configure, start by systemd, serve clients, reload, rotate, upgrade, remove, purge; also
+# `make install`. The checks are in deploy/debian/inside.sh.
 #
 #   deploy/debian/test.sh             builds the package first (as root)
 #
-#   DEB_TEST_PACKAGE=FILE    a package to take instead of building one
-#   DEB_TEST_SUITE=trixie    another Debian than this machine's
-#   DEB_TEST_MODE=chroot     without systemd in it, as where systemd-nspawn cannot boot
+#   DEB_TEST_PACKAGE=FILE    a package to use instead of building one
+#   DEB_TEST_SUITE=trixie    another Debian release than that of this machine
+#   DEB_TEST_MODE=chroot     without systemd, where systemd-nspawn cannot boot
 #
-# The throw-away Debian is made by mmdebstrap from the machine's mirror, once:
-# target/deb-test/SUITE.tar. Everything runs in namespaces of its own and ends with
-# this script.
+# mmdebstrap creates the temporary Debian once, from the machine's mirror, as
+# target/deb-test/SUITE.tar. Everything runs in its own namespaces and ends with this script.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -21,22 +19,22 @@ die() {
   printf 'deb-test: %s\n' "$*" >&2
   exit 1
 }
-[ "$(id -u)" = 0 ] || die 'needs root, for namespaces and another Debian in them'
+[ "$(id -u)" = 0 ] || die 'needs root, to create namespaces'
 
 if [ -z "${DEB_TEST_INSIDE_NAMESPACES:-}" ]; then
   scripts/setup.sh --build --deb-test
   if [ -z "${DEB_TEST_PACKAGE:-}" ]; then deploy/debian/build.sh; fi
-  # Whatever is started below ends when the first of it does, and mounts are its own.
+  # A PID namespace, so that all processes end with the first one, and its own mounts.
   export DEB_TEST_INSIDE_NAMESPACES=1
   exec unshare --mount --propagation private --pid --fork --kill-child --mount-proc -- "$0" "$@"
 fi
 
-# shellcheck disable=SC1091 # it is Debian's
+# shellcheck disable=SC1091 # a file of Debian
 SUITE=${DEB_TEST_SUITE:-$(. /etc/os-release && [ "${ID:-}" = debian ] && echo "${VERSION_CODENAME:-}" || echo bookworm)}
 PACKAGE=${DEB_TEST_PACKAGE:-$(echo target/debian/leastconn-lb_*.deb)}
-[ -e "$PACKAGE" ] || die "$PACKAGE is not there"
+[ -e "$PACKAGE" ] || die "$PACKAGE does not exist"
 MODE=${DEB_TEST_MODE:-systemd}
-# The version of Landlock that this machine's kernel has, if any (444: landlock_create_ruleset).
+# Landlock version of this machine's kernel, if any (444: landlock_create_ruleset).
 LANDLOCK=$(python3 -c 'import ctypes; print(ctypes.CDLL(None).syscall(444, None, 0, 1))')
 TMP=$(mktemp -d "${TMPDIR:-/tmp}/lc-deb.XXXXXX")
 ROOT=$TMP/root
@@ -48,11 +46,11 @@ finish() {
   set +e
   trap - EXIT INT TERM
   if [ -n "$LEADER" ] && [ $status -ne 0 ]; then
-    echo '-- the last words of the service:' >&2
+    echo '-- last messages of the service:' >&2
     in_machine journalctl --no-pager -q -n 25 -u leastconn >&2
   fi
   if [ -n "$MACHINE" ]; then
-    # Asks the system in it to halt.
+    # Asks the container's systemd to halt.
     kill -TERM "$MACHINE" 2>/dev/null
     for _ in $(seq 150); do kill -0 "$MACHINE" 2>/dev/null && sleep 0.1; done
     kill -KILL "$MACHINE" 2>/dev/null
@@ -69,11 +67,11 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# --- a Debian ------------------------------------------------------------------
+# --- create the Debian ------------------------------------------------------------------
 
 base=target/deb-test/$SUITE.tar
 if [ ! -e "$base" ]; then
-  say "making a Debian ($SUITE), once"
+  say "creating a Debian ($SUITE), once"
   mkdir -p target/deb-test
   mmdebstrap --quiet --variant=minbase \
     --include=systemd-sysv,adduser,busybox,curl,fish,bash-completion,logrotate,man-db,openssl,procps,zsh \
@@ -97,7 +95,7 @@ in_machine() {
 boot() {
   local options=() hierarchy
   if [ ! -d /run/systemd/system ]; then
-    # Nobody here to register with, or to give us a control group.
+    # Without systemd on the host, there is no machine registration and no control group.
     options=(--register=no --keep-unit)
     for hierarchy in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
       if [ -w $hierarchy/cgroup.procs ] && mkdir "$hierarchy/lc-deb-$$" 2>/dev/null; then
@@ -106,7 +104,7 @@ boot() {
       fi
     done
   fi
-  # Older ones keep Landlock from what runs in it, which a real machine does not.
+  # Older versions of systemd-nspawn block Landlock.
   systemd-nspawn --quiet --machine "lc-deb-$$" "${options[@]}" --directory "$ROOT" --private-network \
     --system-call-filter='landlock_create_ruleset landlock_add_rule landlock_restrict_self' \
     --resolv-conf=off --timezone=off --link-journal=no --console=pipe --boot </dev/null >"$TMP/console.log" 2>&1 &
@@ -128,7 +126,7 @@ boot() {
 if [ "$MODE" = systemd ]; then
   boot || die 'systemd-nspawn cannot boot here; DEB_TEST_MODE=chroot tests the rest'
   say "$SUITE, with $(in_machine systemctl --version | head -n 1)"
-  in_machine timeout 300 bash /test/inside.sh || die 'not as expected'
+  in_machine timeout 300 bash /test/inside.sh || die 'failed'
 else
   say "$SUITE, without systemd"
   # shellcheck disable=SC2016 # the inner shell expands it
@@ -137,6 +135,6 @@ else
       mount -t proc proc "$1/proc" && mount -t tmpfs tmpfs "$1/run" && mount -t tmpfs tmpfs "$1/dev" &&
       for device in null zero full random urandom tty; do touch "$1/dev/$device" && mount --bind "/dev/$device" "$1/dev/$device" || exit 1; done &&
       ln -s /proc/self/fd "$1/dev/fd" && busybox ip link set lo up 2>/dev/null || ip link set lo up
-      exec chroot "$1" timeout 300 bash /test/inside.sh' sh "$ROOT" || die 'not as expected'
+      exec chroot "$1" timeout 300 bash /test/inside.sh' sh "$ROOT" || die 'failed'
 fi
-say 'all as expected'
+say 'passed'

@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Are the manifests right? Each against the strict schemas of Kubernetes, and all of
-them against each other: names, ports, selectors, times, what the restricted level of pod
-security asks for.
+"""Validates the manifests against the strict Kubernetes schemas and against each other: names,
+ports, selectors, times, and the restricted level of pod security.
 
     check.py DIRECTORY       with its kustomization.yaml and extra/
-    check.py --built FILE    what kustomize made of it
+    check.py --built FILE    the output of kustomize
 """
 
 import pathlib
@@ -14,9 +13,9 @@ import sys
 import kubernetes_validate
 import yaml
 
-# From the first with preStop.sleep on by default to the newest that there is a schema of.
+# From the first version with preStop.sleep enabled by default to the newest schema.
 VERSIONS = [f"1.{minor}" for minor in range(30, 38)]
-# Kinds of operators, whose schemas are not Kubernetes'.
+# Kinds of operators, which have no Kubernetes schema.
 OPERATORS = {"ServiceMonitor", "Certificate"}
 
 problems = []
@@ -45,13 +44,13 @@ def schemas(documents):
         for version in VERSIONS:
             try:
                 kubernetes_validate.validate(document, version, strict=True)
-            except Exception as error:  # each kind of error that the package has
+            except Exception as error:  # the package raises several types
                 says = (str(error) or type(error).__name__).splitlines()[0]
                 problems.append(f"{name}, Kubernetes {version}: {says}")
 
 
 def restricted(pod, container):
-    """What the restricted level asks of a pod, as far as it can be forgotten."""
+    """Requirements of the restricted level on a pod."""
     of_pod, of_container = pod["securityContext"], container["securityContext"]
     expect(of_pod["runAsNonRoot"] is True and of_pod["runAsUser"] != 0, "the pod may run as root")
     expect(of_pod["seccompProfile"]["type"] == "RuntimeDefault", "no seccomp profile")
@@ -85,7 +84,7 @@ def together(documents):
         if document["kind"] not in {"Namespace", "Kustomization"}:
             expect(document["metadata"].get("namespace") == namespace["name"], f"{name} is of another namespace")
 
-    # Who selects pods selects these.
+    # Every pod selector matches the Deployment's labels.
     selectors = [("Deployment", spec["selector"]["matchLabels"])]
     selectors += [("Service", s["spec"]["selector"]) for s in by_kind["Service"]]
     selectors += [("PodDisruptionBudget", p["spec"]["selector"]["matchLabels"]) for p in by_kind["PodDisruptionBudget"]]
@@ -103,7 +102,7 @@ def together(documents):
         for endpoint in monitor["spec"]["endpoints"]:
             expect(chosen and endpoint["port"] in [p["name"] for p in chosen[0]["spec"]["ports"]], "the ServiceMonitor's port")
 
-    # Ports that are named are the container's, and those are what the configuration binds.
+    # Named ports are ports of the container, and the configuration binds them.
     named = [p["targetPort"] for s in by_kind["Service"] for p in s["spec"]["ports"]]
     named += [p["port"] for n in by_kind["NetworkPolicy"] for rule in n["spec"]["ingress"] for p in rule["ports"]]
     named += [container[probe]["httpGet"]["port"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")]
@@ -114,7 +113,7 @@ def together(documents):
     client = next(s for s in by_kind["Service"] if s["spec"].get("type") == "LoadBalancer")
     expect([p["targetPort"] for p in client["spec"]["ports"]] == ["tls"], "clients reach more than the listener")
 
-    # Time to wait, to drain, and to end.
+    # The grace period covers preStop, drain and exit.
     waits = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     drains = seconds(setting(toml, "drain_timeout"))
     grace = pod["terminationGracePeriodSeconds"]
@@ -123,7 +122,7 @@ def together(documents):
     expect(container["readinessProbe"]["httpGet"]["path"] == "/readyz", "readiness is not /readyz")
     expect(container["livenessProbe"]["httpGet"]["path"] == "/healthz", "liveness is not /healthz")
 
-    # What is mounted is where the configuration looks, and the group may read it.
+    # The files of the configuration are mounted, and the group can read them.
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     expect(set(volumes) == {mount["name"] for mount in mounts.values()}, "volumes and mounts differ")
@@ -137,14 +136,14 @@ def together(documents):
     expect(volumes["tls"]["projected"]["defaultMode"] == 0o440, "keys can be read by more than the group")
     expect("fsGroup" in pod["securityContext"], "no group may read the keys")
 
-    # Where the admin socket is made, and what `ctl` is started without a path to finds it by.
+    # The directory of the admin socket is writable, and `ctl` finds the configuration.
     room = mounts.get(str(pathlib.PurePath(setting(toml, "socket")).parent))
     expect(room and "emptyDir" in volumes[room["name"]] and not room.get("readOnly"), "the admin socket cannot be made")
     expect(container["args"][-1] == f"{container['workingDir']}/leastconn.toml", "ctl does not find the configuration")
     for certificate in by_kind.get("Certificate", []):
         expect(certificate["spec"]["secretName"] == sources[0]["secret"]["name"], "cert-manager writes another secret")
 
-    # More than one must be there before one may go.
+    # The disruption budget needs more than one replica.
     expect(spec["replicas"] > by_kind["PodDisruptionBudget"][0]["spec"]["maxUnavailable"], "emptying a node may take all pods")
     expect(spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0, "a rollout takes a pod before there is another")
 
