@@ -10,7 +10,8 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{
-    CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry, nowhere, refused, reset, talk, tcp,
+    CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry, refused, refusing_address, reset,
+    talk, tcp,
 };
 
 /// Returns whether the value has the documented type of the field.
@@ -97,9 +98,9 @@ async fn mixed_load(lb: &Running) -> usize {
         refused(&lb.client("barred.lb.com"), main).await;
         refused(&TlsClient::new(lb.ca(), None), main).await;
         let foreign = TestCa::new("foreign").leaf(CLIENT1).build();
-        refused(&lb.showing(&foreign), main).await;
+        refused(&lb.client_with(&foreign), main).await;
         let two = lb.ca().leaf(CLIENT1).extra_cn("x").build();
-        refused(&lb.showing(&two), main).await;
+        refused(&lb.client_with(&two), main).await;
         refused(&lb.client("greedy.lb.com"), main).await;
         let mut garbage = tcp(main).await;
         garbage.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
@@ -125,7 +126,7 @@ async fn records_sockets_and_counters_agree_under_mixed_load() {
         .listener("plain", &["upstream = \"web\"", "bind = \"[::1]:0\""])
         .listener("dead", &["upstream = \"dead\"", "bind = \"[::1]:0\""])
         .upstream("web", &[NO_PROBES], &entries(&[&web]))
-        .upstream("dead", &[NO_PROBES], &[entry("d", nowhere(), "")])
+        .upstream("dead", &[NO_PROBES], &[entry("d", refusing_address(), "")])
         .client("client1", &cn(CLIENT1), "web", "")
         .client("barred", &cn("barred.lb.com"), "dead", "")
         .client(
@@ -194,7 +195,7 @@ async fn successful_connection_has_every_field() {
     let source = stream.get_ref().0.local_addr().unwrap();
     stream.shutdown().await.unwrap();
     read_to_close(&mut stream).await.unwrap();
-    let record = lb.nth(0, "ok").await;
+    let record = lb.expect_record(0, "ok").await;
     check(&record);
     for (field, value) in [
         ("listener", "main"),
@@ -233,8 +234,12 @@ async fn certificate_text_is_escaped_in_log_lines() {
     let lb = Site::usual(&[&web]).start().await;
     for (n, name) in names.into_iter().enumerate() {
         let cert = lb.ca().leaf("x").raw_cn_bytes(name.as_bytes()).build();
-        assert_eq!(refused(&lb.showing(&cert), lb.main()).await, None, "{name}");
-        let record = lb.nth(n, "unknown_client").await;
+        assert_eq!(
+            refused(&lb.client_with(&cert), lb.main()).await,
+            None,
+            "{name}"
+        );
+        let record = lb.expect_record(n, "unknown_client").await;
         let identity = record["identity"].as_str().unwrap();
         let is_deceptive = |c: char| {
             c.is_control()

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{
-    CLIENT1, NO_PROBES, Running, Site, TLS, cn, entry, nowhere, refused, reset, talk, tcp,
+    CLIENT1, NO_PROBES, Running, Site, TLS, cn, entry, refused, refusing_address, reset, talk, tcp,
 };
 
 /// Fields of every record.
@@ -136,7 +136,7 @@ async fn start(revoked: &leastconn_testkit::Cert, site: Site) -> Rig {
                 "passive = { max_fails = 1, fail_timeout = \"1h\", max_ejected = 1 }",
                 "panic = \"refuse\"\nretry_for = \"0s\"",
             ],
-            &[entry("s", nowhere(), "")],
+            &[entry("s", refusing_address(), "")],
         )
         .upstream(
             "full",
@@ -175,17 +175,17 @@ async fn refusals(lb: &Running, revoked: &leastconn_testkit::Cert) {
     let main = lb.main();
     refused(&TlsClient::new(lb.ca(), None), main).await;
     let foreign = TestCa::new("foreign").leaf(CLIENT1).build();
-    refused(&lb.showing(&foreign), main).await;
+    refused(&lb.client_with(&foreign), main).await;
     let old = lb.ca().leaf(CLIENT1).validity(-20, -10).build();
-    refused(&lb.showing(&old), main).await;
-    refused(&lb.showing(revoked), main).await;
+    refused(&lb.client_with(&old), main).await;
+    refused(&lb.client_with(revoked), main).await;
     let mut garbage = tcp(main).await;
     garbage.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
     let _ = read_to_close(&mut garbage).await;
     let _ = read_to_close(&mut tcp(lb.address("hasty")).await).await;
     // Refused by the rules.
     let two = lb.ca().leaf(CLIENT1).extra_cn("x").build();
-    refused(&lb.showing(&two), main).await;
+    refused(&lb.client_with(&two), main).await;
     refused(&lb.client("stranger"), main).await;
     refused(&lb.client("barred"), main).await;
 }

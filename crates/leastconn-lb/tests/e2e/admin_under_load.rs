@@ -14,7 +14,7 @@ use leastconn_testkit::{Behaviour, DEADLINE, Upstream, eventually, within};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
-use crate::support::{CLIENT1, NO_PROBES, PROMPT, Site, TLS, cn, entries, entry, talk, tcp};
+use crate::support::{ADMIN_LATENCY, CLIENT1, NO_PROBES, Site, TLS, cn, entries, entry, talk, tcp};
 
 fn is_long() -> bool {
     std::env::var_os("LEASTCONN_LONG").is_some()
@@ -52,7 +52,7 @@ async fn assert_prompt(addr: SocketAddr, rounds: usize, what: &str) {
             took[took.len() - 1],
             took.len()
         );
-        assert!(p99 <= PROMPT, "{what}: {path}: {took:?}");
+        assert!(p99 <= ADMIN_LATENCY, "{what}: {path}: {took:?}");
     }
 }
 
@@ -175,7 +175,7 @@ async fn idle_admin_connections_do_not_block_others() {
         idle.push(stream);
     }
     for path in ["/healthz", "/readyz", "/metrics"] {
-        let answer = within(PROMPT, path, lb.http_get(path)).await;
+        let answer = within(ADMIN_LATENCY, path, lb.http_get(path)).await;
         assert_eq!(answer.0, 200, "{path}");
     }
     let mut start = [0; 12];

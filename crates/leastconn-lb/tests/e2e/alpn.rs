@@ -52,7 +52,7 @@ async fn listener_chooses_its_preferred_protocol(records: Records) {
         let stream = client.connect(lb.main()).await.unwrap();
         assert_eq!(negotiated(&stream), Some(&b"h2"[..]));
         talk(stream).await.unwrap();
-        assert_eq!(lb.nth(n, "ok").await["alpn"], "h2");
+        assert_eq!(lb.expect_record(n, "ok").await["alpn"], "h2");
     }
     lb.quiet().await;
 }
@@ -64,7 +64,7 @@ async fn client_without_alpn_is_served(records: Records) {
         let stream = client.connect(lb.main()).await.unwrap();
         assert_eq!(negotiated(&stream), None);
         talk(stream).await.unwrap();
-        let record = lb.nth(n, "ok").await;
+        let record = lb.expect_record(n, "ok").await;
         assert!(record.get("alpn").is_none(), "{record}");
     }
     lb.quiet().await;
@@ -77,7 +77,7 @@ async fn client_with_other_protocols_is_refused(records: Records) {
     for (n, client) in versions(&client).iter().enumerate() {
         let alert = refused(client, lb.main()).await;
         assert_eq!(alert, Some(AlertDescription::NoApplicationProtocol));
-        let record = lb.nth(n, "handshake_failed").await;
+        let record = lb.expect_record(n, "handshake_failed").await;
         assert_eq!(record["alert_sent"], "no_application_protocol");
         let detail = record["detail"].as_str().unwrap();
         assert!(

@@ -8,8 +8,8 @@ use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refuse
 async fn assert_ambiguous(lb: &Running, cert: &Cert) {
     let before = lb.records().len();
     // The handshake succeeds, so the connection ends without an alert.
-    assert_eq!(refused(&lb.showing(cert), lb.main()).await, None);
-    let record = lb.nth(before, "ambiguous_identity").await;
+    assert_eq!(refused(&lb.client_with(cert), lb.main()).await, None);
+    let record = lb.expect_record(before, "ambiguous_identity").await;
     assert!(record.get("client").is_none(), "{record}");
     // The record identifies the certificate nevertheless.
     assert_eq!(record["serial"], cert.serial_hex.to_uppercase(), "{record}");
@@ -78,7 +78,7 @@ async fn control_characters_in_dns_names_are_refused() {
     for name in ["a.lb.com\0.evil.example", "a.lb.com\n", "a.lb.com evil"] {
         let cert = lb.ca().leaf(CLIENT1).dns(name).build();
         let before = lb.records().len();
-        let _ = refused(&lb.showing(&cert), lb.main()).await;
+        let _ = refused(&lb.client_with(&cert), lb.main()).await;
         let outcome = &lb.wait_records(before + 1).await[before]["outcome"];
         // The TLS library may reject such a name itself; only "ok" would be wrong.
         assert!(

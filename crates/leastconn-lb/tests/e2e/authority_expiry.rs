@@ -28,7 +28,7 @@ async fn start(web: &Upstream, authorities: &[&TestCa], line: &str) -> Running {
 /// Waits until a client is refused, and returns the record.
 async fn refusal(lb: &Running, cert: &Cert) -> serde_json::Value {
     let seen = eventually(DEADLINE, || async {
-        match lb.showing(cert).tls12().connect(lb.main()).await {
+        match lb.client_with(cert).tls12().connect(lb.main()).await {
             Ok(stream) => Err(format!("let in: {:?}", crate::support::talk(stream).await)),
             Err(error) => Ok(alert(&error)),
         }
@@ -49,10 +49,10 @@ async fn expired_authority_ends_its_clients() {
     );
     let lb = start(&web, &[&brief, &other], "").await;
     let cert = brief.leaf(CLIENT1).validity(-60, DAY).build();
-    let mut open = lb.showing(&cert).connect(lb.main()).await.unwrap();
+    let mut open = lb.client_with(&cert).connect(lb.main()).await.unwrap();
     read_line(&mut open).await.unwrap();
     let of_other = other.leaf(CLIENT1).build();
-    let mut stays = lb.showing(&of_other).connect(lb.main()).await.unwrap();
+    let mut stays = lb.client_with(&of_other).connect(lb.main()).await.unwrap();
     read_line(&mut stays).await.unwrap();
 
     let _ = read_to_close(&mut open).await;
@@ -81,8 +81,8 @@ async fn expired_authority_ends_its_clients() {
     assert_eq!(lb.reload(&lb.config()).await, "applied");
     assert_eq!(roundtrip(&mut stays, b"on").await.unwrap(), b"on");
     let before = lb.records().len();
-    let _ = lb.showing(&cert).tls12().connect(lb.main()).await;
-    lb.nth(before, "expired_certificate").await;
+    let _ = lb.client_with(&cert).tls12().connect(lb.main()).await;
+    lb.expect_record(before, "expired_certificate").await;
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn connections_may_outlive_their_authority() {
     let other = TestCa::with_validity("other", -DAY, DAY);
     let lb = start(&web, &[&brief, &other], "on_expiry = \"keep\"").await;
     let cert = brief.leaf(CLIENT1).validity(-60, DAY).build();
-    let mut kept = lb.showing(&cert).connect(lb.main()).await.unwrap();
+    let mut kept = lb.client_with(&cert).connect(lb.main()).await.unwrap();
     read_line(&mut kept).await.unwrap();
     refusal(&lb, &cert).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -108,10 +108,10 @@ async fn expired_intermediate_ends_its_clients() {
     let below = root.intermediate_with_validity("below", -DAY, 6);
     let lb = start(&web, &[&root], "").await;
     let cert = below.leaf(CLIENT1).validity(-60, DAY).build();
-    let mut open = lb.showing(&cert).connect(lb.main()).await.unwrap();
+    let mut open = lb.client_with(&cert).connect(lb.main()).await.unwrap();
     read_line(&mut open).await.unwrap();
     let _ = read_to_close(&mut open).await;
-    lb.nth(0, "expired_certificate").await;
+    lb.expect_record(0, "expired_certificate").await;
     let record = refusal(&lb, &cert).await;
     let detail = record["detail"].as_str().unwrap();
     assert!(

@@ -97,7 +97,7 @@ async fn watched_fifo_does_not_delay_revocation() {
     assert_eq!(outcome, "rejected");
     is_logged(&lb, "other.crt").await;
     let cert = lb.ca().leaf(CLIENT1).build();
-    let client = lb.showing(&cert);
+    let client = lb.client_with(&cert);
     talk(client.connect(lb.main()).await.unwrap())
         .await
         .unwrap();
@@ -111,7 +111,7 @@ async fn watched_fifo_does_not_delay_revocation() {
     });
     applied.await.unwrap();
     assert!(crate::support::refused(&client, lb.main()).await.is_some());
-    lb.nth(1, "revoked_certificate").await;
+    lb.expect_record(1, "revoked_certificate").await;
     lb.quiet().await;
 }
 

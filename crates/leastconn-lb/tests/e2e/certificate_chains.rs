@@ -18,19 +18,19 @@ both_record_layers! {
 }
 
 async fn assert_served(lb: &Running, listener: &str, cert: &Cert) {
-    for client in [lb.showing(cert).tls12(), lb.showing(cert).tls13()] {
+    for client in [lb.client_with(cert).tls12(), lb.client_with(cert).tls13()] {
         let before = lb.records().len();
         let stream = client.connect(lb.address(listener)).await.unwrap();
         talk(stream).await.unwrap();
-        lb.nth(before, "ok").await;
+        lb.expect_record(before, "ok").await;
     }
 }
 
 async fn assert_refused(lb: &Running, listener: &str, cert: &Cert, outcome: &str, alert: Alert) {
-    for client in [lb.showing(cert).tls12(), lb.showing(cert).tls13()] {
+    for client in [lb.client_with(cert).tls12(), lb.client_with(cert).tls13()] {
         let before = lb.records().len();
         assert_eq!(refused(&client, lb.address(listener)).await, Some(alert));
-        lb.nth(before, outcome).await;
+        lb.expect_record(before, outcome).await;
     }
 }
 
@@ -118,7 +118,7 @@ async fn revoked_intermediate_revokes_its_certificates(records: Records) {
     site.ca.write_crl(&site.dir, &[below.cert()]);
     let lb = site.start().await;
     let cert = below.leaf(CLIENT1).build();
-    for client in [lb.showing(&cert).tls12(), lb.showing(&cert).tls13()] {
+    for client in [lb.client_with(&cert).tls12(), lb.client_with(&cert).tls13()] {
         let before = lb.records().len();
         // The leaf has no known status either, and webpki may report either error first.
         let alert = refused(&client, lb.main()).await.unwrap();

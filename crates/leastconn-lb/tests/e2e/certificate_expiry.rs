@@ -16,7 +16,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use crate::support::{BUSY, CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
+use crate::support::{CLIENT1, DEBUG_SLACK, NO_PROBES, Running, Site, TLS, cn, entries};
 
 /// When something expires. The balancer checks every second.
 struct Moment(jiff::Timestamp);
@@ -29,7 +29,7 @@ impl Moment {
     /// Certificates have a resolution of one second.
     fn assert_now(&self) {
         let late = jiff::Timestamp::now().duration_since(self.0).as_secs_f64();
-        let most = 2.5 + BUSY.as_secs_f64();
+        let most = 2.5 + DEBUG_SLACK.as_secs_f64();
         assert!((-1.1..most).contains(&late), "{late} seconds late");
     }
 }
@@ -51,7 +51,7 @@ async fn expired_certificate_ends_its_connection() {
     let mut other = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     read_line(&mut other).await.unwrap();
     let expiry = Moment::in_seconds(10);
-    let short = |lb: &Running| lb.showing(&lb.ca().leaf(CLIENT1).validity(-60, 10).build());
+    let short = |lb: &Running| lb.client_with(&lb.ca().leaf(CLIENT1).validity(-60, 10).build());
     let mut kept = short(&keeping).connect(keeping.main()).await.unwrap();
     read_line(&mut kept).await.unwrap();
     let mut stream = short(&lb).connect(lb.main()).await.unwrap();
@@ -59,7 +59,7 @@ async fn expired_certificate_ends_its_connection() {
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
     expiry.assert_now();
-    lb.nth(0, "expired_certificate").await;
+    lb.expect_record(0, "expired_certificate").await;
     assert_eq!(roundtrip(&mut other, b"on").await.unwrap(), b"on");
     assert_eq!(roundtrip(&mut kept, b"on").await.unwrap(), b"on");
     // A reload re-authorizes the connection and keeps it while `on_expiry` is "keep".
@@ -67,7 +67,7 @@ async fn expired_certificate_ends_its_connection() {
     assert_eq!(roundtrip(&mut kept, b"on").await.unwrap(), b"on");
     let strict = keeping.config().replace("on_expiry = \"keep\"", "");
     assert_eq!(keeping.reload(&strict).await, "applied");
-    keeping.nth(0, "expired_certificate").await;
+    keeping.expect_record(0, "expired_certificate").await;
     other.shutdown().await.unwrap();
     read_to_close(&mut other).await.unwrap();
     lb.quiet().await;
@@ -130,11 +130,11 @@ async fn finish_after_expiry(on_expiry: &str) {
         stream: TcpStream::connect(lb.main()).await.unwrap(),
         until: Box::pin(sleep(Duration::from_secs(8))),
     };
-    let client = lb.showing(&leaf).tls12();
+    let client = lb.client_with(&leaf).tls12();
     let mut stream = client.handshake(delayed, "localhost").await.unwrap();
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
-    let record = lb.nth(0, "expired_certificate").await;
+    let record = lb.expect_record(0, "expired_certificate").await;
     assert_eq!(record["identity"], "cn:client1.lb.com", "{record}");
     assert!(record.get("server").is_none(), "not dialled: {record}");
     lb.quiet().await;
@@ -157,10 +157,10 @@ async fn max_connection_age_ends_the_connection() {
     read_line(&mut stream).await.unwrap();
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
-    let record = lb.nth(0, "max_lifetime").await;
+    let record = lb.expect_record(0, "max_lifetime").await;
     // Up to a tenth earlier, so that connections do not all end at once.
     let took = record["duration_ms"].as_f64().unwrap();
-    let most = 3200.0 + BUSY.as_secs_f64() * 1e3;
+    let most = 3200.0 + DEBUG_SLACK.as_secs_f64() * 1e3;
     assert!((2600.0..most).contains(&took), "{record}");
     lb.quiet().await;
 }
@@ -188,11 +188,11 @@ async fn expired_rule_ends_its_connections() {
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "its end", guest.read_to_end(&mut rest)).await;
     end.assert_now();
-    lb.nth(0, "policy_changed").await;
+    lb.expect_record(0, "policy_changed").await;
     assert_eq!(roundtrip(&mut other, b"on").await.unwrap(), b"on");
     // New connections no longer match the rule.
     let _refused = lb.client(CLIENT1).connect(lb.main()).await;
-    lb.nth(1, "unknown_client").await;
+    lb.expect_record(1, "unknown_client").await;
     other.shutdown().await.unwrap();
     read_to_close(&mut other).await.unwrap();
     lb.quiet().await;

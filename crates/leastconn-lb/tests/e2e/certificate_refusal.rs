@@ -25,7 +25,7 @@ async fn assert_refused(lb: &Running, client: TlsClient, outcome: &str, expected
         let before = lb.records().len();
         let alert = refused(&client, lb.main()).await;
         assert_eq!(alert, Some(expected), "{outcome}, TLS {version}");
-        let record = lb.nth(before, outcome).await;
+        let record = lb.expect_record(before, outcome).await;
         assert!(record.get("client").is_none(), "{record}");
         assert!(record.get("server").is_none(), "{record}");
         assert_eq!(record["bytes_received"], 0, "{record}");
@@ -57,13 +57,13 @@ async fn each_bad_certificate_has_its_own_reason(records: Records) {
         (&poser, Alert::CertificateUnknown),
         (&unfit, Alert::UnsupportedCertificate),
     ] {
-        assert_refused(&lb, lb.showing(cert), untrusted, alert).await;
+        assert_refused(&lb, lb.client_with(cert), untrusted, alert).await;
     }
 
     let past = lb.ca().leaf(CLIENT1).validity(-7200, -3600).build();
     let future = lb.ca().leaf(CLIENT1).validity(3600, 7200).build();
     for cert in [&past, &future] {
-        let client = lb.showing(cert);
+        let client = lb.client_with(cert);
         assert_refused(
             &lb,
             client,
@@ -72,7 +72,7 @@ async fn each_bad_certificate_has_its_own_reason(records: Records) {
         )
         .await;
     }
-    let client = lb.showing(&revoked);
+    let client = lb.client_with(&revoked);
     assert_refused(
         &lb,
         client,
@@ -83,7 +83,7 @@ async fn each_bad_certificate_has_its_own_reason(records: Records) {
 
     assert_eq!(web.accepted(), 0, "a refused client reached a server");
     for cert in [good, lb.ca().leaf(CLIENT1).no_eku().build()] {
-        let stream = lb.showing(&cert).connect(lb.main()).await.unwrap();
+        let stream = lb.client_with(&cert).connect(lb.main()).await.unwrap();
         talk(stream).await.unwrap();
     }
     lb.quiet().await;
@@ -99,7 +99,7 @@ async fn intermediate_without_crl_is_refused(records: Records) {
     );
     let below = site.ca.intermediate("below");
     let lb = site.start().await;
-    let client = lb.showing(&below.leaf(CLIENT1).build());
+    let client = lb.client_with(&below.leaf(CLIENT1).build());
     assert_refused(
         &lb,
         client.clone(),
@@ -120,7 +120,7 @@ async fn early_data_of_refused_clients_reaches_no_server(records: Records) {
     let lb = Site::usual(&[&web]).records(records).start().await;
     let stranger = TestCa::new("other").leaf(CLIENT1).build();
     let mut stream = lb
-        .showing(&stranger)
+        .client_with(&stranger)
         .tls13()
         .connect(lb.main())
         .await
@@ -132,7 +132,7 @@ async fn early_data_of_refused_clients_reaches_no_server(records: Records) {
         .unwrap_err();
     assert_eq!(alert(&error), Some(Alert::UnknownCA));
     assert_eq!(
-        lb.nth(0, "untrusted_certificate").await["bytes_received"],
+        lb.expect_record(0, "untrusted_certificate").await["bytes_received"],
         0
     );
     assert_eq!(web.accepted(), 0);
@@ -150,7 +150,7 @@ async fn client_certificate_in_client_ca_issues_nothing(records: Records) {
     let lb = site.start().await;
     let forged = TestCa::from_leaf(&client).leaf(CLIENT1).build();
     let untrusted = "untrusted_certificate";
-    let forged = lb.showing(&forged);
+    let forged = lb.client_with(&forged);
     assert_refused(&lb, forged.clone(), untrusted, Alert::CertificateUnknown).await;
     assert_eq!(web.accepted(), 0);
 
@@ -163,7 +163,7 @@ async fn client_certificate_in_client_ca_issues_nothing(records: Records) {
     let loaded = |event: &serde_json::Value| event.to_string().contains("are in force");
     lb.wait_log(loaded, DEADLINE).await;
     let forged_later = TestCa::from_leaf(&later).leaf(CLIENT1).build();
-    for client in [forged, lb.showing(&forged_later)] {
+    for client in [forged, lb.client_with(&forged_later)] {
         assert_refused(&lb, client, untrusted, Alert::CertificateUnknown).await;
     }
     talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
@@ -187,7 +187,7 @@ async fn cached_verification_does_not_outlive_expiry(records: Records) {
     let cases = [
         (
             "main",
-            lb.showing(&brief),
+            lb.client_with(&brief),
             "expired_certificate",
             Alert::CertificateExpired,
         ),

@@ -107,7 +107,7 @@ async fn departed_clients_free_their_slots(records: Records) {
     let (mut socket, _session) = tls.into_inner();
     socket.shutdown().await.unwrap();
     wait_dialling(&lb, 0.0).await;
-    lb.nth(ended, "client_closed").await;
+    lb.expect_record(ended, "client_closed").await;
     drop(socket);
     lb.quiet().await;
 }
@@ -133,7 +133,7 @@ async fn request_with_half_close_survives_a_retry(records: Records) {
     assert!(read_to_close(&mut tls).await.unwrap() == request);
     assert!(read_to_close(&mut plain).await.unwrap() == request);
     for n in 0..2 {
-        assert_eq!(lb.nth(n, "ok").await["bytes_received"], 50_000);
+        assert_eq!(lb.expect_record(n, "ok").await["bytes_received"], 50_000);
     }
     drop((tls, plain));
     lb.quiet().await;

@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::support::{
-    CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry, nowhere, refused, talk, tcp,
+    CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry, refused, refusing_address, talk,
+    tcp,
 };
 
 /// No token is added during a test.
@@ -77,7 +78,7 @@ async fn wildcard_rule_limits_each_identity() {
         .client("people", &cn("*.lb.com"), "web", once)
         .start()
         .await;
-    let app = |name: &str| lb.showing(&lb.ca().leaf("app").dns(name).build());
+    let app = |name: &str| lb.client_with(&lb.ca().leaf("app").dns(name).build());
     for client in [
         app("blue.apps.lb.com"),
         app("green.apps.lb.com"),
@@ -111,7 +112,7 @@ async fn max_conns_counts_open_connections() {
         open.push(stream);
     }
     assert_eq!(refused(&client, lb.main()).await, None);
-    lb.nth(0, "too_many_connections").await;
+    lb.expect_record(0, "too_many_connections").await;
     let active = r#"leastconn_client_connections_active{client="client1"}"#;
     lb.wait_metric(active, 2.0, DEADLINE).await;
     close(open.pop().unwrap()).await;
@@ -132,7 +133,7 @@ async fn failed_connections_use_a_token() {
         .upstream(
             "web",
             &[NO_PROBES, "retry_for = \"0s\""],
-            &[entry("web1", nowhere(), "")],
+            &[entry("web1", refusing_address(), "")],
         )
         .client("local", "source = \"127.0.0.1\"", "web", twice)
         .start()
@@ -163,7 +164,7 @@ async fn recorded_connection_is_no_longer_counted() {
         .await;
     for n in 0..200 {
         talk(tcp(lb.main()).await).await.unwrap();
-        lb.nth(n, "ok").await;
+        lb.expect_record(n, "ok").await;
     }
     lb.quiet().await;
 }

@@ -5,7 +5,9 @@ use leastconn_testkit::{DEADLINE, Upstream, eventually};
 use serde_json::Value;
 
 use crate::ctl::{SOCKET, ctl};
-use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, entry, nowhere, refused, talk};
+use crate::support::{
+    CLIENT1, NO_PROBES, Site, TLS, cn, entries, entry, refused, refusing_address, talk,
+};
 
 #[tokio::test]
 async fn outcomes_are_counted_per_rule() {
@@ -18,7 +20,7 @@ async fn outcomes_are_counted_per_rule() {
         .upstream(
             "dead",
             &[NO_PROBES, "retry_for = \"0s\""],
-            &[entry("gone", nowhere(), "")],
+            &[entry("gone", refusing_address(), "")],
         )
         .client("client1", &cn(CLIENT1), "web\", \"dead", "max_conns = 2")
         .start()

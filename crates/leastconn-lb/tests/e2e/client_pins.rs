@@ -69,7 +69,7 @@ async fn self_signed_client_is_admitted_by_its_key() {
         (&issued, "untrusted_certificate", String::new()),
     ] {
         assert_eq!(explained(&lb, cert), outcome);
-        for client in [lb.showing(cert).tls12(), lb.showing(cert).tls13()] {
+        for client in [lb.client_with(cert).tls12(), lb.client_with(cert).tls13()] {
             if outcome == "ok" {
                 talk(client.connect(lb.main()).await.unwrap())
                     .await
@@ -77,7 +77,7 @@ async fn self_signed_client_is_admitted_by_its_key() {
             } else {
                 assert!(refused(&client, lb.main()).await.is_some());
             }
-            let record = lb.nth(n, outcome).await;
+            let record = lb.expect_record(n, outcome).await;
             n += 1;
             if outcome == "ok" {
                 assert_eq!(record["identity"], identity.as_str(), "{record}");
@@ -101,17 +101,17 @@ async fn removed_pin_ends_open_connections() {
         .client("client1", &cn(CLIENT1), "web", "")
         .start()
         .await;
-    let mut open = lb.showing(&removed).connect(lb.main()).await.unwrap();
+    let mut open = lb.client_with(&removed).connect(lb.main()).await.unwrap();
     leastconn_testkit::client::read_line(&mut open)
         .await
         .unwrap();
     let config = lb.config().replace(&tls, &pinned_only(&[&kept]));
     assert_eq!(lb.reload(&config).await, "applied");
-    lb.nth(0, "untrusted_certificate").await;
-    talk(lb.showing(&kept).connect(lb.main()).await.unwrap())
+    lb.expect_record(0, "untrusted_certificate").await;
+    talk(lb.client_with(&kept).connect(lb.main()).await.unwrap())
         .await
         .unwrap();
-    lb.nth(1, "ok").await;
+    lb.expect_record(1, "ok").await;
     lb.quiet().await;
 }
 
@@ -130,10 +130,10 @@ async fn pin_does_not_override_revocation() {
         .client("client1", &cn(CLIENT1), "web", "")
         .start()
         .await;
-    assert!(refused(&lb.showing(&issued), lb.main()).await.is_some());
-    lb.nth(0, "revoked_certificate").await;
+    assert!(refused(&lb.client_with(&issued), lb.main()).await.is_some());
+    lb.expect_record(0, "revoked_certificate").await;
     for cert in [alone, lb.ca().leaf(CLIENT1).build()] {
-        talk(lb.showing(&cert).connect(lb.main()).await.unwrap())
+        talk(lb.client_with(&cert).connect(lb.main()).await.unwrap())
             .await
             .unwrap();
     }

@@ -17,9 +17,9 @@ async fn site(web: &Upstream) -> Site {
 
 async fn assert_served(lb: &Running, cert: &Cert, client: &str, identity: &str) {
     let before = lb.records().len();
-    let stream = lb.showing(cert).connect(lb.main()).await.unwrap();
+    let stream = lb.client_with(cert).connect(lb.main()).await.unwrap();
     talk(stream).await.unwrap();
-    let record = lb.nth(before, "ok").await;
+    let record = lb.expect_record(before, "ok").await;
     assert_eq!(record["client"], client, "{record}");
     assert_eq!(record["identity"], identity, "{record}");
 }
@@ -27,8 +27,8 @@ async fn assert_served(lb: &Running, cert: &Cert, client: &str, identity: &str) 
 async fn assert_refused(lb: &Running, cert: &Cert, outcome: &str) {
     let before = lb.records().len();
     // Rules are applied after the handshake: a clean end, not an alert.
-    assert_eq!(refused(&lb.showing(cert), lb.main()).await, None);
-    let record = lb.nth(before, outcome).await;
+    assert_eq!(refused(&lb.client_with(cert), lb.main()).await, None);
+    let record = lb.expect_record(before, outcome).await;
     assert!(record.get("server").is_none(), "{record}");
 }
 
@@ -160,7 +160,7 @@ async fn source_address_is_the_identity_without_tls() {
         .start()
         .await;
     talk(tcp(lb.main()).await).await.unwrap();
-    let record = lb.nth(0, "ok").await;
+    let record = lb.expect_record(0, "ok").await;
     assert_eq!(record["client"], "one");
     assert_eq!(record["identity"], "source:127.0.0.1");
     for (n, (host, client)) in [([127, 0, 1, 7], Some("few")), ([127, 0, 2, 7], None)]
@@ -173,11 +173,11 @@ async fn source_address_is_the_identity_without_tls() {
         match client {
             Some(client) => {
                 talk(stream).await.unwrap();
-                assert_eq!(lb.nth(n + 1, "ok").await["client"], client);
+                assert_eq!(lb.expect_record(n + 1, "ok").await["client"], client);
             }
             None => {
                 assert!(read_to_close(&mut stream).await.unwrap().is_empty());
-                lb.nth(n + 1, "unknown_client").await;
+                lb.expect_record(n + 1, "unknown_client").await;
             }
         }
     }
@@ -206,7 +206,7 @@ async fn source_address_is_the_identity_without_client_certificates() {
         talk(client.connect(lb.main()).await.unwrap())
             .await
             .unwrap();
-        let record = lb.nth(before, "ok").await;
+        let record = lb.expect_record(before, "ok").await;
         assert_eq!(record["identity"], "source:127.0.0.1");
         assert!(record.get("serial").is_none(), "{record}");
     }

@@ -26,7 +26,7 @@ async fn connections_above_the_limit_are_overloaded() {
         let mut stream = tcp(lb.main()).await;
         let closed = within(DEADLINE, "the close", read_to_close(&mut stream));
         assert!(closed.await.unwrap_or_default().is_empty());
-        lb.nth(n, "overloaded").await;
+        lb.expect_record(n, "overloaded").await;
     }
     lb.wait_metric(OVERLOADED, 20.0, DEADLINE).await;
     lb.wait_metric(ACTIVE, 5.0, DEADLINE).await;
@@ -40,7 +40,7 @@ async fn connections_above_the_limit_are_overloaded() {
 #[tokio::test]
 async fn silent_sockets_do_not_use_handshake_permits() {
     let web = Upstream::named("web1").await;
-    let lb = Site::patient(&[&web])
+    let lb = Site::long_handshake_timeout(&[&web])
         .process("max_handshakes = 4")
         .start()
         .await;
@@ -75,7 +75,7 @@ async fn refused_client_does_not_use_a_server_slot() {
     let stranger = lb.client("stranger.lb.com");
     for n in 0..30 {
         assert_eq!(refused(&stranger, lb.main()).await, None);
-        lb.nth(n, "unknown_client").await;
+        lb.expect_record(n, "unknown_client").await;
     }
     talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
         .await

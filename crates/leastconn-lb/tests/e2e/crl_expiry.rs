@@ -113,14 +113,14 @@ async fn expired_crl_does_not_block_other_issuers() {
     let lists = lb.ca().crl_builder().number(2).revoke(&first).pem() + &expiring;
     let loaded = lb.reloading(|| std::fs::write(&path, lists).unwrap());
     assert_eq!(loaded.await, "applied");
-    refused(&lb.showing(&first), lb.main()).await;
-    lb.nth(0, "revoked_certificate").await;
-    refused(&lb.showing(&other.leaf(CLIENT1).build()), lb.main()).await;
-    lb.nth(1, "crl_expired").await;
+    refused(&lb.client_with(&first), lb.main()).await;
+    lb.expect_record(0, "revoked_certificate").await;
+    refused(&lb.client_with(&other.leaf(CLIENT1).build()), lb.main()).await;
+    lb.expect_record(1, "crl_expired").await;
 
     let lists = lb.ca().crl_builder().number(3).revoke(&second).pem() + &expiring;
     std::fs::write(&path, lists).unwrap();
     assert_eq!(lb.reload(&lb.config()).await, "applied");
-    refused(&lb.showing(&second), lb.main()).await;
-    lb.nth(2, "revoked_certificate").await;
+    refused(&lb.client_with(&second), lb.main()).await;
+    lb.expect_record(2, "revoked_certificate").await;
 }

@@ -4,11 +4,11 @@ use std::io::Write;
 
 use leastconn_testkit::{DEADLINE, TestCa, Upstream};
 
-use crate::support::{CLIENT1, Running, Site, TOLD, refused, talk};
+use crate::support::{CLIENT1, FILE_LOAD_TIME, Running, Site, refused, talk};
 
 async fn is_served(lb: &Running, cert: &leastconn_testkit::Cert) -> bool {
     let before = lb.records().len();
-    if let Ok(stream) = lb.showing(cert).connect(lb.main()).await {
+    if let Ok(stream) = lb.client_with(cert).connect(lb.main()).await {
         let _ = talk(stream).await;
     }
     let records = lb.wait_records(before + 1).await;
@@ -31,8 +31,8 @@ async fn newest_crl_decides_in_any_order() {
         let lists = if newest_first { new + &old } else { old + &new };
         std::fs::write(site.dir.path().join("ca.crl"), lists).unwrap();
         let lb = site.start().await;
-        refused(&lb.showing(&revoked), lb.main()).await;
-        lb.nth(0, "revoked_certificate").await;
+        refused(&lb.client_with(&revoked), lb.main()).await;
+        lb.expect_record(0, "revoked_certificate").await;
         assert!(is_served(&lb, &lb.ca().leaf(CLIENT1).build()).await);
     }
 }
@@ -46,7 +46,7 @@ async fn crl_appended_to_the_file_revokes() {
     std::fs::write(&path, site.ca.crl_builder().number(1).pem()).unwrap();
     let new = site.ca.crl_builder().number(2).revoke(&revoked).pem();
     let lb = site.start().await;
-    let mut open = lb.showing(&revoked).connect(lb.main()).await.unwrap();
+    let mut open = lb.client_with(&revoked).connect(lb.main()).await.unwrap();
     leastconn_testkit::client::read_line(&mut open)
         .await
         .unwrap();
@@ -54,11 +54,14 @@ async fn crl_appended_to_the_file_revokes() {
     file.write_all(new.as_bytes()).unwrap();
     // inotify reports the change when the file is closed.
     drop(file);
-    lb.wait_record(|record| record["outcome"] == "revoked_certificate", TOLD)
-        .await;
-    refused(&lb.showing(&revoked), lb.main()).await;
+    lb.wait_record(
+        |record| record["outcome"] == "revoked_certificate",
+        FILE_LOAD_TIME,
+    )
+    .await;
+    refused(&lb.client_with(&revoked), lb.main()).await;
     lb.wait_records(2).await;
-    lb.nth(1, "revoked_certificate").await;
+    lb.expect_record(1, "revoked_certificate").await;
     lb.wait_log(
         |line| {
             let message = line["message"]
@@ -84,8 +87,8 @@ async fn rekeyed_authority_has_a_crl_per_key() {
     std::fs::write(site.dir.path().join("ca.crl"), lists).unwrap();
     let lb = site.start().await;
     for (position, cert) in [&of_old, &of_new].into_iter().enumerate() {
-        refused(&lb.showing(cert), lb.main()).await;
-        lb.nth(position, "revoked_certificate").await;
+        refused(&lb.client_with(cert), lb.main()).await;
+        lb.expect_record(position, "revoked_certificate").await;
     }
     for ca in [lb.ca(), &new] {
         assert!(is_served(&lb, &ca.leaf(CLIENT1).build()).await);
@@ -108,7 +111,7 @@ async fn revoked_intermediate_of_client_ca_ends_its_clients() {
     let certs = [&revoked, &below].map(|ca| ca.leaf(CLIENT1).build());
     let mut open = Vec::new();
     for cert in &certs {
-        let mut stream = lb.showing(cert).connect(lb.main()).await.unwrap();
+        let mut stream = lb.client_with(cert).connect(lb.main()).await.unwrap();
         leastconn_testkit::client::read_line(&mut stream)
             .await
             .unwrap();
@@ -122,8 +125,8 @@ async fn revoked_intermediate_of_client_ca_ends_its_clients() {
         assert_eq!(record["outcome"], "revoked_certificate", "{record}");
     }
     for (position, cert) in certs.iter().chain([&listed]).enumerate() {
-        refused(&lb.showing(cert), lb.main()).await;
-        lb.nth(2 + position, "revoked_certificate").await;
+        refused(&lb.client_with(cert), lb.main()).await;
+        lb.expect_record(2 + position, "revoked_certificate").await;
     }
     assert!(is_served(&lb, &beside.leaf(CLIENT1).build()).await);
 }
@@ -140,7 +143,7 @@ async fn partition_does_not_cover_certificates_without_point() {
     std::fs::write(site.dir.path().join("ca.crl"), list).unwrap();
     let lb = site.start().await;
     refused(&lb.client(CLIENT1), lb.main()).await;
-    let record = lb.nth(0, "untrusted_certificate").await;
+    let record = lb.expect_record(0, "untrusted_certificate").await;
     let detail = record["detail"].as_str().unwrap();
     assert!(
         detail.contains("the certificate names no distribution point with a URI"),

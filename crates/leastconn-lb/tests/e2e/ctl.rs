@@ -137,7 +137,7 @@ async fn maint_ends_connections_after_the_grace_period() {
     ctl(&lb, &["maint", "web/web1", "--grace", "1h"]).await.ok();
     ctl(&lb, &["maint", "web/web1", "--grace", "0s"]).await.ok();
     wait_closed(on1).await;
-    let record = lb.nth(0, "killed").await;
+    let record = lb.expect_record(0, "killed").await;
     assert_eq!(record["server"], "web1");
     assert_eq!(roundtrip(on2, b"x").await.unwrap(), b"x");
     let (c, server) = connect(&lb).await;
@@ -256,7 +256,7 @@ async fn kill_ends_connections_that_match_its_filter() {
     );
     let mut last = open.pop().unwrap();
     wait_closed(&mut last).await;
-    lb.nth(0, "killed").await;
+    lb.expect_record(0, "killed").await;
     let gone = ctl(&lb, &["kill", "--connection", &id.to_string()]).await;
     assert_eq!(gone.code, 1);
     assert!(

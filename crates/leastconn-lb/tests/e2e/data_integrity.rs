@@ -33,7 +33,7 @@ async fn data_is_unchanged_in_both_directions_at_once(records: Records) {
     {
         let stream = client.connect(lb.main()).await.unwrap();
         pump(stream, blocks, Duration::from_secs(20 + blocks as u64 / 2)).await;
-        let record = lb.nth(n, "ok").await;
+        let record = lb.expect_record(n, "ok").await;
         assert_eq!(record["bytes_received"], blocks * BLOCK);
         assert_eq!(record["bytes_sent"], blocks * BLOCK);
     }

@@ -9,7 +9,7 @@ use leastconn_testkit::{Balancer, DEADLINE, Upstream, eventually, within};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::net::TcpStream;
 
-use crate::support::{BIN, CLIENT1, PROMPT, Running, Site, talk, tcp};
+use crate::support::{ADMIN_LATENCY, BIN, CLIENT1, Running, Site, talk, tcp};
 
 fn limit_files(lb: &Balancer, files: u64) {
     let pid = Pid::from_raw(lb.pid().try_into().unwrap());
@@ -36,7 +36,7 @@ async fn assert_served(lb: &Running) {
 #[tokio::test]
 async fn accepting_pauses_without_spinning_and_recovers() {
     let web = Upstream::named("web1").await;
-    let lb = Site::patient(&[&web]).start().await;
+    let lb = Site::long_handshake_timeout(&[&web]).start().await;
     let most = lb.open_fds() as u64 + 5;
     limit_files(&lb, most);
     let mut silent = Vec::new();
@@ -59,7 +59,7 @@ async fn accepting_pauses_without_spinning_and_recovers() {
     // More requests than there are reserved descriptors: each one is returned.
     for _ in 0..10 {
         for path in ["/healthz", "/readyz", "/metrics"] {
-            let answer = within(PROMPT, path, lb.http_get(path)).await;
+            let answer = within(ADMIN_LATENCY, path, lb.http_get(path)).await;
             assert_eq!(answer.0, 200);
         }
     }
@@ -88,7 +88,7 @@ async fn accepting_pauses_without_spinning_and_recovers() {
 async fn clients_in_the_backlog_are_served_at_shutdown() {
     use leastconn_testkit::Signal;
     let web = Upstream::named("web1").await;
-    let lb = Site::patient(&[&web]).start().await;
+    let lb = Site::long_handshake_timeout(&[&web]).start().await;
     limit_files(&lb, lb.open_fds() as u64 + 5);
     let mut silent = Vec::new();
     for _ in 0..10 {
@@ -123,7 +123,7 @@ async fn clients_in_the_backlog_are_served_at_shutdown() {
 #[tokio::test]
 async fn admin_answers_without_free_descriptors() {
     let web = Upstream::named("web1").await;
-    let site = Site::patient(&[&web]).process("max_connections = 1000");
+    let site = Site::long_handshake_timeout(&[&web]).process("max_connections = 1000");
     let program = |command: &mut Command| {
         let mut limited = Command::new("prlimit");
         limited

@@ -7,7 +7,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::ctl::{SOCKET, ctl};
-use crate::support::upgrading::{finish, gone, message, signal, start, upgrade};
+use crate::support::upgrading::{finish, message, signal, start, upgrade, wait_process_exit};
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
 
 type Stream = TlsStream<TcpStream>;
@@ -31,7 +31,7 @@ fn without_client2(lb: &Running) -> String {
 }
 
 async fn open(lb: &Running, cert: &Cert) -> Stream {
-    let mut stream = lb.showing(cert).connect(lb.main()).await.unwrap();
+    let mut stream = lb.client_with(cert).connect(lb.main()).await.unwrap();
     read_line(&mut stream).await.unwrap();
     stream
 }
@@ -85,7 +85,7 @@ async fn generations(settings: &str, connected: &[usize]) -> Generations {
     }
     for generation in 0..2 {
         if !connected.contains(&generation) {
-            gone(all.pids.remove(generation)).await;
+            wait_process_exit(all.pids.remove(generation)).await;
         }
     }
     all
@@ -98,7 +98,7 @@ impl Generations {
         for stream in self.second {
             wait_closed(stream).await;
         }
-        self.lb.nth(ended - 1, outcome).await;
+        self.lb.expect_record(ended - 1, outcome).await;
         for stream in &mut self.first {
             assert_open(stream).await;
         }
@@ -106,7 +106,7 @@ impl Generations {
         let last = self.first.pop().unwrap();
         for (stream, pid) in self.first.into_iter().zip(&self.pids) {
             finish(stream).await;
-            gone(*pid).await;
+            wait_process_exit(*pid).await;
         }
         assert_eq!(self.lb.wait_exit(DEADLINE).await.code(), Some(0));
         finish(last).await;
@@ -172,9 +172,9 @@ async fn maint_applies_in_all_processes() {
     for stream in all.first.into_iter().chain(all.second) {
         wait_closed(stream).await;
     }
-    all.lb.nth(5, "killed").await;
+    all.lb.expect_record(5, "killed").await;
     for pid in &all.pids[..2] {
-        gone(*pid).await;
+        wait_process_exit(*pid).await;
     }
     assert_eq!(all.lb.wait_exit(DEADLINE).await.code(), Some(0));
 }
@@ -191,7 +191,7 @@ async fn upgrade_applies_new_rules_in_the_predecessor() {
     lb.write_config(&config);
     upgrade(&lb, lb.pid()).await;
     wait_closed(second).await;
-    lb.nth(0, "policy_changed").await;
+    lb.expect_record(0, "policy_changed").await;
     assert_open(&mut first).await;
     finish(first).await;
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
@@ -216,10 +216,10 @@ async fn configuration_unknown_to_the_predecessor_ends_nothing() {
     // The CRL files of its last configuration are still watched.
     lb.ca().write_crl(lb.dir(), &[&cert]);
     wait_closed(stream).await;
-    lb.nth(0, "revoked_certificate").await;
+    lb.expect_record(0, "revoked_certificate").await;
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
     signal(pid, Signal::TERM);
-    gone(pid).await;
+    wait_process_exit(pid).await;
 }
 
 #[tokio::test]
@@ -234,7 +234,7 @@ async fn draining_process_applies_crls_and_rules() {
         .await;
     lb.ca().write_crl(lb.dir(), &[&certs[1]]);
     wait_closed(revoked).await;
-    lb.nth(0, "revoked_certificate").await;
+    lb.expect_record(0, "revoked_certificate").await;
 
     // A new listener is not opened during a shutdown.
     let config = without_client2(&lb).replace(
@@ -244,7 +244,7 @@ async fn draining_process_applies_crls_and_rules() {
     lb.write_config(&config);
     lb.signal(Signal::HUP);
     wait_closed(dropped).await;
-    lb.nth(1, "policy_changed").await;
+    lb.expect_record(1, "policy_changed").await;
     assert_open(&mut kept).await;
     finish(kept).await;
     assert_eq!(lb.wait_end(DEADLINE).await.code(), Some(0));

@@ -49,12 +49,12 @@ async fn assert_predicted(lb: &Running, cert: &Cert, outcome: &str) {
     assert_eq!(answer["outcome"], outcome, "{answer}");
     let before = lb.records().len();
     if outcome == "ok" {
-        let stream = lb.showing(cert).connect(lb.main()).await.unwrap();
+        let stream = lb.client_with(cert).connect(lb.main()).await.unwrap();
         talk(stream).await.unwrap();
     } else {
-        let _ = refused(&lb.showing(cert), lb.main()).await;
+        let _ = refused(&lb.client_with(cert), lb.main()).await;
     }
-    let record = lb.nth(before, outcome).await;
+    let record = lb.expect_record(before, outcome).await;
     for key in ["detail", "client"] {
         assert_eq!(answer.get(key), record.get(key), "{answer} {record}");
     }

@@ -22,13 +22,13 @@ async fn one_byte_per_segment(records: Records) {
         ..Faults::default()
     };
     let proxy = FaultProxy::start(lb.main(), slices.clone(), slices).await;
-    let stranger = lb.showing(&TestCa::new("other").leaf(CLIENT1).build());
+    let stranger = lb.client_with(&TestCa::new("other").leaf(CLIENT1).build());
     assert!(refused(&stranger, proxy.addr()).await.is_some());
-    lb.nth(0, "untrusted_certificate").await;
+    lb.expect_record(0, "untrusted_certificate").await;
     assert_eq!(web.accepted(), 0);
     let stream = lb.client(CLIENT1).connect(proxy.addr()).await.unwrap();
     talk(stream).await.unwrap();
-    lb.nth(1, "ok").await;
+    lb.expect_record(1, "ok").await;
     lb.quiet().await;
 }
 
@@ -54,7 +54,7 @@ fn fragmenting(to: SocketAddr) -> DuplexStream {
 async fn one_byte_per_record(records: Records) {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web]).records(records).start().await;
-    let show = |cert: &Cert| lb.showing(cert);
+    let show = |cert: &Cert| lb.client_with(cert);
     for (n, client) in [
         show(&lb.ca().leaf(CLIENT1).build()).tls12(),
         show(&lb.ca().leaf(CLIENT1).build()).tls13(),
@@ -67,7 +67,7 @@ async fn one_byte_per_record(records: Records) {
             .await
             .unwrap();
         talk(stream).await.unwrap();
-        assert_eq!(lb.nth(n, "ok").await["sni"], "localhost");
+        assert_eq!(lb.expect_record(n, "ok").await["sni"], "localhost");
     }
     // A fragmented ClientHello does not bypass authentication.
     let anonymous = leastconn_testkit::TlsClient::new(lb.ca(), None);
@@ -77,7 +77,7 @@ async fn one_byte_per_record(records: Records) {
     {
         assert!(read_to_close(&mut stream).await.is_err());
     }
-    lb.nth(2, "no_certificate").await;
+    lb.expect_record(2, "no_certificate").await;
     assert_eq!(web.accepted(), 2);
     lb.quiet().await;
 }

@@ -137,7 +137,7 @@ async fn only_remaining_connections_are_cut_off() {
     assert_eq!(roundtrip(&mut finished, b"after").await.unwrap(), b"after");
     finished.shutdown().await.unwrap();
     read_to_close(&mut finished).await.unwrap();
-    lb.nth(0, "ok").await;
+    lb.expect_record(0, "ok").await;
     // The process does not exit before the timeout, and `/readyz` still reports that it
     // drains.
     assert_eq!(roundtrip(&mut remaining, b"after").await.unwrap(), b"after");
@@ -147,7 +147,7 @@ async fn only_remaining_connections_are_cut_off() {
     assert!(took >= Duration::from_secs(10), "{took:?}");
     assert_eq!(status.code(), Some(1));
     assert!(read_to_close(&mut remaining).await.is_err());
-    lb.nth(1, "drained").await;
+    lb.expect_record(1, "drained").await;
     let drained = lb
         .records()
         .into_iter()
@@ -172,7 +172,7 @@ async fn second_signal_exits_at_once() {
     let status = lb.wait_exit(DEADLINE).await;
     assert_eq!(status.code(), Some(1));
     assert!(read_to_close(&mut tls).await.is_err());
-    lb.nth(0, "drained").await;
+    lb.expect_record(0, "drained").await;
 }
 
 #[tokio::test]

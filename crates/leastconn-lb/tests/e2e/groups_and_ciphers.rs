@@ -86,13 +86,13 @@ async fn configured_groups_and_ciphers_are_used(records: Records) {
     let stream = connect(config(lb.ca(), &cert, all), &lb).await;
     assert_eq!(group(&stream), NamedGroup::secp384r1);
     talk(stream).await.unwrap();
-    let record = lb.nth(0, "ok").await;
+    let record = lb.expect_record(0, "ok").await;
     assert_eq!(record["cipher"], "TLS_CHACHA20_POLY1305_SHA256");
-    let client = lb.showing(&cert).tls12();
+    let client = lb.client_with(&cert).tls12();
     talk(client.connect(lb.main()).await.unwrap())
         .await
         .unwrap();
-    let record = lb.nth(1, "ok").await;
+    let record = lb.expect_record(1, "ok").await;
     assert_eq!(record["cipher"], "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384");
     lb.quiet().await;
 }

@@ -103,7 +103,7 @@ async fn data_after_the_clients_fin_is_unchanged(records: Records) {
     stream.shutdown().await.unwrap();
     let digest = read_to_close(&mut stream).await.unwrap();
     assert_eq!(String::from_utf8(digest).unwrap(), sha256_hex(&sent));
-    lb.nth(0, "ok").await;
+    lb.expect_record(0, "ok").await;
     lb.quiet().await;
 }
 
@@ -129,7 +129,7 @@ async fn no_read_deadline_on_server_connections(records: Records) {
     plain.shutdown().await.unwrap();
     assert_eq!(tls.read(&mut [0]).await.unwrap(), 0);
     assert_eq!(plain.read(&mut [0]).await.unwrap(), 0);
-    lb.nth(0, "ok").await;
-    lb.nth(1, "ok").await;
+    lb.expect_record(0, "ok").await;
+    lb.expect_record(1, "ok").await;
     lb.quiet().await;
 }

@@ -19,7 +19,7 @@ both_record_layers! {
 }
 
 async fn record_with_detail(lb: &Running, n: usize, outcome: &str, text: &str) -> Value {
-    let record = lb.nth(n, outcome).await;
+    let record = lb.expect_record(n, outcome).await;
     let detail = record["detail"].as_str().unwrap();
     assert!(detail.contains(text), "{record}");
     record
@@ -99,8 +99,8 @@ async fn rejected_certificate_is_logged(records: Records) {
     let mut n = 0;
     for (cert, outcome, alert, text, issuer, subject) in cases {
         for (version, client) in [
-            ("1.2", lb.showing(cert).tls12()),
-            ("1.3", lb.showing(cert).tls13()),
+            ("1.2", lb.client_with(cert).tls12()),
+            ("1.3", lb.client_with(cert).tls13()),
         ] {
             refused(&client, lb.main()).await.unwrap();
             let record = record_with_detail(&lb, n, outcome, text).await;
@@ -122,7 +122,7 @@ async fn rejected_certificate_is_logged(records: Records) {
     // Later records contain nothing of the rejected certificates.
     let stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     crate::support::talk(stream).await.unwrap();
-    let record = lb.nth(n + 1, "ok").await;
+    let record = lb.expect_record(n + 1, "ok").await;
     assert_eq!(record.get("certificate"), None, "{record}");
     assert_eq!(web.accepted(), 1);
     lb.quiet().await;
@@ -143,7 +143,7 @@ async fn alert_from_a_distrusting_client_is_logged(records: Records) {
         assert_eq!(record["alert_received"], "unknown_ca", "{record}");
     }
     // The server's certificate does not cover the requested name.
-    let client = lb.showing(&cert);
+    let client = lb.client_with(&cert);
     assert!(
         client
             .connect_sni(lb.main(), "elsewhere.example")
@@ -182,8 +182,8 @@ async fn certificate_cannot_forge_or_flood_log_lines(records: Records) {
     let other = TestCa::new("other CA");
     let forging = "x\"}\n{\"outcome\":\"ok\",\"a\":\"\u{202e}\u{1b}[2J";
     let cert = other.leaf(forging).ou(&"y".repeat(10_000)).build();
-    refused(&lb.showing(&cert), lb.main()).await.unwrap();
-    let record = lb.nth(0, "untrusted_certificate").await;
+    refused(&lb.client_with(&cert), lb.main()).await.unwrap();
+    let record = lb.expect_record(0, "untrusted_certificate").await;
     let subject = record["certificate"]["subject"].as_str().unwrap();
     assert!(subject.chars().count() < 350, "{subject}");
     for deceptive in ['\n', '\u{202e}', '\u{1b}'] {

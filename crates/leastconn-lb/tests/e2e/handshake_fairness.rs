@@ -91,7 +91,7 @@ async fn stalled_handshakes_leave_permits_for_other_sources(records: Records) {
 async fn new_source_is_served_during_a_flood(records: Records) {
     const OUTSTANDING: usize = 40;
     let web = Upstream::named("web1").await;
-    let lb = Site::patient(&[&web])
+    let lb = Site::long_handshake_timeout(&[&web])
         .records(records)
         .process("max_handshakes = 32")
         .start()

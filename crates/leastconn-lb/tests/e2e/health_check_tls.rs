@@ -101,7 +101,7 @@ async fn wrong_certificate_takes_the_server_down() {
                 );
                 let asked = web.accepted();
                 drop(tcp(lb.address("plain")).await);
-                lb.nth(0, "no_server_available").await;
+                lb.expect_record(0, "no_server_available").await;
                 web.wait_accepted(asked + 2).await;
                 let reason = lb.stderr();
                 let warnings = reason.matches("TLS with the server fails").count();

@@ -8,7 +8,7 @@ use leastconn_testkit::{Behaviour, DEADLINE, Upstream};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{BUSY, CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, tcp};
+use crate::support::{CLIENT1, DEBUG_SLACK, NO_PROBES, Running, Site, TLS, cn, entries, tcp};
 
 async fn start(web: &Upstream, lines: [&str; 2]) -> Running {
     Site::new()
@@ -44,7 +44,7 @@ async fn idle_timeout_counts_bytes_in_both_directions() {
     let _ = read_to_close(&mut plain).await;
     for record in lb.wait_records(2).await {
         assert_eq!(record["outcome"], "idle_timeout");
-        let most = 11_500.0 + BUSY.as_secs_f64() * 1e3;
+        let most = 11_500.0 + DEBUG_SLACK.as_secs_f64() * 1e3;
         assert!((9200.0..most).contains(&took(&record)), "{record}");
     }
     web.wait_open(0).await;
@@ -72,7 +72,7 @@ async fn half_close_timeout_starts_at_the_first_fin() {
     assert!(read_to_close(&mut plain).await.is_err());
     for record in lb.wait_records(2).await {
         assert_eq!(record["outcome"], "half_close_timeout");
-        let most = 3000.0 + BUSY.as_secs_f64() * 1e3;
+        let most = 3000.0 + DEBUG_SLACK.as_secs_f64() * 1e3;
         assert!((1000.0..most).contains(&took(&record)), "{record}");
     }
     lb.quiet().await;

@@ -41,12 +41,12 @@ async fn too_many_intermediates_are_refused_with_a_reason(records: Records) {
     ] {
         let lb = start(records, &web, lines).await;
         let cert = sent_with(lb.ca(), &vec![lb.ca(); max]);
-        talk(lb.showing(&cert).connect(lb.main()).await.unwrap())
+        talk(lb.client_with(&cert).connect(lb.main()).await.unwrap())
             .await
             .unwrap();
         let cert = sent_with(lb.ca(), &vec![lb.ca(); max + 1]);
-        assert!(refused(&lb.showing(&cert), lb.main()).await.is_some());
-        let record = lb.nth(1, "untrusted_certificate").await;
+        assert!(refused(&lb.client_with(&cert), lb.main()).await.is_some());
+        let record = lb.expect_record(1, "untrusted_certificate").await;
         let detail = record["detail"].as_str().unwrap();
         let sent = format!("the client sent {} certificates beside its own", max + 1);
         assert!(detail.starts_with(&sent), "{detail}");
@@ -86,10 +86,10 @@ async fn chains_of_real_clients_are_accepted(records: Records) {
         cross_signed,
     ];
     for (n, cert) in chains.iter().enumerate() {
-        talk(lb.showing(cert).connect(lb.main()).await.unwrap())
+        talk(lb.client_with(cert).connect(lb.main()).await.unwrap())
             .await
             .unwrap();
-        lb.nth(n, "ok").await;
+        lb.expect_record(n, "ok").await;
     }
     lb.quiet().await;
 }
@@ -100,7 +100,7 @@ async fn path_building_maze_is_refused(records: Records) {
     for name in ["maze", "test CA"] {
         let maze: Vec<_> = (0..8).map(|_| TestCa::new(name)).collect();
         let cert = sent_with(&maze[0], &maze.iter().collect::<Vec<_>>());
-        assert!(refused(&lb.showing(&cert), lb.main()).await.is_some());
+        assert!(refused(&lb.client_with(&cert), lb.main()).await.is_some());
     }
     for record in lb.wait_records(2).await {
         assert_eq!(record["outcome"], "untrusted_certificate", "{record}");

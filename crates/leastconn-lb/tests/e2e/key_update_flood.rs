@@ -57,7 +57,7 @@ async fn flood(lb: &Running, data: &[u8]) -> Value {
     let end = within(DEADLINE, "the end of the flood", flood).await;
     let echoed = end.map(|bytes| bytes.len());
     assert!(echoed.is_err(), "the flood was accepted: {echoed:?}");
-    let record = lb.nth(0, "tls_error").await;
+    let record = lb.expect_record(0, "tls_error").await;
     assert_eq!(roundtrip(&mut other, b"on").await.unwrap(), b"on");
     drop(other);
     talk(client.connect(lb.main()).await.unwrap())
@@ -76,7 +76,7 @@ async fn occasional_key_updates_are_accepted(records: Records) {
     }
     stream.shutdown().await.unwrap();
     assert!(read_to_close(&mut stream).await.unwrap().is_empty());
-    assert_eq!(lb.nth(0, "ok").await["bytes_received"], 60);
+    assert_eq!(lb.expect_record(0, "ok").await["bytes_received"], 60);
     lb.quiet().await;
 }
 

@@ -104,7 +104,7 @@ async fn max_conns_of_a_server_is_never_exceeded() {
     assert_eq!((counts["web1"], counts["web2"]), (3, 5));
     let mut stream = tcp(lb.main()).await;
     assert!(read_to_close(&mut stream).await.unwrap().is_empty());
-    lb.nth(0, "no_server_available").await;
+    lb.expect_record(0, "no_server_available").await;
     drop(held);
     lb.wait_records(9).await;
     talk(tcp(lb.main()).await).await.unwrap();

@@ -44,14 +44,14 @@ async fn ipv4_and_ipv6_listeners_coexist() {
     for (n, addr) in main.into_iter().enumerate() {
         let stream = lb.client(CLIENT1).connect(addr).await.unwrap();
         assert_eq!(talk(stream).await.unwrap(), "web");
-        let record = lb.nth(n, "ok").await;
+        let record = lb.expect_record(n, "ok").await;
         assert_eq!(record["listener"], "main");
         let source: SocketAddr = record["source"].as_str().unwrap().parse().unwrap();
         assert_eq!(source.is_ipv6(), addr.is_ipv6());
     }
     let stream = tcp(lb.address("other")).await;
     assert_eq!(talk(stream).await.unwrap(), "other");
-    let record = lb.nth(3, "ok").await;
+    let record = lb.expect_record(3, "ok").await;
     assert_eq!(record["identity"], "source:::1");
     lb.quiet().await;
 }
@@ -74,7 +74,7 @@ async fn ipv4_client_of_an_ipv6_wildcard_stays_ipv4() {
     {
         let addr = format!("{host}:{port}").parse().unwrap();
         talk(tcp(addr).await).await.unwrap();
-        let record = lb.nth(n, "ok").await;
+        let record = lb.expect_record(n, "ok").await;
         assert_eq!(record["client"], client);
         assert!(
             record["source"].as_str().unwrap().starts_with(host),

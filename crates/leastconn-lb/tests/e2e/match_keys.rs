@@ -14,10 +14,10 @@ fn site(web: &Upstream) -> Site {
 /// Returns the `client` and the `identity` of a connection with this certificate.
 async fn identify(lb: &Running, cert: &Cert) -> (String, String) {
     let before = lb.records().len();
-    talk(lb.showing(cert).connect(lb.main()).await.unwrap())
+    talk(lb.client_with(cert).connect(lb.main()).await.unwrap())
         .await
         .unwrap();
-    let record = lb.nth(before, "ok").await;
+    let record = lb.expect_record(before, "ok").await;
     let text = |key: &str| record[key].as_str().unwrap().to_owned();
     (text("client"), text("identity"))
 }
@@ -111,16 +111,16 @@ async fn each_match_key_selects_its_identity() {
         leaf("Partner CA").ou("Payments").build(),
     ] {
         let before = lb.records().len();
-        let _ = refused(&lb.showing(&cert), lb.main()).await;
-        lb.nth(before, "unknown_client").await;
+        let _ = refused(&lb.client_with(&cert), lb.main()).await;
+        lb.expect_record(before, "unknown_client").await;
     }
     let evil = leaf("a")
         .uri("spiffe://td/ns/prod/sa/web")
         .uri("spiffe://td/ns/prod/sa/db")
         .build();
     let before = lb.records().len();
-    let _ = refused(&lb.showing(&evil), lb.main()).await;
-    lb.nth(before, "ambiguous_identity").await;
+    let _ = refused(&lb.client_with(&evil), lb.main()).await;
+    lb.expect_record(before, "ambiguous_identity").await;
     lb.quiet().await;
 }
 
@@ -149,7 +149,7 @@ async fn expired_rule_admits_no_client() {
         .start()
         .await;
     assert_eq!(refused(&lb.client(CLIENT1), lb.main()).await, None);
-    let record = lb.nth(0, "unknown_client").await;
+    let record = lb.expect_record(0, "unknown_client").await;
     assert_eq!(
         record["detail"],
         "no client rule matches any more: the rule of client `old` expired at 2019-12-31T23:00:00Z"
@@ -202,7 +202,7 @@ async fn shadow_rule_only_reports_its_decision() {
     talk(client.connect(lb.main()).await.unwrap())
         .await
         .unwrap();
-    let second = lb.nth(0, "ok").await;
+    let second = lb.expect_record(0, "ok").await;
     held.shutdown().await.unwrap();
     assert!(read_to_close(&mut held).await.unwrap().is_empty());
     let first = lb.wait_records(2).await.swap_remove(1);
@@ -210,10 +210,10 @@ async fn shadow_rule_only_reports_its_decision() {
         talk(client.connect(lb.main()).await.unwrap())
             .await
             .unwrap();
-        lb.nth(n, "ok").await;
+        lb.expect_record(n, "ok").await;
     }
     let _ = refused(&client, lb.main()).await;
-    let fifth = lb.nth(4, "rate_limited").await;
+    let fifth = lb.expect_record(4, "rate_limited").await;
     let records = lb.records();
     let shadows: Vec<_> = [&first, &second, &records[2], &records[3], &fifth]
         .map(|record| {
@@ -241,11 +241,11 @@ async fn shadow_rule_only_reports_its_decision() {
     )
     .await
     .unwrap();
-    let record = lb.nth(5, "ok").await;
+    let record = lb.expect_record(5, "ok").await;
     assert_eq!(record["shadow"]["client"], "elsewhere");
     assert_eq!(record["shadow"]["outcome"], "not_allowed");
     let _ = refused(&lb.client("client3.lb.com"), lb.main()).await;
-    let record = lb.nth(6, "unknown_client").await;
+    let record = lb.expect_record(6, "unknown_client").await;
     assert_eq!(record["shadow"]["outcome"], "ok", "{record}");
 
     let counts = lb.metrics().await;
@@ -274,13 +274,17 @@ async fn uri_name_constraints_are_enforced() {
     std::fs::write(site.dir.path().join("ca.crl"), limited.crl(&[])).unwrap();
     let lb = site.start().await;
     let inside = limited.leaf("a").uri("spiffe://td.example/web").build();
-    talk(lb.showing(&inside).connect(lb.main()).await.unwrap())
+    talk(lb.client_with(&inside).connect(lb.main()).await.unwrap())
         .await
         .unwrap();
-    lb.nth(0, "ok").await;
+    lb.expect_record(0, "ok").await;
     let outside = limited.leaf("a").uri("spiffe://other.example/web").build();
-    assert!(refused(&lb.showing(&outside), lb.main()).await.is_some());
-    let record = lb.nth(1, "untrusted_certificate").await;
+    assert!(
+        refused(&lb.client_with(&outside), lb.main())
+            .await
+            .is_some()
+    );
+    let record = lb.expect_record(1, "untrusted_certificate").await;
     let detail = record["detail"].as_str().unwrap();
     assert!(
         detail.contains("name constraints of `CN=limited` do not allow the URIs"),
@@ -313,7 +317,7 @@ async fn maze_of_certificates_is_refused_cheaply() {
     let bytes: usize = cert.chain_der.iter().map(|der| der.len()).sum();
     assert!((15_000..65_000).contains(&bytes), "{bytes}");
     for _ in 0..3 {
-        assert!(refused(&lb.showing(&cert), lb.main()).await.is_some());
+        assert!(refused(&lb.client_with(&cert), lb.main()).await.is_some());
     }
     for record in lb.wait_records(3).await {
         assert_eq!(record["outcome"], "untrusted_certificate", "{record}");
@@ -336,7 +340,7 @@ async fn overlong_chain_is_refused() {
     cert.chain_der.extend(std::iter::repeat_n(above, 300));
     let bytes: usize = cert.chain_der.iter().map(|der| der.len()).sum();
     assert!(bytes > 0xffff, "{bytes}");
-    let client = lb.showing(&cert);
+    let client = lb.client_with(&cert);
     for (n, client) in [client.clone().tls12(), client.tls13()]
         .into_iter()
         .enumerate()
@@ -345,7 +349,7 @@ async fn overlong_chain_is_refused() {
         if let Ok(mut stream) = client.connect(lb.main()).await {
             read_to_close(&mut stream).await.unwrap_err();
         }
-        lb.nth(n, "handshake_failed").await;
+        lb.expect_record(n, "handshake_failed").await;
     }
     assert_eq!(web.accepted(), 0);
     talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())

@@ -127,7 +127,7 @@ async fn clients_add_no_metric_series() {
     for n in 0..20 {
         let app = lb.ca().leaf("app").dns(&format!("app{n}.apps.lb.com"));
         let sni = format!("name{n}.apps.lb.com");
-        let client = lb.showing(&app.build());
+        let client = lb.client_with(&app.build());
         talk(client.connect_sni(lb.main(), &sni).await.unwrap())
             .await
             .unwrap();

@@ -10,7 +10,8 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{
-    CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry, nowhere, refused, talk, tcp,
+    CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry, refused, refusing_address, talk,
+    tcp,
 };
 
 /// Name, type and labels.
@@ -122,7 +123,7 @@ async fn start_with_traffic() -> (Running, Upstream) {
         .listener("plain", &["upstream = \"web\""])
         .listener("dead", &["upstream = \"dead\""])
         .upstream("web", &[NO_PROBES], &entries(&[&web]))
-        .upstream("dead", &[NO_PROBES], &[entry("d", nowhere(), "")])
+        .upstream("dead", &[NO_PROBES], &[entry("d", refusing_address(), "")])
         .client("trial", &cn(CLIENT1), "web", "mode = \"shadow\"")
         .client("client1", &cn(CLIENT1), "web", "")
         .client("barred", &cn("barred.lb.com"), "dead", "")
@@ -138,7 +139,7 @@ async fn start_with_traffic() -> (Running, Upstream) {
     refused(&lb.client("barred.lb.com"), main).await;
     refused(&TlsClient::new(lb.ca(), None), main).await;
     let foreign = TestCa::new("foreign").leaf(CLIENT1).build();
-    refused(&lb.showing(&foreign), main).await;
+    refused(&lb.client_with(&foreign), main).await;
     let mut garbage = tcp(main).await;
     garbage.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
     let _ = read_to_close(&mut garbage).await;

@@ -9,7 +9,9 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::support::{CLIENT1, TLS};
-use crate::support::{NO_PROBES, Running, Site, cn, entries, entry, nowhere, refused, talk, tcp};
+use crate::support::{
+    NO_PROBES, Running, Site, cn, entries, entry, refused, refusing_address, talk, tcp,
+};
 
 const PANIC: &str = r#"leastconn_upstream_panic{upstream="web"}"#;
 
@@ -113,7 +115,7 @@ async fn ejected_server_is_dialled_as_last_resort() {
                 .unwrap()
                 .is_empty()
         );
-        assert_eq!(lb.nth(n, "connect_failed").await["attempts"], 1);
+        assert_eq!(lb.expect_record(n, "connect_failed").await["attempts"], 1);
     }
     lb.wait_metric(
         r#"leastconn_server_up{upstream="web",server="web2"}"#,
@@ -128,7 +130,7 @@ async fn ejected_server_is_dialled_as_last_resort() {
     assert_eq!(lb.stderr().matches("dialled as a last resort").count(), 1);
     web2.restart().await;
     assert_eq!(talk(tcp(lb.main()).await).await.unwrap(), "web2");
-    lb.nth(3, "ok").await;
+    lb.expect_record(3, "ok").await;
     lb.wait_metric(
         r#"leastconn_server_up{upstream="web",server="web2"}"#,
         1.0,
@@ -151,7 +153,7 @@ async fn panic_mode_dials_servers_that_are_down() {
     lb.wait_log(|event| event.to_string().contains("panic begins"), DEADLINE)
         .await;
     talk(tcp(lb.main()).await).await.unwrap();
-    assert_eq!(lb.nth(0, "ok").await["attempts"], 1);
+    assert_eq!(lb.expect_record(0, "ok").await["attempts"], 1);
     health.set_behaviour(Behaviour::Http(200));
     lb.wait_metric(PANIC, 0.0, DEADLINE).await;
     lb.wait_log(|event| event.to_string().contains("panic ends"), DEADLINE)
@@ -174,10 +176,10 @@ async fn panic_refuse_dials_no_unavailable_server() {
     .await;
     web.stop(OpenConnections::Close).await;
     let _ = read_to_close(&mut tcp(lb.main()).await).await;
-    lb.nth(0, "connect_failed").await;
+    lb.expect_record(0, "connect_failed").await;
     web.restart().await;
     let _ = read_to_close(&mut tcp(lb.main()).await).await;
-    let record = lb.nth(1, "no_server_available").await;
+    let record = lb.expect_record(1, "no_server_available").await;
     assert_eq!(record["attempts"], 0);
     assert_eq!(lb.metrics().await[PANIC], 1.0);
     lb.quiet().await;
@@ -190,7 +192,7 @@ async fn kill_or_revocation_ends_a_waiting_connection() {
         .upstream(
             "web",
             &[NO_PROBES, "retry_for = \"1h\""],
-            &[entry("web1", nowhere(), "")],
+            &[entry("web1", refusing_address(), "")],
         )
         .client("client1", &cn(CLIENT1), "web", "max_conns = 1")
         .start()
@@ -212,10 +214,10 @@ async fn kill_or_revocation_ends_a_waiting_connection() {
     let active = r#"leastconn_server_connections_active{upstream="web",server="web1"}"#;
     lb.wait_metric(active, 0.0, DEADLINE).await;
     refused(&client, addr).await;
-    lb.nth(0, "too_many_connections").await;
+    lb.expect_record(0, "too_many_connections").await;
     let config = lb.config().replace(CLIENT1, "client2.lb.com");
     assert_eq!(lb.reload(&config).await, "applied");
-    let record = lb.nth(1, "policy_changed").await;
+    let record = lb.expect_record(1, "policy_changed").await;
     assert!(record["attempts"].as_u64() >= Some(2), "{record}");
     within(DEADLINE, "the client", waiting).await.unwrap();
     lb.quiet().await;
@@ -229,7 +231,7 @@ async fn shutdown_ends_waiting_connections() {
         .upstream(
             "web",
             &[NO_PROBES, "retry_for = \"1h\""],
-            &[entry("web1", nowhere(), "")],
+            &[entry("web1", refusing_address(), "")],
         )
         .client("local", "source = \"127.0.0.0/8\"", "web", "")
         .start()
@@ -239,5 +241,5 @@ async fn shutdown_ends_waiting_connections() {
     lb.wait_metric(active, 1.0, DEADLINE).await;
     lb.signal(Signal::TERM);
     let _ = read_to_close(&mut client).await;
-    lb.nth(0, "drained").await;
+    lb.expect_record(0, "drained").await;
 }

@@ -32,7 +32,7 @@ async fn plain_http_gets_an_alert(records: Records) {
         .unwrap();
     let answer = read_to_close(&mut stream).await.unwrap();
     assert_eq!(answer[0], 21, "no TLS alert: {answer:?}");
-    lb.nth(0, "handshake_failed").await;
+    lb.expect_record(0, "handshake_failed").await;
     assert_eq!(web.accepted(), 0);
     lb.quiet().await;
 }
@@ -62,7 +62,7 @@ async fn garbage_is_refused_at_once(records: Records) {
         let _ = stream.write_all(&bytes).await;
         let _ = stream.shutdown().await;
         let _ = read_to_close(&mut stream).await;
-        let record = lb.nth(n, "handshake_failed").await;
+        let record = lb.expect_record(n, "handshake_failed").await;
         // Before the deadline, which is ten seconds.
         assert!(record["duration_ms"].as_f64().unwrap() < 7000.0, "{record}");
     }
@@ -84,7 +84,7 @@ async fn fin_during_the_handshake_is_a_failure(records: Records) {
         stream.write_all(&hello[..sent]).await.unwrap();
         stream.shutdown().await.unwrap();
         let _ = read_to_close(&mut stream).await;
-        lb.nth(n, "handshake_failed").await;
+        lb.expect_record(n, "handshake_failed").await;
     }
     assert_eq!(web.accepted(), 0);
     lb.quiet().await;
@@ -118,7 +118,7 @@ async fn other_protocols_are_named_in_the_detail(records: Records) {
         let mut stream = tcp(lb.main()).await;
         stream.write_all(bytes).await.unwrap();
         let _ = read_to_close(&mut stream).await;
-        let record = lb.nth(n, "handshake_failed").await;
+        let record = lb.expect_record(n, "handshake_failed").await;
         let detail = record["detail"].as_str().unwrap();
         assert!(detail.contains(expected), "{detail}");
     }
@@ -146,7 +146,7 @@ async fn silent_and_slow_clients_have_different_details(records: Records) {
         let mut stream = tcp(lb.main()).await;
         stream.write_all(bytes).await.unwrap();
         let _ = read_to_close(&mut stream).await;
-        let record = lb.nth(n, "handshake_timeout").await;
+        let record = lb.expect_record(n, "handshake_timeout").await;
         let detail = record["detail"].as_str().unwrap();
         assert!(detail.contains(expected), "{detail}");
     }

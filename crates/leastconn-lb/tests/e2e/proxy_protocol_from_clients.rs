@@ -95,7 +95,7 @@ async fn source_comes_from_the_header(records: Records) {
         talk(client.handshake(stream, "localhost").await.unwrap())
             .await
             .unwrap();
-        let record = lb.nth(n, "ok").await;
+        let record = lb.expect_record(n, "ok").await;
         assert_eq!(record["client"], rule, "{record}");
         assert_eq!(record["source"], source, "{record}");
         assert_eq!(record["proxy"], front.to_string(), "{record}");
@@ -106,7 +106,7 @@ async fn source_comes_from_the_header(records: Records) {
     let client = lb.client(CLIENT1);
     let mut stream = client.handshake(stream, "localhost").await.unwrap();
     assert!(read_to_close(&mut stream).await.unwrap().is_empty());
-    let record = lb.nth(4, "unknown_client").await;
+    let record = lb.expect_record(4, "unknown_client").await;
     assert_eq!(record["source"], "203.0.113.1:1");
     assert_eq!(web.accepted(), 4);
     lb.quiet().await;
@@ -140,7 +140,7 @@ async fn data_after_the_header_is_not_lost(records: Records) {
             talk(client.handshake(together, "localhost").await.unwrap())
                 .await
                 .unwrap();
-            let record = lb.nth(n, "ok").await;
+            let record = lb.expect_record(n, "ok").await;
             assert_eq!(record["source"], "192.0.2.7:4660", "{record}");
             n += 1;
         }
@@ -159,7 +159,7 @@ async fn plain_data_starts_after_the_header() {
         stream.write_all(&all[cut..]).await.unwrap();
         stream.shutdown().await.unwrap();
         assert_eq!(read_to_close(&mut stream).await.unwrap(), b"hello");
-        let record = lb.nth(n, "ok").await;
+        let record = lb.expect_record(n, "ok").await;
         assert_eq!(record["client"], "there");
         assert_eq!(record["bytes_received"], 5);
     }
@@ -188,7 +188,7 @@ async fn each_proxied_address_has_its_own_bucket() {
     talk(from(1).await).await.unwrap();
     talk(from(2).await).await.unwrap();
     assert!(talk(from(1).await).await.is_err());
-    let record = lb.nth(2, "rate_limited").await;
+    let record = lb.expect_record(2, "rate_limited").await;
     assert_eq!(record["identity"], "source:192.0.2.1");
     lb.quiet().await;
 }
@@ -212,7 +212,7 @@ async fn local_header_keeps_the_peer_address() {
         let stream = connect_and_send(lb.main(), &header).await;
         let own = stream.local_addr().unwrap();
         talk(stream).await.unwrap();
-        let record = lb.nth(n, "ok").await;
+        let record = lb.expect_record(n, "ok").await;
         assert_eq!(record["client"], "front");
         assert_eq!(record["source"], own.to_string());
         assert_eq!(record.get("proxy"), None, "{record}");
@@ -229,7 +229,7 @@ async fn only_one_header_is_read() {
     let mut stream = connect_and_send(lb.main(), &[V1, second].concat()).await;
     stream.shutdown().await.unwrap();
     assert_eq!(read_to_close(&mut stream).await.unwrap(), second);
-    let record = lb.nth(0, "ok").await;
+    let record = lb.expect_record(0, "ok").await;
     assert_eq!(record["source"], "192.0.2.7:4660");
     lb.quiet().await;
 }
@@ -241,7 +241,7 @@ async fn header_is_data_where_it_is_off() {
     let lb = Site::usual(&[&web]).start().await;
     let mut stream = connect_and_send(lb.main(), &[V1, &client_hello(lb.ca())].concat()).await;
     let _ = read_to_close(&mut stream).await;
-    let record = lb.nth(0, "handshake_failed").await;
+    let record = lb.expect_record(0, "handshake_failed").await;
     assert!(record["source"].as_str().unwrap().starts_with("127.0.0.1:"));
     assert_eq!(web.accepted(), 0);
     lb.quiet().await;
@@ -277,7 +277,7 @@ async fn source_rate_limit_uses_the_proxied_address() {
             let received = read_to_close(&mut stream).await.unwrap_or_default();
             assert!(received.is_empty());
         }
-        lb.nth(n, outcome).await;
+        lb.expect_record(n, outcome).await;
         n += 1;
         if n == 2 {
             assert_eq!(lb.reload(&lb.config()).await, "applied");

@@ -8,7 +8,8 @@ use leastconn_testkit::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::support::{
-    CLIENT1, NO_PROBES, Records, Site, TLS, both_record_layers, cn, entries, entry, nowhere, tcp,
+    CLIENT1, NO_PROBES, Records, Site, TLS, both_record_layers, cn, entries, entry,
+    refusing_address, tcp,
 };
 
 both_record_layers! {
@@ -52,7 +53,7 @@ async fn plain_connection_sends_both_addresses() {
         let expected = format!("{version} {client} {}", lb.main());
         assert_eq!(reported_header(stream).await, expected);
         // The header does not count as data of the client.
-        let record = lb.nth(0, "ok").await;
+        let record = lb.expect_record(0, "ok").await;
         assert_eq!(record["bytes_received"], 26, "{record}");
         lb.quiet().await;
     }
@@ -81,7 +82,7 @@ async fn ipv6_addresses_are_sent() {
         let stream = tcp(lb.main()).await;
         let expected = format!("{version} {} {}", stream.local_addr().unwrap(), lb.main());
         assert_eq!(reported_header(stream).await, expected);
-        lb.nth(0, "ok").await;
+        lb.expect_record(0, "ok").await;
         lb.quiet().await;
     }
 }
@@ -158,7 +159,7 @@ async fn tls_details_of_the_client_are_sent(records: Records) {
             reported_header(stream).await,
             format!("v2 {source} {addr} 02={authority}{identity} 20={ssl}")
         );
-        lb.nth(n, "ok").await;
+        lb.expect_record(n, "ok").await;
     }
     lb.quiet().await;
 }
@@ -183,7 +184,7 @@ async fn resumed_session_sends_the_original_certificate(records: Records) {
             let line = reported_header(stream).await;
             assert!(line.contains(&format!(" 20={ssl}")), "{line}");
             assert!(line.contains(&tlv(0x22, CLIENT1)), "{line}");
-            let record = lb.nth(n, "ok").await;
+            let record = lb.expect_record(n, "ok").await;
             assert_eq!(record["resumed"] == true, resumed, "{record}");
             n += 1;
         }
@@ -230,7 +231,10 @@ async fn second_balancer_forwards_the_original_source(records: Records) {
         let ends = "v2 192.0.2.7:4660 198.51.100.1:443 02=";
         assert!(line.starts_with(ends), "{line}");
         assert!(line.contains(&tlv(0x22, CLIENT1)), "{line}");
-        for record in [inner.nth(n, "ok").await, outer.nth(0, "ok").await] {
+        for record in [
+            inner.expect_record(n, "ok").await,
+            outer.expect_record(0, "ok").await,
+        ] {
             assert_eq!(record["source"], "192.0.2.7:4660", "{record}");
         }
         assert_eq!(inner.records()[n]["client"], "far");
@@ -244,14 +248,14 @@ async fn second_balancer_forwards_the_original_source(records: Records) {
 async fn retried_server_gets_the_header() {
     let web = server().await;
     let servers = [
-        entry("dead", nowhere(), ""),
+        entry("dead", refusing_address(), ""),
         entry("web1", web.addr(), ", backup = true"),
     ];
     let lb = plain("v2", &servers).start().await;
     let stream = tcp(lb.main()).await;
     let expected = format!("v2 {} {}", stream.local_addr().unwrap(), lb.main());
     assert_eq!(reported_header(stream).await, expected);
-    let record = lb.nth(0, "ok").await;
+    let record = lb.expect_record(0, "ok").await;
     assert_eq!(record["attempts"], 2, "{record}");
     lb.quiet().await;
 }
@@ -285,7 +289,7 @@ async fn health_checks_send_a_local_header() {
                 .await
                 .contains(&lb.main().to_string())
         );
-        lb.nth(0, "ok").await;
+        lb.expect_record(0, "ok").await;
         lb.quiet().await;
     }
     // Another port, where a header would be garbage: the first bytes are the question.
@@ -310,7 +314,7 @@ async fn health_checks_send_a_local_header() {
             .await
             .starts_with("v1 127.0.0.1")
     );
-    lb.nth(0, "ok").await;
+    lb.expect_record(0, "ok").await;
     lb.quiet().await;
 }
 
@@ -334,7 +338,7 @@ async fn header_precedes_upstream_tls() {
         let ends = format!("v2 {source} {} 02=", lb.main());
         assert!(line.starts_with(&ends), "{line}");
         assert!(line.contains(&tlv(0x22, CLIENT1)), "{line}");
-        lb.nth(0, "ok").await;
+        lb.expect_record(0, "ok").await;
         lb.quiet().await;
     }
 }
@@ -360,7 +364,7 @@ async fn matched_name_and_certificate_are_sent() {
         .await;
     let id = "spiffe://lb.com/ns/prod/sa/orders";
     let cert = lb.ca().leaf("ignored").uri(id).build();
-    let client = lb.showing(&cert).alpn(&["h2"]);
+    let client = lb.client_with(&cert).alpn(&["h2"]);
     let line = reported_header(client.connect(lb.main()).await.unwrap()).await;
     assert!(
         line.contains(&format!(" e5={}", hex(&format!("uri:{id}")))),
@@ -374,6 +378,6 @@ async fn matched_name_and_certificate_are_sent() {
         .collect();
     let length = cert.der().len();
     assert!(line.contains(&format!("28{length:04x}{der}")), "{line}");
-    lb.nth(0, "ok").await;
+    lb.expect_record(0, "ok").await;
     lb.quiet().await;
 }

@@ -31,18 +31,18 @@ async fn last_refusals_say_who_and_why() {
     talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
         .await
         .unwrap();
-    lb.nth(0, "ok").await;
-    refused(&lb.showing(&stranger), lb.main()).await;
-    lb.nth(1, "unknown_client").await;
+    lb.expect_record(0, "ok").await;
+    refused(&lb.client_with(&stranger), lb.main()).await;
+    lb.expect_record(1, "unknown_client").await;
     let other = TestCa::new("another CA");
     let foreign = TlsClient::new(lb.ca(), Some(&other.leaf(CLIENT1).build()));
     refused(&foreign, lb.main()).await;
-    lb.nth(2, "untrusted_certificate").await;
+    lb.expect_record(2, "untrusted_certificate").await;
     let mut http = tcp(lb.main()).await;
     http.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let _ = read_to_close(&mut http).await;
     let source = http.local_addr().unwrap().to_string();
-    lb.nth(3, "handshake_failed").await;
+    lb.expect_record(3, "handshake_failed").await;
 
     let all = list(&lb, "").await;
     assert_eq!(all["total"], 3);
@@ -108,10 +108,10 @@ async fn access_filter_leaves_out_unidentified_clients() {
     });
     counted.await.unwrap();
     // A client with a known identity is logged.
-    refused(&lb.showing(&stranger), lb.main()).await;
-    lb.nth(0, "unknown_client").await;
+    refused(&lb.client_with(&stranger), lb.main()).await;
+    lb.expect_record(0, "unknown_client").await;
     let all = lb.config().replace("\"identified\"", "\"all\"");
     assert_eq!(lb.reload(&all).await, "applied");
     drop(tcp(lb.main()).await);
-    lb.nth(1, "handshake_failed").await;
+    lb.expect_record(1, "handshake_failed").await;
 }

@@ -131,7 +131,7 @@ async fn listeners_are_added_moved_renamed_and_removed() {
     let renamed = lb.config().replace("name = \"second\"", "name = \"other\"");
     assert_eq!(lb.reload(&renamed).await, "applied");
     talk(client.connect(at).await.unwrap()).await.unwrap();
-    assert_eq!(lb.nth(0, "ok").await["listener"], "other");
+    assert_eq!(lb.expect_record(0, "ok").await["listener"], "other");
 
     // A moved listener closes its old address; its connections stay open.
     let moved = renamed.replace(&at.to_string(), &to.to_string());
@@ -278,18 +278,21 @@ async fn client_bucket_and_count_survive() {
         .await
         .unwrap();
     assert_eq!(refused(&client, lb.main()).await, None);
-    assert_eq!(lb.nth(1, "rate_limited").await["client"], "client1");
+    assert_eq!(
+        lb.expect_record(1, "rate_limited").await["client"],
+        "client1"
+    );
     // Without a rate limit, but with `max_conns`, which the open connection reaches.
     let config = lb
         .config()
         .replace("rate_limit = { rate = 0.001, burst = 2 }", "max_conns = 1");
     assert_eq!(lb.reload(&config).await, "applied");
     assert_eq!(refused(&client, lb.main()).await, None);
-    lb.nth(2, "too_many_connections").await;
+    lb.expect_record(2, "too_many_connections").await;
     assert_eq!(roundtrip(&mut first, b"on").await.unwrap(), b"on");
     first.shutdown().await.unwrap();
     read_to_close(&mut first).await.unwrap();
-    lb.nth(3, "ok").await;
+    lb.expect_record(3, "ok").await;
     talk(client.connect(lb.main()).await.unwrap())
         .await
         .unwrap();
@@ -316,12 +319,12 @@ async fn max_connections_can_be_changed() {
     // The three connections stay open; new ones are refused until none is left.
     for n in 0..3 {
         let _ = read_to_close(&mut tcp(lb.main()).await).await;
-        lb.nth(2 * n, "overloaded").await;
+        lb.expect_record(2 * n, "overloaded").await;
         let mut stream = open.pop().unwrap();
         assert_eq!(roundtrip(&mut stream, b"on").await.unwrap(), b"on");
         stream.shutdown().await.unwrap();
         read_to_close(&mut stream).await.unwrap();
-        lb.nth(2 * n + 1, "ok").await;
+        lb.expect_record(2 * n + 1, "ok").await;
     }
     // The slot is released shortly after the record was written.
     let only = eventually(DEADLINE, || async {
@@ -353,7 +356,7 @@ async fn log_level_and_access_log_change() {
     let site = Site::plain(&[&web]).process("sandbox = \"off\"");
     let lb = site.start().await;
     talk(tcp(lb.main()).await).await.unwrap();
-    lb.nth(0, "ok").await;
+    lb.expect_record(0, "ok").await;
     let config = lb.config().replace(
         "format = \"json\"",
         "format = \"json\"\nlevel = \"warn\"\naccess = \"access.log\"",

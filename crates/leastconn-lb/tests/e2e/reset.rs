@@ -63,7 +63,7 @@ async fn reset_by_the_client_reaches_the_server(records: Records) {
     let at_server = accept(&server).await;
     reset(client);
     assert!(read_until_reset(at_server).await.is_empty());
-    lb.nth(0, "client_reset").await;
+    lb.expect_record(0, "client_reset").await;
 
     let mut client = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     client.write_all(b"some").await.unwrap();
@@ -71,7 +71,7 @@ async fn reset_by_the_client_reaches_the_server(records: Records) {
     at_server.read_exact(&mut [0; 4]).await.unwrap();
     reset(client.into_inner().0);
     assert!(read_until_reset(at_server).await.is_empty());
-    lb.nth(1, "client_reset").await;
+    lb.expect_record(1, "client_reset").await;
     lb.quiet().await;
 }
 
@@ -90,7 +90,7 @@ async fn fin_without_close_notify_becomes_a_reset(records: Records) {
         socket.shutdown().await.unwrap();
         assert!(read_until_reset(at_server).await.is_empty());
         let _ = read_to_close(&mut socket).await;
-        lb.nth(n, "client_truncated").await;
+        lb.expect_record(n, "client_truncated").await;
     }
     lb.quiet().await;
 }
@@ -102,12 +102,12 @@ async fn reset_by_the_server_reaches_the_client(records: Records) {
     plain.write_all(b"12345").await.unwrap();
     let error = read_to_close(&mut plain).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    lb.nth(0, "server_reset").await;
+    lb.expect_record(0, "server_reset").await;
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     tls.write_all(b"12345").await.unwrap();
     let error = read_to_close(&mut tls).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    lb.nth(1, "server_reset").await;
+    lb.expect_record(1, "server_reset").await;
     lb.quiet().await;
 }
 
@@ -121,11 +121,11 @@ async fn reset_during_a_transfer_reaches_the_other_side(records: Records) {
     let lb = start_with(records, &[entry("web1", proxy.addr(), "")]).await;
     let mut tls = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     match read_to_close(&mut tls).await {
-        Err(_) => lb.nth(0, "server_reset").await,
+        Err(_) => lb.expect_record(0, "server_reset").await,
         // It broke before the balancer had connected: nothing was received.
         Ok(bytes) => {
             assert_eq!(bytes.len(), 0);
-            lb.nth(0, "connect_failed").await
+            lb.expect_record(0, "connect_failed").await
         }
     };
 
@@ -138,7 +138,7 @@ async fn reset_during_a_transfer_reaches_the_other_side(records: Records) {
     read_line(&mut client).await.unwrap();
     proxy.reset_all();
     read_until_reset(at_server).await;
-    lb2.nth(0, "client_reset").await;
+    lb2.expect_record(0, "client_reset").await;
     lb.quiet().await;
     lb2.quiet().await;
 }

@@ -244,8 +244,8 @@ async fn certificates_are_renewed_inside_the_sandbox() {
         fs::rename(dir("v2").join("new"), dir("v2").join(name)).unwrap();
     };
     assert_eq!(lb.reloading(|| replace("ca.crl", &listed)).await, "applied");
-    assert!(refused(&lb.showing(&cert), lb.main()).await.is_some());
-    lb.nth(2, "revoked_certificate").await;
+    assert!(refused(&lb.client_with(&cert), lb.main()).await.is_some());
+    lb.expect_record(2, "revoked_certificate").await;
     assert_eq!(shown().await, second);
     lb.quiet().await;
 }

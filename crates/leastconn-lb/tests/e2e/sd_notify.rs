@@ -14,7 +14,9 @@ use rustix::net::{
 use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::ctl::{SOCKET, ctl};
-use crate::support::upgrading::{apart, gone, open_files, signal, start, upgrade};
+use crate::support::upgrading::{
+    open_files, own_process_group, signal, start, upgrade, wait_process_exit,
+};
 use crate::support::{CLIENT1, Site, many_clients, talk};
 
 /// PID of the sender and text of a notification.
@@ -73,7 +75,7 @@ async fn lifecycle_is_reported() {
     let mut news = listen(UnixDatagram::bind_addr(&address).unwrap());
     let lb = Site::usual(&[&web])
         .start_with(|command| {
-            apart(command);
+            own_process_group(command);
             command.env("NOTIFY_SOCKET", format!("@{name}"));
         })
         .await;
@@ -118,7 +120,7 @@ async fn lifecycle_is_reported() {
         .unwrap();
     signal(second, Signal::TERM);
     assert_eq!(next(&mut news).await, (second, "STOPPING=1".to_owned()));
-    gone(second).await;
+    wait_process_exit(second).await;
     assert!(news.try_recv().is_err(), "further notifications");
 }
 
@@ -167,7 +169,7 @@ async fn watchdog_and_status_are_reported() {
     let start = tokio::time::Instant::now();
     let lb = site
         .start_with(|command| {
-            apart(command);
+            own_process_group(command);
             command.env("NOTIFY_SOCKET", &path);
             command.env("WATCHDOG_USEC", "100000");
         })
@@ -190,7 +192,7 @@ async fn watchdog_and_status_are_reported() {
     }
     signal(second, Signal::TERM);
     next_starting_with(&mut news, "STOPPING=1").await;
-    gone(second).await;
+    wait_process_exit(second).await;
 }
 
 #[tokio::test]
@@ -229,6 +231,6 @@ async fn nothing_is_sent_without_notify_socket() {
     let lb = start(Site::usual(&[&web])).await;
     let pid = upgrade(&lb, lb.pid()).await;
     signal(pid, Signal::TERM);
-    gone(pid).await;
+    wait_process_exit(pid).await;
     assert!(!lb.stderr().contains("was not told"), "{}", lb.stderr());
 }

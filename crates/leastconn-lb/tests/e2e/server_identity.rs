@@ -99,11 +99,11 @@ async fn servers_are_verified_by_uri_or_pin() {
                 assert_eq!(read_line(&mut stream).await.unwrap(), "web1", "{keys}");
                 stream.shutdown().await.unwrap();
                 read_to_close(&mut stream).await.unwrap();
-                lb.nth(0, "ok").await;
+                lb.expect_record(0, "ok").await;
             }
             Some(expected) => {
                 let _ = read_to_close(&mut stream).await;
-                let record = lb.nth(0, "connect_failed").await;
+                let record = lb.expect_record(0, "connect_failed").await;
                 let detail = record["detail"].as_str().unwrap();
                 assert!(
                     detail.contains(expected),

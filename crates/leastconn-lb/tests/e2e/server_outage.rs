@@ -4,7 +4,7 @@ use leastconn_testkit::{DEADLINE, Upstream, eventually, upstream::OpenConnection
 use serde_json::Value;
 
 use crate::ctl::ctl;
-use crate::support::{NO_PROBES, Running, Site, entries, entry, nowhere, talk, tcp};
+use crate::support::{NO_PROBES, Running, Site, entries, entry, refusing_address, talk, tcp};
 
 fn site(lines: &[&str], servers: &[String]) -> Site {
     Site::new()
@@ -92,7 +92,7 @@ async fn down_server_shows_reason_and_since() {
 async fn ejected_server_shows_the_connect_error() {
     let web = Upstream::named("web1").await;
     let mut servers = entries(&[&web]);
-    servers.push(entry("web2", nowhere(), ""));
+    servers.push(entry("web2", refusing_address(), ""));
     let lb = site(&[NO_PROBES], &servers).start().await;
     for _ in 0..8 {
         talk(tcp(lb.main()).await).await.unwrap();

@@ -33,7 +33,7 @@ async fn assert_refused(lb: &Running) -> Value {
             .unwrap_or_default()
             .is_empty()
     );
-    lb.nth(n, "connect_failed").await
+    lb.expect_record(n, "connect_failed").await
 }
 
 async fn greeting(lb: &Running) -> (String, Value) {
@@ -42,7 +42,7 @@ async fn greeting(lb: &Running) -> (String, Value) {
     let name = read_line(&mut stream).await.unwrap();
     stream.shutdown().await.unwrap();
     assert!(read_to_close(&mut stream).await.unwrap().is_empty());
-    (name, lb.nth(n, "ok").await)
+    (name, lb.expect_record(n, "ok").await)
 }
 
 /// Waits for a warning about TLS to a server, and returns all of them.
@@ -386,7 +386,7 @@ async fn rejection_of_our_certificate_is_logged() {
                     Ok(bytes) => assert!(bytes.is_empty() && version == "1.2"),
                     Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
                 }
-                let record = lb.nth(n, outcome).await;
+                let record = lb.expect_record(n, outcome).await;
                 let detail = record["detail"].as_str().unwrap();
                 assert!(detail.contains(expected), "{version}: {record}");
             }

@@ -29,7 +29,7 @@ async fn resumes(lb: &Running, client: &TlsClient, listener: &str) -> bool {
     let mut stream = client.connect(lb.address(listener)).await.unwrap();
     // The greeting arrives after any tickets.
     talk(&mut stream).await.unwrap();
-    let record = lb.nth(before, "ok").await;
+    let record = lb.expect_record(before, "ok").await;
     assert_eq!(record["identity"], "cn:client1.lb.com", "{record}");
     let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
     assert_eq!(record["resumed"] == true, resumed, "{record}");
@@ -99,13 +99,13 @@ async fn limits_and_rules_apply_to_resumed_sessions(records: Records) {
     assert!(!resumes(&lb, &client, "main").await);
     assert!(resumes(&lb, &client, "main").await);
     assert_eq!(refused(&client, lb.main()).await, None);
-    let record = lb.nth(2, "rate_limited").await;
+    let record = lb.expect_record(2, "rate_limited").await;
     assert_eq!(record["resumed"], true, "{record}");
     // A client without a rule, with and without a session.
     let stranger = lb.client("stranger").with_resumption().tls12();
     for (n, resumed) in [(3, false), (4, true)] {
         assert_eq!(refused(&stranger, lb.main()).await, None);
-        let record = lb.nth(n, "unknown_client").await;
+        let record = lb.expect_record(n, "unknown_client").await;
         assert_eq!(record["resumed"] == true, resumed, "{record}");
     }
     assert_eq!(web.accepted(), 2);
@@ -127,7 +127,7 @@ async fn revoked_client_cannot_resume(records: Records) {
     let ca = lb.ca();
     let cert = ca.leaf(CLIENT1).build();
     let versions = [TlsClient::tls12, TlsClient::tls13];
-    let clients = versions.map(|version| version(lb.showing(&cert)).with_resumption());
+    let clients = versions.map(|version| version(lb.client_with(&cert)).with_resumption());
     for client in &clients {
         assert!(!resumes(&lb, client, "main").await);
         assert!(resumes(&lb, client, "main").await);
@@ -141,7 +141,7 @@ async fn revoked_client_cannot_resume(records: Records) {
     assert_eq!(lb.reload(&lb.config()).await, "applied");
     for (n, client) in (6..).zip(&clients) {
         let _ = refused(client, lb.main()).await;
-        lb.nth(n, "revoked_certificate").await;
+        lb.expect_record(n, "revoked_certificate").await;
     }
     let other = leastconn_testkit::TestCa::new("another CA");
     std::fs::write(lb.dir().join("ca.crt"), other.cert_pem()).unwrap();
@@ -149,7 +149,7 @@ async fn revoked_client_cannot_resume(records: Records) {
     assert_eq!(lb.reload(&lb.config()).await, "applied");
     for (n, client) in (8..).zip(&clients) {
         let _ = refused(client, lb.main()).await;
-        lb.nth(n, "untrusted_certificate").await;
+        lb.expect_record(n, "untrusted_certificate").await;
     }
     assert_eq!(web.accepted(), 6);
     lb.quiet().await;

@@ -39,7 +39,7 @@ async fn routes_then_upstream_then_the_rules_allow() {
     {
         let stream = all.connect_sni(lb.main(), sni).await.unwrap();
         assert_eq!(talk(stream).await.unwrap(), expected, "{sni}");
-        let record = lb.nth(n, "ok").await;
+        let record = lb.expect_record(n, "ok").await;
         assert_eq!(record["sni"], sni.to_lowercase());
         assert_eq!(record["upstream"], expected);
     }
@@ -51,7 +51,7 @@ async fn routes_then_upstream_then_the_rules_allow() {
         .await
         .unwrap();
     assert!(read_to_close(&mut stream).await.unwrap().is_empty());
-    lb.nth(5, "not_allowed").await;
+    lb.expect_record(5, "not_allowed").await;
     assert_eq!(db.accepted(), served);
     lb.quiet().await;
 }
@@ -73,7 +73,7 @@ async fn allow_of_the_rule_is_the_fallback() {
     {
         let stream = lb.client(client).connect(lb.main()).await.unwrap();
         assert_eq!(talk(stream).await.unwrap(), expected);
-        assert_eq!(lb.nth(n, "ok").await["upstream"], expected);
+        assert_eq!(lb.expect_record(n, "ok").await["upstream"], expected);
     }
     lb.quiet().await;
 }

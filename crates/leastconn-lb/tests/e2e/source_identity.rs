@@ -57,7 +57,7 @@ async fn ipv6_network_is_one_client_of_a_plain_listener() {
         if let Some(stream) = connect_as(&lb, &source).await {
             held.push(stream);
         } else {
-            let record = lb.nth(n - 6, "too_many_connections").await;
+            let record = lb.expect_record(n - 6, "too_many_connections").await;
             assert_eq!(record["source"], format!("[{source}]:4660"));
             assert_eq!(record["identity"], "source:2001:db8:0:1::/64");
         }

@@ -49,11 +49,11 @@ async fn excess_is_refused_before_the_handshake() {
     };
     for n in 0..3 {
         serve([127, 0, 0, 2]).await;
-        lb.nth(n, "ok").await;
+        lb.expect_record(n, "ok").await;
     }
     for n in 3..20 {
         assert_closed([127, 0, 0, 2], lb.main()).await;
-        let record = lb.nth(n, "rate_limited").await;
+        let record = lb.expect_record(n, "rate_limited").await;
         let detail = record["detail"].as_str().unwrap();
         assert!(
             detail.contains("127.0.0.2") && detail.contains("source_rate_limit"),
@@ -62,7 +62,7 @@ async fn excess_is_refused_before_the_handshake() {
         assert!(record.get("client").is_none() && record.get("tls_version").is_none());
     }
     serve([127, 0, 0, 3]).await;
-    lb.nth(20, "ok").await;
+    lb.expect_record(20, "ok").await;
     assert_eq!(web.accepted(), 4);
     lb.quiet().await;
 }
@@ -82,10 +82,10 @@ async fn prefix_counts_as_one_source_per_listener() {
         talk(tcp_from([127, 0, 1, n], lb.main()).await.unwrap())
             .await
             .unwrap();
-        lb.nth(n.into(), "ok").await;
+        lb.expect_record(n.into(), "ok").await;
     }
     assert_closed([127, 0, 1, 77], lb.main()).await;
-    let record = lb.nth(3, "rate_limited").await;
+    let record = lb.expect_record(3, "rate_limited").await;
     assert!(record["detail"].as_str().unwrap().contains("127.0.1.0/24"));
     talk(tcp_from([127, 0, 2, 1], lb.main()).await.unwrap())
         .await

@@ -102,7 +102,7 @@ async fn longest_stalled_handshake_is_evicted(records: Records) {
     }
     // The network with the most stalled handshakes loses its oldest; the other source
     // keeps its own.
-    let record = lb.nth(0, "overloaded").await;
+    let record = lb.expect_record(0, "overloaded").await;
     assert_eq!(record["source"], "[2001:db8:1::1]:4660", "{record}");
     let detail = record["detail"].as_str().unwrap();
     assert!(detail.contains("slow to answer"), "{detail}");

@@ -65,7 +65,10 @@ async fn ssl_request_leads_to_tls(records: Records) {
         }
         request(&mut stream, &SSL_REQUEST[7..], b'S').await;
         finish(client, stream).await;
-        assert_eq!(lb.nth(n, "ok").await["identity"], "cn:client1.lb.com");
+        assert_eq!(
+            lb.expect_record(n, "ok").await["identity"],
+            "cn:client1.lb.com"
+        );
     }
     lb.quiet().await;
 }
@@ -77,7 +80,7 @@ async fn gssenc_request_is_answered_no(records: Records) {
     request(&mut stream, GSSENC_REQUEST, b'N').await;
     request(&mut stream, SSL_REQUEST, b'S').await;
     finish(&lb.client(CLIENT1), stream).await;
-    lb.nth(0, "ok").await;
+    lb.expect_record(0, "ok").await;
 
     let mut stream = tcp(lb.main()).await;
     for _ in 0..3 {
@@ -85,7 +88,7 @@ async fn gssenc_request_is_answered_no(records: Records) {
         assert_eq!(stream.read_u8().await.unwrap(), b'N');
     }
     let _ = read_to_close(&mut stream).await;
-    lb.nth(1, "not_tls").await;
+    lb.expect_record(1, "not_tls").await;
     lb.quiet().await;
 }
 
@@ -95,7 +98,7 @@ async fn direct_tls_is_served_with_postgresql_alpn(records: Records) {
     let client = lb.client(CLIENT1).alpn(&["postgresql"]);
     let stream = client.connect(lb.main()).await.unwrap();
     talk(stream).await.unwrap();
-    assert_eq!(lb.nth(0, "ok").await["alpn"], "postgresql");
+    assert_eq!(lb.expect_record(0, "ok").await["alpn"], "postgresql");
     lb.quiet().await;
 }
 
@@ -123,7 +126,7 @@ async fn client_without_tls_gets_an_error(records: Records) {
                 "{received:?}"
             );
         }
-        let record = lb.nth(n, "not_tls").await;
+        let record = lb.expect_record(n, "not_tls").await;
         let logged = record["detail"].as_str().unwrap();
         assert!(logged.contains(detail), "{logged}");
     }
@@ -142,14 +145,14 @@ async fn bytes_after_the_request_are_refused(records: Records) {
             .unwrap();
         let received = read_to_close(&mut stream).await.unwrap();
         assert!(received.is_empty(), "{received:?}");
-        lb.nth(n, "handshake_failed").await;
+        lb.expect_record(n, "handshake_failed").await;
     }
     // A FIN in the middle of a request.
     let mut stream = tcp(lb.main()).await;
     stream.write_all(&SSL_REQUEST[..5]).await.unwrap();
     stream.shutdown().await.unwrap();
     let _ = read_to_close(&mut stream).await;
-    lb.nth(2, "handshake_failed").await;
+    lb.expect_record(2, "handshake_failed").await;
     assert_eq!(web.accepted(), 0);
     lb.quiet().await;
 }
@@ -159,7 +162,7 @@ async fn silent_and_slow_clients_meet_the_deadline(records: Records) {
     let lb = start(records, &web, "handshake_timeout = \"300ms\"").await;
     let mut silent = tcp(lb.main()).await;
     let _ = read_to_close(&mut silent).await;
-    let record = lb.nth(0, "handshake_timeout").await;
+    let record = lb.expect_record(0, "handshake_timeout").await;
     assert!(
         record["detail"].as_str().unwrap().contains("sent nothing"),
         "{record}"
@@ -167,11 +170,11 @@ async fn silent_and_slow_clients_meet_the_deadline(records: Records) {
     let mut half = tcp(lb.main()).await;
     half.write_all(&SSL_REQUEST[..4]).await.unwrap();
     let _ = read_to_close(&mut half).await;
-    lb.nth(1, "handshake_timeout").await;
+    lb.expect_record(1, "handshake_timeout").await;
     // The answer does not restart the deadline.
     let mut requested = tcp(lb.main()).await;
     request(&mut requested, SSL_REQUEST, b'S').await;
     let _ = read_to_close(&mut requested).await;
-    lb.nth(2, "handshake_timeout").await;
+    lb.expect_record(2, "handshake_timeout").await;
     lb.quiet().await;
 }

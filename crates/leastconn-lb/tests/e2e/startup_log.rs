@@ -4,13 +4,13 @@ use leastconn_testkit::{DEADLINE, Upstream};
 use serde_json::Value;
 
 use crate::support::upgrading::message;
-use crate::support::{Site, entries, entry, nowhere};
+use crate::support::{Site, entries, entry, refusing_address};
 
 #[tokio::test]
 async fn startup_log_names_version_addresses_and_servers() {
     let (web1, web2) = (Upstream::named("web1").await, Upstream::named("web2").await);
     let mut servers = entries(&[&web1, &web2]);
-    servers.push(entry("dead", nowhere(), ""));
+    servers.push(entry("dead", refusing_address(), ""));
     let lb = Site::new()
         .listener("main", &["upstream = \"web\""])
         .upstream("web", &[], &servers)

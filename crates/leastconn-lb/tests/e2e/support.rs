@@ -36,16 +36,17 @@ pub(crate) const CLIENT1: &str = "client1.lb.com";
 
 /// Maximum latency of the admin address. Only a release build (`make test-long`) must
 /// keep the documented 100 ms.
-pub(crate) const PROMPT: Duration = Duration::from_millis(100).saturating_add(BUSY);
+pub(crate) const ADMIN_LATENCY: Duration = Duration::from_millis(100).saturating_add(DEBUG_SLACK);
 
 /// Slack for every time limit in debug builds, which are slower and run in parallel with
 /// other tests, possibly on a slow machine. A limit can only be told apart from timeouts
 /// that are longer than the limit and this slack.
-pub(crate) const BUSY: Duration = Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 0 });
+pub(crate) const DEBUG_SLACK: Duration =
+    Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 0 });
 
 /// Time to load changed files: less than the polling interval of ten seconds, so that
 /// only inotify can meet it.
-pub(crate) const TOLD: Duration = Duration::from_secs(8);
+pub(crate) const FILE_LOAD_TIME: Duration = Duration::from_secs(8);
 
 /// A value of `[process] tls_records`.
 pub(crate) type Records = &'static str;
@@ -101,7 +102,7 @@ impl Site {
 
     /// Like [`Self::usual`], with a handshake timeout longer than any test, so that
     /// nothing passes because other handshakes time out.
-    pub(crate) fn patient(servers: &[&Upstream]) -> Self {
+    pub(crate) fn long_handshake_timeout(servers: &[&Upstream]) -> Self {
         let long = "handshake_timeout = \"5m\"";
         Self::new()
             .listener("main", &["upstream = \"web\"", long, TLS])
@@ -268,7 +269,7 @@ impl Running {
         let outcomes = ["applied", "rejected"];
         let before = self.reloads().await;
         cause();
-        eventually(TOLD, || async {
+        eventually(FILE_LOAD_TIME, || async {
             let now = self.try_reloads().await?;
             let more = (0..2).find(|&n| now[n] > before[n]);
             more.map(|n| outcomes[n]).ok_or_else(|| format!("{now:?}"))
@@ -295,12 +296,12 @@ impl Running {
     }
 
     /// A client with this certificate.
-    pub(crate) fn showing(&self, cert: &Cert) -> TlsClient {
+    pub(crate) fn client_with(&self, cert: &Cert) -> TlsClient {
         TlsClient::new(self.ca(), Some(cert))
     }
 
     /// Waits for record number `n`, counted from 0, and checks its outcome.
-    pub(crate) async fn nth(&self, n: usize, outcome: &str) -> Value {
+    pub(crate) async fn expect_record(&self, n: usize, outcome: &str) -> Value {
         let record = self.wait_records(n + 1).await.swap_remove(n);
         assert_eq!(record["outcome"], outcome, "{record}");
         record
@@ -384,7 +385,7 @@ pub(crate) fn entry(name: &str, address: SocketAddr, more: &str) -> String {
 }
 
 /// An address that refuses connections.
-pub(crate) fn nowhere() -> SocketAddr {
+pub(crate) fn refusing_address() -> SocketAddr {
     // Port 1 of another loopback address, which no test binds.
     SocketAddr::from((Ipv4Addr::new(127, 0, 0, 99), 1))
 }

@@ -11,12 +11,14 @@ use leastconn_testkit::client::read_line;
 use leastconn_testkit::{DEADLINE, Signal, Upstream};
 
 use crate::ctl::{SOCKET, ctl};
-use crate::support::upgrading::{apart, gone, message, script, signal, upgrade};
+use crate::support::upgrading::{
+    message, own_process_group, signal, upgrade, wait_process_exit, write_script,
+};
 use crate::support::{BIN, CLIENT1, Site, talk, tcp};
 
 /// Lets a command have these sockets, as systemd would.
 pub(crate) fn pass(command: &mut Command, sockets: Vec<impl Into<OwnedFd>>, names: &str) {
-    apart(command);
+    own_process_group(command);
     command.env("LISTEN_FDS", sockets.len().to_string());
     command.env("LISTEN_FDNAMES", names);
     let mappings = sockets
@@ -50,7 +52,7 @@ async fn by_their_addresses_whatever_their_names() {
         .config()
         .replace("[admin]\nbind = \"127.0.0.1:0\"", &admin);
     let bin = site.dir.path().join("activated");
-    script(&bin, &format!("LISTEN_PID=$$ exec {BIN} \"$@\""));
+    write_script(&bin, &format!("LISTEN_PID=$$ exec {BIN} \"$@\""));
     let lb = site
         .start_as_with(&bin, &config, |command| {
             pass(
@@ -106,7 +108,7 @@ async fn an_admin_socket_whose_file_stays() {
         .config()
         .replace("\"lb.sock\"", &format!("{:?}", path.display().to_string()));
     let bin = site.dir.path().join("activated");
-    script(&bin, &format!("LISTEN_PID=$$ exec {BIN} \"$@\""));
+    write_script(&bin, &format!("LISTEN_PID=$$ exec {BIN} \"$@\""));
     let lb = site
         .start_as_with(&bin, &config, |command| {
             pass(command, vec![socket], "leastconn-admin.socket");
@@ -125,7 +127,7 @@ async fn an_admin_socket_whose_file_stays() {
     }
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
     signal(pid, Signal::TERM);
-    gone(pid).await;
+    wait_process_exit(pid).await;
     assert!(path.exists());
 }
 
@@ -156,7 +158,7 @@ async fn a_port_of_the_system_s_choice_by_the_listener_s_name() {
     let at = sockets[1].local_addr().unwrap();
     let site = Site::usual(&[&web]);
     let bin = site.dir.path().join("activated");
-    script(&bin, &format!("LISTEN_PID=$$ exec {BIN} \"$@\""));
+    write_script(&bin, &format!("LISTEN_PID=$$ exec {BIN} \"$@\""));
     let lb = site
         .start_as(&bin, |command| pass(command, sockets, "other:main"))
         .await;

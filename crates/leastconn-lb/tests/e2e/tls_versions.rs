@@ -25,14 +25,14 @@ async fn both_versions_work_and_are_in_the_record(records: Records) {
     let site = Site::usual(&[&web]).records(records);
     let cert = site.cert(CLIENT1);
     let lb = site.start().await;
-    let client = lb.showing(&cert);
+    let client = lb.client_with(&cert);
     for (n, (version, client)) in [("1.2", client.clone().tls12()), ("1.3", client.tls13())]
         .into_iter()
         .enumerate()
     {
         let stream = client.connect(lb.main()).await.unwrap();
         assert_eq!(talk(stream).await.unwrap(), "web1");
-        let record = lb.nth(n, "ok").await;
+        let record = lb.expect_record(n, "ok").await;
         assert_eq!(record["tls_version"], version);
         assert!(record["cipher"].as_str().unwrap().starts_with("TLS_"));
         assert_eq!(record["identity"], "cn:client1.lb.com");
@@ -56,12 +56,12 @@ async fn min_version_1_3_refuses_1_2(records: Records) {
     let client = lb.client(CLIENT1);
     let alert = refused(&client.clone().tls12(), lb.main()).await;
     assert_eq!(alert, Some(AlertDescription::ProtocolVersion));
-    lb.nth(0, "handshake_failed").await;
+    lb.expect_record(0, "handshake_failed").await;
     assert_eq!(web.accepted(), 0);
     talk(client.tls13().connect(lb.main()).await.unwrap())
         .await
         .unwrap();
-    lb.nth(1, "ok").await;
+    lb.expect_record(1, "ok").await;
     lb.quiet().await;
 }
 
@@ -103,7 +103,7 @@ async fn each_cipher_suite_works_alone(records: Records) {
             .await
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         talk(stream).await.unwrap();
-        assert_eq!(lb.nth(n, "ok").await["cipher"], *name);
+        assert_eq!(lb.expect_record(n, "ok").await["cipher"], *name);
         seen.push(name);
     }
     seen.sort();

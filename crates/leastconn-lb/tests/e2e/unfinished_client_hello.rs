@@ -36,7 +36,10 @@ fn unfinished() -> Vec<u8> {
 async fn unfinished_client_hello_holds_at_most_70_kib(records: Records) {
     const CONNECTIONS: u64 = 200;
     let web = Upstream::named("web1").await;
-    let lb = Site::patient(&[&web]).records(records).start().await;
+    let lb = Site::long_handshake_timeout(&[&web])
+        .records(records)
+        .start()
+        .await;
     let bytes = unfinished();
     let open = async || {
         let mut stream = tcp(lb.main()).await;
@@ -74,7 +77,10 @@ async fn unfinished_client_hello_holds_at_most_70_kib(records: Records) {
 
 async fn garbage_after_a_client_hello_is_refused(records: Records) {
     let web = Upstream::named("web1").await;
-    let lb = Site::patient(&[&web]).records(records).start().await;
+    let lb = Site::long_handshake_timeout(&[&web])
+        .records(records)
+        .start()
+        .await;
     let hello = client_hello(lb.ca());
     let mut longer = hello.clone();
     // One more byte in the record than in the message.
@@ -101,7 +107,7 @@ async fn garbage_after_a_client_hello_is_refused(records: Records) {
         }
         let answer = read_to_close(&mut stream).await.unwrap_or_default();
         assert!(later.is_empty() || answer.len() > 7);
-        lb.nth(n, "handshake_failed").await;
+        lb.expect_record(n, "handshake_failed").await;
     }
     assert_eq!(web.accepted(), 0);
     lb.quiet().await;

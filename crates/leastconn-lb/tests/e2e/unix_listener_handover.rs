@@ -14,7 +14,9 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use crate::support::BIN;
-use crate::support::upgrading::{all_end, gone, script, signal, start, upgrade};
+use crate::support::upgrading::{
+    shut_down_all, signal, start, upgrade, wait_process_exit, write_script,
+};
 use crate::support::{NO_PROBES, Site, entries, talk};
 use crate::takes_sockets_from_systemd::pass;
 
@@ -85,7 +87,7 @@ async fn unix_listener_is_kept_across_upgrades() {
     assert!(records.iter().all(|record| record["outcome"] == "ok"));
 
     // The last process removes it.
-    all_end(&lb, pid).await;
+    shut_down_all(&lb, pid).await;
     assert!(!path.exists());
 }
 
@@ -102,7 +104,7 @@ async fn upgrade_applies_a_new_bind_mode() {
     served(&path).await.unwrap();
     assert_eq!(mode(&path), 0o660);
     signal(pid, Signal::TERM);
-    gone(pid).await;
+    wait_process_exit(pid).await;
 }
 
 /// A socket that the new configuration no longer names is closed by the upgrade, and its
@@ -119,7 +121,7 @@ async fn removed_unix_listener_leaves_no_file_after_an_upgrade() {
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
     assert!(!path.exists());
     signal(pid, Signal::TERM);
-    gone(pid).await;
+    wait_process_exit(pid).await;
     assert!(!other.exists());
 }
 
@@ -139,7 +141,7 @@ async fn unix_socket_from_systemd_is_used_and_its_file_kept() {
         .config()
         .replace("unix:lb.sock", &format!("unix:{}", path.display()));
     let bin = site.dir.path().join("activated");
-    script(&bin, &format!("LISTEN_PID=$$ exec {BIN} \"$@\""));
+    write_script(&bin, &format!("LISTEN_PID=$$ exec {BIN} \"$@\""));
     let kept = socket.try_clone().unwrap();
     let lb = site
         .start_as_with(&bin, &config, |command| {
@@ -166,7 +168,7 @@ bind",
         pid = upgrade(&lb, pid).await;
         served(&path).await.unwrap();
     }
-    all_end(&lb, pid).await;
+    shut_down_all(&lb, pid).await;
     assert_eq!(inode(&path), file);
     assert_eq!(mode(&path), 0o666);
     // The manager's own descriptor still accepts.

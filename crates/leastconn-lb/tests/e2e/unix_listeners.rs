@@ -51,7 +51,7 @@ async fn plain_client_is_served_and_logged_by_process() {
     assert!(roundtrip(&mut stream, &sent).await.unwrap() == sent);
     stream.shutdown().await.unwrap();
     assert!(read_to_close(&mut stream).await.unwrap().is_empty());
-    let record = lb.nth(0, "ok").await;
+    let record = lb.expect_record(0, "ok").await;
     let uid = rustix::process::getuid().as_raw();
     let source = format!("unix:pid={},uid={uid}", std::process::id());
     assert_eq!(record["source"], source);
@@ -92,7 +92,10 @@ async fn tls_client_is_served_over_unix(records: Records) {
         .await
         .unwrap();
     assert_eq!(talk(tls).await.unwrap(), "web1");
-    assert_eq!(lb.nth(0, "ok").await["identity"], "cn:client1.lb.com");
+    assert_eq!(
+        lb.expect_record(0, "ok").await["identity"],
+        "cn:client1.lb.com"
+    );
     lb.quiet().await;
 }
 
@@ -148,7 +151,7 @@ async fn left_behind_socket_is_replaced() {
     drop(std::os::unix::net::UnixListener::bind(site.dir.path().join("lb.sock")).unwrap());
     let lb = site.start().await;
     assert_eq!(talk(connect(&lb).await).await.unwrap(), "web1");
-    lb.nth(0, "ok").await;
+    lb.expect_record(0, "ok").await;
     lb.quiet().await;
 }
 

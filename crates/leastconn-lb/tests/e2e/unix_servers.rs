@@ -62,7 +62,7 @@ async fn unix_server_is_reached_through_tls(records: Records) {
         .await;
     let stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     assert_eq!(talk(stream).await.unwrap(), "app");
-    let record = lb.nth(0, "ok").await;
+    let record = lb.expect_record(0, "ok").await;
     assert_eq!(record["server"], "app1");
     lb.quiet().await;
 }
@@ -84,7 +84,7 @@ async fn large_transfer_between_tcp_and_unix() {
     assert!(roundtrip(&mut stream, &sent).await.unwrap() == sent);
     stream.shutdown().await.unwrap();
     assert!(read_to_close(&mut stream).await.unwrap().is_empty());
-    let record = lb.nth(0, "ok").await;
+    let record = lb.expect_record(0, "ok").await;
     assert_eq!(record["bytes_received"], sent.len());
     lb.quiet().await;
 }

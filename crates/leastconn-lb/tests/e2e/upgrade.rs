@@ -19,7 +19,9 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::ctl::{SOCKET, ctl};
-use crate::support::upgrading::{gone, message, open_files, quiet, signal, start, upgrade};
+use crate::support::upgrading::{
+    message, open_files, quiet, signal, start, upgrade, wait_process_exit,
+};
 use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, talk, tcp};
 
 /// Number of connections and of upgrades.
@@ -158,7 +160,7 @@ async fn open_connections_finish_in_the_old_process() {
     for (mut stream, pid) in open.into_iter().zip(&pids) {
         stream.shutdown().await.unwrap();
         assert!(read_to_close(&mut stream).await.unwrap().is_empty());
-        gone(*pid).await;
+        wait_process_exit(*pid).await;
     }
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
     talk(client.connect(main).await.unwrap()).await.unwrap();
@@ -184,7 +186,7 @@ async fn term_ends_the_old_process_at_once() {
     assert!(read_to_close(&mut stream).await.is_err());
     plain(lb.address("plain")).await.unwrap();
     signal(pid, Signal::TERM);
-    gone(pid).await;
+    wait_process_exit(pid).await;
 }
 
 #[tokio::test]
@@ -228,7 +230,7 @@ async fn upgrade_reads_the_current_configuration() {
 async fn down_server_is_known_before_the_first_connection() {
     let web = Upstream::named("web1").await;
     let check = "health_check = { interval = \"1h\", timeout = \"1s\" }\nretries = 0";
-    let dead = crate::support::entry("dead", crate::support::nowhere(), "");
+    let dead = crate::support::entry("dead", crate::support::refusing_address(), "");
     let mut servers = entries(&[&web]);
     servers.push(dead);
     let site = Site::new()
@@ -275,7 +277,7 @@ async fn overrides_and_admin_socket_survive() {
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
     ctl(&lb, &["ready", "web/web1"]).await.ok();
     signal(pid, Signal::TERM);
-    gone(pid).await;
+    wait_process_exit(pid).await;
     assert!(!lb.dir().join("lb.sock").exists());
 }
 
@@ -293,7 +295,7 @@ async fn removed_admin_socket_leaves_no_file() {
     assert!(!path.exists(), "left behind");
     assert!(lb.dir().join("other.sock").exists());
     signal(pid, Signal::TERM);
-    gone(pid).await;
+    wait_process_exit(pid).await;
     assert!(!lb.dir().join("other.sock").exists());
 }
 
@@ -360,9 +362,9 @@ async fn connections_of_old_processes_are_shown() {
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
     close(0).await;
     assert_shown(&[]).await;
-    gone(second).await;
+    wait_process_exit(second).await;
     signal(newest, Signal::TERM);
-    gone(newest).await;
+    wait_process_exit(newest).await;
 }
 
 #[tokio::test]
@@ -373,7 +375,7 @@ async fn all_processes_reopen_log_files() {
     read_line(&mut stream).await.unwrap();
     let second = upgrade(&lb, lb.pid()).await;
     let newest = upgrade(&lb, second).await;
-    gone(second).await;
+    wait_process_exit(second).await;
     let path = lb.dir().join("access.log");
     std::fs::rename(&path, lb.dir().join("access.log.1")).unwrap();
     signal(newest, Signal::USR1);
@@ -388,5 +390,5 @@ async fn all_processes_reopen_log_files() {
     let written = std::fs::read_to_string(&path).unwrap();
     assert_eq!(written.lines().count(), 1, "{written}");
     signal(newest, Signal::TERM);
-    gone(newest).await;
+    wait_process_exit(newest).await;
 }

@@ -7,7 +7,7 @@ use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::{DEADLINE, Signal, Upstream, eventually};
 use tokio::io::AsyncWriteExt;
 
-use crate::support::upgrading::{apart, message, script, signal};
+use crate::support::upgrading::{message, own_process_group, signal, write_script};
 use crate::support::{BIN, CLIENT1, Running, Site, talk};
 
 /// Starts the balancer as PID 1 of a namespace, and returns its PID outside. `None` if
@@ -23,8 +23,8 @@ async fn start(site: Site) -> Option<(Running, u32)> {
         return None;
     }
     let bin = site.dir.path().join("contained");
-    script(&bin, &format!("exec {unshare} {BIN} \"$@\""));
-    let lb = site.start_as(&bin, apart).await;
+    write_script(&bin, &format!("exec {unshare} {BIN} \"$@\""));
+    let lb = site.start_as(&bin, own_process_group).await;
     let first = children(lb.pid())[0];
     Some((lb, first))
 }

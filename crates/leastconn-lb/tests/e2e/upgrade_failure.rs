@@ -9,7 +9,8 @@ use tokio::io::AsyncWriteExt;
 
 use crate::ctl::{SOCKET, ctl};
 use crate::support::upgrading::{
-    apart, gone, link, message, script, signal, start, successor, upgrade,
+    message, own_process_group, replace_symlink, signal, start, successor, upgrade,
+    wait_process_exit, write_script,
 };
 use crate::support::{BIN, CLIENT1, Running, Site, talk};
 
@@ -77,17 +78,17 @@ async fn broken_program_fails_the_upgrade() {
     std::fs::create_dir(&programs).unwrap();
     // Started by a symlink that is pointed to other programs later.
     let name = programs.join("leastconn-lb");
-    link(&name, Path::new(BIN));
+    replace_symlink(&name, Path::new(BIN));
     let broken = programs.join("broken");
-    script(&broken, "exit 3");
+    write_script(&broken, "exit 3");
     let crashes = programs.join("crashes");
-    script(&crashes, "kill -SEGV $$");
+    write_script(&crashes, "kill -SEGV $$");
     let missing = programs.join("missing");
 
-    let lb = site.start_as(&name, apart).await;
+    let lb = site.start_as(&name, own_process_group).await;
     let client = lb.client(CLIENT1);
     for (program, reason) in [(&broken, "exit status: 3"), (&crashes, "signal: 11")] {
-        link(&name, program);
+        replace_symlink(&name, program);
         lb.signal(Signal::USR2);
         wait_failed(&lb, reason).await;
         talk(client.connect(lb.main()).await.unwrap())
@@ -95,17 +96,17 @@ async fn broken_program_fails_the_upgrade() {
             .unwrap();
     }
     // The running executable still exists, although the link is broken.
-    link(&name, &missing);
+    replace_symlink(&name, &missing);
     let next = upgrade(&lb, lb.pid()).await;
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
-    link(&name, Path::new(BIN));
+    replace_symlink(&name, Path::new(BIN));
     let last = upgrade(&lb, next).await;
-    gone(next).await;
+    wait_process_exit(next).await;
     talk(client.connect(lb.main()).await.unwrap())
         .await
         .unwrap();
     signal(last, Signal::TERM);
-    gone(last).await;
+    wait_process_exit(last).await;
 }
 
 #[tokio::test]
@@ -116,13 +117,13 @@ async fn script_fails_the_upgrade_inside_the_sandbox() {
     std::fs::create_dir(&programs).unwrap();
     let name = programs.join("leastconn-lb");
     std::fs::copy(BIN, &name).unwrap();
-    let lb = site.start_as(&name, apart).await;
+    let lb = site.start_as(&name, own_process_group).await;
     if !lb.stderr().contains("confined by Landlock") {
         eprintln!("SKIPPED: this kernel has no Landlock");
         return;
     }
     let wrapper = programs.join("wrapper");
-    script(&wrapper, &format!("exec {BIN} \"$@\""));
+    write_script(&wrapper, &format!("exec {BIN} \"$@\""));
     std::fs::rename(&wrapper, &name).unwrap();
     lb.signal(Signal::USR2);
     wait_failed(&lb, "it is a script for /bin/sh").await;
@@ -137,14 +138,14 @@ async fn shutdown_aborts_the_upgrade() {
     // Scripts need a shell, which the sandbox does not allow to execute.
     let site = Site::usual(&[&web]).process("sandbox = \"off\"");
     let name = site.dir.path().join("leastconn-lb");
-    link(&name, Path::new(BIN));
+    replace_symlink(&name, Path::new(BIN));
     let silent = site.dir.path().join("silent");
-    script(
+    write_script(
         &silent,
         "echo $$ > started.new; mv started.new started; exec sleep 1000",
     );
-    let lb = site.start_as(&name, apart).await;
-    link(&name, &silent);
+    let lb = site.start_as(&name, own_process_group).await;
+    replace_symlink(&name, &silent);
     lb.signal(Signal::USR2);
     let started = lb.dir().join("started");
     let pid = leastconn_testkit::eventually(DEADLINE, || async {
@@ -155,7 +156,7 @@ async fn shutdown_aborts_the_upgrade() {
     .unwrap();
     lb.signal(Signal::TERM);
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
-    gone(pid).await;
+    wait_process_exit(pid).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::ctl::{SOCKET, ctl};
 use crate::support::upgrading::{
-    all_end, finish, gone, message, signal, start, successor, upgrade,
+    finish, message, shut_down_all, signal, start, successor, upgrade, wait_process_exit,
 };
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries};
 
@@ -60,11 +60,12 @@ async fn api_reload_is_done_by_the_new_process() {
         if let Some(mut stream) = stream {
             let mut rest = Vec::new();
             let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
-            lb.nth(0, "policy_changed").await;
+            lb.expect_record(0, "policy_changed").await;
         }
         let _refused = lb.client(CLIENT1).connect(lb.main()).await;
-        lb.nth(usize::from(connected), "unknown_client").await;
-        all_end(&lb, next).await;
+        lb.expect_record(usize::from(connected), "unknown_client")
+            .await;
+        shut_down_all(&lb, next).await;
     }
 }
 
@@ -86,7 +87,7 @@ async fn signalled_reload_is_done_by_the_new_process() {
     lb.wait_log(|event| message(event).starts_with("reloaded"), DEADLINE)
         .await;
     finish(open(&lb).await).await;
-    all_end(&lb, next).await;
+    shut_down_all(&lb, next).await;
 }
 
 /// The process that received the command exits before the end of the grace period.
@@ -98,11 +99,11 @@ async fn grace_period_of_maint_continues() {
     let second = upgrade(&lb, lb.pid()).await;
     ctl(&lb, &["maint", "web/web1", "--grace", "3s"]).await.ok();
     let newest = upgrade(&lb, second).await;
-    gone(second).await;
+    wait_process_exit(second).await;
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
-    lb.nth(0, "killed").await;
-    all_end(&lb, newest).await;
+    lb.expect_record(0, "killed").await;
+    shut_down_all(&lb, newest).await;
 }
 
 /// The new process accepts clients before it takes over, and does not know of changes
@@ -137,7 +138,7 @@ async fn maint_ends_connections_of_both_processes() {
         let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
     }
     web.wait_open(0).await;
-    all_end(&lb, next).await;
+    shut_down_all(&lb, next).await;
 }
 
 #[tokio::test]
@@ -160,7 +161,7 @@ async fn cancelled_grace_period_ends_nothing() {
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
     finish(other).await;
     signal(newest, Signal::TERM);
-    gone(newest).await;
+    wait_process_exit(newest).await;
 }
 
 /// Its exit code tells that it closed connections, not that the service ended.
@@ -175,11 +176,11 @@ async fn exit_of_an_intermediate_process_ends_no_other() {
     signal(second_pid, Signal::TERM);
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "its end", second.read_to_end(&mut rest)).await;
-    lb.nth(0, "drained").await;
-    gone(second_pid).await;
+    lb.expect_record(0, "drained").await;
+    wait_process_exit(second_pid).await;
     // Time in which the other processes notice the exit. Tests silence.
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert_eq!(roundtrip(&mut first, b"on").await.unwrap(), b"on");
     finish(first).await;
-    all_end(&lb, newest).await;
+    shut_down_all(&lb, newest).await;
 }

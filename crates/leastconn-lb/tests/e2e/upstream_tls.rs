@@ -75,7 +75,7 @@ async fn half_close_works_in_both_directions(records: Records) {
         client.shutdown().await.unwrap();
         let answer = read_to_close(&mut client).await.unwrap();
         assert!(answer == pattern(0, BLOCK), "{version}: {}", answer.len());
-        let record = lb.nth(0, "ok").await;
+        let record = lb.expect_record(0, "ok").await;
         assert_eq!(record["bytes_received"], 8);
 
         web.set_behaviour(Behaviour::Source {
@@ -90,7 +90,7 @@ async fn half_close_works_in_both_directions(records: Records) {
         );
         accept_one.write_all(&pattern(7, BLOCK)).await.unwrap();
         accept_one.shutdown().await.unwrap();
-        let record = lb.nth(1, "ok").await;
+        let record = lb.expect_record(1, "ok").await;
         assert_eq!(record["bytes_received"], BLOCK);
 
         web.set_behaviour(Behaviour::Sink);
@@ -100,7 +100,7 @@ async fn half_close_works_in_both_directions(records: Records) {
         stream.shutdown().await.unwrap();
         let digest = read_to_close(&mut stream).await.unwrap();
         assert_eq!(String::from_utf8(digest).unwrap(), sha256_hex(&sent));
-        lb.nth(2, "ok").await;
+        lb.expect_record(2, "ok").await;
         lb.quiet().await;
     }
 }
@@ -122,7 +122,7 @@ async fn truncation_by_the_server_becomes_a_reset(records: Records) {
         let error = read_to_close(&mut plain).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{version}");
         for n in 0..2 {
-            let record = lb.nth(n, "server_truncated").await;
+            let record = lb.expect_record(n, "server_truncated").await;
             let detail = record["detail"].as_str().unwrap();
             assert!(detail.contains("without close_notify"), "{record}");
         }
@@ -133,7 +133,7 @@ async fn truncation_by_the_server_becomes_a_reset(records: Records) {
         plain.write_all(b"12345").await.unwrap();
         let error = read_to_close(&mut plain).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{version}");
-        lb.nth(2, "server_reset").await;
+        lb.expect_record(2, "server_reset").await;
         lb.quiet().await;
     }
 }
@@ -202,7 +202,7 @@ async fn server_distinguishes_close_from_truncation(records: Records) {
             received == b"some" || (!orderly && received.is_empty()),
             "{received:?}"
         );
-        lb.nth(0, outcome).await;
+        lb.expect_record(0, outcome).await;
         lb.quiet().await;
     }
 }

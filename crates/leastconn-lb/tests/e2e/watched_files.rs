@@ -9,7 +9,7 @@ use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::{DEADLINE, TestCa, TlsClient, Upstream, eventually, metrics, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{CLIENT1, Running, Site, TOLD, refused, talk};
+use crate::support::{CLIENT1, FILE_LOAD_TIME, Running, Site, refused, talk};
 
 /// The certificate that the balancer presents, in DER.
 async fn presented(lb: &Running) -> Vec<u8> {
@@ -27,7 +27,7 @@ async fn new_crl_ends_exactly_the_revoked_clients() {
     let certs = [(); 2].map(|()| lb.ca().leaf(CLIENT1).build());
     let mut streams = Vec::new();
     for cert in &certs {
-        let mut stream = lb.showing(cert).connect(lb.main()).await.unwrap();
+        let mut stream = lb.client_with(cert).connect(lb.main()).await.unwrap();
         read_line(&mut stream).await.unwrap();
         streams.push(stream);
     }
@@ -37,10 +37,14 @@ async fn new_crl_ends_exactly_the_revoked_clients() {
     assert_eq!(outcome, "applied");
     let mut rest = Vec::new();
     let _ = within(DEADLINE, "its end", streams[0].read_to_end(&mut rest)).await;
-    lb.nth(0, "revoked_certificate").await;
+    lb.expect_record(0, "revoked_certificate").await;
     assert_eq!(roundtrip(&mut streams[1], b"on").await.unwrap(), b"on");
-    assert!(refused(&lb.showing(&certs[0]), lb.main()).await.is_some());
-    lb.nth(1, "revoked_certificate").await;
+    assert!(
+        refused(&lb.client_with(&certs[0]), lb.main())
+            .await
+            .is_some()
+    );
+    lb.expect_record(1, "revoked_certificate").await;
     // A loaded file is not loaded again.
     assert_eq!(lb.reloads().await, [1.0, 0.0]);
     let mut last = streams.pop().unwrap();
@@ -86,7 +90,7 @@ async fn invalid_renewal_keeps_the_current_certificate() {
     assert_eq!(presented(&lb).await, before);
     new.write(lb.dir(), "server");
     // Certificate and key, after any number of reads in between.
-    eventually(TOLD, || async {
+    eventually(FILE_LOAD_TIME, || async {
         let [applied, rejected] = lb.reloads().await;
         (applied == 1.0)
             .then_some(())
@@ -130,16 +134,16 @@ async fn invalid_crl_keeps_the_current_crl() {
             DEADLINE,
         )
         .await;
-        assert!(refused(&lb.showing(&listed), lb.main()).await.is_some());
-        lb.nth(2 * n, "revoked_certificate").await;
+        assert!(refused(&lb.client_with(&listed), lb.main()).await.is_some());
+        lb.expect_record(2 * n, "revoked_certificate").await;
         talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
             .await
             .unwrap();
-        lb.nth(2 * n + 1, "ok").await;
+        lb.expect_record(2 * n + 1, "ok").await;
     }
     fs::write(&file, empty).unwrap();
     assert_eq!(lb.reload(&lb.config()).await, "applied");
-    talk(lb.showing(&listed).connect(lb.main()).await.unwrap())
+    talk(lb.client_with(&listed).connect(lb.main()).await.unwrap())
         .await
         .unwrap();
     lb.quiet().await;
@@ -173,7 +177,7 @@ async fn changed_symlinks_are_followed() {
     lb.write_config(&lb.config().replace(CLIENT1, "client2.lb.com"));
     assert_eq!(lb.reloading(|| point("v2")).await, "applied");
     assert!(refused(&lb.client(CLIENT1), lb.main()).await.is_some());
-    lb.nth(1, "untrusted_certificate").await;
+    lb.expect_record(1, "untrusted_certificate").await;
     let leaf = other.leaf(CLIENT1).build();
     let theirs = TlsClient::new(lb.ca(), Some(&leaf));
     talk(theirs.connect(lb.main()).await.unwrap())
@@ -193,11 +197,11 @@ async fn unwatched_files_need_a_reload() {
     lb.ca().write_crl(lb.dir(), &[&cert]);
     // Longer than loading would take. Tests silence.
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    talk(lb.showing(&cert).connect(lb.main()).await.unwrap())
+    talk(lb.client_with(&cert).connect(lb.main()).await.unwrap())
         .await
         .unwrap();
     assert_eq!(lb.reload(&lb.config()).await, "applied");
-    assert!(refused(&lb.showing(&cert), lb.main()).await.is_some());
-    lb.nth(1, "revoked_certificate").await;
+    assert!(refused(&lb.client_with(&cert), lb.main()).await.is_some());
+    lb.expect_record(1, "revoked_certificate").await;
     lb.quiet().await;
 }

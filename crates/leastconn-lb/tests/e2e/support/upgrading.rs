@@ -13,11 +13,11 @@ use crate::support::{Running, Site};
 
 /// Starts a balancer whose successors are killed together with it at the end of the test.
 pub(crate) async fn start(site: Site) -> Running {
-    site.start_with(apart).await
+    site.start_with(own_process_group).await
 }
 
 /// Puts the process and its descendants into a process group of their own.
-pub(crate) fn apart(command: &mut Command) {
+pub(crate) fn own_process_group(command: &mut Command) {
     command.process_group(0);
 }
 
@@ -58,10 +58,10 @@ pub(crate) async fn finish(mut stream: TlsStream<TcpStream>) {
 }
 
 /// Waits until the first process has exited, and shuts down the newest one.
-pub(crate) async fn all_end(lb: &Running, newest: u32) {
+pub(crate) async fn shut_down_all(lb: &Running, newest: u32) {
     assert_eq!(lb.wait_exit(DEADLINE).await.code(), Some(0));
     signal(newest, Signal::TERM);
-    gone(newest).await;
+    wait_process_exit(newest).await;
 }
 
 /// Number of open files of a process.
@@ -73,7 +73,7 @@ pub(crate) fn open_files(pid: u32) -> usize {
 
 /// Waits until a process has exited. It may remain a zombie, as its parent is not the
 /// test.
-pub(crate) async fn gone(pid: u32) {
+pub(crate) async fn wait_process_exit(pid: u32) {
     let ended = eventually(DEADLINE, || async {
         let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
         match state {
@@ -108,14 +108,14 @@ pub(crate) async fn quiet(lb: &Running, pid: u32, files: usize) {
 }
 
 /// Replaces the symlink `name` by one to `program`, atomically.
-pub(crate) fn link(name: &Path, program: &Path) {
+pub(crate) fn replace_symlink(name: &Path, program: &Path) {
     let new = name.with_extension("new");
     std::os::unix::fs::symlink(program, &new).unwrap();
     std::fs::rename(new, name).unwrap();
 }
 
 /// Writes an executable shell script.
-pub(crate) fn script(path: &Path, text: &str) {
+pub(crate) fn write_script(path: &Path, text: &str) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
