@@ -1,30 +1,17 @@
 //! A reload changes, removes or adds the admin address.
 
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use leastconn_testkit::client::{read_line, roundtrip};
 use leastconn_testkit::{DEADLINE, Port, Signal, Upstream, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-use crate::support::{CLIENT1, Running, Site, listen, talk, tcp};
+use crate::support::{CLIENT1, Running, Site, listen, talk, tcp, wait_refused};
 
 const ADMIN: &str = "[admin]\nbind = \"127.0.0.1:0\"\n";
 
 fn admin_at(address: SocketAddr) -> String {
     format!("[admin]\nbind = \"{address}\"\n")
-}
-
-async fn refuses_connections(addr: SocketAddr) {
-    eventually(DEADLINE, || async move {
-        match TcpStream::connect(addr).await {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
-            other => Err(format!("{addr}: {other:?}")),
-        }
-    })
-    .await
-    .unwrap();
 }
 
 /// Reloads and waits by the log, as the admin address may be closed.
@@ -67,7 +54,7 @@ async fn old_admin_address_finishes_its_requests() {
     lb.wait_listening("admin", new).await;
     assert_eq!(lb.admin(), new);
     assert_eq!(lb.http_get("/readyz").await.0, 200);
-    refuses_connections(old).await;
+    wait_refused(old).await;
 
     request.write_all(b"\r\n").await.unwrap();
     let mut answer = String::new();
@@ -110,7 +97,7 @@ async fn admin_table_can_be_removed_and_added() {
     let config = lb.config();
     let first = lb.admin();
     reload(&lb, &config.replace(ADMIN, "")).await;
-    refuses_connections(first).await;
+    wait_refused(first).await;
     talk(lb.client(CLIENT1).connect(lb.main()).await.unwrap())
         .await
         .unwrap();

@@ -8,18 +8,10 @@ use leastconn_testkit::client::read_line;
 use leastconn_testkit::upstream::OpenConnections;
 use leastconn_testkit::{DEADLINE, Upstream, eventually, within};
 use serde_json::{Value, json};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::ctl::{SOCKET, ctl};
-use crate::support::{NO_PROBES, Running, Site, entry, talk, tcp};
-
-async fn named(n: usize) -> Vec<Upstream> {
-    let mut all = Vec::new();
-    for i in 1..=n {
-        all.push(Upstream::named(&format!("web{i}")).await);
-    }
-    all
-}
+use crate::support::{NO_PROBES, Running, Site, connect_from, entry, named_servers, talk, tcp};
 
 /// A listener for all local clients, in front of servers of these weights.
 fn site(servers: &[Upstream], weights: &[u32], lines: &[&str]) -> Site {
@@ -36,15 +28,6 @@ fn site(servers: &[Upstream], weights: &[u32], lines: &[&str]) -> Site {
         .listener("main", &["upstream = \"web\""])
         .upstream("web", &lines, &servers)
         .client("local", "source = \"127.0.0.0/8\"", "web", "")
-}
-
-/// Connects from a source address of this machine.
-async fn connect_from(source: Ipv4Addr, addr: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind((source, 0).into()).unwrap();
-    within(DEADLINE, "connecting", socket.connect(addr))
-        .await
-        .unwrap()
 }
 
 /// Opens `n` connections in sequence, each after the server of the previous one is known,
@@ -79,7 +62,7 @@ fn assert_probable(count: usize, n: usize, probability: f64) {
 
 #[tokio::test]
 async fn round_robin_follows_the_weights() {
-    let servers = named(3).await;
+    let servers = named_servers(3).await;
     let lb = site(&servers, &[1, 1, 2], &["balance = \"round_robin\""])
         .start()
         .await;
@@ -95,7 +78,7 @@ async fn round_robin_follows_the_weights() {
 
 #[tokio::test]
 async fn random_follows_weights_and_ignores_load() {
-    let servers = named(2).await;
+    let servers = named_servers(2).await;
     let lb = site(&servers, &[1, 3], &["balance = \"random\""])
         .start()
         .await;
@@ -113,7 +96,7 @@ async fn random_follows_weights_and_ignores_load() {
 
 #[tokio::test]
 async fn p2c_never_picks_the_most_loaded() {
-    let servers = named(3).await;
+    let servers = named_servers(3).await;
     let lb = site(&servers, &[1, 1, 1], &["balance = \"p2c\""])
         .start()
         .await;
@@ -134,7 +117,7 @@ async fn p2c_never_picks_the_most_loaded() {
 
 #[tokio::test]
 async fn source_hash_moves_only_while_its_server_is_down() {
-    let servers = named(3).await;
+    let servers = named_servers(3).await;
     let lines = [
         "balance = \"source_hash\"",
         r#"passive = { fail_timeout = "200ms" }"#,
@@ -144,7 +127,11 @@ async fn source_hash_moves_only_while_its_server_is_down() {
     let map = async |lb: &Running| {
         let mut map = Vec::new();
         for source in sources() {
-            map.push(talk(connect_from(source, lb.main()).await).await.unwrap());
+            map.push(
+                talk(connect_from(source, lb.main()).await.unwrap())
+                    .await
+                    .unwrap(),
+            );
         }
         map
     };
@@ -193,7 +180,7 @@ async fn source_hash_moves_only_while_its_server_is_down() {
 #[tokio::test]
 async fn source_hash_uses_the_proxied_address() {
     use tokio::io::AsyncWriteExt;
-    let servers = named(4).await;
+    let servers = named_servers(4).await;
     let entries: Vec<_> = servers
         .iter()
         .map(|server| entry(server.name(), server.addr(), ""))
@@ -213,7 +200,7 @@ async fn source_hash_uses_the_proxied_address() {
     let mut names = Vec::new();
     for n in 1..=20 {
         let source = Ipv4Addr::new(127, 0, 8, n);
-        let direct = talk(connect_from(source, lb.address("direct")).await)
+        let direct = talk(connect_from(source, lb.address("direct")).await.unwrap())
             .await
             .unwrap();
         let mut proxied = tcp(lb.main()).await;
@@ -228,7 +215,7 @@ async fn source_hash_uses_the_proxied_address() {
 
 #[tokio::test]
 async fn recovered_server_starts_slowly() {
-    let servers = named(2).await;
+    let servers = named_servers(2).await;
     // An hour, so that the share stays at its initial tenth for the whole test.
     let lines = [
         "slow_start = \"1h\"",
@@ -270,7 +257,7 @@ async fn recovered_server_starts_slowly() {
 
 #[tokio::test]
 async fn server_added_by_reload_starts_slowly() {
-    let servers = named(3).await;
+    let servers = named_servers(3).await;
     let lb = site(&servers[..2], &[1, 1], &["slow_start = \"1h\""])
         .admin(SOCKET)
         .start()

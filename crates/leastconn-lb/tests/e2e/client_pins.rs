@@ -4,14 +4,9 @@ use std::process::Command;
 
 use leastconn_testkit::{Cert, Upstream};
 
-use crate::support::{BIN, CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, talk};
-
-fn spki(cert: &Cert) -> String {
-    let parsed = rustls::server::ParsedCertificate::try_from(cert.der()).unwrap();
-    let key = parsed.subject_public_key_info();
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &key);
-    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
-}
+use crate::support::{
+    BIN, CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, spki, talk,
+};
 
 fn pinned_only(pins: &[&Cert]) -> String {
     let pins: Vec<_> = pins

@@ -2,12 +2,11 @@
 //! of a list must; types of names are never mixed; nothing in a certificate is a
 //! wildcard.
 
-use std::net::Ipv4Addr;
-
 use leastconn_testkit::{Cert, Upstream, client::read_to_close};
-use tokio::net::TcpSocket;
 
-use crate::support::{NO_PROBES, Running, Site, TLS, cn, entries, refused, talk, tcp};
+use crate::support::{
+    NO_PROBES, Running, Site, TLS, cn, connect_from, entries, refused, talk, tcp,
+};
 
 async fn site(web: &Upstream) -> Site {
     Site::new()
@@ -167,9 +166,7 @@ async fn source_address_is_the_identity_without_tls() {
         .into_iter()
         .enumerate()
     {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind((Ipv4Addr::from(host), 0).into()).unwrap();
-        let mut stream = socket.connect(lb.main()).await.unwrap();
+        let mut stream = connect_from(host, lb.main()).await.unwrap();
         match client {
             Some(client) => {
                 talk(stream).await.unwrap();

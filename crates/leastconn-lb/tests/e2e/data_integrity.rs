@@ -40,18 +40,11 @@ async fn data_is_unchanged_in_both_directions_at_once(records: Records) {
     lb.quiet().await;
 }
 
-/// Resident memory in KiB.
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 async fn slow_client_slows_its_server(records: Records) {
     const CLIENTS: u64 = 8;
     let web = Upstream::start(Behaviour::Source { bytes: 1 << 30 }).await;
     let lb = Site::usual(&[&web]).records(records).start().await;
-    let before = resident(lb.pid());
+    let before = lb.resident_kib();
     let mut stalled = Vec::new();
     for _ in 0..CLIENTS {
         stalled.push(lb.client(CLIENT1).connect(lb.main()).await.unwrap());
@@ -71,7 +64,7 @@ async fn slow_client_slows_its_server(records: Records) {
         }
     };
     within(Duration::from_secs(20), "full buffers", full).await;
-    let grown = resident(lb.pid()).saturating_sub(before);
+    let grown = lb.resident_kib().saturating_sub(before);
     // Generous: a scratch buffer and the TLS buffers of each connection.
     assert!(
         grown < CLIENTS * 512 + 8192,

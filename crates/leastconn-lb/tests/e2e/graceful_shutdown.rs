@@ -7,22 +7,9 @@ use std::time::Duration;
 use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::{Behaviour, DEADLINE, Signal, Upstream, eventually, within};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::support::{CLIENT1, Running, Site, talk, tcp};
-
-async fn wait_refused(lb: &Running) {
-    let addr = lb.main();
-    eventually(DEADLINE, || async move {
-        match TcpStream::connect(addr).await {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await
-    .unwrap();
-}
+use crate::support::{CLIENT1, Running, Site, talk, tcp, wait_refused};
 
 async fn wait_draining(lb: &Running) {
     eventually(DEADLINE, || async {
@@ -45,7 +32,7 @@ async fn term_and_int_let_transfers_finish() {
         roundtrip(&mut tls, b"before").await.unwrap();
         lb.signal(signal);
         wait_draining(&lb).await;
-        wait_refused(&lb).await;
+        wait_refused(lb.main()).await;
         let bytes = vec![7; 300_000];
         assert!(roundtrip(&mut tls, &bytes).await.unwrap() == bytes);
         tls.shutdown().await.unwrap();

@@ -4,18 +4,19 @@
 //! The bench measures the latency of other sources (`--only flood`); these tests check
 //! that they are served while a source exceeds its share.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use leastconn_testkit::{DEADLINE, TlsClient, Upstream, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    CLIENT1, NO_PROBES, Records, Site, TLS, both_record_layers, client_hello, cn, entries, talk,
+    CLIENT1, NO_PROBES, Records, Site, TLS, both_record_layers, client_hello, cn, connect_from,
+    entries, talk,
 };
 
 const WAITING: &str = r#"leastconn_handshakes_waiting{listener="main"}"#;
@@ -25,17 +26,8 @@ both_record_layers! {
     #[tokio::test] new_source_is_served_during_a_flood,
 }
 
-/// Connects from 127.0.0.`last`.
-async fn tcp_from(last: u8, addr: SocketAddr) -> std::io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0)))?;
-    let stream = socket.connect(addr).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
 async fn served_from(last: u8, client: &TlsClient, addr: SocketAddr) -> std::io::Result<()> {
-    let tcp = tcp_from(last, addr).await?;
+    let tcp = connect_from([127, 0, 0, last], addr).await?;
     talk(client.handshake(tcp, "localhost").await?).await?;
     Ok(())
 }
@@ -69,7 +61,7 @@ async fn stalled_handshakes_leave_permits_for_other_sources(records: Records) {
     // theirs.
     let mut stalled = JoinSet::new();
     for _ in 0..20 {
-        let mut stream = tcp_from(2, lb.main()).await.unwrap();
+        let mut stream = connect_from([127, 0, 0, 2], lb.main()).await.unwrap();
         stream.write_all(&hello).await.unwrap();
         stalled.spawn(async move {
             stream.read_u8().await.unwrap();

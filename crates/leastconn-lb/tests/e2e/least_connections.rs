@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 
 use leastconn_testkit::client::{read_line, read_to_close};
 use leastconn_testkit::upstream::OpenConnections;
-use leastconn_testkit::{DEADLINE, Upstream, within};
+use leastconn_testkit::{DEADLINE, within};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::support::{NO_PROBES, Running, Site, entries, entry, talk, tcp};
+use crate::support::{NO_PROBES, Running, Site, entries, entry, named_servers, talk, tcp};
 
 /// Opens `n` connections at once, and returns the count per server and the open
 /// connections.
@@ -31,14 +31,6 @@ async fn at_once(addr: SocketAddr, n: usize) -> (HashMap<String, usize>, Vec<Tcp
     (counts, held)
 }
 
-async fn named(n: usize) -> Vec<Upstream> {
-    let mut connections = Vec::new();
-    for i in 1..=n {
-        connections.push(Upstream::named(&format!("web{i}")).await);
-    }
-    connections
-}
-
 async fn start(servers: &[String], lines: &[&str]) -> Running {
     let lines = [&[NO_PROBES], lines].concat();
     Site::new()
@@ -51,7 +43,7 @@ async fn start(servers: &[String], lines: &[&str]) -> Running {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn simultaneous_connections_are_spread_exactly() {
-    let servers = named(4).await;
+    let servers = named_servers(4).await;
     let lb = start(&entries(&servers.iter().collect::<Vec<_>>()), &[]).await;
     let (counts, held) = at_once(lb.main(), 500).await;
     assert_eq!(counts.len(), 4);
@@ -67,7 +59,7 @@ async fn simultaneous_connections_are_spread_exactly() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn weights_are_exact_within_one_connection() {
-    let servers = named(3).await;
+    let servers = named_servers(3).await;
     let entries: Vec<_> = servers
         .iter()
         .zip([1, 2, 5])
@@ -94,7 +86,7 @@ async fn weights_are_exact_within_one_connection() {
 
 #[tokio::test]
 async fn max_conns_of_a_server_is_never_exceeded() {
-    let servers = named(2).await;
+    let servers = named_servers(2).await;
     let entries = [
         entry("web1", servers[0].addr(), ", max_conns = 3"),
         entry("web2", servers[1].addr(), ", max_conns = 5"),
@@ -113,7 +105,7 @@ async fn max_conns_of_a_server_is_never_exceeded() {
 
 #[tokio::test]
 async fn backup_is_used_only_when_needed() {
-    let servers = named(2).await;
+    let servers = named_servers(2).await;
     let entries = [
         entry("web1", servers[0].addr(), ""),
         entry("web2", servers[1].addr(), ", backup = true"),

@@ -3,7 +3,7 @@
 use leastconn_testkit::{Cert, TestCa, Upstream, client::read_to_close, metrics};
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, talk};
+use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, refused, spki, talk};
 
 fn site(web: &Upstream) -> Site {
     Site::new()
@@ -20,13 +20,6 @@ async fn identify(lb: &Running, cert: &Cert) -> (String, String) {
     let record = lb.expect_record(before, "ok").await;
     let text = |key: &str| record[key].as_str().unwrap().to_owned();
     (text("client"), text("identity"))
-}
-
-fn spki(cert: &Cert) -> String {
-    let parsed = rustls::server::ParsedCertificate::try_from(cert.der()).unwrap();
-    let spki = parsed.subject_public_key_info();
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &spki);
-    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[tokio::test]

@@ -1,29 +1,14 @@
 //! A reload applies the difference or, if anything is wrong, nothing.
 
-use std::io::ErrorKind;
-use std::net::SocketAddr;
-
 use leastconn_testkit::client::{read_line, read_to_close, roundtrip};
 use leastconn_testkit::{DEADLINE, Port, Upstream, eventually};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use crate::ctl::{SOCKET, ctl};
 use crate::support::{
-    CLIENT1, NO_PROBES, Site, TLS, cn, entries, entry, listen, refused, talk, tcp,
+    CLIENT1, NO_PROBES, Site, TLS, cn, entries, entry, listen, refused, talk, tcp, wait_refused,
 };
-
-async fn wait_refused(addr: SocketAddr) {
-    eventually(DEADLINE, || async move {
-        match TcpStream::connect(addr).await {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await
-    .unwrap();
-}
 
 #[tokio::test]
 async fn invalid_configuration_changes_nothing() {

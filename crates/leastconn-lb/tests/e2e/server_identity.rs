@@ -5,16 +5,9 @@ use leastconn_testkit::{Behaviour, Cert, Upstream};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::tls_servers::{Servers, VERSIONS};
-use crate::support::{NO_PROBES, entry, tcp};
+use crate::support::{NO_PROBES, entry, spki, tcp};
 
 const ID: &str = "spiffe://lb.com/web";
-
-fn spki(cert: &Cert) -> String {
-    let parsed = rustls::server::ParsedCertificate::try_from(cert.der()).unwrap();
-    let key = parsed.subject_public_key_info();
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &key);
-    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
-}
 
 #[tokio::test]
 async fn servers_are_verified_by_uri_or_pin() {

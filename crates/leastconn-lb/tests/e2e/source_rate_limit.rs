@@ -1,29 +1,20 @@
 //! A listener's `source_rate_limit` applies before anything else is done for a
 //! connection.
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use leastconn_testkit::client::read_to_close;
 use leastconn_testkit::{DEADLINE, Upstream, within};
-use tokio::net::{TcpSocket, TcpStream};
 
-use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, entries, talk};
+use crate::support::{CLIENT1, NO_PROBES, Site, TLS, cn, connect_from, entries, talk};
 
 /// No token is added during a test.
 const THREE: &str = "source_rate_limit = { rate = 0.001, burst = 3 }";
 
-async fn tcp_from(address: [u8; 4], addr: SocketAddr) -> io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4().unwrap();
-    let from = SocketAddr::from((Ipv4Addr::from(address), 0));
-    socket.bind(from).unwrap();
-    within(DEADLINE, "connecting", socket.connect(addr)).await
-}
-
 /// Asserts that the connection is reset or closed at once, without data.
 async fn assert_closed(address: [u8; 4], addr: SocketAddr) {
     // Possibly before connecting has returned.
-    let Ok(mut stream) = tcp_from(address, addr).await else {
+    let Ok(mut stream) = connect_from(address, addr).await else {
         return;
     };
     let closed = within(DEADLINE, "the close", read_to_close(&mut stream)).await;
@@ -42,7 +33,7 @@ async fn excess_is_refused_before_the_handshake() {
         .await;
     let client = lb.client(CLIENT1);
     let serve = async |address| {
-        let tcp = tcp_from(address, lb.main()).await.unwrap();
+        let tcp = connect_from(address, lb.main()).await.unwrap();
         talk(client.handshake(tcp, "localhost").await.unwrap())
             .await
             .unwrap()
@@ -79,7 +70,7 @@ async fn prefix_counts_as_one_source_per_listener() {
         .start()
         .await;
     for n in 0..3 {
-        talk(tcp_from([127, 0, 1, n], lb.main()).await.unwrap())
+        talk(connect_from([127, 0, 1, n], lb.main()).await.unwrap())
             .await
             .unwrap();
         lb.expect_record(n.into(), "ok").await;
@@ -87,11 +78,11 @@ async fn prefix_counts_as_one_source_per_listener() {
     assert_closed([127, 0, 1, 77], lb.main()).await;
     let record = lb.expect_record(3, "rate_limited").await;
     assert!(record["detail"].as_str().unwrap().contains("127.0.1.0/24"));
-    talk(tcp_from([127, 0, 2, 1], lb.main()).await.unwrap())
+    talk(connect_from([127, 0, 2, 1], lb.main()).await.unwrap())
         .await
         .unwrap();
     talk(
-        tcp_from([127, 0, 1, 77], lb.address("other"))
+        connect_from([127, 0, 1, 77], lb.address("other"))
             .await
             .unwrap(),
     )

@@ -4,21 +4,13 @@ use leastconn_testkit::client::read_to_close;
 use leastconn_testkit::{DEADLINE, Upstream, eventually};
 use tokio::io::AsyncWriteExt;
 
-use crate::support::{Records, Running, Site, both_record_layers, client_hello, tcp};
+use crate::support::{Records, Site, both_record_layers, client_hello, tcp};
 
 both_record_layers! {
     #[tokio::test]
     unfinished_client_hello_holds_at_most_70_kib,
     #[tokio::test]
     garbage_after_a_client_hello_is_refused,
-}
-
-/// Resident memory of the process in KiB.
-fn resident(lb: &Running) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", lb.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let words = line.unwrap().split_whitespace();
-    words.filter_map(|word| word.parse().ok()).next().unwrap()
 }
 
 /// The longest accepted ClientHello, in full records, without its last bytes.
@@ -54,13 +46,13 @@ async fn unfinished_client_hello_holds_at_most_70_kib(records: Records) {
         DEADLINE,
     )
     .await;
-    let before = resident(&lb);
+    let before = lb.resident_kib();
     for _ in 0..CONNECTIONS {
         held.push(open().await);
     }
     // Wait until all of it was read, or the measurement shows nothing.
     let each = eventually(DEADLINE, || async {
-        let each = (resident(&lb) - before) / CONNECTIONS;
+        let each = (lb.resident_kib() - before) / CONNECTIONS;
         if each >= 32 {
             Ok(each)
         } else {
@@ -69,7 +61,7 @@ async fn unfinished_client_hello_holds_at_most_70_kib(records: Records) {
     });
     let each = each.await.unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    let each = each.max((resident(&lb) - before) / CONNECTIONS);
+    let each = each.max((lb.resident_kib() - before) / CONNECTIONS);
     assert!(each <= 70, "{each} KiB for each unfinished ClientHello");
     drop(held);
     lb.quiet().await;

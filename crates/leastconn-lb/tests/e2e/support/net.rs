@@ -1,0 +1,115 @@
+//! Clients and sockets.
+
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use leastconn_testkit::client::{alert, read_line, read_to_close};
+use leastconn_testkit::{DEADLINE, TestCa, TlsClient, eventually, within};
+use rustls::AlertDescription;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+/// Connects a client that must be refused, and returns the alert, or `None` if the
+/// connection ended without one.
+///
+/// # Panics
+///
+/// If the client gets data from a server.
+pub(crate) async fn refused(client: &TlsClient, addr: SocketAddr) -> Option<AlertDescription> {
+    let error = match client.connect(addr).await {
+        Err(error) => error,
+        Ok(mut stream) => match read_to_close(&mut stream).await {
+            Err(error) => error,
+            Ok(bytes) => {
+                assert!(bytes.is_empty(), "let in: {bytes:?}");
+                return None;
+            }
+        },
+    };
+    Some(alert(&error).unwrap_or_else(|| panic!("no alert but {error}")))
+}
+
+/// Exchanges data with a server that sends its name and then echoes, closes in order, and
+/// returns the name.
+pub(crate) async fn talk<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<String> {
+    use tokio::io::AsyncWriteExt;
+    let name = read_line(&mut stream).await?;
+    let echoed = leastconn_testkit::client::roundtrip(&mut stream, b"hello").await?;
+    assert_eq!(echoed, b"hello");
+    stream.shutdown().await?;
+    assert!(read_to_close(&mut stream).await?.is_empty());
+    Ok(name)
+}
+
+/// Connects without TLS.
+pub(crate) async fn tcp(addr: SocketAddr) -> TcpStream {
+    // Tokio checks for socket errors after connecting, and would fail if the balancer has
+    // already reset the connection.
+    let connecting = tokio::task::spawn_blocking(move || std::net::TcpStream::connect(addr));
+    let connected = within(DEADLINE, "connecting", connecting).await;
+    let stream = connected.unwrap().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    stream.set_nodelay(true).unwrap();
+    TcpStream::from_std(stream).unwrap()
+}
+
+/// Connects from a loopback address.
+pub(crate) async fn connect_from(
+    source: impl Into<Ipv4Addr>,
+    addr: SocketAddr,
+) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((source.into(), 0).into())?;
+    let stream = within(DEADLINE, "connecting", socket.connect(addr)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Waits until connections to the address are refused.
+pub(crate) async fn wait_refused(addr: SocketAddr) {
+    let refused = eventually(DEADLINE, || async move {
+        match TcpStream::connect(addr).await {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+            other => Err(format!("{addr}: {other:?}")),
+        }
+    });
+    refused.await.unwrap();
+}
+
+/// Listens on an address that the balancer will then be unable to bind.
+pub(crate) fn listen(at: SocketAddr) -> TcpListener {
+    let socket = TcpSocket::new_v4().unwrap();
+    // Like the socket that reserves the port.
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(at).unwrap();
+    socket.listen(1).unwrap()
+}
+
+/// Makes dropping the socket send a RST.
+pub(crate) fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+}
+
+/// The bytes of a complete ClientHello.
+pub(crate) fn client_hello(ca: &TestCa) -> Vec<u8> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.cert().der().clone()).unwrap();
+    // The group of the test client, so that the balancer sends no HelloRetryRequest.
+    let provider = rustls::crypto::CryptoProvider {
+        kx_groups: vec![rustls::crypto::aws_lc_rs::kx_group::X25519],
+        ..rustls::crypto::aws_lc_rs::default_provider()
+    };
+    let config = rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "localhost".try_into().unwrap();
+    let mut session = rustls::ClientConnection::new(config.into(), name).unwrap();
+    let mut hello = Vec::new();
+    session.write_tls(&mut hello).unwrap();
+    hello
+}
