@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use leastconn_server::{admin::Place, context::Shared, notify, server::Server, upstream::Upstream};
+use leastconn_server::{
+    admin::Place, context::Shared, process::notify, server::Server, upstream::Upstream,
+};
 
 /// How long to wait for what is known of the servers.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use leastconn::ShortDuration;
-use leastconn_server::notify;
+use leastconn_server::process::notify;
 
 /// Tells the manager that this runtime works, twice as often as it wants to be told;
 /// completes at once where it does not. While a worker hangs, it is not told.

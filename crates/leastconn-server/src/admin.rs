@@ -37,9 +37,9 @@ use crate::{
     context::{Phase, Shared},
     control::Control,
     dashboard,
-    inherited::Inherited,
+    process::inherited::Inherited,
+    process::upgrade::Passed,
     telemetry::metrics::CONTENT_TYPE,
-    upgrade::Passed,
 };
 
 pub use crate::socket_file::SocketError;

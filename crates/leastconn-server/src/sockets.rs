@@ -25,7 +25,7 @@ use crate::{
     acceptor::{self, BindError, Gate, Task},
     config::Config,
     environment::{UNIX, UNIX_KEPT},
-    inherited::Inherited,
+    process::inherited::Inherited,
     socket_file::SocketError,
 };
 pub use unix::NamedPath;

@@ -17,7 +17,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{DONE, FAILED, fail};
-use leastconn_server::descriptors;
+use leastconn_server::process::descriptors;
 
 /// What the demo may be told.
 #[derive(Debug, Args)]

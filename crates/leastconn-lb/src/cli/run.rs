@@ -9,9 +9,9 @@ use super::{FAILED, INVALID, fail};
 use crate::sandbox;
 use leastconn_server::{
     config::{self, Loaded},
-    confinement, descriptors,
-    inherited::Inherited,
-    logging, memory,
+    confinement, logging, memory,
+    process::descriptors,
+    process::inherited::Inherited,
     telemetry::access_log::AccessLog,
 };
 use signals::Early;

@@ -28,10 +28,10 @@ use super::{
 use crate::{
     acceptor::{self, BindError},
     config, environment,
-    inherited::Inherited,
+    process::inherited::Inherited,
+    process::upgrade::Passed,
     socket_file::{SocketError, SocketFile},
     sockets::{self, all_or_errors},
-    upgrade::Passed,
 };
 
 /// A socket that accepts, of whatever kind.

@@ -16,7 +16,7 @@ use tokio::{net::UnixListener, sync::watch, task::JoinHandle};
 use crate::{
     acceptor::{self, Gate, Task},
     config::Config,
-    inherited::Inherited,
+    process::inherited::Inherited,
     socket_file::{SocketError, SocketFile},
 };
 

@@ -17,15 +17,15 @@ use leastconn_server::{
     config::Config,
     context::OldProcesses,
     environment::FIRST,
-    inherited::Inherited,
-    notify,
-    reload::Reloader,
-    server::{Prepared, Server},
-    telemetry::access_log::AccessLog,
-    upgrade::{
+    process::inherited::Inherited,
+    process::notify,
+    process::upgrade::{
         self, Earlier, First, Heir, News, Passed, Successor, UpgradeError,
         channel::{self, Channel, FromNew, FromOld, ToFirst, Unused},
     },
+    reload::Reloader,
+    server::{Prepared, Server},
+    telemetry::access_log::AccessLog,
 };
 
 /// How long a new process waits until it knows which servers work before it takes

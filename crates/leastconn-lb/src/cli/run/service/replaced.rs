@@ -11,11 +11,11 @@ use super::{Service, drain, reload_what_is_open, reopen};
 use crate::cli::run::signals::Told;
 use leastconn_server::{
     overrides::ByHand,
+    process::upgrade::{First, Heir, channel::FromHeir},
     registry::Registry,
     reload::Reloader,
     server::Server,
     telemetry::access_log::AccessLog,
-    upgrade::{First, Heir, channel::FromHeir},
 };
 
 /// How soon the newest process hears of connections that have ended.

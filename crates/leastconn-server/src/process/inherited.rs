@@ -30,7 +30,7 @@ use crate::{
         ADMIN, BY_HAND, EARLIER, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UNIX, UPGRADE,
     },
     overrides::Carried,
-    upgrade::channel::{self, FromNew, Unused},
+    process::upgrade::channel::{self, FromNew, Unused},
 };
 
 /// The first descriptor that is passed.

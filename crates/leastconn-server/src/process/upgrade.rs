@@ -35,8 +35,8 @@ use tokio::time::timeout;
 use crate::{
     confinement,
     environment::{BY_HAND, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
-    notify,
     overrides::Carried,
+    process::notify,
 };
 use channel::{Channel, FromHeir, FromNew, FromOld, FromReplaced, Unused};
 pub use earlier::{Earlier, News};

@@ -1,0 +1,7 @@
+//! Process management: listening sockets inherited from systemd or a predecessor,
+//! upgrades to a new binary, notifications to systemd, and the descriptor limit.
+
+pub mod descriptors;
+pub mod inherited;
+pub mod notify;
+pub mod upgrade;
