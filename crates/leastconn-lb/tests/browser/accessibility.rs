@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::page::Page;
 use crate::support::{CLIENT1, NO_PROBES, Running, Site, TLS, cn, entries, entry};
 
-/// Names as long as they may be, and very many servers.
+/// Long names and many servers.
 async fn crowded(web: &Upstream) -> Running {
     let long = format!("{}-web", "a-very-long-name".repeat(3));
     let many: Vec<_> = (0..300)
@@ -54,32 +54,32 @@ async fn layout_fits_every_width_and_theme() {
     }
     page.size(1440, 900).await;
 
-    // Of hundreds of servers only some are shown, unless all are asked for.
+    // Only some of the servers are shown by default.
     let rows = "document.querySelectorAll('[data-server]').length";
     assert_eq!(page.eval(rows).await, 41);
     page.click("#upstreams .all:not([hidden])").await;
     page.wait(&format!("{rows} === 301")).await;
 
-    let ground = "getComputedStyle(document.body).backgroundColor";
-    let light = page.eval(ground).await;
+    let background = "getComputedStyle(document.body).backgroundColor";
+    let light = page.eval(background).await;
     page.media("prefers-color-scheme", "dark").await;
-    let dark = page.eval(ground).await;
+    let dark = page.eval(background).await;
     assert_ne!(light, dark);
     page.click("#theme").await;
     assert_eq!(page.text("#theme").await, "Theme: light");
-    assert_eq!(page.eval(ground).await, light);
+    assert_eq!(page.eval(background).await, light);
     page.click("#theme").await;
     page.media("prefers-color-scheme", "light").await;
-    assert_eq!(page.eval(ground).await, dark);
-    // Remembered: a fresh page has it before anything is drawn.
+    assert_eq!(page.eval(background).await, dark);
+    // The theme is stored.
     page.send("Page.reload", json!({})).await;
     page.wait("document.readyState === 'complete' && document.body.dataset.shown")
         .await;
-    assert_eq!(page.eval(ground).await, dark);
+    assert_eq!(page.eval(background).await, dark);
     page.media("prefers-reduced-motion", "reduce").await;
-    let moves = "getComputedStyle(document.querySelector('.fill')).transitionDuration";
-    assert_eq!(page.eval(moves).await, "0s");
-    page.was_well().await;
+    let duration = "getComputedStyle(document.querySelector('.fill')).transitionDuration";
+    assert_eq!(page.eval(duration).await, "0s");
+    page.assert_no_errors().await;
     drop((page, stream));
     lb.quiet().await;
 }
@@ -100,14 +100,14 @@ async fn keyboard_reaches_every_control_in_order() {
             break;
         }
         reached.push(page.eval(at).await.as_str().unwrap().to_owned());
-        // Whatever has the focus shows it.
+        // The focus is visible.
         let outline = page
             .eval("getComputedStyle(document.activeElement).outlineStyle")
             .await;
         assert_eq!(outline, "solid", "{reached:?}");
     }
     let wanted = [
-        "Skip to the figures",
+        "Skip to content",
         "theme",
         "Set the state of web/web1",
         "clients-search",
@@ -117,7 +117,7 @@ async fn keyboard_reaches_every_control_in_order() {
     for name in wanted {
         assert!(order.any(|at| at == name), "{name} in {reached:?}");
     }
-    page.was_well().await;
+    page.assert_no_errors().await;
 }
 
 #[tokio::test]
@@ -169,18 +169,18 @@ async fn accessibility_tree_is_complete() {
         let found = |one: &&(&str, &str)| one.0 == role && one.1.starts_with(name);
         assert!(seen.iter().any(|one| found(&one)), "no {role} {name}");
     }
-    let curve = seen
+    let chart = seen
         .iter()
         .find(|one| one.1.starts_with("Open connections over"));
     assert!(
-        curve.is_some_and(|one| one.1.contains("at most")),
-        "{curve:?}"
+        chart.is_some_and(|one| one.1.contains("maximum")),
+        "{chart:?}"
     );
 
-    // And whatever axe-core knows, where scripts/setup.sh --browser could get it.
+    // Further checks by axe-core, if scripts/setup.sh --browser has downloaded it.
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/browser/axe.min.js");
     let Ok(axe) = std::fs::read_to_string(&file) else {
-        eprintln!("without axe-core: there is no {}", file.display());
+        eprintln!("without axe-core: {} does not exist", file.display());
         return;
     };
     page.eval(&format!("{axe}; true")).await;
@@ -195,7 +195,7 @@ async fn accessibility_tree_is_complete() {
             page.click("[data-server=\"web/web1\"] button").await;
             page.wait("document.getElementById('control').open").await;
         }
-        // Colours that still fade are no colours to judge.
+        // Contrast can be checked only after transitions have finished.
         let faults = page
             .eval("Promise.all(document.getAnimations().map((a) => a.finished)).then(() => axe.run()).then((found) =>
                found.violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.failureSummary + n.html).join('; ')}`))")

@@ -1,5 +1,5 @@
-//! Chromium without a window, and its DevTools protocol: a JSON object and a NUL each
-//! way, on descriptors 3 and 4.
+//! Headless Chromium, controlled with the DevTools protocol: JSON messages terminated by
+//! NUL on file descriptors 3 and 4.
 
 use std::collections::HashMap;
 use std::env;
@@ -15,13 +15,13 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::oneshot;
 
-/// A browser on a busy machine takes its time; only a failing test waits that long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Time limit of each step. Only a failing test waits this long.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running browser. Killed when dropped.
 pub(crate) struct Chromium {
     _child: Child,
-    // Dropped after the child is told to end; whatever it still writes is lost.
+    // Dropped after the child has been killed.
     _profile: TempDir,
     stdin: tokio::sync::Mutex<ChildStdin>,
     last: AtomicU64,
@@ -35,21 +35,21 @@ struct Shared {
 }
 
 impl Chromium {
-    /// Starts one, or says that there is none.
+    /// Starts Chromium; `None` if it is not installed.
     ///
     /// # Panics
-    /// When there is none and `LEASTCONN_BROWSER` is `required`.
+    /// If it is not installed and `LEASTCONN_BROWSER` is `required`.
     pub(crate) fn start() -> Option<Self> {
         let Some(program) = find() else {
             assert!(
                 env::var_os("LEASTCONN_BROWSER").is_none_or(|value| value != "required"),
-                "there is no Chromium: apt-get install chromium, or set CHROMIUM to its path"
+                "Chromium is not installed: apt-get install chromium, or set CHROMIUM to its path"
             );
-            eprintln!("skipped: there is no Chromium (apt-get install chromium)");
+            eprintln!("skipped: Chromium is not installed (apt-get install chromium)");
             return None;
         };
         let profile = TempDir::new().unwrap();
-        // A shell puts the pipes where Chromium looks for them.
+        // The shell moves the pipes to descriptors 3 and 4.
         let mut command = Command::new("sh");
         command
             .args([
@@ -61,12 +61,12 @@ impl Chromium {
             .args([
                 "--headless",
                 "--remote-debugging-pipe",
-                // Its sandbox does not run as root, and /dev/shm is small in containers.
+                // Chromium's sandbox does not work as root, and /dev/shm is small in containers.
                 "--no-sandbox",
                 "--disable-dev-shm-usage",
                 "--disable-gpu",
                 "--no-first-run",
-                // Nothing of its own asks anything of anybody.
+                // No network requests by the browser itself.
                 "--disable-background-networking",
                 "--disable-component-update",
                 "--disable-sync",
@@ -90,10 +90,10 @@ impl Chromium {
         })
     }
 
-    /// Asks for something, of a page or of the browser, and waits for the answer.
+    /// Sends a command to a page or to the browser, and waits for the result.
     ///
     /// # Panics
-    /// When the answer is an error, or late.
+    /// On an error, and after [`TIMEOUT`].
     pub(crate) async fn send(&self, session: Option<&str>, method: &str, params: Value) -> Value {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (sender, receiver) = oneshot::channel();
@@ -103,25 +103,25 @@ impl Chromium {
             message["sessionId"] = session.into();
         }
         let bytes = format!("{message}\0");
-        let answer = async {
+        let response = async {
             let mut stdin = self.stdin.lock().await;
             stdin.write_all(bytes.as_bytes()).await.unwrap();
             drop(stdin);
             receiver.await.expect("Chromium ended")
         };
-        let mut answer = within(PATIENCE, method, answer).await;
+        let mut answer = within(TIMEOUT, method, response).await;
         assert!(answer["error"].is_null(), "{method}: {}", answer["error"]);
         answer["result"].take()
     }
 
-    /// The parameters of all events of this name so far.
+    /// The parameters of all events `method` so far.
     pub(crate) fn events(&self, method: &str) -> Vec<Value> {
         let shared = self.shared.lock().unwrap();
-        let of_it = shared
+        let matching = shared
             .events
             .iter()
             .filter(|event| event["method"] == method);
-        of_it.map(|event| event["params"].clone()).collect()
+        matching.map(|event| event["params"].clone()).collect()
     }
 }
 
@@ -137,13 +137,13 @@ async fn listen(stdout: ChildStdout, shared: Arc<Mutex<Shared>>) {
             None => shared.events.push(value),
             Some(id) => {
                 if let Some(waiting) = shared.waiting.remove(&id) {
-                    // Whoever asked may have given up.
+                    // The receiver may have timed out.
                     let _ = waiting.send(value);
                 }
             }
         }
     }
-    // Nobody is answered any more.
+    // Dropping the senders fails all pending commands.
     shared.lock().unwrap().waiting.clear();
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::page::Page;
 use crate::support::{CLIENT1, Running, Site, cn, refused};
 
-/// All figures on the page that are an answer's own, and of which answer.
+/// Reads all values on the page, and the time of the response they come from.
 const SHOWN: &str = "(() => {
   const value = (e) => Number(e.dataset.value);
   const by = (selector, key, of) => Object.fromEntries(
@@ -25,10 +25,10 @@ const SHOWN: &str = "(() => {
   };
 })()";
 
-/// What the page ought to show, from the answers of one round.
+/// The expected values of the page for the responses of one round.
 fn expected(status: &Value, servers: &Value, clients: &Value, connections: &Value) -> Value {
     let outcomes = status["connections"]["outcomes"].as_object().unwrap();
-    // The traffic may be stopped in the middle of a handshake, which has failed then.
+    // `handshake_failed` occurs when the traffic stops during a handshake.
     let refusals = ["unknown_client", "rate_limited", "handshake_failed"];
     let refusal = |code: &str| refusals.contains(&code);
     let of = |wanted: bool| -> Value {
@@ -62,17 +62,17 @@ fn expected(status: &Value, servers: &Value, clients: &Value, connections: &Valu
     })
 }
 
-/// The page's figures, and the very answers that they were made of.
+/// Compares the page with the responses that it received; returns its values.
 async fn compare(page: &Page) -> Value {
     let shown = page.eval(SHOWN).await;
     let mut rounds = Vec::new();
     for path in ["status", "servers", "clients", "connections"] {
-        rounds.push(page.answers(path).await);
+        rounds.push(page.responses(path).await);
     }
     let at = rounds[0]
         .iter()
         .position(|status| status["time"] == shown["time"]);
-    let at = at.unwrap_or_else(|| panic!("no answer of {}", shown["time"]));
+    let at = at.unwrap_or_else(|| panic!("no response at {}", shown["time"]));
     let [status, servers, clients, connections] = [0, 1, 2, 3].map(|n| &rounds[n][at]);
     assert_eq!(shown, expected(status, servers, clients, connections));
     shown
@@ -88,7 +88,7 @@ fn site(webs: &[Upstream]) -> Site {
     )
 }
 
-/// Connections that come and go, for as long as it is polled.
+/// Opens and closes connections while it is polled.
 async fn traffic(lb: &Running) {
     let (client, greedy) = (lb.client(CLIENT1), lb.client("greedy.lb.com"));
     let stranger = lb.client("stranger.lb.com");
@@ -118,27 +118,27 @@ async fn figures_match_the_api() {
     let Some(page) = Page::open(&lb).await else {
         return;
     };
-    let looks = async {
+    let checks = async {
         page.wait("document.querySelectorAll('#refusals tr').length === 2")
             .await;
         for _ in 0..3 {
             compare(&page).await;
             page.wait_rounds().await;
         }
-        // Rates are those of the newest sample.
+        // Rates come from the newest sample.
         page.wait("Number(document.getElementById('new').dataset.value) > 0")
             .await;
         page.wait("Number(document.getElementById('in').dataset.value) > 0")
             .await;
-        page.wait("document.querySelector('#curve-rate').ariaLabel.includes('at most')")
+        page.wait("document.querySelector('#curve-rate').ariaLabel.includes('maximum')")
             .await;
     };
     tokio::select! {
-        () = looks => {}
+        () = checks => {}
         () = traffic(&lb) => {}
     }
 
-    // At rest, they are those of an answer to anybody.
+    // Without traffic, a separate API request returns the same values.
     let mut held = Vec::new();
     for _ in 0..7 {
         let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
@@ -162,7 +162,7 @@ async fn figures_match_the_api() {
     }
     assert_eq!(shown["servers"].as_object().unwrap().len(), 2);
 
-    // The bars are as long as the numbers are large.
+    // The length of each bar is proportional to its value.
     let bars = page
         .eval("[...document.querySelectorAll('[data-server]')].map((e) => [Number(e.querySelector('b').dataset.value), new DOMMatrix(e.querySelector('.fill').style.transform).a])")
         .await;
@@ -171,7 +171,7 @@ async fn figures_match_the_api() {
     for (active, length) in bars {
         assert!((active / most - length).abs() < 0.001, "{active} {length}");
     }
-    page.was_well().await;
+    page.assert_no_errors().await;
     drop((page, held));
     lb.quiet().await;
 }
@@ -214,7 +214,7 @@ async fn search_filters_connections_and_escapes_html() {
         .await;
     let asks = page.text("[data-client] .sub").await;
     assert_eq!(asks, format!("cn={HOSTILE}"));
-    page.was_well().await;
+    page.assert_no_errors().await;
     drop((page, held));
     lb.quiet().await;
 }

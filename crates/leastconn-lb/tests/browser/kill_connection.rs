@@ -14,8 +14,8 @@ async fn site(web: &Upstream, admin: &str) -> Running {
     site.start().await
 }
 
-/// The ID of the connection of this client, once the page shows it, and its button.
-async fn button_of(page: &Page, client: &str) -> (u64, String) {
+/// Waits until the page shows the connection of `client`; returns its ID and its button.
+async fn close_button(page: &Page, client: &str) -> (u64, String) {
     let id = page
         .wait(&format!(
             "Number([...document.querySelectorAll('[data-connection]')].find((row) => row.innerText.includes('{client}'))?.dataset.connection ?? 0)"
@@ -38,16 +38,16 @@ async fn kill_ends_only_the_chosen_connection() {
     for stream in [&mut mine, &mut other] {
         read_line(stream).await.unwrap();
     }
-    let (id, button) = button_of(&page, "other").await;
+    let (id, button) = close_button(&page, "other").await;
 
-    // By keyboard alone. Escape has ended nothing.
+    // With the keyboard only. Escape closes nothing.
     let focus = format!("document.querySelector('{button}').focus()");
     page.eval(&focus).await;
     page.press("Enter").await;
     page.wait("document.getElementById('control').open").await;
-    let asks = page.text("#control-now").await;
-    for part in ["other’s", "cn:other.lb.com", "127.0.0.1:", "web/web1"] {
-        assert!(asks.contains(part), "{part}: {asks}");
+    let description = page.text("#control-status").await;
+    for part in ["Client other", "cn:other.lb.com", "127.0.0.1:", "web/web1"] {
+        assert!(description.contains(part), "{part}: {description}");
     }
     page.press("Escape").await;
     page.wait("!document.getElementById('control').open").await;
@@ -61,9 +61,9 @@ async fn kill_ends_only_the_chosen_connection() {
     page.send("Input.insertText", serde_json::json!({ "text": TOKEN }))
         .await;
     page.press("Enter").await;
-    let done = format!("Connection {id} is ended.");
+    let done = format!("Connection {id} is closed.");
     page.wait(&format!(
-        "document.getElementById('control-said').textContent === '{done}'"
+        "document.getElementById('control-result').textContent === '{done}'"
     ))
     .await;
     let _ = read_to_close(&mut other).await;
@@ -81,8 +81,8 @@ async fn kill_ends_only_the_chosen_connection() {
     assert_eq!(roundtrip(&mut mine, b"hello").await.unwrap(), b"hello");
     page.wait("document.activeElement.id === 'main'").await;
 
-    // One that has ended meanwhile is not said to have been ended.
-    let (id, button) = button_of(&page, "client1").await;
+    // A connection that has ended meanwhile is reported as such.
+    let (id, button) = close_button(&page, "client1").await;
     page.click(&button).await;
     page.wait("document.activeElement.id === 'control-close'")
         .await;
@@ -90,11 +90,14 @@ async fn kill_ends_only_the_chosen_connection() {
     page.wait(&format!("!document.querySelector('{button}')"))
         .await;
     page.click("#control-choices button").await;
-    page.wait("document.getElementById('control-said').className === 'bad'")
+    page.wait("document.getElementById('control-result').className === 'bad'")
         .await;
-    let said = page.text("#control-said").await;
-    assert!(said.contains(&format!("no open connection {id}")), "{said}");
-    page.asked_nobody_else().await;
+    let result = page.text("#control-result").await;
+    assert!(
+        result.contains(&format!("no open connection {id}")),
+        "{result}"
+    );
+    page.assert_same_origin_requests().await;
     drop((page, other));
     lb.quiet().await;
 }
@@ -108,7 +111,7 @@ async fn kill_command_is_shown_without_a_token() {
     };
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     read_line(&mut stream).await.unwrap();
-    let (id, button) = button_of(&page, "client1").await;
+    let (id, button) = close_button(&page, "client1").await;
     page.click(&button).await;
     let command = page.text("#control-commands code").await;
     assert!(
@@ -121,7 +124,7 @@ async fn kill_command_is_shown_without_a_token() {
         true
     );
     assert_eq!(roundtrip(&mut stream, b"hello").await.unwrap(), b"hello");
-    page.was_well().await;
+    page.assert_no_errors().await;
     drop((page, stream));
     lb.quiet().await;
 }

@@ -5,12 +5,12 @@ use serde_json::Value;
 use crate::page::Page;
 use crate::support::{NO_PROBES, Running, Site, entry, tcp};
 
-// Of each more than is shown, and no more than a balancer that is not optimized reads soon.
+// More than the page shows, but few enough for a debug build to load quickly.
 const SERVERS: usize = 300;
 const RULES: usize = 500;
 const CONNECTIONS: usize = 200;
 
-async fn crowd(web: &Upstream) -> Running {
+async fn large_site(web: &Upstream) -> Running {
     let servers: Vec<_> = (0..SERVERS)
         .map(|n| entry(&format!("server{n}"), web.addr(), ""))
         .collect();
@@ -25,11 +25,11 @@ async fn crowd(web: &Upstream) -> Running {
     site.start().await
 }
 
-/// It shows what matters of them, and asks for no more than that.
+/// The page fetches only the rows that it shows.
 #[tokio::test]
 async fn large_tables_request_only_shown_rows() {
     let web = Upstream::named("web1").await;
-    let lb = crowd(&web).await;
+    let lb = large_site(&web).await;
     let mut held = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut stream = tcp(lb.main()).await;
@@ -50,13 +50,13 @@ async fn large_tables_request_only_shown_rows() {
     }
     let answers = [("servers", 40), ("clients", 12), ("connections", 20)];
     for (path, shown) in answers {
-        let answers = page.answers(path).await;
+        let answers = page.responses(path).await;
         let lengths = answers
             .iter()
             .map(|answer| answer[path].as_array().unwrap().len());
         assert!(lengths.into_iter().all(|length| length == shown), "{path}");
     }
-    // All servers on one page, and again: the rest of the page is not made anew.
+    // Show all servers. Existing rows are kept at the next update.
     page.click("#upstreams .all").await;
     page.wait(&format!(
         "document.querySelectorAll('[data-server]').length === {SERVERS}"
@@ -69,7 +69,7 @@ async fn large_tables_request_only_shown_rows() {
         .eval("globalThis.row === document.querySelector('[data-server]')")
         .await;
     assert_eq!(same, Value::Bool(true));
-    page.was_well().await;
+    page.assert_no_errors().await;
     drop((page, held));
     lb.quiet().await;
 }

@@ -1,15 +1,15 @@
-//! The dashboard in a real Chromium, which is driven over its debugging pipe.
+//! Tests of the dashboard in Chromium, which is controlled over its debugging pipe.
 //!
-//! `make test-browser` runs these, and fails without Chromium; in other runs of all
-//! tests they are passed over, with a word, where there is none.
+//! `make test-browser` fails without Chromium; other test runs skip these tests with a
+//! message.
 
-// A test that fails is a panic, in its helpers, too.
+// Helpers panic like the tests that call them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod chromium;
 mod page;
 #[path = "../e2e/support.rs"]
-// Not all of what other tests need is needed here.
+// Only part of it is used here.
 #[allow(dead_code, unused_imports, unused_macros)]
 mod support;
 

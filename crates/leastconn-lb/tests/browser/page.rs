@@ -1,9 +1,9 @@
-//! The dashboard, open in a browser: looked at and used as a person would.
+//! The dashboard in a browser: reads the page, and simulates mouse and keyboard.
 
 use leastconn_testkit::eventually;
 use serde_json::{Value, json};
 
-use crate::chromium::{Chromium, PATIENCE};
+use crate::chromium::{Chromium, TIMEOUT};
 use crate::support::Running;
 
 pub(crate) struct Page {
@@ -13,8 +13,8 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// Opens it, as wide as a laptop, and waits until it shows something. `None` where
-    /// there is no browser.
+    /// Opens the dashboard in a window of 1440 by 900 pixels, and waits until it shows data.
+    /// `None` if there is no browser.
     pub(crate) async fn open(lb: &Running) -> Option<Self> {
         let chromium = Chromium::start()?;
         let target = json!({ "url": "about:blank" });
@@ -43,10 +43,10 @@ impl Page {
             .await
     }
 
-    /// The value of an expression on the page.
+    /// Evaluates a JavaScript expression.
     ///
     /// # Panics
-    /// When it throws.
+    /// If the expression throws.
     pub(crate) async fn eval(&self, expression: &str) -> Value {
         let params =
             json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
@@ -56,12 +56,12 @@ impl Page {
         answer["result"]["value"].take()
     }
 
-    /// Waits until an expression is something other than false, null, 0 or "".
+    /// Waits until an expression is truthy, and returns its value.
     ///
     /// # Panics
-    /// After [`PATIENCE`].
+    /// After [`TIMEOUT`].
     pub(crate) async fn wait(&self, expression: &str) -> Value {
-        let wait = eventually(PATIENCE, || async {
+        let wait = eventually(TIMEOUT, || async {
             match self.eval(expression).await {
                 Value::Null | Value::Bool(false) => Err(expression.to_owned()),
                 Value::Number(n) if n.as_f64() == Some(0.0) => Err(expression.to_owned()),
@@ -110,7 +110,7 @@ impl Page {
         }
     }
 
-    /// Puts the cursor there, and types in place of what is there.
+    /// Replaces the text of an input element.
     pub(crate) async fn write(&self, selector: &str, text: &str) {
         self.click(selector).await;
         self.eval(&format!(
@@ -154,12 +154,12 @@ impl Page {
         self.chromium.events(method)
     }
 
-    /// All answers to `GET /api/v1/PATH` so far, whatever the query, in order.
-    pub(crate) async fn answers(&self, path: &str) -> Vec<Value> {
+    /// All responses to `GET /api/v1/PATH` so far, with any query, in order.
+    pub(crate) async fn responses(&self, path: &str) -> Vec<Value> {
         let start = format!("{}api/v1/{path}", self.origin);
         let finished = self.events("Network.loadingFinished").await;
         let finished = |id: &Value| finished.iter().any(|event| event["requestId"] == *id);
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         for event in self.events("Network.responseReceived").await {
             if !finished(&event["requestId"]) {
                 continue;
@@ -167,37 +167,36 @@ impl Page {
             let url = event["response"]["url"].as_str().unwrap();
             let query = url.strip_prefix(&start);
             if query.is_some_and(|query| query.is_empty() || query.starts_with('?')) {
-                let of = json!({ "requestId": event["requestId"] });
-                let body = self.send("Network.getResponseBody", of).await;
-                answers.push(serde_json::from_str(body["body"].as_str().unwrap()).unwrap());
+                let request = json!({ "requestId": event["requestId"] });
+                let body = self.send("Network.getResponseBody", request).await;
+                responses.push(serde_json::from_str(body["body"].as_str().unwrap()).unwrap());
             }
         }
-        answers
+        responses
     }
 
-    /// What the browser complained of: errors, exceptions, forbidden things.
-    pub(crate) async fn complaints(&self) -> Vec<String> {
+    /// Errors, exceptions and policy violations that the browser reported.
+    pub(crate) async fn errors(&self) -> Vec<String> {
         let thrown = self.events("Runtime.exceptionThrown").await;
-        let said = self.events("Runtime.consoleAPICalled").await;
+        let console = self.events("Runtime.consoleAPICalled").await;
         let logged = self.events("Log.entryAdded").await;
         let logged = logged
             .into_iter()
             .filter(|event| matches!(event["entry"]["level"].as_str(), Some("error" | "warning")));
-        let all = thrown.into_iter().chain(said).chain(logged);
+        let all = thrown.into_iter().chain(console).chain(logged);
         all.map(|event| event.to_string()).collect()
     }
 
-    /// Checks what must be so whatever was done: nothing was complained of, and
-    /// nobody but the balancer was asked for anything.
-    pub(crate) async fn was_well(&self) {
-        assert_eq!(self.complaints().await, [""; 0]);
-        self.asked_nobody_else().await;
+    /// Checks that the browser reported no errors, and sent requests only to the balancer.
+    pub(crate) async fn assert_no_errors(&self) {
+        assert_eq!(self.errors().await, [""; 0]);
+        self.assert_same_origin_requests().await;
     }
 
-    pub(crate) async fn asked_nobody_else(&self) {
-        let asked = self.events("Network.requestWillBeSent").await;
-        assert!(!asked.is_empty());
-        for event in asked {
+    pub(crate) async fn assert_same_origin_requests(&self) {
+        let requests = self.events("Network.requestWillBeSent").await;
+        assert!(!requests.is_empty());
+        for event in requests {
             let url = event["request"]["url"].as_str().unwrap();
             assert!(url.starts_with(&self.origin), "{url}");
         }

@@ -25,7 +25,7 @@ async fn rejected_reload_is_shown_with_reasons() {
     page.wait("document.getElementById('rejected').hidden")
         .await;
     assert_eq!(page.text("#reload").await, "applied");
-    page.was_well().await;
+    page.assert_no_errors().await;
     drop(page);
     lb.quiet().await;
 }
@@ -67,14 +67,14 @@ async fn down_server_is_highlighted_and_announced() {
     assert!(listed.starts_with("web/web2 is down since "), "{listed}");
     webs[0].stop(OpenConnections::Close).await;
     page.wait(
-        "document.getElementById('outages-title').textContent === 'No server is available: web'",
+        "document.getElementById('outages-title').textContent === 'No server available: web'",
     )
     .await;
     for web in &webs {
         web.restart().await;
     }
     page.wait("document.getElementById('outages').hidden").await;
-    page.was_well().await;
+    page.assert_no_errors().await;
 }
 
 #[tokio::test]
@@ -97,12 +97,12 @@ async fn draining_and_unreachable_balancer_are_shown() {
     page.wait("!document.getElementById('lost').hidden").await;
     let lost = page.text("#lost").await;
     assert!(
-        lost.starts_with("No answer from the balancer since"),
+        lost.starts_with("No response from the balancer since"),
         "{lost}"
     );
     assert_eq!(
         page.eval("document.body.classList.contains('stale')").await,
         true
     );
-    page.asked_nobody_else().await;
+    page.assert_same_origin_requests().await;
 }

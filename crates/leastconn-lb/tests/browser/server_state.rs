@@ -28,23 +28,26 @@ async fn drain_and_ready_buttons_change_server_state() {
     let mut held = vec![connect().await, connect().await];
 
     page.click(SET).await;
-    page.write("#control-token", "a-token-that-nobody-guessed")
-        .await;
+    page.write("#control-token", "a-wrong-token").await;
     page.click(DRAIN).await;
-    page.wait("document.getElementById('control-said').textContent.includes('not the token')")
+    page.wait("document.getElementById('control-result').textContent.includes('Wrong token')")
         .await;
     page.write("#control-token", TOKEN).await;
     page.click(DRAIN).await;
     page.wait(
-        "document.getElementById('control-said').textContent === 'web/web1 is set to drain.'",
+        "document.getElementById('control-result').textContent === 'web/web1 is set to drain.'",
     )
     .await;
     page.click("#control-close").await;
     page.wait(&format!("{BADGE} === 'drain'")).await;
-    assert!(page.text("#deviations").await.contains("web/web1 is drain"));
+    assert!(
+        page.text("#override-list")
+            .await
+            .contains("web/web1 is drain")
+    );
     assert_eq!(page.text("#available").await, "1");
 
-    // New connections go elsewhere, however many; the one that was there goes on.
+    // New connections go to the other server; the open one continues.
     for _ in 0..5 {
         let (name, stream) = connect().await;
         assert_eq!(name, "web2");
@@ -53,27 +56,28 @@ async fn drain_and_ready_buttons_change_server_state() {
     let (_, stream) = held.iter_mut().find(|one| one.0 == "web1").unwrap();
     assert_eq!(roundtrip(stream, b"hello").await.unwrap(), b"hello");
 
-    // The token is not asked for again, until the page is another.
-    let asks = "!document.getElementById('control-token-label').hidden";
+    // The token is kept until the page is reloaded, and never stored.
+    let asks_for_token = "!document.getElementById('control-token-label').hidden";
     page.click(SET).await;
-    assert_eq!(page.eval(asks).await, false);
+    assert_eq!(page.eval(asks_for_token).await, false);
     page.send("Page.reload", json!({})).await;
     page.wait("document.readyState === 'complete' && document.body.dataset.shown")
         .await;
-    let kept = "sessionStorage.length + localStorage.length + document.cookie.length";
-    assert_eq!(page.eval(kept).await, 0);
+    let stored = "sessionStorage.length + localStorage.length + document.cookie.length";
+    assert_eq!(page.eval(stored).await, 0);
     page.click(SET).await;
-    assert_eq!(page.eval(asks).await, true);
+    assert_eq!(page.eval(asks_for_token).await, true);
     page.click(READY).await;
-    page.wait("document.getElementById('control-said').textContent === 'Say the token first.'")
+    page.wait("document.getElementById('control-result').textContent === 'Enter the token first.'")
         .await;
     page.write("#control-token", TOKEN).await;
     page.click(READY).await;
     page.wait(&format!("{BADGE} === 'up'")).await;
-    page.wait("document.getElementById('by-hand').hidden").await;
+    page.wait("document.getElementById('overrides').hidden")
+        .await;
     let (name, stream) = connect().await;
     assert_eq!(name, "web1");
-    page.asked_nobody_else().await;
+    page.assert_same_origin_requests().await;
     drop((page, held, stream));
     lb.quiet().await;
 }
@@ -97,24 +101,24 @@ async fn state_commands_are_shown_without_a_token() {
         format!("leastconn-lb ctl --config {file} {state} web/web1")
     };
     assert_eq!(commands, json!([command("drain"), command("maint")]));
-    let why = page.text("#control-why").await;
+    let hint = page.text("#control-hint").await;
     assert!(
-        why.contains("Nothing can be changed at this address"),
-        "{why}"
+        hint.contains("Changes are disabled at this address"),
+        "{hint}"
     );
     for hidden in ["control-choices", "control-token-label"] {
         let hidden = format!("document.getElementById('{hidden}').hidden");
         assert_eq!(page.eval(&hidden).await, true);
     }
 
-    // A reload brings a token, and the open dialog what it is good for.
+    // After a reload that configures a token, the open dialog offers to change the state.
     std::fs::write(lb.dir().join("token"), "a-token-that-nobody-guesses").unwrap();
     let changed = lb.config().replace("[admin]", "[admin]\ntoken = \"token\"");
     assert_eq!(lb.reload(&changed).await, "applied");
     page.wait("!document.getElementById('control-token-label').hidden")
         .await;
     assert_eq!(page.eval(BADGE).await, "up");
-    page.was_well().await;
+    page.assert_no_errors().await;
     drop(page);
     lb.quiet().await;
 }

@@ -1,45 +1,46 @@
-// The balancer's API: reading, and the little that changes something.
+// Requests to the balancer's API.
 
 const ROOT = "/api/v1/";
-const PATIENCE = 5000;
+/** Milliseconds. */
+const TIMEOUT = 5000;
 
-/** What the API said no to, with its status. */
-export class Refused extends Error {
+/** An error response of the API. */
+export class ApiError extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;
   }
 }
 
-/** GET, as JSON. */
+/** Sends a GET request; returns the parsed JSON. */
 export async function get(path, query = {}) {
   const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== "");
   const search = new URLSearchParams(given).toString();
-  return ask(search ? `${path}?${search}` : path, {});
+  return request(search ? `${path}?${search}` : path, {});
 }
 
-/** POST, with the operator's token if there is one. */
+/** Sends a POST request, with `token` if it is not empty. */
 export async function post(path, body, token) {
   const headers = { "content-type": "application/json" };
   if (token) headers.authorization = `Bearer ${token}`;
-  return ask(path, { method: "POST", headers, body: JSON.stringify(body) });
+  return request(path, { method: "POST", headers, body: JSON.stringify(body) });
 }
 
-async function ask(path, options) {
-  const answer = await fetch(ROOT + path, {
+async function request(path, options) {
+  const response = await fetch(ROOT + path, {
     ...options,
     cache: "no-store",
     credentials: "omit",
     redirect: "error",
-    signal: AbortSignal.timeout(PATIENCE),
+    signal: AbortSignal.timeout(TIMEOUT),
   });
-  const said = await answer.text();
-  if (answer.ok) return JSON.parse(said);
-  let message = said;
+  const body = await response.text();
+  if (response.ok) return JSON.parse(body);
+  let message = body;
   try {
-    message = JSON.parse(said).error ?? said;
+    message = JSON.parse(body).error ?? body;
   } catch {
-    // Not in JSON: as it is.
+    // Not JSON: show the text.
   }
-  throw new Refused(answer.status, message || `status ${answer.status}`);
+  throw new ApiError(response.status, message || `status ${response.status}`);
 }

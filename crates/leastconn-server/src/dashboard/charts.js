@@ -1,4 +1,4 @@
-// The last five minutes as curves, by uPlot. It is a plain script, and `uPlot` global.
+// Charts of the last five minutes. uPlot is a classic script that defines a global.
 
 import { $, attribute, el } from "./dom.js";
 import * as as from "./format.js";
@@ -14,7 +14,7 @@ const bytesPerSecond = (n) => (n == null ? "" : `${as.bytes(n)}/s`);
 const CURVES = [
   {
     id: "curve-rate",
-    title: "Connections a second",
+    title: "Connections per second",
     value: perSecond,
     tick: as.rate,
     series: [
@@ -24,10 +24,10 @@ const CURVES = [
   },
   {
     id: "curve-bytes",
-    title: "Bytes a second",
+    title: "Bytes per second",
     value: bytesPerSecond,
     tick: as.bytes,
-    // Round in the units that are shown: 512 KiB and not 500 000 bytes.
+    // Powers of two, which are round numbers in KiB and MiB.
     steps: Array.from({ length: 50 }, (_, at) => 2 ** at),
     series: [
       ["from clients", "--three", (s) => s.received_per_second],
@@ -43,10 +43,10 @@ const CURVES = [
   },
 ];
 
-/** Draws them, in the colours of now. */
+/** Draws the charts in the colours of the current theme. */
 export function draw() {
   for (const { plot } of charts) plot.destroy();
-  // A custom property is but text until something has it as its colour.
+  // Assigning a custom property to an element resolves it to a colour.
   const probe = el("span");
   document.body.append(probe);
   const style = getComputedStyle(probe);
@@ -59,8 +59,8 @@ export function draw() {
   refresh();
 }
 
-/** How little of the ground an area covers. */
-const faint = (colour) => colour.replace("rgb(", "rgba(").replace(")", ", .11)");
+/** Makes a colour translucent. */
+const translucent = (colour) => colour.replace("rgb(", "rgba(").replace(")", ", .11)");
 
 function plotOf(curve, colour) {
   const axis = {
@@ -71,7 +71,7 @@ function plotOf(curve, colour) {
   };
   const options = {
     ...sizeOf($(curve.id)),
-    // On the right for half a time of day.
+    // The right padding is for the last time label.
     padding: [10, 20, 0, 0],
     cursor: { sync, y: false, drag: { x: false, y: false }, points: { size: 6 } },
     legend: { live: true },
@@ -88,7 +88,7 @@ function plotOf(curve, colour) {
       ...curve.series.map(([label, name]) => ({
         label,
         stroke: colour(name),
-        fill: faint(colour(name)),
+        fill: translucent(colour(name)),
         width: 1.75,
         points: { show: false },
         value: (plot, n, series, at) => curve.value(at == null ? last(plot.data[series]) : n),
@@ -96,7 +96,7 @@ function plotOf(curve, colour) {
     ],
   };
   const plot = new uPlot(options, dataOf(curve), $(curve.id));
-  // What the legend says stands in the curve's label (refresh), too.
+  // `refresh` puts the values of the legend into the label of the chart.
   plot.root.querySelector(".u-legend").setAttribute("aria-hidden", "true");
   return plot;
 }
@@ -110,12 +110,12 @@ function sizeOf(element) {
   return { width: Math.max(120, element.clientWidth), height };
 }
 
-/** Takes in samples of the API; those that are known already are passed over. */
+/** Adds samples of the API; known samples are ignored. */
 export function add(list) {
   const read = list.map((sample) => ({ ...sample, at: Date.parse(sample.time) / 1000 }));
-  // The balancer's clock was set back: what was before has no place on the axis.
-  const back = read.findLastIndex(({ at }, n) => n > 0 && at < read[n - 1].at);
-  const fresh = read.slice(Math.max(0, back));
+  // If the balancer's clock was set back, drop the samples before.
+  const clockReset = read.findLastIndex(({ at }, n) => n > 0 && at < read[n - 1].at);
+  const fresh = read.slice(Math.max(0, clockReset));
   if (fresh.length && samples.length && last(fresh).at < last(samples).at) samples = [];
   const newest = samples.length ? last(samples).at : -Infinity;
   samples.push(...fresh.filter(({ at }) => at > newest));
@@ -130,18 +130,18 @@ export function forget() {
 function refresh() {
   for (const { curve, plot } of charts) {
     plot.setData(dataOf(curve));
-    const said = curve.series.map(([label, , read]) => {
+    const summary = curve.series.map(([label, , read]) => {
       const values = samples.map(read);
-      if (values.length === 0) return `${label}: nothing yet`;
-      return `${label}: now ${curve.value(last(values))}, at most ${curve.value(Math.max(...values))}`;
+      if (values.length === 0) return `${label}: no data yet`;
+      return `${label}: now ${curve.value(last(values))}, maximum ${curve.value(Math.max(...values))}`;
     });
     const element = $(curve.id);
     attribute(element, "role", "img");
-    attribute(element, "aria-label", `${curve.title} over the last five minutes. ${said.join("; ")}.`);
+    attribute(element, "aria-label", `${curve.title} over the last five minutes. ${summary.join("; ")}.`);
   }
 }
 
-/** As wide as there is room for. */
+/** Adapts the charts to the width of the page. */
 export function resize() {
   for (const { curve, plot } of charts) {
     const size = sizeOf($(curve.id));

@@ -1,26 +1,26 @@
-// Open connections, the newest first, with search: the balancer searches, since the
-// page has only some of them.
+// Open connections, newest first. The balancer performs the search, because the page
+// knows only some of them.
 
 import * as control from "./control.js";
 import { $, attribute, el, empty, keyed, text } from "./dom.js";
 import * as as from "./format.js";
 
 const SHOWN = 20;
-/** More than this nobody reads through; there is a search. */
-const MOST = 250;
+/** Maximum number of rows; the search finds others. */
+const MAX_ROWS = 250;
 let limit = SHOWN;
 let search = "";
 
 export const query = () => ({ limit, search });
 
-/** `changed` is called when other connections are asked for. */
+/** `changed` is called when other connections must be fetched. */
 export function start(changed) {
   $("connections-search").addEventListener("input", (event) => {
     search = event.target.value.trim();
     changed();
   });
   $("connections-all").addEventListener("click", () => {
-    limit = MOST;
+    limit = MAX_ROWS;
     changed();
   });
 }
@@ -28,11 +28,11 @@ export function start(changed) {
 export function show({ connections, total }) {
   text($("connections-total"), search ? as.plural(total, "match", "matches") : `${as.count(total)} open`);
   attribute($("connections-total"), "data-value", total);
-  empty($("no-connections"), connections.length === 0, search ? "No open connection has this in it." : "Nobody is connected.");
+  empty($("no-connections"), connections.length === 0, search ? "No open connection matches." : "No open connections.");
   $("connections").closest(".scroll").hidden = connections.length === 0;
   const more = $("connections-all");
-  more.hidden = connections.length >= total || limit >= MOST;
-  text(more, total > MOST ? `Show ${as.count(MOST)} of ${as.count(total)}` : `Show all ${as.count(total)}`);
+  more.hidden = connections.length >= total || limit >= MAX_ROWS;
+  text(more, total > MAX_ROWS ? `Show ${as.count(MAX_ROWS)} of ${as.count(total)}` : `Show all ${as.count(total)}`);
   keyed($("connections"), connections, (one) => one.connection, row);
 }
 
@@ -44,16 +44,16 @@ function row({ connection }) {
   const [received, sent, age] = [el("td", "num more"), el("td", "num more"), el("td", "num")];
   const heading = el("th", "", client, identity);
   heading.scope = "row";
-  const end = el("button", "small", "End …");
+  const end = el("button", "small", "Close …");
   end.type = "button";
   end.setAttribute("aria-haspopup", "dialog");
   let latest = null;
-  end.addEventListener("click", () => control.open(ending(() => latest)));
+  end.addEventListener("click", () => control.open(closeDialog(() => latest)));
   const cell = (className, ...children) => el("td", className, ...children);
   const element = el(
     "tr",
     "",
-    // As a command takes it.
+    // Without separators, as commands expect it.
     cell("num more quiet", String(connection)),
     heading,
     cell("more", source, proxy),
@@ -70,12 +70,12 @@ function row({ connection }) {
     update: (now) => {
       latest = now;
       control.refresh(keyOf(now));
-      attribute(end, "aria-label", `End connection ${connection} of ${now.client ?? now.source}`);
-      text(client, now.client ?? "not known yet");
+      attribute(end, "aria-label", `Close connection ${connection} of ${now.client ?? now.source}`);
+      text(client, now.client ?? "unknown yet");
       text(identity, now.identity ?? "");
       attribute(heading, "title", [now.client, now.identity, now.serial && `serial ${now.serial}`].filter(Boolean).join("\n") || null);
       text(source, now.source);
-      text(proxy, now.proxy ? `by ${now.proxy}` : "");
+      text(proxy, now.proxy ? `via ${now.proxy}` : "");
       attribute(source, "title", now.source);
       text(listener, now.listener);
       text(sni, now.sni ?? "");
@@ -95,26 +95,26 @@ function row({ connection }) {
 const keyOf = (one) => `connection ${one.connection}`;
 const destination = (one) => [one.upstream, one.server].filter(Boolean).join("/");
 
-/** What the dialog is told of a connection, as it is or was when it was seen last. */
-function ending(now) {
+/** The dialog that closes a connection, with its last known state. */
+function closeDialog(now) {
   const { connection } = now();
   return {
     key: keyOf(now()),
-    title: `End connection ${connection}?`,
-    says: () => {
+    title: `Close connection ${connection}?`,
+    describe: () => {
       const { client, identity, source, duration_ms: age } = now();
-      const who = client ? `It is ${client}’s` : "Nobody knows yet whose it is";
+      const who = client ? `Client ${client}` : "Unknown client";
       const to = destination(now());
-      return `${who}${identity ? ` (${identity})` : ""}, from ${source}${to && `, to ${to}`}, open for ${as.span(age)}. The client may come back at once.`;
+      return `${who}${identity ? ` (${identity})` : ""}, from ${source}${to && `, to ${to}`}, open for ${as.span(age)}. The client may reconnect immediately.`;
     },
     choices: [
       {
-        label: "End it",
-        says: "Both sides are cut off; the log says killed.",
+        label: "Close it",
+        description: "Client and server are disconnected. The outcome is killed.",
         danger: true,
         path: "connections/kill",
         body: { connection },
-        done: `Connection ${connection} is ended.`,
+        done: `Connection ${connection} is closed.`,
         command: ["kill", "--connection", String(connection)],
       },
     ],

@@ -1,20 +1,20 @@
-// Changing something: by this page where the admin side takes changes, and always by
-// commands that it shows.
+// The dialog that changes states and closes connections. It always shows the equivalent
+// `ctl` commands, and sends requests if the admin address accepts changes.
 //
-// The token is the operator's. It goes to the balancer in a header that no other page
-// can make a browser send, and is kept in this script and nowhere else: a page that is
-// loaded anew does not know it.
+// The token is sent in a header that pages of other origins cannot set. It is kept in a
+// variable only, so that it is lost when the page is reloaded.
 
 import { post } from "./api.js";
 import { $, attribute, el, keyed, text } from "./dom.js";
-import { say } from "./notice.js";
+import { announce } from "./notice.js";
 
-const USUAL = "/etc/leastconn/leastconn.toml";
+/** The default of `ctl`. */
+const DEFAULT_FILE = "/etc/leastconn/leastconn.toml";
 
 let token = "";
 let changes = "socket_only";
-let file = USUAL;
-/** What the dialog is about; see `open`. */
+let file = DEFAULT_FILE;
+/** The object of the open dialog; see `open`. */
 let subject = null;
 let changed = () => {};
 
@@ -25,17 +25,17 @@ export function start(afterChange) {
     if (event.key === "Enter" && subject.choices.length === 1) choose(subject.choices[0]);
   });
   $("control").addEventListener("close", () => {
-    // It is told of late: another may have been opened meanwhile.
+    // The event is asynchronous: another dialog may be open already.
     if ($("control").open) return;
     subject = null;
     $("control-token").value = "";
-    // The button that opened it may have gone with its row.
+    // The row with the button that opened the dialog may have been removed.
     const at = document.activeElement;
     if (at === document.body || $("control").contains(at)) $("main").focus({ preventScroll: true });
   });
 }
 
-/** What may be changed from here, as the balancer says each time. */
+/** Updates what the balancer allows to change at this address. */
 export function allow(status) {
   changes = status.changes;
   file = status.configuration.file;
@@ -43,22 +43,22 @@ export function allow(status) {
 }
 
 /**
- * Asks what to do. `what` has a `key`, a `title`, `says()` how things are now, and
- * `choices`: { label, says, path, body, done, command, current() }, of which `done` is
- * said when `path` has taken `body`, and `command` does the same by `ctl`. `once`:
- * there is nothing more to do then.
+ * Opens the dialog. `what` has a `key`, a `title`, `describe()` for the current state, and
+ * `choices`: { label, description, path, body, done, command, current() }. A choice sends
+ * `body` to `path`, and then shows `done`; `command` is the equivalent `ctl` command.
+ * With `once`, the dialog is finished after a choice.
  */
 export function open(what) {
   subject = { ...what, busy: false, over: false };
-  told("", "");
+  showResult("", "");
   $("control-choices").replaceChildren(...what.choices.map(button));
   draw();
   $("control").showModal();
-  // What cannot be undone is not a key press away.
+  // An irreversible action must not have the focus.
   if (what.once) (needsToken() ? $("control-token") : $("control-close")).focus();
 }
 
-/** What it is about may have changed. */
+/** Redraws the dialog if it is about `key`. */
 export function refresh(key) {
   if (subject?.key === key) draw();
 }
@@ -66,7 +66,7 @@ export function refresh(key) {
 const needsToken = () => changes === "with_token" && token === "";
 
 function button(choice) {
-  const made = el("button", choice.danger ? "danger" : "", el("b", "", choice.label), el("span", "", choice.says));
+  const made = el("button", choice.danger ? "danger" : "", el("b", "", choice.label), el("span", "", choice.description));
   made.type = "button";
   made.addEventListener("click", () => choose(choice));
   return made;
@@ -74,30 +74,30 @@ function button(choice) {
 
 function draw() {
   text($("control-title"), subject.title);
-  text($("control-now"), subject.over ? "" : subject.says());
+  text($("control-status"), subject.over ? "" : subject.describe());
   const buttons = $("control-choices").children;
   subject.choices.forEach((choice, at) => {
     attribute(buttons[at], "aria-pressed", choice.current ? choice.current() : null);
     buttons[at].disabled = subject.busy;
   });
-  const here = changes !== "socket_only";
-  $("control-choices").hidden = !here || subject.over;
+  const canChange = changes !== "socket_only";
+  $("control-choices").hidden = !canChange || subject.over;
   $("control-token-label").hidden = !needsToken() || subject.over;
   $("control-command").hidden = subject.over;
   text(
-    $("control-why"),
-    here
+    $("control-hint"),
+    canChange
       ? "Or on the balancer’s machine:"
-      : "Nothing can be changed at this address, as [admin] has no token. On the balancer’s machine:",
+      : "Changes are disabled at this address, because [admin] has no token. On the balancer’s machine:",
   );
   const commands = subject.choices.filter((choice) => !choice.current?.()).map(({ command }) => ctl(command));
   keyed($("control-commands"), commands, (line) => line, command);
 }
 
-/** As it has to be typed into a shell. */
+/** A `ctl` command, quoted for a shell. */
 function ctl(words) {
   const quoted = (word) => (/^[\w./:=-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
-  const config = file === USUAL ? [] : ["--config", file];
+  const config = file === DEFAULT_FILE ? [] : ["--config", file];
   return ["leastconn-lb", "ctl", ...config, ...words].map(quoted).join(" ");
 }
 
@@ -110,11 +110,11 @@ function command(line) {
   copy.addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(line);
-      told("good", "Copied.");
+      showResult("good", "Copied.");
     } catch {
-      // Not on plain HTTP from another machine: marked, so that a key press copies it.
+      // The clipboard is unavailable on plain HTTP from another machine: select the text.
       getSelection().selectAllChildren(code);
-      told("", "Marked: copy it with the keyboard.");
+      showResult("", "Selected: copy it with the keyboard.");
     }
   });
   return { element: el("li", "", code, " ", copy), update() {} };
@@ -125,29 +125,29 @@ async function choose(choice) {
   if (about.busy) return;
   const given = token || $("control-token").value.trim();
   if (changes === "with_token" && !given) {
-    told("bad", "Say the token first.");
+    showResult("bad", "Enter the token first.");
     $("control-token").focus();
     return;
   }
   about.busy = true;
   draw();
-  told("", "…");
+  showResult("", "…");
   const [kind, message] = await attempt(choice, given);
   about.busy = false;
   if (kind === "good") {
     about.over = Boolean(about.once);
-    say(message);
+    announce(message);
     changed();
   }
-  // Another may be open by now.
+  // Another dialog may be open by now.
   if (subject !== about) return;
-  told(kind, message);
+  showResult(kind, message);
   draw();
   if (about.over) $("control-close").focus();
   else if (kind === "bad" && needsToken()) $("control-token").focus();
 }
 
-/** [whether it was done, in words]. */
+/** Sends the request of a choice; returns [class, message]. */
 async function attempt(choice, given) {
   try {
     await post(choice.path, choice.body, given);
@@ -156,13 +156,13 @@ async function attempt(choice, given) {
   } catch (error) {
     if (error.status === 401) {
       token = "";
-      return ["bad", "This is not the token."];
+      return ["bad", "Wrong token."];
     }
-    return ["bad", error.status ? `Not done: ${error.message}.` : "No answer: it may have been done or not."];
+    return ["bad", error.status ? `Failed: ${error.message}.` : "No response: the request may or may not have been executed."];
   }
 }
 
-function told(kind, message) {
-  $("control-said").className = kind;
-  text($("control-said"), message);
+function showResult(kind, message) {
+  $("control-result").className = kind;
+  text($("control-result"), message);
 }

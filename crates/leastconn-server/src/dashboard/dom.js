@@ -1,9 +1,9 @@
-// Making and changing elements. There is no way here to make HTML of a text: what
-// the balancer says comes in part from its clients.
+// Creating and updating elements. Text is never parsed as HTML, because responses of the
+// API contain text from clients.
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element: el("td", "num", "12"), el("div", "", child, child). */
+/** Creates an element: el("td", "num", "12"), el("div", "", child, child). */
 export function el(tag, className, ...children) {
   const element = document.createElement(tag);
   if (className) element.className = className;
@@ -11,8 +11,8 @@ export function el(tag, className, ...children) {
   return element;
 }
 
-/** Changes a text only where it is another: what did not change is not drawn again,
- * keeps its selection, and is not read out again. */
+/** Sets a text if it differs: unchanged text keeps its selection, and screen readers do
+ * not announce it again. */
 export function text(element, value) {
   const wanted = String(value);
   if (element.textContent !== wanted) element.textContent = wanted;
@@ -23,7 +23,7 @@ export function attribute(element, name, value) {
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
 }
 
-/** How full a bar is, 0 to 1. */
+/** Sets the length of a bar, 0 to 1. */
 export function fill(bar, share) {
   const wanted = `scaleX(${Math.max(0, Math.min(1, share || 0)).toFixed(4)})`;
   if (bar.style.transform !== wanted) bar.style.transform = wanted;
@@ -37,14 +37,14 @@ export function bar(className = "") {
 }
 
 /**
- * Makes the children of `parent` those of `items`, in their order: makes what is new
- * with `make(item)`, which returns { element, update }, and updates what is there, so
- * that focus, selection and transitions live on.
+ * Makes the children of `parent` match `items`, in order. Creates new children with
+ * `make(item)`, which returns { element, update }, and updates existing ones, so that
+ * they keep focus, selection and transitions.
  */
 export function keyed(parent, items, keyOf, make) {
   const known = (parent.rowsByKey ??= new Map());
   const wanted = new Map(items.map((item) => [keyOf(item), item]));
-  // First, so that those that stay are in their places, and are not moved.
+  // Remove old children first, so that the others need not be moved.
   for (const [key, row] of known) {
     if (!wanted.has(key)) {
       row.element.remove();
@@ -63,18 +63,18 @@ export function keyed(parent, items, keyOf, make) {
     if (row.element === at) at = at.nextElementSibling;
     else parent.insertBefore(row.element, at);
   }
-  // Who is moved loses it.
+  // A moved element loses the focus.
   if (focused !== document.activeElement && parent.contains(focused)) focused.focus({ preventScroll: true });
 }
 
-/** A word in a colour. */
+/** Sets text and colour of a badge. */
 export function badge(element, word, kind) {
   text(element, word);
   const wanted = kind ? `badge ${kind}` : "badge";
   if (element.className !== wanted) element.className = wanted;
 }
 
-/** One line instead of rows, while there are none. */
+/** Shows a message in place of an empty table. */
 export function empty(element, isEmpty, message) {
   element.hidden = !isEmpty;
   if (isEmpty) text(element, message);

@@ -1,4 +1,4 @@
-// Numbers and times as text, the same in every locale.
+// Formatting of numbers and times, independent of the locale.
 
 const THIN = "\u202f";
 
@@ -7,7 +7,7 @@ export function count(n) {
   return String(Math.round(n)).replace(/\B(?=(\d{3})+$)/g, THIN);
 }
 
-/** A rate: with a decimal while it is small. */
+/** A rate, with one decimal below 10. */
 export function rate(n) {
   if (!Number.isFinite(n) || n < 0.05) return "0";
   return n < 9.95 ? n.toFixed(1) : count(n);
@@ -28,12 +28,12 @@ export function bytes(n) {
   return bytesParts(n).join(THIN);
 }
 
-/** 35 %; what is less than the whole is not called the whole. */
+/** 35 %, at most 99 %: for shares below 1. */
 export function percent(share) {
   return `${Math.min(99, Math.round(share * 100))}${THIN}%`;
 }
 
-/** A time span, from milliseconds, to two units: 3 d 4 h, 12 min, 4.2 s. */
+/** A duration in milliseconds, in at most two units: 3 d 4 h, 12 min, 4.2 s. */
 export function span(ms) {
   const s = ms / 1000;
   if (s < 9.95) return `${s < 0.95 ? s.toFixed(2) : s.toFixed(1)} s`;
@@ -50,7 +50,7 @@ export function span(ms) {
 
 const two = (n) => String(n).padStart(2, "0");
 
-/** The time of day, 24 hours, in the time zone of this browser. */
+/** The time of day in the browser's time zone, 24 hours. */
 export function clock(time) {
   const at = new Date(time);
   return `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
@@ -67,7 +67,7 @@ export function moment(time) {
   return `${date(time)} ${clock(time)}`;
 }
 
-/** 16:03:59, with the date unless it is that of `now`. */
+/** 16:03:59, with the date if it differs from that of `now`. */
 export function when(time, now) {
   return date(time) === date(now) ? clock(time) : moment(time);
 }

@@ -1,4 +1,4 @@
-// Asks every two seconds while somebody looks, and shows what was answered.
+// Polls the API every two seconds while the page is visible, and updates the page.
 
 import { get } from "./api.js";
 import * as charts from "./charts.js";
@@ -7,73 +7,74 @@ import * as connections from "./connections.js";
 import * as control from "./control.js";
 import { $, attribute, badge, el, text } from "./dom.js";
 import * as as from "./format.js";
-import { say, watch } from "./notice.js";
+import { announce, watch } from "./notice.js";
 import * as overview from "./overview.js";
 import * as refusals from "./refusals.js";
 import * as upstreams from "./upstreams.js";
 
-const EVERY = 2000;
-/** After the last key press, before a search is asked for. */
-const SETTLED = 250;
-/** What is older than this is not shown as if it were so now. */
-const OLD = 5 * EVERY;
-/** Clocks that differ by more than this, in milliseconds, are worth a word. */
-const SKEW = 10_000;
+/** Polling interval, milliseconds. */
+const INTERVAL = 2000;
+/** Delay of a search after the last key press, milliseconds. */
+const SEARCH_DELAY = 250;
+/** Data older than this is marked as stale, milliseconds. */
+const STALE_AFTER = 5 * INTERVAL;
+/** Clock difference from which a note is shown, milliseconds. */
+const CLOCK_SKEW = 10_000;
 
 let timer = null;
-let settling = null;
-let asking = false;
-let again = false;
-/** What it answered last, and when by the clock here; at first, when we began to ask. */
+let searchTimer = null;
+let polling = false;
+let pollAgain = false;
+/** The last status and its arrival by the browser's clock; initially the load time. */
 let last = { status: null, at: Date.now() };
 let lost = false;
-/** Whether all of the history is wanted, or the newest of it. */
-let whole = true;
+/** Whether the next request asks for the whole history instead of the newest samples. */
+let fullHistory = true;
 
-/** One round: everything is asked for at once and shown at once, or nothing is. */
+/** Sends all requests of a round, and shows their responses only if all succeed. */
 async function poll() {
   clearTimeout(timer);
-  if (asking) {
-    again = true;
+  if (polling) {
+    pollAgain = true;
     return;
   }
-  asking = true;
+  polling = true;
   let answers = null;
   try {
     answers = await Promise.all([
       get("status"),
       get("servers", upstreams.query()),
-      clients.ask(),
+      clients.fetchRules(),
       get("connections", connections.query()),
-      get("history", whole ? {} : { last: 5 }),
+      get("history", fullHistory ? {} : { last: 5 }),
       get("refusals", refusals.query()),
     ]);
   } catch (error) {
     failed(error);
   }
-  // A fault in showing them is ours: it is not taken for a balancer that is gone.
+  // Outside of the `try` above: an exception in rendering is not a lost connection.
   try {
     if (answers) show(...answers);
   } finally {
-    asking = false;
+    polling = false;
     next();
   }
 }
 
-function show(status, { servers }, rules, open, history, turned) {
+function show(status, { servers }, rules, open, history, refused) {
   const before = last.status;
   last = { status, at: Date.now() };
-  if (lost) say("The balancer answers again.");
+  if (lost) announce("Connection to the balancer restored.");
   lost = false;
   stale(false);
   $("lost").hidden = true;
   if (before && before.started !== status.started) {
-    // Another process: what was counted before has nothing to do with it.
+    // The process was restarted, so its counters are not comparable with the old ones.
     for (const part of [charts, clients, upstreams]) part.forget();
-    again ||= !whole;
-    whole = true;
+    pollAgain ||= !fullHistory;
+    fullHistory = true;
   } else {
-    whole = false;
+    fullHistory = false;
   }
   charts.add(history.samples);
   overview.head(status);
@@ -85,29 +86,29 @@ function show(status, { servers }, rules, open, history, turned) {
   upstreams.show(status, servers, performance.now());
   clients.show(rules);
   connections.show(open);
-  refusals.show(turned);
+  refusals.show(refused);
   watch(status, servers);
   text($("pulse"), `live · ${as.clock(status.time)}`);
   clocks(Date.parse(status.time) - last.at);
   document.body.classList.remove("loading");
-  // Which answer is shown, for tests.
+  // Read by tests.
   attribute(document.body, "data-shown", status.time);
 }
 
-/** All times on the page are by the balancer's clock. */
+/** Times on the page use the balancer's clock; notes a difference to the browser's. */
 function clocks(ahead) {
-  const apart = Math.abs(ahead) > SKEW;
+  const apart = Math.abs(ahead) > CLOCK_SKEW;
   $("clocks").hidden = !apart;
-  if (apart) text($("clocks"), `times are the balancer’s, whose clock is ${as.span(Math.abs(ahead))} ${ahead > 0 ? "ahead of" : "behind"} the one here`);
+  if (apart) text($("clocks"), `times are those of the balancer, whose clock is ${as.span(Math.abs(ahead))} ${ahead > 0 ? "ahead of" : "behind"} this browser’s`);
 }
 
 function next() {
   if (document.hidden) return;
-  if (again) {
-    again = false;
+  if (pollAgain) {
+    pollAgain = false;
     poll();
   } else {
-    timer = setTimeout(poll, EVERY);
+    timer = setTimeout(poll, INTERVAL);
   }
 }
 
@@ -115,34 +116,34 @@ function stale(yes) {
   document.body.classList.toggle("stale", yes);
 }
 
-/** It does not answer; since when, counted while it lasts. */
+/** Shows that the balancer does not respond, and for how long. */
 function failed(error) {
   lost = true;
-  // The curves have a gap: more than the newest is missing.
-  whole = true;
+  // Samples are missing from now on.
+  fullHistory = true;
   stale(true);
-  text($("pulse"), "no answer");
-  badge($("phase"), "no answer", "bad");
-  document.title = "no answer · leastconn";
+  text($("pulse"), "no response");
+  badge($("phase"), "no response", "bad");
+  document.title = "no response · leastconn";
   const banner = $("lost");
   const age = as.span(Math.max(1000, Math.round((Date.now() - last.at) / 1000) * 1000)).replace(".0", "");
   const since = last.status ? ` since ${as.when(last.status.time, Date.now())}` : "";
-  let why = "";
-  if (error.status) why = `: ${error.message}`;
-  else if (error.name === "TimeoutError") why = ": it takes connections, and says nothing";
-  // An alert is read out when it appears; the seconds that follow are not.
+  let reason = "";
+  if (error.status) reason = `: ${error.message}`;
+  else if (error.name === "TimeoutError") reason = ": request timed out";
+  // Screen readers announce the alert once; the changing duration is hidden from them.
   if (banner.hidden) {
-    const counted = el("span");
-    counted.setAttribute("aria-hidden", "true");
-    banner.replaceChildren(`No answer from the balancer${since}`, counted, `${why}.`, last.status ? " What is below was so then." : "", " Asking again every two seconds.");
+    const duration = el("span");
+    duration.setAttribute("aria-hidden", "true");
+    banner.replaceChildren(`No response from the balancer${since}`, duration, `${reason}.`, last.status ? " The data below is from that time." : "", " Retrying every two seconds.");
   }
   text(banner.querySelector("span"), ` (${age})`);
   banner.hidden = false;
 }
 
 function changed() {
-  clearTimeout(settling);
-  settling = setTimeout(poll, SETTLED);
+  clearTimeout(searchTimer);
+  searchTimer = setTimeout(poll, SEARCH_DELAY);
 }
 
 const THEMES = ["system", "light", "dark"];
@@ -158,7 +159,7 @@ function theme() {
     try {
       localStorage.setItem("leastconn.theme", wanted);
     } catch {
-      // Storage is forbidden: it lasts as long as the page.
+      // Storage is disabled: the choice lasts until the page is reloaded.
     }
     shown();
     charts.draw();
@@ -178,11 +179,11 @@ new ResizeObserver(charts.resize).observe($("main"));
 document.addEventListener("visibilitychange", () => {
   clearTimeout(timer);
   if (document.hidden) return;
-  // Long ago, perhaps: all that is kept, rather than the newest few.
-  whole = true;
-  if (Date.now() - last.at > OLD) {
+  // The page may have been hidden for long: fetch the whole history.
+  fullHistory = true;
+  if (Date.now() - last.at > STALE_AFTER) {
     stale(true);
-    text($("pulse"), "asking …");
+    text($("pulse"), "loading …");
   }
   poll();
 });

@@ -1,4 +1,4 @@
-// The head of the page, the figures, and what happened since the start.
+// The page header, current values, outcomes, listeners and certificates.
 
 import { $, attribute, badge, bar, el, empty, fill, keyed, text } from "./dom.js";
 import * as as from "./format.js";
@@ -6,9 +6,9 @@ import { explain, isRefusal, refused } from "./reasons.js";
 
 const SHOWN = 6;
 const DAY = 86_400_000;
-/** What runs out within this is red, and stands at the top of the page as well. */
+/** Certificates that expire within this time are red, and shown at the top. */
 const SOON = 7 * DAY;
-/** Within this, yellow. */
+/** Certificates that expire within this time are yellow. */
 const LATER = 30 * DAY;
 let allCertificates = false;
 
@@ -20,8 +20,8 @@ export function head(status) {
   badge($("phase"), status.phase, PHASES[status.phase]);
   document.title = status.phase === "ready" ? "leastconn" : `${status.phase} · leastconn`;
   text($("uptime"), as.span(status.uptime_seconds * 1000));
-  // The end of a path says more than its beginning, which is cut off: the mark keeps
-  // its first slash where it is.
+  // CSS truncates the start of the path. The left-to-right mark keeps the leading slash
+  // in place.
   text($("file"), `\u200e${configuration.file}`);
   attribute($("file"), "title", configuration.file);
   text($("applied"), as.moment(configuration.applied));
@@ -32,22 +32,22 @@ export function head(status) {
   lines($("rejected-reasons"), reload?.reasons ?? []);
   const { blocked } = configuration;
   $("blocked").hidden = !blocked;
-  if (blocked) text($("blocked"), `Reading ${blocked.file} has been blocked since ${as.when(blocked.since, status.time)}; what depends on it stays as it was.`);
+  if (blocked) text($("blocked"), `Reading ${blocked.file} is blocked since ${as.when(blocked.since, status.time)}; changes to it are not applied.`);
   const upgrade = status.failed_upgrade;
   $("upgrade").hidden = !upgrade;
-  if (upgrade) text($("upgrade"), `The upgrade at ${as.when(upgrade.time, status.time)} failed, and this process goes on: ${upgrade.reason}`);
+  if (upgrade) text($("upgrade"), `The upgrade at ${as.when(upgrade.time, status.time)} failed, this process continues: ${upgrade.reason}`);
   const old = status.old_processes ?? [];
   $("old-processes").hidden = old.length === 0;
   text(
     $("old-processes"),
-    old.map(({ pid, connections }) => `Process ${pid} was replaced by an upgrade and still serves ${as.plural(connections, "connection")}, which are not shown here.`).join(" "),
+    old.map(({ pid, connections }) => `Process ${pid} was replaced by an upgrade and still serves ${as.plural(connections, "connection")}, which this page does not show.`).join(" "),
   );
-  $("by-hand").hidden = configuration.deviations.length === 0;
+  $("overrides").hidden = configuration.deviations.length === 0;
   lines(
-    $("deviations"),
+    $("override-list"),
     configuration.deviations.map(
       ({ what, is, configured, since }) =>
-        `${what} is ${is}${since ? ` since ${as.when(since, status.time)}` : ""}; the file says ${configured}`,
+        `${what} is ${is}${since ? ` since ${as.when(since, status.time)}` : ""}; configured: ${configured}`,
     ),
   );
   outages(status);
@@ -64,14 +64,14 @@ export function head(status) {
   text($("process"), process.filter(Boolean).join(" · "));
 }
 
-/** Upstreams without an available server, and servers that are ejected or down. */
+/** Shows upstreams without available servers, and servers that are ejected or down. */
 function outages(status) {
   const without = status.upstreams.filter((one) => one.available === 0).map((one) => one.name);
   const unhealthy = status.upstreams.reduce((sum, one) => sum + one.unhealthy, 0);
   $("outages").hidden = without.length + unhealthy === 0;
   $("outages").className = `banner ${without.length ? "bad" : "warn"}`;
   const names = without.slice(0, SHOWN).join(", ") + (without.length > SHOWN ? `, and ${as.count(without.length - SHOWN)} more` : "");
-  text($("outages-title"), without.length ? `No server is available: ${names}` : `${as.plural(unhealthy, "server")} down`);
+  text($("outages-title"), without.length ? `No server available: ${names}` : `${as.plural(unhealthy, "server")} down`);
   const all = status.upstreams.flatMap((upstream) =>
     (upstream.unhealthy_servers ?? []).map((one) => `${upstream.name}/${one.server} is ${one.health} since ${as.when(one.since, status.time)}: ${one.reason}`),
   );
@@ -106,7 +106,7 @@ export function figures(status, sample) {
   }
 }
 
-/** What it was made of stays with it: what is shown may be rounded. */
+/** Shows a rounded value, and stores the exact one in `data-value`. */
 function figure(id, value, shown) {
   attribute($(id), "data-value", value);
   text($(id), shown);
@@ -156,17 +156,17 @@ export function listeners(status) {
     const heading = el("th", "", el("span", "name", one.name), sub);
     heading.scope = "row";
     heading.title = one.name;
-    const [open, accepted, turned] = [el("td", "num"), el("td", "num"), el("td", "num")];
+    const [open, accepted, refusedCell] = [el("td", "num"), el("td", "num"), el("td", "num")];
     return {
-      element: el("tr", "", heading, open, accepted, turned),
+      element: el("tr", "", heading, open, accepted, refusedCell),
       update: (now) => {
         const kind = now.client_certificate ? "mTLS" : now.tls ? "TLS" : "TCP";
-        const where = now.addresses.length ? now.addresses.join(", ") : "closed, finishing";
+        const where = now.addresses.length ? now.addresses.join(", ") : "closed, draining";
         text(sub, `${kind} · ${where}${now.upstream ? ` → ${now.upstream}` : ""}`);
         attribute(sub, "title", sub.textContent);
         text(open, as.count(now.open));
         text(accepted, as.count(now.accepted));
-        text(turned, as.count(refused(now.outcomes)));
+        text(refusedCell, as.count(refused(now.outcomes)));
       },
     };
   });
@@ -182,20 +182,20 @@ export function certificates(status) {
     allCertificates = true;
     certificates(status);
   };
-  empty($("no-certificates"), all.length === 0, "None: no listener speaks TLS.");
+  empty($("no-certificates"), all.length === 0, "None: no listener uses TLS.");
   $("certificates").closest("table").hidden = all.length === 0;
-  // By the balancer's clock, which is the one that counts.
+  // Relative to the balancer's clock.
   const now = Date.parse(status.time);
   const left = (one) => Date.parse(one.not_after) - now;
-  // Lists are renewed often: theirs is relative to how long they are valid.
+  // CRLs are renewed often, so the API rates their expiry relative to their validity.
   const isSoon = (one) => (one.kind === "crl" ? one.state !== "valid" : left(one) < SOON);
   const isUrgent = (one) => (one.kind === "crl" ? one.state !== "expires_soon" : left(one) < 2 * DAY);
   const soon = all.filter(isSoon);
-  const dead = all.flatMap((one) => (one.expired ?? []).map((name) => `${one.file}: ${name} has expired, its clients are refused`));
-  $("expiring").hidden = soon.length + dead.length === 0;
-  const worst = soon.some(isUrgent) || dead.length > 0 ? "bad" : "warn";
+  const expired = all.flatMap((one) => (one.expired ?? []).map((name) => `${one.file}: ${name} has expired, and its clients are refused`));
+  $("expiring").hidden = soon.length + expired.length === 0;
+  const worst = soon.some(isUrgent) || expired.length > 0 ? "bad" : "warn";
   $("expiring").className = `banner ${worst}`;
-  lines($("expiring-files"), [...dead, ...soon.map((one) => `${one.file} ${expires(one, left(one))}`)].slice(0, SHOWN));
+  lines($("expiring-files"), [...expired, ...soon.map((one) => `${one.file} ${expires(one, left(one))}`)].slice(0, SHOWN));
   keyed($("certificates"), shown, (one) => `${one.file} ${one.not_after}`, (one) => {
     const days = el("span", "badge");
     const heading = el(

@@ -1,24 +1,25 @@
-// Rates of counters that are read again and again: over the last ten seconds, so that
-// one slow answer does not make them jump.
+// Rates of polled counters over the last ten seconds, so that one late response does not
+// cause a jump.
 
-const OVER = 11_000;
+/** Milliseconds. */
+const WINDOW = 11_000;
 
 export class Rates {
   #readings = new Map();
 
-  /** `now` in milliseconds; `counters` as pairs of key and count. Forgets all others. */
+  /** `now` in milliseconds; `counters` as pairs of key and count. Drops all other keys. */
   update(now, counters) {
     const next = new Map();
     for (const [key, count] of counters) {
       const before = this.#readings.get(key) ?? [];
-      // A counter that went back is another's: the balancer was started anew.
-      const kept = before.filter(([at, was]) => now - at <= OVER && at < now && was <= count);
+      // A counter that decreased was reset by a restart.
+      const kept = before.filter(([at, was]) => now - at <= WINDOW && at < now && was <= count);
       next.set(key, [...kept, [now, count]]);
     }
     this.#readings = next;
   }
 
-  /** A second. */
+  /** The rate per second. */
   of(key) {
     const readings = this.#readings.get(key);
     if (!readings || readings.length < 2) return 0;

@@ -1,47 +1,46 @@
-// What the reason codes mean, for somebody who sees one for the first time. The
-// codes are those of the access log and the metrics.
+// Explanations of the reason codes, which are those of the access log and the metrics.
 
-/** Ended before it had a server. */
+/** Outcomes of connections that were never assigned a server. */
 export const REFUSALS = {
-  handshake_timeout: "Not authorized before handshake_timeout: silent, or far too slow.",
-  handshake_failed: "No TLS, no common version or cipher, or the client went away.",
-  not_tls: "A STARTTLS listener, and the client did not ask for TLS.",
-  no_certificate: "The client showed no certificate where one is required.",
-  untrusted_certificate: "No authority of client_ca signed it, or it is not for clients.",
-  expired_certificate: "Out of its validity period, or not yet in it.",
-  revoked_certificate: "It, or one above it, is on a revocation list.",
-  crl_expired: "The revocation list of its issuer has expired: put a current one in its place.",
-  ambiguous_identity: "The certificate does not say one thing about who its owner is.",
-  unknown_client: "A good certificate, and no [[client]] rule matches it.",
-  not_allowed: "A rule matches, and grants no server that the listener leads to.",
-  rate_limited: "Connects faster than its rate_limit, or than its source may.",
-  too_many_connections: "Has as many connections open as its max_conns.",
-  overloaded: "The balancer itself is at a limit: connections, handshakes or files.",
-  no_server_available: "No server that the client may use is up and ready.",
-  connect_failed: "Every server that was tried refused or did not answer.",
+  handshake_timeout: "The client was not authorized within handshake_timeout: it was silent or too slow.",
+  handshake_failed: "Not TLS, no common TLS version or cipher suite, or the client disconnected.",
+  not_tls: "The client did not request TLS on a STARTTLS listener.",
+  no_certificate: "The client sent no certificate, but one is required.",
+  untrusted_certificate: "The certificate was not issued by a CA in client_ca, or is not valid for clients.",
+  expired_certificate: "The certificate has expired, or is not yet valid.",
+  revoked_certificate: "The certificate, or one of its issuers, is on a CRL.",
+  crl_expired: "The CRL of the issuer has expired: replace it with a current one.",
+  ambiguous_identity: "The certificate contains more than one possible identity, or an invalid name.",
+  unknown_client: "The certificate is valid, but no [[client]] rule matches.",
+  not_allowed: "A rule matches, but does not allow a server of this listener.",
+  rate_limited: "The client exceeded its rate_limit, or the limit of its source address.",
+  too_many_connections: "The client reached its max_conns.",
+  overloaded: "The balancer reached a limit: connections, handshakes or open files.",
+  no_server_available: "No server that the client is allowed to use is available.",
+  connect_failed: "Every attempt to connect to a server failed.",
 };
 
-/** Ended after it had one. */
+/** Outcomes of connections that were assigned a server. */
 export const ENDINGS = {
-  ok: "Both sides finished; all bytes were delivered.",
-  idle_timeout: "No byte either way for idle_timeout.",
-  half_close_timeout: "One side had finished, and the other was silent for half_close_timeout.",
-  max_lifetime: "Reached max_lifetime.",
+  ok: "Both sides closed, and all bytes were delivered.",
+  idle_timeout: "No data in either direction for idle_timeout.",
+  half_close_timeout: "One side closed, and the other was silent for half_close_timeout.",
+  max_lifetime: "The connection reached max_lifetime.",
   client_reset: "The client reset the connection.",
-  client_closed: "The client closed before a server was connected, without having sent anything.",
+  client_closed: "The client closed before a server was connected, and had sent nothing.",
   server_reset: "The server reset the connection.",
   client_truncated: "The client closed without close_notify, after all its data was delivered.",
   server_truncated: "The server closed without close_notify, after all its data was delivered.",
-  tls_error: "TLS failed after the handshake: a bad record, a fatal alert or a limit.",
-  policy_changed: "The rules changed, and no longer allow it.",
-  drained: "The balancer was stopped before it had ended.",
-  killed: "Ended by an operator.",
+  tls_error: "TLS error after the handshake: invalid record, fatal alert or limit reached.",
+  policy_changed: "The rules changed, and no longer allow the connection.",
+  drained: "The balancer stopped before the connection ended.",
+  killed: "Closed by an operator.",
 };
 
 export const explain = (code) => REFUSALS[code] ?? ENDINGS[code] ?? "";
 
-/** Whether this code says that the client was refused a server. Certificates may run
- * out under an open connection, too; that is counted here as well. */
+/** Whether the code is a refusal. Some codes, such as expired_certificate, also occur for
+ * open connections; they count as refusals as well. */
 export const isRefusal = (code) => code in REFUSALS || !(code in ENDINGS);
 
 export const refused = (outcomes) =>

@@ -1,25 +1,25 @@
-// The connections that were refused last: who, why, and what was known of them.
+// The last refused connections.
 
 import { $, attribute, el, empty, keyed, text } from "./dom.js";
 import * as as from "./format.js";
 import { explain } from "./reasons.js";
 
 const SHOWN = 10;
-const MOST = 200;
+const MAX_ROWS = 200;
 let limit = SHOWN;
 
 export const query = () => ({ limit });
 
-/** `changed` is called when more are asked for. */
+/** `changed` is called when more refusals must be fetched. */
 export function start(changed) {
   $("last-refusals-all").addEventListener("click", () => {
-    limit = MOST;
+    limit = MAX_ROWS;
     changed();
   });
 }
 
 export function show({ refusals, total }) {
-  empty($("no-last-refusals"), refusals.length === 0, "Nobody was refused since the start.");
+  empty($("no-last-refusals"), refusals.length === 0, "No refusals since the start.");
   $("last-refusals").closest(".scroll").hidden = refusals.length === 0;
   const more = $("last-refusals-all");
   more.hidden = refusals.length >= total;
@@ -27,7 +27,7 @@ export function show({ refusals, total }) {
   keyed($("last-refusals"), refusals, ({ connection }) => connection, row);
 }
 
-/** What is known of who it was, the best first. */
+/** The best known name of the client. */
 const who = (one) => one.client ?? one.identity ?? one.names?.[0] ?? one.subject ?? "unknown";
 
 function row(one) {
@@ -41,6 +41,6 @@ function row(one) {
   attribute(detail, "title", one.detail);
   const element = el("tr", "", reason, name, el("td", "more", one.source), el("td", "more", one.listener), detail, el("td", "num", as.clock(one.time)));
   element.dataset.refusal = one.connection;
-  // Nothing of it changes any more.
+  // Refusals never change.
   return { element, update: () => {} };
 }

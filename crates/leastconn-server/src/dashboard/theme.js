@@ -1,12 +1,12 @@
-// Before anything is drawn, so that nothing flashes in the wrong colours. What was
-// chosen here last; without a choice the system's, which the style sheet asks for.
+// Applies the stored theme before the first paint, so that the page does not flash in
+// other colours. Without a stored theme, the style sheet follows the system.
 "use strict";
 {
   let chosen = null;
   try {
     chosen = localStorage.getItem("leastconn.theme");
   } catch {
-    // Storage is forbidden: nothing is remembered.
+    // Storage is disabled.
   }
   if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
 }

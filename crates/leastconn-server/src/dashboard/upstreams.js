@@ -1,4 +1,4 @@
-// Upstreams, and their servers with what each has to do.
+// Upstreams and their servers.
 
 import * as control from "./control.js";
 import { $, attribute, badge, bar, el, empty, fill, keyed, text } from "./dom.js";
@@ -9,7 +9,7 @@ import { Rates } from "./rates.js";
 const SHOWN = 40;
 const MANY = 100;
 const rates = new Rates();
-/** Every server was asked for, rather than those of each upstream that matter most. */
+/** Whether all servers are shown, instead of the most important ones of each upstream. */
 let all = false;
 let changed = () => {};
 
@@ -17,9 +17,9 @@ export const query = () => (all ? {} : { limit: SHOWN });
 
 export const forget = () => rates.forget();
 
-/** `askAgain` is called when other servers are to be shown. */
-export function start(askAgain) {
-  changed = askAgain;
+/** `onChange` is called when other servers must be fetched. */
+export function start(onChange) {
+  changed = onChange;
 }
 
 export function show(status, servers, now) {
@@ -36,7 +36,7 @@ const key = (server) => `${server.upstream}/${server.server}`;
 const COLUMNS = [
   ["Server", ""],
   ["State", "w-state"],
-  ["In flight", "w-meter"],
+  ["Open", "w-meter"],
   ["New/s", "num more w-num"],
   ["Connections", "num more w-wide"],
   ["Failed", "num more w-num"],
@@ -71,9 +71,9 @@ function card({ summary: { name } }) {
       text(sum, `${summary.balance} · ${as.count(summary.active)} open`);
       more.hidden = all || servers.length >= summary.servers;
       text(more, `Show all ${as.count(summary.servers)} servers`);
-      // Against the largest here: equal shares are bars of equal length.
+      // Bars are relative to the server with the most connections.
       const most = servers.reduce((most, one) => Math.max(most, one.active), 1);
-      // So many that move would keep the browser from all else.
+      // Transitions of very many bars would block the browser.
       rows.classList.toggle("many", servers.length > MANY);
       keyed(rows, servers.map((server) => ({ server, most, time })), (item) => key(item.server), row);
     },
@@ -97,7 +97,7 @@ function row({ server }) {
   change.setAttribute("aria-haspopup", "dialog");
   change.setAttribute("aria-label", `Set the state of ${key(server)}`);
   let latest = server;
-  change.addEventListener("click", () => control.open(setting(() => latest)));
+  change.addEventListener("click", () => control.open(stateDialog(() => latest)));
   const element = el(
     "tr",
     "",
@@ -122,7 +122,7 @@ function row({ server }) {
       slow.hidden = !now.slow_start;
       if (now.slow_start) {
         text(slow, `slow ${as.percent(now.slow_start.share)}`);
-        attribute(slow, "title", slowly(now.slow_start));
+        attribute(slow, "title", slowStart(now.slow_start));
       }
       const extras = [now.weight !== 1 && `weight ${now.weight}`, now.backup && "backup", now.max_conns && `at most ${as.count(now.max_conns)}`].filter(Boolean);
       text(sub, [now.address, ...extras].join(" · "));
@@ -140,29 +140,29 @@ function row({ server }) {
   };
 }
 
-const slowly = ({ share, remaining_seconds: left }) =>
-  `It is starting slowly: it gets at most ${as.percent(share)} of its share of new connections, and the whole in ${as.span(left * 1000)}.`;
+const slowStart = ({ share, remaining_seconds: left }) =>
+  `Slow start: it gets at most ${as.percent(share)} of its share of new connections, and its full share in ${as.span(left * 1000)}.`;
 
 const STATES = [
-  ["ready", "Ready", "It gets connections."],
-  ["drain", "Drain", "No new ones; those it has go on."],
-  ["maint", "Maint", "None; those it has are ended after a grace, and probes say nothing about it."],
+  ["ready", "Ready", "New connections are sent to this server."],
+  ["drain", "Drain", "No new connections. Open connections continue."],
+  ["maint", "Maint", "No new connections. Open connections are closed after a grace period, and health checks are ignored."],
 ];
 
-/** What the dialog is told of a server. */
-function setting(now) {
+/** The dialog that sets the state of a server. */
+function stateDialog(now) {
   const { upstream, server } = now();
   const name = `${upstream}/${server}`;
   return {
     key: name,
     title: name,
-    says: () => {
+    describe: () => {
       const slow = now().slow_start;
-      return `It is ${stateOf(now())}, with ${as.plural(now().active, "open connection")}. ${slow ? slowly(slow) : ""}`;
+      return `State: ${stateOf(now())}, with ${as.plural(now().active, "open connection")}. ${slow ? slowStart(slow) : ""}`;
     },
-    choices: STATES.map(([state, label, says]) => ({
+    choices: STATES.map(([state, label, description]) => ({
       label,
-      says,
+      description,
       path: `servers/${encodeURIComponent(upstream)}/${encodeURIComponent(server)}/state`,
       body: { state },
       done: `${name} is set to ${state}.`,
