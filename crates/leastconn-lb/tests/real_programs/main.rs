@@ -46,6 +46,7 @@ mod upstream_tls;
 mod amqp;
 mod grpc;
 mod http2;
+mod java_key_limit;
 mod ldap;
 mod mariadb;
 mod mqtt;

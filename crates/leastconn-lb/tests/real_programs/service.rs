@@ -131,34 +131,12 @@ impl Front {
         listener: &str,
         health_check: &str,
     ) -> Self {
-        let config = format!(
-            r#"
-[admin]
-bind = "127.0.0.1:0"
+        Self::start_from(certs, &configuration(server, listener, health_check)).await
+    }
 
-[[listener]]
-name = "main"
-bind = "127.0.0.1:0"
-upstream = "servers"
-
-[listener.tls]
-cert = "../certs/server/server.crt"
-key = "../certs/server/server.key.pem"
-client_ca = "../certs/ca/ca.crt"
-{listener}
-
-[[upstream]]
-name = "servers"
-health_check = {health_check}
-servers = ["{server}"]
-
-[[client]]
-name = "client1"
-match = {{ cn = "client1.lb.com" }}
-allow = ["servers"]
-"#
-        );
-        let balancer = site::start(&config, &certs).await;
+    /// The same with this configuration.
+    pub(crate) async fn start_from(certs: Certs, config: &str) -> Self {
+        let balancer = site::start(config, &certs).await;
         Self { certs, balancer }
     }
 
@@ -187,6 +165,37 @@ allow = ["servers"]
         site::stop(&self.balancer).await;
         records
     }
+}
+
+/// The configuration of [`Front::start`].
+pub(crate) fn configuration(server: SocketAddr, listener: &str, health_check: &str) -> String {
+    format!(
+        r#"
+[admin]
+bind = "127.0.0.1:0"
+
+[[listener]]
+name = "main"
+bind = "127.0.0.1:0"
+upstream = "servers"
+
+[listener.tls]
+cert = "../certs/server/server.crt"
+key = "../certs/server/server.key.pem"
+client_ca = "../certs/ca/ca.crt"
+{listener}
+
+[[upstream]]
+name = "servers"
+health_check = {health_check}
+servers = ["{server}"]
+
+[[client]]
+name = "client1"
+match = {{ cn = "client1.lb.com" }}
+allow = ["servers"]
+"#
+    )
 }
 
 /// No health checks: every connection of the server is a client's.
