@@ -285,6 +285,32 @@ fn grafana_dashboard_can_be_imported() {
 }
 
 #[tokio::test]
+async fn every_reason_code_is_documented() {
+    let web = Upstream::named("web1").await;
+    let lb = Site::usual(&[&web]).start().await;
+    let metrics = lb.metrics().await;
+    let codes: BTreeSet<&str> = metrics
+        .keys()
+        .filter(|key| key.starts_with("leastconn_connections_total{"))
+        .filter_map(|key| key.split_once("outcome=\"")?.1.split('"').next())
+        .collect();
+    assert!(codes.len() > 20, "{codes:?}");
+    for page in [
+        "docs/reference/reason-codes.md",
+        "docs/how-to/troubleshooting.md",
+    ] {
+        let text = read(page);
+        for code in &codes {
+            let documented = text
+                .lines()
+                .any(|line| line.starts_with("| `") && line.contains(&format!("`{code}`")));
+            assert!(documented, "{page} has no row for {code}");
+        }
+    }
+    lb.quiet().await;
+}
+
+#[tokio::test]
 async fn process_metrics_match_the_kernel() {
     let web = Upstream::named("web1").await;
     let lb = Site::usual(&[&web])
