@@ -1,17 +1,17 @@
 # shellcheck shell=sh
-# Functions of a small certificate authority, for the scripts beside this file.
-# Source it; it does nothing by itself.
+# Functions of a small certificate authority (CA), sourced by the scripts in this
+# directory.
 #
-# One authority is one directory: ca.crt, ca.key.pem, ca.crl, and db/ with what
-# `openssl ca` remembers (which serial numbers were issued, which revoked).
-# Everything goes through configuration files rather than options such as
-# -addext or -not_after, so that OpenSSL 1.1.1 and 3.x behave the same.
+# A CA is a directory with ca.crt, ca.key.pem, ca.crl, and db/, the database of
+# `openssl ca` (issued and revoked serial numbers). Configuration files are used
+# instead of options such as -addext or -not_after, so that OpenSSL 1.1.1 and 3.x
+# behave the same.
 
 CURVE=P-256
 CA_DAYS=3650
 LEAF_DAYS=397
 CRL_DAYS=365
-# A certificate with less than this left is made anew (seconds).
+# Certificates that expire within this time are replaced (seconds).
 RENEW_BEFORE=2592000
 
 say() { printf '%s\n' "$*"; }
@@ -22,15 +22,14 @@ die() {
 
 need_openssl() {
   command -v openssl >/dev/null 2>&1 || die "openssl is not installed (Debian, Ubuntu: apt-get install openssl)"
-  # `openssl ca` insists on a configuration file even where nothing of it is
-  # used; this one is written for every call, so the system's never matters.
+  # Holds the configuration file of `openssl ca`, which is written before each call.
   WORK=$(mktemp -d "${TMPDIR:-/tmp}/leastconn-certs.XXXXXX")
   trap 'rm -rf "$WORK"' EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
 }
 
-# Runs openssl without its chatter, and with all of it when it fails.
+# Runs openssl, and prints its output only if it fails.
 quietly() {
   if ! openssl "$@" >"$WORK/out" 2>&1; then
     cat "$WORK/out" >&2
@@ -84,8 +83,7 @@ ${2:-}
 EOF
 }
 
-# A new authority, and an empty revocation list: one that says "none", which is
-# something other than a list that is missing.
+# Creates a CA and an empty CRL.
 new_ca() { # CA_DIR NAME
   CA_NAME=$2
   mkdir -p "$1/db"
@@ -100,8 +98,7 @@ new_ca() { # CA_DIR NAME
   write_crl "$1"
 }
 
-# Written beside and renamed: who reads the list meanwhile sees the old one or
-# the new one, never half of one.
+# Writes the CRL atomically, so that readers never see a partial file.
 write_crl() { # CA_DIR
   ca_conf "$1"
   quietly ca -config "$WORK/ca.cnf" -gencrl -out "$1/ca.crl.new"
@@ -109,9 +106,8 @@ write_crl() { # CA_DIR
   mv -f "$1/ca.crl.new" "$1/ca.crl"
 }
 
-# Key and certificate for one name.
-# USAGE is serverAuth or clientAuth; SAN is "DNS:a, IP:b". VALIDITY, if given,
-# is "-startdate YYYYMMDDHHMMSSZ -enddate …".
+# Issues a key and a certificate. USAGE is serverAuth or clientAuth; SAN is "DNS:a, IP:b". VALIDITY is
+# optional: "-startdate YYYYMMDDHHMMSSZ -enddate …".
 issue() { # CA_DIR OUT_WITHOUT_SUFFIX CN USAGE SAN [VALIDITY]
   mkdir -p "$(dirname "$2")"
   ca_conf "$1" "extendedKeyUsage = $4
@@ -119,22 +115,22 @@ subjectAltName   = $5"
   new_key "$2.key.pem"
   quietly req -new -sha256 -config "$WORK/ca.cnf" -key "$2.key.pem" \
     -subj "/O=leastconn/CN=$3" -out "$WORK/leaf.csr"
-  # shellcheck disable=SC2086 # the validity is several words on purpose
+  # shellcheck disable=SC2086 # the validity consists of several words
   quietly ca -batch -notext -config "$WORK/ca.cnf" -extensions leaf_ext ${6:-} \
     -in "$WORK/leaf.csr" -out "$2.crt.new"
   chmod 644 "$2.crt.new"
   mv -f "$2.crt.new" "$2.crt"
 }
 
-# True when OUT's certificate is of this authority, belongs to its key, and is
-# not about to expire.
+# True if the certificate was issued by this CA, matches its key, and does not expire
+# soon.
 still_good() { # CA_DIR OUT_WITHOUT_SUFFIX
   [ -s "$2.crt" ] && [ -s "$2.key.pem" ] &&
     openssl x509 -in "$2.crt" -noout -checkend "$RENEW_BEFORE" >/dev/null 2>&1 &&
     belongs "$1" "$2"
 }
 
-# True when OUT's certificate is of this authority and belongs to its key.
+# True if the certificate was issued by this CA and matches its key.
 belongs() { # CA_DIR OUT_WITHOUT_SUFFIX
   [ -s "$2.crt" ] && [ -s "$2.key.pem" ] &&
     openssl verify -no_check_time -CAfile "$1/ca.crt" "$2.crt" >/dev/null 2>&1 &&

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Another authority, which the balancer does not trust, and a client of it that
-# claims a name the balancer knows: alt/ca.crt, alt/client1.crt, alt/client1.key.pem.
-# What decides is who signed, not the name. See test-mtls-alt.sh.
+# Generates a CA that the balancer does not trust, and a certificate of this CA with a
+# client name that the balancer knows: alt/ca.crt, alt/client1.crt, alt/client1.key.pem.
+# See test-mtls-alt.sh.
 #
 #   certs/generate_alt_certs.sh [--force] [--dir DIR]
 set -eu
@@ -28,5 +28,5 @@ if [ -n "$FORCE" ] || [ ! -s "$ALT/ca.crt" ] || [ ! -s "$ALT/ca.key.pem" ] || [ 
 fi
 if ! still_good "$ALT" "$ALT/client1"; then
   issue "$ALT" "$ALT/client1" client1.lb.com clientAuth DNS:client1.lb.com
-  say "made  alt/client1.crt, alt/client1.key.pem  (client1.lb.com, by the other authority)"
+  say "made  alt/client1.crt, alt/client1.key.pem  (client1.lb.com, issued by the other CA)"
 fi

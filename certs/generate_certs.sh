@@ -1,24 +1,23 @@
 #!/bin/sh
-# Makes everything that mutual TLS needs for a try: an authority with an empty
-# revocation list, the server's certificate, and clients with different rights.
-# Asks nothing. What is there and still good is kept.
+# Generates certificates for trying out mutual TLS: a CA with an empty CRL, a server
+# certificate, and clients with different permissions. Valid existing files are kept.
 #
 #   certs/generate_certs.sh [--force] [--owner UID[:GID]] [--dir DIR]
 #
-#   --force   a new authority and all new certificates; the old ones are void
-#   --owner   who owns the server's key. The container's user (65532) cannot
-#             read a key of mode 0600 that root owns: `make certs` gives it this
-#   --dir     where to (default: the directory of this script)
+#   --force   replace the CA and all certificates
+#   --owner   owner of the server's key. The container's user (65532) cannot read a
+#             key of mode 0600 that belongs to root; `make certs` sets this option
+#   --dir     output directory (default: the directory of this script)
 #
-#   ca/ca.crt ca/ca.key.pem ca/ca.crl   the authority
+#   ca/ca.crt ca/ca.key.pem ca/ca.crl   the CA
 #   server/server.{crt,key.pem}         lb.com, localhost, 127.0.0.1, ::1
 #   client1/client1.{crt,key.pem}       client1.lb.com
 #   client2/client2.{crt,key.pem}       client2.lb.com
-#   stranger/stranger.{crt,key.pem}     stranger.lb.com: trusted, but no rule names it
-#   expired/expired.{crt,key.pem}       client1.lb.com, expired since 2021
+#   stranger/stranger.{crt,key.pem}     stranger.lb.com: trusted, but matches no rule
+#   expired/expired.{crt,key.pem}       client1.lb.com, expired in 2021
 #
-# For tests and small sites. A site's own authority signs its certificates in
-# earnest; then only the extensions in ca-lib.sh are of interest here.
+# For tests and small sites. If you have a CA, use it; ca-lib.sh shows the required
+# certificate extensions.
 set -eu
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 # shellcheck source=certs/ca-lib.sh
@@ -73,4 +72,4 @@ if [ -n "$OWNER" ]; then
   chown "$OWNER" "$DIR/server/server.key.pem" ||
     die "cannot give server/server.key.pem to $OWNER: run as root, or run the container as yourself (LB_UID=\$(id -u))"
 fi
-if [ "$made" = 0 ]; then say "certificates in $DIR are in order (--force makes new ones)"; fi
+if [ "$made" = 0 ]; then say "certificates in $DIR are up to date (--force replaces them)"; fi

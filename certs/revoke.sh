@@ -1,12 +1,12 @@
 #!/bin/sh
-# Revokes a certificate: adds it to ca/ca.crl, which a balancer that runs watches: who is
-# revoked is cut off within a second.
+# Revokes a certificate by adding it to ca/ca.crl. A running balancer watches the file,
+# and closes the connections of revoked clients within a second.
 #
 #   certs/revoke.sh CERT [--dir DIR]      e.g. certs/revoke.sh certs/client1/client1.crt
-#   certs/revoke.sh --renew [--dir DIR]   the same list with a new date
+#   certs/revoke.sh --renew [--dir DIR]   renew the CRL without changes
 #
-# generate_certs.sh keeps a revoked certificate where it is, for trying that it
-# is refused; remove its directory and run it again for a new one.
+# generate_certs.sh keeps revoked certificates, so that you can test that they are
+# refused. To replace one, delete its directory and run generate_certs.sh again.
 set -eu
 HERE=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 # shellcheck source=certs/ca-lib.sh
@@ -26,17 +26,17 @@ done
 need_openssl
 CA=$(CDPATH='' cd -- "$DIR" && pwd)/ca
 if [ ! -s "$CA/ca.key.pem" ] || [ ! -d "$CA/db" ]; then
-  die "no authority in $CA (generate_certs.sh makes one)"
+  die "no CA in $CA; run generate_certs.sh first"
 fi
 
 if [ -n "$CERT" ]; then
   openssl x509 -in "$CERT" -noout 2>/dev/null || die "$CERT is not a certificate"
   openssl verify -no_check_time -partial_chain -CAfile "$CA/ca.crt" "$CERT" >/dev/null 2>&1 ||
-    die "$CERT was not issued by this authority: its list cannot revoke it"
+    die "$CERT was not issued by this CA, which cannot revoke it"
   SERIAL=$(openssl x509 -in "$CERT" -noout -serial)
   SERIAL=${SERIAL#serial=}
   if awk -F '\t' -v s="$SERIAL" '$1 == "R" && $4 == s { found = 1 } END { exit !found }' "$CA/db/index.txt"; then
-    say "serial $SERIAL is revoked already; the list gets a new date"
+    say "serial $SERIAL is already revoked; renewing the CRL"
   else
     ca_conf "$CA"
     quietly ca -config "$WORK/ca.cnf" -revoke "$CERT"
@@ -44,4 +44,4 @@ if [ -n "$CERT" ]; then
   fi
 fi
 write_crl "$CA"
-say "wrote $CA/ca.crl; a balancer that runs sees it by itself"
+say "wrote $CA/ca.crl; a running balancer reloads it automatically"

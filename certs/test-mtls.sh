@@ -1,16 +1,16 @@
 #!/bin/sh
-# Asks a running balancer for a page as client1 and as client2, and says which
-# server answered. The rules expected are those of examples/leastconn.toml:
+# Requests a page from a running balancer with several client certificates, and prints
+# which server responded. Expects the rules of examples/leastconn.toml:
 #
 #   client1.lb.com   may use both servers
 #   client2.lb.com   may use webapp2 only
-#   stranger.lb.com  has a certificate of the right authority, and no rule
+#   stranger.lb.com  has a trusted certificate, but matches no rule
 #   no certificate, an expired one: refused
 #
-# Exit code 0: all as expected. 1: something is not, and it says what.
+# Exit code 0 if everything is as expected, else 1 with a message.
 #
 #   LB_ADDRESS  where the balancer listens (default localhost:9443)
-#   LB_NAME     the name its certificate must have (default lb.com)
+#   LB_NAME     the name in its certificate (default lb.com)
 #   CERTS       directory of the certificates (default: the directory of this script)
 #   SERVERS     the names on the two pages (default "webapp1 webapp2")
 set -eu
@@ -21,8 +21,8 @@ CERTS=${CERTS:-$HERE}
 SERVERS=${SERVERS:-webapp1 webapp2}
 FIRST=${SERVERS% *}
 SECOND=${SERVERS#* }
-# With least connections and nothing else going on the servers take turns, or
-# are drawn by lot: in so many tries both are met (and a burst of 20 allows it).
+# Ties between idle servers are broken at random. This many requests reach both, and
+# stay below the burst of 20.
 TRIES=18
 
 die() {
@@ -30,7 +30,7 @@ die() {
   exit 1
 }
 
-# Prints the page, or nothing when there was none. ERROR has curl's own words.
+# Sets PAGE, STATUS (exit code of curl) and ERROR (message of curl).
 ask() { # CLIENT
   if [ "$1" != none ]; then
     set -- --cert "$CERTS/$1/$1.crt" --key "$CERTS/$1/$1.key.pem"
@@ -43,13 +43,13 @@ ask() { # CLIENT
     "$@" "https://$NAME/" 2>"$ERRORS") || STATUS=$?
   ERROR=$(cat "$ERRORS")
   case $STATUS in
-    6 | 7) die "nothing listens on $ADDRESS ($ERROR); is the balancer running? See LB_ADDRESS" ;;
-    60) die "the balancer's certificate is not one for $NAME of $CERTS/ca/ca.crt ($ERROR)" ;;
+    6 | 7) die "cannot connect to $ADDRESS ($ERROR); is the balancer running? See LB_ADDRESS" ;;
+    60) die "the balancer's certificate is not valid for $NAME, or was not issued by $CERTS/ca/ca.crt ($ERROR)" ;;
     58) die "curl cannot use the client certificate ($ERROR)" ;;
   esac
 }
 
-# Which server's page that is; the page of a server holds its name.
+# Prints the server whose name is on the page.
 server_of() {
   case $PAGE in
     *"$FIRST"*) echo "$FIRST" ;;
@@ -69,14 +69,14 @@ while [ $i -lt $TRIES ]; do
   i=$((i + 1))
   ask client1
   [ "$STATUS" = 0 ] || die "client1.lb.com was not served: $ERROR"
-  who=$(server_of)
-  [ "$who" != '?' ] || die "client1.lb.com got a page that names neither $FIRST nor $SECOND: $PAGE"
-  echo "client1.lb.com   $who"
-  case $SEEN in *" $who "*) ;; *) SEEN="$SEEN$who " ;; esac
+  server=$(server_of)
+  [ "$server" != '?' ] || die "the page for client1.lb.com contains neither $FIRST nor $SECOND: $PAGE"
+  echo "client1.lb.com   $server"
+  case $SEEN in *" $server "*) ;; *) SEEN="$SEEN$server " ;; esac
   if [ $i -ge 4 ] && [ "$SEEN" != "${SEEN#*"$FIRST"}" ] && [ "$SEEN" != "${SEEN#*"$SECOND"}" ]; then break; fi
 done
 for s in "$FIRST" "$SECOND"; do
-  case $SEEN in *" $s "*) ;; *) die "client1.lb.com may use both servers, but $s answered none of $TRIES requests: is it up?" ;; esac
+  case $SEEN in *" $s "*) ;; *) die "client1.lb.com may use both servers, but $s answered none of $TRIES requests; is it running?" ;; esac
 done
 
 i=0
@@ -84,17 +84,17 @@ while [ $i -lt 4 ]; do
   i=$((i + 1))
   ask client2
   [ "$STATUS" = 0 ] || die "client2.lb.com was not served: $ERROR"
-  who=$(server_of)
-  echo "client2.lb.com   $who"
-  [ "$who" = "$SECOND" ] || die "client2.lb.com may use $SECOND only, and reached $who"
+  server=$(server_of)
+  echo "client2.lb.com   $server"
+  [ "$server" = "$SECOND" ] || die "client2.lb.com may use only $SECOND, but reached $server"
 done
 
-refused() { # CLIENT WHAT
+expect_refusal() { # CLIENT WHAT
   ask "$1"
-  [ "$STATUS" != 0 ] || die "$2 got a page ($(server_of)); it must be refused"
+  [ "$STATUS" != 0 ] || die "$2 was served by $(server_of); expected a refusal"
   echo "$2   refused (${ERROR#curl: })"
 }
-refused stranger 'stranger.lb.com'
-refused expired 'expired client1'
-refused none 'no certificate'
+expect_refusal stranger 'stranger.lb.com'
+expect_refusal expired 'expired client1'
+expect_refusal none 'no certificate'
 echo "all as expected"

@@ -1,4 +1,4 @@
-"""The balancers that are attacked: the one of this project, and nginx and HAProxy if installed."""
+"""Starts the attacked balancers: leastconn, and nginx and HAProxy if installed."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ def free_port(host="127.0.0.1"):
 
 
 class EchoServer:
-    """Sends back what it gets, on a thread for each connection."""
+    """An echo server with a thread per connection."""
 
     def __init__(self):
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -40,7 +40,7 @@ class EchoServer:
 
 
 def cpu_seconds(pid):
-    """Of all threads of a process and of its children, as far as they run."""
+    """CPU time of all running threads of a process and of its children."""
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         total += int((task / "schedstat").read_text().split()[0])
@@ -50,7 +50,7 @@ def cpu_seconds(pid):
 
 
 def memory(pid):
-    """Resident bytes."""
+    """Resident memory in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
@@ -58,7 +58,7 @@ def memory(pid):
 
 
 class Balancer:
-    """A process that listens at `port`, ended with the block."""
+    """A balancer that listens on `port`. Leaving the `with` block stops it."""
 
     def __init__(self, kind, command, port, directory: Path, host="127.0.0.1"):
         self.kind, self.port, self.host = kind, port, host
@@ -157,7 +157,7 @@ listen main
 
 
 def peers(directory: Path, pki: Path, upstream):
-    """Starters of the other balancers that are installed."""
+    """Functions that start the installed peers."""
     found = []
     if shutil.which("nginx") and Path("/usr/lib/nginx/modules/ngx_stream_module.so").exists():
         found.append(lambda: nginx(directory, pki, upstream))

@@ -1,4 +1,4 @@
-"""Certificates as no CA makes them: DER by hand, keys and real signatures by openssl."""
+"""Unusual certificates, encoded here. Keys and valid signatures come from openssl."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ def name_constraints(count):
 
 
 def policies(count):
-    """Certificate policies, each with an address to fetch."""
+    """Certificate policies, each with a CPS URI."""
     qualifier = tlv(
         SEQUENCE,
         tlv(OID, bytes.fromhex("2b06010505070201")),
@@ -72,7 +72,7 @@ def unknown_extensions(count):
 
 
 def rsa_key(bits, exponent=65537):
-    """A public key that nobody has the private key of."""
+    """A random public key without a private key."""
     modulus = int.from_bytes(os.urandom(bits // 8), "big") | 1 | 1 << (bits - 1)
     key = tlv(SEQUENCE, integer(modulus), integer(exponent))
     algorithm = tlv(SEQUENCE, tlv(OID, RSA_ENCRYPTION), tlv(NULL))
@@ -80,13 +80,13 @@ def rsa_key(bits, exponent=65537):
 
 
 def garbage_signature():
-    """Well-formed, so that it has to be verified."""
+    """A well-formed but wrong signature, which verifiers have to check."""
     number = lambda: integer(int.from_bytes(b"\x7f" + os.urandom(31), "big"))
     return tlv(SEQUENCE, number(), number())
 
 
 def certificate(subject, issuer, key, *extensions, rsa=0):
-    """A certificate with a garbage signature: of a P-256 key, or of an RSA key of so many bits."""
+    """A certificate with a wrong signature of a P-256 key, or of an RSA key of `rsa` bits."""
     if rsa:
         algorithm = tlv(SEQUENCE, tlv(OID, RSA_SHA256), tlv(NULL))
         signature = b"\x00" + os.urandom(rsa // 8)
@@ -122,14 +122,14 @@ def openssl(*arguments, **options):
 
 
 def new_key(path: Path, *algorithm):
-    """Makes a private key. Returns its public half in DER."""
+    """Generates a private key. Returns the public key in DER."""
     algorithm = algorithm or ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
     openssl("genpkey", *algorithm, "-out", path)
     return openssl("pkey", "-in", path, "-pubout", "-outform", "DER")
 
 
 def make_pki(directory: Path):
-    """A CA, a certificate for the balancer and one for a client, by openssl."""
+    """Generates a CA, a certificate for the balancer and one for a client with openssl."""
     directory.mkdir(parents=True, exist_ok=True)
     new_key(directory / "ca.key")
     openssl("req", "-x509", "-new", "-key", directory / "ca.key", "-subj", "/CN=attack test CA", "-days", "30",

@@ -1,7 +1,7 @@
-"""CPU for each handshake that is refused for its certificates.
+"""CPU time per handshake that is refused because of its certificates.
 
-The client presents certificates that cost as much as possible to verify: a maze of
-self-made CAs, long chains, large keys, many names and extensions. Nobody trusts them.
+The client presents untrusted certificates that are expensive to verify: mazes of CAs,
+long chains, large keys, many names and extensions.
 """
 
 import socket
@@ -16,7 +16,7 @@ LIMIT_MS = 2.0
 
 
 def mazes(pki: Path, key: bytes):
-    """What a client presents, by name: its own certificate, then those beside it."""
+    """Yields a title and the presented chain, leaf first."""
     anchor = subject_of(pki / "ca.crt")
     made = [c.new_key(pki / f"maze{n}.key") for n in range(12)]
 
@@ -57,7 +57,7 @@ def mazes(pki: Path, key: bytes):
 
 
 def subject_of(certificate: Path):
-    """The subject of a certificate in PEM, in DER."""
+    """The DER-encoded subject of a PEM certificate."""
     der = c.openssl("x509", "-in", certificate, "-outform", "DER")
 
     def value(at):
@@ -75,7 +75,7 @@ def subject_of(certificate: Path):
 
 
 def refused(context, port):
-    """Connects once. True if the balancer lets nothing through."""
+    """Connects once. True if the balancer refuses the client."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=20) as tcp:
             with context.wrap_socket(tcp, server_hostname="localhost") as tls:
@@ -88,11 +88,11 @@ def refused(context, port):
 def measure(balancer, context, count):
     for _ in range(5):
         if not refused(context, balancer.port):
-            raise SystemExit(f"{balancer.kind} let a stranger through")
+            raise SystemExit(f"{balancer.kind} accepted an untrusted client")
     before = balancer.cpu()
     for _ in range(count):
         refused(context, balancer.port)
-    # What it does after the client has gone belongs to it.
+    # Include what the balancer does after the client has disconnected.
     time.sleep(0.1)
     return (balancer.cpu() - before) / count * 1000
 

@@ -1,7 +1,6 @@
-"""Limits of clients that are told apart by their address.
+"""Limits of clients that are identified by source address.
 
-One IPv6 /64 has more addresses than anybody counts: it is one client. And however many
-sources there are, clients of other listeners are served.
+An IPv6 /64 counts as one client. Very many sources must not affect other clients.
 """
 
 import socket
@@ -12,7 +11,7 @@ import certificates as c
 
 
 def connect_as(balancer, source):
-    """Opens a connection that a PROXY header says is from `source`. None: refused."""
+    """Opens a connection with a PROXY header for `source`. Returns None if it is refused."""
     connection = socket.create_connection(("127.0.0.1", balancer.port), 10)
     header = f"PROXY TCP6 {source} 2001:db8:ffff::1 4660 443\r\nhello"
     try:
@@ -37,7 +36,7 @@ def run(binary, directory: Path, seconds):
         held = [connection for connection in held if connection]
         print(f"  one /64, max_conns = 5: {len(held)} of 1000 connections")
         if len(held) != 5:
-            failures.append(f"one /64 has {len(held)} connections in spite of max_conns = 5")
+            failures.append(f"one /64 has {len(held)} connections despite max_conns = 5")
         for connection in held:
             connection.close()
     with start("rate_limit = { rate = 0.001, burst = 1 }") as balancer:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Attacks a balancer and says what that cost it. `make attack` runs it.
+"""Attacks a balancer and measures the cost. Run by `make attack`.
 
     bench/attack/run.py [--binary FILE] [--seconds N] [--only NAME,...]
 
-Exit code 1 if something costs more than docs/threats.md says. All traffic stays on
-loopback; as root, in a network namespace that is made for it. Needs Python 3.9 and
-openssl; nginx (with its stream module) and HAProxy are measured beside if installed.
+Exit code 1 if a cost exceeds the limits in docs/threats.md. All traffic stays on
+loopback; when run as root, in a new network namespace. Needs Python 3.9 and openssl.
+Also measures nginx (with the stream module) and HAProxy if they are installed.
 """
 
 import argparse
@@ -28,7 +28,7 @@ ATTACKS = {
 
 
 def enter_namespace():
-    """Starts this program again in a network namespace of its own, if that is possible."""
+    """Restarts this program in a new network namespace, if possible."""
     if os.environ.get("ATTACK_NAMESPACE") or os.geteuid() != 0 or not shutil.which("unshare"):
         return
     usable = subprocess.run(["unshare", "--net", "ip", "link", "set", "lo", "up"], capture_output=True)
@@ -39,21 +39,21 @@ def enter_namespace():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binary", default="target/release/leastconn-lb", help="the balancer")
-    parser.add_argument("--seconds", type=float, default=10, help="how long each attack lasts, about")
-    parser.add_argument("--only", default=",".join(ATTACKS), help="which: " + ", ".join(ATTACKS))
-    asked = parser.parse_args()
-    binary = str(Path(asked.binary).resolve())
+    parser.add_argument("--binary", default="target/release/leastconn-lb", help="path of the balancer")
+    parser.add_argument("--seconds", type=float, default=10, help="approximate duration of each attack")
+    parser.add_argument("--only", default=",".join(ATTACKS), help="attacks to run: " + ", ".join(ATTACKS))
+    options = parser.parse_args()
+    binary = str(Path(options.binary).resolve())
     if not os.access(binary, os.X_OK):
-        raise SystemExit(f"{asked.binary} is not there; first: make build")
+        raise SystemExit(f"{options.binary} does not exist; run make build first")
     enter_namespace()
     if os.environ.get("ATTACK_NAMESPACE"):
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     failures = []
-    for name in asked.only.split(","):
+    for name in options.only.split(","):
         print(f"== {name}: {ATTACKS[name].__module__}.py", flush=True)
         with tempfile.TemporaryDirectory(prefix="attack-") as directory:
-            failures += ATTACKS[name](binary, Path(directory), asked.seconds)
+            failures += ATTACKS[name](binary, Path(directory), options.seconds)
     for failure in failures:
         print(f"FAILED: {failure}")
     return 1 if failures else 0

@@ -1,4 +1,4 @@
-//! Any text as a pattern, and any other as a name: `make fuzz`.
+//! Matches arbitrary patterns against arbitrary names.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|texts: (&str, &str, &str)| {

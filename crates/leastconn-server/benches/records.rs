@@ -1,8 +1,8 @@
-//! What TLS records cost, by rustls and by ourselves, in turn:
-//! `cargo bench -p leastconn-lb --bench records [rounds]`.
+//! Compares the cost of TLS records in rustls and in our record layer:
+//! `cargo bench -p leastconn-server --bench records [-- --rounds=N] [--work=Upload]`.
 //!
-//! One thread relays between a TLS client and a plain server, both on threads of
-//! their own; only its CPU time is counted. Compare within one run.
+//! One thread relays between a TLS client and a plain server, which run on other threads.
+//! Only the CPU time of the relaying thread is measured. Compare only figures of one run.
 #![expect(clippy::unwrap_used, reason = "a benchmark may stop")]
 
 use std::{
@@ -93,8 +93,8 @@ fn connect(setup: &Setup, address: SocketAddr) -> Client {
     StreamOwned::new(session, socket)
 }
 
-/// Nanoseconds that this thread has been on a processor.
-fn cpu() -> u64 {
+/// CPU time of this thread, in nanoseconds.
+fn cpu_time() -> u64 {
     let line = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     line.split(' ').next().unwrap().parse().unwrap()
 }
@@ -115,7 +115,7 @@ async fn accept(listener: &tokio::net::TcpListener, config: &Arc<ServerConfig>) 
     accepted.map_err(|(error, _)| error.to_string()).unwrap()
 }
 
-/// The balancer's thread. Returns the CPU time from the end of the handshake.
+/// Starts the balancer's thread, which returns its CPU time after the handshake.
 fn balancer(
     listener: TcpListener,
     upstream: SocketAddr,
@@ -133,7 +133,7 @@ fn balancer(
             drop(down.take_peer_chain());
             let mut up = tokio::net::TcpStream::connect(upstream).await.unwrap();
             up.set_nodelay(true).unwrap();
-            let start = cpu();
+            let start = cpu_time();
             relay(
                 &mut down,
                 &mut up,
@@ -141,19 +141,19 @@ fn balancer(
                 &Traffic::default(),
             )
             .await;
-            cpu() - start
+            cpu_time() - start
         })
     })
 }
 
-fn pour(to: &mut impl Write) {
+fn send_all(to: &mut impl Write) {
     let chunk = vec![7; 128 << 10];
     for _ in 0..BULK / chunk.len() {
         to.write_all(&chunk).unwrap();
     }
 }
 
-fn drain(from: &mut impl Read) -> usize {
+fn receive_all(from: &mut impl Read) -> usize {
     let mut chunk = vec![0; 256 << 10];
     let mut total = 0;
     loop {
@@ -164,10 +164,10 @@ fn drain(from: &mut impl Read) -> usize {
     }
 }
 
-/// CPU nanoseconds of the balancer's thread for each KiB, or each echo.
+/// CPU time of the balancer's thread in nanoseconds per KiB or echo.
 fn run(setup: &Setup, own: bool, work: Work) -> f64 {
     if work == Work::Handshake {
-        return shake(setup, own);
+        return handshake(setup, own);
     }
     let front = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = front.local_addr().unwrap();
@@ -179,8 +179,8 @@ fn run(setup: &Setup, own: bool, work: Work) -> f64 {
         let (mut socket, _) = back.accept().unwrap();
         socket.set_nodelay(true).unwrap();
         match work {
-            Work::Upload => assert_eq!(drain(&mut socket), BULK),
-            Work::Download => pour(&mut socket),
+            Work::Upload => assert_eq!(receive_all(&mut socket), BULK),
+            Work::Download => send_all(&mut socket),
             Work::Echo | Work::Handshake => {
                 let mut ping = [0; 64];
                 for _ in 0..ECHOES {
@@ -192,11 +192,11 @@ fn run(setup: &Setup, own: bool, work: Work) -> f64 {
     });
     let mut client = connect(setup, address);
     match work {
-        Work::Upload => pour(&mut client),
+        Work::Upload => send_all(&mut client),
         Work::Download => {
             client.conn.send_close_notify();
             client.flush().unwrap();
-            assert_eq!(drain(&mut client), BULK);
+            assert_eq!(receive_all(&mut client), BULK);
         }
         Work::Echo | Work::Handshake => {
             let mut ping = [0; 64];
@@ -223,8 +223,8 @@ fn resident() -> usize {
     line.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-/// Bytes for each connection that says nothing after its handshake: Rust's
-/// heap, and resident memory (which has the ciphers' own state too).
+/// Bytes per idle connection: allocated by Rust, and resident memory (which includes the
+/// state of the ciphers).
 fn idle(setup: &Setup, own: bool) -> (f64, f64) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -234,7 +234,7 @@ fn idle(setup: &Setup, own: bool) -> (f64, f64) {
     let address = front.local_addr().unwrap();
     front.set_nonblocking(true).unwrap();
     let config = Arc::clone(&setup.server[usize::from(own)]);
-    // Streams, and what only holds the clients' sockets open.
+    // Server streams, and client sockets that keep the connections open.
     let mut streams = Vec::with_capacity(IDLE + 50);
     let mut sockets = Vec::with_capacity(IDLE + 50);
     let mut before = (0, 0);
@@ -255,7 +255,7 @@ fn idle(setup: &Setup, own: bool) -> (f64, f64) {
                 request.send(()).unwrap();
                 let mut stream = accept(&listener, &config).await;
                 drop(stream.take_peer_chain());
-                // Says nothing, but is waited for.
+                // Poll for reading, as for an idle connection.
                 let mut byte = [0; 16];
                 let waiting = std::future::poll_fn(|cx| {
                     let mut buffer = tokio::io::ReadBuf::new(&mut byte);
@@ -280,8 +280,8 @@ fn idle(setup: &Setup, own: bool) -> (f64, f64) {
     })
 }
 
-/// CPU nanoseconds of a handshake, the server's side.
-fn shake(setup: &Setup, own: bool) -> f64 {
+/// CPU time of the server's side of a handshake, in nanoseconds.
+fn handshake(setup: &Setup, own: bool) -> f64 {
     let front = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = front.local_addr().unwrap();
     front.set_nonblocking(true).unwrap();
@@ -293,11 +293,11 @@ fn shake(setup: &Setup, own: bool) -> f64 {
             .unwrap();
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(front).unwrap();
-            let start = cpu();
+            let start = cpu_time();
             for _ in 0..HANDSHAKES {
                 drop(accept(&listener, &config).await);
             }
-            cpu() - start
+            cpu_time() - start
         })
     });
     for _ in 0..HANDSHAKES {
@@ -312,7 +312,7 @@ fn main() {
         std::env::args().find_map(|argument| argument.strip_prefix(name).map(str::to_owned))
     };
     if let Some(own) = argument("--idle=").and_then(|own| own.parse().ok()) {
-        // A process for each, so that no free memory is left from another.
+        // Separate processes, so that freed memory of one run does not affect the other.
         let (heap, resident) = idle(&setup, own);
         println!("idle own={own}: {heap:.0} B heap, {resident:.0} B resident");
         return;
