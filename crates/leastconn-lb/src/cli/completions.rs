@@ -57,7 +57,7 @@ start the program anew and leave the listening sockets to it
 the configuration: the first that is there, unless \fB\-\-config\fR names one
 .TP
 \fI/usr/share/doc/leastconn\-lb/\fR
-with the Debian package: every key (configuration.md), the user guide, examples
+documentation and examples of the Debian package
 .SH EXAMPLES
 .TP
 \fBleastconn\-lb demo\fR
