@@ -1,7 +1,7 @@
 //! The record of a failed handshake describes the client: rejected certificate, versions,
 //! names, alerts, and an explanation.
 
-use leastconn_testkit::{TestCa, TlsClient, Upstream, client::read_to_close};
+use leastconn_testkit::{Cert, TestCa, TlsClient, Upstream, client::read_to_close};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
@@ -25,93 +25,112 @@ async fn record_with_detail(lb: &Running, n: usize, outcome: &str, text: &str) -
     record
 }
 
+/// A certificate that is rejected, and what the record says about it.
+struct Rejection {
+    cert: Cert,
+    outcome: &'static str,
+    alert: &'static str,
+    /// Part of the detail.
+    detail: &'static str,
+    issuer: &'static str,
+    subject: &'static str,
+}
+
+/// One certificate for each reason of a rejection, except for revocation.
+fn rejections(ca: &TestCa) -> Vec<Rejection> {
+    let untrusted = |cert, alert, detail| Rejection {
+        cert,
+        outcome: "untrusted_certificate",
+        alert,
+        detail,
+        issuer: "CN=test CA",
+        subject: "CN=client1.lb.com",
+    };
+    let leaf = ca.leaf(CLIENT1).build();
+    vec![
+        untrusted(
+            ca.leaf(CLIENT1).version_1().build(),
+            "certificate_unknown",
+            "is of X.509 version 1, which is not supported: issue it anew, with extensions",
+        ),
+        Rejection {
+            issuer: "CN=client1.lb.com",
+            ..untrusted(
+                TestCa::from_leaf(&leaf).leaf(CLIENT1).build(),
+                "certificate_unknown",
+                "was issued with a certificate that is no authority's",
+            )
+        },
+        Rejection {
+            subject: "CN=test CA",
+            ..untrusted(
+                ca.cert().clone(),
+                "certificate_unknown",
+                "is an authority's (CA:TRUE): issue one with CA:FALSE",
+            )
+        },
+        Rejection {
+            issuer: "CN=some other CA",
+            subject: "CN=intruder",
+            ..untrusted(
+                TestCa::new("some other CA").leaf("intruder").build(),
+                "unknown_ca",
+                "`client_ca`",
+            )
+        },
+        untrusted(
+            ca.leaf(CLIENT1).eku_server_only().build(),
+            "unsupported_certificate",
+            "clientAuth",
+        ),
+        Rejection {
+            outcome: "expired_certificate",
+            ..untrusted(
+                ca.leaf(CLIENT1).validity(-7200, -3600).build(),
+                "certificate_expired",
+                "was valid until",
+            )
+        },
+    ]
+}
+
+impl Rejection {
+    /// Connects with the certificate, and checks record number `n`.
+    async fn assert_logged(&self, lb: &Running, n: usize, client: &TlsClient, version: &str) {
+        refused(client, lb.main()).await.unwrap();
+        let record = record_with_detail(lb, n, self.outcome, self.detail).await;
+        let serial = self.cert.serial_hex.to_uppercase();
+        assert_eq!(record["serial"], serial, "{record}");
+        assert_eq!(record["certificate"]["issuer"], self.issuer, "{record}");
+        assert_eq!(record["certificate"]["subject"], self.subject, "{record}");
+        assert!(record["certificate"]["not_after"].is_string(), "{record}");
+        assert_eq!(record["alert_sent"], self.alert, "{record}");
+        assert_eq!(record["tls_version"], version, "{record}");
+        assert_eq!(record["sni"], "localhost", "{record}");
+    }
+}
+
 async fn rejected_certificate_is_logged(records: Records) {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).records(records);
-    let revoked = site.ca.leaf(CLIENT1).ou("sales").build();
-    site.ca.write_crl(&site.dir, &[&revoked]);
+    let mut cases = rejections(&site.ca);
+    cases.push(Rejection {
+        cert: site.ca.leaf(CLIENT1).ou("sales").build(),
+        outcome: "revoked_certificate",
+        alert: "certificate_revoked",
+        detail: "revoked",
+        issuer: "CN=test CA",
+        subject: "CN=client1.lb.com, OU=sales",
+    });
+    let revoked = &cases.last().unwrap().cert;
+    site.ca.write_crl(&site.dir, &[revoked]);
     let lb = site.start().await;
-    let foreign = TestCa::new("some other CA").leaf("intruder").build();
-    let unfit = lb.ca().leaf(CLIENT1).eku_server_only().build();
-    let past = lb.ca().leaf(CLIENT1).validity(-7200, -3600).build();
-    let old = lb.ca().leaf(CLIENT1).version_1().build();
-    let leaf = lb.ca().leaf(CLIENT1).build();
-    let leaf_issued = TestCa::from_leaf(&leaf).leaf(CLIENT1).build();
-    let authority = lb.ca().cert().clone();
-    let cases = [
-        (
-            &old,
-            "untrusted_certificate",
-            "certificate_unknown",
-            "is of X.509 version 1, which is not supported: issue it anew, with extensions",
-            "CN=test CA",
-            "CN=client1.lb.com",
-        ),
-        (
-            &leaf_issued,
-            "untrusted_certificate",
-            "certificate_unknown",
-            "was issued with a certificate that is no authority's",
-            "CN=client1.lb.com",
-            "CN=client1.lb.com",
-        ),
-        (
-            &authority,
-            "untrusted_certificate",
-            "certificate_unknown",
-            "is an authority's (CA:TRUE): issue one with CA:FALSE",
-            "CN=test CA",
-            "CN=test CA",
-        ),
-        (
-            &foreign,
-            "untrusted_certificate",
-            "unknown_ca",
-            "`client_ca`",
-            "CN=some other CA",
-            "CN=intruder",
-        ),
-        (
-            &revoked,
-            "revoked_certificate",
-            "certificate_revoked",
-            "revoked",
-            "CN=test CA",
-            "CN=client1.lb.com, OU=sales",
-        ),
-        (
-            &unfit,
-            "untrusted_certificate",
-            "unsupported_certificate",
-            "clientAuth",
-            "CN=test CA",
-            "CN=client1.lb.com",
-        ),
-        (
-            &past,
-            "expired_certificate",
-            "certificate_expired",
-            "was valid until",
-            "CN=test CA",
-            "CN=client1.lb.com",
-        ),
-    ];
     let mut n = 0;
-    for (cert, outcome, alert, text, issuer, subject) in cases {
-        for (version, client) in [
-            ("1.2", lb.client_with(cert).tls12()),
-            ("1.3", lb.client_with(cert).tls13()),
-        ] {
-            refused(&client, lb.main()).await.unwrap();
-            let record = record_with_detail(&lb, n, outcome, text).await;
+    for case in &cases {
+        let client = lb.client_with(&case.cert);
+        for (version, client) in [("1.2", client.clone().tls12()), ("1.3", client.tls13())] {
+            case.assert_logged(&lb, n, &client, version).await;
             n += 1;
-            assert_eq!(record["serial"], cert.serial_hex.to_uppercase(), "{record}");
-            assert_eq!(record["certificate"]["issuer"], issuer, "{record}");
-            assert_eq!(record["certificate"]["subject"], subject, "{record}");
-            assert!(record["certificate"]["not_after"].is_string(), "{record}");
-            assert_eq!(record["alert_sent"], alert, "{record}");
-            assert_eq!(record["tls_version"], version, "{record}");
-            assert_eq!(record["sni"], "localhost", "{record}");
         }
     }
     let anonymous = TlsClient::new(lb.ca(), None);
