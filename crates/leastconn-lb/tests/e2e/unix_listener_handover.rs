@@ -13,12 +13,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
+use crate::socket_activation::pass_sockets;
 use crate::support::BIN;
 use crate::support::upgrading::{
     shut_down_all, signal, start, upgrade, wait_process_exit, write_script,
 };
 use crate::support::{NO_PROBES, Site, entries, talk};
-use crate::takes_sockets_from_systemd::pass;
 
 fn site(web: &Upstream) -> Site {
     Site::new()
@@ -145,7 +145,7 @@ async fn unix_socket_from_systemd_is_used_and_its_file_kept() {
     let kept = socket.try_clone().unwrap();
     let lb = site
         .start_as_with(&bin, &config, |command| {
-            pass(command, vec![socket], "leastconn.socket");
+            pass_sockets(command, vec![socket], "leastconn.socket");
         })
         .await;
     assert_eq!(talk(early).await.unwrap(), "web1");

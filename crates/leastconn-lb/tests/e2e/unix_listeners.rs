@@ -123,7 +123,7 @@ async fn reload_opens_changes_and_closes_sockets() {
     assert_eq!(lb.reload(&moved).await, "applied");
     assert!(!lb.dir().join("lb.sock").exists());
     assert_eq!(mode(&other), 0o600);
-    // What is open goes on.
+    // The open connection is kept.
     assert_eq!(roundtrip(&mut open, b"x").await.unwrap(), b"x");
     assert_eq!(
         talk(UnixStream::connect(&other).await.unwrap())
@@ -131,7 +131,7 @@ async fn reload_opens_changes_and_closes_sockets() {
             .unwrap(),
         "web1"
     );
-    // Somebody else's file is left as it is, and nothing changes.
+    // A regular file at the path is not replaced, and the reload is rejected.
     fs::write(lb.dir().join("file"), "precious").unwrap();
     let wrong = lb.config().replace("unix:lb.sock", "unix:file");
     assert_eq!(lb.reload(&wrong).await, "rejected");
@@ -145,7 +145,7 @@ async fn reload_opens_changes_and_closes_sockets() {
 }
 
 #[tokio::test]
-async fn left_behind_socket_is_replaced() {
+async fn stale_socket_is_replaced() {
     let web = Upstream::named("web1").await;
     let site = plain(&web, "");
     drop(std::os::unix::net::UnixListener::bind(site.dir.path().join("lb.sock")).unwrap());
@@ -156,7 +156,7 @@ async fn left_behind_socket_is_replaced() {
 }
 
 #[tokio::test]
-async fn server_is_told_that_the_client_has_no_address() {
+async fn proxy_header_without_client_address() {
     let web = Upstream::start(Behaviour::ProxyHeader).await;
     for version in ["v1", "v2", "v2-tls"] {
         let lb = Site::new()

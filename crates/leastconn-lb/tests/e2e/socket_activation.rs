@@ -1,5 +1,5 @@
-//! Socket activation: listening sockets come from the service manager, and are used by
-//! whoever is configured for their addresses.
+//! Socket activation: sockets that the service manager passes are matched with listeners
+//! by their addresses.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -16,8 +16,8 @@ use crate::support::upgrading::{
 };
 use crate::support::{BIN, CLIENT1, Site, talk, tcp};
 
-/// Lets a command have these sockets, as systemd would.
-pub(crate) fn pass(command: &mut Command, sockets: Vec<impl Into<OwnedFd>>, names: &str) {
+/// Passes sockets to a command like systemd.
+pub(crate) fn pass_sockets(command: &mut Command, sockets: Vec<impl Into<OwnedFd>>, names: &str) {
     own_process_group(command);
     command.env("LISTEN_FDS", sockets.len().to_string());
     command.env("LISTEN_FDNAMES", names);
@@ -32,7 +32,7 @@ pub(crate) fn pass(command: &mut Command, sockets: Vec<impl Into<OwnedFd>>, name
 }
 
 #[tokio::test]
-async fn by_their_addresses_whatever_their_names() {
+async fn sockets_are_matched_by_address() {
     let web = Upstream::named("web1").await;
     let sockets: Vec<_> = (0..3)
         .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
@@ -41,7 +41,7 @@ async fn by_their_addresses_whatever_their_names() {
         .iter()
         .map(|socket| socket.local_addr().unwrap())
         .collect();
-    // Who comes before the service has started waits in the queue.
+    // A client that connects before the service has started waits in the backlog.
     let early = tcp(at[0]).await;
     let bind = format!("bind = \"{}\"", at[0]);
     let site = Site::usual(&[&web])
@@ -55,7 +55,7 @@ async fn by_their_addresses_whatever_their_names() {
     write_script(&bin, &format!("LISTEN_PID=$$ exec {BIN} \"$@\""));
     let lb = site
         .start_as_with(&bin, &config, |command| {
-            pass(
+            pass_sockets(
                 command,
                 sockets,
                 "leastconn.socket:leastconn.socket:stray.socket",
@@ -65,12 +65,12 @@ async fn by_their_addresses_whatever_their_names() {
     assert_eq!((lb.address("plain"), lb.admin()), (at[0], at[1]));
     assert_eq!(talk(early).await.unwrap(), "web1");
     assert_eq!(talk(tcp(at[0]).await).await.unwrap(), "web1");
-    // One that was not passed is bound as ever.
+    // A listener without a passed socket binds its own.
     let client = lb.client(CLIENT1);
     talk(client.connect(lb.main()).await.unwrap())
         .await
         .unwrap();
-    // One that nothing is configured for is closed, and named.
+    // A socket without a listener is closed, and named in the log.
     let stray = lb
         .wait_log(
             |event| message(event).contains(&at[2].to_string()),
@@ -81,7 +81,7 @@ async fn by_their_addresses_whatever_their_names() {
     assert!(tokio::net::TcpStream::connect(at[2]).await.is_err());
     lb.quiet().await;
 
-    // Those that came from systemd are passed on.
+    // An upgrade passes on the sockets from systemd.
     let mut open = tcp(at[0]).await;
     read_line(&mut open).await.unwrap();
     let pid = upgrade(&lb, lb.pid()).await;
@@ -93,17 +93,17 @@ async fn by_their_addresses_whatever_their_names() {
     lb.wait_exit(DEADLINE).await;
 }
 
-/// Its file is the manager's, which listens there on: whoever removes it leaves the next
-/// process without anybody.
+/// The file belongs to the service manager, which keeps listening: without the file, the
+/// next process could not be reached.
 #[tokio::test]
-async fn an_admin_socket_whose_file_stays() {
+async fn file_of_a_passed_admin_socket_stays() {
     let web = Upstream::named("web1").await;
     let site = Site::plain(&[&web]).admin(SOCKET);
     let path = site.dir.path().join("lb.sock");
     let socket = UnixListener::bind(&path).unwrap();
-    let anybody = std::fs::Permissions::from_mode(0o666);
-    std::fs::set_permissions(&path, anybody).unwrap();
-    // In the directory that the configuration is in, as it calls itself.
+    let world_writable = std::fs::Permissions::from_mode(0o666);
+    std::fs::set_permissions(&path, world_writable).unwrap();
+    // The path as the directory of the configuration names it.
     let config = site
         .config()
         .replace("\"lb.sock\"", &format!("{:?}", path.display().to_string()));
@@ -111,7 +111,7 @@ async fn an_admin_socket_whose_file_stays() {
     write_script(&bin, &format!("LISTEN_PID=$$ exec {BIN} \"$@\""));
     let lb = site
         .start_as_with(&bin, &config, |command| {
-            pass(command, vec![socket], "leastconn-admin.socket");
+            pass_sockets(command, vec![socket], "leastconn-admin.socket");
         })
         .await;
     ctl(&lb, &["status"]).await.ok();
@@ -120,7 +120,7 @@ async fn an_admin_socket_whose_file_stays() {
         .await;
     assert_eq!(warned["level"], "WARN", "{warned}");
     let mut pid = lb.pid();
-    // It goes from one process to the next, and neither takes it for its own.
+    // Each process passes it on to the next, and none removes its file.
     for _ in 0..2 {
         pid = upgrade(&lb, pid).await;
         ctl(&lb, &["status"]).await.ok();
@@ -132,13 +132,13 @@ async fn an_admin_socket_whose_file_stays() {
 }
 
 #[tokio::test]
-async fn not_those_that_are_meant_for_another_process() {
+async fn sockets_for_another_process_are_ignored() {
     let web = Upstream::named("web1").await;
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = socket.local_addr().unwrap();
     let lb = Site::usual(&[&web])
         .start_with(|command| {
-            pass(command, vec![socket], "main");
+            pass_sockets(command, vec![socket], "main");
             command.env("LISTEN_PID", "1");
             command.env("LEASTCONN_UPGRADE", "1");
         })
@@ -150,7 +150,7 @@ async fn not_those_that_are_meant_for_another_process() {
 }
 
 #[tokio::test]
-async fn a_port_of_the_system_s_choice_by_the_listener_s_name() {
+async fn port_0_is_matched_by_listener_name() {
     let web = Upstream::named("web1").await;
     let sockets: Vec<_> = (0..2)
         .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
@@ -160,7 +160,7 @@ async fn a_port_of_the_system_s_choice_by_the_listener_s_name() {
     let bin = site.dir.path().join("activated");
     write_script(&bin, &format!("LISTEN_PID=$$ exec {BIN} \"$@\""));
     let lb = site
-        .start_as(&bin, |command| pass(command, sockets, "other:main"))
+        .start_as(&bin, |command| pass_sockets(command, sockets, "other:main"))
         .await;
     assert_eq!(lb.main(), at);
     talk(lb.client(CLIENT1).connect(at).await.unwrap())
