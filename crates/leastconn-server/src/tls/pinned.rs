@@ -8,7 +8,11 @@ use rustls::{
     pki_types::{CertificateDer, UnixTime},
 };
 use webpki::EndEntityCert;
-use x509_parser::{certificate::X509Certificate, prelude::FromDer};
+use x509_parser::{
+    certificate::{X509Certificate, X509CertificateParser},
+    nom::Parser,
+    prelude::FromDer,
+};
 
 use super::{
     chain::{ChainError, Usage, Validity, general, seconds, unix_time},
@@ -34,7 +38,9 @@ impl Pins {
         if self.is_empty() {
             return false;
         }
-        let parsed = X509Certificate::from_der(certificate).ok();
+        // Without the contents of extensions: any client can present tens of thousands of names.
+        let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
+        let parsed = parser.parse(certificate).ok();
         let digest = parsed.map(|(_, parsed)| identity::spki(&parsed));
         digest.is_some_and(|digest| self.0.contains(&digest))
     }
