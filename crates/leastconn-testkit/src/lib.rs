@@ -1,7 +1,7 @@
 //! Test support for leastconn: certificates, upstream servers, a TLS client, a faulty
 //! network, and the balancer as a child process.
 //!
-//! Everything binds to port 0 on loopback. Functions that wait poll for an event until
+//! Everything binds to port 0 on loopback. Functions that wait wait for an event until
 //! a deadline; none sleeps for a fixed time. They are `async`, so that a test on a
 //! single-threaded runtime does not block the upstream that it waits for.
 // Helpers panic like the tests that call them.

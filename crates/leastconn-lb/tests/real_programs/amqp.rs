@@ -24,7 +24,7 @@ with pika.BlockingConnection(parameters) as connection:
 print("done")
 "#;
 
-/// RabbitMQ's own script, which changes no user.
+/// The script of RabbitMQ that does not change the user.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
 #[tokio::test]
@@ -65,8 +65,8 @@ async fn amqp_client_exchanges_messages() {
     let front = Front::start(certs, port.address, "", TCP_PROBES).await;
     let mut script = command(python);
     script.args(["-c", SCRIPT, &front.port()]);
-    let ended = run(script.args(front.files())).await.ok();
-    assert_eq!(ended.stdout, "done\n", "{ended:?}");
+    let output = run(script.args(front.files())).await.ok();
+    assert_eq!(output.stdout, "done\n", "{output:?}");
     front.finish(1).await;
     server.terminate();
 }

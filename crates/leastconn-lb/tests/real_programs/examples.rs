@@ -27,8 +27,8 @@ fn on_any_port(config: &str) -> String {
     config.lines().map(|line| rewrite(line) + "\n").collect()
 }
 
-/// So that the test can follow the log and read the records.
-fn watchable(config: &str) -> String {
+/// Sets log format and level that the test needs.
+fn with_json_log(config: &str) -> String {
     config
         .replace("format = \"text\"", "format = \"json\"")
         .replace("level = \"warn\"", "level = \"info\"")
@@ -52,7 +52,7 @@ async fn every_example_passes_check_and_starts() {
         let path = certs.dir().join(format!("examples/{name}.toml"));
         fs::write(&path, &text).unwrap();
         let checked = run(lb(["check", "--config"]).arg(&path)).await.ok();
-        // Warnings are about names of the composition's network, and nothing else.
+        // The only warnings are about names of the docker-compose network.
         for title in checked
             .stderr
             .lines()
@@ -65,7 +65,7 @@ async fn every_example_passes_check_and_starts() {
             );
         }
 
-        let config = watchable(&on_any_port(&text));
+        let config = with_json_log(&on_any_port(&text));
         let balancer = site::start_in(&format!("run-{name}"), &config, &certs).await;
         if config.contains("[admin]") {
             assert_eq!(balancer.http_get("/readyz").await.0, 200, "{name}");
@@ -82,10 +82,9 @@ async fn every_example_passes_check_and_starts() {
             let address = balancer.address(listener);
             TcpStream::connect(address).await.unwrap();
             if table.contains("client_ca") {
-                // No servers are there, so nobody is served; but TLS is spoken, and
-                // a stranger is told no.
+                // There are no servers, but the handshake refuses an untrusted client.
                 let mut curl = curl::get(&certs, address, Some("alt/client1"));
-                // Some of them negotiate other protocols than curl's.
+                // Some examples negotiate protocols that curl does not offer.
                 let refused = run(curl.args(["--no-alpn", "https://lb.com/"])).await;
                 assert!(
                     refused.stderr.contains("alert unknown ca"),
@@ -101,7 +100,7 @@ async fn every_example_passes_check_and_starts() {
 async fn relative_access_log_path_is_resolved() {
     let certs = Certs::generate().await;
     let text = fs::read_to_string(repository().join("examples/observability.toml")).unwrap();
-    let balancer = site::start_in("conf", &watchable(&on_any_port(&text)), &certs).await;
+    let balancer = site::start_in("conf", &with_json_log(&on_any_port(&text)), &certs).await;
     let mut curl = curl::get(&certs, balancer.address("main"), None);
     assert_ne!(run(curl.arg("https://lb.com/")).await.code, 0);
     let log = certs.dir().join("conf/access.log");

@@ -28,23 +28,23 @@ async fn server_answering_503_gets_no_connections() {
         }
         pages
     };
-    // Two idle servers are drawn by lot: in so many draws it is not passed over.
-    let drawn = async || {
+    // Ties between idle servers are broken at random: 40 requests reach both.
+    let wait_for_webapp1 = async || {
         for _ in 0..40 {
             if webs(1).await == ["webapp1\n"] {
                 return;
             }
         }
-        panic!("webapp1 was drawn in none of forty");
+        panic!("webapp1 served none of 40 requests");
     };
-    drawn().await;
+    wait_for_webapp1().await;
 
-    site.web1.be_well(false);
+    site.web1.set_healthy(false);
     site.balancer.wait_metric(up, 0.0, limit).await;
     assert_eq!(webs(6).await, ["webapp2\n"; 6]);
 
-    site.web1.be_well(true);
+    site.web1.set_healthy(true);
     site.balancer.wait_metric(up, 1.0, limit).await;
-    drawn().await;
+    wait_for_webapp1().await;
     site.finish().await;
 }

@@ -2,9 +2,9 @@
 //! other balancers (HAProxy) and clients (curl, openssl, psql, Python and others).
 //!
 //! `scripts/setup.sh --test` installs what the tests need. The tests of single protocols
-//! are skipped, and print why, where their server or client is missing; all others fail.
-//! Everything lives in temporary directories and on ports of its own.
-// A failure here is a failure of the test, and a panic is how a test fails.
+//! are skipped with a message if their server or client is missing; all others fail. All
+//! tests use temporary directories and free ports.
+// Helpers panic like the tests that call them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 // Shared by the tests.

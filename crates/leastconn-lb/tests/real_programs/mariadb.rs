@@ -21,7 +21,7 @@ async fn mariadb_client_connects_through_socat() {
     }
     let certs = Certs::generate().await;
     let data = certs.dir().join("data");
-    // The server refuses to run as root unless it is asked to.
+    // The server runs as root only with this option.
     let user = rustix::process::geteuid()
         .is_root()
         .then_some("--user=root");
@@ -57,7 +57,7 @@ async fn mariadb_client_connects_through_socat() {
             cert.display(),
             key.display()
         ));
-    // Waiting for it connects once, and the server sees a client that says nothing.
+    // Waiting for socat opens a connection on which the client sends nothing.
     let log = front.certs.dir().join("socat.log");
     let _socat = Service::start(socat, local.address, &log).await;
     front.balancer.wait_records(1).await;

@@ -1,4 +1,4 @@
-//! nginx, with a page that says its name.
+//! nginx as an upstream server whose page is its name.
 
 use std::{
     fs,
@@ -18,25 +18,25 @@ use tokio::{
 
 use crate::program::{self, Port};
 
-/// A web server in a directory of its own. Killed when dropped.
+/// An nginx process with its own directory. Killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Nginx {
     dir: PathBuf,
     port: Port,
     status: Port,
     process: Option<Child>,
-    asked: AtomicU64,
+    own_requests: AtomicU64,
 }
 
 impl Nginx {
-    /// Starts one, in `parent/name`. `/` is the page `name`, `/healthz` answers 200,
-    /// or 503 once told so.
+    /// Starts nginx in `parent/name`. `/` returns the page `name`, `/healthz` returns 200 or
+    /// 503; see [`Self::set_healthy`].
     pub(crate) async fn start(name: &str, parent: &Path) -> Self {
         Self::start_with(name, parent, ["", ""]).await
     }
 
-    /// The same by mutual TLS of that version, with `server.crt`, `server.key` and `ca.crt` of `parent`.
-    /// The page says whom it takes the client for.
+    /// As [`Self::start`], with mutual TLS of this version, and `server.crt`, `server.key`
+    /// and `ca.crt` of `parent`. The page contains version, SNI and subject of the client.
     pub(crate) async fn start_tls(name: &str, parent: &Path, version: &str) -> Self {
         let files = parent.display();
         let tls = format!(
@@ -47,7 +47,7 @@ impl Nginx {
         Self::start_with(name, parent, ["ssl", &tls]).await
     }
 
-    /// The same by HTTP/2 without TLS (prior knowledge).
+    /// As [`Self::start`], with HTTP/2 without TLS (prior knowledge).
     pub(crate) async fn start_http2(name: &str, parent: &Path) -> Self {
         Self::start_with(name, parent, ["http2", ""]).await
     }
@@ -68,7 +68,7 @@ impl Nginx {
             port,
             status,
             process: None,
-            asked: AtomicU64::new(0),
+            own_requests: AtomicU64::new(0),
         };
         this.run().await;
         this
@@ -86,72 +86,70 @@ impl Nginx {
             .spawn()
             .unwrap();
         self.process = Some(process);
-        let up = eventually(DEADLINE, || self.ask(self.status.address));
-        if let Err(why) = up.await {
-            let said = fs::read_to_string(self.dir.join("stderr")).unwrap();
-            panic!("nginx does not start: {why}\n{said}");
+        let up = eventually(DEADLINE, || self.get(self.status.address));
+        if let Err(error) = up.await {
+            let log = fs::read_to_string(self.dir.join("stderr")).unwrap();
+            panic!("nginx does not start: {error}\n{log}");
         }
-        // What it was asked before it may have been restarted is forgotten by it too.
-        self.asked.store(1, Ordering::Relaxed);
+        // A restarted nginx has reset its counters.
+        self.own_requests.store(1, Ordering::Relaxed);
     }
 
-    /// Where its pages are.
     pub(crate) fn address(&self) -> SocketAddr {
         self.port.address
     }
 
-    /// Ends it as an operator would, and waits for that.
+    /// Stops nginx with SIGTERM, and waits until it has exited.
     pub(crate) fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // Not reaped yet, so the ID is its own.
+            // The child has not been reaped, so its ID cannot have been reused.
             kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
             process.wait().unwrap();
         }
     }
 
-    /// Starts it again, at the same address.
-    pub(crate) async fn start_again(&mut self) {
+    /// Starts nginx again at the same address.
+    pub(crate) async fn restart(&mut self) {
         assert!(self.process.is_none());
         self.run().await;
     }
 
-    /// What `/healthz` answers from now on.
-    pub(crate) fn be_well(&self, well: bool) {
-        let sign = self.dir.join("ill");
-        if well {
-            fs::remove_file(sign).unwrap();
+    /// Makes `/healthz` return 200 or 503.
+    pub(crate) fn set_healthy(&self, healthy: bool) {
+        let flag = self.dir.join("unhealthy");
+        if healthy {
+            fs::remove_file(flag).unwrap();
         } else {
-            fs::write(sign, "").unwrap();
+            fs::write(flag, "").unwrap();
         }
     }
 
-    /// Connections that it accepted from others than this test's own questions.
+    /// Number of accepted connections, without those of this type.
     pub(crate) async fn accepted(&self) -> u64 {
-        let text = self.ask(self.status.address).await.unwrap();
-        let asked = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        let text = self.get(self.status.address).await.unwrap();
+        let own_requests = self.own_requests.fetch_add(1, Ordering::Relaxed) + 1;
         // Active connections: 1 \nserver accepts handled requests\n 5 5 5 \n…
         let counts = text.lines().find(|line| line.starts_with(' ')).unwrap();
         let accepts: u64 = counts.split_whitespace().next().unwrap().parse().unwrap();
-        accepts - asked
+        accepts - own_requests
     }
 
-    /// Its access log: for every request the connection's number, the request's
-    /// number on it, and the path.
+    /// The access log: connection number, request number on the connection, and path.
     pub(crate) fn requests(&self) -> Vec<String> {
         let log = fs::read_to_string(self.dir.join("access.log")).unwrap_or_default();
         log.lines().map(str::to_owned).collect()
     }
 
-    async fn ask(&self, address: SocketAddr) -> Result<String, String> {
+    async fn get(&self, address: SocketAddr) -> Result<String, String> {
         let exchange = async {
             let mut stream = TcpStream::connect(address).await?;
             stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            std::io::Result::Ok(answer)
+            let mut response = String::new();
+            stream.read_to_string(&mut response).await?;
+            std::io::Result::Ok(response)
         };
-        let answer = tokio::time::timeout(Duration::from_secs(5), exchange).await;
-        answer
+        let response = tokio::time::timeout(Duration::from_secs(5), exchange).await;
+        response
             .map_err(|elapsed| elapsed.to_string())?
             .map_err(|error| error.to_string())
     }
@@ -166,8 +164,7 @@ impl Drop for Nginx {
     }
 }
 
-// One process, so that killing it leaves nobody behind. The queue is long enough
-// for a test's connections; the log is not buffered.
+// A single process, so that killing it leaves no children.
 fn configuration(page: &str, dir: &Path, listen: &str, status: SocketAddr) -> String {
     let dir = dir.display();
     format!(
@@ -191,8 +188,8 @@ http {{
     location / {{ return 200 "{page}\n"; }}
     location = /healthz {{
       access_log off;
-      if (-f {dir}/ill) {{ return 503; }}
-      return 200 "well\n";
+      if (-f {dir}/unhealthy) {{ return 503; }}
+      return 200 "healthy\n";
     }}
   }}
   server {{

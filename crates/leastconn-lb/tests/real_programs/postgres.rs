@@ -1,4 +1,4 @@
-//! `examples/postgres-mtls.toml` with PostgreSQL's own server and clients.
+//! `examples/postgres-mtls.toml` with a PostgreSQL server and its clients.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use crate::{
     site::{self, Certs, repository},
 };
 
-/// The user that the server runs as where the test runs as root: PostgreSQL refuses to.
+/// The user of the server if the test runs as root, which PostgreSQL refuses.
 const NOBODY: u32 = 65_534;
 
 /// A server with a database, a user `app` and a password. Killed when dropped.
@@ -26,7 +26,7 @@ struct Postgres {
     process: Child,
 }
 
-/// Where the programs of the newest installed version are.
+/// Directory of the programs of the newest installed version.
 fn programs() -> PathBuf {
     let mut versions: Vec<_> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -36,12 +36,12 @@ fn programs() -> PathBuf {
         .collect();
     versions.sort();
     versions.pop().unwrap_or_else(|| {
-        // Elsewhere than in Debian they are in the PATH.
+        // Other distributions than Debian have them in the PATH.
         program::path("initdb").parent().unwrap().to_owned()
     })
 }
 
-/// A command as a user that PostgreSQL takes.
+/// A command that runs as an unprivileged user.
 fn unprivileged(program: &Path) -> Command {
     if !rustix::process::geteuid().is_root() {
         return Command::new(program);
@@ -104,8 +104,8 @@ impl Postgres {
                 "host=127.0.0.1 port={} user=app dbname=postgres sslmode=disable",
                 this.port.address.port()
             ));
-            let ended = run(&mut psql).await;
-            (ended.code == 0).then_some(()).ok_or(ended.stderr)
+            let output = run(&mut psql).await;
+            (output.code == 0).then_some(()).ok_or(output.stderr)
         });
         up.await.unwrap();
         this
@@ -114,14 +114,14 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // SIGINT: a shutdown that waits for nobody, and takes its children with it.
+        // SIGINT is a fast shutdown, which also ends the child processes.
         let pid = rustix::process::Pid::from_child(&self.process);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
         let _ = self.process.wait();
     }
 }
 
-/// The example before this server, on any port.
+/// The example configuration with this server and port 0.
 fn configuration(postgres: &Postgres) -> String {
     let text = fs::read_to_string(repository().join("examples/postgres-mtls.toml")).unwrap();
     let text = replace(&text, "0.0.0.0:5433", "127.0.0.1:0");
@@ -157,25 +157,25 @@ async fn postgres_clients_work() {
         psql
     };
 
-    // A password, which binds to no channel: the balancer ends TLS.
+    // Password authentication without channel binding, because the balancer terminates TLS.
     for mode in ["require", "verify-full"] {
-        let ended = run(&mut psql(&format!("sslmode={mode}"), "select 6 * 7")).await;
-        assert_eq!(ended.ok().stdout, "42\n");
+        let output = run(&mut psql(&format!("sslmode={mode}"), "select 6 * 7")).await;
+        assert_eq!(output.ok().stdout, "42\n");
     }
-    // More than one buffer, both ways.
+    // More than one buffer in both directions.
     let sql = "select length(repeat('x', 3000000)), md5(repeat('y', 100000))";
-    let ended = run(&mut psql("sslmode=verify-full", sql)).await.ok();
-    assert!(ended.stdout.starts_with("3000000|"), "{ended:?}");
+    let output = run(&mut psql("sslmode=verify-full", sql)).await.ok();
+    assert!(output.stdout.starts_with("3000000|"), "{output:?}");
 
-    // The client says why.
-    let ended = run(&mut psql("sslmode=disable", "select 1")).await;
-    assert_eq!(ended.code, 2, "{ended:?}");
+    // psql prints the reason of the refusal.
+    let output = run(&mut psql("sslmode=disable", "select 1")).await;
+    assert_eq!(output.code, 2, "{output:?}");
     assert!(
-        ended.stderr.contains("only accepts TLS connections"),
-        "{ended:?}"
+        output.stderr.contains("only accepts TLS connections"),
+        "{output:?}"
     );
-    let ended = run(&mut psql("sslmode=verify-full host=other.com", "select 1")).await;
-    assert!(ended.stderr.contains("does not match"), "{ended:?}");
+    let output = run(&mut psql("sslmode=verify-full host=other.com", "select 1")).await;
+    assert!(output.stderr.contains("does not match"), "{output:?}");
     let not_tls = balancer.wait_record(|record| record["outcome"] == "not_tls", DEADLINE);
     assert!(
         not_tls.await["detail"]
@@ -188,7 +188,7 @@ async fn postgres_clients_work() {
     site::stop(&balancer).await;
 }
 
-/// psycopg with a libpq that can begin with TLS and cancels over TLS.
+/// psycopg with a libpq that supports direct TLS negotiation and cancels over TLS.
 async fn newest_client(conninfo: &str) {
     const SCRIPT: &str = r#"
 import sys, threading
@@ -212,12 +212,12 @@ print("done")
     let Some(python) = python_with("psycopg") else {
         return;
     };
-    let ended = run(command(python).args(["-c", SCRIPT, conninfo]))
+    let output = run(command(python).args(["-c", SCRIPT, conninfo]))
         .await
         .ok();
-    if ended.stdout.starts_with("skipped") {
-        eprintln!("psycopg with libpq 17: {}", ended.stdout.trim());
+    if output.stdout.starts_with("skipped") {
+        eprintln!("psycopg with libpq 17: {}", output.stdout.trim());
     } else {
-        assert_eq!(ended.stdout, "cancelled\ndone\n", "{ended:?}");
+        assert_eq!(output.stdout, "cancelled\ndone\n", "{output:?}");
     }
 }

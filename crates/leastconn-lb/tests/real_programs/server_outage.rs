@@ -55,7 +55,7 @@ async fn stopping_a_server_loses_no_request() {
     site.balancer.wait_metric(UP, 0.0, LIMIT).await;
     let down = site.balancer.records().len();
     site.balancer.wait_records(down + 20).await;
-    site.web1.start_again().await;
+    site.web1.restart().await;
     site.balancer.wait_metric(UP, 1.0, LIMIT).await;
     // The server gets connections again.
     let up = site.balancer.records().len();
@@ -121,7 +121,7 @@ async fn upstream_without_servers_fails_clients_and_recovers() {
     assert!(record["attempts"].as_u64() > Some(2), "{record}");
     assert!(record["duration_ms"].as_f64() >= Some(3000.0), "{record}");
 
-    site.web2.start_again().await;
+    site.web2.restart().await;
     site.balancer.wait_metric(&other, 1.0, LIMIT).await;
     assert_eq!(site.page("client1").await.ok().stdout, "webapp2\n");
     site.finish().await;

@@ -15,8 +15,8 @@ use crate::{
     site::{self, Certs, repository},
 };
 
-/// Whether all of these programs are there, each with its Debian package. Prints what is
-/// missing, so that a skipped test says why.
+/// Whether all of these programs (with their Debian packages) are installed. Prints the
+/// missing ones as the reason for skipping a test.
 pub(crate) fn are_installed(programs: &[(&str, &str)]) -> bool {
     let mut all = true;
     for (name, package) in programs {
@@ -28,11 +28,11 @@ pub(crate) fn are_installed(programs: &[(&str, &str)]) -> bool {
     all
 }
 
-/// Whether tests of servers that take long to start run.
+/// Whether tests of slow servers are enabled.
 pub(crate) fn are_long_tests_on() -> bool {
     let on = std::env::var_os("LEASTCONN_LONG").is_some();
     if !on {
-        eprintln!("skipped: runs with LEASTCONN_LONG=1 only");
+        eprintln!("skipped: runs only with LEASTCONN_LONG=1");
     }
     on
 }
@@ -95,12 +95,12 @@ impl Service {
         this
     }
 
-    /// What the server has written so far.
+    /// The output of the server so far.
     pub(crate) fn output(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Ends it with a signal, for servers that have processes of their own to end.
+    /// Stops the server with SIGTERM, so that it can stop its child processes.
     pub(crate) fn terminate(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.process);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
@@ -134,7 +134,7 @@ impl Front {
         Self::start_from(certs, &configuration(server, listener, health_check)).await
     }
 
-    /// The same with this configuration.
+    /// As [`Self::start`], with this configuration.
     pub(crate) async fn start_from(certs: Certs, config: &str) -> Self {
         let balancer = site::start(config, &certs).await;
         Self { certs, balancer }

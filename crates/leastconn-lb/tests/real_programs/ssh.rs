@@ -19,7 +19,7 @@ async fn ssh_runs_a_command_through_a_proxy_command() {
         return;
     }
     let is_root = rustix::process::geteuid().is_root();
-    // Only needed by root, and made by the service manager otherwise.
+    // Required by root; usually created by the service manager.
     if is_root {
         fs::create_dir_all("/run/sshd").unwrap();
     }

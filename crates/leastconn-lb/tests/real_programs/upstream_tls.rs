@@ -81,9 +81,9 @@ async fn nginx_is_connected_and_probed_by_mtls() {
             response.ends_with(&format!("{name} {version} web.internal CN=lb\n")),
             "{response}"
         );
-        web.be_well(false);
+        web.set_healthy(false);
         lb.wait_metric(&up, 0.0, DEADLINE).await;
-        web.be_well(true);
+        web.set_healthy(true);
         lb.wait_metric(&up, 1.0, DEADLINE).await;
         let records = lb.wait_records(1).await;
         assert_eq!(records[0]["outcome"], "ok", "{records:?}");
@@ -120,7 +120,7 @@ async fn nginx_is_connected_and_probed_by_mtls() {
     other.stop();
     let right = ca.leaf("web").dns("web.internal").build();
     right.write(&dir, "server");
-    other.start_again().await;
+    other.restart().await;
     let again = |line: &Value| line.to_string().contains("TLS with the server works again");
     lb.wait_log(again, DEADLINE).await;
     let up = |line: &Value| {
