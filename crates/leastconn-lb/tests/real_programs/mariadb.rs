@@ -1,6 +1,8 @@
 //! MariaDB behind the balancer, with `socat` as the TLS client, and the `mysql` health check.
 
-use std::{process::Command, time::Duration};
+use std::process::Command;
+
+use leastconn_testkit::{DEADLINE, within};
 
 use crate::{
     program::{self, Port, run, tool},
@@ -71,9 +73,20 @@ async fn mariadb_client_connects_through_socat() {
     let sql = "select length(repeat('x', 3000000))";
     assert_eq!(query(&local, sql).await, "3000000\n");
     // Health checks do not count as failed connections; the wait for socat did.
-    let aborted = "show global status like 'Aborted_connects'";
-    let before = query(&port, aborted).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(query(&port, aborted).await, before);
+    let counter = async |name: &str| -> u64 {
+        let row = query(&port, &format!("show global status like '{name}'")).await;
+        row.split_whitespace().last().unwrap().parse().unwrap()
+    };
+    let aborted = counter("Aborted_connects").await;
+    let connections = counter("Connections").await;
+    within(DEADLINE, "three health checks", async {
+        // Every query is a connection as well.
+        let mut queries = 1;
+        while counter("Connections").await < connections + queries + 3 {
+            queries += 1;
+        }
+    })
+    .await;
+    assert_eq!(counter("Aborted_connects").await, aborted);
     front.finish(3).await;
 }
