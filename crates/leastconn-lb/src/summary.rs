@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use leastconn_server::{
-    admin::Place, context::Shared, process::notify, server::Server, upstream::Upstream,
+    admin::Place, context::ServerContext, process::notify, server::Server, upstream::Upstream,
 };
 
 /// How long to wait for what is known of the servers.
@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Says what can be said at once: version, configuration, addresses.
 pub fn announce(server: &Server) {
-    let state = server.shared().state();
+    let state = server.context().snapshot();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         config = %state.config.path.display(),
@@ -44,8 +44,8 @@ pub fn announce(server: &Server) {
 
 /// Says which servers are up, once they have been probed. It delays nothing: whoever
 /// waits is a task of its own.
-pub async fn upstreams(shared: Arc<Shared>) {
-    let state = shared.state();
+pub async fn upstreams(context: Arc<ServerContext>) {
+    let state = context.snapshot();
     state.first_probes(PATIENCE).await;
     let (mut up, mut all) = (0, 0);
     for config in &state.config.upstreams {

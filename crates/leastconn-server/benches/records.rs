@@ -13,7 +13,7 @@ use std::{
 };
 
 use leastconn::net::{RelayPolicy, Traffic, relay};
-use leastconn_server::{handshake_scheduler::Place, tls};
+use leastconn_server::{handshake_scheduler::HandshakePermit, tls};
 use leastconn_testkit::TestCa;
 use peak_alloc::PeakAlloc;
 use rustls::{
@@ -109,7 +109,7 @@ async fn accept(listener: &tokio::net::TcpListener, config: &Arc<ServerConfig>) 
         socket,
         hello.unwrap(),
         &Arc::clone(config).into(),
-        &Place::alone(),
+        &HandshakePermit::alone(),
     )
     .await;
     accepted.map_err(|(error, _)| error.to_string()).unwrap()

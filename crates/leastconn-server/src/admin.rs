@@ -34,7 +34,7 @@ use tokio::{
 use crate::{
     api::{History, Sight, UpstreamSummary, history},
     config::{Config, visible},
-    context::{Phase, Shared},
+    context::{Phase, ServerContext},
     control::Control,
     dashboard,
     process::inherited::Inherited,
@@ -114,11 +114,11 @@ impl Admin {
     pub fn apply(
         &mut self,
         plan: Plan,
-        shared: &Arc<Shared>,
+        context: &Arc<ServerContext>,
         control: Arc<dyn Control>,
     ) -> Changes {
         let sight = Sight {
-            shared: Arc::clone(shared),
+            context: Arc::clone(context),
             control,
             history: Arc::clone(&self.history),
         };
@@ -127,7 +127,7 @@ impl Admin {
         if self.listening.is_empty() {
             self.recording = JoinSet::new();
         } else if self.recording.is_empty() {
-            let record = history::record(Arc::clone(&self.history), Arc::clone(shared));
+            let record = history::record(Arc::clone(&self.history), Arc::clone(context));
             self.recording.spawn_on(record, &self.runtime);
         }
         changes
@@ -202,7 +202,7 @@ struct ReadyQuery {
 
 async fn ready(State(sight): State<Sight>, Query(query): Query<ReadyQuery>) -> Response {
     let unavailable = |body: String| (StatusCode::SERVICE_UNAVAILABLE, body).into_response();
-    match sight.shared.phase() {
+    match sight.context.lifecycle.phase() {
         Phase::Starting => return unavailable("starting\n".to_owned()),
         Phase::Draining => return unavailable("draining\n".to_owned()),
         // The question is about the service, not the process: it is ready, and the next
@@ -212,7 +212,7 @@ async fn ready(State(sight): State<Sight>, Query(query): Query<ReadyQuery>) -> R
     let Some(name) = query.upstream else {
         return "ready\n".into_response();
     };
-    let state = sight.shared.state();
+    let state = sight.context.snapshot();
     let upstreams = UpstreamSummary::all(&state);
     let Some(upstream) = upstreams.iter().find(|upstream| upstream.name == name) else {
         let names: Vec<_> = upstreams.iter().map(|one| &*one.name).collect();
@@ -227,11 +227,11 @@ async fn ready(State(sight): State<Sight>, Query(query): Query<ReadyQuery>) -> R
 }
 
 async fn metrics(State(sight): State<Sight>) -> Response {
-    let shared = sight.shared;
+    let context = sight.context;
     let encoding = task::spawn_blocking(move || {
-        shared.registry.meter_traffic();
-        drop(shared.prune_metrics());
-        shared.books.metrics.encode()
+        context.registry.meter_traffic();
+        drop(context.prune_metrics());
+        context.telemetry.metrics.encode()
     });
     match encoding.await {
         Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),

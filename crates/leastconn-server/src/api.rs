@@ -34,13 +34,13 @@ pub use status::{
 
 pub(crate) use crate::telemetry::refusals::is_refusal;
 
-use crate::{context::Shared, control::Control};
+use crate::{context::ServerContext, control::Control};
 
 /// What is looked at.
 #[derive(Clone, Debug)]
 pub struct Sight {
     /// The running balancer.
-    pub shared: Arc<Shared>,
+    pub context: Arc<ServerContext>,
     /// What it may be asked to do.
     pub control: Arc<dyn Control>,
     /// The last minutes.

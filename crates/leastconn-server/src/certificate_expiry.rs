@@ -8,18 +8,18 @@ use tokio::time::sleep;
 
 use crate::{
     config::{CertificateFile, Dated, FileKind, Urgency},
-    context::Shared,
+    context::ServerContext,
 };
 
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Logs what expires, for as long as it is polled.
-pub async fn watch(shared: Arc<Shared>) {
+pub async fn watch(context: Arc<ServerContext>) {
     let mut monitor = Monitor::default();
     loop {
-        let state = shared.state();
+        let state = context.snapshot();
         for event in monitor.observe(
-            state.epoch,
+            state.generation,
             state.config.certificate_files(),
             Timestamp::now(),
         ) {

@@ -1,9 +1,9 @@
-//! What clients have shown to prove who they are: every certificate chain once,
-//! for as long as a connection is open that has shown it.
+//! The certificate chains that clients presented, interned: each chain is stored once while
+//! a connection is open that presented it.
 //!
-//! It is kept to judge open connections again, when authorities, lists or rules
-//! change and when it runs out. A client that connects again and again is one
-//! entry, and its certificate is parsed once.
+//! They are kept to re-authorize open connections when CAs, CRLs or rules change and when
+//! a certificate expires. The certificate of a client with many connections is parsed
+//! once.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,57 +21,57 @@ use crate::{
     names,
 };
 
-/// Enough that workers rarely meet.
+/// Enough that workers rarely contend for the same shard.
 const SHARDS: usize = 16;
 
-/// SHA-256 of a chain.
+/// SHA-256 of a chain, lengths included.
 pub type Fingerprint = [u8; 32];
 
-/// All chains that open connections have shown.
+/// The chains of open connections.
 #[derive(Debug, Default)]
-pub struct Chains([Mutex<Shard>; SHARDS]);
+pub struct ChainStore([Mutex<Shard>; SHARDS]);
 
-type Shard = HashMap<Fingerprint, Weak<Presented>>;
+type Shard = HashMap<Fingerprint, Weak<ClientChain>>;
 
-/// A chain that a client has shown: verified when it was, and its own.
+/// A chain that a client presented in a handshake, which verified it and proved possession
+/// of its key.
 #[derive(Debug)]
-pub struct Presented {
-    /// What the leaf says of its owner.
+pub struct ClientChain {
+    /// The names in the leaf certificate.
     pub certificate: Arc<Certificate>,
-    /// The leaf, then what came with it.
+    /// The leaf first.
     chain: Box<[CertificateDer<'static>]>,
     fingerprint: Fingerprint,
-    /// Issuer and serial number of each, hashed: what revocation lists name.
+    /// Hash of issuer and serial number of each certificate, as in [`RevokedNames`].
     names: Box<[u64]>,
-    table: Weak<Chains>,
+    store: Weak<ChainStore>,
 }
 
-/// A chain whose leaf does not say one thing about its owner.
+/// A chain whose leaf certificate is ambiguous.
 #[derive(Debug)]
-pub struct Unread {
-    /// Why.
-    pub why: Ambiguous,
-    /// The chain, given back.
+pub struct Unreadable {
+    pub error: Ambiguous,
+    /// The chain, returned for diagnostics.
     pub chain: Vec<CertificateDer<'static>>,
 }
 
-impl Chains {
-    /// The entry for a chain, which is not empty.
+impl ChainStore {
+    /// Returns the stored chain equal to `chain`, which must not be empty, or stores it.
     ///
     /// # Errors
     /// If its leaf is ambiguous.
     pub fn intern(
         self: &Arc<Self>,
         chain: Vec<CertificateDer<'static>>,
-    ) -> Result<Arc<Presented>, Unread> {
+    ) -> Result<Arc<ClientChain>, Unreadable> {
         let fingerprint = fingerprint(&chain);
         if let Some(known) = self.known(&fingerprint) {
             return Ok(known);
         }
-        let presented = Arc::new(Presented::read(chain, fingerprint, self)?);
+        let presented = Arc::new(ClientChain::read(chain, fingerprint, self)?);
         let mut shard = self.shard(&fingerprint);
-        // Another connection may have been faster. Ours is then dropped, and looks
-        // at the shard for it: after this lock is given back.
+        // Another connection may have stored it meanwhile. Unlock before dropping ours:
+        // its `Drop` locks the shard.
         if let Some(known) = shard.get(&fingerprint).and_then(Weak::upgrade) {
             drop(shard);
             return Ok(known);
@@ -81,18 +81,18 @@ impl Chains {
         Ok(presented)
     }
 
-    /// How many chains are kept.
+    /// The number of stored chains.
     pub fn len(&self) -> usize {
         let shards = self.0.iter();
         shards.map(|shard| lock(shard).len()).sum()
     }
 
-    /// Whether none is kept.
+    /// Whether no chain is stored.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    fn known(&self, fingerprint: &Fingerprint) -> Option<Arc<Presented>> {
+    fn known(&self, fingerprint: &Fingerprint) -> Option<Arc<ClientChain>> {
         self.shard(fingerprint)
             .get(fingerprint)
             .and_then(Weak::upgrade)
@@ -103,25 +103,25 @@ impl Chains {
     }
 }
 
-/// Nothing that holds the lock leaves it half changed.
+/// A panic cannot leave a shard inconsistent: each change is one call.
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock()
 }
 
-impl Presented {
+impl ClientChain {
     fn read(
         chain: Vec<CertificateDer<'static>>,
         fingerprint: Fingerprint,
-        table: &Arc<Chains>,
-    ) -> Result<Self, Unread> {
+        store: &Arc<ChainStore>,
+    ) -> Result<Self, Unreadable> {
         let leaf = chain.first().ok_or(Ambiguous::Unreadable);
         let certificate = match leaf.and_then(|leaf| Certificate::from_der(leaf)) {
             Ok(certificate) => certificate,
-            Err(why) => return Err(Unread { why, chain }),
+            Err(error) => return Err(Unreadable { error, chain }),
         };
         let mut names = Vec::new();
         for der in &chain {
-            // What does not parse does not count for the path either.
+            // A certificate that does not parse cannot be part of the verified path.
             if let Ok((_, certificate)) = X509Certificate::from_der(der) {
                 names.push(name(
                     certificate.issuer().as_raw(),
@@ -134,38 +134,38 @@ impl Presented {
             chain: chain.into(),
             fingerprint,
             names: names.into(),
-            table: Arc::downgrade(table),
+            store: Arc::downgrade(store),
         })
     }
 
-    /// The leaf, then what came with it.
+    /// The certificates in the order of the handshake, the leaf first.
     pub const fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
     }
 
-    /// SHA-256 over all of it.
+    /// SHA-256 of the chain.
     pub const fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }
 
-    /// The client's own certificate.
+    /// The client's certificate.
     pub fn leaf(&self) -> &CertificateDer<'static> {
         &self.chain[0]
     }
 
-    /// Whether one of its certificates is among those `named`.
-    pub fn is_among(&self, named: &Named) -> bool {
-        self.names.iter().any(|name| named.0.contains(name))
+    /// Whether one of its certificates is in `revoked`.
+    pub fn is_named_in(&self, revoked: &RevokedNames) -> bool {
+        self.names.iter().any(|name| revoked.0.contains(name))
     }
 }
 
-impl Drop for Presented {
+impl Drop for ClientChain {
     fn drop(&mut self) {
-        let Some(table) = self.table.upgrade() else {
+        let Some(store) = self.store.upgrade() else {
             return;
         };
-        let mut shard = table.shard(&self.fingerprint);
-        // A later one may have taken its place already.
+        let mut shard = store.shard(&self.fingerprint);
+        // An equal chain may have been stored since the last reference was dropped.
         if let Some(entry) = shard.get(&self.fingerprint)
             && entry.strong_count() == 0
         {
@@ -177,7 +177,6 @@ impl Drop for Presented {
     }
 }
 
-/// Of a leaf and what comes with it.
 fn fingerprint(chain: &[CertificateDer<'_>]) -> Fingerprint {
     match chain {
         [] => [0; 32],
@@ -192,7 +191,7 @@ pub(crate) fn fingerprint_of(
     use aws_lc_rs::digest::{Context, SHA256};
     let mut context = Context::new(&SHA256);
     for der in intermediates.iter().map(|der| &**der).chain([end_entity]) {
-        // With its length, so that no two chains read the same.
+        // Lengths make the concatenation unambiguous.
         context.update(&(der.len() as u64).to_be_bytes());
         context.update(der);
     }
@@ -201,16 +200,15 @@ pub(crate) fn fingerprint_of(
     fingerprint
 }
 
-/// All certificates that revocation lists name.
+/// All certificates that some CRLs revoke, by a 64-bit hash of issuer and serial number.
 ///
-/// By a hash of issuer and serial number, for two uses: whom to verify first, which
-/// an accident cannot harm, and who is cut off that has no list of its own any
-/// more, where one in 2^64 is fewer than there are faults of memory.
+/// A hash collision is harmless where the set only orders re-authorization. It would end
+/// a connection only on a removed listener, with a probability of 2^-64 per certificate.
 #[derive(Debug, Default)]
-pub struct Named(HashSet<u64, BuildHasherDefault<DefaultHasher>>);
+pub struct RevokedNames(HashSet<u64, BuildHasherDefault<DefaultHasher>>);
 
-impl Named {
-    /// Adds those of one list.
+impl RevokedNames {
+    /// Adds the certificates that one CRL revokes.
     pub fn add(&mut self, list: &RevocationList) {
         let issuer = list.raw_issuer();
         self.0
@@ -218,7 +216,7 @@ impl Named {
     }
 }
 
-/// `serial` may have leading zeros in a certificate; in lists they were taken off.
+/// Leading zeros of `serial` are ignored: parsed CRLs have none.
 fn name(issuer: &[u8], serial: &[u8]) -> u64 {
     let serial = without_zeros(serial);
     BuildHasherDefault::<DefaultHasher>::default().hash_one((names::canonical(issuer), serial))

@@ -47,7 +47,7 @@ use toml::de::{DeTable, DeValue};
 
 pub use admin_at::{AdminAt, admin_at};
 pub use cidr::{IpNet, Prefixes};
-pub use clients::{Clients, Key, Rule};
+pub use clients::{Clients, MatchKey, Rule};
 pub use model::{
     Access, AccessFilter, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level,
     Listener, Log, MemoryLimit, Mode, OnExpiry, OnTruncation, ProbeKind, Process, Route, Sandbox,

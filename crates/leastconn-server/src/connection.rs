@@ -1,28 +1,32 @@
-//! The life of one connection, top to bottom.
+//! One connection, from accept to the access log.
 //!
-//! Nothing is dialled before the client is known, authorized and admitted; the
-//! types of each step are the proof that the step before was taken. Whatever
-//! ends a connection on the way is a reason in its [`Record`].
+//! Each step needs the result of the step before: a server is only dialled with a
+//! [`Grant`] from [`authorize`](crate::authorization::authorize) and a [`Permit`] from the
+//! client's limits. Whatever ends a connection is a reason code in its [`AccessRecord`].
 //!
-//! Most of a connection's life is relaying, so what only other phases need is
-//! boxed: a task is as large as its largest phase, for all of its life.
+//! A connection spends most of its life relaying, and a task is as large as its largest
+//! phase: other phases are boxed.
 
+pub mod acceptor;
+pub mod access_record;
+mod ended;
 mod proxy_header;
+mod proxy_protocol;
+pub mod reaper;
+pub mod reauthorize;
 
 use std::{
     borrow::Cow,
     io,
-    net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use leastconn::{
-    Balance, ClientId, Lease, Permit, Reason, Refusal,
-    net::{self, Attempts, ConnectError, Departed, RelayOutcome, Stream},
+    Balance, Lease, Permit, Reason,
+    net::{self, Attempts, RelayPolicy, Stream},
 };
-use leastconn_proxy_protocol::{ClientTls, Endpoints, Header, Version};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -30,410 +34,297 @@ use tokio::{
 };
 
 use crate::{
-    access_record::Record,
-    client_chain::{Presented, Unread},
-    config::{Senders, StartTls},
-    instead::Instead,
-    judge::Refused,
-    listener::Listener,
+    authorization::shadow,
+    client_chain::Unreadable,
+    config::StartTls,
+    context::ServerContext,
     policy::Grant,
-    running::Running,
-    starttls::{self, StartTlsError},
-    telemetry::metrics::Counted,
-    tls::{self, Clues, Failed, TlsStream},
+    snapshot::{Listener, Snapshot},
+    starttls,
+    telemetry::metrics::GaugeGuard,
+    tls::{self, TlsStream},
     upstream::{ServerStream, WithProxyHeader},
 };
-use proxy_header::ReceiveError;
+use access_record::AccessRecord;
+use ended::Ended;
+use reauthorize::{authorize_new, reauthorize};
 
-/// A connection ended before anything was relayed.
-#[derive(Debug)]
-struct Ended {
-    reason: Reason,
-    detail: Option<String>,
-    clues: Option<Box<Clues>>,
-}
-
-/// Serves a socket that was accepted at `start`, until its end.
+/// Serves an accepted socket until its end. `listener` is that of `snapshot`.
 pub async fn serve(
     mut socket: TcpStream,
-    start: Instant,
+    snapshot: Arc<Snapshot>,
     listener: Arc<Listener>,
-    running: Arc<Running>,
-    mut record: Record,
+    context: Arc<ServerContext>,
+    mut record: AccessRecord,
 ) {
-    let deadline = start + listener.timeouts.handshake;
-    if let Some(senders) = &listener.senders {
-        let announced = announced(&mut socket, senders, deadline, &record);
-        let source = match Box::pin(announced).await {
-            Ok(source) => source,
-            // There is no protocol yet in which to say good-bye.
-            Err(ended) => return record.end(ended.reason, ended.detail.as_deref()),
-        };
-        // Whom it counts against was not known before.
-        if let Err(error) = listener.admit_source(source, net::now()) {
+    let deadline = record.accepted_at() + listener.timeouts.handshake;
+    if let Some(proxies) = &listener.trusted_proxies {
+        let header =
+            proxy_protocol::receive_client_address(&mut socket, proxies, deadline, &record);
+        if let Err(ended) = Box::pin(header).await {
+            // No alert can be sent before the TLS handshake starts.
+            return record.end(ended.reason, ended.detail.as_deref());
+        }
+        // Checked here because the client's address was not known at accept.
+        let source = record.connection().source().ip();
+        if let Err(error) = listener.check_source_rate(source, net::now()) {
             record.end(error.reason(), Some(&error.to_string()));
             return socket.abort();
         }
     }
     if listener.tls.is_none() {
-        record.identified(None, listener.prefixes);
-        return carry(socket, listener, running, &mut record).await;
+        return proxy(socket, snapshot, listener, context, &mut record).await;
     }
-    let source = record.live().known().seen.source;
-    match Box::pin(handshake(socket, source, deadline, &listener, &mut record)).await {
-        Ok(mut stream) => match identify(&mut stream, &listener) {
-            Ok(presented) => {
-                record.identified(presented, listener.prefixes);
-                carry(stream, listener, running, &mut record).await;
-            }
-            Err(Unread { why, chain }) => {
-                let leaf = chain.first().map_or(&[][..], |leaf| &**leaf);
-                record.refused(Box::new(Clues::of(leaf)));
-                record.end(why.reason(), Some(&why.to_string()));
-                Box::pin(close_politely(stream)).await;
-            }
-        },
-        Err((ended, socket)) => {
-            if let Some(clues) = ended.clues {
-                record.refused(clues);
-            }
-            record.end(ended.reason, ended.detail.as_deref());
-            if let Some(socket) = socket {
-                Box::pin(close_politely(socket)).await;
+    let handshake = handshake(socket, deadline, &listener, &context, &mut record);
+    match Box::pin(handshake).await {
+        Ok(stream) => proxy(stream, snapshot, listener, context, &mut record).await,
+        Err((ended, stream)) => {
+            record.end_handshake(ended.reason, ended.detail.as_deref(), ended.diagnostics);
+            match stream {
+                Some(FailedStream::Tcp(socket)) => Box::pin(lingering_close(socket)).await,
+                Some(FailedStream::Tls(stream)) => Box::pin(lingering_close(stream)).await,
+                None => {}
             }
         }
     }
 }
 
-/// Whose connection it is, from the PROXY header that comes before anything else,
-/// within the deadline.
-async fn announced(
-    socket: &mut TcpStream,
-    senders: &Senders,
-    deadline: Instant,
-    record: &Record,
-) -> Result<IpAddr, Ended> {
-    let peer = record.live().source().ip();
-    if !senders.include(peer) {
-        return Err(Ended {
-            reason: Reason::HandshakeFailed,
-            detail: Some(format!(
-                "{} is not in `proxy_protocol_from`",
-                peer.to_canonical()
-            )),
-            clues: None,
-        });
-    }
-    let mut received = Vec::new();
-    let header = phase(
-        record,
-        pin!(sleep_until(deadline.into())),
-        Reason::HandshakeTimeout,
-        proxy_header::receive(socket, &mut received),
-    )
-    .await;
-    let header = header.map_err(|ended| Ended {
-        detail: (ended.reason == Reason::HandshakeTimeout)
-            .then(|| proxy_header::timeout_detail(received.len())),
-        ..ended
-    })?;
-    if let Header::Proxied(ends) = header? {
-        record.live().announce(ends);
-    }
-    Ok(record.live().source().ip())
+/// What is left of a connection after a failed handshake; the client may still have to
+/// read an alert.
+enum FailedStream {
+    Tcp(TcpStream),
+    Tls(TlsStream),
 }
 
-/// TLS, within the deadline. A client gets a place only once it has said hello, so
-/// silent sockets keep nobody else from theirs.
+/// The TLS handshake, within the deadline. The client gets a permit of the handshake
+/// scheduler only once it has sent its ClientHello: silent sockets do not delay
+/// handshakes.
 async fn handshake(
     mut socket: TcpStream,
-    source: IpAddr,
     deadline: Instant,
     listener: &Listener,
-    record: &mut Record,
-) -> Result<TlsStream, (Ended, Option<TcpStream>)> {
+    context: &ServerContext,
+    record: &mut AccessRecord,
+) -> Result<TlsStream, (Ended, Option<FailedStream>)> {
     let Some(server) = &listener.tls else {
-        return Err((Ended::from(Reason::HandshakeFailed), None));
+        return Err((Reason::HandshakeFailed.into(), None));
     };
-    let _counted = Counted::new(&listener.metrics.handshakes);
-    // One for all steps: setting a timer and taking it back is not for nothing.
+    let _active = GaugeGuard::new(&listener.metrics.handshakes);
+    // One timer for all steps: re-arming it would cost time in each.
     let mut deadline = pin!(sleep_until(deadline.into()));
     let mut received = Vec::new();
+
     if listener.starttls == StartTls::Postgres {
-        let asked = phase(
-            record,
-            deadline.as_mut(),
-            Reason::HandshakeTimeout,
-            starttls::postgres::negotiate(&mut socket, &mut received),
-        );
-        match asked.await {
+        let request = starttls::postgres::negotiate(&mut socket, &mut received);
+        match before_deadline(record, deadline.as_mut(), Reason::HandshakeTimeout, request).await {
             Ok(Ok(())) => received.clear(),
-            Ok(Err(error)) => return Err((error.into(), Some(socket))),
-            Err(ended) => return Err((ended.after(&received), None)),
+            Ok(Err(error)) => return Err((error.into(), Some(FailedStream::Tcp(socket)))),
+            Err(ended) => return Err((ended.after_partial_hello(&received), None)),
         }
     }
-    let hello = phase(
-        record,
-        deadline.as_mut(),
-        Reason::HandshakeTimeout,
-        tls::read_hello(&mut socket, &mut received),
-    )
-    .await;
+
+    let hello = tls::read_hello(&mut socket, &mut received);
+    let hello = before_deadline(record, deadline.as_mut(), Reason::HandshakeTimeout, hello).await;
     let hello = match hello {
         Ok(Ok(hello)) => hello,
-        Ok(Err(failed)) => return Err((failed.into(), Some(socket))),
-        Err(ended) => return Err((ended.after(&received), None)),
+        Ok(Err(failed)) => return Err((failed.into(), Some(FailedStream::Tcp(socket)))),
+        Err(ended) => return Err((ended.after_partial_hello(&received), None)),
     };
-    record.server_name(hello.server_name());
-    let place = phase(
-        record,
-        deadline.as_mut(),
-        Reason::Overloaded,
-        listener
-            .turns
-            .enter(listener.source(source), &listener.metrics.waiting),
-    )
-    .await;
-    let place = place.map_err(|ended| (ended, None))?;
-    let accepted = tls::accept(socket, hello, server, &place);
-    let accepted = phase(
-        record,
-        deadline.as_mut(),
-        Reason::HandshakeTimeout,
-        accepted,
-    );
-    match accepted.await {
-        Ok(Ok(stream)) => {
-            let (version, cipher) = tls::negotiated(&stream);
-            record.handshake_done(version, cipher, stream.is_resumed());
-            record.set_alpn(stream.alpn());
-            Ok(stream)
-        }
-        Ok(Err((failed, socket))) => Err((failed.into(), Some(socket))),
-        Err(ended) => Err((ended, None)),
+    if let Some(sni) = hello.server_name() {
+        record.connection().set_sni(sni);
     }
+
+    let source = listener.source_net(record.connection().source_ip());
+    let permit = context
+        .handshakes
+        .acquire(source, &listener.metrics.waiting);
+    let permit = before_deadline(record, deadline.as_mut(), Reason::Overloaded, permit)
+        .await
+        .map_err(|ended| (ended, None))?;
+
+    let accept = tls::accept(socket, hello, server, &permit);
+    let accepted = before_deadline(record, deadline, Reason::HandshakeTimeout, accept).await;
+    let mut stream = match accepted {
+        Ok(Ok(stream)) => stream,
+        Ok(Err((failed, socket))) => {
+            return Err((failed.into(), Some(FailedStream::Tcp(socket))));
+        }
+        Err(ended) => return Err((ended, None)),
+    };
+    let (version, cipher) = tls::negotiated(&stream);
+    record.handshake_done(version, cipher, stream.is_resumed());
+    record.set_alpn(stream.alpn());
+
+    if let Some(chain) = stream.take_peer_chain() {
+        match context.chains.intern(chain) {
+            Ok(chain) => record.connection().set_chain(chain),
+            Err(Unreadable { error, chain }) => {
+                let ended = Ended::ambiguous(error, chain.first());
+                return Err((ended, Some(FailedStream::Tls(stream))));
+            }
+        }
+    }
+    Ok(stream)
 }
 
-/// Runs one step, unless the deadline passes or somebody ends the connection.
-async fn phase<T>(
-    record: &Record,
+/// Runs one step unless the deadline passes or another task ends the connection.
+async fn before_deadline<T>(
+    record: &AccessRecord,
     deadline: Pin<&mut Sleep>,
     late: Reason,
     step: impl Future<Output = T>,
 ) -> Result<T, Ended> {
     tokio::select! {
         biased;
-        reason = record.live().stopped() => Err(reason.into()),
+        reason = record.connection().stopped() => Err(reason.into()),
         done = step => Ok(done),
         () = deadline => Err(late.into()),
     }
 }
 
-fn identify(stream: &mut TlsStream, listener: &Listener) -> Result<Option<Arc<Presented>>, Unread> {
-    let chain = stream.take_peer_chain();
-    chain.map(|chain| listener.chains.intern(chain)).transpose()
-}
-
-/// Why a connection that is open is ended as overloaded.
-const SHED: &str =
-    "the memory limit is reached (`memory_limit`), and this connection held much buffered data";
-
-/// What a connection is relayed with.
-struct Admitted {
-    upstream: ServerStream,
-    _lease: Lease,
-    _permit: Permit,
-    relay: net::RelayPolicy,
-}
-
-/// From an identified client to the end: authorize, admit, connect, relay.
-async fn carry<S: Stream>(
+/// Authorizes the client, connects to a server and relays until the end.
+async fn proxy<S: Stream>(
     mut stream: S,
+    snapshot: Arc<Snapshot>,
     listener: Arc<Listener>,
-    running: Arc<Running>,
-    record: &mut Record,
+    context: Arc<ServerContext>,
+    record: &mut AccessRecord,
 ) {
-    // The listener goes no further: a connection that lives for long must not keep
-    // the rules and the upstreams of its youth.
-    let mut admitted = match Box::pin(admit(&mut stream, listener, running, record)).await {
-        Ok(admitted) => admitted,
+    // `connect` takes the snapshot: a long-lived connection must not keep old rules and
+    // upstreams alive.
+    let connecting = connect(&mut stream, snapshot, listener, &context, record);
+    let mut connected = match Box::pin(connecting).await {
+        Ok(connected) => connected,
         Err(ended) => {
-            record.end(ended.reason, ended.detail.as_deref());
-            return Box::pin(close_politely(stream)).await;
+            record.end_handshake(ended.reason, ended.detail.as_deref(), ended.diagnostics);
+            return Box::pin(lingering_close(stream)).await;
         }
     };
-    let Admitted {
-        upstream, relay, ..
-    } = &mut admitted;
-    let live = record.live();
-    let relaying = net::relay(&mut stream, upstream, relay, &live.traffic);
-    let (reason, detail) = match live.unless_stopped(relaying).await {
-        Ok(outcome) => (outcome.reason, detail(&outcome)),
+    let (server, policy) = (&mut connected.stream, &connected.relay);
+    let connection = record.connection();
+    let relay = net::relay(&mut stream, server, policy, &connection.traffic);
+    let (reason, detail) = match connection.unless_stopped(relay).await {
+        Ok(outcome) => (outcome.reason, ended::relay_detail(&outcome)),
         Err(reason) => {
-            // Cut off in the middle: neither side may take it for the end.
+            // Reset both sides: neither may take this for an orderly end.
             stream.abort();
-            upstream.abort();
-            let shed = reason == Reason::Overloaded;
-            (reason, shed.then(|| SHED.to_owned()))
+            server.abort();
+            (reason, ended::stop_detail(reason))
         }
     };
-    // Before the record ends: a client that reads it may connect again at once, and
-    // must not meet its own lease and permit.
-    drop(admitted);
+    // Before the record ends: a client that reads the log may reconnect at once and must
+    // not be refused because of its own lease or permit.
+    drop(connected);
     record.end(reason, detail.as_deref());
 }
 
-/// What the access log says of the error that broke a relayed connection, where that
-/// is more than the reason says.
-fn detail(outcome: &RelayOutcome) -> Option<String> {
-    let explained = |error: &&io::Error| {
-        error.get_ref().is_some()
-            || !matches!(
-                error.kind(),
-                io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::BrokenPipe
-                    | io::ErrorKind::UnexpectedEof
-            )
-    };
-    let client = outcome.client_error.as_ref().filter(explained);
-    let server = outcome.server_error.as_ref().filter(explained);
-    match outcome.reason {
-        Reason::ClientReset | Reason::ClientTruncated => client.map(ToString::to_string),
-        Reason::ServerReset | Reason::ServerTruncated => server.map(ToString::to_string),
-        Reason::TlsError | Reason::HalfCloseTimeout => {
-            let client = client.map(|error| format!("client: {error}"));
-            client.or_else(|| server.map(|error| format!("server: {error}")))
-        }
-        _ => None,
-    }
+/// An established connection to a server.
+struct Connected {
+    stream: ServerStream,
+    _lease: Lease,
+    _permit: Permit,
+    relay: RelayPolicy,
 }
 
-async fn admit<S: Stream>(
+async fn connect<S: Stream>(
     stream: &mut S,
+    snapshot: Arc<Snapshot>,
     listener: Arc<Listener>,
-    running: Arc<Running>,
-    record: &mut Record,
-) -> Result<Admitted, Ended> {
-    let (listener, grant) = authorize(listener, &running, record)?;
-    let permit = listener
-        .limiter
+    context: &ServerContext,
+    record: &mut AccessRecord,
+) -> Result<Connected, Ended> {
+    let (snapshot, listener, grant) = authorize_newest(snapshot, listener, context, record)?;
+    let permit = context
+        .limiters
         .admit(grant.identity(), grant.limits(), net::now())?;
+
     let (pool, candidates) = grant.servers(&permit);
     let candidates = match pool.balance() {
-        Balance::SourceHash => Cow::Owned(candidates.from_source(record.live().source().ip())),
+        Balance::SourceHash => {
+            let source = record.connection().source().ip();
+            Cow::Owned(candidates.from_source(source))
+        }
         _ => Cow::Borrowed(candidates),
     };
-    let start = net::now();
     let upstream = grant.upstream();
-    let header = upstream.proxy_protocol();
-    let header = header.map(|version| header_for(version, stream.socket(), record));
+    let header = upstream.proxy_protocol().map(|version| {
+        proxy_protocol::header_for_server(version, stream.socket(), grant.identity(), record)
+    });
     let opening = upstream.opening().for_client(record.alpn());
     let step = WithProxyHeader::new(header.transpose()?, opening);
-    let (policy, attempts) = (upstream.connect_policy(), Attempts::default());
-    let connecting = net::connect_observed(pool, &candidates, policy, &step, &attempts);
+
+    let start = net::now();
+    let attempts = Attempts::default();
+    let policy = upstream.connect_policy();
+    let dial = net::connect_observed(pool, &candidates, policy, &step, &attempts);
     let connected = tokio::select! {
         biased;
-        connected = record.live().unless_stopped(connecting) => connected.map_err(Ended::from),
+        connected = record.connection().unless_stopped(dial) => connected.map_err(Ended::from),
         departed = net::departed(stream) => Err(departed.into()),
     };
     let took = net::now().saturating_duration_since(start);
-    let connected = connected.inspect_err(|_| record.connected(None, attempts.get(), took))?;
-    match connected {
-        Ok(connected) => {
-            record.connected(Some(&connected.lease), connected.attempts, took);
-            // The rules may have changed before it was known which server it is.
-            if running.epoch() != listener.state.epoch {
-                record.judged_again(&running)?;
-            }
-            record.live().lives_for(listener.max_lifetime);
-            Ok(Admitted {
-                upstream: connected.stream,
-                _lease: connected.lease,
-                _permit: permit,
-                relay: listener.relay_policy(),
-            })
-        }
-        Err(error) => {
-            record.connected(None, error.attempts(), took);
-            Err(error.into())
+    let connected = connected.inspect_err(|_| record.connect_failed(attempts.get()))?;
+    let connected = connected.map_err(|error| {
+        record.connect_failed(error.attempts());
+        Ended::from(error)
+    })?;
+    record.connected(&connected.lease, connected.attempts, took);
+    // A reload that came while connecting could not know the server.
+    let newest = context.snapshots.load();
+    if newest.generation != snapshot.generation {
+        let metrics = &context.telemetry.metrics;
+        let now = jiff::Timestamp::now();
+        if let Some(reason) = reauthorize(record.connection(), &newest, metrics, now) {
+            return Err(reason.into());
         }
     }
+    record.connection().set_max_lifetime(listener.max_lifetime);
+    Ok(Connected {
+        stream: connected.stream,
+        _lease: connected.lease,
+        _permit: permit,
+        relay: listener.relay_policy(),
+    })
 }
 
-/// What the server is told of the client before anything else.
-fn header_for(
-    version: Version,
-    socket: Option<&TcpStream>,
-    record: &Record,
-) -> Result<Vec<u8>, Ended> {
-    let live = record.live();
-    let known = live.known();
-    let presented = known.seen.presented.as_ref();
-    let certificate = presented.map(|presented| &presented.certificate);
-    let tls = record.tls().map(|(tls_version, cipher)| {
-        let mut tls = ClientTls::new(tls_version, cipher);
-        tls.resumed = record.is_resumed();
-        tls.certificate = certificate.is_some();
-        tls.cn = certificate.and_then(|certificate| certificate.cn.as_deref());
-        tls.server_name = known.seen.sni.as_deref();
-        tls.alpn = record.alpn();
-        // An identity by address would only repeat the header's source.
-        tls.identity = known
-            .identity
-            .as_ref()
-            .map(ClientId::as_str)
-            .filter(|_| certificate.is_some());
-        tls.der = presented.map(|presented| &**presented.leaf());
-        tls
-    });
-    let ends = match live.announced() {
-        Some(&ends) => ends,
-        // It has no addresses.
-        None if live.unix().is_some() => return Ok(version.encode_unspecified(tls.as_ref())),
-        None => {
-            let socket = socket.ok_or(Reason::ClientReset)?;
-            let local = socket.local_addr().map_err(|error| Ended {
-                reason: Reason::ClientReset,
-                detail: Some(error.to_string()),
-                clues: None,
-            })?;
-            Endpoints::new(live.source(), local)
-        }
-    };
-    Ok(version.encode_proxied(ends, tls.as_ref()))
-}
-
-/// Judges the client by the newest rules: by those that it came with, and again if
-/// they are not the newest any more. See [`crate::judge`] for why none is missed.
-fn authorize(
+/// Authorizes the client under the snapshot that it was accepted with, and again if that
+/// is no longer the newest. [`reauthorize`] explains why no reload is missed.
+fn authorize_newest(
+    mut snapshot: Arc<Snapshot>,
     mut listener: Arc<Listener>,
-    running: &Running,
-    record: &mut Record,
-) -> Result<(Arc<Listener>, Grant), Ended> {
-    let mut again = false;
+    context: &ServerContext,
+    record: &mut AccessRecord,
+) -> Result<(Arc<Snapshot>, Arc<Listener>, Grant), Ended> {
+    let metrics = &context.telemetry.metrics;
+    // Once: under a newer snapshot it is still the same connection.
+    let input = record.connection().auth_input();
+    let now = jiff::Timestamp::now();
+    let shadow = shadow::evaluate(&snapshot, &input, &context.limiters, now);
+    record.set_shadow(shadow);
     loop {
-        let grant = record.judged(&listener, again)?;
-        if running.epoch() == listener.state.epoch {
-            return Ok((listener, grant));
+        let grant = authorize_new(record.connection(), &snapshot, metrics)
+            .map_err(|refusal| Ended::refused(&refusal, record.connection()))?;
+        if context.snapshots.generation() == snapshot.generation {
+            return Ok((snapshot, listener, grant));
         }
-        // Kept for as long as it has connections.
-        let newest = running.listener(&listener.name);
+        snapshot = context.snapshots.load();
+        // A listener is kept for as long as it has connections.
+        let newest = snapshot.listener(&listener.name).map(Arc::clone);
         listener = newest.ok_or(Reason::PolicyChanged)?;
-        again = true;
     }
 }
 
-/// Ends our side and waits a moment for the client to end its own: closing with
-/// bytes unread would send a reset, which can overtake the alert that tells the
-/// client what is wrong.
-async fn close_politely<S: Stream>(mut stream: S) {
-    const MOMENT: Duration = Duration::from_secs(1);
-    const ENOUGH: usize = 64 * 1024;
-    let _ = timeout(MOMENT, async {
+/// Lingering close: sends FIN, then reads until the client closes, for at most one second
+/// and 64 KiB. Closing with unread bytes would send an RST, which can overtake the alert
+/// that tells the client what is wrong.
+async fn lingering_close<S: Stream>(mut stream: S) {
+    const MAX_TIME: Duration = Duration::from_secs(1);
+    const MAX_BYTES: usize = 64 * 1024;
+    let _ = timeout(MAX_TIME, async {
         stream.shutdown().await?;
         let mut ignored = [0; 2048];
         let mut total = 0;
-        while total < ENOUGH {
+        while total < MAX_BYTES {
             match stream.read(&mut ignored).await? {
                 0 => break,
                 count => total += count,
@@ -442,63 +333,6 @@ async fn close_politely<S: Stream>(mut stream: S) {
         io::Result::Ok(())
     })
     .await;
-}
-
-impl From<Reason> for Ended {
-    fn from(reason: Reason) -> Self {
-        Self {
-            reason,
-            detail: None,
-            clues: None,
-        }
-    }
-}
-
-macro_rules! ended_from {
-    ($($error:ty),+ $(,)?) => {$(
-        impl From<$error> for Ended {
-            fn from(error: $error) -> Self {
-                Self { reason: error.reason(), detail: Some(error.to_string()), clues: None }
-            }
-        }
-    )+};
-}
-
-impl Ended {
-    /// Adds what can be said of a client that had sent `received` when its time was over.
-    fn after(mut self, received: &[u8]) -> Self {
-        if self.reason == Reason::HandshakeTimeout {
-            self.detail = Some(match Instead::unless_tls(received) {
-                Some(instead) => instead.to_string(),
-                None => format!(
-                    "the deadline passed in the middle of the ClientHello, after {} bytes",
-                    received.len()
-                ),
-            });
-        }
-        self
-    }
-}
-
-ended_from!(
-    StartTlsError,
-    ReceiveError,
-    Refused,
-    Refusal,
-    ConnectError,
-    Departed,
-);
-
-impl From<Box<Failed>> for Ended {
-    fn from(failed: Box<Failed>) -> Self {
-        let detail = failed.to_string();
-        let Failed { error, clues } = *failed;
-        Self {
-            reason: error.reason(),
-            detail: Some(detail),
-            clues: (clues != Clues::default()).then(|| Box::new(clues)),
-        }
-    }
 }
 
 #[cfg(test)]

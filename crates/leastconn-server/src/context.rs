@@ -1,205 +1,120 @@
-//! What all sides of a running balancer see: the server that drives it, and the
-//! admin side that shows it.
+//! The handles that all parts of a running server share.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-};
+mod connection_slots;
+mod lifecycle;
 
-use jiff::Timestamp;
-use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
+
+use leastconn::net;
 
 use crate::{
-    access_record::Books, memory::Budget, overrides::ByHand, registry::Registry, running::Running,
-    state::State,
+    client_chain::ChainStore,
+    config::Process,
+    handshake_scheduler::HandshakeScheduler,
+    limits::ClientLimiters,
+    memory::Budget,
+    overrides::Overrides,
+    process::{descriptors, predecessors::Predecessors},
+    registry::Registry,
+    snapshot::{Snapshot, SnapshotHandle},
+    telemetry::Telemetry,
 };
+use parking_lot::{Mutex, MutexGuard};
 
-/// Where the process is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Phase {
-    /// Not everything is bound yet.
-    Starting,
-    /// Serving.
-    Ready,
-    /// Serving what is open, taking nothing new.
-    Draining,
-    /// Likewise, because another process takes what is new.
-    Replaced,
-}
+pub use connection_slots::{ConnectionSlot, ConnectionSlots};
+pub use lifecycle::{FailedUpgrade, LastReload, Lifecycle, Phase};
 
-impl Phase {
-    /// Whether nothing begins any more.
-    pub const fn is_last(self) -> bool {
-        matches!(self, Self::Draining | Self::Replaced)
-    }
-}
-
-/// What the admin side sees of a running balancer.
+/// Process-wide state. It outlives every [`Snapshot`].
 #[derive(Debug)]
-pub struct Shared {
+pub struct ServerContext {
     /// The running configuration.
-    pub running: Arc<Running>,
+    pub snapshots: Arc<SnapshotHandle>,
     /// Open connections.
     pub registry: Arc<Registry>,
-    /// Counters and log.
-    pub books: Books,
+    /// Metrics, access log and recent refusals.
+    pub telemetry: Arc<Telemetry>,
     /// Memory that connections may use.
     pub memory: Arc<Budget>,
-    /// What operators have set.
-    pub by_hand: ByHand,
-    /// Processes before this one.
-    pub old_processes: Arc<OldProcesses>,
-    started: Timestamp,
-    applied: Mutex<Timestamp>,
+    /// How many connections may be open.
+    pub slots: ConnectionSlots,
+    /// Order of TLS handshakes.
+    pub handshakes: Arc<HandshakeScheduler>,
+    /// Token buckets and connection counts of clients.
+    pub limiters: ClientLimiters,
+    /// Certificate chains of open connections.
+    pub chains: Arc<ChainStore>,
+    /// Runtime overrides set by operators.
+    pub overrides: Overrides,
+    /// Start, reloads and end of the process.
+    pub lifecycle: Lifecycle,
+    /// Processes that this one has replaced and that still have connections.
+    pub predecessors: Arc<Predecessors>,
     pruning: Mutex<()>,
-    phase: AtomicU8,
-    last_reload: Mutex<Option<LastReload>>,
-    failed_upgrade: Mutex<Option<FailedUpgrade>>,
 }
 
-/// Processes whose place this one has taken, or one before it, and which still have
-/// connections: how many, by the process's ID.
-#[derive(Debug, Default)]
-pub struct OldProcesses(Mutex<BTreeMap<u32, u64>>);
-
-impl OldProcesses {
-    /// A process has so many connections left.
-    pub(crate) fn set(&self, pid: u32, connections: u64) {
-        let mut all = self.lock();
-        match connections {
-            0 => all.remove(&pid),
-            some => all.insert(pid, some),
-        };
-    }
-
-    /// All of them.
-    pub fn list(&self) -> Vec<(u32, u64)> {
-        let all = self.lock();
-        all.iter().map(|(pid, open)| (*pid, *open)).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, u64>> {
-        self.0.lock()
-    }
-}
-
-/// How a reload went.
-#[derive(Clone, Debug)]
-pub struct LastReload {
-    /// When.
-    pub time: Timestamp,
-    /// Why nothing was changed, a line each; none: it was applied.
-    pub reasons: Vec<String>,
-}
-
-/// An upgrade that failed: the process that it was asked of goes on.
-#[derive(Clone, Debug)]
-pub struct FailedUpgrade {
-    /// When.
-    pub time: Timestamp,
-    /// Why.
-    pub reason: String,
-}
-
-impl Shared {
-    /// A process that is starting.
-    pub fn new(
-        running: Arc<Running>,
-        registry: Arc<Registry>,
-        books: Books,
-        memory: Arc<Budget>,
-    ) -> Self {
-        let now = Timestamp::now();
+impl ServerContext {
+    /// The context of a process that starts with `first`.
+    pub fn new(first: Snapshot, telemetry: Arc<Telemetry>) -> Self {
+        let process = first.config.process.clone();
+        let slots = ConnectionSlots::new(descriptors::max_connections(process.max_connections));
+        telemetry.metrics.limit_connections(slots.max());
+        let snapshots = Arc::new(SnapshotHandle::new(first));
+        let registry = Arc::<Registry>::default();
         Self {
-            by_hand: ByHand::new(Arc::clone(&running), Arc::clone(&registry)),
-            running,
+            overrides: Overrides::new(Arc::clone(&snapshots), Arc::clone(&registry)),
+            snapshots,
             registry,
-            books,
-            memory,
-            old_processes: Arc::default(),
-            started: now,
-            applied: Mutex::new(now),
+            telemetry,
+            memory: Arc::new(Budget::new(process.memory_limit)),
+            slots,
+            handshakes: Arc::new(HandshakeScheduler::new(
+                process.max_handshakes.get(),
+                process.workers.get(),
+            )),
+            limiters: ClientLimiters::new(net::now()),
+            chains: Arc::default(),
+            lifecycle: Lifecycle::new(),
+            predecessors: Arc::default(),
             pruning: Mutex::default(),
-            last_reload: Mutex::new(None),
-            failed_upgrade: Mutex::new(None),
-            phase: AtomicU8::new(Phase::Starting as u8),
         }
     }
 
     /// The running configuration.
-    pub fn state(&self) -> Arc<State> {
-        Arc::clone(&self.running.current().state)
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.load()
     }
 
-    /// When the process started.
-    pub const fn started(&self) -> Timestamp {
-        self.started
+    /// Applies the limits in `[process]`. Connections and handshakes beyond a lower limit
+    /// continue; no new one starts until enough have ended.
+    pub fn resize(&self, process: &Process) {
+        let connections = descriptors::max_connections(process.max_connections);
+        self.slots.resize(connections);
+        self.telemetry.metrics.limit_connections(connections);
+        self.memory.configure(process.memory_limit);
+        self.handshakes.resize(process.max_handshakes.get());
     }
 
-    /// When the running configuration came into force.
-    pub fn applied(&self) -> Timestamp {
-        *self.applied.lock()
+    /// Records the result of a reload and counts it.
+    pub(crate) fn reload_finished(&self, reload: LastReload) {
+        let applied = reload.reasons.is_empty();
+        self.lifecycle.set_last_reload(reload);
+        // Last: a reader that sees the counter change then reads the result.
+        self.telemetry.metrics.reloaded(applied);
     }
 
     /// Removes the metrics of listeners and client rules that are gone from the running
-    /// configuration and have no open connection. Hold what this returns while the
-    /// configuration is replaced: nobody else removes metrics meanwhile.
+    /// configuration and have no open connection. Hold the guard while the snapshot is
+    /// replaced, so that no metrics are removed meanwhile.
     pub(crate) fn prune_metrics(&self) -> MutexGuard<'_, ()> {
         let pruning = self.pruning.lock();
-        let current = self.running.current();
-        let clients = current.state.config.clients.iter();
-        self.books.metrics.prune(
-            current.state.epoch,
-            |listener| current.retired.contains_key(listener),
-            |listener| current.listeners.contains_key(listener),
+        let snapshot = self.snapshots.load();
+        let clients = snapshot.config.clients.iter();
+        self.telemetry.metrics.prune(
+            snapshot.generation,
+            |listener| snapshot.removed_listeners.contains_key(listener),
+            |listener| snapshot.listeners.contains_key(listener),
             || clients.map(|rule| rule.name()).collect(),
         );
         pruning
-    }
-
-    /// The last time that the configuration was to be changed, if ever.
-    pub fn last_reload(&self) -> Option<LastReload> {
-        self.last_reload.lock().clone()
-    }
-
-    /// The configuration was to be changed.
-    pub(crate) fn reloaded(&self, reload: LastReload) {
-        let applied = reload.reasons.is_empty();
-        if applied {
-            *self.applied.lock() = reload.time;
-        }
-        *self.last_reload.lock() = Some(reload);
-        // Last: who sees it counted asks how it went.
-        self.books.metrics.reloaded(applied);
-    }
-
-    /// The last time that another process was to take over and did not, if ever.
-    pub fn failed_upgrade(&self) -> Option<FailedUpgrade> {
-        self.failed_upgrade.lock().clone()
-    }
-
-    /// Another process was to take over, and did not.
-    pub fn upgrade_failed(&self, reason: String) {
-        let time = Timestamp::now();
-        *self.failed_upgrade.lock() = Some(FailedUpgrade { time, reason });
-    }
-
-    /// Where the process is in its life.
-    pub fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Acquire) {
-            0 => Phase::Starting,
-            1 => Phase::Ready,
-            2 => Phase::Draining,
-            _ => Phase::Replaced,
-        }
-    }
-
-    /// The process goes on to `phase`.
-    pub fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Release);
     }
 }

@@ -1,10 +1,10 @@
-//! Handshakes take turns: who floods waits for itself, and not others for it.
+//! Handshakes take scheduler: who floods waits for itself, and not others for it.
 //!
 //! A handshake costs two short pieces of processor time, the signatures of each
 //! flight. When hundreds of clients are due one at the same moment, the runtime runs
 //! them in the order that they come, and somebody new comes last: a hundred
 //! milliseconds later, if each takes a third of one. So a handshake asks for a
-//! [`Place`] to begin with, and for a [`Turn`] before each step; both go round the
+//! [`HandshakePermit`] to begin with, and for a [`TimeSlice`] before each step; both go round the
 //! sources (`queue`). A source is a network, by default an IPv4 address or an IPv6
 //! /64, which is what one customer has. The /64s of one /48 share as a group.
 //!
@@ -40,7 +40,7 @@ use tokio::sync::oneshot::{Receiver, Sender, channel};
 
 use crate::{
     config::{IpNet, Prefixes},
-    telemetry::metrics::Counted,
+    telemetry::metrics::GaugeGuard,
 };
 use idle::{Idle, Wait};
 use queue::{Asked, Queue, Source, Step, Ticket};
@@ -58,7 +58,7 @@ const SHORT: Duration = Duration::from_millis(1);
 /// The most that handshakes run on for where there is none.
 const LONG: Duration = Duration::from_millis(2);
 
-/// Handshakes without a place that wait for their clients, for each place. One holds some
+/// Handshakes without a place that wait for their clients, for each permit. One holds some
 /// 28 KiB.
 const PARKED: usize = 8;
 
@@ -83,9 +83,9 @@ impl Source for IpNet {
 #[error("the client was slow to answer while too many handshakes waited for their clients")]
 pub struct Evicted;
 
-/// The turns of a process.
+/// The scheduler of a process.
 #[derive(Debug)]
-pub struct Turns(Mutex<State>);
+pub struct HandshakeScheduler(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
@@ -95,7 +95,7 @@ struct State {
     ahead: Duration,
 }
 
-impl Turns {
+impl HandshakeScheduler {
     /// For at most `max_handshakes` in progress, on so many workers.
     pub fn new(max_handshakes: usize, workers: usize) -> Self {
         Self(Mutex::new(State {
@@ -123,17 +123,17 @@ impl Turns {
     ///
     /// # Cancel safety
     /// Whoever goes away has not waited, and its place is somebody else's.
-    pub async fn enter(self: &Arc<Self>, source: IpNet, waiting: &Gauge) -> Place {
-        self.take_place(source, waiting).await;
-        Place {
-            turns: Arc::clone(self),
+    pub async fn acquire(self: &Arc<Self>, source: IpNet, waiting: &Gauge) -> HandshakePermit {
+        self.take_permit(source, waiting).await;
+        HandshakePermit {
+            scheduler: Arc::clone(self),
             source,
             waiting: waiting.clone(),
-            has_place: AtomicBool::new(true),
+            has_permit: AtomicBool::new(true),
         }
     }
 
-    async fn take_place(&self, source: IpNet, waiting: &Gauge) {
+    async fn take_permit(&self, source: IpNet, waiting: &Gauge) {
         let mut told = None;
         let (asked, others) = {
             let mut state = self.lock();
@@ -143,8 +143,8 @@ impl Turns {
         };
         others.into_iter().for_each(tell);
         if let (Asked::Wait(ticket), Some(told)) = (asked, told) {
-            let _counted = Counted::new(waiting);
-            Waiting::wait(self, source, ticket, For::Place, told).await;
+            let _counted = GaugeGuard::new(waiting);
+            Waiting::wait(self, source, ticket, For::Permit, told).await;
         }
     }
 
@@ -171,8 +171,8 @@ impl Turns {
 }
 
 impl State {
-    /// Parks handshakes that wait for their clients until `source` finds a place, if so
-    /// many are there. Returns whom to tell that they have a place, or are ended.
+    /// Parks handshakes that wait for their clients until `source` finds a permit, if so
+    /// many are there. Returns whom to tell that they have a permit, or are ended.
     fn make_room(&mut self, source: IpNet) -> Vec<Sender<()>> {
         let mut told = Vec::new();
         while !self.queue.may_enter(source)
@@ -184,7 +184,7 @@ impl State {
         told
     }
 
-    /// Parks who has waited longest as long as others wait for a place.
+    /// Parks who has waited longest as long as others wait for a permit.
     fn yield_places(&mut self) -> Vec<Sender<()>> {
         let mut told = Vec::new();
         while self.queue.has_entering()
@@ -216,13 +216,13 @@ fn tell(waiting: Sender<()>) {
 /// What one waits for.
 #[derive(Clone, Copy, Debug)]
 enum For {
-    Place,
-    Turn,
+    Permit,
+    TimeSlice,
 }
 
 /// Somebody who waits.
 struct Waiting<'a> {
-    turns: &'a Turns,
+    scheduler: &'a HandshakeScheduler,
     source: IpNet,
     ticket: Ticket,
     what: For,
@@ -230,9 +230,15 @@ struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    async fn wait(turns: &'a Turns, source: IpNet, ticket: Ticket, what: For, told: Receiver<()>) {
+    async fn wait(
+        scheduler: &'a HandshakeScheduler,
+        source: IpNet,
+        ticket: Ticket,
+        what: For,
+        told: Receiver<()>,
+    ) {
         let mut waiting = Self {
-            turns,
+            scheduler,
             source,
             ticket,
             what,
@@ -251,16 +257,16 @@ impl Drop for Waiting<'_> {
         }
         let (source, ticket) = (self.source, self.ticket);
         match self.what {
-            For::Place => {
-                let waited = self.turns.lock().queue.give_up_place(source, ticket);
+            For::Permit => {
+                let waited = self.scheduler.lock().queue.give_up_place(source, ticket);
                 if !waited {
-                    self.turns.leave(source);
+                    self.scheduler.leave(source);
                 }
             }
-            For::Turn => {
-                let waited = self.turns.lock().queue.give_up_turn(source, ticket);
+            For::TimeSlice => {
+                let waited = self.scheduler.lock().queue.give_up_turn(source, ticket);
                 if !waited {
-                    self.turns.finish(Duration::ZERO);
+                    self.scheduler.finish(Duration::ZERO);
                 }
             }
         }
@@ -269,42 +275,42 @@ impl Drop for Waiting<'_> {
 
 /// A handshake is in progress while this lives.
 #[derive(Debug)]
-pub struct Place {
-    turns: Arc<Turns>,
+pub struct HandshakePermit {
+    scheduler: Arc<HandshakeScheduler>,
     source: IpNet,
     waiting: Gauge,
     /// Not while it is parked.
-    has_place: AtomicBool,
+    has_permit: AtomicBool,
 }
 
 /// A handshake that waits for its client.
 struct ForClient<'a> {
-    place: &'a Place,
+    permit: &'a HandshakePermit,
     wait: Wait,
 }
 
 impl Drop for ForClient<'_> {
     fn drop(&mut self) {
-        let has_place = self.place.turns.lock().idle.end(self.wait);
-        self.place.has_place.store(has_place, Ordering::Relaxed);
+        let has_permit = self.permit.scheduler.lock().idle.end(self.wait);
+        self.permit.has_permit.store(has_permit, Ordering::Relaxed);
     }
 }
 
-impl Place {
+impl HandshakePermit {
     /// The only one, for a handshake that has the process to itself, in tests.
     ///
     /// # Panics
     /// Never: there is room for one.
     pub fn alone() -> Self {
-        let turns = Turns::new(1, 1);
+        let scheduler = HandshakeScheduler::new(1, 1);
         let source = IpNet::of(std::net::Ipv4Addr::LOCALHOST.into(), Prefixes::default());
-        let entered = turns.lock().queue.enter(source, || unreachable!());
+        let entered = scheduler.lock().queue.enter(source, || unreachable!());
         debug_assert_eq!(entered, Asked::Now);
         Self {
-            turns: Arc::new(turns),
+            scheduler: Arc::new(scheduler),
             source,
             waiting: Gauge::default(),
-            has_place: AtomicBool::new(true),
+            has_permit: AtomicBool::new(true),
         }
     }
 
@@ -325,11 +331,11 @@ impl Place {
         }
         let (end, ended) = channel();
         let (wait, others) = {
-            let mut state = self.turns.lock();
+            let mut state = self.scheduler.lock();
             let wait = state.idle.begin(self.source, end);
             (wait, state.yield_places())
         };
-        let waiting = ForClient { place: self, wait };
+        let waiting = ForClient { permit: self, wait };
         others.into_iter().for_each(tell);
         let answer = tokio::select! {
             biased;
@@ -337,9 +343,9 @@ impl Place {
             Ok(()) = ended => return Err(Evicted),
         };
         drop(waiting);
-        if !self.has_place.load(Ordering::Relaxed) {
-            self.turns.take_place(self.source, &self.waiting).await;
-            self.has_place.store(true, Ordering::Relaxed);
+        if !self.has_permit.load(Ordering::Relaxed) {
+            self.scheduler.take_permit(self.source, &self.waiting).await;
+            self.has_permit.store(true, Ordering::Relaxed);
         }
         Ok(answer)
     }
@@ -349,29 +355,29 @@ impl Place {
     ///
     /// # Cancel safety
     /// Whoever goes away has not waited, and its turn is somebody else's.
-    pub async fn turn(&self) -> Turn<'_> {
+    pub async fn time_slice(&self) -> TimeSlice<'_> {
         let mut told = None;
         let asked = self
-            .turns
+            .scheduler
             .lock()
             .queue
             .step(self.source, || promise(&mut told));
-        let mut turn = Turn {
-            turns: &self.turns,
+        let mut turn = TimeSlice {
+            scheduler: &self.scheduler,
             begun: None,
         };
         match (asked, told) {
             (Step::Free, _) => return turn,
             (Step::Wait(ticket), Some(told)) => {
-                let _counted = Counted::new(&self.waiting);
-                Waiting::wait(&self.turns, self.source, ticket, For::Turn, told).await;
+                let _counted = GaugeGuard::new(&self.waiting);
+                Waiting::wait(&self.scheduler, self.source, ticket, For::TimeSlice, told).await;
             }
             (Step::Counted | Step::Wait(_), _) => {}
         }
         let start = net::now();
         // Now, as it is to be given back if others go first for ever.
         turn.begun = Some(start);
-        let may_run_on = !self.turns.lock().ahead.is_zero();
+        let may_run_on = !self.scheduler.lock().ahead.is_zero();
         if !may_run_on {
             turn.begun = Some(turn.after_all_others(start).await);
         }
@@ -379,10 +385,10 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for HandshakePermit {
     fn drop(&mut self) {
-        if *self.has_place.get_mut() {
-            self.turns.leave(self.source);
+        if *self.has_permit.get_mut() {
+            self.scheduler.leave(self.source);
         }
     }
 }
@@ -390,13 +396,13 @@ impl Drop for Place {
 /// The processor, for one step.
 #[must_use = "the step's turn is over when this is dropped"]
 #[derive(Debug)]
-pub struct Turn<'a> {
-    turns: &'a Turns,
+pub struct TimeSlice<'a> {
+    scheduler: &'a HandshakeScheduler,
     /// Since when it uses up what handshakes may run on for; `None`: it is not counted.
     begun: Option<Instant>,
 }
 
-impl Turn<'_> {
+impl TimeSlice<'_> {
     /// Lets everything else run that can, since `start`. Returns the time then.
     async fn after_all_others(&self, start: Instant) -> Instant {
         // Tokio wakes us after it has run what there was to run and has asked the
@@ -407,16 +413,16 @@ impl Turn<'_> {
         let now = net::now();
         let waited = now.saturating_duration_since(start);
         let ahead = waited.saturating_sub(SHORT).clamp(SLICE, LONG);
-        self.turns.lock().ahead = ahead;
+        self.scheduler.lock().ahead = ahead;
         now
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for TimeSlice<'_> {
     fn drop(&mut self) {
         if let Some(begun) = self.begun {
             let spent = net::now().saturating_duration_since(begun);
-            self.turns.finish(spent);
+            self.scheduler.finish(spent);
         }
     }
 }

@@ -1,95 +1,76 @@
-//! Who a client is: what its certificate says, read strictly.
+//! The names in a client certificate, parsed strictly.
 //!
-//! Nothing is guessed. A certificate that names its owner twice, or in text
-//! that could be read in two ways, is refused as a whole, whichever rule might
-//! have matched one of its readings. Types never mix: a DNS name matches `dns`
-//! rules only, whatever its text looks like.
+//! A certificate with two common names, or with text that can be read in two ways, is
+//! refused as a whole, whichever rule one of the readings would match. Types are never
+//! mixed: a DNS name matches only `dns` rules, whatever its text looks like.
 //!
-//! Several organizational units are no ambiguity: an owner belongs to all of them.
-//! Nor are several DNS names, or several URIs, unless one of these is a SPIFFE ID,
-//! which its standard has alone.
+//! Several organizational units, DNS names or URIs are not ambiguous, except that a SPIFFE
+//! ID must be the only URI.
 //!
-//! A name of an unknown string type, or whose bytes are not of its type, is no reason to
-//! refuse a client by itself: only rules that ask for that name cannot be decided.
+//! A name with an unknown string type, or whose bytes are not valid for its type, does not
+//! refuse the client by itself: only rules that match on that name cannot be decided.
 //!
-//! What is here was verified by TLS before: trusted, in time, not revoked.
-
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    sync::Arc,
-};
+//! Trust, validity and revocation have been verified before.
 
 use aws_lc_rs::digest::{SHA256, digest};
-use leastconn::{ClientId, Reason};
+use leastconn::Reason;
 use x509_parser::{
     certificate::X509Certificate, der_parser::asn1_rs::Any, extensions::GeneralName,
     oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME, prelude::FromDer, x509::AttributeTypeAndValue,
 };
 
 use crate::{
-    config::{IpNet, Key, Prefixes},
     names,
     spiffe::{self, SpiffeError},
 };
 
-/// Alternative names that a certificate may have, and units of its subject: each
-/// is looked up in the rules. Public authorities stop at a hundred.
-pub const MOST_NAMES: usize = 256;
+/// Maximum number of subject alternative names, and of organizational units: each is looked
+/// up in the rules. Public CAs allow a hundred.
+pub const MAX_NAMES: usize = 256;
 
-/// What a certificate says of its owner.
+/// The names in a certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Certificate {
-    /// The subject's common name, if it has one.
+    /// The subject's common name.
     pub cn: Option<String>,
-    /// DNS names among the subject alternative names, in their order, in lower case.
+    /// DNS names among the subject alternative names, in lower case.
     pub dns: Vec<String>,
-    /// URIs among them, in their order. What says `spiffe:` is a SPIFFE ID, and alone.
+    /// URIs among the subject alternative names. A SPIFFE ID is the only one.
     pub uri: Vec<String>,
     /// The SHA-256 of the `SubjectPublicKeyInfo`, in hex, lower case.
     pub spki: String,
-    /// The subject's organizational units, in their order.
+    /// The subject's organizational units.
     pub ou: Vec<String>,
-    /// The issuer's common name, if it has one.
+    /// The issuer's common name.
     pub issuer_cn: Option<String>,
     /// The serial number in hex, as `openssl x509 -serial` prints it.
     pub serial: String,
-    /// Names that it has and that cannot be read, by the key of rules that ask for them.
-    pub unreadable: Vec<(Key, Ambiguous)>,
+    /// Names that it has and that cannot be read.
+    pub unreadable: Vec<Ambiguous>,
 }
 
-/// A client, as far as it is known before any rule is looked at.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// Its address.
-    pub source: IpAddr,
-    /// How the listener tells sources apart.
-    pub prefixes: Prefixes,
-    /// What it has shown; `None` where no certificate is asked for.
-    pub certificate: Option<Arc<Certificate>>,
-}
-
-/// A certificate does not say one thing about who its owner is.
+/// Why a certificate is ambiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ambiguous {
-    /// It does not parse, although TLS took it.
+    /// It does not parse, although the TLS library accepted it.
     #[error("the certificate does not parse")]
     Unreadable,
     /// More than one common name.
     #[error("the certificate's subject has more than one common name")]
     SeveralCommonNames,
-    /// A common name that is not text.
+    /// A common name that cannot be decoded.
     #[error("the certificate's common name is of a string type, or has bytes, that cannot be read")]
     UndecodableCommonName,
-    /// An organizational unit that is not text.
+    /// An organizational unit that cannot be decoded.
     #[error(
         "an organizational unit of the certificate's subject is of a string type, or has bytes, \
          that cannot be read"
     )]
     UndecodableUnit,
-    /// A common name that holds control characters.
+    /// A common name with control characters.
     #[error("the certificate's common name is not plain text")]
     UnreadableCommonName,
-    /// An organizational unit that holds control characters.
+    /// An organizational unit with control characters.
     #[error("an organizational unit of the certificate's subject is not plain text")]
     UnreadableUnit,
     /// The issuer has more than one common name, or one that is not plain text.
@@ -100,28 +81,28 @@ pub enum Ambiguous {
     /// The same extension twice, or one that does not parse.
     #[error("the certificate's subject alternative names do not parse")]
     UnreadableAlternativeNames,
-    /// A name in parts, where DER has it in one.
+    /// A name with a constructed encoding.
     #[error("an alternative name of the certificate has a constructed tag, which DER forbids")]
     ConstructedName,
-    /// A DNS name that holds what no DNS name may hold.
+    /// A DNS name with characters that are not allowed in one.
     #[error("a DNS name in the certificate holds control or non-ASCII characters")]
     UnreadableDnsName,
-    /// A URI that holds what no URI may hold.
+    /// A URI with characters that are not allowed in one.
     #[error("a URI in the certificate holds control or non-ASCII characters")]
     UnreadableUri,
-    /// A URI that says `spiffe:`, and is no SPIFFE ID.
+    /// A URI with the scheme `spiffe` that is not a SPIFFE ID.
     #[error("the certificate's SPIFFE ID is none: {0}")]
     InvalidSpiffeId(SpiffeError),
-    /// A SPIFFE ID, and other URIs.
+    /// A SPIFFE ID beside other URIs.
     #[error("the certificate has other URIs beside a SPIFFE ID, which must be alone")]
     SeveralUris,
-    /// More than [`MOST_NAMES`].
-    #[error("the certificate has more than {MOST_NAMES} names")]
+    /// More than [`MAX_NAMES`].
+    #[error("the certificate has more than {MAX_NAMES} names")]
     TooManyNames,
 }
 
 impl Ambiguous {
-    /// The stable code.
+    /// The reason code.
     pub const fn reason(&self) -> Reason {
         Reason::AmbiguousIdentity
     }
@@ -140,9 +121,9 @@ impl Certificate {
         }
         let mut unreadable = Vec::new();
         let mut read = Self {
-            cn: readable(Key::Cn, common_name(&certificate), &mut unreadable)?,
-            ou: readable(Key::Ou, units(&certificate), &mut unreadable)?,
-            issuer_cn: readable(Key::IssuerCn, issuer(&certificate), &mut unreadable)?,
+            cn: readable(common_name(&certificate), &mut unreadable)?,
+            ou: readable(units(&certificate), &mut unreadable)?,
+            issuer_cn: readable(issuer(&certificate), &mut unreadable)?,
             spki: spki(&certificate),
             serial: serial(certificate.raw_serial()),
             ..Self::default()
@@ -150,28 +131,6 @@ impl Certificate {
         read.read_alternative_names(&certificate)?;
         read.unreadable = unreadable;
         Ok(read)
-    }
-
-    /// What it says under a key of `match`. Nothing under `source`.
-    pub fn texts(&self, key: Key) -> &[String] {
-        match key {
-            Key::Cn => self.cn.as_slice(),
-            Key::Dns => &self.dns,
-            Key::Uri => &self.uri,
-            Key::Spki => std::slice::from_ref(&self.spki),
-            Key::Ou => &self.ou,
-            Key::IssuerCn => self.issuer_cn.as_slice(),
-            Key::Source => &[],
-        }
-    }
-
-    /// The certificate's own best name for itself, where no rule names it: the
-    /// common name, else the first DNS name, else the first URI, else its key.
-    pub fn identity(&self) -> ClientId {
-        let named = [Key::Cn, Key::Dns, Key::Uri].into_iter();
-        let mut named = named.filter_map(|key| Some((key, self.texts(key).first()?)));
-        let (key, text) = named.next().unwrap_or((Key::Spki, &self.spki));
-        named_by(key, text)
     }
 
     fn read_alternative_names(
@@ -185,7 +144,7 @@ impl Certificate {
         if !has_primitive_names(certificate) {
             return Err(Ambiguous::ConstructedName);
         }
-        if names.len() > MOST_NAMES {
+        if names.len() > MAX_NAMES {
             return Err(Ambiguous::TooManyNames);
         }
         let visible = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
@@ -216,44 +175,18 @@ pub fn spki(certificate: &X509Certificate<'_>) -> String {
     lower_hex(digest(&SHA256, certificate.public_key().raw).as_ref())
 }
 
-/// An identity: what it is named by, and the name.
-pub fn named_by(key: Key, text: &str) -> ClientId {
-    ClientId::from(format!("{}:{text}", key.as_str()))
-}
-
-impl Peer {
-    /// The best name there is, for logs: the certificate's, else the address.
-    pub fn identity(&self) -> ClientId {
-        self.certificate
-            .as_ref()
-            .map_or_else(|| self.source_identity(), |shown| shown.identity())
-    }
-
-    /// The source that the address belongs to, as an identity: a network where one
-    /// client has all of its addresses.
-    pub fn source_identity(&self) -> ClientId {
-        let source = match self.source {
-            // A host, and no part of a network.
-            IpAddr::V6(Ipv6Addr::LOCALHOST) => IpNet::only(self.source),
-            source => IpNet::of(source, self.prefixes),
-        };
-        ClientId::from(format!("source:{source}"))
-    }
-}
-
-/// A name, or the note that it cannot be read.
+/// Notes a name that cannot be decoded in `unreadable`.
 ///
 /// # Errors
-/// If the certificate is to be refused whatever the rules ask for.
+/// Errors for which the certificate is refused whatever the rules match on.
 fn readable<T: Default>(
-    key: Key,
     name: Result<T, Ambiguous>,
-    unreadable: &mut Vec<(Key, Ambiguous)>,
+    unreadable: &mut Vec<Ambiguous>,
 ) -> Result<T, Ambiguous> {
     use Ambiguous as A;
     match name {
         Err(why @ (A::UndecodableCommonName | A::UndecodableUnit | A::UnreadableIssuer)) => {
-            unreadable.push((key, why));
+            unreadable.push(why);
             Ok(T::default())
         }
         name => name,
@@ -287,7 +220,7 @@ fn units(certificate: &X509Certificate<'_>) -> Result<Vec<String>, Ambiguous> {
         if unit.chars().any(char::is_control) {
             return Err(Ambiguous::UnreadableUnit);
         }
-        if units.len() == MOST_NAMES {
+        if units.len() == MAX_NAMES {
             return Err(Ambiguous::TooManyNames);
         }
         units.push(unit);
@@ -298,8 +231,8 @@ fn units(certificate: &X509Certificate<'_>) -> Result<Vec<String>, Ambiguous> {
     Ok(units)
 }
 
-/// An issuer that cannot be read is an error, not a name that is absent: a rule for
-/// another issuer must not be tried instead.
+/// An unreadable issuer is an error, not an absent name: the client must not fall through to
+/// a later rule.
 fn issuer(certificate: &X509Certificate<'_>) -> Result<Option<String>, Ambiguous> {
     let mut names = certificate.issuer().iter_common_name();
     let Some(name) = names.next() else {
@@ -314,9 +247,9 @@ fn decoded(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
     names::decode(attribute.attr_value())
 }
 
-/// Whether every alternative name that is a string, an address or an object identifier
-/// has a primitive tag. The parser takes constructed ones, and others read them
-/// otherwise.
+/// Whether every alternative name that is a string, an address or an object identifier has
+/// a primitive encoding, as DER requires. The parser accepts constructed ones, which other
+/// implementations read differently.
 fn has_primitive_names(certificate: &X509Certificate<'_>) -> bool {
     let names = certificate.get_extension_unique(&OID_X509_EXT_SUBJECT_ALT_NAME);
     let Ok(Some(names)) = names else {
@@ -358,23 +291,24 @@ fn lower_hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// What holds of everything that was read. For the fuzz target and tests.
+/// Checks the invariants of a parsed certificate, for tests and the fuzz target.
 #[cfg(any(test, fuzzing))]
 pub fn check(read: &Certificate) {
-    let all = Key::TEXTS.into_iter().flat_map(|key| read.texts(key));
+    let names = read.cn.iter().chain(&read.dns).chain(&read.uri);
+    let attributes = read.ou.iter().chain(&read.issuer_cn);
+    let all = names.chain(attributes).chain([&read.spki]);
     for text in all.chain([&read.serial]) {
         assert!(!text.chars().any(char::is_control), "{text:?}");
     }
     for name in read.dns.iter().chain(&read.uri) {
         assert!(name.bytes().all(|b| b.is_ascii_graphic()), "{name:?}");
     }
-    assert!(read.dns.len() + read.uri.len() <= MOST_NAMES);
-    assert!(read.ou.len() <= MOST_NAMES);
+    assert!(read.dns.len() + read.uri.len() <= MAX_NAMES);
+    assert!(read.ou.len() <= MAX_NAMES);
     assert_eq!(read.spki.len(), 64);
     if let Some(id) = read.uri.iter().find(|uri| spiffe::is_meant(uri)) {
         assert_eq!((read.uri.len(), spiffe::check(id)), (1, Ok(())), "{id}");
     }
-    assert!(read.identity().as_str().contains(':'));
 }
 
 /// For the fuzz target `identity`.

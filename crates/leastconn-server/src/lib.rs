@@ -1,10 +1,9 @@
 //! The running balancer as a library: configuration, TLS, authorization, upstreams,
 //! reload, upgrade and the admin side. The program `leastconn-lb` adds the commands.
 
-pub mod acceptor;
-pub mod access_record;
 pub mod admin;
 pub mod api;
+pub mod authorization;
 pub mod certificate_expiry;
 pub mod client_chain;
 pub mod config;
@@ -19,27 +18,21 @@ pub mod files;
 pub mod handshake_scheduler;
 pub mod identity;
 pub mod instead;
-pub mod judge;
 pub mod limits;
-pub mod listener;
 pub mod logging;
 pub mod memory;
 pub mod names;
 pub mod overrides;
 pub mod policy;
 pub mod process;
-pub mod reaper;
 pub mod registry;
 pub mod reload;
-pub mod running;
-pub mod seen;
 pub mod server;
-pub mod shadow;
+pub mod snapshot;
 pub mod socket_file;
 pub mod sockets;
 pub mod spiffe;
 pub mod starttls;
-pub mod state;
 pub mod telemetry;
 pub mod text;
 pub mod tls;

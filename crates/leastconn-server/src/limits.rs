@@ -1,4 +1,7 @@
 //! Limits on connections: per client identity, and per source network.
 
-pub mod clients;
-pub mod sources;
+mod clients;
+mod sources;
+
+pub use clients::ClientLimiters;
+pub use sources::{SourceLimit, SourceRateExceeded};

@@ -38,7 +38,7 @@ const ACCEPTED: u32 = 16;
 pub struct Budget {
     statm: Option<File>,
     tracked: Mutex<Vec<Tracked>>,
-    is_over: AtomicBool,
+    is_exceeded: AtomicBool,
     accepted: AtomicU32,
     used: AtomicU64,
     limit: AtomicU64,
@@ -87,7 +87,7 @@ impl Budget {
         let this = Self {
             statm: File::open("/proc/self/statm").ok(),
             tracked: Mutex::default(),
-            is_over: AtomicBool::new(false),
+            is_exceeded: AtomicBool::new(false),
             accepted: AtomicU32::new(0),
             used: AtomicU64::new(0),
             limit: AtomicU64::new(0),
@@ -104,12 +104,12 @@ impl Budget {
     }
 
     /// Whether connections are refused.
-    pub fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Relaxed)
+    pub fn is_exceeded(&self) -> bool {
+        self.is_exceeded.load(Ordering::Relaxed)
     }
 
     /// A connection was accepted.
-    pub fn accepted(&self) {
+    pub fn connection_accepted(&self) {
         let so_far = self.accepted.fetch_add(1, Ordering::Relaxed);
         if so_far.is_multiple_of(ACCEPTED) {
             self.look();
@@ -145,7 +145,7 @@ impl Budget {
             .min_by_key(|usage| usage.limit.saturating_sub(usage.used));
         relay::set_buffer_allowance(tightest.map_or(usize::MAX, |usage| allowance(usage, held)));
         let over = tightest.is_some_and(|usage| usage.used > usage.limit);
-        if self.is_over.swap(over, Ordering::Relaxed) != over {
+        if self.is_exceeded.swap(over, Ordering::Relaxed) != over {
             let Usage { used, limit } = tightest.unwrap_or(Usage { used: 0, limit: 0 });
             if over {
                 tracing::warn!(

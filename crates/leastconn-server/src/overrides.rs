@@ -5,13 +5,13 @@
 //! included, until somebody sets it to `ready` or the server is gone from the file.
 //! The log's level stays until it is given back, or the file's own level changes.
 
-mod carried;
-mod which;
+mod filter;
+mod handover;
 
 use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use leastconn::{AdminState, Reason, Server, ServerId, UpstreamId};
+use leastconn::{AdminState, Reason, ServerId, UpstreamId};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{runtime::Handle, sync::broadcast, task, time::sleep};
 
@@ -19,12 +19,11 @@ use crate::{
     config::{Level, Log},
     logging,
     registry::Registry,
-    running::Running,
-    state::State,
+    snapshot::{Snapshot, SnapshotHandle},
 };
 
-pub(crate) use carried::Carried;
-pub use which::Which;
+pub use filter::ConnectionFilter;
+pub(crate) use handover::Carried;
 
 /// What is to be ended and was not passed on yet: an operator is slower.
 const UNREAD: usize = 64;
@@ -34,12 +33,12 @@ const AGAIN: Duration = Duration::from_millis(200);
 
 /// What was set by hand.
 #[derive(Clone, Debug)]
-pub struct ByHand {
+pub struct Overrides {
     hand: Arc<Mutex<Hand>>,
-    running: Arc<Running>,
+    snapshots: Arc<SnapshotHandle>,
     registry: Arc<Registry>,
     /// For the processes before this one, which have connections of their own.
-    kills: broadcast::Sender<Which>,
+    kills: broadcast::Sender<ConnectionFilter>,
 }
 
 #[derive(Debug, Default)]
@@ -81,7 +80,7 @@ pub struct Replaced;
 
 /// Why a server's state was not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotSet {
+pub enum SetServerError {
     /// There is no server of that name.
     NoSuchServer,
     /// Another process is to be told.
@@ -99,19 +98,19 @@ pub struct Set {
 
 /// Something that was set by hand and differs from the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Differs {
+pub enum Override {
     /// A server's state; the file has no way to say anything but `ready`.
     Server(UpstreamId, ServerId, AdminState, Timestamp),
     /// The log's level.
     Level(Level, Timestamp),
 }
 
-impl ByHand {
+impl Overrides {
     /// Nothing, of the servers that are `running` and the connections of `registry`.
-    pub fn new(running: Arc<Running>, registry: Arc<Registry>) -> Self {
+    pub fn new(snapshots: Arc<SnapshotHandle>, registry: Arc<Registry>) -> Self {
         Self {
             hand: Arc::default(),
-            running,
+            snapshots,
             registry,
             kills: broadcast::Sender::new(UNREAD),
         }
@@ -122,27 +121,28 @@ impl ByHand {
     ///
     /// # Errors
     /// If another process is to be told. Nothing was ended.
-    pub fn kill(&self, which: &Which) -> Result<usize, Replaced> {
+    pub fn kill(&self, which: &ConnectionFilter) -> Result<usize, Replaced> {
         {
             // A process that takes this one's place speaks after this.
             let hand = self.lock();
             hand.serves()?;
             self.tell(which);
         }
-        Ok(self.kill_here(which))
+        Ok(self.kill_local(which))
     }
 
     /// Whether there is a connection to this server of this upstream.
     pub(crate) fn has_connections_to(&self, server: &(String, String)) -> bool {
-        let which = Which {
+        let which = ConnectionFilter {
             server: Some(server.clone()),
-            ..Which::default()
+            ..ConnectionFilter::default()
         };
         let open = self.registry.list();
-        open.iter().any(|live| which.holds(live.id, &live.known()))
+        open.iter()
+            .any(|handle| which.holds(handle.id, &handle.state()))
     }
 
-    fn tell(&self, which: &Which) {
+    fn tell(&self, which: &ConnectionFilter) {
         if which.connection.is_none() {
             // An error: there is no such process.
             let _ = self.kills.send(which.clone());
@@ -150,17 +150,17 @@ impl ByHand {
     }
 
     /// What connections were to be ended from now on.
-    pub fn kills(&self) -> broadcast::Receiver<Which> {
+    pub fn kills(&self) -> broadcast::Receiver<ConnectionFilter> {
         self.kills.subscribe()
     }
 
     /// Likewise, of this process only.
-    pub fn kill_here(&self, which: &Which) -> usize {
+    pub fn kill_local(&self, which: &ConnectionFilter) -> usize {
         let open = self.registry.list();
         let those = open
             .iter()
-            .filter(|live| which.holds(live.id, &live.known()));
-        those.filter(|live| live.stop(Reason::Killed)).count()
+            .filter(|handle| which.holds(handle.id, &handle.state()));
+        those.filter(|handle| handle.stop(Reason::Killed)).count()
     }
 
     /// Sets what is wanted of a server. In `maint`, open connections to it are ended
@@ -174,11 +174,15 @@ impl ByHand {
         (upstream, server): (&str, &str),
         state: AdminState,
         grace: Duration,
-    ) -> Result<Set, NotSet> {
+    ) -> Result<Set, SetServerError> {
         // Until it is set and kept: a reload comes before or after that.
         let mut hand = self.lock();
-        hand.serves().map_err(|Replaced| NotSet::Replaced)?;
-        let found = find(&self.state(), upstream, server).ok_or(NotSet::NoSuchServer)?;
+        hand.serves().map_err(|Replaced| SetServerError::Replaced)?;
+        let found = self
+            .snapshots
+            .load()
+            .server(upstream, server)
+            .ok_or(SetServerError::NoSuchServer)?;
         let was = found.status().admin;
         found.set_admin(state);
         let key = (UpstreamId::from(upstream), found.id().clone());
@@ -218,7 +222,7 @@ impl ByHand {
     pub fn set_level(&self, level: Option<Level>) -> Result<(), Replaced> {
         let mut hand = self.lock();
         hand.serves()?;
-        let log = self.state().config.log.clone();
+        let log = self.snapshots.load().config.log.clone();
         let level = level.filter(|level| *level != log.level);
         hand.level = level.map(|level| (level, Timestamp::now()));
         logging::change(&hand.with_level(&log));
@@ -239,10 +243,10 @@ impl ByHand {
     }
 
     /// What differs from the file, servers first.
-    pub fn differs(&self) -> Vec<Differs> {
+    pub fn active(&self) -> Vec<Override> {
         let hand = self.lock();
         let servers = hand.servers.iter().map(|((upstream, server), setting)| {
-            Differs::Server(
+            Override::Server(
                 upstream.clone(),
                 server.clone(),
                 setting.state,
@@ -251,7 +255,7 @@ impl ByHand {
         });
         let level = hand
             .level
-            .map(|(level, since)| Differs::Level(level, since));
+            .map(|(level, since)| Override::Level(level, since));
         servers.chain(level).collect()
     }
 
@@ -297,17 +301,17 @@ impl ByHand {
     /// connections to servers in `maint` end until this one [begins](Self::begin).
     pub fn take_over(&self, carried: &Carried) {
         let mut hand = self.lock();
-        let state = &*self.state();
+        let state = &*self.snapshots.load();
         hand.take_over(carried, state);
         logging::change(&hand.with_level(&state.config.log));
     }
 
     /// Carries what was set over to `next`, which takes the place of `earlier` in
     /// `replace`.
-    pub(crate) fn carry_over(&self, earlier: &State, next: &State, replace: impl FnOnce()) {
+    pub(crate) fn install(&self, earlier: &Snapshot, next: Snapshot) -> Arc<Snapshot> {
         let mut hand = self.lock();
         hand.servers.retain(|(upstream, server), setting| {
-            let found = find(next, upstream.as_str(), server.as_str());
+            let found = next.server(upstream.as_str(), server.as_str());
             match &found {
                 Some(server) => server.set_admin(setting.state),
                 None => tracing::info!(
@@ -319,16 +323,13 @@ impl ByHand {
             }
             found.is_some()
         });
-        let (before, log) = (&earlier.config.log, &next.config.log);
+        let (before, log) = (&earlier.config.log, next.config.log.clone());
         if before.level != log.level && hand.level.take().is_some() {
             tracing::info!("the level of the log is the file's again, which has changed");
         }
-        replace();
-        logging::change(&hand.with_level(log));
-    }
-
-    fn state(&self) -> Arc<State> {
-        Arc::clone(&self.running.current().state)
+        self.snapshots.replace(next);
+        logging::change(&hand.with_level(&log));
+        self.snapshots.load()
     }
 
     fn lock(&self) -> MutexGuard<'_, Hand> {
@@ -349,24 +350,18 @@ impl Hand {
     }
 }
 
-/// The server of that name.
-pub fn find(state: &State, upstream: &str, server: &str) -> Option<Arc<Server>> {
-    let upstream = state.upstreams.get(upstream)?;
-    upstream.pool().server(server).map(Arc::clone)
-}
-
 /// Ends the connections to a server in `maint` after `grace`, until there are none:
 /// one that was being opened can be ended only once it is.
-async fn end_connections(by_hand: ByHand, key: (UpstreamId, ServerId), grace: Duration) {
+async fn end_connections(overrides: Overrides, key: (UpstreamId, ServerId), grace: Duration) {
     sleep(grace).await;
     let (upstream, server) = &key;
-    let which = Which::to(&key);
+    let which = ConnectionFilter::to(&key);
     let mut first = true;
     loop {
         {
             // With it nobody sets another state; and what was set before has ended
             // this task, unless it waited here.
-            let hand = by_hand.lock();
+            let hand = overrides.lock();
             let setting = hand.servers.get(&key);
             let ending = setting.and_then(|setting| setting.ending.as_ref()?.task.as_ref());
             if ending.is_none_or(|ending| Some(ending.id()) != task::try_id()) {
@@ -374,14 +369,17 @@ async fn end_connections(by_hand: ByHand, key: (UpstreamId, ServerId), grace: Du
             }
             // If not, whoever took this one's place does so.
             if mem::take(&mut first) && hand.serves().is_ok() {
-                by_hand.tell(&which);
+                overrides.tell(&which);
             }
-            let killed = by_hand.kill_here(&which);
+            let killed = overrides.kill_local(&which);
             if killed > 0 {
                 tracing::info!(%upstream, %server, killed, "in maint, and the grace is over: connections were ended");
             }
         }
-        let found = find(&by_hand.state(), upstream.as_str(), server.as_str());
+        let found = overrides
+            .snapshots
+            .load()
+            .server(upstream.as_str(), server.as_str());
         if found.is_none_or(|server| server.in_flight() == 0) {
             return;
         }

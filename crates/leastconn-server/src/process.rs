@@ -4,4 +4,5 @@
 pub mod descriptors;
 pub mod inherited;
 pub mod notify;
+pub mod predecessors;
 pub mod upgrade;

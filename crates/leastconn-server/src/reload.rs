@@ -14,7 +14,6 @@ mod files;
 
 use std::{
     collections::{HashMap, HashSet},
-    mem,
     net::SocketAddr,
     path::Path,
     pin::Pin,
@@ -28,26 +27,21 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     runtime::Handle,
-    sync::{Notify, OwnedMutexGuard, Semaphore, watch},
+    sync::{Notify, OwnedMutexGuard, watch},
 };
 
 use crate::{
-    acceptor::Gate,
     admin::{self, Admin},
-    client_chain::Named,
+    client_chain::RevokedNames,
     config::{self, Config, Format, Loaded, Problems},
-    context::{LastReload, Phase, Shared},
+    connection::reauthorize::{log_ended, reauthorize_all},
+    context::{LastReload, Phase, ServerContext},
     control::Control,
     files::Lane,
-    judge,
-    listener::{self, Common, Listener},
     overrides::Replaced,
-    process::descriptors,
-    process::inherited::Inherited,
-    process::notify,
-    running::{Current, Running},
+    process::{inherited::Inherited, notify},
+    snapshot::{Listener, ListenerTls, Snapshot, SnapshotHandle},
     sockets::{Addresses, Changes, Sockets},
-    state::State,
     telemetry::access_log::{self, AccessLog},
 };
 
@@ -57,10 +51,7 @@ const NOT_RELOADED: &str =
 /// Changes the configuration of a running balancer.
 #[derive(Debug)]
 pub struct Reloader {
-    shared: Arc<Shared>,
-    gate: Gate,
-    common: Common,
-    sizes: Mutex<Sizes>,
+    context: Arc<ServerContext>,
     sockets: Mutex<Sockets>,
     addresses: Addresses,
     admin: Mutex<Admin>,
@@ -84,17 +75,10 @@ pub struct Reloader {
     reloads: watch::Sender<u64>,
 }
 
-/// How much may go on at once.
-#[derive(Clone, Copy, Debug)]
-pub struct Sizes {
-    /// Connections.
-    pub connections: usize,
-}
-
 /// A configuration that was applied, and what that has changed about sockets.
 #[derive(Debug)]
 struct Applied {
-    state: Arc<State>,
+    snapshot: Arc<Snapshot>,
     sockets: Changes,
     admin: admin::Changes,
     /// New connections are accepted.
@@ -158,24 +142,14 @@ fn unavailable(errors: Vec<impl ToString>) -> Rejected {
 }
 
 impl Reloader {
-    /// For the balancer that `shared` shows, with the `sockets` and the admin side
+    /// For the balancer that `context` shows, with the `sockets` and the admin side
     /// that it has.
     ///
     /// # Panics
     /// Outside the runtime of connections.
-    pub fn new(
-        shared: Arc<Shared>,
-        gate: Gate,
-        common: Common,
-        sizes: Sizes,
-        sockets: Sockets,
-        admin: Admin,
-    ) -> Self {
+    pub fn new(context: Arc<ServerContext>, sockets: Sockets, admin: Admin) -> Self {
         Self {
-            shared,
-            gate,
-            common,
-            sizes: Mutex::new(sizes),
+            context,
             addresses: sockets.addresses(),
             sockets: Mutex::new(sockets),
             admin: Mutex::new(admin),
@@ -207,8 +181,8 @@ impl Reloader {
     }
 
     /// The running configuration.
-    pub(crate) fn running(&self) -> &Running {
-        &self.shared.running
+    pub(crate) fn snapshots(&self) -> &SnapshotHandle {
+        &self.context.snapshots
     }
 
     /// Waits until a configuration is applied that was not waited for before. For
@@ -224,7 +198,7 @@ impl Reloader {
 
     /// Whether there is a connection that a reload could matter to.
     pub fn has_open(&self) -> bool {
-        self.shared.registry.open() > 0
+        self.context.registry.open() > 0
     }
 
     /// Reloads in the background. Asked again before it has begun, it does so once:
@@ -262,21 +236,21 @@ impl Reloader {
     }
 
     async fn reload_in_turn(self: &Arc<Self>) -> Result<LastReload, Replaced> {
-        let was_replaced = self.shared.phase() == Phase::Replaced;
+        let was_replaced = self.context.lifecycle.phase() == Phase::Replaced;
         let _sockets = self.sockets_turn.lock().await;
         let _turn = self.turn.lock().await;
         self.waiting.store(false, Ordering::Release);
-        let phase = self.shared.phase();
+        let phase = self.context.lifecycle.phase();
         if phase == Phase::Replaced && !was_replaced {
-            // Which reads it all the same, and tells this one.
+            // ConnectionFilter reads it all the same, and tells this one.
             return Err(Replaced);
         }
         let serving = !phase.is_last();
         if serving {
             notify::reloading();
         }
-        let running = self.shared.state();
-        let log = self.shared.books.log.clone();
+        let running = self.context.snapshot();
+        let log = self.context.telemetry.access_log.clone();
         let reading = move || read(&running.config, &log);
         let read = self.reading.run(reading).await;
         let this = Arc::clone(self);
@@ -315,7 +289,7 @@ impl Reloader {
     fn conclude(&self, rejected: Option<&Rejected>, consequence: &str) -> LastReload {
         let reasons = rejected.map(Rejected::lines).unwrap_or_default();
         if let Some(rejected) = rejected {
-            let format = self.shared.state().config.log.format;
+            let format = self.context.snapshot().config.log.format;
             match rejected {
                 // As `check` shows it, for people.
                 Rejected::Problems(problems) if format == Format::Text => {
@@ -331,30 +305,30 @@ impl Reloader {
             time: Timestamp::now(),
             reasons,
         };
-        self.shared.reloaded(reload.clone());
+        self.context.reload_finished(reload.clone());
         reload
     }
 
-    /// Applies a configuration that was checked. Reads no file.
+    /// Applies a checked configuration. Reads no file.
     fn apply(self: &Arc<Self>, read: Read) -> Result<Applied, Rejected> {
         let Read { config, next_log } = read;
-        let current = self.shared.running.current();
-        let earlier = &current.state.config;
+        let context = &self.context;
+        let current = context.snapshot();
         let mut tls = HashMap::new();
         for listener in &config.listeners {
             let records = config.process.tls_records;
             let made = match current.listener(&listener.name) {
-                Some(earlier) => earlier.next_tls(listener, records),
-                None => Listener::first_tls(listener, records),
+                Some(earlier) => earlier.next_tls(&current.config, listener, records),
+                None => ListenerTls::new(listener, records),
             };
             tls.insert(Arc::clone(&listener.name), made?);
         }
-        // From here until it is applied, draining does not begin.
+        // While this lock is held, draining does not begin.
         let mut sockets = self.sockets();
-        // If not, only open connections are left to be changed: the sockets belong to
-        // another process, or are closed.
-        let serving = !self.shared.phase().is_last();
-        let frozen = needs_restart(earlier, &config);
+        // Otherwise the sockets belong to another process or are closed, and only open
+        // connections are affected.
+        let serving = !context.lifecycle.phase().is_last();
+        let frozen = needs_restart(&current.config, &config);
         if serving && !frozen.is_empty() {
             return Err(Rejected::Reasons(frozen));
         }
@@ -363,113 +337,93 @@ impl Reloader {
         let mut admin = self.admin();
         let admin_plan = serving.then(|| admin.plan(&config, &mut Inherited::none()));
         let admin_plan = admin_plan.transpose().map_err(unavailable)?;
-        let state = Arc::new(current.state.succeed(config)?);
+        let mut next = current.succeed(config)?;
 
-        // All that can fail has been done.
-        let pruning = self.shared.prune_metrics();
-        let next = self.successors(&current, &state, tls, &mut sockets);
-        current.state.stop_checks_for(&state);
-        let replace = || self.shared.running.replace(next);
-        let by_hand = &self.shared.by_hand;
-        by_hand.carry_over(&current.state, &state, replace);
+        // Nothing below can fail.
+        let pruning = context.prune_metrics();
+        self.add_listeners(&current, &mut next, tls, &mut sockets);
+        current.stop_checks_for(&next);
+        let snapshot = context.overrides.install(&current, next);
         drop(pruning);
-        let sockets_changes = plan.map(|plan| sockets.apply(plan, &self.gate));
+        let sockets_changes = plan.map(|plan| sockets.apply(plan, context));
         let control = Arc::clone(self);
-        let admin_changes = admin_plan.map(|plan| admin.apply(plan, &self.shared, control));
+        let admin_changes = admin_plan.map(|plan| admin.apply(plan, context, control));
         drop((sockets, admin));
         if let Some(next) = next_log {
-            self.shared.books.log.switch(next);
+            context.telemetry.access_log.switch(next);
         }
-        let filter = state.config.log.access_filter;
-        self.shared.books.log.filter(filter);
-        if earlier.process != state.config.process {
-            self.resize(&state.config);
+        let filter = snapshot.config.log.access_filter;
+        context.telemetry.access_log.filter(filter);
+        if current.config.process != snapshot.config.process {
+            context.resize(&snapshot.config.process);
         }
-        self.judge_again(earlier);
+        self.reauthorize(&current.config);
         self.applied.notify_one();
         Ok(Applied {
-            state,
+            snapshot,
             sockets: sockets_changes.unwrap_or_default(),
             admin: admin_changes.unwrap_or_default(),
             serving,
         })
     }
 
-    /// Judges all open connections under what is in force now.
-    fn judge_again(&self, earlier: &Config) {
-        let current = self.shared.running.current();
-        let mut named = Named::default();
-        for listener in &current.state.config.listeners {
+    /// Re-authorizes all open connections under the running configuration.
+    fn reauthorize(&self, earlier: &Config) {
+        let snapshot = self.context.snapshot();
+        let mut revoked = RevokedNames::default();
+        for listener in &snapshot.config.listeners {
             let before = earlier.listener(&listener.name);
             let before = before.and_then(|before| before.tls.as_ref());
             if let Some(tls) = &listener.tls
                 && before.is_none_or(|before| before.material.crls != tls.material.crls)
             {
-                let lists = tls.material.crls.lists().iter();
-                lists.for_each(|one| named.add(&one.list));
+                let crls = tls.material.crls.lists().iter();
+                crls.for_each(|crl| revoked.add(&crl.list));
             }
         }
-        let metrics = &self.shared.books.metrics;
-        let registry = &self.shared.registry;
-        report(&judge::all(registry, &current, metrics, &named));
+        let (registry, metrics) = (&self.context.registry, &self.context.telemetry.metrics);
+        log_ended(&reauthorize_all(registry, &snapshot, metrics, &revoked));
     }
 
-    fn successors(
+    /// Adds the listeners of `next`, and those that were removed but still have
+    /// connections.
+    fn add_listeners(
         &self,
-        current: &Current,
-        state: &Arc<State>,
-        mut tls: HashMap<Arc<str>, Option<listener::Tls>>,
+        current: &Snapshot,
+        next: &mut Snapshot,
+        mut tls: HashMap<Arc<str>, Option<ListenerTls>>,
         sockets: &mut Sockets,
-    ) -> Current {
-        let mut listeners = HashMap::new();
-        for config in &state.config.listeners {
+    ) {
+        let metrics = &self.context.telemetry.metrics;
+        for config in &next.config.listeners {
             let tls = tls.remove(&config.name).flatten();
-            let next = match current.listener(&config.name) {
-                Some(earlier) => {
-                    earlier.succeed(config, Arc::clone(state), tls, &self.common.metrics)
-                }
-                None => Listener::new(config, Arc::clone(state), tls, &self.common),
+            let listener = match current.listener(&config.name) {
+                Some(earlier) => earlier.succeed(config, tls, metrics),
+                None => Listener::new(config, tls, metrics),
             };
-            listeners.insert(Arc::clone(&config.name), Arc::new(next));
+            let name = Arc::clone(&config.name);
+            next.listeners.insert(name, Arc::new(listener));
         }
-        // In this order: what a task accepts at last is among the open ones once it has
-        // ended.
+        // Sockets before connections: what an accept loop accepts last is registered
+        // before the loop ends.
         let leaving = sockets.leaving();
         let open: HashSet<_> = {
-            let live = self.shared.registry.list();
-            live.iter().map(|live| Arc::clone(&live.listener)).collect()
+            let open = self.context.registry.list();
+            open.iter()
+                .map(|handle| Arc::clone(&handle.listener))
+                .collect()
         };
-        let retiring = current
-            .retired
+        let still_used = current
+            .removed_listeners
             .iter()
             .filter(|(name, _)| leaving.contains(*name) || open.contains(*name));
-        let retired = current
+        next.removed_listeners = current
             .listeners
             .iter()
-            .chain(retiring)
-            .filter(|(name, _)| !listeners.contains_key(*name))
-            .map(|(name, listener)| {
-                let listener = listener.retire(Arc::clone(state));
-                (Arc::clone(name), Arc::new(listener))
-            })
+            .chain(still_used)
+            .filter(|(name, _)| !next.listeners.contains_key(*name))
+            .map(|(name, listener)| (Arc::clone(name), Arc::clone(listener)))
             .collect();
-        Current {
-            state: Arc::clone(state),
-            listeners,
-            retired,
-        }
-    }
-
-    /// Changes how much may go on at once. What goes on already goes on: where there
-    /// is more of it than may be, nothing new begins until enough has ended.
-    fn resize(&self, config: &Config) {
-        let process = &config.process;
-        let connections = descriptors::max_connections(process.max_connections);
-        let mut sizes = self.sizes.lock();
-        resize(&self.gate.connections, &mut sizes.connections, connections);
-        self.shared.books.metrics.limit_connections(connections);
-        self.shared.memory.configure(process.memory_limit);
-        self.common.turns.resize(process.max_handshakes.get());
     }
 }
 
@@ -483,8 +437,7 @@ impl Control for Reloader {
     }
 
     fn max_connections(&self) -> usize {
-        let sizes = self.sizes.lock();
-        sizes.connections
+        self.context.slots.max()
     }
 
     fn runtime(&self) -> &Handle {
@@ -496,25 +449,6 @@ impl Control for Reloader {
     ) -> Pin<Box<dyn Future<Output = Result<LastReload, Replaced>> + Send>> {
         Box::pin(async move { Self::reload(&self).await })
     }
-}
-
-fn resize(semaphore: &Arc<Semaphore>, size: &mut usize, to: usize) {
-    let from = mem::replace(size, to);
-    if to >= from {
-        semaphore.add_permits(to - from);
-        return;
-    }
-    let owed = from - to - semaphore.forget_permits(from - to);
-    let Ok(owed @ 1..) = u32::try_from(owed) else {
-        return;
-    };
-    let semaphore = Arc::clone(semaphore);
-    tokio::spawn(async move {
-        // Before all who come later: what ends is not begun anew.
-        if let Ok(permits) = semaphore.acquire_many_owned(owed).await {
-            permits.forget();
-        }
-    });
 }
 
 /// What differs and cannot be changed while the process runs.
@@ -542,15 +476,8 @@ fn warn(warnings: &Problems) {
     }
 }
 
-/// Says how many connections were ended, and why.
-pub(crate) fn report(ended: &judge::Ended) {
-    for (reason, connections) in ended {
-        tracing::info!(connections, %reason, "open connections were judged again and ended");
-    }
-}
-
 fn announce(applied: &Applied) {
-    let (state, sockets, admin) = (&applied.state, &applied.sockets, &applied.admin);
+    let (snapshot, sockets, admin) = (&applied.snapshot, &applied.sockets, &applied.admin);
     if !applied.serving {
         tracing::info!(
             "reloaded: the connections that are still open are under the new configuration"
@@ -584,9 +511,9 @@ fn announce(applied: &Applied) {
         tracing::info!(listener = &**listener, %address, "listening");
     }
     tracing::info!(
-        listeners = state.config.listeners.len(),
-        upstreams = state.config.upstreams.len(),
-        clients = state.config.clients.len(),
+        listeners = snapshot.config.listeners.len(),
+        upstreams = snapshot.config.upstreams.len(),
+        clients = snapshot.config.clients.len(),
         "reloaded: the new configuration is in force"
     );
 }

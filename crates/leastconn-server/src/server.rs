@@ -1,39 +1,35 @@
 //! The running balancer: put together, told to stop, waited for.
 
-use std::{collections::HashMap, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use leastconn::{Member, Reason, net};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::watch,
     task::JoinSet,
     time::{MissedTickBehavior, interval, timeout},
 };
 
 use crate::{
-    acceptor::Gate,
-    access_record::Books,
     admin::{self, Admin},
     certificate_expiry,
     config::{Config, FileKind},
-    context::{Phase, Shared},
+    connection::reaper,
+    context::{Phase, ServerContext},
     control::Control,
     files,
-    handshake_scheduler::Turns,
-    limits::clients::Limiters,
-    listener::{Common, Listener},
-    memory::{self, Budget, Watching},
-    process::descriptors,
-    process::inherited::Inherited,
-    process::upgrade::channel::Unused,
-    reaper::sweep,
-    registry::Registry,
-    reload::file_watch::{Events, watch},
-    reload::{Reloader, Sizes},
-    running::{Current, Running},
+    memory::{self, Watching},
+    process::{inherited::Inherited, upgrade::channel::Unused},
+    reload::{
+        Reloader,
+        file_watch::{Events, watch as watch_files},
+    },
+    snapshot::{Listener, ListenerTls, Snapshot},
     sockets::{Plan, PlanError, Sockets},
-    state::State,
-    telemetry::access_log::AccessLog,
-    telemetry::metrics::{Dated, Metrics, Observed},
+    telemetry::{
+        Telemetry,
+        access_log::AccessLog,
+        metrics::{Dated, Observed},
+    },
     tls::TlsError,
     upstream::UpstreamError,
 };
@@ -69,13 +65,10 @@ fn each(errors: &[impl ToString]) -> String {
     errors.join("; ")
 }
 
-/// A balancer that has everything it needs, and accepts nothing yet.
+/// A server with bound sockets and running health checks that does not accept yet.
 #[derive(Debug)]
 pub struct Prepared {
-    shared: Arc<Shared>,
-    gate: Gate,
-    common: Common,
-    sizes: Sizes,
+    context: Arc<ServerContext>,
     sockets: Sockets,
     plan: Plan,
     admin: Admin,
@@ -87,7 +80,7 @@ pub struct Prepared {
 /// A running balancer. Dropping it stops accepting.
 #[derive(Debug)]
 pub struct Server {
-    shared: Arc<Shared>,
+    context: Arc<ServerContext>,
     reloader: Arc<Reloader>,
     addresses: Vec<(Arc<str>, SocketAddr)>,
     _admin: admin::Thread,
@@ -118,68 +111,30 @@ impl Prepared {
         log: AccessLog,
         inherited: &mut Inherited,
     ) -> Result<Self, StartError> {
-        // Addresses first: the most likely trouble, and nothing to undo yet.
+        // Addresses first: they fail most often, and there is nothing to undo yet.
         let sockets = Sockets::default();
         let plan = sockets.plan(&config, inherited).map_err(StartError::Bind)?;
         let (admin, thread) = Admin::start()?;
         let admin_plan = admin.plan(&config, inherited).map_err(StartError::Admin)?;
 
-        let process = config.process.clone();
-        let sizes = Sizes {
-            connections: descriptors::max_connections(process.max_connections),
-        };
-        let registry = Arc::new(Registry::default());
         log.filter(config.log.access_filter);
-        let books = Books {
-            metrics: Arc::new(Metrics::new()),
-            log,
-            refusals: Arc::default(),
-        };
-        books.metrics.limit_connections(sizes.connections);
-        let common = Common {
-            metrics: Arc::clone(&books.metrics),
-            turns: Arc::new(Turns::new(
-                process.max_handshakes.get(),
-                process.workers.get(),
-            )),
-            limiter: Arc::new(Limiters::new(net::now())),
-            chains: Arc::default(),
-        };
-        let state = Arc::new(State::start(config)?);
-        let mut listeners = HashMap::new();
-        for config in &state.config.listeners {
-            let tls = Listener::first_tls(config, process.tls_records)?;
-            let listener = Listener::new(config, Arc::clone(&state), tls, &common);
-            listeners.insert(Arc::clone(&config.name), Arc::new(listener));
+        let telemetry = Arc::new(Telemetry::new(log));
+        let mut snapshot = Snapshot::start(config)?;
+        for config in &snapshot.config.listeners {
+            let tls = ListenerTls::new(config, snapshot.config.process.tls_records)?;
+            let listener = Listener::new(config, tls, &telemetry.metrics);
+            let name = Arc::clone(&config.name);
+            snapshot.listeners.insert(name, Arc::new(listener));
         }
-        let running = Arc::new(Running::new(Current {
-            state,
-            listeners,
-            retired: HashMap::new(),
-        }));
-        let shared = Arc::new(Shared::new(
-            Arc::clone(&running),
-            Arc::clone(&registry),
-            books.clone(),
-            Arc::new(Budget::new(process.memory_limit)),
-        ));
-        books.metrics.observe(Seen(Arc::clone(&shared)));
-        if let Some(carried) = inherited.by_hand() {
-            shared.by_hand.take_over(carried);
+        let context = Arc::new(ServerContext::new(snapshot, telemetry));
+        let observed = ObservedContext(Arc::clone(&context));
+        context.telemetry.metrics.observe(observed);
+        if let Some(handover) = inherited.overrides() {
+            context.overrides.take_over(handover);
         }
-        let watching = memory::watch(&shared.memory, &registry)?;
-        let gate = Gate {
-            connections: Arc::new(Semaphore::new(sizes.connections)),
-            memory: Arc::clone(&shared.memory),
-            registry,
-            books,
-            running,
-        };
+        let watching = memory::watch(&context.memory, &context.registry)?;
         Ok(Self {
-            shared,
-            gate,
-            common,
-            sizes,
+            context,
             sockets,
             plan,
             admin,
@@ -190,8 +145,8 @@ impl Prepared {
     }
 
     /// What the admin side will see.
-    pub const fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    pub const fn context(&self) -> &Arc<ServerContext> {
+        &self.context
     }
 
     /// Begins to accept; at the admin side once it is told to begin.
@@ -203,10 +158,7 @@ impl Prepared {
     /// Outside a Tokio runtime.
     pub fn open(self) -> Result<Server, StartError> {
         let Self {
-            shared,
-            gate,
-            common,
-            sizes,
+            context,
             sockets,
             plan,
             admin,
@@ -214,18 +166,15 @@ impl Prepared {
             thread,
             watching,
         } = self;
-        let limiter = Arc::clone(&common.limiter);
-        let accepting = gate.clone();
-        let reloader = Reloader::new(Arc::clone(&shared), gate, common, sizes, sockets, admin);
-        let reloader = Arc::new(reloader);
-        reloader.sockets().apply(plan, &accepting);
+        let reloader = Arc::new(Reloader::new(Arc::clone(&context), sockets, admin));
+        reloader.sockets().apply(plan, &context);
         let addresses = reloader.addresses();
         let mut lasting = JoinSet::new();
-        lasting.spawn(sweep(Arc::clone(&shared)));
-        lasting.spawn(certificate_expiry::watch(Arc::clone(&shared)));
-        lasting.spawn(watch(Arc::clone(&reloader), Events::new()));
+        lasting.spawn(reaper::run(Arc::clone(&context)));
+        lasting.spawn(certificate_expiry::watch(Arc::clone(&context)));
+        lasting.spawn(watch_files(Arc::clone(&reloader), Events::new()));
         let mut server = Server {
-            shared,
+            context,
             reloader,
             addresses,
             _admin: thread,
@@ -234,18 +183,16 @@ impl Prepared {
             tasks: JoinSet::new(),
             _lasting: lasting,
         };
-        server.tasks.spawn(forget_idle(
-            limiter,
-            Arc::clone(&server.shared),
-            server.stop.subscribe(),
-        ));
-        server.shared.enter(Phase::Ready);
+        let stop = server.stop.subscribe();
+        let forget_idle = forget_idle(Arc::clone(&server.context), stop);
+        server.tasks.spawn(forget_idle);
+        server.context.lifecycle.enter(Phase::Ready);
         // Last: in an upgrade the old process, which is ready, answers meanwhile.
         let control = Arc::clone(&server.reloader);
         server
             .reloader
             .admin()
-            .apply(admin_plan, &server.shared, control);
+            .apply(admin_plan, &server.context, control);
         Ok(server)
     }
 }
@@ -266,14 +213,14 @@ impl Server {
 
     /// This process is the service, and is who is asked.
     pub fn begin(&self) {
-        self.shared.by_hand.begin();
+        self.context.overrides.begin();
         self.reloader.admin().begin();
         self.reloader.sockets().begin();
     }
 
     /// What the admin side sees.
-    pub const fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    pub const fn context(&self) -> &Arc<ServerContext> {
+        &self.context
     }
 
     /// What changes the configuration.
@@ -310,7 +257,7 @@ impl Server {
         // In this order: whoever asks the admin side is never told that the service
         // is not ready.
         let mut leaving = self.reloader.admin().leave(&unused.paths);
-        self.shared.enter(Phase::Replaced);
+        self.context.lifecycle.enter(Phase::Replaced);
         leaving.extend(
             self.reloader
                 .sockets()
@@ -325,8 +272,8 @@ impl Server {
     /// Stops accepting, waits up to `limit` for connections to end by
     /// themselves, or until `hurry` completes, and cuts off the rest.
     pub async fn drain(mut self, limit: Duration, hurry: impl Future<Output = ()>) -> Drained {
-        if !self.shared.phase().is_last() {
-            self.shared.enter(Phase::Draining);
+        if !self.context.lifecycle.phase().is_last() {
+            self.context.lifecycle.enter(Phase::Draining);
         }
         self.stop.send_replace(true);
         tokio::pin!(hurry);
@@ -336,7 +283,7 @@ impl Server {
             _ = timeout(limit.max(WIND_UP), self.stop_accepting()) => false,
             () = &mut hurry => true,
         };
-        let registry = Arc::clone(&self.shared.registry);
+        let registry = Arc::clone(&self.context.registry);
         if !hurried {
             let left = limit.saturating_sub(net::now().saturating_duration_since(start));
             tokio::select! {
@@ -390,7 +337,7 @@ impl Drop for Server {
 }
 
 /// Forgets clients and sources that are idle, now and then.
-async fn forget_idle(limiter: Arc<Limiters>, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+async fn forget_idle(context: Arc<ServerContext>, mut stop: watch::Receiver<bool>) {
     let mut tick = interval(Duration::from_secs(60));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -398,9 +345,9 @@ async fn forget_idle(limiter: Arc<Limiters>, shared: Arc<Shared>, mut stop: watc
             _ = stop.wait_for(|&stop| stop) => return,
             _ = tick.tick() => {
                 let now = net::now();
-                limiter.forget_idle(now);
-                let current = shared.running.current();
-                let limits = current.listeners.values().filter_map(|listener| listener.sources.as_ref());
+                context.limiters.forget_idle(now);
+                let snapshot = context.snapshot();
+                let limits = snapshot.listeners.values().filter_map(|listener| listener.source_limit.as_ref());
                 limits.for_each(|limit| limit.forget_idle(now));
             }
         }
@@ -408,13 +355,13 @@ async fn forget_idle(limiter: Arc<Limiters>, shared: Arc<Shared>, mut stop: watc
 }
 
 #[derive(Debug)]
-struct Seen(Arc<Shared>);
+struct ObservedContext(Arc<ServerContext>);
 
-impl Observed for Seen {
+impl Observed for ObservedContext {
     fn servers(&self) -> Vec<(String, Member)> {
-        let state = self.0.state();
-        let upstreams = state.config.upstreams.iter();
-        let running = upstreams.filter_map(|upstream| state.upstreams.get(&upstream.id));
+        let snapshot = self.0.snapshot();
+        let upstreams = snapshot.config.upstreams.iter();
+        let running = upstreams.filter_map(|upstream| snapshot.upstreams.get(&upstream.id));
         running
             .flat_map(|upstream| {
                 let pool = upstream.pool();
@@ -427,8 +374,8 @@ impl Observed for Seen {
     }
 
     fn departed_servers(&self) -> Vec<(String, String, u64)> {
-        let state = self.0.state();
-        let departed = state.departed.iter();
+        let snapshot = self.0.snapshot();
+        let departed = snapshot.removed_servers.iter();
         departed
             .map(|(upstream, server)| {
                 let connections = server.in_flight().into();
@@ -438,9 +385,9 @@ impl Observed for Seen {
     }
 
     fn upstreams(&self) -> Vec<(String, bool)> {
-        let state = self.0.state();
-        let configured = state.config.upstreams.iter();
-        let running = configured.filter_map(|upstream| state.upstreams.get(&upstream.id));
+        let snapshot = self.0.snapshot();
+        let configured = snapshot.config.upstreams.iter();
+        let running = configured.filter_map(|upstream| snapshot.upstreams.get(&upstream.id));
         running
             .map(|upstream| {
                 let pool = upstream.pool();
@@ -450,9 +397,9 @@ impl Observed for Seen {
     }
 
     fn dated(&self) -> Vec<Dated> {
-        let state = self.0.state();
+        let snapshot = self.0.snapshot();
         let now = jiff::Timestamp::now();
-        state
+        snapshot
             .config
             .certificate_files()
             .filter_map(|file| {
@@ -468,12 +415,12 @@ impl Observed for Seen {
     }
 
     fn old_processes(&self) -> Vec<u64> {
-        let all = self.0.old_processes.list().into_iter();
+        let all = self.0.predecessors.list().into_iter();
         all.map(|(_, connections)| connections).collect()
     }
 
     fn lost_log_lines(&self) -> u64 {
-        self.0.books.log.lost()
+        self.0.telemetry.access_log.lost()
     }
 
     fn blocked_seconds(&self) -> f64 {
@@ -487,11 +434,11 @@ impl Observed for Seen {
     }
 
     fn is_ready(&self) -> bool {
-        self.0.phase() == Phase::Ready
+        self.0.lifecycle.phase() == Phase::Ready
     }
 
     fn is_as_written(&self) -> bool {
-        let last = self.0.last_reload();
+        let last = self.0.lifecycle.last_reload();
         last.is_none_or(|reload| reload.reasons.is_empty())
     }
 }

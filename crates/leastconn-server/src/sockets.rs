@@ -5,6 +5,7 @@
 //! out, which cannot fail. A socket whose address stays is never closed, whatever
 //! else changes: clients in its queue do not notice.
 
+pub mod bind;
 mod unix;
 
 use std::{
@@ -22,12 +23,14 @@ use socket2::SockRef;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
-    acceptor::{self, BindError, Gate, Task},
     config::Config,
+    connection::acceptor::{self, AcceptCommand},
+    context::ServerContext,
     environment::{UNIX, UNIX_KEPT},
     process::inherited::Inherited,
     socket_file::SocketError,
 };
+pub use bind::BindError;
 pub use unix::NamedPath;
 use unix::UnixSockets;
 
@@ -67,7 +70,7 @@ struct Bound {
     /// With the port that the system chose.
     address: SocketAddr,
     socket: Arc<TcpListener>,
-    told: watch::Sender<Task>,
+    command: watch::Sender<AcceptCommand>,
     task: JoinHandle<()>,
 }
 
@@ -192,7 +195,7 @@ impl Sockets {
     }
 
     fn bind(&self, wanted: &Wanted, inherited: &Inherited) -> Result<Source, PlanError> {
-        let bound = acceptor::bind(
+        let bound = bind::bind(
             &wanted.listener,
             wanted.address,
             wanted.only_v6,
@@ -219,17 +222,17 @@ impl Sockets {
     }
 
     /// Carries out a plan that was made for the sockets as they are now.
-    pub fn apply(&mut self, plan: Plan, gate: &Gate) -> Changes {
+    pub fn apply(&mut self, plan: Plan, context: &Arc<ServerContext>) -> Changes {
         let mut changes = Changes::default();
         let mut earlier: Vec<_> = mem::take(&mut self.bound).into_iter().map(Some).collect();
         for (wanted, from) in plan.tcp {
             let bound = match from {
                 Source::New(socket, address) => {
                     changes.opened.push((Arc::clone(&wanted.listener), address));
-                    Bound::start(wanted, address, Arc::new(socket), gate)
+                    Bound::start(wanted, address, Arc::new(socket), context)
                 }
                 Source::Kept(number) => match earlier.get_mut(number).and_then(Option::take) {
-                    Some(bound) => self.go_on(bound, wanted, gate),
+                    Some(bound) => self.go_on(bound, wanted, context),
                     // A plan names each of them at most once.
                     None => continue,
                 },
@@ -241,7 +244,7 @@ impl Sockets {
             changes.closed.push((Arc::clone(listener), bound.address));
             self.close(bound);
         }
-        let unix = self.unix.apply(plan.unix, gate);
+        let unix = self.unix.apply(plan.unix, context);
         self.leaving.extend(unix.leaving);
         changes.unix_opened = unix.opened;
         changes.unix_closed = unix.closed;
@@ -249,7 +252,7 @@ impl Sockets {
         changes
     }
 
-    fn go_on(&mut self, bound: Bound, wanted: Wanted, gate: &Gate) -> Bound {
+    fn go_on(&mut self, bound: Bound, wanted: Wanted, context: &Arc<ServerContext>) -> Bound {
         if bound.wanted.keepalive != wanted.keepalive {
             // What is accepted from now on has it.
             let socket = &*bound.socket;
@@ -264,13 +267,13 @@ impl Sockets {
         if bound.wanted.listener == wanted.listener {
             return Bound { wanted, ..bound };
         }
-        let next = Bound::start(wanted, bound.address, Arc::clone(&bound.socket), gate);
+        let next = Bound::start(wanted, bound.address, Arc::clone(&bound.socket), context);
         self.hand_over(bound);
         next
     }
 
     fn hand_over(&mut self, bound: Bound) {
-        bound.told.send_replace(Task::HandOver);
+        bound.command.send_replace(AcceptCommand::HandOver);
         self.leaving.push((bound.wanted.listener, bound.task));
     }
 
@@ -282,7 +285,7 @@ impl Sockets {
     }
 
     fn close(&mut self, bound: Bound) {
-        bound.told.send_replace(Task::Close);
+        bound.command.send_replace(AcceptCommand::Close);
         self.leaving.push((bound.wanted.listener, bound.task));
     }
 
@@ -363,19 +366,24 @@ impl Addresses {
 }
 
 impl Bound {
-    fn start(wanted: Wanted, address: SocketAddr, socket: Arc<TcpListener>, gate: &Gate) -> Self {
-        let told = watch::Sender::new(Task::Accept);
-        let accepting = acceptor::accept(
+    fn start(
+        wanted: Wanted,
+        address: SocketAddr,
+        socket: Arc<TcpListener>,
+        context: &Arc<ServerContext>,
+    ) -> Self {
+        let command = watch::Sender::new(AcceptCommand::Accept);
+        let accepting = acceptor::accept_loop(
             Arc::clone(&socket),
             Arc::clone(&wanted.listener),
-            gate.clone(),
-            told.subscribe(),
+            Arc::clone(context),
+            command.subscribe(),
         );
         Self {
             wanted,
             address,
             socket,
-            told,
+            command,
             task: tokio::spawn(accepting),
         }
     }
@@ -407,7 +415,7 @@ fn adopt(
     upgrade: bool,
 ) -> Result<Source, PlanError> {
     let adopt = || {
-        acceptor::adopt(&socket, wanted.keepalive)?;
+        bind::adopt(&socket, wanted.keepalive)?;
         let only_v6 = match wanted.address {
             SocketAddr::V6(address) if address.ip().is_unspecified() => {
                 SockRef::from(&socket).only_v6()?

@@ -3,3 +3,26 @@
 pub mod access_log;
 pub mod metrics;
 pub mod refusals;
+
+use access_log::AccessLog;
+use metrics::Metrics;
+use refusals::RecentRefusals;
+
+/// Where the end of a connection is recorded.
+#[derive(Debug)]
+pub struct Telemetry {
+    pub metrics: Metrics,
+    pub access_log: AccessLog,
+    pub refusals: RecentRefusals,
+}
+
+impl Telemetry {
+    /// New metrics and no refusals, with this access log.
+    pub fn new(access_log: AccessLog) -> Self {
+        Self {
+            metrics: Metrics::new(),
+            access_log,
+            refusals: RecentRefusals::default(),
+        }
+    }
+}

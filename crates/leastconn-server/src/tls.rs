@@ -45,7 +45,7 @@ use sessions::{Sessions, Visit};
 use verifier::CachingVerifier;
 
 use crate::{
-    client_chain::Presented,
+    client_chain::ClientChain,
     config::{Algorithms, ClientAuth, MinVersion, Tls, TlsRecords},
     unfit,
 };
@@ -91,7 +91,7 @@ impl Trust {
     ///
     /// # Errors
     /// If it is not good.
-    pub fn verify(&self, presented: &Presented, now: i64) -> Result<i64, ChainError> {
+    pub fn verify(&self, presented: &ClientChain, now: i64) -> Result<i64, ChainError> {
         let tolerance = Tolerance::default();
         let validity = self.0.verify_presented(presented, now, tolerance)?;
         Ok(validity.until)
@@ -107,7 +107,7 @@ impl Trust {
     /// If it is not good any more.
     pub fn verify_open(
         &self,
-        presented: &Presented,
+        presented: &ClientChain,
         now: i64,
         kept_from: Option<i64>,
     ) -> Result<i64, ChainError> {

@@ -5,7 +5,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use leastconn_server::{config, state::State};
+use leastconn_server::{config, snapshot::Snapshot};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -46,7 +46,7 @@ async fn retained(rules: usize) -> usize {
         .unwrap()
         .config;
     assert_eq!(config.clients.len(), rules);
-    let state = State::start(config).unwrap();
+    let state = Snapshot::start(config).unwrap();
     let bytes = ALLOCATED.current_usage() - before;
     drop(state);
     bytes

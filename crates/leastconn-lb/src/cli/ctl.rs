@@ -14,13 +14,13 @@ use serde::Serialize;
 
 use super::{DONE, FAILED, INVALID, fail};
 use leastconn_server::{
-    access_record::escape,
     api::{
         ClientOrder, ClientsQuery, ConnectionsQuery, Kill, RefusalsQuery, ReloadOutcome, Server,
         ServerState, SetLogLevel, SetState, Status,
         client::{Client, ClientError},
     },
     config::{self, Level, suggest},
+    text::escape,
 };
 use table::Paper;
 

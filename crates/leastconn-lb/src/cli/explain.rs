@@ -1,15 +1,14 @@
 //! `explain`: what would happen to a client that shows a certificate, and why.
 //!
-//! Nothing is decided here. Every step is the one that a connection takes: the
-//! listener's own verifier, the reading of names, the rules, the grant and the
-//! limiter. This file only asks them, and writes down what they say.
+//! Each step is the one that a connection takes: the listener's verifier,
+//! [`authorize`](leastconn_server::authorization::authorize) and the limits. Nothing is
+//! decided here.
 
 mod account;
 mod rules;
 mod text;
 
 use std::{
-    collections::HashMap,
     io::{self, Write},
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
@@ -24,8 +23,8 @@ use super::{ConfigArgs, DONE, FAILED, INVALID, fail};
 use account::{Account, Asked};
 use leastconn_server::{
     config::{self, Config},
-    policy::Policy,
-    upstream::Upstream,
+    snapshot::{Listener, ListenerTls, Snapshot},
+    telemetry::metrics::Metrics,
 };
 
 /// What is asked about.
@@ -87,14 +86,18 @@ fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
             )
         })?],
     };
-    let policy = policy(&config)?;
+    let names: Vec<_> = listeners
+        .iter()
+        .map(|listener| Arc::clone(&listener.name))
+        .collect();
+    let snapshot = snapshot(config.clone(), &names)?;
     let asked = Asked {
         chain: &chain,
         source: args.source.unwrap_or(Ipv4Addr::LOCALHOST.into()),
         sni: args.sni.map(|name| name.to_ascii_lowercase()),
         now: Timestamp::now(),
     };
-    let account = Account::of(&asked, args.source.is_none(), &policy, &listeners)?;
+    let account = Account::of(&asked, args.source.is_none(), &snapshot, &listeners)?;
     let printed = if args.json {
         // A plain struct into memory: this does not fail.
         serde_json::to_string_pretty(&account).unwrap_or_default() + "\n"
@@ -104,16 +107,23 @@ fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
     Ok((printed, account.admitted))
 }
 
-/// The rules, over upstreams that are not connected to or probed.
-fn policy(config: &Config) -> Result<Policy, String> {
-    let mut upstreams = HashMap::new();
-    for upstream in &config.upstreams {
-        let resting = config::Upstream {
-            health_check: None,
-            ..upstream.clone()
-        };
-        let started = Upstream::start(&resting).map_err(|error| error.to_string())?;
-        upstreams.insert(upstream.id.clone(), Arc::new(started));
+/// A snapshot whose upstreams have no health checks.
+fn snapshot(mut config: Config, listeners: &[Arc<str>]) -> Result<Snapshot, String> {
+    for upstream in &mut config.upstreams {
+        upstream.health_check = None;
     }
-    Ok(Policy::new(config, &upstreams))
+    let mut snapshot = Snapshot::start(config).map_err(|error| error.to_string())?;
+    let metrics = Metrics::new();
+    for name in listeners {
+        let Some(config) = snapshot.config.listener(name) else {
+            continue;
+        };
+        let tls = ListenerTls::new(config, snapshot.config.process.tls_records)
+            .map_err(|error| error.to_string())?;
+        let listener = Listener::new(config, tls, &metrics);
+        snapshot
+            .listeners
+            .insert(Arc::clone(name), Arc::new(listener));
+    }
+    Ok(snapshot)
 }

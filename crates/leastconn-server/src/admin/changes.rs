@@ -19,13 +19,13 @@ use super::{
     serve::Caller,
 };
 use crate::{
-    access_record::escape,
     api::{
         Kill, Killed, LogLevel, Reload, SetLogLevel, SetState, Sight, StateSet, UpstreamSummary,
     },
     config::{self, duration, suggest},
-    context::Shared,
-    overrides::{self, NotSet, Replaced, Which},
+    context::ServerContext,
+    overrides::{ConnectionFilter, Replaced, SetServerError},
+    text::escape,
 };
 
 /// What is said is short.
@@ -95,14 +95,16 @@ async fn set_state(
         Some(text) => duration::parse(text).or_else(|wrong| bad(&format!("`grace`: {wrong}")))?,
     };
     answer_or(move || {
-        let shared = &sight.shared;
-        let set =
-            shared
-                .by_hand
-                .set_server(sight.control.runtime(), (&upstream, &server), state, grace);
+        let context = &sight.context;
+        let set = context.overrides.set_server(
+            sight.control.runtime(),
+            (&upstream, &server),
+            state,
+            grace,
+        );
         let set = set.map_err(|not_set| match not_set {
-            NotSet::NoSuchServer => no_server(shared, &upstream, &server),
-            NotSet::Replaced => replaced(Replaced),
+            SetServerError::NoSuchServer => no_server(context, &upstream, &server),
+            SetServerError::Replaced => replaced(Replaced),
         })?;
         caller.did(&format!(
             "set {upstream}/{server} to {}, which was in {}",
@@ -110,7 +112,7 @@ async fn set_state(
             set.was.as_str()
         ));
         let ends = state == AdminState::Maint;
-        let left = shared.state();
+        let left = context.snapshot();
         let left = left.upstreams.get(&*upstream);
         let available = left.map(|upstream| UpstreamSummary::of(upstream.pool()).available);
         Ok(StateSet {
@@ -132,11 +134,11 @@ async fn kill(
     body: Body,
 ) -> Result<Response, Wrong> {
     let asked: Kill = read(body).await?;
-    answer_or(move || end(&sight.shared, &asked, &caller)).await
+    answer_or(move || end(&sight.context, &asked, &caller)).await
 }
 
 /// Ends connections.
-fn end(shared: &Shared, asked: &Kill, caller: &Caller) -> Result<Killed, Wrong> {
+fn end(context: &ServerContext, asked: &Kill, caller: &Caller) -> Result<Killed, Wrong> {
     if *asked == Kill::default() {
         return bad("which connections? say `client`, `identity`, `server` or `connection`");
     }
@@ -148,25 +150,25 @@ fn end(shared: &Shared, asked: &Kill, caller: &Caller) -> Result<Killed, Wrong> 
                 return bad(&format!("{written:?} is no server: write UPSTREAM/SERVER"));
             };
             let to = (upstream.to_owned(), server.to_owned());
-            let is_known = overrides::find(&shared.state(), upstream, server).is_some()
+            let is_known = context.snapshot().server(upstream, server).is_some()
                 // Gone from the configuration, and still there.
-                || shared.by_hand.has_connections_to(&to);
+                || context.overrides.has_connections_to(&to);
             if !is_known {
-                return Err(no_server(shared, upstream, server));
+                return Err(no_server(context, upstream, server));
             }
             Some(to)
         }
     };
     if let Some(client) = &asked.client {
-        is_client(shared, client)?;
+        is_client(context, client)?;
     }
-    let which = Which {
+    let which = ConnectionFilter {
         client: asked.client.clone(),
         identity: asked.identity.clone(),
         server,
         connection: asked.connection,
     };
-    let killed = shared.by_hand.kill(&which).map_err(replaced)?;
+    let killed = context.overrides.kill(&which).map_err(replaced)?;
     if let Some(id) = asked.connection.filter(|_| killed == 0) {
         let only = Kill {
             connection: asked.connection,
@@ -212,23 +214,23 @@ async fn set_log_level(
     body: Body,
 ) -> Result<Response, Wrong> {
     let asked: SetLogLevel = read(body).await?;
-    let shared = &sight.shared;
-    shared.by_hand.serves().map_err(replaced)?;
-    let log = || shared.state().config.log.clone();
+    let context = &sight.context;
+    context.overrides.serves().map_err(replaced)?;
+    let log = || context.snapshot().config.log.clone();
     // So that it is written under whichever of the two lets more through.
-    let before = shared.by_hand.level(&log());
+    let before = context.overrides.level(&log());
     let says = asked.level.map_or("the file's", config::Level::as_str);
     let message = format!("set the level of the log to {says}");
     let more = asked.level.is_some_and(|level| level > before);
     if !more {
         caller.did(&message);
     }
-    shared.by_hand.set_level(asked.level).map_err(replaced)?;
+    context.overrides.set_level(asked.level).map_err(replaced)?;
     if more {
         caller.did(&message);
     }
     let done = LogLevel {
-        level: shared.by_hand.level(&log()),
+        level: context.overrides.level(&log()),
         configured: log().level,
     };
     Ok(answer(move || done).await)
@@ -241,8 +243,8 @@ fn replaced(Replaced: Replaced) -> Wrong {
 }
 
 /// The error for a server that is not there.
-fn no_server(shared: &Shared, upstream: &str, server: &str) -> Wrong {
-    let state = shared.state();
+fn no_server(context: &ServerContext, upstream: &str, server: &str) -> Wrong {
+    let state = context.snapshot();
     let groups = state.config.upstreams.iter();
     let names: Vec<_> = groups
         .flat_map(|group| {
@@ -255,8 +257,8 @@ fn no_server(shared: &Shared, upstream: &str, server: &str) -> Wrong {
 }
 
 /// Whether there is a client of that name.
-fn is_client(shared: &Shared, name: &str) -> Result<(), Wrong> {
-    let state = shared.state();
+fn is_client(context: &ServerContext, name: &str) -> Result<(), Wrong> {
+    let state = context.snapshot();
     let names = || state.config.clients.iter().map(|rule| rule.name());
     if names().any(|known| known == name) {
         return Ok(());

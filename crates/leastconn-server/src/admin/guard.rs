@@ -73,7 +73,7 @@ fn by_settings<T>(sight: &Sight, decide: impl FnOnce(&config::Admin) -> T) -> T 
         token: None,
         hosts: Vec::new(),
     };
-    let state = sight.shared.state();
+    let state = sight.context.snapshot();
     decide(state.config.admin.as_ref().unwrap_or(&nothing))
 }
 

@@ -26,12 +26,12 @@ use super::{
     serve::{self, Activities, Caller},
 };
 use crate::{
-    acceptor::{self, BindError},
     config, environment,
     process::inherited::Inherited,
     process::upgrade::Passed,
     socket_file::{SocketError, SocketFile},
     sockets::{self, all_or_errors},
+    sockets::{BindError, bind},
 };
 
 /// A socket that accepts, of whatever kind.
@@ -228,11 +228,11 @@ impl Listening {
         };
         let open = |socket| open(socket).map_err(|error| BindError::new(NAME, address, error));
         if let Some(socket) = inherited.take_tcp(environment::ADMIN, address) {
-            let adopted = acceptor::adopt(&socket, None);
+            let adopted = bind::adopt(&socket, None);
             adopted.map_err(|error| BindError::new(NAME, address, error))?;
             return Ok(open(socket)?);
         }
-        acceptor::bind(NAME, address, false, None)
+        bind::bind(NAME, address, false, None)
             .and_then(open)
             .map_err(|error| {
                 let in_the_way = self

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{listening::Accept, serve::Caller};
-use crate::acceptor;
+use crate::connection::acceptor;
 
 /// More than a scraper, an orchestrator and a person at once.
 const HELD: usize = 8;
@@ -104,7 +104,7 @@ impl<S: Accept> Reserved<S> {
                         caller,
                     );
                 }
-                Err(error) if acceptor::is_of_one_connection(&error) => {}
+                Err(error) if acceptor::is_connection_error(&error) => {}
                 Err(_) if self.reserve.release() => {}
                 Err(error) => {
                     if !told {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Outcomes, Sight, at_most, outcomes};
 use crate::{
-    config::{Key, Rule},
+    config::{MatchKey, Rule},
     telemetry::metrics::{ClientMetrics, Metrics},
 };
 
@@ -68,7 +68,7 @@ pub struct RateLimit {
     pub burst: u32,
 }
 
-/// Which of them, and how many.
+/// ConnectionFilter of them, and how many.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientsQuery {
@@ -97,8 +97,8 @@ pub enum ClientOrder {
 impl Clients {
     /// As they are now.
     pub fn of(sight: &Sight, query: &ClientsQuery) -> Self {
-        let state = sight.shared.state();
-        let metrics = &sight.shared.books.metrics;
+        let state = sight.context.snapshot();
+        let metrics = &sight.context.telemetry.metrics;
         let search = query.search.as_deref().unwrap_or_default().to_lowercase();
         let mut found: Vec<_> = state
             .config
@@ -137,7 +137,7 @@ fn most_active<T: Copy>(all: &[T], limit: usize, counted: impl Fn(&T) -> (u64, u
 
 impl Client {
     fn of(rule: &Rule<'_>, metrics: &Metrics) -> Self {
-        let texts = Key::TEXTS.into_iter().flat_map(|key| {
+        let texts = MatchKey::TEXTS.into_iter().flat_map(|key| {
             rule.texts(key)
                 .map(move |text| format!("{}={text}", key.as_str()))
         });

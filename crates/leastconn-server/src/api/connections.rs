@@ -8,10 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Sight, at_most, time};
-use crate::{
-    access_record::{escape, milliseconds},
-    registry::Live,
-};
+use crate::{registry::ConnectionHandle, telemetry::access_log::milliseconds, text::escape};
 
 /// Connections that are open.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -87,7 +84,7 @@ impl Stage {
     }
 }
 
-/// Which of them, and how many. All that is given must hold.
+/// ConnectionFilter of them, and how many. All that is given must hold.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectionsQuery {
@@ -113,18 +110,18 @@ impl Connections {
     /// Those that are open now.
     pub fn of(sight: &Sight, query: &ConnectionsQuery) -> Self {
         let (now, wall) = (net::now(), Timestamp::now());
-        let mut open = sight.shared.registry.list();
-        open.sort_unstable_by_key(|live| Reverse(live.id));
+        let mut open = sight.context.registry.list();
+        open.sort_unstable_by_key(|handle| Reverse(handle.id));
         let limit = at_most(query.limit);
         let mut total = 0;
         let mut connections = Vec::new();
-        for live in &open {
+        for handle in &open {
             // With nothing asked for, what is not shown need not be made.
             if query.is_all() && connections.len() >= limit {
                 total += 1;
                 continue;
             }
-            let connection = Connection::of(live, now, wall);
+            let connection = Connection::of(handle, now, wall);
             if query.holds_for(&connection) {
                 total += 1;
                 if connections.len() < limit {
@@ -173,29 +170,30 @@ impl ConnectionsQuery {
 }
 
 impl Connection {
-    fn of(live: &Arc<Live>, now: Instant, wall: Timestamp) -> Self {
-        let age = now.saturating_duration_since(live.opened);
-        let known = live.known();
-        let presented = known.seen.presented.as_ref();
+    fn of(handle: &Arc<ConnectionHandle>, now: Instant, wall: Timestamp) -> Self {
+        let age = now.saturating_duration_since(handle.opened);
+        let state = handle.state();
         Self {
-            connection: live.id,
+            connection: handle.id,
             time: time(wall.saturating_sub(age).unwrap_or(wall)),
-            stage: match (&known.server, known.epoch) {
+            stage: match (&state.server, state.generation) {
                 (Some(_), _) => Stage::Relaying,
                 (None, Some(_)) => Stage::Connecting,
                 (None, None) => Stage::Handshake,
             },
-            listener: live.listener.to_string(),
-            source: live.shown_source().to_string(),
-            proxy: live.shown_proxy().map(|proxy| proxy.to_string()),
-            client: known.client().map(ToString::to_string),
-            identity: known.identity.as_ref().map(|id| escape(id.as_str())),
-            serial: presented.map(|shown| escape(&shown.certificate.serial)),
-            sni: known.seen.sni.as_deref().map(escape),
-            upstream: known.upstream.as_ref().map(ToString::to_string),
-            server: known.server.as_ref().map(ToString::to_string),
-            bytes_received: live.traffic.received(),
-            bytes_sent: live.traffic.sent(),
+            listener: handle.listener.to_string(),
+            source: handle.display_source().to_string(),
+            proxy: handle.display_proxy().map(|proxy| proxy.to_string()),
+            client: state.client().map(ToString::to_string),
+            identity: state.identity.as_ref().map(|id| escape(id.as_str())),
+            serial: handle
+                .chain()
+                .map(|chain| escape(&chain.certificate.serial)),
+            sni: handle.sni().map(escape),
+            upstream: state.upstream.as_ref().map(ToString::to_string),
+            server: state.server.as_ref().map(ToString::to_string),
+            bytes_received: handle.traffic.received(),
+            bytes_sent: handle.traffic.sent(),
             duration_ms: milliseconds(age),
         }
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{count, is_refusal, time};
-use crate::context::Shared;
+use crate::context::ServerContext;
 
 const EVERY: Duration = Duration::from_secs(2);
 const KEPT: usize = 150;
@@ -98,15 +98,15 @@ impl History {
 
 /// Takes readings for as long as it is polled, and forgets those from before: between
 /// them and the next there may be hours.
-pub async fn record(history: Arc<History>, shared: Arc<Shared>) {
+pub async fn record(history: Arc<History>, context: Arc<ServerContext>) {
     history.clear();
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tick.tick().await;
-    let mut before = Reading::take(&shared);
+    let mut before = Reading::take(&context);
     loop {
         tick.tick().await;
-        let now = Reading::take(&shared);
+        let now = Reading::take(&context);
         // A clock that was set makes one odd or missing sample.
         if let Some(sample) = now.since(&before) {
             history.add(sample);
@@ -116,8 +116,8 @@ pub async fn record(history: Arc<History>, shared: Arc<Shared>) {
 }
 
 impl Reading {
-    fn take(shared: &Shared) -> Self {
-        shared.registry.meter_traffic();
+    fn take(context: &ServerContext) -> Self {
+        context.registry.meter_traffic();
         let mut reading = Self {
             at: Timestamp::now(),
             open: 0,
@@ -126,8 +126,12 @@ impl Reading {
             received: 0,
             sent: 0,
         };
-        let current = shared.running.current();
-        for listener in current.listeners.values().chain(current.retired.values()) {
+        let current = context.snapshot();
+        for listener in current
+            .listeners
+            .values()
+            .chain(current.removed_listeners.values())
+        {
             let metrics = &listener.metrics;
             let open = count(metrics.active.get());
             reading.open += open;

@@ -4,18 +4,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Sight;
-use crate::telemetry::refusals::{KEPT, Refusal};
+use crate::telemetry::refusals::{KEPT, RecentRefusal};
 
 /// The connections that were refused last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Refusals {
     /// The newest first.
-    pub refusals: Vec<Refusal>,
+    pub refusals: Vec<RecentRefusal>,
     /// How many of those that are kept match the query.
     pub total: usize,
 }
 
-/// Which of them, and how many.
+/// ConnectionFilter of them, and how many.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RefusalsQuery {
@@ -32,7 +32,7 @@ impl Refusals {
     pub fn of(sight: &Sight, query: &RefusalsQuery) -> Self {
         let search = query.search.as_deref().unwrap_or_default().to_lowercase();
         let limit = query.limit.unwrap_or(KEPT);
-        let kept = &sight.shared.books.refusals;
+        let kept = &sight.context.telemetry.refusals;
         let (refusals, total) = kept.newest(limit, |refusal| {
             search.is_empty() || refusal.mentions(&search)
         });

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Outage, Sight, UnhealthyServer};
-use crate::state::State;
+use crate::snapshot::Snapshot;
 
 /// The word for a server that health checks found nothing wrong with.
 const UP: &str = "up";
@@ -101,7 +101,7 @@ pub struct UpstreamSummary {
 impl Servers {
     /// As they are now.
     pub fn of(sight: &Sight, query: &ServersQuery) -> Self {
-        let state = sight.shared.state();
+        let state = sight.context.snapshot();
         let now = net::now();
         let servers = pools(&state).flat_map(|pool| Server::all(pool, query.limit, now));
         Self {
@@ -110,10 +110,10 @@ impl Servers {
     }
 }
 
-fn pools(state: &State) -> impl Iterator<Item = &Pool> {
-    let upstreams = state.config.upstreams.iter();
+fn pools(snapshot: &Snapshot) -> impl Iterator<Item = &Pool> {
+    let upstreams = snapshot.config.upstreams.iter();
     upstreams
-        .filter_map(|upstream| state.upstreams.get(&upstream.id))
+        .filter_map(|upstream| snapshot.upstreams.get(&upstream.id))
         .map(|upstream| upstream.pool())
 }
 
@@ -176,8 +176,8 @@ fn thousandths(number: f64) -> f64 {
 }
 
 impl UpstreamSummary {
-    pub(crate) fn all(state: &State) -> Vec<Self> {
-        pools(state).map(Self::of).collect()
+    pub(crate) fn all(snapshot: &Snapshot) -> Vec<Self> {
+        pools(snapshot).map(Self::of).collect()
     }
 
     pub(crate) fn of(pool: &Pool) -> Self {

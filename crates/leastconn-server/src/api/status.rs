@@ -13,8 +13,8 @@ use crate::{
     config::{self, Access},
     confinement::{self, Confinement},
     context, files,
-    listener::Listener,
-    overrides::Differs,
+    overrides::Override,
+    snapshot::Listener,
 };
 
 pub use certificate::{Certificate, CertificateKind, CertificateState};
@@ -277,17 +277,16 @@ impl Status {
     /// The balancer as it is now, for somebody who may change so much.
     pub fn of(sight: &Sight, changes: Changes) -> Self {
         let now = Timestamp::now();
-        let shared = &sight.shared;
-        shared.registry.meter_traffic();
-        let current = shared.running.current();
-        let state = &current.state;
-        let config = &state.config;
+        let context = &sight.context;
+        context.registry.meter_traffic();
+        let current = context.snapshot();
+        let config = &current.config;
         let addresses = sight.control.addresses();
         let paths = sight.control.paths();
         let in_order = config.listeners.iter();
         let in_order = in_order.filter_map(|listener| current.listeners.get(&listener.name));
         let mut listeners: Vec<_> = in_order
-            .chain(current.retired.values())
+            .chain(current.removed_listeners.values())
             .map(|listener| {
                 let mut status = ListenerStatus::of(listener);
                 let bound = addresses.iter().filter(|(name, _)| *name == listener.name);
@@ -305,17 +304,22 @@ impl Status {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            phase: shared.phase().into(),
-            started: time(shared.started()),
+            phase: context.lifecycle.phase().into(),
+            started: time(context.lifecycle.started()),
             time: time(now),
-            uptime_seconds: u64::try_from(now.as_second() - shared.started().as_second())
-                .unwrap_or(0),
-            failed_upgrade: shared.failed_upgrade().map(|failed| FailedUpgrade {
-                time: time(failed.time),
-                reason: failed.reason,
-            }),
-            old_processes: shared
-                .old_processes
+            uptime_seconds: u64::try_from(
+                now.as_second() - context.lifecycle.started().as_second(),
+            )
+            .unwrap_or(0),
+            failed_upgrade: context
+                .lifecycle
+                .failed_upgrade()
+                .map(|failed| FailedUpgrade {
+                    time: time(failed.time),
+                    reason: failed.reason,
+                }),
+            old_processes: context
+                .predecessors
                 .list()
                 .into_iter()
                 .map(|(pid, connections)| OldProcess { pid, connections })
@@ -324,23 +328,23 @@ impl Status {
             workers: config.process.workers.get(),
             configuration: Configuration::of(sight, config),
             log: LogStatus {
-                level: shared.by_hand.level(&config.log).as_str().to_owned(),
+                level: context.overrides.level(&config.log).as_str().to_owned(),
                 access: match &config.log.access {
                     Access::Stdout => "stdout".to_owned(),
                     Access::Stderr => "stderr".to_owned(),
                     Access::Off => "off".to_owned(),
                     Access::File(path) => whole(path),
                 },
-                lines_lost: shared.books.log.lost(),
+                lines_lost: context.telemetry.access_log.lost(),
             },
             sandbox: confinement::current().into(),
-            memory: shared.memory.usage().map(|usage| Memory {
+            memory: context.memory.usage().map(|usage| Memory {
                 used_bytes: usage.used,
                 limit_bytes: usage.limit,
             }),
             connections,
             listeners,
-            upstreams: UpstreamSummary::all(state),
+            upstreams: UpstreamSummary::all(&current),
             certificates: Certificate::all(config, now),
         }
     }
@@ -408,18 +412,18 @@ impl From<context::LastReload> for Reload {
 
 impl Configuration {
     fn of(sight: &Sight, config: &config::Config) -> Self {
-        let shared = &sight.shared;
+        let context = &sight.context;
         Self {
             file: whole(&config.path),
-            epoch: shared.running.epoch(),
-            applied: time(shared.applied()),
-            last_reload: shared.last_reload().map(Reload::from),
+            epoch: context.snapshots.generation(),
+            applied: time(context.lifecycle.applied()),
+            last_reload: context.lifecycle.last_reload().map(Reload::from),
             blocked: files::blocked().map(|blocked| BlockedFile {
                 file: blocked.path.display().to_string(),
                 since: time(blocked.time),
             }),
             clients: config.clients.len(),
-            deviations: deviations(shared),
+            deviations: deviations(context),
         }
     }
 }
@@ -430,18 +434,18 @@ fn whole(path: &Path) -> String {
     whole.as_deref().unwrap_or(path).display().to_string()
 }
 
-fn deviations(shared: &context::Shared) -> Vec<Deviation> {
-    let configured = shared.state().config.log.level;
-    let differs = shared.by_hand.differs().into_iter();
+fn deviations(context: &context::ServerContext) -> Vec<Deviation> {
+    let configured = context.snapshot().config.log.level;
+    let differs = context.overrides.active().into_iter();
     differs
         .map(|differs| match differs {
-            Differs::Server(upstream, server, state, since) => Deviation {
+            Override::Server(upstream, server, state, since) => Deviation {
                 what: format!("{upstream}/{server}"),
                 is: state.as_str().to_owned(),
                 configured: "ready".to_owned(),
                 since: Some(time(since)),
             },
-            Differs::Level(level, since) => Deviation {
+            Override::Level(level, since) => Deviation {
                 what: "log.level".to_owned(),
                 is: level.as_str().to_owned(),
                 configured: configured.as_str().to_owned(),

@@ -3,16 +3,16 @@ use rustls::pki_types::{CertificateRevocationListDer, pem::PemObject};
 
 use super::*;
 
-fn named(pem: &str) -> Named {
-    let mut named = Named::default();
+fn revoked_by(pem: &str) -> RevokedNames {
+    let mut revoked = RevokedNames::default();
     let der = CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).unwrap();
-    named.add(&RevocationList::parse(der).unwrap());
-    named
+    revoked.add(&RevocationList::parse(der).unwrap());
+    revoked
 }
 
 #[test]
-fn a_chain_is_kept_once_and_as_long_as_it_is_used() {
-    let chains = Arc::new(Chains::default());
+fn equal_chains_are_stored_once_while_used() {
+    let chains = Arc::new(ChainStore::default());
     let ca = TestCa::new("ca");
     let (a, b) = (ca.leaf("a").build(), ca.leaf("b").build());
     let first = chains.intern(a.chain_der.clone()).unwrap();
@@ -32,8 +32,8 @@ fn a_chain_is_kept_once_and_as_long_as_it_is_used() {
 }
 
 #[test]
-fn many_at_once_share_one_and_leave_none() {
-    let chains = Arc::new(Chains::default());
+fn concurrent_connections_share_one_chain() {
+    let chains = Arc::new(ChainStore::default());
     let ca = TestCa::new("ca");
     let leaves: Vec<_> = (0..3).map(|n| ca.leaf(&n.to_string()).build()).collect();
     std::thread::scope(|scope| {
@@ -51,31 +51,31 @@ fn many_at_once_share_one_and_leave_none() {
 }
 
 #[test]
-fn what_is_ambiguous_is_not_kept() {
-    let chains = Arc::new(Chains::default());
+fn ambiguous_chain_is_not_stored() {
+    let chains = Arc::new(ChainStore::default());
     let leaf = TestCa::new("ca").leaf("a").extra_cn("b").build();
     let refused = chains.intern(leaf.chain_der.clone()).unwrap_err();
-    assert_eq!(refused.why, Ambiguous::SeveralCommonNames);
+    assert_eq!(refused.error, Ambiguous::SeveralCommonNames);
     assert_eq!(
         refused.chain, leaf.chain_der,
-        "whose it was can still be told"
+        "the chain is returned for diagnostics"
     );
     assert!(chains.is_empty());
 }
 
 #[test]
-fn lists_name_certificates_by_issuer_and_serial() {
-    let chains = Arc::new(Chains::default());
+fn crls_name_certificates_by_issuer_and_serial() {
+    let chains = Arc::new(ChainStore::default());
     let root = TestCa::new("root");
     let below = root.intermediate("below");
     let leaf = below.leaf("a").build();
     let other = below.leaf("b").build();
     let shown = chains.intern(leaf.chain_der.clone()).unwrap();
-    assert!(shown.is_among(&named(&below.crl(&[&other, &leaf]))));
-    assert!(!shown.is_among(&named(&below.crl(&[&other]))));
-    // An authority above it.
-    assert!(shown.is_among(&named(&root.crl(&[below.cert()]))));
-    // The same serial number of another issuer is another certificate.
-    assert!(!shown.is_among(&named(&root.crl(&[&leaf]))));
-    assert!(!shown.is_among(&Named::default()));
+    assert!(shown.is_named_in(&revoked_by(&below.crl(&[&other, &leaf]))));
+    assert!(!shown.is_named_in(&revoked_by(&below.crl(&[&other]))));
+    // The intermediate CA.
+    assert!(shown.is_named_in(&revoked_by(&root.crl(&[below.cert()]))));
+    // Same serial number, other issuer.
+    assert!(!shown.is_named_in(&revoked_by(&root.crl(&[&leaf]))));
+    assert!(!shown.is_named_in(&RevokedNames::default()));
 }

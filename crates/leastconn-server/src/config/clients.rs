@@ -26,17 +26,17 @@ use super::{
     model::{Allow, Client, Mode},
 };
 use index::{Index, Near};
-pub use key::Key;
+pub use key::MatchKey;
 
 /// All rules, in the file's order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Clients {
-    /// Of each rule its name, then what it asks for in the order of [`Key`].
+    /// Of each rule its name, then what it asks for in the order of [`MatchKey`].
     texts: String,
     /// Where in `texts` each of them ends, and the next begins.
     ends: Vec<usize>,
     /// What each of them is; `None`: a rule's name.
-    keys: Vec<Option<Key>>,
+    keys: Vec<Option<MatchKey>>,
     sources: Vec<IpNet>,
     /// Each once, however many rules have it.
     allows: Vec<Arc<[Allow]>>,
@@ -77,7 +77,7 @@ impl Packer {
     pub(crate) fn add(&mut self, client: &Client) {
         let packed = &mut self.packed;
         packed.push(None, &client.name);
-        for key in Key::TEXTS {
+        for key in MatchKey::TEXTS {
             client.each(key, |text| packed.push(Some(key), text));
         }
         packed.sources.extend_from_slice(&client.source);
@@ -193,7 +193,7 @@ impl Clients {
     /// and `source` are known. All others do not.
     pub(crate) fn may_match<'t>(
         &self,
-        certificate: impl Iterator<Item = (Key, &'t str)>,
+        certificate: impl Iterator<Item = (MatchKey, &'t str)>,
         source: IpAddr,
     ) -> impl Iterator<Item = usize> {
         self.index
@@ -204,19 +204,19 @@ impl Clients {
     /// not.
     pub(crate) fn may_cover(&self, rule: &Rule<'_>) -> Near<'_> {
         // One that covers has all texts of a key that it asks for, so also the first.
-        let firsts = Key::TEXTS.into_iter();
+        let firsts = MatchKey::TEXTS.into_iter();
         let firsts = firsts.filter_map(|key| Some((key, rule.texts(key).next()?)));
         self.index
             .near(self, firsts, rule.sources().first().copied())
     }
 
     /// What one of [`Rule::numbers`] asks for: the key, and the pattern.
-    fn asked(&self, number: u32) -> (Option<Key>, &str) {
+    fn asked(&self, number: u32) -> (Option<MatchKey>, &str) {
         let number = number as usize;
         (self.keys[number], self.text(number))
     }
 
-    fn push(&mut self, key: Option<Key>, text: &str) {
+    fn push(&mut self, key: Option<MatchKey>, text: &str) {
         self.texts.push_str(text);
         self.ends.push(self.texts.len());
         self.keys.push(key);
@@ -241,19 +241,24 @@ pub struct Rule<'a> {
 }
 
 impl<'a> Rule<'a> {
+    /// Its position among the rules of the file, from 0.
+    pub const fn number(&self) -> usize {
+        self.number
+    }
+
     /// Its name in logs and metrics.
     pub fn name(&self) -> &'a str {
         self.all.text(self.before.texts as usize)
     }
 
     /// What it asks for under a key, if anything: patterns that were checked.
-    pub fn texts(&self, key: Key) -> impl ExactSizeIterator<Item = &'a str> + Clone + use<'a> {
+    pub fn texts(&self, key: MatchKey) -> impl ExactSizeIterator<Item = &'a str> + Clone + use<'a> {
         let all = self.all;
         self.numbers(key).map(|number| all.text(number))
     }
 
     /// The numbers of these texts among all rules'.
-    fn numbers(&self, key: Key) -> Range<usize> {
+    fn numbers(&self, key: MatchKey) -> Range<usize> {
         let first = self.before.texts as usize + 1;
         let keys = &self.all.keys[first..self.packed.texts as usize];
         let start = keys.partition_point(|&other| other < Some(key));
@@ -328,7 +333,7 @@ impl<'a> Rule<'a> {
                 || (narrow.len() > 0
                     && narrow.all(|narrow| wide.clone().any(|wide| covers(&wide, &narrow))))
         }
-        Key::TEXTS
+        MatchKey::TEXTS
             .into_iter()
             .all(|key| all(self.texts(key), later.texts(key), |a, b| key.covers(a, b)))
             && all(self.sources().iter(), later.sources().iter(), |a, b| {

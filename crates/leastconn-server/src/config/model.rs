@@ -25,7 +25,7 @@ use serde::Deserialize;
 
 use super::{
     cidr::{IpNet, Prefixes},
-    clients::{Clients, Key},
+    clients::{Clients, MatchKey},
     pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern},
     tls::{CertificateFile, Tls, UpstreamTls},
 };
@@ -474,16 +474,16 @@ pub struct Client {
 
 impl Client {
     /// Calls `with` for each text that it asks for under a key.
-    pub(super) fn each<'a>(&'a self, key: Key, with: impl FnMut(&'a str)) {
+    pub(super) fn each<'a>(&'a self, key: MatchKey, with: impl FnMut(&'a str)) {
         match key {
-            Key::Cn => self.cn.iter().map(CnPattern::as_str).for_each(with),
-            Key::Dns => self.dns.iter().map(DnsPattern::as_str).for_each(with),
-            Key::Uri => self.uri.iter().map(UriPattern::as_str).for_each(with),
-            Key::Spki => self.spki.iter().map(Spki::as_str).for_each(with),
-            Key::Ou => self.ou.iter().map(ExactText::as_str).for_each(with),
-            Key::IssuerCn => self.issuer_cn.iter().map(ExactText::as_str).for_each(with),
+            MatchKey::Cn => self.cn.iter().map(CnPattern::as_str).for_each(with),
+            MatchKey::Dns => self.dns.iter().map(DnsPattern::as_str).for_each(with),
+            MatchKey::Uri => self.uri.iter().map(UriPattern::as_str).for_each(with),
+            MatchKey::Spki => self.spki.iter().map(Spki::as_str).for_each(with),
+            MatchKey::Ou => self.ou.iter().map(ExactText::as_str).for_each(with),
+            MatchKey::IssuerCn => self.issuer_cn.iter().map(ExactText::as_str).for_each(with),
             // Networks are no texts.
-            Key::Source => {}
+            MatchKey::Source => {}
         }
     }
 }

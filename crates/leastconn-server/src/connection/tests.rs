@@ -1,26 +1,17 @@
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
 use jiff::Timestamp;
 use leastconn::{Server, Tried};
 
-use super::*;
+use super::{reauthorize::EndedCounts, *};
 use crate::{
-    access_record::Books,
-    client_chain::Named,
-    config::{self, Access, Prefixes},
-    handshake_scheduler::Turns,
-    judge,
-    limits::clients::Limiters,
-    listener::Common,
-    registry::Registry,
-    running::Current,
-    state::State,
-    telemetry::access_log::AccessLog,
-    telemetry::metrics::Metrics,
+    client_chain::RevokedNames,
+    config::{self, Access},
+    telemetry::{Telemetry, access_log::AccessLog},
 };
 
 #[test]
-fn a_connection_s_task_is_small() {
+fn connection_task_is_small() {
     fn size<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
     }
@@ -55,185 +46,152 @@ fn config(allow: &str) -> config::Config {
         .config
 }
 
-/// What a connection meets, and a reload.
+/// A server and its reloads.
 struct Scene {
-    running: Running,
-    registry: Arc<Registry>,
-    books: Books,
+    context: Arc<ServerContext>,
 }
 
 impl Scene {
     fn new(allow: &str) -> Self {
         let (log, _flusher) = AccessLog::open(&Access::Off).unwrap();
-        let books = Books {
-            metrics: Arc::new(Metrics::new()),
-            log,
-            refusals: Arc::default(),
-        };
-        let common = Common {
-            metrics: Arc::clone(&books.metrics),
-            turns: Arc::new(Turns::new(1, 1)),
-            limiter: Arc::new(Limiters::new(net::now())),
-            chains: Arc::default(),
-        };
-        let state = Arc::new(State::start(config(allow)).unwrap());
-        let listener = Listener::new(
-            &state.config.listeners[0],
-            Arc::clone(&state),
-            None,
-            &common,
-        );
+        let telemetry = Arc::new(Telemetry::new(log));
+        let mut snapshot = Snapshot::start(config(allow)).unwrap();
+        let listener = Listener::new(&snapshot.config.listeners[0], None, &telemetry.metrics);
+        snapshot.listeners.insert("main".into(), Arc::new(listener));
         Self {
-            running: Running::new(Current {
-                state,
-                listeners: HashMap::from([("main".into(), Arc::new(listener))]),
-                retired: HashMap::new(),
-            }),
-            registry: Arc::default(),
-            books,
+            context: Arc::new(ServerContext::new(snapshot, telemetry)),
         }
     }
 
-    fn listener(&self) -> Arc<Listener> {
-        self.running.listener("main").unwrap()
-    }
-
-    fn accepted(&self) -> Record {
-        let metrics = Arc::clone(&self.listener().metrics);
+    /// A connection that was accepted under the current snapshot.
+    fn accepted(&self) -> (Arc<Snapshot>, Arc<Listener>, AccessRecord) {
+        let snapshot = self.context.snapshot();
+        let listener = Arc::clone(&snapshot.listeners["main"]);
+        let metrics = Arc::clone(&listener.metrics);
         let source = "127.0.0.1:9".parse().unwrap();
-        let live = self
-            .registry
-            .register("main".into(), Arc::clone(&metrics), source, net::now());
-        let mut record = Record::open(self.books.clone(), metrics, live, net::now());
-        record.identified(None, Prefixes::default());
-        record
+        let registry = &self.context.registry;
+        let guard = registry.register("main".into(), Arc::clone(&metrics), source, net::now());
+        let telemetry = Arc::clone(&self.context.telemetry);
+        let record = AccessRecord::open(telemetry, metrics, guard, net::now());
+        (snapshot, listener, record)
     }
 
-    /// The first half of a reload: the newest configuration is another one.
-    fn replace(&self, allow: &str) {
-        let current = self.running.current();
-        let state = Arc::new(current.state.succeed(config(allow)).unwrap());
-        let earlier = &current.listeners["main"];
-        let next = earlier.succeed(
-            &state.config.listeners[0],
-            Arc::clone(&state),
-            None,
-            &self.books.metrics,
-        );
-        self.running.replace(Current {
-            state,
-            listeners: HashMap::from([("main".into(), Arc::new(next))]),
-            retired: HashMap::new(),
-        });
+    /// The first half of a reload: installs another configuration.
+    fn replace(&self, config: config::Config) {
+        let current = self.context.snapshot();
+        let metrics = &self.context.telemetry.metrics;
+        let mut next = current.succeed(config).unwrap();
+        let listener = &current.listeners["main"];
+        let listener = listener.succeed(&next.config.listeners[0], None, metrics);
+        next.listeners.insert("main".into(), Arc::new(listener));
+        self.context.snapshots.replace(next);
     }
 
-    /// The second half: all are judged again.
-    fn judge(&self) -> judge::Ended {
-        let current = self.running.current();
-        let metrics = &self.books.metrics;
-        judge::all(&self.registry, &current, metrics, &Named::default())
+    /// The second half of a reload.
+    fn reauthorize_all(&self) -> EndedCounts {
+        let (registry, metrics) = (&self.context.registry, &self.context.telemetry.metrics);
+        let revoked = RevokedNames::default();
+        reauthorize::reauthorize_all(registry, &self.context.snapshot(), metrics, &revoked)
+    }
+
+    fn authorize(
+        &self,
+        (snapshot, listener, mut record): (Arc<Snapshot>, Arc<Listener>, AccessRecord),
+    ) -> (AccessRecord, Result<(Arc<Snapshot>, Grant), Ended>) {
+        let grant = authorize_newest(snapshot, listener, &self.context, &mut record);
+        (record, grant.map(|(snapshot, _, grant)| (snapshot, grant)))
     }
 }
 
 /// A lease on the server with this port.
 fn lease(scene: &Scene, port: u16) -> Lease {
-    let current = scene.running.current();
-    let pool = current.state.upstreams["web"].pool();
+    let snapshot = scene.context.snapshot();
+    let pool = snapshot.upstreams["web"].pool();
     let only = pool.subset(|server: &Server| server.address().port() == Some(port));
     pool.pick(&only, &Tried::default(), net::now()).unwrap()
 }
 
 #[tokio::test]
-async fn a_reload_between_accept_and_admission_is_seen_by_the_connection() {
+async fn reload_before_admission_is_seen_by_the_connection() {
     let scene = Scene::new("\"web\"");
-    let (mut record, came_with) = (scene.accepted(), scene.listener());
-    scene.replace("[]");
-    // Not admitted yet: it has to see for itself.
-    assert!(scene.judge().is_empty());
-    let refused = authorize(came_with, &scene.running, &mut record).unwrap_err();
-    assert_eq!(refused.reason, Reason::NotAllowed);
+    let accepted = scene.accepted();
+    scene.replace(config("[]"));
+    // Not admitted yet: the connection has to notice itself.
+    assert!(scene.reauthorize_all().is_empty());
+    let (_record, refused) = scene.authorize(accepted);
+    assert_eq!(refused.unwrap_err().reason, Reason::NotAllowed);
 }
 
 #[tokio::test]
-async fn it_is_admitted_by_the_newest_rules_and_with_their_limits() {
+async fn newest_rules_and_limits_apply() {
     let scene = Scene::new("\"web\"");
-    let (mut record, came_with) = (scene.accepted(), scene.listener());
-    scene.replace("\"web/127.0.0.1:2\"");
-    let (listener, grant) = authorize(came_with, &scene.running, &mut record).unwrap();
-    assert_eq!(listener.state.epoch, 1);
-    let permit = listener
-        .limiter
-        .admit(grant.identity(), grant.limits(), net::now())
-        .unwrap();
-    assert_eq!(grant.servers(&permit).1.members().len(), 1);
+    let accepted = scene.accepted();
+    scene.replace(config("\"web/127.0.0.1:2\""));
+    let (_record, granted) = scene.authorize(accepted);
+    let (snapshot, grant) = granted.unwrap();
+    assert_eq!(snapshot.generation, 1);
+    let limiters = &scene.context.limiters;
+    let permit = limiters.admit(grant.identity(), grant.limits(), net::now());
+    assert_eq!(grant.servers(&permit.unwrap()).1.members().len(), 1);
 }
 
 #[tokio::test]
-async fn a_reload_after_admission_finds_the_connection() {
+async fn reload_after_admission_ends_the_connection() {
     let scene = Scene::new("\"web\"");
-    let (mut record, came_with) = (scene.accepted(), scene.listener());
-    authorize(came_with, &scene.running, &mut record).unwrap();
-    scene.replace("[]");
-    assert_eq!(scene.judge(), [(Reason::PolicyChanged, 1)].into());
-    assert!(record.live().has_ended());
-    assert!(scene.judge().is_empty(), "it was ended twice");
+    let (record, granted) = scene.authorize(scene.accepted());
+    granted.unwrap();
+    scene.replace(config("[]"));
+    assert_eq!(scene.reauthorize_all(), [(Reason::PolicyChanged, 1)].into());
+    assert!(record.connection().is_stopped());
+    assert!(scene.reauthorize_all().is_empty(), "it was ended twice");
 }
 
 #[tokio::test]
-async fn a_reload_while_it_connects_is_seen_once_the_server_is_known() {
-    for (port, fate) in [(1, Err(Reason::PolicyChanged)), (2, Ok(()))] {
+async fn reload_while_connecting_is_seen_once_the_server_is_known() {
+    for (port, fate) in [(1, Some(Reason::PolicyChanged)), (2, None)] {
         let scene = Scene::new("\"web\"");
-        let (mut record, came_with) = (scene.accepted(), scene.listener());
-        authorize(came_with, &scene.running, &mut record).unwrap();
+        let (mut record, granted) = scene.authorize(scene.accepted());
+        granted.unwrap();
         let lease = lease(&scene, port);
-        // Only the second server is granted now, and which one it is nobody knows.
-        scene.replace("\"web/127.0.0.1:2\"");
-        assert!(scene.judge().is_empty());
-        record.connected(Some(&lease), 1, Duration::ZERO);
-        assert_eq!(record.judged_again(&scene.running), fate);
+        // Only the second server is allowed now, and the connection has none yet.
+        scene.replace(config("\"web/127.0.0.1:2\""));
+        assert!(scene.reauthorize_all().is_empty());
+        record.connected(&lease, 1, Duration::ZERO);
+        let metrics = &scene.context.telemetry.metrics;
+        let snapshot = scene.context.snapshot();
+        let now = Timestamp::now();
+        assert_eq!(
+            reauthorize(record.connection(), &snapshot, metrics, now),
+            fate
+        );
     }
 }
 
 #[tokio::test]
-async fn a_server_that_is_gone_is_not_forbidden() {
+async fn connection_to_a_removed_server_continues() {
     let scene = Scene::new("\"web\"");
-    let (mut record, came_with) = (scene.accepted(), scene.listener());
-    authorize(came_with, &scene.running, &mut record).unwrap();
-    record.connected(Some(&lease(&scene, 1)), 1, Duration::ZERO);
-    let current = scene.running.current();
-    let mut changed = current.state.config.clone();
+    let (mut record, granted) = scene.authorize(scene.accepted());
+    granted.unwrap();
+    record.connected(&lease(&scene, 1), 1, Duration::ZERO);
+    let mut changed = scene.context.snapshot().config.clone();
     changed.upstreams[0].servers.remove(0);
-    let state = Arc::new(current.state.succeed(changed).unwrap());
-    let earlier = &current.listeners["main"];
-    let next = earlier.succeed(
-        &state.config.listeners[0],
-        Arc::clone(&state),
-        None,
-        &scene.books.metrics,
-    );
-    scene.running.replace(Current {
-        state,
-        listeners: HashMap::from([("main".into(), Arc::new(next))]),
-        retired: HashMap::new(),
-    });
-    assert!(scene.judge().is_empty());
+    scene.replace(changed);
+    assert!(scene.reauthorize_all().is_empty());
 }
 
 #[tokio::test]
-async fn what_ends_while_all_are_judged_counts_no_longer() {
+async fn connection_that_ends_during_reauthorization_is_not_counted_again() {
     let scene = Scene::new("\"web\"");
-    let (mut record, came_with) = (scene.accepted(), scene.listener());
-    authorize(came_with, &scene.running, &mut record).unwrap();
-    let metrics = &scene.books.metrics;
-    let client = record.live().known().client().cloned().unwrap();
+    let (mut record, granted) = scene.authorize(scene.accepted());
+    granted.unwrap();
+    let metrics = &scene.context.telemetry.metrics;
+    let client = record.connection().state().client().cloned().unwrap();
     assert_eq!(metrics.client(&client).unwrap().open(), 1);
-    // It is in a reload's hands, and ends before its turn comes.
-    scene.replace("\"web\"");
-    let (live, current) = (&scene.registry.list()[0], scene.running.current());
+    // A reload has listed it, and it ends before the reload visits it.
+    scene.replace(config("\"web\""));
+    let (handle, snapshot) = (&scene.context.registry.list()[0], scene.context.snapshot());
     record.end(Reason::Ok, None);
-    assert_eq!(
-        judge::again(live, &current, metrics, Timestamp::now()),
-        None
-    );
+    let ended = reauthorize(handle, &snapshot, metrics, Timestamp::now());
+    assert_eq!(ended, None);
     assert_eq!(metrics.client(&client).unwrap().open(), 0);
 }

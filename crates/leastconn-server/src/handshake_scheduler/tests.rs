@@ -14,7 +14,7 @@ fn source(n: u8) -> IpNet {
     IpNet::of(IpAddr::V4(Ipv4Addr::new(10, 0, 0, n)), Prefixes::default())
 }
 
-impl Turns {
+impl HandshakeScheduler {
     fn is_unused(&self) -> bool {
         let state = self.lock();
         state.queue.is_unused() && state.idle.is_unused()
@@ -45,33 +45,33 @@ async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
 
 #[test]
 fn a_few_wait_for_nothing() {
-    let (turns, waiting) = (Arc::new(Turns::new(256, 1)), Gauge::default());
-    let enter = || at_once(turns.enter(source(1), &waiting)).unwrap();
-    let places: Vec<Place> = (0..FEW).map(|_| enter()).collect();
-    for place in &places {
-        let _turn = at_once(place.turn()).unwrap();
+    let (scheduler, waiting) = (Arc::new(HandshakeScheduler::new(256, 1)), Gauge::default());
+    let enter = || at_once(scheduler.acquire(source(1), &waiting)).unwrap();
+    let permits: Vec<HandshakePermit> = (0..FEW).map(|_| enter()).collect();
+    for permit in &permits {
+        let _turn = at_once(permit.time_slice()).unwrap();
         // And nobody else's either.
-        let _other = at_once(places[0].turn()).unwrap();
+        let _other = at_once(permits[0].time_slice()).unwrap();
     }
     let one_more = enter();
-    assert!(at_once(one_more.turn()).is_none());
-    drop((places, one_more));
-    assert!(turns.is_unused());
+    assert!(at_once(one_more.time_slice()).is_none());
+    drop((permits, one_more));
+    assert!(scheduler.is_unused());
 }
 
 #[tokio::test]
 async fn who_gives_up_waiting_for_a_place_leaves_it_to_others() {
-    let (turns, waiting) = (Arc::new(Turns::new(1, 1)), Gauge::default());
-    let held = turns.enter(source(1), &waiting).await;
-    let mut second = Box::pin(turns.enter(source(2), &waiting));
-    let mut third = Box::pin(turns.enter(source(3), &waiting));
+    let (scheduler, waiting) = (Arc::new(HandshakeScheduler::new(1, 1)), Gauge::default());
+    let held = scheduler.acquire(source(1), &waiting).await;
+    let mut second = Box::pin(scheduler.acquire(source(2), &waiting));
+    let mut third = Box::pin(scheduler.acquire(source(3), &waiting));
     assert!(poll_once(second.as_mut()).await.is_none());
     assert!(poll_once(third.as_mut()).await.is_none());
     assert_eq!(waiting.get(), 2);
     // Before it was told.
     drop(second);
     assert_eq!(waiting.get(), 1);
-    let mut fourth = Box::pin(turns.enter(source(4), &waiting));
+    let mut fourth = Box::pin(scheduler.acquire(source(4), &waiting));
     assert!(poll_once(fourth.as_mut()).await.is_none());
     drop(held);
     // After it was told, and before it knew.
@@ -79,20 +79,20 @@ async fn who_gives_up_waiting_for_a_place_leaves_it_to_others() {
     let fourth = fourth.await;
     assert_eq!(waiting.get(), 0);
     drop(fourth);
-    assert!(turns.is_unused());
+    assert!(scheduler.is_unused());
 }
 
 #[tokio::test]
 async fn who_gives_up_waiting_for_a_turn_leaves_it_to_others() {
-    let (turns, waiting) = (Arc::new(Turns::new(256, 1)), Gauge::default());
-    let mut places = Vec::new();
+    let (scheduler, waiting) = (Arc::new(HandshakeScheduler::new(256, 1)), Gauge::default());
+    let mut permits = Vec::new();
     for _ in 0..=FEW {
-        places.push(turns.enter(source(1), &waiting).await);
+        permits.push(scheduler.acquire(source(1), &waiting).await);
     }
-    let held = places[0].turn().await;
-    let mut second = Box::pin(places[1].turn());
-    let mut third = Box::pin(places[2].turn());
-    let mut fourth = Box::pin(places[3].turn());
+    let held = permits[0].time_slice().await;
+    let mut second = Box::pin(permits[1].time_slice());
+    let mut third = Box::pin(permits[2].time_slice());
+    let mut fourth = Box::pin(permits[3].time_slice());
     for waits in [&mut second, &mut third, &mut fourth] {
         assert!(poll_once(waits.as_mut()).await.is_none());
     }
@@ -103,15 +103,15 @@ async fn who_gives_up_waiting_for_a_turn_leaves_it_to_others() {
     let turn = fourth.await;
     assert_eq!(waiting.get(), 0);
     // While it lets others go first, which is after it was told.
-    let mut fifth = Box::pin(places[4].turn());
+    let mut fifth = Box::pin(permits[4].time_slice());
     assert!(poll_once(fifth.as_mut()).await.is_none());
     drop(turn);
-    turns.lock().ahead = Duration::ZERO;
+    scheduler.lock().ahead = Duration::ZERO;
     assert!(poll_once(fifth.as_mut()).await.is_none());
     drop(fifth);
-    drop(places[5].turn().await);
-    drop(places);
-    assert!(turns.is_unused());
+    drop(permits[5].time_slice().await);
+    drop(permits);
+    assert!(scheduler.is_unused());
 }
 
 /// On one thread, as on one core: what is counted is steps, not time.
@@ -119,16 +119,16 @@ async fn who_gives_up_waiting_for_a_turn_leaves_it_to_others() {
 async fn a_newcomer_s_handshake_is_done_after_a_few_steps_of_a_flood() {
     const FLOOD: usize = 80;
     let local = tokio::task::LocalSet::new();
-    let turns = Arc::new(Turns::new(256, 1));
+    let scheduler = Arc::new(HandshakeScheduler::new(256, 1));
     let order = Rc::new(RefCell::new(Vec::new()));
     let handshake = |of: u8| {
-        let (turns, order) = (Arc::clone(&turns), Rc::clone(&order));
+        let (scheduler, order) = (Arc::clone(&scheduler), Rc::clone(&order));
         async move {
-            let place = turns.enter(source(of), &Gauge::default()).await;
+            let permit = scheduler.acquire(source(of), &Gauge::default()).await;
             for _ in 0..2 {
                 // The network's part.
                 Behind { is: false }.await;
-                let _turn = place.turn().await;
+                let _turn = permit.time_slice().await;
                 order.borrow_mut().push(of);
             }
         }
@@ -145,21 +145,21 @@ async fn a_newcomer_s_handshake_is_done_after_a_few_steps_of_a_flood() {
     let last = order.iter().rposition(|&of| of == 3).unwrap();
     // In each round there is one step of each source.
     assert!(last < 12, "its last step was number {last}");
-    assert!(turns.is_unused());
+    assert!(scheduler.is_unused());
 }
 
 /// A runtime that never comes to rest still lets handshakes go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn others_that_never_pause_do_not_stop_handshakes() {
-    let turns = Arc::new(Turns::new(256, 1));
+    let scheduler = Arc::new(HandshakeScheduler::new(256, 1));
     let left = Arc::new(AtomicUsize::new(60));
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..60 {
-        let (turns, left) = (Arc::clone(&turns), Arc::clone(&left));
+        let (scheduler, left) = (Arc::clone(&scheduler), Arc::clone(&left));
         tasks.spawn(async move {
-            let place = turns.enter(source(1), &Gauge::default()).await;
-            drop(place.turn().await);
-            drop(place.turn().await);
+            let permit = scheduler.acquire(source(1), &Gauge::default()).await;
+            drop(permit.time_slice().await);
+            drop(permit.time_slice().await);
             left.fetch_sub(1, Ordering::AcqRel);
         });
     }
@@ -174,7 +174,7 @@ async fn others_that_never_pause_do_not_stop_handshakes() {
     while let Some(ended) = tasks.join_next().await {
         ended.unwrap();
     }
-    assert!(turns.is_unused());
+    assert!(scheduler.is_unused());
 }
 
 fn v6(text: &str) -> IpNet {
@@ -193,41 +193,41 @@ fn networks_of_one_ipv6_site_are_one_group() {
 #[tokio::test]
 async fn handshakes_that_wait_for_clients_leave_their_places() {
     const MAX: usize = 4;
-    let (turns, waiting) = (Arc::new(Turns::new(MAX, 1)), Gauge::default());
+    let (scheduler, waiting) = (Arc::new(HandshakeScheduler::new(MAX, 1)), Gauge::default());
     let mut stalled = tokio::task::JoinSet::new();
     let (answer, answered) = tokio::sync::watch::channel(false);
     for n in 0..20 {
-        // Each gets a place at once, whoever has it before.
-        let place = at_once(turns.enter(source(n), &waiting)).unwrap();
+        // Each gets a permit at once, whoever has it before.
+        let permit = at_once(scheduler.acquire(source(n), &waiting)).unwrap();
         let mut answered = answered.clone();
         stalled.spawn(async move {
             let client = async { answered.wait_for(|&answered| answered).await.map(drop) };
-            place.wait_for(client).await.unwrap().unwrap();
-            // With a place again.
-            drop(place.turn().await);
+            permit.wait_for(client).await.unwrap().unwrap();
+            // With a permit again.
+            drop(permit.time_slice().await);
         });
         tokio::task::yield_now().await;
     }
-    assert!(turns.lock().idle.parked() >= 20 - MAX);
+    assert!(scheduler.lock().idle.parked() >= 20 - MAX);
     answer.send(true).unwrap();
     while let Some(ended) = stalled.join_next().await {
         ended.unwrap();
     }
-    assert!(turns.is_unused());
+    assert!(scheduler.is_unused());
 }
 
 #[tokio::test]
 async fn too_many_parked_handshakes_end_the_longest_waiting() {
     const MAX: usize = 2;
-    let (turns, waiting) = (Arc::new(Turns::new(MAX, 1)), Gauge::default());
+    let (scheduler, waiting) = (Arc::new(HandshakeScheduler::new(MAX, 1)), Gauge::default());
     let mut stalled = tokio::task::JoinSet::new();
     let one_more = MAX + PARKED * MAX + 1;
     for n in 0..one_more {
         // One network more than the others have, in a /48 of theirs.
         let from = v6(&format!("2001:db8:{}::1", n.min(10)));
-        let place = at_once(turns.enter(from, &waiting)).unwrap();
+        let permit = at_once(scheduler.acquire(from, &waiting)).unwrap();
         stalled.spawn(async move {
-            let ended = place.wait_for(std::future::pending::<()>()).await;
+            let ended = permit.wait_for(std::future::pending::<()>()).await;
             assert_eq!(ended, Err(Evicted));
             n
         });
@@ -236,18 +236,18 @@ async fn too_many_parked_handshakes_end_the_longest_waiting() {
     // The oldest of the network that has most.
     assert_eq!(stalled.join_next().await.unwrap().unwrap(), 10);
     stalled.shutdown().await;
-    assert!(turns.is_unused());
+    assert!(scheduler.is_unused());
 }
 
 #[tokio::test]
 async fn parked_handshake_that_is_cancelled_leaves_nothing() {
-    let (turns, waiting) = (Arc::new(Turns::new(1, 1)), Gauge::default());
-    let place = turns.enter(source(1), &waiting).await;
-    let mut wait = Box::pin(place.wait_for(std::future::pending::<()>()));
+    let (scheduler, waiting) = (Arc::new(HandshakeScheduler::new(1, 1)), Gauge::default());
+    let permit = scheduler.acquire(source(1), &waiting).await;
+    let mut wait = Box::pin(permit.wait_for(std::future::pending::<()>()));
     assert!(poll_once(wait.as_mut()).await.is_none());
-    let other = at_once(turns.enter(source(2), &waiting)).unwrap();
+    let other = at_once(scheduler.acquire(source(2), &waiting)).unwrap();
     drop(wait);
-    drop(place);
+    drop(permit);
     drop(other);
-    assert!(turns.is_unused());
+    assert!(scheduler.is_unused());
 }

@@ -14,14 +14,6 @@ fn read(leaf: LeafBuilder<'_>) -> Result<Certificate, Ambiguous> {
     Certificate::from_der(leaf.build().der())
 }
 
-fn peer(leaf: LeafBuilder<'_>) -> Peer {
-    Peer {
-        source: "10.0.0.7".parse().unwrap(),
-        prefixes: Prefixes::default(),
-        certificate: Some(read(leaf).unwrap().into()),
-    }
-}
-
 #[test]
 fn one_common_name_and_dns_names_in_their_order() {
     let read = read(
@@ -110,15 +102,20 @@ fn names_are_decoded_by_their_string_type() {
 
 #[test]
 fn undecodable_names_are_kept_for_rules_that_ask() {
-    for (leaf, key) in [
-        (leaf("").raw_cn_bytes(b"\xff"), Key::Cn),
-        (leaf("a").ou("good").raw_ou_bytes(b"a\xc3"), Key::Ou),
-        (leaf("a").issuer_cns(&[b"a", b"b"]), Key::IssuerCn),
+    use Ambiguous as A;
+    for (leaf, error) in [
+        (leaf("").raw_cn_bytes(b"\xff"), A::UndecodableCommonName),
+        (
+            leaf("a").ou("good").raw_ou_bytes(b"a\xc3"),
+            A::UndecodableUnit,
+        ),
+        (leaf("a").issuer_cns(&[b"a", b"b"]), A::UnreadableIssuer),
     ] {
         let read = read(leaf.dns("a.example")).unwrap();
-        assert_eq!(read.unreadable.len(), 1);
-        assert_eq!(read.unreadable[0].0, key);
-        assert_eq!(read.texts(key), [""; 0]);
+        assert_eq!(read.unreadable, [error]);
+        assert_eq!(read.cn.is_none(), error == A::UndecodableCommonName);
+        assert_eq!(read.ou, [""; 0]);
+        assert_eq!(read.issuer_cn.is_none(), error == A::UnreadableIssuer);
         assert_eq!(read.dns, ["a.example"]);
     }
 }
@@ -166,41 +163,6 @@ fn a_wildcard_is_kept_as_the_text_it_is() {
     let read = read(leaf("*").dns("*.example")).unwrap();
     assert_eq!(read.cn.as_deref(), Some("*"));
     assert_eq!(read.dns, ["*.example"]);
-}
-
-#[test]
-fn the_best_name_is_the_common_name_a_dns_name_a_uri_the_key_or_the_address() {
-    let name = |leaf| peer(leaf).identity().as_str().to_owned();
-    assert_eq!(name(leaf("a").dns("b").uri("urn:c")), "cn:a");
-    assert_eq!(
-        name(leaf("a").no_cn().uri("urn:c").dns("b").dns("d")),
-        "dns:b"
-    );
-    assert_eq!(
-        name(leaf("a").no_cn().uri("urn:c").uri("urn:d")),
-        "uri:urn:c"
-    );
-    let cert = leaf("a").no_cn().ou("x").build();
-    let read = Certificate::from_der(cert.der()).unwrap();
-    assert_eq!(read.identity().as_str(), format!("spki:{}", read.spki));
-    let source = |address: &str, prefixes| {
-        let peer = Peer {
-            source: address.parse().unwrap(),
-            prefixes,
-            certificate: None,
-        };
-        peer.identity().to_string()
-    };
-    let usual = Prefixes::default();
-    assert_eq!(source("10.0.0.7", usual), "source:10.0.0.7");
-    assert_eq!(source("::ffff:10.0.0.7", usual), "source:10.0.0.7");
-    assert_eq!(source("2001:db8::1:2", usual), "source:2001:db8::/64");
-    let wide = Prefixes { v4: 24, v6: 48 };
-    assert_eq!(source("10.0.0.7", wide), "source:10.0.0.0/24");
-    assert_eq!(source("2001:db8:0:1::2", wide), "source:2001:db8::/48");
-    let each = Prefixes { v4: 32, v6: 128 };
-    assert_eq!(source("2001:db8::1", each), "source:2001:db8::1");
-    assert_eq!(source("::1", usual), "source:::1");
 }
 
 /// Against rustls' own reading of the same certificate.

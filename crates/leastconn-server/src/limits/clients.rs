@@ -25,12 +25,12 @@ const LONGEST: usize = 256;
 
 /// The tables of a process.
 #[derive(Debug)]
-pub struct Limiters {
+pub struct ClientLimiters {
     sources: Limiter,
     certificates: Limiter,
 }
 
-impl Limiters {
+impl ClientLimiters {
     /// Empty tables. `epoch` must not be later than any `now` given later.
     pub fn new(epoch: Instant) -> Self {
         Self::with_capacities(SOURCES, CERTIFICATES, epoch)
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn sources_do_not_push_out_certificates() {
         let now = net::now();
-        let limiters = Limiters::with_capacities(100, 100, now);
+        let limiters = ClientLimiters::with_capacities(100, 100, now);
         let tenant = ClientId::from("cn:tenant");
         drop(limiters.admit(&tenant, &slow(), now).unwrap());
         for n in 0..10_000 {
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn full_table_refuses_no_certificate() {
         let now = net::now();
-        let limiters = Limiters::with_capacities(100, 100, now);
+        let limiters = ClientLimiters::with_capacities(100, 100, now);
         let held: Vec<_> = (0..1_000)
             .map(|n| {
                 let client = ClientId::from(format!("cn:client{n}"));
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn long_identities_are_kept_as_their_hash() {
         let now = net::now();
-        let limiters = Limiters::with_capacities(10, 10, now);
+        let limiters = ClientLimiters::with_capacities(10, 10, now);
         let long = |end: &str| ClientId::from(format!("cn:{}{end}", "x".repeat(58_000)));
         let _held = limiters.admit(&long("a"), &slow(), now).unwrap();
         drop(limiters.admit(&long("b"), &slow(), now).unwrap());

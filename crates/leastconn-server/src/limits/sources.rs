@@ -30,12 +30,12 @@ pub struct SourceLimit {
      the next is accepted in {}",
     ShortDuration(*.retry_after)
 )]
-pub struct TooFast {
+pub struct SourceRateExceeded {
     source_net: IpNet,
     retry_after: Duration,
 }
 
-impl TooFast {
+impl SourceRateExceeded {
     /// The stable code.
     pub const fn reason(&self) -> Reason {
         Reason::RateLimited
@@ -72,10 +72,10 @@ impl SourceLimit {
     ///
     /// # Errors
     /// If it is one too many.
-    pub fn admit(&self, source: IpNet, now: Instant) -> Result<(), TooFast> {
+    pub fn admit(&self, source: IpNet, now: Instant) -> Result<(), SourceRateExceeded> {
         let id = ClientId::from(source.to_string());
         match self.sources.admit(&id, &self.limits, now) {
-            Err(Refusal::RateLimited { retry_after }) => Err(TooFast {
+            Err(Refusal::RateLimited { retry_after }) => Err(SourceRateExceeded {
                 source_net: source,
                 retry_after,
             }),

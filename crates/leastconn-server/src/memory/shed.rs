@@ -14,7 +14,7 @@ use std::{
 use leastconn::{Reason, net::relay::MAX_BUFFERED};
 
 use super::Budget;
-use crate::registry::{Live, Registry};
+use crate::registry::{ConnectionHandle, Registry};
 
 /// How often memory is looked at while open connections cannot use up the rest of it,
 const SELDOM: Duration = Duration::from_millis(250);
@@ -74,21 +74,21 @@ fn look(budget: &Budget, registry: &Registry) -> Duration {
 
 /// Ends connections that hold `excess` bytes, the largest ones first.
 fn shed(registry: &Registry, excess: u64) {
-    let mut all: Vec<(u64, Arc<Live>)> = Vec::new();
+    let mut all: Vec<(u64, Arc<ConnectionHandle>)> = Vec::new();
     let mut freed = 0;
-    registry.each(|live| match live.traffic.buffered() {
+    registry.each(|handle| match handle.traffic.buffered() {
         0 => {}
         // It was ended, and its memory is about to be freed.
-        buffered if live.has_ended() => freed += buffered,
-        buffered => all.push((buffered, Arc::clone(live))),
+        buffered if handle.is_stopped() => freed += buffered,
+        buffered => all.push((buffered, Arc::clone(handle))),
     });
-    all.sort_by_key(|(buffered, live)| (Reverse(*buffered), live.id));
+    all.sort_by_key(|(buffered, handle)| (Reverse(*buffered), handle.id));
     let mut ended = 0;
-    for (buffered, live) in all {
+    for (buffered, handle) in all {
         if freed >= excess {
             break;
         }
-        if live.stop(Reason::Overloaded) {
+        if handle.stop(Reason::Overloaded) {
             freed += buffered;
             ended += 1;
         }

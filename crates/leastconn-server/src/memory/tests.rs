@@ -33,11 +33,11 @@ fn freed_memory_counts_as_free() {
 #[test]
 fn budget_is_over_when_more_is_used_than_allowed() {
     let budget = Budget::new(MemoryLimit::Bytes(MIB));
-    assert!(budget.is_over());
+    assert!(budget.is_exceeded());
     assert!(budget.usage().unwrap().used > MIB);
     budget.configure(MemoryLimit::Off);
-    assert!(!budget.is_over());
+    assert!(!budget.is_exceeded());
     assert_eq!(budget.usage(), None);
     budget.configure(MemoryLimit::Bytes(1 << 50));
-    assert!(!budget.is_over());
+    assert!(!budget.is_exceeded());
 }

@@ -1,12 +1,12 @@
 use std::{net::IpAddr, num::NonZeroUsize, time::Duration};
 
-use leastconn::{Limits, ServerId};
+use leastconn::{Limits, Reason, ServerId};
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     config::{
-        Access, AccessFilter, Allow, Client, CnPattern, DnsPattern, ExactText, Format, IpNet,
+        self, Access, AccessFilter, Allow, Client, CnPattern, DnsPattern, ExactText, Format, IpNet,
         Level, Log, Prefixes, Process, Spki, TlsRecords, UriPattern,
     },
     identity::Certificate,
@@ -89,7 +89,7 @@ fn owned(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|&text| text.to_owned()).collect()
 }
 
-fn peer(cn: Option<&str>, dns: &[&str], source: &str) -> Peer {
+fn peer(cn: Option<&str>, dns: &[&str], source: &str) -> RuleInput<'static> {
     showing(
         Certificate {
             cn: cn.map(str::to_owned),
@@ -100,11 +100,11 @@ fn peer(cn: Option<&str>, dns: &[&str], source: &str) -> Peer {
     )
 }
 
-fn showing(certificate: Certificate, source: &str) -> Peer {
-    Peer {
+fn showing(certificate: Certificate, source: &str) -> RuleInput<'static> {
+    RuleInput {
         source: source.parse().unwrap(),
         prefixes: Prefixes::default(),
-        certificate: Some(Arc::new(certificate)),
+        certificate: Some(Box::leak(Box::new(certificate))),
     }
 }
 
@@ -175,10 +175,10 @@ fn is_in(net: &str, address: IpAddr) -> bool {
 
 /// The first rule that holds and decides, by trying all of them in order; and the
 /// first that holds, if it decides nothing.
-fn naive(rules: &[Written], peer: &Peer, now: i64) -> [Option<(usize, String)>; 2] {
+fn naive(rules: &[Written], peer: &RuleInput<'_>, now: i64) -> [Option<(usize, String)>; 2] {
     type StandsFor = fn(&str, &str) -> bool;
     let nobody = Certificate::default();
-    let cert = peer.certificate.as_deref().unwrap_or(&nobody);
+    let cert = peer.certificate.unwrap_or(&nobody);
     let equal: StandsFor = |pattern, text| pattern == text;
     let shown = |spki: &str| !spki.is_empty();
     let mut found = [None, None];
@@ -366,9 +366,9 @@ prop_compose! {
     fn anybody()(
         certificate in prop::option::of(certificate()),
         source in prop::sample::select(&SOURCES[..]),
-    ) -> Peer {
+    ) -> RuleInput<'static> {
         let peer = showing(Certificate::default(), source);
-        Peer { certificate: certificate.map(Arc::new), ..peer }
+        RuleInput { certificate: certificate.map(|certificate| &*Box::leak(Box::new(certificate))), ..peer }
     }
 }
 
@@ -382,7 +382,11 @@ fn clients(rules: &[Written]) -> Vec<Client> {
     rules.map(|(n, rule)| client(n, rule, Vec::new())).collect()
 }
 
-fn finds_as_by_trying_all(rules: &[Written], peer: &Peer, now: i64) -> Result<(), TestCaseError> {
+fn finds_as_by_trying_all(
+    rules: &[Written],
+    peer: &RuleInput<'_>,
+    now: i64,
+) -> Result<(), TestCaseError> {
     let policy = Policy::new(&config(clients(rules)), &HashMap::new());
     let [decides, shadow] = naive(rules, peer, now);
     let found = policy.identify(peer, at(now)).ok();

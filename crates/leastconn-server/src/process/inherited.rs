@@ -46,7 +46,7 @@ pub struct Inherited {
     replaces: Option<u32>,
     sockets: Vec<Passed>,
     streams: Streams,
-    by_hand: Option<Carried>,
+    overrides: Option<Carried>,
     problems: Vec<String>,
 }
 
@@ -91,9 +91,9 @@ impl Inherited {
             replaces,
             ..Self::default()
         };
-        let by_hand = variable(BY_HAND).filter(|_| this.is_upgrade());
+        let overrides = variable(BY_HAND).filter(|_| this.is_upgrade());
         // A later version may say what this one does not understand.
-        this.by_hand = by_hand.and_then(|text| serde_json::from_str(&text).ok());
+        this.overrides = overrides.and_then(|text| serde_json::from_str(&text).ok());
         let Some(count) = variable(LISTEN_FDS).filter(|_| ours || replaces.is_some()) else {
             return this;
         };
@@ -150,8 +150,8 @@ impl Inherited {
     }
 
     /// What was set by hand in that other process.
-    pub(crate) const fn by_hand(&self) -> Option<&Carried> {
-        self.by_hand.as_ref()
+    pub(crate) const fn overrides(&self) -> Option<&Carried> {
+        self.overrides.as_ref()
     }
 
     /// What was wrong with what was passed, a line each.

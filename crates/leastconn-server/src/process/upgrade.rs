@@ -94,7 +94,7 @@ pub struct Successor {
     child: Started,
     channel: Channel,
     /// What it was told that was set by hand.
-    by_hand: Carried,
+    overrides: Carried,
     /// Sockets that it was given and has no use for.
     pub unused: Unused,
 }
@@ -113,26 +113,26 @@ impl Drop for Started {
     }
 }
 
-/// Starts the new program with `sockets` and what was set `by_hand`, and waits until it
+/// Starts the new program with `sockets` and what was set `overrides`, and waits until it
 /// is ready, but no longer than `limit`.
 ///
 /// # Cancel safety
 /// Dropped, it ends the new process.
 pub async fn start(
     sockets: Vec<Passed>,
-    by_hand: Carried,
+    overrides: Carried,
     limit: Duration,
 ) -> Result<Successor, UpgradeError> {
     let path = program::path().map_err(UpgradeError::Program)?;
     let mut command = again(&path);
-    match serde_json::to_string(&by_hand) {
+    match serde_json::to_string(&overrides) {
         Ok(text) if text.len() < MAX_VARIABLE => command.env(BY_HAND, text),
         // It will hear of it when it takes over.
         _ => command.env_remove(BY_HAND),
     };
     let successor = begin(command, path, sockets, limit).await?;
     Ok(Successor {
-        by_hand,
+        overrides,
         ..successor
     })
 }
@@ -172,7 +172,7 @@ async fn begin(
         Ok(Some(FromNew::Ready(unused))) => Ok(Successor {
             child,
             channel,
-            by_hand: Carried::default(),
+            overrides: Carried::default(),
             unused,
         }),
         Ok(Some(FromNew::Failed { reasons })) => Err(UpgradeError::Failed(reasons)),
@@ -222,12 +222,12 @@ impl Successor {
     }
 
     /// Tells it that it is the service now. From here on nothing ends it but itself.
-    pub async fn go(mut self, reload: bool, by_hand: Carried) -> Heir {
+    pub async fn go(mut self, reload: bool, overrides: Carried) -> Heir {
         // While it started, the old one was still asked for changes.
-        let by_hand = (by_hand != self.by_hand).then_some(by_hand);
+        let overrides = (overrides != self.overrides).then_some(overrides);
         let pid = self.pid();
         self.child.0 = None;
-        let told = self.channel.say(&FromOld::Go { reload, by_hand }).await;
+        let told = self.channel.say(&FromOld::Go { reload, overrides }).await;
         // It takes the end of the channel for the same.
         let channel = told.map(|()| self.channel).inspect_err(
             |error| tracing::warn!(%error, pid, "the new process was not told that it is the service now"),

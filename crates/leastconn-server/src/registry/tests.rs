@@ -1,6 +1,13 @@
-use super::*;
+use std::time::Duration;
 
-fn register(registry: &Arc<Registry>) -> Registered {
+use leastconn::net;
+
+use super::*;
+use leastconn_proxy_protocol::Endpoints;
+
+use crate::telemetry::metrics::Metrics;
+
+fn register(registry: &Arc<Registry>) -> ConnectionGuard {
     let listener = Metrics::new().listener("main");
     registry.register(
         "main".into(),
@@ -11,11 +18,11 @@ fn register(registry: &Arc<Registry>) -> Registered {
 }
 
 #[test]
-fn it_lists_and_counts_what_is_open() {
+fn open_connections_are_listed_and_counted() {
     let registry = Arc::new(Registry::default());
     let open: Vec<_> = (0..100).map(|_| register(&registry)).collect();
     assert_eq!(registry.open(), 100);
-    let mut ids: Vec<_> = registry.list().iter().map(|live| live.id).collect();
+    let mut ids: Vec<_> = registry.list().iter().map(|handle| handle.id).collect();
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), 100, "an ID was used twice");
@@ -25,31 +32,31 @@ fn it_lists_and_counts_what_is_open() {
 }
 
 #[test]
-fn the_first_reason_to_stop_stands() {
+fn first_stop_reason_wins() {
     let registry = Arc::new(Registry::default());
     let (one, _two) = (register(&registry), register(&registry));
     assert!(one.stop(Reason::Killed));
     assert!(!one.stop(Reason::Drained));
-    // Those that somebody stopped before are not counted again.
+    // Connections that were stopped before are not counted again.
     assert_eq!(registry.stop_all(Reason::Drained), 1);
     assert_eq!(registry.stop_all(Reason::Drained), 0);
 }
 
 #[test]
-fn what_has_ended_and_only_says_good_bye_is_not_cut_off() {
+fn finished_connection_is_not_stopped() {
     let registry = Arc::new(Registry::default());
     let refused = register(&registry);
-    refused.ended(Reason::UnknownClient);
+    refused.finish(Reason::UnknownClient);
     assert_eq!(registry.stop_all(Reason::Drained), 0);
 }
 
 #[tokio::test]
-async fn a_stop_is_seen_whether_it_comes_before_or_during_the_wait() {
+async fn stop_is_seen_before_and_during_a_wait() {
     let registry = Arc::new(Registry::default());
     let before = register(&registry);
     before.stop(Reason::Killed);
     assert_eq!(before.stopped().await, Reason::Killed);
-    // A stopped connection does nothing more, not even what is ready.
+    // A stopped connection does not even run a phase that is ready.
     assert_eq!(before.unless_stopped(async {}).await, Err(Reason::Killed));
 
     let during = register(&registry);
@@ -65,7 +72,7 @@ async fn a_stop_is_seen_whether_it_comes_before_or_during_the_wait() {
 }
 
 #[tokio::test]
-async fn waiting_for_the_last_one_ends_with_it() {
+async fn wait_empty_ends_with_the_last_connection() {
     let registry = Arc::new(Registry::default());
     registry.wait_empty().await;
     let open: Vec<_> = (0..3).map(|_| register(&registry)).collect();
@@ -80,62 +87,62 @@ async fn waiting_for_the_last_one_ends_with_it() {
 }
 
 #[test]
-fn it_grows_as_old_as_it_may_or_a_tenth_less() {
+fn max_lifetime_is_shortened_by_up_to_a_tenth() {
     let registry = Arc::new(Registry::default());
     let age = Duration::from_secs(1000);
     let mut ends = std::collections::HashSet::new();
     for _ in 0..20 {
-        let live = register(&registry);
+        let handle = register(&registry);
         let start = net::now();
-        live.lives_for(Some(age));
+        handle.set_max_lifetime(Some(age));
         assert_eq!(
-            live.due(start + age * 9 / 10 - Duration::from_secs(1), 0),
+            handle.expired(start + age * 9 / 10 - Duration::from_secs(1), 0),
             None
         );
-        assert_eq!(live.due(net::now() + age, 0), Some(Due::Age));
-        ends.insert(*live.ends.get().unwrap());
+        assert_eq!(handle.expired(net::now() + age, 0), Some(Expired::Lifetime));
+        ends.insert(handle.lifetime_end().unwrap());
     }
     assert!(ends.len() > 10, "all at once");
-    let live = register(&registry);
+    let handle = register(&registry);
     for never in [None, Some(Duration::MAX)] {
-        live.lives_for(never);
-        assert_eq!(live.due(net::now() + age * 1_000_000, 0), None);
+        handle.set_max_lifetime(never);
+        assert_eq!(handle.expired(net::now() + age * 1_000_000, 0), None);
     }
 }
 
 #[test]
-fn the_wall_clock_may_be_set() {
+fn certificate_expiry_follows_the_wall_clock() {
     let registry = Arc::new(Registry::default());
-    let live = register(&registry);
+    let handle = register(&registry);
     let now = net::now();
-    assert_eq!(live.due(now, i64::MAX), None);
-    live.expires.store(1000, Ordering::Relaxed);
-    // The last second counts; forward; back again.
-    for (seconds, due) in [
+    assert_eq!(handle.expired(now, i64::MAX), None);
+    handle.set_chain_expiry(Some(1000));
+    // The last valid second; the clock is set forward; and back.
+    for (seconds, expired) in [
         (1000, None),
-        (1001, Some(Due::Certificate)),
-        (i64::MAX, Some(Due::Certificate)),
+        (1001, Some(Expired::Certificate)),
+        (i64::MAX, Some(Expired::Certificate)),
         (-5, None),
     ] {
-        assert_eq!(live.due(now, seconds), due);
+        assert_eq!(handle.expired(now, seconds), expired);
     }
-    live.ended(Reason::Ok);
-    assert_eq!(live.due(now, 1001), None);
+    handle.finish(Reason::Ok);
+    assert_eq!(handle.expired(now, 1001), None);
 }
 
 #[test]
-fn the_source_is_the_announced_one_and_the_first_announcement_stands() {
+fn first_proxy_header_sets_the_source() {
     let registry = Arc::new(Registry::default());
-    let live = register(&registry);
-    let peer = live.source();
-    assert_eq!(live.proxy(), None);
+    let handle = register(&registry);
+    let peer = handle.source();
+    assert_eq!(handle.proxy(), None);
     let ends = |source: &str| {
         let destination = "198.51.100.1:443".parse().unwrap();
         Endpoints::new(source.parse().unwrap(), destination)
     };
-    live.announce(ends("192.0.2.7:1"));
-    live.announce(ends("192.0.2.8:2"));
-    let seen = &registry.list()[0];
-    assert_eq!(seen.source(), "192.0.2.7:1".parse().unwrap());
-    assert_eq!(seen.proxy(), Some(peer));
+    handle.set_proxied(ends("192.0.2.7:1"));
+    handle.set_proxied(ends("192.0.2.8:2"));
+    let listed = &registry.list()[0];
+    assert_eq!(listed.source(), "192.0.2.7:1".parse().unwrap());
+    assert_eq!(listed.proxy(), Some(peer));
 }

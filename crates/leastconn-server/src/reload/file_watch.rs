@@ -41,7 +41,7 @@ pub(crate) async fn watch(reloader: Arc<Reloader>, mut events: Events) {
     let mut good = true;
     let mut looks = Looks::default();
     loop {
-        let files = files(&reloader.running().current().state.config);
+        let files = files(&reloader.snapshots().load().config);
         // In this order: what changes after the look causes an event.
         let stamps = looks.look(files, &mut events).await;
         // Those that are no good are tried again: perhaps there were no descriptors to

@@ -49,7 +49,7 @@ impl Reloader {
     /// What has begun is finished.
     pub(crate) async fn reload_files(self: &Arc<Self>) -> bool {
         let _turn = self.turn.lock().await;
-        let state = self.shared.state();
+        let state = self.context.snapshot();
         let config = &state.config;
         // Each in a lane of its own: a file that blocks holds up its owner only.
         let mut loading = JoinSet::new();
@@ -93,7 +93,7 @@ impl Reloader {
     }
 
     fn apply_files(self: &Arc<Self>, loaded: HashMap<Owner, Loaded>) -> bool {
-        let mut config = self.shared.state().config.clone();
+        let mut config = self.context.snapshot().config.clone();
         let mut changed = Vec::new();
         let mut bad = Vec::new();
         for (owner, loaded) in loaded {

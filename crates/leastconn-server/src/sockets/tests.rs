@@ -1,16 +1,10 @@
-use std::collections::HashMap;
-
-use tokio::{net::TcpStream, sync::Semaphore};
+use tokio::net::TcpStream;
 
 use super::*;
 use crate::{
-    access_record::Books,
     config::{self, Access},
-    registry::Registry,
-    running::{Current, Running},
-    state::State,
-    telemetry::access_log::AccessLog,
-    telemetry::metrics::Metrics,
+    snapshot::Snapshot,
+    telemetry::{Telemetry, access_log::AccessLog},
 };
 
 /// A configuration with these listeners, each a name and what is bound.
@@ -25,32 +19,21 @@ fn config(listeners: &[(&str, &str)]) -> Config {
         .config
 }
 
-fn gate() -> Gate {
-    let state = State::start(config(&[("main", "\"127.0.0.1:0\"")])).unwrap();
-    let current = Current {
-        state: Arc::new(state),
-        listeners: HashMap::new(),
-        retired: HashMap::new(),
-    };
+fn context() -> Arc<ServerContext> {
+    let snapshot = Snapshot::start(config(&[("main", "\"127.0.0.1:0\"")])).unwrap();
     let (log, _flusher) = AccessLog::open(&Access::Off).unwrap();
-    Gate {
-        connections: Arc::new(Semaphore::new(1)),
-        registry: Arc::new(Registry::default()),
-        books: Books {
-            metrics: Arc::new(Metrics::new()),
-            log,
-            refusals: Arc::default(),
-        },
-        running: Arc::new(Running::new(current)),
-        memory: Arc::new(crate::memory::Budget::new(config::MemoryLimit::Off)),
-    }
+    Arc::new(ServerContext::new(snapshot, Arc::new(Telemetry::new(log))))
 }
 
-fn applied(sockets: &mut Sockets, gate: &Gate, listeners: &[(&str, &str)]) -> (usize, usize) {
+fn applied(
+    sockets: &mut Sockets,
+    context: &Arc<ServerContext>,
+    listeners: &[(&str, &str)],
+) -> (usize, usize) {
     let plan = sockets
         .plan(&config(listeners), &mut Inherited::none())
         .unwrap();
-    let changes = sockets.apply(plan, gate);
+    let changes = sockets.apply(plan, context);
     (changes.opened.len(), changes.closed.len())
 }
 
@@ -65,21 +48,21 @@ fn names(sockets: &Sockets) -> Vec<String> {
 
 #[tokio::test]
 async fn only_the_difference_changes() {
-    let (mut sockets, gate) = (Sockets::default(), gate());
+    let (mut sockets, context) = (Sockets::default(), context());
     let two = r#"["127.0.0.1:0", "127.0.0.1:0"]"#;
-    assert_eq!(applied(&mut sockets, &gate, &[("a", two)]), (2, 0));
+    assert_eq!(applied(&mut sockets, &context, &[("a", two)]), (2, 0));
     let before = at(&sockets);
-    assert_eq!(applied(&mut sockets, &gate, &[("a", two)]), (0, 0));
+    assert_eq!(applied(&mut sockets, &context, &[("a", two)]), (0, 0));
     assert_eq!(at(&sockets), before);
     // One less of the same: one of them stays.
     assert_eq!(
-        applied(&mut sockets, &gate, &[("a", "\"127.0.0.1:0\"")]),
+        applied(&mut sockets, &context, &[("a", "\"127.0.0.1:0\"")]),
         (0, 1)
     );
     assert_eq!(at(&sockets), before[..1]);
     // A port that the system chose is its listener's.
     assert_eq!(
-        applied(&mut sockets, &gate, &[("b", "\"127.0.0.1:0\"")]),
+        applied(&mut sockets, &context, &[("b", "\"127.0.0.1:0\"")]),
         (1, 1)
     );
     assert_eq!(names(&sockets), ["b"]);
@@ -94,8 +77,8 @@ async fn only_the_difference_changes() {
 
 #[tokio::test]
 async fn an_address_goes_from_one_listener_to_another() {
-    let (mut sockets, gate) = (Sockets::default(), gate());
-    applied(&mut sockets, &gate, &[("a", "\"127.0.0.1:0\"")]);
+    let (mut sockets, context) = (Sockets::default(), context());
+    applied(&mut sockets, &context, &[("a", "\"127.0.0.1:0\"")]);
     let chosen = at(&sockets)[0].1;
     drop(sockets);
     let (mut sockets, fixed) = (Sockets::default(), format!("\"{chosen}\""));
@@ -106,8 +89,8 @@ async fn an_address_goes_from_one_listener_to_another() {
     {
         tokio::task::yield_now().await;
     }
-    assert_eq!(applied(&mut sockets, &gate, &[("a", &fixed)]), (1, 0));
-    assert_eq!(applied(&mut sockets, &gate, &[("b", &fixed)]), (0, 0));
+    assert_eq!(applied(&mut sockets, &context, &[("a", &fixed)]), (1, 0));
+    assert_eq!(applied(&mut sockets, &context, &[("b", &fixed)]), (0, 0));
     assert_eq!(at(&sockets), [("b".into(), chosen)]);
     drop(TcpStream::connect(chosen).await.unwrap());
 
@@ -124,8 +107,8 @@ async fn an_address_goes_from_one_listener_to_another() {
 
 #[tokio::test]
 async fn what_a_plan_bound_is_free_again_when_it_is_dropped() {
-    let (mut sockets, gate) = (Sockets::default(), gate());
-    applied(&mut sockets, &gate, &[("a", "\"127.0.0.1:0\"")]);
+    let (mut sockets, context) = (Sockets::default(), context());
+    applied(&mut sockets, &context, &[("a", "\"127.0.0.1:0\"")]);
     let both = [("a", "\"127.0.0.1:0\""), ("b", "\"127.0.0.1:0\"")];
     let plan = sockets.plan(&config(&both), &mut Inherited::none());
     let plan = plan.unwrap();

@@ -14,8 +14,9 @@ use std::{
 use tokio::{net::UnixListener, sync::watch, task::JoinHandle};
 
 use crate::{
-    acceptor::{self, Gate, Task},
     config::Config,
+    connection::acceptor::{self, AcceptCommand},
+    context::ServerContext,
     process::inherited::Inherited,
     socket_file::{SocketError, SocketFile},
 };
@@ -42,7 +43,7 @@ struct Bound {
     wanted: Wanted,
     socket: Arc<UnixListener>,
     file: SocketFile,
-    told: watch::Sender<Task>,
+    command: watch::Sender<AcceptCommand>,
     task: JoinHandle<()>,
 }
 
@@ -90,7 +91,7 @@ impl UnixSockets {
     }
 
     /// Carries out a plan that was made for the sockets as they are now.
-    pub(super) fn apply(&mut self, plan: Plan, gate: &Gate) -> Changes {
+    pub(super) fn apply(&mut self, plan: Plan, context: &Arc<ServerContext>) -> Changes {
         let mut changes = Changes::default();
         let mut earlier: Vec<_> = std::mem::take(&mut self.bound)
             .into_iter()
@@ -100,7 +101,7 @@ impl UnixSockets {
             let bound = match source {
                 Source::New(socket, file) => {
                     changes.opened.push(wanted.named());
-                    Bound::start(wanted, Arc::new(socket), file, gate)
+                    Bound::start(wanted, Arc::new(socket), file, context)
                 }
                 Source::Kept(number) => match earlier.get_mut(number).and_then(Option::take) {
                     Some(bound) => bound.with(wanted),
@@ -180,19 +181,24 @@ impl Wanted {
 }
 
 impl Bound {
-    fn start(wanted: Wanted, socket: Arc<UnixListener>, file: SocketFile, gate: &Gate) -> Self {
-        let told = watch::Sender::new(Task::Accept);
-        let accepting = acceptor::accept(
+    fn start(
+        wanted: Wanted,
+        socket: Arc<UnixListener>,
+        file: SocketFile,
+        context: &Arc<ServerContext>,
+    ) -> Self {
+        let command = watch::Sender::new(AcceptCommand::Accept);
+        let accepting = acceptor::accept_loop(
             Arc::clone(&socket),
             Arc::clone(&wanted.listener),
-            gate.clone(),
-            told.subscribe(),
+            Arc::clone(context),
+            command.subscribe(),
         );
         Self {
             wanted,
             socket,
             file,
-            told,
+            command,
             task: tokio::spawn(accepting),
         }
     }
@@ -213,13 +219,13 @@ impl Bound {
     /// Removes the file first: nobody new can connect, and what has connected is accepted.
     fn close(self) -> (Arc<str>, JoinHandle<()>) {
         drop(self.file);
-        self.told.send_replace(Task::Close);
+        self.command.send_replace(AcceptCommand::Close);
         (self.wanted.listener, self.task)
     }
 
     fn hand_over(self) -> (Arc<str>, JoinHandle<()>) {
         self.file.leave();
-        self.told.send_replace(Task::HandOver);
+        self.command.send_replace(AcceptCommand::HandOver);
         (self.wanted.listener, self.task)
     }
 }

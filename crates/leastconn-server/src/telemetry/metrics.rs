@@ -264,9 +264,9 @@ fn to_text_format(open_metrics: &str) -> String {
 
 /// Ends when dropped: for handshakes that are going on.
 #[derive(Debug)]
-pub struct Counted(Gauge);
+pub struct GaugeGuard(Gauge);
 
-impl Counted {
+impl GaugeGuard {
     /// Counts one more.
     pub fn new(gauge: &Gauge) -> Self {
         gauge.inc();
@@ -274,7 +274,7 @@ impl Counted {
     }
 }
 
-impl Drop for Counted {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }

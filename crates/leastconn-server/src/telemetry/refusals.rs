@@ -18,11 +18,12 @@ const MAX_CHARACTERS: usize = 256;
 
 /// The last refusals.
 #[derive(Debug, Default)]
-pub struct Refusals(Mutex<VecDeque<Refusal>>);
+pub struct RecentRefusals(Mutex<VecDeque<RecentRefusal>>);
 
 /// A connection that was refused a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Refusal {
+#[schemars(rename = "Refusal")]
+pub struct RecentRefusal {
     /// Its ID.
     pub connection: u64,
     /// When it was accepted.
@@ -62,9 +63,9 @@ pub struct Refusal {
     pub detail: Option<String>,
 }
 
-impl Refusals {
+impl RecentRefusals {
     /// Adds one.
-    pub fn push(&self, refusal: Refusal) {
+    pub fn push(&self, refusal: RecentRefusal) {
         let mut kept = self.lock();
         if kept.len() >= KEPT {
             kept.pop_front();
@@ -74,19 +75,23 @@ impl Refusals {
 
     /// The newest `limit` of those that `wanted` holds for, the newest first, and how many
     /// it holds for.
-    pub fn newest(&self, limit: usize, wanted: impl Fn(&Refusal) -> bool) -> (Vec<Refusal>, usize) {
+    pub fn newest(
+        &self,
+        limit: usize,
+        wanted: impl Fn(&RecentRefusal) -> bool,
+    ) -> (Vec<RecentRefusal>, usize) {
         let kept = self.lock();
         let found = kept.iter().rev().filter(|refusal| wanted(refusal));
         let total = found.clone().count();
         (found.take(limit).cloned().collect(), total)
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Refusal>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<RecentRefusal>> {
         self.0.lock()
     }
 }
 
-impl Refusal {
+impl RecentRefusal {
     /// Whether one of its texts has this in it, which is in lower case.
     pub fn mentions(&self, lower: &str) -> bool {
         let optional = [
@@ -144,9 +149,9 @@ mod tests {
 
     #[test]
     fn the_newest_are_kept_and_come_first() {
-        let refusals = Refusals::default();
+        let refusals = RecentRefusals::default();
         for connection in 0..KEPT as u64 + 50 {
-            refusals.push(Refusal {
+            refusals.push(RecentRefusal {
                 connection,
                 outcome: if connection % 2 == 0 {
                     "blocked"
@@ -154,7 +159,7 @@ mod tests {
                     "not_allowed"
                 }
                 .to_owned(),
-                ..Refusal::default()
+                ..RecentRefusal::default()
             });
         }
         let (all, total) = refusals.newest(1000, |_| true);

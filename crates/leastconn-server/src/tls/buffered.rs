@@ -25,7 +25,7 @@ use super::{
     handshake::LastFlight,
     record::{ControlLimit, EMPTY_IN_A_ROW, MAX_PLAINTEXT, Verdict, Violation, payload_length},
 };
-use crate::handshake_scheduler::{Evicted, Place};
+use crate::handshake_scheduler::{Evicted, HandshakePermit};
 use boundary::{Boundary, Step};
 use suites::Request;
 
@@ -123,10 +123,13 @@ pub(super) struct Buffered {
     close_notify_sent: bool,
 }
 
-/// Waits for the client, with what that means for a handshake that has a place.
-async fn client<T>(place: Option<&Place>, client: impl Future<Output = T>) -> Result<T, Evicted> {
-    match place {
-        Some(place) => place.wait_for(client).await,
+/// Waits for the client, with what that means for a handshake that has a permit.
+async fn client<T>(
+    permit: Option<&HandshakePermit>,
+    client: impl Future<Output = T>,
+) -> Result<T, Evicted> {
+    match permit {
+        Some(permit) => permit.wait_for(client).await,
         None => Ok(client.await),
     }
 }
@@ -169,13 +172,13 @@ impl Buffered {
         self.socket
     }
 
-    /// What is left of the handshake, each flight in a turn of `place`; without one, in
+    /// What is left of the handshake, each flight in a time slice of `permit`; without one, in
     /// none. `early` has come already, and is what rustls reads first. `visit` is told of
     /// its end. Returns which side had the last word.
     pub(super) async fn handshake(
         &mut self,
         mut early: &[u8],
-        place: Option<&Place>,
+        permit: Option<&HandshakePermit>,
         visit: Option<&Visit>,
     ) -> Result<LastFlight, HandshakeError> {
         loop {
@@ -188,7 +191,7 @@ impl Buffered {
             } else {
                 LastFlight::Received
             };
-            client(place, poll_fn(|cx| self.poll_send(cx))).await??;
+            client(permit, poll_fn(|cx| self.poll_send(cx))).await??;
             if !self.session.is_handshaking() {
                 return Ok(last);
             }
@@ -197,11 +200,11 @@ impl Buffered {
                 let before = early;
                 let count = self.session.read_tls(&mut early)?;
                 self.boundary.pass(&before[..count]);
-            } else if client(place, poll_fn(|cx| self.poll_read_tls(cx))).await?? == 0 {
+            } else if client(permit, poll_fn(|cx| self.poll_read_tls(cx))).await?? == 0 {
                 return Err(HandshakeError::Closed);
             }
-            let _turn = match place {
-                Some(place) => Some(place.turn().await),
+            let _slice = match permit {
+                Some(permit) => Some(permit.time_slice().await),
                 None => None,
             };
             poll_fn(|cx| Poll::Ready(self.digest(cx))).await?;

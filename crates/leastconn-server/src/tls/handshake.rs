@@ -16,7 +16,7 @@ use rustls::{
 use tokio::net::TcpStream;
 
 use crate::{
-    handshake_scheduler::{Evicted, Place},
+    handshake_scheduler::{Evicted, HandshakePermit},
     instead::Instead,
 };
 
@@ -238,7 +238,7 @@ fn parse(bytes: &mut Vec<u8>, length: usize) -> Result<Hello, (Error, Option<Acc
     }
 }
 
-/// Does the rest: keys, certificates, signatures, each step in a turn of `place`.
+/// Does the rest: keys, certificates, signatures, each step in a time slice of `permit`.
 /// On success the client has proven that the certificate is its own, and that it is
 /// trusted.
 ///
@@ -252,27 +252,27 @@ pub async fn accept(
     socket: TcpStream,
     hello: Hello,
     server: &Server,
-    place: &Place,
+    permit: &HandshakePermit,
 ) -> Result<TlsStream, (Box<Failed>, TcpStream)> {
-    rejected::with_slot(finish(socket, hello, server, place)).await
+    rejected::with_slot(finish(socket, hello, server, permit)).await
 }
 
 async fn finish(
     mut socket: TcpStream,
     hello: Hello,
     server: &Server,
-    place: &Place,
+    permit: &HandshakePermit,
 ) -> Result<TlsStream, (Box<Failed>, TcpStream)> {
     let terms = server.terms(&hello);
     if server.is_direct() {
         // It is not needed any more, and handshakes may take long.
         drop(hello.accepted);
-        return unbuffered::accept(socket, hello.bytes, terms, place).await;
+        return unbuffered::accept(socket, hello.bytes, terms, permit).await;
     }
     // The answer to the ClientHello is made here, signature and all.
-    let turn = place.turn().await;
+    let slice = permit.time_slice().await;
     let session = hello.accepted.into_connection(terms.config);
-    drop(turn);
+    drop(slice);
     let session: ServerConnection = match session {
         Ok(session) => session,
         Err((error, alert)) => {
@@ -293,7 +293,7 @@ async fn finish(
     let mut stream = Buffered::new(socket, session);
     let (given, early) = hello.bytes.split_at(hello.length);
     stream.was_given(given);
-    let handshake = stream.handshake(early, Some(place), terms.visit.as_deref());
+    let handshake = stream.handshake(early, Some(permit), terms.visit.as_deref());
     match handshake.await {
         Ok(last) => {
             if last == LastFlight::Received {

@@ -33,7 +33,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::handshake_scheduler::Place;
+use crate::handshake_scheduler::HandshakePermit;
 
 use super::{
     Clues, Failed, HandshakeError, Terms, TlsStream,
@@ -72,9 +72,9 @@ pub(super) async fn accept(
     mut socket: TcpStream,
     received: Vec<u8>,
     terms: Terms,
-    place: &Place,
+    permit: &HandshakePermit,
 ) -> Result<TlsStream, (Box<Failed>, TcpStream)> {
-    match Box::pin(shake_hands(&mut socket, received, terms, place)).await {
+    match Box::pin(shake_hands(&mut socket, received, terms, permit)).await {
         Ok(done) => {
             if done.last == LastFlight::Received {
                 acknowledge(&socket);
@@ -99,9 +99,9 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     received: Vec<u8>,
     terms: Terms,
-    place: &Place,
+    permit: &HandshakePermit,
 ) -> Result<Done, Box<Failed>> {
-    let (session, unopened, last) = handshake(socket, received, terms, place).await?;
+    let (session, unopened, last) = handshake(socket, received, terms, permit).await?;
     let (records, about) = finish(session)?;
     Ok(Done {
         records,
@@ -122,7 +122,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     mut received: Vec<u8>,
     terms: Terms,
-    place: &Place,
+    permit: &HandshakePermit,
 ) -> Result<(UnbufferedServerConnection, Vec<u8>, LastFlight), Box<Failed>> {
     let mut session = UnbufferedServerConnection::new(terms.config)?;
     let mut answer = Vec::new();
@@ -134,7 +134,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     let mut given = 0;
     loop {
         let progress = if is_next_complete(&received, given) {
-            let _turn = place.turn().await;
+            let _slice = permit.time_slice().await;
             advance(&mut session, &mut received, &mut given, &mut answer)
         } else {
             Ok(Progress::Blocked)
@@ -154,7 +154,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         let last = if answer.is_empty() {
             LastFlight::Received
         } else {
-            place.wait_for(socket.write_all(&answer)).await??;
+            permit.wait_for(socket.write_all(&answer)).await??;
             answer.clear();
             LastFlight::Sent
         };
@@ -167,7 +167,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         if received.len() > ENOUGH {
             return Err(Error::General("too long a handshake message".into()).into());
         }
-        let count = place.wait_for(socket.read(&mut chunk)).await??;
+        let count = permit.wait_for(socket.read(&mut chunk)).await??;
         if count == 0 {
             return Err(HandshakeError::Closed.into());
         }

@@ -29,7 +29,7 @@ use super::{
     rejected,
 };
 use crate::{
-    client_chain::{Fingerprint, Presented, fingerprint_of},
+    client_chain::{ClientChain, Fingerprint, fingerprint_of},
     config::{MAX_CA_NAMES, ca_names_length},
 };
 
@@ -91,7 +91,7 @@ impl CachingVerifier {
     /// Verifies a chain that was presented before, as of `now` in seconds since 1970.
     pub(super) fn verify_presented(
         &self,
-        presented: &Presented,
+        presented: &ClientChain,
         now: i64,
         tolerance: Tolerance,
     ) -> Result<Validity, ChainError> {

@@ -121,7 +121,7 @@ impl Stage {
 
     /// Connections per server now, in the servers' order.
     pub(super) fn in_flight(&self) -> Vec<(&'static str, u32, bool)> {
-        let state = self.server.shared().state();
+        let state = self.server.context().snapshot();
         let web = state
             .upstreams
             .values()

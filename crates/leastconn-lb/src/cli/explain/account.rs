@@ -10,9 +10,12 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::rules::{self, Tried};
 use leastconn_server::{
-    config::{ClientAuth, Key, Listener},
-    identity::{self, Ambiguous, Certificate, Peer},
-    policy::{Matched, Policy, Routing},
+    authorization::{AuthInput, authorize},
+    client_chain::{ChainStore, ClientChain},
+    config::{ClientAuth, Listener, MatchKey},
+    identity::{self, Ambiguous, Certificate},
+    policy::{Grant, Matched},
+    snapshot::Snapshot,
     tls,
 };
 
@@ -110,16 +113,17 @@ impl Account {
     pub(super) fn of(
         asked: &Asked<'_>,
         source_assumed: bool,
-        policy: &Policy,
+        snapshot: &Snapshot,
         listeners: &[&Listener],
     ) -> Result<Self, String> {
-        let read = asked
-            .chain
-            .first()
-            .map(|leaf| Certificate::from_der(leaf).map(Arc::new));
+        let read = (!asked.chain.is_empty()).then(|| {
+            let chains = Arc::new(ChainStore::default());
+            let interned = chains.intern(asked.chain.to_vec());
+            interned.map_err(|unreadable| unreadable.error)
+        });
         let mut answers = Vec::new();
         for &listener in listeners {
-            answers.push(at_listener(asked, read.as_ref(), policy, listener)?);
+            answers.push(at_listener(asked, read.as_ref(), snapshot, listener)?);
         }
         Ok(Self {
             certificate: asked
@@ -137,7 +141,7 @@ impl Account {
     }
 }
 
-type Read = Result<Arc<Certificate>, Ambiguous>;
+type Read = Result<Arc<ClientChain>, Ambiguous>;
 
 impl Shown {
     fn new(leaf: &CertificateDer<'_>, asked: &Asked<'_>, read: Option<&Read>) -> Self {
@@ -147,10 +151,11 @@ impl Shown {
         let said = |what: fn(&X509Certificate<'_>) -> String| {
             parsed.as_ref().map_or_else(|| "?".to_owned(), what)
         };
-        let certificate = read.and_then(|read| read.as_ref().ok());
-        let all = |keys: &[Key]| {
+        let chain = read.and_then(|read| read.as_ref().ok());
+        let certificate = chain.map(|chain| &*chain.certificate);
+        let all = |keys: &[MatchKey]| {
             let keys = keys.iter().flat_map(|&key| {
-                let texts = certificate.map_or(&[][..], |read| read.texts(key));
+                let texts = certificate.map_or(&[][..], |read| key.values_in(read));
                 texts
                     .iter()
                     .map(move |text| format!("{}:{text}", key.as_str()))
@@ -163,20 +168,20 @@ impl Shown {
             not_before: said(|parsed| moment(parsed.validity().not_before.timestamp())),
             not_after: said(|parsed| moment(parsed.validity().not_after.timestamp())),
             above: asked.chain.len() - 1,
-            candidates: all(&[Key::Cn, Key::Dns, Key::Uri, Key::Spki]),
-            attributes: all(&[Key::Ou, Key::IssuerCn]),
+            candidates: all(&[MatchKey::Cn, MatchKey::Dns, MatchKey::Uri, MatchKey::Spki]),
+            attributes: all(&[MatchKey::Ou, MatchKey::IssuerCn]),
             // Also of one that is not read any further.
             serial: parsed
                 .as_ref()
                 .map(|parsed| identity::serial(parsed.raw_serial())),
-            hints: certificate.map_or_else(Vec::new, |read| ip_in_dns(read)),
+            hints: certificate.map_or_else(Vec::new, ip_in_dns),
             ambiguous: read.and_then(|read| read.as_ref().err().map(ToString::to_string)),
         }
     }
 }
 
 fn ip_in_dns(certificate: &Certificate) -> Vec<String> {
-    let names = certificate.texts(Key::Dns).iter();
+    let names = certificate.dns.iter();
     let addresses = names.filter(|name| name.parse::<IpAddr>().is_ok());
     let hint = |name| {
         format!("`{name}` is an IP address given as a DNS name; IP addresses identify no client")
@@ -191,45 +196,48 @@ fn moment(seconds: i64) -> String {
 fn at_listener(
     asked: &Asked<'_>,
     read: Option<&Read>,
-    policy: &Policy,
+    snapshot: &Snapshot,
     listener: &Listener,
 ) -> Result<AtListener, String> {
     let mut answer = AtListener {
         listener: listener.name.to_string(),
         ..AtListener::default()
     };
-    let verdict = match peer(asked, read, listener, &mut answer)? {
-        Ok(peer) => judge(asked, &peer, policy, listener, &mut answer),
+    let decision = match handshake(asked, read, listener, &mut answer)? {
+        Ok(chain) => {
+            let input = AuthInput {
+                listener: &listener.name,
+                source: asked.source.to_canonical(),
+                chain,
+                sni: listener.tls.as_ref().and(asked.sni.as_deref()),
+                open: None,
+            };
+            decide(asked, &input, snapshot, &mut answer)
+        }
         Err(refused) => Err(refused),
     };
-    let (reason, detail) = verdict.err().unwrap_or((Reason::Ok, None));
+    let (reason, detail) = decision.err().unwrap_or((Reason::Ok, None));
     answer.outcome = reason.as_str();
     answer.detail = detail;
     Ok(answer)
 }
 
-/// The handshake: who the client is, if it is to be trusted.
-fn peer(
+/// The handshake: returns the client's chain if the listener requires one and trusts it.
+fn handshake<'a>(
     asked: &Asked<'_>,
-    read: Option<&Read>,
+    read: Option<&'a Read>,
     listener: &Listener,
     answer: &mut AtListener,
-) -> Result<Result<Peer, Refused>, String> {
-    let source = asked.source.to_canonical();
-    let nobody = Peer {
-        source,
-        prefixes: listener.prefixes(),
-        certificate: None,
-    };
+) -> Result<Result<Option<&'a ClientChain>, Refused>, String> {
     let tls = match &listener.tls {
         None => {
-            answer.trust = "no TLS: clients are known by their address".to_owned();
-            return Ok(Ok(nobody));
+            answer.trust = "no TLS: clients are identified by address".to_owned();
+            return Ok(Ok(None));
         }
         Some(tls) if tls.client_auth == ClientAuth::None => {
             answer.trust =
-                "no certificate is asked for: clients are known by their address".to_owned();
-            return Ok(Ok(nobody));
+                "no certificate is required: clients are identified by address".to_owned();
+            return Ok(Ok(None));
         }
         Some(tls) => tls,
     };
@@ -249,43 +257,42 @@ fn peer(
         "trusted, in time, not revoked".to_owned()
     };
     Ok(match read {
-        Ok(certificate) => Ok(Peer {
-            source,
-            prefixes: listener.prefixes(),
-            certificate: Some(Arc::clone(certificate)),
-        }),
+        Ok(chain) => Ok(Some(&**chain)),
         Err(ambiguous) => Err((ambiguous.reason(), Some(ambiguous.to_string()))),
     })
 }
 
-/// The rules: what the client may do.
-fn judge(
+/// Authorization and limits, as for a connection.
+fn decide(
     asked: &Asked<'_>,
-    peer: &Peer,
-    policy: &Policy,
-    listener: &Listener,
+    input: &AuthInput<'_>,
+    snapshot: &Snapshot,
     answer: &mut AtListener,
 ) -> Result<(), Refused> {
-    let routing = Routing::from(listener);
-    let sni = listener.tls.as_ref().and(asked.sni.as_deref());
-    answer.rules = Some(rules::tried(policy, peer, asked.now));
-    if let Some(shadow) = policy.shadow(peer, asked.now) {
-        let outcome = shadow
-            .grant(&routing, sni)
-            .map_or_else(|denied| denied.reason(), |_| Reason::Ok);
-        answer.shadow = Some(ShadowVerdict {
-            client: shadow.client().to_owned(),
-            outcome: outcome.as_str(),
-        });
+    let policy = &snapshot.policy;
+    if let Some(listener) = snapshot.listener(input.listener) {
+        let rules = input.for_rules(listener);
+        answer.rules = Some(rules::tried(policy, &rules, asked.now));
+        if let Some(shadow) = policy.shadow(&rules, asked.now) {
+            let outcome = shadow
+                .grant(&listener.routing, input.sni)
+                .map_or_else(|denied| denied.reason(), |_| Reason::Ok);
+            answer.shadow = Some(ShadowVerdict {
+                client: shadow.client().to_owned(),
+                outcome: outcome.as_str(),
+            });
+        }
+        if let Ok(matched) = policy.identify(&rules, asked.now) {
+            describe(&matched, answer);
+        }
     }
-    let matched = policy
-        .identify(peer, asked.now)
-        .map_err(|denied| (denied.reason(), Some(denied.to_string())))?;
-    describe(&matched, answer);
-    let grant = matched
-        .grant(&routing, sni)
-        .map_err(|denied| (denied.reason(), Some(denied.to_string())))?;
-    // Of nobody else's tokens: a table of its own, in which this is the first.
+    let grant = authorize(snapshot, input, asked.now)
+        .map_err(|refusal| (refusal.reason(), Some(refusal.to_string())))?;
+    admit(&grant, answer)
+}
+
+/// The limits, with a token bucket that nobody has used, and the servers.
+fn admit(grant: &Grant, answer: &mut AtListener) -> Result<(), Refused> {
     let permit = Limiter::new(1, net::now())
         .admit(
             &ClientId::from(grant.identity().as_str()),

@@ -4,9 +4,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use leastconn_server::{
-    config::{Key, Rule, suggest},
-    identity::Peer,
-    policy::{Judged, Policy},
+    config::{MatchKey, Rule, suggest},
+    policy::{Policy, RuleInput, RuleMatch},
 };
 
 /// So many are all shown.
@@ -41,22 +40,22 @@ pub(super) struct Line {
 }
 
 /// Tries each rule, as the policy does, until one decides.
-pub(super) fn tried(policy: &Policy, peer: &Peer, now: Timestamp) -> Tried {
+pub(super) fn tried(policy: &Policy, input: &RuleInput<'_>, now: Timestamp) -> Tried {
     let rules = policy.clients();
-    let judged = |number| policy.judge(number, peer, now);
-    let decides = (0..rules.len()).find(|&n| matches!(judged(n), Judged::Decides(_)));
+    let judged = |number| policy.try_rule(number, input, now);
+    let decides = (0..rules.len()).find(|&n| matches!(judged(n), RuleMatch::Enforced(_)));
     let tried = decides.map_or(rules.len(), |decides| decides + 1);
     let shown: Vec<usize> = if tried <= FEW {
         (0..tried).collect()
     } else {
         let near = (0..tried).filter(|&n| match judged(n) {
-            Judged::Differs(key) => key != first_key(&rules.rule(n)),
-            Judged::Shadow(_) | Judged::Expired(_) => true,
-            Judged::Decides(_) => false,
+            RuleMatch::Mismatch(key) => key != first_key(&rules.rule(n)),
+            RuleMatch::Shadow(_) | RuleMatch::Expired(_) => true,
+            RuleMatch::Enforced(_) => false,
         });
         let mut near: Vec<_> = near.take(NEAR).collect();
         if near.is_empty() && decides.is_none() {
-            near.extend(alike(policy, peer));
+            near.extend(alike(policy, input));
         }
         near.extend(decides);
         near
@@ -66,44 +65,46 @@ pub(super) fn tried(policy: &Policy, peer: &Peer, now: Timestamp) -> Tried {
         not_tried: rules.len() - tried,
         shown: shown
             .into_iter()
-            .map(|number| line(number, rules.rule(number), &judged(number), peer))
+            .map(|number| line(number, rules.rule(number), &judged(number), input))
             .collect(),
     }
 }
 
 /// What a rule asks for first.
-fn first_key(rule: &Rule<'_>) -> Key {
-    let mut asked = Key::TEXTS.into_iter();
+fn first_key(rule: &Rule<'_>) -> MatchKey {
+    let mut asked = MatchKey::TEXTS.into_iter();
     asked
         .find(|&key| rule.texts(key).len() > 0)
-        .unwrap_or(Key::Source)
+        .unwrap_or(MatchKey::Source)
 }
 
 /// The rule whose text is spelled the most like one of the certificate's.
-fn alike(policy: &Policy, peer: &Peer) -> Option<usize> {
-    let certificate = peer.certificate.as_ref()?;
+fn alike(policy: &Policy, input: &RuleInput<'_>) -> Option<usize> {
+    let certificate = input.certificate?;
     let rules = policy.clients();
-    [Key::Cn, Key::Dns, Key::Uri].into_iter().find_map(|key| {
-        let text = certificate.texts(key).first()?;
-        let near = suggest::nearest(text, rules.iter().flat_map(|rule| rule.texts(key)))?;
-        rules
-            .iter()
-            .position(|rule| rule.texts(key).any(|other| other == near))
-    })
+    [MatchKey::Cn, MatchKey::Dns, MatchKey::Uri]
+        .into_iter()
+        .find_map(|key| {
+            let text = key.values_in(certificate).first()?;
+            let near = suggest::nearest(text, rules.iter().flat_map(|rule| rule.texts(key)))?;
+            rules
+                .iter()
+                .position(|rule| rule.texts(key).any(|other| other == near))
+        })
 }
 
-fn line(position: usize, rule: Rule<'_>, judged: &Judged<'_>, peer: &Peer) -> Line {
+fn line(position: usize, rule: Rule<'_>, judged: &RuleMatch<'_>, input: &RuleInput<'_>) -> Line {
     let (result, why) = match judged {
-        Judged::Decides(matched) => ("matches", format!("matches, as {}", matched.identity())),
-        Judged::Shadow(matched) => (
+        RuleMatch::Enforced(matched) => ("matches", format!("matches, as {}", matched.identity())),
+        RuleMatch::Shadow(matched) => (
             "shadow",
             format!(
                 "matches, as {}, and decides nothing: shadow mode",
                 matched.identity()
             ),
         ),
-        Judged::Expired(at) => ("expired", format!("would match, and expired at {at}")),
-        Judged::Differs(key) => ("differs", differs(*key, &rule, peer)),
+        RuleMatch::Expired(at) => ("expired", format!("would match, and expired at {at}")),
+        RuleMatch::Mismatch(key) => ("differs", differs(*key, &rule, input)),
     };
     Line {
         number: position + 1,
@@ -113,15 +114,15 @@ fn line(position: usize, rule: Rule<'_>, judged: &Judged<'_>, peer: &Peer) -> Li
     }
 }
 
-fn differs(key: Key, rule: &Rule<'_>, peer: &Peer) -> String {
+fn differs(key: MatchKey, rule: &Rule<'_>, input: &RuleInput<'_>) -> String {
     let wanted = match key {
-        Key::Source => some(rule.sources().iter().map(ToString::to_string), " or "),
+        MatchKey::Source => some(rule.sources().iter().map(ToString::to_string), " or "),
         key => some(rule.texts(key).map(str::to_owned), " or "),
     };
-    let has = match (key, &peer.certificate) {
-        (Key::Source, _) => format!("it is {}", peer.source),
+    let has = match (key, input.certificate) {
+        (MatchKey::Source, _) => format!("it is {}", input.source),
         (_, None) => "there is no certificate".to_owned(),
-        (key, Some(certificate)) => match certificate.texts(key) {
+        (key, Some(certificate)) => match key.values_in(certificate) {
             [] => "it has none".to_owned(),
             texts => format!("it has {}", some(texts.iter().cloned(), ", ")),
         },

@@ -15,10 +15,10 @@ use crate::{summary, watchdog::watchdog};
 use leastconn::ShortDuration;
 use leastconn_server::{
     config::Config,
-    context::OldProcesses,
     environment::FIRST,
     process::inherited::Inherited,
     process::notify,
+    process::predecessors::Predecessors,
     process::upgrade::{
         self, Earlier, First, Heir, News, Passed, Successor, UpgradeError,
         channel::{self, Channel, FromNew, FromOld, ToFirst, Unused},
@@ -62,11 +62,11 @@ pub(super) async fn serve(
     };
     let unused = inherited.close_rest();
     if inherited.is_upgrade() {
-        let state = prepared.shared().state();
+        let state = prepared.context().snapshot();
         state.first_probes(FIRST_PROBES).await;
     }
     // Before anybody can ask for anything.
-    let kills = prepared.shared().by_hand.kills();
+    let kills = prepared.context().overrides.kills();
     let server = match prepared.open() {
         Ok(server) => server,
         Err(error) => {
@@ -84,7 +84,7 @@ pub(super) async fn serve(
         earlier: None,
         first: None,
         watchdog: None,
-        summary: tokio::spawn(summary::upstreams(Arc::clone(server.shared()))),
+        summary: tokio::spawn(summary::upstreams(Arc::clone(server.context()))),
     };
     let news = News::new(server.reloader().reloads(), kills);
     service.begin(&server, inherited, unused, news)?;
@@ -115,7 +115,7 @@ struct Old {
 }
 
 impl Old {
-    fn tell(self, left: &Arc<OldProcesses>) -> io::Result<Earlier> {
+    fn tell(self, left: &Arc<Predecessors>) -> io::Result<Earlier> {
         let mut streams = self.earlier;
         streams.push(self.channel.into_stream()?);
         Earlier::tell(streams, self.news, left)
@@ -165,7 +165,7 @@ impl Service {
         self.watch();
         server.begin();
         if let Some(old) = self.old.take() {
-            let earlier = old.tell(&server.shared().old_processes);
+            let earlier = old.tell(&server.context().predecessors);
             self.earlier = earlier
                 .inspect_err(|error| tracing::warn!(%error, "the processes before this one will not be told of reloads"))
                 .ok();
@@ -200,12 +200,12 @@ impl Service {
                 biased;
                 go = told_to_go(&mut self.old) => {
                     // None: it is gone, and this one is left.
-                    let (reload, by_hand) = match go {
-                        Some(FromOld::Go { reload, by_hand }) => (reload, by_hand),
+                    let (reload, overrides) = match go {
+                        Some(FromOld::Go { reload, overrides }) => (reload, overrides),
                         None => (false, None),
                     };
-                    if let Some(carried) = by_hand {
-                        server.shared().by_hand.take_over(&carried);
+                    if let Some(carried) = overrides {
+                        server.context().overrides.take_over(&carried);
                     }
                     self.take_over(&server);
                     if reload {
@@ -241,7 +241,7 @@ impl Service {
                         Ok(ready) => break End::Replaced(Box::new(ready)),
                         Err(error) => {
                             // In this order: who reads it in the log asks for the state.
-                            server.shared().upgrade_failed(error.to_string());
+                            server.context().lifecycle.set_failed_upgrade(error.to_string());
                             tracing::error!("no upgrade, this process goes on: {error}");
                             if std::mem::take(&mut reload) {
                                 server.reloader().request();
@@ -309,7 +309,7 @@ impl Service {
         server.leave_to_another(&successor.unused).await;
         drop(guard);
         // In this order: what was asked of this process so far is told by it.
-        let by_hand = server.shared().by_hand.leave();
+        let overrides = server.context().overrides.leave();
         if let Some(earlier) = self.earlier.take() {
             earlier.leave().await;
         }
@@ -332,8 +332,8 @@ impl Service {
                 Told::Upgrade => tracing::warn!("SIGUSR2: ignored, an upgrade is going on"),
             }
         }
-        let open = server.shared().registry.open();
-        let heir = successor.go(reload, by_hand).await;
+        let open = server.context().registry.open();
+        let heir = successor.go(reload, overrides).await;
         tracing::info!(
             pid,
             open,
@@ -354,8 +354,8 @@ impl Service {
 
     /// Told to stop: drains.
     async fn stop(mut self, server: Server, signal: &str) -> io::Result<u8> {
-        let drain_timeout = server.shared().state().config.process.drain_timeout;
-        let open = server.shared().registry.open();
+        let drain_timeout = server.context().snapshot().config.process.drain_timeout;
+        let open = server.context().registry.open();
         let reloader = Arc::clone(server.reloader());
         tracing::info!(signal, open, timeout = %ShortDuration(drain_timeout), "draining: no new connections; a second signal ends at once");
         let hurry = async {
@@ -377,7 +377,7 @@ fn begin_upgrade(
     streams: io::Result<(Vec<Passed>, Option<UnixStream>)>,
 ) -> impl Future<Output = Upgraded> + Send + use<> {
     let reloader = Arc::clone(server.reloader());
-    let shared = Arc::clone(server.shared());
+    let context = Arc::clone(server.context());
     async move {
         // The sockets must not change meanwhile.
         let guard = reloader.pause().await;
@@ -385,9 +385,9 @@ fn begin_upgrade(
         sockets.extend(reloader.admin().share()?);
         let (passed, later) = streams?;
         sockets.extend(passed);
-        let by_hand = shared.by_hand.carried();
+        let overrides = context.overrides.carried();
         Ok(Ready {
-            successor: upgrade::start(sockets, by_hand, upgrade::PATIENCE).await?,
+            successor: upgrade::start(sockets, overrides, upgrade::PATIENCE).await?,
             guard,
             later,
         })

@@ -34,7 +34,7 @@ async fn a_reload_that_is_being_applied_keeps_nobody_waiting() {
     let server = Server::start(config, log).unwrap();
     let control = Arc::clone(server.reloader());
     let sight = Sight {
-        shared: Arc::clone(server.shared()),
+        context: Arc::clone(server.context()),
         control,
         history: Arc::default(),
     };

@@ -14,7 +14,7 @@ use std::{
     collections::{BinaryHeap, HashSet},
 };
 
-use super::{Clients, Key, number};
+use super::{Clients, MatchKey, number};
 use crate::config::{
     cidr::{IpNet, Prefixes},
     pattern::Form,
@@ -28,7 +28,7 @@ pub(super) struct Index {
     /// By network, then in the rules' order.
     nets: Vec<Asked>,
     /// The forms of those texts that are patterns, each once.
-    forms: Vec<(Key, Form)>,
+    forms: Vec<(MatchKey, Form)>,
     /// The lengths of the networks' prefixes, each once, by family: first IPv4.
     prefixes: [Vec<u8>; 2],
 }
@@ -50,7 +50,9 @@ impl Index {
                 what: number(what),
                 rule,
             };
-            let texts = Key::TEXTS.into_iter().flat_map(|key| client.numbers(key));
+            let texts = MatchKey::TEXTS
+                .into_iter()
+                .flat_map(|key| client.numbers(key));
             index.texts.extend(texts.map(asked));
             index.nets.extend(client.source_numbers().map(asked));
         }
@@ -73,7 +75,7 @@ impl Index {
         });
         index
             .nets
-            .retain(|asked| found_by[asked.rule as usize] == Some(Key::Source));
+            .retain(|asked| found_by[asked.rule as usize] == Some(MatchKey::Source));
         index.texts.shrink_to_fit();
         index.nets.shrink_to_fit();
 
@@ -102,7 +104,7 @@ impl Index {
     pub(super) fn near<'a, 't>(
         &'a self,
         clients: &Clients,
-        texts: impl Iterator<Item = (Key, &'t str)>,
+        texts: impl Iterator<Item = (MatchKey, &'t str)>,
         source: Option<IpNet>,
     ) -> Near<'a> {
         let mut rows = Vec::new();
@@ -131,7 +133,7 @@ impl Index {
         Near::new(rows)
     }
 
-    fn with_text(&self, clients: &Clients, key: Key, text: &str) -> &[Asked] {
+    fn with_text(&self, clients: &Clients, key: MatchKey, text: &str) -> &[Asked] {
         equal(&self.texts, |asked| {
             clients.asked(asked.what).cmp(&(Some(key), text))
         })
@@ -157,14 +159,14 @@ fn how_many<'a>(same: impl Iterator<Item = &'a [Asked]>, of: usize) -> Vec<u32> 
 
 /// The key by which a rule is found, when of each text and network it is known how
 /// many there are. `None`: it asks for nothing, which no rule does.
-fn found_by(clients: &Clients, rule: usize, texts: &[u32], nets: &[u32]) -> Option<Key> {
+fn found_by(clients: &Clients, rule: usize, texts: &[u32], nets: &[u32]) -> Option<MatchKey> {
     let rule = clients.rule(rule);
     let most = |counts: &[u32]| counts.iter().max().copied();
-    let by_text = Key::SELECTIVE.into_iter().filter_map(|key| {
+    let by_text = MatchKey::SELECTIVE.into_iter().filter_map(|key| {
         let wildcard = rule.texts(key).any(|text| key.is_wildcard(text));
         most(&texts[rule.numbers(key)]).map(|count| (count, wildcard, key))
     });
-    let by_net = most(&nets[rule.source_numbers()]).map(|count| (count, true, Key::Source));
+    let by_net = most(&nets[rule.source_numbers()]).map(|count| (count, true, MatchKey::Source));
     // The first of several that are as good.
     let best = by_text.chain(by_net);
     best.min_by_key(|&(count, wildcard, _)| (count, wildcard))

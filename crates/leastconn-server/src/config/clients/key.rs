@@ -1,17 +1,26 @@
-//! What a rule can ask for.
+//! The keys of `match` in client rules.
 
-use crate::config::pattern::{CnPattern, DnsPattern, UriPattern};
+use leastconn::ClientId;
 
-/// A key of `match`. In this order a rule's names come, and name a client: by the
-/// first that its rule asks for.
+use crate::{
+    config::pattern::{CnPattern, DnsPattern, UriPattern},
+    identity::{Ambiguous, Certificate},
+};
+
+/// A key of `match`. A rule with several keys names its clients by the first of them, in
+/// this order, that [is an identity](Self::is_identity).
+///
+/// To add a key, add a variant here and a field of the same name to the `match` table
+/// (`config/raw.rs`) and to `config::Client`: every match over this type is exhaustive, so
+/// the compiler finds the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
-pub enum Key {
+pub enum MatchKey {
     /// The subject's common name.
     Cn,
     /// A DNS name among the subject alternative names.
     Dns,
-    /// A URI among them.
+    /// A URI among the subject alternative names.
     Uri,
     /// The SHA-256 of the public key.
     Spki,
@@ -23,8 +32,8 @@ pub enum Key {
     Source,
 }
 
-impl Key {
-    /// All that are texts in a certificate.
+impl MatchKey {
+    /// The keys that match texts in a certificate.
     pub const TEXTS: [Self; 6] = [
         Self::Cn,
         Self::Dns,
@@ -34,7 +43,8 @@ impl Key {
         Self::IssuerCn,
     ];
 
-    /// The same: first what the fewest certificates have in common.
+    /// The same keys, the most selective first: its values are shared by the fewest
+    /// certificates.
     pub const SELECTIVE: [Self; 6] = [
         Self::Spki,
         Self::Uri,
@@ -44,7 +54,7 @@ impl Key {
         Self::IssuerCn,
     ];
 
-    /// The word in the configuration.
+    /// The key in the configuration file, and the prefix of identities.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Cn => "cn",
@@ -57,7 +67,54 @@ impl Key {
         }
     }
 
-    /// Whether a checked `pattern` for this key stands for `text`.
+    /// The values in a certificate; none for [`Self::Source`].
+    pub fn values_in(self, certificate: &Certificate) -> &[String] {
+        match self {
+            Self::Cn => certificate.cn.as_slice(),
+            Self::Dns => &certificate.dns,
+            Self::Uri => &certificate.uri,
+            Self::Spki => std::slice::from_ref(&certificate.spki),
+            Self::Ou => &certificate.ou,
+            Self::IssuerCn => certificate.issuer_cn.as_slice(),
+            Self::Source => &[],
+        }
+    }
+
+    /// Why the value in a certificate cannot be read, if it has one that cannot.
+    pub fn unreadable_in(self, certificate: &Certificate) -> Option<Ambiguous> {
+        let error = match self {
+            Self::Cn => Ambiguous::UndecodableCommonName,
+            Self::Ou => Ambiguous::UndecodableUnit,
+            Self::IssuerCn => Ambiguous::UnreadableIssuer,
+            // Such certificates are refused as a whole.
+            Self::Dns | Self::Uri | Self::Spki | Self::Source => return None,
+        };
+        certificate.unreadable.contains(&error).then_some(error)
+    }
+
+    /// Whether a value under this key names one client. Others are shared by many.
+    pub const fn is_identity(self) -> bool {
+        match self {
+            Self::Cn | Self::Dns | Self::Uri | Self::Spki => true,
+            Self::Ou | Self::IssuerCn | Self::Source => false,
+        }
+    }
+
+    /// The identity of a client with this value, such as `cn:client1.example.com`.
+    pub fn identity(self, value: &str) -> ClientId {
+        ClientId::from(format!("{}:{value}", self.as_str()))
+    }
+
+    /// The identity of a client that no rule names: its common name, else its first DNS
+    /// name, else its first URI, else its key.
+    pub fn default_identity(certificate: &Certificate) -> ClientId {
+        let names = [Self::Cn, Self::Dns, Self::Uri].into_iter();
+        let mut names = names.filter_map(|key| Some((key, key.values_in(certificate).first()?)));
+        let (key, value) = names.next().unwrap_or((Self::Spki, &certificate.spki));
+        key.identity(value)
+    }
+
+    /// Whether a checked `pattern` for this key matches `text`.
     pub fn matches(self, pattern: &str, text: &str) -> bool {
         match self {
             Self::Cn => CnPattern::parsed(pattern).matches(text),
@@ -67,7 +124,7 @@ impl Key {
         }
     }
 
-    /// Whether a checked `pattern` stands for more than one text.
+    /// Whether a checked `pattern` matches more than one text.
     pub fn is_wildcard(self, pattern: &str) -> bool {
         match self {
             Self::Cn => CnPattern::parsed(pattern).is_wildcard(),
@@ -77,15 +134,15 @@ impl Key {
         }
     }
 
-    /// What stands between the parts of a pattern for which `*` may stand.
+    /// The separator of the labels or segments that `*` matches.
     pub(crate) const fn separator(self) -> char {
         match self {
             Self::Uri => '/',
-            _ => '.',
+            Self::Cn | Self::Dns | Self::Spki | Self::Ou | Self::IssuerCn | Self::Source => '.',
         }
     }
 
-    /// Whether all that `narrow` stands for, `wide` does too.
+    /// Whether `wide` matches every text that `narrow` matches.
     pub fn covers(self, wide: &str, narrow: &str) -> bool {
         match self {
             Self::Cn => CnPattern::parsed(wide).covers(&CnPattern::parsed(narrow)),

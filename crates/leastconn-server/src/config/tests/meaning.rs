@@ -9,7 +9,7 @@ use leastconn::{
 
 use super::{PLAIN, changed, config, reading};
 use crate::config::{
-    Access, Allow, Format, Granted, HealthCheck, IpNet, Key, Level, Mode, OnExpiry, Prefixes,
+    Access, Allow, Format, Granted, HealthCheck, IpNet, Level, MatchKey, Mode, OnExpiry, Prefixes,
     ProbeKind, Sandbox, Senders, StatusSet, TlsRecords, Watch, schema,
 };
 use leastconn_proxy_protocol::Version;
@@ -203,12 +203,12 @@ fn a_client_is_asked_for_all_that_its_match_has() {
     let config = reading.config.unwrap();
     let rule = config.clients.rule(0);
     let texts = |key| rule.texts(key).collect::<Vec<_>>();
-    assert_eq!(texts(Key::Cn), ["a"]);
-    assert_eq!(texts(Key::Ou), ["Staff", "two"]);
-    assert_eq!(texts(Key::Dns), ["*.lb.com"]);
-    assert_eq!(texts(Key::Uri), ["spiffe://td/**"]);
-    assert_eq!(texts(Key::Spki), [key.to_lowercase()]);
-    assert_eq!(texts(Key::IssuerCn), ["My CA"]);
+    assert_eq!(texts(MatchKey::Cn), ["a"]);
+    assert_eq!(texts(MatchKey::Ou), ["Staff", "two"]);
+    assert_eq!(texts(MatchKey::Dns), ["*.lb.com"]);
+    assert_eq!(texts(MatchKey::Uri), ["spiffe://td/**"]);
+    assert_eq!(texts(MatchKey::Spki), [key.to_lowercase()]);
+    assert_eq!(texts(MatchKey::IssuerCn), ["My CA"]);
     assert_eq!(rule.sources().len(), 1);
     assert_eq!(
         rule.expires().unwrap().to_string(),

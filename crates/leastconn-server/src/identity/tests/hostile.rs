@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::MatchKey;
 
 /// Row 9 of the matrix of threats.
 #[test]
@@ -134,10 +135,10 @@ fn what_says_spiffe_and_is_no_id_is_refused() {
 #[test]
 fn a_wildcard_in_a_certificate_matches_no_rule_but_its_own_text() {
     let read = read(leaf("*.x").ou("*").dns("*.x")).unwrap();
-    for key in Key::TEXTS {
-        for text in read.texts(key) {
+    for key in MatchKey::TEXTS {
+        for text in key.values_in(&read) {
             for pattern in ["a.x", "*.x", "*", "*.*", "one"] {
-                let literal = matches!(key, Key::Ou) && pattern == "*";
+                let literal = matches!(key, MatchKey::Ou) && pattern == "*";
                 assert_eq!(
                     key.matches(pattern, text),
                     literal,
@@ -151,14 +152,14 @@ fn a_wildcard_in_a_certificate_matches_no_rule_but_its_own_text() {
 #[test]
 fn names_without_end_are_refused() {
     let many = |count: usize| (0..count).fold(leaf("a"), |leaf, n| leaf.dns(&format!("{n}.x")));
-    assert_eq!(read(many(MOST_NAMES)).unwrap().dns.len(), MOST_NAMES);
-    assert_eq!(read(many(MOST_NAMES + 1)), Err(Ambiguous::TooManyNames));
+    assert_eq!(read(many(MAX_NAMES)).unwrap().dns.len(), MAX_NAMES);
+    assert_eq!(read(many(MAX_NAMES + 1)), Err(Ambiguous::TooManyNames));
     // Others count as well: reading them costs the same.
-    let others = many(MOST_NAMES - 1).uri("urn:x").email("a@b");
+    let others = many(MAX_NAMES - 1).uri("urn:x").email("a@b");
     assert_eq!(read(others), Err(Ambiguous::TooManyNames));
     let units = |count: usize| (0..count).fold(leaf("a"), |leaf, n| leaf.ou(&format!("{n}")));
-    assert_eq!(read(units(MOST_NAMES)).unwrap().ou.len(), MOST_NAMES);
-    assert_eq!(read(units(MOST_NAMES + 1)), Err(Ambiguous::TooManyNames));
+    assert_eq!(read(units(MAX_NAMES)).unwrap().ou.len(), MAX_NAMES);
+    assert_eq!(read(units(MAX_NAMES + 1)), Err(Ambiguous::TooManyNames));
     let large = (0..8000).fold(leaf("a"), |leaf, _| leaf.raw_name(0x82, b"a"));
     assert_eq!(read(large), Err(Ambiguous::TooManyNames));
 }

@@ -1,6 +1,7 @@
 //! Very many rules: few are tried for a client, and few compared with a later one.
 
 use super::*;
+use crate::identity::Ambiguous;
 
 prop_compose! {
     /// Rules that differ in their addresses, as a rule.
@@ -48,22 +49,26 @@ proptest! {
 }
 
 /// A thousand rules, what the one of number 700 is for, and how it is written.
-type Kind = (&'static str, fn(usize) -> Client, fn() -> Peer);
+type Kind = (
+    &'static str,
+    fn(usize) -> Client,
+    fn() -> RuleInput<'static>,
+);
 
 #[test]
 fn of_a_thousand_rules_few_are_tried_whatever_they_go_by() {
     fn address(number: usize) -> String {
         format!("10.0.{}.{}", number / 256, number % 256)
     }
-    fn shown(cn: &str, dns: &str, uri: &str) -> Peer {
+    fn shown(cn: &str, dns: &str, uri: &str) -> RuleInput<'static> {
         let certificate = Certificate {
             uri: owned(&[uri]),
             ou: owned(&["staff"]),
-            ..Certificate::clone(peer(Some(cn), &[dns], "::1").certificate.as_ref().unwrap())
+            ..peer(Some(cn), &[dns], "::1").certificate.unwrap().clone()
         };
         showing(certificate, "::ffff:10.0.2.188")
     }
-    fn anyone() -> Peer {
+    fn anyone() -> RuleInput<'static> {
         shown("a", "x.d700.org", "spiffe://td/ns/n700/sa/b")
     }
     let kinds: [Kind; 8] = [
@@ -164,7 +169,7 @@ fn unreadable_names_matter_to_rules_that_ask_for_them() {
         showing(
             Certificate {
                 dns: owned(&[dns]),
-                unreadable: vec![(Key::Cn, Ambiguous::UndecodableCommonName)],
+                unreadable: vec![Ambiguous::UndecodableCommonName],
                 ..Certificate::default()
             },
             "10.0.0.1",

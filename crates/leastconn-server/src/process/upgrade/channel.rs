@@ -9,7 +9,7 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-use crate::overrides::{Carried, Which};
+use crate::overrides::{Carried, ConnectionFilter};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
@@ -43,7 +43,7 @@ pub enum FromHeir {
     /// It was told to read the configuration anew, and did.
     Reloaded {},
     /// Connections were to be ended by hand.
-    Killed(Which),
+    Killed(ConnectionFilter),
     /// It was told to open its log files anew.
     ReopenedLogs {},
 }
@@ -70,7 +70,7 @@ pub enum FromOld {
         reload: bool,
         /// What is set by hand by now, if that has changed since the new one started.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        by_hand: Option<Carried>,
+        overrides: Option<Carried>,
     },
 }
 

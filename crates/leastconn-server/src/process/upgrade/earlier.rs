@@ -18,18 +18,23 @@ use super::{
     Passed,
     channel::{Channel, FromHeir, FromReplaced, send},
 };
-use crate::{context::OldProcesses, environment::EARLIER, overrides::Which};
+use crate::{
+    environment::EARLIER, overrides::ConnectionFilter, process::predecessors::Predecessors,
+};
 
 /// What is told them, once there is somebody who may tell it.
 #[derive(Debug)]
 pub struct News {
     reloads: watch::Receiver<u64>,
-    kills: broadcast::Receiver<Which>,
+    kills: broadcast::Receiver<ConnectionFilter>,
 }
 
 impl News {
     /// All that comes from now on.
-    pub fn new(reloads: watch::Receiver<u64>, kills: broadcast::Receiver<Which>) -> Self {
+    pub fn new(
+        reloads: watch::Receiver<u64>,
+        kills: broadcast::Receiver<ConnectionFilter>,
+    ) -> Self {
         Self { reloads, kills }
     }
 
@@ -72,7 +77,7 @@ impl Earlier {
     pub fn tell(
         streams: Vec<UnixStream>,
         news: News,
-        left: &Arc<OldProcesses>,
+        left: &Arc<Predecessors>,
     ) -> io::Result<Self> {
         let mut open = JoinSet::new();
         let mut weak = Vec::new();
@@ -113,7 +118,7 @@ impl Earlier {
 
 /// Hears what a process has to say, until its end; then nothing more is said to it by
 /// `_stream`.
-async fn listen(_stream: Arc<UnixStream>, mut channel: Channel, left: Arc<OldProcesses>) {
+async fn listen(_stream: Arc<UnixStream>, mut channel: Channel, left: Arc<Predecessors>) {
     let mut heard = Heard { pid: None, left };
     while let Some(FromReplaced::Serves { pid, connections }) = channel.next().await {
         heard.pid = Some(pid);
@@ -124,7 +129,7 @@ async fn listen(_stream: Arc<UnixStream>, mut channel: Channel, left: Arc<OldPro
 /// Forgotten when dropped.
 struct Heard {
     pid: Option<u32>,
-    left: Arc<OldProcesses>,
+    left: Arc<Predecessors>,
 }
 
 impl Drop for Heard {
@@ -196,7 +201,11 @@ mod tests {
         (newer, Old(Channel::new(old).unwrap()))
     }
 
-    fn news() -> (News, watch::Sender<u64>, broadcast::Sender<Which>) {
+    fn news() -> (
+        News,
+        watch::Sender<u64>,
+        broadcast::Sender<ConnectionFilter>,
+    ) {
         let (reloads, kills) = (watch::Sender::default(), broadcast::Sender::new(2));
         let news = News::new(reloads.subscribe(), kills.subscribe());
         (news, reloads, kills)
@@ -207,10 +216,10 @@ mod tests {
         FromHeir::TookOver { pid }
     }
 
-    fn of(client: &str) -> Which {
-        Which {
+    fn of(client: &str) -> ConnectionFilter {
+        ConnectionFilter {
             client: Some(client.to_owned()),
-            ..Which::default()
+            ..ConnectionFilter::default()
         }
     }
 

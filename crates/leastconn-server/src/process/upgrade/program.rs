@@ -1,4 +1,4 @@
-//! Which file the new program is.
+//! ConnectionFilter file the new program is.
 
 use std::{
     env,

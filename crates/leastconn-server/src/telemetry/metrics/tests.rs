@@ -141,7 +141,7 @@ fn each_outcome_of_a_listener_is_there_from_the_start() {
 #[test]
 fn what_is_counted_while_it_lives_is_given_back() {
     let gauge = Gauge::default();
-    let (one, two) = (Counted::new(&gauge), Counted::new(&gauge));
+    let (one, two) = (GaugeGuard::new(&gauge), GaugeGuard::new(&gauge));
     assert_eq!(gauge.get(), 2);
     drop((one, two));
     assert_eq!(gauge.get(), 0);

@@ -16,7 +16,7 @@ use super::{
     memory::{Socket, context},
     *,
 };
-use crate::handshake_scheduler::Place;
+use crate::handshake_scheduler::HandshakePermit;
 use crate::tls::{
     record::{
         content,
@@ -136,8 +136,8 @@ impl Talk {
         let mut client = ClientConnection::new(client, name).unwrap();
         client.set_buffer_limit(None);
         let mut socket = wire.clone();
-        let place = Place::alone();
-        let mut handshake = Box::pin(shake_hands(&mut socket, Vec::new(), server.into(), &place));
+        let permit = HandshakePermit::alone();
+        let mut handshake = Box::pin(shake_hands(&mut socket, Vec::new(), server.into(), &permit));
         let done = loop {
             let mut sent = Vec::new();
             while client.wants_write() {

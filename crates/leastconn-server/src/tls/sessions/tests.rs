@@ -13,7 +13,7 @@ use tokio::{
 use super::*;
 use crate::{
     config::{Algorithms, Alpn, ClientAuth, MinVersion, Tls, TlsMaterial, TlsRecords, Written},
-    handshake_scheduler::Place,
+    handshake_scheduler::HandshakePermit,
     tls::{self, HandshakeError, Server, Trust},
 };
 
@@ -79,7 +79,7 @@ async fn connect(server: &Server, client: &TlsClient) -> Result<bool, HandshakeE
     let accepting = async {
         let (mut socket, _) = listener.accept().await.unwrap();
         let hello = tls::read_hello(&mut socket, &mut Vec::new()).await.unwrap();
-        match tls::accept(socket, hello, server, &Place::alone()).await {
+        match tls::accept(socket, hello, server, &HandshakePermit::alone()).await {
             Ok(mut stream) => {
                 // With the certificate of then, for rules to look at.
                 assert!(stream.take_peer_chain().is_some());

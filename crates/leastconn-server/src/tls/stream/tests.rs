@@ -19,7 +19,7 @@ use tokio_rustls::{TlsConnector, client};
 use super::super::{HandshakeError, accept, read_hello};
 use crate::{
     config::{Algorithms, TlsRecords},
-    handshake_scheduler::Place,
+    handshake_scheduler::HandshakePermit,
 };
 
 /// Whether records are our own.
@@ -76,10 +76,15 @@ async fn pair(
     let accepting = async {
         let (mut socket, _) = listener.accept().await.unwrap();
         let hello = read_hello(&mut socket, &mut Vec::new()).await.unwrap();
-        accept(socket, hello, &Arc::new(server).into(), &Place::alone())
-            .await
-            .map_err(|(error, _)| error)
-            .unwrap()
+        accept(
+            socket,
+            hello,
+            &Arc::new(server).into(),
+            &HandshakePermit::alone(),
+        )
+        .await
+        .map_err(|(error, _)| error)
+        .unwrap()
     };
     let (client, server) = within(LIMIT, "a handshake", async {
         tokio::join!(connecting, accepting)
@@ -340,7 +345,14 @@ async fn refused(
                 return error.error;
             }
         };
-        match accept(socket, hello, &Arc::new(server).into(), &Place::alone()).await {
+        match accept(
+            socket,
+            hello,
+            &Arc::new(server).into(),
+            &HandshakePermit::alone(),
+        )
+        .await
+        {
             Ok(_) => panic!("the handshake was to fail"),
             Err((error, mut socket)) => {
                 socket.shutdown().await.unwrap();
@@ -499,7 +511,13 @@ async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
         });
         let (mut socket, _) = listener.accept().await.unwrap();
         let hello = read_hello(&mut socket, &mut Vec::new()).await.unwrap();
-        let accepted = accept(socket, hello, &Arc::new(server).into(), &Place::alone()).await;
+        let accepted = accept(
+            socket,
+            hello,
+            &Arc::new(server).into(),
+            &HandshakePermit::alone(),
+        )
+        .await;
         let mut stream = accepted.map_err(|(error, _)| error).unwrap();
         let mut seen = Vec::new();
         within(LIMIT, "what was sent", stream.read_to_end(&mut seen))

@@ -10,7 +10,7 @@ use tokio::{
 use super::{Service, drain, reload_what_is_open, reopen};
 use crate::cli::run::signals::Told;
 use leastconn_server::{
-    overrides::ByHand,
+    overrides::Overrides,
     process::upgrade::{First, Heir, channel::FromHeir},
     registry::Registry,
     reload::Reloader,
@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_secs(1);
 impl Service {
     /// Another process has the sockets: drains, and ends.
     pub(super) async fn leave(mut self, server: Server, mut heir: Heir) -> io::Result<u8> {
-        let drain_timeout = server.shared().state().config.process.drain_timeout;
+        let drain_timeout = server.context().snapshot().config.process.drain_timeout;
         let mut children = signal(SignalKind::child())?;
         let mut left = Left::of(&server, &self.log);
         let hurry = async {
@@ -65,7 +65,7 @@ impl Service {
         mut heir: Heir,
         mut first: First,
     ) -> io::Result<u8> {
-        let drain_timeout = server.shared().state().config.process.drain_timeout;
+        let drain_timeout = server.context().snapshot().config.process.drain_timeout;
         let hurry = Arc::new(tokio::sync::Notify::new());
         let hurried = Arc::clone(&hurry);
         let mut left = Left::of(&server, &self.log);
@@ -111,7 +111,7 @@ impl Service {
 struct Left {
     registry: Arc<Registry>,
     reloader: Arc<Reloader>,
-    by_hand: ByHand,
+    overrides: Overrides,
     log: AccessLog,
     /// How many it knows of.
     told: Option<usize>,
@@ -123,9 +123,9 @@ impl Left {
         let mut tick = interval(SOON);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
-            registry: Arc::clone(&server.shared().registry),
+            registry: Arc::clone(&server.context().registry),
             reloader: Arc::clone(server.reloader()),
-            by_hand: server.shared().by_hand.clone(),
+            overrides: server.context().overrides.clone(),
             log: log.clone(),
             told: None,
             tick,
@@ -158,7 +158,7 @@ impl Left {
                 tracing::info!("as the newest process was told: opening log files anew");
             }
             FromHeir::Killed(which) => {
-                let killed = self.by_hand.kill_here(&which);
+                let killed = self.overrides.kill_local(&which);
                 if killed > 0 {
                     tracing::info!(
                         killed,

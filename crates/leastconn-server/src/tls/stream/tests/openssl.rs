@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::handshake_scheduler::Place;
+use crate::handshake_scheduler::HandshakePermit;
 
 /// s_client, and our end of its connection.
 struct Conversation {
@@ -50,10 +50,15 @@ impl Conversation {
         let accepted = async {
             let (mut socket, _) = listener.accept().await.unwrap();
             let hello = read_hello(&mut socket, &mut Vec::new()).await.unwrap();
-            accept(socket, hello, &Arc::new(config).into(), &Place::alone())
-                .await
-                .map_err(|(error, _)| error)
-                .unwrap()
+            accept(
+                socket,
+                hello,
+                &Arc::new(config).into(),
+                &HandshakePermit::alone(),
+            )
+            .await
+            .map_err(|(error, _)| error)
+            .unwrap()
         };
         let stream = within(LIMIT, "a handshake with openssl", accepted).await;
         Self {

@@ -1,17 +1,17 @@
-//! Which connections an operator wants to end.
+//! ConnectionFilter connections an operator wants to end.
 
 use std::fmt;
 
 use leastconn::{ServerId, UpstreamId};
 use serde::{Deserialize, Serialize};
 
-use crate::{access_record::escape, registry::Known};
+use crate::{registry::ConnectionState, text::escape};
 
 /// Connections for which all that is given holds. One process also tells it another,
 /// which may be of another version: what it does not understand could mean fewer of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Which {
+pub struct ConnectionFilter {
     /// Under the rule of this name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
@@ -26,7 +26,7 @@ pub struct Which {
     pub connection: Option<u64>,
 }
 
-impl Which {
+impl ConnectionFilter {
     pub(super) fn to((upstream, server): &(UpstreamId, ServerId)) -> Self {
         Self {
             server: Some((upstream.to_string(), server.to_string())),
@@ -34,18 +34,18 @@ impl Which {
         }
     }
 
-    pub(super) fn holds(&self, id: u64, known: &Known) -> bool {
+    pub(super) fn holds(&self, id: u64, state: &ConnectionState) -> bool {
         let is_identity = |asked: &String| {
-            let identity = known.identity.as_ref();
+            let identity = state.identity.as_ref();
             identity.is_some_and(|identity| escape(identity.as_str()) == *asked)
         };
         self.connection.is_none_or(|asked| asked == id)
             && self
                 .client
                 .as_deref()
-                .is_none_or(|asked| known.client().is_some_and(|client| **client == *asked))
+                .is_none_or(|asked| state.client().is_some_and(|client| **client == *asked))
             && self.server.as_ref().is_none_or(|(upstream, server)| {
-                let to = (known.upstream.as_ref(), known.server.as_ref());
+                let to = (state.upstream.as_ref(), state.server.as_ref());
                 matches!(to, (Some(u), Some(s)) if u.as_str() == upstream && s.as_str() == server)
             })
             && self.identity.as_ref().is_none_or(is_identity)
@@ -53,7 +53,7 @@ impl Which {
 }
 
 /// For the log.
-impl fmt::Display for Which {
+impl fmt::Display for ConnectionFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let server = self.server.as_ref();
         let parts = [

@@ -36,12 +36,12 @@ fn load(text: &str) -> Config {
 
 #[tokio::test]
 async fn what_did_not_change_is_the_same() {
-    let first = State::start(load(TEXT)).unwrap();
+    let first = Snapshot::start(load(TEXT)).unwrap();
     let (web, db) = (UpstreamId::from("web"), UpstreamId::from("db"));
-    let same = |a: &State, b: &State, id| Arc::ptr_eq(&a.upstreams[id], &b.upstreams[id]);
+    let same = |a: &Snapshot, b: &Snapshot, id| Arc::ptr_eq(&a.upstreams[id], &b.upstreams[id]);
 
     let read_again = first.succeed(load(TEXT)).unwrap();
-    assert_eq!(read_again.epoch, 1);
+    assert_eq!(read_again.generation, 1);
     assert!(same(&first, &read_again, &web) && same(&first, &read_again, &db));
     // The rules were read anew, and their text may differ.
     assert!(!Arc::ptr_eq(&first.policy, &read_again.policy));
@@ -65,7 +65,7 @@ async fn what_did_not_change_is_the_same() {
 #[tokio::test]
 async fn another_way_to_balance_keeps_servers_and_their_connections() {
     let web = UpstreamId::from("web");
-    let mut state = State::start(load(TEXT)).unwrap();
+    let mut state = Snapshot::start(load(TEXT)).unwrap();
     let mut held = Vec::new();
     for balance in ["p2c", "round_robin", "random", "source_hash", "least_conn"] {
         let keys = format!("name = \"web\"\nbalance = \"{balance}\"\nslow_start = \"1m\"\n");

@@ -1,7 +1,10 @@
-//! What the running configuration became: upstreams and rules.
+//! The running configuration.
 //!
-//! It is made as a whole and never changed; a changed configuration makes the next
-//! one out of it, which shares what stayed the same.
+//! A [`Snapshot`] is immutable. A reload makes the next one from it, which shares
+//! everything that did not change, and puts it into the [`SnapshotHandle`].
+
+mod handle;
+mod listener;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,24 +17,34 @@ use crate::{
     upstream::{Upstream, UpstreamError},
 };
 
-/// A configuration, running.
+pub use handle::SnapshotHandle;
+pub use listener::{Listener, ListenerTls};
+
+/// One generation of the running configuration: listeners, client rules and upstreams.
 #[derive(Debug)]
-pub struct State {
-    /// How many there were before it.
-    pub epoch: u64,
-    /// What it was made of.
+pub struct Snapshot {
+    /// 0 for the configuration that the process started with, then one more for each
+    /// reload.
+    pub generation: u64,
+    /// The checked configuration.
     pub config: Config,
-    /// Its upstreams.
+    /// Started upstreams.
     pub upstreams: HashMap<UpstreamId, Arc<Upstream>>,
-    /// Its client rules.
+    /// Client rules.
     pub policy: Arc<Policy>,
-    /// Servers that are gone from the configuration and may still have connections, with
-    /// the names of their upstreams.
-    pub departed: Vec<(UpstreamId, Arc<Server>)>,
+    /// Servers removed from the configuration that may still have connections, with
+    /// their upstreams.
+    pub removed_servers: Vec<(UpstreamId, Arc<Server>)>,
+    /// Listeners by name.
+    pub listeners: HashMap<Arc<str>, Arc<Listener>>,
+    /// Listeners removed from the configuration that still have open connections, as
+    /// they were last configured.
+    pub removed_listeners: HashMap<Arc<str>, Arc<Listener>>,
 }
 
-impl State {
-    /// Starts the upstreams of `config`, with their health checks.
+impl Snapshot {
+    /// Starts the upstreams of `config`, with their health checks. The snapshot has no
+    /// listeners yet.
     ///
     /// # Errors
     /// If an upstream cannot be started.
@@ -45,15 +58,30 @@ impl State {
         }
         let policy = Arc::new(Policy::new(&config, &upstreams));
         Ok(Self {
-            epoch: 0,
+            generation: 0,
             config,
             upstreams,
             policy,
-            departed: Vec::new(),
+            removed_servers: Vec::new(),
+            listeners: HashMap::new(),
+            removed_listeners: HashMap::new(),
         })
     }
 
-    /// Waits until every server has been probed, but no longer than `limit`.
+    /// The listener of this name, including removed ones.
+    pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
+        self.listeners
+            .get(name)
+            .or_else(|| self.removed_listeners.get(name))
+    }
+
+    /// The server of this name in the upstream of this name.
+    pub fn server(&self, upstream: &str, server: &str) -> Option<Arc<Server>> {
+        let upstream = self.upstreams.get(upstream)?;
+        upstream.pool().server(server).map(Arc::clone)
+    }
+
+    /// Waits until every server has been probed once, at most for `limit`.
     pub async fn first_probes(&self, limit: Duration) {
         let rounds: Vec<_> = self.upstreams.values().map(|u| u.first_round()).collect();
         let all = async {
@@ -64,10 +92,10 @@ impl State {
         let _ = timeout(limit, all).await;
     }
 
-    /// The state that follows this one when the configuration changes. An upstream
-    /// of which nothing changed is the same one. In one that did, servers of the
-    /// same name and address go on with their counts and their health, and its
-    /// checks start anew: [`Self::stop_checks_for`] ends those of this state.
+    /// The snapshot that follows this one, without listeners. An unchanged upstream is
+    /// shared. In a changed one, servers with the same name and address keep their
+    /// connection counts and health, and health checks start anew:
+    /// [`Self::stop_checks_for`] stops those of this snapshot.
     ///
     /// # Errors
     /// As [`Self::start`]; then nothing has changed.
@@ -76,7 +104,7 @@ impl State {
     /// Outside a Tokio runtime.
     pub fn succeed(&self, config: Config) -> Result<Self, UpstreamError> {
         let changed = |new: &&crate::config::Upstream| self.config.upstream(&new.id) != Some(new);
-        // All that can fail, before anything that servers in use would notice.
+        // Everything that can fail comes first: `Upstream::succeed` changes servers in use.
         for upstream in config.upstreams.iter().filter(changed) {
             Upstream::check(upstream)?;
         }
@@ -94,32 +122,35 @@ impl State {
                 let earlier = self.upstreams.get(id);
                 earlier.is_some_and(|earlier| Arc::ptr_eq(earlier, next))
             });
-        // With very many rules, finding them fast takes a moment to prepare.
+        // Building the index of 100,000 rules takes a noticeable time.
         let policy = if same_upstreams && Arc::ptr_eq(&config.clients, &self.config.clients) {
             Arc::clone(&self.policy)
         } else {
             Arc::new(Policy::new(&config, &upstreams))
         };
         Ok(Self {
-            epoch: self.epoch + 1,
-            departed: self.departed(&upstreams),
+            generation: self.generation + 1,
+            removed_servers: self.removed_servers(&upstreams),
             config,
             upstreams,
             policy,
+            listeners: HashMap::new(),
+            removed_listeners: HashMap::new(),
         })
     }
 
-    /// The servers of this state and before that `next` does not have.
-    fn departed(
+    /// Servers of this and earlier snapshots that are not in `next`.
+    fn removed_servers(
         &self,
         next: &HashMap<UpstreamId, Arc<Upstream>>,
     ) -> Vec<(UpstreamId, Arc<Server>)> {
-        let removed = self.upstreams.iter().flat_map(|(id, upstream)| {
+        let current = self.upstreams.iter().flat_map(|(id, upstream)| {
             let members = upstream.pool().members().iter();
             members.map(move |member| (id, &member.server))
         });
-        let earlier = self.departed.iter();
-        // A connection that began under this state may still pick one that is idle now.
+        let earlier = self.removed_servers.iter();
+        // Servers of this snapshot are kept even if idle: a connection that started
+        // under it may still pick one.
         let earlier = earlier.filter(|(_, server)| server.in_flight() > 0);
         let stays = |(id, server): &(&UpstreamId, &Arc<Server>)| {
             next.get(*id).is_some_and(|upstream| {
@@ -127,16 +158,16 @@ impl State {
                 members.any(|member| Arc::ptr_eq(&member.server, server))
             })
         };
-        removed
+        current
             .chain(earlier.map(|(id, server)| (id, server)))
             .filter(|server| !stays(server))
             .map(|(id, server)| (id.clone(), Arc::clone(server)))
             .collect()
     }
 
-    /// Ends the health checks of upstreams that `next` has not, or has changed. This
-    /// state may live on for as long as a client takes to shake hands, and servers
-    /// that both have must not be probed, and judged, twice.
+    /// Stops the health checks of upstreams that `next` does not share. Connections in
+    /// handshake may keep this snapshot alive, and servers in both snapshots must not be
+    /// probed twice.
     pub fn stop_checks_for(&self, next: &Self) {
         for (id, upstream) in &self.upstreams {
             let same = next.upstreams.get(id);

@@ -2,38 +2,37 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::{config::Access, registry::Registry, telemetry::access_log::AccessLog};
+use crate::{
+    config::Access,
+    registry::{DisplayAddress, Registry},
+    telemetry::access_log::AccessLog,
+};
 
-/// What stands in the log after `with` has had a record.
-fn logged(with: impl FnOnce(Record) + Send + 'static) -> (Vec<Value>, String) {
+/// The access log and the metrics after `with` has dropped its record.
+fn logged(with: impl FnOnce(AccessRecord) + Send + 'static) -> (Vec<Value>, String) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
     let (log, flusher) = AccessLog::open(&Access::File(path.clone())).unwrap();
-    let metrics = Arc::new(Metrics::new());
-    let listener = metrics.listener("main");
-    let books = Books {
-        metrics: Arc::clone(&metrics),
-        log,
-        refusals: Arc::default(),
-    };
+    let telemetry = Arc::new(Telemetry::new(log));
+    let listener = telemetry.metrics.listener("main");
     let registry = Arc::new(Registry::default());
-    let live = registry.register(
+    let guard = registry.register(
         "main".into(),
         Arc::clone(&listener),
         "[::ffff:10.0.0.7]:9".parse().unwrap(),
         net::now(),
     );
-    let record = Record::open(books, listener, live, net::now());
-    // A thread of its own: it may panic.
+    let record = AccessRecord::open(Arc::clone(&telemetry), listener, guard, net::now());
+    // In a thread of its own because it may panic.
     let _ = std::thread::spawn(move || with(record)).join();
     drop(flusher);
     let text = std::fs::read_to_string(path).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
-    (lines.collect(), metrics.encode())
+    (lines.collect(), telemetry.metrics.encode())
 }
 
 #[test]
-fn the_first_end_is_the_only_one() {
+fn only_the_first_end_counts() {
     let (lines, metrics) = logged(|mut record| {
         record.end(Reason::RateLimited, Some("too fast"));
         record.end(Reason::Ok, None);
@@ -41,7 +40,7 @@ fn the_first_end_is_the_only_one() {
     assert_eq!(lines.len(), 1);
     assert_eq!(lines[0]["outcome"], "rate_limited");
     assert_eq!(lines[0]["detail"], "too fast");
-    // An IPv4 client of a dual-stack socket is an IPv4 client.
+    // A dual-stack socket reports an IPv4-mapped address.
     assert_eq!(lines[0]["source"], "10.0.0.7:9");
     assert!(metrics.contains("{listener=\"main\",outcome=\"rate_limited\"} 1\n"));
     assert!(metrics.contains("{listener=\"main\",outcome=\"ok\"} 0\n"));
@@ -49,7 +48,7 @@ fn the_first_end_is_the_only_one() {
 }
 
 #[test]
-fn what_is_not_known_is_left_out() {
+fn unknown_fields_are_left_out() {
     let (lines, _) = logged(|mut record| record.end(Reason::HandshakeTimeout, None));
     let mut fields: Vec<_> = lines[0].as_object().unwrap().keys().collect();
     fields.sort_unstable();
@@ -67,17 +66,19 @@ fn what_is_not_known_is_left_out() {
 }
 
 #[test]
-fn a_record_that_nobody_ended_is_written_all_the_same() {
+fn dropped_record_is_written() {
     let (lines, _) = logged(drop);
     assert_eq!(lines.len(), 1);
     assert_eq!(lines[0]["outcome"], "drained");
 }
 
 #[test]
-fn a_panic_is_accounted_for() {
+fn panic_is_recorded() {
     let (lines, metrics) = logged(|record| {
-        let metrics = Arc::clone(&record.books.metrics);
-        record.live().known().called("client1", &metrics);
+        let telemetry = Arc::clone(&record.telemetry);
+        let mut state = record.connection().state();
+        state.set_client("client1", &telemetry.metrics);
+        drop(state);
         panic!("a fault");
     });
     assert_eq!(lines.len(), 1);
@@ -88,7 +89,7 @@ fn a_panic_is_accounted_for() {
 
 proptest! {
     #[test]
-    fn no_text_leaves_its_line(text in any::<String>()) {
+    fn text_never_leaves_its_line(text in any::<String>()) {
         let escaped = escape(&text);
         prop_assert!(!escaped.chars().any(char::is_control));
         let line = serde_json::to_string(&escaped).unwrap();
@@ -98,7 +99,7 @@ proptest! {
 }
 
 #[test]
-fn milliseconds_are_to_the_microsecond() {
+fn milliseconds_have_microsecond_precision() {
     assert_eq!(milliseconds(Duration::from_nanos(1_234_567)), 1.235);
     assert_eq!(milliseconds(Duration::ZERO), 0.0);
     assert_eq!(milliseconds(Duration::from_secs(3600)), 3_600_000.0);
@@ -122,13 +123,13 @@ fn documented() -> Vec<&'static str> {
 }
 
 #[test]
-fn the_reference_has_every_field() {
+fn reference_documents_every_field() {
     let full = Line {
         time: String::new(),
         connection: 1,
         listener: "",
-        source: Shown::Unix(String::new()),
-        proxy: Some(Shown::Unix(String::new())),
+        source: DisplayAddress::Unix(String::new()),
+        proxy: Some(DisplayAddress::Unix(String::new())),
         client: Some(""),
         identity: Some(String::new()),
         serial: Some(String::new()),
@@ -138,7 +139,7 @@ fn the_reference_has_every_field() {
         resumed: true,
         alpn: Some(""),
         tls_offered: &["1.2"],
-        certificate: Some(CertificateLine {
+        certificate: Some(RejectedCertificate {
             subject: String::new(),
             issuer: String::new(),
             not_after: None,
@@ -154,7 +155,7 @@ fn the_reference_has_every_field() {
         connect_ms: Some(0.0),
         duration_ms: 0.0,
         outcome: "ok",
-        shadow: Some(ShadowLine {
+        shadow: Some(Shadow {
             client: "",
             outcome: "ok",
         }),

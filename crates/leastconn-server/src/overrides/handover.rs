@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use leastconn::{AdminState, UpstreamId};
 use serde::{Deserialize, Serialize};
 
-use super::{Ending, Hand, Setting, find};
-use crate::{config::Level, state::State};
+use super::{Ending, Hand, Setting};
+use crate::{config::Level, snapshot::Snapshot};
 
 /// What was set, as one process tells another, which may be of another version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,16 +51,16 @@ impl Hand {
         }
     }
 
-    pub(super) fn take_over(&mut self, carried: &Carried, state: &State) {
+    pub(super) fn take_over(&mut self, carried: &Carried, snapshot: &Snapshot) {
         for (key, _) in mem::take(&mut self.servers) {
-            if let Some(server) = find(state, key.0.as_str(), key.1.as_str()) {
+            if let Some(server) = snapshot.server(key.0.as_str(), key.1.as_str()) {
                 server.set_admin(AdminState::Ready);
             }
         }
         for set in &carried.servers {
             let states = [AdminState::Drain, AdminState::Maint];
             let wanted = states.into_iter().find(|known| known.as_str() == set.state);
-            let found = find(state, &set.upstream, &set.server);
+            let found = snapshot.server(&set.upstream, &set.server);
             let (Some(wanted), Some(server)) = (wanted, found) else {
                 tracing::info!(
                     upstream = set.upstream,
@@ -86,7 +86,7 @@ impl Hand {
             };
             self.servers.insert(key, setting);
         }
-        let log = &state.config.log;
+        let log = &snapshot.config.log;
         self.level = carried.level.as_ref().and_then(|(word, at)| {
             let level = Level::ALL
                 .into_iter()

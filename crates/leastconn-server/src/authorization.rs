@@ -1,0 +1,110 @@
+//! Authorization: whether a client may connect, and to which servers.
+//!
+//! [`authorize`] is pure. New connections, open connections (after a reload, a new CRL
+//! or an expiry) and `leastconn-lb explain` all use it.
+
+mod input;
+pub mod shadow;
+
+use jiff::Timestamp;
+use leastconn::{ClientId, Reason};
+
+use crate::{
+    config::OnExpiry,
+    policy::{Denied, Grant},
+    snapshot::{Listener, Snapshot},
+    tls::ChainError,
+};
+
+pub use input::{AuthInput, OpenConnection};
+
+/// Why a client was refused before any limit was applied.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The listener was removed from the configuration.
+    #[error("the listener was removed from the configuration")]
+    ListenerRemoved,
+    /// The listener requires a certificate.
+    #[error("the client has shown no certificate")]
+    NoCertificate,
+    /// The chain is not valid, or no longer.
+    #[error(transparent)]
+    Certificate(ChainError),
+    /// The client rules refuse it.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+}
+
+impl Refusal {
+    /// The reason code for a new connection.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::ListenerRemoved => Reason::PolicyChanged,
+            Self::NoCertificate => Reason::NoCertificate,
+            Self::Certificate(error) => error.reason(),
+            Self::Denied(denied) => denied.reason(),
+        }
+    }
+
+    /// The reason code for a connection that was open.
+    pub const fn reason_for_open(&self) -> Reason {
+        match self {
+            Self::Certificate(error) => error.reason(),
+            Self::ListenerRemoved | Self::NoCertificate | Self::Denied(_) => Reason::PolicyChanged,
+        }
+    }
+
+    /// The rule that matched and the client's identity under it, if a rule matched.
+    pub fn matched(&self) -> Option<(&str, &ClientId)> {
+        match self {
+            Self::Denied(denied) => denied.matched(),
+            Self::ListenerRemoved | Self::NoCertificate | Self::Certificate(_) => None,
+        }
+    }
+}
+
+/// Decides whether the client may reach a server under `snapshot`, at `now`.
+///
+/// Verifies the certificate chain again: the handshake may have started long ago, and an
+/// open connection may have been verified under another snapshot.
+///
+/// # Errors
+/// With the reason of the refusal.
+pub fn authorize(
+    snapshot: &Snapshot,
+    input: &AuthInput<'_>,
+    now: Timestamp,
+) -> Result<Grant, Refusal> {
+    let listener = snapshot
+        .listener(input.listener)
+        .ok_or(Refusal::ListenerRemoved)?;
+    let valid_until = verify_chain(listener, input, now)?;
+    let matched = snapshot.policy.identify(&input.for_rules(listener), now)?;
+    let grant = matched.grant(&listener.routing, input.sni)?;
+    Ok(grant.with_valid_until(valid_until))
+}
+
+/// Returns the last second in which the chain is valid, if the listener requires one.
+fn verify_chain(
+    listener: &Listener,
+    input: &AuthInput<'_>,
+    now: Timestamp,
+) -> Result<Option<i64>, Refusal> {
+    let Some(trust) = &listener.trust else {
+        return Ok(None);
+    };
+    let chain = input.chain.ok_or(Refusal::NoCertificate)?;
+    let now = now.as_second();
+    let verified = match input.open {
+        None => trust.verify(chain, now),
+        Some(OpenConnection { valid_until }) => {
+            let kept_from = match listener.on_expiry {
+                OnExpiry::Keep => valid_until,
+                OnExpiry::Close => None,
+            };
+            trust.verify_open(chain, now, kept_from)
+        }
+    };
+    verified.map(Some).map_err(Refusal::Certificate)
+}

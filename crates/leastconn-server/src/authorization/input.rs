@@ -1,0 +1,43 @@
+//! What authorization knows of a client.
+
+use std::net::IpAddr;
+
+use crate::{client_chain::ClientChain, policy::RuleInput, snapshot::Listener};
+
+/// The client of a connection: everything that [`authorize`](super::authorize) decides by,
+/// except for the snapshot and the time.
+#[derive(Clone, Copy, Debug)]
+pub struct AuthInput<'a> {
+    /// The listener's name.
+    pub listener: &'a str,
+    /// The client's address.
+    pub source: IpAddr,
+    /// The chain that the client presented in the handshake.
+    pub chain: Option<&'a ClientChain>,
+    /// The server name in the ClientHello, in lower case.
+    pub sni: Option<&'a str>,
+    /// `None` for a new connection.
+    pub open: Option<OpenConnection>,
+}
+
+/// An open connection that is authorized again. A new connection needs a chain that is
+/// valid now; `on_expiry = "keep"` keeps open connections whose chain has expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenConnection {
+    /// The last second in which its chain was valid, since 1970, as of the previous
+    /// authorization.
+    pub valid_until: Option<i64>,
+}
+
+impl<'a> AuthInput<'a> {
+    /// The part that client rules match against. A certificate counts only where the
+    /// listener verifies it.
+    pub fn for_rules(&self, listener: &Listener) -> RuleInput<'a> {
+        let chain = self.chain.filter(|_| listener.trust.is_some());
+        RuleInput {
+            source: self.source,
+            prefixes: listener.prefixes,
+            certificate: chain.map(|chain| &*chain.certificate),
+        }
+    }
+}

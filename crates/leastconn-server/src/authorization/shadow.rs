@@ -1,0 +1,64 @@
+//! Rules in shadow mode: what they would have decided.
+//!
+//! A shadow rule goes through routing, authorization and its limits like any other, but
+//! with its own bucket and connection count, so it takes nothing from enforced rules.
+//! Whether a server would have been available is not tested: `ok` means that the client
+//! would have been admitted.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use leastconn::{ClientId, Limits, Permit, Reason, net};
+
+use super::AuthInput;
+use crate::{limits::ClientLimiters, snapshot::Snapshot};
+
+/// The decision of a shadow rule.
+#[derive(Debug)]
+pub struct ShadowDecision {
+    /// The rule's name.
+    pub client: Arc<str>,
+    pub outcome: Reason,
+    /// Counts the connection against the rule's `max_conns` while it is open.
+    permit: Option<Permit>,
+}
+
+impl ShadowDecision {
+    /// Stops counting the connection.
+    pub fn release(&mut self) {
+        self.permit = None;
+    }
+}
+
+/// Returns the decision of the first matching rule if that is in shadow mode.
+pub fn evaluate(
+    snapshot: &Snapshot,
+    input: &AuthInput<'_>,
+    limiters: &ClientLimiters,
+    now: Timestamp,
+) -> Option<Box<ShadowDecision>> {
+    let policy = &snapshot.policy;
+    if !policy.clients().has_shadows() {
+        return None;
+    }
+    let listener = snapshot.listener(input.listener)?;
+    let matched = policy.shadow(&input.for_rules(listener), now)?;
+    let (outcome, permit) = match matched.grant(&listener.routing, input.sni) {
+        Err(denied) => (denied.reason(), None),
+        // Without limits there is nothing to count, and no table entry is needed.
+        Ok(grant) if *grant.limits() == Limits::default() => (Reason::Ok, None),
+        Ok(grant) => {
+            let client = matched.client();
+            let bucket = ClientId::from(format!("shadow:{client}:{}", grant.identity()));
+            match limiters.admit(&bucket, grant.limits(), net::now()) {
+                Ok(permit) => (Reason::Ok, Some(permit)),
+                Err(refusal) => (refusal.reason(), None),
+            }
+        }
+    };
+    Some(Box::new(ShadowDecision {
+        client: matched.client().into(),
+        outcome,
+        permit,
+    }))
+}

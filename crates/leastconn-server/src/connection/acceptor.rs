@@ -1,0 +1,204 @@
+//! Accepting connections: limits, and recovery when the process has run out of file
+//! descriptors.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use leastconn::{
+    Reason, ShortDuration,
+    backoff::Backoff,
+    net::{self, Stream},
+};
+use tokio::{
+    net::{TcpListener, TcpStream, UnixListener},
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use super::{access_record::AccessRecord, serve};
+use crate::{context::ServerContext, registry::UnixPeer};
+
+/// At most this many connections are accepted from the backlog when a socket is closed.
+const MAX_LEFTOVER: u32 = 4096;
+
+/// Minimum time for accepting the backlog when a socket is closed, whatever
+/// `drain_timeout` is.
+const MIN_DRAIN: Duration = Duration::from_secs(2);
+
+/// What the accept loop of a socket has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcceptCommand {
+    /// Accept connections.
+    Accept,
+    /// Stop: another task or another process accepts from the socket.
+    HandOver,
+    /// Accept what is in the backlog, then close the socket.
+    Close,
+}
+
+/// Where a connection came from.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin {
+    Tcp(SocketAddr),
+    Unix(UnixPeer),
+}
+
+/// A listening socket.
+pub trait Incoming: Send + Sync + 'static {
+    /// Accepts the next connection.
+    ///
+    /// # Cancel safety
+    /// No connection is lost.
+    fn next(&self) -> impl Future<Output = io::Result<(TcpStream, Origin)>> + Send;
+}
+
+impl Incoming for TcpListener {
+    async fn next(&self) -> io::Result<(TcpStream, Origin)> {
+        let (stream, source) = self.accept().await?;
+        Ok((stream, Origin::Tcp(source)))
+    }
+}
+
+impl Incoming for UnixListener {
+    async fn next(&self) -> io::Result<(TcpStream, Origin)> {
+        let (stream, _) = self.accept().await?;
+        let credentials = stream.peer_cred()?;
+        let peer = UnixPeer {
+            pid: credentials.pid(),
+            uid: credentials.uid(),
+        };
+        Ok((net::from_unix(stream)?, Origin::Unix(peer)))
+    }
+}
+
+/// Accepts connections for the listener of this name until `command` changes.
+pub async fn accept_loop(
+    socket: Arc<impl Incoming>,
+    listener: Arc<str>,
+    context: Arc<ServerContext>,
+    mut command: watch::Receiver<AcceptCommand>,
+) {
+    let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
+    loop {
+        let accepted = tokio::select! {
+            // Commands first: after one, new connections belong to another task.
+            biased;
+            command = next_command(&mut command) => {
+                if command == AcceptCommand::Close {
+                    let limit = context.snapshot().config.process.drain_timeout;
+                    let rest = accept_backlog(&*socket, &listener, &context);
+                    if timeout(limit.max(MIN_DRAIN), rest).await.is_err() {
+                        tracing::warn!(listener = &*listener, "clients in the backlog not accepted in time: the kernel resets them");
+                    }
+                }
+                return;
+            }
+            accepted = socket.next() => accepted,
+        };
+        match accepted {
+            Ok((stream, origin)) => {
+                backoff.reset();
+                start(stream, origin, &listener, &context);
+            }
+            Err(error) if is_connection_error(&error) => {}
+            Err(error) => {
+                // No file descriptor or no memory. The connection stays in the backlog, so
+                // retrying at once would spin.
+                let delay = backoff.next_delay(net::random());
+                tracing::warn!(listener = &*listener, %error, retry_in = %ShortDuration(delay), "cannot accept connections");
+                // A command that arrives meanwhile is handled in the next iteration.
+                let changed = command.wait_for(|&command| command != AcceptCommand::Accept);
+                let _ = timeout(delay, changed).await;
+            }
+        }
+    }
+}
+
+/// Waits for a command other than `Accept`.
+async fn next_command(command: &mut watch::Receiver<AcceptCommand>) -> AcceptCommand {
+    let next = command
+        .wait_for(|&command| command != AcceptCommand::Accept)
+        .await;
+    // A dropped sender means that the server is gone.
+    next.map_or(AcceptCommand::Close, |command| *command)
+}
+
+/// Accepts the connections in the backlog. Closing the socket would reset those clients,
+/// whose connections are already established. Waits if descriptors or memory are short.
+async fn accept_backlog(socket: &impl Incoming, listener: &str, context: &Arc<ServerContext>) {
+    let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
+    let mut left = MAX_LEFTOVER;
+    while left > 0 {
+        match timeout(Duration::ZERO, socket.next()).await {
+            Ok(Ok((stream, origin))) => {
+                backoff.reset();
+                left -= 1;
+                start(stream, origin, listener, context);
+            }
+            Ok(Err(error)) if is_connection_error(&error) => left -= 1,
+            Ok(Err(_)) => sleep(backoff.next_delay(net::random())).await,
+            Err(_) => return,
+        }
+    }
+}
+
+/// Whether accepting failed because the client has gone already.
+pub(crate) fn is_connection_error(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// Registers an accepted socket, checks the limits of the process, and spawns its task.
+fn start(mut stream: TcpStream, origin: Origin, listener: &str, context: &Arc<ServerContext>) {
+    let accepted_at = net::now();
+    let snapshot = context.snapshots.load();
+    let Some(listener) = snapshot.listener(listener).map(Arc::clone) else {
+        // Removed listeners are kept until their accept loops have ended.
+        tracing::error!(listener, "connection to an unknown listener");
+        return;
+    };
+    let source = match origin {
+        Origin::Tcp(source) => source,
+        Origin::Unix(_) => UnixPeer::ADDRESS,
+    };
+    let (name, metrics) = (Arc::clone(&listener.name), Arc::clone(&listener.metrics));
+    let guard = context
+        .registry
+        .register(name, metrics, source, accepted_at);
+    if let Origin::Unix(peer) = origin {
+        guard.set_unix(peer);
+    }
+    let telemetry = Arc::clone(&context.telemetry);
+    let metrics = Arc::clone(&listener.metrics);
+    let mut record = AccessRecord::open(telemetry, metrics, guard, accepted_at);
+    // Before a slot is taken and anything is read: a flood must be cheap here. Behind a
+    // trusted proxy the client's address is not known yet.
+    if listener.trusted_proxies.is_none()
+        && let Err(error) = listener.check_source_rate(source.ip(), accepted_at)
+    {
+        record.end(error.reason(), Some(&error.to_string()));
+        // A reset leaves no state behind, and no client takes it for a short answer.
+        stream.abort();
+        return;
+    }
+    context.memory.connection_accepted();
+    if context.memory.is_exceeded() {
+        let detail = "the memory limit is reached (`memory_limit`)";
+        record.end(Reason::Overloaded, Some(detail));
+        return;
+    }
+    let Some(slot) = context.slots.try_acquire() else {
+        let detail = "the process has as many connections open as it may";
+        record.end(Reason::Overloaded, Some(detail));
+        return;
+    };
+    let context = Arc::clone(context);
+    tokio::spawn(async move {
+        serve(stream, snapshot, listener, context, record).await;
+        drop(slot);
+    });
+}

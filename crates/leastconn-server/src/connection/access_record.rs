@@ -1,0 +1,305 @@
+//! The access record of one accepted socket.
+//!
+//! It is opened before anything else happens to the connection and is written when it is
+//! dropped at the latest. So every accepted socket is in the access log and in the metrics
+//! exactly once, with exactly one reason code. It only observes: it decides nothing.
+
+mod line;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use leastconn::{Lease, Reason, ServerId, UpstreamId, net};
+
+use crate::{
+    authorization::shadow::ShadowDecision,
+    registry::{ConnectionGuard, ConnectionHandle, ConnectionState},
+    telemetry::{
+        Telemetry,
+        access_log::milliseconds,
+        metrics::ListenerMetrics,
+        refusals::{self, RecentRefusal, is_refusal},
+    },
+    text::escape,
+    tls::Clues,
+};
+use line::{Line, RejectedCertificate, Shadow};
+
+/// The access record of one accepted socket.
+#[derive(Debug)]
+pub struct AccessRecord {
+    telemetry: Arc<Telemetry>,
+    listener: Arc<ListenerMetrics>,
+    connection: ConnectionGuard,
+    time: Timestamp,
+    accepted_at: Instant,
+    /// Protocol version and cipher suite.
+    tls: Option<(&'static str, &'static str)>,
+    resumed: bool,
+    /// The negotiated application protocol, one of the configured ones.
+    alpn: Option<Box<str>>,
+    /// Of a failed handshake or an ambiguous certificate.
+    diagnostics: Option<Box<Clues>>,
+    attempts: Option<u32>,
+    handshake: Option<Duration>,
+    connect: Option<Duration>,
+    shadow: Option<Box<ShadowDecision>>,
+    ended: bool,
+}
+
+impl AccessRecord {
+    /// Opens the record of a socket that was just accepted.
+    pub fn open(
+        telemetry: Arc<Telemetry>,
+        listener: Arc<ListenerMetrics>,
+        connection: ConnectionGuard,
+        accepted_at: Instant,
+    ) -> Self {
+        listener.active.inc();
+        Self {
+            telemetry,
+            listener,
+            connection,
+            time: Timestamp::now(),
+            accepted_at,
+            tls: None,
+            resumed: false,
+            alpn: None,
+            diagnostics: None,
+            attempts: None,
+            handshake: None,
+            connect: None,
+            shadow: None,
+            ended: false,
+        }
+    }
+
+    /// The connection's handle.
+    pub fn connection(&self) -> &ConnectionHandle {
+        &self.connection
+    }
+
+    /// When the socket was accepted.
+    pub const fn accepted_at(&self) -> Instant {
+        self.accepted_at
+    }
+
+    /// The TLS handshake is complete. `resumed`: it resumed a session.
+    pub fn handshake_done(&mut self, version: &'static str, cipher: &'static str, resumed: bool) {
+        let took = net::now().saturating_duration_since(self.accepted_at);
+        self.handshake = Some(took);
+        self.tls = Some((version, cipher));
+        self.resumed = resumed;
+        let histogram = &self.telemetry.metrics.handshake_seconds;
+        histogram.observe(took.as_secs_f64());
+    }
+
+    /// Stores and counts the decision of a rule in shadow mode.
+    pub fn set_shadow(&mut self, decision: Option<Box<ShadowDecision>>) {
+        if let Some(shadow) = &decision {
+            let metrics = &self.telemetry.metrics;
+            metrics.client_shadowed(&shadow.client, shadow.outcome);
+        }
+        self.shadow = decision;
+    }
+
+    /// The connection to a server is established, after this many attempts.
+    pub fn connected(&mut self, lease: &Lease, attempts: u32, took: Duration) {
+        self.attempts = Some(attempts);
+        self.connection.state().server = Some(lease.server().id().clone());
+        self.connect = Some(took);
+        let histogram = &self.telemetry.metrics.connect_seconds;
+        histogram.observe(took.as_secs_f64());
+    }
+
+    /// No server could be connected to, after this many attempts.
+    pub const fn connect_failed(&mut self, attempts: u32) {
+        self.attempts = Some(attempts);
+    }
+
+    /// Protocol version and cipher suite of the TLS connection.
+    pub const fn tls(&self) -> Option<(&'static str, &'static str)> {
+        self.tls
+    }
+
+    /// Stores the negotiated application protocol.
+    pub fn set_alpn(&mut self, alpn: Option<&str>) {
+        self.alpn = alpn.map(Box::from);
+    }
+
+    /// The negotiated application protocol.
+    pub fn alpn(&self) -> Option<&str> {
+        self.alpn.as_deref()
+    }
+
+    /// Whether the handshake resumed a session.
+    pub const fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// As [`Self::end`], for a connection that failed before it was relayed.
+    pub fn end_handshake(
+        &mut self,
+        reason: Reason,
+        detail: Option<&str>,
+        diagnostics: Option<Box<Clues>>,
+    ) {
+        self.diagnostics = diagnostics;
+        self.end(reason, detail);
+    }
+
+    /// The connection ended: counts it and writes its line. Later calls have no effect.
+    pub fn end(&mut self, reason: Reason, detail: Option<&str>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        self.connection.finish(reason);
+        self.connection.meter_traffic();
+        self.listener.ended(reason);
+        if let Some(shadow) = &mut self.shadow {
+            shadow.release();
+        }
+        let (refusal, line) = {
+            let mut state = self.connection.state();
+            let client = state.take_client();
+            let is_refused = is_refusal(reason) && state.server.is_none();
+            if let Some(client) = &client {
+                client.count_end(reason, is_refused);
+            }
+            let client = client.as_ref().map(|client| &**client.name());
+            let refusal = is_refused.then(|| self.refusal(&state, client, reason, detail));
+            let is_logged = self.telemetry.access_log.takes(state.identity.is_some());
+            let line = is_logged.then(|| self.line(&state, client, reason, detail));
+            (refusal, line)
+        };
+        if let Some(refusal) = refusal {
+            self.telemetry.refusals.push(refusal);
+        }
+        if let Some(line) = line {
+            self.telemetry.access_log.write(line);
+        }
+    }
+
+    fn refusal(
+        &self,
+        state: &ConnectionState,
+        client: Option<&str>,
+        reason: Reason,
+        detail: Option<&str>,
+    ) -> RecentRefusal {
+        let text = |text: &str| refusals::bounded(&escape(text));
+        let connection = &self.connection;
+        let certificate = connection.chain().map(|chain| &chain.certificate);
+        let diagnostics = self.diagnostics.as_deref();
+        let rejected = diagnostics.and_then(|diagnostics| diagnostics.claimed.as_deref());
+        let names = certificate.into_iter().flat_map(|certificate| {
+            let cn = certificate.cn.iter().map(|name| ("cn", name));
+            let dns = certificate.dns.iter().map(|name| ("dns", name));
+            let uri = certificate.uri.iter().map(|name| ("uri", name));
+            cn.chain(dns).chain(uri)
+        });
+        RecentRefusal {
+            connection: connection.id,
+            time: format!("{:.3}", self.time),
+            listener: connection.listener.to_string(),
+            source: connection.display_source().to_string(),
+            proxy: connection.display_proxy().map(|proxy| proxy.to_string()),
+            client: client.map(str::to_owned),
+            identity: state
+                .identity
+                .as_ref()
+                .map(|identity| text(identity.as_str())),
+            names: names
+                .take(refusals::MAX_NAMES)
+                .map(|(kind, name)| text(&format!("{kind}:{name}")))
+                .collect(),
+            subject: rejected.map(|rejected| text(&rejected.subject)),
+            issuer: rejected.map(|rejected| text(&rejected.issuer)),
+            serial: certificate
+                .map(|certificate| text(&certificate.serial))
+                .or_else(|| rejected.map(|rejected| text(&rejected.serial))),
+            sni: connection.sni().map(text),
+            outcome: reason.as_str().to_owned(),
+            detail: detail.map(text),
+        }
+    }
+
+    fn line(
+        &self,
+        state: &ConnectionState,
+        client: Option<&str>,
+        reason: Reason,
+        detail: Option<&str>,
+    ) -> Vec<u8> {
+        let connection = &self.connection;
+        let diagnostics = self.diagnostics.as_deref();
+        let rejected = diagnostics.and_then(|diagnostics| diagnostics.claimed.as_deref());
+        let line = Line {
+            time: format!("{:.3}", self.time),
+            connection: connection.id,
+            listener: &connection.listener,
+            source: connection.display_source(),
+            proxy: connection.display_proxy(),
+            client,
+            identity: state
+                .identity
+                .as_ref()
+                .map(|identity| escape(identity.as_str())),
+            serial: connection
+                .chain()
+                .map(|chain| chain.certificate.serial.as_str())
+                .or_else(|| rejected.map(|rejected| rejected.serial.as_str()))
+                .map(escape),
+            sni: connection.sni(),
+            tls_version: self
+                .tls
+                .map(|(version, _)| version)
+                .or_else(|| diagnostics.and_then(|diagnostics| diagnostics.version)),
+            cipher: self.tls.map(|(_, cipher)| cipher),
+            resumed: self.resumed,
+            alpn: self.alpn.as_deref(),
+            tls_offered: diagnostics.map_or(&[], |diagnostics| &diagnostics.offered),
+            certificate: rejected.map(RejectedCertificate::from),
+            alert_sent: diagnostics.and_then(|diagnostics| diagnostics.alert_sent.as_deref()),
+            alert_received: diagnostics
+                .and_then(|diagnostics| diagnostics.alert_received.as_deref()),
+            upstream: state.upstream.as_ref().map(UpstreamId::as_str),
+            server: state.server.as_ref().map(ServerId::as_str),
+            attempts: self.attempts,
+            bytes_received: connection.traffic.received(),
+            bytes_sent: connection.traffic.sent(),
+            handshake_ms: self.handshake.map(milliseconds),
+            connect_ms: self.connect.map(milliseconds),
+            duration_ms: milliseconds(net::now().saturating_duration_since(self.accepted_at)),
+            outcome: reason.as_str(),
+            shadow: self.shadow.as_deref().map(|shadow| Shadow {
+                client: &shadow.client,
+                outcome: shadow.outcome.as_str(),
+            }),
+            detail: detail.map(escape),
+        };
+        let mut text = Vec::with_capacity(512);
+        // Serializing a plain struct into memory does not fail.
+        let _ = serde_json::to_writer(&mut text, &line);
+        text.push(b'\n');
+        text
+    }
+}
+
+impl Drop for AccessRecord {
+    fn drop(&mut self) {
+        // Usually it has ended before. If not, the task panicked, or the runtime is being
+        // torn down while the connection is open.
+        if std::thread::panicking() {
+            self.end(Reason::Killed, Some("a fault in the balancer itself"));
+        } else {
+            self.end(Reason::Drained, None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

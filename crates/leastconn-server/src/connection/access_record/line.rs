@@ -1,0 +1,85 @@
+//! One line of the access log.
+
+use serde::Serialize;
+
+use crate::{registry::DisplayAddress, text::escape, tls::Claimed};
+
+/// The fields of the line. Unknown ones are left out.
+#[derive(Serialize)]
+pub(super) struct Line<'a> {
+    pub(super) time: String,
+    pub(super) connection: u64,
+    pub(super) listener: &'a str,
+    pub(super) source: DisplayAddress,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) proxy: Option<DisplayAddress>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) client: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) identity: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) serial: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sni: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls_version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cipher: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) resumed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) alpn: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(super) tls_offered: &'a [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) certificate: Option<RejectedCertificate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) alert_sent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) alert_received: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) upstream: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) server: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) attempts: Option<u32>,
+    pub(super) bytes_received: u64,
+    pub(super) bytes_sent: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) handshake_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) connect_ms: Option<f64>,
+    pub(super) duration_ms: f64,
+    pub(super) outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) shadow: Option<Shadow<'a>>,
+    /// Explanation where the outcome alone is not enough.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) detail: Option<String>,
+}
+
+/// The decision of a rule in shadow mode.
+#[derive(Serialize)]
+pub(super) struct Shadow<'a> {
+    pub(super) client: &'a str,
+    pub(super) outcome: &'static str,
+}
+
+/// Unverified contents of a certificate that was rejected.
+#[derive(Serialize)]
+pub(super) struct RejectedCertificate {
+    pub(super) subject: String,
+    pub(super) issuer: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) not_after: Option<String>,
+}
+
+impl From<&Claimed> for RejectedCertificate {
+    fn from(rejected: &Claimed) -> Self {
+        Self {
+            subject: escape(&rejected.subject),
+            issuer: escape(&rejected.issuer),
+            not_after: rejected.not_after.map(|at| at.to_string()),
+        }
+    }
+}

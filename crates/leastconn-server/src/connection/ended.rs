@@ -1,0 +1,143 @@
+//! Why a connection ended, for its access record.
+
+use std::io;
+
+use leastconn::{
+    Reason,
+    net::{ConnectError, Departed, RelayOutcome},
+};
+
+use super::proxy_header::ReceiveError;
+use crate::{
+    authorization::Refusal,
+    identity::Ambiguous,
+    instead::Instead,
+    policy::Denied,
+    registry::ConnectionHandle,
+    starttls::StartTlsError,
+    tls::{Clues, Failed},
+};
+
+/// The end of a connection before anything was relayed.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) reason: Reason,
+    pub(super) detail: Option<String>,
+    /// What is known of a client that failed to authenticate.
+    pub(super) diagnostics: Option<Box<Clues>>,
+}
+
+impl Ended {
+    pub(super) fn new(reason: Reason, detail: String) -> Self {
+        Self {
+            reason,
+            detail: Some(detail),
+            diagnostics: None,
+        }
+    }
+
+    /// A client whose certificate is ambiguous.
+    pub(super) fn ambiguous(error: Ambiguous, leaf: Option<impl AsRef<[u8]>>) -> Self {
+        let leaf = leaf.as_ref().map_or(&[][..], |leaf| leaf.as_ref());
+        Self {
+            diagnostics: Some(Box::new(Clues::of(leaf))),
+            ..Self::new(error.reason(), error.to_string())
+        }
+    }
+
+    /// A client that was refused by authorization.
+    pub(super) fn refused(refusal: &Refusal, connection: &ConnectionHandle) -> Self {
+        let is_ambiguous = matches!(refusal, Refusal::Denied(Denied::Ambiguous(_)));
+        let chain = connection.chain().filter(|_| is_ambiguous);
+        Self {
+            diagnostics: chain.map(|chain| Box::new(Clues::of(chain.leaf()))),
+            ..Self::new(refusal.reason(), refusal.to_string())
+        }
+    }
+
+    /// Adds a detail to a timeout that struck while the ClientHello was incomplete:
+    /// `received` is what the client had sent.
+    pub(super) fn after_partial_hello(mut self, received: &[u8]) -> Self {
+        if self.reason == Reason::HandshakeTimeout {
+            self.detail = Some(match Instead::unless_tls(received) {
+                Some(instead) => instead.to_string(),
+                None => format!(
+                    "the deadline passed in the middle of the ClientHello, after {} bytes",
+                    received.len()
+                ),
+            });
+        }
+        self
+    }
+}
+
+impl From<Reason> for Ended {
+    fn from(reason: Reason) -> Self {
+        Self {
+            reason,
+            detail: None,
+            diagnostics: None,
+        }
+    }
+}
+
+macro_rules! ended_from {
+    ($($error:ty),+ $(,)?) => {$(
+        impl From<$error> for Ended {
+            fn from(error: $error) -> Self {
+                Self::new(error.reason(), error.to_string())
+            }
+        }
+    )+};
+}
+
+ended_from!(
+    StartTlsError,
+    ReceiveError,
+    leastconn::Refusal,
+    ConnectError,
+    Departed,
+);
+
+impl From<Box<Failed>> for Ended {
+    fn from(failed: Box<Failed>) -> Self {
+        let detail = failed.to_string();
+        let Failed { error, clues } = *failed;
+        Self {
+            diagnostics: (clues != Clues::default()).then(|| Box::new(clues)),
+            ..Self::new(error.reason(), detail)
+        }
+    }
+}
+
+/// The detail of a connection that another task ended while it was relayed.
+pub(super) fn stop_detail(reason: Reason) -> Option<String> {
+    let text =
+        "the memory limit is reached (`memory_limit`), and this connection held much buffered data";
+    (reason == Reason::Overloaded).then(|| text.to_owned())
+}
+
+/// The I/O or TLS error that broke a relayed connection, if it tells more than the reason
+/// code.
+pub(super) fn relay_detail(outcome: &RelayOutcome) -> Option<String> {
+    let tells_more = |error: &&io::Error| {
+        error.get_ref().is_some()
+            || !matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::UnexpectedEof
+            )
+    };
+    let client = outcome.client_error.as_ref().filter(tells_more);
+    let server = outcome.server_error.as_ref().filter(tells_more);
+    match outcome.reason {
+        Reason::ClientReset | Reason::ClientTruncated => client.map(ToString::to_string),
+        Reason::ServerReset | Reason::ServerTruncated => server.map(ToString::to_string),
+        Reason::TlsError | Reason::HalfCloseTimeout => {
+            let client = client.map(|error| format!("client: {error}"));
+            client.or_else(|| server.map(|error| format!("server: {error}")))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,80 @@
+//! PROXY headers: from trusted proxies, and to servers.
+
+use std::{pin::pin, time::Instant};
+
+use leastconn::{ClientId, Reason};
+use leastconn_proxy_protocol::{ClientTls, Endpoints, Header, Version};
+use tokio::{net::TcpStream, time::sleep_until};
+
+use super::{access_record::AccessRecord, before_deadline, ended::Ended, proxy_header};
+use crate::config::Senders;
+
+/// Receives the PROXY header that precedes everything else, and stores the client's
+/// address in the connection's handle.
+pub(super) async fn receive_client_address(
+    socket: &mut TcpStream,
+    proxies: &Senders,
+    deadline: Instant,
+    record: &AccessRecord,
+) -> Result<(), Ended> {
+    let peer = record.connection().source().ip();
+    if !proxies.include(peer) {
+        let peer = peer.to_canonical();
+        let detail = format!("{peer} is not in `proxy_protocol_from`");
+        return Err(Ended::new(Reason::HandshakeFailed, detail));
+    }
+    let mut received = Vec::new();
+    let header = before_deadline(
+        record,
+        pin!(sleep_until(deadline.into())),
+        Reason::HandshakeTimeout,
+        proxy_header::receive(socket, &mut received),
+    )
+    .await;
+    let header = header.map_err(|ended| Ended {
+        detail: (ended.reason == Reason::HandshakeTimeout)
+            .then(|| proxy_header::timeout_detail(received.len())),
+        ..ended
+    })?;
+    if let Header::Proxied(ends) = header? {
+        record.connection().set_proxied(ends);
+    }
+    Ok(())
+}
+
+/// The PROXY header that a server receives first.
+pub(super) fn header_for_server(
+    version: Version,
+    socket: Option<&TcpStream>,
+    identity: &ClientId,
+    record: &AccessRecord,
+) -> Result<Vec<u8>, Ended> {
+    let connection = record.connection();
+    let chain = connection.chain();
+    let certificate = chain.map(|chain| &chain.certificate);
+    let tls = record.tls().map(|(tls_version, cipher)| {
+        let mut tls = ClientTls::new(tls_version, cipher);
+        tls.resumed = record.is_resumed();
+        tls.certificate = certificate.is_some();
+        tls.cn = certificate.and_then(|certificate| certificate.cn.as_deref());
+        tls.server_name = connection.sni();
+        tls.alpn = record.alpn();
+        // An identity by address would only repeat the header's source.
+        tls.identity = certificate.map(|_| identity.as_str());
+        tls.der = chain.map(|chain| &**chain.leaf());
+        tls
+    });
+    let ends = match connection.proxied() {
+        Some(&ends) => ends,
+        // A UNIX socket has no addresses.
+        None if connection.unix().is_some() => return Ok(version.encode_unspecified(tls.as_ref())),
+        None => {
+            let socket = socket.ok_or(Reason::ClientReset)?;
+            let local = socket
+                .local_addr()
+                .map_err(|error| Ended::new(Reason::ClientReset, error.to_string()))?;
+            Endpoints::new(connection.source(), local)
+        }
+    };
+    Ok(version.encode_proxied(ends, tls.as_ref()))
+}

@@ -1,0 +1,113 @@
+//! The phases of a process, and its last reload and upgrade.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+
+/// The phase of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Not all sockets are bound yet.
+    Starting,
+    /// Accepting connections.
+    Ready,
+    /// Serving open connections, accepting no new ones.
+    Draining,
+    /// Draining because another process has taken over.
+    Replaced,
+}
+
+impl Phase {
+    /// Whether the process no longer accepts connections.
+    pub const fn is_last(self) -> bool {
+        matches!(self, Self::Draining | Self::Replaced)
+    }
+}
+
+/// The result of a reload.
+#[derive(Clone, Debug)]
+pub struct LastReload {
+    pub time: Timestamp,
+    /// Why the configuration was rejected, one line each; empty: it was applied.
+    pub reasons: Vec<String>,
+}
+
+/// An upgrade that failed: this process continues.
+#[derive(Clone, Debug)]
+pub struct FailedUpgrade {
+    pub time: Timestamp,
+    pub reason: String,
+}
+
+/// Start, phase, last reload and last failed upgrade of the process.
+#[derive(Debug)]
+pub struct Lifecycle {
+    started: Timestamp,
+    applied: Mutex<Timestamp>,
+    phase: AtomicU8,
+    last_reload: Mutex<Option<LastReload>>,
+    failed_upgrade: Mutex<Option<FailedUpgrade>>,
+}
+
+impl Lifecycle {
+    /// A process that starts now.
+    pub(super) fn new() -> Self {
+        let now = Timestamp::now();
+        Self {
+            started: now,
+            applied: Mutex::new(now),
+            phase: AtomicU8::new(Phase::Starting as u8),
+            last_reload: Mutex::default(),
+            failed_upgrade: Mutex::default(),
+        }
+    }
+
+    /// When the process started.
+    pub const fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    /// When the running configuration was applied.
+    pub fn applied(&self) -> Timestamp {
+        *self.applied.lock()
+    }
+
+    /// The last reload, if there was one.
+    pub fn last_reload(&self) -> Option<LastReload> {
+        self.last_reload.lock().clone()
+    }
+
+    pub(super) fn set_last_reload(&self, reload: LastReload) {
+        if reload.reasons.is_empty() {
+            *self.applied.lock() = reload.time;
+        }
+        *self.last_reload.lock() = Some(reload);
+    }
+
+    /// The last upgrade that failed, if one did.
+    pub fn failed_upgrade(&self) -> Option<FailedUpgrade> {
+        self.failed_upgrade.lock().clone()
+    }
+
+    pub fn set_failed_upgrade(&self, reason: String) {
+        let time = Timestamp::now();
+        *self.failed_upgrade.lock() = Some(FailedUpgrade { time, reason });
+    }
+
+    /// The current phase.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Starting,
+            1 => Phase::Ready,
+            2 => Phase::Draining,
+            _ => Phase::Replaced,
+        }
+    }
+
+    /// Enters `phase`.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+}

@@ -1,0 +1,243 @@
+//! From a matching rule to the servers that it allows.
+
+use std::{collections::HashMap, sync::Arc};
+
+use jiff::Timestamp;
+use leastconn::{Candidates, ClientId, Limits, Permit, Pool, Reason, ServerId, UpstreamId};
+
+use crate::{
+    config::{self, Clients, Granted, Rule},
+    identity::Ambiguous,
+    upstream::Upstream,
+};
+
+/// The servers that an `allow` list grants, by upstream.
+pub(super) type Reach = HashMap<UpstreamId, (Arc<Upstream>, Candidates)>;
+
+/// Which upstream the connections of a listener go to.
+#[derive(Clone, Debug)]
+pub struct Routing {
+    pub(super) routes: Vec<config::Route>,
+    pub(super) upstream: Option<UpstreamId>,
+}
+
+impl From<&config::Listener> for Routing {
+    fn from(listener: &config::Listener) -> Self {
+        Self {
+            routes: listener.routes.clone(),
+            upstream: listener.upstream.clone(),
+        }
+    }
+}
+
+impl Routing {
+    /// The upstream of connections that no route matches.
+    pub const fn default(&self) -> Option<&UpstreamId> {
+        self.upstream.as_ref()
+    }
+
+    fn upstream(&self, sni: Option<&str>) -> Option<&UpstreamId> {
+        sni.and_then(|name| self.routes.iter().find(|route| route.sni.matches(name)))
+            .map(|route| &route.upstream)
+            .or(self.upstream.as_ref())
+    }
+}
+
+/// Why the client rules refuse a client.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// No rule matches.
+    #[error("no client rule matches")]
+    UnknownClient,
+    /// No rule matches, but one would have matched before it expired.
+    #[error("no client rule matches any more: the rule of client `{client}` expired at {at}")]
+    Expired {
+        /// The first such rule.
+        client: Arc<str>,
+        at: Timestamp,
+    },
+    /// The matching rule allows none of the servers of the listener's upstream.
+    #[error("the rule of client `{client}` allows no server{}", of(.upstream.as_ref()))]
+    NotAllowed {
+        client: Arc<str>,
+        identity: ClientId,
+        /// The upstream chosen by routing, if any.
+        upstream: Option<UpstreamId>,
+    },
+    /// A rule matches on a name that cannot be read from the certificate.
+    #[error("{0}")]
+    Ambiguous(Ambiguous),
+    /// Routing chooses no upstream, and the rule allows several.
+    #[error(
+        "the rule of client `{client}` allows servers of {upstreams} upstreams, and the \
+         listener does not say of which: no route takes this connection, and it has no `upstream`"
+    )]
+    SeveralUpstreams {
+        client: Arc<str>,
+        identity: ClientId,
+        /// How many upstreams the rule allows.
+        upstreams: usize,
+    },
+}
+
+fn of(upstream: Option<&UpstreamId>) -> String {
+    upstream.map_or_else(String::new, |id| format!(" of upstream `{id}`"))
+}
+
+impl Denied {
+    /// The reason code.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::UnknownClient | Self::Expired { .. } => Reason::UnknownClient,
+            Self::Ambiguous(ambiguous) => ambiguous.reason(),
+            Self::NotAllowed { .. } | Self::SeveralUpstreams { .. } => Reason::NotAllowed,
+        }
+    }
+
+    /// The rule that matched, and the client's identity under it.
+    pub fn matched(&self) -> Option<(&str, &ClientId)> {
+        match self {
+            Self::NotAllowed {
+                client, identity, ..
+            }
+            | Self::SeveralUpstreams {
+                client, identity, ..
+            } => Some((client, identity)),
+            Self::UnknownClient | Self::Expired { .. } | Self::Ambiguous(_) => None,
+        }
+    }
+}
+
+/// A rule that matches a client.
+#[derive(Clone, Debug)]
+pub struct Matched<'a> {
+    pub(super) clients: &'a Arc<Clients>,
+    pub(super) rule: Rule<'a>,
+    pub(super) reach: &'a Reach,
+    pub(super) identity: ClientId,
+}
+
+impl<'a> Matched<'a> {
+    /// The rule.
+    pub const fn rule(&self) -> &Rule<'a> {
+        &self.rule
+    }
+
+    /// The rule's name.
+    pub fn client(&self) -> &'a str {
+        self.rule.name()
+    }
+
+    /// The client's identity under this rule: limits apply to it.
+    pub const fn identity(&self) -> &ClientId {
+        &self.identity
+    }
+
+    /// The servers that the client may reach through a listener with this `routing`, if
+    /// its ClientHello had the server name `sni`.
+    ///
+    /// # Errors
+    /// If there are none.
+    pub fn grant(&self, routing: &Routing, sni: Option<&str>) -> Result<Grant, Denied> {
+        let routed = routing.upstream(sni);
+        let granted = match routed {
+            Some(upstream) => self.reach.get(upstream),
+            // Without a route, the rule's own `allow` decides if it names one upstream.
+            None if self.reach.len() > 1 => {
+                return Err(Denied::SeveralUpstreams {
+                    client: self.rule.name().into(),
+                    identity: self.identity.clone(),
+                    upstreams: self.reach.len(),
+                });
+            }
+            None => self.reach.values().next(),
+        };
+        let Some((upstream, candidates)) = granted else {
+            return Err(Denied::NotAllowed {
+                client: self.rule.name().into(),
+                identity: self.identity.clone(),
+                upstream: routed.cloned(),
+            });
+        };
+        Ok(Grant {
+            clients: Arc::clone(self.clients),
+            rule: self.rule.number(),
+            identity: self.identity.clone(),
+            upstream: Arc::clone(upstream),
+            candidates: candidates.clone(),
+            valid_until: None,
+        })
+    }
+}
+
+/// Proof that a client was authorized: for which servers, and under which limits.
+///
+/// Only [`Matched::grant`] makes one, and [`Self::servers`] needs a [`Permit`] besides: a
+/// path that skips authorization or the limits does not compile.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    clients: Arc<Clients>,
+    /// The number of the matching rule in `clients`.
+    rule: usize,
+    identity: ClientId,
+    upstream: Arc<Upstream>,
+    candidates: Candidates,
+    valid_until: Option<i64>,
+}
+
+impl Grant {
+    /// Sets the last second in which the client's chain is valid, since 1970.
+    #[must_use]
+    pub(crate) const fn with_valid_until(mut self, valid_until: Option<i64>) -> Self {
+        self.valid_until = valid_until;
+        self
+    }
+
+    /// The last second in which the client's chain is valid, since 1970; `None`: no
+    /// certificate was required.
+    pub const fn valid_until(&self) -> Option<i64> {
+        self.valid_until
+    }
+
+    /// The name of the matching rule.
+    pub fn client(&self) -> &str {
+        self.rule().name()
+    }
+
+    /// The client's identity: limits apply to it.
+    pub const fn identity(&self) -> &ClientId {
+        &self.identity
+    }
+
+    /// The limits in the rule.
+    pub fn limits(&self) -> &Limits {
+        self.rule().limits()
+    }
+
+    /// The upstream.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// The pool and the servers in it that the client may use. The permit proves that the
+    /// client is within its limits.
+    pub fn servers(&self, _permit: &Permit) -> (&Pool, &Candidates) {
+        (self.upstream.pool(), &self.candidates)
+    }
+
+    /// Whether the grant also covers an open connection to `server` of `upstream`. A server
+    /// that was removed from the upstream stays allowed for rules that allow the whole
+    /// upstream.
+    pub fn permits(&self, upstream: &UpstreamId, server: Option<&ServerId>) -> bool {
+        let granted = Granted::of(self.rule().allow(), upstream);
+        self.upstream.pool().id() == upstream
+            && match (granted, server) {
+                (Some(Granted::Only(names)), Some(server)) => names.contains(server),
+                (granted, _) => granted.is_some(),
+            }
+    }
+
+    fn rule(&self) -> Rule<'_> {
+        self.clients.rule(self.rule)
+    }
+}

@@ -1,0 +1,26 @@
+//! Processes that an upgrade has replaced.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+
+/// Replaced processes that still have connections: how many, by process ID.
+#[derive(Debug, Default)]
+pub struct Predecessors(Mutex<BTreeMap<u32, u64>>);
+
+impl Predecessors {
+    /// Sets the number of connections that a process still has; 0 removes it.
+    pub(crate) fn set(&self, pid: u32, connections: u64) {
+        let mut all = self.0.lock();
+        match connections {
+            0 => all.remove(&pid),
+            some => all.insert(pid, some),
+        };
+    }
+
+    /// Process IDs and their numbers of connections.
+    pub fn list(&self) -> Vec<(u32, u64)> {
+        let all = self.0.lock();
+        all.iter().map(|(pid, open)| (*pid, *open)).collect()
+    }
+}

@@ -1,0 +1,320 @@
+//! One open connection, as other tasks see it.
+
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use leastconn::{
+    ClientId, Reason, ServerId, UpstreamId,
+    backoff::share,
+    net::{self, Traffic},
+};
+use leastconn_proxy_protocol::Endpoints;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use super::peer::{DisplayAddress, UnixPeer};
+use crate::{
+    authorization::AuthInput,
+    client_chain::ClientChain,
+    telemetry::metrics::{ClientMetrics, ListenerMetrics, Metrics},
+};
+
+/// One open connection.
+#[derive(Debug)]
+pub struct ConnectionHandle {
+    /// Unique within the process.
+    pub id: u64,
+    /// The listener's name.
+    pub listener: Arc<str>,
+    /// When the socket was accepted.
+    pub opened: Instant,
+    /// The address that the socket was accepted from.
+    peer: SocketAddr,
+    /// Set for connections to a UNIX socket.
+    unix: OnceLock<UnixPeer>,
+    /// The addresses in the PROXY header. Boxed: most connections have none.
+    proxied: OnceLock<Box<Endpoints>>,
+    /// The server name in the ClientHello.
+    sni: OnceLock<Box<str>>,
+    /// The certificate chain that the client presented.
+    chain: OnceLock<Arc<ClientChain>>,
+    /// Bytes transferred.
+    pub traffic: Traffic,
+    state: Mutex<ConnectionState>,
+    /// When `max_lifetime` is reached.
+    lifetime_end: OnceLock<Instant>,
+    /// Last second in which the client's chain is valid, since 1970; `i64::MAX` if expiry
+    /// does not end the connection.
+    chain_expiry: AtomicI64,
+    metrics: Arc<ListenerMetrics>,
+    /// Bytes of `traffic` that are in the metrics: received, sent.
+    metered: [AtomicU64; 2],
+    stop: OnceLock<Reason>,
+    stopped: Notify,
+}
+
+/// Which limit in time an open connection has exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expired {
+    /// `max_lifetime`.
+    Lifetime,
+    /// A certificate of its chain.
+    Certificate,
+}
+
+/// The result of authorizing and connecting a connection. A task holds the lock only to
+/// copy or to change it as a whole.
+#[derive(Debug, Default)]
+pub struct ConnectionState {
+    pub identity: Option<ClientId>,
+    /// Metrics of the matching rule. The connection is counted there as open.
+    client: Option<Arc<ClientMetrics>>,
+    pub upstream: Option<UpstreamId>,
+    /// The server that it is connected to.
+    pub server: Option<ServerId>,
+    /// The generation of the snapshot that last authorized it.
+    pub generation: Option<u64>,
+    /// Last second in which the client's chain is valid, including the CA certificate,
+    /// since 1970; `None`: no certificate was required.
+    pub valid_until: Option<i64>,
+}
+
+impl ConnectionState {
+    /// The name of the matching rule.
+    pub fn client(&self) -> Option<&Arc<str>> {
+        self.client.as_ref().map(|client| client.name())
+    }
+
+    /// Sets the matching rule, and counts the connection as one of its open connections.
+    pub fn set_client(&mut self, name: &str, metrics: &Metrics) {
+        if self.client().is_some_and(|current| **current == *name) {
+            return;
+        }
+        self.take_client();
+        let client = metrics.client_or_new(name);
+        client.opened();
+        self.client = Some(client);
+    }
+
+    /// Removes the matching rule, and no longer counts the connection as open there.
+    pub fn take_client(&mut self) -> Option<Arc<ClientMetrics>> {
+        let client = self.client.take()?;
+        client.closed();
+        Some(client)
+    }
+}
+
+impl ConnectionHandle {
+    pub(super) fn new(
+        id: u64,
+        listener: Arc<str>,
+        metrics: Arc<ListenerMetrics>,
+        peer: SocketAddr,
+        opened: Instant,
+    ) -> Self {
+        Self {
+            id,
+            listener,
+            opened,
+            peer,
+            unix: OnceLock::new(),
+            proxied: OnceLock::new(),
+            sni: OnceLock::new(),
+            chain: OnceLock::new(),
+            traffic: Traffic::default(),
+            state: Mutex::default(),
+            lifetime_end: OnceLock::new(),
+            chain_expiry: AtomicI64::new(i64::MAX),
+            metrics,
+            metered: Default::default(),
+            stop: OnceLock::new(),
+            stopped: Notify::new(),
+        }
+    }
+
+    /// Locks the state. Reloads and the API use it too: hold it briefly.
+    pub fn state(&self) -> MutexGuard<'_, ConnectionState> {
+        self.state.lock()
+    }
+
+    /// What rules see of the client, without the validity of an earlier authorization.
+    pub fn auth_input(&self) -> AuthInput<'_> {
+        AuthInput {
+            listener: &self.listener,
+            source: self.source_ip(),
+            chain: self.chain.get().map(|chain| &**chain),
+            sni: self.sni(),
+            open: None,
+        }
+    }
+
+    /// The client's address: from the PROXY header if there was one, else the peer's.
+    pub fn source(&self) -> SocketAddr {
+        self.proxied().map_or(self.peer, |ends| ends.source)
+    }
+
+    /// The address of [`Self::source`]; IPv4-mapped IPv6 addresses as IPv4.
+    pub fn source_ip(&self) -> IpAddr {
+        self.source().ip().to_canonical()
+    }
+
+    /// The process at the other end of a UNIX socket.
+    pub fn unix(&self) -> Option<&UnixPeer> {
+        self.unix.get()
+    }
+
+    /// Marks the connection as accepted from a UNIX socket. Later calls have no effect.
+    pub fn set_unix(&self, peer: UnixPeer) {
+        let _ = self.unix.set(peer);
+    }
+
+    /// The addresses in the PROXY header.
+    pub fn proxied(&self) -> Option<&Endpoints> {
+        self.proxied.get().map(|ends| &**ends)
+    }
+
+    /// Sets the addresses from the PROXY header. Later calls have no effect.
+    pub fn set_proxied(&self, ends: Endpoints) {
+        let _ = self.proxied.set(Box::new(ends));
+    }
+
+    /// The address of the proxy that sent a PROXY header.
+    pub fn proxy(&self) -> Option<SocketAddr> {
+        self.proxied().map(|_| self.peer)
+    }
+
+    /// The client's address, for display.
+    pub fn display_source(&self) -> DisplayAddress {
+        match (self.proxied(), self.unix()) {
+            (None, Some(peer)) => DisplayAddress::Unix(peer.to_string()),
+            _ => DisplayAddress::tcp(self.source()),
+        }
+    }
+
+    /// The proxy's address, for display.
+    pub fn display_proxy(&self) -> Option<DisplayAddress> {
+        let proxy = self.proxy()?;
+        Some(match self.unix() {
+            Some(peer) => DisplayAddress::Unix(peer.to_string()),
+            None => DisplayAddress::tcp(proxy),
+        })
+    }
+
+    /// The server name in the ClientHello.
+    pub fn sni(&self) -> Option<&str> {
+        self.sni.get().map(|sni| &**sni)
+    }
+
+    /// Sets the server name. Later calls have no effect.
+    pub fn set_sni(&self, sni: String) {
+        let _ = self.sni.set(sni.into_boxed_str());
+    }
+
+    /// The certificate chain that the client presented.
+    pub fn chain(&self) -> Option<&Arc<ClientChain>> {
+        self.chain.get()
+    }
+
+    /// Sets the client's chain. Later calls have no effect.
+    pub fn set_chain(&self, chain: Arc<ClientChain>) {
+        let _ = self.chain.set(chain);
+    }
+
+    /// Sets the last second in which the client's chain is valid, since 1970; `None`: its
+    /// expiry does not end the connection.
+    pub fn set_chain_expiry(&self, valid_until: Option<i64>) {
+        self.chain_expiry
+            .store(valid_until.unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// Starts `max_lifetime` from now, shortened by a random part of up to a tenth so that
+    /// connections that were opened together do not all reconnect together.
+    pub fn set_max_lifetime(&self, lifetime: Option<Duration>) {
+        let Some(lifetime) = lifetime else {
+            return;
+        };
+        let left = lifetime - share(lifetime / 10, net::random());
+        // Beyond the range of the clock it never ends.
+        if let Some(end) = net::now().checked_add(left) {
+            let _ = self.lifetime_end.set(end);
+        }
+    }
+
+    /// The limit that is exceeded at `now` and at `seconds` since 1970, unless the
+    /// connection has been ended already.
+    pub fn expired(&self, now: Instant, seconds: i64) -> Option<Expired> {
+        if self.lifetime_end.get().is_some_and(|&end| end <= now) {
+            return (!self.is_stopped()).then_some(Expired::Lifetime);
+        }
+        let expired = self.chain_expiry.load(Ordering::Relaxed) < seconds;
+        (expired && !self.is_stopped()).then_some(Expired::Certificate)
+    }
+
+    #[cfg(test)]
+    pub(super) fn lifetime_end(&self) -> Option<Instant> {
+        self.lifetime_end.get().copied()
+    }
+
+    /// Adds the bytes transferred since the last call to the metrics.
+    pub fn meter_traffic(&self) {
+        let totals = [self.traffic.received(), self.traffic.sent()];
+        let counters = [&self.metrics.received, &self.metrics.sent];
+        for ((total, metered), counter) in totals.into_iter().zip(&self.metered).zip(counters) {
+            // `fetch_max`: two concurrent calls, one with an older total, must not add
+            // anything twice.
+            let before = metered.fetch_max(total, Ordering::AcqRel);
+            counter.inc_by(total.saturating_sub(before));
+        }
+    }
+
+    /// Ends the connection. Returns whether nothing had ended it before.
+    pub fn stop(&self, reason: Reason) -> bool {
+        let first = self.stop.set(reason).is_ok();
+        if first {
+            // Only the connection's task waits. `notify_one` also works if it starts to
+            // wait later.
+            self.stopped.notify_one();
+        }
+        first
+    }
+
+    /// Marks the connection as ended by itself, so that nobody ends it during a lingering
+    /// close.
+    pub fn finish(&self, reason: Reason) {
+        let _ = self.stop.set(reason);
+    }
+
+    /// Whether the connection has ended or was told to end.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.get().is_some()
+    }
+
+    /// Waits until another task ends the connection, and returns the reason.
+    pub async fn stopped(&self) -> Reason {
+        loop {
+            if let Some(&reason) = self.stop.get() {
+                return reason;
+            }
+            self.stopped.notified().await;
+        }
+    }
+
+    /// Runs `phase` unless the connection is ended meanwhile.
+    ///
+    /// # Errors
+    /// With the reason why it was ended.
+    pub async fn unless_stopped<T>(&self, phase: impl Future<Output = T>) -> Result<T, Reason> {
+        tokio::select! {
+            biased;
+            reason = self.stopped() => Err(reason),
+            done = phase => Ok(done),
+        }
+    }
+}

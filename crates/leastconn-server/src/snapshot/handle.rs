@@ -1,0 +1,35 @@
+//! The place of the newest snapshot.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::Snapshot;
+
+/// The newest [`Snapshot`]. Reading takes no lock.
+///
+/// A connection loads it once when it is accepted and keeps that snapshot until it has
+/// been connected to a server.
+#[derive(Debug)]
+pub struct SnapshotHandle(ArcSwap<Snapshot>);
+
+impl SnapshotHandle {
+    /// Starts with `first`.
+    pub fn new(first: Snapshot) -> Self {
+        Self(ArcSwap::from_pointee(first))
+    }
+
+    /// The newest snapshot.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+
+    /// The generation of the newest snapshot.
+    pub fn generation(&self) -> u64 {
+        self.0.load().generation
+    }
+
+    pub(crate) fn replace(&self, next: Snapshot) {
+        self.0.store(Arc::new(next));
+    }
+}

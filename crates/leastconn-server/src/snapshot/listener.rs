@@ -1,0 +1,186 @@
+//! A listener of the running configuration.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use leastconn::net::{self, OnTruncation, RelayPolicy};
+
+use crate::{
+    config::{self, Config, IpNet, OnExpiry, Prefixes, StartTls, TlsRecords},
+    limits::{SourceLimit, SourceRateExceeded},
+    policy::Routing,
+    telemetry::metrics::{ListenerMetrics, Metrics},
+    tls::{self, TlsError, Trust},
+};
+
+/// The configuration of one listener, as its connections use it.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub name: Arc<str>,
+    /// Proxies that send a PROXY header before anything else; `None`: no header is read.
+    pub trusted_proxies: Option<config::Senders>,
+    pub starttls: StartTls,
+    /// `None`: plain TCP.
+    pub tls: Option<tls::Server>,
+    /// Verifies client certificates; `None`: clients are identified by address.
+    pub trust: Option<Trust>,
+    pub max_lifetime: Option<Duration>,
+    pub on_expiry: OnExpiry,
+    pub on_truncation: OnTruncation,
+    pub timeouts: config::Timeouts,
+    pub routing: Routing,
+    pub metrics: Arc<ListenerMetrics>,
+    /// Connection rate limit per source network.
+    pub source_limit: Option<Arc<SourceLimit>>,
+    /// Prefix lengths that make an address a source network.
+    pub prefixes: Prefixes,
+}
+
+/// TLS configuration of a listener that was built but is not in use yet.
+#[derive(Debug)]
+pub struct ListenerTls {
+    server: tls::Server,
+    trust: Option<Trust>,
+}
+
+impl ListenerTls {
+    /// Builds the TLS configuration of a new listener.
+    ///
+    /// # Errors
+    /// If rustls rejects it.
+    pub fn new(config: &config::Listener, records: TlsRecords) -> Result<Option<Self>, TlsError> {
+        let Some(tls) = &config.tls else {
+            return Ok(None);
+        };
+        let trust = Trust::new(tls, config.max_intermediates)?;
+        Ok(Some(Self {
+            server: tls::server(tls, trust.as_ref(), records)?,
+            trust,
+        }))
+    }
+
+    fn into_parts(tls: Option<Self>) -> (Option<tls::Server>, Option<Trust>) {
+        tls.map_or((None, None), |tls| (Some(tls.server), tls.trust))
+    }
+}
+
+impl Listener {
+    /// A new listener. `tls` was made by [`ListenerTls::new`].
+    pub fn new(config: &config::Listener, tls: Option<ListenerTls>, metrics: &Metrics) -> Self {
+        let limit = config.source_rate_limit;
+        let limit = limit.map(|limit| Arc::new(SourceLimit::new(limit, net::now())));
+        Self::build(config, tls, metrics, limit)
+    }
+
+    fn build(
+        config: &config::Listener,
+        tls: Option<ListenerTls>,
+        metrics: &Metrics,
+        source_limit: Option<Arc<SourceLimit>>,
+    ) -> Self {
+        let (tls, trust) = ListenerTls::into_parts(tls);
+        Self {
+            name: Arc::clone(&config.name),
+            tls,
+            trust,
+            max_lifetime: config.max_lifetime,
+            on_expiry: config.on_expiry,
+            on_truncation: config.on_truncation.into(),
+            trusted_proxies: config.senders.clone(),
+            starttls: config.starttls,
+            timeouts: config.timeouts,
+            routing: Routing::from(config),
+            metrics: metrics.listener(&config.name),
+            source_limit,
+            prefixes: config.prefixes(),
+        }
+    }
+
+    /// The TLS configuration for the next generation of this listener. Parts that did
+    /// not change are shared, including the cache of verified chains. `running` is the
+    /// configuration that this listener was made from.
+    ///
+    /// # Errors
+    /// If rustls rejects the new configuration.
+    pub fn next_tls(
+        &self,
+        running: &Config,
+        config: &config::Listener,
+        records: TlsRecords,
+    ) -> Result<Option<ListenerTls>, TlsError> {
+        let earlier = running.listener(&self.name);
+        let before = earlier.and_then(|earlier| earlier.tls.as_ref());
+        let (Some(before), Some(tls), Some(server)) = (before, &config.tls, &self.tls) else {
+            return ListenerTls::new(config, records);
+        };
+        let same_limit =
+            earlier.is_some_and(|earlier| earlier.max_intermediates == config.max_intermediates);
+        if running.process.tls_records == records && before == tls && same_limit {
+            return Ok(Some(ListenerTls {
+                server: server.clone(),
+                trust: self.trust.clone(),
+            }));
+        }
+        let trust = if same_limit && Trust::same(before, tls) {
+            self.trust.clone()
+        } else {
+            Trust::new(tls, config.max_intermediates)?
+        };
+        Ok(Some(ListenerTls {
+            server: tls::server(tls, trust.as_ref(), records)?,
+            trust,
+        }))
+    }
+
+    /// The next generation of this listener, with the result of [`Self::next_tls`].
+    pub fn succeed(
+        &self,
+        config: &config::Listener,
+        tls: Option<ListenerTls>,
+        metrics: &Metrics,
+    ) -> Self {
+        Self::build(config, tls, metrics, self.next_source_limit(config))
+    }
+
+    /// An unchanged limit keeps its buckets: new ones would allow every source another
+    /// burst.
+    fn next_source_limit(&self, config: &config::Listener) -> Option<Arc<SourceLimit>> {
+        let limit = config.source_rate_limit?;
+        match &self.source_limit {
+            Some(running) if *running.config() == limit => Some(Arc::clone(running)),
+            _ => Some(Arc::new(SourceLimit::new(limit, net::now()))),
+        }
+    }
+
+    /// The source network of an address.
+    pub fn source_net(&self, address: IpAddr) -> IpNet {
+        IpNet::of(address, self.prefixes)
+    }
+
+    /// Counts a connection against the rate limit of the client's source network.
+    ///
+    /// # Errors
+    /// If the rate is exceeded.
+    pub fn check_source_rate(
+        &self,
+        address: IpAddr,
+        now: Instant,
+    ) -> Result<(), SourceRateExceeded> {
+        match &self.source_limit {
+            Some(limit) => limit.admit(self.source_net(address), now),
+            None => Ok(()),
+        }
+    }
+
+    /// Timeouts and truncation handling for relaying.
+    pub const fn relay_policy(&self) -> RelayPolicy {
+        RelayPolicy {
+            idle: Some(self.timeouts.idle),
+            half_close: Some(self.timeouts.half_close),
+            on_truncation: self.on_truncation,
+        }
+    }
+}

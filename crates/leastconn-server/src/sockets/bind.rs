@@ -1,0 +1,97 @@
+//! Binding TCP addresses, and socket options.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use leastconn::net;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+/// Length of the backlog. The kernel limits it further by `net.core.somaxconn`.
+pub(crate) const BACKLOG: i32 = 4096;
+
+/// An address could not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "listener `{listener}` cannot listen on {address}: {source}{}",
+    hint(source)
+)]
+pub struct BindError {
+    listener: String,
+    address: SocketAddr,
+    source: io::Error,
+}
+
+impl BindError {
+    pub(crate) fn new(listener: &str, address: SocketAddr, source: io::Error) -> Self {
+        Self {
+            listener: listener.to_owned(),
+            address,
+            source,
+        }
+    }
+
+    /// Whether another socket has the address.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (another process has it: `ss -ltnp` shows which)",
+        io::ErrorKind::PermissionDenied => {
+            " (ports below 1024 need the capability CAP_NET_BIND_SERVICE)"
+        }
+        io::ErrorKind::AddrNotAvailable => " (no interface of this machine has that address)",
+        _ => "",
+    }
+}
+
+/// Listens on `address`. `only_v6` keeps an IPv6 wildcard address from accepting IPv4
+/// connections, for when another listener has the IPv4 wildcard address.
+///
+/// # Errors
+/// If the address cannot be bound.
+pub fn bind(
+    listener: &str,
+    address: SocketAddr,
+    only_v6: bool,
+    keepalive: Option<Duration>,
+) -> Result<std::net::TcpListener, BindError> {
+    let open = || {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        if address.is_ipv6() {
+            socket.set_only_v6(only_v6)?;
+        }
+        // A restarted balancer must not wait for connections in TIME_WAIT.
+        socket.set_reuse_address(true)?;
+        // On Linux, accepted sockets inherit it: no syscall for each of them.
+        socket.set_tcp_nodelay(true)?;
+        if let Some(idle) = keepalive {
+            net::set_keepalive(&socket, idle)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|source| BindError::new(listener, address, source))
+}
+
+/// Sets the options of a listening socket that another process has opened, so that
+/// accepted sockets do not depend on who opened it.
+///
+/// # Errors
+/// If the kernel refuses one.
+pub fn adopt(socket: &std::net::TcpListener, keepalive: Option<Duration>) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    let options = SockRef::from(socket);
+    options.set_tcp_nodelay(true)?;
+    match keepalive {
+        Some(idle) => net::set_keepalive(socket, idle),
+        None => options.set_keepalive(false),
+    }
+}
