@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use crate::ctl::{SOCKET, ctl};
 use crate::support::{Running, Site, tcp};
 
-const TOKEN: &str = "a-token-that-nobody-guesses";
+const TOKEN: &str = "a-token-for-tests-only";
 
 /// Sends a request, and returns the status, the head and the body of the answer.
 async fn send(addr: SocketAddr, request: &str) -> (u16, String, String) {
@@ -123,11 +123,7 @@ async fn changes_need_the_token_and_same_origin() {
     let head = refused(&[&host, JSON], 401).await;
     assert!(head.contains("www-authenticate: bearer"), "{head}");
     refused(
-        &[
-            &host,
-            JSON,
-            "authorization: Bearer a-token-that-nobody-guessed",
-        ],
+        &[&host, JSON, "authorization: Bearer another-token-for-tests"],
         401,
     )
     .await;
@@ -272,7 +268,7 @@ async fn slow_admin_clients_do_not_block_the_socket() {
     let web = Upstream::named("web1").await;
     let lb = Site::plain(&[&web]).admin(SOCKET).start().await;
     let mut slow = Vec::new();
-    // More than the address serves at once, so nobody else gets in there.
+    // More than the address serves at once, so new connections are not served.
     for _ in 0..140 {
         let mut stream = tcp(lb.admin()).await;
         stream

@@ -41,7 +41,7 @@ fn check(lb: &Running) -> (Option<i32>, String) {
 async fn fifo_is_refused_and_later_reloads_work() {
     let web = Upstream::named("web1").await;
     let site = Site::usual(&[&web]).process("watch = \"off\"").admin(TOKEN);
-    fs::write(site.dir.path().join("token"), "a-token-that-nobody-guesses").unwrap();
+    fs::write(site.dir.path().join("token"), "a-token-for-tests-only").unwrap();
     let lb = site.start().await;
     let files = [
         "leastconn.toml",
@@ -123,7 +123,7 @@ async fn start_with_a_fifo_fails_at_once() {
     let mut command = tokio::process::Command::new(BIN);
     command.arg("run").arg("--config").arg(&path);
     let output = command.kill_on_drop(true).output();
-    let output = within(DEADLINE, "its end", output).await.unwrap();
+    let output = within(DEADLINE, "the close", output).await.unwrap();
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(

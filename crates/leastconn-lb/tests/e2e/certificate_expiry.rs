@@ -57,7 +57,7 @@ async fn expired_certificate_ends_its_connection() {
     let mut stream = short(&lb).connect(lb.main()).await.unwrap();
     read_line(&mut stream).await.unwrap();
     let mut rest = Vec::new();
-    let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
+    let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
     expiry.assert_now();
     lb.expect_record(0, "expired_certificate").await;
     assert_eq!(roundtrip(&mut other, b"on").await.unwrap(), b"on");
@@ -133,7 +133,7 @@ async fn finish_after_expiry(on_expiry: &str) {
     let client = lb.client_with(&leaf).tls12();
     let mut stream = client.handshake(delayed, "localhost").await.unwrap();
     let mut rest = Vec::new();
-    let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
+    let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
     let record = lb.expect_record(0, "expired_certificate").await;
     assert_eq!(record["identity"], "cn:client1.lb.com", "{record}");
     assert!(record.get("server").is_none(), "not dialled: {record}");
@@ -156,7 +156,7 @@ async fn max_connection_age_ends_the_connection() {
     let mut stream = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     read_line(&mut stream).await.unwrap();
     let mut rest = Vec::new();
-    let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
+    let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
     let record = lb.expect_record(0, "max_lifetime").await;
     // Up to a tenth earlier, so that connections do not all end at once.
     let took = record["duration_ms"].as_f64().unwrap();
@@ -186,7 +186,7 @@ async fn expired_rule_ends_its_connections() {
     let mut guest = lb.client(CLIENT1).connect(lb.main()).await.unwrap();
     read_line(&mut guest).await.unwrap();
     let mut rest = Vec::new();
-    let _ = within(DEADLINE, "its end", guest.read_to_end(&mut rest)).await;
+    let _ = within(DEADLINE, "the close", guest.read_to_end(&mut rest)).await;
     end.assert_now();
     lb.expect_record(0, "policy_changed").await;
     assert_eq!(roundtrip(&mut other, b"on").await.unwrap(), b"on");

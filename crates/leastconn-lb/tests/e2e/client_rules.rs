@@ -126,7 +126,7 @@ async fn dns_rule_matches_dns_names_literally() {
     assert_served(&lb, &cert, "exact", "dns:db.lb.com").await;
     let served = web.accepted();
     for cert in [
-        // A wildcard certificate stands for none of the names that it covers.
+        // A wildcard certificate does not match rules for names that it covers.
         leaf().dns("*.apps.lb.com").build(),
         leaf().dns("*.lb.com").build(),
         leaf().dns("*").build(),

@@ -42,7 +42,7 @@ async fn assert_open(stream: &mut Stream) {
 
 async fn wait_closed(mut stream: Stream) {
     let mut rest = Vec::new();
-    let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
+    let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
 }
 
 /// Three processes, each the successor of the previous one, with connections of two

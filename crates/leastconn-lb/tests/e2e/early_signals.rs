@@ -85,7 +85,7 @@ impl Starting {
     }
 
     async fn wait_exit(&mut self) -> Option<i32> {
-        let status = within(DEADLINE, "its end", self.child.wait()).await;
+        let status = within(DEADLINE, "the close", self.child.wait()).await;
         status.unwrap().code()
     }
 }

@@ -206,7 +206,7 @@ async fn usage_errors_are_not_refusals() {
     lb.quiet().await;
 }
 
-/// Of many rules, only those that almost match are shown.
+/// Only rules that almost match are shown.
 #[tokio::test]
 async fn many_rules_are_summarized() {
     let web = Upstream::named("web1").await;

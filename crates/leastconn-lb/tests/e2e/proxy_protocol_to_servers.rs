@@ -243,7 +243,7 @@ async fn second_balancer_forwards_the_original_source(records: Records) {
     inner.quiet().await;
 }
 
-/// Each attempt begins with it, and only with it.
+/// Each connection attempt starts with one header.
 #[tokio::test]
 async fn retried_server_gets_the_header() {
     let web = server().await;
@@ -260,10 +260,10 @@ async fn retried_server_gets_the_header() {
     lb.quiet().await;
 }
 
-/// A probe is nobody's connection, and says so; on a port of its own it says nothing.
+/// Probes send a header without addresses; probes to a separate port send none.
 #[tokio::test]
 async fn health_checks_send_a_local_header() {
-    for (word, said) in [
+    for (word, expected) in [
         ("v1", "v1 local"),
         ("v2", "v2 local"),
         ("v2-tls", "v2 local"),
@@ -271,7 +271,7 @@ async fn health_checks_send_a_local_header() {
         let web = server().await;
         let header = format!("proxy_protocol = \"{word}\"");
         let check = format!(
-            "health_check = {{ type = \"tcp\", expect = \"{said}\\n\", timeout = \"10s\" }}"
+            "health_check = {{ type = \"tcp\", expect = \"{expected}\\n\", timeout = \"10s\" }}"
         );
         let lb = Site::new()
             .listener("main", &["upstream = \"web\""])
@@ -292,7 +292,7 @@ async fn health_checks_send_a_local_header() {
         lb.expect_record(0, "ok").await;
         lb.quiet().await;
     }
-    // Another port, where a header would be garbage: the first bytes are the question.
+    // On a separate port there is no header: the first bytes are those of `send`.
     let (web, health) = (server().await, Upstream::start(Behaviour::Echo).await);
     let port = health.addr().port();
     let check = format!(
@@ -318,12 +318,12 @@ async fn health_checks_send_a_local_header() {
     lb.quiet().await;
 }
 
-/// In the clear, before TLS to the server, of clients and of probes.
+/// The header is sent before TLS, for clients and for probes.
 #[tokio::test]
 async fn header_precedes_upstream_tls() {
     let servers = crate::support::tls_servers::Servers::new();
-    for (_, spoken) in crate::support::tls_servers::VERSIONS {
-        let web = servers.mutual(Behaviour::ProxyHeader, spoken).await;
+    for (_, version) in crate::support::tls_servers::VERSIONS {
+        let web = servers.mutual(Behaviour::ProxyHeader, version).await;
         let check =
             "health_check = { type = \"tcp\", expect = \"v2 local\\n\", timeout = \"10s\" }";
         let header = "proxy_protocol = \"v2-tls\"";

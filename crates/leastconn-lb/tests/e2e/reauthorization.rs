@@ -25,7 +25,7 @@ async fn open(client: &TlsClient, lb: &Running) -> Open {
 async fn wait_closed(stream: &mut Open) {
     let mut rest = Vec::new();
     // By an error or a FIN, but without more data.
-    let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
+    let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
     assert!(rest.is_empty());
 }
 
@@ -230,7 +230,7 @@ async fn plain_clients_are_reauthorized_by_source() {
             .await,
         "applied"
     );
-    let _ = within(DEADLINE, "its end", stream.read_u8())
+    let _ = within(DEADLINE, "the close", stream.read_u8())
         .await
         .unwrap_err();
     lb.expect_record(0, "policy_changed").await;
@@ -306,7 +306,7 @@ async fn client_admitted_during_a_reload_is_reauthorized() {
             };
             let mut rest = Vec::new();
             // Any kind of end; a connection that was missed would stay open.
-            let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
+            let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
         }
     }
     lb.quiet().await;

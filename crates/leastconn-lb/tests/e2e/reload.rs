@@ -48,8 +48,8 @@ async fn invalid_configuration_changes_nothing() {
         assert_eq!(lb.reload(&text).await, "rejected", "{text}");
         lb.wait_log(
             |event| {
-                let said = event["fields"]["message"].as_str();
-                event["level"] == "ERROR" && said.is_some_and(|said| said.contains(reason))
+                let message = event["fields"]["message"].as_str();
+                event["level"] == "ERROR" && message.is_some_and(|message| message.contains(reason))
             },
             DEADLINE,
         )
@@ -78,8 +78,8 @@ async fn address_in_use_rejects_the_whole_reload() {
     assert_eq!(lb.reload(&config).await, "rejected");
     lb.wait_log(
         |event| {
-            let said = event["fields"]["message"].as_str().unwrap_or_default();
-            said.contains("listener `added` cannot listen on") && said.contains("ss -ltnp")
+            let message = event["fields"]["message"].as_str().unwrap_or_default();
+            message.contains("listener `added` cannot listen on") && message.contains("ss -ltnp")
         },
         DEADLINE,
     )

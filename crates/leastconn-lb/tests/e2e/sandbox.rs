@@ -410,7 +410,7 @@ async fn required_sandbox_fails_without_landlock() {
     let config = site.config();
     let error = within(
         DEADLINE,
-        "its end",
+        "the exit",
         Balancer::start_with(BIN, &config, &site.dir, without_landlock),
     )
     .await

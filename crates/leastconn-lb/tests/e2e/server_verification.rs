@@ -315,11 +315,11 @@ async fn failed_tls_is_retried_on_another_server() {
     let bad = servers.ca.leaf("web").dns("db.internal").build();
     let bad = Upstream::start_tls(named("bad"), &bad, None).await;
     let plain = Upstream::start(named("no TLS")).await;
-    let dying = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let dying_at = dying.local_addr().unwrap();
-    let dying = tokio::spawn(async move {
+    let failing = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let failing_at = failing.local_addr().unwrap();
+    let failing = tokio::spawn(async move {
         let mut count = 0;
-        while let Ok((mut socket, _)) = dying.accept().await {
+        while let Ok((mut socket, _)) = failing.accept().await {
             // In the middle of the handshake.
             socket.read_exact(&mut [0; 100]).await.unwrap();
             count += 1;
@@ -335,7 +335,7 @@ async fn failed_tls_is_retried_on_another_server() {
     for (name, addr, expected) in [
         ("bad", bad.addr(), "is not for `web.internal`"),
         ("plain", plain.addr(), "does not speak TLS"),
-        ("dying", dying_at, ""),
+        ("dying", failing_at, ""),
         ("silent", silent.local_addr().unwrap(), "no answer in time"),
     ] {
         // The working server is a backup, so that the other one is tried first.
@@ -352,7 +352,12 @@ async fn failed_tls_is_retried_on_another_server() {
             .await;
         lb.quiet().await;
     }
-    assert_eq!(within(DEADLINE, "the death", dying).await.unwrap(), 1);
+    assert_eq!(
+        within(DEADLINE, "the failed handshake", failing)
+            .await
+            .unwrap(),
+        1
+    );
 }
 
 /// TLS 1.2 reports it during the handshake, TLS 1.3 after our side has finished.

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use crate::support::tls_servers::{MUTUAL, Servers, VERSIONS};
 use crate::support::{CLIENT1, NO_PROBES, Records, Running, Site, TLS, cn, entries, entry, talk};
 
-/// A client that is served meanwhile.
+/// A client that is served while others do not read.
 const CLIENT2: &str = "client2.lb.com";
 
 /// Maximum buffer per direction: one scratch buffer (docs/performance.md).

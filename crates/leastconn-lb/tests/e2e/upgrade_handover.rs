@@ -1,9 +1,14 @@
 //! Commands of operators during an upgrade are not lost between the two processes.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use leastconn_testkit::client::{TlsStream, read_line, roundtrip};
 use leastconn_testkit::{Behaviour, DEADLINE, Signal, Upstream, within};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::ctl::{SOCKET, ctl};
 use crate::support::upgrading::{
@@ -59,7 +64,7 @@ async fn api_reload_is_done_by_the_new_process() {
         // connect.
         if let Some(mut stream) = stream {
             let mut rest = Vec::new();
-            let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
+            let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
             lb.expect_record(0, "policy_changed").await;
         }
         let _refused = lb.client(CLIENT1).connect(lb.main()).await;
@@ -101,7 +106,7 @@ async fn grace_period_of_maint_continues() {
     let newest = upgrade(&lb, second).await;
     wait_process_exit(second).await;
     let mut rest = Vec::new();
-    let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
+    let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
     lb.expect_record(0, "killed").await;
     shut_down_all(&lb, newest).await;
 }
@@ -119,23 +124,23 @@ async fn maint_ends_connections_of_both_processes() {
     // Until the handover, it may send connections to the server.
     let client = lb.client(CLIENT1);
     let main = lb.main();
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let stopping = std::sync::Arc::clone(&stop);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopping = Arc::clone(&stop);
     let clients = tokio::spawn(async move {
         let mut open = Vec::new();
-        while !stopping.load(std::sync::atomic::Ordering::Relaxed) {
+        while !stopping.load(Ordering::Relaxed) {
             if let Ok(stream) = client.connect(main).await {
                 open.push(stream);
             }
-            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            sleep(Duration::from_millis(2)).await;
         }
         open
     });
     let next = successor(&lb, lb.pid()).await;
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    stop.store(true, Ordering::Relaxed);
     for mut stream in clients.await.unwrap() {
         let mut rest = Vec::new();
-        let _ = within(DEADLINE, "its end", stream.read_to_end(&mut rest)).await;
+        let _ = within(DEADLINE, "the close", stream.read_to_end(&mut rest)).await;
     }
     web.wait_open(0).await;
     shut_down_all(&lb, next).await;
@@ -147,13 +152,12 @@ async fn cancelled_grace_period_ends_nothing() {
     let lb = start(Site::usual(&[&web]).admin(SOCKET)).await;
     let mut stream = open(&lb).await;
     ctl(&lb, &["maint", "web/web1", "--grace", "8s"]).await.ok();
+    let grace_end = Instant::now() + Duration::from_secs(8);
     let newest = upgrade(&lb, lb.pid()).await;
-    let mut other = {
-        ctl(&lb, &["ready", "web/web1"]).await.ok();
-        open(&lb).await
-    };
+    ctl(&lb, &["ready", "web/web1"]).await.ok();
+    let mut other = open(&lb).await;
     // Tests silence until after the grace period.
-    tokio::time::sleep(std::time::Duration::from_secs(9)).await;
+    sleep_until(grace_end + Duration::from_millis(500)).await;
     for stream in [&mut stream, &mut other] {
         assert_eq!(roundtrip(stream, b"on").await.unwrap(), b"on");
     }
@@ -175,11 +179,11 @@ async fn exit_of_an_intermediate_process_ends_no_other() {
     let newest = upgrade(&lb, second_pid).await;
     signal(second_pid, Signal::TERM);
     let mut rest = Vec::new();
-    let _ = within(DEADLINE, "its end", second.read_to_end(&mut rest)).await;
+    let _ = within(DEADLINE, "the close", second.read_to_end(&mut rest)).await;
     lb.expect_record(0, "drained").await;
     wait_process_exit(second_pid).await;
     // Time in which the other processes notice the exit. Tests silence.
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    sleep(Duration::from_millis(300)).await;
     assert_eq!(roundtrip(&mut first, b"on").await.unwrap(), b"on");
     finish(first).await;
     shut_down_all(&lb, newest).await;

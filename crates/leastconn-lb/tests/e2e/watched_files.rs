@@ -36,7 +36,7 @@ async fn new_crl_ends_exactly_the_revoked_clients() {
         .await;
     assert_eq!(outcome, "applied");
     let mut rest = Vec::new();
-    let _ = within(DEADLINE, "its end", streams[0].read_to_end(&mut rest)).await;
+    let _ = within(DEADLINE, "the close", streams[0].read_to_end(&mut rest)).await;
     lb.expect_record(0, "revoked_certificate").await;
     assert_eq!(roundtrip(&mut streams[1], b"on").await.unwrap(), b"on");
     assert!(
