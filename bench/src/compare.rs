@@ -37,7 +37,6 @@ use report::Report;
 /// File descriptors of a balancer in addition to two per connection.
 const RESERVE: usize = 200;
 
-/// Arguments of `compare`.
 #[derive(Args, Debug)]
 pub struct CompareArgs {
     /// Number of rounds. Each round measures each case once per balancer.
@@ -83,7 +82,6 @@ pub struct CompareArgs {
     list: bool,
 }
 
-/// Errors of `compare`.
 #[derive(Debug, thiserror::Error)]
 pub enum CompareError {
     #[error("{0}")]
@@ -98,7 +96,6 @@ pub enum CompareError {
     /// Load and balancer need separate CPUs.
     #[error("only one CPU: load and balancer would share it. Use --unpinned to measure anyway")]
     OneCpu,
-    /// Invalid arguments.
     #[error("{0}")]
     Usage(String),
     #[error("interrupted; all started processes were stopped")]

@@ -30,7 +30,6 @@ enum Command {
     Compare(compare::CompareArgs),
 }
 
-/// Runs the program.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Load(args) => load::run(&args).map_err(|error| error.to_string()),

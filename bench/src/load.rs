@@ -144,7 +144,6 @@ struct TlsArgs {
     trusting: bool,
 }
 
-/// Errors of `load`.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error("{0}")]
@@ -164,7 +163,6 @@ pub enum LoadError {
     /// No connection could be opened.
     #[error("{0} of {1} connections could not be opened: {2}")]
     Open(usize, usize, String),
-    /// Every operation failed.
     #[error("every operation failed")]
     Nothing,
     /// Invalid or contradictory arguments.

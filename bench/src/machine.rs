@@ -22,7 +22,6 @@ pub struct Machine {
     pub cpu: String,
     /// CPUs that this process may use.
     pub cores: usize,
-    /// Kernel release.
     pub kernel: String,
     /// TCP congestion control. It affects results: bbr paces with timers, cubic does not.
     pub congestion_control: String,

@@ -41,7 +41,6 @@ pub struct Job {
     pub pki: PathBuf,
     /// Directory in which each balancer gets its own directory.
     pub run: PathBuf,
-    /// Upstream servers.
     pub servers: Vec<SocketAddr>,
     /// Worker threads or processes.
     pub workers: usize,
@@ -51,13 +50,11 @@ pub struct Job {
     pub identities: usize,
     /// Number of connections that must be possible.
     pub max_connections: usize,
-    /// CPUs of the balancer.
     pub cpus: Vec<usize>,
     /// CPUs of this process.
     pub own_cpus: Vec<usize>,
 }
 
-/// A running balancer.
 #[derive(Debug)]
 pub struct Balancer {
     child: Child,

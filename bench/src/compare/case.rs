@@ -42,7 +42,6 @@ pub enum Work {
     Flood(Attack),
 }
 
-/// Kind of a flood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attack {
     /// Valid handshakes from two sources.
@@ -54,7 +53,6 @@ pub enum Attack {
 }
 
 impl Attack {
-    /// Name of the case.
     pub const fn case(self) -> &'static str {
         match self {
             Self::Handshakes => "flood-mtls",
@@ -122,9 +120,7 @@ pub struct Case {
 pub enum Growth {
     /// Servers of the upstream.
     Servers(usize),
-    /// Client rules.
     Identities(usize),
-    /// Open connections.
     Open(usize),
     /// Worker threads, all on the same two CPUs.
     Workers(usize),
@@ -144,7 +140,6 @@ impl Growth {
 }
 
 impl Case {
-    /// Unit of the result.
     pub const fn unit(&self) -> Unit {
         match self.work {
             Work::Load(spec) => match spec.mode {

@@ -83,7 +83,6 @@ impl Child {
         }
     }
 
-    /// The output so far.
     pub fn output(&self) -> String {
         fs::read(&self.log).map_or_else(
             |_| String::new(),

@@ -71,7 +71,6 @@ pub struct Sample {
     pub memory_before: Option<u64>,
     /// Proportional set size while the connections were open, in bytes.
     pub memory: Option<u64>,
-    /// Open connections.
     pub connections: usize,
     /// TLS version and cipher suite.
     pub negotiated: String,
@@ -102,7 +101,6 @@ pub struct Fairness {
 
 pub use flood::Flood;
 
-/// A failed measurement.
 #[derive(Debug, thiserror::Error)]
 pub enum MeasureError {
     #[error("{0}")]
@@ -366,7 +364,6 @@ impl Sample {
         }
     }
 
-    /// A failed measurement.
     pub fn failed(case: &Case, balancer: Kind, round: usize, error: String) -> Self {
         Self {
             errors: [(error, 1)].into(),

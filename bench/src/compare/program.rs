@@ -36,7 +36,6 @@ impl fmt::Display for Kind {
     }
 }
 
-/// An installed balancer.
 #[derive(Clone, Debug, Serialize)]
 pub struct Program {
     pub kind: Kind,

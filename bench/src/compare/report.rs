@@ -15,12 +15,10 @@ use super::{
 };
 use crate::machine::Machine;
 
-/// Results of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Start time, UTC.
     pub date: String,
-    /// Command line.
     pub command: String,
     pub machine: Machine,
     pub programs: Vec<Program>,
@@ -36,7 +34,6 @@ pub struct Report {
     pub samples: Vec<Sample>,
 }
 
-/// Results of one case.
 #[derive(Debug, Serialize)]
 pub struct Line {
     pub case: String,
@@ -176,7 +173,6 @@ pub fn growth(cases: &[Case], samples: &[Sample]) -> Vec<GrowthLine> {
 }
 
 impl Report {
-    /// The table as text.
     pub fn table(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.

@@ -44,7 +44,6 @@ pub struct Identity {
     pub key: PrivateKeyDer<'static>,
 }
 
-/// TLS settings.
 #[derive(Debug)]
 pub struct TlsOptions {
     /// CAs trusted to issue the balancer's certificate.
@@ -64,7 +63,6 @@ pub struct TlsOptions {
     pub clients: usize,
 }
 
-/// TLS client configurations.
 #[derive(Clone, Debug)]
 pub struct Tls {
     configs: Vec<Arc<ClientConfig>>,
@@ -150,12 +148,10 @@ pub enum Nagle {
 /// Where and how to connect.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Address of the balancer.
     pub address: SocketAddr,
     pub tls: Option<Tls>,
     /// Send a [`Request`] first, for the servers of this program.
     pub announce: bool,
-    /// Source address.
     pub from: Option<IpAddr>,
 }
 
@@ -383,16 +379,13 @@ pub async fn close(mut connection: Connection) -> Result<(), Failure> {
 /// The step at which a connection failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
-    /// TCP connect.
     Connect,
-    /// TLS handshake.
     Handshake,
     Echo,
     Stream,
     Close,
 }
 
-/// A failed connection.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Failure {
     step: Step,
@@ -438,7 +431,6 @@ async fn bounded<T>(step: Step, future: impl Future<Output = io::Result<T>>) -> 
     }
 }
 
-/// An open connection.
 #[derive(Debug)]
 pub enum Connection {
     Plain(TcpStream),

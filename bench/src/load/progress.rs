@@ -17,7 +17,6 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Replaces the text.
     pub fn show(&mut self, text: &str) {
         if self.terminal {
             let _ = write!(stderr(), "\r\x1b[2K{text}");
@@ -25,7 +24,6 @@ impl Progress {
         }
     }
 
-    /// Erases the line.
     pub fn clear(&mut self) {
         self.show("");
     }

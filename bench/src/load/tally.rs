@@ -14,7 +14,6 @@ const LONGEST_NS: u64 = 60_000_000_000;
 #[derive(Debug)]
 pub struct Tally {
     pub elapsed: Duration,
-    /// Successful operations.
     pub operations: u64,
     /// Successful connections with a resumed TLS session.
     pub resumed: u64,

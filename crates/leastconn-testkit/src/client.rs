@@ -57,19 +57,16 @@ impl TlsClient {
         self
     }
 
-    /// TLS 1.2 only.
     pub fn tls12(mut self) -> Self {
         self.versions = vec![&rustls::version::TLS12];
         self.rebuilt()
     }
 
-    /// TLS 1.3 only.
     pub fn tls13(mut self) -> Self {
         self.versions = vec![&rustls::version::TLS13];
         self.rebuilt()
     }
 
-    /// Enables session resumption.
     pub fn with_resumption(mut self) -> Self {
         self.resume = true;
         self.rebuilt()

@@ -19,7 +19,6 @@ pub fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     [&SIGNATURE[..], &[command, family], &length, rest].concat()
 }
 
-/// A parsed header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     /// 1 or 2.

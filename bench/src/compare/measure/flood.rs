@@ -37,7 +37,6 @@ const NEWCOMER_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 4);
 /// Extends the measurement, because ten connections of the newcomer are too few.
 const DURATION_FACTOR: u32 = 5;
 
-/// Results of a flood.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Flood {
     /// Latency of the newcomer, from the time a connection was due to its echo: median.

@@ -205,7 +205,7 @@ async fn search_filters_connections_and_escapes_html() {
         .eval("document.querySelectorAll('main img').length")
         .await;
     assert_eq!(images, 0);
-    page.write("#connections-search", "nobody is called that")
+    page.write("#connections-search", "no such connection")
         .await;
     page.wait("!document.getElementById('no-connections').hidden")
         .await;

@@ -4,7 +4,7 @@ use leastconn_testkit::{DEADLINE, Upstream};
 use crate::page::Page;
 use crate::support::{CLIENT1, Running, Site, cn};
 
-const TOKEN: &str = "a-token-that-nobody-guesses";
+const TOKEN: &str = "a-long-random-token";
 
 async fn site(web: &Upstream, admin: &str) -> Running {
     let site = Site::usual(&[web])

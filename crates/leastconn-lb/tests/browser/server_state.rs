@@ -12,7 +12,7 @@ const BADGE: &str = "document.querySelector('[data-server=\"web/web1\"] .badge')
 
 #[tokio::test]
 async fn drain_and_ready_buttons_change_server_state() {
-    const TOKEN: &str = "a-token-that-nobody-guesses";
+    const TOKEN: &str = "a-long-random-token";
     let webs = [Upstream::named("web1").await, Upstream::named("web2").await];
     let site = Site::usual(&[&webs[0], &webs[1]]).admin("token = \"token\"");
     std::fs::write(site.dir.path().join("token"), format!("{TOKEN}\n")).unwrap();
@@ -112,7 +112,7 @@ async fn state_commands_are_shown_without_a_token() {
     }
 
     // After a reload that configures a token, the open dialog offers to change the state.
-    std::fs::write(lb.dir().join("token"), "a-token-that-nobody-guesses").unwrap();
+    std::fs::write(lb.dir().join("token"), "a-long-random-token").unwrap();
     let changed = lb.config().replace("[admin]", "[admin]\ntoken = \"token\"");
     assert_eq!(lb.reload(&changed).await, "applied");
     page.wait("!document.getElementById('control-token-label').hidden")

@@ -8,7 +8,7 @@ use crate::support::{CLIENT1, Site};
 async fn slow_start_progress_is_shown() {
     let webs = [Upstream::named("web1").await, Upstream::named("web2").await];
     let site = Site::usual(&[&webs[0], &webs[1]]).admin("token = \"token\"");
-    std::fs::write(site.dir.path().join("token"), "a-token-that-nobody-guesses").unwrap();
+    std::fs::write(site.dir.path().join("token"), "a-long-random-token").unwrap();
     let lb = site.start().await;
     // One hour, so that the share stays at its minimum on a slow machine.
     let slow = lb
@@ -21,7 +21,7 @@ async fn slow_start_progress_is_shown() {
     for state in ["maint", "ready"] {
         let set = format!(
             "fetch('/api/v1/servers/web/web2/state', {{ method: 'POST', body: '{{\"state\":\"{state}\"}}',
-               headers: {{ authorization: 'Bearer a-token-that-nobody-guesses', 'content-type': 'application/json' }} }})
+               headers: {{ authorization: 'Bearer a-long-random-token', 'content-type': 'application/json' }} }})
                .then((answer) => answer.status)"
         );
         assert_eq!(page.eval(&set).await, 200);

@@ -111,8 +111,8 @@ allow = ["web"]
     terminal
         .wait_line(&[&source, "local", "web/web1", "relaying"])
         .await;
-    terminal.keys(&["/", "nobody"]).await;
-    terminal.wait_line(&["search: nobody"]).await;
+    terminal.keys(&["/", "no-match"]).await;
+    terminal.wait_line(&["search: no-match"]).await;
     eventually(DEADLINE, || async {
         let screen = terminal.tmux(&["capture-pane", "-p"]).await.all();
         (!screen.contains(&source)).then_some(()).ok_or(screen)

@@ -14,7 +14,6 @@ pub(super) const ISSUER: usize = 3;
 /// Index of `subject` in a TBSCertificate with a version field.
 pub(super) const SUBJECT: usize = 5;
 
-/// Encodes one value.
 pub(super) fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut out = vec![tag];
     match content.len() {

@@ -115,7 +115,6 @@ impl<'a> LeafBuilder<'a> {
         self
     }
 
-    /// Removes all common names.
     pub fn no_cn(mut self) -> Self {
         for rdn in &mut self.subject {
             rdn.retain(|(oid, _)| *oid != CN);
@@ -160,7 +159,6 @@ impl<'a> LeafBuilder<'a> {
         self
     }
 
-    /// Adds an IP address.
     pub fn ip(mut self, address: impl Into<IpAddr>) -> Self {
         self.alternative.push(SanType::IpAddress(address.into()));
         self
