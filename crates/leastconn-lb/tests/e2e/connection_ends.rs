@@ -120,7 +120,9 @@ async fn early_response_reaches_an_uploading_client(records: Records) {
         server.finish().await;
         rig.wait_sent(source, DATA).await;
         drop(server);
-        // Until the balancer has noticed that the server is gone.
+        // The server answers the first block with a RST; later blocks are discarded.
+        client.send(&[0; 1000]).await;
+        rig.wait_received(source, 1000).await;
         for _ in 0..20 {
             client.send(&[0; 1000]).await;
             tokio::time::sleep(Duration::from_millis(10)).await;
