@@ -95,10 +95,10 @@ test-long: ## Run the long end-to-end tests: 8,000 connections, 200 reloads unde
 
 .PHONY: test-race
 test-race: loom ## Run the loom models, then the multi-threaded tests repeatedly (RACE_ROUNDS=20)
-	$(CARGO) test --locked --release -p leastconn --test exact_under_threads --no-run
+	$(CARGO) test --locked --release -p leastconn --test concurrency --no-run
 	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 	for i in $$(seq $(RACE_ROUNDS)); do \
-	  $(CARGO) test --locked --release -p leastconn --test exact_under_threads --quiet >"$$log" 2>&1 || { cat "$$log"; echo "round $$i failed"; exit 1; }; \
+	  $(CARGO) test --locked --release -p leastconn --test concurrency --quiet >"$$log" 2>&1 || { cat "$$log"; echo "round $$i failed"; exit 1; }; \
 	done; echo "$(RACE_ROUNDS) rounds of: $$(grep '^test result' "$$log")"
 
 # The flag changes every dependency, hence the separate target directory. The `tokio`

@@ -167,6 +167,7 @@
 
 mod address;
 pub mod backoff;
+mod balance;
 #[cfg(feature = "tokio")]
 mod balancer;
 pub mod health;
@@ -174,14 +175,12 @@ mod lease;
 pub mod limit;
 #[cfg(feature = "tokio")]
 pub mod net;
-pub mod pick;
 mod pool;
 mod reason;
 mod server;
 mod short_duration;
-mod slow;
+mod spec;
 mod sync;
-mod upstream;
 
 pub use address::{Address, AddressError};
 #[cfg(feature = "tokio")]
@@ -192,7 +191,7 @@ pub use pool::{Candidates, Member, Pool, PoolError, Tried};
 pub use reason::Reason;
 pub use server::{Failure, Outage, Server, ServerStatus, SlowStart};
 pub use short_duration::ShortDuration;
-pub use upstream::{
+pub use spec::{
     AdminState, Balance, ClientId, PanicPolicy, ServerId, ServerSpec, Source, UpstreamId, Weight,
 };
 

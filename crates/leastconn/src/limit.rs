@@ -31,8 +31,8 @@ pub use rate::RateLimit;
 
 use crate::{
     Reason, ShortDuration,
+    spec::ClientId,
     sync::{Arc, AtomicU64, Mutex, Ordering, lock},
-    upstream::ClientId,
 };
 
 /// What one client may do. The default: everything.

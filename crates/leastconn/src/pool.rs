@@ -15,7 +15,6 @@
 //! same way, so that `max_conns` and states hold for all of them alike.
 
 mod choose;
-mod turns;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,17 +22,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::balance::wrr::Turns;
 use crate::{
     Address, Weight,
+    balance::least_conn::draw,
+    balance::slow_start::Pace,
     health::{ActivePolicy, PassivePolicy},
     lease::Lease,
-    pick::draw,
     server::{Membership, Server, SlowStart},
-    slow::Pace,
+    spec::{Balance, PanicPolicy, ServerId, ServerSpec, Source, UpstreamId},
     sync::{Arc, AtomicU64, Ordering},
-    upstream::{Balance, PanicPolicy, ServerId, ServerSpec, Source, UpstreamId},
 };
-use turns::Turns;
 
 /// The servers of one upstream.
 ///
@@ -408,8 +407,12 @@ impl Pool {
     }
 
     fn candidates(&self, members: Arc<[Member]>) -> Candidates {
-        let turns = (self.balance == Balance::RoundRobin)
-            .then(|| Arc::new(Turns::new(&members, self.next_seed())));
+        let turns = (self.balance == Balance::RoundRobin).then(|| {
+            Arc::new(Turns::new(
+                members.iter().map(|member| member.weight),
+                self.next_seed(),
+            ))
+        });
         Candidates {
             turns,
             ..Candidates::new(members)

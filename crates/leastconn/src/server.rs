@@ -4,7 +4,7 @@
 //! in a single compare-and-swap: a server that was drained before the swap is
 //! not picked after it, and a count never passes `max_conns`.
 
-mod membership;
+mod group;
 mod outage;
 
 use std::{
@@ -12,16 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use membership::Membership;
+pub(crate) use group::Membership;
 use outage::{Cause, Condition};
 pub use outage::{Failure, Outage};
 
 use crate::{
     Address, AdminState,
+    balance::slow_start::{FULL, Pace},
     health::{ActivePolicy, Availability, Health, PassivePolicy, Siblings},
-    slow::{FULL, Pace},
+    spec::{ServerId, hash},
     sync::{AtomicU64, Mutex, Ordering, lock},
-    upstream::{ServerId, hash},
 };
 
 /// Low half of the word: connections in flight.
@@ -39,7 +39,7 @@ const EJECTED: u64 = 1 << 35;
 const TROUBLED: u64 = 1 << 36;
 
 /// It is new to a running pool or came back, and begins slowly where its pool says
-/// so. The first pick that looks at it sets the time; see [`crate::slow`].
+/// so. The first pick that looks at it sets the time; see [`crate::balance::slow_start`].
 const SLOW: u64 = 1 << 37;
 
 /// It was dialled as a last resort since it was last available.

@@ -16,8 +16,8 @@ mod buffered;
 mod delivery;
 mod flow;
 mod pair;
+mod poll_budget;
 mod splice;
-mod turns;
 
 use std::{
     cell::RefCell,
@@ -33,8 +33,8 @@ use tokio::time::sleep_until;
 
 pub use self::buffered::{buffered, set_buffer_allowance};
 use self::pair::Pair;
+use self::poll_budget::Turns;
 pub use self::splice::MAX_PIPES;
-use self::turns::Turns;
 use super::{Stream, now};
 use crate::Reason;
 

@@ -15,11 +15,11 @@ use std::time::Instant;
 use super::{Candidates, Member, Pool, Tried};
 use crate::{
     Lease, Weight,
-    pick::{Load, below, draw, drawn, least, rendezvous},
+    balance::least_conn::{Load, below, draw, drawn, least, rendezvous},
+    balance::slow_start::{FULL, Pace},
     server::Candidate,
-    slow::{FULL, Pace},
+    spec::{Balance, PanicPolicy, Source, UpstreamId},
     sync::Arc,
-    upstream::{Balance, PanicPolicy, Source, UpstreamId},
 };
 
 /// Draws for two candidates, before all of them are looked at.
@@ -328,7 +328,7 @@ impl Pool {
     }
 
     /// Least connections while servers are beginning slowly: at most one of them takes
-    /// part, drawn so that each gets no more than what [`crate::slow`] says of the
+    /// part, drawn so that each gets no more than what [`crate::balance::slow_start`] says of the
     /// connections that come, and none of the others may have less to get this one.
     ///
     /// While there are only such servers: those that had their whole share of time, if

@@ -16,8 +16,8 @@ use super::{
     OnTruncation,
     buffered::Buffered,
     delivery::Delivery,
+    poll_budget::Turns,
     splice::Splice,
-    turns::Turns,
 };
 
 /// The part of the room for which it is not worth asking once more: a TLS record may

@@ -33,16 +33,16 @@ use crate::Weight;
 
 /// What picking looks at: connections in flight and weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
+pub(crate) struct Load {
     /// Connections that the server has, being dialled or open.
-    pub in_flight: u32,
+    pub(crate) in_flight: u32,
     /// Its weight.
-    pub weight: Weight,
+    pub(crate) weight: Weight,
 }
 
 impl Load {
     /// Which of two servers a new connection would weigh less on.
-    pub fn compare(self, other: Self) -> Ordering {
+    pub(crate) fn compare(self, other: Self) -> Ordering {
         let weighed =
             |of: Self, by: Self| (u64::from(of.in_flight) + 1) * u64::from(by.weight.get());
         weighed(self, other).cmp(&weighed(other, self))
@@ -52,7 +52,7 @@ impl Load {
 /// The candidate with the least load: its position, and what came with its
 /// load. `None` where there is no candidate; a `None` in `candidates` is passed
 /// over.
-pub fn least<T>(
+pub(crate) fn least<T>(
     candidates: impl Iterator<Item = Option<(Load, T)>>,
     seed: u64,
 ) -> Option<(usize, T)> {
@@ -77,7 +77,7 @@ pub fn least<T>(
 
 /// One of the candidates, each with a chance in proportion to its share. A `None`
 /// is passed over. Shares must not be zero, nor add up to more than a `u64` holds.
-pub fn drawn<T>(
+pub(crate) fn drawn<T>(
     candidates: impl Iterator<Item = Option<(u32, T)>>,
     seed: u64,
 ) -> Option<(usize, T)> {
@@ -97,7 +97,7 @@ pub fn drawn<T>(
 
 /// The candidate that a key belongs to. Each comes with its share, a hash of its
 /// name, and what is returned with its position.
-pub fn rendezvous<T>(
+pub(crate) fn rendezvous<T>(
     candidates: impl Iterator<Item = Option<(u32, u64, T)>>,
     key: u64,
 ) -> Option<(usize, T)> {

@@ -8,8 +8,8 @@
 use super::{Cause, EJECTED, Server};
 use crate::{
     health::{Health, Siblings},
+    spec::{PanicPolicy, UpstreamId},
     sync::{Arc, Mutex, MutexGuard, Ordering, lock},
-    upstream::{PanicPolicy, UpstreamId},
 };
 
 /// See the module.

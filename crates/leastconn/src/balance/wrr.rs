@@ -17,10 +17,10 @@
 //! Source: earliest deadline first, as in Envoy's `edf_scheduler.h`; nginx's smooth
 //! weighted round robin has the same effect, under a lock.
 
-use super::Member;
 use crate::{
-    pick::below,
-    slow::FULL,
+    Weight,
+    balance::least_conn::below,
+    balance::slow_start::FULL,
     sync::{AtomicU64, Ordering},
 };
 
@@ -29,18 +29,18 @@ use crate::{
 const ROUND: u64 = 1 << 24;
 
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(crate) struct Turns {
     due: Box<[AtomicU64]>,
     /// When the last turn was due: nobody is due before.
     time: AtomicU64,
 }
 
 impl Turns {
-    pub(super) fn new(members: &[Member], seed: u64) -> Self {
+    pub(crate) fn new(weights: impl Iterator<Item = Weight>, seed: u64) -> Self {
         // The golden ratio spreads any number of points evenly.
         let point = |position: u64| seed.wrapping_add(position.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let due = members.iter().zip(0..).map(|(member, position)| {
-            let share = u32::from(member.weight.get()) * FULL;
+        let due = weights.zip(0..).map(|(weight, position)| {
+            let share = u32::from(weight.get()) * FULL;
             AtomicU64::new(below(point(position), length(share)))
         });
         Self {
@@ -51,7 +51,7 @@ impl Turns {
 
     /// Takes the next turn among the candidates, which come with their shares and stand
     /// in the order in which the turns were made. `None`: there is no candidate.
-    pub(super) fn next<T, I>(&self, candidates: impl Fn() -> I) -> Option<(usize, T)>
+    pub(crate) fn next<T, I>(&self, candidates: impl Fn() -> I) -> Option<(usize, T)>
     where
         I: Iterator<Item = Option<(u32, T)>>,
     {
