@@ -16,7 +16,6 @@ pub mod reaper;
 pub mod reauthorize;
 
 use std::{
-    borrow::Cow,
     io,
     pin::{Pin, pin},
     sync::Arc,
@@ -24,8 +23,8 @@ use std::{
 };
 
 use leastconn::{
-    Balance, Lease, Permit, Reason,
-    net::{self, Attempts, RelayPolicy, Stream},
+    Lease, Permit, Reason,
+    net::{self, Attempts, Connect, RelayPolicy, Stream},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -238,14 +237,7 @@ async fn connect<S: Stream>(
         .limiters
         .admit(grant.identity(), grant.limits(), net::now())?;
 
-    let (pool, candidates) = grant.servers(&permit);
-    let candidates = match pool.balance() {
-        Balance::SourceHash => {
-            let source = record.connection().source().ip();
-            Cow::Owned(candidates.from_source(source))
-        }
-        _ => Cow::Borrowed(candidates),
-    };
+    let (pool, selector) = grant.servers(&permit);
     let upstream = grant.upstream();
     let header = upstream.proxy_protocol().map(|version| {
         proxy_protocol::header_for_server(version, stream.socket(), grant.identity(), record)
@@ -256,7 +248,11 @@ async fn connect<S: Stream>(
     let start = net::now();
     let attempts = Attempts::default();
     let policy = upstream.connect_policy();
-    let dial = net::connect_observed(pool, &candidates, policy, &step, &attempts);
+    let dial = Connect::new(pool, selector, policy)
+        .source(record.connection().source().ip())
+        .prepare(&step)
+        .attempts(&attempts)
+        .run();
     let connected = tokio::select! {
         biased;
         connected = record.connection().unless_stopped(dial) => connected.map_err(Ended::from),

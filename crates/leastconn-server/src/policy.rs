@@ -13,7 +13,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use leastconn::{ClientId, UpstreamId};
+use leastconn::{ClientId, Selector, UpstreamId};
 
 use crate::{
     config::{Allow, Clients, Config, Granted, MatchKey, Mode, Rule},
@@ -192,13 +192,11 @@ fn reach(allow: &[Allow], upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Rea
     upstreams
         .iter()
         .filter_map(|(id, upstream)| {
-            let candidates = match Granted::of(allow, id)? {
-                Granted::All => upstream.pool().all(),
-                Granted::Only(names) => {
-                    upstream.pool().subset(|server| names.contains(server.id()))
-                }
+            let selector = match Granted::of(allow, id)? {
+                Granted::All => Selector::all(),
+                Granted::Only(names) => Selector::named(names.iter().cloned()),
             };
-            Some((id.clone(), (Arc::clone(upstream), candidates)))
+            Some((id.clone(), (Arc::clone(upstream), selector)))
         })
         .collect()
 }

@@ -366,9 +366,9 @@ impl Observed for ObservedContext {
             .flat_map(|upstream| {
                 let pool = upstream.pool();
                 let id = pool.id().to_string();
-                pool.members()
-                    .iter()
-                    .map(move |member| (id.clone(), member.clone()))
+                let members = pool.members();
+                let members: Vec<_> = members.iter().map(|m| (id.clone(), m.clone())).collect();
+                members
             })
             .collect()
     }

@@ -78,7 +78,7 @@ impl Snapshot {
     /// The server of this name in the upstream of this name.
     pub fn server(&self, upstream: &str, server: &str) -> Option<Arc<Server>> {
         let upstream = self.upstreams.get(upstream)?;
-        upstream.pool().server(server).map(Arc::clone)
+        upstream.pool().server(server)
     }
 
     /// Waits until every server has been probed once, at most for `limit`.
@@ -145,34 +145,36 @@ impl Snapshot {
         next: &HashMap<UpstreamId, Arc<Upstream>>,
     ) -> Vec<(UpstreamId, Arc<Server>)> {
         let current = self.upstreams.iter().flat_map(|(id, upstream)| {
-            let members = upstream.pool().members().iter();
-            members.map(move |member| (id, &member.server))
+            let members = upstream.pool().members();
+            let servers: Vec<_> = members.iter().map(|m| Arc::clone(&m.server)).collect();
+            servers.into_iter().map(move |server| (id, server))
         });
         let earlier = self.removed_servers.iter();
         // Servers of this snapshot are kept even if idle: a connection that started
         // under it may still pick one.
         let earlier = earlier.filter(|(_, server)| server.in_flight() > 0);
-        let stays = |(id, server): &(&UpstreamId, &Arc<Server>)| {
+        let stays = |(id, server): &(&UpstreamId, Arc<Server>)| {
             next.get(*id).is_some_and(|upstream| {
-                let mut members = upstream.pool().members().iter();
+                let members = upstream.pool().members();
+                let mut members = members.iter();
                 members.any(|member| Arc::ptr_eq(&member.server, server))
             })
         };
         current
-            .chain(earlier.map(|(id, server)| (id, server)))
+            .chain(earlier.map(|(id, server)| (id, Arc::clone(server))))
             .filter(|server| !stays(server))
-            .map(|(id, server)| (id.clone(), Arc::clone(server)))
+            .map(|(id, server)| (id.clone(), server))
             .collect()
     }
 
-    /// Stops the health checks of upstreams that `next` does not share. Connections in
+    /// Stops health checks and discovery of upstreams that `next` does not share. Connections in
     /// handshake may keep this snapshot alive, and servers in both snapshots must not be
     /// probed twice.
     pub fn stop_checks_for(&self, next: &Self) {
         for (id, upstream) in &self.upstreams {
             let same = next.upstreams.get(id);
             if same.is_none_or(|same| !Arc::ptr_eq(same, upstream)) {
-                upstream.stop_checks();
+                upstream.stop_tasks();
             }
         }
     }

@@ -1,17 +1,23 @@
-//! A running upstream: its pool, how to connect, and its health checks.
+//! A running upstream: its pool, where its members come from, its health checks, and how to
+//! connect to it.
 
 mod opening;
 mod troubles;
 mod with_proxy_header;
 
-use std::sync::Arc;
+use std::{
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use leastconn::{
-    Pool, PoolError,
+    Discover, Pool, PoolBuilder, PoolError, ServerSpec, StaticServers, follow,
     net::{self, Check, Checker, ConnectPolicy, Probe},
 };
 use leastconn_proxy_protocol::Version;
 use parking_lot::Mutex;
+use tokio::task::JoinSet;
 
 pub use opening::{Opening, Secured, ServerStream};
 pub use with_proxy_header::WithProxyHeader;
@@ -28,7 +34,7 @@ pub enum UpstreamError {
     /// It has no servers, or two of the same name.
     #[error(transparent)]
     Pool(#[from] PoolError),
-    /// TLS refuses what was configured.
+    /// TLS rejects the configured certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
@@ -36,90 +42,122 @@ pub enum UpstreamError {
 /// An upstream of the running configuration.
 #[derive(Debug)]
 pub struct Upstream {
-    pool: Pool,
+    pool: Arc<Pool>,
     connect: ConnectPolicy,
     proxy_protocol: Option<Version>,
     /// With the certificates that it was started with.
     opening: Opening,
-    checker: Mutex<Option<Checker>>,
+    tasks: Mutex<Tasks>,
+}
+
+/// Background tasks. Dropping them ends them.
+#[derive(Debug, Default)]
+struct Tasks {
+    checker: Option<Checker>,
+    _discovery: JoinSet<()>,
 }
 
 impl Upstream {
-    /// Makes the pool and starts its health checks.
+    /// Builds the pool of the configured servers and starts its health checks.
     ///
     /// # Errors
-    /// If the configuration has no servers, or two of the same name, or TLS refuses
-    /// its certificates.
+    /// If the configuration has no servers, or two of the same name, or TLS rejects its
+    /// certificates.
+    ///
+    /// # Panics
+    /// With health checks, outside a Tokio runtime.
+    pub fn start(config: &config::Upstream) -> Result<Self, UpstreamError> {
+        Self::build(new_pool(config), config, static_servers(config))
+    }
+
+    /// Like [`Self::start`], but takes the members from `discover` while the upstream lives. It
+    /// may start without members.
+    ///
+    /// # Errors
+    /// If the first snapshot has two servers of the same name, or TLS rejects the configured
+    /// certificates.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn start(config: &config::Upstream) -> Result<Self, UpstreamError> {
-        Ok(Self::around(new_pool(config)?, opening(config)?, config))
+    pub fn start_with(
+        config: &config::Upstream,
+        discover: impl Discover + 'static,
+    ) -> Result<Self, UpstreamError> {
+        Self::build(new_pool(config).may_be_empty(true), config, discover)
     }
 
-    /// Whether [`Self::start`] and [`Self::succeed`] would be possible.
+    /// Checks whether [`Self::start`] and [`Self::succeed`] would succeed.
     ///
     /// # Errors
     /// As theirs.
     pub fn check(config: &config::Upstream) -> Result<(), UpstreamError> {
-        new_pool(config)?;
+        new_pool(config)
+            .servers(config.servers.iter().cloned())
+            .build()?;
         opening(config)?;
         Ok(())
     }
 
-    /// The upstream that follows this one. Servers that are in both go on with
-    /// their counts and their health.
+    /// The upstream that takes the place of this one. Servers that are in both keep their
+    /// connections and their health.
     ///
     /// # Errors
-    /// As [`Self::start`]; then nothing has changed.
+    /// As [`Self::start`]. This upstream is unchanged then.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
+    /// With health checks, outside a Tokio runtime.
     pub fn succeed(&self, config: &config::Upstream) -> Result<Self, UpstreamError> {
-        let active = config.health_check.as_ref().map(|check| check.policy);
-        let servers = config.servers.iter().cloned();
-        let opening = opening(config)?;
-        let pool = self.pool.succeed(servers, active, config.passive)?;
-        Ok(Self::around(choosing(pool, config), opening, config))
+        let pool = configured(self.pool.successor(), config);
+        Self::build(pool, config, static_servers(config))
     }
 
-    fn around(pool: Pool, opening: Opening, config: &config::Upstream) -> Self {
-        let checker = config.health_check.as_ref().map(|check| {
-            // A port of its own is as a rule for health checks alone.
-            let header = config.proxy_protocol.filter(|_| check.port.is_none());
-            let header = header.map(Version::encode_local);
-            let check = probe_of(check);
-            let step = Probing::new(opening.clone(), &check);
-            Checker::start_with(&pool, check, WithProxyHeader::new(header, step))
-        });
+    fn build(
+        pool: PoolBuilder<'_>,
+        config: &config::Upstream,
+        mut discover: impl Discover + 'static,
+    ) -> Result<Self, UpstreamError> {
+        let opening = opening(config)?;
+        let pool = match ready_snapshot(&mut discover) {
+            Poll::Ready(Some(servers)) => pool.servers(servers),
+            Poll::Ready(None) | Poll::Pending => pool,
+        };
+        let pool = Arc::new(pool.build()?);
+        let checker = config
+            .health_check
+            .as_ref()
+            .map(|check| start_checks(&pool, check, opening.clone(), config.proxy_protocol));
+        let mut discovery = JoinSet::new();
+        follow_changes(&mut discovery, &pool, discover);
+        let tasks = Tasks {
+            checker,
+            _discovery: discovery,
+        };
         let mut connect = ConnectPolicy::default();
         connect.timeout = config.connect_timeout;
         connect.retries = config.retries;
         connect.retry_for = config.retry_for;
         connect.keepalive = config.keepalive;
-        Self {
+        Ok(Self {
             pool,
             connect,
             proxy_protocol: config.proxy_protocol,
             opening,
-            checker: Mutex::new(checker),
-        }
+            tasks: Mutex::new(tasks),
+        })
     }
 
-    /// Ends its health checks.
-    pub fn stop_checks(&self) {
-        let mut checker = self.checker.lock();
-        *checker = None;
+    /// Ends health checks and changes of the members, before a successor takes over.
+    pub fn stop_tasks(&self) {
+        *self.tasks.lock() = Tasks::default();
     }
 
-    /// Completes once every server has been probed, whatever came of it; at once
-    /// where nothing is.
+    /// Completes once every server that was a member at the start has been probed, whatever the
+    /// outcome; at once without health checks.
     ///
     /// # Cancel safety
-    /// It may be dropped, and asked for again.
+    /// Cancel safe.
     pub fn first_round(&self) -> impl Future<Output = ()> + Send + use<> {
-        let checker = self.checker.lock();
-        let round = checker.as_ref().map(Checker::first_round);
+        let round = self.tasks.lock().checker.as_ref().map(Checker::first_round);
         async move {
             if let Some(round) = round {
                 round.await;
@@ -128,7 +166,7 @@ impl Upstream {
     }
 
     /// The servers.
-    pub const fn pool(&self) -> &Pool {
+    pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
@@ -148,21 +186,57 @@ impl Upstream {
     }
 }
 
-fn new_pool(config: &config::Upstream) -> Result<Pool, PoolError> {
-    let pool = Pool::new(
-        config.id.clone(),
-        config.servers.iter().cloned(),
-        config.health_check.as_ref().map(|check| check.policy),
-        config.passive,
-        net::random(),
-    )?;
-    Ok(choosing(pool, config))
+fn static_servers(config: &config::Upstream) -> StaticServers {
+    StaticServers::new(config.servers.iter().cloned())
 }
 
-fn choosing(pool: Pool, config: &config::Upstream) -> Pool {
-    pool.with_balance(config.balance)
-        .with_panic(config.panic)
-        .with_slow_start(config.slow_start)
+/// A snapshot that is ready now.
+fn ready_snapshot(discover: &mut impl Discover) -> Poll<Option<Vec<ServerSpec>>> {
+    let mut context = Context::from_waker(Waker::noop());
+    pin!(discover.next()).poll(&mut context)
+}
+
+/// Applies further snapshots. Needs no task, and so no runtime, if there are none.
+fn follow_changes(
+    tasks: &mut JoinSet<()>,
+    pool: &Arc<Pool>,
+    mut discover: impl Discover + 'static,
+) {
+    match ready_snapshot(&mut discover) {
+        Poll::Ready(None) => return,
+        Poll::Ready(Some(servers)) => {
+            let _ = pool.update(servers);
+        }
+        Poll::Pending => {}
+    }
+    let pool = Arc::clone(pool);
+    tasks.spawn(async move { follow(&pool, discover).await });
+}
+
+fn start_checks(
+    pool: &Pool,
+    check: &HealthCheck,
+    opening: Opening,
+    proxy_protocol: Option<Version>,
+) -> Checker {
+    // A separate health check port usually does not expect the PROXY header.
+    let header = proxy_protocol.filter(|_| check.port.is_none());
+    let header = header.map(Version::encode_local);
+    let check = probe_of(check);
+    let step = Probing::new(opening, &check);
+    Checker::start_with(pool, check, WithProxyHeader::new(header, step))
+}
+
+fn new_pool(config: &config::Upstream) -> PoolBuilder<'static> {
+    configured(Pool::builder(config.id.clone()), config).seed(net::random())
+}
+
+fn configured<'a>(pool: PoolBuilder<'a>, config: &config::Upstream) -> PoolBuilder<'a> {
+    pool.active(config.health_check.as_ref().map(|check| check.policy))
+        .passive(config.passive)
+        .balance(config.balance)
+        .panic(config.panic)
+        .slow_start(config.slow_start)
 }
 
 fn opening(config: &config::Upstream) -> Result<Opening, TlsError> {
@@ -188,10 +262,12 @@ fn probe_of(check: &HealthCheck) -> Check {
             },
         },
     };
-    Check {
-        probe,
-        port: check.port,
-        interval: check.interval,
-        timeout: check.timeout,
-    }
+    let mut to = Check::new(probe);
+    to.port = check.port;
+    to.interval = check.interval;
+    to.timeout = check.timeout;
+    to
 }
+
+#[cfg(test)]
+mod tests;

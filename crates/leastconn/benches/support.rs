@@ -14,7 +14,6 @@ use std::{
 
 use leastconn::{
     ClientId, Lease, Limiter, Limits, Pool, RateLimit, Reason, ServerSpec, Tried,
-    health::PassivePolicy,
     net::{RelayPolicy, Stream, Traffic, relay},
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
@@ -32,7 +31,10 @@ pub(crate) fn busy(servers: u16) -> (Pool, Vec<Option<Lease>>) {
         let address = SocketAddr::from(([127, 0, 0, 1], number));
         ServerSpec::new(number.to_string(), address)
     });
-    let pool = Pool::new("pool", specs, None, PassivePolicy::default(), 1)
+    let pool = Pool::builder("pool")
+        .servers(specs)
+        .seed(1)
+        .build()
         .expect("there are servers, and their names differ");
     let held = (0..10 * u32::from(servers) + 1)
         .map(|_| pool.pick(&pool.all(), &Tried::default(), *NOW))
@@ -44,10 +46,9 @@ pub(crate) fn busy(servers: u16) -> (Pool, Vec<Option<Lease>>) {
 /// is not what is measured.
 pub(crate) fn limiter(identities: usize) -> (Limiter, Vec<ClientId>, Limits) {
     let limiter = Limiter::new(2 * identities, *NOW);
-    let limits = Limits {
-        rate: RateLimit::new(1e9, NonZeroU32::MAX),
-        max_conns: NonZeroU32::new(u32::MAX),
-    };
+    let limits = Limits::default()
+        .rate(RateLimit::new(1e9, NonZeroU32::MAX))
+        .max_conns(NonZeroU32::new(u32::MAX));
     let clients: Vec<ClientId> = (0..identities)
         .map(|number| format!("spiffe://example.org/ns/web/client-{number:07}").into())
         .collect();

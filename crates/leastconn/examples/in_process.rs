@@ -7,7 +7,9 @@
 
 use std::{collections::BTreeMap, error::Error, num::NonZeroU32, sync::Arc};
 
-use leastconn::{Address, BalanceError, Balancer, ClientId, Limits, RateLimit, ServerSpec};
+use leastconn::{
+    Address, BalanceError, Balancer, ClientId, Limits, RateLimit, Selector, ServerSpec,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -17,11 +19,9 @@ use tokio::{
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut servers = Vec::new();
-    let mut builder = Balancer::builder("echo").limits(Limits {
-        // One a second, and twelve at once to begin with.
-        rate: RateLimit::new(1.0, const { NonZeroU32::new(12).unwrap() }),
-        max_conns: None,
-    });
+    // A burst of twelve, then one per second.
+    let rate = RateLimit::new(1.0, const { NonZeroU32::new(12).unwrap() });
+    let mut builder = Balancer::builder("echo").limits(Limits::default().rate(rate));
     for name in ["alpha", "beta", "gamma"] {
         let (address, server) = echo_server().await?;
         builder = builder.server(ServerSpec::new(name, address));
@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     println!("twelve connections of alice, and her limit is twelve:");
     let (report, clients) = open(&balancer, &listener, "alice", 12).await?;
-    for member in balancer.pool().members() {
+    for member in balancer.pool().members().iter() {
         let server = &member.server;
         println!("  {} has {} open", server.id(), server.in_flight());
     }
@@ -53,7 +53,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (report, clients) = open(&balancer, &listener, "carol", 6).await?;
     close(clients).await?;
     report.print().await?;
-    for member in balancer.pool().members() {
+    for member in balancer.pool().members().iter() {
         let status = member.server.status();
         let state = if status.is_up() { "up" } else { "down" };
         println!(
@@ -105,7 +105,7 @@ async fn open(
         let (connection, _peer) = listener.accept().await?;
         let balancer = Arc::clone(balancer);
         balancing.spawn(async move {
-            let (id, allowed) = (ClientId::from(client), balancer.all());
+            let (id, allowed) = (ClientId::from(client), Selector::all());
             balancer.balance(connection, &id, &allowed).await
         });
         // A refused connection is closed, at any point of this.

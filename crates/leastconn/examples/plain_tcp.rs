@@ -8,7 +8,7 @@
 use std::{net::SocketAddr, num::NonZeroU32, process::ExitCode, sync::Arc, time::Duration};
 
 use leastconn::{
-    Address, Balancer, ClientId, ServerSpec,
+    Address, Balancer, ClientId, Selector, ServerSpec,
     backoff::Backoff,
     health::ActivePolicy,
     net::{Check, Probe, random},
@@ -77,19 +77,14 @@ async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     for address in arguments.servers {
         builder = builder.server(ServerSpec::new(address.to_string(), address));
     }
-    let check = Check {
-        probe: Probe::Tcp {
-            send: None,
-            expect: None,
-        },
-        port: None,
-        interval: Duration::from_secs(2),
-        timeout: Duration::from_secs(1),
-    };
-    let policy = ActivePolicy {
-        rise: const { NonZeroU32::new(2).unwrap() },
-        fall: const { NonZeroU32::new(3).unwrap() },
-    };
+    let check = Check::new(Probe::Tcp {
+        send: None,
+        expect: None,
+    });
+    let policy = ActivePolicy::new(
+        const { NonZeroU32::new(2).unwrap() },
+        const { NonZeroU32::new(3).unwrap() },
+    );
     let balancer = Arc::new(builder.health_check(check, policy).build()?);
     let listener = TcpListener::bind(arguments.listen)
         .await
@@ -119,7 +114,7 @@ async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     println!("{} connections cut off", connections.len());
-    for member in balancer.pool().members() {
+    for member in balancer.pool().members().iter() {
         let (server, status) = (&member.server, member.server.status());
         let state = if status.is_up() { "up" } else { "down" };
         println!(
@@ -135,7 +130,10 @@ async fn carry(balancer: Arc<Balancer>, connection: TcpStream, peer: SocketAddr)
     // Small messages go on as they come.
     let _ = connection.set_nodelay(true);
     let client = ClientId::from(peer.ip().to_string());
-    match balancer.balance(connection, &client, &balancer.all()).await {
+    match balancer
+        .balance(connection, &client, &Selector::all())
+        .await
+    {
         Ok(done) => println!(
             "{peer} -> {}: {} bytes received, {} sent, {}",
             done.server, done.received, done.sent, done.reason

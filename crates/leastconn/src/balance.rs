@@ -1,5 +1,123 @@
-//! The balancing algorithms.
+//! Balancing algorithms: which of the available servers gets the next connection.
+//!
+//! Each algorithm is one file with one type that implements [`Picker`]. A new one needs its
+//! file, a variant in [`Balance`] and a variant in [`AnyPicker`]; the matches below are
+//! exhaustive, so the compiler points at every place.
+//!
+//! Nothing here knows servers, locks or clocks: an algorithm sees [`Open`] servers through a
+//! [`PickContext`] and counts the connection with [`PickContext::try_acquire`]. Dispatch is a
+//! match on an enum and everything behind it is monomorphised; a pick allocates nothing
+//! unless servers are in slow start.
 
-pub(crate) mod least_conn;
+mod least_conn;
+mod p2c;
+mod picker;
+mod random;
+mod round_robin;
+mod sample;
 pub(crate) mod slow_start;
-pub(crate) mod wrr;
+mod source;
+mod source_hash;
+
+use std::fmt;
+
+use crate::spec::Weight;
+
+use least_conn::LeastConn;
+use p2c::P2c;
+pub(crate) use picker::{Acquired, Open, PickContext, Picker, Seeds, Servers};
+use random::Random;
+use round_robin::RoundRobin;
+pub use source::Source;
+pub(crate) use source::fnv1a;
+use source_hash::SourceHash;
+
+/// Balancing algorithm of a [`Pool`](crate::Pool).
+///
+/// Weights, `max_conns`, backups, health, draining and the servers that a client may use are
+/// respected by all of them.
+///
+/// ```
+/// use leastconn::Balance;
+///
+/// assert_eq!(Balance::default(), Balance::LeastConn);
+/// assert_eq!(Balance::SourceHash.to_string(), "source_hash");
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Balance {
+    /// The server with the fewest connections per weight; exact for any number of threads.
+    #[default]
+    LeastConn,
+    /// Of two servers drawn by weight, the one with fewer connections per weight ("power of
+    /// two choices").
+    P2c,
+    /// Weighted round robin, without bursts.
+    RoundRobin,
+    /// Random, by weight.
+    Random,
+    /// Rendezvous hashing of the [`Source`]: a source keeps its server while that server is
+    /// available. Connections without a source are balanced at random.
+    SourceHash,
+}
+
+impl Balance {
+    /// All algorithms.
+    pub const ALL: &'static [Self] = &[
+        Self::LeastConn,
+        Self::P2c,
+        Self::RoundRobin,
+        Self::Random,
+        Self::SourceHash,
+    ];
+
+    /// `least_conn`, `p2c`, `round_robin`, `random` or `source_hash`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LeastConn => "least_conn",
+            Self::P2c => "p2c",
+            Self::RoundRobin => "round_robin",
+            Self::Random => "random",
+            Self::SourceHash => "source_hash",
+        }
+    }
+
+    /// The picker for servers of these weights, in this order.
+    pub(crate) fn picker(self, weights: impl Iterator<Item = Weight>, seeds: &Seeds) -> AnyPicker {
+        match self {
+            Self::LeastConn => AnyPicker::LeastConn(LeastConn),
+            Self::P2c => AnyPicker::P2c(P2c),
+            Self::RoundRobin => AnyPicker::RoundRobin(RoundRobin::new(weights, seeds.next())),
+            Self::Random => AnyPicker::Random(Random),
+            Self::SourceHash => AnyPicker::SourceHash(SourceHash),
+        }
+    }
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One of the algorithms, with the state that it keeps between picks.
+#[derive(Debug)]
+pub(crate) enum AnyPicker {
+    LeastConn(LeastConn),
+    P2c(P2c),
+    RoundRobin(RoundRobin),
+    Random(Random),
+    SourceHash(SourceHash),
+}
+
+impl Picker for AnyPicker {
+    fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired> {
+        match self {
+            Self::LeastConn(picker) => picker.pick(context),
+            Self::P2c(picker) => picker.pick(context),
+            Self::RoundRobin(picker) => picker.pick(context),
+            Self::Random(picker) => picker.pick(context),
+            Self::SourceHash(picker) => picker.pick(context),
+        }
+    }
+}

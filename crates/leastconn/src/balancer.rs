@@ -1,23 +1,28 @@
-//! All of it in one piece: limit, pick, connect, relay.
+//! The whole path of a connection in one call: limit, pick, connect, relay.
 
 use std::{
-    borrow::Cow,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use tokio::task::JoinSet;
+
 use crate::{
-    Balance, Candidates, ClientId, Limiter, Limits, PanicPolicy, Pool, PoolError, Reason, Refusal,
-    ServerId, ServerSpec, Source,
+    Balance, ClientId, Discover, Limiter, Limits, PanicPolicy, Pool, PoolBuilder, PoolError,
+    Reason, Refusal, Selector, ServerId, ServerSpec, Source, follow,
     health::{ActivePolicy, PassivePolicy},
     net::{
-        self, Check, Checker, ConnectError, ConnectPolicy, Departed, RelayPolicy, Stream, Traffic,
+        self, Check, Checker, Connect, ConnectError, ConnectPolicy, Departed, RelayPolicy, Stream,
+        Traffic,
     },
 };
 
-/// A load balancer for connections that a program has accepted itself.
+/// A load balancer for connections that a program accepts itself.
 ///
-/// It lives inside a Tokio runtime; share it between tasks with an `Arc`.
+/// Needs a Tokio runtime. Share it between tasks in an `Arc`.
 ///
 /// ```
 /// use leastconn::{Balancer, ClientId, ServerSpec};
@@ -54,7 +59,7 @@ use crate::{
 /// ```
 #[derive(Debug)]
 pub struct Balancer {
-    pool: Pool,
+    pool: Arc<Pool>,
     limiter: Limiter,
     limits: Limits,
     connect: ConnectPolicy,
@@ -63,34 +68,37 @@ pub struct Balancer {
     /// When idle clients were last forgotten, in seconds since `started`.
     swept: AtomicU64,
     _checker: Option<Checker>,
+    /// Updates the members. Ends when it is dropped.
+    _discovery: JoinSet<()>,
 }
 
-/// How often idle clients are forgotten, in seconds.
+/// Seconds between two sweeps of idle clients.
 const SWEEP: u64 = 60;
 
-/// What one connection did.
+/// A connection that was relayed to a server and has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Transfer {
-    /// The server that it went to.
+    /// The server.
     pub server: ServerId,
-    /// Attempts to connect, the last one included.
+    /// Attempts to connect, including the successful one.
     pub attempts: u32,
     /// Bytes from the client to the server.
     pub received: u64,
     /// Bytes from the server to the client.
     pub sent: u64,
-    /// How it ended.
+    /// How the connection ended.
     pub reason: Reason,
 }
 
-/// A connection was not carried to any server.
+/// A connection was not relayed to any server.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BalanceError {
     /// The client is over a limit.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// No server took the connection.
+    /// No server accepted the connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The client left before a server was connected.
@@ -99,7 +107,7 @@ pub enum BalanceError {
 }
 
 impl BalanceError {
-    /// The stable code.
+    /// The reason code.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Refused(refusal) => refusal.reason(),
@@ -109,88 +117,74 @@ impl BalanceError {
     }
 }
 
-/// A client was to be allowed a server that the pool does not have.
+/// [`Balancer::select`] was called with the name of a server that is not a member.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no server named `{0}`")]
 pub struct UnknownServer(pub String);
 
 impl Balancer {
-    /// Starts to describe a balancer; `upstream` names its group of servers.
+    /// Starts building a balancer for the servers of the upstream `upstream`.
     pub fn builder(upstream: &str) -> BalancerBuilder {
         BalancerBuilder {
-            upstream: upstream.to_owned(),
-            servers: Vec::new(),
+            pool: Pool::builder(upstream).seed(net::random()),
             limits: Limits::default(),
             connect: ConnectPolicy::default(),
             relay: RelayPolicy::default(),
             check: None,
-            passive: PassivePolicy::default(),
-            balance: Balance::default(),
-            panic: PanicPolicy::default(),
-            slow_start: Duration::ZERO,
-            capacity: 1 << 20,
-            seed: net::random(),
+            max_clients: 1 << 20,
         }
     }
 
-    /// All servers, for a client that may use every one.
-    pub fn all(&self) -> Candidates {
-        self.pool.all()
-    }
-
-    /// Some servers, by name, for a client that may use those only. Make it
-    /// once for a client, not for each connection.
+    /// The servers with these names, for a client that may use only those. Make the selector
+    /// once for a client, not for each connection. [`Selector::all`] is every server.
     ///
     /// # Errors
-    /// If a name is not that of a server.
-    pub fn allow<'a>(
+    /// If a name is not that of a present member. To allow servers that may join later, use
+    /// [`Selector::named`].
+    pub fn select<'a>(
         &self,
         names: impl IntoIterator<Item = &'a str>,
-    ) -> Result<Candidates, UnknownServer> {
+    ) -> Result<Selector, UnknownServer> {
         let names: Vec<_> = names.into_iter().collect();
         if let Some(unknown) = names.iter().find(|name| self.pool.server(name).is_none()) {
             return Err(UnknownServer((*unknown).to_owned()));
         }
-        Ok(self
-            .pool
-            .subset(|server| names.contains(&server.id().as_str())))
+        Ok(Selector::named(names))
     }
 
-    /// The servers and their states.
-    pub const fn pool(&self) -> &Pool {
+    /// The servers and their states. Members can be replaced with [`Pool::update`].
+    pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Admits `connection` for `client`, connects to the allowed server with
-    /// the fewest connections (or the one that another [`Balance`] chooses), or the
-    /// next one if that fails, and relays until both sides are done. How the relaying ended is in [`Transfer::reason`].
+    /// Admits a connection of `client`, connects to the server that the pool picks among
+    /// those that are `allowed`, tries the next one if that fails, and relays until the
+    /// connection ends. [`Transfer::reason`] says how it ended.
+    ///
+    /// The identity of the client is also the source for [`Balance::SourceHash`].
     ///
     /// # Errors
-    /// If the client is over a limit, no server took the connection, or the client left
-    /// before one did. The
-    /// client's connection is closed then.
+    /// If the client is over a limit, no server accepted the connection, or the client left
+    /// before one did. The client's connection is closed.
     ///
     /// # Cancel safety
-    /// Dropping the future breaks both connections off, as [`net::relay()`] says,
-    /// and gives back what was counted.
+    /// Dropping the future aborts both connections as [`net::relay()`] describes, and gives
+    /// back all counts.
     pub async fn balance(
         &self,
         mut connection: impl Stream,
         client: &ClientId,
-        allowed: &Candidates,
+        allowed: &Selector,
     ) -> Result<Transfer, BalanceError> {
         let now = net::now();
         self.forget_idle_clients(now);
         let _permit = self.limiter.admit(client, &self.limits, now)?;
-        let allowed = match self.pool.balance() {
-            Balance::SourceHash => {
-                Cow::Owned(allowed.from_source(Source::of(client.as_str().as_bytes())))
-            }
-            _ => Cow::Borrowed(allowed),
-        };
+        let connecting = Connect::new(&self.pool, allowed, &self.connect)
+            .source(Source::of(client.as_str().as_bytes()))
+            .run();
         let mut connected = tokio::select! {
             biased;
-            connected = net::connect(&self.pool, &allowed, &self.connect) => connected?,
+            connected = connecting => connected?,
             departed = net::departed(&mut connection) => return Err(departed.into()),
         };
         let traffic = Traffic::default();
@@ -210,7 +204,7 @@ impl Balancer {
         })
     }
 
-    /// Does so each minute in which connections come: without them, nothing grows.
+    /// At most once a minute. Without new connections the table does not grow.
     fn forget_idle_clients(&self, now: Instant) {
         let seconds = now.saturating_duration_since(self.started).as_secs();
         let swept = self.swept.load(Ordering::Relaxed);
@@ -225,28 +219,22 @@ impl Balancer {
     }
 }
 
-/// Describes a [`Balancer`].
+/// Builds a [`Balancer`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct BalancerBuilder {
-    upstream: String,
-    servers: Vec<ServerSpec>,
+    pool: PoolBuilder<'static>,
     limits: Limits,
     connect: ConnectPolicy,
     relay: RelayPolicy,
-    check: Option<(Check, ActivePolicy)>,
-    passive: PassivePolicy,
-    balance: Balance,
-    panic: PanicPolicy,
-    slow_start: Duration,
-    capacity: usize,
-    seed: u64,
+    check: Option<Check>,
+    max_clients: usize,
 }
 
 impl BalancerBuilder {
     /// Adds a server.
     pub fn server(mut self, server: ServerSpec) -> Self {
-        self.servers.push(server);
+        self.pool = self.pool.server(server);
         self
     }
 
@@ -256,68 +244,65 @@ impl BalancerBuilder {
         self
     }
 
-    /// How connecting is tried. The default: five seconds an attempt, two further servers,
-    /// and all of that again for three seconds.
+    /// How connecting is tried. The default is [`ConnectPolicy::default`].
     pub const fn connect(mut self, policy: ConnectPolicy) -> Self {
         self.connect = policy;
         self
     }
 
-    /// How connections are relayed: above all, how long they may be silent. The
-    /// default: an hour, and a minute once one side has finished sending.
+    /// Time-outs of relayed connections. The default is [`RelayPolicy::default`].
     pub const fn relay(mut self, policy: RelayPolicy) -> Self {
         self.relay = policy;
         self
     }
 
-    /// Probes the servers. The default: only real connections tell.
+    /// Probes the servers. The default: no probes.
     pub fn health_check(mut self, check: Check, policy: ActivePolicy) -> Self {
-        self.check = Some((check, policy));
+        self.check = Some(check);
+        self.pool = self.pool.active(policy);
         self
     }
 
-    /// What failed connects do. The default: one ejects for ten seconds, half of the
-    /// servers at most.
-    pub const fn passive(mut self, policy: PassivePolicy) -> Self {
-        self.passive = policy;
+    /// When failed connects eject a server. The default is [`PassivePolicy::default`].
+    pub fn passive(mut self, policy: PassivePolicy) -> Self {
+        self.pool = self.pool.passive(policy);
         self
     }
 
-    /// How a server is chosen. The default: least connections. A client is the source
-    /// that [`Balance::SourceHash`] goes by.
-    pub const fn balance(mut self, balance: Balance) -> Self {
-        self.balance = balance;
+    /// The balancing algorithm. The default is [`Balance::LeastConn`].
+    pub fn balance(mut self, balance: Balance) -> Self {
+        self.pool = self.pool.balance(balance);
         self
     }
 
-    /// What is done while no server is available. The default: ejected and down ones are
-    /// dialled.
-    pub const fn panic(mut self, policy: PanicPolicy) -> Self {
-        self.panic = policy;
+    /// What happens to connections while no server is available. The default is
+    /// [`PanicPolicy::Dial`].
+    pub fn panic(mut self, policy: PanicPolicy) -> Self {
+        self.pool = self.pool.panic(policy);
         self
     }
 
-    /// How long a server that came back takes to get its whole share: see
-    /// [`Pool::with_slow_start`]. The default: no time.
-    pub const fn slow_start(mut self, duration: Duration) -> Self {
-        self.slow_start = duration;
+    /// How long a recovered or new server takes to get its whole share; see
+    /// [`PoolBuilder::slow_start`]. The default is zero.
+    pub fn slow_start(mut self, duration: Duration) -> Self {
+        self.pool = self.pool.slow_start(duration);
         self
     }
 
-    /// How many clients that are not idle are kept count of; a stranger is
-    /// refused beyond. The default: 1,048,576.
+    /// The maximum of clients that have connections or a partly used rate limit. A client
+    /// beyond it is refused. The default is 1,048,576.
     pub const fn max_clients(mut self, clients: usize) -> Self {
-        self.capacity = clients;
+        self.max_clients = clients;
         self
     }
 
-    /// Decides ties between servers and what is drawn, for tests that repeat. The default: random.
-    pub const fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
+    /// The seed of ties and random choices, for repeatable tests. The default is random.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.pool = self.pool.seed(seed);
         self
     }
 
-    /// Builds it, and starts its health checks.
+    /// Builds the balancer and starts its health checks.
     ///
     /// # Errors
     /// Without servers, or with two of the same name.
@@ -325,29 +310,39 @@ impl BalancerBuilder {
     /// # Panics
     /// With health checks, outside a Tokio runtime.
     pub fn build(self) -> Result<Balancer, PoolError> {
-        let active = self.check.as_ref().map(|(_, policy)| *policy);
-        let pool = Pool::new(
-            self.upstream.as_str(),
-            self.servers,
-            active,
-            self.passive,
-            self.seed,
-        )?
-        .with_balance(self.balance)
-        .with_panic(self.panic)
-        .with_slow_start(self.slow_start);
-        let checker = self.check.map(|(check, _)| Checker::start(&pool, check));
+        let pool = Arc::new(self.pool.build()?);
+        let checker = self.check.map(|check| Checker::start(&pool, check));
         let now = net::now();
         Ok(Balancer {
-            limiter: Limiter::new(self.capacity, now),
+            limiter: Limiter::new(self.max_clients, now),
             started: now,
             swept: AtomicU64::new(0),
             limits: self.limits,
             connect: self.connect,
             relay: self.relay,
             _checker: checker,
+            _discovery: JoinSet::new(),
             pool,
         })
+    }
+
+    /// Builds the balancer, starts its health checks, and takes its members from `discover`
+    /// while it lives. Servers that were [added](Self::server) are the members until the first
+    /// snapshot; there may be none.
+    ///
+    /// # Errors
+    /// With two servers of the same name.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn build_with(mut self, discover: impl Discover + 'static) -> Result<Balancer, PoolError> {
+        self.pool = self.pool.may_be_empty(true);
+        let mut balancer = self.build()?;
+        let pool = Arc::clone(&balancer.pool);
+        balancer
+            ._discovery
+            .spawn(async move { follow(&pool, discover).await });
+        Ok(balancer)
     }
 }
 

@@ -30,13 +30,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many probes change a server's state.
+/// How many health checks change a server's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ActivePolicy {
-    /// Good probes in a row that bring a server up.
+    /// Consecutive successful probes that bring a server up.
     pub rise: NonZeroU32,
-    /// Failed probes in a row that take it down.
+    /// Consecutive failed probes that take a server down.
     pub fall: NonZeroU32,
+}
+
+impl ActivePolicy {
+    /// A server comes up after `rise` successful probes and goes down after `fall` failed ones.
+    pub const fn new(rise: NonZeroU32, fall: NonZeroU32) -> Self {
+        Self { rise, fall }
+    }
 }
 
 /// The longest that repeated ejections grow to. A longer `fail_timeout` does not grow.

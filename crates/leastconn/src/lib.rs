@@ -72,7 +72,7 @@
 //!     ServerSpec::new("a", "10.0.0.1:80".parse::<Address>()?),
 //!     ServerSpec::new("b", "10.0.0.2:80".parse::<Address>()?),
 //! ];
-//! let pool = Pool::new("web", servers, None, PassivePolicy::default(), 42)?;
+//! let pool = Pool::builder("web").servers(servers).seed(42).build()?;
 //! let (all, now) = (pool.all(), Instant::now());
 //!
 //! let first = pool.pick(&all, &Tried::default(), now).expect("both are up");
@@ -110,7 +110,7 @@
 //!     text.parse::<Address>().map(|address| ServerSpec::new(text, address))
 //! });
 //! let servers = servers.into_iter().collect::<Result<Vec<_>, _>>()?;
-//! let pool = Pool::new("web", servers, None, PassivePolicy::default(), 42)?
+//! let pool = Pool::builder("web").servers(servers).seed(42).build()?
 //!     .with_balance(Balance::SourceHash)
 //!     // A server that came back has its whole share a minute later.
 //!     .with_slow_start(Duration::from_secs(60));
@@ -170,6 +170,7 @@ pub mod backoff;
 mod balance;
 #[cfg(feature = "tokio")]
 mod balancer;
+mod discover;
 pub mod health;
 mod lease;
 pub mod limit;
@@ -183,17 +184,20 @@ mod spec;
 mod sync;
 
 pub use address::{Address, AddressError};
+pub use balance::{Balance, Source};
 #[cfg(feature = "tokio")]
 pub use balancer::{BalanceError, Balancer, BalancerBuilder, Transfer, UnknownServer};
+pub use discover::{Discover, StaticServers, follow};
 pub use lease::Lease;
 pub use limit::{Limiter, Limits, Permit, RateLimit, Refusal};
-pub use pool::{Candidates, Member, Pool, PoolError, Tried};
+pub use pool::{
+    Candidates, Member, MembershipChange, PickRequest, Pool, PoolBuilder, PoolError, Selector,
+    Tried,
+};
 pub use reason::Reason;
 pub use server::{Failure, Outage, Server, ServerStatus, SlowStart};
 pub use short_duration::ShortDuration;
-pub use spec::{
-    AdminState, Balance, ClientId, PanicPolicy, ServerId, ServerSpec, Source, UpstreamId, Weight,
-};
+pub use spec::{AdminState, ClientId, PanicPolicy, ServerId, ServerSpec, UpstreamId, Weight};
 
 /// So that the example in the README compiles.
 #[cfg(all(doctest, feature = "tokio"))]

@@ -35,13 +35,41 @@ use crate::{
     sync::{Arc, AtomicU64, Mutex, Ordering, lock},
 };
 
-/// What one client may do. The default: everything.
+/// The limits of one client. The default: no limits.
+///
+/// ```
+/// use std::num::NonZeroU32;
+///
+/// use leastconn::{Limits, RateLimit};
+///
+/// let burst = NonZeroU32::new(20).expect("not zero");
+/// let limits = Limits::default()
+///     .rate(RateLimit::new(10.0, burst))
+///     .max_conns(NonZeroU32::new(100));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Limits {
-    /// New connections a second.
+    /// New connections per second. `None`: unlimited.
     pub rate: Option<RateLimit>,
-    /// Connections at once.
+    /// Concurrent connections. `None`: unlimited.
     pub max_conns: Option<NonZeroU32>,
+}
+
+impl Limits {
+    /// Sets the rate of new connections.
+    #[must_use]
+    pub fn rate(mut self, rate: impl Into<Option<RateLimit>>) -> Self {
+        self.rate = rate.into();
+        self
+    }
+
+    /// Sets the maximum of concurrent connections.
+    #[must_use]
+    pub fn max_conns(mut self, max_conns: impl Into<Option<NonZeroU32>>) -> Self {
+        self.max_conns = max_conns.into();
+        self
+    }
 }
 
 /// A client was not admitted. Nothing was counted against it.

@@ -14,9 +14,7 @@ mod unix;
 
 use std::time::Instant;
 
-pub use connect::{
-    Attempts, ConnectError, ConnectPolicy, Connected, connect, connect_observed, connect_with,
-};
+pub use connect::{Attempts, Connect, ConnectError, ConnectPolicy, Connected, connect};
 pub use departure::{Departed, departed};
 pub use keepalive::set_keepalive;
 pub use prepare::{Plain, Prepare};

@@ -1,66 +1,93 @@
 //! The servers of one upstream, and picking among them in one step.
 //!
-//! With least connections, picking scans the candidates and then counts the new connection on the best
-//! one by compare-and-swap against the word that the scan saw; when another
-//! thread changed it meanwhile, the scan starts again. With picks alone
-//! running, counts only grow, so a server that was least when it was seen, and
-//! still has the same count, is still least: n connections at once on m equal
-//! servers never differ by more than one, for any number of threads. No lock is
-//! taken (but for a server on trial), and some pick always gets through.
+//! A pick chooses a server (see [`crate::balance`]) and counts the connection on it by
+//! compare-and-swap against the word that it saw; if another thread changed the server
+//! meanwhile, it chooses again. No lock is taken, except for a server on trial, and some pick
+//! always makes progress.
 //!
-//! Cost: one cache line a candidate, some nanoseconds each and microseconds for
-//! 1,000 servers (`benches/core.rs`): nothing beside a handshake, and exact where
-//! a heap would need a lock and "power of two choices" would be approximate
-//! (Envoy issue 4481). How the others choose is in `pool/choose.rs`; they count in the
-//! same way, so that `max_conns` and states hold for all of them alike.
+//! Cost: one cache line per candidate; some nanoseconds each, microseconds for 1,000 servers
+//! (`benches/core.rs`). A heap would need a lock, and "power of two choices" would be
+//! approximate (Envoy issue 4481).
 
-mod choose;
+mod builder;
+mod candidates;
+mod membership;
+mod pick;
+mod selector;
 
 use std::{
-    collections::{HashMap, HashSet},
     num::NonZeroU32,
     time::{Duration, Instant},
 };
 
-use crate::balance::wrr::Turns;
+use arc_swap::ArcSwap;
+
 use crate::{
-    Address, Weight,
-    balance::least_conn::draw,
-    balance::slow_start::Pace,
+    Weight,
+    balance::{Balance, Seeds, slow_start::Ramp},
     health::{ActivePolicy, PassivePolicy},
-    lease::Lease,
-    server::{Membership, Server, SlowStart},
-    spec::{Balance, PanicPolicy, ServerId, ServerSpec, Source, UpstreamId},
-    sync::{Arc, AtomicU64, Ordering},
+    server::{Server, ServerGroup, SlowStart},
+    spec::{PanicPolicy, ServerId, ServerSpec, UpstreamId},
+    sync::{Arc, Mutex, lock},
 };
+pub use builder::PoolBuilder;
+pub use candidates::{Candidates, Tried};
+pub use membership::MembershipChange;
+use membership::{Membership, Merge};
+pub use pick::PickRequest;
+pub use selector::Selector;
 
 /// The servers of one upstream.
 ///
-/// Its membership is fixed. For a changed one, build another pool with
-/// [`Pool::succeed`]: servers that are in both are shared, with their counts,
-/// their health and their leases.
+/// The members can change while the pool is in use ([`Pool::update`]); everything else is
+/// fixed. To change a policy or the balancing algorithm, build the pool's
+/// [successor](Pool::successor), which shares the servers with their connections and health.
+///
+/// ```
+/// use std::time::Instant;
+///
+/// use leastconn::{Address, Pool, ServerSpec, Tried};
+///
+/// let server = |address: &str| {
+///     Ok::<_, leastconn::AddressError>(ServerSpec::new(address, address.parse::<Address>()?))
+/// };
+/// let pool = Pool::builder("web")
+///     .server(server("10.0.0.1:80")?)
+///     .server(server("10.0.0.2:80")?)
+///     .build()?;
+/// let lease = pool.pick(&pool.all(), &Tried::default(), Instant::now()).expect("both are up");
+///
+/// // The first server is replaced; its connection goes on and still counts.
+/// let change = pool.update([server("10.0.0.2:80")?, server("10.0.0.3:80")?])?;
+/// assert_eq!(change.removed[0].as_str(), "10.0.0.1:80");
+/// assert_eq!(lease.server().in_flight(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Pool {
     id: UpstreamId,
-    all: Candidates,
-    /// Servers that are gone and still have connections: they may come back.
-    departed: Vec<Arc<Server>>,
-    /// Shared with the pools before and after.
-    membership: Arc<Membership>,
-    panic: PanicPolicy,
-    /// Of all members.
-    total_weight: u64,
+    membership: ArcSwap<Membership>,
+    /// Serializes updates of the membership.
+    updating: Mutex<()>,
+    may_be_empty: bool,
+    /// Shared with predecessors and successors.
+    group: Arc<ServerGroup>,
+    active: Option<ActivePolicy>,
+    passive: PassivePolicy,
     balance: Balance,
-    pace: Pace,
+    panic: PanicPolicy,
     slow_start: Duration,
-    seed: AtomicU64,
+    ramp: Ramp,
+    seeds: Seeds,
+    #[cfg(feature = "tokio")]
+    members: tokio::sync::watch::Sender<Arc<[Member]>>,
 }
 
-/// Why a pool cannot be made.
+/// The members of a pool were not changed, or it was not built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PoolError {
-    /// A pool needs a server.
+    /// There is no server; see [`PoolBuilder::may_be_empty`].
     #[error("upstream `{0}` has no servers")]
     Empty(UpstreamId),
     /// Two servers have the same name.
@@ -68,388 +95,194 @@ pub enum PoolError {
     DuplicateServer(UpstreamId, ServerId),
 }
 
-/// A server's part in a pool: what the configuration says of it, beside the
-/// [`Server`], which is what the pool learns of it.
+/// A server as a member of a pool: the server, which is shared, and its settings in this pool.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Member {
     /// The server.
     pub server: Arc<Server>,
-    /// Its share relative to its peers'.
+    /// Share of connections relative to the other members.
     pub weight: Weight,
-    /// Connections it takes at once.
+    /// Maximum of concurrent connections. `None`: unlimited.
     pub max_conns: Option<NonZeroU32>,
-    /// Used only while no server that is not a backup is available.
+    /// Whether it is used only while no other server is available.
     pub backup: bool,
 }
 
-/// The servers that one client may be given: all of a pool, or some.
-///
-/// Make them once for a client, not for each connection: with
-/// [`Balance::RoundRobin`], each such set has turns of its own, which its clones share.
-#[derive(Clone, Debug)]
-pub struct Candidates {
-    members: Arc<[Member]>,
-    /// The largest weight among them.
-    heaviest: Weight,
-    /// With [`Balance::RoundRobin`].
-    turns: Option<Arc<Turns>>,
-    source: Option<Source>,
-}
+impl Member {
+    /// Whether it has as many connections as it may have.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_full(&self) -> bool {
+        let max = self.max_conns;
+        max.is_some_and(|max| self.server.in_flight() >= max.get())
+    }
 
-impl Candidates {
-    fn new(members: Arc<[Member]>) -> Self {
-        let weights = members.iter().map(|member| member.weight);
-        Self {
-            heaviest: weights.max().unwrap_or_default(),
-            members,
-            turns: None,
-            source: None,
+    fn spec(&self) -> ServerSpec {
+        ServerSpec {
+            id: self.server.id().clone(),
+            address: self.server.address().clone(),
+            weight: self.weight,
+            max_conns: self.max_conns,
+            backup: self.backup,
         }
-    }
-
-    /// The members, in the pool's order.
-    pub fn members(&self) -> &[Member] {
-        &self.members
-    }
-
-    /// Whether there is none at all.
-    pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
-    }
-
-    /// The same, for a connection from `source`: what [`Balance::SourceHash`] goes by.
-    /// Without one, it draws by weight.
-    #[must_use]
-    pub fn from_source(&self, source: impl Into<Source>) -> Self {
-        Self {
-            source: Some(source.into()),
-            ..self.clone()
-        }
-    }
-}
-
-/// The servers that one connection was tried on, not to be tried again.
-#[derive(Clone, Debug, Default)]
-pub struct Tried(Vec<Arc<Server>>);
-
-impl Tried {
-    /// Leaves a lease's server out of further picks, and ends the lease.
-    pub fn add(&mut self, lease: Lease) {
-        self.0.push(lease.into_server());
-    }
-
-    /// How many servers were tried.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether none was tried yet.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn contains(&self, server: &Arc<Server>) -> bool {
-        self.0.iter().any(|tried| Arc::ptr_eq(tried, server))
     }
 }
 
 impl Pool {
-    /// A pool of `servers`. `seed` decides ties: with the same seed, the same
-    /// sequence of operations picks the same servers.
+    /// Starts building the pool of the upstream `id`.
+    pub fn builder(id: impl Into<UpstreamId>) -> PoolBuilder<'static> {
+        PoolBuilder::new(id.into())
+    }
+
+    /// Starts building a pool that takes the place of this one when the configuration
+    /// changes, with the members and settings of this one as defaults.
+    ///
+    /// A server with the same name and address is the same server in both: it keeps its
+    /// connections, its health and its administrative state. A server that had left and still
+    /// has connections keeps those. New servers begin with slow start, if the new pool has it.
+    ///
+    /// This pool can still be used by connections that began with it, but its members must
+    /// not be [updated](Pool::update) any more.
+    pub fn successor(&self) -> PoolBuilder<'_> {
+        PoolBuilder::succeeding(self)
+    }
+
+    /// Replaces the members.
+    ///
+    /// A server with the same name and address as a present member is that member: it keeps
+    /// its connections, its health and its administrative state, and takes over the new
+    /// weight, limit and backup flag. Servers that are not in `servers` get no new
+    /// connections; their leases stay valid and count until they end. A server that rejoins
+    /// before that keeps its count. New servers begin with slow start, if the pool has it.
+    ///
+    /// [`Candidates`] made before keep the old members; [`Selector`]s follow.
     ///
     /// # Errors
-    /// Without servers, or with two of the same name.
-    pub fn new(
-        id: impl Into<UpstreamId>,
-        servers: impl IntoIterator<Item = ServerSpec>,
-        active: Option<ActivePolicy>,
-        passive: PassivePolicy,
-        seed: u64,
-    ) -> Result<Self, PoolError> {
-        Self::build(id.into(), servers, active, passive, seed, None)
-    }
-
-    /// The same pool, choosing in another way than by [`Balance::LeastConn`].
-    /// Candidates that were made before know nothing of it.
-    #[must_use]
-    pub fn with_balance(mut self, balance: Balance) -> Self {
-        self.balance = balance;
-        self.all = self.candidates(Arc::clone(&self.all.members));
-        self
-    }
-
-    /// The same pool, with another answer to connections for which no server is available
-    /// than [`PanicPolicy::Dial`].
-    #[must_use]
-    pub fn with_panic(mut self, panic: PanicPolicy) -> Self {
-        self.panic = panic;
-        self.membership.set_panic(panic);
-        self
-    }
-
-    /// The same pool, in which a server takes so long to get its whole share after it
-    /// was down, ejected, in maintenance or drained of all connections, or if it is new
-    /// in a pool that succeeds another. Zero, the default: it has it at once. The
-    /// servers that a first pool begins with are all new alike, and start at once.
-    ///
-    /// At first a server may get a tenth of its share by weight of the connections that
-    /// come, which grows in a line to the whole. Least connections goes on from there:
-    /// a server that has fewer than its peers still, since connections live for long,
-    /// may get up to twice its share at the end of the next such time, then four times,
-    /// until it has caught up. The time runs from the first pick that it could have
-    /// been in.
-    ///
-    /// Servers that begin while no other is available share what comes, by how far each
-    /// has got.
-    #[must_use]
-    pub fn with_slow_start(mut self, duration: Duration) -> Self {
-        self.slow_start = duration;
-        self.pace = Pace::new(duration);
-        self
-    }
-
-    /// The pool that follows this one when the configuration changes. A server
-    /// with the same name and address is the same server: it goes on with its
-    /// count, its health and its administrative state. Leases of servers that
-    /// are gone stay valid; one that comes back while it has some goes on with its
-    /// count, and is new otherwise. It balances and starts servers as this one does,
-    /// unless it is told otherwise.
-    ///
-    /// # Errors
-    /// As [`Pool::new`]; then nothing has changed.
-    pub fn succeed(
+    /// If `servers` is empty, unless the pool may be, or has two servers of the same name.
+    /// The members stay as they were.
+    pub fn update(
         &self,
         servers: impl IntoIterator<Item = ServerSpec>,
-        active: Option<ActivePolicy>,
-        passive: PassivePolicy,
-    ) -> Result<Self, PoolError> {
-        Self::build(
-            self.id.clone(),
-            servers,
-            active,
-            passive,
-            self.next_seed(),
-            Some(self),
-        )
+    ) -> Result<MembershipChange, PoolError> {
+        let _updating = lock(&self.updating);
+        let before = self.membership.load_full();
+        let servers: Vec<_> = servers.into_iter().collect();
+        if before.is_same_as(&servers) {
+            return Ok(MembershipChange::default());
+        }
+        let merge = Merge::new(self, servers, Some(&before))?;
+        let change = merge.change(&before);
+        if self.ramp.is_none() {
+            before.end_ramps();
+        }
+        let members = merge.commit(self);
+        let membership = Membership::new(self, members, before.departed());
+        self.publish(membership);
+        Ok(change)
     }
 
-    fn build(
-        id: UpstreamId,
-        servers: impl IntoIterator<Item = ServerSpec>,
-        active: Option<ActivePolicy>,
-        passive: PassivePolicy,
-        seed: u64,
-        earlier: Option<&Self>,
-    ) -> Result<Self, PoolError> {
-        let (mut known, mut departed) = earlier.map_or_else(Default::default, |earlier| {
-            let members = earlier.members().iter().map(|member| &member.server);
-            (by_name(members), by_name(&earlier.departed))
-        });
-        let membership = earlier.map_or_else(
-            || Arc::new(Membership::new(id.clone())),
-            |earlier| Arc::clone(&earlier.membership),
-        );
-        let mut new = Vec::new();
-        let mut returned = Vec::new();
-        let mut names = HashSet::new();
-        let mut members = Vec::new();
-        for spec in servers {
-            if !names.insert(spec.id.clone()) {
-                return Err(PoolError::DuplicateServer(id, spec.id));
-            }
-            let key = (spec.id, spec.address);
-            let server = if let Some(server) = known.remove(&key) {
-                server
-            } else if let Some(server) = departed.remove(&key) {
-                returned.push(Arc::clone(&server));
-                server
-            } else {
-                let membership = Arc::downgrade(&membership);
-                let server = Arc::new(Server::new(key.0, key.1, active, passive, membership));
-                new.push(Arc::clone(&server));
-                server
-            };
-            members.push(Member {
-                server,
-                weight: spec.weight,
-                max_conns: spec.max_conns,
-                backup: spec.backup,
-            });
-        }
-        if members.is_empty() {
-            return Err(PoolError::Empty(id));
-        }
-        // Only now: an error above must leave the shared servers as they were.
-        if let Some(earlier) = earlier.filter(|earlier| earlier.pace.is_none()) {
-            // Whoever came back has had its whole share since, whether a pick saw it
-            // or not.
-            for member in earlier.members() {
-                member.server.end_beginning();
-            }
-        }
-        for server in returned {
-            server.come_back(active, passive);
-        }
-        for member in &members {
-            member.server.set_policies(active, passive);
-        }
-        let left = known.into_values().chain(departed.into_values());
-        let departed = left.filter(|server| server.in_flight() > 0);
-        if earlier.is_some() {
-            for server in new {
-                server.begin_slowly();
-            }
-        }
-        let servers = members.iter().map(|member| Arc::clone(&member.server));
-        membership.set_servers(servers.collect());
-        let pool = Self {
-            id,
-            membership,
-            panic: PanicPolicy::default(),
-            total_weight: members.iter().map(|m| u64::from(m.weight.get())).sum(),
-            all: Candidates::new(members.into()),
-            departed: departed.collect(),
-            balance: Balance::default(),
-            pace: Pace::new(Duration::ZERO),
-            slow_start: Duration::ZERO,
-            seed: AtomicU64::new(seed),
-        };
-        Ok(match earlier {
-            None => pool,
-            Some(earlier) => pool
-                .with_balance(earlier.balance)
-                .with_panic(earlier.panic)
-                .with_slow_start(earlier.slow_start),
-        })
+    fn publish(&self, membership: Membership) {
+        #[cfg(feature = "tokio")]
+        let members = membership.all.to_shared();
+        self.membership.store(Arc::new(membership));
+        #[cfg(feature = "tokio")]
+        self.members.send_replace(members);
     }
 
-    /// Its name.
+    /// The name of the upstream.
     pub const fn id(&self) -> &UpstreamId {
         &self.id
     }
 
-    /// How it chooses.
+    /// The balancing algorithm.
     pub const fn balance(&self) -> Balance {
         self.balance
     }
 
-    /// What is done while no server is available.
+    /// What happens to connections while no server is available.
     pub const fn panic(&self) -> PanicPolicy {
         self.panic
     }
 
     /// Whether no server is available, but at least one that is ejected or down would be
-    /// dialled with [`PanicPolicy::Dial`]. `max_conns` does not matter here, and servers
-    /// that are drained or in maintenance count as if they were not there.
+    /// dialled under [`PanicPolicy::Dial`]. Servers in drain or maint count as absent;
+    /// `max_conns` does not matter.
     pub fn is_panicking(&self) -> bool {
-        self.membership.is_panicking()
+        self.group.is_panicking()
     }
 
-    /// Tells when a server has become available or stopped to be: whether the pool is in
-    /// panic since.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn changes(&self) -> tokio::sync::watch::Receiver<bool> {
-        self.membership.changes()
-    }
-
-    /// Whether waiting may bring a candidate that is not available now: one is ejected or
-    /// down, or has become available and has room. Not so where the operator took all of
-    /// them out, or they are at `max_conns`.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn may_recover(&self, candidates: &Candidates) -> bool {
-        candidates.members.iter().any(|member| {
-            let server = &member.server;
-            let full = member.max_conns;
-            let full = full.is_some_and(|max| server.in_flight() >= max.get());
-            server.is_unhealthy() || (server.is_available() && !full)
-        })
-    }
-
-    /// How long a server takes to get its whole share.
+    /// The duration of slow start.
     pub const fn slow_start(&self) -> Duration {
         self.slow_start
     }
 
-    /// How far `server`, one of this pool's, has come at `now` if it is starting slowly
-    /// ([`Pool::with_slow_start`]). `None`: it may have its whole share, or cannot be
-    /// picked. Looking changes nothing.
+    /// Progress of `server`, a member, in slow start at `now`. `None`: the server may get its
+    /// whole share, or cannot be picked. Does not start or end slow start.
     pub fn slow_start_of(&self, server: &Server, now: Instant) -> Option<SlowStart> {
-        server.slow_start(now, self.pace)
+        server.slow_start(now, self.ramp)
     }
 
-    /// All members, in the order they were given.
-    pub fn members(&self) -> &[Member] {
-        self.all.members()
+    /// The present members, in the order of the last update.
+    pub fn members(&self) -> Arc<[Member]> {
+        self.membership.load().all.to_shared()
     }
 
-    /// The server of that name.
-    pub fn server(&self, name: &str) -> Option<&Arc<Server>> {
-        self.members()
-            .iter()
-            .map(|member| &member.server)
-            .find(|server| server.id().as_str() == name)
+    /// Servers that left the pool and still have connections.
+    pub fn departed(&self) -> Vec<Arc<Server>> {
+        self.membership.load().departed_in_use()
     }
 
-    /// All members as candidates.
+    /// The present member with that name.
+    pub fn server(&self, name: &str) -> Option<Arc<Server>> {
+        let membership = self.membership.load();
+        let mut members = membership.all.members().iter();
+        members
+            .find(|member| member.server.id().as_str() == name)
+            .map(|member| Arc::clone(&member.server))
+    }
+
+    /// All present members as candidates.
     pub fn all(&self) -> Candidates {
-        self.all.clone()
+        self.membership.load().all.clone()
     }
 
-    /// Those for which `allowed` holds, as candidates.
-    pub fn subset(&self, mut allowed: impl FnMut(&Server) -> bool) -> Candidates {
-        self.candidates(
-            self.members()
-                .iter()
-                .filter(|member| allowed(&member.server))
-                .cloned()
-                .collect(),
-        )
+    /// The present members that satisfy `is_allowed`, as candidates.
+    ///
+    /// Make them once for a client, not for each connection: with [`Balance::RoundRobin`]
+    /// every call begins a new round.
+    pub fn subset(&self, is_allowed: impl FnMut(&Server) -> bool) -> Candidates {
+        self.membership.load().subset(self, is_allowed)
     }
 
-    fn candidates(&self, members: Arc<[Member]>) -> Candidates {
-        let turns = (self.balance == Balance::RoundRobin).then(|| {
-            Arc::new(Turns::new(
-                members.iter().map(|member| member.weight),
-                self.next_seed(),
-            ))
+    /// The present members that `selector` selects.
+    pub fn candidates(&self, selector: &Selector) -> Candidates {
+        selector.resolve(self)
+    }
+
+    /// Notifies when a server becomes available or unavailable. The value is whether the pool
+    /// is in panic.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn panicking(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.group.panicking()
+    }
+
+    /// Notifies when the members change.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn watch_members(&self) -> tokio::sync::watch::Receiver<Arc<[Member]>> {
+        self.members.subscribe()
+    }
+
+    /// Whether waiting could make a candidate available: one is ejected or down, or has become
+    /// available and has room, or the pool has no members yet. Not if all are in drain or
+    /// maint, or at `max_conns`.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn may_recover(&self, candidates: &Candidates) -> bool {
+        let may_recover = candidates.members().iter().any(|member| {
+            let server = &member.server;
+            server.is_unhealthy() || (server.is_available() && !member.is_full())
         });
-        Candidates {
-            turns,
-            ..Candidates::new(members)
-        }
+        may_recover || self.membership.load().all.is_empty()
     }
-
-    /// Picks a candidate, as the pool's [`Balance`] has it, that is available at `now`
-    /// and not in `tried`, and counts the connection on it. Backups are looked at only
-    /// while no other candidate is available.
-    ///
-    /// Where none is available, with [`PanicPolicy::Dial`], an ejected candidate is
-    /// picked in the same way, and one that is down only if all candidates are. Those that
-    /// are drained or in maintenance never are.
-    ///
-    /// `None`: no candidate may be picked.
-    pub fn pick(&self, candidates: &Candidates, tried: &Tried, now: Instant) -> Option<Lease> {
-        let pick = |backup| match self.balance {
-            Balance::LeastConn => self.pick_least(candidates, tried, now, backup),
-            _ => self.pick_otherwise(candidates, tried, now, backup),
-        };
-        pick(false)
-            .or_else(|| pick(true))
-            .or_else(|| self.pick_last_resort(candidates, tried, now))
-    }
-
-    fn next_seed(&self) -> u64 {
-        draw(self.seed.fetch_add(1, Ordering::Relaxed), 0)
-    }
-}
-
-type ByName = HashMap<(ServerId, Address), Arc<Server>>;
-
-fn by_name<'a>(servers: impl IntoIterator<Item = &'a Arc<Server>>) -> ByName {
-    let servers = servers.into_iter().map(Arc::clone);
-    servers
-        .map(|server| ((server.id().clone(), server.address().clone()), server))
-        .collect()
 }
 
 #[cfg(test)]

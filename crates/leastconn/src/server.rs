@@ -1,8 +1,8 @@
-//! One server at run time: its connection count, its states, its health.
+//! One server at run time: connection count, states, health.
 //!
-//! Count and states share one atomic word, so that picking can test and count
-//! in a single compare-and-swap: a server that was drained before the swap is
-//! not picked after it, and a count never passes `max_conns`.
+//! Count and states share one atomic word, so that a pick tests and counts in a single
+//! compare-and-swap: a server that was drained before the swap is not picked after it, and a
+//! count never exceeds `max_conns`.
 
 mod group;
 mod outage;
@@ -12,99 +12,101 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use group::Membership;
+pub(crate) use group::ServerGroup;
 use outage::{Cause, Condition};
 pub use outage::{Failure, Outage};
 
 use crate::{
-    Address, AdminState,
-    balance::slow_start::{FULL, Pace},
+    Address,
+    balance::{
+        fnv1a,
+        slow_start::{FULL_SHARE, Ramp},
+    },
     health::{ActivePolicy, Availability, Health, PassivePolicy, Siblings},
-    spec::{ServerId, hash},
+    spec::{AdminState, ServerId},
     sync::{AtomicU64, Mutex, Ordering, lock},
 };
 
-/// Low half of the word: connections in flight.
+/// Lower half of the word: connections in flight.
 const IN_FLIGHT: u64 = 0xffff_ffff;
-/// The operator wants no new connections.
+/// Set by an operator: no new connections.
 const DRAIN: u64 = 1 << 32;
-/// The operator wants none at all.
+/// Set by an operator: no connections.
 const MAINT: u64 = 1 << 33;
-/// Probes say that it does not work.
+/// Health checks failed.
 const DOWN: u64 = 1 << 34;
-/// Connects failed: to be had only for a trial, see [`Server::try_acquire`].
+/// Connects failed. Picked only for a trial connection, see [`Server::try_acquire`].
 const EJECTED: u64 = 1 << 35;
-/// Some failure is remembered: a success has something to clear. Spares the
-/// lock of `condition` on each good connect to a healthy server.
+/// A failure is remembered that a successful connect has to clear. Saves a healthy server the
+/// lock of `condition` on each connect.
 const TROUBLED: u64 = 1 << 36;
-
-/// It is new to a running pool or came back, and begins slowly where its pool says
-/// so. The first pick that looks at it sets the time; see [`crate::balance::slow_start`].
-const SLOW: u64 = 1 << 37;
-
-/// It was dialled as a last resort since it was last available.
+/// In slow start, if the pool has one. The first pick that could choose the server starts the
+/// ramp; see [`crate::balance::slow_start`].
+const RAMPING: u64 = 1 << 37;
+/// Dialled as a last resort since it was last available.
 const LAST_RESORT: u64 = 1 << 38;
 
 const CLOSED: u64 = DRAIN | MAINT | DOWN;
 
-/// A server of a [`Pool`](crate::Pool).
+/// A server of a [`Pool`](crate::Pool), with its connection count, health and counters.
 ///
-/// It outlives the pool that it was made for: a [`Lease`](crate::Lease) holds
-/// it, and so may the next pool of a changed configuration, which then goes on
-/// with its counts and its health.
+/// It is shared by the pool, its [`Lease`](crate::Lease)s and a pool that succeeds it, and
+/// outlives its membership as long as one of them holds it.
 #[derive(Debug)]
 pub struct Server {
     word: AtomicU64,
     id: ServerId,
-    /// Of its name, for [`Balance::SourceHash`](crate::Balance::SourceHash).
-    hash: u64,
+    /// Hash of the name, for [`Balance::SourceHash`](crate::Balance::SourceHash).
+    name_hash: u64,
     address: Address,
     condition: Mutex<Condition>,
-    /// The servers of its upstream. Its pools keep it: without one, it is gone.
-    membership: Weak<Membership>,
-    /// With [`SLOW`]: when it was first looked at since, in nanoseconds after
-    /// `epoch` and one; 0: not yet.
-    looked_at: AtomicU64,
+    /// The servers of its upstream. Dangling once all pools of the upstream are dropped.
+    group: Weak<ServerGroup>,
+    /// While [`RAMPING`]: when the ramp started, as nanoseconds since `epoch` plus one.
+    /// Zero: not yet.
+    ramp_start: AtomicU64,
     epoch: OnceLock<Instant>,
     connections: AtomicU64,
     connect_failures: AtomicU64,
     #[cfg(feature = "tokio")]
     pub(crate) resolved: crate::net::resolve::Resolved,
-    /// When its last probe began that has ended.
+    /// Start of the last probe that has ended.
     #[cfg(feature = "tokio")]
     pub(crate) last_probe: Mutex<Option<Instant>>,
 }
 
-/// What a server looks like from outside, for status pages and metrics.
+/// A snapshot of a server's state, for status pages and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ServerStatus {
     /// Connections being dialled or open.
     pub in_flight: u32,
-    /// What the operator wants.
+    /// State set by an operator.
     pub admin: AdminState,
-    /// What health allows.
+    /// State according to health checks and connects.
     pub availability: Availability,
-    /// Connections that were opened to it since the start.
+    /// Successful connects since the server was created.
     pub connections: u64,
-    /// Connects to it that failed since the start.
+    /// Failed connects since the server was created.
     pub connect_failures: u64,
 }
 
-/// How far a server has come that gets to its share by and by; see
+/// Progress of a server in slow start; see
 /// [`Pool::slow_start_of`](crate::Pool::slow_start_of).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SlowStart {
-    /// What it may get of its share by weight of the connections that come: from a
-    /// tenth to less than 1.
+    /// The part of its share of new connections that the server may get: at least 0.1, less
+    /// than 1.
     pub share: f64,
-    /// How long until it may have its whole share. It does not get shorter before the
-    /// first pick that the server could have been in.
+    /// Time left until the whole share. Does not shrink before the first pick that could have
+    /// chosen the server.
     pub remaining: Duration,
 }
 
 impl ServerStatus {
-    /// Whether health, not the operator, lets it be picked.
+    /// Whether health checks and connects allow the server to be picked. The state set by an
+    /// operator does not matter here.
     pub fn is_up(&self) -> bool {
         self.availability == Availability::Up
     }
@@ -116,32 +118,32 @@ impl Server {
         address: Address,
         active: Option<ActivePolicy>,
         passive: PassivePolicy,
-        membership: Weak<Membership>,
+        group: Weak<ServerGroup>,
     ) -> Self {
         Self {
-            membership,
             word: AtomicU64::new(0),
-            hash: hash(id.as_str().as_bytes()),
+            name_hash: fnv1a(id.as_str().as_bytes()),
             id,
             address,
+            condition: Mutex::new(Condition::new(Health::new(active, passive))),
+            group,
+            ramp_start: AtomicU64::new(0),
+            epoch: OnceLock::new(),
+            connections: AtomicU64::new(0),
+            connect_failures: AtomicU64::new(0),
             #[cfg(feature = "tokio")]
             resolved: crate::net::resolve::Resolved::default(),
             #[cfg(feature = "tokio")]
             last_probe: Mutex::new(None),
-            condition: Mutex::new(Condition::new(Health::new(active, passive))),
-            looked_at: AtomicU64::new(0),
-            epoch: OnceLock::new(),
-            connections: AtomicU64::new(0),
-            connect_failures: AtomicU64::new(0),
         }
     }
 
-    /// Its name.
+    /// The name, unique within the upstream.
     pub const fn id(&self) -> &ServerId {
         &self.id
     }
 
-    /// Where it listens.
+    /// The address that connections are opened to.
     pub const fn address(&self) -> &Address {
         &self.address
     }
@@ -151,7 +153,7 @@ impl Server {
         count(self.word.load(Ordering::Relaxed))
     }
 
-    /// A snapshot of its state.
+    /// A snapshot of the state.
     pub fn status(&self) -> ServerStatus {
         let word = self.word.load(Ordering::Relaxed);
         ServerStatus {
@@ -167,95 +169,72 @@ impl Server {
         }
     }
 
-    /// Sets what the operator wants. Once this returns, a server in drain or
-    /// maint is picked no more.
+    /// Sets the administrative state. Once this returns, a server in drain or maint is not
+    /// picked any more.
     ///
-    /// A server that becomes ready after maint begins slowly where its pool says so
-    /// ([`Pool::with_slow_start`](crate::Pool::with_slow_start)), and so does one that
-    /// has no connection left after drain: it may have been started anew.
+    /// Two changes to ready begin slow start, if the pool has one: from maint, and from drain
+    /// without any connection left. In both cases the server may have been restarted.
     pub fn set_admin(&self, state: AdminState) {
         let flags = match state {
             AdminState::Ready => 0,
             AdminState::Drain => DRAIN,
             AdminState::Maint => MAINT,
         };
-        let comes_back =
+        let returns =
             |word| flags == 0 && (word & MAINT != 0 || (word & DRAIN != 0 && count(word) == 0));
-        if comes_back(self.word.load(Ordering::Relaxed)) {
-            // Before anybody sees the flag.
-            self.looked_at.store(0, Ordering::Relaxed);
+        if returns(self.word.load(Ordering::Relaxed)) {
+            self.reset_ramp();
         }
-        self.change(|word| {
-            let slow = if comes_back(word) { SLOW } else { 0 };
-            (word & !(DRAIN | MAINT)) | flags | slow
+        self.update(|word| {
+            let ramping = if returns(word) { RAMPING } else { 0 };
+            (word & !(DRAIN | MAINT)) | flags | ramping
         });
-        if let Some(membership) = self.membership.upgrade() {
-            membership.update();
+        if let Some(group) = self.group.upgrade() {
+            group.refresh();
         }
     }
 
-    /// Whatever it began before now, it has its whole share.
-    pub(crate) fn end_beginning(&self) {
-        self.change(|word| word & !SLOW);
-    }
-
-    /// It begins slowly where its pool says so, from the first pick on.
-    pub(crate) fn begin_slowly(&self) {
-        self.looked_at.store(0, Ordering::Relaxed);
-        self.change(|word| word | SLOW);
-    }
-
-    /// It was gone from its pool, and is back before the last of its connections has
-    /// ended: these count, and all else begins anew.
-    pub(crate) fn come_back(&self, active: Option<ActivePolicy>, passive: PassivePolicy) {
-        let mut condition = lock(&self.condition);
-        *condition = Condition::new(Health::new(active, passive));
-        // Before anybody sees the flag.
-        self.looked_at.store(0, Ordering::Relaxed);
-        self.change(|word| (word & IN_FLIGHT) | SLOW);
-    }
-
-    /// Since when it has been ejected or down, and why. `None` if it is up, or if the
-    /// failure was not described ([`Self::probe_failed`], [`Self::connect_failed_with`]).
+    /// When the server became ejected or down, and why. `None` if it is up, or if the failure
+    /// was reported without an error ([`Self::probed`], [`Self::connect_failed`]).
     pub fn outage(&self) -> Option<Outage> {
         lock(&self.condition).outage()
     }
 
-    /// A probe ended. Returns whether this changed [`ServerStatus::is_up`].
+    /// Records the outcome of a health check. Returns whether [`ServerStatus::is_up`] changed.
     pub fn probed(&self, success: bool) -> bool {
         self.with_health(Cause::Other, |health, siblings| {
             health.probed(success, siblings);
         })
     }
 
-    /// A probe failed with this error, which [`Self::outage`] shows if the server is down
-    /// then. Returns whether this changed [`ServerStatus::is_up`].
+    /// Records a failed health check; if the server is down afterwards, [`Self::outage`] shows
+    /// the error. Returns whether [`ServerStatus::is_up`] changed.
     pub fn probe_failed(&self, failure: Failure<'_>) -> bool {
         self.with_health(Cause::Probe(failure), |health, siblings| {
             health.probed(false, siblings);
         })
     }
 
-    /// A connect that began at `began` failed at `now`. Returns whether this changed
-    /// [`ServerStatus::is_up`].
+    /// Records a connect that began at `began` and failed at `now`. Returns whether
+    /// [`ServerStatus::is_up`] changed.
     pub fn connect_failed(&self, began: Instant, now: Instant) -> bool {
-        self.failed(began, now, Cause::Other)
+        self.record_failed_connect(began, now, Cause::Other)
     }
 
-    /// As [`Self::connect_failed`], with the error, which [`Self::outage`] shows if it
-    /// ejects the server.
+    /// Like [`Self::connect_failed`]; if this ejects the server, [`Self::outage`] shows the
+    /// error.
     pub fn connect_failed_with(&self, began: Instant, now: Instant, failure: Failure<'_>) -> bool {
-        self.failed(began, now, Cause::Connect(failure))
+        self.record_failed_connect(began, now, Cause::Connect(failure))
     }
 
-    fn failed(&self, began: Instant, now: Instant, cause: Cause<'_>) -> bool {
+    fn record_failed_connect(&self, began: Instant, now: Instant, cause: Cause<'_>) -> bool {
         self.connect_failures.fetch_add(1, Ordering::Relaxed);
         self.with_health(cause, |health, siblings| {
             health.connect_failed(began, now, siblings);
         })
     }
 
-    /// A connect succeeded. Returns whether this changed [`ServerStatus::is_up`].
+    /// Records a successful connect. Returns whether [`ServerStatus::is_up`] changed.
     pub fn connect_succeeded(&self) -> bool {
         self.connections.fetch_add(1, Ordering::Relaxed);
         if self.word.load(Ordering::Relaxed) & TROUBLED == 0 {
@@ -264,94 +243,81 @@ impl Server {
         self.with_health(Cause::Other, |health, _| health.connect_succeeded())
     }
 
-    /// Changes health with regard to the other servers, which cannot change theirs
-    /// meanwhile: two servers must not both be the last one that may be ejected.
+    /// Changes health while the health of the other servers is locked: two servers must not
+    /// both become the last one that may be ejected.
     fn with_health(&self, cause: Cause<'_>, change: impl FnOnce(&mut Health, Siblings)) -> bool {
-        match self.membership.upgrade() {
-            Some(membership) => membership.change(self, cause, change),
+        match self.group.upgrade() {
+            Some(group) => group.change(self, cause, change),
             None => {
                 self.change_health(cause, |health| change(health, Siblings::new(1, 0)))
-                    .0
+                    .is_up_changed
             }
         }
     }
 
-    /// Changes health and publishes what follows into the word. The lock is
-    /// held while publishing: two changes at once must not cross. Returns whether this
-    /// changed [`ServerStatus::is_up`], and whether a client that waits may care.
-    fn change_health(&self, cause: Cause<'_>, change: impl FnOnce(&mut Health)) -> (bool, bool) {
+    /// Changes health and publishes the result in the word. The lock is held while
+    /// publishing, so that concurrent changes are published in order.
+    fn change_health(&self, cause: Cause<'_>, change: impl FnOnce(&mut Health)) -> HealthChange {
         let mut condition = lock(&self.condition);
         let health = &condition.health;
-        let before = health.availability() == Availability::Up;
+        let was_up = health.availability() == Availability::Up;
         let was_troubled = health.is_troubled();
         condition.change(cause, change);
         let health = &condition.health;
-        let (flags, after) = match health.availability() {
+        let (flags, is_up) = match health.availability() {
             Availability::Up if health.is_troubled() => (TROUBLED, true),
             Availability::Up => (0, true),
             Availability::Ejected(_) => (EJECTED | TROUBLED, false),
             Availability::Down => (DOWN | TROUBLED, false),
         };
-        let slow = if after && !before {
-            // Before anybody sees the flag.
-            self.looked_at.store(0, Ordering::Relaxed);
-            SLOW
+        let ramping = if is_up && !was_up {
+            self.reset_ramp();
+            RAMPING
         } else {
             0
         };
-        let over = if after { LAST_RESORT } else { 0 };
-        self.change(|word| (word & !(DOWN | EJECTED | TROUBLED | over)) | flags | slow);
-        let recovered = was_troubled && !health.is_troubled();
-        (before != after, before != after || recovered)
+        let ended = if is_up { LAST_RESORT } else { 0 };
+        self.update(|word| (word & !(DOWN | EJECTED | TROUBLED | ended)) | flags | ramping);
+        HealthChange {
+            is_up_changed: was_up != is_up,
+            recovered: was_troubled && !health.is_troubled(),
+        }
     }
 
-    /// Whether it may be picked, as far as the operator and its health go.
+    /// Takes over the policies of a changed configuration.
+    pub(crate) fn set_policies(&self, active: Option<ActivePolicy>, passive: PassivePolicy) {
+        self.with_health(Cause::Other, |health, _| {
+            health.set_policies(active, passive);
+        });
+    }
+
+    /// The server left its pool and rejoins it before its last connection has ended. The
+    /// connections still count; everything else starts over.
+    pub(crate) fn revive(&self, active: Option<ActivePolicy>, passive: PassivePolicy) {
+        let mut condition = lock(&self.condition);
+        *condition = Condition::new(Health::new(active, passive));
+        self.reset_ramp();
+        self.update(|word| (word & IN_FLIGHT) | RAMPING);
+    }
+
+    /// Whether the server may be picked without being a last resort.
     pub(crate) fn is_available(&self) -> bool {
         self.word.load(Ordering::Acquire) & (CLOSED | EJECTED) == 0
     }
 
-    /// Whether only a last resort would pick it: it is ejected or down, and the operator
-    /// wants it to have connections.
+    /// Whether the server is ejected or down, and not drained or in maintenance: it could be
+    /// picked as a last resort.
     pub(crate) fn is_unhealthy(&self) -> bool {
         let word = self.word.load(Ordering::Acquire);
         word & (DRAIN | MAINT) == 0 && word & (DOWN | EJECTED) != 0
     }
 
-    /// Whether it is ready and not down; it may be ejected.
+    /// Whether the server is ready and not down. It may be ejected.
     pub(crate) fn is_not_down(&self) -> bool {
         self.word.load(Ordering::Acquire) & CLOSED == 0
     }
 
-    /// As [`Self::candidate`], for a last resort: an ejected server counts as available,
-    /// and a server that is down too if `down` is set.
-    pub(crate) fn last_resort(&self, down: bool) -> Option<Candidate> {
-        let word = self.word.load(Ordering::Acquire);
-        let closed = if down { DRAIN | MAINT } else { CLOSED };
-        let in_flight = count(word);
-        (word & closed == 0 && in_flight != u32::MAX).then_some(Candidate {
-            word,
-            in_flight,
-            reached: None,
-        })
-    }
-
-    /// Counts one more connection as a last resort, if nothing changed since `seen`.
-    /// Returns whether it did, and whether this is the first one since the server was
-    /// available.
-    pub(crate) fn try_acquire_last_resort(&self, seen: u64) -> (bool, bool) {
-        let unhealthy = seen & (DOWN | EJECTED) != 0;
-        let first = unhealthy && seen & LAST_RESORT == 0;
-        let mark = if first { LAST_RESORT } else { 0 };
-        let counted = self.word.compare_exchange(
-            seen,
-            (seen + 1) | mark,
-            Ordering::AcqRel,
-            Ordering::Relaxed,
-        );
-        (counted.is_ok(), first)
-    }
-
-    fn change(&self, to: impl Fn(u64) -> u64) {
+    fn update(&self, to: impl Fn(u64) -> u64) {
         let mut word = self.word.load(Ordering::Relaxed);
         while let Err(seen) =
             self.word
@@ -360,116 +326,118 @@ impl Server {
             word = seen;
         }
     }
+}
 
-    /// The word and the connections in flight, if the server may be picked at `now`.
-    /// One that is beginning slowly is passed over here, and `slow` set. A server that
-    /// is well pays for one test, the same as without slow start.
-    pub(crate) fn candidate(&self, now: Instant, slow: &mut bool) -> Option<(u64, u32)> {
+/// Slow start.
+impl Server {
+    /// Starts a ramp at the next pick that could choose the server.
+    pub(crate) fn start_ramp(&self) {
+        self.reset_ramp();
+        self.update(|word| word | RAMPING);
+    }
+
+    /// Ends the ramp: the server has its whole share.
+    pub(crate) fn end_ramp(&self) {
+        self.update(|word| word & !RAMPING);
+    }
+
+    /// Must come before [`RAMPING`] is set, or a pick would see the start of an old ramp.
+    fn reset_ramp(&self) {
+        self.ramp_start.store(0, Ordering::Relaxed);
+    }
+
+    /// Progress of slow start at `now`, without starting or ending the ramp. `None`: not in
+    /// slow start, or cannot be picked.
+    pub(crate) fn slow_start(&self, now: Instant, ramp: Ramp) -> Option<SlowStart> {
+        let word = self.word.load(Ordering::Acquire);
+        if word & (CLOSED | EJECTED) != 0 || word & RAMPING == 0 {
+            return None;
+        }
+        let elapsed = match (self.epoch.get(), self.ramp_start.load(Ordering::Relaxed)) {
+            (None, _) | (_, 0) => 0,
+            (Some(&epoch), start) => stamp(epoch, now).saturating_sub(start),
+        };
+        let (share, remaining) = ramp.progress(elapsed)?;
+        Some(SlowStart {
+            share: f64::from(share) / f64::from(FULL_SHARE),
+            remaining,
+        })
+    }
+
+    /// The share that the ramp has reached, starting it if this is the first pick. `None`: the
+    /// ramp has ended.
+    fn ramp_share(&self, now: Instant, ramp: Ramp) -> Option<u32> {
+        let now = stamp(*self.epoch.get_or_init(|| now), now);
+        let mut start = self.ramp_start.load(Ordering::Relaxed);
+        if start == 0 && !ramp.is_none() {
+            let started =
+                self.ramp_start
+                    .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+            start = started.err().unwrap_or(now);
+        }
+        ramp.share_after(now.saturating_sub(start))
+    }
+}
+
+/// Picking.
+impl Server {
+    /// The server if it may be picked at `now` and is not in slow start. Sets `ramping` if it
+    /// is.
+    pub(crate) fn steady(&self, now: Instant, ramping: &mut bool) -> Option<Candidate> {
         let word = self.word.load(Ordering::Acquire);
         let in_flight = count(word);
         if word & CLOSED != 0 || in_flight == u32::MAX {
             return None;
         }
-        if word & (EJECTED | SLOW) != 0 {
+        if word & (EJECTED | RAMPING) != 0 {
             if word & EJECTED == 0 {
-                *slow = true;
+                *ramping = true;
                 return None;
             }
-            // One connection at a time: no need to be slow besides.
+            // A trial is one connection at a time: slow start would add nothing.
             if !lock(&self.condition).health.trial_is_due(now) {
                 return None;
             }
         }
-        Some((word, in_flight))
+        Some(Candidate::steady(word, in_flight))
     }
 
-    /// As [`Self::candidate`], but with how far one that is beginning slowly has
-    /// come. One that has come as far as `pace` goes has its full share from now on.
-    pub(crate) fn candidate_at(&self, now: Instant, pace: Pace) -> Option<Candidate> {
-        let mut slow = false;
-        if let Some((word, in_flight)) = self.candidate(now, &mut slow) {
-            return Some(Candidate {
-                word,
-                in_flight,
-                reached: None,
-            });
+    /// Like [`Self::steady`], but includes a server in slow start. Ends the ramp of one that
+    /// has reached its end.
+    pub(crate) fn available(&self, now: Instant, ramp: Ramp) -> Option<Candidate> {
+        let mut ramping = false;
+        let steady = self.steady(now, &mut ramping);
+        if !ramping {
+            return steady;
         }
-        if !slow {
-            return None;
-        }
-        let Some(reached) = self.reached(now, pace) else {
-            self.end_beginning();
-            // What it is now, or slow again: then the next pick sees.
-            let (word, in_flight) = self.candidate(now, &mut slow)?;
-            return Some(Candidate {
-                word,
-                in_flight,
-                reached: None,
-            });
+        let Some(share) = self.ramp_share(now, ramp) else {
+            self.end_ramp();
+            // If another ramp has started meanwhile, the next pick will see it.
+            return self.steady(now, &mut ramping);
         };
         let word = self.word.load(Ordering::Acquire);
-        let open = word & CLOSED == 0 && count(word) != u32::MAX;
-        open.then_some(Candidate {
+        let is_open = word & CLOSED == 0 && count(word) != u32::MAX;
+        is_open.then_some(Candidate {
             word,
             in_flight: count(word),
-            reached: Some(reached),
+            ramp: Some(share),
         })
     }
 
-    /// How far a beginning has come; `None`: to its end.
-    fn reached(&self, now: Instant, pace: Pace) -> Option<u32> {
-        let epoch = *self.epoch.get_or_init(|| now);
-        let after = now.saturating_duration_since(epoch).as_nanos();
-        let after = u64::try_from(after).unwrap_or(u64::MAX).saturating_add(1);
-        let mut since = self.looked_at.load(Ordering::Relaxed);
-        if since == 0 && !pace.is_none() {
-            let first =
-                self.looked_at
-                    .compare_exchange(0, after, Ordering::Relaxed, Ordering::Relaxed);
-            since = first.err().unwrap_or(after);
-        }
-        pace.reached(after.saturating_sub(since))
-    }
-
-    /// The same for whoever only looks: it neither sets the clock nor ends anything.
-    /// `None` also while no pick could find it.
-    pub(crate) fn slow_start(&self, now: Instant, pace: Pace) -> Option<SlowStart> {
+    /// Like [`Self::available`] for a last resort: an ejected server may be picked, and with
+    /// `down` a server that is down, too.
+    pub(crate) fn last_resort(&self, down: bool) -> Option<Candidate> {
         let word = self.word.load(Ordering::Acquire);
-        if word & (CLOSED | EJECTED) != 0 || word & SLOW == 0 {
-            return None;
-        }
-        let passed = match (self.epoch.get(), self.looked_at.load(Ordering::Relaxed)) {
-            (None, _) | (_, 0) => 0,
-            (Some(&epoch), since) => {
-                let after = now.saturating_duration_since(epoch).as_nanos();
-                let after = u64::try_from(after).unwrap_or(u64::MAX).saturating_add(1);
-                after.saturating_sub(since)
-            }
-        };
-        let (reached, remaining) = pace.to_whole(passed)?;
-        Some(SlowStart {
-            share: f64::from(reached) / f64::from(FULL),
-            remaining,
-        })
+        let closed = if down { DRAIN | MAINT } else { CLOSED };
+        let in_flight = count(word);
+        (word & closed == 0 && in_flight != u32::MAX).then_some(Candidate::steady(word, in_flight))
     }
 
-    pub(crate) const fn hash(&self) -> u64 {
-        self.hash
-    }
-
-    /// Takes over policies of a changed configuration.
-    pub(crate) fn set_policies(&self, active: Option<ActivePolicy>, passive: PassivePolicy) {
-        self.with_health(Cause::Other, |health, _| {
-            health.set_policies(active, passive);
-        });
-    }
-
-    /// Counts one more connection, if nothing changed since `seen`.
+    /// Counts one more connection if nothing changed since `seen`.
     ///
-    /// On a server that is ejected this is its trial. The trial begins only
-    /// once the connection is counted: one that lost its swap to the end of an
-    /// old connection must not cost the server its turn. The lock, held over
-    /// both, lets one picker through.
+    /// On an ejected server this is the trial. It begins only once the connection is counted:
+    /// a trial that lost its compare-and-swap to the end of another connection must not delay
+    /// the next one. The lock is held over both, so only one trial begins.
     pub(crate) fn try_acquire(&self, seen: u64, now: Instant) -> bool {
         let count_one = || {
             self.word
@@ -487,29 +455,63 @@ impl Server {
         acquired
     }
 
+    /// Like [`Self::try_acquire`] for a last resort. Also returns whether this is the first
+    /// such connection since the server was last available.
+    pub(crate) fn try_acquire_last_resort(&self, seen: u64) -> (bool, bool) {
+        let is_unhealthy = seen & (DOWN | EJECTED) != 0;
+        let is_first = is_unhealthy && seen & LAST_RESORT == 0;
+        let mark = if is_first { LAST_RESORT } else { 0 };
+        let counted = self.word.compare_exchange(
+            seen,
+            (seen + 1) | mark,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+        (counted.is_ok(), is_first)
+    }
+
+    /// Gives back what [`Self::try_acquire`] counted.
     pub(crate) fn release(&self) {
         let before = self.word.fetch_sub(1, Ordering::AcqRel);
         debug_assert_ne!(count(before), 0, "a lease was released twice");
     }
+
+    pub(crate) const fn name_hash(&self) -> u64 {
+        self.name_hash
+    }
 }
 
-/// A server that may be picked, as it was seen.
+/// What a change of health did.
+#[derive(Clone, Copy, Debug)]
+struct HealthChange {
+    is_up_changed: bool,
+    /// All remembered failures were cleared.
+    recovered: bool,
+}
+
+/// A server that may be picked, at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
     pub(crate) word: u64,
     pub(crate) in_flight: u32,
-    /// How far a beginning has come, where [`FULL`] is its whole share.
-    pub(crate) reached: Option<u32>,
+    /// Progress of slow start, where [`FULL_SHARE`] is the whole share.
+    pub(crate) ramp: Option<u32>,
 }
 
 impl Candidate {
-    /// Its part of the share that its weight gives it, of [`FULL`] at most.
-    pub(crate) const fn part(&self) -> u32 {
-        match self.reached {
-            Some(reached) if reached < FULL => reached,
-            _ => FULL,
+    const fn steady(word: u64, in_flight: u32) -> Self {
+        Self {
+            word,
+            in_flight,
+            ramp: None,
         }
     }
+}
+
+/// Nanoseconds since `epoch` plus one, so that zero is free to mean "never".
+fn stamp(epoch: Instant, now: Instant) -> u64 {
+    let nanos = now.saturating_duration_since(epoch).as_nanos();
+    u64::try_from(nanos).unwrap_or(u64::MAX).saturating_add(1)
 }
 
 const fn count(word: u64) -> u32 {

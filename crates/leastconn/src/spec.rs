@@ -1,6 +1,6 @@
-//! What an upstream is made of: names, weights, and the states of a server.
+//! The description of an upstream: names, weights, servers and their administrative states.
 
-use std::{borrow::Borrow, fmt, net::IpAddr, num::NonZeroU32, sync::Arc};
+use std::{borrow::Borrow, fmt, num::NonZeroU32, sync::Arc};
 
 use crate::Address;
 
@@ -44,7 +44,7 @@ macro_rules! name {
 }
 
 name! {
-    /// The name of an upstream: a group of servers that do the same work.
+    /// The name of an upstream, a group of servers that do the same work.
     UpstreamId
 }
 name! {
@@ -52,22 +52,22 @@ name! {
     ServerId
 }
 name! {
-    /// Who a client is, for its limits: two connections with the same identity
-    /// share one token bucket and one count.
+    /// The identity of a client, for its limits: connections with the same identity share one
+    /// token bucket and one count.
     ClientId
 }
 
-/// A server's share of connections relative to its peers', 1 to 65,535.
+/// A server's share of connections relative to the other servers, 1 to 65,535.
 ///
-/// There is no weight 0: a server that is to get no new connections is drained.
+/// There is no weight 0: drain a server that should not get new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Weight(u16);
 
 impl Weight {
-    /// The weight of a server that states none.
+    /// The default weight.
     pub const ONE: Self = Self(1);
 
-    /// A weight, if it is 1 to 65,535.
+    /// `None` unless `weight` is 1 to 65,535.
     pub fn new(weight: u32) -> Option<Self> {
         u16::try_from(weight).ok().filter(|&w| w != 0).map(Self)
     }
@@ -84,46 +84,16 @@ impl Default for Weight {
     }
 }
 
-/// How a server is chosen among those that are available.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Balance {
-    /// The one with the fewest connections for its weight, exactly.
-    #[default]
-    LeastConn,
-    /// The one with fewer connections for its weight, of two that are drawn by weight.
-    P2c,
-    /// Each in its turn, by weight and without bursts.
-    RoundRobin,
-    /// Drawn by weight.
-    Random,
-    /// The same one for the same [`Source`], as long as it is available; sources
-    /// are spread by weight.
-    SourceHash,
-}
-
-impl Balance {
-    /// `least_conn`, `p2c`, `round_robin`, `random` or `source_hash`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::LeastConn => "least_conn",
-            Self::P2c => "p2c",
-            Self::RoundRobin => "round_robin",
-            Self::Random => "random",
-            Self::SourceHash => "source_hash",
-        }
-    }
-}
-
-/// What is done with connections while no server that they may use is available, but
+/// What happens to connections while none of the servers that they may use is available, but
 /// some are ejected or down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PanicPolicy {
-    /// Ejected servers are dialled, then those that are down: health may be wrong, and
-    /// there is nothing to lose.
+    /// Dial ejected servers, then servers that are down: the health information may be wrong,
+    /// and the alternative is to refuse.
     #[default]
     Dial,
-    /// They are refused.
+    /// Refuse the connections.
     Refuse,
 }
 
@@ -137,55 +107,15 @@ impl PanicPolicy {
     }
 }
 
-/// Where a connection comes from, for [`Balance::SourceHash`].
-///
-/// The hash has no secret in it: balancers side by side, and one that was started
-/// again, send a source to the same server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Source(u64);
-
-impl Source {
-    /// A source that is told from others by some bytes.
-    pub const fn of(bytes: &[u8]) -> Self {
-        Self(hash(bytes))
-    }
-
-    pub(crate) const fn key(self) -> u64 {
-        self.0
-    }
-}
-
-/// Each address is a source; an IPv4 address is the same one when it is written as
-/// an IPv6 address.
-impl From<IpAddr> for Source {
-    fn from(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => Self::of(&v4.octets()),
-            IpAddr::V6(v6) => Self::of(&v6.octets()),
-        }
-    }
-}
-
-/// FNV-1a. Not `std`'s hasher, which may be another one in the next release.
-pub(crate) const fn hash(bytes: &[u8]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325;
-    let mut at = 0;
-    while at < bytes.len() {
-        hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0100_0000_01b3);
-        at += 1;
-    }
-    hash
-}
-
-/// What an operator wants of a server.
+/// The administrative state of a server, set by an operator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AdminState {
-    /// It gets connections.
+    /// Gets connections.
     #[default]
     Ready,
-    /// It gets no new connections and keeps those it has.
+    /// Gets no new connections and keeps the open ones.
     Drain,
-    /// It gets none, and is not expected to work: probes say nothing about it.
+    /// Gets no connections and is expected not to work: it is not probed.
     Maint,
 }
 
@@ -200,23 +130,35 @@ impl AdminState {
     }
 }
 
-/// A server as configured.
+/// The description of a server.
+///
+/// ```
+/// use std::num::NonZeroU32;
+///
+/// use leastconn::{Address, ServerSpec, Weight};
+///
+/// let spec = ServerSpec::new("web1", "10.0.0.1:80".parse::<Address>()?)
+///     .weight(Weight::new(5).expect("not zero"))
+///     .max_conns(NonZeroU32::new(1_000));
+/// # Ok::<(), leastconn::AddressError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ServerSpec {
-    /// Its name.
+    /// The name, unique within the upstream.
     pub id: ServerId,
-    /// Where it listens.
+    /// The address that connections are opened to.
     pub address: Address,
-    /// Its share relative to its peers'.
+    /// Share of connections relative to the other servers.
     pub weight: Weight,
-    /// Connections it takes at once; `None`: as many as come.
+    /// Maximum of concurrent connections. `None`: unlimited.
     pub max_conns: Option<NonZeroU32>,
-    /// Used only while no server that is not a backup is available.
+    /// Whether the server is used only while no other server is available.
     pub backup: bool,
 }
 
 impl ServerSpec {
-    /// A server of weight 1, without a limit, that is not a backup.
+    /// A server of weight 1 that has no maximum and is not a backup.
     pub fn new(id: impl Into<ServerId>, address: impl Into<Address>) -> Self {
         Self {
             id: id.into(),
@@ -225,5 +167,26 @@ impl ServerSpec {
             max_conns: None,
             backup: false,
         }
+    }
+
+    /// Sets the share of connections relative to the other servers.
+    #[must_use]
+    pub const fn weight(mut self, weight: Weight) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// Sets the maximum of concurrent connections.
+    #[must_use]
+    pub fn max_conns(mut self, max_conns: impl Into<Option<NonZeroU32>>) -> Self {
+        self.max_conns = max_conns.into();
+        self
+    }
+
+    /// Sets whether the server is used only while no other server is available.
+    #[must_use]
+    pub const fn backup(mut self, backup: bool) -> Self {
+        self.backup = backup;
+        self
     }
 }

@@ -6,7 +6,7 @@ mod rig;
 
 use std::num::NonZeroU32;
 
-use leastconn::{BalanceError, ClientId, Limits, RateLimit, Reason, Refusal};
+use leastconn::{BalanceError, ClientId, Limits, RateLimit, Reason, Refusal, Selector};
 use leastconn_testkit::{
     Behaviour, Upstream,
     client::{read_line, read_to_close, roundtrip},
@@ -51,10 +51,7 @@ async fn five_hundred_at_once_spread_evenly_over_four_servers() {
 #[tokio::test]
 async fn a_client_over_its_rate_is_refused_and_told_when_to_come_back() {
     let upstream = Upstream::start(Behaviour::Echo).await;
-    let limits = Limits {
-        rate: RateLimit::new(0.001, count(2)),
-        max_conns: None,
-    };
+    let limits = Limits::default().rate(RateLimit::new(0.001, count(2)));
     let mut rig = Rig::start(builder([&upstream]).limits(limits)).await;
     let mut admitted = [rig.connect().await, rig.connect().await];
     for stream in &mut admitted {
@@ -81,7 +78,7 @@ async fn a_client_over_its_rate_is_refused_and_told_when_to_come_back() {
     let (outcome, ()) = tokio::join!(
         async {
             let client = ClientId::from("another");
-            let all = rig.balancer.all();
+            let all = Selector::all();
             rig.balancer.balance(connection, &client, &all).await
         },
         async {
@@ -95,10 +92,7 @@ async fn a_client_over_its_rate_is_refused_and_told_when_to_come_back() {
 #[tokio::test]
 async fn a_client_at_its_number_of_connections_is_refused_until_one_ends() {
     let upstream = Upstream::start(Behaviour::Echo).await;
-    let limits = Limits {
-        rate: None,
-        max_conns: Some(count(1)),
-    };
+    let limits = Limits::default().max_conns(Some(count(1)));
     let mut rig = Rig::start(builder([&upstream]).limits(limits)).await;
     let mut first = rig.connect().await;
     roundtrip(&mut first, b"ping").await.unwrap();
@@ -121,7 +115,10 @@ async fn a_client_gets_only_servers_it_is_allowed() {
         Upstream::start(Behaviour::Echo).await,
     ];
     let balancer = builder(&upstreams).build().unwrap();
-    let (client, allowed) = (ClientId::from("client2"), balancer.allow(["web1"]).unwrap());
+    let (client, allowed) = (
+        ClientId::from("client2"),
+        balancer.select(["web1"]).unwrap(),
+    );
     for _ in 0..10 {
         let (connection, mut stream) = tokio::net::UnixStream::pair().unwrap();
         let (outcome, ()) = tokio::join!(balancer.balance(connection, &client, &allowed), async {
@@ -130,7 +127,7 @@ async fn a_client_gets_only_servers_it_is_allowed() {
         assert_eq!(outcome.unwrap().server.as_str(), "web1");
     }
     assert_eq!(upstreams[0].accepted(), 0);
-    let none = balancer.allow([]).unwrap();
+    let none = balancer.select([]).unwrap();
     let (connection, _stream) = tokio::net::UnixStream::pair().unwrap();
     let error = balancer
         .balance(connection, &client, &none)

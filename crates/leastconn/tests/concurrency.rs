@@ -14,7 +14,7 @@ use std::{
 
 use leastconn::{
     AdminState, Balance, ClientId, Lease, Limiter, Limits, Pool, RateLimit, ServerSpec, Tried,
-    Weight, health::PassivePolicy,
+    Weight,
 };
 
 #[expect(
@@ -28,7 +28,12 @@ fn spec(number: usize) -> ServerSpec {
 }
 
 fn pool(servers: impl IntoIterator<Item = ServerSpec>) -> Pool {
-    Pool::new("pool", servers, None, PassivePolicy::default(), 7).unwrap()
+    pool_by(Balance::LeastConn, servers)
+}
+
+fn pool_by(balance: Balance, servers: impl IntoIterator<Item = ServerSpec>) -> Pool {
+    let pool = Pool::builder("pool").servers(servers).balance(balance);
+    pool.seed(7).build().unwrap()
 }
 
 fn pick(pool: &Pool) -> Option<Lease> {
@@ -36,8 +41,11 @@ fn pick(pool: &Pool) -> Option<Lease> {
 }
 
 fn in_flight(pool: &Pool) -> Vec<u32> {
-    let members = pool.members().iter();
-    members.map(|member| member.server.in_flight()).collect()
+    let members = pool.members();
+    members
+        .iter()
+        .map(|member| member.server.in_flight())
+        .collect()
 }
 
 /// Runs `run` on each of `threads` threads, all of which start at once.
@@ -79,10 +87,7 @@ fn with_weights_each_is_within_one_connection_of_its_share() {
         weights
             .iter()
             .enumerate()
-            .map(|(number, &weight)| ServerSpec {
-                weight: Weight::new(weight).unwrap(),
-                ..spec(number)
-            }),
+            .map(|(number, &weight)| spec(number).weight(Weight::new(weight).unwrap())),
     );
     for connections in [500, 331, 80, 7] {
         let counts = spread(&pool, connections);
@@ -127,16 +132,13 @@ fn picks_that_are_held_differ_by_at_most_one() {
 fn turns_are_exact_for_any_number_of_threads() {
     let weights = [1u32, 2, 5, 2];
     for threads in [2, 8] {
-        let pool = pool(
+        let pool = pool_by(
+            Balance::RoundRobin,
             weights
                 .iter()
                 .enumerate()
-                .map(|(number, &weight)| ServerSpec {
-                    weight: Weight::new(weight).unwrap(),
-                    ..spec(number)
-                }),
-        )
-        .with_balance(Balance::RoundRobin);
+                .map(|(number, &weight)| spec(number).weight(Weight::new(weight).unwrap())),
+        );
         let _held = at_once(threads, |_| -> Vec<Lease> {
             (0..100).map(|_| pick(&pool).unwrap()).collect()
         });
@@ -153,11 +155,10 @@ fn a_full_pool_holds_what_it_may_whatever_the_balance() {
         Balance::Random,
         Balance::SourceHash,
     ] {
-        let pool = pool((0..4).map(|number| ServerSpec {
-            max_conns: NonZeroU32::new(5),
-            ..spec(number)
-        }))
-        .with_balance(balance);
+        let pool = pool_by(
+            balance,
+            (0..4).map(|number| spec(number).max_conns(NonZeroU32::new(5))),
+        );
         let leases = at_once(40, |_| pick(&pool));
         assert_eq!(leases.iter().flatten().count(), 20, "{balance:?}");
         assert_eq!(in_flight(&pool), [5; 4]);
@@ -166,10 +167,7 @@ fn a_full_pool_holds_what_it_may_whatever_the_balance() {
 
 #[test]
 fn max_conns_is_never_exceeded() {
-    let pool = pool((0..3).map(|number| ServerSpec {
-        max_conns: NonZeroU32::new(2),
-        ..spec(number)
-    }));
+    let pool = pool((0..3).map(|number| spec(number).max_conns(NonZeroU32::new(2))));
     let open: [AtomicUsize; 3] = Default::default();
     at_once(8, |_| {
         for _ in 0..2_000 {
@@ -185,10 +183,7 @@ fn max_conns_is_never_exceeded() {
 
 #[test]
 fn a_full_pool_holds_exactly_what_it_may() {
-    let pool = pool((0..4).map(|number| ServerSpec {
-        max_conns: NonZeroU32::new(5),
-        ..spec(number)
-    }));
+    let pool = pool((0..4).map(|number| spec(number).max_conns(NonZeroU32::new(5))));
     let leases = at_once(40, |_| pick(&pool));
     assert_eq!(leases.iter().flatten().count(), 20);
     assert_eq!(in_flight(&pool), [5; 4]);
@@ -230,10 +225,7 @@ fn a_drained_server_is_not_picked_once_drain_returned() {
 fn limits_hold_against_threads_that_ask_at_once() {
     let limiter = Limiter::new(10, *NOW);
     let alice = ClientId::from("alice");
-    let burst = Limits {
-        rate: RateLimit::new(1e-6, NonZeroU32::new(100).unwrap()),
-        max_conns: None,
-    };
+    let burst = Limits::default().rate(RateLimit::new(1e-6, NonZeroU32::new(100).unwrap()));
     let ask = |limits: &Limits| limiter.admit(&alice, limits, *NOW).ok();
     let permits = at_once(8, |_| {
         (0..50).filter_map(|_| ask(&burst)).collect::<Vec<_>>()
@@ -241,10 +233,7 @@ fn limits_hold_against_threads_that_ask_at_once() {
     assert_eq!(permits.iter().flatten().count(), 100);
     drop(permits);
 
-    let few = Limits {
-        rate: None,
-        max_conns: NonZeroU32::new(3),
-    };
+    let few = Limits::default().max_conns(NonZeroU32::new(3));
     let open = AtomicUsize::new(0);
     at_once(8, |_| {
         for _ in 0..2_000 {

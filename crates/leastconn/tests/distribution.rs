@@ -13,7 +13,8 @@ use std::{
 };
 
 use leastconn::{
-    AdminState, Balance, Candidates, Lease, PanicPolicy, Pool, ServerSpec, Source, Tried, Weight,
+    AdminState, Balance, Candidates, Lease, PanicPolicy, PickRequest, Pool, ServerSpec, Source,
+    Tried, Weight,
     health::{PassivePolicy, Ratio},
 };
 use proptest::prelude::*;
@@ -34,16 +35,16 @@ const ALL: [Balance; 5] = [
 
 /// Servers named by their numbers, with these weights.
 fn specs(weights: &[u32]) -> Vec<ServerSpec> {
-    let spec = |(number, &weight): (usize, &u32)| ServerSpec {
-        weight: Weight::new(weight).unwrap(),
-        ..ServerSpec::new(number.to_string(), SocketAddr::from(([127, 0, 0, 1], 80)))
+    let spec = |(number, &weight): (usize, &u32)| {
+        ServerSpec::new(number.to_string(), SocketAddr::from(([127, 0, 0, 1], 80)))
+            .weight(Weight::new(weight).unwrap())
     };
     weights.iter().enumerate().map(spec).collect()
 }
 
 fn pool(balance: Balance, servers: Vec<ServerSpec>, seed: u64) -> Pool {
-    let pool = Pool::new("pool", servers, None, PassivePolicy::default(), seed);
-    pool.unwrap().with_balance(balance)
+    let pool = Pool::builder("pool").servers(servers).balance(balance);
+    pool.seed(seed).build().unwrap()
 }
 
 fn number(lease: &Lease) -> usize {
@@ -54,6 +55,11 @@ fn pick(pool: &Pool, candidates: &Candidates) -> Option<Lease> {
     pool.pick(candidates, &Tried::default(), *NOW)
 }
 
+fn pick_from(pool: &Pool, candidates: &Candidates, source: IpAddr) -> Option<Lease> {
+    let request = PickRequest::new(*NOW).source(Source::from(source));
+    pool.pick_for(candidates, &request)
+}
+
 /// From each of so many addresses.
 fn sources(count: u32) -> impl Iterator<Item = IpAddr> {
     (0..count).map(|n| Ipv4Addr::from(0x0a00_0000 + n).into())
@@ -62,7 +68,7 @@ fn sources(count: u32) -> impl Iterator<Item = IpAddr> {
 /// Where each source goes: picked once, and given back at once.
 fn mapped(pool: &Pool, candidates: &Candidates, count: u32) -> Vec<usize> {
     sources(count)
-        .map(|source| number(&pick(pool, &candidates.from_source(source)).unwrap()))
+        .map(|source| number(&pick_from(pool, candidates, source).unwrap()))
         .collect()
 }
 
@@ -167,7 +173,9 @@ fn only_the_sources_of_a_server_that_goes_move_and_they_come_back() {
 fn a_server_that_is_added_takes_sources_from_all_and_moves_none_between_others() {
     let before = pool(Balance::SourceHash, specs(&[1, 1, 1]), 1);
     let after = before
-        .succeed(specs(&[1, 1, 1, 1]), None, PassivePolicy::default())
+        .successor()
+        .servers(specs(&[1, 1, 1, 1]))
+        .build()
         .unwrap();
     let (was, is) = (
         mapped(&before, &before.all(), 20_000),
@@ -184,17 +192,22 @@ fn a_server_that_is_added_takes_sources_from_all_and_moves_none_between_others()
 fn a_source_whose_server_fails_goes_to_the_one_that_it_would_have_without_it() {
     let pool = pool(Balance::SourceHash, specs(&[1, 1, 1, 1]), 1);
     for source in sources(200) {
-        let candidates = pool.all().from_source(source);
         let mut tried = Tried::default();
         let mut order = Vec::new();
-        while let Some(lease) = pool.pick(&candidates, &tried, *NOW) {
+        let pick = |tried: &Tried| {
+            let request = PickRequest::new(*NOW)
+                .tried(tried)
+                .source(Source::from(source));
+            pool.pick_for(&pool.all(), &request)
+        };
+        while let Some(lease) = pick(&tried) {
             order.push(number(&lease));
             tried.add(lease);
         }
         assert_eq!(order.len(), 4);
         let down = pool.server(&order[0].to_string()).unwrap();
         down.set_admin(AdminState::Maint);
-        assert_eq!(number(&pick(&pool, &candidates).unwrap()), order[1]);
+        assert_eq!(number(&pick(&Tried::default()).unwrap()), order[1]);
         down.set_admin(AdminState::Ready);
     }
 }
@@ -341,8 +354,7 @@ proptest! {
             // Any number of servers may be ejected, and then they are not used.
             let mut passive = PassivePolicy::default();
             passive.max_ejected = Ratio::ALL;
-            let pool = Pool::new("pool", all, None, passive, seed).unwrap();
-            let pool = pool.with_balance(balance).with_panic(PanicPolicy::Refuse);
+            let pool = Pool::builder("pool").servers(all).passive(passive).balance(balance).panic(PanicPolicy::Refuse).seed(seed).build().unwrap();
             for (member, &(.., state)) in pool.members().iter().zip(&servers) {
                 match state {
                     0 => member.server.set_admin(AdminState::Drain),
@@ -364,7 +376,7 @@ proptest! {
                 if may.is_empty() {
                     may = free(true);
                 }
-                let lease = pick(&pool, &pool.all().from_source(source));
+                let lease = pick_from(&pool, &pool.all(), source);
                 prop_assert_eq!(lease.is_some(), !may.is_empty(), "{:?}", balance);
                 if let Some(lease) = lease {
                     let number = number(&lease);
@@ -383,8 +395,9 @@ proptest! {
 fn the_same_seed_gives_the_same_sequence() {
     let run = |balance, seed| -> Vec<usize> {
         let pool = pool(balance, specs(&[1, 2, 1, 3, 1]), seed);
-        let all = pool.all().from_source(IpAddr::from(Ipv4Addr::LOCALHOST));
-        let leases: Vec<_> = (0..60).map(|_| pick(&pool, &all).unwrap()).collect();
+        let (all, source) = (pool.all(), IpAddr::from(Ipv4Addr::LOCALHOST));
+        let pick = |_| pick_from(&pool, &all, source).unwrap();
+        let leases: Vec<_> = (0..60).map(pick).collect();
         leases.iter().map(number).collect()
     };
     for balance in ALL {
@@ -400,11 +413,13 @@ fn a_changed_way_to_balance_keeps_servers_and_counts() {
     let mut held = Vec::new();
     for balance in ALL.into_iter().chain([Balance::LeastConn]) {
         pool = pool
-            .succeed(specs(&[1, 1, 1]), None, PassivePolicy::default())
-            .unwrap()
-            .with_balance(balance);
+            .successor()
+            .servers(specs(&[1, 1, 1]))
+            .balance(balance)
+            .build()
+            .unwrap();
         held.extend((0..30).map(|_| pick(&pool, &pool.all()).unwrap()));
-        let next = pool.succeed(specs(&[1, 1, 1]), None, PassivePolicy::default());
+        let next = pool.successor().servers(specs(&[1, 1, 1])).build();
         assert_eq!(
             next.unwrap().balance(),
             balance,
@@ -414,7 +429,7 @@ fn a_changed_way_to_balance_keeps_servers_and_counts() {
         for lease in &held {
             *by_server.entry(number(lease)).or_default() += 1;
         }
-        for member in pool.members() {
+        for member in pool.members().iter() {
             let number = member.server.id().as_str().parse::<usize>().unwrap();
             let has = by_server.get(&number).copied().unwrap_or(0);
             assert_eq!(member.server.in_flight(), has);

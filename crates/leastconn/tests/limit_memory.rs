@@ -35,10 +35,9 @@ fn a_million_identities_fit_and_are_forgotten_once_idle() {
         reason = "there is no other way to an Instant; only differences matter"
     )]
     let epoch = Instant::now();
-    let limits = Limits {
-        rate: RateLimit::new(1.0, NonZeroU32::MIN),
-        max_conns: NonZeroU32::new(1),
-    };
+    let limits = Limits::default()
+        .rate(RateLimit::new(1.0, NonZeroU32::MIN))
+        .max_conns(NonZeroU32::new(1));
     let before = ALLOCATED.current_usage();
     // A shard is full by chance before the table is: leave it some room.
     let limiter = Limiter::new(IDENTITIES * 11 / 10, epoch);

@@ -19,8 +19,8 @@ use std::{
 };
 
 use leastconn::{
-    AdminState, Balance, Candidates, ClientId, Lease, Limiter, Limits, PanicPolicy, Permit, Pool,
-    RateLimit, Refusal, ServerSpec, Tried,
+    AdminState, Balance, Candidates, ClientId, Lease, Limiter, Limits, PanicPolicy, Permit,
+    PickRequest, Pool, RateLimit, Refusal, ServerSpec, Source, Tried,
     health::{ActivePolicy, PassivePolicy, Ratio},
 };
 use loom::thread;
@@ -53,8 +53,13 @@ impl Setup {
     }
 
     fn seeded(servers: impl IntoIterator<Item = ServerSpec>, seed: u64) -> Self {
-        let pool = Pool::new("pool", servers, None, eject_all(), seed).unwrap();
-        let pool = pool.with_panic(PanicPolicy::Refuse);
+        let pool = Pool::builder("pool")
+            .servers(servers)
+            .passive(eject_all())
+            .panic(PanicPolicy::Refuse)
+            .seed(seed)
+            .build()
+            .unwrap();
         let all = pool.all();
         let pool = Arc::new(pool);
         Self { pool, all }
@@ -62,16 +67,20 @@ impl Setup {
 
     /// The same servers, chosen in another way.
     fn by(servers: impl IntoIterator<Item = ServerSpec>, balance: Balance) -> Self {
-        let pool = Pool::new("pool", servers, None, PassivePolicy::default(), 7).unwrap();
-        let pool = Arc::new(pool.with_balance(balance));
-        let all = pool
-            .all()
-            .from_source(std::net::IpAddr::from([127, 0, 0, 1]));
+        let pool = Pool::builder("pool")
+            .servers(servers)
+            .balance(balance)
+            .seed(7)
+            .build();
+        let pool = Arc::new(pool.unwrap());
+        let all = pool.all();
         Self { pool, all }
     }
 
     fn pick(&self, now: Instant) -> Option<Lease> {
-        self.pool.pick(&self.all, &Tried::default(), now)
+        let source = Source::from(std::net::IpAddr::from([127, 0, 0, 1]));
+        let request = PickRequest::new(now).source(source);
+        self.pool.pick_for(&self.all, &request)
     }
 
     fn spawn<T: 'static>(&self, run: impl FnOnce(Self) -> T + 'static) -> thread::JoinHandle<T> {
@@ -122,10 +131,7 @@ fn picks_at_once_leave_no_difference_over_one() {
 #[test]
 fn max_conns_holds_against_picks_at_once() {
     loom::model(|| {
-        let setup = Setup::new([ServerSpec {
-            max_conns: NonZeroU32::new(1),
-            ..spec("a")
-        }]);
+        let setup = Setup::new([spec("a").max_conns(NonZeroU32::new(1))]);
         let other = setup.spawn(|setup| setup.pick(at(0)));
         let one = setup.pick(at(0));
         let two = other.join().unwrap();
@@ -158,10 +164,7 @@ fn max_conns_holds_against_picks_at_once_whatever_the_balance() {
         Balance::SourceHash,
     ] {
         loom::model(move || {
-            let one = |name| ServerSpec {
-                max_conns: NonZeroU32::new(1),
-                ..spec(name)
-            };
+            let one = |name| spec(name).max_conns(NonZeroU32::new(1));
             let setup = Setup::by([one("a"), one("b")], balance);
             let other = setup.spawn(|setup| setup.pick(at(0)));
             let held = (setup.pick(at(0)), other.join().unwrap());
@@ -175,8 +178,13 @@ fn max_conns_holds_against_picks_at_once_whatever_the_balance() {
 #[test]
 fn a_beginning_that_two_see_at_once_begins_once_and_ends() {
     with_few_switches(|| {
-        let pool = Pool::new("pool", [spec("a")], None, PassivePolicy::default(), 7).unwrap();
-        let pool = Arc::new(pool.with_slow_start(Duration::from_secs(10)));
+        let pool = Pool::builder("pool")
+            .servers([spec("a")])
+            .slow_start(Duration::from_secs(10))
+            .seed(7)
+            .build()
+            .unwrap();
+        let pool = Arc::new(pool);
         let all = pool.all();
         let setup = Setup { pool, all };
         let server = &setup.pool.members()[0].server;
@@ -292,7 +300,11 @@ fn health_and_drain_at_once_lose_neither() {
 fn failures_at_once_eject_half_of_the_servers() {
     loom::model(|| {
         let servers = [spec("a"), spec("b")];
-        let pool = Pool::new("pool", servers, None, PassivePolicy::default(), 7).unwrap();
+        let pool = Pool::builder("pool")
+            .servers(servers)
+            .seed(7)
+            .build()
+            .unwrap();
         let all = pool.all();
         let setup = Setup {
             pool: Arc::new(pool),
@@ -315,7 +327,12 @@ fn failures_at_once_eject_half_of_the_servers() {
 #[test]
 fn last_resorts_at_once_are_all_counted() {
     loom::model(|| {
-        let pool = Pool::new("pool", [spec("a")], None, eject_all(), 7).unwrap();
+        let pool = Pool::builder("pool")
+            .servers([spec("a")])
+            .passive(eject_all())
+            .seed(7)
+            .build()
+            .unwrap();
         let all = pool.all();
         let setup = Setup {
             pool: Arc::new(pool),
@@ -337,11 +354,14 @@ fn last_resorts_at_once_are_all_counted() {
 fn a_pick_beside_a_recovery_finds_the_server() {
     for down in [false, true] {
         loom::model(move || {
-            let active = ActivePolicy {
-                rise: NonZeroU32::MIN,
-                fall: NonZeroU32::MIN,
-            };
-            let pool = Pool::new("pool", [spec("a")], Some(active), eject_all(), 7).unwrap();
+            let active = ActivePolicy::new(NonZeroU32::MIN, NonZeroU32::MIN);
+            let pool = Pool::builder("pool")
+                .servers([spec("a")])
+                .active(active)
+                .passive(eject_all())
+                .seed(7)
+                .build()
+                .unwrap();
             let all = pool.all();
             let setup = Setup {
                 pool: Arc::new(pool),
@@ -381,7 +401,10 @@ fn at_the_boundary_of_the_rate_one_of_two_is_admitted() {
     loom::model(|| {
         let rate = RateLimit::new(1.0, NonZeroU32::MIN);
         let max_conns = None;
-        assert_eq!(two_admit(Limits { rate, max_conns }), 1);
+        assert_eq!(
+            two_admit(Limits::default().rate(rate).max_conns(max_conns)),
+            1
+        );
     });
 }
 
@@ -390,17 +413,17 @@ fn at_the_boundary_of_max_conns_one_of_two_is_admitted() {
     loom::model(|| {
         let max_conns = NonZeroU32::new(1);
         let rate = None;
-        assert_eq!(two_admit(Limits { rate, max_conns }), 1);
+        assert_eq!(
+            two_admit(Limits::default().rate(rate).max_conns(max_conns)),
+            1
+        );
     });
 }
 
 #[test]
 fn a_permit_that_drops_beside_admission_and_sweep_leaves_the_count_true() {
     loom::model(|| {
-        let limits = Limits {
-            rate: None,
-            max_conns: NonZeroU32::new(2),
-        };
+        let limits = Limits::default().max_conns(NonZeroU32::new(2));
         let limiter = Arc::new(Limiter::new(1, at(0)));
         let held = admit(&limiter, limits, at(0)).unwrap();
         let drops = thread::spawn(move || drop(held));

@@ -13,8 +13,9 @@ use std::{
 };
 
 use leastconn::{
-    Candidates, Limiter, Limits, Pool, RateLimit, Reason, ServerSpec, Tried, UnknownServer,
-    health::{ActivePolicy, PassivePolicy},
+    Candidates, Limiter, Limits, Pool, RateLimit, Reason, Selector, ServerSpec, Tried,
+    UnknownServer,
+    health::ActivePolicy,
     net::{Check, ConnectPolicy, Probe, connect, now},
 };
 use leastconn_testkit::{
@@ -40,18 +41,22 @@ async fn seed_counts_after_dialling() {
         .iter()
         .enumerate()
         .map(|(number, upstream)| ServerSpec::new(format!("web{number}"), upstream.addr()));
-    let pool = Pool::new("web", servers, None, PassivePolicy::default(), 7).unwrap();
+    let pool = Pool::builder("web")
+        .servers(servers)
+        .seed(7)
+        .build()
+        .unwrap();
     let pool = std::sync::Arc::new(pool);
     let mut dialling = tokio::task::JoinSet::new();
     for _ in 0..200 {
         let pool = std::sync::Arc::clone(&pool);
         dialling.spawn(async move {
             let policy = ConnectPolicy::default();
-            connect(&pool, &pool.all(), &policy).await.unwrap()
+            connect(&pool, &Selector::all(), &policy).await.unwrap()
         });
     }
     let connected = within(DEADLINE, "200 connections", dialling.join_all()).await;
-    for member in pool.members() {
+    for member in pool.members().iter() {
         assert_eq!(member.server.in_flight(), 50);
     }
     drop(connected);
@@ -61,7 +66,7 @@ async fn seed_counts_after_dialling() {
     let leases: Vec<_> = (0..4)
         .map(|_| pool.pick(&all, &Tried::default(), now()).unwrap())
         .collect();
-    for member in pool.members() {
+    for member in pool.members().iter() {
         assert_eq!(member.server.in_flight(), 1);
     }
     drop(leases);
@@ -132,19 +137,12 @@ async fn seed_checks_health_first_after_ten_seconds() {
         Upstream::start(Behaviour::Echo).await,
     );
     dead.stop(OpenConnections::Close).await;
-    let check = Check {
-        probe: Probe::Tcp {
-            send: None,
-            expect: None,
-        },
-        port: None,
-        interval: Duration::from_secs(10),
-        timeout: Duration::from_secs(1),
-    };
-    let policy = ActivePolicy {
-        rise: NonZeroU32::new(2).unwrap(),
-        fall: NonZeroU32::new(3).unwrap(),
-    };
+    let mut check = Check::new(Probe::Tcp {
+        send: None,
+        expect: None,
+    });
+    check.interval = Duration::from_secs(10);
+    let policy = ActivePolicy::new(NonZeroU32::new(2).unwrap(), NonZeroU32::new(3).unwrap());
     let started = now();
     let balancer = builder([&dead, &well])
         .health_check(check, policy)
@@ -171,7 +169,7 @@ async fn seed_checks_health_first_after_ten_seconds() {
 async fn seed_crashes_on_an_allowed_upstream_that_is_not_configured() {
     let upstream = Upstream::start(Behaviour::Echo).await;
     let balancer = builder([&upstream]).build().unwrap();
-    let error = balancer.allow(["web0", "webapp9"]).unwrap_err();
+    let error = balancer.select(["web0", "webapp9"]).unwrap_err();
     assert_eq!(error, UnknownServer("webapp9".to_owned()));
     assert_eq!(error.to_string(), "there is no server named `webapp9`");
 }
@@ -181,10 +179,7 @@ async fn seed_crashes_on_an_allowed_upstream_that_is_not_configured() {
 fn seed_never_forgets_a_clients_bucket() {
     let start: Instant = now();
     let limiter = Limiter::new(1_000_000, start);
-    let limits = Limits {
-        rate: RateLimit::new(20.0, NonZeroU32::new(20).unwrap()),
-        max_conns: None,
-    };
+    let limits = Limits::default().rate(RateLimit::new(20.0, NonZeroU32::new(20).unwrap()));
     for client in 0..10_000 {
         let client = format!("client{client}").into();
         drop(limiter.admit(&client, &limits, start).unwrap());

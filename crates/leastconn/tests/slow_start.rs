@@ -9,9 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leastconn::{
-    AdminState, Balance, Lease, Pool, ServerSpec, Tried, Weight, health::PassivePolicy,
-};
+use leastconn::{AdminState, Balance, Lease, PickRequest, Pool, ServerSpec, Source, Weight};
 
 #[expect(
     clippy::disallowed_methods,
@@ -22,9 +20,9 @@ static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 const SLOW: Duration = Duration::from_secs(60);
 
 fn specs(weights: &[u32]) -> Vec<ServerSpec> {
-    let spec = |(number, &weight): (usize, &u32)| ServerSpec {
-        weight: Weight::new(weight).unwrap(),
-        ..ServerSpec::new(number.to_string(), SocketAddr::from(([127, 0, 0, 1], 80)))
+    let spec = |(number, &weight): (usize, &u32)| {
+        ServerSpec::new(number.to_string(), SocketAddr::from(([127, 0, 0, 1], 80)))
+            .weight(Weight::new(weight).unwrap())
     };
     weights.iter().enumerate().map(spec).collect()
 }
@@ -42,9 +40,23 @@ struct Site {
 
 impl Site {
     fn new(balance: Balance, weights: &[u32], a_second: u32, lives: Duration) -> Self {
-        let pool = Pool::new("pool", specs(weights), None, PassivePolicy::default(), 5);
+        Self::with_slow_start(SLOW, balance, weights, a_second, lives)
+    }
+
+    fn with_slow_start(
+        slow_start: Duration,
+        balance: Balance,
+        weights: &[u32],
+        a_second: u32,
+        lives: Duration,
+    ) -> Self {
+        let pool = Pool::builder("pool")
+            .servers(specs(weights))
+            .balance(balance)
+            .slow_start(slow_start)
+            .seed(5);
         Self {
-            pool: pool.unwrap().with_balance(balance).with_slow_start(SLOW),
+            pool: pool.build().unwrap(),
             now: *START,
             gap: Duration::from_secs(1) / a_second,
             lives,
@@ -63,8 +75,8 @@ impl Site {
             }
             self.arrived += 1;
             let source = IpAddr::from(Ipv4Addr::from(self.arrived));
-            let all = self.pool.all().from_source(source);
-            let lease = self.pool.pick(&all, &Tried::default(), self.now).unwrap();
+            let request = PickRequest::new(self.now).source(Source::from(source));
+            let lease = self.pool.pick_for(&self.pool.all(), &request).unwrap();
             got[lease.server().id().as_str().parse::<usize>().unwrap()] += 1;
             self.open.push_back((self.now + self.lives, lease));
             self.now += self.gap;
@@ -77,8 +89,11 @@ impl Site {
     }
 
     fn in_flight(&self) -> Vec<u32> {
-        let members = self.pool.members().iter();
-        members.map(|member| member.server.in_flight()).collect()
+        let members = self.pool.members();
+        members
+            .iter()
+            .map(|member| member.server.in_flight())
+            .collect()
     }
 }
 
@@ -127,7 +142,7 @@ fn with_least_connections_no_second_gives_more_than_the_share_of_that_time() {
     for lives in [SECOND, 600 * SECOND] {
         for maintained in [false, true] {
             let mut site = Site::new(Balance::LeastConn, &[1, 1, 1, 1], 1_000, lives);
-            let server = std::sync::Arc::clone(site.pool.server("2").unwrap());
+            let server = site.pool.server("2").unwrap();
             if maintained {
                 server.set_admin(AdminState::Maint);
             } else {
@@ -158,8 +173,13 @@ fn with_least_connections_no_second_gives_more_than_the_share_of_that_time() {
 #[test]
 fn without_slow_start_the_empty_server_gets_the_whole_surge() {
     // What the tests above would see if nothing was done.
-    let mut site = Site::new(Balance::LeastConn, &[1, 1, 1, 1], 1_000, 600 * SECOND);
-    site.pool = site.pool.with_slow_start(Duration::ZERO);
+    let mut site = Site::with_slow_start(
+        Duration::ZERO,
+        Balance::LeastConn,
+        &[1, 1, 1, 1],
+        1_000,
+        600 * SECOND,
+    );
     site.set("2", AdminState::Maint);
     site.run(5 * SECOND);
     site.set("2", AdminState::Ready);
@@ -298,9 +318,7 @@ fn a_member_that_joins_begins_slowly_and_changes_nothing_for_one_that_does() {
     site.set("2", AdminState::Ready);
     assert_ramp(&seconds(&mut site, 2, 20), 1.0 / 3.0);
     let before = site.in_flight();
-    let next = site
-        .pool
-        .succeed(specs(&[1, 1, 1, 1]), None, PassivePolicy::default());
+    let next = site.pool.successor().servers(specs(&[1, 1, 1, 1])).build();
     site.pool = next.unwrap();
     assert_eq!(site.pool.slow_start(), SLOW, "unless it is told otherwise");
     assert_eq!(site.in_flight()[..3], before);
@@ -362,15 +380,18 @@ fn the_time_begins_with_the_first_pick() {
 
 #[test]
 fn without_slow_start_nothing_is_slow_and_turning_it_on_later_makes_nothing_so() {
-    let mut site = Site::new(Balance::Random, &[1, 1], 1_000, SECOND);
-    site.pool = site.pool.with_slow_start(Duration::ZERO);
+    let (balance, weights) = (Balance::Random, [1, 1]);
+    let mut site = Site::with_slow_start(Duration::ZERO, balance, &weights, 1_000, SECOND);
     site.set("1", AdminState::Maint);
     site.set("1", AdminState::Ready);
     assert!(site.run(SECOND)[1] > 400);
     let next = site
         .pool
-        .succeed(specs(&[1, 1, 1]), None, PassivePolicy::default());
-    site.pool = next.unwrap().with_slow_start(SLOW);
+        .successor()
+        .servers(specs(&[1, 1, 1]))
+        .slow_start(SLOW)
+        .build();
+    site.pool = next.unwrap();
     let got = site.run(SECOND);
     assert!(got[1] > 350, "{got:?}");
     assert!(got[2] < 150, "the one that is added does begin: {got:?}");
@@ -391,7 +412,7 @@ fn how_far_a_server_has_come_can_be_looked_at_without_changing_it() {
     let mut site = Site::new(Balance::LeastConn, &[1, 1], 10, SECOND);
     let seen = |site: &Site| {
         let server = site.pool.server("1").unwrap();
-        let seen = site.pool.slow_start_of(server, site.now)?;
+        let seen = site.pool.slow_start_of(&server, site.now)?;
         Some((seen.share, seen.remaining))
     };
     site.run(SECOND);
@@ -421,6 +442,11 @@ fn how_far_a_server_has_come_can_be_looked_at_without_changing_it() {
     site.set("1", AdminState::Maint);
     site.set("1", AdminState::Ready);
     assert_eq!(seen(&site), Some((tenth, SLOW)), "it begins anew");
-    site.pool = site.pool.with_slow_start(Duration::ZERO);
+    site.pool = site
+        .pool
+        .successor()
+        .slow_start(Duration::ZERO)
+        .build()
+        .unwrap();
     assert_eq!(seen(&site), None);
 }

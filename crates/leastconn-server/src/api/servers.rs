@@ -119,8 +119,9 @@ fn pools(snapshot: &Snapshot) -> impl Iterator<Item = &Pool> {
 
 impl Server {
     fn all(pool: &Pool, limit: Option<usize>, now: Instant) -> Vec<Self> {
-        let members = pool.members().iter();
+        let members = pool.members();
         let mut all: Vec<_> = members
+            .iter()
             .map(|member| Self::of(pool, member, now))
             .enumerate()
             .collect();
@@ -181,12 +182,14 @@ impl UpstreamSummary {
     }
 
     pub(crate) fn of(pool: &Pool) -> Self {
-        let members = pool.members().iter();
-        let status: Vec<_> = members.map(|member| member.server.status()).collect();
+        let members = pool.members();
+        let status: Vec<_> = members
+            .iter()
+            .map(|member| member.server.status())
+            .collect();
         let ready = AdminState::Ready;
         let available = status.iter().filter(|s| s.is_up() && s.admin == ready);
-        let unhealthy = pool
-            .members()
+        let unhealthy = members
             .iter()
             .zip(&status)
             .filter(|(_, status)| !status.is_up() && status.admin != AdminState::Maint)

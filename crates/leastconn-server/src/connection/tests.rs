@@ -132,7 +132,9 @@ async fn newest_rules_and_limits_apply() {
     assert_eq!(snapshot.generation, 1);
     let limiters = &scene.context.limiters;
     let permit = limiters.admit(grant.identity(), grant.limits(), net::now());
-    assert_eq!(grant.servers(&permit.unwrap()).1.members().len(), 1);
+    let permit = permit.unwrap();
+    let (pool, selector) = grant.servers(&permit);
+    assert_eq!(pool.candidates(selector).members().len(), 1);
 }
 
 #[tokio::test]

@@ -95,10 +95,9 @@ mod tests {
     use super::*;
 
     fn slow() -> Limits {
-        Limits {
-            rate: RateLimit::new(0.0001, NonZeroU32::MIN),
-            max_conns: NonZeroU32::new(1),
-        }
+        Limits::default()
+            .rate(RateLimit::new(0.0001, NonZeroU32::MIN))
+            .max_conns(NonZeroU32::new(1))
     }
 
     #[test]

@@ -51,10 +51,7 @@ impl SourceLimit {
     fn with_room_for(sources: usize, config: SourceRateLimit, epoch: Instant) -> Self {
         Self {
             config,
-            limits: Limits {
-                rate: Some(config.rate),
-                max_conns: None,
-            },
+            limits: Limits::default().rate(Some(config.rate)),
             sources: Limiter::new(sources, epoch),
         }
     }

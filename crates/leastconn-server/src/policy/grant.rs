@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
-use leastconn::{Candidates, ClientId, Limits, Permit, Pool, Reason, ServerId, UpstreamId};
+use leastconn::{ClientId, Limits, Permit, Pool, Reason, Selector, ServerId, UpstreamId};
 
 use crate::{
     config::{self, Clients, Granted, Rule},
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The servers that an `allow` list grants, by upstream.
-pub(super) type Reach = HashMap<UpstreamId, (Arc<Upstream>, Candidates)>;
+pub(super) type Reach = HashMap<UpstreamId, (Arc<Upstream>, Selector)>;
 
 /// Which upstream the connections of a listener go to.
 #[derive(Clone, Debug)]
@@ -152,7 +152,7 @@ impl<'a> Matched<'a> {
             }
             None => self.reach.values().next(),
         };
-        let Some((upstream, candidates)) = granted else {
+        let Some((upstream, selector)) = granted else {
             return Err(Denied::NotAllowed {
                 client: self.rule.name().into(),
                 identity: self.identity.clone(),
@@ -164,7 +164,7 @@ impl<'a> Matched<'a> {
             rule: self.rule.number(),
             identity: self.identity.clone(),
             upstream: Arc::clone(upstream),
-            candidates: candidates.clone(),
+            selector: selector.clone(),
             valid_until: None,
         })
     }
@@ -181,7 +181,7 @@ pub struct Grant {
     rule: usize,
     identity: ClientId,
     upstream: Arc<Upstream>,
-    candidates: Candidates,
+    selector: Selector,
     valid_until: Option<i64>,
 }
 
@@ -221,8 +221,8 @@ impl Grant {
 
     /// The pool and the servers in it that the client may use. The permit proves that the
     /// client is within its limits.
-    pub fn servers(&self, _permit: &Permit) -> (&Pool, &Candidates) {
-        (self.upstream.pool(), &self.candidates)
+    pub fn servers(&self, _permit: &Permit) -> (&Pool, &Selector) {
+        (self.upstream.pool(), &self.selector)
     }
 
     /// Whether the grant also covers an open connection to `server` of `upstream`. A server

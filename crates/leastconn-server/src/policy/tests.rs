@@ -571,11 +571,12 @@ fn a_grant_reaches_the_named_servers_only() {
         let permit = limiter
             .admit(grant.identity(), grant.limits(), now)
             .unwrap();
-        let (pool, candidates) = grant.servers(&permit);
+        let (pool, selector) = grant.servers(&permit);
+        let candidates = pool.candidates(selector);
         // Held, so that each pick is another server.
         let mut leases = Vec::new();
         for _ in 0..servers.len() {
-            let lease = pool.pick(candidates, &leastconn::Tried::default(), now);
+            let lease = pool.pick(&candidates, &leastconn::Tried::default(), now);
             leases.push(lease.unwrap());
         }
         let mut picked: Vec<_> = leases.iter().map(|l| l.server().id().as_str()).collect();

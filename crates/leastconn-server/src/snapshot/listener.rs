@@ -176,11 +176,11 @@ impl Listener {
     }
 
     /// Timeouts and truncation handling for relaying.
-    pub const fn relay_policy(&self) -> RelayPolicy {
-        RelayPolicy {
-            idle: Some(self.timeouts.idle),
-            half_close: Some(self.timeouts.half_close),
-            on_truncation: self.on_truncation,
-        }
+    pub fn relay_policy(&self) -> RelayPolicy {
+        let mut policy = RelayPolicy::default();
+        policy.idle = Some(self.timeouts.idle);
+        policy.half_close = Some(self.timeouts.half_close);
+        policy.on_truncation = self.on_truncation;
+        policy
     }
 }

@@ -79,7 +79,8 @@ async fn another_way_to_balance_keeps_servers_and_their_connections() {
             let lease = pool.pick(&pool.all(), &Default::default(), net::now());
             held.push(lease.unwrap());
         }
-        let counted = pool.members().iter().map(|m| m.server.in_flight());
+        let members = pool.members();
+        let counted = members.iter().map(|m| m.server.in_flight());
         assert_eq!(counted.sum::<u32>() as usize, held.len());
     }
     let state = state.succeed(load(TEXT)).unwrap();

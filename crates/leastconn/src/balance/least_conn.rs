@@ -1,133 +1,165 @@
-//! Who is chosen among the candidates. Pure: no clock, no randomness of its own, no
-//! I/O. First the order of least connections and how ties are broken; the others are
-//! below.
+//! Least connections, weighted and exact.
 //!
-//! The next connection goes to the server on which it would weigh least, that
-//! is, with the smallest `(in_flight + 1) / weight`. Counting the new
-//! connection in makes an idle server of weight 1 lose against an idle one of
-//! weight 5, which is what weights are for. Fractions are compared by
-//! multiplying crosswise: exact, and without a division.
+//! The next connection goes to the server with the smallest `(in_flight + 1) / weight`, that
+//! is, where it adds the least load. Counting the new connection makes an idle server of
+//! weight 1 lose against an idle one of weight 5. Fractions are compared by cross
+//! multiplication: exact, and without a division.
 //!
-//! Ties are the normal case (an idle pool is one large tie), so they decide how
-//! even a quiet pool looks. Starting the scan at a random place and taking the
-//! first would favour a server that stands behind one that is not tied; here
-//! each candidate draws a number from the seed and its position, and the
-//! smallest number among the tied wins, which is uniform whoever is tied.
+//! Ties are the normal case (in an idle pool all servers are tied). Starting the scan at a
+//! random position and taking the first would favour a server that follows one that is not
+//! tied. Instead each server gets a pseudo-random number from the seed and its position, and
+//! the smallest number among the tied wins.
 //!
-//! Cost: one pass, a multiplication or two per candidate.
+//! The scan is followed by a compare-and-swap of the word that it saw; if that fails, the scan
+//! starts again. While only picks run, counts only grow, so a server that was the least loaded
+//! when it was seen, and has the same count now, still is: n concurrent connections on m equal
+//! servers never differ by more than one, for any number of threads.
 //!
-//! Source: HAProxy `lb_fwlc.c` (load plus one over weight); Envoy issue 31146
-//! (ties must not go to the first host).
+//! Cost: one cache line and one or two multiplications per server.
 //!
-//! [`drawn`] chooses by weight in one pass, without the sum of the weights:
-//! whoever is held is replaced by the next candidate with the chance of its share
-//! in the sum so far (Chao, "A general purpose unequal probability sampling plan",
-//! 1982, for a sample of one). [`rendezvous`] gives each candidate a score of the
-//! key and its name, divided by nothing but its own weight, so that no candidate's
-//! coming, going or weight moves a key between two others (Thaler and Ravishankar
-//! 1998; weights by `-w / ln(u)`, Schindelhauer and Schomaker 2005).
+//! Source: HAProxy `lb_fwlc.c` (load plus one over weight); Envoy issue 31146 (ties must not go
+//! to the first host).
 
 use std::cmp::Ordering;
 
-use crate::Weight;
+use super::{
+    p2c::better_of_two,
+    picker::{Acquired, Open, PickContext, Picker, Servers},
+    sample::{mix64, scale_below},
+    slow_start::FULL_SHARE,
+};
+use crate::spec::Weight;
 
-/// What picking looks at: connections in flight and weight.
+#[derive(Debug)]
+pub(crate) struct LeastConn;
+
+impl Picker for LeastConn {
+    fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired> {
+        let servers = &context.servers;
+        loop {
+            let mut ramping = false;
+            let loads = (0..servers.len()).map(|position| {
+                let open = servers.steady(position, context.now, &mut ramping)?;
+                Some((Load::of(open), open.word))
+            });
+            let chosen = least(loads, context.next_seed());
+            if ramping {
+                return pick_beside_ramping(context);
+            }
+            let (position, word) = chosen?;
+            if let Some(acquired) = context.try_acquire(position, word) {
+                return Some(acquired);
+            }
+        }
+    }
+}
+
+/// Connections in flight and weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Load {
-    /// Connections that the server has, being dialled or open.
-    pub(crate) in_flight: u32,
-    /// Its weight.
-    pub(crate) weight: Weight,
+struct Load {
+    in_flight: u32,
+    weight: Weight,
 }
 
 impl Load {
-    /// Which of two servers a new connection would weigh less on.
-    pub(crate) fn compare(self, other: Self) -> Ordering {
+    const fn of(open: Open) -> Self {
+        Self {
+            in_flight: open.in_flight,
+            weight: open.weight,
+        }
+    }
+
+    /// Compares the load of two servers with one more connection each.
+    fn compare(self, other: Self) -> Ordering {
         let weighed =
             |of: Self, by: Self| (u64::from(of.in_flight) + 1) * u64::from(by.weight.get());
         weighed(self, other).cmp(&weighed(other, self))
     }
 }
 
-/// The candidate with the least load: its position, and what came with its
-/// load. `None` where there is no candidate; a `None` in `candidates` is passed
-/// over.
-pub(crate) fn least<T>(
-    candidates: impl Iterator<Item = Option<(Load, T)>>,
-    seed: u64,
-) -> Option<(usize, T)> {
+/// The candidate with the least load: its position, and what came with its load. Skips `None`.
+fn least<T>(candidates: impl Iterator<Item = Option<(Load, T)>>, seed: u64) -> Option<(usize, T)> {
     let mut best: Option<(usize, Load, T)> = None;
     for (position, candidate) in candidates.enumerate() {
-        let Some((load, with)) = candidate else {
+        let Some((load, payload)) = candidate else {
             continue;
         };
-        let better = best
+        let is_better = best
             .as_ref()
             .is_none_or(|&(held, least, _)| match load.compare(least) {
                 Ordering::Less => true,
-                Ordering::Equal => draw(seed, position) < draw(seed, held),
+                Ordering::Equal => mix64(seed, position) < mix64(seed, held),
                 Ordering::Greater => false,
             });
-        if better {
-            best = Some((position, load, with));
+        if is_better {
+            best = Some((position, load, payload));
         }
     }
-    best.map(|(position, _, with)| (position, with))
+    best.map(|(position, _, payload)| (position, payload))
 }
 
-/// One of the candidates, each with a chance in proportion to its share. A `None`
-/// is passed over. Shares must not be zero, nor add up to more than a `u64` holds.
-pub(crate) fn drawn<T>(
-    candidates: impl Iterator<Item = Option<(u32, T)>>,
-    seed: u64,
-) -> Option<(usize, T)> {
-    let mut total = 0;
-    let mut held = None;
-    for (position, candidate) in candidates.enumerate() {
-        let Some((share, with)) = candidate else {
-            continue;
+/// Least connections while servers are in slow start. At most one of those takes part in a
+/// pick, drawn so that each gets no more than the ramp allows of all new connections; it wins
+/// only if no other server has less load.
+///
+/// If all open servers are in slow start, those past their whole share take part as if they
+/// were steady. If there are none of these either, the better of two drawn by progress wins:
+/// no server can be spared, yet the newest must not get every connection.
+#[cold]
+fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>) -> Option<Acquired> {
+    context.acquire_with(|| {
+        let seed = context.next_seed();
+        let open = open_servers(context);
+        let is_steady: fn(Open) -> bool = |open| open.ramp.is_none();
+        let has_full_share: fn(Open) -> bool =
+            |open| open.ramp.is_none_or(|ramp| ramp >= FULL_SHARE);
+        let takes_part = [is_steady, has_full_share]
+            .into_iter()
+            .find(|is| open.iter().any(|&(_, open)| is(open)));
+        let Some(takes_part) = takes_part else {
+            return better_of_two(context, seed);
         };
-        total += u64::from(share);
-        if below(draw(seed, position), total) < u64::from(share) {
-            held = Some((position, with));
-        }
-    }
-    held
-}
-
-/// The candidate that a key belongs to. Each comes with its share, a hash of its
-/// name, and what is returned with its position.
-pub(crate) fn rendezvous<T>(
-    candidates: impl Iterator<Item = Option<(u32, u64, T)>>,
-    key: u64,
-) -> Option<(usize, T)> {
-    let mut best: Option<(usize, f64, T)> = None;
-    for (position, candidate) in candidates.enumerate() {
-        let Some((share, name, with)) = candidate else {
-            continue;
+        // The slice of new connections that each of the other servers may get.
+        let slice = |open: Open| {
+            let ramp = open.ramp.filter(|_| !takes_part(open));
+            u64::from(open.weight.get()) * u64::from(ramp.unwrap_or(0))
         };
-        // Of 53 bits, and neither 0 nor 1: the score is a positive number.
-        let uniform = ((draw(key ^ name, 0) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-        let score = -f64::from(share) / uniform.ln();
-        if best.as_ref().is_none_or(|&(_, held, _)| score > held) {
-            best = Some((position, score, with));
+        let sum = |of: &dyn Fn(Open) -> u64| open.iter().map(|&(_, open)| of(open)).sum();
+        let slices: u64 = sum(&slice);
+        let whole: u64 = sum(&|open| u64::from(open.weight.get()) * u64::from(FULL_SHARE));
+        let mut point = scale_below(mix64(seed, open.len()), whole.max(slices));
+        let mut drawn = None;
+        for &(position, open) in &open {
+            let slice = slice(open);
+            if point < slice {
+                drawn = Some((position, open));
+                break;
+            }
+            point -= slice;
         }
-    }
-    best.map(|(position, _, with)| (position, with))
+        let loads = open.iter().map(|&(position, open)| {
+            takes_part(open).then_some((Load::of(open), (position, open)))
+        });
+        let (_, least) = least(loads, seed)?;
+        // The drawn server wins ties: how often it may win was decided by the draw.
+        let (position, open) = drawn
+            .filter(|drawn| Load::of(least.1).compare(Load::of(drawn.1)) != Ordering::Less)
+            .unwrap_or(least);
+        Some((position, open.word))
+    })
 }
 
-/// A number below `bound`, of one that is random.
-pub(crate) const fn below(random: u64, bound: u64) -> u64 {
-    ((random as u128 * bound as u128) >> 64) as u64
-}
-
-/// The number that a candidate draws in a tie: a bijective mix (splitmix64's
-/// finalizer) of seed and position, so no two candidates draw the same.
-pub(crate) const fn draw(seed: u64, position: usize) -> u64 {
-    let mut z = seed.wrapping_add((position as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+/// All open servers. A server in slow start ramps beyond its whole share here, until it may
+/// get every new connection.
+fn open_servers<S: Servers>(context: &PickContext<'_, S>) -> Vec<(usize, Open)> {
+    (0..context.servers.len())
+        .filter_map(|position| {
+            let weight = u64::from(context.servers.weight(position).get());
+            let ramp = context.ramp.up_to(context.total_weight.div_ceil(weight));
+            let open = context.servers.open(position, context.now, ramp)?;
+            Some((position, open))
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -188,7 +220,7 @@ mod tests {
         let table = [(0, 1), (5, 1), (0, 1), (0, 1)];
         let mut wins = [0u32; 4];
         for seed in 0..30_000u64 {
-            let seed = draw(seed, 1);
+            let seed = mix64(seed, 1);
             let (winner, _) = least(loads(&table), seed).unwrap();
             wins[winner] += 1;
         }

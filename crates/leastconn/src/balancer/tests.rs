@@ -20,13 +20,13 @@ async fn idle_clients_are_forgotten_while_others_come() {
         })
         .build()
         .unwrap();
-    for server in balancer.pool().members() {
+    for server in balancer.pool().members().iter() {
         server.server.set_admin(crate::AdminState::Maint);
     }
     let come = async |client: &str| {
         let (stream, _peer) = tokio::net::UnixStream::pair().unwrap();
         let result = balancer
-            .balance(stream, &client.into(), &balancer.all())
+            .balance(stream, &client.into(), &Selector::all())
             .await;
         assert_eq!(result.unwrap_err().reason(), Reason::NoServerAvailable);
     };
@@ -53,7 +53,7 @@ async fn a_connection_given_up_is_seen_as_broken_by_both_sides() {
         .await
         .unwrap();
     let (connection, _) = listener.accept().await.unwrap();
-    let allowed = balancer.all();
+    let allowed = Selector::all();
     let id = ClientId::from("c");
     let mut balancing = Box::pin(balancer.balance(connection, &id, &allowed));
     let talk = async {
@@ -84,15 +84,21 @@ async fn a_client_may_be_allowed_only_what_there_is() {
         .build()
         .unwrap();
     assert_eq!(
-        balancer.allow(["web1", "web3"]).unwrap_err(),
+        balancer.select(["web1", "web3"]).unwrap_err(),
         UnknownServer("web3".to_owned())
     );
-    let allowed = balancer.allow(["web2"]).unwrap();
-    let names: Vec<_> = allowed
+    let allowed = balancer.select(["web2"]).unwrap();
+    let candidates = balancer.pool().candidates(&allowed);
+    let names: Vec<_> = candidates
         .members()
         .iter()
         .map(|member| member.server.id().as_str())
         .collect();
     assert_eq!(names, ["web2"]);
-    assert!(balancer.allow([]).unwrap().is_empty());
+    assert!(
+        balancer
+            .pool()
+            .candidates(&balancer.select([]).unwrap())
+            .is_empty()
+    );
 }

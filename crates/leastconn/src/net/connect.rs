@@ -1,5 +1,4 @@
-//! Opening a connection to the best server, or to the next best ones, once or until one
-//! recovers.
+//! Opening a connection to a server: pick, dial, and retry with the next one.
 
 mod retry;
 
@@ -23,10 +22,13 @@ use super::{
     prepare::{Plain, Prepare},
     unix::connect_unix,
 };
-use crate::{Address, Candidates, Failure, Lease, Pool, Reason, Server, ServerId, Tried};
+use crate::{
+    Address, Candidates, Failure, Lease, PickRequest, Pool, Reason, Selector, Server, ServerId,
+    Source, Tried,
+};
 use retry::Retry;
 
-/// How long and how often to try.
+/// How long and how often connecting is tried.
 ///
 /// ```
 /// use std::time::Duration;
@@ -40,24 +42,23 @@ use retry::Retry;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectPolicy {
-    /// Time for one attempt: resolving the server's name, connecting to it, and
-    /// preparing the connection where [`connect_with`] is asked to.
+    /// Time limit of one attempt: resolving the server's name, connecting, and
+    /// [preparing](Connect::prepare) the connection.
     pub timeout: Duration,
-    /// Further servers that are tried when connecting fails, each at most once in a round.
+    /// How many further servers are tried in a round when connecting fails.
     pub retries: u32,
-    /// Once a round has ended without a connection, how long further rounds follow, 100 ms
-    /// after each other at first, then with delays that double up to a second, and sooner
-    /// if a server becomes available. The last round begins before that time is over. Zero:
-    /// one round.
+    /// How long further rounds begin after the first one failed: after 100 ms, then after
+    /// delays that double up to a second, and sooner if a server becomes available. Zero: one
+    /// round only.
     pub retry_for: Duration,
-    /// Silence after which the system asks whether the server is still there: see
-    /// [`set_keepalive`]. `None`: never.
+    /// TCP keepalive: silence after which the kernel probes the server; see
+    /// [`set_keepalive`]. `None`: no keepalive.
     pub keepalive: Option<Duration>,
 }
 
 impl Default for ConnectPolicy {
-    /// Five seconds an attempt, two further servers, three seconds for further rounds,
-    /// keepalive after a minute.
+    /// 5 seconds for an attempt, 2 retries, 3 seconds for further rounds, keepalive after a
+    /// minute.
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(5),
@@ -73,19 +74,18 @@ impl Default for ConnectPolicy {
 pub struct Connected<S = TcpStream> {
     /// The connection.
     pub stream: S,
-    /// Its place on the server: hold it as long as the connection.
+    /// Counts the connection on its server. Hold it as long as the connection.
     pub lease: Lease,
-    /// Attempts that were made, this one included.
+    /// Attempts that were made, including the successful one.
     pub attempts: u32,
 }
 
-/// How many attempts to connect have begun: to be read when [`connect_observed`] is
-/// dropped before its end.
+/// Counter of attempts to connect, readable while and after [`Connect::run`] runs.
 #[derive(Debug, Default)]
 pub struct Attempts(AtomicU32);
 
 impl Attempts {
-    /// So many have begun.
+    /// Attempts that have begun.
     pub fn get(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
@@ -99,7 +99,7 @@ impl Attempts {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// No allowed server was available, so none was tried.
+    /// No selected server was available, so none was tried.
     #[error("none of the allowed servers is available")]
     NoServerAvailable,
     /// Every attempt failed.
@@ -107,24 +107,24 @@ pub enum ConnectError {
     Failed {
         /// Attempts that were made.
         attempts: u32,
-        /// The server of the last one.
+        /// The server of the last attempt.
         server: ServerId,
-        /// Why it failed.
+        /// The error of the last attempt.
         source: io::Error,
     },
-    /// The balancer itself is out of file descriptors or memory. No server is
-    /// blamed for it, and no other one is tried: it would end in the same way.
+    /// The balancer itself is out of file descriptors or memory. The health of servers does
+    /// not change, and no other server is tried.
     #[error("the balancer cannot open another connection: {source}")]
     Exhausted {
-        /// Attempts that were made, the one for which this happened included.
+        /// Attempts that were made, including the one that met the limit.
         attempts: u32,
-        /// What is missing.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
 impl ConnectError {
-    /// The stable code.
+    /// The reason code.
     pub const fn reason(&self) -> Reason {
         match self {
             Self::NoServerAvailable => Reason::NoServerAvailable,
@@ -142,117 +142,164 @@ impl ConnectError {
     }
 }
 
-/// Connects to the candidate with the least connections; when that fails, to
-/// the next one, each at most once, until one answers, `policy.retries` are
-/// used up, or none is left. Then it waits and begins anew, for `policy.retry_for`: a
-/// server that is restarted, or a moment in which all servers refuse, costs clients
-/// a delay and no connection. Where no candidate could become available by waiting
-/// (the operator took all of them out, or they are at `max_conns`), it fails at once.
-///
-/// A connection counts on its server from before it is dialled, so that many
-/// arriving at once do not all see the same idle server. While it waits it counts on
-/// none. Outcomes feed the server's passive health, but for those that are the balancer's
-/// own: without a file descriptor or memory it gives up at once, and without a local
-/// address or port towards one server it goes on to the next.
+/// Opens a connection to one of the selected servers. Short for [`Connect`] without options.
 ///
 /// # Errors
-/// If no candidate is available, all attempts failed, or the balancer
-/// cannot open any connection now.
+/// As [`Connect::run`].
 ///
 /// # Cancel safety
-/// Dropping the future gives the place on the server back. An attempt cut off
-/// in this way says nothing about the server's health.
+/// As [`Connect::run`].
 pub async fn connect(
     pool: &Pool,
-    candidates: &Candidates,
+    selector: &Selector,
     policy: &ConnectPolicy,
 ) -> Result<Connected, ConnectError> {
-    connect_with(pool, candidates, policy, &Plain).await
+    Connect::new(pool, selector, policy).run().await
 }
 
-/// Like [`connect`], with a further step on each fresh connection, within the
-/// same time. A server with which it fails has failed: that feeds its passive
-/// health, and the next one is tried.
+/// Opens a connection to a server of a pool, in [`Connect::run`].
 ///
-/// # Errors
-/// As [`connect`].
+/// ```no_run
+/// # async fn example(pool: leastconn::Pool, peer: std::net::SocketAddr) {
+/// use leastconn::{
+///     Selector,
+///     net::{Attempts, Connect, ConnectPolicy},
+/// };
 ///
-/// # Cancel safety
-/// As [`connect`].
-pub async fn connect_with<P: Prepare>(
-    pool: &Pool,
-    candidates: &Candidates,
-    policy: &ConnectPolicy,
-    step: &P,
-) -> Result<Connected<P::Stream>, ConnectError> {
-    connect_observed(pool, candidates, policy, step, &Attempts::default()).await
-}
-
-/// Like [`connect_with`], counting in `attempts`, which starts at 0: a caller that drops
-/// the future can still tell how many attempts there were.
-///
-/// # Errors
-/// As [`connect`].
-///
-/// # Cancel safety
-/// As [`connect`].
-pub async fn connect_observed<P: Prepare>(
-    pool: &Pool,
-    candidates: &Candidates,
-    policy: &ConnectPolicy,
-    step: &P,
-    attempts: &Attempts,
-) -> Result<Connected<P::Stream>, ConnectError> {
-    let connecting = Connecting {
-        pool,
-        candidates,
-        policy,
-        step,
-        attempts,
-    };
-    let mut failure = None;
-    let mut retry: Option<Retry> = None;
-    loop {
-        match connecting.round().await {
-            Ok(connected) => return Ok(connected),
-            Err(Some(fatal @ ConnectError::Exhausted { .. })) => return Err(fatal),
-            Err(later) => failure = later.or(failure),
-        }
-        let is_hopeless = || failure.is_none() && !pool.may_recover(candidates);
-        if policy.retry_for.is_zero() || (retry.is_none() && is_hopeless()) {
-            break;
-        }
-        let retry = retry.get_or_insert_with(|| Retry::new(pool, policy.retry_for));
-        if !retry.wait(candidates).await {
-            break;
-        }
-    }
-    Err(failure.unwrap_or(ConnectError::NoServerAvailable))
-}
-
-struct Connecting<'a, P> {
+/// let (policy, attempts) = (ConnectPolicy::default(), Attempts::default());
+/// let connected = Connect::new(&pool, &Selector::all(), &policy)
+///     .source(peer.ip())
+///     .attempts(&attempts)
+///     .run()
+///     .await;
+/// println!("{} attempts, successful: {}", attempts.get(), connected.is_ok());
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct Connect<'a, P = Plain> {
     pool: &'a Pool,
-    candidates: &'a Candidates,
+    selector: &'a Selector,
     policy: &'a ConnectPolicy,
     step: &'a P,
-    attempts: &'a Attempts,
+    source: Option<Source>,
+    attempts: Option<&'a Attempts>,
 }
 
-impl<P: Prepare> Connecting<'_, P> {
-    /// Tries candidates, each at most once. Fails with the last failure, or with nothing
-    /// if none was tried.
-    async fn round(&self) -> Result<Connected<P::Stream>, Option<ConnectError>> {
+impl<'a> Connect<'a> {
+    /// A plain TCP connection to one of the servers of `pool` that `selector` selects.
+    pub const fn new(pool: &'a Pool, selector: &'a Selector, policy: &'a ConnectPolicy) -> Self {
+        Self {
+            pool,
+            selector,
+            policy,
+            step: &Plain,
+            source: None,
+            attempts: None,
+        }
+    }
+}
+
+impl<'a, P: Prepare> Connect<'a, P> {
+    /// Sets where the connection comes from, for
+    /// [`Balance::SourceHash`](crate::Balance::SourceHash).
+    pub fn source(self, source: impl Into<Source>) -> Self {
+        let source = Some(source.into());
+        Self { source, ..self }
+    }
+
+    /// Counts attempts in `attempts`, which stays readable when the future is dropped.
+    pub const fn attempts(mut self, attempts: &'a Attempts) -> Self {
+        self.attempts = Some(attempts);
+        self
+    }
+
+    /// Prepares each fresh connection with `step`, within the time of the attempt. If it
+    /// fails, the attempt has failed.
+    pub fn prepare<Q: Prepare>(self, step: &'a Q) -> Connect<'a, Q> {
+        let Self {
+            pool,
+            selector,
+            policy,
+            source,
+            attempts,
+            ..
+        } = self;
+        Connect {
+            pool,
+            selector,
+            policy,
+            step,
+            source,
+            attempts,
+        }
+    }
+
+    /// Connects to the server that the pool picks; if that fails, to the next one, each at
+    /// most once, until one answers, [`ConnectPolicy::retries`] are used up, or no server is
+    /// left. Then waits and begins another round, for [`ConnectPolicy::retry_for`]: the
+    /// restart of a server costs clients a delay and no connection. If waiting cannot make a
+    /// server available (all are in drain or maint, or at `max_conns`), it fails at once.
+    ///
+    /// A connection counts on its server from before it is dialled, so that concurrent
+    /// connections do not all see the same idle server. While it waits it counts on none. Each
+    /// round uses the members that the pool has then.
+    ///
+    /// Outcomes change the health of the server, unless the failure is the balancer's own: out
+    /// of file descriptors or memory it gives up at once, and without a local address or port
+    /// for one server it tries the next.
+    ///
+    /// # Errors
+    /// If no selected server is available, all attempts failed, or the balancer cannot open
+    /// any connection now.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection that was being opened and gives back its
+    /// count. It does not change the server's health.
+    pub async fn run(self) -> Result<Connected<P::Stream>, ConnectError> {
+        let (pool, policy) = (self.pool, self.policy);
+        let own_attempts = Attempts::default();
+        let attempts = self.attempts.unwrap_or(&own_attempts);
+        let mut failure = None;
+        let mut retry: Option<Retry> = None;
+        loop {
+            let candidates = pool.candidates(self.selector);
+            match self.round(&candidates, attempts).await {
+                Ok(connected) => return Ok(connected),
+                Err(Some(fatal @ ConnectError::Exhausted { .. })) => return Err(fatal),
+                Err(later) => failure = later.or(failure),
+            }
+            let is_hopeless = || failure.is_none() && !pool.may_recover(&candidates);
+            if policy.retry_for.is_zero() || (retry.is_none() && is_hopeless()) {
+                break;
+            }
+            let retry = retry.get_or_insert_with(|| Retry::new(pool, policy.retry_for));
+            if !retry.wait(&candidates).await {
+                break;
+            }
+        }
+        Err(failure.unwrap_or(ConnectError::NoServerAvailable))
+    }
+
+    /// Tries candidates, each at most once. Fails with the last failure, or with `None` if no
+    /// candidate was tried.
+    async fn round(
+        &self,
+        candidates: &Candidates,
+        attempts: &Attempts,
+    ) -> Result<Connected<P::Stream>, Option<ConnectError>> {
         let Self { pool, policy, .. } = self;
         let mut tried = Tried::default();
         let mut last_failure = None;
         for _ in 0..=policy.retries {
             let began = now();
-            let Some(lease) = pool.pick(self.candidates, &tried, began) else {
+            let request = PickRequest::new(began).tried(&tried).source(self.source);
+            let Some(lease) = pool.pick_for(candidates, &request) else {
                 break;
             };
-            self.attempts.begin();
+            attempts.begin();
             let server = lease.server();
-            match dial(server, policy, self.step).await {
+            let source = match dial(server, policy, self.step).await {
                 Ok(stream) => {
                     if server.connect_succeeded() {
                         tracing::info!(upstream = %pool.id(), server = %server.id(), "server is up: a connection succeeded");
@@ -260,27 +307,26 @@ impl<P: Prepare> Connecting<'_, P> {
                     return Ok(Connected {
                         stream,
                         lease,
-                        attempts: self.attempts.get(),
+                        attempts: attempts.get(),
                     });
                 }
-                Err(source) => {
-                    let attempts = self.attempts.get();
-                    let fault = fault(&source);
-                    if fault == Fault::Exhausted {
-                        return Err(Some(ConnectError::Exhausted { attempts, source }));
-                    }
-                    let failure = Failure::new(SystemTime::now(), &source);
-                    if fault == Fault::Server && server.connect_failed_with(began, now(), failure) {
-                        tracing::warn!(upstream = %pool.id(), server = %server.id(), error = %source, "server is down: connecting failed");
-                    }
-                    last_failure = Some(ConnectError::Failed {
-                        attempts,
-                        server: server.id().clone(),
-                        source,
-                    });
-                    tried.add(lease);
-                }
+                Err(source) => source,
+            };
+            let attempts = attempts.get();
+            let fault = fault(&source);
+            if fault == Fault::Exhausted {
+                return Err(Some(ConnectError::Exhausted { attempts, source }));
             }
+            let failure = Failure::new(SystemTime::now(), &source);
+            if fault == Fault::Server && server.connect_failed_with(began, now(), failure) {
+                tracing::warn!(upstream = %pool.id(), server = %server.id(), error = %source, "server is down: connecting failed");
+            }
+            last_failure = Some(ConnectError::Failed {
+                attempts,
+                server: server.id().clone(),
+                source,
+            });
+            tried.add(lease);
         }
         Err(last_failure)
     }
@@ -295,15 +341,15 @@ async fn dial<P: Prepare>(
 ) -> io::Result<P::Stream> {
     let deadline = now() + policy.timeout;
     let resolving = server.resolved.addresses(server.address(), now());
-    // No timer around the whole: an attempt's own are enough, and each one costs.
+    // No timer around the whole: the inner ones are enough, and each one costs.
     let result = match timeout_at(deadline.into(), resolving).await {
         Ok(Ok(addresses)) => {
-            let dialling = Dialling {
+            let dialer = Dialer {
                 server,
                 keepalive: policy.keepalive,
                 step,
             };
-            dialling.any(&addresses, deadline).await
+            dialer.any(&addresses, deadline).await
         }
         Ok(Err(error)) => Err(error),
         Err(_) => Err(timed_out()),
@@ -317,16 +363,16 @@ async fn dial<P: Prepare>(
     result
 }
 
-/// Opening a connection to one server, whatever address it has.
-pub(crate) struct Dialling<'a, P> {
+/// Opens connections to one server.
+pub(crate) struct Dialer<'a, P> {
     pub(crate) server: &'a Server,
     pub(crate) keepalive: Option<Duration>,
     pub(crate) step: &'a P,
 }
 
-impl<P: Prepare> Dialling<'_, P> {
-    /// Connects to the first address that answers. An address that is silent
-    /// gets its share of the time left, not all of it: others may answer.
+impl<P: Prepare> Dialer<'_, P> {
+    /// Connects to the first address that answers. The time left is divided among the
+    /// remaining addresses, so that a silent one does not use it up.
     pub(crate) async fn any(
         &self,
         addresses: &[SocketAddr],
@@ -340,7 +386,7 @@ impl<P: Prepare> Dialling<'_, P> {
         for (position, &address) in addresses.iter().enumerate() {
             let left = deadline.saturating_duration_since(now());
             let others = u32::try_from(addresses.len() - position).unwrap_or(u32::MAX);
-            // One timer for connecting and the step.
+            // One timer for connecting and preparing.
             let error = match timeout(left / others, self.one(address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => error,
@@ -349,7 +395,7 @@ impl<P: Prepare> Dialling<'_, P> {
             if fault(&error) == Fault::Exhausted {
                 return Err(error);
             }
-            failure = Some(more_telling(failure, error));
+            failure = Some(more_specific(failure, error));
         }
         Err(failure
             .unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
@@ -365,17 +411,16 @@ impl<P: Prepare> Dialling<'_, P> {
         if let Some(idle) = self.keepalive
             && let Err(error) = set_keepalive(&stream, idle)
         {
-            // The connection works; the reset of a server that is gone may not
-            // have been seen yet.
+            // Not fatal. The socket may have been reset already, which shows later.
             tracing::debug!(server = %self.server.id(), %error, "no keepalive");
         }
         self.step.prepare(stream, self.server).await
     }
 }
 
-/// On a host without IPv6, that `::1` has no way to it says nothing new after
-/// `127.0.0.1` refused: the server's own failure is the one to report.
-fn more_telling(earlier: Option<io::Error>, later: io::Error) -> io::Error {
+/// Keeps the server's own failure, for example a refusal by `127.0.0.1`, rather than that this
+/// host has no route to the next address, for example `::1` on a host without IPv6.
+fn more_specific(earlier: Option<io::Error>, later: io::Error) -> io::Error {
     match earlier {
         Some(earlier) if fault(&later) == Fault::Local => earlier,
         _ => later,
@@ -384,9 +429,8 @@ fn more_telling(earlier: Option<io::Error>, later: io::Error) -> io::Error {
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
-    // Where nothing listens on a port of this host that is also in the range of
-    // local ports, a connect may be given that very port and reach itself (TCP's
-    // simultaneous open): an echo where a server is down.
+    // If nothing listens on a port of this host in the ephemeral range, connect may choose the
+    // same port as its source and connect to itself (TCP simultaneous open).
     if stream.local_addr()? == address {
         return Err(io::Error::new(
             io::ErrorKind::ConnectionRefused,

@@ -1,84 +1,98 @@
-//! Asking servers whether they work, before a client has to find out.
+//! Health checks: whether a server accepts connections and answers as expected.
 
+mod checker;
 mod mysql;
 mod postgres;
 mod redis;
 
-use std::{
-    fmt,
-    future::poll_fn,
-    io,
-    ops::RangeInclusive,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+use std::{fmt, future::poll_fn, io, ops::RangeInclusive, pin::Pin, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::watch,
-    task::JoinSet,
-    time::{sleep, sleep_until, timeout},
+    time::timeout,
 };
 
 use super::{
     Stream,
-    connect::Dialling,
+    connect::Dialer,
     failure::{Fault, fault},
     now,
-    prepare::{Plain, Prepare},
-    random,
+    prepare::Prepare,
 };
-use crate::{
-    AdminState, Failure, Member, Pool, Server, ShortDuration, UpstreamId, backoff::share,
-    sync::lock,
-};
+use crate::{Server, ShortDuration};
+pub use checker::Checker;
 
-/// What a server must do to be found working.
+/// What a health check asks and expects.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Probe {
-    /// Take a connection; then, if asked to, answer.
+    /// Accepts a connection and, with `expect`, answers.
     Tcp {
-        /// Sent once connected.
+        /// Bytes to send once connected.
         send: Option<Vec<u8>>,
-        /// Must occur in the answer's first 16 KiB.
+        /// Bytes that must occur in the first 16 KiB of the answer.
         expect: Option<Vec<u8>>,
     },
-    /// Answer `GET path` with one of these status codes.
+    /// Answers an HTTP/1.1 `GET` with one of certain status codes.
     Http {
-        /// The path, with its query if any.
+        /// The request target: path and query.
         path: String,
-        /// Status codes that mean "working".
+        /// Status codes of a working server.
         status: Vec<RangeInclusive<u16>>,
     },
-    /// Greet a MySQL or MariaDB client, and answer its login, in any way but with an
-    /// error about the server. A connection that ends before its login counts as one of
-    /// `max_connect_errors`, after which the server blocks the host.
+    /// A MySQL or MariaDB server sends its greeting and answers a login, with anything but an
+    /// error that concerns all clients. The login is completed because a server blocks a host
+    /// after `max_connect_errors` connections that end before it.
     Mysql {
-        /// The user that logs in, without a password. It need not exist.
+        /// The user to log in as, without a password. Need not exist.
         user: String,
     },
-    /// Answer the start of a PostgreSQL session: ask for a password, take the user or
-    /// refuse it.
+    /// A PostgreSQL server answers a startup message: asks for a password, accepts the user or
+    /// rejects it.
     Postgres {
-        /// The user of the session. It need not exist.
+        /// The user of the session. Need not exist.
         user: String,
     },
-    /// Answer Redis' `PING`, if only with the demand for a password.
+    /// A Redis server answers `PING`, also with the demand for a password.
     Redis,
 }
 
-/// How and how often servers are probed.
+/// A health check and its schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Check {
-    /// What is asked.
+    /// What is asked and expected.
     pub probe: Probe,
-    /// Another port than the one that connections go to.
+    /// The port to probe, if not the port of the server.
     pub port: Option<u16>,
-    /// From one probe's start to the next one's, give or take 10 %.
+    /// Time from the start of one probe to the start of the next, jittered by 10 % both ways.
     pub interval: Duration,
-    /// Time for one probe.
+    /// Time limit of one probe.
     pub timeout: Duration,
+}
+
+impl Check {
+    /// Probes the server's own port every 2 seconds, with a time limit of 1 second.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use leastconn::net::{Check, Probe};
+    ///
+    /// let mut check = Check::new(Probe::Http {
+    ///     path: "/health".to_owned(),
+    ///     status: vec![200..=299],
+    /// });
+    /// check.interval = Duration::from_secs(5);
+    /// ```
+    pub const fn new(probe: Probe) -> Self {
+        Self {
+            probe,
+            port: None,
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+        }
+    }
 }
 
 /// Why a probe failed.
@@ -88,24 +102,24 @@ pub enum ProbeError {
     /// Connecting, writing or reading failed.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// It took longer than the check's time-out, and nothing came.
+    /// The time limit passed without an answer.
     #[error("no answer within {}", ShortDuration(*.0))]
     TimedOut(Duration),
-    /// Something came within the check's time-out, which did not do.
+    /// The time limit passed after an incomplete answer.
     #[error("the expected answer did not come within {}, but {answer}", ShortDuration(*.limit))]
     Incomplete {
-        /// The time-out.
+        /// The time limit.
         limit: Duration,
-        /// What came.
+        /// The beginning of the answer.
         answer: Excerpt,
     },
-    /// The answer ended, or grew to 16 KiB, without what was expected.
+    /// The answer ended, or reached 16 KiB, without the expected bytes.
     #[error("the answer is not the expected one, but {0}")]
     Unexpected(Excerpt),
-    /// The answer was not HTTP/1.x.
+    /// The answer is not HTTP/1.x.
     #[error("the answer is not HTTP, but {0}")]
     NotHttp(Excerpt),
-    /// The answer had another status code.
+    /// The answer has a status code that is not expected.
     #[error("HTTP status {0}")]
     Status(u16),
     /// The server answered with an error that concerns all clients.
@@ -122,24 +136,24 @@ impl ProbeError {
 }
 
 impl ProbeError {
-    /// Whether this says something about the server, and not about the prober,
-    /// which may be out of file descriptors, memory or local ports.
-    pub fn is_the_servers(&self) -> bool {
+    /// Whether the server failed, as opposed to this process being out of file descriptors,
+    /// memory or local ports.
+    pub fn is_server_fault(&self) -> bool {
         !matches!(self, Self::Io(error) if fault(error) != Fault::Server)
     }
 }
 
-/// How an answer begins, for people to read: bytes that are no visible ASCII are
-/// escaped, so that no server writes into somebody's log or terminal.
+/// The beginning of an answer, for error messages. [Display](fmt::Display) escapes everything
+/// but visible ASCII, so that a server cannot inject control characters into a log or terminal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Excerpt {
     start: Box<[u8]>,
-    /// Of so many bytes in all.
+    /// Length of the whole answer.
     bytes: usize,
 }
 
 impl Excerpt {
-    /// As much as is kept.
+    /// Bytes that are kept.
     const LONGEST: usize = 64;
 
     fn of(answer: &[u8]) -> Self {
@@ -162,17 +176,20 @@ impl fmt::Display for Excerpt {
     }
 }
 
-/// As much of an answer as is looked at.
+/// Bytes of an answer that are examined.
 const MAX_ANSWER: usize = 16 * 1024;
 
-/// Probes a server once. What is asked is asked over what `step` makes of the
-/// connection, within the same time.
+/// Probes a server once, over a connection that is prepared with `step` within the same time
+/// limit.
 ///
 /// # Errors
-/// If it does not work.
+/// If the server does not answer as expected in time.
+///
+/// # Cancel safety
+/// Dropping the future closes the connection. The server's health does not change here.
 pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Result<(), ProbeError> {
     let deadline = now() + check.timeout;
-    // Kept here, to be looked at when the time is up.
+    // Outside of `attempt`, for the error after a time-out.
     let mut answer = Vec::new();
     let attempt = async {
         let address = server.address();
@@ -189,12 +206,12 @@ pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Resu
                 resolved.set_port(port);
             }
         }
-        let dialling = Dialling {
+        let dialer = Dialer {
             server,
             keepalive: None,
             step,
         };
-        let mut stream = dialling.any(&addresses, deadline).await?;
+        let mut stream = dialer.any(&addresses, deadline).await?;
         match &check.probe {
             Probe::Tcp { send, expect } => {
                 converse(&mut stream, send.as_deref(), expect.as_deref(), &mut answer).await?;
@@ -218,7 +235,7 @@ pub async fn probe<P: Prepare>(server: &Server, check: &Check, step: &P) -> Resu
             Probe::Postgres { user } => postgres::check(&mut stream, user, &mut answer).await?,
             Probe::Redis => redis::check(&mut stream, &mut answer).await?,
         }
-        // Towards a server that works, in good order. It has answered already.
+        // An orderly close. The server has answered, so an error does not matter.
         let _ = poll_fn(|cx| Pin::new(&mut stream).poll_finish(cx)).await;
         Ok(())
     };
@@ -263,8 +280,7 @@ async fn read_status<S: Stream>(stream: &mut S, answer: &mut Vec<u8>) -> Result<
         let mut response = httparse::Response::new(&mut headers);
         let parsed = response.parse(answer);
         match (response.code, parsed) {
-            // The status line is enough, whatever the headers are: they may be
-            // broken, or not have arrived.
+            // The status line is enough: headers may be malformed or not have arrived.
             (Some(code), _) => Some(Some(code)),
             (None, Ok(_)) => None,
             (None, Err(_)) => Some(None),
@@ -274,7 +290,7 @@ async fn read_status<S: Stream>(stream: &mut S, answer: &mut Vec<u8>) -> Result<
     code.ok_or_else(|| ProbeError::NotHttp(Excerpt::of(answer)))
 }
 
-/// Reads until `found` finds something; `None` when the answer ends before.
+/// Reads until `found` returns something. `None`: the answer ended before.
 async fn read_until<S: Stream, T>(
     stream: &mut S,
     answer: &mut Vec<u8>,
@@ -294,193 +310,10 @@ async fn read_until<S: Stream, T>(
     }
 }
 
-/// Waits until the server has closed: what it sends unasked until then must not be left
-/// unread, or closing would reset the connection.
+/// Reads until the server closes: closing a socket with unread data would reset the connection.
 async fn drain<S: Stream>(stream: &mut S) {
     let mut rest = [0; 1024];
     while let Ok(1..) = stream.read(&mut rest).await {}
-}
-
-/// While no server of an upstream is available, each is probed so often, if the interval is
-/// not shorter: clients wait for the first one that recovers.
-const URGENT: Duration = Duration::from_secs(1);
-
-/// The first probes of servers that are added to a running pool are spread over this time,
-/// if the interval is not shorter.
-const SPREAD: Duration = Duration::from_secs(1);
-
-/// Probes the servers of a pool for as long as it lives, each at once when
-/// starting and then at its interval, or every second while no server is available.
-///
-/// In a pool that succeeds another one, servers that were probed before go on at their
-/// interval, and the first probes of the others are spread over a second.
-#[derive(Debug)]
-pub struct Checker {
-    // Dropping the set ends its tasks.
-    _tasks: JoinSet<()>,
-    servers: usize,
-    /// How many of them have been probed at all.
-    probed: watch::Receiver<usize>,
-}
-
-impl Checker {
-    /// Starts probing, on the Tokio runtime that this is called in.
-    ///
-    /// # Panics
-    /// Outside a Tokio runtime.
-    pub fn start(pool: &Pool, check: Check) -> Self {
-        Self::start_with(pool, check, Plain)
-    }
-
-    /// Likewise, with a step on each fresh connection before the server is asked
-    /// anything.
-    ///
-    /// # Panics
-    /// Outside a Tokio runtime.
-    pub fn start_with<P: Prepare + 'static>(pool: &Pool, check: Check, step: P) -> Self {
-        let step = Arc::new(step);
-        let check = Arc::new(check);
-        let mut tasks = JoinSet::new();
-        let (first, probed) = watch::channel(0);
-        let is_new = |member: &&Member| lock(&member.server.last_probe).is_none();
-        let new = pool.members().iter().filter(is_new).count();
-        let mut delays = spread(new, new < pool.members().len(), check.interval);
-        for member in pool.members() {
-            let first = first.clone();
-            let start = if is_new(&member) { delays.next() } else { None };
-            let changes = pool.changes();
-            let (server, upstream, check, step) = (
-                Arc::clone(&member.server),
-                pool.id().clone(),
-                Arc::clone(&check),
-                Arc::clone(&step),
-            );
-            let prober = Prober {
-                server,
-                upstream,
-                check,
-                step,
-                changes,
-            };
-            tasks.spawn(prober.run(start, first));
-        }
-        Self {
-            _tasks: tasks,
-            servers: pool.members().len(),
-            probed,
-        }
-    }
-
-    /// Completes once every server has been probed, whatever came of it: at the
-    /// latest after the check's time-out. It completes, too, when the checker is
-    /// dropped.
-    ///
-    /// # Cancel safety
-    /// It may be dropped, and asked for again.
-    pub fn first_round(&self) -> impl Future<Output = ()> + Send + use<> {
-        let (mut probed, servers) = (self.probed.clone(), self.servers);
-        async move {
-            let _ = probed.wait_for(|&probed| probed >= servers).await;
-        }
-    }
-}
-
-/// When the first probes of `new` servers begin: all at once where there are no others,
-/// else spread.
-fn spread(new: usize, others: bool, interval: Duration) -> impl Iterator<Item = Instant> {
-    let start = now();
-    let time = if others {
-        SPREAD.min(interval)
-    } else {
-        Duration::ZERO
-    };
-    let count = u32::try_from(new.max(1)).unwrap_or(u32::MAX);
-    (0..count).map(move |nth| start + time / count * nth)
-}
-
-/// Probes one server.
-struct Prober<P> {
-    server: Arc<Server>,
-    upstream: UpstreamId,
-    check: Arc<Check>,
-    step: Arc<P>,
-    /// Whether no server of the upstream is available.
-    changes: watch::Receiver<bool>,
-}
-
-impl<P: Prepare> Prober<P> {
-    /// Begins at `start`; without one, at its interval after the last probe.
-    async fn run(mut self, start: Option<Instant>, first: watch::Sender<usize>) {
-        let last = *lock(&self.server.last_probe);
-        match (start, last) {
-            (Some(start), _) => sleep_until(start.into()).await,
-            (None, Some(last)) => {
-                first.send_modify(|probed| *probed += 1);
-                self.wait_since(last).await;
-            }
-            (None, None) => {}
-        }
-        let mut first = last.is_none().then_some(first);
-        loop {
-            let start = now();
-            // Nothing is expected of a server in maintenance.
-            if self.server.status().admin != AdminState::Maint {
-                self.probe().await;
-                *lock(&self.server.last_probe) = Some(start);
-            }
-            if let Some(first) = first.take() {
-                first.send_modify(|probed| *probed += 1);
-            }
-            self.wait_since(start).await;
-        }
-    }
-
-    async fn probe(&self) {
-        let Self {
-            server, upstream, ..
-        } = self;
-        let result = probe(server, &self.check, &*self.step).await;
-        let changed = match &result {
-            Ok(()) => server.probed(true),
-            Err(error) if error.is_the_servers() => {
-                server.probe_failed(Failure::new(SystemTime::now(), error))
-            }
-            Err(_) => false,
-        };
-        match (changed, result) {
-            (true, Ok(())) => {
-                tracing::info!(%upstream, server = %server.id(), "server is up: health check passed");
-            }
-            (true, Err(error)) => {
-                tracing::warn!(%upstream, server = %server.id(), %error, "server is down: health check failed");
-            }
-            (false, Err(error)) => {
-                tracing::debug!(%upstream, server = %server.id(), %error, "health check failed");
-            }
-            (false, Ok(())) => {}
-        }
-    }
-
-    /// Waits until the next probe is due, after one that began at `start`.
-    async fn wait_since(&mut self, start: Instant) {
-        // Jittered, so that many servers are not all probed in step.
-        let random = random();
-        let jittered = |time: Duration| time - time / 10 + share(time / 5, random);
-        let interval = self.check.interval;
-        loop {
-            let is_urgent = *self.changes.borrow_and_update();
-            let wait = if is_urgent {
-                jittered(URGENT.min(interval))
-            } else {
-                jittered(interval)
-            };
-            let due = sleep(wait.saturating_sub(now().saturating_duration_since(start)));
-            tokio::select! {
-                () = due => return,
-                Ok(()) = self.changes.changed() => {}
-            }
-        }
-    }
 }
 
 #[cfg(test)]

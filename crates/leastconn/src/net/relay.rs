@@ -46,22 +46,32 @@ thread_local! {
     static SCRATCH_SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
 }
 
-/// How connections are relayed.
+/// Time-outs of relayed connections, and how truncation is forwarded.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use leastconn::net::RelayPolicy;
+///
+/// let mut policy = RelayPolicy::default();
+/// policy.idle = Some(Duration::from_secs(600));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RelayPolicy {
-    /// Ends a connection without a byte either way, while both sides may still
-    /// send. `None`: never.
+    /// Ends a connection on which no byte moved in either direction for this long, while both
+    /// sides may still send. `None`: never.
     pub idle: Option<Duration>,
-    /// The same once one side has finished sending and the other has been told.
-    /// Also limits how long a broken connection waits for the receiver to
-    /// acknowledge what was sent. `None`: never.
+    /// Replaces `idle` once the end of one direction has been forwarded (half-close). Also
+    /// limits how long a broken connection waits for the receiver to acknowledge what was
+    /// sent. `None`: never.
     pub half_close: Option<Duration>,
-    /// How a truncated stream is passed on.
+    /// How a truncated stream is forwarded.
     pub on_truncation: OnTruncation,
 }
 
 impl Default for RelayPolicy {
-    /// An hour, a minute, and [`OnTruncation::Reset`].
+    /// Idle time-out of an hour, half-close time-out of a minute, [`OnTruncation::Reset`].
     fn default() -> Self {
         Self {
             idle: Some(Duration::from_secs(3600)),

@@ -1,8 +1,12 @@
-use std::{collections::BTreeSet, net::SocketAddr, sync::LazyLock};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::LazyLock,
+};
 
 use super::*;
 use crate::{
-    AdminState,
+    AdminState, Lease, Source,
     health::{Availability, Ratio},
 };
 
@@ -26,12 +30,21 @@ fn eject_all() -> PassivePolicy {
 
 /// A pool that does not use ejected servers.
 fn pool(servers: impl IntoIterator<Item = ServerSpec>, seed: u64) -> Pool {
-    let pool = Pool::new("pool", servers, None, eject_all(), seed).unwrap();
-    pool.with_panic(PanicPolicy::Refuse)
+    let pool = Pool::builder("pool")
+        .servers(servers)
+        .passive(eject_all())
+        .panic(PanicPolicy::Refuse)
+        .seed(seed);
+    pool.build().unwrap()
 }
 
 fn succeed(pool: &Pool, servers: impl IntoIterator<Item = ServerSpec>) -> Pool {
-    pool.succeed(servers, None, eject_all()).unwrap()
+    pool.successor()
+        .servers(servers)
+        .active(None)
+        .passive(eject_all())
+        .build()
+        .unwrap()
 }
 
 fn pick(pool: &Pool) -> Option<Lease> {
@@ -46,7 +59,11 @@ fn name(lease: &Lease) -> &str {
 fn a_pool_needs_servers_with_names_of_their_own() {
     let build = |servers: &[ServerSpec]| {
         let servers = servers.iter().cloned();
-        Pool::new("pool", servers, None, PassivePolicy::default(), 1).map(drop)
+        Pool::builder("pool")
+            .servers(servers)
+            .seed(1)
+            .build()
+            .map(drop)
     };
     assert_eq!(build(&[]), Err(PoolError::Empty("pool".into())));
     assert_eq!(
@@ -58,7 +75,7 @@ fn a_pool_needs_servers_with_names_of_their_own() {
 #[test]
 fn a_lease_counts_from_the_pick_until_it_drops() {
     let pool = pool([spec("a", 1)], 1);
-    let server = Arc::clone(pool.server("a").unwrap());
+    let server = pool.server("a").unwrap();
     let leases = [pick(&pool), pick(&pool)];
     assert_eq!(server.in_flight(), 2);
     drop(leases);
@@ -138,7 +155,11 @@ fn a_succession_that_fails_leaves_the_servers_as_they_were() {
     };
     assert!(
         before
-            .succeed([spec("a", 1), spec("a", 1)], None, never)
+            .successor()
+            .servers([spec("a", 1), spec("a", 1)])
+            .active(None)
+            .passive(never)
+            .build()
             .is_err()
     );
     assert!(!before.server("a").unwrap().status().is_up());
@@ -163,10 +184,7 @@ fn retries_go_to_each_server_once() {
 
 #[test]
 fn backups_are_for_when_nobody_else_is_available() {
-    let backup = ServerSpec {
-        backup: true,
-        ..spec("b", 2)
-    };
+    let backup = spec("b", 2).backup(true);
     let pool = pool([spec("a", 1), backup], 1);
     let leases: Vec<_> = (0..5).map_while(|_| pick(&pool)).collect();
     assert!(leases.iter().all(|lease| name(lease) == "a"));
@@ -194,7 +212,7 @@ fn a_trial_that_loses_its_swap_is_still_due() {
     old.server().connect_failed(*NOW, *NOW);
     let due = *NOW + PassivePolicy::default().fail_timeout;
     let server = pool.server("a").unwrap();
-    let (seen, _) = server.candidate(due, &mut false).unwrap();
+    let seen = server.steady(due, &mut false).unwrap().word;
     drop(old);
     assert!(!server.try_acquire(seen, due), "the count has changed");
     assert!(pool.pick(&pool.all(), &Tried::default(), due).is_some());
@@ -207,8 +225,13 @@ fn three(panic: PanicPolicy) -> Pool {
         fall: NonZeroU32::MIN,
     };
     let servers = ["a", "b", "c"].map(|name| spec(name, 1));
-    let pool = Pool::new("pool", servers, Some(active), eject_all(), 1).unwrap();
-    pool.with_panic(panic)
+    let pool = Pool::builder("pool")
+        .servers(servers)
+        .active(active)
+        .passive(eject_all())
+        .panic(panic)
+        .seed(1);
+    pool.build().unwrap()
 }
 
 #[test]
@@ -270,19 +293,20 @@ fn a_last_resort_keeps_within_max_conns() {
         Balance::Random,
         Balance::SourceHash,
     ] {
-        let servers = ["a", "b"].map(|name| ServerSpec {
-            max_conns: NonZeroU32::new(1),
-            ..spec(name, 1)
-        });
-        let pool = Pool::new("pool", servers, None, eject_all(), 1).unwrap();
-        let pool = pool.with_balance(balance);
-        for member in pool.members() {
+        let servers = ["a", "b"].map(|name| spec(name, 1).max_conns(NonZeroU32::new(1)));
+        let pool = Pool::builder("pool")
+            .servers(servers)
+            .passive(eject_all())
+            .balance(balance)
+            .seed(1)
+            .build()
+            .unwrap();
+        for member in pool.members().iter() {
             member.server.connect_failed(*NOW, *NOW);
         }
-        let from = pool
-            .all()
-            .from_source(std::net::IpAddr::from([127, 0, 0, 1]));
-        let pick = || pool.pick(&from, &Tried::default(), *NOW);
+        let source = Source::from(std::net::IpAddr::from([127, 0, 0, 1]));
+        let request = PickRequest::new(*NOW).source(source);
+        let pick = || pool.pick_for(&pool.all(), &request);
         let leases = [pick().unwrap(), pick().unwrap()];
         assert_ne!(name(&leases[0]), name(&leases[1]), "{balance:?}");
         assert!(pick().is_none(), "{balance:?}");

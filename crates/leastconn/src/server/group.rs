@@ -1,9 +1,8 @@
-//! The servers of one upstream, as far as they matter to each other: how many may be
-//! ejected, and whether any is available.
+//! The servers of one upstream, for decisions about one server that depend on the others: how
+//! many may be ejected, and whether any is available.
 //!
-//! Pools that succeed each other share it, so that it lasts from one configuration to the
-//! next. Everything here is for changes of health, which are rare; picking does not come
-//! here.
+//! Shared by all pools that succeed each other, so it lasts across reloads. Only changes of
+//! health and membership come here; picks do not.
 
 use super::{Cause, EJECTED, Server};
 use crate::{
@@ -12,16 +11,15 @@ use crate::{
     sync::{Arc, Mutex, MutexGuard, Ordering, lock},
 };
 
-/// See the module.
 #[derive(Debug)]
-pub(crate) struct Membership {
+pub(crate) struct ServerGroup {
     #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "for the log"))]
     id: UpstreamId,
     state: Mutex<State>,
-    /// Whether the upstream is in panic. Sent, changed or not, whenever a server has
-    /// become available, or stopped to be.
+    /// Whether the upstream is in panic. Sent, changed or not, whenever a server becomes
+    /// available or unavailable.
     #[cfg(feature = "tokio")]
-    changes: tokio::sync::watch::Sender<bool>,
+    panicking: tokio::sync::watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -31,17 +29,16 @@ struct State {
     is_panicking: bool,
 }
 
-impl Membership {
+impl ServerGroup {
     pub(crate) fn new(id: UpstreamId) -> Self {
         Self {
             id,
             state: Mutex::new(State::default()),
             #[cfg(feature = "tokio")]
-            changes: tokio::sync::watch::Sender::new(false),
+            panicking: tokio::sync::watch::Sender::new(false),
         }
     }
 
-    /// These are the servers from now on.
     pub(crate) fn set_servers(&self, servers: Vec<Arc<Server>>) {
         let mut state = lock(&self.state);
         state.servers = servers;
@@ -52,12 +49,12 @@ impl Membership {
         lock(&self.state).panic = panic;
     }
 
-    /// A server changed.
-    pub(crate) fn update(&self) {
+    /// Looks at the servers again after the administrative state of one has changed.
+    pub(super) fn refresh(&self) {
         self.publish(lock(&self.state));
     }
 
-    /// Changes the health of `server`. Returns whether this changed whether it is up.
+    /// Changes the health of `server`. Returns whether it came up or went out.
     pub(super) fn change(
         &self,
         server: &Server,
@@ -74,19 +71,19 @@ impl Membership {
         if !state.any_available() {
             siblings = siblings.none_available();
         }
-        let (changed, matters) = server.change_health(cause, |health| change(health, siblings));
-        if matters {
+        let changed = server.change_health(cause, |health| change(health, siblings));
+        if changed.is_up_changed || changed.recovered {
             self.publish(state);
         }
-        changed
+        changed.is_up_changed
     }
 
-    /// Whether no server is available, but some would be for a last resort.
+    /// Whether no server is available, but one could be picked as a last resort.
     pub(crate) fn is_panicking(&self) -> bool {
         lock(&self.state).is_panicking
     }
 
-    /// Within the lock, so that the last one to publish has seen all changes.
+    /// Publishes while the lock is held, so that the last one to publish has seen all changes.
     fn publish(&self, mut state: MutexGuard<'_, State>) {
         let before = state.is_panicking;
         state.is_panicking =
@@ -96,7 +93,7 @@ impl Membership {
             if state.is_panicking != before {
                 self.log(&state);
             }
-            self.changes.send_replace(state.is_panicking);
+            self.panicking.send_replace(state.is_panicking);
         }
         #[cfg(not(feature = "tokio"))]
         let _ = before;
@@ -105,21 +102,22 @@ impl Membership {
     #[cfg(feature = "tokio")]
     fn log(&self, state: &State) {
         let upstream = &self.id;
-        match (state.is_panicking, state.panic) {
-            (true, PanicPolicy::Dial) => {
-                tracing::warn!(%upstream, "panic begins: no server is available, dialling ejected and down servers");
-            }
-            (true, PanicPolicy::Refuse) => {
-                tracing::warn!(%upstream, "panic begins: no server is available, refusing connections");
-            }
-            (false, _) => tracing::info!(%upstream, "panic ends"),
+        if state.is_panicking {
+            let action = match state.panic {
+                PanicPolicy::Dial => "dial ejected and down servers",
+                PanicPolicy::Refuse => "refuse connections",
+            };
+            tracing::warn!(%upstream, action, "panic begins: no server is available");
+        } else {
+            tracing::info!(%upstream, "panic ends");
         }
     }
 
-    /// Tells when a server has become available or stopped to be.
+    /// Notifies when a server becomes available or unavailable. The value is whether the
+    /// upstream is in panic.
     #[cfg(feature = "tokio")]
-    pub(crate) fn changes(&self) -> tokio::sync::watch::Receiver<bool> {
-        self.changes.subscribe()
+    pub(crate) fn panicking(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.panicking.subscribe()
     }
 }
 

@@ -12,7 +12,8 @@ use std::{
 };
 
 use leastconn::{
-    AdminState, Balance, Candidates, Lease, PanicPolicy, Pool, ServerSpec, Source, Tried, Weight,
+    AdminState, Balance, Candidates, Lease, PanicPolicy, PickRequest, Pool, PoolBuilder,
+    ServerSpec, Source, Tried, Weight,
     health::{ActivePolicy, Availability, Health, PassivePolicy, Ratio, Siblings},
 };
 
@@ -155,10 +156,14 @@ impl World {
         let policies = policies(seed);
         let (active, passive) = policies;
         let specs: Vec<_> = (0..SERVERS).map(|server| spec(server, seed)).collect();
-        let pool = Pool::new("pool", specs.clone(), active, passive, seed.into());
-        let pool = pool.expect("there are servers, and their names differ");
+        let pool = Pool::builder("pool")
+            .servers(specs.clone())
+            .active(active)
+            .passive(passive)
+            .seed(seed.into());
+        let pool = choosing(pool, seed).build();
         Self {
-            pool: choosing(pool, seed),
+            pool: pool.expect("there are servers, and their names differ"),
             expected: specs
                 .into_iter()
                 .map(|spec| Some(Expected::new(spec, policies)))
@@ -190,7 +195,7 @@ impl World {
         }
         self.leases.clear();
         self.orphans.clear();
-        for member in self.pool.members() {
+        for member in self.pool.members().iter() {
             assert_eq!(member.server.in_flight(), 0, "{}", member.server.id());
         }
     }
@@ -343,10 +348,11 @@ impl World {
             could.retain(|number| weight(number) <= least);
         }
 
-        let candidates = self.candidates(allowed).from_source(Source::of(&[allowed]));
+        let source = Source::of(&[allowed]);
+        let request = PickRequest::new(self.now).tried(tried).source(source);
         let picked = self
             .pool
-            .pick(&candidates, tried, self.now)
+            .pick_for(&self.candidates(allowed), &request)
             .map(|lease| (number_of(&lease), lease));
         match picked {
             None => assert!(could.is_empty(), "one of {could:?} could be picked"),
@@ -370,10 +376,15 @@ impl World {
             .collect();
         let policies = policies(seed);
         let (active, passive) = policies;
-        let next = self.pool.succeed(specs.clone(), active, passive);
         let was_slow = !self.pool.slow_start().is_zero();
-        let next = next.expect("there are servers, and their names differ");
-        self.pool = choosing(next, seed);
+        let next = self
+            .pool
+            .successor()
+            .servers(specs.clone())
+            .active(active)
+            .passive(passive);
+        let next = choosing(next, seed).build();
+        self.pool = next.expect("there are servers, and their names differ");
 
         let mut before = std::mem::replace(&mut self.expected, vec![None; SERVERS.into()]);
         for spec in specs {
@@ -414,7 +425,7 @@ impl World {
     }
 
     fn check(&self) {
-        for member in self.pool.members() {
+        for member in self.pool.members().iter() {
             let number = number_from(member.server.id().as_str());
             let expected = self.expected[number].as_ref();
             let expected = expected.expect("the members are those that are expected");
@@ -477,10 +488,7 @@ const fn has(mask: u8, number: usize) -> bool {
 
 fn policies(seed: u8) -> (Option<ActivePolicy>, PassivePolicy) {
     let two = NonZeroU32::MIN.saturating_add(1);
-    let active = (seed & 1 == 0).then_some(ActivePolicy {
-        rise: two,
-        fall: two,
-    });
+    let active = (seed & 1 == 0).then_some(ActivePolicy::new(two, two));
     let mut passive = PassivePolicy::default();
     passive.max_fails = u32::from(seed >> 1) % 4;
     passive.max_ejected = if seed & 1 << 7 == 0 {
@@ -493,7 +501,7 @@ fn policies(seed: u8) -> (Option<ActivePolicy>, PassivePolicy) {
 
 /// How the pool chooses comes of `seed`: in half of them by least connections, in
 /// half of them servers begin slowly, and half of them refuse while no server is available.
-fn choosing(pool: Pool, seed: u8) -> Pool {
+fn choosing(pool: PoolBuilder<'_>, seed: u8) -> PoolBuilder<'_> {
     let balance = match seed >> 2 & 7 {
         0 => Balance::P2c,
         1 => Balance::RoundRobin,
@@ -506,22 +514,20 @@ fn choosing(pool: Pool, seed: u8) -> Pool {
     } else {
         PanicPolicy::Refuse
     };
-    pool.with_balance(balance)
-        .with_panic(panic)
-        .with_slow_start(Duration::from_secs(u64::from(seed >> 5 & 1) * 7))
+    pool.balance(balance)
+        .panic(panic)
+        .slow_start(Duration::from_secs(u64::from(seed >> 5 & 1) * 7))
 }
 
 /// A server whose weight, limit and part as a backup come of `seed`.
 fn spec(number: u8, seed: u8) -> ServerSpec {
     let draw = seed.wrapping_mul(37).wrapping_add(number.wrapping_mul(101));
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 8_000 + u16::from(number)));
-    ServerSpec {
+    ServerSpec::new(number.to_string(), address)
         // Powers of two, so that loads are exact as floating-point numbers.
-        weight: Weight::new(1 << (draw % 3)).unwrap_or_default(),
-        max_conns: NonZeroU32::new(u32::from(draw / 3 % 4)),
-        backup: (draw / 16).is_multiple_of(3),
-        ..ServerSpec::new(number.to_string(), address)
-    }
+        .weight(Weight::new(1 << (draw % 3)).unwrap_or_default())
+        .max_conns(NonZeroU32::new(u32::from(draw / 3 % 4)))
+        .backup((draw / 16).is_multiple_of(3))
 }
 
 fn number_of(lease: &Lease) -> usize {

@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use leastconn::{BalanceError, Balancer, BalancerBuilder, ClientId, ServerSpec, Transfer};
+use leastconn::{
+    BalanceError, Balancer, BalancerBuilder, ClientId, Selector, ServerSpec, Transfer,
+};
 use leastconn_testkit::{DEADLINE, Upstream, within};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -32,7 +34,9 @@ impl Rig {
                 let (balancer, sender) = (Arc::clone(&shared), sender.clone());
                 tokio::spawn(async move {
                     let client = ClientId::from(peer.ip().to_string());
-                    let outcome = balancer.balance(connection, &client, &balancer.all()).await;
+                    let outcome = balancer
+                        .balance(connection, &client, &Selector::all())
+                        .await;
                     // The test may be over.
                     let _ = sender.send(outcome).await;
                 });

@@ -298,11 +298,10 @@ pub(crate) async fn check(
     let mut down = Scripted::new(0, client, policy);
     let mut up = Scripted::new(0xa5, server, policy);
     let traffic = Traffic::default();
-    let timeouts = RelayPolicy {
-        idle: Some(IDLE),
-        half_close: Some(HALF_CLOSE),
-        on_truncation: policy,
-    };
+    let mut timeouts = RelayPolicy::default();
+    timeouts.idle = Some(IDLE);
+    timeouts.half_close = Some(HALF_CLOSE);
+    timeouts.on_truncation = policy;
     let reason = {
         let mut relaying = pin!(relay(&mut down, &mut up, &timeouts, &traffic));
         match polls {

@@ -300,10 +300,12 @@ fn admit(grant: &Grant, answer: &mut AtListener) -> Result<(), Refused> {
             net::now(),
         )
         .map_err(|refusal| (refusal.reason(), Some(refusal.to_string())))?;
-    let (pool, candidates) = grant.servers(&permit);
+    let (pool, selector) = grant.servers(&permit);
     answer.upstream = Some(pool.id().to_string());
-    let members = candidates.members().iter();
-    answer.servers = members
+    let candidates = pool.candidates(selector);
+    answer.servers = candidates
+        .members()
+        .iter()
         .map(|member| member.server.id().to_string())
         .collect();
     Ok(())

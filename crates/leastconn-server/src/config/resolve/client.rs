@@ -66,10 +66,9 @@ impl Resolver<'_> {
                 allow,
                 expires,
                 mode: raw.mode.as_ref().map_or_else(Mode::default, |at| at.value),
-                limits: Limits {
-                    rate,
-                    max_conns: max_conns.and_then(NonZeroU32::new),
-                },
+                limits: Limits::default()
+                    .rate(rate)
+                    .max_conns(max_conns.and_then(NonZeroU32::new)),
                 ..matcher
             });
             places.push(Place {

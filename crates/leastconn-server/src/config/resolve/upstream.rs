@@ -214,20 +214,16 @@ impl Resolver<'_> {
                 (&name.value, &name.span)
             }
         };
-        let server = ServerSpec {
-            id: ServerId::from(&**name),
-            address: address?,
-            weight: raw
-                .weight
-                .as_ref()
-                .and_then(|at| Weight::new(at.value))
-                .unwrap_or(Weight::ONE),
-            max_conns: raw
-                .max_conns
-                .as_ref()
-                .and_then(|at| NonZeroU32::new(at.value)),
-            backup: raw.backup.as_ref().is_some_and(|at| at.value),
-        };
+        let weight = raw.weight.as_ref();
+        let max_conns = raw.max_conns.as_ref();
+        let server = ServerSpec::new(&**name, address?)
+            .weight(
+                weight
+                    .and_then(|at| Weight::new(at.value))
+                    .unwrap_or_default(),
+            )
+            .max_conns(max_conns.and_then(|at| NonZeroU32::new(at.value)))
+            .backup(raw.backup.as_ref().is_some_and(|at| at.value));
         Some((server, name_span.clone(), span.clone()))
     }
 
@@ -345,10 +341,10 @@ impl Resolver<'_> {
             port: raw.port.as_ref().map(|at| at.value),
             interval,
             timeout,
-            policy: ActivePolicy {
-                rise: streak(&raw.rise, defaults::RISE),
-                fall: streak(&raw.fall, defaults::FALL),
-            },
+            policy: ActivePolicy::new(
+                streak(&raw.rise, defaults::RISE),
+                streak(&raw.fall, defaults::FALL),
+            ),
         })
     }
 

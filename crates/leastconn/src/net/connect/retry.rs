@@ -19,14 +19,14 @@ const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// Between later rounds.
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
-/// Connections that wait for the same server begin within this time of its recovery, so
+/// Connections that wait for the same server start over this time after its recovery, so
 /// that they do not overflow its backlog.
 const SPREAD: Duration = Duration::from_millis(50);
 
-/// A sum of an `Instant` and more may overflow.
+/// Bound of `retry_for`: adding more to an `Instant` may overflow.
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// The rounds after the first one.
+/// The schedule of the rounds after the first one.
 pub(super) struct Retry {
     deadline: Instant,
     backoff: Backoff,
@@ -34,16 +34,16 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    /// Rounds begin within `time` from now.
+    /// Further rounds may begin until `time` from now.
     pub(super) fn new(pool: &Pool, time: Duration) -> Self {
         Self {
             deadline: now() + time.min(YEAR),
             backoff: Backoff::new(FIRST_DELAY, LONGEST_DELAY),
-            changes: pool.changes(),
+            changes: pool.panicking(),
         }
     }
 
-    /// Waits until the next round may begin. `false`: the time is over.
+    /// Waits until the next round may begin. Returns `false` if the time is over.
     pub(super) async fn wait(&mut self, candidates: &Candidates) -> bool {
         let start = now();
         if start >= self.deadline {

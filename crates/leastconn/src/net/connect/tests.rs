@@ -1,4 +1,4 @@
-use std::{fs::File, process::Command};
+use std::{fs::File, process::Command, sync::Arc};
 
 use leastconn_testkit::{Behaviour, DEADLINE, Upstream, upstream::OpenConnections, within};
 use tokio::net::{TcpListener, TcpSocket};
@@ -26,23 +26,34 @@ fn pool(addresses: &[SocketAddr]) -> Pool {
 
 fn pool_with(addresses: &[SocketAddr], mut passive: PassivePolicy) -> Pool {
     passive.max_ejected = Ratio::ALL;
-    servers(addresses, passive).with_panic(PanicPolicy::Refuse)
+    servers(addresses, passive, PanicPolicy::Refuse)
 }
 
-fn servers(addresses: &[SocketAddr], passive: PassivePolicy) -> Pool {
+fn servers(addresses: &[SocketAddr], passive: PassivePolicy, panic: PanicPolicy) -> Pool {
     let servers = addresses
         .iter()
         .enumerate()
         .map(|(number, &address)| ServerSpec::new(format!("web{number}"), address));
-    Pool::new("web", servers, None, passive, 1).unwrap()
+    Pool::builder("web")
+        .servers(servers)
+        .passive(passive)
+        .panic(panic)
+        .seed(1)
+        .build()
+        .unwrap()
 }
 
-fn server(pool: &Pool, number: usize) -> &Server {
-    &pool.members()[number].server
+fn server(pool: &Pool, number: usize) -> Arc<Server> {
+    Arc::clone(&pool.members()[number].server)
 }
 
 async fn connect_all(pool: &Pool, policy: &ConnectPolicy) -> Result<Connected, ConnectError> {
-    within(DEADLINE, "connecting", connect(pool, &pool.all(), policy)).await
+    within(
+        DEADLINE,
+        "connecting",
+        connect(pool, &Selector::all(), policy),
+    )
+    .await
 }
 
 /// Where nobody listens, for as long as the second value lives.
@@ -143,7 +154,7 @@ async fn an_ejected_server_comes_back_by_a_trial() {
     upstream.restart().await;
     let connected = async {
         loop {
-            match connect(&pool, &pool.all(), &POLICY).await {
+            match connect(&pool, &Selector::all(), &POLICY).await {
                 Ok(connected) => return connected,
                 Err(ConnectError::NoServerAvailable) => {
                     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -161,8 +172,8 @@ async fn an_ejected_server_comes_back_by_a_trial() {
 async fn a_connection_counts_while_it_is_dialled_and_no_longer() {
     let (address, _keep) = black_hole().await;
     let pool = pool(&[address]);
-    let candidates = pool.all();
-    let mut dialling = Box::pin(connect(&pool, &candidates, &POLICY));
+    let all = Selector::all();
+    let mut dialling = Box::pin(connect(&pool, &all, &POLICY));
     let early = timeout(Duration::from_millis(50), &mut dialling).await;
     assert!(early.is_err(), "{early:?}");
     assert_eq!(server(&pool, 0).in_flight(), 1);
@@ -200,8 +211,9 @@ async fn all_addresses_of_a_name_are_tried() {
     for first in [v6, silent] {
         let deadline = now() + Duration::from_secs(1);
         let pool = pool(&[first]);
-        let dialling = Dialling {
-            server: server(&pool, 0),
+        let server = server(&pool, 0);
+        let dialling = Dialer {
+            server: &server,
             keepalive: None,
             step: &Plain,
         };
@@ -222,7 +234,11 @@ async fn a_name_is_resolved_when_connecting() {
     let unknown: Address = "no-such-name.invalid:80".parse().unwrap();
     let of = |address| {
         let server = ServerSpec::new("web1", address);
-        Pool::new("web", [server], None, PassivePolicy::default(), 1).unwrap()
+        Pool::builder("web")
+            .servers([server])
+            .seed(1)
+            .build()
+            .unwrap()
     };
     connect_all(&of(name), &POLICY).await.unwrap();
     let error = connect_all(&of(unknown), &POLICY).await.unwrap_err();
@@ -239,7 +255,7 @@ fn what_one_address_lacks_does_not_hide_what_the_server_did() {
         (None, local, local),
         (Some(refused), libc::ETIMEDOUT, libc::ETIMEDOUT),
     ] {
-        let more = more_telling(earlier.map(error), error(later));
+        let more = more_specific(earlier.map(error), error(later));
         assert_eq!(more.raw_os_error(), Some(told));
     }
 }
@@ -276,7 +292,7 @@ fn without_file_descriptors_no_server_is_blamed() {
         let error = connect_all(&pool, &POLICY).await.unwrap_err();
         assert!(matches!(error, ConnectError::Exhausted { .. }), "{error:?}");
         assert_eq!((error.attempts(), error.reason()), (1, Reason::Overloaded));
-        for member in pool.members() {
+        for member in pool.members().iter() {
             let status = member.server.status();
             assert_eq!(status.availability, Availability::Up);
             assert_eq!((status.connect_failures, status.in_flight), (0, 0));

@@ -5,9 +5,15 @@ use leastconn_testkit::{
 };
 use tokio::net::{TcpListener, TcpStream};
 
-use super::*;
+use tokio::time::sleep;
+
+use super::{
+    super::prepare::Plain,
+    checker::{SPREAD, URGENT},
+    *,
+};
 use crate::{
-    ServerSpec,
+    AdminState, Pool, ServerSpec,
     health::{ActivePolicy, PassivePolicy},
 };
 
@@ -46,7 +52,12 @@ fn pool(addresses: &[SocketAddr], rise: u32, fall: u32) -> Pool {
         rise: NonZeroU32::new(rise).unwrap(),
         fall: NonZeroU32::new(fall).unwrap(),
     };
-    Pool::new("web", servers, Some(policy), PassivePolicy::default(), 1).unwrap()
+    Pool::builder("web")
+        .servers(servers)
+        .active(policy)
+        .seed(1)
+        .build()
+        .unwrap()
 }
 
 async fn probe_at(address: SocketAddr, check: &Check) -> Result<(), ProbeError> {
@@ -251,11 +262,11 @@ async fn another_port_may_be_asked() {
 #[test]
 fn what_the_prober_lacks_is_not_the_servers() {
     let io = |code| ProbeError::Io(io::Error::from_raw_os_error(code));
-    assert!(!io(libc::EMFILE).is_the_servers());
-    assert!(!io(libc::EADDRNOTAVAIL).is_the_servers());
-    assert!(io(libc::ECONNREFUSED).is_the_servers());
-    assert!(ProbeError::TimedOut(MS).is_the_servers());
-    assert!(ProbeError::Status(500).is_the_servers());
+    assert!(!io(libc::EMFILE).is_server_fault());
+    assert!(!io(libc::EADDRNOTAVAIL).is_server_fault());
+    assert!(io(libc::ECONNREFUSED).is_server_fault());
+    assert!(ProbeError::TimedOut(MS).is_server_fault());
+    assert!(ProbeError::Status(500).is_server_fault());
 }
 
 async fn becomes(pool: &Pool, up: bool) {
@@ -343,7 +354,7 @@ async fn a_step_comes_before_the_question_and_its_failure_is_the_server_s() {
     let probing = |step| within(DEADLINE, "the probe", probe(server, &check, step));
     probing(&Greeting(true)).await.unwrap();
     let error = probing(&Greeting(false)).await.unwrap_err();
-    assert!(error.is_the_servers());
+    assert!(error.is_server_fault());
     assert_eq!(error.to_string(), "it would not say hello");
 
     let _checker = Checker::start_with(&pool, check.clone(), Greeting(false));
@@ -515,7 +526,12 @@ async fn change_of_a_pool_keeps_probes_and_spreads_new_ones() {
         rise: NonZeroU32::MIN,
         fall: NonZeroU32::MIN,
     };
-    let after = before.succeed(specs, Some(policy), PassivePolicy::default());
+    let after = before
+        .successor()
+        .servers(specs)
+        .active(policy)
+        .passive(PassivePolicy::default())
+        .build();
     let after = after.unwrap();
     let start = now();
     let next = Checker::start(&after, http(200..=200));

@@ -22,10 +22,15 @@ fn specs() -> [ServerSpec; 2] {
 }
 
 fn pool() -> Pool {
-    Pool::new("web", specs(), Some(FALL_2), PassivePolicy::default(), 1).unwrap()
+    Pool::builder("web")
+        .servers(specs())
+        .active(FALL_2)
+        .seed(1)
+        .build()
+        .unwrap()
 }
 
-fn server(pool: &Pool) -> &Arc<Server> {
+fn server(pool: &Pool) -> Arc<Server> {
     pool.server("a").unwrap()
 }
 
@@ -86,12 +91,20 @@ fn outage_survives_a_reload() {
     let pool = pool();
     server(&pool).probe_failed(Failure::new(at(1), &"refused"));
     let next = pool
-        .succeed(specs(), Some(FALL_2), PassivePolicy::default())
+        .successor()
+        .servers(specs())
+        .active(FALL_2)
+        .passive(PassivePolicy::default())
+        .build()
         .unwrap();
     assert_eq!(server(&next).outage(), outage(1, "refused"));
     // Without probes it is not down.
     let next = next
-        .succeed(specs(), None, PassivePolicy::default())
+        .successor()
+        .servers(specs())
+        .active(None)
+        .passive(PassivePolicy::default())
+        .build()
         .unwrap();
     assert_eq!(server(&next).outage(), None);
 }

@@ -13,7 +13,7 @@ fn retrying() -> ConnectPolicy {
 /// As configured by default: half of the servers may be ejected, and last resorts are
 /// dialled.
 fn default_pool(addresses: &[SocketAddr]) -> Pool {
-    servers(addresses, PassivePolicy::default())
+    servers(addresses, PassivePolicy::default(), PanicPolicy::Dial)
 }
 
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn a_restart_of_the_only_server_costs_no_connection() {
     let mut clients = JoinSet::new();
     for _ in 0..20 {
         let pool = Arc::clone(&pool);
-        clients.spawn(async move { connect(&pool, &pool.all(), &retrying()).await });
+        clients.spawn(async move { connect(&pool, &Selector::all(), &retrying()).await });
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(
@@ -62,12 +62,13 @@ async fn retrying_ends_with_its_time() {
 #[tokio::test]
 async fn servers_that_are_full_or_out_are_not_waited_for() {
     let upstream = Upstream::start(Behaviour::Echo).await;
-    let full = ServerSpec {
-        max_conns: std::num::NonZeroU32::new(1),
-        ..ServerSpec::new("web0", upstream.addr())
-    };
+    let full = ServerSpec::new("web0", upstream.addr()).max_conns(std::num::NonZeroU32::new(1));
     let drained = ServerSpec::new("web1", upstream.addr());
-    let pool = Pool::new("web", [full, drained], None, PassivePolicy::default(), 1).unwrap();
+    let pool = Pool::builder("web")
+        .servers([full, drained])
+        .seed(1)
+        .build()
+        .unwrap();
     server(&pool, 1).set_admin(crate::AdminState::Drain);
     let _held = connect_all(&pool, &retrying()).await.unwrap();
     let start = now();
@@ -85,14 +86,20 @@ async fn a_server_that_becomes_available_is_dialled_at_once() {
         fall: std::num::NonZeroU32::MIN,
     };
     let spec = ServerSpec::new("web0", upstream.addr());
-    let pool = Pool::new("web", [spec], Some(active), PassivePolicy::default(), 1).unwrap();
-    let pool = Arc::new(pool.with_panic(PanicPolicy::Refuse));
+    let pool = Pool::builder("web")
+        .servers([spec])
+        .active(active)
+        .panic(PanicPolicy::Refuse)
+        .seed(1)
+        .build()
+        .unwrap();
+    let pool = Arc::new(pool);
     server(&pool, 0).probed(false);
     let mut policy = retrying();
     policy.retry_for = Duration::from_secs(60);
     let waiting = {
         let pool = Arc::clone(&pool);
-        tokio::spawn(async move { connect(&pool, &pool.all(), &policy).await })
+        tokio::spawn(async move { connect(&pool, &Selector::all(), &policy).await })
     };
     // Until the delay between rounds has grown.
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -124,8 +131,8 @@ async fn attempts_are_known_when_connecting_is_given_up() {
     let (address, _keep) = refusing().await;
     let pool = default_pool(&[address]);
     let attempts = Attempts::default();
-    let (all, policy) = (pool.all(), retrying());
-    let connecting = connect_observed(&pool, &all, &policy, &Plain, &attempts);
+    let (all, policy) = (Selector::all(), retrying());
+    let connecting = Connect::new(&pool, &all, &policy).attempts(&attempts).run();
     assert!(
         timeout(Duration::from_millis(50), connecting)
             .await

@@ -60,8 +60,8 @@ async fn what_the_step_makes_is_given_and_where_it_fails_the_next_is_tried() {
         with: "web0",
         instead: Instead::Fail(unfriendly),
     };
-    let all = pool.all();
-    let connecting = connect_with(&pool, &all, &POLICY, &step);
+    let all = Selector::all();
+    let connecting = Connect::new(&pool, &all, &POLICY).prepare(&step).run();
     let mut connected = within(DEADLINE, "connecting", connecting).await.unwrap();
     assert_eq!(connected.lease.server().id().as_str(), "web1");
     assert_eq!(connected.attempts, 2);
@@ -88,8 +88,8 @@ async fn a_step_that_hangs_costs_the_attempt_s_time_and_then_the_next_is_tried()
         ..POLICY
     };
     let start = now();
-    let all = pool.all();
-    let connecting = connect_with(&pool, &all, &policy, &step);
+    let all = Selector::all();
+    let connecting = Connect::new(&pool, &all, &policy).prepare(&step).run();
     let connected = within(DEADLINE, "connecting", connecting).await.unwrap();
     assert!(now() - start >= policy.timeout);
     assert_eq!(connected.attempts, 2);
@@ -100,18 +100,24 @@ async fn a_step_that_hangs_costs_the_attempt_s_time_and_then_the_next_is_tried()
 #[tokio::test]
 async fn why_the_step_failed_is_told_and_what_the_balancer_lacks_blames_nobody() {
     let (pool, _upstreams, _load) = two().await;
-    let only = pool.subset(|server| server.id().as_str() == "web0");
+    let only = Selector::named(["web0"]);
     let mut step = Greeting {
         with: "web0",
         instead: Instead::Fail(out_of_descriptors),
     };
-    let error = connect_with(&pool, &pool.all(), &POLICY, &step).await;
+    let error = Connect::new(&pool, &Selector::all(), &POLICY)
+        .prepare(&step)
+        .run()
+        .await;
     let error = error.map(|connected| connected.attempts).unwrap_err();
     assert_eq!((error.attempts(), error.reason()), (1, Reason::Overloaded));
     assert!(server(&pool, 0).status().is_up());
 
     step.instead = Instead::Fail(unfriendly);
-    let error = connect_with(&pool, &only, &POLICY, &step).await;
+    let error = Connect::new(&pool, &only, &POLICY)
+        .prepare(&step)
+        .run()
+        .await;
     let error = error.map(|connected| connected.attempts).unwrap_err();
     assert_eq!(error.reason(), Reason::ConnectFailed);
     assert!(

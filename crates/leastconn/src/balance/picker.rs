@@ -1,0 +1,148 @@
+//! The interface between a pool and its balancing algorithm.
+
+use std::time::Instant;
+
+use super::{
+    sample::mix64,
+    slow_start::{FULL_SHARE, Ramp},
+    source::Source,
+};
+use crate::{
+    spec::Weight,
+    sync::{AtomicU64, Ordering},
+};
+
+/// A balancing algorithm.
+pub(crate) trait Picker {
+    /// Chooses an open server and counts the connection on it. `None`: no server is open.
+    ///
+    /// If counting fails because another thread changed the server since it was looked at,
+    /// the algorithm has to choose again.
+    fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired>;
+}
+
+/// The servers of one pick, in a fixed order. Implemented by the pool, once for available
+/// servers and once for servers of last resort.
+pub(crate) trait Servers {
+    /// How many there are, open or not.
+    fn len(&self) -> usize;
+
+    fn weight(&self, position: usize) -> Weight;
+
+    /// The server at `position` if it is open and not in slow start. Sets `ramping` if it is
+    /// open and in slow start.
+    ///
+    /// The fast path: a healthy server costs one test more than without slow start.
+    fn steady(&self, position: usize, now: Instant, ramping: &mut bool) -> Option<Open>;
+
+    /// The server at `position` if it is open, in slow start or not.
+    fn open(&self, position: usize, now: Instant, ramp: Ramp) -> Option<Open>;
+
+    /// A hash of the name of the server at `position`.
+    fn name_hash(&self, position: usize) -> u64;
+
+    /// Counts a connection on the server at `position`, unless the server changed since
+    /// `seen`.
+    fn try_acquire(&self, position: usize, seen: u64, now: Instant) -> bool;
+}
+
+/// A server that may be picked, at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Open {
+    /// The server's atomic word, for [`Servers::try_acquire`].
+    pub(crate) word: u64,
+    /// Connections being dialled or open.
+    pub(crate) in_flight: u32,
+    pub(crate) weight: Weight,
+    /// Progress of slow start, where [`FULL_SHARE`] is the whole share. `None`: not in slow
+    /// start.
+    pub(crate) ramp: Option<u32>,
+}
+
+impl Open {
+    /// The share of new connections that this server is to get, relative to the others: its
+    /// weight, reduced while it is in slow start.
+    pub(crate) fn share(self) -> u32 {
+        let part = self.ramp.map_or(FULL_SHARE, |ramp| ramp.min(FULL_SHARE));
+        u32::from(self.weight.get()) * part
+    }
+}
+
+/// Proof that a connection was counted on the server at a position.
+#[derive(Debug)]
+#[must_use = "the connection was counted on the server"]
+pub(crate) struct Acquired {
+    position: usize,
+}
+
+impl Acquired {
+    pub(crate) const fn position(&self) -> usize {
+        self.position
+    }
+}
+
+/// What an algorithm may base its choice on.
+#[derive(Debug)]
+pub(crate) struct PickContext<'a, S> {
+    pub(crate) servers: S,
+    pub(crate) now: Instant,
+    /// Where the connection comes from, if the caller said so.
+    pub(crate) source: Option<Source>,
+    pub(crate) seeds: &'a Seeds,
+    pub(crate) ramp: Ramp,
+    /// Sum of the weights of all servers of the pool, whether candidates or not.
+    pub(crate) total_weight: u64,
+    /// The largest weight among `servers`.
+    pub(crate) max_weight: Weight,
+}
+
+impl<S: Servers> PickContext<'_, S> {
+    /// All servers in order; `None` stands for one that is not open.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Option<Open>> {
+        (0..self.servers.len()).map(|position| self.open(position))
+    }
+
+    pub(crate) fn open(&self, position: usize) -> Option<Open> {
+        self.servers.open(position, self.now, self.ramp)
+    }
+
+    /// A new random number.
+    pub(crate) fn next_seed(&self) -> u64 {
+        self.seeds.next()
+    }
+
+    /// Counts the connection on the server at `position`, if the server did not change since
+    /// its `word` was read.
+    pub(crate) fn try_acquire(&self, position: usize, word: u64) -> Option<Acquired> {
+        self.servers
+            .try_acquire(position, word, self.now)
+            .then_some(Acquired { position })
+    }
+
+    /// Calls `choose` for a position and the word seen there until counting succeeds.
+    pub(crate) fn acquire_with(
+        &self,
+        mut choose: impl FnMut() -> Option<(usize, u64)>,
+    ) -> Option<Acquired> {
+        loop {
+            let (position, word) = choose()?;
+            if let Some(acquired) = self.try_acquire(position, word) {
+                return Some(acquired);
+            }
+        }
+    }
+}
+
+/// A sequence of random numbers, shared by all threads that pick.
+#[derive(Debug)]
+pub(crate) struct Seeds(AtomicU64);
+
+impl Seeds {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+
+    pub(crate) fn next(&self) -> u64 {
+        mix64(self.0.fetch_add(1, Ordering::Relaxed), 0)
+    }
+}

@@ -1,0 +1,279 @@
+//! Probing the servers of a pool at an interval.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+    time::{sleep, sleep_until},
+};
+
+use super::{
+    super::{
+        now,
+        prepare::{Plain, Prepare},
+        random,
+    },
+    Check, probe,
+};
+use crate::{
+    AdminState, Failure, Member, Pool, Server, UpstreamId,
+    backoff::share,
+    sync::{Mutex, lock},
+};
+
+/// While no server of an upstream is available, each is probed at this interval if its own is
+/// longer: clients wait for the first one that recovers.
+pub(super) const URGENT: Duration = Duration::from_secs(1);
+
+/// The first probes of servers that join a running pool are spread over this time, or over the
+/// interval if it is shorter.
+pub(super) const SPREAD: Duration = Duration::from_secs(1);
+
+/// Probes the members of a pool until it is dropped: each at once, and then at the interval, or
+/// every second while no server is available.
+///
+/// It follows the membership of the pool. Servers that stay keep their schedule, also when the
+/// checker of a [successor](Pool::successor) takes over; first probes of servers that join are
+/// spread over a second. Servers in maint are not probed.
+#[derive(Debug)]
+pub struct Checker {
+    /// Dropping them ends their tasks. The supervisor does not keep them.
+    _probers: Arc<Mutex<Probers>>,
+    _supervisor: JoinSet<()>,
+    servers: usize,
+    /// How many of the first members have been probed.
+    probed: watch::Receiver<usize>,
+}
+
+impl Checker {
+    /// Starts probing on the current Tokio runtime.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn start(pool: &Pool, check: Check) -> Self {
+        Self::start_with(pool, check, Plain)
+    }
+
+    /// Like [`Self::start`], but each fresh connection is prepared with `step` first, within
+    /// the time limit of the probe.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn start_with<P: Prepare + 'static>(pool: &Pool, check: Check, step: P) -> Self {
+        let settings = Settings {
+            upstream: pool.id().clone(),
+            check: Arc::new(check),
+            step: Arc::new(step),
+            panicking: pool.panicking(),
+        };
+        let mut changes = pool.watch_members();
+        let members = Arc::clone(&changes.borrow_and_update());
+        let (first, probed) = watch::channel(0);
+        let mut probers = Probers::default();
+        let is_running = members.iter().any(|member| !is_new(member));
+        probers.start(&settings, &members, is_running, Some(&first));
+        drop(first);
+        let probers = Arc::new(Mutex::new(probers));
+        let weak = Arc::downgrade(&probers);
+        let mut supervisor = JoinSet::new();
+        supervisor.spawn(async move {
+            while changes.changed().await.is_ok() {
+                let members = Arc::clone(&changes.borrow_and_update());
+                let Some(probers) = weak.upgrade() else {
+                    return;
+                };
+                let mut probers = lock(&probers);
+                probers.keep_only(&members);
+                probers.start(&settings, &members, true, None);
+            }
+        });
+        Self {
+            _probers: probers,
+            _supervisor: supervisor,
+            servers: members.len(),
+            probed,
+        }
+    }
+
+    /// Completes once every server that was a member at the start has been probed, whatever
+    /// the outcome: at the latest after the check's time limit. Also completes when the
+    /// checker is dropped.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub fn first_round(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (mut probed, servers) = (self.probed.clone(), self.servers);
+        async move {
+            // An error: the probers have ended.
+            let _ = probed.wait_for(|&probed| probed >= servers).await;
+        }
+    }
+}
+
+/// What all probers of a pool share.
+struct Settings<P> {
+    upstream: UpstreamId,
+    check: Arc<Check>,
+    step: Arc<P>,
+    /// Whether no server of the upstream is available.
+    panicking: watch::Receiver<bool>,
+}
+
+/// One task for each member.
+#[derive(Debug, Default)]
+struct Probers {
+    tasks: JoinSet<()>,
+    running: Vec<(Arc<Server>, AbortHandle)>,
+}
+
+impl Probers {
+    /// Ends the probers of servers that left.
+    fn keep_only(&mut self, members: &[Member]) {
+        self.running.retain(|(server, task)| {
+            let stays = members.iter().any(|m| Arc::ptr_eq(&m.server, server));
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    /// Starts probing the members that are not probed yet. With `is_running`, the first probes
+    /// of servers that were never probed are spread.
+    fn start<P: Prepare + 'static>(
+        &mut self,
+        settings: &Settings<P>,
+        members: &[Member],
+        is_running: bool,
+        first: Option<&watch::Sender<usize>>,
+    ) {
+        let is_probed = |member: &&Member| {
+            let mut running = self.running.iter();
+            running.any(|(server, _)| Arc::ptr_eq(server, &member.server))
+        };
+        let members: Vec<_> = members.iter().filter(|m| !is_probed(m)).collect();
+        let new = members.iter().filter(|member| is_new(member)).count();
+        let mut starts = spread(new, is_running, settings.check.interval);
+        for member in members {
+            let start = if is_new(member) { starts.next() } else { None };
+            let prober = Prober {
+                server: Arc::clone(&member.server),
+                upstream: settings.upstream.clone(),
+                check: Arc::clone(&settings.check),
+                step: Arc::clone(&settings.step),
+                panicking: settings.panicking.clone(),
+            };
+            let task = self.tasks.spawn(prober.run(start, first.cloned()));
+            self.running.push((Arc::clone(&member.server), task));
+        }
+    }
+}
+
+/// Whether the server was never probed.
+fn is_new(member: &Member) -> bool {
+    lock(&member.server.last_probe).is_none()
+}
+
+/// Start times of the first probes of `new` servers.
+fn spread(new: usize, is_running: bool, interval: Duration) -> impl Iterator<Item = Instant> {
+    let start = now();
+    let time = if is_running {
+        SPREAD.min(interval)
+    } else {
+        Duration::ZERO
+    };
+    let count = u32::try_from(new.max(1)).unwrap_or(u32::MAX);
+    (0..count).map(move |nth| start + time / count * nth)
+}
+
+/// Probes one server.
+struct Prober<P> {
+    server: Arc<Server>,
+    upstream: UpstreamId,
+    check: Arc<Check>,
+    step: Arc<P>,
+    panicking: watch::Receiver<bool>,
+}
+
+impl<P: Prepare> Prober<P> {
+    /// Begins at `start`, or at the interval after the last probe. Increments `first` after
+    /// the first probe, or at once if the server was probed before.
+    async fn run(mut self, start: Option<Instant>, first: Option<watch::Sender<usize>>) {
+        let count_first = |first: Option<watch::Sender<usize>>| {
+            if let Some(first) = first {
+                first.send_modify(|probed| *probed += 1);
+            }
+        };
+        let mut first = first;
+        let last = *lock(&self.server.last_probe);
+        match (start, last) {
+            (Some(start), _) => sleep_until(start.into()).await,
+            (None, Some(last)) => {
+                count_first(first.take());
+                self.wait_since(last).await;
+            }
+            (None, None) => {}
+        }
+        loop {
+            let start = now();
+            if self.server.status().admin != AdminState::Maint {
+                self.probe().await;
+                *lock(&self.server.last_probe) = Some(start);
+            }
+            count_first(first.take());
+            self.wait_since(start).await;
+        }
+    }
+
+    async fn probe(&self) {
+        let Self {
+            server, upstream, ..
+        } = self;
+        let result = probe(server, &self.check, &*self.step).await;
+        let changed = match &result {
+            Ok(()) => server.probed(true),
+            Err(error) if error.is_server_fault() => {
+                server.probe_failed(Failure::new(SystemTime::now(), error))
+            }
+            Err(_) => false,
+        };
+        match (changed, result) {
+            (true, Ok(())) => {
+                tracing::info!(%upstream, server = %server.id(), "server is up: health check passed");
+            }
+            (true, Err(error)) => {
+                tracing::warn!(%upstream, server = %server.id(), %error, "server is down: health check failed");
+            }
+            (false, Err(error)) => {
+                tracing::debug!(%upstream, server = %server.id(), %error, "health check failed");
+            }
+            (false, Ok(())) => {}
+        }
+    }
+
+    /// Waits until the next probe is due after one that began at `start`.
+    async fn wait_since(&mut self, start: Instant) {
+        // Jitter keeps the probes of many servers from falling into step.
+        let random = random();
+        let jittered = |time: Duration| time - time / 10 + share(time / 5, random);
+        let interval = self.check.interval;
+        loop {
+            let is_panicking = *self.panicking.borrow_and_update();
+            let wait = if is_panicking {
+                jittered(URGENT.min(interval))
+            } else {
+                jittered(interval)
+            };
+            let due = sleep(wait.saturating_sub(now().saturating_duration_since(start)));
+            tokio::select! {
+                () = due => return,
+                Ok(()) = self.panicking.changed() => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A set of servers that a pick chooses from.
+
+use super::Member;
+use crate::{
+    Lease, Weight,
+    balance::{AnyPicker, Balance, Seeds},
+    server::Server,
+    sync::Arc,
+};
+
+/// Some members of a pool, as they were at one moment, to [pick](super::Pool::pick) from.
+///
+/// Cheap to clone; clones share the state of the balancing algorithm. For a set that follows
+/// changes of the membership, see [`Selector`](super::Selector).
+#[derive(Clone, Debug)]
+pub struct Candidates(Arc<Set>);
+
+#[derive(Debug)]
+struct Set {
+    members: Arc<[Member]>,
+    picker: AnyPicker,
+    max_weight: Weight,
+    /// Sum of the weights of all members of the pool.
+    total_weight: u64,
+}
+
+impl Candidates {
+    pub(super) fn new(
+        members: Arc<[Member]>,
+        total_weight: u64,
+        balance: Balance,
+        seeds: &Seeds,
+    ) -> Self {
+        let weights = members.iter().map(|member| member.weight);
+        Self(Arc::new(Set {
+            max_weight: weights.clone().max().unwrap_or_default(),
+            picker: balance.picker(weights, seeds),
+            members,
+            total_weight,
+        }))
+    }
+
+    /// The servers, in the pool's order.
+    pub fn members(&self) -> &[Member] {
+        &self.0.members
+    }
+
+    /// Whether there is no server.
+    pub fn is_empty(&self) -> bool {
+        self.0.members.is_empty()
+    }
+
+    pub(super) fn to_shared(&self) -> Arc<[Member]> {
+        Arc::clone(&self.0.members)
+    }
+
+    pub(super) fn picker(&self) -> &AnyPicker {
+        &self.0.picker
+    }
+
+    pub(super) fn max_weight(&self) -> Weight {
+        self.0.max_weight
+    }
+
+    pub(super) fn total_weight(&self) -> u64 {
+        self.0.total_weight
+    }
+}
+
+/// The servers that one connection was tried on, and is not tried on again.
+#[derive(Clone, Debug, Default)]
+pub struct Tried(Vec<Arc<Server>>);
+
+impl Tried {
+    pub(super) const NONE: &'static Self = &Self(Vec::new());
+
+    /// Excludes the server of `lease` from further picks, and ends the lease.
+    pub fn add(&mut self, lease: Lease) {
+        self.0.push(lease.into_server());
+    }
+
+    /// How many servers were tried.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether no server was tried.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn contains(&self, server: &Arc<Server>) -> bool {
+        self.0.iter().any(|tried| Arc::ptr_eq(tried, server))
+    }
+}

@@ -1,0 +1,209 @@
+//! The members of a pool at one moment, and the step from one membership to the next.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Weak,
+};
+
+use super::{Candidates, Member, Pool, PoolError};
+use crate::{
+    Address,
+    server::Server,
+    spec::{ServerId, ServerSpec},
+    sync::Arc,
+};
+
+/// What [`Pool::update`] changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MembershipChange {
+    /// Servers that joined, in the order of the update.
+    pub added: Vec<ServerId>,
+    /// Servers that left, in the order that they had. A server whose address changed is in
+    /// both lists.
+    pub removed: Vec<ServerId>,
+}
+
+impl MembershipChange {
+    /// Whether no server joined or left. Weights, limits and backup flags may have changed.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Membership {
+    pub(super) all: Candidates,
+    /// Servers that left. Their leases keep them alive; also a pick that began before they
+    /// left may still add one.
+    departed: Vec<Weak<Server>>,
+    total_weight: u64,
+}
+
+impl Membership {
+    pub(super) const fn empty(all: Candidates) -> Self {
+        Self {
+            all,
+            departed: Vec::new(),
+            total_weight: 0,
+        }
+    }
+
+    pub(super) fn new(pool: &Pool, members: Arc<[Member]>, departed: Vec<Weak<Server>>) -> Self {
+        let weights = members.iter().map(|member| u64::from(member.weight.get()));
+        let total_weight = weights.sum();
+        let is_member = |server: &Weak<Server>| {
+            let mut members = members.iter();
+            members.any(|member| std::ptr::eq(Arc::as_ptr(&member.server), server.as_ptr()))
+        };
+        Self {
+            departed: departed.into_iter().filter(|s| !is_member(s)).collect(),
+            all: Candidates::new(members, total_weight, pool.balance, &pool.seeds),
+            total_weight,
+        }
+    }
+
+    pub(super) fn subset(
+        &self,
+        pool: &Pool,
+        mut is_allowed: impl FnMut(&Server) -> bool,
+    ) -> Candidates {
+        let members = self.all.members().iter();
+        let members = members.filter(|member| is_allowed(&member.server)).cloned();
+        Candidates::new(
+            members.collect(),
+            self.total_weight,
+            pool.balance,
+            &pool.seeds,
+        )
+    }
+
+    /// The servers that will have left with the next membership, if they are not in it.
+    pub(super) fn departed(&self) -> Vec<Weak<Server>> {
+        let members = self.all.members().iter();
+        let members = members.map(|member| Arc::downgrade(&member.server));
+        let departed = self.departed.iter().filter(|s| s.strong_count() > 0);
+        members.chain(departed.cloned()).collect()
+    }
+
+    pub(super) fn departed_in_use(&self) -> Vec<Arc<Server>> {
+        let departed = self.departed.iter().filter_map(Weak::upgrade);
+        departed.filter(|server| server.in_flight() > 0).collect()
+    }
+
+    pub(super) fn is_same_as(&self, servers: &[ServerSpec]) -> bool {
+        let members = self.all.members().iter();
+        members.map(Member::spec).eq(servers.iter().cloned())
+    }
+
+    /// Without slow start every server has its whole share, whether a pick looked at it or not.
+    pub(super) fn end_ramps(&self) {
+        for member in self.all.members().iter() {
+            member.server.end_ramp();
+        }
+    }
+}
+
+/// The next members of a pool, checked and not yet in use.
+pub(super) struct Merge {
+    members: Vec<Member>,
+    joined: Vec<Arc<Server>>,
+    /// Servers that had left with connections, and rejoin.
+    rejoined: Vec<Arc<Server>>,
+    is_first: bool,
+}
+
+impl Merge {
+    /// Finds the servers of `specs` among those of `before`. Changes nothing.
+    pub(super) fn new(
+        pool: &Pool,
+        specs: impl IntoIterator<Item = ServerSpec>,
+        before: Option<&Membership>,
+    ) -> Result<Self, PoolError> {
+        let (mut present, mut departed) = before.map_or_else(Default::default, |before| {
+            let members = before.all.members().iter().map(|member| &member.server);
+            (by_name(members), by_name(&before.departed_in_use()))
+        });
+        let mut merge = Self {
+            members: Vec::new(),
+            joined: Vec::new(),
+            rejoined: Vec::new(),
+            is_first: before.is_none(),
+        };
+        let mut names = HashSet::new();
+        for spec in specs {
+            if !names.insert(spec.id.clone()) {
+                return Err(PoolError::DuplicateServer(pool.id.clone(), spec.id));
+            }
+            let key = (spec.id, spec.address);
+            let server = if let Some(server) = present.remove(&key) {
+                server
+            } else if let Some(server) = departed.remove(&key) {
+                merge.rejoined.push(Arc::clone(&server));
+                server
+            } else {
+                let group = Arc::downgrade(&pool.group);
+                let server = Server::new(key.0, key.1, pool.active, pool.passive, group);
+                let server = Arc::new(server);
+                merge.joined.push(Arc::clone(&server));
+                server
+            };
+            merge.members.push(Member {
+                server,
+                weight: spec.weight,
+                max_conns: spec.max_conns,
+                backup: spec.backup,
+            });
+        }
+        if merge.members.is_empty() && !pool.may_be_empty {
+            return Err(PoolError::Empty(pool.id.clone()));
+        }
+        Ok(merge)
+    }
+
+    pub(super) fn change(&self, before: &Membership) -> MembershipChange {
+        let ids = |servers: &mut dyn Iterator<Item = &Arc<Server>>| {
+            servers.map(|server| server.id().clone()).collect()
+        };
+        let is_member = |server: &Arc<Server>| {
+            let mut members = self.members.iter();
+            members.any(|member| Arc::ptr_eq(&member.server, server))
+        };
+        let was_member = |server: &Arc<Server>| {
+            let mut members = before.all.members().iter();
+            members.any(|member| Arc::ptr_eq(&member.server, server))
+        };
+        let (old, new) = (before.all.members().iter(), self.members.iter());
+        MembershipChange {
+            added: ids(&mut new.map(|m| &m.server).filter(|s| !was_member(s))),
+            removed: ids(&mut old.map(|m| &m.server).filter(|s| !is_member(s))),
+        }
+    }
+
+    /// Applies the change to the servers, and returns the members.
+    pub(super) fn commit(self, pool: &Pool) -> Arc<[Member]> {
+        for server in self.rejoined {
+            server.revive(pool.active, pool.passive);
+        }
+        for member in &self.members {
+            member.server.set_policies(pool.active, pool.passive);
+        }
+        if !self.is_first {
+            for server in self.joined {
+                server.start_ramp();
+            }
+        }
+        let servers = self.members.iter().map(|m| Arc::clone(&m.server));
+        pool.group.set_servers(servers.collect());
+        self.members.into()
+    }
+}
+
+type ByName = HashMap<(ServerId, Address), Arc<Server>>;
+
+fn by_name<'a>(servers: impl IntoIterator<Item = &'a Arc<Server>>) -> ByName {
+    let servers = servers.into_iter().map(Arc::clone);
+    servers
+        .map(|server| ((server.id().clone(), server.address().clone()), server))
+        .collect()
+}

@@ -1,0 +1,111 @@
+//! Which servers a client may use, independent of which of them are members now.
+
+use std::collections::HashSet;
+
+use arc_swap::ArcSwapOption;
+
+use super::{Candidates, Pool, membership::Membership};
+use crate::{spec::ServerId, sync::Arc};
+
+/// The servers that a client may use: all servers of a pool, or those with certain names.
+///
+/// Follows the membership of the pool: a server that joins under a selected name is included
+/// from the next connection on. Make one for a client or a rule and keep it; clones are cheap,
+/// and the candidates are computed once for each membership.
+///
+/// ```
+/// use leastconn::{Address, Pool, Selector, ServerSpec};
+///
+/// let server = |name: &str, address: &str| {
+///     Ok::<_, leastconn::AddressError>(ServerSpec::new(name, address.parse::<Address>()?))
+/// };
+/// let pool = Pool::builder("web").server(server("a", "10.0.0.1:80")?).build()?;
+/// let selector = Selector::named(["b"]);
+/// assert!(pool.candidates(&selector).is_empty());
+///
+/// pool.update([server("a", "10.0.0.1:80")?, server("b", "10.0.0.2:80")?])?;
+/// assert_eq!(pool.candidates(&selector).members().len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Selector(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    All,
+    Named(Arc<Named>),
+    Fixed(Candidates),
+}
+
+#[derive(Debug)]
+struct Named {
+    names: HashSet<ServerId>,
+    resolved: ArcSwapOption<Resolved>,
+}
+
+/// The candidates under one membership.
+#[derive(Debug)]
+struct Resolved {
+    membership: Arc<Membership>,
+    candidates: Candidates,
+}
+
+impl Selector {
+    /// All servers.
+    pub const fn all() -> Self {
+        Self(Kind::All)
+    }
+
+    /// The servers with these names, whether they are members now or join later.
+    pub fn named<N: Into<ServerId>>(names: impl IntoIterator<Item = N>) -> Self {
+        Self(Kind::Named(Arc::new(Named {
+            names: names.into_iter().map(Into::into).collect(),
+            resolved: ArcSwapOption::empty(),
+        })))
+    }
+
+    /// Whether a server with this name is selected.
+    pub fn selects(&self, server: &ServerId) -> bool {
+        match &self.0 {
+            Kind::All => true,
+            Kind::Named(named) => named.names.contains(server),
+            Kind::Fixed(candidates) => {
+                let mut members = candidates.members().iter();
+                members.any(|member| member.server.id() == server)
+            }
+        }
+    }
+
+    pub(super) fn resolve(&self, pool: &Pool) -> Candidates {
+        match &self.0 {
+            Kind::All => pool.all(),
+            Kind::Named(named) => named.resolve(pool),
+            Kind::Fixed(candidates) => candidates.clone(),
+        }
+    }
+}
+
+impl Named {
+    fn resolve(&self, pool: &Pool) -> Candidates {
+        let membership = pool.membership.load();
+        if let Some(resolved) = &*self.resolved.load()
+            && Arc::ptr_eq(&resolved.membership, &membership)
+        {
+            return resolved.candidates.clone();
+        }
+        let candidates = membership.subset(pool, |server| self.names.contains(server.id()));
+        // A concurrent call may store an older membership: the next call corrects it.
+        self.resolved.store(Some(Arc::new(Resolved {
+            membership: Arc::clone(&membership),
+            candidates: candidates.clone(),
+        })));
+        candidates
+    }
+}
+
+/// Exactly these candidates, whatever the membership of the pool becomes.
+impl From<Candidates> for Selector {
+    fn from(candidates: Candidates) -> Self {
+        Self(Kind::Fixed(candidates))
+    }
+}
