@@ -2,5 +2,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|texts: (&str, &str, &str)| {
-    leastconn_server::config::fuzz_patterns(texts.0, texts.1, texts.2);
+    leastconn_tls::fuzz_patterns(texts.0, texts.1, texts.2);
 });

@@ -1,4 +1,4 @@
 //! Feeds arbitrary records, split at arbitrary points, to a TLS stream.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| leastconn_server::tls::fuzz_stream(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| leastconn_tls::fuzz_stream(data));

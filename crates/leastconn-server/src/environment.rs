@@ -1,8 +1,8 @@
 //! What the process of an upgrade is told by its environment: the names of the variables,
 //! and those of the descriptors, for who writes them and who reads them.
 
-/// The ID of the process that started this one in its place.
-pub(crate) const UPGRADE: &str = "LEASTCONN_UPGRADE";
+pub(crate) use leastconn_config::confinement::UPGRADE;
+
 /// What was set by hand in that process, as JSON.
 pub(crate) const BY_HAND: &str = "LEASTCONN_BY_HAND";
 pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";

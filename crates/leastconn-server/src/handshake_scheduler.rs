@@ -34,6 +34,7 @@ use std::{
 };
 
 use leastconn::net;
+use leastconn_tls::permit::{Evicted, Permit};
 use parking_lot::{Mutex, MutexGuard};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::oneshot::{Receiver, Sender, channel};
@@ -77,11 +78,6 @@ impl Source for IpNet {
         Self::of(self.address(), prefixes)
     }
 }
-
-/// The handshake was ended, as it waited for its client while too many others did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the client was slow to answer while too many handshakes waited for their clients")]
-pub struct Evicted;
 
 /// The scheduler of a process.
 #[derive(Debug)]
@@ -382,6 +378,18 @@ impl HandshakePermit {
             turn.begun = Some(turn.after_all_others(start).await);
         }
         turn
+    }
+}
+
+impl Permit for HandshakePermit {
+    type TimeSlice<'a> = TimeSlice<'a>;
+
+    async fn time_slice(&self) -> TimeSlice<'_> {
+        self.time_slice().await
+    }
+
+    async fn wait_for_client<T>(&self, client: impl Future<Output = T>) -> Result<T, Evicted> {
+        self.wait_for(client).await
     }
 }
 

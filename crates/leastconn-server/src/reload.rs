@@ -375,9 +375,11 @@ impl Reloader {
             let before = earlier.listener(&listener.name);
             let before = before.and_then(|before| before.tls.as_ref());
             if let Some(tls) = &listener.tls
-                && before.is_none_or(|before| before.material.crls != tls.material.crls)
+                && before.is_none_or(|before| {
+                    before.settings.material.crls != tls.settings.material.crls
+                })
             {
-                let crls = tls.material.crls.lists().iter();
+                let crls = tls.settings.material.crls.lists().iter();
                 crls.for_each(|crl| revoked.add(&crl.list));
             }
         }

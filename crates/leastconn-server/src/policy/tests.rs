@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     config::{
         self, Access, AccessFilter, Allow, Client, CnPattern, DnsPattern, ExactText, Format, IpNet,
-        Level, Log, Prefixes, Process, Spki, TlsRecords, UriPattern,
+        Level, Log, Prefixes, Process, Spki, UriPattern,
     },
     identity::Certificate,
 };
@@ -69,7 +69,7 @@ fn config(clients: Vec<Client>) -> Config {
             max_handshakes: NonZeroUsize::MIN,
             memory_limit: config::MemoryLimit::Off,
             drain_timeout: Duration::ZERO,
-            tls_records: TlsRecords::default(),
+            tls_records: Default::default(),
             sandbox: None,
         },
         log: Log {

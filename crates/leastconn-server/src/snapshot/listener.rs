@@ -8,8 +8,10 @@ use std::{
 
 use leastconn::net::{self, OnTruncation, RelayPolicy};
 
+use leastconn_tls::settings::RecordLayer;
+
 use crate::{
-    config::{self, Config, IpNet, OnExpiry, Prefixes, StartTls, TlsRecords},
+    config::{self, Config, IpNet, OnExpiry, Prefixes, StartTls},
     limits::{SourceLimit, SourceRateExceeded},
     policy::Routing,
     telemetry::metrics::{ListenerMetrics, Metrics},
@@ -51,13 +53,13 @@ impl ListenerTls {
     ///
     /// # Errors
     /// If rustls rejects it.
-    pub fn new(config: &config::Listener, records: TlsRecords) -> Result<Option<Self>, TlsError> {
+    pub fn new(config: &config::Listener, records: RecordLayer) -> Result<Option<Self>, TlsError> {
         let Some(tls) = &config.tls else {
             return Ok(None);
         };
-        let trust = Trust::new(tls, config.max_intermediates)?;
+        let trust = Trust::new(&tls.settings, config.max_intermediates)?;
         Ok(Some(Self {
-            server: tls::server(tls, trust.as_ref(), records)?,
+            server: tls::server(&tls.settings, trust.as_ref(), records)?,
             trust,
         }))
     }
@@ -109,7 +111,7 @@ impl Listener {
         &self,
         running: &Config,
         config: &config::Listener,
-        records: TlsRecords,
+        records: RecordLayer,
     ) -> Result<Option<ListenerTls>, TlsError> {
         let earlier = running.listener(&self.name);
         let before = earlier.and_then(|earlier| earlier.tls.as_ref());
@@ -118,19 +120,19 @@ impl Listener {
         };
         let same_limit =
             earlier.is_some_and(|earlier| earlier.max_intermediates == config.max_intermediates);
-        if running.process.tls_records == records && before == tls && same_limit {
+        if running.process.tls_records == records && before.settings == tls.settings && same_limit {
             return Ok(Some(ListenerTls {
                 server: server.clone(),
                 trust: self.trust.clone(),
             }));
         }
-        let trust = if same_limit && Trust::same(before, tls) {
+        let trust = if same_limit && Trust::same(&before.settings, &tls.settings) {
             self.trust.clone()
         } else {
-            Trust::new(tls, config.max_intermediates)?
+            Trust::new(&tls.settings, config.max_intermediates)?
         };
         Ok(Some(ListenerTls {
-            server: tls::server(tls, trust.as_ref(), records)?,
+            server: tls::server(&tls.settings, trust.as_ref(), records)?,
             trust,
         }))
     }

@@ -20,6 +20,8 @@ use tokio::{
 };
 
 use super::troubles::{Phase, Troubles};
+use leastconn_tls::settings::ClientSettings;
+
 use crate::{
     config::UpstreamTls,
     tls::{self, TlsError, client::ClientStream},
@@ -37,7 +39,7 @@ pub enum ServerStream {
 #[derive(Debug)]
 pub(super) struct Secure {
     upstream: UpstreamId,
-    names: UpstreamTls,
+    names: ClientSettings,
     config: Arc<ClientConfig>,
     troubles: Troubles,
 }
@@ -46,8 +48,8 @@ impl Secure {
     pub(super) fn new(upstream: UpstreamId, tls: &UpstreamTls) -> Result<Self, TlsError> {
         Ok(Self {
             upstream,
-            config: tls::client::client_config(tls)?,
-            names: tls.clone(),
+            config: tls::client::client_config(&tls.settings)?,
+            names: tls.settings.clone(),
             troubles: Troubles::default(),
         })
     }

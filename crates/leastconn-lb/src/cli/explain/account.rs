@@ -12,12 +12,13 @@ use super::rules::{self, Tried};
 use leastconn_server::{
     authorization::{AuthInput, authorize},
     client_chain::{ChainStore, ClientChain},
-    config::{ClientAuth, Listener, MatchKey},
+    config::{Listener, MatchKey},
     identity::{self, Ambiguous, Certificate},
     policy::{Grant, Matched},
     snapshot::Snapshot,
     tls,
 };
+use leastconn_tls::settings::ClientAuth;
 
 /// What is asked about.
 pub(super) struct Asked<'a> {
@@ -234,7 +235,7 @@ fn handshake<'a>(
             answer.trust = "no TLS: clients are identified by address".to_owned();
             return Ok(Ok(None));
         }
-        Some(tls) if tls.client_auth == ClientAuth::None => {
+        Some(tls) if tls.settings.client_auth == ClientAuth::None => {
             answer.trust =
                 "no certificate is required: clients are identified by address".to_owned();
             return Ok(Ok(None));
@@ -245,13 +246,13 @@ fn handshake<'a>(
         answer.trust = "a certificate is required, and none is shown".to_owned();
         return Ok(Err((Reason::NoCertificate, None)));
     };
-    if let Err(error) = tls::trusts(tls, listener.max_intermediates, leaf, above)
+    if let Err(error) = tls::trusts(&tls.settings, listener.max_intermediates, leaf, above)
         .map_err(|error| error.to_string())?
     {
         answer.trust = "not trusted".to_owned();
         return Ok(Err((error.reason(), Some(error.to_string()))));
     }
-    answer.trust = if tls.material.crls.is_empty() {
+    answer.trust = if tls.settings.material.crls.is_empty() {
         "trusted, in time; there is no revocation list".to_owned()
     } else {
         "trusted, in time, not revoked".to_owned()

@@ -1,0 +1,180 @@
+//! The keys of `match` in client rules.
+
+use leastconn::ClientId;
+
+use leastconn_tls::{
+    certificate::{Ambiguous, Certificate},
+    pattern::{CnPattern, DnsPattern, UriPattern},
+};
+
+/// A key of `match`. A rule with several keys names its clients by the first of them, in
+/// this order, that [is an identity](Self::is_identity).
+///
+/// To add a key, add a variant here and a field of the same name to the `match` table
+/// (`raw.rs`) and to `Client`: every match over this type is exhaustive, so
+/// the compiler finds the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum MatchKey {
+    /// The subject's common name.
+    Cn,
+    /// A DNS name among the subject alternative names.
+    Dns,
+    /// A URI among the subject alternative names.
+    Uri,
+    /// The SHA-256 of the public key.
+    Spki,
+    /// An organizational unit of the subject.
+    Ou,
+    /// The issuer's common name.
+    IssuerCn,
+    /// The address the client connects from.
+    Source,
+}
+
+impl MatchKey {
+    /// The keys that match texts in a certificate.
+    pub const TEXTS: [Self; 6] = [
+        Self::Cn,
+        Self::Dns,
+        Self::Uri,
+        Self::Spki,
+        Self::Ou,
+        Self::IssuerCn,
+    ];
+
+    /// The same keys, the most selective first: its values are shared by the fewest
+    /// certificates.
+    pub const SELECTIVE: [Self; 6] = [
+        Self::Spki,
+        Self::Uri,
+        Self::Cn,
+        Self::Dns,
+        Self::Ou,
+        Self::IssuerCn,
+    ];
+
+    /// The key in the configuration file, and the prefix of identities.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cn => "cn",
+            Self::Dns => "dns",
+            Self::Uri => "uri",
+            Self::Spki => "spki",
+            Self::Ou => "ou",
+            Self::IssuerCn => "issuer_cn",
+            Self::Source => "source",
+        }
+    }
+
+    /// The values in a certificate; none for [`Self::Source`].
+    pub fn values_in(self, certificate: &Certificate) -> &[String] {
+        match self {
+            Self::Cn => certificate.cn.as_slice(),
+            Self::Dns => &certificate.dns,
+            Self::Uri => &certificate.uri,
+            Self::Spki => std::slice::from_ref(&certificate.spki),
+            Self::Ou => &certificate.ou,
+            Self::IssuerCn => certificate.issuer_cn.as_slice(),
+            Self::Source => &[],
+        }
+    }
+
+    /// Why the value in a certificate cannot be read, if it has one that cannot.
+    pub fn unreadable_in(self, certificate: &Certificate) -> Option<Ambiguous> {
+        let error = match self {
+            Self::Cn => Ambiguous::UndecodableCommonName,
+            Self::Ou => Ambiguous::UndecodableUnit,
+            Self::IssuerCn => Ambiguous::UnreadableIssuer,
+            // Such certificates are refused as a whole.
+            Self::Dns | Self::Uri | Self::Spki | Self::Source => return None,
+        };
+        certificate.unreadable.contains(&error).then_some(error)
+    }
+
+    /// Whether a value under this key names one client. Others are shared by many.
+    pub const fn is_identity(self) -> bool {
+        match self {
+            Self::Cn | Self::Dns | Self::Uri | Self::Spki => true,
+            Self::Ou | Self::IssuerCn | Self::Source => false,
+        }
+    }
+
+    /// The identity of a client with this value, such as `cn:client1.example.com`.
+    pub fn identity(self, value: &str) -> ClientId {
+        ClientId::from(format!("{}:{value}", self.as_str()))
+    }
+
+    /// The identity of a client that no rule names: its common name, else its first DNS
+    /// name, else its first URI, else its key.
+    pub fn default_identity(certificate: &Certificate) -> ClientId {
+        let names = [Self::Cn, Self::Dns, Self::Uri].into_iter();
+        let mut names = names.filter_map(|key| Some((key, key.values_in(certificate).first()?)));
+        let (key, value) = names.next().unwrap_or((Self::Spki, &certificate.spki));
+        key.identity(value)
+    }
+
+    /// Whether a checked `pattern` for this key matches `text`.
+    pub fn matches(self, pattern: &str, text: &str) -> bool {
+        match self {
+            Self::Cn => CnPattern::parsed(pattern).matches(text),
+            Self::Dns => DnsPattern::parsed(pattern).matches(text),
+            Self::Uri => UriPattern::parsed(pattern).matches(text),
+            Self::Spki | Self::Ou | Self::IssuerCn | Self::Source => pattern == text,
+        }
+    }
+
+    /// Whether a checked `pattern` matches more than one text.
+    pub fn is_wildcard(self, pattern: &str) -> bool {
+        match self {
+            Self::Cn => CnPattern::parsed(pattern).is_wildcard(),
+            Self::Dns => DnsPattern::parsed(pattern).is_wildcard(),
+            Self::Uri => UriPattern::parsed(pattern).is_wildcard(),
+            Self::Spki | Self::Ou | Self::IssuerCn | Self::Source => false,
+        }
+    }
+
+    /// The separator of the labels or segments that `*` matches.
+    pub(crate) const fn separator(self) -> char {
+        match self {
+            Self::Uri => '/',
+            Self::Cn | Self::Dns | Self::Spki | Self::Ou | Self::IssuerCn | Self::Source => '.',
+        }
+    }
+
+    /// Whether `wide` matches every text that `narrow` matches.
+    pub fn covers(self, wide: &str, narrow: &str) -> bool {
+        match self {
+            Self::Cn => CnPattern::parsed(wide).covers(&CnPattern::parsed(narrow)),
+            Self::Dns => DnsPattern::parsed(wide).covers(&DnsPattern::parsed(narrow)),
+            Self::Uri => UriPattern::parsed(wide).covers(&UriPattern::parsed(narrow)),
+            Self::Spki | Self::Ou | Self::IssuerCn | Self::Source => wide == narrow,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leastconn_testkit::TestCa;
+
+    use super::*;
+
+    /// Row 13: literal only, in every kind of rule.
+    #[test]
+    fn a_wildcard_in_a_certificate_matches_no_rule_but_its_own_text() {
+        let leaf = TestCa::new("CA").leaf("*.x").ou("*").dns("*.x").build();
+        let read = Certificate::from_der(leaf.der()).unwrap();
+        for key in MatchKey::TEXTS {
+            for text in key.values_in(&read) {
+                for pattern in ["a.x", "*.x", "*", "*.*", "one"] {
+                    let literal = matches!(key, MatchKey::Ou) && pattern == "*";
+                    assert_eq!(
+                        key.matches(pattern, text),
+                        literal,
+                        "{key:?} {pattern} {text}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Reading files that may block.
+//!
+//! Opening a FIFO that nobody writes to blocks, and so does every operation on a network
+//! mount whose server does not answer. Everything that the program reads by name goes
+//! through [`read`], which takes regular files only, and is recorded while it lasts
+//! ([`blocked`]). What a running balancer reads, it reads in a [`Lane`]: on a thread of
+//! its own, and with a limit.
+
+mod lane;
+
+use std::{
+    collections::BTreeMap,
+    fs::{File, FileType, Metadata, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    thread::{self, ThreadId},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
+use rustix::fs::OFlags;
+
+pub use lane::{Lane, NoResult};
+
+/// An operation that takes longer is reported.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// Operations that have not returned yet, in the order in which they began. The kernel
+/// offers no way to ask for them.
+static PENDING: Mutex<BTreeMap<u64, Pending>> = Mutex::new(BTreeMap::new());
+
+/// A file operation that has not returned yet.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    /// The file.
+    pub path: PathBuf,
+    /// When the operation began.
+    pub time: Timestamp,
+    began: Instant,
+    thread: ThreadId,
+}
+
+impl Pending {
+    /// How long it has taken so far.
+    pub fn elapsed(&self) -> Duration {
+        leastconn::net::now().saturating_duration_since(self.began)
+    }
+}
+
+/// The operation that has blocked for the longest time, if any has for two seconds.
+pub fn blocked() -> Option<Pending> {
+    let oldest = pending().values().min_by_key(|one| one.began).cloned();
+    oldest.filter(|one| one.elapsed() >= SLOW)
+}
+
+/// What `thread` waits for.
+fn pending_on(thread: ThreadId) -> Option<Pending> {
+    let all = pending();
+    all.values().find(|one| one.thread == thread).cloned()
+}
+
+fn pending() -> MutexGuard<'static, BTreeMap<u64, Pending>> {
+    PENDING.lock()
+}
+
+/// Records an operation until it is dropped.
+struct Recorded(u64);
+
+impl Recorded {
+    fn new(path: &Path) -> Self {
+        let one = Pending {
+            path: path.to_owned(),
+            time: Timestamp::now(),
+            began: leastconn::net::now(),
+            thread: thread::current().id(),
+        };
+        let mut all = pending();
+        let id = all.last_key_value().map_or(0, |(last, _)| last + 1);
+        all.insert(id, one);
+        Self(id)
+    }
+
+    /// The operation has made progress.
+    fn advance(&self) {
+        if let Some(one) = pending().get_mut(&self.0) {
+            one.began = leastconn::net::now();
+            one.time = Timestamp::now();
+        }
+    }
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        pending().remove(&self.0);
+    }
+}
+
+/// Performs an operation on the file at `path`, which is recorded while it lasts.
+pub fn record<T>(path: &Path, operation: impl FnOnce() -> T) -> T {
+    let _recorded = Recorded::new(path);
+    operation()
+}
+
+/// What a file holds.
+pub struct Contents {
+    pub bytes: Vec<u8>,
+    pub metadata: Metadata,
+}
+
+/// Reads a regular file of up to `limit` bytes.
+///
+/// # Errors
+/// If it cannot be read, is larger, or is something else than a regular file.
+pub fn read(path: &Path, limit: u64) -> io::Result<Contents> {
+    let recorded = Recorded::new(path);
+    let (file, metadata) = open_regular(path)?;
+    let bytes = read_to_end(file, limit, &recorded)?;
+    Ok(Contents { bytes, metadata })
+}
+
+/// Reads up to `limit` bytes from a file of any kind, and waits for them: for commands
+/// that a person runs, who may name a pipe.
+///
+/// # Errors
+/// If it cannot be read, or there is more.
+pub fn read_any(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    read_to_end(File::open(path)?, limit, &Recorded::new(path))
+}
+
+/// Opens a regular file for reading.
+///
+/// # Errors
+/// If it cannot be opened, or is something else.
+pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
+    // First by name: opening a device may have effects, and a FIFO would have a reader.
+    require_regular(std::fs::metadata(path)?.file_type())?;
+    // Without `NONBLOCK`, opening what took its place meanwhile could block.
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(i32::try_from(flags).unwrap_or_default())
+        .open(path)?;
+    let metadata = file.metadata()?;
+    require_regular(metadata.file_type())?;
+    Ok((file, metadata))
+}
+
+fn require_regular(kind: FileType) -> io::Result<()> {
+    let other = if kind.is_file() {
+        return Ok(());
+    } else if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a pipe (FIFO)"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    };
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("it is {other}, not a regular file"),
+    ))
+}
+
+fn read_to_end(file: File, limit: u64, recorded: &Recorded) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    Advancing { file, recorded }
+        .take(limit + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::other(format!(
+            "it is larger than {}",
+            size(limit)
+        )));
+    }
+    Ok(bytes)
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        mib if mib >= 1 << 20 => format!("{} MiB", mib >> 20),
+        bytes => format!("{bytes} bytes"),
+    }
+}
+
+/// Each read that returns is progress: a large file on a slow disk is not blocked.
+struct Advancing<'a> {
+    file: File,
+    recorded: &'a Recorded,
+}
+
+impl Read for Advancing<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer);
+        self.recorded.advance();
+        read
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! `[admin]`
+
+use std::{
+    ops::Range,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use super::Resolver;
+use crate::{
+    files,
+    model::{Admin, Token},
+    raw::{RawAdmin, value::At},
+};
+
+/// The longest path that an address of a socket has room for, on Linux.
+pub(crate) const LONGEST_SOCKET: usize = 107;
+
+/// In bytes. A guess a millisecond takes longer than the universe is old.
+const SHORTEST_TOKEN: usize = 16;
+const LONGEST_TOKEN: u64 = 4096;
+
+impl Resolver<'_> {
+    pub(super) fn admin(&mut self, raw: &At<RawAdmin>) -> Option<Admin> {
+        let RawAdmin {
+            bind,
+            socket,
+            token,
+            hosts,
+        } = &raw.value;
+        if bind.is_none() && socket.is_none() {
+            if !self.pruned(&raw.span) {
+                self.problems
+                    .error("`[admin]` needs `bind` or `socket`")
+                    .at(raw.span.clone())
+                    .help("write `bind = \"127.0.0.1:9901\"`, `socket = \"leastconn.sock\"` or both, or remove the table");
+            }
+            return None;
+        }
+        let address = bind.as_ref().and_then(|bind| {
+            let address = self.bind(&At {
+                value: &*bind.value,
+                span: bind.span.clone(),
+            })?;
+            if !address.ip().to_canonical().is_loopback() {
+                self.problems
+                    .warning(format!(
+                        "the admin address {address} is not a loopback address"
+                    ))
+                    .at(bind.span.clone())
+                    .note("whoever reaches it can read who is connected to what");
+            }
+            Some(address)
+        });
+        let of_address = [
+            ("token", token.as_ref().map(|at| &at.span)),
+            ("hosts", hosts.as_ref().map(|at| &at.span)),
+        ];
+        for (key, span) in of_address {
+            if let Some(span) = span.filter(|_| bind.is_none() && !self.pruned(&raw.span)) {
+                self.problems
+                    .warning(format!("`{key}` is of no use without `bind`"))
+                    .at(span.clone())
+                    .note("the file's mode says who may use the socket");
+            }
+        }
+        Some(Admin {
+            bind: address,
+            socket: socket.as_ref().and_then(|at| self.socket(at)),
+            token: token.as_ref().and_then(|at| self.token(at)),
+            hosts: hosts
+                .iter()
+                .flat_map(|at| &at.value)
+                .filter_map(|at| self.host(at))
+                .collect(),
+        })
+    }
+
+    fn socket(&mut self, at: &At<String>) -> Option<PathBuf> {
+        let path = self.path(&at.value);
+        let length = path.as_os_str().as_bytes().len();
+        let trouble = if at.value.is_empty() {
+            "`socket` is empty".to_owned()
+        } else if at.value.contains('\0') {
+            "`socket` cannot hold a NUL".to_owned()
+        } else if length > LONGEST_SOCKET {
+            format!(
+                "{} cannot be a socket: its path has {length} bytes, and {LONGEST_SOCKET} is the most",
+                path.display()
+            )
+        } else {
+            return Some(path);
+        };
+        self.problems
+            .error(trouble)
+            .at(at.span.clone())
+            .help("for a service, `/run/leastconn/leastconn.sock` is usual");
+        None
+    }
+
+    fn token(&mut self, at: &At<String>) -> Option<Token> {
+        let path = self.path(&at.value);
+        match read_token(&path) {
+            Ok((token, None)) => Some(token),
+            Ok((token, Some(warning))) => {
+                self.problems.warning(warning).at(at.span.clone());
+                Some(token)
+            }
+            Err(trouble) => {
+                self.no_token(&trouble, &path, &at.span);
+                None
+            }
+        }
+    }
+
+    fn no_token(&mut self, trouble: &str, path: &Path, span: &Range<usize>) {
+        self.problems
+            .error(format!("no token in {}: {trouble}", path.display()))
+            .at(span.clone())
+            .help(format!(
+                "make one: (umask 077; openssl rand -hex 32 > {})",
+                path.display()
+            ));
+    }
+
+    fn host(&mut self, at: &At<String>) -> Option<String> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let name = &at.value;
+        if name.is_empty() || !name.chars().all(allowed) {
+            self.problems
+                .error(format!("{name:?} is not a host name"))
+                .at(at.span.clone())
+                .help("write the name alone, without port: \"lb.internal\"");
+            return None;
+        }
+        Some(name.trim_end_matches('.').to_ascii_lowercase())
+    }
+}
+
+/// The token in a file, and what is odd about the file.
+fn read_token(path: &Path) -> Result<(Token, Option<String>), String> {
+    let contents = files::read(path, LONGEST_TOKEN).map_err(|error| error.to_string())?;
+    let files::Contents { bytes, metadata } = contents;
+    let token = bytes.trim_ascii();
+    if token.is_empty() {
+        return Err("the file is empty".to_owned());
+    }
+    if !token.iter().all(u8::is_ascii_graphic) {
+        return Err("it holds more than one word of printable ASCII".to_owned());
+    }
+    if token.len() < SHORTEST_TOKEN {
+        return Err(format!(
+            "it is shorter than {SHORTEST_TOKEN} characters, which could be guessed"
+        ));
+    }
+    // Not an error: so are files that Kubernetes mounts, where nobody else is.
+    let open = metadata.permissions().mode() & 0o004 != 0;
+    let warning = open.then(|| {
+        format!(
+            "{} can be read by every user of this machine; `chmod 600` it",
+            path.display()
+        )
+    });
+    Ok((Token::new(token), warning))
+}

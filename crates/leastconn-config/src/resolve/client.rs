@@ -1,0 +1,329 @@
+//! `[[client]]`: who, what, how much.
+
+use std::{collections::HashMap, num::NonZeroU32, ops::Range};
+
+use jiff::Timestamp;
+use leastconn::{Limits, RateLimit, ServerId, UpstreamId};
+use leastconn_tls::pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
+
+use super::{Resolver, suggest};
+use crate::{
+    cidr::IpNet,
+    clients::{Clients, Packer},
+    model::{Allow, Client, Mode},
+    raw::{
+        RawClient, RawClientDefaults, RawMatch, RawRateLimit,
+        value::{At, DateTime, OneOrMany},
+    },
+};
+
+/// Something is wrong, and has been reported.
+struct Reported;
+
+/// Where a client that could be read says what.
+pub(super) struct Place {
+    pub(super) r#match: Range<usize>,
+    pub(super) allow: Range<usize>,
+}
+
+impl Resolver<'_> {
+    /// The clients, and the place of each.
+    pub(super) fn all_clients(
+        &mut self,
+        raw: &[At<RawClient>],
+        defaults: &RawClientDefaults,
+    ) -> (Clients, Vec<Place>) {
+        let default_rate = defaults
+            .rate_limit
+            .as_ref()
+            .and_then(|at| self.rate_limit(at));
+        let default_max = defaults.max_conns.as_ref().map(|at| at.value);
+        let mut seen = HashMap::new();
+        let mut clients = Packer::default();
+        let mut places = Vec::new();
+        for table in raw {
+            let raw = &table.value;
+            let name = raw.name.as_ref();
+            let name = name.filter(|name| self.check_name("client", &name.value, &name.span));
+            if let Some(name) = name {
+                self.unique("client", name.value.as_str(), &name.span, &mut seen);
+            }
+            let matcher = raw.r#match.as_ref().and_then(|at| self.matcher(at));
+            let allow = raw.allow.as_ref().and_then(|at| self.allow(at));
+            let rate = match &raw.rate_limit {
+                None => default_rate,
+                Some(at) => self.rate_limit(at),
+            };
+            let max_conns = raw.max_conns.as_ref().map(|at| at.value).or(default_max);
+            let expires = raw.expires.as_ref().map(|at| self.expires(at)).transpose();
+            let (Some(name), Some(matcher), Some(allow), Ok(expires)) =
+                (name, matcher, allow, expires)
+            else {
+                continue;
+            };
+            clients.add(&Client {
+                name: name.value.clone(),
+                allow,
+                expires,
+                mode: raw.mode.as_ref().map_or_else(Mode::default, |at| at.value),
+                limits: Limits::default()
+                    .rate(rate)
+                    .max_conns(max_conns.and_then(NonZeroU32::new)),
+                ..matcher
+            });
+            places.push(Place {
+                r#match: span_of(raw.r#match.as_ref()),
+                allow: span_of(raw.allow.as_ref()),
+            });
+        }
+        (clients.finish(), places)
+    }
+
+    /// A client of whom only that is known. `None`: something in it is wrong, so
+    /// nothing can be said about whom it matches.
+    fn matcher(&mut self, raw: &At<RawMatch>) -> Option<Client> {
+        let RawMatch {
+            cn,
+            ou,
+            dns,
+            uri,
+            spki,
+            issuer_cn,
+            source,
+        } = &raw.value;
+        self.check_cn(cn.as_ref());
+        let cn = self.patterns("cn", cn.as_ref(), CnPattern::parse);
+        let ou = self.patterns("ou", ou.as_ref(), ExactText::parse);
+        let dns = self.patterns("dns", dns.as_ref(), DnsPattern::parse);
+        let uri = self.patterns("uri", uri.as_ref(), UriPattern::parse);
+        let spki = self.patterns("spki", spki.as_ref(), Spki::parse);
+        let issuer_cn = self.patterns("issuer_cn", issuer_cn.as_ref(), ExactText::parse);
+        let source = self.patterns("source", source.as_ref(), IpNet::parse);
+        let matcher = Client {
+            cn: cn?,
+            ou: ou?,
+            dns: dns?,
+            uri: uri?,
+            spki: spki?,
+            issuer_cn: issuer_cn?,
+            source: source?,
+            ..Client::default()
+        };
+        if self.pruned(&raw.span) {
+            return None;
+        }
+        if matcher == Client::default() {
+            self.problems
+                .error("`match` is empty: it would be everyone")
+                .at(raw.span.clone())
+                .help(
+                    "say who it is: `cn`, `dns` or `uri` of the certificate, or `source`; \
+                     all addresses are `source = [\"0.0.0.0/0\", \"::/0\"]`",
+                );
+            return None;
+        }
+        Some(matcher)
+    }
+
+    /// Warns of common names that are written as if more than `*` for a whole label were
+    /// understood.
+    fn check_cn(&mut self, raw: Option<&At<OneOrMany>>) {
+        for text in raw.into_iter().flat_map(At::each) {
+            let value = text.value;
+            let is_dn = value.split(',').all(|part| part.contains('=')) && value.contains("CN=");
+            let (says, help) = if value == "*" {
+                (
+                    "matches only names of one label, without a dot",
+                    "`*` stands for one label; `issuer_cn` matches all certificates of a CA"
+                        .to_owned(),
+                )
+            } else if is_dn {
+                let mut parts = value.split(',');
+                let cn = parts.find_map(|part| part.trim().strip_prefix("CN="));
+                let cn = cn.unwrap_or_default();
+                (
+                    "looks like a whole distinguished name: only its common name is compared",
+                    format!("write `cn = {cn:?}`"),
+                )
+            } else if value.contains(['^', '$', '\\', '(', '|', '+', '?']) || value.contains(".*") {
+                (
+                    "looks like a regular expression: it is compared as it stands",
+                    "`*` stands for one whole label, as in \"*.example.com\"".to_owned(),
+                )
+            } else {
+                continue;
+            };
+            self.problems
+                .warning(format!("`cn`: {value:?} {says}"))
+                .at(text.span)
+                .help(help);
+        }
+    }
+
+    /// A moment: with an offset, for a rule must end at the same one everywhere.
+    fn expires(&mut self, raw: &At<DateTime>) -> Result<Timestamp, Reported> {
+        let written = raw.value.0;
+        let text = written.to_string();
+        if written.date.is_none() || written.time.is_none() || written.offset.is_none() {
+            let moment = match (written.date, written.time) {
+                (Some(date), None) => format!("{date}T00:00:00Z"),
+                (Some(date), Some(time)) => format!("{date}T{time}Z"),
+                (None, _) => "2027-01-31T00:00:00Z".to_owned(),
+            };
+            self.problems
+                .error(format!(
+                    "`expires`: {text} says no moment: it has no offset from UTC"
+                ))
+                .at(raw.span.clone())
+                .help(format!(
+                    "write `{moment}`, or an offset such as `+02:00` for the `Z`"
+                ));
+            return Err(Reported);
+        }
+        let moment = match text.parse::<Timestamp>() {
+            Ok(moment) => moment,
+            Err(error) => {
+                self.problems
+                    .error(format!("`expires`: {error}"))
+                    .at(raw.span.clone());
+                return Err(Reported);
+            }
+        };
+        if moment <= self.surroundings.now {
+            self.problems
+                .warning(format!("the rule expired at {moment}: it matches nobody"))
+                .at(raw.span.clone())
+                .help("remove the client, or give it more time");
+        }
+        Ok(moment)
+    }
+
+    pub(super) fn patterns<T, E: std::fmt::Display>(
+        &mut self,
+        key: &str,
+        raw: Option<&At<OneOrMany>>,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<T>> {
+        let Some(raw) = raw else {
+            return Some(Vec::new());
+        };
+        let texts = raw.each();
+        if texts.is_empty() && self.pruned(&raw.span) {
+            return None;
+        }
+        if texts.is_empty() {
+            self.problems
+                .error(format!("`{key}` is an empty list: nobody would match"))
+                .at(raw.span.clone());
+            return None;
+        }
+        let mut all = Some(Vec::new());
+        for text in texts {
+            match parse(text.value) {
+                Ok(pattern) => {
+                    if let Some(all) = &mut all {
+                        all.push(pattern);
+                    }
+                }
+                Err(error) => {
+                    self.problems
+                        .error(format!("`{key}`: {error}"))
+                        .at(text.span);
+                    all = None;
+                }
+            }
+        }
+        all
+    }
+
+    fn allow(&mut self, raw: &At<OneOrMany>) -> Option<Vec<Allow>> {
+        let texts = raw.each();
+        if texts.is_empty() && !self.pruned(&raw.span) {
+            self.problems
+                .warning("`allow` is empty: the client will be refused everywhere")
+                .at(raw.span.clone());
+        }
+        let mut all = Some(Vec::new());
+        for text in texts {
+            match (self.allowed(&text), &mut all) {
+                (Some(allow), Some(list)) => list.push(allow),
+                _ => all = None,
+            }
+        }
+        all
+    }
+
+    fn allowed(&mut self, text: &At<&str>) -> Option<Allow> {
+        let (upstream, server) = match text.value.split_once('/') {
+            None => (text.value, None),
+            Some((upstream, server)) => (upstream, Some(server)),
+        };
+        let upstream = self.upstream_named(upstream, &text.span)?;
+        let server = match server {
+            None => None,
+            Some(server) => Some(self.server_named(&upstream, server, &text.span)?),
+        };
+        Some(Allow { upstream, server })
+    }
+
+    fn server_named(
+        &mut self,
+        upstream: &UpstreamId,
+        name: &str,
+        span: &Range<usize>,
+    ) -> Option<ServerId> {
+        let &number = self.upstream_numbers.get(upstream.as_str())?;
+        let declared = &self.upstreams[number];
+        if declared.server_names.contains(name) || declared.incomplete {
+            return Some(ServerId::from(name));
+        }
+        let many = self.problems.are_many();
+        let problem = self
+            .problems
+            .error(format!(
+                "the upstream `{upstream}` has no server named `{name}`"
+            ))
+            .at(span.clone());
+        // What was meant takes a look at all names.
+        if !many {
+            suggest(problem, name, &declared.servers, "its servers are");
+        }
+        None
+    }
+
+    fn rate_limit(&mut self, raw: &At<RawRateLimit>) -> Option<RateLimit> {
+        let RawRateLimit { rate, burst } = &raw.value;
+        let to_refuse = "to refuse a client, remove its table or empty its `allow`";
+        self.rate(rate.as_ref()?, burst.as_ref(), Some(to_refuse))
+    }
+
+    /// `to_refuse`: what to do rather than write a rate of 0.
+    pub(super) fn rate(
+        &mut self,
+        rate: &At<f64>,
+        burst: Option<&At<u32>>,
+        to_refuse: Option<&str>,
+    ) -> Option<RateLimit> {
+        let burst = match burst {
+            Some(burst) => NonZeroU32::new(burst.value)?,
+            // Saturating, and 1 for what is not a number: `new` refuses that.
+            None => NonZeroU32::new(rate.value.ceil() as u32).unwrap_or(NonZeroU32::MIN),
+        };
+        let limit = RateLimit::new(rate.value, burst);
+        if limit.is_none() {
+            let problem = self
+                .problems
+                .error(format!("`rate` cannot be {}", rate.value))
+                .at(rate.span.clone())
+                .note("it is the number of new connections a second, from 0.000001 to 1000000000");
+            if let Some(help) = to_refuse.filter(|_| rate.value == 0.0) {
+                problem.help(help);
+            }
+        }
+        limit
+    }
+}
+
+fn span_of<T>(at: Option<&At<T>>) -> Range<usize> {
+    at.map_or(0..0, |at| at.span.clone())
+}

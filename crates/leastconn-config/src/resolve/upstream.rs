@@ -1,0 +1,459 @@
+//! `[[upstream]]`: servers, health checks, retries.
+
+use std::{collections::HashMap, num::NonZeroU32, ops::Range, time::Duration};
+
+use leastconn::{
+    Address, AddressError, Balance, PanicPolicy, ServerId, ServerSpec, UpstreamId, Weight,
+    health::{ActivePolicy, PassivePolicy, Ratio},
+};
+
+use super::{AddressUse, Declared, Resolver, Surroundings, Zero};
+use crate::{
+    defaults,
+    model::{HealthCheck, ProbeKind, StatusSet, Upstream},
+    raw::{
+        self, HealthCheckType, ProxyProtocolOut, RawHealthCheck, RawPassive, RawServer,
+        RawUpstream,
+        value::{At, ServerEntry},
+    },
+    tls,
+};
+use leastconn_proxy_protocol::Version;
+
+/// The port of MySQL and MariaDB.
+const MYSQL: u16 = 3306;
+
+impl Resolver<'_> {
+    pub(super) fn all_upstreams(&mut self, raw: &[At<RawUpstream>]) -> Vec<Upstream> {
+        let mut seen = HashMap::new();
+        let mut upstreams = Vec::new();
+        for table in raw {
+            let name = self.name("upstream", table.value.name.as_ref());
+            let id = name.as_ref().map(|name| UpstreamId::from(&*name.value));
+            let servers = self.servers(table, id.as_ref());
+            self.declare(table, &servers, &mut seen);
+            let upstream = self.upstream(&table.value, servers);
+            self.check_mysql(&table.value, &upstream);
+            upstreams.extend(id.map(|id| Upstream { id, ..upstream }));
+        }
+        upstreams
+    }
+
+    /// Makes the upstream known to those that refer to it, well or not.
+    fn declare(
+        &mut self,
+        table: &At<RawUpstream>,
+        servers: &[ServerSpec],
+        seen: &mut HashMap<String, Range<usize>>,
+    ) {
+        let Some(At { value: name, span }) = &table.value.name else {
+            self.nameless_upstream = true;
+            return;
+        };
+        if !self.unique("upstream", name.to_owned(), span, seen) {
+            return;
+        }
+        let list = table.value.servers.as_ref();
+        self.upstream_numbers
+            .insert(name.clone(), self.upstreams.len());
+        self.upstreams.push(Declared {
+            name: name.clone(),
+            span: span.clone(),
+            servers: servers.iter().map(|s| s.id.to_string()).collect(),
+            server_names: servers.iter().map(|s| s.id.to_string()).collect(),
+            incomplete: list
+                .is_none_or(|list| servers.len() < list.value.len() || self.pruned(&list.span)),
+            used: false,
+        });
+    }
+
+    fn upstream(&mut self, raw: &RawUpstream, servers: Vec<ServerSpec>) -> Upstream {
+        let tls = raw.tls.as_ref().and_then(|tls| {
+            let Surroundings { base_dir, now, .. } = *self.surroundings;
+            tls::upstream::load(tls, &servers, base_dir, now, self.problems)
+        });
+        Upstream {
+            // The caller's: a nameless one has been reported, and is checked all the same.
+            id: UpstreamId::from(""),
+            servers,
+            balance: raw
+                .balance
+                .as_ref()
+                .map_or(Balance::default(), |at| match at.value {
+                    raw::Balance::LeastConn => Balance::LeastConn,
+                    raw::Balance::P2c => Balance::P2c,
+                    raw::Balance::RoundRobin => Balance::RoundRobin,
+                    raw::Balance::Random => Balance::Random,
+                    raw::Balance::SourceHash => Balance::SourceHash,
+                }),
+            slow_start: self.duration(
+                "slow_start",
+                raw.slow_start.as_ref(),
+                Duration::ZERO,
+                Zero::Allowed,
+            ),
+            connect_timeout: self.duration(
+                "connect_timeout",
+                raw.connect_timeout.as_ref(),
+                defaults::CONNECT_TIMEOUT,
+                Zero::Refused,
+            ),
+            retries: raw
+                .retries
+                .as_ref()
+                .map_or(defaults::RETRIES, |at| at.value),
+            retry_for: self.duration(
+                "retry_for",
+                raw.retry_for.as_ref(),
+                defaults::RETRY_FOR,
+                Zero::Allowed,
+            ),
+            panic: raw
+                .panic
+                .as_ref()
+                .map_or(PanicPolicy::default(), |at| match at.value {
+                    raw::Panic::Dial => PanicPolicy::Dial,
+                    raw::Panic::Refuse => PanicPolicy::Refuse,
+                }),
+            keepalive: self.keepalive(raw.keepalive.as_ref()),
+            proxy_protocol: raw.proxy_protocol.as_ref().and_then(|at| match at.value {
+                ProxyProtocolOut::Off => None,
+                ProxyProtocolOut::V1 => Some(Version::V1),
+                ProxyProtocolOut::V2 => Some(Version::V2),
+                ProxyProtocolOut::V2Tls => Some(Version::V2Tls),
+                ProxyProtocolOut::V2TlsFull => Some(Version::V2TlsFull),
+            }),
+            health_check: match &raw.health_check {
+                None => self.health_check(&RawHealthCheck::default(), &(0..0)),
+                Some(At { value, span }) => self.health_check(value, span),
+            },
+            passive: self.passive(raw.passive.as_ref()),
+            tls,
+        }
+    }
+
+    fn servers(
+        &mut self,
+        table: &At<RawUpstream>,
+        upstream: Option<&UpstreamId>,
+    ) -> Vec<ServerSpec> {
+        let Some(list) = &table.value.servers else {
+            return Vec::new();
+        };
+        let mut names = HashMap::new();
+        let mut addresses: HashMap<Address, Range<usize>> = HashMap::new();
+        let mut servers = Vec::new();
+        for entry in &list.value {
+            let Some((server, name_span, address_span)) = self.server(entry) else {
+                continue;
+            };
+            if !self.unique("server", server.id.to_string(), &name_span, &mut names) {
+                continue;
+            }
+            if let Some(first) = addresses.get(&server.address) {
+                self.problems
+                    .warning(format!("two servers have the address {}", server.address))
+                    .at(address_span.clone())
+                    .related(first.clone(), "the first")
+                    .note("it gets the connections of both");
+            }
+            addresses.insert(server.address.clone(), address_span.clone());
+            if let Some(upstream) = upstream {
+                self.addresses.push(AddressUse {
+                    upstream: upstream.clone(),
+                    server: server.id.clone(),
+                    address: server.address.clone(),
+                    span: address_span,
+                });
+            }
+            servers.push(server);
+        }
+        if list.value.is_empty() && !self.pruned(&list.span) {
+            self.problems
+                .error("the upstream has no servers")
+                .at(list.span.clone())
+                .help("write `servers = [\"webapp1:80\"]`");
+        } else if !servers.is_empty() && servers.iter().all(|server| server.backup) {
+            self.problems
+                .warning("all servers of the upstream are backups")
+                .at(list.span.clone())
+                .note("they are used all the time");
+        }
+        servers
+    }
+
+    /// The server, the place of its name and that of its address.
+    fn server(
+        &mut self,
+        entry: &At<ServerEntry>,
+    ) -> Option<(ServerSpec, Range<usize>, Range<usize>)> {
+        match &entry.value {
+            ServerEntry::Address(text) => {
+                let address = self.address(text, &entry.span)?;
+                let server = ServerSpec::new(ServerId::from(&**text), address);
+                Some((server, entry.span.clone(), entry.span.clone()))
+            }
+            ServerEntry::Table(raw) => self.server_table(raw),
+        }
+    }
+
+    fn server_table(
+        &mut self,
+        raw: &RawServer,
+    ) -> Option<(ServerSpec, Range<usize>, Range<usize>)> {
+        let At { value: text, span } = raw.address.as_ref()?;
+        let address = self.address(text, span);
+        let (name, name_span) = match &raw.name {
+            None => (text, span),
+            // What the short form makes a name of is one in the long form too.
+            Some(name) if name.value == *text => (text, span),
+            Some(name) => {
+                if !self.check_name("server", &name.value, &name.span) {
+                    return None;
+                }
+                (&name.value, &name.span)
+            }
+        };
+        let weight = raw.weight.as_ref();
+        let max_conns = raw.max_conns.as_ref();
+        let server = ServerSpec::new(&**name, address?)
+            .weight(
+                weight
+                    .and_then(|at| Weight::new(at.value))
+                    .unwrap_or_default(),
+            )
+            .max_conns(max_conns.and_then(|at| NonZeroU32::new(at.value)))
+            .backup(raw.backup.as_ref().is_some_and(|at| at.value));
+        Some((server, name_span.clone(), span.clone()))
+    }
+
+    fn address(&mut self, text: &str, span: &Range<usize>) -> Option<Address> {
+        match text.parse() {
+            Ok(Address::Unix(path)) => {
+                // Relative to the file; that may make it too long.
+                let path = self.path(&path.to_string_lossy());
+                let absolute = format!("unix:{}", path.display()).parse();
+                if let Err(error) = &absolute {
+                    self.problems
+                        .error(format!("{text:?} is not the address of a server"))
+                        .at(span.clone())
+                        .note(AddressError::to_string(error));
+                }
+                absolute.ok()
+            }
+            Ok(address) => Some(address),
+            Err(error) => {
+                let problem = self
+                    .problems
+                    .error(format!("{text:?} is not the address of a server"))
+                    .at(span.clone());
+                if text.contains("://") {
+                    problem.help("write HOST:PORT, without `tcp://` or `http://`");
+                } else {
+                    problem.note(error.to_string());
+                }
+                None
+            }
+        }
+    }
+
+    fn passive(&mut self, raw: Option<&RawPassive>) -> PassivePolicy {
+        let fail_timeout = raw.and_then(|raw| raw.fail_timeout.as_ref());
+        let mut passive = PassivePolicy::default();
+        passive.max_fails = raw
+            .and_then(|raw| raw.max_fails.as_ref())
+            .map_or(defaults::MAX_FAILS, |at| at.value);
+        passive.fail_timeout = self.duration(
+            "fail_timeout",
+            fail_timeout,
+            defaults::FAIL_TIMEOUT,
+            Zero::Refused,
+        );
+        let part = raw
+            .and_then(|raw| raw.max_ejected.as_ref())
+            .map_or(defaults::MAX_EJECTED, |at| at.value);
+        // The schema has refused what is no part.
+        passive.max_ejected = Ratio::new(part).unwrap_or(Ratio::HALF);
+        passive
+    }
+
+    fn health_check(&mut self, raw: &RawHealthCheck, span: &Range<usize>) -> Option<HealthCheck> {
+        let kind = raw
+            .kind
+            .as_ref()
+            .map_or(HealthCheckType::Tcp, |at| at.value);
+        self.check_probe_keys(raw, kind);
+        let interval = self.duration(
+            "interval",
+            raw.interval.as_ref(),
+            defaults::HEALTH_INTERVAL,
+            Zero::Refused,
+        );
+        let timeout = self.duration(
+            "timeout",
+            raw.timeout.as_ref(),
+            defaults::HEALTH_TIMEOUT,
+            Zero::Refused,
+        );
+        if kind != HealthCheckType::None && timeout > interval {
+            let place = raw.timeout.as_ref().map_or(span, |at| &at.span);
+            self.problems
+                .warning("`timeout` of the health check is longer than its `interval`")
+                .at(place.clone())
+                .note("a probe begins only when the one before has ended");
+        }
+        if interval < Duration::from_millis(100)
+            && let Some(at) = &raw.interval
+        {
+            self.problems
+                .warning("each server will be probed more than ten times a second")
+                .at(at.span.clone());
+        }
+        let text = |at: &Option<At<String>>| at.as_ref().map(|at| at.value.clone().into_bytes());
+        let kind = match kind {
+            HealthCheckType::None => return None,
+            HealthCheckType::Tcp => ProbeKind::Tcp {
+                send: text(&raw.send),
+                expect: text(&raw.expect),
+            },
+            HealthCheckType::Http => ProbeKind::Http {
+                path: self.request_target(raw.path.as_ref()),
+                status: raw.status.as_ref().map_or(StatusSet::Success, |at| {
+                    StatusSet::OneOf(at.value.0.clone())
+                }),
+            },
+            HealthCheckType::Mysql => ProbeKind::Mysql {
+                user: self.probe_user(raw.user.as_ref()),
+            },
+            HealthCheckType::Postgres => ProbeKind::Postgres {
+                user: self.probe_user(raw.user.as_ref()),
+            },
+            HealthCheckType::Redis => ProbeKind::Redis,
+        };
+        let streak = |at: &Option<At<u32>>, default: u32| {
+            at.as_ref()
+                .and_then(|at| NonZeroU32::new(at.value))
+                .or(NonZeroU32::new(default))
+                .unwrap_or(NonZeroU32::MIN)
+        };
+        Some(HealthCheck {
+            kind,
+            port: raw.port.as_ref().map(|at| at.value),
+            interval,
+            timeout,
+            policy: ActivePolicy::new(
+                streak(&raw.rise, defaults::RISE),
+                streak(&raw.fall, defaults::FALL),
+            ),
+        })
+    }
+
+    /// Keys that mean nothing for this kind of probe were meant for another.
+    fn check_probe_keys(&mut self, raw: &RawHealthCheck, kind: HealthCheckType) {
+        let place = |at: &Option<At<String>>| at.as_ref().map(|at| at.span.clone());
+        let keys = [
+            ("send", "tcp", HealthCheckType::Tcp, place(&raw.send)),
+            ("expect", "tcp", HealthCheckType::Tcp, place(&raw.expect)),
+            ("path", "http", HealthCheckType::Http, place(&raw.path)),
+            (
+                "status",
+                "http",
+                HealthCheckType::Http,
+                raw.status.as_ref().map(|at| at.span.clone()),
+            ),
+        ];
+        for (key, word, wanted, span) in keys {
+            if let Some(span) = span
+                && kind != wanted
+            {
+                self.problems
+                    .error(format!("`{key}` belongs to health checks of type {word:?}"))
+                    .at(span)
+                    .help(format!("write `type = {word:?}`, or remove `{key}`"));
+            }
+        }
+        if let Some(At { span, .. }) = &raw.user
+            && !matches!(kind, HealthCheckType::Mysql | HealthCheckType::Postgres)
+        {
+            self.problems
+                .error("`user` belongs to health checks of type \"mysql\" or \"postgres\"")
+                .at(span.clone())
+                .help("write `type = \"mysql\"` or `type = \"postgres\"`, or remove `user`");
+        }
+        for (key, text) in [("send", &raw.send), ("expect", &raw.expect)] {
+            if let Some(at) = text
+                && at.value.is_empty()
+            {
+                self.problems
+                    .error(format!("`{key}` is empty"))
+                    .at(at.span.clone());
+            }
+        }
+        if let Some(at) = &raw.status
+            && at.value.0.is_empty()
+        {
+            self.problems
+                .error("`status` is empty: no answer would be a good one")
+                .at(at.span.clone());
+        }
+    }
+
+    fn probe_user(&mut self, user: Option<&At<String>>) -> String {
+        let Some(At { value, span }) = user else {
+            return defaults::HEALTH_USER.to_owned();
+        };
+        // It ends with a NUL on the wire.
+        if value.is_empty() || value.contains('\0') || value.len() > 63 {
+            self.problems
+                .error(format!("{value:?} is not the name of a database user"))
+                .at(span.clone())
+                .help("it has 1 to 63 bytes");
+        }
+        value.clone()
+    }
+
+    /// Warns where the probes of `upstream` would have a database block this host.
+    fn check_mysql(&mut self, raw: &RawUpstream, upstream: &Upstream) {
+        let Some(check) = &upstream.health_check else {
+            return;
+        };
+        let says_nothing = matches!(
+            check.kind,
+            ProbeKind::Tcp { send: None, .. } | ProbeKind::Http { .. }
+        );
+        let mut ports = upstream.servers.iter().map(|server| server.address.port());
+        let is_mysql = match check.port {
+            Some(port) => port == MYSQL,
+            None => ports.any(|port| port == Some(MYSQL)),
+        };
+        if !says_nothing || !is_mysql {
+            return;
+        }
+        let of_check = raw.health_check.as_ref().map(|at| &at.span);
+        let place = of_check.or(raw.servers.as_ref().map(|at| &at.span));
+        let problem = self
+            .problems
+            .warning("MySQL and MariaDB count each of these health checks as an error of this host, and block it after `max_connect_errors`");
+        if let Some(place) = place {
+            problem
+                .at(place.clone())
+                .note("a server has port 3306")
+                .help("write `health_check = { type = \"mysql\" }`");
+        }
+    }
+
+    fn request_target(&mut self, path: Option<&At<String>>) -> String {
+        let Some(At { value, span }) = path else {
+            return defaults::HEALTH_PATH.to_owned();
+        };
+        // Anything else would end the request line early.
+        let clean = value.bytes().all(|b| b.is_ascii_graphic());
+        if !clean || !value.starts_with('/') || value.len() > 1024 {
+            self.problems
+                .error(format!("{value:?} is not the path of a request"))
+                .at(span.clone())
+                .help("it begins with `/`, has no spaces, and is ASCII");
+        }
+        value.clone()
+    }
+}

@@ -1,0 +1,206 @@
+//! What counts as an authority, and what becomes of the rest of a file of them.
+
+use leastconn_testkit::TestCa;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+
+use super::{
+    PLAIN, reading,
+    tls::{Pki, authority},
+};
+
+const LISTENER: &str = r#"cert = "server.crt", key = "server.key", client_ca = "ca.crt""#;
+const UPSTREAM: &str = r#"ca = "ca.crt""#;
+
+fn listener() -> String {
+    PLAIN.replace(
+        "upstream = \"web\"\n",
+        &format!("upstream = \"web\"\ntls = {{ {LISTENER} }}\n"),
+    )
+}
+
+fn upstream() -> String {
+    let servers = "servers = [\"10.0.0.1:80\"";
+    PLAIN.replace(servers, &format!("tls = {{ {UPSTREAM} }}\n{servers}"))
+}
+
+/// What `ca.crt` comes to: of whom what is issued is trusted, and who stands alone.
+fn trusted(pki: &Pki, text: &str) -> (Vec<CertificateDer<'static>>, Vec<CertificateDer<'static>>) {
+    let config = reading(text, pki.dir.path()).config.unwrap();
+    let of_listener = config.listeners[0].tls.as_ref();
+    let of_upstream = config.upstreams[0].tls.as_ref();
+    match (of_listener, of_upstream) {
+        (Some(tls), _) => (tls.settings.material.client_ca.clone(), Vec::new()),
+        (_, Some(tls)) => (
+            tls.settings.material.ca.clone(),
+            tls.settings.material.alone.clone(),
+        ),
+        _ => panic!("no TLS"),
+    }
+}
+
+fn params(is_ca: IsCa, usages: &[KeyUsagePurpose]) -> CertificateParams {
+    let mut params = CertificateParams::new(vec!["x.com".to_owned()]).unwrap();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "x");
+    params.is_ca = is_ca;
+    params.key_usages = usages.to_vec();
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(2040, 1, 1);
+    params
+}
+
+/// Certificates that are no authorities', with the reason.
+fn none(pki: &Pki) -> Vec<(String, &'static str)> {
+    use KeyUsagePurpose::{DigitalSignature, KeyCertSign};
+    let ca = || IsCa::Ca(BasicConstraints::Unconstrained);
+    let issued = |is_ca, usages: &[_]| {
+        let key = KeyPair::generate().unwrap();
+        params(is_ca, usages)
+            .signed_by(&key, &pki.ca)
+            .unwrap()
+            .pem()
+    };
+    let long = 10 * 365 * 24 * 60 * 60;
+    let issuer = TestCa::new("issuer");
+    let old = issuer.leaf("x").validity(-long, long).version_1();
+    vec![
+        (
+            issued(IsCa::ExplicitNoCa, &[DigitalSignature]),
+            "its basic constraints say CA:FALSE",
+        ),
+        (
+            issued(IsCa::ExplicitNoCa, &[KeyCertSign]),
+            "its basic constraints say CA:FALSE",
+        ),
+        (
+            issued(ca(), &[DigitalSignature]),
+            "its key usage lacks keyCertSign",
+        ),
+        (
+            issued(IsCa::NoCa, &[DigitalSignature]),
+            "its key usage lacks keyCertSign",
+        ),
+        (
+            issued(IsCa::NoCa, &[]),
+            "it has neither basic constraints nor a key usage",
+        ),
+        (
+            old.build().cert_pem,
+            "it is of X.509 version 1 and was issued by another",
+        ),
+    ]
+}
+
+#[test]
+fn what_is_no_authority_is_left_out_and_said_to_be() {
+    let pki = Pki::new();
+    for (pem, why) in none(&pki) {
+        for (text, ca) in [(listener(), "client_ca"), (upstream(), "ca")] {
+            pki.write("ca.crt", pki.ca.pem() + &pem);
+            assert_eq!(
+                pki.says_of(&text),
+                [format!(
+                    "warning: the certificate of `CN=x` is not an authority's: {why}; it is \
+                     ignored: `{ca}` names those who issue certificates, not those who have one"
+                )]
+            );
+            assert_eq!(
+                trusted(&pki, &text),
+                (vec![pki.ca.der().clone()], Vec::new())
+            );
+
+            pki.write("ca.crt", &pem);
+            let said = pki.says_of(&text);
+            assert!(
+                said.contains(
+                    &"error: \"ca.crt\" holds no authority that is in force; put the \
+                      certificate of the authority that issues them there"
+                        .to_owned()
+                ),
+                "{said:#?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn authorities_of_all_ages_are_some() {
+    use KeyUsagePurpose::KeyCertSign;
+    let pki = Pki::new();
+    let own = |is_ca, usages: &[_]| {
+        let key = KeyPair::generate().unwrap();
+        params(is_ca, usages).self_signed(&key).unwrap().pem()
+    };
+    for pem in [
+        own(IsCa::Ca(BasicConstraints::Unconstrained), &[]),
+        own(IsCa::Ca(BasicConstraints::Constrained(0)), &[KeyCertSign]),
+        own(IsCa::NoCa, &[KeyCertSign]),
+        TestCa::version_1("old").cert_pem(),
+    ] {
+        pki.write("ca.crt", &pem);
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        for text in [listener(), upstream()] {
+            assert_eq!(pki.says_of(&text), Vec::<String>::new());
+            assert_eq!(trusted(&pki, &text), (vec![der.clone()], Vec::new()));
+        }
+    }
+}
+
+/// For clients there is no such thing: their certificates are for them alone anyway.
+#[test]
+fn a_server_may_stand_for_itself_a_client_may_not() {
+    let pki = Pki::new();
+    let key = KeyPair::generate().unwrap();
+    let own = params(IsCa::ExplicitNoCa, &[]).self_signed(&key).unwrap();
+    let alone = "warning: the certificate of `CN=x` is not an authority's: its basic constraints \
+                 say CA:FALSE; it stands for itself only: nothing that its key signed is trusted";
+    pki.write("ca.crt", own.pem());
+    assert_eq!(pki.says_of(&upstream()), [alone]);
+    assert_eq!(
+        trusted(&pki, &upstream()),
+        (Vec::new(), vec![own.der().clone()])
+    );
+    let said = pki.says_of(&listener());
+    assert!(
+        said.iter()
+            .any(|line| line.starts_with("error: \"ca.crt\" holds no authority"))
+    );
+
+    let other = authority("other", 2020, 2040);
+    pki.write("ca.crt", own.pem() + &other.pem());
+    assert_eq!(
+        trusted(&pki, &upstream()),
+        (vec![other.der().clone()], vec![own.der().clone()])
+    );
+    assert_eq!(
+        trusted(&pki, &listener()),
+        (vec![other.der().clone()], Vec::new())
+    );
+}
+
+#[test]
+fn unknown_critical_extension_of_an_authority_is_warned_of() {
+    let pki = Pki::new();
+    let mut params = params(
+        IsCa::Ca(BasicConstraints::Unconstrained),
+        &[KeyUsagePurpose::KeyCertSign],
+    );
+    let mut extension = rcgen::CustomExtension::from_oid_content(&[1, 2, 3, 4, 5, 6], vec![5, 0]);
+    extension.set_criticality(true);
+    params.custom_extensions = vec![extension];
+    let cert = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+    pki.write("ca.crt", cert.pem());
+    for text in [listener(), upstream()] {
+        assert_eq!(
+            pki.says_of(&text),
+            [
+                "warning: the certificate of `CN=x` has an extension that is marked critical and \
+                 not supported: 1.2.3.4.5.6; it is trusted all the same: what the extension \
+                 demands is not enforced"
+            ]
+        );
+        assert_eq!(trusted(&pki, &text).0, [cert.der().clone()]);
+    }
+}

@@ -1,0 +1,163 @@
+//! Mistakes of form, and what to do about each.
+
+use std::path::Path;
+
+use super::{PLAIN, changed, reading};
+use crate::Access;
+
+fn rendered(text: &str) -> String {
+    reading(text, Path::new("/nowhere")).problems.to_string()
+}
+
+fn says(text: &str, parts: &[&str]) {
+    let rendered = rendered(text);
+    for part in parts {
+        assert!(rendered.contains(part), "{part:?} is not in:\n{rendered}");
+    }
+}
+
+#[test]
+fn other_languages_are_recognised() {
+    let languages = [
+        ("---\nlisteners:\n  - name: main\n", "YAML"),
+        ("listeners:\n  - name: main\n", "YAML"),
+        ("{ \"listener\": [] }\n", "JSON"),
+        ("global\n    maxconn 100\n", "a configuration of HAProxy"),
+        (
+            "# lb\nfrontend main\n    bind :80\n",
+            "a configuration of HAProxy",
+        ),
+    ];
+    for (text, language) in languages {
+        says(
+            text,
+            &[&format!(
+                "this looks like {language}; the file must be TOML"
+            )],
+        );
+    }
+    let toml = rendered("[[listener]]\nname = \n");
+    assert!(!toml.contains("looks like"), "{toml}");
+}
+
+#[test]
+fn missing_quotes_are_named() {
+    let unquoted = changed("bind = \"127.0.0.1:9000\"", "bind = 127.0.0.1:9000");
+    says(
+        &unquoted,
+        &["text is written in quotes: `bind = \"127.0.0.1:9000\"`"],
+    );
+    let open = changed("bind = \"127.0.0.1:9000\"", "bind = \"127.0.0.1:9000");
+    says(&open, &["a quote is not closed on this line"]);
+}
+
+#[test]
+fn addresses_without_port_are_named() {
+    let bind = changed("bind = \"127.0.0.1:9000\"", "bind = \"[::1]\"");
+    says(&bind, &["the port is missing", "write \"[::1]:9443\""]);
+    let server = changed("\"10.0.0.1:80\"", "\"[::1]\"");
+    says(&server, &["the port is missing"]);
+}
+
+#[test]
+fn durations_have_no_spaces() {
+    let text = changed(
+        "[[listener]]\n",
+        "[process]\ndrain_timeout = \"10 s\"\n[[listener]]\n",
+    );
+    says(&text, &["a duration has no spaces"]);
+}
+
+#[test]
+fn default_that_holds_a_variable_is_an_error() {
+    for default in ["${B}", "$B"] {
+        let access = format!("[log]\naccess = \"${{A_UNSET:-{default}}}\"\n[[listener]]\n");
+        let text = changed("[[listener]]\n", &access);
+        says(
+            &text,
+            &[
+                "error: the default of `${A_UNSET:-…}` holds a `$`",
+                "leastconn.toml:3:10",
+            ],
+        );
+    }
+}
+
+#[test]
+fn common_names_that_look_like_something_else_are_named() {
+    let names = [
+        ("*", "matches only names of one label"),
+        ("^client[0-9]+", "looks like a regular expression"),
+        (".*", "looks like a regular expression"),
+        ("CN=client1,O=Example", "write `cn = \"client1\"`"),
+    ];
+    for (name, part) in names {
+        let rule =
+            format!("[[client]]\nname = \"odd\"\nmatch = {{ cn = {name:?} }}\nallow = [\"web\"]\n");
+        says(&format!("{PLAIN}{rule}"), &[part]);
+    }
+}
+
+#[test]
+fn memory_limit_is_a_size() {
+    let with = |limit: &str| {
+        changed(
+            "[[listener]]\n",
+            &format!("[process]\nmemory_limit = \"{limit}\"\n[[listener]]\n"),
+        )
+    };
+    for good in ["auto", "off", "32MiB", "2GiB"] {
+        let rendered = rendered(&with(good));
+        assert!(!rendered.contains("memory_limit"), "{rendered}");
+    }
+    says(&with("1MiB"), &["the least is 32MiB"]);
+    for bad in ["512", "512MB", "many"] {
+        says(&with(bad), &["memory_limit"]);
+    }
+}
+
+#[test]
+fn tcp_checks_of_mysql_are_warned_of() {
+    let server = |check: &str| {
+        changed("\"10.0.0.1:80\"", "\"10.0.0.1:3306\"")
+            .replace("servers = [", &format!("{check}\nservers = ["))
+    };
+    says(
+        &server(""),
+        &["block it after `max_connect_errors`", "type = \"mysql\""],
+    );
+    says(
+        &server("health_check = { type = \"http\" }"),
+        &["max_connect_errors"],
+    );
+    for fine in ["mysql", "none"] {
+        let rendered = rendered(&server(&format!("health_check = {{ type = \"{fine}\" }}")));
+        assert!(!rendered.contains("max_connect_errors"), "{rendered}");
+    }
+    says(
+        &server("health_check = { type = \"redis\", user = \"x\" }"),
+        &["`user` belongs to"],
+    );
+}
+
+#[test]
+fn streams_of_other_processes_are_no_access_log() {
+    let with = |access: &str| {
+        changed(
+            "[[listener]]\n",
+            &format!("[log]\naccess = \"{access}\"\n[[listener]]\n"),
+        )
+    };
+    says(&with("/proc/1/fd/1"), &["write \"stdout\""]);
+    for (name, access) in [
+        ("stdout", Access::Stdout),
+        ("/dev/stdout", Access::Stdout),
+        ("/proc/self/fd/1", Access::Stdout),
+        ("/dev/fd/2", Access::Stderr),
+        ("/dev/stderr", Access::Stderr),
+        ("stderr", Access::Stderr),
+    ] {
+        let config = reading(&with(name), Path::new("/nowhere")).config.unwrap();
+        assert_eq!(config.log.access, access, "{name}");
+    }
+}

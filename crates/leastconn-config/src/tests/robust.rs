@@ -1,0 +1,151 @@
+//! Nothing that is in a file makes the program panic.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::{PLAIN, reading};
+
+/// Pieces that mean something somewhere.
+const PIECES: &[&str] = &[
+    "[",
+    "]",
+    "[[",
+    "]]",
+    "{",
+    "}",
+    "=",
+    "\"",
+    "\"\"\"",
+    "'",
+    "\n",
+    "\r\n",
+    "#",
+    ".",
+    ",",
+    "$",
+    "${",
+    "${A:-",
+    "\\u0000",
+    "\t",
+    "\u{1b}",
+    "\u{202e}",
+    "\u{fffd}",
+    "\u{feff}",
+    "\u{fc}",
+    "0",
+    "-1",
+    "1e999",
+    "nan",
+    "99999999999999999999",
+    "true",
+    "2027-01-31T00:00:00Z",
+    "[[listener]]\n",
+    "[[client]]\n",
+    "[[upstream]]\n",
+    "[defaults.client]\n",
+    "name = \"x\"\n",
+    "match = {}\n",
+    "tls = {}\n",
+    "tls = { cert = \"/dev/zero\", key = \"/\", client_ca = \"\", crl = [] }\n",
+    "servers = [[]]\n",
+    "bind = \"[::]:0\"\n",
+    "*",
+    "**.*",
+    "/",
+    "/33",
+    "::",
+    "%",
+    "0s",
+    "9999999999999999999d",
+];
+
+fn look_at_all_of_it(text: &str) {
+    let reading = reading(text, Path::new("/nowhere"));
+    let problems = &reading.problems;
+    assert_eq!(reading.config.is_some(), problems.errors() == 0);
+    let _ = (
+        problems.render(true),
+        problems.render(false),
+        problems.summary(),
+    );
+    for line in problems.lines() {
+        assert!(!line.contains('\n'), "{line:?}");
+    }
+}
+
+fn boundary(text: &str, at: usize) -> usize {
+    let mut at = at % (text.len() + 1);
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn any_text(text in any::<String>()) {
+        look_at_all_of_it(&text);
+    }
+
+    #[test]
+    fn any_pieces(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..40)) {
+        look_at_all_of_it(&pieces.concat());
+    }
+
+    #[test]
+    fn a_good_file_with_changes(
+        changes in prop::collection::vec(
+            (any::<usize>(), 0_usize..12, prop::sample::select(PIECES)),
+            1..6,
+        ),
+    ) {
+        let mut text = PLAIN.to_owned();
+        for (at, removed, inserted) in changes {
+            let start = boundary(&text, at);
+            let end = boundary(&text, (start + removed).min(text.len()));
+            text.replace_range(start..end.max(start), inserted);
+        }
+        look_at_all_of_it(&text);
+    }
+
+    #[test]
+    fn any_bytes_as_a_file(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("leastconn.toml");
+        std::fs::write(&path, bytes).unwrap();
+        if let Err(problems) = crate::load(&path) {
+            let _ = problems.to_string();
+        }
+    }
+
+    #[test]
+    fn any_bytes_as_certificates(bytes in prop::collection::vec(any::<u8>(), 0..200), der in any::<bool>()) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut content = if der { vec![0x30, 0x81] } else { b"-----BEGIN CERTIFICATE-----\n".to_vec() };
+        content.extend(bytes);
+        std::fs::write(dir.path().join("f"), content).unwrap();
+        let text = format!(
+            "{}\n",
+            PLAIN.replace(
+                "upstream = \"web\"\n",
+                "upstream = \"web\"\ntls = { cert = \"f\", key = \"f\", client_ca = \"f\", crl = \"f\" }\n",
+            )
+        );
+        let _ = reading(&text, dir.path()).problems.to_string();
+    }
+}
+
+#[test]
+fn deep_nesting_is_a_problem_and_no_overflow() {
+    for text in [
+        "[".repeat(50_000),
+        "a = ".to_owned() + &"[".repeat(50_000),
+        "a = ".to_owned() + &"{ a = ".repeat(50_000),
+        "a.".repeat(50_000) + "a = 1",
+    ] {
+        look_at_all_of_it(&text);
+    }
+}

@@ -1,0 +1,580 @@
+//! What files of `tls` must be, and what is said when they are not.
+
+use std::fs;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    SanType, SerialNumber, date_time_ymd,
+};
+use tempfile::TempDir;
+
+use super::{PLAIN, TODAY, reading};
+use leastconn_tls::settings::{ClientAuth, MinVersion};
+
+pub(super) type Authority = CertifiedIssuer<'static, KeyPair>;
+
+/// A directory of files, as an administrator would make them.
+pub(super) struct Pki {
+    pub(super) dir: TempDir,
+    pub(super) ca: Authority,
+}
+
+pub(super) fn authority(name: &str, from: i32, to: i32) -> Authority {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = date_time_ymd(from, 1, 1);
+    params.not_after = date_time_ymd(to, 1, 1);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+pub(super) fn server_params() -> CertificateParams {
+    let mut params = CertificateParams::new(vec!["lb.com".to_owned()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "lb.com");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.not_before = date_time_ymd(2025, 1, 1);
+    params.not_after = date_time_ymd(2027, 1, 1);
+    params
+}
+
+pub(super) fn crl(by: &Authority, to: (i32, u8, u8)) -> rcgen::CertificateRevocationList {
+    crl_of(by, to, None)
+}
+
+pub(super) fn crl_of(
+    by: &Authority,
+    to: (i32, u8, u8),
+    revoked: Option<SerialNumber>,
+) -> rcgen::CertificateRevocationList {
+    let revoked_certs = revoked.into_iter().map(|serial_number| RevokedCertParams {
+        serial_number,
+        revocation_time: date_time_ymd(2025, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    });
+    CertificateRevocationListParams {
+        this_update: date_time_ymd(2025, 1, 1),
+        next_update: date_time_ymd(to.0, to.1, to.2),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: revoked_certs.collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    }
+    .signed_by(by)
+    .unwrap()
+}
+
+impl Pki {
+    pub(super) fn new() -> Self {
+        let pki = Self {
+            dir: tempfile::tempdir().unwrap(),
+            ca: authority("the CA", 2020, 2040),
+        };
+        pki.write("ca.crt", pki.ca.pem());
+        pki.write("ca.crl", crl(&pki.ca, (2027, 1, 1)).pem().unwrap());
+        pki.server(server_params());
+        pki
+    }
+
+    pub(super) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.dir.path().join(name), content).unwrap();
+    }
+
+    pub(super) fn server(&self, params: CertificateParams) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.ca).unwrap();
+        self.write("server.crt", certificate.pem());
+        self.write("server.key", key.serialize_pem());
+    }
+
+    /// What is said of the listener with these files.
+    pub(super) fn says(&self, tls: &str) -> Vec<String> {
+        self.says_of(&with_tls(tls))
+    }
+
+    /// What is said of a configuration, without places.
+    pub(super) fn says_of(&self, text: &str) -> Vec<String> {
+        reading(text, self.dir.path())
+            .problems
+            .lines()
+            .map(|line| line.replace(&self.dir.path().display().to_string(), "DIR"))
+            .map(|line| {
+                let (_, said) = line.split_once(": ").unwrap();
+                said.to_owned()
+            })
+            .collect()
+    }
+}
+
+pub(super) const ALL: &str =
+    r#"cert = "server.crt", key = "server.key", client_ca = "ca.crt", crl = "ca.crl""#;
+
+fn with_tls(tls: &str) -> String {
+    PLAIN.replace(
+        "upstream = \"web\"\n",
+        &format!("upstream = \"web\"\ntls = {{ {tls} }}\n"),
+    )
+}
+
+#[test]
+fn good_files_are_loaded() {
+    let pki = Pki::new();
+    let reading = reading(&with_tls(ALL), pki.dir.path());
+    assert!(reading.problems.is_empty(), "{}", reading.problems);
+    let config = reading.config.unwrap();
+    let tls = config.listeners[0].tls.as_ref().unwrap();
+    assert_eq!(tls.settings.client_auth, ClientAuth::Required);
+    assert_eq!(tls.settings.min_version, MinVersion::Tls12);
+    assert_eq!(tls.settings.material.cert_chain.len(), 1);
+    assert_eq!(tls.settings.material.client_ca, [pki.ca.der().clone()]);
+    assert_eq!(tls.settings.material.crls.lists().len(), 1);
+    let files: Vec<_> = tls
+        .files
+        .iter()
+        .map(|file| {
+            let now = TODAY.parse().unwrap();
+            format!("{} {}", file.name, file.deciding(now).unwrap().until)
+        })
+        .collect();
+    assert_eq!(
+        files,
+        [
+            "server.crt 2027-01-01T00:00:00Z",
+            "ca.crt 2040-01-01T00:00:00Z",
+            "ca.crl 2027-01-01T00:00:00Z",
+        ]
+    );
+    assert!(
+        format!("{config:?}").contains("secret key elided"),
+        "keys stay out of logs"
+    );
+}
+
+#[test]
+fn a_list_in_der_and_several_lists_are_fine() {
+    let pki = Pki::new();
+    pki.write("ca.der", crl(&pki.ca, (2027, 1, 1)).der());
+    let tls = ALL.replace("\"ca.crl\"", "[\"ca.der\", \"ca.crl\"]");
+    assert_eq!(pki.says(&tls), Vec::<String>::new());
+}
+
+#[test]
+fn files_that_are_no_use() {
+    let pki = Pki::new();
+    pki.write("empty", "");
+    pki.write("text", "hello\n");
+    pki.write("der", pki.ca.der());
+    pki.write(
+        "broken",
+        "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n",
+    );
+    let pem = pki.ca.pem();
+    pki.write("short", &pem[..pem.len() - 30]);
+    let key = KeyPair::generate().unwrap().serialize_pem();
+    pki.write("joined-and-short", &key.replace('\n', "")[..100]);
+    pki.write(
+        "nonsense",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    );
+    pki.write(
+        "encrypted",
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    );
+    pki.write(
+        "old-encrypted",
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: x\n\nAAAA\n-----END RSA PRIVATE KEY-----\n",
+    );
+    let key = KeyPair::generate().unwrap().serialize_pem();
+    pki.write("two-keys", format!("{key}{key}"));
+    pki.write("other.key", &key);
+    for (from, to, said) in [
+        (
+            "server.crt",
+            "nope.crt",
+            "error: \"nope.crt\": No such file or directory (os error 2); the file is DIR/nope.crt",
+        ),
+        ("server.crt", ".", "error: \".\": it is a directory"),
+        (
+            "server.crt",
+            "/dev/null",
+            "error: \"/dev/null\": it is a device, not a regular file",
+        ),
+        ("server.crt", "empty", "error: \"empty\": the file is empty"),
+        (
+            "server.crt",
+            "text",
+            "error: \"text\": there is no certificate in it; it must be in PEM form",
+        ),
+        (
+            "server.crt",
+            "der",
+            "error: \"der\": there is no certificate in it: this is a certificate in DER; convert it: `openssl x509 -inform DER",
+        ),
+        (
+            "server.crt",
+            "broken",
+            "error: \"broken\": line 2: not well-formed PEM: what is between the lines of `-----` is not \
+             base64; was it copied whole, and as text?",
+        ),
+        (
+            "server.crt",
+            "short",
+            "error: \"short\": line 1: not well-formed PEM: the line `-----END CERTIFICATE-----` is \
+             missing; the file is cut off: was it copied whole?",
+        ),
+        (
+            "server.key",
+            "joined-and-short",
+            "error: \"joined-and-short\": line 1: not well-formed PEM: the line `-----END PRIVATE KEY-----` \
+             is missing",
+        ),
+        (
+            "server.crt",
+            "nonsense",
+            "error: \"nonsense\": certificate 1 of 1 cannot be read",
+        ),
+        (
+            "server.crt",
+            "server.key",
+            "error: \"server.key\": there is no certificate in it; it holds a private key: are two files mixed up?",
+        ),
+        (
+            "server.key",
+            "server.crt",
+            "error: \"server.crt\": there is no private key in it; it holds certificates: are two files mixed up?",
+        ),
+        (
+            "server.key",
+            "encrypted",
+            "error: \"encrypted\": line 1: the private key is encrypted; decrypt it: `openssl pkey",
+        ),
+        (
+            "server.key",
+            "old-encrypted",
+            "error: \"old-encrypted\": line 1: the private key is encrypted",
+        ),
+        (
+            "server.key",
+            "two-keys",
+            "error: \"two-keys\" holds 2 private keys",
+        ),
+        (
+            "server.key",
+            "other.key",
+            "error: the key does not belong to the certificate",
+        ),
+        (
+            "ca.crl",
+            "ca.crt",
+            "error: \"ca.crt\": there is no revocation list in it",
+        ),
+        (
+            "ca.crl",
+            "der",
+            "error: \"der\": there is no revocation list in it: this is a certificate in DER",
+        ),
+    ] {
+        let said_all = pki.says(&ALL.replace(from, to));
+        assert!(
+            said_all.len() == 1 && said_all[0].contains(said),
+            "{to}: {said_all:#?}\n  should say: {said}"
+        );
+    }
+}
+
+#[test]
+fn clients_are_never_let_in_on_the_system_s_authorities() {
+    let pki = Pki::new();
+    let own = r#"cert = "server.crt", key = "server.key""#;
+    let said = pki.says(own);
+    assert_eq!(said.len(), 1);
+    assert!(said[0].starts_with(
+        "error: clients must show a certificate, and no `client_ca` says whose are good"
+    ));
+    assert_eq!(
+        pki.says(&format!("{own}, client_auth = \"none\"")),
+        Vec::<String>::new()
+    );
+    let said = pki.says(&format!("{own}, client_auth = \"none\", crl = \"ca.crl\""));
+    assert_eq!(
+        said,
+        ["error: a revocation list needs the `client_ca` that signed it"]
+    );
+    let said = pki.says(&format!("{ALL}, client_auth = \"none\""));
+    assert!(said[0].contains("`client_ca` does nothing"), "{said:?}");
+}
+
+#[test]
+fn a_revocation_list_must_be_current_and_the_authority_s() {
+    let pki = Pki::new();
+    pki.write("ca.crl", crl(&pki.ca, (2026, 6, 1)).pem().unwrap());
+    assert_eq!(
+        pki.says(ALL),
+        [
+            "error: \"ca.crl\": the list of `CN=the CA` expired at 2026-06-01T00:00:00Z; an expired \
+          list refuses every certificate of its issuer (`crl_expired`); put the issuer's current \
+          list there"
+        ]
+    );
+    // Of the same name, with another key.
+    pki.write(
+        "ca.crl",
+        crl(&authority("the CA", 2020, 2040), (2027, 1, 1))
+            .pem()
+            .unwrap(),
+    );
+    let said = pki.says(ALL);
+    assert!(
+        said.len() == 1
+            && said[0].starts_with(
+                "error: \"ca.crl\": the list of `CN=the CA` is not signed with the key that \
+                 `CN=the CA` has in `client_ca`; it names the key with the identifier "
+            ),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn with_lists_every_authority_needs_one() {
+    let pki = Pki::new();
+    let other = authority("another CA", 2020, 2040);
+    pki.write("ca.crt", pki.ca.pem() + &other.pem());
+    assert_eq!(
+        pki.says(ALL),
+        [
+            "warning: no revocation list is of `CN=another CA`; with lists for others, all its \
+          certificates will be refused"
+        ]
+    );
+}
+
+#[test]
+fn revoked_authority_is_a_warning() {
+    let pki = Pki::new();
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "below");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(2040, 1, 1);
+    // With a first bit that is set, as DER writes it with a zero before.
+    params.serial_number = Some(SerialNumber::from(vec![0x91, 7]));
+    let key = KeyPair::generate().unwrap();
+    let below = params.signed_by(&key, &pki.ca).unwrap();
+    pki.write("ca.crt", pki.ca.pem() + &below.pem());
+    let list = |serial| crl_of(&pki.ca, (2027, 1, 1), Some(serial)).pem().unwrap();
+    pki.write("ca.crl", list(SerialNumber::from(vec![0x91, 7])));
+    assert_eq!(
+        pki.says(ALL),
+        [
+            "warning: `client_ca` holds `CN=below`, which the list of `CN=the CA` in \"ca.crl\" \
+             revokes; every certificate below it is refused (`revoked_certificate`)"
+        ]
+    );
+    pki.write("ca.crl", list(SerialNumber::from(vec![0x91, 8])));
+    assert!(pki.says(ALL).iter().all(|line| !line.contains("revokes")));
+}
+
+#[test]
+fn an_authority_out_of_date_is_warned_of() {
+    let pki = Pki::new();
+    pki.write(
+        "ca.crt",
+        pki.ca.pem() + &authority("old CA", 2000, 2020).pem(),
+    );
+    let result = reading(&with_tls(ALL), pki.dir.path());
+    let tls = result.config.unwrap().listeners[0].tls.clone().unwrap();
+    // The verifier has to know it, to say why its clients are refused.
+    assert_eq!(tls.settings.material.client_ca.len(), 2);
+    assert_eq!(
+        pki.says(ALL),
+        [
+            "warning: the certificate of `CN=old CA` expired at 2020-01-01T00:00:00Z; what it \
+          issued is refused as `expired_certificate`"
+        ]
+    );
+    pki.write("ca.crt", authority("old CA", 2000, 2020).pem());
+    let said = pki.says(&ALL.replace(", crl = \"ca.crl\"", ""));
+    assert!(
+        said.iter()
+            .any(|line| line == "error: \"ca.crt\" holds no authority that is in force"),
+        "{said:#?}"
+    );
+}
+
+#[test]
+fn odd_certificates_are_warned_of() {
+    let pki = Pki::new();
+    let mut cases: Vec<(CertificateParams, &str)> = Vec::new();
+    let mut params = server_params();
+    params.not_after = date_time_ymd(2026, 6, 20);
+    cases.push((
+        params,
+        "warning: the certificate of `CN=lb.com` expires at 2026-06-20T00:00:00Z",
+    ));
+    let mut params = server_params();
+    params.not_after = date_time_ymd(2026, 6, 1);
+    cases.push((
+        params,
+        "warning: the certificate of `CN=lb.com` expired at 2026-06-01T00:00:00Z",
+    ));
+    let mut params = server_params();
+    params.not_before = date_time_ymd(2026, 7, 1);
+    cases.push((
+        params,
+        "warning: the certificate of `CN=lb.com` is not valid before 2026-07-01",
+    ));
+    let mut params = server_params();
+    params.subject_alt_names.clear();
+    cases.push((
+        params,
+        "warning: the server's certificate has no subject alternative names",
+    ));
+    let mut params = server_params();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    cases.push((
+        params,
+        "warning: the server's certificate is not for servers",
+    ));
+    let mut params = server_params();
+    let address = SanType::DnsName("10.0.0.7".try_into().unwrap());
+    params.subject_alt_names.push(address);
+    cases.push((
+        params,
+        "warning: the server's certificate gives an IP address as a DNS name: 10.0.0.7",
+    ));
+    for (params, said) in cases {
+        pki.server(params);
+        let said_all = pki.says(ALL);
+        assert!(
+            said_all.len() == 1 && said_all[0].starts_with(said),
+            "{said_all:#?}\n  should say: {said}"
+        );
+    }
+
+    let pki = Pki::new();
+    let chain = fs::read_to_string(pki.dir.path().join("server.crt")).unwrap();
+    pki.write(
+        "server.crt",
+        chain + &authority("stranger", 2020, 2040).pem(),
+    );
+    let said = pki.says(ALL);
+    assert!(
+        said[0].contains("`CN=stranger` did not issue the one before it"),
+        "{said:#?}"
+    );
+
+    pki.server(server_params());
+    fs::copy(
+        pki.dir.path().join("server.crt"),
+        pki.dir.path().join("ca.crt"),
+    )
+    .unwrap();
+    let said = pki.says(&ALL.replace(", crl = \"ca.crl\"", ""));
+    assert!(said[0].contains("is not an authority's"), "{said:#?}");
+}
+
+/// It would be refused when the listener starts.
+#[test]
+fn an_own_certificate_of_version_1_is_an_error() {
+    let pki = Pki::new();
+    let issuer = leastconn_testkit::TestCa::new("issuer");
+    let leaf = issuer.leaf("lb.com").version_1().build();
+    leaf.write(&pki.dir, "old");
+    let old = ALL
+        .replace("server.crt", "old.crt")
+        .replace("server.key", "old.key");
+    let said = pki.says(&old);
+    assert!(
+        said.contains(
+            &"error: the certificate, or one above it, is of X.509 version 1, which is not \
+              supported: issue it anew, with extensions (`openssl x509 -req -extfile ...`)"
+                .to_owned()
+        ),
+        "{said:#?}"
+    );
+}
+
+#[test]
+fn files_are_loaded_again_as_they_were_written() {
+    let pki = Pki::new();
+    for (from, to) in [("server.crt", "a \"b\" \\.crt"), ("ca.crl", "\u{fc}.crl")] {
+        fs::copy(pki.dir.path().join(from), pki.dir.path().join(to)).unwrap();
+    }
+    let written = r#"cert = "a \"b\" \\.crt", key = "server.key", client_ca = "ca.crt", crl = ["ca.crl", "\u00fc.crl"], min_version = "1.3""#;
+    let config = reading(&with_tls(written), pki.dir.path()).config.unwrap();
+    let tls = config.listeners[0].tls.as_ref().unwrap();
+    let now = TODAY.parse().unwrap();
+    let (again, warnings) = tls.load_again("main", now).unwrap();
+    assert!(warnings.is_empty(), "{warnings}");
+    assert_eq!(again, *tls);
+    let files: Vec<_> = tls.written.files().collect();
+    let names = [
+        "a \"b\" \\.crt",
+        "server.key",
+        "ca.crt",
+        "ca.crl",
+        "\u{fc}.crl",
+    ];
+    assert_eq!(files, names.map(|name| pki.dir.path().join(name)));
+
+    pki.write("server.key", "");
+    let problems = tls.load_again("main", now).unwrap_err();
+    let dir = pki.dir.path().display().to_string();
+    let said = |problems: &crate::Problems| problems.to_string().replace(&dir, "DIR");
+    assert_eq!(
+        said(&problems),
+        "\
+error: \"server.key\": the file is empty
+--> DIR/server.key (`tls` of listener `main`)"
+    );
+    let line = problems.lines().next().unwrap().replace(&dir, "DIR");
+    assert_eq!(
+        line,
+        "DIR/server.key (`tls` of listener `main`): error: \"server.key\": the file is empty"
+    );
+    pki.server(server_params());
+    let config = reading(
+        &with_tls(r#"cert = "server.crt", key = "server.key", client_auth = "none""#),
+        pki.dir.path(),
+    );
+    let config = config.config.unwrap();
+    let tls = config.listeners[0].tls.as_ref().unwrap();
+    assert_eq!(tls.load_again("main", now).unwrap().0, *tls);
+}
+
+#[test]
+fn resumption_is_off_unless_asked_for_and_bounded() {
+    use std::time::Duration;
+    let pki = Pki::new();
+    let resumption = |more: &str| {
+        let reading = reading(&with_tls(&format!("{ALL}{more}")), pki.dir.path());
+        assert!(reading.problems.is_empty(), "{}", reading.problems);
+        let config = reading.config.unwrap();
+        config.listeners[0]
+            .tls
+            .as_ref()
+            .unwrap()
+            .settings
+            .resumption
+    };
+    assert_eq!(resumption(""), None);
+    assert_eq!(resumption(r#", resumption = "off""#), None);
+    let on = r#", resumption = "on""#;
+    assert_eq!(resumption(on), Some(Duration::from_hours(1)));
+    let brief = format!(r#"{on}, resumption_lifetime = "90s""#);
+    assert_eq!(resumption(&brief), Some(Duration::from_secs(90)));
+    for (lifetime, said) in [
+        ("0s", "cannot be zero"),
+        ("25h", "cannot be longer than a day"),
+        ("soon", "`resumption_lifetime`"),
+    ] {
+        let wrong = format!(r#"{ALL}{on}, resumption_lifetime = "{lifetime}""#);
+        let says = pki.says(&wrong);
+        assert!(says[0].contains(said), "{says:?}");
+    }
+    let idle = format!(r#"{ALL}, resumption_lifetime = "1h""#);
+    assert!(pki.says(&idle)[0].contains("does nothing"));
+}

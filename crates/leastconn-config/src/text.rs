@@ -1,0 +1,159 @@
+//! Text of clients, for people to read: what it would do to a terminal or a reader is
+//! written out, and it is of bounded length.
+
+/// The longest field, in bytes, before it is cut.
+const LONGEST: usize = 1024;
+
+/// Characters that cannot be seen: Unicode's `Default_Ignorable_Code_Point` and general
+/// category Cf (format), and separators of lines and paragraphs. First and last of each
+/// range.
+const INVISIBLE: [(char, char); 35] = [
+    ('\u{ad}', '\u{ad}'),
+    ('\u{34f}', '\u{34f}'),
+    ('\u{600}', '\u{605}'),
+    ('\u{61c}', '\u{61c}'),
+    ('\u{6dd}', '\u{6dd}'),
+    ('\u{70f}', '\u{70f}'),
+    ('\u{890}', '\u{891}'),
+    ('\u{8e2}', '\u{8e2}'),
+    ('\u{115f}', '\u{1160}'),
+    ('\u{17b4}', '\u{17b5}'),
+    ('\u{180b}', '\u{180f}'),
+    ('\u{200b}', '\u{200f}'),
+    ('\u{2028}', '\u{202e}'),
+    ('\u{2060}', '\u{206f}'),
+    ('\u{2800}', '\u{2800}'),
+    ('\u{3164}', '\u{3164}'),
+    ('\u{fe00}', '\u{fe0f}'),
+    ('\u{feff}', '\u{feff}'),
+    ('\u{ffa0}', '\u{ffa0}'),
+    ('\u{fff0}', '\u{fffb}'),
+    ('\u{110bd}', '\u{110bd}'),
+    ('\u{110cd}', '\u{110cd}'),
+    ('\u{13430}', '\u{1343f}'),
+    ('\u{1bca0}', '\u{1bca3}'),
+    ('\u{1d173}', '\u{1d17a}'),
+    ('\u{e0000}', '\u{e0fff}'),
+    // Private use: what is shown depends on the font.
+    ('\u{e000}', '\u{f8ff}'),
+    ('\u{f0000}', '\u{ffffd}'),
+    ('\u{100000}', '\u{10fffd}'),
+    // Noncharacters.
+    ('\u{fdd0}', '\u{fdef}'),
+    ('\u{fffe}', '\u{ffff}'),
+    ('\u{1fffe}', '\u{1ffff}'),
+    ('\u{2fffe}', '\u{2ffff}'),
+    ('\u{ffffe}', '\u{fffff}'),
+    ('\u{10fffe}', '\u{10ffff}'),
+];
+
+/// Whether a character cannot be seen, or does something to what is beside it.
+pub fn is_hidden(character: char) -> bool {
+    // Most text is ASCII.
+    if character.is_ascii() {
+        return character.is_ascii_control();
+    }
+    let in_range = |(first, last): &(char, char)| (*first..=*last).contains(&character);
+    character.is_control() || INVISIBLE.iter().any(in_range)
+}
+
+/// The text with hidden characters written out (`\u{202e}`), whole.
+pub fn visible(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_hidden(character) {
+            out.extend(character.escape_unicode());
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+/// The text with hidden characters written out, of 1 KiB at most: where there is more, the
+/// end says of how much.
+pub fn escape(text: &str) -> String {
+    if text.len() <= LONGEST && !text.chars().any(is_hidden) {
+        return text.to_owned();
+    }
+    let mark = format!("…[cut, {} bytes]", text.len());
+    let room = LONGEST - mark.len();
+    let mut out = String::new();
+    for character in text.chars() {
+        // The longest escape, `\u{10ffff}`.
+        if out.len() + 10 > LONGEST {
+            break;
+        }
+        if is_hidden(character) {
+            out.extend(character.escape_unicode());
+        } else {
+            out.push(character);
+        }
+    }
+    if text.len() <= LONGEST && out.len() + 10 <= LONGEST {
+        return out;
+    }
+    out.truncate(out.floor_char_boundary(room));
+    out + &mark
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn invisible_characters_are_written_out() {
+        for hidden in [
+            '\u{2060}',
+            '\u{ad}',
+            '\u{180e}',
+            '\u{3164}',
+            '\u{e0041}',
+            '\u{202e}',
+            '\u{61c}',
+            '\u{200b}',
+            '\u{2028}',
+            '\u{2069}',
+            '\u{feff}',
+            '\u{fff9}',
+            '\u{9b}',
+            '\n',
+            '\u{7f}',
+            '\u{fe0f}',
+            '\u{115f}',
+            '\u{34f}',
+            '\u{1d173}',
+            '\u{e000}',
+        ] {
+            let escaped = escape(&format!("a{hidden}b"));
+            assert_eq!(escaped, format!("a{}b", hidden.escape_unicode()));
+        }
+        let fine = "\"quotes\" \\ B\u{fc}ro \u{6f22} {\"a\":1} \u{1f600}";
+        assert_eq!(escape(fine), fine);
+    }
+
+    #[test]
+    fn long_text_is_cut_and_marked() {
+        let exact = "x".repeat(LONGEST);
+        assert_eq!(escape(&exact), exact);
+        let long = "x".repeat(58_000);
+        let escaped = escape(&long);
+        assert_eq!(escaped.len(), LONGEST);
+        assert!(escaped.ends_with("x…[cut, 58000 bytes]"));
+        // What is short, but not once it is written out.
+        let escaped = escape(&"\u{2060}".repeat(300));
+        assert!(escaped.len() <= LONGEST && escaped.ends_with("…[cut, 900 bytes]"));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_hidden_is_left_and_it_is_bounded(text in any::<String>()) {
+            let escaped = escape(&text.repeat(40));
+            prop_assert!(!escaped.chars().any(is_hidden));
+            prop_assert!(escaped.len() <= LONGEST);
+            prop_assert!(!visible(&text).chars().any(is_hidden));
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! `tls` of an upstream: whom servers must be, and what they are shown.
+
+use std::{path::Path, sync::Arc};
+
+use jiff::Timestamp;
+use leastconn::ServerSpec;
+use rustls::pki_types::ServerName;
+
+use leastconn_tls::{
+    pattern::{Spki, UriPattern},
+    settings::{ClientMaterial, ClientSettings, KeyPair, MinVersion},
+};
+
+use super::{UpstreamTls, Written, inspect::Purpose, load::Loader};
+use crate::{
+    Problems,
+    raw::{
+        RawUpstreamTls,
+        value::{At, OneOrMany},
+        words,
+    },
+};
+
+/// What the table says, if nothing of it is an error. `servers` are those that it
+/// is for.
+pub(crate) fn load(
+    raw: &At<RawUpstreamTls>,
+    servers: &[ServerSpec],
+    base_dir: &Path,
+    now: Timestamp,
+    problems: &mut Problems,
+) -> Option<UpstreamTls> {
+    let mut loader = Loader::new("ca", base_dir, now, problems);
+    let errors = loader.problems.errors();
+    let RawUpstreamTls {
+        ca,
+        server_name,
+        uri,
+        pin,
+        cert,
+        key,
+        crl,
+        min_version,
+        groups,
+        ciphers,
+        alpn,
+    } = &raw.value;
+    let pins = loader.pins("pin", pin.as_ref());
+    let uris = uris(&mut loader, uri.as_ref());
+    if ca.is_none() {
+        needs_authority(&mut loader, raw);
+    }
+    let mut alone = Vec::new();
+    let authorities = ca
+        .as_ref()
+        .and_then(|at| loader.authorities(at, Some(&mut alone)));
+    loader.lists_among_authorities(crl.as_ref());
+    for text in crl.iter().flat_map(At::each) {
+        loader.crls(&text, ca.as_ref().map(|_| authorities.as_deref()));
+    }
+    let crls = loader.crl_store();
+    let own = own(&mut loader, cert.as_ref(), key.as_ref());
+    let min_version = min_version
+        .as_ref()
+        .map_or(MinVersion::Tls12, |at| at.value.into());
+    let algorithms = loader.algorithms(groups.as_ref(), ciphers.as_ref(), min_version, None);
+    let alpn = loader.alpn(alpn.as_ref());
+    let server_name = server_name.as_ref().and_then(|at| name(&mut loader, at));
+    if let (Some(authorities), Some(at)) = (&authorities, ca)
+        && loader.problems.errors() == errors
+    {
+        loader.every_authority_is_covered(authorities, &crls, at);
+        loader.anchors(authorities, &raw.span);
+    }
+    let mut written = Written::new(base_dir)
+        .file("ca", ca.as_ref())
+        .file("cert", cert.as_ref())
+        .file("key", key.as_ref())
+        .files_of("crl", crl.as_ref())
+        .text("min_version", words::MinVersion::from(min_version).as_str())
+        .list("groups", algorithms.group_names())
+        .list("ciphers", algorithms.suite_names())
+        .list("alpn", alpn.names())
+        .list("uri", uris.iter().map(UriPattern::as_str))
+        .list("pin", pins.iter().map(Spki::as_str));
+    if let Some(at) = &raw.value.server_name {
+        written = written.text("server_name", &at.value);
+    }
+    let tls = UpstreamTls {
+        settings: ClientSettings {
+            min_version,
+            algorithms,
+            server_name,
+            uris,
+            pins,
+            needs_authority: ca.is_some(),
+            alpn,
+            material: Arc::new(ClientMaterial {
+                ca: authorities.unwrap_or_default(),
+                alone,
+                crls: Arc::new(crls),
+                own,
+            }),
+        },
+        written,
+        files: std::mem::take(&mut loader.files).into(),
+    };
+    if raw.value.server_name.is_none() && raw.value.uri.is_none() && raw.value.pin.is_none() {
+        every_server_has_a_name(&mut loader, &tls.settings, servers, raw);
+    }
+    let ClientMaterial { ca, alone, .. } = &*tls.settings.material;
+    let trusts = !ca.is_empty() || !alone.is_empty() || !tls.settings.needs_authority;
+    (loader.problems.errors() == errors && trusts).then_some(tls)
+}
+
+fn needs_authority(loader: &mut Loader<'_>, raw: &At<RawUpstreamTls>) {
+    let needed_by = match (&raw.value.pin, &raw.value.server_name, &raw.value.uri) {
+        (None, ..) => "",
+        (Some(_), Some(_), _) => " for `server_name`",
+        (Some(_), _, Some(_)) => " for `uri`",
+        (Some(_), None, None) => return,
+    };
+    loader
+        .problems
+        .error(format!("`upstream.tls` needs `ca`{needed_by}"))
+        .at(raw.span.clone())
+        .help(
+            "name the authorities that issue the servers' certificates, or give only the `pin` of \
+             their public key",
+        );
+}
+
+fn uris(loader: &mut Loader<'_>, uris: Option<&At<OneOrMany>>) -> Vec<UriPattern> {
+    let mut all = Vec::new();
+    let Some(at) = uris else {
+        return all;
+    };
+    if at.each().is_empty() {
+        loader
+            .problems
+            .error("`uri` is an empty list")
+            .at(at.span.clone())
+            .help("remove the key, or name the URIs of the servers' certificates");
+    }
+    for text in at.each() {
+        match UriPattern::parse(text.value) {
+            Ok(pattern) => all.push(pattern),
+            Err(error) => {
+                loader
+                    .problems
+                    .error(format!("`uri`: {error}"))
+                    .at(text.span);
+            }
+        }
+    }
+    all
+}
+
+fn own(
+    loader: &mut Loader<'_>,
+    cert: Option<&At<String>>,
+    key: Option<&At<String>>,
+) -> Option<KeyPair> {
+    let alone = match (cert, key) {
+        (Some(cert), None) => Some((cert, "`cert` without `key`")),
+        (None, Some(key)) => Some((key, "`key` without `cert`")),
+        _ => None,
+    };
+    if let Some((at, message)) = alone {
+        loader
+            .problems
+            .error(message)
+            .at(at.span.clone())
+            .help("a certificate is shown to servers only together with its key: write both");
+    }
+    let chain = cert.and_then(|at| loader.chain(at, Purpose::Client));
+    let key_at = key;
+    let key = key.and_then(|at| loader.key(at));
+    let (cert_chain, key) = (chain?, key?);
+    loader.fits(&cert_chain, &key, [&cert?.span, &key_at?.span]);
+    Some(KeyPair { cert_chain, key })
+}
+
+fn name(loader: &mut Loader<'_>, at: &At<String>) -> Option<ServerName<'static>> {
+    let name = ServerName::try_from(at.value.clone()).ok();
+    if name.is_none() {
+        loader
+            .problems
+            .error(format!(
+                "{:?} is neither a DNS name nor an IP address",
+                at.value
+            ))
+            .at(at.span.clone())
+            .note("the certificate of every server must be for it")
+            .help("write a name such as \"web.internal\", without a port");
+    }
+    name
+}
+
+fn every_server_has_a_name(
+    loader: &mut Loader<'_>,
+    tls: &ClientSettings,
+    servers: &[ServerSpec],
+    raw: &At<RawUpstreamTls>,
+) {
+    for server in servers {
+        if tls.name_of(&server.address).is_none() {
+            loader
+                .problems
+                .error(format!(
+                    "no certificate can be for `{}`, the host of server `{}`",
+                    server.address.host(),
+                    server.id
+                ))
+                .at(raw.span.clone())
+                .help("add `server_name`, the name that the servers' certificates are for");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Application-Layer Protocol Negotiation (RFC 7301).
+
+/// Protocol names in order of preference. Empty: none are negotiated.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Alpn(Vec<String>);
+
+impl Alpn {
+    /// Each name must have 1 to 255 bytes, and no name may occur twice.
+    pub fn new(names: Vec<String>) -> Self {
+        Self(names)
+    }
+
+    /// The protocol of PostgreSQL.
+    pub fn postgresql() -> Self {
+        Self(vec!["postgresql".to_owned()])
+    }
+
+    /// Whether no protocol is negotiated.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.iter().any(|known| known == name)
+    }
+
+    /// The names in the form that rustls takes.
+    pub fn protocols(&self) -> Vec<Vec<u8>> {
+        self.names().map(|name| name.as_bytes().to_vec()).collect()
+    }
+}

@@ -1,0 +1,571 @@
+//! A TLS connection over a TCP socket: rustls for the protocol and the records,
+//! this for when to read and write.
+
+mod boundary;
+pub(super) mod suites;
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io::{self, IoSlice, Read, Write},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use leastconn::net;
+use rustls::{Connection, ProtocolVersion, SupportedCipherSuite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
+
+use super::{
+    HandshakeError, Visit,
+    handshake::LastFlight,
+    record::{ControlLimit, EMPTY_IN_A_ROW, MAX_PLAINTEXT, Verdict, Violation, payload_length},
+};
+use crate::permit::Permit;
+use boundary::{Boundary, Step};
+use suites::Request;
+
+/// Plaintext that rustls may hold for a socket that takes no more, beyond which
+/// writing waits.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// Ciphertext read at once. rustls by itself reads 4 KiB at a time, four system
+/// calls for a full record.
+const RECEIVE: usize = 64 * 1024;
+
+/// Read at least, where there is hardly room for plaintext: a record's rest and
+/// what comes behind it.
+const SMALLEST_READ: usize = 4 * 1024;
+
+/// Key updates in a row after which rustls is made to count anew. It refuses a 33rd; how
+/// many there may be is up to [`ControlLimit`].
+const FORGIVE_EACH: u32 = 32;
+
+thread_local! {
+    /// The worker's, not the connection's: nothing stays in it between polls.
+    static RECEIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; RECEIVE].into());
+}
+
+/// A socket as rustls wants it: reads and writes that say "would block", after
+/// which the task is woken when they no longer would.
+pub(super) struct Polled<'a, 'cx> {
+    pub(super) socket: &'a mut TcpStream,
+    pub(super) cx: &'a mut Context<'cx>,
+}
+
+fn would_block<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
+    match poll {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+impl Read for Polled<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut buffer = ReadBuf::new(buffer);
+        would_block(Pin::new(&mut *self.socket).poll_read(self.cx, &mut buffer))?;
+        Ok(buffer.filled().len())
+    }
+}
+
+impl Write for Polled<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        would_block(Pin::new(&mut *self.socket).poll_write(self.cx, bytes))
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        would_block(Pin::new(&mut *self.socket).poll_write_vectored(self.cx, slices))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A socket whose bytes are followed.
+struct Followed<'a, 'cx> {
+    socket: Polled<'a, 'cx>,
+    boundary: &'a mut Boundary,
+}
+
+impl Read for Followed<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.socket.read(buffer)?;
+        self.boundary.pass(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// Either side of a connection: see [`super::TlsStream`], [`super::client`].
+pub(super) struct Buffered {
+    socket: TcpStream,
+    session: Box<Connection>,
+    /// Read from the socket and not yet given to rustls, because the reader had
+    /// no room for more plaintext. Almost always empty.
+    undigested: Vec<u8>,
+    /// Where records end in what rustls was given.
+    boundary: Boundary,
+    /// An error that was found behind bytes, which are returned first.
+    failed: Option<io::Error>,
+    control: ControlLimit,
+    /// Control records since the last record with data.
+    control_in_a_row: u32,
+    /// rustls may hold back an answer to a control record.
+    is_answering: bool,
+    /// No record is given to rustls before it is over: too many come without data.
+    pause: Option<Pin<Box<Sleep>>>,
+    /// Records of data that were sent.
+    sealed: u64,
+    close_notify_sent: bool,
+}
+
+impl Buffered {
+    pub(super) fn new(socket: TcpStream, session: impl Into<Connection>) -> Self {
+        let mut session = session.into();
+        session.set_buffer_limit(Some(SEND_BUFFER));
+        Self {
+            socket,
+            session: Box::new(session),
+            undigested: Vec::new(),
+            boundary: Boundary::default(),
+            failed: None,
+            control: ControlLimit::new(),
+            control_in_a_row: 0,
+            is_answering: false,
+            pause: None,
+            sealed: 0,
+            close_notify_sent: false,
+        }
+    }
+
+    /// rustls was given these before, by another way.
+    pub(super) fn was_given(&mut self, bytes: &[u8]) {
+        self.boundary.pass(bytes);
+    }
+
+    /// What was negotiated, and with whom.
+    pub(super) fn session(&self) -> &Connection {
+        &self.session
+    }
+
+    pub(super) fn tcp(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// Gives up TLS, for closing.
+    pub(super) fn into_socket(self) -> TcpStream {
+        self.socket
+    }
+
+    /// What is left of the handshake, each flight in a turn of `place`; without one, in
+    /// none. `early` has come already, and is what rustls reads first. `visit` is told of
+    /// its end. Returns which side had the last word.
+    pub(super) async fn handshake(
+        &mut self,
+        mut early: &[u8],
+        permit: &impl Permit,
+        visit: Option<&Visit>,
+    ) -> Result<LastFlight, HandshakeError> {
+        loop {
+            if let Some(visit) = visit.filter(|_| !self.session.is_handshaking()) {
+                // Before the client can have heard of it.
+                visit.over(&self.session);
+            }
+            let last = if self.session.wants_write() {
+                LastFlight::Sent
+            } else {
+                LastFlight::Received
+            };
+            permit
+                .wait_for_client(poll_fn(|cx| self.poll_send(cx)))
+                .await??;
+            if !self.session.is_handshaking() {
+                return Ok(last);
+            }
+            if !early.is_empty() {
+                // Refused at once, if it is not TLS.
+                let before = early;
+                let count = self.session.read_tls(&mut early)?;
+                self.boundary.pass(&before[..count]);
+            } else if permit
+                .wait_for_client(poll_fn(|cx| self.poll_read_tls(cx)))
+                .await??
+                == 0
+            {
+                return Err(HandshakeError::Closed);
+            }
+            let _turn = permit.time_slice().await;
+            poll_fn(|cx| Poll::Ready(self.digest(cx))).await?;
+        }
+    }
+
+    /// Not through the worker's buffer: what follows the handshake must stay in the
+    /// socket, or in rustls.
+    fn poll_read_tls(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Self {
+            socket,
+            session,
+            boundary,
+            ..
+        } = self;
+        let socket = Polled { socket, cx };
+        match session.read_tls(&mut Followed { socket, boundary }) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            read => Poll::Ready(read),
+        }
+    }
+
+    /// Lets rustls work on what it was given.
+    fn digest(&mut self, cx: &mut Context<'_>) -> Result<(), HandshakeError> {
+        let Err(error) = self.session.process_new_packets() else {
+            return Ok(());
+        };
+        // The alert that rustls has ready, as far as the socket takes it now.
+        let Self {
+            socket, session, ..
+        } = self;
+        let _ = session.write_tls(&mut Polled { socket, cx });
+        Err(error.into())
+    }
+
+    /// Moves plaintext that rustls has into `buffer`. `false`: it has none, and
+    /// needs more ciphertext first.
+    ///
+    /// # Errors
+    /// If the stream ended without `close_notify`. rustls reports that every time,
+    /// and so does this: also behind bytes, of which the caller may hold some from
+    /// an earlier call.
+    fn take_plaintext(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<bool> {
+        while buffer.remaining() > 0 {
+            match self.session.reader().read(buffer.initialize_unfilled()) {
+                // `close_notify`: the end, which is news only for an empty buffer.
+                Ok(0) => return Ok(true),
+                Ok(count) => buffer.advance(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Gives ciphertext to rustls, one record after the other, and takes out the
+    /// plaintext. Returns what there was no room for, or what must wait for a pause.
+    fn decrypt<'a>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut ciphertext: &'a [u8],
+        buffer: &mut ReadBuf<'_>,
+    ) -> io::Result<&'a [u8]> {
+        while !ciphertext.is_empty() && self.pause.is_none() {
+            match self.boundary.advance(ciphertext) {
+                Step::Incomplete(count) => ciphertext = &ciphertext[count..],
+                Step::Header(count) => {
+                    ciphertext = &ciphertext[count..];
+                    self.begin_record(cx)?;
+                }
+                Step::Payload(count, is_whole) => {
+                    let (mut payload, rest) = ciphertext.split_at(count);
+                    ciphertext = rest;
+                    while !payload.is_empty() {
+                        // Takes as much as it has room for, and at least something.
+                        self.session.read_tls(&mut payload)?;
+                        if let Err(error) = self.digest(cx) {
+                            return Err(self.explain(error));
+                        }
+                    }
+                    let before = buffer.filled().len();
+                    let enough = self.take_plaintext(buffer)?;
+                    if buffer.filled().len() > before {
+                        self.control_in_a_row = 0;
+                    } else if is_whole {
+                        self.count_control(cx)?;
+                    }
+                    if enough {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(ciphertext)
+    }
+
+    fn is_tls13(&self) -> bool {
+        self.session.protocol_version() == Some(ProtocolVersion::TLSv1_3)
+    }
+
+    /// Gives a header to rustls, if it is acceptable.
+    fn begin_record(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Err(why) = payload_length(self.boundary.header(), self.is_tls13()) {
+            return Err(self.refuse(cx, why));
+        }
+        let (header, given) = self.boundary.take_header();
+        let mut rest = header.get(given..).unwrap_or_default();
+        while !rest.is_empty() {
+            self.session.read_tls(&mut rest)?;
+        }
+        Ok(())
+    }
+
+    /// Counts a record without data.
+    fn count_control(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.control.take(net::now()) {
+            Verdict::Process => {}
+            Verdict::Delay(delay) => self.pause = Some(Box::pin(sleep(delay))),
+            Verdict::Refuse => return Err(self.refuse(cx, Violation::TooManyControlRecords)),
+        }
+        self.is_answering = true;
+        self.control_in_a_row = self.control_in_a_row.saturating_add(1);
+        if self.is_tls13() && self.control_in_a_row.is_multiple_of(FORGIVE_EACH) {
+            self.request(Request::Forgive)?;
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, request: Request) -> io::Result<()> {
+        let record = request.record();
+        let mut record = record.as_slice();
+        while !record.is_empty() {
+            self.session.read_tls(&mut record)?;
+        }
+        let processed = self.session.process_new_packets();
+        processed
+            .map(drop)
+            .map_err(|error| HandshakeError::Tls(error).into_io())
+    }
+
+    /// Ends the connection with the alert that `why` calls for, sent as far as the socket
+    /// takes it now.
+    fn refuse(&mut self, cx: &mut Context<'_>, why: Violation) -> io::Error {
+        if !self.boundary.is_within_given_header() {
+            let _ = self.request(Request::for_violation(why));
+            let _ = self.poll_send(cx);
+        }
+        into_io(why)
+    }
+
+    /// The error of a record that rustls refused.
+    fn explain(&self, error: HandshakeError) -> io::Error {
+        match error {
+            HandshakeError::Tls(error) if error == suites::UNEXPECTED => {
+                let too_many = self.control_in_a_row >= u32::from(EMPTY_IN_A_ROW);
+                into_io(if too_many {
+                    Violation::TooManyControlRecords
+                } else {
+                    Violation::Unexpected
+                })
+            }
+            other => other.into_io(),
+        }
+    }
+
+    /// Sends answers to control records. rustls holds them back until data is written.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // While an answer waits for the socket, one more answers all further requests.
+        ready!(self.poll_send(cx))?;
+        if !self.close_notify_sent {
+            let _ = self.session.writer().write(&[])?;
+            ready!(self.poll_send(cx))?;
+        }
+        self.is_answering = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether records for this much data may be sealed. rustls ends a TLS 1.2 connection
+    /// at its key limit as if all data had been sent.
+    fn may_seal(&self, bytes: usize) -> bool {
+        /// The handshake's record, alerts and `close_notify`.
+        const OTHERS: u64 = 16;
+        match self.session.negotiated_cipher_suite() {
+            Some(SupportedCipherSuite::Tls12(suite)) => {
+                let records = bytes.min(SEND_BUFFER).div_ceil(MAX_PLAINTEXT) as u64;
+                self.sealed + records + OTHERS <= suite.common.confidentiality_limit
+            }
+            _ => true,
+        }
+    }
+
+    /// Writes out all that rustls has ready.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self {
+            socket, session, ..
+        } = self;
+        while session.wants_write() {
+            match session.write_tls(&mut Polled {
+                socket,
+                cx: &mut *cx,
+            }) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads ciphertext from the socket, as much as there is room for plaintext.
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        RECEIVED.with_borrow_mut(|received| {
+            let size = buffer.remaining().clamp(SMALLEST_READ, RECEIVE);
+            let mut ciphertext = ReadBuf::new(&mut received[..size]);
+            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut ciphertext))?;
+            if ciphertext.filled().is_empty() {
+                // Tells rustls that this is the end; what it makes of it is
+                // said when it is asked for plaintext next.
+                self.session.read_tls(&mut io::empty())?;
+                self.digest(cx).map_err(HandshakeError::into_io)?;
+                return Poll::Ready(Ok(()));
+            }
+            let left = self.decrypt(cx, ciphertext.filled(), buffer)?;
+            self.undigested.extend_from_slice(left);
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+impl AsyncRead for Buffered {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Err(error));
+        }
+        let before = buffer.filled().len();
+        match ready!(this.poll_plaintext(cx, buffer)) {
+            Err(error) if buffer.filled().len() > before => {
+                this.failed = Some(error);
+                Poll::Ready(Ok(()))
+            }
+            result => Poll::Ready(result),
+        }
+    }
+}
+
+impl Buffered {
+    /// Reads as [`AsyncRead::poll_read`] does, but may add bytes to `buffer` and fail.
+    fn poll_plaintext(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        loop {
+            let enough = self.take_plaintext(buffer)?;
+            if self.is_answering {
+                // Also when nothing else is written. A full socket wakes this task when
+                // it takes more.
+                let _ = self.poll_answer(cx)?;
+            }
+            // Full, or at the end, or something at least: that is an answer.
+            if enough || buffer.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
+            if self.undigested.is_empty() {
+                ready!(self.poll_receive(cx, buffer))?;
+            } else {
+                let undigested = std::mem::take(&mut self.undigested);
+                let left = self.decrypt(cx, &undigested, buffer)?;
+                self.undigested = left.to_vec();
+            }
+            if self.session.wants_write() {
+                // An answer of the protocol's own, to a key update for instance.
+                // If the socket is full it goes out with the next write.
+                let _ = self.poll_send(cx)?;
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Buffered {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if !this.may_seal(bytes.len()) {
+            // The end of all sending: a close_notify would say that nothing is missing.
+            this.close_notify_sent = true;
+            return Poll::Ready(Err(into_io(Violation::Exhausted)));
+        }
+        loop {
+            let count = this.session.writer().write(bytes)?;
+            this.sealed += count.div_ceil(MAX_PLAINTEXT) as u64;
+            this.control.sent(count);
+            // Out at once: there is nothing to wait for.
+            let sent = this.poll_send(cx)?;
+            if count > 0 || bytes.is_empty() {
+                return Poll::Ready(Ok(count));
+            }
+            // The buffer is full: wait until the socket has taken some.
+            ready!(sent);
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_send(cx)
+    }
+
+    /// `close_notify`, then the TCP half-close: the other side may go on
+    /// sending.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_close_notify(cx))?;
+        Pin::new(&mut this.socket).poll_shutdown(cx)
+    }
+}
+
+impl Buffered {
+    fn poll_close_notify(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.close_notify_sent {
+            self.session.send_close_notify();
+            self.close_notify_sent = true;
+        }
+        self.poll_send(cx)
+    }
+}
+
+impl net::Stream for Buffered {
+    fn abort(&mut self) {
+        self.socket.abort();
+    }
+
+    /// `close_notify`; the end of the TCP stream comes with its close.
+    fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_close_notify(cx)
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(&self.socket)
+    }
+}
+
+fn into_io(why: Violation) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+impl HandshakeError {
+    fn into_io(self) -> io::Error {
+        match self {
+            Self::Io(error) => error,
+            Self::Evicted(error) => io::Error::other(error),
+            Self::Closed => io::ErrorKind::UnexpectedEof.into(),
+            Self::Tls(error) => io::Error::new(io::ErrorKind::InvalidData, error),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Servers whose certificate nobody but themselves has signed.
+//!
+//! The verifier takes whatever it is given for an authority, also a certificate that
+//! says that it is none, and would trust all that its key has signed. So each of these
+//! has a verifier of its own, which is asked about that very certificate only.
+
+use rustls::{
+    DigitallySignedStruct, Error, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+
+use super::expected::Expected;
+use crate::{
+    chain::{ChainError, ChainVerifier, Tolerance, Usage},
+    path::rewrite::for_signature,
+    pinned, rejected, words,
+};
+
+/// Trusts what authorities have issued, and each of some certificates.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    pub(super) authorities: ChainVerifier,
+    pub(super) alone: Vec<(CertificateDer<'static>, ChainVerifier)>,
+    /// What else a certificate must have.
+    pub(super) expected: Expected,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if !self.expected.needs_authority {
+            pinned::verify(end_entity, now, Usage::Server)
+                .map_err(|error| Error::from(error.to_rustls(now)))?;
+            self.expected.check(end_entity, server_name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        let alone = self.alone.iter().find(|(own, _)| own == end_entity);
+        let verifier = alone.map_or(&self.authorities, |(_, verifier)| verifier);
+        verifier
+            .verify(end_entity, intermediates, now, Tolerance::default())
+            .map_err(|error| {
+                // The others are explained with the server's name at hand.
+                if !matches!(error, ChainError::Certificate(_)) {
+                    rejected::put(end_entity, Some(words::chain(&error, Usage::Server)));
+                }
+                Error::from(error.to_rustls(now))
+            })?;
+        self.expected.check(end_entity, server_name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let rewritten = for_signature(certificate);
+        let readable = rewritten.as_ref().unwrap_or(certificate);
+        verify_tls12_signature(message, readable, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let rewritten = for_signature(certificate);
+        let readable = rewritten.as_ref().unwrap_or(certificate);
+        verify_tls13_signature(message, readable, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

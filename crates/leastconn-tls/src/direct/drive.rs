@@ -1,0 +1,164 @@
+//! A stream over a socket in memory, its client one that does anything, for
+//! properties and fuzzing.
+
+use std::{pin::Pin, sync::LazyLock, task::Poll};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    runtime::{Builder, Runtime},
+};
+
+use super::{
+    Direct,
+    memory::{Socket, context},
+};
+use crate::record::{content, drive::pair};
+
+/// For the timer of a pause.
+static RUNTIME: LazyLock<Option<Runtime>> =
+    LazyLock::new(|| Builder::new_current_thread().enable_time().build().ok());
+
+/// Numbered bytes, so that none can take another's place.
+fn counted(from: usize, count: usize) -> Vec<u8> {
+    static NUMBERS: LazyLock<Vec<u8>> = LazyLock::new(|| (0..251).collect::<Vec<_>>().repeat(300));
+    let mut bytes = Vec::with_capacity(count);
+    while bytes.len() < count {
+        let numbers = &NUMBERS[(from + bytes.len()) % 251..];
+        bytes.extend_from_slice(&numbers[..numbers.len().min(count - bytes.len())]);
+    }
+    bytes
+}
+
+/// Every byte that each side sent in records that were sealed well must be read
+/// by the other, in order, until something ends the connection; and nothing else.
+pub(crate) fn drive(data: &[u8]) {
+    let Some((&setting, mut data)) = data.split_first() else {
+        return;
+    };
+    let Ok((mut client, records)) = pair(setting & 1 > 0, setting & 2 > 0) else {
+        return;
+    };
+    let wire = Socket::default();
+    // Byte by byte is for what arrives below to do: here it would take long.
+    wire.0.borrow_mut().piece = usize::from(setting >> 2) * 97;
+    let mut stream = Direct::new(wire.clone(), records, &[]);
+    let _entered = RUNTIME.as_ref().map(Runtime::enter);
+    let (mut sent, mut read) = (Vec::new(), Vec::new());
+    let (mut to_write, mut written, mut back) = (0, 0, Vec::new());
+    // Records without data, of which too many cause a pause or are refused.
+    const EMPTY: usize = 30;
+    let mut empty = 0;
+    // The client may no longer be understood, and what it did may be refused.
+    let mut odd = false;
+    let mut given_up = false;
+    while let [op, length, rest @ ..] = data {
+        data = rest;
+        let size = usize::from(*length);
+        let many = size * (1 + usize::from(op >> 3) * 8);
+        match op & 7 {
+            // A record of data, of up to more than the longest.
+            0 => {
+                let many = many.min(super::MAX_PLAINTEXT + 100);
+                let body = counted(sent.len(), many);
+                odd |= many > super::MAX_PLAINTEXT;
+                empty += usize::from(many == 0);
+                let Ok(record) = client.seal(content::DATA, &body) else {
+                    return;
+                };
+                if !odd {
+                    sent.extend_from_slice(&body);
+                }
+                wire.0.borrow_mut().inbound.extend(record);
+            }
+            // A record of any kind, or bytes that are none.
+            1 | 2 => {
+                let (body, rest) = rest.split_at(rest.len().min(size));
+                data = rest;
+                let kind = content::CHANGE_CIPHER_SPEC + (op >> 3 & 3);
+                let record = if op & 7 == 1 {
+                    client.seal(kind, body).unwrap_or_default()
+                } else {
+                    body.to_vec()
+                };
+                if op & 7 == 1 && kind == content::DATA {
+                    empty += usize::from(body.is_empty());
+                    if !odd {
+                        sent.extend_from_slice(body);
+                    }
+                } else {
+                    odd |= !record.is_empty();
+                }
+                wire.0.borrow_mut().inbound.extend(record);
+            }
+            // New keys.
+            3 if setting & 1 > 0 => {
+                let update = [24, 0, 0, 1, op >> 3 & 1];
+                let Ok(record) = client.seal(content::HANDSHAKE, &update) else {
+                    return;
+                };
+                wire.0.borrow_mut().inbound.extend(record);
+                let _ = client.rekey();
+                empty += 1;
+            }
+            4 => wire.0.borrow_mut().readable += many,
+            5 => wire.0.borrow_mut().writable += many,
+            6 => {
+                let mut space = vec![0; many];
+                let mut buffer = ReadBuf::new(&mut space);
+                match Pin::new(&mut stream).poll_read(&mut context(), &mut buffer) {
+                    Poll::Ready(Err(_)) => given_up = true,
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
+                }
+                read.extend_from_slice(buffer.filled());
+            }
+            _ => {
+                // As much as a stream takes at once, and some more.
+                to_write = (to_write + many).min(written + 70_000);
+                let left = counted(written, to_write - written);
+                if let Poll::Ready(count) = Pin::new(&mut stream).poll_write(&mut context(), &left)
+                {
+                    match count {
+                        Ok(count) => written += count,
+                        // An alert was the last. A read may have found the reason behind
+                        // bytes that it returned first.
+                        Err(_) => assert!(given_up || stream.state.failed.is_some()),
+                    }
+                }
+            }
+        }
+    }
+    wire.0.borrow_mut().readable = usize::MAX / 2;
+    wire.0.borrow_mut().writable = usize::MAX / 2;
+    wire.0.borrow_mut().ended = true;
+    let mut space = vec![0; 1 << 15];
+    loop {
+        let mut buffer = ReadBuf::new(&mut space);
+        match Pin::new(&mut stream).poll_read(&mut context(), &mut buffer) {
+            Poll::Ready(Ok(())) if buffer.filled().is_empty() => break,
+            Poll::Ready(Ok(())) => read.extend_from_slice(buffer.filled()),
+            Poll::Ready(Err(_)) => break,
+            Poll::Pending => {
+                assert!(empty > EMPTY, "waits for more than there is");
+                break;
+            }
+        }
+    }
+    if odd || empty > EMPTY {
+        assert!(sent.starts_with(&read) || read.starts_with(&sent));
+    } else {
+        assert!(read == sent);
+    }
+    let shut = Pin::new(&mut stream).poll_shutdown(&mut context());
+    assert!(matches!(shut, Poll::Ready(Ok(()))));
+    // All of it opens, in order, under the keys that it says it is under.
+    let came = std::mem::take(&mut wire.0.borrow_mut().outbound);
+    let Ok(seen) = client.back(&came) else {
+        panic!("what was sent does not open");
+    };
+    for (kind, plaintext) in seen {
+        if kind == content::DATA {
+            back.extend(plaintext);
+        }
+    }
+    assert!(back == counted(0, written));
+}

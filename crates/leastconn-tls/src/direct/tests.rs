@@ -1,0 +1,373 @@
+//! Any sequence of what two sides may do, with rustls as the client.
+
+use std::{
+    io::{Read, Write},
+    sync::{Arc, LazyLock},
+};
+
+use leastconn_testkit::{TestCa, data::pattern};
+use proptest::prelude::*;
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, SupportedCipherSuite,
+    crypto::aws_lc_rs, pki_types::ServerName,
+};
+
+use super::{
+    memory::{Socket, context},
+    *,
+};
+use crate::permit::Unscheduled;
+use crate::{
+    record::{
+        content,
+        drive::{limited, pair},
+    },
+    unbuffered::shake_hands,
+};
+
+/// What one side does, or the wire between them.
+#[derive(Clone, Debug)]
+enum Op {
+    ClientWrites(usize),
+    ServerWrites(usize),
+    /// The client changes its keys, and asks for the server's to be changed.
+    ClientUpdates,
+    /// So much of what the client sent arrives.
+    Arrives(usize),
+    /// The server reads once, with so much room.
+    ServerReads(usize),
+    /// So much of what the server sends goes out.
+    Leaves(usize),
+    /// The client reads what has come.
+    ClientReads,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    CloseNotify,
+    /// TCP ends, TLS does not.
+    Truncated,
+    /// In the middle of a record.
+    Cut,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let size = || prop_oneof![3 => 0..100_usize, 2 => 0..20_000_usize, 1 => 0..100_000_usize];
+    prop::collection::vec(
+        prop_oneof![
+            size().prop_map(Op::ClientWrites),
+            size().prop_map(Op::ServerWrites),
+            Just(Op::ClientUpdates),
+            size().prop_map(Op::Arrives),
+            (1..70_000_usize).prop_map(Op::ServerReads),
+            (1..100_usize).prop_map(Op::ServerReads),
+            size().prop_map(Op::Leaves),
+            Just(Op::ClientReads),
+        ],
+        0..50,
+    )
+}
+
+/// Certificates take time to make.
+struct Setup {
+    roots: RootCertStore,
+    ecdsa: leastconn_testkit::Cert,
+    rsa: leastconn_testkit::Cert,
+}
+
+static SETUP: LazyLock<Setup> = LazyLock::new(|| {
+    let ca = TestCa::new("property");
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.cert().der().clone()).unwrap();
+    Setup {
+        roots,
+        ecdsa: ca.leaf("server").dns("localhost").build(),
+        rsa: ca.leaf("server").dns("localhost").rsa().build(),
+    }
+});
+
+fn configs(
+    suite: SupportedCipherSuite,
+    fragment: Option<usize>,
+) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+    let cert = if format!("{suite:?}").contains("_ECDHE_RSA_") {
+        &SETUP.rsa
+    } else {
+        &SETUP.ecdsa
+    };
+    let mut server = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(cert.chain_der.clone(), cert.key_der.clone_key())
+        .unwrap();
+    server.send_tls13_tickets = 0;
+    server.enable_secret_extraction = true;
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites = vec![suite];
+    let mut client = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(SETUP.roots.clone())
+        .with_no_client_auth();
+    client.max_fragment_size = fragment;
+    (Arc::new(server), Arc::new(client))
+}
+
+/// Both sides, and what was said so far.
+struct Talk {
+    wire: Socket,
+    server: Direct<Socket>,
+    client: ClientConnection,
+    client_wrote: usize,
+    server_read: Vec<u8>,
+    /// Handed to the server's stream so far, of what it is to write.
+    server_wrote: usize,
+    to_write: usize,
+    client_read: Vec<u8>,
+}
+
+impl Talk {
+    fn begin(suite: SupportedCipherSuite, fragment: Option<usize>, piece: usize) -> Self {
+        let (server, client) = configs(suite, fragment);
+        let wire = Socket::default();
+        wire.0.borrow_mut().piece = piece;
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = ClientConnection::new(client, name).unwrap();
+        client.set_buffer_limit(None);
+        let mut socket = wire.clone();
+        let place = Unscheduled;
+        let mut handshake = Box::pin(shake_hands(&mut socket, Vec::new(), server.into(), &place));
+        let done = loop {
+            let mut sent = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut sent).unwrap();
+            }
+            {
+                let mut wire = wire.0.borrow_mut();
+                wire.inbound.extend(sent);
+                wire.readable = usize::MAX;
+                wire.writable = usize::MAX;
+            }
+            if let Poll::Ready(done) = handshake.as_mut().poll(&mut context()) {
+                break done.map_err(|error| error.to_string()).unwrap();
+            }
+            let answer = std::mem::take(&mut wire.0.borrow_mut().outbound);
+            let mut answer = answer.as_slice();
+            while !answer.is_empty() {
+                client.read_tls(&mut answer).unwrap();
+                client.process_new_packets().unwrap();
+            }
+        };
+        drop(handshake);
+        {
+            let mut wire = wire.0.borrow_mut();
+            wire.readable = 0;
+            wire.writable = 0;
+        }
+        let server = Direct::new(socket, done.records, &done.unopened);
+        let mut talk = Self {
+            wire,
+            server,
+            client,
+            client_wrote: 0,
+            server_read: Vec::new(),
+            server_wrote: 0,
+            to_write: 0,
+            client_read: Vec::new(),
+        };
+        // The end of the handshake, in TLS 1.2.
+        talk.client_reads();
+        talk
+    }
+
+    fn client_sends(&mut self) {
+        let mut sent = Vec::new();
+        while self.client.wants_write() {
+            self.client.write_tls(&mut sent).unwrap();
+        }
+        self.wire.0.borrow_mut().inbound.extend(sent);
+    }
+
+    fn client_reads(&mut self) {
+        let came = std::mem::take(&mut self.wire.0.borrow_mut().outbound);
+        let mut came = came.as_slice();
+        while !came.is_empty() {
+            self.client.read_tls(&mut came).unwrap();
+            self.client.process_new_packets().unwrap();
+            match self.client.reader().read_to_end(&mut self.client_read) {
+                Ok(_) => {}
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+    }
+
+    fn server_writes(&mut self) {
+        while self.server_wrote < self.to_write {
+            let left = pattern(self.server_wrote as u64, self.to_write - self.server_wrote);
+            match Pin::new(&mut self.server).poll_write(&mut context(), &left) {
+                Poll::Ready(count) => self.server_wrote += count.unwrap(),
+                Poll::Pending => break,
+            }
+        }
+        let _ = Pin::new(&mut self.server).poll_flush(&mut context());
+    }
+
+    fn server_reads(&mut self, room: usize) -> Poll<io::Result<usize>> {
+        let mut space = vec![0; room];
+        let mut buffer = ReadBuf::new(&mut space);
+        ready!(Pin::new(&mut self.server).poll_read(&mut context(), &mut buffer))?;
+        self.server_read.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    fn run(&mut self, op: &Op) {
+        match *op {
+            Op::ClientWrites(count) => {
+                let bytes = pattern(self.client_wrote as u64, count);
+                self.client.writer().write_all(&bytes).unwrap();
+                self.client_wrote += count;
+                self.client_sends();
+            }
+            Op::ServerWrites(count) => {
+                self.to_write += count;
+                self.server_writes();
+            }
+            Op::ClientUpdates => {
+                // Not in TLS 1.2.
+                let _ = self.client.refresh_traffic_keys();
+                self.client_sends();
+            }
+            Op::Arrives(count) => self.wire.0.borrow_mut().readable += count,
+            Op::ServerReads(room) => {
+                if let Poll::Ready(read) = self.server_reads(room) {
+                    assert!(read.unwrap() > 0, "an end that nobody sent");
+                }
+            }
+            Op::Leaves(count) => {
+                self.wire.0.borrow_mut().writable += count;
+                self.server_writes();
+            }
+            Op::ClientReads => self.client_reads(),
+        }
+    }
+
+    /// Lets everything through, and both sides end.
+    fn settle(mut self, end: End, room: usize) {
+        {
+            let mut wire = self.wire.0.borrow_mut();
+            wire.readable = usize::MAX / 2;
+            wire.writable = usize::MAX / 2;
+        }
+        self.server_writes();
+        match end {
+            End::CloseNotify => self.client.send_close_notify(),
+            End::Truncated => {}
+            End::Cut => self.client.writer().write_all(b"half").unwrap(),
+        }
+        self.client_sends();
+        {
+            let mut wire = self.wire.0.borrow_mut();
+            if end == End::Cut {
+                wire.inbound.pop_back();
+            }
+            wire.ended = true;
+        }
+        let told = loop {
+            match self.server_reads(room) {
+                Poll::Ready(Ok(0)) => break None,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => break Some(error.kind()),
+                Poll::Pending => panic!("waits for more than there is"),
+            }
+        };
+        assert!(self.server_read == pattern(0, self.client_wrote));
+        let expected = match end {
+            End::CloseNotify => None,
+            End::Truncated | End::Cut => Some(io::ErrorKind::UnexpectedEof),
+        };
+        assert_eq!(told, expected);
+        // Again the same, and the other direction is open still.
+        let again = match self.server_reads(room) {
+            Poll::Ready(again) => again.map_err(|error| error.kind()),
+            Poll::Pending => panic!("no longer at the end"),
+        };
+        assert_eq!(again, expected.map_or(Ok(0), Err));
+        self.to_write += 100;
+        self.server_writes();
+        let shut = Pin::new(&mut self.server).poll_shutdown(&mut context());
+        assert!(matches!(shut, Poll::Ready(Ok(()))));
+        assert!(self.wire.0.borrow().shut);
+        self.client_reads();
+        assert!(self.client_read == pattern(0, self.to_write));
+        // The client saw the orderly end.
+        assert_eq!(self.client.reader().read(&mut [0]).unwrap(), 0);
+        let state = &self.server.state;
+        assert!(state.unopened.is_empty() && state.unread.is_empty() && state.unsent.is_empty());
+    }
+}
+
+#[test]
+fn a_key_that_may_seal_no_more_ends_sending_without_close_notify() {
+    let (mut client, records) = pair(false, false).unwrap();
+    let wire = Socket::default();
+    wire.0.borrow_mut().writable = usize::MAX / 2;
+    let mut stream = Direct::new(wire.clone(), limited(records, 3), &[]);
+    let mut write = |bytes: &[u8]| Pin::new(&mut stream).poll_write(&mut context(), bytes);
+    for _ in 0..2 {
+        assert!(matches!(write(b"some"), Poll::Ready(Ok(4))));
+    }
+    for _ in 0..2 {
+        assert!(matches!(write(b"more"), Poll::Ready(Err(_))));
+    }
+    let shut = Pin::new(&mut stream).poll_shutdown(&mut context());
+    assert!(matches!(shut, Poll::Ready(Ok(()))));
+    // TCP ends, TLS does not: something is missing, and the client must know.
+    assert!(wire.0.borrow().shut);
+    let seen = client.back(&wire.0.borrow().outbound).unwrap();
+    assert_eq!(seen, vec![(content::DATA, b"some".to_vec()); 2]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever two sides do and however the wire cuts it: the same bytes come
+    /// out, the end is told as it was, and nothing is kept after it.
+    #[test]
+    fn bytes_and_ends_arrive_as_they_were_sent(
+        suite in prop::sample::select(aws_lc_rs::ALL_CIPHER_SUITES),
+        fragment in prop_oneof![
+            Just(None), (32..200_usize).prop_map(Some), (32..16_389_usize).prop_map(Some),
+        ],
+        piece in prop_oneof![2 => Just(0), 1 => 1..30_usize, 1 => 1..20_000_usize],
+        room in prop_oneof![2 => Just(64 * 1024), 1 => 1..50_usize, 1 => 1..70_000_usize],
+        end in prop::sample::select(vec![End::CloseNotify, End::Truncated, End::Cut]),
+        ops in ops(),
+    ) {
+        let mut talk = Talk::begin(suite, fragment, piece);
+        for op in &ops {
+            talk.run(op);
+        }
+        talk.settle(end, room);
+    }
+
+    /// The fuzz target's property.
+    #[test]
+    fn a_client_that_does_anything(
+        setting: u8,
+        ops in prop::collection::vec(
+            prop_oneof![
+                8 => (any::<u8>(), any::<u8>()).prop_map(|(op, size)| {
+                    // Of what takes a body, only what a property cannot come by.
+                    vec![if (1..3).contains(&(op & 7)) { op & 0xf8 } else { op }, size]
+                }),
+                1 => prop::collection::vec(any::<u8>(), 0..10),
+            ],
+            0..60,
+        ),
+    ) {
+        let mut data = vec![setting];
+        data.extend(ops.concat());
+        drive::drive(&data);
+    }
+}

@@ -1,0 +1,386 @@
+//! Patterns for URIs in certificates.
+//!
+//! A SPIFFE ID, and any other URI with an authority, may be matched by path segments,
+//! as they are written. All else is compared as a whole, byte by byte: what its parts
+//! mean, its scheme alone would know.
+
+use std::fmt;
+
+use super::{
+    PatternError,
+    plain::{self, NotPlain},
+};
+use crate::spiffe::{self, SpiffeError};
+
+/// A pattern for URIs.
+///
+/// `*` stands for one whole segment of the path, `**` at its end for one or more.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UriPattern<T = Box<str>> {
+    text: T,
+}
+
+impl UriPattern {
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// When it is not a URI, says `spiffe:` and is no SPIFFE ID, or has a `*` that
+    /// is neither a whole segment of a path nor `**` at its end, or stands beside what
+    /// can be read in two ways.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        if text.is_empty() {
+            return Err(PatternError::Empty);
+        }
+        if spiffe::is_meant(text) {
+            spiffe::check_parts(text, |segment, last| {
+                check_segment(segment, last, spiffe::check_segment)
+            })?;
+        } else {
+            check_other(text)?;
+        }
+        Ok(Self { text: text.into() })
+    }
+}
+
+impl<'a> UriPattern<&'a str> {
+    /// The same, of the text of one that was read before.
+    pub const fn parsed(text: &'a str) -> Self {
+        Self { text }
+    }
+}
+
+impl<T: AsRef<str>> UriPattern<T> {
+    /// Whether `uri` is among those that the pattern stands for. One with a wildcard
+    /// stands for SPIFFE IDs, or for URIs that can be read in one way only.
+    pub fn matches(&self, uri: &str) -> bool {
+        if !self.is_wildcard() {
+            return self.as_str() == uri;
+        }
+        let mut segments = uri.split('/');
+        for wanted in self.as_str().split('/') {
+            let Some(segment) = segments.next() else {
+                return false;
+            };
+            match wanted {
+                // At the end: one is there, and all others may be.
+                "**" => return is_clear(uri),
+                "*" => {}
+                wanted if wanted == segment => {}
+                _ => return false,
+            }
+        }
+        segments.next().is_none() && is_clear(uri)
+    }
+
+    /// Whether the pattern has a `*`, and so stands for more than one URI.
+    pub fn is_wildcard(&self) -> bool {
+        self.as_str().contains('*')
+    }
+
+    /// Whether every URI that `other` stands for matches this one too.
+    pub fn covers(&self, other: &Self) -> bool {
+        // What stands for itself alone may be such that no wildcard stands for it.
+        if !other.is_wildcard() {
+            return self.matches(other.as_str());
+        }
+        if !self.is_wildcard() {
+            return false;
+        }
+        let mut narrow = other.as_str().split('/');
+        for wide in self.as_str().split('/') {
+            match (wide, narrow.next()) {
+                (_, None) => return false,
+                ("**", Some(_)) => return true,
+                (_, Some("**")) => return false,
+                ("*", Some(_)) => {}
+                (wide, Some(narrow)) if wide == narrow => {}
+                _ => return false,
+            }
+        }
+        narrow.next().is_none()
+    }
+
+    /// The pattern.
+    pub fn as_str(&self) -> &str {
+        self.text.as_ref()
+    }
+}
+
+impl<T: AsRef<str>> fmt::Display for UriPattern<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whether a wildcard may stand for parts of it.
+fn is_clear(uri: &str) -> bool {
+    if spiffe::is_meant(uri) {
+        spiffe::check(uri).is_ok()
+    } else {
+        plain::check(uri).is_ok()
+    }
+}
+
+fn check_segment<E: Into<PatternError>>(
+    segment: &str,
+    last: bool,
+    itself: impl Fn(&str) -> Result<(), E>,
+) -> Result<(), PatternError> {
+    match segment {
+        "*" => Ok(()),
+        "**" if last => Ok(()),
+        segment if segment.contains('*') => Err(PatternError::PartialUriWildcard),
+        segment => itself(segment).map_err(Into::into),
+    }
+}
+
+fn check_other(text: &str) -> Result<(), PatternError> {
+    if let Some(character) = text.chars().find(|c| !c.is_ascii_graphic()) {
+        return Err(PatternError::NotUri(character));
+    }
+    let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+    if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.chars().all(plain) {
+        return Err(PatternError::NoScheme);
+    }
+    if text.contains('*') {
+        plain::check_parts(text, |segment, last| {
+            check_segment(segment, last, plain::check_segment)
+        })?;
+    }
+    Ok(())
+}
+
+impl From<NotPlain> for PatternError {
+    fn from(error: NotPlain) -> Self {
+        match error {
+            // The words for wildcards say more.
+            NotPlain::Authority('*') => Self::PartialUriWildcard,
+            error => Self::NotPlain(error),
+        }
+    }
+}
+
+impl From<SpiffeError> for PatternError {
+    fn from(error: SpiffeError) -> Self {
+        match error {
+            // In a trust domain: the words for wildcards say more.
+            SpiffeError::TrustDomain('*') => Self::PartialUriWildcard,
+            error => Self::Spiffe(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn uri(text: &str) -> UriPattern {
+        UriPattern::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_star_is_one_whole_segment_and_two_are_the_rest() {
+        let one = uri("spiffe://td/ns/*/sa/web");
+        assert!(one.matches("spiffe://td/ns/prod/sa/web"));
+        for other in [
+            "spiffe://td/ns/sa/web",
+            "spiffe://td/ns/a/b/sa/web",
+            "spiffe://td/ns//sa/web",
+            "spiffe://td/ns/../sa/web",
+            "spiffe://td/ns/*/sa/web",
+            "spiffe://td/ns/%2f/sa/web",
+            "spiffe://td/ns/prod/sa/web/more",
+            "spiffe://td/ns/prod/sa/Web",
+            "spiffe://TD/ns/prod/sa/web",
+            "spiffe://td.evil/ns/prod/sa/web",
+            "https://td/ns/prod/sa/web",
+        ] {
+            assert!(!one.matches(other), "{other}");
+        }
+        let rest = uri("spiffe://td/ns/**");
+        assert!(rest.matches("spiffe://td/ns/a"));
+        assert!(rest.matches("spiffe://td/ns/a/b/c"));
+        for other in [
+            "spiffe://td/ns",
+            "spiffe://td/ns/",
+            "spiffe://td/nsx/a",
+            "spiffe://td/ns/a//b",
+            "spiffe://td/ns/a/..",
+            "spiffe://td/ns/a?b",
+        ] {
+            assert!(!rest.matches(other), "{other}");
+        }
+        assert!(uri("spiffe://td/**").matches("spiffe://td/a/b"));
+        assert!(!uri("spiffe://td/**").matches("spiffe://td"));
+        assert!(!uri("spiffe://td").matches("spiffe://td/a"));
+    }
+
+    #[test]
+    fn a_star_is_one_whole_segment_of_any_other_path() {
+        let one = uri("https://Idp.example:8443/users/*/key");
+        assert!(one.matches("https://Idp.example:8443/users/joe@x/key"));
+        assert!(one.matches("https://Idp.example:8443/users/j%C3%BCrgen/key"));
+        for other in [
+            "https://idp.example:8443/users/joe/key",
+            "HTTPS://Idp.example:8443/users/joe/key",
+            "https://Idp.example/users/joe/key",
+            "https://a@Idp.example:8443/users/joe/key",
+            "https://Idp.example:8443@evil/users/joe/key",
+            "https://Idp.example:8443/users/joe/Key",
+            "https://Idp.example:8443/users/joe/%6bey",
+            "https://Idp.example:8443/users/joe/key/",
+            "https://Idp.example:8443/users/joe/key?a",
+            "https://Idp.example:8443/users/joe/key#a",
+            "https://Idp.example:8443/users//key",
+            "https://Idp.example:8443/users/../key",
+            "https://Idp.example:8443/users/%2e%2e/key",
+            "https://Idp.example:8443/users/a%2Fb/key",
+            "https://Idp.example:8443/users/a%252Fb/key",
+            "https://Idp.example:8443/users/a?b/key",
+            "https://Idp.example:8443/users/a#b/key",
+            "https://Idp.example:8443/users/a\\b/key",
+            "https://Idp.example:8443/users/*/key",
+            "https://Idp.example:8443/users/a/b/key",
+            "https://Idp.example:8443/users/key",
+        ] {
+            assert!(!one.matches(other), "{other}");
+        }
+        let rest = uri("https://a/b/**");
+        assert!(rest.matches("https://a/b/c"));
+        assert!(rest.matches("https://a/b/c/d"));
+        for other in [
+            "https://a/b",
+            "https://a/b/",
+            "https://a/bc/d",
+            "https://a/b/c/../d",
+            "https://a/b/c//d",
+            "https://a/b/c/%2e./d",
+            "https://a/b/c?d/e",
+            "https://a/b/c/**",
+        ] {
+            assert!(!rest.matches(other), "{other}");
+        }
+    }
+
+    /// Whoever wants what is unclear can have it, as the whole text that it is.
+    #[test]
+    fn what_can_be_read_in_two_ways_is_matched_by_its_text_alone() {
+        for text in ["https://a/b/../c", "https://a//b?c#d", "https://a/%2F"] {
+            assert!(uri(text).matches(text));
+            assert!(uri(text).covers(&uri(text)));
+            for wide in ["https://a/**", "https://a/*/*", "https://a/*"] {
+                assert!(!uri(wide).matches(text) && !uri(wide).covers(&uri(text)));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_a_wildcard() {
+        use NotPlain::{DotSegment, EmptySegment, Escape, NoAuthority, Path};
+        use PatternError::{NoScheme, NotUri, PartialUriWildcard, Spiffe};
+        for (text, error) in [
+            ("spiffe://td/a*", PartialUriWildcard),
+            ("spiffe://td/**/b", PartialUriWildcard),
+            ("spiffe://td/***", PartialUriWildcard),
+            ("spiffe://*/a", PartialUriWildcard),
+            ("spiffe://*.td/a", PartialUriWildcard),
+            ("spiffe://td/a/", Spiffe(SpiffeError::EmptySegment)),
+            ("SPIFFE://td/a", Spiffe(SpiffeError::Scheme)),
+            ("spiffe://td:1/a", Spiffe(SpiffeError::TrustDomain(':'))),
+            ("https://a/b*", PartialUriWildcard),
+            ("https://a/**/b", PartialUriWildcard),
+            ("https://a/***", PartialUriWildcard),
+            ("https://*/a", PartialUriWildcard),
+            ("https://*.org/a", PartialUriWildcard),
+            ("https://*@a/b", PartialUriWildcard),
+            ("https://a:*/b", PartialUriWildcard),
+            ("https://a/*?b", PartialUriWildcard),
+            ("https://a/*#b", PartialUriWildcard),
+            ("*://a/b", NoScheme),
+            ("https://*", NoAuthority.into()),
+            ("https:///*", NoAuthority.into()),
+            ("https:/*", NoAuthority.into()),
+            ("urn:x:*", NoAuthority.into()),
+            ("urn:x/*", NoAuthority.into()),
+            ("https://a?b/*", NotPlain::Authority('?').into()),
+            ("https://a/b?c/*", Path('?').into()),
+            ("https://a/b#c/*", Path('#').into()),
+            ("https://a//*", EmptySegment.into()),
+            ("https://a/*/", EmptySegment.into()),
+            ("https://a/../*", DotSegment.into()),
+            ("https://a/b%2Fc/*", Escape.into()),
+            ("example.org/a", NoScheme),
+            ("/a:b", NoScheme),
+            ("", PatternError::Empty),
+            ("urn:a b", NotUri(' ')),
+            ("urn:\u{fc}", NotUri('\u{fc}')),
+        ] {
+            assert_eq!(UriPattern::parse(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_uris_are_compared_as_they_are() {
+        let other = uri("https://Example.org/%61?x=1#f");
+        assert!(other.matches("https://Example.org/%61?x=1#f"));
+        assert!(!other.matches("https://example.org/%61?x=1#f"));
+        assert!(!other.matches("https://Example.org/a?x=1#f"));
+    }
+
+    #[test]
+    fn covering_is_matching_for_all() {
+        for (wide, narrow, covers) in [
+            ("spiffe://td/**", "spiffe://td/a", true),
+            ("spiffe://td/**", "spiffe://td/a/**", true),
+            ("spiffe://td/**", "spiffe://td/*", true),
+            ("spiffe://td/*", "spiffe://td/**", false),
+            ("spiffe://td/*/**", "spiffe://td/**", false),
+            ("spiffe://td/*/**", "spiffe://td/a/b/c", true),
+            ("spiffe://td/**", "spiffe://td", false),
+            ("spiffe://td/a", "spiffe://td/a", true),
+            ("spiffe://td/a", "spiffe://td/*", false),
+            ("urn:a", "urn:a", true),
+            ("https://a/**", "https://a/*/b", true),
+            ("https://a/**", "https://a/b?c", false),
+            ("https://a/*", "https://a/..", false),
+            ("https://a/*", "https://A/b", false),
+        ] {
+            assert_eq!(uri(wide).covers(&uri(narrow)), covers, "{wide} {narrow}");
+        }
+    }
+
+    fn path() -> impl Strategy<Value = String> {
+        let segment =
+            prop::sample::select(&["a", "b", "*", "..", "", "**", "A%20", "%2f", "a?b", "a@"][..]);
+        let segments = prop::collection::vec(segment, 0..5);
+        let start = prop::sample::select(&["spiffe://td", "https://td"][..]);
+        (start, segments).prop_map(|(start, segments)| {
+            let path: String = segments
+                .iter()
+                .map(|segment| format!("/{segment}"))
+                .collect();
+            format!("{start}{path}")
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #[test]
+        fn what_matches_a_wildcard_is_clear_and_covering_keeps_its_word(
+            wide in path(), narrow in path(), id in path(),
+        ) {
+            let Ok(wide) = UriPattern::parse(&wide) else { return Ok(()) };
+            if wide.is_wildcard() && wide.matches(&id) {
+                prop_assert!(is_clear(&id) && !id.contains('*'));
+            }
+            if let Ok(narrow) = UriPattern::parse(&narrow)
+                && wide.covers(&narrow) && narrow.matches(&id)
+            {
+                prop_assert!(wide.matches(&id));
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The certificate that a handshake was refused for.
+//!
+//! A listener's connections share one verifier, which hands rustls the error alone. What
+//! else there is to report is left in a slot that belongs to the handshake's future:
+//! the verifier finds it while that future is polled, and nowhere else. So verification
+//! outside a handshake (re-authorization, resumption) reports to nobody, and no client's
+//! failure can carry another client's certificate. A verifier for each connection would
+//! do the same, at the cost of a `ServerConfig` for each.
+
+use std::{borrow::Cow, cell::RefCell};
+
+use jiff::Timestamp;
+use x509_parser::{certificate::X509CertificateParser, nom::Parser, x509::X509Name};
+
+use crate::certificate;
+
+tokio::task_local! {
+    static REJECTED: RefCell<Option<Rejected>>;
+}
+
+/// Characters of a name that are kept: certificates may hold any number.
+const LONGEST: usize = 256;
+
+/// A certificate that was refused, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rejected {
+    /// What it says, if it can be read.
+    pub(super) claimed: Option<Box<Claimed>>,
+    /// The error text, where it says more than rustls' error.
+    pub(super) detail: Option<String>,
+}
+
+/// What a certificate says that nobody vouches for. None of it is to be believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// The serial number in hex, as `openssl x509 -serial` prints it.
+    pub serial: String,
+    /// The subject that it claims.
+    pub subject: String,
+    /// The issuer that it claims.
+    pub issuer: String,
+    /// `notAfter`, if it can be read.
+    pub not_after: Option<Timestamp>,
+}
+
+impl Claimed {
+    pub(super) fn from_der(der: &[u8]) -> Option<Self> {
+        // Without the contents of its extensions: nobody vouches for it, and reading tens of
+        // thousands of names takes milliseconds.
+        let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
+        let (_, certificate) = parser.parse(der).ok()?;
+        let not_after = certificate.validity().not_after.timestamp();
+        Some(Self {
+            serial: bounded(&certificate::serial(certificate.raw_serial())).into_owned(),
+            subject: name(certificate.subject()),
+            issuer: name(certificate.issuer()),
+            not_after: Timestamp::from_second(not_after).ok(),
+        })
+    }
+}
+
+fn name(name: &X509Name<'_>) -> String {
+    bounded(&name.to_string()).into_owned()
+}
+
+fn bounded(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
+}
+
+/// Runs a handshake with a slot for the certificate that it is refused for.
+pub(super) async fn with_slot<F: Future>(handshake: F) -> F::Output {
+    REJECTED.scope(RefCell::default(), handshake).await
+}
+
+/// Leaves a refused certificate in the slot of the handshake that is being polled, if
+/// one is. A later one replaces it.
+pub(super) fn put(der: &[u8], detail: Option<String>) {
+    let _ = REJECTED.try_with(|slot| {
+        slot.replace(Some(Rejected {
+            claimed: Claimed::from_der(der).map(Box::new),
+            detail,
+        }));
+    });
+}
+
+/// Takes what the handshake that is being polled was refused for.
+pub(super) fn take() -> Option<Rejected> {
+    REJECTED.try_with(RefCell::take).ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use leastconn_testkit::TestCa;
+
+    use super::*;
+
+    #[test]
+    fn long_names_are_cut() {
+        let ca = TestCa::new("some CA");
+        let leaf = ca.leaf("x").ou(&"y".repeat(5000)).build();
+        let presented = Claimed::from_der(leaf.der()).unwrap();
+        assert_eq!(presented.serial, leaf.serial_hex.to_uppercase());
+        assert_eq!(presented.issuer, "CN=some CA");
+        assert!(
+            presented.subject.starts_with("CN=x, OU=yyy"),
+            "{presented:?}"
+        );
+        assert_eq!(presented.subject.chars().count(), LONGEST + 1);
+        let wide = ca.leaf(&"ä".repeat(1000)).build();
+        assert!(
+            Claimed::from_der(wide.der())
+                .unwrap()
+                .subject
+                .ends_with("ä…")
+        );
+        assert_eq!(Claimed::from_der(&leaf.der()[1..]), None);
+    }
+
+    fn subject() -> Option<String> {
+        Some(take()?.claimed?.subject)
+    }
+
+    #[tokio::test]
+    async fn slot_belongs_to_one_handshake() {
+        let ca = TestCa::new("some CA");
+        let [one, two, three] = ["one", "two", "three"].map(|name| ca.leaf(name).build());
+        // Outside a handshake, as re-authorization does.
+        put(one.der(), None);
+        let handshake = |cert: leastconn_testkit::pki::Cert| async move {
+            assert_eq!(take(), None);
+            put(cert.der(), None);
+            // Another handshake runs on this thread meanwhile.
+            tokio::task::yield_now().await;
+            subject()
+        };
+        let both = tokio::join!(
+            with_slot(handshake(two)),
+            with_slot(handshake(three)),
+            async { assert_eq!(take(), None) }
+        );
+        assert_eq!(both.0.as_deref(), Some("CN=two"));
+        assert_eq!(both.1.as_deref(), Some("CN=three"));
+    }
+}

@@ -1,0 +1,320 @@
+//! Attacks on resumption, with rustls' own client over real sockets, in both
+//! versions and with either record layer.
+
+use std::cell::Cell;
+
+use leastconn_testkit::{DEADLINE, TestCa, TlsClient, pki::Cert, within};
+use rustls::{CertificateError, Error, pki_types::PrivateKeyDer, pki_types::pem::PemObject};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use super::*;
+use crate::{
+    HandshakeError, Server, Trust,
+    algorithms::Algorithms,
+    alpn::Alpn,
+    permit::Unscheduled,
+    settings::{ClientAuth, MinVersion, RecordLayer, ServerMaterial, ServerSettings},
+};
+
+const HOUR: Duration = Duration::from_hours(1);
+
+thread_local! {
+    /// How far the clock of the sessions is ahead, in this test.
+    static AHEAD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+fn ahead() -> Now {
+    let now = Now::read();
+    let time = Duration::from_secs(now.time.as_secs());
+    Now {
+        instant: now.instant + AHEAD.get(),
+        time: UnixTime::since_unix_epoch(time + AHEAD.get()),
+    }
+}
+
+/// A listener's side, which lets `ca`'s clients in but for `revoked`.
+fn server_of(ca: &TestCa, revoked: &[&Cert], records: RecordLayer) -> Server {
+    let cert = ca.server(&[]);
+    let list = ca.crl(revoked);
+    let settings = ServerSettings {
+        client_pins: Vec::new(),
+        min_version: MinVersion::Tls12,
+        client_auth: ClientAuth::Required,
+        resumption: Some(HOUR),
+        algorithms: Algorithms::default(),
+        alpn: Alpn::default(),
+        material: Arc::new(ServerMaterial {
+            cert_chain: cert.chain_der.clone(),
+            key: PrivateKeyDer::from_pem_slice(cert.key_pem.as_bytes()).unwrap(),
+            client_ca: vec![ca.cert().der().clone()],
+            crls: Arc::new(crate::crl::tests::store(&[ca], &[list])),
+        }),
+    };
+    AHEAD.set(Duration::ZERO);
+    let mut server = crate::server(
+        &settings,
+        Trust::new(&settings, 8).unwrap().as_ref(),
+        records,
+    )
+    .unwrap();
+    let sessions = server.sessions.as_mut().unwrap();
+    Arc::get_mut(sessions).unwrap().clock = ahead;
+    server
+}
+
+impl Server {
+    fn sessions(&self) -> &Sessions {
+        self.sessions.as_ref().unwrap()
+    }
+
+    /// Takes over all of another's sessions, which nothing in the program does.
+    fn inherit(&self, other: &Self) {
+        let kept = std::mem::take(&mut *other.sessions().kept());
+        *self.sessions().kept() = kept;
+    }
+}
+
+/// One connection, to its orderly end. Whether it was resumed, as both say.
+async fn connect(server: &Server, client: &TlsClient) -> Result<bool, HandshakeError> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepting = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let hello = crate::read_hello(&mut socket, &mut Vec::new())
+            .await
+            .unwrap();
+        match crate::accept(socket, hello, server, &Unscheduled).await {
+            Ok(mut stream) => {
+                // With the certificate of then, for rules to look at.
+                assert!(stream.take_peer_chain().is_some());
+                stream.write_all(b"x").await.unwrap();
+                let resumed = stream.is_resumed();
+                stream.shutdown().await.unwrap();
+                Ok(resumed)
+            }
+            Err((failed, mut socket)) => {
+                socket.shutdown().await.unwrap();
+                Err(failed.error)
+            }
+        }
+    };
+    let connecting = async {
+        let Ok(mut stream) = client.connect(address).await else {
+            return None;
+        };
+        // Tickets come before it.
+        stream.read_to_end(&mut Vec::new()).await.ok()?;
+        stream.get_ref().1.handshake_kind()
+    };
+    let both = async { tokio::join!(accepting, connecting) };
+    let (accepted, kind) = within(DEADLINE, "a connection", both).await;
+    if let Ok(resumed) = accepted {
+        assert_eq!(kind == Some(HandshakeKind::Resumed), resumed);
+    }
+    accepted
+}
+
+/// All ways to connect: record layers, and versions.
+fn ways(ca: &TestCa, cert: &Cert) -> Vec<(RecordLayer, TlsClient)> {
+    let mut ways = Vec::new();
+    for records in [RecordLayer::Direct, RecordLayer::Rustls] {
+        // Each with sessions of its own.
+        let client = || TlsClient::new(ca, Some(cert)).with_resumption();
+        ways.push((records, client().tls12()));
+        ways.push((records, client().tls13()));
+    }
+    ways
+}
+
+fn setting() -> (TestCa, Cert) {
+    let ca = TestCa::new("resumption");
+    let cert = ca.leaf("client1").build();
+    (ca, cert)
+}
+
+#[tokio::test]
+async fn sessions_are_resumed_again_and_again() {
+    let (ca, cert) = setting();
+    for (records, client) in ways(&ca, &cert) {
+        let server = server_of(&ca, &[], records);
+        assert!(!connect(&server, &client).await.unwrap());
+        for _ in 0..5 {
+            assert!(connect(&server, &client).await.unwrap(), "{records:?}");
+        }
+        assert_eq!(server.sessions().kept().sessions.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_session_of_one_listener_is_nothing_to_another() {
+    let (ca, cert) = setting();
+    for (records, client) in ways(&ca, &cert) {
+        let (one, other) = (server_of(&ca, &[], records), server_of(&ca, &[], records));
+        assert!(!connect(&one, &client).await.unwrap());
+        assert!(!connect(&other, &client).await.unwrap(), "{records:?}");
+    }
+}
+
+#[tokio::test]
+async fn renewals_do_not_make_a_session_younger() {
+    let (ca, cert) = setting();
+    for (records, client) in ways(&ca, &cert) {
+        let server = server_of(&ca, &[], records);
+        assert!(!connect(&server, &client).await.unwrap());
+        for minutes in [20, 40, 59] {
+            AHEAD.set(Duration::from_mins(minutes));
+            assert!(connect(&server, &client).await.unwrap(), "{minutes}");
+        }
+        AHEAD.set(HOUR);
+        assert!(!connect(&server, &client).await.unwrap(), "{records:?}");
+        // And that is a new one.
+        AHEAD.set(HOUR + Duration::from_mins(59));
+        assert!(connect(&server, &client).await.unwrap(), "{records:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_was_revoked_cannot_go_on_with_an_old_session() {
+    let (ca, cert) = setting();
+    for (records, client) in ways(&ca, &cert) {
+        let before = server_of(&ca, &[], records);
+        assert!(!connect(&before, &client).await.unwrap());
+        let now = server_of(&ca, &[&cert], records);
+        // It would be a full handshake even without: see above.
+        now.inherit(&before);
+        let refused = connect(&now, &client).await.unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                HandshakeError::Tls(Error::InvalidCertificate(CertificateError::Revoked))
+            ),
+            "{refused}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn sessions_end_with_the_authority_that_they_rest_on() {
+    let (ca, cert) = setting();
+    let other = TestCa::new("another");
+    for (records, client) in ways(&ca, &cert) {
+        let before = server_of(&ca, &[], records);
+        assert!(!connect(&before, &client).await.unwrap());
+        let mut now = server_of(&other, &[], records);
+        // The same certificate as before, so that the client has no objection.
+        let config = Arc::get_mut(&mut now.config).unwrap();
+        config.cert_resolver = Arc::clone(&before.config.cert_resolver);
+        now.inherit(&before);
+        let refused = connect(&now, &client).await.unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                HandshakeError::Tls(Error::InvalidCertificate(CertificateError::UnknownIssuer))
+            ),
+            "{refused}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn sessions_end_with_the_certificate() {
+    let ca = TestCa::new("resumption");
+    let cert = ca.leaf("client1").validity(-60, 1800).build();
+    for (records, client) in ways(&ca, &cert) {
+        let server = server_of(&ca, &[], records);
+        assert!(!connect(&server, &client).await.unwrap());
+        AHEAD.set(Duration::from_mins(29));
+        assert!(connect(&server, &client).await.unwrap());
+        // For the handshake itself, time has not passed: it is a full one.
+        AHEAD.set(Duration::from_mins(31));
+        assert!(!connect(&server, &client).await.unwrap(), "{records:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_ticket_is_good_for_one_connection() {
+    let (ca, cert) = setting();
+    let server = server_of(&ca, &[], RecordLayer::Direct);
+    let client = TlsClient::new(&ca, Some(&cert)).with_resumption().tls13();
+    assert!(!connect(&server, &client).await.unwrap());
+    let key = *server.sessions().kept().sessions.keys().next().unwrap();
+    assert!(server.sessions().find(&key, true).is_some());
+    assert!(server.sessions().find(&key, true).is_none());
+    assert!(!connect(&server, &client).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_failed_handshake_leaves_no_session() {
+    let (ca, _) = setting();
+    let foreign = TestCa::new("foreign").leaf("client1").build();
+    for (records, client) in ways(&ca, &foreign) {
+        let server = server_of(&ca, &[], records);
+        assert!(connect(&server, &client).await.is_err());
+        assert!(server.sessions().kept().sessions.is_empty(), "{records:?}");
+    }
+}
+
+fn sessions(lifetime: Duration) -> Sessions {
+    Sessions::new(None, lifetime)
+}
+
+fn session(size: usize, born: Instant) -> Session {
+    let chain = Vec::new();
+    Session {
+        value: vec![0; size],
+        proof: Arc::new(Proof { born, chain }),
+    }
+}
+
+fn key(number: usize) -> Key {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+#[test]
+fn the_oldest_go_when_there_are_too_many_or_they_are_too_large() {
+    let sessions = sessions(HOUR);
+    let now = leastconn::net::now();
+    for number in 0..CAPACITY + 100 {
+        sessions
+            .kept()
+            .insert(key(number), session(10, now), now, HOUR);
+    }
+    assert_eq!(sessions.kept().sessions.len(), CAPACITY);
+    assert!(sessions.find(&key(99), false).is_none());
+    assert!(sessions.find(&key(100), false).is_some());
+    for number in 0..100 {
+        let large = session(1 << 20, now);
+        sessions.kept().insert(key(number), large, now, HOUR);
+    }
+    let kept = sessions.kept();
+    assert!(kept.bytes <= CAPACITY_BYTES, "{}", kept.bytes);
+    assert!(kept.order.len() <= CAPACITY);
+    let sum: usize = kept.sessions.values().map(Session::size).sum();
+    assert_eq!(kept.bytes, sum);
+    assert!(kept.sessions.contains_key(&key(99)));
+}
+
+#[test]
+fn what_nobody_can_resume_any_more_is_forgotten() {
+    let sessions = sessions(HOUR);
+    let now = leastconn::net::now();
+    for number in 0..1000 {
+        sessions
+            .kept()
+            .insert(key(number), session(10, now), now, HOUR);
+        if number % 2 == 0 {
+            sessions.find(&key(number), true).unwrap();
+        }
+    }
+    let later = now + HOUR;
+    sessions
+        .kept()
+        .insert(key(1000), session(10, later), later, HOUR);
+    assert_eq!(sessions.kept().sessions.len(), 1);
+    assert_eq!(sessions.kept().order.len(), 1);
+}
