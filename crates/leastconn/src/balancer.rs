@@ -25,7 +25,7 @@ use crate::{
 /// Needs a Tokio runtime. Share it between tasks in an `Arc`.
 ///
 /// ```
-/// use leastconn::{Balancer, ClientId, ServerSpec};
+/// use leastconn::{Balancer, ClientId, Selector, ServerSpec};
 /// # use tokio::{io::{AsyncReadExt, AsyncWriteExt}, net::{TcpListener, TcpStream}};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -50,7 +50,7 @@ use crate::{
 /// #     text
 /// # });
 /// let client = ClientId::from(peer.ip().to_string());
-/// let transfer = balancer.balance(connection, &client, &balancer.all()).await?;
+/// let transfer = balancer.balance(connection, &client, &Selector::all()).await?;
 /// println!("{} bytes sent by {}: {}", transfer.sent, transfer.server, transfer.reason);
 /// # assert_eq!(reader.await?, "hello");
 /// # assert_eq!((transfer.sent, transfer.reason), (5, leastconn::Reason::Ok));

@@ -1,26 +1,24 @@
 //! Least-connections load balancing for TCP.
 //!
-//! A program that accepts connections gives each to the server that has the fewest,
-//! and this library does the rest: it limits each client, counts before it dials, tries
-//! the next server when one does not answer, carries the bytes both ways, and knows
-//! which servers are well. It knows neither TLS nor configuration files; the program
-//! `leastconn-lb` adds those.
+//! Each connection goes to the server with the fewest connections. The library limits clients,
+//! picks a server and counts the connection before it is dialled, tries the next server if one
+//! does not answer, relays bytes in both directions, and tracks the health of the servers. It
+//! knows neither TLS nor configuration files; the program `leastconn-lb` adds those.
 //!
 //! # A load balancer
 #![cfg_attr(feature = "tokio", doc = "```no_run")]
 #![cfg_attr(not(feature = "tokio"), doc = "```ignore")]
 //! use std::{num::NonZeroU32, sync::Arc};
 //!
-//! use leastconn::{Address, Balancer, ClientId, Limits, RateLimit, ServerSpec};
+//! use leastconn::{Address, Balancer, ClientId, Limits, RateLimit, Selector, ServerSpec};
 //! use tokio::net::TcpListener;
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     // Twenty new connections a second for each client, as many at once.
-//!     let limits = Limits {
-//!         rate: RateLimit::new(20.0, const { NonZeroU32::new(20).unwrap() }),
-//!         max_conns: NonZeroU32::new(100),
-//!     };
+//!     // For each client: 20 new connections per second in bursts of up to 20, 100 at a time.
+//!     let limits = Limits::default()
+//!         .rate(RateLimit::new(20.0, const { NonZeroU32::new(20).unwrap() }))
+//!         .max_conns(NonZeroU32::new(100));
 //!     let balancer = Balancer::builder("web")
 //!         .server(ServerSpec::new("web1", "10.0.0.1:80".parse::<Address>()?))
 //!         .server(ServerSpec::new("web2", "web2.internal:80".parse::<Address>()?))
@@ -34,8 +32,7 @@
 //!         let balancer = Arc::clone(&balancer);
 //!         tokio::spawn(async move {
 //!             let client = ClientId::from(peer.ip().to_string());
-//!             let allowed = balancer.all();
-//!             match balancer.balance(connection, &client, &allowed).await {
+//!             match balancer.balance(connection, &client, &Selector::all()).await {
 //!                 Ok(done) => println!("{client}: {} bytes from {}", done.sent, done.server),
 //!                 Err(error) => println!("{client}: {error} ({})", error.reason()),
 //!             }
@@ -44,42 +41,42 @@
 //! }
 //! ```
 //!
-//! # The pieces
+//! # Parts
 //!
-//! [`Balancer`] is made of parts that can be used alone:
+//! [`Balancer`] consists of parts that can be used alone:
 //!
-//! | part | does |
+//! | part | purpose |
 //! |---|---|
-//! | [`Pool`] | holds the servers of one upstream; [`Pool::pick`] finds the least loaded one, or the one that another [`Balance`] chooses, and counts the connection on it, in one step |
-//! | [`Lease`] | a connection's place on a server; the connection counts until it is dropped |
-//! | [`Candidates`], [`Tried`] | the servers that a client may be given, and those that did not work for this connection |
-//! | [`Limiter`], [`Permit`] | connections a second and at once, for each client, in bounded memory |
-//! | [`health`] | when failed connects and probes take a server out, and when it comes back |
-//! | [`net::connect`](net::connect()) | dials the server that was picked, or the next one |
-//! | [`net::relay`](net::relay()) | carries bytes both ways, with half-close, resets and time-outs |
+//! | [`Pool`] | the servers of one upstream; [`Pool::pick`] chooses one by a [`Balance`] algorithm and counts the connection on it in one step |
+//! | [`Lease`] | counts one connection on a server until it is dropped |
+//! | [`Selector`], [`Candidates`], [`Tried`] | the servers that a client may use, those of them that are members now, and those that failed for this connection |
+//! | [`Discover`] | a source of members: a pool can change while it is in use |
+//! | [`Limiter`], [`Permit`] | connection rate and concurrency of each client, in bounded memory |
+//! | [`health`] | when failed connects and probes take a server out, and when it returns |
+//! | [`net::Connect`] | dials the server that was picked, or the next one |
+//! | [`net::relay`](net::relay()) | relays bytes in both directions, with half-close, resets and time-outs |
 //! | [`net::Checker`] | probes the servers |
 //!
-//! All but `net` and [`Balancer`] have no clock, no I/O and no tasks: the time is an
-//! argument, and what is random is drawn from a seed. They serve programs that do the
-//! connecting themselves, on whatever runtime:
+//! Everything except `net` and [`Balancer`] has no clock, no I/O and no tasks: the time is an
+//! argument, and random choices come from a seed. Programs that connect by themselves can use
+//! these parts on any runtime:
 //!
 //! ```
 //! use std::time::Instant;
 //!
-//! use leastconn::{Address, Pool, ServerSpec, Tried, health::PassivePolicy};
+//! use leastconn::{Address, Pool, ServerSpec, Tried};
 //!
-//! let servers = [
-//!     ServerSpec::new("a", "10.0.0.1:80".parse::<Address>()?),
-//!     ServerSpec::new("b", "10.0.0.2:80".parse::<Address>()?),
-//! ];
-//! let pool = Pool::builder("web").servers(servers).seed(42).build()?;
+//! let pool = Pool::builder("web")
+//!     .server(ServerSpec::new("a", "10.0.0.1:80".parse::<Address>()?))
+//!     .server(ServerSpec::new("b", "10.0.0.2:80".parse::<Address>()?))
+//!     .build()?;
 //! let (all, now) = (pool.all(), Instant::now());
 //!
 //! let first = pool.pick(&all, &Tried::default(), now).expect("both are up");
 //! let second = pool.pick(&all, &Tried::default(), now).expect("both are up");
 //! assert_ne!(first.server().id(), second.server().id());
 //!
-//! // Connecting to the first one failed: tell its health, and try another one.
+//! // Connecting to the first one failed: record it and try another server.
 //! first.server().connect_failed(now, now);
 //! let mut tried = Tried::default();
 //! tried.add(first);
@@ -87,84 +84,78 @@
 //! assert_eq!(third.server().id(), second.server().id());
 //! assert_eq!(third.server().in_flight(), 2);
 //!
-//! // A lease is its connection's place: dropping it gives the place back.
+//! // The connections end with their leases.
 //! drop((second, third));
 //! assert!(pool.members().iter().all(|member| member.server.in_flight() == 0));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Connections that are not a `TcpStream`, such as those over TLS, take part by
-//! implementing [`net::Stream`]: bytes both ways, and a way to break off.
+//! Streams other than `TcpStream`, such as TLS, can be relayed if they implement
+//! [`net::Stream`], or in the adapter [`net::Foreign`].
 //!
-//! # Other ways to choose
+//! # Balancing algorithms
 //!
-//! Least connections is exact and the default. A pool can also choose the better of two
-//! ([`Balance::P2c`]), in turn, at random, or by where a connection comes from:
+//! Least connections is exact and the default; see [`Balance`] for the others.
 //!
 //! ```
-//! use std::{net::IpAddr, time::{Duration, Instant}};
+//! use std::{
+//!     net::IpAddr,
+//!     time::{Duration, Instant},
+//! };
 //!
-//! use leastconn::{Address, Balance, Pool, ServerSpec, Tried, health::PassivePolicy};
+//! use leastconn::{Address, Balance, PickRequest, Pool, ServerSpec, Source};
 //!
-//! let servers = ["10.0.0.1:80", "10.0.0.2:80"].map(|text| {
-//!     text.parse::<Address>().map(|address| ServerSpec::new(text, address))
-//! });
-//! let servers = servers.into_iter().collect::<Result<Vec<_>, _>>()?;
-//! let pool = Pool::builder("web").servers(servers).seed(42).build()?
-//!     .with_balance(Balance::SourceHash)
-//!     // A server that came back has its whole share a minute later.
-//!     .with_slow_start(Duration::from_secs(60));
+//! let pool = Pool::builder("web")
+//!     .server(ServerSpec::new("a", "10.0.0.1:80".parse::<Address>()?))
+//!     .server(ServerSpec::new("b", "10.0.0.2:80".parse::<Address>()?))
+//!     .balance(Balance::SourceHash)
+//!     // A server that recovers has its whole share after a minute.
+//!     .slow_start(Duration::from_secs(60))
+//!     .build()?;
 //!
-//! let from = pool.all().from_source("192.0.2.7".parse::<IpAddr>()?);
-//! let one = pool.pick(&from, &Tried::default(), Instant::now()).expect("both are up");
-//! let two = pool.pick(&from, &Tried::default(), Instant::now()).expect("both are up");
+//! let source = Source::from("192.0.2.7".parse::<IpAddr>()?);
+//! let request = PickRequest::new(Instant::now()).source(source);
+//! let one = pool.pick_for(&pool.all(), &request).expect("both are up");
+//! let two = pool.pick_for(&pool.all(), &request).expect("both are up");
 //! assert_eq!(one.server().id(), two.server().id());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Weights, `max_conns`, backups, health, draining and what a client may use hold for
-//! all of them.
+//! # Errors and reasons
 //!
-//! # Why a connection ended
+//! Every refusal, error and end of a connection has a [`Reason`], whose code is the same in
+//! logs, metrics and errors: `rate_limited`, `connect_failed`, `client_reset`, `ok`. A client
+//! over its limit gets a [`Refusal`]; if no server accepted the connection, there is a
+//! [`ConnectError`](net::ConnectError).
 //!
-//! Every refusal, error and end has a [`Reason`], whose code is the same in logs,
-//! metrics and errors: `rate_limited`, `connect_failed`, `client_reset`, `ok`. A client
-//! over its limit is a [`Refusal`], which is expected; that no server took a connection
-//! is a [`ConnectError`](net::ConnectError).
+//! # Guarantees
 //!
-//! # What can be relied on
-//!
-//! - Picking and counting are one step. With least connections, any number of
-//!   connections at once on equal servers never differ by more than one between two of
-//!   them.
-//! - The leases of a server are the connections being dialled or open on it. There is
-//!   no call to forget: when the lease is dropped, by whatever way out, it is given back.
-//! - A connection is tried on each server at most once, and the client does not notice.
-//! - Bytes are carried in order, each once. A side is told that the other has finished
-//!   sending only if it has, and only after all that it had sent.
-//! - A connection that broke never looks like one that was complete: what was not told
-//!   of an orderly end is reset.
-//! - A slow reader stops its sender; a connection holds at most 128 KiB each way
-//!   (256 KiB where it is spliced), and nothing while it is idle.
-//! - What the balancer lacks (file descriptors, memory, local ports) is not held against
-//!   a server.
+//! - Picking and counting are one step. With least connections, the numbers of concurrent
+//!   connections on equal servers never differ by more than one.
+//! - The leases of a server are the connections that are being dialled or open on it. Dropping
+//!   a lease, on whatever path, ends its count.
+//! - A connection is tried at most once on each server per round, invisibly to the client.
+//! - Bytes are relayed in order and exactly once. The end of a direction is forwarded only if
+//!   the sender ended it, and after all of its bytes.
+//! - A broken connection never looks like a complete one: it is reset.
+//! - A slow reader stops its sender. A connection buffers at most 128 KiB in each direction
+//!   (256 KiB while splicing), and nothing while it is idle.
+//! - Exhaustion of the balancer's own resources (file descriptors, memory, local ports) does not
+//!   change the health of servers.
 //! - No `unsafe` code.
 //!
 //! # Cancel safety
 //!
-//! Every future here may be dropped at any time. What it had counted is given back, and
-//! connections that were not done are broken off, so that neither side mistakes them for
-//! complete. Dropping a [`net::Checker`], or the [`Balancer`] that has it, ends its
-//! probes.
+//! Every future may be dropped at any time. Counts are given back, and connections that were
+//! not complete are reset, so that neither peer takes them for complete. Dropping a
+//! [`net::Checker`], or the [`Balancer`] that owns it, ends its probes.
 //!
 //! # Features
 //!
-//! - `tokio` (default): `net` and [`Balancer`], on Tokio. Without it, the library depends
-//!   on nothing but `thiserror`.
+//! - `tokio` (default): `net` and [`Balancer`], on Tokio. Without it, the library depends only
+//!   on `arc-swap` and `thiserror`.
 //!
 //! Events, such as a server going down, are reported through `tracing`.
-#![warn(missing_docs, rustdoc::private_intra_doc_links)]
-
 mod address;
 pub mod backoff;
 mod balance;

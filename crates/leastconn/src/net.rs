@@ -3,6 +3,7 @@
 pub mod connect;
 mod departure;
 mod failure;
+mod foreign;
 mod keepalive;
 mod outstanding;
 mod prepare;
@@ -16,6 +17,7 @@ use std::time::Instant;
 
 pub use connect::{Attempts, Connect, ConnectError, ConnectPolicy, Connected, connect};
 pub use departure::{Departed, departed};
+pub use foreign::Foreign;
 pub use keepalive::set_keepalive;
 pub use prepare::{Plain, Prepare};
 pub use probe::{Check, Checker, Probe};

@@ -1,0 +1,159 @@
+//! Relaying streams of other crates.
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::Stream;
+
+/// Makes any `AsyncRead + AsyncWrite` a [`Stream`], for example a TLS stream of another crate,
+/// for which neither crate can implement the trait.
+///
+/// The inner stream must report errors as [`Stream`] requires: an end without the protocol's
+/// own end as [`io::ErrorKind::UnexpectedEof`], and protocol errors as
+/// [`io::ErrorKind::InvalidData`]. `tokio-rustls` does.
+///
+/// ```
+/// use leastconn::net::{Foreign, Stream};
+/// use tokio::{io::BufStream, net::TcpStream};
+///
+/// /// `BufStream` stands for a TLS stream over TCP.
+/// fn relayed(stream: BufStream<TcpStream>) -> impl Stream {
+///     Foreign::over_tcp(stream, |stream| stream.get_ref())
+/// }
+/// ```
+pub struct Foreign<S> {
+    stream: S,
+    socket: Option<fn(&S) -> &TcpStream>,
+}
+
+impl<S> Foreign<S> {
+    /// A stream without a TCP socket. [`Stream::abort`] does nothing: dropping the stream has
+    /// to look like a failure to the peer, as dropping a TLS stream without `close_notify`
+    /// does.
+    pub const fn new(stream: S) -> Self {
+        Self {
+            stream,
+            socket: None,
+        }
+    }
+
+    /// A stream over the TCP socket that `socket` returns. [`Stream::abort`] resets the
+    /// connection.
+    pub const fn over_tcp(stream: S, socket: fn(&S) -> &TcpStream) -> Self {
+        Self {
+            stream,
+            socket: Some(socket),
+        }
+    }
+
+    /// The inner stream.
+    pub const fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
+    /// The inner stream.
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Foreign<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Foreign").field(&self.stream).finish()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Foreign<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Foreign<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for Foreign<S> {
+    fn abort(&mut self) {
+        if let Some(socket) = self.socket() {
+            // Fails only if the socket is closed already.
+            let _ = socket.set_zero_linger();
+        }
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        self.socket.map(|socket| socket(&self.stream))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, BufStream},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::{
+        Reason,
+        net::{RelayPolicy, Traffic, relay},
+    };
+
+    #[tokio::test]
+    async fn foreign_streams_are_relayed() {
+        let (mut client, downstream) = tokio::io::duplex(64);
+        let (mut server, upstream) = tokio::io::duplex(64);
+        let (mut downstream, mut upstream) = (Foreign::new(downstream), Foreign::new(upstream));
+        let (policy, traffic) = (RelayPolicy::default(), Traffic::default());
+        let relaying = relay(&mut downstream, &mut upstream, &policy, &traffic);
+        let peers = async {
+            client.write_all(b"question").await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut text = String::new();
+            server.read_to_string(&mut text).await.unwrap();
+            assert_eq!(text, "question");
+            server.shutdown().await.unwrap();
+        };
+        let (outcome, ()) = tokio::join!(relaying, peers);
+        assert_eq!(outcome.reason, Reason::Ok);
+    }
+
+    #[tokio::test]
+    async fn abort_resets_the_tcp_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (mut peer, accepted) = tokio::join!(connecting, listener.accept());
+        let stream = BufStream::new(accepted.unwrap().0);
+        let mut foreign = Foreign::over_tcp(stream, |stream| stream.get_ref());
+        foreign.abort();
+        drop(foreign);
+        let error = peer.as_mut().unwrap().read(&mut [0]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+}
