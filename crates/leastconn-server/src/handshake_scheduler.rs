@@ -1,35 +1,36 @@
-//! Handshakes take scheduler: who floods waits for itself, and not others for it.
+//! Fair order of TLS handshakes: a flooding source delays only its own handshakes.
 //!
-//! A handshake costs two short pieces of processor time, the signatures of each
-//! flight. When hundreds of clients are due one at the same moment, the runtime runs
-//! them in the order that they come, and somebody new comes last: a hundred
-//! milliseconds later, if each takes a third of one. So a handshake asks for a
-//! [`HandshakePermit`] to begin with, and for a [`TimeSlice`] before each step; both go round the
-//! sources (`queue`). A source is a network, by default an IPv4 address or an IPv6
-//! /64, which is what one customer has. The /64s of one /48 share as a group.
+//! A handshake costs two short pieces of CPU time, the signatures of each flight. If
+//! hundreds of clients need one at the same time, the runtime runs them first come, first
+//! served, and a newcomer waits for all of them: a hundred milliseconds. So a handshake
+//! acquires a [`HandshakePermit`] to start and a [`TimeSlice`] for each step, and both are
+//! shared fairly between sources ([`queue`]). A source is a network: by default an IPv4
+//! address or an IPv6 /64, which is what one customer has. The /64s of one /48 share as a
+//! group.
 //!
-//! Only work counts: a handshake that waits for its client gives its place to whoever
-//! needs one (`idle`).
+//! Only work counts: a handshake that waits for its client lends its permit to others
+//! ([`idle`]).
 //!
-//! Every step or two, a turn begins only after all that could run has run, and the
-//! runtime has asked the system what else can: so connections that are established go
-//! first, and wait for a step or two at most. Where relaying leaves no gap, that would
-//! be rarely. Then handshakes run on for longer, and have a share of the processor.
+//! Established connections go first: a time slice starts only after everything else that
+//! can run has run ([`tokio_order`]), about once per step. If relaying leaves no gap, that
+//! would take too long, so handshakes then run for longer at a time and get a share of the
+//! CPU.
 //!
-//! With few handshakes in progress none of this happens: an uncontended lock, twice
-//! for the place and once for each step.
+//! With few handshakes in progress none of this applies: they cost an uncontended lock,
+//! twice for the permit and once for each step.
 
 mod idle;
 mod queue;
+mod tokio_order;
 
 use std::{
     future::poll_fn,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -45,25 +46,26 @@ use crate::{
 };
 use idle::{Idle, Wait};
 use queue::{Asked, Queue, Source, Step, Ticket};
+use tokio_order::run_after_others;
 
-/// Handshakes in progress for each worker that need no order: what they can keep a
-/// newcomer waiting is a few milliseconds.
+/// Handshakes in progress per worker that need no ordering: together they delay a newcomer
+/// by a few milliseconds.
 const FEW: usize = 16;
 
-/// Handshakes run on for so long before others are let go first again: a step or two.
+/// How long handshakes run before other tasks go first again: one or two steps.
 const SLICE: Duration = Duration::from_micros(100);
 
-/// Waiting for others that is no sign of a processor without a gap.
+/// Waiting for other tasks for up to this long does not extend the next slices.
 const SHORT: Duration = Duration::from_millis(1);
 
-/// The most that handshakes run on for where there is none.
+/// Maximum time that handshakes run if relaying leaves no gap.
 const LONG: Duration = Duration::from_millis(2);
 
-/// Handshakes without a place that wait for their clients, for each permit. One holds some
-/// 28 KiB.
+/// Parked handshakes (waiting for their client, without a permit) per permit. Each holds
+/// about 28 KiB.
 const PARKED: usize = 8;
 
-/// The length of the prefix that groups IPv6 sources: what one site has.
+/// Prefix length that groups IPv6 sources: what one site has.
 const GROUP_V6: u8 = 48;
 
 impl Source for IpNet {
@@ -79,7 +81,7 @@ impl Source for IpNet {
     }
 }
 
-/// The scheduler of a process.
+/// The handshake scheduler of the process.
 #[derive(Debug)]
 pub struct HandshakeScheduler(Mutex<State>);
 
@@ -87,12 +89,12 @@ pub struct HandshakeScheduler(Mutex<State>);
 struct State {
     queue: Queue<IpNet, Sender<()>>,
     idle: Idle<IpNet, Sender<()>>,
-    /// For how long handshakes may run on, because others did.
+    /// How much longer handshakes may run before other tasks go first.
     ahead: Duration,
 }
 
 impl HandshakeScheduler {
-    /// For at most `max_handshakes` in progress, on so many workers.
+    /// Allows `max_handshakes` in progress, on this many runtime workers.
     pub fn new(max_handshakes: usize, workers: usize) -> Self {
         Self(Mutex::new(State {
             queue: Queue::new(max_handshakes, workers, FEW * workers),
@@ -101,24 +103,24 @@ impl HandshakeScheduler {
         }))
     }
 
-    /// At most `max_handshakes` from now on. Those beyond that are in progress go on,
-    /// and nobody begins until enough have ended.
+    /// Changes the limit. Handshakes beyond a lower limit continue, and none starts until
+    /// enough have ended.
     pub fn resize(&self, max_handshakes: usize) {
-        let told = {
+        let ready = {
             let mut state = self.lock();
             state.idle.resize(PARKED * max_handshakes);
-            let mut told = state.queue.resize(max_handshakes);
-            told.extend(state.evict());
-            told
+            let mut ready = state.queue.resize(max_handshakes);
+            ready.extend(state.evict());
+            ready
         };
-        told.into_iter().for_each(tell);
+        ready.into_iter().for_each(notify);
     }
 
-    /// Waits for a place among the handshakes in progress. `waiting` counts those
-    /// that wait, for a place or for a turn.
+    /// Waits until a handshake of `source` may start. The gauge `waiting` counts handshakes
+    /// that wait for a permit or a time slice.
     ///
     /// # Cancel safety
-    /// Whoever goes away has not waited, and its place is somebody else's.
+    /// Cancel safe: dropping the future releases its place in the queue.
     pub async fn acquire(self: &Arc<Self>, source: IpNet, waiting: &Gauge) -> HandshakePermit {
         self.take_permit(source, waiting).await;
         HandshakePermit {
@@ -130,66 +132,64 @@ impl HandshakeScheduler {
     }
 
     async fn take_permit(&self, source: IpNet, waiting: &Gauge) {
-        let mut told = None;
+        let mut receiver = None;
         let (asked, others) = {
             let mut state = self.lock();
             let others = state.make_room(source);
-            let asked = state.queue.enter(source, || promise(&mut told));
+            let asked = state.queue.enter(source, || waiter(&mut receiver));
             (asked, others)
         };
-        others.into_iter().for_each(tell);
-        if let (Asked::Wait(ticket), Some(told)) = (asked, told) {
+        others.into_iter().for_each(notify);
+        if let (Asked::Wait(ticket), Some(receiver)) = (asked, receiver) {
             let _counted = GaugeGuard::new(waiting);
-            Waiting::wait(self, source, ticket, For::Permit, told).await;
+            Waiting::wait(self, source, ticket, Resource::Permit, receiver).await;
         }
     }
 
-    /// Each critical section leaves what it guards whole, so a panic in another
-    /// connection is none of ours.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock()
     }
 
     fn leave(&self, source: IpNet) {
-        let told = self.lock().queue.leave(source);
-        told.into_iter().for_each(tell);
+        let ready = self.lock().queue.leave(source);
+        ready.into_iter().for_each(notify);
     }
 
-    /// A turn is over in which so much of `ahead` was used up.
+    /// A counted time slice is over; it used up this much of `ahead`.
     fn finish(&self, spent: Duration) {
         let next = {
             let mut state = self.lock();
             state.ahead = state.ahead.saturating_sub(spent);
             state.queue.finish()
         };
-        next.into_iter().for_each(tell);
+        next.into_iter().for_each(notify);
     }
 }
 
 impl State {
-    /// Parks handshakes that wait for their clients until `source` finds a permit, if so
-    /// many are there. Returns whom to tell that they have a permit, or are ended.
+    /// Parks handshakes that wait for their clients until a permit is free for `source`.
+    /// Returns the channels to notify: their handshakes have a permit or are evicted.
     fn make_room(&mut self, source: IpNet) -> Vec<Sender<()>> {
-        let mut told = Vec::new();
+        let mut ready = Vec::new();
         while !self.queue.may_enter(source)
             && let Some(parked) = self.idle.park()
         {
-            told.extend(self.queue.leave(parked));
+            ready.extend(self.queue.leave(parked));
         }
-        told.extend(self.evict());
-        told
+        ready.extend(self.evict());
+        ready
     }
 
-    /// Parks who has waited longest as long as others wait for a permit.
-    fn yield_places(&mut self) -> Vec<Sender<()>> {
-        let mut told = Vec::new();
+    /// Parks the longest waiting handshakes while others wait for a permit.
+    fn yield_permits(&mut self) -> Vec<Sender<()>> {
+        let mut ready = Vec::new();
         while self.queue.has_entering()
             && let Some(parked) = self.idle.park()
         {
-            told.extend(self.queue.leave(parked));
+            ready.extend(self.queue.leave(parked));
         }
-        told.extend(self.evict());
-        told
+        ready.extend(self.evict());
+        ready
     }
 
     fn evict(&mut self) -> Vec<Sender<()>> {
@@ -197,32 +197,32 @@ impl State {
     }
 }
 
-fn promise(told: &mut Option<Receiver<()>>) -> Sender<()> {
+fn waiter(slot: &mut Option<Receiver<()>>) -> Sender<()> {
     let (sender, receiver) = channel();
-    *told = Some(receiver);
+    *slot = Some(receiver);
     sender
 }
 
-/// Whoever has gone away meanwhile gives back what it was given, by
-/// [`Waiting::drop`].
-fn tell(waiting: Sender<()>) {
+/// Notifies a waiting handshake. If it has been dropped meanwhile, `Waiting::drop` returns
+/// what it was given.
+fn notify(waiting: Sender<()>) {
     let _ = waiting.send(());
 }
 
-/// What one waits for.
+/// What a handshake waits for.
 #[derive(Clone, Copy, Debug)]
-enum For {
+enum Resource {
     Permit,
     TimeSlice,
 }
 
-/// Somebody who waits.
+/// A handshake in the queue. Dropping it leaves the queue.
 struct Waiting<'a> {
     scheduler: &'a HandshakeScheduler,
     source: IpNet,
     ticket: Ticket,
-    what: For,
-    has: bool,
+    resource: Resource,
+    is_done: bool,
 }
 
 impl<'a> Waiting<'a> {
@@ -230,36 +230,36 @@ impl<'a> Waiting<'a> {
         scheduler: &'a HandshakeScheduler,
         source: IpNet,
         ticket: Ticket,
-        what: For,
-        told: Receiver<()>,
+        resource: Resource,
+        notified: Receiver<()>,
     ) {
         let mut waiting = Self {
             scheduler,
             source,
             ticket,
-            what,
-            has: false,
+            resource,
+            is_done: false,
         };
-        // The sender is never dropped unused while we wait.
-        let _ = told.await;
-        waiting.has = true;
+        // The queue keeps the sender until it notifies us.
+        let _ = notified.await;
+        waiting.is_done = true;
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if self.has {
+        if self.is_done {
             return;
         }
         let (source, ticket) = (self.source, self.ticket);
-        match self.what {
-            For::Permit => {
+        match self.resource {
+            Resource::Permit => {
                 let waited = self.scheduler.lock().queue.give_up_place(source, ticket);
                 if !waited {
                     self.scheduler.leave(source);
                 }
             }
-            For::TimeSlice => {
+            Resource::TimeSlice => {
                 let waited = self.scheduler.lock().queue.give_up_turn(source, ticket);
                 if !waited {
                     self.scheduler.finish(Duration::ZERO);
@@ -269,23 +269,23 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A handshake is in progress while this lives.
+/// A handshake in progress. Dropping it lets another one start.
 #[derive(Debug)]
 pub struct HandshakePermit {
     scheduler: Arc<HandshakeScheduler>,
     source: IpNet,
     waiting: Gauge,
-    /// Not while it is parked.
+    /// False while it is parked.
     has_permit: AtomicBool,
 }
 
-/// A handshake that waits for its client.
-struct ForClient<'a> {
+/// Marks a handshake as waiting for its client until dropped.
+struct ClientWait<'a> {
     permit: &'a HandshakePermit,
     wait: Wait,
 }
 
-impl Drop for ForClient<'_> {
+impl Drop for ClientWait<'_> {
     fn drop(&mut self) {
         let has_permit = self.permit.scheduler.lock().idle.end(self.wait);
         self.permit.has_permit.store(has_permit, Ordering::Relaxed);
@@ -293,10 +293,7 @@ impl Drop for ForClient<'_> {
 }
 
 impl HandshakePermit {
-    /// The only one, for a handshake that has the process to itself, in tests.
-    ///
-    /// # Panics
-    /// Never: there is room for one.
+    /// A permit of a scheduler of its own, for tests and benchmarks.
     pub fn alone() -> Self {
         let scheduler = HandshakeScheduler::new(1, 1);
         let source = IpNet::of(std::net::Ipv4Addr::LOCALHOST.into(), Prefixes::default());
@@ -310,17 +307,17 @@ impl HandshakePermit {
         }
     }
 
-    /// Waits for something that only the client can do. The handshake has no claim to its
-    /// place meanwhile, and takes one again before this returns.
+    /// Waits for the client. Meanwhile another handshake may take the permit; then this one
+    /// acquires it again before it returns.
     ///
     /// # Errors
-    /// If the handshake is to end, as too many wait.
+    /// If the handshake is evicted because too many wait for their clients.
     ///
     /// # Cancel safety
     /// As that of `client`.
     pub async fn wait_for<T>(&self, client: impl Future<Output = T>) -> Result<T, Evicted> {
         let mut client = pin!(client);
-        // Most often it has answered already.
+        // Usually the client has answered already.
         let first = poll_fn(|cx| Poll::Ready(client.as_mut().poll(cx))).await;
         if let Poll::Ready(answer) = first {
             return Ok(answer);
@@ -329,10 +326,10 @@ impl HandshakePermit {
         let (wait, others) = {
             let mut state = self.scheduler.lock();
             let wait = state.idle.begin(self.source, end);
-            (wait, state.yield_places())
+            (wait, state.yield_permits())
         };
-        let waiting = ForClient { permit: self, wait };
-        others.into_iter().for_each(tell);
+        let waiting = ClientWait { permit: self, wait };
+        others.into_iter().for_each(notify);
         let answer = tokio::select! {
             biased;
             answer = client => answer,
@@ -346,38 +343,44 @@ impl HandshakePermit {
         Ok(answer)
     }
 
-    /// Waits for a turn at the processor. It is for work that waits for nothing:
-    /// drop it before the network is waited for.
+    /// Waits for CPU time for one step. Drop the time slice before waiting for the network.
     ///
     /// # Cancel safety
-    /// Whoever goes away has not waited, and its turn is somebody else's.
+    /// Cancel safe: dropping the future releases its place in the queue.
     pub async fn time_slice(&self) -> TimeSlice<'_> {
-        let mut told = None;
+        let mut receiver = None;
         let asked = self
             .scheduler
             .lock()
             .queue
-            .step(self.source, || promise(&mut told));
-        let mut turn = TimeSlice {
+            .step(self.source, || waiter(&mut receiver));
+        let mut slice = TimeSlice {
             scheduler: &self.scheduler,
             begun: None,
         };
-        match (asked, told) {
-            (Step::Free, _) => return turn,
-            (Step::Wait(ticket), Some(told)) => {
+        match (asked, receiver) {
+            (Step::Free, _) => return slice,
+            (Step::Wait(ticket), Some(receiver)) => {
                 let _counted = GaugeGuard::new(&self.waiting);
-                Waiting::wait(&self.scheduler, self.source, ticket, For::TimeSlice, told).await;
+                Waiting::wait(
+                    &self.scheduler,
+                    self.source,
+                    ticket,
+                    Resource::TimeSlice,
+                    receiver,
+                )
+                .await;
             }
             (Step::Counted | Step::Wait(_), _) => {}
         }
         let start = net::now();
-        // Now, as it is to be given back if others go first for ever.
-        turn.begun = Some(start);
-        let may_run_on = !self.scheduler.lock().ahead.is_zero();
-        if !may_run_on {
-            turn.begun = Some(turn.after_all_others(start).await);
+        // Set before waiting, so that a dropped future returns its slice.
+        slice.begun = Some(start);
+        let may_continue = !self.scheduler.lock().ahead.is_zero();
+        if !may_continue {
+            slice.begun = Some(slice.after_others(start).await);
         }
-        turn
+        slice
     }
 }
 
@@ -401,23 +404,19 @@ impl Drop for HandshakePermit {
     }
 }
 
-/// The processor, for one step.
-#[must_use = "the step's turn is over when this is dropped"]
+/// CPU time for one step of a handshake.
+#[must_use = "the time slice ends when this is dropped"]
 #[derive(Debug)]
 pub struct TimeSlice<'a> {
     scheduler: &'a HandshakeScheduler,
-    /// Since when it uses up what handshakes may run on for; `None`: it is not counted.
+    /// When it started; `None`: it is not counted.
     begun: Option<Instant>,
 }
 
 impl TimeSlice<'_> {
-    /// Lets everything else run that can, since `start`. Returns the time then.
-    async fn after_all_others(&self, start: Instant) -> Instant {
-        // Tokio wakes us after it has run what there was to run and has asked the
-        // system for more; and that is woken before us, but run after us, unless we
-        // go to the end once more.
-        tokio::task::yield_now().await;
-        Behind { is: false }.await;
+    /// Lets everything else run that can run. Returns the time after that.
+    async fn after_others(&self, start: Instant) -> Instant {
+        run_after_others().await;
         let now = net::now();
         let waited = now.saturating_duration_since(start);
         let ahead = waited.saturating_sub(SHORT).clamp(SLICE, LONG);
@@ -432,23 +431,6 @@ impl Drop for TimeSlice<'_> {
             let spent = net::now().saturating_duration_since(begun);
             self.scheduler.finish(spent);
         }
-    }
-}
-
-/// Pending once, woken at once: behind all that is woken by now.
-struct Behind {
-    is: bool,
-}
-
-impl Future for Behind {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if std::mem::replace(&mut self.is, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 }
 

@@ -1,12 +1,12 @@
 //! Handshakes that wait for their client.
 //!
-//! They cost memory and no processor. While places are left they keep theirs; when
-//! somebody needs one, who has waited longest gives it up and is *parked*. When a parked
-//! client answers, its handshake asks for a place again. So no client can keep others
-//! from beginning by not answering.
+//! They use memory and no CPU. While permits are left they keep theirs. When another
+//! handshake needs one, the longest waiting gives its permit up and is *parked*; once its
+//! client answers, it requests a permit again. So clients that do not answer cannot keep
+//! others from starting.
 //!
-//! Parked handshakes are limited in number. Beyond it, the group with the most of them
-//! loses the one that has waited longest.
+//! The number of parked handshakes is limited. Beyond the limit, the group with the most of
+//! them loses the one that has waited longest.
 
 use std::{
     cmp::Reverse,
@@ -15,21 +15,21 @@ use std::{
 
 use super::queue::Source;
 
-/// Names a handshake that waits for its client. Later ones are greater.
+/// Identifies a handshake that waits for its client. Later ones are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Wait(u64);
 
-/// All handshakes that wait for their clients. `E` is what ends one.
+/// All handshakes that wait for their clients. `E` ends one.
 #[derive(Debug)]
 pub(super) struct Idle<S, E> {
     next: u64,
     max_parked: usize,
-    /// Those that have a place.
+    /// Handshakes that have a permit.
     placed: BTreeMap<Wait, (S, E)>,
     parked: HashMap<Wait, (S, E)>,
-    /// Those of `parked`, by their groups.
+    /// Parked handshakes by group.
     groups: HashMap<S, BTreeSet<Wait>>,
-    /// The same: how many there are of a group, and the oldest of them.
+    /// Groups by their number of parked handshakes, with the oldest of each.
     order: BTreeSet<(usize, Reverse<Wait>, S)>,
 }
 
@@ -49,7 +49,7 @@ impl<S: Source, E> Idle<S, E> {
         self.max_parked = max_parked;
     }
 
-    /// A handshake of `source`, which has a place, begins to wait.
+    /// A handshake of `source` that has a permit starts to wait.
     pub(super) fn begin(&mut self, source: S, end: E) -> Wait {
         self.next += 1;
         let wait = Wait(self.next);
@@ -57,7 +57,7 @@ impl<S: Source, E> Idle<S, E> {
         wait
     }
 
-    /// Who has waited longest gives up its place. Returns its source.
+    /// Parks the longest waiting handshake with a permit. Returns its source.
     pub(super) fn park(&mut self) -> Option<S> {
         let (wait, (source, end)) = self.placed.pop_first()?;
         self.parked.insert(wait, (source, end));
@@ -65,7 +65,7 @@ impl<S: Source, E> Idle<S, E> {
         Some(source)
     }
 
-    /// Whom to end, as long as too many are parked.
+    /// The handshake to end if too many are parked.
     pub(super) fn evict(&mut self) -> Option<E> {
         if self.parked.len() <= self.max_parked {
             return None;
@@ -74,8 +74,8 @@ impl<S: Source, E> Idle<S, E> {
         self.unpark(wait)
     }
 
-    /// The client of `wait` has answered, or the handshake is over. Returns whether it
-    /// still has its place.
+    /// The client has answered, or the handshake is over. Returns whether it still has its
+    /// permit.
     pub(super) fn end(&mut self, wait: Wait) -> bool {
         if self.placed.remove(&wait).is_some() {
             return true;

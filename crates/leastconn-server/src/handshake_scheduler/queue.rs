@@ -1,26 +1,24 @@
 //! The order of handshakes, without clock and without I/O.
 //!
-//! Two things are short when many handshakes come at once, and sources share both.
-//! Sources are shared in two levels: groups of sources first (an IPv6 /48, which is what
-//! one site or one attacker has), then the sources of a group (its /64s).
+//! Two resources are scarce when many handshakes arrive at once, and sources share both, in
+//! two levels: groups of sources first (an IPv6 /48, which is what one site or one attacker
+//! has), then the sources of a group (its /64s).
 //!
-//! *Places*, `max` of them: handshakes that may begin. A group may take one while it has
-//! fewer than twice as many as are left. So the places of a group that floods come to two
-//! thirds, those of two such to two fifths each, and a newcomer finds some left. When none
-//! is left, the group with the fewest goes first, and in it the source with the fewest. A
-//! handshake that waits for its client gives its place up when others need it; see
-//! [`super::idle`].
+//! *Permits*, `max` of them, let handshakes start. A group may take one while it has fewer
+//! than twice as many as are left. So one flooding group gets at most two thirds of the
+//! permits, two get two fifths each, and newcomers find some left. When none is left, the
+//! group with the fewest permits is next, and in it the source with the fewest. A handshake
+//! that waits for its client lends its permit to others; see [`super::idle`].
 //!
-//! *Turns*, as many as there are workers: the processor, for the signatures of one step.
-//! Groups take them one each, round and round, and so do the sources of a group. While no
-//! more than `few` are in progress, there is nothing to order: a step does not wait, and is
-//! not counted.
+//! *Time slices*, as many as there are workers, are CPU time for the signatures of one step.
+//! Groups take them round-robin, and so do the sources of a group. While no more than `few`
+//! handshakes are in progress there is no need for an order: steps neither wait nor count.
 //!
-//! Within a source, first come, first served, in both. Cost: two hash look-ups; where
-//! somebody waits, a few steps in trees as deep as there are sources waiting.
+//! Within a source, both are first come, first served. Cost: two hash look-ups; if handshakes
+//! wait, also a few steps in trees as deep as there are waiting sources.
 //!
-//! Source: Choudhury and Hahne, Dynamic queue length thresholds for shared-memory
-//! packet switches (1998), for the places; Nagle, RFC 970, for the turns.
+//! Source: Choudhury and Hahne, Dynamic queue length thresholds for shared-memory packet
+//! switches (1998), for the permits; Nagle, RFC 970, for the time slices.
 
 mod group;
 
@@ -31,7 +29,7 @@ use std::{
 
 use group::Group;
 
-/// How many times what is left a group may have.
+/// A group may have this many times the permits that are left.
 const SHARE: usize = 2;
 
 /// A source of handshakes.
@@ -40,32 +38,33 @@ pub(super) trait Source: Copy + Ord + Hash {
     fn group(self) -> Self;
 }
 
-/// Names one who waits. Later tickets are greater.
+/// Identifies a waiting handshake. Later tickets are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Ticket(u64);
 
-/// An answer to who asks.
+/// The answer to a request for a permit.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// Go.
+    /// Granted.
     Now,
-    /// Later: `W` will be handed back by somebody else's call.
+    /// Queued: a later call returns its `W`.
     Wait(Ticket),
 }
 
-/// How a step may go on.
+/// The answer to a request for a time slice.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// At once: there are few. To be forgotten, not finished.
+    /// Granted without counting, because few handshakes are in progress: do not call
+    /// `finish`.
     Free,
-    /// It is counted, and to be finished.
+    /// Granted and counted: call `finish`.
     Counted,
-    /// Later, and counted then.
+    /// Queued; counted once granted.
     Wait(Ticket),
 }
 
-/// All handshakes that have a place and those that wait. `S` is a source; `W` is what
-/// tells one who waits that it is its turn.
+/// All handshakes in progress and all that wait. `S` is a source; `W` notifies a waiting
+/// handshake.
 #[derive(Debug)]
 pub(super) struct Queue<S, W> {
     max: usize,
@@ -75,10 +74,10 @@ pub(super) struct Queue<S, W> {
     taken: usize,
     next: u64,
     groups: HashMap<S, Group<S, W>>,
-    /// Groups with somebody waiting for a place: the number of places that each has, the
-    /// ticket of who is next in it, and which it is.
+    /// Groups that wait for a permit: the number of permits that each has, the ticket of its
+    /// next handshake, and its name.
     entering: BTreeSet<(usize, Ticket, S)>,
-    /// Groups with somebody waiting for a turn, in their order.
+    /// Groups that wait for a time slice, in round-robin order.
     ring: BTreeMap<u64, S>,
 }
 
@@ -97,8 +96,8 @@ impl<S: Source, W> Queue<S, W> {
         }
     }
 
-    /// There may be `max` in progress from now on. Those beyond go on. Returns whom
-    /// to tell that they have a place.
+    /// Changes the limit. Handshakes beyond it continue. Returns the waiters that got a
+    /// permit.
     pub(super) fn resize(&mut self, max: usize) -> Vec<W> {
         self.max = max.max(1);
         self.admit()
@@ -109,25 +108,25 @@ impl<S: Source, W> Queue<S, W> {
         self.next
     }
 
-    /// Whether a group that has so many places may have one more.
+    /// Whether a group that has this many permits may have one more.
     const fn may_have(&self, has: usize) -> bool {
         has < SHARE * self.max.saturating_sub(self.in_progress)
     }
 
-    /// Whether `source` gets a place at once.
+    /// Whether `source` would get a permit at once.
     pub(super) fn may_enter(&self, source: S) -> bool {
         let known = self.groups.get(&source.group());
         self.may_have(known.map_or(0, Group::in_progress))
     }
 
-    /// Whether somebody waits for a place.
+    /// Whether a handshake waits for a permit.
     pub(super) fn has_entering(&self) -> bool {
         !self.entering.is_empty()
     }
 
-    /// `source` asks for a place. `waiting` is called if it has to wait.
+    /// Requests a permit. `waiting` is called if the handshake has to wait.
     pub(super) fn enter(&mut self, source: S, waiting: impl FnOnce() -> W) -> Asked {
-        // Who of its group waits already may not enter either, so nobody is overtaken.
+        // If others of its group wait, the group may not have one more: nobody is overtaken.
         if self.may_enter(source) {
             self.in_progress += 1;
             self.change(source, |group| group.begin(source));
@@ -138,15 +137,15 @@ impl<S: Source, W> Queue<S, W> {
         Asked::Wait(ticket)
     }
 
-    /// A place of `source` is given back. Returns whom to tell that they have one.
+    /// Returns a permit of `source`. Returns the waiters that got a permit.
     pub(super) fn leave(&mut self, source: S) -> Vec<W> {
         self.in_progress -= 1;
         self.change(source, |group| group.leave(source));
         self.admit()
     }
 
-    /// Who waits for a place and can have one. The group with the fewest may have one
-    /// more if any may.
+    /// The waiters that can have a permit. If any group may have one more, the group with
+    /// the fewest may.
     fn admit(&mut self) -> Vec<W> {
         let mut told = Vec::new();
         while let Some(&(has, _, group)) = self.entering.first() {
@@ -159,12 +158,12 @@ impl<S: Source, W> Queue<S, W> {
         told
     }
 
-    /// Who waited for a place goes away. `false`: it has one by now.
+    /// Removes a waiting handshake. `false`: it has got a permit already.
     pub(super) fn give_up_place(&mut self, source: S, ticket: Ticket) -> bool {
         self.change(source, |group| group.give_up_place(source, ticket))
     }
 
-    /// Changes the group of `source`, and keeps its claim and its existence true.
+    /// Changes the group of `source`, and updates `entering` and `groups`.
     fn change<T>(&mut self, source: S, change: impl FnOnce(&mut Group<S, W>) -> T) -> T {
         let name = source.group();
         let group = self.groups.entry(name).or_insert_with(Group::new);
@@ -183,7 +182,7 @@ impl<S: Source, W> Queue<S, W> {
         changed
     }
 
-    /// `source`, which has a place, asks for a turn.
+    /// Requests a time slice for a handshake in progress.
     pub(super) fn step(&mut self, source: S, waiting: impl FnOnce() -> W) -> Step {
         if self.in_progress <= self.few {
             return Step::Free;
@@ -195,13 +194,13 @@ impl<S: Source, W> Queue<S, W> {
         let ticket = Ticket(self.number());
         let is_first = self.change(source, |group| group.step(source, ticket, waiting()));
         if is_first {
-            // To the end of the row.
+            // To the end of the ring.
             self.ring.insert(ticket.0, source.group());
         }
         Step::Wait(ticket)
     }
 
-    /// A turn that was counted is over. Returns whose it is now.
+    /// A counted time slice is over. Returns the waiter that gets it.
     pub(super) fn finish(&mut self) -> Option<W> {
         let next = self.next_in_turn();
         if next.is_none() {
@@ -220,7 +219,7 @@ impl<S: Source, W> Queue<S, W> {
         waiting
     }
 
-    /// Who waited for a turn goes away. `false`: it has one by now.
+    /// Removes a waiting handshake. `false`: it has got a time slice already.
     pub(super) fn give_up_turn(&mut self, source: S, ticket: Ticket) -> bool {
         let (removed, position) = self.change(source, |group| group.give_up_turn(source, ticket));
         if let Some(position) = position {
@@ -232,7 +231,7 @@ impl<S: Source, W> Queue<S, W> {
 
 #[cfg(test)]
 impl<S, W> Queue<S, W> {
-    /// Nobody has anything, and nobody waits.
+    /// Whether nothing is taken and nothing waits.
     pub(super) fn is_unused(&self) -> bool {
         self.in_progress == 0
             && self.taken == 0

@@ -2,10 +2,10 @@ use std::{
     cell::RefCell,
     future::poll_fn,
     net::{IpAddr, Ipv4Addr},
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::atomic::{AtomicUsize, Ordering},
-    task::Waker,
+    task::{Context, Waker},
 };
 
 use super::*;
@@ -21,7 +21,7 @@ impl HandshakeScheduler {
     }
 }
 
-/// Whether it is ready when it is polled for the first time.
+/// The output if the first poll is ready.
 fn at_once<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     match future
@@ -44,13 +44,13 @@ async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
 }
 
 #[test]
-fn a_few_wait_for_nothing() {
+fn few_handshakes_do_not_wait() {
     let (scheduler, waiting) = (Arc::new(HandshakeScheduler::new(256, 1)), Gauge::default());
     let enter = || at_once(scheduler.acquire(source(1), &waiting)).unwrap();
     let permits: Vec<HandshakePermit> = (0..FEW).map(|_| enter()).collect();
     for permit in &permits {
-        let _turn = at_once(permit.time_slice()).unwrap();
-        // And nobody else's either.
+        let _slice = at_once(permit.time_slice()).unwrap();
+        // Nor does any other permit.
         let _other = at_once(permits[0].time_slice()).unwrap();
     }
     let one_more = enter();
@@ -60,7 +60,7 @@ fn a_few_wait_for_nothing() {
 }
 
 #[tokio::test]
-async fn who_gives_up_waiting_for_a_place_leaves_it_to_others() {
+async fn cancelled_permit_goes_to_others() {
     let (scheduler, waiting) = (Arc::new(HandshakeScheduler::new(1, 1)), Gauge::default());
     let held = scheduler.acquire(source(1), &waiting).await;
     let mut second = Box::pin(scheduler.acquire(source(2), &waiting));
@@ -68,13 +68,13 @@ async fn who_gives_up_waiting_for_a_place_leaves_it_to_others() {
     assert!(poll_once(second.as_mut()).await.is_none());
     assert!(poll_once(third.as_mut()).await.is_none());
     assert_eq!(waiting.get(), 2);
-    // Before it was told.
+    // Before it was notified.
     drop(second);
     assert_eq!(waiting.get(), 1);
     let mut fourth = Box::pin(scheduler.acquire(source(4), &waiting));
     assert!(poll_once(fourth.as_mut()).await.is_none());
     drop(held);
-    // After it was told, and before it knew.
+    // After it was notified, and before it was polled.
     drop(third);
     let fourth = fourth.await;
     assert_eq!(waiting.get(), 0);
@@ -83,7 +83,7 @@ async fn who_gives_up_waiting_for_a_place_leaves_it_to_others() {
 }
 
 #[tokio::test]
-async fn who_gives_up_waiting_for_a_turn_leaves_it_to_others() {
+async fn cancelled_time_slice_goes_to_others() {
     let (scheduler, waiting) = (Arc::new(HandshakeScheduler::new(256, 1)), Gauge::default());
     let mut permits = Vec::new();
     for _ in 0..=FEW {
@@ -100,12 +100,12 @@ async fn who_gives_up_waiting_for_a_turn_leaves_it_to_others() {
     drop(second);
     drop(held);
     drop(third);
-    let turn = fourth.await;
+    let slice = fourth.await;
     assert_eq!(waiting.get(), 0);
-    // While it lets others go first, which is after it was told.
+    // While it lets other tasks run first, which is after it was notified.
     let mut fifth = Box::pin(permits[4].time_slice());
     assert!(poll_once(fifth.as_mut()).await.is_none());
-    drop(turn);
+    drop(slice);
     scheduler.lock().ahead = Duration::ZERO;
     assert!(poll_once(fifth.as_mut()).await.is_none());
     drop(fifth);
@@ -114,9 +114,9 @@ async fn who_gives_up_waiting_for_a_turn_leaves_it_to_others() {
     assert!(scheduler.is_unused());
 }
 
-/// On one thread, as on one core: what is counted is steps, not time.
+/// On one thread: counts steps, not time.
 #[tokio::test]
-async fn a_newcomer_s_handshake_is_done_after_a_few_steps_of_a_flood() {
+async fn newcomer_overtakes_a_flood() {
     const FLOOD: usize = 80;
     let local = tokio::task::LocalSet::new();
     let scheduler = Arc::new(HandshakeScheduler::new(256, 1));
@@ -126,9 +126,9 @@ async fn a_newcomer_s_handshake_is_done_after_a_few_steps_of_a_flood() {
         async move {
             let permit = scheduler.acquire(source(of), &Gauge::default()).await;
             for _ in 0..2 {
-                // The network's part.
-                Behind { is: false }.await;
-                let _turn = permit.time_slice().await;
+                // Wait for the network.
+                tokio_order::requeue().await;
+                let _slice = permit.time_slice().await;
                 order.borrow_mut().push(of);
             }
         }
@@ -137,20 +137,20 @@ async fn a_newcomer_s_handshake_is_done_after_a_few_steps_of_a_flood() {
         local.spawn_local(handshake(1));
         local.spawn_local(handshake(2));
     }
-    // The very last in the runtime's row.
+    // The last task in the runtime's queue.
     local.spawn_local(handshake(3));
     local.await;
     let order = order.borrow();
     assert_eq!(order.len(), 2 * (2 * FLOOD + 1));
     let last = order.iter().rposition(|&of| of == 3).unwrap();
-    // In each round there is one step of each source.
+    // Each round has one step of each source.
     assert!(last < 12, "its last step was number {last}");
     assert!(scheduler.is_unused());
 }
 
-/// A runtime that never comes to rest still lets handshakes go on.
+/// Handshakes also continue on a runtime that is never idle.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn others_that_never_pause_do_not_stop_handshakes() {
+async fn busy_tasks_do_not_stop_handshakes() {
     let scheduler = Arc::new(HandshakeScheduler::new(256, 1));
     let left = Arc::new(AtomicUsize::new(60));
     let mut tasks = tokio::task::JoinSet::new();
@@ -167,7 +167,7 @@ async fn others_that_never_pause_do_not_stop_handshakes() {
         let left = Arc::clone(&left);
         tasks.spawn(async move {
             while left.load(Ordering::Acquire) > 0 {
-                Behind { is: false }.await;
+                tokio_order::requeue().await;
             }
         });
     }
@@ -182,7 +182,7 @@ fn v6(text: &str) -> IpNet {
 }
 
 #[test]
-fn networks_of_one_ipv6_site_are_one_group() {
+fn networks_of_one_ipv6_site_share_a_group() {
     assert_eq!(v6("2001:db8:1:2::3").group(), v6("2001:db8:1:4::5").group());
     assert_ne!(v6("2001:db8:1:2::3").group(), v6("2001:db8:2:2::3").group());
     let site = IpNet::parse("2001:db8::/32").unwrap();
@@ -191,19 +191,19 @@ fn networks_of_one_ipv6_site_are_one_group() {
 }
 
 #[tokio::test]
-async fn handshakes_that_wait_for_clients_leave_their_places() {
+async fn handshakes_waiting_for_clients_lend_their_permits() {
     const MAX: usize = 4;
     let (scheduler, waiting) = (Arc::new(HandshakeScheduler::new(MAX, 1)), Gauge::default());
     let mut stalled = tokio::task::JoinSet::new();
     let (answer, answered) = tokio::sync::watch::channel(false);
     for n in 0..20 {
-        // Each gets a permit at once, whoever has it before.
+        // Each gets a permit at once: earlier ones are parked.
         let permit = at_once(scheduler.acquire(source(n), &waiting)).unwrap();
         let mut answered = answered.clone();
         stalled.spawn(async move {
             let client = async { answered.wait_for(|&answered| answered).await.map(drop) };
             permit.wait_for(client).await.unwrap().unwrap();
-            // With a permit again.
+            // It has a permit again.
             drop(permit.time_slice().await);
         });
         tokio::task::yield_now().await;
@@ -217,13 +217,13 @@ async fn handshakes_that_wait_for_clients_leave_their_places() {
 }
 
 #[tokio::test]
-async fn too_many_parked_handshakes_end_the_longest_waiting() {
+async fn too_many_parked_handshakes_evict_the_oldest() {
     const MAX: usize = 2;
     let (scheduler, waiting) = (Arc::new(HandshakeScheduler::new(MAX, 1)), Gauge::default());
     let mut stalled = tokio::task::JoinSet::new();
     let one_more = MAX + PARKED * MAX + 1;
     for n in 0..one_more {
-        // One network more than the others have, in a /48 of theirs.
+        // The last /48 has one handshake more than the others.
         let from = v6(&format!("2001:db8:{}::1", n.min(10)));
         let permit = at_once(scheduler.acquire(from, &waiting)).unwrap();
         stalled.spawn(async move {
@@ -233,7 +233,7 @@ async fn too_many_parked_handshakes_end_the_longest_waiting() {
         });
         tokio::task::yield_now().await;
     }
-    // The oldest of the network that has most.
+    // The oldest handshake of the /48 with the most.
     assert_eq!(stalled.join_next().await.unwrap().unwrap(), 10);
     stalled.shutdown().await;
     assert!(scheduler.is_unused());

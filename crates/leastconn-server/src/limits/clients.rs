@@ -1,29 +1,28 @@
-//! The limits of clients: buckets and counts, in one table for each kind of identity.
+//! Token buckets and connection counts of clients, in one table per kind of identity.
 //!
-//! A stranger can take any number of source addresses, and no certificates. With a
-//! table of their own, plain sources cannot push out what is kept of clients with a
-//! certificate. A full table refuses nobody: it forgets the clients without
-//! connections whose bucket is closest to full.
+//! An attacker can use any number of source addresses, but has no certificates. With a table
+//! of their own, plain sources cannot evict clients with a certificate. A full table refuses
+//! nobody: it evicts clients without connections whose bucket is closest to full.
 //!
-//! Memory: some 220 bytes for an identity, its name of up to `LONGEST` bytes
-//! included; at most 58 MB for sources and 232 MB for certificates, of which a million
-//! would have to connect within the time that their buckets take to fill.
+//! Memory: about 220 bytes per identity, including a name of up to `MAX_NAME` bytes; at most
+//! 58 MB for sources and 232 MB for certificates. The latter needs a million certificates
+//! that connect within the time that their buckets take to fill.
 
 use std::{borrow::Cow, time::Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use leastconn::{ClientId, Limiter, Limits, Permit, Refusal};
 
-/// Identities of plain sources that are counted.
+/// Maximum number of identities by source address.
 const SOURCES: usize = 1 << 18;
 
-/// Identities in certificates that are counted.
+/// Maximum number of identities by certificate.
 const CERTIFICATES: usize = 1 << 20;
 
-/// Bytes of an identity that are kept as they are. A longer one is kept as its hash.
-const LONGEST: usize = 256;
+/// Maximum length of an identity in bytes; a longer one is stored as its hash.
+const MAX_NAME: usize = 256;
 
-/// The tables of a process.
+/// The tables of the process.
 #[derive(Debug)]
 pub struct ClientLimiters {
     sources: Limiter,
@@ -31,7 +30,7 @@ pub struct ClientLimiters {
 }
 
 impl ClientLimiters {
-    /// Empty tables. `epoch` must not be later than any `now` given later.
+    /// Empty tables. `epoch` must not be later than any `now` in later calls.
     pub fn new(epoch: Instant) -> Self {
         Self::with_capacities(SOURCES, CERTIFICATES, epoch)
     }
@@ -46,7 +45,7 @@ impl ClientLimiters {
     /// Admits one connection of `client` under `limits`, or refuses it.
     ///
     /// # Errors
-    /// When the client is over a limit.
+    /// If the client exceeds a limit.
     pub fn admit(
         &self,
         client: &ClientId,
@@ -62,7 +61,7 @@ impl ClientLimiters {
         self.certificates.forget_idle(now);
     }
 
-    /// The table of this identity, or of the identity that a rule in shadow mode counts.
+    /// The table of an identity. Identities of rules in shadow mode have a prefix.
     fn table(&self, client: &ClientId) -> &Limiter {
         let name = client.as_str();
         let counted = name
@@ -78,7 +77,7 @@ impl ClientLimiters {
 
 fn key(client: &ClientId) -> Cow<'_, ClientId> {
     let name = client.as_str();
-    if name.len() <= LONGEST {
+    if name.len() <= MAX_NAME {
         return Cow::Borrowed(client);
     }
     let hash = digest(&SHA256, name.as_bytes());
@@ -128,7 +127,7 @@ mod tests {
                 limiters.admit(&client, &slow(), now).unwrap()
             })
             .collect();
-        // Those with a connection are never forgotten, or they could have another.
+        // Clients with a connection are never evicted: they could exceed `max_conns`.
         let first = limiters.admit(&ClientId::from("cn:client0"), &slow(), now);
         assert_eq!(first.unwrap_err(), Refusal::TooManyConnections);
         drop(held);

@@ -1,8 +1,8 @@
-//! How fast each source may connect: judged before anything is spent on it.
+//! The connection rate limit per source network.
 //!
-//! The limits of clients need a certificate, and a certificate costs signatures.
-//! This one needs an address. It is a matter of a look-up, and over it, of closing
-//! the socket; the record is written as for every socket.
+//! Limits per client need a certificate, which costs signatures. This one only needs an
+//! address: it costs a look-up, and a refused socket is closed at once. Its access record is
+//! written as for every socket.
 
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,8 @@ use leastconn::{ClientId, Limiter, Limits, Reason, Refusal, ShortDuration};
 
 use crate::config::{IpNet, SourceRateLimit};
 
-/// Sources that are not idle and can be kept count of: some 50 MiB of them. One that
-/// has used up nothing is idle, so at most so many as connect within `burst / rate`
-/// seconds count.
+/// Maximum number of sources that are counted: about 50 MiB. A source with a full bucket is
+/// idle and not kept, so this limits sources that connect within `burst / rate` seconds.
 const MAX_SOURCES: usize = 1 << 18;
 
 /// The limit of one listener, and the buckets of its sources.
@@ -23,7 +22,7 @@ pub struct SourceLimit {
     sources: Limiter,
 }
 
-/// A source connects faster than it may.
+/// A source exceeds its connection rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the source {source_net} opens connections faster than the listener's source_rate_limit; \
@@ -36,14 +35,14 @@ pub struct SourceRateExceeded {
 }
 
 impl SourceRateExceeded {
-    /// The stable code.
+    /// The reason code.
     pub const fn reason(&self) -> Reason {
         Reason::RateLimited
     }
 }
 
 impl SourceLimit {
-    /// As configured. `epoch` must not be later than any `now` given later.
+    /// `epoch` must not be later than any `now` in later calls.
     pub fn new(config: SourceRateLimit, epoch: Instant) -> Self {
         Self::with_room_for(MAX_SOURCES, config, epoch)
     }
@@ -56,19 +55,19 @@ impl SourceLimit {
         }
     }
 
-    /// What was configured.
+    /// The configured limit.
     pub const fn config(&self) -> &SourceRateLimit {
         &self.config
     }
 
     /// Counts one connection of `source`.
     ///
-    /// While the table is full of others, one that is not in it is let in: whoever
-    /// has so many addresses is not held by a limit for each, and refusing strangers
-    /// would lock everybody else out for them.
+    /// If the table is full, an unknown source is admitted: an attacker with that many
+    /// addresses is not held by a limit per address, and refusing unknown sources would lock
+    /// out everyone else.
     ///
     /// # Errors
-    /// If it is one too many.
+    /// If the rate is exceeded.
     pub fn admit(&self, source: IpNet, now: Instant) -> Result<(), SourceRateExceeded> {
         let id = ClientId::from(source.to_string());
         match self.sources.admit(&id, &self.limits, now) {
@@ -76,7 +75,7 @@ impl SourceLimit {
                 source_net: source,
                 retry_after,
             }),
-            // How many are open is nobody's business here: the permit is not kept.
+            // The permit is dropped: open connections are not counted here.
             _ => Ok(()),
         }
     }
@@ -86,12 +85,12 @@ impl SourceLimit {
         self.sources.forget_idle(now);
     }
 
-    /// Sources that are remembered.
+    /// The number of sources in the table.
     pub fn len(&self) -> usize {
         self.sources.len()
     }
 
-    /// Whether none is.
+    /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.sources.is_empty()
     }

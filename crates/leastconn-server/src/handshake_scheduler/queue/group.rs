@@ -1,4 +1,4 @@
-//! The sources of one group: who of them is next.
+//! The sources of one group, and which of them is next.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -9,12 +9,12 @@ use super::{Source, Ticket};
 pub(super) struct Group<S, W> {
     in_progress: usize,
     members: HashMap<S, Member<W>>,
-    /// Those with somebody waiting for a place: the number of places that each has, its
-    /// oldest ticket, and which it is.
+    /// Sources that wait for a permit: the number of permits that each has, its oldest
+    /// ticket, and its name.
     entering: BTreeSet<(usize, Ticket, S)>,
-    /// Those with somebody waiting for a turn, in their order.
+    /// Sources that wait for a time slice, in round-robin order.
     ring: BTreeMap<u64, S>,
-    /// Where the group is in the ring of groups, while its own is not empty.
+    /// The position of the group in the ring of groups, valid while `ring` is not empty.
     position: u64,
 }
 
@@ -24,7 +24,7 @@ struct Member<W> {
     in_progress: usize,
     entering: BTreeMap<Ticket, W>,
     stepping: BTreeMap<Ticket, W>,
-    /// Where it is in the ring, while `stepping` is not empty.
+    /// Its position in the ring, valid while `stepping` is not empty.
     position: u64,
 }
 
@@ -38,7 +38,7 @@ impl<W> Member<W> {
         }
     }
 
-    /// Its entry in `Group::entering`, if it has one.
+    /// Its entry in `Group::entering`.
     fn claim<S>(&self, source: S) -> Option<(usize, Ticket, S)> {
         let (&oldest, _) = self.entering.first_key_value()?;
         Some((self.in_progress, oldest, source))
@@ -64,7 +64,7 @@ impl<S: Source, W> Group<S, W> {
         self.in_progress
     }
 
-    /// Its entry in `Queue::entering`, if it has one.
+    /// Its entry in `Queue::entering`.
     pub(super) fn claim(&self, name: S) -> Option<(usize, Ticket, S)> {
         let &(_, ticket, _) = self.entering.first()?;
         Some((self.in_progress, ticket, name))
@@ -74,24 +74,24 @@ impl<S: Source, W> Group<S, W> {
         self.members.is_empty()
     }
 
-    /// `source` has one more place.
+    /// `source` has one more permit.
     pub(super) fn begin(&mut self, source: S) {
         self.in_progress += 1;
         self.change(source, |member| member.in_progress += 1);
     }
 
-    /// `source` has one place less.
+    /// `source` has one permit less.
     pub(super) fn leave(&mut self, source: S) {
         self.in_progress -= 1;
         self.change(source, |member| member.in_progress -= 1);
     }
 
-    /// One more of `source` waits for a place.
+    /// One more handshake of `source` waits for a permit.
     pub(super) fn wait(&mut self, source: S, ticket: Ticket, waiting: W) {
         self.change(source, |member| member.entering.insert(ticket, waiting));
     }
 
-    /// Whoever is next has a place.
+    /// Gives a permit to the next waiter and returns it.
     pub(super) fn admit(&mut self) -> Option<W> {
         let &(_, _, source) = self.entering.first()?;
         self.in_progress += 1;
@@ -102,13 +102,14 @@ impl<S: Source, W> Group<S, W> {
         waiting.map(|(_, waiting)| waiting)
     }
 
-    /// Who waited for a place goes away. `false`: it does not wait any more.
+    /// Removes a waiting handshake. `false`: it does not wait any more.
     pub(super) fn give_up_place(&mut self, source: S, ticket: Ticket) -> bool {
         let removed = self.change(source, |member| member.entering.remove(&ticket));
         removed.is_some()
     }
 
-    /// One more of `source` waits for a turn. Returns whether nobody of the group did.
+    /// One more handshake of `source` waits for a time slice. Returns whether it is the only
+    /// one of the group.
     pub(super) fn step(&mut self, source: S, ticket: Ticket, waiting: W) -> bool {
         let is_first = self.ring.is_empty();
         let member = self.members.entry(source).or_insert_with(Member::new);
@@ -123,7 +124,7 @@ impl<S: Source, W> Group<S, W> {
         is_first
     }
 
-    /// Whose turn it is, and whether others of the group wait for one, from `position` on.
+    /// The next waiter, and whether others of the group still wait, now at `position`.
     pub(super) fn next_in_turn(&mut self, position: u64) -> (Option<W>, bool) {
         let Some((_, source)) = self.ring.pop_first() else {
             return (None, false);
@@ -140,8 +141,8 @@ impl<S: Source, W> Group<S, W> {
         (waiting.map(|(_, waiting)| waiting), !self.ring.is_empty())
     }
 
-    /// Who waited for a turn goes away. `false`: it does not wait any more. With the
-    /// position of the group in the ring of groups if nobody of it waits any more.
+    /// Removes a waiting handshake. `false`: it does not wait any more. Also returns the
+    /// position of the group in the ring of groups if none of the group waits any more.
     pub(super) fn give_up_turn(&mut self, source: S, ticket: Ticket) -> (bool, Option<u64>) {
         let (removed, emptied) = self.change(source, |member| {
             let removed = member.stepping.remove(&ticket).is_some();
@@ -155,7 +156,7 @@ impl<S: Source, W> Group<S, W> {
         (removed, is_out.then_some(self.position))
     }
 
-    /// Changes a source, and keeps its claim and its existence true.
+    /// Changes a source, and updates `entering` and `members`.
     fn change<T>(&mut self, source: S, change: impl FnOnce(&mut Member<W>) -> T) -> T {
         let member = self.members.entry(source).or_insert_with(Member::new);
         let before = member.claim(source);
