@@ -1,9 +1,9 @@
-//! What operators have set by hand: states of servers, the level of the log.
+//! Overrides that operators set at run time: states of servers, and the log level.
 //!
-//! It goes by name, not by what runs at the time, so that it survives a reload: a
-//! server in `drain` stays in it whatever else the file now says of it, its address
-//! included, until somebody sets it to `ready` or the server is gone from the file.
-//! The log's level stays until it is given back, or the file's own level changes.
+//! Overrides refer to servers by name, so that they survive a reload: a server in `drain`
+//! stays in it, even if its address changes, until an operator sets it to `ready` or the
+//! server is removed from the file. The log level stays until it is reset, or the level in
+//! the file changes.
 
 mod filter;
 mod handover;
@@ -25,44 +25,45 @@ use crate::{
 pub use filter::ConnectionFilter;
 pub(crate) use handover::Carried;
 
-/// What is to be ended and was not passed on yet: an operator is slower.
-const UNREAD: usize = 64;
+/// Capacity of the channel that passes kills on to predecessors.
+const KILL_QUEUE: usize = 64;
 
-/// How soon those are ended that were being opened to a server when the others were.
-const AGAIN: Duration = Duration::from_millis(200);
+/// Retry interval for closing connections that were still dialling when the grace period
+/// ended.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What was set by hand.
+/// The overrides of a process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Overrides {
-    hand: Arc<Mutex<Hand>>,
+    hand: Arc<Mutex<State>>,
     snapshots: Arc<SnapshotHandle>,
     registry: Arc<Registry>,
-    /// For the processes before this one, which have connections of their own.
+    /// Kills, for predecessors that have connections of their own.
     kills: broadcast::Sender<ConnectionFilter>,
 }
 
 #[derive(Debug, Default)]
-struct Hand {
-    servers: BTreeMap<(UpstreamId, ServerId), Setting>,
+struct State {
+    servers: BTreeMap<(UpstreamId, ServerId), ServerOverride>,
     level: Option<(Level, Timestamp)>,
-    /// Another process has been told all of this.
+    /// A successor has taken the overrides over.
     replaced: bool,
 }
 
-/// A server's state, unless it is `ready`.
+/// The state of a server that is not `ready`.
 #[derive(Debug)]
-struct Setting {
+struct ServerOverride {
     state: AdminState,
     since: Timestamp,
     ending: Option<Ending>,
 }
 
-/// The end of connections to a server in `maint`.
+/// When and how connections to a server in `maint` end.
 #[derive(Debug)]
 struct Ending {
-    /// When their grace is over.
+    /// When the grace period ends.
     at: Timestamp,
-    /// Ends them; none: this process is not the service yet.
+    /// The task that ends them; `None`: this process does not serve yet.
     task: Option<task::AbortHandle>,
 }
 
@@ -74,56 +75,56 @@ impl Drop for Ending {
     }
 }
 
-/// Another process has taken the place of this one, and is to be told.
+/// A successor has taken over: ask it instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replaced;
 
-/// Why a server's state was not set.
+/// Why the state of a server was not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetServerError {
-    /// There is no server of that name.
+    /// There is no such server.
     NoSuchServer,
-    /// Another process is to be told.
+    /// A successor has taken over.
     Replaced,
 }
 
-/// How a server was and is.
+/// The result of setting the state of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Set {
-    /// How it was.
+    /// The previous state.
     pub was: AdminState,
-    /// Connections to it, being opened or open.
+    /// Connections to it, including those being dialled.
     pub active: u32,
 }
 
-/// Something that was set by hand and differs from the file.
+/// An override that differs from the configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Override {
-    /// A server's state; the file has no way to say anything but `ready`.
+    /// The state of a server; in the file every server is `ready`.
     Server(UpstreamId, ServerId, AdminState, Timestamp),
-    /// The log's level.
+    /// The log level.
     Level(Level, Timestamp),
 }
 
 impl Overrides {
-    /// Nothing, of the servers that are `running` and the connections of `registry`.
+    /// No overrides.
     pub fn new(snapshots: Arc<SnapshotHandle>, registry: Arc<Registry>) -> Self {
         Self {
             hand: Arc::default(),
             snapshots,
             registry,
-            kills: broadcast::Sender::new(UNREAD),
+            kills: broadcast::Sender::new(KILL_QUEUE),
         }
     }
 
-    /// Ends the open connections for which `which` holds, and returns how many. The
-    /// processes before this one are told of it, and those that they end do not count.
+    /// Ends the open connections that the filter matches, and returns how many. Predecessors
+    /// end theirs too, which are not counted.
     ///
     /// # Errors
-    /// If another process is to be told. Nothing was ended.
+    /// If a successor has taken over. No connection was ended.
     pub fn kill(&self, which: &ConnectionFilter) -> Result<usize, Replaced> {
         {
-            // A process that takes this one's place speaks after this.
+            // A successor takes over before or after this lock is held.
             let hand = self.lock();
             hand.serves()?;
             self.tell(which);
@@ -131,7 +132,7 @@ impl Overrides {
         Ok(self.kill_local(which))
     }
 
-    /// Whether there is a connection to this server of this upstream.
+    /// Whether there is a connection to this server.
     pub(crate) fn has_connections_to(&self, server: &(String, String)) -> bool {
         let which = ConnectionFilter {
             server: Some(server.clone()),
@@ -144,17 +145,17 @@ impl Overrides {
 
     fn tell(&self, which: &ConnectionFilter) {
         if which.connection.is_none() {
-            // An error: there is no such process.
+            // Fails if there is no predecessor.
             let _ = self.kills.send(which.clone());
         }
     }
 
-    /// What connections were to be ended from now on.
+    /// Receives the filters of kills from now on.
     pub fn kills(&self) -> broadcast::Receiver<ConnectionFilter> {
         self.kills.subscribe()
     }
 
-    /// Likewise, of this process only.
+    /// As [`Self::kill`], but only in this process.
     pub fn kill_local(&self, which: &ConnectionFilter) -> usize {
         let open = self.registry.list();
         let those = open
@@ -163,11 +164,11 @@ impl Overrides {
         those.filter(|handle| handle.stop(Reason::Killed)).count()
     }
 
-    /// Sets what is wanted of a server. In `maint`, open connections to it are ended
-    /// once `grace` is over; until then, setting anything else lets them go on.
+    /// Sets the state of a server. In `maint`, connections to it are ended after `grace`;
+    /// setting another state before that keeps them.
     ///
     /// # Errors
-    /// If there is none of that name, or another process is to be told.
+    /// If there is no such server, or a successor has taken over.
     pub fn set_server(
         &self,
         runtime: &Handle,
@@ -175,7 +176,7 @@ impl Overrides {
         state: AdminState,
         grace: Duration,
     ) -> Result<Set, SetServerError> {
-        // Until it is set and kept: a reload comes before or after that.
+        // Locked until it is set and stored: a reload comes before or after.
         let mut hand = self.lock();
         hand.serves().map_err(|Replaced| SetServerError::Replaced)?;
         let found = self
@@ -186,7 +187,7 @@ impl Overrides {
         let was = found.status().admin;
         found.set_admin(state);
         let key = (UpstreamId::from(upstream), found.id().clone());
-        // First what was to happen before.
+        // Cancels the task of an earlier `maint`.
         let earlier = hand.servers.remove(&key);
         let since = earlier
             .as_ref()
@@ -202,7 +203,7 @@ impl Overrides {
                     task: Some(runtime.spawn(ending).abort_handle()),
                 }
             });
-            let setting = Setting {
+            let setting = ServerOverride {
                 state,
                 since,
                 ending,
@@ -215,10 +216,10 @@ impl Overrides {
         })
     }
 
-    /// Sets how much is logged, or gives it back to the file.
+    /// Overrides the log level; `None` resets it to the level in the file.
     ///
     /// # Errors
-    /// If another process is to be told.
+    /// If a successor has taken over.
     pub fn set_level(&self, level: Option<Level>) -> Result<(), Replaced> {
         let mut hand = self.lock();
         hand.serves()?;
@@ -229,20 +230,20 @@ impl Overrides {
         Ok(())
     }
 
-    /// How much is logged under this configuration.
+    /// The effective log level.
     pub fn level(&self, log: &Log) -> Level {
         self.lock().with_level(log).level
     }
 
-    /// Whether this process is the one to be told.
+    /// Checks that this process serves.
     ///
     /// # Errors
-    /// If another one is.
+    /// If a successor has taken over.
     pub(crate) fn serves(&self) -> Result<(), Replaced> {
         self.lock().serves()
     }
 
-    /// What differs from the file, servers first.
+    /// Overrides that differ from the file, servers first.
     pub fn active(&self) -> Vec<Override> {
         let hand = self.lock();
         let servers = hand.servers.iter().map(|((upstream, server), setting)| {
@@ -259,26 +260,26 @@ impl Overrides {
         servers.chain(level).collect()
     }
 
-    /// What was set, for the process of an upgrade.
+    /// The overrides, for a successor.
     pub fn carried(&self) -> Carried {
         self.lock().carried()
     }
 
-    /// What was set in the end: that process is told what comes.
+    /// The final overrides: from now on the successor is asked.
     pub fn leave(&self) -> Carried {
         let mut hand = self.lock();
         hand.replaced = true;
         let carried = hand.carried();
         let now = Timestamp::now();
         for setting in hand.servers.values_mut() {
-            // That process says when, unless somebody tells it otherwise.
+            // The successor ends them, unless an operator changes the state there.
             setting.ending.take_if(|ending| ending.at > now);
         }
         carried
     }
 
-    /// This process is the service: connections to servers in `maint` end when their
-    /// grace is over, as the process before this one was told.
+    /// This process serves from now on: it ends connections to servers in `maint` that the
+    /// predecessor was told to end.
     pub(crate) fn begin(&self) {
         let mut hand = self.lock();
         for (key, setting) in &mut hand.servers {
@@ -296,9 +297,9 @@ impl Overrides {
         }
     }
 
-    /// Sets what was set in the process before this one, in place of what is. What
-    /// concerns nothing that there is, or is not understood, is left out. In that process
-    /// connections to servers in `maint` end until this one [begins](Self::begin).
+    /// Replaces all overrides with those of the predecessor. Unknown servers and states are
+    /// skipped. Until this process [serves](Self::begin), the predecessor ends connections to
+    /// servers in `maint`.
     pub fn take_over(&self, carried: &Carried) {
         let mut hand = self.lock();
         let state = &*self.snapshots.load();
@@ -306,8 +307,7 @@ impl Overrides {
         logging::change(&hand.with_level(&state.config.log));
     }
 
-    /// Carries what was set over to `next`, which takes the place of `earlier` in
-    /// `replace`.
+    /// Applies the overrides to `next` and makes it the running snapshot.
     pub(crate) fn install(&self, earlier: &Snapshot, next: Snapshot) -> Arc<Snapshot> {
         let mut hand = self.lock();
         hand.servers.retain(|(upstream, server), setting| {
@@ -332,12 +332,12 @@ impl Overrides {
         self.snapshots.load()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Hand> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.hand.lock()
     }
 }
 
-impl Hand {
+impl State {
     fn serves(&self) -> Result<(), Replaced> {
         if self.replaced { Err(Replaced) } else { Ok(()) }
     }
@@ -350,8 +350,8 @@ impl Hand {
     }
 }
 
-/// Ends the connections to a server in `maint` after `grace`, until there are none:
-/// one that was being opened can be ended only once it is.
+/// Ends the connections to a server in `maint` after `grace`, until there are none: one that
+/// is being dialled can be ended only once it is established.
 async fn end_connections(overrides: Overrides, key: (UpstreamId, ServerId), grace: Duration) {
     sleep(grace).await;
     let (upstream, server) = &key;
@@ -359,15 +359,15 @@ async fn end_connections(overrides: Overrides, key: (UpstreamId, ServerId), grac
     let mut first = true;
     loop {
         {
-            // With it nobody sets another state; and what was set before has ended
-            // this task, unless it waited here.
+            // While locked, the state cannot change. An earlier change has aborted this task,
+            // unless it was waiting for the lock.
             let hand = overrides.lock();
             let setting = hand.servers.get(&key);
             let ending = setting.and_then(|setting| setting.ending.as_ref()?.task.as_ref());
             if ending.is_none_or(|ending| Some(ending.id()) != task::try_id()) {
                 return;
             }
-            // If not, whoever took this one's place does so.
+            // Otherwise the successor does so.
             if mem::take(&mut first) && hand.serves().is_ok() {
                 overrides.tell(&which);
             }
@@ -383,6 +383,6 @@ async fn end_connections(overrides: Overrides, key: (UpstreamId, ServerId), grac
         if found.is_none_or(|server| server.in_flight() == 0) {
             return;
         }
-        sleep(AGAIN).await;
+        sleep(RETRY_INTERVAL).await;
     }
 }

@@ -1,4 +1,4 @@
-//! ConnectionFilter connections an operator wants to end.
+//! Which connections a kill applies to.
 
 use std::fmt;
 
@@ -7,21 +7,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::{registry::ConnectionState, text::escape};
 
-/// Connections for which all that is given holds. One process also tells it another,
-/// which may be of another version: what it does not understand could mean fewer of them.
+/// Matches connections for which all given fields hold. Also sent to other processes, which
+/// may be of another version: unknown fields are rejected because ignoring one would match
+/// more connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectionFilter {
-    /// Under the rule of this name.
+    /// The name of the client rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
-    /// Of this identity, as it is shown.
+    /// The client identity, as the API shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
-    /// To this server of this upstream.
+    /// Upstream and server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<(String, String)>,
-    /// Of this ID: each process has its own.
+    /// The connection ID, which is unique only within a process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! What was set by hand, on its way to the process of an upgrade.
+//! Passing overrides to a successor.
 
 use std::mem;
 
@@ -6,10 +6,10 @@ use jiff::Timestamp;
 use leastconn::{AdminState, UpstreamId};
 use serde::{Deserialize, Serialize};
 
-use super::{Ending, Hand, Setting};
+use super::{Ending, ServerOverride, State};
 use crate::{config::Level, snapshot::Snapshot};
 
-/// What was set, as one process tells another, which may be of another version.
+/// Overrides, as sent to a successor, which may be of another version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried {
     #[serde(default)]
@@ -24,7 +24,7 @@ struct CarriedServer {
     server: String,
     state: String,
     since: String,
-    /// When its connections end, in `maint`.
+    /// In `maint`: when its connections end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ends: Option<String>,
 }
@@ -33,14 +33,14 @@ fn since(text: &str) -> Timestamp {
     text.parse().unwrap_or_else(|_| Timestamp::now())
 }
 
-impl Hand {
+impl State {
     pub(super) fn carried(&self) -> Carried {
         let servers = self.servers.iter().map(|(key, setting)| CarriedServer {
             upstream: key.0.to_string(),
             server: key.1.to_string(),
             state: setting.state.as_str().to_owned(),
             since: setting.since.to_string(),
-            // Also if they have: that process may have let in others meanwhile.
+            // Also if it has passed: the successor may have accepted others meanwhile.
             ends: setting.ending.as_ref().map(|ending| ending.at.to_string()),
         });
         Carried {
@@ -72,7 +72,7 @@ impl Hand {
             };
             server.set_admin(wanted);
             let key = (UpstreamId::from(set.upstream.as_str()), server.id().clone());
-            let setting = Setting {
+            let setting = ServerOverride {
                 state: wanted,
                 since: since(&set.since),
                 ending: set
