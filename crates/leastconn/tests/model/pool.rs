@@ -41,6 +41,13 @@ pub(crate) enum Op {
     Admin(u8, AdminState),
     /// Time passes: seconds.
     Wait(u8),
+    /// The members change to the servers in the mask, with the same policies.
+    Update {
+        /// One bit per server; none counts as all.
+        members: u8,
+        /// Determines weights, limits and backups.
+        seed: u8,
+    },
     /// The configuration changes to the servers in the mask.
     Succeed {
         /// A bit a server; none counts as all.
@@ -70,6 +77,10 @@ impl Op {
                 [AdminState::Ready, AdminState::Drain, AdminState::Maint][usize::from(b) % 3],
             ),
             14 => Self::Wait(a % 16),
+            _ if c % 2 == 0 => Self::Update {
+                members: a,
+                seed: b,
+            },
             _ => Self::Succeed {
                 members: a,
                 seed: b,
@@ -142,6 +153,7 @@ impl Expected {
 #[derive(Debug)]
 pub(crate) struct World {
     pool: Pool,
+    policies: (Option<ActivePolicy>, PassivePolicy),
     /// By server number; those that are not members any more keep their leases.
     expected: Vec<Option<Expected>>,
     leases: Vec<(usize, Lease)>,
@@ -164,6 +176,7 @@ impl World {
         let pool = choosing(pool, seed).build();
         Self {
             pool: pool.expect("there are servers, and their names differ"),
+            policies,
             expected: specs
                 .into_iter()
                 .map(|spec| Some(Expected::new(spec, policies)))
@@ -248,6 +261,7 @@ impl World {
                 expected.admin = state;
             }),
             Op::Wait(seconds) => self.now += Duration::from_secs(seconds.into()),
+            Op::Update { members, seed } => self.update(members, seed),
             Op::Succeed { members, seed } => self.succeed(members, seed),
         }
     }
@@ -367,15 +381,18 @@ impl World {
         }
     }
 
+    fn update(&mut self, members: u8, seed: u8) {
+        let specs = specs(members, seed);
+        let was_slow = !self.pool.slow_start().is_zero();
+        let updated = self.pool.update(specs.clone());
+        updated.expect("there are servers, and their names differ");
+        self.replace_members(specs, was_slow);
+    }
+
     fn succeed(&mut self, members: u8, seed: u8) {
-        let is_member =
-            |number: &u8| members.is_multiple_of(1 << SERVERS) || has(members, (*number).into());
-        let specs: Vec<_> = (0..SERVERS)
-            .filter(is_member)
-            .map(|number| spec(number, seed))
-            .collect();
-        let policies = policies(seed);
-        let (active, passive) = policies;
+        let specs = specs(members, seed);
+        self.policies = policies(seed);
+        let (active, passive) = self.policies;
         let was_slow = !self.pool.slow_start().is_zero();
         let next = self
             .pool
@@ -385,7 +402,12 @@ impl World {
             .passive(passive);
         let next = choosing(next, seed).build();
         self.pool = next.expect("there are servers, and their names differ");
+        self.replace_members(specs, was_slow);
+    }
 
+    fn replace_members(&mut self, specs: Vec<ServerSpec>, was_slow: bool) {
+        let policies = self.policies;
+        let (active, passive) = policies;
         let mut before = std::mem::replace(&mut self.expected, vec![None; SERVERS.into()]);
         for spec in specs {
             let number = number_from(spec.id.as_str());
@@ -517,6 +539,14 @@ fn choosing(pool: PoolBuilder<'_>, seed: u8) -> PoolBuilder<'_> {
     pool.balance(balance)
         .panic(panic)
         .slow_start(Duration::from_secs(u64::from(seed >> 5 & 1) * 7))
+}
+
+/// The servers in the mask `members`; an empty mask counts as all.
+fn specs(members: u8, seed: u8) -> Vec<ServerSpec> {
+    let is_member =
+        |number: &u8| members.is_multiple_of(1 << SERVERS) || has(members, (*number).into());
+    let numbers = (0..SERVERS).filter(is_member);
+    numbers.map(|number| spec(number, seed)).collect()
 }
 
 /// A server whose weight, limit and part as a backup come of `seed`.
