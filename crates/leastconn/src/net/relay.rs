@@ -33,7 +33,7 @@ use tokio::time::sleep_until;
 
 pub use self::buffered::{buffered, set_buffer_allowance};
 use self::pair::Pair;
-use self::poll_budget::Turns;
+use self::poll_budget::PollBudget;
 pub use self::splice::MAX_PIPES;
 use super::{Stream, now};
 use crate::Reason;
@@ -169,14 +169,14 @@ pub async fn relay<D: Stream, U: Stream>(
     let mut armed = deadline(last_activity, policy.idle);
     let mut timer = pin!(sleep_until(armed.into()));
 
-    let mut turns = Turns::default();
+    let mut budget = PollBudget::default();
     let reason = poll_fn(|cx| {
         loop {
             let before = pair.progress();
-            let room = buffered::room(turns.room());
+            let room = buffered::room(budget.next());
             SCRATCH_SPACE.with_borrow_mut(|scratch| pair.poll(cx, &mut scratch[..room]));
             let after = pair.progress();
-            turns.carried([0, 1].map(|way| after[way].carried - before[way].carried));
+            budget.moved([0, 1].map(|way| after[way].carried - before[way].carried));
             if let Some(reason) = pair.ending() {
                 return Poll::Ready(reason);
             }

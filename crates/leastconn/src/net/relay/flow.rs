@@ -2,21 +2,21 @@
 
 use std::{
     io,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, ready},
     time::Instant,
 };
 
 use socket2::SockRef;
-use tokio::{io::ReadBuf, net::TcpStream, task::yield_now};
+use tokio::{io::ReadBuf, net::TcpStream};
 
 use super::{
     super::{Fault, Stream},
     OnTruncation,
     buffered::Buffered,
     delivery::Delivery,
-    poll_budget::Turns,
+    poll_budget::{PollBudget, yield_to_others},
     splice::Splice,
 };
 
@@ -28,7 +28,7 @@ const LITTLE: usize = 4;
 /// while there are others: `TCP_NOTSENT_LOWAT`. Half of it helps no more.
 const UNSENT: u32 = 256 * 1024;
 
-/// A turn's steps, of which most carry bytes.
+/// Steps in one poll, most of which move bytes.
 const STEPS: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,8 +233,8 @@ impl<'a> Flow<'a> {
             && !self.unflushed
     }
 
-    /// Moves what can be moved now, about as much as `scratch` is large: then others
-    /// have their turn. Once over, this touches the streams no more.
+    /// Moves bytes, up to about the size of `scratch`, then yields to other tasks. Does not
+    /// touch the streams once the flow is over.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -252,10 +252,7 @@ impl<'a> Flow<'a> {
                 Poll::Ready(()) => {}
             }
         }
-        // A wake-up alone would bring it back before the runtime looks for what has
-        // come for other connections, which it does only every so many polls.
-        // Yielding has it look first. Once polled, the future is of no more use.
-        let _ = pin!(yield_now()).poll(cx);
+        yield_to_others(cx);
     }
 
     /// One read and write, or what else is next. `Pending` when there is
@@ -297,7 +294,7 @@ impl<'a> Flow<'a> {
                 if let (Some(from), Some(to)) = (reader.as_tcp(), writer.as_tcp())
                     && self.splice.is_worth_while()
                 {
-                    self.bound(writer, Turns::is_short(scratch.len()));
+                    self.bound(writer, PollBudget::is_short(scratch.len()));
                     ready!(self.pull(cx, from, 2 * scratch.len()));
                     if !self.splice.is_empty() {
                         let _ = self.push(cx, to);
@@ -315,7 +312,7 @@ impl<'a> Flow<'a> {
                 }
                 let much = filled + scratch.len() / LITTLE > scratch.len();
                 if much {
-                    self.bound(writer, Turns::is_short(scratch.len()));
+                    self.bound(writer, PollBudget::is_short(scratch.len()));
                 }
                 self.splice.copied(much);
             }

@@ -1,57 +1,74 @@
-//! How much a connection may carry before others have their turn.
+//! How many bytes a connection may move in one poll, and how it yields to others.
 //!
-//! A stream costs least with large turns, and whoever waits behind it waits for as
-//! long as one takes. So turns are large where streams are among themselves, and
-//! short while connections of the same worker carry short exchanges. Bytes of a
-//! stream that wait in the system to be sent are bounded then as well: sending them
-//! later is the system's work, done in bursts that keep everybody else on the
-//! processor waiting for milliseconds. That costs a stream up to a half more, and
-//! so it is not for always.
+//! Large budgets make streams cheap, and make everything behind them wait longer. So budgets
+//! are large while streams are among themselves, and small while connections of the same
+//! worker exchange short messages. With a small budget the unsent bytes of a stream in the
+//! kernel are bounded as well: the kernel sends them in bursts that keep other tasks off the
+//! processor for milliseconds. This costs a stream up to 50 % more, so it is not always on.
+//!
+//! # What this relies on
+//!
+//! A connection that used up its budget calls [`yield_to_others`]. Tokio wakes a yielding task
+//! only after the worker has polled the I/O driver, so connections that became ready meanwhile
+//! run first. Waking the task directly would put it into the run queue, and the worker polls
+//! the driver only every 61 polls. Tokio does not promise this order; the test
+//! `yielding_lets_ready_sockets_run_first` fails if it changes.
 
-use std::cell::Cell;
+use std::{
+    cell::Cell,
+    pin::pin,
+    task::{Context, Poll},
+};
+
+use tokio::task::yield_now;
 
 use super::SCRATCH;
 
-/// A short turn.
+/// The small budget.
 const SHORT: usize = SCRATCH / 4;
 
-/// A poll that carries more is one of a stream.
+/// A poll that moves more bytes than this belongs to a stream.
 const EXCHANGE: u64 = 16 * 1024;
 
-/// Turns for which what was seen last is believed to go on.
+/// Polls for which the last observation is taken to hold.
 const MEMORY: u32 = 64;
 
 thread_local! {
-    /// Short exchanges that connections of this worker have carried.
+    /// Short exchanges on connections of this worker.
     static EXCHANGES: Cell<u32> = const { Cell::new(0) };
 }
 
-/// One connection's turns.
-#[derive(Default)]
-pub(super) struct Turns {
-    /// What `EXCHANGES` was at the last turn.
-    seen: u32,
-    /// Turns that are short still.
-    short: u32,
-    /// Turns after which it is no stream any more.
-    stream: u32,
-    /// Where little was carried last.
-    way: Way,
+/// Has the current task polled again after the I/O driver; see the module documentation.
+pub(super) fn yield_to_others(cx: &mut Context<'_>) {
+    // The future has registered the wake-up once it was polled.
+    let _: Poll<()> = pin!(yield_now()).poll(cx);
 }
 
-/// Where bytes went. An exchange goes to and fro; what goes one way only is a slow
-/// stream, which nobody waits for an answer to.
+/// The budget of one connection.
+#[derive(Default)]
+pub(super) struct PollBudget {
+    /// The value of `EXCHANGES` at the last poll.
+    seen: u32,
+    /// Polls for which the budget stays small.
+    short: u32,
+    /// Polls for which the connection counts as a stream.
+    stream: u32,
+    last: Moved,
+}
+
+/// Direction of the last bytes that were few. An exchange alternates; bytes in one direction
+/// only are a slow stream, and no peer waits for an answer to them.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Way {
+enum Moved {
     #[default]
-    Back,
-    Forth,
+    ToClient,
+    ToServer,
     Both,
 }
 
-impl Turns {
-    /// Bytes for the turn that comes.
-    pub(super) fn room(&mut self) -> usize {
+impl PollBudget {
+    /// Bytes that the next poll may move.
+    pub(super) fn next(&mut self) -> usize {
         let exchanges = EXCHANGES.get();
         if exchanges != self.seen {
             self.seen = exchanges;
@@ -66,21 +83,21 @@ impl Turns {
         }
     }
 
-    /// So much was carried in it: to the server, and to the client.
-    pub(super) fn carried(&mut self, [forth, back]: [u64; 2]) {
-        if forth.max(back) > EXCHANGE {
+    /// Records the bytes that a poll moved: to the server, and to the client.
+    pub(super) fn moved(&mut self, [to_server, to_client]: [u64; 2]) {
+        if to_server.max(to_client) > EXCHANGE {
             self.stream = MEMORY;
             return;
         }
-        let way = match (forth, back) {
+        let moved = match (to_server, to_client) {
             (0, 0) => return,
-            (_, 0) => Way::Forth,
-            (0, _) => Way::Back,
-            _ => Way::Both,
+            (_, 0) => Moved::ToServer,
+            (0, _) => Moved::ToClient,
+            _ => Moved::Both,
         };
-        let is_answer = way == Way::Both || way != self.way;
-        self.way = way;
-        // A stream's little pieces are no exchanges.
+        let is_answer = moved == Moved::Both || moved != self.last;
+        self.last = moved;
+        // The small pieces of a stream are no exchanges.
         match self.stream.checked_sub(1) {
             Some(left) => self.stream = left,
             None if is_answer => {
@@ -91,9 +108,9 @@ impl Turns {
         }
     }
 
-    /// Whether a turn with so much room is a short one.
-    pub(super) const fn is_short(room: usize) -> bool {
-        room < SCRATCH
+    /// Whether a budget of so many bytes is small.
+    pub(super) const fn is_short(budget: usize) -> bool {
+        budget < SCRATCH
     }
 }
 
@@ -102,61 +119,100 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_among_themselves_have_large_turns() {
-        let (mut a, mut b) = (Turns::default(), Turns::default());
+    fn streams_alone_have_large_budgets() {
+        let (mut a, mut b) = (PollBudget::default(), PollBudget::default());
         for round in 0..1000 {
             for stream in [&mut a, &mut b] {
-                assert_eq!(stream.room(), SCRATCH);
-                // Now and then little is there.
-                stream.carried([0, if round % 10 == 3 { 100 } else { 128 * 1024 }]);
+                assert_eq!(stream.next(), SCRATCH);
+                // Sometimes few bytes are available.
+                stream.moved([0, if round % 10 == 3 { 100 } else { 128 * 1024 }]);
             }
         }
     }
 
     #[test]
-    fn beside_exchanges_a_stream_s_turns_are_short_for_a_while() {
-        let (mut stream, mut exchange) = (Turns::default(), Turns::default());
-        stream.carried([0, 128 * 1024]);
-        exchange.room();
-        exchange.carried([64, 0]);
-        exchange.carried([0, 64]);
+    fn exchanges_shorten_the_budget_of_streams() {
+        let (mut stream, mut exchange) = (PollBudget::default(), PollBudget::default());
+        stream.moved([0, 128 * 1024]);
+        exchange.next();
+        exchange.moved([64, 0]);
+        exchange.moved([0, 64]);
         for _ in 0..MEMORY {
-            assert_eq!(stream.room(), SHORT);
-            stream.carried([0, 32 * 1024]);
+            assert_eq!(stream.next(), SHORT);
+            stream.moved([0, 32 * 1024]);
         }
-        assert_eq!(stream.room(), SCRATCH);
-        exchange.room();
-        exchange.carried([64, 0]);
-        exchange.carried([0, 64]);
-        assert_eq!(stream.room(), SHORT);
+        assert_eq!(stream.next(), SCRATCH);
+        exchange.next();
+        exchange.moved([64, 0]);
+        exchange.moved([0, 64]);
+        assert_eq!(stream.next(), SHORT);
     }
 
     #[test]
-    fn an_exchange_does_not_shorten_its_own_turns() {
-        let mut exchange = Turns::default();
+    fn exchange_does_not_shorten_its_own_budget() {
+        let mut exchange = PollBudget::default();
         for _ in 0..10 {
-            assert_eq!(exchange.room(), SCRATCH);
-            exchange.carried([64, 0]);
-            exchange.carried([0, 64]);
+            assert_eq!(exchange.next(), SCRATCH);
+            exchange.moved([64, 0]);
+            exchange.moved([0, 64]);
         }
     }
 
     #[test]
-    fn what_trickles_one_way_is_no_exchange() {
-        let (mut stream, mut trickle) = (Turns::default(), Turns::default());
+    fn trickle_in_one_direction_is_no_exchange() {
+        let (mut stream, mut trickle) = (PollBudget::default(), PollBudget::default());
         for _ in 0..1000 {
-            trickle.room();
-            trickle.carried([0, 1000]);
-            assert_eq!(stream.room(), SCRATCH);
-            stream.carried([0, 128 * 1024]);
+            trickle.next();
+            trickle.moved([0, 1000]);
+            assert_eq!(stream.next(), SCRATCH);
+            stream.moved([0, 128 * 1024]);
         }
     }
 
     #[test]
-    fn nothing_carried_says_nothing() {
-        let (mut stream, mut idle) = (Turns::default(), Turns::default());
-        idle.room();
-        idle.carried([0, 0]);
-        assert_eq!(stream.room(), SCRATCH);
+    fn idle_polls_change_nothing() {
+        let (mut stream, mut idle) = (PollBudget::default(), PollBudget::default());
+        idle.next();
+        idle.moved([0, 0]);
+        assert_eq!(stream.next(), SCRATCH);
+    }
+
+    #[tokio::test]
+    async fn yielding_lets_ready_sockets_run_first() {
+        use std::{
+            future::poll_fn,
+            sync::{
+                Arc,
+                atomic::{AtomicBool, Ordering},
+            },
+        };
+
+        use tokio::{
+            io::{AsyncReadExt, AsyncWriteExt},
+            net::UnixStream,
+        };
+
+        let (mut near, mut far) = UnixStream::pair().unwrap();
+        let received = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&received);
+        let reader = tokio::spawn(async move {
+            far.read_exact(&mut [0]).await.unwrap();
+            flag.store(true, Ordering::Relaxed);
+        });
+        // Waits for the socket.
+        yield_now().await;
+        near.write_all(&[1]).await.unwrap();
+        let mut polls = 0;
+        poll_fn(|cx| {
+            polls += 1;
+            if received.load(Ordering::Relaxed) || polls > 1_000 {
+                return Poll::Ready(());
+            }
+            yield_to_others(cx);
+            Poll::Pending
+        })
+        .await;
+        reader.await.unwrap();
+        assert!(polls <= 3, "polled {polls} times before the ready socket");
     }
 }
