@@ -1,5 +1,5 @@
-//! Certificates and revocation lists that expire while the process runs: one log line
-//! when that is soon, one when it is urgent, and an error when it has happened.
+//! Logs certificates and CRLs that expire while the process runs: a warning when that is
+//! soon, another when it is urgent, and an error when they have expired.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
 
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Logs what expires, for as long as it is polled.
+/// Logs expiring certificates and CRLs for as long as it is polled.
 pub async fn watch(context: Arc<ServerContext>) {
     let mut monitor = Monitor::default();
     loop {
@@ -30,7 +30,7 @@ pub async fn watch(context: Arc<ServerContext>) {
     }
 }
 
-/// What was logged so far.
+/// Which steps were logged.
 #[derive(Debug, Default)]
 struct Monitor {
     epoch: Option<u64>,
@@ -45,13 +45,13 @@ struct Item {
     urgency: Urgency,
 }
 
-/// Something has become more urgent.
+/// An item has become more urgent.
 #[derive(Debug, PartialEq, Eq)]
 struct Event(Item);
 
 impl Monitor {
-    /// The events since the last call. What is new in a configuration is none: its
-    /// warnings were logged when it was loaded.
+    /// The events since the last call. New files cause none: their warnings were logged when
+    /// they were loaded.
     fn observe<'a>(
         &mut self,
         epoch: u64,
@@ -74,8 +74,8 @@ impl Monitor {
         events
     }
 
-    /// What is known at the start has been reported already, and so have warnings of new
-    /// files; a list that has expired is an error whenever it comes.
+    /// Files at the start have been reported already, and so have warnings about new files. A
+    /// CRL that is expired when it is loaded later is still an error.
     fn follow<'a>(
         &mut self,
         files: impl Iterator<Item = &'a CertificateFile>,

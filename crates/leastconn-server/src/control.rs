@@ -1,6 +1,5 @@
-//! What the admin side may ask of the balancer that it shows. It knows no more of what
-//! serves, so that what serves may know of it: where the admin side listens is part of
-//! the configuration that a reload changes.
+//! What the admin side needs from the reloader. A trait, because the reloader depends on the
+//! admin side: its addresses are part of the configuration.
 
 use std::{fmt, future::Future, net::SocketAddr, path::Path, pin::Pin, sync::Arc};
 
@@ -8,29 +7,29 @@ use tokio::runtime::Handle;
 
 use crate::{context::LastReload, overrides::Replaced};
 
-/// A balancer that can be asked.
+/// The reloader, as the admin side sees it.
 pub trait Control: fmt::Debug + Send + Sync {
-    /// Each listener's name and bound address, in the configuration's order. Waits for
-    /// nothing, not even for a reload that is being applied.
+    /// Each listener's name and bound address, in the order of the configuration. Does not
+    /// wait for a reload in progress.
     fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)>;
 
-    /// The same of UNIX sockets.
+    /// Each listener's name and UNIX socket path.
     fn paths(&self) -> Vec<(Arc<str>, Arc<Path>)>;
 
-    /// How many connections may be open at once.
+    /// Maximum number of open connections.
     fn max_connections(&self) -> usize;
 
     /// The runtime of connections.
     fn runtime(&self) -> &Handle;
 
-    /// Reads the configuration anew, checks it, and applies what changed. Waits for a
-    /// reload that is going on.
+    /// Reads and checks the configuration, and applies the difference. Waits for a reload in
+    /// progress.
     ///
     /// # Errors
-    /// If another process has taken the place of this one, and is to be asked.
+    /// If a successor has taken over: ask it instead.
     ///
     /// # Cancel safety
-    /// What was asked for is done, in its turn, and told to the service manager.
+    /// If the future is dropped, the reload still runs.
     fn reload(
         self: Arc<Self>,
     ) -> Pin<Box<dyn Future<Output = Result<LastReload, Replaced>> + Send>>;

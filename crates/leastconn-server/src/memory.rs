@@ -1,15 +1,14 @@
-//! The memory budget of the process: above it no connections are accepted, and those that
-//! hold the most buffered data are ended, before an allocation fails, which aborts the
-//! process.
+//! The memory budget of the process. Above it no connections are accepted, and connections
+//! with the most buffered data are ended, before a failed allocation aborts the process.
 //!
-//! Usage is read from `/proc/self/statm`: at every sixteenth accepted connection, and by a
-//! thread of its own, often enough that open connections cannot use up the rest meanwhile.
-//! Memory that was freed may stay with the allocator, which then takes no more from the
-//! kernel: what connections hold less than before counts as free (`Tracked`).
+//! Usage is read from `/proc/self/statm`: at every sixteenth accepted connection, and on a
+//! thread of its own, often enough that open connections cannot exhaust the rest meanwhile.
+//! The allocator may keep freed memory and reuse it: buffers that connections have released
+//! count as free (`Tracked`).
 //!
-//! Buffers for slow receivers grow too fast for any look: thousands at once may turn slow.
-//! So they have an allowance of their own, a part of what is free, beyond which buffers are
-//! small ([`relay::set_buffer_allowance`]).
+//! Buffers for slow receivers grow faster than usage is read: thousands of receivers may
+//! become slow at once. So they share an allowance, a part of the free memory, beyond which
+//! buffers are small ([`relay::set_buffer_allowance`]).
 
 mod limits;
 mod shed;
@@ -30,10 +29,10 @@ use limits::{Limit, Measure};
 pub use limits::{read_cgroup, restart_with_one_arena};
 pub(crate) use shed::{Watching, watch};
 
-/// How many connections are accepted between two looks at the memory.
+/// Number of accepted connections between two measurements.
 const ACCEPTED: u32 = 16;
 
-/// The budget.
+/// The memory budget.
 #[derive(Debug)]
 pub struct Budget {
     statm: Option<File>,
@@ -44,22 +43,22 @@ pub struct Budget {
     limit: AtomicU64,
 }
 
-/// What there is of memory, and how much of it is used.
+/// Used memory, and the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes in use.
     pub used: u64,
-    /// Bytes that may be, before connections are refused.
+    /// Bytes above which connections are refused.
     pub limit: u64,
 }
 
-/// A limit, and what is known of memory that was freed and not returned to the kernel.
+/// A limit, and an estimate of freed memory that the allocator has kept.
 #[derive(Clone, Copy, Debug)]
 struct Tracked {
     limit: Limit,
-    /// As measured last.
+    /// The last measurement.
     measured: u64,
-    /// The most that connections held, less what was returned to the kernel since.
+    /// The most that connections have buffered, less what was returned to the kernel since.
     high: u64,
 }
 
@@ -72,7 +71,7 @@ impl Tracked {
         }
     }
 
-    /// Bytes in use, where so many were measured and connections hold `held`.
+    /// Bytes in use, from the measured bytes and the bytes that connections buffer (`held`).
     fn update(&mut self, measured: u64, held: u64) -> u64 {
         let returned = self.measured.saturating_sub(measured);
         self.measured = measured;
@@ -82,7 +81,7 @@ impl Tracked {
 }
 
 impl Budget {
-    /// For this process.
+    /// The budget of this process.
     pub fn new(configured: MemoryLimit) -> Self {
         let this = Self {
             statm: File::open("/proc/self/statm").ok(),
@@ -96,19 +95,19 @@ impl Budget {
         this
     }
 
-    /// Applies another configuration.
+    /// Applies a new configuration.
     pub fn configure(&self, configured: MemoryLimit) {
         let limits = limits::limits(configured).into_iter();
         *self.tracked() = limits.map(Tracked::new).collect();
         self.look();
     }
 
-    /// Whether connections are refused.
+    /// Whether the limit is exceeded: connections are refused.
     pub fn is_exceeded(&self) -> bool {
         self.is_exceeded.load(Ordering::Relaxed)
     }
 
-    /// A connection was accepted.
+    /// Counts an accepted connection, and measures if it is due.
     pub fn connection_accepted(&self) {
         let so_far = self.accepted.fetch_add(1, Ordering::Relaxed);
         if so_far.is_multiple_of(ACCEPTED) {
@@ -116,7 +115,7 @@ impl Budget {
         }
     }
 
-    /// As of the last look; `None`: there is no limit.
+    /// The last measurement; `None`: there is no limit.
     pub fn usage(&self) -> Option<Usage> {
         let limit = self.limit.load(Ordering::Relaxed);
         (limit > 0).then(|| Usage {
@@ -125,7 +124,7 @@ impl Budget {
         })
     }
 
-    /// Measures.
+    /// Measures usage and updates the allowance.
     fn look(&self) -> Option<Usage> {
         let held = relay::buffered() as u64;
         let mut tracked = self.tracked();
@@ -139,7 +138,7 @@ impl Budget {
                 .collect(),
             None => Vec::new(),
         };
-        // The one of which there is the least left.
+        // The limit with the least memory left.
         let tightest = usages
             .into_iter()
             .min_by_key(|usage| usage.limit.saturating_sub(usage.used));
@@ -178,8 +177,8 @@ impl Budget {
     }
 }
 
-/// What connections may hold, of what is free besides and what they hold already: three
-/// quarters. The rest is for small buffers and for everything else.
+/// Three quarters of the memory that is free or already buffered by connections. The rest is
+/// for small buffers and everything else.
 fn allowance(usage: Usage, held: u64) -> usize {
     let besides = usage.used.saturating_sub(held);
     let free = usage.limit.saturating_sub(besides);
@@ -195,7 +194,7 @@ struct Statm {
 }
 
 impl Statm {
-    /// Of the text of `/proc/self/statm`, which counts in pages.
+    /// Parses `/proc/self/statm`, which counts in pages.
     fn parse(text: &str, page: u64) -> Option<Self> {
         let pages = text
             .split_whitespace()

@@ -1,13 +1,12 @@
-//! Changing the configuration of a running balancer.
+//! Reloading the configuration.
 //!
-//! Everything is read anew, checked, and tried as far as it can be tried: TLS
-//! configurations are made, files opened, addresses bound. Only then is the
-//! difference applied, in steps that cannot fail. Whatever goes wrong before,
-//! nothing has changed.
+//! All steps that can fail come first: files are read and checked, TLS configurations are
+//! built, log files opened, addresses bound. Then the difference is applied in steps that
+//! cannot fail. If any step fails, nothing has changed.
 //!
-//! It is done on a thread of its own, not on the workers': reading a hundred
-//! thousand rules takes a second. Files are read first, without any lock, and given up
-//! if they block (`crate::files`); applying what was read touches none.
+//! Reloads run on blocking threads, not on the workers: reading 100,000 rules takes a second.
+//! Files are read first, without any lock, and abandoned if they block (`files`); applying
+//! the result reads no file.
 
 pub(crate) mod file_watch;
 mod files;
@@ -48,40 +47,40 @@ use crate::{
 const NOT_RELOADED: &str =
     "the configuration was NOT reloaded; nothing has changed, and the one before goes on";
 
-/// Changes the configuration of a running balancer.
+/// Reloads the configuration of a running server.
 #[derive(Debug)]
 pub struct Reloader {
     context: Arc<ServerContext>,
     sockets: Mutex<Sockets>,
     addresses: Addresses,
     admin: Mutex<Admin>,
-    /// That of connections.
+    /// The runtime of connections.
     runtime: Handle,
-    /// One at a time; others wait.
+    /// One reload or file load at a time.
     turn: tokio::sync::Mutex<()>,
-    /// Held by whoever may change the sockets, or wants them not to change.
+    /// Held while sockets may change, or must not change.
     sockets_turn: Arc<tokio::sync::Mutex<()>>,
-    /// One waits already, and will read whatever was written before it was asked for.
+    /// Whether a requested reload has not started yet: it covers later requests.
     waiting: AtomicBool,
-    /// In which the configuration is read.
+    /// The lane that reads the configuration.
     reading: Lane,
-    /// In which the files of each `tls` table are read.
+    /// The lanes that read the files of each `tls` table.
     reading_tls: Mutex<HashMap<files::Owner, Arc<Lane>>>,
-    /// What is wrong with files that have changed, as it was said.
+    /// The errors of changed files that were logged last.
     bad_files: Mutex<Vec<String>>,
-    /// A configuration was applied.
+    /// Notified when a configuration was applied.
     applied: Notify,
-    /// How often the whole configuration was read anew and applied.
+    /// How often the whole configuration was reloaded and applied.
     reloads: watch::Sender<u64>,
 }
 
-/// A configuration that was applied, and what that has changed about sockets.
+/// An applied configuration, and the changes to sockets.
 #[derive(Debug)]
 struct Applied {
     snapshot: Arc<Snapshot>,
     sockets: Changes,
     admin: admin::Changes,
-    /// New connections are accepted.
+    /// Whether the process accepts connections.
     serving: bool,
 }
 
@@ -116,7 +115,7 @@ struct Read {
 }
 
 impl From<Config> for Read {
-    /// One that differs from the running one only in what its files hold.
+    /// A configuration that differs from the running one only in the contents of its files.
     fn from(config: Config) -> Self {
         Self {
             config,
@@ -125,7 +124,7 @@ impl From<Config> for Read {
     }
 }
 
-/// Reads the configuration again, and opens its access log if that has moved.
+/// Reads the configuration, and opens its access log if the path has changed.
 fn read(running: &Config, log: &AccessLog) -> Result<Read, Rejected> {
     let Loaded {
         config, warnings, ..
@@ -136,7 +135,7 @@ fn read(running: &Config, log: &AccessLog) -> Result<Read, Rejected> {
     Ok(Read { config, next_log })
 }
 
-/// Addresses are not to be had.
+/// Addresses cannot be bound.
 fn unavailable(errors: Vec<impl ToString>) -> Rejected {
     Rejected::Reasons(errors.iter().map(ToString::to_string).collect())
 }
@@ -175,7 +174,7 @@ impl Reloader {
         self.admin.lock()
     }
 
-    /// The admin side, unless it is being changed.
+    /// The admin side, unless it is locked.
     pub(crate) fn try_admin(&self) -> Option<MutexGuard<'_, Admin>> {
         self.admin.try_lock()
     }
@@ -185,50 +184,47 @@ impl Reloader {
         &self.context.snapshots
     }
 
-    /// Waits until a configuration is applied that was not waited for before. For
-    /// one task.
+    /// Waits until a configuration has been applied since the last call. For one task.
     pub(crate) async fn applied(&self) {
         self.applied.notified().await;
     }
 
-    /// Changes each time that the whole configuration was read anew and applied.
+    /// Changes whenever the whole configuration was reloaded and applied.
     pub fn reloads(&self) -> watch::Receiver<u64> {
         self.reloads.subscribe()
     }
 
-    /// Whether there is a connection that a reload could matter to.
+    /// Whether a connection is open that a reload could affect.
     pub fn has_open(&self) -> bool {
         self.context.registry.open() > 0
     }
 
-    /// Reloads in the background. Asked again before it has begun, it does so once:
-    /// it will see what is there now.
+    /// Reloads in the background. Requests before it starts are merged into one reload.
     pub fn request(self: &Arc<Self>) {
         if self.waiting.swap(true, Ordering::AcqRel) {
             return;
         }
         let this = Arc::clone(self);
         self.runtime.spawn(async move {
-            // If another process is the service meanwhile, it has read it, and has said
-            // so to this one, which may not have gone beyond this.
+            // If a successor has taken over meanwhile, it has reloaded and told this process,
+            // which may have merged that request into this one.
             if Self::reload(&this).await.is_err() && this.has_open() {
                 let _ = Self::reload(&this).await;
             }
         });
     }
 
-    /// Reads the configuration anew, checks it, and applies what changed. Waits for
-    /// a reload that is going on.
+    /// Reads and checks the configuration, and applies the difference. Waits for a reload in
+    /// progress.
     ///
     /// # Errors
-    /// If another process has taken the place of this one since, and is to be asked.
+    /// If a successor has taken over meanwhile: ask it instead.
     ///
     /// # Cancel safety
-    /// What was asked for is done, in its turn, and told to the service manager.
+    /// If the future is dropped, the reload still runs.
     pub async fn reload(self: &Arc<Self>) -> Result<LastReload, Replaced> {
         let this = Arc::clone(self);
-        // A task of its own: who asked may go away, and the turn must last as long as
-        // what is done in it.
+        // In its own task: the caller may go away, and the lock must be held until the end.
         let reloading = self
             .runtime
             .spawn(async move { this.reload_in_turn().await });
@@ -254,7 +250,7 @@ impl Reloader {
         let reading = move || read(&running.config, &log);
         let read = self.reading.run(reading).await;
         let this = Arc::clone(self);
-        // Wherever it is asked for: what is begun in it belongs there.
+        // On the runtime of connections: tasks that it spawns belong there.
         let done = self.runtime.spawn_blocking(move || {
             let applied = read.map_err(Rejected::from).flatten();
             let applied = applied.and_then(|read| this.apply(read));
@@ -266,32 +262,31 @@ impl Reloader {
             self.reloads.send_modify(|reloads| *reloads += 1);
         }
         if serving {
-            // Rejected or not: what serves is ready.
+            // Also after a rejected reload the server is ready.
             notify::ready();
         }
         Ok(reload)
     }
 
-    /// A panic is the only way not to get to the end. Its message has been logged.
+    /// Reports a panic during a reload. Its message has been logged.
     fn fault(&self) -> LastReload {
         let fault = "a fault in the balancer itself: please report it";
         let rejected = Rejected::Reasons(vec![fault.to_owned()]);
         self.conclude(Some(&rejected), NOT_RELOADED)
     }
 
-    /// Keeps reloads waiting, but not files from being loaded when they change, until
-    /// what this returns is dropped.
+    /// Delays reloads until the guard is dropped. Changed TLS files are still loaded.
     pub async fn pause(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.sockets_turn).lock_owned().await
     }
 
-    /// Says how it went, and keeps it.
+    /// Logs and stores the result.
     fn conclude(&self, rejected: Option<&Rejected>, consequence: &str) -> LastReload {
         let reasons = rejected.map(Rejected::lines).unwrap_or_default();
         if let Some(rejected) = rejected {
             let format = self.context.snapshot().config.log.format;
             match rejected {
-                // As `check` shows it, for people.
+                // As `check` prints it.
                 Rejected::Problems(problems) if format == Format::Text => {
                     eprint!("{}", problems.render(config::stderr_has_colours()));
                 }
@@ -453,7 +448,7 @@ impl Control for Reloader {
     }
 }
 
-/// What differs and cannot be changed while the process runs.
+/// Changed keys that need a restart.
 fn needs_restart(running: &Config, new: &Config) -> Vec<String> {
     let mut all = Vec::new();
     let mut compare = |key: &str, differs: bool| {

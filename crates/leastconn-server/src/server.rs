@@ -1,4 +1,4 @@
-//! The running balancer: put together, told to stop, waited for.
+//! The running server: start, drain and stop.
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -34,28 +34,28 @@ use crate::{
     upstream::UpstreamError,
 };
 
-/// How long connections may take to wind up once they were told to end.
-const WIND_UP: Duration = Duration::from_secs(2);
+/// How long connections may take to close after they were told to end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long answers of the admin side may take then.
-const ANSWERS: Duration = Duration::from_millis(500);
+/// How long admin requests in progress may take when the process ends.
+const ADMIN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The balancer could not start.
+/// The server could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Addresses are not to be had.
+    /// Listener addresses cannot be bound.
     #[error("{}", each(.0))]
     Bind(Vec<PlanError>),
-    /// The admin side cannot listen where it should.
+    /// Admin addresses cannot be bound.
     #[error("{}", each(.0))]
     Admin(Vec<admin::PlanError>),
-    /// TLS refuses what was configured.
+    /// rustls rejects the configuration.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// An upstream cannot be.
+    /// An upstream cannot be started.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// The operating system refuses something else.
+    /// Another system call failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -87,14 +87,14 @@ pub struct Server {
     _watching: Watching,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
-    /// Goes on while connections are drained, and ends with this.
+    /// Tasks that also run while connections are drained.
     _lasting: JoinSet<()>,
 }
 
-/// How stopping went.
+/// The result of draining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Connections that had to be cut off.
+    /// Connections that were still open at the end of the drain timeout.
     pub forced: usize,
 }
 
@@ -144,12 +144,12 @@ impl Prepared {
         })
     }
 
-    /// What the admin side will see.
+    /// Process-wide handles.
     pub const fn context(&self) -> &Arc<ServerContext> {
         &self.context
     }
 
-    /// Begins to accept; at the admin side once it is told to begin.
+    /// Starts to accept connections. The admin side starts to accept with [`Server::begin`].
     ///
     /// # Errors
     /// If the admin side's thread cannot be started.
@@ -187,7 +187,7 @@ impl Prepared {
         let forget_idle = forget_idle(Arc::clone(&server.context), stop);
         server.tasks.spawn(forget_idle);
         server.context.lifecycle.enter(Phase::Ready);
-        // Last: in an upgrade the old process, which is ready, answers meanwhile.
+        // Last: in an upgrade the predecessor, which is ready, answers meanwhile.
         let control = Arc::clone(&server.reloader);
         server
             .reloader
@@ -198,7 +198,7 @@ impl Prepared {
 }
 
 impl Server {
-    /// Binds all addresses, starts health checks, and begins to accept.
+    /// Binds all addresses, starts health checks, and starts to accept connections.
     ///
     /// # Errors
     /// If anything cannot be started; then nothing is left running.
@@ -218,18 +218,18 @@ impl Server {
         self.reloader.sockets().begin();
     }
 
-    /// What the admin side sees.
+    /// Process-wide handles.
     pub const fn context(&self) -> &Arc<ServerContext> {
         &self.context
     }
 
-    /// What changes the configuration.
+    /// Reloads the configuration.
     pub const fn reloader(&self) -> &Arc<Reloader> {
         &self.reloader
     }
 
-    /// Each listener's name and address as bound at the start, in the
-    /// configuration's order.
+    /// Each listener's name and its addresses as bound at the start, in the order of the
+    /// configuration.
     pub fn addresses(&self) -> &[(Arc<str>, SocketAddr)] {
         &self.addresses
     }
@@ -244,18 +244,17 @@ impl Server {
         self.reloader.admin().address()
     }
 
-    /// Wherever the admin side listens.
+    /// All addresses and sockets of the admin side.
     pub fn admin_places(&self) -> Vec<admin::Place> {
         self.reloader.admin().places()
     }
 
-    /// Leaves the sockets to another process that has copies and accepts from them,
-    /// but for those that are `unused`, which are closed.
+    /// Leaves the sockets to a successor that has copies of them. Sockets that it does not
+    /// use are closed.
     pub async fn leave_to_another(&mut self, unused: &Unused) {
-        // What is being loaded counts on the sockets that there are.
+        // A load in progress relies on the current sockets.
         let files = self.reloader.hold_files().await;
-        // In this order: whoever asks the admin side is never told that the service
-        // is not ready.
+        // The admin side first, so that no client of it is told that the service is not ready.
         let mut leaving = self.reloader.admin().leave(&unused.paths);
         self.context.lifecycle.enter(Phase::Replaced);
         leaving.extend(
@@ -269,8 +268,8 @@ impl Server {
         }
     }
 
-    /// Stops accepting, waits up to `limit` for connections to end by
-    /// themselves, or until `hurry` completes, and cuts off the rest.
+    /// Stops accepting, waits until connections have ended, `limit` has passed or `hurry`
+    /// completes, and ends the rest.
     pub async fn drain(mut self, limit: Duration, hurry: impl Future<Output = ()>) -> Drained {
         if !self.context.lifecycle.phase().is_last() {
             self.context.lifecycle.enter(Phase::Draining);
@@ -279,8 +278,8 @@ impl Server {
         tokio::pin!(hurry);
         let start = net::now();
         let hurried = tokio::select! {
-            // Clients in the backlog may have to wait for descriptors.
-            _ = timeout(limit.max(WIND_UP), self.stop_accepting()) => false,
+            // Clients in the backlog may have to wait for file descriptors.
+            _ = timeout(limit.max(CLOSE_TIMEOUT), self.stop_accepting()) => false,
             () = &mut hurry => true,
         };
         let registry = Arc::clone(&self.context.registry);
@@ -292,15 +291,14 @@ impl Server {
             }
         }
         let forced = registry.stop_all(Reason::Drained);
-        let _ = timeout(WIND_UP, registry.wait_empty()).await;
-        let _ = timeout(ANSWERS, self.answer()).await;
+        let _ = timeout(CLOSE_TIMEOUT, registry.wait_empty()).await;
+        let _ = timeout(ADMIN_TIMEOUT, self.answer()).await;
         Drained { forced }
     }
 
     /// Closes all sockets.
     async fn stop_accepting(&mut self) {
-        // A reload that is being applied ends before; none opens a socket after. It may
-        // hold the lock for long.
+        // A reload in progress may hold the lock for a while. After it, none opens a socket.
         let reloader = Arc::clone(&self.reloader);
         let closing = tokio::task::spawn_blocking(move || reloader.sockets().close_all());
         for task in closing.await.unwrap_or_default() {
@@ -309,9 +307,9 @@ impl Server {
         while self.tasks.join_next().await.is_some() {}
     }
 
-    /// Answers whoever has asked at the admin side, and takes no more of them.
+    /// Completes admin requests in progress, and accepts no more.
     async fn answer(&self) {
-        // As for the sockets, a reload may hold the lock.
+        // A reload in progress may hold the lock for a while.
         let reloader = Arc::clone(&self.reloader);
         let closing = tokio::task::spawn_blocking(move || {
             let mut admin = reloader.admin();
@@ -329,14 +327,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // While the process is there: the admin side's thread may not get to it.
+        // Here, because the thread of the admin side may not get to it before the process ends.
         if let Some(mut admin) = self.reloader.try_admin() {
             let _ = admin.close();
         }
     }
 }
 
-/// Forgets clients and sources that are idle, now and then.
+/// Removes idle clients and sources from the limiters every minute.
 async fn forget_idle(context: Arc<ServerContext>, mut stop: watch::Receiver<bool>) {
     let mut tick = interval(Duration::from_secs(60));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

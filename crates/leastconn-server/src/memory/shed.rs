@@ -16,13 +16,13 @@ use leastconn::{Reason, net::relay::MAX_BUFFERED};
 use super::Budget;
 use crate::registry::{ConnectionHandle, Registry};
 
-/// How often memory is looked at while open connections cannot use up the rest of it,
+/// Measuring interval while open connections cannot exhaust the remaining memory.
 const SELDOM: Duration = Duration::from_millis(250);
 
-/// and while they can.
+/// Measuring interval while they can.
 const OFTEN: Duration = Duration::from_millis(10);
 
-/// What is freed beyond the limit, so that it is not reached again at once: a twentieth.
+/// Free a twentieth of the limit beyond it, so that it is not reached again at once.
 const MARGIN: u64 = 20;
 
 /// Ends the thread when dropped.
@@ -31,8 +31,8 @@ pub(crate) struct Watching {
     _stop: SyncSender<()>,
 }
 
-/// Keeps connections within the budget, on a thread of its own: the workers are busy when
-/// it matters.
+/// Keeps connections within the budget, on a thread of its own: when memory is short, the
+/// workers are busy.
 ///
 /// # Errors
 /// If there are no resources for a thread.
@@ -56,7 +56,7 @@ fn look_until(stopped: &Receiver<()>, budget: &Weak<Budget>, registry: &Weak<Reg
     }
 }
 
-/// Looks once, and returns how soon to look again.
+/// Measures once, and returns the time until the next measurement.
 fn look(budget: &Budget, registry: &Registry) -> Duration {
     let is_near = |usage: &super::Usage| {
         let most = registry.open() as u64 * MAX_BUFFERED as u64;
@@ -78,7 +78,7 @@ fn shed(registry: &Registry, excess: u64) {
     let mut freed = 0;
     registry.each(|handle| match handle.traffic.buffered() {
         0 => {}
-        // It was ended, and its memory is about to be freed.
+        // Ended already: its memory is about to be freed.
         buffered if handle.is_stopped() => freed += buffered,
         buffered => all.push((buffered, Arc::clone(handle))),
     });

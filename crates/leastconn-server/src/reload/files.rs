@@ -1,5 +1,4 @@
-//! Loading the files of `tls` tables anew, when they change, without the rest of the
-//! configuration.
+//! Reloading changed files of `tls` tables, without the rest of the configuration.
 
 use std::{collections::HashMap, mem, sync::Arc};
 
@@ -14,10 +13,10 @@ use crate::{
     files::{Lane, NoResult},
 };
 
-/// What came of loading the files of a `tls` table.
+/// The result of loading the files of a `tls` table.
 type Loaded = Result<Result<(Table, Problems), Problems>, NoResult>;
 
-/// A `tls` table that was loaded.
+/// A loaded `tls` table.
 enum Table {
     Listener(Tls),
     Upstream(UpstreamTls),
@@ -27,7 +26,7 @@ const NOT_LOADED: &str = "changed TLS files were NOT loaded; those from before s
 
 const LOADED: &str = "TLS files have changed: the new ones are in force";
 
-/// What a `tls` table belongs to.
+/// The owner of a `tls` table.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Owner {
     Listener(Arc<str>),
@@ -35,23 +34,23 @@ pub(super) enum Owner {
 }
 
 impl Reloader {
-    /// Keeps files from being loaded, until what this returns is dropped.
+    /// Delays loading files until the guard is dropped.
     pub(crate) async fn hold_files(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
     }
 
-    /// Loads the files of all `tls` tables again, and applies what changed in them. The
-    /// rest of the configuration is not read. A listener or upstream whose files have
-    /// errors keeps those in force; the others still get their new ones. Returns whether
-    /// all are good. An error is logged once, until it changes.
+    /// Loads the files of all `tls` tables and applies changes; the rest of the configuration
+    /// is not read. A listener or upstream whose files have errors keeps its current ones;
+    /// others get their new ones. Returns whether all files are valid. An error is logged
+    /// once, until it changes.
     ///
     /// # Cancel safety
-    /// What has begun is finished.
+    /// Started loads are completed.
     pub(crate) async fn reload_files(self: &Arc<Self>) -> bool {
         let _turn = self.turn.lock().await;
         let state = self.context.snapshot();
         let config = &state.config;
-        // Each in a lane of its own: a file that blocks holds up its owner only.
+        // Each in a lane of its own: a file that blocks delays only its owner.
         let mut loading = JoinSet::new();
         let mut lanes = Lanes::new(self);
         for listener in &config.listeners {
@@ -87,7 +86,7 @@ impl Reloader {
         lanes.keep();
         let loaded = loading.join_all().await.into_iter().collect();
         let this = Arc::clone(self);
-        // It fails only by a panic, whose message has been logged.
+        // Fails only by a panic, which has been logged.
         let applying = tokio::task::spawn_blocking(move || this.apply_files(loaded));
         applying.await.unwrap_or_default()
     }
@@ -108,7 +107,7 @@ impl Reloader {
                 Err(error) => bad.push(Rejected::from(error)),
             }
         }
-        // Errors are compared with those that were logged last.
+        // Sorted, to be compared with the errors that were logged last.
         bad.sort_by_key(Rejected::lines);
         let was_bad = !self.bad_files().is_empty();
         let changes = !changed.is_empty();
@@ -146,7 +145,7 @@ impl Reloader {
     }
 }
 
-/// Puts a table in its place. Whether it differs from the one before.
+/// Replaces a table. Returns whether it has changed.
 fn replace(config: &mut Config, owner: &Owner, table: Table) -> bool {
     match (owner, table) {
         (Owner::Listener(name), Table::Listener(tls)) => {
@@ -163,7 +162,7 @@ fn replace(config: &mut Config, owner: &Owner, table: Table) -> bool {
     }
 }
 
-/// One lane for each owner of a `tls` table; those of others are forgotten.
+/// One lane per owner of a `tls` table; lanes of removed owners are dropped.
 struct Lanes<'a> {
     reloader: &'a Reloader,
     earlier: HashMap<Owner, Arc<Lane>>,
