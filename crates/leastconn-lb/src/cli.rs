@@ -1,4 +1,4 @@
-//! The command line: one file a command.
+//! The command line: one module per command.
 
 pub mod check;
 mod completions;
@@ -19,18 +19,18 @@ use std::{
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-/// The TCP load balancer that knows who is connecting.
+/// TCP load balancer with mutual TLS and per-client authorization.
 ///
-/// Clients connect by mutual TLS; the certificate says who they are; rules say
-/// which upstream servers they may reach, how fast and how many connections
-/// they may open. Each connection goes to the allowed server with the fewest
+/// Clients authenticate with a certificate. Rules map each client to the
+/// upstream servers it may use and limit its connection rate and its number of
+/// open connections. Each connection goes to the allowed server with the fewest
 /// connections.
 #[derive(Debug, Parser)]
 #[command(name = "leastconn-lb", version, propagate_version = true)]
 #[command(
-    after_help = "Exit codes: 0 done or drained; 1 failed at run time, or drained by force; \
-    2 wrong usage or invalid configuration.\n\n\
-    To see it work, with nothing prepared: leastconn-lb demo"
+    after_help = "Exit codes: 0 success or drained; 1 failed at run time, or connections were \
+    cut off; 2 wrong usage or invalid configuration.\n\n\
+    To try it without any setup: leastconn-lb demo"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -41,27 +41,28 @@ pub struct Cli {
 enum Command {
     /// Run the load balancer.
     #[command(
-        after_help = "Signals: TERM and INT drain, then end, and a second one ends at once; \
-        HUP reloads; USR1 opens the log file again; USR2 hands over to a new binary."
+        after_help = "Signals: TERM and INT drain and exit, a second one exits at once; \
+        HUP reloads the configuration; USR1 reopens the log file; USR2 upgrades to a new \
+        binary without closing the listeners."
     )]
     Run(ConfigArgs),
-    /// Show the main job with nothing prepared: throw-away certificates,
-    /// embedded upstream servers, and clients with different rights.
+    /// Run a self-contained demonstration with temporary certificates, built-in
+    /// upstream servers and clients with different permissions.
     Demo(demo::DemoArgs),
-    /// Read everything that `run` would, start nothing, and print every problem.
+    /// Check the configuration and every file it names, without starting anything.
     Check(CheckArgs),
-    /// Say what would happen to a client that shows a certificate, and why.
+    /// Show how a client with a given certificate would be handled, and why.
     Explain(explain::ExplainArgs),
-    /// A small certificate authority for tests and small sites.
+    /// Manage a small certificate authority for tests and small sites.
     Pki {
         #[command(subcommand)]
         command: pki::PkiCommand,
     },
-    /// Ask and steer the running balancer, over its admin socket.
+    /// Query and control a running balancer over its admin socket.
     Ctl(ctl::CtlArgs),
-    /// Ask the running balancer whether it is ready; exits with 0 if it is.
+    /// Exit with 0 if the running balancer is ready, for a container's HEALTHCHECK.
     Healthcheck(healthcheck::HealthcheckArgs),
-    /// Watch a running balancer in the terminal.
+    /// Show a live view of a running balancer in the terminal.
     Top(top::TopArgs),
     /// Print the configuration's JSON Schema.
     Schema {
@@ -70,19 +71,15 @@ enum Command {
         api: bool,
     },
     /// Print a completion script for a shell.
-    Completions {
-        /// The shell.
-        shell: clap_complete::Shell,
-    },
-    /// Print the manual page, in roff: `leastconn-lb man | man -l -`.
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page in roff format: `leastconn-lb man | man -l -`.
     Man {
-        /// Write a page for the program and one for each command into DIR instead.
+        /// Write one page for the program and one per command to DIR instead.
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
 }
 
-/// Which configuration.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
     /// The configuration file [default: leastconn.toml, then
@@ -91,26 +88,25 @@ pub struct ConfigArgs {
     pub config: Option<PathBuf>,
 }
 
-/// What is checked.
 #[derive(Debug, Args)]
 struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Not an argument: to say what is.
+    /// Accepted only to print a hint: the file is given with --config.
     #[arg(hide = true, conflicts_with = "config")]
     file: Option<PathBuf>,
 }
 
-/// Done, or drained.
+/// Exit code: success, or drained.
 pub const DONE: u8 = 0;
-/// Failed at run time, or drained by force.
+/// Exit code: failed at run time, or connections were cut off.
 pub const FAILED: u8 = 1;
-/// Wrong usage, or an invalid configuration.
+/// Exit code: wrong usage, or invalid configuration.
 pub const INVALID: u8 = 2;
 
-/// Runs the program with the arguments that it was given.
+/// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    // Ends the process itself, with exit code 2, where the arguments are wrong.
+    // Exits with code 2 if the arguments are wrong.
     match Cli::parse().command {
         Command::Run(args) => run::run(args.config),
         Command::Demo(args) => demo::run(&args),
@@ -119,7 +115,7 @@ pub fn main() -> ExitCode {
         }) => {
             let file = file.display();
             let usage =
-                format!("unexpected argument {file}: write `leastconn-lb check --config {file}`");
+                format!("unexpected argument {file}; use `leastconn-lb check --config {file}`");
             fail(&usage, INVALID)
         }
         Command::Check(args) => check::run(args.config.config),
@@ -140,14 +136,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Says what went wrong.
+/// Prints `error` on standard error and returns `code`.
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    // Not `eprintln!`, which panics when the reader has gone.
+    // Not `eprintln!`, which panics if standard error is closed.
     let _ = writeln!(io::stderr(), "leastconn-lb: {error}");
     ExitCode::from(code)
 }
 
-/// For a command that asks a running balancer: on this thread alone.
+/// A single-threaded runtime for commands that query a running balancer.
 fn runtime() -> Result<tokio::runtime::Runtime, ExitCode> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

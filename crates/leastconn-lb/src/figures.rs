@@ -1,4 +1,4 @@
-//! Numbers for people, in tables.
+//! Formats numbers, sizes and durations for tables.
 
 use leastconn_server::api::SlowStart;
 
@@ -11,7 +11,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
     let mut size = bytes as f64;
     let mut unit = "B";
     for next in UNITS {
-        // What would be shown as 1024 of a unit is one of the next.
+        // Avoid "1024.0KiB": round up to the next unit.
         if size < 1023.95 {
             break;
         }
@@ -29,7 +29,7 @@ pub(crate) fn rate(per_second: f64) -> String {
     number(per_second.max(0.0).round() as u64)
 }
 
-/// With a comma before each three digits.
+/// `1,234,567`
 pub(crate) fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
@@ -42,7 +42,7 @@ pub(crate) fn number(number: u64) -> String {
     out
 }
 
-/// The two largest units: `12s`, `5m03s`, `2h15m`, `3d04h`.
+/// At most two units: `12s`, `5m03s`, `2h15m`, `3d04h`.
 pub(crate) fn age(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match (days, hours, minutes) {
@@ -53,13 +53,13 @@ pub(crate) fn age(seconds: u64) -> String {
     }
 }
 
-/// `35% of its share, whole in 20s`
+/// `35% of its share, full in 20s`
 pub(crate) fn slow_start(slow: &SlowStart) -> String {
     let left = age(slow.remaining_seconds.ceil() as u64);
-    format!("{} of its share, whole in {left}", percent(slow.share))
+    format!("{} of its share, full in {left}", percent(slow.share))
 }
 
-/// `35%`; what is less than the whole is not called the whole.
+/// `35%`; at most 99 %, because the ramp has not ended.
 pub(crate) fn percent(share: f64) -> String {
     format!("{}%", (share * 100.0).round().clamp(0.0, 99.0))
 }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ages_and_sizes_are_short() {
+    fn ages_and_sizes_are_abbreviated() {
         for (seconds, shown) in [
             (0, "0s"),
             (59, "59s"),
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_readable() {
+    fn numbers_have_thousands_separators() {
         assert_eq!(rate(0.0), "0");
         assert_eq!(rate(0.44), "0.4");
         assert_eq!(rate(1234.4), "1,234");
@@ -104,11 +104,11 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_start_is_said_in_a_few_words() {
+    fn slow_start_is_formatted() {
         for (share, remaining_seconds, shown) in [
-            (0.1, 30.0, "10% of its share, whole in 30s"),
-            (0.29, 59.2, "29% of its share, whole in 1m00s"),
-            (0.999, 0.03, "99% of its share, whole in 1s"),
+            (0.1, 30.0, "10% of its share, full in 30s"),
+            (0.29, 59.2, "29% of its share, full in 1m00s"),
+            (0.999, 0.03, "99% of its share, full in 1s"),
         ] {
             let slow = SlowStart {
                 share,

@@ -1,4 +1,5 @@
-//! The commands of the program `leastconn-lb`. A library only so that tests reach them.
+//! The commands of the program `leastconn-lb`. This is a library crate so that tests can
+//! call it.
 
 pub mod cli;
 pub(crate) mod figures;

@@ -1,4 +1,4 @@
-//! The program: see the library `leastconn_lb` for the rooms.
+//! The `leastconn-lb` binary; the commands are in the library `leastconn_lb`.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! What is running and where, said once after the start.
+//! Start-up log messages: version, listener addresses and the state of the upstreams.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,17 +6,17 @@ use leastconn_server::{
     admin::Place, context::ServerContext, process::notify, server::Server, upstream::Upstream,
 };
 
-/// How long to wait for what is known of the servers.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for the first health checks before logging the upstreams.
+const FIRST_PROBES_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Says what can be said at once: version, configuration, addresses.
+/// Logs the version, the configuration file and all listening addresses.
 pub fn announce(server: &Server) {
     let state = server.context().snapshot();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         config = %state.config.path.display(),
         pid = std::process::id(),
-        "leastconn-lb"
+        "starting leastconn-lb"
     );
     for (name, address) in server.addresses() {
         tracing::info!(listener = &**name, %address, "listening");
@@ -31,7 +31,7 @@ pub fn announce(server: &Server) {
                 let dashboard = format!("http://{address}/");
                 tracing::info!(listener = "admin", %address, dashboard, "listening");
                 if !address.ip().is_loopback() {
-                    tracing::warn!(%address, "the admin address is not a loopback address: whoever reaches it sees clients, servers and connections");
+                    tracing::warn!(%address, "admin address is not a loopback address: clients, servers and connections are visible to everyone who can reach it");
                 }
             }
             Place::Socket(path) => {
@@ -42,28 +42,28 @@ pub fn announce(server: &Server) {
     tracing::info!("ready");
 }
 
-/// Says which servers are up, once they have been probed. It delays nothing: whoever
-/// waits is a task of its own.
+/// Logs which servers are up after the first health checks. Runs as a task of its own, so
+/// that it does not delay the start.
 pub async fn upstreams(context: Arc<ServerContext>) {
     let state = context.snapshot();
-    state.first_probes(PATIENCE).await;
+    state.first_probes(FIRST_PROBES_TIMEOUT).await;
     let (mut up, mut all) = (0, 0);
     for config in &state.config.upstreams {
         let Some(upstream) = state.upstreams.get(&config.id) else {
             continue;
         };
-        let found = Found::of(upstream);
-        up += found.up;
-        all += found.all;
-        let servers_up = format!("{}/{}", found.up, found.all);
-        let (upstream, down) = (&config.id, found.down.join(" "));
-        match (found.up, found.all) {
+        let counts = ServerCounts::of(upstream);
+        up += counts.up;
+        all += counts.all;
+        let servers_up = format!("{}/{}", counts.up, counts.all);
+        let (upstream, down) = (&config.id, counts.down.join(" "));
+        match (counts.up, counts.all) {
             _ if config.health_check.is_none() => {
-                tracing::info!(%upstream, servers = found.all, health_check = "none", "upstream");
+                tracing::info!(%upstream, servers = counts.all, health_check = "none", "upstream not health-checked");
             }
-            (0, _) => tracing::warn!(%upstream, servers_up, down, "upstream: no server is up"),
-            (up, all) if up == all => tracing::info!(%upstream, servers_up, "upstream"),
-            _ => tracing::warn!(%upstream, servers_up, down, "upstream"),
+            (0, _) => tracing::warn!(%upstream, servers_up, down, "upstream has no server up"),
+            (up, all) if up == all => tracing::info!(%upstream, servers_up, "upstream up"),
+            _ => tracing::warn!(%upstream, servers_up, down, "upstream has servers down"),
         }
     }
     let listeners = state.config.listeners.len();
@@ -73,13 +73,13 @@ pub async fn upstreams(context: Arc<ServerContext>) {
     ));
 }
 
-struct Found {
+struct ServerCounts {
     up: usize,
     all: usize,
     down: Vec<String>,
 }
 
-impl Found {
+impl ServerCounts {
     fn of(upstream: &Upstream) -> Self {
         let members = upstream.pool().members();
         let down = members

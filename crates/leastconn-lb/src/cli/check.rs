@@ -1,5 +1,5 @@
-//! `leastconn-lb check`: everything that `run` would read and resolve, and what
-//! is wrong with it. Starts nothing.
+//! `check`: reads and resolves everything that `run` would, and prints the problems.
+//! Starts nothing.
 
 use std::{
     io::{self, Write},
@@ -10,15 +10,15 @@ use std::{
 use super::{INVALID, fail};
 use leastconn_server::config::{self, Config, Problems, Severity};
 
-/// Checks the file given, or the one that `run` would take, and prints every
-/// problem on standard error. Ends with 2 if any is an error, else with 0.
+/// Checks `path`, or the file that `run` would use, and prints every problem on standard
+/// error. Exits with 2 if there is an error, otherwise with 0.
 pub fn run(path: Option<PathBuf>) -> ExitCode {
     let path = match config::find(path) {
         Ok(path) => path,
         Err(error) => return fail(&error, INVALID),
     };
     let (report, summary, ok) = check(&path, config::stderr_has_colours());
-    // A closed pipe changes nothing about the verdict.
+    // A closed pipe does not change the exit code.
     let _ = io::stderr().lock().write_all(report.as_bytes());
     let _ = writeln!(io::stdout().lock(), "{summary}");
     if ok {
@@ -28,22 +28,22 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
     }
 }
 
-/// The problems as they are printed, a line to sum them up, and the verdict.
+/// Returns the rendered problems, a one-line summary, and whether the file has no errors.
 pub fn check(path: &Path, colours: bool) -> (String, String, bool) {
     let mut reading = config::read(path);
-    // A name may resolve where the balancer will run and not here, and `run` would
-    // start and go on asking: no error.
+    // Only a warning: a name may resolve on the host where the balancer runs but not
+    // here, and `run` starts and keeps resolving.
     config::reachable::check(&reading.addresses, Severity::Warning, &mut reading.problems);
     let problems = &reading.problems;
     let ok = problems.errors() == 0;
     let summary = match &reading.config {
-        Some(config) if ok => good(config, problems),
+        Some(config) if ok => success(config, problems),
         _ => format!("{}: {}", problems.name(), problems.summary()),
     };
     (problems.render(colours), summary, ok)
 }
 
-fn good(config: &Config, problems: &Problems) -> String {
+fn success(config: &Config, problems: &Problems) -> String {
     let servers = config
         .upstreams
         .iter()

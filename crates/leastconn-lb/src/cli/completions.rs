@@ -1,4 +1,4 @@
-//! `completions`, `man`: what packagers expect.
+//! `completions` and `man`: shell completion scripts and manual pages, for packagers.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use clap::Command;
 
 use super::{DONE, FAILED, fail};
 
-/// Prints a text; a reader that closes early (`| head`) is no failure.
+/// Prints `text`; a closed pipe (`| head`) is not an error.
 pub(super) fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&error, FAILED),
@@ -19,62 +19,60 @@ pub(super) fn print(text: &str) -> ExitCode {
     }
 }
 
-/// The completion script for a shell.
 pub(super) fn script(mut command: Command, shell: clap_complete::Shell) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, "leastconn-lb", &mut script);
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// What the program's manual page has besides what the arguments say.
-const MORE: &str = r#".SH "EXIT STATUS"
+/// Sections of the manual page that are not generated from the arguments.
+const EXTRA_SECTIONS: &str = r#".SH "EXIT STATUS"
 .TP
 \fB0\fR
-done, or drained with nobody cut off
+success, or drained without cutting off connections
 .TP
 \fB1\fR
-failed while running, or somebody was cut off; for a question, the answer is no
+failed at run time, or connections were cut off; for \fBexplain\fR, the client is refused; for \fBhealthcheck\fR, not ready
 .TP
 \fB2\fR
 wrong usage, or an invalid configuration
 .SH SIGNALS
-Of \fBleastconn\-lb run\fR:
+Signals handled by \fBleastconn\-lb run\fR:
 .TP
 \fBTERM\fR, \fBINT\fR
-drain, then end; a second one ends at once
+drain and exit; a second one exits at once
 .TP
 \fBHUP\fR
-read the configuration anew and apply what changed, or nothing if anything is wrong
+reload the configuration; if it is invalid, nothing changes
 .TP
 \fBUSR1\fR
-open the log file again, after it was renamed
+reopen the log file after rotation
 .TP
 \fBUSR2\fR
-start the program anew and leave the listening sockets to it
+start the binary again and hand the listening sockets to it
 .SH FILES
 .TP
 \fIleastconn.toml\fR, \fI/etc/leastconn/leastconn.toml\fR
-the configuration: the first that is there, unless \fB\-\-config\fR names one
+the configuration; the first file that exists is used unless \fB\-\-config\fR names one
 .TP
 \fI/usr/share/doc/leastconn\-lb/\fR
 documentation and examples of the Debian package
 .SH EXAMPLES
 .TP
 \fBleastconn\-lb demo\fR
-see it work, with nothing prepared
+run the demonstration; needs no setup
 .TP
 \fBleastconn\-lb check && leastconn\-lb ctl reload\fR
-after a change
+validate and apply a changed configuration
 .TP
 \fBleastconn\-lb explain \-\-cert client.crt\fR
-why a client is not let in
+show why a client is refused
 "#;
 
-/// The program's manual page.
 pub(super) fn manual(command: Command) -> String {
     let man = clap_mangen::Man::new(without_help(command));
     let mut page = Vec::new();
-    // Writing into memory does not fail.
+    // Writing to a Vec does not fail.
     let _ = man
         .render_title(&mut page)
         .and_then(|()| man.render_name_section(&mut page))
@@ -82,19 +80,19 @@ pub(super) fn manual(command: Command) -> String {
         .and_then(|()| man.render_description_section(&mut page))
         .and_then(|()| man.render_options_section(&mut page))
         .and_then(|()| man.render_subcommands_section(&mut page));
-    page.extend_from_slice(MORE.as_bytes());
+    page.extend_from_slice(EXTRA_SECTIONS.as_bytes());
     let _ = man.render_version_section(&mut page);
     String::from_utf8_lossy(&page).into_owned()
 }
 
-/// `help` has no page of its own.
+/// Removes the `help` subcommands, which would get pages of their own.
 fn without_help(command: Command) -> Command {
     command
         .disable_help_subcommand(true)
         .mut_subcommands(without_help)
 }
 
-/// Writes a page for the program and for each command into `dir`.
+/// Writes a page for the program and one per command to `dir`.
 pub(super) fn manuals(command: Command, dir: &Path) -> ExitCode {
     let first = dir.join("leastconn-lb.1");
     let written = fs::create_dir_all(dir)

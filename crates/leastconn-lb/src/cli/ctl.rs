@@ -1,4 +1,4 @@
-//! `ctl`: asks and steers a running balancer, over its admin socket.
+//! `ctl`: queries and controls a running balancer over its admin socket.
 
 mod show;
 mod table;
@@ -22,11 +22,11 @@ use leastconn_server::{
     config::{self, Level, suggest},
     text::escape,
 };
-use table::Paper;
+use table::OutputStyle;
 
 #[derive(Debug, Args)]
 pub(super) struct CtlArgs {
-    /// The admin socket, instead of the configuration's.
+    /// The admin socket; overrides the configuration.
     #[arg(
         long,
         short,
@@ -39,7 +39,7 @@ pub(super) struct CtlArgs {
     /// then /etc/leastconn/leastconn.toml].
     #[arg(long, short, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
-    /// Print the answer as JSON.
+    /// Print the result as JSON.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -48,80 +48,78 @@ pub(super) struct CtlArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The balancer as a whole: what it runs, how the last reload went, what differs
-    /// from the file, what runs out.
+    /// Show the state of the balancer: version, last reload, runtime overrides, connections,
+    /// expiring certificates, listeners and upstreams.
     Status,
-    /// All servers, with state, health and connections.
+    /// List all servers with their state, health and connections.
     Servers,
-    /// Client rules, and the connections under each.
+    /// List the client rules with their connections.
     Clients {
-        /// Only those whose name has this in it, in capitals or not.
+        /// Only rules whose name contains TEXT, ignoring case.
         #[arg(long, value_name = "TEXT")]
         search: Option<String>,
-        /// Those with the most open connections first.
+        /// Sort by open connections, most first.
         #[arg(long, alias = "active")]
         open: bool,
-        /// So many at most, up to 10000 [default: 1000].
+        /// Maximum number of rows, up to 10000 [default: 1000].
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
-    /// Open connections, the newest first.
+    /// List open connections, newest first.
     Connections {
-        /// Only those under the rule of this name.
+        /// Only connections of this client rule.
         #[arg(long, value_name = "NAME")]
         client: Option<String>,
-        /// Only those to this upstream or server.
+        /// Only connections to this upstream or server.
         #[arg(long, value_name = "UPSTREAM[/SERVER]")]
         server: Option<String>,
-        /// Only those that came in here.
+        /// Only connections of this listener.
         #[arg(long, value_name = "NAME")]
         listener: Option<String>,
-        /// Only those with this in an address, a name or an identity.
+        /// Only connections with TEXT in an address, a name or an identity.
         #[arg(long, value_name = "TEXT")]
         search: Option<String>,
-        /// So many at most, up to 10000 [default: 1000].
+        /// Maximum number of rows, up to 10000 [default: 1000].
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
-    /// The connections that were refused last, up to 200, the newest first.
+    /// List the last refused connections, up to 200, newest first.
     Refusals {
-        /// Only those with this in an address, a name, a reason or a detail.
+        /// Only refusals with TEXT in an address, a name, a reason or a detail.
         #[arg(long, value_name = "TEXT")]
         search: Option<String>,
-        /// So many at most [default: 200].
+        /// Maximum number of rows [default: 200].
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
-    /// Give a server no new connections; it keeps those it has.
+    /// Send no new connections to a server; open connections continue.
     Drain {
-        /// Which.
         #[arg(value_name = "UPSTREAM/SERVER", value_parser = server_name)]
         server: ServerName,
     },
-    /// Give a server no connections, and end those it has after a grace.
+    /// Take a server out of service: send no new connections to it and close open ones
+    /// after a grace period.
     Maint {
-        /// Which.
         #[arg(value_name = "UPSTREAM/SERVER", value_parser = server_name)]
         server: ServerName,
-        /// How long they may go on; "0s": not at all [default: 10s].
+        /// Grace period for open connections; "0s" closes them at once [default: 10s].
         #[arg(long, value_name = "DURATION")]
         grace: Option<String>,
     },
-    /// Give a server connections again.
+    /// Return a server to service.
     Ready {
-        /// Which.
         #[arg(value_name = "UPSTREAM/SERVER", value_parser = server_name)]
         server: ServerName,
     },
-    /// End connections. What is given must all hold.
+    /// Close open connections that match all given filters.
     Kill(KillArgs),
-    /// Read the configuration anew, wait, and say what became of it; exits with 1 if
-    /// it was rejected.
+    /// Reload the configuration, wait for the outcome and print it; exits with 1 if the
+    /// configuration was rejected.
     Reload,
-    /// Set how much is logged, until that is reset or the file's own level changes;
-    /// without LEVEL, print it.
+    /// Set the log level until it is reset or changed in the configuration file; without
+    /// LEVEL, print it.
     LogLevel {
-        /// The least important messages to be written; "reset": as the file says.
+        /// Least severe level to log, or "reset" for the configured level.
         #[arg(value_parser = ["error", "warn", "info", "debug", "trace", "reset"])]
         level: Option<String>,
     },
@@ -130,21 +128,21 @@ enum Command {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 struct KillArgs {
-    /// Those under the rule of this name.
+    /// Connections of this client rule.
     #[arg(long, value_name = "NAME")]
     client: Option<String>,
-    /// Those of this identity, as `ctl connections` shows it: cn:..., dns:..., uri:...
+    /// Connections of this identity, as shown by `ctl connections`: cn:..., dns:..., uri:...
     #[arg(long, value_name = "IDENTITY")]
     identity: Option<String>,
-    /// Those to this server.
+    /// Connections to this server.
     #[arg(long, value_name = "UPSTREAM/SERVER", value_parser = server_name)]
     server: Option<ServerName>,
-    /// The one of this ID.
+    /// The connection with this ID.
     #[arg(long, value_name = "ID")]
     connection: Option<u64>,
 }
 
-/// A server, by its upstream's name and its own.
+/// Upstream name and server name.
 #[derive(Clone, Debug)]
 struct ServerName(String, String);
 
@@ -153,11 +151,11 @@ fn server_name(text: &str) -> Result<ServerName, String> {
         Some((upstream, server)) if !upstream.is_empty() && !server.is_empty() => {
             Ok(ServerName(upstream.to_owned(), server.to_owned()))
         }
-        _ => Err("write UPSTREAM/SERVER, as `ctl servers` lists them".to_owned()),
+        _ => Err("expected UPSTREAM/SERVER, as listed by `ctl servers`".to_owned()),
     }
 }
 
-/// Ends with 0 if it was done, 1 if not, 2 if it could not be asked for.
+/// Exits with 0 on success, 1 on failure, and 2 for wrong usage or a missing socket.
 pub(super) fn run(args: CtlArgs) -> ExitCode {
     let socket = match args.socket.map_or_else(|| configured(args.config), Ok) {
         Ok(socket) => socket,
@@ -168,73 +166,73 @@ pub(super) fn run(args: CtlArgs) -> ExitCode {
         Err(code) => return code,
     };
     let client = Client::at_socket(&socket);
-    match runtime.block_on(obey(&client, args.command, args.json)) {
+    match runtime.block_on(execute(&client, args.command, args.json)) {
         Ok(code) => ExitCode::from(code),
-        Err(Failed::Client(error)) => {
+        Err(CtlError::Client(error)) => {
             let usage =
                 matches!(&error, ClientError::Refused { status, .. } if status.as_u16() == 400);
             fail(&error, if usage { INVALID } else { FAILED })
         }
-        // `ctl connections | head` is no failure.
-        Err(Failed::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+        // `ctl connections | head` is not an error.
+        Err(CtlError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             ExitCode::from(DONE)
         }
-        Err(Failed::Output(error)) => fail(&error, FAILED),
-        Err(Failed::Nothing(what)) => fail(&what, FAILED),
+        Err(CtlError::Output(error)) => fail(&error, FAILED),
+        Err(CtlError::NotFound(message)) => fail(&message, FAILED),
     }
 }
 
-/// The configuration's socket.
+/// The admin socket of the configuration.
 fn configured(path: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
     let path = config::find(path).map_err(|error| {
         fail(
-            &format!("{error}; or the socket itself with --socket PATH"),
+            &format!("{error}, or the socket with --socket PATH"),
             INVALID,
         )
     })?;
     let at = config::admin_at(&path).map_err(|error| fail(&error, INVALID))?;
     at.socket.ok_or_else(|| {
-        let why = at.broken.unwrap_or_else(|| {
+        let error = at.broken.unwrap_or_else(|| {
             format!(
-                "{} has no `socket` in its [admin] table, so the balancer cannot be steered; \
-                 add `socket = \"leastconn.sock\"` there, and reload or restart it",
+                "{} has no `socket` in its [admin] table: add `socket = \"leastconn.sock\"`, then \
+                 reload or restart the balancer",
                 path.display()
             )
         });
-        fail(&why, INVALID)
+        fail(&error, INVALID)
     })
 }
 
 #[derive(Debug)]
-enum Failed {
+enum CtlError {
     Client(ClientError),
     Output(io::Error),
-    /// There is nothing of that name.
-    Nothing(String),
+    /// No item with the given name; the text is printed.
+    NotFound(String),
 }
 
-impl From<ClientError> for Failed {
+impl From<ClientError> for CtlError {
     fn from(error: ClientError) -> Self {
         Self::Client(error)
     }
 }
 
-impl From<io::Error> for Failed {
+impl From<io::Error> for CtlError {
     fn from(error: io::Error) -> Self {
         Self::Output(error)
     }
 }
 
-async fn obey(client: &Client, command: Command, json: bool) -> Result<u8, Failed> {
-    let paper = Paper::stdout();
+async fn execute(client: &Client, command: Command, json: bool) -> Result<u8, CtlError> {
+    let style = OutputStyle::stdout();
     match command {
         Command::Status => {
             let status = client.status().await?;
-            print(&status, json, || show::status(&status, &paper))
+            print(&status, json, || show::status(&status, &style))
         }
         Command::Servers => {
             let servers = client.servers().await?;
-            print(&servers, json, || show::servers(&servers, &paper))
+            print(&servers, json, || show::servers(&servers, &style))
         }
         Command::Clients {
             search,
@@ -248,7 +246,7 @@ async fn obey(client: &Client, command: Command, json: bool) -> Result<u8, Faile
                 limit,
             };
             let clients = client.clients(&query).await?;
-            print(&clients, json, || show::clients(&clients, &paper))
+            print(&clients, json, || show::clients(&clients, &style))
         }
         Command::Connections {
             client: rule,
@@ -266,42 +264,42 @@ async fn obey(client: &Client, command: Command, json: bool) -> Result<u8, Faile
             };
             let connections = client.connections(&query).await?;
             if connections.total == 0
-                && let Some(nothing) = not_there(client, &query).await?
+                && let Some(message) = unknown_name(client, &query).await?
             {
-                return Err(Failed::Nothing(nothing));
+                return Err(CtlError::NotFound(message));
             }
             print(&connections, json, || {
-                show::connections(&connections, &paper)
+                show::connections(&connections, &style)
             })
         }
         Command::Refusals { search, limit } => {
             let query = RefusalsQuery { search, limit };
             let refusals = client.refusals(&query).await?;
-            print(&refusals, json, || show::refusals(&refusals, &paper))
+            print(&refusals, json, || show::refusals(&refusals, &style))
         }
         Command::Drain { server } => set(client, &server, ServerState::Drain, None, json).await,
         Command::Maint { server, grace } => {
             set(client, &server, ServerState::Maint, grace, json).await
         }
         Command::Ready { server } => set(client, &server, ServerState::Ready, None, json).await,
-        Command::Kill(which) => {
-            let which = Kill {
-                client: which.client,
-                identity: which.identity,
-                server: which
+        Command::Kill(args) => {
+            let filter = Kill {
+                client: args.client,
+                identity: args.identity,
+                server: args
                     .server
                     .map(|ServerName(upstream, server)| format!("{upstream}/{server}")),
-                connection: which.connection,
+                connection: args.connection,
             };
-            let killed = client.kill(&which).await?;
+            let killed = client.kill(&filter).await?;
             print(&killed, json, || match killed.killed {
-                1 => "1 connection was ended\n".to_owned(),
-                n => format!("{n} connections were ended\n"),
+                1 => "1 connection closed\n".to_owned(),
+                n => format!("{n} connections closed\n"),
             })
         }
         Command::Reload => reload(client, json).await,
         Command::LogLevel { level: None } => {
-            let level = in_force(client.status().await?);
+            let level = log_level(client.status().await?);
             print(&level, json, || format!("{}\n", level.level))
         }
         Command::LogLevel { level: Some(word) } => {
@@ -310,81 +308,82 @@ async fn obey(client: &Client, command: Command, json: bool) -> Result<u8, Faile
             print(&set, json, || {
                 let (level, configured) = (set.level.as_str(), set.configured.as_str());
                 if level == configured {
-                    format!("{level}, as the file says\n")
+                    format!("{level} (as configured)\n")
                 } else {
-                    format!("{level}; the file says {configured}\n")
+                    format!("{level} (configured: {configured})\n")
                 }
             })
         }
     }
 }
 
-/// What is asked for and not there at all. Nothing is open of it, but whoever waits until
-/// a server has no connections left must not be told so of one that he mistyped.
-async fn not_there(
+/// An error message if the query names a server, client or listener that does not exist.
+/// Otherwise a script that waits until a server has no connections would succeed on a
+/// misspelled name.
+async fn unknown_name(
     client: &Client,
     query: &ConnectionsQuery,
 ) -> Result<Option<String>, ClientError> {
-    let mut nothing = None;
-    let mut look = |asked: &str, what: &str, list: &str, known: &[String]| {
-        if !known.iter().any(|known| known == asked) {
-            let hint = match suggest::nearest(asked, known.iter().map(String::as_str)) {
-                Some(meant) => format!("; did you mean `{meant}`?"),
+    let mut message = None;
+    let mut check = |name: &str, what: &str, list: &str, known: &[String]| {
+        if !known.iter().any(|known| known == name) {
+            let hint = match suggest::nearest(name, known.iter().map(String::as_str)) {
+                Some(nearest) => format!("; did you mean `{nearest}`?"),
                 None => format!("; `ctl {list}` lists them"),
             };
-            nothing = Some(format!("there is no {what} `{}`{hint}", escape(asked)));
+            message = Some(format!("there is no {what} `{}`{hint}", escape(name)));
         }
     };
-    if let Some(asked) = &query.server {
+    if let Some(name) = &query.server {
         let servers = client.servers().await?.servers;
-        let of = |server: Server| {
+        let names = |server: Server| {
             [
                 format!("{}/{}", server.upstream, server.server),
                 server.upstream,
             ]
         };
-        let known: Vec<_> = servers.into_iter().flat_map(of).collect();
-        look(asked, "server or upstream", "servers", &known);
+        let known: Vec<_> = servers.into_iter().flat_map(names).collect();
+        check(name, "server or upstream", "servers", &known);
     }
-    if let Some(asked) = &query.client {
-        let like_it = ClientsQuery {
-            search: Some(asked.clone()),
+    if let Some(name) = &query.client {
+        let by_name = ClientsQuery {
+            search: Some(name.clone()),
             ..ClientsQuery::default()
         };
-        let found = client.clients(&like_it).await?;
-        // Of those that are not shown, it may be one.
+        let found = client.clients(&by_name).await?;
+        // If the list was truncated, the client may exist beyond its end.
         if found.total == found.clients.len() {
             let known: Vec<_> = found.clients.into_iter().map(|rule| rule.client).collect();
-            look(asked, "client", "clients", &known);
+            check(name, "client", "clients", &known);
         }
     }
-    if let Some(asked) = &query.listener {
+    if let Some(name) = &query.listener {
         let listeners = client.status().await?.listeners;
         let known: Vec<_> = listeners
             .into_iter()
             .map(|listener| listener.name)
             .collect();
-        look(asked, "listener", "status", &known);
+        check(name, "listener", "status", &known);
     }
-    Ok(nothing)
+    Ok(message)
 }
 
-/// How much is logged, in the form that setting it is answered in.
+/// The log level, with the keys of the answer to `log-level LEVEL`.
 #[derive(Debug, Serialize)]
-struct InForce {
+struct LogLevel {
     level: String,
     configured: String,
 }
 
-fn in_force(status: Status) -> InForce {
+fn log_level(status: Status) -> LogLevel {
     let level = status.log.level;
     let deviations = status.configuration.deviations.into_iter();
-    let by_hand = deviations
+    let configured = deviations
         .filter(|deviation| deviation.what == "log.level")
         .map(|deviation| deviation.configured)
         .next();
-    InForce {
-        configured: by_hand.unwrap_or_else(|| level.clone()),
+    LogLevel {
+        configured: configured.unwrap_or_else(|| level.clone()),
         level,
     }
 }
@@ -395,30 +394,34 @@ async fn set(
     state: ServerState,
     grace: Option<String>,
     json: bool,
-) -> Result<u8, Failed> {
-    let asked = SetState { state, grace };
-    let set = client.set_state(upstream, server, &asked).await?;
-    print(&set, json, || show::set(&set))
+) -> Result<u8, CtlError> {
+    let change = SetState { state, grace };
+    let set = client.set_state(upstream, server, &change).await?;
+    print(&set, json, || show::state_set(&set))
 }
 
-async fn reload(client: &Client, json: bool) -> Result<u8, Failed> {
-    let done = client.reload().await?;
-    if done.outcome == ReloadOutcome::Applied {
-        return print(&done, json, || "applied\n".to_owned());
+async fn reload(client: &Client, json: bool) -> Result<u8, CtlError> {
+    let reload = client.reload().await?;
+    if reload.outcome == ReloadOutcome::Applied {
+        return print(&reload, json, || "applied\n".to_owned());
     }
     if json {
-        print(&done, true, String::new)?;
+        print(&reload, true, String::new)?;
     }
     let mut err = io::stderr().lock();
-    writeln!(err, "rejected; nothing has changed:")?;
-    for reason in &done.reasons {
+    writeln!(err, "rejected; the running configuration is unchanged:")?;
+    for reason in &reload.reasons {
         writeln!(err, "{reason}")?;
     }
     Ok(FAILED)
 }
 
 /// Prints an answer as JSON or as text.
-fn print(answer: &impl Serialize, json: bool, text: impl FnOnce() -> String) -> Result<u8, Failed> {
+fn print(
+    answer: &impl Serialize,
+    json: bool,
+    text: impl FnOnce() -> String,
+) -> Result<u8, CtlError> {
     let text = if json {
         let mut json = serde_json::to_string_pretty(answer).map_err(io::Error::from)?;
         json.push('\n');

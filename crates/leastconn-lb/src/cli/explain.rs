@@ -1,10 +1,10 @@
-//! `explain`: what would happen to a client that shows a certificate, and why.
+//! `explain`: how a client with a given certificate would be handled, and why.
 //!
-//! Each step is the one that a connection takes: the listener's verifier,
-//! [`authorize`](leastconn_server::authorization::authorize) and the limits. Nothing is
-//! decided here.
+//! Makes no decision of its own. It calls the same code as a connection does, in the same
+//! order: the certificate verifier, [`authorize`](leastconn_server::authorization::authorize)
+//! and the limiter.
 
-mod account;
+mod explanation;
 mod rules;
 mod text;
 
@@ -20,45 +20,45 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::{ConfigArgs, DONE, FAILED, INVALID, fail};
-use account::{Account, Asked};
+use explanation::{Explanation, Query};
 use leastconn_server::{
     config::{self, Config},
     snapshot::{Listener, ListenerTls, Snapshot},
     telemetry::metrics::Metrics,
 };
 
-/// What is asked about.
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// PEM file: the client's certificate, then those above it that it sends.
+    /// PEM file: the client certificate, followed by the intermediate certificates that
+    /// the client sends.
     #[arg(long, value_name = "FILE", required_unless_present = "source")]
     cert: Option<PathBuf>,
-    /// The listener that it connects to [default: each of them].
+    /// Listener that the client connects to [default: all listeners].
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
-    /// The address that it connects from [default: 127.0.0.1].
+    /// Source address of the client [default: 127.0.0.1].
     #[arg(long, value_name = "IP")]
     source: Option<IpAddr>,
-    /// The server name that it asks for.
+    /// Server name (SNI) that the client sends.
     #[arg(long, value_name = "NAME")]
     sni: Option<String>,
-    /// Print JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// Ends with 0 if a listener would let the client in, with 1 if none would, and
-/// with 2 if that cannot be said.
+/// Exits with 0 if at least one listener would accept the client, with 1 if none would, and
+/// with 2 if the configuration or the arguments are invalid.
 pub(super) fn run(args: ExplainArgs) -> ExitCode {
-    let account = match explain(args) {
-        Ok(account) => account,
+    let (text, admitted) = match explain(args) {
+        Ok(result) => result,
         Err(error) => return fail(&error, INVALID),
     };
-    // A closed pipe changes nothing about the verdict.
-    let _ = io::stdout().lock().write_all(account.0.as_bytes());
-    ExitCode::from(if account.1 { DONE } else { FAILED })
+    // A closed pipe does not change the exit code.
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+    ExitCode::from(if admitted { DONE } else { FAILED })
 }
 
 fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
@@ -67,7 +67,7 @@ fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
         Ok(loaded) => loaded.config,
         Err(problems) => {
             eprint!("{}", problems.render(config::stderr_has_colours()));
-            return Err(format!("{}: cannot be used", path.display()));
+            return Err(format!("{}: invalid configuration", path.display()));
         }
     };
     let chain = match &args.cert {
@@ -81,7 +81,7 @@ fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
             let all = config.listeners.iter().map(|listener| &*listener.name);
             let all: Vec<_> = all.collect();
             format!(
-                "there is no listener `{name}`: there are {}",
+                "there is no listener `{name}`; the listeners are {}",
                 all.join(", ")
             )
         })?],
@@ -91,23 +91,23 @@ fn explain(args: ExplainArgs) -> Result<(String, bool), String> {
         .map(|listener| Arc::clone(&listener.name))
         .collect();
     let snapshot = snapshot(config.clone(), &names)?;
-    let asked = Asked {
+    let query = Query {
         chain: &chain,
         source: args.source.unwrap_or(Ipv4Addr::LOCALHOST.into()),
         sni: args.sni.map(|name| name.to_ascii_lowercase()),
         now: Timestamp::now(),
     };
-    let account = Account::of(&asked, args.source.is_none(), &snapshot, &listeners)?;
+    let explanation = Explanation::new(&query, args.source.is_none(), &snapshot, &listeners)?;
     let printed = if args.json {
-        // A plain struct into memory: this does not fail.
-        serde_json::to_string_pretty(&account).unwrap_or_default() + "\n"
+        // Serializing a plain struct to memory does not fail.
+        serde_json::to_string_pretty(&explanation).unwrap_or_default() + "\n"
     } else {
-        text::text(&account)
+        text::render(&explanation)
     };
-    Ok((printed, account.admitted))
+    Ok((printed, explanation.admitted))
 }
 
-/// A snapshot whose upstreams have no health checks.
+/// A snapshot without health checks, so that no server is dialled.
 fn snapshot(mut config: Config, listeners: &[Arc<str>]) -> Result<Snapshot, String> {
     for upstream in &mut config.upstreams {
         upstream.health_check = None;

@@ -1,4 +1,4 @@
-//! `healthcheck`: for a container's HEALTHCHECK, which has no shell and no curl.
+//! `healthcheck`: for the HEALTHCHECK of a container without a shell or curl.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -17,19 +17,20 @@ use leastconn_server::{
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
-    /// The configuration file that tells the admin address or socket.
+    /// The configuration file that names the admin address or socket [default:
+    /// leastconn.toml, then /etc/leastconn/leastconn.toml].
     #[arg(long, short, value_name = "FILE", conflicts_with = "address")]
     config: Option<PathBuf>,
-    /// The admin address, instead of the configuration's.
+    /// The admin address; overrides the configuration.
     #[arg(long, value_name = "IP:PORT")]
     address: Option<SocketAddr>,
-    /// Seconds to wait for the answer.
+    /// Timeout in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 3)]
     timeout: u64,
 }
 
 pub(super) fn run(args: HealthcheckArgs) -> ExitCode {
-    let given = args.address.map(|address| Ok(at(address)));
+    let given = args.address.map(|address| Ok(connectable(address)));
     let target = match given.unwrap_or_else(|| configured(args.config)) {
         Ok(target) => target,
         Err(code) => return code,
@@ -42,9 +43,9 @@ pub(super) fn run(args: HealthcheckArgs) -> ExitCode {
     };
     match runtime.block_on(client.ready()) {
         Ok((true, _)) => ExitCode::from(DONE),
-        Ok((false, word)) => {
+        Ok((false, body)) => {
             let target = client.target();
-            fail(&format!("not ready: {target} answers {word:?}"), FAILED)
+            fail(&format!("not ready: {target} answered {body:?}"), FAILED)
         }
         Err(error) => fail(&error, FAILED),
     }
@@ -56,27 +57,28 @@ fn configured(path: Option<PathBuf>) -> Result<Target, ExitCode> {
         AdminAt {
             bind: Some(address),
             ..
-        } => Ok(at(address)),
+        } => Ok(connectable(address)),
         AdminAt {
             socket: Some(path), ..
         } => Ok(Target::Socket(path)),
-        AdminAt { broken, .. } => Err(nowhere(&path, broken)),
+        AdminAt { broken, .. } => Err(no_admin(&path, broken)),
     }
 }
 
-/// There is no admin side to ask, or what the file says of it cannot be read.
-pub(super) fn nowhere(path: &Path, broken: Option<String>) -> ExitCode {
-    let why = broken.unwrap_or_else(|| {
+/// Fails because the configuration has no admin address or socket, or its `[admin]` table
+/// is invalid (`broken`).
+pub(super) fn no_admin(path: &Path, broken: Option<String>) -> ExitCode {
+    let error = broken.unwrap_or_else(|| {
         format!(
-            "{} has no [admin] table with `bind` or `socket`, so the balancer cannot be asked",
+            "{} has no [admin] table with `bind` or `socket`: add one, then reload the balancer",
             path.display()
         )
     });
-    fail(&why, INVALID)
+    fail(&error, INVALID)
 }
 
-/// Where to connect to for an address that is listened on.
-pub(super) fn at(address: SocketAddr) -> Target {
+/// The address to connect to for a listening address: loopback if it is unspecified.
+pub(super) fn connectable(address: SocketAddr) -> Target {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),

@@ -1,5 +1,4 @@
-//! `leastconn-lb schema`: the configuration's JSON schema, for editors, and the
-//! description of the admin API, for programs.
+//! `schema`: the configuration's JSON Schema and the admin API's OpenAPI description.
 
 use std::{
     io::{self, Write},
@@ -10,7 +9,7 @@ use serde::Serialize;
 
 use super::{FAILED, fail};
 
-/// Prints one of them. Ends with 1 if it cannot be written.
+/// Prints the OpenAPI description if `api` is set, otherwise the JSON Schema.
 pub fn run(api: bool) -> ExitCode {
     let printed = if api {
         print(&leastconn_server::api::openapi::openapi())
@@ -19,9 +18,9 @@ pub fn run(api: bool) -> ExitCode {
     };
     match printed {
         Ok(()) => ExitCode::SUCCESS,
-        // `schema | head` is no failure.
+        // `schema | head` is not an error.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("the schema cannot be written: {error}"), FAILED),
+        Err(error) => fail(&format!("cannot write the schema: {error}"), FAILED),
     }
 }
 

@@ -75,8 +75,8 @@ fn configured(path: Option<PathBuf>) -> Result<Target, ExitCode> {
         AdminAt {
             bind: Some(address),
             ..
-        } => Ok(healthcheck::at(address)),
-        AdminAt { broken, .. } => Err(healthcheck::nowhere(&path, broken)),
+        } => Ok(healthcheck::connectable(address)),
+        AdminAt { broken, .. } => Err(healthcheck::no_admin(&path, broken)),
     }
 }
 

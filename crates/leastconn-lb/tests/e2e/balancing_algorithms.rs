@@ -297,7 +297,7 @@ async fn server_added_by_reload_starts_slowly() {
         .lines()
         .find(|line| line.starts_with("web/web3"))
         .unwrap();
-    assert!(line.contains("up, 10% of its share, whole in "), "{line}");
+    assert!(line.contains("up, 10% of its share, full in "), "{line}");
     // A server that ramps up takes all connections if no other is available.
     servers[0].stop(OpenConnections::Keep).await;
     servers[1].stop(OpenConnections::Keep).await;

@@ -175,7 +175,7 @@ async fn overrides_survive_a_reload_and_are_shown() {
     assert_eq!(deviations().await, json!([maint, debug]));
     let text = ctl(&lb, &["status"]).await.ok();
     assert!(
-        text.contains("set by hand    web/web1 is maint, not ready, since 20"),
+        text.contains("overrides      web/web1 maint (configured: ready), since 20"),
         "{text}"
     );
 
@@ -252,7 +252,7 @@ async fn kill_ends_connections_that_match_its_filter() {
         ctl(&lb, &["kill", "--connection", &id.to_string()])
             .await
             .ok(),
-        "1 connection was ended\n"
+        "1 connection closed\n"
     );
     let mut last = open.pop().unwrap();
     wait_closed(&mut last).await;
@@ -268,9 +268,9 @@ async fn kill_ends_connections_that_match_its_filter() {
     let none = ctl(&lb, &["kill", "--client", "one", "--server", "web/web2"])
         .await
         .ok();
-    assert_eq!(none, "0 connections were ended\n");
+    assert_eq!(none, "0 connections closed\n");
     let none = ctl(&lb, &["kill", "--client", "two"]).await.ok();
-    assert_eq!(none, "0 connections were ended\n");
+    assert_eq!(none, "0 connections closed\n");
     for stream in &mut open {
         assert_eq!(roundtrip(stream, b"x").await.unwrap(), b"x");
     }
@@ -308,7 +308,9 @@ async fn reload_reports_its_outcome() {
     let rejected = ctl(&lb, &["reload"]).await;
     assert_eq!((rejected.code, &*rejected.stdout), (1, ""));
     assert!(
-        rejected.stderr.contains("rejected; nothing has changed:"),
+        rejected
+            .stderr
+            .contains("rejected; the running configuration is unchanged:"),
         "{rejected:?}"
     );
     assert!(rejected.stderr.contains("leastconn.toml:"), "{rejected:?}");
@@ -350,7 +352,7 @@ async fn log_level_can_be_changed() {
     ctl(&lb, &["kill", "--client", "local"]).await.ok();
     assert_eq!(lines(), 0);
     let output = ctl(&lb, &["log-level", "info"]).await.ok();
-    assert_eq!(output, "info; the file says error\n");
+    assert_eq!(output, "info (configured: error)\n");
     ctl(&lb, &["kill", "--client", "local"]).await.ok();
     eventually(DEADLINE, || async {
         (lines() == 1).then_some(()).ok_or_else(|| lb.stderr())
@@ -362,7 +364,7 @@ async fn log_level_can_be_changed() {
     assert_eq!(ctl(&lb, &["log-level"]).await.ok(), "info\n");
     assert_eq!(
         ctl(&lb, &["log-level", "reset"]).await.ok(),
-        "error, as the file says\n"
+        "error (as configured)\n"
     );
     ctl(&lb, &["kill", "--client", "local"]).await.ok();
     assert_eq!(lines(), 1);
@@ -405,7 +407,7 @@ async fn tables_list_servers_clients_and_connections() {
     for part in [
         "state          ready",
         "last reload    none",
-        "2 open of at most",
+        "2 open (limit",
         "LISTENER",
         "web             2          2     2",
     ] {
@@ -479,7 +481,7 @@ async fn errors_suggest_what_to_do() {
             "is no socket; a configuration file is named with --config",
         ),
         (&["maint", "web/web1", "--grace", "soon"], 2, "`grace`"),
-        (&["drain", "web1"], 2, "write UPSTREAM/SERVER"),
+        (&["drain", "web1"], 2, "expected UPSTREAM/SERVER"),
         (&["kill"], 2, "--client"),
         (&["log-level", "loud"], 2, "possible values"),
         (

@@ -148,7 +148,7 @@ async fn kill_applies_in_all_processes() {
     for connected in [ALL, FIRST_AND_LAST] {
         let all = generations("", connected).await;
         let output = ctl(&all.lb, &["kill", "--client", "client2"]).await.ok();
-        assert_eq!(output, "1 connection was ended\n");
+        assert_eq!(output, "1 connection closed\n");
         all.assert_client2_ended("killed").await;
     }
 }

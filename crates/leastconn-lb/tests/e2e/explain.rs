@@ -142,12 +142,12 @@ async fn text_output_covers_every_listener() {
     assert_eq!(good.code, Some(0), "{}", good.err);
     for text in [
         "identities   cn:client1.lb.com\n",
-        "and          ou:staff\n",
-        "listener main\n  trust        trusted, in time, not revoked\n",
-        "1. client1: matches, as cn:client1.lb.com\n",
-        "(1 after it: not tried)\n",
+        "attributes   ou:staff\n",
+        "listener main\n  trust        trusted, within its validity period, not revoked\n",
+        "1. client1: matches as cn:client1.lb.com\n",
+        "(later rules, not evaluated: 1)\n",
         "servers      web1\n",
-        "verdict      ok: it would be let in\n",
+        "verdict      ok: the connection is accepted\n",
         "listener plain\n",
         "verdict      unknown_client: no client rule matches\n",
     ] {
@@ -160,8 +160,8 @@ async fn text_output_covers_every_listener() {
     assert!(by_address.out.contains(hint), "{}", by_address.out);
     let other = explain(&lb, &["--cert", "other.crt", "--listener", "main"]);
     assert_eq!(other.code, Some(1));
-    let asks = "asks for cn `client1.lb.com`, and it has `client2.lb.com`";
-    assert!(other.out.contains(asks), "{}", other.out);
+    let requires = "requires cn `client1.lb.com`; the certificate has `client2.lb.com`";
+    assert!(other.out.contains(requires), "{}", other.out);
     assert!(!other.out.contains("listener plain"));
     let office = verdict(&lb, "plain", &["--source", "10.1.2.3"]);
     assert_eq!(office["identity"], "source:10.1.2.3");
@@ -231,7 +231,7 @@ async fn many_rules_are_summarized() {
     assert_eq!(shown[0]["number"], 3001);
     assert_eq!(
         shown[0]["why"],
-        "asks for source `10.0.0.0/8`, and it is 127.0.0.1"
+        "requires source `10.0.0.0/8`; the source is 127.0.0.1"
     );
     // A typo.
     lb.ca()

@@ -229,7 +229,7 @@ async fn readded_server_keeps_its_connection_count() {
     }
     assert_eq!(lb.reload(&without).await, "applied");
     let killed = ctl(&lb, &["kill", "--server", "web/web2"]).await.ok();
-    assert_eq!(killed, "5 connections were ended\n");
+    assert_eq!(killed, "5 connections closed\n");
     for (name, mut stream) in open {
         if name == "web1" {
             stream.shutdown().await.unwrap();

@@ -33,7 +33,7 @@ fn checked(text: &str) -> (String, String, bool) {
 }
 
 #[test]
-fn a_good_file_is_summed_up() {
+fn valid_file_is_summarized() {
     assert_eq!(
         checked(PLAIN),
         (
@@ -49,7 +49,7 @@ fn a_good_file_is_summed_up() {
 }
 
 #[test]
-fn a_bad_file_is_counted() {
+fn errors_are_counted() {
     let (report, summary, ok) = checked(&changed("upstream = \"web\"", "upstrem = \"wbe\"\nx = 1"));
     assert!(
         report.starts_with("error: unknown key `upstrem`"),
@@ -60,7 +60,7 @@ fn a_bad_file_is_counted() {
 }
 
 #[test]
-fn a_name_without_an_address_is_a_warning_for_check_and_for_run() {
+fn unresolvable_name_is_a_warning() {
     let text = changed("10.0.0.2:80", "nowhere.invalid:80");
     let (report, summary, ok) = checked(&text);
     assert!(

@@ -1,8 +1,8 @@
-//! Answers, for people.
+//! Renders the answers of the admin API as text.
 
 use leastconn::AdminState;
 
-use super::table::{Cell, Paper, Side, Table, Tone};
+use super::table::{Align, Cell, OutputStyle, Table, Tone};
 use crate::figures;
 use leastconn_server::api::{
     Certificate, CertificateKind, CertificateState, Clients, Connections, ListenerStatus, Phase,
@@ -10,60 +10,60 @@ use leastconn_server::api::{
     outage,
 };
 
-/// Lines about upstreams without an available server and servers that are down.
-const OUTAGES: usize = 10;
+/// Maximum number of lines about unavailable upstreams and servers.
+const MAX_OUTAGE_LINES: usize = 10;
 
-/// Certificates that last longer are not worth a line.
-const SOON: i64 = 30;
+/// Certificates are listed if they expire within this many days.
+const EXPIRY_DAYS: i64 = 30;
 
-pub(super) fn status(status: &Status, paper: &Paper) -> String {
+pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
     let mut out = String::new();
     let mut row = |name: &str, text: &str| {
         out.push_str(&format!("{name:<14} {text}\n"));
     };
     let (phase, tone) = match status.phase {
-        Phase::Starting => ("starting", Tone::Odd),
+        Phase::Starting => ("starting", Tone::Warning),
         Phase::Ready => ("ready", Tone::Good),
-        Phase::Draining => ("draining", Tone::Odd),
+        Phase::Draining => ("draining", Tone::Warning),
     };
-    row("state", &paper.paint(phase, tone));
+    row("state", &style.paint(phase, tone));
     row(
         "version",
         &format!("{}, pid {}", status.version, status.pid),
     );
     row(
-        "up for",
+        "uptime",
         &format!(
             "{}, since {}",
             figures::age(status.uptime_seconds),
             status.started
         ),
     );
-    for (n, line) in outage::lines(&status.upstreams, OUTAGES).iter().enumerate() {
+    for (n, line) in outage::lines(&status.upstreams, MAX_OUTAGE_LINES)
+        .iter()
+        .enumerate()
+    {
         row(
             if n == 0 { "servers down" } else { "" },
-            &paper.paint(line, Tone::Bad),
+            &style.paint(line, Tone::Bad),
         );
     }
     let configuration = &status.configuration;
     row(
         "configuration",
-        &format!(
-            "{}, in force since {}",
-            configuration.file, configuration.applied
-        ),
+        &format!("{}, applied {}", configuration.file, configuration.applied),
     );
     match &configuration.last_reload {
         None => row("last reload", "none"),
         Some(reload) if reload.outcome == ReloadOutcome::Applied => {
-            row("last reload", &format!("applied, {}", reload.time));
+            row("last reload", &format!("applied {}", reload.time));
         }
         Some(reload) => {
-            let rejected = paper.paint("REJECTED", Tone::Bad);
+            let rejected = style.paint("REJECTED", Tone::Bad);
             row(
                 "last reload",
                 &format!(
-                    "{rejected}, {}: the one before goes on, because",
+                    "{rejected} {}; the previous configuration stays active:",
                     reload.time
                 ),
             );
@@ -71,40 +71,40 @@ pub(super) fn status(status: &Status, paper: &Paper) -> String {
         }
     }
     if let Some(blocked) = &configuration.blocked {
-        let word = paper.paint("BLOCKED", Tone::Bad);
-        row("reading", &format!("{word} by {blocked}"));
+        let word = style.paint("BLOCKED", Tone::Bad);
+        row("reload", &format!("{word} by {blocked}"));
     }
     if let Some(upgrade) = &status.failed_upgrade {
-        let failed = paper.paint("FAILED", Tone::Bad);
+        let failed = style.paint("FAILED", Tone::Bad);
         let time = &upgrade.time;
         row(
             "last upgrade",
-            &format!("{failed}, {time}: this process goes on, because"),
+            &format!("{failed} {time}; this process continues:"),
         );
         row("", &upgrade.reason);
     }
     for (n, old) in status.old_processes.iter().enumerate() {
-        row(if n == 0 { "upgraded" } else { "" }, &old.to_string());
+        row(if n == 0 { "old processes" } else { "" }, &old.to_string());
     }
     for (n, deviation) in configuration.deviations.iter().enumerate() {
         let since = deviation.since.as_ref();
         let since = since
             .map(|since| format!(", since {since}"))
             .unwrap_or_default();
-        let what = format!(
-            "{} is {}, not {}{since}",
+        let text = format!(
+            "{} {} (configured: {}){since}",
             deviation.what, deviation.is, deviation.configured
         );
         row(
-            if n == 0 { "set by hand" } else { "" },
-            &paper.paint(&what, Tone::Odd),
+            if n == 0 { "overrides" } else { "" },
+            &style.paint(&text, Tone::Warning),
         );
     }
     let connections = &status.connections;
     row(
         "connections",
         &format!(
-            "{} open of at most {}, {} since the start, {} received, {} sent",
+            "{} open (limit {}), {} accepted since start, {} received, {} sent",
             connections.open,
             connections.limit,
             connections.accepted,
@@ -116,7 +116,7 @@ pub(super) fn status(status: &Status, paper: &Paper) -> String {
         let (used, limit) = (memory.used_bytes, memory.limit_bytes);
         let text = format!("{} of {}", figures::bytes(used), figures::bytes(limit));
         let over = if used > limit {
-            paper.paint(": new connections are REFUSED", Tone::Bad)
+            style.paint(": new connections are REFUSED", Tone::Bad)
         } else {
             String::new()
         };
@@ -125,7 +125,7 @@ pub(super) fn status(status: &Status, paper: &Paper) -> String {
     row(
         "handshakes",
         &format!(
-            "{} going on, {} waiting",
+            "{} in progress, {} waiting",
             connections.handshakes, connections.handshakes_waiting
         ),
     );
@@ -134,86 +134,88 @@ pub(super) fn status(status: &Status, paper: &Paper) -> String {
         .map(|(reason, n)| format!("{reason} {n}"))
         .collect();
     if !outcomes.is_empty() {
-        row("ended", &outcomes.join(", "));
+        row("outcomes", &outcomes.join(", "));
     }
     let lost = match status.log.lines_lost {
         0 => String::new(),
-        lost => paper.paint(&format!(", {lost} lines LOST"), Tone::Bad),
+        lost => style.paint(&format!(", {lost} lines LOST"), Tone::Bad),
     };
     row(
         "log",
         &format!(
-            "level {}, access to {}{lost}",
+            "level {}, access log to {}{lost}",
             status.log.level, status.log.access
         ),
     );
-    let ending = status.certificates.iter();
-    let ending = ending.filter(|file| is_worth_a_line(file));
-    let mut lines: Vec<_> = ending.map(|file| expires(file, paper)).collect();
+    let expiring = status.certificates.iter();
+    let expiring = expiring.filter(|file| expires_soon(file));
+    let mut lines: Vec<_> = expiring.map(|file| expiry(file, style)).collect();
     for file in &status.certificates {
         lines.extend(file.expired.iter().map(|name| {
-            let text = format!("{}: {name} has EXPIRED, its clients are refused", file.file);
-            paper.paint(&text, Tone::Bad)
+            let text = format!("{}: {name} has EXPIRED; its clients are refused", file.file);
+            style.paint(&text, Tone::Bad)
         }));
     }
     if lines.is_empty() && !status.certificates.is_empty() {
-        lines.push(format!("none expires within {SOON} days, no list soon"));
+        lines.push(format!(
+            "no certificate expires within {EXPIRY_DAYS} days, no CRL expires soon"
+        ));
     }
     for (n, line) in lines.iter().enumerate() {
         row(if n == 0 { "certificates" } else { "" }, line);
     }
     out.push('\n');
-    out.push_str(&listeners(&status.listeners, paper));
+    out.push_str(&listeners(&status.listeners, style));
     if !status.upstreams.is_empty() {
         out.push('\n');
-        out.push_str(&upstreams(&status.upstreams, paper));
+        out.push_str(&upstreams(&status.upstreams, style));
     }
     out
 }
 
-/// Lists are renewed often: theirs is relative to how long they are valid.
-fn is_worth_a_line(file: &Certificate) -> bool {
+/// CRLs are renewed often, so their state depends on their own validity period.
+fn expires_soon(file: &Certificate) -> bool {
     match file.kind {
         CertificateKind::Crl => file.state != CertificateState::Valid,
-        _ => file.days_left < SOON,
+        _ => file.days_left < EXPIRY_DAYS,
     }
 }
 
-fn expires(file: &Certificate, paper: &Paper) -> String {
-    let is_list = file.kind == CertificateKind::Crl;
+fn expiry(file: &Certificate, style: &OutputStyle) -> String {
+    let is_crl = file.kind == CertificateKind::Crl;
     let (when, tone) = match (file.state, file.days_left) {
-        (CertificateState::Expired, _) if is_list => (
-            "has EXPIRED: clients of its issuer are refused (crl_expired)".to_owned(),
+        (CertificateState::Expired, _) if is_crl => (
+            "has EXPIRED; clients of its issuer are refused (crl_expired)".to_owned(),
             Tone::Bad,
         ),
         (CertificateState::Expired, _) | (_, ..0) => ("has EXPIRED".to_owned(), Tone::Bad),
         (_, 0) => ("expires TODAY".to_owned(), Tone::Bad),
         (_, 1) => ("expires in 1 day".to_owned(), Tone::Bad),
         (CertificateState::ExpiresNow, days) => (format!("expires in {days} days"), Tone::Bad),
-        (_, days) => (format!("expires in {days} days"), Tone::Odd),
+        (_, days) => (format!("expires in {days} days"), Tone::Warning),
     };
     let name = match &*file.name {
         "" => String::new(),
         name => format!(" ({name})"),
     };
     let text = format!("{}{name} {when}, {}", file.file, file.not_after);
-    paper.paint(&text, tone)
+    style.paint(&text, tone)
 }
 
-fn listeners(listeners: &[ListenerStatus], paper: &Paper) -> String {
+fn listeners(listeners: &[ListenerStatus], style: &OutputStyle) -> String {
     let mut table = Table::new(&[
-        ("LISTENER", Side::Left),
-        ("OPEN", Side::Right),
-        ("ACCEPTED", Side::Right),
-        ("RECEIVED", Side::Right),
-        ("SENT", Side::Right),
-        ("CLIENTS", Side::Left),
-        ("TO", Side::Left),
-        ("AT", Side::Cut),
+        ("LISTENER", Align::Left),
+        ("OPEN", Align::Right),
+        ("ACCEPTED", Align::Right),
+        ("RECEIVED", Align::Right),
+        ("SENT", Align::Right),
+        ("TLS", Align::Left),
+        ("UPSTREAM", Align::Left),
+        ("ADDRESS", Align::Truncate),
     ]);
     for listener in listeners {
-        let at = match &listener.addresses[..] {
-            [] => Cell("nowhere any more".to_owned(), Tone::Odd),
+        let addresses = match &listener.addresses[..] {
+            [] => Cell("closed".to_owned(), Tone::Warning),
             addresses => addresses.join(" ").into(),
         };
         table.row(vec![
@@ -223,29 +225,29 @@ fn listeners(listeners: &[ListenerStatus], paper: &Paper) -> String {
             figures::bytes(listener.bytes_received).into(),
             figures::bytes(listener.bytes_sent).into(),
             match (listener.tls, listener.client_certificate) {
-                (_, true) => "certificate",
-                (true, false) => "tls",
-                (false, false) => "plain",
+                (_, true) => "mutual",
+                (true, false) => "server",
+                (false, false) => "off",
             }
             .into(),
             listener.upstream.as_deref().unwrap_or("-").into(),
-            at,
+            addresses,
         ]);
     }
-    table.print(paper)
+    table.render(style)
 }
 
-fn upstreams(upstreams: &[UpstreamSummary], paper: &Paper) -> String {
+fn upstreams(upstreams: &[UpstreamSummary], style: &OutputStyle) -> String {
     let mut table = Table::new(&[
-        ("UPSTREAM", Side::Left),
-        ("SERVERS", Side::Right),
-        ("AVAILABLE", Side::Right),
-        ("OPEN", Side::Right),
+        ("UPSTREAM", Align::Left),
+        ("SERVERS", Align::Right),
+        ("AVAILABLE", Align::Right),
+        ("OPEN", Align::Right),
     ]);
     for upstream in upstreams {
         let tone = match upstream.available {
             0 => Tone::Bad,
-            n if n < upstream.servers => Tone::Odd,
+            n if n < upstream.servers => Tone::Warning,
             _ => Tone::Plain,
         };
         table.row(vec![
@@ -255,20 +257,20 @@ fn upstreams(upstreams: &[UpstreamSummary], paper: &Paper) -> String {
             upstream.active.to_string().into(),
         ]);
     }
-    table.print(paper)
+    table.render(style)
 }
 
-pub(super) fn servers(servers: &Servers, paper: &Paper) -> String {
+pub(super) fn servers(servers: &Servers, style: &OutputStyle) -> String {
     let mut table = Table::new(&[
-        ("SERVER", Side::Left),
-        ("STATE", Side::Left),
-        ("HEALTH", Side::Left),
-        ("OPEN", Side::Right),
-        ("MAX", Side::Right),
-        ("WEIGHT", Side::Right),
-        ("CONNECTIONS", Side::Right),
-        ("FAILED", Side::Right),
-        ("ADDRESS", Side::Cut),
+        ("SERVER", Align::Left),
+        ("STATE", Align::Left),
+        ("HEALTH", Align::Left),
+        ("OPEN", Align::Right),
+        ("MAX", Align::Right),
+        ("WEIGHT", Align::Right),
+        ("CONNECTIONS", Align::Right),
+        ("FAILED", Align::Right),
+        ("ADDRESS", Align::Truncate),
     ]);
     for server in &servers.servers {
         let ready = server.state == AdminState::Ready.as_str();
@@ -278,12 +280,12 @@ pub(super) fn servers(servers: &Servers, paper: &Paper) -> String {
             format!("{}/{}", server.upstream, server.server).into(),
             Cell(
                 server.state.clone(),
-                if ready { Tone::Plain } else { Tone::Odd },
+                if ready { Tone::Plain } else { Tone::Warning },
             ),
             match &server.slow_start {
                 Some(slow) => Cell(
                     format!("{}, {}", server.health, figures::slow_start(slow)),
-                    Tone::Odd,
+                    Tone::Warning,
                 ),
                 None => Cell(
                     server.health.clone(),
@@ -301,11 +303,11 @@ pub(super) fn servers(servers: &Servers, paper: &Paper) -> String {
             format!("{}{backup}", server.address).into(),
         ]);
     }
-    let mut out = table.print(paper);
+    let mut out = table.render(style);
     let down = servers.servers.iter().filter_map(|server| {
         let outage = server.outage.as_ref()?;
         let line = outage::line(&server.upstream, &server.server, &server.health, outage);
-        Some(paper.paint(&line, Tone::Bad) + "\n")
+        Some(style.paint(&line, Tone::Bad) + "\n")
     });
     let down: String = down.collect();
     if !down.is_empty() {
@@ -315,18 +317,18 @@ pub(super) fn servers(servers: &Servers, paper: &Paper) -> String {
     out
 }
 
-pub(super) fn clients(clients: &Clients, paper: &Paper) -> String {
+pub(super) fn clients(clients: &Clients, style: &OutputStyle) -> String {
     let mut table = Table::new(&[
-        ("CLIENT", Side::Left),
-        ("OPEN", Side::Right),
-        ("CONNECTIONS", Side::Right),
-        ("REFUSED", Side::Right),
-        ("FAILED", Side::Right),
-        ("ENDED", Side::Right),
-        ("RATE", Side::Right),
-        ("MAX", Side::Right),
-        ("ALLOW", Side::Cut),
-        ("MATCH", Side::Cut),
+        ("CLIENT", Align::Left),
+        ("OPEN", Align::Right),
+        ("CONNECTIONS", Align::Right),
+        ("REFUSED", Align::Right),
+        ("FAILED", Align::Right),
+        ("ENDED", Align::Right),
+        ("RATE", Align::Right),
+        ("MAX", Align::Right),
+        ("ALLOW", Align::Truncate),
+        ("MATCH", Align::Truncate),
     ]);
     for client in &clients.clients {
         let rate = client.rate_limit.as_ref();
@@ -352,24 +354,24 @@ pub(super) fn clients(clients: &Clients, paper: &Paper) -> String {
             client.matches.join(" ").into(),
         ]);
     }
-    table.print(paper) + &rest(clients.clients.len(), clients.total)
+    table.render(style) + &not_shown(clients.clients.len(), clients.total)
 }
 
-pub(super) fn connections(connections: &Connections, paper: &Paper) -> String {
+pub(super) fn connections(connections: &Connections, style: &OutputStyle) -> String {
     let mut table = Table::new(&[
-        ("ID", Side::Right),
-        ("AGE", Side::Right),
-        ("STAGE", Side::Left),
-        ("CLIENT", Side::Left),
-        ("SERVER", Side::Left),
-        ("RECEIVED", Side::Right),
-        ("SENT", Side::Right),
-        ("LISTENER", Side::Left),
-        ("SOURCE", Side::Left),
-        ("IDENTITY", Side::Cut),
+        ("ID", Align::Right),
+        ("AGE", Align::Right),
+        ("STAGE", Align::Left),
+        ("CLIENT", Align::Left),
+        ("SERVER", Align::Left),
+        ("RECEIVED", Align::Right),
+        ("SENT", Align::Right),
+        ("LISTENER", Align::Left),
+        ("SOURCE", Align::Left),
+        ("IDENTITY", Align::Truncate),
     ]);
     for connection in &connections.connections {
-        let to = match (&connection.upstream, &connection.server) {
+        let server = match (&connection.upstream, &connection.server) {
             (Some(upstream), Some(server)) => format!("{upstream}/{server}"),
             (Some(upstream), None) => upstream.clone(),
             _ => "-".to_owned(),
@@ -384,7 +386,7 @@ pub(super) fn connections(connections: &Connections, paper: &Paper) -> String {
             }
             .into(),
             connection.client.as_deref().unwrap_or("-").into(),
-            to.into(),
+            server.into(),
             figures::bytes(connection.bytes_received).into(),
             figures::bytes(connection.bytes_sent).into(),
             (&*connection.listener).into(),
@@ -392,17 +394,17 @@ pub(super) fn connections(connections: &Connections, paper: &Paper) -> String {
             connection.identity.as_deref().unwrap_or("-").into(),
         ]);
     }
-    table.print(paper) + &rest(connections.connections.len(), connections.total)
+    table.render(style) + &not_shown(connections.connections.len(), connections.total)
 }
 
-pub(super) fn refusals(refusals: &Refusals, paper: &Paper) -> String {
+pub(super) fn refusals(refusals: &Refusals, style: &OutputStyle) -> String {
     let mut table = Table::new(&[
-        ("TIME", Side::Left),
-        ("REASON", Side::Left),
-        ("LISTENER", Side::Left),
-        ("SOURCE", Side::Left),
-        ("WHO", Side::Left),
-        ("DETAIL", Side::Cut),
+        ("TIME", Align::Left),
+        ("REASON", Align::Left),
+        ("LISTENER", Align::Left),
+        ("SOURCE", Align::Left),
+        ("WHO", Align::Left),
+        ("DETAIL", Align::Truncate),
     ]);
     for refusal in &refusals.refusals {
         let known = [&refusal.client, &refusal.identity, &refusal.subject];
@@ -416,48 +418,48 @@ pub(super) fn refusals(refusals: &Refusals, paper: &Paper) -> String {
             refusal.detail.as_deref().unwrap_or("-").into(),
         ]);
     }
-    table.print(paper) + &rest(refusals.refusals.len(), refusals.total)
+    table.render(style) + &not_shown(refusals.refusals.len(), refusals.total)
 }
 
-/// Says how many are not shown.
-fn rest(shown: usize, total: usize) -> String {
+/// A line with the number of rows beyond the limit, or nothing.
+fn not_shown(shown: usize, total: usize) -> String {
     match total.saturating_sub(shown) {
         0 => String::new(),
         more => format!("and {more} more (--limit, --search)\n"),
     }
 }
 
-pub(super) fn set(set: &StateSet) -> String {
-    let (state, was) = (word(set.state), word(set.was));
-    let (connections, are) = match set.active {
-        1 => ("1 connection".to_owned(), "is"),
-        n => (format!("{n} connections"), "are"),
+pub(super) fn state_set(set: &StateSet) -> String {
+    let (state, was) = (state_name(set.state), state_name(set.was));
+    let connections = match set.active {
+        1 => "1 connection".to_owned(),
+        n => format!("{n} connections"),
     };
     let left = match (set.state, set.active) {
         (ServerState::Ready, _) => String::new(),
-        (_, 0) => "; no connections are left".to_owned(),
+        (_, 0) => "; no connections left".to_owned(),
         (ServerState::Drain, _) => format!("; {connections} left"),
         (ServerState::Maint, _) => {
             let seconds = set.ends_after_seconds.unwrap_or_default();
-            format!("; {connections} left, which {are} ended after {seconds}s")
+            format!("; {connections} left, to be closed after {seconds}s")
         }
     };
-    let alone = match (set.state, set.available) {
+    let warning = match (set.state, set.available) {
         (ServerState::Drain | ServerState::Maint, Some(0)) => {
             format!(
-                "; {} has NO server left that is given connections",
+                "; upstream {} has NO server left for new connections",
                 set.upstream
             )
         }
         _ => String::new(),
     };
     format!(
-        "{}/{}: {state} (was {was}){left}{alone}\n",
+        "{}/{}: {state} (was {was}){left}{warning}\n",
         set.upstream, set.server
     )
 }
 
-const fn word(state: ServerState) -> &'static str {
+const fn state_name(state: ServerState) -> &'static str {
     match state {
         ServerState::Ready => "ready",
         ServerState::Drain => "drain",
@@ -470,8 +472,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_set_is_said_in_a_line() {
-        let mut done = StateSet {
+    fn state_change_is_one_line() {
+        let mut change = StateSet {
             upstream: "web".to_owned(),
             server: "web1".to_owned(),
             state: ServerState::Maint,
@@ -481,21 +483,21 @@ mod tests {
             ends_after_seconds: Some(10.0),
         };
         assert_eq!(
-            set(&done),
-            "web/web1: maint (was ready); 1 connection left, which is ended after 10s\n"
+            state_set(&change),
+            "web/web1: maint (was ready); 1 connection left, to be closed after 10s\n"
         );
-        done.state = ServerState::Drain;
-        done.active = 3;
+        change.state = ServerState::Drain;
+        change.active = 3;
         assert_eq!(
-            set(&done),
+            state_set(&change),
             "web/web1: drain (was ready); 3 connections left\n"
         );
-        done.available = Some(0);
+        change.available = Some(0);
         assert_eq!(
-            set(&done),
-            "web/web1: drain (was ready); 3 connections left; web has NO server left that is given connections\n"
+            state_set(&change),
+            "web/web1: drain (was ready); 3 connections left; upstream web has NO server left for new connections\n"
         );
-        done.state = ServerState::Ready;
-        assert_eq!(set(&done), "web/web1: ready (was ready)\n");
+        change.state = ServerState::Ready;
+        assert_eq!(state_set(&change), "web/web1: ready (was ready)\n");
     }
 }

@@ -1,34 +1,30 @@
-//! Tables for people: aligned, as wide as the terminal, and plain where it is none.
+//! Text tables: aligned, and on a terminal fitted to its width and coloured.
 
 use std::io::{self, IsTerminal};
 
-/// What is written on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Paper {
-    /// In characters; none: as wide as it gets.
+pub(super) struct OutputStyle {
+    /// In characters; `None`: unlimited.
     width: Option<usize>,
     colours: bool,
 }
 
-/// How a column is aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(super) enum Align {
     Left,
     Right,
-    /// Left, and the one that is cut where there is no room.
-    Cut,
+    /// Left, and truncated if the table is too wide.
+    Truncate,
 }
 
-/// What a cell tells at a glance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
     Good,
-    Odd,
+    Warning,
     Bad,
 }
 
-/// A cell.
 #[derive(Clone, Debug)]
 pub(super) struct Cell(pub(super) String, pub(super) Tone);
 
@@ -38,16 +34,15 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
-/// A table in the making.
 #[derive(Debug)]
 pub(super) struct Table {
-    columns: Vec<(&'static str, Side)>,
+    columns: Vec<(&'static str, Align)>,
     rows: Vec<Vec<Cell>>,
 }
 
-impl Paper {
-    /// Standard output: as wide as its terminal, and coloured unless `NO_COLOR` says
-    /// no; otherwise neither.
+impl OutputStyle {
+    /// The style of standard output: if it is a terminal, limited to its width, and coloured
+    /// unless `NO_COLOR` is set.
     pub(super) fn stdout() -> Self {
         let out = io::stdout();
         if !out.is_terminal() {
@@ -64,19 +59,17 @@ impl Paper {
         }
     }
 
-    /// For tests.
     #[cfg(test)]
-    pub(super) const fn of(width: Option<usize>, colours: bool) -> Self {
+    pub(super) const fn new(width: Option<usize>, colours: bool) -> Self {
         Self { width, colours }
     }
 
-    /// Text in its tone.
     pub(super) fn paint(&self, text: &str, tone: Tone) -> String {
         let code = match tone {
             _ if !self.colours => return text.to_owned(),
             Tone::Plain => return text.to_owned(),
             Tone::Good => 32,
-            Tone::Odd => 33,
+            Tone::Warning => 33,
             Tone::Bad => 31,
         };
         format!("\x1b[{code}m{text}\x1b[0m")
@@ -84,29 +77,27 @@ impl Paper {
 }
 
 impl Table {
-    /// With these columns.
-    pub(super) fn new(columns: &[(&'static str, Side)]) -> Self {
+    pub(super) fn new(columns: &[(&'static str, Align)]) -> Self {
         Self {
             columns: columns.to_vec(),
             rows: Vec::new(),
         }
     }
 
-    /// Adds a row: a cell for each column.
+    /// Adds a row, with one cell per column.
     pub(super) fn row(&mut self, cells: Vec<Cell>) {
         debug_assert_eq!(cells.len(), self.columns.len());
         self.rows.push(cells);
     }
 
-    /// All of it, with a line for each row.
-    pub(super) fn print(&self, paper: &Paper) -> String {
+    pub(super) fn render(&self, style: &OutputStyle) -> String {
         let mut widths: Vec<_> = self.columns.iter().map(|(name, _)| name.len()).collect();
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.0.chars().count());
             }
         }
-        self.fit(&mut widths, paper);
+        self.fit(&mut widths, style);
         let head: Vec<_> = self
             .columns
             .iter()
@@ -121,12 +112,12 @@ impl Table {
                 if n > 0 {
                     line.push_str("  ");
                 }
-                let text = cut(&cell.0, width);
+                let text = truncate(&cell.0, width);
                 let blank = " ".repeat(width - text.chars().count().min(width));
-                let text = paper.paint(&text, cell.1);
+                let text = style.paint(&text, cell.1);
                 match side {
-                    Side::Right => line.push_str(&format!("{blank}{text}")),
-                    Side::Left | Side::Cut => line.push_str(&format!("{text}{blank}")),
+                    Align::Right => line.push_str(&format!("{blank}{text}")),
+                    Align::Left | Align::Truncate => line.push_str(&format!("{text}{blank}")),
                 }
             }
             out.push_str(line.trim_end());
@@ -135,18 +126,17 @@ impl Table {
         out
     }
 
-    /// Takes what is too much for the paper from the columns that may be cut, the
-    /// widest first.
-    fn fit(&self, widths: &mut [usize], paper: &Paper) {
-        const LEAST: usize = 12;
-        let Some(most) = paper.width else {
+    /// Narrows truncatable columns, widest first, until the table fits.
+    fn fit(&self, widths: &mut [usize], style: &OutputStyle) {
+        const MIN_WIDTH: usize = 12;
+        let Some(available) = style.width else {
             return;
         };
         let gaps = 2 * self.columns.len().saturating_sub(1);
-        while widths.iter().sum::<usize>() + gaps > most {
+        while widths.iter().sum::<usize>() + gaps > available {
             let columns = widths.iter_mut().zip(&self.columns);
             let widest = columns
-                .filter(|(width, (_, side))| *side == Side::Cut && **width > LEAST)
+                .filter(|(width, (_, side))| *side == Align::Truncate && **width > MIN_WIDTH)
                 .max_by_key(|(width, _)| **width);
             match widest {
                 Some((width, _)) => *width -= 1,
@@ -156,7 +146,7 @@ impl Table {
     }
 }
 
-fn cut(text: &str, width: usize) -> String {
+fn truncate(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }
@@ -169,7 +159,11 @@ mod tests {
     use super::*;
 
     fn table() -> Table {
-        let mut table = Table::new(&[("NAME", Side::Cut), ("N", Side::Right), ("END", Side::Left)]);
+        let mut table = Table::new(&[
+            ("NAME", Align::Truncate),
+            ("N", Align::Right),
+            ("END", Align::Left),
+        ]);
         table.row(vec!["a".into(), "7".into(), Cell("up".into(), Tone::Good)]);
         table.row(vec![
             "a-very-long-name-indeed".into(),
@@ -180,9 +174,9 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_aligned_and_numbers_stand_right() {
+    fn numbers_are_right_aligned() {
         assert_eq!(
-            table().print(&Paper::of(None, false)),
+            table().render(&OutputStyle::new(None, false)),
             "NAME                        N  END\n\
              a                           7  up\n\
              a-very-long-name-indeed  1234\n"
@@ -190,12 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn only_a_terminal_cuts_and_colours() {
-        let narrow = table().print(&Paper::of(Some(23), true));
+    fn narrow_terminal_truncates_names() {
+        let narrow = table().render(&OutputStyle::new(Some(23), true));
         assert!(narrow.contains("a-very-long\u{2026}  1234"), "{narrow}");
         assert!(narrow.contains("\x1b[32mup\x1b[0m"), "{narrow}");
-        // Never less than can be recognised.
-        let tiny = table().print(&Paper::of(Some(1), false));
+        // Never narrower than MIN_WIDTH.
+        let tiny = table().render(&OutputStyle::new(Some(1), false));
         assert!(tiny.contains("a-very-long\u{2026}  1234"), "{tiny}");
     }
 }

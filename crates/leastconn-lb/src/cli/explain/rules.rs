@@ -1,4 +1,4 @@
-//! Which rules were tried, and why each did or did not match.
+//! Lists the rules that were evaluated, and why each did or did not match.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -8,30 +8,28 @@ use leastconn_server::{
     policy::{Policy, RuleInput, RuleMatch},
 };
 
-/// So many are all shown.
-const FEW: usize = 12;
+/// Up to this many rules are all listed.
+const LIST_ALL: usize = 12;
 
-/// Of more, so many of those that come near.
-const NEAR: usize = 10;
+/// If there are more, up to this many near misses are listed.
+const MAX_NEAR_MISSES: usize = 10;
 
-/// Texts of a rule that are shown.
-const TEXTS: usize = 3;
+/// Values listed per rule and key.
+const MAX_VALUES: usize = 3;
 
-/// The rules that were tried.
 #[derive(Debug, Serialize)]
-pub(super) struct Tried {
-    /// In the file's order, the one that decides last; not all of them.
-    pub(super) shown: Vec<Line>,
-    /// How many more were tried and did not come near.
+pub(super) struct RuleTrace {
+    /// In the file's order; the deciding rule is last.
+    pub(super) shown: Vec<RuleLine>,
+    /// Evaluated rules that are not listed: they do not match.
     pub(super) left_out: usize,
-    /// How many come after the one that decides.
+    /// Rules after the deciding one.
     pub(super) not_tried: usize,
 }
 
-/// One rule.
 #[derive(Debug, Serialize)]
-pub(super) struct Line {
-    /// Its place among the file's, from 1.
+pub(super) struct RuleLine {
+    /// Position in the file, starting at 1.
     pub(super) number: usize,
     pub(super) client: String,
     /// `matches`, `shadow`, `expired` or `differs`.
@@ -39,47 +37,46 @@ pub(super) struct Line {
     pub(super) why: String,
 }
 
-/// Tries each rule, as the policy does, until one decides.
-pub(super) fn tried(policy: &Policy, input: &RuleInput<'_>, now: Timestamp) -> Tried {
+/// Evaluates the rules in order until one decides.
+pub(super) fn trace(policy: &Policy, input: &RuleInput<'_>, now: Timestamp) -> RuleTrace {
     let rules = policy.clients();
-    let judged = |number| policy.try_rule(number, input, now);
-    let decides = (0..rules.len()).find(|&n| matches!(judged(n), RuleMatch::Enforced(_)));
+    let rule_match = |number| policy.try_rule(number, input, now);
+    let decides = (0..rules.len()).find(|&n| matches!(rule_match(n), RuleMatch::Enforced(_)));
     let tried = decides.map_or(rules.len(), |decides| decides + 1);
-    let shown: Vec<usize> = if tried <= FEW {
+    let shown: Vec<usize> = if tried <= LIST_ALL {
         (0..tried).collect()
     } else {
-        let near = (0..tried).filter(|&n| match judged(n) {
+        let near = (0..tried).filter(|&n| match rule_match(n) {
             RuleMatch::Mismatch(key) => key != first_key(&rules.rule(n)),
             RuleMatch::Shadow(_) | RuleMatch::Expired(_) => true,
             RuleMatch::Enforced(_) => false,
         });
-        let mut near: Vec<_> = near.take(NEAR).collect();
+        let mut near: Vec<_> = near.take(MAX_NEAR_MISSES).collect();
         if near.is_empty() && decides.is_none() {
-            near.extend(alike(policy, input));
+            near.extend(closest_spelling(policy, input));
         }
         near.extend(decides);
         near
     };
-    Tried {
+    RuleTrace {
         left_out: tried - shown.len(),
         not_tried: rules.len() - tried,
         shown: shown
             .into_iter()
-            .map(|number| line(number, rules.rule(number), &judged(number), input))
+            .map(|number| line(number, rules.rule(number), &rule_match(number), input))
             .collect(),
     }
 }
 
-/// What a rule asks for first.
+/// The first key that a rule requires.
 fn first_key(rule: &Rule<'_>) -> MatchKey {
-    let mut asked = MatchKey::TEXTS.into_iter();
-    asked
-        .find(|&key| rule.texts(key).len() > 0)
+    let mut keys = MatchKey::TEXTS.into_iter();
+    keys.find(|&key| rule.texts(key).len() > 0)
         .unwrap_or(MatchKey::Source)
 }
 
-/// The rule whose text is spelled the most like one of the certificate's.
-fn alike(policy: &Policy, input: &RuleInput<'_>) -> Option<usize> {
+/// The rule with the value that is spelled most like one of the certificate's names.
+fn closest_spelling(policy: &Policy, input: &RuleInput<'_>) -> Option<usize> {
     let certificate = input.certificate?;
     let rules = policy.clients();
     [MatchKey::Cn, MatchKey::Dns, MatchKey::Uri]
@@ -93,20 +90,25 @@ fn alike(policy: &Policy, input: &RuleInput<'_>) -> Option<usize> {
         })
 }
 
-fn line(position: usize, rule: Rule<'_>, judged: &RuleMatch<'_>, input: &RuleInput<'_>) -> Line {
-    let (result, why) = match judged {
-        RuleMatch::Enforced(matched) => ("matches", format!("matches, as {}", matched.identity())),
+fn line(
+    position: usize,
+    rule: Rule<'_>,
+    rule_match: &RuleMatch<'_>,
+    input: &RuleInput<'_>,
+) -> RuleLine {
+    let (result, why) = match rule_match {
+        RuleMatch::Enforced(matched) => ("matches", format!("matches as {}", matched.identity())),
         RuleMatch::Shadow(matched) => (
             "shadow",
             format!(
-                "matches, as {}, and decides nothing: shadow mode",
+                "matches as {}, but does not decide: shadow mode",
                 matched.identity()
             ),
         ),
-        RuleMatch::Expired(at) => ("expired", format!("would match, and expired at {at}")),
+        RuleMatch::Expired(at) => ("expired", format!("matches, but expired at {at}")),
         RuleMatch::Mismatch(key) => ("differs", differs(*key, &rule, input)),
     };
-    Line {
+    RuleLine {
         number: position + 1,
         client: rule.name().to_owned(),
         result,
@@ -115,27 +117,33 @@ fn line(position: usize, rule: Rule<'_>, judged: &RuleMatch<'_>, input: &RuleInp
 }
 
 fn differs(key: MatchKey, rule: &Rule<'_>, input: &RuleInput<'_>) -> String {
-    let wanted = match key {
-        MatchKey::Source => some(rule.sources().iter().map(ToString::to_string), " or "),
-        key => some(rule.texts(key).map(str::to_owned), " or "),
+    let required = match key {
+        MatchKey::Source => quoted(rule.sources().iter().map(ToString::to_string), " or "),
+        key => quoted(rule.texts(key).map(str::to_owned), " or "),
     };
-    let has = match (key, input.certificate) {
-        (MatchKey::Source, _) => format!("it is {}", input.source),
+    let actual = match (key, input.certificate) {
+        (MatchKey::Source, _) => format!("the source is {}", input.source),
         (_, None) => "there is no certificate".to_owned(),
         (key, Some(certificate)) => match key.values_in(certificate) {
-            [] => "it has none".to_owned(),
-            texts => format!("it has {}", some(texts.iter().cloned(), ", ")),
+            [] => "the certificate has none".to_owned(),
+            texts => format!(
+                "the certificate has {}",
+                quoted(texts.iter().cloned(), ", ")
+            ),
         },
     };
-    format!("asks for {} {wanted}, and {has}", key.as_str())
+    format!("requires {} {required}; {actual}", key.as_str())
 }
 
-/// The first few, in quotes.
-fn some(texts: impl ExactSizeIterator<Item = String>, between: &str) -> String {
-    let more = texts.len().saturating_sub(TEXTS);
-    let shown: Vec<_> = texts.take(TEXTS).map(|text| format!("`{text}`")).collect();
+/// The first values in backquotes, joined by `separator`.
+fn quoted(texts: impl ExactSizeIterator<Item = String>, separator: &str) -> String {
+    let more = texts.len().saturating_sub(MAX_VALUES);
+    let shown: Vec<_> = texts
+        .take(MAX_VALUES)
+        .map(|text| format!("`{text}`"))
+        .collect();
     match more {
-        0 => shown.join(between),
-        more => format!("{}{between}{more} more", shown.join(between)),
+        0 => shown.join(separator),
+        more => format!("{}{separator}{more} more", shown.join(separator)),
     }
 }

@@ -1,27 +1,30 @@
-//! The answer for people.
+//! Renders an explanation as text.
 
-use super::account::{Account, AtListener, Shown};
+use super::explanation::{CertificateSummary, Explanation, ListenerResult};
 use leastconn_server::config::visible;
 
-/// All of it. Text from certificates is made visible where a terminal would obey it.
-pub(super) fn text(account: &Account) -> String {
+/// Renders the whole explanation. Control characters from certificates are escaped.
+pub(super) fn render(explanation: &Explanation) -> String {
     let mut page = Page::default();
-    if let Some(shown) = &account.certificate {
-        certificate(shown, &mut page);
+    if let Some(summary) = &explanation.certificate {
+        certificate(summary, &mut page);
     }
     page.heading("connection");
-    let assumed = if account.source_assumed {
-        " (assumed: say --source if it matters)"
+    let assumed = if explanation.source_assumed {
+        " (default; set it with --source)"
     } else {
         ""
     };
-    page.row("source", &format!("{}{assumed}", account.source));
+    page.row("source", &format!("{}{assumed}", explanation.source));
     page.row(
         "server name",
-        account.sni.as_deref().unwrap_or("none (--sni)"),
+        explanation
+            .sni
+            .as_deref()
+            .unwrap_or("none (set it with --sni)"),
     );
-    for answer in &account.listeners {
-        listener(answer, &mut page);
+    for result in &explanation.listeners {
+        listener(result, &mut page);
     }
     page.0
 }
@@ -43,7 +46,7 @@ impl Page {
             .push_str(&format!("  {name:<12} {}\n", visible(text)));
     }
 
-    /// The name once, and a line for each.
+    /// One line per text, with the name on the first line only.
     fn rows<'a>(&mut self, name: &str, texts: impl IntoIterator<Item = &'a str>) {
         let mut name = name;
         for text in texts {
@@ -53,87 +56,97 @@ impl Page {
     }
 }
 
-fn certificate(shown: &Shown, page: &mut Page) {
-    /// Names of one kind that are shown.
-    const MANY: usize = 20;
+fn certificate(summary: &CertificateSummary, page: &mut Page) {
+    /// Names listed per kind.
+    const MAX_NAMES: usize = 20;
     page.heading("certificate");
-    page.row("subject", &shown.subject);
-    page.row("issuer", &shown.issuer);
+    page.row("subject", &summary.subject);
+    page.row("issuer", &summary.issuer);
     page.row(
         "valid",
-        &format!("{} to {}", shown.not_before, shown.not_after),
+        &format!("{} to {}", summary.not_before, summary.not_after),
     );
-    if let Some(serial) = &shown.serial {
+    if let Some(serial) = &summary.serial {
         page.row("serial", serial);
     }
-    if shown.above > 0 {
-        page.row("with it", &format!("{} above it in the file", shown.above));
+    if summary.intermediates > 0 {
+        page.row(
+            "chain",
+            &format!("intermediates in the file: {}", summary.intermediates),
+        );
     }
     for (name, texts) in [
-        ("identities", &shown.candidates),
-        ("and", &shown.attributes),
+        ("identities", &summary.candidates),
+        ("attributes", &summary.attributes),
     ] {
-        page.rows(name, texts.iter().take(MANY).map(|text| &**text));
-        if texts.len() > MANY {
-            page.row("", &format!("and {} more", texts.len() - MANY));
+        page.rows(name, texts.iter().take(MAX_NAMES).map(|text| &**text));
+        if texts.len() > MAX_NAMES {
+            page.row("", &format!("and {} more", texts.len() - MAX_NAMES));
         }
     }
-    page.rows("hint", shown.hints.iter().take(MANY).map(|hint| &**hint));
-    if let Some(ambiguous) = &shown.ambiguous {
+    page.rows(
+        "hint",
+        summary.hints.iter().take(MAX_NAMES).map(|hint| &**hint),
+    );
+    if let Some(ambiguous) = &summary.ambiguous {
         page.row("ambiguous", ambiguous);
     }
 }
 
-fn listener(answer: &AtListener, page: &mut Page) {
-    page.heading(&format!("listener {}", answer.listener));
-    page.row("trust", &answer.trust);
-    if let Some(tried) = &answer.rules {
+fn listener(result: &ListenerResult, page: &mut Page) {
+    page.heading(&format!("listener {}", result.listener));
+    page.row("trust", &result.trust);
+    if let Some(tried) = &result.rules {
         let lines = tried.shown.iter();
         let mut lines: Vec<_> = lines
             .map(|line| format!("{}. {}: {}", line.number, line.client, line.why))
             .collect();
         if tried.left_out > 0 {
             lines.push(format!(
-                "({} more were tried and do not match)",
+                "(other rules, which do not match: {})",
                 tried.left_out
             ));
         }
         if tried.not_tried > 0 {
-            lines.push(format!("({} after it: not tried)", tried.not_tried));
+            lines.push(format!("(later rules, not evaluated: {})", tried.not_tried));
         }
         if lines.is_empty() {
-            lines.push("there are none".to_owned());
+            lines.push("none configured".to_owned());
         }
         page.rows("rules", lines.iter().map(|line| &**line));
     }
-    if let Some(shadow) = &answer.shadow {
-        let would = format!("{} would have decided: {}", shadow.client, shadow.outcome);
-        page.row("shadow", &would);
+    if let Some(shadow) = &result.shadow {
+        let text = format!("{} would decide: {}", shadow.client, shadow.outcome);
+        page.row("shadow", &text);
     }
-    if let (Some(client), Some(identity)) = (&answer.client, &answer.identity) {
-        page.row("client", &format!("{client}, as {identity}"));
-        page.row("limits", &limits(answer));
-        page.row("expires", answer.expires.as_deref().unwrap_or("never"));
+    if let (Some(client), Some(identity)) = (&result.client, &result.identity) {
+        page.row("client", &format!("{client}, identified as {identity}"));
+        page.row("limits", &limits(result));
+        page.row("expires", result.expires.as_deref().unwrap_or("never"));
     }
-    if let Some(upstream) = &answer.upstream {
+    if let Some(upstream) = &result.upstream {
         page.row("upstream", upstream);
-        page.row("servers", &answer.servers.join(", "));
+        page.row("servers", &result.servers.join(", "));
     }
-    let verdict = match &answer.detail {
-        None if answer.outcome == "ok" => "ok: it would be let in".to_owned(),
-        None => answer.outcome.to_owned(),
-        Some(detail) => format!("{}: {detail}", answer.outcome),
+    let verdict = match &result.detail {
+        None if result.outcome == "ok" => "ok: the connection is accepted".to_owned(),
+        None => result.outcome.to_owned(),
+        Some(detail) => format!("{}: {detail}", result.outcome),
     };
     page.row("verdict", &verdict);
 }
 
-fn limits(answer: &AtListener) -> String {
-    let rate = answer
-        .rate_limit
-        .as_ref()
-        .map(|rate| format!("{} new a second, burst {}", rate.rate, rate.burst));
-    let at_once = answer.max_conns.map(|count| format!("{count} at once"));
-    let limits: Vec<_> = rate.into_iter().chain(at_once).collect();
+fn limits(result: &ListenerResult) -> String {
+    let rate = result.rate_limit.as_ref().map(|rate| {
+        format!(
+            "{} new connections per second, burst {}",
+            rate.rate, rate.burst
+        )
+    });
+    let max_conns = result
+        .max_conns
+        .map(|count| format!("at most {count} open"));
+    let limits: Vec<_> = rate.into_iter().chain(max_conns).collect();
     if limits.is_empty() {
         "none".to_owned()
     } else {

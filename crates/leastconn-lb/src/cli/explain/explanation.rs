@@ -1,4 +1,4 @@
-//! What became of a client, step by step.
+//! Runs the steps of a connection for one client and records each result.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use super::rules::{self, Tried};
+use super::rules::{self, RuleTrace};
 use leastconn_server::{
     authorization::{AuthInput, authorize},
     client_chain::{ChainStore, ClientChain},
@@ -20,62 +20,61 @@ use leastconn_server::{
 };
 use leastconn_tls::settings::ClientAuth;
 
-/// What is asked about.
-pub(super) struct Asked<'a> {
-    /// The client's certificate and those above it; empty: it shows none.
+/// The client to explain.
+pub(super) struct Query<'a> {
+    /// The client certificate, then intermediates; empty if the client sends none.
     pub(super) chain: &'a [CertificateDer<'static>],
     pub(super) source: IpAddr,
-    /// In lower case, as a ClientHello is read.
+    /// In lower case, as the ClientHello parser normalizes it.
     pub(super) sni: Option<String>,
     pub(super) now: Timestamp,
 }
 
-/// The whole answer.
 #[derive(Debug, Serialize)]
-pub(super) struct Account {
+pub(super) struct Explanation {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) certificate: Option<Shown>,
+    pub(super) certificate: Option<CertificateSummary>,
     pub(super) source: IpAddr,
-    /// Nobody said from where it connects.
+    /// Whether `source` is the default because `--source` was not given.
     pub(super) source_assumed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sni: Option<String>,
-    pub(super) listeners: Vec<AtListener>,
-    /// Some listener lets it in.
+    pub(super) listeners: Vec<ListenerResult>,
+    /// Whether at least one listener accepts the client.
     pub(super) admitted: bool,
 }
 
-/// What a certificate says.
 #[derive(Debug, Serialize)]
-pub(super) struct Shown {
+pub(super) struct CertificateSummary {
     pub(super) subject: String,
     pub(super) issuer: String,
     pub(super) not_before: String,
     pub(super) not_after: String,
-    /// Certificates that came with it.
-    pub(super) above: usize,
-    /// What a rule could name it by.
+    /// Number of certificates after the leaf in the file.
+    #[serde(rename = "above")]
+    pub(super) intermediates: usize,
+    /// Identities that a rule can match, such as `cn:client1.lb.com`.
     pub(super) candidates: Vec<String>,
-    /// What rules can ask for besides.
+    /// Other attributes that a rule can match, such as `ou:sales`.
     pub(super) attributes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) serial: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ambiguous: Option<String>,
-    /// Likely mistakes of whoever issued it.
+    /// Likely mistakes in how the certificate was issued.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) hints: Vec<String>,
 }
 
-/// What happens at one listener. What was not come to is left out.
+/// The result at one listener. Steps that were not reached are `None`.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct AtListener {
+pub(super) struct ListenerResult {
     pub(super) listener: String,
     pub(super) trust: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) rules: Option<Tried>,
+    pub(super) rules: Option<RuleTrace>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) shadow: Option<ShadowVerdict>,
+    pub(super) shadow: Option<ShadowResult>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) client: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,7 +84,7 @@ pub(super) struct AtListener {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) servers: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) rate_limit: Option<Rate>,
+    pub(super) rate_limit: Option<RateLimit>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) max_conns: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,67 +95,67 @@ pub(super) struct AtListener {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Rate {
+pub(super) struct RateLimit {
     pub(super) rate: f64,
     pub(super) burst: u32,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct ShadowVerdict {
+pub(super) struct ShadowResult {
     pub(super) client: String,
     pub(super) outcome: &'static str,
 }
 
-/// A refusal, with its words.
-type Refused = (Reason, Option<String>);
+/// Reason code and detail.
+type Refusal = (Reason, Option<String>);
 
-impl Account {
-    pub(super) fn of(
-        asked: &Asked<'_>,
+impl Explanation {
+    pub(super) fn new(
+        query: &Query<'_>,
         source_assumed: bool,
         snapshot: &Snapshot,
         listeners: &[&Listener],
     ) -> Result<Self, String> {
-        let read = (!asked.chain.is_empty()).then(|| {
+        let chain = (!query.chain.is_empty()).then(|| {
             let chains = Arc::new(ChainStore::default());
-            let interned = chains.intern(asked.chain.to_vec());
+            let interned = chains.intern(query.chain.to_vec());
             interned.map_err(|unreadable| unreadable.error)
         });
-        let mut answers = Vec::new();
+        let mut results = Vec::new();
         for &listener in listeners {
-            answers.push(at_listener(asked, read.as_ref(), snapshot, listener)?);
+            results.push(explain_listener(query, chain.as_ref(), snapshot, listener)?);
         }
         Ok(Self {
-            certificate: asked
+            certificate: query
                 .chain
                 .first()
-                .map(|leaf| Shown::new(leaf, asked, read.as_ref())),
-            source: asked.source,
+                .map(|der| CertificateSummary::new(der, query, chain.as_ref())),
+            source: query.source,
             source_assumed,
-            sni: asked.sni.clone(),
-            admitted: answers
+            sni: query.sni.clone(),
+            admitted: results
                 .iter()
-                .any(|answer| answer.outcome == Reason::Ok.as_str()),
-            listeners: answers,
+                .any(|result| result.outcome == Reason::Ok.as_str()),
+            listeners: results,
         })
     }
 }
 
-type Read = Result<Arc<ClientChain>, Ambiguous>;
+type ParsedChain = Result<Arc<ClientChain>, Ambiguous>;
 
-impl Shown {
-    fn new(leaf: &CertificateDer<'_>, asked: &Asked<'_>, read: Option<&Read>) -> Self {
+impl CertificateSummary {
+    fn new(leaf: &CertificateDer<'_>, query: &Query<'_>, chain: Option<&ParsedChain>) -> Self {
         let parsed = X509Certificate::from_der(leaf)
             .ok()
             .map(|(_, parsed)| parsed);
-        let said = |what: fn(&X509Certificate<'_>) -> String| {
-            parsed.as_ref().map_or_else(|| "?".to_owned(), what)
+        let field = |get: fn(&X509Certificate<'_>) -> String| {
+            parsed.as_ref().map_or_else(|| "?".to_owned(), get)
         };
-        let chain = read.and_then(|read| read.as_ref().ok());
-        let certificate = chain.map(|chain| &*chain.certificate);
-        let all = |keys: &[MatchKey]| {
+        let certificate = chain.and_then(|chain| chain.as_ref().ok());
+        let certificate = certificate.map(|chain| &*chain.certificate);
+        let values = |keys: &[MatchKey]| {
             let keys = keys.iter().flat_map(|&key| {
-                let texts = certificate.map_or(&[][..], |read| key.values_in(read));
+                let texts = certificate.map_or(&[][..], |leaf| key.values_in(leaf));
                 texts
                     .iter()
                     .map(move |text| format!("{}:{text}", key.as_str()))
@@ -164,19 +163,19 @@ impl Shown {
             keys.collect()
         };
         Self {
-            subject: said(|parsed| parsed.subject().to_string()),
-            issuer: said(|parsed| parsed.issuer().to_string()),
-            not_before: said(|parsed| moment(parsed.validity().not_before.timestamp())),
-            not_after: said(|parsed| moment(parsed.validity().not_after.timestamp())),
-            above: asked.chain.len() - 1,
-            candidates: all(&[MatchKey::Cn, MatchKey::Dns, MatchKey::Uri, MatchKey::Spki]),
-            attributes: all(&[MatchKey::Ou, MatchKey::IssuerCn]),
-            // Also of one that is not read any further.
+            subject: field(|parsed| parsed.subject().to_string()),
+            issuer: field(|parsed| parsed.issuer().to_string()),
+            not_before: field(|parsed| timestamp(parsed.validity().not_before.timestamp())),
+            not_after: field(|parsed| timestamp(parsed.validity().not_after.timestamp())),
+            intermediates: query.chain.len() - 1,
+            candidates: values(&[MatchKey::Cn, MatchKey::Dns, MatchKey::Uri, MatchKey::Spki]),
+            attributes: values(&[MatchKey::Ou, MatchKey::IssuerCn]),
+            // Shown even if the certificate is otherwise unusable.
             serial: parsed
                 .as_ref()
                 .map(|parsed| identity::serial(parsed.raw_serial())),
             hints: certificate.map_or_else(Vec::new, ip_in_dns),
-            ambiguous: read.and_then(|read| read.as_ref().err().map(ToString::to_string)),
+            ambiguous: chain.and_then(|chain| chain.as_ref().err().map(ToString::to_string)),
         }
     }
 }
@@ -185,115 +184,123 @@ fn ip_in_dns(certificate: &Certificate) -> Vec<String> {
     let names = certificate.dns.iter();
     let addresses = names.filter(|name| name.parse::<IpAddr>().is_ok());
     let hint = |name| {
-        format!("`{name}` is an IP address given as a DNS name; IP addresses identify no client")
+        format!(
+            "`{name}` is an IP address given as a DNS name; clients cannot be identified by an IP address"
+        )
     };
     addresses.map(hint).collect()
 }
 
-fn moment(seconds: i64) -> String {
+fn timestamp(seconds: i64) -> String {
     Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |at| at.to_string())
 }
 
-fn at_listener(
-    asked: &Asked<'_>,
-    read: Option<&Read>,
+fn explain_listener(
+    query: &Query<'_>,
+    chain: Option<&ParsedChain>,
     snapshot: &Snapshot,
     listener: &Listener,
-) -> Result<AtListener, String> {
-    let mut answer = AtListener {
+) -> Result<ListenerResult, String> {
+    let mut result = ListenerResult {
         listener: listener.name.to_string(),
-        ..AtListener::default()
+        ..ListenerResult::default()
     };
-    let decision = match handshake(asked, read, listener, &mut answer)? {
+    let decision = match handshake(query, chain, listener, &mut result)? {
         Ok(chain) => {
             let input = AuthInput {
                 listener: &listener.name,
-                source: asked.source.to_canonical(),
+                source: query.source.to_canonical(),
                 chain,
-                sni: listener.tls.as_ref().and(asked.sni.as_deref()),
+                sni: listener.tls.as_ref().and(query.sni.as_deref()),
                 open: None,
             };
-            decide(asked, &input, snapshot, &mut answer)
+            decide(query, &input, snapshot, &mut result)
         }
-        Err(refused) => Err(refused),
+        Err(refusal) => Err(refusal),
     };
     let (reason, detail) = decision.err().unwrap_or((Reason::Ok, None));
-    answer.outcome = reason.as_str();
-    answer.detail = detail;
-    Ok(answer)
+    result.outcome = reason.as_str();
+    result.detail = detail;
+    Ok(result)
 }
 
 /// The handshake: returns the client's chain if the listener requires one and trusts it.
 fn handshake<'a>(
-    asked: &Asked<'_>,
-    read: Option<&'a Read>,
+    query: &Query<'_>,
+    parsed: Option<&'a ParsedChain>,
     listener: &Listener,
-    answer: &mut AtListener,
-) -> Result<Result<Option<&'a ClientChain>, Refused>, String> {
+    result: &mut ListenerResult,
+) -> Result<Result<Option<&'a ClientChain>, Refusal>, String> {
     let tls = match &listener.tls {
         None => {
-            answer.trust = "no TLS: clients are identified by address".to_owned();
+            result.trust = "no TLS: clients are identified by source address".to_owned();
             return Ok(Ok(None));
         }
         Some(tls) if tls.settings.client_auth == ClientAuth::None => {
-            answer.trust =
-                "no certificate is required: clients are identified by address".to_owned();
+            result.trust =
+                "client certificates are not requested: clients are identified by source address"
+                    .to_owned();
             return Ok(Ok(None));
         }
         Some(tls) => tls,
     };
-    let (Some((leaf, above)), Some(read)) = (asked.chain.split_first(), read) else {
-        answer.trust = "a certificate is required, and none is shown".to_owned();
+    let (Some((leaf, intermediates)), Some(parsed)) = (query.chain.split_first(), parsed) else {
+        result.trust = "a client certificate is required, but none was given".to_owned();
         return Ok(Err((Reason::NoCertificate, None)));
     };
-    if let Err(error) = tls::trusts(&tls.settings, listener.max_intermediates, leaf, above)
-        .map_err(|error| error.to_string())?
+    if let Err(error) = tls::trusts(
+        &tls.settings,
+        listener.max_intermediates,
+        leaf,
+        intermediates,
+    )
+    .map_err(|error| error.to_string())?
     {
-        answer.trust = "not trusted".to_owned();
+        result.trust = "not trusted".to_owned();
         return Ok(Err((error.reason(), Some(error.to_string()))));
     }
-    answer.trust = if tls.settings.material.crls.is_empty() {
-        "trusted, in time; there is no revocation list".to_owned()
+    result.trust = if tls.settings.material.crls.is_empty() {
+        "trusted, within its validity period; no CRL is configured".to_owned()
     } else {
-        "trusted, in time, not revoked".to_owned()
+        "trusted, within its validity period, not revoked".to_owned()
     };
-    Ok(match read {
+    Ok(match parsed {
         Ok(chain) => Ok(Some(&**chain)),
         Err(ambiguous) => Err((ambiguous.reason(), Some(ambiguous.to_string()))),
     })
 }
 
-/// Authorization and limits, as for a connection.
+/// Authorization and limits, by the code that handles connections.
 fn decide(
-    asked: &Asked<'_>,
+    query: &Query<'_>,
     input: &AuthInput<'_>,
     snapshot: &Snapshot,
-    answer: &mut AtListener,
-) -> Result<(), Refused> {
+    result: &mut ListenerResult,
+) -> Result<(), Refusal> {
     let policy = &snapshot.policy;
     if let Some(listener) = snapshot.listener(input.listener) {
         let rules = input.for_rules(listener);
-        answer.rules = Some(rules::tried(policy, &rules, asked.now));
-        if let Some(shadow) = policy.shadow(&rules, asked.now) {
+        result.rules = Some(rules::trace(policy, &rules, query.now));
+        if let Some(shadow) = policy.shadow(&rules, query.now) {
             let outcome = shadow
                 .grant(&listener.routing, input.sni)
                 .map_or_else(|denied| denied.reason(), |_| Reason::Ok);
-            answer.shadow = Some(ShadowVerdict {
+            result.shadow = Some(ShadowResult {
                 client: shadow.client().to_owned(),
                 outcome: outcome.as_str(),
             });
         }
-        if let Ok(matched) = policy.identify(&rules, asked.now) {
-            describe(&matched, answer);
+        if let Ok(matched) = policy.identify(&rules, query.now) {
+            record_rule(&matched, result);
         }
     }
-    let grant = authorize(snapshot, input, asked.now)
+    let grant = authorize(snapshot, input, query.now)
         .map_err(|refusal| (refusal.reason(), Some(refusal.to_string())))?;
-    admit(&grant, answer)
+    admit(&grant, result)
 }
 
-/// The limits, with a token bucket that nobody has used, and the servers.
-fn admit(grant: &Grant, answer: &mut AtListener) -> Result<(), Refused> {
+/// Limits, with a full token bucket, and servers.
+fn admit(grant: &Grant, result: &mut ListenerResult) -> Result<(), Refusal> {
     let permit = Limiter::new(1, net::now())
         .admit(
             &ClientId::from(grant.identity().as_str()),
@@ -302,9 +309,9 @@ fn admit(grant: &Grant, answer: &mut AtListener) -> Result<(), Refused> {
         )
         .map_err(|refusal| (refusal.reason(), Some(refusal.to_string())))?;
     let (pool, selector) = grant.servers(&permit);
-    answer.upstream = Some(pool.id().to_string());
+    result.upstream = Some(pool.id().to_string());
     let candidates = pool.candidates(selector);
-    answer.servers = candidates
+    result.servers = candidates
         .members()
         .iter()
         .map(|member| member.server.id().to_string())
@@ -312,15 +319,15 @@ fn admit(grant: &Grant, answer: &mut AtListener) -> Result<(), Refused> {
     Ok(())
 }
 
-fn describe(matched: &Matched<'_>, answer: &mut AtListener) {
+fn record_rule(matched: &Matched<'_>, result: &mut ListenerResult) {
     let rule = matched.rule();
     let limits = rule.limits();
-    answer.client = Some(matched.client().to_owned());
-    answer.identity = Some(matched.identity().to_string());
-    answer.rate_limit = limits.rate.map(|rate| Rate {
+    result.client = Some(matched.client().to_owned());
+    result.identity = Some(matched.identity().to_string());
+    result.rate_limit = limits.rate.map(|rate| RateLimit {
         rate: rate.per_second(),
         burst: rate.burst().get(),
     });
-    answer.max_conns = limits.max_conns.map(std::num::NonZeroU32::get);
-    answer.expires = rule.expires().map(|at| at.to_string());
+    result.max_conns = limits.max_conns.map(std::num::NonZeroU32::get);
+    result.expires = rule.expires().map(|at| at.to_string());
 }
