@@ -1,4 +1,4 @@
-//! `top`: a running balancer in the terminal.
+//! `top`: a live view of a running balancer.
 
 use std::{
     io::{self, IsTerminal},
@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 
 use super::{DONE, FAILED, INVALID, fail, healthcheck};
-use crate::top::{self, Asked, Picture};
+use crate::top::{self, Answers, Query};
 use leastconn_server::{
     api::client::{Client, ClientError, Target},
     config::{self, AdminAt},
@@ -18,14 +18,14 @@ use leastconn_server::{
 
 #[derive(Debug, Args)]
 pub(super) struct TopArgs {
-    /// The admin socket, instead of the configuration's.
+    /// The admin socket; overrides the configuration.
     #[arg(long, short, value_name = "PATH", conflicts_with = "config")]
     socket: Option<PathBuf>,
     /// The configuration file that names the admin socket or address [default:
     /// leastconn.toml, then /etc/leastconn/leastconn.toml].
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How often the balancer is asked.
+    /// Refresh interval.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
     interval: Duration,
 }
@@ -33,7 +33,7 @@ pub(super) struct TopArgs {
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = config::duration::parse(text).map_err(|error| error.to_string())?;
     if interval < Duration::from_millis(100) {
-        return Err("less than 100ms shows nothing more".to_owned());
+        return Err("must be at least 100ms".to_owned());
     }
     Ok(interval)
 }
@@ -46,7 +46,7 @@ pub(super) fn run(args: TopArgs) -> ExitCode {
     };
     if !io::stdout().is_terminal() {
         return fail(
-            &"top needs a terminal; `leastconn-lb ctl status --json` and the like print the same",
+            &"top needs a terminal; use `leastconn-lb ctl status --json` in scripts",
             INVALID,
         );
     }
@@ -55,17 +55,17 @@ pub(super) fn run(args: TopArgs) -> ExitCode {
         Err(code) => return code,
     };
     let client = Client::new(target);
-    let ask = move |asked: &Asked| {
-        let picture = runtime.block_on(picture(&client, asked));
-        picture.map_err(|error| error.to_string())
+    let fetch = move |query: &Query| {
+        let answers = runtime.block_on(fetch(&client, query));
+        answers.map_err(|error| error.to_string())
     };
-    match top::run(ask, args.interval) {
+    match top::run(fetch, args.interval) {
         Ok(()) => ExitCode::from(DONE),
         Err(error) => fail(&error, FAILED),
     }
 }
 
-/// The socket rather than the address: it is there for whoever may steer.
+/// Prefers the socket: unlike the address, it needs no token.
 fn configured(path: Option<PathBuf>) -> Result<Target, ExitCode> {
     let path = config::find(path).map_err(|error| fail(&error, INVALID))?;
     match config::admin_at(&path).map_err(|error| fail(&error, INVALID))? {
@@ -80,15 +80,15 @@ fn configured(path: Option<PathBuf>) -> Result<Target, ExitCode> {
     }
 }
 
-async fn picture(client: &Client, asked: &Asked) -> Result<Picture, ClientError> {
+async fn fetch(client: &Client, query: &Query) -> Result<Answers, ClientError> {
     let (status, servers, clients, connections, history) = tokio::try_join!(
         client.status(),
         client.servers(),
-        client.clients(&asked.clients),
-        client.connections(&asked.connections),
+        client.clients(&query.clients),
+        client.connections(&query.connections),
         client.history(),
     )?;
-    Ok(Picture {
+    Ok(Answers {
         status,
         servers,
         clients,

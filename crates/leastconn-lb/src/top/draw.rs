@@ -1,4 +1,4 @@
-//! How it looks.
+//! Draws the screen.
 
 mod tables;
 
@@ -13,38 +13,46 @@ use ratatui::{
 };
 
 use super::{
-    Picture,
+    answers::Answers,
     view::{Tab, View},
 };
 use crate::figures;
 use leastconn_server::api::{Phase, ReloadOutcome, Sample, outage};
 
-/// An answer that is older than this is not what is so now.
-const OLD: Duration = Duration::from_secs(5);
+/// Answers older than this are marked as stale.
+const STALE_AFTER: Duration = Duration::from_secs(5);
 
-/// Lines about upstreams without an available server and servers that are down.
-const OUTAGES: usize = 4;
+/// Maximum number of lines about unavailable upstreams and servers.
+const MAX_OUTAGE_LINES: usize = 4;
 
-/// Below this, curves would take the place of what is looked for.
-const ROOM_FOR_CURVES: u16 = 22;
+/// Charts are drawn if the terminal has at least this many lines.
+const MIN_HEIGHT_FOR_CHARTS: u16 = 22;
 
-/// Below this, the sums may need a second row. It is there then in any case: nothing is to
-/// move when a number gets longer.
-const ROOM_FOR_SUMS: u16 = 100;
+/// In narrower terminals the totals always take two rows, so that nothing moves when a
+/// number gets longer.
+const MIN_WIDTH_FOR_ONE_ROW: u16 = 100;
 
 pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, now: Instant) {
     let area = frame.area();
-    let curves = if area.height >= ROOM_FOR_CURVES { 5 } else { 0 };
-    let picture = view.picture.as_ref().map(|(picture, _)| picture);
-    let troubles = picture.map(troubles).unwrap_or_default();
-    let sums = picture.map(sums).unwrap_or_default();
-    let needed = |line: &Line<'_>| rows(line, area.width);
-    let each: Vec<u16> = troubles.iter().map(needed).collect();
-    let [head, trouble, figures, curve, tabs, table, foot] = Layout::vertical([
+    let charts = if area.height >= MIN_HEIGHT_FOR_CHARTS {
+        5
+    } else {
+        0
+    };
+    let answers = view.answers.as_ref().map(|(answers, _)| answers);
+    let alerts = answers.map(alerts).unwrap_or_default();
+    let totals = answers.map(totals).unwrap_or_default();
+    let height = |line: &Line<'_>| rows(line, area.width);
+    let heights: Vec<u16> = alerts.iter().map(height).collect();
+    let [head, alert_area, totals_area, chart_area, tabs, table, foot] = Layout::vertical([
         Constraint::Length(1),
-        Constraint::Length(each.iter().sum()),
-        Constraint::Length(if area.width < ROOM_FOR_SUMS { 2 } else { 1 }),
-        Constraint::Length(curves),
+        Constraint::Length(heights.iter().sum()),
+        Constraint::Length(if area.width < MIN_WIDTH_FOR_ONE_ROW {
+            2
+        } else {
+            1
+        }),
+        Constraint::Length(charts),
         Constraint::Length(1),
         Constraint::Min(1),
         Constraint::Length(1),
@@ -53,39 +61,38 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, now: Instant) {
     frame.render_widget(footer(view, now), foot);
     let titles = Tab::ALL.iter().zip(1..);
     let titles = titles.map(|(tab, number)| format!("{number} {}", tab.title()));
-    let chosen = Style::new().add_modifier(Modifier::REVERSED | Modifier::BOLD);
+    let selected = Style::new().add_modifier(Modifier::REVERSED | Modifier::BOLD);
     frame.render_widget(
         Tabs::new(titles)
             .select(view.tab as usize)
-            .highlight_style(chosen)
+            .highlight_style(selected)
             .divider(" "),
         tabs,
     );
-    // Taken out while the rest of the view is changed.
-    let Some((picture, told)) = view.picture.take() else {
+    // Taken out, because drawing the table needs the view mutably.
+    let Some((answers, received)) = view.answers.take() else {
         frame.render_widget("leastconn", head);
         return;
     };
-    frame.render_widget(heading(&picture), head);
-    let areas = Layout::vertical(each.into_iter().map(Constraint::Length)).split(trouble);
-    for (line, area) in troubles.into_iter().zip(areas.iter()) {
+    frame.render_widget(heading(&answers), head);
+    let areas = Layout::vertical(heights.into_iter().map(Constraint::Length)).split(alert_area);
+    for (line, area) in alerts.into_iter().zip(areas.iter()) {
         frame.render_widget(wrapped(line), *area);
     }
-    frame.render_widget(wrapped(sums), figures);
-    if curves > 0 {
-        draw_curves(frame, &picture, curve);
+    frame.render_widget(wrapped(totals), totals_area);
+    if charts > 0 {
+        draw_charts(frame, &answers, chart_area);
     }
-    tables::draw(frame, view, &picture, table);
-    view.picture = Some((picture, told));
+    tables::draw(frame, view, &answers, table);
+    view.answers = Some((answers, received));
 }
 
-/// Rows that a line may take.
-const MOST: usize = 3;
+/// Longer lines are cut after this many rows.
+const MAX_ROWS: usize = 3;
 
-/// Rows that a line takes, without which its end would not be seen.
+/// Number of rows that a wrapped line takes.
 fn rows(line: &Line<'_>, width: u16) -> u16 {
-    // At most MOST.
-    line.width().div_ceil(width.max(1).into()).min(MOST) as u16
+    line.width().div_ceil(width.max(1).into()).min(MAX_ROWS) as u16
 }
 
 fn wrapped(line: Line<'static>) -> Paragraph<'static> {
@@ -100,8 +107,8 @@ fn phase(phase: Phase) -> Span<'static> {
     }
 }
 
-fn heading(picture: &Picture) -> Line<'static> {
-    let status = &picture.status;
+fn heading(answers: &Answers) -> Line<'static> {
+    let status = &answers.status;
     vec![
         Span::from(format!("leastconn {} ", status.version)).bold(),
         phase(status.phase),
@@ -115,9 +122,9 @@ fn heading(picture: &Picture) -> Line<'static> {
     .into()
 }
 
-/// What an operator must know of before anything else, a line each.
-fn troubles(picture: &Picture) -> Vec<Line<'static>> {
-    let (status, mut lines) = (&picture.status, Vec::new());
+/// Conditions that need attention, one line each.
+fn alerts(answers: &Answers) -> Vec<Line<'static>> {
+    let (status, mut lines) = (&answers.status, Vec::new());
     let configuration = &status.configuration;
     if let Some(reload) = &configuration.last_reload
         && reload.outcome == ReloadOutcome::Rejected
@@ -127,7 +134,7 @@ fn troubles(picture: &Picture) -> Vec<Line<'static>> {
             [first] => (&**first, String::new()),
             [first, rest @ ..] => (&**first, format!(" (and {} more)", rest.len())),
         };
-        // The place and what is wrong; the lines that follow show the place.
+        // The first line has the place and the error; the others quote the file.
         let first = first.lines().next().unwrap_or_default();
         lines.push(
             format!("last reload REJECTED{more}: {first}")
@@ -137,14 +144,14 @@ fn troubles(picture: &Picture) -> Vec<Line<'static>> {
         );
     }
     if let Some(blocked) = &configuration.blocked {
-        let text = format!("reading is BLOCKED by {blocked}");
+        let text = format!("reload BLOCKED by {blocked}");
         lines.push(text.red().bold().into());
     }
     if let Some(failed) = &status.failed_upgrade {
-        let why = format!("last upgrade FAILED: {}", failed.reason);
-        lines.push(why.red().bold().into());
+        let text = format!("last upgrade FAILED: {}", failed.reason);
+        lines.push(text.red().bold().into());
     }
-    let outages = outage::lines(&status.upstreams, OUTAGES).into_iter();
+    let outages = outage::lines(&status.upstreams, MAX_OUTAGE_LINES).into_iter();
     lines.extend(outages.map(|line| line.red().bold().into()));
     for old in &status.old_processes {
         lines.push(old.to_string().yellow().into());
@@ -152,14 +159,14 @@ fn troubles(picture: &Picture) -> Vec<Line<'static>> {
     if !configuration.deviations.is_empty() {
         let all = configuration.deviations.iter();
         let all: Vec<_> = all.map(|d| format!("{} {}", d.what, d.is)).collect();
-        lines.push(format!("by hand: {}", all.join(", ")).yellow().into());
+        lines.push(format!("overrides: {}", all.join(", ")).yellow().into());
     }
     lines
 }
 
-fn sums(picture: &Picture) -> Line<'static> {
-    let totals = &picture.status.connections;
-    let last = picture.history.samples.last();
+fn totals(answers: &Answers) -> Line<'static> {
+    let totals = &answers.status.connections;
+    let last = answers.history.samples.last();
     let mut line = vec![
         "open ".into(),
         Span::from(figures::number(totals.open)).bold(),
@@ -193,12 +200,12 @@ fn bytes(bytes: f64) -> String {
     figures::bytes(bytes.max(0.0).round() as u64)
 }
 
-/// A title, what is drawn, and how its largest value is written.
-type Curve = (&'static str, fn(&Sample) -> f64, fn(f64) -> String);
+/// Title, value of a sample, and formatter of the maximum.
+type Chart = (&'static str, fn(&Sample) -> f64, fn(f64) -> String);
 
-fn draw_curves(frame: &mut Frame<'_>, picture: &Picture, area: Rect) {
-    let samples = &picture.history.samples;
-    let curves: [Curve; 3] = [
+fn draw_charts(frame: &mut Frame<'_>, answers: &Answers, area: Rect) {
+    let samples = &answers.history.samples;
+    let charts: [Chart; 3] = [
         ("new/s", |sample| sample.accepted_per_second, figures::rate),
         (
             "refused/s",
@@ -214,16 +221,16 @@ fn draw_curves(frame: &mut Frame<'_>, picture: &Picture, area: Rect) {
     let areas: [Rect; 3] = Layout::horizontal([Constraint::Fill(1); 3])
         .spacing(1)
         .areas(area);
-    for ((name, value, text), area) in curves.into_iter().zip(areas) {
-        // The newest at the right edge.
+    for ((name, value, text), area) in charts.into_iter().zip(areas) {
+        // The newest sample is at the right edge.
         let width = usize::from(area.width);
         let shown = &samples[samples.len().saturating_sub(width)..];
         let values: Vec<f64> = shown.iter().map(value).collect();
-        let most = values.iter().copied().fold(0.0, f64::max);
+        let max = values.iter().copied().fold(0.0, f64::max);
         let scaled = values.iter().map(|value| (value * 100.0).round() as u64);
         let missing = std::iter::repeat_n(0, width - shown.len());
         let data: Vec<u64> = missing.chain(scaled).collect();
-        let title = format!("{name}, most {}", text(most));
+        let title = format!("{name}, max {}", text(max));
         frame.render_widget(
             Sparkline::default()
                 .block(Block::new().title(title.dim()))
@@ -235,24 +242,24 @@ fn draw_curves(frame: &mut Frame<'_>, picture: &Picture, area: Rect) {
 
 fn footer(view: &View, now: Instant) -> Paragraph<'static> {
     let age = view
-        .picture
+        .answers
         .as_ref()
-        .map(|(_, told)| now.saturating_duration_since(*told));
-    if let Some(why) = &view.trouble {
+        .map(|(_, received)| now.saturating_duration_since(*received));
+    if let Some(error) = &view.error {
         let since = age.map_or_else(String::new, |age| {
-            format!(", for {}", figures::age(age.as_secs()))
+            format!(" for {}", figures::age(age.as_secs()))
         });
-        return Paragraph::new(format!("no answer{since}: {why}").red().bold());
+        return Paragraph::new(format!("no answer{since}: {error}").red().bold());
     }
     match age {
-        None => Paragraph::new("asking …".dim()),
-        Some(age) if age > OLD => {
+        None => Paragraph::new("connecting …".dim()),
+        Some(age) if age > STALE_AFTER => {
             let age = figures::age(age.as_secs());
             Paragraph::new(format!("no answer for {age}").red().bold())
         }
         Some(_) if view.typing => Paragraph::new(format!("search: {}_", view.search()).bold()),
         Some(_) if !view.search().is_empty() => {
-            Paragraph::new(format!("search: {}   Esc ends it", view.search()).bold())
+            Paragraph::new(format!("search: {}   Esc clears it", view.search()).bold())
         }
         Some(_) => Paragraph::new("q quit  1-5 Tab tables  ↑↓ scroll  / search".dim()),
     }

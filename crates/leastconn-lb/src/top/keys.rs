@@ -1,34 +1,24 @@
-//! What keys do.
+//! Key bindings.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::view::{Tab, View};
+use super::view::{Action, Tab, View};
 
-/// What there is to do after a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Then {
-    /// Draw what there is.
-    Draw,
-    /// Ask for something else.
-    Ask,
-    /// End.
-    Quit,
-}
-
+/// Rows per page.
 const PAGE: usize = 20;
 
 impl View {
-    pub(super) fn press(&mut self, key: KeyEvent) -> Then {
+    pub(super) fn press(&mut self, key: KeyEvent) -> Action {
         if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c') {
-            return Then::Quit;
+            return Action::Quit;
         }
         if self.typing {
             return self.type_in(key.code);
         }
         match key.code {
-            KeyCode::Char('q') => return Then::Quit,
-            // Out of the search first: nobody means to lose the screen by it.
-            KeyCode::Esc if self.search().is_empty() => return Then::Quit,
+            KeyCode::Char('q') => return Action::Quit,
+            // The first Esc only clears the search.
+            KeyCode::Esc if self.search().is_empty() => return Action::Quit,
             KeyCode::Esc => return self.search_for(String::new()),
             KeyCode::Char('/') => {
                 self.typing = true;
@@ -54,14 +44,14 @@ impl View {
             KeyCode::End | KeyCode::Char('G') => self.table.select_last(),
             _ => {}
         }
-        Then::Draw
+        Action::Draw
     }
 
-    fn type_in(&mut self, key: KeyCode) -> Then {
+    fn type_in(&mut self, key: KeyCode) -> Action {
         match key {
             KeyCode::Enter => {
                 self.typing = false;
-                Then::Draw
+                Action::Draw
             }
             KeyCode::Esc => {
                 self.typing = false;
@@ -73,7 +63,7 @@ impl View {
                 self.search_for(text)
             }
             KeyCode::Char(c) => self.search_for(format!("{}{c}", self.search())),
-            _ => Then::Draw,
+            _ => Action::Draw,
         }
     }
 }

@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use super::*;
 use view::Tab;
 
-fn picture() -> Picture {
+fn answers() -> Answers {
     fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
         serde_json::from_value(value).unwrap()
     }
     let outcomes = json!({ "ok": 1200, "rate_limited": 34 });
-    Picture {
+    Answers {
         status: read(json!({
             "version": "9.8.7", "pid": 1, "phase": "ready", "started": "", "time": "",
             "uptime_seconds": 8100, "workers": 2,
@@ -71,7 +71,7 @@ fn server(name: &str, state: &str, health: &str, active: u32) -> Value {
     })
 }
 
-/// Starting slowly.
+/// A server in slow start.
 fn starting(name: &str) -> Value {
     let mut server = server(name, "ready", "up", 0);
     server["slow_start"] = json!({ "share": 0.35, "remaining_seconds": 19.5 });
@@ -92,7 +92,7 @@ fn screen_of(view: &mut View, now: Instant, width: u16, height: u16) -> Vec<Stri
         .collect()
 }
 
-fn press(view: &mut View, code: KeyCode) -> Then {
+fn press(view: &mut View, code: KeyCode) -> Action {
     view.press(KeyEvent::new(code, KeyModifiers::NONE))
 }
 
@@ -104,9 +104,9 @@ fn line<'a>(screen: &'a [String], with: &str) -> &'a str {
 }
 
 #[test]
-fn the_screen_says_what_the_balancer_said() {
+fn screen_shows_the_answers() {
     let (mut view, now) = (View::default(), net::now());
-    view.told(Ok(picture()), now);
+    view.update(Ok(answers()), now);
     let shown = screen(&mut view, now);
     assert!(shown[0].contains("leastconn 9.8.7 ready"), "{}", shown[0]);
     assert!(shown[0].contains("up 2h15m"), "{}", shown[0]);
@@ -155,11 +155,11 @@ fn the_screen_says_what_the_balancer_said() {
 }
 
 #[test]
-fn rates_are_what_came_between_two_answers() {
+fn rates_are_computed_between_two_answers() {
     let (mut view, then) = (View::default(), net::now());
-    view.told(Ok(picture()), then);
+    view.update(Ok(answers()), then);
     assert_eq!(view.client_rate("orders"), None);
-    let mut next = picture();
+    let mut next = answers();
     next.clients.clients[0].connections += 30;
     next.servers.servers[0].connections += 10;
     next.status
@@ -167,43 +167,43 @@ fn rates_are_what_came_between_two_answers() {
         .outcomes
         .insert("not_allowed".to_owned(), 4);
     let now = then + Duration::from_secs(2);
-    view.told(Ok(next.clone()), now);
+    view.update(Ok(next.clone()), now);
     assert_eq!(view.client_rate("orders"), Some(15.0));
     assert_eq!(view.server_rate("web", "web1"), Some(5.0));
     assert_eq!(view.outcome_rate("not_allowed"), Some(2.0));
-    // After an upgrade or a restart another process answers.
+    // Another process, after an upgrade or a restart.
     next.status.pid += 1;
-    view.told(Ok(next), now + Duration::from_secs(2));
+    view.update(Ok(next), now + Duration::from_secs(2));
     assert_eq!(view.client_rate("orders"), None);
 }
 
 #[test]
-fn a_balancer_that_does_not_answer_is_seen_at_once() {
+fn missing_answers_are_reported() {
     let (mut view, then) = (View::default(), net::now());
     let shown = screen(&mut view, then);
-    assert!(shown[29].contains("asking"), "{}", shown[29]);
-    view.told(Ok(picture()), then);
-    view.told(Err("nobody listens".to_owned()), then);
+    assert!(shown[29].contains("connecting"), "{}", shown[29]);
+    view.update(Ok(answers()), then);
+    view.update(Err("connection refused".to_owned()), then);
     let now = then + Duration::from_secs(90);
     let shown = screen(&mut view, now);
     assert!(
-        shown[29].contains("no answer, for 1m30s: nobody listens"),
+        shown[29].contains("no answer for 1m30s: connection refused"),
         "{}",
         shown[29]
     );
-    // What was known is still there.
+    // The last answers are still shown.
     line(&shown, "web1");
-    view.told(Ok(picture()), now);
+    view.update(Ok(answers()), now);
     assert!(screen(&mut view, now)[29].contains("q quit"));
     let hung = screen(&mut view, now + Duration::from_secs(20));
     assert!(hung[29].contains("no answer for 20s"), "{}", hung[29]);
 }
 
 #[test]
-fn rejected_reloads_failed_upgrades_and_what_was_set_by_hand_stand_above_all_else() {
+fn alerts_are_above_the_totals() {
     let (mut view, now) = (View::default(), net::now());
-    let mut told = picture();
-    let configuration = &mut told.status.configuration;
+    let mut changed = answers();
+    let configuration = &mut changed.status.configuration;
     configuration.last_reload = Some(leastconn_server::api::Reload {
         time: String::new(),
         outcome: leastconn_server::api::ReloadOutcome::Rejected,
@@ -220,21 +220,21 @@ fn rejected_reloads_failed_upgrades_and_what_was_set_by_hand_stand_above_all_els
             configured: "ready".to_owned(),
             since: None,
         });
-    told.status.failed_upgrade = Some(leastconn_server::api::FailedUpgrade {
+    changed.status.failed_upgrade = Some(leastconn_server::api::FailedUpgrade {
         time: String::new(),
         reason: "it was killed".to_owned(),
     });
-    told.status.old_processes = vec![leastconn_server::api::OldProcess {
+    changed.status.old_processes = vec![leastconn_server::api::OldProcess {
         pid: 4711,
         connections: 1,
     }];
-    view.told(Ok(told), now);
+    view.update(Ok(changed), now);
     let shown = screen_of(&mut view, now, 60, 24);
     let wanted = [
         "last reload REJECTED (and 1 more): unknown key",
         "last upgrade FAILED: it was killed",
         "process 4711 was replaced and still serves 1 connection",
-        "by hand: web/web3 drain",
+        "overrides: web/web3 drain",
     ];
     for (line, wanted) in shown[1..].iter().zip(wanted) {
         assert_eq!(line.trim_end(), wanted);
@@ -243,9 +243,9 @@ fn rejected_reloads_failed_upgrades_and_what_was_set_by_hand_stand_above_all_els
 }
 
 #[test]
-fn down_servers_stand_above_all_else() {
+fn down_servers_are_above_the_totals() {
     let (mut view, now) = (View::default(), net::now());
-    let mut told = picture();
+    let mut changed = answers();
     let summary = json!([{
         "name": "web", "servers": 2, "available": 0, "active": 0, "unhealthy": 1,
         "unhealthy_servers": [{
@@ -253,13 +253,13 @@ fn down_servers_stand_above_all_else() {
             "reason": "HTTP status 503",
         }],
     }]);
-    told.status.time = "2026-11-24T03:15:15Z".to_owned();
-    told.status.upstreams = serde_json::from_value(summary).unwrap();
-    told.servers.servers[1].outage = Some(leastconn_server::api::Outage {
+    changed.status.time = "2026-11-24T03:15:15Z".to_owned();
+    changed.status.upstreams = serde_json::from_value(summary).unwrap();
+    changed.servers.servers[1].outage = Some(leastconn_server::api::Outage {
         since: "2026-11-24T03:12:09.123Z".to_owned(),
         reason: "HTTP status 503".to_owned(),
     });
-    view.told(Ok(told), now);
+    view.update(Ok(changed), now);
     let shown = screen_of(&mut view, now, 160, 30);
     assert_eq!(shown[1].trim_end(), "upstream web: NO server is available");
     assert_eq!(
@@ -271,31 +271,31 @@ fn down_servers_stand_above_all_else() {
 }
 
 #[test]
-fn a_search_asks_the_balancer_and_ends_before_the_program_does() {
+fn esc_clears_the_search_before_it_quits() {
     let mut view = View::default();
-    assert_eq!(press(&mut view, KeyCode::Char('/')), Then::Draw);
+    assert_eq!(press(&mut view, KeyCode::Char('/')), Action::Draw);
     assert_eq!(view.tab, Tab::Connections);
     for c in "orq".chars() {
-        assert_eq!(press(&mut view, KeyCode::Char(c)), Then::Ask);
+        assert_eq!(press(&mut view, KeyCode::Char(c)), Action::Fetch);
     }
-    assert_eq!(press(&mut view, KeyCode::Backspace), Then::Ask);
+    assert_eq!(press(&mut view, KeyCode::Backspace), Action::Fetch);
     assert_eq!(view.search(), "or");
-    let asked = Asked::searching(view.search());
-    assert_eq!(asked.connections.search.as_deref(), Some("or"));
-    assert_eq!(asked.clients.search.as_deref(), Some("or"));
+    let query = Query::search(view.search());
+    assert_eq!(query.connections.search.as_deref(), Some("or"));
+    assert_eq!(query.clients.search.as_deref(), Some("or"));
     press(&mut view, KeyCode::Enter);
-    assert_eq!(press(&mut view, KeyCode::Esc), Then::Ask);
-    assert_eq!(Asked::searching(view.search()).connections.search, None);
-    assert_eq!(press(&mut view, KeyCode::Esc), Then::Quit);
+    assert_eq!(press(&mut view, KeyCode::Esc), Action::Fetch);
+    assert_eq!(Query::search(view.search()).connections.search, None);
+    assert_eq!(press(&mut view, KeyCode::Esc), Action::Quit);
     press(&mut view, KeyCode::Char('/'));
     let ctrl_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-    assert_eq!(view.press(ctrl_c), Then::Quit);
+    assert_eq!(view.press(ctrl_c), Action::Quit);
 }
 
 #[test]
-fn any_size_of_terminal_will_do() {
+fn any_terminal_size_can_be_drawn() {
     let (mut view, now) = (View::default(), net::now());
-    view.told(Ok(picture()), now);
+    view.update(Ok(answers()), now);
     for (width, height) in [(1, 1), (2, 7), (40, 10), (80, 24), (400, 100)] {
         for _ in Tab::ALL {
             press(&mut view, KeyCode::Tab);
@@ -306,34 +306,33 @@ fn any_size_of_terminal_will_do() {
 }
 
 #[test]
-fn it_is_asked_again_and_again_until_nobody_listens() {
-    let asked = Mutex::new(Asked::searching(""));
-    let (tell, told) = mpsc::sync_channel(1);
-    let (wake, woken) = mpsc::sync_channel(1);
+fn changed_query_is_fetched_before_the_interval() {
+    let query = Mutex::new(Query::search(""));
+    let (results_tx, results_rx) = mpsc::sync_channel(1);
+    let (wake_tx, wake_rx) = mpsc::sync_channel(1);
     let times = AtomicUsize::new(0);
     thread::scope(|scope| {
         let hour = Duration::from_secs(3600);
-        let (asked, times) = (&asked, &times);
-        let ask = |_: &Asked| {
+        let (query, times) = (&query, &times);
+        let fetch = |_: &Query| {
             times.fetch_add(1, Ordering::Relaxed);
-            Ok(picture())
+            Ok(answers())
         };
-        let asking = scope.spawn(move || keep_asking(ask, hour, asked, tell, woken));
-        told.recv().unwrap().unwrap();
-        // Not before the hour is over, unless there is something new to ask for.
-        wake.send(()).unwrap();
-        told.recv().unwrap().unwrap();
-        drop(wake);
-        asking.join().unwrap();
+        let fetching = scope.spawn(move || fetch_loop(fetch, hour, query, results_tx, wake_rx));
+        results_rx.recv().unwrap().unwrap();
+        wake_tx.send(()).unwrap();
+        results_rx.recv().unwrap().unwrap();
+        drop(wake_tx);
+        fetching.join().unwrap();
     });
     assert_eq!(times.into_inner(), 2);
 }
 
 #[test]
-fn a_narrow_screen_has_the_names_and_what_matters_most() {
+fn narrow_screen_drops_less_important_columns() {
     let (mut view, now) = (View::default(), net::now());
-    view.told(Ok(picture()), now);
-    for (key, named, there, left_out) in [
+    view.update(Ok(answers()), now);
+    for (key, named, present, dropped) in [
         (
             '1',
             "web1",
@@ -351,11 +350,11 @@ fn a_narrow_screen_has_the_names_and_what_matters_most() {
         press(&mut view, KeyCode::Char(key));
         let shown = screen_of(&mut view, now, 80, 24);
         let row = line(&shown, named);
-        assert!(there.iter().all(|part| row.contains(part)), "{shown:#?}");
-        for title in left_out {
+        assert!(present.iter().all(|part| row.contains(part)), "{shown:#?}");
+        for title in dropped {
             assert!(!shown.iter().any(|line| line.contains(title)), "{shown:#?}");
         }
     }
-    // What one line has no room for goes on in the next.
+    // The totals wrap into a second line.
     line(&screen_of(&mut view, now, 60, 24), "handshakes\u{a0}1");
 }

@@ -1,12 +1,20 @@
-//! What is on the screen, apart from how it looks.
+//! State of the screen: selected table, search, last answers and rates.
 
 use std::{collections::HashMap, time::Instant};
 
 use ratatui::widgets::TableState;
 
-use super::{Picture, keys::Then};
+use super::answers::Answers;
 
-/// One of the tables.
+/// What to do after a key was handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Draw,
+    /// Send a request: the query has changed.
+    Fetch,
+    Quit,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Tab {
     #[default]
@@ -49,22 +57,21 @@ impl Tab {
     }
 }
 
-/// What is on the screen.
 #[derive(Debug, Default)]
 pub(super) struct View {
     pub(super) tab: Tab,
     pub(super) table: TableState,
-    /// A search is being typed.
+    /// Whether keys go to the search field.
     pub(super) typing: bool,
     search: String,
-    /// What was told last, and when.
-    pub(super) picture: Option<(Picture, Instant)>,
-    /// Why nothing newer was.
-    pub(super) trouble: Option<String>,
+    /// The last answers, and when they arrived.
+    pub(super) answers: Option<(Answers, Instant)>,
+    /// The error of the last request, if it failed.
+    pub(super) error: Option<String>,
     rates: Rates,
 }
 
-/// Connections a second, between the last two pictures.
+/// Connections per second between the last two answers.
 #[derive(Debug, Default)]
 struct Rates {
     clients: HashMap<String, f64>,
@@ -77,10 +84,10 @@ impl View {
         &self.search
     }
 
-    pub(super) fn search_for(&mut self, text: String) -> Then {
+    pub(super) fn search_for(&mut self, text: String) -> Action {
         self.search = text;
         self.table = TableState::default();
-        Then::Ask
+        Action::Fetch
     }
 
     pub(super) fn go_to(&mut self, tab: Tab) {
@@ -90,19 +97,18 @@ impl View {
         }
     }
 
-    /// The balancer has answered, or has not.
-    pub(super) fn told(&mut self, result: Result<Picture, String>, now: Instant) {
+    pub(super) fn update(&mut self, result: Result<Answers, String>, now: Instant) {
         match result {
-            Ok(picture) => {
-                let before = self.picture.take();
-                self.rates = before.map_or_else(Rates::default, |(before, then)| {
-                    let seconds = now.saturating_duration_since(then).as_secs_f64();
-                    Rates::between(&before, &picture, seconds)
+            Ok(answers) => {
+                let before = self.answers.take();
+                self.rates = before.map_or_else(Rates::default, |(before, at)| {
+                    let seconds = now.saturating_duration_since(at).as_secs_f64();
+                    Rates::between(&before, &answers, seconds)
                 });
-                self.picture = Some((picture, now));
-                self.trouble = None;
+                self.answers = Some((answers, now));
+                self.error = None;
             }
-            Err(why) => self.trouble = Some(why),
+            Err(error) => self.error = Some(error),
         }
     }
 
@@ -121,9 +127,9 @@ impl View {
 }
 
 impl Rates {
-    fn between(before: &Picture, now: &Picture, seconds: f64) -> Self {
+    fn between(before: &Answers, now: &Answers, seconds: f64) -> Self {
         if before.status.pid != now.status.pid || seconds <= 0.0 {
-            // Another process counts from nothing.
+            // Another process: its counters started at 0.
             return Self::default();
         }
         fn rates<K: std::hash::Hash + Eq>(
@@ -133,24 +139,24 @@ impl Rates {
         ) -> HashMap<K, f64> {
             let before: HashMap<K, u64> = before.collect();
             now.filter_map(|(key, count)| {
-                let grown = count.checked_sub(*before.get(&key)?)?;
-                Some((key, grown as f64 / seconds))
+                let increase = count.checked_sub(*before.get(&key)?)?;
+                Some((key, increase as f64 / seconds))
             })
             .collect()
         }
-        fn clients(of: &Picture) -> impl Iterator<Item = (String, u64)> {
-            let clients = of.clients.clients.iter();
+        fn clients(answers: &Answers) -> impl Iterator<Item = (String, u64)> {
+            let clients = answers.clients.clients.iter();
             clients.map(|client| (client.client.clone(), client.connections))
         }
-        fn servers(of: &Picture) -> impl Iterator<Item = ((String, String), u64)> {
-            let servers = of.servers.servers.iter();
+        fn servers(answers: &Answers) -> impl Iterator<Item = ((String, String), u64)> {
+            let servers = answers.servers.servers.iter();
             servers.map(|s| ((s.upstream.clone(), s.server.clone()), s.connections))
         }
-        // Where there was none, there was: an outcome that is new began at 0.
-        let outcomes = |of: &Picture| {
+        // An outcome that is missing has a count of 0.
+        let outcomes = |answers: &Answers| {
             let all = leastconn::Reason::ALL.iter().map(|reason| {
-                let counted = of.status.connections.outcomes.get(reason.as_str());
-                (reason.as_str().to_owned(), counted.copied().unwrap_or(0))
+                let count = answers.status.connections.outcomes.get(reason.as_str());
+                (reason.as_str().to_owned(), count.copied().unwrap_or(0))
             });
             all.collect::<Vec<_>>().into_iter()
         };

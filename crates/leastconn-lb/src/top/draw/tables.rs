@@ -1,4 +1,4 @@
-//! The tables.
+//! Draws the tables.
 
 use ratatui::{
     Frame,
@@ -9,7 +9,7 @@ use ratatui::{
 };
 
 use super::super::{
-    Picture,
+    answers::Answers,
     view::{Tab, View},
 };
 use crate::figures;
@@ -17,27 +17,26 @@ use leastconn_server::api::{
     CertificateKind, CertificateState, Client, Connection, Outage, Server,
 };
 
-/// Cells of a bar.
-const BAR: u16 = 12;
+/// Width of a bar, in cells.
+const BAR_WIDTH: u16 = 12;
 
-/// What a column of texts has at least, if there are others to be left out for it.
-const LEAST: u16 = 12;
+/// Minimum width of a text column; columns of lower priority are dropped first.
+const MIN_TEXT_WIDTH: u16 = 12;
 
-/// Cells between two columns.
 const SPACING: u16 = 2;
 
-pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, picture: &Picture, area: Rect) {
+pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, answers: &Answers, area: Rect) {
     let (mut columns, mut rows) = match view.tab {
-        Tab::Servers => servers(view, picture),
-        Tab::Clients => clients(view, picture),
-        Tab::Connections => connections(picture),
-        Tab::Outcomes => outcomes(view, picture),
-        Tab::Certificates => certificates(picture),
+        Tab::Servers => servers(view, answers),
+        Tab::Clients => clients(view, answers),
+        Tab::Connections => connections(answers),
+        Tab::Outcomes => outcomes(view, answers),
+        Tab::Certificates => certificates(answers),
     };
-    while let Some(left_out) = too_wide(&columns, area.width) {
-        columns.remove(left_out);
+    while let Some(dropped) = column_to_drop(&columns, area.width) {
+        columns.remove(dropped);
         for row in &mut rows {
-            row.remove(left_out);
+            row.remove(dropped);
         }
     }
     let widths: Vec<_> = columns.iter().map(|column| column.width).collect();
@@ -50,11 +49,11 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, picture: &Picture, ar
     frame.render_stateful_widget(table, area, &mut view.table);
 }
 
-/// The column to be left out, if there are too many.
-fn too_wide(columns: &[Column], width: u16) -> Option<usize> {
+/// The column to drop next if the table is wider than `width`.
+fn column_to_drop(columns: &[Column], width: u16) -> Option<usize> {
     let widths = columns.iter().map(|column| match column.width {
         Constraint::Length(width) => width,
-        _ => LEAST,
+        _ => MIN_TEXT_WIDTH,
     });
     let needed: u16 = widths.map(|width| width + SPACING).sum();
     let ranks = columns.iter().map(|column| column.rank).enumerate();
@@ -65,7 +64,7 @@ fn too_wide(columns: &[Column], width: u16) -> Option<usize> {
 struct Column {
     head: Cell<'static>,
     width: Constraint,
-    /// The higher, the sooner it is left out where there is no room; 0: never.
+    /// Drop order in narrow terminals: the highest rank first; 0: never dropped.
     rank: u8,
 }
 
@@ -91,51 +90,49 @@ fn right(text: impl Into<String>) -> Cell<'static> {
     Cell::from(Text::from(text.into()).alignment(Alignment::Right))
 }
 
-/// Nothing is known before the second picture.
+/// `None` before the second answer.
 fn rate(rate: Option<f64>) -> Cell<'static> {
     right(rate.map_or_else(|| "-".to_owned(), figures::rate))
 }
 
-/// A column of texts, which shares the room that there is.
+/// A text column with a share of the remaining width.
 fn texts(title: &str, share: u16) -> Column {
     Column::new(left(title), Constraint::Fill(share))
 }
 
-/// A column of words, of one width.
 fn words(title: &str, width: u16) -> Column {
     Column::new(left(title), Constraint::Length(width))
 }
 
-/// A column of numbers, of one width.
 fn numbers(title: &str, width: u16) -> Column {
     Column::new(right(title), Constraint::Length(width))
 }
 
-fn servers(view: &View, picture: &Picture) -> (Columns, Rows) {
+fn servers(view: &View, answers: &Answers) -> (Columns, Rows) {
     let mut columns = vec![
         texts("UPSTREAM", 2),
         texts("SERVER", 2),
         words("STATE", 10),
         numbers("OPEN", 11),
-        words("", BAR).rank(2),
+        words("", BAR_WIDTH).rank(2),
         numbers("NEW/S", 7).rank(1),
         numbers("TOTAL", 12).rank(4),
         numbers("FAILED", 7).rank(3),
         numbers("WEIGHT", 6).rank(6),
         texts("ADDRESS", 3).rank(5),
     ];
-    let servers = &picture.servers.servers;
+    let servers = &answers.servers.servers;
     let has_outage = servers.iter().any(|server| server.outage.is_some());
     if has_outage {
         columns.push(texts("DOWN FOR, REASON", 4).rank(2));
     }
-    let most = servers.iter().map(|server| server.active).max();
+    let max_active = servers.iter().map(|server| server.active).max();
     let row = |server: &Server| {
         let active = match server.max_conns {
             Some(max) => format!("{}/{max}", server.active),
             None => figures::number(server.active.into()),
         };
-        let full = server.max_conns.or(most).unwrap_or(0);
+        let full = server.max_conns.or(max_active).unwrap_or(0);
         let name = if server.backup {
             format!("{} (backup)", server.server)
         } else {
@@ -155,7 +152,7 @@ fn servers(view: &View, picture: &Picture) -> (Columns, Rows) {
         ];
         if has_outage {
             let outage = server.outage.as_ref();
-            let text = outage.map(|outage| down_for(outage, &picture.status.time));
+            let text = outage.map(|outage| down_for(outage, &answers.status.time));
             row.push(left(text.unwrap_or_default()));
         }
         row
@@ -163,7 +160,7 @@ fn servers(view: &View, picture: &Picture) -> (Columns, Rows) {
     (columns, servers.iter().map(row).collect())
 }
 
-/// How long an outage has lasted, by the balancer's clock, and its reason.
+/// Duration of an outage by the balancer's clock, and its reason.
 fn down_for(outage: &Outage, now: &str) -> String {
     let times: Option<[jiff::Timestamp; 2]> = now
         .parse()
@@ -177,8 +174,8 @@ fn down_for(outage: &Outage, now: &str) -> String {
     format!("{age}{}", outage.reason)
 }
 
-/// What the operator wants, unless it is nothing special, and what is known of its
-/// health, unless nobody looks. Of one that is starting slowly, how far it has come.
+/// The administrative state unless it is `ready`, otherwise the health. During slow start
+/// also the current share.
 fn state(server: &Server) -> Span<'static> {
     let (state, health) = (server.state.as_str(), server.health.as_str());
     match (state, health, &server.slow_start) {
@@ -191,13 +188,13 @@ fn state(server: &Server) -> Span<'static> {
 }
 
 fn bar(value: u64, full: u64) -> String {
-    let cells = (value * u64::from(BAR)).div_ceil(full.max(1));
+    let cells = (value * u64::from(BAR_WIDTH)).div_ceil(full.max(1));
     "█".repeat(usize::from(
-        u16::try_from(cells).map_or(BAR, |cells| cells.min(BAR)),
+        u16::try_from(cells).map_or(BAR_WIDTH, |cells| cells.min(BAR_WIDTH)),
     ))
 }
 
-fn clients(view: &View, picture: &Picture) -> (Columns, Rows) {
+fn clients(view: &View, answers: &Answers) -> (Columns, Rows) {
     let columns = vec![
         texts("CLIENT", 2),
         numbers("OPEN", 9),
@@ -229,11 +226,11 @@ fn clients(view: &View, picture: &Picture) -> (Columns, Rows) {
             left(client.matches.join(" ")),
         ]
     };
-    let rows = picture.clients.clients.iter().map(row).collect();
+    let rows = answers.clients.clients.iter().map(row).collect();
     (columns, rows)
 }
 
-fn connections(picture: &Picture) -> (Columns, Rows) {
+fn connections(answers: &Answers) -> (Columns, Rows) {
     let columns = vec![
         numbers("ID", 8),
         numbers("AGE", 6),
@@ -263,17 +260,17 @@ fn connections(picture: &Picture) -> (Columns, Rows) {
             left(connection.stage.as_str()),
         ]
     };
-    let rows = picture.connections.connections.iter().map(row).collect();
+    let rows = answers.connections.connections.iter().map(row).collect();
     (columns, rows)
 }
 
-fn outcomes(view: &View, picture: &Picture) -> (Columns, Rows) {
+fn outcomes(view: &View, answers: &Answers) -> (Columns, Rows) {
     let columns = vec![
         words("OUTCOME", 22),
         numbers("TOTAL", 14),
         numbers("PER SECOND", 10),
     ];
-    let mut outcomes: Vec<_> = picture.status.connections.outcomes.iter().collect();
+    let mut outcomes: Vec<_> = answers.status.connections.outcomes.iter().collect();
     outcomes.sort_by_key(|&(_, &count)| std::cmp::Reverse(count));
     let row = |(outcome, &count): (&String, &u64)| {
         vec![
@@ -285,13 +282,13 @@ fn outcomes(view: &View, picture: &Picture) -> (Columns, Rows) {
     (columns, outcomes.into_iter().map(row).collect())
 }
 
-fn certificates(picture: &Picture) -> (Columns, Rows) {
+fn certificates(answers: &Answers) -> (Columns, Rows) {
     let columns = vec![
         numbers("DAYS LEFT", 9),
         words("NOT AFTER", 20),
         texts("FILE", 1),
     ];
-    let rows = picture.status.certificates.iter().map(|certificate| {
+    let rows = answers.status.certificates.iter().map(|certificate| {
         let (good, soon, bad) = (
             Style::new(),
             Style::new().yellow(),
@@ -299,7 +296,7 @@ fn certificates(picture: &Picture) -> (Columns, Rows) {
         );
         let style = match (certificate.kind, certificate.state, certificate.days_left) {
             (_, CertificateState::Expired, _) => bad,
-            // Lists are renewed often: theirs is relative to how long they are valid.
+            // CRLs are renewed often, so their state depends on their own validity period.
             (CertificateKind::Crl, CertificateState::Valid, _) => good,
             (CertificateKind::Crl, CertificateState::ExpiresSoon, _) => soon,
             (CertificateKind::Crl, ..) | (_, _, ..7) => bad,
