@@ -1,13 +1,12 @@
 //! A small certificate authority, for tests, demonstrations and small sites.
 //!
-//! One self-signed P-256 CA in one directory: `ca.crt`, `ca.key`, `ca.crl`, and
-//! beside them the leaves it issued. There is no database: the CRL is the only
-//! state, so nothing can disagree with what the balancer enforces. Whoever changes it
-//! holds a [`Lock`] from reading it to writing it.
+//! A directory holds one self-signed P-256 CA (`ca.crt`, `ca.key`, `ca.crl`) and the
+//! certificates that it issued. There is no database: the CRL is the only state, so it
+//! always agrees with what the balancer enforces. Commands that change it hold a [`Lock`]
+//! from reading it to writing it.
 //!
-//! Profile: RFC 5280. Serial numbers are random and positive (20 bytes), so a CA
-//! restored from a backup cannot issue one twice. `notBefore` lies five minutes in
-//! the past, because the machines of a small site do not agree on the time.
+//! Profile: RFC 5280. Serial numbers are 20 random bytes, so a CA restored from a backup
+//! does not reuse one. `notBefore` is five minutes in the past, to allow for clock skew.
 
 mod files;
 mod lock;
@@ -35,173 +34,130 @@ pub use lock::Lock;
 pub use names::{file_stem, validate_stem};
 pub use revocation::RevocationList;
 
-/// The CA certificate's file name.
+/// File name of the CA certificate.
 pub const CA_CERT: &str = "ca.crt";
-/// The CA key's file name.
+/// File name of the CA key.
 pub const CA_KEY: &str = "ca.key";
-/// The revocation list's file name.
+/// File name of the CRL.
 pub const CA_CRL: &str = "ca.crl";
 
-/// Longest validity accepted: a hundred years. Past that, date arithmetic reaches
-/// years that certificates cannot express.
+/// Longest validity: a hundred years. Longer ones could exceed the years that certificates
+/// can express.
 pub const MAX_DAYS: u32 = 36_500;
 
-/// A revocation list of a million certificates has some 40 MB.
-const LARGEST: u64 = 64 * 1024 * 1024;
+/// Maximum file size. A CRL with a million entries has about 40 MB.
+const MAX_FILE_SIZE: u64 = 64 * 1024 * 1024;
 
 const KEEP_CA: &str = "choose another directory, or move the old CA away first";
 
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
 
-/// Why the authority could not do what was asked.
+/// Error of a `pki` command.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PkiError {
-    /// A file or directory could not be read.
     #[error("cannot read {path}: {source}")]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A file or directory could not be written.
+    Read { path: PathBuf, source: io::Error },
     #[error("cannot write {path}: {source}")]
-    Write {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Write { path: PathBuf, source: io::Error },
     /// The directory could not be locked.
     #[error("cannot lock {path} against other `pki` commands: {source}")]
-    Lock {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Writing would destroy something that cannot be had back.
+    Lock { path: PathBuf, source: io::Error },
+    /// Writing would overwrite a file that cannot be restored.
     #[error("{path} exists and would be overwritten: {hint}")]
     Exists {
-        /// Which.
         path: PathBuf,
         /// What to do instead.
         hint: &'static str,
     },
-    /// There is no authority in the directory.
-    #[error("{dir} holds no CA ({missing} is missing): make one with `pki init {dir}`")]
+    #[error("there is no CA in {dir} ({missing} is missing): create one with `pki init {dir}`")]
     NoAuthority {
-        /// The directory looked at.
         dir: PathBuf,
-        /// The file that is not there.
+        /// Name of the missing file.
         missing: &'static str,
     },
-    /// A file does not contain what its name says.
+    /// A file has unexpected content.
     #[error("{path} is not a usable {what}: {reason}")]
     Malformed {
-        /// Which.
         path: PathBuf,
-        /// What was expected.
+        /// Expected content.
         what: &'static str,
-        /// What is wrong with it.
         reason: String,
     },
-    /// `ca.crt` and `ca.key` come from different authorities.
-    #[error("{dir}/ca.key is not the key of {dir}/ca.crt: restore the pair that belongs together")]
-    KeyMismatch {
-        /// The directory looked at.
-        dir: PathBuf,
-    },
-    /// The certificate to revoke comes from another authority.
-    #[error("{path} was not issued by the CA in {dir}: a CA can revoke its own certificates only")]
+    #[error("{dir}/ca.key is not the key of {dir}/ca.crt: restore the matching pair")]
+    KeyMismatch { dir: PathBuf },
+    /// The certificate to revoke was issued by another CA.
+    #[error("{path} was not issued by the CA in {dir}: a CA can only revoke its own certificates")]
     NotIssuedHere {
-        /// The certificate.
         path: PathBuf,
-        /// The authority's directory.
+        /// Directory of the CA.
         dir: PathBuf,
     },
-    /// The certificate to revoke is the authority itself.
+    /// The certificate to revoke is the CA certificate.
     #[error(
-        "{path} is the CA itself, which no list can revoke: take it out of `client_ca` instead"
+        "{path} is the CA certificate, which a CRL cannot revoke: remove it from `client_ca` instead"
     )]
-    RevokesItself {
-        /// The certificate.
-        path: PathBuf,
-    },
+    RevokesItself { path: PathBuf },
     /// A name that a certificate cannot carry, or that the balancer would refuse.
     #[error("{kind} {value:?} cannot be used: {reason}")]
     Name {
-        /// Which kind of name: `--cn`, `--dns`, `--uri`, `--out`.
+        /// Kind of name, such as "the DNS name".
         kind: &'static str,
-        /// The name given.
         value: String,
-        /// What is wrong with it.
         reason: String,
     },
-    /// A validity that is zero or beyond what certificates can express.
-    #[error("{0} days is no usable validity: give 1 to {MAX_DAYS}")]
+    #[error("{0} days is not a valid validity period: use 1 to {MAX_DAYS}")]
     Days(u32),
-    /// The authority's own certificate has expired.
-    #[error(
-        "the CA's own certificate has expired: make a new one with `pki init` in another directory"
-    )]
+    #[error("the CA certificate has expired: create a new CA with `pki init` in another directory")]
     AuthorityExpired,
-    /// The cryptographic library refused.
-    #[error("cannot make the certificate: {0}")]
+    #[error("cannot create the certificate: {0}")]
     Crypto(#[from] rcgen::Error),
-    /// The system gave no random bytes.
-    #[error("the system gave no random bytes")]
+    #[error("the system provides no random numbers")]
     Random,
 }
 
-/// What a leaf certificate is for.
+/// Extended key usage of a leaf certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Usage {
-    /// Both ends of a connection.
     #[default]
     Both,
-    /// Servers only.
     Server,
-    /// Clients only.
     Client,
 }
 
-/// What a leaf certificate should say.
+/// Content of a leaf certificate.
 #[derive(Debug, Clone, Default)]
 pub struct Leaf {
-    /// The common name.
+    /// Common name.
     pub cn: String,
-    /// DNS names. One leading `*.` is allowed, for servers.
+    /// DNS names. A leading `*.` is allowed.
     pub dns: Vec<String>,
-    /// URIs, for example a SPIFFE ID.
+    /// URIs, such as a SPIFFE ID.
     pub uris: Vec<String>,
-    /// IP addresses.
     pub ips: Vec<IpAddr>,
-    /// Days until it expires; never later than the authority itself.
+    /// Days until it expires, limited by the expiry of the CA.
     pub days: u32,
-    /// Extended key usage.
     pub usage: Usage,
 }
 
 /// A leaf certificate and its key.
 pub struct Issued {
-    /// The leaf, PEM.
+    /// Certificate, PEM.
     pub cert_pem: String,
-    /// Its private key, PKCS #8, PEM.
+    /// Private key, PKCS #8, PEM.
     pub key_pem: String,
 }
 
 impl fmt::Debug for Issued {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Never the key: this ends up in logs and test failures.
+        // Without the key, which must not appear in logs.
         f.debug_struct("Issued")
             .field("cert_pem", &self.cert_pem)
             .finish_non_exhaustive()
     }
 }
 
-/// A certificate authority: a certificate and the key that signs with it.
+/// A certificate authority: certificate and private key.
 #[derive(Debug)]
 pub struct Authority {
     cert: CertificateDer<'static>,
@@ -210,10 +166,10 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new self-signed authority, P-256, path length unrestricted.
+    /// Creates a self-signed P-256 CA without a path length constraint.
     ///
     /// # Errors
-    /// [`PkiError::Name`] or [`PkiError::Days`] for unusable arguments.
+    /// [`PkiError::Name`] or [`PkiError::Days`] for invalid arguments.
     pub fn create(cn: &str, days: u32) -> Result<Self, PkiError> {
         names::validate_cn(cn)?;
         let key = KeyPair::generate()?;
@@ -235,11 +191,11 @@ impl Authority {
         })
     }
 
-    /// The authority that [`Authority::save`] left in `dir`. A pair made by other
-    /// means, `openssl` for example, will do too.
+    /// Loads the CA from `dir`: one written by [`Authority::save`], or by another program
+    /// such as `openssl`.
     ///
     /// # Errors
-    /// When a file is missing or not what it should be, or the two do not belong together.
+    /// If a file is missing or invalid, or the key does not match the certificate.
     pub fn load(dir: &Path) -> Result<Self, PkiError> {
         let read = |name: &'static str| {
             let path = dir.join(name);
@@ -285,12 +241,12 @@ impl Authority {
         })
     }
 
-    /// Writes `ca.key` and `ca.crt` into `dir`, which is made if need be. Returns
-    /// what was written.
+    /// Writes `ca.key` and `ca.crt` to `dir`, which is created if necessary. Returns the
+    /// paths.
     ///
     /// # Errors
-    /// [`PkiError::Exists`] if either is there already: an overwritten CA key makes
-    /// every certificate it issued unusable, and nothing brings it back.
+    /// [`PkiError::Exists`] if one of them exists: a CA key that was overwritten cannot be
+    /// restored.
     pub fn save(&self, dir: &Path) -> Result<Vec<PathBuf>, PkiError> {
         std::fs::create_dir_all(dir).map_err(|source| PkiError::Write {
             path: dir.to_owned(),
@@ -306,24 +262,24 @@ impl Authority {
         Ok(vec![cert, key])
     }
 
-    /// The authority's certificate, PEM.
+    /// CA certificate, PEM.
     pub fn cert_pem(&self) -> &str {
         &self.cert_pem
     }
 
-    /// The authority's certificate, DER.
+    /// CA certificate, DER.
     pub fn cert_der(&self) -> &CertificateDer<'static> {
         &self.cert
     }
 
-    /// A leaf certificate with a new P-256 key.
+    /// Issues a leaf certificate with a new P-256 key.
     ///
     /// # Errors
-    /// [`PkiError::Name`] for a name that cannot be used.
+    /// [`PkiError::Name`] for an invalid name.
     pub fn issue(&self, leaf: &Leaf) -> Result<Issued, PkiError> {
         names::validate_cn(&leaf.cn)?;
         let now = ASN1Time::now().to_datetime();
-        // A leaf that outlives its issuer only moves the surprise to a later day.
+        // A leaf must not outlive its issuer: it would fail before its own expiry date.
         let (_, ca) = x509_parser::parse_x509_certificate(&self.cert)
             .map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
         let ca_ends = ca.validity().not_after.to_datetime();
@@ -355,7 +311,7 @@ impl Authority {
         params
             .subject_alt_names
             .extend(leaf.ips.iter().copied().map(SanType::IpAddress));
-        // Not `NoCa`: that would leave out the subject key identifier as well.
+        // Not `NoCa`, which also omits the subject key identifier.
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = match leaf.usage {
@@ -380,10 +336,10 @@ impl Authority {
         })
     }
 
-    /// Signs `list`, valid for `days` from now; PEM.
+    /// Signs `list`, valid for `days` from now. Returns the PEM.
     ///
     /// # Errors
-    /// [`PkiError::Days`], or [`PkiError::Crypto`] when this CA may not sign CRLs.
+    /// [`PkiError::Days`], or [`PkiError::Crypto`] if this CA must not sign CRLs.
     pub fn crl(&self, list: &RevocationList, days: u32) -> Result<String, PkiError> {
         list.sign(self, days)
     }
@@ -402,7 +358,7 @@ pub fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, PkiError
 }
 
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    leastconn_server::files::read(path, LARGEST).map(|contents| contents.bytes)
+    leastconn_server::files::read(path, MAX_FILE_SIZE).map(|contents| contents.bytes)
 }
 
 fn read_text(path: &Path) -> io::Result<String> {
@@ -424,14 +380,14 @@ fn validity(days: u32) -> Result<Duration, PkiError> {
     Ok(Duration::from_secs(u64::from(days) * 24 * 60 * 60))
 }
 
-/// RFC 5280 allows 20 bytes and wants them positive and non-zero.
+/// RFC 5280 requires a positive number of at most 20 bytes.
 fn random_serial() -> Result<SerialNumber, PkiError> {
     let mut bytes = [0; 20];
     rustls::crypto::aws_lc_rs::default_provider()
         .secure_random
         .fill(&mut bytes)
         .map_err(|_| PkiError::Random)?;
-    // The top bit clear makes it positive; the next one set keeps the length fixed.
+    // Clear the top bit: positive. Set the next one: always 20 bytes.
     bytes[0] = (bytes[0] & 0x7f) | 0x40;
     Ok(SerialNumber::from_slice(&bytes))
 }

@@ -9,47 +9,47 @@ use crate::pki::{
     refuse_existing, validate_stem, write_private, write_public,
 };
 
-/// What `pki` can do.
 #[derive(Debug, clap::Subcommand)]
 pub enum PkiCommand {
-    /// Make a CA: ca.crt, ca.key and an empty ca.crl
+    /// Create a CA: ca.crt, ca.key and an empty ca.crl
     Init {
-        /// Directory to write to; made if it does not exist
+        /// Directory to write to; created if it does not exist
         dir: PathBuf,
-        /// Common name of the CA [default: "leastconn CA" and a random number, so that two
-        /// CAs have different names]
+        /// Common name of the CA [default: "leastconn CA" and a random number]
         #[arg(long, value_name = "NAME")]
         cn: Option<String>,
         /// Days until the CA certificate expires
         #[arg(long, value_name = "N", default_value_t = 3650, value_parser = days())]
         days: u32,
-        /// Days until the revocation list must be renewed
+        /// Days until the CRL expires
         #[arg(long, value_name = "N", default_value_t = 30, value_parser = days())]
         crl_days: u32,
     },
     /// Issue a certificate: NAME.crt and NAME.key
     Issue(Issue),
-    /// Revoke a certificate: adds it to ca.crl
+    /// Revoke a certificate: add it to ca.crl
     Revoke {
         /// Directory of the CA
         dir: PathBuf,
         /// Certificate to revoke (PEM)
         cert: PathBuf,
-        /// Days until the revocation list must be renewed
+        /// Days until the CRL expires
         #[arg(long, value_name = "N", default_value_t = 30, value_parser = days())]
         days: u32,
-        /// Replace this copy of the list too, for example the one that `crl` names
+        /// Also replace this copy of the CRL, such as the file named by `crl` in the
+        /// configuration; can be repeated
         #[arg(long, value_name = "FILE")]
         copy: Vec<PathBuf>,
     },
-    /// Sign ca.crl anew, before it expires
+    /// Renew ca.crl: sign it again before it expires
     Crl {
         /// Directory of the CA
         dir: PathBuf,
-        /// Days until the revocation list must be renewed
+        /// Days until the CRL expires
         #[arg(long, value_name = "N", default_value_t = 30, value_parser = days())]
         days: u32,
-        /// Replace this copy of the list too, for example the one that `crl` names
+        /// Also replace this copy of the CRL, such as the file named by `crl` in the
+        /// configuration; can be repeated
         #[arg(long, value_name = "FILE")]
         copy: Vec<PathBuf>,
     },
@@ -63,25 +63,25 @@ pub struct Issue {
     /// Common name
     #[arg(long, value_name = "NAME")]
     cn: String,
-    /// DNS name; may be repeated (default for servers: the common name)
+    /// DNS name; can be repeated [default for servers: the common name]
     #[arg(long, value_name = "NAME")]
     dns: Vec<String>,
-    /// URI, a SPIFFE ID for example; may be repeated, but a SPIFFE ID stands alone
+    /// URI, such as a SPIFFE ID; can be repeated, but a SPIFFE ID must be the only URI
     #[arg(long, value_name = "URI")]
     uri: Vec<String>,
-    /// IP address; may be repeated
+    /// IP address; can be repeated
     #[arg(long, value_name = "ADDRESS")]
     ip: Vec<IpAddr>,
-    /// Days until it expires
+    /// Days until the certificate expires
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = days())]
     days: u32,
-    /// For servers only (default: servers and clients)
+    /// For servers only [default: servers and clients]
     #[arg(long, conflicts_with = "client")]
     server: bool,
-    /// For clients only (default: servers and clients)
+    /// For clients only [default: servers and clients]
     #[arg(long)]
     client: bool,
-    /// File name without extension (default: from the common name)
+    /// File name without extension [default: from the common name]
     #[arg(long, value_name = "NAME")]
     out: Option<String>,
     /// Overwrite an existing certificate and key
@@ -93,18 +93,18 @@ fn days() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=i64::from(crate::pki::MAX_DAYS))
 }
 
-/// Does what `command` says, and prints every file it wrote.
+/// Executes `command` and prints the name of every file that it writes.
 ///
 /// # Errors
-/// [`PkiError`], which names the file and what to do about it.
+/// [`PkiError`], with the file and what to do about it.
 pub fn run(command: PkiCommand) -> Result<(), PkiError> {
     run_to(command, &mut std::io::stdout())
 }
 
-/// As [`run`], saying what was written on `out`.
+/// Like [`run`], with output to `out`.
 ///
 /// # Errors
-/// As [`run`]. Failing to write on `out` is none: the files are there.
+/// Like [`run`]. Errors of `out` are ignored, because the files have been written.
 pub fn run_to(command: PkiCommand, out: &mut dyn Write) -> Result<(), PkiError> {
     match command {
         PkiCommand::Init {
@@ -127,7 +127,7 @@ pub fn run_to(command: PkiCommand, out: &mut dyn Write) -> Result<(), PkiError> 
     }
 }
 
-/// Another one for each CA: errors, and balancers that trust two of them, name a CA by it.
+/// A random name: error messages, and balancers that trust two CAs, identify a CA by name.
 fn default_name() -> String {
     format!("leastconn CA {:08x}", leastconn::net::random() >> 32)
 }
@@ -156,8 +156,8 @@ fn issue(args: Issue, out: &mut dyn Write) -> Result<(), PkiError> {
         }
         None => file_stem(&args.cn)?,
     };
-    // Two with `--force` for one name would leave the key of one beside the other's
-    // certificate.
+    // Without the lock, two commands with `--force` and the same name could mix their keys
+    // and certificates.
     let _lock = Lock::take(&args.dir)?;
     let authority = Authority::load(&args.dir)?;
     let leaf = Leaf {
@@ -183,7 +183,7 @@ fn issue(args: Issue, out: &mut dyn Write) -> Result<(), PkiError> {
     let key = args.dir.join(format!("{stem}.key"));
     let cert = args.dir.join(format!("{stem}.crt"));
     if let Overwrite::Refuse { hint } = overwrite {
-        // Both before writing either: a key without its certificate helps nobody.
+        // Check both files before writing either.
         refuse_existing(&key, hint)?;
         refuse_existing(&cert, hint)?;
     }
@@ -205,7 +205,7 @@ fn revoke(
     let authority = Authority::load(dir)?;
     let mut list = RevocationList::load(&dir.join(CA_CRL), &authority)?;
     if !list.revoke(&authority, dir, cert)? {
-        let _ = writeln!(out, "{} was revoked already", cert.display());
+        let _ = writeln!(out, "{} is already revoked", cert.display());
         return Ok(());
     }
     write_crl(dir, &authority.crl(&list, days)?, copies, out)
@@ -224,7 +224,7 @@ fn write_crl(
     copies: &[PathBuf],
     out: &mut dyn Write,
 ) -> Result<(), PkiError> {
-    // The CA's own first: it is what the next list is made from.
+    // The CA's own file first: the next CRL is derived from it.
     for path in std::iter::once(&dir.join(CA_CRL)).chain(copies) {
         write_public(path, pem, Overwrite::Allow)?;
         wrote(path, out);
@@ -233,6 +233,6 @@ fn write_crl(
 }
 
 fn wrote(path: &Path, out: &mut dyn Write) {
-    // Not `println!`, which panics when the reader has gone.
+    // Not `println!`, which panics if standard output is closed.
     let _ = writeln!(out, "wrote {}", path.display());
 }

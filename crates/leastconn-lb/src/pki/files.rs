@@ -1,5 +1,4 @@
-//! Writing certificates and keys so that a reader never sees half a file, and a
-//! key is never readable by others, not even for a moment.
+//! Writes certificates and keys atomically; keys are never readable by other users.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -8,19 +7,16 @@ use std::path::{Path, PathBuf};
 
 use super::{PkiError, random_serial};
 
-/// What to do about a file that is there already.
+/// What to do if the file exists.
 #[derive(Debug, Clone, Copy)]
 pub enum Overwrite {
-    /// Replace it in one step.
+    /// Replace it atomically.
     Allow,
-    /// Fail with [`PkiError::Exists`] and this advice.
-    Refuse {
-        /// What to do instead.
-        hint: &'static str,
-    },
+    /// Fail with [`PkiError::Exists`] and this hint.
+    Refuse { hint: &'static str },
 }
 
-/// Writes a private key, mode 0600.
+/// Writes a file with mode 0600.
 ///
 /// # Errors
 /// [`PkiError::Write`], [`PkiError::Exists`].
@@ -28,7 +24,7 @@ pub fn write_private(path: &Path, text: &str, overwrite: Overwrite) -> Result<()
     write(path, text, 0o600, overwrite)
 }
 
-/// Writes what anyone may read.
+/// Writes a file with mode 0644.
 ///
 /// # Errors
 /// [`PkiError::Write`], [`PkiError::Exists`].
@@ -36,12 +32,12 @@ pub fn write_public(path: &Path, text: &str, overwrite: Overwrite) -> Result<(),
     write(path, text, 0o644, overwrite)
 }
 
-/// Fails if there is anything at `path`.
+/// Fails if `path` exists.
 ///
 /// # Errors
-/// [`PkiError::Exists`] with this advice; [`PkiError::Read`] when it cannot be told.
+/// [`PkiError::Exists`] with this hint; [`PkiError::Read`] if `path` cannot be examined.
 pub fn refuse_existing(path: &Path, hint: &'static str) -> Result<(), PkiError> {
-    // Not `exists()`: a dangling symbolic link is there too.
+    // Not `exists()`, which is false for a dangling symbolic link.
     match path.symlink_metadata() {
         Ok(_) => Err(PkiError::Exists {
             path: path.to_owned(),
@@ -62,16 +58,16 @@ fn write(path: &Path, text: &str, mode: u32, overwrite: Overwrite) -> Result<(),
     let temporary = temporary_beside(path)?;
     let result = write_new(&temporary, text, mode).and_then(|()| match overwrite {
         Overwrite::Allow => std::fs::rename(&temporary, path),
-        // A rename replaces; a link does not, whoever else is writing.
+        // Unlike a rename, a hard link never replaces a file that another process wrote.
         Overwrite::Refuse { .. } => match std::fs::hard_link(&temporary, path) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                // Some file systems have no hard links: the check above must do.
+                // Some file systems have no hard links; rely on the check above.
                 std::fs::rename(&temporary, path)
             }
             other => other,
         },
     });
-    // After a rename there is nothing left to remove.
+    // Fails after a rename, which leaves nothing to remove.
     let _ = std::fs::remove_file(&temporary);
     result.map_err(|source| match overwrite {
         Overwrite::Refuse { hint } if source.kind() == io::ErrorKind::AlreadyExists => {
@@ -94,11 +90,11 @@ fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
         .mode(mode)
         .open(path)?;
     file.write_all(text.as_bytes())?;
-    // Else a power cut after the rename can leave an empty file under the real name.
+    // Otherwise a power failure after the rename can leave an empty file.
     file.sync_all()
 }
 
-/// Beside, not in /tmp: a rename works within one file system only.
+/// A path in the same directory: a rename works only within one file system.
 fn temporary_beside(path: &Path) -> Result<PathBuf, PkiError> {
     let random = random_serial()?;
     let tag: String = random

@@ -1,11 +1,10 @@
-//! One command at a time in a CA's directory.
+//! Lock on the directory of a CA: one command at a time.
 //!
-//! Revoking reads the list, adds to it and writes it: of two at once, the later would
-//! write a list without what the earlier added, and both would say that all is well.
+//! `pki revoke` reads the CRL, adds an entry and writes it. Of two concurrent commands, the
+//! later would discard the entry of the earlier, and both would report success.
 //!
-//! The lock is on the directory itself. So there is no lock file to be left behind,
-//! `init` can take it before there is a CA, and the system takes it back from a process
-//! that was killed.
+//! The directory itself is locked. There is no lock file to clean up, `pki init` can lock
+//! the directory before the CA exists, and the kernel releases the lock of a killed process.
 
 use std::fs::File;
 use std::io;
@@ -13,17 +12,17 @@ use std::path::Path;
 
 use super::{CA_CERT, PkiError};
 
-/// The only one at work in a CA's directory, until it is dropped.
+/// Exclusive access to the directory of a CA; released on drop.
 #[derive(Debug)]
 pub struct Lock {
     _directory: File,
 }
 
 impl Lock {
-    /// Waits until no other command is at work in `dir`.
+    /// Waits for other commands that use `dir`.
     ///
     /// # Errors
-    /// [`PkiError::NoAuthority`] if there is no such directory, [`PkiError::Lock`].
+    /// [`PkiError::NoAuthority`] if the directory does not exist, [`PkiError::Lock`].
     pub fn take(dir: &Path) -> Result<Self, PkiError> {
         let locked = File::open(dir).and_then(|directory| {
             directory.lock()?;
@@ -42,7 +41,7 @@ impl Lock {
         }
     }
 
-    /// The same, and makes the directory if need be.
+    /// Like [`Self::take`], but creates the directory if necessary.
     ///
     /// # Errors
     /// [`PkiError::Write`], [`PkiError::Lock`].

@@ -1,7 +1,7 @@
-//! Names: what a certificate may carry, and what a file may be called.
+//! Checks names of certificates and files.
 //!
-//! Stricter than X.509 on purpose: a name the balancer would refuse later (control
-//! characters, say) is refused here, where somebody can do something about it.
+//! Stricter than X.509: names that the balancer would refuse, such as those with control
+//! characters, are rejected when the certificate is issued.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use super::{Leaf, PkiError, Usage};
 
 /// RFC 5280, appendix A: `ub-common-name`.
 const MAX_CN: usize = 64;
-/// SPIFFE-ID, section 2.3.
+/// SPIFFE-ID specification, section 2.3.
 const MAX_URI: usize = 2048;
 
 fn refuse(kind: &'static str, value: &str, reason: impl Into<String>) -> PkiError {
@@ -23,14 +23,13 @@ fn refuse(kind: &'static str, value: &str, reason: impl Into<String>) -> PkiErro
     }
 }
 
-/// Checks a common name.
 pub(super) fn validate_cn(cn: &str) -> Result<(), PkiError> {
     let refuse = |reason: &str| Err(refuse("the common name", cn, reason));
     if cn.trim().is_empty() {
         return refuse("it is empty");
     }
     if cn.trim() != cn {
-        return refuse("it begins or ends with a space");
+        return refuse("it starts or ends with a space");
     }
     if cn.chars().count() > MAX_CN {
         return refuse("it is longer than 64 characters");
@@ -41,29 +40,31 @@ pub(super) fn validate_cn(cn: &str) -> Result<(), PkiError> {
     Ok(())
 }
 
-/// Checks a DNS name; one leading `*.` may stand for a label.
+/// Checks a DNS name, which may start with `*.`.
 pub(super) fn validate_dns(name: &str) -> Result<(), PkiError> {
     let refuse = |reason: &str| Err(refuse("the DNS name", name, reason));
     if !name.is_ascii() {
-        return refuse("it is not ASCII: write international names in their xn-- form");
+        return refuse("it is not ASCII: use the xn-- form of international names");
     }
     if name.parse::<IpAddr>().is_ok() {
         return refuse("it is an IP address: use --ip");
     }
     if name.ends_with('.') {
-        return refuse("certificates carry DNS names without the final dot");
+        return refuse("it ends with a dot: remove it");
     }
     let host = name.strip_prefix("*.").unwrap_or(name);
     if host.contains('*') {
-        return refuse("a * may only be the whole first label, as in *.example.com");
+        return refuse("a wildcard must be the whole first label, as in *.example.com");
     }
     if DnsName::try_from(host).is_err() {
-        return refuse("it is no DNS name (letters, digits, hyphens; labels of 1 to 63)");
+        return refuse(
+            "it is not a DNS name (letters, digits and hyphens; labels of 1 to 63 characters)",
+        );
     }
     Ok(())
 }
 
-/// Checks a URI; SPIFFE IDs by their own, stricter rules.
+/// Checks a URI; SPIFFE IDs follow their own, stricter rules.
 pub(super) fn validate_uri(uri: &str) -> Result<(), PkiError> {
     let refuse = |reason: &str| Err(refuse("the URI", uri, reason));
     if uri.len() > MAX_URI {
@@ -98,7 +99,7 @@ pub(super) fn validate_uri(uri: &str) -> Result<(), PkiError> {
     Ok(())
 }
 
-/// Checks that the balancer takes these URIs in one certificate.
+/// Checks that the balancer accepts these URIs in one certificate.
 pub(super) fn validate_together(uris: &[String]) -> Result<(), PkiError> {
     let is_spiffe = |uri: &&String| {
         let scheme = uri.split(':').next().unwrap_or_default();
@@ -114,8 +115,8 @@ pub(super) fn validate_together(uris: &[String]) -> Result<(), PkiError> {
     }
 }
 
-/// The alternative name that a certificate for servers gets if it has none: clients look
-/// for a server's name nowhere else.
+/// The alternative name of a server certificate without any: clients look for a server's
+/// name only there.
 pub(super) fn server_name(leaf: &Leaf) -> Result<Option<SanType>, PkiError> {
     let has_names = !leaf.dns.is_empty() || !leaf.uris.is_empty() || !leaf.ips.is_empty();
     if has_names || leaf.usage == Usage::Client {
@@ -133,22 +134,22 @@ pub(super) fn server_name(leaf: &Leaf) -> Result<Option<SanType>, PkiError> {
     Err(refuse(
         "the common name",
         &leaf.cn,
-        "it is no DNS name, and clients look for a server's name among the alternative names \
-         only: add --dns NAME or --ip ADDRESS",
+        "it is not a DNS name, and clients check only the alternative names of a server: add \
+         --dns NAME or --ip ADDRESS",
     ))
 }
 
 fn check_spiffe(uri: &str) -> Result<(), &'static str> {
     let rest = uri
         .strip_prefix("spiffe://")
-        .ok_or("a SPIFFE ID begins with spiffe:// in lower case")?;
+        .ok_or("a SPIFFE ID starts with spiffe:// in lower case")?;
     let (domain, path) = match rest.split_once('/') {
         Some((domain, path)) => (domain, Some(path)),
         None => (rest, None),
     };
     let domain_ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b);
     if domain.is_empty() || !domain.bytes().all(domain_ok) {
-        return Err("a SPIFFE trust domain has lower-case letters, digits, dots, - and _ only");
+        return Err("a SPIFFE trust domain consists of lower-case letters, digits, dots, - and _");
     }
     let segment_ok = |s: &str| {
         !matches!(s, "" | "." | "..")
@@ -156,16 +157,18 @@ fn check_spiffe(uri: &str) -> Result<(), &'static str> {
                 .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
     };
     if path.is_some_and(|path| !path.split('/').all(segment_ok)) {
-        return Err("a SPIFFE path has segments of letters, digits, ., - and _, none empty or ..");
+        return Err(
+            "a SPIFFE path has segments of letters, digits, ., - and _; none is empty, . or ..",
+        );
     }
     Ok(())
 }
 
-/// The file name, without extension, for a certificate with this common name: no
-/// path separators, no leading dot, nothing a shell would stumble over.
+/// Derives a file name without extension from a common name: without path separators,
+/// leading dots and characters that are special in a shell.
 ///
 /// # Errors
-/// [`PkiError::Name`] when nothing is left, or what is left would be `ca`.
+/// [`PkiError::Name`] if the result is empty or `ca`.
 pub fn file_stem(cn: &str) -> Result<String, PkiError> {
     let stem: String = cn
         .chars()
@@ -177,34 +180,34 @@ pub fn file_stem(cn: &str) -> Result<String, PkiError> {
             }
         })
         .collect();
-    // A leading hyphen would be taken for an option by whatever reads the file next.
+    // Programs would parse a leading hyphen as an option.
     let stem = stem.trim_start_matches(['.', '-']);
     if stem.is_empty() {
         return Err(refuse(
             "the common name",
             cn,
-            "no file name can be made of it: use --out",
+            "it yields no file name: use --out NAME",
         ));
     }
     validate_stem(stem)?;
     Ok(stem.to_owned())
 }
 
-/// Checks a file name that was given, rather than derived.
+/// Checks a file name given with `--out`.
 ///
 /// # Errors
-/// [`PkiError::Name`] when it could leave the directory, hide, or hit the CA's files.
+/// [`PkiError::Name`] if it is hidden, contains a path, or is the name of the CA's files.
 pub fn validate_stem(stem: &str) -> Result<(), PkiError> {
     let refuse = |reason: &str| Err(refuse("the file name", stem, reason));
     if stem.is_empty() || stem.starts_with(['.', '-']) {
-        return refuse("it is empty, or begins with a dot or hyphen");
+        return refuse("it is empty, or starts with a dot or hyphen");
     }
     if stem.contains(['/', '\\']) || stem.chars().any(char::is_control) {
         return refuse("it must be a plain name, without a path");
     }
-    // Case-insensitive, as some file systems are.
+    // Some file systems are case-insensitive.
     if stem.eq_ignore_ascii_case("ca") {
-        return refuse("ca.crt and ca.key belong to the CA itself: use --out NAME");
+        return refuse("ca.crt and ca.key are the files of the CA: use --out NAME");
     }
     Ok(())
 }

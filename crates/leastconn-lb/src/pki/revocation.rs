@@ -1,8 +1,8 @@
-//! The revocation list: read, extended, signed again.
+//! Reads, extends and signs the CRL.
 //!
-//! The CRL file is the authority's whole memory, so it is believed only with the
-//! authority's own signature: extending a list that somebody else shortened would
-//! sign the loss. The number rises with every signature (RFC 5280, section 5.2.3).
+//! The CRL file is the only record of revocations, so its signature is verified before it
+//! is extended: signing a truncated list would make the loss permanent. The CRL number
+//! increases with every signature (RFC 5280, section 5.2.3).
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use x509_parser::time::ASN1Time;
 
 use super::{Authority, BACKDATE, PkiError, read_file, validity};
 
-/// What an authority has revoked so far.
+/// The revoked certificates of a CA, and the number of the next CRL.
 #[derive(Debug, Clone)]
 pub struct RevocationList {
     number: BigUint,
@@ -34,27 +34,23 @@ impl Default for RevocationList {
 }
 
 impl RevocationList {
-    /// An empty list, number 1.
+    /// An empty list with CRL number 1.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many certificates it revokes.
     pub fn len(&self) -> usize {
         self.revoked.len()
     }
 
-    /// Whether it revokes none.
     pub fn is_empty(&self) -> bool {
         self.revoked.is_empty()
     }
 
-    /// Reads the list `authority` signed into `path`, to be continued: the number is
-    /// already the next one.
+    /// Reads the CRL in `path` and increments its number.
     ///
     /// # Errors
-    /// [`PkiError::Read`]; [`PkiError::Malformed`] also when the signature is not the
-    /// authority's.
+    /// [`PkiError::Read`]; [`PkiError::Malformed`], also if `authority` did not sign it.
     pub fn load(path: &Path, authority: &Authority) -> Result<Self, PkiError> {
         let pem = read_file(path).map_err(|source| PkiError::Read {
             path: path.to_owned(),
@@ -62,7 +58,7 @@ impl RevocationList {
         })?;
         Self::parse(&pem, authority).map_err(|reason| PkiError::Malformed {
             path: path.to_owned(),
-            what: "revocation list of this CA",
+            what: "CRL of this CA",
             reason,
         })
     }
@@ -76,7 +72,7 @@ impl RevocationList {
             return Err("another CA issued it".into());
         }
         crl.verify_signature(ca.public_key())
-            .map_err(|_| "its signature is wrong".to_owned())?;
+            .map_err(|_| "its signature is invalid".to_owned())?;
         let revoked = crl
             .iter_revoked_certificates()
             .map(|entry| RevokedCertParams {
@@ -90,11 +86,10 @@ impl RevocationList {
         Ok(Self { number, revoked })
     }
 
-    /// Adds the certificate in `path`. Returns whether it is new: revoking twice
-    /// changes nothing.
+    /// Adds the certificate in `path`. Returns `false` if it is already revoked.
     ///
     /// # Errors
-    /// [`PkiError::NotIssuedHere`] unless `authority`, in `dir`, signed it.
+    /// [`PkiError::NotIssuedHere`] unless the CA in `dir` signed it.
     pub fn revoke(
         &mut self,
         authority: &Authority,
@@ -157,8 +152,8 @@ impl RevocationList {
     }
 }
 
-/// The CA certificate's own identifier: one made by other software need not hash
-/// the key the way this one does.
+/// The subject key identifier of the CA certificate: other software may derive it from the
+/// key in another way.
 fn key_identifier(authority: &Authority) -> KeyIdMethod {
     let Ok((_, ca)) = x509_parser::parse_x509_certificate(&authority.cert) else {
         return KeyIdMethod::Sha256;

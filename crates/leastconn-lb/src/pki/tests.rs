@@ -34,7 +34,7 @@ fn new_ca() -> tempfile::TempDir {
     dir
 }
 
-/// What a balancer with this `client_ca` and `crl` says to the certificate `name`.
+/// Verifies the certificate `name` as a balancer with this `client_ca` and `crl` does.
 fn verify(dir: &Path, name: &str) -> Result<(), rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots
@@ -80,7 +80,7 @@ fn names_in(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn an_issued_certificate_verifies_until_it_is_revoked() {
+fn certificate_is_valid_until_revoked() {
     let dir = new_ca();
     let dir = dir.path();
     for cn in ["client1.lb.com", "client2.lb.com"] {
@@ -94,14 +94,14 @@ fn an_issued_certificate_verifies_until_it_is_revoked() {
                 .unwrap()
                 .contains("wrote")
         );
-        // Twice is fine, and adds nothing.
+        // Revoking again has no effect.
         assert!(
             pki(dir, &["revoke", "DIR", &cert])
                 .unwrap()
                 .contains("already")
         );
     }
-    // The second revocation has not forgotten the first.
+    // The second revocation keeps the first.
     for name in ["client1.lb.com.crt", "client2.lb.com.crt"] {
         let refused = verify(dir, name).unwrap_err();
         assert_eq!(
@@ -114,7 +114,7 @@ fn an_issued_certificate_verifies_until_it_is_revoked() {
 }
 
 #[test]
-fn revocations_at_the_same_time_are_all_kept() {
+fn concurrent_revocations_are_all_kept() {
     let dir = new_ca();
     let dir = dir.path();
     let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
@@ -139,7 +139,7 @@ fn revocations_at_the_same_time_are_all_kept() {
 }
 
 #[test]
-fn one_command_waits_for_another_as_long_as_that_lasts_and_no_longer() {
+fn commands_wait_for_the_lock() {
     let dir = new_ca();
     let dir = dir.path();
     for args in [
@@ -163,9 +163,9 @@ fn one_command_waits_for_another_as_long_as_that_lasts_and_no_longer() {
     }
 }
 
-/// With `--force`, too: the key beside a certificate is its own.
+/// Also with `--force`, the key file matches the certificate file.
 #[test]
-fn certificates_issued_at_the_same_time_keep_their_keys() {
+fn concurrently_issued_certificates_keep_their_keys() {
     let dir = new_ca();
     let dir = dir.path();
     std::thread::scope(|scope| {
@@ -184,7 +184,7 @@ fn certificates_issued_at_the_same_time_keep_their_keys() {
 }
 
 #[test]
-fn the_list_can_be_renewed_without_revoking_anything() {
+fn crl_can_be_renewed_without_a_revocation() {
     let dir = new_ca();
     let before = std::fs::read(dir.path().join(CA_CRL)).unwrap();
     pki(dir.path(), &["crl", "DIR", "--days", "7"]).unwrap();
@@ -194,7 +194,7 @@ fn the_list_can_be_renewed_without_revoking_anything() {
 }
 
 #[test]
-fn copies_of_the_list_are_replaced_too() {
+fn copies_of_the_crl_are_replaced() {
     let dir = new_ca();
     pki(dir.path(), &["issue", "DIR", "--cn", "a"]).unwrap();
     let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
@@ -208,7 +208,7 @@ fn copies_of_the_list_are_replaced_too() {
 }
 
 #[test]
-fn a_server_certificate_is_no_client_certificate() {
+fn server_certificate_is_not_valid_for_clients() {
     let dir = new_ca();
     pki(
         dir.path(),
@@ -222,7 +222,7 @@ fn a_server_certificate_is_no_client_certificate() {
 }
 
 #[test]
-fn openssl_agrees() {
+fn openssl_verifies_certificates_and_crl() {
     let dir = new_ca();
     let dir = dir.path();
     let issue = "issue DIR --cn web --dns web.lb.com --dns *.web.lb.com --ip 127.0.0.1 --ip ::1 \
@@ -259,7 +259,7 @@ fn openssl_agrees() {
 }
 
 #[test]
-fn keys_are_for_their_owner_only_and_nothing_is_left_behind() {
+fn keys_have_mode_0600_and_temporary_files_are_removed() {
     let dir = new_ca();
     let dir = dir.path();
     pki(dir, &["issue", "DIR", "--cn", "a"]).unwrap();
@@ -272,7 +272,7 @@ fn keys_are_for_their_owner_only_and_nothing_is_left_behind() {
 }
 
 #[test]
-fn nothing_irreplaceable_is_overwritten() {
+fn ca_files_are_never_overwritten() {
     let dir = new_ca();
     let dir = dir.path();
     let ca_key = std::fs::read(dir.join(CA_KEY)).unwrap();
@@ -280,7 +280,7 @@ fn nothing_irreplaceable_is_overwritten() {
         pki(dir, &["init", "DIR"]),
         Err(PkiError::Exists { .. })
     ));
-    // A certificate others trust is as irreplaceable as its key.
+    // The certificate is not overwritten either.
     std::fs::remove_file(dir.join(CA_KEY)).unwrap();
     assert!(matches!(
         pki(dir, &["init", "DIR"]),
@@ -298,7 +298,7 @@ fn nothing_irreplaceable_is_overwritten() {
     assert_ne!(key, std::fs::read(dir.join("a.key")).unwrap());
     assert_eq!(mode(&dir.join("a.key")), 0o600);
 
-    // Not even with --force does a leaf take the CA's place.
+    // A leaf never overwrites the CA, even with --force.
     for name in ["--cn ca", "--cn .CA", "--cn x --out Ca"] {
         let args: Vec<_> = ["issue", "DIR", "--force"]
             .into_iter()
@@ -313,7 +313,7 @@ fn nothing_irreplaceable_is_overwritten() {
 }
 
 #[test]
-fn a_hostile_name_stays_in_the_directory() {
+fn path_in_a_name_stays_in_the_directory() {
     let outer = tempfile::tempdir().unwrap();
     let dir = outer.path().join("ca");
     pki(&dir, &["init", "DIR"]).unwrap();
@@ -332,7 +332,7 @@ fn a_hostile_name_stays_in_the_directory() {
 }
 
 #[test]
-fn names_that_would_not_work_are_refused() {
+fn invalid_names_are_rejected() {
     for dns in [
         "a b", "", "*", "*.*.x", "a.*.x", "x.", "10.0.0.1", "ü.de", "-a.b", "a..b", "a/b",
     ] {
@@ -375,7 +375,7 @@ fn names_that_would_not_work_are_refused() {
 }
 
 #[test]
-fn only_its_own_certificates_and_its_own_list() {
+fn files_of_another_ca_are_rejected() {
     let (one, two) = (new_ca(), new_ca());
     pki(one.path(), &["issue", "DIR", "--cn", "a"]).unwrap();
     let foreign = one.path().join("a.crt");
@@ -390,7 +390,7 @@ fn only_its_own_certificates_and_its_own_list() {
         "{refused}"
     );
 
-    // Same name, other key: the signature decides.
+    // A CRL of a CA with the same name but another key.
     std::fs::copy(two.path().join(CA_CRL), one.path().join(CA_CRL)).unwrap();
     let refused = pki(one.path(), &["revoke", "DIR", "DIR/a.crt"]).unwrap_err();
     assert!(refused.to_string().contains("signature"), "{refused}");
@@ -404,7 +404,7 @@ fn only_its_own_certificates_and_its_own_list() {
 }
 
 #[test]
-fn a_leaf_never_outlives_its_authority() {
+fn leaf_expires_no_later_than_its_ca() {
     let authority = Authority::create("short", 2).unwrap();
     let leaf = Leaf {
         cn: "a".into(),
@@ -429,7 +429,7 @@ fn a_leaf_never_outlives_its_authority() {
 }
 
 #[test]
-fn a_ca_made_by_openssl_will_do() {
+fn ca_created_by_openssl_is_accepted() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key \
@@ -448,7 +448,7 @@ fn a_ca_made_by_openssl_will_do() {
 }
 
 #[test]
-fn servers_without_other_names_get_the_common_name() {
+fn server_without_dns_names_gets_its_common_name() {
     use leastconn_server::identity::Certificate;
     let dir = new_ca();
     let issue = |args: &[&str]| {
@@ -479,7 +479,7 @@ fn servers_without_other_names_get_the_common_name() {
 }
 
 #[test]
-fn certificates_that_the_balancer_refuses_are_not_issued() {
+fn conflicting_spiffe_ids_are_not_issued() {
     let dir = new_ca();
     let issue = |uris: &[&str]| {
         let mut args = vec!["issue", "DIR", "--cn", "web", "--out", "x", "--force"];
