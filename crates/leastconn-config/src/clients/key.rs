@@ -11,7 +11,7 @@ use leastconn_tls::{
 /// this order, that [is an identity](Self::is_identity).
 ///
 /// To add a key, add a variant here and a field of the same name to the `match` table
-/// (`raw.rs`) and to `Client`: every match over this type is exhaustive, so
+/// (`raw/client.rs`) and to `Client`: every match over this type is exhaustive, so
 /// the compiler finds the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]

@@ -6,10 +6,11 @@ use std::{borrow::Cow, fmt, marker::PhantomData, ops::Range};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+    de::{Error, SeqAccess, Visitor},
 };
 
-use super::RawServer;
+/// A key that may be absent.
+pub type Opt<T> = Option<At<T>>;
 
 /// A value and where it stands, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,58 +228,6 @@ impl JsonSchema for Workers {
             "anyOf": [
                 { "type": "string", "const": "auto" },
                 { "type": "integer", "minimum": 1, "maximum": 1024 },
-            ],
-        })
-    }
-}
-
-/// A server: a table, or its address alone.
-#[derive(Debug)]
-pub enum ServerEntry {
-    /// Its address, which is its name too.
-    Address(String),
-    /// A table.
-    Table(Box<RawServer>),
-}
-
-impl<'de> Deserialize<'de> for ServerEntry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Forms;
-        impl<'de> Visitor<'de> for Forms {
-            type Value = ServerEntry;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address or a table")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<ServerEntry, E> {
-                Ok(ServerEntry::Address(text.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ServerEntry, A::Error> {
-                RawServer::deserialize(MapAccessDeserializer::new(map))
-                    .map(|server| ServerEntry::Table(Box::new(server)))
-            }
-        }
-        deserializer.deserialize_any(Forms)
-    }
-}
-
-impl JsonSchema for ServerEntry {
-    fn schema_name() -> Cow<'static, str> {
-        "server_entry".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "anyOf": [
-                {
-                    "title": "address",
-                    "description": "Short for `{ name = S, address = S }`.",
-                    "type": "string",
-                    "examples": ["webapp1:80"],
-                },
-                generator.subschema_for::<RawServer>(),
             ],
         })
     }

@@ -13,8 +13,7 @@ use crate::{
     model::{HealthCheck, ProbeKind, StatusSet, Upstream},
     raw::{
         self, HealthCheckType, ProxyProtocolOut, RawHealthCheck, RawPassive, RawServer,
-        RawUpstream,
-        value::{At, ServerEntry},
+        RawUpstream, ServerEntry, value::At,
     },
     tls,
 };

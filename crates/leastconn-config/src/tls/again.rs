@@ -21,9 +21,8 @@ use super::{Tls, UpstreamTls, load, upstream};
 use crate::{
     Problems,
     raw::{
-        RawTls, RawUpstreamTls,
+        self, RawTls, RawUpstreamTls,
         value::{At, OneOrMany},
-        words,
     },
 };
 
@@ -49,8 +48,8 @@ impl Written {
             .file("key", raw.key.as_ref())
             .file("client_ca", raw.client_ca.as_ref())
             .files_of("crl", raw.crl.as_ref())
-            .text("min_version", words::MinVersion::from(min_version).as_str())
-            .text("client_auth", words::ClientAuth::from(client_auth).as_str())
+            .text("min_version", raw::MinVersion::from(min_version).as_str())
+            .text("client_auth", raw::ClientAuth::from(client_auth).as_str())
             .list("groups", algorithms.group_names())
             .list("ciphers", algorithms.suite_names())
             .list("alpn", alpn.names());

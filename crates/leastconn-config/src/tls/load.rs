@@ -31,9 +31,8 @@ use super::{
 use crate::{
     Problem, Problems, defaults, duration,
     raw::{
-        RawTls,
+        RawTls, Resumption,
         value::{At, DurationText},
-        words::Resumption,
     },
 };
 

@@ -15,9 +15,8 @@ use super::{UpstreamTls, Written, inspect::Purpose, load::Loader};
 use crate::{
     Problems,
     raw::{
-        RawUpstreamTls,
+        self, RawUpstreamTls,
         value::{At, OneOrMany},
-        words,
     },
 };
 
@@ -77,7 +76,7 @@ pub(crate) fn load(
         .file("cert", cert.as_ref())
         .file("key", key.as_ref())
         .files_of("crl", crl.as_ref())
-        .text("min_version", words::MinVersion::from(min_version).as_str())
+        .text("min_version", raw::MinVersion::from(min_version).as_str())
         .list("groups", algorithms.group_names())
         .list("ciphers", algorithms.suite_names())
         .list("alpn", alpn.names())
