@@ -27,6 +27,7 @@ pub mod raw;
 pub mod reachable;
 mod resolve;
 mod schema;
+mod scratch;
 mod shape;
 mod size;
 pub mod suggest;
@@ -38,7 +39,6 @@ mod tests;
 
 use std::{
     collections::HashSet,
-    panic::resume_unwind,
     path::{Path, PathBuf},
     sync::LazyLock,
 };
@@ -62,6 +62,7 @@ pub use tls::read_certificates;
 pub use tls::{CertificateFile, Dated, FileKind, Tls, UpstreamTls, Urgency, Written};
 
 use resolve::{AddressUse, Surroundings};
+use scratch::Scratch;
 pub use text::visible;
 
 /// A file with the configuration of a thousand clients has some 200 KB.
@@ -214,48 +215,27 @@ fn read_text(
     environment: expand::Environment<'_>,
     now: Timestamp,
 ) -> Reading {
+    // It lives as long as the process: keep it out of the scratch heap.
     LazyLock::force(&schema::SCHEMA);
-    let parsed = on_its_own_thread(|| {
-        let parsed = parse(text, environment, &mut problems)?;
-        Some((parsed, large_block()))
-    });
-    let Some(((raw, pruned), last)) = parsed else {
+    let parsed = Scratch::build(|| parse(text, environment, &mut problems));
+    let Some(Some((raw, pruned))) = &*parsed else {
         problems.sort();
         return Reading::failed(problems);
     };
     let surroundings = Surroundings {
         base_dir,
         now,
-        pruned: &pruned,
+        pruned,
     };
     let path = PathBuf::from(problems.name());
-    let (config, addresses) = resolve::resolve(&raw, path, &surroundings, &mut problems);
-    on_its_own_thread(|| drop((raw, pruned)));
-    drop(last);
+    let (config, addresses) = resolve::resolve(raw, path, &surroundings, &mut problems);
+    drop(parsed);
     problems.sort();
     Reading {
         config: (problems.errors() == 0).then_some(config),
         problems,
         addresses,
     }
-}
-
-/// Does what needs much memory for a short time: the tree of a file takes ten times
-/// as much as what becomes of it. glibc gives a thread's heap back to the system
-/// once all of it is free, and among what lasts, nothing of it would be. So what
-/// such a thread has made is freed on such a thread as well, if it is in many
-/// pieces: every thread keeps a few of those that it frees, for itself.
-fn on_its_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let working = scope.spawn(work);
-        working.join().unwrap_or_else(|panic| resume_unwind(panic))
-    })
-}
-
-/// To be made on such a thread and dropped when all the rest is free: only when
-/// something large is freed does glibc look what it can give back.
-fn large_block() -> Vec<u8> {
-    Vec::with_capacity(100_000)
 }
 
 /// The file as it is written, and what of it was found wrong already; `None` if

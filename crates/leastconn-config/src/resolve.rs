@@ -28,13 +28,13 @@ use leastconn::{Address, AddressError, ServerId, UpstreamId};
 use super::{
     Problems,
     clients::Clients,
-    defaults, duration, large_block,
+    defaults, duration,
     model::{Config, Listener},
-    on_its_own_thread,
     raw::{
         Raw, RawClientDefaults, RawLog, RawProcess,
         value::{At, DurationText},
     },
+    scratch::Scratch,
     shape,
 };
 
@@ -82,15 +82,10 @@ pub(crate) fn resolve(
     let listeners = resolver.all_listeners(raw.listener.as_deref().unwrap_or_default());
     let raw_upstreams = raw.upstream.as_deref().unwrap_or_default();
     resolver.check_protocols(&listeners, &upstreams, raw_upstreams);
-    // What only serves to check many clients is given back to the system with its
-    // thread; their copy is exactly as large as it must be, and holds on to nothing.
-    let (checked, last) = on_its_own_thread(|| {
-        let clients = resolver.clients_with(&listeners, raw);
-        (clients, large_block())
-    });
-    let clients = Arc::new(checked.copy());
-    on_its_own_thread(|| drop(checked));
-    drop(last);
+    // The packed rules and what is needed to check them; the copy has the exact size.
+    let checked = Scratch::build(|| resolver.clients_with(&listeners, raw));
+    let clients = checked.as_ref().map(Clients::copy).unwrap_or_default();
+    drop(checked);
     let config = Config {
         path,
         process,
@@ -101,7 +96,7 @@ pub(crate) fn resolve(
             .map(|listener| listener.value)
             .collect(),
         upstreams,
-        clients,
+        clients: Arc::new(clients),
     };
     (config, resolver.addresses)
 }
