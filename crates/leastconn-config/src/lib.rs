@@ -59,7 +59,7 @@ pub use model::{
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;
 pub use tls::read_certificates;
-pub use tls::{CertificateFile, Dated, FileKind, Tls, UpstreamTls, Urgency, Written};
+pub use tls::{CertificateFile, Dated, FileKind, Tls, TlsTable, UpstreamTls, Urgency};
 
 use resolve::{AddressUse, Surroundings};
 use scratch::Scratch;

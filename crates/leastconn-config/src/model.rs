@@ -86,8 +86,8 @@ impl Config {
         let listeners = self.listeners.iter().flat_map(|listener| &listener.tls);
         let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.tls);
         std::iter::once(self.path.clone())
-            .chain(listeners.flat_map(|tls| tls.written.files()))
-            .chain(upstreams.flat_map(|tls| tls.written.files()))
+            .chain(listeners.flat_map(|tls| tls.table.files()))
+            .chain(upstreams.flat_map(|tls| tls.table.files()))
     }
 
     /// The listener of this name.

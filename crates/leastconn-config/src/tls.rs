@@ -5,16 +5,21 @@
 //! surprise at the first handshake. There are no system roots: only what
 //! `client_ca` or `ca` holds is trusted.
 
-mod again;
 mod algorithms;
 mod alpn;
+mod crl_store;
+mod crls;
 mod expiry;
 mod file;
+mod file_error;
 mod format;
 mod inspect;
-mod lists;
-pub(crate) mod load;
+pub(crate) mod listener;
+mod loader;
 mod pem;
+mod pins;
+mod reload;
+mod table;
 pub(crate) mod upstream;
 
 use std::{path::Path, sync::Arc};
@@ -22,15 +27,15 @@ use std::{path::Path, sync::Arc};
 use leastconn_tls::settings::{ClientSettings, ServerSettings};
 use rustls::pki_types::CertificateDer;
 
-pub use again::Written;
 pub use expiry::{CertificateFile, Dated, FileKind, Urgency};
+pub use table::TlsTable;
 
 /// `tls` of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     pub settings: ServerSettings,
     /// As it was written, to be read again.
-    pub written: Written,
+    pub table: TlsTable,
     /// Every certificate file and CRL, for the metric.
     pub files: Arc<[CertificateFile]>,
 }
@@ -40,7 +45,7 @@ pub struct Tls {
 pub struct UpstreamTls {
     pub settings: ClientSettings,
     /// As it was written, to be read again.
-    pub written: Written,
+    pub table: TlsTable,
     /// Every certificate file and CRL, for the metric.
     pub files: Arc<[CertificateFile]>,
 }
@@ -51,7 +56,7 @@ pub struct UpstreamTls {
 /// # Errors
 /// What is wrong, and what to do about it.
 pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    match file::Pem::read_any(path, file::Wanted::Certificates) {
+    match file::Pem::read_any(path, file_error::Wanted::Certificates) {
         Ok(pem) => Ok(pem.certificates),
         Err(error) => {
             let parts = [Some(error.message), error.help];

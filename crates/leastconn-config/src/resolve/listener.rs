@@ -96,7 +96,7 @@ impl Resolver<'_> {
                 StartTls::Off => Alpn::default(),
                 StartTls::Postgres => Alpn::postgresql(),
             };
-            tls::load::load(at, base_dir, *now, default_alpn, self.problems)
+            tls::listener::load(at, base_dir, *now, default_alpn, self.problems)
         });
         let source_rate_limit = optional(raw.source_rate_limit.as_ref(), |at| {
             self.source_rate_limit(&at.value)

@@ -510,7 +510,7 @@ fn files_are_loaded_again_as_they_were_written() {
     let (again, warnings) = tls.load_again("main", now).unwrap();
     assert!(warnings.is_empty(), "{warnings}");
     assert_eq!(again, *tls);
-    let files: Vec<_> = tls.written.files().collect();
+    let files: Vec<_> = tls.table.files().collect();
     let names = [
         "a \"b\" \\.crt",
         "server.key",

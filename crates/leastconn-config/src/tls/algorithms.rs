@@ -10,7 +10,7 @@ use rustls::{
 
 use leastconn_tls::{algorithms::Algorithms, settings::MinVersion};
 
-use super::load::Loader;
+use super::loader::Loader;
 use crate::{
     raw::value::{At, OneOrMany},
     suggest,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use leastconn_tls::alpn::Alpn;
 
-use super::load::Loader;
+use super::loader::Loader;
 use crate::raw::value::{At, OneOrMany};
 
 /// The longest name that the extension can hold.

@@ -7,6 +7,7 @@ use rustls::pki_types::{
 };
 
 use super::{
+    file_error::{FileError, Wanted, quoted},
     format::{self, Der},
     pem::{self, Kind, Section},
 };
@@ -14,14 +15,6 @@ use crate::{confinement, files};
 
 /// Revocation lists grow to some megabytes; nothing else comes near.
 const LARGEST: u64 = 64 * 1024 * 1024;
-
-/// What a file should hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
-    Certificates,
-    Key,
-    Crls,
-}
 
 /// What a file holds. Of the wanted kind there is at least one.
 #[derive(Default)]
@@ -31,51 +24,6 @@ pub(super) struct Pem {
     pub(super) crls: Vec<CertificateRevocationListDer<'static>>,
     /// The line at which the first list begins.
     pub(super) first_crl: Option<usize>,
-}
-
-/// Why a file is of no use.
-pub(super) struct FileError {
-    pub(super) message: String,
-    pub(super) note: Option<String>,
-    pub(super) help: Option<String>,
-}
-
-impl Wanted {
-    /// That a file holds none of them.
-    pub(super) const fn lacks(self) -> &'static str {
-        match self {
-            Self::Certificates => "there is no certificate in it",
-            Self::Key => "there is no private key in it",
-            Self::Crls => "there is no revocation list in it",
-        }
-    }
-
-    /// Whether a line of `-----BEGIN` in the text is of this kind.
-    pub(super) fn is_named_in(self, text: &[u8]) -> bool {
-        let labels: &[&[u8]] = match self {
-            Self::Certificates => &[b"BEGIN CERTIFICATE", b"BEGIN TRUSTED CERTIFICATE"],
-            Self::Key => &[b"PRIVATE KEY-----"],
-            Self::Crls => &[b"BEGIN X509 CRL"],
-        };
-        labels.iter().any(|label| pem::find(text, label).is_some())
-    }
-}
-
-impl FileError {
-    pub(super) fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            note: None,
-            help: None,
-        }
-    }
-
-    pub(super) fn help(self, help: impl Into<String>) -> Self {
-        Self {
-            help: Some(help.into()),
-            ..self
-        }
-    }
 }
 
 impl Pem {
@@ -197,18 +145,6 @@ fn openssh(section: &Section, path: &Path) -> FileError {
         section.line
     ))
     .help(format!("convert it: `{command}`"))
-}
-
-/// A file name as an argument in a shell.
-pub(super) fn quoted(name: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
-    // A leading hyphen would make it an option.
-    let dir = if name.starts_with('-') { "./" } else { "" };
-    if !name.is_empty() && name.chars().all(is_plain) {
-        format!("{dir}{name}")
-    } else {
-        format!("'{dir}{}'", name.replace('\'', "'\\''"))
-    }
 }
 
 fn absolute(path: &Path) -> String {

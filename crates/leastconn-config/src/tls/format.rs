@@ -12,7 +12,7 @@ use x509_parser::{
 };
 
 use super::{
-    file::{FileError, Wanted, quoted},
+    file_error::{FileError, Wanted, quoted},
     pem,
 };
 
@@ -295,7 +295,7 @@ fn of_base64(text: &[u8], wanted: Wanted, from: &str, to: &str) -> Option<FileEr
         number += 1;
         let end = rest[at..].iter().position(|byte| !is_base64(byte));
         let end = end.map_or(rest.len(), |end| at + end);
-        let holds = decode(&rest[at..end]).is_some_and(|decoded| wanted.is_named_in(&decoded));
+        let holds = decode(&rest[at..end]).is_some_and(|decoded| has_section(wanted, &decoded));
         if holds {
             return Some(
                 FileError::new(format!(
@@ -339,4 +339,14 @@ fn is_yaml(text: &[u8]) -> bool {
         let length = key.count();
         length > 0 && matches!(line[length..], [b':'] | [b':', b' ', ..])
     })
+}
+
+/// Whether a line of `-----BEGIN` in the text is of this kind.
+fn has_section(wanted: Wanted, text: &[u8]) -> bool {
+    let labels: &[&[u8]] = match wanted {
+        Wanted::Certificates => &[b"BEGIN CERTIFICATE", b"BEGIN TRUSTED CERTIFICATE"],
+        Wanted::Key => &[b"PRIVATE KEY-----"],
+        Wanted::Crls => &[b"BEGIN X509 CRL"],
+    };
+    labels.iter().any(|label| pem::find(text, label).is_some())
 }

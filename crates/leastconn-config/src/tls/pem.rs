@@ -9,7 +9,7 @@
 
 use rustls::pki_types::pem::{PemObject, SectionKind};
 
-use super::file::{FileError, quoted};
+use super::file_error::{FileError, quoted};
 
 const BEGIN: &[u8] = b"-----BEGIN";
 const END: &[u8] = b"-----END";

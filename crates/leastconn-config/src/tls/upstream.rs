@@ -11,7 +11,7 @@ use leastconn_tls::{
     settings::{ClientMaterial, ClientSettings, KeyPair, MinVersion},
 };
 
-use super::{UpstreamTls, Written, inspect::Purpose, load::Loader};
+use super::{TlsTable, UpstreamTls, inspect::Purpose, loader::Loader};
 use crate::{
     Problems,
     raw::{
@@ -71,7 +71,7 @@ pub(crate) fn load(
         loader.every_authority_is_covered(authorities, &crls, at);
         loader.anchors(authorities, &raw.span);
     }
-    let mut written = Written::new(base_dir)
+    let mut table = TlsTable::new(base_dir)
         .file("ca", ca.as_ref())
         .file("cert", cert.as_ref())
         .file("key", key.as_ref())
@@ -83,7 +83,7 @@ pub(crate) fn load(
         .list("uri", uris.iter().map(UriPattern::as_str))
         .list("pin", pins.iter().map(Spki::as_str));
     if let Some(at) = &raw.value.server_name {
-        written = written.text("server_name", &at.value);
+        table = table.text("server_name", &at.value);
     }
     let tls = UpstreamTls {
         settings: ClientSettings {
@@ -101,7 +101,7 @@ pub(crate) fn load(
                 own,
             }),
         },
-        written,
+        table,
         files: std::mem::take(&mut loader.files).into(),
     };
     if raw.value.server_name.is_none() && raw.value.uri.is_none() && raw.value.pin.is_none() {

@@ -17,7 +17,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{
-    config::{Config, Watch, Written},
+    config::{Config, Watch, TlsTable},
     reload::Reloader,
 };
 
@@ -72,10 +72,10 @@ fn files(config: &Config) -> Vec<PathBuf> {
     }
     let listeners = config.listeners.iter().filter_map(|l| l.tls.as_ref());
     let upstreams = config.upstreams.iter().filter_map(|u| u.tls.as_ref());
-    let written = listeners
-        .map(|tls| &tls.written)
-        .chain(upstreams.map(|tls| &tls.written));
-    let files: BTreeSet<_> = written.flat_map(Written::files).collect();
+    let tables = listeners
+        .map(|tls| &tls.table)
+        .chain(upstreams.map(|tls| &tls.table));
+    let files: BTreeSet<_> = tables.flat_map(TlsTable::files).collect();
     files.into_iter().collect()
 }
 

@@ -1,9 +1,6 @@
-//! Reads the files of a `tls` table and checks that they fit together.
+//! Reads the files of a `tls` table. What is common to listeners and upstreams.
 
-mod bundle;
-mod pins;
-
-use std::{ops::Range, path::Path, sync::Arc, time::Duration};
+use std::{ops::Range, path::Path};
 
 use jiff::Timestamp;
 use rustls::{
@@ -13,148 +10,18 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use leastconn_tls::{
-    alpn::Alpn,
-    pattern::Spki,
-    settings::{
-        ClientAuth, MAX_CA_NAMES, MinVersion, ServerMaterial, ServerSettings, ca_names_length,
-    },
-    unfit,
-};
+use leastconn_tls::{crl::Loaded, unfit};
 
 use super::{
-    CertificateFile, Dated, FileKind, Tls, Written,
-    file::{Pem, Wanted},
+    CertificateFile, Dated, FileKind,
+    file::Pem,
+    file_error::Wanted,
     inspect::{self, Purpose},
-    lists::Read,
 };
 use crate::{
-    Problem, Problems, defaults, duration,
-    raw::{
-        RawTls, Resumption,
-        value::{At, DurationText},
-    },
+    Problem, Problems,
+    raw::value::{At, OneOrMany},
 };
-
-/// rustls tells clients that tickets of TLS 1.3 are good for a day, whatever we do.
-const LONGEST_RESUMPTION: Duration = Duration::from_hours(24);
-
-/// What the table says, if nothing of it is an error. `default_alpn`: the protocols where
-/// it names none.
-pub(crate) fn load(
-    raw: &At<RawTls>,
-    base_dir: &Path,
-    now: Timestamp,
-    default_alpn: Alpn,
-    problems: &mut Problems,
-) -> Option<Tls> {
-    let mut loader = Loader::new("client_ca", base_dir, now, problems);
-    let errors = loader.problems.errors();
-    let RawTls {
-        cert,
-        key,
-        client_ca,
-        client_pins,
-        crl,
-        min_version,
-        client_auth,
-        resumption,
-        resumption_lifetime,
-        groups,
-        ciphers,
-        alpn,
-    } = &raw.value;
-    let client_auth_at = client_auth.as_ref();
-    let client_auth = client_auth_at.map_or(ClientAuth::Required, |at| at.value.into());
-    let chain = cert
-        .as_ref()
-        .and_then(|at| loader.chain(at, Purpose::Server));
-    let key = key.as_ref().and_then(|at| {
-        let key = loader.key(at)?;
-        loader.fits(chain.as_deref()?, &key, [&cert.as_ref()?.span, &at.span]);
-        Some(key)
-    });
-    let authorities = client_ca.as_ref().map(|at| loader.authorities(at, None));
-    loader.lists_among_authorities(crl.as_ref());
-    for text in crl.iter().flat_map(At::each) {
-        loader.crls(&text, authorities.as_ref().map(|list| list.as_deref()));
-    }
-    let crls = loader.crl_store();
-    let pins_at = client_pins.as_ref();
-    let client_pins = loader.pins("client_pins", pins_at);
-    if let Some(at) = pins_at {
-        loader.pins_are_used(at, client_auth, client_ca.is_some());
-    }
-    match (client_auth, client_ca) {
-        (ClientAuth::Required, None) if pins_at.is_none() => {
-            let place = client_auth_at.map_or(&raw.span, |at| &at.span);
-            loader
-                .problems
-                .error("clients must show a certificate, and no `client_ca` says whose are good")
-                .at(place.clone())
-                .note("the system's own authorities are never used for clients")
-                .help(
-                    "add `client_ca` or `client_pins`, or write `client_auth = \"none\"` to ask \
-                     for none",
-                );
-        }
-        (ClientAuth::None, Some(at)) => {
-            loader
-                .problems
-                .warning(
-                    "`client_ca` does nothing: `client_auth = \"none\"` asks for no certificate",
-                )
-                .at(at.span.clone());
-        }
-        _ => {}
-    }
-    let authorities = authorities.flatten();
-    if let (Some(authorities), Some(at)) = (&authorities, client_ca)
-        && loader.problems.errors() == errors
-    {
-        loader.every_authority_is_covered(authorities, &crls, at);
-        loader.anchors(authorities, &raw.span);
-        loader.names_fit(authorities, at);
-    }
-    let resumption = loader.resumption(resumption.as_ref(), resumption_lifetime.as_ref());
-    let min_version = min_version
-        .as_ref()
-        .map_or(MinVersion::Tls12, |at| at.value.into());
-    let algorithms =
-        loader.algorithms(groups.as_ref(), ciphers.as_ref(), min_version, key.as_ref());
-    let alpn = match alpn {
-        Some(at) => loader.alpn(Some(at)),
-        None => default_alpn,
-    };
-    if loader.problems.errors() > errors {
-        return None;
-    }
-    Some(Tls {
-        written: Written::of_listener(
-            &raw.value,
-            base_dir,
-            (min_version, client_auth, resumption),
-            &alpn,
-            &algorithms,
-        )
-        .list("client_pins", client_pins.iter().map(Spki::as_str)),
-        settings: ServerSettings {
-            min_version,
-            client_auth,
-            client_pins,
-            resumption,
-            algorithms,
-            alpn,
-            material: Arc::new(ServerMaterial {
-                cert_chain: chain?,
-                key: key?,
-                client_ca: authorities.unwrap_or_default(),
-                crls: Arc::new(crls),
-            }),
-        },
-        files: loader.files.into(),
-    })
-}
 
 pub(super) struct Loader<'a> {
     /// The key that names the authorities, for messages.
@@ -164,7 +31,7 @@ pub(super) struct Loader<'a> {
     pub problems: &'a mut Problems,
     pub(super) files: Vec<CertificateFile>,
     /// All revocation lists that were read so far.
-    pub(super) lists: Vec<Read>,
+    pub(super) lists: Vec<ReadCrl>,
     /// The file of authorities, and the line of the first revocation list in it.
     list_among_authorities: Option<(At<String>, usize)>,
     pub(super) provider: CryptoProvider,
@@ -191,39 +58,6 @@ impl<'a> Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// How long sessions may be resumed, if they may.
-    fn resumption(
-        &mut self,
-        resumption: Option<&At<Resumption>>,
-        lifetime: Option<&At<DurationText>>,
-    ) -> Option<Duration> {
-        let on = resumption.is_some_and(|at| at.value == Resumption::On);
-        let Some(At { value, span }) = lifetime else {
-            return on.then_some(defaults::RESUMPTION_LIFETIME);
-        };
-        let wrong = match duration::parse(&value.0) {
-            Ok(Duration::ZERO) => "cannot be zero: `resumption = \"off\"` is for that".to_owned(),
-            Ok(lifetime) if lifetime > LONGEST_RESUMPTION => {
-                "cannot be longer than a day: clients forget their sessions then".to_owned()
-            }
-            Ok(lifetime) => {
-                if !on {
-                    self.problems
-                        .warning("`resumption_lifetime` does nothing without `resumption = \"on\"`")
-                        .at(span.clone());
-                }
-                return on.then_some(lifetime);
-            }
-            Err(error) => error.to_string(),
-        };
-        let default = duration::text(defaults::RESUMPTION_LIFETIME);
-        self.problems
-            .error(format!("`resumption_lifetime` {wrong}"))
-            .at(span.clone())
-            .help(format!("the default is {default:?}"));
-        None
-    }
-
     pub(super) fn read(&mut self, text: &At<&str>, wanted: Wanted) -> Option<Pem> {
         match Pem::read(&self.base_dir.join(text.value), wanted) {
             Ok(pem) => Some(pem),
@@ -426,25 +260,44 @@ impl Loader<'_> {
         }
     }
 
-    /// Warns of more authorities than a CertificateRequest has room for.
-    fn names_fit(&mut self, authorities: &[CertificateDer<'static>], at: &At<String>) {
-        let names = authorities
-            .iter()
-            .filter_map(|der| inspect::parsed(der, |parsed| parsed.subject().as_raw().len()));
-        let bytes = ca_names_length(names);
-        if bytes > MAX_CA_NAMES {
+    /// Warns of revocation lists in the file of authorities that `crl` does not name.
+    pub(super) fn lists_among_authorities(&mut self, crl: Option<&At<OneOrMany>>) {
+        let Some((At { value, span }, line)) = self.list_among_authorities.take() else {
+            return;
+        };
+        if !crl
+            .into_iter()
+            .flat_map(At::each)
+            .any(|at| at.value == value)
+        {
             self.problems
                 .warning(format!(
-                    "{:?} holds {} authorities, whose names take {bytes} bytes: clients are not \
-                     told them",
-                    at.value,
-                    authorities.len()
+                    "{value:?}: line {line}: the revocation list is not in force"
                 ))
-                .at(at.span.clone())
-                .note(format!(
-                    "above {MAX_CA_NAMES} bytes some clients (Java) refuse the handshake; a client \
-                     that has several certificates now has to know which one to show"
-                ));
+                .at(span)
+                .note(format!("`{}` takes certificates only", self.ca))
+                .help(format!("name the file in `crl` too: `crl = {value:?}`"));
+        }
+    }
+}
+
+/// A list that was read, and where its file is named.
+pub(super) struct ReadCrl {
+    pub(super) loaded: Loaded,
+    pub(super) place: At<String>,
+    /// "list 2 of 7", if its file has several.
+    pub(super) position: Option<String>,
+    /// All authorities that signed it have expired.
+    pub(super) signers_expired: bool,
+}
+
+impl ReadCrl {
+    /// The file and the list, as messages begin.
+    pub(super) fn describe(&self) -> String {
+        let issuer = &self.loaded.list.issuer;
+        match &self.position {
+            Some(position) => format!("{:?}: the list of {issuer} ({position})", self.place.value),
+            None => format!("{:?}: the list of {issuer}", self.place.value),
         }
     }
 }
@@ -457,7 +310,7 @@ pub(super) fn borrowed(at: &At<String>) -> At<&str> {
 }
 
 impl inspect::Remark {
-    fn apply(&self, problem: &mut Problem) {
+    pub(super) fn apply(&self, problem: &mut Problem) {
         if let Some(note) = &self.note {
             problem.note(note.clone());
         }

@@ -2,12 +2,12 @@
 
 use leastconn_tls::{pattern::Spki, settings::ClientAuth};
 
-use super::Loader;
+use super::loader::Loader;
 use crate::raw::value::{At, OneOrMany};
 
 impl Loader<'_> {
     /// The keys of a list. What is wrong with it is reported.
-    pub(in crate::tls) fn pins(&mut self, key: &str, pins: Option<&At<OneOrMany>>) -> Vec<Spki> {
+    pub(super) fn pins(&mut self, key: &str, pins: Option<&At<OneOrMany>>) -> Vec<Spki> {
         let Some(at) = pins else {
             return Vec::new();
         };

@@ -1,0 +1,200 @@
+//! Selects the revocation lists in force: the newest of each issuer and partition.
+
+use std::{collections::HashMap, sync::Arc};
+
+use rustls::pki_types::CertificateDer;
+
+use leastconn_tls::crl::{CrlStore, Revocation, Superseded};
+
+use super::{
+    Dated, FileKind, inspect,
+    loader::{Loader, ReadCrl, borrowed},
+};
+use crate::raw::value::At;
+
+impl Loader<'_> {
+    /// The lists that are in force of all that were read.
+    pub(super) fn crl_store(&mut self) -> CrlStore {
+        let read = std::mem::take(&mut self.lists);
+        let (store, superseded) =
+            CrlStore::new(read.iter().map(|read| read.loaded.clone()).collect());
+        for superseded in &superseded {
+            self.superseded(superseded, &read);
+        }
+        let mut by_list = HashMap::new();
+        for read in &read {
+            by_list
+                .entry(read.loaded.list.der().as_ref())
+                .or_insert(read);
+        }
+        for one in store.lists() {
+            if let Some(read) = by_list.get(one.list.der().as_ref()) {
+                self.expiry(read);
+                self.replaces_newer(read);
+            }
+        }
+        let mut files: Vec<&At<String>> = Vec::new();
+        for read in &read {
+            if !files.iter().any(|file| file.value == read.place.value) {
+                files.push(&read.place);
+            }
+        }
+        for file in files {
+            let in_file = store.lists().iter().filter(|one| *one.file == *file.value);
+            let dated = in_file.filter_map(|one| {
+                Some(Dated {
+                    name: one.list.issuer.clone(),
+                    from: one.list.this_update,
+                    until: one.list.next_update?,
+                })
+            });
+            self.remember(&borrowed(file), dated.collect(), FileKind::Lists);
+        }
+        store
+    }
+
+    fn superseded(&mut self, superseded: &Superseded, read: &[ReadCrl]) {
+        let Superseded {
+            ignored,
+            by,
+            is_younger_by_date,
+        } = superseded;
+        let Some(of) = read.iter().find(|read| read.loaded == *ignored) else {
+            return;
+        };
+        let age = if *is_younger_by_date {
+            "has a lower number, although it is of a later date"
+        } else {
+            "is an older one"
+        };
+        let problem = self.problems.warning(format!(
+            "{} {age} and is ignored: {}",
+            of.describe(),
+            ignored.list.describe()
+        ));
+        problem.at(of.place.span.clone()).note(format!(
+            "in force is {} in {:?}",
+            by.list.describe(),
+            by.file
+        ));
+        if *is_younger_by_date {
+            problem.help(
+                "if its issuer has started numbering anew, take the list with the higher number out",
+            );
+        }
+    }
+
+    /// Warns of a list that is older than the one in force that it will replace.
+    fn replaces_newer(&mut self, read: &ReadCrl) {
+        let list = &read.loaded.list;
+        let running = self.problems.running_lists().unwrap_or_default();
+        let like = running.iter().flat_map(|store| store.like(&read.loaded));
+        let like: Vec<_> = like.collect();
+        if !list.is_version_2 || like.iter().any(|one| one.list == *list) {
+            return;
+        }
+        let Some(newer) = like.iter().find(|one| list.is_older_than(&one.list)) else {
+            return;
+        };
+        let in_force = newer.list.describe();
+        self.problems
+            .warning(format!(
+                "{} is older than the list that it replaces: {}",
+                read.describe(),
+                list.describe()
+            ))
+            .at(read.place.span.clone())
+            .note(format!("the list before is {in_force}"));
+    }
+
+    /// Whether an expired list is no reason to reject the others: nothing that it signs
+    /// is accepted any more, or the running balancer has no current list in its place.
+    fn tolerates_expired(&self, read: &ReadCrl) -> bool {
+        let replaces_current = |running: &[Arc<CrlStore>]| {
+            let mut like = running.iter().flat_map(|store| store.like(&read.loaded));
+            like.any(|one| !one.list.has_expired(self.now))
+        };
+        let running = self.problems.running_lists();
+        read.signers_expired || running.is_some_and(|running| !replaces_current(running))
+    }
+
+    /// A list that has expired, or will soon.
+    fn expiry(&mut self, read: &ReadCrl) {
+        let list = &read.loaded.list;
+        let Some(end) = list.next_update else {
+            return;
+        };
+        let span = read.place.span.clone();
+        if list.has_expired(self.now) {
+            let message = format!("{} expired at {end}", read.describe());
+            let problem = if self.tolerates_expired(read) {
+                self.problems.warning(message)
+            } else {
+                self.problems.expired(message)
+            };
+            problem
+                .at(span)
+                .note("an expired list refuses every certificate of its issuer (`crl_expired`)")
+                .help("put the issuer's current list there");
+        } else if (Dated {
+            name: String::new(),
+            from: list.this_update,
+            until: end,
+        })
+        .urgency(self.now)
+        .is_warning()
+        {
+            self.problems
+                .warning(format!("{} expires at {end}", read.describe()))
+                .at(span)
+                .note("from then on every certificate of its issuer is refused (`crl_expired`)")
+                .help("renew it before: `leastconn-lb pki crl DIR`, or your authority's own way");
+        }
+    }
+
+    /// Where one authority has a list, all need one: a certificate without one is
+    /// refused. An authority that is revoked is kept, so that its clients are refused
+    /// with the true reason.
+    pub(super) fn every_authority_is_covered(
+        &mut self,
+        authorities: &[CertificateDer<'static>],
+        store: &CrlStore,
+        at: &At<String>,
+    ) {
+        if store.is_empty() {
+            return;
+        }
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        let revoked = store.revoked_authorities(authorities, algorithms);
+        for (authority, revoked) in authorities.iter().zip(revoked) {
+            let is_current =
+                inspect::facts(authority).is_ok_and(|facts| facts.is_current(self.now));
+            let Some((subject, covered)) = inspect::parsed(authority, |parsed| {
+                let key = parsed.public_key().raw;
+                (
+                    inspect::display_subject(parsed),
+                    store
+                        .of_issuer(parsed.subject().as_raw(), key)
+                        .next()
+                        .is_some(),
+                )
+            }) else {
+                continue;
+            };
+            if let Some(Revocation { issuer, file }) = revoked {
+                self.problems
+                    .warning(format!(
+                        "`{}` holds {subject}, which the list of {issuer} in {file:?} revokes",
+                        self.ca
+                    ))
+                    .at(at.span.clone())
+                    .note("every certificate below it is refused (`revoked_certificate`)");
+            } else if !covered && is_current {
+                self.problems
+                    .warning(format!("no revocation list is of {subject}"))
+                    .at(at.span.clone())
+                    .note("with lists for others, all its certificates will be refused");
+            }
+        }
+    }
+}

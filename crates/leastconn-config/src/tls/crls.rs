@@ -1,0 +1,219 @@
+//! Reads the revocation lists (CRLs) of a `tls` table and checks their signatures: each
+//! must be signed by an authority of the table.
+
+use std::{collections::HashMap, sync::Arc};
+
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::certificate::X509Certificate;
+
+use leastconn_tls::{
+    crl::{Loaded, RevocationList, SignatureError},
+    names, unfit,
+};
+
+use super::{
+    file_error::Wanted,
+    inspect,
+    loader::{Loader, ReadCrl},
+};
+use crate::raw::value::At;
+
+impl Loader<'_> {
+    /// Reads the lists of one file. `authorities`: outer `None`, the table names none;
+    /// inner `None`, they could not be read.
+    pub(super) fn crls(
+        &mut self,
+        text: &At<&str>,
+        authorities: Option<Option<&[CertificateDer<'static>]>>,
+    ) {
+        let Some(authorities) = authorities else {
+            self.problems
+                .error(format!(
+                    "a revocation list needs the `{}` that signed it",
+                    self.ca
+                ))
+                .at(text.span.clone());
+            return;
+        };
+        let Some(pem) = self.read(text, Wanted::Crls) else {
+            return;
+        };
+        let by_name = authorities.map(by_name);
+        let count = pem.crls.len();
+        let file: Arc<str> = text.value.into();
+        for (at, der) in pem.crls.into_iter().enumerate() {
+            let position = (count > 1).then(|| format!("list {} of {count}", at + 1));
+            let list = match RevocationList::parse(der) {
+                Ok(list) => list,
+                Err(error) => {
+                    let position = position.map_or(String::new(), |text| format!(" ({text})"));
+                    self.problems
+                        .error(format!(
+                            "{:?}: the list{position} cannot be read: {error}",
+                            text.value
+                        ))
+                        .at(text.span.clone());
+                    continue;
+                }
+            };
+            let mut read = ReadCrl {
+                loaded: Loaded {
+                    list: Arc::new(list),
+                    file: Arc::clone(&file),
+                    keys: Vec::new(),
+                },
+                place: At {
+                    value: text.value.to_owned(),
+                    span: text.span.clone(),
+                },
+                position,
+                signers_expired: false,
+            };
+            self.form(&read);
+            if let Some(by_name) = &by_name {
+                let of_name = by_name.get(read.loaded.list.canonical_issuer());
+                let of_name = of_name.map_or(&[][..], Vec::as_slice);
+                read.loaded.keys = self.signers(&read, of_name);
+                read.signers_expired = read.loaded.list.has_expired(self.now)
+                    && self.all_expired(&read.loaded.keys, of_name);
+            }
+            self.lists.push(read);
+        }
+    }
+
+    /// What a list must have, whoever signed it.
+    fn form(&mut self, read: &ReadCrl) {
+        let (list, what) = (&read.loaded.list, read.describe());
+        let span = read.place.span.clone();
+        if !list.is_version_2 {
+            self.problems
+                .error(format!("{what} is of version 1, which is not supported"))
+                .at(span)
+                .note("it has none of the extensions that a list must have")
+                .help(
+                    "make it anew, with `crlnumber` and `crl_extensions` in the configuration of \
+                     `openssl ca`",
+                );
+        } else if list.next_update.is_none() {
+            self.problems
+                .error(format!("{what} does not say until when it is good"))
+                .at(span)
+                .help("make it anew, with `nextUpdate`: `openssl ca -gencrl -crldays 7`");
+        } else if let Err(error) = structure(list.der()) {
+            self.problems
+                .error(format!("{what} cannot be used: {}", unfit::crl(&error)))
+                .at(span);
+        } else if list.this_update > self.now {
+            self.problems
+                .warning(format!(
+                    "{what} is from {}, which is yet to come",
+                    list.this_update
+                ))
+                .at(span)
+                .note("it is in force all the same: look at its issuer's clock, and at this one");
+        }
+    }
+
+    /// The public keys of the authorities that signed a list, of those with its issuer's
+    /// name; empty if none did, which is an error.
+    fn signers(&mut self, read: &ReadCrl, of_name: &[&CertificateDer<'static>]) -> Vec<Box<[u8]>> {
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        let list = &read.loaded.list;
+        let mut keys = Vec::new();
+        let mut worst = SignatureError::OtherName;
+        for authority in of_name {
+            match list.signed_by(authority, algorithms) {
+                Ok(key) => keys.push(key),
+                // In ascending order of how much it explains.
+                Err(error) => worst = worst.max(error),
+            }
+        }
+        if keys.is_empty() {
+            self.not_signed(read, &worst);
+        }
+        keys
+    }
+
+    /// Whether all authorities with these keys have expired; there is at least one.
+    fn all_expired(&self, keys: &[Box<[u8]>], authorities: &[&CertificateDer<'static>]) -> bool {
+        let has_key = |authority: &&&CertificateDer<'static>| {
+            let key = inspect::parsed(authority, |parsed| parsed.public_key().raw.into());
+            key.is_some_and(|key| keys.contains(&key))
+        };
+        let mut signers = authorities.iter().filter(has_key).peekable();
+        signers.peek().is_some()
+            && signers.all(|authority| {
+                inspect::facts(authority).is_ok_and(|facts| facts.dated().until <= self.now)
+            })
+    }
+
+    fn not_signed(&mut self, read: &ReadCrl, why: &SignatureError) {
+        let (list, what, ca) = (&read.loaded.list, read.describe(), self.ca);
+        let issuer = &list.issuer;
+        let (message, help) = match why {
+            SignatureError::OtherName => (
+                format!("{what} is not signed by any authority of `{ca}`"),
+                format!(
+                    "if {issuer} is an intermediate that issues certificates, put its certificate \
+                     into `{ca}` too; otherwise take the list out"
+                ),
+            ),
+            SignatureError::OtherKey => (
+                format!("{what} is not signed with the key that {issuer} has in `{ca}`"),
+                format!(
+                    "get the list again, it may be damaged; or, if the authority has a new key, \
+                     put its certificate with that key into `{ca}` too"
+                ),
+            ),
+            SignatureError::Algorithm(name) => (
+                format!("{what} is signed with {name}, which is not supported"),
+                "have it signed with SHA-256 or better: `default_md = sha256` in the \
+                 configuration of `openssl ca`"
+                    .to_owned(),
+            ),
+            SignatureError::MayNotSign => (
+                format!("{what} is signed by an authority whose key usage lacks cRLSign"),
+                format!(
+                    "issue the certificate of {issuer} anew with `keyUsage = critical, \
+                     keyCertSign, cRLSign`"
+                ),
+            ),
+        };
+        let problem = self.problems.error(message);
+        problem.at(read.place.span.clone()).help(help);
+        match (why, list.key_id()) {
+            (SignatureError::OtherName, _) => {
+                problem.note(format!("{issuer} is not in `{ca}`"));
+            }
+            (SignatureError::OtherKey, Some(id)) => {
+                let id: Vec<_> = id.iter().map(|byte| format!("{byte:02X}")).collect();
+                problem.note(format!(
+                    "it names the key with the identifier {}",
+                    id.join(":")
+                ));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The authorities by their subjects in canonical form. Looked for anew for each list, the
+/// time would grow with the product of lists and authorities.
+fn by_name<'a>(
+    authorities: &'a [CertificateDer<'static>],
+) -> HashMap<Vec<u8>, Vec<&'a CertificateDer<'static>>> {
+    let mut by_name: HashMap<_, Vec<_>> = HashMap::new();
+    for authority in authorities {
+        let subject = |parsed: &X509Certificate<'_>| names::canonical(parsed.subject().as_raw());
+        if let Some(subject) = inspect::parsed(authority, subject) {
+            by_name.entry(subject).or_default().push(authority);
+        }
+    }
+    by_name
+}
+
+/// Whether a list uses only what RFC 5280 allows and the verifier understands.
+fn structure(der: &CertificateRevocationListDer<'_>) -> Result<(), webpki::Error> {
+    let list = webpki::BorrowedCertRevocationList::from_der(der)?;
+    list.into_iter().try_for_each(|entry| entry.map(drop))
+}

@@ -1,0 +1,102 @@
+//! Loads the files of a `tls` table again while the balancer runs.
+
+use std::{path::Path, sync::Arc};
+
+use jiff::Timestamp;
+use leastconn::ServerSpec;
+use serde::de::DeserializeOwned;
+
+use leastconn_tls::{alpn::Alpn, crl::CrlStore};
+
+use super::{Tls, TlsTable, UpstreamTls, listener, upstream};
+use crate::{
+    Problems,
+    raw::{
+        RawTls, RawUpstreamTls,
+        value::{At, OneOrMany},
+    },
+};
+
+impl TlsTable {
+    /// Reads the table again with `load`. `name` is what problems call it; `files` are
+    /// the files that it names, so that a problem with one shows its path.
+    fn load<Raw: DeserializeOwned, T>(
+        &self,
+        name: &str,
+        running: &Arc<CrlStore>,
+        files: impl FnOnce(&Raw) -> (Vec<&At<String>>, Option<&At<OneOrMany>>),
+        load: impl FnOnce(&At<Raw>, &Path, &mut Problems) -> Option<T>,
+    ) -> Result<(T, Problems), Problems> {
+        let mut problems = Problems::new(name, &self.text);
+        problems.set_running_lists(vec![Arc::clone(running)]);
+        let raw = match toml::from_str::<Raw>(&self.text) {
+            Ok(value) => At { value, span: 0..0 },
+            Err(error) => {
+                // It was read before, from other text.
+                problems.syntax(&[error]);
+                return Err(problems);
+            }
+        };
+        let loaded = load(&raw, &self.base_dir, &mut problems);
+        problems.sort();
+        let (single, lists) = files(&raw.value);
+        let single = single.into_iter().map(|at| (at.span.clone(), &*at.value));
+        let lists = lists.into_iter().flat_map(At::each);
+        let files: Vec<_> = single
+            .chain(lists.map(|at| (at.span.clone(), at.value)))
+            .collect();
+        problems.say_files(|span| {
+            let of_that_place = files.iter().find(|(of, _)| of == span);
+            of_that_place.map(|(_, file)| self.base_dir.join(file).display().to_string())
+        });
+        match loaded {
+            Some(loaded) => Ok((loaded, problems)),
+            None => Err(problems),
+        }
+    }
+}
+
+impl Tls {
+    /// What the files that the table of `listener` names hold now, with warnings of
+    /// them at `now`.
+    ///
+    /// Problems name their file: the table's text exists in memory only.
+    ///
+    /// # Errors
+    /// With all problems, if any is an error.
+    pub fn load_again(&self, listener: &str, now: Timestamp) -> Result<(Self, Problems), Problems> {
+        self.table.load(
+            &format!("`tls` of listener `{listener}`"),
+            &self.settings.material.crls,
+            |raw: &RawTls| {
+                let single = [&raw.cert, &raw.key, &raw.client_ca];
+                (single.into_iter().flatten().collect(), raw.crl.as_ref())
+            },
+            // The text names the default protocols, too.
+            |raw, base_dir, problems| listener::load(raw, base_dir, now, Alpn::default(), problems),
+        )
+    }
+}
+
+impl UpstreamTls {
+    /// The same for the table of `upstream`, which has these `servers`.
+    ///
+    /// # Errors
+    /// With all problems, if any is an error.
+    pub fn load_again(
+        &self,
+        upstream: &str,
+        servers: &[ServerSpec],
+        now: Timestamp,
+    ) -> Result<(Self, Problems), Problems> {
+        self.table.load(
+            &format!("`tls` of upstream `{upstream}`"),
+            &self.settings.material.crls,
+            |raw: &RawUpstreamTls| {
+                let single = [&raw.ca, &raw.cert, &raw.key];
+                (single.into_iter().flatten().collect(), raw.crl.as_ref())
+            },
+            |raw, base_dir, problems| upstream::load(raw, servers, base_dir, now, problems),
+        )
+    }
+}
