@@ -19,7 +19,6 @@ ALLOWED = (
     "leastconn/src",
     "src/admin",
     "src/api",
-    "leastconn-config/src",
     "leastconn-tls/src",
     "src/tls",
     "src/top",

@@ -13,6 +13,8 @@
 //! What few rules have costs the others nothing: each text says which key it is
 //! for, and expiry and mode are kept beside, for those that have them.
 
+mod allow;
+mod client;
 mod index;
 mod key;
 
@@ -21,10 +23,9 @@ use std::{collections::HashMap, net::IpAddr, ops::Range, sync::Arc};
 use jiff::Timestamp;
 use leastconn::Limits;
 
-use super::{
-    cidr::IpNet,
-    model::{Allow, Client, Mode},
-};
+use super::{cidr::IpNet, keyword::Mode};
+pub use allow::{Allow, Granted};
+pub use client::Client;
 use index::{Index, Near};
 pub use key::MatchKey;
 

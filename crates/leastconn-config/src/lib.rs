@@ -21,6 +21,7 @@ mod defaults;
 pub mod duration;
 mod expand;
 pub mod files;
+mod keyword;
 mod model;
 mod problem;
 pub mod raw;
@@ -49,12 +50,14 @@ use toml::de::{DeTable, DeValue};
 
 pub use admin_at::{AdminAt, admin_at};
 pub use cidr::{IpNet, Prefixes};
-pub use clients::{Clients, MatchKey, Rule};
+pub use clients::{Allow, Client, Clients, Granted, MatchKey, Rule};
+pub use keyword::{
+    AccessFilter, Format, Level, Mode, OnExpiry, OnTruncation, Sandbox, StartTls, Watch,
+};
 pub use leastconn_tls::pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
 pub use model::{
-    Access, AccessFilter, Admin, Allow, Client, Config, Format, Granted, HealthCheck, Level,
-    Listener, Log, MemoryLimit, Mode, OnExpiry, OnTruncation, ProbeKind, Process, Route, Sandbox,
-    Senders, SourceRateLimit, StartTls, StatusSet, Timeouts, Token, Upstream, Watch,
+    Access, Admin, Config, HealthCheck, Listener, Log, MemoryLimit, ProbeKind, Process, Route,
+    Senders, SourceRateLimit, StatusSet, Timeouts, Token, Upstream,
 };
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;

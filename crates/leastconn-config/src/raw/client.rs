@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::value::{DateTime, OneOrMany, Opt};
-use crate::model::Mode;
+use crate::keyword::Mode;
 
 /// A client: who it is, what it may reach, and how much of it.
 #[derive(Debug, Default, Deserialize, JsonSchema)]

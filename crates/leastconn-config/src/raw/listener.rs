@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     defaults::{self, text},
-    model::{OnExpiry, OnTruncation, StartTls},
+    keyword::{OnExpiry, OnTruncation, StartTls},
 };
 
 /// An address that clients connect to.

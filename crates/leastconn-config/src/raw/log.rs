@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::value::Opt;
-use crate::model::{AccessFilter, Format, Level};
+use crate::keyword::{AccessFilter, Format, Level};
 
 /// What is logged, how and where.
 #[derive(Debug, Default, Deserialize, JsonSchema)]

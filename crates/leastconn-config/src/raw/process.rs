@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::value::{DurationText, Opt, Workers};
 use crate::{
     defaults::{self, text},
-    model::{Sandbox, Watch},
+    keyword::{Sandbox, Watch},
 };
 
 /// What concerns the process as a whole.

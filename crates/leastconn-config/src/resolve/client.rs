@@ -9,8 +9,8 @@ use leastconn_tls::pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern}
 use super::{Resolver, suggest};
 use crate::{
     cidr::IpNet,
-    clients::{Clients, Packer},
-    model::{Allow, Client, Mode},
+    clients::{Allow, Client, Clients, Packer},
+    keyword::Mode,
     raw::{
         RawClient, RawClientDefaults, RawMatch, RawRateLimit,
         value::{At, DateTime, OneOrMany},

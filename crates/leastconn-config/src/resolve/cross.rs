@@ -7,7 +7,8 @@ use leastconn_tls::settings::ClientAuth;
 use super::{Resolver, client::Place};
 use crate::{
     clients::{Clients, Rule},
-    model::{Listener, Mode, Upstream},
+    keyword::Mode,
+    model::{Listener, Upstream},
     raw::{RawUpstream, value::At},
 };
 

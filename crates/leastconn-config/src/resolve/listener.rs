@@ -9,7 +9,8 @@ use crate::{
     Prefixes,
     cidr::IpNet,
     defaults,
-    model::{Listener, Route, Senders, SourceRateLimit, StartTls, Timeouts},
+    keyword::StartTls,
+    model::{Listener, Route, Senders, SourceRateLimit, Timeouts},
     raw::{ProxyProtocolIn, RawListener, RawSourceRateLimit, value::At},
     tls,
 };

@@ -5,7 +5,8 @@ use std::{num::NonZeroUsize, ops::Range, os::unix::fs::FileTypeExt, path::Path, 
 use super::{Resolver, Zero};
 use crate::{
     defaults,
-    model::{Access, Format, Level, Log, MemoryLimit, Process},
+    keyword::{Format, Level},
+    model::{Access, Log, MemoryLimit, Process},
     raw::{
         RawLog, RawProcess,
         value::{At, Workers},

@@ -17,7 +17,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{
-    config::{Config, Watch, TlsTable},
+    config::{Config, TlsTable, Watch},
     reload::Reloader,
 };
 
