@@ -20,7 +20,7 @@ use std::{
 
 use leastconn::{
     AdminState, Balance, Candidates, ClientId, Lease, Limiter, Limits, PanicPolicy, Permit,
-    PickRequest, Pool, RateLimit, Refusal, ServerSpec, Source, Tried,
+    PickRequest, Pool, RateLimit, Refusal, ServerSpec, Source,
     health::{ActivePolicy, PassivePolicy, Ratio},
 };
 use loom::thread;
@@ -89,8 +89,11 @@ impl Setup {
     }
 
     fn in_flight(&self) -> Vec<u32> {
-        let members = self.pool.members().iter();
-        members.map(|member| member.server.in_flight()).collect()
+        let members = self.pool.members();
+        members
+            .iter()
+            .map(|member| member.server.in_flight())
+            .collect()
     }
 }
 
