@@ -6,9 +6,9 @@
 //! is what the balancer's own access log says about it.
 
 mod client;
-mod picture;
-mod stage;
-mod story;
+mod output;
+mod setup;
+mod scenario;
 mod web;
 
 use std::{process::ExitCode, time::Duration};
@@ -57,16 +57,16 @@ async fn show(limit: Option<Duration>) -> Result<(), Trouble> {
         signal(SignalKind::user_defined1())?,
         signal(SignalKind::user_defined2())?,
     ];
-    let stage = stage::Stage::set().await?;
+    let stage = setup::Stage::set().await?;
     let ended = tokio::select! {
-        told = story::tell(&stage, limit) => told,
+        told = scenario::tell(&stage, limit) => told,
         _ = int.recv() => Ok(()),
         _ = term.recv() => Ok(()),
         _ = hup.recv() => Ok(()),
-        () = picture::reader_gone() => Ok(()),
+        () = output::reader_gone() => Ok(()),
     };
     // What was shown is summed up even where it was cut short.
-    picture::summary(&stage);
+    output::summary(&stage);
     stage.strike().await;
     ended
 }

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::stage::Stage;
+use super::setup::Stage;
 
 /// Widest bar.
 const WIDTH: usize = 40;

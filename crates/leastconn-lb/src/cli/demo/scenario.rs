@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{
     Trouble,
     client::{Call, Client, hang_up},
-    picture::{bars, heading, line, say},
-    stage::{ALICE, BOB, BURST, CAROL, GREEDY, MALLORY, STRANGER, Stage},
+    output::{bars, heading, line, say},
+    setup::{ALICE, BOB, BURST, CAROL, GREEDY, MALLORY, STRANGER, Stage},
 };
 
 /// Connections that alice opens to show how they spread.
