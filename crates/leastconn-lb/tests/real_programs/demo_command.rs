@@ -95,7 +95,7 @@ async fn stop_with(signals: &[&str]) {
     };
     let (status, rest, stderr) = within(LIMIT, "end of the demo", session).await;
     assert_eq!((status.code(), &*stderr), (Some(0), ""), "{signals:?}");
-    assert!(rest.contains("Connections that ended"), "{rest}");
+    assert!(rest.contains("Closed connections"), "{rest}");
     assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
 }
 

@@ -14,27 +14,27 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::Trouble;
+use super::DemoError;
 
-/// Somebody with a certificate.
+/// A client with a certificate.
 #[derive(Clone)]
 pub(super) struct Client {
     connector: TlsConnector,
     balancer: SocketAddr,
 }
 
-/// A connection, as the client sees it.
-pub(super) struct Call {
-    /// The client's own address, by which the access log knows it.
+/// A connection attempt of a client.
+pub(super) struct Connection {
+    /// The client's address, as in the access log.
     pub(super) source: SocketAddr,
-    /// The server that greeted, if one did.
+    /// Name of the server, from its greeting; `None` if the connection was refused.
     pub(super) server: Option<String>,
     stream: Option<BufReader<TlsStream<TcpStream>>>,
 }
 
-impl Call {
-    /// Says good-bye, and waits for the other side to do the same.
-    pub(super) async fn hang_up(self) {
+impl Connection {
+    /// Sends close_notify and waits until the other side closes.
+    pub(super) async fn close(self) {
         let Some(mut stream) = self.stream else {
             return;
         };
@@ -44,26 +44,25 @@ impl Call {
     }
 }
 
-/// Hangs up all of them.
-pub(super) async fn hang_up(calls: impl IntoIterator<Item = Call>) {
-    let mut calls: JoinSet<()> = calls.into_iter().map(Call::hang_up).collect();
-    while calls.join_next().await.is_some() {}
+pub(super) async fn close_all(connections: impl IntoIterator<Item = Connection>) {
+    let mut closing: JoinSet<()> = connections.into_iter().map(Connection::close).collect();
+    while closing.join_next().await.is_some() {}
 }
 
 impl Client {
-    /// A client with the certificate `name` in `dir`, that trusts `trusted`.
+    /// A client with the certificate `name` in `dir` that trusts the CA file `trusted`.
     pub(super) fn new(
         name: &'static str,
         dir: &Path,
         trusted: &Path,
         balancer: SocketAddr,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, DemoError> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(trusted)?)?;
         let certificate = CertificateDer::from_pem_file(dir.join(format!("{name}.crt")))?;
         let key = PrivateKeyDer::from_pem_file(dir.join(format!("{name}.key")))?;
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-        // First the group that the balancer prefers, which saves a round trip.
+        // The group that the balancer prefers first, to save a round trip.
         provider
             .kx_groups
             .sort_by_key(|group| group.name() != rustls::NamedGroup::X25519MLKEM768);
@@ -78,11 +77,11 @@ impl Client {
         })
     }
 
-    /// Connects and waits for a server's greeting, or for being turned away.
-    pub(super) async fn call(&self) -> io::Result<Call> {
+    /// Connects and waits for the server's greeting or a refusal.
+    pub(super) async fn connect(&self) -> io::Result<Connection> {
         let socket = TcpStream::connect(self.balancer).await?;
         let source = socket.local_addr()?;
-        let refused = Call {
+        let refused = Connection {
             source,
             server: None,
             stream: None,
@@ -97,7 +96,7 @@ impl Client {
         let mut stream = BufReader::with_capacity(256, stream);
         let mut greeting = String::new();
         match stream.read_line(&mut greeting).await {
-            Ok(count) if count > 0 => Ok(Call {
+            Ok(count) if count > 0 => Ok(Connection {
                 source,
                 server: Some(greeting.trim_end().to_owned()),
                 stream: Some(stream),

@@ -1,4 +1,4 @@
-//! How the demo shows what goes on: plain lines, bars, a table at the end.
+//! Output of the demo: lines, bars, and a table at the end.
 
 use std::{
     collections::BTreeMap,
@@ -7,23 +7,23 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::setup::Stage;
+use super::setup::Environment;
 
-/// Widest bar.
-const WIDTH: usize = 40;
+/// Width of the longest bar.
+const BAR_WIDTH: usize = 40;
 
-static READER_GONE: Notify = Notify::const_new();
+static CLOSED: Notify = Notify::const_new();
 
-/// Completes once nobody reads what is printed any more: `demo | head`. The demo
-/// then ends as if told to, and takes its files with it.
-pub(super) async fn reader_gone() {
-    READER_GONE.notified().await;
+/// Completes when standard output is closed, as by `demo | head`, so that the demo can stop
+/// and remove its files.
+pub(super) async fn closed() {
+    CLOSED.notified().await;
 }
 
-/// Prints a line. Not `println!`, which panics when the reader has gone.
+/// Prints a line. Not `println!`, which panics if standard output is closed.
 pub(super) fn line(text: &str) {
     if writeln!(io::stdout(), "{text}").is_err() {
-        READER_GONE.notify_one();
+        CLOSED.notify_one();
     }
 }
 
@@ -40,55 +40,58 @@ pub(super) fn say(text: &str) {
     line(&format!("   {text}"));
 }
 
-/// A bar for each server's open connections.
-pub(super) fn bars(stage: &Stage) {
-    let servers = stage.in_flight();
-    let most = servers
+/// Prints the open connections of each server as bars.
+pub(super) fn bars(environment: &Environment) {
+    let servers = environment.in_flight();
+    let max = servers
         .iter()
         .map(|&(_, open, _)| open)
         .max()
         .unwrap_or(0)
         .max(1);
     for (name, open, up) in servers {
-        let width = (open as usize * WIDTH).div_ceil(most as usize);
+        let width = (open as usize * BAR_WIDTH).div_ceil(max as usize);
         let state = if up { "up  " } else { "DOWN" };
         say(&format!(
-            "{name} {state} {:<WIDTH$} {open:>3} open",
+            "{name} {state} {:<BAR_WIDTH$} {open:>3} open",
             "#".repeat(width)
         ));
     }
 }
 
-/// Connections and refusals over the whole demo, by client.
-pub(super) fn summary(stage: &Stage) {
+/// Prints all closed connections by client and outcome.
+pub(super) fn summary(environment: &Environment) {
     let mut rows: BTreeMap<(String, String), (usize, BTreeMap<String, usize>)> = BTreeMap::new();
-    for line in stage.log() {
+    for line in environment.log() {
         let text = |key: &str| line[key].as_str().unwrap_or("").to_owned();
         let identity = text("identity");
-        let who = if identity.is_empty() {
-            "(never identified)".to_owned()
+        let client = if identity.is_empty() {
+            "(not identified)".to_owned()
         } else {
             identity
         };
         let reason = text("outcome");
-        let row = rows.entry((who, reason)).or_default();
+        let row = rows.entry((client, reason)).or_default();
         row.0 += 1;
         let server = text("server");
         if !server.is_empty() {
             *row.1.entry(server).or_default() += 1;
         }
     }
-    heading("Connections that ended, from the access log");
+    heading("Closed connections, from the access log");
     say(&format!(
         "{:<22} {:<22} {:>5}  by server",
-        "who", "outcome", "count"
+        "client", "outcome", "count"
     ));
-    for ((who, reason), (count, servers)) in rows {
+    for ((client, reason), (count, servers)) in rows {
         let servers: Vec<_> = servers
             .iter()
             .map(|(name, count)| format!("{name}: {count}"))
             .collect();
-        let row = format!("{who:<22} {reason:<22} {count:>5}  {}", servers.join(", "));
+        let row = format!(
+            "{client:<22} {reason:<22} {count:>5}  {}",
+            servers.join(", ")
+        );
         say(row.trim_end());
     }
     line("");

@@ -1,4 +1,4 @@
-//! What the demo plays on: certificates, servers, the balancer.
+//! Sets up the demo: certificates, configuration, servers, balancer and clients.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
-use super::{Trouble, client::Client, web::Web};
+use super::{DemoError, client::Client, web::Web};
 use crate::pki::{self, Authority, Leaf, Overwrite};
 use leastconn_server::{
     config, logging,
@@ -20,7 +20,7 @@ use leastconn_server::{
     telemetry::access_log::{AccessLog, Flusher},
 };
 
-/// Who plays.
+/// Common names of the client certificates.
 pub(super) const ALICE: &str = "alice.demo";
 pub(super) const BOB: &str = "bob.demo";
 pub(super) const GREEDY: &str = "greedy.demo";
@@ -28,17 +28,18 @@ pub(super) const CAROL: &str = "carol.demo";
 pub(super) const STRANGER: &str = "stranger.demo";
 pub(super) const MALLORY: &str = "mallory.demo";
 
-/// Connections that `greedy` may open at once.
+/// Connections that [`GREEDY`] can open before its rate limit applies.
 pub(super) const BURST: usize = 20;
 
-/// The demo's files. There are keys among them, so they go however it ends, by a panic
-/// too.
+/// Temporary directory of the demo. It contains private keys, so it is removed on drop, also
+/// after a panic.
 pub(super) struct Directory(PathBuf);
 
 impl Directory {
-    fn make() -> Result<Self, Trouble> {
+    fn create() -> Result<Self, DemoError> {
         let dir = std::env::temp_dir().join(format!("leastconn-demo-{}", std::process::id()));
-        fs::create_dir(&dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+        fs::create_dir(&dir)
+            .map_err(|error| format!("cannot create {}: {error}", dir.display()))?;
         Ok(Self(dir))
     }
 }
@@ -57,20 +58,20 @@ impl Drop for Directory {
     }
 }
 
-pub(super) struct Stage {
+pub(super) struct Environment {
     pub(super) webs: Vec<Web>,
     pub(super) server: Server,
     pub(super) balancer: SocketAddr,
     pub(super) dashboard: SocketAddr,
     clients: HashMap<&'static str, Client>,
     _log: Flusher,
-    /// Goes last, when nobody writes into it any more.
+    /// Last, so that it is dropped after everything that writes to it.
     pub(super) dir: Directory,
 }
 
-impl Stage {
-    pub(super) async fn set() -> Result<Self, Trouble> {
-        let directory = Directory::make()?;
+impl Environment {
+    pub(super) async fn start() -> Result<Self, DemoError> {
+        let directory = Directory::create()?;
         let dir = &*directory;
         certificates(dir)?;
         let webs = vec![
@@ -112,14 +113,14 @@ impl Stage {
         })
     }
 
-    pub(super) fn client(&self, name: &str) -> Result<Client, Trouble> {
+    pub(super) fn client(&self, name: &str) -> Result<Client, DemoError> {
         self.clients
             .get(name)
             .cloned()
-            .ok_or_else(|| format!("nobody is called {name}").into())
+            .ok_or_else(|| format!("there is no client {name}").into())
     }
 
-    /// Connections per server now, in the servers' order.
+    /// Name, open connections and health of each server.
     pub(super) fn in_flight(&self) -> Vec<(&'static str, u32, bool)> {
         let state = self.server.context().snapshot();
         let web = state
@@ -135,7 +136,7 @@ impl Stage {
             .collect()
     }
 
-    /// Access log lines so far.
+    /// The lines of the access log so far.
     pub(super) fn log(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.dir.join("access.log")).unwrap_or_default();
         text.lines()
@@ -143,10 +144,10 @@ impl Stage {
             .collect()
     }
 
-    /// What the access log says of the connection from `source`, once it says it.
+    /// Waits up to 3 seconds for the access log line of the connection from `source`.
     pub(super) async fn outcome(&self, source: SocketAddr) -> Option<Value> {
         let source = source.to_string();
-        let look = async {
+        let find = async {
             loop {
                 if let Some(line) = self
                     .log()
@@ -158,20 +159,20 @@ impl Stage {
                 sleep(Duration::from_millis(10)).await;
             }
         };
-        timeout(Duration::from_secs(3), look).await.ok()
+        timeout(Duration::from_secs(3), find).await.ok()
     }
 
-    pub(super) async fn strike(self) {
+    pub(super) async fn stop(self) {
         self.server
             .drain(Duration::ZERO, std::future::ready(()))
             .await;
         for web in &self.webs {
-            web.die().await;
+            web.stop().await;
         }
     }
 }
 
-fn certificates(dir: &Path) -> Result<(), Trouble> {
+fn certificates(dir: &Path) -> Result<(), DemoError> {
     let authority = Authority::create("leastconn demo CA", 2)?;
     authority.save(dir)?;
     let list = pki::RevocationList::new();
@@ -194,7 +195,7 @@ fn certificates(dir: &Path) -> Result<(), Trouble> {
         usage,
         ..Leaf::default()
     };
-    let write = |authority: &Authority, file: &str, leaf: &Leaf| -> Result<(), Trouble> {
+    let write = |authority: &Authority, file: &str, leaf: &Leaf| -> Result<(), DemoError> {
         let issued = authority.issue(leaf)?;
         pki::write_public(
             &dir.join(format!("{file}.crt")),
@@ -212,8 +213,8 @@ fn certificates(dir: &Path) -> Result<(), Trouble> {
     for client in [ALICE, BOB, GREEDY, CAROL, STRANGER] {
         write(&authority, client, &leaf(client, pki::Usage::Client))?;
     }
-    let elsewhere = Authority::create("somebody else's CA", 2)?;
-    write(&elsewhere, MALLORY, &leaf(MALLORY, pki::Usage::Client))
+    let other = Authority::create("another CA", 2)?;
+    write(&other, MALLORY, &leaf(MALLORY, pki::Usage::Client))
 }
 
 fn configuration(webs: &[Web]) -> String {
@@ -226,11 +227,11 @@ fn configuration(webs: &[Web]) -> String {
             )
         })
         .collect();
-    let elsewhere = webs
+    let report_server = webs
         .first()
         .map_or_else(String::new, |web| web.address.to_string());
     format!(
-        r#"# The demo's configuration: read like any other.
+        r#"# Configuration of leastconn-lb demo
 [log]
 level = "error"
 access = "access.log"
@@ -253,7 +254,7 @@ servers = [
 
 [[upstream]]
 name = "reports"
-servers = ["{elsewhere}"]
+servers = ["{report_server}"]
 
 [[client]]
 name = "alice"

@@ -1,4 +1,4 @@
-//! The demo's upstream servers: each says its name, then echoes.
+//! Upstream servers of the demo: each sends its name, then echoes.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use tokio::{
     task::JoinSet,
 };
 
-/// One server, which can die and return.
+/// A server that can be stopped and restarted.
 pub(super) struct Web {
     pub(super) name: &'static str,
     pub(super) address: SocketAddr,
@@ -32,7 +32,7 @@ impl Web {
         let name = self.name;
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            // Ends with this task: a server that dies drops its connections.
+            // Owned by this task, so that stopping the server drops its connections.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 connections.spawn(greet_and_echo(stream, name));
@@ -42,16 +42,16 @@ impl Web {
         *self.running.lock() = Some(tasks);
     }
 
-    /// Stops listening and breaks all connections.
-    pub(super) async fn die(&self) {
+    /// Stops listening and drops all connections.
+    pub(super) async fn stop(&self) {
         let running = self.running.lock().take();
         if let Some(mut tasks) = running {
             tasks.shutdown().await;
         }
     }
 
-    /// Listens again, at the same address.
-    pub(super) fn come_back(&self) -> std::io::Result<()> {
+    /// Listens again on the same address.
+    pub(super) fn restart(&self) -> std::io::Result<()> {
         let socket = TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;
         socket.bind(self.address)?;
