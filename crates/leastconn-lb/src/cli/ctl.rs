@@ -94,12 +94,14 @@ enum Command {
     },
     /// Send no new connections to a server; open connections continue.
     Drain {
+        /// The server, as listed by `ctl servers`.
         #[arg(value_name = "UPSTREAM/SERVER", value_parser = server_name)]
         server: ServerName,
     },
     /// Take a server out of service: send no new connections to it and close open ones
     /// after a grace period.
     Maint {
+        /// The server, as listed by `ctl servers`.
         #[arg(value_name = "UPSTREAM/SERVER", value_parser = server_name)]
         server: ServerName,
         /// Grace period for open connections; "0s" closes them at once [default: 10s].
@@ -108,6 +110,7 @@ enum Command {
     },
     /// Return a server to service.
     Ready {
+        /// The server, as listed by `ctl servers`.
         #[arg(value_name = "UPSTREAM/SERVER", value_parser = server_name)]
         server: ServerName,
     },

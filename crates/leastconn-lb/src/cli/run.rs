@@ -1,4 +1,4 @@
-//! `run`: the load balancer, until a signal ends it.
+//! `run`: the load balancer.
 
 mod service;
 mod signals;
@@ -14,15 +14,15 @@ use leastconn_server::{
     process::inherited::Inherited,
     telemetry::access_log::AccessLog,
 };
-use signals::Early;
+use signals::EarlySignals;
 
-/// Runs the configuration at `path`, or at one of the usual places.
+/// Runs the balancer with the configuration at `path`, or at a default location.
 pub fn run(path: Option<PathBuf>) -> ExitCode {
     memory::restart_with_one_arena();
-    // Before any file is opened or thread started.
+    // Before any file is opened or thread is started.
     let inherited = Inherited::take();
-    // Before anything that takes time: no signal may hit its default action.
-    let early = match Early::install() {
+    // Before anything slow, so that no signal has its default action.
+    let early = match EarlySignals::install() {
         Ok(early) => early,
         Err(error) => {
             inherited.fail(vec![error.to_string()]);
@@ -46,7 +46,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
         }
     };
     memory::read_cgroup();
-    // Before there is any other thread.
+    // Before other threads are started.
     if let Err(error) = sandbox::confine(&loaded.config) {
         let code = fail(&error, FAILED);
         inherited.fail(vec![error.to_string()]);
@@ -61,7 +61,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
     for warning in warnings.bare_lines() {
         tracing::warn!("{warning}");
     }
-    // They have the whole text of the file with them.
+    // Frees the text of the configuration file.
     drop(warnings);
     for problem in inherited.problems() {
         tracing::warn!("{problem}");
@@ -81,7 +81,7 @@ pub fn run(path: Option<PathBuf>) -> ExitCode {
         .build();
     let result = runtime.and_then(|runtime| {
         let result = runtime.block_on(service::serve(config, log, inherited, &early));
-        // Whatever is still being resolved or relayed does not hold up the end.
+        // Does not wait for blocking tasks, such as name resolution.
         runtime.shutdown_background();
         result
     });

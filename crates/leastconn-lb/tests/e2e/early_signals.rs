@@ -107,7 +107,7 @@ async fn upgrade_during_startup_happens_afterwards() {
     let dir = tempfile::tempdir().unwrap();
     let mut lb = starting(&dir.path().join("leastconn.toml")).await;
     lb.send(Signal::USR2);
-    lb.wait_line("SIGUSR2: starting a new process").await;
+    lb.wait_line("starting successor process").await;
     let line = lb.wait_line("took over").await;
     let (_, pid) = line.split_once("pid=").unwrap();
     let pid = pid.split(' ').next().unwrap().parse().unwrap();

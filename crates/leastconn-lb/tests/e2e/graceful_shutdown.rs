@@ -219,7 +219,7 @@ async fn usr1_reopens_the_access_log() {
     one_more(&moved, 2).await;
     lb.signal(Signal::USR1);
     lb.wait_log(
-        |event| event["fields"]["message"] == "SIGUSR1: opening log files anew",
+        |event| event["fields"]["message"] == "reopening log files",
         DEADLINE,
     )
     .await;

@@ -274,7 +274,7 @@ async fn access_log_is_rotated_inside_the_sandbox() {
         fs::rename(&log, log.with_extension(rotation.to_string())).unwrap();
         lb.signal(Signal::USR1);
         eventually(DEADLINE, || async {
-            let wait_message = lb.stderr().matches("SIGUSR1: opening").count();
+            let wait_message = lb.stderr().matches("reopening log files").count();
             (wait_message == rotation)
                 .then_some(())
                 .ok_or(format!("{wait_message} times"))

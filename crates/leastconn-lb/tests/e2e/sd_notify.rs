@@ -95,7 +95,7 @@ async fn lifecycle_is_reported() {
     // A failed upgrade is logged, and not reported to the manager.
     lb.signal(Signal::USR2);
     lb.wait_log(
-        |event| crate::support::upgrading::message(event).starts_with("no upgrade"),
+        |event| crate::support::upgrading::message(event).starts_with("upgrade failed"),
         DEADLINE,
     )
     .await;

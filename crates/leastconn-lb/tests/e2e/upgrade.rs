@@ -380,7 +380,7 @@ async fn all_processes_reopen_log_files() {
     std::fs::rename(&path, lb.dir().join("access.log.1")).unwrap();
     signal(newest, Signal::USR1);
     lb.wait_log(
-        |event| message(event).starts_with("as the newest process was told: opening"),
+        |event| message(event).starts_with("reopening log files, forwarded"),
         DEADLINE,
     )
     .await;

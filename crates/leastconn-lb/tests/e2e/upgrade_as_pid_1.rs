@@ -59,7 +59,7 @@ async fn upgrade(lb: &Running, first: u32, n: usize) {
     signal(first, Signal::USR2);
     eventually(DEADLINE, || async {
         let log = lb.stderr();
-        match log.matches("took over from the process").count() {
+        match log.matches("took over from predecessor").count() {
             count if count == n => Ok(()),
             count => Err(format!("{count} have taken over")),
         }

@@ -18,8 +18,8 @@ use crate::support::{BIN, CLIENT1, Running, Site, talk};
 async fn wait_failed(lb: &Running, reason: &str) {
     lb.wait_log(
         |event| {
-            let text = message(event);
-            text.starts_with("no upgrade, this process goes on") && text.contains(reason)
+            let error = event["fields"]["error"].as_str().unwrap_or_default();
+            message(event).starts_with("upgrade failed") && error.contains(reason)
         },
         DEADLINE,
     )

@@ -38,7 +38,7 @@ async fn open(lb: &Running) -> TlsStream<TcpStream> {
 
 async fn begin_upgrade(lb: &Running) {
     signal(lb.pid(), Signal::USR2);
-    let begin_upgrade = |event: &_| message(event).starts_with("SIGUSR2: starting");
+    let begin_upgrade = |event: &_| message(event).starts_with("starting successor process");
     lb.wait_log(begin_upgrade, DEADLINE).await;
 }
 
@@ -82,7 +82,7 @@ async fn signalled_reload_is_done_by_the_new_process() {
     begin_upgrade(&lb).await;
     lb.signal(Signal::HUP);
     lb.wait_log(
-        |event| message(event).starts_with("SIGHUP: put off"),
+        |event| message(event).starts_with("reload postponed"),
         DEADLINE,
     )
     .await;

@@ -1,5 +1,4 @@
-//! The balancer as a service: from its start, through what signals ask for, to the end
-//! of its last connection.
+//! The running balancer: start, requests by signals, upgrade, and drain.
 
 mod replaced;
 
@@ -9,7 +8,7 @@ use tokio::{sync::OwnedMutexGuard, task::JoinHandle};
 
 use super::{
     super::{DONE, FAILED},
-    signals::{Early, Signals, Told},
+    signals::{EarlySignals, Request, Signals},
 };
 use crate::{summary, watchdog::watchdog};
 use leastconn::ShortDuration;
@@ -28,18 +27,17 @@ use leastconn_server::{
     telemetry::access_log::AccessLog,
 };
 
-/// How long a new process waits until it knows which servers work before it takes
-/// connections from the old one, which knows.
-const FIRST_PROBES: Duration = Duration::from_secs(5);
+/// How long a successor waits for its first health checks before it takes over from the
+/// predecessor, which knows the state of the servers.
+const FIRST_PROBES_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A new process is ready.
+/// A successor that is ready to take over.
 struct Ready {
     successor: Successor,
-    /// Keeps reloads waiting until it has taken over.
+    /// Blocks reloads until it has taken over.
     guard: OwnedMutexGuard<()>,
-    /// Where those who come later tell this process who they are, if it is the first one
-    /// of a container.
-    later: Option<UnixStream>,
+    /// Receives the pid of the newest process, if this process is pid 1 of a container.
+    newest_pid: Option<UnixStream>,
 }
 
 type Upgraded = Result<Ready, UpgradeError>;
@@ -48,14 +46,14 @@ pub(super) async fn serve(
     config: Config,
     log: AccessLog,
     mut inherited: Inherited,
-    early: &Early,
+    early: &EarlySignals,
 ) -> io::Result<u8> {
     let signals = Signals::install(early)?;
     let prepared = match Prepared::new(config, log.clone(), &mut inherited) {
         Ok(prepared) => prepared,
         Err(error) => {
             inherited.close_rest();
-            tracing::error!("cannot start: {error}");
+            tracing::error!(%error, "cannot start");
             inherited.fail(vec![error.to_string()]);
             return Ok(FAILED);
         }
@@ -63,14 +61,14 @@ pub(super) async fn serve(
     let unused = inherited.close_rest();
     if inherited.is_upgrade() {
         let state = prepared.context().snapshot();
-        state.first_probes(FIRST_PROBES).await;
+        state.first_probes(FIRST_PROBES_TIMEOUT).await;
     }
-    // Before anybody can ask for anything.
+    // Subscribed before the first kill request can arrive.
     let kills = prepared.context().overrides.kills();
     let server = match prepared.open() {
         Ok(server) => server,
         Err(error) => {
-            tracing::error!("cannot start: {error}");
+            tracing::error!(%error, "cannot start");
             inherited.fail(vec![error.to_string()]);
             return Ok(FAILED);
         }
@@ -79,58 +77,59 @@ pub(super) async fn serve(
     let mut service = Service {
         log,
         signals,
-        replaces: inherited.replaces(),
-        old: None,
-        earlier: None,
-        first: None,
+        predecessor_pid: inherited.replaces(),
+        predecessor: None,
+        draining: None,
+        pid1: None,
         watchdog: None,
         summary: tokio::spawn(summary::upstreams(Arc::clone(server.context()))),
     };
     let news = News::new(server.reloader().reloads(), kills);
-    service.begin(&server, inherited, unused, news)?;
+    service.start(&server, inherited, unused, news)?;
     service.run(server).await
 }
 
 struct Service {
     log: AccessLog,
     signals: Signals,
-    /// The ID of the process that was here before.
-    replaces: Option<u32>,
-    /// The process whose place this one is about to take.
-    old: Option<Old>,
-    /// It, and those before it, once this one has.
-    earlier: Option<Earlier>,
-    /// The first process of the container, if that is not this one.
-    first: Option<UnixStream>,
+    predecessor_pid: Option<u32>,
+    /// The process that still accepts connections, until this one has taken over.
+    predecessor: Option<Predecessor>,
+    /// All predecessors, once this process has taken over.
+    draining: Option<Earlier>,
+    /// Channel to pid 1 of the container, unless this process is pid 1.
+    pid1: Option<UnixStream>,
     watchdog: Option<JoinHandle<()>>,
     summary: JoinHandle<()>,
 }
 
-struct Old {
+struct Predecessor {
     channel: Channel,
-    /// Those before it.
+    /// Channels to older processes that still drain.
     earlier: Vec<UnixStream>,
-    /// For all of them.
+    /// Reloads and kills to forward to all of them.
     news: News,
 }
 
-impl Old {
-    fn tell(self, left: &Arc<Predecessors>) -> io::Result<Earlier> {
+impl Predecessor {
+    /// Starts to forward reloads and kills to all predecessors.
+    fn forward(self, predecessors: &Arc<Predecessors>) -> io::Result<Earlier> {
         let mut streams = self.earlier;
         streams.push(self.channel.into_stream()?);
-        Earlier::tell(streams, self.news, left)
+        Earlier::tell(streams, self.news, predecessors)
     }
 }
 
-/// Why nothing new is accepted.
+/// Why this process stopped accepting connections.
 enum End {
     Stopped(&'static str),
     Replaced(Box<Ready>),
 }
 
 impl Service {
-    /// Says that it accepts connections, to whoever wants to know.
-    fn begin(
+    /// Accepts connections and reports readiness. A successor reports to its predecessor and
+    /// accepts nothing until the predecessor has stopped accepting.
+    fn start(
         &mut self,
         server: &Server,
         mut inherited: Inherited,
@@ -138,56 +137,58 @@ impl Service {
         news: News,
     ) -> io::Result<()> {
         let streams = inherited.take_streams();
-        self.first = streams.first;
-        let Some(old) = streams.old else {
+        self.pid1 = streams.first;
+        let Some(predecessor) = streams.old else {
             server.begin();
             notify::ready();
-            self.watch();
+            self.start_watchdog();
             return Ok(());
         };
-        // If the old one is gone there is nobody to be told, and this one goes on.
-        let _ = channel::send(&old, &FromNew::Ready(unused));
-        self.old = Some(Old {
-            channel: Channel::new(old)?,
+        // Fails if the predecessor has exited; then this process takes over anyway.
+        let _ = channel::send(&predecessor, &FromNew::Ready(unused));
+        self.predecessor = Some(Predecessor {
+            channel: Channel::new(predecessor)?,
             earlier: streams.earlier,
             news,
         });
         Ok(())
     }
 
-    fn watch(&mut self) {
+    fn start_watchdog(&mut self) {
         self.watchdog = Some(tokio::spawn(watchdog()));
     }
 
-    /// The old process accepts no more: this one is the service.
+    /// The predecessor has stopped accepting: starts to accept connections.
     fn take_over(&mut self, server: &Server) {
         notify::ready_in_its_place();
-        self.watch();
+        self.start_watchdog();
         server.begin();
-        if let Some(old) = self.old.take() {
-            let earlier = old.tell(&server.context().predecessors);
-            self.earlier = earlier
-                .inspect_err(|error| tracing::warn!(%error, "the processes before this one will not be told of reloads"))
+        if let Some(predecessor) = self.predecessor.take() {
+            let draining = predecessor.forward(&server.context().predecessors);
+            self.draining = draining
+                .inspect_err(
+                    |error| tracing::warn!(%error, "reloads will not reach predecessor processes"),
+                )
                 .ok();
         }
-        self.tell_first(std::process::id());
+        self.send_newest_pid(std::process::id());
         tracing::info!(
             pid = std::process::id(),
-            from = self.replaces,
-            "took over from the process that was here before"
+            from = self.predecessor_pid,
+            "took over from predecessor"
         );
     }
 
-    /// Tells the first process of a container, if that is not this one, that signals are
-    /// for process `pid`. Whoever takes over does so, but the one before may have ended
-    /// by then, and must not be taken for the last.
-    fn tell_first(&self, pid: u32) {
-        let Some(first) = &self.first else {
+    /// Tells pid 1 of the container to forward signals to process `pid`. Sent by the
+    /// predecessor and again by the successor: pid 1 exits with the newest process, so it must
+    /// know the successor before the predecessor exits.
+    fn send_newest_pid(&self, pid: u32) {
+        let Some(pid1) = &self.pid1 else {
             return;
         };
         let pid = i32::try_from(pid).unwrap_or_default();
-        if let Err(error) = channel::send(first, &ToFirst::Newest { pid }) {
-            tracing::error!(%error, "the first process was not told: signals will not arrive");
+        if let Err(error) = channel::send(pid1, &ToFirst::Newest { pid }) {
+            tracing::error!(%error, "cannot reach pid 1: it will not forward signals to the newest process");
         }
     }
 
@@ -196,10 +197,10 @@ impl Service {
         let mut reload = false;
         let end = loop {
             tokio::select! {
-                // First what it is: only then it can be told to stop.
+                // Take over before handling a stop request.
                 biased;
-                go = told_to_go(&mut self.old) => {
-                    // None: it is gone, and this one is left.
+                go = next_message(&mut self.predecessor) => {
+                    // `None`: the predecessor has exited.
                     let (reload, overrides) = match go {
                         Some(FromOld::Go { reload, overrides }) => (reload, overrides),
                         None => (false, None),
@@ -209,29 +210,29 @@ impl Service {
                     }
                     self.take_over(&server);
                     if reload {
-                        tracing::info!("reading the configuration anew: somebody asked for it meanwhile");
+                        tracing::info!("reloading: requested during the upgrade");
                         server.reloader().request();
                     }
                 }
-                told = self.signals.next() => match told {
-                    Told::Stop(name) => break End::Stopped(name),
-                    Told::ReopenLogs => self.reopen_logs(),
-                    Told::Reload if upgrading.is_some() => {
-                        tracing::info!("SIGHUP: put off until it is known whether the new process takes over");
+                request = self.signals.next() => match request {
+                    Request::Stop(name) => break End::Stopped(name),
+                    Request::ReopenLogs => self.reopen_logs(),
+                    Request::Reload if upgrading.is_some() => {
+                        tracing::info!(signal = "SIGHUP", "reload postponed until the upgrade completes");
                         reload = true;
                     }
-                    Told::Reload => {
-                        tracing::info!("SIGHUP: reading the configuration anew");
+                    Request::Reload => {
+                        tracing::info!(signal = "SIGHUP", "reloading");
                         server.reloader().request();
                     }
-                    Told::Upgrade if upgrading.is_some() => {
-                        tracing::warn!("SIGUSR2: ignored, an upgrade is going on");
+                    Request::Upgrade if upgrading.is_some() => {
+                        tracing::warn!(signal = "SIGUSR2", "upgrade request ignored: an upgrade is in progress");
                     }
-                    Told::Upgrade if self.old.is_some() => {
-                        tracing::warn!("SIGUSR2: ignored, this process is just taking over");
+                    Request::Upgrade if self.predecessor.is_some() => {
+                        tracing::warn!(signal = "SIGUSR2", "upgrade request ignored: this process has not taken over yet");
                     }
-                    Told::Upgrade => {
-                        tracing::info!("SIGUSR2: starting a new process, to leave the sockets to");
+                    Request::Upgrade => {
+                        tracing::info!(signal = "SIGUSR2", "starting successor process");
                         upgrading = Some(Box::pin(begin_upgrade(&server, self.streams())));
                     }
                 },
@@ -240,9 +241,9 @@ impl Service {
                     match upgraded {
                         Ok(ready) => break End::Replaced(Box::new(ready)),
                         Err(error) => {
-                            // In this order: who reads it in the log asks for the state.
+                            // Before the log line, whose readers may query the status.
                             server.context().lifecycle.set_failed_upgrade(error.to_string());
-                            tracing::error!("no upgrade, this process goes on: {error}");
+                            tracing::error!(%error, "upgrade failed, this process continues");
                             if std::mem::take(&mut reload) {
                                 server.reloader().request();
                             }
@@ -251,8 +252,7 @@ impl Service {
                 }
             }
         };
-        // Ends a process that is not ready yet, and lets reloads go on, to be told
-        // that it is too late.
+        // Kills a successor that is not ready yet, and unblocks pending reloads, which fail.
         drop(upgrading);
         self.summary.abort();
         match end {
@@ -264,41 +264,41 @@ impl Service {
                 let Ready {
                     successor,
                     guard,
-                    later,
+                    newest_pid,
                 } = *ready;
                 if let Some(watchdog) = self.watchdog.take() {
                     watchdog.abort();
                 }
-                self.tell_first(successor.pid());
+                self.send_newest_pid(successor.pid());
                 let (server, heir) = self.hand_over(server, successor, reload, guard).await;
-                match later {
-                    Some(later) => {
-                        let first = First::new(&heir, later)?;
-                        self.stand_by(server, heir, first).await
+                match newest_pid {
+                    Some(newest_pid) => {
+                        let first = First::new(&heir, newest_pid)?;
+                        self.drain_as_pid1(server, heir, first).await
                     }
-                    None => self.leave(server, heir).await,
+                    None => self.drain_replaced(server, heir).await,
                 }
             }
         }
     }
 
-    /// How a new process is to reach others than this one; and this one's own end, if
-    /// it is the first one of a container.
+    /// The channels that a successor inherits, and this process's end of the channel to pid 1
+    /// if this process is pid 1.
     fn streams(&self) -> io::Result<(Vec<Passed>, Option<UnixStream>)> {
-        let earlier = self.earlier.as_ref().map(Earlier::share);
-        let mut passed = earlier.transpose()?.unwrap_or_default();
-        let (first, later) = if upgrade::is_first() {
+        let draining = self.draining.as_ref().map(Earlier::share);
+        let mut passed = draining.transpose()?.unwrap_or_default();
+        let (pid1, newest_pid) = if upgrade::is_first() {
             let (ours, theirs) = UnixStream::pair()?;
             (Some(theirs), Some(ours))
         } else {
-            let first = self.first.as_ref().map(UnixStream::try_clone);
-            (first.transpose()?, None)
+            let pid1 = self.pid1.as_ref().map(UnixStream::try_clone);
+            (pid1.transpose()?, None)
         };
-        passed.extend(first.map(|first| (FIRST.to_owned(), first.into())));
-        Ok((passed, later))
+        passed.extend(pid1.map(|pid1| (FIRST.to_owned(), pid1.into())));
+        Ok((passed, newest_pid))
     }
 
-    /// Leaves the sockets to a process that is ready.
+    /// Stops accepting and lets the successor take over.
     async fn hand_over(
         &mut self,
         mut server: Server,
@@ -308,37 +308,36 @@ impl Service {
     ) -> (Server, Heir) {
         server.leave_to_another(&successor.unused).await;
         drop(guard);
-        // In this order: what was asked of this process so far is told by it.
+        // First the overrides: older processes must receive all kills of this process.
         let overrides = server.context().overrides.leave();
-        if let Some(earlier) = self.earlier.take() {
-            earlier.leave().await;
+        if let Some(draining) = self.draining.take() {
+            draining.leave().await;
         }
         let pid = successor.pid();
         if !upgrade::is_first() {
-            // By us, from whom the manager takes it; the new one's own news, which it
-            // sends once it is told to go, comes after.
+            // The service manager accepts this message only from the current main process. The
+            // successor sends its own once it takes over.
             notify::main_pid(pid);
         }
-        // Whoever sent these did not know of the new one yet.
+        // Signals that were sent before the successor was known.
         let mut to_heir = Vec::new();
-        while let Some(told) = self.signals.pending().await {
-            match told {
-                Told::Reload => reload = true,
-                Told::ReopenLogs => {
+        while let Some(request) = self.signals.pending().await {
+            match request {
+                Request::Reload => reload = true,
+                Request::ReopenLogs => {
                     reopen(&self.log);
-                    to_heir.push(told.signal());
+                    to_heir.push(request.signal());
                 }
-                Told::Stop(_) => to_heir.push(told.signal()),
-                Told::Upgrade => tracing::warn!("SIGUSR2: ignored, an upgrade is going on"),
+                Request::Stop(_) => to_heir.push(request.signal()),
+                Request::Upgrade => tracing::warn!(
+                    signal = "SIGUSR2",
+                    "upgrade request ignored: an upgrade is in progress"
+                ),
             }
         }
         let open = server.context().registry.open();
         let heir = successor.go(reload, overrides).await;
-        tracing::info!(
-            pid,
-            open,
-            "a new process has taken over: this one serves its open connections to their end"
-        );
+        tracing::info!(pid, open, "successor took over, draining open connections");
         for signal in to_heir {
             heir.signal(signal);
         }
@@ -347,28 +346,30 @@ impl Service {
 
     fn reopen_logs(&self) {
         reopen(&self.log);
-        if let Some(earlier) = &self.earlier {
-            earlier.reopen_logs();
+        if let Some(draining) = &self.draining {
+            draining.reopen_logs();
         }
     }
 
-    /// Told to stop: drains.
+    /// Drains after TERM or INT.
     async fn stop(mut self, server: Server, signal: &str) -> io::Result<u8> {
         let drain_timeout = server.context().snapshot().config.process.drain_timeout;
         let open = server.context().registry.open();
         let reloader = Arc::clone(server.reloader());
-        tracing::info!(signal, open, timeout = %ShortDuration(drain_timeout), "draining: no new connections; a second signal ends at once");
-        let hurry = async {
+        tracing::info!(signal, open, timeout = %ShortDuration(drain_timeout), "draining; a second signal exits at once");
+        let force = async {
             loop {
                 match self.signals.next().await {
-                    Told::Stop(_) => return,
-                    Told::ReopenLogs => self.reopen_logs(),
-                    Told::Reload => reload_what_is_open(&reloader),
-                    Told::Upgrade => tracing::warn!("SIGUSR2: ignored while draining"),
+                    Request::Stop(_) => return,
+                    Request::ReopenLogs => self.reopen_logs(),
+                    Request::Reload => reload_open_connections(&reloader),
+                    Request::Upgrade => {
+                        tracing::warn!(signal = "SIGUSR2", "upgrade request ignored while draining")
+                    }
                 }
             }
         };
-        Ok(drain(server, drain_timeout, hurry).await)
+        Ok(drain(server, drain_timeout, force).await)
     }
 }
 
@@ -379,28 +380,28 @@ fn begin_upgrade(
     let reloader = Arc::clone(server.reloader());
     let context = Arc::clone(server.context());
     async move {
-        // The sockets must not change meanwhile.
+        // The set of sockets must not change during the upgrade.
         let guard = reloader.pause().await;
         let mut sockets = reloader.sockets().share()?;
         sockets.extend(reloader.admin().share()?);
-        let (passed, later) = streams?;
+        let (passed, newest_pid) = streams?;
         sockets.extend(passed);
         let overrides = context.overrides.carried();
         Ok(Ready {
             successor: upgrade::start(sockets, overrides, upgrade::PATIENCE).await?,
             guard,
-            later,
+            newest_pid,
         })
     }
 }
 
-async fn drain(server: Server, limit: Duration, hurry: impl Future<Output = ()>) -> u8 {
-    let drained = server.drain(limit, hurry).await;
+async fn drain(server: Server, limit: Duration, force: impl Future<Output = ()>) -> u8 {
+    let drained = server.drain(limit, force).await;
     if drained.forced > 0 {
-        tracing::warn!(forced = drained.forced, "stopped; connections were cut off");
+        tracing::warn!(forced = drained.forced, "stopped with open connections");
         return FAILED;
     }
-    tracing::info!("stopped; all connections had ended");
+    tracing::info!("stopped");
     DONE
 }
 
@@ -413,24 +414,24 @@ async fn outcome(
     }
 }
 
-/// What the old process says; none: it is gone, and says nothing more.
-async fn told_to_go(old: &mut Option<Old>) -> Option<FromOld> {
-    match old {
-        Some(old) => old.channel.next().await,
+/// The next message of the predecessor; `None` if it has exited.
+async fn next_message(predecessor: &mut Option<Predecessor>) -> Option<FromOld> {
+    match predecessor {
+        Some(predecessor) => predecessor.channel.next().await,
         None => std::future::pending().await,
     }
 }
 
-/// What may go on is also for connections to say that are served to their end.
-fn reload_what_is_open(reloader: &Arc<Reloader>) {
+/// Reloads also re-authorize connections that are draining.
+fn reload_open_connections(reloader: &Arc<Reloader>) {
     if !reloader.has_open() {
         return;
     }
-    tracing::info!("reading the configuration anew, for the connections that are still open");
+    tracing::info!("reloading for connections that are still open");
     reloader.request();
 }
 
 fn reopen(log: &AccessLog) {
     log.reopen();
-    tracing::info!("SIGUSR1: opening log files anew");
+    tracing::info!(signal = "SIGUSR1", "reopening log files");
 }

@@ -1,4 +1,4 @@
-//! What signals ask for.
+//! Translates signals into requests.
 
 use std::{
     collections::VecDeque,
@@ -17,21 +17,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::DONE;
 
-/// What a signal asks for.
+/// What a signal requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    /// To drain, then end. With the signal's name.
+pub(super) enum Request {
+    /// Drain and exit. With the name of the signal.
     Stop(&'static str),
-    /// To read the configuration anew.
+    /// Reload the configuration.
     Reload,
-    /// To open log files anew.
+    /// Reopen log files.
     ReopenLogs,
-    /// To start a new program, and leave the sockets to it.
+    /// Start a successor process and hand the sockets to it.
     Upgrade,
 }
 
-impl Told {
-    /// The signal that asks for it.
+impl Request {
     pub(super) fn signal(self) -> rustix::process::Signal {
         use rustix::process::Signal;
         match self {
@@ -44,48 +43,52 @@ impl Told {
     }
 }
 
-/// Signals while the process starts: reading very many rules takes a moment, in which
-/// nothing listens to them yet.
+/// Handles signals that arrive during the start, before the runtime handles them: reading a
+/// large configuration takes a while.
 #[derive(Debug)]
-pub(super) struct Early {
-    /// To stop is to end: there is nothing to drain.
+pub(super) struct EarlySignals {
+    /// While set, TERM and INT exit at once: there is nothing to drain.
     starting: Arc<AtomicBool>,
-    /// What others ask for, and whether they did.
-    later: [(Told, Arc<AtomicBool>); 3],
+    /// The other requests, and whether their signal has arrived.
+    postponed: [(Request, Arc<AtomicBool>); 3],
 }
 
-impl Early {
+impl EarlySignals {
     pub(super) fn install() -> io::Result<Self> {
         let starting = Arc::new(AtomicBool::new(true));
         for stop in [SIGTERM, SIGINT] {
             flag::register_conditional_shutdown(stop, DONE.into(), Arc::clone(&starting))?;
         }
-        let later = [
-            (Told::Reload, Arc::default()),
-            (Told::ReopenLogs, Arc::default()),
-            (Told::Upgrade, Arc::default()),
+        let postponed = [
+            (Request::Reload, Arc::default()),
+            (Request::ReopenLogs, Arc::default()),
+            (Request::Upgrade, Arc::default()),
         ];
-        for ((_, came), signal) in later.iter().zip([SIGHUP, SIGUSR1, SIGUSR2]) {
-            flag::register(signal, Arc::clone(came))?;
+        for ((_, arrived), signal) in postponed.iter().zip([SIGHUP, SIGUSR1, SIGUSR2]) {
+            flag::register(signal, Arc::clone(arrived))?;
         }
-        Ok(Self { starting, later })
+        Ok(Self {
+            starting,
+            postponed,
+        })
     }
 
-    /// What came so far: from here on, somebody listens.
-    fn end(&self) -> VecDeque<Told> {
+    /// Returns the postponed requests. From here on the runtime handles signals.
+    fn end(&self) -> VecDeque<Request> {
         self.starting.store(false, Ordering::SeqCst);
-        let came = self.later.iter();
-        came.filter(|(_, came)| came.load(Ordering::SeqCst))
-            .map(|(told, _)| *told)
+        let postponed = self.postponed.iter();
+        postponed
+            .filter(|(_, arrived)| arrived.load(Ordering::SeqCst))
+            .map(|(request, _)| *request)
             .collect()
     }
 }
 
-/// All signals that are listened to: none of them has its default action.
+/// Streams of all handled signals.
 #[derive(Debug)]
 pub(super) struct Signals {
-    /// From before they were listened to.
-    early: VecDeque<Told>,
+    /// Requests from before the streams existed.
+    early: VecDeque<Request>,
     term: Signal,
     int: Signal,
     hup: Signal,
@@ -94,7 +97,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    pub(super) fn install(early: &Early) -> io::Result<Self> {
+    pub(super) fn install(early: &EarlySignals) -> io::Result<Self> {
         let mut this = Self {
             early: VecDeque::new(),
             term: signal(SignalKind::terminate())?,
@@ -103,34 +106,31 @@ impl Signals {
             usr1: signal(SignalKind::user_defined1())?,
             usr2: signal(SignalKind::user_defined2())?,
         };
-        // Last: one that comes in between is told twice, rather than not at all.
+        // Last: a signal that arrives in between is handled twice instead of being lost.
         this.early = early.end();
         Ok(this)
     }
 
-    /// The next one, if it has come already.
-    pub(super) async fn pending(&mut self) -> Option<Told> {
+    /// The next request, if one is pending.
+    pub(super) async fn pending(&mut self) -> Option<Request> {
         tokio::select! {
             biased;
-            told = self.next() => Some(told),
+            request = self.next() => Some(request),
             () = std::future::ready(()) => None,
         }
     }
 
-    /// The next one.
-    ///
-    /// # Cancel safety
-    /// None is lost.
-    pub(super) async fn next(&mut self) -> Told {
-        if let Some(told) = self.early.pop_front() {
-            return told;
+    /// Waits for the next request. Cancel safe: no request is lost.
+    pub(super) async fn next(&mut self) -> Request {
+        if let Some(request) = self.early.pop_front() {
+            return request;
         }
         tokio::select! {
-            _ = self.term.recv() => Told::Stop("SIGTERM"),
-            _ = self.int.recv() => Told::Stop("SIGINT"),
-            _ = self.hup.recv() => Told::Reload,
-            _ = self.usr1.recv() => Told::ReopenLogs,
-            _ = self.usr2.recv() => Told::Upgrade,
+            _ = self.term.recv() => Request::Stop("SIGTERM"),
+            _ = self.int.recv() => Request::Stop("SIGINT"),
+            _ = self.hup.recv() => Request::Reload,
+            _ = self.usr1.recv() => Request::ReopenLogs,
+            _ = self.usr2.recv() => Request::Upgrade,
         }
     }
 }

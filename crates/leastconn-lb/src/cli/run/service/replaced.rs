@@ -1,4 +1,5 @@
-//! What is left of the service in a process whose place another one has taken.
+//! A process that has been replaced by a successor: drains, and forwards signals if it is
+//! pid 1 of a container.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -7,8 +8,8 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 
-use super::{Service, drain, reload_what_is_open, reopen};
-use crate::cli::run::signals::Told;
+use super::{Service, drain, reload_open_connections, reopen};
+use crate::cli::run::signals::Request;
 use leastconn_server::{
     overrides::Overrides,
     process::upgrade::{First, Heir, channel::FromHeir},
@@ -18,151 +19,151 @@ use leastconn_server::{
     telemetry::access_log::AccessLog,
 };
 
-/// How soon the newest process hears of connections that have ended.
-const SOON: Duration = Duration::from_secs(1);
+/// How often the number of open connections is reported to the newest process.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Service {
-    /// Another process has the sockets: drains, and ends.
-    pub(super) async fn leave(mut self, server: Server, mut heir: Heir) -> io::Result<u8> {
+    /// Drains and exits.
+    pub(super) async fn drain_replaced(mut self, server: Server, mut heir: Heir) -> io::Result<u8> {
         let drain_timeout = server.context().snapshot().config.process.drain_timeout;
         let mut children = signal(SignalKind::child())?;
-        let mut left = Left::of(&server, &self.log);
-        let hurry = async {
+        let mut remaining = Remaining::of(&server, &self.log);
+        let force = async {
             loop {
-                left.mention(&heir);
+                remaining.report(&heir);
                 let has_failed = heir.has_failed();
                 tokio::select! {
                     biased;
-                    // First: another one may have taken its place before it ended.
-                    said = heir.says() => left.hear(said),
+                    // First: another process may have replaced the successor before it exited.
+                    message = heir.says() => remaining.apply(message),
                     () = std::future::ready(()), if has_failed => {
                         tracing::error!(
-                            "the new process has ended: nothing is accepted any more, so this one ends at once, for the service to be started again"
+                            "successor exited and no process accepts connections: exiting, so that the service manager restarts the service"
                         );
                         return;
                     }
-                    told = self.signals.next() => match told {
-                        Told::Stop(_) => return,
-                        Told::ReopenLogs => reopen(&self.log),
-                        Told::Reload => reload_what_is_open(&left.reloader),
-                        Told::Upgrade => {
-                            tracing::warn!("SIGUSR2: ignored, another process is the service now");
+                    request = self.signals.next() => match request {
+                        Request::Stop(_) => return,
+                        Request::ReopenLogs => reopen(&self.log),
+                        Request::Reload => reload_open_connections(&remaining.reloader),
+                        Request::Upgrade => {
+                            tracing::warn!(signal = "SIGUSR2", "upgrade request ignored: this process has been replaced");
                         }
                     },
-                    () = left.changes() => {}
+                    () = remaining.report_due() => {}
                     _ = children.recv() => {}
                 }
             }
         };
-        Ok(drain(server, drain_timeout, hurry).await)
+        Ok(drain(server, drain_timeout, force).await)
     }
 
-    /// The first process of a container, which may not end before the others: drains,
-    /// and passes on signals until the newest process has ended.
-    pub(super) async fn stand_by(
+    /// Drains as pid 1 of a container, and forwards signals until the newest process exits:
+    /// pid 1 must not exit before the other processes.
+    pub(super) async fn drain_as_pid1(
         mut self,
         server: Server,
         mut heir: Heir,
         mut first: First,
     ) -> io::Result<u8> {
         let drain_timeout = server.context().snapshot().config.process.drain_timeout;
-        let hurry = Arc::new(tokio::sync::Notify::new());
-        let hurried = Arc::clone(&hurry);
-        let mut left = Left::of(&server, &self.log);
+        let force = Arc::new(tokio::sync::Notify::new());
+        let forced = Arc::clone(&force);
+        let mut remaining = Remaining::of(&server, &self.log);
         let drained = tokio::spawn(async move {
             drain(
                 server,
                 drain_timeout,
-                async move { hurried.notified().await },
+                async move { forced.notified().await },
             )
             .await
         });
         let mut stops = 0;
         let code = loop {
-            left.mention(&heir);
+            remaining.report(&heir);
             tokio::select! {
                 code = first.newest_ended() => break code,
-                said = heir.says() => left.hear(said),
-                () = left.changes() => {}
-                told = self.signals.next() => {
-                    first.pass_on(told.signal());
-                    match told {
-                        Told::ReopenLogs => reopen(&self.log),
-                        Told::Stop(_) => stops += 1,
-                        Told::Reload | Told::Upgrade => {}
+                message = heir.says() => remaining.apply(message),
+                () = remaining.report_due() => {}
+                request = self.signals.next() => {
+                    first.pass_on(request.signal());
+                    match request {
+                        Request::ReopenLogs => reopen(&self.log),
+                        Request::Stop(_) => stops += 1,
+                        Request::Reload | Request::Upgrade => {}
                     }
-                    // The first one is for the newest process, whose connections may
-                    // finish as ours may.
+                    // The first stop request starts the drain of the newest process.
                     if stops > 1 {
-                        hurry.notify_one();
+                        force.notify_one();
                     }
                 }
             }
         };
-        tracing::info!(code, "the newest process has ended, and so does this one");
-        hurry.notify_one();
+        tracing::info!(code, "newest process exited, exiting");
+        force.notify_one();
         let _ = drained.await;
         Ok(code)
     }
 }
 
-/// The connections that are left, and what the newest process knows of them, and these
-/// of it.
-struct Left {
+/// Exchange with the newest process about the connections that are still open here.
+struct Remaining {
     registry: Arc<Registry>,
     reloader: Arc<Reloader>,
     overrides: Overrides,
     log: AccessLog,
-    /// How many it knows of.
-    told: Option<usize>,
+    /// The number of connections last reported.
+    reported: Option<usize>,
     tick: Interval,
 }
 
-impl Left {
+impl Remaining {
     fn of(server: &Server, log: &AccessLog) -> Self {
-        let mut tick = interval(SOON);
+        let mut tick = interval(REPORT_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             registry: Arc::clone(&server.context().registry),
             reloader: Arc::clone(server.reloader()),
             overrides: server.context().overrides.clone(),
             log: log.clone(),
-            told: None,
+            reported: None,
             tick,
         }
     }
 
-    /// Waits for a time in which there may have been changes.
-    async fn changes(&mut self) {
+    /// Waits until the next report is due.
+    async fn report_due(&mut self) {
         self.tick.tick().await;
     }
 
-    fn mention(&mut self, heir: &Heir) {
+    /// Reports the number of open connections if it has changed.
+    fn report(&mut self, heir: &Heir) {
         let open = self.registry.open();
-        if self.told != Some(open) {
-            self.told = heir.mention(open).then_some(open);
+        if self.reported != Some(open) {
+            self.reported = heir.mention(open).then_some(open);
         }
     }
 
-    /// Does what the newest process has done for its own connections.
-    fn hear(&mut self, said: FromHeir) {
-        match said {
+    /// Applies an action of the newest process to the connections of this one.
+    fn apply(&mut self, message: FromHeir) {
+        match message {
             FromHeir::TookOver { .. } => {
-                // It knows of nothing yet.
-                self.told = None;
-                reload_what_is_open(&self.reloader);
+                // A new process, to which nothing has been reported.
+                self.reported = None;
+                reload_open_connections(&self.reloader);
             }
-            FromHeir::Reloaded {} => reload_what_is_open(&self.reloader),
+            FromHeir::Reloaded {} => reload_open_connections(&self.reloader),
             FromHeir::ReopenedLogs {} => {
                 self.log.reopen();
-                tracing::info!("as the newest process was told: opening log files anew");
+                tracing::info!("reopening log files, forwarded by the newest process");
             }
             FromHeir::Killed(which) => {
                 let killed = self.overrides.kill_local(&which);
                 if killed > 0 {
                     tracing::info!(
                         killed,
-                        "by hand, as the newest process was told: connections of {which} were ended"
+                        filter = %which,
+                        "connections killed, forwarded by the newest process"
                     );
                 }
             }
