@@ -19,7 +19,6 @@ ALLOWED = (
     "leastconn/src",
     "src/admin",
     "src/api",
-    "leastconn-tls/src",
     "src/tls",
     "src/top",
     "src/upstream",

@@ -1,7 +1,7 @@
 //! TLS towards clients and towards servers: what the `tls` of a listener or of an
 //! upstream names, read and checked.
 //!
-//! A file that is missing, unfit or out of date is an error here and not a
+//! A file that is missing, error_text or out of date is an error here and not a
 //! surprise at the first handshake. There are no system roots: only what
 //! `client_ca` or `ca` holds is trusted.
 

@@ -29,5 +29,5 @@ pub mod upstream;
 
 pub use leastconn_config::{self as config, confinement, files, text};
 pub use leastconn_tls::{
-    self as tls, certificate as identity, client_chain, crl, instead, names, spiffe, unfit, x509,
+    self as tls, certificate as identity, client_chain, crl, names, spiffe, x509,
 };

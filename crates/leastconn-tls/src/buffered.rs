@@ -7,7 +7,7 @@ pub(super) mod suites;
 use std::{
     cell::RefCell,
     future::poll_fn,
-    io::{self, IoSlice, Read, Write},
+    io::{self, Read, Write},
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -21,11 +21,12 @@ use tokio::{
 };
 
 use super::{
-    HandshakeError, Visit,
-    handshake::LastFlight,
+    handshake_error::HandshakeError,
+    last_flight::LastFlight,
+    polled_socket::Polled,
     record::{ControlLimit, EMPTY_IN_A_ROW, MAX_PLAINTEXT, Verdict, Violation, payload_length},
 };
-use crate::permit::Permit;
+use crate::{permit::Permit, sessions::Visit};
 use boundary::{Boundary, Step};
 use suites::Request;
 
@@ -48,42 +49,6 @@ const FORGIVE_EACH: u32 = 32;
 thread_local! {
     /// The worker's, not the connection's: nothing stays in it between polls.
     static RECEIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; RECEIVE].into());
-}
-
-/// A socket as rustls wants it: reads and writes that say "would block", after
-/// which the task is woken when they no longer would.
-pub(super) struct Polled<'a, 'cx> {
-    pub(super) socket: &'a mut TcpStream,
-    pub(super) cx: &'a mut Context<'cx>,
-}
-
-fn would_block<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
-    match poll {
-        Poll::Ready(result) => result,
-        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-    }
-}
-
-impl Read for Polled<'_, '_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut buffer = ReadBuf::new(buffer);
-        would_block(Pin::new(&mut *self.socket).poll_read(self.cx, &mut buffer))?;
-        Ok(buffer.filled().len())
-    }
-}
-
-impl Write for Polled<'_, '_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        would_block(Pin::new(&mut *self.socket).poll_write(self.cx, bytes))
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        would_block(Pin::new(&mut *self.socket).poll_write_vectored(self.cx, slices))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A socket whose bytes are followed.
@@ -557,15 +522,4 @@ impl net::Stream for Buffered {
 
 fn into_io(why: Violation) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
-}
-
-impl HandshakeError {
-    fn into_io(self) -> io::Error {
-        match self {
-            Self::Io(error) => error,
-            Self::Evicted(error) => io::Error::other(error),
-            Self::Closed => io::ErrorKind::UnexpectedEof.into(),
-            Self::Tls(error) => io::Error::new(io::ErrorKind::InvalidData, error),
-        }
-    }
 }

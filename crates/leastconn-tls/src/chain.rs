@@ -6,9 +6,8 @@ mod errors;
 use std::{cell::RefCell, sync::Arc};
 
 use jiff::Timestamp;
-use leastconn::Reason;
 use rustls::{
-    CertificateError, OtherError, RootCertStore,
+    CertificateError, RootCertStore,
     crypto::WebPkiSupportedAlgorithms,
     pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime},
 };
@@ -20,22 +19,14 @@ use x509_parser::{
 };
 
 use super::{
+    chain_error::ChainError,
     intermediates::{Failures, IssuerSelection},
-    path::{self, AnchorLimits, PathError, rewrite::Rewritten},
-    words,
+    path::{self, AnchorLimits, rewrite::Rewritten},
+    usage::Usage,
 };
 
-use crate::crl::{self, CrlStore, Missing, Revocation, Role, Status};
+use crate::crl::{self, CrlStore, Revocation, Role, Status};
 use errors::certificate_error;
-
-/// What the peer's certificate is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Usage {
-    /// A client shows it.
-    Client,
-    /// A server shows it.
-    Server,
-}
 
 /// What may have expired without being an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,135 +47,6 @@ pub(super) struct Validity {
     /// The first second in which a list that was consulted has expired.
     pub(super) lists_until: i64,
 }
-
-/// Why a chain is not accepted.
-#[derive(Clone, Debug, PartialEq)]
-pub enum ChainError {
-    /// What rustls has an error for.
-    Certificate(CertificateError),
-    /// What rustls-webpki does not check.
-    Path(PathError),
-    /// A certificate that the peer sent beside its own, or the authority, has expired or
-    /// is not valid yet.
-    IssuerDates {
-        /// Its subject.
-        name: String,
-        /// Whether it is one of the configured authorities.
-        is_authority: bool,
-        /// The error with its times.
-        error: CertificateError,
-    },
-    /// The client sent more certificates than the listener accepts.
-    TooManyIntermediates {
-        /// Certificates beside its own.
-        sent: usize,
-        /// How many are accepted.
-        max: usize,
-    },
-    /// A list names one of the certificates.
-    Revoked {
-        /// The list's issuer.
-        issuer: String,
-        /// The list's file.
-        file: Arc<str>,
-        /// Whether it names the peer's own certificate, not one above it.
-        is_own: bool,
-    },
-    /// The list that decides has expired.
-    CrlExpired {
-        /// The list's issuer.
-        issuer: String,
-        /// The list's file.
-        file: Arc<str>,
-        /// When it expired.
-        at: Timestamp,
-    },
-    /// No list decides.
-    NoCrl {
-        /// The issuer of the certificate in question.
-        issuer: String,
-        /// Whether that issuer is one of the configured authorities.
-        is_authority: bool,
-        /// Why none does.
-        missing: Missing,
-    },
-}
-
-impl ChainError {
-    /// The stable code.
-    pub const fn reason(&self) -> Reason {
-        match self {
-            Self::Certificate(error) => certificate_reason(error),
-            Self::IssuerDates { .. } => Reason::ExpiredCertificate,
-            Self::Revoked { .. } => Reason::RevokedCertificate,
-            Self::CrlExpired { .. } => Reason::CrlExpired,
-            Self::TooManyIntermediates { .. } | Self::NoCrl { .. } | Self::Path(_) => {
-                Reason::UntrustedCertificate
-            }
-        }
-    }
-
-    /// The error for rustls, which derives the alert from it.
-    pub(super) fn to_rustls(&self, now: UnixTime) -> CertificateError {
-        match self {
-            Self::Certificate(error) | Self::IssuerDates { error, .. } => error.clone(),
-            Self::Path(PathError::Key(_) | PathError::NoDigitalSignature) => {
-                CertificateError::InvalidPurpose
-            }
-            Self::Path(error) => CertificateError::Other(OtherError(Arc::new(error.clone()))),
-            Self::TooManyIntermediates { .. } => {
-                CertificateError::Other(OtherError(Arc::new(self.clone())))
-            }
-            Self::Revoked { .. } => CertificateError::Revoked,
-            Self::CrlExpired { at, .. } => CertificateError::ExpiredRevocationListContext {
-                time: now,
-                next_update: unix_time(at.as_second()),
-            },
-            Self::NoCrl { .. } => CertificateError::UnknownRevocationStatus,
-        }
-    }
-
-    /// Keeps the error to report of two.
-    fn keep_worse(kept: &mut Option<Self>, error: Self) {
-        if kept.as_ref().is_none_or(|kept| error.rank() > kept.rank()) {
-            *kept = Some(error);
-        }
-    }
-
-    /// Of several errors, the one to report: the more it tells, the higher.
-    const fn rank(&self) -> u8 {
-        match self {
-            Self::Certificate(_) | Self::TooManyIntermediates { .. } | Self::Path(_) => 0,
-            Self::IssuerDates { .. } => 1,
-            Self::NoCrl { .. } => 2,
-            Self::CrlExpired { .. } => 3,
-            Self::Revoked { .. } => 4,
-        }
-    }
-}
-
-/// The stable code for a certificate that is not good.
-pub(super) const fn certificate_reason(error: &CertificateError) -> Reason {
-    match error {
-        CertificateError::Expired
-        | CertificateError::ExpiredContext { .. }
-        | CertificateError::NotValidYet
-        | CertificateError::NotValidYetContext { .. } => Reason::ExpiredCertificate,
-        CertificateError::Revoked => Reason::RevokedCertificate,
-        CertificateError::ExpiredRevocationList
-        | CertificateError::ExpiredRevocationListContext { .. } => Reason::CrlExpired,
-        _ => Reason::UntrustedCertificate,
-    }
-}
-
-impl std::fmt::Display for ChainError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Of clients, unless the caller says otherwise.
-        f.write_str(&words::chain(self, Usage::Client))
-    }
-}
-
-impl std::error::Error for ChainError {}
 
 /// Who issued a certificate on a path.
 struct Issuer<'a> {
@@ -557,12 +419,6 @@ impl Authority {
             is_authority: true,
             error,
         })
-    }
-}
-
-impl From<CertificateError> for ChainError {
-    fn from(error: CertificateError) -> Self {
-        Self::Certificate(error)
     }
 }
 

@@ -33,10 +33,12 @@ use alone::Verifier;
 use expected::Expected;
 
 use super::{
-    HandshakeError, TlsError,
     buffered::Buffered,
-    chain::{ChainVerifier, Usage},
-    provider, rejected, versions,
+    chain::ChainVerifier,
+    handshake_error::HandshakeError,
+    provider::{TlsError, provider, versions},
+    rejected,
+    usage::Usage,
 };
 use crate::{
     crl::CrlStore,

@@ -7,6 +7,8 @@
 //! that the reader had no room for, and sealed records that the socket did not
 //! take, at most [`SEND`] of plaintext.
 
+mod kernel;
+
 use std::{
     cell::RefCell,
     io,
@@ -22,10 +24,9 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::{
-    record::{Content, MAX_OVERHEAD, MAX_PLAINTEXT, Records, Rekey, SMALL, Violation},
-    unbuffered::Keys,
-};
+use super::record::{Content, MAX_OVERHEAD, MAX_PLAINTEXT, Records, Rekey, SMALL, Violation};
+use kernel::KernelKeys;
+pub(crate) use kernel::KernelSecrets;
 
 /// Plaintext sealed before the socket is asked to take it.
 const SEND: usize = 128 * 1024;
@@ -102,8 +103,36 @@ impl Rest {
     }
 }
 
-/// See [`super::TlsStream`].
-pub(super) struct Direct<S, K = Keys> {
+/// Continues after a handshake with the records of this crate. `unopened` was received
+/// after the client's last flight.
+///
+/// # Errors
+/// With the socket, if the secrets are not usable.
+pub(crate) fn into_direct<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: S,
+    kernel: KernelSecrets,
+    unopened: &[u8],
+) -> Result<DirectStream<S>, (Violation, S)> {
+    let KernelSecrets {
+        secrets,
+        connection,
+    } = kernel;
+    let suite = connection.negotiated_cipher_suite();
+    let records = Records::new(
+        suite,
+        KernelKeys(Box::new(connection)),
+        (secrets.rx.0, &secrets.rx.1),
+        (secrets.tx.0, &secrets.tx.1),
+        leastconn::net::now,
+    );
+    match records {
+        Ok(records) => Ok(DirectStream::new(socket, records, unopened)),
+        Err(violation) => Err((violation, socket)),
+    }
+}
+
+/// A TLS stream over `S` without rustls: see [`into_direct`].
+pub(crate) struct DirectStream<S, K = KernelKeys> {
     socket: S,
     state: Box<State<K>>,
 }
@@ -130,9 +159,9 @@ struct State<K> {
     closed: bool,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> Direct<S, K> {
+impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
     /// `unopened` came behind the handshake.
-    pub(super) fn new(socket: S, records: Records<K>, unopened: &[u8]) -> Self {
+    fn new(socket: S, records: Records<K>, unopened: &[u8]) -> Self {
         let mut state = State {
             records,
             unopened: Rest::default(),
@@ -314,7 +343,7 @@ impl<K: Rekey> State<K> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncRead for Direct<S, K> {
+impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncRead for DirectStream<S, K> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -335,7 +364,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncRead for Direct<S, K> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> Direct<S, K> {
+impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
     /// Reads as [`AsyncRead::poll_read`] does, but may add bytes to `buffer` and fail.
     fn poll_plaintext(
         &mut self,
@@ -365,7 +394,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> Direct<S, K> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncWrite for Direct<S, K> {
+impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncWrite for DirectStream<S, K> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -418,7 +447,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncWrite for Direct<S, K> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> Direct<S, K> {
+impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
     /// Seals `close_notify`, behind all that was written.
     fn poll_seal_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.state.closed {
@@ -437,7 +466,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> Direct<S, K> {
     }
 }
 
-impl<S: leastconn::net::Stream, K: Rekey> leastconn::net::Stream for Direct<S, K> {
+impl<S: leastconn::net::Stream, K: Rekey> leastconn::net::Stream for DirectStream<S, K> {
     fn abort(&mut self) {
         self.socket.abort();
     }

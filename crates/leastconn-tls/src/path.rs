@@ -7,7 +7,7 @@ pub(crate) mod rewrite;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer, x509::SubjectPublicKeyInfo};
 
-use super::chain::Usage;
+use super::usage::Usage;
 use crate::{
     names,
     x509::{

@@ -15,8 +15,10 @@ use x509_parser::{
 };
 
 use super::{
-    chain::{ChainError, Usage, Validity, general, seconds, unix_time},
+    chain::{Validity, general, seconds, unix_time},
+    chain_error::ChainError,
     path,
+    usage::Usage,
 };
 use crate::certificate;
 

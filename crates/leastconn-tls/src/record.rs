@@ -17,7 +17,7 @@ use rustls::{
     AlertDescription, ConnectionTrafficSecrets, Error, ProtocolVersion, SupportedCipherSuite,
 };
 
-use super::words;
+use super::alert;
 use cipher::Construction;
 
 pub(super) use control_limit::{ControlLimit, Verdict};
@@ -90,7 +90,7 @@ impl Violation {
 }
 
 fn alert_name(code: u8) -> String {
-    words::alert(AlertDescription::from(code))
+    alert::name(AlertDescription::from(code))
 }
 
 /// The length of a record's payload, by a header that comes after the handshake. What

@@ -25,14 +25,14 @@ const LONGEST: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rejected {
     /// What it says, if it can be read.
-    pub(super) claimed: Option<Box<Claimed>>,
+    pub(super) certificate: Option<Box<RejectedCertificate>>,
     /// The error text, where it says more than rustls' error.
     pub(super) detail: Option<String>,
 }
 
 /// What a certificate says that nobody vouches for. None of it is to be believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claimed {
+pub struct RejectedCertificate {
     /// The serial number in hex, as `openssl x509 -serial` prints it.
     pub serial: String,
     /// The subject that it claims.
@@ -43,7 +43,7 @@ pub struct Claimed {
     pub not_after: Option<Timestamp>,
 }
 
-impl Claimed {
+impl RejectedCertificate {
     pub(super) fn from_der(der: &[u8]) -> Option<Self> {
         // Without the contents of its extensions: nobody vouches for it, and reading tens of
         // thousands of names takes milliseconds.
@@ -80,7 +80,7 @@ pub(super) async fn with_slot<F: Future>(handshake: F) -> F::Output {
 pub(super) fn put(der: &[u8], detail: Option<String>) {
     let _ = REJECTED.try_with(|slot| {
         slot.replace(Some(Rejected {
-            claimed: Claimed::from_der(der).map(Box::new),
+            certificate: RejectedCertificate::from_der(der).map(Box::new),
             detail,
         }));
     });
@@ -101,7 +101,7 @@ mod tests {
     fn long_names_are_cut() {
         let ca = TestCa::new("some CA");
         let leaf = ca.leaf("x").ou(&"y".repeat(5000)).build();
-        let presented = Claimed::from_der(leaf.der()).unwrap();
+        let presented = RejectedCertificate::from_der(leaf.der()).unwrap();
         assert_eq!(presented.serial, leaf.serial_hex.to_uppercase());
         assert_eq!(presented.issuer, "CN=some CA");
         assert!(
@@ -111,16 +111,16 @@ mod tests {
         assert_eq!(presented.subject.chars().count(), LONGEST + 1);
         let wide = ca.leaf(&"ä".repeat(1000)).build();
         assert!(
-            Claimed::from_der(wide.der())
+            RejectedCertificate::from_der(wide.der())
                 .unwrap()
                 .subject
                 .ends_with("ä…")
         );
-        assert_eq!(Claimed::from_der(&leaf.der()[1..]), None);
+        assert_eq!(RejectedCertificate::from_der(&leaf.der()[1..]), None);
     }
 
     fn subject() -> Option<String> {
-        Some(take()?.claimed?.subject)
+        Some(take()?.certificate?.subject)
     }
 
     #[tokio::test]

@@ -6,13 +6,17 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, pki_types::CertificateDer};
+use rustls::{CipherSuite, HandshakeKind, pki_types::CertificateDer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
-use super::{buffered::Buffered, direct::Direct};
+use super::{
+    buffered::Buffered,
+    direct::DirectStream,
+    negotiated::{Negotiated, to_owned, version_name},
+};
 
 /// Plaintext that is read at once, and kept, while a server is being dialled.
 const AHEAD: usize = 4 * 1024;
@@ -22,27 +26,16 @@ const AHEAD: usize = 4 * 1024;
 /// Reading tells an orderly end (`close_notify`) from a broken one: an end of
 /// the TCP stream without it is [`io::ErrorKind::UnexpectedEof`].
 pub struct TlsStream {
-    records: Layer,
+    records: Records,
     /// Read while the server was being dialled: see [`leastconn::net::departed`].
     ahead: Option<Box<[u8]>>,
     /// Boxed, like the layers' own state: tasks hold and move streams.
-    about: Box<About>,
+    negotiated: Box<Negotiated>,
 }
 
-/// What was negotiated, and with whom.
-pub(super) struct About {
-    pub(super) version: Option<ProtocolVersion>,
-    pub(super) suite: Option<CipherSuite>,
-    /// The leaf, then what came with it.
-    pub(super) peer: Option<Vec<CertificateDer<'static>>>,
-    /// Without a certificate or a proof of its key, by a session of before.
-    pub(super) resumed: bool,
-    /// The application protocol that was agreed on.
-    pub(super) alpn: Option<Box<[u8]>>,
-}
-
-enum Layer {
-    Direct(Direct<TcpStream>),
+/// The record layer that the listener is configured with.
+enum Records {
+    Direct(DirectStream<TcpStream>),
     Rustls(Box<Buffered>),
 }
 
@@ -52,45 +45,45 @@ impl TlsStream {
         let suite = session.negotiated_cipher_suite();
         let peer = session.peer_certificates();
         Self {
-            about: Box::new(About {
+            negotiated: Box::new(Negotiated {
                 version: session.protocol_version(),
                 suite: suite.map(|suite| suite.suite()),
-                peer: peer.map(owned),
+                peer: peer.map(to_owned),
                 resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
                 alpn: session.alpn_protocol().map(Box::from),
             }),
-            records: Layer::Rustls(Box::new(stream)),
+            records: Records::Rustls(Box::new(stream)),
             ahead: None,
         }
     }
 
-    pub(super) fn direct(stream: Direct<TcpStream>, about: About) -> Self {
+    pub(super) fn direct(stream: DirectStream<TcpStream>, negotiated: Negotiated) -> Self {
         Self {
-            records: Layer::Direct(stream),
+            records: Records::Direct(stream),
             ahead: None,
-            about: Box::new(about),
+            negotiated: Box::new(negotiated),
         }
     }
 
-    pub(super) fn about(&self) -> &About {
-        &self.about
+    pub(super) fn negotiated(&self) -> &Negotiated {
+        &self.negotiated
     }
 
     /// Whether it goes on with a session of an earlier connection.
     pub fn is_resumed(&self) -> bool {
-        self.about.resumed
+        self.negotiated.resumed
     }
 
     /// The application protocol that was agreed on by ALPN, one of those configured.
     pub fn alpn(&self) -> Option<&str> {
-        let name = self.about.alpn.as_deref();
+        let name = self.negotiated.alpn.as_deref();
         name.and_then(|name| str::from_utf8(name).ok())
     }
 
     /// The client's certificate and what came with it, if it has shown one:
     /// verified, and its own. Only once, so that nobody keeps it who does not need it.
     pub fn take_peer_chain(&mut self) -> Option<Vec<CertificateDer<'static>>> {
-        self.about.peer.take()
+        self.negotiated.peer.take()
     }
 
     /// Hands out what was read ahead.
@@ -108,23 +101,17 @@ impl TlsStream {
     /// Gives up TLS, for closing.
     pub fn into_socket(self) -> TcpStream {
         match self.records {
-            Layer::Direct(stream) => stream.into_socket(),
-            Layer::Rustls(stream) => stream.into_socket(),
+            Records::Direct(stream) => stream.into_socket(),
+            Records::Rustls(stream) => stream.into_socket(),
         }
     }
-}
-
-/// A copy of what rustls has.
-pub(super) fn owned(chain: &[CertificateDer<'_>]) -> Vec<CertificateDer<'static>> {
-    let owned = |der: &CertificateDer<'_>| der.clone().into_owned();
-    chain.iter().map(owned).collect()
 }
 
 macro_rules! either {
     ($self:expr, $stream:ident => $do:expr) => {
         match &mut $self.get_mut().records {
-            Layer::Direct($stream) => $do,
-            Layer::Rustls(boxed) => {
+            Records::Direct($stream) => $do,
+            Records::Rustls(boxed) => {
                 let $stream = &mut **boxed;
                 $do
             }
@@ -167,8 +154,8 @@ impl AsyncWrite for TlsStream {
 impl leastconn::net::Stream for TlsStream {
     fn abort(&mut self) {
         match &mut self.records {
-            Layer::Direct(stream) => stream.abort(),
-            Layer::Rustls(stream) => stream.abort(),
+            Records::Direct(stream) => stream.abort(),
+            Records::Rustls(stream) => stream.abort(),
         }
     }
 
@@ -194,10 +181,25 @@ impl leastconn::net::Stream for TlsStream {
 
     fn socket(&self) -> Option<&TcpStream> {
         match &self.records {
-            Layer::Direct(stream) => stream.socket(),
-            Layer::Rustls(stream) => stream.socket(),
+            Records::Direct(stream) => stream.socket(),
+            Records::Rustls(stream) => stream.socket(),
         }
     }
+}
+
+/// Version and suite of an established connection, for the log.
+pub fn negotiated(stream: &TlsStream) -> (&'static str, &'static str) {
+    let version = stream.negotiated().version;
+    let version = version.map_or("unknown", version_name);
+    let cipher = match stream.negotiated().suite {
+        // rustls has a prefix of its own for these.
+        Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => "TLS_AES_128_GCM_SHA256",
+        Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => "TLS_AES_256_GCM_SHA384",
+        Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256) => "TLS_CHACHA20_POLY1305_SHA256",
+        Some(other) => other.as_str().unwrap_or("unknown"),
+        None => "unknown",
+    };
+    (version, cipher)
 }
 
 #[cfg(test)]

@@ -17,31 +17,27 @@
 
 use std::{
     future::poll_fn,
-    io,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use rustls::{
-    ConnectionTrafficSecrets, Error, HandshakeKind,
-    kernel::KernelConnection,
-    server::{ServerConnectionData, UnbufferedServerConnection},
+    Error, HandshakeKind,
+    server::UnbufferedServerConnection,
     unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus},
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
-};
-
-use crate::permit::Permit;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{
-    Clues, Failed, HandshakeError, Terms, TlsStream,
-    direct::Direct,
-    handshake::{LastFlight, acknowledge},
-    hello::may_be_record,
-    record::{HEADER, MAX_PLAINTEXT, Records, Rekey, Violation},
-    stream::{About, owned},
+    client_hello::may_be_record,
+    diagnostics::{Diagnostics, Failed},
+    direct::KernelSecrets,
+    handshake_error::HandshakeError,
+    last_flight::LastFlight,
+    negotiated::{Negotiated, to_owned},
+    permit::Permit,
+    record::{HEADER, MAX_PLAINTEXT},
+    server::Terms,
 };
 
 /// What the client may have sent and rustls not used up: a handshake message of
@@ -54,42 +50,10 @@ const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 2048;
 /// Read at once: more than any flight but one with a long chain.
 const CHUNK: usize = 4 * 1024;
 
-/// Where the next keys come from, in TLS 1.3.
-pub(super) struct Keys(Box<KernelConnection<ServerConnectionData>>);
-
-impl Rekey for Keys {
-    fn next_receiving(&mut self) -> Result<ConnectionTrafficSecrets, Error> {
-        Ok(self.0.update_rx_secret()?.1)
-    }
-
-    fn next_sending(&mut self) -> Result<ConnectionTrafficSecrets, Error> {
-        Ok(self.0.update_tx_secret()?.1)
-    }
-}
-
-/// Goes on after a ClientHello that `received` begins with.
-pub(super) async fn accept(
-    mut socket: TcpStream,
-    received: Vec<u8>,
-    terms: Terms,
-    permit: &impl Permit,
-) -> Result<TlsStream, (Box<Failed>, TcpStream)> {
-    match Box::pin(shake_hands(&mut socket, received, terms, permit)).await {
-        Ok(done) => {
-            if done.last == LastFlight::Received {
-                acknowledge(&socket);
-            }
-            let stream = Direct::new(socket, done.records, &done.unopened);
-            Ok(TlsStream::direct(stream, done.about))
-        }
-        Err(failed) => Err((failed, socket)),
-    }
-}
-
 /// All that outlives a handshake.
 pub(super) struct Done {
-    pub(super) records: Records<Keys>,
-    pub(super) about: About,
+    pub(super) secrets: KernelSecrets,
+    pub(super) negotiated: Negotiated,
     /// What came behind it.
     pub(super) unopened: Vec<u8>,
     pub(super) last: LastFlight,
@@ -102,10 +66,10 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     permit: &impl Permit,
 ) -> Result<Done, Box<Failed>> {
     let (session, unopened, last) = handshake(socket, received, terms, permit).await?;
-    let (records, about) = finish(session)?;
+    let (secrets, negotiated) = finish(session)?;
     Ok(Done {
-        records,
-        about,
+        secrets,
+        negotiated,
         unopened,
         last,
     })
@@ -142,7 +106,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         let progress = match progress {
             Ok(progress) => progress,
             Err(mut failed) => {
-                failed.clues.saw_sent(&answer);
+                failed.diagnostics.saw_sent(&answer);
                 try_write(socket, &answer).await;
                 return Err(failed);
             }
@@ -243,10 +207,10 @@ fn work(
             Ok(ConnectionState::WriteTraffic(_) | ConnectionState::BlockedHandshake) => false,
             Err(error) => {
                 if failed.is_none() {
-                    let mut clues = Clues::gather(&error, Some(session));
-                    clues.saw_hello(&received[..*given], &error);
+                    let mut diagnostics = Diagnostics::gather(&error, Some(session));
+                    diagnostics.saw_hello(&received[..*given], &error);
                     let error = error.into();
-                    failed = Some(Box::new(Failed { error, clues }));
+                    failed = Some(Box::new(Failed { error, diagnostics }));
                 }
                 false
             }
@@ -285,27 +249,20 @@ fn encode(mut data: EncodeTlsData<'_, impl Sized>, answer: &mut Vec<u8>) -> Resu
     }
 }
 
-fn finish(session: UnbufferedServerConnection) -> Result<(Records<Keys>, About), HandshakeError> {
+fn finish(
+    session: UnbufferedServerConnection,
+) -> Result<(KernelSecrets, Negotiated), HandshakeError> {
     let version = session.protocol_version();
-    let peer = session.peer_certificates().map(owned);
+    let peer = session.peer_certificates().map(to_owned);
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     let alpn = session.alpn_protocol().map(Box::from);
-    let (secrets, keys) = session.dangerous_into_kernel_connection()?;
-    let suite = keys.negotiated_cipher_suite();
-    let records = Records::new(
-        suite,
-        Keys(Box::new(keys)),
-        (secrets.rx.0, &secrets.rx.1),
-        (secrets.tx.0, &secrets.tx.1),
-        leastconn::net::now,
-    )
-    .map_err(|error: Violation| io::Error::other(error))?;
-    let about = About {
+    let secrets = KernelSecrets::new(session.dangerous_into_kernel_connection()?);
+    let negotiated = Negotiated {
         version,
-        suite: Some(suite.suite()),
+        suite: Some(secrets.suite().suite()),
         peer,
         resumed,
         alpn,
     };
-    Ok((records, about))
+    Ok((secrets, negotiated))
 }

@@ -23,10 +23,12 @@ use rustls::{
 };
 
 use super::{
-    chain::{ChainError, ChainVerifier, Tolerance, Usage, Validity, seconds, unix_time},
+    chain::{ChainVerifier, Tolerance, Validity, seconds, unix_time},
+    chain_error::ChainError,
     path::rewrite::for_signature,
     pinned::{self, Pins},
     rejected,
+    usage::Usage,
 };
 use crate::{
     client_chain::{ClientChain, Fingerprint, fingerprint_of},

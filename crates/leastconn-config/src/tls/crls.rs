@@ -8,7 +8,7 @@ use x509_parser::certificate::X509Certificate;
 
 use leastconn_tls::{
     crl::{Loaded, RevocationList, SignatureError},
-    names, unfit,
+    error_text, names,
 };
 
 use super::{
@@ -101,7 +101,10 @@ impl Loader<'_> {
                 .help("make it anew, with `nextUpdate`: `openssl ca -gencrl -crldays 7`");
         } else if let Err(error) = structure(list.der()) {
             self.problems
-                .error(format!("{what} cannot be used: {}", unfit::crl(&error)))
+                .error(format!(
+                    "{what} cannot be used: {}",
+                    error_text::crl(&error)
+                ))
                 .at(span);
         } else if list.this_update > self.now {
             self.problems

@@ -10,7 +10,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use leastconn_tls::{crl::Loaded, unfit};
+use leastconn_tls::{crl::Loaded, error_text};
 
 use super::{
     CertificateFile, Dated, FileKind,
@@ -164,7 +164,7 @@ impl Loader<'_> {
                 self.problems
                     .error(format!(
                         "the private key cannot be used: {}",
-                        unfit::error(&error)
+                        error_text::error(&error)
                     ))
                     .at(span.clone())
                     .note("RSA from 2048 bits, ECDSA P-256, P-384 and P-521, and Ed25519 can");
@@ -182,7 +182,7 @@ impl Loader<'_> {
                     // Of whatever else rustls would refuse when a listener starts.
                     Err(error) => {
                         self.problems
-                            .error(unfit::error(&error))
+                            .error(error_text::error(&error))
                             .at(cert_span.clone());
                     }
                 }
@@ -253,7 +253,7 @@ impl Loader<'_> {
                     .error(format!(
                         "an authority of `{}` cannot be used: {}",
                         self.ca,
-                        unfit::error(&error)
+                        error_text::error(&error)
                     ))
                     .at(span.clone());
             }

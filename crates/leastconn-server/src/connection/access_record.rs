@@ -24,7 +24,7 @@ use crate::{
         refusals::{self, RecentRefusal, is_refusal},
     },
     text::escape,
-    tls::Clues,
+    tls::Diagnostics,
 };
 use line::{Line, RejectedCertificate, Shadow};
 
@@ -42,7 +42,7 @@ pub struct AccessRecord {
     /// The negotiated application protocol, one of the configured ones.
     alpn: Option<Box<str>>,
     /// Of a failed handshake or an ambiguous certificate.
-    diagnostics: Option<Box<Clues>>,
+    diagnostics: Option<Box<Diagnostics>>,
     attempts: Option<u32>,
     handshake: Option<Duration>,
     connect: Option<Duration>,
@@ -145,7 +145,7 @@ impl AccessRecord {
         &mut self,
         reason: Reason,
         detail: Option<&str>,
-        diagnostics: Option<Box<Clues>>,
+        diagnostics: Option<Box<Diagnostics>>,
     ) {
         self.diagnostics = diagnostics;
         self.end(reason, detail);
@@ -194,7 +194,7 @@ impl AccessRecord {
         let connection = &self.connection;
         let certificate = connection.chain().map(|chain| &chain.certificate);
         let diagnostics = self.diagnostics.as_deref();
-        let rejected = diagnostics.and_then(|diagnostics| diagnostics.claimed.as_deref());
+        let rejected = diagnostics.and_then(|diagnostics| diagnostics.rejected.as_deref());
         let names = certificate.into_iter().flat_map(|certificate| {
             let cn = certificate.cn.iter().map(|name| ("cn", name));
             let dns = certificate.dns.iter().map(|name| ("dns", name));
@@ -236,7 +236,7 @@ impl AccessRecord {
     ) -> Vec<u8> {
         let connection = &self.connection;
         let diagnostics = self.diagnostics.as_deref();
-        let rejected = diagnostics.and_then(|diagnostics| diagnostics.claimed.as_deref());
+        let rejected = diagnostics.and_then(|diagnostics| diagnostics.rejected.as_deref());
         let line = Line {
             time: format!("{:.3}", self.time),
             connection: connection.id,

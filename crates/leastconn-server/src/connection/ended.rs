@@ -11,11 +11,11 @@ use super::proxy_header::ReceiveError;
 use crate::{
     authorization::Refusal,
     identity::Ambiguous,
-    instead::Instead,
     policy::Denied,
     registry::ConnectionHandle,
     starttls::StartTlsError,
-    tls::{Clues, Failed},
+    tls::foreign_protocol::ForeignProtocol,
+    tls::{Diagnostics, Failed},
 };
 
 /// The end of a connection before anything was relayed.
@@ -24,7 +24,7 @@ pub(super) struct Ended {
     pub(super) reason: Reason,
     pub(super) detail: Option<String>,
     /// What is known of a client that failed to authenticate.
-    pub(super) diagnostics: Option<Box<Clues>>,
+    pub(super) diagnostics: Option<Box<Diagnostics>>,
 }
 
 impl Ended {
@@ -40,7 +40,7 @@ impl Ended {
     pub(super) fn ambiguous(error: Ambiguous, leaf: Option<impl AsRef<[u8]>>) -> Self {
         let leaf = leaf.as_ref().map_or(&[][..], |leaf| leaf.as_ref());
         Self {
-            diagnostics: Some(Box::new(Clues::of(leaf))),
+            diagnostics: Some(Box::new(Diagnostics::of(leaf))),
             ..Self::new(error.reason(), error.to_string())
         }
     }
@@ -50,7 +50,7 @@ impl Ended {
         let is_ambiguous = matches!(refusal, Refusal::Denied(Denied::Ambiguous(_)));
         let chain = connection.chain().filter(|_| is_ambiguous);
         Self {
-            diagnostics: chain.map(|chain| Box::new(Clues::of(chain.leaf()))),
+            diagnostics: chain.map(|chain| Box::new(Diagnostics::of(chain.leaf()))),
             ..Self::new(refusal.reason(), refusal.to_string())
         }
     }
@@ -59,7 +59,7 @@ impl Ended {
     /// `received` is what the client had sent.
     pub(super) fn after_partial_hello(mut self, received: &[u8]) -> Self {
         if self.reason == Reason::HandshakeTimeout {
-            self.detail = Some(match Instead::unless_tls(received) {
+            self.detail = Some(match ForeignProtocol::unless_tls(received) {
                 Some(instead) => instead.to_string(),
                 None => format!(
                     "the deadline passed in the middle of the ClientHello, after {} bytes",
@@ -102,9 +102,9 @@ ended_from!(
 impl From<Box<Failed>> for Ended {
     fn from(failed: Box<Failed>) -> Self {
         let detail = failed.to_string();
-        let Failed { error, clues } = *failed;
+        let Failed { error, diagnostics } = *failed;
         Self {
-            diagnostics: (clues != Clues::default()).then(|| Box::new(clues)),
+            diagnostics: (diagnostics != Diagnostics::default()).then(|| Box::new(diagnostics)),
             ..Self::new(error.reason(), detail)
         }
     }

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::StartTlsError;
-use crate::instead::Instead;
+use leastconn_tls::foreign_protocol::ForeignProtocol;
 
 const SSL_REQUEST: u32 = 80_877_103;
 const GSSENC_REQUEST: u32 = 80_877_104;
@@ -113,7 +113,9 @@ pub async fn negotiate(
                 ));
             }
             Request::Other => {
-                return Err(StartTlsError::NotTls(Instead::of(received).to_string()));
+                return Err(StartTlsError::NotTls(
+                    ForeignProtocol::of(received).to_string(),
+                ));
             }
         }
     }

@@ -13,9 +13,11 @@ use rustls::{
 
 use super::expected::Expected;
 use crate::{
-    chain::{ChainError, ChainVerifier, Tolerance, Usage},
+    chain::{ChainVerifier, Tolerance},
+    chain_error::{self, ChainError},
     path::rewrite::for_signature,
-    pinned, rejected, words,
+    pinned, rejected,
+    usage::Usage,
 };
 
 /// Trusts what authorities have issued, and each of some certificates.
@@ -50,7 +52,7 @@ impl ServerCertVerifier for Verifier {
             .map_err(|error| {
                 // The others are explained with the server's name at hand.
                 if !matches!(error, ChainError::Certificate(_)) {
-                    rejected::put(end_entity, Some(words::chain(&error, Usage::Server)));
+                    rejected::put(end_entity, Some(chain_error::text(&error, Usage::Server)));
                 }
                 Error::from(error.to_rustls(now))
             })?;

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use rustls::{AlertDescription, CertificateError, Error, pki_types::UnixTime};
 
-use crate::{unfit, words};
+use crate::{alert, error_text};
 
 /// Names of a certificate that are told.
 const NAMES: usize = 4;
@@ -21,14 +21,17 @@ pub(super) fn why(error: &Error) -> String {
         Error::InvalidCertificate(error) => certificate(error),
         Error::AlertReceived(alert) => alerted(*alert),
         Error::InvalidMessage(why) => {
-            format!("the server does not speak TLS ({})", unfit::message(why))
+            format!(
+                "the server does not speak TLS ({})",
+                error_text::message(why)
+            )
         }
         Error::PeerIncompatible(why) => {
-            let why = unfit::spelled_as(why);
+            let why = error_text::spelled_as(why);
             format!("no common version or cipher suite ({why})")
         }
         Error::NoCertificatesPresented => "the server shows no certificate".to_owned(),
-        other => unfit::error(other),
+        other => error_text::error(other),
     }
 }
 
@@ -64,7 +67,7 @@ fn certificate(error: &CertificateError) -> String {
             };
             format!("is not for `{expected}`: {}{hint}", names(presented))
         }
-        other => return unfit::certificate("the server's", other),
+        other => return error_text::certificate("the server's", other),
     };
     format!("the server's certificate {what}")
 }
@@ -129,7 +132,7 @@ fn alerted(alert: AlertDescription) -> String {
         | A::UnknownCA
         | A::AccessDenied
         | A::DecryptError => {
-            let alert = words::alert(alert);
+            let alert = alert::name(alert);
             format!("the server refuses the certificate that it was shown (alert {alert})")
         }
         // What TLS 1.2 says for want of a certificate, among much else.
@@ -144,7 +147,7 @@ fn alerted(alert: AlertDescription) -> String {
         }
         other => format!(
             "the server ended the connection with alert {}",
-            words::alert(other)
+            alert::name(other)
         ),
     }
 }

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    Direct,
+    DirectStream,
     memory::{Socket, context},
 };
 use crate::record::{content, drive::pair};
@@ -41,7 +41,7 @@ pub(crate) fn drive(data: &[u8]) {
     let wire = Socket::default();
     // Byte by byte is for what arrives below to do: here it would take long.
     wire.0.borrow_mut().piece = usize::from(setting >> 2) * 97;
-    let mut stream = Direct::new(wire.clone(), records, &[]);
+    let mut stream = DirectStream::new(wire.clone(), records, &[]);
     let _entered = RUNTIME.as_ref().map(Runtime::enter);
     let (mut sent, mut read) = (Vec::new(), Vec::new());
     let (mut to_write, mut written, mut back) = (0, 0, Vec::new());

@@ -117,7 +117,7 @@ fn configs(
 /// Both sides, and what was said so far.
 struct Talk {
     wire: Socket,
-    server: Direct<Socket>,
+    server: DirectStream<Socket>,
     client: ClientConnection,
     client_wrote: usize,
     server_read: Vec<u8>,
@@ -165,7 +165,9 @@ impl Talk {
             wire.readable = 0;
             wire.writable = 0;
         }
-        let server = Direct::new(socket, done.records, &done.unopened);
+        let server = into_direct(socket, done.secrets, &done.unopened)
+            .map_err(|(violation, _)| violation)
+            .unwrap();
         let mut talk = Self {
             wire,
             server,
@@ -312,7 +314,7 @@ fn a_key_that_may_seal_no_more_ends_sending_without_close_notify() {
     let (mut client, records) = pair(false, false).unwrap();
     let wire = Socket::default();
     wire.0.borrow_mut().writable = usize::MAX / 2;
-    let mut stream = Direct::new(wire.clone(), limited(records, 3), &[]);
+    let mut stream = DirectStream::new(wire.clone(), limited(records, 3), &[]);
     let mut write = |bytes: &[u8]| Pin::new(&mut stream).poll_write(&mut context(), bytes);
     for _ in 0..2 {
         assert!(matches!(write(b"some"), Poll::Ready(Ok(4))));

@@ -5,8 +5,9 @@ use rustls::pki_types::UnixTime;
 
 use super::*;
 use crate::{
-    chain::{ChainVerifier, Tolerance, Usage},
+    chain::{ChainVerifier, Tolerance},
     crl::CrlStore,
+    usage::Usage,
 };
 
 struct Limits {

@@ -17,7 +17,8 @@ use rustls::{
 
 use super::*;
 use crate::{
-    chain::{ChainError, ChainVerifier, Tolerance},
+    chain::{ChainVerifier, Tolerance},
+    chain_error::ChainError,
     verifier::CachingVerifier,
 };
 

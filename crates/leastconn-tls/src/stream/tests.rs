@@ -91,7 +91,7 @@ fn provider(own: bool) -> Arc<CryptoProvider> {
     } else {
         RecordLayer::Rustls
     };
-    Arc::new(super::super::provider(&Algorithms::default(), records))
+    Arc::new(crate::provider::provider(&Algorithms::default(), records))
 }
 
 fn any_suite() -> SupportedCipherSuite {

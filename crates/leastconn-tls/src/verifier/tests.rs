@@ -5,8 +5,8 @@ use rustls::CertificateError;
 
 use super::*;
 use crate::{
-    chain::Usage,
     crl::{CrlStore, tests::store},
+    usage::Usage,
 };
 
 const DAY: i64 = 86_400;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{registry::DisplayAddress, text::escape, tls::Claimed};
+use crate::{registry::DisplayAddress, text::escape, tls};
 
 /// The fields of the line. Unknown ones are left out.
 #[derive(Serialize)]
@@ -74,8 +74,8 @@ pub(super) struct RejectedCertificate {
     pub(super) not_after: Option<String>,
 }
 
-impl From<&Claimed> for RejectedCertificate {
-    fn from(rejected: &Claimed) -> Self {
+impl From<&tls::RejectedCertificate> for RejectedCertificate {
+    fn from(rejected: &tls::RejectedCertificate) -> Self {
         Self {
             subject: escape(&rejected.subject),
             issuer: escape(&rejected.issuer),

@@ -1,20 +1,21 @@
 //! What is known of a client whose handshake failed.
 
-use rustls::{AlertDescription, CommonState, Error, ProtocolVersion};
+use rustls::{AlertDescription, CommonState, Error};
 
 use super::{
-    HandshakeError,
+    alert,
+    handshake_error::HandshakeError,
+    negotiated::version_name,
     offer::Offer,
     record::{HEADER, content},
-    rejected::{self, Claimed},
-    words,
+    rejected::{self, RejectedCertificate},
 };
-use crate::instead::Instead;
+use crate::foreign_protocol::ForeignProtocol;
 
 /// What is known of a client that was refused for what it has shown. What is not is
 /// left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Clues {
+pub struct Diagnostics {
     /// The version that both had agreed on.
     pub version: Option<&'static str>,
     /// If they had not come so far: those that the client offered.
@@ -22,9 +23,9 @@ pub struct Clues {
     /// If they had no application protocol (ALPN) in common: those that the client offered.
     pub protocols: Vec<String>,
     /// What came in place of a ClientHello.
-    pub instead: Option<Instead>,
+    pub foreign_protocol: Option<ForeignProtocol>,
     /// The certificate that was refused.
-    pub claimed: Option<Box<Claimed>>,
+    pub rejected: Option<Box<RejectedCertificate>>,
     /// What was wrong with the certificate, where that says more than the error.
     pub detail: Option<String>,
     /// The alert that told the client.
@@ -33,11 +34,11 @@ pub struct Clues {
     pub alert_received: Option<String>,
 }
 
-impl Clues {
+impl Diagnostics {
     /// Right behind the call into rustls that failed with `error`: before anything
     /// that waits.
     pub(super) fn gather(error: &Error, session: Option<&CommonState>) -> Self {
-        let mut clues = Self {
+        let mut diagnostics = Self {
             version: session
                 .and_then(CommonState::protocol_version)
                 .map(version_name),
@@ -46,30 +47,34 @@ impl Clues {
         match error {
             Error::InvalidCertificate(why) => {
                 if let Some(rejected) = rejected::take() {
-                    clues.claimed = rejected.claimed;
-                    clues.detail = rejected.detail;
+                    diagnostics.rejected = rejected.certificate;
+                    diagnostics.detail = rejected.detail;
                 }
-                clues.sent(AlertDescription::from(why.clone()));
+                diagnostics.sent(AlertDescription::from(why.clone()));
             }
-            Error::NoCertificatesPresented => clues.sent(AlertDescription::CertificateRequired),
-            Error::DecryptError => clues.sent(AlertDescription::DecryptError),
-            Error::NoApplicationProtocol => clues.sent(AlertDescription::NoApplicationProtocol),
-            Error::AlertReceived(alert) => clues.alert_received = Some(words::alert(*alert)),
+            Error::NoCertificatesPresented => {
+                diagnostics.sent(AlertDescription::CertificateRequired)
+            }
+            Error::DecryptError => diagnostics.sent(AlertDescription::DecryptError),
+            Error::NoApplicationProtocol => {
+                diagnostics.sent(AlertDescription::NoApplicationProtocol)
+            }
+            Error::AlertReceived(alert) => diagnostics.alert_received = Some(alert::name(*alert)),
             _ => {}
         }
-        clues
+        diagnostics
     }
 
     /// Of a client whose handshake was fine, and whose certificate is refused after it.
     pub fn of(certificate: &[u8]) -> Self {
         Self {
-            claimed: Claimed::from_der(certificate).map(Box::new),
+            rejected: RejectedCertificate::from_der(certificate).map(Box::new),
             ..Self::default()
         }
     }
 
     fn sent(&mut self, alert: AlertDescription) {
-        self.alert_sent = Some(words::alert(alert));
+        self.alert_sent = Some(alert::name(alert));
     }
 
     /// What was sent to the client last, if that tells more: an alert that is not
@@ -86,8 +91,8 @@ impl Clues {
 
     /// The error text: what came in place of TLS, or the verifier's own, where there is one.
     fn explain(&self, error: &HandshakeError) -> String {
-        match (&self.instead, &self.detail) {
-            (Some(instead), _) => instead.to_string(),
+        match (&self.foreign_protocol, &self.detail) {
+            (Some(protocol), _) => protocol.to_string(),
             (None, Some(detail)) => detail.clone(),
             (None, None) => format!("{}{error}", self.preface()),
         }
@@ -122,32 +127,23 @@ impl Clues {
     }
 }
 
-/// A version's name in the log.
-pub(super) const fn version_name(version: ProtocolVersion) -> &'static str {
-    match version {
-        ProtocolVersion::TLSv1_3 => "1.3",
-        ProtocolVersion::TLSv1_2 => "1.2",
-        _ => "unknown",
-    }
-}
-
 /// A handshake that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", .clues.explain(.error))]
+#[error("{}", .diagnostics.explain(.error))]
 pub struct Failed {
     /// Why.
     pub error: HandshakeError,
     /// Whose it was.
-    pub clues: Clues,
+    pub diagnostics: Diagnostics,
 }
 
 impl<E: Into<HandshakeError>> From<E> for Box<Failed> {
     fn from(error: E) -> Self {
         let error = error.into();
-        let clues = match &error {
-            HandshakeError::Tls(error) => Clues::gather(error, None),
-            _ => Clues::default(),
+        let diagnostics = match &error {
+            HandshakeError::Tls(error) => Diagnostics::gather(error, None),
+            _ => Diagnostics::default(),
         };
-        Self::new(Failed { error, clues })
+        Self::new(Failed { error, diagnostics })
     }
 }

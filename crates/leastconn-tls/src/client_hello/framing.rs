@@ -1,7 +1,7 @@
 //! Where a ClientHello ends, while it comes in. rustls parses it when it is complete: its
 //! own buffers are twice as large.
 
-use super::record::{HEADER, MAX_PLAINTEXT};
+use crate::record::{HEADER, MAX_PLAINTEXT};
 
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
@@ -99,7 +99,7 @@ impl Progress {
 }
 
 /// Whether what comes behind a ClientHello may be the beginning of a record.
-pub(super) fn may_be_record(bytes: &[u8]) -> bool {
+pub(in super::super) fn may_be_record(bytes: &[u8]) -> bool {
     let kind = bytes.first().is_none_or(|kind| (20..=23).contains(kind));
     kind && bytes.get(1).is_none_or(|major| *major == 3)
 }

@@ -1,87 +1,158 @@
-//! Failed handshakes in words: what an operator can do something with.
+//! Why a certificate chain is refused, and the text for it.
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use rustls::{AlertDescription, CertificateError, Error, pki_types::UnixTime};
+use leastconn::Reason;
+use rustls::{CertificateError, OtherError, pki_types::UnixTime};
 
-use super::chain::{ChainError, Usage};
-use crate::{crl::Missing, unfit};
+use crate::{crl::Missing, error_text, path::PathError, usage::Usage};
 
-/// The name of an alert, as RFC 8446 writes it.
-pub(super) fn alert(alert: AlertDescription) -> String {
-    let camel = match alert {
-        AlertDescription::UnknownCA => "UnknownCa",
-        AlertDescription::UnknownPSKIdentity => "UnknownPskIdentity",
-        AlertDescription::UnrecognisedName => "UnrecognizedName",
-        AlertDescription::EncryptedClientHelloRequired => "EchRequired",
-        _ => alert.as_str().unwrap_or_default(),
-    };
-    if camel.is_empty() {
-        return format!("alert_{}", u8::from(alert));
-    }
-    let mut name = String::new();
-    for c in camel.chars() {
-        if c.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(c.to_ascii_lowercase());
-    }
-    name
+/// Why a chain is not accepted.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChainError {
+    /// What rustls has an error for.
+    Certificate(CertificateError),
+    /// What rustls-webpki does not check.
+    Path(PathError),
+    /// A certificate that the peer sent beside its own, or the authority, has expired or
+    /// is not valid yet.
+    IssuerDates {
+        /// Its subject.
+        name: String,
+        /// Whether it is one of the configured authorities.
+        is_authority: bool,
+        /// The error with its times.
+        error: CertificateError,
+    },
+    /// The client sent more certificates than the listener accepts.
+    TooManyIntermediates {
+        /// Certificates beside its own.
+        sent: usize,
+        /// How many are accepted.
+        max: usize,
+    },
+    /// A list names one of the certificates.
+    Revoked {
+        /// The list's issuer.
+        issuer: String,
+        /// The list's file.
+        file: Arc<str>,
+        /// Whether it names the peer's own certificate, not one above it.
+        is_own: bool,
+    },
+    /// The list that decides has expired.
+    CrlExpired {
+        /// The list's issuer.
+        issuer: String,
+        /// The list's file.
+        file: Arc<str>,
+        /// When it expired.
+        at: Timestamp,
+    },
+    /// No list decides.
+    NoCrl {
+        /// The issuer of the certificate in question.
+        issuer: String,
+        /// Whether that issuer is one of the configured authorities.
+        is_authority: bool,
+        /// Why none does.
+        missing: Missing,
+    },
 }
 
-/// What went wrong.
-pub(super) fn error(error: &Error) -> String {
+impl ChainError {
+    /// The stable code.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Certificate(error) => certificate_reason(error),
+            Self::IssuerDates { .. } => Reason::ExpiredCertificate,
+            Self::Revoked { .. } => Reason::RevokedCertificate,
+            Self::CrlExpired { .. } => Reason::CrlExpired,
+            Self::TooManyIntermediates { .. } | Self::NoCrl { .. } | Self::Path(_) => {
+                Reason::UntrustedCertificate
+            }
+        }
+    }
+
+    /// The error for rustls, which derives the alert from it.
+    pub(super) fn to_rustls(&self, now: UnixTime) -> CertificateError {
+        match self {
+            Self::Certificate(error) | Self::IssuerDates { error, .. } => error.clone(),
+            Self::Path(PathError::Key(_) | PathError::NoDigitalSignature) => {
+                CertificateError::InvalidPurpose
+            }
+            Self::Path(error) => CertificateError::Other(OtherError(Arc::new(error.clone()))),
+            Self::TooManyIntermediates { .. } => {
+                CertificateError::Other(OtherError(Arc::new(self.clone())))
+            }
+            Self::Revoked { .. } => CertificateError::Revoked,
+            Self::CrlExpired { at, .. } => CertificateError::ExpiredRevocationListContext {
+                time: now,
+                next_update: UnixTime::since_unix_epoch(std::time::Duration::from_secs(
+                    at.as_second().max(0).unsigned_abs(),
+                )),
+            },
+            Self::NoCrl { .. } => CertificateError::UnknownRevocationStatus,
+        }
+    }
+
+    /// Keeps the error to report of two.
+    pub(super) fn keep_worse(kept: &mut Option<Self>, error: Self) {
+        if kept.as_ref().is_none_or(|kept| error.rank() > kept.rank()) {
+            *kept = Some(error);
+        }
+    }
+
+    /// Of several errors, the one to report: the more it tells, the higher.
+    const fn rank(&self) -> u8 {
+        match self {
+            Self::Certificate(_) | Self::TooManyIntermediates { .. } | Self::Path(_) => 0,
+            Self::IssuerDates { .. } => 1,
+            Self::NoCrl { .. } => 2,
+            Self::CrlExpired { .. } => 3,
+            Self::Revoked { .. } => 4,
+        }
+    }
+}
+
+/// The stable code for a certificate that is not good.
+pub(super) const fn certificate_reason(error: &CertificateError) -> Reason {
     match error {
-        Error::NoCertificatesPresented => "the client has shown no certificate".to_owned(),
-        Error::InvalidCertificate(error) => certificate(error),
-        Error::AlertReceived(alert) => received(*alert),
-        Error::NoApplicationProtocol => {
-            "no application protocol (ALPN) in common with `alpn` of this listener".to_owned()
-        }
-        other => unfit::error(other),
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => Reason::ExpiredCertificate,
+        CertificateError::Revoked => Reason::RevokedCertificate,
+        CertificateError::ExpiredRevocationList
+        | CertificateError::ExpiredRevocationListContext { .. } => Reason::CrlExpired,
+        _ => Reason::UntrustedCertificate,
     }
 }
 
-fn received(description: AlertDescription) -> String {
-    use AlertDescription as A;
-    let distrust = match description {
-        A::UnknownCA => {
-            "it has no authority that issued `cert`, or an intermediate is missing from that file"
-        }
-        A::BadCertificate => "most often, the name it asked for is not in `cert`",
-        A::CertificateExpired => "look at the dates of `cert`, and at both clocks",
-        A::CertificateRevoked => "`cert` is on a revocation list",
-        A::UnsupportedCertificate | A::CertificateUnknown => {
-            "the name it asked for is not in `cert`, or `cert` is of a kind it does not take, or \
-             not issued by its authorities"
-        }
-        A::HandshakeFailure | A::ProtocolVersion | A::InsufficientSecurity => {
-            return format!(
-                "the client ended the handshake by the alert {}: it has no version or suite in \
-                 common with us that it would take",
-                alert(description)
-            );
-        }
-        _ => {
-            return format!(
-                "the client ended the handshake by the alert {}",
-                alert(description)
-            );
-        }
-    };
-    format!(
-        "the client does not trust our certificate, and said so by the alert {}: {distrust}",
-        alert(description)
-    )
+impl std::fmt::Display for ChainError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Of clients, unless the caller says otherwise.
+        f.write_str(&text(self, Usage::Client))
+    }
+}
+
+impl std::error::Error for ChainError {}
+
+impl From<CertificateError> for ChainError {
+    fn from(error: CertificateError) -> Self {
+        Self::Certificate(error)
+    }
 }
 
 /// Why the chain of a peer is refused.
-pub(super) fn chain(error: &ChainError, usage: Usage) -> String {
+pub(super) fn text(error: &ChainError, usage: Usage) -> String {
     let (peer, ca) = match usage {
         Usage::Client => ("client", "client_ca"),
         Usage::Server => ("server", "ca"),
     };
     match error {
-        ChainError::Certificate(error) => certificate(error),
+        ChainError::Certificate(error) => certificate_text(error),
         ChainError::Path(error) => format!("the {peer}'s chain is refused: {error}"),
         ChainError::TooManyIntermediates { sent, max } => format!(
             "the client sent {sent} certificates beside its own, and `max_intermediates` of the \
@@ -167,7 +238,7 @@ fn no_list(issuer: &str, is_authority: bool, missing: &Missing, ca: &str) -> Str
 }
 
 /// Why a client's certificate is refused.
-pub(super) fn certificate(error: &CertificateError) -> String {
+pub(super) fn certificate_text(error: &CertificateError) -> String {
     use CertificateError as C;
     match error {
         C::UnknownIssuer => "no authority of `client_ca` issued the client's certificate, or an \
@@ -197,7 +268,7 @@ pub(super) fn certificate(error: &CertificateError) -> String {
             "the client's certificate is not for clients: its extended key usage lacks clientAuth"
                 .to_owned()
         }
-        other => unfit::certificate("the client's", other),
+        other => error_text::certificate("the client's", other),
     }
 }
 
@@ -209,40 +280,4 @@ fn date(time: UnixTime) -> String {
             || "a time long ago or far ahead".to_owned(),
             |at| at.to_string(),
         )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn alerts_are_named_as_the_standard_names_them() {
-        use AlertDescription as A;
-        for (description, name) in [
-            (A::UnknownCA, "unknown_ca"),
-            (A::BadRecordMac, "bad_record_mac"),
-            (A::CertificateRequired, "certificate_required"),
-            (A::UnrecognisedName, "unrecognized_name"),
-            (A::UnknownPSKIdentity, "unknown_psk_identity"),
-            (A::Unknown(200), "alert_200"),
-        ] {
-            assert_eq!(alert(description), name);
-        }
-    }
-
-    #[test]
-    fn dates_and_distrust_are_said() {
-        let expired = CertificateError::ExpiredContext {
-            time: UnixTime::since_unix_epoch(std::time::Duration::from_secs(9)),
-            not_after: UnixTime::since_unix_epoch(std::time::Duration::ZERO),
-        };
-        let words = error(&Error::InvalidCertificate(expired));
-        assert!(
-            words.ends_with("valid until 1970-01-01T00:00:00Z"),
-            "{words}"
-        );
-        let words = error(&Error::AlertReceived(AlertDescription::UnknownCA));
-        assert!(words.contains("does not trust our certificate"), "{words}");
-        assert!(words.contains("unknown_ca"), "{words}");
-    }
 }

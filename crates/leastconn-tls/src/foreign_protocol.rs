@@ -5,7 +5,7 @@ use std::fmt;
 
 /// The first bytes of a connection that are not TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Instead {
+pub enum ForeignProtocol {
     /// A protocol that is known.
     Known(&'static Protocol),
     /// Something else, which begins like this.
@@ -81,7 +81,7 @@ const MAIL_COMMANDS: [&[u8]; 5] = [b"USER ", b"AUTH ", b"CAPA", b"FEAT", b"START
 /// The version 2 header of the PROXY protocol begins with this.
 const PROXY_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-impl Instead {
+impl ForeignProtocol {
     /// What `bytes`, the first of a connection, are.
     pub fn of(bytes: &[u8]) -> Self {
         if bytes.is_empty() {
@@ -100,7 +100,7 @@ impl Instead {
     }
 }
 
-impl fmt::Display for Instead {
+impl fmt::Display for ForeignProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Known(Protocol { what, help }) => write!(f, "not TLS but {what}: {help}"),
@@ -252,25 +252,25 @@ mod tests {
             (b"\x40\x01\0\0\x01\0\0\0\0\0\0\0\xdd\x07\0\0", &MONGODB),
         ] {
             assert_eq!(
-                Instead::of(bytes),
-                Instead::Known(expected),
+                ForeignProtocol::of(bytes),
+                ForeignProtocol::Known(expected),
                 "{}",
                 bytes.escape_ascii()
             );
         }
-        assert_eq!(Instead::of(b""), Instead::Nothing);
+        assert_eq!(ForeignProtocol::of(b""), ForeignProtocol::Nothing);
         assert_eq!(
-            Instead::of(b"\x01hello"),
-            Instead::Bytes(b"\x01hello".to_vec())
+            ForeignProtocol::of(b"\x01hello"),
+            ForeignProtocol::Bytes(b"\x01hello".to_vec())
         );
-        assert_eq!(Instead::unless_tls(b"\x16\x03\x01"), None);
-        assert_eq!(Instead::unless_tls(b"\x16"), None);
+        assert_eq!(ForeignProtocol::unless_tls(b"\x16\x03\x01"), None);
+        assert_eq!(ForeignProtocol::unless_tls(b"\x16"), None);
     }
 
     proptest! {
         #[test]
         fn nothing_panics_or_is_long(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let text = Instead::of(&bytes).to_string();
+            let text = ForeignProtocol::of(&bytes).to_string();
             prop_assert!(text.len() < 256);
             prop_assert!(!text.chars().any(char::is_control));
         }

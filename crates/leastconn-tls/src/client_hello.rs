@@ -1,0 +1,195 @@
+//! Reading the ClientHello: the part of the handshake that costs no signature.
+
+mod framing;
+
+use std::{
+    future::poll_fn,
+    io::{self, Read, Write},
+    task::Poll,
+};
+
+use rustls::{
+    AlertDescription, Error, InvalidMessage, NamedGroup, PeerMisbehaved,
+    server::{Accepted, AcceptedAlert, Acceptor},
+};
+use tokio::net::TcpStream;
+
+use crate::{
+    diagnostics::Failed, foreign_protocol::ForeignProtocol, handshake_error::HandshakeError,
+    offer::Offer, polled_socket::Polled,
+};
+
+pub(super) use framing::may_be_record;
+use framing::{Found, MAX_BYTES, Progress};
+
+/// A complete ClientHello.
+pub struct Hello {
+    pub(super) accepted: Accepted,
+    /// All that was read, for whoever does the rest without `accepted`.
+    pub(super) bytes: Vec<u8>,
+    /// Bytes of it that the ClientHello takes. What follows is not parsed yet.
+    pub(super) length: usize,
+}
+
+impl Hello {
+    /// The server name that the client asks for, lower case.
+    pub fn server_name(&self) -> Option<String> {
+        self.accepted
+            .client_hello()
+            .server_name()
+            .map(str::to_ascii_lowercase)
+    }
+
+    /// The first of `ours`, preferred first, that the client offers, unless rustls would
+    /// choose it by itself: it takes the client's first.
+    pub(super) fn preferred_group(
+        &self,
+        ours: impl Iterator<Item = NamedGroup> + Clone,
+    ) -> Option<NamedGroup> {
+        let hello = self.accepted.client_hello();
+        let theirs = hello.named_groups()?;
+        let preferred = ours.clone().find(|group| theirs.contains(group))?;
+        let chosen = theirs
+            .iter()
+            .find(|group| ours.clone().any(|our| our == **group))?;
+        if *chosen == preferred {
+            return None;
+        }
+        // TLS 1.2 has none of those that are post-quantum.
+        let offer = Offer::parse(&self.bytes)?;
+        let usable = |group: &NamedGroup| {
+            offer.has_tls13()
+                || !matches!(
+                    group,
+                    NamedGroup::X25519MLKEM768 | NamedGroup::secp256r1MLKEM768
+                )
+        };
+        ours.clone()
+            .find(|group| theirs.contains(group) && usable(group))
+    }
+
+    /// Whether sessions of this client may be kept.
+    pub(super) fn may_resume(&self) -> bool {
+        Offer::parse(&self.bytes).is_some_and(|offer| offer.may_resume())
+    }
+}
+
+/// Read at once: more than most ClientHellos.
+const CHUNK: usize = 4 * 1024;
+
+/// Reads the client's first message. `bytes`, empty at first, gets what was read, for a
+/// caller that gives up.
+///
+/// # Errors
+/// If it is not a ClientHello, or something follows it that cannot be TLS, or the client
+/// goes away.
+///
+/// # Cancel safety
+/// What was read is lost: close the socket.
+pub async fn read_hello(socket: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<Hello, Box<Failed>> {
+    let mut progress = Progress::default();
+    poll_fn(|cx| {
+        loop {
+            let mut chunk = [0; CHUNK];
+            let size = CHUNK.min(MAX_BYTES - bytes.len());
+            let mut polled = Polled { socket, cx };
+            let count = match polled.read(&mut chunk[..size]) {
+                Ok(0) => {
+                    let mut failed: Box<Failed> = HandshakeError::Closed.into();
+                    failed.diagnostics.foreign_protocol = match &bytes[..] {
+                        [] => Some(ForeignProtocol::Closed),
+                        some => ForeignProtocol::unless_tls(some),
+                    };
+                    return Poll::Ready(Err(failed));
+                }
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                Err(error) => return Poll::Ready(Err(error.into())),
+            };
+            // Never twice as much as there is: this is held for clients that nobody knows.
+            bytes.reserve_exact(count);
+            bytes.extend_from_slice(&chunk[..count]);
+            let parsed = match progress.follow(bytes) {
+                Found::Incomplete => {
+                    // At once: growing step by step leaves holes in the heap.
+                    bytes.reserve_exact(progress.missing().min(MAX_BYTES - bytes.len()));
+                    continue;
+                }
+                Found::Malformed => parse(bytes, bytes.len()),
+                Found::Complete(length, is_aligned) => {
+                    if is_aligned && may_be_record(&bytes[length..]) {
+                        parse(bytes, length)
+                    } else {
+                        Err((UNEXPECTED, None))
+                    }
+                }
+            };
+            return Poll::Ready(parsed.map_err(|(error, alert)| {
+                let mut failed: Box<Failed> = error.clone().into();
+                failed.diagnostics.saw_hello(bytes, &error);
+                if matches!(error, Error::InvalidMessage(_)) {
+                    failed.diagnostics.foreign_protocol = ForeignProtocol::unless_tls(bytes);
+                }
+                match alert {
+                    Some(alert) => send_alert(&mut failed, alert, &mut polled),
+                    None => {
+                        let description = if error == TOO_LONG {
+                            AlertDescription::DecodeError
+                        } else {
+                            AlertDescription::UnexpectedMessage
+                        };
+                        let alert = [21, 3, 3, 0, 2, 2, u8::from(description)];
+                        send_bytes(&mut failed, &alert, &mut polled);
+                    }
+                }
+                failed
+            }));
+        }
+    })
+    .await
+}
+
+/// Something behind the ClientHello, in its record or after it, that cannot be there.
+const UNEXPECTED: Error = Error::PeerMisbehaved(PeerMisbehaved::KeyEpochWithPendingFragment);
+
+/// A ClientHello that rustls would go on reading.
+const TOO_LONG: Error = Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge);
+
+/// Lets rustls parse a ClientHello of this length at the front of `bytes`, which are taken
+/// if it is one.
+fn parse(bytes: &mut Vec<u8>, length: usize) -> Result<Hello, (Error, Option<AcceptedAlert>)> {
+    let mut acceptor = Acceptor::default();
+    let mut rest = bytes.get(..length).unwrap_or_default();
+    loop {
+        match acceptor.accept() {
+            Ok(Some(accepted)) => {
+                return Ok(Hello {
+                    accepted,
+                    bytes: std::mem::take(bytes),
+                    length,
+                });
+            }
+            Ok(None) if rest.is_empty() => return Err((TOO_LONG, None)),
+            Ok(None) => {}
+            Err((error, alert)) => return Err((error, Some(alert))),
+        }
+        if acceptor.read_tls(&mut rest).is_err() {
+            // Its buffer is full.
+            return Err((TOO_LONG, None));
+        }
+    }
+}
+
+/// Sends the alert, as far as the socket takes it now, and keeps in mind which
+/// one it is.
+pub(super) fn send_alert(failed: &mut Failed, mut alert: AcceptedAlert, socket: &mut impl Write) {
+    let mut bytes = Vec::new();
+    // Into memory: this does not fail.
+    let _ = alert.write_all(&mut bytes);
+    send_bytes(failed, &bytes, socket);
+}
+
+fn send_bytes(failed: &mut Failed, alert: &[u8], socket: &mut impl Write) {
+    failed.diagnostics.saw_sent(alert);
+    let _ = socket.write_all(alert);
+}

@@ -1,0 +1,124 @@
+//! Why a handshake failed, and the text for it.
+
+use std::io;
+
+use leastconn::Reason;
+use rustls::{AlertDescription, Error};
+
+use crate::{
+    alert,
+    chain_error::{certificate_reason, certificate_text},
+    error_text,
+    permit::Evicted,
+};
+
+/// The handshake failed. The alert that says so to the client was sent, as far
+/// as the socket took it at once.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// TLS says no.
+    #[error("{}", text(.0))]
+    Tls(#[from] Error),
+    /// The socket broke.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// Too many handshakes wait for their clients, and this one did for longest.
+    #[error(transparent)]
+    Evicted(#[from] Evicted),
+    /// The client closed in the middle.
+    #[error("the client closed the connection before the handshake was over")]
+    Closed,
+}
+
+impl HandshakeError {
+    /// The stable code.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Tls(Error::NoCertificatesPresented) => Reason::NoCertificate,
+            Self::Tls(Error::InvalidCertificate(error)) => certificate_reason(error),
+            Self::Evicted(_) => Reason::Overloaded,
+            _ => Reason::HandshakeFailed,
+        }
+    }
+}
+
+impl HandshakeError {
+    /// The error of a stream whose handshake it was.
+    pub(super) fn into_io(self) -> io::Error {
+        match self {
+            Self::Io(error) => error,
+            Self::Evicted(error) => io::Error::other(error),
+            Self::Closed => io::ErrorKind::UnexpectedEof.into(),
+            Self::Tls(error) => io::Error::new(io::ErrorKind::InvalidData, error),
+        }
+    }
+}
+
+/// The text for an error of rustls.
+fn text(error: &Error) -> String {
+    match error {
+        Error::NoCertificatesPresented => "the client has shown no certificate".to_owned(),
+        Error::InvalidCertificate(error) => certificate_text(error),
+        Error::AlertReceived(alert) => received(*alert),
+        Error::NoApplicationProtocol => {
+            "no application protocol (ALPN) in common with `alpn` of this listener".to_owned()
+        }
+        other => error_text::error(other),
+    }
+}
+
+fn received(description: AlertDescription) -> String {
+    use AlertDescription as A;
+    let distrust = match description {
+        A::UnknownCA => {
+            "it has no authority that issued `cert`, or an intermediate is missing from that file"
+        }
+        A::BadCertificate => "most often, the name it asked for is not in `cert`",
+        A::CertificateExpired => "look at the dates of `cert`, and at both clocks",
+        A::CertificateRevoked => "`cert` is on a revocation list",
+        A::UnsupportedCertificate | A::CertificateUnknown => {
+            "the name it asked for is not in `cert`, or `cert` is of a kind it does not take, or \
+             not issued by its authorities"
+        }
+        A::HandshakeFailure | A::ProtocolVersion | A::InsufficientSecurity => {
+            return format!(
+                "the client ended the handshake by the alert {}: it has no version or suite in \
+                 common with us that it would take",
+                alert::name(description)
+            );
+        }
+        _ => {
+            return format!(
+                "the client ended the handshake by the alert {}",
+                alert::name(description)
+            );
+        }
+    };
+    format!(
+        "the client does not trust our certificate, and said so by the alert {}: {distrust}",
+        alert::name(description)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{CertificateError, pki_types::UnixTime};
+
+    use super::*;
+
+    #[test]
+    fn text_names_dates_and_alerts() {
+        let expired = CertificateError::ExpiredContext {
+            time: UnixTime::since_unix_epoch(std::time::Duration::from_secs(9)),
+            not_after: UnixTime::since_unix_epoch(std::time::Duration::ZERO),
+        };
+        let words = text(&Error::InvalidCertificate(expired));
+        assert!(
+            words.ends_with("valid until 1970-01-01T00:00:00Z"),
+            "{words}"
+        );
+        let words = text(&Error::AlertReceived(AlertDescription::UnknownCA));
+        assert!(words.contains("does not trust our certificate"), "{words}");
+        assert!(words.contains("unknown_ca"), "{words}");
+    }
+}

@@ -1,0 +1,142 @@
+//! What a listener speaks.
+
+use std::sync::Arc;
+
+use rustls::{
+    NamedGroup, ServerConfig, SupportedProtocolVersion,
+    crypto::{CryptoProvider, SupportedKxGroup},
+    server::NoServerSessionStorage,
+};
+
+use crate::{
+    client_hello::Hello,
+    provider::{TlsError, provider, versions},
+    sessions::{Sessions, Visit},
+    settings::{RecordLayer, ServerSettings},
+    trust::Trust,
+};
+
+/// What a listener speaks, and the sessions that its clients may resume.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub(super) config: Arc<ServerConfig>,
+    /// The same for each key exchange group alone, preferred first: rustls chooses by the
+    /// client's preference.
+    by_group: Arc<[(NamedGroup, Arc<ServerConfig>)]>,
+    pub(super) sessions: Option<Arc<Sessions>>,
+}
+
+/// As `config` has it, and nothing is resumed but what it resumes by itself.
+impl From<Arc<ServerConfig>> for Server {
+    fn from(config: Arc<ServerConfig>) -> Self {
+        Self {
+            config,
+            by_group: Arc::default(),
+            sessions: None,
+        }
+    }
+}
+
+impl Server {
+    /// Whether records are our own.
+    pub(super) fn is_direct(&self) -> bool {
+        self.config.enable_secret_extraction
+    }
+
+    /// The configuration for one connection.
+    pub(super) fn terms(&self, hello: &Hello) -> Terms {
+        let config = hello
+            .preferred_group(self.by_group.iter().map(|(group, _)| *group))
+            .and_then(|group| self.by_group.iter().find(|(known, _)| *known == group))
+            .map_or(&self.config, |(_, config)| config);
+        match &self.sessions {
+            Some(sessions) if hello.may_resume() => {
+                let (config, visit) = sessions.visit(config);
+                Terms {
+                    config: Arc::new(config),
+                    visit: Some(visit),
+                }
+            }
+            _ => Terms::from(Arc::clone(config)),
+        }
+    }
+}
+
+/// What one connection is made with.
+pub(super) struct Terms {
+    pub(super) config: Arc<ServerConfig>,
+    /// To be told when the handshake is over.
+    pub(super) visit: Option<Arc<Visit>>,
+}
+
+impl From<Arc<ServerConfig>> for Terms {
+    fn from(config: Arc<ServerConfig>) -> Self {
+        Self {
+            config,
+            visit: None,
+        }
+    }
+}
+
+/// What a listener speaks, to clients that `trust` vouches for, or to all if there is
+/// none.
+///
+/// The choice of the record layer is in `enable_secret_extraction`, which
+/// [`RecordLayer::Direct`] needs and nothing else does.
+///
+/// # Errors
+/// If rustls refuses any part of it.
+pub fn server(
+    tls: &ServerSettings,
+    trust: Option<&Trust>,
+    records: RecordLayer,
+) -> Result<Server, TlsError> {
+    let all = provider(&tls.algorithms, records);
+    let versions = versions(tls.min_version, &all);
+    let spoken = |group: &&&'static dyn SupportedKxGroup| {
+        let mut versions = versions.iter();
+        versions.any(|version| group.usable_for_version(version.version))
+    };
+    let by_group = all.kx_groups.iter().filter(spoken).map(|group| {
+        let provider = CryptoProvider {
+            kx_groups: vec![*group],
+            ..all.clone()
+        };
+        let config = server_config(tls, trust, provider, &versions, records)?;
+        Ok((group.name(), Arc::new(config)))
+    });
+    let by_group = by_group.collect::<Result<_, TlsError>>()?;
+    let config = server_config(tls, trust, all, &versions, records)?;
+    Ok(Server {
+        by_group,
+        config: Arc::new(config),
+        sessions: tls.resumption.map(|lifetime| {
+            let verifier = trust.map(|Trust(verifier)| Arc::clone(verifier));
+            Arc::new(Sessions::new(verifier, lifetime))
+        }),
+    })
+}
+
+fn server_config(
+    tls: &ServerSettings,
+    trust: Option<&Trust>,
+    provider: CryptoProvider,
+    versions: &[&'static SupportedProtocolVersion],
+    records: RecordLayer,
+) -> Result<ServerConfig, TlsError> {
+    let builder =
+        ServerConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(versions)?;
+    let material = &tls.material;
+    let builder = match trust {
+        None => builder.with_no_client_auth(),
+        Some(Trust(verifier)) => builder.with_client_cert_verifier(Arc::clone(verifier) as _),
+    };
+    let mut config =
+        builder.with_single_cert(material.cert_chain.clone(), material.key.clone_key())?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.ignore_client_order = true;
+    config.enable_secret_extraction = records == RecordLayer::Direct;
+    config.alpn_protocols = tls.alpn.protocols();
+    Ok(config)
+}
