@@ -45,7 +45,7 @@ pub struct Certificate {
     pub issuer_cn: Option<String>,
     /// The serial number in hex, as `openssl x509 -serial` prints it.
     pub serial: String,
-    /// Names that it has and that cannot be read.
+    /// Errors of names that cannot be decoded.
     pub unreadable: Vec<Ambiguous>,
 }
 
@@ -59,12 +59,12 @@ pub enum Ambiguous {
     #[error("the certificate's subject has more than one common name")]
     SeveralCommonNames,
     /// A common name that cannot be decoded.
-    #[error("the certificate's common name is of a string type, or has bytes, that cannot be read")]
+    #[error("the certificate's common name has an unsupported string type or invalid bytes")]
     UndecodableCommonName,
     /// An organizational unit that cannot be decoded.
     #[error(
-        "an organizational unit of the certificate's subject is of a string type, or has bytes, \
-         that cannot be read"
+        "an organizational unit of the certificate's subject has an unsupported string type or \
+         invalid bytes"
     )]
     UndecodableUnit,
     /// A common name with control characters.
@@ -85,16 +85,16 @@ pub enum Ambiguous {
     #[error("an alternative name of the certificate has a constructed tag, which DER forbids")]
     ConstructedName,
     /// A DNS name with characters that are not allowed in one.
-    #[error("a DNS name in the certificate holds control or non-ASCII characters")]
+    #[error("a DNS name in the certificate contains control or non-ASCII characters")]
     UnreadableDnsName,
     /// A URI with characters that are not allowed in one.
-    #[error("a URI in the certificate holds control or non-ASCII characters")]
+    #[error("a URI in the certificate contains control or non-ASCII characters")]
     UnreadableUri,
     /// A URI with the scheme `spiffe` that is not a SPIFFE ID.
-    #[error("the certificate's SPIFFE ID is none: {0}")]
+    #[error("the certificate's SPIFFE ID is not valid: {0}")]
     InvalidSpiffeId(SpiffeError),
     /// A SPIFFE ID beside other URIs.
-    #[error("the certificate has other URIs beside a SPIFFE ID, which must be alone")]
+    #[error("the certificate has a SPIFFE ID and other URIs: a SPIFFE ID must be the only URI")]
     SeveralUris,
     /// More than [`MAX_NAMES`].
     #[error("the certificate has more than {MAX_NAMES} names")]
@@ -160,7 +160,7 @@ impl Certificate {
                 _ => {}
             }
         }
-        if let Some(id) = self.uri.iter().find(|uri| spiffe::is_meant(uri)) {
+        if let Some(id) = self.uri.iter().find(|uri| spiffe::has_spiffe_scheme(uri)) {
             if self.uri.len() > 1 {
                 return Err(Ambiguous::SeveralUris);
             }
@@ -306,7 +306,7 @@ pub fn check(read: &Certificate) {
     assert!(read.dns.len() + read.uri.len() <= MAX_NAMES);
     assert!(read.ou.len() <= MAX_NAMES);
     assert_eq!(read.spki.len(), 64);
-    if let Some(id) = read.uri.iter().find(|uri| spiffe::is_meant(uri)) {
+    if let Some(id) = read.uri.iter().find(|uri| spiffe::has_spiffe_scheme(uri)) {
         assert_eq!((read.uri.len(), spiffe::check(id)), (1, Ok(())), "{id}");
     }
 }

@@ -1,8 +1,8 @@
-//! Certificate revocation lists (CRLs, RFC 5280, section 5): what a list says, who
-//! signed it, and which lists are in force.
+//! Certificate revocation lists (CRLs, RFC 5280, section 5): parsing, signatures, and the
+//! revocation status of certificates.
 //!
-//! A list is bound to its issuer by name and key: a CA that was re-keyed under its old
-//! name has one list for each key. Signatures are verified once, when a list is loaded.
+//! A CRL belongs to the name and the key of its issuer: a CA that was re-keyed under the
+//! same name has one CRL for each key. Signatures are verified once, when a CRL is loaded.
 
 mod authorities;
 mod scope;
@@ -34,43 +34,42 @@ use crate::names;
 use scope::Scope;
 use serials::Serials;
 
-/// A parsed list.
+/// A parsed CRL.
 #[derive(Debug)]
 pub struct RevocationList {
     der: CertificateRevocationListDer<'static>,
-    /// The issuer's name, in backticks.
+    /// The issuer's name in backticks.
     pub issuer: String,
     raw_issuer: Box<[u8]>,
-    /// In the form in which equal names are equal byte by byte.
+    /// In canonical form: names that are equal by RFC 5280 are equal byte by byte.
     canonical_issuer: Box<[u8]>,
-    /// `cRLNumber`: big-endian, without leading zeros.
+    /// `cRLNumber`, big-endian, without leading zeros.
     number: Option<Box<[u8]>>,
     /// `thisUpdate`.
     pub this_update: Timestamp,
-    /// `nextUpdate`, which RFC 5280 requires.
+    /// `nextUpdate`. RFC 5280 requires it.
     pub next_update: Option<Timestamp>,
-    /// Whether it is of X.509 version 2, the only one that has extensions.
+    /// Only version 2 has extensions.
     pub is_version_2: bool,
-    /// `authorityKeyIdentifier`: a hint which key signed it.
+    /// `authorityKeyIdentifier`: identifies the key of the issuer.
     key_id: Option<Box<[u8]>>,
     scope: Scope,
     serials: Serials,
 }
 
 impl RevocationList {
-    /// The issuer's name in the form in which equal names are equal byte by byte.
+    /// The issuer's name in canonical form: names that are equal by RFC 5280 are equal byte by
+    /// byte.
     pub fn canonical_issuer(&self) -> &[u8] {
         &self.canonical_issuer
     }
 
-    /// Parses a list.
-    ///
     /// # Errors
-    /// What is wrong with it.
+    /// An error text that starts with "it", for the CRL.
     pub fn parse(der: CertificateRevocationListDer<'static>) -> Result<Self, String> {
         let (rest, parsed) = CertificateRevocationList::from_der(&der).map_err(malformed)?;
         if !rest.is_empty() {
-            return Err("something follows it".to_owned());
+            return Err("there are extra bytes after it".to_owned());
         }
         signature::parts(&der).ok_or_else(|| "it is not a signed structure".to_owned())?;
         let mut scope = Scope::default();
@@ -104,7 +103,6 @@ impl RevocationList {
         })
     }
 
-    /// The list as it was read.
     pub const fn der(&self) -> &CertificateRevocationListDer<'static> {
         &self.der
     }
@@ -114,27 +112,27 @@ impl RevocationList {
         &self.raw_issuer
     }
 
-    /// `authorityKeyIdentifier`.
+    /// `authorityKeyIdentifier`, if present.
     pub fn key_id(&self) -> Option<&[u8]> {
         self.key_id.as_deref()
     }
 
-    /// Whether it names this serial number, the content of a DER INTEGER.
-    pub fn names(&self, serial: &[u8]) -> bool {
+    /// Whether it lists a serial number, given as the content of a DER INTEGER.
+    pub fn lists_serial(&self, serial: &[u8]) -> bool {
         self.serials.contain(serial)
     }
 
-    /// The serial numbers that it names, without leading zeros.
+    /// The serial numbers that it lists, without leading zeros.
     pub fn serials(&self) -> impl Iterator<Item = &[u8]> {
         self.serials.iter()
     }
 
-    /// Whether it has expired at `now`.
+    /// A CRL without `nextUpdate` counts as expired.
     pub fn has_expired(&self, now: Timestamp) -> bool {
         self.next_update.is_none_or(|end| end <= now)
     }
 
-    /// "number 7 of 2026-01-01T00:00:00Z".
+    /// Number and date for messages: "number 7 of 2026-01-01T00:00:00Z".
     pub fn describe(&self) -> String {
         match &self.number {
             Some(number) => format!("number {} of {}", decimal(number), self.this_update),
@@ -142,32 +140,31 @@ impl RevocationList {
         }
     }
 
-    /// Whether it is older than another one of its issuer and partition.
+    /// Whether it is older than another CRL of its issuer and partition.
     pub fn is_older_than(&self, other: &Self) -> bool {
         let by_number = self.number.is_some() && other.number.is_some();
         self.compare_age(other, by_number).is_lt()
     }
 
-    /// By CRL number, then by `thisUpdate`. A list without a number violates RFC 5280;
-    /// if either has none, `thisUpdate` decides first.
+    /// Compares CRL numbers, then `thisUpdate`. A CRL without a number violates RFC 5280;
+    /// without `by_number`, `thisUpdate` is compared first.
     fn compare_age(&self, other: &Self, by_number: bool) -> Ordering {
         let number = |list: &Self| {
             list.number
                 .as_ref()
                 .map(|bytes| (bytes.len(), bytes.clone()))
         };
-        let by = |first: Ordering, second: Ordering| first.then(second);
         let numbers = number(self).cmp(&number(other));
         let times = self.this_update.cmp(&other.this_update);
         if by_number {
-            by(numbers, times)
+            numbers.then(times)
         } else {
-            by(times, numbers)
+            times.then(numbers)
         }
     }
 }
 
-/// The same bytes: everything else follows from them.
+/// All other fields are derived from the encoded CRL.
 impl PartialEq for RevocationList {
     fn eq(&self, other: &Self) -> bool {
         self.der == other.der
@@ -176,7 +173,7 @@ impl PartialEq for RevocationList {
 
 impl Eq for RevocationList {}
 
-/// A name in backticks; one without content can still be told apart in a sentence.
+/// A name for messages: in backticks, or "an empty name".
 pub fn display_name(name: &X509Name<'_>) -> String {
     match name.to_string() {
         empty if empty.is_empty() => "an empty name".to_owned(),
@@ -184,7 +181,7 @@ pub fn display_name(name: &X509Name<'_>) -> String {
     }
 }
 
-/// Times beyond the years that a timestamp can have become its bounds.
+/// Times out of the range of [`Timestamp`] become its minimum or maximum.
 pub fn timestamp(time: ASN1Time) -> Timestamp {
     let seconds = time.timestamp();
     Timestamp::from_second(seconds).unwrap_or(if seconds < 0 {
@@ -194,23 +191,23 @@ pub fn timestamp(time: ASN1Time) -> Timestamp {
     })
 }
 
-/// Explains a parser's error: the parser names what it looked for, not what is wrong.
+/// Explains an error of the parser, which names only the expected element.
 pub fn malformed(error: x509_parser::nom::Err<X509Error>) -> String {
     match X509Error::from(error) {
         X509Error::Der(_) | X509Error::NomError(_) | X509Error::Generic => {
-            "it is not well-formed, or is cut off".to_owned()
+            "it is malformed or truncated".to_owned()
         }
-        error => format!("it is not well-formed ({error})"),
+        error => format!("it is malformed ({error})"),
     }
 }
 
-/// An integer's bytes without leading zeros.
+/// Removes leading zeros of a big-endian integer.
 pub fn without_zeros(bytes: &[u8]) -> &[u8] {
     let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
     &bytes[zeros..]
 }
 
-/// Decimal if it fits a machine word, else hex: CRL numbers may have 20 bytes.
+/// Decimal up to 16 bytes, otherwise hexadecimal: CRL numbers can have 20 bytes.
 fn decimal(number: &[u8]) -> String {
     if number.len() <= 16 {
         let value = number

@@ -1,17 +1,17 @@
-//! Which of the intermediate certificates that a peer sends are used to build paths.
+//! Selection of the intermediates that are used to build paths.
 //!
-//! webpki tries every path from the client's certificate to a trust anchor. The
-//! client chooses the certificates that the paths go through: a dozen self-made CAs
-//! with one name make 200,000 paths, 46 ms of CPU, before webpki gives up. So webpki
-//! gets only certificates that an authority is known to have issued: starting from
-//! the trust anchors, each certificate is kept whose signature a kept issuer
-//! verifies. A client without a CA's key cannot get a certificate past this check.
+//! webpki tries every path from the client's certificate to a trust anchor, through
+//! certificates that the client chooses: a dozen self-made CAs with the same name make
+//! 200,000 paths, or 46 ms of CPU, before webpki gives up. Therefore webpki gets only
+//! certificates that an authority has issued: starting from the trust anchors, a
+//! certificate is selected if a trust anchor or a selected issuer signed it. A client that
+//! does not have the key of a CA cannot pass this check.
 //!
-//! The selection only removes certificates. What remains is verified by webpki in
-//! full, so a mistake here can refuse a client, and never accept one.
+//! Selection only removes certificates. webpki verifies the others completely, so an error
+//! here can refuse a client, but cannot accept one.
 //!
-//! Cost: each certificate is verified successfully at most once, and failures draw on
-//! a budget. Chains with fewer than two intermediates have few paths and are passed on.
+//! Cost: each certificate is verified successfully at most once, and failed checks use up a
+//! budget. Chains with fewer than two intermediates have few paths and skip the selection.
 
 mod outline;
 
@@ -21,11 +21,11 @@ use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnc
 
 use outline::{Outline, PublicKey};
 
-/// Failed signature checks for each client chain, in units of one P-256 check (some
-/// 50 µs). A chain without certificates of foreign issuers fails none.
-const FAILURES: u32 = 16;
+/// Budget for failed signature checks of a chain, in units of one P-256 check (about
+/// 50 µs). A chain without certificates of foreign issuers fails no check.
+const MAX_FAILURES: u32 = 16;
 
-/// What verifies the signatures of the certificates below.
+/// An issuer that is a trust anchor or below one.
 #[derive(Clone, Copy)]
 struct Issuer<'a> {
     subject: &'a [u8],
@@ -33,7 +33,7 @@ struct Issuer<'a> {
     key: PublicKey<'a>,
 }
 
-/// Selects the certificates that webpki may build paths of.
+/// Selects the certificates from which webpki builds paths.
 #[derive(Debug)]
 pub(super) struct IssuerSelection {
     /// The subject key identifiers of the trust anchors, in their order.
@@ -41,7 +41,6 @@ pub(super) struct IssuerSelection {
 }
 
 impl IssuerSelection {
-    /// Below the trust anchors `authorities`.
     pub(super) fn new(authorities: &[CertificateDer<'_>]) -> Self {
         let key_id = |der| Some(Outline::parse(der)?.subject_key_id?.into());
         Self {
@@ -49,8 +48,8 @@ impl IssuerSelection {
         }
     }
 
-    /// The intermediates that lead from `end_entity` to one of `anchors`, in their order.
-    /// The anchors are those of the authorities, possibly with their names rewritten.
+    /// The intermediates on paths from `end_entity` to `anchors`, in their order. `anchors`
+    /// belong to the authorities in [`Self::new`], possibly with rewritten names.
     pub(super) fn select<'a>(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -83,6 +82,7 @@ impl IssuerSelection {
     }
 }
 
+/// The intermediates on paths from `end_entity` to `issuers` whose signatures are valid.
 fn verified<'a, 'i>(
     end_entity: &'i CertificateDer<'_>,
     intermediates: &'i [CertificateDer<'a>],
@@ -100,7 +100,7 @@ fn verified<'a, 'i>(
     let needed = reachable(&leaf, &outlines);
     let mut verified = vec![false; outlines.len()];
     let mut kept = vec![false; outlines.len()];
-    // Each round tries the issuers that the round before has added.
+    // Each round tries the issuers that the previous round added.
     let mut tried = 0;
     while tried < issuers.len() {
         let round = tried..issuers.len();
@@ -114,7 +114,7 @@ fn verified<'a, 'i>(
             }
             let issuer = Issuer::from(outline);
             verified[n] = true;
-            // The last step of a path, so that webpki tries none that fails there.
+            // Check the last step too, so that webpki tries no path that fails there.
             kept[n] =
                 outline.subject != leaf.issuer || signatures.is_issued_by_any(&leaf, &[issuer]);
             issuers.push(issuer);
@@ -134,7 +134,7 @@ impl<'a> From<&Outline<'a>> for Issuer<'a> {
     }
 }
 
-/// Which of `outlines` may be above `leaf`, by their names.
+/// Which of `outlines` can be above `leaf`, by their names.
 fn reachable(leaf: &Outline<'_>, outlines: &[Option<Outline<'_>>]) -> Vec<bool> {
     let mut reached = vec![false; outlines.len()];
     let mut below = vec![leaf.issuer];
@@ -152,13 +152,13 @@ fn reachable(leaf: &Outline<'_>, outlines: &[Option<Outline<'_>>]) -> Vec<bool> 
     reached
 }
 
-/// Failed signature checks of a chain.
+/// The failed signature checks of a chain.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
     /// In units of one P-256 check.
     spent: u32,
-    /// Signatures and the keys that did not make them. A chain is verified again with its
-    /// names rewritten, and then these fail again.
+    /// Checks that failed. They fail again when the chain is verified a second time with
+    /// rewritten names.
     known: Vec<Failure>,
 }
 
@@ -168,15 +168,15 @@ struct Failure {
     key: Box<[u8]>,
 }
 
-/// Checks signatures as long as the budget for failures lasts.
+/// Checks signatures until the budget for failures is used up.
 struct Signatures<'a> {
     algorithms: &'a [&'a dyn SignatureVerificationAlgorithm],
     failures: &'a mut Failures,
 }
 
 impl Signatures<'_> {
-    /// Whether the key of one of `issuers` has signed `issued`. Issuers with the key
-    /// identifier that `issued` names are tried first.
+    /// Whether one of `issuers` signed `issued`. Issuers with the key identifier that
+    /// `issued` names are tried first.
     fn is_issued_by_any(&mut self, issued: &Outline<'_>, issuers: &[Issuer<'_>]) -> bool {
         let named = issuers
             .iter()
@@ -195,7 +195,7 @@ impl Signatures<'_> {
         if failed.any(|one| *one.signature == *issued.signature && *one.key == *key.bits) {
             return false;
         }
-        if *spent >= FAILURES {
+        if *spent >= MAX_FAILURES {
             return false;
         }
         let algorithm = self.algorithms.iter().find(|algorithm| {
@@ -217,9 +217,9 @@ impl Signatures<'_> {
     }
 }
 
-/// The cost of a check by `key`, in units of one by a P-256 key.
+/// The cost of a check with `key`, in units of one P-256 check.
 fn cost(key: &PublicKey<'_>, signed: &[u8]) -> u32 {
-    // Uncompressed points and moduli, with what is around them.
+    // Length of an uncompressed point, or of a modulus with its encoding.
     let by_key = match key.bits.len() {
         // Ed25519, P-256.
         0..=66 => 1,
@@ -232,11 +232,11 @@ fn cost(key: &PublicKey<'_>, signed: &[u8]) -> u32 {
         401..=600 => 2,
         _ => 6,
     };
-    by_key + u32::try_from(signed.len() / HASHED).unwrap_or(FAILURES)
+    by_key + u32::try_from(signed.len() / HASHED_BYTES).unwrap_or(MAX_FAILURES)
 }
 
 /// Bytes that are hashed in the time of one P-256 check.
-const HASHED: usize = 32 * 1024;
+const HASHED_BYTES: usize = 32 * 1024;
 
 #[cfg(test)]
 mod tests;

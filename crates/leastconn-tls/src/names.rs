@@ -1,14 +1,13 @@
-//! Text in names of certificates (`DirectoryString` and its relatives, X.520).
+//! Distinguished names: decoding of strings (X.520), and comparison by RFC 5280.
 
 use std::char::decode_utf16;
 
 use x509_parser::der_parser::asn1_rs::{Any, FromDer, Tag};
 
-/// The text of an attribute's value, decoded by its ASN.1 type. `None`: it is not of a
-/// string type, or its bytes are not of that type.
+/// Decodes an attribute value by its ASN.1 string type. `None` if it is not a string, or its
+/// bytes are not valid for the type.
 ///
-/// A `TeletexString` is read if it is ASCII: what its other bytes mean depends on who
-/// wrote them.
+/// A `TeletexString` must be ASCII: software disagrees on the meaning of other bytes.
 pub fn decode(value: &Any<'_>) -> Option<String> {
     let bytes = value.data;
     match value.tag() {
@@ -39,9 +38,9 @@ pub fn decode(value: &Any<'_>) -> Option<String> {
     }
 }
 
-/// A distinguished name in the form in which two names are equal if RFC 5280, section
-/// 7.1, says so: string types, letter case and runs of blanks do not matter. `name` is
-/// the whole SEQUENCE. What cannot be read is returned as it is.
+/// The canonical form of a distinguished name: names that are equal by RFC 5280, section
+/// 7.1, have the same form. It ignores string types, case and repeated spaces. `name` is the
+/// complete SEQUENCE. A name that does not parse is returned unchanged.
 pub fn canonical(name: &[u8]) -> Vec<u8> {
     match canonical_rdns(name) {
         Some(rdns) => tlv(0x30, &rdns.concat()),
@@ -49,8 +48,8 @@ pub fn canonical(name: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The relative names of [`canonical`]. Takes a name with or without a tag around it, as
-/// `GeneralName` has it. `None`: it cannot be read.
+/// The relative names of [`canonical`], each with its header. `None` if the name does not
+/// parse.
 pub fn canonical_rdns(name: &[u8]) -> Option<Vec<Vec<u8>>> {
     let (rest, sequence) = Any::from_der(name).ok()?;
     if !rest.is_empty() || sequence.tag() != Tag::Sequence {
@@ -88,13 +87,13 @@ fn canonical_attribute(attribute: &Any<'_>) -> Option<Vec<u8>> {
     Some(tlv(0x30, &[oid, &value].concat()))
 }
 
-/// Lower case, and single blanks between words.
+/// Converts to lower case, with single spaces between words.
 fn fold(text: &str) -> String {
     let words: Vec<_> = text.split_whitespace().map(str::to_lowercase).collect();
     words.join(" ")
 }
 
-/// A DER element.
+/// Encodes a DER element.
 pub fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut out = vec![tag];
     let length = content.len();

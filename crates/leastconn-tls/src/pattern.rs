@@ -1,9 +1,9 @@
-//! Patterns for what certificates say, and for names in SNI.
+//! Patterns for names in certificates and in SNI.
 //!
-//! `*` stands for exactly one whole label, or one whole segment of a URI's path,
-//! and only in a *pattern*: a name that holds a `*` matches nothing that is a
-//! wildcard, and as a DNS name nothing at all, so that a wildcard certificate never
-//! speaks for the names it covers.
+//! `*` in a pattern matches exactly one whole DNS label, or one whole segment of a URI's
+//! path. A `*` in a name is not a wildcard: such a name matches no pattern with a
+//! wildcard, and no DNS pattern at all. A wildcard certificate therefore does not match
+//! the names that it covers.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod drive;
@@ -21,57 +21,48 @@ pub use uri::UriPattern;
 
 use crate::spiffe::SpiffeError;
 
-/// Why a text is not a pattern.
+/// Why a text is not a valid pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PatternError {
-    /// There is nothing.
     #[error("it is empty")]
     Empty,
-    /// A `*` beside other characters of a label, or `**`.
+    /// A `*` next to other characters of a label, or `**`.
     #[error("`*` stands for one whole label: `*.example.com`, not `web*.example.com` or `**`")]
     PartialWildcard,
-    /// An empty label.
-    #[error("there is an empty label: a dot at an end, or two in a row")]
+    #[error("there is an empty label: a dot at the start or the end, or two dots in a row")]
     EmptyLabel,
     /// A label of more than 63, or a name of more than 253 characters.
     #[error("a DNS name has at most 253 characters, and each label at most 63")]
     TooLong,
-    /// A character that DNS names have not.
     #[error("a DNS name has letters, digits, `-` and `_` only, not {0:?}")]
     InvalidCharacter(char),
-    /// A name beyond ASCII.
     #[error("a DNS name in a certificate is ASCII: write its `xn--` form")]
     NotAscii,
-    /// Four numbers with dots.
     #[error("an IP address is not a DNS name; `source` matches addresses")]
     IpAddress,
-    /// A control character in a common name.
     #[error("a name with control characters is never accepted")]
     ControlCharacter,
-    /// A `*` where nothing is a wildcard.
-    #[error("`*` stands for nothing here: the text is compared as it is")]
+    /// A `*` in a text that has no wildcards.
+    #[error("`*` is not a wildcard here: the text is compared literally")]
     NoWildcards,
-    /// A `*` beside other characters of a URI's segment, in its authority, or a `**`
-    /// that is not at the end.
+    /// A `*` next to other characters of a segment or in the authority, or a `**` that is
+    /// not at the end.
     #[error(
         "`*` stands for one whole segment of a URI's path and `**` at its end for the rest: \
          `spiffe://example.org/ns/*/sa/web` or `https://example.org/ns/**`"
     )]
     PartialUriWildcard,
-    /// A `*` in a URI that can be read in two ways, or has no segments.
+    /// A `*` in a URI without segments, or that readers can interpret differently.
     #[error("{0}")]
     NotPlain(NotPlain),
-    /// No scheme.
     #[error("a URI begins with its scheme, as in `spiffe://example.org/web`")]
     NoScheme,
-    /// A character that URIs have not.
     #[error("a URI has visible ASCII characters only, not {0:?}")]
     NotUri(char),
-    /// It says `spiffe:`, and is no SPIFFE ID.
+    /// A URI with the scheme `spiffe` that is not a SPIFFE ID.
     #[error("{0}")]
     Spiffe(SpiffeError),
-    /// Not a hash of a public key.
     #[error(
         "the SHA-256 of a public key is 64 hexadecimal digits: `openssl x509 -in CLIENT.crt \
          -noout -pubkey | openssl pkey -pubin -outform DER | openssl dgst -sha256`"
@@ -79,7 +70,7 @@ pub enum PatternError {
     NotSpki,
 }
 
-/// A pattern for DNS names. Letters' case does not matter.
+/// A pattern for DNS names. Matching ignores case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DnsPattern<T = Box<str>> {
     /// In lower case.
@@ -87,10 +78,8 @@ pub struct DnsPattern<T = Box<str>> {
 }
 
 impl DnsPattern {
-    /// Reads a pattern.
-    ///
     /// # Errors
-    /// When it is not a DNS name, or has a `*` that is not a whole label.
+    /// If the text is not a DNS name, or has a `*` that is not a whole label.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         if text.is_empty() {
             return Err(PatternError::Empty);
@@ -114,29 +103,27 @@ impl DnsPattern {
 }
 
 impl<'a> DnsPattern<&'a str> {
-    /// The same, of the text of one that was read before.
+    /// A pattern from the text of another one, without checks.
     pub const fn parsed(text: &'a str) -> Self {
         Self { text }
     }
 }
 
 impl<T: AsRef<str>> DnsPattern<T> {
-    /// Whether `name` is among the names the pattern stands for.
     pub fn matches(&self, name: &str) -> bool {
         labels_match(self.as_str(), name, str::eq_ignore_ascii_case)
     }
 
-    /// Whether the pattern has a `*`, and so stands for more than one name.
     pub fn is_wildcard(&self) -> bool {
         self.as_str().contains('*')
     }
 
-    /// Whether every name that `other` stands for matches this one too.
+    /// Whether this pattern matches every name that `other` matches.
     pub fn covers(&self, other: &Self) -> bool {
         covers(self.as_str(), other.as_str())
     }
 
-    /// The pattern, in lower case.
+    /// In lower case.
     pub fn as_str(&self) -> &str {
         self.text.as_ref()
     }
@@ -148,21 +135,18 @@ impl<T: AsRef<str>> fmt::Display for DnsPattern<T> {
     }
 }
 
-/// A pattern for a subject's common name.
+/// A pattern for the common name of a subject.
 ///
-/// A common name may be any text, so it is compared byte by byte, case
-/// included. With a `*`, it is compared label by label.
+/// A common name can be any text, so the comparison is byte by byte and case-sensitive.
+/// With a `*`, the comparison is label by label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CnPattern<T = Box<str>> {
     text: T,
 }
 
 impl CnPattern {
-    /// Reads a pattern.
-    ///
     /// # Errors
-    /// When it is empty, has control characters, or a `*` that is not a whole
-    /// label.
+    /// If the text is empty, or has control characters or a `*` that is not a whole label.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         if text.is_empty() {
             return Err(PatternError::Empty);
@@ -185,14 +169,13 @@ impl CnPattern {
 }
 
 impl<'a> CnPattern<&'a str> {
-    /// The same, of the text of one that was read before.
+    /// A pattern from the text of another one, without checks.
     pub const fn parsed(text: &'a str) -> Self {
         Self { text }
     }
 }
 
 impl<T: AsRef<str>> CnPattern<T> {
-    /// Whether `name` is among the names the pattern stands for.
     pub fn matches(&self, name: &str) -> bool {
         if self.is_wildcard() {
             labels_match(self.as_str(), name, |pattern, label| pattern == label)
@@ -201,18 +184,16 @@ impl<T: AsRef<str>> CnPattern<T> {
         }
     }
 
-    /// Whether the pattern has a `*`, and so stands for more than one name.
     pub fn is_wildcard(&self) -> bool {
         self.as_str().contains('*')
     }
 
-    /// Whether every name that `other` stands for matches this one too.
+    /// Whether this pattern matches every name that `other` matches.
     pub fn covers(&self, other: &Self) -> bool {
         self.as_str() == other.as_str()
             || (self.is_wildcard() && covers(self.as_str(), other.as_str()))
     }
 
-    /// The pattern.
     pub fn as_str(&self) -> &str {
         self.text.as_ref()
     }
@@ -276,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_is_exactly_one_whole_label() {
+    fn wildcard_matches_one_whole_label() {
         let pattern = dns("*.LB.com");
         assert!(pattern.matches("client1.lb.com"));
         assert!(pattern.matches("CLIENT1.Lb.Com"));
@@ -296,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_in_a_name_widens_nothing() {
+    fn wildcards_in_names_are_literal() {
         for pattern in ["*.lb.com", "client1.lb.com", "*", "*.*"] {
             for name in ["*.lb.com", "*", "*.*", "client*.lb.com"] {
                 assert!(!dns(pattern).matches(name), "{pattern} {name}");
@@ -306,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_beside_other_characters_is_refused() {
+    fn partial_wildcards_are_invalid() {
         for text in ["web*.lb.com", "**.lb.com", "*a", "a.**", "w*b.lb.com"] {
             assert_eq!(DnsPattern::parse(text), Err(PatternError::PartialWildcard));
             assert_eq!(CnPattern::parse(text), Err(PatternError::PartialWildcard));
@@ -314,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_no_dns_name() {
+    fn invalid_dns_names_are_reported() {
         for (text, error) in [
             ("", PatternError::Empty),
             (".", PatternError::EmptyLabel),
@@ -334,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_common_name_is_compared_as_it_is() {
+    fn common_names_are_compared_literally() {
         let name = CnPattern::parse("Alice of Example, Inc.").unwrap();
         assert!(name.matches("Alice of Example, Inc."));
         assert!(!name.matches("alice of example, inc."));
@@ -345,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn covering_is_matching_for_all() {
+    fn covering_pattern_matches_all_names() {
         assert!(dns("*.lb.com").covers(&dns("a.lb.com")));
         assert!(dns("*.lb.com").covers(&dns("*.lb.com")));
         assert!(!dns("a.lb.com").covers(&dns("*.lb.com")));

@@ -1,37 +1,33 @@
-//! SPIFFE IDs, by the letter of their standard: a trust domain and a path, in the
-//! few characters that nobody can read in two ways.
+//! Strict validation of SPIFFE IDs.
 //!
-//! An ID is compared as text, so there must be one way only to write it. What a
-//! general URI may have besides (a port, a user, a query, escapes, capitals in the
-//! trust domain) makes it no SPIFFE ID; nothing is normalized.
+//! IDs are compared as text, so each ID must have only one spelling. A port, a user, a
+//! query, percent-encoding or an upper-case letter in the trust domain make a URI invalid
+//! as a SPIFFE ID. Nothing is normalized.
 //!
 //! Source: SPIFFE-ID, sections 2 to 2.3 (trust domain, path, length).
 
-/// What an ID begins with.
 pub const PREFIX: &str = "spiffe://";
 
-/// Bytes of a whole ID, at most.
-const LONGEST: usize = 2048;
+/// Maximum length of an ID in bytes.
+const MAX_LENGTH: usize = 2048;
 
-/// Bytes of a trust domain, at most.
-const LONGEST_TRUST_DOMAIN: usize = 255;
+/// Maximum length of a trust domain in bytes.
+const MAX_TRUST_DOMAIN_LENGTH: usize = 255;
 
 /// Why a text is not a SPIFFE ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpiffeError {
-    /// It does not begin with the scheme, in lower case, and two slashes.
     #[error("a SPIFFE ID begins with `spiffe://`, in lower case")]
     Scheme,
-    /// There is no trust domain.
     #[error("a SPIFFE ID has a trust domain after `spiffe://`")]
     NoTrustDomain,
-    /// A port, a user, or another character that trust domains have not.
+    /// A port, a user, or a character that is not allowed in trust domains.
     #[error(
         "a SPIFFE trust domain has lower-case letters, digits, `.`, `-` and `_` only, not {0:?}"
     )]
     TrustDomain(char),
-    /// An escape, a query, a fragment, or another character that paths have not.
+    /// Percent-encoding, a query, a fragment, or a character that is not allowed in paths.
     #[error("a SPIFFE path has letters, digits, `.`, `-` and `_` only, not {0:?}")]
     Path(char),
     /// `//`, or a `/` at the end.
@@ -40,33 +36,33 @@ pub enum SpiffeError {
     /// `.` or `..`
     #[error("a SPIFFE path has no segments `.` or `..`")]
     DotSegment,
-    /// More bytes than there may be.
     #[error("a SPIFFE ID has at most 2048 bytes, and its trust domain at most 255")]
     TooLong,
 }
 
-/// Whether a URI's scheme is SPIFFE's, in whatever case: then it must be an ID.
-pub fn is_meant(uri: &str) -> bool {
+/// Whether the scheme of a URI is `spiffe`, in upper or lower case. Such a URI must be a
+/// valid ID.
+pub fn has_spiffe_scheme(uri: &str) -> bool {
     uri.as_bytes()
         .get(..7)
         .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"spiffe:"))
 }
 
-/// Whether a text is a SPIFFE ID. A trust domain alone is one, too.
+/// Checks that a text is a SPIFFE ID. The path may be absent.
 ///
 /// # Errors
-/// With the first thing that is wrong.
+/// The first violation.
 pub fn check(text: &str) -> Result<(), SpiffeError> {
     check_parts(text, |segment, _| check_segment(segment))
 }
 
-/// The same, with the caller's own opinion of path segments. It is given each of
-/// them, and whether it is the last.
+/// Like [`check`], with another check for path segments, which gets each segment and
+/// whether it is the last one.
 pub(crate) fn check_parts<E: From<SpiffeError>>(
     text: &str,
     segment: impl Fn(&str, bool) -> Result<(), E>,
 ) -> Result<(), E> {
-    if text.len() > LONGEST {
+    if text.len() > MAX_LENGTH {
         return Err(SpiffeError::TooLong.into());
     }
     let rest = text.strip_prefix(PREFIX).ok_or(SpiffeError::Scheme)?;
@@ -82,7 +78,7 @@ fn check_trust_domain(text: &str) -> Result<(), SpiffeError> {
     if text.is_empty() {
         return Err(SpiffeError::NoTrustDomain);
     }
-    if text.len() > LONGEST_TRUST_DOMAIN {
+    if text.len() > MAX_TRUST_DOMAIN_LENGTH {
         return Err(SpiffeError::TooLong);
     }
     let good = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '.' | '-' | '_');
@@ -123,9 +119,9 @@ mod tests {
         }
     }
 
-    /// Row 12 of the matrix of threats.
+    /// Row 12 in `docs/threats.md`.
     #[test]
-    fn case_dots_escapes_ports_queries_and_length_make_it_none() {
+    fn invalid_spiffe_ids_are_refused() {
         use SpiffeError::{
             DotSegment, EmptySegment, NoTrustDomain, Path, Scheme, TooLong, TrustDomain,
         };
@@ -173,19 +169,19 @@ mod tests {
     }
 
     #[test]
-    fn who_says_spiffe_means_it() {
+    fn scheme_is_recognized_in_any_case() {
         for uri in ["spiffe://td", "SPIFFE:x", "sPiFfE:"] {
-            assert!(is_meant(uri), "{uri}");
+            assert!(has_spiffe_scheme(uri), "{uri}");
         }
         for uri in ["spiffe", "https://spiffe:1", "", "spiff\u{e9}:"] {
-            assert!(!is_meant(uri), "{uri}");
+            assert!(!has_spiffe_scheme(uri), "{uri}");
         }
     }
 
     proptest! {
-        /// Checked against another way of saying the same.
+        /// Compares with a second implementation.
         #[test]
-        fn an_id_is_its_parts(text in "(spiffe://|SPIFFE://|spiffe:/)?[a-zA-B./?%:@ _-]{0,20}") {
+        fn both_implementations_agree(text in "(spiffe://|SPIFFE://|spiffe:/)?[a-zA-B./?%:@ _-]{0,20}") {
             let good = text.strip_prefix("spiffe://").is_some_and(|rest| {
                 let (domain, path) = match rest.find('/') {
                     Some(at) => (&rest[..at], Some(&rest[at + 1..])),

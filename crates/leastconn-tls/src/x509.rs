@@ -1,4 +1,4 @@
-//! What certificates hold that both the configuration and the handshake look at.
+//! Parts of X.509 that both the configuration and chain verification check.
 
 pub mod constraints;
 pub mod extensions;

@@ -109,7 +109,7 @@ impl Index {
         for (key, text) in texts {
             rows.push(self.with_text(clients, key, text));
             let forms = self.forms.iter().filter(|(of, _)| *of == key);
-            for blank in forms.filter_map(|(_, form)| form.blank(text)) {
+            for blank in forms.filter_map(|(_, form)| form.candidate(text)) {
                 // One that is a pattern of this form already was looked up above.
                 if blank != text {
                     rows.push(self.with_text(clients, key, &blank));

@@ -174,7 +174,7 @@ impl Loader<'_> {
                  configuration of `openssl ca`"
                     .to_owned(),
             ),
-            SignatureError::MayNotSign => (
+            SignatureError::NoCrlSign => (
                 format!("{what} is signed by an authority whose key usage lacks cRLSign"),
                 format!(
                     "issue the certificate of {issuer} anew with `keyUsage = critical, \

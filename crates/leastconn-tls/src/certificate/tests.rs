@@ -15,7 +15,7 @@ fn read(leaf: LeafBuilder<'_>) -> Result<Certificate, Ambiguous> {
 }
 
 #[test]
-fn one_common_name_and_dns_names_in_their_order() {
+fn names_are_read_in_order() {
     let read = read(
         leaf("client1.lb.com")
             .ou("one")
@@ -29,7 +29,7 @@ fn one_common_name_and_dns_names_in_their_order() {
 }
 
 #[test]
-fn two_common_names_are_ambiguous_however_they_are_written() {
+fn several_common_names_are_refused() {
     for leaf in [
         leaf("a").extra_cn("b"),
         leaf("a").joined_cn("b"),
@@ -42,7 +42,7 @@ fn two_common_names_are_ambiguous_however_they_are_written() {
 }
 
 #[test]
-fn a_common_name_is_plain_text() {
+fn control_characters_in_common_names_are_refused() {
     for bytes in [
         &b"a\0b"[..],
         b"\0",
@@ -101,7 +101,7 @@ fn names_are_decoded_by_their_string_type() {
 }
 
 #[test]
-fn undecodable_names_are_kept_for_rules_that_ask() {
+fn undecodable_names_are_reported() {
     use Ambiguous as A;
     for (leaf, error) in [
         (leaf("").raw_cn_bytes(b"\xff"), A::UndecodableCommonName),
@@ -134,13 +134,13 @@ fn constructed_tags_of_alternative_names_are_refused() {
 }
 
 #[test]
-fn an_empty_name_is_none() {
+fn empty_common_name_is_absent() {
     assert_eq!(read(leaf("")).unwrap().cn, None);
     assert_eq!(read(leaf("x").no_cn()).unwrap().cn, None);
 }
 
 #[test]
-fn a_dns_name_is_visible_ascii() {
+fn dns_names_must_be_visible_ascii() {
     for name in ["a\0.example", "a\n", "a b", "\u{7f}", "a\t"] {
         let read = read(leaf("a").dns("good.example").dns(name));
         assert_eq!(read, Err(Ambiguous::UnreadableDnsName), "{name:?}");
@@ -148,7 +148,7 @@ fn a_dns_name_is_visible_ascii() {
 }
 
 #[test]
-fn only_dns_names_are_dns_names() {
+fn other_names_are_not_dns_names() {
     let read = read(
         leaf("cn.example")
             .uri("spiffe://uri.example/a")
@@ -159,15 +159,15 @@ fn only_dns_names_are_dns_names() {
 }
 
 #[test]
-fn a_wildcard_is_kept_as_the_text_it_is() {
+fn wildcards_are_kept_literally() {
     let read = read(leaf("*").dns("*.example")).unwrap();
     assert_eq!(read.cn.as_deref(), Some("*"));
     assert_eq!(read.dns, ["*.example"]);
 }
 
-/// Against rustls' own reading of the same certificate.
+/// Compares with the key that rustls parses.
 #[test]
-fn the_key_is_the_sha_256_of_the_subject_public_key_info() {
+fn spki_is_the_hash_of_the_public_key() {
     for cert in [leaf("a").build(), leaf("a").rsa().build()] {
         let read = Certificate::from_der(cert.der()).unwrap();
         let parsed = rustls::server::ParsedCertificate::try_from(cert.der()).unwrap();
@@ -179,7 +179,7 @@ fn the_key_is_the_sha_256_of_the_subject_public_key_info() {
 }
 
 #[test]
-fn a_serial_number_reads_as_openssl_prints_it() {
+fn serial_numbers_are_formatted_as_by_openssl() {
     let cert = leaf("a").build();
     let read = Certificate::from_der(cert.der()).unwrap();
     assert_eq!(read.serial.to_lowercase(), cert.serial_hex);
@@ -190,7 +190,7 @@ fn a_serial_number_reads_as_openssl_prints_it() {
 }
 
 #[test]
-fn what_follows_the_certificate_is_not_passed_over() {
+fn trailing_bytes_are_refused() {
     let mut der = leaf("a").build().der().to_vec();
     der.push(0);
     assert_eq!(Certificate::from_der(&der), Err(Ambiguous::Unreadable));
@@ -206,9 +206,9 @@ static GOOD: LazyLock<Cert> = LazyLock::new(|| {
 });
 
 proptest! {
-    /// The bytes come from outside: nothing in them may panic the process.
+    /// Modified certificates cause no panic and yield no control characters.
     #[test]
-    fn no_bytes_panic_or_smuggle_controls(
+    fn modified_certificates_are_read_safely(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         cut in any::<Option<prop::sample::Index>>(),
     ) {
@@ -226,5 +226,4 @@ proptest! {
     }
 }
 
-/// Row by row, what is hostile in a certificate.
 mod hostile;

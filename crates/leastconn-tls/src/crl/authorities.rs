@@ -1,5 +1,5 @@
-//! Which authorities are revoked. An authority is trusted as it stands, so verifying a
-//! chain does not look for what is above it.
+//! Revocation of authorities. Chain verification ends at a trusted authority, so it does
+//! not notice that the authority itself, or an authority above it, is revoked.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -9,18 +9,18 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use super::{CrlStore, signature};
 use crate::names;
 
-/// The list that revokes an authority, or an authority above it.
+/// The CRL that revokes an authority, or an authority above it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
-    /// The list's issuer.
+    /// Issuer of the CRL.
     pub issuer: String,
-    /// The list's file.
+    /// File of the CRL.
     pub file: Arc<str>,
 }
 
 impl CrlStore {
-    /// What revokes each of these authorities, in their order. An authority is revoked
-    /// if a list names it, or if all those of `authorities` that issued it are revoked.
+    /// The revocation of each authority, in their order. An authority is revoked if a CRL
+    /// lists it, or if all its issuers among `authorities` are revoked.
     pub fn revoked_authorities(
         &self,
         authorities: &[CertificateDer<'_>],
@@ -37,7 +37,7 @@ impl CrlStore {
         let mut revoked: Vec<_> = authorities
             .iter()
             .zip(&parsed)
-            .map(|(der, parsed)| self.naming(der, parsed.as_ref()?, algorithms))
+            .map(|(der, parsed)| self.listing(der, parsed.as_ref()?, algorithms))
             .collect();
         if revoked.iter().all(Option::is_none) {
             return revoked;
@@ -55,7 +55,7 @@ impl CrlStore {
             .zip(&parsed)
             .map(|(der, child)| issuers(der, child.as_ref(), &by_name, algorithms))
             .collect();
-        // Each round goes one level down.
+        // Each round finds an authority below revoked ones.
         loop {
             let below = (0..authorities.len()).find_map(|at| {
                 let above = &issuers[at];
@@ -71,16 +71,16 @@ impl CrlStore {
         }
     }
 
-    /// The list that names an authority's certificate: its issuer's name must be the
-    /// list's, and its signature of the list's key.
-    fn naming(
+    /// The CRL that lists an authority's certificate: the issuer must have the CRL's name,
+    /// and the key that signed both.
+    fn listing(
         &self,
         der: &CertificateDer<'_>,
         certificate: &X509Certificate<'_>,
         algorithms: &[&dyn SignatureVerificationAlgorithm],
     ) -> Option<Revocation> {
         let one = self.of_name(certificate.issuer().as_raw()).find(|one| {
-            one.list.names(certificate.raw_serial())
+            one.list.lists_serial(certificate.raw_serial())
                 && one
                     .keys
                     .iter()
@@ -93,11 +93,11 @@ impl CrlStore {
     }
 }
 
-/// Positions and public keys (SubjectPublicKeyInfo) of authorities, by their subjects in
-/// canonical form.
+/// Indices and public keys (SubjectPublicKeyInfo) of authorities, by subject in canonical
+/// form.
 type ByName<'a> = HashMap<Vec<u8>, Vec<(usize, &'a [u8])>>;
 
-/// The positions of those that issued a certificate.
+/// The indices of the authorities that issued a certificate.
 fn issuers(
     der: &CertificateDer<'_>,
     certificate: Option<&X509Certificate<'_>>,

@@ -1,5 +1,5 @@
-//! Which of its issuer's certificates a list is about: all of them, or one partition
-//! (issuing distribution point, RFC 5280, section 5.2.5).
+//! The scope of a CRL: all certificates of its issuer, or one partition (issuing
+//! distribution point, RFC 5280, section 5.2.5).
 
 use x509_parser::{
     certificate::X509Certificate,
@@ -10,37 +10,37 @@ use x509_parser::{
     oid_registry::OID_X509_EXT_CRL_DISTRIBUTION_POINTS,
 };
 
-/// What a certificate is in its chain.
+/// The role of a certificate in its chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The client's or the server's own.
+    /// The peer's own certificate.
     EndEntity,
-    /// It issued the one below it.
+    /// A CA certificate above it.
     Issuer,
 }
 
-/// What a list covers. The default is everything that its issuer issued.
+/// What a CRL covers. The default is every certificate of its issuer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Scope {
-    /// The extension's value: lists with the same one replace each other.
+    /// The value of the extension. A newer CRL with the same value replaces an older one.
     pub(super) raw: Box<[u8]>,
     users_only: bool,
     issuers_only: bool,
-    /// It names a distribution point: it is a partition.
+    /// Whether it names a distribution point, and so covers only a partition.
     is_partition: bool,
-    /// Where the list is published.
+    /// Where the CRL is published.
     pub(super) uris: Vec<String>,
 }
 
-/// How a list relates to a certificate of its issuer.
+/// Whether a CRL covers a certificate of its issuer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coverage {
-    /// It decides about the certificate.
+    /// The CRL shows whether the certificate is revoked.
     Full,
-    /// The certificate names no distribution point, so it may be in any partition: the
-    /// list can revoke it, but not show that it is good.
+    /// The certificate names no distribution point, so it can be in any partition. The CRL
+    /// can revoke it, but cannot show that it is good.
     RevokesOnly,
-    /// It says nothing about the certificate.
+    /// The CRL does not cover the certificate.
     None,
 }
 
@@ -74,12 +74,12 @@ impl Scope {
     }
 }
 
-/// Where a certificate says that its list is published.
+/// The distribution points that a certificate names for its CRL.
 #[derive(Debug)]
 pub(super) enum Points {
-    /// It does not say.
+    /// There is no such extension.
     Absent,
-    /// Empty if none of its distribution points can be used.
+    /// Empty if no distribution point is supported.
     Uris(Vec<String>),
 }
 
@@ -94,7 +94,7 @@ impl Points {
         let ParsedExtension::CRLDistributionPoints(points) = extension else {
             return Self::Uris(Vec::new());
         };
-        // Points of indirect lists, and of lists for some reasons only, are not used.
+        // Indirect CRLs and CRLs for some reasons only are not supported.
         let usable = |point: &&CRLDistributionPoint<'_>| {
             point.crl_issuer.is_none() && point.reasons.is_none()
         };
@@ -106,7 +106,6 @@ impl Points {
         )
     }
 
-    /// Empty if it names none.
     pub(super) fn into_uris(self) -> Vec<String> {
         match self {
             Self::Absent => Vec::new(),

@@ -1,13 +1,13 @@
-//! Serial numbers of a list, packed: lists may have a million entries.
+//! The serial numbers of a CRL in one allocation: CRLs can have a million entries.
 
 use super::without_zeros;
 
-/// Sorted serial numbers in one allocation, without leading zeros: some CAs write
-/// them with one and some without, and both mean the same certificate.
+/// Sorted serial numbers without leading zeros. Some CAs write a leading zero and some do
+/// not, for the same certificate.
 #[derive(Debug, Default)]
 pub(super) struct Serials {
     bytes: Box<[u8]>,
-    /// Where each number ends in `bytes`.
+    /// The end of each number in `bytes`.
     ends: Box<[u32]>,
 }
 
@@ -47,7 +47,7 @@ impl<'a> FromIterator<&'a [u8]> for Serials {
         let bytes = all.concat();
         let mut end = 0;
         let ends = all.iter().map(|serial| {
-            // Files of more than 64 MiB are not read.
+            // Fits: files over 64 MiB are not read.
             end += serial.len() as u32;
             end
         });

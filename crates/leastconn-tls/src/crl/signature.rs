@@ -1,4 +1,4 @@
-//! Whose signature a list carries.
+//! Verification of CRL signatures.
 
 use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
@@ -6,25 +6,25 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use super::RevocationList;
 use crate::names;
 
-/// Why an authority's certificate does not vouch for a list.
+/// Why an authority did not sign a CRL, or must not.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SignatureError {
-    /// The list is of another issuer.
+    /// The CRL names another issuer.
     OtherName,
-    /// The name is right, and the key is another one, or the list was changed.
+    /// The name matches, and another key signed the CRL, or the CRL was modified.
     OtherKey,
-    /// The name is right, and the list's signature algorithm is not supported.
+    /// The name matches, and the signature algorithm of the CRL is not supported.
     Algorithm(String),
     /// The authority's key usage lacks cRLSign.
-    MayNotSign,
+    NoCrlSign,
 }
 
 impl RevocationList {
-    /// Verifies that an authority signed it. Returns the authority's public key
+    /// Verifies that an authority signed the CRL. Returns the authority's public key
     /// (SubjectPublicKeyInfo).
     ///
     /// # Errors
-    /// Why it did not, or may not.
+    /// If it did not, or if its key usage lacks cRLSign.
     pub fn signed_by(
         &self,
         authority: &CertificateDer<'_>,
@@ -41,12 +41,12 @@ impl RevocationList {
         match authority.key_usage() {
             Ok(None) => Ok(spki.into()),
             Ok(Some(usage)) if usage.value.crl_sign() => Ok(spki.into()),
-            _ => Err(SignatureError::MayNotSign),
+            _ => Err(SignatureError::NoCrlSign),
         }
     }
 }
 
-/// Verifies a signed DER structure (certificate or list) with a public key.
+/// Verifies the signature of a certificate or CRL with a public key.
 pub(super) fn verify(
     der: &[u8],
     spki: &[u8],
@@ -71,19 +71,19 @@ pub(super) fn verify(
     verified.then_some(()).ok_or(SignatureError::OtherKey)
 }
 
-/// `SEQUENCE { message, SEQUENCE algorithm, BIT STRING signature }`, as RFC 5280 has it
-/// for certificates and lists: the message whole, of the others the content.
+/// Splits a certificate or CRL: `SEQUENCE { message, SEQUENCE algorithm, BIT STRING
+/// signature }`. Returns the message with its header, and the contents of the others.
 pub(super) fn parts(der: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let (content, _) = body(der)?;
     let (_, after_message) = body(content)?;
     let message = &content[..content.len() - after_message.len()];
     let (algorithm, after_algorithm) = body(after_message)?;
     let (signature, _) = body(after_algorithm)?;
-    // The first byte counts unused bits, of which a signature has none.
+    // The first byte is the number of unused bits.
     Some((message, algorithm, signature.strip_prefix(&[0])?))
 }
 
-/// The content of a DER element, and what follows it.
+/// The content of the first DER element, and the bytes after it.
 fn body(der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (_tag, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;
@@ -101,7 +101,7 @@ fn body(der: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(length)
 }
 
-/// The name of a signature algorithm, for messages. `identifier`: the content of an
+/// The name of a signature algorithm for messages. `identifier` is the content of an
 /// AlgorithmIdentifier, which begins with an OID.
 fn name(identifier: &[u8]) -> String {
     const KNOWN: [(&[u8], &str); 9] = [

@@ -1,4 +1,4 @@
-//! The lists of one `tls` table that are in force, and what they say of a certificate.
+//! The CRLs of one `tls` table that are in force, and the status of certificates.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,86 +12,83 @@ use super::{
     scope::{Coverage, Points, Role},
 };
 
-/// A list with what is known of it beyond its own content.
+/// A CRL with its origin and the keys that signed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
-    /// The list.
     pub list: Arc<RevocationList>,
-    /// The file that it is in, as configured.
+    /// Path of its file, as configured.
     pub file: Arc<str>,
-    /// The public keys (SubjectPublicKeyInfo) that its signature was verified with, all
-    /// of authorities of its issuer's name.
+    /// The public keys (SubjectPublicKeyInfo) that verify its signature. All belong to
+    /// authorities with its issuer's name.
     pub keys: Vec<Box<[u8]>>,
 }
 
-/// A list that is in force.
+/// A CRL that is in force.
 pub type InForce = Loaded;
 
-/// A list that another one replaces.
+/// A CRL that a newer one replaces.
 #[derive(Clone, Debug)]
 pub struct Superseded {
-    /// The list that is ignored.
     pub ignored: Loaded,
-    /// The list that is in force in its place.
+    /// The CRL that is in force instead.
     pub by: Loaded,
-    /// The ignored list is the younger one by `thisUpdate`: its issuer may have started
-    /// numbering anew.
+    /// Whether the ignored CRL is newer by `thisUpdate`: its issuer may have restarted the
+    /// numbering.
     pub is_younger_by_date: bool,
 }
 
-/// The lists in force: of each issuer (name and key) and partition the newest.
+/// The CRLs in force: the newest one for each issuer (name and key) and partition.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CrlStore {
     lists: Vec<InForce>,
     by_issuer: HashMap<Box<[u8]>, Vec<usize>>,
 }
 
-/// What the lists say of one certificate.
+/// The revocation status of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// It is not revoked.
+    /// Not revoked.
     Good {
-        /// The first `nextUpdate` of the lists that say so.
+        /// The first `nextUpdate` of the CRLs that were consulted.
         until: Timestamp,
     },
-    /// It is revoked.
     Revoked {
-        /// The list's issuer.
+        /// Issuer of the CRL.
         issuer: String,
-        /// The list's file.
+        /// File of the CRL.
         file: Arc<str>,
     },
-    /// The list that decides has expired.
+    /// The CRL that covers the certificate has expired.
     Expired {
-        /// The list's issuer.
+        /// Issuer of the CRL.
         issuer: String,
-        /// The list's file.
+        /// File of the CRL.
         file: Arc<str>,
-        /// When it expired.
+        /// `nextUpdate` of the CRL.
         at: Timestamp,
     },
-    /// No list decides.
+    /// No CRL covers the certificate.
     Unknown(Missing),
 }
 
-/// Why no list decides about a certificate.
+/// Why no CRL covers a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// None is of its issuer's name.
+    /// No CRL has the name of its issuer.
     Issuer,
-    /// Those of its issuer's name are signed with another key.
+    /// The CRLs with the name of its issuer are signed with another key.
     Key,
-    /// Those of its issuer are for other distribution points.
+    /// The CRLs of its issuer are for other distribution points.
     Partition {
-        /// Those of the lists.
+        /// Distribution points of the CRLs.
         lists: Vec<String>,
-        /// Those of the certificate.
+        /// Distribution points of the certificate.
         certificate: Vec<String>,
     },
 }
 
 impl CrlStore {
-    /// Keeps the newest list of each issuer and partition.
+    /// Keeps the newest CRL of each issuer and partition, and returns the others too.
     pub fn new(loaded: Vec<Loaded>) -> (Self, Vec<Superseded>) {
         let mut groups: Vec<Vec<Loaded>> = Vec::new();
         let mut known: HashMap<_, usize> = HashMap::new();
@@ -129,7 +126,7 @@ impl CrlStore {
         (store, superseded)
     }
 
-    /// Those of the same issuer (name and key) and partition as `other`.
+    /// The CRLs with the same issuer (name and key) and partition as `other`.
     pub fn like<'a>(&'a self, other: &'a Loaded) -> impl Iterator<Item = &'a InForce> {
         self.of_name(&other.list.raw_issuer).filter(|one| {
             one.list.scope.raw == other.list.scope.raw
@@ -137,12 +134,10 @@ impl CrlStore {
         })
     }
 
-    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.lists.is_empty()
     }
 
-    /// All that are in force.
     pub fn lists(&self) -> &[InForce] {
         &self.lists
     }
@@ -153,7 +148,7 @@ impl CrlStore {
         positions.iter().map(|&position| &self.lists[position])
     }
 
-    /// Those of an issuer, by name (DER) and key (SubjectPublicKeyInfo).
+    /// The CRLs of an issuer, by name (DER) and key (SubjectPublicKeyInfo).
     pub fn of_issuer<'a>(
         &'a self,
         name: &[u8],
@@ -163,8 +158,8 @@ impl CrlStore {
             .filter(move |one| one.keys.iter().any(|known| **known == *key))
     }
 
-    /// What they say of a certificate whose issuer has the public key `issuer`
-    /// (SubjectPublicKeyInfo), at `now`.
+    /// The status at `now` of a certificate whose issuer has the public key `issuer`
+    /// (SubjectPublicKeyInfo).
     pub fn status(
         &self,
         certificate: &X509Certificate<'_>,
@@ -187,24 +182,27 @@ impl CrlStore {
                 coverage => Some((one, coverage)),
             })
             .collect();
-        // A list that has expired still revokes what it names.
+        // An expired CRL still revokes the certificates that it lists.
         let serial = certificate.raw_serial();
-        if let Some((one, _)) = covering.iter().find(|(one, _)| one.list.names(serial)) {
+        if let Some((one, _)) = covering
+            .iter()
+            .find(|(one, _)| one.list.lists_serial(serial))
+        {
             return Status::Revoked {
                 issuer: one.list.issuer.clone(),
                 file: Arc::clone(&one.file),
             };
         }
         let is_current = |one: &InForce| !one.list.has_expired(now);
-        let decide: Vec<_> = covering
+        let full: Vec<_> = covering
             .iter()
             .filter(|(_, coverage)| *coverage == Coverage::Full)
             .map(|(one, _)| *one)
             .collect();
-        // One current list that covers the certificate is enough.
-        let needed = match decide.iter().find(|one| is_current(one)) {
+        // One current CRL that covers the certificate is sufficient.
+        let needed = match full.iter().find(|one| is_current(one)) {
             Some(one) => vec![*one],
-            None => decide,
+            None => full,
         };
         if let Some(one) = needed.iter().find(|one| !is_current(one)) {
             return Status::Expired {
@@ -226,8 +224,8 @@ impl CrlStore {
     }
 }
 
-/// The newest of a group, and the others. Lists of the same age are in force together,
-/// unless they are the same list.
+/// Splits a group into its newest CRLs and the others. Different CRLs of the same age are
+/// in force together.
 fn newest(mut group: Vec<Loaded>) -> (Vec<Loaded>, Vec<Loaded>) {
     let by_number = group.iter().all(|one| one.list.number.is_some());
     let mut unique: Vec<Loaded> = Vec::new();

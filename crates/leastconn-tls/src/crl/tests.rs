@@ -38,7 +38,7 @@ fn loaded(cas: &[&TestCa], lists: &[String]) -> Vec<Loaded> {
     each.collect()
 }
 
-/// The lists in force of `lists` (PEM), each signed by one of `cas`.
+/// A store of `lists` (PEM), each signed by one of `cas`.
 pub(crate) fn store(cas: &[&TestCa], lists: &[String]) -> CrlStore {
     CrlStore::new(loaded(cas, lists)).0
 }
@@ -61,7 +61,7 @@ fn is_good(status: &Status) -> bool {
     matches!(status, Status::Good { .. })
 }
 
-/// All orders of some lists.
+/// All permutations of `lists`.
 fn orders(lists: &[String]) -> Vec<Vec<String>> {
     let Some((first, rest)) = lists.split_first() else {
         return vec![Vec::new()];
@@ -78,7 +78,7 @@ fn orders(lists: &[String]) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn newest_list_decides_in_any_order() {
+fn newest_crl_decides_in_any_order() {
     let ca = TestCa::new("ca");
     let [held, revoked, other] = ["held", "revoked", "other"].map(|cn| ca.leaf(cn).build());
     let lists = [
@@ -86,7 +86,7 @@ fn newest_list_decides_in_any_order() {
             .number(1)
             .validity(-3 * DAY, DAY)
             .revoke(&held),
-        // Younger by date: the number counts.
+        // Newer by date, but the number decides.
         ca.crl_builder().number(255).validity(-DAY, DAY),
         ca.crl_builder()
             .number(256)
@@ -102,7 +102,7 @@ fn newest_list_decides_in_any_order() {
         let younger = superseded.iter().filter(|one| one.is_younger_by_date);
         assert_eq!((superseded.len(), younger.count()), (2, 1));
     }
-    // The same number: the later date.
+    // With the same number, the later date decides.
     let lists = [
         ca.crl_builder().validity(-2 * DAY, DAY),
         ca.crl_builder().validity(-DAY, DAY).revoke(&revoked),
@@ -116,7 +116,7 @@ fn newest_list_decides_in_any_order() {
 }
 
 #[test]
-fn newest_list_decides_although_it_expires_first() {
+fn newest_crl_decides_although_it_expires_first() {
     let ca = TestCa::new("ca");
     let cert = ca.leaf("a").build();
     let lists = [
@@ -128,7 +128,7 @@ fn newest_list_decides_although_it_expires_first() {
 }
 
 #[test]
-fn same_list_twice_is_one() {
+fn duplicate_crl_is_stored_once() {
     let ca = TestCa::new("ca");
     let pem = ca.crl_builder().pem();
     let (store, superseded) = CrlStore::new(loaded(&[&ca], &[pem.clone(), pem]));
@@ -136,7 +136,7 @@ fn same_list_twice_is_one() {
 }
 
 #[test]
-fn each_key_of_a_rekeyed_authority_has_its_list() {
+fn rekeyed_authority_has_a_crl_per_key() {
     let (old, new) = (TestCa::new("ca"), TestCa::new("ca"));
     let [of_old, of_new] = [&old, &new].map(|ca| ca.leaf("a").build());
     let lists = [
@@ -158,7 +158,7 @@ fn each_key_of_a_rekeyed_authority_has_its_list() {
 }
 
 #[test]
-fn partitions_add_up() {
+fn partitions_are_combined() {
     const ONE: &str = "http://crl.example/1.crl";
     const TWO: &str = "http://crl.example/2.crl";
     let ca = TestCa::new("ca");
@@ -182,7 +182,10 @@ fn partitions_add_up() {
         assert_eq!(store.lists().len(), 2);
         assert!(is_revoked(&status(&store, &ca, &first)));
         assert!(is_good(&status(&store, &ca, &second)));
-        assert!(is_revoked(&status(&store, &ca, &nowhere)), "in any of them");
+        assert!(
+            is_revoked(&status(&store, &ca, &nowhere)),
+            "listed in any partition"
+        );
     }
     let only_one = store(&[&ca], &lists[..2]);
     assert_eq!(
@@ -192,7 +195,7 @@ fn partitions_add_up() {
             certificate: vec![TWO.to_owned()],
         })
     );
-    // A list of everything covers what its partition's expired list does not.
+    // A full CRL replaces the expired CRL of a partition.
     let lists = [
         ca.crl_builder()
             .distribution_point(ONE)
@@ -206,7 +209,7 @@ fn partitions_add_up() {
 }
 
 #[test]
-fn partition_alone_does_not_cover_certificates_without_point() {
+fn partition_does_not_cover_certificates_without_distribution_point() {
     const ONE: &str = "http://crl.example/1.crl";
     let ca = TestCa::new("ca");
     let [revoked, other] = ["revoked", "other"].map(|cn| ca.leaf(cn).build());
@@ -228,7 +231,7 @@ fn partition_alone_does_not_cover_certificates_without_point() {
 }
 
 #[test]
-fn list_for_users_covers_end_entities_only() {
+fn user_crl_covers_end_entities_only() {
     let point = IssuingDistributionPoint {
         distribution_point: None,
         only_contains_user_certs: true,
@@ -267,18 +270,18 @@ fn authorities_below_a_revoked_one_are_revoked() {
     assert_eq!(
         is_revoked(&with_reissued),
         [false, true, false, false, false, false],
-        "another certificate of its issuer is good"
+        "another certificate of its issuer is valid"
     );
 }
 
 #[test]
-fn authority_without_crl_sign_signs_no_list() {
+fn authority_without_crl_sign_is_refused() {
     let ca = TestCa::without_crl_sign("ca");
     let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
     let list = list(&ca.crl_builder().pem());
     assert_eq!(
         list.signed_by(ca.cert().der(), algorithms.all),
-        Err(SignatureError::MayNotSign)
+        Err(SignatureError::NoCrlSign)
     );
     assert_eq!(
         list.signed_by(TestCa::new("ca").cert().der(), algorithms.all),

@@ -1,7 +1,7 @@
-//! The fields of a certificate that decide which issuer it can have.
+//! The fields of a certificate that identify its issuer.
 //!
-//! Nothing is allocated, and the time is linear in the length of the certificate: this
-//! reads certificates that nobody vouches for.
+//! The certificates are not verified yet, so parsing does not allocate and takes linear
+//! time.
 
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
@@ -17,7 +17,7 @@ const KEY_IDENTIFIER: u8 = 0x80;
 const SUBJECT_KEY_ID: &[u8] = &[0x55, 0x1d, 0x0e];
 const AUTHORITY_KEY_ID: &[u8] = &[0x55, 0x1d, 0x23];
 
-/// A public key. Both parts are as in `SubjectPublicKeyInfo`, without their headers.
+/// The parts of a `SubjectPublicKeyInfo`, without their headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PublicKey<'a> {
     pub(super) algorithm: &'a [u8],
@@ -29,13 +29,13 @@ impl<'a> PublicKey<'a> {
     pub(super) fn parse(content: &'a [u8]) -> Option<Self> {
         let mut fields = Reader(content);
         Some(Self {
-            algorithm: fields.expect(SEQUENCE)?,
-            bits: bits(fields.expect(BIT_STRING)?)?,
+            algorithm: fields.content(SEQUENCE)?,
+            bits: bits(fields.content(BIT_STRING)?)?,
         })
     }
 }
 
-/// The fields of a certificate, without their headers but for `signed`.
+/// Fields of a certificate. `signed` includes its header, the others do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Outline<'a> {
     pub(super) signed: &'a [u8],
@@ -49,23 +49,23 @@ pub(super) struct Outline<'a> {
 }
 
 impl<'a> Outline<'a> {
-    /// `None` if it is not a certificate.
+    /// `None` if `der` is not a certificate.
     pub(super) fn parse(der: &'a [u8]) -> Option<Self> {
         let mut outer = Reader(der);
-        let mut certificate = Reader(outer.expect(SEQUENCE)?);
+        let mut certificate = Reader(outer.content(SEQUENCE)?);
         let signed = certificate.whole(SEQUENCE)?;
-        let signature_algorithm = certificate.expect(SEQUENCE)?;
-        let signature = bits(certificate.expect(BIT_STRING)?)?;
-        let mut fields = Reader(Reader(signed).expect(SEQUENCE)?);
+        let signature_algorithm = certificate.content(SEQUENCE)?;
+        let signature = bits(certificate.content(BIT_STRING)?)?;
+        let mut fields = Reader(Reader(signed).content(SEQUENCE)?);
         if fields.peek() == Some(VERSION) {
             fields.next()?;
         }
-        fields.expect(INTEGER)?;
-        fields.expect(SEQUENCE)?;
-        let issuer = fields.expect(SEQUENCE)?;
-        let _validity = fields.expect(SEQUENCE)?;
-        let subject = fields.expect(SEQUENCE)?;
-        let key = PublicKey::parse(fields.expect(SEQUENCE)?)?;
+        fields.content(INTEGER)?;
+        fields.content(SEQUENCE)?;
+        let issuer = fields.content(SEQUENCE)?;
+        let _validity = fields.content(SEQUENCE)?;
+        let subject = fields.content(SEQUENCE)?;
+        let key = PublicKey::parse(fields.content(SEQUENCE)?)?;
         let mut outline = Self {
             signed,
             signature_algorithm,
@@ -78,30 +78,30 @@ impl<'a> Outline<'a> {
         };
         while let Some((tag, content)) = fields.next() {
             if tag == EXTENSIONS {
-                outline.read_key_ids(Reader(content).expect(SEQUENCE)?);
+                outline.read_key_ids(Reader(content).content(SEQUENCE)?);
             }
         }
         Some(outline)
     }
 
-    /// What does not parse is left out: the identifiers only order the issuers.
+    /// Identifiers that do not parse are ignored: they only determine the order of issuers.
     fn read_key_ids(&mut self, extensions: &'a [u8]) {
         let mut extensions = Reader(extensions);
-        while let Some(extension) = extensions.expect(SEQUENCE) {
+        while let Some(extension) = extensions.content(SEQUENCE) {
             let mut extension = Reader(extension);
-            let id = extension.expect(OBJECT_ID);
+            let id = extension.content(OBJECT_ID);
             if extension.peek() == Some(BOOLEAN) {
                 extension.next();
             }
-            let value = extension.expect(OCTET_STRING);
+            let value = extension.content(OCTET_STRING);
             match (id, value) {
                 (Some(SUBJECT_KEY_ID), Some(value)) => {
-                    self.subject_key_id = Reader(value).expect(OCTET_STRING);
+                    self.subject_key_id = Reader(value).content(OCTET_STRING);
                 }
                 (Some(AUTHORITY_KEY_ID), Some(value)) => {
-                    let key_id = Reader(value).expect(SEQUENCE);
+                    let key_id = Reader(value).content(SEQUENCE);
                     self.authority_key_id =
-                        key_id.and_then(|value| Reader(value).expect(KEY_IDENTIFIER));
+                        key_id.and_then(|value| Reader(value).content(KEY_IDENTIFIER));
                 }
                 _ => {}
             }
@@ -117,7 +117,7 @@ fn bits(content: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Reads DER values one after the other.
+/// Reads consecutive DER values.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -134,8 +134,8 @@ impl<'a> Reader<'a> {
         Some((tag, content))
     }
 
-    /// The content of the next value, which has this tag.
-    fn expect(&mut self, expected: u8) -> Option<&'a [u8]> {
+    /// The content of the next value if it has this tag.
+    fn content(&mut self, expected: u8) -> Option<&'a [u8]> {
         let (tag, content) = self.next()?;
         (tag == expected).then_some(content)
     }
@@ -143,12 +143,12 @@ impl<'a> Reader<'a> {
     /// The next value with its header.
     fn whole(&mut self, expected: u8) -> Option<&'a [u8]> {
         let start = self.0;
-        self.expect(expected)?;
+        self.content(expected)?;
         start.get(..start.len() - self.0.len())
     }
 
-    /// Tag, length of the header and length of the content. Lengths of up to four
-    /// bytes, as no handshake holds more.
+    /// Tag, length of the header and length of the content. Length fields of up to four
+    /// bytes are supported; handshake messages cannot contain longer values.
     fn header(&self) -> Option<(u8, usize, usize)> {
         let (&tag, rest) = self.0.split_first()?;
         let (&first, rest) = rest.split_first()?;

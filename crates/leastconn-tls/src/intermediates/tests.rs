@@ -44,13 +44,13 @@ impl Limits {
         let selected = self
             .issuers
             .select(leaf, above, anchors, algorithms, &mut failures);
-        // Another pass fails at the same without checking it again.
+        // A second pass does not repeat the failed checks.
         let spent = failures.spent;
         let again = self
             .issuers
             .select(leaf, above, anchors, algorithms, &mut failures);
         assert_eq!(spent, failures.spent);
-        assert!(selected.len() == again.len() || spent >= FAILURES);
+        assert!(selected.len() == again.len() || spent >= MAX_FAILURES);
         selected
             .iter()
             .map(|der| der.clone().into_owned())
@@ -101,8 +101,8 @@ fn outline_of_damaged_certificates_does_not_panic() {
     }
 }
 
-/// Real clients send their chain in any order, with repetitions, with the root, with
-/// certificates of other hierarchies, and with several certificates for one CA.
+/// Real clients send chains in any order, with duplicates, with the root, with certificates
+/// of other hierarchies, and with several certificates of one CA.
 #[test]
 fn chains_of_real_clients_are_accepted() {
     let root = TestCa::new("root");
@@ -170,9 +170,9 @@ fn longest_chain_of_one_hierarchy_is_accepted() {
     assert!(accepts(&limits(&root), &leaf, &leaf.chain_der[1..]));
 }
 
-/// Nothing that a client can make by itself reaches webpki's path building.
+/// Certificates that a client can issue itself do not reach webpki.
 #[test]
-fn self_made_certificates_are_not_passed_on() {
+fn self_made_certificates_are_not_selected() {
     let root = TestCa::new("root");
     let limits = limits(&root);
     for name in ["maze", "root"] {
@@ -182,7 +182,7 @@ fn self_made_certificates_are_not_passed_on() {
         assert_eq!(limits.select(leaf.der(), &above), []);
         assert!(!accepts(&limits, &leaf, &above));
     }
-    // Real intermediates of a leaf that none of them has issued.
+    // The real intermediate did not issue the leaf.
     let issuing = root.intermediate("issuing");
     let impostor = TestCa::new("issuing");
     let leaf = impostor.leaf("client").build();
@@ -208,7 +208,7 @@ fn failed_signature_checks_are_bounded() {
     let leaf = real.leaf("client").build();
     let mut above: Vec<_> = impostors.iter().map(|ca| ca.cert().der().clone()).collect();
     above.push(real.cert().der().clone());
-    // The budget is used up before the one that would do.
+    // The budget is used up before the real intermediate.
     assert_eq!(limits.select(leaf.der(), &above), []);
     above.reverse();
     assert!(accepts(&limits, &leaf, &above));

@@ -1,16 +1,16 @@
-//! What holds for any two patterns and any name: for the fuzz target and a property.
+//! Properties of any two patterns and any name, for the fuzz target and a property test.
 
 use super::{CnPattern, DnsPattern, ExactText, Spki, UriPattern, plain};
 use crate::spiffe;
 
-/// Reads both texts as every kind of pattern, and asks them about the name.
+/// Parses both texts as each type of pattern, and checks the properties with `name`.
 pub(crate) fn drive(wide: &str, narrow: &str, name: &str) {
-    macro_rules! keeps_its_word {
-        ($pattern:ty, $wildcard_takes:expr) => {
+    macro_rules! check_pattern {
+        ($pattern:ty, $wildcard_accepts:expr) => {
             if let Ok(wide) = <$pattern>::parse(wide) {
                 let (matches, wildcard) = (wide.matches(name), wide.is_wildcard());
                 assert!(
-                    !(matches && wildcard) || $wildcard_takes(name),
+                    !(matches && wildcard) || $wildcard_accepts(name),
                     "{wide} {name:?}"
                 );
                 assert!(
@@ -27,9 +27,9 @@ pub(crate) fn drive(wide: &str, narrow: &str, name: &str) {
         };
     }
     let no_wildcard = |name: &str| !name.contains('*');
-    keeps_its_word!(CnPattern, no_wildcard);
-    keeps_its_word!(DnsPattern, no_wildcard);
-    keeps_its_word!(UriPattern, |name: &str| {
+    check_pattern!(CnPattern, no_wildcard);
+    check_pattern!(DnsPattern, no_wildcard);
+    check_pattern!(UriPattern, |name: &str| {
         let clear = spiffe::check(name).is_ok() || plain::check(name).is_ok();
         clear && !name.contains('*')
     });
@@ -76,7 +76,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
-        fn patterns_keep_their_word(wide in text(), narrow in text(), name in text()) {
+        fn patterns_match_consistently(wide in text(), narrow in text(), name in text()) {
             super::drive(&wide, &narrow, &name);
             super::drive(&wide, &wide, &wide);
         }

@@ -1,17 +1,15 @@
-//! What is compared as it is: organizational units, names of issuers, public keys.
+//! Texts that are compared literally: organizational units, issuer names, public keys.
 
 use super::PatternError;
 
-/// A text of a certificate, compared byte by byte.
+/// A name in a certificate, compared byte by byte.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ExactText(Box<str>);
 
 impl ExactText {
-    /// Reads one.
-    ///
     /// # Errors
-    /// When it is empty, has control characters, or a `*`: somebody would think
-    /// that it stands for something.
+    /// If the text is empty, has control characters, or has a `*`, which users could take
+    /// for a wildcard.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         if text.is_empty() {
             Err(PatternError::Empty)
@@ -24,21 +22,20 @@ impl ExactText {
         }
     }
 
-    /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The SHA-256 of a public key, as its `SubjectPublicKeyInfo` has it in DER.
+/// The SHA-256 of a `SubjectPublicKeyInfo` in DER.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Spki(Box<str>);
 
 impl Spki {
-    /// Reads 64 hexadecimal digits, with or without a `:` after each two.
+    /// Parses 64 hexadecimal digits, optionally with a `:` between each two.
     ///
     /// # Errors
-    /// When it is something else.
+    /// If the text is anything else.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         let digits = if text.len() == 95 {
             let pairs = text.as_bytes().chunks(3);
@@ -58,7 +55,7 @@ impl Spki {
         Ok(Self(digits.to_ascii_lowercase().into()))
     }
 
-    /// 64 digits, in lower case.
+    /// 64 digits in lower case.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -69,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_itself() {
+    fn texts_are_kept_unchanged() {
         for text in ["Payments & Co., Büro", "*", "a*", "", "a\0"] {
             let parsed = ExactText::parse(text);
             match text {
@@ -82,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_64_digits() {
+    fn keys_have_64_digits() {
         let digits = "0123456789abcdef".repeat(4);
         let pairs: Vec<_> = (0..32)
             .map(|n| digits[2 * n..2 * n + 2].to_owned())

@@ -1,20 +1,21 @@
-//! Which parts of a pattern are left open, apart from what the others say.
+//! The positions of wildcards in a pattern.
 //!
-//! A text that stands for a pattern becomes the pattern itself once the same parts of
-//! it are left open. So whoever has very many patterns need not try one after
-//! another: there are few forms, and for each of them one text to look up.
+//! Replacing the parts of a text at these positions by wildcards yields the only pattern
+//! of this form that can match the text. A set of very many patterns has few forms, so a
+//! lookup needs one hash table access for each form instead of a comparison with each
+//! pattern.
 
-/// What a part of a pattern stands for: a label of a name, a segment of a URI.
+/// A part of a pattern: a label of a DNS name or a segment of a URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Part {
-    Itself,
+    Literal,
     /// `*`
     Any,
-    /// `**`, at the end: one or more.
+    /// `**` at the end: one or more parts.
     Rest,
 }
 
-/// The form of patterns with wildcards.
+/// The positions of the wildcards in a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Form {
     separator: char,
@@ -22,12 +23,12 @@ pub struct Form {
 }
 
 impl Form {
-    /// That of a pattern which was checked, and whose parts are separated so.
+    /// The form of a valid pattern.
     pub fn of(pattern: &str, separator: char) -> Self {
         let part = |part: &str| match part {
             "*" => Part::Any,
             "**" => Part::Rest,
-            _ => Part::Itself,
+            _ => Part::Literal,
         };
         Self {
             separator,
@@ -35,26 +36,26 @@ impl Form {
         }
     }
 
-    /// The one pattern of this form that `text` may stand for, or, if it is a pattern
-    /// itself, that may cover it. `None`: none does.
-    pub fn blank(&self, text: &str) -> Option<String> {
-        let mut blank = String::with_capacity(text.len());
+    /// The only pattern of this form that can match `text`, or can cover it if `text` is a
+    /// pattern. `None` if the number of parts differs.
+    pub fn candidate(&self, text: &str) -> Option<String> {
+        let mut pattern = String::with_capacity(text.len());
         let mut given = text.split(self.separator);
         for (position, part) in self.parts.iter().enumerate() {
             let given = given.next()?;
             if position > 0 {
-                blank.push(self.separator);
+                pattern.push(self.separator);
             }
             match part {
-                Part::Itself => blank.push_str(given),
-                Part::Any => blank.push('*'),
+                Part::Literal => pattern.push_str(given),
+                Part::Any => pattern.push('*'),
                 Part::Rest => {
-                    blank.push_str("**");
-                    return Some(blank);
+                    pattern.push_str("**");
+                    return Some(pattern);
                 }
             }
         }
-        given.next().is_none().then_some(blank)
+        given.next().is_none().then_some(pattern)
     }
 }
 
@@ -63,8 +64,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_text_may_stand_for_is_the_pattern_itself() {
-        for (pattern, separator, text, blank) in [
+    fn candidate_replaces_parts_by_wildcards() {
+        for (pattern, separator, text, candidate) in [
             ("*.lb.com", '.', "a.lb.com", Some("*.lb.com")),
             ("*.lb.com", '.', "a.other.org", Some("*.other.org")),
             ("*.lb.com", '.', "*.lb.com", Some("*.lb.com")),
@@ -98,8 +99,8 @@ mod tests {
             ),
             ("https://a/*", '/', "urn:x", None),
         ] {
-            let found = Form::of(pattern, separator).blank(text);
-            assert_eq!(found.as_deref(), blank, "{pattern} {text}");
+            let found = Form::of(pattern, separator).candidate(text);
+            assert_eq!(found.as_deref(), candidate, "{pattern} {text}");
         }
     }
 }

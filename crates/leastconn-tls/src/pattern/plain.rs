@@ -1,53 +1,51 @@
-//! URIs that wildcards may stand for: those with a path of segments that nobody can
-//! read in two ways.
+//! URIs that wildcards can match: those whose path has segments that every URI parser
+//! reads in the same way.
 //!
-//! Nothing is decoded, resolved or normalized, so a `*` must not stand for what others
-//! would: `..`, `%2F` and `a?b` are a segment to some who read them, and not to others.
-//! What has such parts can be matched as a whole text only.
+//! Nothing is decoded, resolved or normalized here, and other parsers do so. A `*` must
+//! therefore not match parts such as `..`, `%2F` and `a?b`, which are one segment for some
+//! parsers and not for others. URIs with such parts match only their complete text.
 //!
 //! Source: RFC 3986, sections 2.1 to 2.3 (characters), 3.2 and 3.3 (authority, path).
 
-/// Why wildcards do not stand for a URI.
+/// Why wildcards do not match a URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotPlain {
-    /// It is none of `scheme://authority/path`.
-    #[error(
-        "`*` stands for a segment of a path: the URI must begin as `https://example.org/` does"
-    )]
+    /// Not of the form `scheme://authority/path`.
+    #[error("`*` stands for a segment of a path: the URI must begin like `https://example.org/`")]
     NoAuthority,
-    /// A character that authorities have not.
-    #[error("beside a `*`, the authority of a URI cannot hold {0:?}")]
+    /// A character that is not allowed in authorities.
+    #[error("with a `*`, the authority of a URI cannot contain {0:?}")]
     Authority(char),
     /// `//`, or a `/` at the end.
-    #[error("beside a `*`, a URI has no empty segments, and no `/` at its end")]
+    #[error("with a `*`, a URI cannot have empty segments or a `/` at its end")]
     EmptySegment,
-    /// `.` or `..`, also with parameters behind.
-    #[error("beside a `*`, a URI has no segments `.` or `..`")]
+    /// `.` or `..`, also with parameters.
+    #[error("with a `*`, a URI cannot have segments `.` or `..`")]
     DotSegment,
-    /// A query, a fragment, or another character that paths have not.
-    #[error("beside a `*`, a URI has neither query nor fragment, and {0:?} cannot be in its path")]
+    /// A query, a fragment, or a character that is not allowed in paths.
+    #[error("with a `*`, a URI cannot have a query or a fragment, or {0:?} in its path")]
     Path(char),
-    /// An escape that could be written plainly, or hides what separates.
+    /// A percent-encoding that is not necessary, not UTF-8, or encodes a delimiter.
     #[error(
-        "beside a `*`, a URI has escapes for what cannot be written plainly only, in UTF-8, and \
-         none for `/`, `\\`, `?`, `#`, `%`, `*` or control characters"
+        "with a `*`, a URI can use percent-encoding only for characters that need it, in UTF-8, \
+         and not for `/`, `\\`, `?`, `#`, `%`, `*` or control characters"
     )]
     Escape,
 }
 
-/// Whether a wildcard may stand for parts of a URI.
+/// Checks that wildcards can match parts of a URI.
 pub(super) fn check(uri: &str) -> Result<(), NotPlain> {
     check_parts(uri, |segment, _| check_segment(segment))
 }
 
-/// The same, with the caller's own opinion of path segments. It is given each of
-/// them, and whether it is the last.
+/// Like [`check`], with another check for path segments, which gets each segment and
+/// whether it is the last one.
 pub(super) fn check_parts<E: From<NotPlain>>(
     uri: &str,
     segment: impl Fn(&str, bool) -> Result<(), E>,
 ) -> Result<(), E> {
-    // What comes first is the scheme: `urn:a://b/c` has no authority.
+    // Split at the first colon: `urn:a://b/c` has no authority.
     let (_, rest) = uri.split_once(':').ok_or(NotPlain::NoAuthority)?;
     let rest = rest.strip_prefix("//").ok_or(NotPlain::NoAuthority)?;
     let (authority, path) = rest.split_once('/').ok_or(NotPlain::NoAuthority)?;
@@ -59,8 +57,8 @@ pub(super) fn check_parts<E: From<NotPlain>>(
     Ok(())
 }
 
-/// A wildcard never stands for any of it, so it is taken as it is. Of `https:///a`,
-/// some say that `a` is the host.
+/// No wildcard matches a part of the authority, so its structure does not matter. It must
+/// not be empty: some parsers take `a` in `https:///a` as the host.
 fn check_authority(text: &str) -> Result<(), NotPlain> {
     if text.is_empty() {
         return Err(NotPlain::NoAuthority);
@@ -76,7 +74,7 @@ pub(super) fn check_segment(text: &str) -> Result<(), NotPlain> {
     if text.is_empty() {
         return Err(NotPlain::EmptySegment);
     }
-    // What follows a `;` are parameters to some, who see `..` in `..;a`.
+    // Some parsers strip parameters after a `;`, and read `..;a` as `..`.
     if let Some("" | "." | "..") = text.split(';').next() {
         return Err(NotPlain::DotSegment);
     }
@@ -91,7 +89,7 @@ pub(super) fn check_segment(text: &str) -> Result<(), NotPlain> {
         check_plain(plain)?;
         decoded.extend_from_slice(plain.as_bytes());
     }
-    // To who takes more bytes than it needs for a character, `%C0%AF` is a `/`.
+    // Parsers that accept overlong UTF-8 read `%C0%AF` as `/`.
     match std::str::from_utf8(&decoded) {
         Ok(_) => Ok(()),
         Err(_) => Err(NotPlain::Escape),
@@ -105,7 +103,7 @@ fn check_plain(text: &str) -> Result<(), NotPlain> {
     }
 }
 
-/// The byte that an escape is for.
+/// The byte that a percent-encoding stands for.
 fn check_escape(digits: &str) -> Result<u8, NotPlain> {
     if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err(NotPlain::Escape);
@@ -117,7 +115,7 @@ fn check_escape(digits: &str) -> Result<u8, NotPlain> {
     }
 }
 
-/// Of what a segment may hold all but escapes, and `*`, which is ours.
+/// Characters that a segment can contain besides percent-encodings, without `*`.
 const fn is_plain(c: char) -> bool {
     is_unreserved(c)
         || matches!(
@@ -137,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_be_read_in_one_way_only() {
+    fn unambiguous_uris_are_plain() {
         for uri in [
             "https://example.org/a",
             "HTTPS://Example.org:8443/a/B",
@@ -149,9 +147,9 @@ mod tests {
         }
     }
 
-    /// Row 12a of the matrix of threats.
+    /// Row 12a in `docs/threats.md`.
     #[test]
-    fn what_can_be_read_in_two_ways() {
+    fn ambiguous_uris_are_not_plain() {
         use NotPlain::{Authority, DotSegment, EmptySegment, Escape, NoAuthority, Path};
         for (uri, error) in [
             ("urn:a/b", NoAuthority),
@@ -202,9 +200,9 @@ mod tests {
     }
 
     proptest! {
-        /// Checked against what comes of reading it as others do.
+        /// Compares with a parser that decodes.
         #[test]
-        fn decoding_changes_no_segment_of_it(
+        fn decoding_does_not_change_segments(
             path in "([ab./;?#*\\\\]|%2[0-9a-fA-F]|%[0-9a-f]{2}|%){1,12}",
         ) {
             let uri = format!("https://a/{path}");

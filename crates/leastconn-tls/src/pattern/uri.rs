@@ -1,8 +1,8 @@
 //! Patterns for URIs in certificates.
 //!
-//! A SPIFFE ID, and any other URI with an authority, may be matched by path segments,
-//! as they are written. All else is compared as a whole, byte by byte: what its parts
-//! mean, its scheme alone would know.
+//! SPIFFE IDs and other URIs with an authority can be matched by path segments, without
+//! decoding. All other URIs are compared as a whole, byte by byte, because the meaning of
+//! their parts depends on the scheme.
 
 use std::fmt;
 
@@ -14,24 +14,22 @@ use crate::spiffe::{self, SpiffeError};
 
 /// A pattern for URIs.
 ///
-/// `*` stands for one whole segment of the path, `**` at its end for one or more.
+/// `*` matches one whole segment of the path, `**` at its end one or more segments.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UriPattern<T = Box<str>> {
     text: T,
 }
 
 impl UriPattern {
-    /// Reads a pattern.
-    ///
     /// # Errors
-    /// When it is not a URI, says `spiffe:` and is no SPIFFE ID, or has a `*` that
-    /// is neither a whole segment of a path nor `**` at its end, or stands beside what
-    /// can be read in two ways.
+    /// If the text is not a URI, has the scheme `spiffe` and is not a SPIFFE ID, has a `*`
+    /// that is neither a whole segment of a path nor `**` at its end, or has a `*` and
+    /// parts that parsers read differently.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         if text.is_empty() {
             return Err(PatternError::Empty);
         }
-        if spiffe::is_meant(text) {
+        if spiffe::has_spiffe_scheme(text) {
             spiffe::check_parts(text, |segment, last| {
                 check_segment(segment, last, spiffe::check_segment)
             })?;
@@ -43,15 +41,15 @@ impl UriPattern {
 }
 
 impl<'a> UriPattern<&'a str> {
-    /// The same, of the text of one that was read before.
+    /// A pattern from the text of another one, without checks.
     pub const fn parsed(text: &'a str) -> Self {
         Self { text }
     }
 }
 
 impl<T: AsRef<str>> UriPattern<T> {
-    /// Whether `uri` is among those that the pattern stands for. One with a wildcard
-    /// stands for SPIFFE IDs, or for URIs that can be read in one way only.
+    /// A pattern with a wildcard matches only SPIFFE IDs and URIs that all parsers read in
+    /// the same way.
     pub fn matches(&self, uri: &str) -> bool {
         if !self.is_wildcard() {
             return self.as_str() == uri;
@@ -62,24 +60,23 @@ impl<T: AsRef<str>> UriPattern<T> {
                 return false;
             };
             match wanted {
-                // At the end: one is there, and all others may be.
-                "**" => return is_clear(uri),
+                // At the end of the pattern. At least one segment is left.
+                "**" => return is_unambiguous(uri),
                 "*" => {}
                 wanted if wanted == segment => {}
                 _ => return false,
             }
         }
-        segments.next().is_none() && is_clear(uri)
+        segments.next().is_none() && is_unambiguous(uri)
     }
 
-    /// Whether the pattern has a `*`, and so stands for more than one URI.
     pub fn is_wildcard(&self) -> bool {
         self.as_str().contains('*')
     }
 
-    /// Whether every URI that `other` stands for matches this one too.
+    /// Whether this pattern matches every URI that `other` matches.
     pub fn covers(&self, other: &Self) -> bool {
-        // What stands for itself alone may be such that no wildcard stands for it.
+        // A pattern without wildcards can be a URI that no wildcard matches.
         if !other.is_wildcard() {
             return self.matches(other.as_str());
         }
@@ -100,7 +97,6 @@ impl<T: AsRef<str>> UriPattern<T> {
         narrow.next().is_none()
     }
 
-    /// The pattern.
     pub fn as_str(&self) -> &str {
         self.text.as_ref()
     }
@@ -112,9 +108,9 @@ impl<T: AsRef<str>> fmt::Display for UriPattern<T> {
     }
 }
 
-/// Whether a wildcard may stand for parts of it.
-fn is_clear(uri: &str) -> bool {
-    if spiffe::is_meant(uri) {
+/// Whether wildcards can match parts of the URI.
+fn is_unambiguous(uri: &str) -> bool {
+    if spiffe::has_spiffe_scheme(uri) {
         spiffe::check(uri).is_ok()
     } else {
         plain::check(uri).is_ok()
@@ -124,13 +120,13 @@ fn is_clear(uri: &str) -> bool {
 fn check_segment<E: Into<PatternError>>(
     segment: &str,
     last: bool,
-    itself: impl Fn(&str) -> Result<(), E>,
+    check_literal: impl Fn(&str) -> Result<(), E>,
 ) -> Result<(), PatternError> {
     match segment {
         "*" => Ok(()),
         "**" if last => Ok(()),
         segment if segment.contains('*') => Err(PatternError::PartialUriWildcard),
-        segment => itself(segment).map_err(Into::into),
+        segment => check_literal(segment).map_err(Into::into),
     }
 }
 
@@ -154,7 +150,7 @@ fn check_other(text: &str) -> Result<(), PatternError> {
 impl From<NotPlain> for PatternError {
     fn from(error: NotPlain) -> Self {
         match error {
-            // The words for wildcards say more.
+            // The error text for wildcards is more specific.
             NotPlain::Authority('*') => Self::PartialUriWildcard,
             error => Self::NotPlain(error),
         }
@@ -164,7 +160,7 @@ impl From<NotPlain> for PatternError {
 impl From<SpiffeError> for PatternError {
     fn from(error: SpiffeError) -> Self {
         match error {
-            // In a trust domain: the words for wildcards say more.
+            // The error text for wildcards is more specific.
             SpiffeError::TrustDomain('*') => Self::PartialUriWildcard,
             error => Self::Spiffe(error),
         }
@@ -182,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_is_one_whole_segment_and_two_are_the_rest() {
+    fn wildcards_match_whole_spiffe_segments() {
         let one = uri("spiffe://td/ns/*/sa/web");
         assert!(one.matches("spiffe://td/ns/prod/sa/web"));
         for other in [
@@ -219,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_is_one_whole_segment_of_any_other_path() {
+    fn wildcards_match_whole_uri_segments() {
         let one = uri("https://Idp.example:8443/users/*/key");
         assert!(one.matches("https://Idp.example:8443/users/joe@x/key"));
         assert!(one.matches("https://Idp.example:8443/users/j%C3%BCrgen/key"));
@@ -265,9 +261,8 @@ mod tests {
         }
     }
 
-    /// Whoever wants what is unclear can have it, as the whole text that it is.
     #[test]
-    fn what_can_be_read_in_two_ways_is_matched_by_its_text_alone() {
+    fn ambiguous_uris_match_only_literally() {
         for text in ["https://a/b/../c", "https://a//b?c#d", "https://a/%2F"] {
             assert!(uri(text).matches(text));
             assert!(uri(text).covers(&uri(text)));
@@ -278,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_a_wildcard() {
+    fn other_wildcards_are_invalid() {
         use NotPlain::{DotSegment, EmptySegment, Escape, NoAuthority, Path};
         use PatternError::{NoScheme, NotUri, PartialUriWildcard, Spiffe};
         for (text, error) in [
@@ -323,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn other_uris_are_compared_as_they_are() {
+    fn other_uris_are_compared_literally() {
         let other = uri("https://Example.org/%61?x=1#f");
         assert!(other.matches("https://Example.org/%61?x=1#f"));
         assert!(!other.matches("https://example.org/%61?x=1#f"));
@@ -331,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn covering_is_matching_for_all() {
+    fn covering_pattern_matches_all_uris() {
         for (wide, narrow, covers) in [
             ("spiffe://td/**", "spiffe://td/a", true),
             ("spiffe://td/**", "spiffe://td/a/**", true),
@@ -369,12 +364,12 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4000))]
         #[test]
-        fn what_matches_a_wildcard_is_clear_and_covering_keeps_its_word(
+        fn wildcards_match_unambiguous_uris_only(
             wide in path(), narrow in path(), id in path(),
         ) {
             let Ok(wide) = UriPattern::parse(&wide) else { return Ok(()) };
             if wide.is_wildcard() && wide.matches(&id) {
-                prop_assert!(is_clear(&id) && !id.contains('*'));
+                prop_assert!(is_unambiguous(&id) && !id.contains('*'));
             }
             if let Ok(narrow) = UriPattern::parse(&narrow)
                 && wide.covers(&narrow) && narrow.matches(&id)

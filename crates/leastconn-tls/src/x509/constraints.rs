@@ -1,6 +1,6 @@
-//! Name constraints (RFC 5280, section 4.2.1.10) for directory names, e-mail addresses
-//! and URIs, which rustls-webpki does not check. It checks those for DNS names and IP
-//! addresses, but not for a common name that stands for a DNS name: that is checked here.
+//! Name constraints (RFC 5280, section 4.2.1.10) for directory names, e-mail addresses and
+//! URIs. rustls-webpki checks constraints for DNS names and IP addresses only, and does not
+//! apply constraints for DNS names to common names; that is done here too.
 
 use x509_parser::{
     certificate::X509Certificate,
@@ -15,7 +15,7 @@ use crate::names;
 
 const NAME_CONSTRAINTS: u8 = 0x30;
 
-/// A kind of name, by the number of its tag in `GeneralName`.
+/// A kind of name: the tag number in `GeneralName`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NameKind(u32);
 
@@ -25,10 +25,10 @@ impl NameKind {
     const DIRECTORY: Self = Self(4);
     const URI: Self = Self(6);
     const IP: Self = Self(7);
-    /// A common name that looks like a DNS name; no kind of `GeneralName`.
+    /// A common name that looks like a DNS name. Not a kind of `GeneralName`.
     const COMMON_NAME: Self = Self(u32::MAX);
 
-    /// In the plural.
+    /// The name of the kind, in the plural.
     pub const fn name(self) -> &'static str {
         match self.0 {
             0 => "other names (otherName)",
@@ -64,12 +64,12 @@ impl NameKind {
         false
     }
 
-    /// Whether it is checked here.
+    /// Whether [`Constraints::forbids`] checks it.
     pub const fn is_checked_here(self) -> bool {
         matches!(self.0, 1 | 4 | 6)
     }
 
-    /// Whether it can be checked, here or by rustls-webpki.
+    /// Whether this module or rustls-webpki checks it.
     pub const fn is_checked(self) -> bool {
         self.is_checked_here() || matches!(self.0, 2 | 7)
     }
@@ -80,19 +80,19 @@ impl NameKind {
 pub struct Constraints {
     permitted: Vec<(NameKind, Vec<u8>)>,
     excluded: Vec<(NameKind, Vec<u8>)>,
-    /// Those that rustls-webpki checks: DNS names and IP addresses.
+    /// Constraints that rustls-webpki checks: DNS names and IP addresses.
     other_permitted: Vec<(NameKind, Vec<u8>)>,
     other_excluded: Vec<(NameKind, Vec<u8>)>,
-    /// All kinds that it constrains, each once.
+    /// The constrained kinds, each once.
     kinds: Vec<NameKind>,
-    /// The extension's content without what is checked here, for rustls-webpki; `None`:
-    /// nothing is left.
+    /// The content of the extension for rustls-webpki: without the constraints that are
+    /// checked here. `None` if none are left.
     pub rest: Option<Vec<u8>>,
 }
 
 impl Constraints {
-    /// Those of a certificate, if it has any that can be read. What cannot be read is left
-    /// to rustls-webpki, which refuses it.
+    /// The constraints of a certificate. `None` also if they are malformed: rustls-webpki
+    /// refuses the certificate then.
     pub fn of(certificate: &X509Certificate<'_>) -> Option<Self> {
         let extension = certificate.get_extension_unique(&OID_X509_EXT_NAME_CONSTRAINTS);
         let extension = extension.ok()??;
@@ -120,7 +120,7 @@ impl Constraints {
                 if !constraints.kinds.contains(&kind) {
                     constraints.kinds.push(kind);
                 }
-                // With `minimum` or `maximum`, which RFC 5280 forbids, it is refused.
+                // RFC 5280 forbids `minimum` and `maximum`. Let rustls-webpki refuse them.
                 if kind.is_checked_here() && more.is_empty() {
                     into.push((kind, base.data.to_vec()));
                 } else {
@@ -141,24 +141,24 @@ impl Constraints {
         Some(constraints)
     }
 
-    /// The extension's value without what is checked here.
+    /// The encoded value of [`Self::rest`].
     pub fn rest_as_extension(&self) -> Option<Vec<u8>> {
         self.rest
             .as_ref()
             .map(|rest| names::tlv(NAME_CONSTRAINTS, rest))
     }
 
-    /// Whether there are any that are checked here.
+    /// Whether it has constraints that are checked here.
     pub fn has_own(&self) -> bool {
         !self.permitted.is_empty() || !self.excluded.is_empty()
     }
 
-    /// All kinds that are constrained.
+    /// The constrained kinds, each once.
     pub fn kinds(&self) -> &[NameKind] {
         &self.kinds
     }
 
-    /// The kind of the first name that is not allowed.
+    /// The kind of the first forbidden name.
     pub fn forbids(&self, certificate: &X509Certificate<'_>) -> Option<NameKind> {
         if !self.has_own() {
             return None;
@@ -170,9 +170,9 @@ impl Constraints {
         names.into_iter().find(is_forbidden).map(|(kind, _)| kind)
     }
 
-    /// Whether the peer's own certificate has no DNS name and a common name that looks
-    /// like one and is not allowed. Rules take identities from common names, and OpenSSL
-    /// checks them alike.
+    /// Applies constraints for DNS names to the common name of the peer's own certificate,
+    /// if that looks like a DNS name and the certificate has no DNS names. Rules use common
+    /// names as identities. OpenSSL does the same.
     pub fn forbids_common_name(&self, own: &X509Certificate<'_>) -> Option<NameKind> {
         let of = |list: &[(NameKind, Vec<u8>)]| list.iter().any(|(kind, _)| *kind == NameKind::DNS);
         let is_constrained = of(&self.other_permitted) || of(&self.other_excluded);
@@ -196,7 +196,7 @@ impl Constraints {
         texts.any(is_forbidden).then_some(NameKind::COMMON_NAME)
     }
 
-    /// The kind of the first name that rustls-webpki does not allow: for messages.
+    /// The kind of the first name that rustls-webpki forbids, for messages.
     pub fn forbids_other(&self, certificate: &X509Certificate<'_>) -> Option<NameKind> {
         let names = alternative_names(certificate, |kind| {
             matches!(kind, NameKind::DNS | NameKind::IP)
@@ -208,7 +208,7 @@ impl Constraints {
     }
 }
 
-/// Whether a name is excluded, or not permitted where others of its kind are.
+/// Whether a name is excluded, or is not permitted although its kind is constrained.
 fn is_forbidden(
     kind: NameKind,
     name: &[u8],
@@ -229,8 +229,8 @@ fn is_forbidden(
         || (!permitted.is_empty() && !permitted.contains(&true))
 }
 
-/// Whether OpenSSL takes a common name for a DNS name: letters, digits, `_`, inner `-`,
-/// and at least one dot between labels. Trailing NUL characters do not count.
+/// Whether OpenSSL takes a common name for a DNS name: labels of letters, digits, `_` and
+/// inner `-`, with at least one dot. Trailing NUL characters are ignored.
 fn looks_like_dns_name(text: &str) -> bool {
     let text = text.trim_end_matches('\0');
     let is_label = |label: &str| {
@@ -243,8 +243,8 @@ fn looks_like_dns_name(text: &str) -> bool {
     text.contains('.') && !text.starts_with('-') && text.split('.').all(is_label)
 }
 
-/// The names of a certificate that are checked here. `None` never occurs for one that
-/// rustls-webpki has parsed; it stands for "nothing to check".
+/// The names of a certificate that are checked here. `None` if they are malformed, which
+/// cannot happen after rustls-webpki has parsed the certificate.
 fn names_of(certificate: &X509Certificate<'_>) -> Option<Vec<(NameKind, Vec<u8>)>> {
     let mut all = Vec::new();
     let subject = certificate.subject();
@@ -253,7 +253,7 @@ fn names_of(certificate: &X509Certificate<'_>) -> Option<Vec<(NameKind, Vec<u8>)
     }
     for attribute in subject.iter_attributes() {
         if *attribute.attr_type() == OID_PKCS9_EMAIL_ADDRESS {
-            // One that cannot be read is not well-formed, and so not allowed.
+            // An address that cannot be decoded becomes empty, which is forbidden.
             let text = names::decode(attribute.attr_value()).unwrap_or_default();
             all.push((NameKind::MAIL, text.into_bytes()));
         }
@@ -305,7 +305,7 @@ fn matches(kind: NameKind, name: &[u8], base: &[u8]) -> bool {
     }
 }
 
-/// Whether the relative names of `base` are the first of `name`.
+/// Whether `name` starts with the relative names of `base`.
 fn is_below(name: &[u8], base: &[u8]) -> bool {
     let (Some(name), Some(base)) = (names::canonical_rdns(name), names::canonical_rdns(base))
     else {
@@ -331,8 +331,8 @@ fn mail_matches(name: &[u8], base: &[u8]) -> bool {
     }
 }
 
-/// A base stands for itself and all names below it; with a leading dot, only for those
-/// below; an empty one for all.
+/// A base matches itself and all names below it. With a leading dot it matches only names
+/// below it. An empty base matches all names.
 fn dns_matches(name: &[u8], base: &[u8]) -> bool {
     let Some(above) = name.len().checked_sub(base.len()) else {
         return false;
@@ -342,7 +342,7 @@ fn dns_matches(name: &[u8], base: &[u8]) -> bool {
     base.is_empty() || (end.eq_ignore_ascii_case(base) && at_label)
 }
 
-/// A base is an address followed by a mask.
+/// `base` is an address followed by a mask.
 fn ip_matches(name: &[u8], base: &[u8]) -> bool {
     if base.len() != 2 * name.len() {
         return false;
@@ -354,7 +354,8 @@ fn ip_matches(name: &[u8], base: &[u8]) -> bool {
         .all(|((name, address), mask)| name & mask == address & mask)
 }
 
-/// A base with a leading dot stands for all names below it, one without for itself.
+/// A base with a leading dot matches all names below it. Without a dot it matches only
+/// itself.
 fn host_matches(host: &str, base: &str) -> bool {
     let (host, base) = (host.to_ascii_lowercase(), base.to_ascii_lowercase());
     if base.starts_with('.') {

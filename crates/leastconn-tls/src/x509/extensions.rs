@@ -1,8 +1,8 @@
-//! Which critical extensions of certificates are processed.
+//! Critical extensions of certificates: which are supported.
 
 use x509_parser::{certificate::X509Certificate, extensions::ParsedExtension};
 
-/// Extensions of RFC 5280 that need no action when no policy is required.
+/// Extensions of RFC 5280 that need no action while no policy is required.
 pub const NO_ACTION: [&str; 10] = [
     "2.5.29.9",           // subjectDirectoryAttributes
     "2.5.29.14",          // subjectKeyIdentifier
@@ -27,10 +27,10 @@ const PROCESSED: [&str; 7] = [
     "1.3.6.1.4.1.11129.2.4.2",
 ];
 
-/// Needs no action unless it requires an explicit policy.
+/// policyConstraints. Needs no action unless it requires an explicit policy.
 pub const POLICY_CONSTRAINTS: &str = "2.5.29.36";
 
-/// The OID of the first critical extension that is not processed.
+/// The OID of the first critical extension that is not supported.
 pub fn unknown_critical(certificate: &X509Certificate<'_>) -> Option<String> {
     let extensions = certificate.extensions().iter();
     let mut critical = extensions.filter(|extension| extension.critical);
@@ -41,7 +41,7 @@ pub fn unknown_critical(certificate: &X509Certificate<'_>) -> Option<String> {
     unknown.map(|extension| extension.oid.to_id_string())
 }
 
-/// Whether an extension may be left out, critical or not.
+/// Whether an extension can be ignored, critical or not.
 pub fn needs_no_action(oid: &str, parsed: &ParsedExtension<'_>) -> bool {
     match parsed {
         ParsedExtension::PolicyConstraints(constraints) => {

@@ -1,4 +1,4 @@
-//! Which public keys a handshake accepts.
+//! Public keys that handshakes and signature checks accept.
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ECDSA_P521_SHA512_ASN1, ED25519,
@@ -6,14 +6,14 @@ use aws_lc_rs::signature::{
 };
 use x509_parser::{der_parser::asn1_rs::Tag, public_key::PublicKey, x509::SubjectPublicKeyInfo};
 
-/// RSA keys that are accepted, in bits of the modulus.
+/// Accepted sizes of an RSA modulus in bits.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
-/// What is accepted, for messages.
+/// The accepted types of keys, for messages.
 pub const ACCEPTED: &str =
     "RSA with 2048 to 8192 bits, ECDSA on P-256, P-384 or P-521, and Ed25519";
 
-/// What kind of key this is, if no handshake and no signature check accepts it.
+/// The type of the key, if no handshake and no signature check accepts it.
 pub fn unsupported(key: &SubjectPublicKeyInfo<'_>) -> Option<String> {
     let oid = key.algorithm.algorithm.to_id_string();
     let parameters = key.algorithm.parameters.as_ref();

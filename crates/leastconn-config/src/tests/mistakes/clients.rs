@@ -99,7 +99,7 @@ fn mistakes_about_clients_and_what_is_said() {
         (
             "source = \"10.0.0.0/8\"",
             "uri = \"urn:example:*\"",
-            "error: `uri`: `*` stands for a segment of a path: the URI must begin as",
+            "error: `uri`: `*` stands for a segment of a path: the URI must begin like",
         ),
         (
             "source = \"10.0.0.0/8\"",
@@ -109,7 +109,7 @@ fn mistakes_about_clients_and_what_is_said() {
         (
             "source = \"10.0.0.0/8\"",
             "uri = \"https://example.org/a%2Fb/*\"",
-            "error: `uri`: beside a `*`, a URI has escapes for what cannot be written plainly only",
+            "error: `uri`: with a `*`, a URI can use percent-encoding only for characters that need it",
         ),
         (
             "source = \"10.0.0.0/8\"",
@@ -124,7 +124,7 @@ fn mistakes_about_clients_and_what_is_said() {
         (
             "source = \"10.0.0.0/8\"",
             "ou = [\"staff\", \"eng*\"]",
-            "error: `ou`: `*` stands for nothing here",
+            "error: `ou`: `*` is not a wildcard here",
         ),
         (
             "source = \"10.0.0.0/8\"",

@@ -1,8 +1,10 @@
+//! Certificates of attackers, in the order of `docs/threats.md`.
+
 use super::*;
 
-/// Row 9 of the matrix of threats.
+/// Row 9 in `docs/threats.md`.
 #[test]
-fn nul_and_controls_in_any_name_that_rules_see() {
+fn control_characters_in_names_are_refused() {
     for bytes in [&b"a\0.evil"[..], b"\0", b"a\n", b"a\x1b[2J", b"a\x7f"] {
         let cases = [
             leaf("").raw_cn_bytes(bytes),
@@ -14,7 +16,7 @@ fn nul_and_controls_in_any_name_that_rules_see() {
             leaf("a").raw_name(0x82, b"good").raw_name(0x82, bytes),
         ];
         for case in cases {
-            let refused = read(case.clone()).expect_err("it was read");
+            let refused = read(case.clone()).expect_err("accepted");
             assert_eq!(refused.reason(), Reason::AmbiguousIdentity);
             assert!(!refused.to_string().is_empty());
         }
@@ -40,7 +42,7 @@ fn nul_and_controls_in_any_name_that_rules_see() {
 
 /// Row 10.
 #[test]
-fn uri_text_in_a_dns_or_email_name_is_no_uri() {
+fn uri_in_another_kind_of_name_is_not_a_uri() {
     const ID: &str = "spiffe://td/web";
     let read = read(leaf("a").dns(ID).email(ID).email("web@td")).unwrap();
     assert_eq!(read.uri, [""; 0]);
@@ -52,7 +54,7 @@ fn uri_text_in_a_dns_or_email_name_is_no_uri() {
 
 /// Row 11.
 #[test]
-fn two_common_names_or_a_spiffe_id_and_another_uri_are_ambiguous() {
+fn ambiguous_names_are_refused() {
     for case in [
         leaf("a").extra_cn("b"),
         leaf("a").joined_cn("b"),
@@ -74,13 +76,13 @@ fn two_common_names_or_a_spiffe_id_and_another_uri_are_ambiguous() {
 }
 
 #[test]
-fn an_extension_twice_is_refused() {
+fn duplicate_extension_is_refused() {
     let twice = leaf("a").dns("good").raw_name(0x82, b"evil");
     assert_eq!(read(twice), Err(Ambiguous::UnreadableAlternativeNames));
 }
 
 #[test]
-fn several_units_and_uris_and_one_name_of_each_kind_in_one_rdn_are_clear() {
+fn several_units_and_uris_are_accepted() {
     let read = read(
         leaf("a")
             .joined_ou("joined")
@@ -94,13 +96,13 @@ fn several_units_and_uris_and_one_name_of_each_kind_in_one_rdn_are_clear() {
     assert_eq!(read.ou, ["joined", "two", "two"]);
     assert_eq!(read.uri, ["https://x/1", "urn:2"]);
     assert_eq!(read.issuer_cn.as_deref(), Some("CA"));
-    let nobody = super::read(leaf("a").issuer_cns(&[])).unwrap();
-    assert_eq!(nobody.issuer_cn, None);
+    let no_issuer = super::read(leaf("a").issuer_cns(&[])).unwrap();
+    assert_eq!(no_issuer.issuer_cn, None);
 }
 
-/// Row 12: what the parser of IDs refuses, a certificate is refused for.
+/// Row 12.
 #[test]
-fn what_says_spiffe_and_is_no_id_is_refused() {
+fn invalid_spiffe_ids_are_refused() {
     for uri in [
         "SPIFFE://td/web",
         "spiffe:td/web",
@@ -131,11 +133,11 @@ fn what_says_spiffe_and_is_no_id_is_refused() {
 }
 
 #[test]
-fn names_without_end_are_refused() {
+fn too_many_names_are_refused() {
     let many = |count: usize| (0..count).fold(leaf("a"), |leaf, n| leaf.dns(&format!("{n}.x")));
     assert_eq!(read(many(MAX_NAMES)).unwrap().dns.len(), MAX_NAMES);
     assert_eq!(read(many(MAX_NAMES + 1)), Err(Ambiguous::TooManyNames));
-    // Others count as well: reading them costs the same.
+    // All kinds of names count: reading each costs the same.
     let others = many(MAX_NAMES - 1).uri("urn:x").email("a@b");
     assert_eq!(read(others), Err(Ambiguous::TooManyNames));
     let units = |count: usize| (0..count).fold(leaf("a"), |leaf, n| leaf.ou(&format!("{n}")));
