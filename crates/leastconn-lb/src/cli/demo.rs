@@ -26,7 +26,6 @@ pub struct DemoArgs {
 
 type DemoError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs the demo.
 pub fn run(args: &DemoArgs) -> ExitCode {
     descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()

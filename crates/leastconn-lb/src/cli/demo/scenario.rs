@@ -14,7 +14,7 @@ use super::{
 /// Connections that alice opens to show the balancing.
 const CONNECTIONS: usize = 90;
 
-/// Runs all steps, then light traffic until `limit`, or for ever.
+/// Runs all steps, then light traffic until `limit`, or without end.
 pub(super) async fn run(
     environment: &Environment,
     limit: Option<Duration>,
