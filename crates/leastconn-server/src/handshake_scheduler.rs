@@ -1,41 +1,35 @@
-//! Fair order of TLS handshakes: a flooding source delays only its own handshakes.
+//! Schedules handshakes fairly between sources: a flooding source delays only its own.
 //!
-//! A handshake costs two short pieces of CPU time, the signatures of each flight. If
-//! hundreds of clients need one at the same time, the runtime runs them first come, first
-//! served, and a newcomer waits for all of them: a hundred milliseconds. So a handshake
-//! acquires a [`HandshakePermit`] to start and a [`TimeSlice`] for each step, and both are
-//! shared fairly between sources ([`queue`]). A source is a network: by default an IPv4
-//! address or an IPv6 /64, which is what one customer has. The /64s of one /48 share as a
-//! group.
+//! A handshake needs the CPU twice for a short time: one signature for each flight. When
+//! hundreds of clients are due at the same moment, the runtime polls them in order of
+//! arrival, and a new client comes last: at a third of a millisecond each, a hundred
+//! milliseconds later. So each handshake acquires a [`HandshakePermit`] first, and a
+//! [`TimeSlice`] before each step. Both are granted round robin over the sources
+//! ([`queue`]). A source is a network, by default an IPv4 address or an IPv6 /64: what one
+//! customer has. The /64s of one /48 share as a group.
 //!
-//! Only work counts: a handshake that waits for its client lends its permit to others
-//! ([`idle`]).
+//! Only work counts: a handshake that waits for its client gives its permit up when others
+//! need it ([`client_waits`]).
 //!
-//! Established connections go first: a time slice starts only after everything else that
-//! can run has run ([`tokio_order`]), about once per step. If relaying leaves no gap, that
-//! would take too long, so handshakes then run for longer at a time and get a share of the
-//! CPU.
+//! Established connections go first: every step or two, a time slice begins only after the
+//! runtime has polled all tasks that are ready and has asked the kernel for more ([`tokio_order`]). An
+//! established connection waits for one or two steps at most. Where relaying keeps the CPU
+//! busy, handshakes would hardly run; then they run for longer at a time, which gives them a
+//! share of the CPU.
 //!
-//! With few handshakes in progress none of this applies: they cost an uncontended lock,
+//! With few handshakes in progress none of this happens: the cost is an uncontended lock,
 //! twice for the permit and once for each step.
 
-mod idle;
+mod client_waits;
+mod permit;
 mod queue;
 mod tokio_order;
 
 use std::{
-    future::poll_fn,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::Poll,
-    time::{Duration, Instant},
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
-use leastconn::net;
-use leastconn_tls::permit::{Evicted, Permit};
 use parking_lot::{Mutex, MutexGuard};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::oneshot::{Receiver, Sender, channel};
@@ -44,28 +38,18 @@ use crate::{
     config::{IpNet, Prefixes},
     telemetry::metrics::GaugeGuard,
 };
-use idle::{Idle, Wait};
-use queue::{Asked, Queue, Source, Step, Ticket};
-use tokio_order::run_after_others;
+use client_waits::ClientWaits;
+pub use permit::{HandshakePermit, TimeSlice};
+use queue::{PermitAnswer, Queue, Source, Ticket};
 
-/// Handshakes in progress per worker that need no ordering: together they delay a newcomer
-/// by a few milliseconds.
-const FEW: usize = 16;
+/// Handshakes in progress per worker that are not scheduled: they delay a new one by a few
+/// milliseconds only.
+const UNSCHEDULED: usize = 16;
 
-/// How long handshakes run before other tasks go first again: one or two steps.
-const SLICE: Duration = Duration::from_micros(100);
-
-/// Waiting for other tasks for up to this long does not extend the next slices.
-const SHORT: Duration = Duration::from_millis(1);
-
-/// Maximum time that handshakes run if relaying leaves no gap.
-const LONG: Duration = Duration::from_millis(2);
-
-/// Parked handshakes (waiting for their client, without a permit) per permit. Each holds
-/// about 28 KiB.
+/// Parked handshakes for each permit. One holds about 28 KiB.
 const PARKED: usize = 8;
 
-/// Prefix length that groups IPv6 sources: what one site has.
+/// The length of the prefix that groups IPv6 sources: what one site has.
 const GROUP_V6: u8 = 48;
 
 impl Source for IpNet {
@@ -81,46 +65,46 @@ impl Source for IpNet {
     }
 }
 
-/// The handshake scheduler of the process.
+/// The handshake scheduler of a process.
 #[derive(Debug)]
 pub struct HandshakeScheduler(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
     queue: Queue<IpNet, Sender<()>>,
-    idle: Idle<IpNet, Sender<()>>,
-    /// How much longer handshakes may run before other tasks go first.
-    ahead: Duration,
+    client_waits: ClientWaits<IpNet, Sender<()>>,
+    /// How long handshakes may run before other tasks go first again.
+    credit: Duration,
 }
 
 impl HandshakeScheduler {
-    /// Allows `max_handshakes` in progress, on this many runtime workers.
+    /// Allows `max_handshakes` in progress, on this number of workers.
     pub fn new(max_handshakes: usize, workers: usize) -> Self {
         Self(Mutex::new(State {
-            queue: Queue::new(max_handshakes, workers, FEW * workers),
-            idle: Idle::new(PARKED * max_handshakes),
-            ahead: Duration::ZERO,
+            queue: Queue::new(max_handshakes, workers, UNSCHEDULED * workers),
+            client_waits: ClientWaits::new(PARKED * max_handshakes),
+            credit: Duration::ZERO,
         }))
     }
 
-    /// Changes the limit. Handshakes beyond a lower limit continue, and none starts until
-    /// enough have ended.
+    /// Changes the limit. Handshakes in progress beyond it continue; no new one starts until
+    /// enough of them have ended.
     pub fn resize(&self, max_handshakes: usize) {
-        let ready = {
+        let notify = {
             let mut state = self.lock();
-            state.idle.resize(PARKED * max_handshakes);
-            let mut ready = state.queue.resize(max_handshakes);
-            ready.extend(state.evict());
-            ready
+            state.client_waits.resize(PARKED * max_handshakes);
+            let mut notify = state.queue.resize(max_handshakes);
+            notify.extend(state.evict());
+            notify
         };
-        ready.into_iter().for_each(notify);
+        notify.into_iter().for_each(wake);
     }
 
-    /// Waits until a handshake of `source` may start. The gauge `waiting` counts handshakes
-    /// that wait for a permit or a time slice.
+    /// Waits for a permit to start a handshake. `waiting` counts the handshakes that wait for
+    /// a permit or a time slice.
     ///
     /// # Cancel safety
-    /// Cancel safe: dropping the future releases its place in the queue.
+    /// Dropping the future releases its place in the queue.
     pub async fn acquire(self: &Arc<Self>, source: IpNet, waiting: &Gauge) -> HandshakePermit {
         self.take_permit(source, waiting).await;
         HandshakePermit {
@@ -132,17 +116,19 @@ impl HandshakeScheduler {
     }
 
     async fn take_permit(&self, source: IpNet, waiting: &Gauge) {
-        let mut receiver = None;
-        let (asked, others) = {
+        let mut granted = None;
+        let (answer, notify) = {
             let mut state = self.lock();
-            let others = state.make_room(source);
-            let asked = state.queue.enter(source, || waiter(&mut receiver));
-            (asked, others)
+            let notify = state.make_room(source);
+            let answer = state
+                .queue
+                .acquire_permit(source, || new_waiter(&mut granted));
+            (answer, notify)
         };
-        others.into_iter().for_each(notify);
-        if let (Asked::Wait(ticket), Some(receiver)) = (asked, receiver) {
+        notify.into_iter().for_each(wake);
+        if let (PermitAnswer::Queued(ticket), Some(granted)) = (answer, granted) {
             let _counted = GaugeGuard::new(waiting);
-            Waiting::wait(self, source, ticket, Resource::Permit, receiver).await;
+            Waiter::wait(self, source, ticket, Resource::Permit, granted).await;
         }
     }
 
@@ -150,286 +136,122 @@ impl HandshakeScheduler {
         self.0.lock()
     }
 
-    fn leave(&self, source: IpNet) {
-        let ready = self.lock().queue.leave(source);
-        ready.into_iter().for_each(notify);
+    fn release_permit(&self, source: IpNet) {
+        let notify = self.lock().queue.release_permit(source);
+        notify.into_iter().for_each(wake);
     }
 
-    /// A counted time slice is over; it used up this much of `ahead`.
-    fn finish(&self, spent: Duration) {
+    /// Ends a time slice that used up `spent` of the credit.
+    fn release_slice(&self, spent: Duration) {
         let next = {
             let mut state = self.lock();
-            state.ahead = state.ahead.saturating_sub(spent);
-            state.queue.finish()
+            state.credit = state.credit.saturating_sub(spent);
+            state.queue.release_slice()
         };
-        next.into_iter().for_each(notify);
+        next.into_iter().for_each(wake);
     }
 }
 
 impl State {
-    /// Parks handshakes that wait for their clients until a permit is free for `source`.
-    /// Returns the channels to notify: their handshakes have a permit or are evicted.
+    /// Parks handshakes that wait for their clients until there is a permit for `source`.
+    /// Returns the tasks to wake: they got a permit or were evicted.
     fn make_room(&mut self, source: IpNet) -> Vec<Sender<()>> {
-        let mut ready = Vec::new();
-        while !self.queue.may_enter(source)
-            && let Some(parked) = self.idle.park()
-        {
-            ready.extend(self.queue.leave(parked));
-        }
-        ready.extend(self.evict());
-        ready
+        self.park_while(|queue| !queue.has_permit_for(source))
     }
 
-    /// Parks the longest waiting handshakes while others wait for a permit.
-    fn yield_permits(&mut self) -> Vec<Sender<()>> {
-        let mut ready = Vec::new();
-        while self.queue.has_entering()
-            && let Some(parked) = self.idle.park()
+    /// Parks handshakes that wait for their clients, the longest waiting first, while other
+    /// handshakes wait for a permit.
+    fn release_idle_permits(&mut self) -> Vec<Sender<()>> {
+        self.park_while(Queue::has_permit_waiters)
+    }
+
+    fn park_while(
+        &mut self,
+        is_short: impl Fn(&Queue<IpNet, Sender<()>>) -> bool,
+    ) -> Vec<Sender<()>> {
+        let mut notify = Vec::new();
+        while is_short(&self.queue)
+            && let Some(parked) = self.client_waits.park()
         {
-            ready.extend(self.queue.leave(parked));
+            notify.extend(self.queue.release_permit(parked));
         }
-        ready.extend(self.evict());
-        ready
+        notify.extend(self.evict());
+        notify
     }
 
     fn evict(&mut self) -> Vec<Sender<()>> {
-        std::iter::from_fn(|| self.idle.evict()).collect()
+        std::iter::from_fn(|| self.client_waits.evict()).collect()
     }
 }
 
-fn waiter(slot: &mut Option<Receiver<()>>) -> Sender<()> {
+fn new_waiter(granted: &mut Option<Receiver<()>>) -> Sender<()> {
     let (sender, receiver) = channel();
-    *slot = Some(receiver);
+    *granted = Some(receiver);
     sender
 }
 
-/// Notifies a waiting handshake. If it has been dropped meanwhile, `Waiting::drop` returns
-/// what it was given.
-fn notify(waiting: Sender<()>) {
-    let _ = waiting.send(());
+/// An error means that the task was cancelled meanwhile: [`Waiter::drop`] has returned what
+/// it was granted.
+fn wake(waiter: Sender<()>) {
+    let _ = waiter.send(());
 }
 
-/// What a handshake waits for.
 #[derive(Clone, Copy, Debug)]
 enum Resource {
     Permit,
     TimeSlice,
 }
 
-/// A handshake in the queue. Dropping it leaves the queue.
-struct Waiting<'a> {
+/// A handshake that waits for a permit or a time slice.
+struct Waiter<'a> {
     scheduler: &'a HandshakeScheduler,
     source: IpNet,
     ticket: Ticket,
     resource: Resource,
-    is_done: bool,
+    is_granted: bool,
 }
 
-impl<'a> Waiting<'a> {
+impl<'a> Waiter<'a> {
     async fn wait(
         scheduler: &'a HandshakeScheduler,
         source: IpNet,
         ticket: Ticket,
         resource: Resource,
-        notified: Receiver<()>,
+        granted: Receiver<()>,
     ) {
-        let mut waiting = Self {
+        let mut waiter = Self {
             scheduler,
             source,
             ticket,
             resource,
-            is_done: false,
+            is_granted: false,
         };
-        // The queue keeps the sender until it notifies us.
-        let _ = notified.await;
-        waiting.is_done = true;
+        // Never an error: the queue keeps the sender while this waits.
+        let _ = granted.await;
+        waiter.is_granted = true;
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Waiter<'_> {
+    /// Leaves the queue, or returns what was granted but not noticed yet.
     fn drop(&mut self) {
-        if self.is_done {
+        if self.is_granted {
             return;
         }
         let (source, ticket) = (self.source, self.ticket);
         match self.resource {
             Resource::Permit => {
-                let waited = self.scheduler.lock().queue.give_up_place(source, ticket);
-                if !waited {
-                    self.scheduler.leave(source);
+                let was_queued = self.scheduler.lock().queue.cancel_permit(source, ticket);
+                if !was_queued {
+                    self.scheduler.release_permit(source);
                 }
             }
             Resource::TimeSlice => {
-                let waited = self.scheduler.lock().queue.give_up_turn(source, ticket);
-                if !waited {
-                    self.scheduler.finish(Duration::ZERO);
+                let was_queued = self.scheduler.lock().queue.cancel_slice(source, ticket);
+                if !was_queued {
+                    self.scheduler.release_slice(Duration::ZERO);
                 }
             }
-        }
-    }
-}
-
-/// A handshake in progress. Dropping it lets another one start.
-#[derive(Debug)]
-pub struct HandshakePermit {
-    scheduler: Arc<HandshakeScheduler>,
-    source: IpNet,
-    waiting: Gauge,
-    /// False while it is parked.
-    has_permit: AtomicBool,
-}
-
-/// Marks a handshake as waiting for its client until dropped.
-struct ClientWait<'a> {
-    permit: &'a HandshakePermit,
-    wait: Wait,
-}
-
-impl Drop for ClientWait<'_> {
-    fn drop(&mut self) {
-        let has_permit = self.permit.scheduler.lock().idle.end(self.wait);
-        self.permit.has_permit.store(has_permit, Ordering::Relaxed);
-    }
-}
-
-impl HandshakePermit {
-    /// A permit of a scheduler of its own, for tests and benchmarks.
-    pub fn alone() -> Self {
-        let scheduler = HandshakeScheduler::new(1, 1);
-        let source = IpNet::of(std::net::Ipv4Addr::LOCALHOST.into(), Prefixes::default());
-        let entered = scheduler.lock().queue.enter(source, || unreachable!());
-        debug_assert_eq!(entered, Asked::Now);
-        Self {
-            scheduler: Arc::new(scheduler),
-            source,
-            waiting: Gauge::default(),
-            has_permit: AtomicBool::new(true),
-        }
-    }
-
-    /// Waits for the client. Meanwhile another handshake may take the permit; then this one
-    /// acquires it again before it returns.
-    ///
-    /// # Errors
-    /// If the handshake is evicted because too many wait for their clients.
-    ///
-    /// # Cancel safety
-    /// As that of `client`.
-    pub async fn wait_for<T>(&self, client: impl Future<Output = T>) -> Result<T, Evicted> {
-        let mut client = pin!(client);
-        // Usually the client has answered already.
-        let first = poll_fn(|cx| Poll::Ready(client.as_mut().poll(cx))).await;
-        if let Poll::Ready(answer) = first {
-            return Ok(answer);
-        }
-        let (end, ended) = channel();
-        let (wait, others) = {
-            let mut state = self.scheduler.lock();
-            let wait = state.idle.begin(self.source, end);
-            (wait, state.yield_permits())
-        };
-        let waiting = ClientWait { permit: self, wait };
-        others.into_iter().for_each(notify);
-        let answer = tokio::select! {
-            biased;
-            answer = client => answer,
-            Ok(()) = ended => return Err(Evicted),
-        };
-        drop(waiting);
-        if !self.has_permit.load(Ordering::Relaxed) {
-            self.scheduler.take_permit(self.source, &self.waiting).await;
-            self.has_permit.store(true, Ordering::Relaxed);
-        }
-        Ok(answer)
-    }
-
-    /// Waits for CPU time for one step. Drop the time slice before waiting for the network.
-    ///
-    /// # Cancel safety
-    /// Cancel safe: dropping the future releases its place in the queue.
-    pub async fn time_slice(&self) -> TimeSlice<'_> {
-        let mut receiver = None;
-        let asked = self
-            .scheduler
-            .lock()
-            .queue
-            .step(self.source, || waiter(&mut receiver));
-        let mut slice = TimeSlice {
-            scheduler: &self.scheduler,
-            begun: None,
-        };
-        match (asked, receiver) {
-            (Step::Free, _) => return slice,
-            (Step::Wait(ticket), Some(receiver)) => {
-                let _counted = GaugeGuard::new(&self.waiting);
-                Waiting::wait(
-                    &self.scheduler,
-                    self.source,
-                    ticket,
-                    Resource::TimeSlice,
-                    receiver,
-                )
-                .await;
-            }
-            (Step::Counted | Step::Wait(_), _) => {}
-        }
-        let start = net::now();
-        // Set before waiting, so that a dropped future returns its slice.
-        slice.begun = Some(start);
-        let may_continue = !self.scheduler.lock().ahead.is_zero();
-        if !may_continue {
-            slice.begun = Some(slice.after_others(start).await);
-        }
-        slice
-    }
-}
-
-impl Permit for HandshakePermit {
-    type TimeSlice<'a> = TimeSlice<'a>;
-
-    async fn time_slice(&self) -> TimeSlice<'_> {
-        self.time_slice().await
-    }
-
-    async fn wait_for_client<T>(&self, client: impl Future<Output = T>) -> Result<T, Evicted> {
-        self.wait_for(client).await
-    }
-}
-
-impl Drop for HandshakePermit {
-    fn drop(&mut self) {
-        if *self.has_permit.get_mut() {
-            self.scheduler.leave(self.source);
-        }
-    }
-}
-
-/// CPU time for one step of a handshake.
-#[must_use = "the time slice ends when this is dropped"]
-#[derive(Debug)]
-pub struct TimeSlice<'a> {
-    scheduler: &'a HandshakeScheduler,
-    /// When it started; `None`: it is not counted.
-    begun: Option<Instant>,
-}
-
-impl TimeSlice<'_> {
-    /// Lets everything else run that can run. Returns the time after that.
-    async fn after_others(&self, start: Instant) -> Instant {
-        run_after_others().await;
-        let now = net::now();
-        let waited = now.saturating_duration_since(start);
-        let ahead = waited.saturating_sub(SHORT).clamp(SLICE, LONG);
-        self.scheduler.lock().ahead = ahead;
-        now
-    }
-}
-
-impl Drop for TimeSlice<'_> {
-    fn drop(&mut self) {
-        if let Some(begun) = self.begun {
-            let spent = net::now().saturating_duration_since(begun);
-            self.scheduler.finish(spent);
         }
     }
 }

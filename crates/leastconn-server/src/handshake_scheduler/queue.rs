@@ -1,24 +1,26 @@
-//! The order of handshakes, without clock and without I/O.
+//! The order of handshakes, without clock and I/O.
 //!
-//! Two resources are scarce when many handshakes arrive at once, and sources share both, in
-//! two levels: groups of sources first (an IPv6 /48, which is what one site or one attacker
-//! has), then the sources of a group (its /64s).
+//! Two resources are short when many handshakes come at once. Sources share both in two
+//! levels: first groups of sources (an IPv6 /48, which is what one site or one attacker has),
+//! then the sources of a group (its /64s).
 //!
-//! *Permits*, `max` of them, let handshakes start. A group may take one while it has fewer
-//! than twice as many as are left. So one flooding group gets at most two thirds of the
-//! permits, two get two fifths each, and newcomers find some left. When none is left, the
-//! group with the fewest permits is next, and in it the source with the fewest. A handshake
-//! that waits for its client lends its permit to others; see [`super::idle`].
+//! *Permits*: at most `max_permits` handshakes are in progress. A group may take a permit
+//! while it has fewer than twice as many as are free. One flooding group thus holds at most
+//! two thirds of them and two flooding groups two fifths each, and a new source finds a free
+//! one. When none is free, the group with the fewest permits goes first, and within it the
+//! source with the fewest. A handshake that waits for its client gives its permit up when
+//! others need it; see [`super::client_waits`].
 //!
-//! *Time slices*, as many as there are workers, are CPU time for the signatures of one step.
-//! Groups take them round-robin, and so do the sources of a group. While no more than `few`
-//! handshakes are in progress there is no need for an order: steps neither wait nor count.
+//! *Time slices*: at most `max_slices`, the number of workers, handshakes compute at the same
+//! time. Slices are granted round robin over the groups, and within a group round robin over
+//! its sources. While no more than `unscheduled` handshakes are in progress, a step neither
+//! waits nor is counted.
 //!
-//! Within a source, both are first come, first served. Cost: two hash look-ups; if handshakes
-//! wait, also a few steps in trees as deep as there are waiting sources.
+//! Within a source, both are first come, first served. Cost: two hash look-ups; with waiting
+//! handshakes also a few operations on trees with one entry for each waiting source.
 //!
-//! Source: Choudhury and Hahne, Dynamic queue length thresholds for shared-memory packet
-//! switches (1998), for the permits; Nagle, RFC 970, for the time slices.
+//! Sources: Choudhury and Hahne, Dynamic queue length thresholds for shared-memory packet
+//! switches (1998), for permits; Nagle, RFC 970, for time slices.
 
 mod group;
 
@@ -29,12 +31,12 @@ use std::{
 
 use group::Group;
 
-/// A group may have this many times the permits that are left.
+/// A group may hold up to this multiple of the free permits.
 const SHARE: usize = 2;
 
 /// A source of handshakes.
 pub(super) trait Source: Copy + Ord + Hash {
-    /// The group that the source belongs to, named by a source.
+    /// The group that the source belongs to, identified by one of its sources.
     fn group(self) -> Self;
 }
 
@@ -44,186 +46,193 @@ pub(super) struct Ticket(u64);
 
 /// The answer to a request for a permit.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// Granted.
-    Now,
-    /// Queued: a later call returns its `W`.
-    Wait(Ticket),
+pub(super) enum PermitAnswer {
+    Granted,
+    /// A later call returns the waiter once it is granted.
+    Queued(Ticket),
 }
 
 /// The answer to a request for a time slice.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Granted without counting, because few handshakes are in progress: do not call
-    /// `finish`.
-    Free,
-    /// Granted and counted: call `finish`.
-    Counted,
-    /// Queued; counted once granted.
-    Wait(Ticket),
+pub(super) enum SliceAnswer {
+    /// Few handshakes are in progress: the step starts now and must not be released.
+    Unscheduled,
+    /// The step starts now and must be released.
+    Granted,
+    /// A later call returns the waiter once it is granted; then it must be released.
+    Queued(Ticket),
 }
 
-/// All handshakes in progress and all that wait. `S` is a source; `W` notifies a waiting
-/// handshake.
+/// All handshakes that have a permit and all that wait. `S` is a source; `W` is a waiter,
+/// which is returned when it is granted what it waits for.
 #[derive(Debug)]
 pub(super) struct Queue<S, W> {
-    max: usize,
-    turns: usize,
-    few: usize,
-    in_progress: usize,
-    taken: usize,
-    next: u64,
+    max_permits: usize,
+    max_slices: usize,
+    unscheduled: usize,
+    permits: usize,
+    slices: usize,
+    last_number: u64,
     groups: HashMap<S, Group<S, W>>,
-    /// Groups that wait for a permit: the number of permits that each has, the ticket of its
-    /// next handshake, and its name.
-    entering: BTreeSet<(usize, Ticket, S)>,
-    /// Groups that wait for a time slice, in round-robin order.
-    ring: BTreeMap<u64, S>,
+    /// Groups with waiters for a permit: the permits that each has, the ticket of its next
+    /// waiter, and the group.
+    permit_order: BTreeSet<(usize, Ticket, S)>,
+    /// Groups with waiters for a time slice, by position.
+    slice_order: BTreeMap<u64, S>,
 }
 
 impl<S: Source, W> Queue<S, W> {
-    pub(super) fn new(max: usize, turns: usize, few: usize) -> Self {
+    pub(super) fn new(max_permits: usize, max_slices: usize, unscheduled: usize) -> Self {
         Self {
-            max: max.max(1),
-            turns: turns.max(1),
-            few,
-            in_progress: 0,
-            taken: 0,
-            next: 0,
+            max_permits: max_permits.max(1),
+            max_slices: max_slices.max(1),
+            unscheduled,
+            permits: 0,
+            slices: 0,
+            last_number: 0,
             groups: HashMap::new(),
-            entering: BTreeSet::new(),
-            ring: BTreeMap::new(),
+            permit_order: BTreeSet::new(),
+            slice_order: BTreeMap::new(),
         }
     }
 
-    /// Changes the limit. Handshakes beyond it continue. Returns the waiters that got a
-    /// permit.
-    pub(super) fn resize(&mut self, max: usize) -> Vec<W> {
-        self.max = max.max(1);
-        self.admit()
+    /// Changes the limit. Permits beyond it remain valid. Returns the waiters that are now
+    /// granted a permit.
+    pub(super) fn resize(&mut self, max_permits: usize) -> Vec<W> {
+        self.max_permits = max_permits.max(1);
+        self.grant_permits()
     }
 
-    const fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
+    const fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
     }
 
-    /// Whether a group that has this many permits may have one more.
-    const fn may_have(&self, has: usize) -> bool {
-        has < SHARE * self.max.saturating_sub(self.in_progress)
+    /// Whether a group that has `permits` may have one more.
+    const fn may_have_one_more(&self, permits: usize) -> bool {
+        permits < SHARE * self.max_permits.saturating_sub(self.permits)
     }
 
     /// Whether `source` would get a permit at once.
-    pub(super) fn may_enter(&self, source: S) -> bool {
-        let known = self.groups.get(&source.group());
-        self.may_have(known.map_or(0, Group::in_progress))
+    pub(super) fn has_permit_for(&self, source: S) -> bool {
+        let group = self.groups.get(&source.group());
+        self.may_have_one_more(group.map_or(0, Group::permits))
     }
 
-    /// Whether a handshake waits for a permit.
-    pub(super) fn has_entering(&self) -> bool {
-        !self.entering.is_empty()
+    pub(super) fn has_permit_waiters(&self) -> bool {
+        !self.permit_order.is_empty()
     }
 
-    /// Requests a permit. `waiting` is called if the handshake has to wait.
-    pub(super) fn enter(&mut self, source: S, waiting: impl FnOnce() -> W) -> Asked {
-        // If others of its group wait, the group may not have one more: nobody is overtaken.
-        if self.may_enter(source) {
-            self.in_progress += 1;
-            self.change(source, |group| group.begin(source));
-            return Asked::Now;
+    /// Requests a permit for `source`. `new_waiter` is called if it has to wait.
+    pub(super) fn acquire_permit(
+        &mut self,
+        source: S,
+        new_waiter: impl FnOnce() -> W,
+    ) -> PermitAnswer {
+        // Nothing in the group can be overtaken: its waiters would not get a permit either.
+        if self.has_permit_for(source) {
+            self.permits += 1;
+            self.update(source, |group| group.add_permit(source));
+            return PermitAnswer::Granted;
         }
-        let ticket = Ticket(self.number());
-        self.change(source, |group| group.wait(source, ticket, waiting()));
-        Asked::Wait(ticket)
+        let ticket = Ticket(self.next_number());
+        self.update(source, |group| {
+            group.queue_for_permit(source, ticket, new_waiter());
+        });
+        PermitAnswer::Queued(ticket)
     }
 
-    /// Returns a permit of `source`. Returns the waiters that got a permit.
-    pub(super) fn leave(&mut self, source: S) -> Vec<W> {
-        self.in_progress -= 1;
-        self.change(source, |group| group.leave(source));
-        self.admit()
+    /// Returns a permit of `source`. Returns the waiters that are now granted one.
+    pub(super) fn release_permit(&mut self, source: S) -> Vec<W> {
+        self.permits -= 1;
+        self.update(source, |group| group.remove_permit(source));
+        self.grant_permits()
     }
 
-    /// The waiters that can have a permit. If any group may have one more, the group with
-    /// the fewest may.
-    fn admit(&mut self) -> Vec<W> {
-        let mut told = Vec::new();
-        while let Some(&(has, _, group)) = self.entering.first() {
-            if !self.may_have(has) {
+    fn grant_permits(&mut self) -> Vec<W> {
+        let mut granted = Vec::new();
+        // If the group with the fewest permits may not have one more, no group may.
+        while let Some(&(permits, _, group)) = self.permit_order.first() {
+            if !self.may_have_one_more(permits) {
                 break;
             }
-            self.in_progress += 1;
-            told.extend(self.change(group, Group::admit));
+            self.permits += 1;
+            granted.extend(self.update(group, Group::grant_permit));
         }
-        told
+        granted
     }
 
-    /// Removes a waiting handshake. `false`: it has got a permit already.
-    pub(super) fn give_up_place(&mut self, source: S, ticket: Ticket) -> bool {
-        self.change(source, |group| group.give_up_place(source, ticket))
+    /// Removes a waiter for a permit. Returns `false` if the permit was granted already.
+    pub(super) fn cancel_permit(&mut self, source: S, ticket: Ticket) -> bool {
+        self.update(source, |group| group.cancel_permit(source, ticket))
     }
 
-    /// Changes the group of `source`, and updates `entering` and `groups`.
-    fn change<T>(&mut self, source: S, change: impl FnOnce(&mut Group<S, W>) -> T) -> T {
-        let name = source.group();
-        let group = self.groups.entry(name).or_insert_with(Group::new);
-        let before = group.claim(name);
+    /// Changes the group of `source`, then updates `permit_order` and removes an unused group.
+    fn update<T>(&mut self, source: S, change: impl FnOnce(&mut Group<S, W>) -> T) -> T {
+        let id = source.group();
+        let group = self.groups.entry(id).or_insert_with(Group::new);
+        let before = group.permit_order_key(id);
         let changed = change(group);
-        let after = group.claim(name);
-        if group.is_gone() {
-            self.groups.remove(&name);
+        let after = group.permit_order_key(id);
+        if group.is_unused() {
+            self.groups.remove(&id);
         }
         if before != after {
             if let Some(before) = before {
-                self.entering.remove(&before);
+                self.permit_order.remove(&before);
             }
-            self.entering.extend(after);
+            self.permit_order.extend(after);
         }
         changed
     }
 
-    /// Requests a time slice for a handshake in progress.
-    pub(super) fn step(&mut self, source: S, waiting: impl FnOnce() -> W) -> Step {
-        if self.in_progress <= self.few {
-            return Step::Free;
+    /// Requests a time slice for a handshake of `source` that has a permit.
+    pub(super) fn acquire_slice(
+        &mut self,
+        source: S,
+        new_waiter: impl FnOnce() -> W,
+    ) -> SliceAnswer {
+        if self.permits <= self.unscheduled {
+            return SliceAnswer::Unscheduled;
         }
-        if self.taken < self.turns {
-            self.taken += 1;
-            return Step::Counted;
+        if self.slices < self.max_slices {
+            self.slices += 1;
+            return SliceAnswer::Granted;
         }
-        let ticket = Ticket(self.number());
-        let is_first = self.change(source, |group| group.step(source, ticket, waiting()));
+        let ticket = Ticket(self.next_number());
+        let is_first = self.update(source, |group| {
+            group.queue_for_slice(source, ticket, new_waiter())
+        });
         if is_first {
-            // To the end of the ring.
-            self.ring.insert(ticket.0, source.group());
+            self.slice_order.insert(ticket.0, source.group());
         }
-        Step::Wait(ticket)
+        SliceAnswer::Queued(ticket)
     }
 
-    /// A counted time slice is over. Returns the waiter that gets it.
-    pub(super) fn finish(&mut self) -> Option<W> {
-        let next = self.next_in_turn();
+    /// Releases a time slice. Returns the waiter that gets it.
+    pub(super) fn release_slice(&mut self) -> Option<W> {
+        let next = self.next_slice();
         if next.is_none() {
-            self.taken -= 1;
+            self.slices -= 1;
         }
         next
     }
 
-    fn next_in_turn(&mut self) -> Option<W> {
-        let (_, group) = self.ring.pop_first()?;
-        let position = self.number();
-        let (waiting, goes_on) = self.change(group, |group| group.next_in_turn(position));
-        if goes_on {
-            self.ring.insert(position, group);
+    fn next_slice(&mut self) -> Option<W> {
+        let (_, group) = self.slice_order.pop_first()?;
+        let position = self.next_number();
+        let (waiter, has_more) = self.update(group, |group| group.next_slice(position));
+        if has_more {
+            self.slice_order.insert(position, group);
         }
-        waiting
+        waiter
     }
 
-    /// Removes a waiting handshake. `false`: it has got a time slice already.
-    pub(super) fn give_up_turn(&mut self, source: S, ticket: Ticket) -> bool {
-        let (removed, position) = self.change(source, |group| group.give_up_turn(source, ticket));
+    /// Removes a waiter for a time slice. Returns `false` if the slice was granted already.
+    pub(super) fn cancel_slice(&mut self, source: S, ticket: Ticket) -> bool {
+        let (removed, position) = self.update(source, |group| group.cancel_slice(source, ticket));
         if let Some(position) = position {
-            self.ring.remove(&position);
+            self.slice_order.remove(&position);
         }
         removed
     }
@@ -231,13 +240,12 @@ impl<S: Source, W> Queue<S, W> {
 
 #[cfg(test)]
 impl<S, W> Queue<S, W> {
-    /// Whether nothing is taken and nothing waits.
     pub(super) fn is_unused(&self) -> bool {
-        self.in_progress == 0
-            && self.taken == 0
+        self.permits == 0
+            && self.slices == 0
             && self.groups.is_empty()
-            && self.entering.is_empty()
-            && self.ring.is_empty()
+            && self.permit_order.is_empty()
+            && self.slice_order.is_empty()
     }
 }
 

@@ -5,10 +5,12 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     sync::atomic::{AtomicUsize, Ordering},
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
 };
 
-use super::*;
+use leastconn_tls::permit::Evicted;
+
+use super::{tokio_order::requeue, *};
 
 fn source(n: u8) -> IpNet {
     IpNet::of(IpAddr::V4(Ipv4Addr::new(10, 0, 0, n)), Prefixes::default())
@@ -17,11 +19,11 @@ fn source(n: u8) -> IpNet {
 impl HandshakeScheduler {
     fn is_unused(&self) -> bool {
         let state = self.lock();
-        state.queue.is_unused() && state.idle.is_unused()
+        state.queue.is_unused() && state.client_waits.is_unused()
     }
 }
 
-/// The output if the first poll is ready.
+/// The output if the future is ready at the first poll.
 fn at_once<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     match future
@@ -47,10 +49,10 @@ async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
 fn few_handshakes_do_not_wait() {
     let (scheduler, waiting) = (Arc::new(HandshakeScheduler::new(256, 1)), Gauge::default());
     let enter = || at_once(scheduler.acquire(source(1), &waiting)).unwrap();
-    let permits: Vec<HandshakePermit> = (0..FEW).map(|_| enter()).collect();
+    let permits: Vec<HandshakePermit> = (0..UNSCHEDULED).map(|_| enter()).collect();
     for permit in &permits {
         let _slice = at_once(permit.time_slice()).unwrap();
-        // Nor does any other permit.
+        // Nor does another handshake while this one has its slice.
         let _other = at_once(permits[0].time_slice()).unwrap();
     }
     let one_more = enter();
@@ -60,7 +62,7 @@ fn few_handshakes_do_not_wait() {
 }
 
 #[tokio::test]
-async fn cancelled_permit_goes_to_others() {
+async fn cancelled_permit_wait_passes_the_permit_on() {
     let (scheduler, waiting) = (Arc::new(HandshakeScheduler::new(1, 1)), Gauge::default());
     let held = scheduler.acquire(source(1), &waiting).await;
     let mut second = Box::pin(scheduler.acquire(source(2), &waiting));
@@ -68,13 +70,13 @@ async fn cancelled_permit_goes_to_others() {
     assert!(poll_once(second.as_mut()).await.is_none());
     assert!(poll_once(third.as_mut()).await.is_none());
     assert_eq!(waiting.get(), 2);
-    // Before it was notified.
+    // Cancel before the permit is granted.
     drop(second);
     assert_eq!(waiting.get(), 1);
     let mut fourth = Box::pin(scheduler.acquire(source(4), &waiting));
     assert!(poll_once(fourth.as_mut()).await.is_none());
     drop(held);
-    // After it was notified, and before it was polled.
+    // Cancel after the permit is granted, before the task has noticed.
     drop(third);
     let fourth = fourth.await;
     assert_eq!(waiting.get(), 0);
@@ -83,10 +85,10 @@ async fn cancelled_permit_goes_to_others() {
 }
 
 #[tokio::test]
-async fn cancelled_time_slice_goes_to_others() {
+async fn cancelled_slice_wait_passes_the_slice_on() {
     let (scheduler, waiting) = (Arc::new(HandshakeScheduler::new(256, 1)), Gauge::default());
     let mut permits = Vec::new();
-    for _ in 0..=FEW {
+    for _ in 0..=UNSCHEDULED {
         permits.push(scheduler.acquire(source(1), &waiting).await);
     }
     let held = permits[0].time_slice().await;
@@ -102,11 +104,11 @@ async fn cancelled_time_slice_goes_to_others() {
     drop(third);
     let slice = fourth.await;
     assert_eq!(waiting.get(), 0);
-    // While it lets other tasks run first, which is after it was notified.
+    // Cancel while the granted slice lets other tasks run first.
     let mut fifth = Box::pin(permits[4].time_slice());
     assert!(poll_once(fifth.as_mut()).await.is_none());
     drop(slice);
-    scheduler.lock().ahead = Duration::ZERO;
+    scheduler.lock().credit = Duration::ZERO;
     assert!(poll_once(fifth.as_mut()).await.is_none());
     drop(fifth);
     drop(permits[5].time_slice().await);
@@ -114,22 +116,22 @@ async fn cancelled_time_slice_goes_to_others() {
     assert!(scheduler.is_unused());
 }
 
-/// On one thread: counts steps, not time.
+/// On one thread, so that the order of steps is the same in each run.
 #[tokio::test]
-async fn newcomer_overtakes_a_flood() {
+async fn new_source_is_not_delayed_by_a_flood() {
     const FLOOD: usize = 80;
     let local = tokio::task::LocalSet::new();
     let scheduler = Arc::new(HandshakeScheduler::new(256, 1));
     let order = Rc::new(RefCell::new(Vec::new()));
-    let handshake = |of: u8| {
+    let handshake = |id: u8| {
         let (scheduler, order) = (Arc::clone(&scheduler), Rc::clone(&order));
         async move {
-            let permit = scheduler.acquire(source(of), &Gauge::default()).await;
+            let permit = scheduler.acquire(source(id), &Gauge::default()).await;
             for _ in 0..2 {
-                // Wait for the network.
-                tokio_order::requeue().await;
+                // As if waiting for the network.
+                requeue().await;
                 let _slice = permit.time_slice().await;
-                order.borrow_mut().push(of);
+                order.borrow_mut().push(id);
             }
         }
     };
@@ -137,18 +139,18 @@ async fn newcomer_overtakes_a_flood() {
         local.spawn_local(handshake(1));
         local.spawn_local(handshake(2));
     }
-    // The last task in the runtime's queue.
+    // Spawned last, so the runtime polls it last.
     local.spawn_local(handshake(3));
     local.await;
     let order = order.borrow();
     assert_eq!(order.len(), 2 * (2 * FLOOD + 1));
-    let last = order.iter().rposition(|&of| of == 3).unwrap();
+    let last = order.iter().rposition(|&id| id == 3).unwrap();
     // Each round has one step of each source.
     assert!(last < 12, "its last step was number {last}");
     assert!(scheduler.is_unused());
 }
 
-/// Handshakes also continue on a runtime that is never idle.
+/// Handshakes also run on a runtime that always has ready tasks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn busy_tasks_do_not_stop_handshakes() {
     let scheduler = Arc::new(HandshakeScheduler::new(256, 1));
@@ -167,7 +169,7 @@ async fn busy_tasks_do_not_stop_handshakes() {
         let left = Arc::clone(&left);
         tasks.spawn(async move {
             while left.load(Ordering::Acquire) > 0 {
-                tokio_order::requeue().await;
+                requeue().await;
             }
         });
     }
@@ -182,7 +184,7 @@ fn v6(text: &str) -> IpNet {
 }
 
 #[test]
-fn networks_of_one_ipv6_site_share_a_group() {
+fn networks_of_one_ipv6_site_are_one_group() {
     assert_eq!(v6("2001:db8:1:2::3").group(), v6("2001:db8:1:4::5").group());
     assert_ne!(v6("2001:db8:1:2::3").group(), v6("2001:db8:2:2::3").group());
     let site = IpNet::parse("2001:db8::/32").unwrap();
@@ -191,13 +193,13 @@ fn networks_of_one_ipv6_site_share_a_group() {
 }
 
 #[tokio::test]
-async fn handshakes_waiting_for_clients_lend_their_permits() {
+async fn handshakes_waiting_for_clients_release_permits() {
     const MAX: usize = 4;
     let (scheduler, waiting) = (Arc::new(HandshakeScheduler::new(MAX, 1)), Gauge::default());
     let mut stalled = tokio::task::JoinSet::new();
     let (answer, answered) = tokio::sync::watch::channel(false);
     for n in 0..20 {
-        // Each gets a permit at once: earlier ones are parked.
+        // Each gets a permit at once, although others are in progress.
         let permit = at_once(scheduler.acquire(source(n), &waiting)).unwrap();
         let mut answered = answered.clone();
         stalled.spawn(async move {
@@ -208,7 +210,7 @@ async fn handshakes_waiting_for_clients_lend_their_permits() {
         });
         tokio::task::yield_now().await;
     }
-    assert!(scheduler.lock().idle.parked() >= 20 - MAX);
+    assert!(scheduler.lock().client_waits.parked() >= 20 - MAX);
     answer.send(true).unwrap();
     while let Some(ended) = stalled.join_next().await {
         ended.unwrap();
@@ -223,7 +225,7 @@ async fn too_many_parked_handshakes_evict_the_oldest() {
     let mut stalled = tokio::task::JoinSet::new();
     let one_more = MAX + PARKED * MAX + 1;
     for n in 0..one_more {
-        // The last /48 has one handshake more than the others.
+        // From 10 on, all share a /48, which has the most.
         let from = v6(&format!("2001:db8:{}::1", n.min(10)));
         let permit = at_once(scheduler.acquire(from, &waiting)).unwrap();
         stalled.spawn(async move {
@@ -233,14 +235,14 @@ async fn too_many_parked_handshakes_evict_the_oldest() {
         });
         tokio::task::yield_now().await;
     }
-    // The oldest handshake of the /48 with the most.
+    // The oldest of the /48 with the most.
     assert_eq!(stalled.join_next().await.unwrap().unwrap(), 10);
     stalled.shutdown().await;
     assert!(scheduler.is_unused());
 }
 
 #[tokio::test]
-async fn parked_handshake_that_is_cancelled_leaves_nothing() {
+async fn cancelled_parked_handshake_leaves_nothing_behind() {
     let (scheduler, waiting) = (Arc::new(HandshakeScheduler::new(1, 1)), Gauge::default());
     let permit = scheduler.acquire(source(1), &waiting).await;
     let mut wait = Box::pin(permit.wait_for(std::future::pending::<()>()));

@@ -1,4 +1,4 @@
-//! The sources of one group, and which of them is next.
+//! The order of the sources within one group.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -7,116 +7,114 @@ use super::{Source, Ticket};
 /// The handshakes of one group.
 #[derive(Debug)]
 pub(super) struct Group<S, W> {
-    in_progress: usize,
+    permits: usize,
     members: HashMap<S, Member<W>>,
-    /// Sources that wait for a permit: the number of permits that each has, its oldest
-    /// ticket, and its name.
-    entering: BTreeSet<(usize, Ticket, S)>,
-    /// Sources that wait for a time slice, in round-robin order.
-    ring: BTreeMap<u64, S>,
-    /// The position of the group in the ring of groups, valid while `ring` is not empty.
+    /// Sources with waiters for a permit: the permits that each has, its oldest ticket, and
+    /// the source.
+    permit_order: BTreeSet<(usize, Ticket, S)>,
+    /// Sources with waiters for a time slice, by position.
+    slice_order: BTreeMap<u64, S>,
+    /// The group's position in `Queue::slice_order`. Valid while its own is not empty.
     position: u64,
 }
 
 /// The handshakes of one source.
 #[derive(Debug)]
 struct Member<W> {
-    in_progress: usize,
-    entering: BTreeMap<Ticket, W>,
-    stepping: BTreeMap<Ticket, W>,
-    /// Its position in the ring, valid while `stepping` is not empty.
+    permits: usize,
+    permit_waiters: BTreeMap<Ticket, W>,
+    slice_waiters: BTreeMap<Ticket, W>,
+    /// The position in `Group::slice_order`. Valid while `slice_waiters` is not empty.
     position: u64,
 }
 
 impl<W> Member<W> {
     const fn new() -> Self {
         Self {
-            in_progress: 0,
-            entering: BTreeMap::new(),
-            stepping: BTreeMap::new(),
+            permits: 0,
+            permit_waiters: BTreeMap::new(),
+            slice_waiters: BTreeMap::new(),
             position: 0,
         }
     }
 
-    /// Its entry in `Group::entering`.
-    fn claim<S>(&self, source: S) -> Option<(usize, Ticket, S)> {
-        let (&oldest, _) = self.entering.first_key_value()?;
-        Some((self.in_progress, oldest, source))
+    /// The key in `Group::permit_order`, if the source has waiters for a permit.
+    fn permit_order_key<S>(&self, source: S) -> Option<(usize, Ticket, S)> {
+        let (&oldest, _) = self.permit_waiters.first_key_value()?;
+        Some((self.permits, oldest, source))
     }
 
-    fn is_gone(&self) -> bool {
-        self.in_progress == 0 && self.entering.is_empty() && self.stepping.is_empty()
+    fn is_unused(&self) -> bool {
+        self.permits == 0 && self.permit_waiters.is_empty() && self.slice_waiters.is_empty()
     }
 }
 
 impl<S: Source, W> Group<S, W> {
     pub(super) fn new() -> Self {
         Self {
-            in_progress: 0,
+            permits: 0,
             members: HashMap::new(),
-            entering: BTreeSet::new(),
-            ring: BTreeMap::new(),
+            permit_order: BTreeSet::new(),
+            slice_order: BTreeMap::new(),
             position: 0,
         }
     }
 
-    pub(super) const fn in_progress(&self) -> usize {
-        self.in_progress
+    pub(super) const fn permits(&self) -> usize {
+        self.permits
     }
 
-    /// Its entry in `Queue::entering`.
-    pub(super) fn claim(&self, name: S) -> Option<(usize, Ticket, S)> {
-        let &(_, ticket, _) = self.entering.first()?;
-        Some((self.in_progress, ticket, name))
+    /// The key in `Queue::permit_order`, if the group has waiters for a permit.
+    pub(super) fn permit_order_key(&self, group: S) -> Option<(usize, Ticket, S)> {
+        let &(_, ticket, _) = self.permit_order.first()?;
+        Some((self.permits, ticket, group))
     }
 
-    pub(super) fn is_gone(&self) -> bool {
+    pub(super) fn is_unused(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// `source` has one more permit.
-    pub(super) fn begin(&mut self, source: S) {
-        self.in_progress += 1;
-        self.change(source, |member| member.in_progress += 1);
+    pub(super) fn add_permit(&mut self, source: S) {
+        self.permits += 1;
+        self.update(source, |member| member.permits += 1);
     }
 
-    /// `source` has one permit less.
-    pub(super) fn leave(&mut self, source: S) {
-        self.in_progress -= 1;
-        self.change(source, |member| member.in_progress -= 1);
+    pub(super) fn remove_permit(&mut self, source: S) {
+        self.permits -= 1;
+        self.update(source, |member| member.permits -= 1);
     }
 
-    /// One more handshake of `source` waits for a permit.
-    pub(super) fn wait(&mut self, source: S, ticket: Ticket, waiting: W) {
-        self.change(source, |member| member.entering.insert(ticket, waiting));
+    pub(super) fn queue_for_permit(&mut self, source: S, ticket: Ticket, waiter: W) {
+        self.update(source, |member| {
+            member.permit_waiters.insert(ticket, waiter)
+        });
     }
 
     /// Gives a permit to the next waiter and returns it.
-    pub(super) fn admit(&mut self) -> Option<W> {
-        let &(_, _, source) = self.entering.first()?;
-        self.in_progress += 1;
-        let waiting = self.change(source, |member| {
-            member.in_progress += 1;
-            member.entering.pop_first()
+    pub(super) fn grant_permit(&mut self) -> Option<W> {
+        let &(_, _, source) = self.permit_order.first()?;
+        self.permits += 1;
+        let waiter = self.update(source, |member| {
+            member.permits += 1;
+            member.permit_waiters.pop_first()
         });
-        waiting.map(|(_, waiting)| waiting)
+        waiter.map(|(_, waiter)| waiter)
     }
 
-    /// Removes a waiting handshake. `false`: it does not wait any more.
-    pub(super) fn give_up_place(&mut self, source: S, ticket: Ticket) -> bool {
-        let removed = self.change(source, |member| member.entering.remove(&ticket));
+    /// Removes a waiter for a permit. Returns `false` if it is not queued any more.
+    pub(super) fn cancel_permit(&mut self, source: S, ticket: Ticket) -> bool {
+        let removed = self.update(source, |member| member.permit_waiters.remove(&ticket));
         removed.is_some()
     }
 
-    /// One more handshake of `source` waits for a time slice. Returns whether it is the only
-    /// one of the group.
-    pub(super) fn step(&mut self, source: S, ticket: Ticket, waiting: W) -> bool {
-        let is_first = self.ring.is_empty();
+    /// Queues a waiter for a time slice. Returns whether it is the group's only one.
+    pub(super) fn queue_for_slice(&mut self, source: S, ticket: Ticket, waiter: W) -> bool {
+        let is_first = self.slice_order.is_empty();
         let member = self.members.entry(source).or_insert_with(Member::new);
-        member.stepping.insert(ticket, waiting);
-        if member.stepping.len() == 1 {
+        member.slice_waiters.insert(ticket, waiter);
+        if member.slice_waiters.len() == 1 {
             member.position = ticket.0;
-            self.ring.insert(ticket.0, source);
+            self.slice_order.insert(ticket.0, source);
         }
         if is_first {
             self.position = ticket.0;
@@ -124,52 +122,56 @@ impl<S: Source, W> Group<S, W> {
         is_first
     }
 
-    /// The next waiter, and whether others of the group still wait, now at `position`.
-    pub(super) fn next_in_turn(&mut self, position: u64) -> (Option<W>, bool) {
-        let Some((_, source)) = self.ring.pop_first() else {
+    /// Returns the next waiter for a time slice, and whether the group has more of them;
+    /// then its new position is `position`.
+    pub(super) fn next_slice(&mut self, position: u64) -> (Option<W>, bool) {
+        let Some((_, source)) = self.slice_order.pop_first() else {
             return (None, false);
         };
-        let (waiting, goes_on) = self.change(source, |member| {
-            let waiting = member.stepping.pop_first();
+        let (waiter, has_more) = self.update(source, |member| {
+            let waiter = member.slice_waiters.pop_first();
             member.position = position;
-            (waiting, !member.stepping.is_empty())
+            (waiter, !member.slice_waiters.is_empty())
         });
-        if goes_on {
-            self.ring.insert(position, source);
+        if has_more {
+            self.slice_order.insert(position, source);
         }
         self.position = position;
-        (waiting.map(|(_, waiting)| waiting), !self.ring.is_empty())
+        (
+            waiter.map(|(_, waiter)| waiter),
+            !self.slice_order.is_empty(),
+        )
     }
 
-    /// Removes a waiting handshake. `false`: it does not wait any more. Also returns the
-    /// position of the group in the ring of groups if none of the group waits any more.
-    pub(super) fn give_up_turn(&mut self, source: S, ticket: Ticket) -> (bool, Option<u64>) {
-        let (removed, emptied) = self.change(source, |member| {
-            let removed = member.stepping.remove(&ticket).is_some();
-            let emptied = removed && member.stepping.is_empty();
+    /// Removes a waiter for a time slice. Returns whether it was queued, and the group's
+    /// position in `Queue::slice_order` if the group has no waiters left.
+    pub(super) fn cancel_slice(&mut self, source: S, ticket: Ticket) -> (bool, Option<u64>) {
+        let (removed, emptied) = self.update(source, |member| {
+            let removed = member.slice_waiters.remove(&ticket).is_some();
+            let emptied = removed && member.slice_waiters.is_empty();
             (removed, emptied.then_some(member.position))
         });
         if let Some(position) = emptied {
-            self.ring.remove(&position);
+            self.slice_order.remove(&position);
         }
-        let is_out = emptied.is_some() && self.ring.is_empty();
-        (removed, is_out.then_some(self.position))
+        let is_last = emptied.is_some() && self.slice_order.is_empty();
+        (removed, is_last.then_some(self.position))
     }
 
-    /// Changes a source, and updates `entering` and `members`.
-    fn change<T>(&mut self, source: S, change: impl FnOnce(&mut Member<W>) -> T) -> T {
+    /// Changes a source, then updates `permit_order` and removes an unused source.
+    fn update<T>(&mut self, source: S, change: impl FnOnce(&mut Member<W>) -> T) -> T {
         let member = self.members.entry(source).or_insert_with(Member::new);
-        let before = member.claim(source);
+        let before = member.permit_order_key(source);
         let changed = change(member);
-        let after = member.claim(source);
-        if member.is_gone() {
+        let after = member.permit_order_key(source);
+        if member.is_unused() {
             self.members.remove(&source);
         }
         if before != after {
             if let Some(before) = before {
-                self.entering.remove(&before);
+                self.permit_order.remove(&before);
             }
-            self.entering.extend(after);
+            self.permit_order.extend(after);
         }
         changed
     }

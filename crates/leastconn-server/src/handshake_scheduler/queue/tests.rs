@@ -1,4 +1,4 @@
-//! The order against a model of it: nobody lost, nobody twice, nobody overtaken.
+//! Compares the queue with a model: no handshake is lost, granted twice or overtaken.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,10 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-type Of = u8;
+type SourceId = u8;
 
 impl Source for u8 {
-    /// 10 to 19 are one group.
+    /// Sources 10 to 19 are one group.
     fn group(self) -> Self {
         if (10..20).contains(&self) { 10 } else { self }
     }
@@ -28,239 +28,257 @@ impl Source for &str {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum At {
-    Entering(Ticket),
-    InProgress,
-    Stepping(Ticket),
-    Turn,
+enum Stage {
+    WaitsForPermit(Ticket),
+    HasPermit,
+    WaitsForSlice(Ticket),
+    HasSlice,
 }
 
-/// All that wait or are in progress, by number; who came later has the higher one.
 struct Model {
-    queue: Queue<Of, u32>,
-    all: BTreeMap<u32, (Of, At)>,
-    next: u32,
-    /// In progress before the last operation.
-    most: usize,
-    /// Of each group that waits for turns: which groups had one since it does.
-    since: BTreeMap<Of, BTreeSet<Of>>,
+    queue: Queue<SourceId, u32>,
+    /// All handshakes, in order of arrival.
+    handshakes: BTreeMap<u32, (SourceId, Stage)>,
+    last_id: u32,
+    /// Permits held before the last operation.
+    permits_before: usize,
+    /// For each group that waits for a time slice: the groups that had one since.
+    slices_since: BTreeMap<SourceId, BTreeSet<SourceId>>,
 }
 
 #[derive(Clone, Debug)]
 enum Op {
-    Enter(Of),
-    Leave(usize),
-    Step(usize),
-    Finish(usize),
-    GiveUp(usize),
+    AcquirePermit(SourceId),
+    ReleasePermit(usize),
+    AcquireSlice(usize),
+    ReleaseSlice(usize),
+    Cancel(usize),
     Resize(usize),
 }
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        // Mostly from one that floods.
-        3 => Just(Op::Enter(0)),
-        2 => (1..5_u8).prop_map(Op::Enter),
-        2 => (10..13_u8).prop_map(Op::Enter),
-        2 => any::<usize>().prop_map(Op::Leave),
-        4 => any::<usize>().prop_map(Op::Step),
-        4 => any::<usize>().prop_map(Op::Finish),
-        1 => any::<usize>().prop_map(Op::GiveUp),
+        // Mostly from one flooding source.
+        3 => Just(Op::AcquirePermit(0)),
+        2 => (1..5_u8).prop_map(Op::AcquirePermit),
+        2 => (10..13_u8).prop_map(Op::AcquirePermit),
+        2 => any::<usize>().prop_map(Op::ReleasePermit),
+        4 => any::<usize>().prop_map(Op::AcquireSlice),
+        4 => any::<usize>().prop_map(Op::ReleaseSlice),
+        1 => any::<usize>().prop_map(Op::Cancel),
         1 => (1..12_usize).prop_map(Op::Resize),
     ]
 }
 
 impl Model {
-    fn new(max: usize, turns: usize, few: usize) -> Self {
+    fn new(max_permits: usize, max_slices: usize, unscheduled: usize) -> Self {
         Self {
-            queue: Queue::new(max, turns, few),
-            all: BTreeMap::new(),
-            next: 0,
-            most: 0,
-            since: BTreeMap::new(),
+            queue: Queue::new(max_permits, max_slices, unscheduled),
+            handshakes: BTreeMap::new(),
+            last_id: 0,
+            permits_before: 0,
+            slices_since: BTreeMap::new(),
         }
     }
 
-    /// One of those that are where `at` says.
-    fn choose(&self, which: usize, at: impl Fn(At) -> bool) -> Option<(u32, Of, At)> {
-        let fit: Vec<_> = self.all.iter().filter(|(_, (_, is))| at(*is)).collect();
-        let (id, (of, is)) = fit.get(which.checked_rem(fit.len())?)?;
-        Some((**id, *of, *is))
+    /// Chooses one of the handshakes whose stage matches.
+    fn choose(
+        &self,
+        index: usize,
+        matches: impl Fn(Stage) -> bool,
+    ) -> Option<(u32, SourceId, Stage)> {
+        let all = self.handshakes.iter();
+        let found: Vec<_> = all.filter(|(_, (_, stage))| matches(*stage)).collect();
+        let (id, (source, stage)) = found.get(index.checked_rem(found.len())?)?;
+        Some((**id, *source, *stage))
     }
 
-    fn count(&self, of: Option<Of>, at: impl Fn(At) -> bool) -> usize {
-        let fit =
-            |(source, is): &&(Of, At)| at(*is) && of.is_none_or(|of| of.group() == source.group());
-        self.all.values().filter(fit).count()
+    fn count(&self, matches: impl Fn(Stage) -> bool) -> usize {
+        let all = self.handshakes.values();
+        all.filter(|(_, stage)| matches(*stage)).count()
     }
 
-    fn waiting_groups(&self, at: impl Fn(At) -> bool) -> BTreeSet<Of> {
-        let fit = self.all.values().filter(|(_, is)| at(*is));
-        fit.map(|(of, _)| of.group()).collect()
+    fn count_in_group(&self, source: SourceId, matches: impl Fn(Stage) -> bool) -> usize {
+        let all = self.handshakes.values();
+        all.filter(|(other, stage)| matches(*stage) && other.group() == source.group())
+            .count()
+    }
+
+    fn groups(&self, matches: impl Fn(Stage) -> bool) -> BTreeSet<SourceId> {
+        let all = self.handshakes.values();
+        let found = all.filter(|(_, stage)| matches(*stage));
+        found.map(|(source, _)| source.group()).collect()
     }
 
     fn run(&mut self, op: &Op) {
         match *op {
-            Op::Enter(of) => {
-                self.next += 1;
-                let id = self.next;
-                let at = match self.queue.enter(of, || id) {
-                    Asked::Now => At::InProgress,
-                    Asked::Wait(ticket) => At::Entering(ticket),
+            Op::AcquirePermit(source) => {
+                self.last_id += 1;
+                let id = self.last_id;
+                let stage = match self.queue.acquire_permit(source, || id) {
+                    PermitAnswer::Granted => Stage::HasPermit,
+                    PermitAnswer::Queued(ticket) => Stage::WaitsForPermit(ticket),
                 };
-                self.all.insert(id, (of, at));
+                self.handshakes.insert(id, (source, stage));
             }
-            Op::Leave(which) => {
-                if let Some((id, of, _)) = self.choose(which, |at| at == At::InProgress) {
-                    self.all.remove(&id);
-                    let told = self.queue.leave(of);
-                    told.into_iter().for_each(|id| self.entered(id));
+            Op::ReleasePermit(index) => {
+                if let Some((id, source, _)) = self.choose(index, |stage| stage == Stage::HasPermit)
+                {
+                    self.handshakes.remove(&id);
+                    let granted = self.queue.release_permit(source);
+                    granted.into_iter().for_each(|id| self.granted_permit(id));
                 }
             }
-            Op::Step(which) => {
-                let Some((id, of, _)) = self.choose(which, |at| at == At::InProgress) else {
+            Op::AcquireSlice(index) => {
+                let Some((id, source, _)) = self.choose(index, |stage| stage == Stage::HasPermit)
+                else {
                     return;
                 };
-                let first = self.count(Some(of), is_stepping) == 0;
-                let at = match self.queue.step(of, || id) {
-                    Step::Free => {
-                        assert!(self.count(None, is_in) <= self.queue.few);
+                let is_first = self.count_in_group(source, waits_for_slice) == 0;
+                let stage = match self.queue.acquire_slice(source, || id) {
+                    SliceAnswer::Unscheduled => {
+                        assert!(self.count(has_permit) <= self.queue.unscheduled);
                         return;
                     }
-                    Step::Counted => At::Turn,
-                    Step::Wait(ticket) => At::Stepping(ticket),
+                    SliceAnswer::Granted => Stage::HasSlice,
+                    SliceAnswer::Queued(ticket) => Stage::WaitsForSlice(ticket),
                 };
-                self.all.insert(id, (of, at));
-                if first && is_stepping(at) {
-                    self.since.insert(of.group(), BTreeSet::new());
+                self.handshakes.insert(id, (source, stage));
+                if is_first && waits_for_slice(stage) {
+                    self.slices_since.insert(source.group(), BTreeSet::new());
                 }
             }
-            Op::Finish(which) => {
-                if let Some((id, of, _)) = self.choose(which, |at| at == At::Turn) {
-                    self.all.insert(id, (of, At::InProgress));
-                    let next = self.queue.finish();
-                    next.into_iter().for_each(|id| self.stepped(id));
+            Op::ReleaseSlice(index) => {
+                if let Some((id, source, _)) = self.choose(index, |stage| stage == Stage::HasSlice)
+                {
+                    self.handshakes.insert(id, (source, Stage::HasPermit));
+                    let next = self.queue.release_slice();
+                    next.into_iter().for_each(|id| self.granted_slice(id));
                 }
             }
-            Op::GiveUp(which) => {
-                let waits = |at| matches!(at, At::Entering(_) | At::Stepping(_));
-                match self.choose(which, waits) {
-                    Some((id, of, At::Entering(ticket))) => {
-                        self.all.remove(&id);
-                        assert!(self.queue.give_up_place(of, ticket));
+            Op::Cancel(index) => {
+                let waits =
+                    |stage| matches!(stage, Stage::WaitsForPermit(_) | Stage::WaitsForSlice(_));
+                match self.choose(index, waits) {
+                    Some((id, source, Stage::WaitsForPermit(ticket))) => {
+                        self.handshakes.remove(&id);
+                        assert!(self.queue.cancel_permit(source, ticket));
                     }
-                    Some((id, of, At::Stepping(ticket))) => {
-                        self.all.insert(id, (of, At::InProgress));
-                        assert!(self.queue.give_up_turn(of, ticket));
+                    Some((id, source, Stage::WaitsForSlice(ticket))) => {
+                        self.handshakes.insert(id, (source, Stage::HasPermit));
+                        assert!(self.queue.cancel_slice(source, ticket));
                     }
                     _ => {}
                 }
             }
             Op::Resize(max) => {
-                let told = self.queue.resize(max);
-                told.into_iter().for_each(|id| self.entered(id));
+                let granted = self.queue.resize(max);
+                granted.into_iter().for_each(|id| self.granted_permit(id));
             }
         }
-        // Those that were more before it became smaller go on, and none is added.
-        let in_progress = self.count(None, is_in);
-        assert!(in_progress <= self.queue.max.max(self.most));
-        self.most = in_progress;
+        // Lowering the limit revokes no permit, but no new one is granted above it.
+        let permits = self.count(has_permit);
+        assert!(permits <= self.queue.max_permits.max(self.permits_before));
+        self.permits_before = permits;
     }
 
-    /// `id` was told that it has a place.
-    fn entered(&mut self, id: u32) {
-        let (of, at) = self.all[&id];
-        assert!(matches!(at, At::Entering(_)), "{id} was {at:?}");
-        let has = |of| self.count(Some(of), is_in);
-        let fewest = self.waiting_groups(is_entering).into_iter().map(has).min();
-        assert_eq!(Some(has(of)), fewest, "the one with the fewest goes first");
-        self.is_first_of_its_source(id, is_entering);
-        self.all.insert(id, (of, At::InProgress));
+    fn granted_permit(&mut self, id: u32) {
+        let (source, stage) = self.handshakes[&id];
+        assert!(waits_for_permit(stage), "{id} was in stage {stage:?}");
+        let permits = |source| self.count_in_group(source, has_permit);
+        let fewest = self.groups(waits_for_permit).into_iter().map(permits);
+        assert_eq!(
+            Some(permits(source)),
+            fewest.min(),
+            "the group with the fewest permits goes first"
+        );
+        let mut all = self.handshakes.iter();
+        let first = all.find(|(_, (other, stage))| *other == source && waits_for_permit(*stage));
+        assert_eq!(
+            first.map(|(id, _)| *id),
+            Some(id),
+            "first come, first served within a source"
+        );
+        self.handshakes.insert(id, (source, Stage::HasPermit));
     }
 
-    /// `id` was told that it is its turn.
-    fn stepped(&mut self, id: u32) {
-        let (of, at) = self.all[&id];
-        let At::Stepping(own) = at else {
-            panic!("{id} was {at:?}")
+    fn granted_slice(&mut self, id: u32) {
+        let (source, stage) = self.handshakes[&id];
+        let Stage::WaitsForSlice(own) = stage else {
+            panic!("{id} was in stage {stage:?}")
         };
-        // By ticket: who waits for a turn need not have come in that order.
-        for (source, at) in self.all.values() {
-            if let (true, At::Stepping(other)) = (*source == of, *at) {
-                assert!(own <= other, "first come, first served within a source");
+        // Compare tickets: handshakes may ask for time slices in another order than they
+        // arrived.
+        for (other, stage) in self.handshakes.values() {
+            if let (true, Stage::WaitsForSlice(ticket)) = (*other == source, *stage) {
+                assert!(own <= ticket, "first come, first served within a source");
             }
         }
-        self.all.insert(id, (of, At::Turn));
-        let of = of.group();
-        self.since.insert(of, BTreeSet::new());
-        for other in self.waiting_groups(is_stepping) {
-            let had = self.since.entry(other).or_default();
+        self.handshakes.insert(id, (source, Stage::HasSlice));
+        let group = source.group();
+        self.slices_since.insert(group, BTreeSet::new());
+        for other in self.groups(waits_for_slice) {
+            let since = self.slices_since.entry(other).or_default();
             assert!(
-                other == of || had.insert(of),
-                "{of} had two turns while {other} waited"
+                other == group || since.insert(group),
+                "{group} had two time slices while {other} waited"
             );
         }
     }
 
-    fn is_first_of_its_source(&self, id: u32, at: impl Fn(At) -> bool) {
-        let (of, _) = self.all[&id];
-        let mut all = self.all.iter();
-        let first = all.find(|(_, (source, is))| *source == of && at(*is));
-        assert_eq!(first.map(|(id, _)| *id), Some(id));
-    }
-
     fn check(&self) {
         let queue = &self.queue;
-        let in_progress = self.count(None, is_in);
-        assert_eq!(queue.in_progress, in_progress);
-        let turns = self.count(None, |at| at == At::Turn);
-        assert_eq!(queue.taken, turns);
-        assert!(turns <= queue.turns);
-        // Nobody waits in vain.
-        assert!(self.count(None, is_stepping) == 0 || turns == queue.turns);
-        for of in self.waiting_groups(is_entering) {
-            assert!(!queue.may_have(self.count(Some(of), is_in)));
+        assert_eq!(queue.permits, self.count(has_permit));
+        let slices = self.count(|stage| stage == Stage::HasSlice);
+        assert_eq!(queue.slices, slices);
+        assert!(slices <= queue.max_slices);
+        // No handshake waits for something that is free.
+        assert!(self.count(waits_for_slice) == 0 || slices == queue.max_slices);
+        for group in self.groups(waits_for_permit) {
+            assert!(!queue.may_have_one_more(self.count_in_group(group, has_permit)));
         }
-        // And nothing is kept of who is gone.
-        let known: BTreeSet<Of> = self.all.values().map(|(of, _)| of.group()).collect();
-        assert_eq!(queue.groups.keys().copied().collect::<BTreeSet<_>>(), known);
-        assert_eq!(queue.ring.len(), self.waiting_groups(is_stepping).len());
-        assert_eq!(queue.entering.len(), self.waiting_groups(is_entering).len());
+        // The queue keeps nothing of handshakes that have ended.
+        let known: BTreeSet<SourceId> = queue.groups.keys().copied().collect();
+        assert_eq!(known, self.groups(|_| true));
+        let slice_groups = self.groups(waits_for_slice).len();
+        assert_eq!(queue.slice_order.len(), slice_groups);
+        let permit_groups = self.groups(waits_for_permit).len();
+        assert_eq!(queue.permit_order.len(), permit_groups);
     }
 }
 
-fn is_in(at: At) -> bool {
-    !is_entering(at)
+fn has_permit(stage: Stage) -> bool {
+    !waits_for_permit(stage)
 }
 
-fn is_entering(at: At) -> bool {
-    matches!(at, At::Entering(_))
+fn waits_for_permit(stage: Stage) -> bool {
+    matches!(stage, Stage::WaitsForPermit(_))
 }
 
-fn is_stepping(at: At) -> bool {
-    matches!(at, At::Stepping(_))
+fn waits_for_slice(stage: Stage) -> bool {
+    matches!(stage, Stage::WaitsForSlice(_))
 }
 
 proptest! {
     #[test]
-    fn whatever_happens_all_are_served_in_a_fair_order(
-        max in 1..12_usize, turns in 1..4_usize, few in 0..4_usize,
+    fn all_handshakes_are_served_in_fair_order(
+        max_permits in 1..12_usize, max_slices in 1..4_usize, unscheduled in 0..4_usize,
         ops in proptest::collection::vec(op(), 0..200),
     ) {
-        let mut model = Model::new(max, turns, few);
+        let mut model = Model::new(max_permits, max_slices, unscheduled);
         for op in &ops {
             model.run(op);
             model.check();
         }
-        // All that is left comes to its end.
-        while !model.all.is_empty() {
-            for op in [Op::Step(0), Op::Finish(0), Op::Leave(0)] {
+        // Complete the remaining handshakes.
+        while !model.handshakes.is_empty() {
+            for op in [Op::AcquireSlice(0), Op::ReleaseSlice(0), Op::ReleasePermit(0)] {
                 model.run(&op);
                 model.check();
             }
-            // Those that wait for turns end only by having them.
-            while model.count(None, |at| at == At::Turn) > 0 {
-                model.run(&Op::Finish(0));
+            // A handshake that waits for a time slice completes only after it got one.
+            while model.count(|stage| stage == Stage::HasSlice) > 0 {
+                model.run(&Op::ReleaseSlice(0));
                 model.check();
             }
         }
@@ -269,81 +287,93 @@ proptest! {
 }
 
 #[test]
-fn who_floods_leaves_places_for_others_and_those_for_further_ones() {
+fn flooding_sources_leave_permits_for_others() {
     let mut queue: Queue<u32, u32> = Queue::new(256, 1, 16);
-    let mut fill = |of| {
-        let mut has = 0;
-        while queue.enter(of, || 0) == Asked::Now {
-            has += 1;
+    let mut fill = |source| {
+        let mut permits = 0;
+        while queue.acquire_permit(source, || 0) == PermitAnswer::Granted {
+            permits += 1;
         }
-        has
+        permits
     };
     assert_eq!(fill(1), 171);
     assert_eq!(fill(2), 57);
     assert_eq!(fill(3), 19);
-    // One that was never seen finds one.
-    assert_eq!(queue.enter(4, || 0), Asked::Now);
+    assert_eq!(queue.acquire_permit(4, || 0), PermitAnswer::Granted);
 }
 
 #[test]
-fn one_source_alone_may_have_the_last_place_of_few() {
-    for max in 1..=2 {
-        let mut queue: Queue<u8, ()> = Queue::new(max, 1, 16);
-        for _ in 0..max {
-            assert_eq!(queue.enter(1, || ()), Asked::Now);
+fn single_source_may_use_all_of_few_permits() {
+    for max_permits in 1..=2 {
+        let mut queue: Queue<u8, ()> = Queue::new(max_permits, 1, 16);
+        for _ in 0..max_permits {
+            assert_eq!(queue.acquire_permit(1, || ()), PermitAnswer::Granted);
         }
-        assert!(matches!(queue.enter(1, || ()), Asked::Wait(_)));
+        let one_more = queue.acquire_permit(1, || ());
+        assert!(matches!(one_more, PermitAnswer::Queued(_)));
     }
 }
 
 #[test]
-fn a_newcomer_s_step_is_the_next_but_one() {
+fn new_source_gets_the_next_slice_but_one() {
     let mut queue: Queue<&str, &str> = Queue::new(256, 1, 0);
     for _ in 0..100 {
-        assert_eq!(queue.enter("flood", || "flood"), Asked::Now);
+        let answer = queue.acquire_permit("flood", || "flood");
+        assert_eq!(answer, PermitAnswer::Granted);
     }
-    assert_eq!(queue.step("flood", || "flood"), Step::Counted);
+    let first = queue.acquire_slice("flood", || "flood");
+    assert_eq!(first, SliceAnswer::Granted);
     for _ in 1..100 {
-        assert!(matches!(queue.step("flood", || "flood"), Step::Wait(_)));
+        let answer = queue.acquire_slice("flood", || "flood");
+        assert!(matches!(answer, SliceAnswer::Queued(_)));
     }
-    assert_eq!(queue.enter("new", || "new"), Asked::Now);
-    assert!(matches!(queue.step("new", || "new"), Step::Wait(_)));
-    assert_eq!(queue.finish(), Some("flood"));
-    assert_eq!(queue.finish(), Some("new"));
-    assert_eq!(queue.finish(), Some("flood"));
+    assert_eq!(queue.acquire_permit("new", || "new"), PermitAnswer::Granted);
+    let answer = queue.acquire_slice("new", || "new");
+    assert!(matches!(answer, SliceAnswer::Queued(_)));
+    assert_eq!(queue.release_slice(), Some("flood"));
+    assert_eq!(queue.release_slice(), Some("new"));
+    assert_eq!(queue.release_slice(), Some("flood"));
 }
 
 #[test]
-fn sources_of_one_group_share_its_turns_and_places() {
+fn sources_of_one_group_share_permits_and_slices() {
     let mut queue: Queue<&str, &str> = Queue::new(8, 1, 0);
-    // Two sources of one group have no more places than one by itself.
-    let mut has = 0;
-    while queue.enter(["net/a", "net/b"][has % 2], || "net") == Asked::Now {
-        has += 1;
+    // Two sources of one group get no more permits than one source alone.
+    let mut permits = 0;
+    loop {
+        let source = ["net/a", "net/b"][permits % 2];
+        if queue.acquire_permit(source, || "net") != PermitAnswer::Granted {
+            break;
+        }
+        permits += 1;
     }
-    assert_eq!(has, 6);
-    assert_eq!(queue.enter("other", || "other"), Asked::Now);
-    for _ in 0..3 {
-        assert!(matches!(queue.enter("net/a", || "a"), Asked::Wait(_)));
+    assert_eq!(permits, 6);
+    let other = queue.acquire_permit("other", || "other");
+    assert_eq!(other, PermitAnswer::Granted);
+    for source in ["net/a", "net/a", "net/a", "net/c"] {
+        let answer = queue.acquire_permit(source, || source);
+        assert!(matches!(answer, PermitAnswer::Queued(_)));
     }
-    assert!(matches!(queue.enter("net/c", || "c"), Asked::Wait(_)));
-    // Within the group, the source with the fewest is next.
-    assert_eq!(queue.leave("net/b"), [""; 0]);
-    assert_eq!(queue.leave("net/b"), ["c"]);
+    // Within the group, the source with the fewest permits is next.
+    assert_eq!(queue.release_permit("net/b"), [""; 0]);
+    assert_eq!(queue.release_permit("net/b"), ["net/c"]);
 
     let mut queue: Queue<&str, &str> = Queue::new(256, 1, 0);
     for source in ["net/a", "net/b", "net/c", "other"] {
         for _ in 0..4 {
-            assert_eq!(queue.enter(source, || source), Asked::Now);
+            let answer = queue.acquire_permit(source, || source);
+            assert_eq!(answer, PermitAnswer::Granted);
         }
     }
-    assert_eq!(queue.step("net/a", || "net/a"), Step::Counted);
+    let first = queue.acquire_slice("net/a", || "net/a");
+    assert_eq!(first, SliceAnswer::Granted);
     for source in [
         "net/a", "net/a", "net/b", "net/c", "other", "other", "other",
     ] {
-        assert!(matches!(queue.step(source, || source), Step::Wait(_)));
+        let answer = queue.acquire_slice(source, || source);
+        assert!(matches!(answer, SliceAnswer::Queued(_)));
     }
-    let order: Vec<_> = std::iter::from_fn(|| queue.finish()).collect();
+    let order: Vec<_> = std::iter::from_fn(|| queue.release_slice()).collect();
     let expected = [
         "net/a", "other", "net/b", "other", "net/c", "other", "net/a",
     ];
