@@ -1,5 +1,5 @@
-//! Logs certificates and CRLs that expire while the process runs: a warning when that is
-//! soon, another when it is urgent, and an error when they have expired.
+//! Logs certificates and CRLs that expire while the process runs: one warning when expiry is
+//! soon, one when it is urgent, and an error at expiry.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -11,29 +11,29 @@ use crate::{
     context::ServerContext,
 };
 
-const EVERY: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Logs expiring certificates and CRLs for as long as it is polled.
+/// Checks once a second, for as long as it is polled.
 pub async fn watch(context: Arc<ServerContext>) {
     let mut monitor = Monitor::default();
     loop {
-        let state = context.snapshot();
+        let snapshot = context.snapshot();
         for event in monitor.observe(
-            state.generation,
-            state.config.certificate_files(),
+            snapshot.generation,
+            snapshot.config.certificate_files(),
             Timestamp::now(),
         ) {
             event.log();
         }
-        drop(state);
-        sleep(EVERY).await;
+        drop(snapshot);
+        sleep(INTERVAL).await;
     }
 }
 
-/// Which steps were logged.
+/// Remembers what was logged.
 #[derive(Debug, Default)]
 struct Monitor {
-    epoch: Option<u64>,
+    generation: Option<u64>,
     items: Vec<Item>,
 }
 
@@ -45,23 +45,23 @@ struct Item {
     urgency: Urgency,
 }
 
-/// An item has become more urgent.
+/// An expiry has become more urgent.
 #[derive(Debug, PartialEq, Eq)]
 struct Event(Item);
 
 impl Monitor {
-    /// The events since the last call. New files cause none: their warnings were logged when
-    /// they were loaded.
+    /// Returns the events since the last call. Files of a new configuration raise none at first:
+    /// loading it has logged its warnings.
     fn observe<'a>(
         &mut self,
-        epoch: u64,
+        generation: u64,
         files: impl Iterator<Item = &'a CertificateFile>,
         now: Timestamp,
     ) -> Vec<Event> {
-        if self.epoch != Some(epoch) {
-            let is_start = self.epoch.is_none();
-            self.epoch = Some(epoch);
-            self.follow(files, now, is_start);
+        if self.generation != Some(generation) {
+            let is_start = self.generation.is_none();
+            self.generation = Some(generation);
+            self.update(files, now, is_start);
         }
         let mut events = Vec::new();
         for item in &mut self.items {
@@ -74,22 +74,22 @@ impl Monitor {
         events
     }
 
-    /// Files at the start have been reported already, and so have warnings about new files. A
-    /// CRL that is expired when it is loaded later is still an error.
-    fn follow<'a>(
+    /// Replaces the observed files. The state at the start and the warnings of new files are
+    /// not repeated. A CRL that is loaded although it has expired is always an error.
+    fn update<'a>(
         &mut self,
         files: impl Iterator<Item = &'a CertificateFile>,
         now: Timestamp,
         is_start: bool,
     ) {
-        let before = std::mem::take(&mut self.items);
+        let previous = std::mem::take(&mut self.items);
         for file in files {
             for dated in &file.dated {
                 let is_same = |item: &&Item| item.path == file.path && item.dated == *dated;
                 if self.items.iter().any(|item| is_same(&item)) {
                     continue;
                 }
-                let known = before.iter().find(is_same);
+                let known = previous.iter().find(is_same);
                 let urgency = match dated.urgency(now) {
                     Urgency::Expired if file.kind == FileKind::Lists && !is_start => {
                         Urgency::Urgent
@@ -119,16 +119,16 @@ impl Event {
         let until = dated.until;
         match (kind, urgency) {
             (FileKind::Lists, Urgency::Expired) => {
-                tracing::error!(%file, issuer = name, next_update = %until, "revocation list expired: its issuer's certificates are refused (crl_expired)");
+                tracing::error!(%file, issuer = name, next_update = %until, "CRL expired: certificates of its issuer are refused (crl_expired)");
             }
             (FileKind::Lists, _) => {
-                tracing::warn!(%file, issuer = name, next_update = %until, "revocation list expires soon");
+                tracing::warn!(%file, issuer = name, next_update = %until, "CRL expires soon");
             }
             (FileKind::Authorities, Urgency::Expired) => {
-                tracing::error!(%file, subject = name, not_after = %until, "authority expired: what it issued is refused");
+                tracing::error!(%file, subject = name, not_after = %until, "CA certificate expired: certificates that it issued are refused");
             }
             (FileKind::Chain, Urgency::Expired) => {
-                tracing::error!(%file, subject = name, not_after = %until, "certificate expired: peers that check it refuse it");
+                tracing::error!(%file, subject = name, not_after = %until, "certificate expired: peers that verify it refuse the connection");
             }
             (FileKind::Authorities | FileKind::Chain, _) => {
                 tracing::warn!(%file, subject = name, not_after = %until, "certificate expires soon");
@@ -161,24 +161,24 @@ mod tests {
     }
 
     #[test]
-    fn each_step_is_an_event_once() {
+    fn each_step_is_logged_once() {
         let mut monitor = Monitor::default();
         let files = [list(30 * DAY)];
-        let mut observe = |epoch, day| -> Vec<Urgency> {
-            let events = monitor.observe(epoch, files.iter(), at(day * DAY));
+        let mut observe = |generation, day| -> Vec<Urgency> {
+            let events = monitor.observe(generation, files.iter(), at(day * DAY));
             events.into_iter().map(|event| event.0.urgency).collect()
         };
         assert_eq!(observe(1, 0), []);
         assert_eq!(observe(1, 24), [Urgency::Soon]);
         assert_eq!(observe(1, 25), []);
-        // A reload that leaves the list as it is repeats nothing and misses nothing.
+        // A reload with an unchanged list repeats no event and misses none.
         assert_eq!(observe(2, 26), []);
         assert_eq!(observe(3, 30), [Urgency::Expired]);
         assert_eq!(observe(3, 31), []);
     }
 
     #[test]
-    fn renewed_list_begins_anew() {
+    fn renewed_crl_starts_over() {
         let mut monitor = Monitor::default();
         let (old, new) = ([list(30 * DAY)], [list(60 * DAY)]);
         assert!(monitor.observe(1, old.iter(), at(0)).is_empty());
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn expired_list_that_is_loaded_is_an_event() {
+    fn loading_an_expired_crl_is_an_event() {
         let mut monitor = Monitor::default();
         let (old, new) = ([list(60 * DAY)], [list(30 * DAY)]);
         assert!(monitor.observe(1, old.iter(), at(40 * DAY)).is_empty());

@@ -1,4 +1,4 @@
-//! Messages to standard error.
+//! The log: messages to standard error.
 
 use std::{
     io::{self, IsTerminal},
@@ -18,39 +18,39 @@ use crate::config::{Format, Level, Log};
 
 type Filter = reload::Layer<LevelFilter, Registry>;
 type Filtered = Layered<Filter, Registry>;
-type Form = Box<dyn Layer<Filtered> + Send + Sync>;
+type Formatter = Box<dyn Layer<Filtered> + Send + Sync>;
 
-/// What can be changed later.
+/// The parts that a reload can change.
 struct Handles {
     level: reload::Handle<LevelFilter, Registry>,
-    form: reload::Handle<Form, Filtered>,
+    formatter: reload::Handle<Formatter, Filtered>,
 }
 
 static HANDLES: OnceLock<Handles> = OnceLock::new();
 
-/// Sends the messages of the whole process to standard error from here on,
-/// those of panics among them. Called again, it changes nothing.
+/// Writes the messages of the whole process, panics included, to standard error. Later calls
+/// have no effect.
 pub fn start(log: &Log) {
     let (filter, level) = reload::Layer::new(filter(log.level));
-    let (layer, form) = reload::Layer::new(form(log.format));
+    let (layer, formatter) = reload::Layer::new(formatter(log.format));
     std::panic::set_hook(Box::new(|panic| {
-        tracing::error!(%panic, "a fault in the balancer: please report it");
+        tracing::error!(%panic, "internal error: please report it");
     }));
     let registry = tracing_subscriber::registry().with(filter).with(layer);
-    // Fails only if it was done before, by a test or an embedding program.
+    // Fails only if a subscriber exists already, from a test or an embedding program.
     if registry.try_init().is_ok() {
-        let _ = HANDLES.set(Handles { level, form });
+        let _ = HANDLES.set(Handles { level, formatter });
     }
 }
 
-/// Writes messages as `log` says from here on, if [`start`] was what set them up.
+/// Applies changed settings, if [`start`] has installed the subscriber.
 pub fn change(log: &Log) {
     let Some(handles) = HANDLES.get() else {
         return;
     };
-    // Both fail only without the subscriber, which is the process's.
+    // Both fail only if the subscriber is gone, and it lives as long as the process.
     let _ = handles.level.reload(filter(log.level));
-    let _ = handles.form.reload(form(log.format));
+    let _ = handles.formatter.reload(formatter(log.format));
 }
 
 const fn filter(level: Level) -> LevelFilter {
@@ -63,7 +63,7 @@ const fn filter(level: Level) -> LevelFilter {
     }
 }
 
-fn form(format: Format) -> Form {
+fn formatter(format: Format) -> Formatter {
     match format {
         Format::Json => fmt::layer().json().with_writer(io::stderr).boxed(),
         Format::Text => {

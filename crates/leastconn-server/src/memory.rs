@@ -1,14 +1,16 @@
-//! The memory budget of the process. Above it no connections are accepted, and connections
-//! with the most buffered data are ended, before a failed allocation aborts the process.
+//! The memory budget of the process.
 //!
-//! Usage is read from `/proc/self/statm`: at every sixteenth accepted connection, and on a
-//! thread of its own, often enough that open connections cannot exhaust the rest meanwhile.
-//! The allocator may keep freed memory and reuse it: buffers that connections have released
-//! count as free (`Tracked`).
+//! Above the budget no connections are accepted, and the connections with the most buffered
+//! data are closed. This happens before an allocation fails, which would abort the process.
 //!
-//! Buffers for slow receivers grow faster than usage is read: thousands of receivers may
-//! become slow at once. So they share an allowance, a part of the free memory, beyond which
-//! buffers are small ([`relay::set_buffer_allowance`]).
+//! Usage is read from `/proc/self/statm`: at every sixteenth accepted connection, and by a
+//! dedicated thread, often enough that open connections cannot use up the rest in between.
+//! Freed memory may stay with the allocator, which then needs no more from the kernel. So what
+//! connections have freed since their maximum counts as free ([`Tracked`]).
+//!
+//! Buffers for slow receivers can grow faster than any measurement, as thousands of receivers
+//! may become slow at once. So they have an allowance, a part of what is free, beyond which
+//! buffers stay small ([`relay::set_buffer_allowance`]).
 
 mod limits;
 mod shed;
@@ -27,12 +29,12 @@ use crate::config::MemoryLimit;
 use limits::{Limit, Measure};
 
 pub use limits::{read_cgroup, restart_with_one_arena};
-pub(crate) use shed::{Watching, watch};
+pub(crate) use shed::{MemoryWatch, watch};
 
-/// Number of accepted connections between two measurements.
-const ACCEPTED: u32 = 16;
+/// Connections accepted between two measurements.
+const MEASURE_EVERY: u32 = 16;
 
-/// The memory budget.
+/// The memory budget of the process. Cheap to ask: measurements are cached.
 #[derive(Debug)]
 pub struct Budget {
     statm: Option<File>,
@@ -43,45 +45,42 @@ pub struct Budget {
     limit: AtomicU64,
 }
 
-/// Used memory, and the limit.
+/// Memory in use and its limit, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes in use.
     pub used: u64,
-    /// Bytes above which connections are refused.
+    /// Above this, connections are refused.
     pub limit: u64,
 }
 
-/// A limit, and an estimate of freed memory that the allocator has kept.
+/// A limit, and an estimate of the memory that was freed but not returned to the kernel.
 #[derive(Clone, Copy, Debug)]
 struct Tracked {
     limit: Limit,
-    /// The last measurement.
-    measured: u64,
-    /// The most that connections have buffered, less what was returned to the kernel since.
-    high: u64,
+    last_measured: u64,
+    /// The maximum that connections held, less what was returned to the kernel since.
+    held_max: u64,
 }
 
 impl Tracked {
     const fn new(limit: Limit) -> Self {
         Self {
             limit,
-            measured: 0,
-            high: 0,
+            last_measured: 0,
+            held_max: 0,
         }
     }
 
-    /// Bytes in use, from the measured bytes and the bytes that connections buffer (`held`).
+    /// Bytes in use, given the measured bytes and the bytes that connections hold.
     fn update(&mut self, measured: u64, held: u64) -> u64 {
-        let returned = self.measured.saturating_sub(measured);
-        self.measured = measured;
-        self.high = self.high.saturating_sub(returned).max(held);
-        measured.saturating_sub(self.high - held)
+        let returned = self.last_measured.saturating_sub(measured);
+        self.last_measured = measured;
+        self.held_max = self.held_max.saturating_sub(returned).max(held);
+        measured.saturating_sub(self.held_max - held)
     }
 }
 
 impl Budget {
-    /// The budget of this process.
     pub fn new(configured: MemoryLimit) -> Self {
         let this = Self {
             statm: File::open("/proc/self/statm").ok(),
@@ -95,27 +94,27 @@ impl Budget {
         this
     }
 
-    /// Applies a new configuration.
+    /// Applies a changed configuration.
     pub fn configure(&self, configured: MemoryLimit) {
         let limits = limits::limits(configured).into_iter();
         *self.tracked() = limits.map(Tracked::new).collect();
-        self.look();
+        self.measure();
     }
 
-    /// Whether the limit is exceeded: connections are refused.
+    /// Whether new connections must be refused.
     pub fn is_exceeded(&self) -> bool {
         self.is_exceeded.load(Ordering::Relaxed)
     }
 
-    /// Counts an accepted connection, and measures if it is due.
+    /// Counts an accepted connection, and measures at every sixteenth.
     pub fn connection_accepted(&self) {
-        let so_far = self.accepted.fetch_add(1, Ordering::Relaxed);
-        if so_far.is_multiple_of(ACCEPTED) {
-            self.look();
+        let accepted = self.accepted.fetch_add(1, Ordering::Relaxed);
+        if accepted.is_multiple_of(MEASURE_EVERY) {
+            self.measure();
         }
     }
 
-    /// The last measurement; `None`: there is no limit.
+    /// The last measurement; `None` without a limit.
     pub fn usage(&self) -> Option<Usage> {
         let limit = self.limit.load(Ordering::Relaxed);
         (limit > 0).then(|| Usage {
@@ -124,29 +123,29 @@ impl Budget {
         })
     }
 
-    /// Measures usage and updates the allowance.
-    fn look(&self) -> Option<Usage> {
+    /// Measures, updates the allowance of buffers, and logs when the limit is crossed.
+    fn measure(&self) -> Option<Usage> {
         let held = relay::buffered() as u64;
         let mut tracked = self.tracked();
         let usages = match self.statm() {
             Some(statm) => tracked
                 .iter_mut()
-                .map(|one| Usage {
-                    used: one.update(statm.bytes(one.limit.measure), held),
-                    limit: one.limit.bytes.max(1),
+                .map(|tracked| Usage {
+                    used: tracked.update(statm.bytes(tracked.limit.measure), held),
+                    limit: tracked.limit.bytes.max(1),
                 })
                 .collect(),
             None => Vec::new(),
         };
-        // The limit with the least memory left.
+        // The limit with the least left.
         let tightest = usages
             .into_iter()
             .min_by_key(|usage| usage.limit.saturating_sub(usage.used));
         relay::set_buffer_allowance(tightest.map_or(usize::MAX, |usage| allowance(usage, held)));
-        let over = tightest.is_some_and(|usage| usage.used > usage.limit);
-        if self.is_exceeded.swap(over, Ordering::Relaxed) != over {
+        let is_over = tightest.is_some_and(|usage| usage.used > usage.limit);
+        if self.is_exceeded.swap(is_over, Ordering::Relaxed) != is_over {
             let Usage { used, limit } = tightest.unwrap_or(Usage { used: 0, limit: 0 });
-            if over {
+            if is_over {
                 tracing::warn!(
                     used,
                     limit,
@@ -156,7 +155,7 @@ impl Budget {
                 tracing::info!(
                     used,
                     limit,
-                    "memory is below the limit: connections are accepted"
+                    "memory below limit: new connections are accepted"
                 );
             }
         }
@@ -177,15 +176,15 @@ impl Budget {
     }
 }
 
-/// Three quarters of the memory that is free or already buffered by connections. The rest is
-/// for small buffers and everything else.
+/// What buffers may hold: three quarters of what would be free without them. The rest is for
+/// small buffers and everything else.
 fn allowance(usage: Usage, held: u64) -> usize {
-    let besides = usage.used.saturating_sub(held);
-    let free = usage.limit.saturating_sub(besides);
+    let other = usage.used.saturating_sub(held);
+    let free = usage.limit.saturating_sub(other);
     usize::try_from(free / 4 * 3).unwrap_or(usize::MAX)
 }
 
-/// The memory of the process, in bytes.
+/// The memory of the process, in bytes, from `/proc/self/statm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Statm {
     address_space: u64,
@@ -194,13 +193,13 @@ struct Statm {
 }
 
 impl Statm {
-    /// Parses `/proc/self/statm`, which counts in pages.
-    fn parse(text: &str, page: u64) -> Option<Self> {
+    /// Parses the text of `/proc/self/statm`, which counts in pages.
+    fn parse(text: &str, page_size: u64) -> Option<Self> {
         let pages = text
             .split_whitespace()
             .map(|pages| pages.parse::<u64>().ok());
         let all: Vec<u64> = pages.collect::<Option<_>>()?;
-        let bytes = |n: usize| all.get(n).map(|pages| pages * page);
+        let bytes = |n: usize| all.get(n).map(|pages| pages * page_size);
         Some(Self {
             address_space: bytes(0)?,
             resident: bytes(1)?,

@@ -1,8 +1,10 @@
-//! The running server: start, drain and stop.
+//! The running balancer: starts, drains and stops it.
+
+mod observed;
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use leastconn::{Member, Reason, net};
+use leastconn::{Reason, net};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -12,12 +14,11 @@ use tokio::{
 use crate::{
     admin::{self, Admin},
     certificate_expiry,
-    config::{Config, FileKind},
+    config::Config,
     connection::reaper,
     context::{Phase, ServerContext},
     control::Control,
-    files,
-    memory::{self, Watching},
+    memory::{self, MemoryWatch},
     process::{inherited::Inherited, upgrade::channel::Unused},
     reload::{
         Reloader,
@@ -25,31 +26,28 @@ use crate::{
     },
     snapshot::{Listener, ListenerTls, Snapshot},
     sockets::{Plan, PlanError, Sockets},
-    telemetry::{
-        Telemetry,
-        access_log::AccessLog,
-        metrics::{Dated, Observed},
-    },
+    telemetry::{Telemetry, access_log::AccessLog},
     tls::TlsError,
     upstream::UpstreamError,
 };
+use observed::ObservedContext;
 
-/// How long connections may take to close after they were told to end.
+/// How long connections have to close after they were stopped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long admin requests in progress may take when the process ends.
-const ADMIN_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long pending responses of the admin API may take afterwards.
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The server could not start.
+/// Why the balancer could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Listener addresses cannot be bound.
-    #[error("{}", each(.0))]
+    /// Addresses of listeners cannot be bound.
+    #[error("{}", join(.0))]
     Bind(Vec<PlanError>),
-    /// Admin addresses cannot be bound.
-    #[error("{}", each(.0))]
+    /// The admin API cannot listen.
+    #[error("{}", join(.0))]
     Admin(Vec<admin::PlanError>),
-    /// rustls rejects the configuration.
+    /// The TLS settings of a listener are not usable.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// An upstream cannot be started.
@@ -60,12 +58,12 @@ pub enum StartError {
     Io(#[from] io::Error),
 }
 
-fn each(errors: &[impl ToString]) -> String {
+fn join(errors: &[impl ToString]) -> String {
     let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
     errors.join("; ")
 }
 
-/// A server with bound sockets and running health checks that does not accept yet.
+/// A balancer with bound sockets and running health checks that does not accept yet.
 #[derive(Debug)]
 pub struct Prepared {
     context: Arc<ServerContext>,
@@ -74,7 +72,7 @@ pub struct Prepared {
     admin: Admin,
     admin_plan: admin::Plan,
     thread: admin::Thread,
-    watching: Watching,
+    watching: MemoryWatch,
 }
 
 /// A running balancer. Dropping it stops accepting.
@@ -84,25 +82,26 @@ pub struct Server {
     reloader: Arc<Reloader>,
     addresses: Vec<(Arc<str>, SocketAddr)>,
     _admin: admin::Thread,
-    _watching: Watching,
+    _watching: MemoryWatch,
     stop: watch::Sender<bool>,
+    /// Tasks that end when draining starts.
     tasks: JoinSet<()>,
     /// Tasks that also run while connections are drained.
-    _lasting: JoinSet<()>,
+    _background: JoinSet<()>,
 }
 
-/// The result of draining.
+/// The result of [`Server::drain`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Connections that were still open at the end of the drain timeout.
+    /// Connections that were closed at the end of the time limit.
     pub forced: usize,
 }
 
 impl Prepared {
-    /// Binds all addresses that were not `inherited`, and starts health checks.
+    /// Binds all addresses that are not `inherited`, and starts health checks.
     ///
     /// # Errors
-    /// If anything cannot be started; then nothing is left running.
+    /// If anything cannot be started. Then everything is stopped again.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
@@ -111,7 +110,7 @@ impl Prepared {
         log: AccessLog,
         inherited: &mut Inherited,
     ) -> Result<Self, StartError> {
-        // Addresses first: they fail most often, and there is nothing to undo yet.
+        // Addresses first: they fail most often, and nothing has to be undone yet.
         let sockets = Sockets::default();
         let plan = sockets.plan(&config, inherited).map_err(StartError::Bind)?;
         let (admin, thread) = Admin::start()?;
@@ -130,7 +129,7 @@ impl Prepared {
         let observed = ObservedContext(Arc::clone(&context));
         context.telemetry.metrics.observe(observed);
         if let Some(handover) = inherited.overrides() {
-            context.overrides.take_over(handover);
+            context.overrides.import(handover);
         }
         let watching = memory::watch(&context.memory, &context.registry)?;
         Ok(Self {
@@ -144,12 +143,11 @@ impl Prepared {
         })
     }
 
-    /// Process-wide handles.
     pub const fn context(&self) -> &Arc<ServerContext> {
         &self.context
     }
 
-    /// Starts to accept connections. The admin side starts to accept with [`Server::begin`].
+    /// Begins to accept clients. The admin API answers after [`Server::activate`].
     ///
     /// # Errors
     /// If the admin side's thread cannot be started.
@@ -169,10 +167,10 @@ impl Prepared {
         let reloader = Arc::new(Reloader::new(Arc::clone(&context), sockets, admin));
         reloader.sockets().apply(plan, &context);
         let addresses = reloader.addresses();
-        let mut lasting = JoinSet::new();
-        lasting.spawn(reaper::run(Arc::clone(&context)));
-        lasting.spawn(certificate_expiry::watch(Arc::clone(&context)));
-        lasting.spawn(watch_files(Arc::clone(&reloader), Events::new()));
+        let mut background = JoinSet::new();
+        background.spawn(reaper::run(Arc::clone(&context)));
+        background.spawn(certificate_expiry::watch(Arc::clone(&context)));
+        background.spawn(watch_files(Arc::clone(&reloader), Events::new()));
         let mut server = Server {
             context,
             reloader,
@@ -181,7 +179,7 @@ impl Prepared {
             _watching: watching,
             stop: watch::Sender::new(false),
             tasks: JoinSet::new(),
-            _lasting: lasting,
+            _background: background,
         };
         let stop = server.stop.subscribe();
         let forget_idle = forget_idle(Arc::clone(&server.context), stop);
@@ -198,37 +196,36 @@ impl Prepared {
 }
 
 impl Server {
-    /// Binds all addresses, starts health checks, and starts to accept connections.
+    /// Binds all addresses, starts health checks, and begins to accept.
     ///
     /// # Errors
-    /// If anything cannot be started; then nothing is left running.
+    /// If anything cannot be started. Then everything is stopped again.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn start(config: Config, log: AccessLog) -> Result<Self, StartError> {
         let server = Prepared::new(config, log, &mut Inherited::none())?.open()?;
-        server.begin();
+        server.activate();
         Ok(server)
     }
 
-    /// This process is the service, and is who is asked.
-    pub fn begin(&self) {
-        self.context.overrides.begin();
+    /// Takes the service over from a predecessor, or starts it: answers the admin API, carries
+    /// out overrides and owns the files of UNIX sockets.
+    pub fn activate(&self) {
+        self.context.overrides.activate();
         self.reloader.admin().begin();
         self.reloader.sockets().begin();
     }
 
-    /// Process-wide handles.
     pub const fn context(&self) -> &Arc<ServerContext> {
         &self.context
     }
 
-    /// Reloads the configuration.
     pub const fn reloader(&self) -> &Arc<Reloader> {
         &self.reloader
     }
 
-    /// Each listener's name and its addresses as bound at the start, in the order of the
+    /// Each listener's name and address as bound at the start, in the order of the
     /// configuration.
     pub fn addresses(&self) -> &[(Arc<str>, SocketAddr)] {
         &self.addresses
@@ -239,22 +236,22 @@ impl Server {
         self.reloader.paths()
     }
 
-    /// The bound admin address.
+    /// The bound TCP address of the admin API.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.reloader.admin().address()
     }
 
-    /// All addresses and sockets of the admin side.
+    /// All addresses and sockets of the admin API.
     pub fn admin_places(&self) -> Vec<admin::Place> {
         self.reloader.admin().places()
     }
 
-    /// Leaves the sockets to a successor that has copies of them. Sockets that it does not
-    /// use are closed.
-    pub async fn leave_to_another(&mut self, unused: &Unused) {
-        // A load in progress relies on the current sockets.
+    /// Hands the sockets over to a successor process, which has copies and accepts from them.
+    /// Closes the `unused` ones.
+    pub async fn hand_over(&mut self, unused: &Unused) {
+        // A reload in progress depends on the present sockets: wait for it.
         let files = self.reloader.hold_files().await;
-        // The admin side first, so that no client of it is told that the service is not ready.
+        // In this order, so that the admin API never reports that the service is not ready.
         let mut leaving = self.reloader.admin().leave(&unused.paths);
         self.context.lifecycle.enter(Phase::Replaced);
         leaving.extend(
@@ -268,8 +265,8 @@ impl Server {
         }
     }
 
-    /// Stops accepting, waits until connections have ended, `limit` has passed or `hurry`
-    /// completes, and ends the rest.
+    /// Stops accepting, waits for connections to end until `limit` has passed or `hurry`
+    /// completes, and closes the rest.
     pub async fn drain(mut self, limit: Duration, hurry: impl Future<Output = ()>) -> Drained {
         if !self.context.lifecycle.phase().is_last() {
             self.context.lifecycle.enter(Phase::Draining);
@@ -292,13 +289,14 @@ impl Server {
         }
         let forced = registry.stop_all(Reason::Drained);
         let _ = timeout(CLOSE_TIMEOUT, registry.wait_empty()).await;
-        let _ = timeout(ADMIN_TIMEOUT, self.answer()).await;
+        let _ = timeout(RESPONSE_TIMEOUT, self.close_admin()).await;
         Drained { forced }
     }
 
-    /// Closes all sockets.
+    /// Closes the listening sockets, and waits for the tasks that use them.
     async fn stop_accepting(&mut self) {
-        // A reload in progress may hold the lock for a while. After it, none opens a socket.
+        // A reload in progress finishes first and may hold the lock for long; later reloads
+        // open no sockets.
         let reloader = Arc::clone(&self.reloader);
         let closing = tokio::task::spawn_blocking(move || reloader.sockets().close_all());
         for task in closing.await.unwrap_or_default() {
@@ -307,9 +305,9 @@ impl Server {
         while self.tasks.join_next().await.is_some() {}
     }
 
-    /// Completes admin requests in progress, and accepts no more.
-    async fn answer(&self) {
-        // A reload in progress may hold the lock for a while.
+    /// Closes the admin API after the pending requests are answered.
+    async fn close_admin(&self) {
+        // A reload in progress may hold the lock for long.
         let reloader = Arc::clone(&self.reloader);
         let closing = tokio::task::spawn_blocking(move || {
             let mut admin = reloader.admin();
@@ -327,14 +325,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Here, because the thread of the admin side may not get to it before the process ends.
+        // Close here: the admin thread may not run again before the process ends.
         if let Some(mut admin) = self.reloader.try_admin() {
             let _ = admin.close();
         }
     }
 }
 
-/// Removes idle clients and sources from the limiters every minute.
+/// Removes idle clients and sources from the limiters once a minute.
 async fn forget_idle(context: Arc<ServerContext>, mut stop: watch::Receiver<bool>) {
     let mut tick = interval(Duration::from_secs(60));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -349,94 +347,5 @@ async fn forget_idle(context: Arc<ServerContext>, mut stop: watch::Receiver<bool
                 limits.for_each(|limit| limit.forget_idle(now));
             }
         }
-    }
-}
-
-#[derive(Debug)]
-struct ObservedContext(Arc<ServerContext>);
-
-impl Observed for ObservedContext {
-    fn servers(&self) -> Vec<(String, Member)> {
-        let snapshot = self.0.snapshot();
-        let upstreams = snapshot.config.upstreams.iter();
-        let running = upstreams.filter_map(|upstream| snapshot.upstreams.get(&upstream.id));
-        running
-            .flat_map(|upstream| {
-                let pool = upstream.pool();
-                let id = pool.id().to_string();
-                let members = pool.members();
-                let members: Vec<_> = members.iter().map(|m| (id.clone(), m.clone())).collect();
-                members
-            })
-            .collect()
-    }
-
-    fn departed_servers(&self) -> Vec<(String, String, u64)> {
-        let snapshot = self.0.snapshot();
-        let departed = snapshot.removed_servers.iter();
-        departed
-            .map(|(upstream, server)| {
-                let connections = server.in_flight().into();
-                (upstream.to_string(), server.id().to_string(), connections)
-            })
-            .collect()
-    }
-
-    fn upstreams(&self) -> Vec<(String, bool)> {
-        let snapshot = self.0.snapshot();
-        let configured = snapshot.config.upstreams.iter();
-        let running = configured.filter_map(|upstream| snapshot.upstreams.get(&upstream.id));
-        running
-            .map(|upstream| {
-                let pool = upstream.pool();
-                (pool.id().to_string(), pool.is_panicking())
-            })
-            .collect()
-    }
-
-    fn dated(&self) -> Vec<Dated> {
-        let snapshot = self.0.snapshot();
-        let now = jiff::Timestamp::now();
-        snapshot
-            .config
-            .certificate_files()
-            .filter_map(|file| {
-                let deciding = file.deciding(now)?;
-                Some(Dated {
-                    file: file.path.display().to_string(),
-                    is_list: file.kind == FileKind::Lists,
-                    ends: deciding.until.as_second(),
-                    begins: deciding.from.as_second(),
-                })
-            })
-            .collect()
-    }
-
-    fn old_processes(&self) -> Vec<u64> {
-        let all = self.0.predecessors.list().into_iter();
-        all.map(|(_, connections)| connections).collect()
-    }
-
-    fn lost_log_lines(&self) -> u64 {
-        self.0.telemetry.access_log.lost()
-    }
-
-    fn blocked_seconds(&self) -> f64 {
-        let blocked = files::blocked();
-        blocked.map_or(0.0, |blocked| blocked.elapsed().as_secs_f64())
-    }
-
-    fn memory(&self) -> (u64, u64) {
-        let usage = self.0.memory.usage();
-        usage.map_or((0, 0), |usage| (usage.used, usage.limit))
-    }
-
-    fn is_ready(&self) -> bool {
-        self.0.lifecycle.phase() == Phase::Ready
-    }
-
-    fn is_as_written(&self) -> bool {
-        let last = self.0.lifecycle.last_reload();
-        last.is_none_or(|reload| reload.reasons.is_empty())
     }
 }

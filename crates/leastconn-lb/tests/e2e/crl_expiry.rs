@@ -44,7 +44,7 @@ async fn expired_crl_is_reported_everywhere() {
             let message = line["message"]
                 .as_str()
                 .or(line["fields"]["message"].as_str());
-            message.is_some_and(|message| message.starts_with("revocation list expired"))
+            message.is_some_and(|message| message.starts_with("CRL expired"))
         },
         DEADLINE,
     )
@@ -107,7 +107,7 @@ async fn expired_crl_does_not_block_other_issuers() {
     std::fs::write(&path, site.ca.crl_builder().number(1).pem() + &expiring).unwrap();
     let lb = site.start().await;
     let [first, second] = ["a", "b"].map(|_| lb.ca().leaf(CLIENT1).build());
-    let expired = |line: &Value| line.to_string().contains("revocation list expired");
+    let expired = |line: &Value| line.to_string().contains("CRL expired");
     lb.wait_log(expired, DEADLINE).await;
 
     let lists = lb.ca().crl_builder().number(2).revoke(&first).pem() + &expiring;

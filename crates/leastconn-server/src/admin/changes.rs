@@ -215,7 +215,7 @@ async fn set_log_level(
 ) -> Result<Response, Wrong> {
     let asked: SetLogLevel = read(body).await?;
     let context = &sight.context;
-    context.overrides.serves().map_err(replaced)?;
+    context.overrides.ensure_active().map_err(replaced)?;
     let log = || context.snapshot().config.log.clone();
     // So that it is written under whichever of the two lets more through.
     let before = context.overrides.level(&log());

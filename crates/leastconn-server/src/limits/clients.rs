@@ -1,28 +1,29 @@
-//! Token buckets and connection counts of clients, in one table per kind of identity.
+//! Limits on client identities: token buckets and connection counts.
 //!
-//! An attacker can use any number of source addresses, but has no certificates. With a table
-//! of their own, plain sources cannot evict clients with a certificate. A full table refuses
-//! nobody: it evicts clients without connections whose bucket is closest to full.
+//! Plain sources and identities from certificates have a table each: an attacker can use any
+//! number of source addresses but not of certificates, and must not displace clients with a
+//! certificate. A full table refuses no client: it forgets clients without connections, those
+//! with the fullest buckets first.
 //!
-//! Memory: about 220 bytes per identity, including a name of up to `MAX_NAME` bytes; at most
-//! 58 MB for sources and 232 MB for certificates. The latter needs a million certificates
-//! that connect within the time that their buckets take to fill.
+//! Memory: about 220 bytes for each identity, including a name of up to `MAX_NAME` bytes; at
+//! most 58 MB for sources and 232 MB for certificates. That takes a million certificates which
+//! connect within the time that their buckets take to fill.
 
 use std::{borrow::Cow, time::Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use leastconn::{ClientId, Limiter, Limits, Permit, Refusal};
 
-/// Maximum number of identities by source address.
-const SOURCES: usize = 1 << 18;
+/// Capacity of the table of plain sources.
+const MAX_SOURCES: usize = 1 << 18;
 
-/// Maximum number of identities by certificate.
-const CERTIFICATES: usize = 1 << 20;
+/// Capacity of the table of identities from certificates.
+const MAX_CERTIFICATES: usize = 1 << 20;
 
-/// Maximum length of an identity in bytes; a longer one is stored as its hash.
+/// Bytes of a name that are stored as they are. A longer name is stored as its hash.
 const MAX_NAME: usize = 256;
 
-/// The tables of the process.
+/// The limiters of a process.
 #[derive(Debug)]
 pub struct ClientLimiters {
     sources: Limiter,
@@ -30,9 +31,9 @@ pub struct ClientLimiters {
 }
 
 impl ClientLimiters {
-    /// Empty tables. `epoch` must not be later than any `now` in later calls.
+    /// `epoch` must not be later than any `now` passed later.
     pub fn new(epoch: Instant) -> Self {
-        Self::with_capacities(SOURCES, CERTIFICATES, epoch)
+        Self::with_capacities(MAX_SOURCES, MAX_CERTIFICATES, epoch)
     }
 
     fn with_capacities(sources: usize, certificates: usize, epoch: Instant) -> Self {
@@ -45,7 +46,7 @@ impl ClientLimiters {
     /// Admits one connection of `client` under `limits`, or refuses it.
     ///
     /// # Errors
-    /// If the client exceeds a limit.
+    /// If the client is over a limit.
     pub fn admit(
         &self,
         client: &ClientId,
@@ -55,19 +56,20 @@ impl ClientLimiters {
         self.table(client).admit(&key(client), limits, now)
     }
 
-    /// Forgets the clients that are idle at `now`.
+    /// Forgets clients that are idle at `now`.
     pub fn forget_idle(&self, now: Instant) {
         self.sources.forget_idle(now);
         self.certificates.forget_idle(now);
     }
 
-    /// The table of an identity. Identities of rules in shadow mode have a prefix.
+    /// The table for this identity. Rules in shadow mode count under
+    /// `shadow:RULE:IDENTITY`.
     fn table(&self, client: &ClientId) -> &Limiter {
         let name = client.as_str();
-        let counted = name
+        let shadowed = name
             .strip_prefix("shadow:")
             .and_then(|name| Some(name.split_once(':')?.1));
-        if counted.unwrap_or(name).starts_with("source:") {
+        if shadowed.unwrap_or(name).starts_with("source:") {
             &self.sources
         } else {
             &self.certificates
@@ -127,7 +129,7 @@ mod tests {
                 limiters.admit(&client, &slow(), now).unwrap()
             })
             .collect();
-        // Clients with a connection are never evicted: they could exceed `max_conns`.
+        // A client with a connection is never forgotten: it could exceed its limit.
         let first = limiters.admit(&ClientId::from("cn:client0"), &slow(), now);
         assert_eq!(first.unwrap_err(), Refusal::TooManyConnections);
         drop(held);
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn long_identities_are_kept_as_their_hash() {
+    fn long_identities_are_stored_as_their_hash() {
         let now = net::now();
         let limiters = ClientLimiters::with_capacities(10, 10, now);
         let long = |end: &str| ClientId::from(format!("cn:{}{end}", "x".repeat(58_000)));

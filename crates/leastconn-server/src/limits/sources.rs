@@ -1,8 +1,8 @@
-//! The connection rate limit per source network.
+//! The rate at which each source may connect, checked before any other work.
 //!
-//! Limits per client need a certificate, which costs signatures. This one only needs an
-//! address: it costs a look-up, and a refused socket is closed at once. Its access record is
-//! written as for every socket.
+//! The limits of clients need a certificate, which costs signatures to verify. This limit needs
+//! only the source address: one look-up, and above the limit the socket is closed. The access
+//! record is written as for every socket.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use leastconn::{ClientId, Limiter, Limits, Reason, Refusal, ShortDuration};
 
 use crate::config::{IpNet, SourceRateLimit};
 
-/// Maximum number of sources that are counted: about 50 MiB. A source with a full bucket is
-/// idle and not kept, so this limits sources that connect within `burst / rate` seconds.
+/// Capacity of the table, about 50 MiB. A source is idle once its bucket is full again, so the
+/// table holds the sources that connected within the last `burst / rate` seconds.
 const MAX_SOURCES: usize = 1 << 18;
 
-/// The limit of one listener, and the buckets of its sources.
+/// The limit of one listener, with the token buckets of its sources.
 #[derive(Debug)]
 pub struct SourceLimit {
     config: SourceRateLimit,
@@ -22,7 +22,7 @@ pub struct SourceLimit {
     sources: Limiter,
 }
 
-/// A source exceeds its connection rate.
+/// A source opens connections faster than the limit allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the source {source_net} opens connections faster than the listener's source_rate_limit; \
@@ -35,39 +35,36 @@ pub struct SourceRateExceeded {
 }
 
 impl SourceRateExceeded {
-    /// The reason code.
     pub const fn reason(&self) -> Reason {
         Reason::RateLimited
     }
 }
 
 impl SourceLimit {
-    /// `epoch` must not be later than any `now` in later calls.
+    /// `epoch` must not be later than any `now` passed later.
     pub fn new(config: SourceRateLimit, epoch: Instant) -> Self {
-        Self::with_room_for(MAX_SOURCES, config, epoch)
+        Self::with_capacity(MAX_SOURCES, config, epoch)
     }
 
-    fn with_room_for(sources: usize, config: SourceRateLimit, epoch: Instant) -> Self {
+    fn with_capacity(capacity: usize, config: SourceRateLimit, epoch: Instant) -> Self {
         Self {
             config,
             limits: Limits::default().rate(Some(config.rate)),
-            sources: Limiter::new(sources, epoch),
+            sources: Limiter::new(capacity, epoch),
         }
     }
 
-    /// The configured limit.
     pub const fn config(&self) -> &SourceRateLimit {
         &self.config
     }
 
     /// Counts one connection of `source`.
     ///
-    /// If the table is full, an unknown source is admitted: an attacker with that many
-    /// addresses is not held by a limit per address, and refusing unknown sources would lock
-    /// out everyone else.
+    /// While the table is full, unknown sources are admitted: a limit per source does not hold
+    /// an attacker with that many addresses, and refusing would lock out everyone else.
     ///
     /// # Errors
-    /// If the rate is exceeded.
+    /// If the source is over its rate.
     pub fn admit(&self, source: IpNet, now: Instant) -> Result<(), SourceRateExceeded> {
         let id = ClientId::from(source.to_string());
         match self.sources.admit(&id, &self.limits, now) {
@@ -75,12 +72,12 @@ impl SourceLimit {
                 source_net: source,
                 retry_after,
             }),
-            // The permit is dropped: open connections are not counted here.
+            // Only the rate is limited, so the permit for a connection is not kept.
             _ => Ok(()),
         }
     }
 
-    /// Forgets the sources that are idle at `now`.
+    /// Forgets sources that are idle at `now`.
     pub fn forget_idle(&self, now: Instant) {
         self.sources.forget_idle(now);
     }
@@ -90,7 +87,6 @@ impl SourceLimit {
         self.sources.len()
     }
 
-    /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.sources.is_empty()
     }
@@ -120,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn each_source_has_its_burst_and_its_rate_and_is_told_when_to_come_again() {
+    fn each_source_has_burst_rate_and_retry_time() {
         let start = net::now();
         let limit = SourceLimit::new(limit(2.0, 3), start);
         for _ in 0..3 {
@@ -142,28 +138,28 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_network_is_one_source_and_a_mapped_address_an_ipv4_one() {
-        let of = |text: &str| IpNet::of(text.parse::<IpAddr>().unwrap(), Prefixes::default());
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
-        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+    fn addresses_are_grouped_by_prefix() {
+        let network = |text: &str| IpNet::of(text.parse::<IpAddr>().unwrap(), Prefixes::default());
+        assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:1"));
+        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
+        assert_eq!(network("::ffff:10.0.0.1"), network("10.0.0.1"));
+        assert_ne!(network("10.0.0.1"), network("10.0.0.2"));
         let wide = Prefixes { v4: 24, v6: 48 };
-        let of = |address: IpAddr| IpNet::of(address, wide).to_string();
-        assert_eq!(of(Ipv4Addr::new(10, 1, 2, 3).into()), "10.1.2.0/24");
+        let network = |address: IpAddr| IpNet::of(address, wide).to_string();
+        assert_eq!(network(Ipv4Addr::new(10, 1, 2, 3).into()), "10.1.2.0/24");
         let v6 = Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 4, 5, 6);
-        assert_eq!(of(v6.into()), "2001:db8:1::/48");
+        assert_eq!(network(v6.into()), "2001:db8:1::/48");
     }
 
     #[test]
-    fn of_a_million_sources_no_more_than_there_is_room_for_are_kept_and_all_are_let_in() {
-        const ROOM: usize = 4096;
+    fn full_table_stays_bounded_and_admits_all() {
+        const CAPACITY: usize = 4096;
         let start = net::now();
-        let limit = SourceLimit::with_room_for(ROOM, limit(0.001, 1), start);
+        let limit = SourceLimit::with_capacity(CAPACITY, limit(0.001, 1), start);
         for n in 0..1_000_000 {
             limit.admit(v4(n), start).unwrap();
         }
-        assert!(limit.len() <= ROOM + 64, "{}", limit.len());
+        assert!(limit.len() <= CAPACITY + 64, "{}", limit.len());
         limit.forget_idle(start + Duration::from_secs(1001));
         assert!(limit.is_empty());
     }

@@ -1,4 +1,4 @@
-//! What limits the memory of the process.
+//! Limits on the memory of the process: configuration, cgroup and resource limits.
 
 use std::{
     env, fs,
@@ -12,19 +12,19 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::config::MemoryLimit;
 
-/// What is used of what there is, in percent, before connections are refused.
-const PART: u64 = 80;
+/// Percent of a system limit above which connections are refused.
+const USABLE_PERCENT: u64 = 80;
 
-/// cgroup v1 says so where there is no limit.
+/// Without a limit, cgroup v1 reports a value above this.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// How many areas malloc divides its memory into.
+/// Limits the number of malloc arenas.
 const ARENAS: &str = "MALLOC_ARENA_MAX";
 
-/// Read before the sandbox is closed.
-static CGROUP: OnceLock<Option<u64>> = OnceLock::new();
+/// Read before the sandbox is entered.
+static CGROUP_LIMIT: OnceLock<Option<u64>> = OnceLock::new();
 
-/// A limit, and what counts against it.
+/// A limit in bytes, and what counts against it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit {
     pub(super) measure: Measure,
@@ -33,26 +33,26 @@ pub(super) struct Limit {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measure {
-    /// `RLIMIT_AS`
+    /// `RLIMIT_AS`.
     AddressSpace,
-    /// Of the cgroup, and what is configured.
+    /// The limit of the cgroup, or the configured one.
     Resident,
-    /// `RLIMIT_DATA`
+    /// `RLIMIT_DATA`.
     Data,
 }
 
-/// The limits that hold.
+/// The limits that apply to this process.
 pub(super) fn limits(configured: MemoryLimit) -> Vec<Limit> {
     let resident = match configured {
         MemoryLimit::Off => return Vec::new(),
         MemoryLimit::Bytes(bytes) => Some(bytes),
-        MemoryLimit::Auto => CGROUP.get().copied().flatten().map(part),
+        MemoryLimit::Auto => CGROUP_LIMIT.get().copied().flatten().map(usable),
     };
-    let of = |resource| getrlimit(resource).current.map(part);
+    let rlimit = |resource| getrlimit(resource).current.map(usable);
     let all = [
         (Measure::Resident, resident),
-        (Measure::AddressSpace, of(Resource::As)),
-        (Measure::Data, of(Resource::Data)),
+        (Measure::AddressSpace, rlimit(Resource::As)),
+        (Measure::Data, rlimit(Resource::Data)),
     ];
     let all = all.into_iter();
     all.filter_map(|(measure, bytes)| {
@@ -64,21 +64,21 @@ pub(super) fn limits(configured: MemoryLimit) -> Vec<Limit> {
     .collect()
 }
 
-fn part(bytes: u64) -> u64 {
-    bytes / 100 * PART
+fn usable(bytes: u64) -> u64 {
+    bytes / 100 * USABLE_PERCENT
 }
 
-/// Reads the limit of the cgroup, before the process is confined.
+/// Reads the limit of the cgroup. Call it before the sandbox is entered.
 pub fn read_cgroup() {
-    let _ = CGROUP.get_or_init(|| {
+    let _ = CGROUP_LIMIT.get_or_init(|| {
         let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-        cgroup(&groups, Path::new("/sys/fs/cgroup"))
+        cgroup_limit(&groups, Path::new("/sys/fs/cgroup"))
     });
 }
 
-/// The smallest limit of the groups that `groups` names (`/proc/self/cgroup`) and of
-/// those above them.
-fn cgroup(groups: &str, root: &Path) -> Option<u64> {
+/// The smallest limit of the groups in `groups` (the text of `/proc/self/cgroup`) and of their
+/// ancestors.
+fn cgroup_limit(groups: &str, root: &Path) -> Option<u64> {
     let files = groups.lines().filter_map(|line| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
         let path = path.trim_start_matches('/');
@@ -92,7 +92,7 @@ fn cgroup(groups: &str, root: &Path) -> Option<u64> {
     files
         .flat_map(|(root, path, file)| {
             let group = root.join(path);
-            // In a container, its own group may be mounted as the root.
+            // In a container, its own group may be mounted as the root: skip missing files.
             let all = group
                 .ancestors()
                 .map(Path::to_owned)
@@ -106,11 +106,11 @@ fn cgroup(groups: &str, root: &Path) -> Option<u64> {
         .min()
 }
 
-/// Where the address space is limited, executes the program anew with one malloc arena
-/// for all threads: each arena reserves 64 MiB of address space, and two or three of them
-/// would use up a limit of 300 MiB. Large buffers are then mapped one by one, so that
-/// freeing them returns address space. malloc reads both from the environment at the start
-/// only. Returns if there is nothing to do, or it fails.
+/// Where the address space is limited, executes the program again with one malloc arena for
+/// all threads. Each arena reserves 64 MiB of address space: two or three of them would use up
+/// a limit of 300 MiB. Large buffers are then mapped one by one, so that freeing them returns
+/// address space. malloc reads both settings from the environment at the start only. Returns
+/// if there is no limit, if the program was executed again already, or on failure.
 pub fn restart_with_one_arena() {
     if getrlimit(Resource::As).current.is_none() || env::var_os(ARENAS).is_some() {
         return;
@@ -127,7 +127,7 @@ pub fn restart_with_one_arena() {
         .args(args)
         .env(ARENAS, "1")
         .env("MALLOC_MMAP_THRESHOLD_", "65536");
-    // It returns only if it fails, and then the process goes on as it is.
+    // Returns only on failure; then the process continues with the default arenas.
     let _ = command.exec();
 }
 
@@ -147,10 +147,10 @@ mod tests {
         write("a/b/memory.max", "max\n");
         write("memory/c/memory.limit_in_bytes", "2048\n");
         write("memory/memory.limit_in_bytes", "9223372036854771712\n");
-        let limit = |groups: &str| cgroup(groups, root.path());
+        let limit = |groups: &str| cgroup_limit(groups, root.path());
         assert_eq!(limit("0::/a/b\n"), Some(4096));
         assert_eq!(limit("0::/\n"), None);
-        // As in a container, whose path is that of the host.
+        // As in a container, where the path is the one of the host.
         assert_eq!(limit("0::/a/elsewhere\n"), Some(4096));
         assert_eq!(limit("5:cpu,memory:/c\n0::/\n"), Some(2048));
         assert_eq!(limit("5:memory:/d\n"), None);

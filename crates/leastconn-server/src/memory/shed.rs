@@ -1,4 +1,4 @@
-//! Ending the connections that hold the most buffered data.
+//! Closes the connections with the most buffered data while memory is above the limit.
 
 use std::{
     cmp::Reverse,
@@ -16,88 +16,89 @@ use leastconn::{Reason, net::relay::MAX_BUFFERED};
 use super::Budget;
 use crate::registry::{ConnectionHandle, Registry};
 
-/// Measuring interval while open connections cannot exhaust the remaining memory.
-const SELDOM: Duration = Duration::from_millis(250);
+/// Interval of measurements while open connections cannot use up the free memory.
+const SLOW: Duration = Duration::from_millis(250);
 
-/// Measuring interval while they can.
-const OFTEN: Duration = Duration::from_millis(10);
+/// Interval of measurements while they can.
+const FAST: Duration = Duration::from_millis(10);
 
-/// Free a twentieth of the limit beyond it, so that it is not reached again at once.
+/// A twentieth of the limit is freed in addition, so that it is not reached again at once.
 const MARGIN: u64 = 20;
 
-/// Ends the thread when dropped.
+/// Keeps the measuring thread running until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Watching {
+pub(crate) struct MemoryWatch {
     _stop: SyncSender<()>,
 }
 
-/// Keeps connections within the budget, on a thread of its own: when memory is short, the
-/// workers are busy.
+/// Keeps connections within the budget, on a dedicated thread: the workers are busy when it
+/// matters.
 ///
 /// # Errors
-/// If there are no resources for a thread.
-pub(crate) fn watch(budget: &Arc<Budget>, registry: &Arc<Registry>) -> io::Result<Watching> {
+/// If the thread cannot be started.
+pub(crate) fn watch(budget: &Arc<Budget>, registry: &Arc<Registry>) -> io::Result<MemoryWatch> {
     let (stop, stopped) = sync_channel(0);
     let (budget, registry) = (Arc::downgrade(budget), Arc::downgrade(registry));
-    let run = move || look_until(&stopped, &budget, &registry);
+    let run = move || run_until(&stopped, &budget, &registry);
     thread::Builder::new()
         .name("memory".to_owned())
         .spawn(run)?;
-    Ok(Watching { _stop: stop })
+    Ok(MemoryWatch { _stop: stop })
 }
 
-fn look_until(stopped: &Receiver<()>, budget: &Weak<Budget>, registry: &Weak<Registry>) {
-    let mut pause = SELDOM;
-    while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+fn run_until(stopped: &Receiver<()>, budget: &Weak<Budget>, registry: &Weak<Registry>) {
+    let mut interval = SLOW;
+    while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
         let (Some(budget), Some(registry)) = (budget.upgrade(), registry.upgrade()) else {
             return;
         };
-        pause = look(&budget, &registry);
+        interval = check(&budget, &registry);
     }
 }
 
-/// Measures once, and returns the time until the next measurement.
-fn look(budget: &Budget, registry: &Registry) -> Duration {
+/// Measures once, closes connections if needed, and returns the time to the next check.
+fn check(budget: &Budget, registry: &Registry) -> Duration {
     let is_near = |usage: &super::Usage| {
-        let most = registry.open() as u64 * MAX_BUFFERED as u64;
-        usage.used.saturating_add(most) > usage.limit
+        let held_max = registry.open() as u64 * MAX_BUFFERED as u64;
+        usage.used.saturating_add(held_max) > usage.limit
     };
-    let Some(usage) = budget.look() else {
-        return SELDOM;
+    let Some(usage) = budget.measure() else {
+        return SLOW;
     };
     if usage.used > usage.limit {
         let excess = usage.used - usage.limit + usage.limit / MARGIN;
         shed(registry, excess);
     }
-    if is_near(&usage) { OFTEN } else { SELDOM }
+    if is_near(&usage) { FAST } else { SLOW }
 }
 
-/// Ends connections that hold `excess` bytes, the largest ones first.
+/// Closes connections until `excess` bytes are freed, those with the most buffered data
+/// first.
 fn shed(registry: &Registry, excess: u64) {
     let mut all: Vec<(u64, Arc<ConnectionHandle>)> = Vec::new();
     let mut freed = 0;
     registry.each(|handle| match handle.traffic.buffered() {
         0 => {}
-        // Ended already: its memory is about to be freed.
+        // It is closing: its memory is about to be freed.
         buffered if handle.is_stopped() => freed += buffered,
         buffered => all.push((buffered, Arc::clone(handle))),
     });
     all.sort_by_key(|(buffered, handle)| (Reverse(*buffered), handle.id));
-    let mut ended = 0;
+    let mut closed = 0;
     for (buffered, handle) in all {
         if freed >= excess {
             break;
         }
         if handle.stop(Reason::Overloaded) {
             freed += buffered;
-            ended += 1;
+            closed += 1;
         }
     }
-    if ended > 0 {
+    if closed > 0 {
         tracing::warn!(
-            connections = ended,
+            connections = closed,
             bytes = freed,
-            "memory limit reached: connections with the most buffered data ended"
+            "memory limit reached: connections with the most buffered data were closed"
         );
     }
 }

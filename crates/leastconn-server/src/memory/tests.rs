@@ -11,7 +11,7 @@ fn statm_is_read_in_bytes() {
     assert_eq!(Statm::parse("", 4096), None);
 }
 
-/// Whether the allocator keeps it or returns it: it is counted as free once.
+/// Freed memory counts as free once, whether the allocator keeps or returns it.
 #[test]
 fn freed_memory_counts_as_free() {
     let new = || {
@@ -31,7 +31,7 @@ fn freed_memory_counts_as_free() {
 }
 
 #[test]
-fn budget_is_over_when_more_is_used_than_allowed() {
+fn budget_is_exceeded_above_the_limit() {
     let budget = Budget::new(MemoryLimit::Bytes(MIB));
     assert!(budget.is_exceeded());
     assert!(budget.usage().unwrap().used > MIB);

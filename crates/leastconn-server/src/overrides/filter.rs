@@ -1,4 +1,4 @@
-//! Which connections a kill applies to.
+//! The connections that a kill applies to.
 
 use std::fmt;
 
@@ -7,22 +7,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::{registry::ConnectionState, text::escape};
 
-/// Matches connections for which all given fields hold. Also sent to other processes, which
-/// may be of another version: unknown fields are rejected because ignoring one would match
-/// more connections.
+/// Matches connections for which all given fields match. It is also sent to predecessor
+/// processes, which may be of another version: they must reject unknown fields, as ignoring one
+/// would match more connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectionFilter {
-    /// The name of the client rule.
+    /// The name of the rule that allowed the connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
-    /// The client identity, as the API shows it.
+    /// The client's identity, escaped as it is displayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
     /// Upstream and server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<(String, String)>,
-    /// The connection ID, which is unique only within a process.
+    /// The connection's ID, which is unique within one process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<u64>,
 }
@@ -35,16 +35,16 @@ impl ConnectionFilter {
         }
     }
 
-    pub(super) fn holds(&self, id: u64, state: &ConnectionState) -> bool {
-        let is_identity = |asked: &String| {
+    pub(super) fn matches(&self, id: u64, state: &ConnectionState) -> bool {
+        let is_identity = |wanted: &String| {
             let identity = state.identity.as_ref();
-            identity.is_some_and(|identity| escape(identity.as_str()) == *asked)
+            identity.is_some_and(|identity| escape(identity.as_str()) == *wanted)
         };
-        self.connection.is_none_or(|asked| asked == id)
+        self.connection.is_none_or(|wanted| wanted == id)
             && self
                 .client
                 .as_deref()
-                .is_none_or(|asked| state.client().is_some_and(|client| **client == *asked))
+                .is_none_or(|wanted| state.client().is_some_and(|client| **client == *wanted))
             && self.server.as_ref().is_none_or(|(upstream, server)| {
                 let to = (state.upstream.as_ref(), state.server.as_ref());
                 matches!(to, (Some(u), Some(s)) if u.as_str() == upstream && s.as_str() == server)
@@ -66,9 +66,9 @@ impl fmt::Display for ConnectionFilter {
             ),
             ("ID", self.connection.map(|id| id.to_string())),
         ];
-        let said = parts
+        let shown = parts
             .into_iter()
-            .filter_map(|(what, value)| Some(format!("{what} {}", value?)));
-        f.write_str(&said.collect::<Vec<_>>().join(", "))
+            .filter_map(|(name, value)| Some(format!("{name} {}", value?)));
+        f.write_str(&shown.collect::<Vec<_>>().join(", "))
     }
 }

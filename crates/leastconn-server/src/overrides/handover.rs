@@ -1,49 +1,100 @@
-//! Passing overrides to a successor.
+//! Hands the overrides over to the successor process in an upgrade.
 
-use std::mem;
+use std::{mem, time::Duration};
 
 use jiff::Timestamp;
 use leastconn::{AdminState, UpstreamId};
 use serde::{Deserialize, Serialize};
 
-use super::{Ending, ServerOverride, State};
-use crate::{config::Level, snapshot::Snapshot};
+use super::{ActiveOverrides, Overrides, PendingClose, ServerOverride, close_connections};
+use crate::{config::Level, logging, snapshot::Snapshot};
 
-/// Overrides, as sent to a successor, which may be of another version.
+/// The overrides as sent to another process, which may be of another version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Carried {
+pub struct OverrideHandover {
     #[serde(default)]
-    servers: Vec<CarriedServer>,
+    servers: Vec<ServerHandover>,
     #[serde(default)]
     level: Option<(String, String)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct CarriedServer {
+struct ServerHandover {
     upstream: String,
     server: String,
     state: String,
     since: String,
-    /// In `maint`: when its connections end.
+    /// When connections to it are closed, in `maint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ends: Option<String>,
 }
 
-fn since(text: &str) -> Timestamp {
+fn parse_time(text: &str) -> Timestamp {
     text.parse().unwrap_or_else(|_| Timestamp::now())
 }
 
-impl State {
-    pub(super) fn carried(&self) -> Carried {
-        let servers = self.servers.iter().map(|(key, setting)| CarriedServer {
+impl Overrides {
+    /// The current overrides, for the successor. This process remains active.
+    pub fn export(&self) -> OverrideHandover {
+        self.lock().export()
+    }
+
+    /// The final overrides, for the successor. Later changes here return [`Replaced`].
+    ///
+    /// [`Replaced`]: super::Replaced
+    pub fn hand_over(&self) -> OverrideHandover {
+        let mut active = self.lock();
+        active.is_replaced = true;
+        let handover = active.export();
+        let now = Timestamp::now();
+        for value in active.servers.values_mut() {
+            // The successor decides when: an operator may change the state there. It forwards
+            // the kill.
+            value.pending_close.take_if(|pending| pending.at > now);
+        }
+        handover
+    }
+
+    /// Replaces the overrides with those of the predecessor. Unknown servers and states are
+    /// ignored. The predecessor closes connections to servers in `maint` until this process is
+    /// [activated](Self::activate).
+    pub fn import(&self, handover: &OverrideHandover) {
+        let mut active = self.lock();
+        let snapshot = &*self.snapshots.load();
+        active.import(handover, snapshot);
+        logging::change(&active.with_level(&snapshot.config.log));
+    }
+
+    /// Schedules the closes that were imported: the predecessor no longer carries them out.
+    pub(crate) fn activate(&self) {
+        let mut active = self.lock();
+        for (key, value) in &mut active.servers {
+            let pending = value.pending_close.as_mut();
+            let Some(pending) = pending.filter(|pending| pending.task.is_none()) else {
+                continue;
+            };
+            let grace = Timestamp::now().duration_until(pending.at);
+            let grace = Duration::try_from(grace).unwrap_or_default();
+            let close = close_connections(self.clone(), key.clone(), grace);
+            pending.task = Some(tokio::spawn(close).abort_handle());
+        }
+    }
+}
+
+impl ActiveOverrides {
+    fn export(&self) -> OverrideHandover {
+        let servers = self.servers.iter().map(|(key, value)| ServerHandover {
             upstream: key.0.to_string(),
             server: key.1.to_string(),
-            state: setting.state.as_str().to_owned(),
-            since: setting.since.to_string(),
-            // Also if it has passed: the successor may have accepted others meanwhile.
-            ends: setting.ending.as_ref().map(|ending| ending.at.to_string()),
+            state: value.state.as_str().to_owned(),
+            since: value.since.to_string(),
+            // Also after the grace: the successor may have opened connections meanwhile.
+            ends: value
+                .pending_close
+                .as_ref()
+                .map(|pending| pending.at.to_string()),
         });
-        Carried {
+        OverrideHandover {
             servers: servers.collect(),
             level: self
                 .level
@@ -51,47 +102,50 @@ impl State {
         }
     }
 
-    pub(super) fn take_over(&mut self, carried: &Carried, snapshot: &Snapshot) {
+    fn import(&mut self, handover: &OverrideHandover, snapshot: &Snapshot) {
         for (key, _) in mem::take(&mut self.servers) {
             if let Some(server) = snapshot.server(key.0.as_str(), key.1.as_str()) {
                 server.set_admin(AdminState::Ready);
             }
         }
-        for set in &carried.servers {
+        for imported in &handover.servers {
             let states = [AdminState::Drain, AdminState::Maint];
-            let wanted = states.into_iter().find(|known| known.as_str() == set.state);
-            let found = snapshot.server(&set.upstream, &set.server);
-            let (Some(wanted), Some(server)) = (wanted, found) else {
+            let state = states
+                .into_iter()
+                .find(|known| known.as_str() == imported.state);
+            let found = snapshot.server(&imported.upstream, &imported.server);
+            let (Some(state), Some(server)) = (state, found) else {
                 tracing::info!(
-                    upstream = set.upstream,
-                    server = set.server,
-                    state = set.state,
-                    "the server is gone, and with it the state that was set by hand"
+                    upstream = imported.upstream,
+                    server = imported.server,
+                    state = imported.state,
+                    "override dropped: server not configured or state unknown"
                 );
                 continue;
             };
-            server.set_admin(wanted);
-            let key = (UpstreamId::from(set.upstream.as_str()), server.id().clone());
-            let setting = ServerOverride {
-                state: wanted,
-                since: since(&set.since),
-                ending: set
-                    .ends
-                    .as_ref()
-                    .filter(|_| wanted == AdminState::Maint)
-                    .map(|ends| Ending {
-                        at: since(ends),
-                        task: None,
-                    }),
+            server.set_admin(state);
+            let key = (
+                UpstreamId::from(imported.upstream.as_str()),
+                server.id().clone(),
+            );
+            let close_at = imported.ends.as_ref();
+            let close_at = close_at.filter(|_| state == AdminState::Maint);
+            let value = ServerOverride {
+                state,
+                since: parse_time(&imported.since),
+                pending_close: close_at.map(|at| PendingClose {
+                    at: parse_time(at),
+                    task: None,
+                }),
             };
-            self.servers.insert(key, setting);
+            self.servers.insert(key, value);
         }
         let log = &snapshot.config.log;
-        self.level = carried.level.as_ref().and_then(|(word, at)| {
+        self.level = handover.level.as_ref().and_then(|(name, since)| {
             let level = Level::ALL
                 .into_iter()
-                .find(|level| level.as_str() == word)?;
-            (level != log.level).then(|| (level, since(at)))
+                .find(|level| level.as_str() == name)?;
+            (level != log.level).then(|| (level, parse_time(since)))
         });
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     environment::{
         ADMIN, BY_HAND, EARLIER, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UNIX, UPGRADE,
     },
-    overrides::Carried,
+    overrides::OverrideHandover,
     process::upgrade::channel::{self, FromNew, Unused},
 };
 
@@ -46,7 +46,7 @@ pub struct Inherited {
     replaces: Option<u32>,
     sockets: Vec<Passed>,
     streams: Streams,
-    overrides: Option<Carried>,
+    overrides: Option<OverrideHandover>,
     problems: Vec<String>,
 }
 
@@ -150,7 +150,7 @@ impl Inherited {
     }
 
     /// What was set by hand in that other process.
-    pub(crate) const fn overrides(&self) -> Option<&Carried> {
+    pub(crate) const fn overrides(&self) -> Option<&OverrideHandover> {
         self.overrides.as_ref()
     }
 

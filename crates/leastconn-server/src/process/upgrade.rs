@@ -35,7 +35,7 @@ use tokio::time::timeout;
 use crate::{
     confinement,
     environment::{BY_HAND, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
-    overrides::Carried,
+    overrides::OverrideHandover,
     process::notify,
 };
 use channel::{Channel, FromHeir, FromNew, FromOld, FromReplaced, Unused};
@@ -94,7 +94,7 @@ pub struct Successor {
     child: Started,
     channel: Channel,
     /// What it was told that was set by hand.
-    overrides: Carried,
+    overrides: OverrideHandover,
     /// Sockets that it was given and has no use for.
     pub unused: Unused,
 }
@@ -120,7 +120,7 @@ impl Drop for Started {
 /// Dropped, it ends the new process.
 pub async fn start(
     sockets: Vec<Passed>,
-    overrides: Carried,
+    overrides: OverrideHandover,
     limit: Duration,
 ) -> Result<Successor, UpgradeError> {
     let path = program::path().map_err(UpgradeError::Program)?;
@@ -172,7 +172,7 @@ async fn begin(
         Ok(Some(FromNew::Ready(unused))) => Ok(Successor {
             child,
             channel,
-            overrides: Carried::default(),
+            overrides: OverrideHandover::default(),
             unused,
         }),
         Ok(Some(FromNew::Failed { reasons })) => Err(UpgradeError::Failed(reasons)),
@@ -222,7 +222,7 @@ impl Successor {
     }
 
     /// Tells it that it is the service now. From here on nothing ends it but itself.
-    pub async fn go(mut self, reload: bool, overrides: Carried) -> Heir {
+    pub async fn go(mut self, reload: bool, overrides: OverrideHandover) -> Heir {
         // While it started, the old one was still asked for changes.
         let overrides = (overrides != self.overrides).then_some(overrides);
         let pid = self.pid();

@@ -139,7 +139,7 @@ impl Service {
         let streams = inherited.take_streams();
         self.pid1 = streams.first;
         let Some(predecessor) = streams.old else {
-            server.begin();
+            server.activate();
             notify::ready();
             self.start_watchdog();
             return Ok(());
@@ -162,7 +162,7 @@ impl Service {
     fn take_over(&mut self, server: &Server) {
         notify::ready_in_its_place();
         self.start_watchdog();
-        server.begin();
+        server.activate();
         if let Some(predecessor) = self.predecessor.take() {
             let draining = predecessor.forward(&server.context().predecessors);
             self.draining = draining
@@ -206,7 +206,7 @@ impl Service {
                         None => (false, None),
                     };
                     if let Some(carried) = overrides {
-                        server.context().overrides.take_over(&carried);
+                        server.context().overrides.import(&carried);
                     }
                     self.take_over(&server);
                     if reload {
@@ -306,10 +306,10 @@ impl Service {
         mut reload: bool,
         guard: OwnedMutexGuard<()>,
     ) -> (Server, Heir) {
-        server.leave_to_another(&successor.unused).await;
+        server.hand_over(&successor.unused).await;
         drop(guard);
         // First the overrides: older processes must receive all kills of this process.
-        let overrides = server.context().overrides.leave();
+        let overrides = server.context().overrides.hand_over();
         if let Some(draining) = self.draining.take() {
             draining.leave().await;
         }
@@ -386,7 +386,7 @@ fn begin_upgrade(
         sockets.extend(reloader.admin().share()?);
         let (passed, newest_pid) = streams?;
         sockets.extend(passed);
-        let overrides = context.overrides.carried();
+        let overrides = context.overrides.export();
         Ok(Ready {
             successor: upgrade::start(sockets, overrides, upgrade::PATIENCE).await?,
             guard,

@@ -9,7 +9,7 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-use crate::overrides::{Carried, ConnectionFilter};
+use crate::overrides::{ConnectionFilter, OverrideHandover};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
@@ -70,7 +70,7 @@ pub enum FromOld {
         reload: bool,
         /// What is set by hand by now, if that has changed since the new one started.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        overrides: Option<Carried>,
+        overrides: Option<OverrideHandover>,
     },
 }
 

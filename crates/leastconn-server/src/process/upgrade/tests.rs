@@ -23,7 +23,7 @@ async fn a_new_process_says_that_it_is_ready() {
     let successor = shell(script, LONG).await.unwrap();
     assert_eq!(successor.unused.addresses, ["127.0.0.1:1".parse().unwrap()]);
     let pid = successor.pid();
-    let heir = successor.go(true, Carried::default()).await;
+    let heir = successor.go(true, OverrideHandover::default()).await;
     assert_eq!(
         heir.pid().unwrap().as_raw_nonzero().get().unsigned_abs(),
         pid
@@ -59,7 +59,10 @@ async fn one_that_says_nothing_is_ended() {
 #[tokio::test]
 async fn an_heir_that_fails_is_noticed_and_not_reaped() {
     let successor = shell(r#"echo '{"ready":{}}' >&4; read -r go <&4; exit 1"#, LONG).await;
-    let heir = successor.unwrap().go(false, Carried::default()).await;
+    let heir = successor
+        .unwrap()
+        .go(false, OverrideHandover::default())
+        .await;
     let pid = heir.pid().unwrap();
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
     let wait = move || waitid(WaitId::Pid(pid), options);

@@ -1,0 +1,101 @@
+//! Provides the values that metrics are collected from.
+
+use std::sync::Arc;
+
+use leastconn::Member;
+
+use crate::{
+    config::FileKind,
+    context::{Phase, ServerContext},
+    files,
+    telemetry::metrics::{Dated, Observed},
+};
+
+#[derive(Debug)]
+pub(super) struct ObservedContext(pub(super) Arc<ServerContext>);
+
+impl Observed for ObservedContext {
+    fn servers(&self) -> Vec<(String, Member)> {
+        let snapshot = self.0.snapshot();
+        let upstreams = snapshot.config.upstreams.iter();
+        let running = upstreams.filter_map(|upstream| snapshot.upstreams.get(&upstream.id));
+        running
+            .flat_map(|upstream| {
+                let pool = upstream.pool();
+                let id = pool.id().to_string();
+                let members = pool.members();
+                let members: Vec<_> = members.iter().map(|m| (id.clone(), m.clone())).collect();
+                members
+            })
+            .collect()
+    }
+
+    fn departed_servers(&self) -> Vec<(String, String, u64)> {
+        let snapshot = self.0.snapshot();
+        let departed = snapshot.removed_servers.iter();
+        departed
+            .map(|(upstream, server)| {
+                let connections = server.in_flight().into();
+                (upstream.to_string(), server.id().to_string(), connections)
+            })
+            .collect()
+    }
+
+    fn upstreams(&self) -> Vec<(String, bool)> {
+        let snapshot = self.0.snapshot();
+        let configured = snapshot.config.upstreams.iter();
+        let running = configured.filter_map(|upstream| snapshot.upstreams.get(&upstream.id));
+        running
+            .map(|upstream| {
+                let pool = upstream.pool();
+                (pool.id().to_string(), pool.is_panicking())
+            })
+            .collect()
+    }
+
+    fn dated(&self) -> Vec<Dated> {
+        let snapshot = self.0.snapshot();
+        let now = jiff::Timestamp::now();
+        snapshot
+            .config
+            .certificate_files()
+            .filter_map(|file| {
+                let deciding = file.deciding(now)?;
+                Some(Dated {
+                    file: file.path.display().to_string(),
+                    is_list: file.kind == FileKind::Lists,
+                    ends: deciding.until.as_second(),
+                    begins: deciding.from.as_second(),
+                })
+            })
+            .collect()
+    }
+
+    fn old_processes(&self) -> Vec<u64> {
+        let all = self.0.predecessors.list().into_iter();
+        all.map(|(_, connections)| connections).collect()
+    }
+
+    fn lost_log_lines(&self) -> u64 {
+        self.0.telemetry.access_log.lost()
+    }
+
+    fn blocked_seconds(&self) -> f64 {
+        let blocked = files::blocked();
+        blocked.map_or(0.0, |blocked| blocked.elapsed().as_secs_f64())
+    }
+
+    fn memory(&self) -> (u64, u64) {
+        let usage = self.0.memory.usage();
+        usage.map_or((0, 0), |usage| (usage.used, usage.limit))
+    }
+
+    fn is_ready(&self) -> bool {
+        self.0.lifecycle.phase() == Phase::Ready
+    }
+
+    fn is_as_written(&self) -> bool {
+        let last = self.0.lifecycle.last_reload();
+        last.is_none_or(|reload| reload.reasons.is_empty())
+    }
+}
