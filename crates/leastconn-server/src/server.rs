@@ -214,7 +214,7 @@ impl Server {
     pub fn activate(&self) {
         self.context.overrides.activate();
         self.reloader.admin().begin();
-        self.reloader.sockets().begin();
+        self.reloader.sockets().activate();
     }
 
     pub const fn context(&self) -> &Arc<ServerContext> {
@@ -257,7 +257,7 @@ impl Server {
         leaving.extend(
             self.reloader
                 .sockets()
-                .leave(&unused.addresses, &unused.paths),
+                .hand_over(&unused.addresses, &unused.paths),
         );
         drop(files);
         for task in leaving {

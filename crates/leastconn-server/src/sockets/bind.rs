@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 /// Length of the backlog. The kernel limits it further by `net.core.somaxconn`.
 pub(crate) const BACKLOG: i32 = 4096;
 
-/// An address could not be listened on.
+/// An address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "listener `{listener}` cannot listen on {address}: {source}{}",
@@ -29,7 +29,7 @@ impl BindError {
         }
     }
 
-    /// Whether another socket has the address.
+    /// Whether another socket uses the address.
     pub(crate) fn is_in_use(&self) -> bool {
         self.source.kind() == io::ErrorKind::AddrInUse
     }
@@ -46,8 +46,8 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Listens on `address`. `only_v6` keeps an IPv6 wildcard address from accepting IPv4
-/// connections, for when another listener has the IPv4 wildcard address.
+/// Listens on `address`. With `only_v6`, an IPv6 wildcard address does not accept IPv4
+/// connections, because another listener has the IPv4 wildcard address.
 ///
 /// # Errors
 /// If the address cannot be bound.
@@ -66,7 +66,7 @@ pub fn bind(
         if address.is_ipv6() {
             socket.set_only_v6(only_v6)?;
         }
-        // A restarted balancer must not wait for connections in TIME_WAIT.
+        // Allow a restart while connections are in TIME_WAIT.
         socket.set_reuse_address(true)?;
         // On Linux, accepted sockets inherit it: no syscall for each of them.
         socket.set_tcp_nodelay(true)?;
@@ -81,11 +81,11 @@ pub fn bind(
     open().map_err(|source| BindError::new(listener, address, source))
 }
 
-/// Sets the options of a listening socket that another process has opened, so that
-/// accepted sockets do not depend on who opened it.
+/// Sets the options of an inherited listening socket, so that accepted sockets have the same
+/// options as those of a socket that this process opened.
 ///
 /// # Errors
-/// If the kernel refuses one.
+/// If an option cannot be set.
 pub fn adopt(socket: &std::net::TcpListener, keepalive: Option<Duration>) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let options = SockRef::from(socket);

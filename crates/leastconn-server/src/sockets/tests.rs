@@ -2,12 +2,13 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::{
-    config::{self, Access},
+    config::{self, Access, Config},
+    process::inherited::Inherited,
     snapshot::Snapshot,
     telemetry::{Telemetry, access_log::AccessLog},
 };
 
-/// A configuration with these listeners, each a name and what is bound.
+/// A configuration with these listeners: name and `bind`.
 fn config(listeners: &[(&str, &str)]) -> Config {
     let mut text = "[[upstream]]\nname = \"web\"\nhealth_check = { type = \"none\" }\nservers = [\"127.0.0.1:1\"]\n[[client]]\nname = \"a\"\nmatch = { source = \"0.0.0.0/0\" }\nallow = \"web\"\n".to_owned();
     for (name, bind) in listeners {
@@ -25,7 +26,8 @@ fn context() -> Arc<ServerContext> {
     Arc::new(ServerContext::new(snapshot, Arc::new(Telemetry::new(log))))
 }
 
-fn applied(
+/// Applies a configuration. Returns how many sockets were opened and closed.
+fn apply(
     sockets: &mut Sockets,
     context: &Arc<ServerContext>,
     listeners: &[(&str, &str)],
@@ -37,32 +39,32 @@ fn applied(
     (changes.opened.len(), changes.closed.len())
 }
 
-fn at(sockets: &Sockets) -> Vec<(Arc<str>, SocketAddr)> {
+fn addresses(sockets: &Sockets) -> Vec<(Arc<str>, SocketAddr)> {
     sockets.addresses().now().to_vec()
 }
 
 fn names(sockets: &Sockets) -> Vec<String> {
-    let all = at(sockets).into_iter();
+    let all = addresses(sockets).into_iter();
     all.map(|(name, _)| name.to_string()).collect()
 }
 
 #[tokio::test]
-async fn only_the_difference_changes() {
+async fn unchanged_sockets_stay_open() {
     let (mut sockets, context) = (Sockets::default(), context());
     let two = r#"["127.0.0.1:0", "127.0.0.1:0"]"#;
-    assert_eq!(applied(&mut sockets, &context, &[("a", two)]), (2, 0));
-    let before = at(&sockets);
-    assert_eq!(applied(&mut sockets, &context, &[("a", two)]), (0, 0));
-    assert_eq!(at(&sockets), before);
-    // One less of the same: one of them stays.
+    assert_eq!(apply(&mut sockets, &context, &[("a", two)]), (2, 0));
+    let before = addresses(&sockets);
+    assert_eq!(apply(&mut sockets, &context, &[("a", two)]), (0, 0));
+    assert_eq!(addresses(&sockets), before);
+    // One of two equal addresses is removed: the other one stays.
     assert_eq!(
-        applied(&mut sockets, &context, &[("a", "\"127.0.0.1:0\"")]),
+        apply(&mut sockets, &context, &[("a", "\"127.0.0.1:0\"")]),
         (0, 1)
     );
-    assert_eq!(at(&sockets), before[..1]);
-    // A port that the system chose is its listener's.
+    assert_eq!(addresses(&sockets), before[..1]);
+    // A port that the kernel chose is not kept for another listener.
     assert_eq!(
-        applied(&mut sockets, &context, &[("b", "\"127.0.0.1:0\"")]),
+        apply(&mut sockets, &context, &[("b", "\"127.0.0.1:0\"")]),
         (1, 1)
     );
     assert_eq!(names(&sockets), ["b"]);
@@ -76,39 +78,39 @@ async fn only_the_difference_changes() {
 }
 
 #[tokio::test]
-async fn an_address_goes_from_one_listener_to_another() {
+async fn address_moves_to_another_listener() {
     let (mut sockets, context) = (Sockets::default(), context());
-    applied(&mut sockets, &context, &[("a", "\"127.0.0.1:0\"")]);
-    let chosen = at(&sockets)[0].1;
+    apply(&mut sockets, &context, &[("a", "\"127.0.0.1:0\"")]);
+    let chosen = addresses(&sockets)[0].1;
     drop(sockets);
     let (mut sockets, fixed) = (Sockets::default(), format!("\"{chosen}\""));
-    // Its task ends with its sender; the socket is free then.
+    // The address is free once the task of the dropped socket has ended.
     while sockets
         .plan(&config(&[("a", &fixed)]), &mut Inherited::none())
         .is_err()
     {
         tokio::task::yield_now().await;
     }
-    assert_eq!(applied(&mut sockets, &context, &[("a", &fixed)]), (1, 0));
-    assert_eq!(applied(&mut sockets, &context, &[("b", &fixed)]), (0, 0));
-    assert_eq!(at(&sockets), [("b".into(), chosen)]);
+    assert_eq!(apply(&mut sockets, &context, &[("a", &fixed)]), (1, 0));
+    assert_eq!(apply(&mut sockets, &context, &[("b", &fixed)]), (0, 0));
+    assert_eq!(addresses(&sockets), [("b".into(), chosen)]);
     drop(TcpStream::connect(chosen).await.unwrap());
 
-    // What overlaps with it cannot be had while it is there.
+    // An overlapping address cannot be bound at the same time.
     let all = format!("\"0.0.0.0:{}\"", chosen.port());
     let errors = sockets
         .plan(&config(&[("b", &all)]), &mut Inherited::none())
         .unwrap_err();
-    let said = errors[0].to_string();
-    assert!(said.contains("needs a restart"), "{said}");
-    assert!(said.contains(&chosen.to_string()), "{said}");
-    assert_eq!(at(&sockets), [("b".into(), chosen)]);
+    let error = errors[0].to_string();
+    assert!(error.contains("needs a restart"), "{error}");
+    assert!(error.contains(&chosen.to_string()), "{error}");
+    assert_eq!(addresses(&sockets), [("b".into(), chosen)]);
 }
 
 #[tokio::test]
-async fn what_a_plan_bound_is_free_again_when_it_is_dropped() {
+async fn dropping_a_plan_frees_its_addresses() {
     let (mut sockets, context) = (Sockets::default(), context());
-    applied(&mut sockets, &context, &[("a", "\"127.0.0.1:0\"")]);
+    apply(&mut sockets, &context, &[("a", "\"127.0.0.1:0\"")]);
     let both = [("a", "\"127.0.0.1:0\""), ("b", "\"127.0.0.1:0\"")];
     let plan = sockets.plan(&config(&both), &mut Inherited::none());
     let plan = plan.unwrap();

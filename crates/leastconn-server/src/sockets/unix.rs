@@ -1,5 +1,5 @@
-//! Listeners at UNIX sockets: planned and applied with the others, and accepted from by
-//! tasks of their own, so that nothing is added to what accepts TCP connections.
+//! UNIX sockets of listeners. They are planned and applied together with the TCP sockets, but
+//! accepted by separate tasks, so that accepting TCP connections costs nothing more.
 
 use std::{
     io,
@@ -21,16 +21,16 @@ use crate::{
     socket_file::{SocketError, SocketFile},
 };
 
-/// A listener's name, and the path that it listens at.
+/// The name of a listener, and the path of a UNIX socket that it listens on.
 pub type NamedPath = (Arc<str>, Arc<Path>);
 
 /// All UNIX sockets of listeners.
 #[derive(Debug, Default)]
 pub(super) struct UnixSockets {
-    bound: Vec<Bound>,
+    sockets: Vec<UnixSocket>,
 }
 
-/// What a configuration asks for.
+/// A UNIX socket that a configuration listens on.
 #[derive(Clone, Debug)]
 struct Wanted {
     listener: Arc<str>,
@@ -39,50 +39,50 @@ struct Wanted {
 }
 
 #[derive(Debug)]
-struct Bound {
+struct UnixSocket {
     wanted: Wanted,
-    socket: Arc<UnixListener>,
+    listener: Arc<UnixListener>,
     file: SocketFile,
     command: watch::Sender<AcceptCommand>,
     task: JoinHandle<()>,
 }
 
-/// What is to change: all that can fail has been done.
+/// The changes for a configuration. All that can fail has been done.
 #[derive(Debug)]
 pub(super) struct Plan(Vec<(Wanted, Source)>);
 
 #[derive(Debug)]
 enum Source {
-    /// The number of a socket that is bound already.
+    /// The index of an open socket.
     Kept(usize),
     New(UnixListener, SocketFile),
 }
 
-/// What has changed.
+/// The result of applying a plan.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub(super) opened: Vec<NamedPath>,
     pub(super) closed: Vec<NamedPath>,
-    /// Tasks that end.
-    pub(super) leaving: Vec<(Arc<str>, JoinHandle<()>)>,
+    /// Listener names and tasks that accept the rest of the backlog and end.
+    pub(super) ending: Vec<(Arc<str>, JoinHandle<()>)>,
 }
 
 impl UnixSockets {
-    /// Listens at what is new.
+    /// Plans the changes for `config`, and listens on new sockets.
     ///
     /// # Errors
-    /// All sockets that are not to be had. What was made is removed again.
+    /// Every socket that cannot be listened on. New sockets are removed again.
     pub(super) fn plan(
         &self,
         config: &Config,
         inherited: &mut Inherited,
     ) -> Result<Plan, Vec<SocketError>> {
         let sources = wanted(config).into_iter().map(|wanted| {
-            let kept = self.bound.iter().position(|bound| {
-                bound.wanted.path == wanted.path && bound.wanted.listener == wanted.listener
+            let kept = self.sockets.iter().position(|socket| {
+                socket.wanted.path == wanted.path && socket.wanted.listener == wanted.listener
             });
             let source = match kept {
-                Some(number) => Source::Kept(number),
+                Some(index) => Source::Kept(index),
                 None => listen(&wanted, inherited)?,
             };
             Ok((wanted, source))
@@ -90,86 +90,84 @@ impl UnixSockets {
         super::all_or_errors(sources).map(Plan)
     }
 
-    /// Carries out a plan that was made for the sockets as they are now.
+    /// Carries out a plan, which must have been made for the current sockets.
     pub(super) fn apply(&mut self, plan: Plan, context: &Arc<ServerContext>) -> Changes {
         let mut changes = Changes::default();
-        let mut earlier: Vec<_> = std::mem::take(&mut self.bound)
+        let mut previous: Vec<_> = std::mem::take(&mut self.sockets)
             .into_iter()
             .map(Some)
             .collect();
         for (wanted, source) in plan.0 {
-            let bound = match source {
-                Source::New(socket, file) => {
+            let socket = match source {
+                Source::New(listener, file) => {
                     changes.opened.push(wanted.named());
-                    Bound::start(wanted, Arc::new(socket), file, context)
+                    UnixSocket::start(wanted, Arc::new(listener), file, context)
                 }
-                Source::Kept(number) => match earlier.get_mut(number).and_then(Option::take) {
-                    Some(bound) => bound.with(wanted),
-                    // A plan names each of them at most once.
+                Source::Kept(index) => match previous.get_mut(index).and_then(Option::take) {
+                    Some(socket) => socket.with(wanted),
+                    // Not reached: a plan contains each index at most once.
                     None => continue,
                 },
             };
-            self.bound.push(bound);
+            self.sockets.push(socket);
         }
-        for bound in earlier.into_iter().flatten() {
-            changes.closed.push(bound.wanted.named());
-            changes.leaving.push(bound.close());
+        for socket in previous.into_iter().flatten() {
+            changes.closed.push(socket.wanted.named());
+            changes.ending.push(socket.close());
         }
         changes
     }
 
-    /// Where they listen.
     pub(super) fn paths(&self) -> Vec<NamedPath> {
-        self.bound
+        self.sockets
             .iter()
-            .map(|bound| bound.wanted.named())
+            .map(|socket| socket.wanted.named())
             .collect()
     }
 
-    /// Copies of all of them for another process, and whether each is a balancer's own,
-    /// whose file goes with the last one.
+    /// Duplicates all sockets for another process, each with whether a balancer owns its file.
     ///
     /// # Errors
-    /// If there are no more descriptors.
+    /// If the process has no file descriptors left.
     pub(super) fn share(&self) -> io::Result<Vec<(bool, OwnedFd)>> {
-        let bound = self.bound.iter();
-        bound
-            .map(|bound| {
-                let copy = bound.socket.as_fd().try_clone_to_owned()?;
-                Ok((bound.file.is_balancers(), copy))
+        let sockets = self.sockets.iter();
+        sockets
+            .map(|socket| {
+                let copy = socket.listener.as_fd().try_clone_to_owned()?;
+                Ok((socket.file.is_balancers(), copy))
             })
             .collect()
     }
 
-    /// Leaves all of them to another process that has copies, but for those at `unused`.
-    pub(super) fn leave(&mut self, unused: &[String]) -> Vec<(Arc<str>, JoinHandle<()>)> {
-        let bound = std::mem::take(&mut self.bound).into_iter();
-        bound
-            .map(|bound| {
+    /// Hands the sockets over to a successor process, which has copies. Closes the `unused`
+    /// ones.
+    pub(super) fn hand_over(&mut self, unused: &[String]) -> Vec<(Arc<str>, JoinHandle<()>)> {
+        let sockets = std::mem::take(&mut self.sockets).into_iter();
+        sockets
+            .map(|socket| {
                 let is_unused = unused
                     .iter()
-                    .any(|path| Path::new(path) == &*bound.wanted.path);
+                    .any(|path| Path::new(path) == &*socket.wanted.path);
                 if is_unused {
-                    bound.close()
+                    socket.close()
                 } else {
-                    bound.hand_over()
+                    socket.hand_over()
                 }
             })
             .collect()
     }
 
-    /// Closes all of them.
     pub(super) fn close(&mut self) -> Vec<(Arc<str>, JoinHandle<()>)> {
-        let bound = std::mem::take(&mut self.bound).into_iter();
-        bound.map(Bound::close).collect()
+        let sockets = std::mem::take(&mut self.sockets).into_iter();
+        sockets.map(UnixSocket::close).collect()
     }
 
     /// Takes the files over from the predecessor, which has ended. Only now, as the
     /// predecessor continues with its own mode if an upgrade fails.
     pub(super) fn take_over(&mut self) {
-        for bound in &mut self.bound {
-            bound.file.take_over();
-            bound.set_mode();
+        for socket in &mut self.sockets {
+            socket.file.take_over();
+            socket.set_mode();
         }
     }
 }
@@ -180,26 +178,26 @@ impl Wanted {
     }
 }
 
-impl Bound {
+impl UnixSocket {
     fn start(
         wanted: Wanted,
-        socket: Arc<UnixListener>,
+        listener: Arc<UnixListener>,
         file: SocketFile,
         context: &Arc<ServerContext>,
     ) -> Self {
         let command = watch::Sender::new(AcceptCommand::Accept);
-        let accepting = acceptor::accept_loop(
-            Arc::clone(&socket),
+        let accept_loop = acceptor::accept_loop(
+            Arc::clone(&listener),
             Arc::clone(&wanted.listener),
             Arc::clone(context),
             command.subscribe(),
         );
         Self {
             wanted,
-            socket,
+            listener,
             file,
             command,
-            task: tokio::spawn(accepting),
+            task: tokio::spawn(accept_loop),
         }
     }
 
@@ -216,7 +214,7 @@ impl Bound {
         }
     }
 
-    /// Removes the file first: nobody new can connect, and what has connected is accepted.
+    /// Removes the file first: then no client can connect, and the backlog is still accepted.
     fn close(self) -> (Arc<str>, JoinHandle<()>) {
         drop(self.file);
         self.command.send_replace(AcceptCommand::Close);
