@@ -242,8 +242,8 @@ async fn connect<S: Stream>(
     let header = upstream.proxy_protocol().map(|version| {
         proxy_protocol::header_for_server(version, stream.socket(), grant.identity(), record)
     });
-    let opening = upstream.opening().for_client(record.alpn());
-    let step = WithProxyHeader::new(header.transpose()?, opening);
+    let connector = upstream.connector().for_client(record.alpn());
+    let step = WithProxyHeader::new(header.transpose()?, connector);
 
     let start = net::now();
     let attempts = Attempts::default();

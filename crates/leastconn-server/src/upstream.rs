@@ -1,8 +1,9 @@
 //! A running upstream: its pool, where its members come from, its health checks, and how to
 //! connect to it.
 
-mod opening;
-mod troubles;
+mod connector;
+mod stream;
+mod tls_failures;
 mod with_proxy_header;
 
 use std::{
@@ -19,16 +20,17 @@ use leastconn_proxy_protocol::Version;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
-pub use opening::{Opening, Secured, ServerStream};
+pub use connector::UpstreamConnector;
+pub use stream::{ServerStream, TlsStream};
 pub use with_proxy_header::WithProxyHeader;
 
 use crate::{
     config::{self, HealthCheck, ProbeKind, StatusSet},
     tls::TlsError,
 };
-use opening::{Probing, Secure};
+use connector::{ProbeConnector, TlsConnector};
 
-/// An upstream cannot be started.
+/// Why an upstream cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// It has no servers, or two of the same name.
@@ -45,8 +47,8 @@ pub struct Upstream {
     pool: Arc<Pool>,
     connect: ConnectPolicy,
     proxy_protocol: Option<Version>,
-    /// With the certificates that it was started with.
-    opening: Opening,
+    /// Uses the certificates as loaded at the start.
+    connector: UpstreamConnector,
     tasks: Mutex<Tasks>,
 }
 
@@ -94,7 +96,7 @@ impl Upstream {
         new_pool(config)
             .servers(config.servers.iter().cloned())
             .build()?;
-        opening(config)?;
+        new_connector(config)?;
         Ok(())
     }
 
@@ -116,7 +118,7 @@ impl Upstream {
         config: &config::Upstream,
         mut discover: impl Discover + 'static,
     ) -> Result<Self, UpstreamError> {
-        let opening = opening(config)?;
+        let connector = new_connector(config)?;
         let pool = match ready_snapshot(&mut discover) {
             Poll::Ready(Some(servers)) => pool.servers(servers),
             Poll::Ready(None) | Poll::Pending => pool,
@@ -125,7 +127,7 @@ impl Upstream {
         let checker = config
             .health_check
             .as_ref()
-            .map(|check| start_checks(&pool, check, opening.clone(), config.proxy_protocol));
+            .map(|check| start_checks(&pool, check, connector.clone(), config.proxy_protocol));
         let mut discovery = JoinSet::new();
         follow_changes(&mut discovery, &pool, discover);
         let tasks = Tasks {
@@ -141,7 +143,7 @@ impl Upstream {
             pool,
             connect,
             proxy_protocol: config.proxy_protocol,
-            opening,
+            connector,
             tasks: Mutex::new(tasks),
         })
     }
@@ -165,24 +167,22 @@ impl Upstream {
         }
     }
 
-    /// The servers.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// How connecting is tried.
     pub const fn connect_policy(&self) -> &ConnectPolicy {
         &self.connect
     }
 
-    /// The PROXY header that servers get.
+    /// The version of the PROXY header that is sent to servers.
     pub const fn proxy_protocol(&self) -> Option<Version> {
         self.proxy_protocol
     }
 
-    /// What is done with a fresh connection.
-    pub const fn opening(&self) -> &Opening {
-        &self.opening
+    /// Prepares new connections to servers.
+    pub const fn connector(&self) -> &UpstreamConnector {
+        &self.connector
     }
 }
 
@@ -216,14 +216,14 @@ fn follow_changes(
 fn start_checks(
     pool: &Pool,
     check: &HealthCheck,
-    opening: Opening,
+    connector: UpstreamConnector,
     proxy_protocol: Option<Version>,
 ) -> Checker {
     // A separate health check port usually does not expect the PROXY header.
     let header = proxy_protocol.filter(|_| check.port.is_none());
     let header = header.map(Version::encode_local);
     let check = probe_of(check);
-    let step = Probing::new(opening, &check);
+    let step = ProbeConnector::new(connector, &check);
     Checker::start_with(pool, check, WithProxyHeader::new(header, step))
 }
 
@@ -239,10 +239,10 @@ fn configured<'a>(pool: PoolBuilder<'a>, config: &config::Upstream) -> PoolBuild
         .slow_start(config.slow_start)
 }
 
-fn opening(config: &config::Upstream) -> Result<Opening, TlsError> {
-    let secure = config.tls.as_ref();
-    let secure = secure.map(|tls| Secure::new(config.id.clone(), tls));
-    Ok(Opening::new(secure.transpose()?.map(Arc::new)))
+fn new_connector(config: &config::Upstream) -> Result<UpstreamConnector, TlsError> {
+    let tls = config.tls.as_ref();
+    let tls = tls.map(|tls| TlsConnector::new(config.id.clone(), tls));
+    Ok(UpstreamConnector::new(tls.transpose()?.map(Arc::new)))
 }
 
 fn probe_of(check: &HealthCheck) -> Check {
@@ -262,11 +262,11 @@ fn probe_of(check: &HealthCheck) -> Check {
             },
         },
     };
-    let mut to = Check::new(probe);
-    to.port = check.port;
-    to.interval = check.interval;
-    to.timeout = check.timeout;
-    to
+    let mut probe_check = Check::new(probe);
+    probe_check.port = check.port;
+    probe_check.interval = check.interval;
+    probe_check.timeout = check.timeout;
+    probe_check
 }
 
 #[cfg(test)]

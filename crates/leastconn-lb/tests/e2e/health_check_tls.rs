@@ -104,7 +104,7 @@ async fn wrong_certificate_takes_the_server_down() {
                 lb.expect_record(0, "no_server_available").await;
                 web.wait_accepted(asked + 2).await;
                 let reason = lb.stderr();
-                let warnings = reason.matches("TLS with the server fails").count();
+                let warnings = reason.matches("server TLS failed").count();
                 assert_eq!(warnings, 1, "{version} {what}: {reason}");
             }
         }

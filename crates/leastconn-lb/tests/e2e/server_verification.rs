@@ -47,11 +47,11 @@ async fn greeting(lb: &Running) -> (String, Value) {
 
 /// Waits for a warning about TLS to a server, and returns all of them.
 async fn warnings(lb: &Running) -> Vec<String> {
-    let warning = |event: &Value| event.to_string().contains("TLS with the server fails");
+    let warning = |event: &Value| event.to_string().contains("server TLS failed");
     lb.wait_log(warning, DEADLINE).await;
     lb.stderr()
         .lines()
-        .filter(|line| line.contains("TLS with the server fails"))
+        .filter(|line| line.contains("server TLS failed"))
         .map(str::to_owned)
         .collect()
 }

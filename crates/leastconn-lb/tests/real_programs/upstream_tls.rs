@@ -121,7 +121,7 @@ async fn nginx_is_connected_and_probed_by_mtls() {
     let right = ca.leaf("web").dns("web.internal").build();
     right.write(&dir, "server");
     other.restart().await;
-    let again = |line: &Value| line.to_string().contains("TLS with the server works again");
+    let again = |line: &Value| line.to_string().contains("server TLS recovered");
     lb.wait_log(again, DEADLINE).await;
     let up = |line: &Value| {
         line.to_string()
