@@ -55,7 +55,7 @@ pub(super) async fn close_connections(
             }
             let closed = overrides.kill_local(&filter);
             if closed > 0 {
-                tracing::info!(%upstream, %server, connections = closed, "maint grace ended: connections closed");
+                tracing::info!(%upstream, %server, killed = closed, "maint grace ended: connections closed");
             }
         }
         let found = overrides
