@@ -27,7 +27,6 @@ use crate::{
     environment::{UNIX, UNIX_KEPT},
 };
 pub use bind::BindError;
-pub(crate) use plan::all_or_errors;
 pub use plan::{Plan, PlanError};
 use plan::{Source, Wanted};
 pub use unix::NamedPath;
@@ -246,6 +245,25 @@ impl TcpSocket {
             command,
             task: tokio::spawn(accept_loop),
         }
+    }
+}
+
+/// All values, or all errors if there are any.
+pub(crate) fn all_or_errors<T, E>(
+    results: impl Iterator<Item = Result<T, E>>,
+) -> Result<Vec<T>, Vec<E>> {
+    let mut values = Vec::new();
+    let mut errors = Vec::new();
+    for result in results {
+        match result {
+            Ok(value) => values.push(value),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() {
+        Ok(values)
+    } else {
+        Err(errors)
     }
 }
 

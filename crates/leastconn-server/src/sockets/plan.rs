@@ -6,7 +6,7 @@ use socket2::SockRef;
 use tokio::net::TcpListener;
 
 use super::{
-    Sockets,
+    Sockets, all_or_errors,
     bind::{self, BindError},
     unix,
 };
@@ -159,25 +159,6 @@ impl Sockets {
                 None => error.into(),
             }
         })
-    }
-}
-
-/// All values, or all errors if there are any.
-pub(crate) fn all_or_errors<T, E>(
-    results: impl Iterator<Item = Result<T, E>>,
-) -> Result<Vec<T>, Vec<E>> {
-    let mut values = Vec::new();
-    let mut errors = Vec::new();
-    for result in results {
-        match result {
-            Ok(value) => values.push(value),
-            Err(error) => errors.push(error),
-        }
-    }
-    if errors.is_empty() {
-        Ok(values)
-    } else {
-        Err(errors)
     }
 }
 
