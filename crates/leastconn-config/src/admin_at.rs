@@ -1,8 +1,7 @@
-//! Where the admin side of a running balancer is, and nothing else of its file.
+//! Reads the address of the admin interface from a configuration file, and nothing else.
 //!
-//! What else is in the file, and whether it is right, says nothing about the process
-//! that read it some time ago. Certificates that this user may not read, or a file
-//! that is being edited, must keep nobody from asking a balancer that runs well.
+//! Client commands need only this address. The rest of the file may be invalid, or name
+//! certificates that the user may not read, while the balancer runs well.
 
 use std::{
     net::SocketAddr,
@@ -13,22 +12,20 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Problems, expand, read_file};
 
-/// Where an admin side is.
+/// The address of an admin interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AdminAt {
-    /// Its address.
     pub bind: Option<SocketAddr>,
-    /// Its socket.
     pub socket: Option<PathBuf>,
-    /// The first thing in the file that is no TOML, in words. What is not found may only
-    /// be hidden by it.
+    /// The first syntax error of the file, as a message. Settings after it may be missing
+    /// here.
     pub broken: Option<String>,
 }
 
-/// Where the file at `path` says that the admin side is.
+/// Reads the address of the admin interface from the file at `path`.
 ///
 /// # Errors
-/// With what is wrong, if what is asked for cannot be read.
+/// Returns a message if the file or the address cannot be read.
 pub fn admin_at(path: &Path) -> Result<AdminAt, String> {
     let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
     let bytes = read_file(path).map_err(|error| wrong(&error))?;

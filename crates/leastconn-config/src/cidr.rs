@@ -1,31 +1,31 @@
-//! Networks in CIDR form, for `source` rules.
+//! Networks in CIDR notation.
 
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// An IPv4 or IPv6 network. A single address is a network of one.
+/// An IPv4 or IPv6 network. A single address is a network of one address.
 ///
-/// IPv4-mapped IPv6 addresses (`::ffff:10.0.0.1`), which a dual-stack socket
-/// shows for IPv4 clients, are IPv4 addresses here.
+/// IPv4-mapped IPv6 addresses (`::ffff:10.0.0.1`), which dual-stack sockets report for
+/// IPv4 clients, are treated as IPv4 addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IpNet {
     address: IpAddr,
     prefix: u8,
 }
 
-/// How long a prefix is that tells sources apart.
+/// Prefix lengths by which addresses are grouped into sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefixes {
-    /// Of IPv4, 32 at most.
+    /// At most 32.
     pub v4: u8,
-    /// Of IPv6, 128 at most.
+    /// At most 128.
     pub v6: u8,
 }
 
 impl Default for Prefixes {
-    /// Each IPv4 address, each IPv6 /64: within one, whoever has an address has all.
+    /// Each IPv4 address and each IPv6 /64, because a host usually has a whole /64.
     fn default() -> Self {
         Self { v4: 32, v6: 64 }
     }
@@ -35,14 +35,13 @@ impl Default for Prefixes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IpNetError {
-    /// What stands before the `/` is not an address.
     #[error("not an IP address or network: write `10.0.0.7`, `10.0.0.0/8` or `2001:db8::/32`")]
     InvalidAddress,
-    /// What stands after the `/` is not a length.
+    /// Contains the maximum prefix length.
     #[error("the prefix length must be a number from 0 to {0}")]
     InvalidPrefix(u8),
-    /// The address has bits beyond the prefix: a network and one of its hosts
-    /// were mixed up, and only the author knows which was meant.
+    /// The address has bits set beyond the prefix. Either the network or the host may be
+    /// meant, so neither is assumed.
     #[error(
         "the address has bits set beyond its prefix: write `{0}` for the network, or `{1}` for the one address"
     )]
@@ -50,10 +49,10 @@ pub enum IpNetError {
 }
 
 impl IpNet {
-    /// Reads `ADDRESS` or `ADDRESS/LENGTH`.
+    /// Parses `ADDRESS` or `ADDRESS/LENGTH`.
     ///
     /// # Errors
-    /// When it is neither, or has bits set beyond its prefix.
+    /// If the text is neither, or has bits set beyond its prefix.
     pub fn parse(text: &str) -> Result<Self, IpNetError> {
         let (address, prefix) = match text.split_once('/') {
             None => (text, None),
@@ -77,7 +76,7 @@ impl IpNet {
         Ok(network.unmapped())
     }
 
-    /// The network that `address` belongs to, by the length of its family.
+    /// The network of `address` with the prefix length of its address family.
     pub fn of(address: IpAddr, prefixes: Prefixes) -> Self {
         let address = address.to_canonical();
         let prefix = match address {
@@ -91,38 +90,36 @@ impl IpNet {
         }
     }
 
-    /// `address` by itself.
+    /// The network that contains only `address`.
     pub fn only(address: IpAddr) -> Self {
         Self::of(address, Prefixes { v4: 32, v6: 128 })
     }
 
-    /// Whether it is a network of IPv4.
     pub const fn is_ipv4(&self) -> bool {
         self.address.is_ipv4()
     }
 
-    /// Its first address.
+    /// The first address.
     pub const fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// How many bits its addresses have in common.
+    /// The prefix length in bits.
     pub const fn prefix(&self) -> u8 {
         self.prefix
     }
 
-    /// Whether `address` is one of the network's.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         width(address) == width(self.address) && mask(address, self.prefix) == self.address
     }
 
-    /// Whether all of `other` is within this one.
+    /// Whether the network contains all addresses of `other`.
     pub fn covers(&self, other: &Self) -> bool {
         self.prefix <= other.prefix && self.contains(other.address)
     }
 
-    /// `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
+    /// Converts `::ffff:10.0.0.0/104` to `10.0.0.0/8`.
     fn unmapped(self) -> Self {
         match (self.address.to_canonical(), self.address) {
             (IpAddr::V4(v4), IpAddr::V6(_)) if self.prefix >= 96 => Self {
@@ -145,7 +142,7 @@ impl fmt::Display for IpNet {
 }
 
 fn parse_prefix(text: &str) -> Option<u8> {
-    // `u8::from_str` takes a leading `+`.
+    // `u8::from_str` accepts a leading `+`.
     text.bytes()
         .all(|b| b.is_ascii_digit())
         .then(|| text.parse().ok())

@@ -1,17 +1,15 @@
-//! All `[[client]]` tables of a configuration, packed.
+//! Compact storage of all `[[client]]` tables of a configuration.
 //!
-//! There may be a hundred thousand of them, so they are not a hundred thousand
-//! structures of lists of strings: all texts stand one after another in one
-//! string, and a rule is a handful of numbers. A usual rule takes some 100 bytes,
-//! and what lasts is a few large blocks. Those the allocator takes from the
-//! system for themselves; small ones would lie scattered among what reading the
-//! file has freed, and hold on to all of it.
+//! A configuration may have 100,000 rules. All patterns are stored in one string and a
+//! rule is a few offsets, so that a typical rule takes about 100 bytes and the whole is a
+//! few large allocations. Many small allocations would fragment the heap and keep memory
+//! resident that was freed after loading.
 //!
-//! A few more numbers, in `clients/index.rs`, find the rules that may match: to try all
-//! of them for each client would take milliseconds.
+//! Optional values (expiry, shadow mode) are stored in separate lists and take no memory
+//! for rules without them.
 //!
-//! What few rules have costs the others nothing: each text says which key it is
-//! for, and expiry and mode are kept beside, for those that have them.
+//! The index in `clients/index.rs` finds the rules that may match a client: trying
+//! every rule would take milliseconds per connection.
 
 mod allow;
 mod client;
@@ -26,33 +24,34 @@ use leastconn::Limits;
 use super::{cidr::IpNet, keyword::Mode};
 pub use allow::{Allow, Granted};
 pub use client::Client;
-use index::{Index, Near};
+use index::{Candidates, Index};
 pub use key::MatchKey;
 
-/// All rules, in the file's order.
+/// All rules, in the order of the file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Clients {
-    /// Of each rule its name, then what it asks for in the order of [`MatchKey`].
+    /// The name of each rule, followed by its patterns in the order of [`MatchKey`].
     texts: String,
-    /// Where in `texts` each of them ends, and the next begins.
+    /// The end of each text in `texts`, where the next one starts.
     ends: Vec<usize>,
-    /// What each of them is; `None`: a rule's name.
+    /// The key of each text. `None`: the text is a rule's name.
     keys: Vec<Option<MatchKey>>,
     sources: Vec<IpNet>,
-    /// Each once, however many rules have it.
+    /// Without duplicates.
     allows: Vec<Arc<[Allow]>>,
-    /// The same.
+    /// Without duplicates.
     limits: Vec<Limits>,
     rules: Vec<Packed>,
-    /// Rules that end at some time, in order.
+    /// Rules with an expiry, in order.
     expiries: Vec<(u32, Timestamp)>,
-    /// Rules that decide nothing, in order.
+    /// Rules in shadow mode, in order.
     shadows: Vec<u32>,
     index: Index,
 }
 
-/// Where the parts of a rule end: numbers of `ends` and `sources`. The first of
-/// each begins where the rule before ends.
+/// `texts` and `sources` are the ends of the rule's ranges in [`Clients::ends`] and
+/// [`Clients::sources`], which start at the ends of the preceding rule. `allow` and
+/// `limits` are indices.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Packed {
     texts: u32,
@@ -61,12 +60,12 @@ struct Packed {
     limits: u32,
 }
 
-/// A file has 16 MiB at most, so there are never more of anything.
+/// Never saturates: a file has at most 16 MiB.
 fn number(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// Adds one rule after another.
+/// Builds [`Clients`] rule by rule.
 #[derive(Debug, Default)]
 pub(crate) struct Packer {
     packed: Clients,
@@ -130,25 +129,23 @@ impl FromIterator<Client> for Clients {
 }
 
 impl Clients {
-    /// How many there are.
     pub const fn len(&self) -> usize {
         self.rules.len()
     }
 
-    /// Whether there are none.
     pub const fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
-    /// Each of them, in order.
+    /// All rules, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Rule<'_>> {
         (0..self.len()).map(|number| self.rule(number))
     }
 
-    /// The rule of this number, from 0 on.
+    /// The rule at a position, from 0.
     ///
     /// # Panics
-    /// If there are not so many.
+    /// If there is no such rule.
     pub fn rule(&self, number: usize) -> Rule<'_> {
         let before = number.checked_sub(1).map(|before| self.rules[before]);
         Rule {
@@ -159,23 +156,22 @@ impl Clients {
         }
     }
 
-    /// The different lists that clients may reach: [`Rule::allow_number`] counts
-    /// them.
+    /// The distinct `allow` lists, indexed by [`Rule::allow_number`].
     pub fn allows(&self) -> &[Arc<[Allow]>] {
         &self.allows
     }
 
-    /// When rules end that do.
+    /// The expiry times of all rules that have one.
     pub fn expiries(&self) -> impl Iterator<Item = Timestamp> {
         self.expiries.iter().map(|&(_, expires)| expires)
     }
 
-    /// Whether any rule decides nothing.
+    /// Whether any rule is in shadow mode.
     pub const fn has_shadows(&self) -> bool {
         !self.shadows.is_empty()
     }
 
-    /// A copy that is as small as can be, and shares nothing with what it is of.
+    /// A copy without spare capacity that shares no allocation with the original.
     pub(crate) fn copy(&self) -> Self {
         let copied = |allow: &Allow| Allow {
             upstream: allow.upstream.as_str().into(),
@@ -190,29 +186,29 @@ impl Clients {
         }
     }
 
-    /// The rules, in order, that may match a client of whom the texts of `certificate`
-    /// and `source` are known. All others do not.
+    /// The rules, in order, that may match a client with the values of `certificate` and
+    /// the address `source`. All other rules cannot match it.
     pub fn may_match<'t>(
         &self,
         certificate: impl Iterator<Item = (MatchKey, &'t str)>,
         source: IpAddr,
     ) -> impl Iterator<Item = usize> {
         self.index
-            .near(self, certificate, Some(IpNet::only(source)))
+            .candidates(self, certificate, Some(IpNet::only(source)))
     }
 
-    /// The rules, in order, that may cover `rule`, itself among them. All others do
-    /// not.
-    pub fn may_cover(&self, rule: &Rule<'_>) -> Near<'_> {
-        // One that covers has all texts of a key that it asks for, so also the first.
+    /// The rules, in order, that may cover `rule`, including itself. All other rules cannot
+    /// cover it.
+    pub fn may_cover(&self, rule: &Rule<'_>) -> Candidates<'_> {
+        // A covering rule matches all of the rule's patterns for a key, so also the first.
         let firsts = MatchKey::TEXTS.into_iter();
         let firsts = firsts.filter_map(|key| Some((key, rule.texts(key).next()?)));
         self.index
-            .near(self, firsts, rule.sources().first().copied())
+            .candidates(self, firsts, rule.sources().first().copied())
     }
 
-    /// What one of [`Rule::numbers`] asks for: the key, and the pattern.
-    fn asked(&self, number: u32) -> (Option<MatchKey>, &str) {
+    /// The key and pattern at a position from [`Rule::numbers`].
+    fn pattern(&self, number: u32) -> (Option<MatchKey>, &str) {
         let number = number as usize;
         (self.keys[number], self.text(number))
     }
@@ -229,10 +225,10 @@ impl Clients {
     }
 }
 
-/// One `[[client]]`: whom it is about, what it may reach, and how much of it.
+/// One rule of [`Clients`].
 ///
-/// For every key that it asks for, one of the texts it has for that key must hold;
-/// it asks for at least one.
+/// It matches a client if, for each of its keys, one of the key's patterns matches. It
+/// has at least one key.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule<'a> {
     all: &'a Clients,
@@ -242,23 +238,22 @@ pub struct Rule<'a> {
 }
 
 impl<'a> Rule<'a> {
-    /// Its position among the rules of the file, from 0.
+    /// The position among all rules, from 0.
     pub const fn number(&self) -> usize {
         self.number
     }
 
-    /// Its name in logs and metrics.
     pub fn name(&self) -> &'a str {
         self.all.text(self.before.texts as usize)
     }
 
-    /// What it asks for under a key, if anything: patterns that were checked.
+    /// The checked patterns for a key.
     pub fn texts(&self, key: MatchKey) -> impl ExactSizeIterator<Item = &'a str> + Clone + use<'a> {
         let all = self.all;
         self.numbers(key).map(|number| all.text(number))
     }
 
-    /// The numbers of these texts among all rules'.
+    /// The positions of these patterns among all texts.
     fn numbers(&self, key: MatchKey) -> Range<usize> {
         let first = self.before.texts as usize + 1;
         let keys = &self.all.keys[first..self.packed.texts as usize];
@@ -267,39 +262,38 @@ impl<'a> Rule<'a> {
         first + start..first + start + count
     }
 
-    /// The address the client connects from.
+    /// Networks of the client's address.
     pub fn sources(&self) -> &'a [IpNet] {
         &self.all.sources[self.source_numbers()]
     }
 
-    /// The numbers of these among all rules'.
+    /// The positions of these networks among all networks.
     const fn source_numbers(&self) -> Range<usize> {
         self.before.sources as usize..self.packed.sources as usize
     }
 
-    /// What it may reach. Empty: nothing.
+    /// Empty: the client is refused everywhere.
     pub fn allow(&self) -> &'a [Allow] {
         &self.all.allows[self.packed.allow as usize]
     }
 
-    /// Which of [`Clients::allows`] it is.
+    /// The index of [`Self::allow`] in [`Clients::allows`].
     pub const fn allow_number(&self) -> usize {
         self.packed.allow as usize
     }
 
-    /// Its limits, with `[defaults.client]` filled in.
+    /// With the defaults of `[defaults.client]`.
     pub fn limits(&self) -> &'a Limits {
         &self.all.limits[self.packed.limits as usize]
     }
 
-    /// From when on it matches nobody.
+    /// The time from which the rule matches no client.
     pub fn expires(&self) -> Option<Timestamp> {
         let expiries = &self.all.expiries;
         let found = expiries.binary_search_by_key(&number(self.number), |&(rule, _)| rule);
         found.ok().map(|at| expiries[at].1)
     }
 
-    /// Whether it decides.
     pub fn mode(&self) -> Mode {
         match self.all.shadows.binary_search(&number(self.number)) {
             Ok(_) => Mode::Shadow,
@@ -307,13 +301,13 @@ impl<'a> Rule<'a> {
         }
     }
 
-    /// Whether the rule can only hold for a client that shows a certificate.
+    /// Whether only clients with a certificate can match.
     pub const fn needs_certificate(&self) -> bool {
         self.packed.texts > self.before.texts + 1
     }
 
-    /// Whether this rule decides, or speaks for those that do not, whenever `later`
-    /// would.
+    /// Whether this rule shadows `later` completely: it matches every client that `later`
+    /// matches, for at least as long, and is not a shadow rule before an enforced one.
     pub fn covers(&self, later: &Self) -> bool {
         let lasts = match (self.expires(), later.expires()) {
             (None, _) => true,

@@ -1,5 +1,4 @@
-//! What holds where the file says nothing, once: the schema and the reading of
-//! a file both take it from here.
+//! Default values of keys, used by the schema and by the checks.
 
 use std::time::Duration;
 
@@ -33,7 +32,7 @@ pub(crate) const MAX_FAILS: u32 = 1;
 pub(crate) const FAIL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const MAX_EJECTED: f64 = 0.5;
 
-/// A duration as the schema shows it.
+/// A duration in the notation of the schema.
 pub(crate) fn text(duration: Duration) -> String {
     duration::text(duration)
 }

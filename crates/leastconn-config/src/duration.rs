@@ -1,8 +1,8 @@
-//! Durations as people write them: `250ms`, `10s`, `1h30m`.
+//! Durations such as `250ms`, `10s` and `1h30m`.
 
 use std::time::Duration;
 
-/// Longer ones are typing errors, and sums of times must not overflow.
+/// Longer durations are typing errors, and sums of times must not overflow.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 const UNITS: [(&str, u64); 5] = [
@@ -17,30 +17,24 @@ const UNITS: [(&str, u64); 5] = [
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DurationError {
-    /// Nothing, or no number where one belongs.
     #[error("expected a duration like \"10s\"")]
     NoNumber,
-    /// A number alone.
     #[error("the unit is missing: \"{0}s\", \"{0}ms\"?")]
     NoUnit(String),
-    /// Not one of the units.
-    #[error("unknown unit \"{0}\": there are ms, s, m, h and d")]
+    #[error("unknown unit \"{0}\": the units are ms, s, m, h and d")]
     UnknownUnit(String),
-    /// A decimal point.
     #[error("durations are whole numbers: \"1500ms\", not \"1.5s\"")]
     Fraction,
-    /// A space.
     #[error("a duration has no spaces: \"10s\", \"1h30m\"")]
     Space,
-    /// More than ten years.
     #[error("a duration is at most ten years")]
     TooLong,
 }
 
-/// Reads a duration.
+/// Parses a duration.
 ///
 /// # Errors
-/// When it is anything but whole numbers with units, or too long.
+/// If the text is not a sequence of whole numbers with units, or is too long.
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
     if text.contains(' ') && parse(&text.replace(' ', "")).is_ok() {
         return Err(DurationError::Space);
@@ -81,10 +75,10 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     }
 }
 
-/// A duration in the form [`parse`] reads; parts of a millisecond are lost.
+/// Formats a duration so that [`parse`] reads it. Fractions of a millisecond are dropped.
 pub fn text(duration: Duration) -> String {
     let millis = duration.as_millis();
-    // In the largest unit that divides it: 60s stays "60s", as people write it.
+    // Use the largest unit that divides it, except that 60s stays "60s".
     let whole = UNITS.into_iter().find(|(unit, size)| {
         *unit != "d"
             && millis.is_multiple_of(u128::from(*size))

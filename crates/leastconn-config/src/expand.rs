@@ -1,9 +1,8 @@
-//! Environment variables in string values: `${NAME}` and `${NAME:-default}`.
+//! Environment variables in strings: `${NAME}` and `${NAME:-default}`.
 //!
-//! A value is not looked at again once it was put in, and a default holds no variable. As in a shell, the
-//! default of `:-` also stands for a variable that is set and empty. A `$` that
-//! begins neither, nor is doubled, is a problem: it would otherwise be taken
-//! for a variable by the reader and for a `$` by the program.
+//! Values of variables and defaults are not expanded again. As in a shell, the default
+//! also replaces a variable that is set and empty. A `$` that starts neither form and is
+//! not doubled is an error, because a reader would take it for a variable.
 
 use std::{collections::HashSet, ops::Range};
 
@@ -11,11 +10,11 @@ use toml::{Spanned, de::DeValue};
 
 use super::Problems;
 
-/// Where the values of variables come from.
+/// Looks up a variable.
 pub(crate) type Environment<'a> = &'a (dyn Fn(&str) -> Result<String, std::env::VarError> + Sync);
 
-/// Expands all strings of `value`, in place. Returns where those begin that
-/// could not be, which is reported.
+/// Expands all strings of `value` in place. Reports strings that cannot be expanded and
+/// returns their positions.
 pub(crate) fn expand(
     value: &mut DeValue<'_>,
     span: &Range<usize>,
@@ -29,7 +28,7 @@ pub(crate) fn expand(
             DeValue::String(text) if text.contains('$') => match expand_text(text, environment) {
                 Ok(expanded) => *text = expanded.into(),
                 Err(error) => {
-                    let (message, help) = error.words();
+                    let (message, help) = error.message_and_help();
                     problems.error(message).at(span.clone()).help(help);
                     failed.insert(span.start);
                 }
@@ -62,7 +61,7 @@ enum ExpandError {
 }
 
 impl ExpandError {
-    fn words(&self) -> (String, String) {
+    fn message_and_help(&self) -> (String, String) {
         match self {
             Self::Unset(name) => (
                 format!("the environment variable `{name}` is not set"),
@@ -73,21 +72,22 @@ impl ExpandError {
                 "set it to text".to_owned(),
             ),
             Self::Unclosed => (
-                "a `${` without its `}`".to_owned(),
+                "`${` without a closing `}`".to_owned(),
                 "write `${NAME}`, or `$$` for a `$`".to_owned(),
             ),
             Self::BadName(name) => (
                 format!("`{name}` is not the name of an environment variable"),
-                "a name has letters, digits and `_`, and does not begin with a digit".to_owned(),
+                "a name consists of letters, digits and `_`, and does not start with a digit"
+                    .to_owned(),
             ),
             Self::NestedDefault(name) => (
                 format!(
-                    "the default of `${{{name}:-…}}` holds a `$`: variables are not replaced there"
+                    "the default of `${{{name}:-…}}` contains a `$`: variables are not replaced there"
                 ),
                 "write the default as plain text, or set the variable".to_owned(),
             ),
             Self::LoneDollar => (
-                "a `$` that is neither `${NAME}` nor `$$`".to_owned(),
+                "`$` is neither part of `${NAME}` nor of `$$`".to_owned(),
                 "write `${NAME}` for an environment variable, `$$` for a `$`".to_owned(),
             ),
         }

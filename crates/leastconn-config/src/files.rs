@@ -1,10 +1,9 @@
-//! Reading files that may block.
+//! Reads files whose operations may block.
 //!
-//! Opening a FIFO that nobody writes to blocks, and so does every operation on a network
-//! mount whose server does not answer. Everything that the program reads by name goes
-//! through [`read`], which takes regular files only, and is recorded while it lasts
-//! ([`blocked`]). What a running balancer reads, it reads in a [`Lane`]: on a thread of
-//! its own, and with a limit.
+//! Opening a FIFO without a writer blocks, and so does every operation on a network mount
+//! whose server does not answer. All files are read by [`read`], which accepts regular
+//! files only and records the operation while it lasts ([`blocked`]). A running balancer
+//! reads files in a [`Lane`]: on a separate thread and with a time limit.
 
 mod lane;
 
@@ -24,38 +23,36 @@ use rustix::fs::OFlags;
 
 pub use lane::{Lane, NoResult};
 
-/// An operation that takes longer is reported.
+/// Operations that take longer are reported.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// Operations that have not returned yet, in the order in which they began. The kernel
-/// offers no way to ask for them.
+/// Operations that have not returned yet, in the order in which they began.
 static PENDING: Mutex<BTreeMap<u64, Pending>> = Mutex::new(BTreeMap::new());
 
 /// A file operation that has not returned yet.
 #[derive(Clone, Debug)]
 pub struct Pending {
-    /// The file.
     pub path: PathBuf,
-    /// When the operation began.
+    /// When the operation began or last made progress.
     pub time: Timestamp,
     began: Instant,
     thread: ThreadId,
 }
 
 impl Pending {
-    /// How long it has taken so far.
+    /// Time since the operation began or last made progress.
     pub fn elapsed(&self) -> Duration {
         leastconn::net::now().saturating_duration_since(self.began)
     }
 }
 
-/// The operation that has blocked for the longest time, if any has for two seconds.
+/// The operation that has been blocked longest, if any for at least two seconds.
 pub fn blocked() -> Option<Pending> {
     let oldest = pending().values().min_by_key(|one| one.began).cloned();
     oldest.filter(|one| one.elapsed() >= SLOW)
 }
 
-/// What `thread` waits for.
+/// The operation that `thread` waits for.
 fn pending_on(thread: ThreadId) -> Option<Pending> {
     let all = pending();
     all.values().find(|one| one.thread == thread).cloned()
@@ -65,7 +62,7 @@ fn pending() -> MutexGuard<'static, BTreeMap<u64, Pending>> {
     PENDING.lock()
 }
 
-/// Records an operation until it is dropped.
+/// Records an operation; ends the record when dropped.
 struct Recorded(u64);
 
 impl Recorded {
@@ -82,7 +79,7 @@ impl Recorded {
         Self(id)
     }
 
-    /// The operation has made progress.
+    /// Records progress of the operation.
     fn advance(&self) {
         if let Some(one) = pending().get_mut(&self.0) {
             one.began = leastconn::net::now();
@@ -97,13 +94,13 @@ impl Drop for Recorded {
     }
 }
 
-/// Performs an operation on the file at `path`, which is recorded while it lasts.
+/// Performs an operation on the file at `path` and records it while it lasts.
 pub fn record<T>(path: &Path, operation: impl FnOnce() -> T) -> T {
     let _recorded = Recorded::new(path);
     operation()
 }
 
-/// What a file holds.
+/// The content of a file.
 pub struct Contents {
     pub bytes: Vec<u8>,
     pub metadata: Metadata,
@@ -112,7 +109,7 @@ pub struct Contents {
 /// Reads a regular file of up to `limit` bytes.
 ///
 /// # Errors
-/// If it cannot be read, is larger, or is something else than a regular file.
+/// If the file cannot be read, is larger, or is not a regular file.
 pub fn read(path: &Path, limit: u64) -> io::Result<Contents> {
     let recorded = Recorded::new(path);
     let (file, metadata) = open_regular(path)?;
@@ -120,11 +117,11 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Contents> {
     Ok(Contents { bytes, metadata })
 }
 
-/// Reads up to `limit` bytes from a file of any kind, and waits for them: for commands
-/// that a person runs, who may name a pipe.
+/// Reads up to `limit` bytes from a file of any kind, and waits for them. For commands,
+/// whose arguments may be pipes.
 ///
 /// # Errors
-/// If it cannot be read, or there is more.
+/// If the file cannot be read or is larger.
 pub fn read_any(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     read_to_end(File::open(path)?, limit, &Recorded::new(path))
 }
@@ -132,11 +129,12 @@ pub fn read_any(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// Opens a regular file for reading.
 ///
 /// # Errors
-/// If it cannot be opened, or is something else.
+/// If the file cannot be opened or is not a regular file.
 pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
-    // First by name: opening a device may have effects, and a FIFO would have a reader.
+    // Check the name first: opening a device may have side effects, and opening a FIFO
+    // would give it a reader.
     require_regular(std::fs::metadata(path)?.file_type())?;
-    // Without `NONBLOCK`, opening what took its place meanwhile could block.
+    // `NONBLOCK`: the file may have been replaced by a FIFO since the check.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let file = OpenOptions::new()
         .read(true)
@@ -186,7 +184,8 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// Each read that returns is progress: a large file on a slow disk is not blocked.
+/// Records each read that returns as progress, so that a large file on a slow disk does
+/// not count as blocked.
 struct Advancing<'a> {
     file: File,
     recorded: &'a Recorded,

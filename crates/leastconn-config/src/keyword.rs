@@ -4,50 +4,50 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Whether files are loaded anew when they change.
+/// Whether the files of `tls` tables are loaded again when they change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "watch")]
 pub enum Watch {
-    /// They are.
+    /// They are loaded again when they change.
     #[default]
     On,
-    /// Only when the whole configuration is.
+    /// They are loaded only with the configuration.
     Off,
 }
 
-/// Whether the process confines itself to what its configuration names.
+/// Whether the process restricts itself to the files that it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "sandbox")]
 pub enum Sandbox {
-    /// It does, or does not start.
+    /// It does not start if the kernel lacks support.
     On,
-    /// It does not.
+    /// The process is not restricted.
     Off,
 }
 
-/// The importance of a message.
+/// The level of a message.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "level")]
 pub enum Level {
-    /// What broke.
+    /// Errors only.
     Error,
-    /// And what may break.
+    /// Also warnings.
     Warn,
-    /// And what happens.
+    /// Also changes of state, such as reloads.
     Info,
-    /// And how.
+    /// Also details for troubleshooting.
     Debug,
-    /// And everything else.
+    /// Everything.
     Trace,
 }
 
 impl Level {
-    /// Each of them, the most important messages first.
+    /// The most important level first.
     pub const ALL: [Self; 5] = [
         Self::Error,
         Self::Warn,
@@ -56,7 +56,6 @@ impl Level {
         Self::Trace,
     ];
 
-    /// The word in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -68,30 +67,30 @@ impl Level {
     }
 }
 
-/// The form of messages.
+/// The format of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "format")]
 pub enum Format {
-    /// For people.
+    /// Plain text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Whose lines are in the access log.
+/// Which connections are logged in the access log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "access_filter")]
 pub enum AccessFilter {
-    /// One line for every connection.
+    /// All connections.
     #[default]
     All,
-    /// Only of clients that were identified: none of handshakes that failed before.
+    /// Only connections whose client was identified. Failed handshakes are left out.
     Identified,
 }
 
-/// What happens when a certificate expires during its connection.
+/// What happens when a client certificate expires during a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "on_expiry")]
@@ -99,19 +98,19 @@ pub enum OnExpiry {
     /// The connection is closed.
     #[default]
     Close,
-    /// It goes on.
+    /// The connection continues.
     Keep,
 }
 
-/// How the end of a TLS stream without `close_notify` is passed on to the other side.
+/// What the other side gets when a TLS stream ends without `close_notify`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "on_truncation")]
 pub enum OnTruncation {
-    /// By a reset, once all data has been delivered.
+    /// A reset, after all data.
     #[default]
     Reset,
-    /// As an orderly end.
+    /// An orderly end, after all data.
     Close,
 }
 
@@ -124,32 +123,31 @@ impl From<OnTruncation> for leastconn::net::OnTruncation {
     }
 }
 
-/// Whether clients ask for TLS in their own protocol before the handshake.
+/// Whether clients request TLS in their own protocol before the handshake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "starttls")]
 pub enum StartTls {
-    /// They do not.
+    /// Connections start with the TLS handshake.
     #[default]
     Off,
-    /// As PostgreSQL's clients do (SSLRequest).
+    /// The PostgreSQL protocol (SSLRequest).
     Postgres,
 }
 
-/// Whether a rule decides.
+/// Whether a rule is enforced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "mode")]
 pub enum Mode {
-    /// It does.
+    /// The rule decides.
     #[default]
     Enforce,
-    /// It only says what it would have decided.
+    /// The rule's decision is only logged.
     Shadow,
 }
 
 impl Mode {
-    /// The word in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Enforce => "enforce",

@@ -1,17 +1,17 @@
-//! Reading the configuration.
+//! The configuration of `leastconn-lb`: from a TOML file to a checked [`Config`].
 //!
-//! A file goes through these stages, and each reports every problem it sees, so
-//! that one run of `check` shows them all:
+//! A file passes through these stages. Each reports every problem that it finds, so that
+//! one run of `check` shows all of them:
 //!
-//! 1. `toml` parses it, with places kept.
-//! 2. `expand` puts environment variables into string values.
-//! 3. `shape` compares it with the JSON schema of [`raw`]: keys, types, fixed
-//!    words. What is wrong is reported and cut out, so that the rest goes on.
-//! 4. `resolve` reads the files it names, and checks what the parts mean
-//!    together.
+//! 1. `toml` parses the file and keeps the position of each value.
+//! 2. `expand` replaces environment variables in strings.
+//! 3. `shape` compares the file with the JSON schema of [`raw`]: keys, types and fixed
+//!    words. Invalid values are reported and removed, so that checking can continue.
+//! 4. `resolve` converts values, loads the files that the configuration names, and checks
+//!    how the tables fit together.
 //!
-//! Only a file without any error yields a [`Config`]. Nothing ever falls back
-//! to a default because what was written could not be read.
+//! Only a file without errors yields a [`Config`]. An invalid value is never replaced by
+//! a default.
 
 mod admin_at;
 pub mod cidr;
@@ -68,30 +68,29 @@ use resolve::{AddressUse, Surroundings};
 use scratch::Scratch;
 pub use text::visible;
 
-/// A file with the configuration of a thousand clients has some 200 KB.
+/// In bytes. The configuration of 1,000 clients takes about 200 KB.
 const LARGEST: u64 = 16 * 1024 * 1024;
 
-/// A configuration, and what is odd about it.
+/// A configuration and its warnings.
 #[derive(Debug)]
 pub struct Loaded {
-    /// What is to be run.
     pub config: Config,
-    /// Nothing but warnings.
+    /// Has no errors.
     pub warnings: Problems,
     addresses: Vec<AddressUse>,
 }
 
 impl Loaded {
-    /// Adds a warning for each server whose host name cannot be resolved now.
-    /// Blocks for up to three seconds.
+    /// Adds a warning for each server whose host name cannot be resolved at present. Blocks
+    /// for up to three seconds.
     pub fn warn_of_unresolved_names(&mut self) {
         reachable::check(&self.addresses, Severity::Warning, &mut self.warnings);
     }
 }
 
-/// What came of reading a file, good or bad.
+/// The result of reading a file, with or without errors.
 pub struct Reading {
-    /// Only if no problem is an error.
+    /// `None` if any problem is an error.
     pub config: Option<Config>,
     pub problems: Problems,
     pub addresses: Vec<AddressUse>,
@@ -118,17 +117,17 @@ impl Reading {
     }
 }
 
-/// Reads the file at `path` and everything it names. Host names are not looked
-/// up: they may come and go while the program runs.
+/// Loads the file at `path` and the files that it names. Host names are not resolved,
+/// because their addresses may change while the program runs.
 ///
 /// # Errors
-/// All problems at once, with warnings among them, when any is an error.
+/// Returns all problems, including warnings, if any is an error.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
     read(path).loaded()
 }
 
-/// The same, but revocation lists and authorities that have expired are warnings:
-/// `explain` is asked most when they have.
+/// Like [`load`], but expired CRLs and CAs are warnings. `explain` is used to find out
+/// about refusals that these cause.
 ///
 /// # Errors
 /// As [`load`].
@@ -136,8 +135,8 @@ pub fn load_with_expired(path: &Path) -> Result<Loaded, Problems> {
     read_with(path, &mut Problems::tolerate_expired).loaded()
 }
 
-/// Reads the file of a `running` configuration again: an expired revocation list is an
-/// error only where it would replace one that is current.
+/// Loads the file of a `running` configuration again. An expired CRL is an error only if
+/// it would replace a current one.
 ///
 /// # Errors
 /// As [`load`].
@@ -148,8 +147,8 @@ pub fn load_again(running: &Config) -> Result<Loaded, Problems> {
     .loaded()
 }
 
-/// The same for a text at hand: `name` is what problems call it, and relative
-/// paths in it are relative to `base_dir`.
+/// Like [`load`], from a string. Problems refer to it as `name`, and relative paths start
+/// at `base_dir`.
 ///
 /// # Errors
 /// As [`load`].
@@ -198,7 +197,7 @@ fn read_with(path: &Path, prepare: &mut dyn FnMut(&mut Problems)) -> Reading {
             let at = error.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(error.as_bytes());
             let mut problems = Problems::new(&name, &text);
-            // Up to there nothing was replaced, so that the place holds.
+            // Nothing before `at` was replaced, so the position is still right.
             problems
                 .error("the file is not UTF-8 text")
                 .at(at..at + char::REPLACEMENT_CHARACTER.len_utf8());
@@ -241,8 +240,8 @@ fn read_text(
     }
 }
 
-/// The file as it is written, and what of it was found wrong already; `None` if
-/// that is all that can be said.
+/// The file as it is written, and the positions of tables and lists from which invalid
+/// parts were removed. `None`: the file cannot be checked further.
 fn parse(
     text: &str,
     environment: expand::Environment<'_>,
@@ -250,7 +249,7 @@ fn parse(
 ) -> Option<(raw::Raw, HashSet<usize>)> {
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
-        // What follows from a broken line would only hide it.
+        // Further problems would only be consequences of the syntax error.
         problems.syntax(&errors);
         return None;
     }
@@ -265,31 +264,31 @@ fn parse(
     match raw::Raw::deserialize(toml::de::ValueDeserializer::from(spanned)) {
         Ok(raw) => Some((raw, pruned)),
         Err(error) => {
-            // The schema lets something through that the types do not take.
+            // A value that the schema accepts and the types do not.
             problems.syntax(&[error]);
             None
         }
     }
 }
 
-/// The file to read: the one given, else `leastconn.toml` in the working
-/// directory, else `/etc/leastconn/leastconn.toml`.
+/// The configuration file: `given`, else `leastconn.toml` in the working directory, else
+/// `/etc/leastconn/leastconn.toml`.
 ///
 /// # Errors
-/// When none was given and neither of the two exists.
+/// If none is given and neither of the two exists.
 pub fn find(given: Option<PathBuf>) -> Result<PathBuf, NotFound> {
-    const PLACES: [&str; 2] = ["leastconn.toml", "/etc/leastconn/leastconn.toml"];
+    const PATHS: [&str; 2] = ["leastconn.toml", "/etc/leastconn/leastconn.toml"];
     if let Some(path) = given {
         return Ok(path);
     }
-    PLACES
+    PATHS
         .iter()
         .map(PathBuf::from)
         .find(|path| path.exists())
         .ok_or(NotFound)
 }
 
-/// There is no configuration file where one is looked for.
+/// No configuration file was given or found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "no configuration file: neither `leastconn.toml` in the working directory nor \

@@ -22,32 +22,29 @@ pub use log::{Access, Log};
 pub use process::{MemoryLimit, Process};
 pub use upstream::{HealthCheck, ProbeKind, StatusSet, Upstream};
 
-/// The whole configuration.
+/// A checked configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The file it was read from.
+    /// The configuration file.
     pub path: PathBuf,
-    /// What concerns the process as a whole.
     pub process: Process,
-    /// What is logged, how and where.
     pub log: Log,
-    /// The admin side; `None`: there is none.
+    /// `None`: there is no admin interface.
     pub admin: Option<Admin>,
-    /// At least one; names and addresses are distinct.
+    /// Not empty. Names and addresses are distinct.
     pub listeners: Vec<Listener>,
-    /// Names are distinct; whatever refers to one exists.
+    /// Names are distinct. Every upstream that is referred to exists.
     pub upstreams: Vec<Upstream>,
-    /// In the file's order, which is the order they are tried in.
+    /// In the order of the file, in which they are tried.
     pub clients: Arc<Clients>,
 }
 
 impl Config {
-    /// The upstream of this name.
     pub fn upstream(&self, id: &UpstreamId) -> Option<&Upstream> {
         self.upstreams.iter().find(|upstream| upstream.id == *id)
     }
 
-    /// The revocation lists of each `tls` table.
+    /// The CRLs of each `tls` table.
     pub fn revocation_lists(&self) -> Vec<Arc<CrlStore>> {
         let listeners = self.listeners.iter().flat_map(|listener| &listener.tls);
         let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.tls);
@@ -57,7 +54,7 @@ impl Config {
             .collect()
     }
 
-    /// Every certificate file and revocation list that is named.
+    /// The certificate and CRL files of all `tls` tables.
     pub fn certificate_files(&self) -> impl Iterator<Item = &CertificateFile> {
         let listeners = self.listeners.iter().flat_map(|listener| &listener.tls);
         let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.tls);
@@ -66,7 +63,7 @@ impl Config {
             .chain(upstreams.flat_map(|tls| &*tls.files))
     }
 
-    /// Every file that the configuration is read from: its own, and those that it names.
+    /// The configuration file and the files of all `tls` tables.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {
         let listeners = self.listeners.iter().flat_map(|listener| &listener.tls);
         let upstreams = self.upstreams.iter().flat_map(|upstream| &upstream.tls);
@@ -75,7 +72,6 @@ impl Config {
             .chain(upstreams.flat_map(|tls| tls.table.files()))
     }
 
-    /// The listener of this name.
     pub fn listener(&self, name: &str) -> Option<&Listener> {
         self.listeners
             .iter()

@@ -1,5 +1,5 @@
-//! Problems in a configuration file, and how people see them: in rustc's form,
-//! with the line itself and what to do about it.
+//! Problems in a configuration file, and their presentation in the style of rustc: the
+//! line and what to do.
 
 use std::{borrow::Cow, fmt, io::IsTerminal, ops::Range, sync::Arc};
 
@@ -9,16 +9,15 @@ use leastconn_tls::crl::CrlStore;
 
 use crate::text::{is_hidden, visible};
 
-/// So many errors, and so many warnings, are shown, and of the others how many there
-/// are: what a hundred have in common, nobody reads a hundred thousand times.
+/// Maximum number of errors, and of warnings, that are shown. Of the rest only the number
+/// is shown.
 pub(crate) const SHOWN: usize = 100;
 
-/// Whether a configuration with this problem can be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// It cannot.
+    /// The configuration cannot be used.
     Error,
-    /// It can, and is perhaps not what was meant.
+    /// The configuration can be used, but may not be what was intended.
     Warning,
 }
 
@@ -31,22 +30,21 @@ impl Severity {
     }
 }
 
-/// One thing that is wrong.
+/// An error or a warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Whether it keeps the configuration from being run.
     pub severity: Severity,
-    /// What is wrong, in one line.
+    /// One line.
     pub message: String,
-    /// Where, in bytes; `None`: in the file as a whole.
+    /// Byte offsets. `None`: the whole file.
     pub span: Option<Range<usize>>,
-    /// The file that it is about, where that is a better place than one in the text.
+    /// The file that has the problem, if the text exists in memory only.
     pub file: Option<String>,
-    /// A second place that has to do with it, and what it is.
+    /// A second position and its label.
     pub related: Option<(Range<usize>, String)>,
-    /// What explains it.
+    /// Explanations.
     pub notes: Vec<String>,
-    /// What to do about it.
+    /// What to do.
     pub helps: Vec<String>,
 }
 
@@ -63,49 +61,47 @@ impl Problem {
         }
     }
 
-    /// States where it is.
+    /// Sets the position.
     pub(crate) fn at(&mut self, span: Range<usize>) -> &mut Self {
         self.span = Some(span);
         self
     }
 
-    /// Points at a second place.
+    /// Sets the second position.
     pub(crate) fn related(&mut self, span: Range<usize>, label: impl Into<String>) -> &mut Self {
         self.related = Some((span, label.into()));
         self
     }
 
-    /// Explains.
     pub(crate) fn note(&mut self, note: impl Into<String>) -> &mut Self {
         self.notes.push(note.into());
         self
     }
 
-    /// Says what to do.
     pub(crate) fn help(&mut self, help: impl Into<String>) -> &mut Self {
         self.helps.push(help.into());
         self
     }
 }
 
-/// What is wrong with one file. [`fmt::Display`] shows all of it, without colours.
+/// The problems of one file. [`fmt::Display`] shows them without colours.
 #[derive(Clone, Debug)]
 pub struct Problems {
     name: Arc<str>,
     text: Arc<str>,
-    /// Where each line of `text` begins.
+    /// The start of each line of `text`.
     line_starts: Arc<[usize]>,
     list: Vec<Problem>,
-    /// What expired trust material counts as.
+    /// The severity of expired CAs and CRLs.
     expired: Severity,
-    /// The revocation lists in force, if a running balancer loads the configuration.
+    /// The CRLs in force, if a running balancer loads the configuration.
     running_lists: Option<Vec<Arc<CrlStore>>>,
 }
 
 impl Problems {
-    /// None yet, in a file called `name` that holds `text`.
+    /// No problems yet, in a file `name` with the content `text`.
     pub fn new(name: &str, text: &str) -> Self {
-        // Editors show nothing of a byte order mark, and count columns after it.
+        // Editors do not show a byte order mark, and count columns after it.
         let first = if text.starts_with('\u{feff}') { 3 } else { 0 };
         Self {
             name: name.into(),
@@ -119,42 +115,41 @@ impl Problems {
         }
     }
 
-    /// Trust material that has expired is a warning: for commands that only look.
+    /// Reports expired CAs and CRLs as warnings.
     pub(crate) fn tolerate_expired(&mut self) {
         self.expired = Severity::Warning;
     }
 
-    /// The lists in force, which those that are loaded will replace.
+    /// Sets the CRLs in force, which the loaded ones will replace.
     pub(crate) fn set_running_lists(&mut self, lists: Vec<Arc<CrlStore>>) {
         self.running_lists = Some(lists);
     }
 
-    /// The lists in force, if a running balancer loads the configuration.
+    /// The CRLs in force, if a running balancer loads the configuration.
     pub(crate) fn running_lists(&self) -> Option<&[Arc<CrlStore>]> {
         self.running_lists.as_deref()
     }
 
-    /// Adds a problem of trust material that has expired: an error, unless it is to be
-    /// tolerated.
+    /// Adds a problem with an expired CA or CRL: an error, unless
+    /// [tolerated](Self::tolerate_expired).
     pub(crate) fn expired(&mut self, message: impl Into<String>) -> &mut Problem {
         self.add(self.expired, message)
     }
 
-    /// Adds an error; what is returned takes its place and advice.
+    /// Adds an error. Position, notes and help are set on the returned problem.
     pub(crate) fn error(&mut self, message: impl Into<String>) -> &mut Problem {
         self.add(Severity::Error, message)
     }
 
-    /// Adds a warning; what is returned takes its place and advice.
+    /// Adds a warning. Position, notes and help are set on the returned problem.
     pub(crate) fn warning(&mut self, message: impl Into<String>) -> &mut Problem {
         self.add(Severity::Warning, message)
     }
 
-    /// Adds what the parser says. Of a line it says only the first thing: what
-    /// follows a slip is mostly its consequence. Of a file that is something
-    /// else altogether, the beginning is enough.
+    /// Adds syntax errors: only the first of each line, because later ones are usually its
+    /// consequences, and a limited number of them, because the file may not be TOML at all.
     pub(crate) fn syntax(&mut self, errors: &[toml::de::Error]) {
-        const ENOUGH: usize = 20;
+        const MAX_ERRORS: usize = 20;
         if let Some(other) = other_syntax(&self.text) {
             self.error(format!("this looks like {other}; the file must be TOML"))
                 .help("tables are written `[process]` and `[[listener]]`, values `key = \"text\"`");
@@ -162,8 +157,8 @@ impl Problems {
         }
         let mut last = None;
         for error in errors {
-            if self.list.len() >= ENOUGH {
-                self.error("there are more, which the first ones may explain");
+            if self.list.len() >= MAX_ERRORS {
+                self.error("further syntax errors are not shown");
                 return;
             }
             let Some(span) = error.span() else {
@@ -191,7 +186,7 @@ impl Problems {
         &mut self.list[last]
     }
 
-    /// In the order of the file, those of the whole file last; once each.
+    /// Sorts by position and removes duplicates. Problems of the whole file come last.
     pub(crate) fn sort(&mut self) {
         self.list.sort_by_key(|problem| match &problem.span {
             Some(span) => (false, span.start, span.end),
@@ -200,30 +195,31 @@ impl Problems {
         self.list.dedup();
     }
 
-    /// Says the file, of those whose place `file_at` knows one for. Nobody has the text:
-    /// what has no file is of all of it.
-    pub(crate) fn say_files(&mut self, file_at: impl Fn(&Range<usize>) -> Option<String>) {
+    /// Replaces positions by the file that `file_at` returns for them. For text that exists
+    /// in memory only, where positions mean nothing to a reader.
+    pub(crate) fn replace_spans_by_files(
+        &mut self,
+        file_at: impl Fn(&Range<usize>) -> Option<String>,
+    ) {
         for problem in &mut self.list {
             problem.file = problem.span.take().and_then(|span| file_at(&span));
         }
     }
 
-    /// Each of them.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.list.iter()
     }
 
-    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// How many errors there are.
+    /// The number of errors.
     pub fn errors(&self) -> usize {
         self.count(Severity::Error)
     }
 
-    /// How many warnings there are.
+    /// The number of warnings.
     pub fn warnings(&self) -> usize {
         self.count(Severity::Warning)
     }
@@ -232,12 +228,12 @@ impl Problems {
         self.list.iter().filter(|p| p.severity == severity).count()
     }
 
-    /// What the file is called.
+    /// The name of the file.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// "3 errors, 1 warning"
+    /// For example "3 errors, 1 warning".
     pub fn summary(&self) -> String {
         let part = |count: usize, one: &str| match count {
             0 => None,
@@ -258,8 +254,8 @@ impl Problems {
         }
     }
 
-    /// All of them, or as many as are shown, as people read them, with colours if asked
-    /// for.
+    /// Renders the problems with their lines, for a terminal. At most [`SHOWN`] errors and
+    /// warnings are included.
     pub fn render(&self, colours: bool) -> String {
         let renderer = if colours {
             Renderer::styled()
@@ -274,25 +270,25 @@ impl Problems {
         out
     }
 
-    /// One line for each that is shown, for logs:
+    /// One line per problem, for logs:
     /// `leastconn.toml:14:1: error: unknown key `wokers`; did you mean `workers`?`
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
         self.shown().map(|problem| self.line(&problem))
     }
 
-    /// The same without the word `warning` or `error`: for a log that says the level.
+    /// Like [`Self::lines`], without `warning` or `error`: for logs that contain the level.
     pub fn bare_lines(&self) -> impl Iterator<Item = String> + '_ {
         self.shown().map(|problem| self.line_with(&problem, ""))
     }
 
-    /// The same, for those alone that keep the configuration from being used.
+    /// Like [`Self::lines`], for errors only.
     pub fn error_lines(&self) -> impl Iterator<Item = String> + '_ {
         let errors = self.shown();
         let errors = errors.filter(|problem| problem.severity == Severity::Error);
         errors.map(|problem| self.line(&problem))
     }
 
-    /// Those that are shown, then how many are not.
+    /// The problems to show, followed by the numbers of further ones.
     fn shown(&self) -> impl Iterator<Item = Cow<'_, Problem>> {
         let (mut errors, mut warnings) = (0, 0);
         let shown = self.list.iter().filter(move |problem| {
@@ -315,7 +311,7 @@ impl Problems {
         shown.map(Cow::Borrowed).chain(more)
     }
 
-    /// Whether there are so many already that another is hardly shown.
+    /// Whether further problems are probably not shown, so that costly help can be omitted.
     pub(crate) fn are_many(&self) -> bool {
         self.list.len() > SHOWN
     }
@@ -340,9 +336,9 @@ impl Problems {
         visible(&out)
     }
 
-    /// Line and column of a byte, each from 1; the column in characters.
+    /// Line and column of a byte offset, both from 1. The column counts characters.
     pub fn position(&self, at: usize) -> (usize, usize) {
-        // Then there is always a line that begins at or before.
+        // A byte order mark precedes the first line: move to the start of the line.
         let at = self.boundary(at).max(self.line_starts[0]);
         let line = self.line_starts.partition_point(|&start| start <= at);
         let start = self.line_starts[line - 1];
@@ -357,8 +353,8 @@ impl Problems {
         at
     }
 
-    /// The part of a place that is on its first line: tables span many, and
-    /// their first says enough.
+    /// The part of a span that is on its first line. Tables span many lines, and the first
+    /// is sufficient.
     fn first_line(&self, span: &Range<usize>) -> Range<usize> {
         let start = self.boundary(span.start);
         let end = self.boundary(span.end).max(start);
@@ -392,8 +388,8 @@ impl Problems {
         renderer.render(&[group])
     }
 
-    /// Only the lines from the first to the last that are shown are handed on:
-    /// the renderer looks at all it is given, for each problem anew.
+    /// Passes only the lines that are shown to the renderer, which scans its whole input for
+    /// each problem.
     fn snippet(
         &self,
         name: String,
@@ -415,7 +411,7 @@ impl Problems {
             .map_or(self.text.len(), |n| last + n);
         let shift =
             |span: Range<usize>| span.start.saturating_sub(start)..span.end.saturating_sub(start);
-        let mut snippet = Snippet::source(harmless(&self.text[start..end]))
+        let mut snippet = Snippet::source(mask_hidden(&self.text[start..end]))
             .path(name)
             .line_start(self.position(start).0)
             .annotation(AnnotationKind::Primary.span(shift(span)));
@@ -438,14 +434,14 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Whether standard error takes colours.
+/// Whether standard error is a terminal and colours are not disabled (`NO_COLOR`).
 pub fn stderr_has_colours() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::io::stderr().is_terminal()
 }
 
-/// The same for the lines that are shown, where every byte keeps its place.
-fn harmless(text: &str) -> String {
+/// Replaces hidden characters by `?`, so that byte offsets stay the same.
+fn mask_hidden(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         if is_hidden(character) && !matches!(character, '\t' | '\n' | '\r') {
@@ -457,16 +453,16 @@ fn harmless(text: &str) -> String {
     out
 }
 
-/// The line around a byte.
+/// The line that contains a byte offset.
 fn line_at(text: &str, at: usize) -> &str {
     let before = text.get(..at).and_then(|text| text.rfind('\n'));
     let start = before.map_or(0, |end| end + 1);
     text[start..].lines().next().unwrap_or_default()
 }
 
-/// What to do about a line that is no TOML.
+/// What to do about a line that is not TOML.
 fn syntax_help(line: &str) -> Option<String> {
-    // Wrong elsewhere, or only here: a key that is there twice, for instance.
+    // The line on its own is valid: the error has another cause, such as a duplicate key.
     if toml::from_str::<toml::Table>(line).is_ok() {
         return None;
     }
@@ -478,10 +474,10 @@ fn syntax_help(line: &str) -> Option<String> {
         return Some("a quote is not closed on this line".to_owned());
     }
     let bare = quotes == 0 && !value.is_empty() && value.chars().all(is_word);
-    (bare && !key.is_empty()).then(|| format!("text is written in quotes: `{key} = \"{value}\"`"))
+    (bare && !key.is_empty()).then(|| format!("write strings in quotes: `{key} = \"{value}\"`"))
 }
 
-/// Another language that a file is written in, by its first lines.
+/// The other language that a file is written in, by its first lines.
 fn other_syntax(text: &str) -> Option<&'static str> {
     const HAPROXY: [&str; 5] = ["global", "defaults", "frontend", "backend", "listen"];
     let lines = text.lines().map(str::trim_end);
@@ -493,7 +489,7 @@ fn other_syntax(text: &str) -> Option<&'static str> {
         return Some("JSON");
     }
     if HAPROXY.contains(&word) && !first.contains(['=', ':', '[']) && words.count() <= 1 {
-        return Some("a configuration of HAProxy");
+        return Some("an HAProxy configuration");
     }
     let is_key = |key: &str| !key.is_empty() && !key.contains([' ', '=', '"', '[']);
     let is_yaml = first == "---"

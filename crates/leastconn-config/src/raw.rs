@@ -31,25 +31,26 @@ use value::{At, Opt};
 /// The configuration of leastconn-lb.
 ///
 /// Unknown keys are errors. Durations are strings such as "250ms", "10s" or
-/// "1h". Relative paths are relative to the file. `${NAME}` and
-/// `${NAME:-default}` in strings stand for environment variables; `$$` is a `$`.
+/// "1h". Relative paths start at the directory of the file. `${NAME}` and
+/// `${NAME:-default}` in strings are replaced by environment variables; `$$` is a `$`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "leastconn-lb configuration")]
 pub struct Raw {
-    /// What concerns the process as a whole.
+    /// Settings of the whole process.
     pub process: Option<RawProcess>,
-    /// What is logged, how and where.
+    /// Logging and the access log.
     pub log: Option<RawLog>,
-    /// The admin side: dashboard, API, metrics, health, `ctl`. Without this table there is none.
+    /// The admin interface: dashboard, API, metrics, health checks and `ctl`. Off without this table.
     pub admin: Opt<RawAdmin>,
     /// An address that clients connect to.
     pub listener: Option<Vec<At<RawListener>>>,
-    /// A group of servers that do the same work.
+    /// A group of interchangeable servers.
     pub upstream: Option<Vec<At<RawUpstream>>>,
-    /// A client: who it is, what it may reach, and how much of it. Tried in the
-    /// file's order, the first that matches decides; no match: refused.
+    /// A rule for clients: whom it matches, what they may reach, and their limits. Rules are
+    /// tried in the order of the file and the first match decides. Clients that match no
+    /// rule are refused.
     pub client: Option<Vec<At<RawClient>>>,
-    /// What other tables leave out.
+    /// Defaults for keys that other tables omit.
     pub defaults: Option<RawDefaults>,
 }

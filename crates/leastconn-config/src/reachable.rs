@@ -1,8 +1,7 @@
-//! Whether the host names of servers can be resolved, now and from here.
+//! Checks whether the host names of servers can be resolved.
 //!
-//! Apart from reading the file, because it takes time and its answer is good for
-//! a moment only: a name without an address is a warning, and `run` asks again
-//! when it connects.
+//! Separate from loading the file, because it takes time and the answer may change at any
+//! time. A running balancer resolves names when it connects.
 
 use std::{collections::HashMap, net::ToSocketAddrs, sync::Arc, thread, time::Duration};
 
@@ -11,13 +10,13 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{Problems, Severity, resolve::AddressUse};
 
-/// How long all names together may take: they are asked for at the same time.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Time limit for all names, which are resolved in parallel.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Questions under way at once.
+/// Maximum number of concurrent look-ups.
 const THREADS: usize = 32;
 
-/// Reports the servers whose names have no address, as `severity`.
+/// Reports servers whose names cannot be resolved, with the given severity.
 pub fn check(addresses: &[AddressUse], severity: Severity, problems: &mut Problems) {
     let mut names: Vec<_> = addresses
         .iter()
@@ -25,7 +24,7 @@ pub fn check(addresses: &[AddressUse], severity: Severity, problems: &mut Proble
         .collect();
     names.sort_unstable();
     names.dedup();
-    let answers = resolve_all(&names, PATIENCE);
+    let answers = resolve_all(&names, TIMEOUT);
     for used in addresses {
         let Some((host, port)) = name(&used.address) else {
             continue;
@@ -33,7 +32,7 @@ pub fn check(addresses: &[AddressUse], severity: Severity, problems: &mut Proble
         let trouble = match answers.get(&(Arc::clone(&host), port)) {
             Some(Ok(())) => continue,
             Some(Err(error)) => error.clone(),
-            None => format!("no answer within {} s", PATIENCE.as_secs()),
+            None => format!("no answer within {} s", TIMEOUT.as_secs()),
         };
         problems
             .add(severity, format!("`{host}` cannot be resolved: {trouble}"))
@@ -55,9 +54,9 @@ fn name(address: &Address) -> Option<(Arc<str>, u16)> {
 
 type Answers = HashMap<(Arc<str>, u16), Result<(), String>>;
 
-/// A resolver cannot be told to stop, so it is asked on threads that are left
-/// behind if they take too long.
-fn resolve_all(names: &[(Arc<str>, u16)], patience: Duration) -> Answers {
+/// Look-ups cannot be cancelled. They run on threads that are left behind if they take
+/// too long.
+fn resolve_all(names: &[(Arc<str>, u16)], limit: Duration) -> Answers {
     let shared = Arc::new((Mutex::new(Answers::new()), Condvar::new()));
     let share = names.len().div_ceil(THREADS).max(1);
     for part in names.chunks(share) {
@@ -78,10 +77,8 @@ fn resolve_all(names: &[(Arc<str>, u16)], patience: Duration) -> Answers {
         });
     }
     let mut answers = shared.0.lock();
-    shared.1.wait_while_for(
-        &mut answers,
-        |answers| answers.len() < names.len(),
-        patience,
-    );
+    shared
+        .1
+        .wait_while_for(&mut answers, |answers| answers.len() < names.len(), limit);
     answers.clone()
 }

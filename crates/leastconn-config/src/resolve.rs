@@ -1,9 +1,8 @@
-//! From what a file says to what it means: values are read, names are looked
-//! up, files are loaded, and the whole is checked for sense.
+//! From the types of the file to the checked configuration: converts values, looks up
+//! names, loads files, and checks how the tables fit together.
 //!
-//! A part that is wrong is reported and left out; a part that is absent though
-//! it is required has been reported before. The result counts only if nothing
-//! was an error.
+//! Invalid parts are reported and left out. Missing required keys have been reported
+//! before. The result may be used only if no error was reported.
 
 mod admin;
 mod client;
@@ -38,7 +37,8 @@ use super::{
     shape,
 };
 
-/// A server's address and where it stands, for those who resolve its name.
+/// The address of a server and its position in the file, to check later that its name can
+/// be resolved.
 #[derive(Clone, Debug)]
 pub struct AddressUse {
     pub(crate) upstream: UpstreamId,
@@ -47,18 +47,17 @@ pub struct AddressUse {
     pub(crate) span: Range<usize>,
 }
 
-/// What resolving needs to know of the world.
+/// Inputs besides the file itself.
 pub(crate) struct Surroundings<'a> {
-    /// Relative paths start here.
+    /// Base directory of relative paths.
     pub(crate) base_dir: &'a Path,
-    /// For the validity of certificates.
+    /// For the expiry of certificates and rules.
     pub(crate) now: Timestamp,
-    /// The tables from which something wrong was cut out.
+    /// Tables and lists from which invalid parts were removed.
     pub(crate) pruned: &'a HashSet<usize>,
 }
 
-/// The configuration, for what it is worth: it holds only if `problems` has no
-/// error.
+/// The configuration. Valid only if `problems` has no error.
 pub(crate) fn resolve(
     raw: &Raw,
     path: PathBuf,
@@ -105,26 +104,26 @@ struct Resolver<'a> {
     surroundings: &'a Surroundings<'a>,
     problems: &'a mut Problems,
     addresses: Vec<AddressUse>,
-    /// Every upstream the file declares, whether it is well or not.
+    /// All upstreams in the file, including invalid ones.
     upstreams: Vec<Declared>,
-    /// Where each stands among them, by its name.
+    /// Index into `upstreams` by name.
     upstream_numbers: HashMap<String, usize>,
-    /// An upstream has no name that could be read, and any may be meant.
+    /// Some upstream has no valid name, so a reference to an unknown name may be right.
     nameless_upstream: bool,
-    /// Every address that is listened at, with what listens.
+    /// Listening addresses so far.
     binds: Vec<(SocketAddr, Range<usize>)>,
-    /// Paths of UNIX sockets so far, and where they are.
+    /// Paths of listening UNIX sockets so far.
     unix_binds: Vec<(Arc<Path>, Range<usize>)>,
 }
 
-/// An upstream that the file declares.
+/// An upstream in the file.
 struct Declared {
     name: String,
     span: Range<usize>,
     servers: Vec<String>,
-    /// The same, to look up.
+    /// As `servers`, for look-ups.
     server_names: HashSet<String>,
-    /// Some of its servers could not be read, so others may be meant.
+    /// Some servers are invalid, so a reference to an unknown server may be right.
     incomplete: bool,
     used: bool,
 }
@@ -137,7 +136,7 @@ enum Zero {
 }
 
 impl Resolver<'_> {
-    /// The clients, with all that has to do with them checked.
+    /// The client rules, and all checks that involve them.
     fn clients_with(&mut self, listeners: &[At<Listener>], raw: &Raw) -> Clients {
         let defaults = raw.defaults.as_ref();
         let defaults = defaults.and_then(|defaults| defaults.client.as_ref());
@@ -147,21 +146,22 @@ impl Resolver<'_> {
         );
         if raw.listener.as_ref().is_none_or(Vec::is_empty) && self.nothing_pruned_at_top() {
             self.problems
-                .error("there is no `[[listener]]`: nobody could connect");
+                .error("there is no `[[listener]]`: no client can connect");
         }
         if raw.client.as_ref().is_none_or(Vec::is_empty) && self.nothing_pruned_at_top() {
             self.problems
-                .warning("there is no `[[client]]`: everyone will be refused");
+                .warning("there is no `[[client]]`: all clients will be refused");
         }
         let complete = self.nothing_pruned_at_top()
             && listeners.len() == raw.listener.as_ref().map_or(0, Vec::len)
             && clients.len() == raw.client.as_ref().map_or(0, Vec::len);
         self.check_together(listeners, &clients, &places, complete);
         if !complete && self.problems.errors() == 0 {
-            // Whatever was left out was reported. Should that ever fail, a rule less
-            // must not let anybody in.
-            self.problems
-                .error("a part of the file was not understood; this is a fault of the program");
+            // Omitted parts have been reported. Should a report ever be missing, do not run
+            // with fewer rules than the file has.
+            self.problems.error(
+                "a part of the file was ignored without a report: this is a bug in leastconn",
+            );
         }
         clients
     }
@@ -202,13 +202,13 @@ impl Resolver<'_> {
         }
     }
 
-    /// `None`: off.
+    /// `None`: no keepalive probes.
     fn keepalive(&mut self, value: Option<&At<DurationText>>) -> Option<Duration> {
         let idle = self.duration("keepalive", value, defaults::KEEPALIVE, Zero::Allowed);
         (!idle.is_zero()).then_some(idle)
     }
 
-    /// A name that becomes a label in metrics and a word in commands.
+    /// Checks a name, which is used in metric labels and commands.
     fn name(&mut self, of: &str, name: Option<&At<String>>) -> Option<At<Arc<str>>> {
         let At { value, span } = name?;
         self.check_name(of, value, span).then(|| At {
@@ -224,18 +224,18 @@ impl Resolver<'_> {
         } else if name.len() > 64 {
             "is longer than 64 characters".to_owned()
         } else if let Some(character) = name.chars().find(|&c| wrong(c)) {
-            format!("holds {character:?}")
+            format!("contains {character:?}")
         } else {
             return true;
         };
         self.problems
             .error(format!("the name of the {of} {trouble}"))
             .at(span.clone())
-            .help("names are made of letters, digits, `_`, `.` and `-`");
+            .help("names consist of letters, digits, `_`, `.` and `-`");
         false
     }
 
-    /// Reports a name that is taken. The first one keeps it.
+    /// Reports a duplicate name.
     fn unique<T: AsRef<str> + Eq + Hash>(
         &mut self,
         of: &str,
@@ -260,12 +260,12 @@ impl Resolver<'_> {
             self.upstreams[number].used = true;
             return Some(UpstreamId::from(name));
         }
-        // It may be the one whose name, or whose table, could not be read.
+        // It may be an upstream whose name or table is invalid.
         let unread = self.upstreams.is_empty() && !self.nothing_pruned_at_top();
         if self.nameless_upstream || unread {
             return None;
         }
-        // What was meant takes a look at all names.
+        // The suggestion compares all names.
         let upstreams = if self.problems.are_many() {
             &[]
         } else {
@@ -298,9 +298,9 @@ impl Resolver<'_> {
         });
         if let Some((other, first)) = clash {
             let message = if *other == address {
-                format!("{address} is listened at twice")
+                format!("{address} is used by two listeners")
             } else {
-                format!("{address} and {other} overlap: the second cannot be bound")
+                format!("{address} and {other} overlap: the second bind would fail")
             };
             self.problems
                 .error(message)
@@ -323,7 +323,7 @@ impl Resolver<'_> {
             let help = format!("write \"{value}:9443\"");
             ("the port is missing".to_owned(), help)
         } else if value.parse::<Ipv6Addr>().is_ok() {
-            // `::1:9443` is an address as a whole, and hardly meant as one.
+            // `::1:9443` as a whole is an IPv6 address, which is unlikely to be meant.
             let help = "write \"[ADDRESS]:PORT\"".to_owned();
             (AddressError::UnbracketedV6.to_string(), help)
         } else if value.parse::<Ipv4Addr>().is_ok() {
@@ -359,14 +359,14 @@ impl Resolver<'_> {
             .help(help);
     }
 
-    /// A path in the file, which is relative to the file.
+    /// Resolves a path relative to the configuration file.
     fn path(&self, text: &str) -> PathBuf {
         self.surroundings.base_dir.join(text)
     }
 }
 
-/// Adds what was probably meant, or what there is to choose from.
-fn suggest(problem: &mut super::Problem, name: &str, known: &[String], there_are: &str) {
+/// Adds a similar name, or the list of known names, as help.
+fn suggest(problem: &mut super::Problem, name: &str, known: &[String], list_title: &str) {
     match super::suggest::nearest(name, known.iter().map(String::as_str)) {
         Some(meant) => {
             problem.help(format!("did you mean `{meant}`?"));
@@ -380,7 +380,7 @@ fn suggest(problem: &mut super::Problem, name: &str, known: &[String], there_are
             if more > 0 {
                 list.push(format!("{more} more"));
             }
-            problem.note(format!("{there_are} {}", list.join(", ")));
+            problem.note(format!("{list_title} {}", list.join(", ")));
         }
     }
 }

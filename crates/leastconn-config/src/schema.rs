@@ -1,4 +1,4 @@
-//! The JSON schema of the file, and looking things up in it.
+//! The JSON schema of the configuration file, and look-ups in it.
 
 use std::sync::LazyLock;
 
@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use super::raw::Raw;
 
-/// The schema, as `leastconn-lb schema` prints it: of the file as it is written, where
-/// variables are not put in yet.
+/// The schema that `leastconn-lb schema` prints. It describes the file before environment
+/// variables are replaced.
 pub fn schema() -> &'static Value {
     &WRITTEN
 }
@@ -21,10 +21,11 @@ static WRITTEN: LazyLock<Value> = LazyLock::new(|| {
 
 pub(crate) static SCHEMA: LazyLock<Lookup> = LazyLock::new(Lookup::new);
 
-/// The schema with an index of its tables.
+/// The schema of the file after environment variables were replaced, with an index of its
+/// tables.
 pub(crate) struct Lookup {
     root: Value,
-    /// The keys of each table, by the table's path.
+    /// The path and the keys of each table.
     tables: Vec<(String, Vec<String>)>,
 }
 
@@ -48,7 +49,7 @@ impl Lookup {
         &self.root
     }
 
-    /// Follows a `$ref`.
+    /// Resolves a `$ref`.
     pub(crate) fn deref<'a>(&'a self, schema: &'a Value) -> &'a Value {
         schema
             .get("$ref")
@@ -65,7 +66,7 @@ impl Lookup {
             .map(|(path, _)| &**path)
     }
 
-    /// Every key, with the path of its table.
+    /// All keys, each with the path of its table.
     #[cfg(test)]
     pub(crate) fn keys(&self) -> impl Iterator<Item = (&str, &str)> {
         self.tables
@@ -99,7 +100,7 @@ pub(crate) fn join(table: &str, key: &str) -> String {
     }
 }
 
-/// A table as people write it: `[process]`, `[[listener]]`, `listener.tls`.
+/// A table as it is written in a file: `[process]`, `[[listener]]`, `listener.tls`.
 pub(crate) fn table_name(path: &str) -> String {
     match path {
         "" => "the top level".to_owned(),
@@ -121,8 +122,8 @@ pub(crate) fn list<'a>(schema: &'a Value, key: &str) -> &'a [Value] {
         .map_or(&[], |list| list)
 }
 
-/// TOML has no null, so an absent key is just that; and sizes of integers are
-/// said in standard words.
+/// Removes `null`, which TOML does not have, and replaces the `format` of integers by
+/// `maximum`.
 fn plain(schema: &mut Schema) {
     transform_subschemas(&mut plain, schema);
     let Some(object) = schema.as_object_mut() else {
@@ -154,7 +155,7 @@ fn plain(schema: &mut Schema) {
     }
 }
 
-/// Wherever one of a few words must stand, there may be a text with variables, too.
+/// Accepts a string with variables wherever the schema has fixed words.
 fn allow_variables(schema: &mut Value) {
     match schema {
         Value::Object(object) => {
@@ -163,7 +164,7 @@ fn allow_variables(schema: &mut Value) {
                     && alternatives.iter().any(|one| one["const"].is_string())
                 {
                     alternatives.push(serde_json::json!({
-                        "description": "With `${NAME}` or `${NAME:-default}` in it, one of the others.",
+                        "description": "A string with `${NAME}` or `${NAME:-default}` that expands to one of the other values.",
                         "type": "string",
                         "pattern": "\\$\\{",
                     }));
@@ -180,9 +181,9 @@ fn allow_variables(schema: &mut Value) {
 mod tests {
     use super::*;
 
-    /// Words that are said otherwise than by `oneOf` or `anyOf` would be missed.
+    /// `allow_variables` finds fixed words only in `oneOf` and `anyOf`.
     #[test]
-    fn where_words_are_asked_for_variables_may_stand() {
+    fn fixed_words_may_be_variables() {
         fn check(schema: &Value, path: &str) -> usize {
             assert!(schema.get("enum").is_none(), "{path}");
             let mut found = 0;
@@ -209,7 +210,7 @@ mod tests {
             found
         }
         assert!(check(schema(), "") > 10);
-        // What is checked when they have been put in, is words.
+        // After variables were replaced, only the words are valid.
         let level = &SCHEMA.root()["$defs"]["level"];
         assert!(
             list(level, "oneOf")
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_match_is_none() {
+    fn match_needs_a_key() {
         let client = &schema()["$defs"]["client"]["properties"];
         assert_eq!(client["match"]["minProperties"], 1);
     }
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_it_is() {
+    fn schema_has_title_and_defaults() {
         assert_eq!(
             schema()["$schema"],
             "https://json-schema.org/draft/2020-12/schema"

@@ -1,10 +1,9 @@
-//! Compares a parsed file with the JSON schema: are the keys known and their
-//! values of the right kind? What is wrong is reported and cut out.
+//! Validates a parsed file against the JSON schema: keys, types, fixed words and ranges.
+//! Invalid parts are reported and removed.
 //!
-//! It follows the part of JSON Schema that the schema here uses: `type`,
-//! `properties`, `required`, `items`, `anyOf` told apart by type, `oneOf`,
-//! `enum` and `const` of strings, `minimum`, `maximum`, `$ref`. No table has
-//! keys beyond its `properties`.
+//! Supports the part of JSON Schema that the schema uses: `type`, `properties`,
+//! `required`, `items`, `anyOf` of different types, `oneOf`, `enum` and `const` of
+//! strings, `minimum`, `maximum` and `$ref`. Tables have no keys beyond `properties`.
 
 use std::{collections::HashSet, ops::Range};
 
@@ -20,12 +19,11 @@ use super::{
     suggest::{either, nearest},
 };
 
-/// The place of the top level among those that lost something: no table of the
-/// file is there.
+/// Represents the top level among the positions of [`check`]. No table of a file is there.
 pub(crate) const TOP: usize = usize::MAX;
 
-/// Checks the whole document. `failed` tells the values that were reported
-/// already. Returns the places of the tables that lost something.
+/// Checks the whole document. Values at the positions `failed` have been reported already.
+/// Returns the positions of tables and lists from which invalid parts were removed.
 pub(crate) fn check(
     document: &mut DeTable<'_>,
     failed: &HashSet<usize>,
@@ -45,7 +43,7 @@ struct Shape<'a> {
     schema: &'static Lookup,
     failed: &'a HashSet<usize>,
     problems: &'a mut Problems,
-    /// Where tables and lists begin that lost something.
+    /// Start positions of tables and lists from which something was removed.
     pruned: HashSet<usize>,
 }
 
@@ -88,7 +86,7 @@ impl Shape<'_> {
         }
     }
 
-    /// Whether the value may stay.
+    /// Returns whether the value is valid.
     fn value(
         &mut self,
         schema: &'static Value,
@@ -171,7 +169,7 @@ impl Shape<'_> {
         }
     }
 
-    /// A string where only some words are meant.
+    /// Checks a string that may be restricted to some words.
     fn word(&mut self, schema: &'static Value, text: &str, span: Range<usize>, key: &str) -> bool {
         let words = words(schema);
         if words.is_empty() || words.contains(&text) {
@@ -182,7 +180,7 @@ impl Shape<'_> {
             .problems
             .error(format!("`{key}` cannot be {text:?}"))
             .at(span)
-            .note(format!("it is {}", either(&quoted)));
+            .note(format!("it must be {}", either(&quoted)));
         if let Some(word) = nearest(text, words) {
             problem.help(format!("did you mean {word:?}?"));
         }
@@ -214,7 +212,7 @@ impl Shape<'_> {
         false
     }
 
-    /// `"8"` where 8 may stand.
+    /// Whether the value is a string such as `"8"` where a number is expected.
     fn is_quoted_number(&self, schema: &'static Value, value: &DeValue<'_>) -> bool {
         let takes_numbers = match list(schema, "anyOf") {
             [] => is_number(schema),
@@ -250,13 +248,10 @@ impl Shape<'_> {
             .at(value.span());
         match value.get_ref() {
             DeValue::Integer(number) if schema["title"] == "duration" => {
-                problem.help(format!(
-                    "write \"{}s\", if seconds are meant",
-                    number.as_str()
-                ));
+                problem.help(format!("write \"{}s\" for seconds", number.as_str()));
             }
             DeValue::Table(_) if schema["type"] == "array" => {
-                problem.help(format!("write `[[{key}]]`, once for each"));
+                problem.help(format!("write `[[{key}]]` for each table"));
             }
             DeValue::String(text) if quoted => {
                 problem.help(format!("write {text}, without quotes"));
@@ -300,7 +295,7 @@ impl Shape<'_> {
         let elsewhere: Vec<_> = self.schema.tables_with(key).map(table_name).collect();
         if elsewhere.is_empty() {
             let all: Vec<_> = known.keys().map(|key| format!("`{key}`")).collect();
-            problem.note(format!("it has {}", all.join(", ")));
+            problem.note(format!("the keys are {}", all.join(", ")));
         } else {
             problem.help(format!("`{key}` belongs in {}", either(&elsewhere)));
         }
@@ -314,7 +309,7 @@ impl Shape<'_> {
         known: &'static Map<String, Value>,
         path: &str,
     ) {
-        // `nam = "web"` is one mistake, not two.
+        // `nam = "web"` is one mistake: do not report that `name` is missing too.
         let mistyped = table.keys().any(|found| {
             let found = found.get_ref().as_ref();
             !known.contains_key(found)
@@ -328,7 +323,7 @@ impl Shape<'_> {
     }
 }
 
-/// The words that a string may be; none: any text.
+/// The fixed words of a string. Empty: any text is valid.
 fn words(schema: &Value) -> Vec<&str> {
     let own = schema.get("const").into_iter().chain(list(schema, "enum"));
     let of_alternatives = list(schema, "oneOf")
@@ -349,7 +344,7 @@ fn has_type(schema: &Value, value: &DeValue<'_>) -> bool {
         DeValue::Integer(_) => name == "integer" || name == "number",
         DeValue::Float(_) => name == "number",
         DeValue::Boolean(_) => name == "boolean",
-        // Only for keys of which the schema says that JSON has them as text.
+        // Keys that are strings with this format in JSON.
         DeValue::Datetime(_) => name == "string" && schema["format"] == "date-time",
         DeValue::Array(_) => name == "array",
         DeValue::Table(_) => name == "object",
@@ -360,7 +355,7 @@ fn has_type(schema: &Value, value: &DeValue<'_>) -> bool {
     }
 }
 
-/// What a schema asks for, in words: "a duration like "10s"".
+/// Describes what a schema expects: `a duration like "10s"`.
 fn kind(schema: &Value) -> String {
     let type_name = schema.get("type").and_then(Value::as_str);
     let words: Vec<_> = words(schema)

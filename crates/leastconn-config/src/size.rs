@@ -1,4 +1,4 @@
-//! Sizes as people write them: `64KiB`, `512MiB`, `2GiB`.
+//! Sizes such as `64KiB`, `512MiB` and `2GiB`.
 
 const UNITS: [(&str, u64); 5] = [
     ("KiB", 1 << 10),
@@ -11,21 +11,18 @@ const UNITS: [(&str, u64); 5] = [
 /// Why a text is not a size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SizeError {
-    /// No whole number, or no unit.
     #[error("expected a size like \"512MiB\"")]
     Form,
-    /// Not one of the units.
-    #[error("unknown unit \"{0}\": there are B, KiB, MiB, GiB and TiB")]
+    #[error("unknown unit \"{0}\": the units are B, KiB, MiB, GiB and TiB")]
     UnknownUnit(String),
-    /// It does not fit.
     #[error("the size is too large")]
     TooLarge,
 }
 
-/// Reads a size, in bytes.
+/// Parses a size. Returns bytes.
 ///
 /// # Errors
-/// If it is anything but one whole number with a unit.
+/// If the text is not one whole number with a unit.
 pub(crate) fn parse(text: &str) -> Result<u64, SizeError> {
     let end = text.find(|c: char| !c.is_ascii_digit());
     let (number, unit) = text.split_at(end.ok_or(SizeError::Form)?);

@@ -1,11 +1,10 @@
-//! What was probably meant.
+//! Suggestions for misspelled words.
 
-/// The candidate that is closest to `word`, if one is close enough to be what
-/// was meant: one slip for every three letters.
+/// The candidate closest to `word`, if it differs by at most one edit per three letters.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let normal = |text: &str| text.to_ascii_lowercase().replace('-', "_");
     let word = normal(word);
-    // Nobody mistypes a long text this way, and the distance costs its square.
+    // The time for the distance grows with the square of the length.
     if word.len() > 256 {
         return None;
     }
@@ -17,7 +16,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         })
         .filter(|(distance, candidate)| {
             *distance <= (candidate.chars().count().max(word.chars().count()) / 3).max(1)
-                // One letter for another is no slip.
+                // Not every letter may differ.
                 && *distance < candidate.chars().count()
         })
         .min_by_key(|(distance, _)| *distance)

@@ -1,12 +1,11 @@
-//! Text of clients, for people to read: what it would do to a terminal or a reader is
-//! written out, and it is of bounded length.
+//! Escapes text from clients for logs and terminals: hidden and control characters are
+//! escaped, and the length is bounded.
 
-/// The longest field, in bytes, before it is cut.
+/// Maximum length of a field in bytes.
 const LONGEST: usize = 1024;
 
-/// Characters that cannot be seen: Unicode's `Default_Ignorable_Code_Point` and general
-/// category Cf (format), and separators of lines and paragraphs. First and last of each
-/// range.
+/// Invisible characters, as inclusive ranges: Unicode's `Default_Ignorable_Code_Point`,
+/// general category Cf (format), and line and paragraph separators.
 const INVISIBLE: [(char, char); 35] = [
     ('\u{ad}', '\u{ad}'),
     ('\u{34f}', '\u{34f}'),
@@ -34,7 +33,7 @@ const INVISIBLE: [(char, char); 35] = [
     ('\u{1bca0}', '\u{1bca3}'),
     ('\u{1d173}', '\u{1d17a}'),
     ('\u{e0000}', '\u{e0fff}'),
-    // Private use: what is shown depends on the font.
+    // Private use: the glyph depends on the font.
     ('\u{e000}', '\u{f8ff}'),
     ('\u{f0000}', '\u{ffffd}'),
     ('\u{100000}', '\u{10fffd}'),
@@ -47,7 +46,7 @@ const INVISIBLE: [(char, char); 35] = [
     ('\u{10fffe}', '\u{10ffff}'),
 ];
 
-/// Whether a character cannot be seen, or does something to what is beside it.
+/// Whether a character is invisible, or changes how its neighbours are displayed.
 pub fn is_hidden(character: char) -> bool {
     // Most text is ASCII.
     if character.is_ascii() {
@@ -57,7 +56,7 @@ pub fn is_hidden(character: char) -> bool {
     character.is_control() || INVISIBLE.iter().any(in_range)
 }
 
-/// The text with hidden characters written out (`\u{202e}`), whole.
+/// Escapes hidden characters (`\u{202e}`).
 pub fn visible(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -70,8 +69,8 @@ pub fn visible(text: &str) -> String {
     out
 }
 
-/// The text with hidden characters written out, of 1 KiB at most: where there is more, the
-/// end says of how much.
+/// Escapes hidden characters and cuts the text to 1 KiB. The end of a cut text contains
+/// the original length.
 pub fn escape(text: &str) -> String {
     if text.len() <= LONGEST && !text.chars().any(is_hidden) {
         return text.to_owned();
@@ -142,7 +141,7 @@ mod tests {
         let escaped = escape(&long);
         assert_eq!(escaped.len(), LONGEST);
         assert!(escaped.ends_with("x…[cut, 58000 bytes]"));
-        // What is short, but not once it is written out.
+        // Short before escaping, too long after it.
         let escaped = escape(&"\u{2060}".repeat(300));
         assert!(escaped.len() <= LONGEST && escaped.ends_with("…[cut, 900 bytes]"));
     }

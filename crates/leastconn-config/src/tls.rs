@@ -1,9 +1,7 @@
-//! TLS towards clients and towards servers: what the `tls` of a listener or of an
-//! upstream names, read and checked.
+//! Loads and checks the `tls` tables of listeners and upstreams.
 //!
-//! A file that is missing, error_text or out of date is an error here and not a
-//! surprise at the first handshake. There are no system roots: only what
-//! `client_ca` or `ca` holds is trusted.
+//! Missing, invalid and expired files are reported here and not at the first handshake.
+//! The trust store of the system is never used: only `client_ca` and `ca` are trusted.
 
 mod algorithms;
 mod alpn;
@@ -34,9 +32,9 @@ pub use table::TlsTable;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     pub settings: ServerSettings,
-    /// As it was written, to be read again.
+    /// The table as written, to load its files again.
     pub table: TlsTable,
-    /// Every certificate file and CRL, for the metric.
+    /// All certificate and CRL files, for metrics.
     pub files: Arc<[CertificateFile]>,
 }
 
@@ -44,17 +42,17 @@ pub struct Tls {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamTls {
     pub settings: ClientSettings,
-    /// As it was written, to be read again.
+    /// The table as written, to load its files again.
     pub table: TlsTable,
-    /// Every certificate file and CRL, for the metric.
+    /// All certificate and CRL files, for metrics.
     pub files: Arc<[CertificateFile]>,
 }
 
-/// Reads the certificates of a PEM file, which may be a pipe; there is at least one.
-/// Waits for the writer of a pipe: not for a running balancer.
+/// Reads the certificates of a PEM file, which may be a pipe. The result is not empty.
+/// Blocks until the writer of a pipe is done, so a running balancer must not call it.
 ///
 /// # Errors
-/// What is wrong, and what to do about it.
+/// Returns a message with help.
 pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     match file::Pem::read_any(path, file_error::Wanted::Certificates) {
         Ok(pem) => Ok(pem.certificates),

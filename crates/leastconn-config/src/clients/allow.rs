@@ -4,18 +4,16 @@ use std::fmt;
 
 use leastconn::{ServerId, UpstreamId};
 
-/// Which servers of one upstream a client may reach.
+/// The servers of one upstream that a client may reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Granted {
-    /// All of them.
     All,
-    /// These; not empty.
+    /// Not empty.
     Only(Vec<ServerId>),
 }
 
 impl Granted {
-    /// The servers of `upstream` that a client with this `allow` may reach:
-    /// `None` if none, else all of them or those named.
+    /// The servers of `upstream` that `allow` permits. `None`: no server.
     pub fn of(allow: &[Allow], upstream: &UpstreamId) -> Option<Self> {
         let mut named = Vec::new();
         for allow in allow.iter().filter(|a| a.upstream == *upstream) {
@@ -31,9 +29,8 @@ impl Granted {
 /// One entry of `allow`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Allow {
-    /// An upstream that exists.
     pub upstream: UpstreamId,
-    /// One server of it; `None`: all of them.
+    /// `None`: all servers of the upstream.
     pub server: Option<ServerId>,
 }
 

@@ -7,37 +7,36 @@ use leastconn_tls::pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern}
 use super::{Allow, MatchKey};
 use crate::{cidr::IpNet, keyword::Mode};
 
-/// `[[client]]`, by itself. A configuration keeps them [packed](Clients).
+/// One `[[client]]` table. A configuration stores all of them in
+/// [`Clients`](super::Clients).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Client {
-    /// Its name in logs and metrics.
     pub name: String,
-    /// The subject's common name.
+    /// Patterns for the subject's common name.
     pub cn: Vec<CnPattern>,
-    /// A DNS name among the subject alternative names.
+    /// Patterns for DNS names (SAN).
     pub dns: Vec<DnsPattern>,
-    /// A URI among them.
+    /// Patterns for URIs (SAN).
     pub uri: Vec<UriPattern>,
-    /// The SHA-256 of the public key.
+    /// SHA-256 of the public key.
     pub spki: Vec<Spki>,
-    /// An organizational unit of the subject.
+    /// Organizational units of the subject.
     pub ou: Vec<ExactText>,
-    /// The issuer's common name.
+    /// Common names of the issuer.
     pub issuer_cn: Vec<ExactText>,
-    /// The address the client connects from.
+    /// Networks of the client's address.
     pub source: Vec<IpNet>,
-    /// What it may reach. Empty: nothing.
+    /// Empty: the client is refused everywhere.
     pub allow: Vec<Allow>,
-    /// Its limits, with `[defaults.client]` filled in.
+    /// With the defaults of `[defaults.client]`.
     pub limits: Limits,
-    /// From when on its rule matches nobody; `None`: never.
+    /// The time from which the rule matches no client. `None`: never.
     pub expires: Option<Timestamp>,
-    /// Whether its rule decides.
     pub mode: Mode,
 }
 
 impl Client {
-    /// Calls `with` for each text that it asks for under a key.
+    /// Calls `with` for each pattern under `key`.
     pub(super) fn each<'a>(&'a self, key: MatchKey, with: impl FnMut(&'a str)) {
         match key {
             MatchKey::Cn => self.cn.iter().map(CnPattern::as_str).for_each(with),
@@ -46,7 +45,7 @@ impl Client {
             MatchKey::Spki => self.spki.iter().map(Spki::as_str).for_each(with),
             MatchKey::Ou => self.ou.iter().map(ExactText::as_str).for_each(with),
             MatchKey::IssuerCn => self.issuer_cn.iter().map(ExactText::as_str).for_each(with),
-            // Networks are no texts.
+            // Networks are stored separately.
             MatchKey::Source => {}
         }
     }

@@ -1,13 +1,12 @@
-//! Finding the rules that may match a client, or hide a later rule, without trying
-//! all of them.
+//! An index that finds the rules that may match a client, or cover another rule.
 //!
-//! Each rule is found by one of the keys that it asks for: without one of its texts, or
-//! one of its networks, it does not hold. The key is the one that the fewest rules
-//! have in common, so that rules which all ask for the same unit, say, and each for
-//! another address, are found by the address. A network is looked up by each length
-//! of prefix that there is, and a pattern by each form that there is.
+//! A rule matches only if one of its patterns matches for each of its keys, so indexing
+//! one key per rule is sufficient. The index uses the key whose patterns are shared by the
+//! fewest rules. For example, rules with the same organizational unit and different
+//! addresses are indexed by address.
 //!
-//! What is found may match, and is to be judged; what is not cannot.
+//! A network is looked up once per distinct prefix length, and a text once per distinct
+//! form of wildcard pattern. The result is a superset of the matching rules.
 
 use std::{
     cmp::{Ordering, Reverse},
@@ -18,24 +17,24 @@ use super::{Clients, MatchKey, number};
 use crate::cidr::{IpNet, Prefixes};
 use leastconn_tls::pattern::Form;
 
-/// Of each rule, 8 bytes for each of the texts or networks that it is found by.
+/// Takes 8 bytes per indexed pattern or network.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Index {
-    /// By key and text, then in the rules' order.
-    texts: Vec<Asked>,
-    /// By network, then in the rules' order.
-    nets: Vec<Asked>,
-    /// The forms of those texts that are patterns, each once.
+    /// Sorted by key and pattern, then by rule.
+    texts: Vec<Entry>,
+    /// Sorted by network, then by rule.
+    nets: Vec<Entry>,
+    /// The distinct forms of the wildcard patterns.
     forms: Vec<(MatchKey, Form)>,
-    /// The lengths of the networks' prefixes, each once, by family: first IPv4.
+    /// The distinct prefix lengths of the networks: IPv4, then IPv6.
     prefixes: [Vec<u8>; 2],
 }
 
-/// One of the texts or networks that a rule can be found by.
+/// A pattern or network by which a rule is found.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Asked {
-    /// Its number in [`Clients`].
-    what: u32,
+struct Entry {
+    /// The position in [`Clients`].
+    position: u32,
     rule: u32,
 }
 
@@ -44,42 +43,42 @@ impl Index {
         let mut index = Self::default();
         for (rule, client) in clients.iter().enumerate() {
             let rule = number(rule);
-            let asked = |what| Asked {
-                what: number(what),
+            let entry = |position| Entry {
+                position: number(position),
                 rule,
             };
             let texts = MatchKey::TEXTS
                 .into_iter()
                 .flat_map(|key| client.numbers(key));
-            index.texts.extend(texts.map(asked));
-            index.nets.extend(client.source_numbers().map(asked));
+            index.texts.extend(texts.map(entry));
+            index.nets.extend(client.source_numbers().map(entry));
         }
-        // Stable: rules of the same text stay in order.
-        let text = |asked: &Asked| clients.asked(asked.what);
+        // The sort is stable: rules with the same pattern stay in order.
+        let text = |entry: &Entry| clients.pattern(entry.position);
         index.texts.sort_by(|a, b| text(a).cmp(&text(b)));
-        let net = |asked: &Asked| clients.sources[asked.what as usize];
+        let net = |entry: &Entry| clients.sources[entry.position as usize];
         index.nets.sort_by_key(net);
 
         let same = index.texts.chunk_by(|a, b| text(a) == text(b));
-        let texts = how_many(same, clients.keys.len());
+        let texts = count_equal(same, clients.keys.len());
         let same = index.nets.chunk_by(|a, b| net(a) == net(b));
-        let nets = how_many(same, clients.sources.len());
-        let found_by: Vec<_> = (0..clients.len())
-            .map(|rule| found_by(clients, rule, &texts, &nets))
+        let nets = count_equal(same, clients.sources.len());
+        let index_key: Vec<_> = (0..clients.len())
+            .map(|rule| index_key(clients, rule, &texts, &nets))
             .collect();
-        index.texts.retain(|asked| {
-            let (key, _) = clients.asked(asked.what);
-            key.is_some() && key == found_by[asked.rule as usize]
+        index.texts.retain(|entry| {
+            let (key, _) = clients.pattern(entry.position);
+            key.is_some() && key == index_key[entry.rule as usize]
         });
         index
             .nets
-            .retain(|asked| found_by[asked.rule as usize] == Some(MatchKey::Source));
+            .retain(|entry| index_key[entry.rule as usize] == Some(MatchKey::Source));
         index.texts.shrink_to_fit();
         index.nets.shrink_to_fit();
 
         let mut forms = HashSet::new();
-        for asked in &index.texts {
-            if let (Some(key), text) = clients.asked(asked.what)
+        for entry in &index.texts {
+            if let (Some(key), text) = clients.pattern(entry.position)
                 && key.is_wildcard(text)
             {
                 forms.insert((key, Form::of(text, key.separator())));
@@ -97,22 +96,22 @@ impl Index {
         index
     }
 
-    /// The rules that one of these texts, each for its key, or this network may be in,
-    /// in their order.
-    pub(super) fn near<'a, 't>(
+    /// The rules, in order, whose indexed pattern may match one of `texts` for its key, or
+    /// whose indexed network contains `source`.
+    pub(super) fn candidates<'a, 't>(
         &'a self,
         clients: &Clients,
         texts: impl Iterator<Item = (MatchKey, &'t str)>,
         source: Option<IpNet>,
-    ) -> Near<'a> {
+    ) -> Candidates<'a> {
         let mut rows = Vec::new();
         for (key, text) in texts {
-            rows.push(self.with_text(clients, key, text));
+            rows.push(self.rules_with_text(clients, key, text));
             let forms = self.forms.iter().filter(|(of, _)| *of == key);
-            for blank in forms.filter_map(|(_, form)| form.candidate(text)) {
-                // One that is a pattern of this form already was looked up above.
-                if blank != text {
-                    rows.push(self.with_text(clients, key, &blank));
+            for candidate in forms.filter_map(|(_, form)| form.candidate(text)) {
+                // A text that already has this form was looked up above.
+                if candidate != text {
+                    rows.push(self.rules_with_text(clients, key, &candidate));
                 }
             }
         }
@@ -125,39 +124,39 @@ impl Index {
                     v4: prefix,
                     v6: prefix,
                 };
-                self.with_net(clients, IpNet::of(net.address(), prefixes))
+                self.rules_with_net(clients, IpNet::of(net.address(), prefixes))
             }));
         }
-        Near::new(rows)
+        Candidates::new(rows)
     }
 
-    fn with_text(&self, clients: &Clients, key: MatchKey, text: &str) -> &[Asked] {
-        equal(&self.texts, |asked| {
-            clients.asked(asked.what).cmp(&(Some(key), text))
+    fn rules_with_text(&self, clients: &Clients, key: MatchKey, text: &str) -> &[Entry] {
+        equal(&self.texts, |entry| {
+            clients.pattern(entry.position).cmp(&(Some(key), text))
         })
     }
 
-    fn with_net(&self, clients: &Clients, net: IpNet) -> &[Asked] {
-        equal(&self.nets, |asked| {
-            clients.sources[asked.what as usize].cmp(&net)
+    fn rules_with_net(&self, clients: &Clients, net: IpNet) -> &[Entry] {
+        equal(&self.nets, |entry| {
+            clients.sources[entry.position as usize].cmp(&net)
         })
     }
 }
 
-/// Of each text, or network, how many have the same.
-fn how_many<'a>(same: impl Iterator<Item = &'a [Asked]>, of: usize) -> Vec<u32> {
+/// For each pattern or network: how many rules have an equal one.
+fn count_equal<'a>(same: impl Iterator<Item = &'a [Entry]>, of: usize) -> Vec<u32> {
     let mut counts = vec![0; of];
     for same in same {
-        for asked in same {
-            counts[asked.what as usize] = number(same.len());
+        for entry in same {
+            counts[entry.position as usize] = number(same.len());
         }
     }
     counts
 }
 
-/// The key by which a rule is found, when of each text and network it is known how
-/// many there are. `None`: it asks for nothing, which no rule does.
-fn found_by(clients: &Clients, rule: usize, texts: &[u32], nets: &[u32]) -> Option<MatchKey> {
+/// The key by which a rule is indexed: its least shared one, by the counts of
+/// [`count_equal`]. `None` for a rule without keys, which does not exist.
+fn index_key(clients: &Clients, rule: usize, texts: &[u32], nets: &[u32]) -> Option<MatchKey> {
     let rule = clients.rule(rule);
     let most = |counts: &[u32]| counts.iter().max().copied();
     let by_text = MatchKey::SELECTIVE.into_iter().filter_map(|key| {
@@ -165,28 +164,28 @@ fn found_by(clients: &Clients, rule: usize, texts: &[u32], nets: &[u32]) -> Opti
         most(&texts[rule.numbers(key)]).map(|count| (count, wildcard, key))
     });
     let by_net = most(&nets[rule.source_numbers()]).map(|count| (count, true, MatchKey::Source));
-    // The first of several that are as good.
+    // `min_by_key` returns the first of equal candidates.
     let best = by_text.chain(by_net);
     best.min_by_key(|&(count, wildcard, _)| (count, wildcard))
         .map(|(_, _, key)| key)
 }
 
-fn equal(sorted: &[Asked], compare: impl Fn(&Asked) -> Ordering) -> &[Asked] {
-    let start = sorted.partition_point(|asked| compare(asked) == Ordering::Less);
+fn equal(sorted: &[Entry], compare: impl Fn(&Entry) -> Ordering) -> &[Entry] {
+    let start = sorted.partition_point(|entry| compare(entry) == Ordering::Less);
     let rest = &sorted[start..];
-    &rest[..rest.partition_point(|asked| compare(asked) == Ordering::Equal)]
+    &rest[..rest.partition_point(|entry| compare(entry) == Ordering::Equal)]
 }
 
-/// Several lists of rules, each in order, as one, where each comes once. It is made as
-/// far as it is read: mostly one of the first rules decides.
-pub struct Near<'a> {
-    rows: Vec<&'a [Asked]>,
-    /// Of each list the next rule.
+/// Merges sorted lists of rules and drops duplicates. Lazy, because usually one of the
+/// first rules decides.
+pub struct Candidates<'a> {
+    rows: Vec<&'a [Entry]>,
+    /// The next rule of each list.
     next: BinaryHeap<Reverse<(u32, usize)>>,
 }
 
-impl<'a> Near<'a> {
-    fn new(mut rows: Vec<&'a [Asked]>) -> Self {
+impl<'a> Candidates<'a> {
+    fn new(mut rows: Vec<&'a [Entry]>) -> Self {
         rows.retain(|row| !row.is_empty());
         let firsts = rows.iter().enumerate();
         let firsts = firsts.filter_map(|(row, list)| Some(Reverse((list.first()?.rule, row))));
@@ -197,7 +196,7 @@ impl<'a> Near<'a> {
     }
 }
 
-impl Iterator for Near<'_> {
+impl Iterator for Candidates<'_> {
     type Item = usize;
 
     fn next(&mut self) -> Option<usize> {
@@ -208,11 +207,11 @@ impl Iterator for Near<'_> {
                 break;
             }
             let rest = &mut self.rows[row];
-            // A rule may have the same text twice.
-            let same = rest.iter().take_while(|asked| asked.rule == rule).count();
+            // A rule may have the same pattern twice.
+            let same = rest.iter().take_while(|entry| entry.rule == rule).count();
             *rest = &rest[same..];
             match rest.first() {
-                Some(asked) => *top = Reverse((asked.rule, row)),
+                Some(entry) => *top = Reverse((entry.rule, row)),
                 None => drop(std::collections::binary_heap::PeekMut::pop(top)),
             }
         }

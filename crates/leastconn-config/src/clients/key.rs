@@ -159,7 +159,7 @@ mod tests {
 
     use super::*;
 
-    /// Row 13: literal only, in every kind of rule.
+    /// Row 13 of docs/threats.md: a `*` in a certificate is a literal character.
     #[test]
     fn a_wildcard_in_a_certificate_matches_no_rule_but_its_own_text() {
         let leaf = TestCa::new("CA").leaf("*.x").ou("*").dns("*.x").build();

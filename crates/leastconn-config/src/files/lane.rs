@@ -1,4 +1,4 @@
-//! Blocking file operations, off the threads that serve connections, and with a limit.
+//! Runs blocking file operations on separate threads, with a time limit.
 
 use std::{
     path::PathBuf,
@@ -13,16 +13,16 @@ use tokio::{task::spawn_blocking, time::interval};
 
 use super::{Pending, SLOW, pending_on};
 
-/// An operation that has made no progress for so long is given up.
+/// An operation without progress for this long is abandoned.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// How often the operation in progress is looked at.
+/// Interval of the checks for progress.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Runs one piece of work at a time that reads files.
+/// Runs work that reads files, one job at a time.
 ///
-/// A blocked operation cannot be cancelled: its thread waits on. Until it returns, the
-/// lane starts no further work, so that each lane leaves at most one such thread.
+/// A blocked operation cannot be cancelled: its thread keeps waiting. Until it returns,
+/// the lane starts no further work, so each lane has at most one blocked thread.
 #[derive(Debug, Default)]
 pub struct Lane {
     given_up: Mutex<Option<GivenUp>>,
@@ -31,7 +31,7 @@ pub struct Lane {
 #[derive(Debug)]
 struct GivenUp {
     blocked: Blocked,
-    /// The work holds the other end.
+    /// Expires when the abandoned work ends.
     running: Weak<()>,
 }
 
@@ -65,14 +65,14 @@ impl From<Pending> for Blocked {
 }
 
 impl Lane {
-    /// Runs `work`, which reads files by the functions of [`super`].
+    /// Runs `work`, which must read files with the functions of [`super`].
     ///
     /// # Errors
-    /// Once a file operation has made no progress for ten seconds; from then on
-    /// immediately, until it returns.
+    /// If a file operation makes no progress for ten seconds. From then on, calls fail
+    /// immediately until the operation returns.
     ///
     /// # Cancel safety
-    /// Work that has begun is finished, and its result is dropped.
+    /// Work that was started runs to its end, and its result is dropped.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

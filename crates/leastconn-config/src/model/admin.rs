@@ -5,28 +5,27 @@ use std::{fmt, net::SocketAddr, path::PathBuf};
 /// `[admin]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    /// Where the dashboard, metrics and health checks are served; if nowhere, there
-    /// is a `socket`.
+    /// Address of the dashboard, metrics and health checks. `bind` or `socket` is set.
     pub bind: Option<SocketAddr>,
-    /// The Unix socket for `ctl`.
+    /// UNIX socket for `ctl`.
     pub socket: Option<PathBuf>,
-    /// What lets requests to `bind` change something; without it, none can.
+    /// Required for changes by requests to `bind`. `None`: such changes are refused.
     pub token: Option<Token>,
-    /// Names that `bind` may be reached by, in lower case.
+    /// Host names accepted in requests to `bind`, in lower case.
     pub hosts: Vec<String>,
 }
 
-/// A bearer token, as its SHA-256: what is not kept cannot be shown.
+/// The SHA-256 of a bearer token. The token itself is not kept, so it cannot leak into
+/// logs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token([u8; 32]);
 
 impl Token {
-    /// The token with this text.
     pub fn new(text: &[u8]) -> Self {
         Self(digest(text))
     }
 
-    /// Whether this is its text. Takes the same time whatever it is.
+    /// Compares in constant time.
     pub fn is(&self, text: &[u8]) -> bool {
         aws_lc_rs::constant_time::verify_slices_are_equal(&self.0, &digest(text)).is_ok()
     }

@@ -19,44 +19,38 @@ use crate::{
 /// `[[listener]]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
-    /// Its name in logs and metrics.
     pub name: Arc<str>,
-    /// Addresses that it listens at. At least one, or a path.
+    /// `binds` or `unix_binds` is not empty.
     pub binds: Vec<SocketAddr>,
-    /// UNIX sockets that it listens at.
+    /// Paths of UNIX sockets.
     pub unix_binds: Vec<Arc<Path>>,
-    /// The mode of their files.
+    /// File mode of the UNIX sockets.
     pub bind_mode: u32,
     /// Tried in order, before `upstream`.
     pub routes: Vec<Route>,
-    /// Where connections go that no route takes. Without it and without routes,
-    /// the client's own `allow` decides, and was checked to name servers of one
-    /// upstream only.
+    /// Upstream of connections that match no route. If there are no routes either, the
+    /// client's `allow` decides; it then names servers of one upstream only.
     pub upstream: Option<UpstreamId>,
-    /// How long what may take.
     pub timeouts: Timeouts,
-    /// Silence before TCP keepalive probes; `None`: none.
+    /// Idle time before TCP keepalive probes. `None`: no probes.
     pub keepalive: Option<Duration>,
-    /// The age at which a connection is closed, at most; `None`: none.
+    /// Maximum age of a connection. `None`: no limit.
     pub max_lifetime: Option<Duration>,
-    /// What happens when a client certificate runs out while its client is connected.
     pub on_expiry: OnExpiry,
-    /// How a TLS end without `close_notify` is passed on.
     pub on_truncation: OnTruncation,
-    /// How fast each source may connect; `None`: as fast as it can.
+    /// `None`: no limit.
     pub source_rate_limit: Option<SourceRateLimit>,
-    /// What comes before the TLS handshake.
     pub starttls: StartTls,
-    /// Certificates that a client may send beside its own.
+    /// Maximum number of certificates that a client may send besides its own.
     pub max_intermediates: usize,
-    /// Who sends PROXY headers, which must come first; `None`: nobody.
+    /// Peers whose connections start with a PROXY header. `None`: no connection does.
     pub senders: Option<Senders>,
-    /// TLS towards clients; `None`: plain TCP.
+    /// `None`: plain TCP.
     pub tls: Option<Tls>,
 }
 
 impl Listener {
-    /// How sources are told apart.
+    /// The prefix lengths by which clients are grouped into sources.
     pub fn prefixes(&self) -> Prefixes {
         let limit = self.source_rate_limit;
         limit.map_or_else(Prefixes::default, |limit| limit.prefixes)
@@ -66,23 +60,22 @@ impl Listener {
 /// `source_rate_limit` of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceRateLimit {
-    /// For each source.
+    /// Limit per source.
     pub rate: RateLimit,
-    /// What a source is.
     pub prefixes: Prefixes,
 }
 
-/// Who may announce clients by PROXY headers.
+/// Proxies that may send PROXY headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Senders {
-    /// Whoever connects.
+    /// Every peer.
     Anyone,
-    /// Who connects from one of these; not empty.
+    /// Peers in one of these networks. Not empty.
     Only(Vec<IpNet>),
 }
 
 impl Senders {
-    /// Whether `address` is one of theirs.
+    /// Whether the proxy at `address` is trusted.
     pub fn include(&self, address: IpAddr) -> bool {
         match self {
             Self::Anyone => true,
@@ -94,19 +87,18 @@ impl Senders {
 /// One of a listener's `routes`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    /// The server name the client asks for.
+    /// Pattern for the server name that the client sends.
     pub sni: DnsPattern,
-    /// Where it leads.
     pub upstream: UpstreamId,
 }
 
-/// How long the phases of a connection may take. None is zero.
+/// Timeouts of client connections. None is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From accepting to having authorized.
+    /// From accepting a connection to authorizing its client.
     pub handshake: Duration,
-    /// Without a byte in either direction.
+    /// Without a byte transferred in either direction.
     pub idle: Duration,
-    /// The same, once one side has finished sending.
+    /// As `idle`, after one side has finished sending.
     pub half_close: Duration,
 }

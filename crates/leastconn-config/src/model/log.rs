@@ -7,25 +7,19 @@ use crate::keyword::{AccessFilter, Format, Level};
 /// `[log]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// The least important messages that are written.
+    /// The lowest level that is logged.
     pub level: Level,
-    /// The form of messages.
     pub format: Format,
-    /// Where the access log goes.
     pub access: Access,
-    /// Whose lines are in it.
     pub access_filter: AccessFilter,
 }
 
-/// Where the access log goes.
+/// The destination of the access log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// To standard output.
     Stdout,
-    /// To standard error.
     Stderr,
-    /// Nowhere.
     Off,
-    /// To this file, which is appended to.
+    /// A file, opened for appending.
     File(PathBuf),
 }

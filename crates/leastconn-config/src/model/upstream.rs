@@ -13,91 +13,77 @@ use crate::tls::UpstreamTls;
 /// `[[upstream]]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
-    /// Its name.
     pub id: UpstreamId,
-    /// At least one; names are distinct.
+    /// Not empty. Names are distinct.
     pub servers: Vec<ServerSpec>,
-    /// How one of them is chosen.
     pub balance: Balance,
-    /// How long a server that came back, or is new, takes to get its whole share.
+    /// Ramp time of recovered and new servers. Zero: no ramp.
     pub slow_start: Duration,
-    /// How long one attempt to connect may take.
+    /// Timeout of one attempt to connect.
     pub connect_timeout: Duration,
-    /// How many further servers are tried when connecting fails.
+    /// Number of further servers that are tried when connecting fails.
     pub retries: u32,
-    /// How long a connection tries again once all have failed; zero: not at all.
+    /// How long a connection keeps trying after all servers have failed. Zero: it fails at
+    /// once.
     pub retry_for: Duration,
-    /// What happens while no server is available.
     pub panic: PanicPolicy,
-    /// Silence before TCP keepalive probes; `None`: none.
+    /// Idle time before TCP keepalive probes. `None`: no probes.
     pub keepalive: Option<Duration>,
-    /// The PROXY header that servers get; `None`: none.
+    /// Version of the PROXY header sent to servers. `None`: no header.
     pub proxy_protocol: Option<Version>,
-    /// Probes; `None`: none.
+    /// `None`: no probes.
     pub health_check: Option<HealthCheck>,
-    /// What failing connects do to a server.
     pub passive: PassivePolicy,
-    /// TLS towards the servers; `None`: plain TCP.
+    /// `None`: plain TCP.
     pub tls: Option<UpstreamTls>,
 }
 
 /// `health_check` of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// What a probe does.
     pub kind: ProbeKind,
-    /// The port that is probed; `None`: the server's own.
+    /// The port to probe. `None`: the port of the server's address.
     pub port: Option<u16>,
-    /// Time between two probes of one server.
     pub interval: Duration,
-    /// How long a probe may take.
     pub timeout: Duration,
-    /// How many probes change a server's state.
+    /// Number of probes that change a server's state.
     pub policy: ActivePolicy,
 }
 
-/// What a probe does.
+/// The protocol of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeKind {
-    /// It connects, and exchanges what is given.
+    /// Connects, and optionally exchanges data.
     Tcp {
-        /// Sent first.
+        /// Sent after connecting.
         send: Option<Vec<u8>>,
-        /// Must then occur in what the server sends.
+        /// Must then be contained in the server's answer.
         expect: Option<Vec<u8>>,
     },
-    /// It makes a GET request.
+    /// A GET request.
     Http {
-        /// The request's target, beginning with `/`.
+        /// The request target, starting with `/`.
         path: String,
-        /// Which answers are good ones.
+        /// Statuses of successful probes.
         status: StatusSet,
     },
-    /// It logs in to MySQL or MariaDB.
-    Mysql {
-        /// As this user.
-        user: String,
-    },
-    /// It begins a PostgreSQL session.
-    Postgres {
-        /// As this user.
-        user: String,
-    },
-    /// It sends `PING` to Redis.
+    /// A login to MySQL or MariaDB.
+    Mysql { user: String },
+    /// The start of a PostgreSQL session.
+    Postgres { user: String },
+    /// A `PING` to Redis.
     Redis,
 }
 
-/// HTTP status codes.
+/// A set of HTTP status codes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StatusSet {
     /// 200 to 399.
     Success,
-    /// These.
     OneOf(Vec<u16>),
 }
 
 impl StatusSet {
-    /// Whether an answer with this status is a good one.
     pub fn contains(&self, status: u16) -> bool {
         match self {
             Self::Success => (200..400).contains(&status),

@@ -5,23 +5,23 @@ use serde::Deserialize;
 
 use super::value::{At, Opt};
 
-/// The admin side: dashboard, API, metrics, health, `ctl`.
+/// The admin interface: dashboard, API, metrics, health checks and `ctl`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "admin")]
 pub struct RawAdmin {
-    /// Address and port. Whoever reaches it can read everything it shows: keep it on loopback.
+    /// Address and port. Everyone who can connect can read all that it shows: use a loopback
+    /// address.
     #[schemars(extend("examples" = ["127.0.0.1:9901"]))]
     pub bind: Opt<String>,
-    /// A Unix socket for `ctl`, mode 0600. Whoever may open it can change everything.
+    /// A UNIX socket for `ctl`, mode 0600. Every user who may open it can change everything.
     #[schemars(extend("examples" = ["leastconn.sock"]))]
     pub socket: Opt<String>,
-    /// A file with the bearer token that lets requests to `bind` change something.
-    /// Without it, only those to `socket` can.
+    /// A file with the bearer token that authorizes changes by requests to `bind`. Without
+    /// it, only requests to `socket` can make changes.
     #[schemars(extend("examples" = ["admin.token"]))]
     pub token: Opt<String>,
-    /// Names, beside `localhost` and addresses, that browsers and others may reach
-    /// `bind` by.
+    /// Host names that requests to `bind` may use, besides `localhost` and IP addresses.
     #[schemars(extend("examples" = [["lb.internal"]]))]
     pub hosts: Opt<Vec<At<String>>>,
 }

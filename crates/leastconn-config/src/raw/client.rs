@@ -6,92 +6,92 @@ use serde::Deserialize;
 use super::value::{DateTime, OneOrMany, Opt};
 use crate::keyword::Mode;
 
-/// A client: who it is, what it may reach, and how much of it.
+/// A rule for clients: whom it matches, what they may reach, and their limits.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "client")]
 pub struct RawClient {
-    /// Its name in logs, metrics and `ctl`.
+    /// The rule's name in logs, metrics and `ctl`.
     #[schemars(required)]
     pub name: Opt<String>,
-    /// Who it is. Several keys must all hold; a list means any of its entries.
+    /// Which clients match. All keys must match; of a list, one entry must match.
     #[schemars(required)]
     pub r#match: Opt<RawMatch>,
-    /// What it may reach: upstreams ("web"), or single servers of them ("web/webapp2").
+    /// The upstreams ("web") or single servers ("web/webapp2") that the client may reach.
     #[schemars(required)]
     pub allow: Opt<OneOrMany>,
-    /// How fast it may open connections. Absent: no limit.
+    /// Limit on new connections per client identity. Default: no limit.
     pub rate_limit: Opt<RawRateLimit>,
-    /// Connections it may have at once. Absent: no limit.
+    /// Maximum number of open connections per client identity. Default: no limit.
     #[schemars(
         range(min = 1),
-        extend("x-leastconn-if-zero" = "to refuse a client, empty its `allow`")
+        extend("x-leastconn-if-zero" = "to refuse a client, set `allow = []`")
     )]
     pub max_conns: Opt<u32>,
-    /// From when on its rule matches nobody, with an offset from UTC. Absent: never.
+    /// The time from which the rule matches no client, with an offset from UTC. Default: never.
     pub expires: Opt<DateTime>,
-    /// Whether its rule decides, or only says what it would have decided.
+    /// Whether the rule is enforced, or its decision is only logged.
     #[schemars(extend("default" = "enforce"))]
     pub mode: Opt<Mode>,
 }
 
-/// Who a client is.
+/// Which clients a rule matches.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "match", extend("minProperties" = 1))]
 pub struct RawMatch {
-    /// The certificate's common name; `*` stands for one whole label.
+    /// The common name of the certificate. `*` matches one whole label.
     #[schemars(extend("examples" = ["client1.lb.com"]))]
     pub cn: Opt<OneOrMany>,
-    /// One of its organizational units, compared as it is.
+    /// An organizational unit (OU) of the certificate, compared literally.
     #[schemars(extend("examples" = ["payments"]))]
     pub ou: Opt<OneOrMany>,
-    /// A DNS name among its alternative names; `*` stands for one whole label.
+    /// A DNS name of the certificate (SAN). `*` matches one whole label.
     #[schemars(extend("examples" = ["*.clients.lb.com"]))]
     pub dns: Opt<OneOrMany>,
-    /// A URI among its alternative names; `*` stands for one whole segment of the path,
-    /// and `**` at the end for the rest.
+    /// A URI of the certificate (SAN). `*` matches one whole path segment, and `**` at the end
+    /// the rest.
     #[schemars(extend("examples" = ["spiffe://example.org/ns/*/sa/web", "https://example.org/users/*"]))]
     pub uri: Opt<OneOrMany>,
-    /// The SHA-256 of its public key (the SubjectPublicKeyInfo), in hexadecimal.
+    /// The SHA-256 of the certificate's public key (SubjectPublicKeyInfo), in hexadecimal.
     pub spki: Opt<OneOrMany>,
-    /// The common name of its issuer, compared as it is.
+    /// The common name of the certificate's issuer, compared literally.
     pub issuer_cn: Opt<OneOrMany>,
-    /// The address the client connects from: an address or a network in CIDR form.
+    /// The client's IP address: an address or a network in CIDR notation.
     #[schemars(extend("examples" = ["10.0.0.0/8", ["127.0.0.1", "::1"]]))]
     pub source: Opt<OneOrMany>,
 }
 
-/// How fast a client may open connections: a token bucket for each identity.
+/// Limit on new connections: a token bucket per client identity.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "rate_limit")]
 pub struct RawRateLimit {
-    /// New connections a second.
+    /// New connections per second.
     #[schemars(required)]
     pub rate: Opt<f64>,
-    /// How many may come at once. Default: the rate, rounded up.
+    /// Maximum number of new connections at once. Default: the rate, rounded up.
     #[schemars(range(min = 1))]
     pub burst: Opt<u32>,
 }
 
-/// What other tables leave out.
+/// Defaults for keys that other tables omit.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "defaults")]
 pub struct RawDefaults {
-    /// What `[[client]]` tables leave out.
+    /// Defaults for `[[client]]` tables.
     pub client: Option<RawClientDefaults>,
 }
 
-/// What `[[client]]` tables leave out.
+/// Defaults for `[[client]]` tables.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "client_defaults")]
 pub struct RawClientDefaults {
-    /// How fast a client may open connections.
+    /// Limit on new connections per client identity.
     pub rate_limit: Opt<RawRateLimit>,
-    /// Connections a client may have at once.
+    /// Maximum number of open connections per client identity.
     #[schemars(range(min = 1))]
     pub max_conns: Opt<u32>,
 }

@@ -19,100 +19,101 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "listener")]
 pub struct RawListener {
-    /// Its name in logs and metrics.
+    /// The listener's name in logs and metrics.
     #[schemars(required)]
     pub name: Opt<String>,
-    /// Address and port, or "unix:" and the path of a UNIX socket, or a list of them.
+    /// Address and port, or "unix:" and the path of a UNIX socket, or a list of these.
     #[schemars(required, extend("examples" = ["0.0.0.0:9443", ["127.0.0.1:9443", "[::1]:9443"], "unix:/run/leastconn/db.sock"]))]
     pub bind: Opt<OneOrMany>,
-    /// The mode of the files of UNIX sockets in `bind`, in octal.
+    /// The file mode of UNIX sockets in `bind`, in octal.
     #[schemars(extend("default" = "0600", "examples" = ["0660"]))]
     pub bind_mode: Opt<String>,
-    /// The upstream its connections go to, if no route takes them. Without it
-    /// and without routes, what the client's `allow` names.
+    /// The upstream for connections that match no route. If there are no routes either, the
+    /// upstream in the client's `allow` is used.
     pub upstream: Opt<String>,
-    /// Upstreams by the server name (SNI) that the client asks for, tried in order before `upstream`.
+    /// Upstreams by the server name (SNI) that the client sends, tried in order before `upstream`.
     pub routes: Opt<Vec<At<RawRoute>>>,
-    /// One deadline from accepting to having authorized.
+    /// Deadline from accepting a connection to authorizing its client.
     #[schemars(extend("default" = text(defaults::HANDSHAKE_TIMEOUT)))]
     pub handshake_timeout: Opt<DurationText>,
-    /// A connection without a byte in either direction for so long is closed.
+    /// A connection that transfers no byte in either direction for this long is closed.
     #[schemars(extend("default" = text(defaults::IDLE_TIMEOUT)))]
     pub idle_timeout: Opt<DurationText>,
-    /// The same, once one side has finished sending.
+    /// The idle timeout after one side has finished sending (half-close).
     #[schemars(extend("default" = text(defaults::HALF_CLOSE_TIMEOUT)))]
     pub half_close_timeout: Opt<DurationText>,
-    /// TCP keepalive: silence after which the system asks whether the client is still there; "0s": never.
+    /// Idle time before the kernel sends TCP keepalive probes to the client. "0s": never.
     #[schemars(extend("default" = text(defaults::KEEPALIVE)))]
     pub keepalive: Opt<DurationText>,
-    /// The age at which a connection is closed, jittered by 10 %; "0s": none.
+    /// The age at which a connection is closed, with 10 % jitter. "0s": no limit.
     #[schemars(extend("default" = text(Duration::ZERO)))]
     pub max_lifetime: Opt<DurationText>,
-    /// What happens when a client certificate expires while its client is connected.
+    /// What happens when the client's certificate expires during a connection.
     #[schemars(extend("default" = "close"))]
     pub on_expiry: Opt<OnExpiry>,
-    /// How a TLS end without close_notify, of the client or the server, is passed on
-    /// after all data: by a reset, or as an orderly end.
+    /// What the other side gets, after all data, when a TLS client or server ends its stream
+    /// without close_notify: a reset, or an orderly end.
     #[schemars(extend("default" = "reset"))]
     pub on_truncation: Opt<OnTruncation>,
-    /// Certificates that a client may send beside its own. One that sends more is refused.
+    /// Maximum number of certificates that a client may send besides its own. A client that
+    /// sends more is refused.
     #[schemars(range(max = 64), extend("default" = defaults::MAX_INTERMEDIATES))]
     pub max_intermediates: Opt<u32>,
-    /// Whether a PROXY protocol header (v1 or v2) comes before anything else.
+    /// Whether each connection starts with a PROXY protocol header (v1 or v2).
     #[schemars(extend("default" = "off"))]
     pub proxy_protocol: Opt<ProxyProtocolIn>,
-    /// Whether clients ask for TLS in their own protocol before the handshake.
+    /// Whether clients request TLS in their own protocol before the handshake.
     #[schemars(extend("default" = "off"))]
     pub starttls: Opt<StartTls>,
-    /// How fast each source may connect, before anything else is looked at. Absent: no limit.
+    /// Limit on new connections per source, applied before anything else. Default: no limit.
     pub source_rate_limit: Opt<RawSourceRateLimit>,
-    /// With "required": the addresses or networks of those who may send such
-    /// headers. Anyone else is refused. Default: anyone may, and claim any address.
+    /// With `proxy_protocol = "required"`: addresses or networks of the proxies that may
+    /// connect. All others are refused. Default: everyone may connect and claim any address.
     #[schemars(extend("examples" = ["10.0.0.0/8", ["10.0.0.5", "10.0.0.6"]]))]
     pub proxy_protocol_from: Opt<OneOrMany>,
-    /// TLS towards clients. Without it: plain TCP, and clients are told apart by their address.
+    /// TLS with clients. Without it: plain TCP, and clients are identified by their address.
     pub tls: Opt<RawTls>,
 }
 
-/// One way from a server name to an upstream.
+/// Maps a server name to an upstream.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "route")]
 pub struct RawRoute {
-    /// The server name (SNI); `*` stands for one whole label.
+    /// The server name (SNI). `*` matches one whole label.
     #[schemars(required, extend("examples" = ["db.lb.com", "*.lb.com"]))]
     pub sni: Opt<String>,
-    /// The upstream's name.
+    /// The name of the upstream.
     #[schemars(required)]
     pub upstream: Opt<String>,
 }
 
-/// Whether clients announce themselves.
+/// Whether connections start with a PROXY protocol header.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "proxy_protocol_in")]
 pub enum ProxyProtocolIn {
-    /// They do not.
+    /// There is none.
     Off,
-    /// They must.
+    /// Connections without one are refused.
     Required,
 }
 
-/// How fast a source may open connections: a token bucket for each network.
+/// Limit on new connections: a token bucket per source network.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "source_rate_limit")]
 pub struct RawSourceRateLimit {
-    /// New connections a second.
+    /// New connections per second.
     #[schemars(required)]
     pub rate: Opt<f64>,
-    /// How many may come at once. Default: the rate, rounded up.
+    /// Maximum number of new connections at once. Default: the rate, rounded up.
     #[schemars(range(min = 1))]
     pub burst: Opt<u32>,
-    /// The bits of an IPv4 address that make a source; 32: each address is one.
+    /// Prefix length of an IPv4 source. 32: each address is a source.
     #[schemars(range(min = 1, max = 32), extend("default" = 32))]
     pub prefix_v4: Opt<u32>,
-    /// The bits of an IPv6 address that make a source. Within a /64, whoever has one address has all.
+    /// Prefix length of an IPv6 source. A host usually has a whole /64.
     #[schemars(range(min = 1, max = 128), extend("default" = 64))]
     pub prefix_v6: Opt<u32>,
 }

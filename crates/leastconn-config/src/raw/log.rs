@@ -6,21 +6,23 @@ use serde::Deserialize;
 use super::value::Opt;
 use crate::keyword::{AccessFilter, Format, Level};
 
-/// What is logged, how and where.
+/// Logging and the access log.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "log")]
 pub struct RawLog {
-    /// The least important messages that are written.
+    /// The lowest level of messages that are logged.
     #[schemars(extend("default" = "info"))]
     pub level: Opt<Level>,
-    /// The form of messages.
+    /// The format of messages.
     #[schemars(extend("default" = "text"))]
     pub format: Opt<Format>,
-    /// Where the access log goes: "stdout", "stderr", "off", or a file. One JSON object a connection.
+    /// Where the access log is written: "stdout", "stderr", "off" or a file. It has one JSON
+    /// object per connection.
     #[schemars(extend("default" = "stdout"))]
     pub access: Opt<String>,
-    /// "identified": the access log leaves out handshakes that failed before the client was known.
+    /// Which connections are logged. "identified": handshakes that failed before the client
+    /// was identified are left out.
     #[schemars(extend("default" = "all"))]
     pub access_filter: Opt<AccessFilter>,
 }

@@ -7,88 +7,88 @@ use serde::Deserialize;
 use super::value::{DurationText, OneOrMany, Opt};
 use crate::defaults::{self, text};
 
-/// TLS towards clients.
+/// TLS with clients.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "tls")]
 pub struct RawTls {
-    /// PEM file: the server's certificate, then those above it.
+    /// PEM file: the server's certificate, followed by its intermediates.
     #[schemars(required)]
     pub cert: Opt<String>,
-    /// PEM file: the key of that certificate, not encrypted.
+    /// PEM file: the private key of that certificate, not encrypted.
     #[schemars(required)]
     pub key: Opt<String>,
-    /// PEM file: the authorities whose certificates clients may show. There are no others,
-    /// and what is no authority's is ignored.
+    /// PEM file: the authorities (CAs) that may issue client certificates. The system's
+    /// authorities are not used. Certificates that are not a CA's are ignored.
     pub client_ca: Opt<String>,
-    /// Public keys, each as the SHA-256 of its SubjectPublicKeyInfo in hexadecimal, of
-    /// clients that need no authority: a certificate that such a client has signed itself
-    /// is accepted.
+    /// Public keys of clients that may present a self-signed certificate: each is the
+    /// SHA-256 of the SubjectPublicKeyInfo in hexadecimal.
     pub client_pins: Opt<OneOrMany>,
-    /// PEM file, or a list of them: revocation lists. One that has expired
-    /// refuses all certificates of its issuer.
+    /// PEM file or list of PEM files: revocation lists (CRLs). When a CRL has expired, all
+    /// certificates of its issuer are refused.
     pub crl: Opt<OneOrMany>,
-    /// The oldest protocol version that is spoken.
+    /// The oldest protocol version that is accepted.
     #[schemars(extend("default" = "1.2"))]
     pub min_version: Opt<MinVersion>,
-    /// Whether clients must show a certificate.
+    /// Whether clients must present a certificate.
     #[schemars(extend("default" = "required"))]
     pub client_auth: Opt<ClientAuth>,
-    /// Whether clients may go on with a session of an earlier connection. Their chain
-    /// is verified again; that they have its key is not proven again.
+    /// Whether clients may resume TLS sessions. The certificate chain is verified again, but
+    /// possession of its private key is not proven again.
     #[schemars(extend("default" = "off"))]
     pub resumption: Opt<Resumption>,
-    /// With `resumption`, how long after its full handshake a session can be resumed; at most "24h".
+    /// With `resumption`: how long after its full handshake a session can be resumed, at most "24h".
     #[schemars(extend("default" = text(defaults::RESUMPTION_LIFETIME)))]
     pub resumption_lifetime: Opt<DurationText>,
     /// Key exchange groups, preferred first. Default: X25519MLKEM768, X25519, P-256, P-384.
     #[schemars(extend("examples" = [["X25519MLKEM768", "X25519", "P-256", "P-384"]]))]
     pub groups: Opt<OneOrMany>,
-    /// Cipher suites, preferred first, by the names of IANA or OpenSSL. Default: all.
+    /// Cipher suites by their IANA or OpenSSL names, preferred first. Default: all.
     #[schemars(extend("examples" = [["TLS_AES_256_GCM_SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"]]))]
     pub ciphers: Opt<OneOrMany>,
-    /// Application protocols (ALPN), preferred first. A client that offers only others is refused.
+    /// Application protocols (ALPN), preferred first. A client that offers only other
+    /// protocols is refused.
     #[schemars(extend("examples" = [["postgresql"], ["h2", "http/1.1"]]))]
     pub alpn: Opt<OneOrMany>,
 }
 
-/// TLS towards the servers.
+/// TLS with servers.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "upstream_tls")]
 pub struct RawUpstreamTls {
-    /// PEM file: the authorities whose certificates servers may show. There are no others.
-    /// Required, unless there is a `pin`.
+    /// PEM file: the authorities (CAs) that may issue server certificates. The system's
+    /// authorities are not used. Required unless `pin` is set.
     pub ca: Opt<String>,
-    /// The name, or IP address, that their certificates must be for. Default: each server's own host,
-    /// unless there is a `uri` or a `pin`.
+    /// The DNS name or IP address that the servers' certificates must contain. Default: the
+    /// host of each server's address, unless `uri` or `pin` is set.
     #[schemars(extend("examples" = ["web.internal"]))]
     pub server_name: Opt<String>,
-    /// The URI that their certificates must have, such as a SPIFFE ID, or a list of which
-    /// one is enough; `*` stands for one whole segment of the path, and `**` at the end
-    /// for the rest.
+    /// The URI that the servers' certificates must contain, such as a SPIFFE ID, or a list of
+    /// accepted URIs. `*` matches one whole path segment, and `**` at the end the rest.
     #[schemars(extend("examples" = ["spiffe://example.org/ns/default/sa/web"]))]
     pub uri: Opt<OneOrMany>,
-    /// The SHA-256 of their public key (the SubjectPublicKeyInfo) in hexadecimal, or a list
-    /// of which one is enough. Without `ca`, the key alone is what they are known by.
+    /// The SHA-256 of the servers' public key (the SubjectPublicKeyInfo) in hexadecimal, or a
+    /// list of accepted keys. Without `ca`, servers are authenticated by the key alone.
     pub pin: Opt<OneOrMany>,
-    /// PEM file: the certificate that is shown to them, then those above it.
+    /// PEM file: the certificate that is presented to servers, followed by its intermediates.
     pub cert: Opt<String>,
-    /// PEM file: the key of that certificate, not encrypted.
+    /// PEM file: the private key of that certificate, not encrypted.
     pub key: Opt<String>,
-    /// PEM file, or a list of them: revocation lists. One that has expired
-    /// refuses all certificates of its issuer.
+    /// PEM file or list of PEM files: revocation lists (CRLs). When a CRL has expired, all
+    /// certificates of its issuer are refused.
     pub crl: Opt<OneOrMany>,
-    /// The oldest protocol version that is spoken.
+    /// The oldest protocol version that is accepted.
     #[schemars(extend("default" = "1.2"))]
     pub min_version: Opt<MinVersion>,
     /// Key exchange groups, preferred first. Default: X25519MLKEM768, X25519, P-256, P-384.
     #[schemars(extend("examples" = [["X25519MLKEM768", "X25519", "P-256", "P-384"]]))]
     pub groups: Opt<OneOrMany>,
-    /// Cipher suites, preferred first, by the names of IANA or OpenSSL. Default: all.
+    /// Cipher suites by their IANA or OpenSSL names, preferred first. Default: all.
     #[schemars(extend("examples" = [["TLS_AES_256_GCM_SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"]]))]
     pub ciphers: Opt<OneOrMany>,
-    /// Application protocols (ALPN) that servers are offered; of these, the one that the client has.
+    /// Application protocols (ALPN) offered to servers. If the client negotiated one of them,
+    /// only that one is offered.
     #[schemars(extend("examples" = [["postgresql"], ["h2", "http/1.1"]]))]
     pub alpn: Opt<OneOrMany>,
 }
@@ -97,10 +97,10 @@ pub struct RawUpstreamTls {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[schemars(rename = "min_version")]
 pub enum MinVersion {
-    /// TLS 1.2
+    /// TLS 1.2 and 1.3
     #[serde(rename = "1.2")]
     Tls12,
-    /// TLS 1.3
+    /// TLS 1.3 only
     #[serde(rename = "1.3")]
     Tls13,
 }
@@ -137,9 +137,9 @@ impl From<settings::MinVersion> for MinVersion {
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "client_auth")]
 pub enum ClientAuth {
-    /// They must, and `client_ca` says whose.
+    /// They must: one issued by `client_ca`, or one whose key is in `client_pins`.
     Required,
-    /// They are not asked for one, and `source` rules tell them apart.
+    /// No certificate is requested. Clients are identified by `source` rules.
     None,
 }
 
@@ -170,13 +170,13 @@ impl From<settings::ClientAuth> for ClientAuth {
     }
 }
 
-/// Whether clients may go on with a session of an earlier connection.
+/// Whether clients may resume TLS sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "resumption")]
 pub enum Resumption {
-    /// Each connection has a full handshake.
+    /// Each connection performs a full handshake.
     Off,
-    /// They may, and their chain is verified again as if it were shown.
+    /// Sessions can be resumed. The certificate chain is verified as in a full handshake.
     On,
 }

@@ -15,81 +15,81 @@ use super::{
 };
 use crate::defaults::{self, text};
 
-/// A group of servers that do the same work.
+/// A group of interchangeable servers.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "upstream")]
 pub struct RawUpstream {
-    /// Its name in logs, metrics and other tables.
+    /// The upstream's name in logs, metrics and other tables.
     #[schemars(required)]
     pub name: Opt<String>,
-    /// How a server is chosen.
+    /// The balancing algorithm.
     #[schemars(extend("default" = "least_conn"))]
     pub balance: Opt<Balance>,
-    /// How long one attempt to connect to a server may take.
+    /// Timeout of one attempt to connect to a server.
     #[schemars(extend("default" = text(defaults::CONNECT_TIMEOUT)))]
     pub connect_timeout: Opt<DurationText>,
-    /// Further servers that are tried when connecting fails.
+    /// Number of further servers that are tried when connecting fails.
     #[schemars(range(min = 0, max = 1000), extend("default" = defaults::RETRIES))]
     pub retries: Opt<u32>,
-    /// How long a connection waits and tries again once all servers that it may use have
-    /// failed or are unavailable; "0s": not at all.
+    /// How long a connection keeps trying after all servers that it may use have failed or
+    /// are unavailable. "0s": it fails at once.
     #[schemars(extend("default" = text(defaults::RETRY_FOR)))]
     pub retry_for: Opt<DurationText>,
-    /// What happens to connections while no server that they may use is available, but some
-    /// are ejected or down.
+    /// What happens to a connection when no server that it may use is available, but some are
+    /// ejected or down.
     #[schemars(extend("default" = "dial"))]
     pub panic: Opt<Panic>,
-    /// TCP keepalive: silence after which the system asks whether the server is still there; "0s": never.
+    /// Idle time before the kernel sends TCP keepalive probes to the server. "0s": never.
     #[schemars(extend("default" = text(defaults::KEEPALIVE)))]
     pub keepalive: Opt<DurationText>,
-    /// How long a server that came back, or was added to a running upstream, takes to get
-    /// its whole share of new connections; "0s": none.
+    /// Time over which a server that recovered, or was added at run time, ramps up to its full
+    /// share of new connections. "0s": no ramp.
     #[schemars(extend("default" = text(Duration::ZERO)))]
     pub slow_start: Opt<DurationText>,
-    /// The PROXY protocol header that servers get before anything else, TLS included.
+    /// The PROXY protocol header that is sent to servers first, before TLS.
     #[schemars(extend("default" = "off"))]
     pub proxy_protocol: Opt<ProxyProtocolOut>,
-    /// Probes that tell whether a server works. Default: a TCP connect every ten seconds.
+    /// Active health checks. Default: a TCP connect every ten seconds.
     pub health_check: Opt<RawHealthCheck>,
-    /// What failing connects do to a server.
+    /// Passive health checks: ejection of servers after failed connects.
     pub passive: Option<RawPassive>,
-    /// TLS towards the servers.
+    /// TLS with servers.
     pub tls: Opt<RawUpstreamTls>,
-    /// Its servers; a string S is short for `{ name = S, address = S }`.
+    /// The servers. A string S is short for `{ name = S, address = S }`.
     #[schemars(required)]
     pub servers: Opt<Vec<At<ServerEntry>>>,
 }
 
-/// How a server is chosen.
+/// The balancing algorithm.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "balance")]
 pub enum Balance {
-    /// The one with the fewest connections for its weight.
+    /// The server with the fewest connections relative to its weight.
     LeastConn,
-    /// The better of two that are drawn by weight.
+    /// The less loaded of two servers that are chosen at random by weight.
     P2c,
-    /// One after the other, by weight.
+    /// Servers in turn, by weight.
     RoundRobin,
-    /// Drawn by weight.
+    /// A random server, by weight.
     Random,
-    /// The same one for each address that clients connect from.
+    /// The same server for each client address.
     SourceHash,
 }
 
-/// What happens to connections while no server is available.
+/// What happens to a connection when no server is available.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "panic")]
 pub enum Panic {
-    /// Ejected servers are dialled, or if there are none, servers that are down.
+    /// Ejected servers are dialled or, if there are none, servers that are down.
     Dial,
-    /// They are refused.
+    /// The connection is refused.
     Refuse,
 }
 
-/// The PROXY protocol header that servers get.
+/// The PROXY protocol header that is sent to servers.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(rename = "proxy_protocol_out")]
@@ -100,9 +100,10 @@ pub enum ProxyProtocolOut {
     V1,
     /// Version 2, binary.
     V2,
-    /// Version 2 with the client certificate's fields, and the name that its rule matched.
+    /// Version 2 with fields of the client certificate and the name that the client's rule
+    /// matched.
     V2Tls,
-    /// The same with the certificate in DER.
+    /// Like "v2-tls", with the client certificate in DER.
     V2TlsFull,
 }
 
@@ -111,34 +112,33 @@ pub enum ProxyProtocolOut {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "server")]
 pub struct RawServer {
-    /// Its name in logs and metrics, unique in its upstream. Default: its address.
+    /// The server's name in logs and metrics, unique in its upstream. Default: the address.
     pub name: Opt<String>,
-    /// Host or IP address, and port; or "unix:" and the path of a UNIX socket.
+    /// Host or IP address and port, or "unix:" and the path of a UNIX socket.
     #[schemars(required, extend("examples" = ["webapp1:80", "10.0.0.7:80", "unix:/run/app.sock"]))]
     pub address: Opt<String>,
-    /// Its share of connections relative to its peers', 1 to 65535.
+    /// The server's share of connections relative to the other servers, 1 to 65535.
     #[schemars(
         range(min = 1, max = 65535),
         extend(
             "default" = 1,
-            "x-leastconn-if-zero" = "for a server that is to get no new connections, drain it",
+            "x-leastconn-if-zero" = "to stop new connections to a server, drain it",
         )
     )]
     pub weight: Opt<u32>,
-    /// Connections it takes at once; 0: as many as come.
+    /// Maximum number of connections to the server. 0: no limit.
     #[schemars(range(min = 0), extend("default" = 0))]
     pub max_conns: Opt<u32>,
-    /// Used only while no server that is not a backup is available.
+    /// Whether the server is used only when no other server is available.
     #[schemars(extend("default" = false))]
     pub backup: Opt<bool>,
 }
 
-/// A server: a table, or its address alone.
+/// A server: a table, or the address only.
 #[derive(Debug)]
 pub enum ServerEntry {
-    /// Its address, which is its name too.
+    /// The address, which is also the name.
     Address(String),
-    /// A table.
     Table(Box<RawServer>),
 }
 

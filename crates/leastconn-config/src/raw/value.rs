@@ -1,5 +1,5 @@
-//! Values of the file: with the place they were written at, and in the forms
-//! that TOML leaves a choice of.
+//! Values with their position in the file, and values that can be written in several
+//! forms.
 
 use std::{borrow::Cow, fmt, marker::PhantomData, ops::Range};
 
@@ -12,12 +12,11 @@ use serde::{
 /// A key that may be absent.
 pub type Opt<T> = Option<At<T>>;
 
-/// A value and where it stands, in bytes.
+/// A value with its position in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct At<T> {
-    /// The value.
     pub value: T,
-    /// Its place; that of a table is its header.
+    /// Byte offsets. For a table: its header.
     pub span: Range<usize>,
 }
 
@@ -49,7 +48,7 @@ impl<T: JsonSchema> JsonSchema for At<T> {
     }
 }
 
-/// A duration as it is written.
+/// A duration as it is written, not parsed.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct DurationText(pub String);
 
@@ -61,7 +60,7 @@ impl JsonSchema for DurationText {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "title": "duration",
-            "description": "Whole numbers with units: ms, s, m, h or d.",
+            "description": "Whole numbers with the units ms, s, m, h or d.",
             "type": "string",
             "pattern": "^([0-9]+(ms|s|m|h|d))+$|\\$\\{",
             "examples": ["10s"],
@@ -75,7 +74,7 @@ pub struct DateTime(pub toml::value::Datetime);
 
 impl<'de> Deserialize<'de> for DateTime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // A string would do for the schema, which speaks of JSON.
+        // The schema describes JSON, where a date is a string, and so accepts a string.
         let read = toml::value::Datetime::deserialize(deserializer);
         read.map(Self).map_err(|_| {
             D::Error::custom("expected a date and time without quotes, like 2027-01-31T00:00:00Z")
@@ -98,17 +97,15 @@ impl JsonSchema for DateTime {
     }
 }
 
-/// A string, or a list of strings.
+/// A string or a list of strings.
 #[derive(Clone, Debug)]
 pub enum OneOrMany {
-    /// A string alone; its place is that of the whole.
     One(String),
-    /// A list.
     Many(Vec<At<String>>),
 }
 
 impl At<OneOrMany> {
-    /// Each string with its place.
+    /// Each string with its position.
     pub fn each(&self) -> Vec<At<&str>> {
         match &self.value {
             OneOrMany::One(text) => vec![At {
@@ -152,7 +149,7 @@ impl JsonSchema for OneOrMany {
     }
 }
 
-/// An HTTP status, or a list of them.
+/// An HTTP status or a list of statuses.
 #[derive(Clone, Debug)]
 pub struct StatusCodes(pub Vec<u16>);
 
@@ -184,12 +181,11 @@ impl JsonSchema for StatusCodes {
     }
 }
 
-/// How many threads.
+/// The number of worker threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workers {
-    /// One for each CPU.
+    /// One per CPU.
     Auto,
-    /// So many.
     Count(u32),
 }
 
@@ -233,8 +229,8 @@ impl JsonSchema for Workers {
     }
 }
 
-/// Reads one of something or a list of it. `serde`'s own way, an untagged enum,
-/// loses places.
+/// Deserializes one value or a list of values. An untagged enum of `serde` would lose the
+/// positions.
 struct Choice<T> {
     expecting: &'static str,
     of: PhantomData<T>,

@@ -13,10 +13,10 @@ use crate::{
     raw::{RawAdmin, value::At},
 };
 
-/// The longest path that an address of a socket has room for, on Linux.
+/// The longest path of a UNIX socket on Linux, in bytes.
 pub(crate) const LONGEST_SOCKET: usize = 107;
 
-/// In bytes. A guess a millisecond takes longer than the universe is old.
+/// In bytes. A token of this length cannot be found by trying.
 const SHORTEST_TOKEN: usize = 16;
 const LONGEST_TOKEN: u64 = 4096;
 
@@ -48,7 +48,7 @@ impl Resolver<'_> {
                         "the admin address {address} is not a loopback address"
                     ))
                     .at(bind.span.clone())
-                    .note("whoever reaches it can read who is connected to what");
+                    .note("everyone who can connect to it can read which clients are connected to which servers");
             }
             Some(address)
         });
@@ -59,9 +59,9 @@ impl Resolver<'_> {
         for (key, span) in of_address {
             if let Some(span) = span.filter(|_| bind.is_none() && !self.pruned(&raw.span)) {
                 self.problems
-                    .warning(format!("`{key}` is of no use without `bind`"))
+                    .warning(format!("`{key}` has no effect without `bind`"))
                     .at(span.clone())
-                    .note("the file's mode says who may use the socket");
+                    .note("access to the socket is controlled by its file mode");
             }
         }
         Some(Admin {
@@ -82,10 +82,10 @@ impl Resolver<'_> {
         let trouble = if at.value.is_empty() {
             "`socket` is empty".to_owned()
         } else if at.value.contains('\0') {
-            "`socket` cannot hold a NUL".to_owned()
+            "`socket` cannot contain a NUL".to_owned()
         } else if length > LONGEST_SOCKET {
             format!(
-                "{} cannot be a socket: its path has {length} bytes, and {LONGEST_SOCKET} is the most",
+                "{} cannot be a socket: its path has {length} bytes, and the maximum is {LONGEST_SOCKET}",
                 path.display()
             )
         } else {
@@ -94,7 +94,7 @@ impl Resolver<'_> {
         self.problems
             .error(trouble)
             .at(at.span.clone())
-            .help("for a service, `/run/leastconn/leastconn.sock` is usual");
+            .help("services usually use `/run/leastconn/leastconn.sock`");
         None
     }
 
@@ -118,7 +118,7 @@ impl Resolver<'_> {
             .error(format!("no token in {}: {trouble}", path.display()))
             .at(span.clone())
             .help(format!(
-                "make one: (umask 077; openssl rand -hex 32 > {})",
+                "create one: (umask 077; openssl rand -hex 32 > {})",
                 path.display()
             ));
     }
@@ -130,14 +130,14 @@ impl Resolver<'_> {
             self.problems
                 .error(format!("{name:?} is not a host name"))
                 .at(at.span.clone())
-                .help("write the name alone, without port: \"lb.internal\"");
+                .help("write the name without a port: \"lb.internal\"");
             return None;
         }
         Some(name.trim_end_matches('.').to_ascii_lowercase())
     }
 }
 
-/// The token in a file, and what is odd about the file.
+/// The token in a file, and a warning about the file's mode.
 fn read_token(path: &Path) -> Result<(Token, Option<String>), String> {
     let contents = files::read(path, LONGEST_TOKEN).map_err(|error| error.to_string())?;
     let files::Contents { bytes, metadata } = contents;
@@ -146,14 +146,14 @@ fn read_token(path: &Path) -> Result<(Token, Option<String>), String> {
         return Err("the file is empty".to_owned());
     }
     if !token.iter().all(u8::is_ascii_graphic) {
-        return Err("it holds more than one word of printable ASCII".to_owned());
+        return Err("it must contain one word of printable ASCII".to_owned());
     }
     if token.len() < SHORTEST_TOKEN {
         return Err(format!(
-            "it is shorter than {SHORTEST_TOKEN} characters, which could be guessed"
+            "it is shorter than {SHORTEST_TOKEN} characters and could be guessed"
         ));
     }
-    // Not an error: so are files that Kubernetes mounts, where nobody else is.
+    // Not an error: Kubernetes mounts files with this mode, in containers without other users.
     let open = metadata.permissions().mode() & 0o004 != 0;
     let warning = open.then(|| {
         format!(

@@ -1,4 +1,4 @@
-//! `[[client]]`: who, what, how much.
+//! `[[client]]`: patterns, permissions and limits.
 
 use std::{collections::HashMap, num::NonZeroU32, ops::Range};
 
@@ -17,17 +17,17 @@ use crate::{
     },
 };
 
-/// Something is wrong, and has been reported.
+/// A problem has been reported.
 struct Reported;
 
-/// Where a client that could be read says what.
+/// The positions of a valid client's keys.
 pub(super) struct Place {
     pub(super) r#match: Range<usize>,
     pub(super) allow: Range<usize>,
 }
 
 impl Resolver<'_> {
-    /// The clients, and the place of each.
+    /// The valid clients and their positions.
     pub(super) fn all_clients(
         &mut self,
         raw: &[At<RawClient>],
@@ -79,8 +79,7 @@ impl Resolver<'_> {
         (clients.finish(), places)
     }
 
-    /// A client of whom only that is known. `None`: something in it is wrong, so
-    /// nothing can be said about whom it matches.
+    /// A client with only the patterns of `match` set. `None`: a pattern is invalid.
     fn matcher(&mut self, raw: &At<RawMatch>) -> Option<Client> {
         let RawMatch {
             cn,
@@ -114,19 +113,18 @@ impl Resolver<'_> {
         }
         if matcher == Client::default() {
             self.problems
-                .error("`match` is empty: it would be everyone")
+                .error("`match` is empty: it would match all clients")
                 .at(raw.span.clone())
                 .help(
-                    "say who it is: `cn`, `dns` or `uri` of the certificate, or `source`; \
-                     all addresses are `source = [\"0.0.0.0/0\", \"::/0\"]`",
+                    "add `cn`, `dns` or `uri` of the certificate, or `source`; to match all \
+                    addresses, write `source = [\"0.0.0.0/0\", \"::/0\"]`",
                 );
             return None;
         }
         Some(matcher)
     }
 
-    /// Warns of common names that are written as if more than `*` for a whole label were
-    /// understood.
+    /// Warns of common names that look like patterns of a kind that is not supported.
     fn check_cn(&mut self, raw: Option<&At<OneOrMany>>) {
         for text in raw.into_iter().flat_map(At::each) {
             let value = text.value;
@@ -134,7 +132,7 @@ impl Resolver<'_> {
             let (says, help) = if value == "*" {
                 (
                     "matches only names of one label, without a dot",
-                    "`*` stands for one label; `issuer_cn` matches all certificates of a CA"
+                    "`*` matches one label; `issuer_cn` matches all certificates of a CA"
                         .to_owned(),
                 )
             } else if is_dn {
@@ -142,13 +140,13 @@ impl Resolver<'_> {
                 let cn = parts.find_map(|part| part.trim().strip_prefix("CN="));
                 let cn = cn.unwrap_or_default();
                 (
-                    "looks like a whole distinguished name: only its common name is compared",
+                    "looks like a distinguished name: only the common name is compared",
                     format!("write `cn = {cn:?}`"),
                 )
             } else if value.contains(['^', '$', '\\', '(', '|', '+', '?']) || value.contains(".*") {
                 (
-                    "looks like a regular expression: it is compared as it stands",
-                    "`*` stands for one whole label, as in \"*.example.com\"".to_owned(),
+                    "looks like a regular expression: it is compared literally",
+                    "`*` matches one whole label, as in \"*.example.com\"".to_owned(),
                 )
             } else {
                 continue;
@@ -160,7 +158,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// A moment: with an offset, for a rule must end at the same one everywhere.
+    /// A point in time. It needs an offset from UTC, so that it does not depend on the time
+    /// zone of the machine.
     fn expires(&mut self, raw: &At<DateTime>) -> Result<Timestamp, Reported> {
         let written = raw.value.0;
         let text = written.to_string();
@@ -172,11 +171,11 @@ impl Resolver<'_> {
             };
             self.problems
                 .error(format!(
-                    "`expires`: {text} says no moment: it has no offset from UTC"
+                    "`expires`: {text} has no offset from UTC, so it is not a definite time"
                 ))
                 .at(raw.span.clone())
                 .help(format!(
-                    "write `{moment}`, or an offset such as `+02:00` for the `Z`"
+                    "write `{moment}`, or an offset such as `+02:00` instead of `Z`"
                 ));
             return Err(Reported);
         }
@@ -191,9 +190,11 @@ impl Resolver<'_> {
         };
         if moment <= self.surroundings.now {
             self.problems
-                .warning(format!("the rule expired at {moment}: it matches nobody"))
+                .warning(format!(
+                    "the rule expired at {moment}: it matches no client"
+                ))
                 .at(raw.span.clone())
-                .help("remove the client, or give it more time");
+                .help("remove the client, or set a later time");
         }
         Ok(moment)
     }
@@ -213,7 +214,9 @@ impl Resolver<'_> {
         }
         if texts.is_empty() {
             self.problems
-                .error(format!("`{key}` is an empty list: nobody would match"))
+                .error(format!(
+                    "`{key}` is an empty list: it would match no client"
+                ))
                 .at(raw.span.clone());
             return None;
         }
@@ -284,7 +287,7 @@ impl Resolver<'_> {
                 "the upstream `{upstream}` has no server named `{name}`"
             ))
             .at(span.clone());
-        // What was meant takes a look at all names.
+        // The suggestion compares all names.
         if !many {
             suggest(problem, name, &declared.servers, "its servers are");
         }
@@ -293,11 +296,11 @@ impl Resolver<'_> {
 
     fn rate_limit(&mut self, raw: &At<RawRateLimit>) -> Option<RateLimit> {
         let RawRateLimit { rate, burst } = &raw.value;
-        let to_refuse = "to refuse a client, remove its table or empty its `allow`";
+        let to_refuse = "to refuse a client, remove its table or set `allow = []`";
         self.rate(rate.as_ref()?, burst.as_ref(), Some(to_refuse))
     }
 
-    /// `to_refuse`: what to do rather than write a rate of 0.
+    /// `to_refuse`: the help for a rate of 0.
     pub(super) fn rate(
         &mut self,
         rate: &At<f64>,
@@ -306,7 +309,7 @@ impl Resolver<'_> {
     ) -> Option<RateLimit> {
         let burst = match burst {
             Some(burst) => NonZeroU32::new(burst.value)?,
-            // Saturating, and 1 for what is not a number: `new` refuses that.
+            // The cast saturates. NaN becomes 1 here, and `RateLimit::new` refuses it.
             None => NonZeroU32::new(rate.value.ceil() as u32).unwrap_or(NonZeroU32::MIN),
         };
         let limit = RateLimit::new(rate.value, burst);
@@ -315,7 +318,9 @@ impl Resolver<'_> {
                 .problems
                 .error(format!("`rate` cannot be {}", rate.value))
                 .at(rate.span.clone())
-                .note("it is the number of new connections a second, from 0.000001 to 1000000000");
+                .note(
+                    "it is the number of new connections per second, from 0.000001 to 1000000000",
+                );
             if let Some(help) = to_refuse.filter(|_| rate.value == 0.0) {
                 problem.help(help);
             }

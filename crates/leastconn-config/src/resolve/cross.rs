@@ -1,4 +1,4 @@
-//! What the tables mean together: who can get where.
+//! Checks across tables: which clients can reach which upstreams.
 
 use std::collections::BTreeSet;
 
@@ -12,13 +12,13 @@ use crate::{
     raw::{RawUpstream, value::At},
 };
 
-/// Of rules that may hide another, so many are compared with it. There are more where
-/// very many ask for the same and none hides the next, as when each is to end later
-/// than the one before; a missing warning then costs less than minutes.
-const ENOUGH: usize = 256;
+/// Maximum number of earlier rules that a rule is compared with. With very many rules for
+/// the same pattern, none of which shadows the next (for example because each expires
+/// later), comparing all pairs would take minutes; some warnings are then missing.
+const MAX_COMPARED: usize = 256;
 
 impl Resolver<'_> {
-    /// `complete`: every listener and client of the file could be read.
+    /// `complete`: all listeners and clients of the file are valid.
     pub(super) fn check_together(
         &mut self,
         listeners: &[At<Listener>],
@@ -28,11 +28,11 @@ impl Resolver<'_> {
     ) {
         for declared in self.upstreams.iter().filter(|declared| !declared.used) {
             self.problems
-                .warning(format!("nothing leads to the upstream `{}`", declared.name))
+                .warning(format!("the upstream `{}` is not used", declared.name))
                 .at(declared.span.clone());
         }
         self.shadowed_rules(clients, places);
-        // What could not be read may be just what is missing below.
+        // An invalid part may be what seems to be missing below.
         if !complete {
             return;
         }
@@ -45,9 +45,10 @@ impl Resolver<'_> {
         }
     }
 
-    /// Protocols that a client can agree on with a listener and that the servers behind it
-    /// are never offered: those connections cannot work, as both ends speak different
-    /// protocols. An upstream without `alpn` may still know the protocol by its first bytes.
+    /// Warns of protocols that a client can negotiate with a listener and that the servers
+    /// behind it are never offered, because client and server would then speak different
+    /// protocols. Upstreams without `alpn` are not checked: their servers may detect the
+    /// protocol.
     pub(super) fn check_protocols(
         &mut self,
         listeners: &[At<Listener>],
@@ -82,8 +83,8 @@ impl Resolver<'_> {
                 for protocol in offered.filter(|protocol| !tls.settings.alpn.contains(protocol)) {
                     self.problems
                         .warning(format!(
-                            "clients of listener `{}` can agree on {protocol:?}, which the \
-                             servers of upstream `{}` are not offered",
+                            "clients of listener `{}` can negotiate {protocol:?}, which is not \
+                            offered to the servers of upstream `{}`",
                             value.name, upstream.id
                         ))
                         .at(place.span.clone())
@@ -96,19 +97,19 @@ impl Resolver<'_> {
         }
     }
 
-    /// Rules that never decide, because an earlier one always does.
+    /// Warns of rules that are shadowed by an earlier rule.
     fn shadowed_rules(&mut self, clients: &Clients, places: &[Place]) {
         for (position, client) in clients.iter().enumerate() {
-            // In the file's order: the rule itself comes after all those before it.
+            // Candidates are in the order of the file, so earlier rules come first.
             let covering = clients
                 .may_cover(&client)
                 .take_while(|&earlier| earlier < position)
-                .take(ENOUGH)
+                .take(MAX_COMPARED)
                 .find(|&earlier| clients.rule(earlier).covers(&client));
             if let Some(earlier) = covering {
                 let does = match client.mode() {
                     Mode::Enforce => "decides",
-                    Mode::Shadow => "says what it would decide",
+                    Mode::Shadow => "logs a decision",
                 };
                 self.problems
                     .warning(format!(
@@ -119,7 +120,7 @@ impl Resolver<'_> {
                     .related(
                         places[earlier].r#match.clone(),
                         format!(
-                            "`{}` comes first and matches all of it",
+                            "`{}` comes first and matches all its clients",
                             clients.rule(earlier).name()
                         ),
                     );
@@ -127,8 +128,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// A listener that says nothing of where its connections go leaves it to
-    /// each client's `allow`, which then must say it.
+    /// At a listener without `upstream` and `routes`, each client's `allow` must name exactly
+    /// one upstream.
     fn clients_decide(&mut self, listener: &At<Listener>, clients: &Clients, places: &[Place]) {
         let Listener { name, upstream, .. } = &listener.value;
         if upstream.is_some() {
@@ -146,7 +147,7 @@ impl Resolver<'_> {
         for (client, place, upstreams) in undecided {
             self.problems
                 .error(format!(
-                    "where connections of client `{client}` at listener `{name}` go is not said",
+                    "no upstream is set for connections of client `{client}` at listener `{name}`",
                 ))
                 .at(place.allow.clone())
                 .related(
@@ -154,18 +155,18 @@ impl Resolver<'_> {
                     "the listener has neither `routes` nor `upstream`",
                 )
                 .note(format!(
-                    "then `allow` must name servers of exactly one upstream, and it names {}",
+                    "`allow` must then name servers of exactly one upstream, but it names {}",
                     quoted(&upstreams)
                 ))
                 .help(format!(
-                    "give the listener `upstream` or `routes`, or narrow `allow` of `{client}`",
+                    "add `upstream` or `routes` to the listener, or name one upstream in `allow` of `{client}`",
                 ));
         }
     }
 
-    /// The same where there are routes: clients come in by them, and only what no route
-    /// takes is left to `allow`. To have that refused may be just what is meant, so it
-    /// is one warning for the listener.
+    /// At a listener with `routes` and without `upstream`, `allow` decides only for
+    /// connections that match no route. Refusing these may be intended, so there is one
+    /// warning per listener.
     fn routes_decide<'a>(
         &mut self,
         listener: &At<Listener>,
@@ -176,13 +177,13 @@ impl Resolver<'_> {
         };
         let others = match undecided.count() {
             0 => String::new(),
-            1 => " (and those of another client)".to_owned(),
-            more => format!(" (and those of {more} other clients)"),
+            1 => " (and of one other client)".to_owned(),
+            more => format!(" (and of {more} other clients)"),
         };
         self.problems
             .warning(format!(
-                "connections of client `{client}`{others} at listener `{}` are refused if no \
-                 route takes them",
+                "connections of client `{client}`{others} at listener `{}` are refused if they \
+                match no route",
                 listener.value.name
             ))
             .at(listener.span.clone())
@@ -191,11 +192,12 @@ impl Resolver<'_> {
                 format!("this names {}", quoted(&upstreams)),
             )
             .note(
-                "the listener has no `upstream`, so `allow` decides where no route does, and must \
-                 then name servers of exactly one upstream",
+                "the listener has no `upstream`, so `allow` decides for connections without a route, \
+                and must then name servers of exactly one upstream",
             )
             .help(
-                "give the listener `upstream` for what its routes do not take, or narrow `allow`",
+                "add `upstream` to the listener for connections without a route, or name one upstream \
+                in `allow`",
             );
     }
 
@@ -207,19 +209,19 @@ impl Resolver<'_> {
             return;
         }
         let why = if listener.value.tls.is_some() {
-            "it asks for no certificates"
+            "it does not request certificates"
         } else {
             "it has no `tls`"
         };
         self.problems
             .warning(format!(
-                "nobody can connect to listener `{}`",
+                "no client can connect to listener `{}`",
                 listener.value.name
             ))
             .at(listener.span.clone())
             .note(format!(
-                "{why}, so clients are told apart by `source` alone, and no client's `match` \
-                 has only that"
+                "{why}, so clients are identified by `source` only, but the `match` of every client \
+                needs a certificate"
             ));
     }
 
@@ -235,20 +237,20 @@ impl Resolver<'_> {
         let name = client.name();
         if open.peek().is_none() {
             self.problems
-                .warning(format!("client `{name}` can connect to no listener"))
+                .warning(format!("client `{name}` cannot connect to any listener"))
                 .at(place.r#match.clone())
-                .note("its `match` is about certificates, and no listener asks for them");
+                .note("its `match` needs a certificate, and no listener requests one");
         } else if !open.any(|listener| offers(&listener.value, &allowed)) {
             self.problems
                 .warning(format!(
-                    "no listener leads to what client `{name}` is allowed"
+                    "no listener leads to an upstream that client `{name}` may use"
                 ))
                 .at(place.allow.clone());
         }
     }
 }
 
-/// Whether a client's rule can hold at a listener.
+/// Whether a client rule can match at a listener.
 fn can_connect(client: &Rule<'_>, listener: &Listener) -> bool {
     let certificates = listener
         .tls
@@ -273,7 +275,7 @@ fn quoted(names: &BTreeSet<&str>) -> String {
 fn offers(listener: &Listener, upstreams: &BTreeSet<&str>) -> bool {
     let routes = listener.routes.iter().map(|route| &route.upstream);
     let mut targets = routes.chain(&listener.upstream);
-    // Where no route takes a connection and there is no upstream, `allow` says where to.
+    // Without route and upstream, `allow` decides.
     let by_itself =
         listener.upstream.is_none() && (listener.routes.is_empty() || upstreams.len() == 1);
     by_itself || targets.any(|target| upstreams.contains(target.as_str()))

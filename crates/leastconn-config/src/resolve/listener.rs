@@ -38,7 +38,7 @@ impl Resolver<'_> {
         listeners
     }
 
-    /// The listener but for its name; `None`: what it lacks has been reported.
+    /// The listener, with an empty name. `None`: its problems have been reported.
     fn listener(&mut self, table: &At<RawListener>) -> Option<Listener> {
         let raw = &table.value;
         let timeouts = Timeouts {
@@ -92,7 +92,7 @@ impl Resolver<'_> {
         let starttls = self.starttls(table);
         let tls = optional(raw.tls.as_ref(), |at| {
             let Surroundings { base_dir, now, .. } = self.surroundings;
-            // What PostgreSQL itself answers.
+            // The protocol that PostgreSQL servers accept.
             let default_alpn = match starttls {
                 StartTls::Off => Alpn::default(),
                 StartTls::Postgres => Alpn::postgresql(),
@@ -107,9 +107,11 @@ impl Resolver<'_> {
             && !self.pruned(&table.span)
         {
             self.problems
-                .error("`max_intermediates` limits the certificates of clients, and the listener has no `tls`")
+                .error(
+                    "`max_intermediates` limits client certificates, but the listener has no `tls`",
+                )
                 .at(max.span.clone())
-                .help("give the listener `tls`, or remove the key");
+                .help("add `tls` to the listener, or remove the key");
         }
         let senders = self.senders(table);
         let (Some(routes), Ok(upstream), Ok(source_rate_limit), Ok(tls), Ok(senders)) =
@@ -152,14 +154,14 @@ impl Resolver<'_> {
     }
 
     fn unix_bind(&mut self, path: &str, text: &At<&str>) -> Option<Arc<Path>> {
-        // The longest that the kernel takes.
+        // The limit of the kernel.
         const MAX_PATH: usize = 107;
         let path = self.path(path);
         let length = path.as_os_str().len();
         if text.value == "unix:" || length > MAX_PATH || text.value.contains('\0') {
             self.problems
                 .error(format!(
-                    "the path of a UNIX socket has 1 to {MAX_PATH} bytes and no NUL"
+                    "the path of a UNIX socket must have 1 to {MAX_PATH} bytes and no NUL"
                 ))
                 .at(text.span.clone());
             return None;
@@ -167,7 +169,7 @@ impl Resolver<'_> {
         let earlier = self.unix_binds.iter().find(|(other, _)| **other == *path);
         if let Some((_, first)) = earlier {
             self.problems
-                .error(format!("{} is listened at twice", text.value))
+                .error(format!("{} is used by two listeners", text.value))
                 .at(text.span.clone())
                 .related(first.clone(), "the first");
             return None;
@@ -177,7 +179,7 @@ impl Resolver<'_> {
         Some(path)
     }
 
-    /// The mode of the files of UNIX sockets: their owner's alone unless given.
+    /// The file mode of UNIX sockets. Default: access for the owner only.
     fn bind_mode(&mut self, table: &At<RawListener>, has_sockets: bool) -> u32 {
         const OWNER: u32 = 0o600;
         let Some(at) = &table.value.bind_mode else {
@@ -189,12 +191,12 @@ impl Resolver<'_> {
             self.problems
                 .error(format!("{:?} is not a file mode", at.value))
                 .at(at.span.clone())
-                .help("write it in octal: \"0600\" for the owner, \"0660\" for the group too");
+                .help("write it in octal: \"0600\" for the owner, \"0660\" for owner and group");
             return OWNER;
         };
         if !has_sockets && !self.pruned(&table.span) {
             self.problems
-                .warning("`bind_mode` is for UNIX sockets, and `bind` has none")
+                .warning("`bind_mode` has no effect: `bind` has no UNIX socket")
                 .at(at.span.clone());
         }
         mode
@@ -206,9 +208,9 @@ impl Resolver<'_> {
         };
         if at.value != StartTls::Off && table.value.tls.is_none() && !self.pruned(&table.span) {
             self.problems
-                .error("`starttls` needs `tls`: without it, the answer to a request for TLS is no")
+                .error("`starttls` needs `tls`: without it, requests for TLS are declined")
                 .at(at.span.clone())
-                .help("give the listener `tls`, or remove `starttls`");
+                .help("add `tls` to the listener, or remove `starttls`");
         }
         let alpn = table
             .value
@@ -220,17 +222,15 @@ impl Resolver<'_> {
             && !alpn.each().iter().any(|name| name.value == "postgresql")
         {
             self.problems
-                .warning(
-                    "`alpn` lacks \"postgresql\", which psql 17 and newer offer: they are refused",
-                )
+                .warning("`alpn` lacks \"postgresql\": clients with libpq 17 or newer are refused")
                 .at(alpn.span.clone())
-                .help("add it, or remove `alpn`: with `starttls = \"postgres\"` it is the default");
+                .help("add it, or remove `alpn`: it is the default with `starttls = \"postgres\"`");
         }
         at.value
     }
 
     fn source_rate_limit(&mut self, raw: &RawSourceRateLimit) -> Option<SourceRateLimit> {
-        let to_refuse = "to refuse everybody, remove the listener; for no limit, remove the key";
+        let to_refuse = "to refuse all clients, remove the listener; for no limit, remove the key";
         let rate = self.rate(raw.rate.as_ref()?, raw.burst.as_ref(), Some(to_refuse))?;
         let length = |at: &Option<At<u32>>, default| {
             let written = at.as_ref().and_then(|at| u8::try_from(at.value).ok());
@@ -246,7 +246,7 @@ impl Resolver<'_> {
         })
     }
 
-    /// Who sends PROXY headers.
+    /// The proxies that may send PROXY headers.
     fn senders(&mut self, table: &At<RawListener>) -> Result<Option<Senders>, Reported> {
         let raw = &table.value;
         let from = raw.proxy_protocol_from.as_ref();
@@ -259,20 +259,20 @@ impl Resolver<'_> {
                 && !self.pruned(&table.span)
             {
                 self.problems
-                    .error("`proxy_protocol_from` says who sends PROXY headers, and none are read")
+                    .error("`proxy_protocol_from` has no effect: PROXY headers are not read")
                     .at(from.span.clone())
-                    .help("add `proxy_protocol = \"required\"`, or remove it");
+                    .help("add `proxy_protocol = \"required\"`, or remove the key");
             }
             return Ok(None);
         };
         if from.is_none() && !self.pruned(&table.span) {
             self.problems
-                .warning("anyone who can reach this listener can claim any address")
+                .warning("everyone who can reach this listener can claim any address")
                 .at(required.span.clone())
-                .note("rules by `source`, limits and the access log go by the address in the PROXY header")
+                .note("`source` rules, limits and the access log use the address in the PROXY header")
                 .help(
-                    "name those in front: `proxy_protocol_from = [\"10.0.0.0/8\"]`; if nobody else \
-                     can connect, say so: `[\"0.0.0.0/0\", \"::/0\"]`",
+                    "name the proxies: `proxy_protocol_from = [\"10.0.0.0/8\"]`; if only proxies can \
+                    connect, allow all: `[\"0.0.0.0/0\", \"::/0\"]`",
                 );
         }
         let networks = self.patterns("proxy_protocol_from", from, IpNet::parse);
@@ -284,16 +284,16 @@ impl Resolver<'_> {
         }))
     }
 
-    /// `None`: some of them are wrong, which has been reported.
+    /// `None`: some routes are invalid, which has been reported.
     fn routes(&mut self, table: &At<RawListener>) -> Option<Vec<Route>> {
         let Some(raw) = &table.value.routes else {
             return Some(Vec::new());
         };
         if table.value.tls.is_none() && !self.pruned(&table.span) {
             self.problems
-                .error("`routes` go by the TLS server name, and the listener has no `tls`")
+                .error("`routes` need the TLS server name, but the listener has no `tls`")
                 .at(raw.span.clone())
-                .help("use `upstream`, or give the listener `tls`");
+                .help("use `upstream`, or add `tls` to the listener");
         }
         let mut routes: Vec<(Route, Range<usize>)> = Vec::new();
         let mut complete = true;
@@ -321,7 +321,10 @@ impl Resolver<'_> {
                 self.problems
                     .warning(format!("the route for {sni} is never reached"))
                     .at(span.clone())
-                    .related(first.clone(), "this one takes it");
+                    .related(
+                        first.clone(),
+                        "this route comes first and matches the same names",
+                    );
             }
             routes.push((Route { sni, upstream }, span));
         }
@@ -329,7 +332,7 @@ impl Resolver<'_> {
     }
 }
 
-/// A key that may be absent, and was reported if it is wrong.
+/// Reads a key that may be absent. `Err`: its value is invalid, which has been reported.
 fn optional<T, U>(
     value: Option<&At<T>>,
     read: impl FnOnce(&At<T>) -> Option<U>,

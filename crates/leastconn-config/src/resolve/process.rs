@@ -1,4 +1,4 @@
-//! `[process]`, `[log]` and `[admin]`.
+//! `[process]` and `[log]`.
 
 use std::{num::NonZeroUsize, ops::Range, os::unix::fs::FileTypeExt, path::Path, thread};
 
@@ -14,10 +14,10 @@ use crate::{
     size,
 };
 
-/// With less, no connection would be accepted.
+/// In bytes. With less, no connection would be accepted.
 const LEAST_MEMORY: u64 = 32 << 20;
 
-/// The stream of this process that a file name stands for.
+/// The standard stream of this process that a path refers to.
 fn standard_stream(file: &str) -> Option<Access> {
     let own = format!("/proc/{}/fd/", std::process::id());
     let number = match file {
@@ -86,7 +86,7 @@ impl Resolver<'_> {
             "off" => return MemoryLimit::Off,
             size => match size::parse(size) {
                 Ok(bytes) if bytes >= LEAST_MEMORY => return MemoryLimit::Bytes(bytes),
-                Ok(_) => "the least is 32MiB: the process itself needs some 20 MiB".to_owned(),
+                Ok(_) => "the minimum is 32MiB: the process itself needs about 20 MiB".to_owned(),
                 Err(error) => error.to_string(),
             },
         };
@@ -111,7 +111,7 @@ impl Resolver<'_> {
                         self.problems
                             .error("`access` is empty")
                             .at(span.clone())
-                            .help("write \"stdout\", \"stderr\", \"off\" or the name of a file");
+                            .help("write \"stdout\", \"stderr\", \"off\" or a file name");
                         Access::Off
                     }
                     file => self.access_file(file, span),
@@ -125,13 +125,13 @@ impl Resolver<'_> {
     }
 
     fn access_file(&mut self, file: &str, span: &Range<usize>) -> Access {
-        // By these names, a stream that is a socket or not ours cannot be opened.
+        // Opening these paths fails if the stream is a socket or belongs to another user.
         if let Some(stream) = standard_stream(file) {
             return stream;
         }
         let path = self.path(file);
         let kind = std::fs::metadata(&path).map(|data| data.file_type());
-        // An empty parent is the working directory, and there is one.
+        // An empty parent is the working directory, which exists.
         let parent = path.parent().filter(|parent| *parent != Path::new(""));
         let is_stream =
             path.starts_with("/proc") && path.components().any(|part| part.as_os_str() == "fd");

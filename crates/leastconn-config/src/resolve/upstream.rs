@@ -19,7 +19,7 @@ use crate::{
 };
 use leastconn_proxy_protocol::Version;
 
-/// The port of MySQL and MariaDB.
+/// The default port of MySQL and MariaDB.
 const MYSQL: u16 = 3306;
 
 impl Resolver<'_> {
@@ -38,7 +38,7 @@ impl Resolver<'_> {
         upstreams
     }
 
-    /// Makes the upstream known to those that refer to it, well or not.
+    /// Registers the upstream for references to it, even if it is invalid.
     fn declare(
         &mut self,
         table: &At<RawUpstream>,
@@ -72,7 +72,7 @@ impl Resolver<'_> {
             tls::upstream::load(tls, &servers, base_dir, now, self.problems)
         });
         Upstream {
-            // The caller's: a nameless one has been reported, and is checked all the same.
+            // The caller sets it. An upstream without a valid name is checked as well.
             id: UpstreamId::from(""),
             servers,
             balance: raw
@@ -154,7 +154,7 @@ impl Resolver<'_> {
                     .warning(format!("two servers have the address {}", server.address))
                     .at(address_span.clone())
                     .related(first.clone(), "the first")
-                    .note("it gets the connections of both");
+                    .note("the server gets the connections of both");
             }
             addresses.insert(server.address.clone(), address_span.clone());
             if let Some(upstream) = upstream {
@@ -176,12 +176,12 @@ impl Resolver<'_> {
             self.problems
                 .warning("all servers of the upstream are backups")
                 .at(list.span.clone())
-                .note("they are used all the time");
+                .note("they are always used");
         }
         servers
     }
 
-    /// The server, the place of its name and that of its address.
+    /// The server, and the positions of its name and of its address.
     fn server(
         &mut self,
         entry: &At<ServerEntry>,
@@ -204,7 +204,7 @@ impl Resolver<'_> {
         let address = self.address(text, span);
         let (name, name_span) = match &raw.name {
             None => (text, span),
-            // What the short form makes a name of is one in the long form too.
+            // The short form uses the address as name, so a table may do so explicitly.
             Some(name) if name.value == *text => (text, span),
             Some(name) => {
                 if !self.check_name("server", &name.value, &name.span) {
@@ -229,12 +229,12 @@ impl Resolver<'_> {
     fn address(&mut self, text: &str, span: &Range<usize>) -> Option<Address> {
         match text.parse() {
             Ok(Address::Unix(path)) => {
-                // Relative to the file; that may make it too long.
+                // Relative to the configuration file. The joined path may be too long.
                 let path = self.path(&path.to_string_lossy());
                 let absolute = format!("unix:{}", path.display()).parse();
                 if let Err(error) = &absolute {
                     self.problems
-                        .error(format!("{text:?} is not the address of a server"))
+                        .error(format!("{text:?} is not a server address"))
                         .at(span.clone())
                         .note(AddressError::to_string(error));
                 }
@@ -244,7 +244,7 @@ impl Resolver<'_> {
             Err(error) => {
                 let problem = self
                     .problems
-                    .error(format!("{text:?} is not the address of a server"))
+                    .error(format!("{text:?} is not a server address"))
                     .at(span.clone());
                 if text.contains("://") {
                     problem.help("write HOST:PORT, without `tcp://` or `http://`");
@@ -271,7 +271,7 @@ impl Resolver<'_> {
         let part = raw
             .and_then(|raw| raw.max_ejected.as_ref())
             .map_or(defaults::MAX_EJECTED, |at| at.value);
-        // The schema has refused what is no part.
+        // The schema check has rejected values outside 0 to 1.
         passive.max_ejected = Ratio::new(part).unwrap_or(Ratio::HALF);
         passive
     }
@@ -299,7 +299,7 @@ impl Resolver<'_> {
             self.problems
                 .warning("`timeout` of the health check is longer than its `interval`")
                 .at(place.clone())
-                .note("a probe begins only when the one before has ended");
+                .note("a probe starts only when the previous one has ended");
         }
         if interval < Duration::from_millis(100)
             && let Some(at) = &raw.interval
@@ -347,7 +347,7 @@ impl Resolver<'_> {
         })
     }
 
-    /// Keys that mean nothing for this kind of probe were meant for another.
+    /// Reports keys that belong to another kind of probe.
     fn check_probe_keys(&mut self, raw: &RawHealthCheck, kind: HealthCheckType) {
         let place = |at: &Option<At<String>>| at.as_ref().map(|at| at.span.clone());
         let keys = [
@@ -392,7 +392,7 @@ impl Resolver<'_> {
             && at.value.0.is_empty()
         {
             self.problems
-                .error("`status` is empty: no answer would be a good one")
+                .error("`status` is empty: no answer would be accepted")
                 .at(at.span.clone());
         }
     }
@@ -401,22 +401,22 @@ impl Resolver<'_> {
         let Some(At { value, span }) = user else {
             return defaults::HEALTH_USER.to_owned();
         };
-        // It ends with a NUL on the wire.
+        // The protocols terminate it with a NUL.
         if value.is_empty() || value.contains('\0') || value.len() > 63 {
             self.problems
                 .error(format!("{value:?} is not the name of a database user"))
                 .at(span.clone())
-                .help("it has 1 to 63 bytes");
+                .help("a user name has 1 to 63 bytes and no NUL");
         }
         value.clone()
     }
 
-    /// Warns where the probes of `upstream` would have a database block this host.
+    /// Warns if the probes of `upstream` would make a database block this host.
     fn check_mysql(&mut self, raw: &RawUpstream, upstream: &Upstream) {
         let Some(check) = &upstream.health_check else {
             return;
         };
-        let says_nothing = matches!(
+        let has_no_login = matches!(
             check.kind,
             ProbeKind::Tcp { send: None, .. } | ProbeKind::Http { .. }
         );
@@ -425,7 +425,7 @@ impl Resolver<'_> {
             Some(port) => port == MYSQL,
             None => ports.any(|port| port == Some(MYSQL)),
         };
-        if !says_nothing || !is_mysql {
+        if !has_no_login || !is_mysql {
             return;
         }
         let of_check = raw.health_check.as_ref().map(|at| &at.span);
@@ -445,13 +445,13 @@ impl Resolver<'_> {
         let Some(At { value, span }) = path else {
             return defaults::HEALTH_PATH.to_owned();
         };
-        // Anything else would end the request line early.
+        // A space or control character would end the request target early.
         let clean = value.bytes().all(|b| b.is_ascii_graphic());
         if !clean || !value.starts_with('/') || value.len() > 1024 {
             self.problems
-                .error(format!("{value:?} is not the path of a request"))
+                .error(format!("{value:?} is not a request path"))
                 .at(span.clone())
-                .help("it begins with `/`, has no spaces, and is ASCII");
+                .help("a path starts with `/` and consists of ASCII characters without spaces");
         }
         value.clone()
     }

@@ -13,7 +13,7 @@ fn alpn_is_checked() {
     assert!(says("\"postgresql\"").is_empty());
     for (alpn, said) in [
         ("[]", "`alpn` is an empty list"),
-        ("[\"\"]", "has 1 to 255 bytes, and this has 0"),
+        ("[\"\"]", "has 1 to 255 bytes, but this one has 0"),
         ("[\"a b\"]", "\"a b\" is not an application protocol"),
         ("[\"h2\", \"h2\"]", "`alpn` names \"h2\" twice"),
         (
@@ -39,7 +39,7 @@ fn alpn_is_checked() {
     assert!(
         says(&format!("[\"{long}\"]"))
             .iter()
-            .any(|line| line.contains("this has 256"))
+            .any(|line| line.contains("this one has 256"))
     );
 }
 
@@ -79,7 +79,9 @@ fn protocols_that_servers_are_not_offered_are_warned_of() {
     let warned = says(both, ", alpn = \"http/1.1\"");
     assert_eq!(warned.len(), 1, "{warned:?}");
     assert!(
-        warned[0].contains("can agree on \"h2\", which the servers of upstream `web`"),
+        warned[0].contains(
+            "can negotiate \"h2\", which is not offered to the servers of upstream `web`"
+        ),
         "{warned:?}"
     );
 }

@@ -88,7 +88,7 @@ fn none(pki: &Pki) -> Vec<(String, &'static str)> {
         ),
         (
             old.build().cert_pem,
-            "it is of X.509 version 1 and was issued by another",
+            "it has X.509 version 1 and is not self-issued",
         ),
     ]
 }
@@ -102,8 +102,8 @@ fn what_is_no_authority_is_left_out_and_said_to_be() {
             assert_eq!(
                 pki.says_of(&text),
                 [format!(
-                    "warning: the certificate of `CN=x` is not an authority's: {why}; it is \
-                     ignored: `{ca}` names those who issue certificates, not those who have one"
+                    "warning: the certificate of `CN=x` is not a CA certificate: {why}; it is \
+                     ignored: `{ca}` is for certificates of authorities"
                 )]
             );
             assert_eq!(
@@ -115,8 +115,8 @@ fn what_is_no_authority_is_left_out_and_said_to_be() {
             let said = pki.says_of(&text);
             assert!(
                 said.contains(
-                    &"error: \"ca.crt\" holds no authority that is in force; put the \
-                      certificate of the authority that issues them there"
+                    &"error: \"ca.crt\" contains no valid authority; add the \
+                      certificate of the authority that issues the certificates"
                         .to_owned()
                 ),
                 "{said:#?}"
@@ -154,8 +154,9 @@ fn a_server_may_stand_for_itself_a_client_may_not() {
     let pki = Pki::new();
     let key = KeyPair::generate().unwrap();
     let own = params(IsCa::ExplicitNoCa, &[]).self_signed(&key).unwrap();
-    let alone = "warning: the certificate of `CN=x` is not an authority's: its basic constraints \
-                 say CA:FALSE; it stands for itself only: nothing that its key signed is trusted";
+    let alone = "warning: the certificate of `CN=x` is not a CA certificate: its basic constraints \
+                 say CA:FALSE; only this certificate itself is trusted, not certificates that its \
+                 key signed";
     pki.write("ca.crt", own.pem());
     assert_eq!(pki.says_of(&upstream()), [alone]);
     assert_eq!(
@@ -165,7 +166,7 @@ fn a_server_may_stand_for_itself_a_client_may_not() {
     let said = pki.says_of(&listener());
     assert!(
         said.iter()
-            .any(|line| line.starts_with("error: \"ca.crt\" holds no authority"))
+            .any(|line| line.starts_with("error: \"ca.crt\" contains no valid authority"))
     );
 
     let other = authority("other", 2020, 2040);
@@ -196,9 +197,8 @@ fn unknown_critical_extension_of_an_authority_is_warned_of() {
         assert_eq!(
             pki.says_of(&text),
             [
-                "warning: the certificate of `CN=x` has an extension that is marked critical and \
-                 not supported: 1.2.3.4.5.6; it is trusted all the same: what the extension \
-                 demands is not enforced"
+                "warning: the certificate of `CN=x` has a critical extension that is not supported: \
+                 1.2.3.4.5.6; it is trusted nevertheless; the extension is not enforced"
             ]
         );
         assert_eq!(trusted(&pki, &text).0, [cert.der().clone()]);

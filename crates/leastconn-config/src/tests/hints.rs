@@ -22,10 +22,10 @@ fn other_languages_are_recognised() {
         ("---\nlisteners:\n  - name: main\n", "YAML"),
         ("listeners:\n  - name: main\n", "YAML"),
         ("{ \"listener\": [] }\n", "JSON"),
-        ("global\n    maxconn 100\n", "a configuration of HAProxy"),
+        ("global\n    maxconn 100\n", "an HAProxy configuration"),
         (
             "# lb\nfrontend main\n    bind :80\n",
-            "a configuration of HAProxy",
+            "an HAProxy configuration",
         ),
     ];
     for (text, language) in languages {
@@ -45,7 +45,7 @@ fn missing_quotes_are_named() {
     let unquoted = changed("bind = \"127.0.0.1:9000\"", "bind = 127.0.0.1:9000");
     says(
         &unquoted,
-        &["text is written in quotes: `bind = \"127.0.0.1:9000\"`"],
+        &["write strings in quotes: `bind = \"127.0.0.1:9000\"`"],
     );
     let open = changed("bind = \"127.0.0.1:9000\"", "bind = \"127.0.0.1:9000");
     says(&open, &["a quote is not closed on this line"]);
@@ -76,7 +76,7 @@ fn default_that_holds_a_variable_is_an_error() {
         says(
             &text,
             &[
-                "error: the default of `${A_UNSET:-…}` holds a `$`",
+                "error: the default of `${A_UNSET:-…}` contains a `$`",
                 "leastconn.toml:3:10",
             ],
         );
@@ -110,7 +110,7 @@ fn memory_limit_is_a_size() {
         let rendered = rendered(&with(good));
         assert!(!rendered.contains("memory_limit"), "{rendered}");
     }
-    says(&with("1MiB"), &["the least is 32MiB"]);
+    says(&with("1MiB"), &["the minimum is 32MiB"]);
     for bad in ["512", "512MB", "many"] {
         says(&with(bad), &["memory_limit"]);
     }

@@ -49,13 +49,13 @@ fn what_is_wrong_with_a_list_is_said_at_the_key_that_names_it() {
     for (der, said) in [
         (
             crl_version_1(&good, pki.ca.key()),
-            "error: \"ca.crl\": the list of `CN=the CA` is of version 1, which is not supported; it has none of the \
-             extensions that a list must have; make it anew, with `crlnumber` and \
-             `crl_extensions` in the configuration of `openssl ca`",
+            "error: \"ca.crl\": the list of `CN=the CA` has version 1, which is not supported; it lacks the \
+             required extensions; issue it again with `crlnumber` and `crl_extensions` in the \
+             configuration of `openssl ca`",
         ),
         (
             crl_without_next_update(&good, pki.ca.key()),
-            "error: \"ca.crl\": the list of `CN=the CA` does not say until when it is good; make it anew, with \
+            "error: \"ca.crl\": the list of `CN=the CA` has no `nextUpdate`, the time of its expiry; issue it again with \
              `nextUpdate`: `openssl ca -gencrl -crldays 7`",
         ),
         (
@@ -64,13 +64,13 @@ fn what_is_wrong_with_a_list_is_said_at_the_key_that_names_it() {
         ),
         (
             list(&pki.ca, SerialNumber::from(1), 2027),
-            "warning: \"ca.crl\": the list of `CN=the CA` is from 2027-01-01T00:00:00Z, which is yet to come; it is in \
-             force all the same: look at its issuer's clock, and at this one",
+            "warning: \"ca.crl\": the list of `CN=the CA` was issued at 2027-01-01T00:00:00Z, which is in the future; it is \
+             used nevertheless: check the clocks of the issuer and of this machine",
         ),
         (
             good[..good.len() - 1].to_vec(),
-            "error: \"ca.crl\": there is no revocation list in it: this looks like DER that is cut off \
-             or damaged; was it copied whole, and not as text?",
+            "error: \"ca.crl\": there is no revocation list in it: this looks like truncated or \
+             damaged DER; was the file copied completely, and in binary mode?",
         ),
     ] {
         pki.write("ca.crl", der);
@@ -93,7 +93,7 @@ fn what_is_wrong_with_a_list_that_was_changed_is_said_with_its_path() {
     let lines: Vec<_> = problems.lines().collect();
     let path = pki.dir.path().join("ca.crl").display().to_string();
     let said = format!(
-        "{path} (`tls` of listener `main`): error: \"ca.crl\": the list of `CN=the CA` is of version 1"
+        "{path} (`tls` of listener `main`): error: \"ca.crl\": the list of `CN=the CA` has version 1"
     );
     assert!(
         lines.len() == 1 && lines[0].starts_with(&said),
@@ -125,8 +125,8 @@ fn older_list_is_ignored_with_a_warning() {
         assert_eq!(
             pki.says(&tls),
             [
-                "warning: \"old.crl\": the list of `CN=the CA` is an older one and is ignored: \
-                 number 1 of 2026-05-01T00:00:00Z; in force is number 2 of 2026-06-01T00:00:00Z \
+                "warning: \"old.crl\": the list of `CN=the CA` is older than another one and is ignored: \
+                 number 1 of 2026-05-01T00:00:00Z; the list in force is number 2 of 2026-06-01T00:00:00Z \
                  in \"new.crl\""
             ]
         );
@@ -194,7 +194,7 @@ fn why_a_list_is_not_signed_is_said() {
     assert!(
         said[0].starts_with(
             "error: \"ca.crl\": the list of `CN=the CA` is signed with SHA-224, which is not \
-             supported; have it signed with SHA-256 or better"
+             supported; sign it with SHA-256 or better"
         ),
         "{said:?}"
     );
@@ -206,7 +206,7 @@ fn why_a_list_is_not_signed_is_said() {
         said[0].starts_with(
             "error: \"ca.crl\": the list of `CN=below` (list 2 of 2) is not signed by any \
              authority of `client_ca`; `CN=below` is not in `client_ca`; if `CN=below` is an \
-             intermediate that issues certificates, put its certificate into `client_ca` too"
+             intermediate that issues certificates, add its certificate to `client_ca`"
         ),
         "{said:?}"
     );

@@ -416,8 +416,8 @@ fn a_token_must_be_one_and_hosts_must_be_names() {
         ("token = \"missing\"", "No such file"),
         ("token = \"empty\"", "the file is empty"),
         ("token = \"short\"", "shorter than 16 characters"),
-        ("token = \"words\"", "more than one word"),
-        ("token = \"control\"", "more than one word"),
+        ("token = \"words\"", "one word of printable ASCII"),
+        ("token = \"control\"", "one word of printable ASCII"),
         ("token = \"long\"", "larger than 4096 bytes"),
         ("hosts = [\"a:1\"]", "\"a:1\" is not a host name"),
         ("hosts = [\"*\"]", "\"*\" is not a host name"),
@@ -436,6 +436,6 @@ fn a_token_must_be_one_and_hosts_must_be_names() {
         reading
             .problems
             .to_string()
-            .contains("`hosts` is of no use without `bind`")
+            .contains("`hosts` has no effect without `bind`")
     );
 }

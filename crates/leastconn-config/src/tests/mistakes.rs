@@ -66,9 +66,9 @@ fn all_problems_are_reported_at_once_in_the_file_s_order() {
         [
             "3:18: error: `max_handshakes` must be at least 1, not 0",
             "5:16: error: `idle_timeout`: expected a duration like \"10s\", found an integer; \
-             write \"5s\", if seconds are meant",
+             write \"5s\" for seconds",
             "8:12: error: there is no upstream named `wbe`; did you mean `web`?",
-            "12:12: error: \"10.0.0.1\" is not the address of a server; the port is missing: \
+            "12:12: error: \"10.0.0.1\" is not a server address; the port is missing: \
              write HOST:PORT, for example `webapp1:80`",
             "16:20: error: `source`: the address has bits set beyond its prefix: write \
              `10.0.0.0/8` for the network, or `10.0.0.1` for the one address",
@@ -105,12 +105,12 @@ fn mistakes_and_what_is_said() {
         (
             "bind =",
             "zzzzzz = 1\nbind =",
-            "error: unknown key `zzzzzz` in `[[listener]]`; it has `bind`, `bind_mode`, `half_close_timeout`",
+            "error: unknown key `zzzzzz` in `[[listener]]`; the keys are `bind`, `bind_mode`, `half_close_timeout`",
         ),
         (
             "[[listener]]",
             "[listener]",
-            "error: `listener`: expected a list of tables, found a table; write `[[listener]]`, once for each",
+            "error: `listener`: expected a list of tables, found a table; write `[[listener]]` for each table",
         ),
         (
             "[[listener]]",
@@ -152,7 +152,7 @@ fn mistakes_and_what_is_said() {
         (
             "[[listener]]",
             "[process]\nworkers = \"many\"\n[[listener]]",
-            "error: `workers` cannot be \"many\"; it is \"auto\"",
+            "error: `workers` cannot be \"many\"; it must be \"auto\"",
         ),
         (
             "[[listener]]",
@@ -187,12 +187,12 @@ fn mistakes_and_what_is_said() {
         (
             "[[listener]]",
             "[process]\ntls_records = \"own\"\n[[listener]]",
-            "error: `tls_records` cannot be \"own\"; it is \"direct\" or \"rustls\"",
+            "error: `tls_records` cannot be \"own\"; it must be \"direct\" or \"rustls\"",
         ),
         (
             "[[listener]]",
             "[process]\nsandbox = \"strict\"\n[[listener]]",
-            "error: `sandbox` cannot be \"strict\"; it is \"on\" or \"off\"",
+            "error: `sandbox` cannot be \"strict\"; it must be \"on\" or \"off\"",
         ),
         (
             "[[listener]]",
@@ -202,7 +202,7 @@ fn mistakes_and_what_is_said() {
         (
             "[[listener]]",
             "[log]\nlevel = \"warning\"\n[[listener]]",
-            "error: `level` cannot be \"warning\"; it is \"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
+            "error: `level` cannot be \"warning\"; it must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
         ),
         (
             "[[listener]]",
@@ -229,22 +229,22 @@ fn mistakes_and_what_is_said() {
         (
             "upstream =",
             "proxy_protocol = \"required\"\nupstream =",
-            "warning: anyone who can reach this listener can claim any address; rules by `source`",
+            "warning: everyone who can reach this listener can claim any address; `source` rules",
         ),
         (
             "upstream =",
             "proxy_protocol_from = \"10.0.0.0/8\"\nupstream =",
-            "error: `proxy_protocol_from` says who sends PROXY headers, and none are read; add `proxy_protocol = \"required\"`",
+            "error: `proxy_protocol_from` has no effect: PROXY headers are not read; add `proxy_protocol = \"required\"`",
         ),
         (
             "upstream =",
             "proxy_protocol = \"off\"\nproxy_protocol_from = \"10.0.0.0/8\"\nupstream =",
-            "error: `proxy_protocol_from` says who sends PROXY headers, and none are read",
+            "error: `proxy_protocol_from` has no effect: PROXY headers are not read",
         ),
         (
             "upstream =",
             "proxy_protocol = \"required\"\nproxy_protocol_from = []\nupstream =",
-            "error: `proxy_protocol_from` is an empty list: nobody would match",
+            "error: `proxy_protocol_from` is an empty list: it would match no client",
         ),
         (
             "upstream =",
@@ -254,12 +254,12 @@ fn mistakes_and_what_is_said() {
         (
             "upstream =",
             "proxy_protocol = \"v2\"\nupstream =",
-            "error: `proxy_protocol` cannot be \"v2\"; it is \"off\" or \"required\"",
+            "error: `proxy_protocol` cannot be \"v2\"; it must be \"off\" or \"required\"",
         ),
         (
             "servers =",
             "proxy_protocol = \"required\"\nservers =",
-            "error: `proxy_protocol` cannot be \"required\"; it is \"off\", \"v1\", \"v2\", \"v2-tls\" or \"v2-tls-full\"",
+            "error: `proxy_protocol` cannot be \"required\"; it must be \"off\", \"v1\", \"v2\", \"v2-tls\" or \"v2-tls-full\"",
         ),
         // Addresses
         (
@@ -300,7 +300,7 @@ fn mistakes_and_what_is_said() {
         (
             "[[listener]]",
             "[admin]\nbind = \"127.0.0.1:9000\"\n[[listener]]",
-            "error: 127.0.0.1:9000 is listened at twice",
+            "error: 127.0.0.1:9000 is used by two listeners",
         ),
         (
             "[[listener]]",
@@ -315,13 +315,13 @@ fn mistakes_and_what_is_said() {
         (
             "10.0.0.1:80",
             "http://10.0.0.1:80",
-            "error: \"http://10.0.0.1:80\" is not the address of a server; write HOST:PORT",
+            "error: \"http://10.0.0.1:80\" is not a server address; write HOST:PORT",
         ),
         // Names
         (
             "\"main\"",
             "\"ma in\"",
-            "error: the name of the listener holds ' '",
+            "error: the name of the listener contains ' '",
         ),
         (
             "\"main\"",
@@ -331,7 +331,7 @@ fn mistakes_and_what_is_said() {
         (
             "\"office\"",
             "\"a/b\"",
-            "error: the name of the client holds '/'",
+            "error: the name of the client contains '/'",
         ),
         (
             "\"10.0.0.2:80\"",
@@ -352,12 +352,12 @@ fn mistakes_and_what_is_said() {
         (
             "\"10.0.0.2:80\"",
             "{ address = \"10.0.0.2:80\", weight = 0 }",
-            "error: `weight` must be from 1 to 65535, not 0; for a server that is to get no new connections, drain it",
+            "error: `weight` must be from 1 to 65535, not 0; to stop new connections to a server, drain it",
         ),
         (
             "servers =",
             "health_check = { type = \"tpc\" }\nservers =",
-            "error: `type` cannot be \"tpc\"; it is \"none\", \"tcp\", \"http\", \"mysql\", \"postgres\" or \"redis\"; did you mean \"tcp\"?",
+            "error: `type` cannot be \"tpc\"; it must be \"none\", \"tcp\", \"http\", \"mysql\", \"postgres\" or \"redis\"; did you mean \"tcp\"?",
         ),
         (
             "servers =",
@@ -367,12 +367,12 @@ fn mistakes_and_what_is_said() {
         (
             "servers =",
             "health_check = { type = \"http\", path = \"up\" }\nservers =",
-            "error: \"up\" is not the path of a request",
+            "error: \"up\" is not a request path",
         ),
         (
             "servers =",
             "health_check = { type = \"http\", path = \"/a\\r\\nX: y\" }\nservers =",
-            "error: \"/a\\r\\nX: y\" is not the path of a request",
+            "error: \"/a\\r\\nX: y\" is not a request path",
         ),
         (
             "servers =",
@@ -388,12 +388,12 @@ fn mistakes_and_what_is_said() {
         (
             "source = \"10.0.0.0/8\"",
             "cn = \"a\"",
-            "warning: nobody can connect to listener `main`",
+            "warning: no client can connect to listener `main`",
         ),
         (
             "upstream = \"web\"",
             "routes = [{ sni = \"a.b\", upstream = \"web\" }]",
-            "error: `routes` go by the TLS server name, and the listener has no `tls`",
+            "error: `routes` need the TLS server name, but the listener has no `tls`",
         ),
         (
             "upstream = \"web\"",
@@ -409,12 +409,12 @@ fn mistakes_and_what_is_said() {
         (
             "servers =",
             "balance = \"leastconn\"\nservers =",
-            "error: `balance` cannot be \"leastconn\"; it is \"least_conn\", \"p2c\", \"round_robin\", \"random\" or \"source_hash\"; did you mean \"least_conn\"?",
+            "error: `balance` cannot be \"leastconn\"; it must be \"least_conn\", \"p2c\", \"round_robin\", \"random\" or \"source_hash\"; did you mean \"least_conn\"?",
         ),
         (
             "servers =",
             "balance = \"round-robin\"\nservers =",
-            "error: `balance` cannot be \"round-robin\"; it is \"least_conn\", \"p2c\", \"round_robin\", \"random\" or \"source_hash\"; did you mean \"round_robin\"?",
+            "error: `balance` cannot be \"round-robin\"; it must be \"least_conn\", \"p2c\", \"round_robin\", \"random\" or \"source_hash\"; did you mean \"round_robin\"?",
         ),
         (
             "servers =",
@@ -430,7 +430,7 @@ fn mistakes_and_what_is_said() {
         (
             "127.0.0.1:9000",
             "127.0.0.1:$PORT",
-            "error: a `$` that is neither `${NAME}` nor `$$`",
+            "error: `$` is neither part of `${NAME}` nor of `$$`",
         ),
     ];
     are_told(cases);
@@ -479,9 +479,10 @@ fn a_listener_that_leads_nowhere_needs_clients_that_do() {
     assert_eq!(
         lines(&text),
         [
-            "13:9: error: where connections of client `office` at listener `main` go is not said; \
-             then `allow` must name servers of exactly one upstream, and it names `db`, `web`; \
-             give the listener `upstream` or `routes`, or narrow `allow` of `office`"
+            "13:9: error: no upstream is set for connections of client `office` at listener \
+             `main`; `allow` must then name servers of exactly one upstream, but it names `db`, \
+             `web`; add `upstream` or `routes` to the listener, or name one upstream in `allow` \
+             of `office`"
         ]
     );
     // Those that cannot connect there do not matter.
@@ -511,8 +512,8 @@ fn an_empty_file_says_what_is_missing() {
     assert_eq!(
         lines(""),
         [
-            "error: there is no `[[listener]]`: nobody could connect",
-            "warning: there is no `[[client]]`: everyone will be refused",
+            "error: there is no `[[listener]]`: no client can connect",
+            "warning: there is no `[[client]]`: all clients will be refused",
         ]
         .map(str::to_owned)
     );

@@ -39,11 +39,11 @@ fn pins_and_uris_are_read_and_mistakes_reported() {
         ),
         (
             listener(&format!("client_pins = \"{PIN}\", client_ca = \"ca.crt\"")),
-            Some("warning: pinned clients choose the names"),
+            Some("warning: pinned clients can choose the names"),
         ),
         (
             listener(&format!("client_pins = \"{PIN}\", client_auth = \"none\"")),
-            Some("warning: `client_pins` does nothing"),
+            Some("warning: `client_pins` has no effect"),
         ),
         (upstream(&format!("pin = \"{PIN}\"")), None),
         (

@@ -38,16 +38,16 @@ fn who_may_use_several_upstreams_is_refused_where_no_route_leads() {
     assert_eq!(
         said(&[both, r#"["db"]"#], |text| text),
         [
-            "3:8: warning: connections of client `c0` at listener `main` are refused if no route \
-             takes them; the listener has no `upstream`, so `allow` decides where no route does, \
-             and must then name servers of exactly one upstream; give the listener `upstream` for \
-             what its routes do not take, or narrow `allow`"
+            "3:8: warning: connections of client `c0` at listener `main` are refused if they match \
+             no route; the listener has no `upstream`, so `allow` decides for connections without \
+             a route, and must then name servers of exactly one upstream; add `upstream` to the \
+             listener for connections without a route, or name one upstream in `allow`"
         ]
     );
     // One warning, however many there are.
     for (clients, others) in [
-        (2, " (and those of another client) at"),
-        (9, " (and those of 8 other clients) at"),
+        (2, " (and of one other client) at"),
+        (9, " (and of 8 other clients) at"),
     ] {
         let said = said(&vec![both; clients], |text| text);
         assert!(said.len() == 1 && said[0].contains(others), "{said:?}");
@@ -63,7 +63,8 @@ fn who_may_use_one_upstream_gets_there_though_no_route_leads_to_it() {
     let other = |text: String| text.replace("routes =", "upstream = \"db\"\nroutes =");
     let said = said(&[r#"["web"]"#], other);
     assert!(
-        said.len() == 1 && said[0].contains("no listener leads to what client `c0` is allowed"),
+        said.len() == 1
+            && said[0].contains("no listener leads to an upstream that client `c0` may use"),
         "{said:?}"
     );
 }

@@ -205,7 +205,7 @@ fn files_that_are_no_use() {
         (
             "server.crt",
             "text",
-            "error: \"text\": there is no certificate in it; it must be in PEM form",
+            "error: \"text\": there is no certificate in it; the file must be in PEM format",
         ),
         (
             "server.crt",
@@ -215,14 +215,14 @@ fn files_that_are_no_use() {
         (
             "server.crt",
             "broken",
-            "error: \"broken\": line 2: not well-formed PEM: what is between the lines of `-----` is not \
-             base64; was it copied whole, and as text?",
+            "error: \"broken\": line 2: not well-formed PEM: the text between the `-----` lines is not \
+             base64; was the file copied completely, and as text?",
         ),
         (
             "server.crt",
             "short",
             "error: \"short\": line 1: not well-formed PEM: the line `-----END CERTIFICATE-----` is \
-             missing; the file is cut off: was it copied whole?",
+             missing; the file is truncated: was it copied completely?",
         ),
         (
             "server.key",
@@ -238,12 +238,12 @@ fn files_that_are_no_use() {
         (
             "server.crt",
             "server.key",
-            "error: \"server.key\": there is no certificate in it; it holds a private key: are two files mixed up?",
+            "error: \"server.key\": there is no certificate in it; it contains a private key: are two files mixed up?",
         ),
         (
             "server.key",
             "server.crt",
-            "error: \"server.crt\": there is no private key in it; it holds certificates: are two files mixed up?",
+            "error: \"server.crt\": there is no private key in it; it contains certificates: are two files mixed up?",
         ),
         (
             "server.key",
@@ -258,12 +258,12 @@ fn files_that_are_no_use() {
         (
             "server.key",
             "two-keys",
-            "error: \"two-keys\" holds 2 private keys",
+            "error: \"two-keys\" contains 2 private keys",
         ),
         (
             "server.key",
             "other.key",
-            "error: the key does not belong to the certificate",
+            "error: the key does not match the certificate",
         ),
         (
             "ca.crl",
@@ -291,7 +291,7 @@ fn clients_are_never_let_in_on_the_system_s_authorities() {
     let said = pki.says(own);
     assert_eq!(said.len(), 1);
     assert!(said[0].starts_with(
-        "error: clients must show a certificate, and no `client_ca` says whose are good"
+        "error: clients must present a certificate, but there is no `client_ca` to verify it"
     ));
     assert_eq!(
         pki.says(&format!("{own}, client_auth = \"none\"")),
@@ -303,7 +303,7 @@ fn clients_are_never_let_in_on_the_system_s_authorities() {
         ["error: a revocation list needs the `client_ca` that signed it"]
     );
     let said = pki.says(&format!("{ALL}, client_auth = \"none\""));
-    assert!(said[0].contains("`client_ca` does nothing"), "{said:?}");
+    assert!(said[0].contains("`client_ca` has no effect"), "{said:?}");
 }
 
 #[test]
@@ -313,9 +313,9 @@ fn a_revocation_list_must_be_current_and_the_authority_s() {
     assert_eq!(
         pki.says(ALL),
         [
-            "error: \"ca.crl\": the list of `CN=the CA` expired at 2026-06-01T00:00:00Z; an expired \
-          list refuses every certificate of its issuer (`crl_expired`); put the issuer's current \
-          list there"
+            "error: \"ca.crl\": the list of `CN=the CA` expired at 2026-06-01T00:00:00Z; every \
+          certificate of its issuer is refused (`crl_expired`); replace it by the current list of \
+          the issuer"
         ]
     );
     // Of the same name, with another key.
@@ -330,7 +330,7 @@ fn a_revocation_list_must_be_current_and_the_authority_s() {
         said.len() == 1
             && said[0].starts_with(
                 "error: \"ca.crl\": the list of `CN=the CA` is not signed with the key that \
-                 `CN=the CA` has in `client_ca`; it names the key with the identifier "
+                 `CN=the CA` has in `client_ca`; its authority key identifier is "
             ),
         "{said:?}"
     );
@@ -344,8 +344,8 @@ fn with_lists_every_authority_needs_one() {
     assert_eq!(
         pki.says(ALL),
         [
-            "warning: no revocation list is of `CN=another CA`; with lists for others, all its \
-          certificates will be refused"
+            "warning: there is no revocation list of `CN=another CA`; other authorities have one, \
+          so all certificates of this authority will be refused"
         ]
     );
 }
@@ -391,15 +391,15 @@ fn an_authority_out_of_date_is_warned_of() {
     assert_eq!(
         pki.says(ALL),
         [
-            "warning: the certificate of `CN=old CA` expired at 2020-01-01T00:00:00Z; what it \
-          issued is refused as `expired_certificate`"
+            "warning: the certificate of `CN=old CA` expired at 2020-01-01T00:00:00Z; \
+          certificates that it issued are refused (`expired_certificate`)"
         ]
     );
     pki.write("ca.crt", authority("old CA", 2000, 2020).pem());
     let said = pki.says(&ALL.replace(", crl = \"ca.crl\"", ""));
     assert!(
         said.iter()
-            .any(|line| line == "error: \"ca.crt\" holds no authority that is in force"),
+            .any(|line| line == "error: \"ca.crt\" contains no valid authority"),
         "{said:#?}"
     );
 }
@@ -436,14 +436,14 @@ fn odd_certificates_are_warned_of() {
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     cases.push((
         params,
-        "warning: the server's certificate is not for servers",
+        "warning: the extended key usage of the server's certificate does not include serverAuth",
     ));
     let mut params = server_params();
     let address = SanType::DnsName("10.0.0.7".try_into().unwrap());
     params.subject_alt_names.push(address);
     cases.push((
         params,
-        "warning: the server's certificate gives an IP address as a DNS name: 10.0.0.7",
+        "warning: the server's certificate contains an IP address as a DNS name: 10.0.0.7",
     ));
     for (params, said) in cases {
         pki.server(params);
@@ -473,7 +473,7 @@ fn odd_certificates_are_warned_of() {
     )
     .unwrap();
     let said = pki.says(&ALL.replace(", crl = \"ca.crl\"", ""));
-    assert!(said[0].contains("is not an authority's"), "{said:#?}");
+    assert!(said[0].contains("is not a CA certificate"), "{said:#?}");
 }
 
 /// It would be refused when the listener starts.
@@ -576,5 +576,5 @@ fn resumption_is_off_unless_asked_for_and_bounded() {
         assert!(says[0].contains(said), "{says:?}");
     }
     let idle = format!(r#"{ALL}, resumption_lifetime = "1h""#);
-    assert!(pki.says(&idle)[0].contains("does nothing"));
+    assert!(pki.says(&idle)[0].contains("has no effect"));
 }

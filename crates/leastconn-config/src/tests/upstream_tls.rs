@@ -138,15 +138,15 @@ fn mistakes_are_told_at_their_place() {
         ),
         (
             "ca = \"lb.key\"",
-            "error: \"lb.key\": there is no certificate in it; it holds a private key",
+            "error: \"lb.key\": there is no certificate in it; it contains a private key",
         ),
         (
             "ca = \"old.crt\"",
-            "error: \"old.crt\" holds no authority that is in force",
+            "error: \"old.crt\" contains no valid authority",
         ),
         (
             "ca = \"ca.crt\", cert = \"lb.crt\"",
-            "error: `cert` without `key`; a certificate is shown to servers only together",
+            "error: `cert` without `key`; presenting a certificate to servers needs both",
         ),
         (
             "ca = \"ca.crt\", key = \"lb.key\"",
@@ -154,7 +154,7 @@ fn mistakes_are_told_at_their_place() {
         ),
         (
             "ca = \"ca.crt\", cert = \"lb.crt\", key = \"other.key\"",
-            "error: the key does not belong to the certificate",
+            "error: the key does not match the certificate",
         ),
         (
             "ca = \"ca.crt\", cert = \"lb.key\", key = \"lb.crt\"",
@@ -213,9 +213,9 @@ fn what_no_certificate_can_be_for_needs_a_server_name() {
     assert_eq!(
         said,
         [
-            "error: no certificate can be for `web-.internal`, the host of server \
-             `web-.internal:443`; add `server_name`, the name that the servers' certificates \
-             are for"
+            "error: no certificate can contain `web-.internal`, the host of server \
+             `web-.internal:443`; add `server_name`, a name that the servers' certificates \
+             contain"
         ]
     );
     let named = text.replace("ca.crt\"", "ca.crt\", server_name = \"web.internal\"");
@@ -230,7 +230,7 @@ fn odd_certificates_are_warned_of() {
             2025,
             2026,
             "warning: the certificate of `CN=lb.com` expired at 2026-01-01T00:00:00Z; servers \
-             that ask for it will refuse it",
+             that verify it will refuse it",
         ),
         (
             2027,
@@ -253,8 +253,8 @@ fn odd_certificates_are_warned_of() {
     assert_eq!(
         pki.says_of(&with_tls(ALL)),
         [
-            "warning: the certificate that servers are shown is not for clients (extended key \
-             usage); servers that ask for it will refuse it"
+            "warning: the extended key usage of the certificate that is presented to servers does \
+             not include clientAuth; servers that verify it will refuse it"
         ]
     );
     fs::copy(
@@ -263,5 +263,5 @@ fn odd_certificates_are_warned_of() {
     )
     .unwrap();
     let said = pki.says_of(&with_tls("ca = \"ca.crt\""));
-    assert!(said[0].contains("is not an authority's"), "{said:#?}");
+    assert!(said[0].contains("is not a CA certificate"), "{said:#?}");
 }

@@ -26,7 +26,7 @@ fn is_tls13(suite: CipherSuite) -> bool {
     supported(suite).is_some_and(|suite| suite.tls13().is_some())
 }
 
-/// A post-quantum group, which TLS 1.2 does not have.
+/// Whether the group is post-quantum, which TLS 1.2 does not support.
 fn is_only_tls13(group: NamedGroup) -> bool {
     matches!(
         group,
@@ -35,8 +35,8 @@ fn is_only_tls13(group: NamedGroup) -> bool {
 }
 
 impl Loader<'_> {
-    /// What `groups` and `ciphers` say, for `min_version` and the server's key, if there
-    /// is one. What is wrong with them is reported.
+    /// The algorithms of `groups` and `ciphers`, checked against `min_version` and the
+    /// server's key, if there is one. Problems are reported.
     pub(super) fn algorithms(
         &mut self,
         groups: Option<&At<OneOrMany>>,
@@ -59,7 +59,7 @@ impl Loader<'_> {
                 && algorithms.groups.iter().all(|group| is_only_tls13(*group))
             {
                 self.problems
-                    .warning("`groups` has no group for TLS 1.2: its clients are refused")
+                    .warning("`groups` has no group for TLS 1.2: clients with TLS 1.2 are refused")
                     .at(at.span.clone())
                     .help("add \"X25519\" and \"P-256\", or write `min_version = \"1.3\"`");
             }
@@ -112,7 +112,7 @@ impl Loader<'_> {
         found.into_iter().map(|(value, _)| value).collect()
     }
 
-    /// Whether each version that is spoken has a suite.
+    /// Checks that each accepted version has a cipher suite.
     fn versions_are_covered(
         &mut self,
         suites: &[CipherSuite],
@@ -148,12 +148,12 @@ impl Loader<'_> {
                     .error("no suite of `ciphers` can be used with the key of `cert`")
                     .at(at.span.clone())
                     .help(
-                        "suites with ECDSA need an ECDSA or Ed25519 key, those with RSA an RSA key",
+                        "suites with ECDSA need an ECDSA or Ed25519 key, suites with RSA an RSA key",
                     );
             }
             (MinVersion::Tls12, false, true) => {
                 self.problems
-                    .warning("`ciphers` has no suite for TLS 1.3: only TLS 1.2 is spoken")
+                    .warning("`ciphers` has no suite for TLS 1.3: only TLS 1.2 is used")
                     .at(at.span.clone())
                     .help("add \"TLS_AES_128_GCM_SHA256\"");
             }
@@ -164,7 +164,7 @@ impl Loader<'_> {
                     "`ciphers` has no suite for TLS 1.2"
                 };
                 self.problems
-                    .warning(format!("{why}: its clients are refused"))
+                    .warning(format!("{why}: clients with TLS 1.2 are refused"))
                     .at(at.span.clone())
                     .help("add one, or write `min_version = \"1.3\"`");
             }

@@ -1,4 +1,4 @@
-//! Application protocols: names that TLS negotiates by ALPN (RFC 7301).
+//! Application protocols (ALPN, RFC 7301).
 
 use std::ops::Range;
 
@@ -7,10 +7,10 @@ use leastconn_tls::alpn::Alpn;
 use super::loader::Loader;
 use crate::raw::value::{At, OneOrMany};
 
-/// The longest name that the extension can hold.
+/// The longest name in the extension, in bytes.
 const MAX_LENGTH: usize = 255;
 
-/// Names that are written by mistake, and the registered ones.
+/// Common wrong names and the registered ones.
 const MISTAKES: [(&str, &str); 11] = [
     ("http", "http/1.1"),
     ("http1", "http/1.1"),
@@ -26,7 +26,7 @@ const MISTAKES: [(&str, &str); 11] = [
 ];
 
 impl Loader<'_> {
-    /// The protocols of `alpn`. What is wrong with it is reported.
+    /// The protocols of `alpn`. Problems are reported.
     pub(super) fn alpn(&mut self, alpn: Option<&At<OneOrMany>>) -> Alpn {
         let Some(at) = alpn else {
             return Alpn::default();
@@ -50,7 +50,7 @@ impl Loader<'_> {
         if name.is_empty() || name.len() > MAX_LENGTH {
             self.problems
                 .error(format!(
-                    "an application protocol has 1 to {MAX_LENGTH} bytes, and this has {}",
+                    "an application protocol has 1 to {MAX_LENGTH} bytes, but this one has {}",
                     name.len()
                 ))
                 .at(text.span.clone());

@@ -13,7 +13,7 @@ use super::{
 use crate::raw::value::At;
 
 impl Loader<'_> {
-    /// The lists that are in force of all that were read.
+    /// The CRLs in force among all that were read.
     pub(super) fn crl_store(&mut self) -> CrlStore {
         let read = std::mem::take(&mut self.lists);
         let (store, superseded) =
@@ -63,9 +63,9 @@ impl Loader<'_> {
             return;
         };
         let age = if *is_younger_by_date {
-            "has a lower number, although it is of a later date"
+            "has a lower number, although its date is later"
         } else {
-            "is an older one"
+            "is older than another one"
         };
         let problem = self.problems.warning(format!(
             "{} {age} and is ignored: {}",
@@ -73,18 +73,18 @@ impl Loader<'_> {
             ignored.list.describe()
         ));
         problem.at(of.place.span.clone()).note(format!(
-            "in force is {} in {:?}",
+            "the list in force is {} in {:?}",
             by.list.describe(),
             by.file
         ));
         if *is_younger_by_date {
             problem.help(
-                "if its issuer has started numbering anew, take the list with the higher number out",
+                "if its issuer has restarted the numbering, remove the list with the higher number",
             );
         }
     }
 
-    /// Warns of a list that is older than the one in force that it will replace.
+    /// Warns of a CRL that is older than the one in force, which it will replace.
     fn replaces_newer(&mut self, read: &ReadCrl) {
         let list = &read.loaded.list;
         let running = self.problems.running_lists().unwrap_or_default();
@@ -104,11 +104,11 @@ impl Loader<'_> {
                 list.describe()
             ))
             .at(read.place.span.clone())
-            .note(format!("the list before is {in_force}"));
+            .note(format!("the list in force is {in_force}"));
     }
 
-    /// Whether an expired list is no reason to reject the others: nothing that it signs
-    /// is accepted any more, or the running balancer has no current list in its place.
+    /// Whether an expired CRL is a warning only: its issuer has expired too, or the running
+    /// balancer has no current CRL that it would replace.
     fn tolerates_expired(&self, read: &ReadCrl) -> bool {
         let replaces_current = |running: &[Arc<CrlStore>]| {
             let mut like = running.iter().flat_map(|store| store.like(&read.loaded));
@@ -118,7 +118,7 @@ impl Loader<'_> {
         read.signers_expired || running.is_some_and(|running| !replaces_current(running))
     }
 
-    /// A list that has expired, or will soon.
+    /// Reports a CRL that has expired or will expire soon.
     fn expiry(&mut self, read: &ReadCrl) {
         let list = &read.loaded.list;
         let Some(end) = list.next_update else {
@@ -134,8 +134,8 @@ impl Loader<'_> {
             };
             problem
                 .at(span)
-                .note("an expired list refuses every certificate of its issuer (`crl_expired`)")
-                .help("put the issuer's current list there");
+                .note("every certificate of its issuer is refused (`crl_expired`)")
+                .help("replace it by the current list of the issuer");
         } else if (Dated {
             name: String::new(),
             from: list.this_update,
@@ -148,13 +148,13 @@ impl Loader<'_> {
                 .warning(format!("{} expires at {end}", read.describe()))
                 .at(span)
                 .note("from then on every certificate of its issuer is refused (`crl_expired`)")
-                .help("renew it before: `leastconn-lb pki crl DIR`, or your authority's own way");
+                .help("renew it before: `leastconn-lb pki crl DIR`, or with the tools of your authority");
         }
     }
 
-    /// Where one authority has a list, all need one: a certificate without one is
-    /// refused. An authority that is revoked is kept, so that its clients are refused
-    /// with the true reason.
+    /// If one authority has a CRL, all need one: certificates whose issuer has none are
+    /// refused. Revoked authorities are kept, so that their clients are refused with the
+    /// right reason.
     pub(super) fn every_authority_is_covered(
         &mut self,
         authorities: &[CertificateDer<'static>],
@@ -191,9 +191,9 @@ impl Loader<'_> {
                     .note("every certificate below it is refused (`revoked_certificate`)");
             } else if !covered && is_current {
                 self.problems
-                    .warning(format!("no revocation list is of {subject}"))
+                    .warning(format!("there is no revocation list of {subject}"))
                     .at(at.span.clone())
-                    .note("with lists for others, all its certificates will be refused");
+                    .note("other authorities have one, so all certificates of this authority will be refused");
             }
         }
     }

@@ -19,8 +19,8 @@ use super::{
 use crate::raw::value::At;
 
 impl Loader<'_> {
-    /// Reads the lists of one file. `authorities`: outer `None`, the table names none;
-    /// inner `None`, they could not be read.
+    /// Reads the CRLs of one file. `authorities`: outer `None` if the table has none, inner
+    /// `None` if they could not be read.
     pub(super) fn crls(
         &mut self,
         text: &At<&str>,
@@ -81,24 +81,26 @@ impl Loader<'_> {
         }
     }
 
-    /// What a list must have, whoever signed it.
+    /// Checks everything but the signature.
     fn form(&mut self, read: &ReadCrl) {
         let (list, what) = (&read.loaded.list, read.describe());
         let span = read.place.span.clone();
         if !list.is_version_2 {
             self.problems
-                .error(format!("{what} is of version 1, which is not supported"))
+                .error(format!("{what} has version 1, which is not supported"))
                 .at(span)
-                .note("it has none of the extensions that a list must have")
+                .note("it lacks the required extensions")
                 .help(
-                    "make it anew, with `crlnumber` and `crl_extensions` in the configuration of \
-                     `openssl ca`",
+                    "issue it again with `crlnumber` and `crl_extensions` in the configuration of \
+                    `openssl ca`",
                 );
         } else if list.next_update.is_none() {
             self.problems
-                .error(format!("{what} does not say until when it is good"))
+                .error(format!(
+                    "{what} has no `nextUpdate`, the time of its expiry"
+                ))
                 .at(span)
-                .help("make it anew, with `nextUpdate`: `openssl ca -gencrl -crldays 7`");
+                .help("issue it again with `nextUpdate`: `openssl ca -gencrl -crldays 7`");
         } else if let Err(error) = structure(list.der()) {
             self.problems
                 .error(format!(
@@ -109,16 +111,18 @@ impl Loader<'_> {
         } else if list.this_update > self.now {
             self.problems
                 .warning(format!(
-                    "{what} is from {}, which is yet to come",
+                    "{what} was issued at {}, which is in the future",
                     list.this_update
                 ))
                 .at(span)
-                .note("it is in force all the same: look at its issuer's clock, and at this one");
+                .note(
+                    "it is used nevertheless: check the clocks of the issuer and of this machine",
+                );
         }
     }
 
-    /// The public keys of the authorities that signed a list, of those with its issuer's
-    /// name; empty if none did, which is an error.
+    /// The public keys of the authorities among `of_name`, which have the name of the CRL's
+    /// issuer, that signed it. Reports an error and returns an empty list if none did.
     fn signers(&mut self, read: &ReadCrl, of_name: &[&CertificateDer<'static>]) -> Vec<Box<[u8]>> {
         let algorithms = self.provider.signature_verification_algorithms.all;
         let list = &read.loaded.list;
@@ -127,7 +131,7 @@ impl Loader<'_> {
         for authority in of_name {
             match list.signed_by(authority, algorithms) {
                 Ok(key) => keys.push(key),
-                // In ascending order of how much it explains.
+                // Errors are ordered by how specific they are.
                 Err(error) => worst = worst.max(error),
             }
         }
@@ -137,7 +141,7 @@ impl Loader<'_> {
         keys
     }
 
-    /// Whether all authorities with these keys have expired; there is at least one.
+    /// Whether at least one authority has one of these keys, and all of those have expired.
     fn all_expired(&self, keys: &[Box<[u8]>], authorities: &[&CertificateDer<'static>]) -> bool {
         let has_key = |authority: &&&CertificateDer<'static>| {
             let key = inspect::parsed(authority, |parsed| parsed.public_key().raw.into());
@@ -157,28 +161,28 @@ impl Loader<'_> {
             SignatureError::OtherName => (
                 format!("{what} is not signed by any authority of `{ca}`"),
                 format!(
-                    "if {issuer} is an intermediate that issues certificates, put its certificate \
-                     into `{ca}` too; otherwise take the list out"
+                    "if {issuer} is an intermediate that issues certificates, add its certificate \
+                    to `{ca}`; otherwise remove the list"
                 ),
             ),
             SignatureError::OtherKey => (
                 format!("{what} is not signed with the key that {issuer} has in `{ca}`"),
                 format!(
-                    "get the list again, it may be damaged; or, if the authority has a new key, \
-                     put its certificate with that key into `{ca}` too"
+                    "download the list again, it may be damaged; or, if the authority has a new key, \
+                    add its certificate with that key to `{ca}`"
                 ),
             ),
             SignatureError::Algorithm(name) => (
                 format!("{what} is signed with {name}, which is not supported"),
-                "have it signed with SHA-256 or better: `default_md = sha256` in the \
-                 configuration of `openssl ca`"
+                "sign it with SHA-256 or better: `default_md = sha256` in the configuration of \
+                `openssl ca`"
                     .to_owned(),
             ),
             SignatureError::NoCrlSign => (
                 format!("{what} is signed by an authority whose key usage lacks cRLSign"),
                 format!(
-                    "issue the certificate of {issuer} anew with `keyUsage = critical, \
-                     keyCertSign, cRLSign`"
+                    "issue the certificate of {issuer} again with `keyUsage = critical, \
+                    keyCertSign, cRLSign`"
                 ),
             ),
         };
@@ -190,18 +194,15 @@ impl Loader<'_> {
             }
             (SignatureError::OtherKey, Some(id)) => {
                 let id: Vec<_> = id.iter().map(|byte| format!("{byte:02X}")).collect();
-                problem.note(format!(
-                    "it names the key with the identifier {}",
-                    id.join(":")
-                ));
+                problem.note(format!("its authority key identifier is {}", id.join(":")));
             }
             _ => {}
         }
     }
 }
 
-/// The authorities by their subjects in canonical form. Looked for anew for each list, the
-/// time would grow with the product of lists and authorities.
+/// The authorities by canonical subject. Searching all authorities for each CRL would take
+/// time proportional to the product of both.
 fn by_name<'a>(
     authorities: &'a [CertificateDer<'static>],
 ) -> HashMap<Vec<u8>, Vec<&'a CertificateDer<'static>>> {
@@ -215,7 +216,7 @@ fn by_name<'a>(
     by_name
 }
 
-/// Whether a list uses only what RFC 5280 allows and the verifier understands.
+/// Checks that the verifier supports the CRL and all its entries.
 fn structure(der: &CertificateRevocationListDer<'_>) -> Result<(), webpki::Error> {
     let list = webpki::BorrowedCertRevocationList::from_der(der)?;
     list.into_iter().try_for_each(|entry| entry.map(drop))

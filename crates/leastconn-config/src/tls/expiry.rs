@@ -1,37 +1,36 @@
-//! When the content of a file stops being valid.
+//! Expiry of the contents of certificate and CRL files.
 
 use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// A file of certificates or revocation lists.
+/// A file of certificates or CRLs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFile {
-    /// The path as configured.
+    /// The path as written in the configuration.
     pub name: String,
     /// The path that was read.
     pub path: PathBuf,
-    /// What it holds.
     pub kind: FileKind,
-    /// What in it can expire; at least one. Of lists, those in force.
+    /// The contents that can expire. Not empty. Of CRLs, only the ones in force.
     pub dated: Vec<Dated>,
 }
 
-/// What a file holds.
+/// The contents of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FileKind {
-    /// A certificate and those above it: all are needed.
+    /// A certificate and its intermediates: all are needed.
     Chain,
-    /// Authorities: each is trusted on its own.
+    /// CA certificates: each is trusted independently.
     Authorities,
-    /// Revocation lists: each is needed for its issuer.
+    /// CRLs: each is needed for its issuer.
     Lists,
 }
 
-/// A certificate or a revocation list.
+/// The validity of a certificate or CRL.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Dated {
-    /// The certificate's subject or the list's issuer, in backticks.
+    /// The certificate's subject or the CRL's issuer, in backticks.
     pub name: String,
     /// `notBefore` or `thisUpdate`.
     pub from: Timestamp,
@@ -44,24 +43,22 @@ pub struct Dated {
 pub enum Urgency {
     /// Not soon.
     Fine,
-    /// Within seven days, or within the last quarter of its validity if that is less.
+    /// Within seven days, or within the last quarter of the validity if that is shorter.
     Soon,
-    /// Within a day, or within the last eighth of its validity if that is less.
+    /// Within a day, or within the last eighth of the validity if that is shorter.
     Urgent,
-    /// It has expired.
     Expired,
 }
 
 impl Urgency {
-    /// Whether it deserves a warning.
     pub fn is_warning(self) -> bool {
         matches!(self, Self::Soon | Self::Urgent)
     }
 }
 
 impl Dated {
-    /// How soon it expires, relative to its validity: a list for a day must not be a
-    /// warning for all of its life.
+    /// How soon it expires. Relative to the validity, so that a CRL that is valid for one day
+    /// does not cause a warning all the time.
     pub fn urgency(&self, now: Timestamp) -> Urgency {
         const SOON: SignedDuration = SignedDuration::from_hours(7 * 24);
         const URGENT: SignedDuration = SignedDuration::from_hours(24);
@@ -80,8 +77,8 @@ impl Dated {
 }
 
 impl CertificateFile {
-    /// What decides how long the file is good: the most urgent, of those what expires
-    /// first. An authority that has expired decides only if all have.
+    /// The item that determines the expiry of the file: the most urgent one and, among
+    /// these, the first to expire. Expired CAs are skipped unless all have expired.
     pub fn deciding(&self, now: Timestamp) -> Option<&Dated> {
         let urgent = |one: &&Dated| (one.urgency(now), std::cmp::Reverse(one.until));
         match self.kind {
@@ -94,7 +91,7 @@ impl CertificateFile {
         }
     }
 
-    /// Authorities that have expired, and are not in force.
+    /// The CAs that have expired.
     pub fn expired(&self, now: Timestamp) -> impl Iterator<Item = &Dated> {
         let of_kind = self.kind == FileKind::Authorities;
         self.dated

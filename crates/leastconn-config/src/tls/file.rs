@@ -1,4 +1,4 @@
-//! Reads the files that `tls` tables name.
+//! Reads PEM files, and CRLs in DER.
 
 use std::{io, path::Path};
 
@@ -13,16 +13,16 @@ use super::{
 };
 use crate::{confinement, files};
 
-/// Revocation lists grow to some megabytes; nothing else comes near.
+/// In bytes. CRLs have up to some megabytes; other files are much smaller.
 const LARGEST: u64 = 64 * 1024 * 1024;
 
-/// What a file holds. Of the wanted kind there is at least one.
+/// The contents of a file. There is at least one item of the wanted kind.
 #[derive(Default)]
 pub(super) struct Pem {
     pub(super) certificates: Vec<CertificateDer<'static>>,
     pub(super) keys: Vec<PrivateKeyDer<'static>>,
     pub(super) crls: Vec<CertificateRevocationListDer<'static>>,
-    /// The line at which the first list begins.
+    /// The line of the first CRL.
     pub(super) first_crl: Option<usize>,
 }
 
@@ -32,7 +32,7 @@ impl Pem {
         Self::of(path, bytes, wanted)
     }
 
-    /// As [`Self::read`], but from a file of any kind: waits for the writer of a pipe.
+    /// Like [`Self::read`], from a file of any kind. Waits for the writer of a pipe.
     pub(super) fn read_any(path: &Path, wanted: Wanted) -> Result<Self, FileError> {
         Self::of(path, files::read_any(path, LARGEST), wanted)
     }
@@ -49,9 +49,9 @@ impl Pem {
     fn parse(bytes: &[u8], wanted: Wanted, path: &Path) -> Result<Self, FileError> {
         let mut pem = Self::default();
         let bytes = format::without_blanks_behind(bytes);
-        // Before text is looked for: a certificate may hold any text.
+        // Before searching for PEM text, which a certificate in DER may contain.
         match Der::of(bytes) {
-            // Authorities publish their lists in DER.
+            // CAs publish CRLs in DER.
             Some(Der::Crl) if wanted == Wanted::Crls => {
                 pem.crls.push(bytes.to_vec().into());
                 return Ok(pem);
@@ -90,7 +90,7 @@ impl Pem {
         Ok(pem)
     }
 
-    /// There are sections, and none of the kind that is wanted.
+    /// The error for a file with sections, but none of the wanted kind.
     fn lacks(&self, wanted: Wanted) -> FileError {
         let holds = if !self.keys.is_empty() {
             "a private key"
@@ -99,9 +99,9 @@ impl Pem {
         } else if !self.crls.is_empty() {
             "a revocation list"
         } else {
-            "parameters of a key"
+            "key parameters"
         };
-        FileError::new(wanted.lacks()).help(format!("it holds {holds}: are two files mixed up?"))
+        FileError::new(wanted.lacks()).help(format!("it contains {holds}: are two files mixed up?"))
     }
 }
 
@@ -115,20 +115,20 @@ fn encrypted(wanted: Wanted, path: &Path, line: usize) -> FileError {
     }
     let to = quoted(&format!("{name}.pem"));
     FileError::new(format!(
-        "line {line}: the file holds an encrypted private key too"
+        "line {line}: the file also contains an encrypted private key"
     ))
     .help(format!(
-        "put the certificates into a file of their own: `openssl crl2pkcs7 -nocrl -certfile \
+        "put the certificates into a separate file: `openssl crl2pkcs7 -nocrl -certfile \
              {from} | openssl pkcs7 -print_certs -out {to}`"
     ))
 }
 
-/// A private key in the form of OpenSSH, and the command that converts it.
+/// The error for a private key in OpenSSH format, with the command that converts it.
 fn openssh(section: &Section, path: &Path) -> FileError {
     let name = path.display().to_string();
     let (from, to) = (quoted(&name), quoted(&format!("{name}.pem")));
-    // Its header names cipher and key type. ssh-keygen converts all types but Ed25519,
-    // whose seed of 32 bytes lies at a fixed place.
+    // The header contains cipher and key type. ssh-keygen converts all types except
+    // Ed25519, whose seed of 32 bytes is at a fixed offset.
     let is_plain_ed25519 = section.der.get(15..23) == Some(b"\0\0\0\x04none")
         && section.der.get(47..58) == Some(b"ssh-ed25519");
     let command = if is_plain_ed25519 {
@@ -141,7 +141,7 @@ fn openssh(section: &Section, path: &Path) -> FileError {
         format!("install -m 600 {from} {to} && ssh-keygen -p -m PKCS8 -N '' -f {to}")
     };
     FileError::new(format!(
-        "line {}: this is a private key in the form of OpenSSH",
+        "line {}: this is a private key in OpenSSH format",
         section.line
     ))
     .help(format!("convert it: `{command}`"))

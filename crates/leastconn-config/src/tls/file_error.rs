@@ -1,6 +1,6 @@
 //! Why a file that a `tls` table names cannot be used.
 
-/// What a file should hold.
+/// The required content of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Certificates,
@@ -8,7 +8,7 @@ pub(super) enum Wanted {
     Crls,
 }
 
-/// Why a file is of no use.
+/// Why a file cannot be used.
 pub(super) struct FileError {
     pub(super) message: String,
     pub(super) note: Option<String>,
@@ -16,7 +16,7 @@ pub(super) struct FileError {
 }
 
 impl Wanted {
-    /// That a file holds none of them.
+    /// The message for a file without such content.
     pub(super) const fn lacks(self) -> &'static str {
         match self {
             Self::Certificates => "there is no certificate in it",
@@ -43,10 +43,10 @@ impl FileError {
     }
 }
 
-/// A file name as an argument in a shell.
+/// Quotes a file name for a shell command.
 pub(super) fn quoted(name: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
-    // A leading hyphen would make it an option.
+    // A leading hyphen would be parsed as an option.
     let dir = if name.starts_with('-') { "./" } else { "" };
     if !name.is_empty() && name.chars().all(is_plain) {
         format!("{dir}{name}")

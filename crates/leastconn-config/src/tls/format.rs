@@ -1,4 +1,4 @@
-//! What a file is that holds no PEM, and the command that turns it into PEM.
+//! Recognizes files that are not PEM, and suggests the command that converts them.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use super::{
 /// The base64 of `-----BEGIN `.
 const ENCODED_BEGIN: &[u8] = b"LS0tLS1CRUdJTi";
 
-/// A structure in DER, told apart by its first elements.
+/// A DER structure, recognized by its first elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Der {
     Certificate,
@@ -34,7 +34,7 @@ pub(super) enum Der {
 }
 
 impl Der {
-    /// `None`: it is not one whole element.
+    /// `None`: the bytes are not exactly one DER sequence.
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         let (rest, whole) = Any::from_der(bytes).ok()?;
         if whole.tag() != Tag::Sequence || !rest.is_empty() {
@@ -81,11 +81,11 @@ impl Der {
             Self::PublicKey => "a public key in DER",
             Self::Pkcs7 => "PKCS#7 in DER",
             Self::Pkcs12 => "PKCS#12",
-            Self::Unknown => "DER of an unknown kind",
+            Self::Unknown => "an unknown DER structure",
         }
     }
 
-    /// The `openssl` command, without input and output.
+    /// The `openssl` subcommand that converts it, without input and output.
     const fn tool(self, wanted: Wanted) -> Option<&'static str> {
         Some(match (self, wanted) {
             (Self::Certificate, Wanted::Certificates) => "x509 -inform DER",
@@ -104,8 +104,8 @@ fn is_whole<T, E>(parsed: Result<(&[u8], T), E>) -> bool {
     matches!(parsed, Ok((rest, _)) if rest.is_empty())
 }
 
-/// One element of DER without the blanks and line breaks behind it. Anything else is
-/// returned as it is.
+/// Removes trailing white space after a single DER element. Other input is returned
+/// unchanged.
 pub(super) fn without_blanks_behind(bytes: &[u8]) -> &[u8] {
     match Any::from_der(bytes) {
         Ok((rest, _)) if rest.iter().all(u8::is_ascii_whitespace) => {
@@ -115,11 +115,11 @@ pub(super) fn without_blanks_behind(bytes: &[u8]) -> &[u8] {
     }
 }
 
-/// The error of a file that holds DER and something else: PEM, or more DER. Reading only
-/// one of its parts would leave certificates or lists out.
+/// The error for a file that contains DER together with PEM or with more DER. Reading only
+/// one part would silently drop certificates or CRLs.
 ///
-/// Searches the whole file: the base64 of PEM has no bytes above 0x7f, and in UTF-8 none
-/// of them follows a `0` as it does in DER.
+/// Searches the whole file. The pair of bytes that starts a long DER sequence does not
+/// occur in PEM or in UTF-8 text: a byte above 0x7f never follows a `0` there.
 pub(super) fn partly_der(
     bytes: &[u8],
     has_pem: bool,
@@ -137,17 +137,17 @@ pub(super) fn partly_der(
                 Some(der) => break (der, length),
             }
         }
-        // Cut off, or damaged inside: what is signed comes first, and is long too.
+        // Truncated or damaged: the signed part comes first and is a long sequence too.
         let inner = from.get(usize::from(from[1] & 0x7f) + 2..);
         if has_pem
             && inner.is_some_and(|inner| inner.windows(2).next().is_some_and(is_long_sequence))
         {
             return Some(
                 FileError::new(format!(
-                    "the file holds DER that is cut off or damaged beside PEM, from byte {}",
+                    "the file contains truncated or damaged DER besides PEM, from byte {}",
                     at + 1
                 ))
-                .help("take it out, or convert it to PEM"),
+                .help("remove it, or convert it to PEM"),
             );
         }
         at += 1;
@@ -157,13 +157,13 @@ pub(super) fn partly_der(
     }
     let what = if has_pem {
         format!(
-            "the file holds {} beside PEM, from byte {}: the two cannot be mixed",
+            "the file contains {} besides PEM, from byte {}: the two cannot be mixed",
             der.name(),
             at + 1
         )
     } else {
         format!(
-            "the file holds {} and something behind it, from byte {}: a file in DER holds one",
+            "the file contains {} and further data from byte {}: a DER file contains one structure",
             der.name(),
             length + 1
         )
@@ -172,20 +172,20 @@ pub(super) fn partly_der(
     let to = quoted(&format!("{}.part.pem", path.display()));
     Some(FileError::new(what).help(match der.tool(wanted) {
         Some(tool) => format!(
-            "convert that part, and join all in PEM: `tail -c +{} {from} | head -c {length} | \
-             openssl {tool} -out {to}`",
+            "convert that part, and join all parts in PEM: `tail -c +{} {from} | head -c {length} | \
+            openssl {tool} -out {to}`",
             at + 1
         ),
-        None => "put it into a file of its own".to_owned(),
+        None => "put it into a separate file".to_owned(),
     }))
 }
 
-/// Whether a SEQUENCE of more than 127 bytes begins with these two bytes.
+/// Whether these two bytes start a SEQUENCE of more than 127 bytes.
 fn is_long_sequence(bytes: &[u8]) -> bool {
     matches!(bytes, [0x30, 0x81..=0x84])
 }
 
-/// Says what a file is in which no PEM section begins.
+/// The error for a file without PEM sections.
 pub(super) fn describe(bytes: &[u8], wanted: Wanted, path: &Path) -> FileError {
     let name = path.display().to_string();
     let (from, to) = (quoted(&name), quoted(&format!("{name}.pem")));
@@ -197,15 +197,13 @@ pub(super) fn describe(bytes: &[u8], wanted: Wanted, path: &Path) -> FileError {
         return of_der(der, wanted, &format!("-in {from} -out {to}"), "");
     }
     if let [0x30, 0x80..=0xff, ..] = bytes {
-        return FileError::new(format!(
-            "{lacks}: this looks like DER that is cut off or damaged"
-        ))
-        .help("was it copied whole, and not as text?");
+        return FileError::new(format!("{lacks}: this looks like truncated or damaged DER"))
+            .help("was the file copied completely, and in binary mode?");
     }
     if bytes.starts_with(&[0xfe, 0xed, 0xfe, 0xed]) {
         return FileError::new(format!("{lacks}: this is a Java keystore")).help(format!(
             "convert it: `keytool -importkeystore -srckeystore {from} -destkeystore {} \
-             -deststoretype PKCS12`, then name the result here to learn the next command",
+             -deststoretype PKCS12`, then use the result here: the next error shows how to convert it",
             quoted(&format!("{name}.p12"))
         ));
     }
@@ -214,26 +212,23 @@ pub(super) fn describe(bytes: &[u8], wanted: Wanted, path: &Path) -> FileError {
     let text = text.strip_prefix(b"\xff\xfe").unwrap_or(text);
     let text = text.strip_prefix(b"\xfe\xff").unwrap_or(text).trim_ascii();
     if text.is_empty() {
-        return FileError::new("the file holds nothing but blanks");
+        return FileError::new("the file contains only white space");
     }
     if text.starts_with(b"PuTTY-User-Key-File-") {
-        return FileError::new(format!(
-            "{lacks}: this is a private key in the form of PuTTY"
-        ))
-        .help(format!(
-            "convert it: `puttygen {from} -O private-openssh -o {to}`"
-        ));
+        return FileError::new(format!("{lacks}: this is a private key in PuTTY format")).help(
+            format!("convert it: `puttygen {from} -O private-openssh -o {to}`"),
+        );
     }
     if let Some(error) = of_base64(text, wanted, &from, &to) {
         return error;
     }
-    let help = "name the file that holds it, in PEM: it has lines of `-----BEGIN`";
+    let help = "use a file in PEM format, with `-----BEGIN` lines";
     let what = match text.first() {
         Some(b'<') => "this is an HTML or XML page, perhaps of a download that failed",
         Some(b'{' | b'[') => "this is JSON",
         _ if text.starts_with(b"---") || is_yaml(text) => "this is YAML",
         _ if text.starts_with(b"ssh-") || text.starts_with(b"ecdsa-") => {
-            "this is a public key in the form of OpenSSH"
+            "this is a public key in OpenSSH format"
         }
         _ if pem::find(text, b"BEGIN").is_some() => {
             return FileError::new(lacks).help(
@@ -242,7 +237,7 @@ pub(super) fn describe(bytes: &[u8], wanted: Wanted, path: &Path) -> FileError {
         }
         _ => {
             return FileError::new(lacks)
-                .help("it must be in PEM form, with lines of `-----BEGIN`");
+                .help("the file must be in PEM format, with `-----BEGIN` lines");
         }
     };
     FileError::new(format!("{lacks}: {what}")).help(help)
@@ -256,8 +251,8 @@ fn of_der(der: Der, wanted: Wanted, files: &str, before: &str) -> FileError {
     }
 }
 
-/// The file is the base64 of something, or holds the base64 of PEM in its text, as
-/// secrets of Kubernetes do.
+/// The error for a file that is base64, or that contains base64 of PEM, as Kubernetes
+/// secrets do.
 fn of_base64(text: &[u8], wanted: Wanted, from: &str, to: &str) -> Option<FileError> {
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
     let is_all = text
@@ -277,7 +272,7 @@ fn of_base64(text: &[u8], wanted: Wanted, from: &str, to: &str) -> Option<FileEr
             let error = of_der(der, wanted, &format!("-out {to}"), &before);
             FileError {
                 message: format!(
-                    "{}: this is {} in base64, without lines of `-----BEGIN`",
+                    "{}: this is {} in base64, without `-----BEGIN` lines",
                     wanted.lacks(),
                     der.name()
                 ),
@@ -299,11 +294,11 @@ fn of_base64(text: &[u8], wanted: Wanted, from: &str, to: &str) -> Option<FileEr
         if holds {
             return Some(
                 FileError::new(format!(
-                    "{}: this holds the base64 of PEM, as a Kubernetes secret does",
+                    "{}: this contains the base64 of PEM, as a Kubernetes secret does",
                     wanted.lacks()
                 ))
                 .help(format!(
-                    "take it out: `grep -o 'LS0tLS1CRUdJTi[A-Za-z0-9+/=]*' {from} | sed -n \
+                    "extract it: `grep -o 'LS0tLS1CRUdJTi[A-Za-z0-9+/=]*' {from} | sed -n \
                      {number}p | base64 -d > {to}`"
                 )),
             );
@@ -312,7 +307,7 @@ fn of_base64(text: &[u8], wanted: Wanted, from: &str, to: &str) -> Option<FileEr
     }
     any.then(|| {
         FileError::new(format!(
-            "{}: this holds the base64 of PEM of another kind",
+            "{}: this contains the base64 of PEM of another kind",
             wanted.lacks()
         ))
         .help("are two files mixed up?")
@@ -327,7 +322,7 @@ fn decode(base64: &[u8]) -> Option<Vec<u8>> {
     decoded.map(|(_, bytes)| bytes)
 }
 
-/// Whether its first line that says something is `key: value`.
+/// Whether the first line that is not empty or a comment has the form `key: value`.
 fn is_yaml(text: &[u8]) -> bool {
     let lines = text.split(|byte| matches!(byte, b'\n' | b'\r'));
     let mut lines = lines.map(<[u8]>::trim_ascii);
@@ -341,7 +336,7 @@ fn is_yaml(text: &[u8]) -> bool {
     })
 }
 
-/// Whether a line of `-----BEGIN` in the text is of this kind.
+/// Whether the text contains a PEM section of the wanted kind.
 fn has_section(wanted: Wanted, text: &[u8]) -> bool {
     let labels: &[&[u8]] = match wanted {
         Wanted::Certificates => &[b"BEGIN CERTIFICATE", b"BEGIN TRUSTED CERTIFICATE"],

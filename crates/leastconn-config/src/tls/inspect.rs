@@ -1,4 +1,4 @@
-//! What certificates and revocation lists say about themselves.
+//! Checks of certificates in files, beyond the signature.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ use leastconn_tls::{
 
 use super::Dated;
 
-/// What matters of a certificate.
+/// The relevant contents of a certificate.
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
     pub(super) subject: String,
@@ -26,27 +26,27 @@ pub(super) struct Facts {
     raw_subject: Vec<u8>,
     raw_issuer: Vec<u8>,
     is_authority: bool,
-    /// Why its key may not sign certificates; `None`: it may.
-    no_issuer: Option<&'static str>,
+    /// Why it is not a CA certificate. `None`: it is one.
+    not_a_ca: Option<&'static str>,
     has_names: bool,
-    /// IP addresses that are given as DNS names.
+    /// IP addresses among the DNS names.
     ip_in_dns: Vec<String>,
     for_servers: bool,
-    /// Kinds of names that it constrains and that cannot be checked.
+    /// Kinds of name constraints that cannot be checked.
     unchecked: Vec<&'static str>,
-    /// The kind of its key, if no signature of such a key is accepted.
+    /// The kind of the key, if signatures with it are not accepted.
     unsupported_key: Option<String>,
-    /// The OID of a critical extension that is not processed.
+    /// The OID of a critical extension that is not supported.
     unknown_critical: Option<String>,
     for_clients: bool,
 }
 
-/// What a certificate of our own is shown for.
+/// The use of a certificate of the balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// To clients, as a server.
+    /// Presented to clients.
     Server,
-    /// To servers, as a client.
+    /// Presented to servers.
     Client,
 }
 
@@ -55,7 +55,6 @@ impl Facts {
         self.not_before <= now && now <= self.not_after
     }
 
-    /// Its name and its validity.
     pub(super) fn dated(&self) -> Dated {
         Dated {
             name: self.subject.clone(),
@@ -64,12 +63,12 @@ impl Facts {
         }
     }
 
-    /// Whether what it issued may be trusted.
+    /// Whether it is a CA certificate.
     pub(super) fn may_issue(&self) -> bool {
-        self.no_issuer.is_none()
+        self.not_a_ca.is_none()
     }
 
-    /// Whether it names itself as its issuer.
+    /// Whether subject and issuer are the same.
     pub(super) fn is_self_issued(&self) -> bool {
         self.raw_subject == self.raw_issuer
     }
@@ -109,7 +108,7 @@ impl Facts {
     }
 }
 
-/// Something odd that does not keep the file from being used.
+/// A warning about a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Remark {
     pub(super) message: String,
@@ -125,7 +124,7 @@ impl Remark {
     }
 }
 
-/// What `look` sees of a certificate; `None` if it does not parse.
+/// Calls `look` with the parsed certificate. `None` if it cannot be parsed.
 pub(super) fn parsed<T>(
     certificate: &CertificateDer<'_>,
     look: impl FnOnce(&X509Certificate<'_>) -> T,
@@ -134,16 +133,15 @@ pub(super) fn parsed<T>(
     Some(look(&parsed))
 }
 
-/// The subject, as messages name it.
+/// The subject, formatted for messages.
 pub(super) fn display_subject(certificate: &X509Certificate<'_>) -> String {
     display_name(certificate.subject())
 }
 
-/// Reads a certificate.
 pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
     let (rest, parsed) = X509Certificate::from_der(certificate.as_ref()).map_err(malformed)?;
     if !rest.is_empty() {
-        return Err("something follows it".to_owned());
+        return Err("there is data after the certificate".to_owned());
     }
     let usage = parsed.extended_key_usage().ok().flatten();
     Ok(Facts {
@@ -153,7 +151,7 @@ pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
         raw_subject: parsed.subject().as_raw().to_vec(),
         raw_issuer: parsed.issuer().as_raw().to_vec(),
         is_authority: parsed.is_ca(),
-        no_issuer: no_issuer(&parsed),
+        not_a_ca: not_a_ca(&parsed),
         has_names: matches!(parsed.subject_alternative_name(), Ok(Some(_))),
         ip_in_dns: ip_in_dns(&parsed),
         for_servers: usage
@@ -168,7 +166,7 @@ pub(super) fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
     })
 }
 
-/// IP addresses among the DNS names of a certificate: they match no address and no host.
+/// IP addresses among the DNS names of a certificate. Clients do not match them.
 fn ip_in_dns(certificate: &X509Certificate<'_>) -> Vec<String> {
     let names = certificate.subject_alternative_name().ok().flatten();
     let names = names.map_or(&[][..], |extension| &extension.value.general_names);
@@ -181,9 +179,9 @@ fn ip_in_dns(certificate: &X509Certificate<'_>) -> Vec<String> {
         .collect()
 }
 
-/// Why a certificate is no authority's, by the rules of OpenSSL: the verifier takes any
-/// that it is given for one.
-fn no_issuer(certificate: &X509Certificate<'_>) -> Option<&'static str> {
+/// Why a certificate is not a CA's, by the rules of OpenSSL. Checked here because the
+/// verifier accepts any certificate as a trust anchor.
+fn not_a_ca(certificate: &X509Certificate<'_>) -> Option<&'static str> {
     let has_constraints = certificate
         .get_extension_unique(&OID_X509_EXT_BASIC_CONSTRAINTS)
         .map(|extension| extension.is_some());
@@ -202,16 +200,16 @@ fn no_issuer(certificate: &X509Certificate<'_>) -> Option<&'static str> {
     match (may_sign, certificate.is_ca()) {
         (Some(false), _) => Some("its key usage lacks keyCertSign"),
         (_, true) | (Some(true), false) => None,
-        // Roots are this old. What it says of itself is all that there is.
+        // Old roots have version 1, which has no extensions.
         (None, false) if certificate.version() == X509Version::V1 => {
             (certificate.subject().as_raw() != certificate.issuer().as_raw())
-                .then_some("it is of X.509 version 1 and was issued by another")
+                .then_some("it has X.509 version 1 and is not self-issued")
         }
         (None, false) => Some("it has neither basic constraints nor a key usage"),
     }
 }
 
-/// Kinds of names that are constrained and cannot be checked.
+/// Kinds of name constraints that cannot be checked.
 fn unchecked(certificate: &X509Certificate<'_>) -> Vec<&'static str> {
     let constraints = Constraints::of(certificate).unwrap_or_default();
     let kinds = constraints.kinds().iter();
@@ -221,7 +219,7 @@ fn unchecked(certificate: &X509Certificate<'_>) -> Vec<&'static str> {
         .collect()
 }
 
-/// What is odd about a certificate of our own and those that come with it.
+/// Warnings about a certificate of the balancer and the intermediates after it.
 pub(super) fn own_certificate(
     own: &Facts,
     above: &[Facts],
@@ -232,44 +230,44 @@ pub(super) fn own_certificate(
     let (whose, consequence, first) = match purpose {
         Purpose::Server => (
             "the server's certificate",
-            "clients that check it will not connect",
-            "the file begins with the server's own certificate, and those above it follow",
+            "clients that verify it will not connect",
+            "the file must start with the server's certificate, followed by its intermediates",
         ),
         Purpose::Client => (
-            "the certificate that servers are shown",
-            "servers that ask for it will refuse it",
-            "the file begins with the balancer's own certificate, and those above it follow",
+            "the certificate that is presented to servers",
+            "servers that verify it will refuse it",
+            "the file must start with the balancer's certificate, followed by its intermediates",
         ),
     };
     for certificate in std::iter::once(own).chain(above) {
         remarks.extend(certificate.validity(now, consequence));
     }
     if own.is_authority {
-        remarks.push(Remark::new(format!("{whose} is an authority's"), first));
+        remarks.push(Remark::new(format!("{whose} is a CA certificate"), first));
     }
     if purpose == Purpose::Server && !own.has_names {
         remarks.push(Remark::new(
             "the server's certificate has no subject alternative names",
-            "clients look for its name only there",
+            "clients ignore the common name",
         ));
     }
     if purpose == Purpose::Server && !own.ip_in_dns.is_empty() {
         remarks.push(Remark::new(
             format!(
-                "the server's certificate gives an IP address as a DNS name: {}",
+                "the server's certificate contains an IP address as a DNS name: {}",
                 own.ip_in_dns.join(", ")
             ),
-            "clients that connect to this address refuse it: issue it as an IP address SAN \
-             (openssl: IP:)",
+            "clients that connect to this address refuse it: issue it with an IP address SAN \
+            (openssl: IP:)",
         ));
     }
     let (fits, of) = match purpose {
-        Purpose::Server => (own.for_servers, "servers"),
-        Purpose::Client => (own.for_clients, "clients"),
+        Purpose::Server => (own.for_servers, "serverAuth"),
+        Purpose::Client => (own.for_clients, "clientAuth"),
     };
     if !fits {
         remarks.push(Remark::new(
-            format!("{whose} is not for {of} (extended key usage)"),
+            format!("the extended key usage of {whose} does not include {of}"),
             consequence,
         ));
     }
@@ -281,7 +279,7 @@ pub(super) fn own_certificate(
                     "the certificate of {} did not issue the one before it",
                     certificate.subject
                 ),
-                "each certificate of the file is followed by its issuer's",
+                "each certificate in the file must be followed by its issuer's",
             ));
             break;
         }
@@ -290,24 +288,22 @@ pub(super) fn own_certificate(
     remarks
 }
 
-/// What is odd about what `ca` names as an authority. `alone`: it may be used all the
-/// same, for a server that shows this very certificate.
+/// Warnings about a certificate in the file of authorities. `alone`: a server that
+/// presents this very certificate is accepted.
 pub(super) fn authority(authority: &Facts, ca: &str, alone: bool, now: Timestamp) -> Vec<Remark> {
-    let consequence = "what it issued is refused as `expired_certificate`";
+    let consequence = "certificates that it issued are refused (`expired_certificate`)";
     let mut remarks: Vec<_> = authority.validity(now, consequence).into_iter().collect();
-    if let Some(why) = authority.no_issuer {
+    if let Some(why) = authority.not_a_ca {
         remarks.push(Remark::new(
             format!(
-                "the certificate of {} is not an authority's: {why}",
+                "the certificate of {} is not a CA certificate: {why}",
                 authority.subject
             ),
             &if alone {
-                "it stands for itself only: nothing that its key signed is trusted".to_owned()
+                "only this certificate itself is trusted, not certificates that its key signed"
+                    .to_owned()
             } else {
-                format!(
-                    "it is ignored: `{ca}` names those who issue certificates, not those who \
-                     have one"
-                )
+                format!("it is ignored: `{ca}` is for certificates of authorities")
             },
         ));
     }
@@ -318,7 +314,7 @@ pub(super) fn authority(authority: &Facts, ca: &str, alone: bool, now: Timestamp
                 authority.subject,
                 authority.unchecked.join(", ")
             ),
-            "a certificate below it that has such a name is refused",
+            "certificates that it issued and that contain such a name are refused",
         ));
     }
     if let Some(kind) = &authority.unsupported_key {
@@ -333,11 +329,10 @@ pub(super) fn authority(authority: &Facts, ca: &str, alone: bool, now: Timestamp
     if let Some(oid) = &authority.unknown_critical {
         remarks.push(Remark::new(
             format!(
-                "the certificate of {} has an extension that is marked critical and not \
-                 supported: {oid}",
+                "the certificate of {} has a critical extension that is not supported: {oid}",
                 authority.subject
             ),
-            "it is trusted all the same: what the extension demands is not enforced",
+            "it is trusted nevertheless; the extension is not enforced",
         ));
     }
     let (allows, purpose) = match ca {

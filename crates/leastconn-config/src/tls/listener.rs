@@ -26,11 +26,11 @@ use crate::{
     },
 };
 
-/// rustls tells clients that tickets of TLS 1.3 are good for a day, whatever we do.
+/// rustls always advertises a lifetime of one day for TLS 1.3 tickets.
 const LONGEST_RESUMPTION: Duration = Duration::from_hours(24);
 
-/// What the table says, if nothing of it is an error. `default_alpn`: the protocols where
-/// it names none.
+/// Loads the table. `None` if an error was reported. `default_alpn` applies if the table
+/// has no `alpn`.
 pub(crate) fn load(
     raw: &At<RawTls>,
     base_dir: &Path,
@@ -80,19 +80,19 @@ pub(crate) fn load(
             let place = client_auth_at.map_or(&raw.span, |at| &at.span);
             loader
                 .problems
-                .error("clients must show a certificate, and no `client_ca` says whose are good")
+                .error("clients must present a certificate, but there is no `client_ca` to verify it")
                 .at(place.clone())
-                .note("the system's own authorities are never used for clients")
+                .note("the authorities of the system are never used for clients")
                 .help(
-                    "add `client_ca` or `client_pins`, or write `client_auth = \"none\"` to ask \
-                     for none",
+                    "add `client_ca` or `client_pins`, or write `client_auth = \"none\"` to request \
+                    no certificates",
                 );
         }
         (ClientAuth::None, Some(at)) => {
             loader
                 .problems
                 .warning(
-                    "`client_ca` does nothing: `client_auth = \"none\"` asks for no certificate",
+                    "`client_ca` has no effect: with `client_auth = \"none\"` no certificate is requested",
                 )
                 .at(at.span.clone());
         }
@@ -147,7 +147,7 @@ pub(crate) fn load(
 }
 
 impl Loader<'_> {
-    /// How long sessions may be resumed, if they may.
+    /// How long sessions can be resumed. `None`: resumption is off.
     fn resumption(
         &mut self,
         resumption: Option<&At<Resumption>>,
@@ -158,14 +158,16 @@ impl Loader<'_> {
             return on.then_some(defaults::RESUMPTION_LIFETIME);
         };
         let wrong = match duration::parse(&value.0) {
-            Ok(Duration::ZERO) => "cannot be zero: `resumption = \"off\"` is for that".to_owned(),
+            Ok(Duration::ZERO) => "cannot be zero: write `resumption = \"off\"` instead".to_owned(),
             Ok(lifetime) if lifetime > LONGEST_RESUMPTION => {
-                "cannot be longer than a day: clients forget their sessions then".to_owned()
+                "cannot be longer than a day: clients discard sessions after a day".to_owned()
             }
             Ok(lifetime) => {
                 if !on {
                     self.problems
-                        .warning("`resumption_lifetime` does nothing without `resumption = \"on\"`")
+                        .warning(
+                            "`resumption_lifetime` has no effect without `resumption = \"on\"`",
+                        )
                         .at(span.clone());
                 }
                 return on.then_some(lifetime);
@@ -180,7 +182,7 @@ impl Loader<'_> {
         None
     }
 
-    /// Warns of more authorities than a CertificateRequest has room for.
+    /// Warns of more CA names than fit into a CertificateRequest.
     fn names_fit(&mut self, authorities: &[CertificateDer<'static>], at: &At<String>) {
         let names = authorities
             .iter()
@@ -189,15 +191,15 @@ impl Loader<'_> {
         if bytes > MAX_CA_NAMES {
             self.problems
                 .warning(format!(
-                    "{:?} holds {} authorities, whose names take {bytes} bytes: clients are not \
-                     told them",
+                    "{:?} holds {} authorities, whose names take {bytes} bytes: they are not sent \
+                    to clients",
                     at.value,
                     authorities.len()
                 ))
                 .at(at.span.clone())
                 .note(format!(
-                    "above {MAX_CA_NAMES} bytes some clients (Java) refuse the handshake; a client \
-                     that has several certificates now has to know which one to show"
+                    "with more than {MAX_CA_NAMES} bytes some clients (Java) abort the handshake; without \
+                    the names, a client with several certificates must be configured to use the right one"
                 ));
         }
     }

@@ -1,4 +1,4 @@
-//! Reads the files of a `tls` table. What is common to listeners and upstreams.
+//! Loads the files of a `tls` table: the parts that listeners and upstreams share.
 
 use std::{ops::Range, path::Path};
 
@@ -24,15 +24,15 @@ use crate::{
 };
 
 pub(super) struct Loader<'a> {
-    /// The key that names the authorities, for messages.
+    /// The key of the authorities, for messages: `client_ca` or `ca`.
     pub(super) ca: &'static str,
     base_dir: &'a Path,
     pub(super) now: Timestamp,
     pub problems: &'a mut Problems,
     pub(super) files: Vec<CertificateFile>,
-    /// All revocation lists that were read so far.
+    /// All CRLs that were read so far.
     pub(super) lists: Vec<ReadCrl>,
-    /// The file of authorities, and the line of the first revocation list in it.
+    /// The CA file and the line of the first CRL in it, if there is one.
     list_among_authorities: Option<(At<String>, usize)>,
     pub(super) provider: CryptoProvider,
 }
@@ -142,7 +142,7 @@ impl Loader<'_> {
         if pem.keys.len() > 1 {
             self.problems
                 .error(format!(
-                    "{:?} holds {} private keys, and only one can be meant",
+                    "{:?} contains {} private keys, but there must be exactly one",
                     text.value,
                     pem.keys.len()
                 ))
@@ -167,7 +167,7 @@ impl Loader<'_> {
                         error_text::error(&error)
                     ))
                     .at(span.clone())
-                    .note("RSA from 2048 bits, ECDSA P-256, P-384 and P-521, and Ed25519 can");
+                    .note("supported are RSA from 2048 bits, ECDSA P-256, P-384 and P-521, and Ed25519");
             }
             Ok(signer) => {
                 let pair = CertifiedKey::new(chain.to_vec(), signer);
@@ -175,11 +175,11 @@ impl Loader<'_> {
                     Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
                     Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
                         self.problems
-                            .error("the key does not belong to the certificate")
+                            .error("the key does not match the certificate")
                             .at(span.clone())
                             .note("the first certificate of `cert` has another public key");
                     }
-                    // Of whatever else rustls would refuse when a listener starts.
+                    // Any other reason for which rustls would reject the pair.
                     Err(error) => {
                         self.problems
                             .error(error_text::error(&error))
@@ -190,12 +190,12 @@ impl Loader<'_> {
         }
     }
 
-    /// The authorities of a file. What is none is left out: nothing else would keep what
-    /// its key signed from being accepted. One that has expired, or is not valid yet,
-    /// stays: the verifier looks at its dates in each handshake, and a client that it
-    /// issued is refused as `expired_certificate`.
+    /// The CA certificates of a file. Other certificates are left out, because the verifier
+    /// would accept certificates signed with their keys. Expired CAs and CAs that are not
+    /// valid yet are kept: the verifier checks their dates in each handshake and refuses
+    /// clients with the reason `expired_certificate`.
     ///
-    /// `alone` gets what is no authority and stands for itself; without it, nothing may.
+    /// Self-signed certificates that are not a CA's are added to `alone`, if given.
     pub(super) fn authorities(
         &mut self,
         at: &At<String>,
@@ -232,7 +232,7 @@ impl Loader<'_> {
         if any_current {
             return Some(kept);
         }
-        let message = format!("{:?} holds no authority that is in force", text.value);
+        let message = format!("{:?} contains no valid authority", text.value);
         if facts.iter().any(inspect::Facts::may_issue) {
             self.problems.expired(message).at(text.span);
             return Some(kept);
@@ -240,11 +240,11 @@ impl Loader<'_> {
         self.problems
             .error(message)
             .at(text.span)
-            .help("put the certificate of the authority that issues them there");
+            .help("add the certificate of the authority that issues the certificates");
         None
     }
 
-    /// Checks that rustls takes the authorities.
+    /// Checks that rustls accepts the authorities.
     pub(super) fn anchors(&mut self, authorities: &[CertificateDer<'static>], span: &Range<usize>) {
         let mut roots = RootCertStore::empty();
         for authority in authorities {
@@ -260,7 +260,7 @@ impl Loader<'_> {
         }
     }
 
-    /// Warns of revocation lists in the file of authorities that `crl` does not name.
+    /// Warns of CRLs in the CA file if `crl` does not name the file.
     pub(super) fn lists_among_authorities(&mut self, crl: Option<&At<OneOrMany>>) {
         let Some((At { value, span }, line)) = self.list_among_authorities.take() else {
             return;
@@ -272,27 +272,27 @@ impl Loader<'_> {
         {
             self.problems
                 .warning(format!(
-                    "{value:?}: line {line}: the revocation list is not in force"
+                    "{value:?}: line {line}: the revocation list is not used"
                 ))
                 .at(span)
-                .note(format!("`{}` takes certificates only", self.ca))
+                .note(format!("only certificates are read from `{}`", self.ca))
                 .help(format!("name the file in `crl` too: `crl = {value:?}`"));
         }
     }
 }
 
-/// A list that was read, and where its file is named.
+/// A CRL that was read.
 pub(super) struct ReadCrl {
     pub(super) loaded: Loaded,
     pub(super) place: At<String>,
-    /// "list 2 of 7", if its file has several.
+    /// "list 2 of 7", if the file contains several.
     pub(super) position: Option<String>,
-    /// All authorities that signed it have expired.
+    /// Whether all authorities that signed it have expired.
     pub(super) signers_expired: bool,
 }
 
 impl ReadCrl {
-    /// The file and the list, as messages begin.
+    /// The file and the list, for the start of a message.
     pub(super) fn describe(&self) -> String {
         let issuer = &self.loaded.list.issuer;
         match &self.position {

@@ -1,11 +1,10 @@
-//! PEM sections, read as leniently as the file's origin requires and without dropping
-//! any.
+//! Reads PEM sections leniently, without dropping any.
 //!
 //! Files come from Windows, YAML, `cat` and clipboards: with byte order marks at the
-//! start or in the middle, in UTF-16, indented, with blanks at the ends of lines, with
-//! CR, LF or both, or with `-----END …-----` and `-----BEGIN …-----` on one line. All
-//! of these are read. Whatever else holds `-----BEGIN` is an error with its line, so
-//! that no section is left out silently.
+//! start or in the middle, in UTF-16, indented, with trailing white space, with CR, LF or
+//! both as line breaks, or with `-----END …-----` and `-----BEGIN …-----` on one line. All
+//! of these are accepted. Any other occurrence of `-----BEGIN` is an error with its line,
+//! so that no section is ignored silently.
 
 use rustls::pki_types::pem::{PemObject, SectionKind};
 
@@ -15,7 +14,6 @@ const BEGIN: &[u8] = b"-----BEGIN";
 const END: &[u8] = b"-----END";
 const DASHES: &[u8] = b"-----";
 
-/// One section of a file.
 pub(super) struct Section {
     pub(super) kind: Kind,
     pub(super) der: Vec<u8>,
@@ -23,7 +21,7 @@ pub(super) struct Section {
     pub(super) line: usize,
 }
 
-/// What a section holds.
+/// The content of a section.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     Certificate,
@@ -31,19 +29,19 @@ pub(super) enum Kind {
     Key(SectionKind),
     EncryptedKey,
     OpenSshKey,
-    /// Parameters of a key, which `openssl ecparam` writes before it. Not needed.
+    /// Key parameters, which `openssl ecparam` writes before the key. Ignored.
     Parameters,
 }
 
-/// Text with what is no part of PEM removed: NUL bytes (UTF-16) and byte order marks.
-/// `None`: no section begins in it.
+/// The text without NUL bytes (UTF-16) and byte order marks. `None`: it contains no
+/// section.
 pub(super) fn text(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut text = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     while let Some((&byte, after)) = rest.split_first() {
         rest = match rest {
-            // Byte order marks, zero-width and no-break blanks, in UTF-8; then the marks
-            // of UTF-16.
+            // Byte order marks, zero-width spaces and no-break spaces in UTF-8; then the byte
+            // order marks of UTF-16.
             [0xef, 0xbb, 0xbf, after @ ..] | [0xe2, 0x80, 0x8b, after @ ..] => after,
             [0xc2, 0xa0, after @ ..] => {
                 text.push(b' ');
@@ -59,16 +57,15 @@ pub(super) fn text(bytes: &[u8]) -> Option<Vec<u8>> {
     find(&text, BEGIN).is_some().then_some(text)
 }
 
-/// All sections of a text.
+/// All sections of a text. `name` is the file, for the commands in errors.
 ///
 /// # Errors
-/// At the first that is not well-formed or is of a kind that is never used. `name` is
-/// the file, for commands.
+/// If a section is not well-formed, or is of a kind that is never used.
 pub(super) fn sections(text: &[u8], name: &str) -> Result<Vec<Section>, FileError> {
     let mut all = Vec::new();
     let mut from = 0;
-    // The line of each section is counted on from the one before it: counted from the
-    // start of the file, the time would grow with the square of the number of sections.
+    // Lines are counted from the previous section: counting from the start of the file would
+    // take quadratic time.
     let (mut counted, mut line) = (0, 1);
     while let Some(at) = find(&text[from..], BEGIN).map(|at| from + at) {
         stray(text, from, at)?;
@@ -81,7 +78,7 @@ pub(super) fn sections(text: &[u8], name: &str) -> Result<Vec<Section>, FileErro
             kind = Kind::EncryptedKey;
         }
         let der = match kind {
-            // Of the old form, its base64 has headers.
+            // In the old format, the base64 is preceded by headers.
             Kind::EncryptedKey => Vec::new(),
             _ => decode(text, body, body_at, line)?,
         };
@@ -100,17 +97,18 @@ pub(super) fn sections(text: &[u8], name: &str) -> Result<Vec<Section>, FileErro
     Ok(all)
 }
 
-/// Fails if a section ends between two places, or begins with other hyphens than it
-/// should have: its first line is damaged.
+/// Fails if the text between two sections contains an END line, or a BEGIN line without
+/// proper hyphens: the first line of a section is damaged.
 fn stray(text: &[u8], from: usize, to: usize) -> Result<(), FileError> {
     let between = &text[from..to];
     if let Some(at) = find(between, END) {
         let line = line_of(text, from + at);
         return Err(FileError::new(format!(
-            "line {line}: not well-formed PEM: `-----END` without the `-----BEGIN` that belongs \
-             to it"
+            "line {line}: not well-formed PEM: `-----END` without a matching `-----BEGIN`"
         ))
-        .help("the line that begins this section is missing or damaged: was it copied whole?"));
+        .help(
+            "the first line of this section is missing or damaged: was the file copied completely?",
+        ));
     }
     for label in [
         "BEGIN CERTIFICATE",
@@ -131,7 +129,7 @@ fn stray(text: &[u8], from: usize, to: usize) -> Result<(), FileError> {
     Ok(())
 }
 
-/// The label of a section, and where its body begins.
+/// The label of a section, and the start of its body.
 fn label(text: &[u8], from: usize, line: usize) -> Result<(String, usize), FileError> {
     let rest = &text[from..];
     let first_line = rest
@@ -140,10 +138,10 @@ fn label(text: &[u8], from: usize, line: usize) -> Result<(String, usize), FileE
         .map_or(rest, |end| &rest[..end]);
     let Some(end) = find(first_line, DASHES) else {
         return Err(FileError::new(format!(
-            "line {line}: not well-formed PEM: the line that begins with `-----BEGIN` does not \
-             end in `-----`"
+            "line {line}: not well-formed PEM: the line that starts with `-----BEGIN` does not \
+            end with `-----`"
         ))
-        .help("was it copied with its line breaks?"));
+        .help("was the file copied with its line breaks?"));
     };
     let label = String::from_utf8_lossy(first_line[..end].trim_ascii()).into_owned();
     Ok((label, from + end + DASHES.len()))
@@ -163,27 +161,25 @@ fn kind(label: &str, line: usize, name: &str) -> Result<Kind, FileError> {
     })
 }
 
-/// A section that is never used, and what turns it into one that is.
+/// The error for a section that is never used.
 fn unused(label: &str, line: usize, name: &str) -> FileError {
     let (from, to) = (quoted(name), quoted(&format!("{name}.pem")));
     let known = match label {
         "PKCS7" | "PKCS #7 SIGNED DATA" | "CMS" => Some((
             "PKCS#7",
-            format!(
-                "take the certificates out of it: `openssl pkcs7 -in {from} -print_certs -out {to}`"
-            ),
+            format!("extract the certificates: `openssl pkcs7 -in {from} -print_certs -out {to}`"),
         )),
         "DSA PRIVATE KEY" => Some((
-            "a DSA key, which TLS does not use any more",
-            "make a new key: `openssl ecparam -genkey -name prime256v1 -noout`".to_owned(),
+            "a DSA key, which TLS no longer supports",
+            "generate a new key: `openssl ecparam -genkey -name prime256v1 -noout`".to_owned(),
         )),
         "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Some((
             "a certificate signing request",
-            "name the certificate that the authority made of it".to_owned(),
+            "use the certificate that the authority issued for it".to_owned(),
         )),
         "PUBLIC KEY" | "RSA PUBLIC KEY" | "SSH2 PUBLIC KEY" => Some((
             "a public key",
-            "name the certificate, or the private key".to_owned(),
+            "use the certificate or the private key".to_owned(),
         )),
         _ => None,
     };
@@ -204,7 +200,7 @@ fn unused(label: &str, line: usize, name: &str) -> FileError {
     }
 }
 
-/// What stands between the lines of a section, and where the text goes on.
+/// The text between the BEGIN and END lines of a section, and the position after it.
 fn body<'a>(
     text: &'a [u8],
     from: usize,
@@ -218,7 +214,7 @@ fn body<'a>(
         FileError::new(format!(
             "line {line}: not well-formed PEM: the line `-----END {label}-----` is missing"
         ))
-        .help("the file is cut off: was it copied whole?")
+        .help("the file is truncated: was it copied completely?")
     };
     if !rest[end..].starts_with(END) {
         return Err(missing());
@@ -230,7 +226,7 @@ fn body<'a>(
     Ok((&rest[..end], next))
 }
 
-/// Decodes base64. Nothing of it is told, as it may be a key.
+/// Decodes base64. Errors do not quote it, because it may be a private key.
 fn decode(text: &[u8], body: &[u8], body_at: usize, line: usize) -> Result<Vec<u8>, FileError> {
     let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
     let wrong = body
@@ -240,36 +236,36 @@ fn decode(text: &[u8], body: &[u8], body_at: usize, line: usize) -> Result<Vec<u
         let line = line_of(text, body_at + at);
         let help = match body[at] {
             b'\\' => {
-                "it holds `\\n` as two characters for each line break: replace those by line \
-                      breaks, as `printf '%b'` does"
+                "line breaks are written as `\\n` (two characters): replace them by line breaks, \
+                as `printf '%b'` does"
             }
             b'#' | b';' => "remove sections that are commented out",
             b'"' | b'\'' | b',' => "remove quotes and commas around the lines",
             b':' => "remove header lines inside the section",
-            _ => "was it copied whole, and as text?",
+            _ => "was the file copied completely, and as text?",
         };
         return Err(FileError::new(format!(
-            "line {line}: not well-formed PEM: what is between the lines of `-----` is not base64"
+            "line {line}: not well-formed PEM: the text between the `-----` lines is not base64"
         ))
         .help(help));
     }
-    // The decoder of the library takes constant time, which keys need.
+    // The decoder of `rustls-pki-types` is constant-time, which private keys need.
     let mut clean = b"-----BEGIN PRIVATE KEY-----\n".to_vec();
     clean.extend(body.iter().filter(|byte| !byte.is_ascii_whitespace()));
     clean.extend(b"\n-----END PRIVATE KEY-----\n");
     match <(SectionKind, Vec<u8>)>::from_pem_slice(&clean) {
         Ok((_, der)) if !der.is_empty() => Ok(der),
         Ok(_) => Err(FileError::new(format!(
-            "line {line}: not well-formed PEM: there is nothing between the lines of `-----`"
+            "line {line}: not well-formed PEM: there is nothing between the `-----` lines"
         ))),
         Err(_) => Err(FileError::new(format!(
-            "line {line}: not well-formed PEM: what is between the lines of `-----` is not base64"
+            "line {line}: not well-formed PEM: the text between the `-----` lines is not base64"
         ))
-        .help("was it copied whole, and as text?")),
+        .help("was the file copied completely, and as text?")),
     }
 }
 
-/// A `TRUSTED CERTIFICATE` of OpenSSL has its uses and names behind the certificate.
+/// Removes the trailer of OpenSSL's `TRUSTED CERTIFICATE`, which contains trust settings.
 fn without_trailer(mut der: Vec<u8>) -> Vec<u8> {
     use x509_parser::der_parser::asn1_rs::{Any, FromDer};
     let rest = Any::from_der(&der).map_or(0, |(rest, _)| rest.len());
@@ -277,13 +273,13 @@ fn without_trailer(mut der: Vec<u8>) -> Vec<u8> {
     der
 }
 
-/// The line of a place, from 1. Counts from the start of the text: for errors, which end
-/// the reading.
+/// The line of a position, from 1. Counts from the start of the text, so it is for errors
+/// only.
 fn line_of(text: &[u8], at: usize) -> usize {
     1 + line_breaks(text, 0, at)
 }
 
-/// How many lines end between two places. A line ends in CR, LF, or both.
+/// The number of line breaks (CR, LF or CR LF) between two positions.
 fn line_breaks(text: &[u8], from: usize, to: usize) -> usize {
     let between = text[from..to].iter().zip(from..);
     let breaks = between.filter(|&(byte, position)| match byte {

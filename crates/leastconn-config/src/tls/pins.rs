@@ -6,7 +6,7 @@ use super::loader::Loader;
 use crate::raw::value::{At, OneOrMany};
 
 impl Loader<'_> {
-    /// The keys of a list. What is wrong with it is reported.
+    /// The keys of a list. Problems are reported.
     pub(super) fn pins(&mut self, key: &str, pins: Option<&At<OneOrMany>>) -> Vec<Spki> {
         let Some(at) = pins else {
             return Vec::new();
@@ -36,8 +36,8 @@ impl Loader<'_> {
         all
     }
 
-    /// Warns of `client_pins` that do nothing, or let clients choose names that an
-    /// authority gives to others.
+    /// Warns of `client_pins` that have no effect, or that let clients choose names which a
+    /// CA certifies for others.
     pub(super) fn pins_are_used(
         &mut self,
         at: &At<OneOrMany>,
@@ -47,15 +47,15 @@ impl Loader<'_> {
         if client_auth == ClientAuth::None {
             self.problems
                 .warning(
-                    "`client_pins` does nothing: `client_auth = \"none\"` asks for no certificate",
+                    "`client_pins` has no effect: with `client_auth = \"none\"` no certificate is requested",
                 )
                 .at(at.span.clone());
         } else if has_authority {
             self.problems
-                .warning("pinned clients choose the names in their certificates themselves")
+                .warning("pinned clients can choose the names in their certificates")
                 .at(at.span.clone())
-                .note("a rule by `cn`, `dns` or `uri` for a client of `client_ca` may match one of them")
-                .help("give pinned clients a listener of their own, or know all clients by `spki`");
+                .note("a rule with `cn`, `dns` or `uri` for clients of `client_ca` may match a pinned client")
+                .help("use a separate listener for pinned clients, or match all clients by `spki`");
         }
     }
 }

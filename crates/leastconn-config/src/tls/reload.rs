@@ -18,8 +18,8 @@ use crate::{
 };
 
 impl TlsTable {
-    /// Reads the table again with `load`. `name` is what problems call it; `files` are
-    /// the files that it names, so that a problem with one shows its path.
+    /// Loads the files of the table again with `load`. Problems refer to the table as `name`
+    /// and to a file among `files` by its path.
     fn load<Raw: DeserializeOwned, T>(
         &self,
         name: &str,
@@ -32,7 +32,7 @@ impl TlsTable {
         let raw = match toml::from_str::<Raw>(&self.text) {
             Ok(value) => At { value, span: 0..0 },
             Err(error) => {
-                // It was read before, from other text.
+                // Cannot happen: the text was generated from a valid table.
                 problems.syntax(&[error]);
                 return Err(problems);
             }
@@ -45,7 +45,7 @@ impl TlsTable {
         let files: Vec<_> = single
             .chain(lists.map(|at| (at.span.clone(), at.value)))
             .collect();
-        problems.say_files(|span| {
+        problems.replace_spans_by_files(|span| {
             let of_that_place = files.iter().find(|(of, _)| of == span);
             of_that_place.map(|(_, file)| self.base_dir.join(file).display().to_string())
         });
@@ -57,13 +57,11 @@ impl TlsTable {
 }
 
 impl Tls {
-    /// What the files that the table of `listener` names hold now, with warnings of
-    /// them at `now`.
-    ///
-    /// Problems name their file: the table's text exists in memory only.
+    /// Loads the files of the table again and returns their warnings at `now`. Problems
+    /// refer to files, because the text of the table exists in memory only.
     ///
     /// # Errors
-    /// With all problems, if any is an error.
+    /// Returns all problems if any is an error.
     pub fn load_again(&self, listener: &str, now: Timestamp) -> Result<(Self, Problems), Problems> {
         self.table.load(
             &format!("`tls` of listener `{listener}`"),
@@ -72,17 +70,17 @@ impl Tls {
                 let single = [&raw.cert, &raw.key, &raw.client_ca];
                 (single.into_iter().flatten().collect(), raw.crl.as_ref())
             },
-            // The text names the default protocols, too.
+            // The text of the table contains the default protocols.
             |raw, base_dir, problems| listener::load(raw, base_dir, now, Alpn::default(), problems),
         )
     }
 }
 
 impl UpstreamTls {
-    /// The same for the table of `upstream`, which has these `servers`.
+    /// Loads the files of the table again and returns their warnings at `now`.
     ///
     /// # Errors
-    /// With all problems, if any is an error.
+    /// Returns all problems if any is an error.
     pub fn load_again(
         &self,
         upstream: &str,

@@ -16,7 +16,7 @@ use crate::raw::{
     value::{At, OneOrMany},
 };
 
-/// A `tls` table by itself, with environment variables replaced and defaults filled in.
+/// A `tls` table as TOML, with environment variables replaced and defaults added.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsTable {
     pub(super) base_dir: PathBuf,
@@ -25,7 +25,6 @@ pub struct TlsTable {
 }
 
 impl TlsTable {
-    /// The table with its defaults, to be read again.
     pub(super) fn of_listener(
         raw: &RawTls,
         base_dir: &Path,
@@ -59,7 +58,7 @@ impl TlsTable {
         }
     }
 
-    /// Adds a key that names a file.
+    /// Adds a key whose value is a file.
     pub(super) fn file(mut self, key: &str, file: Option<&At<String>>) -> Self {
         let Some(At { value, .. }) = file else {
             return self;
@@ -68,7 +67,7 @@ impl TlsTable {
         self.text(key, value)
     }
 
-    /// Adds a key that names any number of files.
+    /// Adds a key whose value is a list of files.
     pub(super) fn files_of(mut self, key: &str, files: Option<&At<OneOrMany>>) -> Self {
         let files: Vec<_> = files.into_iter().flat_map(At::each).collect();
         let paths = files.iter().map(|at| self.base_dir.join(at.value));
@@ -76,13 +75,13 @@ impl TlsTable {
         self.list(key, files.iter().map(|at| at.value))
     }
 
-    /// Adds a key with a text.
+    /// Adds a key whose value is a string.
     pub(super) fn text(mut self, key: &str, text: &str) -> Self {
         self.text.push_str(&format!("{key} = {}\n", quoted(text)));
         self
     }
 
-    /// Adds a key with a list of texts, unless it is empty.
+    /// Adds a key whose value is a list of strings, unless it is empty.
     pub(super) fn list<'a>(mut self, key: &str, texts: impl Iterator<Item = &'a str>) -> Self {
         let list: Vec<_> = texts.map(quoted).collect();
         if !list.is_empty() {
@@ -92,7 +91,7 @@ impl TlsTable {
         self
     }
 
-    /// All files that it names.
+    /// The files that the table names.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> + '_ {
         self.files.iter().cloned()
     }

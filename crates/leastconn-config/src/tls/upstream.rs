@@ -1,4 +1,4 @@
-//! `tls` of an upstream: whom servers must be, and what they are shown.
+//! `tls` of an upstream: how servers are verified, and the certificate presented to them.
 
 use std::{path::Path, sync::Arc};
 
@@ -20,8 +20,8 @@ use crate::{
     },
 };
 
-/// What the table says, if nothing of it is an error. `servers` are those that it
-/// is for.
+/// Loads the table. `None` if an error was reported. `servers` are the servers of the
+/// upstream.
 pub(crate) fn load(
     raw: &At<RawUpstreamTls>,
     servers: &[ServerSpec],
@@ -124,8 +124,7 @@ fn needs_authority(loader: &mut Loader<'_>, raw: &At<RawUpstreamTls>) {
         .error(format!("`upstream.tls` needs `ca`{needed_by}"))
         .at(raw.span.clone())
         .help(
-            "name the authorities that issue the servers' certificates, or give only the `pin` of \
-             their public key",
+            "set `ca` to the authorities that issue the servers' certificates, or use only `pin`",
         );
 }
 
@@ -139,7 +138,7 @@ fn uris(loader: &mut Loader<'_>, uris: Option<&At<OneOrMany>>) -> Vec<UriPattern
             .problems
             .error("`uri` is an empty list")
             .at(at.span.clone())
-            .help("remove the key, or name the URIs of the servers' certificates");
+            .help("remove the key, or list the URIs of the servers' certificates");
     }
     for text in at.each() {
         match UriPattern::parse(text.value) {
@@ -170,7 +169,7 @@ fn own(
             .problems
             .error(message)
             .at(at.span.clone())
-            .help("a certificate is shown to servers only together with its key: write both");
+            .help("presenting a certificate to servers needs both `cert` and `key`");
     }
     let chain = cert.and_then(|at| loader.chain(at, Purpose::Client));
     let key_at = key;
@@ -190,7 +189,7 @@ fn name(loader: &mut Loader<'_>, at: &At<String>) -> Option<ServerName<'static>>
                 at.value
             ))
             .at(at.span.clone())
-            .note("the certificate of every server must be for it")
+            .note("the certificate of every server must contain it")
             .help("write a name such as \"web.internal\", without a port");
     }
     name
@@ -207,12 +206,12 @@ fn every_server_has_a_name(
             loader
                 .problems
                 .error(format!(
-                    "no certificate can be for `{}`, the host of server `{}`",
+                    "no certificate can contain `{}`, the host of server `{}`",
                     server.address.host(),
                     server.id
                 ))
                 .at(raw.span.clone())
-                .help("add `server_name`, the name that the servers' certificates are for");
+                .help("add `server_name`, a name that the servers' certificates contain");
         }
     }
 }

@@ -67,7 +67,8 @@ async fn crl_appended_to_the_file_revokes() {
             let message = line["message"]
                 .as_str()
                 .or(line["fields"]["message"].as_str());
-            message.is_some_and(|message| message.contains("is an older one and is ignored"))
+            message
+                .is_some_and(|message| message.contains("is older than another one and is ignored"))
         },
         DEADLINE,
     )

@@ -54,7 +54,7 @@ const PROBLEMS: [(usize, &str, &[&str]); 12] = [
     (9, "\"missing.crt\"", &["error", "No such file"]),
     (12, "\"main\"", &["error", "two listeners named `main`"]),
     (14, "\"wbe\"", &["error", "did you mean `web`"]),
-    (15, "\"other.key\"", &["error", "does not belong"]),
+    (15, "\"other.key\"", &["error", "does not match"]),
     (21, "\"unreadable.key\"", &["error"]),
     (27, "\"expired.crt\"", &["warning", "expired"]),
     (31, "\"127.0.0.1:port\"", &["error"]),

@@ -8,12 +8,12 @@ fn mistakes_about_clients_and_what_is_said() {
         (
             "{ source = \"10.0.0.0/8\" }",
             "{}",
-            "error: `match` is empty: it would be everyone",
+            "error: `match` is empty: it would match all clients",
         ),
         (
             "\"10.0.0.0/8\"",
             "[]",
-            "error: `source` is an empty list: nobody would match",
+            "error: `source` is an empty list: it would match no client",
         ),
         (
             "source = \"10.0.0.0/8\"",
@@ -140,19 +140,19 @@ fn mistakes_about_clients_and_what_is_said() {
         (
             "allow =",
             "expires = 2027-01-31T00:00:00\nallow =",
-            "error: `expires`: 2027-01-31T00:00:00 says no moment: it has no offset from UTC; \
-             write `2027-01-31T00:00:00Z`, or an offset such as `+02:00` for the `Z`",
+            "error: `expires`: 2027-01-31T00:00:00 has no offset from UTC, so it is not a definite time; \
+             write `2027-01-31T00:00:00Z`, or an offset such as `+02:00` instead of `Z`",
         ),
         (
             "allow =",
             "expires = 2027-01-31\nallow =",
-            "error: `expires`: 2027-01-31 says no moment: it has no offset from UTC; \
+            "error: `expires`: 2027-01-31 has no offset from UTC, so it is not a definite time; \
              write `2027-01-31T00:00:00Z`",
         ),
         (
             "allow =",
             "expires = 07:32:00\nallow =",
-            "error: `expires`: 07:32:00 says no moment",
+            "error: `expires`: 07:32:00 has no offset from UTC",
         ),
         (
             "allow =",
@@ -162,7 +162,7 @@ fn mistakes_about_clients_and_what_is_said() {
         (
             "allow =",
             "expires = 2026-06-15T14:00:00+02:00\nallow =",
-            "warning: the rule expired at 2026-06-15T12:00:00Z: it matches nobody",
+            "warning: the rule expired at 2026-06-15T12:00:00Z: it matches no client",
         ),
         (
             "allow =",

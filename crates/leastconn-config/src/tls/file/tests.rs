@@ -171,11 +171,11 @@ fn what_is_not_read_is_an_error_with_its_line() {
         ),
         (
             b.replace("CERTIFICATE-----\n", "CERTIFICATE----\n"),
-            "does not end in `-----`",
+            "does not end with `-----`",
         ),
         (
             b.replace(begin, "----BEGIN CERTIFICATE-----"),
-            "without the `-----BEGIN`",
+            "without a matching `-----BEGIN`",
         ),
         (
             b.replace(begin, "—BEGIN CERTIFICATE—").replace(end, ""),
@@ -185,7 +185,7 @@ fn what_is_not_read_is_an_error_with_its_line() {
     ] {
         let said_all = error(format!("{a}{second}"), Wanted::Certificates);
         assert!(said_all.contains(said), "{said_all}\n should say {said}");
-        let expected = if said.contains("without the `-----BEGIN`") {
+        let expected = if said.contains("without a matching `-----BEGIN`") {
             line + second.lines().count() - 1
         } else {
             line
@@ -202,7 +202,7 @@ fn what_is_not_read_is_an_error_with_its_line() {
     assert!(said.contains("commented out"), "{said}");
     let json = b.replace('\n', "\\n");
     let said = error(format!("{a}{json}"), Wanted::Certificates);
-    assert!(said.contains("`\\n` as two characters"), "{said}");
+    assert!(said.contains("(two characters)"), "{said}");
 }
 
 #[test]
@@ -221,19 +221,16 @@ fn nothing_of_a_damaged_key_is_told() {
 fn files_without_pem_are_named() {
     for (content, said) in [
         (&b""[..], "the file is empty"),
-        (b" \r\n\t\n", "nothing but blanks"),
-        (b"\xef\xbb\xbf\n", "nothing but blanks"),
+        (b" \r\n\t\n", "only white space"),
+        (b"\xef\xbb\xbf\n", "only white space"),
         (b"<!DOCTYPE html><html>", "an HTML or XML page"),
         (b"{\"a\": 1}", "this is JSON"),
         (b"---\n- x\n", "this is YAML"),
-        (b"# made by hand\nca: none\n", "this is YAML"),
-        (b"hello\n", "it must be in PEM form"),
-        (
-            b"ssh-ed25519 AAAA x@y",
-            "a public key in the form of OpenSSH",
-        ),
+        (b"# written manually\nca: none\n", "this is YAML"),
+        (b"hello\n", "the file must be in PEM format"),
+        (b"ssh-ed25519 AAAA x@y", "a public key in OpenSSH format"),
         (b"BEGIN CERTIFICATE\nxyz!\n", "five hyphens"),
-        (b"PuTTY-User-Key-File-3: ssh-rsa\n", "form of PuTTY"),
+        (b"PuTTY-User-Key-File-3: ssh-rsa\n", "PuTTY format"),
         (b"\xfe\xed\xfe\xed\0\0", "Java keystore"),
     ] {
         let said_all = error(content, Wanted::Certificates);
@@ -364,7 +361,7 @@ fn commands_that_errors_give_convert_the_files() {
         ("ca.der", "a certificate in DER"),
         ("ca.b64", "the base64 of PEM"),
         ("der.b64", "a certificate in DER in base64"),
-        ("both.pem", "an encrypted private key too"),
+        ("both.pem", "also contains an encrypted private key"),
         ("secret.yaml", "a Kubernetes secret"),
         ("secret.json", "a Kubernetes secret"),
     ] {
@@ -413,7 +410,7 @@ fn openssh_keys_are_converted_by_the_command() {
     for kind in ["ecdsa", "rsa", "ed25519"] {
         tools.run(&format!("ssh-keygen -q -t {kind} -N '' -f {kind}.key"));
         let name = format!("{kind}.key");
-        let pem = tools.converts(&name, Wanted::Key, "a private key in the form of OpenSSH");
+        let pem = tools.converts(&name, Wanted::Key, "a private key in OpenSSH format");
         assert_eq!(pem.keys.len(), 1);
     }
 }
@@ -435,12 +432,12 @@ fn der_beside_pem_is_an_error() {
         (
             "cut off",
             [a.as_bytes(), cut].concat(),
-            "cut off or damaged",
+            "truncated or damaged",
         ),
         (
             "two in DER",
             [ders[0].as_ref(), der].concat(),
-            "something behind it",
+            "and further data from byte",
         ),
     ] {
         for wanted in [Wanted::Certificates, Wanted::Key, Wanted::Crls] {
@@ -460,7 +457,7 @@ fn list_in_der_is_read_with_blanks_behind_it() {
         assert_eq!(read.ok().unwrap().crls[0].as_ref(), der, "{end:?}");
     }
     let two = error([&der[..], b"\n", &der].concat(), Wanted::Crls);
-    assert!(two.contains("something behind it"), "{two}");
+    assert!(two.contains("and further data from byte"), "{two}");
 }
 
 #[test]
