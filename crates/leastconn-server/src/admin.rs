@@ -1,17 +1,18 @@
-//! The admin side: health, metrics and the API, on threads of its own so that it answers
-//! whatever the connections' workers are doing, and with descriptors in reserve so
-//! that it answers when there are no others.
+//! The admin side: health, metrics, API and dashboard. It has threads of its own, so that it
+//! answers while all workers are busy, and reserved descriptors, so that it answers when
+//! the process has run out of them.
 //!
-//! Where it listens is planned and changed as the listeners' sockets are
-//! ([`crate::sockets`]): all that can fail is done first, and what stays is not
-//! touched. The thread is there with or without an address, so that a reload can
-//! add one.
+//! Its sockets change in two steps, as those of listeners do ([`crate::sockets`]): plan,
+//! which can fail, then apply, which cannot. Unchanged sockets are not touched. The thread
+//! runs even without an address, so that a reload can add one.
 
+mod accept;
 mod api;
 mod changes;
 mod guard;
 mod listening;
 mod reserve;
+mod response;
 mod serve;
 
 use std::{io, net::SocketAddr, sync::Arc, thread};
@@ -19,7 +20,7 @@ use std::{io, net::SocketAddr, sync::Arc, thread};
 use axum::{
     Router,
     extract::{Query, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
     routing::get,
@@ -32,14 +33,14 @@ use tokio::{
 };
 
 use crate::{
-    api::{History, Sight, UpstreamSummary, history},
+    api::{ApiContext, History, UpstreamSummary, history},
     config::{Config, visible},
     context::{Phase, ServerContext},
     control::Control,
     dashboard,
     process::inherited::Inherited,
     process::upgrade::Passed,
-    telemetry::metrics::CONTENT_TYPE,
+    telemetry::metrics::Format,
 };
 
 pub use crate::socket_file::SocketError;
@@ -47,46 +48,45 @@ use listening::Listening;
 pub use listening::{Changes, Place, Plan, PlanError};
 use reserve::Reserve;
 
-/// What logs call it, where they call a listener by its name.
+/// Name in logs, in place of a listener's.
 pub(crate) const NAME: &str = "admin";
 
-/// Threads that look at what there may be very much of, so that the admin side's own
-/// is free for who asks for little. Few, however many ask: the processors are the
-/// connections'.
-const LOOKING: usize = 4;
+/// Blocking threads for expensive requests, so that cheap ones are answered meanwhile. Few,
+/// as the CPUs are for connections.
+const BLOCKING_THREADS: usize = 4;
 
-/// The running admin side, for as long as its [`Thread`] is there.
+/// The running admin side. It ends with its [`Thread`].
 #[derive(Debug)]
 pub struct Admin {
     runtime: Handle,
     listening: Listening,
-    /// Reads what is shown of the last minutes, while there is anybody to show it to.
+    /// Records the history, only while the admin side listens.
     recording: JoinSet<()>,
     history: Arc<History>,
 }
 
-/// The thread of the admin side. Dropping it ends it. Apart from [`Admin`], which
-/// those that it serves can reach.
+/// The admin thread, which ends when this is dropped. Separate from [`Admin`], which request
+/// handlers can reach.
 #[derive(Debug)]
 pub struct Thread {
     _stop: oneshot::Sender<()>,
 }
 
 impl Admin {
-    /// Starts its thread, which listens nowhere yet.
+    /// Starts the thread, without any address.
     ///
     /// # Errors
-    /// If there are no resources for it.
+    /// If the thread or the reserved descriptors cannot be created.
     pub fn start() -> io::Result<(Self, Thread)> {
         let reserve = Reserve::new()?;
         let (stop, stopped) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(LOOKING)
+            .max_blocking_threads(BLOCKING_THREADS)
             .build()?;
         let handle = runtime.handle().clone();
         let run = move || {
-            // Sent or dropped: either way it is over.
+            // Sent or dropped: stop.
             let _ = runtime.block_on(stopped);
         };
         thread::Builder::new().name(NAME.to_owned()).spawn(run)?;
@@ -99,30 +99,29 @@ impl Admin {
         Ok((admin, Thread { _stop: stop }))
     }
 
-    /// Works out what has to change for `config`, and binds what is new, unless it
-    /// was `inherited`.
+    /// Plans the change to `config`. Binds new addresses unless they were `inherited`.
     ///
     /// # Errors
-    /// All addresses that are not to be had. What was bound is closed again.
+    /// All addresses that cannot be bound. Newly bound ones are closed again.
     pub fn plan(&self, config: &Config, inherited: &mut Inherited) -> Result<Plan, Vec<PlanError>> {
         let _enter = self.runtime.enter();
         self.listening.plan(config.admin.as_ref(), inherited)
     }
 
-    /// Carries out a plan that was made for the admin side as it is now. Requests
-    /// that have come to an address that goes are answered.
+    /// Applies a plan made for the current state. Pending requests at removed addresses are
+    /// answered.
     pub fn apply(
         &mut self,
         plan: Plan,
         context: &Arc<ServerContext>,
         control: Arc<dyn Control>,
     ) -> Changes {
-        let sight = Sight {
+        let cx = ApiContext {
             context: Arc::clone(context),
             control,
             history: Arc::clone(&self.history),
         };
-        let router = || router(sight.clone());
+        let router = || router(cx.clone());
         let changes = self.listening.apply(plan, &self.runtime, router);
         if self.listening.is_empty() {
             self.recording = JoinSet::new();
@@ -133,52 +132,51 @@ impl Admin {
         changes
     }
 
-    /// Copies of its sockets, for another process.
+    /// Duplicates the sockets for a successor process.
     ///
     /// # Errors
-    /// If there are no more descriptors.
+    /// If the process is out of descriptors.
     pub fn share(&self) -> io::Result<Vec<Passed>> {
         self.listening.share()
     }
 
-    /// Answers from now on. Whatever process was here before has left its sockets: their
-    /// files go with this one.
+    /// Starts accepting. From here on this process, not its predecessor, removes the socket
+    /// files when it ends.
     pub(crate) fn begin(&mut self) {
         self.listening.begin();
     }
 
-    /// Listens nowhere any more: another process has copies of its sockets, but for
-    /// those at `unused` paths, whose files go. Returns tasks: what comes once they have
-    /// ended is that process's.
+    /// Stops accepting: a successor has the sockets, except those at `unused` paths, whose
+    /// files are removed. Later connections belong to the successor once the returned tasks
+    /// have ended.
     pub(crate) fn leave(&mut self, unused: &[String]) -> Vec<JoinHandle<()>> {
         self.recording = JoinSet::new();
         self.listening.leave(unused)
     }
 
-    /// The bound address.
+    /// The bound TCP address.
     pub fn address(&self) -> Option<SocketAddr> {
         self.listening.address()
     }
 
-    /// Wherever it listens.
     pub fn places(&self) -> Vec<Place> {
         self.listening.places()
     }
 
-    /// Listens nowhere any more, and removes its socket. Returns tasks, as
-    /// [leaving](Self::leave) does.
+    /// Stops accepting and removes the socket file. Returns tasks to wait for, as
+    /// [`Self::leave`].
     pub(crate) fn close(&mut self) -> Vec<JoinHandle<()>> {
         self.recording = JoinSet::new();
         self.listening.close()
     }
 
-    /// Waits until all have been answered that were there when it was closed or left.
+    /// Waits until all requests that were pending at close or leave have been answered.
     pub(crate) fn answered(&self) -> impl Future<Output = ()> + Send + use<> {
         self.listening.answered()
     }
 }
 
-fn router(sight: Sight) -> Router {
+fn router(cx: ApiContext) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
@@ -186,33 +184,32 @@ fn router(sight: Sight) -> Router {
         .nest("/api/v1", api::routes())
         .merge(dashboard::routes())
         .fallback(async || {
-            let message = "there is nothing of that name: see /, /metrics, /healthz, /readyz and /api/v1/openapi.json";
-            api::error(StatusCode::NOT_FOUND, message)
+            let message = "not found; see /, /metrics, /healthz, /readyz and /api/v1/openapi.json";
+            response::error(StatusCode::NOT_FOUND, message)
         })
-        .layer(middleware::from_fn_with_state(sight.clone(), guard::guard))
-        .with_state(sight)
+        .layer(middleware::from_fn_with_state(cx.clone(), guard::guard))
+        .with_state(cx)
 }
 
-/// What `/readyz` may be asked.
+/// Query of `/readyz`.
 #[derive(Debug, Deserialize)]
 struct ReadyQuery {
     /// Ready only if this upstream has an available server.
     upstream: Option<String>,
 }
 
-async fn ready(State(sight): State<Sight>, Query(query): Query<ReadyQuery>) -> Response {
+async fn ready(State(cx): State<ApiContext>, Query(query): Query<ReadyQuery>) -> Response {
     let unavailable = |body: String| (StatusCode::SERVICE_UNAVAILABLE, body).into_response();
-    match sight.context.lifecycle.phase() {
+    match cx.context.lifecycle.phase() {
         Phase::Starting => return unavailable("starting\n".to_owned()),
         Phase::Draining => return unavailable("draining\n".to_owned()),
-        // The question is about the service, not the process: it is ready, and the next
-        // request is answered by the successor.
+        // Readiness is that of the service: the successor answers the next request.
         Phase::Ready | Phase::Replaced => {}
     }
     let Some(name) = query.upstream else {
         return "ready\n".into_response();
     };
-    let state = sight.context.snapshot();
+    let state = cx.context.snapshot();
     let upstreams = UpstreamSummary::all(&state);
     let Some(upstream) = upstreams.iter().find(|upstream| upstream.name == name) else {
         let names: Vec<_> = upstreams.iter().map(|one| &*one.name).collect();
@@ -226,15 +223,17 @@ async fn ready(State(sight): State<Sight>, Query(query): Query<ReadyQuery>) -> R
     }
 }
 
-async fn metrics(State(sight): State<Sight>) -> Response {
-    let context = sight.context;
+async fn metrics(State(cx): State<ApiContext>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT);
+    let format = Format::negotiate(accept.and_then(|accept| accept.to_str().ok()));
+    let context = cx.context;
     let encoding = task::spawn_blocking(move || {
         context.registry.meter_traffic();
         drop(context.prune_metrics());
-        context.telemetry.metrics.encode()
+        context.telemetry.metrics.encode(format)
     });
     match encoding.await {
-        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         // A panic, which has been logged.
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

@@ -1,8 +1,7 @@
-//! What the admin side says of a running balancer, as JSON: one type for each
-//! answer, which programs that ask read back.
+//! Types of the admin API, shared by the server and by clients such as `ctl` and `top`.
 //!
-//! Names are those of the access log and the metrics. What is not known or not
-//! configured is left out. Fields may be added; those that are there stay.
+//! Field names match the access log and the metrics. Unknown or unconfigured values are
+//! left out. Fields may be added, but not removed.
 
 mod changes;
 pub mod client;
@@ -11,9 +10,11 @@ mod connections;
 pub mod history;
 pub mod openapi;
 pub mod outage;
+mod page;
 mod refusals;
 mod servers;
 mod status;
+mod upstreams;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,43 +25,30 @@ pub use clients::{Client, ClientOrder, Clients, ClientsQuery, RateLimit};
 pub use connections::{Connection, Connections, ConnectionsQuery, Stage};
 pub use history::{History, HistoryQuery, Sample, Samples};
 pub use outage::{Outage, UnhealthyServer};
+pub use page::DEFAULT_LIMIT;
 pub use refusals::{Refusals, RefusalsQuery};
-pub use servers::{Server, Servers, ServersQuery, SlowStart, UpstreamSummary};
+pub use servers::{Server, Servers, ServersQuery, SlowStart};
 pub use status::{
     BlockedFile, Certificate, CertificateKind, CertificateState, Changes, Configuration, Deviation,
     FailedUpgrade, ListenerStatus, LogStatus, Memory, OldProcess, Phase, Reload, ReloadOutcome,
     Status, Totals,
 };
+pub use upstreams::{UpstreamSummary, outage_lines};
 
 pub(crate) use crate::telemetry::refusals::is_refusal;
 
 use crate::{context::ServerContext, control::Control};
 
-/// What is looked at.
+/// What API requests are answered from.
 #[derive(Clone, Debug)]
-pub struct Sight {
-    /// The running balancer.
+pub struct ApiContext {
     pub context: Arc<ServerContext>,
-    /// What it may be asked to do.
     pub control: Arc<dyn Control>,
-    /// The last minutes.
     pub history: Arc<History>,
 }
 
-/// How many connections ended for which reason, without those of which there is none.
+/// Ended connections by reason code, without zeros.
 pub type Outcomes = BTreeMap<String, u64>;
-
-/// How many entries an answer has unless more or less are asked for, where there may be
-/// very many.
-pub const LIMIT: usize = 1000;
-
-/// How many it has at most, whatever is asked for: some 5 MB, which are held until a slow
-/// reader has taken them.
-const MOST: usize = 10_000;
-
-fn at_most(asked: Option<usize>) -> usize {
-    asked.unwrap_or(LIMIT).min(MOST)
-}
 
 fn outcomes(counted: impl Iterator<Item = (Reason, u64)>) -> Outcomes {
     counted
@@ -69,13 +57,12 @@ fn outcomes(counted: impl Iterator<Item = (Reason, u64)>) -> Outcomes {
         .collect()
 }
 
-/// RFC 3339, to the millisecond, as in the access log.
+/// RFC 3339 with milliseconds, as in the access log.
 fn time(at: jiff::Timestamp) -> String {
     format!("{at:.3}")
 }
 
-/// A gauge is never read between two changes that belong together, but may be read
-/// while something is given back: not less than nothing.
+/// Clamps a gauge to 0: a concurrent decrement can be visible before its increment.
 fn count(gauge: i64) -> u64 {
     u64::try_from(gauge).unwrap_or(0)
 }

@@ -17,7 +17,7 @@ use super::{
     view::{Tab, View},
 };
 use crate::figures;
-use leastconn_server::api::{Phase, ReloadOutcome, Sample, outage};
+use leastconn_server::api::{Phase, ReloadOutcome, Sample, outage_lines};
 
 /// Answers older than this are marked as stale.
 const STALE_AFTER: Duration = Duration::from_secs(5);
@@ -151,7 +151,7 @@ fn alerts(answers: &Answers) -> Vec<Line<'static>> {
         let text = format!("last upgrade FAILED: {}", failed.reason);
         lines.push(text.red().bold().into());
     }
-    let outages = outage::lines(&status.upstreams, MAX_OUTAGE_LINES).into_iter();
+    let outages = outage_lines(&status.upstreams, MAX_OUTAGE_LINES).into_iter();
     lines.extend(outages.map(|line| line.red().bold().into()));
     for old in &status.old_processes {
         lines.push(old.to_string().yellow().into());

@@ -233,7 +233,7 @@ fn alerts_are_above_the_totals() {
     let wanted = [
         "last reload REJECTED (and 1 more): unknown key",
         "last upgrade FAILED: it was killed",
-        "process 4711 was replaced and still serves 1 connection",
+        "predecessor process 4711 still serves 1 connection",
         "overrides: web/web3 drain",
     ];
     for (line, wanted) in shown[1..].iter().zip(wanted) {

@@ -95,7 +95,7 @@ async fn drained_server_keeps_open_connections() {
     lb.wait_log(
         |event| {
             let message = event["fields"]["message"].as_str().unwrap_or_default();
-            message.contains("set web/web1 to drain, which was in ready")
+            message.contains("set web/web1 from ready to drain")
                 && event["fields"]["uid"] == rustix::process::getuid().as_raw()
         },
         DEADLINE,
@@ -348,7 +348,7 @@ async fn log_level_can_be_changed() {
     let config = lb.config();
     lb.write_config(&config.replace("format = \"json\"", "format = \"json\"\nlevel = \"error\""));
     ctl(&lb, &["reload"]).await.ok();
-    let lines = || lb.stderr().matches("by hand: killed").count();
+    let lines = || lb.stderr().matches("admin command: killed").count();
     ctl(&lb, &["kill", "--client", "local"]).await.ok();
     assert_eq!(lines(), 0);
     let output = ctl(&lb, &["log-level", "info"]).await.ok();
@@ -478,7 +478,7 @@ async fn errors_suggest_what_to_do() {
         (
             &["--socket", "leastconn.toml", "status"],
             1,
-            "is no socket; a configuration file is named with --config",
+            "is not a socket; use --config for a configuration file",
         ),
         (&["maint", "web/web1", "--grace", "soon"], 2, "`grace`"),
         (&["drain", "web1"], 2, "expected UPSTREAM/SERVER"),

@@ -346,7 +346,7 @@ async fn connections_of_old_processes_are_shown() {
     both.sort_unstable();
     assert_shown(&both).await;
     let status = ctl(&lb, &["status"]).await.ok();
-    let line = format!("process {second} was replaced and still serves 2 connections");
+    let line = format!("predecessor process {second} still serves 2 connections");
     assert!(status.contains(&line), "{status}");
     let mut close = async |stream: usize| {
         let mut stream = streams.remove(stream);

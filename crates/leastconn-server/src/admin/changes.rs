@@ -1,4 +1,4 @@
-//! `POST` under `/api/v1`: what changes something. The guard has let it through.
+//! `POST` requests under `/api/v1`. The guard has checked them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,12 +15,13 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::{
-    api::{Wrong, answer, answer_or},
+    response::{ApiError, respond, try_respond},
     serve::Caller,
 };
 use crate::{
     api::{
-        Kill, Killed, LogLevel, Reload, SetLogLevel, SetState, Sight, StateSet, UpstreamSummary,
+        ApiContext, Kill, Killed, LogLevel, Reload, SetLogLevel, SetState, StateSet,
+        UpstreamSummary,
     },
     config::{self, duration, suggest},
     context::ServerContext,
@@ -28,17 +29,15 @@ use crate::{
     text::escape,
 };
 
-/// What is said is short.
-const LARGEST: usize = 64 * 1024;
+const MAX_BODY: usize = 64 * 1024;
 
-/// How long saying it may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for receiving a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long connections to a server may go on when it is set to `maint`.
-const GRACE: Duration = Duration::from_secs(10);
+/// Default time until connections to a server in `maint` are closed.
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
-/// The routes.
-pub(super) fn routes() -> Router<Sight> {
+pub(super) fn routes() -> Router<ApiContext> {
     Router::new()
         .route("/servers/{upstream}/{server}/state", post(set_state))
         .route("/connections/kill", post(kill))
@@ -46,70 +45,66 @@ pub(super) fn routes() -> Router<Sight> {
         .route("/log-level", post(set_log_level))
 }
 
-/// Reads what is asked for.
-async fn read<T: DeserializeOwned>(body: Body) -> Result<T, Wrong> {
-    understand(&bytes(body).await?)
+async fn read<T: DeserializeOwned>(body: Body) -> Result<T, ApiError> {
+    parse(&bytes(body).await?)
 }
 
-async fn bytes(body: Body) -> Result<Bytes, Wrong> {
-    let (status, message) = match timeout(PATIENCE, to_bytes(body, LARGEST)).await {
+async fn bytes(body: Body) -> Result<Bytes, ApiError> {
+    let (status, message) = match timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => return Ok(body),
         Ok(Err(_)) => (
             StatusCode::PAYLOAD_TOO_LARGE,
-            "the body is longer than 64 KiB, or has broken off",
+            "the body is incomplete or longer than 64 KiB",
         ),
         Err(_) => (
             StatusCode::REQUEST_TIMEOUT,
-            "the body has not come within ten seconds",
+            "the body was not received within 10 seconds",
         ),
     };
-    Err(Wrong(status, message.to_owned()))
+    Err(ApiError(status, message.to_owned()))
 }
 
-fn understand<T: DeserializeOwned>(body: &[u8]) -> Result<T, Wrong> {
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     if body.is_empty() {
-        return bad("there is no body; /api/v1/openapi.json says which JSON is wanted");
+        return bad("there is no body; /api/v1/openapi.json describes the expected JSON");
     }
-    serde_json::from_slice(body)
-        .or_else(|wrong| bad(&format!("the body is not the JSON that is wanted: {wrong}")))
+    serde_json::from_slice(body).or_else(|error| bad(&format!("invalid body: {error}")))
 }
 
-fn bad<T>(message: &str) -> Result<T, Wrong> {
-    Err(Wrong(StatusCode::BAD_REQUEST, message.to_owned()))
+fn bad<T>(message: &str) -> Result<T, ApiError> {
+    Err(ApiError(StatusCode::BAD_REQUEST, message.to_owned()))
 }
 
 async fn set_state(
-    State(sight): State<Sight>,
+    State(cx): State<ApiContext>,
     Extension(caller): Extension<Caller>,
     path: Result<Path<(String, String)>, PathRejection>,
     body: Body,
-) -> Result<Response, Wrong> {
-    let Path((upstream, server)) = path.or_else(|wrong| bad(&wrong.body_text()))?;
-    let asked: SetState = read(body).await?;
-    let state = AdminState::from(asked.state);
-    let grace = match &asked.grace {
-        None => GRACE,
+) -> Result<Response, ApiError> {
+    let Path((upstream, server)) = path.or_else(|error| bad(&error.body_text()))?;
+    let request: SetState = read(body).await?;
+    let state = AdminState::from(request.state);
+    let grace = match &request.grace {
+        None => DEFAULT_GRACE,
         Some(_) if state != AdminState::Maint => {
-            return bad("`grace` is for `maint` only: nothing else ends connections");
+            return bad("`grace` is only valid with `maint`");
         }
-        Some(text) => duration::parse(text).or_else(|wrong| bad(&format!("`grace`: {wrong}")))?,
+        Some(text) => duration::parse(text).or_else(|error| bad(&format!("`grace`: {error}")))?,
     };
-    answer_or(move || {
-        let context = &sight.context;
-        let set = context.overrides.set_server(
-            sight.control.runtime(),
-            (&upstream, &server),
-            state,
-            grace,
-        );
+    try_respond(move || {
+        let context = &cx.context;
+        let set =
+            context
+                .overrides
+                .set_server(cx.control.runtime(), (&upstream, &server), state, grace);
         let set = set.map_err(|not_set| match not_set {
             SetServerError::NoSuchServer => no_server(context, &upstream, &server),
             SetServerError::Replaced => replaced(Replaced),
         })?;
-        caller.did(&format!(
-            "set {upstream}/{server} to {}, which was in {}",
-            state.as_str(),
-            set.was.as_str()
+        caller.log(&format!(
+            "set {upstream}/{server} from {} to {}",
+            set.was.as_str(),
+            state.as_str()
         ));
         let ends = state == AdminState::Maint;
         let left = context.snapshot();
@@ -129,29 +124,34 @@ async fn set_state(
 }
 
 async fn kill(
-    State(sight): State<Sight>,
+    State(cx): State<ApiContext>,
     Extension(caller): Extension<Caller>,
     body: Body,
-) -> Result<Response, Wrong> {
-    let asked: Kill = read(body).await?;
-    answer_or(move || end(&sight.context, &asked, &caller)).await
+) -> Result<Response, ApiError> {
+    let request: Kill = read(body).await?;
+    try_respond(move || kill_matching(&cx.context, &request, &caller)).await
 }
 
-/// Ends connections.
-fn end(context: &ServerContext, asked: &Kill, caller: &Caller) -> Result<Killed, Wrong> {
-    if *asked == Kill::default() {
-        return bad("which connections? say `client`, `identity`, `server` or `connection`");
+fn kill_matching(
+    context: &ServerContext,
+    request: &Kill,
+    caller: &Caller,
+) -> Result<Killed, ApiError> {
+    if *request == Kill::default() {
+        return bad("name the connections: `client`, `identity`, `server` or `connection`");
     }
-    let server = match &asked.server {
+    let server = match &request.server {
         None => None,
         Some(written) => {
             let Some((upstream, server)) = written.split_once('/') else {
                 let written = escape(written);
-                return bad(&format!("{written:?} is no server: write UPSTREAM/SERVER"));
+                return bad(&format!(
+                    "invalid server {written:?}: expected UPSTREAM/SERVER"
+                ));
             };
             let to = (upstream.to_owned(), server.to_owned());
             let is_known = context.snapshot().server(upstream, server).is_some()
-                // Gone from the configuration, and still there.
+                // Removed from the configuration, but still with connections.
                 || context.overrides.has_connections_to(&to);
             if !is_known {
                 return Err(no_server(context, upstream, server));
@@ -159,91 +159,95 @@ fn end(context: &ServerContext, asked: &Kill, caller: &Caller) -> Result<Killed,
             Some(to)
         }
     };
-    if let Some(client) = &asked.client {
-        is_client(context, client)?;
+    if let Some(client) = &request.client {
+        check_client(context, client)?;
     }
     let which = ConnectionFilter {
-        client: asked.client.clone(),
-        identity: asked.identity.clone(),
+        client: request.client.clone(),
+        identity: request.identity.clone(),
         server,
-        connection: asked.connection,
+        connection: request.connection,
     };
     let killed = context.overrides.kill(&which).map_err(replaced)?;
-    if let Some(id) = asked.connection.filter(|_| killed == 0) {
+    if let Some(id) = request.connection.filter(|_| killed == 0) {
         let only = Kill {
-            connection: asked.connection,
+            connection: request.connection,
             ..Kill::default()
         };
-        let that = if *asked == only {
+        let filter = if *request == only {
             ""
         } else {
-            " for which all of that holds"
+            " that matches all criteria"
         };
-        return Err(Wrong(
+        return Err(ApiError(
             StatusCode::NOT_FOUND,
-            format!("there is no open connection {id}{that}; `ctl connections` lists them"),
+            format!("there is no open connection {id}{filter}; `ctl connections` lists them"),
         ));
     }
-    caller.did(&format!("killed {killed} connections of {which}"));
+    caller.log(&format!("killed {killed} connections of {which}"));
     Ok(Killed { killed })
 }
 
 async fn reload(
-    State(sight): State<Sight>,
+    State(cx): State<ApiContext>,
     Extension(caller): Extension<Caller>,
     body: Body,
-) -> Result<Response, Wrong> {
-    // Nothing can be asked for; whatever is must be understood by later versions.
+) -> Result<Response, ApiError> {
+    // There are no parameters yet. Reject unknown ones, which later versions may define.
     let body = bytes(body).await?;
     if !body.is_empty() {
-        let _: Nothing = understand(&body)?;
+        let _: NoParameters = parse(&body)?;
     }
-    caller.did("asked for a reload");
-    let done = Arc::clone(&sight.control).reload().await;
-    let done = Reload::from(done.map_err(replaced)?);
-    Ok(answer(move || done).await)
+    caller.log("reload");
+    let result = Arc::clone(&cx.control).reload().await;
+    let result = Reload::from(result.map_err(replaced)?);
+    Ok(respond(move || result).await)
 }
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+struct NoParameters {}
 
 async fn set_log_level(
-    State(sight): State<Sight>,
+    State(cx): State<ApiContext>,
     Extension(caller): Extension<Caller>,
     body: Body,
-) -> Result<Response, Wrong> {
-    let asked: SetLogLevel = read(body).await?;
-    let context = &sight.context;
+) -> Result<Response, ApiError> {
+    let request: SetLogLevel = read(body).await?;
+    let context = &cx.context;
     context.overrides.ensure_active().map_err(replaced)?;
     let log = || context.snapshot().config.log.clone();
-    // So that it is written under whichever of the two lets more through.
+    // Log under the more verbose of both levels.
     let before = context.overrides.level(&log());
-    let says = asked.level.map_or("the file's", config::Level::as_str);
-    let message = format!("set the level of the log to {says}");
-    let more = asked.level.is_some_and(|level| level > before);
+    let name = request
+        .level
+        .map_or("the configured one", config::Level::as_str);
+    let message = format!("log level set to {name}");
+    let more = request.level.is_some_and(|level| level > before);
     if !more {
-        caller.did(&message);
+        caller.log(&message);
     }
-    context.overrides.set_level(asked.level).map_err(replaced)?;
+    context
+        .overrides
+        .set_level(request.level)
+        .map_err(replaced)?;
     if more {
-        caller.did(&message);
+        caller.log(&message);
     }
-    let done = LogLevel {
+    let result = LogLevel {
         level: context.overrides.level(&log()),
         configured: log().level,
     };
-    Ok(answer(move || done).await)
+    Ok(respond(move || result).await)
 }
 
-/// The error for what came to a process while another one took its place.
-fn replaced(Replaced: Replaced) -> Wrong {
-    let message = "another process has just taken the place of this one: ask again";
-    Wrong(StatusCode::SERVICE_UNAVAILABLE, message.to_owned())
+/// Error for requests that reach a process while its successor takes over.
+fn replaced(Replaced: Replaced) -> ApiError {
+    let message = "a successor process has just taken over: try again";
+    ApiError(StatusCode::SERVICE_UNAVAILABLE, message.to_owned())
 }
 
-/// The error for a server that is not there.
-fn no_server(context: &ServerContext, upstream: &str, server: &str) -> Wrong {
+fn no_server(context: &ServerContext, upstream: &str, server: &str) -> ApiError {
     let state = context.snapshot();
     let groups = state.config.upstreams.iter();
     let names: Vec<_> = groups
@@ -253,41 +257,40 @@ fn no_server(context: &ServerContext, upstream: &str, server: &str) -> Wrong {
         })
         .collect();
     let names = names.iter().map(String::as_str);
-    nothing_called(&format!("{upstream}/{server}"), "server", names)
+    not_found(&format!("{upstream}/{server}"), "server", names)
 }
 
-/// Whether there is a client of that name.
-fn is_client(context: &ServerContext, name: &str) -> Result<(), Wrong> {
+fn check_client(context: &ServerContext, name: &str) -> Result<(), ApiError> {
     let state = context.snapshot();
     let names = || state.config.clients.iter().map(|rule| rule.name());
     if names().any(|known| known == name) {
         return Ok(());
     }
-    Err(nothing_called(name, "client", names()))
+    Err(not_found(name, "client", names()))
 }
 
-fn nothing_called<'a>(name: &str, what: &str, known: impl Iterator<Item = &'a str>) -> Wrong {
+fn not_found<'a>(name: &str, what: &str, known: impl Iterator<Item = &'a str>) -> ApiError {
     let hint = match suggest::nearest(name, known) {
         Some(meant) => format!("; did you mean `{meant}`?"),
         None => format!("; `ctl {what}s` lists them"),
     };
     let name = escape(name);
-    Wrong(
+    ApiError(
         StatusCode::NOT_FOUND,
         format!("there is no {what} `{name}`{hint}"),
     )
 }
 
 impl Caller {
-    /// Writes down who did what.
-    fn did(&self, what: &str) {
+    /// Logs a change with its author.
+    fn log(&self, what: &str) {
         let what = escape(what);
         match self {
-            Self::Socket(Some(who)) => {
-                tracing::info!(uid = who.uid(), pid = who.pid(), "by hand: {what}")
+            Self::Socket(Some(peer)) => {
+                tracing::info!(uid = peer.uid(), pid = peer.pid(), "admin command: {what}")
             }
-            Self::Socket(None) => tracing::info!("by hand, at the socket: {what}"),
-            Self::Address(from) => tracing::info!(%from, "by hand, with the token: {what}"),
+            Self::Socket(None) => tracing::info!("admin command by the socket: {what}"),
+            Self::Address(from) => tracing::info!(%from, "admin command with the token: {what}"),
         }
     }
 }

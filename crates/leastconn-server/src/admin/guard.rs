@@ -1,18 +1,19 @@
-//! Who may ask for what on the admin side.
+//! Access control of the admin side.
 //!
-//! At the socket, the file's mode has decided, and there is no browser. (Where somebody
-//! has led one there, by `ssh -L` say, it names the page that it asks for in `Origin`
-//! whenever something is to be changed, and all of the following holds but the token.)
-//! At the address, anybody on the machine or beyond may have come, and so may a web page
-//! that somebody looks at there:
+//! UNIX socket: the file's mode decides. If a browser is forwarded to it (`ssh -L`), it
+//! sends `Origin` with each change, and the rules below apply except for the token.
 //!
-//! - A page that gets a name of its own to stand for our address (DNS rebinding) says
-//!   so in `Host`: what shows clients and servers answers by addresses, `localhost`
-//!   and configured names only. Metrics and health answer by any: scrapers and
-//!   orchestrators use names that nobody here knows, and what they see is numbers.
-//! - A page can send requests whose answers it does not see (CSRF): one that changes
-//!   something must bear the token, have a body declared as JSON, which no page may
-//!   send elsewhere unasked, and must not say that it comes from elsewhere.
+//! TCP address: any local user, any host that can reach it, and any web page in their
+//! browsers can send requests. So:
+//!
+//! - DNS rebinding: a page can make its own host name resolve to this address, but the
+//!   browser then sends that name in `Host`. Clients and servers are shown only if `Host`
+//!   is an IP address, `localhost` or a configured name. Metrics and health accept any
+//!   `Host`: scrapers and orchestrators use unknown names, and the answers are only
+//!   numbers.
+//! - CSRF: a page can send requests without seeing the answers. Changes need the token, a
+//!   JSON content type (which a page cannot send to another site without a preflight), and
+//!   no `Origin` or `Sec-Fetch-Site` of another site.
 
 use axum::{
     extract::{Request, State},
@@ -21,16 +22,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{api::error, serve::Caller};
+use super::{response::error, serve::Caller};
 use crate::{
-    api::{Changes, Sight},
+    api::{ApiContext, Changes},
     config,
 };
 
-/// What is to be had by any name.
-const BY_ANY_NAME: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+/// Paths that accept any `Host`.
+const ANY_HOST: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-/// What each answer says to browsers, unless it says something else itself.
+/// Default headers of all responses.
 const HEADERS: [(HeaderName, &str); 4] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::CACHE_CONTROL, "no-store"),
@@ -44,9 +45,9 @@ const HEADERS: [(HeaderName, &str); 4] = [
     ),
 ];
 
-/// Lets a request through, or says why not.
-pub(super) async fn guard(State(sight): State<Sight>, request: Request, next: Next) -> Response {
-    let refused = by_settings(&sight, |admin| refuse(&request, admin));
+/// Middleware: passes a permitted request on, rejects any other.
+pub(super) async fn guard(State(cx): State<ApiContext>, request: Request, next: Next) -> Response {
+    let refused = by_settings(&cx, |admin| refuse(&request, admin));
     let mut response = match refused {
         Some(refused) => refused.into_response(),
         None => next.run(request).await,
@@ -60,33 +61,32 @@ pub(super) async fn guard(State(sight): State<Sight>, request: Request, next: Ne
     response
 }
 
-/// What this caller may change.
-pub(super) fn changes(sight: &Sight, caller: &Caller) -> Changes {
-    by_settings(sight, |admin| may_change(Some(caller), admin))
+/// What this client may change.
+pub(super) fn changes(cx: &ApiContext, caller: &Caller) -> Changes {
+    by_settings(cx, |admin| may_change(Some(caller), admin))
 }
 
-fn by_settings<T>(sight: &Sight, decide: impl FnOnce(&config::Admin) -> T) -> T {
-    // Without its table any more, it answers what has come, as one without names.
+fn by_settings<T>(cx: &ApiContext, decide: impl FnOnce(&config::Admin) -> T) -> T {
+    // `[admin]` was removed by a reload: answer pending requests as without names.
     let nothing = config::Admin {
         bind: None,
         socket: None,
         token: None,
         hosts: Vec::new(),
     };
-    let state = sight.context.snapshot();
+    let state = cx.context.snapshot();
     decide(state.config.admin.as_ref().unwrap_or(&nothing))
 }
 
 fn may_change(caller: Option<&Caller>, admin: &config::Admin) -> Changes {
     match (caller, &admin.token) {
         (Some(Caller::Socket(_)), _) => Changes::Allowed,
-        // Whoever comes otherwise comes over the network.
         (_, Some(_)) => Changes::WithToken,
         (_, None) => Changes::SocketOnly,
     }
 }
 
-/// Why a request gets no answer.
+/// Reason for rejecting a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refused {
     Host,
@@ -101,23 +101,23 @@ impl IntoResponse for Refused {
         let (status, message) = match self {
             Self::Host => (
                 StatusCode::MISDIRECTED_REQUEST,
-                "this is not a name of the admin side; use its address or `localhost`, or add the name to `hosts` of [admin]",
+                "unknown host name; use the IP address or `localhost`, or add the name to `hosts` of [admin]",
             ),
             Self::CrossSite => (
                 StatusCode::FORBIDDEN,
-                "changes are not taken from pages of other sites",
+                "changes from pages of other sites are not accepted",
             ),
             Self::NoToken => (
                 StatusCode::FORBIDDEN,
-                "nothing can be changed at this address; use `leastconn-lb ctl` or the admin socket, or configure a `token` in [admin]",
+                "this address is read-only; use `leastconn-lb ctl` or the admin socket, or configure a `token` in [admin]",
             ),
             Self::WrongToken => (
                 StatusCode::UNAUTHORIZED,
-                "that needs the token that `token` of [admin] names: `Authorization: Bearer TOKEN`",
+                "missing or wrong token: send `Authorization: Bearer TOKEN`, see `token` of [admin]",
             ),
             Self::NotJson => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "what changes something needs `Content-Type: application/json`",
+                "changes need `Content-Type: application/json`",
             ),
         };
         let mut response = error(status, message);
@@ -135,9 +135,9 @@ fn refuse(request: &Request, admin: &config::Admin) -> Option<Refused> {
     let changes = may_change(request.extensions().get(), admin);
     let at_socket = changes == Changes::Allowed;
     let (headers, uri) = (request.headers(), request.uri());
-    let may_be_a_page = !at_socket || headers.contains_key(header::ORIGIN);
-    let path_is_open = BY_ANY_NAME.contains(&uri.path());
-    if may_be_a_page && !path_is_open && !is_ours(uri, headers, &admin.hosts) {
+    let may_be_browser = !at_socket || headers.contains_key(header::ORIGIN);
+    let path_is_open = ANY_HOST.contains(&uri.path());
+    if may_be_browser && !path_is_open && !has_known_host(uri, headers, &admin.hosts) {
         return Some(Refused::Host);
     }
     if [Method::GET, Method::HEAD].contains(request.method()) {
@@ -154,25 +154,25 @@ fn refuse(request: &Request, admin: &config::Admin) -> Option<Refused> {
             return Some(Refused::WrongToken);
         }
     }
-    (may_be_a_page && !is_json(headers)).then_some(Refused::NotJson)
+    (may_be_browser && !is_json(headers)).then_some(Refused::NotJson)
 }
 
-/// Whether all names that the request calls us by are ours. A browser always sends
-/// one; who sends none is none.
-fn is_ours(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> bool {
+/// Whether all host names of the request are known. Browsers always send one, so a request
+/// without any is accepted.
+fn has_known_host(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> bool {
     let in_uri = uri.host().into_iter().map(|host| Some(host.to_owned()));
     let in_headers = headers.get_all(header::HOST).into_iter().map(|host| {
         let authority: axum::http::uri::Authority = host.to_str().ok()?.parse().ok()?;
-        // `user@host` is nothing that a client sends.
+        // No client sends `user@host`.
         let plain = !authority.as_str().contains('@');
         plain.then(|| authority.host().to_owned())
     });
     in_uri
         .chain(in_headers)
-        .all(|host| host.is_some_and(|host| is_name_of_ours(&host, hosts)))
+        .all(|host| host.is_some_and(|host| is_known_host(&host, hosts)))
 }
 
-fn is_name_of_ours(host: &str, hosts: &[String]) -> bool {
+fn is_known_host(host: &str, hosts: &[String]) -> bool {
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     let address: Result<std::net::IpAddr, _> = bare.unwrap_or(host).parse();
     if address.is_ok_and(|address| address.is_ipv6() == bare.is_some()) {
@@ -182,7 +182,7 @@ fn is_name_of_ours(host: &str, hosts: &[String]) -> bool {
     name == "localhost" || name.ends_with(".localhost") || hosts.contains(&name)
 }
 
-/// Whether a browser says that a page of another site is behind it.
+/// Whether the browser reports a page of another site as the origin.
 fn is_cross_site(headers: &HeaderMap) -> bool {
     let sites = headers.get_all("sec-fetch-site");
     let by_fetch = |site: &HeaderValue| !matches!(site.as_bytes(), b"same-origin" | b"none");

@@ -1,4 +1,4 @@
-//! Where the admin side listens: a set of sockets, each with a task that serves it.
+//! Sockets of the admin side, each with a task that serves it.
 
 use std::{
     fmt,
@@ -13,8 +13,7 @@ use std::{
 
 use axum::Router;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    net::{TcpListener, UnixListener},
     runtime::Handle,
     sync::{oneshot, watch},
     task::{JoinHandle, JoinSet},
@@ -22,8 +21,9 @@ use tokio::{
 
 use super::{
     NAME,
+    accept::Accept,
     reserve::{Reserve, Reserved},
-    serve::{self, Activities, Caller},
+    serve::{self, Activities},
 };
 use crate::{
     config, environment,
@@ -34,48 +34,19 @@ use crate::{
     sockets::{BindError, bind},
 };
 
-/// A socket that accepts, of whatever kind.
-pub(super) trait Accept: Send + 'static {
-    /// What it gives.
-    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-
-    /// The next connection, and whose it is.
-    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Caller)>> + Send;
-}
-
-impl Accept for TcpListener {
-    type Io = TcpStream;
-
-    async fn accept(&mut self) -> io::Result<(TcpStream, Caller)> {
-        // Not that of the trait: by reference.
-        let (stream, from) = Self::accept(&*self).await?;
-        Ok((stream, Caller::Address(from)))
-    }
-}
-
-impl Accept for UnixListener {
-    type Io = UnixStream;
-
-    async fn accept(&mut self) -> io::Result<(UnixStream, Caller)> {
-        let (stream, _) = Self::accept(&*self).await?;
-        let who = stream.peer_cred().ok();
-        Ok((stream, Caller::Socket(who)))
-    }
-}
-
-/// What the configuration wants.
+/// A configured address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Wanted {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
-/// Where the admin side listens.
+/// A bound address of the admin side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// At an address, with the port that the system chose.
+    /// TCP address, with the actual port.
     Address(SocketAddr),
-    /// At the socket of this path.
+    /// Path of a UNIX socket.
     Socket(PathBuf),
 }
 
@@ -88,7 +59,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// Bound, and not yet served.
+/// A bound socket that is not served yet.
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener, SocketAddr),
@@ -108,57 +79,52 @@ impl AsFd for Socket {
 struct Bound {
     wanted: Wanted,
     place: Place,
-    /// That of the socket: nobody finds it once this is dropped.
+    /// File of a UNIX socket; removed when dropped.
     file: Option<SocketFile>,
-    /// To be passed on.
+    /// For a successor process.
     copy: OwnedFd,
-    /// Dropped: take no more, answer what has come, and close.
+    /// Dropping it stops accepting; pending requests are answered.
     open: oneshot::Sender<()>,
-    /// Takes them.
+    /// Accepts connections.
     task: JoinHandle<()>,
 }
 
-/// The sockets that are served.
 #[derive(Debug)]
 pub(super) struct Listening {
     bound: Vec<Bound>,
     reserve: Arc<Reserve>,
-    /// Nothing is taken before.
+    /// Accepting starts when this becomes true.
     begun: watch::Sender<bool>,
-    /// Each connection listens.
+    /// Each open connection has a receiver.
     answering: watch::Sender<()>,
 }
 
-/// The admin side cannot listen where it should.
+/// The admin side cannot listen at a configured address.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// At an address.
     #[error(transparent)]
     Address(#[from] sockets::PlanError),
-    /// At a path.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// There are no more descriptors.
+    /// Out of file descriptors.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// What has changed.
+/// Addresses opened and closed by a change.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Where it listens from now on.
     pub opened: Vec<Place>,
-    /// Where it does not any more.
     pub closed: Vec<Place>,
 }
 
-/// What is to change: all that can fail has been done.
+/// A planned change. Everything that can fail has been done.
 #[derive(Debug)]
 pub struct Plan(Vec<(Wanted, Source)>);
 
 #[derive(Debug)]
 enum Source {
-    /// The number of a socket that is bound already.
+    /// Index of a socket that is already bound.
     Kept(usize),
     New(Socket, OwnedFd),
 }
@@ -173,7 +139,7 @@ impl Listening {
         }
     }
 
-    /// See [`super::Admin::plan`]. Within the admin side's runtime.
+    /// See [`super::Admin::plan`]. Must be called within the admin runtime.
     pub(super) fn plan(
         &self,
         config: Option<&config::Admin>,
@@ -181,7 +147,7 @@ impl Listening {
     ) -> Result<Plan, Vec<PlanError>> {
         let sources = wanted(config).into_iter().map(|wanted| {
             let kept = self.bound.iter().position(|bound| {
-                // A file that somebody has removed is made anew.
+                // Recreate a socket file that was removed.
                 bound.wanted == wanted && bound.file.as_ref().is_none_or(SocketFile::is_there)
             });
             let from = match kept {
@@ -203,7 +169,7 @@ impl Listening {
                         if adopted.1.is_open_to_all() {
                             tracing::warn!(
                                 socket = %path.display(),
-                                "every user of this machine may steer this balancer by its admin socket: `SocketMode=0600` in the unit that makes it"
+                                "admin socket is accessible to all local users: set `SocketMode=0600` in its systemd unit"
                             );
                         }
                         adopted
@@ -283,7 +249,7 @@ impl Listening {
                     })
                 }
             };
-            // A plan names each that is kept once.
+            // Each kept socket occurs once in a plan.
             self.bound.extend(bound);
         }
         let closed = earlier.into_iter().flatten();
@@ -318,7 +284,6 @@ impl Listening {
         self.bound.iter().map(|bound| bound.place.clone()).collect()
     }
 
-    /// Whether there is nowhere to ask.
     pub(super) const fn is_empty(&self) -> bool {
         self.bound.is_empty()
     }
@@ -378,8 +343,8 @@ impl Listening {
     }
 }
 
-/// Serves all who come once it has `begun`, until `closed`. Those that are there then
-/// are served to their end all the same.
+/// Accepts connections from `begun` until `closed`. Connections that are open then are still
+/// served to their end.
 async fn accept_until(
     mut socket: Reserved<impl Accept>,
     router: Router,
@@ -396,12 +361,13 @@ async fn accept_until(
         _ = begun.wait_for(|&begun| begun) => {}
     }
     loop {
-        let is_full = activities.count() >= serve::MOST;
-        // Those that were evicted may have the end of an answer to send.
-        let has_room = !is_full || activities.has_idle() && connections.len() < 2 * serve::MOST;
+        let is_full = activities.count() >= serve::MAX_CONNECTIONS;
+        // Evicted connections may still be sending the end of a response.
+        let has_room =
+            !is_full || activities.has_idle() && connections.len() < 2 * serve::MAX_CONNECTIONS;
         tokio::select! {
             biased;
-            // Sent or dropped: either way it is over, and who comes is somebody else's.
+            // Sent or dropped: stop. Later connections belong to a successor.
             _ = &mut closed => break,
             // A panic has been logged.
             Some(_) = connections.join_next() => {}

@@ -1,12 +1,11 @@
-//! File descriptors that only the admin side uses: whoever looks at a process that
-//! has run out of them must get an answer.
+//! Reserved file descriptors, so that the admin side answers when the process has run out
+//! of them.
 //!
-//! Some are held open for nothing. When a connection cannot be accepted for want of
-//! one, one is closed and accepting is tried again at once, which finds that one
-//! unless another thread was faster; hence there are several. The connection's own
-//! takes its place when it is closed. (`max_connections` keeps clients from taking
-//! all there are; this is for what it does not know of: a limit that was lowered
-//! from outside, a system that has run out, probes of very many servers.)
+//! A few spare descriptors are held open. When accept fails for lack of descriptors, one
+//! spare is closed and accept is retried at once. Another thread may take the freed
+//! descriptor first, hence several. When an admin connection is closed, the reserve is
+//! refilled. (`max_connections` keeps clients from using up all descriptors; the reserve
+//! covers the rest: a lowered limit, a system-wide shortage, probes of many servers.)
 
 use std::{
     io,
@@ -24,39 +23,37 @@ use tokio::{
     time::sleep,
 };
 
-use super::{listening::Accept, serve::Caller};
+use super::{accept::Accept, serve::Caller};
 use crate::connection::acceptor;
 
-/// More than a scraper, an orchestrator and a person at once.
-const HELD: usize = 8;
+/// Enough for a scraper, an orchestrator and an operator at once.
+const SIZE: usize = 8;
 
-/// How soon accepting is tried again when even the reserve was of no use.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Delay before accept is retried when the reserve is empty.
+const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// Descriptors that are held for nothing.
+/// Spare descriptors.
 #[derive(Debug)]
 pub(super) struct Reserve(Mutex<Vec<OwnedFd>>);
 
 impl Reserve {
-    /// A full one.
-    ///
     /// # Errors
-    /// If there are no descriptors.
+    /// If there are not enough descriptors.
     pub(super) fn new() -> io::Result<Arc<Self>> {
-        let all = (0..HELD).map(|_| hold()).collect::<io::Result<_>>()?;
+        let all = (0..SIZE).map(|_| open_spare()).collect::<io::Result<_>>()?;
         Ok(Arc::new(Self(Mutex::new(all))))
     }
 
-    /// Frees one, if there is one left.
+    /// Closes one spare descriptor. False if there is none.
     fn release(&self) -> bool {
         self.held().pop().is_some()
     }
 
-    /// Holds as many again as it may and can.
+    /// Reopens spare descriptors, as many as possible.
     fn refill(&self) {
         let mut held = self.held();
-        while held.len() < HELD {
-            match hold() {
+        while held.len() < SIZE {
+            match open_spare() {
                 Ok(spare) => held.push(spare),
                 Err(_) => return,
             }
@@ -68,12 +65,12 @@ impl Reserve {
     }
 }
 
-/// The cheapest there is, and it needs no file system.
-fn hold() -> io::Result<OwnedFd> {
+/// An eventfd: cheap, and independent of file systems.
+fn open_spare() -> io::Result<OwnedFd> {
     Ok(eventfd(0, EventfdFlags::CLOEXEC)?)
 }
 
-/// A socket that accepts with the help of the reserve.
+/// A listening socket that uses the reserve.
 #[derive(Debug)]
 pub(super) struct Reserved<S> {
     socket: S,
@@ -85,13 +82,13 @@ impl<S: Accept> Reserved<S> {
         Self { socket, reserve }
     }
 
-    /// The next connection, and whose it is.
+    /// Accepts a connection and identifies its client.
     ///
     /// # Cancel safety
-    /// None is lost.
+    /// Cancel safe.
     pub(super) async fn accept(&mut self) -> (Held<S::Io>, Caller) {
         self.reserve.refill();
-        let mut told = false;
+        let mut is_logged = false;
         loop {
             match self.socket.accept().await {
                 Ok((io, caller)) => {
@@ -107,11 +104,11 @@ impl<S: Accept> Reserved<S> {
                 Err(error) if acceptor::is_connection_error(&error) => {}
                 Err(_) if self.reserve.release() => {}
                 Err(error) => {
-                    if !told {
-                        tracing::warn!(%error, "the admin side cannot accept connections");
-                        told = true;
+                    if !is_logged {
+                        tracing::warn!(%error, "admin accept failed");
+                        is_logged = true;
                     }
-                    sleep(PAUSE).await;
+                    sleep(RETRY_DELAY).await;
                     self.reserve.refill();
                 }
             }
@@ -129,11 +126,11 @@ impl Drop for Refill {
     }
 }
 
-/// A connection whose descriptor goes back to the reserve.
+/// A connection that refills the reserve when it is closed.
 #[derive(Debug)]
 pub(super) struct Held<T> {
     io: T,
-    // After `io`, and in the same order dropped.
+    // Must follow `io`: fields are dropped in order, and the descriptor must be free first.
     _refill: Refill,
 }
 

@@ -1,5 +1,5 @@
-//! One connection to the admin side, within limits: a client must not be able to keep
-//! others out by being slow or idle.
+//! One connection to the admin side, with limits that keep a slow or idle client from
+//! locking others out.
 
 mod activity;
 
@@ -20,33 +20,33 @@ use tokio::{
 
 pub(super) use activity::{Activities, Activity};
 
-/// Connections at once, at each of the sockets. When there are more, the one that has
-/// been idle for the longest time is closed.
-pub(super) const MOST: usize = 128;
+/// Maximum connections per listening socket. Beyond it, the longest idle connection is
+/// closed.
+pub(super) const MAX_CONNECTIONS: usize = 128;
 
-/// How long the head of a request may take, from the end of the one before.
-const HEAD: Duration = Duration::from_secs(10);
+/// Time limit for a request's headers, from the end of the previous request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a connection is kept for further requests.
-const LIFE: Duration = Duration::from_secs(60);
+/// Time after which a connection accepts no further requests.
+const MAX_LIFETIME: Duration = Duration::from_secs(60);
 
-/// How long its last request may take, whatever it is.
-const LAST: Duration = Duration::from_secs(60);
+/// Time limit for the last request.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Nobody has reason to send more as the head of a request.
-const LARGEST_HEAD: usize = 64 * 1024;
+/// Size limit of a request's headers.
+const MAX_HEADERS: usize = 64 * 1024;
 
-/// Who asks.
+/// Client of the admin side.
 #[derive(Clone, Debug)]
 pub(super) enum Caller {
-    /// Somebody at the admin address.
+    /// Connected by TCP.
     Address(SocketAddr),
-    /// A process at the socket, if the system says which.
+    /// Connected by UNIX socket, with the peer's credentials if the kernel provides them.
     Socket(Option<UCred>),
 }
 
-/// Answers requests until either side is done, `closing` says that no more are taken, or
-/// it is closed because it is idle.
+/// Serves requests until either side closes, `closing` becomes true, or the connection is
+/// evicted because it is idle.
 pub(super) async fn connection(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     caller: Caller,
@@ -69,20 +69,20 @@ pub(super) async fn connection(
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD)
-            .max_buf_size(LARGEST_HEAD)
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(MAX_HEADERS)
             .serve_connection(TokioIo::new(io), service)
     );
     tokio::select! {
-        // A client that breaks off or speaks no HTTP is nothing to tell of.
+        // A client that disconnects or does not speak HTTP is not worth logging.
         _ = &mut connection => return,
         _ = closing.wait_for(|&closing| closing) => {}
-        // Nothing is on its way to a client that was never answered.
+        // A client that was never answered has no response in flight.
         () = activity.evicted() => if !activity.has_answered() {
             return;
         },
-        () = sleep(LIFE) => {}
+        () = sleep(MAX_LIFETIME) => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(LAST, connection).await;
+    let _ = timeout(SHUTDOWN_TIMEOUT, connection).await;
 }

@@ -28,7 +28,7 @@ fn start(path: &Path) -> Server {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_minutes_are_recorded_while_there_is_somebody_to_show_them_to() {
+async fn history_is_recorded_only_with_an_admin_address() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("leastconn.toml");
     fs::write(&path, REST).unwrap();

@@ -1,4 +1,4 @@
-//! What `POST` under `/api/v1` takes and answers.
+//! Request and response bodies of `POST` under `/api/v1`.
 
 use leastconn::AdminState;
 use schemars::JsonSchema;
@@ -6,16 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Level;
 
-/// What is wanted of a server.
+/// Administrative state of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerState {
-    /// It gets connections.
+    /// It gets new connections.
     Ready,
-    /// It gets no new ones and keeps those it has.
+    /// It gets no new connections and keeps open ones.
     Drain,
-    /// It gets none, and those it has are ended after a grace. Probes say nothing
-    /// about it.
+    /// It gets no new connections, open ones are closed after a grace period, and it is not
+    /// checked.
     Maint,
 }
 
@@ -23,58 +23,54 @@ pub enum ServerState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetState {
-    /// The state to be in.
     pub state: ServerState,
-    /// With `maint`: how long open connections may go on, as in the configuration;
-    /// 10s unless given.
+    /// With `maint`: time until open connections are closed, such as `30s`; default: `10s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace: Option<String>,
 }
 
-/// A server is in that state from now on.
+/// Result of setting a server's state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StateSet {
-    /// The upstream that it belongs to.
     pub upstream: String,
-    /// Its name.
     pub server: String,
-    /// How it is.
+    /// New state.
     pub state: ServerState,
-    /// How it was.
+    /// Previous state.
     pub was: ServerState,
-    /// Connections to it, being opened or open.
+    /// Open connections, including those being opened.
     pub active: u32,
-    /// How many servers of the upstream may be given connections now.
+    /// Servers of the upstream that can now get new connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub available: Option<usize>,
-    /// In `maint`: when those that are open are ended.
+    /// With `maint`: seconds until open connections are closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends_after_seconds: Option<f64>,
 }
 
-/// `POST /api/v1/connections/kill`: which to end. All that is given must hold, and
-/// something must be.
+/// `POST /api/v1/connections/kill`: closes connections that match all given criteria. At
+/// least one is required.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Kill {
-    /// Those under the rule of this name.
+    /// Client rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
-    /// Those of this identity, as `connections` shows it.
+    /// Identity as listed by `/connections`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
-    /// Those to this server, as `web/webapp2`.
+    /// Server, such as `web/webapp2`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// The one of this ID.
+    /// Connection ID.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection: Option<u64>,
 }
 
-/// They are being ended.
+/// Result of closing connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Killed {
-    /// So many.
+    /// Number of connections being closed.
     pub killed: usize,
 }
 
@@ -82,17 +78,17 @@ pub struct Killed {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetLogLevel {
-    /// The least important messages to be written; none: what the file says.
+    /// Lowest level that is logged; default: the configured one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<Level>,
 }
 
-/// So much is logged from now on.
+/// The log level in effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogLevel {
-    /// The least important messages that are written.
+    /// Lowest level that is logged.
     pub level: Level,
-    /// What the file says.
+    /// Level in the configuration file.
     pub configured: Level,
 }
 

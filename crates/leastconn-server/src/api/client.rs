@@ -1,6 +1,5 @@
-//! Asks a running balancer, over its admin socket or address.
-//!
-//! A connection for each question: they are few, and none is held while nobody asks.
+//! Client of the admin API, over the admin socket or address. Opens one connection per
+//! request.
 
 use std::{
     fmt::Display,
@@ -31,71 +30,58 @@ use super::{
     RefusalsQuery, Reload, Samples, Servers, ServersQuery, SetLogLevel, SetState, StateSet, Status,
 };
 
-/// No answer is larger: a thousand connections with long names have some 500 KB.
-const LARGEST: usize = 64 * 1024 * 1024;
+/// Size limit of a response. 1,000 connections with long names have some 500 KB.
+const MAX_RESPONSE: usize = 64 * 1024 * 1024;
 
-/// How long a question may take that is answered from memory.
-pub const SOON: Duration = Duration::from_secs(10);
+/// Default timeout of requests.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a reload may take: very many rules, and one that is going on already.
-const LATE: Duration = Duration::from_secs(60);
+/// Timeout of a reload, which may have many rules to read or wait for another reload.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How often a process is asked again that is being replaced,
-const AGAIN: u32 = 20;
+/// Retries while a successor process takes over.
+const RETRIES: u32 = 20;
 
-/// and how soon.
-const SHORTLY: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Where a balancer can be asked.
+/// Endpoint of the admin side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// At its admin socket: everything.
+    /// Admin socket.
     Socket(PathBuf),
-    /// At its admin address: what is to be read.
+    /// Admin address, read-only for this client.
     Address(SocketAddr),
 }
 
-/// Asks one balancer.
+/// Client of one balancer.
 #[derive(Clone, Debug)]
 pub struct Client {
     target: Target,
     limit: Duration,
 }
 
-/// There is no answer, or not the one that was asked for.
+/// A failed request.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Nobody can be reached there.
+    /// Connecting failed.
     #[error("{}", unreachable(target, source))]
-    Unreachable {
-        /// Where.
-        target: Target,
-        /// Why.
-        source: io::Error,
-    },
-    /// It took too long.
-    #[error("{0} has not answered within {1:?}")]
+    Unreachable { target: Target, source: io::Error },
+    /// Timeout of a read request.
+    #[error("no response from {0} within {1:?}")]
     TimedOut(Target, Duration),
-    /// It took too long, and may have been done or not.
-    #[error(
-        "{0} has not answered within {1:?}; it may still be at it: `ctl status` shows what became of it"
-    )]
+    /// Timeout of a change, which may still have been made.
+    #[error("no response from {0} within {1:?}; the change may still be made: check `ctl status`")]
     Unfinished(Target, Duration),
-    /// What came is not HTTP.
-    #[error("{0} does not answer as a balancer does: {1}")]
+    /// Invalid response.
+    #[error("invalid response from {0}: {1}")]
     NotHttp(Target, String),
-    /// The balancer says no.
+    /// The balancer rejected the request.
     #[error("{message}")]
-    Refused {
-        /// With this status.
-        status: StatusCode,
-        /// For this reason.
-        message: String,
-    },
-    /// The answer has another form.
+    Refused { status: StatusCode, message: String },
+    /// The response has an unknown format.
     #[error(
-        "the answer of {0} is not understood: {1}; is it another version than this program's, {version}?",
+        "cannot parse the response from {0}: {1}; this program has version {version}, is the balancer's different?",
         version = env!("CARGO_PKG_VERSION")
     )]
     NotUnderstood(Target, serde_json::Error),
@@ -110,83 +96,79 @@ impl Display for Target {
     }
 }
 
-/// What happened, and what to do about it.
+/// Explains a failed connect, with a remedy.
 fn unreachable(target: &Target, error: &io::Error) -> String {
     let Target::Socket(path) = target else {
         return match error.kind() {
             io::ErrorKind::ConnectionRefused => format!(
-                "nobody listens at {target}: the balancer does not run, or its `bind` in [admin] is another"
+                "connection refused by {target}: the balancer is not running, or `bind` of [admin] is different"
             ),
-            _ => format!("no answer from {target}: {error}"),
+            _ => format!("cannot connect to {target}: {error}"),
         };
     };
     let is_socket = || std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
     let path = path.display();
     match error.kind() {
         io::ErrorKind::NotFound => format!(
-            "there is no socket {path}: the balancer does not run, or runs with another configuration; name its socket with --socket, or its file with --config"
+            "there is no socket {path}: the balancer is not running, or has another configuration; use --socket or --config"
         ),
         io::ErrorKind::PermissionDenied => format!(
-            "no access to {path}: only the user whom the balancer runs as, and root, may use its socket"
+            "no access to {path}: only root and the user of the balancer may use its socket"
         ),
         io::ErrorKind::ConnectionRefused if !is_socket() => {
-            format!("{path} is no socket; a configuration file is named with --config")
+            format!("{path} is not a socket; use --config for a configuration file")
         }
         io::ErrorKind::ConnectionRefused => format!(
-            "nobody listens at {path}: the balancer that made it has ended without removing it; the next one that starts replaces it"
+            "connection refused by {path}: its balancer ended without removing it; the next one replaces it"
         ),
         io::ErrorKind::InvalidInput => {
-            format!("{path} cannot be the path of a socket: it is longer than 107 bytes")
+            format!("{path} is too long for a socket: the limit is 107 bytes")
         }
-        _ => format!("no answer from {path}: {error}"),
+        _ => format!("cannot connect to {path}: {error}"),
     }
 }
 
-/// An answer that says no.
+/// Body of an error response.
 #[derive(Deserialize)]
 struct Refusal {
     error: String,
 }
 
 impl Client {
-    /// Asks at the socket of this path.
     pub fn at_socket(path: &Path) -> Self {
         Self::new(Target::Socket(path.to_owned()))
     }
 
-    /// Asks there.
     pub const fn new(target: Target) -> Self {
         Self {
             target,
-            limit: SOON,
+            limit: DEFAULT_TIMEOUT,
         }
     }
 
-    /// The same, and gives up on what is answered from memory after `limit` rather
-    /// than after [`SOON`].
+    /// Replaces [`DEFAULT_TIMEOUT`]. Reloads have a timeout of their own.
     #[must_use]
     pub const fn within(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Where it asks.
     pub const fn target(&self) -> &Target {
         &self.target
     }
 
-    /// The balancer as a whole.
+    /// `GET /api/v1/status`
     ///
     /// # Errors
     /// [`ClientError`]
     ///
     /// # Cancel safety
-    /// Nothing is left behind; so for all that ask.
+    /// Cancel safe, as all read requests.
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.get("status", &()).await
     }
 
-    /// All servers.
+    /// `GET /api/v1/servers`
     ///
     /// # Errors
     /// [`ClientError`]
@@ -194,7 +176,7 @@ impl Client {
         self.get("servers", &ServersQuery::default()).await
     }
 
-    /// Client rules.
+    /// `GET /api/v1/clients`
     ///
     /// # Errors
     /// [`ClientError`]
@@ -202,7 +184,7 @@ impl Client {
         self.get("clients", query).await
     }
 
-    /// Open connections.
+    /// `GET /api/v1/connections`
     ///
     /// # Errors
     /// [`ClientError`]
@@ -210,7 +192,7 @@ impl Client {
         self.get("connections", query).await
     }
 
-    /// The connections that were refused last.
+    /// `GET /api/v1/refusals`
     ///
     /// # Errors
     /// [`ClientError`]
@@ -218,7 +200,7 @@ impl Client {
         self.get("refusals", query).await
     }
 
-    /// The last minutes.
+    /// `GET /api/v1/history`
     ///
     /// # Errors
     /// [`ClientError`]
@@ -226,7 +208,7 @@ impl Client {
         self.get("history", &()).await
     }
 
-    /// Whether it is ready, and its own word for it.
+    /// `GET /readyz`: whether it is ready, and the text of the response.
     ///
     /// # Errors
     /// [`ClientError`]
@@ -234,17 +216,17 @@ impl Client {
         let (status, body) = self
             .ask(Method::GET, "/readyz", Bytes::new(), self.limit)
             .await?;
-        let word = String::from_utf8_lossy(&body).trim().to_owned();
-        Ok((status.is_success(), word))
+        let text = String::from_utf8_lossy(&body).trim().to_owned();
+        Ok((status.is_success(), text))
     }
 
-    /// Sets what is wanted of a server.
+    /// Sets the administrative state of a server.
     ///
     /// # Errors
     /// [`ClientError`]
     ///
     /// # Cancel safety
-    /// It may have happened or not; so for all that change something.
+    /// If dropped, the change may or may not have been made, as for all changes.
     pub async fn set_state(
         &self,
         upstream: &str,
@@ -256,7 +238,7 @@ impl Client {
         self.post(&path, state, self.limit).await
     }
 
-    /// Ends connections.
+    /// Closes connections.
     ///
     /// # Errors
     /// [`ClientError`]
@@ -264,15 +246,16 @@ impl Client {
         self.post("connections/kill", which, self.limit).await
     }
 
-    /// Reloads the configuration, and waits until that is over.
+    /// Reloads the configuration and waits for the result.
     ///
     /// # Errors
-    /// [`ClientError`]; not if the configuration was rejected, which the answer says.
+    /// [`ClientError`]. A rejected configuration is not an error, but a [`Reload`].
     pub async fn reload(&self) -> Result<Reload, ClientError> {
-        self.post("reload", &serde_json::json!({}), LATE).await
+        self.post("reload", &serde_json::json!({}), RELOAD_TIMEOUT)
+            .await
     }
 
-    /// Sets how much is logged.
+    /// Sets the log level.
     ///
     /// # Errors
     /// [`ClientError`]
@@ -285,12 +268,12 @@ impl Client {
         path: &str,
         query: &impl Serialize,
     ) -> Result<T, ClientError> {
-        // Queries are flat and have neither maps nor bytes: nothing that fails.
+        // Serializing flat queries does not fail.
         let query = serde_urlencoded::to_string(query).unwrap_or_default();
         let question = if query.is_empty() { "" } else { "?" };
         let path = format!("/api/v1/{path}{question}{query}");
         let answer = self.ask(Method::GET, &path, Bytes::new(), self.limit).await;
-        self.understand(answer?)
+        self.parse(answer?)
     }
 
     async fn post<T: DeserializeOwned>(
@@ -301,24 +284,24 @@ impl Client {
     ) -> Result<T, ClientError> {
         let body = Bytes::from(serde_json::to_vec(body).unwrap_or_default());
         let path = format!("/api/v1/{path}");
-        let mut again = AGAIN;
+        let mut retries = RETRIES;
         loop {
             let answer = self.ask(Method::POST, &path, body.clone(), limit).await;
             let answer = answer.map_err(|error| match error {
                 ClientError::TimedOut(target, limit) => ClientError::Unfinished(target, limit),
                 other => other,
             })?;
-            // Another process has just taken over.
-            if answer.0 == StatusCode::SERVICE_UNAVAILABLE && again > 0 {
-                again -= 1;
-                sleep(SHORTLY).await;
+            // A successor process is taking over.
+            if answer.0 == StatusCode::SERVICE_UNAVAILABLE && retries > 0 {
+                retries -= 1;
+                sleep(RETRY_DELAY).await;
                 continue;
             }
-            return self.understand(answer);
+            return self.parse(answer);
         }
     }
 
-    fn understand<T: DeserializeOwned>(
+    fn parse<T: DeserializeOwned>(
         &self,
         (status, body): (StatusCode, Bytes),
     ) -> Result<T, ClientError> {
@@ -331,7 +314,7 @@ impl Client {
                 status,
                 message: refusal.error,
             },
-            Err(_) => ClientError::NotHttp(self.target.clone(), format!("it says {status}")),
+            Err(_) => ClientError::NotHttp(self.target.clone(), format!("status {status}")),
         })
     }
 
@@ -387,11 +370,11 @@ impl Client {
             .map_err(|error| not_http(error.to_string()))?;
         let answer = async {
             let (head, body) = sender.send_request(request).await?.into_parts();
-            let body = Limited::new(body, LARGEST).collect().await;
+            let body = Limited::new(body, MAX_RESPONSE).collect().await;
             Ok::<_, hyper::Error>((head.status, body))
         };
-        // The connection's side ends by itself once there is an error, of which the
-        // answer's side then tells, or once all has been read.
+        // The connection future ends after an error, which the request future then reports,
+        // or after the response was read.
         let mut connection = Box::pin(connection);
         let mut answer = Box::pin(answer);
         let answer = tokio::select! {
@@ -401,7 +384,7 @@ impl Client {
         let (status, body) = answer.map_err(|error| not_http(error.to_string()))?;
         let body = body.map_err(|error| {
             not_http(match error.downcast_ref::<LengthLimitError>() {
-                Some(_) => "its answer does not end".to_owned(),
+                Some(_) => "response too long".to_owned(),
                 None => error.to_string(),
             })
         })?;
@@ -409,7 +392,7 @@ impl Client {
     }
 }
 
-/// A name as one segment of a path.
+/// Percent-encodes a name as one path segment.
 fn segment(name: &str) -> String {
     let mut segment = String::new();
     for byte in name.bytes() {

@@ -6,7 +6,7 @@ use leastconn::Reason;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Outcomes, Sight, at_most, outcomes};
+use super::{ApiContext, Outcomes, outcomes, page};
 use crate::{
     config::{MatchKey, Rule},
     telemetry::metrics::{ClientMetrics, Metrics},
@@ -15,47 +15,47 @@ use crate::{
 /// Client rules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Clients {
-    /// As many as the limit allows.
+    /// Up to the limit.
     pub clients: Vec<Client>,
-    /// How many there are that match the query.
+    /// Number of rules that match the query.
     pub total: usize,
 }
 
-/// One client rule, and the connections under it.
+/// A client rule and its connections.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Client {
-    /// Its name.
+    /// Name of the rule.
     pub client: String,
-    /// What it asks for, as `key=value` texts.
+    /// Match criteria as `key=value`.
     #[serde(rename = "match")]
     pub matches: Vec<String>,
-    /// What it may reach.
+    /// Allowed upstreams and servers.
     pub allow: Vec<String>,
     /// `enforce` or `shadow`.
     pub mode: String,
-    /// From when on it matches nobody.
+    /// Time from which the rule no longer matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
-    /// New connections, for each identity.
+    /// Limit on new connections, per identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
-    /// Connections at once, for each identity.
+    /// Limit on open connections, per identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_conns: Option<u32>,
     /// Open connections.
     pub active: u64,
-    /// Connections since the start: open, refused, failed and ended.
+    /// Connections since the start: open, refused, failed or ended.
     pub connections: u64,
-    /// Refused: ended without ever having had a server.
+    /// Refused: ended without a server.
     #[serde(default)]
     pub refused: u64,
-    /// Ended by a failure after they were admitted.
+    /// Ended by a failure after admission.
     #[serde(default)]
     pub failed: u64,
     /// Ended without a failure.
     #[serde(default)]
     pub ended: u64,
-    /// Ended, by reason code.
+    /// Ended connections by reason code.
     pub outcomes: Outcomes,
 }
 
@@ -64,41 +64,40 @@ pub struct Client {
 pub struct RateLimit {
     /// Connections a second, on average.
     pub rate: f64,
-    /// At once.
+    /// Maximum burst.
     pub burst: u32,
 }
 
-/// ConnectionFilter of them, and how many.
+/// Filter, order and limit of a list of rules.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientsQuery {
-    /// Only those whose name has this in it, in capitals or not.
+    /// Text in the name, ignoring case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<String>,
-    /// The first of them by this.
+    /// Order of the rules.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sort: Option<ClientOrder>,
-    /// So many at most; 1000 unless given, and never more than 10000.
+    /// Maximum number of entries; default 1000, at most 10000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }
 
-/// In which order.
+/// Order of a list of rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientOrder {
-    /// The configuration's.
+    /// Order of the configuration.
     #[default]
     Configuration,
-    /// Those with the most open connections first, then those with the most.
+    /// Most open connections first, then most connections.
     Active,
 }
 
 impl Clients {
-    /// As they are now.
-    pub fn of(sight: &Sight, query: &ClientsQuery) -> Self {
-        let state = sight.context.snapshot();
-        let metrics = &sight.context.telemetry.metrics;
+    pub fn of(cx: &ApiContext, query: &ClientsQuery) -> Self {
+        let state = cx.context.snapshot();
+        let metrics = &cx.context.telemetry.metrics;
         let search = query.search.as_deref().unwrap_or_default().to_lowercase();
         let mut found: Vec<_> = state
             .config
@@ -107,7 +106,7 @@ impl Clients {
             .filter(|rule| search.is_empty() || rule.name().to_lowercase().contains(&search))
             .collect();
         let total = found.len();
-        let limit = at_most(query.limit);
+        let limit = page::limit(query.limit);
         if query.sort == Some(ClientOrder::Active) {
             found = most_active(&found, limit, |rule| {
                 let client = metrics.client(rule.name());
@@ -120,8 +119,8 @@ impl Clients {
     }
 }
 
-/// The first `limit` of `all` by what `counted` says, the greatest first; those that are
-/// alike as they stand. The others, which may be very many, are not put in order.
+/// The `limit` items with the greatest `counted`, greatest first, in stable order. The other
+/// items, which may be very many, are not sorted.
 fn most_active<T: Copy>(all: &[T], limit: usize, counted: impl Fn(&T) -> (u64, u64)) -> Vec<T> {
     let numbered = all.iter().enumerate();
     let mut order: Vec<_> = numbered
@@ -146,7 +145,7 @@ impl Client {
         let counted = metrics.client(rule.name());
         let counted = counted.as_deref();
         let active = counted.map_or(0, ClientMetrics::open);
-        // First: it must not be more than what has ended.
+        // Read first: it must not exceed the number of ended connections.
         let refused = counted.map_or(0, ClientMetrics::refused);
         let outcomes = outcomes(counted.into_iter().flat_map(ClientMetrics::outcomes));
         let of = |failures: bool| -> u64 {
@@ -185,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_first_are_those_of_a_stable_sort(
+        fn most_active_matches_a_stable_sort(
             counts in prop::collection::vec((0_u64..3, 0_u64..3), 0..50),
             limit in 0_usize..60,
         ) {

@@ -7,74 +7,74 @@ use leastconn::net;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Sight, at_most, time};
+use super::{
+    ApiContext,
+    page::{self, contains, page},
+    time,
+};
 use crate::{registry::ConnectionHandle, telemetry::access_log::milliseconds, text::escape};
 
-/// Connections that are open.
+/// Open connections.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Connections {
-    /// The newest first, as many as the limit allows.
+    /// Newest first, up to the limit.
     pub connections: Vec<Connection>,
-    /// How many there are that match the query.
+    /// Number of open connections that match the query.
     pub total: usize,
 }
 
-/// One open connection. Names as in the access log.
+/// An open connection. Field names as in the access log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Connection {
-    /// Its ID, unique within the process.
+    /// ID, unique within the process.
     pub connection: u64,
-    /// When it was accepted.
+    /// Time of accept.
     pub time: String,
-    /// How far it is.
     pub stage: Stage,
-    /// Where it came in.
     pub listener: String,
-    /// The client's address.
+    /// Client address.
     pub source: String,
-    /// The balancer in front, which said that `source` is the client.
+    /// Address of the proxy that named `source` in a PROXY header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
-    /// The rule that it is under.
+    /// Matching client rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
-    /// Who the client is.
+    /// Client identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
-    /// The serial number of its certificate.
+    /// Serial number of the client certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// The server name that it asked for.
+    /// Requested server name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
-    /// Where it goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<String>,
-    /// The server that it is connected to.
+    /// Connected server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
     /// Bytes from the client.
     pub bytes_received: u64,
     /// Bytes to the client.
     pub bytes_sent: u64,
-    /// Its age.
+    /// Age.
     pub duration_ms: f64,
 }
 
-/// How far a connection is.
+/// Stage of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// Nobody knows yet whether it may have anything.
+    /// Not authorized yet.
     Handshake,
-    /// It was admitted, and has no server yet.
+    /// Admitted, not connected to a server yet.
     Connecting,
-    /// Bytes go through.
+    /// Connected to a server.
     Relaying,
 }
 
 impl Stage {
-    /// The word in the answer.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Handshake => "handshake",
@@ -84,51 +84,46 @@ impl Stage {
     }
 }
 
-/// ConnectionFilter of them, and how many. All that is given must hold.
+/// Filter and limit of a list of connections. All criteria must match.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectionsQuery {
-    /// Only those under the rule of this name.
+    /// Client rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
-    /// Only those that came in here.
+    /// Listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener: Option<String>,
-    /// Only those to this upstream, or, as `web/webapp2`, to this server of it.
+    /// Upstream, or server such as `web/webapp2`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// Only those with this in one of their texts: address, client, identity, serial,
-    /// server name, server.
+    /// Text in an address, client, identity, serial number, server name or server,
+    /// ignoring case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<String>,
-    /// So many at most; 1000 unless given, and never more than 10000.
+    /// Maximum number of entries; default 1000, at most 10000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }
 
 impl Connections {
-    /// Those that are open now.
-    pub fn of(sight: &Sight, query: &ConnectionsQuery) -> Self {
+    pub fn of(cx: &ApiContext, query: &ConnectionsQuery) -> Self {
         let (now, wall) = (net::now(), Timestamp::now());
-        let mut open = sight.context.registry.list();
+        let mut open = cx.context.registry.list();
         open.sort_unstable_by_key(|handle| Reverse(handle.id));
-        let limit = at_most(query.limit);
-        let mut total = 0;
-        let mut connections = Vec::new();
-        for handle in &open {
-            // With nothing asked for, what is not shown need not be made.
-            if query.is_all() && connections.len() >= limit {
-                total += 1;
-                continue;
-            }
-            let connection = Connection::of(handle, now, wall);
-            if query.holds_for(&connection) {
-                total += 1;
-                if connections.len() < limit {
-                    connections.push(connection);
-                }
-            }
-        }
+        let limit = page::limit(query.limit);
+        let describe = |handle: &Arc<ConnectionHandle>| Connection::of(handle, now, wall);
+        let (connections, total) = if query.is_all() {
+            // Describe only the listed ones.
+            let listed = open.iter().take(limit).map(describe).collect();
+            (listed, open.len())
+        } else {
+            let described = open.iter().map(describe);
+            page(
+                described.filter(|connection| query.matches(connection)),
+                limit,
+            )
+        };
         Self { connections, total }
     }
 }
@@ -147,7 +142,7 @@ impl ConnectionsQuery {
             .all(|asked| asked.is_none())
     }
 
-    fn holds_for(&self, connection: &Connection) -> bool {
+    fn matches(&self, connection: &Connection) -> bool {
         fn is(asked: Option<&String>, value: Option<&String>) -> bool {
             asked.is_none_or(|asked| value == Some(asked))
         }
@@ -165,7 +160,7 @@ impl ConnectionsQuery {
             && self
                 .search
                 .as_ref()
-                .is_none_or(|search| connection.mentions(&search.to_lowercase()))
+                .is_none_or(|search| connection.contains(search))
     }
 }
 
@@ -198,7 +193,7 @@ impl Connection {
         }
     }
 
-    fn mentions(&self, lower: &str) -> bool {
+    fn contains(&self, search: &str) -> bool {
         let texts = [
             Some(&self.source),
             self.proxy.as_ref(),
@@ -209,10 +204,6 @@ impl Connection {
             self.upstream.as_ref(),
             self.server.as_ref(),
         ];
-        texts
-            .into_iter()
-            .flatten()
-            .any(|text| text.to_lowercase().contains(lower))
-            || self.connection.to_string() == lower
+        contains(texts.into_iter().flatten(), search) || self.connection.to_string() == search
     }
 }

@@ -1,8 +1,7 @@
-//! `GET /api/v1/history`: the last minutes, for curves that are there when
-//! somebody begins to look.
+//! `GET /api/v1/history`: samples of the last five minutes, for the graphs of the
+//! dashboard and `top`.
 //!
-//! A reading every other second, for five minutes, taken by the admin side's thread,
-//! while there is somewhere to ask for them.
+//! The admin thread takes a sample every two seconds while the admin side listens.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -18,25 +17,25 @@ use crate::context::ServerContext;
 const EVERY: Duration = Duration::from_secs(2);
 const KEPT: usize = 150;
 
-/// The last minutes.
+/// Samples of the last five minutes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Samples {
-    /// Seconds between two samples, as a rule.
+    /// Nominal time between two samples.
     pub interval_seconds: f64,
-    /// The oldest first.
+    /// Oldest first.
     pub samples: Vec<Sample>,
 }
 
-/// What went on between one reading and the one before.
+/// Rates between two readings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sample {
-    /// When it was read.
+    /// Time of the second reading.
     pub time: String,
-    /// Connections that were open then.
+    /// Open connections at that time.
     pub open: u64,
     /// Connections accepted a second.
     pub accepted_per_second: f64,
-    /// Connections a second that ended before they had a server.
+    /// Refused connections a second.
     pub refused_per_second: f64,
     /// Bytes a second from clients.
     pub received_per_second: f64,
@@ -44,20 +43,20 @@ pub struct Sample {
     pub sent_per_second: f64,
 }
 
-/// How many of them.
+/// Limit of the history.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HistoryQuery {
-    /// So many of the newest at most; all unless given.
+    /// Maximum number of samples, the newest ones; default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<usize>,
 }
 
-/// Keeps the last readings.
+/// Ring buffer of samples.
 #[derive(Debug, Default)]
 pub struct History(Mutex<VecDeque<Sample>>);
 
-/// Counters at one time; each only grows, but for those of listeners that are gone.
+/// Counters at one time. They only grow, except when a listener is removed.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     at: Timestamp,
@@ -69,7 +68,6 @@ struct Reading {
 }
 
 impl History {
-    /// What is kept.
     pub fn samples(&self, query: &HistoryQuery) -> Samples {
         let kept = self.lock();
         let left_out = kept.len().saturating_sub(query.last.unwrap_or(KEPT));
@@ -96,8 +94,7 @@ impl History {
     }
 }
 
-/// Takes readings for as long as it is polled, and forgets those from before: between
-/// them and the next there may be hours.
+/// Takes samples until dropped. Clears older ones first: there may be a gap of hours.
 pub async fn record(history: Arc<History>, context: Arc<ServerContext>) {
     history.clear();
     let mut tick = interval(EVERY);
@@ -107,7 +104,7 @@ pub async fn record(history: Arc<History>, context: Arc<ServerContext>) {
     loop {
         tick.tick().await;
         let now = Reading::take(&context);
-        // A clock that was set makes one odd or missing sample.
+        // After the system clock is set, one sample is wrong or missing.
         if let Some(sample) = now.since(&before) {
             history.add(sample);
         }

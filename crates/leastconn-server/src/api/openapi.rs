@@ -1,4 +1,4 @@
-//! The API's description in OpenAPI 3.1, made of the types that are answered with.
+//! The API's OpenAPI 3.1 document, generated from the request and response types.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
@@ -9,10 +9,9 @@ use super::{
     StateSet, Status,
 };
 
-/// Below which all paths are.
+/// Base path of the API.
 pub const BASE: &str = "/api/v1";
 
-/// The document.
 pub fn openapi() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = "/components/schemas".into();
@@ -29,7 +28,7 @@ pub fn openapi() -> Value {
     );
     paths.get::<Clients>(
         "/clients",
-        "Client rules, and the connections under each",
+        "Client rules and their connections",
         Some(inline::<ClientsQuery>()),
     );
     paths.get::<Connections>(
@@ -39,27 +38,27 @@ pub fn openapi() -> Value {
     );
     paths.get::<Refusals>(
         "/refusals",
-        "The connections that were refused last, up to 200",
+        "The last 200 refused connections",
         Some(inline::<RefusalsQuery>()),
     );
     paths.get::<Samples>(
         "/history",
-        "The last minutes",
+        "Samples of the last five minutes",
         Some(inline::<HistoryQuery>()),
     );
     paths.post::<SetState, StateSet>(
         "/servers/{upstream}/{server}/state",
-        "Set what is wanted of a server; it survives reloads",
+        "Set the administrative state of a server; it survives reloads",
         &["upstream", "server"],
     );
-    paths.post::<Kill, Killed>("/connections/kill", "End connections", &[]);
+    paths.post::<Kill, Killed>("/connections/kill", "Close connections", &[]);
     paths.post::<Nothing, Reload>(
         "/reload",
-        "Read the configuration anew; answers when that is over, also if it was rejected",
+        "Reload the configuration; responds when it was applied or rejected",
         &[],
     );
     paths.paths["/reload"]["post"]["requestBody"]["required"] = false.into();
-    paths.post::<SetLogLevel, LogLevel>("/log-level", "Set how much is logged", &[]);
+    paths.post::<SetLogLevel, LogLevel>("/log-level", "Set the log level", &[]);
     paths.add("/openapi.json", "get", json!({
         "summary": "This document",
         "responses": { "200": { "description": "OpenAPI 3.1", "content": { "application/json": { "schema": { "type": "object" } } } } },
@@ -72,8 +71,8 @@ pub fn openapi() -> Value {
         "Error".to_owned(),
         json!({
             "type": "object",
-            "description": "Why there is no other answer.",
-            "properties": { "error": { "type": "string", "description": "For people." } },
+            "description": "A failed request.",
+            "properties": { "error": { "type": "string", "description": "Message for humans." } },
             "required": ["error"],
         }),
     );
@@ -82,8 +81,8 @@ pub fn openapi() -> Value {
         "info": {
             "title": "leastconn-lb",
             "version": "1",
-            "summary": "What a running balancer shows and takes, at the admin address and socket",
-            "description": "Fields may be added; those that are there stay. At the admin address, POST needs the bearer token of `[admin] token` and `Content-Type: application/json`; at the admin socket, the file's mode says who may.",
+            "summary": "State and control of a running balancer, at the admin address and socket",
+            "description": "Fields may be added, but not removed. At the admin address, POST needs the bearer token of `[admin] token` and `Content-Type: application/json`; at the admin socket, the mode of the file controls access.",
             "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
         },
         "servers": [{ "url": BASE }],
@@ -91,7 +90,7 @@ pub fn openapi() -> Value {
         "components": {
             "schemas": schemas,
             "responses": { "Error": {
-                "description": "It was not done",
+                "description": "The request failed",
                 "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Error" } } },
             } },
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
@@ -107,7 +106,7 @@ fn ready() -> Value {
         })
     };
     json!({
-        "summary": "Whether new connections are served",
+        "summary": "Whether new connections are accepted",
         "parameters": [{
             "name": "upstream",
             "in": "query",
@@ -115,14 +114,14 @@ fn ready() -> Value {
             "schema": { "type": "string" },
         }],
         "responses": {
-            "200": text("They are"),
-            "404": text("There is no upstream of this name"),
-            "503": text("The process starts or drains, or the upstream has no available server"),
+            "200": text("Ready"),
+            "404": text("Unknown upstream"),
+            "503": text("Starting or draining, or the upstream has no available server"),
         },
     })
 }
 
-/// The body of what needs none.
+/// An empty body.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Nothing {}
@@ -179,14 +178,14 @@ impl Paths {
 fn responses(answer: &Schema) -> Value {
     json!({
         "200": {
-            "description": "It is as this says",
+            "description": "Success",
             "content": { "application/json": { "schema": answer } },
         },
         "default": { "$ref": "#/components/responses/Error" },
     })
 }
 
-/// With all that it refers to in it.
+/// With all referenced schemas inlined.
 fn inline<T: JsonSchema>() -> Schema {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.inline_subschemas = true;
@@ -195,7 +194,7 @@ fn inline<T: JsonSchema>() -> Schema {
     settings.into_generator().into_root_schema_for::<T>()
 }
 
-/// Each property of a query as a parameter.
+/// Converts the properties of a query to parameters.
 fn parameters(query: &Schema) -> Value {
     let properties = query.get("properties").and_then(Value::as_object);
     let parameters = properties.into_iter().flatten().map(|(name, schema)| {
@@ -221,7 +220,7 @@ mod tests {
         let there = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             there == ours,
-            "write it anew: cargo run -p leastconn-lb -- schema --api > docs/reference/openapi.json"
+            "regenerate it: cargo run -p leastconn-lb -- schema --api > docs/reference/openapi.json"
         );
     }
 

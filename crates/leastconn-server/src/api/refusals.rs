@@ -3,39 +3,58 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Sight;
+use super::{
+    ApiContext,
+    page::{contains, page},
+};
 use crate::telemetry::refusals::{KEPT, RecentRefusal};
 
-/// The connections that were refused last.
+/// Recently refused connections.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Refusals {
-    /// The newest first.
+    /// Newest first.
     pub refusals: Vec<RecentRefusal>,
-    /// How many of those that are kept match the query.
+    /// Number of kept refusals that match the query.
     pub total: usize,
 }
 
-/// ConnectionFilter of them, and how many.
+/// Filter and limit of a list of refusals.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RefusalsQuery {
-    /// Only those with this in an address, a name, a reason or a detail, in capitals or not.
+    /// Only refusals with this text in an address, name, reason or detail, ignoring case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<String>,
-    /// So many at most; all 200 that are kept unless given.
+    /// Maximum number of entries; default: all that are kept (200).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }
 
 impl Refusals {
-    /// As they are now.
-    pub fn of(sight: &Sight, query: &RefusalsQuery) -> Self {
-        let search = query.search.as_deref().unwrap_or_default().to_lowercase();
-        let limit = query.limit.unwrap_or(KEPT);
-        let kept = &sight.context.telemetry.refusals;
-        let (refusals, total) = kept.newest(limit, |refusal| {
-            search.is_empty() || refusal.mentions(&search)
+    pub fn of(cx: &ApiContext, query: &RefusalsQuery) -> Self {
+        let kept = cx.context.telemetry.refusals.newest_first();
+        let matching = kept.into_iter().filter(|refusal| {
+            let search = query.search.as_deref();
+            search.is_none_or(|search| contains(texts(refusal), search))
         });
+        let (refusals, total) = page(matching, query.limit.unwrap_or(KEPT));
         Self { refusals, total }
     }
+}
+
+fn texts(refusal: &RecentRefusal) -> impl Iterator<Item = &String> {
+    let optional = [
+        &refusal.proxy,
+        &refusal.client,
+        &refusal.identity,
+        &refusal.subject,
+        &refusal.issuer,
+        &refusal.serial,
+        &refusal.sni,
+        &refusal.detail,
+    ];
+    [&refusal.listener, &refusal.source, &refusal.outcome]
+        .into_iter()
+        .chain(optional.into_iter().flatten())
+        .chain(&refusal.names)
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Outcomes, Sight, UpstreamSummary, count, outcomes, time};
+use super::{ApiContext, Outcomes, UpstreamSummary, count, outcomes, time};
 use crate::{
     config::{self, Access},
     confinement::{self, Confinement},
@@ -22,192 +22,179 @@ pub use certificate::{Certificate, CertificateKind, CertificateState};
 /// The balancer as a whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
-    /// The version that runs.
+    /// Version of the program.
     pub version: String,
-    /// The process's ID.
+    /// Process ID.
     pub pid: u32,
-    /// Where it is in its life.
     pub phase: Phase,
-    /// When it started.
+    /// Start time.
     pub started: String,
-    /// Now.
+    /// Current time.
     pub time: String,
-    /// Seconds since it started.
+    /// Seconds since the start.
     pub uptime_seconds: u64,
-    /// The last upgrade that failed, if any did: this process goes on.
+    /// Last failed upgrade. This process continued to serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_upgrade: Option<FailedUpgrade>,
-    /// Processes that an upgrade has replaced and that still serve connections; all else
-    /// here is of this process.
+    /// Predecessor processes that still serve connections. Everything else in the status is
+    /// about this process.
     #[serde(default)]
     pub old_processes: Vec<OldProcess>,
-    /// What whoever asks may change here, by `POST`.
+    /// Whether this client may make changes.
     #[serde(default)]
     pub changes: Changes,
     /// Threads that serve connections.
     pub workers: usize,
-    /// Where it was told what to do.
     pub configuration: Configuration,
-    /// What it writes.
     pub log: LogStatus,
-    /// How far it is confined to what it needs.
     pub sandbox: Sandbox,
-    /// Memory in use, if it is limited.
+    /// Memory in use, if there is a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
-    /// All its connections.
+    /// Sum of all listeners.
     pub connections: Totals,
-    /// In the configuration's order, then those that are gone from it and have
-    /// connections left.
+    /// In the order of the configuration, then removed ones with open connections.
     pub listeners: Vec<ListenerStatus>,
-    /// In the configuration's order.
+    /// In the order of the configuration.
     pub upstreams: Vec<UpstreamSummary>,
-    /// Certificates and revocation lists, soonest expiry first.
+    /// Certificates and CRLs, soonest expiry first.
     pub certificates: Vec<Certificate>,
 }
 
-/// Where the process is in its life.
+/// Phase of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Not everything is bound yet.
+    /// Not accepting connections yet.
     Starting,
-    /// Serving.
+    /// Accepting connections.
     Ready,
-    /// Serving what is open, taking nothing new.
+    /// Serving open connections only.
     Draining,
 }
 
-/// Whether changes are taken from whoever asks.
+/// Whether a client of the admin side may make changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Changes {
-    /// They are: this is the admin socket.
+    /// Yes: it uses the admin socket.
     Allowed,
-    /// With the token of `[admin] token`: this is the admin address.
+    /// With the token: it uses the admin address, and `[admin] token` is set.
     WithToken,
-    /// At the admin socket only: this is the admin address, and there is no token.
+    /// No: it uses the admin address, and `[admin] token` is not set.
     #[default]
     SocketOnly,
 }
 
-/// An upgrade that failed.
+/// A failed upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FailedUpgrade {
-    /// When.
     pub time: String,
-    /// Why.
     pub reason: String,
 }
 
-/// A process that an upgrade has replaced.
+/// A predecessor process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OldProcess {
-    /// Its ID.
     pub pid: u32,
-    /// How many connections it still has.
+    /// Open connections.
     pub connections: u64,
 }
 
-/// How far the process is confined.
+/// Sandbox of the process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Sandbox {
-    /// In a word.
     pub state: SandboxState,
-    /// What is missing, or why.
+    /// Missing restrictions, or why there is no sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
-/// How far the process is confined, in a word.
+/// State of the sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SandboxState {
-    /// It is.
+    /// Fully active.
     On,
-    /// As far as an old kernel can.
+    /// Active as far as an older kernel allows.
     Partial,
-    /// As far as the processes were that it was upgraded from.
+    /// Only the restrictions of predecessor processes.
     Inherited,
-    /// It is not, and should be.
+    /// Enabled, but not available.
     Unavailable,
-    /// It is not.
+    /// Disabled.
     Off,
 }
 
-/// The configuration that is in force.
+/// The running configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Configuration {
-    /// The file.
     pub file: String,
-    /// How many came before it.
+    /// Number of configurations applied before this one.
     pub epoch: u64,
-    /// When it came into force.
+    /// Time at which it was applied.
     pub applied: String,
-    /// The last time that it was to be changed, if ever.
+    /// Last reload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_reload: Option<Reload>,
-    /// A file that blocks reading the configuration, or the files of a `tls` table.
+    /// File whose reading blocks a reload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked: Option<BlockedFile>,
-    /// How many client rules it has.
+    /// Number of client rules.
     pub clients: usize,
-    /// What differs from it, by hand.
+    /// Runtime overrides that differ from the file.
     pub deviations: Vec<Deviation>,
 }
 
-/// A file operation that has not returned for two seconds or more. What depends on the
-/// file stays as it was.
+/// A file operation that has not returned for two seconds or more. Settings that depend on
+/// the file stay unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BlockedFile {
-    /// The file.
     pub file: String,
-    /// When the operation began.
+    /// Start of the operation.
     pub since: String,
 }
 
 /// A reload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reload {
-    /// When.
     pub time: String,
-    /// What became of it.
     pub outcome: ReloadOutcome,
-    /// Why it was rejected, a line each.
+    /// Reasons for a rejection, one per line.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
 }
 
-/// What became of a reload.
+/// Outcome of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReloadOutcome {
-    /// The new configuration is in force.
+    /// The new configuration is running.
     Applied,
-    /// Nothing has changed.
+    /// Nothing changed.
     Rejected,
 }
 
-/// Something that was set by hand, and is not as the file says.
+/// A runtime override that differs from the configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Deviation {
-    /// What: `web/webapp2`, `log.level`.
+    /// `web/webapp2`, `log.level`.
     pub what: String,
-    /// As it is.
+    /// Current value.
     pub is: String,
-    /// As the file has it.
+    /// Value in the file.
     pub configured: String,
-    /// Since when.
+    /// Time at which it was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
 }
 
-/// What is written.
+/// Logging.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogStatus {
-    /// The least important messages that are written.
+    /// Lowest level that is logged.
     pub level: String,
-    /// Where the access log goes: `stdout`, `stderr`, `off`, or a file.
+    /// Destination of the access log: `stdout`, `stderr`, `off` or a file.
     pub access: String,
     /// Access log lines lost so far.
     pub lines_lost: u64,
@@ -218,24 +205,24 @@ pub struct LogStatus {
 pub struct Memory {
     /// Bytes in use.
     pub used_bytes: u64,
-    /// Above which connections are refused.
+    /// Limit above which connections are refused.
     pub limit_bytes: u64,
 }
 
-/// Connections in sum.
+/// Connections of all listeners.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Totals {
-    /// Open now.
+    /// Open connections.
     pub open: u64,
-    /// Open at once, at most.
+    /// Maximum open connections.
     pub limit: u64,
-    /// TLS handshakes that are going on.
+    /// TLS handshakes in progress.
     pub handshakes: u64,
-    /// Those that wait for others.
+    /// Handshakes waiting for their turn.
     pub handshakes_waiting: u64,
-    /// Accepted since the start, those that are open included.
+    /// Connections accepted since the start.
     pub accepted: u64,
-    /// Ended, by reason code.
+    /// Ended connections by reason code.
     pub outcomes: Outcomes,
     /// Bytes from clients.
     pub bytes_received: u64,
@@ -246,26 +233,25 @@ pub struct Totals {
 /// One listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ListenerStatus {
-    /// Its name.
     pub name: String,
-    /// Where it listens; empty once it is gone from the configuration.
+    /// Bound addresses; empty after it was removed from the configuration.
     pub addresses: Vec<String>,
-    /// Whether clients speak TLS.
+    /// Whether TLS is enabled.
     pub tls: bool,
-    /// Whether they must show a certificate.
+    /// Whether clients must present a certificate.
     pub client_certificate: bool,
-    /// Where its connections go, unless a route or the client says otherwise.
+    /// Default upstream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<String>,
-    /// Open now.
+    /// Open connections.
     pub open: u64,
-    /// TLS handshakes that are going on.
+    /// TLS handshakes in progress.
     pub handshakes: u64,
-    /// Those that wait for others.
+    /// Handshakes waiting for their turn.
     pub handshakes_waiting: u64,
-    /// Accepted since the start.
+    /// Connections accepted since the start.
     pub accepted: u64,
-    /// Ended, by reason code.
+    /// Ended connections by reason code.
     pub outcomes: Outcomes,
     /// Bytes from clients.
     pub bytes_received: u64,
@@ -274,15 +260,14 @@ pub struct ListenerStatus {
 }
 
 impl Status {
-    /// The balancer as it is now, for somebody who may change so much.
-    pub fn of(sight: &Sight, changes: Changes) -> Self {
+    pub fn of(cx: &ApiContext, changes: Changes) -> Self {
         let now = Timestamp::now();
-        let context = &sight.context;
+        let context = &cx.context;
         context.registry.meter_traffic();
         let current = context.snapshot();
         let config = &current.config;
-        let addresses = sight.control.addresses();
-        let paths = sight.control.paths();
+        let addresses = cx.control.addresses();
+        let paths = cx.control.paths();
         let in_order = config.listeners.iter();
         let in_order = in_order.filter_map(|listener| current.listeners.get(&listener.name));
         let mut listeners: Vec<_> = in_order
@@ -297,7 +282,7 @@ impl Status {
                 status
             })
             .collect();
-        let connections = Totals::of(sight, &listeners);
+        let connections = Totals::of(cx, &listeners);
         listeners.retain(|status| {
             status.open > 0 || current.listeners.contains_key(status.name.as_str())
         });
@@ -326,14 +311,14 @@ impl Status {
                 .collect(),
             changes,
             workers: config.process.workers.get(),
-            configuration: Configuration::of(sight, config),
+            configuration: Configuration::of(cx, config),
             log: LogStatus {
                 level: context.overrides.level(&config.log).as_str().to_owned(),
                 access: match &config.log.access {
                     Access::Stdout => "stdout".to_owned(),
                     Access::Stderr => "stderr".to_owned(),
                     Access::Off => "off".to_owned(),
-                    Access::File(path) => whole(path),
+                    Access::File(path) => absolute(path),
                 },
                 lines_lost: context.telemetry.access_log.lost(),
             },
@@ -350,25 +335,23 @@ impl Status {
     }
 }
 
-/// For people.
 impl fmt::Display for BlockedFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, since } = self;
         write!(
             f,
-            "{file}, since {since}: what depends on it stays as it was"
+            "{file}, since {since}; settings that depend on it stay unchanged"
         )
     }
 }
 
-/// For people.
 impl fmt::Display for OldProcess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { pid, connections } = self;
         let s = if *connections == 1 { "" } else { "s" };
         write!(
             f,
-            "process {pid} was replaced and still serves {connections} connection{s}"
+            "predecessor process {pid} still serves {connections} connection{s}"
         )
     }
 }
@@ -411,10 +394,10 @@ impl From<context::LastReload> for Reload {
 }
 
 impl Configuration {
-    fn of(sight: &Sight, config: &config::Config) -> Self {
-        let context = &sight.context;
+    fn of(cx: &ApiContext, config: &config::Config) -> Self {
+        let context = &cx.context;
         Self {
-            file: whole(&config.path),
+            file: absolute(&config.path),
             epoch: context.snapshots.generation(),
             applied: time(context.lifecycle.applied()),
             last_reload: context.lifecycle.last_reload().map(Reload::from),
@@ -428,10 +411,9 @@ impl Configuration {
     }
 }
 
-/// A path as it is found from anywhere.
-fn whole(path: &Path) -> String {
-    let whole = std::path::absolute(path);
-    whole.as_deref().unwrap_or(path).display().to_string()
+fn absolute(path: &Path) -> String {
+    let absolute = std::path::absolute(path);
+    absolute.as_deref().unwrap_or(path).display().to_string()
 }
 
 fn deviations(context: &context::ServerContext) -> Vec<Deviation> {
@@ -456,9 +438,9 @@ fn deviations(context: &context::ServerContext) -> Vec<Deviation> {
 }
 
 impl Totals {
-    fn of(sight: &Sight, listeners: &[ListenerStatus]) -> Self {
+    fn of(cx: &ApiContext, listeners: &[ListenerStatus]) -> Self {
         let mut all = Self {
-            limit: sight.control.max_connections() as u64,
+            limit: cx.control.max_connections() as u64,
             ..Self::default()
         };
         for listener in listeners {

@@ -1,11 +1,12 @@
-//! What Prometheus reads. Label values are configured names and reason codes,
-//! never anything that a client sends.
+//! Metrics for Prometheus. Label values are configured names and reason codes, never
+//! anything that a client sends.
 
 mod collect;
+mod format;
 mod process;
 mod series;
 
-use std::{collections::HashSet, fmt::Write, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use leastconn::Reason;
 use parking_lot::RwLock;
@@ -21,20 +22,21 @@ use prometheus_client::{
 };
 
 pub use collect::{Dated, Observed};
+pub use format::Format;
 pub use series::ClientMetrics;
 
 use series::{AllSeries, Series};
 
-/// All counters of the process.
+/// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: RwLock<Registry>,
     series: Arc<Series>,
     reloads: Family<Reload, Counter>,
     connections_limit: Gauge,
-    /// From accept to established TLS.
+    /// From accept to the end of the TLS handshake.
     pub handshake_seconds: Histogram,
-    /// From the first attempt to an open connection to a server.
+    /// From the first attempt until a server is connected.
     pub connect_seconds: Histogram,
 }
 
@@ -48,14 +50,14 @@ struct Version {
     version: &'static str,
 }
 
-/// The counters of one listener, at hand: no look-up on a connection's way.
+/// Metrics of one listener. Listeners hold them, so that connections need no lookup.
 #[derive(Debug)]
 pub struct ListenerMetrics {
-    /// Connections that are open.
+    /// Open connections.
     pub active: Gauge,
-    /// TLS handshakes that are going on.
+    /// TLS handshakes in progress.
     pub handshakes: Gauge,
-    /// Those that wait for others: for a place, or for a turn at the processor.
+    /// Handshakes that wait for a permit or a time slice.
     pub waiting: Gauge,
     outcomes: Vec<Counter>,
     /// Bytes received from clients.
@@ -65,11 +67,10 @@ pub struct ListenerMetrics {
 }
 
 impl Metrics {
-    /// Registers everything.
     pub fn new() -> Self {
         let mut registry = Registry::default();
-        // A full handshake takes some 0.4 ms of CPU and a round trip or two;
-        // connecting within a data centre much less.
+        // A full handshake takes about 0.4 ms of CPU and one or two round trips; a connect
+        // within a data centre much less.
         let seconds = || Histogram::new(exponential_buckets(0.000_25, 2.0, 16));
         let metrics = Self {
             series: Arc::default(),
@@ -91,25 +92,29 @@ impl Metrics {
         let m = &metrics;
         registry.register(
             "leastconn_connections_limit",
-            "Connections that may be open at once, of all listeners together",
+            "Maximum open connections, of all listeners together",
             m.connections_limit.clone(),
         );
         registry.register(
             "leastconn_handshake_seconds",
-            "Time from accept to established TLS",
+            "Time from accept to the end of the TLS handshake",
             m.handshake_seconds.clone(),
         );
         registry.register(
             "leastconn_server_connect_seconds",
-            "Time until a connection to a server was open, further attempts included",
+            "Time until a server was connected, including retries",
             m.connect_seconds.clone(),
         );
         registry.register(
             "leastconn_config_reloads",
-            "Reloads of the configuration, and loads of changed TLS files",
+            "Reloads of the configuration or of changed TLS files",
             m.reloads.clone(),
         );
-        registry.register("leastconn_build_info", "The version that runs", version);
+        registry.register(
+            "leastconn_build_info",
+            "Version of the running program",
+            version,
+        );
         registry.register_collector(Box::new(process::Process::new()));
         registry.register_collector(Box::new(AllSeries(Arc::clone(&metrics.series))));
         Self {
@@ -118,36 +123,35 @@ impl Metrics {
         }
     }
 
-    /// Adds what is read from the running state at each scrape.
+    /// Adds metrics that are read from the running state at each scrape.
     pub fn observe(&self, observed: impl Observed) {
         self.registry
             .write()
             .register_collector(Box::new(collect::Collect(observed)));
     }
 
-    /// The metrics of a listener. Created where there are none.
+    /// Metrics of a listener; created on first use.
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         self.series.listeners.get_or_create(name)
     }
 
-    /// So many connections may be open at once.
     pub fn limit_connections(&self, limit: usize) {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.connections_limit.set(limit);
     }
 
-    /// The configuration was to be changed, and was or not.
+    /// Counts a reload.
     pub fn reloaded(&self, applied: bool) {
         let outcome = if applied { "applied" } else { "rejected" };
         self.reloads.get_or_create(&Reload { outcome }).inc();
     }
 
-    /// The metrics of a client rule, if it was used.
+    /// Metrics of a client rule, if it was ever used.
     pub fn client(&self, name: &str) -> Option<Arc<ClientMetrics>> {
         self.series.clients.get(name)
     }
 
-    /// The metrics of a client rule. Created where there are none.
+    /// Metrics of a client rule; created on first use.
     pub fn client_or_new(&self, name: &str) -> Arc<ClientMetrics> {
         self.series.clients.get_or_create(name)
     }
@@ -157,10 +161,10 @@ impl Metrics {
         self.series.shadows.get_or_create(client).count(outcome);
     }
 
-    /// Removes the series of listeners and client rules that are gone from the
-    /// configuration and have no open connection. `retired`: listeners that are gone, which
-    /// may still be referenced. `clients` returns the names of all rules; it is called only
-    /// if a rule was not found in this `generation` of the configuration yet.
+    /// Removes the series of listeners and client rules that were removed from the
+    /// configuration and have no open connection. `retired`: removed listeners, which may
+    /// still be referenced. `clients` returns the names of all rules; it is called only if
+    /// a rule has not been found in this `generation` of the configuration.
     pub fn prune<'a>(
         &self,
         generation: u64,
@@ -186,14 +190,17 @@ impl Metrics {
         }
     }
 
-    /// All metrics in Prometheus' text format, version 0.0.4.
-    pub fn encode(&self) -> String {
+    /// All metrics as text.
+    pub fn encode(&self, format: Format) -> String {
         let mut open_metrics = String::new();
         let registry = self.registry.read();
-        // Writing to a string does not fail.
+        // Writing to a `String` does not fail.
         let _ = encode(&mut open_metrics, &registry);
         drop(registry);
-        to_text_format(&open_metrics)
+        match format {
+            Format::OpenMetrics => open_metrics,
+            Format::Prometheus => format::to_prometheus(&open_metrics),
+        }
     }
 }
 
@@ -223,51 +230,18 @@ impl ListenerMetrics {
         self.outcomes[reason.index()].inc();
     }
 
-    /// How many ended, by reason.
+    /// Ended connections by reason.
     pub fn outcomes(&self) -> impl Iterator<Item = (Reason, u64)> {
         let counted = self.outcomes.iter().map(Counter::get);
         Reason::ALL.iter().copied().zip(counted)
     }
 }
 
-/// The content type of [`Metrics::encode`].
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// OpenMetrics to the older text format, which every scraper, `promtool` and
-/// `curl | grep` understands. They differ, for what is used here, in that a
-/// counter's `_total` belongs to its name in the older one, and in the last line.
-fn to_text_format(open_metrics: &str) -> String {
-    let mut text = String::with_capacity(open_metrics.len() + 1024);
-    let mut help: Option<&str> = None;
-    for line in open_metrics.lines() {
-        if line == "# EOF" || line.starts_with("# UNIT ") {
-            continue;
-        }
-        if let Some(rest) = line.strip_prefix("# HELP ") {
-            help = Some(rest);
-            continue;
-        }
-        if let Some(rest) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = rest.split_once(' ').unwrap_or((rest, "untyped"));
-            let total = if kind == "counter" { "_total" } else { "" };
-            if let Some((_, description)) = help.take().and_then(|help| help.split_once(' ')) {
-                let _ = writeln!(text, "# HELP {name}{total} {description}");
-            }
-            let _ = writeln!(text, "# TYPE {name}{total} {kind}");
-            continue;
-        }
-        text.push_str(line);
-        text.push('\n');
-    }
-    text
-}
-
-/// Ends when dropped: for handshakes that are going on.
+/// Increments a gauge, and decrements it when dropped.
 #[derive(Debug)]
 pub struct GaugeGuard(Gauge);
 
 impl GaugeGuard {
-    /// Counts one more.
     pub fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())

@@ -1,5 +1,5 @@
-//! The connections that were refused last, for operators: whose they were, why, and what
-//! was known of them. Each is in the access log too, which may be filtered or elsewhere.
+//! Recently refused connections, for `ctl refusals` and the dashboard. The access log has
+//! them too, but may be filtered or on another machine.
 
 use std::collections::VecDeque;
 
@@ -8,15 +8,14 @@ use parking_lot::{Mutex, MutexGuard};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How many are kept; the oldest go first.
+/// Number of refusals kept.
 pub const KEPT: usize = 200;
 
-/// Names of a certificate that are kept, and the characters of each: a flood of refusals
-/// must not fill the memory.
+/// Limits on the names of a certificate, so that a flood of refusals needs little memory.
 pub const MAX_NAMES: usize = 8;
 const MAX_CHARACTERS: usize = 256;
 
-/// The last refusals.
+/// Ring buffer of refusals.
 #[derive(Debug, Default)]
 pub struct RecentRefusals(Mutex<VecDeque<RecentRefusal>>);
 
@@ -64,7 +63,6 @@ pub struct RecentRefusal {
 }
 
 impl RecentRefusals {
-    /// Adds one.
     pub fn push(&self, refusal: RecentRefusal) {
         let mut kept = self.lock();
         if kept.len() >= KEPT {
@@ -73,17 +71,8 @@ impl RecentRefusals {
         kept.push_back(refusal);
     }
 
-    /// The newest `limit` of those that `wanted` holds for, the newest first, and how many
-    /// it holds for.
-    pub fn newest(
-        &self,
-        limit: usize,
-        wanted: impl Fn(&RecentRefusal) -> bool,
-    ) -> (Vec<RecentRefusal>, usize) {
-        let kept = self.lock();
-        let found = kept.iter().rev().filter(|refusal| wanted(refusal));
-        let total = found.clone().count();
-        (found.take(limit).cloned().collect(), total)
+    pub fn newest_first(&self) -> Vec<RecentRefusal> {
+        self.lock().iter().rev().cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<RecentRefusal>> {
@@ -91,28 +80,7 @@ impl RecentRefusals {
     }
 }
 
-impl RecentRefusal {
-    /// Whether one of its texts has this in it, which is in lower case.
-    pub fn mentions(&self, lower: &str) -> bool {
-        let optional = [
-            &self.proxy,
-            &self.client,
-            &self.identity,
-            &self.subject,
-            &self.issuer,
-            &self.serial,
-            &self.sni,
-            &self.detail,
-        ];
-        [&self.listener, &self.source, &self.outcome]
-            .into_iter()
-            .chain(optional.into_iter().flatten())
-            .chain(&self.names)
-            .any(|text| text.to_lowercase().contains(lower))
-    }
-}
-
-/// Whether a connection that ended so never had a server.
+/// Whether this reason means that the connection never had a server.
 pub const fn is_refusal(reason: Reason) -> bool {
     matches!(
         reason,
@@ -135,7 +103,7 @@ pub const fn is_refusal(reason: Reason) -> bool {
     )
 }
 
-/// At most so many characters of a text as are kept, then `…`.
+/// Truncates a long text, with `…` at the end.
 pub fn bounded(text: &str) -> String {
     match text.char_indices().nth(MAX_CHARACTERS) {
         None => text.to_owned(),
@@ -148,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_are_kept_and_come_first() {
+    fn newest_refusals_are_kept_in_order() {
         let refusals = RecentRefusals::default();
         for connection in 0..KEPT as u64 + 50 {
             refusals.push(RecentRefusal {
@@ -162,16 +130,14 @@ mod tests {
                 ..RecentRefusal::default()
             });
         }
-        let (all, total) = refusals.newest(1000, |_| true);
-        assert_eq!((all.len(), total), (KEPT, KEPT));
+        let all = refusals.newest_first();
+        assert_eq!(all.len(), KEPT);
         assert_eq!(all[0].connection, KEPT as u64 + 49);
         assert_eq!(all[KEPT - 1].connection, 50);
-        let (some, total) = refusals.newest(3, |refusal| refusal.mentions("not_"));
-        assert_eq!((some.len(), total), (3, KEPT / 2));
     }
 
     #[test]
-    fn dashboard_tells_the_same_codes_refusals() {
+    fn dashboard_lists_the_same_refusal_codes() {
         let script = include_str!("../dashboard/reasons.js");
         let codes = |table: &str| -> Vec<&str> {
             let (_, rest) = script

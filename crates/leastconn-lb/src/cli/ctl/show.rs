@@ -7,7 +7,7 @@ use crate::figures;
 use leastconn_server::api::{
     Certificate, CertificateKind, CertificateState, Clients, Connections, ListenerStatus, Phase,
     Refusals, ReloadOutcome, ServerState, Servers, Stage, StateSet, Status, UpstreamSummary,
-    outage,
+    outage, outage_lines,
 };
 
 /// Maximum number of lines about unavailable upstreams and servers.
@@ -39,7 +39,7 @@ pub(super) fn status(status: &Status, style: &OutputStyle) -> String {
             status.started
         ),
     );
-    for (n, line) in outage::lines(&status.upstreams, MAX_OUTAGE_LINES)
+    for (n, line) in outage_lines(&status.upstreams, MAX_OUTAGE_LINES)
         .iter()
         .enumerate()
     {

@@ -25,7 +25,7 @@ fn request(method: &str, uri: &str, headers: &[(&str, &str)]) -> Request {
 }
 
 #[test]
-fn only_names_of_ours_show_what_is_going_on() {
+fn only_known_hosts_are_shown_state() {
     let ours = [
         "127.0.0.1:9901",
         "10.1.2.3",
@@ -62,13 +62,13 @@ fn only_names_of_ours_show_what_is_going_on() {
                 let asked = request("GET", path, &[("host", host)]);
                 assert_eq!(refuse(&asked, &admin(None)), expected, "{host:?} {path}");
             }
-            for path in BY_ANY_NAME {
+            for path in ANY_HOST {
                 let asked = request("GET", path, &[("host", host)]);
                 assert_eq!(refuse(&asked, &admin(None)), None, "{host:?} {path}");
             }
         }
     }
-    // HTTP/1.0 needs none; every browser sends one.
+    // HTTP/1.0 does not require `Host`; every browser sends it.
     assert_eq!(refuse(&request("GET", "/", &[]), &admin(None)), None);
     for asked in [
         request("GET", "http://evil.com/", &[("host", "localhost")]),
@@ -83,7 +83,7 @@ fn only_names_of_ours_show_what_is_going_on() {
 }
 
 #[test]
-fn changes_need_the_token_and_no_page_can_ask_for_one() {
+fn changes_need_token_json_and_same_origin() {
     let json = ("content-type", "application/json; charset=utf-8");
     let host = ("host", "127.0.0.1:9901");
     let token = ("authorization", "bearer 0123456789abcdef");
@@ -151,14 +151,14 @@ fn changes_need_the_token_and_no_page_can_ask_for_one() {
 }
 
 #[test]
-fn at_the_socket_only_a_page_is_held_to_more_than_its_mode() {
+fn socket_restricts_only_browsers() {
     let json = ("content-type", "application/json");
     let ask = |method, headers: &[(&str, &str)]| {
         let mut asked = request(method, "/api/v1/reload", headers);
         asked.extensions_mut().insert(Caller::Socket(None));
         refuse(&asked, &admin(None))
     };
-    // As `curl` has it, with and without `-d`: any name, any type, no token.
+    // As `curl` sends it, with and without `-d`: any host, any type, no token.
     let form = ("content-type", "application/x-www-form-urlencoded");
     for headers in [&[][..], &[json], &[form], &[("content-type", "")]] {
         assert_eq!(ask("POST", headers), None, "{headers:?}");
@@ -173,7 +173,7 @@ fn at_the_socket_only_a_page_is_held_to_more_than_its_mode() {
     assert_eq!(ask("POST", &[host, origin, json]), None);
     assert_eq!(ask("POST", &[host, origin]), Some(Refused::NotJson));
     assert_eq!(ask("POST", &[host, origin, form]), Some(Refused::NotJson));
-    // Another's, by our name and by one of its own that leads there.
+    // A page of another site, with a known host name and by DNS rebinding.
     let evil = ("origin", "http://evil.com:8080");
     assert_eq!(ask("POST", &[host, evil, json]), Some(Refused::CrossSite));
     let rebound = [("host", "evil.com:8080"), evil, json];
@@ -185,7 +185,7 @@ fn at_the_socket_only_a_page_is_held_to_more_than_its_mode() {
 }
 
 #[test]
-fn each_caller_is_told_what_it_may_change() {
+fn permitted_changes_depend_on_caller_and_token() {
     let address = Caller::Address("127.0.0.1:5".parse().unwrap());
     for (caller, token, expected) in [
         (Some(&Caller::Socket(None)), None, Changes::Allowed),

@@ -1,5 +1,5 @@
-//! Which connections are idle, and for how long: when there are too many, the one that
-//! has been idle for the longest time makes room.
+//! Tracks idle connections, so that the longest idle one can be evicted when there are too
+//! many.
 
 use std::{
     pin::Pin,
@@ -21,14 +21,14 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub(in crate::admin) struct Activities {
     all: Vec<Arc<Activity>>,
-    /// A connection has become idle.
+    /// Notified when a connection becomes idle.
     idle: Arc<Notify>,
 }
 
-/// What a connection does.
+/// State of one connection.
 #[derive(Debug)]
 pub(in crate::admin) struct Activity {
-    /// Since when it has had no request to answer; `None`: it has one.
+    /// `None` while a request is being answered.
     idle_since: Mutex<Option<Instant>>,
     has_answered: AtomicBool,
     evict: Notify,
@@ -36,7 +36,7 @@ pub(in crate::admin) struct Activity {
 }
 
 impl Activities {
-    /// A further connection.
+    /// Registers a connection.
     pub(in crate::admin) fn add(&mut self) -> Arc<Activity> {
         // The connections hold the other references.
         self.all.retain(|one| Arc::strong_count(one) > 1);
@@ -50,18 +50,17 @@ impl Activities {
         one
     }
 
-    /// How many there are that were not evicted.
+    /// Number of open connections, without evicted ones.
     pub(in crate::admin) fn count(&mut self) -> usize {
         self.all.retain(|one| Arc::strong_count(one) > 1);
         self.all.len()
     }
 
-    /// Whether one of them is idle.
     pub(in crate::admin) fn has_idle(&self) -> bool {
         self.all.iter().any(|one| one.idle_since().is_some())
     }
 
-    /// Evicts the one that has been idle for the longest time, if any is idle.
+    /// Evicts the longest idle connection, if any is idle.
     pub(in crate::admin) fn evict(&mut self) {
         let idle = self.all.iter().enumerate();
         let idle = idle.filter_map(|(n, one)| Some(((*one.idle_since())?, n)));
@@ -73,7 +72,7 @@ impl Activities {
     /// Waits until a connection becomes idle.
     ///
     /// # Cancel safety
-    /// Nothing is lost.
+    /// Cancel safe.
     pub(in crate::admin) async fn becomes_idle(&self) {
         self.idle.notified().await;
     }
@@ -84,29 +83,29 @@ impl Activity {
         self.idle_since.lock()
     }
 
-    /// A request has come.
+    /// A request was received.
     pub(super) fn begin(self: &Arc<Self>) -> Busy {
         *self.idle_since() = None;
         Busy(Arc::clone(self))
     }
 
-    /// Waits until it is to make room.
+    /// Waits until this connection is evicted.
     pub(super) async fn evicted(&self) {
         self.evict.notified().await;
     }
 
-    /// Whether it has had a request.
+    /// Whether it has answered a request.
     pub(super) fn has_answered(&self) -> bool {
         self.has_answered.load(Ordering::Acquire)
     }
 }
 
-/// A connection has a request to answer, until this is dropped.
+/// Marks a connection as busy until dropped.
 #[derive(Debug)]
 pub(super) struct Busy(Arc<Activity>);
 
 impl Busy {
-    /// Until the end of the answer.
+    /// Keeps the connection busy until the end of the response.
     pub(super) fn until_end(self, body: Body) -> Body {
         Body::new(Answer { body, _busy: self })
     }
@@ -120,7 +119,7 @@ impl Drop for Busy {
     }
 }
 
-/// The body of an answer.
+/// A response body that keeps its connection busy.
 struct Answer {
     body: Body,
     _busy: Busy,

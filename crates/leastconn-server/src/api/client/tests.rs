@@ -7,7 +7,7 @@ use tokio::{
 
 use super::*;
 
-/// Answers one question with these bytes, and returns what was asked.
+/// Serves one request with these bytes and returns the request.
 async fn answering(bytes: &'static [u8]) -> (Result<Status, ClientError>, String) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.sock");
@@ -26,7 +26,7 @@ async fn answering(bytes: &'static [u8]) -> (Result<Status, ClientError>, String
 }
 
 #[tokio::test]
-async fn each_way_not_to_be_reached_says_what_to_do() {
+async fn connect_errors_suggest_a_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| Client::at_socket(&dir.path().join(name));
     let missing = at("missing").status().await.unwrap_err().to_string();
@@ -45,7 +45,7 @@ async fn each_way_not_to_be_reached_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn what_a_balancer_would_not_say_is_an_error() {
+async fn invalid_response_is_an_error() {
     let (answer, asked) =
         answering(b"HTTP/1.1 404 Not Found\r\ncontent-length: 16\r\n\r\n{\"error\":\"none\"}")
             .await;
@@ -84,7 +84,7 @@ async fn what_a_balancer_would_not_say_is_an_error() {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_ever() {
+async fn unanswered_request_times_out() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.sock");
     let _silent = UnixListener::bind(&path).unwrap();
@@ -98,7 +98,7 @@ async fn nobody_waits_for_ever() {
 }
 
 #[test]
-fn names_are_one_segment_of_a_path() {
+fn name_is_encoded_as_one_path_segment() {
     assert_eq!(segment("web-1_a"), "web-1_a");
     assert_eq!(segment("a/b c%.é"), "a%2Fb%20c%25%2E%C3%A9");
 }

@@ -1,4 +1,4 @@
-//! Certificates and revocation lists, and when they expire.
+//! Certificates and CRLs with their expiry.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -6,55 +6,51 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{CertificateFile, Config, FileKind, Urgency};
 
-/// A file of certificates or revocation lists.
+/// A file of certificates or CRLs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Certificate {
-    /// The file.
     pub file: String,
-    /// What it holds.
     #[serde(default)]
     pub kind: CertificateKind,
-    /// The subject of the certificate, or the issuer of the list, that decides how long
-    /// the file is good: what expires first, of authorities the first in force.
+    /// Subject of the certificate, or issuer of the CRL, that expires first. Expired CA
+    /// certificates are ignored if another one is valid.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// When that expires: `notAfter` or `nextUpdate`.
+    /// Its `notAfter` or `nextUpdate`.
     pub not_after: String,
-    /// Whole days until then; negative: days since.
+    /// Whole days until then; negative after expiry.
     pub days_left: i64,
-    /// How soon that is.
     #[serde(default)]
     pub state: CertificateState,
-    /// Authorities of the file that have expired: their clients are refused.
+    /// Expired CA certificates in the file. Their clients are refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expired: Vec<String>,
 }
 
-/// What a file holds.
+/// Content of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CertificateKind {
-    /// A certificate of the balancer, with those above it.
+    /// Certificate chain of the balancer.
     #[default]
     Certificate,
-    /// Authorities.
+    /// CA certificates.
     Authorities,
-    /// Revocation lists.
+    /// CRLs.
     Crl,
 }
 
-/// How soon a certificate or list expires.
+/// How soon a certificate or CRL expires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CertificateState {
-    /// Not soon.
+    /// Not within the periods below.
     #[default]
     Valid,
     /// Within seven days, or the last quarter of its validity if that is less.
     ExpiresSoon,
     /// Within a day, or the last eighth of its validity if that is less.
     ExpiresNow,
-    /// It has expired.
     Expired,
 }
 
@@ -98,7 +94,7 @@ impl Certificate {
         let deciding = file.deciding(now)?;
         let expired = file.expired(now);
         Some(Self {
-            // As the metrics call it.
+            // As in the `file` label of metrics.
             file: file.path.display().to_string(),
             kind: file.kind.into(),
             name: plain(&deciding.name),
@@ -110,7 +106,7 @@ impl Certificate {
     }
 }
 
-/// Without the backticks of messages.
+/// Removes the backticks used in messages.
 fn plain(name: &str) -> String {
     name.trim_matches('`').to_owned()
 }

@@ -25,7 +25,7 @@ allow = "web"
 "#;
 
 #[tokio::test]
-async fn a_reload_that_is_being_applied_keeps_nobody_waiting() {
+async fn status_does_not_wait_for_a_reload() {
     let config = load_text("test.toml", CONFIG, Path::new("/"));
     let config = config
         .unwrap_or_else(|problems| panic!("{problems}"))
@@ -33,17 +33,17 @@ async fn a_reload_that_is_being_applied_keeps_nobody_waiting() {
     let (log, _flusher) = AccessLog::open(&config.log.access).unwrap();
     let server = Server::start(config, log).unwrap();
     let control = Arc::clone(server.reloader());
-    let sight = Sight {
+    let cx = ApiContext {
         context: Arc::clone(server.context()),
         control,
         history: Arc::default(),
     };
     let (sender, receiver) = sync_channel(1);
     let status = {
-        // Whoever applies one holds both.
+        // A reload holds both locks.
         let _sockets = server.reloader().sockets();
         let _admin = server.reloader().admin();
-        std::thread::spawn(move || sender.send(Box::new(Status::of(&sight, Changes::Allowed))));
+        std::thread::spawn(move || sender.send(Box::new(Status::of(&cx, Changes::Allowed))));
         receiver.recv_timeout(Duration::from_secs(10))
     };
     let status = status.expect("it waits for the sockets");

@@ -28,7 +28,12 @@ fn logged(with: impl FnOnce(AccessRecord) + Send + 'static) -> (Vec<Value>, Stri
     drop(flusher);
     let text = std::fs::read_to_string(path).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
-    (lines.collect(), telemetry.metrics.encode())
+    (
+        lines.collect(),
+        telemetry
+            .metrics
+            .encode(crate::telemetry::metrics::Format::Prometheus),
+    )
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! What is not counted but read from the running state when asked: servers,
-//! certificates, lost log lines.
+//! Metrics that are read from the running state at each scrape: servers, certificates, lost
+//! log lines.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -10,39 +10,38 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-/// The running state, as far as metrics show it.
+/// The part of the running state that metrics show.
 pub trait Observed: fmt::Debug + Send + Sync + 'static {
-    /// Every server with the name of its upstream.
+    /// All servers with the names of their upstreams.
     fn servers(&self) -> Vec<(String, Member)>;
-    /// Servers that are gone from the configuration, with the names of their upstreams and
-    /// how many connections they still have. A name may occur more than once.
+    /// Upstream, server and open connections of servers that were removed from the
+    /// configuration. A name may occur more than once.
     fn departed_servers(&self) -> Vec<(String, String, u64)>;
-    /// Every upstream, and whether it is in panic.
+    /// All upstreams, and whether they are in panic mode.
     fn upstreams(&self) -> Vec<(String, bool)>;
-    /// Every file that is in force only until some time, as often as it is in use.
+    /// Certificate and CRL files, once per use.
     fn dated(&self) -> Vec<Dated>;
-    /// How many connections each process has that was replaced and still has some.
+    /// Open connections of each predecessor that still has some.
     fn old_processes(&self) -> Vec<u64>;
-    /// Memory in use and its limit, in bytes; a limit of 0: none.
+    /// Memory in use and its limit, in bytes; 0: no limit.
     fn memory(&self) -> (u64, u64);
-    /// For how many seconds reading a file has been blocked.
+    /// How long reading a file has been blocked, in seconds.
     fn blocked_seconds(&self) -> f64;
     /// Access log lines lost so far.
     fn lost_log_lines(&self) -> u64;
-    /// Whether new connections are taken.
+    /// Whether new connections are accepted.
     fn is_ready(&self) -> bool;
-    /// Whether the last reload was applied, or there was none.
+    /// False if the last reload was rejected.
     fn is_as_written(&self) -> bool;
 }
 
-/// A file of certificates or of revocation lists.
+/// A file of certificates or CRLs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Dated {
-    /// Its path.
     pub file: String,
-    /// Whether it holds revocation lists.
+    /// Whether it contains CRLs.
     pub is_list: bool,
-    /// Its earliest `notAfter` or `nextUpdate` in force, in UNIX seconds.
+    /// Earliest `notAfter` or `nextUpdate` in force, in UNIX seconds.
     pub ends: i64,
     /// `notBefore` or `thisUpdate` of the same certificate or list.
     pub begins: i64,
@@ -83,8 +82,8 @@ impl<O: Observed> Collector for Collect<O> {
                 .iter()
                 .map(move |(labels, status)| (labels.clone(), ConstGauge::new(value(status))))
         };
-        // One series a name: a server whose address changed still has connections to the
-        // previous one.
+        // One series per name: a server whose address changed may still have connections to
+        // the previous address.
         let mut active: BTreeMap<_, i64> = BTreeMap::new();
         for (labels, status) in &servers {
             *active.entry(labels.clone()).or_default() += i64::from(status.in_flight);
@@ -113,14 +112,14 @@ impl<O: Observed> Collector for Collect<O> {
         family(
             &mut encoder,
             "leastconn_server_connect_failures",
-            "Connects to a server that failed",
+            "Failed connects to a server",
             MetricType::Counter,
             counters(|s| s.connect_failures),
         )?;
         family(
             &mut encoder,
             "leastconn_server_connections_active",
-            "Connections to a server, being opened or open",
+            "Open connections to a server, including those being opened",
             MetricType::Gauge,
             active,
         )?;
@@ -147,8 +146,8 @@ impl<O: Observed> Collector for Collect<O> {
         )?;
         let mut dated = self.0.dated();
         dated.sort();
-        // One series, however many tables name it, and whatever it was to them: some
-        // may have it from before it changed.
+        // One series per file: several `tls` tables may use it, some with content from
+        // before it changed.
         let files = |dated: &[&Dated], value: fn(&Dated) -> i64| {
             let of = |all: &[&Dated]| {
                 let first = all.iter().min_by_key(|dated| dated.ends)?;
@@ -163,21 +162,21 @@ impl<O: Observed> Collector for Collect<O> {
         family(
             &mut encoder,
             "leastconn_certificate_not_after_seconds",
-            "When a file's first certificate or list in force expires, in UNIX seconds",
+            "Earliest expiry of the certificates and CRLs in force in a file, in UNIX seconds",
             MetricType::Gauge,
             files(&all, |dated| dated.ends).into_iter(),
         )?;
         family(
             &mut encoder,
             "leastconn_crl_next_update_seconds",
-            "When a file's first revocation list expires, in UNIX seconds",
+            "Earliest nextUpdate of the CRLs in a file, in UNIX seconds",
             MetricType::Gauge,
             files(&lists, |dated| dated.ends).into_iter(),
         )?;
         family(
             &mut encoder,
             "leastconn_crl_this_update_seconds",
-            "When that revocation list was issued, in UNIX seconds",
+            "thisUpdate of that CRL, in UNIX seconds",
             MetricType::Gauge,
             files(&lists, |dated| dated.begins).into_iter(),
         )?;
@@ -193,21 +192,21 @@ impl<O: Observed> Collector for Collect<O> {
         single(
             &mut encoder,
             "leastconn_old_processes",
-            "Processes that were replaced and still serve connections",
+            "Predecessor processes that still serve connections",
             MetricType::Gauge,
             &gauge(old.len() as u64),
         )?;
         single(
             &mut encoder,
             "leastconn_old_processes_connections",
-            "Connections that processes still serve that were replaced",
+            "Open connections of predecessor processes",
             MetricType::Gauge,
             &gauge(old.iter().sum()),
         )?;
         single(
             &mut encoder,
             "leastconn_ready",
-            "1 while new connections are taken, as /readyz says",
+            "1 while new connections are accepted, as /readyz reports",
             MetricType::Gauge,
             &ConstGauge::new(i64::from(self.0.is_ready())),
         )?;
@@ -222,12 +221,12 @@ impl<O: Observed> Collector for Collect<O> {
         for (name, help, value) in [
             (
                 "leastconn_memory_used_bytes",
-                "Memory that counts against the memory limit, in bytes",
+                "Memory in use that counts against the memory limit, in bytes",
                 used,
             ),
             (
                 "leastconn_memory_limit_bytes",
-                "Memory in use above which connections are refused, in bytes; 0: no limit",
+                "Memory limit above which connections are refused, in bytes; 0: no limit",
                 limit,
             ),
         ] {
@@ -236,7 +235,7 @@ impl<O: Observed> Collector for Collect<O> {
         single(
             &mut encoder,
             "leastconn_config_read_blocked_seconds",
-            "Seconds for which a file operation of a reload has not returned, 0 otherwise",
+            "How long a file operation of a reload has been blocked, in seconds; 0: not blocked",
             MetricType::Gauge,
             &ConstGauge::new(self.0.blocked_seconds()),
         )

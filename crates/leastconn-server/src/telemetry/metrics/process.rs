@@ -1,8 +1,8 @@
-//! What Prometheus knows of any process: processor time, memory, open files.
+//! The standard `process_*` metrics: CPU time, memory, open files.
 //!
-//! From `/proc`, through files that are opened once: when the process has run out of
-//! descriptors, or may open nothing any more, is when they are of interest. What the
-//! system does not tell is left out.
+//! They are read from `/proc` through files that are opened once, because they matter most
+//! when the process has run out of descriptors or the sandbox forbids opening files.
+//! Unavailable values are left out.
 
 use std::{
     fmt,
@@ -29,12 +29,12 @@ use rustix::{
 pub(super) struct Process {
     started: Timestamp,
     memory: Option<File>,
-    /// The directory of open files. Reading it moves its position: one at a time.
+    /// `/proc/self/fd`. The lock protects its read position.
     files: Mutex<Option<OwnedFd>>,
 }
 
 impl Process {
-    /// The process as of now, which is to say that it starts now.
+    /// Call at process start: the current time becomes the start time.
     pub(super) fn new() -> Self {
         let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Self {
@@ -44,7 +44,7 @@ impl Process {
         }
     }
 
-    /// Virtual and resident, in bytes.
+    /// Virtual and resident size, in bytes.
     fn memory(&self) -> Option<[u64; 2]> {
         let mut text = [0; 128];
         let read = self.memory.as_ref()?.read_at(&mut text, 0).ok()?;
@@ -57,7 +57,7 @@ impl Process {
     fn open_files(&self) -> Option<u64> {
         let directory = self.files.lock();
         let directory = directory.as_ref()?;
-        // Since Linux 6.2 its size says it.
+        // Since Linux 6.2 the directory's size is the number of descriptors.
         let size = fstat(directory).ok()?.st_size;
         if let Ok(files @ 1..) = u64::try_from(size) {
             return Some(files);
@@ -66,7 +66,7 @@ impl Process {
     }
 }
 
-/// How many entries a directory has, each time it is asked.
+/// Counts the entries of a directory from its start.
 fn entries(directory: &OwnedFd) -> Option<u64> {
     seek(directory, SeekFrom::Start(0)).ok()?;
     let mut space = [MaybeUninit::uninit(); 4096];
@@ -86,7 +86,7 @@ impl Collector for Process {
         let seconds = time.tv_sec as f64 + time.tv_nsec as f64 / 1e9;
         ConstCounter::new(seconds).encode(encoder.encode_descriptor(
             "process_cpu_seconds",
-            "Processor time that the process has used, in seconds",
+            "CPU time of the process, in seconds",
             None,
             MetricType::Counter,
         )?)?;
@@ -102,28 +102,28 @@ impl Collector for Process {
             [0, 1].map(|which| memory.map(|memory| memory[which] as f64));
         gauge(
             "process_virtual_memory_bytes",
-            "Address space of the process, in bytes",
+            "Virtual memory size, in bytes",
             virtual_memory,
         )?;
         gauge(
             "process_resident_memory_bytes",
-            "Memory that the process occupies, in bytes",
+            "Resident memory size, in bytes",
             resident,
         )?;
         gauge(
             "process_open_fds",
-            "File descriptors that are open",
+            "Open file descriptors",
             self.open_files().map(|files| files as f64),
         )?;
         let limit = getrlimit(Resource::Nofile).current;
         gauge(
             "process_max_fds",
-            "File descriptors that may be open",
+            "Maximum number of open file descriptors",
             limit.map(|limit| limit as f64),
         )?;
         gauge(
             "process_start_time_seconds",
-            "When the process started, in UNIX seconds",
+            "Start time of the process, in UNIX seconds",
             Some(self.started.as_millisecond() as f64 / 1e3),
         )
     }
@@ -134,20 +134,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_system_says_is_told() {
+    fn proc_values_are_plausible() {
         let process = Process::new();
         let [virtual_memory, resident] = process.memory().unwrap();
         assert!(resident > 100_000 && resident < virtual_memory);
-        // Other tests of this process open and close files meanwhile.
+        // Other tests of this process open and close files at the same time.
         assert!(process.open_files().unwrap() >= 3);
     }
 
-    /// As on a kernel that does not say how many there are.
+    /// The fallback for kernels before 6.2.
     #[test]
-    fn a_directory_is_counted_as_often_as_it_is_asked() {
+    fn directory_can_be_counted_repeatedly() {
         let dir = tempfile::tempdir().unwrap();
         for n in 0..200 {
-            // Long enough that one reading does not have them all.
+            // Long names, so that more than one read is needed.
             File::create(dir.path().join(format!("{n:0>100}"))).unwrap();
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -1,4 +1,4 @@
-//! Metrics of listeners and client rules, which come and go with the configuration.
+//! Metrics of listeners and client rules, which a reload can add and remove.
 
 use std::{
     collections::HashMap,
@@ -19,16 +19,15 @@ use prometheus_client::{
 
 use super::{ListenerMetrics, collect::family};
 
-/// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Series {
     pub(super) listeners: Table<ListenerMetrics>,
     pub(super) clients: Table<ClientMetrics>,
-    /// What rules in shadow mode would have decided.
+    /// Decisions of rules in shadow mode.
     pub(super) shadows: Table<ClientMetrics>,
 }
 
-/// The metrics of one client rule.
+/// Metrics of one client rule.
 #[derive(Debug)]
 pub struct ClientMetrics {
     name: Arc<str>,
@@ -38,43 +37,40 @@ pub struct ClientMetrics {
 }
 
 impl ClientMetrics {
-    /// The rule's name.
     pub const fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// How many connections are open.
+    /// Open connections.
     pub fn open(&self) -> u64 {
         u64::try_from(self.open.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
-    /// How many connections ended without a server because they were refused.
+    /// Refused connections: ended without a server.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// How many connections ended, by reason.
+    /// Ended connections by reason.
     pub fn outcomes(&self) -> impl Iterator<Item = (Reason, u64)> {
         let counts = self.outcomes.iter().map(|n| n.load(Ordering::Relaxed));
         Reason::ALL.iter().copied().zip(counts)
     }
 
-    /// How many connections ended.
+    /// Ended connections.
     pub fn ended(&self) -> u64 {
         self.outcomes().map(|(_, count)| count).sum()
     }
 
-    /// Counts one more open connection.
     pub fn opened(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts one open connection less.
     pub fn closed(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Counts a connection that ended; `is_refused`: it never had a server.
+    /// Counts an ended connection; `is_refused`: it never had a server.
     pub fn count_end(&self, reason: Reason, is_refused: bool) {
         self.count(reason);
         if is_refused {
@@ -104,19 +100,18 @@ impl Named for ListenerMetrics {
     }
 }
 
-/// Metrics that belong to a name.
 pub(super) trait Named {
     fn new(name: &Arc<str>) -> Self;
 }
 
-/// Metrics by the name of what they belong to.
+/// Metrics by name of the listener or rule.
 #[derive(Debug)]
 pub(super) struct Table<T>(RwLock<HashMap<Arc<str>, Entry<T>>>);
 
 #[derive(Debug)]
 struct Entry<T> {
     metrics: Arc<T>,
-    /// The last configuration that had this name, counted from 1; 0: not known.
+    /// Last generation of the configuration with this name, plus 1; 0: unknown.
     found_in: AtomicU64,
 }
 
@@ -146,14 +141,14 @@ impl<T: Named> Table<T> {
         Arc::clone(&entry.metrics)
     }
 
-    /// Whether each name was found in this generation of the configuration.
+    /// Whether all names were found in this generation of the configuration.
     pub(super) fn all_found_in(&self, generation: u64) -> bool {
         let entries = self.read();
         let mut found = entries.values().map(|entry| &entry.found_in);
         found.all(|found| found.load(Ordering::Relaxed) == generation + 1)
     }
 
-    /// Removes what does not exist any more, once nothing refers to it or it `is_idle`.
+    /// Removes entries that no longer exist, once they are unreferenced or idle.
     pub(super) fn retain(
         &self,
         generation: u64,
@@ -161,7 +156,7 @@ impl<T: Named> Table<T> {
         is_idle: impl Fn(&str, &T) -> bool,
     ) {
         let mut gone = Vec::new();
-        // Connections wait for the exclusive lock: take it for what is removed only.
+        // Connections wait for the write lock: take it only if there is something to remove.
         for (name, entry) in self.read().iter() {
             if exists(name) {
                 entry.found_in.store(generation + 1, Ordering::Relaxed);
@@ -176,7 +171,7 @@ impl<T: Named> Table<T> {
         let mut entries = self.write();
         for name in gone {
             let unused = entries.get(&name).is_some_and(|entry| {
-                // References are taken from the table, under its lock.
+                // References are only cloned under the table's lock.
                 Arc::strong_count(&entry.metrics) == 1 || is_idle(&name, &entry.metrics)
             });
             if unused {
@@ -185,7 +180,7 @@ impl<T: Named> Table<T> {
         }
     }
 
-    /// All of them, in the order of their names.
+    /// All entries, sorted by name.
     fn list(&self) -> Vec<(Arc<str>, Arc<T>)> {
         let entries = self.read();
         let all = entries.iter();
@@ -234,7 +229,6 @@ struct ClientEnded {
     outcome: &'static str,
 }
 
-/// Writes all of them at each scrape.
 #[derive(Debug)]
 pub(super) struct AllSeries(pub(super) Arc<Series>);
 
@@ -260,7 +254,7 @@ impl Series {
         family(
             encoder,
             "leastconn_connections",
-            "Accepted connections that ended, by reason code",
+            "Ended connections by reason code",
             MetricType::Counter,
             ended,
         )?;
@@ -268,17 +262,17 @@ impl Series {
         let gauges: [(&str, &str, Value); 3] = [
             (
                 "leastconn_connections_active",
-                "Connections that are open",
+                "Open connections",
                 |metrics| metrics.active.get(),
             ),
             (
                 "leastconn_handshakes_active",
-                "TLS handshakes that are going on",
+                "TLS handshakes in progress",
                 |metrics| metrics.handshakes.get(),
             ),
             (
                 "leastconn_handshakes_waiting",
-                "TLS handshakes that wait for others",
+                "TLS handshakes waiting for their turn",
                 |metrics| metrics.waiting.get(),
             ),
         ];
@@ -303,7 +297,7 @@ impl Series {
         family(
             encoder,
             "leastconn_bytes",
-            "Bytes carried, received from and sent to clients",
+            "Bytes received from and sent to clients",
             MetricType::Counter,
             bytes,
         )
@@ -314,7 +308,7 @@ impl Series {
         family(
             encoder,
             "leastconn_client_connections",
-            "Connections of a client rule that ended, by reason code",
+            "Ended connections of a client rule by reason code",
             MetricType::Counter,
             ended(&clients),
         )?;
@@ -326,21 +320,21 @@ impl Series {
         family(
             encoder,
             "leastconn_client_connections_active",
-            "Connections of a client rule that are open",
+            "Open connections of a client rule",
             MetricType::Gauge,
             open,
         )?;
         family(
             encoder,
             "leastconn_client_shadow",
-            "Connections that a rule in shadow mode would have decided, by what it would have",
+            "Connections that a rule in shadow mode matched, by the decision it would have made",
             MetricType::Counter,
             ended(&self.shadows.list()),
         )
     }
 }
 
-/// Those reasons that occurred: a series for each would be too many with many rules.
+/// Only reasons that occurred: a series for each would be too many with many rules.
 fn ended(
     clients: &[(Arc<str>, Arc<ClientMetrics>)],
 ) -> impl Iterator<Item = (ClientEnded, ConstCounter<u64>)> {

@@ -32,7 +32,7 @@ impl Observed for Nothing {
         };
         vec![
             dated("a \"b\"\\\n.crt", false, 7),
-            // In two tables, of which one still has it as it was; and both at once.
+            // In two `tls` tables, one of them with the previous content.
             dated("ca.pem", true, 9),
             dated("ca.pem", false, 8),
             dated("ca.pem", true, 5),
@@ -65,14 +65,14 @@ impl Observed for Nothing {
 }
 
 #[test]
-fn the_text_is_what_every_scraper_reads() {
+fn text_is_valid_prometheus_format() {
     let metrics = Metrics::new();
     metrics.observe(Nothing);
     let listener = metrics.listener("main");
     listener.active.inc();
     listener.ended(Reason::IdleTimeout);
     metrics.handshake_seconds.observe(0.01);
-    let text = metrics.encode();
+    let text = metrics.encode(Format::Prometheus);
     assert!(!text.contains("# EOF"), "that is OpenMetrics");
     assert!(text.ends_with('\n'));
     let samples = parse(&text);
@@ -92,10 +92,10 @@ fn the_text_is_what_every_scraper_reads() {
     let key = normalise(r#"leastconn_server_connections_active{upstream="web",server="web1"}"#);
     assert_eq!(samples[&key], 3.0);
     assert!(!text.contains("web2"), "it has no connection");
-    // Text in a label cannot end it.
+    // Quotes in a label value are escaped.
     assert!(text.contains(r#"{file="a \"b\"\\\n.crt"} 7"#), "{text}");
 
-    // Help, then type, then samples of exactly that family.
+    // HELP, TYPE, then the samples of that family.
     let mut family: Option<(&str, &str)> = None;
     let mut helped = "";
     for line in text.lines() {
@@ -122,16 +122,16 @@ fn the_text_is_what_every_scraper_reads() {
 }
 
 #[test]
-fn a_family_without_samples_keeps_its_type() {
-    let text = to_text_format("# HELP a Help.\n# TYPE a counter\n# UNIT a seconds\n# EOF\n");
+fn family_without_samples_keeps_its_type() {
+    let text = format::to_prometheus("# HELP a Help.\n# TYPE a counter\n# UNIT a seconds\n# EOF\n");
     assert_eq!(text, "# HELP a_total Help.\n# TYPE a_total counter\n");
 }
 
 #[test]
-fn each_outcome_of_a_listener_is_there_from_the_start() {
+fn listener_outcomes_start_at_zero() {
     let metrics = Metrics::new();
     let _listener = metrics.listener("main");
-    let samples = parse(&metrics.encode());
+    let samples = parse(&metrics.encode(Format::Prometheus));
     for reason in Reason::ALL {
         let key = format!("leastconn_connections_total{{listener=\"main\",outcome=\"{reason}\"}}");
         assert_eq!(samples[&key], 0.0);
@@ -139,7 +139,7 @@ fn each_outcome_of_a_listener_is_there_from_the_start() {
 }
 
 #[test]
-fn what_is_counted_while_it_lives_is_given_back() {
+fn counted_gauge_is_decremented_on_drop() {
     let gauge = Gauge::default();
     let (one, two) = (GaugeGuard::new(&gauge), GaugeGuard::new(&gauge));
     assert_eq!(gauge.get(), 2);
@@ -148,7 +148,7 @@ fn what_is_counted_while_it_lives_is_given_back() {
 }
 
 #[test]
-fn series_go_once_nothing_uses_them() {
+fn unused_series_are_removed() {
     let metrics = Metrics::new();
     let (main, old) = (metrics.listener("main"), metrics.listener("old"));
     old.active.inc();
@@ -165,24 +165,28 @@ fn series_go_once_nothing_uses_them() {
             |name| name == "main",
             || HashSet::from(["kept"]),
         );
-        let text = metrics.encode();
+        let text = metrics.encode(Format::Prometheus);
         ["main", "old", "kept", "open", "gone"].map(|name| text.contains(&format!("\"{name}\"")))
     };
     assert_eq!(prune(0), [true, true, true, true, false]);
-    // A series may be added before the configuration that has its name is in force.
+    // A series may be created before the configuration with its name is applied.
     let _new = metrics.listener("new");
     old.active.dec();
     open.closed();
     drop(open);
     assert_eq!(prune(1), [true, false, true, false, false]);
-    assert!(metrics.encode().contains("listener=\"new\""));
+    assert!(
+        metrics
+            .encode(Format::Prometheus)
+            .contains("listener=\"new\"")
+    );
     assert_eq!(metrics.listener("old").active.get(), 0);
     drop((main, kept));
     assert_eq!(prune(1), [true, false, true, false, false]);
 }
 
 #[test]
-fn names_are_looked_up_once_a_generation() {
+fn names_are_looked_up_once_per_generation() {
     let metrics = Metrics::new();
     let prune = |generation, names: &dyn Fn() -> HashSet<&'static str>| {
         metrics.prune(generation, |_| false, |_| true, names);

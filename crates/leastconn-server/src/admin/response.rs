@@ -1,0 +1,52 @@
+//! JSON responses of the API.
+
+use axum::{
+    Json,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use tokio::task;
+
+/// A failed request: status and message.
+#[derive(Debug)]
+pub(super) struct ApiError(pub(super) StatusCode, pub(super) String);
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        error(self.0, &self.1)
+    }
+}
+
+/// Responds with the result of `compute`, which runs on a blocking thread: it may visit
+/// very many connections, and other requests must not wait for it.
+pub(super) async fn respond<T: Serialize + Send + 'static>(
+    compute: impl FnOnce() -> T + Send + 'static,
+) -> Response {
+    let response = try_respond(move || Ok(compute())).await;
+    response.unwrap_or_else(ApiError::into_response)
+}
+
+/// As [`respond`], for computations that can fail.
+pub(super) async fn try_respond<T: Serialize + Send + 'static>(
+    compute: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<Response, ApiError> {
+    let result =
+        task::spawn_blocking(move || compute().map(|value| serde_json::to_vec(&value))).await;
+    match result {
+        Ok(Ok(Ok(body))) => {
+            Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+        }
+        Ok(Err(error)) => Err(error),
+        // Serializing plain structs does not fail, and a panic has been logged.
+        Ok(Ok(Err(_))) | Err(_) => Err(ApiError(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal error, see the log; please report it".to_owned(),
+        )),
+    }
+}
+
+/// `{"error": message}`
+pub(super) fn error(status: StatusCode, message: &str) -> Response {
+    (status, Json(serde_json::json!({ "error": message }))).into_response()
+}

@@ -1,0 +1,145 @@
+//! Summaries of upstreams, for `/api/v1/status`.
+
+use leastconn::{AdminState, Pool};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::outage::{Outage, UnhealthyServer, health_name, line};
+use crate::snapshot::Snapshot;
+
+/// An upstream at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UpstreamSummary {
+    pub name: String,
+    /// Balancing algorithm, as `balance` in the configuration.
+    #[serde(default)]
+    pub balance: String,
+    /// Number of servers.
+    pub servers: usize,
+    /// Servers that can get new connections: healthy, and neither in drain nor in maint.
+    pub available: usize,
+    /// Servers that are ejected or down, without those in maint.
+    #[serde(default)]
+    pub unhealthy: usize,
+    /// The first five unhealthy servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unhealthy_servers: Vec<UnhealthyServer>,
+    /// Open connections to the servers, including those being opened.
+    pub active: u64,
+}
+
+/// The pools of all upstreams, in the order of the configuration.
+pub(super) fn pools(snapshot: &Snapshot) -> impl Iterator<Item = &Pool> {
+    let upstreams = snapshot.config.upstreams.iter();
+    upstreams
+        .filter_map(|upstream| snapshot.upstreams.get(&upstream.id))
+        .map(|upstream| upstream.pool())
+}
+
+impl UpstreamSummary {
+    pub(crate) fn all(snapshot: &Snapshot) -> Vec<Self> {
+        pools(snapshot).map(Self::of).collect()
+    }
+
+    pub(crate) fn of(pool: &Pool) -> Self {
+        let members = pool.members();
+        let status: Vec<_> = members
+            .iter()
+            .map(|member| member.server.status())
+            .collect();
+        let ready = AdminState::Ready;
+        let available = status.iter().filter(|s| s.is_up() && s.admin == ready);
+        let unhealthy = members
+            .iter()
+            .zip(&status)
+            .filter(|(_, status)| !status.is_up() && status.admin != AdminState::Maint)
+            .map(|(member, status)| (&*member.server, health_name(status)));
+        Self {
+            name: pool.id().to_string(),
+            balance: pool.balance().as_str().to_owned(),
+            servers: status.len(),
+            available: available.count(),
+            unhealthy: unhealthy.clone().count(),
+            unhealthy_servers: UnhealthyServer::first(unhealthy),
+            active: status
+                .iter()
+                .map(|status| u64::from(status.in_flight))
+                .sum(),
+        }
+    }
+}
+
+/// Text lines for upstreams without an available server and for unhealthy servers: at most
+/// `max_lines`, and one more with the number of servers left out.
+pub fn outage_lines(upstreams: &[UpstreamSummary], max_lines: usize) -> Vec<String> {
+    let mut lines: Vec<_> = upstreams
+        .iter()
+        .filter(|upstream| upstream.available == 0)
+        .map(|upstream| format!("upstream {}: NO server is available", upstream.name))
+        .collect();
+    lines.truncate(max_lines);
+    let unhealthy: usize = upstreams.iter().map(|upstream| upstream.unhealthy).sum();
+    let servers = upstreams.iter().flat_map(|upstream| {
+        let servers = upstream.unhealthy_servers.iter();
+        servers.map(|one| {
+            let outage = Outage {
+                since: one.since.clone(),
+                reason: one.reason.clone(),
+            };
+            line(&upstream.name, &one.server, &one.health, &outage)
+        })
+    });
+    let servers: Vec<_> = servers.take(max_lines - lines.len()).collect();
+    let more = unhealthy.saturating_sub(servers.len());
+    lines.extend(servers);
+    if more > 0 {
+        lines.push(format!("{more} more servers are ejected or down"));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::outage::LISTED, *};
+
+    fn upstream(name: &str, available: usize, unhealthy: usize) -> UpstreamSummary {
+        let listed = (0..unhealthy.min(LISTED)).map(|n| UnhealthyServer {
+            server: format!("s{n}"),
+            health: "down".to_owned(),
+            since: "2026-11-24T03:12:09.123Z".to_owned(),
+            reason: "HTTP status 503".to_owned(),
+        });
+        UpstreamSummary {
+            name: name.to_owned(),
+            balance: String::new(),
+            servers: available + unhealthy,
+            available,
+            unhealthy,
+            unhealthy_servers: listed.collect(),
+            active: 0,
+        }
+    }
+
+    #[test]
+    fn upstreams_without_server_come_first() {
+        assert_eq!(outage_lines(&[upstream("web", 3, 0)], 4), [""; 0]);
+        let down = "is down since 2026-11-24T03:12:09.123Z: HTTP status 503";
+        assert_eq!(
+            outage_lines(&[upstream("web", 3, 1), upstream("db", 0, 2)], 4),
+            [
+                "upstream db: NO server is available".to_owned(),
+                format!("web/s0 {down}"),
+                format!("db/s0 {down}"),
+                format!("db/s1 {down}"),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_number_of_lines_is_bounded() {
+        let many: Vec<_> = (0..100).map(|_| upstream("web", 0, 9)).collect();
+        assert_eq!(outage_lines(&many, 4).len(), 5);
+        let last = outage_lines(&[upstream("web", 1, 9)], 6).pop();
+        assert_eq!(last.as_deref(), Some("4 more servers are ejected or down"));
+    }
+}
