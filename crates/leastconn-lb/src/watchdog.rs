@@ -1,10 +1,9 @@
-//! Telling the service manager again and again that all workers work.
+//! systemd watchdog: sends keep-alives as long as no worker thread hangs.
 //!
-//! A task that runs proves that one worker does. Another may hang meanwhile: it has begun
-//! to poll a task and never comes back from it, and keeps the connections that it has
-//! taken to itself. What a worker has done is counted by the runtime: a worker that waits
-//! for work says so, and one that works says how long it has, at least after every 61
-//! tasks. One that does neither for half the time that the manager waits hangs.
+//! A running task only proves that one worker makes progress. Another may hang in the poll
+//! of a task, with all its connections. Tokio's metrics show it: a worker that waits counts
+//! its parks, and a busy worker updates its busy time at least every 61 tasks. A worker for
+//! which neither changes during half the watchdog timeout hangs.
 
 use std::time::Duration;
 
@@ -16,53 +15,53 @@ use tokio::{
 use leastconn::ShortDuration;
 use leastconn_server::process::notify;
 
-/// Tells the manager that this runtime works, twice as often as it wants to be told;
-/// completes at once where it does not. While a worker hangs, it is not told.
+/// Sends keep-alives, twice per watchdog timeout, while no worker hangs. Returns at once if
+/// there is no watchdog.
 pub(crate) async fn watchdog() {
-    let Some(patience) = notify::patience() else {
+    let Some(watchdog_timeout) = notify::watchdog_timeout() else {
         return;
     };
     let mut workers = Workers::of(Handle::current().metrics());
     loop {
         notify::alive();
-        sleep(patience / 2).await;
-        wait_for_all(&workers, patience).await;
-        workers.look();
+        sleep(watchdog_timeout / 2).await;
+        wait_for_all(&workers, watchdog_timeout).await;
+        workers.record();
     }
 }
 
-/// Returns once none hangs. A machine that stood still looks as if one did, so this
-/// looks again before the manager loses its patience.
-async fn wait_for_all(workers: &Workers, patience: Duration) {
-    let mut looks = 0;
+/// Returns once no worker hangs. After a pause of the whole machine a worker may seem to
+/// hang, so this checks several times before the watchdog timeout.
+async fn wait_for_all(workers: &Workers, watchdog_timeout: Duration) {
+    let mut checks = 0;
     while let Some(worker) = workers.hangs() {
-        looks += 1;
-        // Whoever was only held up has come on by the second look.
-        if looks == 2 {
+        checks += 1;
+        // A worker that was only delayed makes progress before the second check.
+        if checks == 2 {
             tracing::error!(
                 worker,
-                since = %ShortDuration(patience / 2),
-                "a worker hangs, with the connections that it serves: the service manager is not told that this process is alive, so that it restarts it"
+                since = %ShortDuration(watchdog_timeout / 2),
+                "worker thread hangs: no more watchdog keep-alives, so that the service manager restarts the service"
             );
         }
-        sleep(patience / 20).await;
+        sleep(watchdog_timeout / 20).await;
     }
-    if looks >= 2 {
-        tracing::warn!("no worker hangs any more");
+    if checks >= 2 {
+        tracing::warn!("worker threads make progress again");
     }
 }
 
-/// How far the workers were when they were last looked at.
+/// Progress of the workers at the last check.
 struct Workers {
     metrics: RuntimeMetrics,
-    seen: Vec<Progress>,
+    last: Vec<Progress>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Progress {
-    /// One more each time that it begins or ends to wait for work.
+    /// Incremented when the worker parks and unparks: odd while it waits.
     waits: u64,
-    /// How long it has worked so far, as far as it has counted.
+    /// Busy time, as far as it was recorded.
     busy: Duration,
 }
 
@@ -70,15 +69,15 @@ impl Workers {
     fn of(metrics: RuntimeMetrics) -> Self {
         let mut this = Self {
             metrics,
-            seen: Vec::new(),
+            last: Vec::new(),
         };
-        this.look();
+        this.record();
         this
     }
 
-    fn look(&mut self) {
+    fn record(&mut self) {
         let all = 0..self.metrics.num_workers();
-        self.seen = all.map(|worker| self.progress(worker)).collect();
+        self.last = all.map(|worker| self.progress(worker)).collect();
     }
 
     fn progress(&self, worker: usize) -> Progress {
@@ -88,14 +87,14 @@ impl Workers {
         }
     }
 
-    /// The first worker that has been at one and the same task since it was looked at.
+    /// The first worker without progress since the last check.
     fn hangs(&self) -> Option<usize> {
-        let hangs = |worker: usize, seen: &Progress| {
-            let is_waiting = seen.waits % 2 == 1;
-            !is_waiting && self.progress(worker) == *seen
+        let hangs = |worker: usize, last: &Progress| {
+            let is_waiting = last.waits % 2 == 1;
+            !is_waiting && self.progress(worker) == *last
         };
-        let mut all = self.seen.iter().enumerate();
-        all.find_map(|(worker, seen)| hangs(worker, seen).then_some(worker))
+        let mut all = self.last.iter().enumerate();
+        all.find_map(|(worker, last)| hangs(worker, last).then_some(worker))
     }
 }
 
@@ -107,11 +106,11 @@ mod tests {
 
     use super::*;
 
-    /// Long enough for any worker to come back.
+    /// Long enough for a worker to make progress.
     const A_WHILE: Duration = Duration::from_millis(300);
 
     #[test]
-    fn one_worker_that_hangs_is_noticed_among_others_that_work() {
+    fn hanging_worker_is_noticed_among_busy_ones() {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(3)
             .enable_all()
@@ -123,19 +122,17 @@ mod tests {
             workers.hangs()
         };
         let metrics = || runtime.metrics();
-        // One works all the time, and never waits; another one has nothing to do.
+        // One is always busy, another one idle.
         let busy = runtime.spawn(async {
             loop {
                 tokio::task::yield_now().await;
             }
         });
-        // The machine may pause, all workers of it.
+        // Retry, as the machine may pause.
         let nobody_hangs = || async {
             let looks = eventually(DEADLINE, || async {
                 let hanging = workers(metrics()).await;
-                hanging.map_or(Ok(()), |which| {
-                    Err(format!("worker {which} is said to hang"))
-                })
+                hanging.map_or(Ok(()), |which| Err(format!("worker {which} seems to hang")))
             });
             looks.await.unwrap();
         };
@@ -148,7 +145,7 @@ mod tests {
             let found = eventually(DEADLINE, || async {
                 workers(metrics())
                     .await
-                    .ok_or_else(|| "none is said to hang".to_owned())
+                    .ok_or_else(|| "no worker seems to hang".to_owned())
             });
             let found = found.await.unwrap();
             assert_eq!(workers(metrics()).await, Some(found));

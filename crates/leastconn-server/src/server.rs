@@ -19,7 +19,7 @@ use crate::{
     context::{Phase, ServerContext},
     control::Control,
     memory::{self, MemoryWatch},
-    process::{inherited::Inherited, upgrade::channel::Unused},
+    process::{inherited::Inherited, upgrade::channel::UnusedSockets},
     reload::{
         Reloader,
         file_watch::{Events, watch as watch_files},
@@ -248,7 +248,7 @@ impl Server {
 
     /// Hands the sockets over to a successor process, which has copies and accepts from them.
     /// Closes the `unused` ones.
-    pub async fn hand_over(&mut self, unused: &Unused) {
+    pub async fn hand_over(&mut self, unused: &UnusedSockets) {
         // A reload in progress depends on the present sockets: wait for it.
         let files = self.reloader.hold_files().await;
         // In this order, so that the admin API never reports that the service is not ready.

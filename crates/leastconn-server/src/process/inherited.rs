@@ -1,15 +1,12 @@
-//! Listening sockets that this process did not open: from systemd, or from the
-//! process that it takes the place of.
+//! Listening sockets inherited from systemd or from a predecessor process.
 //!
-//! Both by systemd's protocol, sd_listen_fds(3): descriptors from 3 on, as many as
-//! `LISTEN_FDS` says, named by `LISTEN_FDNAMES`. `LISTEN_PID` says whom they are for.
-//! Between fork and exec nobody can write a process's own ID into its environment
-//! without unsafe code, so for an upgrade `LEASTCONN_UPGRADE` has the other end of the
-//! relation, which is as unmistakable: the ID of the parent.
+//! Both use systemd's protocol, sd_listen_fds(3): `LISTEN_FDS` descriptors from 3 on, named
+//! by `LISTEN_FDNAMES`, for the process `LISTEN_PID`. A predecessor cannot set `LISTEN_PID`,
+//! as the child's PID is not known before fork and setting it afterwards takes unsafe code.
+//! It sets `LEASTCONN_UPGRADE` to its own PID instead, which must be that of the parent.
 //!
-//! A socket is used by whoever is configured for its address, whatever its name. The
-//! name matters only where the address does not say enough: the port was the system's
-//! choice.
+//! A socket is used by the listener that is configured for its address. The name only
+//! matters if the configured port is 0.
 
 use std::{
     io, mem,
@@ -27,22 +24,23 @@ use socket2::SockRef;
 
 use crate::{
     environment::{
-        ADMIN, BY_HAND, EARLIER, FIRST, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UNIX, UPGRADE,
+        ADMIN, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, OVERRIDES, PID1, PREDECESSOR, UNIX,
+        UPGRADE,
     },
     overrides::OverrideHandover,
-    process::upgrade::channel::{self, FromNew, Unused},
+    process::upgrade::channel::{self, StartMessage, UnusedSockets},
 };
 
-/// The first descriptor that is passed.
+/// First passed descriptor.
 const FIRST_FD: usize = 3;
 
-/// More than anybody passes; what is beyond was not meant.
-const MOST: usize = 4096;
+/// Sanity limit of `LISTEN_FDS`.
+const MAX_FDS: usize = 4096;
 
-/// What this process was started with.
+/// Inherited descriptors and overrides.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// The process that this one is to take the place of.
+    /// PID of the predecessor.
     replaces: Option<u32>,
     sockets: Vec<Passed>,
     streams: Streams,
@@ -50,15 +48,15 @@ pub struct Inherited {
     problems: Vec<String>,
 }
 
-/// Connections to other processes.
+/// Sockets to other processes of an upgrade.
 #[derive(Debug, Default)]
 pub struct Streams {
-    /// To the one that this one is to take the place of.
+    /// To the direct predecessor.
     pub old: Option<UnixStream>,
-    /// To those before it that have not ended.
-    pub earlier: Vec<UnixStream>,
-    /// To the first one of a container.
-    pub first: Option<UnixStream>,
+    /// To older predecessors that are still running.
+    pub older: Vec<UnixStream>,
+    /// To PID 1 of a container.
+    pub pid1: Option<UnixStream>,
 }
 
 #[derive(Debug)]
@@ -74,13 +72,12 @@ enum Listening {
 }
 
 impl Inherited {
-    /// Nothing.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Takes what there is. Once, and before anything else opens a file or starts a
-    /// thread: descriptors are numbers, and the environment changes.
+    /// Takes all inherited descriptors. Call once, before opening files or starting threads:
+    /// descriptor numbers are reused, and the environment is changed.
     pub fn take() -> Self {
         let variable = |name: &str| std::env::var(name).ok();
         let parent = getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
@@ -91,16 +88,16 @@ impl Inherited {
             replaces,
             ..Self::default()
         };
-        let overrides = variable(BY_HAND).filter(|_| this.is_upgrade());
-        // A later version may say what this one does not understand.
+        let overrides = variable(OVERRIDES).filter(|_| this.is_upgrade());
+        // Ignore overrides that another version has written in an unknown format.
         this.overrides = overrides.and_then(|text| serde_json::from_str(&text).ok());
         let Some(count) = variable(LISTEN_FDS).filter(|_| ours || replaces.is_some()) else {
             return this;
         };
         let names = variable(LISTEN_FDNAMES);
-        if !count.parse().is_ok_and(|count: usize| count <= MOST) {
+        if !count.parse().is_ok_and(|count: usize| count <= MAX_FDS) {
             this.problems.push(format!(
-                "LISTEN_FDS={count} is not a number of sockets: none is used"
+                "invalid LISTEN_FDS={count}: inherited sockets are ignored"
             ));
             return this;
         }
@@ -110,7 +107,7 @@ impl Inherited {
             if let Err(error) = this.keep(&mut passed, number, &name) {
                 let descriptor = number + FIRST_FD;
                 this.problems.push(format!(
-                    "descriptor {descriptor} (`{name}`), which this process was started with, is not used: {error}"
+                    "inherited descriptor {descriptor} (`{name}`) is ignored: {error}"
                 ));
             }
         }
@@ -126,8 +123,8 @@ impl Inherited {
         };
         match name {
             OLD if self.is_upgrade() => self.streams.old = stream()?,
-            EARLIER if self.is_upgrade() => self.streams.earlier.extend(stream()?),
-            FIRST if self.is_upgrade() => self.streams.first = stream()?,
+            PREDECESSOR if self.is_upgrade() => self.streams.older.extend(stream()?),
+            PID1 if self.is_upgrade() => self.streams.pid1 = stream()?,
             _ => {
                 let socket = listening(passed, number)?;
                 self.sockets.extend(socket.map(|socket| Passed {
@@ -139,28 +136,28 @@ impl Inherited {
         Ok(())
     }
 
-    /// Whether this process is to take the place of another.
+    /// Whether this process was started for an upgrade.
     pub const fn is_upgrade(&self) -> bool {
         self.replaces.is_some()
     }
 
-    /// The ID of that other process.
+    /// PID of the predecessor.
     pub const fn replaces(&self) -> Option<u32> {
         self.replaces
     }
 
-    /// What was set by hand in that other process.
+    /// Overrides of the predecessor.
     pub(crate) const fn overrides(&self) -> Option<&OverrideHandover> {
         self.overrides.as_ref()
     }
 
-    /// What was wrong with what was passed, a line each.
+    /// Problems with inherited descriptors, one per line.
     pub fn problems(&self) -> &[String] {
         &self.problems
     }
 
-    /// The socket for `address`. If its port is 0, the one that has this name and is
-    /// at the same IP address.
+    /// Takes the socket bound to `address`. If the port is 0, the one with this name and IP
+    /// address.
     pub fn take_tcp(&mut self, name: &str, address: SocketAddr) -> Option<TcpListener> {
         let found = self.sockets.iter().position(|passed| match passed.socket {
             Listening::Tcp(_, at) if address.port() == 0 => {
@@ -175,8 +172,8 @@ impl Inherited {
         }
     }
 
-    /// The UNIX socket at `path`, and whether its file is a balancer's, to be removed at
-    /// the end.
+    /// Takes the UNIX socket at `path`. The second value is true if a balancer created its
+    /// file and must remove it at the end.
     pub fn take_unix(&mut self, path: &Path) -> Option<(UnixListener, bool)> {
         let found = self
             .sockets
@@ -190,7 +187,7 @@ impl Inherited {
         }
     }
 
-    /// An address that was passed, is not used so far, and has this port.
+    /// An unused inherited address with this port.
     pub(crate) fn in_the_way(&self, port: u16) -> Option<SocketAddr> {
         self.sockets.iter().find_map(|passed| match passed.socket {
             Listening::Tcp(_, at) if at.port() == port => Some(at),
@@ -198,11 +195,10 @@ impl Inherited {
         })
     }
 
-    /// Closes what nothing was configured for, and returns where that was. From
-    /// systemd it is a mistake, which is said; in an upgrade the configuration has
-    /// changed.
-    pub fn close_rest(&mut self) -> Unused {
-        let mut unused = Unused::default();
+    /// Closes and returns unused sockets. With systemd this is a misconfiguration and is
+    /// logged; in an upgrade the configuration has changed.
+    pub fn close_rest(&mut self) -> UnusedSockets {
+        let mut unused = UnusedSockets::default();
         let upgrade = self.is_upgrade();
         for passed in self.sockets.drain(..) {
             let at = match &passed.socket {
@@ -211,8 +207,6 @@ impl Inherited {
                     at.to_string()
                 }
                 Listening::Unix(_, path) => {
-                    // One that has another kind of name was not a balancer's own: those
-                    // are from configurations.
                     unused.paths.extend(path.to_str().map(str::to_owned));
                     path.display().to_string()
                 }
@@ -220,22 +214,21 @@ impl Inherited {
             if !upgrade {
                 tracing::warn!(
                     name = passed.name,
-                    "nothing is configured for the socket at {at} that this process was started with: closed; `bind` must be that address"
+                    "unused inherited socket {at} closed: no listener has this address as `bind`"
                 );
             }
         }
         unused
     }
 
-    /// Tells the old process why this one does not take its place.
+    /// Reports to the predecessor that this process cannot start.
     pub fn fail(&self, reasons: Vec<String>) {
         if let Some(old) = &self.streams.old {
-            // If nobody listens any more, nobody waits either.
-            let _ = channel::send(old, &FromNew::Failed { reasons });
+            // An error means that the predecessor has exited.
+            let _ = channel::send(old, &StartMessage::Failed { reasons });
         }
     }
 
-    /// The connections to other processes.
     pub fn take_streams(&mut self) -> Streams {
         mem::take(&mut self.streams)
     }
@@ -244,7 +237,7 @@ impl Inherited {
 fn listening(passed: &mut ListenFd, number: usize) -> io::Result<Option<Listening>> {
     let listens = |socket: SockRef<'_>| match socket.is_listener() {
         Ok(true) => Ok(()),
-        Ok(false) => Err(io::Error::other("it is a socket that does not listen")),
+        Ok(false) => Err(io::Error::other("not a listening socket")),
         Err(error) => Err(error),
     };
     if let Ok(socket) = passed.take_unix_listener(number) {
@@ -267,13 +260,13 @@ fn listening(passed: &mut ListenFd, number: usize) -> io::Result<Option<Listenin
         .transpose()
 }
 
-/// A name for each of `count` descriptors.
+/// Names of `count` descriptors.
 fn names_of(names: Option<&str>, count: usize) -> Vec<String> {
     let names = names.filter(|names| !names.is_empty());
     let mut names: Vec<_> = names
         .map(|names| names.split(':').map(str::to_owned).collect())
         .unwrap_or_default();
-    // What systemd calls those of which it says nothing.
+    // systemd's name for unnamed descriptors.
     names.resize(count, "unknown".to_owned());
     names
 }
@@ -301,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_found_by_its_address_whatever_its_name() {
+    fn socket_is_found_by_address_with_any_name() {
         let (mut inherited, at) = with(&["leastconn.socket", "leastconn.socket"]);
         let second = inherited.take_tcp("main", at[1]).unwrap();
         assert_eq!(second.local_addr().unwrap(), at[1]);
@@ -311,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_port_it_is_found_by_its_name() {
+    fn socket_with_port_zero_is_found_by_name() {
         let (mut inherited, at) = with(&["main", "other"]);
         let any = "127.0.0.1:0".parse().unwrap();
         assert!(inherited.take_tcp("third", any).is_none());
@@ -322,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_socket_is_found_by_its_path() {
+    fn unix_socket_is_found_by_path() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("admin.sock");
         let mut inherited = Inherited {
@@ -334,11 +327,11 @@ mod tests {
         };
         assert!(inherited.take_unix(Path::new("/elsewhere")).is_none());
         assert!(inherited.take_unix(&path).is_some());
-        assert!(inherited.close_rest() == Unused::default());
+        assert!(inherited.close_rest() == UnusedSockets::default());
     }
 
     #[test]
-    fn each_descriptor_has_a_name() {
+    fn every_descriptor_has_a_name() {
         assert_eq!(names_of(Some("a:b"), 2), ["a", "b"]);
         assert_eq!(names_of(Some("a"), 2), ["a", "unknown"]);
         assert_eq!(names_of(Some(""), 1), ["unknown"]);

@@ -1,9 +1,8 @@
-//! Telling the service manager how the service is doing: sd_notify(3).
+//! Notifications to the service manager, sd_notify(3).
 //!
-//! One datagram for each piece of news, to the socket that `NOTIFY_SOCKET` names; by
-//! path or, with `@`, in the abstract namespace. Where it is not set nobody wants to
-//! know, and nothing happens. News is small, and a manager that does not read it must
-//! not hold us up: what it cannot take at once is lost, and said to be.
+//! Each is one datagram to the socket in `NOTIFY_SOCKET`, a path or, with `@`, an abstract
+//! name. Without the variable nothing is sent. Sending never blocks: if the socket's buffer
+//! is full, the notification is lost and a warning is logged.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -22,67 +21,66 @@ use rustix::time::{ClockId, clock_gettime};
 
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
-/// How often the manager expects to hear of us, in microseconds.
+/// Watchdog timeout in microseconds.
 pub(crate) const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 
-/// Whom it expects to hear of.
+/// PID that the watchdog is for.
 pub(crate) const WATCHDOG_PID: &str = "WATCHDOG_PID";
 
-/// Whether somebody wants to know.
-pub fn is_wanted() -> bool {
+/// Whether there is a service manager to notify.
+pub fn is_enabled() -> bool {
     socket().is_some()
 }
 
-/// It serves.
+/// The service is ready.
 pub fn ready() {
     send("READY=1");
 }
 
-/// It serves, in place of the process that was the service's main one.
-pub fn ready_in_its_place() {
+/// The service is ready, with this process as its main process.
+pub fn ready_as_main_process() {
     send(&format!("READY=1\nMAINPID={}", std::process::id()));
 }
 
-/// It reads its configuration anew. [`ready`] must follow.
+/// A reload started. [`ready`] must follow.
 pub fn reloading() {
     let now = clock_gettime(ClockId::Monotonic);
     let microseconds = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
-    // The time is what `Type=notify-reload` knows our answer from an older one by.
+    // `Type=notify-reload` needs the time to tell this reload from an older one.
     send(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
 }
 
-/// It is about to end.
+/// The service is stopping.
 pub fn stopping() {
     send("STOPPING=1");
 }
 
-/// Another process is the service's main one from here on.
+/// Another process becomes the service's main process.
 pub fn main_pid(pid: u32) {
     send(&format!("MAINPID={pid}"));
 }
 
-/// What `systemctl status` shows: one line.
+/// Status line of `systemctl status`.
 pub fn status(line: &str) {
     send(&format!("STATUS={}", line.replace(['\n', '\r'], " ")));
 }
 
-/// It is alive, as the manager wants to hear again and again: see [`patience`].
+/// Watchdog keep-alive; see [`watchdog_timeout`].
 pub fn alive() {
     send("WATCHDOG=1");
 }
 
-/// How long the manager waits for news of this process, if it does.
-pub fn patience() -> Option<Duration> {
-    patience_with(std::process::id(), |name| std::env::var(name).ok())
+/// Watchdog timeout of this process, if the service manager has one.
+pub fn watchdog_timeout() -> Option<Duration> {
+    watchdog_timeout_of(std::process::id(), |name| std::env::var(name).ok())
 }
 
-/// Likewise, with process `pid`.
-fn patience_with(pid: u32, variable: impl Fn(&str) -> Option<String>) -> Option<Duration> {
+fn watchdog_timeout_of(pid: u32, variable: impl Fn(&str) -> Option<String>) -> Option<Duration> {
     if variable(WATCHDOG_PID).is_some_and(|expected| expected.parse() != Ok(pid)) {
         return None;
     }
     let microseconds = variable(WATCHDOG_USEC)?.parse().ok()?;
-    // Less than a timer can do is no request that could be met.
+    // Shorter timeouts cannot be met.
     (microseconds >= 2_000).then(|| Duration::from_micros(microseconds))
 }
 
@@ -90,14 +88,14 @@ fn socket() -> Option<OsString> {
     std::env::var_os(NOTIFY_SOCKET).filter(|socket| !socket.is_empty())
 }
 
-fn send(news: &str) {
+fn send(message: &str) {
     let Some(socket) = socket() else { return };
-    if let Err(error) = send_to(&socket, news) {
-        tracing::warn!(socket = %socket.display(), %error, "the service manager was not told {news:?}");
+    if let Err(error) = send_to(&socket, message) {
+        tracing::warn!(socket = %socket.display(), %error, "cannot notify the service manager of {message:?}");
     }
 }
 
-fn send_to(socket: &OsStr, news: &str) -> io::Result<()> {
+fn send_to(socket: &OsStr, message: &str) -> io::Result<()> {
     let address = match socket.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         [b'/', ..] => SocketAddr::from_pathname(socket)?,
@@ -108,7 +106,7 @@ fn send_to(socket: &OsStr, news: &str) -> io::Result<()> {
     };
     let from = UnixDatagram::unbound()?;
     from.set_nonblocking(true)?;
-    from.send_to_addr(news.as_bytes(), &address).map(drop)
+    from.send_to_addr(message.as_bytes(), &address).map(drop)
 }
 
 #[cfg(test)]
@@ -116,13 +114,13 @@ mod tests {
     use super::*;
 
     fn received(at: &UnixDatagram) -> String {
-        let mut news = [0; 256];
-        let length = at.recv(&mut news).unwrap();
-        String::from_utf8_lossy(&news[..length]).into_owned()
+        let mut message = [0; 256];
+        let length = at.recv(&mut message).unwrap();
+        String::from_utf8_lossy(&message[..length]).into_owned()
     }
 
     #[test]
-    fn news_arrives_by_path_and_in_the_abstract_namespace() {
+    fn message_arrives_at_path_and_abstract_socket() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let at = UnixDatagram::bind(&path).unwrap();
@@ -137,16 +135,16 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_is_an_error() {
+    fn unreachable_socket_is_an_error() {
         for nobody in ["/nonexistent/notify", "@leastconn-nobody", "vsock:2:1234"] {
             assert!(send_to(OsStr::new(nobody), "READY=1").is_err(), "{nobody}");
         }
     }
 
     #[test]
-    fn the_watchdog_is_for_the_process_that_is_meant() {
+    fn watchdog_applies_only_to_its_pid() {
         let of = |usec: &'static str, pid: Option<&'static str>| {
-            patience_with(7, |name| match name {
+            watchdog_timeout_of(7, |name| match name {
                 WATCHDOG_USEC => Some(usec.to_owned()),
                 _ => pid.map(str::to_owned),
             })
@@ -157,6 +155,6 @@ mod tests {
         assert_eq!(of("30000000", Some("8")), None);
         assert_eq!(of("0", None), None);
         assert_eq!(of("soon", None), None);
-        assert_eq!(patience_with(7, |_| None), None);
+        assert_eq!(watchdog_timeout_of(7, |_| None), None);
     }
 }

@@ -1,20 +1,22 @@
-//! A new program in place of the running one, with no connection refused or reset.
+//! Upgrade to a new binary (SIGUSR2) without refusing or resetting a connection.
 //!
-//! The new process is started with copies of the listening sockets, reads the
-//! configuration, probes the servers, and accepts connections beside the old one. Then
-//! it says so, the old one accepts no more, and serves those that it has to their end.
-//! A socket in the kernel is one, however many processes have it: what waits in its
-//! queue is taken by whoever is left.
-//!
-//! Until the new process has said that it is ready, nothing has changed: if it fails,
-//! ends or takes too long, the old one goes on.
-//!
-//! They talk over a socket pair rather than by signals: that works whatever the two may
-//! do to each other, and its end is noticed.
+//! 1. [`start`] runs the new binary with copies of the listening sockets and one end of a
+//!    socket pair. The successor loads the configuration, probes the servers, accepts
+//!    connections beside this process, and sends `ready`. If it fails, exits or times out,
+//!    this process continues as if nothing had happened.
+//! 2. This process stops accepting and sends `go`. The backlog is shared, so waiting
+//!    connections are accepted by the successor. From then on the successor is the service.
+//! 3. This process serves its open connections to their end. Over the same socket pair the
+//!    successor passes on reloads, kills and log reopening, which apply to these
+//!    connections too, and this process reports how many it still has.
+//! 4. At the next upgrade the successor passes the ends of all these socket pairs to its
+//!    own successor: the newest process always talks to all [`PredecessorChannels`] directly.
+//! 5. A predecessor that is PID 1 of a container must not exit before the newest process,
+//!    or the kernel would kill all: see [`Pid1`].
 
 pub mod channel;
-mod earlier;
-mod first;
+mod pid1;
+mod predecessors;
 mod program;
 
 use std::{
@@ -34,24 +36,26 @@ use tokio::time::timeout;
 
 use crate::{
     confinement,
-    environment::{BY_HAND, LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, UPGRADE},
+    environment::{LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID, OLD, OVERRIDES, UPGRADE},
     overrides::OverrideHandover,
     process::notify,
 };
-use channel::{Channel, FromHeir, FromNew, FromOld, FromReplaced, Unused};
-pub use earlier::{Earlier, News};
-pub use first::{First, is_first};
+use channel::{
+    Channel, NewestMessage, PredecessorMessage, PredecessorStatus, StartMessage, UnusedSockets,
+};
+pub use pid1::{Pid1, is_pid1};
+pub use predecessors::{PredecessorChannels, Updates};
 
-/// How long a new process may take until it is ready.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Time limit for a successor to become ready.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Linux takes 128 KiB for a variable of the environment.
+/// Below the limit of Linux for one environment variable, 128 KiB.
 const MAX_VARIABLE: usize = 100_000;
 
-/// The first descriptor that is passed: systemd's protocol says so.
+/// First passed descriptor, as in systemd's protocol.
 const FIRST_FD: i32 = 3;
 
-/// A socket that is passed on, by its name.
+/// A descriptor to pass, with its name in `LISTEN_FDNAMES`.
 pub type Passed = (String, OwnedFd);
 
 fn hint(path: &Path, error: &io::Error) -> String {
@@ -59,47 +63,39 @@ fn hint(path: &Path, error: &io::Error) -> String {
     hint.map_or_else(String::new, |hint| format!("; {hint}"))
 }
 
-/// There is no new process, and the old one goes on.
+/// A failed upgrade. This process continues.
 #[derive(Debug, thiserror::Error)]
 pub enum UpgradeError {
-    /// There is no program to start.
-    #[error("there is no program to start: {0}")]
+    #[error("no program to start: {0}")]
     Program(io::Error),
-    /// It could not be started.
-    #[error("{} cannot be started: {source}{}", path.display(), hint(path, source))]
-    Spawn {
-        /// The program.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It could not start to serve, and said so.
+    #[error("cannot start {}: {source}{}", path.display(), hint(path, source))]
+    Spawn { path: PathBuf, source: io::Error },
+    /// The successor reported errors.
     #[error("the new process cannot start: {}", .0.join("; "))]
     Failed(Vec<String>),
-    /// It ended without a word.
-    #[error("the new process ended before it was ready ({0})")]
+    /// The successor exited without a report.
+    #[error("the new process exited before it was ready ({0})")]
     Ended(ExitStatus),
-    /// It took too long, and was ended.
-    #[error("the new process was not ready within {0:?} and was ended")]
+    /// The successor was killed after the time limit.
+    #[error("the new process was not ready within {0:?} and was killed")]
     TimedOut(Duration),
-    /// The operating system refuses something else.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// A new process that is ready to take over. Dropping it before it has been told to go
-/// on ends it.
+/// A successor that is ready to take over. Dropping it kills the process, unless it was
+/// told to [`go`](Self::go).
 #[derive(Debug)]
-pub struct Successor {
+pub struct ReadySuccessor {
     child: Started,
     channel: Channel,
-    /// What it was told that was set by hand.
+    /// Overrides that it was started with.
     overrides: OverrideHandover,
-    /// Sockets that it was given and has no use for.
-    pub unused: Unused,
+    /// Passed sockets that it does not use.
+    pub unused: UnusedSockets,
 }
 
-/// Ended and reaped when dropped.
+/// A child process that is killed and reaped when dropped.
 #[derive(Debug)]
 struct Started(Option<Child>);
 
@@ -107,42 +103,42 @@ impl Drop for Started {
     fn drop(&mut self) {
         if let Some(child) = &mut self.0 {
             let _ = child.kill();
-            // It has been killed, so this does not take long.
+            // It was killed, so this is short.
             let _ = child.wait();
         }
     }
 }
 
-/// Starts the new program with `sockets` and what was set `overrides`, and waits until it
-/// is ready, but no longer than `limit`.
+/// Starts the new binary with `sockets` and the overrides `overrides`, and waits at most
+/// `limit` until it is ready.
 ///
 /// # Cancel safety
-/// Dropped, it ends the new process.
+/// Dropping the future kills the new process.
 pub async fn start(
     sockets: Vec<Passed>,
     overrides: OverrideHandover,
     limit: Duration,
-) -> Result<Successor, UpgradeError> {
+) -> Result<ReadySuccessor, UpgradeError> {
     let path = program::path().map_err(UpgradeError::Program)?;
-    let mut command = again(&path);
+    let mut command = same_command(&path);
     match serde_json::to_string(&overrides) {
-        Ok(text) if text.len() < MAX_VARIABLE => command.env(BY_HAND, text),
-        // It will hear of it when it takes over.
-        _ => command.env_remove(BY_HAND),
+        Ok(text) if text.len() < MAX_VARIABLE => command.env(OVERRIDES, text),
+        // Too large: it is sent with `go`.
+        _ => command.env_remove(OVERRIDES),
     };
     let successor = begin(command, path, sockets, limit).await?;
-    Ok(Successor {
+    Ok(ReadySuccessor {
         overrides,
         ..successor
     })
 }
 
-/// The program at `path`, called as this process was.
-fn again(path: &Path) -> Command {
+/// Runs `path` with the arguments of this process.
+fn same_command(path: &Path) -> Command {
     let mut command = Command::new(path);
     let mut arguments = std::env::args_os();
     if let Some(name) = arguments.next() {
-        // Tools show it.
+        // Keep the name that `ps` shows.
         command.arg0(name);
     }
     command.args(arguments);
@@ -154,14 +150,14 @@ async fn begin(
     path: PathBuf,
     mut sockets: Vec<Passed>,
     limit: Duration,
-) -> Result<Successor, UpgradeError> {
+) -> Result<ReadySuccessor, UpgradeError> {
     let (ours, theirs) = UnixStream::pair()?;
     sockets.push((OLD.to_owned(), theirs.into()));
     pass(&mut command, sockets);
-    // Copying the page tables of a large process takes a moment.
+    // Blocking: fork copies the page tables of a large process.
     let started = tokio::task::spawn_blocking(move || {
-        // With the command, our copies of what was passed are closed: the socket's
-        // other end is then the new process's alone.
+        // Dropping the command closes this process's copies of the passed descriptors, so
+        // that the end of the channel is noticed when the child exits.
         let child = command.spawn();
         child.map(|child| Started(Some(child)))
     });
@@ -169,16 +165,16 @@ async fn begin(
     let mut child = spawned.map_err(|source| UpgradeError::Spawn { path, source })?;
     let mut channel = Channel::new(ours)?;
     match timeout(limit, channel.next()).await {
-        Ok(Some(FromNew::Ready(unused))) => Ok(Successor {
+        Ok(Some(StartMessage::Ready(unused))) => Ok(ReadySuccessor {
             child,
             channel,
             overrides: OverrideHandover::default(),
             unused,
         }),
-        Ok(Some(FromNew::Failed { reasons })) => Err(UpgradeError::Failed(reasons)),
+        Ok(Some(StartMessage::Failed { reasons })) => Err(UpgradeError::Failed(reasons)),
         Ok(None) => match child.0.take() {
             Some(mut child) => {
-                // What has begun to end does so as it began.
+                // No effect if it is exiting already.
                 let _ = child.kill();
                 Err(UpgradeError::Ended(child.wait()?))
             }
@@ -188,7 +184,7 @@ async fn begin(
     }
 }
 
-/// Passes sockets on to a command, and says which they are.
+/// Passes descriptors to a command, with their names in the environment.
 fn pass(command: &mut Command, sockets: Vec<Passed>) {
     let (names, files): (Vec<_>, Vec<_>) = sockets.into_iter().unzip();
     let mappings = (FIRST_FD..)
@@ -204,35 +200,37 @@ fn pass(command: &mut Command, sockets: Vec<Passed>) {
         .env(UPGRADE, std::process::id().to_string())
         .env_remove(LISTEN_PID)
         .env_remove("LISTEN_FDS_FIRST_FD");
-    if notify::patience().is_none() {
+    if notify::watchdog_timeout().is_none() {
         command.env_remove(notify::WATCHDOG_USEC);
     }
-    // It is for the new process now, whose ID is not known yet.
+    // The child's PID is not known yet.
     command.env_remove(notify::WATCHDOG_PID);
-    // Fails only if two have the same number.
+    // Fails only for duplicate numbers.
     if command.fd_mappings(mappings).is_err() {
         tracing::error!("descriptors cannot be passed on");
     }
 }
 
-impl Successor {
-    /// Its ID.
+impl ReadySuccessor {
     pub fn pid(&self) -> u32 {
         self.child.0.as_ref().map_or(0, Child::id)
     }
 
-    /// Tells it that it is the service now. From here on nothing ends it but itself.
-    pub async fn go(mut self, reload: bool, overrides: OverrideHandover) -> Heir {
-        // While it started, the old one was still asked for changes.
+    /// Tells the process that it is the service now. It is no longer killed on drop.
+    pub async fn go(mut self, reload: bool, overrides: OverrideHandover) -> Successor {
+        // Overrides may have changed while it started.
         let overrides = (overrides != self.overrides).then_some(overrides);
         let pid = self.pid();
         self.child.0 = None;
-        let told = self.channel.say(&FromOld::Go { reload, overrides }).await;
-        // It takes the end of the channel for the same.
-        let channel = told.map(|()| self.channel).inspect_err(
-            |error| tracing::warn!(%error, pid, "the new process was not told that it is the service now"),
+        let sent = self
+            .channel
+            .send(&PredecessorMessage::Go { reload, overrides })
+            .await;
+        // If sending fails, it treats the end of the channel as `go`.
+        let channel = sent.map(|()| self.channel).inspect_err(
+            |error| tracing::warn!(%error, pid, "cannot notify the new process that it has taken over"),
         );
-        Heir {
+        Successor {
             pid: pid_of(pid),
             channel: channel.ok(),
         }
@@ -245,61 +243,60 @@ fn pid_of(pid: u32) -> Option<Pid> {
 
 /// The process that took over.
 #[derive(Debug)]
-pub struct Heir {
+pub struct Successor {
     pid: Option<Pid>,
-    /// Until it has ended.
+    /// `None` once it has exited.
     channel: Option<Channel>,
 }
 
-impl Heir {
-    /// Its ID.
+impl Successor {
     pub(crate) const fn pid(&self) -> Option<Pid> {
         self.pid
     }
 
-    /// Tells whoever is the newest process by now how many connections this one has, and
-    /// returns whether there was anybody to be told.
-    pub fn mention(&self, connections: usize) -> bool {
-        let serves = FromReplaced::Serves {
+    /// Reports the open connections of this process to the newest process. False if it could
+    /// not be sent.
+    pub fn report(&self, connections: usize) -> bool {
+        let status = PredecessorStatus::Serves {
             pid: std::process::id(),
             connections: u64::try_from(connections).unwrap_or(u64::MAX),
         };
         let channel = self.channel.as_ref();
-        channel.is_some_and(|channel| channel.mention(&serves))
+        channel.is_some_and(|channel| channel.try_send(&status))
     }
 
-    /// Passes a signal on to it.
+    /// Forwards a signal to the process.
     pub fn signal(&self, signal: Signal) {
         if let Some(pid) = self.pid
             && let Err(error) = kill_process(pid, signal)
         {
-            tracing::warn!(%error, %pid, "a signal was not passed on");
+            tracing::warn!(%error, %pid, "cannot forward a signal");
         }
     }
 
-    /// Waits for what it has to say.
+    /// Receives the next message of the newest process.
     ///
     /// # Cancel safety
-    /// Nothing is lost.
-    pub async fn says(&mut self) -> FromHeir {
+    /// Cancel safe.
+    pub async fn next(&mut self) -> NewestMessage {
         if let Some(channel) = &mut self.channel {
-            let said = channel.next().await;
-            if let Some(FromHeir::TookOver { pid }) = said
+            let message = channel.next().await;
+            if let Some(NewestMessage::TookOver { pid }) = message
                 && pid_of(pid) != self.pid
             {
-                // How the one that took this one's place ends does not matter any more.
+                // A later process took over: the exit of the direct successor is normal.
                 self.pid = None;
             }
-            if let Some(said) = said {
-                return said;
+            if let Some(message) = message {
+                return message;
             }
             self.channel = None;
         }
         std::future::pending().await
     }
 
-    /// Whether it has ended otherwise than by being told to. Leaves it to be reaped by
-    /// whoever is this process's parent: a service manager wants to know how it ended.
+    /// Whether the process exited with a failure. Does not reap it: after this process has
+    /// ended, the service manager becomes its parent and needs the exit status.
     pub fn has_failed(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let ended = self

@@ -14,13 +14,13 @@ use crate::{summary, watchdog::watchdog};
 use leastconn::ShortDuration;
 use leastconn_server::{
     config::Config,
-    environment::FIRST,
+    environment::PID1,
     process::inherited::Inherited,
     process::notify,
     process::predecessors::Predecessors,
     process::upgrade::{
-        self, Earlier, First, Heir, News, Passed, Successor, UpgradeError,
-        channel::{self, Channel, FromNew, FromOld, ToFirst, Unused},
+        self, PredecessorChannels, Pid1, Successor, Updates, Passed, ReadySuccessor, UpgradeError,
+        channel::{self, Channel, StartMessage, PredecessorMessage, Pid1Message, UnusedSockets},
     },
     reload::Reloader,
     server::{Prepared, Server},
@@ -33,7 +33,7 @@ const FIRST_PROBES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A successor that is ready to take over.
 struct Ready {
-    successor: Successor,
+    successor: ReadySuccessor,
     /// Blocks reloads until it has taken over.
     guard: OwnedMutexGuard<()>,
     /// Receives the pid of the newest process, if this process is pid 1 of a container.
@@ -84,8 +84,8 @@ pub(super) async fn serve(
         watchdog: None,
         summary: tokio::spawn(summary::upstreams(Arc::clone(server.context()))),
     };
-    let news = News::new(server.reloader().reloads(), kills);
-    service.start(&server, inherited, unused, news)?;
+    let updates = Updates::new(server.reloader().reloads(), kills);
+    service.start(&server, inherited, unused, updates)?;
     service.run(server).await
 }
 
@@ -96,7 +96,7 @@ struct Service {
     /// The process that still accepts connections, until this one has taken over.
     predecessor: Option<Predecessor>,
     /// All predecessors, once this process has taken over.
-    draining: Option<Earlier>,
+    draining: Option<PredecessorChannels>,
     /// Channel to pid 1 of the container, unless this process is pid 1.
     pid1: Option<UnixStream>,
     watchdog: Option<JoinHandle<()>>,
@@ -106,17 +106,17 @@ struct Service {
 struct Predecessor {
     channel: Channel,
     /// Channels to older processes that still drain.
-    earlier: Vec<UnixStream>,
+    older: Vec<UnixStream>,
     /// Reloads and kills to forward to all of them.
-    news: News,
+    updates: Updates,
 }
 
 impl Predecessor {
     /// Starts to forward reloads and kills to all predecessors.
-    fn forward(self, predecessors: &Arc<Predecessors>) -> io::Result<Earlier> {
-        let mut streams = self.earlier;
+    fn forward(self, predecessors: &Arc<Predecessors>) -> io::Result<PredecessorChannels> {
+        let mut streams = self.older;
         streams.push(self.channel.into_stream()?);
-        Earlier::tell(streams, self.news, predecessors)
+        PredecessorChannels::notify(streams, self.updates, predecessors)
     }
 }
 
@@ -133,11 +133,11 @@ impl Service {
         &mut self,
         server: &Server,
         mut inherited: Inherited,
-        unused: Unused,
-        news: News,
+        unused: UnusedSockets,
+        updates: Updates,
     ) -> io::Result<()> {
         let streams = inherited.take_streams();
-        self.pid1 = streams.first;
+        self.pid1 = streams.pid1;
         let Some(predecessor) = streams.old else {
             server.activate();
             notify::ready();
@@ -145,11 +145,11 @@ impl Service {
             return Ok(());
         };
         // Fails if the predecessor has exited; then this process takes over anyway.
-        let _ = channel::send(&predecessor, &FromNew::Ready(unused));
+        let _ = channel::send(&predecessor, &StartMessage::Ready(unused));
         self.predecessor = Some(Predecessor {
             channel: Channel::new(predecessor)?,
-            earlier: streams.earlier,
-            news,
+            older: streams.older,
+            updates,
         });
         Ok(())
     }
@@ -160,7 +160,7 @@ impl Service {
 
     /// The predecessor has stopped accepting: starts to accept connections.
     fn take_over(&mut self, server: &Server) {
-        notify::ready_in_its_place();
+        notify::ready_as_main_process();
         self.start_watchdog();
         server.activate();
         if let Some(predecessor) = self.predecessor.take() {
@@ -187,7 +187,7 @@ impl Service {
             return;
         };
         let pid = i32::try_from(pid).unwrap_or_default();
-        if let Err(error) = channel::send(pid1, &ToFirst::Newest { pid }) {
+        if let Err(error) = channel::send(pid1, &Pid1Message::Newest { pid }) {
             tracing::error!(%error, "cannot reach pid 1: it will not forward signals to the newest process");
         }
     }
@@ -202,7 +202,7 @@ impl Service {
                 go = next_message(&mut self.predecessor) => {
                     // `None`: the predecessor has exited.
                     let (reload, overrides) = match go {
-                        Some(FromOld::Go { reload, overrides }) => (reload, overrides),
+                        Some(PredecessorMessage::Go { reload, overrides }) => (reload, overrides),
                         None => (false, None),
                     };
                     if let Some(carried) = overrides {
@@ -270,13 +270,13 @@ impl Service {
                     watchdog.abort();
                 }
                 self.send_newest_pid(successor.pid());
-                let (server, heir) = self.hand_over(server, successor, reload, guard).await;
+                let (server, successor) = self.hand_over(server, successor, reload, guard).await;
                 match newest_pid {
                     Some(newest_pid) => {
-                        let first = First::new(&heir, newest_pid)?;
-                        self.drain_as_pid1(server, heir, first).await
+                        let pid1 = Pid1::new(&successor, newest_pid)?;
+                        self.drain_as_pid1(server, successor, pid1).await
                     }
-                    None => self.drain_replaced(server, heir).await,
+                    None => self.drain_replaced(server, successor).await,
                 }
             }
         }
@@ -285,16 +285,16 @@ impl Service {
     /// The channels that a successor inherits, and this process's end of the channel to pid 1
     /// if this process is pid 1.
     fn streams(&self) -> io::Result<(Vec<Passed>, Option<UnixStream>)> {
-        let draining = self.draining.as_ref().map(Earlier::share);
+        let draining = self.draining.as_ref().map(PredecessorChannels::share);
         let mut passed = draining.transpose()?.unwrap_or_default();
-        let (pid1, newest_pid) = if upgrade::is_first() {
+        let (pid1, newest_pid) = if upgrade::is_pid1() {
             let (ours, theirs) = UnixStream::pair()?;
             (Some(theirs), Some(ours))
         } else {
             let pid1 = self.pid1.as_ref().map(UnixStream::try_clone);
             (pid1.transpose()?, None)
         };
-        passed.extend(pid1.map(|pid1| (FIRST.to_owned(), pid1.into())));
+        passed.extend(pid1.map(|pid1| (PID1.to_owned(), pid1.into())));
         Ok((passed, newest_pid))
     }
 
@@ -302,10 +302,10 @@ impl Service {
     async fn hand_over(
         &mut self,
         mut server: Server,
-        successor: Successor,
+        successor: ReadySuccessor,
         mut reload: bool,
         guard: OwnedMutexGuard<()>,
-    ) -> (Server, Heir) {
+    ) -> (Server, Successor) {
         server.hand_over(&successor.unused).await;
         drop(guard);
         // First the overrides: older processes must receive all kills of this process.
@@ -314,21 +314,21 @@ impl Service {
             draining.leave().await;
         }
         let pid = successor.pid();
-        if !upgrade::is_first() {
+        if !upgrade::is_pid1() {
             // The service manager accepts this message only from the current main process. The
             // successor sends its own once it takes over.
             notify::main_pid(pid);
         }
         // Signals that were sent before the successor was known.
-        let mut to_heir = Vec::new();
+        let mut to_forward = Vec::new();
         while let Some(request) = self.signals.pending().await {
             match request {
                 Request::Reload => reload = true,
                 Request::ReopenLogs => {
                     reopen(&self.log);
-                    to_heir.push(request.signal());
+                    to_forward.push(request.signal());
                 }
-                Request::Stop(_) => to_heir.push(request.signal()),
+                Request::Stop(_) => to_forward.push(request.signal()),
                 Request::Upgrade => tracing::warn!(
                     signal = "SIGUSR2",
                     "upgrade request ignored: an upgrade is in progress"
@@ -336,12 +336,12 @@ impl Service {
             }
         }
         let open = server.context().registry.open();
-        let heir = successor.go(reload, overrides).await;
+        let successor = successor.go(reload, overrides).await;
         tracing::info!(pid, open, "successor took over, draining open connections");
-        for signal in to_heir {
-            heir.signal(signal);
+        for signal in to_forward {
+            successor.signal(signal);
         }
-        (server, heir)
+        (server, successor)
     }
 
     fn reopen_logs(&self) {
@@ -388,7 +388,7 @@ fn begin_upgrade(
         sockets.extend(passed);
         let overrides = context.overrides.export();
         Ok(Ready {
-            successor: upgrade::start(sockets, overrides, upgrade::PATIENCE).await?,
+            successor: upgrade::start(sockets, overrides, upgrade::READY_TIMEOUT).await?,
             guard,
             newest_pid,
         })
@@ -415,7 +415,7 @@ async fn outcome(
 }
 
 /// The next message of the predecessor; `None` if it has exited.
-async fn next_message(predecessor: &mut Option<Predecessor>) -> Option<FromOld> {
+async fn next_message(predecessor: &mut Option<Predecessor>) -> Option<PredecessorMessage> {
     match predecessor {
         Some(predecessor) => predecessor.channel.next().await,
         None => std::future::pending().await,

@@ -1,6 +1,6 @@
-//! What the old process and the new one say to each other: a JSON object a line, over
-//! a socket of their own. They may be of different versions, so what is not known is
-//! passed over, and nothing that is sent may ever change its meaning.
+//! Messages between the processes of an upgrade: one JSON object per line over a UNIX
+//! socket. The processes may have different versions: unknown messages are ignored, and
+//! the meaning of existing ones must never change.
 
 use std::{
     io::{self, Write},
@@ -13,92 +13,86 @@ use crate::overrides::{ConnectionFilter, OverrideHandover};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
-/// Longer than anything that is said: the other side is not what it should be.
+/// Longest accepted message.
 const MAX_LINE: u64 = 4 * 1024 * 1024;
 
-/// From the new process.
+/// From a starting successor.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FromNew {
+pub enum StartMessage {
     /// It accepts connections.
-    Ready(Unused),
-    /// It cannot start, and ends.
+    Ready(UnusedSockets),
+    /// It cannot start, and exits.
     Failed {
-        /// Why, a line each.
+        /// Errors, one per line.
         #[serde(default)]
         reasons: Vec<String>,
     },
 }
 
-/// From the newest process, to all before it: what it did, or somebody told it, that is
-/// for open connections wherever they are.
+/// From the newest process to all predecessors: events that also apply to their open
+/// connections.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FromHeir {
-    /// It took over, and has read the configuration.
-    TookOver {
-        /// Its ID.
-        pid: u32,
-    },
-    /// It was told to read the configuration anew, and did.
+pub enum NewestMessage {
+    /// It took over, with the configuration as it is now.
+    TookOver { pid: u32 },
+    /// It reloaded the configuration.
     Reloaded {},
-    /// Connections were to be ended by hand.
+    /// An operator killed connections.
     Killed(ConnectionFilter),
-    /// It was told to open its log files anew.
+    /// It reopened its log files.
     ReopenedLogs {},
 }
 
-/// Sockets that the new process was given and has closed.
+/// Passed sockets that the successor does not use and has closed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unused {
-    /// Where they were.
+pub struct UnusedSockets {
+    /// TCP addresses.
     #[serde(default, rename = "unused")]
     pub addresses: Vec<SocketAddr>,
-    /// Likewise, of the admin side's.
+    /// Paths of UNIX sockets.
     #[serde(default, rename = "unused_paths")]
     pub paths: Vec<String>,
 }
 
-/// From the old process.
+/// From the predecessor to a ready successor.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FromOld {
-    /// The old one accepts no more: the new one is the service now.
+pub enum PredecessorMessage {
+    /// The predecessor no longer accepts; the successor is the service now.
     Go {
-        /// Somebody asked for a reload meanwhile.
+        /// A reload was requested during the upgrade.
         #[serde(default)]
         reload: bool,
-        /// What is set by hand by now, if that has changed since the new one started.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        /// Overrides, if they changed since the successor was started.
+        // The name must not change: see the head of this module.
+        #[serde(default, rename = "by_hand", skip_serializing_if = "Option::is_none")]
         overrides: Option<OverrideHandover>,
     },
 }
 
-/// From a process that was replaced, to the newest.
+/// From a predecessor to the newest process.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum FromReplaced {
-    /// How many connections it still has.
+pub(crate) enum PredecessorStatus {
+    /// It still serves connections.
     Serves {
-        /// Its ID.
         pid: u32,
-        /// None: it is about to end, or stays for nothing else.
+        /// 0 if it is about to exit, or only remains as PID 1.
         connections: u64,
     },
 }
 
-/// To the first process of a container.
+/// To PID 1 of a container.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ToFirst {
-    /// Signals are for this process from here on.
-    Newest {
-        /// Its ID.
-        pid: i32,
-    },
+pub enum Pid1Message {
+    /// Signals must be forwarded to this process from now on.
+    Newest { pid: i32 },
 }
 
-/// Sends one message. The socket takes it at once, or the other side is reading.
+/// Sends one message. Blocks only if the buffer is full, while the peer reads.
 pub fn send(mut to: &UnixStream, message: &impl Serialize) -> io::Result<()> {
     to.write_all(&line(message)?)
 }
@@ -109,11 +103,11 @@ fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// One end.
+/// One end of the socket.
 #[derive(Debug)]
 pub struct Channel {
     stream: BufReader<tokio::net::UnixStream>,
-    /// As much of a message as has come.
+    /// Start of an incomplete message.
     line: Vec<u8>,
 }
 
@@ -129,36 +123,36 @@ impl Channel {
         })
     }
 
-    /// The other end, for who knows that whatever it has said is said again.
+    /// Gives up the socket. Buffered input is lost.
     pub fn into_stream(self) -> io::Result<UnixStream> {
         self.stream.into_inner().into_std()
     }
 
-    /// Says something if the other end takes it at once, and returns whether it does.
-    pub(crate) fn mention(&self, message: &impl Serialize) -> bool {
+    /// Sends a message if it fits into the buffer. Returns whether it did.
+    pub(crate) fn try_send(&self, message: &impl Serialize) -> bool {
         let line = line(message).unwrap_or_default();
         let written = rustix::io::write(self.stream.get_ref(), &line);
         written.is_ok_and(|written| written == line.len())
     }
 
-    /// Says something to the other end, which reads.
+    /// Sends a message.
     ///
     /// # Cancel safety
-    /// None: part of it may have been said.
-    pub(crate) async fn say(&mut self, message: &impl Serialize) -> io::Result<()> {
+    /// Not cancel safe: part of the message may have been sent.
+    pub(crate) async fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
         self.stream.get_mut().write_all(&line(message)?).await
     }
 
-    /// The next message that is understood; `None`: there will be no more.
+    /// Receives the next known message; `None` at the end of the stream.
     ///
     /// # Cancel safety
-    /// Nothing is lost.
+    /// Cancel safe.
     pub async fn next<T: DeserializeOwned>(&mut self) -> Option<T> {
         loop {
             let mut limited = (&mut self.stream).take(MAX_LINE);
             let read = limited.read_until(b'\n', &mut self.line).await;
             let line = mem::take(&mut self.line);
-            // Closed, perhaps in the middle, or much too long.
+            // Closed, truncated or too long.
             if read.is_err() || !line.ends_with(b"\n") {
                 return None;
             }
@@ -174,30 +168,30 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_sent_is_read_and_what_is_not_known_passed_over() {
+    async fn unknown_messages_are_ignored() {
         let (new, old) = UnixStream::pair().unwrap();
         let mut old = Channel::new(old).unwrap();
-        let unused = Unused {
+        let unused = UnusedSockets {
             addresses: vec!["127.0.0.1:80".parse().unwrap()],
             paths: vec!["/run/admin.sock".to_owned()],
         };
         send(&new, &serde_json::json!({ "of_a_later_version": 1 })).unwrap();
         send(&new, &serde_json::json!({ "ready": { "more": 1 } })).unwrap();
-        send(&new, &FromNew::Ready(unused.clone())).unwrap();
+        send(&new, &StartMessage::Ready(unused.clone())).unwrap();
         (&new).write_all(b"{\"ready\":").unwrap();
         drop(new);
-        let nothing = FromNew::Ready(Unused::default());
+        let nothing = StartMessage::Ready(UnusedSockets::default());
         assert_eq!(old.next().await, Some(nothing));
-        assert_eq!(old.next().await, Some(FromNew::Ready(unused)));
-        assert_eq!(old.next::<FromNew>().await, None, "cut off in the middle");
+        assert_eq!(old.next().await, Some(StartMessage::Ready(unused)));
+        assert_eq!(old.next::<StartMessage>().await, None, "truncated");
     }
 
     #[tokio::test]
-    async fn a_line_without_an_end_is_an_end() {
+    async fn endless_line_ends_the_stream() {
         let (new, old) = UnixStream::pair().unwrap();
         let mut old = Channel::new(old).unwrap();
         let endless = std::thread::spawn(move || while (&new).write_all(&[b'x'; 4096]).is_ok() {});
-        assert_eq!(old.next::<FromNew>().await, None);
+        assert_eq!(old.next::<StartMessage>().await, None);
         drop(old);
         endless.join().unwrap();
     }

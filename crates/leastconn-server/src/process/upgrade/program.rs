@@ -1,4 +1,4 @@
-//! ConnectionFilter file the new program is.
+//! Finds the binary for an upgrade.
 
 use std::{
     env,
@@ -12,16 +12,15 @@ use rustix::fs::{Access, access};
 
 use crate::files;
 
-/// The file that this process was started from by its name, which may be another one
-/// by now: the name is what a package manager, or a symbolic link that is pointed to
-/// the next version, gives a new meaning to.
+/// The path by which this process was started. The file may have been replaced since: by a
+/// package manager, or by a symbolic link that points to a new version.
 ///
 /// # Errors
-/// If there is none.
+/// If there is no such program.
 pub(super) fn path() -> io::Result<PathBuf> {
     let name = env::args_os().next().unwrap_or_default();
     let named = by_name(&name, env::var_os("PATH").as_deref());
-    // A name of its own (`exec -a`) says nothing: then where the file was that runs.
+    // Fallback for an arbitrary name (`exec -a`): the path of the running file.
     let known = named.map_or_else(|| env::current_exe().map(undeleted), Ok)?;
     match is_program(&known) {
         Ok(()) => Ok(known),
@@ -34,7 +33,7 @@ pub(super) fn path() -> io::Result<PathBuf> {
 
 fn by_name(name: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
     if name.as_bytes().contains(&b'/') {
-        // If it is no program, somebody has made a mistake, which is to be said.
+        // If it exists but is not a program, report that instead of falling back.
         return Some(PathBuf::from(name)).filter(|file| file.exists());
     }
     let mut all = env::split_paths(path?).map(|directory| directory.join(name));
@@ -47,7 +46,7 @@ fn is_program(file: &Path) -> io::Result<()> {
     }
     access(file, Access::EXEC_OK)?;
     let mut start = Vec::new();
-    // One that may be executed but not read is taken for what it says it is.
+    // A file that is executable but not readable is accepted.
     let Ok((mut open, _)) = files::open_regular(file) else {
         return Ok(());
     };
@@ -55,11 +54,11 @@ fn is_program(file: &Path) -> io::Result<()> {
     if start.starts_with(b"\x7fELF") || start.starts_with(b"#!") {
         return Ok(());
     }
-    // A shell would be asked to run it.
+    // exec would fall back to running it with a shell.
     Err(io::Error::other("neither a program nor a script"))
 }
 
-/// Linux says so of a running file that was replaced.
+/// Linux appends ` (deleted)` to the path of a running file that was replaced.
 fn undeleted(file: PathBuf) -> PathBuf {
     let mut bytes = OsString::from(file).into_vec();
     if bytes.ends_with(b" (deleted)") {
@@ -75,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_looked_up_as_a_shell_does() {
+    fn name_is_looked_up_in_path() {
         let path = Some(OsStr::new("/nonexistent:/bin"));
         let sh = |name: &str| by_name(OsStr::new(name), path);
         assert_eq!(sh("/bin/sh"), Some("/bin/sh".into()));
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_and_is_no_program_is_not_passed_over() {
+    fn existing_file_that_is_not_a_program_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let wrong = |file: &Path| is_program(file).unwrap_err().to_string();
         assert_eq!(wrong(dir.path()), "not a file");
@@ -104,14 +103,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_replaced_has_its_name_still() {
+    fn deleted_suffix_is_removed() {
         let name = |text: &str| undeleted(PathBuf::from(text));
         assert_eq!(name("/opt/lb (deleted)"), Path::new("/opt/lb"));
         assert_eq!(name("/opt/lb"), Path::new("/opt/lb"));
     }
 
     #[test]
-    fn this_test_was_started_from_a_file() {
+    fn own_program_is_found() {
         assert!(path().unwrap().is_file());
     }
 }

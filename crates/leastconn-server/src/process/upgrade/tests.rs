@@ -2,8 +2,8 @@ use std::{net::TcpListener, os::fd::OwnedFd};
 
 use super::*;
 
-/// What a shell that is started in our place comes to.
-async fn shell(script: &str, limit: Duration) -> Result<Successor, UpgradeError> {
+/// Starts a shell script as the successor.
+async fn shell(script: &str, limit: Duration) -> Result<ReadySuccessor, UpgradeError> {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script]);
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -14,7 +14,7 @@ async fn shell(script: &str, limit: Duration) -> Result<Successor, UpgradeError>
 const LONG: Duration = leastconn_testkit::DEADLINE;
 
 #[tokio::test]
-async fn a_new_process_says_that_it_is_ready() {
+async fn successor_becomes_ready() {
     let script = r#"test "$LISTEN_FDS $LISTEN_FDNAMES" = "2 main:@old" || exit 3
         test "$LEASTCONN_UPGRADE" = $PPID || exit 4
         test -z "$LISTEN_PID$WATCHDOG_PID" || exit 5
@@ -23,25 +23,30 @@ async fn a_new_process_says_that_it_is_ready() {
     let successor = shell(script, LONG).await.unwrap();
     assert_eq!(successor.unused.addresses, ["127.0.0.1:1".parse().unwrap()]);
     let pid = successor.pid();
-    let heir = successor.go(true, OverrideHandover::default()).await;
+    let successor = successor.go(true, OverrideHandover::default()).await;
     assert_eq!(
-        heir.pid().unwrap().as_raw_nonzero().get().unsigned_abs(),
+        successor
+            .pid()
+            .unwrap()
+            .as_raw_nonzero()
+            .get()
+            .unsigned_abs(),
         pid
     );
-    let wait = move || waitid(WaitId::Pid(heir.pid().unwrap()), WaitIdOptions::EXITED);
+    let wait = move || waitid(WaitId::Pid(successor.pid().unwrap()), WaitIdOptions::EXITED);
     let ended = tokio::task::spawn_blocking(wait).await.unwrap();
     assert_eq!(ended.unwrap().unwrap().exit_status(), Some(0));
 }
 
 #[tokio::test]
-async fn one_that_cannot_start_says_why() {
+async fn failed_successor_reports_reasons() {
     let script = r#"echo '{"failed":{"reasons":["no","never"]}}' >&4; read -r go <&4"#;
     let error = shell(script, LONG).await.unwrap_err();
     assert_eq!(error.to_string(), "the new process cannot start: no; never");
 }
 
 #[tokio::test]
-async fn one_that_ends_without_a_word_has_failed() {
+async fn successor_that_exits_has_failed() {
     let error = shell("exit 7", LONG).await.unwrap_err();
     assert!(
         matches!(error, UpgradeError::Ended(status) if status.code() == Some(7)),
@@ -50,25 +55,22 @@ async fn one_that_ends_without_a_word_has_failed() {
 }
 
 #[tokio::test]
-async fn one_that_says_nothing_is_ended() {
+async fn silent_successor_is_killed() {
     let error = shell("exec sleep 1000", Duration::from_millis(100)).await;
     let error = error.unwrap_err();
     assert!(matches!(error, UpgradeError::TimedOut(_)), "{error}");
 }
 
 #[tokio::test]
-async fn an_heir_that_fails_is_noticed_and_not_reaped() {
+async fn failed_successor_is_noticed_and_not_reaped() {
     let successor = shell(r#"echo '{"ready":{}}' >&4; read -r go <&4; exit 1"#, LONG).await;
-    let heir = successor
-        .unwrap()
-        .go(false, OverrideHandover::default())
-        .await;
-    let pid = heir.pid().unwrap();
+    let successor = successor.unwrap().go(false, OverrideHandover::default()).await;
+    let pid = successor.pid().unwrap();
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
     let wait = move || waitid(WaitId::Pid(pid), options);
     tokio::task::spawn_blocking(wait).await.unwrap().unwrap();
-    assert!(heir.has_failed());
+    assert!(successor.has_failed());
     let ended = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
     assert_eq!(ended.unwrap().unwrap().exit_status(), Some(1));
-    assert!(!heir.has_failed(), "nothing is known of it any more");
+    assert!(!successor.has_failed(), "already reaped");
 }

@@ -12,7 +12,7 @@ use super::{Service, drain, reload_open_connections, reopen};
 use crate::cli::run::signals::Request;
 use leastconn_server::{
     overrides::Overrides,
-    process::upgrade::{First, Heir, channel::FromHeir},
+    process::upgrade::{Pid1, Successor, channel::NewestMessage},
     registry::Registry,
     reload::Reloader,
     server::Server,
@@ -24,18 +24,18 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Drains and exits.
-    pub(super) async fn drain_replaced(mut self, server: Server, mut heir: Heir) -> io::Result<u8> {
+    pub(super) async fn drain_replaced(mut self, server: Server, mut successor: Successor) -> io::Result<u8> {
         let drain_timeout = server.context().snapshot().config.process.drain_timeout;
         let mut children = signal(SignalKind::child())?;
         let mut remaining = Remaining::of(&server, &self.log);
         let force = async {
             loop {
-                remaining.report(&heir);
-                let has_failed = heir.has_failed();
+                remaining.report(&successor);
+                let has_failed = successor.has_failed();
                 tokio::select! {
                     biased;
-                    // First: another process may have replaced the successor before it exited.
-                    message = heir.says() => remaining.apply(message),
+                    // Pid1: another process may have replaced the successor before it exited.
+                    message = successor.next() => remaining.apply(message),
                     () = std::future::ready(()), if has_failed => {
                         tracing::error!(
                             "successor exited and no process accepts connections: exiting, so that the service manager restarts the service"
@@ -63,8 +63,8 @@ impl Service {
     pub(super) async fn drain_as_pid1(
         mut self,
         server: Server,
-        mut heir: Heir,
-        mut first: First,
+        mut successor: Successor,
+        mut pid1: Pid1,
     ) -> io::Result<u8> {
         let drain_timeout = server.context().snapshot().config.process.drain_timeout;
         let force = Arc::new(tokio::sync::Notify::new());
@@ -80,13 +80,13 @@ impl Service {
         });
         let mut stops = 0;
         let code = loop {
-            remaining.report(&heir);
+            remaining.report(&successor);
             tokio::select! {
-                code = first.newest_ended() => break code,
-                message = heir.says() => remaining.apply(message),
+                code = pid1.newest_exited() => break code,
+                message = successor.next() => remaining.apply(message),
                 () = remaining.report_due() => {}
                 request = self.signals.next() => {
-                    first.pass_on(request.signal());
+                    pid1.forward(request.signal());
                     match request {
                         Request::ReopenLogs => reopen(&self.log),
                         Request::Stop(_) => stops += 1,
@@ -137,27 +137,27 @@ impl Remaining {
     }
 
     /// Reports the number of open connections if it has changed.
-    fn report(&mut self, heir: &Heir) {
+    fn report(&mut self, successor: &Successor) {
         let open = self.registry.open();
         if self.reported != Some(open) {
-            self.reported = heir.mention(open).then_some(open);
+            self.reported = successor.report(open).then_some(open);
         }
     }
 
     /// Applies an action of the newest process to the connections of this one.
-    fn apply(&mut self, message: FromHeir) {
+    fn apply(&mut self, message: NewestMessage) {
         match message {
-            FromHeir::TookOver { .. } => {
+            NewestMessage::TookOver { .. } => {
                 // A new process, to which nothing has been reported.
                 self.reported = None;
                 reload_open_connections(&self.reloader);
             }
-            FromHeir::Reloaded {} => reload_open_connections(&self.reloader),
-            FromHeir::ReopenedLogs {} => {
+            NewestMessage::Reloaded {} => reload_open_connections(&self.reloader),
+            NewestMessage::ReopenedLogs {} => {
                 self.log.reopen();
                 tracing::info!("reopening log files, forwarded by the newest process");
             }
-            FromHeir::Killed(which) => {
+            NewestMessage::Killed(which) => {
                 let killed = self.overrides.kill_local(&which);
                 if killed > 0 {
                     tracing::info!(

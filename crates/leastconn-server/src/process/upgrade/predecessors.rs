@@ -1,6 +1,5 @@
-//! The processes before this one that still have connections, however many took each
-//! other's place since: the newest tells all of them, and leaves its connections to
-//! them to the one that takes its own place.
+//! Predecessor processes that still have connections. The newest process notifies all of
+//! them; at an upgrade it passes its sockets to them to its successor.
 
 use std::{
     io,
@@ -16,21 +15,20 @@ use tokio::{
 
 use super::{
     Passed,
-    channel::{Channel, FromHeir, FromReplaced, send},
+    channel::{Channel, NewestMessage, PredecessorStatus, send},
 };
 use crate::{
-    environment::EARLIER, overrides::ConnectionFilter, process::predecessors::Predecessors,
+    environment::PREDECESSOR, overrides::ConnectionFilter, process::predecessors::Predecessors,
 };
 
-/// What is told them, once there is somebody who may tell it.
+/// Events of this process that predecessors must be notified of.
 #[derive(Debug)]
-pub struct News {
+pub struct Updates {
     reloads: watch::Receiver<u64>,
     kills: broadcast::Receiver<ConnectionFilter>,
 }
 
-impl News {
-    /// All that comes from now on.
+impl Updates {
     pub fn new(
         reloads: watch::Receiver<u64>,
         kills: broadcast::Receiver<ConnectionFilter>,
@@ -39,18 +37,18 @@ impl News {
     }
 
     /// # Cancel safety
-    /// Nothing is lost.
-    async fn next(&mut self) -> FromHeir {
+    /// Cancel safe.
+    async fn next(&mut self) -> NewestMessage {
         loop {
             tokio::select! {
-                Ok(()) = self.reloads.changed() => return FromHeir::Reloaded {},
+                Ok(()) = self.reloads.changed() => return NewestMessage::Reloaded {},
                 which = self.kills.recv() => match which {
-                    Ok(which) => return FromHeir::Killed(which),
+                    Ok(which) => return NewestMessage::Killed(which),
                     Err(broadcast::error::RecvError::Lagged(missed)) => tracing::warn!(
                         missed,
-                        "connections of processes that were replaced were not ended: too many orders at once"
+                        "too many kill commands at once: predecessor processes missed some"
                     ),
-                    // As is the balancer.
+                    // This process is ending.
                     Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
                 },
             }
@@ -58,25 +56,25 @@ impl News {
     }
 }
 
-/// The processes before this one.
+/// The predecessors of this process.
 #[derive(Debug)]
-pub struct Earlier {
-    /// Those that have not ended.
+pub struct PredecessorChannels {
+    /// Dead once the process has exited.
     streams: Vec<Weak<UnixStream>>,
-    telling: JoinHandle<()>,
-    /// Closed, it ends what is `telling`.
+    task: JoinHandle<()>,
+    /// Dropping it ends the task.
     reopens: watch::Sender<()>,
 }
 
-impl Earlier {
-    /// Tells them that this process took over, then all `news`; they tell it how many
-    /// connections they have left.
+impl PredecessorChannels {
+    /// Notifies all predecessors that this process took over, and then of all `updates`.
+    /// They report their open connections, which are stored in `left`.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn tell(
+    pub fn notify(
         streams: Vec<UnixStream>,
-        news: News,
+        updates: Updates,
         left: &Arc<Predecessors>,
     ) -> io::Result<Self> {
         let mut open = JoinSet::new();
@@ -85,54 +83,53 @@ impl Earlier {
             let channel = Channel::new(stream.try_clone()?)?;
             let stream = Arc::new(stream);
             weak.push(Arc::downgrade(&stream));
-            open.spawn(listen(stream, channel, Arc::clone(left)));
+            open.spawn(receive_reports(stream, channel, Arc::clone(left)));
         }
         let (reopens, reopened) = watch::channel(());
-        let telling = tokio::spawn(tell(weak.clone(), open, news, reopened));
+        let task = tokio::spawn(send_updates(weak.clone(), open, updates, reopened));
         Ok(Self {
             streams: weak,
-            telling,
+            task,
             reopens,
         })
     }
 
-    /// Copies of the connections to those that have not ended, to be passed on.
+    /// Duplicates the sockets to running predecessors, for a successor.
     pub fn share(&self) -> io::Result<Vec<Passed>> {
         let open = self.streams.iter().filter_map(Weak::upgrade);
-        open.map(|stream| Ok((EARLIER.to_owned(), stream.try_clone()?.into())))
+        open.map(|stream| Ok((PREDECESSOR.to_owned(), stream.try_clone()?.into())))
             .collect()
     }
 
-    /// Tells them to open their log files anew.
+    /// Tells them to reopen their log files.
     pub fn reopen_logs(&self) {
         self.reopens.send_replace(());
     }
 
-    /// Says what there is to be said, and then leaves it to another process.
+    /// Sends pending updates, then leaves further ones to a successor.
     pub async fn leave(self) {
         drop(self.reopens);
         // A panic has been logged.
-        let _ = self.telling.await;
+        let _ = self.task.await;
     }
 }
 
-/// Hears what a process has to say, until its end; then nothing more is said to it by
-/// `_stream`.
-async fn listen(_stream: Arc<UnixStream>, mut channel: Channel, left: Arc<Predecessors>) {
-    let mut heard = Heard { pid: None, left };
-    while let Some(FromReplaced::Serves { pid, connections }) = channel.next().await {
-        heard.pid = Some(pid);
-        heard.left.set(pid, connections);
+/// Receives reports of one predecessor until it exits, then drops `_stream`.
+async fn receive_reports(_stream: Arc<UnixStream>, mut channel: Channel, left: Arc<Predecessors>) {
+    let mut report = Report { pid: None, left };
+    while let Some(PredecessorStatus::Serves { pid, connections }) = channel.next().await {
+        report.pid = Some(pid);
+        report.left.set(pid, connections);
     }
 }
 
-/// Forgotten when dropped.
-struct Heard {
+/// Removes the predecessor from `left` when dropped.
+struct Report {
     pid: Option<u32>,
     left: Arc<Predecessors>,
 }
 
-impl Drop for Heard {
+impl Drop for Report {
     fn drop(&mut self) {
         if let Some(pid) = self.pid {
             self.left.set(pid, 0);
@@ -140,26 +137,26 @@ impl Drop for Heard {
     }
 }
 
-async fn tell(
+async fn send_updates(
     streams: Vec<Weak<UnixStream>>,
     mut open: JoinSet<()>,
-    mut news: News,
+    mut updates: Updates,
     mut reopened: watch::Receiver<()>,
 ) {
-    let mut said = FromHeir::TookOver {
+    let mut message = NewestMessage::TookOver {
         pid: std::process::id(),
     };
     loop {
         for stream in streams.iter().filter_map(Weak::upgrade) {
-            say(&stream, &said);
+            send_or_close(&stream, &message);
         }
-        said = loop {
+        message = loop {
             tokio::select! {
                 biased;
-                said = news.next() => break said,
+                message = updates.next() => break message,
                 Some(_) = open.join_next() => {}
-                again = reopened.changed() => match again {
-                    Ok(()) => break FromHeir::ReopenedLogs {},
+                reopen = reopened.changed() => match reopen {
+                    Ok(()) => break NewestMessage::ReopenedLogs {},
                     Err(_) => return,
                 },
             }
@@ -167,18 +164,18 @@ async fn tell(
     }
 }
 
-/// The socket takes it at once, or nobody has read what it has for a long time.
-fn say(stream: &UnixStream, said: &FromHeir) {
-    let Err(error) = send(stream, said) else {
+/// Sends a message, or closes a socket whose buffer is full: that predecessor hangs.
+fn send_or_close(stream: &UnixStream, message: &NewestMessage) {
+    let Err(error) = send(stream, message) else {
         return;
     };
     if error.kind() != io::ErrorKind::BrokenPipe {
         tracing::warn!(
             %error,
-            "a process that was replaced does not read what it is told, and is told nothing more"
+            "a predecessor process does not read its messages and gets no more"
         );
     }
-    // With half a line in it nothing that follows would be understood.
+    // After part of a line, later messages would be garbled.
     let _ = shutdown(stream, Shutdown::Both);
 }
 
@@ -191,8 +188,8 @@ mod tests {
     struct Old(Channel);
 
     impl Old {
-        async fn hears(&mut self) -> Option<FromHeir> {
-            within(DEADLINE, "what it is told", self.0.next()).await
+        async fn receives(&mut self) -> Option<NewestMessage> {
+            within(DEADLINE, "a message", self.0.next()).await
         }
     }
 
@@ -201,19 +198,19 @@ mod tests {
         (newer, Old(Channel::new(old).unwrap()))
     }
 
-    fn news() -> (
-        News,
+    fn updates() -> (
+        Updates,
         watch::Sender<u64>,
         broadcast::Sender<ConnectionFilter>,
     ) {
         let (reloads, kills) = (watch::Sender::default(), broadcast::Sender::new(2));
-        let news = News::new(reloads.subscribe(), kills.subscribe());
-        (news, reloads, kills)
+        let updates = Updates::new(reloads.subscribe(), kills.subscribe());
+        (updates, reloads, kills)
     }
 
-    fn took_over() -> FromHeir {
+    fn took_over() -> NewestMessage {
         let pid = std::process::id();
-        FromHeir::TookOver { pid }
+        NewestMessage::TookOver { pid }
     }
 
     fn of(client: &str) -> ConnectionFilter {
@@ -224,20 +221,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_hear_what_came_before_and_after_until_they_are_left_to_another() {
+    async fn updates_arrive_in_order_across_a_handover() {
         let ((to_one, mut one), (to_two, two)) = (pair(), pair());
-        let (first_news, reloads, kills) = news();
+        let (first_updates, reloads, kills) = updates();
         kills.send(of("early")).unwrap();
         let left = Arc::default();
-        let newer = Earlier::tell(vec![to_one, to_two], first_news, &left).unwrap();
-        assert_eq!(one.hears().await, Some(took_over()));
-        assert_eq!(one.hears().await, Some(FromHeir::Killed(of("early"))));
-        let serves = |connections| FromReplaced::Serves {
+        let newer =
+            PredecessorChannels::notify(vec![to_one, to_two], first_updates, &left).unwrap();
+        assert_eq!(one.receives().await, Some(took_over()));
+        assert_eq!(
+            one.receives().await,
+            Some(NewestMessage::Killed(of("early")))
+        );
+        let serves = |connections| PredecessorStatus::Serves {
             pid: 7,
             connections,
         };
-        two.0.mention(&serves(3));
-        two.0.mention(&serves(2));
+        two.0.try_send(&serves(3));
+        two.0.try_send(&serves(2));
         let are_left = async |expected: &[(u32, u64)]| {
             let found = eventually(DEADLINE, || async {
                 let found = left.list();
@@ -248,11 +249,11 @@ mod tests {
             found.await.unwrap();
         };
         are_left(&[(7, 2)]).await;
-        // Who has ended is not told, nor passed on.
+        // A predecessor that exited is neither notified nor passed on.
         drop(two);
         are_left(&[]).await;
         reloads.send_modify(|reloads| *reloads += 1);
-        assert_eq!(one.hears().await, Some(FromHeir::Reloaded {}));
+        assert_eq!(one.receives().await, Some(NewestMessage::Reloaded {}));
         let shared = eventually(DEADLINE, || async {
             let shared = newer.share().unwrap();
             match shared.len() {
@@ -262,7 +263,7 @@ mod tests {
         });
         let shared = shared.await.unwrap();
 
-        // What was asked for before it leaves is said before the other one speaks.
+        // Updates from before the handover arrive before those of the successor.
         kills.send(of("late")).unwrap();
         newer.reopen_logs();
         newer.leave().await;
@@ -271,27 +272,34 @@ mod tests {
             .into_iter()
             .map(|(_, stream)| stream.into())
             .collect();
-        let (newest_news, _reloads, kills) = news();
-        let newest = Earlier::tell(streams, newest_news, &Arc::default()).unwrap();
-        assert_eq!(one.hears().await, Some(FromHeir::Killed(of("late"))));
-        assert_eq!(one.hears().await, Some(FromHeir::ReopenedLogs {}));
-        assert_eq!(one.hears().await, Some(took_over()));
+        let (newest_updates, _reloads, kills) = updates();
+        let newest = PredecessorChannels::notify(streams, newest_updates, &Arc::default()).unwrap();
+        assert_eq!(
+            one.receives().await,
+            Some(NewestMessage::Killed(of("late")))
+        );
+        assert_eq!(one.receives().await, Some(NewestMessage::ReopenedLogs {}));
+        assert_eq!(one.receives().await, Some(took_over()));
         kills.send(of("newest")).unwrap();
-        assert_eq!(one.hears().await, Some(FromHeir::Killed(of("newest"))));
+        assert_eq!(
+            one.receives().await,
+            Some(NewestMessage::Killed(of("newest")))
+        );
         newest.leave().await;
-        assert_eq!(one.hears().await, None);
+        assert_eq!(one.receives().await, None);
     }
 
     #[tokio::test]
-    async fn who_does_not_read_holds_up_nobody() {
+    async fn hung_predecessor_does_not_delay_others() {
         let ((to_hung, hung), (to_one, mut one)) = (pair(), pair());
-        let (news, reloads, _kills) = news();
-        let newer = Earlier::tell(vec![to_hung, to_one], news, &Arc::default()).unwrap();
-        assert_eq!(one.hears().await, Some(took_over()));
+        let (updates, reloads, _kills) = updates();
+        let newer =
+            PredecessorChannels::notify(vec![to_hung, to_one], updates, &Arc::default()).unwrap();
+        assert_eq!(one.receives().await, Some(took_over()));
         within(DEADLINE, "until its socket is full", async {
             while newer.share().unwrap().len() == 2 {
                 reloads.send_modify(|reloads| *reloads += 1);
-                assert_eq!(one.hears().await, Some(FromHeir::Reloaded {}));
+                assert_eq!(one.receives().await, Some(NewestMessage::Reloaded {}));
             }
         })
         .await;
