@@ -160,7 +160,7 @@ async fn changes_need_the_token_and_same_origin() {
     lb.wait_log(
         |event| {
             let message = event["fields"]["message"].as_str().unwrap_or_default();
-            message.contains("with the token: set web/web1 to drain")
+            message.contains("with the token: set web/web1 from ready to drain")
         },
         DEADLINE,
     )

@@ -41,7 +41,7 @@ async fn socket_is_private_and_removed_at_exit() {
     let stopped = ctl(&lb, &["status"]).await;
     assert_eq!(stopped.code, 1);
     assert!(
-        stopped.stderr.contains("the balancer does not run"),
+        stopped.stderr.contains("the balancer is not running"),
         "{stopped:?}"
     );
 }

@@ -88,7 +88,7 @@ async fn first_process_waits_for_the_newest() {
     .await
     .unwrap();
     lb.wait_log(
-        |event| message(event).starts_with("signals are for"),
+        |event| message(event).starts_with("forwarding signals to a new process"),
         DEADLINE,
     )
     .await;
