@@ -19,8 +19,8 @@ use leastconn_server::{
     process::notify,
     process::predecessors::Predecessors,
     process::upgrade::{
-        self, PredecessorChannels, Pid1, Successor, Updates, Passed, ReadySuccessor, UpgradeError,
-        channel::{self, Channel, StartMessage, PredecessorMessage, Pid1Message, UnusedSockets},
+        self, Passed, Pid1, PredecessorChannels, ReadySuccessor, Successor, Updates, UpgradeError,
+        channel::{self, Channel, Pid1Message, PredecessorMessage, StartMessage, UnusedSockets},
     },
     reload::Reloader,
     server::{Prepared, Server},

@@ -24,7 +24,11 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Drains and exits.
-    pub(super) async fn drain_replaced(mut self, server: Server, mut successor: Successor) -> io::Result<u8> {
+    pub(super) async fn drain_replaced(
+        mut self,
+        server: Server,
+        mut successor: Successor,
+    ) -> io::Result<u8> {
         let drain_timeout = server.context().snapshot().config.process.drain_timeout;
         let mut children = signal(SignalKind::child())?;
         let mut remaining = Remaining::of(&server, &self.log);
