@@ -64,7 +64,10 @@ async fn silent_successor_is_killed() {
 #[tokio::test]
 async fn failed_successor_is_noticed_and_not_reaped() {
     let successor = shell(r#"echo '{"ready":{}}' >&4; read -r go <&4; exit 1"#, LONG).await;
-    let successor = successor.unwrap().go(false, OverrideHandover::default()).await;
+    let successor = successor
+        .unwrap()
+        .go(false, OverrideHandover::default())
+        .await;
     let pid = successor.pid().unwrap();
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
     let wait = move || waitid(WaitId::Pid(pid), options);

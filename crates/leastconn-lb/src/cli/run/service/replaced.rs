@@ -38,7 +38,7 @@ impl Service {
                 let has_failed = successor.has_failed();
                 tokio::select! {
                     biased;
-                    // Pid1: another process may have replaced the successor before it exited.
+                    // First: another process may have replaced the successor before it exited.
                     message = successor.next() => remaining.apply(message),
                     () = std::future::ready(()), if has_failed => {
                         tracing::error!(
