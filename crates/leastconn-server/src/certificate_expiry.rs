@@ -91,6 +91,7 @@ impl Monitor {
                 }
                 let known = previous.iter().find(is_same);
                 let urgency = match dated.urgency(now) {
+                    // One step less than expired, so that `observe` raises an event.
                     Urgency::Expired if file.kind == FileKind::Lists && !is_start => {
                         Urgency::Urgent
                     }

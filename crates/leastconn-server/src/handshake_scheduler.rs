@@ -12,13 +12,12 @@
 //! need it ([`client_waits`]).
 //!
 //! Established connections go first: every step or two, a time slice begins only after the
-//! runtime has polled all tasks that are ready and has asked the kernel for more ([`tokio_order`]). An
-//! established connection waits for one or two steps at most. Where relaying keeps the CPU
-//! busy, handshakes would hardly run; then they run for longer at a time, which gives them a
-//! share of the CPU.
+//! runtime has polled all ready tasks and has asked the kernel for more ([`tokio_order`]). So an
+//! established connection waits for one or two steps at most. If relaying keeps the CPU busy,
+//! handshakes run for longer at a time, which gives them a share of the CPU.
 //!
-//! With few handshakes in progress none of this happens: the cost is an uncontended lock,
-//! twice for the permit and once for each step.
+//! Few handshakes in progress are not scheduled: they cost an uncontended lock, twice for the
+//! permit and once for each step.
 
 mod client_waits;
 mod permit;
@@ -190,8 +189,8 @@ fn new_waiter(granted: &mut Option<Receiver<()>>) -> Sender<()> {
     sender
 }
 
-/// An error means that the task was cancelled meanwhile: [`Waiter::drop`] has returned what
-/// it was granted.
+/// Wakes a waiting handshake. Sending fails if it was cancelled; then [`Waiter::drop`] has
+/// returned what it was granted.
 fn wake(waiter: Sender<()>) {
     let _ = waiter.send(());
 }

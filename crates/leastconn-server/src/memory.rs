@@ -5,11 +5,12 @@
 //!
 //! Usage is read from `/proc/self/statm`: at every sixteenth accepted connection, and by a
 //! dedicated thread, often enough that open connections cannot use up the rest in between.
-//! Freed memory may stay with the allocator, which then needs no more from the kernel. So what
-//! connections have freed since their maximum counts as free ([`Tracked`]).
+//! The allocator may keep freed memory and use it again before it asks the kernel for more. So
+//! memory that connections have freed counts as free even if the kernel does not report it
+//! ([`Tracked`]).
 //!
 //! Buffers for slow receivers can grow faster than any measurement, as thousands of receivers
-//! may become slow at once. So they have an allowance, a part of what is free, beyond which
+//! may become slow at once. So they have an allowance, a part of the free memory. Beyond it,
 //! buffers stay small ([`relay::set_buffer_allowance`]).
 
 mod limits;

@@ -185,7 +185,7 @@ impl Prepared {
         let forget_idle = forget_idle(Arc::clone(&server.context), stop);
         server.tasks.spawn(forget_idle);
         server.context.lifecycle.enter(Phase::Ready);
-        // Last: in an upgrade the predecessor, which is ready, answers meanwhile.
+        // Last: in an upgrade the predecessor, which is ready, answers until then.
         let control = Arc::clone(&server.reloader);
         server
             .reloader

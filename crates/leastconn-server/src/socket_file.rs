@@ -211,7 +211,7 @@ fn remove_stale_socket(path: &Path) -> Result<(), String> {
             "a socket of another user (uid {}) exists, and this user may not check whether a process listens on it; if none does, remove it",
             found.uid()
         )),
-        // Removed meanwhile.
+        // Another process has just removed it.
         Err((io::ErrorKind::NotFound, _)) => Ok(()),
         Err((_, error)) => Err(format!(
             "cannot check whether a process listens there: {error}"

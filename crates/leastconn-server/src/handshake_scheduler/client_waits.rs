@@ -1,7 +1,7 @@
 //! Handshakes that wait for their client.
 //!
 //! They cost memory but no CPU. While permits are free they keep theirs. When another
-//! handshake needs a permit, the one that has waited longest loses its permit and is *parked*.
+//! handshake needs a permit, the longest waiting one loses its permit and is *parked*.
 //! When the client of a parked handshake answers, the handshake asks for a permit again. So
 //! silent clients cannot keep other handshakes from starting.
 //!

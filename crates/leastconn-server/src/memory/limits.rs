@@ -150,7 +150,7 @@ mod tests {
         let limit = |groups: &str| cgroup_limit(groups, root.path());
         assert_eq!(limit("0::/a/b\n"), Some(4096));
         assert_eq!(limit("0::/\n"), None);
-        // As in a container, where the path is the one of the host.
+        // In a container, the path is that of the host.
         assert_eq!(limit("0::/a/elsewhere\n"), Some(4096));
         assert_eq!(limit("5:cpu,memory:/c\n0::/\n"), Some(2048));
         assert_eq!(limit("5:memory:/d\n"), None);

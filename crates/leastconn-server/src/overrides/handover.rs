@@ -88,7 +88,7 @@ impl ActiveOverrides {
             server: key.1.to_string(),
             state: value.state.as_str().to_owned(),
             since: value.since.to_string(),
-            // Also after the grace: the successor may have opened connections meanwhile.
+            // Also after the grace period: the successor may have opened connections.
             ends: value
                 .pending_close
                 .as_ref()

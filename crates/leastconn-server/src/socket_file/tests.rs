@@ -59,7 +59,7 @@ async fn process_with_full_backlog_counts_as_listening() {
 }
 
 #[test]
-fn one_of_many_starting_processes_replaces_a_stale_socket() {
+fn one_of_many_starts_replaces_a_stale_socket() {
     const MANY: usize = 8;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -86,7 +86,7 @@ fn one_of_many_starting_processes_replaces_a_stale_socket() {
             let error = result.unwrap_err().to_string();
             assert!(error.contains("another process listens there"), "{error}");
         }
-        // The winner's socket is the one at the path.
+        // The socket at the path is that of the successful call.
         let (listener, file) = succeeded.into_iter().next().unwrap().unwrap();
         assert!(file.is_there());
         let _client = UnixStream::connect(&path).unwrap();

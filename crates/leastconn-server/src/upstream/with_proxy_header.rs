@@ -1,4 +1,4 @@
-//! Sends a PROXY header on a fresh connection to a server.
+//! Sends a PROXY header on a new connection to a server.
 
 use std::io;
 
