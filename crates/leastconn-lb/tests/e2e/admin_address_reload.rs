@@ -16,7 +16,7 @@ fn admin_at(address: SocketAddr) -> String {
 
 /// Reloads and waits by the log, as the admin address may be closed.
 async fn reload(lb: &Running, config: &str) {
-    let applied = || lb.stderr().matches("reloaded: the new").count();
+    let applied = || lb.stderr().matches("configuration reloaded").count();
     let before = applied();
     lb.write_config(config);
     lb.signal(Signal::HUP);

@@ -160,7 +160,7 @@ async fn client_certificate_in_client_ca_issues_nothing(records: Records) {
     let (new, path) = (lb.dir().join("ca.crt.new"), lb.dir().join("ca.crt"));
     std::fs::write(&new, authorities + &later.cert_pem).unwrap();
     std::fs::rename(new, path).unwrap();
-    let loaded = |event: &serde_json::Value| event.to_string().contains("are in force");
+    let loaded = |event: &serde_json::Value| event.to_string().contains("changed TLS files loaded");
     lb.wait_log(loaded, DEADLINE).await;
     let forged_later = TestCa::from_leaf(&later).leaf(CLIENT1).build();
     for client in [forged, lb.client_with(&forged_later)] {

@@ -367,7 +367,7 @@ async fn log_level_and_access_log_change() {
     lb.wait_log(|event| event["level"] == "ERROR", DEADLINE)
         .await;
     // Everything before the error has been read, too.
-    let applied = lb.stderr().matches("reloaded: the new").count();
+    let applied = lb.stderr().matches("configuration reloaded").count();
     assert!(applied <= 1, "{}", lb.stderr());
     lb.assert_idle(lb.baseline).await;
     assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);

@@ -172,7 +172,7 @@ async fn simultaneous_reloads_are_serialized() {
         |event| {
             event["fields"]["message"]
                 .as_str()
-                .is_some_and(|m| m.starts_with("reloaded"))
+                .is_some_and(|m| m == "configuration reloaded")
         },
         DEADLINE,
     )

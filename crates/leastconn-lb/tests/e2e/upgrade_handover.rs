@@ -89,8 +89,11 @@ async fn signalled_reload_is_done_by_the_new_process() {
     // A second upgrade during the first one is ignored.
     lb.signal(Signal::USR2);
     let next = successor(&lb, lb.pid()).await;
-    lb.wait_log(|event| message(event).starts_with("reloaded"), DEADLINE)
-        .await;
+    lb.wait_log(
+        |event| message(event).starts_with("configuration reloaded"),
+        DEADLINE,
+    )
+    .await;
     finish(open(&lb).await).await;
     shut_down_all(&lb, next).await;
 }

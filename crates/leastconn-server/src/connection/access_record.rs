@@ -41,7 +41,7 @@ pub struct AccessRecord {
     resumed: bool,
     /// The negotiated application protocol, one of the configured ones.
     alpn: Option<Box<str>>,
-    /// Of a failed handshake or an ambiguous certificate.
+    /// Set for a failed handshake or an ambiguous certificate.
     diagnostics: Option<Box<Diagnostics>>,
     attempts: Option<u32>,
     handshake: Option<Duration>,
@@ -77,7 +77,6 @@ impl AccessRecord {
         }
     }
 
-    /// The connection's handle.
     pub fn connection(&self) -> &ConnectionHandle {
         &self.connection
     }
@@ -125,12 +124,10 @@ impl AccessRecord {
         self.tls
     }
 
-    /// Stores the negotiated application protocol.
     pub fn set_alpn(&mut self, alpn: Option<&str>) {
         self.alpn = alpn.map(Box::from);
     }
 
-    /// The negotiated application protocol.
     pub fn alpn(&self) -> Option<&str> {
         self.alpn.as_deref()
     }
@@ -291,10 +288,10 @@ impl AccessRecord {
 
 impl Drop for AccessRecord {
     fn drop(&mut self) {
-        // Usually it has ended before. If not, the task panicked, or the runtime is being
-        // torn down while the connection is open.
+        // Usually the record has ended before. If not, the task panicked, or the runtime is
+        // shut down while the connection is open.
         if std::thread::panicking() {
-            self.end(Reason::Killed, Some("a fault in the balancer itself"));
+            self.end(Reason::Killed, Some("internal error in the balancer"));
         } else {
             self.end(Reason::Drained, None);
         }

@@ -1,71 +1,69 @@
-//! Watching the files of `tls` tables: certificates, keys, authorities and
-//! revocation lists are loaded anew when they change. Rules and the rest of the
-//! configuration wait to be asked for.
+//! Watches the files of `tls` tables (certificates, keys, authorities and CRLs) and loads
+//! them when they change. Client rules and the rest of the configuration are loaded by an
+//! explicit reload only.
 //!
-//! The *directories* are watched, because files are replaced by renaming: a new file
-//! over the old one, or, as Kubernetes does it, a symbolic link to another directory.
-//! A look at all files every ten seconds finds what the kernel does not tell of, on
-//! network file systems, say. What an event means is not looked at: whether something
-//! changed is seen in the files themselves, of which many may change in one go.
+//! *Directories* are watched, because files are replaced by a rename: a new file over the
+//! old one or, in Kubernetes, a symbolic link to another directory. All files are also
+//! compared every ten seconds, because inotify reports no changes that other machines make
+//! on a network file system. The contents of events are ignored: the files are compared with
+//! their previous [`Stamp`](stamp::Stamp)s, as many may change at once.
 
 mod events;
-mod look;
+mod scan;
 mod stamp;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::{
-    config::{Config, TlsTable, Watch},
-    reload::Reloader,
-};
+use super::reloader::Reloader;
+use crate::config::{Config, TlsTable, Watch};
 
 pub(crate) use events::Events;
-use look::Looks;
+use scan::Scanner;
 
-/// How often all files are looked at.
-const LOOK: Duration = Duration::from_secs(10);
+/// How often all files are compared without an event.
+const SCAN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Whoever replaces several files is done when nothing has changed for so long,
-const QUIET: Duration = Duration::from_millis(200);
+/// Files are loaded once nothing has changed for this long: several may be replaced
+/// together.
+const QUIET_TIME: Duration = Duration::from_millis(200);
 
-/// or, at the latest, after so long.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Files are loaded after this long, even if they still change.
+const MAX_DELAY: Duration = Duration::from_secs(2);
 
 /// Loads files when they change, for as long as it is polled.
 pub(crate) async fn watch(reloader: Arc<Reloader>, mut events: Events) {
-    // None: nothing is known of them. They were read before they were watched, so
-    // they are read once again, to find that nothing has changed.
-    let mut seen = None;
-    let mut good = true;
-    let mut looks = Looks::default();
+    // The files were read before they were watched, so they are loaded once more.
+    let mut previous = None;
+    let mut are_valid = true;
+    let mut scanner = Scanner::default();
     loop {
         let files = files(&reloader.snapshots().load().config);
-        // In this order: what changes after the look causes an event.
-        let stamps = looks.look(files, &mut events).await;
-        // Those that are no good are tried again: perhaps there were no descriptors to
-        // read them with, and a list that is not read revokes nobody.
-        if !stamps.is_empty() && (!good || seen.as_ref() != Some(&stamps)) {
-            seen = Some(stamps);
-            good = reloader.reload_files().await;
+        // Changes after the scan cause an event.
+        let stamps = scanner.scan(files, &mut events).await;
+        // Loading is retried after an error: there may have been no file descriptors, and
+        // a CRL that is not loaded revokes nothing.
+        if !stamps.is_empty() && (!are_valid || previous.as_ref() != Some(&stamps)) {
+            previous = Some(stamps);
+            are_valid = reloader.reload_files().await;
         }
         tokio::select! {
             () = events.changed() => settle(&events).await,
             () = reloader.applied() => {}
-            () = sleep(LOOK) => {}
+            () = sleep(SCAN_INTERVAL) => {}
         }
     }
 }
 
-/// Waits until nothing has changed for a moment.
+/// Waits until nothing has changed for [`QUIET_TIME`], for at most [`MAX_DELAY`].
 async fn settle(events: &Events) {
-    let end = Instant::now() + PATIENCE;
-    let quiet = async { while timeout(QUIET, events.changed()).await.is_ok() {} };
+    let end = Instant::now() + MAX_DELAY;
+    let quiet = async { while timeout(QUIET_TIME, events.changed()).await.is_ok() {} };
     let _ = timeout_at(end, quiet).await;
 }
 
-/// All files that are watched.
+/// The files to watch.
 fn files(config: &Config) -> Vec<PathBuf> {
     if config.process.watch == Watch::Off {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! That something has changed in a directory, by inotify.
+//! Changes in directories, reported by inotify.
 
 use std::{
     collections::BTreeMap,
@@ -14,99 +14,102 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::files;
 
-/// News of changes in directories, or never any if the system gives none.
+/// Reports changes in watched directories; none where inotify is not available.
 #[derive(Debug)]
 pub(crate) struct Events {
-    queue: Option<Arc<AsyncFd<OwnedFd>>>,
-    followed: BTreeMap<PathBuf, i32>,
+    inotify: Option<Arc<AsyncFd<OwnedFd>>>,
+    watches: Watches,
 }
 
+/// Watched directories and their watch descriptors.
+pub(super) type Watches = BTreeMap<PathBuf, i32>;
+
 impl Events {
-    /// Follows nothing yet.
+    /// Watches nothing yet.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
     pub(crate) fn new() -> Self {
         #[expect(
             deprecated,
-            reason = "what took its place is unsafe, for the sake of types that give their descriptor away; this one is owned"
+            reason = "its replacement is unsafe because some types give their descriptor away; this one owns it"
         )]
         let open = || {
-            let queue = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-            AsyncFd::with_interest(queue, Interest::READABLE)
+            let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+            AsyncFd::with_interest(inotify, Interest::READABLE)
         };
-        let queue = open().inspect_err(|error| {
-            tracing::warn!(%error, "no inotify: changed files are found within ten seconds, and not at once");
+        let inotify = open().inspect_err(|error| {
+            tracing::warn!(%error, "inotify not available, files are checked every 10 s");
         });
         Self {
-            queue: queue.ok().map(Arc::new),
-            followed: BTreeMap::new(),
+            inotify: inotify.ok().map(Arc::new),
+            watches: Watches::new(),
         }
     }
 
-    /// Adds directories, on any thread.
+    /// Adds watches from any thread.
     pub(super) fn adder(&self) -> Adder {
-        Adder(self.queue.clone())
+        Adder(self.inotify.clone())
     }
 
-    /// Follows these directories, which were added, and no others.
-    pub(super) fn keep(&mut self, followed: BTreeMap<PathBuf, i32>) {
-        let Some(queue) = &self.queue else {
+    /// Keeps these watches, which [`Adder::add`] has added, and removes all others.
+    pub(super) fn keep(&mut self, watches: Watches) {
+        let Some(inotify) = &self.inotify else {
             return;
         };
-        for watch in self.followed.values() {
-            if !followed.values().any(|followed| followed == watch) {
-                // Fails if the directory is gone, and the watch with it.
-                let _ = inotify::remove_watch(queue.get_ref(), *watch);
+        for watch in self.watches.values() {
+            if !watches.values().any(|kept| kept == watch) {
+                // Fails if the directory was removed: the kernel has removed the watch, too.
+                let _ = inotify::remove_watch(inotify.get_ref(), *watch);
             }
         }
-        self.followed = followed;
+        self.watches = watches;
     }
 
-    /// Waits until something has changed, and forgets all that has.
+    /// Waits for a change in a watched directory, and discards all pending events.
     ///
     /// # Cancel safety
-    /// Nothing is lost.
+    /// Cancel safe: no event is lost.
     pub(super) async fn changed(&self) {
-        let Some(queue) = &self.queue else {
+        let Some(inotify) = &self.inotify else {
             return pending().await;
         };
         loop {
-            let Ok(mut ready) = queue.readable().await else {
+            let Ok(mut ready) = inotify.readable().await else {
                 return pending().await;
             };
-            let mut news = false;
-            let drained = ready.try_io(|queue| {
+            let mut has_events = false;
+            let drained = ready.try_io(|inotify| {
                 loop {
                     let mut events = [0_u8; 4096];
-                    match rustix::io::read(queue.get_ref(), &mut events) {
+                    match rustix::io::read(inotify.get_ref(), &mut events) {
                         Ok(0) => return Err(io::ErrorKind::WouldBlock.into()),
-                        Ok(_) => news = true,
+                        Ok(_) => has_events = true,
                         Err(error) => return io::Result::<()>::Err(error.into()),
                     }
                 }
             });
-            if news {
+            if has_events {
                 return;
             }
             if let Ok(Err(error)) = drained {
-                tracing::error!(%error, "inotify does not work: changed files are found within ten seconds");
+                tracing::error!(%error, "inotify failed, files are checked every 10 s");
                 return pending().await;
             }
         }
     }
 }
 
-/// Adds directories to those that are followed.
+/// Adds watches of directories.
 #[derive(Clone, Debug)]
 pub(super) struct Adder(Option<Arc<AsyncFd<OwnedFd>>>);
 
 impl Adder {
-    /// Adds a directory, each time anew: it may be another one of the same name. One
-    /// that does not exist is added by a later call, once it does. May block.
+    /// Watches a directory. `None` if it does not exist. Call it again for each scan: another
+    /// directory may have taken the name. May block.
     pub(super) fn add(&self, directory: &Path) -> Option<i32> {
-        // Not `MODIFY`: a file that was written is closed in the end, and a log in the
-        // same directory would cause an event for every line.
+        // Not `MODIFY`: writers close their files in the end, and a log file in the same
+        // directory would cause an event for every line.
         let changes = WatchFlags::CREATE
             | WatchFlags::MOVED_TO
             | WatchFlags::MOVED_FROM
@@ -116,8 +119,8 @@ impl Adder {
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
-        let queue = self.0.as_ref()?;
-        let add = || inotify::add_watch(queue.get_ref(), directory, changes);
+        let inotify = self.0.as_ref()?;
+        let add = || inotify::add_watch(inotify.get_ref(), directory, changes);
         files::record(directory, add).ok()
     }
 }

@@ -1,4 +1,4 @@
-//! What tells a file from what it was before, without reading it.
+//! Detects whether a file has changed without reading it.
 
 use std::{
     fs, io,
@@ -8,17 +8,17 @@ use std::{
 
 use crate::files;
 
-/// A file, and its state when it was looked at.
+/// A file, and its metadata at the time of the scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     path: PathBuf,
-    state: Result<State, io::ErrorKind>,
+    metadata: Result<Metadata, io::ErrorKind>,
 }
 
-/// Where its bytes are, how many, and when they and the file's own data changed:
-/// the second cannot be set, so a file copied with its old time is another one.
+/// The metadata that identifies a version of a file. `changed` (ctime) cannot be set by
+/// programs, so it differs for a file that was copied with its modification time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct State {
+struct Metadata {
     device: u64,
     inode: u64,
     size: u64,
@@ -27,18 +27,18 @@ struct State {
 }
 
 impl Stamp {
-    /// Of the file that `path` leads to, through links.
+    /// The stamp of a file. Follows symbolic links.
     pub(super) fn of(path: PathBuf) -> Self {
         Self {
-            state: state(&path).map_err(|error| error.kind()),
+            metadata: metadata(&path).map_err(|error| error.kind()),
             path,
         }
     }
 }
 
-fn state(path: &Path) -> io::Result<State> {
+fn metadata(path: &Path) -> io::Result<Metadata> {
     let meta = files::record(path, || fs::metadata(path))?;
-    Ok(State {
+    Ok(Metadata {
         device: meta.dev(),
         inode: meta.ino(),
         size: meta.size(),

@@ -1,4 +1,4 @@
-//! Looking at all files that are watched, where one of them may block.
+//! Finding changed files, where accessing one of them may block.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,67 +9,66 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::{
-    events::{Adder, Events},
+    events::{Adder, Events, Watches},
     stamp::Stamp,
 };
 use crate::files::{self, Lane};
 
-/// Looks at files, those of each directory in a lane of their own: a directory that
-/// blocks holds up no other one.
+/// Scans files. The files of each directory have a lane of their own, so that a directory
+/// that blocks delays no other.
 #[derive(Debug, Default)]
-pub(super) struct Looks(BTreeMap<PathBuf, OfDirectory>);
+pub(super) struct Scanner(BTreeMap<PathBuf, Directory>);
 
 #[derive(Debug, Default)]
-struct OfDirectory {
+struct Directory {
     lane: Arc<Lane>,
-    last: Look,
+    last: Scan,
 }
 
-/// What was seen of the files of one directory.
+/// The result of scanning the files of one directory.
 #[derive(Clone, Debug, Default)]
-struct Look {
+struct Scan {
     stamps: Vec<Stamp>,
-    /// Directories that are followed for their sake.
-    followed: BTreeMap<PathBuf, i32>,
+    watches: Watches,
 }
 
-impl Looks {
-    /// The stamps of all files, and follows their directories. Files of a directory that
-    /// blocks have the stamps that they had before.
-    pub(super) async fn look(&mut self, files: Vec<PathBuf>, events: &mut Events) -> Vec<Stamp> {
+impl Scanner {
+    /// Watches the directories of all files, and returns the files' stamps. Where a directory
+    /// blocks, its files keep their previous stamps.
+    pub(super) async fn scan(&mut self, files: Vec<PathBuf>, events: &mut Events) -> Vec<Stamp> {
         let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for file in files {
             all.entry(directory(&file)).or_default().push(file);
         }
         self.0.retain(|directory, _| all.contains_key(directory));
-        let mut looking = JoinSet::new();
+        let mut scanning = JoinSet::new();
         for (directory, files) in all {
             let lane = Arc::clone(&self.0.entry(directory.clone()).or_default().lane);
             let adder = events.adder();
-            let look = move || Look::at(files, &adder);
-            looking.spawn(async move { (directory, lane.run(look).await) });
+            let scan = move || Scan::new(files, &adder);
+            scanning.spawn(async move { (directory, lane.run(scan).await) });
         }
-        for (directory, look) in looking.join_all().await {
-            match (look, self.0.get_mut(&directory)) {
-                (Ok(look), Some(of)) => of.last = look,
+        for (path, scan) in scanning.join_all().await {
+            match (scan, self.0.get_mut(&path)) {
+                (Ok(scan), Some(directory)) => directory.last = scan,
                 (Err(error), _) => {
-                    tracing::error!(directory = %directory.display(), %error, "files are not watched");
+                    tracing::error!(directory = %path.display(), %error, "cannot watch files");
                 }
                 (Ok(_), None) => {}
             }
         }
-        let followed = self.0.values().flat_map(|of| of.last.followed.clone());
-        events.keep(followed.collect());
-        let stamps = self.0.values().flat_map(|of| of.last.stamps.clone());
-        stamps.collect()
+        let scans = self.0.values().map(|directory| &directory.last);
+        let watches = scans.clone().flat_map(|scan| scan.watches.clone());
+        events.keep(watches.collect());
+        scans.flat_map(|scan| scan.stamps.clone()).collect()
     }
 }
 
-impl Look {
-    fn at(files: Vec<PathBuf>, adder: &Adder) -> Self {
+impl Scan {
+    fn new(files: Vec<PathBuf>, adder: &Adder) -> Self {
         let directories = directories(&files).into_iter();
         Self {
-            followed: directories
+            watches: directories
                 .filter_map(|directory| Some((directory.clone(), adder.add(&directory)?)))
                 .collect(),
             stamps: files.into_iter().map(Stamp::of).collect(),
@@ -77,7 +76,7 @@ impl Look {
     }
 }
 
-/// Where files are: by the configured name, and where links lead.
+/// The directories of the files, both as configured and after resolving symbolic links.
 pub(super) fn directories(files: &[PathBuf]) -> BTreeSet<PathBuf> {
     let resolve = |file: &PathBuf| files::record(file, || file.canonicalize()).ok();
     let resolved = files.iter().filter_map(resolve);

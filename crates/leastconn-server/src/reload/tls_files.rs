@@ -1,0 +1,99 @@
+//! Loading changed files of `tls` tables, without the rest of the configuration.
+
+use std::{mem, sync::Arc};
+
+use parking_lot::MutexGuard;
+use tokio::task::JoinSet;
+
+use super::{
+    outcome::Rejected,
+    read::log_warnings,
+    reloader::Reloader,
+    tls_table::{LoadResult, TlsOwner, loads},
+};
+use crate::files::NoResult;
+
+const NOT_LOADED: &str = "changed TLS files rejected, previous files kept";
+
+/// The owner of each `tls` table, and the result of loading its files.
+type Loaded = Vec<(TlsOwner, Result<LoadResult, NoResult>)>;
+
+impl Reloader {
+    /// Delays loading files until the guard is dropped.
+    pub(crate) async fn hold_files(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.reload_lock.lock().await
+    }
+
+    /// Loads the files of all `tls` tables and applies changes; the rest of the configuration
+    /// is not read. A listener or upstream whose files have errors keeps its current ones;
+    /// others get their new ones. Returns whether all files are valid. An error is logged
+    /// once, until it changes.
+    ///
+    /// # Cancel safety
+    /// Started loads are completed.
+    pub(crate) async fn reload_files(self: &Arc<Self>) -> bool {
+        let _lock = self.reload_lock.lock().await;
+        let loaded = self.start_loads().join_all().await;
+        let this = Arc::clone(self);
+        // Fails only by a panic, which has been logged.
+        let applying = tokio::task::spawn_blocking(move || this.apply_files(loaded));
+        applying.await.unwrap_or_default()
+    }
+
+    /// Each table is loaded in a lane of its own: a file that blocks delays only its owner.
+    fn start_loads(&self) -> JoinSet<(TlsOwner, Result<LoadResult, NoResult>)> {
+        let loads = loads(&self.context.snapshot().config);
+        let mut lanes = self.tls_lanes.lock();
+        lanes.retain(|owner, _| loads.contains_key(owner));
+        let mut loading = JoinSet::new();
+        for (owner, load) in loads {
+            let lane = Arc::clone(lanes.entry(owner.clone()).or_default());
+            loading.spawn(async move { (owner, lane.run(load).await) });
+        }
+        loading
+    }
+
+    fn apply_files(self: &Arc<Self>, loaded: Loaded) -> bool {
+        let mut config = self.context.snapshot().config.clone();
+        let mut changed = Vec::new();
+        let mut bad = Vec::new();
+        for (owner, loaded) in loaded {
+            match loaded {
+                Ok(Ok((table, warnings))) => {
+                    if owner.replace(&mut config, table) {
+                        log_warnings(&warnings);
+                        changed.push(owner);
+                    }
+                }
+                Ok(Err(problems)) => bad.push(Rejected::Problems(problems)),
+                Err(error) => bad.push(Rejected::from(error)),
+            }
+        }
+        // Sorted, to be compared with the errors that were logged last.
+        bad.sort_by_key(Rejected::lines);
+        let had_errors = !self.file_errors().is_empty();
+        let has_changes = !changed.is_empty();
+        match has_changes.then(|| self.apply(config.into())).transpose() {
+            Ok(_) => {
+                changed.iter().for_each(TlsOwner::log_loaded);
+                // Without changes, files with errors may have been restored.
+                if has_changes || (had_errors && bad.is_empty()) {
+                    self.conclude(None, NOT_LOADED);
+                }
+            }
+            Err(rejected) => bad.push(rejected),
+        }
+        let errors = bad.iter().flat_map(Rejected::lines).collect();
+        let logged = mem::replace(&mut *self.file_errors(), errors);
+        if *self.file_errors() != logged {
+            for rejected in &bad {
+                self.conclude(Some(rejected), NOT_LOADED);
+            }
+        }
+        bad.is_empty()
+    }
+
+    fn file_errors(&self) -> MutexGuard<'_, Vec<String>> {
+        self.file_errors.lock()
+    }
+}
