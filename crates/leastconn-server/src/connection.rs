@@ -9,6 +9,7 @@
 
 pub mod acceptor;
 pub mod access_record;
+mod deadline;
 mod ended;
 mod proxy_header;
 mod proxy_protocol;
@@ -17,7 +18,7 @@ pub mod reauthorize;
 
 use std::{
     io,
-    pin::{Pin, pin},
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,7 +30,7 @@ use leastconn::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{Sleep, sleep_until, timeout},
+    time::{sleep_until, timeout},
 };
 
 use crate::{
@@ -45,6 +46,7 @@ use crate::{
     upstream::{ServerStream, WithProxyHeader},
 };
 use access_record::AccessRecord;
+use deadline::before_deadline;
 use ended::Ended;
 use reauthorize::{authorize_new, reauthorize};
 
@@ -164,21 +166,6 @@ async fn handshake(
         }
     }
     Ok(stream)
-}
-
-/// Runs one step unless the deadline passes or another task ends the connection.
-async fn before_deadline<T>(
-    record: &AccessRecord,
-    deadline: Pin<&mut Sleep>,
-    late: Reason,
-    step: impl Future<Output = T>,
-) -> Result<T, Ended> {
-    tokio::select! {
-        biased;
-        reason = record.connection().stopped() => Err(reason.into()),
-        done = step => Ok(done),
-        () = deadline => Err(late.into()),
-    }
 }
 
 /// Authorizes the client, connects to a server and relays until the end.

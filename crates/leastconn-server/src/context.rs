@@ -27,9 +27,7 @@ pub use lifecycle::{FailedUpgrade, LastReload, Lifecycle, Phase};
 /// Process-wide state. It outlives every [`Snapshot`].
 #[derive(Debug)]
 pub struct ServerContext {
-    /// The running configuration.
     pub snapshots: Arc<SnapshotHandle>,
-    /// Open connections.
     pub registry: Arc<Registry>,
     /// Metrics, access log and recent refusals.
     pub telemetry: Arc<Telemetry>,
@@ -79,7 +77,6 @@ impl ServerContext {
         }
     }
 
-    /// The running configuration.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.load()
     }

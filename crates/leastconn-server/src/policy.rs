@@ -24,14 +24,14 @@ use crate::{
 pub use grant::{Denied, Grant, Matched, Routing};
 pub use input::RuleInput;
 
-use grant::Reach;
+use grant::GrantedServers;
 
 /// The client rules of one snapshot.
 #[derive(Debug)]
 pub struct Policy {
     clients: Arc<Clients>,
     /// The servers that each of [`Clients::allows`] grants.
-    reaches: Vec<Reach>,
+    granted: Vec<GrantedServers>,
     /// When rules expire, in ascending order.
     expiries: Vec<Timestamp>,
     /// For each key, the number of the first enforced rule that uses it.
@@ -56,7 +56,9 @@ impl Policy {
     pub fn new(config: &Config, upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Self {
         let clients = Arc::clone(&config.clients);
         let allows = clients.allows().iter();
-        let reaches = allows.map(|allow| reach(allow, upstreams)).collect();
+        let granted = allows
+            .map(|allow| granted_servers(allow, upstreams))
+            .collect();
         let mut expiries: Vec<_> = clients.expiries().collect();
         expiries.sort_unstable();
         expiries.dedup();
@@ -70,7 +72,7 @@ impl Policy {
         }
         Self {
             clients,
-            reaches,
+            granted,
             expiries,
             first_with,
         }
@@ -142,7 +144,6 @@ impl Policy {
         self.expiries.get(passed).copied()
     }
 
-    /// The rules.
     pub fn clients(&self) -> &Clients {
         &self.clients
     }
@@ -164,7 +165,7 @@ impl Policy {
         let matched = Matched {
             clients: &self.clients,
             rule,
-            reach: &self.reaches[rule.allow_number()],
+            granted: &self.granted[rule.allow_number()],
             identity,
         };
         match mode {
@@ -188,7 +189,10 @@ fn texts(key: MatchKey, certificate: Option<&Certificate>) -> &[String] {
     certificate.map_or(&[], |certificate| key.values_in(certificate))
 }
 
-fn reach(allow: &[Allow], upstreams: &HashMap<UpstreamId, Arc<Upstream>>) -> Reach {
+fn granted_servers(
+    allow: &[Allow],
+    upstreams: &HashMap<UpstreamId, Arc<Upstream>>,
+) -> GrantedServers {
     upstreams
         .iter()
         .filter_map(|(id, upstream)| {

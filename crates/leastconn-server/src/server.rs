@@ -116,7 +116,7 @@ impl Prepared {
         let (admin, thread) = Admin::start()?;
         let admin_plan = admin.plan(&config, inherited).map_err(StartError::Admin)?;
 
-        log.filter(config.log.access_filter);
+        log.set_filter(config.log.access_filter);
         let telemetry = Arc::new(Telemetry::new(log));
         let mut snapshot = Snapshot::start(config)?;
         for config in &snapshot.config.listeners {

@@ -26,16 +26,12 @@ pub struct Snapshot {
     /// 0 for the configuration that the process started with, then one more for each
     /// reload.
     pub generation: u64,
-    /// The checked configuration.
     pub config: Config,
-    /// Started upstreams.
     pub upstreams: HashMap<UpstreamId, Arc<Upstream>>,
-    /// Client rules.
     pub policy: Arc<Policy>,
     /// Servers removed from the configuration that may still have connections, with
     /// their upstreams.
     pub removed_servers: Vec<(UpstreamId, Arc<Server>)>,
-    /// Listeners by name.
     pub listeners: HashMap<Arc<str>, Arc<Listener>>,
     /// Listeners removed from the configuration that still have open connections, as
     /// they were last configured.

@@ -71,12 +71,12 @@ async fn full_device_drops_records() {
     serve(&lb, 20).await;
     lb.wait_metric(LOST, 20.0, DEADLINE).await;
     // Logged once, not per lost record, so that stderr does not fill another disk.
-    let message = "access log lines were lost";
+    let message = "access log lines lost";
     let is_warning = |event: &serde_json::Value| event["fields"]["message"] == message;
     let event = lb.wait_log(is_warning, DEADLINE).await;
     assert_eq!(event["level"], "WARN");
-    let why = event["fields"]["why"].as_str().unwrap();
-    assert!(why.contains("No space left"), "{why}");
+    let reason = event["fields"]["reason"].as_str().unwrap();
+    assert!(reason.contains("No space left"), "{reason}");
     assert_eq!(lb.stderr().matches(message).count(), 1);
     shut_down(lb).await;
 }
@@ -116,7 +116,7 @@ async fn missing_directory_on_reopen_drops_records() {
     lb.signal(Signal::USR1);
     let is_warning = |event: &serde_json::Value| {
         event["level"] == "ERROR"
-            && event["fields"]["message"] == "going on with the file that was open"
+            && event["fields"]["message"] == "access log not reopened, previous file kept"
     };
     let event = lb.wait_log(is_warning, DEADLINE).await;
     let error = event["fields"]["error"].as_str().unwrap();

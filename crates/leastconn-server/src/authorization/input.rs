@@ -8,9 +8,7 @@ use crate::{client_chain::ClientChain, policy::RuleInput, snapshot::Listener};
 /// except for the snapshot and the time.
 #[derive(Clone, Copy, Debug)]
 pub struct AuthInput<'a> {
-    /// The listener's name.
     pub listener: &'a str,
-    /// The client's address.
     pub source: IpAddr,
     /// The chain that the client presented in the handshake.
     pub chain: Option<&'a ClientChain>,

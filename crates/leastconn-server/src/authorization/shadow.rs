@@ -16,7 +16,6 @@ use crate::{limits::ClientLimiters, snapshot::Snapshot};
 /// The decision of a shadow rule.
 #[derive(Debug)]
 pub struct ShadowDecision {
-    /// The rule's name.
     pub client: Arc<str>,
     pub outcome: Reason,
     /// Counts the connection against the rule's `max_conns` while it is open.

@@ -27,7 +27,6 @@ const MIN_DRAIN: Duration = Duration::from_secs(2);
 /// What the accept loop of a socket has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptCommand {
-    /// Accept connections.
     Accept,
     /// Stop: another task or another process accepts from the socket.
     HandOver,

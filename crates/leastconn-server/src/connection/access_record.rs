@@ -168,7 +168,7 @@ impl AccessRecord {
             }
             let client = client.as_ref().map(|client| &**client.name());
             let refusal = is_refused.then(|| self.refusal(&state, client, reason, detail));
-            let is_logged = self.telemetry.access_log.takes(state.identity.is_some());
+            let is_logged = self.telemetry.access_log.accepts(state.identity.is_some());
             let line = is_logged.then(|| self.line(&state, client, reason, detail));
             (refusal, line)
         };

@@ -6,7 +6,7 @@ use leastconn::{ClientId, Reason};
 use leastconn_proxy_protocol::{ClientTls, Endpoints, Header, Version};
 use tokio::{net::TcpStream, time::sleep_until};
 
-use super::{access_record::AccessRecord, before_deadline, ended::Ended, proxy_header};
+use super::{access_record::AccessRecord, deadline::before_deadline, ended::Ended, proxy_header};
 use crate::config::Senders;
 
 /// Receives the PROXY header that precedes everything else, and stores the client's

@@ -22,7 +22,7 @@ fn connection_task_is_small() {
     );
 }
 
-/// A configuration in which 127.0.0.1 may use what `allow` says, of two servers.
+/// A configuration with two servers and a rule with this `allow` for 127.0.0.1.
 fn config(allow: &str) -> config::Config {
     let text = format!(
         r#"
@@ -63,7 +63,7 @@ impl Scene {
         }
     }
 
-    /// A connection that was accepted under the current snapshot.
+    /// Registers a connection that is accepted under the current snapshot.
     fn accepted(&self) -> (Arc<Snapshot>, Arc<Listener>, AccessRecord) {
         let snapshot = self.context.snapshot();
         let listener = Arc::clone(&snapshot.listeners["main"]);
@@ -116,7 +116,7 @@ async fn reload_before_admission_is_seen_by_the_connection() {
     let scene = Scene::new("\"web\"");
     let accepted = scene.accepted();
     scene.replace(config("[]"));
-    // Not admitted yet: the connection has to notice itself.
+    // Not admitted yet: the connection itself has to detect the reload.
     assert!(scene.reauthorize_all().is_empty());
     let (_record, refused) = scene.authorize(accepted);
     assert_eq!(refused.unwrap_err().reason, Reason::NotAllowed);
@@ -150,7 +150,7 @@ async fn reload_after_admission_ends_the_connection() {
 
 #[tokio::test]
 async fn reload_while_connecting_is_seen_once_the_server_is_known() {
-    for (port, fate) in [(1, Some(Reason::PolicyChanged)), (2, None)] {
+    for (port, expected) in [(1, Some(Reason::PolicyChanged)), (2, None)] {
         let scene = Scene::new("\"web\"");
         let (mut record, granted) = scene.authorize(scene.accepted());
         granted.unwrap();
@@ -164,7 +164,7 @@ async fn reload_while_connecting_is_seen_once_the_server_is_known() {
         let now = Timestamp::now();
         assert_eq!(
             reauthorize(record.connection(), &snapshot, metrics, now),
-            fate
+            expected
         );
     }
 }

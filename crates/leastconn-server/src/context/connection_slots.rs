@@ -17,7 +17,6 @@ pub struct ConnectionSlots {
 pub struct ConnectionSlot(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 impl ConnectionSlots {
-    /// Allows `max` open connections.
     pub fn new(max: usize) -> Self {
         Self {
             semaphore: Arc::new(Semaphore::new(max)),
@@ -31,7 +30,6 @@ impl ConnectionSlots {
         permit.ok().map(ConnectionSlot)
     }
 
-    /// The limit.
     pub fn max(&self) -> usize {
         *self.max.lock()
     }

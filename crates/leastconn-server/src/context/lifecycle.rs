@@ -64,7 +64,6 @@ impl Lifecycle {
         }
     }
 
-    /// When the process started.
     pub const fn started(&self) -> Timestamp {
         self.started
     }
@@ -96,7 +95,6 @@ impl Lifecycle {
         *self.failed_upgrade.lock() = Some(FailedUpgrade { time, reason });
     }
 
-    /// The current phase.
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Acquire) {
             0 => Phase::Starting,
@@ -106,7 +104,6 @@ impl Lifecycle {
         }
     }
 
-    /// Enters `phase`.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Release);
     }

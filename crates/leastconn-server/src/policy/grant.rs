@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The servers that an `allow` list grants, by upstream.
-pub(super) type Reach = HashMap<UpstreamId, (Arc<Upstream>, Selector)>;
+pub(super) type GrantedServers = HashMap<UpstreamId, (Arc<Upstream>, Selector)>;
 
 /// Which upstream the connections of a listener go to.
 #[derive(Clone, Debug)]
@@ -85,7 +85,6 @@ fn of(upstream: Option<&UpstreamId>) -> String {
 }
 
 impl Denied {
-    /// The reason code.
     pub const fn reason(&self) -> Reason {
         match self {
             Self::UnknownClient | Self::Expired { .. } => Reason::UnknownClient,
@@ -113,17 +112,15 @@ impl Denied {
 pub struct Matched<'a> {
     pub(super) clients: &'a Arc<Clients>,
     pub(super) rule: Rule<'a>,
-    pub(super) reach: &'a Reach,
+    pub(super) granted: &'a GrantedServers,
     pub(super) identity: ClientId,
 }
 
 impl<'a> Matched<'a> {
-    /// The rule.
     pub const fn rule(&self) -> &Rule<'a> {
         &self.rule
     }
 
-    /// The rule's name.
     pub fn client(&self) -> &'a str {
         self.rule.name()
     }
@@ -141,16 +138,16 @@ impl<'a> Matched<'a> {
     pub fn grant(&self, routing: &Routing, sni: Option<&str>) -> Result<Grant, Denied> {
         let routed = routing.upstream(sni);
         let granted = match routed {
-            Some(upstream) => self.reach.get(upstream),
+            Some(upstream) => self.granted.get(upstream),
             // Without a route, the rule's own `allow` decides if it names one upstream.
-            None if self.reach.len() > 1 => {
+            None if self.granted.len() > 1 => {
                 return Err(Denied::SeveralUpstreams {
                     client: self.rule.name().into(),
                     identity: self.identity.clone(),
-                    upstreams: self.reach.len(),
+                    upstreams: self.granted.len(),
                 });
             }
-            None => self.reach.values().next(),
+            None => self.granted.values().next(),
         };
         let Some((upstream, selector)) = granted else {
             return Err(Denied::NotAllowed {
@@ -209,12 +206,10 @@ impl Grant {
         &self.identity
     }
 
-    /// The limits in the rule.
     pub fn limits(&self) -> &Limits {
         self.rule().limits()
     }
 
-    /// The upstream.
     pub fn upstream(&self) -> &Upstream {
         &self.upstream
     }

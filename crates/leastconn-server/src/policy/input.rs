@@ -12,7 +12,6 @@ use crate::{
 /// What client rules match against.
 #[derive(Clone, Copy, Debug)]
 pub struct RuleInput<'a> {
-    /// The client's address.
     pub source: IpAddr,
     /// Prefix lengths that make an address a source network.
     pub prefixes: Prefixes,

@@ -26,12 +26,10 @@ use crate::{
     telemetry::metrics::{ClientMetrics, ListenerMetrics, Metrics},
 };
 
-/// One open connection.
 #[derive(Debug)]
 pub struct ConnectionHandle {
     /// Unique within the process.
     pub id: u64,
-    /// The listener's name.
     pub listener: Arc<str>,
     /// When the socket was accepted.
     pub opened: Instant,
@@ -45,7 +43,6 @@ pub struct ConnectionHandle {
     sni: OnceLock<Box<str>>,
     /// The certificate chain that the client presented.
     chain: OnceLock<Arc<ClientChain>>,
-    /// Bytes transferred.
     pub traffic: Traffic,
     state: Mutex<ConnectionState>,
     /// When `max_lifetime` is reached.
@@ -212,7 +209,7 @@ impl ConnectionHandle {
         self.sni.get().map(|sni| &**sni)
     }
 
-    /// Sets the server name. Later calls have no effect.
+    /// Later calls have no effect.
     pub fn set_sni(&self, sni: String) {
         let _ = self.sni.set(sni.into_boxed_str());
     }

@@ -12,7 +12,6 @@ use serde::Serialize;
 pub struct UnixPeer {
     /// The process ID, where the kernel knows it.
     pub pid: Option<i32>,
-    /// The user ID.
     pub uid: u32,
 }
 

@@ -102,7 +102,7 @@ fn max_lifetime_is_shortened_by_up_to_a_tenth() {
         assert_eq!(handle.expired(net::now() + age, 0), Some(Expired::Lifetime));
         ends.insert(handle.lifetime_end().unwrap());
     }
-    assert!(ends.len() > 10, "all at once");
+    assert!(ends.len() > 10, "too many end at the same time");
     let handle = register(&registry);
     for never in [None, Some(Duration::MAX)] {
         handle.set_max_lifetime(never);
@@ -117,7 +117,7 @@ fn certificate_expiry_follows_the_wall_clock() {
     let now = net::now();
     assert_eq!(handle.expired(now, i64::MAX), None);
     handle.set_chain_expiry(Some(1000));
-    // The last valid second; the clock is set forward; and back.
+    // The last valid second; then the clock is set forward, and back.
     for (seconds, expired) in [
         (1000, None),
         (1001, Some(Expired::Certificate)),

@@ -64,7 +64,7 @@ impl Reloader {
             context.telemetry.access_log.switch(next);
         }
         let filter = snapshot.config.log.access_filter;
-        context.telemetry.access_log.filter(filter);
+        context.telemetry.access_log.set_filter(filter);
         if current.config.process != snapshot.config.process {
             context.resize(&snapshot.config.process);
         }

@@ -63,7 +63,6 @@ async fn settle(events: &Events) {
     let _ = timeout_at(end, quiet).await;
 }
 
-/// The files to watch.
 fn files(config: &Config) -> Vec<PathBuf> {
     if config.process.watch == Watch::Off {
         return Vec::new();

@@ -96,7 +96,6 @@ impl Reloader {
         self.admin.try_lock()
     }
 
-    /// The running configuration.
     pub(crate) fn snapshots(&self) -> &SnapshotHandle {
         &self.context.snapshots
     }

@@ -14,12 +14,10 @@ use super::Snapshot;
 pub struct SnapshotHandle(ArcSwap<Snapshot>);
 
 impl SnapshotHandle {
-    /// Starts with `first`.
     pub fn new(first: Snapshot) -> Self {
         Self(ArcSwap::from_pointee(first))
     }
 
-    /// The newest snapshot.
     pub fn load(&self) -> Arc<Snapshot> {
         self.0.load_full()
     }

@@ -35,16 +35,16 @@ fn load(text: &str) -> Config {
 }
 
 #[tokio::test]
-async fn what_did_not_change_is_the_same() {
+async fn unchanged_parts_are_shared() {
     let first = Snapshot::start(load(TEXT)).unwrap();
     let (web, db) = (UpstreamId::from("web"), UpstreamId::from("db"));
     let same = |a: &Snapshot, b: &Snapshot, id| Arc::ptr_eq(&a.upstreams[id], &b.upstreams[id]);
 
-    let read_again = first.succeed(load(TEXT)).unwrap();
-    assert_eq!(read_again.generation, 1);
-    assert!(same(&first, &read_again, &web) && same(&first, &read_again, &db));
-    // The rules were read anew, and their text may differ.
-    assert!(!Arc::ptr_eq(&first.policy, &read_again.policy));
+    let reloaded = first.succeed(load(TEXT)).unwrap();
+    assert_eq!(reloaded.generation, 1);
+    assert!(same(&first, &reloaded, &web) && same(&first, &reloaded, &db));
+    // The rules were read again and may differ.
+    assert!(!Arc::ptr_eq(&first.policy, &reloaded.policy));
     let copied = first.succeed(first.config.clone()).unwrap();
     assert!(Arc::ptr_eq(&first.policy, &copied.policy));
 
@@ -59,20 +59,20 @@ async fn what_did_not_change_is_the_same() {
     let pool = changed.upstreams[&web].pool();
     assert_eq!(pool.members().len(), 3);
     let server = pool.server(lease.server().id().as_str()).unwrap();
-    assert_eq!(server.in_flight(), 1, "the server forgot its connection");
+    assert_eq!(server.in_flight(), 1, "the connection count was lost");
 }
 
 #[tokio::test]
-async fn another_way_to_balance_keeps_servers_and_their_connections() {
+async fn changed_balancing_keeps_connection_counts() {
     let web = UpstreamId::from("web");
-    let mut state = Snapshot::start(load(TEXT)).unwrap();
+    let mut snapshot = Snapshot::start(load(TEXT)).unwrap();
     let mut held = Vec::new();
     for balance in ["p2c", "round_robin", "random", "source_hash", "least_conn"] {
         let keys = format!("name = \"web\"\nbalance = \"{balance}\"\nslow_start = \"1m\"\n");
-        state = state
+        snapshot = snapshot
             .succeed(load(&TEXT.replace("name = \"web\"\n", &keys)))
             .unwrap();
-        let pool = state.upstreams[&web].pool();
+        let pool = snapshot.upstreams[&web].pool();
         assert_eq!(pool.balance().as_str(), balance);
         assert_eq!(pool.slow_start().as_secs(), 60);
         for _ in 0..10 {
@@ -83,8 +83,8 @@ async fn another_way_to_balance_keeps_servers_and_their_connections() {
         let counted = members.iter().map(|m| m.server.in_flight());
         assert_eq!(counted.sum::<u32>() as usize, held.len());
     }
-    let state = state.succeed(load(TEXT)).unwrap();
-    let pool = state.upstreams[&web].pool();
+    let snapshot = snapshot.succeed(load(TEXT)).unwrap();
+    let pool = snapshot.upstreams[&web].pool();
     assert_eq!(pool.slow_start().as_secs(), 0);
     drop(held);
     assert!(pool.members().iter().all(|m| m.server.in_flight() == 0));

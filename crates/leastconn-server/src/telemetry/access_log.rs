@@ -1,15 +1,13 @@
-//! The access log: one JSON object a line for every accepted socket.
+//! The access log: one line with a JSON object for every accepted socket.
 //!
-//! Lines go through a bounded queue to a thread of their own. When whoever
-//! reads them is slower than connections end, or the disk is full, lines are
-//! lost and counted, and a message says so now and then; connections never wait for the
-//! log.
+//! A bounded queue passes lines to a writer thread, so connections never wait for the log.
+//! If its reader is too slow or the disk is full, lines are lost and counted, and a warning
+//! is logged at most once a minute.
 
 mod sink;
 
 use std::{
     io,
-    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -21,22 +19,21 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::{
-    config::{Access, AccessFilter},
-    confinement,
-};
+use crate::config::{Access, AccessFilter};
 use sink::Sink;
 
-/// Lines that may wait for the writer: about a second of a busy balancer.
+pub use sink::OpenError;
+
+/// Capacity of the queue in lines: about a second of a busy balancer.
 const QUEUE: usize = 32 * 1024;
 
 /// How long the end of the process waits for queued lines to be written.
-const LAST_LINES: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often at most a message says that lines were lost.
-const COMPLAIN: Duration = Duration::from_secs(60);
+/// Minimum time between two warnings about lost lines.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Where access log lines go. Cheap to clone.
+/// Handle of the access log. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     queue: SyncSender<Message>,
@@ -46,83 +43,69 @@ pub struct AccessLog {
 #[derive(Debug)]
 enum Message {
     Line(Vec<u8>),
-    /// Something has changed in [`Shared`].
-    Look,
+    /// [`Shared`] has changed.
+    Wake,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    on: AtomicBool,
-    /// Lines of clients that were not identified are left out.
+    is_on: AtomicBool,
+    /// Whether connections of unidentified clients are left out.
     identified_only: AtomicBool,
+    /// Asks the writer to reopen the file.
     reopen: AtomicBool,
-    /// Where lines go from the next one on.
+    /// The destination that the writer changes to.
     next: Mutex<Option<Sink>>,
     has_next: AtomicBool,
-    /// Write what is queued, and end.
+    /// Asks the writer to write the queued lines, then end.
     closing: AtomicBool,
     lost: AtomicU64,
 }
 
 impl Shared {
-    /// Whether whoever writes, and waits, should do something else.
-    fn is_wanted_elsewhere(&self) -> bool {
+    /// Whether the writer should stop waiting for a slow reader.
+    fn has_new_destination(&self) -> bool {
         self.has_next.load(Ordering::Acquire) || self.reopen.load(Ordering::Acquire)
     }
 
-    fn lose(&self, lines: u64) {
+    fn count_lost(&self, lines: u64) {
         self.lost.fetch_add(lines, Ordering::Relaxed);
     }
 }
 
-/// Writes out what is queued when dropped: keep it until the process ends.
+/// Writes the queued lines when dropped: keep it until the process ends.
 #[derive(Debug)]
 #[must_use]
 pub struct Flusher {
     log: AccessLog,
-    /// Ends with the writer.
-    writing: Receiver<()>,
+    /// Disconnected when the writer ends.
+    writer_done: Receiver<()>,
 }
 
-/// Another place for the access log, ready to be used.
+/// A new destination of the access log, opened but not used yet.
 #[derive(Debug)]
 pub struct Prepared(Sink);
 
-/// The access log cannot be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot open the access log `{}`: {source}{}", path.display(), hint(path, source))]
-pub struct OpenError {
-    path: PathBuf,
-    source: io::Error,
-}
-
-fn hint(path: &Path, error: &io::Error) -> String {
-    let hint = confinement::hint_for_appending(path, error);
-    hint.map_or_else(String::new, |hint| format!("; {hint}"))
-}
-
 impl AccessLog {
-    /// Opens the log.
+    /// Opens the log and starts its writer thread.
     ///
     /// # Errors
-    /// If its file cannot be opened for appending, or its thread cannot be started.
+    /// If the file cannot be opened for appending, or the thread cannot be started.
     pub fn open(access: &Access) -> Result<(Self, Flusher), OpenError> {
-        Self::start(Sink::open(access)?, QUEUE).map_err(|source| OpenError {
-            path: "thread".into(),
-            source,
-        })
+        let sink = Sink::open(access)?;
+        Self::start(sink, QUEUE).map_err(|error| OpenError::new("thread", error))
     }
 
     fn start(sink: Sink, queue: usize) -> io::Result<(Self, Flusher)> {
         let shared = Arc::new(Shared::default());
-        shared.on.store(sink.is_on(), Ordering::Relaxed);
+        shared.is_on.store(sink.is_on(), Ordering::Relaxed);
         let (queue, queued) = sync_channel(queue);
-        let (done, writing) = sync_channel(0);
+        let (done, writer_done) = sync_channel(0);
         let mut writer = Writer {
             sink,
             shared: Arc::clone(&shared),
-            complained: None,
-            told: 0,
+            last_warning: None,
+            reported: 0,
         };
         let write = move || {
             writer.run(&queued);
@@ -134,67 +117,68 @@ impl AccessLog {
         let log = Self { queue, shared };
         let flusher = Flusher {
             log: log.clone(),
-            writing,
+            writer_done,
         };
         Ok((log, flusher))
     }
 
-    /// Opens another place for it, which is not yet used.
+    /// Opens a new destination.
     ///
     /// # Errors
-    /// If its file cannot be opened for appending.
+    /// If the file cannot be opened for appending.
     pub fn prepare(&self, access: &Access) -> Result<Prepared, OpenError> {
         Sink::open(access).map(Prepared)
     }
 
-    /// Lines that are written from here on go to the new place; those that are
-    /// queued may do so, too.
+    /// Changes to a new destination. Lines that are already queued may go to either.
     pub fn switch(&self, to: Prepared) {
-        let on = to.0.is_on();
+        let is_on = to.0.is_on();
         let mut next = self.shared.next.lock();
         *next = Some(to.0);
         drop(next);
         self.shared.has_next.store(true, Ordering::Release);
-        self.shared.on.store(on, Ordering::Relaxed);
-        self.nudge();
+        self.shared.is_on.store(is_on, Ordering::Relaxed);
+        self.wake_writer();
     }
 
-    /// Has the writer look what has changed. Where there is no room in the queue it
-    /// is awake anyway, or will be told by what it waits for.
-    fn nudge(&self) {
-        let _ = self.queue.try_send(Message::Look);
+    /// Wakes the writer to check [`Shared`]. If the queue is full, the writer is awake
+    /// already, or waits for a slow reader and checks now and then.
+    fn wake_writer(&self) {
+        let _ = self.queue.try_send(Message::Wake);
     }
 
-    /// Whether lines go anywhere: spares making them.
+    /// Whether lines are written at all.
     pub fn is_on(&self) -> bool {
-        self.shared.on.load(Ordering::Relaxed)
+        self.shared.is_on.load(Ordering::Relaxed)
     }
 
-    /// Whether a line goes anywhere, of a client that was identified or was not.
-    pub fn takes(&self, is_identified: bool) -> bool {
+    /// Whether to log a connection; `is_identified`: its client was identified. Check this
+    /// before building a line.
+    pub fn accepts(&self, is_identified: bool) -> bool {
         self.is_on() && (is_identified || !self.shared.identified_only.load(Ordering::Relaxed))
     }
 
-    /// Chooses whose lines are written from here on.
-    pub fn filter(&self, filter: AccessFilter) {
+    /// Chooses which connections are logged.
+    pub fn set_filter(&self, filter: AccessFilter) {
         let only = filter == AccessFilter::Identified;
         self.shared.identified_only.store(only, Ordering::Relaxed);
     }
 
-    /// Queues one line, which must end in a line feed.
+    /// Queues one line, which must end with a line feed. Does not wait: if the queue is
+    /// full, the line is lost.
     pub fn write(&self, line: Vec<u8>) {
         if self.is_on() && self.queue.try_send(Message::Line(line)).is_err() {
-            self.shared.lose(1);
+            self.shared.count_lost(1);
         }
     }
 
-    /// Opens the file again: the old one was renamed.
+    /// Reopens the file, for log rotation.
     pub fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Release);
-        self.nudge();
+        self.wake_writer();
     }
 
-    /// Lines lost since the start.
+    /// The number of lines lost since the start.
     pub fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }
@@ -203,10 +187,10 @@ impl AccessLog {
 impl Drop for Flusher {
     fn drop(&mut self) {
         self.log.shared.closing.store(true, Ordering::Release);
-        self.log.nudge();
-        // A reader that does not read must not keep the process from ending.
-        if self.writing.recv_timeout(LAST_LINES) == Err(RecvTimeoutError::Timeout) {
-            tracing::warn!("the last lines of the access log were not taken in time");
+        self.log.wake_writer();
+        // A slow reader must not keep the process from ending.
+        if self.writer_done.recv_timeout(FLUSH_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("access log not flushed, its reader is too slow");
         }
     }
 }
@@ -215,94 +199,98 @@ impl Drop for Flusher {
 struct Writer {
     sink: Sink,
     shared: Arc<Shared>,
-    /// When a message last said that lines were lost.
-    complained: Option<Instant>,
-    /// How many it and those before it spoke of.
-    told: u64,
+    /// When lost lines were last logged.
+    last_warning: Option<Instant>,
+    /// The number of lost lines that have been logged.
+    reported: u64,
 }
 
 impl Writer {
     fn run(&mut self, queued: &Receiver<Message>) {
         while let Ok(first) = queued.recv() {
-            self.take(first);
-            self.take_queued(queued);
+            self.handle(first);
+            self.drain(queued);
             if self.shared.closing.load(Ordering::Acquire) {
-                // What was queued meanwhile.
-                self.take_queued(queued);
+                // Lines may have been queued since.
+                self.drain(queued);
                 return;
             }
         }
     }
 
-    fn take_queued(&mut self, queued: &Receiver<Message>) {
+    fn drain(&mut self, queued: &Receiver<Message>) {
         while let Ok(next) = queued.try_recv() {
-            self.take(next);
+            self.handle(next);
         }
         self.flush();
-        // Asked for while it was being written.
-        self.change_place();
+        // A new destination may have been set during the flush.
+        self.change_destination();
     }
 
-    fn take(&mut self, message: Message) {
-        self.change_place();
+    fn handle(&mut self, message: Message) {
+        self.change_destination();
         if let Message::Line(line) = message {
             let shared = &self.shared;
-            let lost = self.sink.take(&line, || shared.is_wanted_elsewhere());
-            shared.lose(lost);
+            let lost = self.sink.push(&line, || shared.has_new_destination());
+            shared.count_lost(lost);
             if lost > 0 {
-                // While it is known why.
-                self.complain();
+                // The next write overwrites the reason.
+                self.warn_if_lost();
             }
         }
     }
 
-    fn change_place(&mut self) {
+    fn change_destination(&mut self) {
         if self.shared.has_next.swap(false, Ordering::AcqRel) {
             let next = self.shared.next.lock().take();
             if let Some(next) = next {
-                self.leave();
+                self.flush_without_waiting();
                 self.sink = next;
             }
         }
         if self.shared.reopen.swap(false, Ordering::AcqRel) {
-            self.leave();
+            self.flush_without_waiting();
             self.sink.reopen();
         }
     }
 
-    /// Writes what was gathered as far as its reader takes it now: nothing says any more
-    /// that it is wanted elsewhere.
-    fn leave(&mut self) {
+    /// Writes buffered lines as far as that is possible without waiting for the reader. For
+    /// use after the request for a new destination was cleared, which would end the wait.
+    fn flush_without_waiting(&mut self) {
         let lost = self.sink.flush(|| true);
-        self.shared.lose(lost);
-        self.complain();
+        self.shared.count_lost(lost);
+        self.warn_if_lost();
     }
 
     fn flush(&mut self) {
         let shared = &self.shared;
-        let lost = self.sink.flush(|| shared.is_wanted_elsewhere());
-        shared.lose(lost);
-        self.complain();
+        let lost = self.sink.flush(|| shared.has_new_destination());
+        shared.count_lost(lost);
+        self.warn_if_lost();
     }
 
-    /// Not while it waits for a reader: that of messages may be the same one.
-    fn complain(&mut self) {
+    /// Must not be called while waiting for a reader: the same process may read the messages.
+    fn warn_if_lost(&mut self) {
         let lost = self.shared.lost.load(Ordering::Relaxed);
-        if lost == self.told {
+        if lost == self.reported {
             return;
         }
         let now = leastconn::net::now();
-        let recently = |at| now.saturating_duration_since(at) < COMPLAIN;
-        if self.complained.is_some_and(recently) {
+        let is_recent = |at| now.saturating_duration_since(at) < WARNING_INTERVAL;
+        if self.last_warning.is_some_and(is_recent) {
             return;
         }
-        let why = self.sink.trouble().map_or_else(
-            || "they came faster than they were taken".to_owned(),
-            ToString::to_string,
+        let reason = self
+            .sink
+            .last_error()
+            .map_or_else(|| "the queue is full".to_owned(), ToString::to_string);
+        tracing::warn!(
+            lines = lost - self.reported,
+            reason,
+            "access log lines lost"
         );
-        tracing::warn!(lines = lost - self.told, %why, "access log lines were lost");
-        self.complained = Some(now);
-        self.told = lost;
+        self.last_warning = Some(now);
+        self.reported = lost;
     }
 }
 

@@ -1,9 +1,9 @@
-//! Where lines are written: they are gathered, written in one go, and counted if
-//! that fails.
+//! The destination of access log lines. Lines are buffered and written together; lines that
+//! cannot be written are counted.
 //!
-//! A pipe, a socket or a FIFO may have a reader that is slow, gone, or not there
-//! yet. Neither opening nor writing waits for one longer than until somebody wants
-//! the lines elsewhere; what was not taken by then is lost.
+//! The reader of a pipe, socket or FIFO may be slow, gone or not started yet. Opening does
+//! not wait for it. Writing waits until the caller gives up, for example because the
+//! destination was changed; the rest is lost.
 
 use std::{
     fs::{File, OpenOptions},
@@ -21,34 +21,55 @@ use rustix::{
     io::Errno,
 };
 
-use super::OpenError;
-use crate::{config::Access, files};
+use crate::{config::Access, confinement, files};
 
-/// So much is written in one go.
-const GATHERED: usize = 32 * 1024;
+/// Maximum size of a write to a file.
+const BUFFER: usize = 32 * 1024;
 
-/// What a pipe takes without making the writer wait, once it says that it is ready,
-/// and in one piece (`PIPE_BUF`).
-const PIPE: usize = 4096;
+/// Maximum size of a write to a pipe (`PIPE_BUF`): a pipe that is ready accepts it without
+/// blocking, and in one piece.
+const PIPE_WRITE: usize = 4096;
 
-/// How often a writer that waits looks whether it still should.
-const LOOK: Timespec = Timespec {
+/// How often a waiting writer checks whether to give up.
+const POLL_INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
 
 #[derive(Debug)]
 pub(super) struct Sink {
-    out: Out,
-    gathered: Vec<u8>,
-    /// The last line that was written is incomplete.
-    torn: bool,
-    /// Why lines were lost, if they were when it was last written to.
-    trouble: Option<io::Error>,
+    output: Output,
+    buffer: Vec<u8>,
+    /// Whether the last written line is incomplete.
+    is_torn: bool,
+    /// Why the last write lost lines, if it did.
+    last_error: Option<io::Error>,
+}
+
+/// The access log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open the access log `{}`: {source}{}", path.display(), hint(path, source))]
+pub struct OpenError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl OpenError {
+    pub(super) fn new(path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self {
+            path: path.into(),
+            source,
+        }
+    }
+}
+
+fn hint(path: &Path, error: &io::Error) -> String {
+    let hint = confinement::hint_for_appending(path, error);
+    hint.map_or_else(String::new, |hint| format!("; {hint}"))
 }
 
 #[derive(Debug)]
-enum Out {
+enum Output {
     Off,
     Stream(File),
     File {
@@ -59,113 +80,116 @@ enum Out {
 }
 
 impl Sink {
-    /// Opens it. Does not wait for the reader of a FIFO.
+    /// Opens the destination. Does not wait for the reader of a FIFO.
     pub(super) fn open(access: &Access) -> Result<Self, OpenError> {
-        let out = match access {
-            Access::Off => Out::Off,
-            // Not `io::stdout`, which gathers lines itself and keeps those that failed.
-            Access::Stdout => Out::Stream(stream(io::stdout().as_fd(), "stdout")?),
-            Access::Stderr => Out::Stream(stream(io::stderr().as_fd(), "stderr")?),
-            Access::File(path) => Out::File {
+        let output = match access {
+            Access::Off => Output::Off,
+            // Not through `io::stdout`, which has a buffer of its own and keeps lines that
+            // could not be written.
+            Access::Stdout => Output::Stream(stream(io::stdout().as_fd(), "stdout")?),
+            Access::Stderr => Output::Stream(stream(io::stderr().as_fd(), "stderr")?),
+            Access::File(path) => Output::File {
                 file: open(path)?,
                 path: path.clone(),
             },
         };
         Ok(Self {
-            out,
-            gathered: Vec::new(),
-            torn: false,
-            trouble: None,
+            output,
+            buffer: Vec::new(),
+            is_torn: false,
+            last_error: None,
         })
     }
 
     pub(super) const fn is_on(&self) -> bool {
-        !matches!(self.out, Out::Off)
+        !matches!(self.output, Output::Off)
     }
 
-    /// Why what was gathered last could not be written, if it could not.
-    pub(super) const fn trouble(&self) -> Option<&io::Error> {
-        self.trouble.as_ref()
+    /// Why the last write lost lines, if it did.
+    pub(super) const fn last_error(&self) -> Option<&io::Error> {
+        self.last_error.as_ref()
     }
 
-    /// Opens the file of this name anew. If that fails, goes on with the one that is
-    /// open.
+    /// Reopens the file by its path. If that fails, keeps the open file.
     pub(super) fn reopen(&mut self) {
-        if let Out::File { file, path } = &mut self.out {
+        if let Output::File { file, path } = &mut self.output {
             match open(path) {
                 Ok(opened) => {
                     *file = opened;
-                    self.torn = false;
+                    self.is_torn = false;
                 }
-                Err(error) => tracing::error!(%error, "going on with the file that was open"),
+                Err(error) => {
+                    tracing::error!(%error, "access log not reopened, previous file kept");
+                }
             }
         }
     }
 
-    /// Takes one line. Returns how many have been lost.
-    pub(super) fn take(&mut self, line: &[u8], give_up: impl Fn() -> bool) -> u64 {
+    /// Buffers one line, and flushes first if the buffer is full. Returns how many lines were
+    /// lost.
+    pub(super) fn push(&mut self, line: &[u8], give_up: impl Fn() -> bool) -> u64 {
         if !self.is_on() {
             return 0;
         }
         let mut lost = 0;
-        if self.gathered.len() + line.len() > GATHERED {
+        if self.buffer.len() + line.len() > BUFFER {
             lost = self.flush(give_up);
         }
-        if self.gathered.is_empty() && self.torn {
-            // What is left of it stays on a line of its own.
-            self.gathered.push(b'\n');
+        if self.buffer.is_empty() && self.is_torn {
+            // Ends the incomplete line.
+            self.buffer.push(b'\n');
         }
-        self.gathered.extend_from_slice(line);
+        self.buffer.extend_from_slice(line);
         lost
     }
 
-    /// Writes what was gathered, unless it would have to wait when `give_up` says so.
-    /// Returns how many lines have been lost.
+    /// Writes the buffered lines; while that would block, waits until `give_up` returns true.
+    /// Returns how many lines were lost.
     pub(super) fn flush(&mut self, give_up: impl Fn() -> bool) -> u64 {
-        if self.gathered.is_empty() {
+        if self.buffer.is_empty() {
             return 0;
         }
         let written;
-        (written, self.trouble) = self.out.write(&self.gathered, give_up);
-        let rest = &self.gathered[written..];
+        (written, self.last_error) = self.output.write(&self.buffer, give_up);
+        let rest = &self.buffer[written..];
         let mut lost = rest.iter().filter(|&&byte| byte == b'\n').count() as u64;
         if written == 0 {
-            // As torn as it was; the line feed that would have ended it is no line.
-            lost -= u64::from(self.torn);
+            // The line feed that was to end the incomplete line is not a lost line.
+            lost -= u64::from(self.is_torn);
         } else {
-            self.torn = self.gathered[written - 1] != b'\n';
+            self.is_torn = self.buffer[written - 1] != b'\n';
         }
-        self.gathered.clear();
+        self.buffer.clear();
         lost
     }
 }
 
-impl Out {
-    /// Returns how many bytes were written, and what kept the others from it.
+impl Output {
+    /// Returns how many bytes were written, and the error if some were not.
     fn write(&mut self, bytes: &[u8], give_up: impl Fn() -> bool) -> (usize, Option<io::Error>) {
         let file = match self {
             Self::Off => return (bytes.len(), None),
             Self::Stream(file) => file,
             Self::File { file, path } => {
-                // Its reader may have come.
+                // The FIFO may have a reader by now.
                 if file.is_none() {
                     *file = open(path).ok().flatten();
                 }
                 match file {
                     Some(file) => file,
-                    None => return (0, Some(io::Error::other("nobody reads it"))),
+                    None => return (0, Some(io::Error::other("the FIFO has no reader"))),
                 }
             }
         };
-        let of_file = file.metadata().is_ok_and(|data| data.is_file());
-        let piece = if of_file { bytes.len() } else { PIPE };
+        let is_regular = file.metadata().is_ok_and(|data| data.is_file());
+        let max_write = if is_regular { bytes.len() } else { PIPE_WRITE };
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            if !of_file && !is_ready(file, &give_up) {
-                return (written, Some(io::Error::other("its reader does not read")));
+            if !is_regular && !is_ready(file, &give_up) {
+                return (written, Some(io::Error::other("the reader is too slow")));
             }
-            // Whole lines, as far as they fit: another process may write to the same pipe.
-            let piece = &rest[..rest.len().min(piece)];
+            // Whole lines where they fit: another process may write to the same pipe.
+            let piece = &rest[..rest.len().min(max_write)];
             let end = piece.iter().rposition(|&byte| byte == b'\n');
             match file.write(end.map_or(piece, |end| &piece[..=end])) {
                 Ok(0) => return (written, Some(io::ErrorKind::WriteZero.into())),
@@ -182,14 +206,14 @@ impl Out {
     }
 }
 
-/// Waits until it can be written to, or fails to be; false if that was given up.
+/// Waits until the file is writable or has an error. Returns false if the caller gave up.
 fn is_ready(file: &File, give_up: impl Fn() -> bool) -> bool {
     loop {
-        let mut wanted = [PollFd::new(file, PollFlags::OUT)];
-        match poll(&mut wanted, Some(&LOOK)) {
+        let mut writable = [PollFd::new(file, PollFlags::OUT)];
+        match poll(&mut writable, Some(&POLL_INTERVAL)) {
             Ok(0) if give_up() => return false,
             Ok(0) | Err(Errno::INTR) => {}
-            // Writing tells what is wrong.
+            // In case of an error, the write returns it.
             Ok(_) | Err(_) => return true,
         }
     }
@@ -197,29 +221,25 @@ fn is_ready(file: &File, give_up: impl Fn() -> bool) -> bool {
 
 fn stream(stream: BorrowedFd<'_>, name: &str) -> Result<File, OpenError> {
     let owned = stream.try_clone_to_owned();
-    owned.map(File::from).map_err(|source| OpenError {
-        path: name.into(),
-        source,
-    })
+    owned
+        .map(File::from)
+        .map_err(|error| OpenError::new(name, error))
 }
 
-/// `None`: a FIFO that nobody reads.
+/// Opens a file for appending. `None`: a FIFO without a reader.
 fn open(path: &Path) -> Result<Option<File>, OpenError> {
-    // Without it, a FIFO is opened when its reader comes. Files know no such thing.
-    let at_once = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let mut opened = OpenOptions::new();
-    opened.create(true).append(true).custom_flags(at_once);
-    let opened = files::record(path, || opened.open(path));
+    // Otherwise opening a FIFO would wait for its reader. No effect on regular files.
+    let nonblock = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).custom_flags(nonblock);
+    let opened = files::record(path, || options.open(path));
     match opened {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) && is_fifo(path) => {
-            tracing::warn!(path = %path.display(), "nobody reads the access log: lines are lost until somebody does");
+            tracing::warn!(path = %path.display(), "access log FIFO has no reader, lines are lost");
             Ok(None)
         }
-        Err(source) => Err(OpenError {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(error) => Err(OpenError::new(path, error)),
     }
 }
 

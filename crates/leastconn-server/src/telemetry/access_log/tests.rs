@@ -1,4 +1,10 @@
-use std::{fs, io::Read, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
+use std::{
+    fs,
+    io::Read,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::*;
 
@@ -17,7 +23,7 @@ fn fifo(dir: &tempfile::TempDir) -> PathBuf {
     path
 }
 
-/// A reader that does not wait for a writer.
+/// Opens a FIFO for reading without waiting for a writer.
 fn reader(path: &Path) -> fs::File {
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let mut options = fs::OpenOptions::new();
@@ -41,7 +47,7 @@ fn read(from: &mut fs::File) -> Vec<u8> {
 }
 
 #[test]
-fn a_full_device_loses_each_line_once() {
+fn full_device_loses_each_line_once() {
     let (log, flusher) = AccessLog::open(&at(Path::new("/dev/full"))).unwrap();
     for n in 0..1000 {
         log.write(line(n));
@@ -51,12 +57,12 @@ fn a_full_device_loses_each_line_once() {
 }
 
 #[test]
-fn a_fifo_is_not_waited_for_and_its_readers_may_come_and_go() {
+fn fifo_readers_may_come_and_go() {
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir);
     let (log, _flusher) = AccessLog::open(&at(&path)).unwrap();
     log.write(line(1));
-    wait("nobody reads", || log.lost() == 1);
+    wait("no reader", || log.lost() == 1);
     for round in 0..3 {
         let lost = log.lost();
         let mut reader = reader(&path);
@@ -68,17 +74,17 @@ fn a_fifo_is_not_waited_for_and_its_readers_may_come_and_go() {
         });
         assert_eq!(log.lost(), lost);
         drop(reader);
-        // To nobody: an error, and no signal that ends us.
+        // An error and no SIGPIPE, which would end the process.
         log.write(line(round));
         wait("the reader has gone", || log.lost() == lost + 1);
     }
     log.reopen();
     log.write(line(9));
-    wait("nobody reads", || log.lost() == 5);
+    wait("no reader", || log.lost() == 5);
 }
 
 #[test]
-fn a_reader_that_stops_costs_lines_and_keeps_nobody_from_another_place() {
+fn destination_changes_despite_a_stalled_reader() {
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir);
     let mut reader = reader(&path);
@@ -86,7 +92,7 @@ fn a_reader_that_stops_costs_lines_and_keeps_nobody_from_another_place() {
     let long = [b"x".repeat(1000), b"\n".to_vec()].concat();
     let start = leastconn::net::now();
     let mut sent = 0;
-    // The pipe, what is gathered, and the queue; then they are lost.
+    // Lines are lost once the pipe, the buffer and the queue are full.
     while log.lost() == 0 {
         log.write(long.clone());
         sent += 1;
@@ -95,7 +101,7 @@ fn a_reader_that_stops_costs_lines_and_keeps_nobody_from_another_place() {
     assert!(start.elapsed() < Duration::from_secs(5));
     let other = dir.path().join("other");
     log.switch(log.prepare(&at(&other)).unwrap());
-    wait("the other place", || {
+    wait("the other destination", || {
         other.exists() && {
             log.write(line(7));
             sent += 1;
@@ -105,8 +111,7 @@ fn a_reader_that_stops_costs_lines_and_keeps_nobody_from_another_place() {
         }
     });
     drop(flusher);
-    // Each line is in one of the three, and those that are written are whole, but
-    // for the one at which it was given up.
+    // Each line is in the FIFO, in the file or counted as lost.
     let mut piped = Vec::new();
     loop {
         let more = read(&mut reader);
@@ -120,9 +125,9 @@ fn a_reader_that_stops_costs_lines_and_keeps_nobody_from_another_place() {
     assert_eq!(written + usize::try_from(log.lost()).unwrap(), sent);
 }
 
-/// Told of another place between two lines, with one gathered that nobody takes.
+/// The destination changes between two lines, while a line is buffered for a stalled reader.
 #[test]
-fn a_place_that_is_left_is_not_waited_for() {
+fn previous_destination_is_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir);
     let _reader = reader(&path);
@@ -130,17 +135,17 @@ fn a_place_that_is_left_is_not_waited_for() {
     let mut writer = Writer {
         sink: Sink::open(&at(&path)).unwrap(),
         shared: Arc::clone(&shared),
-        complained: None,
-        told: 0,
+        last_warning: None,
+        reported: 0,
     };
     let long = [b"x".repeat(1000), b"\n".to_vec()].concat();
-    while writer.sink.take(&long, || true) == 0 {}
+    while writer.sink.push(&long, || true) == 0 {}
     let other = dir.path().join("other");
     *shared.next.lock() = Some(Sink::open(&at(&other)).unwrap());
     shared.has_next.store(true, Ordering::Release);
     let (done, written) = sync_channel(1);
     thread::spawn(move || {
-        writer.take(Message::Line(line(7)));
+        writer.handle(Message::Line(line(7)));
         writer.flush();
         done.send(()).unwrap();
     });
@@ -150,7 +155,7 @@ fn a_place_that_is_left_is_not_waited_for() {
 }
 
 #[test]
-fn after_a_line_was_torn_the_next_one_begins_anew() {
+fn line_after_an_incomplete_one_is_whole() {
     let dir = tempfile::tempdir().unwrap();
     let path = fifo(&dir);
     let mut reader = reader(&path);
@@ -158,12 +163,12 @@ fn after_a_line_was_torn_the_next_one_begins_anew() {
     let long = [b"x".repeat(5000), b"\n".to_vec()].concat();
     let mut lost = 0;
     for _ in 0..20 {
-        lost += sink.take(&long, || true);
+        lost += sink.push(&long, || true);
     }
     lost += sink.flush(|| true);
     assert!(lost > 0);
     let mut piped = read(&mut reader);
-    assert_eq!(sink.take(&line(1), || true) + sink.flush(|| true), 0);
+    assert_eq!(sink.push(&line(1), || true) + sink.flush(|| true), 0);
     piped.extend(read(&mut reader));
     let lines: Vec<_> = piped.split(|&byte| byte == b'\n').collect();
     let whole = lines.iter().filter(|line| line.len() == 5000).count() as u64;
@@ -172,7 +177,7 @@ fn after_a_line_was_torn_the_next_one_begins_anew() {
 }
 
 #[test]
-fn what_is_no_fifo_and_cannot_be_opened_is_an_error() {
+fn socket_or_missing_directory_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("socket");
     let _bound = std::os::unix::net::UnixListener::bind(&socket).unwrap();

@@ -1,22 +1,24 @@
-//! Very many rules: few are tried for a client, and few compared with a later one.
+//! The index of client rules: only few of many rules are tried for a client.
 
-use super::*;
-use crate::identity::Ambiguous;
+use super::{
+    generate::{NETS, PATTERNS},
+    *,
+};
 
 prop_compose! {
-    /// Rules that differ in their addresses, as a rule.
+    /// Rules that differ mostly in their source networks.
     fn by_source()(
         cn in prop::option::weighted(0.2, prop::sample::select(&PATTERNS[..])),
         source in prop::collection::vec(prop::sample::select(&NETS[..]), 1..4),
         expires in prop::option::weighted(0.2, 0_i64..6),
         shadow in prop::bool::weighted(0.2),
-    ) -> Written {
-        Written {
+    ) -> RuleText {
+        RuleText {
             cn: cn.into_iter().collect(),
             source,
             expires,
             mode: if shadow { Mode::Shadow } else { Mode::Enforce },
-            ..Written::default()
+            ..RuleText::default()
         }
     }
 }
@@ -24,17 +26,16 @@ prop_compose! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
     #[test]
-    fn finding_a_rule_by_source_is_trying_all_in_order(
+    fn index_finds_the_first_rule_by_source(
         rules in prop::collection::vec(by_source(), 0..24),
-        peer in anybody(),
+        input in any_input(),
         now in 0_i64..6,
     ) {
-        finds_as_by_trying_all(&rules, &peer, now)?;
+        check_against_try_all(&rules, &input, now)?;
     }
 
-    /// Whatever covers a rule is among those that it is compared with.
     #[test]
-    fn no_rule_that_covers_is_passed_over(
+    fn may_cover_returns_every_covering_rule(
         rules in prop::collection::vec(prop_oneof![rule(), by_source()], 0..12),
     ) {
         let clients: Clients = clients(&rules).into_iter().collect();
@@ -48,7 +49,7 @@ proptest! {
     }
 }
 
-/// A thousand rules, what the one of number 700 is for, and how it is written.
+/// A name, a function that makes 1,000 different rules, and an input that rule 700 matches.
 type Kind = (
     &'static str,
     fn(usize) -> Client,
@@ -56,20 +57,20 @@ type Kind = (
 );
 
 #[test]
-fn of_a_thousand_rules_few_are_tried_whatever_they_go_by() {
+fn one_rule_of_a_thousand_is_tried() {
     fn address(number: usize) -> String {
         format!("10.0.{}.{}", number / 256, number % 256)
     }
-    fn shown(cn: &str, dns: &str, uri: &str) -> RuleInput<'static> {
+    fn with_names(cn: &str, dns: &str, uri: &str) -> RuleInput<'static> {
         let certificate = Certificate {
             uri: owned(&[uri]),
             ou: owned(&["staff"]),
-            ..peer(Some(cn), &[dns], "::1").certificate.unwrap().clone()
+            ..input(Some(cn), &[dns], "::1").certificate.unwrap().clone()
         };
-        showing(certificate, "::ffff:10.0.2.188")
+        input_with(certificate, "::ffff:10.0.2.188")
     }
-    fn anyone() -> RuleInput<'static> {
-        shown("a", "x.d700.org", "spiffe://td/ns/n700/sa/b")
+    fn with_usual_names() -> RuleInput<'static> {
+        with_names("a", "x.d700.org", "spiffe://td/ns/n700/sa/b")
     }
     let kinds: [Kind; 8] = [
         (
@@ -78,7 +79,7 @@ fn of_a_thousand_rules_few_are_tried_whatever_they_go_by() {
                 source: vec![IpNet::parse(&address(n)).unwrap()],
                 ..Client::default()
             },
-            anyone,
+            with_usual_names,
         ),
         (
             "network",
@@ -86,15 +87,15 @@ fn of_a_thousand_rules_few_are_tried_whatever_they_go_by() {
                 source: vec![IpNet::parse(&format!("10.{}.{}.0/24", n / 256, n % 256)).unwrap()],
                 ..Client::default()
             },
-            || peer(None, &[], "10.2.188.9"),
+            || input(None, &[], "10.2.188.9"),
         ),
         (
-            "network of IPv6",
+            "IPv6 network",
             |n| Client {
                 source: vec![IpNet::parse(&format!("2001:db8:{n:x}::/48")).unwrap()],
                 ..Client::default()
             },
-            || peer(None, &[], "2001:db8:2bc::1"),
+            || input(None, &[], "2001:db8:2bc::1"),
         ),
         (
             "wildcard",
@@ -102,7 +103,7 @@ fn of_a_thousand_rules_few_are_tried_whatever_they_go_by() {
                 dns: vec![DnsPattern::parse(&format!("*.d{n}.org")).unwrap()],
                 ..Client::default()
             },
-            anyone,
+            with_usual_names,
         ),
         (
             "path",
@@ -110,107 +111,49 @@ fn of_a_thousand_rules_few_are_tried_whatever_they_go_by() {
                 uri: vec![UriPattern::parse(&format!("spiffe://td/*/n{n}/**")).unwrap()],
                 ..Client::default()
             },
-            anyone,
+            with_usual_names,
         ),
         (
-            "path of another URI",
+            "path of an https URI",
             |n| Client {
                 uri: vec![UriPattern::parse(&format!("https://a/n{n}/*/b/**")).unwrap()],
                 ..Client::default()
             },
-            || shown("a", "b", "https://a/n700/x/b/c/d"),
+            || with_names("a", "b", "https://a/n700/x/b/c/d"),
         ),
         (
-            "address within a unit",
+            "address and ou",
             |n| Client {
                 ou: vec![ExactText::parse("staff").unwrap()],
                 source: vec![IpNet::parse(&address(n)).unwrap()],
                 ..Client::default()
             },
-            anyone,
+            with_usual_names,
         ),
         (
-            "address, and any name",
+            "address and any cn",
             |n| Client {
                 cn: vec![CnPattern::parse("*").unwrap()],
                 source: vec![IpNet::parse(&address(n)).unwrap()],
                 ..Client::default()
             },
-            anyone,
+            with_usual_names,
         ),
     ];
-    for (kind, client, who) in kinds {
+    for (kind, client, input) in kinds {
         let rules = (0..1000).map(|n| Client {
             name: n.to_string(),
             ..client(n)
         });
         let policy = Policy::new(&config(rules.collect()), &HashMap::new());
-        let who = who();
-        let tried: Vec<_> = policy.candidates(&who).collect();
+        let input = input();
+        let tried: Vec<_> = policy.candidates(&input).collect();
         assert_eq!(tried, [700], "{kind}");
-        assert_eq!(policy.identify(&who, at(0)).unwrap().client(), "700");
+        assert_eq!(policy.identify(&input, at(0)).unwrap().client(), "700");
         let compared: Vec<_> = policy
             .clients
             .may_cover(&policy.clients.rule(700))
             .collect();
         assert_eq!(compared, [700], "{kind}");
-    }
-}
-
-#[test]
-fn unreadable_names_matter_to_rules_that_ask_for_them() {
-    let rule = |cn: &'static str, dns: &'static str, mode| Written {
-        cn: [cn].into_iter().filter(|text| !text.is_empty()).collect(),
-        dns: [dns].into_iter().filter(|text| !text.is_empty()).collect(),
-        mode,
-        ..Written::default()
-    };
-    let unreadable = |dns: &str| {
-        showing(
-            Certificate {
-                dns: owned(&[dns]),
-                unreadable: vec![Ambiguous::UndecodableCommonName],
-                ..Certificate::default()
-            },
-            "10.0.0.1",
-        )
-    };
-    let enforce = Mode::Enforce;
-    for (rules, dns, expected) in [
-        (vec![rule("", "a.example", enforce)], "a.example", Ok("0")),
-        (
-            vec![rule("", "a.example", enforce), rule("x", "", enforce)],
-            "a.example",
-            Ok("0"),
-        ),
-        (
-            vec![rule("x", "", enforce), rule("", "a.example", enforce)],
-            "a.example",
-            Err(Reason::AmbiguousIdentity),
-        ),
-        (
-            vec![rule("x", "", Mode::Shadow), rule("", "a.example", enforce)],
-            "a.example",
-            Ok("1"),
-        ),
-        (
-            vec![rule("", "a.example", enforce)],
-            "b.example",
-            Err(Reason::UnknownClient),
-        ),
-        (
-            vec![rule("x", "", enforce)],
-            "b.example",
-            Err(Reason::AmbiguousIdentity),
-        ),
-    ] {
-        let policy = Policy::new(&config(clients(&rules)), &HashMap::new());
-        let found = policy.identify(&unreadable(dns), at(0));
-        let found = found.map(|matched| matched.client().to_owned());
-        assert_eq!(
-            found.as_deref().map_err(Denied::reason),
-            expected,
-            "{rules:?} {dns}"
-        );
     }
 }
