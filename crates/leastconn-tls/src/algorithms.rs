@@ -2,10 +2,9 @@
 
 use rustls::{CipherSuite, NamedGroup};
 
-/// What is offered or chosen, preferred first. Neither list is empty.
+/// Algorithms in order of preference. Neither list is empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Algorithms {
-    /// Key exchange groups.
     pub groups: Vec<NamedGroup>,
     /// Cipher suites of both TLS versions.
     pub suites: Vec<CipherSuite>,
@@ -21,20 +20,20 @@ impl Default for Algorithms {
 }
 
 impl Algorithms {
-    /// The names of `groups`, as the configuration takes them.
+    /// The names of `groups` in the configuration.
     pub fn group_names(&self) -> impl Iterator<Item = &'static str> + '_ {
         let name = |group: &NamedGroup| GROUPS.iter().find(|(_, known)| known == group);
         self.groups.iter().filter_map(name).map(|(name, _)| *name)
     }
 
-    /// The names of `suites`, as the configuration takes them.
+    /// The names of `suites` in the configuration.
     pub fn suite_names(&self) -> impl Iterator<Item = &'static str> + '_ {
         let name = |suite: &CipherSuite| SUITES.iter().find(|(_, _, known)| known == suite);
         self.suites.iter().filter_map(name).map(|(name, ..)| *name)
     }
 }
 
-/// Post-quantum first: what is recorded today must stay secret when there are quantum
+/// Post-quantum first: traffic recorded today must stay secret when there are quantum
 /// computers.
 const DEFAULT_GROUPS: [NamedGroup; 4] = [
     NamedGroup::X25519MLKEM768,
@@ -51,7 +50,7 @@ const GROUPS: [(&str, NamedGroup); 5] = [
     ("P-384", NamedGroup::secp384r1),
 ];
 
-/// Names of the same groups elsewhere, in lower case.
+/// Other names of the same groups, in lower case.
 const GROUP_ALIASES: [(&str, &str); 6] = [
     ("p256", "P-256"),
     ("secp256r1", "P-256"),
@@ -61,8 +60,8 @@ const GROUP_ALIASES: [(&str, &str); 6] = [
     ("curve25519", "X25519"),
 ];
 
-/// Name, OpenSSL's name, suite: all that there are, in the default order. AES-128 comes
-/// first: the SHA-384 of the AES-256 suites makes handshakes noticeably slower.
+/// Name, OpenSSL's name and suite of all supported suites, in the default order. AES-128
+/// first: SHA-384 in the AES-256 suites makes handshakes noticeably slower.
 const SUITES: [(&str, &str, CipherSuite); 9] = [
     (
         "TLS_AES_128_GCM_SHA256",

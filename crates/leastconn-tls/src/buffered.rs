@@ -1,5 +1,5 @@
-//! A TLS connection over a TCP socket: rustls for the protocol and the records,
-//! this for when to read and write.
+//! A TLS stream with the record layer of rustls: rustls implements the protocol, this
+//! module reads and writes the TCP socket.
 
 mod boundary;
 pub(super) mod suites;
@@ -30,28 +30,27 @@ use crate::{permit::Permit, sessions::Visit};
 use boundary::{Boundary, Step};
 use suites::Request;
 
-/// Plaintext that rustls may hold for a socket that takes no more, beyond which
-/// writing waits.
+/// Plaintext in bytes that rustls may hold for a full socket before writes wait.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Ciphertext read at once. rustls by itself reads 4 KiB at a time, four system
-/// calls for a full record.
+/// Ciphertext in bytes per read. By itself rustls reads 4 KiB at a time, which takes four
+/// system calls for a full record.
 const RECEIVE: usize = 64 * 1024;
 
-/// Read at least, where there is hardly room for plaintext: a record's rest and
-/// what comes behind it.
+/// Smallest read in bytes, if there is hardly room for plaintext: the rest of a record and
+/// the beginning of the next one.
 const SMALLEST_READ: usize = 4 * 1024;
 
-/// Key updates in a row after which rustls is made to count anew. It refuses a 33rd; how
-/// many there may be is up to [`ControlLimit`].
+/// Key updates in a row after which the counter of rustls is reset. rustls refuses the
+/// 33rd; here [`ControlLimit`] limits their rate.
 const FORGIVE_EACH: u32 = 32;
 
 thread_local! {
-    /// The worker's, not the connection's: nothing stays in it between polls.
+    /// The receive buffer of a worker thread: empty between polls.
     static RECEIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; RECEIVE].into());
 }
 
-/// A socket whose bytes are followed.
+/// A socket whose bytes are passed to the [`Boundary`].
 struct Followed<'a, 'cx> {
     socket: Polled<'a, 'cx>,
     boundary: &'a mut Boundary,
@@ -65,25 +64,25 @@ impl Read for Followed<'_, '_> {
     }
 }
 
-/// Either side of a connection: see [`super::TlsStream`], [`super::client`].
+/// Either side of a connection: see [`super::TlsStream`] and [`super::client`].
 pub(super) struct Buffered {
     socket: TcpStream,
     session: Box<Connection>,
-    /// Read from the socket and not yet given to rustls, because the reader had
-    /// no room for more plaintext. Almost always empty.
+    /// Ciphertext that rustls was not given yet, because the reader had no room for more
+    /// plaintext. Almost always empty.
     undigested: Vec<u8>,
-    /// Where records end in what rustls was given.
+    /// The record boundaries in what rustls was given.
     boundary: Boundary,
-    /// An error that was found behind bytes, which are returned first.
+    /// An error found after bytes that are returned first.
     failed: Option<io::Error>,
     control: ControlLimit,
     /// Control records since the last record with data.
     control_in_a_row: u32,
     /// rustls may hold back an answer to a control record.
     is_answering: bool,
-    /// No record is given to rustls before it is over: too many come without data.
+    /// rustls is given no record before it elapses: too many come without data.
     pause: Option<Pin<Box<Sleep>>>,
-    /// Records of data that were sent.
+    /// Records with data that were sent.
     sealed: u64,
     close_notify_sent: bool,
 }
@@ -107,12 +106,12 @@ impl Buffered {
         }
     }
 
-    /// rustls was given these before, by another way.
+    /// Tells the stream that rustls was given `bytes` before.
     pub(super) fn was_given(&mut self, bytes: &[u8]) {
         self.boundary.pass(bytes);
     }
 
-    /// What was negotiated, and with whom.
+    /// The negotiated parameters and the peer's certificates.
     pub(super) fn session(&self) -> &Connection {
         &self.session
     }
@@ -121,14 +120,14 @@ impl Buffered {
         &self.socket
     }
 
-    /// Gives up TLS, for closing.
+    /// Drops the TLS state, for closing.
     pub(super) fn into_socket(self) -> TcpStream {
         self.socket
     }
 
-    /// What is left of the handshake, each flight in a turn of `place`; without one, in
-    /// none. `early` has come already, and is what rustls reads first. `visit` is told of
-    /// its end. Returns which side had the last word.
+    /// Completes the handshake, each flight in a time slice of `permit`. `early` was
+    /// received already. `visit` learns when the handshake is complete. Returns which side
+    /// sent the last flight.
     pub(super) async fn handshake(
         &mut self,
         mut early: &[u8],
@@ -137,7 +136,7 @@ impl Buffered {
     ) -> Result<LastFlight, HandshakeError> {
         loop {
             if let Some(visit) = visit.filter(|_| !self.session.is_handshaking()) {
-                // Before the client can have heard of it.
+                // Before the client can know that the handshake is complete.
                 visit.over(&self.session);
             }
             let last = if self.session.wants_write() {
@@ -152,7 +151,7 @@ impl Buffered {
                 return Ok(last);
             }
             if !early.is_empty() {
-                // Refused at once, if it is not TLS.
+                // rustls refuses it at once if it is not TLS.
                 let before = early;
                 let count = self.session.read_tls(&mut early)?;
                 self.boundary.pass(&before[..count]);
@@ -168,8 +167,8 @@ impl Buffered {
         }
     }
 
-    /// Not through the worker's buffer: what follows the handshake must stay in the
-    /// socket, or in rustls.
+    /// Without the worker's buffer: what follows the handshake must stay in the socket or
+    /// in rustls.
     fn poll_read_tls(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Self {
             socket,
@@ -184,12 +183,12 @@ impl Buffered {
         }
     }
 
-    /// Lets rustls work on what it was given.
+    /// Lets rustls process what it was given.
     fn digest(&mut self, cx: &mut Context<'_>) -> Result<(), HandshakeError> {
         let Err(error) = self.session.process_new_packets() else {
             return Ok(());
         };
-        // The alert that rustls has ready, as far as the socket takes it now.
+        // Send the pending alert, if the socket accepts it now.
         let Self {
             socket, session, ..
         } = self;
@@ -197,17 +196,16 @@ impl Buffered {
         Err(error.into())
     }
 
-    /// Moves plaintext that rustls has into `buffer`. `false`: it has none, and
-    /// needs more ciphertext first.
+    /// Moves plaintext from rustls into `buffer`. Returns `false` if rustls has none and
+    /// needs more ciphertext.
     ///
     /// # Errors
-    /// If the stream ended without `close_notify`. rustls reports that every time,
-    /// and so does this: also behind bytes, of which the caller may hold some from
-    /// an earlier call.
+    /// If the stream ended without `close_notify`. rustls reports that on every call, and
+    /// so does this function: also after bytes that the caller may not have read yet.
     fn take_plaintext(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<bool> {
         while buffer.remaining() > 0 {
             match self.session.reader().read(buffer.initialize_unfilled()) {
-                // `close_notify`: the end, which is news only for an empty buffer.
+                // `close_notify`: the end.
                 Ok(0) => return Ok(true),
                 Ok(count) => buffer.advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -217,8 +215,8 @@ impl Buffered {
         Ok(true)
     }
 
-    /// Gives ciphertext to rustls, one record after the other, and takes out the
-    /// plaintext. Returns what there was no room for, or what must wait for a pause.
+    /// Gives ciphertext to rustls, record by record, and takes out the plaintext. Returns
+    /// the ciphertext for which there is no room, or that must wait for a pause.
     fn decrypt<'a>(
         &mut self,
         cx: &mut Context<'_>,
@@ -236,7 +234,7 @@ impl Buffered {
                     let (mut payload, rest) = ciphertext.split_at(count);
                     ciphertext = rest;
                     while !payload.is_empty() {
-                        // Takes as much as it has room for, and at least something.
+                        // rustls takes as much as it has room for, but at least one byte.
                         self.session.read_tls(&mut payload)?;
                         if let Err(error) = self.digest(cx) {
                             return Err(self.explain(error));
@@ -262,7 +260,7 @@ impl Buffered {
         self.session.protocol_version() == Some(ProtocolVersion::TLSv1_3)
     }
 
-    /// Gives a header to rustls, if it is acceptable.
+    /// Gives a record header to rustls, if it is valid.
     fn begin_record(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if let Err(why) = payload_length(self.boundary.header(), self.is_tls13()) {
             return Err(self.refuse(cx, why));
@@ -302,8 +300,7 @@ impl Buffered {
             .map_err(|error| HandshakeError::Tls(error).into_io())
     }
 
-    /// Ends the connection with the alert that `why` calls for, sent as far as the socket
-    /// takes it now.
+    /// Ends the connection with the alert for `why`, if the socket accepts it now.
     fn refuse(&mut self, cx: &mut Context<'_>, why: Violation) -> io::Error {
         if !self.boundary.is_within_given_header() {
             let _ = self.request(Request::for_violation(why));
@@ -327,9 +324,9 @@ impl Buffered {
         }
     }
 
-    /// Sends answers to control records. rustls holds them back until data is written.
+    /// Sends answers to control records, which rustls holds back until data is written.
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // While an answer waits for the socket, one more answers all further requests.
+        // While one answer waits for the socket, the next one answers all further requests.
         ready!(self.poll_send(cx))?;
         if !self.close_notify_sent {
             let _ = self.session.writer().write(&[])?;
@@ -339,10 +336,10 @@ impl Buffered {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether records for this much data may be sealed. rustls ends a TLS 1.2 connection
-    /// at its key limit as if all data had been sent.
+    /// Whether this many bytes may be sealed. At its key limit rustls ends a TLS 1.2
+    /// connection as if all data had been sent.
     fn may_seal(&self, bytes: usize) -> bool {
-        /// The handshake's record, alerts and `close_notify`.
+        /// The handshake record, alerts and `close_notify`.
         const OTHERS: u64 = 16;
         match self.session.negotiated_cipher_suite() {
             Some(SupportedCipherSuite::Tls12(suite)) => {
@@ -353,7 +350,7 @@ impl Buffered {
         }
     }
 
-    /// Writes out all that rustls has ready.
+    /// Writes everything that rustls has ready.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self {
             socket, session, ..
@@ -372,7 +369,7 @@ impl Buffered {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads ciphertext from the socket, as much as there is room for plaintext.
+    /// Reads as much ciphertext as there is room for plaintext.
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -383,8 +380,8 @@ impl Buffered {
             let mut ciphertext = ReadBuf::new(&mut received[..size]);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut ciphertext))?;
             if ciphertext.filled().is_empty() {
-                // Tells rustls that this is the end; what it makes of it is
-                // said when it is asked for plaintext next.
+                // Tell rustls that the stream ended. It reports a truncation when it is
+                // asked for plaintext.
                 self.session.read_tls(&mut io::empty())?;
                 self.digest(cx).map_err(HandshakeError::into_io)?;
                 return Poll::Ready(Ok(()));
@@ -428,11 +425,11 @@ impl Buffered {
         loop {
             let enough = self.take_plaintext(buffer)?;
             if self.is_answering {
-                // Also when nothing else is written. A full socket wakes this task when
-                // it takes more.
+                // Also if nothing is written. If the socket is full, it wakes this task
+                // later.
                 let _ = self.poll_answer(cx)?;
             }
-            // Full, or at the end, or something at least: that is an answer.
+            // The buffer is full, or the stream ended, or at least something was read.
             if enough || buffer.filled().len() > before {
                 return Poll::Ready(Ok(()));
             }
@@ -448,8 +445,8 @@ impl Buffered {
                 self.undigested = left.to_vec();
             }
             if self.session.wants_write() {
-                // An answer of the protocol's own, to a key update for instance.
-                // If the socket is full it goes out with the next write.
+                // An answer of the protocol, such as to a key update. If the socket is
+                // full, the next write sends it.
                 let _ = self.poll_send(cx)?;
             }
         }
@@ -464,7 +461,8 @@ impl AsyncWrite for Buffered {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if !this.may_seal(bytes.len()) {
-            // The end of all sending: a close_notify would say that nothing is missing.
+            // Nothing may be sent any more: a `close_notify` would claim that the data is
+            // complete.
             this.close_notify_sent = true;
             return Poll::Ready(Err(into_io(Violation::Exhausted)));
         }
@@ -472,12 +470,12 @@ impl AsyncWrite for Buffered {
             let count = this.session.writer().write(bytes)?;
             this.sealed += count.div_ceil(MAX_PLAINTEXT) as u64;
             this.control.sent(count);
-            // Out at once: there is nothing to wait for.
+            // Send at once: nothing else will follow to send it with.
             let sent = this.poll_send(cx)?;
             if count > 0 || bytes.is_empty() {
                 return Poll::Ready(Ok(count));
             }
-            // The buffer is full: wait until the socket has taken some.
+            // rustls' buffer is full: wait for the socket.
             ready!(sent);
         }
     }
@@ -486,8 +484,7 @@ impl AsyncWrite for Buffered {
         self.get_mut().poll_send(cx)
     }
 
-    /// `close_notify`, then the TCP half-close: the other side may go on
-    /// sending.
+    /// `close_notify`, then the TCP half-close: the peer may continue to send.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_close_notify(cx))?;
@@ -510,7 +507,7 @@ impl net::Stream for Buffered {
         self.socket.abort();
     }
 
-    /// `close_notify`; the end of the TCP stream comes with its close.
+    /// Sends `close_notify`; the FIN follows when the socket is closed.
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.get_mut().poll_close_notify(cx)
     }

@@ -1,5 +1,5 @@
-//! Verifying certificate chains: signatures, dates and constraints by rustls-webpki;
-//! the authority's own dates, and revocation, on the path that it found.
+//! Verifies certificate chains. rustls-webpki verifies signatures, dates and constraints;
+//! this module verifies the dates of the CA, and revocation, on the path that it found.
 
 mod errors;
 
@@ -28,35 +28,35 @@ use super::{
 use crate::crl::{self, CrlStore, Revocation, Role, Status};
 use errors::certificate_error;
 
-/// What may have expired without being an error.
+/// What may have expired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tolerance {
-    /// Revocation lists.
+    /// CRLs.
     pub(super) lists: bool,
-    /// The authority at the top of the chain.
+    /// The CA at the end of the path.
     pub(super) authorities: bool,
 }
 
 /// When a verified chain is valid, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Validity {
-    /// The first second.
+    /// First second of the certificates on the path.
     pub(super) from: i64,
-    /// The last second of the certificates on its path, the authority's included.
+    /// Last second of the certificates on the path, the CA included.
     pub(super) until: i64,
-    /// The first second in which a list that was consulted has expired.
+    /// First second in which a CRL that was used has expired.
     pub(super) lists_until: i64,
 }
 
-/// Who issued a certificate on a path.
+/// The issuer of a certificate on a path.
 struct Issuer<'a> {
     /// SubjectPublicKeyInfo.
     key: &'a [u8],
-    /// It is a configured authority, not a certificate that the peer sent.
+    /// Whether it is a configured CA, not a certificate that the peer sent.
     is_authority: bool,
 }
 
-/// A configured authority.
+/// A configured CA.
 #[derive(Debug)]
 struct Authority {
     name: String,
@@ -70,21 +70,21 @@ struct Authority {
 
 /// Why an attempt failed.
 enum Failure {
-    /// On a path whose signatures are good.
+    /// On a path with valid signatures.
     Path(ChainError),
-    /// There is no such path.
+    /// No such path was found.
     Webpki(webpki::Error),
 }
 
-/// Verifies chains against authorities and revocation lists.
+/// Verifies chains against CAs and CRLs.
 #[derive(Debug)]
 pub(super) struct ChainVerifier {
     roots: RootCertStore,
-    /// In the order of `roots`.
+    /// In the order of `anchors`.
     authorities: Vec<Authority>,
-    /// The same for rustls-webpki, without constraints that are checked here.
+    /// The CAs for rustls-webpki, without constraints that are checked here.
     anchors: Vec<TrustAnchor<'static>>,
-    /// The same with names in canonical form, for chains that were rewritten.
+    /// The same with names in canonical form, for rewritten chains.
     canonical_anchors: Vec<TrustAnchor<'static>>,
     lists: Arc<CrlStore>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -93,10 +93,10 @@ pub(super) struct ChainVerifier {
 }
 
 impl ChainVerifier {
-    /// For chains below one of `authorities`, which are not looked up anywhere else.
+    /// Trusts chains that lead to one of `authorities`, and nothing else.
     ///
     /// # Errors
-    /// If one of them cannot be used.
+    /// If a CA cannot be used as a trust anchor.
     pub(super) fn new(
         authorities: &[CertificateDer<'static>],
         lists: Arc<CrlStore>,
@@ -137,7 +137,7 @@ impl ChainVerifier {
         })
     }
 
-    /// The names of the authorities, for clients that choose among certificates.
+    /// The names of the CAs, for the CertificateRequest.
     pub(super) fn names(&self) -> Vec<rustls::DistinguishedName> {
         self.roots.subjects()
     }
@@ -149,7 +149,7 @@ impl ChainVerifier {
     /// Verifies a chain as of `now`.
     ///
     /// # Errors
-    /// Why no path to an authority is good.
+    /// The error of the most relevant path.
     pub(super) fn verify(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -193,7 +193,7 @@ impl ChainVerifier {
         }
     }
 
-    /// Verifies a chain as it was sent, or as it was rewritten.
+    /// Verifies a chain in its original or rewritten form.
     fn attempt(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -208,7 +208,7 @@ impl ChainVerifier {
             Some(_) => &self.canonical_anchors,
             None => &self.anchors,
         };
-        // Of the paths that were verified up to an authority.
+        // Errors of paths with valid signatures.
         let failed = RefCell::new(None::<ChainError>);
         let validity = RefCell::new(None);
         let check =
@@ -219,7 +219,7 @@ impl ChainVerifier {
                 }
                 Err(error) => {
                     ChainError::keep_worse(&mut failed.borrow_mut(), error);
-                    // Other paths are tried; which error it is does not matter.
+                    // webpki tries further paths, whichever error is returned here.
                     Err(webpki::Error::UnknownIssuer)
                 }
             };
@@ -242,15 +242,15 @@ impl ChainVerifier {
         let verified = verified.map(drop);
         match (verified, validity.take(), failed.take()) {
             (Ok(()), Some(validity), _) => Ok(validity),
-            // A path with good signatures tells more than those without.
+            // A path with valid signatures has the more relevant error.
             (_, _, Some(error)) => Err(Failure::Path(error)),
             (Err(error), ..) => Err(Failure::Webpki(error)),
             (Ok(()), None, None) => Err(Failure::Webpki(webpki::Error::UnknownIssuer)),
         }
     }
 
-    /// What rustls-webpki does not check on a path whose signatures are good: the
-    /// authority's dates and limits, and the revocation of each certificate.
+    /// Checks what rustls-webpki does not check on a path with valid signatures: the dates
+    /// and limits of the CA, and revocation of each certificate.
     fn check(
         &self,
         path: &VerifiedPath<'_>,
@@ -312,7 +312,7 @@ impl ChainVerifier {
         Ok(validity)
     }
 
-    /// Until when the lists say that a certificate is not revoked.
+    /// Returns when the CRLs expire that show that the certificate is not revoked.
     fn revocation(
         &self,
         certificate: &X509Certificate<'_>,
@@ -348,8 +348,8 @@ impl ChainVerifier {
         }
     }
 
-    /// The error of a chain that has no path with good signatures, with the name of the
-    /// certificate whose dates are wrong.
+    /// The error of a chain without a path with valid signatures, with the name of the
+    /// certificate if a date is wrong.
     fn explained(
         &self,
         error: &webpki::Error,
@@ -361,8 +361,8 @@ impl ChainVerifier {
             webpki::Error::CertNotValidYet { not_before, .. } => (false, *not_before),
             other => {
                 let chain = std::iter::once(end_entity).chain(intermediates);
-                // The contents of extensions are needed for one error only: parsing tens of
-                // thousands of names takes milliseconds.
+                // Parse the contents of extensions only for the error that needs them: tens
+                // of thousands of names take milliseconds.
                 let is_deep = matches!(other, webpki::Error::UnsupportedCriticalExtension);
                 let mut parser = X509CertificateParser::new().with_deep_parse_extensions(is_deep);
                 let parsed = chain.filter_map(|der| parser.parse(der).ok());

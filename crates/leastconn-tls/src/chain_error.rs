@@ -8,61 +8,52 @@ use rustls::{CertificateError, OtherError, pki_types::UnixTime};
 
 use crate::{crl::Missing, error_text, path::PathError, usage::Usage};
 
-/// Why a chain is not accepted.
+/// Why a chain is refused.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ChainError {
-    /// What rustls has an error for.
+    /// An error that rustls has, too.
     Certificate(CertificateError),
-    /// What rustls-webpki does not check.
+    /// An error that rustls-webpki does not check for.
     Path(PathError),
-    /// A certificate that the peer sent beside its own, or the authority, has expired or
-    /// is not valid yet.
+    /// An intermediate or the CA has expired or is not valid yet.
     IssuerDates {
-        /// Its subject.
         name: String,
-        /// Whether it is one of the configured authorities.
+        /// Whether it is one of the configured CAs.
         is_authority: bool,
         /// The error with its times.
         error: CertificateError,
     },
     /// The client sent more certificates than the listener accepts.
     TooManyIntermediates {
-        /// Certificates beside its own.
+        /// Certificates beside the client's own.
         sent: usize,
-        /// How many are accepted.
         max: usize,
     },
-    /// A list names one of the certificates.
+    /// A CRL revokes one of the certificates.
     Revoked {
-        /// The list's issuer.
         issuer: String,
-        /// The list's file.
         file: Arc<str>,
-        /// Whether it names the peer's own certificate, not one above it.
+        /// Whether the peer's own certificate is revoked, not an intermediate.
         is_own: bool,
     },
-    /// The list that decides has expired.
+    /// The only CRL that covers the certificate has expired.
     CrlExpired {
-        /// The list's issuer.
         issuer: String,
-        /// The list's file.
         file: Arc<str>,
-        /// When it expired.
         at: Timestamp,
     },
-    /// No list decides.
+    /// No CRL covers a certificate.
     NoCrl {
-        /// The issuer of the certificate in question.
+        /// The issuer of that certificate.
         issuer: String,
-        /// Whether that issuer is one of the configured authorities.
+        /// Whether that issuer is one of the configured CAs.
         is_authority: bool,
-        /// Why none does.
         missing: Missing,
     },
 }
 
 impl ChainError {
-    /// The stable code.
+    /// The reason code.
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Certificate(error) => certificate_reason(error),
@@ -97,14 +88,14 @@ impl ChainError {
         }
     }
 
-    /// Keeps the error to report of two.
+    /// Keeps the more relevant of two errors.
     pub(super) fn keep_worse(kept: &mut Option<Self>, error: Self) {
         if kept.as_ref().is_none_or(|kept| error.rank() > kept.rank()) {
             *kept = Some(error);
         }
     }
 
-    /// Of several errors, the one to report: the more it tells, the higher.
+    /// Relevance: the more specific, the higher.
     const fn rank(&self) -> u8 {
         match self {
             Self::Certificate(_) | Self::TooManyIntermediates { .. } | Self::Path(_) => 0,
@@ -116,7 +107,7 @@ impl ChainError {
     }
 }
 
-/// The stable code for a certificate that is not good.
+/// The reason code for an error of rustls.
 pub(super) const fn certificate_reason(error: &CertificateError) -> Reason {
     match error {
         CertificateError::Expired
@@ -132,7 +123,7 @@ pub(super) const fn certificate_reason(error: &CertificateError) -> Reason {
 
 impl std::fmt::Display for ChainError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Of clients, unless the caller says otherwise.
+        // Errors concern clients, unless the caller uses `text`.
         f.write_str(&text(self, Usage::Client))
     }
 }
@@ -145,7 +136,7 @@ impl From<CertificateError> for ChainError {
     }
 }
 
-/// Why the chain of a peer is refused.
+/// The text for the refused chain of a client or server.
 pub(super) fn text(error: &ChainError, usage: Usage) -> String {
     let (peer, ca) = match usage {
         Usage::Client => ("client", "client_ca"),
@@ -237,7 +228,7 @@ fn no_list(issuer: &str, is_authority: bool, missing: &Missing, ca: &str) -> Str
     }
 }
 
-/// Why a client's certificate is refused.
+/// The text for an error in a client's certificate.
 pub(super) fn certificate_text(error: &CertificateError) -> String {
     use CertificateError as C;
     match error {

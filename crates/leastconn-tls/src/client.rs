@@ -1,11 +1,11 @@
-//! TLS towards servers: whom they must be, the handshake, and the stream.
+//! TLS to the servers: configuration, verification of the server, and the stream.
 //!
-//! The records are rustls' own, whatever `[process] tls_records` says: a server may
-//! send session tickets at any time, which our record layer does not read, and there
-//! are fewer bytes to save per connection where the servers are few and near.
+//! The records are always those of rustls, whatever `tls_records` says: a server may send
+//! session tickets at any time, which the other record layer does not parse, and
+//! connections to a few near servers gain little from it.
 //!
-//! Session resumption is off here too: a resumed session is not verified again, so a
-//! server whose certificate was revoked would go on with the session it has.
+//! Session resumption is off: rustls does not verify the chain of a resumed session, so a
+//! revoked server would keep its session.
 
 mod alone;
 mod expected;
@@ -46,11 +46,10 @@ use crate::{
     settings::{ClientSettings, RecordLayer},
 };
 
-/// What an upstream's servers are spoken to with: its authorities and no others, and
-/// the certificate that they are shown, if there is one.
+/// The configuration of rustls for the servers of an upstream.
 ///
 /// # Errors
-/// If rustls refuses any part of it.
+/// If rustls rejects the settings.
 pub fn client_config(tls: &ClientSettings) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(provider(&tls.algorithms, RecordLayer::Rustls));
     let material = &tls.material;
@@ -59,7 +58,7 @@ pub fn client_config(tls: &ClientSettings) -> Result<Arc<ClientConfig>, TlsError
         ChainVerifier::new(ca, crls, algorithms, Usage::Server)
     };
     let authorities = verifier(&material.ca, Arc::clone(&material.crls))?;
-    // No list revokes these: they are taken out of `ca`.
+    // No CRL covers these: they are not CAs.
     let alone = material.alone.iter();
     let alone = alone.map(|own| {
         let only = verifier(std::slice::from_ref(own), Arc::default())?;
@@ -84,13 +83,12 @@ pub fn client_config(tls: &ClientSettings) -> Result<Arc<ClientConfig>, TlsError
     Ok(Arc::new(config))
 }
 
-/// TLS with a server failed, in words for those who have to mend it. It is the source
-/// of an [`io::Error`].
+/// A TLS error with its explanation, as the inner error of an [`io::Error`].
 #[derive(Debug, thiserror::Error)]
 #[error("TLS: {0}")]
 pub struct Failure(String);
 
-/// Whether TLS itself failed, and not the connection below it.
+/// Whether TLS failed, not the TCP connection below it.
 pub fn is_failure(error: &io::Error) -> bool {
     let is_explained = error
         .get_ref()
@@ -98,18 +96,18 @@ pub fn is_failure(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidData && is_explained
 }
 
-/// The client's side of an established TLS connection.
+/// An established TLS connection to a server.
 ///
-/// Reading tells an orderly end (`close_notify`) from a broken one, and what broke it:
-/// the error is a [`Failure`] where TLS says so, and [`io::ErrorKind::UnexpectedEof`]
-/// where the TCP stream ended without `close_notify`.
+/// Reading distinguishes an orderly end (`close_notify`) from a broken stream. The inner
+/// error is a [`Failure`] if TLS explains it. The kind is [`io::ErrorKind::UnexpectedEof`]
+/// if the TCP stream ended without `close_notify`.
 pub struct ClientStream(Buffered);
 
-/// Does the handshake with a server, whose certificate must be for `name`. `alpn`: the
-/// only application protocol to offer; `None`: those of `config`.
+/// Does the handshake with a server, whose certificate must be valid for `name`. `alpn` is
+/// the only application protocol to offer; with `None`, those of `config` are.
 ///
 /// # Errors
-/// A [`Failure`] within, unless the socket itself broke: that keeps its code.
+/// With a [`Failure`] as inner error. Errors of the socket are returned unchanged.
 ///
 /// # Cancel safety
 /// The connection is lost.
@@ -144,7 +142,7 @@ pub async fn connect(
             Failure("the server closed the connection before the handshake was over".to_owned()),
         )),
         Err(HandshakeError::Io(error)) => Err(error),
-        // Only handshakes with clients share places.
+        // Only handshakes with clients are scheduled.
         Err(error @ HandshakeError::Evicted(_)) => Err(io::Error::other(error)),
     }
 }
@@ -154,14 +152,14 @@ fn failed(error: &rustls::Error) -> io::Error {
 }
 
 impl ClientStream {
-    /// Whether the server may still refuse our certificate: in TLS 1.3 it looks at it
-    /// when the handshake is over for us.
+    /// Whether the server may still refuse our certificate: in TLS 1.3 it verifies it after
+    /// the handshake is complete for the client.
     pub fn may_yet_be_refused(&self) -> bool {
         self.0.session().protocol_version() == Some(ProtocolVersion::TLSv1_3)
     }
 }
 
-/// Rustls' errors in words.
+/// Explains errors of rustls.
 fn worded(error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match (error.kind(), inner) {
@@ -186,32 +184,19 @@ impl AsyncRead for ClientStream {
     }
 }
 
+macro_rules! inner {
+    ($this:expr, $stream:ident => $do:expr) => {{
+        let $stream = &mut $this.0;
+        $do
+    }};
+}
+
 impl AsyncWrite for ClientStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
-    }
+    delegate_write!(inner);
 }
 
 impl leastconn::net::Stream for ClientStream {
-    fn abort(&mut self) {
-        self.0.abort();
-    }
-
-    fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_finish(cx)
-    }
+    delegate_end!(inner);
 
     fn socket(&self) -> Option<&TcpStream> {
         self.0.socket()

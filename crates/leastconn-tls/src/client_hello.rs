@@ -25,14 +25,14 @@ use framing::{Found, MAX_BYTES, Progress};
 /// A complete ClientHello.
 pub struct Hello {
     pub(super) accepted: Accepted,
-    /// All that was read, for whoever does the rest without `accepted`.
+    /// Everything that was received, for handshakes without `accepted`.
     pub(super) bytes: Vec<u8>,
-    /// Bytes of it that the ClientHello takes. What follows is not parsed yet.
+    /// Length of the ClientHello in `bytes`. The rest is not parsed yet.
     pub(super) length: usize,
 }
 
 impl Hello {
-    /// The server name that the client asks for, lower case.
+    /// The server name that the client requests (SNI), in lower case.
     pub fn server_name(&self) -> Option<String> {
         self.accepted
             .client_hello()
@@ -40,8 +40,8 @@ impl Hello {
             .map(str::to_ascii_lowercase)
     }
 
-    /// The first of `ours`, preferred first, that the client offers, unless rustls would
-    /// choose it by itself: it takes the client's first.
+    /// Returns the first of `ours` that the client offers, unless rustls chooses the same
+    /// group: it uses the client's order.
     pub(super) fn preferred_group(
         &self,
         ours: impl Iterator<Item = NamedGroup> + Clone,
@@ -55,7 +55,7 @@ impl Hello {
         if *chosen == preferred {
             return None;
         }
-        // TLS 1.2 has none of those that are post-quantum.
+        // TLS 1.2 has no post-quantum groups.
         let offer = Offer::parse(&self.bytes)?;
         let usable = |group: &NamedGroup| {
             offer.has_tls13()
@@ -68,24 +68,24 @@ impl Hello {
             .find(|group| theirs.contains(group) && usable(group))
     }
 
-    /// Whether sessions of this client may be kept.
+    /// Whether sessions of this client may be stored.
     pub(super) fn may_resume(&self) -> bool {
         Offer::parse(&self.bytes).is_some_and(|offer| offer.may_resume())
     }
 }
 
-/// Read at once: more than most ClientHellos.
+/// Read size in bytes: more than most ClientHellos.
 const CHUNK: usize = 4 * 1024;
 
-/// Reads the client's first message. `bytes`, empty at first, gets what was read, for a
-/// caller that gives up.
+/// Reads the ClientHello. `bytes`, empty at first, receives what was read, for callers that
+/// give up.
 ///
 /// # Errors
-/// If it is not a ClientHello, or something follows it that cannot be TLS, or the client
-/// goes away.
+/// If it is not a ClientHello, or is followed by something that cannot be TLS, or the
+/// client closes the connection.
 ///
 /// # Cancel safety
-/// What was read is lost: close the socket.
+/// Received bytes are lost: close the socket.
 pub async fn read_hello(socket: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<Hello, Box<Failed>> {
     let mut progress = Progress::default();
     poll_fn(|cx| {
@@ -106,12 +106,12 @@ pub async fn read_hello(socket: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<H
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(error) => return Poll::Ready(Err(error.into())),
             };
-            // Never twice as much as there is: this is held for clients that nobody knows.
+            // Never double the capacity: unauthenticated clients hold this buffer.
             bytes.reserve_exact(count);
             bytes.extend_from_slice(&chunk[..count]);
             let parsed = match progress.follow(bytes) {
                 Found::Incomplete => {
-                    // At once: growing step by step leaves holes in the heap.
+                    // Reserve it at once: growing step by step fragments the heap.
                     bytes.reserve_exact(progress.missing().min(MAX_BYTES - bytes.len()));
                     continue;
                 }
@@ -149,14 +149,13 @@ pub async fn read_hello(socket: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<H
     .await
 }
 
-/// Something behind the ClientHello, in its record or after it, that cannot be there.
+/// Data after the ClientHello that cannot follow it.
 const UNEXPECTED: Error = Error::PeerMisbehaved(PeerMisbehaved::KeyEpochWithPendingFragment);
 
-/// A ClientHello that rustls would go on reading.
+/// A ClientHello that rustls would continue to read.
 const TOO_LONG: Error = Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge);
 
-/// Lets rustls parse a ClientHello of this length at the front of `bytes`, which are taken
-/// if it is one.
+/// Lets rustls parse the ClientHello in the first `length` bytes. Takes `bytes` on success.
 fn parse(bytes: &mut Vec<u8>, length: usize) -> Result<Hello, (Error, Option<AcceptedAlert>)> {
     let mut acceptor = Acceptor::default();
     let mut rest = bytes.get(..length).unwrap_or_default();
@@ -174,17 +173,16 @@ fn parse(bytes: &mut Vec<u8>, length: usize) -> Result<Hello, (Error, Option<Acc
             Err((error, alert)) => return Err((error, Some(alert))),
         }
         if acceptor.read_tls(&mut rest).is_err() {
-            // Its buffer is full.
+            // The buffer of rustls is full.
             return Err((TOO_LONG, None));
         }
     }
 }
 
-/// Sends the alert, as far as the socket takes it now, and keeps in mind which
-/// one it is.
+/// Sends the alert, if the socket accepts it now, and records it in the diagnostics.
 pub(super) fn send_alert(failed: &mut Failed, mut alert: AcceptedAlert, socket: &mut impl Write) {
     let mut bytes = Vec::new();
-    // Into memory: this does not fail.
+    // Writing to memory does not fail.
     let _ = alert.write_all(&mut bytes);
     send_bytes(failed, &bytes, socket);
 }

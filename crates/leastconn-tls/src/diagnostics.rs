@@ -1,4 +1,4 @@
-//! What is known of a client whose handshake failed.
+//! Diagnostics of failed handshakes.
 
 use rustls::{AlertDescription, CommonState, Error};
 
@@ -12,31 +12,26 @@ use super::{
 };
 use crate::foreign_protocol::ForeignProtocol;
 
-/// What is known of a client that was refused for what it has shown. What is not is
-/// left out.
+/// What is known of a client whose handshake failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics {
-    /// The version that both had agreed on.
+    /// The negotiated version.
     pub version: Option<&'static str>,
-    /// If they had not come so far: those that the client offered.
+    /// The versions that the client offered, if none was negotiated.
     pub offered: Vec<&'static str>,
-    /// If they had no application protocol (ALPN) in common: those that the client offered.
+    /// The application protocols that the client offered, if ALPN found none in common.
     pub protocols: Vec<String>,
-    /// What came in place of a ClientHello.
+    /// What was received instead of a ClientHello.
     pub foreign_protocol: Option<ForeignProtocol>,
-    /// The certificate that was refused.
     pub rejected: Option<Box<RejectedCertificate>>,
-    /// What was wrong with the certificate, where that says more than the error.
+    /// Details of the error in the certificate, if they say more than the error of rustls.
     pub detail: Option<String>,
-    /// The alert that told the client.
     pub alert_sent: Option<String>,
-    /// The alert that the client ended it with.
     pub alert_received: Option<String>,
 }
 
 impl Diagnostics {
-    /// Right behind the call into rustls that failed with `error`: before anything
-    /// that waits.
+    /// Call right after the call to rustls that failed with `error`, before the next await.
     pub(super) fn gather(error: &Error, session: Option<&CommonState>) -> Self {
         let mut diagnostics = Self {
             version: session
@@ -65,7 +60,7 @@ impl Diagnostics {
         diagnostics
     }
 
-    /// Of a client whose handshake was fine, and whose certificate is refused after it.
+    /// For a certificate that is refused after its handshake.
     pub fn of(certificate: &[u8]) -> Self {
         Self {
             rejected: RejectedCertificate::from_der(certificate).map(Box::new),
@@ -77,8 +72,7 @@ impl Diagnostics {
         self.alert_sent = Some(alert::name(alert));
     }
 
-    /// What was sent to the client last, if that tells more: an alert that is not
-    /// encrypted.
+    /// Records an unencrypted alert at the end of what was sent to the client.
     pub(super) fn saw_sent(&mut self, bytes: &[u8]) {
         const LENGTH: usize = HEADER + 2;
         let last = bytes.len().checked_sub(LENGTH).map(|at| &bytes[at..]);
@@ -89,7 +83,8 @@ impl Diagnostics {
         }
     }
 
-    /// The error text: what came in place of TLS, or the verifier's own, where there is one.
+    /// The error text: the protocol received instead of TLS, or the verifier's details, or
+    /// the error.
     fn explain(&self, error: &HandshakeError) -> String {
         match (&self.foreign_protocol, &self.detail) {
             (Some(protocol), _) => protocol.to_string(),
@@ -98,8 +93,8 @@ impl Diagnostics {
         }
     }
 
-    /// What explains an error better than its own words: rustls misses first what no
-    /// older client has.
+    /// A prefix that explains the error better: rustls first reports what no older client
+    /// has.
     fn preface(&self) -> String {
         if !self.protocols.is_empty() {
             return format!("the client offers {}: ", self.protocols.join(", "));
@@ -112,7 +107,7 @@ impl Diagnostics {
         }
     }
 
-    /// The ClientHello, for when no version was agreed on.
+    /// Records what the client offered, if the negotiation failed.
     pub(super) fn saw_hello(&mut self, bytes: &[u8], error: &Error) {
         let no_protocol = *error == Error::NoApplicationProtocol;
         if self.version.is_some() && !no_protocol {
@@ -131,9 +126,7 @@ impl Diagnostics {
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .diagnostics.explain(.error))]
 pub struct Failed {
-    /// Why.
     pub error: HandshakeError,
-    /// Whose it was.
     pub diagnostics: Diagnostics,
 }
 

@@ -1,11 +1,11 @@
-//! A TLS connection over a socket whose records are our own: opened from
-//! the worker's buffer into the reader's and sealed from the writer's into the
-//! worker's, so that nothing is copied but by the ciphers and the kernel.
+//! A TLS stream with the record layer of this crate. Records are opened from the worker's
+//! buffer into the reader's, and sealed from the writer's buffer into the worker's, so that
+//! only the ciphers and the kernel copy data.
 //!
-//! Nothing is kept with an idle connection but keys. What may be kept, for a
-//! time: the front of a record whose rest is on its way, the rest of a record
-//! that the reader had no room for, and sealed records that the socket did not
-//! take, at most [`SEND`] of plaintext.
+//! An idle connection keeps nothing but keys. Buffers are allocated temporarily for the
+//! beginning of an incomplete record, for the rest of a record that did not fit into the
+//! reader's buffer, and for sealed records that the socket did not accept (at most [`SEND`]
+//! bytes of plaintext).
 
 mod kernel;
 
@@ -28,27 +28,27 @@ use super::record::{Content, MAX_OVERHEAD, MAX_PLAINTEXT, Records, Rekey, SMALL,
 use kernel::KernelKeys;
 pub(crate) use kernel::KernelSecrets;
 
-/// Plaintext sealed before the socket is asked to take it.
+/// Plaintext in bytes that is sealed before the socket is written to.
 const SEND: usize = 128 * 1024;
 
-/// Plaintext in a record that we send, when there is much of it.
+/// Plaintext in bytes of one record, when there is enough.
 const FRAGMENT: usize = MAX_PLAINTEXT;
 
-/// A whole record of the longest kind.
+/// Size of the largest record in bytes.
 const MAX_RECORD: usize = MAX_PLAINTEXT + 2048 + 5;
 
-/// Ciphertext that is looked at at once: what is kept, and what is read.
+/// Size of the receive buffer in bytes: a kept incomplete record and one read.
 const RECEIVE: usize = 128 * 1024 + MAX_RECORD;
 
-/// Read at least.
+/// Smallest read in bytes.
 const SMALLEST_READ: usize = 4 * 1024;
 
 const SEALED: usize = SEND + SEND.div_ceil(FRAGMENT) * (MAX_OVERHEAD + SMALL);
 
-/// The worker's, not the connection's: nothing stays in it between polls.
+/// Buffers of a worker thread: empty between polls.
 struct Scratch {
     received: Box<[u8]>,
-    /// For a record that the reader has no room for.
+    /// Plaintext of a record that does not fit into the reader's buffer.
     opened: Box<[u8]>,
     sealed: Box<[u8]>,
 }
@@ -61,7 +61,7 @@ thread_local! {
     });
 }
 
-/// Bytes on their way, of which the first ones are gone.
+/// A buffer of which a prefix was consumed.
 #[derive(Default)]
 struct Rest {
     bytes: Box<[u8]>,
@@ -74,7 +74,8 @@ impl Rest {
         self.gone = 0;
     }
 
-    /// Behind what is there. Seldom: an alert behind what the socket did not take.
+    /// Appends to the remaining bytes. Rare: an alert after records that the socket did not
+    /// accept.
     fn append(&mut self, bytes: &[u8]) {
         let mut all = self.left().to_vec();
         all.extend_from_slice(bytes);
@@ -89,8 +90,8 @@ impl Rest {
         self.gone >= self.bytes.len()
     }
 
-    /// Frees the buffer with its last byte, and half of it when half is gone:
-    /// what is left may stay for long.
+    /// Frees the buffer when it is empty, and the consumed half when half is consumed: the
+    /// rest may stay for long.
     fn advance(&mut self, count: usize) {
         self.gone += count;
         if self.is_empty() {
@@ -139,28 +140,29 @@ pub(crate) struct DirectStream<S, K = KernelKeys> {
 
 struct State<K> {
     records: Records<K>,
-    /// Received, and not yet opened: most often the front of a record.
+    /// Received, not opened: usually the beginning of a record.
     unopened: Rest,
-    /// Opened, and not yet read.
+    /// Opened, not read.
     unread: Rest,
-    /// Sealed, and not yet taken by the socket.
+    /// Sealed, not accepted by the socket.
     unsent: Rest,
-    /// What is unsent ends in an answer to the client, which waits for nobody to write.
+    /// `unsent` ends with an answer to the client, which is sent without a write by the
+    /// caller.
     is_answering: bool,
-    /// No record is read before it is over: the client sends too many without data.
+    /// Reading pauses until it elapses: the client sends too many records without data.
     pause: Option<Pin<Box<Sleep>>>,
-    /// `close_notify` has come.
+    /// `close_notify` was received.
     ended: bool,
-    /// The client broke the protocol, or the stream: no more reading.
+    /// The client violated the protocol or truncated the stream: nothing more is read.
     broken: bool,
-    /// An error that was found behind bytes, which are returned first.
+    /// An error found after bytes that are returned first.
     failed: Option<io::Error>,
-    /// `close_notify` or a fatal alert was sealed: nothing may follow it.
+    /// `close_notify` or a fatal alert was sealed: nothing may follow.
     closed: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
-    /// `unopened` came behind the handshake.
+    /// `unopened` was received after the handshake.
     fn new(socket: S, records: Records<K>, unopened: &[u8]) -> Self {
         let mut state = State {
             records,
@@ -185,7 +187,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         self.socket
     }
 
-    /// Sends what is kept, then answers that are pending.
+    /// Sends what is kept, then pending answers.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { socket, state } = self;
         loop {
@@ -207,8 +209,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         }
     }
 
-    /// Ends the connection for what the client did, and tells it, as far as the
-    /// socket takes it now.
+    /// Ends the connection for a violation, with an alert if the socket accepts it now.
     fn refuse(&mut self, cx: &mut Context<'_>, why: Violation) -> io::Error {
         self.state.broken = true;
         self.state.unopened = Rest::default();
@@ -223,7 +224,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         into_io(why)
     }
 
-    /// Reads as much as there is room for, and opens it.
+    /// Reads as many bytes as fit, and opens the records.
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -237,10 +238,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
             Ok(_) => {}
             Err(why) => return Poll::Ready(Err(self.refuse(cx, why))),
         }
-        // Less than the longest record, so there is room, and for more.
+        // `kept` is less than one record, so there is room for more.
         let mut filled = kept.len();
         scratch.received[..filled].copy_from_slice(kept);
-        // A whole number of the longest records, if that fills the buffer.
+        // Fill the reader's buffer with whole records, if it is large enough.
         let room = buffer.remaining();
         let wanted = room + room / MAX_PLAINTEXT * (5 + 1 + 16);
         let size = wanted.saturating_sub(filled).max(SMALLEST_READ);
@@ -264,7 +265,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         }
     }
 
-    /// Opens what is kept, of which at least the first record is whole.
+    /// Opens `unopened`, which begins with a complete record.
     fn open_kept(
         &mut self,
         cx: &mut Context<'_>,
@@ -295,8 +296,7 @@ impl<K: Rekey> State<K> {
         self.pause = Some(Box::pin(sleep(delay)));
     }
 
-    /// Opens whole records as long as there is room. Returns how many bytes
-    /// that were.
+    /// Opens complete records while there is room. Returns the number of bytes consumed.
     fn open(
         &mut self,
         received: &[u8],
@@ -338,7 +338,7 @@ impl<K: Rekey> State<K> {
             }
             used += length;
         }
-        // What comes behind the end is nobody's.
+        // Data after `close_notify` is ignored.
         Ok(if self.ended { received.len() } else { used })
     }
 }
@@ -375,8 +375,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         loop {
             self.state.take_unread(buffer);
             if self.state.records.has_pending_control() || self.state.is_answering {
-                // Also when nothing else is written. A full socket wakes this task when
-                // it takes more.
+                // Also if nothing is written. If the socket is full, it wakes this task
+                // later.
                 let _ = self.poll_send(cx)?;
             }
             if buffer.remaining() == 0 || buffer.filled().len() > before || self.state.ended {
@@ -412,8 +412,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncWrite for DirectStream<S,
             for fragment in bytes.chunks(FRAGMENT) {
                 let room = &mut scratch.sealed[length..];
                 length += state.records.seal(fragment, room).map_err(|why| {
-                    // Not sent, and so the end of all sending: a close_notify
-                    // would say that nothing is missing.
+                    // The record is not sent, so nothing may be sent any more: a
+                    // `close_notify` would claim that the data is complete.
                     state.closed = true;
                     into_io(why)
                 })?;
@@ -439,7 +439,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncWrite for DirectStream<S,
         self.get_mut().poll_send(cx)
     }
 
-    /// `close_notify`, then the TCP half-close: the client may go on sending.
+    /// `close_notify`, then the TCP half-close: the client may continue to send.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_close_notify(cx))?;
@@ -448,7 +448,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncWrite for DirectStream<S,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
-    /// Seals `close_notify`, behind all that was written.
+    /// Seals `close_notify` after everything that was written.
     fn poll_seal_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.state.closed {
             ready!(self.poll_send(cx))?;
@@ -471,8 +471,8 @@ impl<S: leastconn::net::Stream, K: Rekey> leastconn::net::Stream for DirectStrea
         self.socket.abort();
     }
 
-    /// `close_notify`; the end of the TCP stream comes with its close, in the
-    /// same segment: the kernel is told that there is more to come.
+    /// Sends `close_notify` with `MSG_MORE`, so that the FIN of the following close is in
+    /// the same segment.
     fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_seal_end(cx))?;
@@ -484,7 +484,7 @@ impl<S: leastconn::net::Stream, K: Rekey> leastconn::net::Stream for DirectStrea
                 state.unsent.advance(count);
             }
         }
-        // What could not go now waits for its turn, and finds out what is wrong.
+        // Whatever was not sent is sent here, and errors are reported here.
         this.poll_send(cx)
     }
 

@@ -1,12 +1,12 @@
-//! What rustls and webpki find wrong, in words: their own are the names of their types.
+//! Error texts for the errors of rustls and rustls-webpki, whose own texts are the names of
+//! their types.
 
 use std::fmt::Debug;
 
 use rustls::{CertificateError, Error, InvalidMessage};
 
-/// What is wrong with what `whose` certificate is or is issued by, and what to do
-/// about it. What an authority, a list or a name has to do with is said better where
-/// it is known which.
+/// The text for an error in the certificate of `whose` or of one of its issuers, with a
+/// remedy. Errors that concern CAs, CRLs or names have better texts where those are known.
 pub fn certificate(whose: &str, error: &CertificateError) -> String {
     use CertificateError as C;
     let itself = format!("{whose} certificate");
@@ -21,7 +21,7 @@ pub fn certificate(whose: &str, error: &CertificateError) -> String {
         C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             format!("{any} is signed with an algorithm that is not for its issuer's key")
         }
-        // webpki's own errors come as the name alone.
+        // The text of webpki's errors is their name.
         C::Other(other) => match &*other.0.to_string() {
             "UnsupportedCertVersion" => format!(
                 "{any} is of X.509 version 1, which is not supported: issue it anew, with \
@@ -44,7 +44,7 @@ pub fn certificate(whose: &str, error: &CertificateError) -> String {
             "EmptyEkuExtension" => {
                 format!("{any} has an extended key usage that is empty, and so is for nothing")
             }
-            // A sentence, and not the name of an error.
+            // A text, not the name of an error.
             sentence if sentence.contains(' ') => sentence.to_owned(),
             other => format!("{any} cannot be used: {}", spelled(other)),
         },
@@ -56,7 +56,7 @@ fn critical(any: &str) -> String {
     format!("{any} has an extension that is marked critical and not supported")
 }
 
-/// What keeps a revocation list from being used.
+/// Why a CRL cannot be used.
 pub fn crl(error: &webpki::Error) -> String {
     use webpki::Error as E;
     match error {
@@ -86,7 +86,7 @@ pub fn crl(error: &webpki::Error) -> String {
     }
 }
 
-/// What is wrong with what was sent, or with a key.
+/// The text for an error of rustls.
 pub fn error(error: &Error) -> String {
     match error {
         Error::InvalidMessage(why) => format!("what it sent is no TLS: {}", message(why)),
@@ -110,19 +110,19 @@ pub fn error(error: &Error) -> String {
     }
 }
 
-/// What is wrong with one message.
+/// The text for an invalid message.
 pub fn message(why: &InvalidMessage) -> String {
     spelled_as(why)
 }
 
-/// The name of what is wrong, as words: `NoCipherSuitesInCommon` is "no cipher suites
-/// in common".
+/// The name of an error in words: `NoCipherSuitesInCommon` becomes "no cipher suites in
+/// common".
 pub fn spelled_as(what: &impl Debug) -> String {
     spelled(&format!("{what:?}"))
 }
 
 fn spelled(name: &str) -> String {
-    // What follows the name is how its values are kept.
+    // The fields follow the name.
     let end = name.find(|c: char| !c.is_ascii_alphanumeric());
     let mut words: Vec<String> = Vec::new();
     for c in name[..end.unwrap_or(name.len())].chars() {
@@ -154,7 +154,7 @@ mod tests {
 
     use super::*;
 
-    /// As webpki's errors print.
+    /// Displayed like webpki's errors.
     #[derive(Debug)]
     struct Named(&'static str);
 

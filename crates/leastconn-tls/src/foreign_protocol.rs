@@ -1,27 +1,26 @@
-//! What came where a TLS ClientHello was expected, by its first bytes, and what to do
-//! about it. For the `detail` of a refusal: nothing is decided by it.
+//! Recognizes other protocols by their first bytes, where a ClientHello was expected. Only
+//! used for the `detail` of a refusal.
 
 use std::fmt;
 
-/// The first bytes of a connection that are not TLS.
+/// What was received instead of a ClientHello.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ForeignProtocol {
-    /// A protocol that is known.
+    /// A known protocol.
     Known(&'static Protocol),
-    /// Something else, which begins like this.
+    /// The first bytes of an unknown protocol.
     Bytes(Vec<u8>),
-    /// The client has sent nothing.
+    /// Nothing was received.
     Nothing,
-    /// Nor before it closed the connection.
+    /// Nothing was received before the client closed the connection.
     Closed,
 }
 
-/// A protocol, for a message.
+/// A protocol, for messages.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Protocol {
-    /// What came.
     what: &'static str,
-    /// What to do about it.
+    /// The remedy.
     help: &'static str,
 }
 
@@ -78,11 +77,11 @@ const SMTP_COMMANDS: [&[u8]; 3] = [b"EHLO", b"HELO", b"LHLO"];
 
 const MAIL_COMMANDS: [&[u8]; 5] = [b"USER ", b"AUTH ", b"CAPA", b"FEAT", b"STARTTLS"];
 
-/// The version 2 header of the PROXY protocol begins with this.
+/// The beginning of a PROXY protocol header, version 2.
 const PROXY_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 impl ForeignProtocol {
-    /// What `bytes`, the first of a connection, are.
+    /// Classifies the first bytes of a connection.
     pub fn of(bytes: &[u8]) -> Self {
         if bytes.is_empty() {
             return Self::Nothing;
@@ -93,7 +92,8 @@ impl ForeignProtocol {
         }
     }
 
-    /// The same, unless `bytes` may be the beginning of a ClientHello.
+    /// As [`Self::of`], but returns `None` if `bytes` may be the beginning of a
+    /// ClientHello.
     pub fn unless_tls(bytes: &[u8]) -> Option<Self> {
         let is_tls = bytes.first() == Some(&0x16) && bytes.get(1).is_none_or(|&major| major == 3);
         (!is_tls).then(|| Self::of(bytes))
@@ -156,7 +156,7 @@ fn is_redis(bytes: &[u8]) -> bool {
 }
 
 fn binary(bytes: &[u8]) -> Option<&'static Protocol> {
-    // Enough to be sure, and a length that can be one.
+    // A plausible length, and enough bytes to be sure.
     let be32 = |at: usize| {
         let four = bytes.get(at..at + 4)?.first_chunk::<4>()?;
         Some(u32::from_be_bytes(*four))
@@ -171,7 +171,7 @@ fn binary(bytes: &[u8]) -> Option<&'static Protocol> {
         (Some(8..=10_000), Some(code)) if matches!(code >> 16, 2 | 3) && code & 0xffff < 16 => {
             return Some(&POSTGRES_PLAIN);
         }
-        // A request for the versions that the broker knows: key 18, a small version.
+        // ApiVersions request: key 18, a small version.
         (Some(8..=100_000), Some(code)) if code >> 16 == 18 && code & 0xffff < 16 => {
             return Some(&KAFKA);
         }
@@ -184,9 +184,9 @@ fn binary(bytes: &[u8]) -> Option<&'static Protocol> {
         [0x15, 3, ..] => Some(&ALERT),
         [high, _, 1, 0 | 3, ..] if high & 0x80 != 0 => Some(&SSL2),
         [0x10, rest @ ..] if rest.windows(4).take(6).any(|four| four == b"MQTT") => Some(&MQTT),
-        // A message with a number, and a bind request or an extended one.
+        // A message with an ID, and a bind request or an extended request.
         [0x30, rest @ ..] if is_ldap(rest) => Some(&LDAP),
-        // Length and ID, no answer, and a message or an old query.
+        // Length, ID, not a response, and OP_MSG or OP_QUERY.
         _ if is_mongodb(bytes) => Some(&MONGODB),
         _ => None,
     }

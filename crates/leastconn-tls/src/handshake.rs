@@ -16,17 +16,18 @@ use crate::{
     polled_socket::Polled,
     rejected,
     server::{Server, Terms},
+    settings::RecordLayer,
     stream::TlsStream,
     unbuffered::{Done, shake_hands},
 };
 
-/// Does the rest: keys, certificates, signatures, each step in a turn of `place`.
-/// On success the client has proven that the certificate is its own, and that it is
-/// trusted.
+/// Completes the handshake after the ClientHello, each step in a time slice of `permit`.
+/// The returned client is trusted and has proven possession of its key, if the listener
+/// requires a certificate.
 ///
 /// # Errors
-/// With the socket, on which the alert was sent if there was one: leave the
-/// client time to read it before closing.
+/// With the socket, on which the alert was sent if there is one: let the client read it
+/// before closing.
 ///
 /// # Cancel safety
 /// The connection is lost.
@@ -46,12 +47,12 @@ async fn finish(
     permit: &impl Permit,
 ) -> Result<TlsStream, (Box<Failed>, TcpStream)> {
     let terms = server.terms(&hello);
-    if server.is_direct() {
-        // It is not needed any more, and handshakes may take long.
+    if server.records == RecordLayer::Direct {
+        // Free it: handshakes may take long.
         drop(hello.accepted);
         return direct(socket, hello.bytes, terms, permit).await;
     }
-    // The answer to the ClientHello is made here, signature and all.
+    // Signs the answer to the ClientHello.
     let turn = permit.time_slice().await;
     let session = hello.accepted.into_connection(terms.config);
     drop(turn);
@@ -94,7 +95,7 @@ async fn finish(
     }
 }
 
-/// The handshake of a connection whose records are those of this crate.
+/// Completes the handshake with the record layer of this crate.
 async fn direct(
     mut socket: TcpStream,
     received: Vec<u8>,

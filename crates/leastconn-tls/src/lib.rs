@@ -20,6 +20,9 @@
 //! - records: `stream`, `record` and `direct` (own), `buffered` (rustls)
 //! - towards servers: [`client`]
 
+#[macro_use]
+mod delegate;
+
 mod alert;
 pub mod algorithms;
 pub mod alpn;

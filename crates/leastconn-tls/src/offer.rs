@@ -1,16 +1,15 @@
-//! What a ClientHello says that rustls does not tell: which versions the client
-//! offers, for the log of a handshake that came to none, and whether it knows the
-//! extended master secret, without which no TLS 1.2 session may be resumed.
+//! Fields of a ClientHello that rustls does not expose: the offered versions, for the log
+//! of a failed negotiation, and the extended master secret, without which TLS 1.2 sessions
+//! must not be resumed.
 //!
-//! Nothing is decided here about a handshake: rustls has read, or will read, the
-//! same bytes, and what it says holds.
+//! rustls parses the same bytes and decides about the handshake.
 
-/// Extensions.
+/// Extension types.
 const ALPN: u16 = 16;
 const EXTENDED_MASTER_SECRET: u16 = 23;
 const SUPPORTED_VERSIONS: u16 = 43;
 
-/// Application protocols that are kept, for a message.
+/// Maximum number of application protocols in a message.
 const MAX_PROTOCOLS: usize = 8;
 
 const HANDSHAKE: u8 = 22;
@@ -18,7 +17,7 @@ const CLIENT_HELLO: u8 = 1;
 
 const TLS13: u16 = 0x0304;
 
-/// What a ClientHello offers.
+/// The offer of a ClientHello.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Offer {
     versions: Vec<u16>,
@@ -27,14 +26,14 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// Reads the ClientHello that the records in `bytes` begin with. `None`: it
-    /// does not parse.
+    /// Parses the ClientHello at the beginning of the records in `bytes`. Returns `None` if
+    /// it is malformed.
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let message = message(bytes)?;
         let mut hello = Reader(&message);
         let legacy = hello.u16()?;
         hello.take(32)?;
-        // Session ID, suites, compression.
+        // Session ID, cipher suites, compression methods.
         hello.list8()?;
         hello.list16()?;
         hello.list8()?;
@@ -43,7 +42,7 @@ impl Offer {
             extended_master_secret: false,
             protocols: Vec::new(),
         };
-        // SSL 3 has none.
+        // SSL 3 has no extensions.
         let mut extensions = Reader(hello.list16().unwrap_or_default());
         while let Some(kind) = extensions.u16() {
             let mut body = Reader(extensions.list16()?);
@@ -64,7 +63,7 @@ impl Offer {
         Some(offer)
     }
 
-    /// The versions that have a name, in the client's order.
+    /// The known versions, in the client's order.
     pub(super) fn versions(&self) -> Vec<&'static str> {
         let name = |version: &u16| match *version {
             TLS13 => Some("1.3"),
@@ -77,8 +76,8 @@ impl Offer {
         self.versions.iter().filter_map(name).collect()
     }
 
-    /// The first few application protocols, as text for a message: not verbatim if a name
-    /// is long or not UTF-8.
+    /// The first application protocols as text for a message: long names and names that are
+    /// not UTF-8 are altered.
     pub(super) fn protocols(&self) -> Vec<String> {
         const LONGEST: usize = 64;
         let cut = |name: &Vec<u8>| {
@@ -94,16 +93,15 @@ impl Offer {
         self.versions.contains(&TLS13)
     }
 
-    /// Whether a session of this client may be kept to be resumed. In TLS 1.2
-    /// without the extended master secret, somebody between client and server
-    /// could make two sessions with the same secret, and go on as a client whose
-    /// certificate is not its own: RFC 7627, section 1.
+    /// Whether a session of this client may be resumed. In TLS 1.2 without the extended
+    /// master secret, a man in the middle could synchronize two sessions and resume the
+    /// session of a client with a certificate: RFC 7627, section 1.
     pub(super) fn may_resume(&self) -> bool {
         self.extended_master_secret || self.versions.contains(&TLS13)
     }
 }
 
-/// The body of the first handshake message, which may come in several records.
+/// The body of the first handshake message, which may be fragmented.
 fn message(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut records = Reader(bytes);
     let mut message = Vec::new();
@@ -143,13 +141,13 @@ impl<'a> Reader<'a> {
             .map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
-    /// Whatever comes behind a length of one byte.
+    /// A field with a length of one byte.
     fn list8(&mut self) -> Option<&'a [u8]> {
         let length = self.u8()?;
         self.take(length.into())
     }
 
-    /// The same, of two bytes.
+    /// A field with a length of two bytes.
     fn list16(&mut self) -> Option<&'a [u8]> {
         let length = self.u16()?;
         self.take(length.into())

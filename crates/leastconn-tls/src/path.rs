@@ -1,6 +1,6 @@
-//! What RFC 5280 asks of a certification path, and rustls-webpki leaves out: limits of
-//! trust anchors, key usage, name constraints of more kinds, and keys that no handshake
-//! accepts.
+//! Requirements of RFC 5280 for certification paths that rustls-webpki does not check:
+//! limits of trust anchors, key usage, name constraints of more kinds, and unsupported
+//! keys.
 
 pub(crate) mod rewrite;
 
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Why a path is not accepted whose signatures and dates are good.
+/// Why a path with valid signatures and dates is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathError {
     /// The peer's key is of a kind that no handshake accepts.
@@ -25,47 +25,31 @@ pub enum PathError {
     /// The peer's key usage lacks digitalSignature.
     NoDigitalSignature,
     /// A certificate above the peer's has a key usage without keyCertSign.
-    NoCertSign {
-        /// Its subject.
-        name: String,
-    },
+    NoCertSign { name: String },
     /// There are more certificates below an authority than it allows.
     PathLength {
-        /// Its subject.
         authority: String,
         /// How many it allows between itself and the peer's.
         limit: u32,
     },
     /// An authority's extended key usage does not include the peer's.
-    Purpose {
-        /// Its subject.
-        authority: String,
-    },
+    Purpose { authority: String },
     /// A name is not allowed by an authority's name constraints.
     Constraint {
-        /// The authority's subject.
         authority: String,
-        /// The kind of name.
         kind: &'static str,
         /// Whether constraints of this kind can be checked.
         is_checked: bool,
     },
-    /// The key of an issuer is of a kind with which no signature is accepted.
+    /// The issuer's key is of a kind for which no signature is accepted.
     IssuerKey {
-        /// Its subject.
         name: String,
-        /// Whether it is one of the configured authorities.
+        /// Whether it is one of the configured CAs.
         is_authority: bool,
-        /// The kind of key.
         kind: String,
     },
     /// A certificate has a critical extension that is not processed.
-    Critical {
-        /// Its subject.
-        name: String,
-        /// The extension's OID.
-        oid: String,
-    },
+    Critical { name: String, oid: String },
 }
 
 impl std::error::Error for PathError {}
@@ -156,8 +140,8 @@ impl AnchorLimits {
         }
     }
 
-    /// The anchor for rustls-webpki, without what is checked here, and with its name in
-    /// canonical form if the chain's are.
+    /// The anchor for rustls-webpki, without what is checked here, and with a canonical
+    /// name if the chain has canonical names.
     pub(super) fn anchor(
         &self,
         anchor: &TrustAnchor<'static>,
@@ -197,7 +181,7 @@ pub(crate) fn allows_usage(authority: &X509Certificate<'_>, usage: Usage) -> boo
     }
 }
 
-/// Checks a path: the peer's certificate, then those above it, below an authority.
+/// Checks a path: the peer's certificate, then its issuers, up to a CA.
 pub(super) fn check(
     path: &[X509Certificate<'_>],
     authority: &AnchorLimits,
@@ -211,7 +195,7 @@ pub(super) fn check(
             authority: authority.name.clone(),
         });
     }
-    // Those that an authority issued to itself do not count.
+    // Self-issued certificates do not count.
     let between = above.iter().filter(|one| {
         names::canonical(one.subject().as_raw()) != names::canonical(one.issuer().as_raw())
     });
@@ -237,7 +221,7 @@ pub(super) fn check(
     check_own(own, usage)
 }
 
-/// Checks the peer's own certificate.
+/// Checks the peer's certificate.
 pub(super) fn check_own(own: &X509Certificate<'_>, usage: Usage) -> Result<(), PathError> {
     if usage == Usage::Client {
         let may_sign = match own.key_usage() {
@@ -285,7 +269,7 @@ fn check_constraints(
     Ok(())
 }
 
-/// An issuer that may be above a chain's end, by the names.
+/// A possible issuer, by name.
 enum Above<'a> {
     Sent(&'a X509Certificate<'a>),
     Authority(&'a AnchorLimits, &'a [u8]),
@@ -324,8 +308,8 @@ impl Above<'_> {
     }
 }
 
-/// The issuers above the peer's certificate, from below, by the names. Of `authorities`
-/// each has its SubjectPublicKeyInfo.
+/// The possible issuers of a chain, by name, starting with that of the peer's certificate.
+/// Each of `authorities` has its SubjectPublicKeyInfo.
 fn issuers<'a>(
     chain: &'a [X509Certificate<'a>],
     authorities: impl Iterator<Item = (&'a AnchorLimits, &'a [u8])>,
@@ -355,8 +339,8 @@ fn issuers<'a>(
     above
 }
 
-/// The error of a chain that rustls-webpki refuses for its names, extensions or the keys
-/// of its issuers. Of `authorities` each has its SubjectPublicKeyInfo.
+/// The error of a chain that rustls-webpki refuses for its names, extensions or issuer
+/// keys. Each of `authorities` has its SubjectPublicKeyInfo.
 pub(super) fn explain<'a>(
     error: &webpki::Error,
     chain: &'a [X509Certificate<'a>],
@@ -381,7 +365,7 @@ pub(super) fn explain<'a>(
     }
 }
 
-/// An issuer whose key no signature is accepted of, unless there is another of its name.
+/// An issuer with an unsupported key, unless another issuer has the same name.
 fn issuer_key(above: &[Above<'_>]) -> Option<PathError> {
     above.iter().find_map(|one| {
         let kind = one.unsupported_key()?;
@@ -397,7 +381,7 @@ fn issuer_key(above: &[Above<'_>]) -> Option<PathError> {
     })
 }
 
-/// Whose constraints do not allow a name of the chain.
+/// The name constraint that a name of the chain violates.
 fn constraint(above: &[Above<'_>], chain: &[X509Certificate<'_>]) -> Option<PathError> {
     let mut found = Vec::new();
     for one in above {
@@ -406,10 +390,10 @@ fn constraint(above: &[Above<'_>], chain: &[X509Certificate<'_>]) -> Option<Path
         };
         let forbidden = chain.iter().find_map(|one| constraints.forbids_other(one));
         for kind in constraints.kinds() {
-            // Constraints that are checked here were not passed on.
+            // Constraints that are checked here are not passed to rustls-webpki.
             if !kind.is_checked_here() {
                 let is_present = chain.iter().any(|one| kind.is_in(one));
-                // One that cannot be checked refuses every name of its kind.
+                // A constraint that cannot be checked refuses every name of its kind.
                 let is_cause = forbidden == Some(*kind) || (is_present && !kind.is_checked());
                 let order = (!is_cause, !is_present, kind.is_checked());
                 found.push((order, one.name(), *kind));
@@ -424,8 +408,8 @@ fn constraint(above: &[Above<'_>], chain: &[X509Certificate<'_>]) -> Option<Path
     })
 }
 
-/// Whether a chain names an issuer in another form than the issuer does itself, has
-/// critical extensions that need no action, or constraints that are checked here.
+/// Whether a chain writes an issuer's name differently than the issuer itself, has critical
+/// extensions that need no action, or has constraints that are checked here.
 pub(super) fn needs_rewriting(
     error: &webpki::Error,
     end_entity: &CertificateDer<'_>,

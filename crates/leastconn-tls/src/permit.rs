@@ -1,30 +1,28 @@
-//! The order in which handshakes run, as far as this crate needs to know it.
+//! Scheduling of handshakes: the interface to the scheduler.
 
 use leastconn::Reason;
 
-/// The handshake was ended while it waited for its client, because too many handshakes
-/// did.
+/// The handshake was ended while it waited for its client, because too many handshakes did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the client was slow to answer while too many handshakes waited for their clients")]
 pub struct Evicted;
 
 impl Evicted {
-    /// The stable code.
+    /// The reason code.
     pub const fn reason(self) -> Reason {
         Reason::Overloaded
     }
 }
 
-/// A handshake in progress, as its scheduler knows it.
+/// A handshake in progress, from the view of its scheduler.
 ///
-/// The handshake asks for a [time slice](Self::time_slice) before each step that costs
-/// CPU time, and reports each wait for the client, during which the scheduler may let
-/// another handshake run instead.
+/// The handshake asks for a [time slice](Self::time_slice) before each step that costs CPU
+/// time, and reports each wait for the client, during which the scheduler may let another
+/// handshake run.
 ///
-/// The futures are not bound to be `Send`, as sockets in tests are not: that of a handshake
-/// is if those of its permit are.
+/// The futures need not be `Send`, because sockets in tests are not.
 pub trait Permit {
-    /// The CPU for one step, until it is dropped.
+    /// The CPU for one step, until this is dropped.
     type TimeSlice<'a>
     where
         Self: 'a;
@@ -49,8 +47,7 @@ pub trait Permit {
     ) -> impl Future<Output = Result<T, Evicted>>;
 }
 
-/// The permit of handshakes that nothing schedules: they run at once and are never
-/// evicted.
+/// The permit of handshakes that are not scheduled: they run at once and are never evicted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unscheduled;
 

@@ -1,7 +1,7 @@
-//! Certificates that are accepted by their public key, without an authority.
+//! Certificates that are accepted by their public key, without a CA.
 //!
-//! That the peer has the key is proven by its signature in the handshake. Everything else
-//! that such a certificate says is said by the key's owner alone.
+//! Possession of the key is proven in the handshake. All other contents of such a
+//! certificate are chosen by its owner.
 
 use rustls::{
     CertificateError,
@@ -35,12 +35,13 @@ impl Pins {
         self.0.is_empty()
     }
 
-    /// Whether the certificate's key is one of them.
+    /// Whether the certificate's key is pinned.
     pub(super) fn contain(&self, certificate: &CertificateDer<'_>) -> bool {
         if self.is_empty() {
             return false;
         }
-        // Without the contents of extensions: any client can present tens of thousands of names.
+        // Skip the contents of extensions: any client can present tens of thousands of
+        // names.
         let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
         let parsed = parser.parse(certificate).ok();
         let digest = parsed.map(|(_, parsed)| certificate::spki(&parsed));
@@ -48,10 +49,9 @@ impl Pins {
     }
 }
 
-/// Verifies a certificate whose key is pinned: its dates, its usage and its key.
+/// Verifies a certificate with a pinned key: dates, usage and kind of key.
 ///
 /// # Errors
-/// Why it is not accepted.
 pub(super) fn verify(
     certificate: &CertificateDer<'_>,
     now: UnixTime,

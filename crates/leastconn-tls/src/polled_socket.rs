@@ -1,4 +1,4 @@
-//! A socket as rustls wants it, within one poll.
+//! A TCP socket as `Read` and `Write` within one poll.
 
 use std::{
     io::{self, IoSlice, Read, Write},
@@ -11,8 +11,8 @@ use tokio::{
     net::TcpStream,
 };
 
-/// A socket as rustls wants it: reads and writes that say "would block", after
-/// which the task is woken when they no longer would.
+/// A TCP socket for rustls: operations that would block return `WouldBlock`, and wake the
+/// task when they can continue.
 pub(super) struct Polled<'a, 'cx> {
     pub(super) socket: &'a mut TcpStream,
     pub(super) cx: &'a mut Context<'cx>,

@@ -1,4 +1,4 @@
-//! What rustls is configured with on both sides: cipher suites, groups and versions.
+//! Cipher suites, key exchange groups and protocol versions for rustls.
 
 use rustls::{NamedGroup, SupportedProtocolVersion, crypto::CryptoProvider};
 
@@ -9,15 +9,14 @@ use crate::{
     settings::{MinVersion, RecordLayer},
 };
 
-/// A configuration that rustls does not take, although its files were checked.
+/// Settings that rustls rejects although the configuration was checked.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// Versions, suites, certificate, key or authorities.
     #[error("TLS: {}", error_text::error(.0))]
     Rustls(#[from] rustls::Error),
 }
 
-/// Cryptography for these algorithms, and this record layer.
+/// The cryptography of aws-lc-rs, restricted to `algorithms`.
 pub(super) fn provider(algorithms: &Algorithms, records: RecordLayer) -> CryptoProvider {
     use rustls::crypto::aws_lc_rs::{ALL_CIPHER_SUITES, ALL_KX_GROUPS, default_provider};
     let suite = |name: &rustls::CipherSuite| {
@@ -43,7 +42,7 @@ pub(super) fn provider(algorithms: &Algorithms, records: RecordLayer) -> CryptoP
     }
 }
 
-/// The versions from `min` on that there are suites for.
+/// The versions from `min` for which there is a cipher suite.
 pub(super) fn versions(
     min: MinVersion,
     provider: &CryptoProvider,

@@ -1,12 +1,11 @@
-//! TLS records after the handshake, without I/O: opened from what was received
-//! straight into the reader's buffer, sealed from the writer's straight into
-//! what is sent. rustls does the handshake and keeps the traffic secrets; this
-//! uses the keys that it derives.
+//! TLS records after the handshake, without I/O. Records are opened from the received bytes
+//! directly into the reader's buffer, and sealed from the writer's buffer directly into the
+//! bytes to send. rustls does the handshake and derives all keys.
 //!
-//! RFC 8446 sections 4.6.3, 5 and 6; RFC 5246 section 6; RFC 5288; RFC 7905.
-//! What is not application data is a KeyUpdate (TLS 1.3), a renegotiation
-//! request, refused once (TLS 1.2), or an alert. Everything else ends the
-//! connection, and so does too much of these ([`ControlLimit`]).
+//! RFC 8446 sections 4.6.3, 5 and 6; RFC 5246 section 6; RFC 5288; RFC 7905. Besides
+//! application data, a peer may send a KeyUpdate (TLS 1.3), a renegotiation request, which
+//! is refused once (TLS 1.2), or an alert. Everything else ends the connection, and so do
+//! too many of these ([`ControlLimit`]).
 
 mod cipher;
 mod control_limit;
@@ -40,13 +39,13 @@ const KEY_UPDATE: u8 = 24;
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 
-/// What `seal_control` and `alert` may need.
+/// Buffer size in bytes for `seal_control`, `end` and `refuse`.
 pub(crate) const SMALL: usize = 64;
 
 /// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Violation {
-    /// Forged, damaged, or out of order.
+    /// Forged, damaged or out of order.
     #[error("bad record MAC")]
     BadRecord,
     #[error("record too long")]
@@ -63,7 +62,7 @@ pub(crate) enum Violation {
     TooManyControlRecords,
     #[error("the peer sent the alert {}", alert_name(*.0))]
     Alerted(u8),
-    /// Only in TLS 1.2: TLS 1.3 renews keys.
+    /// Only in TLS 1.2: TLS 1.3 updates keys.
     #[error(
         "key limit: one key may seal 2^24 records, and TLS 1.2 cannot renew keys while connected"
     )]
@@ -73,7 +72,7 @@ pub(crate) enum Violation {
 }
 
 impl Violation {
-    /// What to tell the client, if anything.
+    /// The alert for the peer, if any.
     pub(crate) const fn alert(self) -> Option<AlertDescription> {
         match self {
             Self::BadRecord => Some(AlertDescription::BadRecordMac),
@@ -93,8 +92,8 @@ fn alert_name(code: u8) -> String {
     alert::name(AlertDescription::from(code))
 }
 
-/// The length of a record's payload, by a header that comes after the handshake. What
-/// can be refused by the header is: RFC 8446, 5.1 and 5.2; RFC 5246, 6.2.
+/// The length of a record's payload, from a header received after the handshake. Checks
+/// everything that a header allows to check: RFC 8446, 5.1 and 5.2; RFC 5246, 6.2.
 pub(super) fn payload_length(header: [u8; HEADER], is_tls13: bool) -> Result<usize, Violation> {
     let [kind, major, _, high, low] = header;
     let first = if is_tls13 {
@@ -115,31 +114,30 @@ pub(super) fn payload_length(header: [u8; HEADER], is_tls13: bool) -> Result<usi
     Ok(payload)
 }
 
-/// Where the next keys come from, in TLS 1.3.
+/// Source of new keys for key updates (TLS 1.3).
 pub(crate) trait Rekey {
     fn next_receiving(&mut self) -> Result<ConnectionTrafficSecrets, Error>;
     fn next_sending(&mut self) -> Result<ConnectionTrafficSecrets, Error>;
 }
 
-/// What a record was.
+/// The content of an opened record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// So many bytes of plaintext, at the front of the buffer.
+    /// Number of bytes of plaintext, at the beginning of the buffer.
     Data(usize),
-    /// Nothing for the reader.
+    /// No data.
     Nothing,
-    /// Nothing for the reader either, and there were many of these: to be followed by a
-    /// pause.
+    /// No data, and the peer sent many such records: delay reading by this time.
     Pause(Duration),
-    /// The orderly end: nothing comes after it.
+    /// `close_notify`.
     End,
 }
 
-/// Empty records and warnings in a row: one more is refused. rustls refuses a 33rd empty
+/// Empty records and warnings in a row that are accepted. rustls refuses the 33rd empty
 /// record without an alert, and counts a few that the peer did not send.
 pub(super) const EMPTY_IN_A_ROW: u8 = 30;
 
-/// Answers that have to be sent before anything else.
+/// Control records to send before anything else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct PendingControl {
     key_update: bool,
@@ -148,7 +146,7 @@ struct PendingControl {
 
 /// Both directions of an established connection.
 pub(crate) struct Records<K> {
-    /// `None` for TLS 1.2, whose keys do not change.
+    /// `None` for TLS 1.2, which has no key updates.
     keys: Option<K>,
     receiving: Cipher,
     received: u64,
@@ -156,7 +154,7 @@ pub(crate) struct Records<K> {
     sent: u64,
     /// Records that one key may seal: RFC 8446, 5.5.
     limit: u64,
-    /// The front of a KeyUpdate that comes in pieces.
+    /// The beginning of a KeyUpdate in several records.
     message: [u8; 5],
     message_len: u8,
     renegotiation_refused: bool,
@@ -168,8 +166,8 @@ pub(crate) struct Records<K> {
 }
 
 impl<K: Rekey> Records<K> {
-    /// `receiving` and `sending` with the number of records that the handshake
-    /// has used these keys for.
+    /// `receiving` and `sending` are the secrets, each with the number of records that the
+    /// handshake used them for.
     pub(crate) fn new(
         suite: SupportedCipherSuite,
         keys: K,
@@ -187,7 +185,7 @@ impl<K: Rekey> Records<K> {
             received: receiving.0,
             sending: Cipher::new(version, sending.1)?,
             sent: sending.0,
-            // Far before the sequence numbers end, whatever the suite allows.
+            // Whatever the suite allows, sequence numbers must not wrap.
             limit: common.confidentiality_limit.min(1 << 48),
             message: [0; 5],
             message_len: 0,
@@ -203,8 +201,7 @@ impl<K: Rekey> Records<K> {
         self.receiving.construction() == Construction::Tls13
     }
 
-    /// The length of the record that `bytes` begin with, once its header is
-    /// there.
+    /// The length of the first record in `bytes`, or `None` if its header is incomplete.
     pub(crate) fn length(&self, bytes: &[u8]) -> Result<Option<usize>, Violation> {
         let Some(&header) = bytes.first_chunk::<HEADER>() else {
             return Ok(None);
@@ -213,12 +210,12 @@ impl<K: Rekey> Records<K> {
         Ok(Some(HEADER + payload))
     }
 
-    /// What [`Self::open`] needs for a record of `length` bytes.
+    /// The space that [`Self::open`] needs for a record of `length` bytes.
     pub(crate) const fn room(&self, length: usize) -> usize {
         self.receiving.room(length)
     }
 
-    /// Opens the next record, given whole, into `out`, of which anything may be
+    /// Opens the next record, which must be complete, into `out`. All of `out` may be
     /// overwritten.
     pub(crate) fn open(&mut self, record: &[u8], out: &mut [u8]) -> Result<Content, Violation> {
         let (kind, length) = self.receiving.open(self.received, record, out)?;
@@ -262,7 +259,7 @@ impl<K: Rekey> Records<K> {
         match *alert {
             [WARNING | FATAL, CLOSE_NOTIFY] => Ok(Content::End),
             [WARNING, USER_CANCELED] => Ok(Content::Nothing),
-            // TLS 1.3 has no other warnings: there it is an error all the same.
+            // TLS 1.3 has no other warnings: every other alert is an error.
             [WARNING, _] if !self.is_tls13() => Ok(Content::Nothing),
             [WARNING | FATAL, description] => Err(Violation::Alerted(description)),
             // "zero-length": RFC 8446, 5.4.
@@ -271,9 +268,9 @@ impl<K: Rekey> Records<K> {
         }
     }
 
-    /// A KeyUpdate, whole or in pieces.
+    /// A KeyUpdate, in one record or several.
     fn handshake13(&mut self, plaintext: &[u8]) -> Result<Content, Violation> {
-        // Pieces without a byte are forbidden: RFC 8446, 5.1.
+        // Empty fragments are forbidden: RFC 8446, 5.1.
         if plaintext.is_empty() {
             return Err(Violation::Unexpected);
         }
@@ -290,18 +287,18 @@ impl<K: Rekey> Records<K> {
             return Err(Violation::MalformedKeyUpdate);
         }
         if fits < plaintext.len() {
-            // Something behind the KeyUpdate, under the old keys.
+            // Data after the KeyUpdate, under the old keys.
             return Err(Violation::Unexpected);
         }
         if length < self.message.len() {
-            // At most four.
+            // At most 4.
             self.message_len = length as u8;
             return Ok(Content::Nothing);
         }
         self.message_len = 0;
         match self.message[4] {
             0 => {}
-            // One answer does for any number that came before it was sent.
+            // One answer covers all requests that were received before it is sent.
             1 => self.pending.key_update = true,
             _ => return Err(Violation::IllegalKeyUpdate),
         }
@@ -312,8 +309,8 @@ impl<K: Rekey> Records<K> {
         Ok(Content::Nothing)
     }
 
-    /// A request to renegotiate is refused once; a second one is too much, as
-    /// rustls has it. Only whole in one record: nobody sends it otherwise.
+    /// Refuses a renegotiation request once; a second one is an error, as in rustls. Only
+    /// requests in a single record are recognized: no implementation fragments them.
     fn handshake12(&mut self, plaintext: &[u8]) -> Result<Content, Violation> {
         match *plaintext {
             [CLIENT_HELLO, a, b, c, ref body @ ..]
@@ -333,7 +330,7 @@ impl<K: Rekey> Records<K> {
         self.pending.key_update || self.pending.no_renegotiation
     }
 
-    /// Seals an answer that is pending, into `out` of at least [`SMALL`] bytes.
+    /// Seals a pending answer into `out` of at least [`SMALL`] bytes.
     pub(crate) fn seal_control(&mut self, out: &mut [u8]) -> Result<usize, Violation> {
         if std::mem::take(&mut self.pending.no_renegotiation) {
             return self.alert(AlertDescription::NoRenegotiation, WARNING, out);
@@ -344,7 +341,7 @@ impl<K: Rekey> Records<K> {
         Ok(0)
     }
 
-    /// Tells the client that we send under new keys from here on.
+    /// Seals a KeyUpdate and switches to new sending keys.
     fn update_sending(&mut self, out: &mut [u8]) -> Result<usize, Violation> {
         self.pending.key_update = false;
         if self.keys.is_none() {
@@ -359,14 +356,14 @@ impl<K: Rekey> Records<K> {
         Ok(length)
     }
 
-    /// Seals at most [`MAX_PLAINTEXT`] bytes into `out`, which has room for them,
-    /// [`MAX_OVERHEAD`], and [`SMALL`] for what must go before.
+    /// Seals at most [`MAX_PLAINTEXT`] bytes into `out`, which needs [`MAX_OVERHEAD`] more,
+    /// and [`SMALL`] for a preceding KeyUpdate.
     pub(crate) fn seal(&mut self, plaintext: &[u8], out: &mut [u8]) -> Result<usize, Violation> {
         let mut length = 0;
         while self.has_pending_control() {
             length += self.seal_control(out.get_mut(length..).ok_or(Violation::Keys)?)?;
         }
-        // The update itself takes the last number.
+        // The KeyUpdate itself needs the last sequence number.
         if self.sent + 1 >= self.limit {
             length += self.update_sending(out.get_mut(length..).ok_or(Violation::Keys)?)?;
         }
@@ -376,7 +373,8 @@ impl<K: Rekey> Records<K> {
         Ok(length)
     }
 
-    /// The number is used up first: whatever fails, none is used twice.
+    /// Increments the sequence number first, so that none is used twice even after an
+    /// error.
     fn seal_next(
         &mut self,
         kind: u8,
@@ -388,12 +386,12 @@ impl<K: Rekey> Records<K> {
         self.sending.seal(number, kind, plaintext, out)
     }
 
-    /// Seals the orderly end.
+    /// Seals `close_notify`.
     pub(crate) fn end(&mut self, out: &mut [u8]) -> Result<usize, Violation> {
         self.alert(AlertDescription::CloseNotify, WARNING, out)
     }
 
-    /// Seals the alert that a violation calls for, if any.
+    /// Seals the alert for a violation, if there is one.
     pub(crate) fn refuse(&mut self, why: Violation, out: &mut [u8]) -> Result<usize, Violation> {
         match why.alert() {
             Some(description) => self.alert(description, FATAL, out),

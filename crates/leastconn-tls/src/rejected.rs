@@ -1,11 +1,11 @@
-//! The certificate that a handshake was refused for.
+//! The certificate for which a handshake was refused.
 //!
-//! A listener's connections share one verifier, which hands rustls the error alone. What
-//! else there is to report is left in a slot that belongs to the handshake's future:
-//! the verifier finds it while that future is polled, and nowhere else. So verification
-//! outside a handshake (re-authorization, resumption) reports to nobody, and no client's
-//! failure can carry another client's certificate. A verifier for each connection would
-//! do the same, at the cost of a `ServerConfig` for each.
+//! All connections of a listener share one verifier, which can return only an error to
+//! rustls. It leaves further details in a task-local slot of the handshake's future, which
+//! exists only while that future is polled. So verification outside a handshake
+//! (re-authorization, resumption) leaves nothing, and details cannot be mixed up between
+//! clients. A verifier per connection would achieve the same, but needs a `ServerConfig`
+//! per connection.
 
 use std::{borrow::Cow, cell::RefCell};
 
@@ -18,35 +18,33 @@ tokio::task_local! {
     static REJECTED: RefCell<Option<Rejected>>;
 }
 
-/// Characters of a name that are kept: certificates may hold any number.
+/// Maximum length of a name in characters.
 const LONGEST: usize = 256;
 
-/// A certificate that was refused, and why.
+/// A rejected certificate and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rejected {
-    /// What it says, if it can be read.
+    /// Its contents, if it can be parsed.
     pub(super) certificate: Option<Box<RejectedCertificate>>,
-    /// The error text, where it says more than rustls' error.
+    /// The error text, if it says more than the error of rustls.
     pub(super) detail: Option<String>,
 }
 
-/// What a certificate says that nobody vouches for. None of it is to be believed.
+/// The contents of a certificate that was not verified: do not rely on any of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedCertificate {
     /// The serial number in hex, as `openssl x509 -serial` prints it.
     pub serial: String,
-    /// The subject that it claims.
     pub subject: String,
-    /// The issuer that it claims.
     pub issuer: String,
-    /// `notAfter`, if it can be read.
+    /// `notAfter`, if it is a valid time.
     pub not_after: Option<Timestamp>,
 }
 
 impl RejectedCertificate {
     pub(super) fn from_der(der: &[u8]) -> Option<Self> {
-        // Without the contents of its extensions: nobody vouches for it, and reading tens of
-        // thousands of names takes milliseconds.
+        // Skip the contents of extensions: tens of thousands of names take milliseconds to
+        // parse.
         let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
         let (_, certificate) = parser.parse(der).ok()?;
         let not_after = certificate.validity().not_after.timestamp();
@@ -70,13 +68,13 @@ fn bounded(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Runs a handshake with a slot for the certificate that it is refused for.
+/// Runs a handshake with a slot for the rejected certificate.
 pub(super) async fn with_slot<F: Future>(handshake: F) -> F::Output {
     REJECTED.scope(RefCell::default(), handshake).await
 }
 
-/// Leaves a refused certificate in the slot of the handshake that is being polled, if
-/// one is. A later one replaces it.
+/// Stores a rejected certificate in the slot of the handshake that is being polled, if
+/// there is one. Replaces an earlier one.
 pub(super) fn put(der: &[u8], detail: Option<String>) {
     let _ = REJECTED.try_with(|slot| {
         slot.replace(Some(Rejected {
@@ -86,7 +84,7 @@ pub(super) fn put(der: &[u8], detail: Option<String>) {
     });
 }
 
-/// Takes what the handshake that is being polled was refused for.
+/// Takes the rejected certificate of the handshake that is being polled.
 pub(super) fn take() -> Option<Rejected> {
     REJECTED.try_with(RefCell::take).ok().flatten()
 }
@@ -127,12 +125,12 @@ mod tests {
     async fn slot_belongs_to_one_handshake() {
         let ca = TestCa::new("some CA");
         let [one, two, three] = ["one", "two", "three"].map(|name| ca.leaf(name).build());
-        // Outside a handshake, as re-authorization does.
+        // Outside a handshake, as in re-authorization.
         put(one.der(), None);
         let handshake = |cert: leastconn_testkit::pki::Cert| async move {
             assert_eq!(take(), None);
             put(cert.der(), None);
-            // Another handshake runs on this thread meanwhile.
+            // Another handshake runs on this thread in between.
             tokio::task::yield_now().await;
             subject()
         };

@@ -1,4 +1,4 @@
-//! What a listener speaks.
+//! The server side of TLS: the configurations of rustls for one listener.
 
 use std::sync::Arc;
 
@@ -16,20 +16,27 @@ use crate::{
     trust::Trust,
 };
 
-/// What a listener speaks, and the sessions that its clients may resume.
+/// The TLS configuration of a listener, with the sessions that clients may resume.
 #[derive(Clone, Debug)]
 pub struct Server {
     pub(super) config: Arc<ServerConfig>,
-    /// The same for each key exchange group alone, preferred first: rustls chooses by the
-    /// client's preference.
+    /// The same configuration for each key exchange group alone, in the order of the
+    /// settings: rustls itself follows the client's preference.
     by_group: Arc<[(NamedGroup, Arc<ServerConfig>)]>,
+    pub(super) records: RecordLayer,
     pub(super) sessions: Option<Arc<Sessions>>,
 }
 
-/// As `config` has it, and nothing is resumed but what it resumes by itself.
+/// A server with a configuration of rustls, for tests and benchmarks: direct records if it
+/// allows secrets to be extracted.
 impl From<Arc<ServerConfig>> for Server {
     fn from(config: Arc<ServerConfig>) -> Self {
         Self {
+            records: if config.enable_secret_extraction {
+                RecordLayer::Direct
+            } else {
+                RecordLayer::Rustls
+            },
             config,
             by_group: Arc::default(),
             sessions: None,
@@ -38,11 +45,6 @@ impl From<Arc<ServerConfig>> for Server {
 }
 
 impl Server {
-    /// Whether records are our own.
-    pub(super) fn is_direct(&self) -> bool {
-        self.config.enable_secret_extraction
-    }
-
     /// The configuration for one connection.
     pub(super) fn terms(&self, hello: &Hello) -> Terms {
         let config = hello
@@ -62,10 +64,10 @@ impl Server {
     }
 }
 
-/// What one connection is made with.
+/// The configuration of one connection.
 pub(super) struct Terms {
     pub(super) config: Arc<ServerConfig>,
-    /// To be told when the handshake is over.
+    /// Called when the handshake is complete.
     pub(super) visit: Option<Arc<Visit>>,
 }
 
@@ -78,14 +80,11 @@ impl From<Arc<ServerConfig>> for Terms {
     }
 }
 
-/// What a listener speaks, to clients that `trust` vouches for, or to all if there is
-/// none.
-///
-/// The choice of the record layer is in `enable_secret_extraction`, which
-/// [`RecordLayer::Direct`] needs and nothing else does.
+/// Makes the configuration of a listener. Without `trust`, clients are not asked for a
+/// certificate.
 ///
 /// # Errors
-/// If rustls refuses any part of it.
+/// If rustls rejects the settings.
 pub fn server(
     tls: &ServerSettings,
     trust: Option<&Trust>,
@@ -109,6 +108,7 @@ pub fn server(
     let config = server_config(tls, trust, all, &versions, records)?;
     Ok(Server {
         by_group,
+        records,
         config: Arc::new(config),
         sessions: tls.resumption.map(|lifetime| {
             let verifier = trust.map(|Trust(verifier)| Arc::clone(verifier));

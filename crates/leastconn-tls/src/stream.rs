@@ -1,4 +1,4 @@
-//! The stream of an established connection, by one of two record layers.
+//! The stream of an established connection with a client, over one of two record layers.
 
 use std::{
     io,
@@ -18,18 +18,18 @@ use super::{
     negotiated::{Negotiated, to_owned, version_name},
 };
 
-/// Plaintext that is read at once, and kept, while a server is being dialled.
+/// Bytes of plaintext that are read in advance while a server is being dialled.
 const AHEAD: usize = 4 * 1024;
 
 /// The server's side of an established TLS connection.
 ///
-/// Reading tells an orderly end (`close_notify`) from a broken one: an end of
-/// the TCP stream without it is [`io::ErrorKind::UnexpectedEof`].
+/// Reading distinguishes an orderly end (`close_notify`) from a truncation: the end of the
+/// TCP stream without `close_notify` is [`io::ErrorKind::UnexpectedEof`].
 pub struct TlsStream {
     records: Records,
-    /// Read while the server was being dialled: see [`leastconn::net::departed`].
+    /// Read in advance: see [`leastconn::net::departed`].
     ahead: Option<Box<[u8]>>,
-    /// Boxed, like the layers' own state: tasks hold and move streams.
+    /// Boxed, as is the state of the record layers: tasks hold and move streams.
     negotiated: Box<Negotiated>,
 }
 
@@ -69,24 +69,25 @@ impl TlsStream {
         &self.negotiated
     }
 
-    /// Whether it goes on with a session of an earlier connection.
+    /// Whether it resumed a session of an earlier connection.
     pub fn is_resumed(&self) -> bool {
         self.negotiated.resumed
     }
 
-    /// The application protocol that was agreed on by ALPN, one of those configured.
+    /// The application protocol negotiated by ALPN.
     pub fn alpn(&self) -> Option<&str> {
         let name = self.negotiated.alpn.as_deref();
         name.and_then(|name| str::from_utf8(name).ok())
     }
 
-    /// The client's certificate and what came with it, if it has shown one:
-    /// verified, and its own. Only once, so that nobody keeps it who does not need it.
+    /// The client's certificate and intermediates, if it presented any: verified, and with
+    /// proof of possession of the key. Taken, so that the stream does not keep the chain in
+    /// memory.
     pub fn take_peer_chain(&mut self) -> Option<Vec<CertificateDer<'static>>> {
         self.negotiated.peer.take()
     }
 
-    /// Hands out what was read ahead.
+    /// Returns bytes that were read in advance.
     fn take_ahead(&mut self, buffer: &mut ReadBuf<'_>) {
         let Some(bytes) = self.ahead.take() else {
             return;
@@ -98,7 +99,7 @@ impl TlsStream {
         }
     }
 
-    /// Gives up TLS, for closing.
+    /// Drops the TLS state, for closing.
     pub fn into_socket(self) -> TcpStream {
         match self.records {
             Records::Direct(stream) => stream.into_socket(),
@@ -107,9 +108,10 @@ impl TlsStream {
     }
 }
 
-macro_rules! either {
-    ($self:expr, $stream:ident => $do:expr) => {
-        match &mut $self.get_mut().records {
+/// Evaluates an expression with the record layer of a [`TlsStream`].
+macro_rules! records {
+    ($this:expr, $stream:ident => $do:expr) => {
+        match &mut $this.records {
             Records::Direct($stream) => $do,
             Records::Rustls(boxed) => {
                 let $stream = &mut **boxed;
@@ -129,41 +131,18 @@ impl AsyncRead for TlsStream {
             self.get_mut().take_ahead(buffer);
             return Poll::Ready(Ok(()));
         }
-        either!(self, stream => Pin::new(stream).poll_read(cx, buffer))
+        records!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buffer))
     }
 }
 
 impl AsyncWrite for TlsStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        either!(self, stream => Pin::new(stream).poll_write(cx, bytes))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => Pin::new(stream).poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => Pin::new(stream).poll_shutdown(cx))
-    }
+    delegate_write!(records);
 }
 
 impl leastconn::net::Stream for TlsStream {
-    fn abort(&mut self) {
-        match &mut self.records {
-            Records::Direct(stream) => stream.abort(),
-            Records::Rustls(stream) => stream.abort(),
-        }
-    }
+    delegate_end!(records);
 
-    fn poll_finish(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => Pin::new(stream).poll_finish(cx))
-    }
-
-    /// Reads, and keeps what it has read.
+    /// Reads up to [`AHEAD`] bytes, which the next read returns.
     fn poll_ahead(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let this = self.get_mut();
         if this.ahead.is_some() {
@@ -187,12 +166,12 @@ impl leastconn::net::Stream for TlsStream {
     }
 }
 
-/// Version and suite of an established connection, for the log.
+/// Version and cipher suite of an established connection, for the log.
 pub fn negotiated(stream: &TlsStream) -> (&'static str, &'static str) {
     let version = stream.negotiated().version;
     let version = version.map_or("unknown", version_name);
     let cipher = match stream.negotiated().suite {
-        // rustls has a prefix of its own for these.
+        // rustls names these with another prefix than IANA.
         Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => "TLS_AES_128_GCM_SHA256",
         Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => "TLS_AES_256_GCM_SHA384",
         Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256) => "TLS_CHACHA20_POLY1305_SHA256",

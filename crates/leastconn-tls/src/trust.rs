@@ -1,4 +1,4 @@
-//! Whom a listener trusts.
+//! Which clients a listener trusts.
 
 use std::sync::Arc;
 
@@ -15,17 +15,16 @@ use crate::{
     verifier::CachingVerifier,
 };
 
-/// Whom a listener trusts: its authorities and lists, and what they were found to
-/// vouch for.
+/// The CAs, CRLs and pins of a listener, with the cache of the chains that verified.
 #[derive(Clone, Debug)]
 pub struct Trust(pub(super) Arc<CachingVerifier>);
 
 impl Trust {
-    /// For clients that must show a certificate, with at most `max_intermediates` beside
-    /// it; `None`: they need not.
+    /// Returns `None` if `client_auth` is off. A client may send at most
+    /// `max_intermediates` certificates beside its own.
     ///
     /// # Errors
-    /// If rustls refuses the authorities or the lists.
+    /// If rustls rejects the CAs or the CRLs.
     pub fn new(tls: &ServerSettings, max_intermediates: usize) -> Result<Option<Self>, TlsError> {
         if tls.client_auth == ClientAuth::None {
             return Ok(None);
@@ -42,7 +41,7 @@ impl Trust {
         Ok(Some(Self(Arc::new(verifier))))
     }
 
-    /// Whether the verdicts of both are the same, always.
+    /// Whether both settings give the same result for every chain.
     pub fn same(a: &ServerSettings, b: &ServerSettings) -> bool {
         a.client_auth == b.client_auth
             && a.client_pins == b.client_pins
@@ -50,26 +49,28 @@ impl Trust {
             && a.material.crls == b.material.crls
     }
 
-    /// Verifies the chain of a client that connects, as of `now` in seconds since 1970:
-    /// the handshake did so too, but may have taken long since. Returns the last second
-    /// in which the certificates are valid, the authority's included.
+    /// Verifies the chain of a client as of `now`, in seconds since 1970. The handshake
+    /// verified it too, but may have started long before.
+    ///
+    /// Returns the last second in which all certificates of the path are valid, the CA's
+    /// included.
     ///
     /// # Errors
-    /// If it is not good.
+    /// If the chain is not trusted.
     pub fn verify(&self, presented: &ClientChain, now: i64) -> Result<i64, ChainError> {
         let tolerance = Tolerance::default();
         let validity = self.0.verify_presented(presented, now, tolerance)?;
         Ok(validity.until)
     }
 
-    /// Verifies the chain of an open connection. `kept_from`: the last second in which
-    /// its certificates were valid, if it may stay open beyond that.
+    /// Verifies the chain of an open connection. `kept_from` is the last second in which
+    /// its certificates were valid, if it may stay open after that.
     ///
-    /// A list that has expired ends no open connection: nobody new is let in, and those
-    /// whom it names were ended when it came.
+    /// An expired CRL ends no open connection: new connections are refused, and the clients
+    /// that it revokes were disconnected when it was loaded.
     ///
     /// # Errors
-    /// If it is not good any more.
+    /// If the chain is not trusted any more.
     pub fn verify_open(
         &self,
         presented: &ClientChain,
@@ -86,12 +87,12 @@ impl Trust {
     }
 }
 
-/// Whether a listener would trust a client with this certificate, and those that
-/// it sends with it, now. That the client has the key, only a handshake proves.
+/// Whether a listener would trust a client that presents this certificate with the
+/// intermediates `above` now. Only a handshake proves possession of the key.
 ///
 /// # Errors
-/// As the handshake would end. If rustls does not take the configuration, the
-/// outer one.
+/// The inner error is that of the handshake. The outer one occurs if rustls rejects the
+/// settings.
 pub fn trusts(
     tls: &ServerSettings,
     max_intermediates: usize,

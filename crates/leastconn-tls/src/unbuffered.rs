@@ -1,19 +1,17 @@
-//! The handshake for a connection whose records become our own: rustls works on
-//! buffers of ours, and at the end gives out the keys. After it there is no rustls
-//! connection any more, only its key schedule ([`KernelConnection`]).
+//! The handshake of a connection that continues with the record layer of this crate. rustls
+//! works on our buffers, and extracts the keys at the end. Afterwards only its key schedule
+//! is left (`KernelConnection`).
 //!
-//! Not by `ServerConnection::dangerous_extract_secrets`: that gives keys out
-//! without the schedule, so that no key update could follow, and it may have
-//! opened records already that came behind the handshake.
+//! `ServerConnection::dangerous_extract_secrets` is no alternative: it extracts the keys
+//! without the key schedule, so that key updates are impossible, and rustls may have opened
+//! records that followed the handshake.
 //!
-//! All that is left of rustls' API for this purpose is in this file, because it
-//! changes: rustls 0.24 has no `rustls::unbuffered`. There `ServerHandshake`
-//! takes the place of `Acceptor` and `UnbufferedServerConnection`: `start()`,
-//! `NeedsInput::process` on a `SliceInput` of our buffer, `Accepted::choose_config`
-//! with what it has to answer appended to a `Vec`, and at its end a
-//! `SplitConnection`, whose `dangerous_into_kernel_connection` gives what [`finish`]
-//! takes apart. The ClientHello, now parsed by [`read_hello`](super::read_hello) and
-//! again here, is then parsed once.
+//! All uses of this API of rustls are in this file, because rustls 0.24 changes it:
+//! `ServerHandshake` replaces `Acceptor` and `UnbufferedServerConnection`, with `start()`,
+//! `NeedsInput::process` on a `SliceInput`, `Accepted::choose_config`, which appends the
+//! answer to a `Vec`, and a `SplitConnection` at the end, whose
+//! `dangerous_into_kernel_connection` returns what [`finish`] needs. The ClientHello, now
+//! parsed by [`read_hello`](super::read_hello) and again here, is then parsed once.
 
 use std::{
     future::poll_fn,
@@ -40,21 +38,21 @@ use super::{
     server::Terms,
 };
 
-/// What the client may have sent and rustls not used up: a handshake message of
-/// the greatest length that rustls takes, and the records that it came in.
+/// Maximum number of received bytes that rustls has not consumed: the largest handshake
+/// message that rustls accepts, with the record headers.
 const ENOUGH: usize = 128 * 1024;
 
-/// The longest payload of a record in any version.
+/// Maximum payload of a record in any version, in bytes.
 const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 2048;
 
-/// Read at once: more than any flight but one with a long chain.
+/// Read size in bytes: more than any flight without a long chain.
 const CHUNK: usize = 4 * 1024;
 
-/// All that outlives a handshake.
+/// The result of a handshake.
 pub(super) struct Done {
     pub(super) secrets: KernelSecrets,
     pub(super) negotiated: Negotiated,
-    /// What came behind it.
+    /// Received after the handshake.
     pub(super) unopened: Vec<u8>,
     pub(super) last: LastFlight,
 }
@@ -75,13 +73,14 @@ pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
     })
 }
 
-/// How far rustls came with what there is.
+/// How far rustls got with the received bytes.
 enum Progress {
     Blocked,
     Done,
 }
 
-/// Returns the session, what came behind the handshake, and who sent its last flight.
+/// Returns the session, what was received after the handshake, and who sent the last
+/// flight.
 async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     mut received: Vec<u8>,
@@ -90,11 +89,11 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(UnbufferedServerConnection, Vec<u8>, LastFlight), Box<Failed>> {
     let mut session = UnbufferedServerConnection::new(terms.config)?;
     let mut answer = Vec::new();
-    // So much at most can be left behind the last record of the handshake: not
-    // more than the stream's own buffer has room for.
+    // At most this much can follow the last record of the handshake, which must fit into
+    // the buffer of the stream.
     let mut chunk = [0; CHUNK];
-    // Given to rustls so far. One record at a time: what follows the handshake
-    // is ours, and must not have been opened by rustls.
+    // Number of bytes given to rustls. One record at a time: rustls must not open what
+    // follows the handshake.
     let mut given = 0;
     loop {
         let progress = if is_next_complete(&received, given) {
@@ -112,7 +111,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
             }
         };
         if let (Progress::Done, Some(visit)) = (&progress, &terms.visit) {
-            // Before the client can have heard of it.
+            // Before the client can know that the handshake is complete.
             visit.over(&session);
         }
         let last = if answer.is_empty() {
@@ -139,8 +138,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Lets rustls work on one record after the other, until it has something to say or
-/// needs more.
+/// Gives rustls one record after the other, until it has an answer or needs more.
 fn advance(
     session: &mut UnbufferedServerConnection,
     received: &mut Vec<u8>,
@@ -160,12 +158,12 @@ fn advance(
     Ok(Progress::Blocked)
 }
 
-/// Whether a whole record lies behind the `given` first bytes.
+/// Whether a complete record follows the first `given` bytes.
 fn is_next_complete(received: &[u8], given: usize) -> bool {
     record_length(&received[given..]).is_some_and(|length| given + length <= received.len())
 }
 
-/// Writes the alert, as far as the socket takes it now.
+/// Writes the alert, if the socket accepts it now.
 async fn try_write<S: AsyncWrite + Unpin>(socket: &mut S, alert: &[u8]) {
     poll_fn(|cx: &mut Context<'_>| {
         let _ = Pin::new(&mut *socket).poll_write(cx, alert);
@@ -174,8 +172,7 @@ async fn try_write<S: AsyncWrite + Unpin>(socket: &mut S, alert: &[u8]) {
     .await;
 }
 
-/// The length of a record by its header; of the header alone, if rustls refuses it: then
-/// there is nothing to wait for.
+/// The length of a record, or of its header alone if rustls will refuse it.
 fn record_length(bytes: &[u8]) -> Option<usize> {
     let header = bytes.first_chunk::<HEADER>()?;
     let payload = usize::from(u16::from_be_bytes([header[3], header[4]]));
@@ -183,8 +180,8 @@ fn record_length(bytes: &[u8]) -> Option<usize> {
     Some(HEADER + if is_record { payload } else { 0 })
 }
 
-/// Lets rustls work on the `given` first bytes of `received`, and collects what
-/// it wants to send. Removes what it has used up.
+/// Lets rustls process the first `given` bytes of `received` and collects its answer.
+/// Removes consumed bytes.
 fn work(
     session: &mut UnbufferedServerConnection,
     received: &mut Vec<u8>,
@@ -214,15 +211,15 @@ fn work(
                 }
                 false
             }
-            // Early data, which is off, or what came behind the handshake, which
-            // was not given.
+            // Early data, which is disabled, or data after the handshake, which rustls was
+            // not given.
             Ok(_) => return Err(Error::HandshakeNotComplete.into()),
         };
         received.drain(..discard);
         *given -= discard;
         match failed.take() {
-            // Only as long as there is something to send, the alert: rustls would
-            // go on, and come to the same error again.
+            // Continue only while there is something to send, which is the alert: rustls
+            // returns the same error again.
             Some(why) if !session.wants_write() => return Err(why),
             None if !more && session.is_handshaking() => return Ok(Progress::Blocked),
             None if !more => return Ok(Progress::Done),

@@ -1,17 +1,15 @@
-//! Verifying client certificates, with a cache of chains that were good.
+//! Verifies client certificates, with a cache of the chains that verified.
 //!
-//! A client connects again and again with the same chain, and verifying it costs a
-//! signature check each time, about a sixth of a handshake. The answer cannot change
-//! while authorities and lists are the same and the time is within the validity of all
-//! that it rests on; so a good answer is kept, by the SHA-256 of the whole chain, for
-//! exactly that long. The cache lives in the verifier, which is made anew for each
-//! configuration.
+//! Most clients connect again and again with the same chain, and verifying it costs about
+//! a sixth of a handshake. The result cannot change while the CAs and CRLs are the same and
+//! everything that it depends on is valid. So it is cached for exactly that long, by the
+//! SHA-256 of the whole chain. Each configuration has a verifier, and so a cache, of its
+//! own.
 //!
-//! That the client *has* the certificate's key is proven in every handshake:
-//! `CertificateVerify` is never cached. Bad answers are not either, so nobody without a
-//! certificate of a trusted authority adds anything.
+//! Proof of possession of the key (`CertificateVerify`) is never cached. Failures are not
+//! either, so only clients with a certificate of a trusted CA can add entries.
 
-use std::collections::HashMap;
+mod cache;
 
 use parking_lot::Mutex;
 use rustls::{
@@ -21,6 +19,8 @@ use rustls::{
     pki_types::{CertificateDer, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
+
+use cache::VerifiedChains;
 
 use super::{
     chain::{ChainVerifier, Tolerance, Validity, seconds, unix_time},
@@ -35,21 +35,17 @@ use crate::{
     settings::{MAX_CA_NAMES, ca_names_length},
 };
 
-/// Chains that are kept; then the cache is cleared, which costs one more verification
-/// for each, and no bookkeeping in all the handshakes before.
-const CAPACITY: usize = 8192;
-
-/// A verifier of client certificates that caches good answers.
+/// A verifier of client certificates with a cache.
 #[derive(Debug)]
 pub(super) struct CachingVerifier {
     chains: ChainVerifier,
-    /// Keys of clients that need no authority.
+    /// Public keys that are accepted without a CA.
     pins: Pins,
-    /// Sent in the CertificateRequest; empty if they do not fit.
+    /// CA names for the CertificateRequest; empty if they do not fit.
     names: Vec<DistinguishedName>,
-    /// Certificates that a client may send beside its own.
+    /// Maximum number of certificates that a client may send beside its own.
     max_intermediates: usize,
-    good: Mutex<HashMap<Fingerprint, Validity>>,
+    verified: Mutex<VerifiedChains>,
     #[cfg(test)]
     misses: std::sync::atomic::AtomicUsize,
 }
@@ -58,8 +54,8 @@ impl CachingVerifier {
     pub(super) fn new(chains: ChainVerifier, pins: Pins, max_intermediates: usize) -> Self {
         let mut names = chains.names();
         let length = ca_names_length(names.iter().map(|name| name.as_ref().len()));
-        // Too many for some clients, or for the message itself. None at all is allowed:
-        // the client then shows the certificate that it has.
+        // Too many for some clients, or for the message itself. Without any, the client
+        // sends the certificate that it has.
         if length > MAX_CA_NAMES {
             names.clear();
         }
@@ -68,13 +64,13 @@ impl CachingVerifier {
             pins,
             names,
             max_intermediates,
-            good: Mutex::default(),
+            verified: Mutex::default(),
             #[cfg(test)]
             misses: Default::default(),
         }
     }
 
-    /// Verifies a chain that a client has just sent.
+    /// Verifies the chain of a client in a handshake.
     pub(super) fn verify_new(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -90,7 +86,7 @@ impl CachingVerifier {
         self.verify(fingerprint, end_entity, intermediates, now, tolerance)
     }
 
-    /// Verifies a chain that was presented before, as of `now` in seconds since 1970.
+    /// Verifies the chain of an earlier handshake, as of `now` in seconds since 1970.
     pub(super) fn verify_presented(
         &self,
         presented: &ClientChain,
@@ -139,13 +135,13 @@ impl CachingVerifier {
             .chains
             .verify(end_entity, intermediates, now, tolerance);
         let validity = match verified {
-            // Not one that an authority has revoked or limited.
+            // A pin does not override a revocation or a constraint of a CA.
             Err(ChainError::Certificate(_)) if self.pins.contain(end_entity) => {
                 pinned::verify(end_entity, now, Usage::Client)?
             }
             verified => verified?,
         };
-        // With tolerance it may say nothing about those who connect.
+        // A result with tolerance does not hold for new connections.
         if tolerance == Tolerance::default() {
             self.keep(fingerprint, validity);
         }
@@ -158,20 +154,15 @@ impl CachingVerifier {
         now: i64,
         tolerance: Tolerance,
     ) -> Option<Validity> {
-        let good = self.good.lock();
-        let validity = *good.get(fingerprint)?;
-        // A list that has expired revokes nobody whom it did not revoke before.
+        let validity = self.verified.lock().get(fingerprint)?;
+        // An expired CRL revokes no certificate that it did not revoke before.
         let is_listed = tolerance.lists || now < validity.lists_until;
         let is_current = validity.from <= now && now <= validity.until;
         (is_listed && is_current).then_some(validity)
     }
 
     fn keep(&self, fingerprint: Fingerprint, validity: Validity) {
-        let mut good = self.good.lock();
-        if good.len() >= CAPACITY {
-            good.clear();
-        }
-        good.insert(fingerprint, validity);
+        self.verified.lock().insert(fingerprint, validity);
     }
 }
 

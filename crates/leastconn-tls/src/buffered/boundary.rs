@@ -1,4 +1,4 @@
-//! Where records end in what comes, and whether their headers are acceptable.
+//! Record boundaries in the received bytes, and validation of record headers.
 
 use super::super::record::HEADER;
 
@@ -6,27 +6,27 @@ use super::super::record::HEADER;
 #[derive(Debug, Default)]
 pub(super) struct Boundary {
     header: [u8; HEADER],
-    /// Bytes of `header` that have come.
+    /// Bytes of `header` that were received.
     have: usize,
     /// Bytes of `header` that rustls was given: during the handshake it reads by itself.
     given: usize,
-    /// What of the record's payload is to come.
+    /// Bytes of the record's payload that are missing.
     left: usize,
 }
 
 /// The next step in a stream of records.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// So many bytes were kept: the header is not complete.
+    /// Number of bytes that were kept: the header is incomplete.
     Incomplete(usize),
-    /// So many bytes completed a header.
+    /// Number of bytes that completed a header.
     Header(usize),
-    /// So many bytes of a payload; `true`: the record ends there.
+    /// Number of bytes of a payload, and whether the record ends with them.
     Payload(usize, bool),
 }
 
 impl Boundary {
-    /// Follows `bytes` up to the end of a header or a record at most.
+    /// Advances in `bytes`, at most to the end of a header or record.
     pub(super) fn advance(&mut self, bytes: &[u8]) -> Step {
         if self.left == 0 {
             let count = bytes.len().min(HEADER - self.have);
@@ -44,7 +44,7 @@ impl Boundary {
         Step::Payload(count, self.left == 0)
     }
 
-    /// Follows all of `bytes`, which rustls reads by itself.
+    /// Advances over all `bytes`, which rustls reads by itself.
     pub(super) fn pass(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (Step::Incomplete(count) | Step::Header(count) | Step::Payload(count, _)) =
@@ -54,17 +54,19 @@ impl Boundary {
         }
     }
 
-    /// The header that was completed last.
+    /// The last complete header.
     pub(super) const fn header(&self) -> [u8; HEADER] {
         self.header
     }
 
-    /// What of that header rustls was not given, from here on given.
+    /// The last header and how much of it rustls was given; from now on all of it counts as
+    /// given.
     pub(super) fn take_header(&mut self) -> ([u8; HEADER], usize) {
         (self.header, std::mem::take(&mut self.given))
     }
 
-    /// Whether rustls was given a part of a header: nothing may be put before the rest.
+    /// Whether rustls was given only a part of a header: nothing may be inserted before the
+    /// rest.
     pub(super) const fn is_within_given_header(&self) -> bool {
         self.given > 0
     }
@@ -77,7 +79,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// However the bytes come, records end where they end.
+        /// Boundaries do not depend on how the bytes are split.
         #[test]
         fn records_end_where_they_end(
             lengths in proptest::collection::vec(1..300_usize, 0..10),

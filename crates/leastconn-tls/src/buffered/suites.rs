@@ -1,13 +1,14 @@
-//! rustls' cipher suites with decrypters that also take *requests* from [`Buffered`].
+//! The cipher suites of rustls with decrypters that also accept *requests* from
+//! [`Buffered`].
 //!
-//! rustls answers a bad record header with `decode_error`, whatever the RFCs name, sends
-//! no alert at all for some faults, and refuses a 33rd key update between two records of
-//! data, although a JDK at its key limit sends hundreds. There is no call to change any
-//! of that, but a cipher suite sees every record, and the error that it returns selects
-//! the alert.
+//! rustls answers an invalid record header with `decode_error`, whatever the RFC requires,
+//! sends no alert for some violations, and refuses the 33rd key update between two records
+//! with data, although a JDK at its key limit sends hundreds. rustls has no option for any
+//! of this. But a cipher suite sees every record, and the error that it returns selects the
+//! alert.
 //!
-//! A request is a record whose payload is shorter than an authentication tag. None can
-//! come from a peer: [`Buffered`] refuses such headers before rustls sees them.
+//! A request is a record whose payload is shorter than an authentication tag. A peer cannot
+//! send one: [`Buffered`] refuses such headers before rustls sees them.
 //!
 //! [`Buffered`]: super::Buffered
 
@@ -29,15 +30,15 @@ use rustls::{
 
 use super::super::record::{EMPTY_IN_A_ROW, HEADER, TAG, Violation, content};
 
-/// The error to which rustls answers with `unexpected_message`, and which it does not
-/// return by itself once the handshake is over.
+/// The error that rustls answers with `unexpected_message`, and that it does not return by
+/// itself after the handshake.
 pub(super) const UNEXPECTED: Error =
     Error::PeerMisbehaved(PeerMisbehaved::IllegalMiddleboxChangeCipherSpec);
 
-/// What [`Buffered`](super::Buffered) asks of the decrypter.
+/// A request of [`Buffered`](super::Buffered) to the decrypter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// Pass as an empty record of data, after which rustls counts key updates anew. No
+    /// Decrypt to an empty record, after which rustls counts key updates from zero. Without
     /// effect within a handshake message.
     Forgive = 0,
     UnexpectedMessage = 1,
@@ -58,7 +59,7 @@ impl Request {
         [content::DATA, 3, 3, 0, 1, self as u8]
     }
 
-    /// The outcome of a request; `None`: [`Self::Forgive`].
+    /// The error for a request; `None` for [`Self::Forgive`].
     fn error(code: u8) -> Option<Error> {
         match code {
             0 => None,
@@ -69,7 +70,7 @@ impl Request {
     }
 }
 
-/// Replaces suites of rustls by those that take requests.
+/// Replaces the suites by those that accept requests.
 pub(in super::super) fn wrap(suites: &mut [SupportedCipherSuite]) {
     for suite in suites {
         let name = suite.suite();
@@ -187,20 +188,20 @@ impl Tls12AeadAlgorithm for Aead12 {
     }
 }
 
-/// One direction's keys of one connection.
+/// Decrypter for one direction of a connection.
 struct Decrypter {
     inner: Box<dyn MessageDecrypter>,
     is_tls13: bool,
-    /// Requests under these keys, which rustls numbers like records.
+    /// Number of requests under these keys: rustls numbers them like records.
     requests: u64,
-    /// Empty records and warnings since the last one of another kind.
+    /// Empty records and warnings since the last record of another kind.
     empty: u8,
-    /// In TLS 1.2: Finished, then requests to renegotiate.
+    /// Handshake records in TLS 1.2: Finished, then requests to renegotiate.
     handshake_records: u8,
     message: HandshakeMessage,
 }
 
-/// Where handshake messages end in the records that carry them.
+/// Finds the ends of handshake messages in the records that carry them.
 #[derive(Default)]
 struct HandshakeMessage {
     header: [u8; 4],
@@ -246,8 +247,8 @@ impl Decrypter {
         })
     }
 
-    /// Whether a record says nothing that rustls must know. It counts warnings without
-    /// sending an alert for one too many.
+    /// Whether a record has no meaning for rustls. rustls counts warnings, but sends no
+    /// alert when it refuses one.
     fn is_idle(&self, message: &InboundPlainMessage<'_>) -> bool {
         const WARNING: u8 = 1;
         const CLOSE_NOTIFY: u8 = 0;
@@ -281,7 +282,7 @@ impl MessageDecrypter for Decrypter {
         }
         let opened = self.inner.decrypt(record, number - self.requests);
         let mut message = opened.map_err(|error| match error {
-            // No content type: rustls has no alert for it.
+            // No content type: rustls sends no alert for it.
             Error::PeerMisbehaved(PeerMisbehaved::IllegalTlsInnerPlaintext) => UNEXPECTED,
             other => other,
         })?;
@@ -295,7 +296,7 @@ impl MessageDecrypter for Decrypter {
             }
             self.empty += 1;
             message.typ = ContentType::ApplicationData;
-            // A part of the buffer, in which rustls looks for it.
+            // rustls expects a slice of the buffer.
             message.payload = &message.payload[..0];
             return Ok(message);
         }
@@ -310,8 +311,8 @@ impl MessageDecrypter for Decrypter {
         }
         match message.typ {
             ContentType::ApplicationData => Ok(message),
-            // "the receiving implementation MUST terminate the connection with an
-            // "unexpected_message" alert": RFC 8446, 5.4.
+            // RFC 8446, 5.4: "the receiving implementation MUST terminate the connection
+            // with an "unexpected_message" alert".
             ContentType::Handshake | ContentType::Alert if !message.payload.is_empty() => {
                 Ok(message)
             }

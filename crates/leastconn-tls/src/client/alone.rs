@@ -1,8 +1,8 @@
-//! Servers whose certificate nobody but themselves has signed.
+//! Self-signed server certificates.
 //!
-//! The verifier takes whatever it is given for an authority, also a certificate that
-//! says that it is none, and would trust all that its key has signed. So each of these
-//! has a verifier of its own, which is asked about that very certificate only.
+//! webpki treats every trust anchor as a CA, whatever its basic constraints say, and would
+//! trust everything signed by its key. So each of these certificates has a verifier of its
+//! own, which is used for exactly this certificate.
 
 use rustls::{
     DigitallySignedStruct, Error, SignatureScheme,
@@ -20,12 +20,12 @@ use crate::{
     usage::Usage,
 };
 
-/// Trusts what authorities have issued, and each of some certificates.
+/// Trusts certificates issued by the CAs, and some self-signed certificates.
 #[derive(Debug)]
 pub(super) struct Verifier {
     pub(super) authorities: ChainVerifier,
     pub(super) alone: Vec<(CertificateDer<'static>, ChainVerifier)>,
-    /// What else a certificate must have.
+    /// Further requirements for the certificate.
     pub(super) expected: Expected,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
@@ -50,7 +50,7 @@ impl ServerCertVerifier for Verifier {
         verifier
             .verify(end_entity, intermediates, now, Tolerance::default())
             .map_err(|error| {
-                // The others are explained with the server's name at hand.
+                // Other errors are explained where the server's name is known.
                 if !matches!(error, ChainError::Certificate(_)) {
                     rejected::put(end_entity, Some(chain_error::text(&error, Usage::Server)));
                 }

@@ -1,4 +1,4 @@
-//! Whom a server's certificate must be for: a name, a URI, or a key.
+//! What a server's certificate must be valid for: a name, a URI or a key.
 
 use std::sync::Arc;
 
@@ -14,23 +14,23 @@ use crate::{
     settings::ClientSettings,
 };
 
-/// URIs of a certificate that are named in an error.
+/// Maximum number of URIs of a certificate in an error.
 const NAMED: usize = 4;
 
-/// The longest of them.
+/// Maximum length of each in characters.
 const LONGEST: usize = 100;
 
-/// Whom a server's certificate must be for. All that is given must hold.
+/// What a server's certificate must be valid for. All requirements must be met.
 #[derive(Debug)]
 pub(super) struct Expected {
     verifies_name: bool,
     uris: Box<[UriPattern]>,
     pins: Pins,
-    /// Whether an authority must have issued it; else a pinned key is enough.
+    /// Whether a CA must have issued it; otherwise a pinned key is enough.
     pub(super) needs_authority: bool,
 }
 
-/// A certificate is for another server.
+/// The certificate belongs to another server.
 #[derive(Debug, thiserror::Error)]
 #[error("the server's certificate {0}")]
 struct OtherServer(String);
@@ -52,7 +52,7 @@ impl Expected {
     /// Checks a certificate.
     ///
     /// # Errors
-    /// What it is not for.
+    /// Names the requirement that is not met.
     pub(super) fn check(
         &self,
         certificate: &CertificateDer<'_>,

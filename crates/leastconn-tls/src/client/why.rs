@@ -1,7 +1,7 @@
-//! Why TLS with a server failed, in words that say what to mend.
+//! Explanations of failed TLS connections to servers, each with a remedy.
 //!
-//! Names that a server's certificate holds come from the network: they are quoted
-//! with their control characters escaped, and only a few of them.
+//! Names in a server's certificate come from the network: only a few are quoted, and with
+//! control characters escaped.
 
 use std::net::IpAddr;
 
@@ -10,10 +10,10 @@ use rustls::{AlertDescription, CertificateError, Error, pki_types::UnixTime};
 
 use crate::{alert, error_text};
 
-/// Names of a certificate that are told.
+/// Maximum number of names of a certificate in an error.
 const NAMES: usize = 4;
 
-/// The longest word of a certificate that is told.
+/// Maximum length of a name in characters.
 const LONGEST: usize = 100;
 
 pub(super) fn why(error: &Error) -> String {
@@ -72,7 +72,7 @@ fn certificate(error: &CertificateError) -> String {
     format!("the server's certificate {what}")
 }
 
-/// The name itself: rustls gives it as `DnsName("…")` and the like.
+/// The name without the notation of rustls, such as `DnsName("…")`.
 fn bare(presented: &str) -> &str {
     let wrapped = |kind: &str| presented.strip_prefix(kind)?.strip_suffix(')');
     let quoted = ["DnsName(", "UniformResourceIdentifier("];
@@ -135,7 +135,7 @@ fn alerted(alert: AlertDescription) -> String {
             let alert = alert::name(alert);
             format!("the server refuses the certificate that it was shown (alert {alert})")
         }
-        // What TLS 1.2 says for want of a certificate, among much else.
+        // In TLS 1.2 this alert also means that a certificate is missing.
         A::HandshakeFailure => {
             "the server refuses the handshake (alert handshake_failure): no common cipher suite, \
              or it demands a certificate"

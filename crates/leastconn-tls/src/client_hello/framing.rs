@@ -1,34 +1,33 @@
-//! Where a ClientHello ends, while it comes in. rustls parses it when it is complete: its
-//! own buffers are twice as large.
+//! Finds the end of a ClientHello while it is received. rustls parses it only when it is
+//! complete, because its own buffers are twice as large.
 
 use crate::record::{HEADER, MAX_PLAINTEXT};
 
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 
-/// The longest ClientHello, without its header: ten times those of real clients, and the
-/// limit that Java has for handshake messages. rustls would take 64 KiB.
+/// Maximum length of a ClientHello without its header: ten times that of real clients, and
+/// the limit of Java for handshake messages. rustls accepts 64 KiB.
 const MAX_MESSAGE: usize = 32 * 1024;
 
-/// What is read of a client before its ClientHello is complete: the longest one in full
-/// records. One in many small records must be shorter.
+/// Maximum number of bytes received before the ClientHello is complete: the longest one in
+/// full records. In many small records it must be shorter.
 pub(super) const MAX_BYTES: usize = 34 * 1024;
 
-/// What was found.
+/// The result of parsing the bytes received so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// The message goes on.
     Incomplete,
-    /// The message ends behind so many bytes; `true`: and so does its record.
+    /// The message ends after this many bytes; `true` if the record ends there, too.
     Complete(usize, bool),
-    /// No ClientHello, or one that is too long.
+    /// Not a ClientHello, or too long.
     Malformed,
 }
 
-/// Follows records and the message in them.
+/// The state of parsing records and the message in them.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// Bytes that were followed.
+    /// Number of bytes parsed.
     at: usize,
     record: [u8; HEADER],
     record_have: usize,
@@ -39,7 +38,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// How many bytes are to come at least, in the largest records.
+    /// Minimum number of missing bytes, if they come in the largest records.
     pub(super) fn missing(&self) -> usize {
         let records = self
             .message_left
@@ -48,7 +47,7 @@ impl Progress {
         self.message_left + records * HEADER
     }
 
-    /// Follows what is new in `bytes`, all that has come.
+    /// Parses the new bytes in `bytes`, which holds everything received.
     pub(super) fn follow(&mut self, bytes: &[u8]) -> Found {
         while let Some(&byte) = bytes.get(self.at) {
             if self.record_left == 0 {
@@ -98,7 +97,7 @@ impl Progress {
     }
 }
 
-/// Whether what comes behind a ClientHello may be the beginning of a record.
+/// Whether data after a ClientHello may be the beginning of a record.
 pub(in super::super) fn may_be_record(bytes: &[u8]) -> bool {
     let kind = bytes.first().is_none_or(|kind| (20..=23).contains(kind));
     kind && bytes.get(1).is_none_or(|major| *major == 3)
@@ -169,7 +168,7 @@ mod tests {
     }
 
     proptest! {
-        /// However it comes, it ends where it ends.
+        /// The result does not depend on how the bytes are split.
         #[test]
         fn end_is_found(length in 1..5000_usize, fragment in 1..3000_usize, piece in 1..3000_usize) {
             let bytes = hello(length, fragment);

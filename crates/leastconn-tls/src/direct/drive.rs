@@ -1,5 +1,5 @@
-//! A stream over a socket in memory, its client one that does anything, for
-//! properties and fuzzing.
+//! A stream over a socket in memory, with a client that does anything, for property tests
+//! and fuzzing.
 
 use std::{pin::Pin, sync::LazyLock, task::Poll};
 
@@ -18,7 +18,7 @@ use crate::record::{content, drive::pair};
 static RUNTIME: LazyLock<Option<Runtime>> =
     LazyLock::new(|| Builder::new_current_thread().enable_time().build().ok());
 
-/// Numbered bytes, so that none can take another's place.
+/// A sequence in which each byte depends on its position, so that a swap is detected.
 fn counted(from: usize, count: usize) -> Vec<u8> {
     static NUMBERS: LazyLock<Vec<u8>> = LazyLock::new(|| (0..251).collect::<Vec<_>>().repeat(300));
     let mut bytes = Vec::with_capacity(count);
@@ -29,8 +29,8 @@ fn counted(from: usize, count: usize) -> Vec<u8> {
     bytes
 }
 
-/// Every byte that each side sent in records that were sealed well must be read
-/// by the other, in order, until something ends the connection; and nothing else.
+/// Each side must read all bytes that the other sent in valid records, in order, until an
+/// error ends the connection, and nothing else.
 pub(crate) fn drive(data: &[u8]) {
     let Some((&setting, mut data)) = data.split_first() else {
         return;
@@ -39,7 +39,7 @@ pub(crate) fn drive(data: &[u8]) {
         return;
     };
     let wire = Socket::default();
-    // Byte by byte is for what arrives below to do: here it would take long.
+    // Only received data arrives byte by byte: for sent data it would take too long.
     wire.0.borrow_mut().piece = usize::from(setting >> 2) * 97;
     let mut stream = DirectStream::new(wire.clone(), records, &[]);
     let _entered = RUNTIME.as_ref().map(Runtime::enter);
@@ -48,7 +48,7 @@ pub(crate) fn drive(data: &[u8]) {
     // Records without data, of which too many cause a pause or are refused.
     const EMPTY: usize = 30;
     let mut empty = 0;
-    // The client may no longer be understood, and what it did may be refused.
+    // The client sent something invalid, so that it may be refused.
     let mut odd = false;
     let mut given_up = false;
     while let [op, length, rest @ ..] = data {
@@ -56,7 +56,7 @@ pub(crate) fn drive(data: &[u8]) {
         let size = usize::from(*length);
         let many = size * (1 + usize::from(op >> 3) * 8);
         match op & 7 {
-            // A record of data, of up to more than the longest.
+            // A record with data, possibly longer than allowed.
             0 => {
                 let many = many.min(super::MAX_PLAINTEXT + 100);
                 let body = counted(sent.len(), many);
@@ -70,7 +70,7 @@ pub(crate) fn drive(data: &[u8]) {
                 }
                 wire.0.borrow_mut().inbound.extend(record);
             }
-            // A record of any kind, or bytes that are none.
+            // A record of any kind, or bytes that are not a record.
             1 | 2 => {
                 let (body, rest) = rest.split_at(rest.len().min(size));
                 data = rest;
@@ -90,7 +90,7 @@ pub(crate) fn drive(data: &[u8]) {
                 }
                 wire.0.borrow_mut().inbound.extend(record);
             }
-            // New keys.
+            // A key update.
             3 if setting & 1 > 0 => {
                 let update = [24, 0, 0, 1, op >> 3 & 1];
                 let Ok(record) = client.seal(content::HANDSHAKE, &update) else {
@@ -112,14 +112,14 @@ pub(crate) fn drive(data: &[u8]) {
                 read.extend_from_slice(buffer.filled());
             }
             _ => {
-                // As much as a stream takes at once, and some more.
+                // As much as a stream accepts at once, and more.
                 to_write = (to_write + many).min(written + 70_000);
                 let left = counted(written, to_write - written);
                 if let Poll::Ready(count) = Pin::new(&mut stream).poll_write(&mut context(), &left)
                 {
                     match count {
                         Ok(count) => written += count,
-                        // An alert was the last. A read may have found the reason behind
+                        // An alert was sent last. A read may have found the reason after
                         // bytes that it returned first.
                         Err(_) => assert!(given_up || stream.state.failed.is_some()),
                     }
@@ -150,7 +150,7 @@ pub(crate) fn drive(data: &[u8]) {
     }
     let shut = Pin::new(&mut stream).poll_shutdown(&mut context());
     assert!(matches!(shut, Poll::Ready(Ok(()))));
-    // All of it opens, in order, under the keys that it says it is under.
+    // All of it opens, in order, under the keys of its key updates.
     let came = std::mem::take(&mut wire.0.borrow_mut().outbound);
     let Ok(seen) = client.back(&came) else {
         panic!("what was sent does not open");

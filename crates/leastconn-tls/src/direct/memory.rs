@@ -1,4 +1,4 @@
-//! A socket in memory, which reads and writes as much at once as it is told to.
+//! A socket in memory that reads and writes as many bytes as the test allows.
 
 use std::{
     cell::RefCell,
@@ -11,30 +11,30 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is on its way, and how much of it passes.
+/// The bytes in transit, and how many of them may pass.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
-    /// To our side, and not yet read by it.
+    /// To our side, not yet read.
     pub(super) inbound: VecDeque<u8>,
-    /// Bytes of them that may still be read before reading waits.
+    /// Bytes of `inbound` that may be read before reading blocks.
     pub(super) readable: usize,
-    /// At most so many at once, if that is not 0.
+    /// Maximum number of bytes per read or write, if not 0.
     pub(super) piece: usize,
-    /// Nothing comes after what is inbound.
+    /// The peer has sent FIN after `inbound`.
     pub(super) ended: bool,
-    /// From our side, and not yet taken by the other.
+    /// From our side, not yet received by the peer.
     pub(super) outbound: Vec<u8>,
-    /// Bytes that may still be written before writing waits.
+    /// Bytes that may be written before writing blocks.
     pub(super) writable: usize,
-    /// Our side has ended its direction.
+    /// Our side has sent FIN.
     pub(super) shut: bool,
 }
 
-/// Our end of it. The test keeps another handle.
+/// Our end. The test keeps another handle.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Socket(pub(super) Rc<RefCell<Wire>>);
 
-/// Polls are repeated by the test, so nobody has to be woken.
+/// Without a waker: the test repeats polls.
 pub(super) fn context() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }

@@ -1,18 +1,18 @@
-//! Certificates in the form in which rustls-webpki reads them as RFC 5280 means them.
+//! Rewrites certificates so that rustls-webpki processes them as RFC 5280 requires.
 //!
-//! rustls-webpki compares names byte by byte, refuses every critical extension that it
-//! does not know, and refuses names of kinds whose constraints it does not check. So a
-//! chain that it refuses is given to it once more, rewritten:
+//! rustls-webpki compares names byte by byte, refuses unknown critical extensions, and
+//! refuses names of kinds whose constraints it does not check. So a chain that it refuses
+//! is verified once more after rewriting:
 //!
-//! - names in one canonical form, so that two that are equal by section 7.1 are equal
-//!   byte by byte;
+//! - with names in one canonical form, so that names that are equal by section 7.1 are
+//!   equal byte by byte;
 //! - without extensions that need no action as long as no policy is required;
 //! - without name constraints that [`crate::x509::constraints`] checks.
 //!
-//! Signatures are verified over the bytes that were signed: the signature algorithms are
-//! wrapped, and replace a rewritten certificate's content by the original one. Each
-//! rewritten certificate belongs to one original, else nothing is rewritten: a
-//! certificate can never be accepted on the signature of another one.
+//! Signatures are verified over the original bytes: the signature algorithms are wrapped,
+//! and replace the content of a rewritten certificate by the original content. Each
+//! rewritten certificate belongs to exactly one original, otherwise nothing is rewritten.
+//! So a certificate can never be accepted on the signature of another one.
 
 use rustls::pki_types::{
     AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm,
@@ -35,8 +35,8 @@ use crate::{
 const SEQUENCE: u8 = 0x30;
 const EXTENSIONS: u8 = 0xa3;
 
-/// The certificate in a form that rustls-webpki can parse, if it cannot parse the
-/// certificate itself. It has the same key: for verifying signatures of that key.
+/// Returns a certificate with the same key that rustls-webpki can parse, for verifying
+/// signatures of that key. `None` if it can parse the certificate itself.
 pub(crate) fn for_signature(certificate: &CertificateDer<'_>) -> Option<CertificateDer<'static>> {
     if webpki::EndEntityCert::try_from(certificate).is_ok() {
         return None;
@@ -45,25 +45,25 @@ pub(crate) fn for_signature(certificate: &CertificateDer<'_>) -> Option<Certific
     Some(CertificateDer::from(whole))
 }
 
-/// One certificate in both forms.
+/// A certificate in both forms.
 #[derive(Debug)]
 struct Both {
     original: CertificateDer<'static>,
-    /// What is signed.
+    /// The signed part of the original certificate.
     original_content: Vec<u8>,
     rewritten_content: Vec<u8>,
 }
 
-/// A chain that was rewritten.
+/// A rewritten chain.
 #[derive(Debug)]
 pub(crate) struct Rewritten {
-    /// In the order of the chain, the peer's own first.
+    /// In the order of the chain, the peer's certificate first.
     pub(crate) chain: Vec<CertificateDer<'static>>,
     both: Vec<Both>,
 }
 
 impl Rewritten {
-    /// `None`: it cannot be rewritten.
+    /// Returns `None` if the chain cannot be rewritten.
     pub(crate) fn new(
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -90,7 +90,7 @@ impl Rewritten {
         Some(Self { chain, both })
     }
 
-    /// The certificate that was rewritten into this one.
+    /// The original of a rewritten certificate.
     pub(crate) fn original(
         &self,
         rewritten: &CertificateDer<'_>,
@@ -99,7 +99,7 @@ impl Rewritten {
         Some(&self.both[position].original)
     }
 
-    /// Algorithms that verify the original content.
+    /// Signature algorithms that verify the original content.
     pub(crate) fn algorithms<'a>(
         &'a self,
         all: &[&'static dyn SignatureVerificationAlgorithm],
@@ -129,7 +129,7 @@ impl SignatureVerificationAlgorithm for OverOriginal<'_> {
     ) -> Result<(), InvalidSignature> {
         let mut both = self.both.iter();
         let known = both.find(|known| known.rewritten_content == message);
-        // Nothing else is signed in what it is asked about.
+        // Nothing else is verified with it.
         let original = known.ok_or(InvalidSignature)?;
         self.algorithm
             .verify_signature(public_key, &original.original_content, signature)
@@ -144,13 +144,13 @@ impl SignatureVerificationAlgorithm for OverOriginal<'_> {
     }
 }
 
-/// The element at the start of `der`, with its tag, and what follows it.
+/// The first element of `der` with its tag, and the rest.
 fn element(der: &[u8]) -> Option<(&[u8], Any<'_>, &[u8])> {
     let (rest, any) = Any::from_der(der).ok()?;
     Some((&der[..der.len() - rest.len()], any, rest))
 }
 
-/// What is signed of a certificate: its first part, with its tag.
+/// The signed part of a certificate, with its tag.
 fn content_of(certificate: &[u8]) -> Option<&[u8]> {
     let (_, whole, rest) = element(certificate)?;
     let (content, ..) = element(whole.data)?;
@@ -159,8 +159,8 @@ fn content_of(certificate: &[u8]) -> Option<&[u8]> {
 
 /// The rewritten content, and the certificate around it.
 fn rewrite(certificate: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    // Without the contents of its extensions: tens of thousands of names take milliseconds
-    // to parse, and nobody vouches for the certificate yet.
+    // Skip the contents of extensions: tens of thousands of names take milliseconds to
+    // parse, and the certificate is not trusted yet.
     let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
     let (rest, parsed) = parser.parse(certificate).ok()?;
     if !rest.is_empty() {
@@ -213,7 +213,7 @@ fn extensions(tagged: &[u8], parsed: &X509Certificate<'_>) -> Option<Vec<u8>> {
         match &constraints {
             Some(constraints) if oid == "2.5.29.30" => {
                 if let Some(value) = constraints.rest_as_extension() {
-                    // Its OID and criticality as they are, with another value.
+                    // Keep OID and criticality, replace the value.
                     let (_, _, after_oid) = element(extension.data)?;
                     let (boolean, any, _) = element(after_oid)?;
                     let head = extension.data.len() - after_oid.len();

@@ -1,5 +1,5 @@
-//! One direction's keys: a record sealed or opened, from one buffer into
-//! another, without a copy besides.
+//! The keys of one direction: seals and opens records from one buffer into another, without
+//! further copies.
 
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce,
@@ -9,27 +9,27 @@ use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
 
 use super::{Violation, content};
 
-/// Type, version, length.
+/// Type, version and length.
 pub(crate) const HEADER: usize = 5;
-/// All suites' tags.
+/// Tag length of all suites.
 pub(crate) const TAG: usize = 16;
-/// The part of TLS 1.2's AES-GCM nonce that is sent.
+/// Length of the explicit nonce of AES-GCM in TLS 1.2.
 const EXPLICIT: usize = 8;
-/// Plaintext in a record.
+/// Maximum plaintext of a record.
 pub(crate) const MAX_PLAINTEXT: usize = 1 << 14;
-/// What any record of ours is longer than its plaintext.
+/// Maximum overhead of a record that we send.
 pub(crate) const MAX_OVERHEAD: usize = HEADER + EXPLICIT + TAG;
 
 const VERSION: [u8; 2] = [3, 3];
 
-/// How nonce and additional data are made.
+/// How nonce and additional data are formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Construction {
-    /// RFC 8446, 5.2: the type is inside, the nonce is counted.
+    /// RFC 8446, 5.2: inner content type, implicit nonce.
     Tls13,
-    /// RFC 5288: half the nonce is sent.
+    /// RFC 5288: partly explicit nonce.
     Tls12Gcm,
-    /// RFC 7905: the nonce is counted.
+    /// RFC 7905: implicit nonce.
     Tls12ChaCha,
 }
 
@@ -77,7 +77,7 @@ impl Cipher {
         }
     }
 
-    /// What a whole record's plaintext may take, padding and type included.
+    /// Maximum size of the plaintext of a record, with padding and inner content type.
     pub(crate) const fn room(&self, record: usize) -> usize {
         record.saturating_sub(HEADER + self.explicit() + TAG)
     }
@@ -90,8 +90,8 @@ impl Cipher {
         nonce
     }
 
-    /// Writes `plaintext` as one record to the front of `out`, and says how long
-    /// it is. The caller never uses a sequence number twice.
+    /// Writes `plaintext` as one record to the beginning of `out` and returns its length.
+    /// The caller must never use a sequence number twice.
     pub(crate) fn seal(
         &self,
         sequence: u64,
@@ -126,8 +126,8 @@ impl Cipher {
         Ok(HEADER + payload)
     }
 
-    /// Opens a whole record into the front of `out`, which has [`Self::room`]
-    /// for it. Returns its type and the length of its plaintext.
+    /// Opens a complete record into the beginning of `out`, which needs [`Self::room`]
+    /// bytes. Returns its type and the length of its plaintext.
     pub(crate) fn open(
         &self,
         sequence: u64,
@@ -154,7 +154,7 @@ impl Cipher {
                 }
                 let nonce = Nonce::assume_unique_for_key(self.nonce(sequence));
                 let length = u16::from_be_bytes([header[3], header[4]]);
-                // Not the version received, which "MUST be ignored".
+                // Not the received version, which "MUST be ignored".
                 let aad = Aad::from(header_of(kind, VERSION, length));
                 self.key
                     .open_separate_gather(nonce, aad, ciphertext, tag, plaintext)
@@ -190,7 +190,7 @@ impl Cipher {
     }
 }
 
-/// Ciphertext that a record may have: RFC 8446, 5.2; RFC 5246, 6.2.3.
+/// Maximum length of the ciphertext of a record: RFC 8446, 5.2; RFC 5246, 6.2.3.
 pub(crate) const fn max_ciphertext(is_tls13: bool) -> usize {
     MAX_PLAINTEXT + if is_tls13 { 256 } else { 2048 }
 }

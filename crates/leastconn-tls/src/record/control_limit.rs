@@ -1,23 +1,24 @@
-//! How many records without data a peer may send: key updates, warnings, empty records.
+//! Limits the records without data that a peer may send: key updates, warnings, empty
+//! records.
 
 use std::time::{Duration, Instant};
 
 /// Control records that are read without delay.
 const BURST: u32 = 100;
 
-/// One more is allowed after each such interval. HAProxy allows as many key updates.
+/// One more is allowed per interval. HAProxy allows as many key updates.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Control records that are read with a delay. One more ends the connection, unless the
-/// peer was quiet long enough for a whole burst.
+/// Control records that are read with a delay. The next one ends the connection, unless the
+/// peer paused long enough for a full burst.
 const DELAYED: u32 = 200;
 
-/// Bytes of data that we send for which one more control record is free. A JDK that has
-/// reached its key limit asks for new keys with each record that it reads, until it reads
-/// our answer behind all that was on its way: once for each 16 KiB at most.
+/// Bytes of sent data that allow one more control record. A JDK that has reached its key
+/// limit requests new keys with each record that it reads, until it reads our answer after
+/// everything that was in flight: at most once per 16 KiB.
 const BYTES_PER_CREDIT: usize = 4 * 1024;
 
-/// What may be on its way to a peer: send buffer and receive buffer.
+/// Maximum data in flight to a peer: send buffer and receive buffer.
 const IN_FLIGHT: usize = 16 * 1024 * 1024;
 
 /// What to do with a control record.
@@ -30,16 +31,16 @@ pub(crate) enum Verdict {
     Refuse,
 }
 
-/// A token bucket for control records, which cost work and carry nothing.
+/// A token bucket for control records, which cost work and carry no data.
 ///
-/// Data that the peer sends does not refill it: a byte between two key updates must not
-/// make them free. Data that we send does, see [`BYTES_PER_CREDIT`]; it costs the peer
-/// far more to receive that.
+/// Data from the peer does not refill it: one byte between two key updates must not make
+/// them free. Data that we send does, see [`BYTES_PER_CREDIT`]: receiving that costs the
+/// peer far more.
 #[derive(Debug)]
 pub(crate) struct ControlLimit {
     left: u32,
     delayed: u32,
-    /// Up to when time was counted. `None`: no control record has come.
+    /// Time up to which tokens were added; `None`: no control record was received.
     counted: Option<Instant>,
     sent: usize,
 }
@@ -54,7 +55,7 @@ impl ControlLimit {
         }
     }
 
-    /// Counts data that we send.
+    /// Counts sent data.
     pub(crate) fn sent(&mut self, bytes: usize) {
         self.sent = self.sent.saturating_add(bytes).min(IN_FLIGHT);
     }
@@ -74,7 +75,7 @@ impl ControlLimit {
             return Verdict::Refuse;
         }
         self.delayed += 1;
-        // What the interval would bring back pays for this one.
+        // The delay must not refill the bucket as well.
         self.counted = Some(now + INTERVAL);
         Verdict::Delay(INTERVAL)
     }
@@ -107,7 +108,7 @@ mod tests {
     fn flood_is_delayed_and_then_refused() {
         let mut now = leastconn::net::now();
         let mut limit = ControlLimit::new();
-        // The first one that is delayed ends the count.
+        // The first delayed record ends the count.
         assert_eq!(takes(&mut limit, now), BURST);
         for _ in 1..DELAYED {
             now += INTERVAL;
@@ -135,7 +136,7 @@ mod tests {
         let mut limit = ControlLimit::new();
         limit.sent(1 << 20);
         assert_eq!(takes(&mut limit, now), BURST + (1 << 20) / 4096);
-        // Not without a bound.
+        // The credit is bounded.
         let mut limit = ControlLimit::new();
         limit.sent(1 << 40);
         assert_eq!(takes(&mut limit, now), BURST + (16 << 20) / 4096);

@@ -1,4 +1,4 @@
-//! A client that seals whatever it is told to, for properties and fuzzing.
+//! A client that seals arbitrary records, for property tests and fuzzing.
 
 use std::{sync::OnceLock, time::Instant};
 
@@ -8,7 +8,7 @@ use super::{
     Cipher, Content, HEADER, KEY_UPDATE, MAX_OVERHEAD, Records, Rekey, SMALL, Violation, content,
 };
 
-/// The n-th keys of one direction.
+/// The secrets of one direction after `generation` key updates.
 fn secrets(chacha: bool, direction: u8, generation: u8) -> ConnectionTrafficSecrets {
     let key = [direction ^ generation.rotate_left(3); 32].into();
     let iv = [generation; 12].into();
@@ -22,7 +22,7 @@ fn secrets(chacha: bool, direction: u8, generation: u8) -> ConnectionTrafficSecr
 const RECEIVING: u8 = 0x5a;
 const SENDING: u8 = 0xa5;
 
-/// Keys after keys, of no secrecy whatever.
+/// A key schedule without secrets.
 pub(crate) struct Counted {
     chacha: bool,
     receiving: u8,
@@ -45,14 +45,14 @@ impl Rekey for Counted {
 pub(crate) struct Client {
     version: ProtocolVersion,
     chacha: bool,
-    /// What it seals with, and the record layer opens with.
+    /// For sending to the record layer.
     there: (Cipher, u64, u8),
     back: (Cipher, u64, u8),
 }
 
 impl Client {
-    /// A record of any type; `plaintext` may have padding and a type of its own
-    /// behind it, if `kind` is 0 and the version 1.3.
+    /// Seals a record of any type. With `kind` 0 and TLS 1.3, `plaintext` includes padding
+    /// and the inner type.
     pub(crate) fn seal(&mut self, kind: u8, plaintext: &[u8]) -> Result<Vec<u8>, Violation> {
         let mut record = vec![0; plaintext.len() + MAX_OVERHEAD];
         let (cipher, sequence, _) = &mut self.there;
@@ -62,7 +62,7 @@ impl Client {
         Ok(record)
     }
 
-    /// New keys for what it sends, as after a KeyUpdate.
+    /// New sending keys, as after a KeyUpdate.
     pub(crate) fn rekey(&mut self) -> Result<(), Violation> {
         let next = self.there.2.wrapping_add(1);
         let secrets = secrets(self.chacha, RECEIVING, next);
@@ -70,7 +70,7 @@ impl Client {
         Ok(())
     }
 
-    /// Opens records that came back, and follows key updates.
+    /// Opens records from the record layer, and follows key updates.
     pub(crate) fn back(&mut self, mut bytes: &[u8]) -> Result<Vec<(u8, Vec<u8>)>, Violation> {
         let mut seen = Vec::new();
         while let Some(&[_, _, _, high, low]) = bytes.first_chunk::<HEADER>() {
@@ -95,13 +95,13 @@ impl Client {
     }
 }
 
-/// Time that stands still: what comes out depends on nothing but what goes in.
+/// A constant time: results depend only on the input.
 fn still() -> Instant {
     static NOW: OnceLock<Instant> = OnceLock::new();
     *NOW.get_or_init(leastconn::net::now)
 }
 
-/// A client, and the record layer that it talks to.
+/// A client and its record layer.
 pub(crate) fn pair(tls13: bool, chacha: bool) -> Result<(Client, Records<Counted>), Violation> {
     let (version, suite) = match (tls13, chacha) {
         (true, false) => (
@@ -137,7 +137,7 @@ pub(crate) fn pair(tls13: bool, chacha: bool) -> Result<(Client, Records<Counted
     Ok((client, records))
 }
 
-/// A record layer whose keys seal so many records.
+/// A record layer whose keys may seal `limit` records.
 #[cfg(test)]
 pub(crate) fn limited<K>(mut records: Records<K>, limit: u64) -> Records<K> {
     records.limit = limit;
@@ -156,7 +156,7 @@ impl Peer {
         Ok(Self { client, records })
     }
 
-    /// Gives whole records to the record layer.
+    /// Gives complete records to the record layer.
     pub(crate) fn give(&mut self, record: &[u8]) -> Result<(Content, Vec<u8>), Violation> {
         let length = self.records.length(record)?.ok_or(Violation::BadRecord)?;
         let record = record.get(..length).ok_or(Violation::BadRecord)?;
@@ -169,11 +169,10 @@ impl Peer {
     }
 }
 
-/// Lets a client do anything that `data` says: records of any type and content,
-/// well sealed; the same with one bit flipped; key updates; and raw bytes; and
-/// lets the server send in between. Nothing panics, what arrives is what was
-/// sent, key updates are followed and answered, and after a violation an alert
-/// can be sealed.
+/// Lets a client do anything that `data` encodes: records of any type and content,
+/// correctly sealed or with one bit flipped, key updates, and raw bytes. The server sends
+/// in between. Checks that nothing panics, that received data is what was sent, that key
+/// updates are followed and answered, and that an alert can be sealed after a violation.
 pub(crate) fn drive(data: &[u8]) {
     let Some((&setting, mut data)) = data.split_first() else {
         return;
@@ -182,7 +181,7 @@ pub(crate) fn drive(data: &[u8]) {
     let Ok(mut peer) = Peer::new(tls13, setting & 2 > 0) else {
         return;
     };
-    // Handshake messages so far, as far as they are not yet whole.
+    // The incomplete handshake message so far.
     let mut message = Vec::new();
     while let [op, length, rest @ ..] = data {
         let (body, rest) = rest.split_at(rest.len().min(usize::from(*length)));
@@ -250,7 +249,7 @@ pub(crate) fn drive(data: &[u8]) {
     assert!(!peer.records.has_pending_control());
 }
 
-/// Sends data, and what was owed before it.
+/// Sends data, after pending control records.
 fn server_says(peer: &mut Peer, data: &[u8]) -> bool {
     let mut out = vec![0; data.len() + MAX_OVERHEAD + SMALL];
     let (update, refusal) = (
