@@ -25,7 +25,9 @@ use crate::spec::Weight;
 
 use least_conn::LeastConn;
 use p2c::P2c;
-pub(crate) use picker::{Acquired, Open, PickContext, Picker, Seeds, Servers};
+pub(crate) use picker::{
+    Acquired, Load, Open, PickContext, Picker, Seeds, Servers, Steady, Weights,
+};
 use random::Random;
 use round_robin::RoundRobin;
 pub use source::Source;

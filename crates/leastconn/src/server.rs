@@ -381,9 +381,9 @@ impl Server {
 
 /// Picking.
 impl Server {
-    /// The server if it may be picked at `now` and is not in slow start. Sets `ramping` if it
-    /// is.
-    pub(crate) fn steady(&self, now: Instant, ramping: &mut bool) -> Option<Candidate> {
+    /// The word and the connections in flight if the server may be picked at `now` and is not
+    /// in slow start. Sets `ramping` if it is.
+    pub(crate) fn steady(&self, now: Instant, ramping: &mut bool) -> Option<(u64, u32)> {
         let word = self.word.load(Ordering::Acquire);
         let in_flight = count(word);
         if word & CLOSED != 0 || in_flight == u32::MAX {
@@ -399,7 +399,7 @@ impl Server {
                 return None;
             }
         }
-        Some(Candidate::steady(word, in_flight))
+        Some((word, in_flight))
     }
 
     /// Like [`Self::steady`], but includes a server in slow start. Ends the ramp of one that
@@ -408,12 +408,12 @@ impl Server {
         let mut ramping = false;
         let steady = self.steady(now, &mut ramping);
         if !ramping {
-            return steady;
+            return steady.map(Candidate::steady);
         }
         let Some(share) = self.ramp_share(now, ramp) else {
             self.end_ramp();
             // If another ramp has started meanwhile, the next pick will see it.
-            return self.steady(now, &mut ramping);
+            return self.steady(now, &mut ramping).map(Candidate::steady);
         };
         let word = self.word.load(Ordering::Acquire);
         let is_open = word & CLOSED == 0 && count(word) != u32::MAX;
@@ -430,7 +430,8 @@ impl Server {
         let word = self.word.load(Ordering::Acquire);
         let closed = if down { DRAIN | MAINT } else { CLOSED };
         let in_flight = count(word);
-        (word & closed == 0 && in_flight != u32::MAX).then_some(Candidate::steady(word, in_flight))
+        (word & closed == 0 && in_flight != u32::MAX)
+            .then_some(Candidate::steady((word, in_flight)))
     }
 
     /// Counts one more connection if nothing changed since `seen`.
@@ -438,21 +439,29 @@ impl Server {
     /// On an ejected server this is the trial. It begins only once the connection is counted:
     /// a trial that lost its compare-and-swap to the end of another connection must not delay
     /// the next one. The lock is held over both, so only one trial begins.
+    #[inline]
     pub(crate) fn try_acquire(&self, seen: u64, now: Instant) -> bool {
-        let count_one = || {
-            self.word
-                .compare_exchange(seen, seen + 1, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-        };
         if seen & EJECTED == 0 {
-            return count_one();
+            self.count_one(seen)
+        } else {
+            self.try_acquire_for_trial(seen, now)
         }
+    }
+
+    #[cold]
+    fn try_acquire_for_trial(&self, seen: u64, now: Instant) -> bool {
         let mut condition = lock(&self.condition);
-        let acquired = condition.health.trial_is_due(now) && count_one();
+        let acquired = condition.health.trial_is_due(now) && self.count_one(seen);
         if acquired {
             condition.health.start_trial(now);
         }
         acquired
+    }
+
+    fn count_one(&self, seen: u64) -> bool {
+        self.word
+            .compare_exchange(seen, seen + 1, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// Like [`Self::try_acquire`] for a last resort. Also returns whether this is the first
@@ -499,7 +508,7 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    const fn steady(word: u64, in_flight: u32) -> Self {
+    const fn steady((word, in_flight): (u64, u32)) -> Self {
         Self {
             word,
             in_flight,

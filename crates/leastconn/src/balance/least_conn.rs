@@ -24,24 +24,22 @@ use std::cmp::Ordering;
 
 use super::{
     p2c::better_of_two,
-    picker::{Acquired, Open, PickContext, Picker, Servers},
+    picker::{Acquired, Load, Open, PickContext, Picker, Servers},
     sample::{mix64, scale_below},
     slow_start::FULL_SHARE,
 };
-use crate::spec::Weight;
 
 #[derive(Debug)]
 pub(crate) struct LeastConn;
 
 impl Picker for LeastConn {
+    // Not inlined among the other algorithms, so that the scan has all registers.
+    #[inline(never)]
     fn pick<S: Servers>(&self, context: &PickContext<'_, S>) -> Option<Acquired> {
-        let servers = &context.servers;
         loop {
             let mut ramping = false;
-            let loads = (0..servers.len()).map(|position| {
-                let open = servers.steady(position, context.now, &mut ramping)?;
-                Some((Load::of(open), open.word))
-            });
+            let steady = context.servers.steady(context.now, &mut ramping);
+            let loads = steady.map(|steady| steady.map(|s| (s.load, s.word)));
             let chosen = least(loads, context.next_seed());
             if ramping {
                 return pick_beside_ramping(context);
@@ -54,26 +52,10 @@ impl Picker for LeastConn {
     }
 }
 
-/// Connections in flight and weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Load {
-    in_flight: u32,
-    weight: Weight,
-}
-
-impl Load {
-    const fn of(open: Open) -> Self {
-        Self {
-            in_flight: open.in_flight,
-            weight: open.weight,
-        }
-    }
-
-    /// Compares the load of two servers with one more connection each.
-    fn compare(self, other: Self) -> Ordering {
-        let weighed =
-            |of: Self, by: Self| (u64::from(of.in_flight) + 1) * u64::from(by.weight.get());
-        weighed(self, other).cmp(&weighed(other, self))
+const fn load(open: Open) -> Load {
+    Load {
+        in_flight: open.in_flight,
+        weight: open.weight,
     }
 }
 
@@ -106,6 +88,7 @@ fn least<T>(candidates: impl Iterator<Item = Option<(Load, T)>>, seed: u64) -> O
 /// were steady. If there are none of these either, the better of two drawn by progress wins:
 /// no server can be spared, yet the newest must not get every connection.
 #[cold]
+#[inline(never)]
 fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>) -> Option<Acquired> {
     context.acquire_with(|| {
         let seed = context.next_seed();
@@ -137,13 +120,13 @@ fn pick_beside_ramping<S: Servers>(context: &PickContext<'_, S>) -> Option<Acqui
             }
             point -= slice;
         }
-        let loads = open.iter().map(|&(position, open)| {
-            takes_part(open).then_some((Load::of(open), (position, open)))
-        });
+        let loads = open
+            .iter()
+            .map(|&(position, open)| takes_part(open).then_some((load(open), (position, open))));
         let (_, least) = least(loads, seed)?;
         // The drawn server wins ties: how often it may win was decided by the draw.
         let (position, open) = drawn
-            .filter(|drawn| Load::of(least.1).compare(Load::of(drawn.1)) != Ordering::Less)
+            .filter(|drawn| load(least.1).compare(load(drawn.1)) != Ordering::Less)
             .unwrap_or(least);
         Some((position, open.word))
     })
@@ -155,7 +138,7 @@ fn open_servers<S: Servers>(context: &PickContext<'_, S>) -> Vec<(usize, Open)> 
     (0..context.servers.len())
         .filter_map(|position| {
             let weight = u64::from(context.servers.weight(position).get());
-            let ramp = context.ramp.up_to(context.total_weight.div_ceil(weight));
+            let ramp = context.ramp.up_to(context.weights.total.div_ceil(weight));
             let open = context.servers.open(position, context.now, ramp)?;
             Some((position, open))
         })
@@ -167,6 +150,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Weight;
 
     /// In flight and weight; weight 0 stands for a server that is out.
     fn loads(of: &[(u32, u32)]) -> impl Iterator<Item = Option<(Load, ())>> {

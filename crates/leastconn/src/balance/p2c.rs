@@ -76,7 +76,7 @@ fn draws<S: Servers>(
     seed: u64,
 ) -> impl Iterator<Item = (usize, Open)> {
     let count = context.servers.len();
-    let max_share = u64::from(context.max_weight.get()) * u64::from(FULL_SHARE);
+    let max_share = u64::from(context.weights.max.get()) * u64::from(FULL_SHARE);
     // Scanning two servers is faster than drawing.
     let draws = if count > 2 { MAX_DRAWS } else { 0 };
     (0..draws).filter_map(move |n| {

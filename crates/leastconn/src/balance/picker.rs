@@ -1,6 +1,6 @@
 //! The interface between a pool and its balancing algorithm.
 
-use std::time::Instant;
+use std::{cmp::Ordering, time::Instant};
 
 use super::{
     sample::mix64,
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     spec::Weight,
-    sync::{AtomicU64, Ordering},
+    sync::{self, AtomicU64},
 };
 
 /// A balancing algorithm.
@@ -29,11 +29,12 @@ pub(crate) trait Servers {
 
     fn weight(&self, position: usize) -> Weight;
 
-    /// The server at `position` if it is open and not in slow start. Sets `ramping` if it is
-    /// open and in slow start.
+    /// All servers in order; `None` stands for one that is not open or in slow start. Sets
+    /// `ramping` if one is open and in slow start.
     ///
-    /// The fast path: a healthy server costs one test more than without slow start.
-    fn steady(&self, position: usize, now: Instant, ramping: &mut bool) -> Option<Open>;
+    /// The fast path: slow start costs a healthy server one test. An iterator, because access
+    /// by position would cost a bounds check per server.
+    fn steady(&self, now: Instant, ramping: &mut bool) -> impl Iterator<Item = Option<Steady>>;
 
     /// The server at `position` if it is open, in slow start or not.
     fn open(&self, position: usize, now: Instant, ramp: Ramp) -> Option<Open>;
@@ -44,6 +45,30 @@ pub(crate) trait Servers {
     /// Counts a connection on the server at `position`, unless the server changed since
     /// `seen`.
     fn try_acquire(&self, position: usize, seen: u64, now: Instant) -> bool;
+}
+
+/// A server that may be picked and is not in slow start, at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Steady {
+    pub(crate) load: Load,
+    /// The server's atomic word, for [`Servers::try_acquire`].
+    pub(crate) word: u64,
+}
+
+/// Connections in flight and weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) in_flight: u32,
+    pub(crate) weight: Weight,
+}
+
+impl Load {
+    /// Compares the load of two servers with one more connection each.
+    pub(crate) fn compare(self, other: Self) -> Ordering {
+        let weighed =
+            |of: Self, by: Self| (u64::from(of.in_flight) + 1) * u64::from(by.weight.get());
+        weighed(self, other).cmp(&weighed(other, self))
+    }
 }
 
 /// A server that may be picked, at one moment.
@@ -89,11 +114,17 @@ pub(crate) struct PickContext<'a, S> {
     /// Where the connection comes from, if the caller said so.
     pub(crate) source: Option<Source>,
     pub(crate) seeds: &'a Seeds,
-    pub(crate) ramp: Ramp,
-    /// Sum of the weights of all servers of the pool, whether candidates or not.
-    pub(crate) total_weight: u64,
-    /// The largest weight among `servers`.
-    pub(crate) max_weight: Weight,
+    pub(crate) ramp: &'a Ramp,
+    pub(crate) weights: &'a Weights,
+}
+
+/// Figures about the weights of a set of servers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weights {
+    /// The sum for all servers of the pool, whether candidates or not.
+    pub(crate) total: u64,
+    /// The largest of the candidates.
+    pub(crate) max: Weight,
 }
 
 impl<S: Servers> PickContext<'_, S> {
@@ -103,7 +134,7 @@ impl<S: Servers> PickContext<'_, S> {
     }
 
     pub(crate) fn open(&self, position: usize) -> Option<Open> {
-        self.servers.open(position, self.now, self.ramp)
+        self.servers.open(position, self.now, *self.ramp)
     }
 
     /// A new random number.
@@ -143,6 +174,6 @@ impl Seeds {
     }
 
     pub(crate) fn next(&self) -> u64 {
-        mix64(self.0.fetch_add(1, Ordering::Relaxed), 0)
+        mix64(self.0.fetch_add(1, sync::Ordering::Relaxed), 0)
     }
 }

@@ -2,8 +2,8 @@
 
 use super::Member;
 use crate::{
-    Lease, Weight,
-    balance::{AnyPicker, Balance, Seeds},
+    Lease,
+    balance::{AnyPicker, Balance, Seeds, Weights},
     server::Server,
     sync::Arc,
 };
@@ -19,9 +19,7 @@ pub struct Candidates(Arc<Set>);
 struct Set {
     members: Arc<[Member]>,
     picker: AnyPicker,
-    max_weight: Weight,
-    /// Sum of the weights of all members of the pool.
-    total_weight: u64,
+    weights: Weights,
 }
 
 impl Candidates {
@@ -33,10 +31,12 @@ impl Candidates {
     ) -> Self {
         let weights = members.iter().map(|member| member.weight);
         Self(Arc::new(Set {
-            max_weight: weights.clone().max().unwrap_or_default(),
+            weights: Weights {
+                total: total_weight,
+                max: weights.clone().max().unwrap_or_default(),
+            },
             picker: balance.picker(weights, seeds),
             members,
-            total_weight,
         }))
     }
 
@@ -58,12 +58,8 @@ impl Candidates {
         &self.0.picker
     }
 
-    pub(super) fn max_weight(&self) -> Weight {
-        self.0.max_weight
-    }
-
-    pub(super) fn total_weight(&self) -> u64 {
-        self.0.total_weight
+    pub(super) fn weights(&self) -> &Weights {
+        &self.0.weights
     }
 }
 

@@ -1,11 +1,11 @@
 //! Picking: primaries first, then backups, then servers of last resort.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Candidates, Member, Pool, Tried};
 use crate::{
     Lease, Weight,
-    balance::{Open, PickContext, Picker, Servers, Source, slow_start::Ramp},
+    balance::{Load, Open, PickContext, Picker, Servers, Source, Steady, slow_start::Ramp},
     server::Candidate,
     spec::{PanicPolicy, UpstreamId},
     sync::Arc,
@@ -84,9 +84,8 @@ impl Pool {
             now: request.now,
             source: request.source,
             seeds: &self.seeds,
-            ramp: self.ramp,
-            total_weight: candidates.total_weight(),
-            max_weight: candidates.max_weight(),
+            ramp: &self.ramp,
+            weights: candidates.weights(),
         })?;
         let server = &candidates.members()[acquired.position()].server;
         Some(Lease::of_acquired(Arc::clone(server)))
@@ -134,17 +133,16 @@ impl Pool {
 
 /// The available servers of one tier, primaries or backups. Includes an ejected server whose
 /// trial is due.
+#[derive(Clone, Copy)]
 struct Tier<'a> {
     members: &'a [Member],
     tried: &'a Tried,
     backup: bool,
 }
 
-impl<'a> Tier<'a> {
-    fn member(&self, position: usize) -> Option<&'a Member> {
-        let member = &self.members[position];
-        let is_excluded = member.backup != self.backup || self.tried.contains(&member.server);
-        (!is_excluded).then_some(member)
+impl Tier<'_> {
+    fn includes(&self, member: &Member) -> bool {
+        member.backup == self.backup && !self.tried.contains(&member.server)
     }
 }
 
@@ -169,13 +167,27 @@ impl Servers for Tier<'_> {
         self.members[position].weight
     }
 
-    fn steady(&self, position: usize, now: Instant, ramping: &mut bool) -> Option<Open> {
-        let member = self.member(position)?;
-        open(member, member.server.steady(now, ramping)?)
+    fn steady(&self, now: Instant, ramping: &mut bool) -> impl Iterator<Item = Option<Steady>> {
+        // A copy, so that its fields stay in registers: the loop has atomic loads, across which
+        // the compiler would read them again from memory.
+        let tier = *self;
+        self.members.iter().map(move |member| {
+            if !tier.includes(member) {
+                return None;
+            }
+            let (word, in_flight) = member.server.steady(now, ramping)?;
+            let is_full = member.max_conns.is_some_and(|max| in_flight >= max.get());
+            let weight = member.weight;
+            let load = Load { in_flight, weight };
+            (!is_full).then_some(Steady { load, word })
+        })
     }
 
     fn open(&self, position: usize, now: Instant, ramp: Ramp) -> Option<Open> {
-        let member = self.member(position)?;
+        let member = &self.members[position];
+        if !self.includes(member) {
+            return None;
+        }
         open(member, member.server.available(now, ramp)?)
     }
 
@@ -183,6 +195,7 @@ impl Servers for Tier<'_> {
         self.members[position].server.name_hash()
     }
 
+    #[inline]
     fn try_acquire(&self, position: usize, seen: u64, now: Instant) -> bool {
         self.members[position].server.try_acquire(seen, now)
     }
@@ -206,13 +219,25 @@ impl Servers for LastResort<'_> {
     }
 
     /// No server of last resort is in slow start.
-    fn steady(&self, position: usize, _: Instant, _: &mut bool) -> Option<Open> {
-        let member = self.tier.member(position)?;
-        open(member, member.server.last_resort(self.down)?)
+    fn steady(&self, now: Instant, _: &mut bool) -> impl Iterator<Item = Option<Steady>> {
+        let ramp = Ramp::new(Duration::ZERO);
+        (0..self.len()).map(move |position| {
+            let open = self.open(position, now, ramp)?;
+            let load = Load {
+                in_flight: open.in_flight,
+                weight: open.weight,
+            };
+            let word = open.word;
+            Some(Steady { load, word })
+        })
     }
 
-    fn open(&self, position: usize, now: Instant, _: Ramp) -> Option<Open> {
-        self.steady(position, now, &mut false)
+    fn open(&self, position: usize, _: Instant, _: Ramp) -> Option<Open> {
+        let member = &self.tier.members[position];
+        if !self.tier.includes(member) {
+            return None;
+        }
+        open(member, member.server.last_resort(self.down)?)
     }
 
     fn name_hash(&self, position: usize) -> u64 {

@@ -212,7 +212,7 @@ fn a_trial_that_loses_its_swap_is_still_due() {
     old.server().connect_failed(*NOW, *NOW);
     let due = *NOW + PassivePolicy::default().fail_timeout;
     let server = pool.server("a").unwrap();
-    let seen = server.steady(due, &mut false).unwrap().word;
+    let seen = server.steady(due, &mut false).unwrap().0;
     drop(old);
     assert!(!server.try_acquire(seen, due), "the count has changed");
     assert!(pool.pick(&pool.all(), &Tried::default(), due).is_some());
