@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn contains_what_is_in_it() {
+    fn network_contains_its_addresses() {
         assert!(net("10.0.0.0/8").contains(ip("10.255.0.1")));
         assert!(!net("10.0.0.0/8").contains(ip("11.0.0.1")));
         assert!(net("127.0.0.1").contains(ip("127.0.0.1")));
@@ -195,14 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn a_mapped_address_is_an_ipv4_address() {
+    fn mapped_address_is_an_ipv4_address() {
         assert!(net("10.0.0.0/8").contains(ip("::ffff:10.1.2.3")));
         assert_eq!(net("::ffff:10.0.0.0/104"), net("10.0.0.0/8"));
         assert_eq!(net("::ffff:10.0.0.1"), net("10.0.0.1"));
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn errors_explain_what_is_wrong() {
         assert_eq!(
             IpNet::parse("10.0.0.1/8").unwrap_err().to_string(),
             "the address has bits set beyond its prefix: write `10.0.0.0/8` for the network, \
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn covers_what_is_narrower() {
+    fn network_covers_narrower_networks() {
         assert!(net("10.0.0.0/8").covers(&net("10.1.0.0/16")));
         assert!(!net("10.1.0.0/16").covers(&net("10.0.0.0/8")));
         assert!(net("10.0.0.0/8").covers(&net("10.0.0.0/8")));

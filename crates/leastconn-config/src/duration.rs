@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_it_writes() {
+    fn formatted_durations_can_be_parsed() {
         for (text_, duration) in [
             ("0s", Duration::ZERO),
             ("250ms", Duration::from_millis(250)),
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn errors_explain_what_is_wrong() {
         for (text, error) in [
             ("", DurationError::NoNumber),
             ("s", DurationError::NoNumber),

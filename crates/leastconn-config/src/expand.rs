@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn puts_variables_in() {
+    fn variables_are_expanded() {
         for (text, result) in [
             ("${HOST}:80", "web:80"),
             ("${PORT:-80}", "80"),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn errors_explain_what_is_wrong() {
         assert_eq!(expanded("${NONE}"), Err(ExpandError::Unset("NONE".into())));
         assert_eq!(expanded("${HOST"), Err(ExpandError::Unclosed));
         assert_eq!(expanded("$HOST"), Err(ExpandError::LoneDollar));

@@ -13,7 +13,7 @@
 //! Only a file without errors yields a [`Config`]. An invalid value is never replaced by
 //! a default.
 
-mod admin_at;
+mod admin_address;
 pub mod cidr;
 pub mod clients;
 pub mod confinement;
@@ -48,7 +48,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 
-pub use admin_at::{AdminAt, admin_at};
+pub use admin_address::{AdminAddress, admin_address};
 pub use cidr::{IpNet, Prefixes};
 pub use clients::{Allow, Client, Clients, Granted, MatchKey, Rule};
 pub use keyword::{
@@ -57,7 +57,7 @@ pub use keyword::{
 pub use leastconn_tls::pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
 pub use model::{
     Access, Admin, Config, HealthCheck, Listener, Log, MemoryLimit, ProbeKind, Process, Route,
-    Senders, SourceRateLimit, StatusSet, Timeouts, Token, Upstream,
+    SourceRateLimit, StatusSet, Timeouts, Token, TrustedProxies, Upstream,
 };
 pub use problem::{Problem, Problems, Severity, stderr_has_colours};
 pub use schema::schema;

@@ -17,7 +17,7 @@ use leastconn_tls::crl::CrlStore;
 use super::{clients::Clients, tls::CertificateFile};
 
 pub use admin::{Admin, Token};
-pub use listener::{Listener, Route, Senders, SourceRateLimit, Timeouts};
+pub use listener::{Listener, Route, SourceRateLimit, Timeouts, TrustedProxies};
 pub use log::{Access, Log};
 pub use process::{MemoryLimit, Process};
 pub use upstream::{HealthCheck, ProbeKind, StatusSet, Upstream};

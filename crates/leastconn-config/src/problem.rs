@@ -1,13 +1,14 @@
 //! Problems in a configuration file, and their presentation in the style of rustc: the
 //! line and what to do.
 
-use std::{borrow::Cow, fmt, io::IsTerminal, ops::Range, sync::Arc};
+mod render;
+mod syntax;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use std::{borrow::Cow, fmt, io::IsTerminal, ops::Range, sync::Arc};
 
 use leastconn_tls::crl::CrlStore;
 
-use crate::text::{is_hidden, visible};
+use crate::text::visible;
 
 /// Maximum number of errors, and of warnings, that are shown. Of the rest only the number
 /// is shown.
@@ -146,40 +147,6 @@ impl Problems {
         self.add(Severity::Warning, message)
     }
 
-    /// Adds syntax errors: only the first of each line, because later ones are usually its
-    /// consequences, and a limited number of them, because the file may not be TOML at all.
-    pub(crate) fn syntax(&mut self, errors: &[toml::de::Error]) {
-        const MAX_ERRORS: usize = 20;
-        if let Some(other) = other_syntax(&self.text) {
-            self.error(format!("this looks like {other}; the file must be TOML"))
-                .help("tables are written `[process]` and `[[listener]]`, values `key = \"text\"`");
-            return;
-        }
-        let mut last = None;
-        for error in errors {
-            if self.list.len() >= MAX_ERRORS {
-                self.error("further syntax errors are not shown");
-                return;
-            }
-            let Some(span) = error.span() else {
-                self.error(error.message());
-                continue;
-            };
-            let start = self.boundary(span.start);
-            let same_line = last.is_some_and(|last: usize| {
-                !self.text[last.min(start)..last.max(start)].contains('\n')
-            });
-            if !same_line {
-                let help = syntax_help(line_at(&self.text, start));
-                let problem = self.error(error.message()).at(span);
-                if let Some(help) = help {
-                    problem.help(help);
-                }
-            }
-            last = Some(start);
-        }
-    }
-
     pub(crate) fn add(&mut self, severity: Severity, message: impl Into<String>) -> &mut Problem {
         let last = self.list.len();
         self.list.push(Problem::new(severity, message));
@@ -252,22 +219,6 @@ impl Problems {
         } else {
             parts.join(", ")
         }
-    }
-
-    /// Renders the problems with their lines, for a terminal. At most [`SHOWN`] errors and
-    /// warnings are included.
-    pub fn render(&self, colours: bool) -> String {
-        let renderer = if colours {
-            Renderer::styled()
-        } else {
-            Renderer::plain()
-        };
-        let mut out = String::new();
-        for problem in self.shown() {
-            out.push_str(&self.render_one(&renderer, &problem));
-            out.push_str("\n\n");
-        }
-        out
     }
 
     /// One line per problem, for logs:
@@ -352,78 +303,6 @@ impl Problems {
         }
         at
     }
-
-    /// The part of a span that is on its first line. Tables span many lines, and the first
-    /// is sufficient.
-    fn first_line(&self, span: &Range<usize>) -> Range<usize> {
-        let start = self.boundary(span.start);
-        let end = self.boundary(span.end).max(start);
-        let end = self.text[start..end]
-            .find(['\n', '\r'])
-            .map_or(end, |newline| start + newline);
-        start..end
-    }
-
-    fn render_one(&self, renderer: &Renderer, problem: &Problem) -> String {
-        let level = match problem.severity {
-            Severity::Error => Level::ERROR,
-            Severity::Warning => Level::WARNING,
-        };
-        let mut group = Group::with_title(level.primary_title(visible(&problem.message)));
-        let name = visible(&self.name);
-        group = match (&problem.file, &problem.span) {
-            (Some(file), _) => {
-                let file = visible(file);
-                group.element(Origin::path(format!("{file} ({name})")))
-            }
-            (None, None) => group.element(Origin::path(name)),
-            (None, Some(span)) => group.element(self.snippet(name, span, problem.related.as_ref())),
-        };
-        for note in &problem.notes {
-            group = group.element(Level::NOTE.message(visible(note)));
-        }
-        for help in &problem.helps {
-            group = group.element(Level::HELP.message(visible(help)));
-        }
-        renderer.render(&[group])
-    }
-
-    /// Passes only the lines that are shown to the renderer, which scans its whole input for
-    /// each problem.
-    fn snippet(
-        &self,
-        name: String,
-        span: &Range<usize>,
-        related: Option<&(Range<usize>, String)>,
-    ) -> Snippet<'_, annotate_snippets::Annotation<'_>> {
-        let span = self.first_line(span);
-        let related = related.map(|(span, label)| (self.first_line(span), label));
-        let first = related
-            .as_ref()
-            .map_or(span.start, |(other, _)| other.start.min(span.start));
-        let last = related
-            .as_ref()
-            .map_or(span.end, |(other, _)| other.end.max(span.end));
-        let start = self.text[..first].rfind('\n');
-        let start = start.map_or(self.line_starts[0], |n| n + 1);
-        let end = self.text[last..]
-            .find('\n')
-            .map_or(self.text.len(), |n| last + n);
-        let shift =
-            |span: Range<usize>| span.start.saturating_sub(start)..span.end.saturating_sub(start);
-        let mut snippet = Snippet::source(mask_hidden(&self.text[start..end]))
-            .path(name)
-            .line_start(self.position(start).0)
-            .annotation(AnnotationKind::Primary.span(shift(span)));
-        if let Some((span, label)) = related {
-            snippet = snippet.annotation(
-                AnnotationKind::Context
-                    .span(shift(span))
-                    .label(visible(label)),
-            );
-        }
-        snippet
-    }
 }
 
 impl fmt::Display for Problems {
@@ -438,63 +317,4 @@ impl std::error::Error for Problems {}
 pub fn stderr_has_colours() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::io::stderr().is_terminal()
-}
-
-/// Replaces hidden characters by `?`, so that byte offsets stay the same.
-fn mask_hidden(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        if is_hidden(character) && !matches!(character, '\t' | '\n' | '\r') {
-            out.extend(std::iter::repeat_n('?', character.len_utf8()));
-        } else {
-            out.push(character);
-        }
-    }
-    out
-}
-
-/// The line that contains a byte offset.
-fn line_at(text: &str, at: usize) -> &str {
-    let before = text.get(..at).and_then(|text| text.rfind('\n'));
-    let start = before.map_or(0, |end| end + 1);
-    text[start..].lines().next().unwrap_or_default()
-}
-
-/// What to do about a line that is not TOML.
-fn syntax_help(line: &str) -> Option<String> {
-    // The line on its own is valid: the error has another cause, such as a duplicate key.
-    if toml::from_str::<toml::Table>(line).is_ok() {
-        return None;
-    }
-    let (key, value) = line.split_once('=')?;
-    let (key, value) = (key.trim(), value.trim());
-    let quotes = value.matches('"').count();
-    let is_word = |c: char| c.is_ascii_alphanumeric() || ".:/_-*@".contains(c);
-    if quotes % 2 == 1 {
-        return Some("a quote is not closed on this line".to_owned());
-    }
-    let bare = quotes == 0 && !value.is_empty() && value.chars().all(is_word);
-    (bare && !key.is_empty()).then(|| format!("write strings in quotes: `{key} = \"{value}\"`"))
-}
-
-/// The other language that a file is written in, by its first lines.
-fn other_syntax(text: &str) -> Option<&'static str> {
-    const HAPROXY: [&str; 5] = ["global", "defaults", "frontend", "backend", "listen"];
-    let lines = text.lines().map(str::trim_end);
-    let mut lines = lines.filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
-    let first = lines.next()?;
-    let mut words = first.split_whitespace();
-    let word = words.next()?;
-    if first.starts_with('{') {
-        return Some("JSON");
-    }
-    if HAPROXY.contains(&word) && !first.contains(['=', ':', '[']) && words.count() <= 1 {
-        return Some("an HAProxy configuration");
-    }
-    let is_key = |key: &str| !key.is_empty() && !key.contains([' ', '=', '"', '[']);
-    let is_yaml = first == "---"
-        || first.split_once(':').is_some_and(|(key, rest)| {
-            is_key(key) && (rest.is_empty() || rest.starts_with(' ')) && !rest.contains('=')
-        });
-    is_yaml.then_some("YAML")
 }

@@ -7,6 +7,7 @@
 mod admin;
 mod client;
 mod cross;
+mod health;
 mod listener;
 mod process;
 mod upstream;
@@ -36,6 +37,9 @@ use super::{
     scratch::Scratch,
     shape,
 };
+
+/// The longest path of a UNIX socket on Linux, in bytes.
+const MAX_SOCKET_PATH: usize = 107;
 
 /// The address of a server and its position in the file, to check later that its name can
 /// be resolved.
@@ -155,7 +159,7 @@ impl Resolver<'_> {
         let complete = self.nothing_pruned_at_top()
             && listeners.len() == raw.listener.as_ref().map_or(0, Vec::len)
             && clients.len() == raw.client.as_ref().map_or(0, Vec::len);
-        self.check_together(listeners, &clients, &places, complete);
+        self.check_across_tables(listeners, &clients, &places, complete);
         if !complete && self.problems.errors() == 0 {
             // Omitted parts have been reported. Should a report ever be missing, do not run
             // with fewer rules than the file has.

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_have_a_number_and_a_unit() {
+    fn size_has_a_number_and_a_unit() {
         assert_eq!(parse("64KiB"), Ok(65_536));
         assert_eq!(parse("2GiB"), Ok(1 << 31));
         assert_eq!(parse("7B"), Ok(7));

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_slips_and_not_more() {
+    fn only_similar_words_are_suggested() {
         let keys = ["workers", "max_connections", "drain_timeout", "key"];
         assert_eq!(nearest("wokers", keys), Some("workers"));
         assert_eq!(nearest("max-connections", keys), Some("max_connections"));

@@ -1,19 +1,20 @@
-//! What the configuration promises, by example.
+//! Tests of loading and checking configurations.
 
 mod algorithms;
 mod alpn;
 mod authorities;
-mod docs;
-mod hints;
-mod lists;
-mod meaning;
-mod mistakes;
+mod crls;
+mod diagnostics;
+mod help;
+mod listener_tls;
 mod pins;
-mod robust;
+mod pki;
+mod reference;
+mod robustness;
 mod routes;
-mod rules;
-mod tls;
+mod shadowed_rules;
 mod upstream_tls;
+mod values;
 
 use std::{env::VarError, path::Path};
 
@@ -21,7 +22,7 @@ use jiff::Timestamp;
 
 use super::{Config, Problems, Reading, read_text};
 
-/// The day all tests happen on.
+/// The current time in all tests.
 const TODAY: &str = "2026-06-15T12:00:00Z";
 
 fn reading(text: &str, base_dir: &Path) -> Reading {
@@ -35,14 +36,14 @@ fn reading(text: &str, base_dir: &Path) -> Reading {
     read_text(problems, text, base_dir, &environment, now)
 }
 
-/// The configuration, which must be without any problem.
+/// The configuration, which must have no problems.
 fn config(text: &str) -> Config {
     let reading = reading(text, Path::new("/nowhere"));
     assert!(reading.problems.is_empty(), "{}", reading.problems);
     reading.config.unwrap()
 }
 
-/// One line for each problem, without the file's name.
+/// One line per problem, without the file name.
 fn lines(text: &str) -> Vec<String> {
     reading(text, Path::new("/nowhere"))
         .problems
@@ -51,7 +52,7 @@ fn lines(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// A file that is in order, with places to put something into.
+/// A valid file that tests modify.
 const PLAIN: &str = r#"
 [[listener]]
 name = "main"
@@ -68,7 +69,7 @@ match = { source = "10.0.0.0/8" }
 allow = ["web"]
 "#;
 
-/// [`PLAIN`] with one piece of text changed.
+/// [`PLAIN`] with one replacement.
 fn changed(from: &str, to: &str) -> String {
     assert!(PLAIN.contains(from), "{from}");
     PLAIN.replacen(from, to, 1)

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn invisible_characters_are_written_out() {
+    fn invisible_characters_are_escaped() {
         for hidden in [
             '\u{2060}',
             '\u{ad}',
@@ -148,7 +148,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_hidden_is_left_and_it_is_bounded(text in any::<String>()) {
+        fn escaped_text_is_visible_and_bounded(text in any::<String>()) {
             let escaped = escape(&text.repeat(40));
             prop_assert!(!escaped.chars().any(is_hidden));
             prop_assert!(escaped.len() <= LONGEST);

@@ -7,7 +7,7 @@ use leastconn_tls::{
     pattern::{CnPattern, DnsPattern, UriPattern},
 };
 
-/// A key of `match`. A rule with several keys names its clients by the first of them, in
+/// A key of `match`. The identity of a client is the value of the first key of its rule, in
 /// this order, that [is an identity](Self::is_identity).
 ///
 /// To add a key, add a variant here and a field of the same name to the `match` table
@@ -161,7 +161,7 @@ mod tests {
 
     /// Row 13 of docs/threats.md: a `*` in a certificate is a literal character.
     #[test]
-    fn a_wildcard_in_a_certificate_matches_no_rule_but_its_own_text() {
+    fn wildcard_in_a_certificate_is_literal() {
         let leaf = TestCa::new("CA").leaf("*.x").ou("*").dns("*.x").build();
         let read = Certificate::from_der(leaf.der()).unwrap();
         for key in MatchKey::TEXTS {

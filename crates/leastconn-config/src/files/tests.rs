@@ -28,9 +28,9 @@ fn only_regular_files_are_read() {
     assert!(read(&at("file"), 7).is_err());
 }
 
-/// As on a mount whose server does not answer.
+/// As on a network mount whose server does not answer.
 #[tokio::test]
-async fn blocked_operation_is_reported_and_given_up() {
+async fn blocked_operation_is_reported_and_abandoned() {
     let lane = Lane::default();
     let (go_on, wait) = sync_channel::<()>(1);
     let path = PathBuf::from("/mnt/dead/ca.crl");
@@ -40,7 +40,7 @@ async fn blocked_operation_is_reported_and_given_up() {
     let given_up = lane.run_within(limit, work);
     let given_up = within(DEADLINE, "an error", given_up).await.unwrap_err();
     assert!(given_up.to_string().starts_with("/mnt/dead/ca.crl: "));
-    // Nothing else is begun, and no other lane is held up.
+    // The lane starts no further work, and other lanes are not affected.
     let again = lane.run_within(limit, || 1).await;
     assert!(matches!(again, Err(NoResult::Blocked(_))));
     assert_eq!(Lane::default().run(|| 2).await.unwrap(), 2);

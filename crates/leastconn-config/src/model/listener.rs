@@ -44,7 +44,7 @@ pub struct Listener {
     /// Maximum number of certificates that a client may send besides its own.
     pub max_intermediates: usize,
     /// Peers whose connections start with a PROXY header. `None`: no connection does.
-    pub senders: Option<Senders>,
+    pub trusted_proxies: Option<TrustedProxies>,
     /// `None`: plain TCP.
     pub tls: Option<Tls>,
 }
@@ -67,16 +67,16 @@ pub struct SourceRateLimit {
 
 /// Proxies that may send PROXY headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Senders {
+pub enum TrustedProxies {
     /// Every peer.
     Anyone,
     /// Peers in one of these networks. Not empty.
     Only(Vec<IpNet>),
 }
 
-impl Senders {
+impl TrustedProxies {
     /// Whether the proxy at `address` is trusted.
-    pub fn include(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         match self {
             Self::Anyone => true,
             Self::Only(networks) => networks.iter().any(|network| network.contains(address)),

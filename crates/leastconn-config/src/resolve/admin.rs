@@ -6,19 +6,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Resolver;
+use super::{MAX_SOCKET_PATH, Resolver};
 use crate::{
     files,
     model::{Admin, Token},
     raw::{RawAdmin, value::At},
 };
 
-/// The longest path of a UNIX socket on Linux, in bytes.
-pub(crate) const LONGEST_SOCKET: usize = 107;
-
 /// In bytes. A token of this length cannot be found by trying.
-const SHORTEST_TOKEN: usize = 16;
-const LONGEST_TOKEN: u64 = 4096;
+const MIN_TOKEN: usize = 16;
+const MAX_TOKEN: u64 = 4096;
 
 impl Resolver<'_> {
     pub(super) fn admin(&mut self, raw: &At<RawAdmin>) -> Option<Admin> {
@@ -83,9 +80,9 @@ impl Resolver<'_> {
             "`socket` is empty".to_owned()
         } else if at.value.contains('\0') {
             "`socket` cannot contain a NUL".to_owned()
-        } else if length > LONGEST_SOCKET {
+        } else if length > MAX_SOCKET_PATH {
             format!(
-                "{} cannot be a socket: its path has {length} bytes, and the maximum is {LONGEST_SOCKET}",
+                "{} cannot be a socket: its path has {length} bytes, and the maximum is {MAX_SOCKET_PATH}",
                 path.display()
             )
         } else {
@@ -139,7 +136,7 @@ impl Resolver<'_> {
 
 /// The token in a file, and a warning about the file's mode.
 fn read_token(path: &Path) -> Result<(Token, Option<String>), String> {
-    let contents = files::read(path, LONGEST_TOKEN).map_err(|error| error.to_string())?;
+    let contents = files::read(path, MAX_TOKEN).map_err(|error| error.to_string())?;
     let files::Contents { bytes, metadata } = contents;
     let token = bytes.trim_ascii();
     if token.is_empty() {
@@ -148,9 +145,9 @@ fn read_token(path: &Path) -> Result<(Token, Option<String>), String> {
     if !token.iter().all(u8::is_ascii_graphic) {
         return Err("it must contain one word of printable ASCII".to_owned());
     }
-    if token.len() < SHORTEST_TOKEN {
+    if token.len() < MIN_TOKEN {
         return Err(format!(
-            "it is shorter than {SHORTEST_TOKEN} characters and could be guessed"
+            "it is shorter than {MIN_TOKEN} characters and could be guessed"
         ));
     }
     // Not an error: Kubernetes mounts files with this mode, in containers without other users.

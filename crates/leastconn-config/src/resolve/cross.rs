@@ -19,7 +19,7 @@ const MAX_COMPARED: usize = 256;
 
 impl Resolver<'_> {
     /// `complete`: all listeners and clients of the file are valid.
-    pub(super) fn check_together(
+    pub(super) fn check_across_tables(
         &mut self,
         listeners: &[At<Listener>],
         clients: &Clients,
@@ -31,17 +31,17 @@ impl Resolver<'_> {
                 .warning(format!("the upstream `{}` is not used", declared.name))
                 .at(declared.span.clone());
         }
-        self.shadowed_rules(clients, places);
+        self.check_shadowed_rules(clients, places);
         // An invalid part may be what seems to be missing below.
         if !complete {
             return;
         }
         for listener in listeners {
-            self.clients_decide(listener, clients, places);
-            self.somebody_can_connect(listener, clients);
+            self.check_allow_decides(listener, clients, places);
+            self.check_listener_has_clients(listener, clients);
         }
         for (client, place) in clients.iter().zip(places) {
-            self.leads_somewhere(&client, place, listeners);
+            self.check_client_reaches_upstream(&client, place, listeners);
         }
     }
 
@@ -98,7 +98,7 @@ impl Resolver<'_> {
     }
 
     /// Warns of rules that are shadowed by an earlier rule.
-    fn shadowed_rules(&mut self, clients: &Clients, places: &[Place]) {
+    fn check_shadowed_rules(&mut self, clients: &Clients, places: &[Place]) {
         for (position, client) in clients.iter().enumerate() {
             // Candidates are in the order of the file, so earlier rules come first.
             let covering = clients
@@ -130,7 +130,12 @@ impl Resolver<'_> {
 
     /// At a listener without `upstream` and `routes`, each client's `allow` must name exactly
     /// one upstream.
-    fn clients_decide(&mut self, listener: &At<Listener>, clients: &Clients, places: &[Place]) {
+    fn check_allow_decides(
+        &mut self,
+        listener: &At<Listener>,
+        clients: &Clients,
+        places: &[Place],
+    ) {
         let Listener { name, upstream, .. } = &listener.value;
         if upstream.is_some() {
             return;
@@ -141,7 +146,7 @@ impl Resolver<'_> {
             undecided.then_some((client.name(), place, upstreams))
         });
         if !listener.value.routes.is_empty() {
-            self.routes_decide(listener, undecided);
+            self.warn_of_unrouted(listener, undecided);
             return;
         }
         for (client, place, upstreams) in undecided {
@@ -167,7 +172,7 @@ impl Resolver<'_> {
     /// At a listener with `routes` and without `upstream`, `allow` decides only for
     /// connections that match no route. Refusing these may be intended, so there is one
     /// warning per listener.
-    fn routes_decide<'a>(
+    fn warn_of_unrouted<'a>(
         &mut self,
         listener: &At<Listener>,
         mut undecided: impl Iterator<Item = (&'a str, &'a Place, BTreeSet<&'a str>)>,
@@ -201,7 +206,7 @@ impl Resolver<'_> {
             );
     }
 
-    fn somebody_can_connect(&mut self, listener: &At<Listener>, clients: &Clients) {
+    fn check_listener_has_clients(&mut self, listener: &At<Listener>, clients: &Clients) {
         let anybody = clients
             .iter()
             .any(|client| can_connect(&client, &listener.value));
@@ -225,7 +230,12 @@ impl Resolver<'_> {
             ));
     }
 
-    fn leads_somewhere(&mut self, client: &Rule<'_>, place: &Place, listeners: &[At<Listener>]) {
+    fn check_client_reaches_upstream(
+        &mut self,
+        client: &Rule<'_>,
+        place: &Place,
+        listeners: &[At<Listener>],
+    ) {
         let allowed = upstreams(client);
         if allowed.is_empty() || listeners.is_empty() {
             return;

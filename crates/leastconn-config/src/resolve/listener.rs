@@ -4,13 +4,13 @@ use std::{collections::HashMap, ops::Range, path::Path, sync::Arc, time::Duratio
 
 use leastconn_tls::{alpn::Alpn, pattern::DnsPattern};
 
-use super::{Resolver, Surroundings, Zero};
+use super::{MAX_SOCKET_PATH, Resolver, Surroundings, Zero};
 use crate::{
     Prefixes,
     cidr::IpNet,
     defaults,
     keyword::StartTls,
-    model::{Listener, Route, Senders, SourceRateLimit, Timeouts},
+    model::{Listener, Route, SourceRateLimit, Timeouts, TrustedProxies},
     raw::{ProxyProtocolIn, RawListener, RawSourceRateLimit, value::At},
     tls,
 };
@@ -113,9 +113,9 @@ impl Resolver<'_> {
                 .at(max.span.clone())
                 .help("add `tls` to the listener, or remove the key");
         }
-        let senders = self.senders(table);
-        let (Some(routes), Ok(upstream), Ok(source_rate_limit), Ok(tls), Ok(senders)) =
-            (routes, upstream, source_rate_limit, tls, senders)
+        let trusted_proxies = self.trusted_proxies(table);
+        let (Some(routes), Ok(upstream), Ok(source_rate_limit), Ok(tls), Ok(trusted_proxies)) =
+            (routes, upstream, source_rate_limit, tls, trusted_proxies)
         else {
             return None;
         };
@@ -147,21 +147,19 @@ impl Resolver<'_> {
                 .as_ref()
                 .map_or(defaults::MAX_INTERMEDIATES, |at| at.value)
                 as usize,
-            senders,
+            trusted_proxies,
             starttls,
             tls,
         })
     }
 
     fn unix_bind(&mut self, path: &str, text: &At<&str>) -> Option<Arc<Path>> {
-        // The limit of the kernel.
-        const MAX_PATH: usize = 107;
         let path = self.path(path);
         let length = path.as_os_str().len();
-        if text.value == "unix:" || length > MAX_PATH || text.value.contains('\0') {
+        if text.value == "unix:" || length > MAX_SOCKET_PATH || text.value.contains('\0') {
             self.problems
                 .error(format!(
-                    "the path of a UNIX socket must have 1 to {MAX_PATH} bytes and no NUL"
+                    "the path of a UNIX socket must have 1 to {MAX_SOCKET_PATH} bytes and no NUL"
                 ))
                 .at(text.span.clone());
             return None;
@@ -247,7 +245,10 @@ impl Resolver<'_> {
     }
 
     /// The proxies that may send PROXY headers.
-    fn senders(&mut self, table: &At<RawListener>) -> Result<Option<Senders>, Reported> {
+    fn trusted_proxies(
+        &mut self,
+        table: &At<RawListener>,
+    ) -> Result<Option<TrustedProxies>, Reported> {
         let raw = &table.value;
         let from = raw.proxy_protocol_from.as_ref();
         let required = raw
@@ -278,9 +279,9 @@ impl Resolver<'_> {
         let networks = self.patterns("proxy_protocol_from", from, IpNet::parse);
         let networks = networks.ok_or(Reported)?;
         Ok(Some(if networks.is_empty() {
-            Senders::Anyone
+            TrustedProxies::Anyone
         } else {
-            Senders::Only(networks)
+            TrustedProxies::Only(networks)
         }))
     }
 

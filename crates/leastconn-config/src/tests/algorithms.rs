@@ -1,11 +1,11 @@
 //! `groups` and `ciphers` of listeners.
 
-use super::tls::{ALL, Pki};
+use super::pki::{ALL, Pki};
 
 #[test]
 fn groups_and_ciphers_are_checked() {
     let pki = Pki::new();
-    let says = |more: &str| pki.says(&format!("{ALL}, {more}"));
+    let says = |more: &str| pki.problems(&format!("{ALL}, {more}"));
     for good in [
         r#"groups = ["X25519MLKEM768", "X25519", "P-256", "P-384"]"#,
         r#"groups = "x25519""#,
@@ -15,7 +15,7 @@ fn groups_and_ciphers_are_checked() {
     ] {
         assert!(says(good).is_empty(), "{good}: {:?}", says(good));
     }
-    for (bad, said) in [
+    for (bad, expected) in [
         ("groups = []", "error: `groups` is an empty list"),
         ("ciphers = []", "error: `ciphers` is an empty list"),
         (
@@ -64,6 +64,9 @@ fn groups_and_ciphers_are_checked() {
         ),
     ] {
         let all = says(bad);
-        assert!(all.iter().any(|line| line.contains(said)), "{bad}: {all:?}");
+        assert!(
+            all.iter().any(|line| line.contains(expected)),
+            "{bad}: {all:?}"
+        );
     }
 }

@@ -2,16 +2,16 @@
 
 use super::{
     PLAIN,
-    tls::{ALL, Pki},
+    pki::{ALL, Pki},
 };
 
 #[test]
 fn alpn_is_checked() {
     let pki = Pki::new();
-    let says = |alpn: &str| pki.says(&format!("{ALL}, alpn = {alpn}"));
+    let says = |alpn: &str| pki.problems(&format!("{ALL}, alpn = {alpn}"));
     assert!(says("[\"postgresql\", \"h2\", \"http/1.1\", \"mqtt\"]").is_empty());
     assert!(says("\"postgresql\"").is_empty());
-    for (alpn, said) in [
+    for (alpn, expected) in [
         ("[]", "`alpn` is an empty list"),
         ("[\"\"]", "has 1 to 255 bytes, but this one has 0"),
         ("[\"a b\"]", "\"a b\" is not an application protocol"),
@@ -31,7 +31,7 @@ fn alpn_is_checked() {
     ] {
         let all = says(alpn);
         assert!(
-            all.iter().any(|line| line.contains(said)),
+            all.iter().any(|line| line.contains(expected)),
             "{alpn}: {all:?}"
         );
     }
@@ -48,7 +48,7 @@ fn starttls_needs_tls_and_the_protocol_postgresql() {
     let pki = Pki::new();
     let says = |lines: &str| {
         let listener = format!("upstream = \"web\"\nstarttls = \"postgres\"\n{lines}");
-        pki.says_of(&PLAIN.replace("upstream = \"web\"\n", &listener))
+        pki.problems_of(&PLAIN.replace("upstream = \"web\"\n", &listener))
     };
     assert!(
         says("")[0].contains("`starttls` needs `tls`"),
@@ -64,13 +64,13 @@ fn starttls_needs_tls_and_the_protocol_postgresql() {
 }
 
 #[test]
-fn protocols_that_servers_are_not_offered_are_warned_of() {
+fn protocol_not_offered_to_servers_is_a_warning() {
     let pki = Pki::new();
     let says = |listener: &str, upstream: &str| {
         let listener = format!("upstream = \"web\"\ntls = {{ {ALL}{listener} }}\n");
         let tls = format!("tls = {{ ca = \"ca.crt\", server_name = \"web\"{upstream} }}\nservers");
         let text = PLAIN.replace("upstream = \"web\"\n", &listener);
-        pki.says_of(&text.replace("servers", &tls))
+        pki.problems_of(&text.replace("servers", &tls))
     };
     assert!(says("", ", alpn = \"h2\"").is_empty());
     assert!(says(", alpn = \"h2\"", "").is_empty());

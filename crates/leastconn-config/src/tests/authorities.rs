@@ -1,12 +1,13 @@
-//! What counts as an authority, and what becomes of the rest of a file of them.
+//! Which certificates of a CA file are trusted, and warnings about the others.
 
 use leastconn_testkit::TestCa;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use super::{
-    PLAIN, reading,
-    tls::{Pki, authority},
+    PLAIN,
+    pki::{Pki, authority},
+    reading,
 };
 
 const LISTENER: &str = r#"cert = "server.crt", key = "server.key", client_ca = "ca.crt""#;
@@ -24,7 +25,7 @@ fn upstream() -> String {
     PLAIN.replace(servers, &format!("tls = {{ {UPSTREAM} }}\n{servers}"))
 }
 
-/// What `ca.crt` comes to: of whom what is issued is trusted, and who stands alone.
+/// The CAs and the individually trusted certificates that are loaded from `ca.crt`.
 fn trusted(pki: &Pki, text: &str) -> (Vec<CertificateDer<'static>>, Vec<CertificateDer<'static>>) {
     let config = reading(text, pki.dir.path()).config.unwrap();
     let of_listener = config.listeners[0].tls.as_ref();
@@ -51,7 +52,7 @@ fn params(is_ca: IsCa, usages: &[KeyUsagePurpose]) -> CertificateParams {
     params
 }
 
-/// Certificates that are no authorities', with the reason.
+/// Certificates that are not a CA's, with the reason.
 fn none(pki: &Pki) -> Vec<(String, &'static str)> {
     use KeyUsagePurpose::{DigitalSignature, KeyCertSign};
     let ca = || IsCa::Ca(BasicConstraints::Unconstrained);
@@ -94,13 +95,13 @@ fn none(pki: &Pki) -> Vec<(String, &'static str)> {
 }
 
 #[test]
-fn what_is_no_authority_is_left_out_and_said_to_be() {
+fn certificates_of_non_cas_are_ignored_with_warning() {
     let pki = Pki::new();
     for (pem, why) in none(&pki) {
         for (text, ca) in [(listener(), "client_ca"), (upstream(), "ca")] {
             pki.write("ca.crt", pki.ca.pem() + &pem);
             assert_eq!(
-                pki.says_of(&text),
+                pki.problems_of(&text),
                 [format!(
                     "warning: the certificate of `CN=x` is not a CA certificate: {why}; it is \
                      ignored: `{ca}` is for certificates of authorities"
@@ -112,21 +113,21 @@ fn what_is_no_authority_is_left_out_and_said_to_be() {
             );
 
             pki.write("ca.crt", &pem);
-            let said = pki.says_of(&text);
+            let problems = pki.problems_of(&text);
             assert!(
-                said.contains(
+                problems.contains(
                     &"error: \"ca.crt\" contains no valid authority; add the \
                       certificate of the authority that issues the certificates"
                         .to_owned()
                 ),
-                "{said:#?}"
+                "{problems:#?}"
             );
         }
     }
 }
 
 #[test]
-fn authorities_of_all_ages_are_some() {
+fn old_forms_of_ca_certificates_are_accepted() {
     use KeyUsagePurpose::KeyCertSign;
     let pki = Pki::new();
     let own = |is_ca, usages: &[_]| {
@@ -142,15 +143,15 @@ fn authorities_of_all_ages_are_some() {
         pki.write("ca.crt", &pem);
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
         for text in [listener(), upstream()] {
-            assert_eq!(pki.says_of(&text), Vec::<String>::new());
+            assert_eq!(pki.problems_of(&text), Vec::<String>::new());
             assert_eq!(trusted(&pki, &text), (vec![der.clone()], Vec::new()));
         }
     }
 }
 
-/// For clients there is no such thing: their certificates are for them alone anyway.
+/// A client's self-signed certificate can be trusted with `client_pins` instead.
 #[test]
-fn a_server_may_stand_for_itself_a_client_may_not() {
+fn self_signed_certificate_is_trusted_for_servers_only() {
     let pki = Pki::new();
     let key = KeyPair::generate().unwrap();
     let own = params(IsCa::ExplicitNoCa, &[]).self_signed(&key).unwrap();
@@ -158,14 +159,15 @@ fn a_server_may_stand_for_itself_a_client_may_not() {
                  say CA:FALSE; only this certificate itself is trusted, not certificates that its \
                  key signed";
     pki.write("ca.crt", own.pem());
-    assert_eq!(pki.says_of(&upstream()), [alone]);
+    assert_eq!(pki.problems_of(&upstream()), [alone]);
     assert_eq!(
         trusted(&pki, &upstream()),
         (Vec::new(), vec![own.der().clone()])
     );
-    let said = pki.says_of(&listener());
+    let problems = pki.problems_of(&listener());
     assert!(
-        said.iter()
+        problems
+            .iter()
             .any(|line| line.starts_with("error: \"ca.crt\" contains no valid authority"))
     );
 
@@ -182,7 +184,7 @@ fn a_server_may_stand_for_itself_a_client_may_not() {
 }
 
 #[test]
-fn unknown_critical_extension_of_an_authority_is_warned_of() {
+fn unknown_critical_ca_extension_is_a_warning() {
     let pki = Pki::new();
     let mut params = params(
         IsCa::Ca(BasicConstraints::Unconstrained),
@@ -195,7 +197,7 @@ fn unknown_critical_extension_of_an_authority_is_warned_of() {
     pki.write("ca.crt", cert.pem());
     for text in [listener(), upstream()] {
         assert_eq!(
-            pki.says_of(&text),
+            pki.problems_of(&text),
             [
                 "warning: the certificate of `CN=x` has a critical extension that is not supported: \
                  1.2.3.4.5.6; it is trusted nevertheless; the extension is not enforced"

@@ -1,11 +1,11 @@
-//! Pinned keys, servers that are verified by URI, and limits of authorities.
+//! Pinned keys, servers that are verified by URI, and constraints of CAs.
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 
-use super::{PLAIN, reading, tls::Pki};
+use super::{PLAIN, pki::Pki, reading};
 
 const PIN: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 
@@ -24,7 +24,7 @@ fn upstream(tls: &str) -> String {
 }
 
 #[test]
-fn pins_and_uris_are_read_and_mistakes_reported() {
+fn pins_and_uris_are_checked() {
     let pki = Pki::new();
     for (text, expected) in [
         (listener(&format!("client_pins = \"{PIN}\"")), None),
@@ -68,19 +68,19 @@ fn pins_and_uris_are_read_and_mistakes_reported() {
             Some("error: `uri`: "),
         ),
     ] {
-        let said = pki.says_of(&text);
+        let problems = pki.problems_of(&text);
         match expected {
-            None => assert_eq!(said, Vec::<String>::new(), "{text}"),
+            None => assert_eq!(problems, Vec::<String>::new(), "{text}"),
             Some(expected) => assert!(
-                said.len() == 1 && said[0].starts_with(expected),
-                "{said:#?}\n  should say: {expected}"
+                problems.len() == 1 && problems[0].starts_with(expected),
+                "{problems:#?}\n  expected: {expected}"
             ),
         }
     }
 }
 
 #[test]
-fn tables_with_pins_and_uris_are_read_again_alike() {
+fn pins_and_uris_survive_a_reload() {
     let pki = Pki::new();
     let text = listener(&format!("client_pins = [\"{PIN}\"]"));
     let config = reading(&text, pki.dir.path()).config.unwrap();
@@ -98,7 +98,7 @@ fn tables_with_pins_and_uris_are_read_again_alike() {
 }
 
 #[test]
-fn authorities_whose_clients_are_all_refused_are_warned_of() {
+fn ca_whose_clients_are_refused_is_a_warning() {
     let pki = Pki::new();
     let write = |change: &dyn Fn(&mut CertificateParams)| {
         let mut params = CertificateParams::default();
@@ -119,15 +119,17 @@ fn authorities_whose_clients_are_all_refused_are_warned_of() {
         let extension = CustomExtension::from_oid_content(&[2, 5, 29, 30], tree.to_vec());
         params.custom_extensions.push(extension);
     });
-    let said = pki.says_of(&text);
+    let problems = pki.problems_of(&text);
     assert!(
-        said.len() == 1 && said[0].contains("`CN=the CA` has name constraints for other names"),
-        "{said:#?}"
+        problems.len() == 1
+            && problems[0].contains("`CN=the CA` has name constraints for other names"),
+        "{problems:#?}"
     );
     write(&|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
-    let said = pki.says_of(&text);
+    let problems = pki.problems_of(&text);
     assert!(
-        said.len() == 1 && said[0].contains("extended key usage of `CN=the CA` lacks clientAuth"),
-        "{said:#?}"
+        problems.len() == 1
+            && problems[0].contains("extended key usage of `CN=the CA` lacks clientAuth"),
+        "{problems:#?}"
     );
 }

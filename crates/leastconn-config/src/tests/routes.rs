@@ -1,6 +1,6 @@
-//! What is said of listeners where routes do not decide everything.
+//! Checks of listeners with `routes` and without `upstream`.
 
-use super::{reading, tls::Pki};
+use super::{pki::Pki, reading};
 
 const START: &str = r#"
 [[listener]]
@@ -18,8 +18,8 @@ name = "db"
 servers = ["10.0.0.2:80"]
 "#;
 
-/// What `check` says of [`START`] and clients with these `allow`, without places.
-fn said(allows: &[&str], change: impl Fn(String) -> String) -> Vec<String> {
+/// The problems of [`START`] with clients that have these `allow` lists.
+fn problems_with(allows: &[&str], change: impl Fn(String) -> String) -> Vec<String> {
     let clients = allows.iter().enumerate().map(|(n, allow)| {
         format!("\n[[client]]\nname = \"c{n}\"\nmatch = {{ cn = \"c{n}\" }}\nallow = {allow}\n")
     });
@@ -33,10 +33,10 @@ fn said(allows: &[&str], change: impl Fn(String) -> String) -> Vec<String> {
 }
 
 #[test]
-fn who_may_use_several_upstreams_is_refused_where_no_route_leads() {
+fn client_with_several_upstreams_needs_a_route() {
     let both = r#"["web", "db/10.0.0.2:80"]"#;
     assert_eq!(
-        said(&[both, r#"["db"]"#], |text| text),
+        problems_with(&[both, r#"["db"]"#], |text| text),
         [
             "3:8: warning: connections of client `c0` at listener `main` are refused if they match \
              no route; the listener has no `upstream`, so `allow` decides for connections without \
@@ -44,27 +44,30 @@ fn who_may_use_several_upstreams_is_refused_where_no_route_leads() {
              listener for connections without a route, or name one upstream in `allow`"
         ]
     );
-    // One warning, however many there are.
+    // There is one warning for all clients.
     for (clients, others) in [
         (2, " (and of one other client) at"),
         (9, " (and of 8 other clients) at"),
     ] {
-        let said = said(&vec![both; clients], |text| text);
-        assert!(said.len() == 1 && said[0].contains(others), "{said:?}");
+        let problems = problems_with(&vec![both; clients], |text| text);
+        assert!(
+            problems.len() == 1 && problems[0].contains(others),
+            "{problems:?}"
+        );
     }
     let with_upstream = |text: String| text.replace("routes =", "upstream = \"web\"\nroutes =");
-    assert_eq!(said(&[both], with_upstream), [""; 0]);
+    assert_eq!(problems_with(&[both], with_upstream), [""; 0]);
 }
 
-/// What no route takes goes where the client's own `allow` says, if that is one place.
+/// Connections that match no route go to the upstream in the client's `allow`.
 #[test]
-fn who_may_use_one_upstream_gets_there_though_no_route_leads_to_it() {
-    assert_eq!(said(&[r#"["web"]"#], |text| text), [""; 0]);
+fn client_with_one_upstream_needs_no_route() {
+    assert_eq!(problems_with(&[r#"["web"]"#], |text| text), [""; 0]);
     let other = |text: String| text.replace("routes =", "upstream = \"db\"\nroutes =");
-    let said = said(&[r#"["web"]"#], other);
+    let problems = problems_with(&[r#"["web"]"#], other);
     assert!(
-        said.len() == 1
-            && said[0].contains("no listener leads to an upstream that client `c0` may use"),
-        "{said:?}"
+        problems.len() == 1
+            && problems[0].contains("no listener leads to an upstream that client `c0` may use"),
+        "{problems:?}"
     );
 }

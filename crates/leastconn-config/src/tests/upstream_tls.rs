@@ -1,4 +1,4 @@
-//! What files of an upstream's `tls` must be, and what is said when they are not.
+//! `tls` of upstreams: files, verification of servers, and diagnostics.
 
 use std::fs;
 
@@ -6,24 +6,25 @@ use rcgen::{ExtendedKeyUsagePurpose, KeyPair, date_time_ymd};
 use rustls::pki_types::ServerName;
 
 use super::{
-    PLAIN, reading,
-    tls::{Pki, authority, crl, server_params},
+    PLAIN,
+    pki::{Pki, authority, crl, server_params},
+    reading,
 };
 use leastconn_tls::settings::MinVersion;
 
 use crate::Config;
 
-/// All keys but `server_name`, whose files are `pki`'s.
+/// All keys except `server_name`, with the files of [`pki`].
 const ALL: &str = r#"ca = "ca.crt", crl = "ca.crl", cert = "lb.crt", key = "lb.key""#;
 
-/// As the administrator of the servers would make them.
+/// A valid set of files.
 fn pki() -> Pki {
     let pki = Pki::new();
     client(&pki, |_| {});
     pki
 }
 
-/// The balancer's own certificate.
+/// Writes the client certificate of the balancer.
 fn client(pki: &Pki, adjust: impl FnOnce(&mut rcgen::CertificateParams)) {
     let mut params = server_params();
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -90,7 +91,7 @@ fn good_files_are_loaded() {
 }
 
 #[test]
-fn a_server_s_certificate_is_for_server_name_or_for_its_own_host() {
+fn server_name_defaults_to_the_server_host() {
     let pki = pki();
     let servers = |text: String| text.replace("\"10.0.0.2:80\"", "\"web2.internal:443\"");
     let names = |tls: &str| {
@@ -119,7 +120,7 @@ fn a_server_s_certificate_is_for_server_name_or_for_its_own_host() {
 }
 
 #[test]
-fn mistakes_are_told_at_their_place() {
+fn problems_are_reported_at_their_position() {
     let pki = pki();
     pki.write("other.key", KeyPair::generate().unwrap().serialize_pem());
     pki.write(
@@ -130,7 +131,7 @@ fn mistakes_are_told_at_their_place() {
     );
     pki.write("old.crl", crl(&pki.ca, (2026, 6, 1)).pem().unwrap());
     pki.write("old.crt", authority("old CA", 2000, 2020).pem());
-    for (tls, said) in [
+    for (tls, expected) in [
         ("server_name = \"a.b\"", "error: `upstream.tls` needs `ca`"),
         (
             "ca = \"nope.crt\"",
@@ -186,12 +187,12 @@ fn mistakes_are_told_at_their_place() {
         ),
     ] {
         let text = with_tls(tls);
-        let all = pki.says_of(&text);
+        let all = pki.problems_of(&text);
         assert!(
-            all.iter().any(|line| line.starts_with(said)),
-            "{tls}: {all:#?}\n  should say: {said}"
+            all.iter().any(|line| line.starts_with(expected)),
+            "{tls}: {all:#?}\n  expected: {expected}"
         );
-        // The line that the table stands on.
+        // The line of the `tls` table.
         let place = text
             .lines()
             .position(|line| line.starts_with("tls"))
@@ -206,12 +207,12 @@ fn mistakes_are_told_at_their_place() {
 }
 
 #[test]
-fn what_no_certificate_can_be_for_needs_a_server_name() {
+fn invalid_server_host_needs_a_server_name() {
     let pki = pki();
     let text = with_tls("ca = \"ca.crt\"").replace("10.0.0.2:80", "web-.internal:443");
-    let said = pki.says_of(&text);
+    let problems = pki.problems_of(&text);
     assert_eq!(
-        said,
+        problems,
         [
             "error: no certificate can contain `web-.internal`, the host of server \
              `web-.internal:443`; add `server_name`, a name that the servers' certificates \
@@ -219,13 +220,13 @@ fn what_no_certificate_can_be_for_needs_a_server_name() {
         ]
     );
     let named = text.replace("ca.crt\"", "ca.crt\", server_name = \"web.internal\"");
-    assert_eq!(pki.says_of(&named), Vec::<String>::new());
+    assert_eq!(pki.problems_of(&named), Vec::<String>::new());
 }
 
 #[test]
-fn odd_certificates_are_warned_of() {
+fn unusual_certificates_are_warnings() {
     let pki = pki();
-    for (from, to, said) in [
+    for (from, to, expected) in [
         (
             2025,
             2026,
@@ -242,16 +243,16 @@ fn odd_certificates_are_warned_of() {
             params.not_before = date_time_ymd(from, 1, 1);
             params.not_after = date_time_ymd(to, 1, 1);
         });
-        let all = pki.says_of(&with_tls(ALL));
-        assert!(all.len() == 1 && all[0].starts_with(said), "{all:#?}");
+        let all = pki.problems_of(&with_tls(ALL));
+        assert!(all.len() == 1 && all[0].starts_with(expected), "{all:#?}");
     }
     client(&pki, |params| {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        // A client's needs none.
+        // Client certificates need no SAN.
         params.subject_alt_names.clear();
     });
     assert_eq!(
-        pki.says_of(&with_tls(ALL)),
+        pki.problems_of(&with_tls(ALL)),
         [
             "warning: the extended key usage of the certificate that is presented to servers does \
              not include clientAuth; servers that verify it will refuse it"
@@ -262,6 +263,9 @@ fn odd_certificates_are_warned_of() {
         pki.dir.path().join("ca.crt"),
     )
     .unwrap();
-    let said = pki.says_of(&with_tls("ca = \"ca.crt\""));
-    assert!(said[0].contains("is not a CA certificate"), "{said:#?}");
+    let problems = pki.problems_of(&with_tls("ca = \"ca.crt\""));
+    assert!(
+        problems[0].contains("is not a CA certificate"),
+        "{problems:#?}"
+    );
 }

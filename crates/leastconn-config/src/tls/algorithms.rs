@@ -67,7 +67,7 @@ impl Loader<'_> {
         if let Some(at) = ciphers {
             let known: Vec<_> = Algorithms::known_suites().collect();
             algorithms.suites = self.list(at, "ciphers", "cipher suite", &known, Algorithms::suite);
-            self.versions_are_covered(&algorithms.suites, min_version, key, at);
+            self.check_cipher_suites(&algorithms.suites, min_version, key, at);
         }
         algorithms
     }
@@ -113,7 +113,7 @@ impl Loader<'_> {
     }
 
     /// Checks that each accepted version has a cipher suite.
-    fn versions_are_covered(
+    fn check_cipher_suites(
         &mut self,
         suites: &[CipherSuite],
         min_version: MinVersion,
@@ -125,7 +125,7 @@ impl Loader<'_> {
         }
         let signature = key.and_then(|key| any_supported_type(key).ok());
         let signature = signature.map(|key| key.algorithm());
-        let fits = |suite: &&CipherSuite| {
+        let is_usable = |suite: &&CipherSuite| {
             let suite = supported(**suite);
             let usable = |algorithm: SignatureAlgorithm| {
                 suite.is_some_and(|suite| suite.usable_for_signature_algorithm(algorithm))
@@ -135,7 +135,7 @@ impl Loader<'_> {
         let tls13 = suites.iter().any(|suite| is_tls13(*suite));
         let tls12 = suites.iter().filter(|suite| !is_tls13(**suite));
         let tls12_any = tls12.clone().next().is_some();
-        let tls12 = tls12.clone().any(|suite| fits(&suite));
+        let tls12 = tls12.clone().any(|suite| is_usable(&suite));
         match (min_version, tls13, tls12) {
             (MinVersion::Tls13, false, _) => {
                 self.problems

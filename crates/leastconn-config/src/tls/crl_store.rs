@@ -19,7 +19,7 @@ impl Loader<'_> {
         let (store, superseded) =
             CrlStore::new(read.iter().map(|read| read.loaded.clone()).collect());
         for superseded in &superseded {
-            self.superseded(superseded, &read);
+            self.report_superseded(superseded, &read);
         }
         let mut by_list = HashMap::new();
         for read in &read {
@@ -29,8 +29,8 @@ impl Loader<'_> {
         }
         for one in store.lists() {
             if let Some(read) = by_list.get(one.list.der().as_ref()) {
-                self.expiry(read);
-                self.replaces_newer(read);
+                self.check_expiry(read);
+                self.warn_if_older(read);
             }
         }
         let mut files: Vec<&At<String>> = Vec::new();
@@ -48,12 +48,12 @@ impl Loader<'_> {
                     until: one.list.next_update?,
                 })
             });
-            self.remember(&borrowed(file), dated.collect(), FileKind::Lists);
+            self.record_file(&borrowed(file), dated.collect(), FileKind::Lists);
         }
         store
     }
 
-    fn superseded(&mut self, superseded: &Superseded, read: &[ReadCrl]) {
+    fn report_superseded(&mut self, superseded: &Superseded, read: &[ReadCrl]) {
         let Superseded {
             ignored,
             by,
@@ -85,7 +85,7 @@ impl Loader<'_> {
     }
 
     /// Warns of a CRL that is older than the one in force, which it will replace.
-    fn replaces_newer(&mut self, read: &ReadCrl) {
+    fn warn_if_older(&mut self, read: &ReadCrl) {
         let list = &read.loaded.list;
         let running = self.problems.running_lists().unwrap_or_default();
         let like = running.iter().flat_map(|store| store.like(&read.loaded));
@@ -119,7 +119,7 @@ impl Loader<'_> {
     }
 
     /// Reports a CRL that has expired or will expire soon.
-    fn expiry(&mut self, read: &ReadCrl) {
+    fn check_expiry(&mut self, read: &ReadCrl) {
         let list = &read.loaded.list;
         let Some(end) = list.next_update else {
             return;
@@ -155,7 +155,7 @@ impl Loader<'_> {
     /// If one authority has a CRL, all need one: certificates whose issuer has none are
     /// refused. Revoked authorities are kept, so that their clients are refused with the
     /// right reason.
-    pub(super) fn every_authority_is_covered(
+    pub(super) fn check_crl_coverage(
         &mut self,
         authorities: &[CertificateDer<'static>],
         store: &CrlStore,

@@ -69,11 +69,11 @@ impl Loader<'_> {
                 position,
                 signers_expired: false,
             };
-            self.form(&read);
+            self.check_form(&read);
             if let Some(by_name) = &by_name {
                 let of_name = by_name.get(read.loaded.list.canonical_issuer());
                 let of_name = of_name.map_or(&[][..], Vec::as_slice);
-                read.loaded.keys = self.signers(&read, of_name);
+                read.loaded.keys = self.signing_keys(&read, of_name);
                 read.signers_expired = read.loaded.list.has_expired(self.now)
                     && self.all_expired(&read.loaded.keys, of_name);
             }
@@ -82,7 +82,7 @@ impl Loader<'_> {
     }
 
     /// Checks everything but the signature.
-    fn form(&mut self, read: &ReadCrl) {
+    fn check_form(&mut self, read: &ReadCrl) {
         let (list, what) = (&read.loaded.list, read.describe());
         let span = read.place.span.clone();
         if !list.is_version_2 {
@@ -123,7 +123,11 @@ impl Loader<'_> {
 
     /// The public keys of the authorities among `of_name`, which have the name of the CRL's
     /// issuer, that signed it. Reports an error and returns an empty list if none did.
-    fn signers(&mut self, read: &ReadCrl, of_name: &[&CertificateDer<'static>]) -> Vec<Box<[u8]>> {
+    fn signing_keys(
+        &mut self,
+        read: &ReadCrl,
+        of_name: &[&CertificateDer<'static>],
+    ) -> Vec<Box<[u8]>> {
         let algorithms = self.provider.signature_verification_algorithms.all;
         let list = &read.loaded.list;
         let mut keys = Vec::new();
@@ -136,7 +140,7 @@ impl Loader<'_> {
             }
         }
         if keys.is_empty() {
-            self.not_signed(read, &worst);
+            self.report_unsigned(read, &worst);
         }
         keys
     }
@@ -154,7 +158,7 @@ impl Loader<'_> {
             })
     }
 
-    fn not_signed(&mut self, read: &ReadCrl, why: &SignatureError) {
+    fn report_unsigned(&mut self, read: &ReadCrl, why: &SignatureError) {
         let (list, what, ca) = (&read.loaded.list, read.describe(), self.ca);
         let issuer = &list.issuer;
         let (message, help) = match why {

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn list_for_a_day_does_not_hide_one_that_expires_soon() {
+    fn short_lived_crl_does_not_hide_another() {
         let file = CertificateFile {
             name: "all.crl".to_owned(),
             path: "all.crl".into(),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn expired_authority_does_not_hide_the_next() {
+    fn expired_ca_does_not_hide_the_next() {
         let file = |kind| CertificateFile {
             name: "ca.crt".to_owned(),
             path: "ca.crt".into(),

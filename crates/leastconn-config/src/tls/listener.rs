@@ -61,11 +61,11 @@ pub(crate) fn load(
         .and_then(|at| loader.chain(at, Purpose::Server));
     let key = key.as_ref().and_then(|at| {
         let key = loader.key(at)?;
-        loader.fits(chain.as_deref()?, &key, [&cert.as_ref()?.span, &at.span]);
+        loader.check_key_pair(chain.as_deref()?, &key, [&cert.as_ref()?.span, &at.span]);
         Some(key)
     });
     let authorities = client_ca.as_ref().map(|at| loader.authorities(at, None));
-    loader.lists_among_authorities(crl.as_ref());
+    loader.warn_of_unused_crls(crl.as_ref());
     for text in crl.iter().flat_map(At::each) {
         loader.crls(&text, authorities.as_ref().map(|list| list.as_deref()));
     }
@@ -73,7 +73,7 @@ pub(crate) fn load(
     let pins_at = client_pins.as_ref();
     let client_pins = loader.pins("client_pins", pins_at);
     if let Some(at) = pins_at {
-        loader.pins_are_used(at, client_auth, client_ca.is_some());
+        loader.check_client_pins(at, client_auth, client_ca.is_some());
     }
     match (client_auth, client_ca) {
         (ClientAuth::Required, None) if pins_at.is_none() => {
@@ -102,9 +102,9 @@ pub(crate) fn load(
     if let (Some(authorities), Some(at)) = (&authorities, client_ca)
         && loader.problems.errors() == errors
     {
-        loader.every_authority_is_covered(authorities, &crls, at);
-        loader.anchors(authorities, &raw.span);
-        loader.names_fit(authorities, at);
+        loader.check_crl_coverage(authorities, &crls, at);
+        loader.check_trust_anchors(authorities, &raw.span);
+        loader.check_ca_names_length(authorities, at);
     }
     let resumption = loader.resumption(resumption.as_ref(), resumption_lifetime.as_ref());
     let min_version = min_version
@@ -183,7 +183,7 @@ impl Loader<'_> {
     }
 
     /// Warns of more CA names than fit into a CertificateRequest.
-    fn names_fit(&mut self, authorities: &[CertificateDer<'static>], at: &At<String>) {
+    fn check_ca_names_length(&mut self, authorities: &[CertificateDer<'static>], at: &At<String>) {
         let names = authorities
             .iter()
             .filter_map(|der| inspect::parsed(der, |parsed| parsed.subject().as_raw().len()));

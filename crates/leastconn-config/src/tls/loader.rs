@@ -33,7 +33,7 @@ pub(super) struct Loader<'a> {
     /// All CRLs that were read so far.
     pub(super) lists: Vec<ReadCrl>,
     /// The CA file and the line of the first CRL in it, if there is one.
-    list_among_authorities: Option<(At<String>, usize)>,
+    crl_in_ca_file: Option<(At<String>, usize)>,
     pub(super) provider: CryptoProvider,
 }
 
@@ -51,7 +51,7 @@ impl<'a> Loader<'a> {
             problems,
             files: Vec::new(),
             lists: Vec::new(),
-            list_among_authorities: None,
+            crl_in_ca_file: None,
             provider: aws_lc_rs::default_provider(),
         }
     }
@@ -77,7 +77,7 @@ impl Loader<'_> {
         }
     }
 
-    pub(super) fn remember(&mut self, text: &At<&str>, dated: Vec<Dated>, kind: FileKind) {
+    pub(super) fn record_file(&mut self, text: &At<&str>, dated: Vec<Dated>, kind: FileKind) {
         if !dated.is_empty() {
             self.files.push(CertificateFile {
                 name: text.value.to_owned(),
@@ -97,7 +97,7 @@ impl Loader<'_> {
         let pem = self.read(&text, Wanted::Certificates)?;
         let certificates = self.parsed(&pem.certificates, &text)?;
         let dated = certificates.iter().map(inspect::Facts::dated).collect();
-        self.remember(&text, dated, FileKind::Chain);
+        self.record_file(&text, dated, FileKind::Chain);
         let now = self.now;
         if let Some(own) = certificates.first() {
             for remark in inspect::own_certificate(own, &certificates[1..], purpose, now) {
@@ -152,7 +152,7 @@ impl Loader<'_> {
         pem.keys.pop()
     }
 
-    pub(super) fn fits(
+    pub(super) fn check_key_pair(
         &mut self,
         chain: &[CertificateDer<'static>],
         key: &PrivateKeyDer<'static>,
@@ -204,12 +204,12 @@ impl Loader<'_> {
         let text = borrowed(at);
         let pem = self.read(&text, Wanted::Certificates)?;
         if let Some(line) = pem.first_crl {
-            self.list_among_authorities = Some((at.clone(), line));
+            self.crl_in_ca_file = Some((at.clone(), line));
         }
         let facts = self.parsed(&pem.certificates, &text)?;
         let issuers = facts.iter().filter(|facts| facts.may_issue());
         let dated = issuers.map(inspect::Facts::dated).collect();
-        self.remember(&text, dated, FileKind::Authorities);
+        self.record_file(&text, dated, FileKind::Authorities);
         let mut kept = Vec::new();
         let mut any_current = false;
         for (certificate, facts) in pem.certificates.into_iter().zip(&facts) {
@@ -245,7 +245,11 @@ impl Loader<'_> {
     }
 
     /// Checks that rustls accepts the authorities.
-    pub(super) fn anchors(&mut self, authorities: &[CertificateDer<'static>], span: &Range<usize>) {
+    pub(super) fn check_trust_anchors(
+        &mut self,
+        authorities: &[CertificateDer<'static>],
+        span: &Range<usize>,
+    ) {
         let mut roots = RootCertStore::empty();
         for authority in authorities {
             if let Err(error) = roots.add(authority.clone()) {
@@ -261,8 +265,8 @@ impl Loader<'_> {
     }
 
     /// Warns of CRLs in the CA file if `crl` does not name the file.
-    pub(super) fn lists_among_authorities(&mut self, crl: Option<&At<OneOrMany>>) {
-        let Some((At { value, span }, line)) = self.list_among_authorities.take() else {
+    pub(super) fn warn_of_unused_crls(&mut self, crl: Option<&At<OneOrMany>>) {
+        let Some((At { value, span }, line)) = self.crl_in_ca_file.take() else {
             return;
         };
         if !crl

@@ -38,7 +38,7 @@ impl Loader<'_> {
 
     /// Warns of `client_pins` that have no effect, or that let clients choose names which a
     /// CA certifies for others.
-    pub(super) fn pins_are_used(
+    pub(super) fn check_client_pins(
         &mut self,
         at: &At<OneOrMany>,
         client_auth: ClientAuth,

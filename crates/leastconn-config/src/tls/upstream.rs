@@ -47,13 +47,13 @@ pub(crate) fn load(
     let pins = loader.pins("pin", pin.as_ref());
     let uris = uris(&mut loader, uri.as_ref());
     if ca.is_none() {
-        needs_authority(&mut loader, raw);
+        report_missing_ca(&mut loader, raw);
     }
     let mut alone = Vec::new();
     let authorities = ca
         .as_ref()
         .and_then(|at| loader.authorities(at, Some(&mut alone)));
-    loader.lists_among_authorities(crl.as_ref());
+    loader.warn_of_unused_crls(crl.as_ref());
     for text in crl.iter().flat_map(At::each) {
         loader.crls(&text, ca.as_ref().map(|_| authorities.as_deref()));
     }
@@ -68,8 +68,8 @@ pub(crate) fn load(
     if let (Some(authorities), Some(at)) = (&authorities, ca)
         && loader.problems.errors() == errors
     {
-        loader.every_authority_is_covered(authorities, &crls, at);
-        loader.anchors(authorities, &raw.span);
+        loader.check_crl_coverage(authorities, &crls, at);
+        loader.check_trust_anchors(authorities, &raw.span);
     }
     let mut table = TlsTable::new(base_dir)
         .file("ca", ca.as_ref())
@@ -105,14 +105,14 @@ pub(crate) fn load(
         files: std::mem::take(&mut loader.files).into(),
     };
     if raw.value.server_name.is_none() && raw.value.uri.is_none() && raw.value.pin.is_none() {
-        every_server_has_a_name(&mut loader, &tls.settings, servers, raw);
+        check_server_names(&mut loader, &tls.settings, servers, raw);
     }
     let ClientMaterial { ca, alone, .. } = &*tls.settings.material;
     let trusts = !ca.is_empty() || !alone.is_empty() || !tls.settings.needs_authority;
     (loader.problems.errors() == errors && trusts).then_some(tls)
 }
 
-fn needs_authority(loader: &mut Loader<'_>, raw: &At<RawUpstreamTls>) {
+fn report_missing_ca(loader: &mut Loader<'_>, raw: &At<RawUpstreamTls>) {
     let needed_by = match (&raw.value.pin, &raw.value.server_name, &raw.value.uri) {
         (None, ..) => "",
         (Some(_), Some(_), _) => " for `server_name`",
@@ -175,7 +175,7 @@ fn own(
     let key_at = key;
     let key = key.and_then(|at| loader.key(at));
     let (cert_chain, key) = (chain?, key?);
-    loader.fits(&cert_chain, &key, [&cert?.span, &key_at?.span]);
+    loader.check_key_pair(&cert_chain, &key, [&cert?.span, &key_at?.span]);
     Some(KeyPair { cert_chain, key })
 }
 
@@ -195,7 +195,7 @@ fn name(loader: &mut Loader<'_>, at: &At<String>) -> Option<ServerName<'static>>
     name
 }
 
-fn every_server_has_a_name(
+fn check_server_names(
     loader: &mut Loader<'_>,
     tls: &ClientSettings,
     servers: &[ServerSpec],

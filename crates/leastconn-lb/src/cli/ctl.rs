@@ -193,7 +193,7 @@ fn configured(path: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
             INVALID,
         )
     })?;
-    let at = config::admin_at(&path).map_err(|error| fail(&error, INVALID))?;
+    let at = config::admin_address(&path).map_err(|error| fail(&error, INVALID))?;
     at.socket.ok_or_else(|| {
         let error = at.broken.unwrap_or_else(|| {
             format!(

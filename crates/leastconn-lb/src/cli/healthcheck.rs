@@ -12,7 +12,7 @@ use clap::Args;
 use super::{DONE, FAILED, INVALID, fail};
 use leastconn_server::{
     api::client::{Client, Target},
-    config::{self, AdminAt},
+    config::{self, AdminAddress},
 };
 
 #[derive(Debug, Args)]
@@ -53,15 +53,15 @@ pub(super) fn run(args: HealthcheckArgs) -> ExitCode {
 
 fn configured(path: Option<PathBuf>) -> Result<Target, ExitCode> {
     let path = config::find(path).map_err(|error| fail(&error, INVALID))?;
-    match config::admin_at(&path).map_err(|error| fail(&error, INVALID))? {
-        AdminAt {
+    match config::admin_address(&path).map_err(|error| fail(&error, INVALID))? {
+        AdminAddress {
             bind: Some(address),
             ..
         } => Ok(connectable(address)),
-        AdminAt {
+        AdminAddress {
             socket: Some(path), ..
         } => Ok(Target::Socket(path)),
-        AdminAt { broken, .. } => Err(no_admin(&path, broken)),
+        AdminAddress { broken, .. } => Err(no_admin(&path, broken)),
     }
 }
 

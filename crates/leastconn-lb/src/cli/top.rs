@@ -13,7 +13,7 @@ use super::{DONE, FAILED, INVALID, fail, healthcheck};
 use crate::top::{self, Answers, Query};
 use leastconn_server::{
     api::client::{Client, ClientError, Target},
-    config::{self, AdminAt},
+    config::{self, AdminAddress},
 };
 
 #[derive(Debug, Args)]
@@ -68,15 +68,15 @@ pub(super) fn run(args: TopArgs) -> ExitCode {
 /// Prefers the socket: unlike the address, it needs no token.
 fn configured(path: Option<PathBuf>) -> Result<Target, ExitCode> {
     let path = config::find(path).map_err(|error| fail(&error, INVALID))?;
-    match config::admin_at(&path).map_err(|error| fail(&error, INVALID))? {
-        AdminAt {
+    match config::admin_address(&path).map_err(|error| fail(&error, INVALID))? {
+        AdminAddress {
             socket: Some(path), ..
         } => Ok(Target::Socket(path)),
-        AdminAt {
+        AdminAddress {
             bind: Some(address),
             ..
         } => Ok(healthcheck::connectable(address)),
-        AdminAt { broken, .. } => Err(healthcheck::no_admin(&path, broken)),
+        AdminAddress { broken, .. } => Err(healthcheck::no_admin(&path, broken)),
     }
 }
 

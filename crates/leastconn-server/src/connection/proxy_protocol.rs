@@ -7,18 +7,18 @@ use leastconn_proxy_protocol::{ClientTls, Endpoints, Header, Version};
 use tokio::{net::TcpStream, time::sleep_until};
 
 use super::{access_record::AccessRecord, deadline::before_deadline, ended::Ended, proxy_header};
-use crate::config::Senders;
+use crate::config::TrustedProxies;
 
 /// Receives the PROXY header that precedes everything else, and stores the client's
 /// address in the connection's handle.
 pub(super) async fn receive_client_address(
     socket: &mut TcpStream,
-    proxies: &Senders,
+    proxies: &TrustedProxies,
     deadline: Instant,
     record: &AccessRecord,
 ) -> Result<(), Ended> {
     let peer = record.connection().source().ip();
-    if !proxies.include(peer) {
+    if !proxies.contains(peer) {
         let peer = peer.to_canonical();
         let detail = format!("{peer} is not in `proxy_protocol_from`");
         return Err(Ended::new(Reason::HandshakeFailed, detail));

@@ -23,7 +23,7 @@ use crate::{
 pub struct Listener {
     pub name: Arc<str>,
     /// Proxies that send a PROXY header before anything else; `None`: no header is read.
-    pub trusted_proxies: Option<config::Senders>,
+    pub trusted_proxies: Option<config::TrustedProxies>,
     pub starttls: StartTls,
     /// `None`: plain TCP.
     pub tls: Option<tls::Server>,
@@ -91,7 +91,7 @@ impl Listener {
             max_lifetime: config.max_lifetime,
             on_expiry: config.on_expiry,
             on_truncation: config.on_truncation.into(),
-            trusted_proxies: config.senders.clone(),
+            trusted_proxies: config.trusted_proxies.clone(),
             starttls: config.starttls,
             timeouts: config.timeouts,
             routing: Routing::from(config),

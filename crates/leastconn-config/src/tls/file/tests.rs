@@ -1,5 +1,5 @@
-//! Files as other programs leave them: read, or named together with a command that
-//! converts them.
+//! Files as other programs write them are read, or reported with a command that converts
+//! them.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// Certificates in PEM, and their DER.
+/// Two certificates in PEM, and both in DER.
 fn two() -> (String, String, Vec<CertificateDer<'static>>) {
     let [a, b] = ["First CA", "Second CA"].map(TestCa::new);
     let ders = [&a, &b].map(|ca| ca.cert().der().clone());
@@ -26,7 +26,7 @@ fn parse(bytes: impl AsRef<[u8]>, wanted: Wanted) -> Result<Pem, FileError> {
 
 fn error(bytes: impl AsRef<[u8]>, wanted: Wanted) -> String {
     match parse(bytes, wanted) {
-        Ok(_) => panic!("it was read"),
+        Ok(_) => panic!("no error"),
         Err(error) => format!("{}; {}", error.message, error.help.unwrap_or_default()),
     }
 }
@@ -36,7 +36,7 @@ fn utf16(text: &str, to_bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
 }
 
 #[test]
-fn every_form_of_a_bundle_is_read_whole() {
+fn all_pem_variants_are_read_completely() {
     let (a, b, ders) = two();
     let bytes = |parts: &[&[u8]]| parts.concat();
     let (a_, b_) = (a.as_bytes(), b.as_bytes());
@@ -118,7 +118,7 @@ fn every_form_of_a_bundle_is_read_whole() {
 }
 
 #[test]
-fn keys_are_read_behind_parameters_and_marks() {
+fn key_after_parameters_or_marks_is_read() {
     let key = KeyPair::generate().unwrap();
     let pem = key.serialize_pem();
     let params = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
@@ -134,12 +134,12 @@ fn keys_are_read_behind_parameters_and_marks() {
 }
 
 #[test]
-fn what_is_not_read_is_an_error_with_its_line() {
+fn unreadable_sections_are_reported_with_their_line() {
     let (a, b, _) = two();
     let line = a.lines().count() + 1;
     let begin = "-----BEGIN CERTIFICATE-----";
     let end = "-----END CERTIFICATE-----";
-    for (second, said) in [
+    for (second, expected) in [
         (
             b.replace(end, ""),
             "the line `-----END CERTIFICATE-----` is missing",
@@ -183,43 +183,49 @@ fn what_is_not_read_is_an_error_with_its_line() {
         ),
         (format!("{begin}\n{end}\n"), "there is nothing between"),
     ] {
-        let said_all = error(format!("{a}{second}"), Wanted::Certificates);
-        assert!(said_all.contains(said), "{said_all}\n should say {said}");
-        let expected = if said.contains("without a matching `-----BEGIN`") {
+        let actual = error(format!("{a}{second}"), Wanted::Certificates);
+        assert!(actual.contains(expected), "{actual}\n expected: {expected}");
+        let expected = if expected.contains("without a matching `-----BEGIN`") {
             line + second.lines().count() - 1
         } else {
             line
         };
         assert!(
-            said_all.starts_with(&format!("line {expected}: ")),
-            "{said_all}"
+            actual.starts_with(&format!("line {expected}: ")),
+            "{actual}"
         );
     }
-    // Within a section, the line that is wrong.
+    // Errors inside a section report the line of the error.
     let commented: String = b.lines().map(|line| format!("# {line}\n")).collect();
-    let said = error(format!("{a}{commented}"), Wanted::Certificates);
-    assert!(said.starts_with(&format!("line {}: ", line + 1)), "{said}");
-    assert!(said.contains("commented out"), "{said}");
+    let problems = error(format!("{a}{commented}"), Wanted::Certificates);
+    assert!(
+        problems.starts_with(&format!("line {}: ", line + 1)),
+        "{problems}"
+    );
+    assert!(problems.contains("commented out"), "{problems}");
     let json = b.replace('\n', "\\n");
-    let said = error(format!("{a}{json}"), Wanted::Certificates);
-    assert!(said.contains("(two characters)"), "{said}");
+    let problems = error(format!("{a}{json}"), Wanted::Certificates);
+    assert!(problems.contains("(two characters)"), "{problems}");
 }
 
 #[test]
-fn nothing_of_a_damaged_key_is_told() {
+fn errors_do_not_quote_damaged_keys() {
     let key = KeyPair::generate().unwrap().serialize_pem();
     let body: Vec<_> = key.lines().collect();
     let damaged = key.replace(body[2], &format!("{}!", body[2]));
-    let said = error(damaged, Wanted::Key);
-    assert!(said.starts_with("line 3: not well-formed PEM"), "{said}");
+    let problems = error(damaged, Wanted::Key);
+    assert!(
+        problems.starts_with("line 3: not well-formed PEM"),
+        "{problems}"
+    );
     for line in &body[1..body.len() - 1] {
-        assert!(!said.contains(&line[..12]), "{said}");
+        assert!(!problems.contains(&line[..12]), "{problems}");
     }
 }
 
 #[test]
-fn files_without_pem_are_named() {
-    for (content, said) in [
+fn files_without_pem_are_recognized() {
+    for (content, expected) in [
         (&b""[..], "the file is empty"),
         (b" \r\n\t\n", "only white space"),
         (b"\xef\xbb\xbf\n", "only white space"),
@@ -233,14 +239,14 @@ fn files_without_pem_are_named() {
         (b"PuTTY-User-Key-File-3: ssh-rsa\n", "PuTTY format"),
         (b"\xfe\xed\xfe\xed\0\0", "Java keystore"),
     ] {
-        let said_all = error(content, Wanted::Certificates);
-        assert!(said_all.contains(said), "{said_all}\n should say {said}");
+        let actual = error(content, Wanted::Certificates);
+        assert!(actual.contains(expected), "{actual}\n expected: {expected}");
     }
 }
 
 proptest! {
     #[test]
-    fn nothing_panics_and_lines_are_within(bytes in prop::collection::vec(
+    fn arbitrary_pem_does_not_panic(bytes in prop::collection::vec(
         prop_oneof![
             Just(b"-----BEGIN CERTIFICATE-----".to_vec()),
             Just(b"-----END CERTIFICATE-----".to_vec()),
@@ -260,7 +266,7 @@ proptest! {
     }
 }
 
-/// A directory in which `openssl` and others are run. `None`: it is not installed.
+/// A directory for running `openssl` and other tools.
 struct Tools(TempDir);
 
 impl Tools {
@@ -280,7 +286,7 @@ impl Tools {
         assert!(output.status.success(), "{command}: {output:?}");
     }
 
-    /// Reads the file, runs the command that the error gives, and reads what that made.
+    /// Reads the file, runs the command from the error, and reads the converted file.
     fn converts(&self, name: &str, wanted: Wanted, what: &str) -> Pem {
         let error = match Pem::read(&self.0.path().join(name), wanted) {
             Ok(_) => panic!("{name} was read"),
@@ -312,7 +318,7 @@ impl Tools {
 }
 
 #[test]
-fn commands_that_errors_give_convert_the_files() {
+fn suggested_commands_convert_the_files() {
     let Some(tools) = Tools::new() else {
         return;
     };
@@ -400,7 +406,7 @@ fn commands_that_errors_give_convert_the_files() {
 }
 
 #[test]
-fn openssh_keys_are_converted_by_the_command() {
+fn suggested_command_converts_openssh_keys() {
     let Some(tools) = Tools::new() else {
         return;
     };
@@ -416,12 +422,12 @@ fn openssh_keys_are_converted_by_the_command() {
 }
 
 #[test]
-fn der_beside_pem_is_an_error() {
+fn der_mixed_with_pem_is_an_error() {
     let (a, b, ders) = two();
     let der = ders[1].as_ref();
     let cut = &der[..der.len() - 20];
     let start = format!("from byte {}", a.len() + 1);
-    for (form, bytes, said) in [
+    for (form, bytes, expected) in [
         ("behind", [a.as_bytes(), der].concat(), start.as_str()),
         ("before", [der, a.as_bytes()].concat(), "from byte 1:"),
         (
@@ -442,13 +448,13 @@ fn der_beside_pem_is_an_error() {
     ] {
         for wanted in [Wanted::Certificates, Wanted::Key, Wanted::Crls] {
             let error = error(&bytes, wanted);
-            assert!(error.contains(said), "{form}, {wanted:?}: {error}");
+            assert!(error.contains(expected), "{form}, {wanted:?}: {error}");
         }
     }
 }
 
 #[test]
-fn list_in_der_is_read_with_blanks_behind_it() {
+fn der_crl_may_have_trailing_white_space() {
     let ca = TestCa::new("CA");
     let read = parse(ca.crl(&[]), Wanted::Crls).ok().unwrap();
     let der = read.crls[0].to_vec();
@@ -461,7 +467,7 @@ fn list_in_der_is_read_with_blanks_behind_it() {
 }
 
 #[test]
-fn reading_time_grows_linearly_with_sections() {
+fn reading_time_is_linear_in_sections() {
     let (a, ..) = two();
     let best = |sections: usize| {
         let text = a.repeat(sections);
@@ -474,6 +480,6 @@ fn reading_time_grows_linearly_with_sections() {
         times.min().unwrap().as_secs_f64()
     };
     let ratio = best(1000) / best(125);
-    // Linear is 8, the square 64.
+    // Linear growth gives 8, quadratic growth 64.
     assert!(ratio < 24.0, "{ratio:.0} times as long for 8 times as many");
 }

@@ -1,4 +1,4 @@
-//! The reference in `docs/` and the schema speak of the same keys.
+//! The reference in `docs/` documents exactly the keys of the schema.
 
 use crate::schema::SCHEMA;
 
@@ -7,7 +7,7 @@ const REFERENCE: &str = include_str!(concat!(
     "/../../docs/reference/configuration.md"
 ));
 
-/// The part of the reference below the heading of one table.
+/// The section of the reference about one table.
 fn section(path: &str) -> &'static str {
     let heading = match path {
         "" => "## The file".to_owned(),
@@ -27,7 +27,7 @@ fn section(path: &str) -> &'static str {
 #[test]
 fn every_key_is_in_the_reference() {
     for (path, key) in SCHEMA.keys() {
-        // Written once for both places.
+        // The reference documents both tables in one section.
         let path = match path {
             "defaults.client.rate_limit" => "client.rate_limit",
             path => path,
@@ -43,7 +43,7 @@ fn every_key_is_in_the_reference() {
 }
 
 #[test]
-fn every_row_of_the_reference_is_a_key() {
+fn reference_has_no_unknown_keys() {
     let keys: Vec<_> = SCHEMA.keys().map(|(_, key)| key).collect();
     for row in REFERENCE
         .lines()
@@ -55,7 +55,7 @@ fn every_row_of_the_reference_is_a_key() {
 }
 
 #[test]
-fn defaults_in_the_reference_are_the_schema_s() {
+fn reference_has_the_schema_defaults() {
     fn check(schema: &serde_json::Value) {
         for (key, property) in crate::schema::properties(schema).into_iter().flatten() {
             let Some(default) = property.get("default") else {

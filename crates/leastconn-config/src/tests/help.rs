@@ -1,4 +1,4 @@
-//! Mistakes of form, and what to do about each.
+//! Common mistakes and the help for each.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ fn says(text: &str, parts: &[&str]) {
 }
 
 #[test]
-fn other_languages_are_recognised() {
+fn other_file_formats_are_recognized() {
     let languages = [
         ("---\nlisteners:\n  - name: main\n", "YAML"),
         ("listeners:\n  - name: main\n", "YAML"),
@@ -41,7 +41,7 @@ fn other_languages_are_recognised() {
 }
 
 #[test]
-fn missing_quotes_are_named() {
+fn missing_quotes_are_explained() {
     let unquoted = changed("bind = \"127.0.0.1:9000\"", "bind = 127.0.0.1:9000");
     says(
         &unquoted,
@@ -52,7 +52,7 @@ fn missing_quotes_are_named() {
 }
 
 #[test]
-fn addresses_without_port_are_named() {
+fn missing_ports_are_explained() {
     let bind = changed("bind = \"127.0.0.1:9000\"", "bind = \"[::1]\"");
     says(&bind, &["the port is missing", "write \"[::1]:9443\""]);
     let server = changed("\"10.0.0.1:80\"", "\"[::1]\"");
@@ -69,7 +69,7 @@ fn durations_have_no_spaces() {
 }
 
 #[test]
-fn default_that_holds_a_variable_is_an_error() {
+fn variable_in_a_default_is_an_error() {
     for default in ["${B}", "$B"] {
         let access = format!("[log]\naccess = \"${{A_UNSET:-{default}}}\"\n[[listener]]\n");
         let text = changed("[[listener]]\n", &access);
@@ -84,7 +84,7 @@ fn default_that_holds_a_variable_is_an_error() {
 }
 
 #[test]
-fn common_names_that_look_like_something_else_are_named() {
+fn unsupported_common_name_patterns_are_warnings() {
     let names = [
         ("*", "matches only names of one label"),
         ("^client[0-9]+", "looks like a regular expression"),
@@ -117,7 +117,7 @@ fn memory_limit_is_a_size() {
 }
 
 #[test]
-fn tcp_checks_of_mysql_are_warned_of() {
+fn tcp_checks_of_mysql_are_a_warning() {
     let server = |check: &str| {
         changed("\"10.0.0.1:80\"", "\"10.0.0.1:3306\"")
             .replace("servers = [", &format!("{check}\nservers = ["))
@@ -141,7 +141,7 @@ fn tcp_checks_of_mysql_are_warned_of() {
 }
 
 #[test]
-fn streams_of_other_processes_are_no_access_log() {
+fn streams_of_other_processes_are_refused() {
     let with = |access: &str| {
         changed(
             "[[listener]]\n",

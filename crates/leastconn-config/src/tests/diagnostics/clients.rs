@@ -1,10 +1,10 @@
-//! What people get wrong about clients.
+//! Diagnostics about `[[client]]` tables and source limits.
 
-use super::are_told;
+use super::check_all;
 
 #[test]
-fn mistakes_about_clients_and_what_is_said() {
-    are_told(&[
+fn client_problems_are_described() {
+    check_all(&[
         (
             "{ source = \"10.0.0.0/8\" }",
             "{}",

@@ -1,4 +1,4 @@
-//! What a file means.
+//! Values of the checked configuration.
 
 use std::{num::NonZeroU32, path::Path, time::Duration};
 
@@ -10,13 +10,13 @@ use leastconn::{
 use super::{PLAIN, changed, config, reading};
 use crate::{
     Access, Allow, Format, Granted, HealthCheck, IpNet, Level, MatchKey, Mode, OnExpiry, Prefixes,
-    ProbeKind, Sandbox, Senders, StatusSet, Watch, schema,
+    ProbeKind, Sandbox, StatusSet, TrustedProxies, Watch, schema,
 };
 use leastconn_proxy_protocol::Version;
 use leastconn_tls::settings::RecordLayer;
 
 #[test]
-fn what_is_left_out_has_the_contract_s_defaults() {
+fn omitted_keys_have_defaults() {
     let config = config(PLAIN);
     assert_eq!(config.process.max_connections, None);
     assert_eq!(config.process.max_handshakes.get(), 256);
@@ -33,7 +33,7 @@ fn what_is_left_out_has_the_contract_s_defaults() {
     assert_eq!(listener.timeouts.idle, Duration::from_secs(3600));
     assert_eq!(listener.timeouts.half_close, Duration::from_secs(60));
     assert_eq!(listener.keepalive, Some(Duration::from_secs(60)));
-    assert_eq!(listener.senders, None);
+    assert_eq!(listener.trusted_proxies, None);
     assert_eq!(listener.tls, None);
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.connect_timeout, Duration::from_secs(5));
@@ -57,7 +57,7 @@ fn what_is_left_out_has_the_contract_s_defaults() {
 }
 
 #[test]
-fn every_key_that_works_does() {
+fn all_keys_are_read() {
     let config = config(
         r#"
         [process]
@@ -137,7 +137,10 @@ fn every_key_that_works_does() {
     assert_eq!(listener.max_lifetime, Some(Duration::from_secs(8 * 3600)));
     assert_eq!(listener.on_expiry, OnExpiry::Keep);
     let networks = ["10.0.0.5", "10.1.0.0/16"].map(|text| IpNet::parse(text).unwrap());
-    assert_eq!(listener.senders, Some(Senders::Only(networks.to_vec())));
+    assert_eq!(
+        listener.trusted_proxies,
+        Some(TrustedProxies::Only(networks.to_vec()))
+    );
 
     let upstream = config.upstream(&UpstreamId::from("web")).unwrap();
     assert_eq!(upstream.proxy_protocol, Some(Version::V2Tls));
@@ -190,7 +193,7 @@ fn every_key_that_works_does() {
 }
 
 #[test]
-fn a_client_is_asked_for_all_that_its_match_has() {
+fn match_keys_are_read() {
     let key = "AB".repeat(32);
     let text = changed(
         "source = \"10.0.0.0/8\" }",
@@ -224,7 +227,7 @@ fn a_client_is_asked_for_all_that_its_match_has() {
 }
 
 #[test]
-fn a_source_limit_counts_by_the_prefixes_it_gives_or_the_usual_ones() {
+fn source_limit_has_default_prefixes() {
     let with = |table: &str| {
         let line = format!("upstream = \"web\"\nsource_rate_limit = {{ {table} }}\n");
         let config = config(&changed("upstream = \"web\"\n", &line));
@@ -241,7 +244,7 @@ fn a_source_limit_counts_by_the_prefixes_it_gives_or_the_usual_ones() {
 }
 
 #[test]
-fn the_header_for_servers_is_one_of_three_or_none() {
+fn proxy_protocol_to_servers_has_five_values() {
     for (word, version) in [
         ("off", None),
         ("v1", Some(Version::V1)),
@@ -256,7 +259,7 @@ fn the_header_for_servers_is_one_of_three_or_none() {
 }
 
 #[test]
-fn a_server_is_chosen_in_one_of_five_ways_and_by_least_connections_unless_told() {
+fn balance_has_five_values() {
     for (word, balance) in [
         ("least_conn", Balance::LeastConn),
         ("p2c", Balance::P2c),
@@ -278,7 +281,7 @@ fn a_server_is_chosen_in_one_of_five_ways_and_by_least_connections_unless_told()
 }
 
 #[test]
-fn who_announces_clients_may_be_anyone_but_not_silently() {
+fn trusting_all_proxies_needs_an_explicit_list() {
     let text = changed(
         "upstream = \"web\"\n",
         "upstream = \"web\"\nproxy_protocol = \"required\"\n",
@@ -287,14 +290,17 @@ fn who_announces_clients_may_be_anyone_but_not_silently() {
     assert_eq!(reading.problems.errors(), 0);
     assert_eq!(reading.problems.lines().count(), 1);
     let config = reading.config.unwrap();
-    assert_eq!(config.listeners[0].senders, Some(Senders::Anyone));
-    // Saying that it is meant is enough.
+    assert_eq!(
+        config.listeners[0].trusted_proxies,
+        Some(TrustedProxies::Anyone)
+    );
+    // An explicit list of all addresses causes no warning.
     let everyone = "\nproxy_protocol_from = [\"0.0.0.0/0\", \"::/0\"]\n";
     let text = text.replace("\"required\"\n", &format!("\"required\"{everyone}"));
     let config = super::config(&text);
-    let senders = config.listeners[0].senders.as_ref().unwrap();
+    let trusted_proxies = config.listeners[0].trusted_proxies.as_ref().unwrap();
     for address in ["192.0.2.1", "2001:db8::1"] {
-        assert!(senders.include(address.parse().unwrap()));
+        assert!(trusted_proxies.contains(address.parse().unwrap()));
     }
 }
 
@@ -308,7 +314,7 @@ fn no_health_check_is_none() {
 }
 
 #[test]
-fn the_schema_s_defaults_say_what_the_code_does() {
+fn schema_defaults_match_the_code() {
     let default =
         |table: &str, key: &str| schema()["$defs"][table]["properties"][key]["default"].clone();
     let written = changed(
@@ -327,7 +333,7 @@ fn the_schema_s_defaults_say_what_the_code_does() {
 }
 
 #[test]
-fn a_file_is_found_and_its_paths_are_relative_to_it() {
+fn paths_are_relative_to_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("leastconn.toml");
     std::fs::write(
@@ -345,7 +351,7 @@ fn a_file_is_found_and_its_paths_are_relative_to_it() {
 }
 
 #[test]
-fn a_file_that_is_not_there_or_not_text_is_a_problem() {
+fn missing_or_binary_file_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("leastconn.toml");
     let problems = crate::load(&path).unwrap_err();
@@ -368,7 +374,7 @@ fn a_file_that_is_not_there_or_not_text_is_a_problem() {
 }
 
 #[test]
-fn the_admin_side_may_be_a_socket_alone_or_have_all() {
+fn admin_needs_only_a_socket() {
     let dir = tempfile::tempdir().unwrap();
     let token = "0123456789abcdef";
     std::fs::write(dir.path().join("token"), format!("{token}\n")).unwrap();
@@ -401,7 +407,7 @@ fn the_admin_side_may_be_a_socket_alone_or_have_all() {
 }
 
 #[test]
-fn a_token_must_be_one_and_hosts_must_be_names() {
+fn invalid_admin_tokens_and_hosts_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in [
         ("empty", " \n"),

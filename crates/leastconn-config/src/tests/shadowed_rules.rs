@@ -1,9 +1,9 @@
-//! Rules that never decide, because an earlier one always does.
+//! Warnings about rules that are shadowed by an earlier rule.
 
 use super::{PLAIN, changed, lines};
 
 #[test]
-fn two_wildcard_rules_for_the_same_clients_are_odd() {
+fn shadowed_rule_is_a_warning() {
     let text = format!(
         "{PLAIN}\n[[client]]\nname = \"desk\"\nmatch = {{ source = \"10.1.0.0/16\" }}\nallow = [\"web\"]\n"
     );
@@ -13,8 +13,8 @@ fn two_wildcard_rules_for_the_same_clients_are_odd() {
     );
 }
 
-/// Whether of two rules for everybody, one with `first` and one with `second`
-/// besides, the second is warned of.
+/// Whether the second of two rules for overlapping networks, with the additional keys
+/// `first` and `second`, causes a warning.
 fn is_shadowed(first: &str, second: &str) -> bool {
     let text = changed(
         "match = { source = \"10.0.0.0/8\" }",
@@ -34,7 +34,7 @@ fn is_shadowed(first: &str, second: &str) -> bool {
 }
 
 #[test]
-fn a_rule_that_ends_or_decides_nothing_hides_no_other() {
+fn expiring_or_shadow_rule_shadows_no_other() {
     let sooner = "expires = 2027-01-31T00:00:00Z";
     let later = "expires = 2027-01-31T00:00:00-01:00";
     let shadow = "mode = \"shadow\"";
@@ -54,7 +54,7 @@ fn a_rule_that_ends_or_decides_nothing_hides_no_other() {
 }
 
 #[test]
-fn rules_are_hidden_by_those_that_ask_for_less_of_any_kind() {
+fn less_specific_rule_shadows_later_rule() {
     let key = "ab".repeat(32);
     let keys = format!("spki = [\"{key}\", \"{}\"]", "cd".repeat(32));
     let key = format!("spki = \"{}\"", key.to_uppercase());
@@ -101,7 +101,7 @@ fn rules_are_hidden_by_those_that_ask_for_less_of_any_kind() {
 }
 
 #[test]
-fn of_very_many_problems_some_are_shown_and_the_others_counted() {
+fn only_some_of_many_problems_are_shown() {
     use std::fmt::Write;
 
     let mut text = PLAIN.to_owned();

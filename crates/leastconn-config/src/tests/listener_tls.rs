@@ -1,122 +1,18 @@
-//! What files of `tls` must be, and what is said when they are not.
+//! `tls` of listeners: files and diagnostics.
 
 use std::fs;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
-    SanType, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType, SerialNumber, date_time_ymd,
 };
-use tempfile::TempDir;
 
-use super::{PLAIN, TODAY, reading};
+use super::{
+    TODAY,
+    pki::{ALL, Pki, authority, crl, crl_of, server_params, with_tls},
+    reading,
+};
 use leastconn_tls::settings::{ClientAuth, MinVersion};
-
-pub(super) type Authority = CertifiedIssuer<'static, KeyPair>;
-
-/// A directory of files, as an administrator would make them.
-pub(super) struct Pki {
-    pub(super) dir: TempDir,
-    pub(super) ca: Authority,
-}
-
-pub(super) fn authority(name: &str, from: i32, to: i32) -> Authority {
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.not_before = date_time_ymd(from, 1, 1);
-    params.not_after = date_time_ymd(to, 1, 1);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-pub(super) fn server_params() -> CertificateParams {
-    let mut params = CertificateParams::new(vec!["lb.com".to_owned()]).unwrap();
-    params.distinguished_name.push(DnType::CommonName, "lb.com");
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    params.not_before = date_time_ymd(2025, 1, 1);
-    params.not_after = date_time_ymd(2027, 1, 1);
-    params
-}
-
-pub(super) fn crl(by: &Authority, to: (i32, u8, u8)) -> rcgen::CertificateRevocationList {
-    crl_of(by, to, None)
-}
-
-pub(super) fn crl_of(
-    by: &Authority,
-    to: (i32, u8, u8),
-    revoked: Option<SerialNumber>,
-) -> rcgen::CertificateRevocationList {
-    let revoked_certs = revoked.into_iter().map(|serial_number| RevokedCertParams {
-        serial_number,
-        revocation_time: date_time_ymd(2025, 1, 1),
-        reason_code: None,
-        invalidity_date: None,
-    });
-    CertificateRevocationListParams {
-        this_update: date_time_ymd(2025, 1, 1),
-        next_update: date_time_ymd(to.0, to.1, to.2),
-        crl_number: SerialNumber::from(1),
-        issuing_distribution_point: None,
-        revoked_certs: revoked_certs.collect(),
-        key_identifier_method: KeyIdMethod::Sha256,
-    }
-    .signed_by(by)
-    .unwrap()
-}
-
-impl Pki {
-    pub(super) fn new() -> Self {
-        let pki = Self {
-            dir: tempfile::tempdir().unwrap(),
-            ca: authority("the CA", 2020, 2040),
-        };
-        pki.write("ca.crt", pki.ca.pem());
-        pki.write("ca.crl", crl(&pki.ca, (2027, 1, 1)).pem().unwrap());
-        pki.server(server_params());
-        pki
-    }
-
-    pub(super) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
-        fs::write(self.dir.path().join(name), content).unwrap();
-    }
-
-    pub(super) fn server(&self, params: CertificateParams) {
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.ca).unwrap();
-        self.write("server.crt", certificate.pem());
-        self.write("server.key", key.serialize_pem());
-    }
-
-    /// What is said of the listener with these files.
-    pub(super) fn says(&self, tls: &str) -> Vec<String> {
-        self.says_of(&with_tls(tls))
-    }
-
-    /// What is said of a configuration, without places.
-    pub(super) fn says_of(&self, text: &str) -> Vec<String> {
-        reading(text, self.dir.path())
-            .problems
-            .lines()
-            .map(|line| line.replace(&self.dir.path().display().to_string(), "DIR"))
-            .map(|line| {
-                let (_, said) = line.split_once(": ").unwrap();
-                said.to_owned()
-            })
-            .collect()
-    }
-}
-
-pub(super) const ALL: &str =
-    r#"cert = "server.crt", key = "server.key", client_ca = "ca.crt", crl = "ca.crl""#;
-
-fn with_tls(tls: &str) -> String {
-    PLAIN.replace(
-        "upstream = \"web\"\n",
-        &format!("upstream = \"web\"\ntls = {{ {tls} }}\n"),
-    )
-}
 
 #[test]
 fn good_files_are_loaded() {
@@ -153,15 +49,15 @@ fn good_files_are_loaded() {
 }
 
 #[test]
-fn a_list_in_der_and_several_lists_are_fine() {
+fn der_crl_and_several_crls_are_accepted() {
     let pki = Pki::new();
     pki.write("ca.der", crl(&pki.ca, (2027, 1, 1)).der());
     let tls = ALL.replace("\"ca.crl\"", "[\"ca.der\", \"ca.crl\"]");
-    assert_eq!(pki.says(&tls), Vec::<String>::new());
+    assert_eq!(pki.problems(&tls), Vec::<String>::new());
 }
 
 #[test]
-fn files_that_are_no_use() {
+fn unusable_files_are_errors() {
     let pki = Pki::new();
     pki.write("empty", "");
     pki.write("text", "hello\n");
@@ -189,7 +85,7 @@ fn files_that_are_no_use() {
     let key = KeyPair::generate().unwrap().serialize_pem();
     pki.write("two-keys", format!("{key}{key}"));
     pki.write("other.key", &key);
-    for (from, to, said) in [
+    for (from, to, expected) in [
         (
             "server.crt",
             "nope.crt",
@@ -276,73 +172,76 @@ fn files_that_are_no_use() {
             "error: \"der\": there is no revocation list in it: this is a certificate in DER",
         ),
     ] {
-        let said_all = pki.says(&ALL.replace(from, to));
+        let actual = pki.problems(&ALL.replace(from, to));
         assert!(
-            said_all.len() == 1 && said_all[0].contains(said),
-            "{to}: {said_all:#?}\n  should say: {said}"
+            actual.len() == 1 && actual[0].contains(expected),
+            "{to}: {actual:#?}\n  expected: {expected}"
         );
     }
 }
 
 #[test]
-fn clients_are_never_let_in_on_the_system_s_authorities() {
+fn system_trust_store_is_never_used() {
     let pki = Pki::new();
     let own = r#"cert = "server.crt", key = "server.key""#;
-    let said = pki.says(own);
-    assert_eq!(said.len(), 1);
-    assert!(said[0].starts_with(
+    let problems = pki.problems(own);
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].starts_with(
         "error: clients must present a certificate, but there is no `client_ca` to verify it"
     ));
     assert_eq!(
-        pki.says(&format!("{own}, client_auth = \"none\"")),
+        pki.problems(&format!("{own}, client_auth = \"none\"")),
         Vec::<String>::new()
     );
-    let said = pki.says(&format!("{own}, client_auth = \"none\", crl = \"ca.crl\""));
+    let problems = pki.problems(&format!("{own}, client_auth = \"none\", crl = \"ca.crl\""));
     assert_eq!(
-        said,
+        problems,
         ["error: a revocation list needs the `client_ca` that signed it"]
     );
-    let said = pki.says(&format!("{ALL}, client_auth = \"none\""));
-    assert!(said[0].contains("`client_ca` has no effect"), "{said:?}");
+    let problems = pki.problems(&format!("{ALL}, client_auth = \"none\""));
+    assert!(
+        problems[0].contains("`client_ca` has no effect"),
+        "{problems:?}"
+    );
 }
 
 #[test]
-fn a_revocation_list_must_be_current_and_the_authority_s() {
+fn crl_must_be_current_and_signed_by_the_ca() {
     let pki = Pki::new();
     pki.write("ca.crl", crl(&pki.ca, (2026, 6, 1)).pem().unwrap());
     assert_eq!(
-        pki.says(ALL),
+        pki.problems(ALL),
         [
             "error: \"ca.crl\": the list of `CN=the CA` expired at 2026-06-01T00:00:00Z; every \
           certificate of its issuer is refused (`crl_expired`); replace it by the current list of \
           the issuer"
         ]
     );
-    // Of the same name, with another key.
+    // A CA with the same name and another key.
     pki.write(
         "ca.crl",
         crl(&authority("the CA", 2020, 2040), (2027, 1, 1))
             .pem()
             .unwrap(),
     );
-    let said = pki.says(ALL);
+    let problems = pki.problems(ALL);
     assert!(
-        said.len() == 1
-            && said[0].starts_with(
+        problems.len() == 1
+            && problems[0].starts_with(
                 "error: \"ca.crl\": the list of `CN=the CA` is not signed with the key that \
                  `CN=the CA` has in `client_ca`; its authority key identifier is "
             ),
-        "{said:?}"
+        "{problems:?}"
     );
 }
 
 #[test]
-fn with_lists_every_authority_needs_one() {
+fn all_cas_need_a_crl_if_one_has() {
     let pki = Pki::new();
     let other = authority("another CA", 2020, 2040);
     pki.write("ca.crt", pki.ca.pem() + &other.pem());
     assert_eq!(
-        pki.says(ALL),
+        pki.problems(ALL),
         [
             "warning: there is no revocation list of `CN=another CA`; other authorities have one, \
           so all certificates of this authority will be refused"
@@ -351,7 +250,7 @@ fn with_lists_every_authority_needs_one() {
 }
 
 #[test]
-fn revoked_authority_is_a_warning() {
+fn revoked_ca_is_a_warning() {
     let pki = Pki::new();
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "below");
@@ -359,7 +258,7 @@ fn revoked_authority_is_a_warning() {
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(2040, 1, 1);
-    // With a first bit that is set, as DER writes it with a zero before.
+    // The first bit is set, so DER encodes it with a leading zero byte.
     params.serial_number = Some(SerialNumber::from(vec![0x91, 7]));
     let key = KeyPair::generate().unwrap();
     let below = params.signed_by(&key, &pki.ca).unwrap();
@@ -367,18 +266,22 @@ fn revoked_authority_is_a_warning() {
     let list = |serial| crl_of(&pki.ca, (2027, 1, 1), Some(serial)).pem().unwrap();
     pki.write("ca.crl", list(SerialNumber::from(vec![0x91, 7])));
     assert_eq!(
-        pki.says(ALL),
+        pki.problems(ALL),
         [
             "warning: `client_ca` holds `CN=below`, which the list of `CN=the CA` in \"ca.crl\" \
              revokes; every certificate below it is refused (`revoked_certificate`)"
         ]
     );
     pki.write("ca.crl", list(SerialNumber::from(vec![0x91, 8])));
-    assert!(pki.says(ALL).iter().all(|line| !line.contains("revokes")));
+    assert!(
+        pki.problems(ALL)
+            .iter()
+            .all(|line| !line.contains("revokes"))
+    );
 }
 
 #[test]
-fn an_authority_out_of_date_is_warned_of() {
+fn expired_ca_is_a_warning() {
     let pki = Pki::new();
     pki.write(
         "ca.crt",
@@ -386,26 +289,27 @@ fn an_authority_out_of_date_is_warned_of() {
     );
     let result = reading(&with_tls(ALL), pki.dir.path());
     let tls = result.config.unwrap().listeners[0].tls.clone().unwrap();
-    // The verifier has to know it, to say why its clients are refused.
+    // The verifier needs it to report the reason of refusals.
     assert_eq!(tls.settings.material.client_ca.len(), 2);
     assert_eq!(
-        pki.says(ALL),
+        pki.problems(ALL),
         [
             "warning: the certificate of `CN=old CA` expired at 2020-01-01T00:00:00Z; \
           certificates that it issued are refused (`expired_certificate`)"
         ]
     );
     pki.write("ca.crt", authority("old CA", 2000, 2020).pem());
-    let said = pki.says(&ALL.replace(", crl = \"ca.crl\"", ""));
+    let problems = pki.problems(&ALL.replace(", crl = \"ca.crl\"", ""));
     assert!(
-        said.iter()
+        problems
+            .iter()
             .any(|line| line == "error: \"ca.crt\" contains no valid authority"),
-        "{said:#?}"
+        "{problems:#?}"
     );
 }
 
 #[test]
-fn odd_certificates_are_warned_of() {
+fn unusual_certificates_are_warnings() {
     let pki = Pki::new();
     let mut cases: Vec<(CertificateParams, &str)> = Vec::new();
     let mut params = server_params();
@@ -445,12 +349,12 @@ fn odd_certificates_are_warned_of() {
         params,
         "warning: the server's certificate contains an IP address as a DNS name: 10.0.0.7",
     ));
-    for (params, said) in cases {
+    for (params, expected) in cases {
         pki.server(params);
-        let said_all = pki.says(ALL);
+        let actual = pki.problems(ALL);
         assert!(
-            said_all.len() == 1 && said_all[0].starts_with(said),
-            "{said_all:#?}\n  should say: {said}"
+            actual.len() == 1 && actual[0].starts_with(expected),
+            "{actual:#?}\n  expected: {expected}"
         );
     }
 
@@ -460,10 +364,10 @@ fn odd_certificates_are_warned_of() {
         "server.crt",
         chain + &authority("stranger", 2020, 2040).pem(),
     );
-    let said = pki.says(ALL);
+    let problems = pki.problems(ALL);
     assert!(
-        said[0].contains("`CN=stranger` did not issue the one before it"),
-        "{said:#?}"
+        problems[0].contains("`CN=stranger` did not issue the one before it"),
+        "{problems:#?}"
     );
 
     pki.server(server_params());
@@ -472,13 +376,16 @@ fn odd_certificates_are_warned_of() {
         pki.dir.path().join("ca.crt"),
     )
     .unwrap();
-    let said = pki.says(&ALL.replace(", crl = \"ca.crl\"", ""));
-    assert!(said[0].contains("is not a CA certificate"), "{said:#?}");
+    let problems = pki.problems(&ALL.replace(", crl = \"ca.crl\"", ""));
+    assert!(
+        problems[0].contains("is not a CA certificate"),
+        "{problems:#?}"
+    );
 }
 
-/// It would be refused when the listener starts.
+/// rustls would reject it when the listener starts.
 #[test]
-fn an_own_certificate_of_version_1_is_an_error() {
+fn server_certificate_of_version_1_is_an_error() {
     let pki = Pki::new();
     let issuer = leastconn_testkit::TestCa::new("issuer");
     let leaf = issuer.leaf("lb.com").version_1().build();
@@ -486,19 +393,19 @@ fn an_own_certificate_of_version_1_is_an_error() {
     let old = ALL
         .replace("server.crt", "old.crt")
         .replace("server.key", "old.key");
-    let said = pki.says(&old);
+    let problems = pki.problems(&old);
     assert!(
-        said.contains(
+        problems.contains(
             &"error: the certificate, or one above it, is of X.509 version 1, which is not \
               supported: issue it anew, with extensions (`openssl x509 -req -extfile ...`)"
                 .to_owned()
         ),
-        "{said:#?}"
+        "{problems:#?}"
     );
 }
 
 #[test]
-fn files_are_loaded_again_as_they_were_written() {
+fn files_are_reloaded_with_the_same_names() {
     let pki = Pki::new();
     for (from, to) in [("server.crt", "a \"b\" \\.crt"), ("ca.crl", "\u{fc}.crl")] {
         fs::copy(pki.dir.path().join(from), pki.dir.path().join(to)).unwrap();
@@ -523,9 +430,9 @@ fn files_are_loaded_again_as_they_were_written() {
     pki.write("server.key", "");
     let problems = tls.load_again("main", now).unwrap_err();
     let dir = pki.dir.path().display().to_string();
-    let said = |problems: &crate::Problems| problems.to_string().replace(&dir, "DIR");
+    let rendered = |problems: &crate::Problems| problems.to_string().replace(&dir, "DIR");
     assert_eq!(
-        said(&problems),
+        rendered(&problems),
         "\
 error: \"server.key\": the file is empty
 --> DIR/server.key (`tls` of listener `main`)"
@@ -546,7 +453,7 @@ error: \"server.key\": the file is empty
 }
 
 #[test]
-fn resumption_is_off_unless_asked_for_and_bounded() {
+fn resumption_is_off_by_default_and_bounded() {
     use std::time::Duration;
     let pki = Pki::new();
     let resumption = |more: &str| {
@@ -566,15 +473,15 @@ fn resumption_is_off_unless_asked_for_and_bounded() {
     assert_eq!(resumption(on), Some(Duration::from_hours(1)));
     let brief = format!(r#"{on}, resumption_lifetime = "90s""#);
     assert_eq!(resumption(&brief), Some(Duration::from_secs(90)));
-    for (lifetime, said) in [
+    for (lifetime, expected) in [
         ("0s", "cannot be zero"),
         ("25h", "cannot be longer than a day"),
         ("soon", "`resumption_lifetime`"),
     ] {
         let wrong = format!(r#"{ALL}{on}, resumption_lifetime = "{lifetime}""#);
-        let says = pki.says(&wrong);
-        assert!(says[0].contains(said), "{says:?}");
+        let says = pki.problems(&wrong);
+        assert!(says[0].contains(expected), "{says:?}");
     }
     let idle = format!(r#"{ALL}, resumption_lifetime = "1h""#);
-    assert!(pki.says(&idle)[0].contains("has no effect"));
+    assert!(pki.problems(&idle)[0].contains("has no effect"));
 }

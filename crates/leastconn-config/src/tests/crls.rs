@@ -1,4 +1,4 @@
-//! Which revocation lists are of use, and what is said of the others.
+//! Which CRLs are used, and diagnostics about the others.
 
 use leastconn_testkit::pki::{crl_version_1, crl_without_next_update};
 use rcgen::{
@@ -10,11 +10,12 @@ use std::env::VarError;
 
 use super::super::{Problems, read_text};
 use super::{
-    PLAIN, TODAY, reading,
-    tls::{ALL, Authority, Pki, authority, crl},
+    PLAIN, TODAY,
+    pki::{ALL, Authority, Pki, authority, crl},
+    reading,
 };
 
-/// In lines of their own, to tell the places apart.
+/// Each key is on a separate line, so that positions differ.
 fn text() -> String {
     let tls = "\n[listener.tls]\ncert = \"server.crt\"\nkey = \"server.key\"\n\
                client_ca = \"ca.crt\"\ncrl = \"ca.crl\"\n";
@@ -43,10 +44,10 @@ fn list(by: &Authority, number: SerialNumber, from: i32) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_wrong_with_a_list_is_said_at_the_key_that_names_it() {
+fn invalid_crls_are_reported_at_their_key() {
     let pki = Pki::new();
     let good = crl(&pki.ca, (2027, 1, 1)).der().to_vec();
-    for (der, said) in [
+    for (der, expected) in [
         (
             crl_version_1(&good, pki.ca.key()),
             "error: \"ca.crl\": the list of `CN=the CA` has version 1, which is not supported; it lacks the \
@@ -74,16 +75,16 @@ fn what_is_wrong_with_a_list_is_said_at_the_key_that_names_it() {
         ),
     ] {
         pki.write("ca.crl", der);
-        assert_eq!(pki.says_of(&text()), [said]);
+        assert_eq!(pki.problems_of(&text()), [expected]);
         let told = reading(&text(), pki.dir.path()).problems;
         let line = told.lines().next().unwrap();
         assert!(line.contains(&format!(":{}:7: ", place())), "{line}");
     }
 }
 
-/// The text that is loaded again is nowhere to be read, and so no place.
+/// The reloaded table exists in memory only, so positions in it would mean nothing.
 #[test]
-fn what_is_wrong_with_a_list_that_was_changed_is_said_with_its_path() {
+fn problems_of_reloaded_crls_name_the_file() {
     let pki = Pki::new();
     let config = reading(&text(), pki.dir.path()).config.unwrap();
     let tls = config.listeners[0].tls.as_ref().unwrap();
@@ -92,16 +93,16 @@ fn what_is_wrong_with_a_list_that_was_changed_is_said_with_its_path() {
     let problems = tls.load_again("main", TODAY.parse().unwrap()).unwrap_err();
     let lines: Vec<_> = problems.lines().collect();
     let path = pki.dir.path().join("ca.crl").display().to_string();
-    let said = format!(
+    let problems = format!(
         "{path} (`tls` of listener `main`): error: \"ca.crl\": the list of `CN=the CA` has version 1"
     );
     assert!(
-        lines.len() == 1 && lines[0].starts_with(&said),
+        lines.len() == 1 && lines[0].starts_with(&problems),
         "{lines:#?}"
     );
 }
 
-/// A list of 2026, between these days of the year's months.
+/// A CRL that is valid between two dates (month, day) of 2026.
 fn list_between(by: &Issuer<'_, KeyPair>, number: u64, from: (u8, u8), to: (u8, u8)) -> String {
     let params = CertificateRevocationListParams {
         this_update: date_time_ymd(2026, from.0, from.1),
@@ -115,15 +116,15 @@ fn list_between(by: &Issuer<'_, KeyPair>, number: u64, from: (u8, u8), to: (u8, 
 }
 
 #[test]
-fn older_list_is_ignored_with_a_warning() {
+fn older_crl_is_ignored_with_a_warning() {
     let pki = Pki::new();
-    // Expired, which does not matter any more; and in a file of its own.
+    // The older CRL has expired, which causes no error, and is in a separate file.
     pki.write("old.crl", list_between(&pki.ca, 1, (5, 1), (5, 30)));
     pki.write("new.crl", list_between(&pki.ca, 2, (6, 1), (9, 1)));
     for order in ["\"old.crl\", \"new.crl\"", "\"new.crl\", \"old.crl\""] {
         let tls = ALL.replace("crl = \"ca.crl\"", &format!("crl = [{order}]"));
         assert_eq!(
-            pki.says(&tls),
+            pki.problems(&tls),
             [
                 "warning: \"old.crl\": the list of `CN=the CA` is older than another one and is ignored: \
                  number 1 of 2026-05-01T00:00:00Z; the list in force is number 2 of 2026-06-01T00:00:00Z \
@@ -134,7 +135,7 @@ fn older_list_is_ignored_with_a_warning() {
 }
 
 #[test]
-fn expired_list_among_several_is_named() {
+fn expired_crl_among_several_is_named() {
     let pki = Pki::new();
     let others = ["one", "two"].map(|name| authority(name, 2020, 2040));
     let authorities: String = others.iter().map(|other| other.pem()).collect();
@@ -145,21 +146,21 @@ fn expired_list_among_several_is_named() {
         list_between(&others[1], 1, (6, 1), (9, 1)),
     ];
     pki.write("ca.crl", lists.concat());
-    let said = pki.says(ALL);
+    let problems = pki.problems(ALL);
     assert!(
-        said.len() == 1
-            && said[0].starts_with(
+        problems.len() == 1
+            && problems[0].starts_with(
                 "error: \"ca.crl\": the list of `CN=one` (list 2 of 3) expired at \
                  2026-05-30T00:00:00Z"
             ),
-        "{said:?}"
+        "{problems:?}"
     );
 }
 
 #[test]
-fn list_that_expires_soon_is_warned_of() {
+fn crl_that_expires_soon_is_a_warning() {
     let pki = Pki::new();
-    // It is noon of June 15.
+    // The current time is noon of June 15.
     for (from, to, warned) in [
         ((6, 10), (7, 10), false),
         ((5, 21), (6, 20), true),
@@ -167,55 +168,55 @@ fn list_that_expires_soon_is_warned_of() {
         ((6, 1), (6, 16), true),
     ] {
         pki.write("ca.crl", list_between(&pki.ca, 1, from, to));
-        let said = pki.says(ALL);
-        let is_warned = said.iter().any(|line| {
+        let problems = pki.problems(ALL);
+        let is_warned = problems.iter().any(|line| {
             line.starts_with("warning: \"ca.crl\": the list of `CN=the CA` expires at 2026-")
         });
         assert_eq!(
-            (is_warned, said.len()),
+            (is_warned, problems.len()),
             (warned, usize::from(warned)),
-            "{said:?}"
+            "{problems:?}"
         );
     }
 }
 
 #[test]
-fn why_a_list_is_not_signed_is_said() {
+fn reason_for_an_unsigned_crl_is_reported() {
     let pki = Pki::new();
     let good = list_between(&pki.ca, 1, (6, 1), (9, 1));
-    // ecdsa-with-SHA256 becomes ecdsa-with-SHA224, in both places.
+    // Change ecdsa-with-SHA256 to ecdsa-with-SHA224 in both positions.
     let mut der = crl(&pki.ca, (2027, 1, 1)).der().to_vec();
     let oid = b"\x2a\x86\x48\xce\x3d\x04\x03\x02";
     while let Some(at) = der.windows(oid.len()).position(|window| window == oid) {
         der[at + oid.len() - 1] = 1;
     }
     pki.write("ca.crl", der);
-    let said = pki.says(ALL);
+    let problems = pki.problems(ALL);
     assert!(
-        said[0].starts_with(
+        problems[0].starts_with(
             "error: \"ca.crl\": the list of `CN=the CA` is signed with SHA-224, which is not \
              supported; sign it with SHA-256 or better"
         ),
-        "{said:?}"
+        "{problems:?}"
     );
 
     let below = authority("below", 2020, 2040);
     pki.write("ca.crl", good + &list_between(&below, 1, (6, 1), (9, 1)));
-    let said = pki.says(ALL);
+    let problems = pki.problems(ALL);
     assert!(
-        said[0].starts_with(
+        problems[0].starts_with(
             "error: \"ca.crl\": the list of `CN=below` (list 2 of 2) is not signed by any \
              authority of `client_ca`; `CN=below` is not in `client_ca`; if `CN=below` is an \
              intermediate that issues certificates, add its certificate to `client_ca`"
         ),
-        "{said:?}"
+        "{problems:?}"
     );
 }
 
 #[test]
-fn authority_without_crl_sign_signs_no_list() {
+fn ca_without_crl_sign_cannot_sign_crls() {
     let pki = Pki::new();
-    let mut params = super::tls::server_params();
+    let mut params = super::pki::server_params();
     params
         .distinguished_name
         .push(DnType::CommonName, "no lists");
@@ -226,22 +227,22 @@ fn authority_without_crl_sign_signs_no_list() {
     params.not_after = date_time_ymd(2040, 1, 1);
     let key = KeyPair::generate().unwrap();
     let certificate = params.self_signed(&key).unwrap();
-    // rcgen refuses to sign with it as it is.
+    // rcgen refuses to sign a CRL without this key usage.
     params.key_usages.push(KeyUsagePurpose::CrlSign);
     let issuer = Issuer::new(params, key);
     pki.write("ca.crt", pki.ca.pem() + &certificate.pem());
     let lists =
         list_between(&pki.ca, 1, (6, 1), (9, 1)) + &list_between(&issuer, 1, (6, 1), (9, 1));
     pki.write("ca.crl", lists);
-    let said = pki.says(ALL);
+    let problems = pki.problems(ALL);
     assert!(
-        said[0].contains("is signed by an authority whose key usage lacks cRLSign; issue the"),
-        "{said:?}"
+        problems[0].contains("is signed by an authority whose key usage lacks cRLSign; issue the"),
+        "{problems:?}"
     );
 }
 
 #[test]
-fn expired_list_is_tolerated_by_who_only_looks() {
+fn expired_crl_is_a_warning_for_explain() {
     let pki = Pki::new();
     pki.write("ca.crl", list_between(&pki.ca, 1, (5, 1), (5, 30)));
     let path = pki.dir.path().join("leastconn.toml");
@@ -258,21 +259,22 @@ fn expired_list_is_tolerated_by_who_only_looks() {
 }
 
 #[test]
-fn too_many_authorities_are_warned_of() {
+fn too_many_cas_are_a_warning() {
     let pki = Pki::new();
     let long = |number: usize| authority(&format!("{number}{}", "x".repeat(500)), 2020, 2040);
     let many: String = (0..70).map(|number| long(number).pem()).collect();
     pki.write("ca.crt", pki.ca.pem() + &many);
-    let said = pki.says(&ALL.replace(", crl = \"ca.crl\"", ""));
+    let problems = pki.problems(&ALL.replace(", crl = \"ca.crl\"", ""));
     assert!(
-        said.len() == 1
-            && said[0].starts_with("warning: \"ca.crt\" holds 71 authorities, whose names take "),
-        "{said:?}"
+        problems.len() == 1
+            && problems[0]
+                .starts_with("warning: \"ca.crt\" holds 71 authorities, whose names take "),
+        "{problems:?}"
     );
 }
 
 #[test]
-fn loading_time_grows_linearly_with_authorities_and_lists() {
+fn loading_time_is_linear_in_cas_and_crls() {
     let pki = Pki::new();
     let all: Vec<_> = (0..320)
         .map(|n| {
@@ -294,12 +296,12 @@ fn loading_time_grows_linearly_with_authorities_and_lists() {
         times.min().unwrap().as_secs_f64()
     };
     let ratio = best(320) / best(40);
-    // Linear is 8, the square 64.
+    // Linear growth gives 8, quadratic growth 64.
     assert!(ratio < 24.0, "{ratio:.0} times as long for 8 times as many");
 }
 
 #[test]
-fn list_replaces_one_in_force() {
+fn crl_replaces_the_one_in_force() {
     let now = TODAY.parse().unwrap();
     let load = |before: &str, new: &str| -> Result<Vec<String>, Vec<String>> {
         let pki = Pki::new();
@@ -336,14 +338,14 @@ fn list_replaces_one_in_force() {
 }
 
 #[test]
-fn expired_list_of_an_expired_authority_is_a_warning() {
+fn expired_crl_of_expired_ca_is_a_warning() {
     let pki = Pki::new();
     let old = authority("old CA", 2000, 2020);
     pki.write("ca.crt", pki.ca.pem() + &old.pem());
     let current = crl(&pki.ca, (2027, 1, 1)).pem().unwrap();
     let list_of = |by: &Authority| current.clone() + &crl(by, (2026, 1, 1)).pem().unwrap();
     pki.write("ca.crl", list_of(&old));
-    let lines = pki.says_of(&text());
+    let lines = pki.problems_of(&text());
     assert!(
         lines.iter().all(|line| line.starts_with("warning: ")),
         "{lines:#?}"
@@ -357,7 +359,7 @@ fn expired_list_of_an_expired_authority_is_a_warning() {
     let other = authority("other CA", 2000, 2040);
     pki.write("ca.crt", pki.ca.pem() + &other.pem());
     pki.write("ca.crl", list_of(&other));
-    let lines = pki.says_of(&text());
+    let lines = pki.problems_of(&text());
     assert!(
         lines.iter().any(|line| line.starts_with("error: ")),
         "{lines:#?}"

@@ -14,7 +14,7 @@ use super::{Problems, expand, read_file};
 
 /// The address of an admin interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AdminAt {
+pub struct AdminAddress {
     pub bind: Option<SocketAddr>,
     pub socket: Option<PathBuf>,
     /// The first syntax error of the file, as a message. Settings after it may be missing
@@ -26,7 +26,7 @@ pub struct AdminAt {
 ///
 /// # Errors
 /// Returns a message if the file or the address cannot be read.
-pub fn admin_at(path: &Path) -> Result<AdminAt, String> {
+pub fn admin_address(path: &Path) -> Result<AdminAddress, String> {
     let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
     let bytes = read_file(path).map_err(|error| wrong(&error))?;
     let text = String::from_utf8(bytes).map_err(|_| wrong(&"the file is not UTF-8 text"))?;
@@ -41,9 +41,9 @@ pub fn admin_at(path: &Path) -> Result<AdminAt, String> {
         .iter_mut()
         .find(|(key, _)| key.get_ref().as_ref() == "admin")
     else {
-        return Ok(AdminAt {
+        return Ok(AdminAddress {
             broken,
-            ..AdminAt::default()
+            ..AdminAddress::default()
         });
     };
     let span = admin.span();
@@ -64,7 +64,7 @@ pub fn admin_at(path: &Path) -> Result<AdminAt, String> {
         }
     };
     let directory = path.parent().unwrap_or(Path::new(""));
-    Ok(AdminAt {
+    Ok(AdminAddress {
         bind: text("bind")
             .map(|bind| {
                 let unreadable = |_| wrong(&format!("`bind` of `[admin]` is {bind:?}"));
@@ -81,12 +81,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_admin_table_matters() {
+    fn only_the_admin_table_is_checked() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lb.toml");
         let at = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            admin_at(&path)
+            admin_address(&path)
         };
         let found = at("[admin]\nsocket = \"${NOT_SET_ANYWHERE:-lb}.sock\"\n[[listener]]\ntls = { cert = \"missing\" }\nbind = [[[\n").unwrap();
         assert_eq!(found.socket, Some(dir.path().join("lb.sock")));
@@ -100,13 +100,13 @@ mod tests {
         assert_eq!((found.bind, found.socket), (None, None));
         let broken = found.broken.unwrap();
         assert!(broken.contains("lb.toml:1:3: error: "), "{broken}");
-        assert_eq!(at("[log]\n").unwrap(), AdminAt::default());
-        assert_eq!(at("admin = 1\n").unwrap(), AdminAt::default());
+        assert_eq!(at("[log]\n").unwrap(), AdminAddress::default());
+        assert_eq!(at("admin = 1\n").unwrap(), AdminAddress::default());
         let unset = at("admin = { socket = \"${NOT_SET_ANYWHERE}\" }").unwrap_err();
         assert!(unset.contains("`NOT_SET_ANYWHERE` is not set"), "{unset}");
         let wrong = at("admin = { bind = \"localhost:1\" }").unwrap_err();
         assert!(wrong.contains("`bind` of `[admin]`"), "{wrong}");
-        let missing = admin_at(&dir.path().join("none")).unwrap_err();
+        let missing = admin_address(&dir.path().join("none")).unwrap_err();
         assert!(missing.contains("No such file"), "{missing}");
     }
 }

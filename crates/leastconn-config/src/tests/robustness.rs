@@ -1,4 +1,4 @@
-//! Nothing that is in a file makes the program panic.
+//! No content of a file causes a panic.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{PLAIN, reading};
 
-/// Pieces that mean something somewhere.
+/// Fragments with a meaning in some context.
 const PIECES: &[&str] = &[
     "[",
     "]",
@@ -60,7 +60,7 @@ const PIECES: &[&str] = &[
     "9999999999999999999d",
 ];
 
-fn look_at_all_of_it(text: &str) {
+fn render_everything(text: &str) {
     let reading = reading(text, Path::new("/nowhere"));
     let problems = &reading.problems;
     assert_eq!(reading.config.is_some(), problems.errors() == 0);
@@ -87,12 +87,12 @@ proptest! {
 
     #[test]
     fn any_text(text in any::<String>()) {
-        look_at_all_of_it(&text);
+        render_everything(&text);
     }
 
     #[test]
     fn any_pieces(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..40)) {
-        look_at_all_of_it(&pieces.concat());
+        render_everything(&pieces.concat());
     }
 
     #[test]
@@ -108,7 +108,7 @@ proptest! {
             let end = boundary(&text, (start + removed).min(text.len()));
             text.replace_range(start..end.max(start), inserted);
         }
-        look_at_all_of_it(&text);
+        render_everything(&text);
     }
 
     #[test]
@@ -139,13 +139,13 @@ proptest! {
 }
 
 #[test]
-fn deep_nesting_is_a_problem_and_no_overflow() {
+fn deep_nesting_does_not_overflow_the_stack() {
     for text in [
         "[".repeat(50_000),
         "a = ".to_owned() + &"[".repeat(50_000),
         "a = ".to_owned() + &"{ a = ".repeat(50_000),
         "a.".repeat(50_000) + "a = 1",
     ] {
-        look_at_all_of_it(&text);
+        render_everything(&text);
     }
 }

@@ -1,0 +1,85 @@
+//! Syntax errors, and help for common causes.
+
+use super::Problems;
+
+impl Problems {
+    /// Adds syntax errors: only the first of each line, because later ones are usually its
+    /// consequences, and a limited number of them, because the file may not be TOML at all.
+    pub(crate) fn syntax(&mut self, errors: &[toml::de::Error]) {
+        const MAX_ERRORS: usize = 20;
+        if let Some(other) = other_syntax(&self.text) {
+            self.error(format!("this looks like {other}; the file must be TOML"))
+                .help("tables are written `[process]` and `[[listener]]`, values `key = \"text\"`");
+            return;
+        }
+        let mut last = None;
+        for error in errors {
+            if self.list.len() >= MAX_ERRORS {
+                self.error("further syntax errors are not shown");
+                return;
+            }
+            let Some(span) = error.span() else {
+                self.error(error.message());
+                continue;
+            };
+            let start = self.boundary(span.start);
+            let same_line = last.is_some_and(|last: usize| {
+                !self.text[last.min(start)..last.max(start)].contains('\n')
+            });
+            if !same_line {
+                let help = syntax_help(line_at(&self.text, start));
+                let problem = self.error(error.message()).at(span);
+                if let Some(help) = help {
+                    problem.help(help);
+                }
+            }
+            last = Some(start);
+        }
+    }
+}
+
+/// The line that contains a byte offset.
+fn line_at(text: &str, at: usize) -> &str {
+    let before = text.get(..at).and_then(|text| text.rfind('\n'));
+    let start = before.map_or(0, |end| end + 1);
+    text[start..].lines().next().unwrap_or_default()
+}
+
+/// What to do about a line that is not TOML.
+fn syntax_help(line: &str) -> Option<String> {
+    // The line on its own is valid: the error has another cause, such as a duplicate key.
+    if toml::from_str::<toml::Table>(line).is_ok() {
+        return None;
+    }
+    let (key, value) = line.split_once('=')?;
+    let (key, value) = (key.trim(), value.trim());
+    let quotes = value.matches('"').count();
+    let is_word = |c: char| c.is_ascii_alphanumeric() || ".:/_-*@".contains(c);
+    if quotes % 2 == 1 {
+        return Some("a quote is not closed on this line".to_owned());
+    }
+    let bare = quotes == 0 && !value.is_empty() && value.chars().all(is_word);
+    (bare && !key.is_empty()).then(|| format!("write strings in quotes: `{key} = \"{value}\"`"))
+}
+
+/// The other language that a file is written in, by its first lines.
+fn other_syntax(text: &str) -> Option<&'static str> {
+    const HAPROXY: [&str; 5] = ["global", "defaults", "frontend", "backend", "listen"];
+    let lines = text.lines().map(str::trim_end);
+    let mut lines = lines.filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+    let first = lines.next()?;
+    let mut words = first.split_whitespace();
+    let word = words.next()?;
+    if first.starts_with('{') {
+        return Some("JSON");
+    }
+    if HAPROXY.contains(&word) && !first.contains(['=', ':', '[']) && words.count() <= 1 {
+        return Some("an HAProxy configuration");
+    }
+    let is_key = |key: &str| !key.is_empty() && !key.contains([' ', '=', '"', '[']);
+    let is_yaml = first == "---"
+        || first.split_once(':').is_some_and(|(key, rest)| {
+            is_key(key) && (rest.is_empty() || rest.starts_with(' ')) && !rest.contains('=')
+        });
+    is_yaml.then_some("YAML")
+}

@@ -1,0 +1,87 @@
+//! Diagnostics: Upstreams, and checks across tables.
+
+use super::check_all;
+
+#[test]
+fn upstream_problems_are_described() {
+    check_all(&[
+        // Upstreams
+        (
+            "servers = [\"10.0.0.1:80\", \"10.0.0.2:80\"]",
+            "servers = []",
+            "error: the upstream has no servers",
+        ),
+        (
+            "\"10.0.0.2:80\"",
+            "{ address = \"10.0.0.2:80\", weight = 0 }",
+            "error: `weight` must be from 1 to 65535, not 0; to stop new connections to a server, drain it",
+        ),
+        (
+            "servers =",
+            "health_check = { type = \"tpc\" }\nservers =",
+            "error: `type` cannot be \"tpc\"; it must be \"none\", \"tcp\", \"http\", \"mysql\", \"postgres\" or \"redis\"; did you mean \"tcp\"?",
+        ),
+        (
+            "servers =",
+            "health_check = { path = \"/\" }\nservers =",
+            "error: `path` belongs to health checks of type \"http\"",
+        ),
+        (
+            "servers =",
+            "health_check = { type = \"http\", path = \"up\" }\nservers =",
+            "error: \"up\" is not a request path",
+        ),
+        (
+            "servers =",
+            "health_check = { type = \"http\", path = \"/a\\r\\nX: y\" }\nservers =",
+            "error: \"/a\\r\\nX: y\" is not a request path",
+        ),
+        (
+            "servers =",
+            "health_check = { timeout = \"20s\" }\nservers =",
+            "warning: `timeout` of the health check is longer than its `interval`",
+        ),
+        (
+            "servers =",
+            "health_check = { rise = 0 }\nservers =",
+            "error: `rise` must be from 1 to 1000, not 0",
+        ),
+        // Across tables
+        (
+            "source = \"10.0.0.0/8\"",
+            "cn = \"a\"",
+            "warning: no client can connect to listener `main`",
+        ),
+        (
+            "upstream = \"web\"",
+            "routes = [{ sni = \"a.b\", upstream = \"web\" }]",
+            "error: `routes` need the TLS server name, but the listener has no `tls`",
+        ),
+        (
+            "upstream = \"web\"",
+            "upstream = \"web\"\nmax_lifetime = \"1\"",
+            "error: `max_lifetime`: ",
+        ),
+        (
+            "upstream = \"web\"",
+            "upstream = \"web\"\non_expiry = \"closed\"",
+            "error: `on_expiry` cannot be \"closed\"",
+        ),
+        // Balancing
+        (
+            "servers =",
+            "balance = \"leastconn\"\nservers =",
+            "error: `balance` cannot be \"leastconn\"; it must be \"least_conn\", \"p2c\", \"round_robin\", \"random\" or \"source_hash\"; did you mean \"least_conn\"?",
+        ),
+        (
+            "servers =",
+            "balance = \"round-robin\"\nservers =",
+            "error: `balance` cannot be \"round-robin\"; it must be \"least_conn\", \"p2c\", \"round_robin\", \"random\" or \"source_hash\"; did you mean \"round_robin\"?",
+        ),
+        (
+            "servers =",
+            "slow_start = 30\nservers =",
+            "error: `slow_start`: expected a duration",
+        ),
+    ]);
+}
