@@ -26,7 +26,7 @@ pub enum Refusal {
     #[error("the listener was removed from the configuration")]
     ListenerRemoved,
     /// The listener requires a certificate.
-    #[error("the client has shown no certificate")]
+    #[error("the client presented no certificate")]
     NoCertificate,
     /// The chain is not valid, or no longer.
     #[error(transparent)]

@@ -28,6 +28,4 @@ pub mod telemetry;
 pub mod upstream;
 
 pub use leastconn_config::{self as config, confinement, files, text};
-pub use leastconn_tls::{
-    self as tls, certificate as identity, client_chain, crl, names, spiffe, x509,
-};
+pub use leastconn_tls::{self as tls, certificate as identity, client_chain, crl, spiffe, x509};

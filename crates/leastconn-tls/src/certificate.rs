@@ -20,7 +20,7 @@ use x509_parser::{
 };
 
 use crate::{
-    names,
+    distinguished_name,
     spiffe::{self, SpiffeError},
 };
 
@@ -244,7 +244,7 @@ fn issuer(certificate: &X509Certificate<'_>) -> Result<Option<String>, Ambiguous
 }
 
 fn decoded(attribute: &AttributeTypeAndValue<'_>) -> Option<String> {
-    names::decode(attribute.attr_value())
+    distinguished_name::decode(attribute.attr_value())
 }
 
 /// Whether every alternative name that is a string, an address or an object identifier has

@@ -9,7 +9,6 @@
 
 mod alone;
 mod expected;
-mod why;
 
 use std::{
     error::Error,
@@ -34,14 +33,15 @@ use expected::Expected;
 
 use super::{
     buffered::Buffered,
-    chain::ChainVerifier,
     handshake_error::HandshakeError,
-    provider::{TlsError, provider, versions},
+    provider::{provider, versions},
     rejected,
-    usage::Usage,
+    tls_error::TlsError,
+    trust::{ChainVerifier, Usage},
 };
 use crate::{
     crl::CrlStore,
+    error_text,
     permit::Unscheduled,
     settings::{ClientSettings, RecordLayer},
 };
@@ -148,7 +148,10 @@ pub async fn connect(
 }
 
 fn failed(error: &rustls::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, Failure(why::why(error)))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        Failure(error_text::server_error(error)),
+    )
 }
 
 impl ClientStream {

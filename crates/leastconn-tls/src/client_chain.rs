@@ -18,7 +18,7 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use crate::{
     certificate::{Ambiguous, Certificate},
     crl::{RevocationList, without_zeros},
-    names,
+    distinguished_name,
 };
 
 /// Enough that workers rarely contend for the same shard.
@@ -219,7 +219,8 @@ impl RevokedNames {
 /// Leading zeros of `serial` are ignored: parsed CRLs have none.
 fn name(issuer: &[u8], serial: &[u8]) -> u64 {
     let serial = without_zeros(serial);
-    BuildHasherDefault::<DefaultHasher>::default().hash_one((names::canonical(issuer), serial))
+    BuildHasherDefault::<DefaultHasher>::default()
+        .hash_one((distinguished_name::canonical(issuer), serial))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub use scope::Role;
 pub use signature::SignatureError;
 pub use store::{CrlStore, InForce, Loaded, Missing, Status, Superseded};
 
-use crate::names;
+use crate::distinguished_name;
 use scope::Scope;
 use serials::Serials;
 
@@ -89,7 +89,7 @@ impl RevocationList {
         Ok(Self {
             issuer: display_name(parsed.issuer()),
             raw_issuer: parsed.issuer().as_raw().into(),
-            canonical_issuer: names::canonical(parsed.issuer().as_raw()).into(),
+            canonical_issuer: distinguished_name::canonical(parsed.issuer().as_raw()).into(),
             number: parsed
                 .crl_number()
                 .map(|number| without_zeros(&number.to_bytes_be()).into()),

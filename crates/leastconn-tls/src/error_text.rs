@@ -1,131 +1,143 @@
-//! Error texts for the errors of rustls and rustls-webpki, whose own texts are the names of
-//! their types.
+//! Texts for errors of rustls and rustls-webpki, which print as the names of their
+//! variants.
+
+mod client;
+mod server;
 
 use std::fmt::Debug;
 
-use rustls::{CertificateError, Error, InvalidMessage};
+use jiff::Timestamp;
+use rustls::{CertificateError, Error, InvalidMessage, pki_types::UnixTime};
 
-/// The text for an error in the certificate of `whose` or of one of its issuers, with a
-/// remedy. Errors that concern CAs, CRLs or names have better texts where those are known.
-pub fn certificate(whose: &str, error: &CertificateError) -> String {
+pub(crate) use client::client_certificate;
+pub(crate) use server::server_error;
+
+/// Explains an error of a certificate, and what to do about it. `whose` is "the client's",
+/// "the server's" or "the". Callers handle errors that depend on an authority, a CRL or a
+/// name, because they know which.
+pub(crate) fn certificate(whose: &str, error: &CertificateError) -> String {
     use CertificateError as C;
-    let itself = format!("{whose} certificate");
-    let any = format!("{itself}, or one above it,");
+    let own = format!("{whose} certificate");
+    let any = format!("{own}, or one above it,");
     match error {
-        C::BadEncoding => format!("{any} is not well-formed"),
+        C::BadEncoding => format!("{any} is malformed"),
         C::UnhandledCriticalExtension => critical(&any),
         C::UnsupportedSignatureAlgorithmContext { .. } => format!(
-            "{any} is signed with an algorithm that is not supported: issue it anew, with SHA-256 \
+            "{any} is signed with an algorithm that is not supported: issue it again with SHA-256 \
              or better"
         ),
         C::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            format!("{any} is signed with an algorithm that is not for its issuer's key")
+            format!("{any} is signed with an algorithm that does not fit its issuer's key")
         }
-        // The text of webpki's errors is their name.
+        // Errors of webpki display as the name of their variant.
         C::Other(other) => match &*other.0.to_string() {
             "UnsupportedCertVersion" => format!(
-                "{any} is of X.509 version 1, which is not supported: issue it anew, with \
+                "{any} is of X.509 version 1, which is not supported: issue it again with \
                  extensions (`openssl x509 -req -extfile ...`)"
             ),
-            "CaUsedAsEndEntity" => format!(
-                "{itself} is an authority's (CA:TRUE): issue one with CA:FALSE, and show that"
-            ),
-            "EndEntityUsedAsCa" => {
-                format!("{itself} was issued with a certificate that is no authority's (CA:FALSE)")
+            "CaUsedAsEndEntity" => {
+                format!("{own} is a CA certificate (CA:TRUE): issue one with CA:FALSE")
             }
-            "PathLenConstraintViolated" => format!(
-                "there are more authorities above {itself} than one of them allows (path length)"
-            ),
+            "EndEntityUsedAsCa" => {
+                format!("{own} was issued by a certificate that is not a CA (CA:FALSE)")
+            }
+            "PathLenConstraintViolated" => {
+                format!("{own} has more authorities above it than one of them allows (path length)")
+            }
             "NameConstraintViolation" => format!(
-                "name constraints of an authority above {itself} do not allow its names, or cannot \
+                "name constraints of an authority above {own} do not allow its names, or cannot \
                  be checked"
             ),
             "UnsupportedCriticalExtension" => critical(&any),
             "EmptyEkuExtension" => {
-                format!("{any} has an extended key usage that is empty, and so is for nothing")
+                format!("{any} has an empty extended key usage, which allows no use")
             }
-            // A text, not the name of an error.
+            // An error text of this crate, not the name of a variant.
             sentence if sentence.contains(' ') => sentence.to_owned(),
-            other => format!("{any} cannot be used: {}", spelled(other)),
+            name => format!("{any} cannot be used: {}", split_name(name)),
         },
-        other => format!("{any} cannot be used: {}", spelled(&format!("{other:?}"))),
+        other => format!("{any} cannot be used: {}", variant_name(other)),
     }
 }
 
 fn critical(any: &str) -> String {
-    format!("{any} has an extension that is marked critical and not supported")
+    format!("{any} has an unsupported critical extension")
 }
 
-/// Why a CRL cannot be used.
+/// Explains why a CRL cannot be used.
 pub fn crl(error: &webpki::Error) -> String {
     use webpki::Error as E;
     match error {
         E::UnsupportedDeltaCrl => {
-            "it is a delta, which says only what has changed: a complete one is needed".to_owned()
+            "it is a delta CRL, which is not supported: use a complete CRL".to_owned()
         }
         E::UnsupportedIndirectCrl => {
-            "it is of certificates of other issuers too, which is not supported: every issuer \
-             needs a list of its own"
+            "it covers certificates of other issuers too (indirect CRL), which is not supported: \
+             use a separate CRL for each issuer"
                 .to_owned()
         }
         E::UnsupportedRevocationReasonsPartitioning => {
-            "it is of some revocation reasons only, which is not supported".to_owned()
+            "it covers some revocation reasons only, which is not supported".to_owned()
         }
         E::UnsupportedCrlIssuingDistributionPoint => {
-            "it is of a part of its issuer's certificates and names no distribution point by its \
-             full name, which is not supported"
+            "it covers a part of its issuer's certificates and does not give the full name of a \
+             distribution point, which is not supported"
                 .to_owned()
         }
-        E::UnsupportedCriticalExtension => {
-            "it has an extension that is marked critical and not supported".to_owned()
-        }
+        E::UnsupportedCriticalExtension => "it has an unsupported critical extension".to_owned(),
         E::BadDer | E::BadDerTime | E::MalformedExtensions | E::TrailingData(_) => {
-            "it is not well-formed".to_owned()
+            "it is malformed".to_owned()
         }
-        other => spelled(&format!("{other:?}")),
+        other => variant_name(other),
     }
 }
 
-/// The text for an error of rustls.
+/// Explains an error of a handshake or of a key, without naming the peer.
 pub fn error(error: &Error) -> String {
     match error {
-        Error::InvalidMessage(why) => format!("what it sent is no TLS: {}", message(why)),
+        Error::InvalidMessage(error) => format!("invalid TLS message: {}", message(error)),
         Error::InappropriateMessage { got_type, .. } => {
-            format!("a message came out of turn: {}", spelled_as(got_type))
+            format!("unexpected message: {}", variant_name(got_type))
         }
         Error::InappropriateHandshakeMessage { got_type, .. } => {
-            format!("a message came out of turn: {}", spelled_as(got_type))
+            format!("unexpected message: {}", variant_name(got_type))
         }
-        Error::PeerIncompatible(why) => {
-            format!("it has nothing in common with us: {}", spelled_as(why))
+        Error::PeerIncompatible(error) => {
+            format!("no common TLS parameters: {}", variant_name(error))
         }
-        Error::PeerMisbehaved(why) => {
-            format!("it does not keep to the protocol: {}", spelled_as(why))
+        Error::PeerMisbehaved(error) => {
+            format!("violation of the TLS protocol: {}", variant_name(error))
         }
         Error::InvalidCertificate(error) => certificate("the", error),
-        Error::InvalidEncryptedClientHello(why) => spelled_as(why),
-        Error::InconsistentKeys(why) => spelled_as(why),
+        Error::InvalidEncryptedClientHello(error) => variant_name(error),
+        Error::InconsistentKeys(error) => variant_name(error),
         Error::General(text) => text.clone(),
         other => other.to_string(),
     }
 }
 
-/// The text for an invalid message.
-pub fn message(why: &InvalidMessage) -> String {
-    spelled_as(why)
+fn message(error: &InvalidMessage) -> String {
+    variant_name(error)
 }
 
-/// The name of an error in words: `NoCipherSuitesInCommon` becomes "no cipher suites in
-/// common".
-pub fn spelled_as(what: &impl Debug) -> String {
-    spelled(&format!("{what:?}"))
+pub(crate) fn date(time: UnixTime) -> String {
+    i64::try_from(time.as_secs())
+        .ok()
+        .and_then(|seconds| Timestamp::from_second(seconds).ok())
+        .map_or_else(|| "an unknown time".to_owned(), |time| time.to_string())
 }
 
-fn spelled(name: &str) -> String {
-    // The fields follow the name.
-    let end = name.find(|c: char| !c.is_ascii_alphanumeric());
+/// The name of an enum variant in separate words: `NoCipherSuitesInCommon` becomes "no
+/// cipher suites in common".
+fn variant_name(value: &impl Debug) -> String {
+    split_name(&format!("{value:?}"))
+}
+
+fn split_name(debug: &str) -> String {
+    // Leave out the fields of the variant.
+    let end = debug.find(|c: char| !c.is_ascii_alphanumeric());
     let mut words: Vec<String> = Vec::new();
-    for c in name[..end.unwrap_or(name.len())].chars() {
+    for c in debug[..end.unwrap_or(debug.len())].chars() {
         match words.last_mut() {
             Some(word) if !c.is_ascii_uppercase() => word.push(c),
             _ => words.push(c.to_ascii_lowercase().into()),
@@ -154,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    /// Displayed like webpki's errors.
+    /// Displays as the name of a variant, like errors of webpki.
     #[derive(Debug)]
     struct Named(&'static str);
 
@@ -166,50 +178,50 @@ mod tests {
 
     impl std::error::Error for Named {}
 
-    fn of(name: &'static str) -> String {
+    fn text(name: &'static str) -> String {
         let error = CertificateError::Other(OtherError(Arc::new(Named(name))));
         certificate("the client's", &error)
     }
 
     #[test]
-    fn what_has_no_sentence_of_its_own_is_spelled() {
+    fn other_errors_are_named_by_variant() {
         assert_eq!(
-            of("MaximumPathDepthExceeded"),
+            text("MaximumPathDepthExceeded"),
             "the client's certificate, or one above it, cannot be used: maximum path depth \
              exceeded"
         );
         assert_eq!(
-            of("TrailingData(Certificate)"),
+            text("TrailingData(Certificate)"),
             "the client's certificate, or one above it, cannot be used: trailing data"
         );
         assert_eq!(
             error(&Error::PeerIncompatible(
                 PeerIncompatible::Tls12NotOfferedOrEnabled
             )),
-            "it has nothing in common with us: TLS 1.2 not offered or enabled"
+            "no common TLS parameters: TLS 1.2 not offered or enabled"
         );
         assert_eq!(
             error(&Error::InvalidMessage(InvalidMessage::MissingData("Hello"))),
-            "what it sent is no TLS: missing data"
+            "invalid TLS message: missing data"
         );
     }
 
     #[test]
-    fn what_happens_often_says_what_to_do() {
-        for (name, said) in [
+    fn frequent_errors_have_a_remedy() {
+        for (name, expected) in [
             (
                 "UnsupportedCertVersion",
-                "version 1, which is not supported: issue it anew",
+                "version 1, which is not supported: issue it again",
             ),
             (
                 "CaUsedAsEndEntity",
-                "is an authority's (CA:TRUE): issue one with CA:FALSE",
+                "is a CA certificate (CA:TRUE): issue one with CA:FALSE",
             ),
-            ("EndEntityUsedAsCa", "is no authority's (CA:FALSE)"),
+            ("EndEntityUsedAsCa", "is not a CA (CA:FALSE)"),
             ("NameConstraintViolation", "do not allow its names"),
         ] {
-            assert!(of(name).contains(said), "{}", of(name));
-            assert!(!of(name).contains(name), "{}", of(name));
+            assert!(text(name).contains(expected), "{}", text(name));
+            assert!(!text(name).contains(name), "{}", text(name));
         }
     }
 }

@@ -5,12 +5,7 @@ use std::io;
 use leastconn::Reason;
 use rustls::{AlertDescription, Error};
 
-use crate::{
-    alert,
-    chain_error::{certificate_reason, certificate_text},
-    error_text,
-    permit::Evicted,
-};
+use crate::{alert, error_text, permit::Evicted, trust::certificate_reason};
 
 /// The handshake failed. The alert that says so to the client was sent, as far
 /// as the socket took it at once.
@@ -57,9 +52,9 @@ impl HandshakeError {
 /// The text for an error of rustls.
 fn text(error: &Error) -> String {
     match error {
-        Error::NoCertificatesPresented => "the client has shown no certificate".to_owned(),
-        Error::InvalidCertificate(error) => certificate_text(error),
-        Error::AlertReceived(alert) => received(*alert),
+        Error::NoCertificatesPresented => "the client presented no certificate".to_owned(),
+        Error::InvalidCertificate(error) => error_text::client_certificate(error),
+        Error::AlertReceived(alert) => received_alert(*alert),
         Error::NoApplicationProtocol => {
             "no application protocol (ALPN) in common with `alpn` of this listener".to_owned()
         }
@@ -67,35 +62,36 @@ fn text(error: &Error) -> String {
     }
 }
 
-fn received(description: AlertDescription) -> String {
+fn received_alert(description: AlertDescription) -> String {
     use AlertDescription as A;
-    let distrust = match description {
+    let cause = match description {
         A::UnknownCA => {
-            "it has no authority that issued `cert`, or an intermediate is missing from that file"
+            "it does not have the authority that issued `cert`, or an intermediate is missing \
+             from that file"
         }
-        A::BadCertificate => "most often, the name it asked for is not in `cert`",
-        A::CertificateExpired => "look at the dates of `cert`, and at both clocks",
-        A::CertificateRevoked => "`cert` is on a revocation list",
+        A::BadCertificate => "most often, `cert` does not contain the requested name",
+        A::CertificateExpired => "check the dates of `cert`, and both clocks",
+        A::CertificateRevoked => "`cert` is on a CRL",
         A::UnsupportedCertificate | A::CertificateUnknown => {
-            "the name it asked for is not in `cert`, or `cert` is of a kind it does not take, or \
-             not issued by its authorities"
+            "`cert` does not contain the requested name, is of a type that the client does not \
+             support, or was not issued by the client's authorities"
         }
         A::HandshakeFailure | A::ProtocolVersion | A::InsufficientSecurity => {
             return format!(
-                "the client ended the handshake by the alert {}: it has no version or suite in \
-                 common with us that it would take",
+                "the client ended the handshake with the alert {}: no protocol version or cipher \
+                 suite in common",
                 alert::name(description)
             );
         }
         _ => {
             return format!(
-                "the client ended the handshake by the alert {}",
+                "the client ended the handshake with the alert {}",
                 alert::name(description)
             );
         }
     };
     format!(
-        "the client does not trust our certificate, and said so by the alert {}: {distrust}",
+        "the client does not trust our certificate (alert {}): {cause}",
         alert::name(description)
     )
 }
@@ -112,13 +108,16 @@ mod tests {
             time: UnixTime::since_unix_epoch(std::time::Duration::from_secs(9)),
             not_after: UnixTime::since_unix_epoch(std::time::Duration::ZERO),
         };
-        let words = text(&Error::InvalidCertificate(expired));
+        let message = text(&Error::InvalidCertificate(expired));
         assert!(
-            words.ends_with("valid until 1970-01-01T00:00:00Z"),
-            "{words}"
+            message.ends_with("valid until 1970-01-01T00:00:00Z"),
+            "{message}"
         );
-        let words = text(&Error::AlertReceived(AlertDescription::UnknownCA));
-        assert!(words.contains("does not trust our certificate"), "{words}");
-        assert!(words.contains("unknown_ca"), "{words}");
+        let message = text(&Error::AlertReceived(AlertDescription::UnknownCA));
+        assert!(
+            message.contains("does not trust our certificate"),
+            "{message}"
+        );
+        assert!(message.contains("unknown_ca"), "{message}");
     }
 }

@@ -14,8 +14,8 @@
 //! - settings: [`settings`], [`algorithms`], [`alpn`], `provider`, [`server`]
 //! - ClientHello: `client_hello`, `offer`, [`foreign_protocol`]
 //! - handshake: [`permit`], `handshake`, `unbuffered`, `sessions`
-//! - trust: `trust`, `verifier`, `chain`, `intermediates`, `path`, `pinned`, [`crl`], [`x509`]
-//! - names: [`names`], [`certificate`], [`spiffe`], [`pattern`], [`client_chain`]
+//! - trust: `trust` (chain verification), [`crl`], [`x509`]
+//! - names: [`distinguished_name`], [`certificate`], [`spiffe`], [`pattern`], [`client_chain`]
 //! - errors: [`ChainError`], [`HandshakeError`], `diagnostics`, `rejected`, [`error_text`]
 //! - records: `stream`, `record` and `direct` (own), `buffered` (rustls)
 //! - towards servers: [`client`]
@@ -28,27 +28,23 @@ pub mod algorithms;
 pub mod alpn;
 mod buffered;
 pub mod certificate;
-mod chain;
-mod chain_error;
 pub mod client;
 pub mod client_chain;
 mod client_hello;
 pub mod crl;
+pub mod der;
 mod diagnostics;
 mod direct;
+pub mod distinguished_name;
 pub mod error_text;
 pub mod foreign_protocol;
 mod handshake;
 mod handshake_error;
-mod intermediates;
 mod last_flight;
-pub mod names;
 mod negotiated;
 mod offer;
-pub mod path;
 pub mod pattern;
 pub mod permit;
-mod pinned;
 mod polled_socket;
 mod provider;
 mod record;
@@ -58,22 +54,20 @@ mod sessions;
 pub mod settings;
 pub mod spiffe;
 mod stream;
+mod tls_error;
 mod trust;
 mod unbuffered;
-mod usage;
-mod verifier;
 pub mod x509;
 
-pub use chain_error::ChainError;
 pub use client_hello::{Hello, read_hello};
 pub use diagnostics::{Diagnostics, Failed};
 pub use handshake::accept;
 pub use handshake_error::HandshakeError;
-pub use provider::TlsError;
 pub use rejected::RejectedCertificate;
 pub use server::{Server, server};
 pub use stream::{TlsStream, negotiated};
-pub use trust::{Trust, trusts};
+pub use tls_error::TlsError;
+pub use trust::{ChainError, PathError, Trust, trusts};
 
 /// For the fuzz target `tls_record`.
 #[cfg(fuzzing)]

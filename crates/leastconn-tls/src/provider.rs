@@ -5,16 +5,8 @@ use rustls::{NamedGroup, SupportedProtocolVersion, crypto::CryptoProvider};
 use crate::{
     algorithms::Algorithms,
     buffered::suites,
-    error_text,
     settings::{MinVersion, RecordLayer},
 };
-
-/// Settings that rustls rejects although the configuration was checked.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    #[error("TLS: {}", error_text::error(.0))]
-    Rustls(#[from] rustls::Error),
-}
 
 /// The cryptography of aws-lc-rs, restricted to `algorithms`.
 pub(super) fn provider(algorithms: &Algorithms, records: RecordLayer) -> CryptoProvider {

@@ -10,9 +10,10 @@ use rustls::{
 
 use crate::{
     client_hello::Hello,
-    provider::{TlsError, provider, versions},
+    provider::{provider, versions},
     sessions::{Sessions, Visit},
     settings::{RecordLayer, ServerSettings},
+    tls_error::TlsError,
     trust::Trust,
 };
 
@@ -111,7 +112,7 @@ pub fn server(
         records,
         config: Arc::new(config),
         sessions: tls.resumption.map(|lifetime| {
-            let verifier = trust.map(|Trust(verifier)| Arc::clone(verifier));
+            let verifier = trust.map(Trust::verifier);
             Arc::new(Sessions::new(verifier, lifetime))
         }),
     })
@@ -129,7 +130,7 @@ fn server_config(
     let material = &tls.material;
     let builder = match trust {
         None => builder.with_no_client_auth(),
-        Some(Trust(verifier)) => builder.with_client_cert_verifier(Arc::clone(verifier) as _),
+        Some(trust) => builder.with_client_cert_verifier(trust.verifier()),
     };
     let mut config =
         builder.with_single_cert(material.cert_chain.clone(), material.key.clone_key())?;

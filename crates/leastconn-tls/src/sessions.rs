@@ -25,7 +25,7 @@ use rustls::{
     server::StoresServerSessions,
 };
 
-use super::verifier::CachingVerifier;
+use super::trust::CachingVerifier;
 
 /// Maximum number of sessions.
 const CAPACITY: usize = 8192;

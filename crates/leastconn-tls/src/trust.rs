@@ -1,30 +1,65 @@
-//! Which clients a listener trusts.
+//! Which peers are trusted: verification of certificate chains against authorities, CRLs
+//! and pinned keys.
 
-use std::sync::Arc;
+mod caching_verifier;
+mod chain_error;
+mod chain_verifier;
+mod explain;
+mod issuer_selection;
+mod path;
+mod path_error;
+mod pins;
+mod rewrite;
+mod validity_cache;
+mod webpki_error;
+
+use std::{sync::Arc, time::Duration};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 
+pub(crate) use caching_verifier::CachingVerifier;
+pub use chain_error::ChainError;
+pub(crate) use chain_error::certificate_reason;
+pub(crate) use chain_verifier::{ChainVerifier, Tolerance};
+pub use path_error::PathError;
+pub(crate) use pins::{Pins, verify_pinned};
+pub(crate) use rewrite::parseable;
+
 use crate::{
-    chain::{ChainVerifier, Tolerance},
-    chain_error::ChainError,
     client_chain::ClientChain,
-    pinned::Pins,
-    provider::TlsError,
     settings::{ClientAuth, ServerSettings},
-    usage::Usage,
-    verifier::CachingVerifier,
+    tls_error::TlsError,
 };
 
-/// The CAs, CRLs and pins of a listener, with the cache of the chains that verified.
+/// The role of the peer whose certificate is verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Usage {
+    Client,
+    Server,
+}
+
+/// The period in which a verified chain is valid, in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Validity {
+    pub(crate) from: i64,
+    /// The last second in which all certificates of the path are valid, including the
+    /// authority's.
+    pub(crate) until: i64,
+    /// The first second in which a CRL that was consulted has expired.
+    pub(crate) crls_until: i64,
+}
+
+/// What a listener verifies client certificates against: authorities, CRLs and pinned
+/// keys. Caches valid chains.
 #[derive(Clone, Debug)]
-pub struct Trust(pub(super) Arc<CachingVerifier>);
+pub struct Trust(Arc<CachingVerifier>);
 
 impl Trust {
-    /// Returns `None` if `client_auth` is off. A client may send at most
-    /// `max_intermediates` certificates beside its own.
+    /// `None` if clients need no certificate. A client may send at most
+    /// `max_intermediates` certificates besides its own.
     ///
     /// # Errors
-    /// If rustls rejects the CAs or the CRLs.
+    /// If an authority cannot be used as a trust anchor.
     pub fn new(tls: &ServerSettings, max_intermediates: usize) -> Result<Option<Self>, TlsError> {
         if tls.client_auth == ClientAuth::None {
             return Ok(None);
@@ -41,7 +76,7 @@ impl Trust {
         Ok(Some(Self(Arc::new(verifier))))
     }
 
-    /// Whether both settings give the same result for every chain.
+    /// Whether listeners with these settings accept the same client certificates.
     pub fn same(a: &ServerSettings, b: &ServerSettings) -> bool {
         a.client_auth == b.client_auth
             && a.client_pins == b.client_pins
@@ -49,59 +84,71 @@ impl Trust {
             && a.material.crls == b.material.crls
     }
 
-    /// Verifies the chain of a client as of `now`, in seconds since 1970. The handshake
-    /// verified it too, but may have started long before.
-    ///
-    /// Returns the last second in which all certificates of the path are valid, the CA's
-    /// included.
+    /// Verifies the chain of a new connection as of `now`, in seconds since 1970. The
+    /// handshake has verified it too, possibly some seconds earlier. Returns the last
+    /// second in which all certificates of the path are valid, including the
+    /// authority's.
     ///
     /// # Errors
-    /// If the chain is not trusted.
-    pub fn verify(&self, presented: &ClientChain, now: i64) -> Result<i64, ChainError> {
+    /// If the chain is not accepted.
+    pub fn verify(&self, chain: &ClientChain, now: i64) -> Result<i64, ChainError> {
         let tolerance = Tolerance::default();
-        let validity = self.0.verify_presented(presented, now, tolerance)?;
+        let validity = self.0.verify_client_chain(chain, now, tolerance)?;
         Ok(validity.until)
     }
 
     /// Verifies the chain of an open connection. `kept_from` is the last second in which
-    /// its certificates were valid, if it may stay open after that.
+    /// its certificates were valid, if the connection may stay open after expiry.
     ///
-    /// An expired CRL ends no open connection: new connections are refused, and the clients
-    /// that it revokes were disconnected when it was loaded.
+    /// An expired CRL does not end open connections: clients that it revokes were
+    /// disconnected when it was loaded, and new clients are refused.
     ///
     /// # Errors
-    /// If the chain is not trusted any more.
+    /// If the chain is no longer accepted.
     pub fn verify_open(
         &self,
-        presented: &ClientChain,
+        chain: &ClientChain,
         now: i64,
         kept_from: Option<i64>,
     ) -> Result<i64, ChainError> {
         let tolerance = Tolerance {
-            lists: true,
+            crls: true,
             authorities: kept_from.is_some(),
         };
         let at = kept_from.map_or(now, |last| last.min(now));
-        let validity = self.0.verify_presented(presented, at, tolerance)?;
+        let validity = self.0.verify_client_chain(chain, at, tolerance)?;
         Ok(validity.until)
+    }
+
+    pub(crate) fn verifier(&self) -> Arc<CachingVerifier> {
+        Arc::clone(&self.0)
     }
 }
 
-/// Whether a listener would trust a client that presents this certificate with the
-/// intermediates `above` now. Only a handshake proves possession of the key.
+/// Whether a listener would now accept a client with this certificate and these
+/// intermediates, for `explain`. Only a handshake proves that the client has the key.
 ///
 /// # Errors
-/// The inner error is that of the handshake. The outer one occurs if rustls rejects the
-/// settings.
+/// The outer error if an authority cannot be used as a trust anchor. The inner error is
+/// the one of the handshake.
 pub fn trusts(
     tls: &ServerSettings,
     max_intermediates: usize,
     certificate: &CertificateDer<'_>,
-    above: &[CertificateDer<'_>],
+    intermediates: &[CertificateDer<'_>],
 ) -> Result<Result<(), ChainError>, TlsError> {
     let Some(Trust(verifier)) = Trust::new(tls, max_intermediates)? else {
         return Ok(Ok(()));
     };
-    let verified = verifier.verify_new(certificate, above, UnixTime::now());
+    let verified = verifier.verify_new(certificate, intermediates, UnixTime::now());
     Ok(verified.map(drop))
+}
+
+/// Times before 1970 become 1970.
+fn unix_time(seconds: i64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(seconds.try_into().unwrap_or(0)))
+}
+
+fn seconds(time: UnixTime) -> i64 {
+    time.as_secs().try_into().unwrap_or(i64::MAX)
 }

@@ -397,7 +397,7 @@ fn server_certificate_of_version_1_is_an_error() {
     assert!(
         problems.contains(
             &"error: the certificate, or one above it, is of X.509 version 1, which is not \
-              supported: issue it anew, with extensions (`openssl x509 -req -extfile ...`)"
+              supported: issue it again with extensions (`openssl x509 -req -extfile ...`)"
                 .to_owned()
         ),
         "{problems:#?}"

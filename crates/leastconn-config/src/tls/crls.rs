@@ -8,7 +8,7 @@ use x509_parser::certificate::X509Certificate;
 
 use leastconn_tls::{
     crl::{Loaded, RevocationList, SignatureError},
-    error_text, names,
+    distinguished_name, error_text,
 };
 
 use super::{
@@ -212,7 +212,8 @@ fn by_name<'a>(
 ) -> HashMap<Vec<u8>, Vec<&'a CertificateDer<'static>>> {
     let mut by_name: HashMap<_, Vec<_>> = HashMap::new();
     for authority in authorities {
-        let subject = |parsed: &X509Certificate<'_>| names::canonical(parsed.subject().as_raw());
+        let subject =
+            |parsed: &X509Certificate<'_>| distinguished_name::canonical(parsed.subject().as_raw());
         if let Some(subject) = inspect::parsed(authority, subject) {
             by_name.entry(subject).or_default().push(authority);
         }

@@ -11,7 +11,7 @@ use x509_parser::{
 
 use leastconn_tls::{
     crl::{display_name, malformed, timestamp},
-    names,
+    distinguished_name,
     x509::{constraints::Constraints, extensions::unknown_critical, key},
 };
 
@@ -273,7 +273,9 @@ pub(super) fn own_certificate(
     }
     let mut below = own;
     for certificate in above {
-        if names::canonical(&certificate.raw_subject) != names::canonical(&below.raw_issuer) {
+        if distinguished_name::canonical(&certificate.raw_subject)
+            != distinguished_name::canonical(&below.raw_issuer)
+        {
             remarks.push(Remark::new(
                 format!(
                     "the certificate of {} did not issue the one before it",

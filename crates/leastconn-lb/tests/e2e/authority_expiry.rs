@@ -64,7 +64,7 @@ async fn expired_authority_ends_its_clients() {
     let record = refusal(&lb, &cert).await;
     let detail = record["detail"].as_str().unwrap();
     assert!(
-        detail.starts_with("`CN=brief`, the authority above the client's certificate, expired at "),
+        detail.starts_with("the authority `CN=brief` above the client's certificate expired at "),
         "{detail}"
     );
     // The status shows the authority in force, not the expired one.
@@ -115,7 +115,7 @@ async fn expired_intermediate_ends_its_clients() {
     let record = refusal(&lb, &cert).await;
     let detail = record["detail"].as_str().unwrap();
     assert!(
-        detail.starts_with("`CN=below`, which the client sends above its certificate, expired at "),
+        detail.starts_with("the intermediate `CN=below` that the client sent expired at "),
         "{detail}"
     );
 }
@@ -148,7 +148,7 @@ async fn server_of_an_expired_authority_is_refused() {
         .await;
     let detail = record["detail"].as_str().unwrap();
     assert!(
-        detail.contains("`CN=brief`, the authority above the server's certificate, expired at "),
+        detail.contains("the authority `CN=brief` above the server's certificate expired at "),
         "{detail}"
     );
 }

@@ -36,7 +36,7 @@ async fn expired_crl_is_reported_everywhere() {
         .await;
     let detail = record["detail"].as_str().unwrap();
     assert!(
-        detail.starts_with("the revocation list of `CN=test CA` in \"ca.crl\" expired at "),
+        detail.starts_with("the CRL of `CN=test CA` in \"ca.crl\" expired at "),
         "{detail}"
     );
     lb.wait_log(
@@ -82,7 +82,7 @@ async fn expired_crl_is_reported_everywhere() {
         .unwrap();
     let output = String::from_utf8(explained.stdout).unwrap();
     assert!(
-        output.contains("crl_expired: the revocation list of `CN=test CA`"),
+        output.contains("crl_expired: the CRL of `CN=test CA`"),
         "{output}"
     );
 

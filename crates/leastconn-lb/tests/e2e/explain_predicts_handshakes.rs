@@ -111,12 +111,12 @@ fn cases() -> Vec<Case> {
         (
             ec("prime256v1"),
             "1.2.3.4=critical,DER:0500\n",
-            "not supported: 1.2.3.4",
+            "unsupported critical extension: 1.2.3.4",
         ),
         (
             ec("prime256v1"),
             "policyConstraints=critical,requireExplicitPolicy:0\n",
-            "not supported: 2.5.29.36",
+            "unsupported critical extension: 2.5.29.36",
         ),
         (
             ec("prime256v1"),

@@ -51,14 +51,14 @@ fn rejections(ca: &TestCa) -> Vec<Rejection> {
         untrusted(
             ca.leaf(CLIENT1).version_1().build(),
             "certificate_unknown",
-            "is of X.509 version 1, which is not supported: issue it anew, with extensions",
+            "is of X.509 version 1, which is not supported: issue it again with extensions",
         ),
         Rejection {
             issuer: "CN=client1.lb.com",
             ..untrusted(
                 TestCa::from_leaf(&leaf).leaf(CLIENT1).build(),
                 "certificate_unknown",
-                "was issued with a certificate that is no authority's",
+                "was issued by a certificate that is not a CA",
             )
         },
         Rejection {
@@ -66,7 +66,7 @@ fn rejections(ca: &TestCa) -> Vec<Rejection> {
             ..untrusted(
                 ca.cert().clone(),
                 "certificate_unknown",
-                "is an authority's (CA:TRUE): issue one with CA:FALSE",
+                "is a CA certificate (CA:TRUE): issue one with CA:FALSE",
             )
         },
         Rejection {
@@ -169,7 +169,13 @@ async fn alert_from_a_distrusting_client_is_logged(records: Records) {
             .await
             .is_err()
     );
-    let record = record_with_detail(&lb, 2, "handshake_failed", "the name it asked for").await;
+    let record = record_with_detail(
+        &lb,
+        2,
+        "handshake_failed",
+        "does not contain the requested name",
+    )
+    .await;
     assert_eq!(record["alert_received"], "bad_certificate", "{record}");
     assert_eq!(record["sni"], "elsewhere.example", "{record}");
     assert_eq!(web.accepted(), 0);

@@ -76,7 +76,7 @@ async fn wrong_certificate_takes_the_server_down() {
                 (
                     &servers.cert(),
                     &stranger,
-                    "the server refuses the certificate that it was shown",
+                    "the server refuses our certificate",
                 ),
             ] {
                 let behaviour = Behaviour::Http(200);

@@ -48,7 +48,7 @@ async fn too_many_intermediates_are_refused_with_a_reason(records: Records) {
         assert!(refused(&lb.client_with(&cert), lb.main()).await.is_some());
         let record = lb.expect_record(1, "untrusted_certificate").await;
         let detail = record["detail"].as_str().unwrap();
-        let sent = format!("the client sent {} certificates beside its own", max + 1);
+        let sent = format!("the client sent {} intermediate certificates", max + 1);
         assert!(detail.starts_with(&sent), "{detail}");
         let key = format!("`max_intermediates` of the listener is {max}");
         assert!(detail.contains(&key), "{detail}");

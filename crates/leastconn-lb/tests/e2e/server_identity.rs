@@ -35,7 +35,7 @@ async fn servers_are_verified_by_uri_or_pin() {
             by_uri.clone(),
             Some("is not for `spiffe://lb.com/web`: it has no URI"),
         ),
-        (&two, by_uri.clone(), Some("is not for one server")),
+        (&two, by_uri.clone(), Some("is ambiguous")),
         (
             &alone,
             by_uri.clone(),

@@ -82,7 +82,7 @@ async fn each_certificate_fault_is_logged() {
         ),
         (
             namesake.leaf("web").dns("web.internal").build(),
-            "has a signature that is not its issuer's",
+            "has an invalid signature",
         ),
         (
             leaf().self_signed().build(),
@@ -96,11 +96,11 @@ async fn each_certificate_fault_is_logged() {
         (leaf().eku_client_only().build(), "is not for servers"),
         (
             leaf().version_1().build(),
-            "is of X.509 version 1, which is not supported: issue it anew",
+            "is of X.509 version 1, which is not supported: issue it again",
         ),
         (
             servers.ca.cert().clone(),
-            "is an authority's (CA:TRUE): issue one with CA:FALSE",
+            "is a CA certificate (CA:TRUE): issue one with CA:FALSE",
         ),
     ];
     for (version, spoken) in VERSIONS {
@@ -373,10 +373,7 @@ async fn rejection_of_our_certificate_is_logged() {
         };
         for (lines, expected) in [
             (nothing, "certificate"),
-            (
-                MUTUAL,
-                "the server refuses the certificate that it was shown",
-            ),
+            (MUTUAL, "the server refuses our certificate"),
         ] {
             let web = servers.mutual(named("web1"), spoken).await;
             let site = servers.site(

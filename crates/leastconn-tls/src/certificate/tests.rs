@@ -93,7 +93,7 @@ fn names_are_decoded_by_their_string_type() {
     ] {
         let value = Any::from_tag_and_data(x509_parser::der_parser::asn1_rs::Tag(tag), &bytes);
         assert_eq!(
-            names::decode(&value).as_deref(),
+            distinguished_name::decode(&value).as_deref(),
             expected,
             "{tag} {bytes:?}"
         );

@@ -13,11 +13,8 @@ use rustls::{
 
 use super::expected::Expected;
 use crate::{
-    chain::{ChainVerifier, Tolerance},
-    chain_error::{self, ChainError},
-    path::rewrite::for_signature,
-    pinned, rejected,
-    usage::Usage,
+    rejected,
+    trust::{ChainError, ChainVerifier, Tolerance, Usage, parseable, verify_pinned},
 };
 
 /// Trusts certificates issued by the CAs, and some self-signed certificates.
@@ -40,7 +37,7 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if !self.expected.needs_authority {
-            pinned::verify(end_entity, now, Usage::Server)
+            verify_pinned(end_entity, now, Usage::Server)
                 .map_err(|error| Error::from(error.to_rustls(now)))?;
             self.expected.check(end_entity, server_name)?;
             return Ok(ServerCertVerified::assertion());
@@ -52,7 +49,7 @@ impl ServerCertVerifier for Verifier {
             .map_err(|error| {
                 // Other errors are explained where the server's name is known.
                 if !matches!(error, ChainError::Certificate(_)) {
-                    rejected::put(end_entity, Some(chain_error::text(&error, Usage::Server)));
+                    rejected::put(end_entity, Some(error.text(Usage::Server)));
                 }
                 Error::from(error.to_rustls(now))
             })?;
@@ -66,9 +63,8 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let rewritten = for_signature(certificate);
-        let readable = rewritten.as_ref().unwrap_or(certificate);
-        verify_tls12_signature(message, readable, signature, &self.algorithms)
+        let readable = parseable(certificate);
+        verify_tls12_signature(message, &readable, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -77,9 +73,8 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let rewritten = for_signature(certificate);
-        let readable = rewritten.as_ref().unwrap_or(certificate);
-        verify_tls13_signature(message, readable, signature, &self.algorithms)
+        let readable = parseable(certificate);
+        verify_tls13_signature(message, &readable, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

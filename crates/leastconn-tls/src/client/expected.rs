@@ -10,8 +10,10 @@ use rustls::{
 };
 
 use crate::{
-    certificate::Certificate, path::rewrite::for_signature, pattern::UriPattern, pinned::Pins,
+    certificate::Certificate,
+    pattern::UriPattern,
     settings::ClientSettings,
+    trust::{Pins, parseable},
 };
 
 /// Maximum number of URIs of a certificate in an error.
@@ -59,13 +61,12 @@ impl Expected {
         name: &ServerName<'_>,
     ) -> Result<(), Error> {
         if self.verifies_name {
-            let rewritten = for_signature(certificate);
-            let readable = rewritten.as_ref().unwrap_or(certificate);
-            verify_server_name(&ParsedCertificate::try_from(readable)?, name)?;
+            let readable = parseable(certificate);
+            verify_server_name(&ParsedCertificate::try_from(&*readable)?, name)?;
         }
         if !self.uris.is_empty() {
             let read = Certificate::from_der(certificate)
-                .map_err(|why| other_server(format!("is not for one server: {why}")))?;
+                .map_err(|why| other_server(format!("is ambiguous: {why}")))?;
             let matches = |uri: &String| self.uris.iter().any(|wanted| wanted.matches(uri));
             if !read.uri.iter().any(matches) {
                 return Err(other_server(format!(

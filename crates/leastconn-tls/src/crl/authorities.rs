@@ -7,7 +7,7 @@ use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{CrlStore, signature};
-use crate::names;
+use crate::distinguished_name;
 
 /// The CRL that revokes an authority, or an authority above it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl CrlStore {
         let mut by_name: HashMap<_, Vec<_>> = HashMap::new();
         for (at, authority) in parsed.iter().enumerate() {
             if let Some(authority) = authority {
-                let subject = names::canonical(authority.subject().as_raw());
+                let subject = distinguished_name::canonical(authority.subject().as_raw());
                 let key = authority.public_key().raw;
                 by_name.entry(subject).or_default().push((at, key));
             }
@@ -104,8 +104,11 @@ fn issuers(
     by_name: &ByName<'_>,
     algorithms: &[&dyn SignatureVerificationAlgorithm],
 ) -> Vec<usize> {
-    let of_name = certificate
-        .and_then(|certificate| by_name.get(&names::canonical(certificate.issuer().as_raw())));
+    let of_name = certificate.and_then(|certificate| {
+        by_name.get(&distinguished_name::canonical(
+            certificate.issuer().as_raw(),
+        ))
+    });
     let issued = |key: &[u8]| signature::verify(der, key, algorithms).is_ok();
     let of_name = of_name.into_iter().flatten();
     of_name

@@ -4,7 +4,7 @@ use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::RevocationList;
-use crate::names;
+use crate::distinguished_name;
 
 /// Why an authority did not sign a CRL, or must not.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +33,7 @@ impl RevocationList {
         let Ok((_, authority)) = X509Certificate::from_der(authority.as_ref()) else {
             return Err(SignatureError::OtherName);
         };
-        if *self.canonical_issuer != *names::canonical(authority.subject().as_raw()) {
+        if *self.canonical_issuer != *distinguished_name::canonical(authority.subject().as_raw()) {
             return Err(SignatureError::OtherName);
         }
         let spki = authority.public_key().raw;

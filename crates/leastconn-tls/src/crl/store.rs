@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use jiff::Timestamp;
 use x509_parser::certificate::X509Certificate;
 
-use crate::names;
+use crate::distinguished_name;
 
 use super::{
     RevocationList,
@@ -143,7 +143,7 @@ impl CrlStore {
     }
 
     pub(super) fn of_name(&self, issuer: &[u8]) -> impl Iterator<Item = &InForce> {
-        let issuer = names::canonical(issuer);
+        let issuer = distinguished_name::canonical(issuer);
         let positions = self.by_issuer.get(&*issuer).map_or(&[][..], Vec::as_slice);
         positions.iter().map(|&position| &self.lists[position])
     }

@@ -11,7 +11,7 @@ use x509_parser::{
     },
 };
 
-use crate::names;
+use crate::{der, distinguished_name};
 
 const NAME_CONSTRAINTS: u8 = 0x30;
 
@@ -132,7 +132,7 @@ impl Constraints {
                 trees = after;
             }
             if !left.is_empty() {
-                kept.extend(names::tlv(0xa0 | u8::try_from(list.tag().0).ok()?, &left));
+                kept.extend(der::encode(0xa0 | u8::try_from(list.tag().0).ok()?, &left));
             }
             content = after;
         }
@@ -145,7 +145,7 @@ impl Constraints {
     pub fn rest_as_extension(&self) -> Option<Vec<u8>> {
         self.rest
             .as_ref()
-            .map(|rest| names::tlv(NAME_CONSTRAINTS, rest))
+            .map(|rest| der::encode(NAME_CONSTRAINTS, rest))
     }
 
     /// Whether it has constraints that are checked here.
@@ -183,7 +183,7 @@ impl Constraints {
             .subject()
             .iter_attributes()
             .filter(|attribute| *attribute.attr_type() == OID_X509_COMMON_NAME)
-            .filter_map(|attribute| names::decode(attribute.attr_value()));
+            .filter_map(|attribute| distinguished_name::decode(attribute.attr_value()));
         let is_forbidden = |text: String| {
             looks_like_dns_name(&text)
                 && is_forbidden(
@@ -254,7 +254,7 @@ fn names_of(certificate: &X509Certificate<'_>) -> Option<Vec<(NameKind, Vec<u8>)
     for attribute in subject.iter_attributes() {
         if *attribute.attr_type() == OID_PKCS9_EMAIL_ADDRESS {
             // An address that cannot be decoded becomes empty, which is forbidden.
-            let text = names::decode(attribute.attr_value()).unwrap_or_default();
+            let text = distinguished_name::decode(attribute.attr_value()).unwrap_or_default();
             all.push((NameKind::MAIL, text.into_bytes()));
         }
     }
@@ -307,8 +307,10 @@ fn matches(kind: NameKind, name: &[u8], base: &[u8]) -> bool {
 
 /// Whether `name` starts with the relative names of `base`.
 fn is_below(name: &[u8], base: &[u8]) -> bool {
-    let (Some(name), Some(base)) = (names::canonical_rdns(name), names::canonical_rdns(base))
-    else {
+    let (Some(name), Some(base)) = (
+        distinguished_name::canonical_rdns(name),
+        distinguished_name::canonical_rdns(base),
+    ) else {
         return false;
     };
     name.starts_with(&base)

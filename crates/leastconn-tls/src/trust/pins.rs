@@ -1,7 +1,7 @@
-//! Certificates that are accepted by their public key, without a CA.
+//! Certificates that are accepted by their public key, without an authority.
 //!
-//! Possession of the key is proven in the handshake. All other contents of such a
-//! certificate are chosen by its owner.
+//! The peer's signature in the handshake proves that it has the key. Nothing else in such
+//! a certificate is vouched for by anyone but the owner of the key.
 
 use rustls::{
     CertificateError,
@@ -14,33 +14,28 @@ use x509_parser::{
     prelude::FromDer,
 };
 
-use super::{
-    chain::{Validity, general, seconds, unix_time},
-    chain_error::ChainError,
-    path,
-    usage::Usage,
-};
+use super::{ChainError, Usage, Validity, parseable, path, seconds, unix_time, webpki_error};
 use crate::certificate;
 
 /// Public keys, each as the SHA-256 of its SubjectPublicKeyInfo in lower-case hex.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pins(Box<[String]>);
+pub(crate) struct Pins(Box<[String]>);
 
 impl Pins {
-    pub(super) fn new(pins: impl Iterator<Item = String>) -> Self {
+    pub(crate) fn new(pins: impl Iterator<Item = String>) -> Self {
         Self(pins.collect())
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Whether the certificate's key is pinned.
-    pub(super) fn contain(&self, certificate: &CertificateDer<'_>) -> bool {
+    pub(crate) fn contain(&self, certificate: &CertificateDer<'_>) -> bool {
         if self.is_empty() {
             return false;
         }
-        // Skip the contents of extensions: any client can present tens of thousands of
+        // Do not parse the contents of extensions: any client can send tens of thousands of
         // names.
         let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
         let parsed = parser.parse(certificate).ok();
@@ -49,17 +44,18 @@ impl Pins {
     }
 }
 
-/// Verifies a certificate with a pinned key: dates, usage and kind of key.
+/// Verifies a certificate whose key is pinned: its dates, its key usage and the type of its
+/// key.
 ///
 /// # Errors
-pub(super) fn verify(
+/// If it has expired or is not valid yet, or if no handshake accepts its key.
+pub(crate) fn verify_pinned(
     certificate: &CertificateDer<'_>,
     now: UnixTime,
     usage: Usage,
 ) -> Result<Validity, ChainError> {
-    let rewritten = path::rewrite::for_signature(certificate);
-    let readable = rewritten.as_ref().unwrap_or(certificate);
-    EndEntityCert::try_from(readable).map_err(|error| general(&error))?;
+    let readable = parseable(certificate);
+    EndEntityCert::try_from(&*readable).map_err(|error| webpki_error::to_rustls(&error))?;
     let (_, parsed) =
         X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
     let dates = parsed.validity();
@@ -78,10 +74,10 @@ pub(super) fn verify(
         }
         .into());
     }
-    path::check_own(&parsed, usage).map_err(ChainError::Path)?;
+    path::check_own(&parsed, usage)?;
     Ok(Validity {
         from,
         until,
-        lists_until: i64::MAX,
+        crls_until: i64::MAX,
     })
 }

@@ -1,15 +1,14 @@
-//! Verifies client certificates, with a cache of the chains that verified.
+//! Verification of client certificates with a cache of valid chains.
 //!
-//! Most clients connect again and again with the same chain, and verifying it costs about
-//! a sixth of a handshake. The result cannot change while the CAs and CRLs are the same and
-//! everything that it depends on is valid. So it is cached for exactly that long, by the
-//! SHA-256 of the whole chain. Each configuration has a verifier, and so a cache, of its
-//! own.
+//! Clients reconnect with the same chain, and verifying its signatures takes about a sixth
+//! of a handshake. The result cannot change while authorities and CRLs stay the same and
+//! the time is within the validity of all certificates and CRLs involved. A valid result
+//! is therefore cached for that period, by the SHA-256 of the chain. Each configuration
+//! has its own verifier and cache.
 //!
-//! Proof of possession of the key (`CertificateVerify`) is never cached. Failures are not
-//! either, so only clients with a certificate of a trusted CA can add entries.
-
-mod cache;
+//! `CertificateVerify` proves in every handshake that the client has the key; that check is
+//! never cached. Errors are not cached either, so clients without a certificate of a
+//! trusted authority cannot add entries.
 
 use parking_lot::Mutex;
 use rustls::{
@@ -20,58 +19,54 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
-use cache::VerifiedChains;
-
 use super::{
-    chain::{ChainVerifier, Tolerance, Validity, seconds, unix_time},
-    chain_error::ChainError,
-    path::rewrite::for_signature,
-    pinned::{self, Pins},
-    rejected,
-    usage::Usage,
+    ChainError, ChainVerifier, Pins, Tolerance, Usage, Validity, parseable, seconds, unix_time,
+    validity_cache::ValidityCache, verify_pinned,
 };
 use crate::{
     client_chain::{ClientChain, Fingerprint, fingerprint_of},
+    rejected,
     settings::{MAX_CA_NAMES, ca_names_length},
 };
 
-/// A verifier of client certificates with a cache.
+/// Maximum number of cached chains.
+const CAPACITY: usize = 8192;
+
 #[derive(Debug)]
-pub(super) struct CachingVerifier {
+pub(crate) struct CachingVerifier {
     chains: ChainVerifier,
-    /// Public keys that are accepted without a CA.
+    /// Keys of clients that need no authority.
     pins: Pins,
-    /// CA names for the CertificateRequest; empty if they do not fit.
-    names: Vec<DistinguishedName>,
-    /// Maximum number of certificates that a client may send beside its own.
+    /// Sent in the CertificateRequest. Empty if they are too long.
+    authority_names: Vec<DistinguishedName>,
     max_intermediates: usize,
-    verified: Mutex<VerifiedChains>,
+    cache: Mutex<ValidityCache>,
     #[cfg(test)]
     misses: std::sync::atomic::AtomicUsize,
 }
 
 impl CachingVerifier {
     pub(super) fn new(chains: ChainVerifier, pins: Pins, max_intermediates: usize) -> Self {
-        let mut names = chains.names();
-        let length = ca_names_length(names.iter().map(|name| name.as_ref().len()));
-        // Too many for some clients, or for the message itself. Without any, the client
-        // sends the certificate that it has.
-        if length > MAX_CA_NAMES {
-            names.clear();
+        let mut authority_names = chains.authority_names();
+        let lengths = authority_names.iter().map(|name| name.as_ref().len());
+        // Some clients do not accept longer messages. The list may be empty: clients then
+        // choose a certificate by themselves.
+        if ca_names_length(lengths) > MAX_CA_NAMES {
+            authority_names.clear();
         }
         Self {
             chains,
             pins,
-            names,
+            authority_names,
             max_intermediates,
-            verified: Mutex::default(),
+            cache: Mutex::new(ValidityCache::new(CAPACITY)),
             #[cfg(test)]
             misses: Default::default(),
         }
     }
 
-    /// Verifies the chain of a client in a handshake.
-    pub(super) fn verify_new(
+    /// Verifies a chain from a handshake.
+    pub(crate) fn verify_new(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -86,28 +81,22 @@ impl CachingVerifier {
         self.verify(fingerprint, end_entity, intermediates, now, tolerance)
     }
 
-    /// Verifies the chain of an earlier handshake, as of `now` in seconds since 1970.
-    pub(super) fn verify_presented(
+    /// Verifies the chain of an open connection as of `now`, in seconds since 1970.
+    pub(super) fn verify_client_chain(
         &self,
-        presented: &ClientChain,
+        chain: &ClientChain,
         now: i64,
         tolerance: Tolerance,
     ) -> Result<Validity, ChainError> {
-        let [end_entity, intermediates @ ..] = presented.chain() else {
+        let [end_entity, intermediates @ ..] = chain.chain() else {
             return Err(rustls::CertificateError::BadEncoding.into());
         };
-        let fingerprint = *presented.fingerprint();
-        self.verify(
-            fingerprint,
-            end_entity,
-            intermediates,
-            unix_time(now),
-            tolerance,
-        )
+        let (fingerprint, now) = (*chain.fingerprint(), unix_time(now));
+        self.verify(fingerprint, end_entity, intermediates, now, tolerance)
     }
 
-    /// Whether a chain would be accepted in a handshake at `now`.
-    pub(super) fn accepts(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
+    /// Whether a handshake at `now` would accept the chain.
+    pub(crate) fn accepts(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
         let [end_entity, intermediates @ ..] = chain else {
             return false;
         };
@@ -117,7 +106,7 @@ impl CachingVerifier {
             .is_ok()
     }
 
-    pub(super) fn verify(
+    fn verify(
         &self,
         fingerprint: Fingerprint,
         end_entity: &CertificateDer<'_>,
@@ -135,15 +124,16 @@ impl CachingVerifier {
             .chains
             .verify(end_entity, intermediates, now, tolerance);
         let validity = match verified {
-            // A pin does not override a revocation or a constraint of a CA.
+            // Other errors come from an authority that issued the certificate and revoked
+            // or limited it. A pin does not override them.
             Err(ChainError::Certificate(_)) if self.pins.contain(end_entity) => {
-                pinned::verify(end_entity, now, Usage::Client)?
+                verify_pinned(end_entity, now, Usage::Client)?
             }
             verified => verified?,
         };
-        // A result with tolerance does not hold for new connections.
+        // A result with tolerance does not apply to new connections.
         if tolerance == Tolerance::default() {
-            self.keep(fingerprint, validity);
+            self.cache.lock().insert(fingerprint, validity);
         }
         Ok(validity)
     }
@@ -154,15 +144,11 @@ impl CachingVerifier {
         now: i64,
         tolerance: Tolerance,
     ) -> Option<Validity> {
-        let validity = self.verified.lock().get(fingerprint)?;
-        // An expired CRL revokes no certificate that it did not revoke before.
-        let is_listed = tolerance.lists || now < validity.lists_until;
+        let validity = self.cache.lock().get(fingerprint)?;
+        // An expired CRL revokes the same certificates as before.
+        let has_current_crls = tolerance.crls || now < validity.crls_until;
         let is_current = validity.from <= now && now <= validity.until;
-        (is_listed && is_current).then_some(validity)
-    }
-
-    fn keep(&self, fingerprint: Fingerprint, validity: Validity) {
-        self.verified.lock().insert(fingerprint, validity);
+        (has_current_crls && is_current).then_some(validity)
     }
 }
 
@@ -188,9 +174,8 @@ impl ClientCertVerifier for CachingVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let rewritten = for_signature(certificate);
-        let readable = rewritten.as_ref().unwrap_or(certificate);
-        verify_tls12_signature(message, readable, signature, self.chains.algorithms())
+        let readable = parseable(certificate);
+        verify_tls12_signature(message, &readable, signature, self.chains.algorithms())
             .inspect_err(|_| rejected::put(certificate, None))
     }
 
@@ -200,14 +185,13 @@ impl ClientCertVerifier for CachingVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let rewritten = for_signature(certificate);
-        let readable = rewritten.as_ref().unwrap_or(certificate);
-        verify_tls13_signature(message, readable, signature, self.chains.algorithms())
+        let readable = parseable(certificate);
+        verify_tls13_signature(message, &readable, signature, self.chains.algorithms())
             .inspect_err(|_| rejected::put(certificate, None))
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &self.names
+        &self.authority_names
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -1,4 +1,4 @@
-//! Which issuer's constraints or key refuse a chain, and what the message names.
+//! Errors that name the issuer whose constraints or key cause them.
 
 use rcgen::{PKCS_RSA_SHA256, PublicKeyData, SignatureAlgorithm};
 
@@ -10,8 +10,8 @@ struct WeakKey(Vec<u8>);
 impl WeakKey {
     fn new() -> Self {
         let modulus = [&[0, 0xc1][..], &[0x5b; 127]].concat();
-        let integers = [names::tlv(2, &modulus), names::tlv(2, &[1, 0, 1])].concat();
-        Self(names::tlv(0x30, &integers))
+        let integers = [der::encode(2, &modulus), der::encode(2, &[1, 0, 1])].concat();
+        Self(der::encode(0x30, &integers))
     }
 }
 
@@ -57,12 +57,12 @@ fn dns_constraints_hold_for_common_names() {
         (excluded(), client("admin.LB.com"), false),
         (excluded(), client("lb.com"), false),
         (excluded(), client("admin.lb.org"), true),
-        // No DNS names.
+        // These do not look like DNS names.
         (permitted(), client("admin"), true),
         (permitted(), client("Admin of lb.com"), true),
         (permitted(), client("admin..com"), true),
         (permitted(), client("-admin.com"), true),
-        // A DNS name beside it is what counts.
+        // The constraints apply to the DNS name instead.
         (
             permitted(),
             with_dns("admin.lb.com", "x.tenant.example"),
@@ -127,7 +127,7 @@ fn dns_constraints_of_intermediates_hold_for_common_names() {
     }
 }
 
-/// The error of a leaf below one of several authorities, in both orders.
+/// The error of a leaf below `all[issuer]`. The order of authorities must not matter.
 fn error_below(all: &[CertificateParams], issuer: usize, leaf: CertificateParams) -> PathError {
     let keys: Vec<_> = all.iter().map(|_| KeyPair::generate().unwrap()).collect();
     let ders = all.iter().zip(&keys);
@@ -218,9 +218,9 @@ fn weak_keys_of_issuers_are_named() {
 }
 
 #[test]
-fn weak_key_is_not_blamed_for_a_bad_signature() {
+fn bad_signature_is_not_attributed_to_weak_key() {
     let strong = KeyPair::generate().unwrap();
-    // Signed with another key than the intermediate has.
+    // The leaf is not signed with the key of the intermediate.
     let chain = below(
         authority("Middle CA", Spelling::Same),
         &strong,

@@ -4,6 +4,8 @@ use std::char::decode_utf16;
 
 use x509_parser::der_parser::asn1_rs::{Any, FromDer, Tag};
 
+use crate::der;
+
 /// Decodes an attribute value by its ASN.1 string type. `None` if it is not a string, or its
 /// bytes are not valid for the type.
 ///
@@ -43,7 +45,7 @@ pub fn decode(value: &Any<'_>) -> Option<String> {
 /// complete SEQUENCE. A name that does not parse is returned unchanged.
 pub fn canonical(name: &[u8]) -> Vec<u8> {
     match canonical_rdns(name) {
-        Some(rdns) => tlv(0x30, &rdns.concat()),
+        Some(rdns) => der::encode(0x30, &rdns.concat()),
         None => name.to_vec(),
     }
 }
@@ -70,7 +72,7 @@ pub fn canonical_rdns(name: &[u8]) -> Option<Vec<Vec<u8>>> {
             members = after;
         }
         attributes.sort();
-        rdns.push(tlv(0x31, &attributes.concat()));
+        rdns.push(der::encode(0x31, &attributes.concat()));
         content = after;
     }
     Some(rdns)
@@ -81,32 +83,14 @@ fn canonical_attribute(attribute: &Any<'_>) -> Option<Vec<u8>> {
     let (_, value) = Any::from_der(value_at).ok()?;
     let oid = &attribute.data[..attribute.data.len() - value_at.len()];
     let value = match decode(&value) {
-        Some(text) => tlv(0x0c, fold(&text).as_bytes()),
+        Some(text) => der::encode(0x0c, fold(&text).as_bytes()),
         None => value_at.to_vec(),
     };
-    Some(tlv(0x30, &[oid, &value].concat()))
+    Some(der::encode(0x30, &[oid, &value].concat()))
 }
 
 /// Converts to lower case, with single spaces between words.
 fn fold(text: &str) -> String {
     let words: Vec<_> = text.split_whitespace().map(str::to_lowercase).collect();
     words.join(" ")
-}
-
-/// Encodes a DER element.
-pub fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
-    let mut out = vec![tag];
-    let length = content.len();
-    match u8::try_from(length) {
-        Ok(short @ ..=0x7f) => out.push(short),
-        _ => {
-            let bytes = length.to_be_bytes();
-            let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
-            let significant = &bytes[zeros..];
-            out.push(0x80 | u8::try_from(significant.len()).unwrap_or(8));
-            out.extend_from_slice(significant);
-        }
-    }
-    out.extend_from_slice(content);
-    out
 }

@@ -5,9 +5,8 @@ use rustls::pki_types::UnixTime;
 
 use super::*;
 use crate::{
-    chain::{ChainVerifier, Tolerance},
     crl::CrlStore,
-    usage::Usage,
+    trust::{ChainVerifier, Tolerance, Usage},
 };
 
 struct Limits {

@@ -1,7 +1,6 @@
-//! Verifies certificate chains. rustls-webpki verifies signatures, dates and constraints;
-//! this module verifies the dates of the CA, and revocation, on the path that it found.
-
-mod errors;
+//! Verification of certificate chains. rustls-webpki finds a path and verifies its
+//! signatures, dates and constraints. The dates of the authority, revocation, and the
+//! checks in `path` are applied to each path that it finds.
 
 use std::{cell::RefCell, sync::Arc};
 
@@ -12,51 +11,35 @@ use rustls::{
     pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime},
 };
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
-use x509_parser::{
-    certificate::{X509Certificate, X509CertificateParser},
-    nom::Parser as _,
-    prelude::FromDer,
-};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 use super::{
-    chain_error::ChainError,
-    intermediates::{Failures, IssuerSelection},
-    path::{self, AnchorLimits, rewrite::Rewritten},
-    usage::Usage,
+    ChainError, Usage, Validity,
+    explain::explain,
+    issuer_selection::{Failures, IssuerSelection},
+    path::{self, AnchorLimits},
+    rewrite::Rewritten,
+    seconds, unix_time,
 };
-
 use crate::crl::{self, CrlStore, Revocation, Role, Status};
-use errors::certificate_error;
 
-/// What may have expired.
+/// What may have expired without causing an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tolerance {
-    /// CRLs.
-    pub(super) lists: bool,
-    /// The CA at the end of the path.
-    pub(super) authorities: bool,
-}
-
-/// When a verified chain is valid, in seconds since 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Validity {
-    /// First second of the certificates on the path.
-    pub(super) from: i64,
-    /// Last second of the certificates on the path, the CA included.
-    pub(super) until: i64,
-    /// First second in which a CRL that was used has expired.
-    pub(super) lists_until: i64,
+pub(crate) struct Tolerance {
+    pub(crate) crls: bool,
+    /// The authority at the top of the path.
+    pub(crate) authorities: bool,
 }
 
 /// The issuer of a certificate on a path.
 struct Issuer<'a> {
     /// SubjectPublicKeyInfo.
     key: &'a [u8],
-    /// Whether it is a configured CA, not a certificate that the peer sent.
+    /// Whether it is a configured authority, not an intermediate.
     is_authority: bool,
 }
 
-/// A configured CA.
+/// A configured authority.
 #[derive(Debug)]
 struct Authority {
     name: String,
@@ -68,51 +51,51 @@ struct Authority {
     revoked: Option<Revocation>,
 }
 
-/// Why an attempt failed.
+/// Why an attempt to verify a chain failed.
 enum Failure {
-    /// On a path with valid signatures.
+    /// The signatures of a path are valid, and a later check failed.
     Path(ChainError),
-    /// No such path was found.
+    /// There is no path with valid signatures.
     Webpki(webpki::Error),
 }
 
-/// Verifies chains against CAs and CRLs.
+/// Verifies chains against authorities and CRLs.
 #[derive(Debug)]
-pub(super) struct ChainVerifier {
+pub(crate) struct ChainVerifier {
     roots: RootCertStore,
-    /// In the order of `anchors`.
+    /// In the order of `roots`.
     authorities: Vec<Authority>,
-    /// The CAs for rustls-webpki, without constraints that are checked here.
+    /// `roots` without the constraints that this crate checks.
     anchors: Vec<TrustAnchor<'static>>,
-    /// The same with names in canonical form, for rewritten chains.
+    /// `anchors` with names in canonical form, for rewritten chains.
     canonical_anchors: Vec<TrustAnchor<'static>>,
-    lists: Arc<CrlStore>,
+    crls: Arc<CrlStore>,
     algorithms: WebPkiSupportedAlgorithms,
     usage: Usage,
     issuers: IssuerSelection,
 }
 
 impl ChainVerifier {
-    /// Trusts chains that lead to one of `authorities`, and nothing else.
+    /// A verifier that trusts chains below `authorities` only.
     ///
     /// # Errors
-    /// If a CA cannot be used as a trust anchor.
-    pub(super) fn new(
+    /// If an authority cannot be used as a trust anchor.
+    pub(crate) fn new(
         authorities: &[CertificateDer<'static>],
-        lists: Arc<CrlStore>,
+        crls: Arc<CrlStore>,
         algorithms: WebPkiSupportedAlgorithms,
         usage: Usage,
     ) -> Result<Self, rustls::Error> {
         let mut roots = RootCertStore::empty();
-        let mut kept = Vec::new();
-        let revoked = lists.revoked_authorities(authorities, algorithms.all);
+        let mut parsed_authorities = Vec::new();
+        let revoked = crls.revoked_authorities(authorities, algorithms.all);
         for (der, revoked) in authorities.iter().zip(revoked) {
             roots.add(der.clone())?;
             let (_, parsed) =
                 X509Certificate::from_der(der).map_err(|_| CertificateError::BadEncoding)?;
             let name = crl::display_name(parsed.subject());
-            kept.push(Authority {
-                limits: AnchorLimits::of(&name, &parsed, usage),
+            parsed_authorities.push(Authority {
+                limits: AnchorLimits::new(&name, &parsed, usage),
                 name,
                 key: parsed.public_key().raw.into(),
                 not_before: parsed.validity().not_before.timestamp(),
@@ -121,8 +104,9 @@ impl ChainVerifier {
             });
         }
         let anchors = |is_canonical: bool| {
-            let both = roots.roots.iter().zip(&kept);
-            both.map(|(root, kept)| kept.limits.anchor(root, is_canonical))
+            let pairs = roots.roots.iter().zip(&parsed_authorities);
+            pairs
+                .map(|(root, authority)| authority.limits.anchor(root, is_canonical))
                 .collect()
         };
         Ok(Self {
@@ -130,15 +114,15 @@ impl ChainVerifier {
             canonical_anchors: anchors(true),
             issuers: IssuerSelection::new(authorities),
             roots,
-            authorities: kept,
-            lists,
+            authorities: parsed_authorities,
+            crls,
             algorithms,
             usage,
         })
     }
 
-    /// The names of the CAs, for the CertificateRequest.
-    pub(super) fn names(&self) -> Vec<rustls::DistinguishedName> {
+    /// The subjects of the authorities, for the CertificateRequest.
+    pub(super) fn authority_names(&self) -> Vec<rustls::DistinguishedName> {
         self.roots.subjects()
     }
 
@@ -149,8 +133,8 @@ impl ChainVerifier {
     /// Verifies a chain as of `now`.
     ///
     /// # Errors
-    /// The error of the most relevant path.
-    pub(super) fn verify(
+    /// If there is no valid path to an authority: the most specific reason.
+    pub(crate) fn verify(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -175,25 +159,26 @@ impl ChainVerifier {
             Err(Failure::Path(error)) => return Err(error),
             Err(Failure::Webpki(error)) => error,
         };
-        let rewritten = path::needs_rewriting(&error, end_entity, intermediates);
-        let again = rewritten.as_ref().and_then(|rewritten| {
+        let rewritten = Rewritten::for_error(&error, end_entity, intermediates);
+        let second = rewritten.as_ref().and_then(|rewritten| {
             let (own, above) = rewritten.chain.split_first()?;
             let algorithms = rewritten.algorithms(algorithms);
             let algorithms: Vec<&dyn SignatureVerificationAlgorithm> =
                 algorithms.iter().map(|one| one as _).collect();
             Some(self.attempt(own, above, Some(rewritten), &algorithms, &mut failures, at))
         });
-        match again {
-            Some(Ok(validity)) => Ok(validity),
-            Some(Err(Failure::Path(error))) => Err(error),
-            Some(Err(Failure::Webpki(error))) => {
-                Err(self.explained(&error, end_entity, intermediates))
-            }
-            None => Err(self.explained(&error, end_entity, intermediates)),
-        }
+        let error = match second {
+            Some(Ok(validity)) => return Ok(validity),
+            Some(Err(Failure::Path(error))) => return Err(error),
+            Some(Err(Failure::Webpki(error))) => error,
+            None => error,
+        };
+        let authorities = self.authorities.iter();
+        let authorities: Vec<_> = authorities.map(|one| (&one.limits, &*one.key)).collect();
+        Err(explain(&error, end_entity, intermediates, &authorities))
     }
 
-    /// Verifies a chain in its original or rewritten form.
+    /// Verifies a chain as the peer sent it, or its rewritten form.
     fn attempt(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -208,18 +193,17 @@ impl ChainVerifier {
             Some(_) => &self.canonical_anchors,
             None => &self.anchors,
         };
-        // Errors of paths with valid signatures.
         let failed = RefCell::new(None::<ChainError>);
         let validity = RefCell::new(None);
         let check =
             |path: &VerifiedPath<'_>| match self.check(path, anchors, rewritten, now, tolerance) {
-                Ok(good) => {
-                    validity.replace(Some(good));
+                Ok(valid) => {
+                    validity.replace(Some(valid));
                     Ok(())
                 }
                 Err(error) => {
-                    ChainError::keep_worse(&mut failed.borrow_mut(), error);
-                    // webpki tries further paths, whichever error is returned here.
+                    ChainError::keep_most_specific(&mut failed.borrow_mut(), error);
+                    // Makes webpki try the next path. Any error does.
                     Err(webpki::Error::UnknownIssuer)
                 }
             };
@@ -242,15 +226,14 @@ impl ChainVerifier {
         let verified = verified.map(drop);
         match (verified, validity.take(), failed.take()) {
             (Ok(()), Some(validity), _) => Ok(validity),
-            // A path with valid signatures has the more relevant error.
+            // The error of a path with valid signatures is more specific than webpki's.
             (_, _, Some(error)) => Err(Failure::Path(error)),
             (Err(error), ..) => Err(Failure::Webpki(error)),
             (Ok(()), None, None) => Err(Failure::Webpki(webpki::Error::UnknownIssuer)),
         }
     }
 
-    /// Checks what rustls-webpki does not check on a path with valid signatures: the dates
-    /// and limits of the CA, and revocation of each certificate.
+    /// Applies the checks that rustls-webpki leaves out to a path with valid signatures.
     fn check(
         &self,
         path: &VerifiedPath<'_>,
@@ -272,24 +255,17 @@ impl ChainVerifier {
             });
         }
         authority.check_dates(now, tolerance)?;
-        let mut validity = Validity {
-            from: authority.not_before,
-            until: authority.not_after,
-            lists_until: i64::MAX,
-        };
-        let above = path.intermediate_certificates().map(|above| above.der());
-        let own = path.end_entity().der();
-        let original = |der: CertificateDer<'_>| match rewritten {
-            Some(rewritten) => rewritten.original(&der).cloned(),
-            None => Some(der.into_owned()),
-        };
-        let chain: Option<Vec<_>> = std::iter::once(own).chain(above).map(original).collect();
-        let chain = chain.ok_or(CertificateError::UnknownIssuer)?;
+        let chain = original_chain(path, rewritten).ok_or(CertificateError::UnknownIssuer)?;
         let chain: Vec<_> = chain
             .iter()
             .map(|der| X509Certificate::from_der(der).map(|(_, parsed)| parsed))
             .collect::<Result<_, _>>()
             .map_err(|_| CertificateError::BadEncoding)?;
+        let mut validity = Validity {
+            from: authority.not_before,
+            until: authority.not_after,
+            crls_until: i64::MAX,
+        };
         let mut failed: Option<ChainError> = None;
         for (depth, certificate) in chain.iter().enumerate() {
             let dates = certificate.validity();
@@ -300,20 +276,20 @@ impl ChainVerifier {
                 key: above.map_or(&*authority.key, |above| above.public_key().raw),
                 is_authority: above.is_none(),
             };
-            match self.revocation(certificate, &issuer, depth, now, tolerance) {
-                Ok(until) => validity.lists_until = validity.lists_until.min(until),
-                Err(error) => ChainError::keep_worse(&mut failed, error),
+            match self.check_revocation(certificate, &issuer, depth, now, tolerance) {
+                Ok(until) => validity.crls_until = validity.crls_until.min(until),
+                Err(error) => ChainError::keep_most_specific(&mut failed, error),
             }
         }
         if let Some(error) = failed {
             return Err(error);
         }
-        path::check(&chain, &authority.limits, self.usage).map_err(ChainError::Path)?;
+        path::check(&chain, &authority.limits, self.usage)?;
         Ok(validity)
     }
 
-    /// Returns when the CRLs expire that show that the certificate is not revoked.
-    fn revocation(
+    /// Returns the second in which the CRL that shows the certificate to be good expires.
+    fn check_revocation(
         &self,
         certificate: &X509Certificate<'_>,
         issuer: &Issuer<'_>,
@@ -321,7 +297,7 @@ impl ChainVerifier {
         now: UnixTime,
         tolerance: Tolerance,
     ) -> Result<i64, ChainError> {
-        if self.lists.is_empty() {
+        if self.crls.is_empty() {
             return Ok(i64::MAX);
         }
         let role = match depth {
@@ -329,9 +305,9 @@ impl ChainVerifier {
             _ => Role::Issuer,
         };
         let at = Timestamp::from_second(seconds(now)).unwrap_or(Timestamp::MAX);
-        match self.lists.status(certificate, issuer.key, role, at) {
+        match self.crls.status(certificate, issuer.key, role, at) {
             Status::Good { until } => Ok(until.as_second()),
-            Status::Expired { .. } if tolerance.lists => Ok(i64::MAX),
+            Status::Expired { .. } if tolerance.crls => Ok(i64::MAX),
             Status::Expired { issuer, file, at } => {
                 Err(ChainError::CrlExpired { issuer, file, at })
             }
@@ -345,55 +321,6 @@ impl ChainVerifier {
                 is_authority: issuer.is_authority,
                 missing,
             }),
-        }
-    }
-
-    /// The error of a chain without a path with valid signatures, with the name of the
-    /// certificate if a date is wrong.
-    fn explained(
-        &self,
-        error: &webpki::Error,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-    ) -> ChainError {
-        let (is_after, at) = match error {
-            webpki::Error::CertExpired { not_after, .. } => (true, *not_after),
-            webpki::Error::CertNotValidYet { not_before, .. } => (false, *not_before),
-            other => {
-                let chain = std::iter::once(end_entity).chain(intermediates);
-                // Parse the contents of extensions only for the error that needs them: tens
-                // of thousands of names take milliseconds.
-                let is_deep = matches!(other, webpki::Error::UnsupportedCriticalExtension);
-                let mut parser = X509CertificateParser::new().with_deep_parse_extensions(is_deep);
-                let parsed = chain.filter_map(|der| parser.parse(der).ok());
-                let chain: Vec<_> = parsed.map(|(_, parsed)| parsed).collect();
-                let authorities = self.authorities.iter();
-                let authorities = authorities.map(|one| (&one.limits, &*one.key));
-                let explained = path::explain(other, &chain, authorities);
-                return explained.map_or_else(|| general(other), ChainError::Path);
-            }
-        };
-        let has_date = |der: &CertificateDer<'_>| {
-            let (_, parsed) = X509Certificate::from_der(der).ok()?;
-            let dates = parsed.validity();
-            let date = if is_after {
-                dates.not_after
-            } else {
-                dates.not_before
-            };
-            (date.timestamp() == seconds(at)).then(|| crl::display_name(parsed.subject()))
-        };
-        let rustls = certificate_error(error);
-        if has_date(end_entity).is_some() {
-            return rustls.into();
-        }
-        match intermediates.iter().find_map(has_date) {
-            Some(name) => ChainError::IssuerDates {
-                name,
-                is_authority: false,
-                error: rustls,
-            },
-            None => rustls.into(),
         }
     }
 }
@@ -422,16 +349,16 @@ impl Authority {
     }
 }
 
-pub(super) fn unix_time(seconds: i64) -> UnixTime {
-    UnixTime::since_unix_epoch(std::time::Duration::from_secs(
-        seconds.try_into().unwrap_or(0),
-    ))
-}
-
-pub(super) fn seconds(time: UnixTime) -> i64 {
-    time.as_secs().try_into().unwrap_or(i64::MAX)
-}
-
-pub(super) fn general(error: &webpki::Error) -> ChainError {
-    certificate_error(error).into()
+/// The certificates of a path as the peer sent them, its own first.
+fn original_chain(
+    path: &VerifiedPath<'_>,
+    rewritten: Option<&Rewritten>,
+) -> Option<Vec<CertificateDer<'static>>> {
+    let own = path.end_entity().der();
+    let above = path.intermediate_certificates().map(|above| above.der());
+    let original = |der: CertificateDer<'_>| match rewritten {
+        Some(rewritten) => rewritten.original(&der).cloned(),
+        None => Some(der.into_owned()),
+    };
+    std::iter::once(own).chain(above).map(original).collect()
 }

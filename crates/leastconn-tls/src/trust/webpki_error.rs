@@ -1,11 +1,11 @@
-//! The errors of rustls-webpki as rustls has them.
+//! Conversion of errors of rustls-webpki to errors of rustls.
 
 use std::sync::Arc;
 
 use rustls::{CertificateError, OtherError};
 
-/// As rustls maps webpki's errors.
-pub(super) fn certificate_error(error: &webpki::Error) -> CertificateError {
+/// Maps an error the way rustls maps it.
+pub(super) fn to_rustls(error: &webpki::Error) -> CertificateError {
     use webpki::Error as E;
     match error {
         E::BadDer | E::BadDerTime | E::TrailingData(_) => CertificateError::BadEncoding,

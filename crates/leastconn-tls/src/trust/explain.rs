@@ -1,0 +1,219 @@
+//! Finding the certificate that caused an error of rustls-webpki, which names none.
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::{
+    certificate::{Validity, X509Certificate, X509CertificateParser},
+    nom::Parser as _,
+    prelude::FromDer,
+    x509::SubjectPublicKeyInfo,
+};
+
+use super::{ChainError, PathError, path::AnchorLimits, seconds, webpki_error};
+use crate::{
+    crl::display_name,
+    distinguished_name,
+    x509::{constraints::Constraints, extensions::unknown_critical, key},
+};
+
+/// Explains why a chain has no path with valid signatures and dates. `authorities` are
+/// limits and SubjectPublicKeyInfo of each authority.
+pub(super) fn explain(
+    error: &webpki::Error,
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    authorities: &[(&AnchorLimits, &[u8])],
+) -> ChainError {
+    use webpki::Error as E;
+    match error {
+        E::CertExpired { not_after, .. } => {
+            let has_date = |dates: &Validity| dates.not_after.timestamp() == seconds(*not_after);
+            return dates(error, end_entity, intermediates, has_date);
+        }
+        E::CertNotValidYet { not_before, .. } => {
+            let has_date = |dates: &Validity| dates.not_before.timestamp() == seconds(*not_before);
+            return dates(error, end_entity, intermediates, has_date);
+        }
+        _ => {}
+    }
+    // Only one error needs the contents of extensions: parsing tens of thousands of names
+    // takes milliseconds.
+    let is_deep = matches!(error, E::UnsupportedCriticalExtension);
+    let mut parser = X509CertificateParser::new().with_deep_parse_extensions(is_deep);
+    let chain: Vec<_> = std::iter::once(end_entity)
+        .chain(intermediates)
+        .filter_map(|der| parser.parse(der).ok())
+        .map(|(_, parsed)| parsed)
+        .collect();
+    match path_error(error, &chain, authorities) {
+        Some(error) => ChainError::Path(error),
+        None => webpki_error::to_rustls(error).into(),
+    }
+}
+
+/// The error of a certificate that has expired or is not valid yet, with its name if it is
+/// an intermediate.
+fn dates(
+    error: &webpki::Error,
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    has_date: impl Fn(&Validity) -> bool,
+) -> ChainError {
+    let name_if_cause = |der: &CertificateDer<'_>| {
+        let (_, parsed) = X509Certificate::from_der(der).ok()?;
+        has_date(parsed.validity()).then(|| display_name(parsed.subject()))
+    };
+    let error = webpki_error::to_rustls(error);
+    if name_if_cause(end_entity).is_some() {
+        return error.into();
+    }
+    match intermediates.iter().find_map(name_if_cause) {
+        Some(name) => ChainError::IssuerDates {
+            name,
+            is_authority: false,
+            error,
+        },
+        None => error.into(),
+    }
+}
+
+fn path_error<'a>(
+    error: &webpki::Error,
+    chain: &'a [X509Certificate<'a>],
+    authorities: &'a [(&'a AnchorLimits, &'a [u8])],
+) -> Option<PathError> {
+    use webpki::Error as E;
+    match error {
+        E::UnsupportedCriticalExtension => chain.iter().find_map(|one| {
+            Some(PathError::Critical {
+                name: display_name(one.subject()),
+                oid: unknown_critical(one)?,
+            })
+        }),
+        E::NameConstraintViolation => constraint(&issuers(chain, authorities), chain),
+        E::UnknownIssuer
+        | E::InvalidSignatureForPublicKey
+        | E::UnsupportedSignatureAlgorithmContext(_)
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            issuer_key(&issuers(chain, authorities))
+        }
+        _ => None,
+    }
+}
+
+/// A certificate that can be an issuer in the chain, by its name.
+enum Issuer<'a> {
+    Intermediate(&'a X509Certificate<'a>),
+    /// With its SubjectPublicKeyInfo.
+    Authority(&'a AnchorLimits, &'a [u8]),
+}
+
+impl Issuer<'_> {
+    /// In canonical form.
+    fn subject(&self) -> Vec<u8> {
+        match self {
+            Self::Intermediate(one) => distinguished_name::canonical(one.subject().as_raw()),
+            Self::Authority(one, _) => one.subject.clone(),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Intermediate(one) => display_name(one.subject()),
+            Self::Authority(one, _) => one.name.clone(),
+        }
+    }
+
+    fn constraints(&self) -> Option<Constraints> {
+        match self {
+            Self::Intermediate(one) => Constraints::of(one),
+            Self::Authority(one, _) => one.constraints.clone(),
+        }
+    }
+
+    fn unsupported_key(&self) -> Option<String> {
+        match self {
+            Self::Intermediate(one) => key::unsupported(one.public_key()),
+            Self::Authority(_, key) => {
+                let (_, key) = SubjectPublicKeyInfo::from_der(key).ok()?;
+                key::unsupported(&key)
+            }
+        }
+    }
+}
+
+/// All issuers that the peer's certificate can have, by their names: first the
+/// intermediates, from the bottom up, then the authorities.
+fn issuers<'a>(
+    chain: &'a [X509Certificate<'a>],
+    authorities: &'a [(&'a AnchorLimits, &'a [u8])],
+) -> Vec<Issuer<'a>> {
+    let Some((own, intermediates)) = chain.split_first() else {
+        return Vec::new();
+    };
+    let mut subjects = vec![distinguished_name::canonical(own.issuer().as_raw())];
+    let mut remaining: Vec<_> = intermediates.iter().collect();
+    let mut issuers = Vec::new();
+    let mut next = 0;
+    while let Some(subject) = subjects.get(next).cloned() {
+        next += 1;
+        let (found, others): (Vec<_>, Vec<_>) = remaining
+            .into_iter()
+            .partition(|one| distinguished_name::canonical(one.subject().as_raw()) == subject);
+        remaining = others;
+        for one in found {
+            let issuer = distinguished_name::canonical(one.issuer().as_raw());
+            if !subjects.contains(&issuer) {
+                subjects.push(issuer);
+            }
+            issuers.push(Issuer::Intermediate(one));
+        }
+    }
+    let authorities = authorities.iter();
+    let authorities = authorities.filter(|(one, _)| subjects.contains(&one.subject));
+    issuers.extend(authorities.map(|(one, key)| Issuer::Authority(one, key)));
+    issuers
+}
+
+/// The error of an issuer with an unsupported key, unless an issuer with the same name
+/// has a supported one.
+fn issuer_key(issuers: &[Issuer<'_>]) -> Option<PathError> {
+    issuers.iter().find_map(|one| {
+        let kind = one.unsupported_key()?;
+        let mut same_name = issuers
+            .iter()
+            .filter(|other| other.subject() == one.subject());
+        let is_cause = same_name.all(|other| other.unsupported_key().is_some());
+        is_cause.then(|| PathError::IssuerKey {
+            name: one.name(),
+            is_authority: matches!(one, Issuer::Authority(..)),
+            kind,
+        })
+    })
+}
+
+/// The error of the issuer whose constraints most likely forbid a name of the chain.
+fn constraint(issuers: &[Issuer<'_>], chain: &[X509Certificate<'_>]) -> Option<PathError> {
+    let mut candidates = Vec::new();
+    for issuer in issuers {
+        let Some(constraints) = issuer.constraints() else {
+            continue;
+        };
+        let forbidden = chain.iter().find_map(|one| constraints.forbids_other(one));
+        for kind in constraints.kinds() {
+            // rustls-webpki does not see the constraints that this crate checks.
+            if !kind.is_checked_here() {
+                let is_present = chain.iter().any(|one| kind.is_in(one));
+                // A constraint that cannot be checked forbids every name of its kind.
+                let is_cause = forbidden == Some(*kind) || (is_present && !kind.is_checked());
+                let order = (!is_cause, !is_present, kind.is_checked());
+                candidates.push((order, issuer.name(), *kind));
+            }
+        }
+    }
+    let (_, authority, kind) = candidates.into_iter().min_by_key(|(order, ..)| *order)?;
+    Some(PathError::Constraint {
+        authority,
+        kind: kind.name(),
+        is_checked: kind.is_checked(),
+    })
+}
