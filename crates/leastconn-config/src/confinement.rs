@@ -1,5 +1,5 @@
-//! How far this process is confined (the sandbox of `leastconn-lb` does it), and what to say of an
-//! error that comes from that: the system says only that it is not permitted.
+//! State of the sandbox (applied by `leastconn-lb`), and hints for errors that it causes: the
+//! kernel only reports that access was denied.
 
 use std::{
     fmt,
@@ -20,25 +20,24 @@ use crate::files;
 /// process that was started by an upgrade.
 pub const UPGRADE: &str = "LEASTCONN_UPGRADE";
 
-/// What confines this process.
+/// Confinement of this process.
 static CONFINEMENT: OnceLock<Confinement> = OnceLock::new();
 
-/// How far a process is confined.
+/// Confinement of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Confinement {
-    /// Not at all: the configuration says so, or nobody has asked for it.
+    /// No sandbox: disabled, or not applied.
     Off,
-    /// Not at all, for this reason.
+    /// No sandbox, for this reason.
     Unavailable(String),
-    /// As far as the kernel can.
+    /// Confined as far as the kernel allows.
     Confined {
-        /// The version of the kernel's interface.
+        /// Landlock ABI version of the kernel.
         abi: i32,
-        /// What it cannot keep the process from.
+        /// Restrictions that the kernel lacks.
         missing: Vec<&'static str>,
     },
-    /// By the walls of the processes that it was upgraded from, of which there cannot
-    /// be any more.
+    /// Only by the sandboxes of its predecessors: the kernel allows no further layer.
     Inherited,
 }
 
@@ -51,28 +50,28 @@ impl fmt::Display for Confinement {
                 write!(f, "confined by Landlock (version {abi})")?;
                 if !missing.is_empty() {
                     let missing = missing.join(", or ");
-                    write!(f, ", which does not keep it from {missing} yet")?;
+                    write!(f, ", without a restriction on {missing}")?;
                 }
                 Ok(())
             }
             Self::Inherited => f.write_str(
-                "confined as the processes before it were: after so many upgrades in a row there is room for no more; a restart makes it",
+                "confined as its predecessors: after 16 upgrades in a row the kernel allows no further sandbox layer until a restart",
             ),
         }
     }
 }
 
-/// How far this process is confined.
+/// Confinement of this process.
 pub fn current() -> &'static Confinement {
     CONFINEMENT.get().unwrap_or(&Confinement::Off)
 }
 
-/// Only the first call counts.
+/// Only the first call has an effect.
 pub fn set(how: Confinement) {
     let _ = CONFINEMENT.set(how);
 }
 
-/// Says how far this process is confined, if it was to be.
+/// Logs the confinement, unless it is off.
 pub fn announce() {
     match current() {
         Confinement::Off => {}
@@ -83,8 +82,8 @@ pub fn announce() {
     }
 }
 
-/// What to say of an `error` at reading the file at `path`: whether it comes from here, or
-/// from the file's owner and mode.
+/// Hint for an `error` while reading the file at `path`: caused by the sandbox, or by its owner
+/// and mode.
 pub(crate) fn hint_for_reading(path: &Path, error: &io::Error) -> Option<String> {
     hint(path, error, "reading in", Access::READ_OK).or_else(|| {
         let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
@@ -92,7 +91,7 @@ pub(crate) fn hint_for_reading(path: &Path, error: &io::Error) -> Option<String>
     })
 }
 
-/// Who may read a file, and what to do if this process may not.
+/// Explains owner and mode of an unreadable file, with a remedy.
 fn owner_and_mode(path: &Path) -> String {
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     let process = format!("this process runs as user {user}, group {group}");
@@ -105,7 +104,7 @@ fn owner_and_mode(path: &Path) -> String {
                 "{process}; the file belongs to user {owner}, group {of_group}, and has mode {mode:04o}: `chgrp {group} {path} && chmod g+r {path}` lets it be read"
             )
         }
-        // The file itself is not reached.
+        // The file is not reachable.
         Err(_) => format!(
             "{process}, which may not enter a directory on the way: `namei -l {}` shows which",
             path.display()
@@ -113,31 +112,29 @@ fn owner_and_mode(path: &Path) -> String {
     }
 }
 
-/// What to say of an `error` at opening the file at `path` to append to it, if it comes
-/// from here.
+/// Hint for an `error` while opening a log at `path`, if the sandbox causes it.
 pub fn hint_for_appending(path: &Path, error: &io::Error) -> Option<String> {
     hint(path, error, "writing in", Access::WRITE_OK)
 }
 
-/// What to say of an `error` at making a socket at `path`, or at removing one there, if it
-/// comes from here.
+/// Hint for an `error` while creating or removing a socket at `path`, if the sandbox causes it.
 pub fn hint_for_socket(path: &Path, error: &io::Error) -> Option<String> {
     hint(path, error, "making sockets in", Access::WRITE_OK)
 }
 
-/// What to say of an `error` at starting the program at `path`, if it comes from here.
+/// Hint for an `error` while executing the program at `path`, if the sandbox causes it.
 pub fn hint_for_executing(path: &Path, error: &io::Error) -> Option<String> {
     let hint = |path: &Path| hint(path, error, "executing anything in", Access::EXEC_OK);
     let Some(interpreter) = interpreter(path) else {
         return hint(path);
     };
-    // Where the script is may well be allowed: there the program was before.
+    // The script itself may be allowed, but not its interpreter.
     let why = hint(&interpreter)?;
     let interpreter = interpreter.display();
     Some(format!("it is a script for {interpreter}, and {why}"))
 }
 
-/// What the script at `path` is for, if it is one.
+/// Interpreter of the script at `path`, if it is one.
 fn interpreter(path: &Path) -> Option<PathBuf> {
     let mut start = [0; 128];
     let read = files::open_regular(path).and_then(|(mut file, _)| file.read(&mut start));
@@ -154,11 +151,11 @@ fn hint(path: &Path, error: &io::Error, doing: &str, needed: Access) -> Option<S
         current(),
         Confinement::Confined { .. } | Confinement::Inherited
     );
-    // Before it has walls of its own, it may have inherited some.
+    // A successor has inherited a sandbox before it applies its own.
     if !confined && std::env::var_os(UPGRADE).is_none() {
         return None;
     }
-    // Asked so, the system answers by owner and mode alone: Landlock is not looked at.
+    // `access` only checks owner and mode, not Landlock.
     let there = if path.exists() { path } else { parent(path) };
     access(there, needed).ok()?;
     Some(format!(
@@ -169,7 +166,7 @@ fn hint(path: &Path, error: &io::Error, doing: &str, needed: Access) -> Option<S
     ))
 }
 
-/// Where a path leads, as far as that can be said.
+/// Directory of a path, with links resolved if possible.
 fn directory(path: &Path) -> PathBuf {
     let resolved = path.canonicalize().ok();
     let directory = resolved.as_deref().and_then(Path::parent);
@@ -179,7 +176,7 @@ fn directory(path: &Path) -> PathBuf {
     }
 }
 
-/// The directory that a name is in; of a bare name, the working directory.
+/// Parent directory of a path; `.` for a bare name.
 pub fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

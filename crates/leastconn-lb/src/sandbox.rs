@@ -1,62 +1,56 @@
-//! The process confines itself once it has read its configuration, by Landlock: it may
-//! read and write what that names and what the system's libraries need, and nothing
-//! else, whoever it runs as. Somebody who gets hold of it finds no other files to read,
-//! nowhere to write and no other process to signal.
+//! The process confines itself by Landlock after it has read its configuration. From then on
+//! it can only read and write the files that the configuration names and that system
+//! libraries need, even as root. An attacker who takes over the process cannot read other
+//! files, write elsewhere, or signal other processes.
 //!
-//! **When.** `landlock_restrict_self` holds for the thread that calls it and those that
-//! it starts later. So it is called when there is no other: after the configuration was
-//! read, and before host names are looked up, logs opened, and the runtime, the admin
-//! side and the log's writer started. Linux 7.0 can confine threads that run already;
-//! with this order nothing is left for it to do, and the order holds on all kernels.
+//! **When.** `landlock_restrict_self` applies to the calling thread and to threads that it
+//! starts later. So it is called while there is only one thread: after reading the
+//! configuration, before resolving host names, opening logs, and starting the runtime, the
+//! admin side and the log writer. Linux 7.0 can confine running threads, but this order
+//! works on all kernels.
 //!
-//! **What is allowed** is *directories*, never files by themselves: a rule sticks to the
-//! file that was there, and files are replaced by renaming. Certificates are renewed so,
-//! and so are `/etc/resolv.conf` and this program. Where a link is on the way to a file,
-//! the directory that it leads to is allowed too (`sandbox/trail.rs`), so that links may be
-//! pointed elsewhere, as Kubernetes does it. The root directory is never allowed: that
-//! would be everything. What lies in it is allowed file by file, and not found again
-//! once it was replaced. Nor is a directory that was itself replaced by renaming: its
-//! parent would have to be allowed, with all else that is there.
-//! - Reading: the directories of the configuration and of every file that it names;
-//!   `/etc` and `/usr` whole, since name resolution reads this file here and loads that
-//!   library there, late, and package managers and DHCP clients replace both; for root,
-//!   which could read the secrets in it, only single files of `/etc`; `/proc`,
-//!   since a rule for `/proc/self` alone is lost when the kernel forgets that it had
-//!   looked it up, and is of no use to the next process of an upgrade. What is secret in
-//!   it about other processes (environment, memory, open files) stays closed: Landlock
-//!   forbids tracing those that are not confined as well.
-//! - Writing: the directory of the access log (files are made and written, not removed),
-//!   and of the admin socket (sockets are made; files are removed, and listed: it is locked
-//!   meanwhile), as well as the one that the service manager made for it
-//!   (`RUNTIME_DIRECTORY`).
-//! - Executing: the directory of this program and that of the dynamic loader, so that an
-//!   upgrade can start the file that took this one's place. It inherits everything that
-//!   is forbidden here.
+//! **Allowed paths** are *directories*, not files: a rule is bound to the file that exists at
+//! the time, and files such as certificates, `/etc/resolv.conf` and this program are
+//! replaced by renaming. If a symbolic link is on the path to a file, the directory that it
+//! points to is allowed too (`sandbox/trail.rs`), so that links can be changed, as
+//! Kubernetes does. The root directory is never allowed, as that would allow everything:
+//! files in it are allowed one by one, and no longer found once they are replaced. Neither
+//! is a directory that was itself replaced by renaming.
+//! - Reading: the directories of the configuration and of all files that it names; `/etc`
+//!   and `/usr`, because name resolution reads files and loads libraries late, and package
+//!   managers and DHCP clients replace them. Root can read the secrets in `/etc`, so for
+//!   root only single files of it are allowed. `/proc`, because a rule for `/proc/self` is
+//!   lost when the kernel drops its inode, and does not apply to a successor process.
+//!   Landlock forbids tracing unconfined processes, so their environment, memory and open
+//!   files in `/proc` stay unreadable.
+//! - Writing: the directory of the access log (create and write files, not remove them), of
+//!   the admin socket (create sockets, remove files, and list, for the lock on the
+//!   directory), and the one that the service manager created (`RUNTIME_DIRECTORY`).
+//! - Executing: the directories of this program and of the dynamic loader, for an upgrade.
+//!   The new program inherits all restrictions.
 //!
-//! **Sockets** of families and types that the balancer has no use for cannot be opened,
-//! by a seccomp filter (`sandbox/sockets.rs`).
+//! **Sockets** of unused families and types are forbidden by a seccomp filter
+//! (`sandbox/sockets.rs`).
 //!
-//! **What is not restricted**: TCP and UDP, since a reload may add listeners and servers
-//! with other ports; connecting to Unix sockets with a path, which name services and
-//! service managers have (kernels before 7.1 could not forbid it); and whatever Landlock
-//! does not look at, such as the size and date of any file.
+//! **Not restricted** are TCP and UDP, because a reload may add listeners and servers with
+//! other ports; connecting to UNIX sockets with a path, which name services and service
+//! managers use (kernels before 7.1 cannot forbid it); and what Landlock does not cover,
+//! such as size and date of any file.
 //!
-//! **Signals and abstract sockets**: only to processes that are confined with this one or
-//! below it, which the next process of an upgrade is. Where the service manager listens
-//! at an abstract socket (`NOTIFY_SOCKET=@…`), those are left alone.
+//! **Signals and abstract sockets** are limited to processes in the same or a nested
+//! sandbox, which includes a successor. If the service manager listens at an abstract
+//! socket (`NOTIFY_SOCKET=@…`), abstract sockets are not restricted.
 //!
-//! **No core files**, as keys are in memory. The process stays traceable by its own user
-//! (`PR_SET_DUMPABLE`): without that, `/proc/PID` belongs to root, and operators and
-//! monitoring cannot count its files any more; and whoever is that user can read the key
-//! files themselves.
+//! **Core files** are disabled, as keys are in memory. The process stays traceable by its own
+//! user (`PR_SET_DUMPABLE`): otherwise `/proc/PID` would belong to root, and operators and
+//! monitoring could not count its files. That user can read the key files anyway.
 //!
-//! **Upgrades.** The next process starts inside this one's walls and puts its own within
-//! them; the kernel stands for sixteen layers. The seventeenth process in a row cannot
-//! add any (`E2BIG`), and has no need to: it goes on with those that it was born with.
+//! **Upgrades.** A successor starts within this sandbox and adds its own layer. The kernel
+//! allows sixteen. The seventeenth process in a row cannot add one (`E2BIG`), and continues
+//! with those that it has.
 //!
-//! **Where it cannot be done.** A kernel without Landlock is no reason not to serve: it
-//! is warned of, and shown by the status, unless `sandbox = "on"` is written in the file.
-//! Who asks for it does not get a process without.
+//! **Without Landlock** in the kernel, the process logs a warning, shows it in the status, and
+//! runs unconfined. With `sandbox = "on"` in the configuration it does not start.
 
 mod allowed;
 mod kernel;
@@ -73,18 +67,18 @@ use leastconn_server::{
     confinement::{self, Confinement},
 };
 
-/// It was asked for, and is not to be had.
+/// `sandbox = "on"`, but no sandbox is available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`sandbox = \"on\"` in `[process]` cannot be met: {0}; without the key, the process goes on unconfined where it must"
+    "`sandbox = \"on\"` in `[process]` is not possible: {0}; without the key, the process runs without a sandbox if there is none"
 )]
 pub struct Unmet(String);
 
-/// Confines this thread, and all that are started from here on, to what `config` needs.
-/// To be called before there are others.
+/// Confines this thread, and all threads started later, to what `config` needs. Call it
+/// before starting threads.
 ///
 /// # Errors
-/// If the configuration insists on it, and the kernel cannot.
+/// With `sandbox = "on"`, if the kernel has no Landlock.
 pub fn confine(config: &Config) -> Result<(), Unmet> {
     if config.process.sandbox == Some(Sandbox::Off) {
         return Ok(());
@@ -97,23 +91,22 @@ pub fn confine(config: &Config) -> Result<(), Unmet> {
     if let (Confinement::Unavailable(why), Some(Sandbox::On)) = (&done, config.process.sandbox) {
         return Err(Unmet(why.clone()));
     }
-    // Only the first time, as everything of a process that there is once.
     confinement::set(done);
     Ok(())
 }
 
-/// The next process of an upgrade tells its manager of itself as this one did.
+/// Whether the service manager listens at an abstract socket. A successor needs it, too.
 fn reach_abstract_sockets() -> bool {
     use std::os::unix::ffi::OsStrExt;
     std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| socket.as_bytes().starts_with(b"@"))
 }
 
-/// The limit can be raised again from outside (`prlimit --core`).
+/// Operators can raise the limit again with `prlimit --core`.
 fn forbid_core_files() {
     let none = Rlimit {
         current: Some(0),
         ..getrlimit(Resource::Core)
     };
-    // Lowering is always allowed.
+    // Lowering a limit cannot fail.
     let _ = setrlimit(Resource::Core, none);
 }

@@ -1,10 +1,10 @@
-//! `GET /`: the dashboard, one page with its scripts and styles, all of it in this
-//! binary. It asks the API of the same address and nobody else.
+//! `GET /`: the dashboard, a single page whose scripts and styles are part of this binary.
+//! It only uses the API at the same address.
 //!
-//! What it shows comes in part from clients: names in certificates, server names.
-//! So the page makes text of all of it, and tells the browser to run nothing but
-//! what stands in the files below: no inline script, no string as a script or as
-//! HTML (`require-trusted-types-for`), nothing from elsewhere, in nobody's frame.
+//! Some of the data comes from clients: names in certificates, server names. The scripts
+//! insert data as text only, and the content security policy allows nothing but the files
+//! below: no inline scripts, no strings as scripts or HTML (`require-trusted-types-for`),
+//! no other origins, no framing.
 
 use std::fmt::Write as _;
 
@@ -61,22 +61,22 @@ const FILES: &[File] = files![
     "vendor/uPlot.min.css" as STYLE,
 ];
 
-/// The page at `/`, and what it is made of below `/dashboard/`.
+/// The page at `/` and its files below `/dashboard/`.
 pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let mut router = Router::new();
     for &(path, kind, content) in [PAGE].iter().chain(FILES) {
         let tag = tag(content);
         router = router.route(
             path,
-            get(async move |asked: HeaderMap| answer(kind, content, &tag, &asked)),
+            get(async move |request: HeaderMap| respond(kind, content, &tag, &request)),
         );
     }
     router
 }
 
-/// Kept by browsers, and asked for again each time: another version of the balancer
-/// may have taken this one's place.
-fn answer(kind: &'static str, content: &'static [u8], tag: &str, asked: &HeaderMap) -> Response {
+/// Browsers cache the files but revalidate them each time (`no-cache`): the balancer may have
+/// been upgraded.
+fn respond(kind: &'static str, content: &'static [u8], tag: &str, request: &HeaderMap) -> Response {
     let headers = [
         (header::CONTENT_TYPE, kind),
         (header::CONTENT_SECURITY_POLICY, POLICY),
@@ -86,7 +86,7 @@ fn answer(kind: &'static str, content: &'static [u8], tag: &str, asked: &HeaderM
         (header::CACHE_CONTROL, "no-cache"),
         (header::ETAG, tag),
     ];
-    let known = asked.get_all(header::IF_NONE_MATCH).iter();
+    let known = request.get_all(header::IF_NONE_MATCH).iter();
     let known = known.filter_map(|value| value.to_str().ok());
     if known
         .flat_map(|value| value.split(','))
@@ -97,11 +97,11 @@ fn answer(kind: &'static str, content: &'static [u8], tag: &str, asked: &HeaderM
     (headers, content).into_response()
 }
 
-/// A name for exactly this content.
+/// ETag of a file, from its content.
 fn tag(content: &[u8]) -> String {
     let mut tag = String::from("\"");
     for byte in &digest(&SHA256, content).as_ref()[..8] {
-        // Writing to a string does not fail.
+        // Writing to a `String` does not fail.
         let _ = write!(tag, "{byte:02x}");
     }
     tag + "\""

@@ -1,5 +1,5 @@
-//! STARTTLS: what a client sends in its own protocol to ask for TLS, before the
-//! handshake. PostgreSQL is the one protocol that is supported.
+//! STARTTLS: the exchange before the TLS handshake in which a client requests TLS in its own
+//! protocol. Only PostgreSQL is supported.
 
 pub mod postgres;
 
@@ -7,29 +7,26 @@ use std::io;
 
 use leastconn::Reason;
 
-/// TLS was not asked for.
+/// The client did not request TLS properly.
 #[derive(Debug, thiserror::Error)]
 pub enum StartTlsError {
-    /// The client asked for something else than TLS. If there is an answer that explains
-    /// this to the client, it was sent.
+    /// The client did not request TLS. If the protocol has an error message, it was sent.
     #[error("{0}")]
     NotTls(String),
-    /// The client sent bytes in plain text behind its request, before the answer.
+    /// Plaintext bytes followed the request before it was answered.
     #[error(
-        "the client sent bytes behind its request for TLS without waiting for the answer: \
-         they are not protected, and somebody else may have sent them"
+        "plaintext bytes after the request for TLS, before its answer: \
+         they may have been injected"
     )]
     Pipelined,
-    /// The client closed the connection first.
-    #[error("the client closed the connection before it asked for TLS")]
+    /// The client closed the connection before requesting TLS.
+    #[error("connection closed before the client requested TLS")]
     Closed,
-    /// The socket failed.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
 impl StartTlsError {
-    /// The stable code.
     pub const fn reason(&self) -> Reason {
         match self {
             Self::NotTls(_) => Reason::NotTls,

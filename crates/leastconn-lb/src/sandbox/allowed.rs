@@ -1,4 +1,4 @@
-//! What a confined process may do where.
+//! Paths that a confined process may use, with their access rights.
 
 use std::{
     collections::BTreeMap,
@@ -19,20 +19,19 @@ type Rights = BitFlags<AccessFs>;
 
 const READ: Rights = make_bitflags!(AccessFs::{ReadFile | ReadDir});
 pub(super) const EXECUTE: Rights = make_bitflags!(AccessFs::{ReadFile | ReadDir | Execute});
-/// Files are made and appended to; old ones are moved away by others.
+/// Create and append to log files. Log rotation renames them from outside.
 const LOG: Rights = make_bitflags!(AccessFs::{WriteFile | MakeReg});
-/// A socket that a process has left behind is removed, with the directory locked, which
-/// has to be opened for it.
+/// Create sockets, remove stale ones, and open the directory to lock it.
 const SOCKET: Rights = make_bitflags!(AccessFs::{MakeSock | RemoveFile | ReadDir});
 const READ_FILE: Rights = make_bitflags!(AccessFs::{ReadFile});
 const WRITE_FILE: Rights = make_bitflags!(AccessFs::{WriteFile});
 
-/// Name resolution, the dynamic loader's cache. Whole, as its files are replaced by
-/// renaming; what is secret in it, other users than root cannot read.
+/// For name resolution and the dynamic loader's cache. The whole directory, as its files are
+/// replaced by renaming. Only root can read the secrets in it.
 const ETC: &str = "/etc";
 
-/// What root may read of it instead: to root nothing there is secret, and Landlock cannot
-/// exclude single files.
+/// Allowed files of `/etc` for root, which could read all secrets: Landlock cannot exclude
+/// single files of a directory.
 const ETC_OF_ROOT: [&str; 16] = [
     "/etc/resolv.conf",
     "/etc/hosts",
@@ -52,21 +51,20 @@ const ETC_OF_ROOT: [&str; 16] = [
     "/etc/ld.so.preload",
 ];
 
-/// What every process reads now and then, where it is there.
+/// Files that any process may need to read, if they exist.
 const SYSTEM: [&str; 13] = [
-    // Libraries that the C library loads when it first needs them, to look up names or
-    // to end a thread.
+    // Libraries that the C library loads late, for name resolution and thread exit.
     "/usr",
     "/lib",
     "/lib32",
     "/lib64",
     "/nix/store",
     "/gnu/store",
-    // How many CPUs there are for us.
+    // Number of available CPUs.
     "/proc",
     "/sys/fs/cgroup",
     "/sys/devices/system/cpu",
-    // Where `/etc/resolv.conf` may lead to, from one day to the next.
+    // Possible targets of `/etc/resolv.conf`.
     "/run/systemd/resolve",
     "/run/resolvconf",
     "/run/NetworkManager",
@@ -82,20 +80,20 @@ const DEVICES: [(&str, Rights); 3] = [
     ("/dev/random", READ_FILE),
 ];
 
-/// Files in `/etc` that may be links to elsewhere.
+/// Resolver files that may be symbolic links.
 const RESOLUTION: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"];
 
-/// Directories, and a few files, with what is allowed beneath them.
+/// Directories and files with the rights below them.
 #[derive(Debug, Default)]
 pub(super) struct Allowed(BTreeMap<PathBuf, Rights>);
 
 impl Allowed {
-    /// What a process needs to run `config`.
+    /// Everything that running `config` needs.
     pub(super) fn by(config: &Config) -> Self {
         Self::by_user(config, geteuid().is_root())
     }
 
-    /// The same, for root or for another user.
+    /// As [`by`](Self::by), for root or another user.
     pub(super) fn by_user(config: &Config, is_root: bool) -> Self {
         let mut allowed = Self::default();
         for path in SYSTEM {
@@ -132,7 +130,7 @@ impl Allowed {
         {
             allowed.socket(path);
         }
-        // A reload may add the socket: where the service manager made room for it, it may.
+        // A reload may add a socket in the directory that the service manager created.
         let runtime = env::var_os("RUNTIME_DIRECTORY").unwrap_or_default();
         for directory in env::split_paths(&runtime).filter(|path| path.is_absolute()) {
             allowed.socket(&directory.join("socket"));
@@ -141,8 +139,8 @@ impl Allowed {
         allowed
     }
 
-    /// Single files, found again only as long as nobody replaces them, and the directories
-    /// elsewhere that links lead to.
+    /// Single files, which are not found again once replaced, and directories outside of
+    /// `/etc` that links point to.
     fn etc_of_root(&mut self) {
         for path in ETC_OF_ROOT.map(Path::new) {
             let trail = Trail::of(path);
@@ -159,13 +157,13 @@ impl Allowed {
         }
     }
 
-    /// A file is read, and whatever takes its place.
+    /// Allows reading a file and its replacements.
     pub(super) fn reading(&mut self, path: &Path) {
         let trail = Trail::of(path);
         for directory in trail.places.into_iter().chain(trail.siblings) {
             self.add(directory, READ);
         }
-        // One in the root directory has no place that could be allowed.
+        // The root directory is never allowed: allow the file itself.
         if let Ok(file) = path.canonicalize()
             && parent(&file) == Path::new("/")
             && file.is_file()
@@ -174,11 +172,11 @@ impl Allowed {
         }
     }
 
-    /// A log is appended to, and made again once it was renamed.
+    /// Allows appending to a log, and creating it again after rotation.
     pub(super) fn log(&mut self, path: &Path) {
         let trail = Trail::of(path);
         let exists = fs::metadata(path);
-        // Pipes and terminals are not made again.
+        // Pipes and terminals are not rotated.
         if trail.through_proc || exists.is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
             self.add(path.to_owned(), WRITE_FILE);
             return;
@@ -194,14 +192,14 @@ impl Allowed {
         }
     }
 
-    /// A Unix socket is made at `path`, in place of one that was left behind.
+    /// Allows creating a UNIX socket at `path`, and replacing a stale one.
     pub(super) fn socket(&mut self, path: &Path) {
         for directory in Trail::of(path).places {
             self.add(directory, SOCKET);
         }
     }
 
-    /// This program is started anew, in whatever version is there by then.
+    /// Allows starting this program again, in any later version.
     fn program(&mut self) {
         for path in programs() {
             let trail = Trail::of(&path);
@@ -228,7 +226,7 @@ impl Allowed {
     }
 }
 
-/// The names of this program: the one that it was called by, and that of its file.
+/// Paths of this program: the one it was started by, and that of the running file.
 fn programs() -> impl Iterator<Item = PathBuf> {
     let called = env::args_os().next().map(PathBuf::from);
     let called = called.and_then(|name| match name.components().count() {
@@ -243,8 +241,8 @@ fn programs() -> impl Iterator<Item = PathBuf> {
     called.into_iter().chain(env::current_exe().ok())
 }
 
-/// The directories of the dynamic loaders among these mappings, which are as in
-/// `/proc/PID/maps`. The kernel executes a program's loader, not only the program.
+/// Directories of the dynamic loaders in `mappings`, in the format of `/proc/PID/maps`. The
+/// kernel executes the loader of a program as well.
 pub(super) fn loaders(mappings: &str) -> Vec<PathBuf> {
     let files = mappings
         .lines()
@@ -252,7 +250,7 @@ pub(super) fn loaders(mappings: &str) -> Vec<PathBuf> {
     let mut found: Vec<_> = files
         .filter(|file| {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            // glibc's, musl's (which is its C library under another name).
+            // glibc, musl (whose loader is its C library).
             name.starts_with("ld-") || name.starts_with("libc.musl-") || name == "libc.so"
         })
         .filter_map(|file| file.parent()?.canonicalize().ok())

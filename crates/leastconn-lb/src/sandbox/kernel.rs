@@ -1,4 +1,4 @@
-//! What the kernel is told.
+//! Applies the Landlock rules.
 
 use landlock::{
     ABI, Access, AccessFs, LandlockStatus, PathBeneath, PathFd, RestrictSelfError,
@@ -9,15 +9,15 @@ use rustix::io::Errno;
 
 use super::{Confinement, allowed::Allowed};
 
-/// The newest rights that are denied where they are not allowed. What later kernels
-/// can deny beyond is not, until somebody has thought about it.
+/// Rights of this interface version are denied by default. Rights of later versions stay
+/// unrestricted until they have been reviewed.
 const RIGHTS: ABI = ABI::V5;
 
-/// Confines this thread to what is `allowed`. Returns how far that went.
+/// Confines this thread to `allowed`. Returns the result.
 pub(super) fn apply(allowed: &Allowed, abstract_sockets: bool) -> Confinement {
     match restrict(allowed, abstract_sockets) {
-        Ok(status) => judge(&status),
-        // There are sixteen around this process already.
+        Ok(status) => confinement(&status),
+        // The process has sixteen layers already.
         Err(RulesetError::RestrictSelf(RestrictSelfError::RestrictSelfCall { source, .. }))
             if source.raw_os_error() == Some(Errno::TOOBIG.raw_os_error()) =>
         {
@@ -37,17 +37,17 @@ fn restrict(allowed: &Allowed, abstract_sockets: bool) -> Result<RestrictionStat
         .scope(scope)?
         .create()?;
     for (path, rights) in allowed.iter() {
-        // Most of what is missing is some other system's.
+        // Missing paths belong to other distributions.
         if let Ok(file) = PathFd::new(path) {
-            // Fails for what is in no file system, such as a pipe without a name, which
-            // is not denied either.
+            // Fails for files outside of a file system, such as anonymous pipes, which are
+            // not restricted anyway.
             let _ = (&mut rules).add_rule(PathBeneath::new(file, rights));
         }
     }
     rules.restrict_self()
 }
 
-fn judge(status: &RestrictionStatus) -> Confinement {
+fn confinement(status: &RestrictionStatus) -> Confinement {
     match (&status.ruleset, &status.landlock) {
         (
             RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced,
@@ -60,17 +60,17 @@ fn judge(status: &RestrictionStatus) -> Confinement {
             missing: missing(*effective_abi),
         },
         (_, LandlockStatus::NotEnabled) => Confinement::Unavailable(
-            "Landlock is in this kernel, but switched off (`lsm=` among its boot parameters)"
+            "Landlock is disabled by a boot parameter of the kernel (`lsm=`)"
                 .to_owned(),
         ),
         _ => Confinement::Unavailable(
-            "this kernel has no Landlock (Linux has since 5.13), or a filter of system calls (systemd's, a container's) forbids it"
+            "no Landlock: the kernel is older than 5.13 or built without it, or a seccomp filter (systemd's, a container's) forbids it"
                 .to_owned(),
         ),
     }
 }
 
-/// What a kernel of this interface cannot keep a process from.
+/// Restrictions that a kernel with this interface version lacks.
 fn missing(abi: ABI) -> Vec<&'static str> {
     [
         (ABI::V3, "truncating files"),
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_old_kernel_is_said_to_lack_what_it_lacks() {
+    fn missing_restrictions_of_old_kernels_are_listed() {
         assert_eq!(missing(ABI::V1).len(), 3);
         assert_eq!(
             missing(ABI::V4),

@@ -1,12 +1,12 @@
-//! The kinds of sockets that a confined process can open, by a seccomp filter.
+//! A seccomp filter for the kinds of sockets that a confined process can open.
 //!
-//! Landlock does not look at sockets other than TCP and abstract ones. A process of root
-//! could read all traffic of the machine by packet sockets; and rarely used protocol
-//! families are where kernels have their bugs. What is left is what the balancer and name
-//! resolution use: UNIX, IPv4 and IPv6 streams and datagrams, and routing and socket
-//! diagnosis by netlink. `io_uring` is denied, as it opens sockets past the filter.
+//! Landlock only covers TCP and abstract UNIX sockets. With packet sockets a process of root
+//! could read all traffic of the machine, and rarely used protocol families have many kernel
+//! bugs. Allowed are those that the balancer and name resolution use: UNIX, IPv4 and IPv6
+//! streams and datagrams, and netlink for routing and socket diagnosis. `io_uring` is denied,
+//! as it can open sockets without passing the filter.
 //!
-//! The filter is inherited by the next process of an upgrade, which adds its own.
+//! A successor process inherits the filter and adds its own.
 
 use std::collections::BTreeMap;
 
@@ -15,16 +15,16 @@ use seccompiler::{
     SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter,
 };
 
-/// All traffic, as old programs get it: deprecated in `libc`, and still in kernels.
+/// Obsolete way to receive all traffic; deprecated in `libc`, but still in the kernel.
 const SOCK_PACKET: i32 = 10;
 
 /// `SOCK_NONBLOCK` and `SOCK_CLOEXEC` are in the same argument as the type.
 const TYPE: u64 = 0xf;
 
-/// Applies the filter to this thread, and to all that are started from here on.
+/// Applies the filter to this thread and to all threads started later.
 ///
 /// # Errors
-/// Where the kernel has no seccomp, or this architecture no filter.
+/// If the kernel has no seccomp, or the filter does not support this architecture.
 pub(super) fn restrict() -> Result<(), String> {
     let arch = std::env::consts::ARCH;
     let arch = TargetArch::try_from(arch).map_err(|error| error.to_string())?;
@@ -55,7 +55,7 @@ fn filter(arch: TargetArch) -> Result<BpfProgram, BackendError> {
     ];
     let rules = BTreeMap::from([
         (libc::SYS_socket, denied),
-        // No rule: always.
+        // No conditions: always denied.
         (libc::SYS_io_uring_setup, Vec::new()),
     ]);
     let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());

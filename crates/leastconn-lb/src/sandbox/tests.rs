@@ -1,4 +1,4 @@
-//! Walls are put around single threads of the test here: they cannot be taken down again.
+//! Each test confines a thread of its own, as a sandbox cannot be removed.
 
 use std::{
     fs::{self, OpenOptions},
@@ -28,14 +28,14 @@ use leastconn_server::config;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// A thread behind walls.
+/// A confined thread.
 struct Walled {
     work: mpsc::SyncSender<Work>,
     how: Confinement,
 }
 
 impl Walled {
-    /// `None`, and says so, where the kernel has no Landlock.
+    /// `None`, with a message, if the kernel has no Landlock.
     fn by(allowed: Allowed, abstract_sockets: bool) -> Option<Self> {
         let (work, jobs) = mpsc::sync_channel::<Work>(1);
         let (say, hear) = mpsc::sync_channel(1);
@@ -57,7 +57,7 @@ impl Walled {
         Self::by(allowed, false)
     }
 
-    /// Does it behind the walls.
+    /// Runs `work` in the confined thread.
     fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let (say, hear) = mpsc::sync_channel(1);
         let job = Box::new(move || say.send(work()).unwrap());
@@ -78,7 +78,7 @@ fn append(path: &Path, text: &str) -> io::Result<()> {
     file?.write_all(text.as_bytes())
 }
 
-/// Whole directories, without the links that lead to the temporary one.
+/// A temporary directory with its canonical path.
 fn directory() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().canonicalize().unwrap();
@@ -92,7 +92,7 @@ fn make(dir: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// As others do it: what was there is another file afterwards.
+/// Replaces a file by renaming.
 fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     fs::write(&new, text).unwrap();
@@ -106,7 +106,7 @@ fn point(link: &Path, to: &str) {
 }
 
 #[test]
-fn a_file_is_read_after_it_was_replaced_and_others_never() {
+fn replaced_file_is_readable_and_others_are_not() {
     let (_keep, dir) = directory();
     let file = make(&dir, "tls/server.crt", "old");
     let other = make(&dir, "other/secret", "secret");
@@ -119,7 +119,7 @@ fn a_file_is_read_after_it_was_replaced_and_others_never() {
     let beside = make(&dir, "tls/another.crt", "another");
     assert_eq!(walled.read(beside).unwrap(), "another");
     assert_eq!(walled.read(&other), Err(DENIED));
-    // Nothing is written, made or removed, not even there.
+    // Nothing can be written, created or removed.
     let (there, here) = (other.clone(), file.clone());
     walled.run(move || {
         for path in [&here, &there, &here.with_extension("made")] {
@@ -131,14 +131,14 @@ fn a_file_is_read_after_it_was_replaced_and_others_never() {
         let listed = fs::read_dir(there.parent().unwrap());
         assert_eq!(listed.err().unwrap().kind(), DENIED);
     });
-    // Who is not behind them does not notice.
+    // Other threads are not affected.
     assert_eq!(fs::read_to_string(other).unwrap(), "secret");
 }
 
 #[test]
-fn links_may_be_pointed_elsewhere() {
+fn changed_links_are_followed() {
     let (_keep, dir) = directory();
-    // As Kubernetes does it, as certbot does it, and a whole directory.
+    // As Kubernetes and certbot do, and for a whole directory.
     make(&dir, "mount/..v1/tls.crt", "1");
     symlink("..v1", dir.join("mount/..data")).unwrap();
     symlink("..data/tls.crt", dir.join("mount/tls.crt")).unwrap();
@@ -176,7 +176,7 @@ fn links_may_be_pointed_elsewhere() {
 }
 
 #[test]
-fn a_log_is_made_again_and_nothing_is_read_or_removed() {
+fn log_is_created_again_but_not_read_or_removed() {
     let (_keep, dir) = directory();
     let log = make(&dir, "log/access.log", "");
     let Some(walled) = Walled::new(|allowed| allowed.log(&log)) else {
@@ -201,7 +201,7 @@ fn a_log_is_made_again_and_nothing_is_read_or_removed() {
 }
 
 #[test]
-fn a_log_that_is_no_file_has_no_place() {
+fn log_to_a_pipe_allows_no_directory() {
     let trail = Trail::of(Path::new("/dev/stdout"));
     assert!(trail.through_proc, "{trail:?}");
     let Some(walled) = Walled::new(|allowed| {
@@ -218,7 +218,7 @@ fn a_log_that_is_no_file_has_no_place() {
 }
 
 #[test]
-fn a_socket_is_made_in_its_directory_and_in_no_other() {
+fn socket_is_created_only_in_its_directory() {
     let (_keep, dir) = directory();
     let socket = dir.join("run/leastconn.sock");
     fs::create_dir(dir.join("run")).unwrap();
@@ -266,7 +266,7 @@ fn usual(dir: &Path) -> Allowed {
 }
 
 #[test]
-fn this_program_is_started_again_and_no_other() {
+fn only_this_program_can_be_executed() {
     let (_keep, dir) = directory();
     let Some(walled) = Walled::by(usual(&dir), false) else {
         return;
@@ -281,7 +281,7 @@ fn this_program_is_started_again_and_no_other() {
 }
 
 #[test]
-fn what_the_system_needs_is_there() {
+fn system_files_are_readable() {
     use std::net::ToSocketAddrs;
     let (_keep, dir) = directory();
     let Some(walled) = Walled::by(usual(&dir), false) else {
@@ -330,7 +330,7 @@ fn configuration_cannot_be_written() {
 }
 
 #[test]
-fn only_sockets_that_are_needed_can_be_opened() {
+fn unneeded_socket_kinds_are_denied() {
     use rustix::net::{AddressFamily as Family, SocketType as Type, netlink, socket};
     thread::spawn(|| {
         super::sockets::restrict().unwrap();
@@ -345,7 +345,7 @@ fn only_sockets_that_are_needed_can_be_opened() {
             let opened = socket(family, kind, None);
             assert_ne!(opened.err(), Some(rustix::io::Errno::PERM), "{family:?}");
         }
-        // For routing, which name resolution asks for addresses.
+        // For routing, which name resolution uses.
         let opened = socket(Family::NETLINK, Type::RAW, None);
         opened.unwrap();
         let opened = socket(Family::NETLINK, Type::DGRAM, Some(netlink::SOCK_DIAG));
@@ -368,7 +368,7 @@ fn only_sockets_that_are_needed_can_be_opened() {
 }
 
 #[test]
-fn the_root_directory_is_never_allowed() {
+fn root_directory_is_never_allowed() {
     let mut allowed = Allowed::default();
     for name in [
         "/leastconn.toml",
@@ -385,7 +385,7 @@ fn the_root_directory_is_never_allowed() {
     }
 }
 
-/// A process that does nothing until it is told to end.
+/// A process that sleeps until it is killed.
 fn sleeper() -> Child {
     Command::new("sleep").arg("60").spawn().unwrap()
 }
@@ -396,7 +396,7 @@ fn end(child: &mut Child) {
 }
 
 #[test]
-fn signals_reach_those_behind_the_same_walls_and_behind_more() {
+fn signals_reach_same_and_nested_sandboxes() {
     let mut outside = sleeper();
     let of_outside = Pid::from_child(&outside);
     let programs = |allowed: &mut Allowed| {
@@ -419,7 +419,7 @@ fn signals_reach_those_behind_the_same_walls_and_behind_more() {
         let mut inside = sleeper();
         end(&mut inside);
         assert!(!inside.wait().unwrap().success());
-        // As the next process of an upgrade: it has put up walls of its own.
+        // As a successor process, with a sandbox of its own.
         let further = thread::spawn(move || {
             let mut allowed = Allowed::default();
             programs(&mut allowed);
@@ -436,7 +436,7 @@ fn signals_reach_those_behind_the_same_walls_and_behind_more() {
 }
 
 #[test]
-fn abstract_sockets_are_reached_only_if_the_service_manager_has_one() {
+fn abstract_sockets_need_the_service_managers_setting() {
     let name = format!("leastconn-sandbox-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(name).unwrap();
     let _listener = UnixListener::bind_addr(&address).unwrap();
@@ -451,7 +451,7 @@ fn abstract_sockets_are_reached_only_if_the_service_manager_has_one() {
 }
 
 #[test]
-fn after_sixteen_walls_the_next_process_goes_on_with_those_it_has() {
+fn seventeenth_layer_is_inherited() {
     let (_keep, dir) = directory();
     let file = make(&dir, "tls/server.crt", "text");
     let secret = make(&dir, "other/secret", "secret");
@@ -476,7 +476,7 @@ fn after_sixteen_walls_the_next_process_goes_on_with_those_it_has() {
 }
 
 #[test]
-fn a_trail_has_the_places_of_a_name_and_the_neighbours_of_links() {
+fn trail_has_places_and_siblings_of_links() {
     let (_keep, dir) = directory();
     make(&dir, "store/a/v1/file", "");
     symlink("store/a/v1", dir.join("current")).unwrap();
@@ -490,10 +490,10 @@ fn a_trail_has_the_places_of_a_name_and_the_neighbours_of_links() {
             through_proc: false,
         }
     );
-    // What is not there has a place all the same.
+    // A missing file has a place, too.
     let missing = Trail::of(&dir.join("current/../v2/missing"));
     assert_eq!(missing.places, [dir.join("store/a/v2")]);
-    // A circle ends.
+    // A link loop ends.
     symlink("circle", dir.join("circle")).unwrap();
     assert_eq!(
         Trail::of(&dir.join("circle/x/file")).places,
@@ -502,7 +502,7 @@ fn a_trail_has_the_places_of_a_name_and_the_neighbours_of_links() {
 }
 
 #[test]
-fn the_directory_of_the_loader_is_found() {
+fn directory_of_the_loader_is_found() {
     let maps = "7f00-7f01 r-xp 00000000 08:01 1   /lib64/ld-linux-x86-64.so.2\n\
                 7f02-7f03 rw-p 00000000 00:00 0   [stack]\n\
                 7f04-7f05 r-xp 00000000 08:01 2   /opt/ldap/bin/lb\n";

@@ -1,5 +1,5 @@
-//! Where a name leads: the directories that a file of that name may be looked for in,
-//! now and after links were pointed elsewhere.
+//! Resolves a path to the directories in which its file may be found, now and after symbolic
+//! links were changed.
 
 use std::{
     collections::VecDeque,
@@ -8,26 +8,26 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// As many as the kernel follows.
+/// Limit of the kernel.
 const MOST_LINKS: usize = 40;
 
-/// The way from a name to a file.
+/// Directories on the way from a path to its file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Trail {
-    /// Where the name itself is, and where links lead that have it. Files are made and
-    /// renamed here.
+    /// Directories that contain the last component, at the path itself and at the targets of
+    /// links. Files are created and renamed here.
     pub(super) places: Vec<PathBuf>,
-    /// Where the directories are that links on the way lead to. Their neighbours are
-    /// what the links may lead to next.
+    /// Parents of the directories that links on the way point to. The links may later point to
+    /// siblings of these directories.
     pub(super) siblings: Vec<PathBuf>,
-    /// It leads through `/proc`, as `/dev/stdout` does: to something that is open, and
-    /// has no place.
+    /// The path leads through `/proc`, as `/dev/stdout` does, to an open file without a
+    /// directory.
     pub(super) through_proc: bool,
 }
 
 impl Trail {
-    /// From `path`, which need not exist. All directories are without links, and none is
-    /// the root directory.
+    /// Resolves `path`, which need not exist. The resulting directories are canonical, and
+    /// never the root directory.
     pub(super) fn of(path: &Path) -> Self {
         let mut trail = Self::default();
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -50,7 +50,7 @@ impl Trail {
             };
             links += 1;
             trail.through_proc |= at.starts_with("/proc");
-            // What links in the root directory lead to (`/lib`, `/home`) is the system's.
+            // Targets of links in the root directory (`/lib`, `/home`) are fixed.
             if !left.is_empty() && at != Path::new("/") {
                 let sibling = at.join(&target);
                 let parent = sibling

@@ -1,9 +1,9 @@
-//! PostgreSQL: a client sends `SSLRequest` and begins the handshake once it was
-//! answered `S`. It may ask for GSSAPI encryption before that, which is answered `N`.
+//! PostgreSQL: a client sends `SSLRequest`, and starts the TLS handshake after the answer
+//! `S`. It may request GSSAPI encryption before that, which is answered `N`.
 //!
-//! See "SSL Session Encryption" in the chapter "Frontend/Backend Protocol" of
-//! PostgreSQL's documentation. A client that begins with a ClientHello
-//! (`sslnegotiation=direct`, PostgreSQL 17) is served as well, as PostgreSQL does.
+//! See "SSL Session Encryption" in the chapter "Frontend/Backend Protocol" of the
+//! PostgreSQL documentation. As with PostgreSQL, a client may also start with the
+//! ClientHello (`sslnegotiation=direct`, PostgreSQL 17).
 
 use std::io;
 
@@ -22,38 +22,37 @@ const CANCEL_REQUEST: u32 = 80_877_102;
 /// Length and code of a request without a body.
 const REQUEST: usize = 8;
 
-/// Requests of one connection: one for each kind of encryption. More is no client that
-/// PostgreSQL knows.
+/// Maximum requests of a connection: one for each kind of encryption.
 const MAX_REQUESTS: usize = 2;
 
-/// The first byte of a TLS record of the handshake.
+/// First byte of a TLS handshake record.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// What a client's first bytes ask for.
+/// The client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Request {
-    /// TLS, to begin once it was answered.
+    /// TLS, after the answer.
     Ssl,
     /// GSSAPI encryption.
     GssEnc,
-    /// The handshake itself has begun.
+    /// A TLS handshake without a request.
     Direct,
     /// A connection without encryption.
     Startup,
-    /// That a query ends, without encryption. Such a request is never answered.
+    /// Cancellation of a query without encryption. PostgreSQL never answers it.
     Cancel,
-    /// It is another protocol.
+    /// Another protocol.
     Other,
 }
 
-/// `None`: more bytes are needed.
+/// Decodes the first bytes of a request; `None`: more bytes are needed.
 fn request(bytes: &[u8]) -> Option<Request> {
     if bytes.first() == Some(&TLS_HANDSHAKE) {
         return Some(Request::Direct);
     }
     // No message before authentication is longer than 10,000 bytes.
-    let begins = |at: usize, expected: u8| bytes.get(at).is_none_or(|byte| *byte == expected);
-    if !begins(0, 0) || !begins(1, 0) {
+    let starts_with = |at: usize, expected: u8| bytes.get(at).is_none_or(|byte| *byte == expected);
+    if !starts_with(0, 0) || !starts_with(1, 0) {
         return Some(Request::Other);
     }
     let (length, rest) = bytes.split_first_chunk()?;
@@ -69,17 +68,17 @@ fn request(bytes: &[u8]) -> Option<Request> {
     })
 }
 
-/// Answers requests until the client begins with the handshake: not one byte of it is
-/// taken from the socket.
+/// Answers requests until the client starts the TLS handshake. No byte of the handshake is
+/// read from the socket.
 ///
-/// `received` gets what was taken, for a caller that gives up.
+/// `received` gets the bytes of the last request, also when the future is dropped.
 ///
 /// # Errors
-/// If the client does not ask for TLS. What explains this to the client was sent;
-/// leave it time to read that before closing.
+/// If the client does not request TLS. An error message may have been sent: close the
+/// connection gracefully, so that the client can read it.
 ///
 /// # Cancel safety
-/// Close the socket.
+/// Not cancel safe: close the socket.
 pub async fn negotiate(
     socket: &mut TcpStream,
     received: &mut Vec<u8>,
@@ -89,26 +88,26 @@ pub async fn negotiate(
         match next_request(socket, received).await? {
             Request::Direct => return Ok(()),
             Request::Ssl => {
-                nothing_follows(socket)?;
+                reject_pipelined(socket)?;
                 socket.write_all(b"S").await?;
                 return Ok(());
             }
             Request::GssEnc => {
-                nothing_follows(socket)?;
+                reject_pipelined(socket)?;
                 socket.write_all(b"N").await?;
             }
             Request::Startup => {
                 socket.write_all(&error_response()).await?;
                 return Err(StartTlsError::NotTls(
-                    "the PostgreSQL client did not ask for TLS (StartupMessage): it needs \
+                    "the PostgreSQL client did not request TLS (StartupMessage): it needs \
                      sslmode=require or stricter"
                         .to_owned(),
                 ));
             }
             Request::Cancel => {
                 return Err(StartTlsError::NotTls(
-                    "the PostgreSQL client wants to cancel a query (CancelRequest) without TLS: \
-                     clients with libpq 17 or newer use TLS for that"
+                    "query cancellation (CancelRequest) without TLS: PostgreSQL clients need \
+                     libpq 17 or newer to use TLS for it"
                         .to_owned(),
                 ));
             }
@@ -120,12 +119,12 @@ pub async fn negotiate(
         }
     }
     Err(StartTlsError::NotTls(
-        "the client repeats its requests for encryption".to_owned(),
+        "too many encryption requests".to_owned(),
     ))
 }
 
-/// Takes one request from the socket. Of a handshake, and of anything that is longer,
-/// nothing more than its first bytes.
+/// Reads one request from the socket, at most the first bytes of a longer one, and none of a
+/// TLS handshake.
 async fn next_request(
     socket: &mut TcpStream,
     received: &mut Vec<u8>,
@@ -143,7 +142,7 @@ async fn next_request(
         if request == Some(Request::Direct) && before == 0 {
             return Ok(Request::Direct);
         }
-        // They are there: this does not wait.
+        // The bytes were peeked, so this does not wait.
         socket.read_exact(&mut seen[..count]).await?;
         match request {
             Some(request) => return Ok(request),
@@ -153,10 +152,10 @@ async fn next_request(
     }
 }
 
-/// A client waits for the answer to its request. What is there before it was written
-/// may come from somebody between client and balancer, and must not be taken for the
-/// client's, although it came in the same connection: CVE-2021-23222.
-fn nothing_follows(socket: &TcpStream) -> Result<(), StartTlsError> {
+/// Fails if bytes follow a request before it is answered. A client waits for the answer, so
+/// such bytes may have been injected by a man in the middle, and must not be treated as data of
+/// the authenticated client: CVE-2021-23222.
+fn reject_pipelined(socket: &TcpStream) -> Result<(), StartTlsError> {
     match socket.try_read(&mut [0; 1]) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
         Ok(0) => Err(StartTlsError::Closed),
@@ -165,13 +164,12 @@ fn nothing_follows(socket: &TcpStream) -> Result<(), StartTlsError> {
     }
 }
 
-/// What PostgreSQL's clients show to their user.
+/// `ErrorResponse`, which PostgreSQL clients show to the user.
 fn error_response() -> Vec<u8> {
     const FIELDS: [(u8, &str); 5] = [
         (b'S', "FATAL"),
         (b'V', "FATAL"),
-        // invalid_authorization_specification: what PostgreSQL answers to a client
-        // without TLS where it takes only clients with TLS.
+        // invalid_authorization_specification, as PostgreSQL answers if TLS is required.
         (b'C', "28000"),
         (b'M', "this server only accepts TLS connections"),
         (
@@ -201,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_told_apart() {
+    fn requests_are_distinguished() {
         for (bytes, expected) in [
             (message(8, SSL_REQUEST), Request::Ssl),
             (message(8, GSSENC_REQUEST), Request::GssEnc),
@@ -228,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_is_well_formed() {
+    fn error_response_is_well_formed() {
         let response = error_response();
         let length = u32::from_be_bytes(response[1..5].try_into().unwrap());
         assert_eq!(length as usize + 1, response.len());
@@ -237,7 +235,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn more_bytes_never_undo_a_decision(bytes: [u8; REQUEST], cut in 0..REQUEST) {
+        fn further_bytes_do_not_change_a_result(bytes: [u8; REQUEST], cut in 0..REQUEST) {
             let whole = request(&bytes);
             prop_assert!(whole.is_some());
             if let Some(early) = request(&bytes[..cut]) {
