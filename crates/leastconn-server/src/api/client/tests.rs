@@ -30,7 +30,7 @@ async fn connect_errors_suggest_a_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| Client::at_socket(&dir.path().join(name));
     let missing = at("missing").status().await.unwrap_err().to_string();
-    assert!(missing.contains("there is not a socket"), "{missing}");
+    assert!(missing.contains("there is no socket"), "{missing}");
     drop(StdListener::bind(dir.path().join("stale")).unwrap());
     let stale = at("stale").status().await.unwrap_err().to_string();
     assert!(stale.contains("ended without removing it"), "{stale}");
