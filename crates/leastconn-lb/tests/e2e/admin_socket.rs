@@ -150,7 +150,7 @@ async fn unusable_socket_path_fails_the_check() {
     std::fs::write(dir.path().join("leastconn.toml"), site.config()).unwrap();
     let check = program(dir.path(), &["check"]).await;
     assert_eq!(check.code, 2);
-    assert!(check.stderr.contains("107 is the most"), "{check:?}");
+    assert!(check.stderr.contains("the maximum is 107"), "{check:?}");
 
     let site = Site::plain(&[&web]).admin("socket = \"none/lb.sock\"");
     let refused = Balancer::start(BIN, &site.config(), &dir)
