@@ -26,7 +26,7 @@ use super::{
     polled_socket::Polled,
     record::{ControlLimit, EMPTY_IN_A_ROW, MAX_PLAINTEXT, Verdict, Violation, payload_length},
 };
-use crate::{permit::Permit, sessions::Visit};
+use crate::{permit::Permit, sessions::ConnectionSessions};
 use boundary::{Boundary, Step};
 use suites::Request;
 
@@ -43,7 +43,7 @@ const SMALLEST_READ: usize = 4 * 1024;
 
 /// Key updates in a row after which the counter of rustls is reset. rustls refuses the
 /// 33rd; here [`ControlLimit`] limits their rate.
-const FORGIVE_EACH: u32 = 32;
+const RESET_AFTER: u32 = 32;
 
 thread_local! {
     /// The receive buffer of a worker thread: empty between polls.
@@ -51,15 +51,15 @@ thread_local! {
 }
 
 /// A socket whose bytes are passed to the [`Boundary`].
-struct Followed<'a, 'cx> {
+struct TrackedSocket<'a, 'cx> {
     socket: Polled<'a, 'cx>,
     boundary: &'a mut Boundary,
 }
 
-impl Read for Followed<'_, '_> {
+impl Read for TrackedSocket<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.socket.read(buffer)?;
-        self.boundary.pass(&buffer[..count]);
+        self.boundary.skip(&buffer[..count]);
         Ok(count)
     }
 }
@@ -70,7 +70,7 @@ pub(super) struct Buffered {
     session: Box<Connection>,
     /// Ciphertext that rustls was not given yet, because the reader had no room for more
     /// plaintext. Almost always empty.
-    undigested: Vec<u8>,
+    unprocessed: Vec<u8>,
     /// The record boundaries in what rustls was given.
     boundary: Boundary,
     /// An error found after bytes that are returned first.
@@ -94,7 +94,7 @@ impl Buffered {
         Self {
             socket,
             session: Box::new(session),
-            undigested: Vec::new(),
+            unprocessed: Vec::new(),
             boundary: Boundary::default(),
             failed: None,
             control: ControlLimit::new(),
@@ -108,7 +108,7 @@ impl Buffered {
 
     /// Tells the stream that rustls was given `bytes` before.
     pub(super) fn was_given(&mut self, bytes: &[u8]) {
-        self.boundary.pass(bytes);
+        self.boundary.skip(bytes);
     }
 
     /// The negotiated parameters and the peer's certificates.
@@ -126,18 +126,18 @@ impl Buffered {
     }
 
     /// Completes the handshake, each flight in a time slice of `permit`. `early` was
-    /// received already. `visit` learns when the handshake is complete. Returns which side
+    /// received already. `sessions` learns when the handshake is complete. Returns which side
     /// sent the last flight.
     pub(super) async fn handshake(
         &mut self,
         mut early: &[u8],
         permit: &impl Permit,
-        visit: Option<&Visit>,
+        sessions: Option<&ConnectionSessions>,
     ) -> Result<LastFlight, HandshakeError> {
         loop {
-            if let Some(visit) = visit.filter(|_| !self.session.is_handshaking()) {
+            if let Some(sessions) = sessions.filter(|_| !self.session.is_handshaking()) {
                 // Before the client can know that the handshake is complete.
-                visit.over(&self.session);
+                sessions.complete(&self.session);
             }
             let last = if self.session.wants_write() {
                 LastFlight::Sent
@@ -154,7 +154,7 @@ impl Buffered {
                 // rustls refuses it at once if it is not TLS.
                 let before = early;
                 let count = self.session.read_tls(&mut early)?;
-                self.boundary.pass(&before[..count]);
+                self.boundary.skip(&before[..count]);
             } else if permit
                 .wait_for_client(poll_fn(|cx| self.poll_read_tls(cx)))
                 .await??
@@ -163,7 +163,7 @@ impl Buffered {
                 return Err(HandshakeError::Closed);
             }
             let _turn = permit.time_slice().await;
-            poll_fn(|cx| Poll::Ready(self.digest(cx))).await?;
+            poll_fn(|cx| Poll::Ready(self.process(cx))).await?;
         }
     }
 
@@ -177,14 +177,14 @@ impl Buffered {
             ..
         } = self;
         let socket = Polled { socket, cx };
-        match session.read_tls(&mut Followed { socket, boundary }) {
+        match session.read_tls(&mut TrackedSocket { socket, boundary }) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
             read => Poll::Ready(read),
         }
     }
 
     /// Lets rustls process what it was given.
-    fn digest(&mut self, cx: &mut Context<'_>) -> Result<(), HandshakeError> {
+    fn process(&mut self, cx: &mut Context<'_>) -> Result<(), HandshakeError> {
         let Err(error) = self.session.process_new_packets() else {
             return Ok(());
         };
@@ -236,7 +236,7 @@ impl Buffered {
                     while !payload.is_empty() {
                         // rustls takes as much as it has room for, but at least one byte.
                         self.session.read_tls(&mut payload)?;
-                        if let Err(error) = self.digest(cx) {
+                        if let Err(error) = self.process(cx) {
                             return Err(self.explain(error));
                         }
                     }
@@ -282,8 +282,8 @@ impl Buffered {
         }
         self.is_answering = true;
         self.control_in_a_row = self.control_in_a_row.saturating_add(1);
-        if self.is_tls13() && self.control_in_a_row.is_multiple_of(FORGIVE_EACH) {
-            self.request(Request::Forgive)?;
+        if self.is_tls13() && self.control_in_a_row.is_multiple_of(RESET_AFTER) {
+            self.request(Request::ResetKeyUpdates)?;
         }
         Ok(())
     }
@@ -383,11 +383,11 @@ impl Buffered {
                 // Tell rustls that the stream ended. It reports a truncation when it is
                 // asked for plaintext.
                 self.session.read_tls(&mut io::empty())?;
-                self.digest(cx).map_err(HandshakeError::into_io)?;
+                self.process(cx).map_err(HandshakeError::into_io)?;
                 return Poll::Ready(Ok(()));
             }
             let left = self.decrypt(cx, ciphertext.filled(), buffer)?;
-            self.undigested.extend_from_slice(left);
+            self.unprocessed.extend_from_slice(left);
             Poll::Ready(Ok(()))
         })
     }
@@ -437,12 +437,12 @@ impl Buffered {
                 ready!(pause.as_mut().poll(cx));
                 self.pause = None;
             }
-            if self.undigested.is_empty() {
+            if self.unprocessed.is_empty() {
                 ready!(self.poll_receive(cx, buffer))?;
             } else {
-                let undigested = std::mem::take(&mut self.undigested);
-                let left = self.decrypt(cx, &undigested, buffer)?;
-                self.undigested = left.to_vec();
+                let unprocessed = std::mem::take(&mut self.unprocessed);
+                let left = self.decrypt(cx, &unprocessed, buffer)?;
+                self.unprocessed = left.to_vec();
             }
             if self.session.wants_write() {
                 // An answer of the protocol, such as to a key update. If the socket is

@@ -7,8 +7,8 @@
 //! Session resumption is off: rustls does not verify the chain of a resumed session, so a
 //! revoked server would keep its session.
 
-mod alone;
 mod expected;
+mod self_signed;
 
 use std::{
     error::Error,
@@ -28,8 +28,8 @@ use tokio::{
     net::TcpStream,
 };
 
-use alone::Verifier;
 use expected::Expected;
+use self_signed::Verifier;
 
 use super::{
     buffered::Buffered,
@@ -59,15 +59,15 @@ pub fn client_config(tls: &ClientSettings) -> Result<Arc<ClientConfig>, TlsError
     };
     let authorities = verifier(&material.ca, Arc::clone(&material.crls))?;
     // No CRL covers these: they are not CAs.
-    let alone = material.alone.iter();
-    let alone = alone.map(|own| {
+    let self_signed = material.self_signed.iter();
+    let self_signed = self_signed.map(|own| {
         let only = verifier(std::slice::from_ref(own), Arc::default())?;
         Ok((own.clone(), only))
     });
     let verifier = Verifier {
         expected: Expected::of(tls),
         authorities,
-        alone: alone.collect::<Result<_, TlsError>>()?,
+        self_signed: self_signed.collect::<Result<_, TlsError>>()?,
         algorithms,
     };
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -157,13 +157,13 @@ fn failed(error: &rustls::Error) -> io::Error {
 impl ClientStream {
     /// Whether the server may still refuse our certificate: in TLS 1.3 it verifies it after
     /// the handshake is complete for the client.
-    pub fn may_yet_be_refused(&self) -> bool {
+    pub fn may_still_be_refused(&self) -> bool {
         self.0.session().protocol_version() == Some(ProtocolVersion::TLSv1_3)
     }
 }
 
 /// Explains errors of rustls.
-fn worded(error: io::Error) -> io::Error {
+fn explained(error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match (error.kind(), inner) {
         (_, Some(tls)) => failed(tls),
@@ -183,7 +183,7 @@ impl AsyncRead for ClientStream {
     ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().0)
             .poll_read(cx, buffer)
-            .map_err(worded)
+            .map_err(explained)
     }
 }
 

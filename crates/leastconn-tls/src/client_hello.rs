@@ -20,7 +20,7 @@ use crate::{
 };
 
 pub(super) use framing::may_be_record;
-use framing::{Found, MAX_BYTES, Progress};
+use framing::{Found, HelloFraming, MAX_BYTES};
 
 /// A complete ClientHello.
 pub struct Hello {
@@ -87,7 +87,7 @@ const CHUNK: usize = 4 * 1024;
 /// # Cancel safety
 /// Received bytes are lost: close the socket.
 pub async fn read_hello(socket: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<Hello, Box<Failed>> {
-    let mut progress = Progress::default();
+    let mut framing = HelloFraming::default();
     poll_fn(|cx| {
         loop {
             let mut chunk = [0; CHUNK];
@@ -109,10 +109,10 @@ pub async fn read_hello(socket: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<H
             // Never double the capacity: unauthenticated clients hold this buffer.
             bytes.reserve_exact(count);
             bytes.extend_from_slice(&chunk[..count]);
-            let parsed = match progress.follow(bytes) {
+            let parsed = match framing.advance(bytes) {
                 Found::Incomplete => {
                     // Reserve it at once: growing step by step fragments the heap.
-                    bytes.reserve_exact(progress.missing().min(MAX_BYTES - bytes.len()));
+                    bytes.reserve_exact(framing.missing().min(MAX_BYTES - bytes.len()));
                     continue;
                 }
                 Found::Malformed => parse(bytes, bytes.len()),

@@ -63,43 +63,43 @@ thread_local! {
 
 /// A buffer of which a prefix was consumed.
 #[derive(Default)]
-struct Rest {
+struct PartialBuffer {
     bytes: Box<[u8]>,
-    gone: usize,
+    consumed: usize,
 }
 
-impl Rest {
-    fn keep(&mut self, bytes: &[u8]) {
+impl PartialBuffer {
+    fn set(&mut self, bytes: &[u8]) {
         self.bytes = bytes.into();
-        self.gone = 0;
+        self.consumed = 0;
     }
 
     /// Appends to the remaining bytes. Rare: an alert after records that the socket did not
     /// accept.
     fn append(&mut self, bytes: &[u8]) {
-        let mut all = self.left().to_vec();
+        let mut all = self.remaining().to_vec();
         all.extend_from_slice(bytes);
-        self.keep(&all);
+        self.set(&all);
     }
 
-    fn left(&self) -> &[u8] {
-        self.bytes.get(self.gone..).unwrap_or_default()
+    fn remaining(&self) -> &[u8] {
+        self.bytes.get(self.consumed..).unwrap_or_default()
     }
 
     fn is_empty(&self) -> bool {
-        self.gone >= self.bytes.len()
+        self.consumed >= self.bytes.len()
     }
 
     /// Frees the buffer when it is empty, and the consumed half when half is consumed: the
     /// rest may stay for long.
     fn advance(&mut self, count: usize) {
-        self.gone += count;
+        self.consumed += count;
         if self.is_empty() {
             *self = Self::default();
-        } else if self.gone > self.bytes.len() / 2 {
-            let left: Box<[u8]> = self.left().into();
+        } else if self.consumed > self.bytes.len() / 2 {
+            let left: Box<[u8]> = self.remaining().into();
             self.bytes = left;
-            self.gone = 0;
+            self.consumed = 0;
         }
     }
 }
@@ -141,11 +141,11 @@ pub(crate) struct DirectStream<S, K = KernelKeys> {
 struct State<K> {
     records: Records<K>,
     /// Received, not opened: usually the beginning of a record.
-    unopened: Rest,
+    unopened: PartialBuffer,
     /// Opened, not read.
-    unread: Rest,
+    unread: PartialBuffer,
     /// Sealed, not accepted by the socket.
-    unsent: Rest,
+    unsent: PartialBuffer,
     /// `unsent` ends with an answer to the client, which is sent without a write by the
     /// caller.
     is_answering: bool,
@@ -166,9 +166,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
     fn new(socket: S, records: Records<K>, unopened: &[u8]) -> Self {
         let mut state = State {
             records,
-            unopened: Rest::default(),
-            unread: Rest::default(),
-            unsent: Rest::default(),
+            unopened: PartialBuffer::default(),
+            unread: PartialBuffer::default(),
+            unsent: PartialBuffer::default(),
             is_answering: false,
             pause: None,
             ended: false,
@@ -176,7 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
             failed: None,
             closed: false,
         };
-        state.unopened.keep(unopened);
+        state.unopened.set(unopened);
         Self {
             socket,
             state: Box::new(state),
@@ -192,7 +192,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         let Self { socket, state } = self;
         loop {
             while !state.unsent.is_empty() {
-                let left = state.unsent.left();
+                let left = state.unsent.remaining();
                 match ready!(Pin::new(&mut *socket).poll_write(cx, left))? {
                     0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     count => state.unsent.advance(count),
@@ -204,7 +204,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
             }
             let mut small = [0; SMALL];
             let length = state.records.seal_control(&mut small).map_err(into_io)?;
-            state.unsent.keep(&small[..length]);
+            state.unsent.set(&small[..length]);
             state.is_answering = true;
         }
     }
@@ -212,7 +212,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
     /// Ends the connection for a violation, with an alert if the socket accepts it now.
     fn refuse(&mut self, cx: &mut Context<'_>, why: Violation) -> io::Error {
         self.state.broken = true;
-        self.state.unopened = Rest::default();
+        self.state.unopened = PartialBuffer::default();
         if !self.state.closed {
             self.state.closed = true;
             let mut small = [0; SMALL];
@@ -232,7 +232,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let Self { socket, state } = self;
-        let kept = state.unopened.left();
+        let kept = state.unopened.remaining();
         match state.records.length(kept) {
             Ok(Some(length)) if length <= kept.len() => return self.open_kept(cx, scratch, buffer),
             Ok(_) => {}
@@ -251,14 +251,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         let count = ciphertext.filled().len();
         if count == 0 {
             state.broken = true;
-            state.unopened = Rest::default();
+            state.unopened = PartialBuffer::default();
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
         filled += count;
         let received = &scratch.received[..filled];
         match state.open(received, &mut scratch.opened, buffer) {
             Ok(used) => {
-                state.unopened.keep(&received[used..]);
+                state.unopened.set(&received[used..]);
                 Poll::Ready(Ok(()))
             }
             Err(why) => Poll::Ready(Err(self.refuse(cx, why))),
@@ -273,7 +273,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut kept = std::mem::take(&mut self.state.unopened);
-        match self.state.open(kept.left(), &mut scratch.opened, buffer) {
+        match self
+            .state
+            .open(kept.remaining(), &mut scratch.opened, buffer)
+        {
             Ok(used) => {
                 kept.advance(used);
                 self.state.unopened = kept;
@@ -286,7 +289,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
 
 impl<K: Rekey> State<K> {
     fn take_unread(&mut self, buffer: &mut ReadBuf<'_>) {
-        let left = self.unread.left();
+        let left = self.unread.remaining();
         let count = left.len().min(buffer.remaining());
         buffer.put_slice(&left[..count]);
         self.unread.advance(count);
@@ -329,7 +332,7 @@ impl<K: Rekey> State<K> {
                     Content::Data(count) => {
                         let now = count.min(buffer.remaining());
                         buffer.put_slice(&spare[..now]);
-                        self.unread.keep(&spare[now..count]);
+                        self.unread.set(&spare[now..count]);
                     }
                     Content::Nothing => {}
                     Content::Pause(delay) => self.pause(delay),
@@ -430,7 +433,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> AsyncWrite for DirectStream<S,
                     Poll::Pending => break,
                 }
             }
-            state.unsent.keep(&scratch.sealed[taken..length]);
+            state.unsent.set(&scratch.sealed[taken..length]);
             Poll::Ready(Ok(bytes.len()))
         })
     }
@@ -454,7 +457,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, K: Rekey> DirectStream<S, K> {
             ready!(self.poll_send(cx))?;
             let mut small = [0; SMALL];
             let length = self.state.records.end(&mut small).map_err(into_io)?;
-            self.state.unsent.keep(&small[..length]);
+            self.state.unsent.set(&small[..length]);
             self.state.closed = true;
         }
         Poll::Ready(Ok(()))
@@ -479,7 +482,7 @@ impl<S: leastconn::net::Stream, K: Rekey> leastconn::net::Stream for DirectStrea
         let Self { socket, state } = &mut *this;
         if let Some(socket) = socket.as_tcp() {
             let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
-            let send = || Ok(rustix::net::send(socket, state.unsent.left(), flags)?);
+            let send = || Ok(rustix::net::send(socket, state.unsent.remaining(), flags)?);
             if let Ok(count) = socket.try_io(Interest::WRITABLE, send) {
                 state.unsent.advance(count);
             }

@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn well_known_protocols_are_recognised() {
+    fn known_protocols_are_recognized() {
         for (bytes, expected) in [
             (&b"\0\0\0\x08\x04\xd2\x16\x2f"[..], &POSTGRES_SSL),
             (b"\0\0\0\x08\x04\xd2\x16\x30", &POSTGRES_GSS),
@@ -269,7 +269,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_panics_or_is_long(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn texts_are_bounded(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let text = ForeignProtocol::of(&bytes).to_string();
             prop_assert!(text.len() < 256);
             prop_assert!(!text.chars().any(char::is_control));

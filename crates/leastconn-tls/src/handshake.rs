@@ -15,10 +15,10 @@ use crate::{
     permit::Permit,
     polled_socket::Polled,
     rejected,
-    server::{Server, Terms},
+    server::{ConnectionConfig, Server},
     settings::RecordLayer,
     stream::TlsStream,
-    unbuffered::{Done, shake_hands},
+    unbuffered::{Handshaken, handshake_for_direct},
 };
 
 /// Completes the handshake after the ClientHello, each step in a time slice of `permit`.
@@ -46,15 +46,15 @@ async fn finish(
     server: &Server,
     permit: &impl Permit,
 ) -> Result<TlsStream, (Box<Failed>, TcpStream)> {
-    let terms = server.terms(&hello);
+    let config = server.config(&hello);
     if server.records == RecordLayer::Direct {
         // Free it: handshakes may take long.
         drop(hello.accepted);
-        return direct(socket, hello.bytes, terms, permit).await;
+        return direct(socket, hello.bytes, config, permit).await;
     }
     // Signs the answer to the ClientHello.
     let turn = permit.time_slice().await;
-    let session = hello.accepted.into_connection(terms.config);
+    let session = hello.accepted.into_connection(config.config);
     drop(turn);
     let session: ServerConnection = match session {
         Ok(session) => session,
@@ -76,7 +76,7 @@ async fn finish(
     let mut stream = Buffered::new(socket, session);
     let (given, early) = hello.bytes.split_at(hello.length);
     stream.was_given(given);
-    let handshake = stream.handshake(early, permit, terms.visit.as_deref());
+    let handshake = stream.handshake(early, permit, config.sessions.as_deref());
     match handshake.await {
         Ok(last) => {
             if last == LastFlight::Received {
@@ -99,11 +99,11 @@ async fn finish(
 async fn direct(
     mut socket: TcpStream,
     received: Vec<u8>,
-    terms: Terms,
+    config: ConnectionConfig,
     permit: &impl Permit,
 ) -> Result<TlsStream, (Box<Failed>, TcpStream)> {
-    let done = Box::pin(shake_hands(&mut socket, received, terms, permit)).await;
-    let Done {
+    let done = Box::pin(handshake_for_direct(&mut socket, received, config, permit)).await;
+    let Handshaken {
         secrets,
         negotiated,
         unopened,

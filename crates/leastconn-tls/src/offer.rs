@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_and_the_extended_master_secret_are_read() {
+    fn versions_and_extended_master_secret_are_parsed() {
         use rustls::version::{TLS12, TLS13};
         for (versions, names) in [
             (&[&TLS13, &TLS12][..], &["1.3", "1.2"][..]),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn offered_protocols_are_read_and_bounded() {
+    fn offered_protocols_are_parsed_and_bounded() {
         let mut config =
             ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
                 .with_safe_default_protocol_versions()
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_client_is_understood() {
+    fn tls10_hello_is_parsed() {
         // TLS 1.0: a random, no session, one suite, no compression, no extensions.
         let body = [&[3, 1][..], &[7; 32], &[0, 0, 2, 0, 0x2f, 1, 0]].concat();
         let length = u8::try_from(body.len()).unwrap();
@@ -238,7 +238,7 @@ mod tests {
         }
 
         #[test]
-        fn a_damaged_hello_is_none_or_another(at in 0_usize..2000, to: u8, cut in 0_usize..2000) {
+        fn damaged_hello_does_not_panic(at in 0_usize..2000, to: u8, cut in 0_usize..2000) {
             let mut bytes = hello(rustls::ALL_VERSIONS);
             let at = at % bytes.len();
             bytes[at] = to;

@@ -11,7 +11,7 @@ use rustls::{
 use crate::{
     client_hello::Hello,
     provider::{provider, versions},
-    sessions::{Sessions, Visit},
+    sessions::{ConnectionSessions, Sessions},
     settings::{RecordLayer, ServerSettings},
     tls_error::TlsError,
     trust::Trust,
@@ -47,36 +47,36 @@ impl From<Arc<ServerConfig>> for Server {
 
 impl Server {
     /// The configuration for one connection.
-    pub(super) fn terms(&self, hello: &Hello) -> Terms {
+    pub(super) fn config(&self, hello: &Hello) -> ConnectionConfig {
         let config = hello
             .preferred_group(self.by_group.iter().map(|(group, _)| *group))
             .and_then(|group| self.by_group.iter().find(|(known, _)| *known == group))
             .map_or(&self.config, |(_, config)| config);
         match &self.sessions {
             Some(sessions) if hello.may_resume() => {
-                let (config, visit) = sessions.visit(config);
-                Terms {
+                let (config, sessions) = sessions.for_connection(config);
+                ConnectionConfig {
                     config: Arc::new(config),
-                    visit: Some(visit),
+                    sessions: Some(sessions),
                 }
             }
-            _ => Terms::from(Arc::clone(config)),
+            _ => ConnectionConfig::from(Arc::clone(config)),
         }
     }
 }
 
 /// The configuration of one connection.
-pub(super) struct Terms {
+pub(super) struct ConnectionConfig {
     pub(super) config: Arc<ServerConfig>,
     /// Called when the handshake is complete.
-    pub(super) visit: Option<Arc<Visit>>,
+    pub(super) sessions: Option<Arc<ConnectionSessions>>,
 }
 
-impl From<Arc<ServerConfig>> for Terms {
+impl From<Arc<ServerConfig>> for ConnectionConfig {
     fn from(config: Arc<ServerConfig>) -> Self {
         Self {
             config,
-            visit: None,
+            sessions: None,
         }
     }
 }

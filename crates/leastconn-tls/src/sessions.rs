@@ -43,7 +43,7 @@ type Key = [u8; 32];
 /// The result of the full handshake that created a session.
 struct Proof {
     /// When that handshake started.
-    born: Instant,
+    started: Instant,
     /// The client's chain; empty if no certificate was requested.
     chain: Vec<CertificateDer<'static>>,
 }
@@ -78,14 +78,14 @@ impl Session {
 }
 
 #[derive(Default)]
-struct Kept {
+struct SessionTable {
     sessions: HashMap<Key, Session>,
     /// In order of creation. Sessions that were resumed stay in the queue.
     order: VecDeque<(Key, Instant)>,
     bytes: usize,
 }
 
-impl Kept {
+impl SessionTable {
     fn remove(&mut self, key: &Key) -> Option<Session> {
         let session = self.sessions.remove(key)?;
         self.bytes -= session.size();
@@ -97,12 +97,12 @@ impl Kept {
         self.bytes += session.size();
         self.sessions.insert(key, session);
         self.order.push_back((key, now));
-        while let Some((oldest, came)) = self.order.front().copied() {
-            let full = self.order.len() > CAPACITY || self.bytes > CAPACITY_BYTES;
-            let gone = !self.sessions.contains_key(&oldest)
+        while let Some((oldest, inserted)) = self.order.front().copied() {
+            let is_full = self.order.len() > CAPACITY || self.bytes > CAPACITY_BYTES;
+            let is_expired = !self.sessions.contains_key(&oldest)
                 // The entry's age is a lower bound for that of the session.
-                || now.saturating_duration_since(came) >= lifetime;
-            if !full && !gone {
+                || now.saturating_duration_since(inserted) >= lifetime;
+            if !is_full && !is_expired {
                 break;
             }
             self.order.pop_front();
@@ -116,7 +116,7 @@ pub(super) struct Sessions {
     verifier: Option<Arc<CachingVerifier>>,
     lifetime: Duration,
     clock: fn() -> Now,
-    kept: Mutex<Kept>,
+    table: Mutex<SessionTable>,
 }
 
 /// Without secrets.
@@ -136,12 +136,12 @@ impl Sessions {
             verifier,
             lifetime,
             clock: Now::read,
-            kept: Mutex::default(),
+            table: Mutex::default(),
         }
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock()
+    fn table(&self) -> MutexGuard<'_, SessionTable> {
+        self.table.lock()
     }
 
     /// Returns the session if it may be resumed now, and removes it if `once`.
@@ -149,17 +149,17 @@ impl Sessions {
         let key: Key = key.try_into().ok()?;
         let now = (self.clock)();
         let (value, proof) = {
-            let mut kept = self.kept();
+            let mut table = self.table();
             if once {
-                let session = kept.remove(&key)?;
+                let session = table.remove(&key)?;
                 (session.value, session.proof)
             } else {
-                let session = kept.sessions.get(&key)?;
+                let session = table.sessions.get(&key)?;
                 (session.value.clone(), Arc::clone(&session.proof))
             }
         };
         // Without the lock: verifying may take some time.
-        let young = now.instant.saturating_duration_since(proof.born) < self.lifetime;
+        let young = now.instant.saturating_duration_since(proof.started) < self.lifetime;
         (young && self.is_good(&proof.chain, now.time)).then_some((value, proof))
     }
 
@@ -172,24 +172,27 @@ impl Sessions {
 
     /// A copy of `config` for one connection, with a session storage that records what this
     /// connection resumes.
-    pub(super) fn visit(self: &Arc<Self>, config: &ServerConfig) -> (ServerConfig, Arc<Visit>) {
-        let visit = Arc::new(Visit {
+    pub(super) fn for_connection(
+        self: &Arc<Self>,
+        config: &ServerConfig,
+    ) -> (ServerConfig, Arc<ConnectionSessions>) {
+        let sessions = Arc::new(ConnectionSessions {
             sessions: Arc::clone(self),
-            began: (self.clock)().instant,
+            started: (self.clock)().instant,
             state: Mutex::default(),
         });
         let mut config = config.clone();
-        config.session_storage = Arc::clone(&visit) as Arc<dyn StoresServerSessions>;
+        config.session_storage = Arc::clone(&sessions) as Arc<dyn StoresServerSessions>;
         config.send_tls13_tickets = TICKETS;
         config.max_tls13_tickets = TICKETS;
-        (config, visit)
+        (config, sessions)
     }
 }
 
 /// The session storage of one connection.
-pub(super) struct Visit {
+pub(super) struct ConnectionSessions {
     sessions: Arc<Sessions>,
-    began: Instant,
+    started: Instant,
     state: Mutex<State>,
 }
 
@@ -199,16 +202,16 @@ struct State {
     /// is.
     found: Option<Arc<Proof>>,
     /// New sessions, which cannot be resumed before the handshake is complete.
-    made: Vec<(Key, Vec<u8>)>,
+    created: Vec<(Key, Vec<u8>)>,
 }
 
-impl fmt::Debug for Visit {
+impl fmt::Debug for ConnectionSessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Visit").finish_non_exhaustive()
+        f.debug_struct("ConnectionSessions").finish_non_exhaustive()
     }
 }
 
-impl Visit {
+impl ConnectionSessions {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
@@ -221,16 +224,16 @@ impl Visit {
 
     /// Completes the handshake: from now on the new sessions can be resumed. They keep the
     /// age of the session that was resumed.
-    pub(super) fn over(&self, session: &CommonState) {
+    pub(super) fn complete(&self, session: &CommonState) {
         let mut state = self.state();
-        let made = std::mem::take(&mut state.made);
-        if made.is_empty() {
+        let created = std::mem::take(&mut state.created);
+        if created.is_empty() {
             return;
         }
         let proof = match session.handshake_kind() {
             Some(HandshakeKind::Resumed) => state.found.take(),
             _ => Some(Arc::new(Proof {
-                born: self.began,
+                started: self.started,
                 chain: session
                     .peer_certificates()
                     .unwrap_or_default()
@@ -242,20 +245,20 @@ impl Visit {
         drop(state);
         let Some(proof) = proof else { return };
         let now = (self.sessions.clock)().instant;
-        let mut kept = self.sessions.kept();
-        for (key, value) in made {
+        let mut table = self.sessions.table();
+        for (key, value) in created {
             let proof = Arc::clone(&proof);
-            kept.insert(key, Session { value, proof }, now, self.sessions.lifetime);
+            table.insert(key, Session { value, proof }, now, self.sessions.lifetime);
         }
     }
 }
 
-impl StoresServerSessions for Visit {
+impl StoresServerSessions for ConnectionSessions {
     fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
         let Ok(key) = Key::try_from(key) else {
             return false;
         };
-        self.state().made.push((key, value));
+        self.state().created.push((key, value));
         true
     }
 

@@ -100,7 +100,7 @@ pub struct ClientMaterial {
     pub ca: Vec<CertificateDer<'static>>,
     /// Self-signed server certificates that are not authorities: each is accepted from
     /// the server that presents it, and nothing signed with its key is.
-    pub alone: Vec<CertificateDer<'static>>,
+    pub self_signed: Vec<CertificateDer<'static>>,
     /// The CRLs in force, each signed by one of `ca`.
     pub crls: Arc<CrlStore>,
     /// The certificate for servers that ask for one; `None`: none is sent.

@@ -35,12 +35,12 @@ use super::{
     negotiated::{Negotiated, to_owned},
     permit::Permit,
     record::{HEADER, MAX_PLAINTEXT},
-    server::Terms,
+    server::ConnectionConfig,
 };
 
 /// Maximum number of received bytes that rustls has not consumed: the largest handshake
 /// message that rustls accepts, with the record headers.
-const ENOUGH: usize = 128 * 1024;
+const MAX_PENDING: usize = 128 * 1024;
 
 /// Maximum payload of a record in any version, in bytes.
 const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 2048;
@@ -49,7 +49,7 @@ const MAX_CIPHERTEXT: usize = MAX_PLAINTEXT + 2048;
 const CHUNK: usize = 4 * 1024;
 
 /// The result of a handshake.
-pub(super) struct Done {
+pub(super) struct Handshaken {
     pub(super) secrets: KernelSecrets,
     pub(super) negotiated: Negotiated,
     /// Received after the handshake.
@@ -57,15 +57,15 @@ pub(super) struct Done {
     pub(super) last: LastFlight,
 }
 
-pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
+pub(super) async fn handshake_for_direct<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     received: Vec<u8>,
-    terms: Terms,
+    config: ConnectionConfig,
     permit: &impl Permit,
-) -> Result<Done, Box<Failed>> {
-    let (session, unopened, last) = handshake(socket, received, terms, permit).await?;
+) -> Result<Handshaken, Box<Failed>> {
+    let (session, unopened, last) = run(socket, received, config, permit).await?;
     let (secrets, negotiated) = finish(session)?;
-    Ok(Done {
+    Ok(Handshaken {
         secrets,
         negotiated,
         unopened,
@@ -81,13 +81,13 @@ enum Progress {
 
 /// Returns the session, what was received after the handshake, and who sent the last
 /// flight.
-async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     socket: &mut S,
     mut received: Vec<u8>,
-    terms: Terms,
+    config: ConnectionConfig,
     permit: &impl Permit,
 ) -> Result<(UnbufferedServerConnection, Vec<u8>, LastFlight), Box<Failed>> {
-    let mut session = UnbufferedServerConnection::new(terms.config)?;
+    let mut session = UnbufferedServerConnection::new(config.config)?;
     let mut answer = Vec::new();
     // At most this much can follow the last record of the handshake, which must fit into
     // the buffer of the stream.
@@ -110,9 +110,9 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
                 return Err(failed);
             }
         };
-        if let (Progress::Done, Some(visit)) = (&progress, &terms.visit) {
+        if let (Progress::Done, Some(sessions)) = (&progress, &config.sessions) {
             // Before the client can know that the handshake is complete.
-            visit.over(&session);
+            sessions.complete(&session);
         }
         let last = if answer.is_empty() {
             LastFlight::Received
@@ -127,7 +127,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         if is_next_complete(&received, given) {
             continue;
         }
-        if received.len() > ENOUGH {
+        if received.len() > MAX_PENDING {
             return Err(Error::General("too long a handshake message".into()).into());
         }
         let count = permit.wait_for_client(socket.read(&mut chunk)).await??;

@@ -34,7 +34,7 @@ fn trusted(pki: &Pki, text: &str) -> (Vec<CertificateDer<'static>>, Vec<Certific
         (Some(tls), _) => (tls.settings.material.client_ca.clone(), Vec::new()),
         (_, Some(tls)) => (
             tls.settings.material.ca.clone(),
-            tls.settings.material.alone.clone(),
+            tls.settings.material.self_signed.clone(),
         ),
         _ => panic!("no TLS"),
     }

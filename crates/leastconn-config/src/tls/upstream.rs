@@ -96,7 +96,7 @@ pub(crate) fn load(
             alpn,
             material: Arc::new(ClientMaterial {
                 ca: authorities.unwrap_or_default(),
-                alone,
+                self_signed: alone,
                 crls: Arc::new(crls),
                 own,
             }),
@@ -107,8 +107,10 @@ pub(crate) fn load(
     if raw.value.server_name.is_none() && raw.value.uri.is_none() && raw.value.pin.is_none() {
         check_server_names(&mut loader, &tls.settings, servers, raw);
     }
-    let ClientMaterial { ca, alone, .. } = &*tls.settings.material;
-    let trusts = !ca.is_empty() || !alone.is_empty() || !tls.settings.needs_authority;
+    let ClientMaterial {
+        ca, self_signed, ..
+    } = &*tls.settings.material;
+    let trusts = !ca.is_empty() || !self_signed.is_empty() || !tls.settings.needs_authority;
     (loader.problems.errors() == errors && trusts).then_some(tls)
 }
 

@@ -59,7 +59,7 @@ impl TlsStream {
     /// certificate, which it may do only after the handshake. A server that sends nothing in
     /// time has accepted it.
     pub(super) async fn check_rejection(&mut self, limit: Duration) -> io::Result<()> {
-        if !self.stream.may_yet_be_refused() {
+        if !self.stream.may_still_be_refused() {
             return Ok(());
         }
         let response = timeout(limit, async {

@@ -45,7 +45,7 @@ impl Boundary {
     }
 
     /// Advances over all `bytes`, which rustls reads by itself.
-    pub(super) fn pass(&mut self, mut bytes: &[u8]) {
+    pub(super) fn skip(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (Step::Incomplete(count) | Step::Header(count) | Step::Payload(count, _)) =
                 self.advance(bytes);
@@ -81,7 +81,7 @@ mod tests {
     proptest! {
         /// Boundaries do not depend on how the bytes are split.
         #[test]
-        fn records_end_where_they_end(
+        fn boundaries_do_not_depend_on_splits(
             lengths in proptest::collection::vec(1..300_usize, 0..10),
             pieces in proptest::collection::vec(1..200_usize, 1..20),
         ) {

@@ -40,7 +40,7 @@ pub(super) const UNEXPECTED: Error =
 pub(super) enum Request {
     /// Decrypt to an empty record, after which rustls counts key updates from zero. Without
     /// effect within a handshake message.
-    Forgive = 0,
+    ResetKeyUpdates = 0,
     UnexpectedMessage = 1,
     RecordOverflow = 2,
     BadRecordMac = 3,
@@ -59,7 +59,7 @@ impl Request {
         [content::DATA, 3, 3, 0, 1, self as u8]
     }
 
-    /// The error for a request; `None` for [`Self::Forgive`].
+    /// The error for a request; `None` for [`Self::ResetKeyUpdates`].
     fn error(code: u8) -> Option<Error> {
         match code {
             0 => None,

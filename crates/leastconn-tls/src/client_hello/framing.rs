@@ -26,7 +26,7 @@ pub(super) enum Found {
 
 /// The state of parsing records and the message in them.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct HelloFraming {
     /// Number of bytes parsed.
     at: usize,
     record: [u8; HEADER],
@@ -37,7 +37,7 @@ pub(super) struct Progress {
     message_left: usize,
 }
 
-impl Progress {
+impl HelloFraming {
     /// Minimum number of missing bytes, if they come in the largest records.
     pub(super) fn missing(&self) -> usize {
         let records = self
@@ -48,7 +48,7 @@ impl Progress {
     }
 
     /// Parses the new bytes in `bytes`, which holds everything received.
-    pub(super) fn follow(&mut self, bytes: &[u8]) -> Found {
+    pub(super) fn advance(&mut self, bytes: &[u8]) -> Found {
         while let Some(&byte) = bytes.get(self.at) {
             if self.record_left == 0 {
                 self.at += 1;
@@ -130,22 +130,22 @@ mod tests {
             &[22, 3, 1, 0, 4, 1, 1, 0, 0],
             &[22, 3, 1, 0, 4, 1, 0, 0xff, 0xff],
         ] {
-            assert_eq!(Progress::default().follow(bytes), Found::Malformed);
+            assert_eq!(HelloFraming::default().advance(bytes), Found::Malformed);
         }
     }
 
     #[test]
-    fn bytes_behind_the_message_are_noticed() {
+    fn bytes_after_the_message_are_detected() {
         let mut bytes = hello(100, 1000);
         let length = bytes.len();
         bytes.extend([22, 3, 3]);
         assert_eq!(
-            Progress::default().follow(&bytes),
+            HelloFraming::default().advance(&bytes),
             Found::Complete(length, true)
         );
         bytes[4] += 1;
         assert_eq!(
-            Progress::default().follow(&bytes),
+            HelloFraming::default().advance(&bytes),
             Found::Complete(length, false)
         );
         assert!(may_be_record(&[]) && may_be_record(&[20]) && may_be_record(&[23, 3]));
@@ -153,16 +153,16 @@ mod tests {
     }
 
     #[test]
-    fn longest_message_fits_and_no_more_is_kept() {
+    fn longest_message_fits_and_memory_is_bounded() {
         let bytes = hello(MAX_MESSAGE, 1 << 14);
         assert!(bytes.len() < MAX_BYTES);
         assert_eq!(
-            Progress::default().follow(&bytes),
+            HelloFraming::default().advance(&bytes),
             Found::Complete(bytes.len(), true)
         );
         let tiny = hello(MAX_MESSAGE, 1);
         assert_eq!(
-            Progress::default().follow(&tiny[..MAX_BYTES]),
+            HelloFraming::default().advance(&tiny[..MAX_BYTES]),
             Found::Malformed
         );
     }
@@ -172,11 +172,11 @@ mod tests {
         #[test]
         fn end_is_found(length in 1..5000_usize, fragment in 1..3000_usize, piece in 1..3000_usize) {
             let bytes = hello(length, fragment);
-            let mut progress = Progress::default();
+            let mut framing = HelloFraming::default();
             let mut end = 0;
             loop {
                 end = bytes.len().min(end + piece);
-                match progress.follow(&bytes[..end]) {
+                match framing.advance(&bytes[..end]) {
                     Found::Incomplete => prop_assert!(end < bytes.len()),
                     found => {
                         prop_assert_eq!(found, Found::Complete(bytes.len(), true));

@@ -1,4 +1,4 @@
-//! Any sequence of what two sides may do, with rustls as the client.
+//! Arbitrary sequences of operations of both sides, with rustls as the client.
 
 use std::{
     io::{Read, Write},
@@ -22,32 +22,31 @@ use crate::{
         content,
         drive::{limited, pair},
     },
-    unbuffered::shake_hands,
+    unbuffered::handshake_for_direct,
 };
 
-/// What one side does, or the wire between them.
+/// An operation of one side, or of the wire between them.
 #[derive(Clone, Debug)]
 enum Op {
     ClientWrites(usize),
     ServerWrites(usize),
-    /// The client changes its keys, and asks for the server's to be changed.
+    /// The client updates its keys and requests an update of the server's.
     ClientUpdates,
-    /// So much of what the client sent arrives.
+    /// This many bytes from the client arrive.
     Arrives(usize),
-    /// The server reads once, with so much room.
+    /// The server reads once into a buffer of this size.
     ServerReads(usize),
-    /// So much of what the server sends goes out.
+    /// This many bytes from the server arrive.
     Leaves(usize),
-    /// The client reads what has come.
     ClientReads,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {
     CloseNotify,
-    /// TCP ends, TLS does not.
+    /// FIN without `close_notify`.
     Truncated,
-    /// In the middle of a record.
+    /// FIN within a record.
     Cut,
 }
 
@@ -68,7 +67,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     )
 }
 
-/// Certificates take time to make.
+/// Certificates, which take time to generate.
 struct Setup {
     roots: RootCertStore,
     ecdsa: leastconn_testkit::Cert,
@@ -114,14 +113,14 @@ fn configs(
     (Arc::new(server), Arc::new(client))
 }
 
-/// Both sides, and what was said so far.
+/// Both sides and the bytes exchanged so far.
 struct Talk {
     wire: Socket,
     server: DirectStream<Socket>,
     client: ClientConnection,
     client_wrote: usize,
     server_read: Vec<u8>,
-    /// Handed to the server's stream so far, of what it is to write.
+    /// Number of bytes that the server's stream has accepted.
     server_wrote: usize,
     to_write: usize,
     client_read: Vec<u8>,
@@ -137,7 +136,12 @@ impl Talk {
         client.set_buffer_limit(None);
         let mut socket = wire.clone();
         let place = Unscheduled;
-        let mut handshake = Box::pin(shake_hands(&mut socket, Vec::new(), server.into(), &place));
+        let mut handshake = Box::pin(handshake_for_direct(
+            &mut socket,
+            Vec::new(),
+            server.into(),
+            &place,
+        ));
         let done = loop {
             let mut sent = Vec::new();
             while client.wants_write() {
@@ -178,7 +182,7 @@ impl Talk {
             to_write: 0,
             client_read: Vec::new(),
         };
-        // The end of the handshake, in TLS 1.2.
+        // Completes the handshake in TLS 1.2.
         talk.client_reads();
         talk
     }
@@ -236,7 +240,7 @@ impl Talk {
                 self.server_writes();
             }
             Op::ClientUpdates => {
-                // Not in TLS 1.2.
+                // Fails in TLS 1.2.
                 let _ = self.client.refresh_traffic_keys();
                 self.client_sends();
             }
@@ -254,7 +258,7 @@ impl Talk {
         }
     }
 
-    /// Lets everything through, and both sides end.
+    /// Delivers everything, then ends both sides.
     fn settle(mut self, end: End, room: usize) {
         {
             let mut wire = self.wire.0.borrow_mut();
@@ -289,7 +293,7 @@ impl Talk {
             End::Truncated | End::Cut => Some(io::ErrorKind::UnexpectedEof),
         };
         assert_eq!(told, expected);
-        // Again the same, and the other direction is open still.
+        // The end is reported again, and the other direction stays open.
         let again = match self.server_reads(room) {
             Poll::Ready(again) => again.map_err(|error| error.kind()),
             Poll::Pending => panic!("no longer at the end"),
@@ -302,7 +306,7 @@ impl Talk {
         assert!(self.wire.0.borrow().shut);
         self.client_reads();
         assert!(self.client_read == pattern(0, self.to_write));
-        // The client saw the orderly end.
+        // The client received `close_notify`.
         assert_eq!(self.client.reader().read(&mut [0]).unwrap(), 0);
         let state = &self.server.state;
         assert!(state.unopened.is_empty() && state.unread.is_empty() && state.unsent.is_empty());
@@ -310,7 +314,7 @@ impl Talk {
 }
 
 #[test]
-fn a_key_that_may_seal_no_more_ends_sending_without_close_notify() {
+fn exhausted_key_ends_sending_without_close_notify() {
     let (mut client, records) = pair(false, false).unwrap();
     let wire = Socket::default();
     wire.0.borrow_mut().writable = usize::MAX / 2;
@@ -324,7 +328,7 @@ fn a_key_that_may_seal_no_more_ends_sending_without_close_notify() {
     }
     let shut = Pin::new(&mut stream).poll_shutdown(&mut context());
     assert!(matches!(shut, Poll::Ready(Ok(()))));
-    // TCP ends, TLS does not: something is missing, and the client must know.
+    // FIN without `close_notify`: the client must learn that data is missing.
     assert!(wire.0.borrow().shut);
     let seen = client.back(&wire.0.borrow().outbound).unwrap();
     assert_eq!(seen, vec![(content::DATA, b"some".to_vec()); 2]);
@@ -333,10 +337,10 @@ fn a_key_that_may_seal_no_more_ends_sending_without_close_notify() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever two sides do and however the wire cuts it: the same bytes come
-    /// out, the end is told as it was, and nothing is kept after it.
+    /// Whatever both sides do and however the wire splits it, the same bytes arrive, the
+    /// end is reported correctly, and nothing stays in memory.
     #[test]
-    fn bytes_and_ends_arrive_as_they_were_sent(
+    fn bytes_and_end_of_stream_arrive(
         suite in prop::sample::select(aws_lc_rs::ALL_CIPHER_SUITES),
         fragment in prop_oneof![
             Just(None), (32..200_usize).prop_map(Some), (32..16_389_usize).prop_map(Some),
@@ -353,14 +357,15 @@ proptest! {
         talk.settle(end, room);
     }
 
-    /// The fuzz target's property.
+    /// The property of the fuzz target.
     #[test]
-    fn a_client_that_does_anything(
+    fn arbitrary_client_behaviour(
         setting: u8,
         ops in prop::collection::vec(
             prop_oneof![
                 8 => (any::<u8>(), any::<u8>()).prop_map(|(op, size)| {
-                    // Of what takes a body, only what a property cannot come by.
+                    // For operations with a body, use only those that random bytes can
+                    // encode.
                     vec![if (1..3).contains(&(op & 7)) { op & 0xf8 } else { op }, size]
                 }),
                 1 => prop::collection::vec(any::<u8>(), 0..10),

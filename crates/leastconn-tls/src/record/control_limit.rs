@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn small_answers_do_not_pay_for_a_flood() {
+    fn small_answers_give_no_credit() {
         let now = leastconn::net::now();
         let mut limit = ControlLimit::new();
         let mut free = 0;

@@ -40,13 +40,13 @@ fn every_flipped_bit_is_an_error() {
             forged[bit / 8] ^= 1 << (bit % 8);
             assert!(peer.give(&forged).is_err(), "bit {bit}");
         }
-        // None of it has moved the sequence number.
+        // The sequence number did not change.
         assert!(peer.give(&record).is_ok());
     }
 }
 
 #[test]
-fn a_record_is_opened_once_in_order_and_whole() {
+fn records_are_opened_once_and_in_order() {
     for mut peer in peers() {
         let first = peer.client.seal(content::DATA, b"first").unwrap();
         let second = peer.client.seal(content::DATA, b"second").unwrap();
@@ -61,7 +61,7 @@ fn a_record_is_opened_once_in_order_and_whole() {
 }
 
 #[test]
-fn sizes_are_limited_to_what_the_protocol_allows() {
+fn record_sizes_are_limited() {
     for mut peer in peers() {
         let most = vec![1; MAX_PLAINTEXT];
         assert_eq!(
@@ -99,9 +99,9 @@ fn sizes_are_limited_to_what_the_protocol_allows() {
 }
 
 #[test]
-fn padding_is_taken_off_and_padding_alone_refused() {
+fn padding_is_removed_and_padding_alone_refused() {
     let mut peer = peer13();
-    // With type 0 what is sealed ends in a zero: padding.
+    // With type 0, the sealed plaintext ends with zeros, which is padding.
     let record = peer
         .client
         .seal(0, &[b'a', b'b', content::DATA, 0, 0, 0])
@@ -112,7 +112,7 @@ fn padding_is_taken_off_and_padding_alone_refused() {
 }
 
 #[test]
-fn a_plain_record_after_the_handshake_is_refused() {
+fn unencrypted_record_after_handshake_is_refused() {
     for plain in [
         [20, 3, 3, 0, 1, 1].as_slice(),
         &[21, 3, 3, 0, 2, 1, 0],
@@ -125,7 +125,7 @@ fn a_plain_record_after_the_handshake_is_refused() {
 }
 
 #[test]
-fn a_key_update_is_followed_and_answered_once() {
+fn key_update_is_processed_and_answered_once() {
     let mut peer = peer13();
     for _ in 0..3 {
         assert_eq!(
@@ -161,7 +161,7 @@ fn a_key_update_is_followed_and_answered_once() {
 }
 
 #[test]
-fn a_key_update_may_come_in_pieces_with_nothing_between_or_behind() {
+fn fragmented_key_update_is_accepted_alone_only() {
     let mut peer = peer13();
     for byte in UPDATE {
         assert_eq!(
@@ -192,7 +192,7 @@ fn a_key_update_may_come_in_pieces_with_nothing_between_or_behind() {
         (&[KEY_UPDATE, 0, 0, 2, 0], Violation::MalformedKeyUpdate),
         (&[KEY_UPDATE, 0, 0, 0], Violation::MalformedKeyUpdate),
         (&[CLIENT_HELLO, 0, 0, 0], Violation::Unexpected),
-        // A new session ticket, which only servers send.
+        // A session ticket, which only servers send.
         (&[4, 0, 0, 1, 0], Violation::Unexpected),
     ];
     for (message, violation) in refused {
@@ -206,7 +206,7 @@ fn a_key_update_may_come_in_pieces_with_nothing_between_or_behind() {
 }
 
 #[test]
-fn floods_end_whatever_is_between_them() {
+fn control_record_floods_end_the_connection() {
     let mut peer = peer13();
     let mut followed = 0;
     let ended = loop {
@@ -229,7 +229,7 @@ fn floods_end_whatever_is_between_them() {
 }
 
 #[test]
-fn alerts_mean_what_they_mean_in_their_version() {
+fn alerts_depend_on_the_version() {
     for mut peer in peers() {
         let tls13 = peer.records.is_tls13();
         assert_eq!(
@@ -263,7 +263,7 @@ fn alerts_mean_what_they_mean_in_their_version() {
 }
 
 #[test]
-fn renegotiation_is_refused_politely_once() {
+fn renegotiation_is_refused_once() {
     let mut peer = Peer::new(false, false).unwrap();
     let hello = [CLIENT_HELLO, 0, 0, 2, 3, 3];
     assert_eq!(
@@ -282,7 +282,7 @@ fn renegotiation_is_refused_politely_once() {
 }
 
 #[test]
-fn no_key_seals_more_than_it_may() {
+fn key_limits_are_enforced() {
     let mut peer = peer13();
     peer.records.limit = 4;
     let mut updates = 0;
@@ -297,7 +297,7 @@ fn no_key_seals_more_than_it_may() {
         assert_eq!(seen.last().unwrap().1, b"data");
         assert!(peer.records.sent < 4);
     }
-    // Three of data and the update make four.
+    // Three records with data and the KeyUpdate make four.
     assert_eq!(updates, 9);
 
     let mut peer = Peer::new(false, false).unwrap();
@@ -313,9 +313,9 @@ fn no_key_seals_more_than_it_may() {
 }
 
 proptest! {
-    /// The fuzz target's property, on what is likely to get far.
+    /// The property of the fuzz target, with data that is likely to get far.
     #[test]
-    fn a_client_that_does_anything(
+    fn arbitrary_client_behaviour(
         setting in 0_u8..4,
         ops in prop::collection::vec(
             (

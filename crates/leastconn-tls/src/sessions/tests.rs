@@ -1,5 +1,5 @@
-//! Attacks on resumption, with rustls' own client over real sockets, in both
-//! versions and with either record layer.
+//! Attacks on session resumption, with a client of rustls over real sockets, in both
+//! versions and with both record layers.
 
 use std::cell::Cell;
 
@@ -22,7 +22,7 @@ use crate::{
 const HOUR: Duration = Duration::from_hours(1);
 
 thread_local! {
-    /// How far the clock of the sessions is ahead, in this test.
+    /// How far the clock of the sessions is ahead in this test.
     static AHEAD: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
@@ -35,7 +35,7 @@ fn ahead() -> Now {
     }
 }
 
-/// A listener's side, which lets `ca`'s clients in but for `revoked`.
+/// A server that accepts the clients of `ca` except `revoked`.
 fn server_of(ca: &TestCa, revoked: &[&Cert], records: RecordLayer) -> Server {
     let cert = ca.server(&[]);
     let list = ca.crl(revoked);
@@ -70,14 +70,14 @@ impl Server {
         self.sessions.as_ref().unwrap()
     }
 
-    /// Takes over all of another's sessions, which nothing in the program does.
+    /// Copies the sessions of another server, which the program never does.
     fn inherit(&self, other: &Self) {
-        let kept = std::mem::take(&mut *other.sessions().kept());
-        *self.sessions().kept() = kept;
+        let table = std::mem::take(&mut *other.sessions().table());
+        *self.sessions().table() = table;
     }
 }
 
-/// One connection, to its orderly end. Whether it was resumed, as both say.
+/// Connects, closes orderly, and returns whether both sides resumed a session.
 async fn connect(server: &Server, client: &TlsClient) -> Result<bool, HandshakeError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -88,7 +88,7 @@ async fn connect(server: &Server, client: &TlsClient) -> Result<bool, HandshakeE
             .unwrap();
         match crate::accept(socket, hello, server, &Unscheduled).await {
             Ok(mut stream) => {
-                // With the certificate of then, for rules to look at.
+                // With the original certificate, for the rules.
                 assert!(stream.take_peer_chain().is_some());
                 stream.write_all(b"x").await.unwrap();
                 let resumed = stream.is_resumed();
@@ -105,7 +105,7 @@ async fn connect(server: &Server, client: &TlsClient) -> Result<bool, HandshakeE
         let Ok(mut stream) = client.connect(address).await else {
             return None;
         };
-        // Tickets come before it.
+        // Tickets are received before the data.
         stream.read_to_end(&mut Vec::new()).await.ok()?;
         stream.get_ref().1.handshake_kind()
     };
@@ -117,11 +117,11 @@ async fn connect(server: &Server, client: &TlsClient) -> Result<bool, HandshakeE
     accepted
 }
 
-/// All ways to connect: record layers, and versions.
+/// All combinations of record layer and version.
 fn ways(ca: &TestCa, cert: &Cert) -> Vec<(RecordLayer, TlsClient)> {
     let mut ways = Vec::new();
     for records in [RecordLayer::Direct, RecordLayer::Rustls] {
-        // Each with sessions of its own.
+        // Each with its own sessions.
         let client = || TlsClient::new(ca, Some(cert)).with_resumption();
         ways.push((records, client().tls12()));
         ways.push((records, client().tls13()));
@@ -136,7 +136,7 @@ fn setting() -> (TestCa, Cert) {
 }
 
 #[tokio::test]
-async fn sessions_are_resumed_again_and_again() {
+async fn sessions_are_resumed_repeatedly() {
     let (ca, cert) = setting();
     for (records, client) in ways(&ca, &cert) {
         let server = server_of(&ca, &[], records);
@@ -144,12 +144,12 @@ async fn sessions_are_resumed_again_and_again() {
         for _ in 0..5 {
             assert!(connect(&server, &client).await.unwrap(), "{records:?}");
         }
-        assert_eq!(server.sessions().kept().sessions.len(), 1);
+        assert_eq!(server.sessions().table().sessions.len(), 1);
     }
 }
 
 #[tokio::test]
-async fn a_session_of_one_listener_is_nothing_to_another() {
+async fn sessions_belong_to_one_listener() {
     let (ca, cert) = setting();
     for (records, client) in ways(&ca, &cert) {
         let (one, other) = (server_of(&ca, &[], records), server_of(&ca, &[], records));
@@ -159,7 +159,7 @@ async fn a_session_of_one_listener_is_nothing_to_another() {
 }
 
 #[tokio::test]
-async fn renewals_do_not_make_a_session_younger() {
+async fn resumption_does_not_renew_the_age() {
     let (ca, cert) = setting();
     for (records, client) in ways(&ca, &cert) {
         let server = server_of(&ca, &[], records);
@@ -170,20 +170,20 @@ async fn renewals_do_not_make_a_session_younger() {
         }
         AHEAD.set(HOUR);
         assert!(!connect(&server, &client).await.unwrap(), "{records:?}");
-        // And that is a new one.
+        // The new session has the old age.
         AHEAD.set(HOUR + Duration::from_mins(59));
         assert!(connect(&server, &client).await.unwrap(), "{records:?}");
     }
 }
 
 #[tokio::test]
-async fn who_was_revoked_cannot_go_on_with_an_old_session() {
+async fn revoked_client_cannot_resume() {
     let (ca, cert) = setting();
     for (records, client) in ways(&ca, &cert) {
         let before = server_of(&ca, &[], records);
         assert!(!connect(&before, &client).await.unwrap());
         let now = server_of(&ca, &[&cert], records);
-        // It would be a full handshake even without: see above.
+        // A full handshake would be done in any case: see above.
         now.inherit(&before);
         let refused = connect(&now, &client).await.unwrap_err();
         assert!(
@@ -197,14 +197,14 @@ async fn who_was_revoked_cannot_go_on_with_an_old_session() {
 }
 
 #[tokio::test]
-async fn sessions_end_with_the_authority_that_they_rest_on() {
+async fn sessions_end_with_their_authority() {
     let (ca, cert) = setting();
     let other = TestCa::new("another");
     for (records, client) in ways(&ca, &cert) {
         let before = server_of(&ca, &[], records);
         assert!(!connect(&before, &client).await.unwrap());
         let mut now = server_of(&other, &[], records);
-        // The same certificate as before, so that the client has no objection.
+        // The same server certificate as before, so that the client accepts the session.
         let config = Arc::get_mut(&mut now.config).unwrap();
         config.cert_resolver = Arc::clone(&before.config.cert_resolver);
         now.inherit(&before);
@@ -228,19 +228,19 @@ async fn sessions_end_with_the_certificate() {
         assert!(!connect(&server, &client).await.unwrap());
         AHEAD.set(Duration::from_mins(29));
         assert!(connect(&server, &client).await.unwrap());
-        // For the handshake itself, time has not passed: it is a full one.
+        // The clock of the handshake itself has not advanced, so it is a full one.
         AHEAD.set(Duration::from_mins(31));
         assert!(!connect(&server, &client).await.unwrap(), "{records:?}");
     }
 }
 
 #[tokio::test]
-async fn a_ticket_is_good_for_one_connection() {
+async fn ticket_is_used_once() {
     let (ca, cert) = setting();
     let server = server_of(&ca, &[], RecordLayer::Direct);
     let client = TlsClient::new(&ca, Some(&cert)).with_resumption().tls13();
     assert!(!connect(&server, &client).await.unwrap());
-    let key = *server.sessions().kept().sessions.keys().next().unwrap();
+    let key = *server.sessions().table().sessions.keys().next().unwrap();
     assert!(server.sessions().find(&key, true).is_some());
     assert!(server.sessions().find(&key, true).is_none());
     assert!(!connect(&server, &client).await.unwrap());
@@ -253,7 +253,7 @@ async fn a_failed_handshake_leaves_no_session() {
     for (records, client) in ways(&ca, &foreign) {
         let server = server_of(&ca, &[], records);
         assert!(connect(&server, &client).await.is_err());
-        assert!(server.sessions().kept().sessions.is_empty(), "{records:?}");
+        assert!(server.sessions().table().sessions.is_empty(), "{records:?}");
     }
 }
 
@@ -261,11 +261,11 @@ fn sessions(lifetime: Duration) -> Sessions {
     Sessions::new(None, lifetime)
 }
 
-fn session(size: usize, born: Instant) -> Session {
+fn session(size: usize, started: Instant) -> Session {
     let chain = Vec::new();
     Session {
         value: vec![0; size],
-        proof: Arc::new(Proof { born, chain }),
+        proof: Arc::new(Proof { started, chain }),
     }
 }
 
@@ -276,36 +276,36 @@ fn key(number: usize) -> Key {
 }
 
 #[test]
-fn the_oldest_go_when_there_are_too_many_or_they_are_too_large() {
+fn oldest_sessions_are_evicted() {
     let sessions = sessions(HOUR);
     let now = leastconn::net::now();
     for number in 0..CAPACITY + 100 {
         sessions
-            .kept()
+            .table()
             .insert(key(number), session(10, now), now, HOUR);
     }
-    assert_eq!(sessions.kept().sessions.len(), CAPACITY);
+    assert_eq!(sessions.table().sessions.len(), CAPACITY);
     assert!(sessions.find(&key(99), false).is_none());
     assert!(sessions.find(&key(100), false).is_some());
     for number in 0..100 {
         let large = session(1 << 20, now);
-        sessions.kept().insert(key(number), large, now, HOUR);
+        sessions.table().insert(key(number), large, now, HOUR);
     }
-    let kept = sessions.kept();
-    assert!(kept.bytes <= CAPACITY_BYTES, "{}", kept.bytes);
-    assert!(kept.order.len() <= CAPACITY);
-    let sum: usize = kept.sessions.values().map(Session::size).sum();
-    assert_eq!(kept.bytes, sum);
-    assert!(kept.sessions.contains_key(&key(99)));
+    let table = sessions.table();
+    assert!(table.bytes <= CAPACITY_BYTES, "{}", table.bytes);
+    assert!(table.order.len() <= CAPACITY);
+    let sum: usize = table.sessions.values().map(Session::size).sum();
+    assert_eq!(table.bytes, sum);
+    assert!(table.sessions.contains_key(&key(99)));
 }
 
 #[test]
-fn what_nobody_can_resume_any_more_is_forgotten() {
+fn expired_sessions_are_removed() {
     let sessions = sessions(HOUR);
     let now = leastconn::net::now();
     for number in 0..1000 {
         sessions
-            .kept()
+            .table()
             .insert(key(number), session(10, now), now, HOUR);
         if number % 2 == 0 {
             sessions.find(&key(number), true).unwrap();
@@ -313,8 +313,8 @@ fn what_nobody_can_resume_any_more_is_forgotten() {
     }
     let later = now + HOUR;
     sessions
-        .kept()
+        .table()
         .insert(key(1000), session(10, later), later, HOUR);
-    assert_eq!(sessions.kept().sessions.len(), 1);
-    assert_eq!(sessions.kept().order.len(), 1);
+    assert_eq!(sessions.table().sessions.len(), 1);
+    assert_eq!(sessions.table().order.len(), 1);
 }

@@ -1,5 +1,4 @@
-//! Our stream against rustls' own client, over real sockets, with either record
-//! layer.
+//! The stream against a client of rustls over real sockets, with both record layers.
 
 use std::sync::Arc;
 
@@ -19,14 +18,14 @@ use tokio_rustls::{TlsConnector, client};
 use super::super::{HandshakeError, accept, read_hello};
 use crate::{algorithms::Algorithms, permit::Unscheduled, settings::RecordLayer};
 
-/// Whether records are our own.
+/// Whether to use the direct record layer.
 const BOTH: [bool; 2] = [false, true];
 use super::*;
 use std::io::Write;
 
 const LIMIT: std::time::Duration = leastconn_testkit::DEADLINE;
 
-/// A server's and a client's end of one connection.
+/// The server's and the client's end of a connection.
 async fn pair(
     own: bool,
     suite: SupportedCipherSuite,
@@ -98,7 +97,7 @@ fn any_suite() -> SupportedCipherSuite {
     aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256
 }
 
-/// Reads what the other side sends until it ends, checking every byte.
+/// Reads until the peer closes, and checks every byte.
 async fn expect(stream: &mut (impl AsyncRead + Unpin), count: usize) {
     let mut seen = 0;
     // An odd size, so that reads end anywhere within records.
@@ -118,7 +117,7 @@ async fn expect(stream: &mut (impl AsyncRead + Unpin), count: usize) {
 }
 
 #[tokio::test]
-async fn every_suite_of_both_versions_carries_bytes_both_ways() {
+async fn every_suite_transfers_data_in_both_directions() {
     for own in BOTH {
         const COUNT: usize = 300_000;
         for &suite in aws_lc_rs::ALL_CIPHER_SUITES {
@@ -163,7 +162,7 @@ async fn tiny_records_arrive_whole() {
 }
 
 #[tokio::test]
-async fn a_reader_with_little_room_gets_everything() {
+async fn small_read_buffers_receive_everything() {
     for own in BOTH {
         let (mut server, mut client) = pair(own, any_suite(), None).await;
         let sending = async {
@@ -189,7 +188,7 @@ async fn a_reader_with_little_room_gets_everything() {
 }
 
 #[tokio::test]
-async fn key_updates_are_followed_and_answered() {
+async fn key_updates_are_processed_and_answered() {
     for own in BOTH {
         let (mut server, mut client) = pair(own, any_suite(), None).await;
         within(LIMIT, "a conversation", async {
@@ -210,9 +209,9 @@ async fn key_updates_are_followed_and_answered() {
     }
 }
 
-/// A byte between them does not make them free, and those before cost nobody much.
+/// Data between them does not make them free, and earlier data gives little credit.
 #[tokio::test]
-async fn too_many_key_updates_end_the_connection_whatever_comes_between() {
+async fn too_many_key_updates_end_the_connection() {
     for own in BOTH {
         let (mut server, mut client) = pair(own, any_suite(), None).await;
         let flooding = async {
@@ -224,7 +223,7 @@ async fn too_many_key_updates_end_the_connection_whatever_comes_between() {
             }
             panic!("100,000 key updates");
         };
-        // Drops the server with its end.
+        // Dropped with the server's end.
         let reading = async move {
             let mut seen = 0;
             let mut buffer = [0; 100];
@@ -239,14 +238,14 @@ async fn too_many_key_updates_end_the_connection_whatever_comes_between() {
         let both = async { tokio::join!(flooding, reading) };
         let ((), (seen, error)) = within(LIMIT, "the end", both).await;
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
-        // A burst, as many with a pause before each, without what came in one piece with
-        // the last, and some that time gave back.
+        // The burst and the delayed ones, without those received together with the last one,
+        // and with some that the delays gave back.
         assert!((50..10_000).contains(&seen), "{seen}");
     }
 }
 
 #[tokio::test]
-async fn an_end_without_close_notify_is_no_end() {
+async fn fin_without_close_notify_is_an_error() {
     for own in BOTH {
         let (mut server, mut client) = pair(own, any_suite(), None).await;
         within(LIMIT, "a truncation", async {
@@ -264,12 +263,12 @@ async fn an_end_without_close_notify_is_no_end() {
 }
 
 #[tokio::test]
-async fn a_forged_record_is_an_error_and_answered_by_an_alert() {
+async fn forged_record_is_answered_by_an_alert() {
     for own in BOTH {
         let (mut server, client) = pair(own, any_suite(), None).await;
         within(LIMIT, "a forgery", async {
             let (mut socket, _session) = client.into_inner();
-            // Application data that nobody encrypted.
+            // Unencrypted application data.
             socket.write_all(&[23, 3, 3, 0, 32]).await.unwrap();
             socket.write_all(&[7; 32]).await.unwrap();
             let error = server.read(&mut [0; 10]).await.unwrap_err();
@@ -277,7 +276,7 @@ async fn a_forged_record_is_an_error_and_answered_by_an_alert() {
             drop(server);
             let mut answer = Vec::new();
             socket.read_to_end(&mut answer).await.unwrap();
-            // An encrypted record: 5 of header, 2 of alert, 1 of type, 16 of tag.
+            // An encrypted record: 5 bytes of header, 2 of alert, 1 of type, 16 of tag.
             assert_eq!(answer.len(), 24, "{answer:?}");
         })
         .await;
@@ -285,7 +284,7 @@ async fn a_forged_record_is_an_error_and_answered_by_an_alert() {
 }
 
 #[tokio::test]
-async fn half_closed_the_other_direction_goes_on() {
+async fn other_direction_works_after_half_close() {
     for own in BOTH {
         let (mut server, mut client) = pair(own, any_suite(), None).await;
         within(LIMIT, "a conversation", async {
@@ -302,10 +301,10 @@ async fn half_closed_the_other_direction_goes_on() {
 }
 
 #[tokio::test]
-async fn a_reader_that_does_not_read_makes_the_writer_wait() {
+async fn writer_waits_for_the_reader() {
     for own in BOTH {
         let (mut server, client) = pair(own, any_suite(), None).await;
-        // Until it takes no more for a moment; the kernel's buffers are some MiB.
+        // Until the socket is full; the kernel's buffers hold some MiB.
         let megabyte = vec![0; 1 << 20];
         let mut written = 0;
         while let Ok(count) = tokio::time::timeout(
@@ -321,7 +320,7 @@ async fn a_reader_that_does_not_read_makes_the_writer_wait() {
     }
 }
 
-/// Shakes hands with `server`, of a client whose bytes `script` writes.
+/// The error of `server` in a handshake with a client whose bytes `script` writes.
 async fn refused(
     server: ServerConfig,
     script: impl AsyncFnOnce(TcpStream) -> Vec<u8>,
@@ -379,13 +378,13 @@ fn with_clients(own: bool) -> (ServerConfig, ClientConfig) {
 }
 
 #[tokio::test]
-async fn a_client_without_a_certificate_is_told() {
+async fn client_without_certificate_gets_an_alert() {
     for own in BOTH {
         let (server, client) = with_clients(own);
         let (error, said) = refused(server, async |socket| {
             let name = ServerName::try_from("localhost").unwrap();
             let connected = TlsConnector::from(Arc::new(client)).connect(name, socket);
-            // The handshake may be over for the client before it is refused.
+            // For the client, the handshake may be complete before it is refused.
             let error = match connected.await {
                 Ok(mut stream) => stream.read(&mut [0; 1]).await.unwrap_err(),
                 Err(error) => error,
@@ -399,7 +398,7 @@ async fn a_client_without_a_certificate_is_told() {
     }
 }
 
-/// A ClientHello of rustls' own.
+/// A ClientHello of rustls.
 fn hello(client: ClientConfig) -> Vec<u8> {
     let name = ServerName::try_from("localhost").unwrap();
     let mut session = rustls::ClientConnection::new(Arc::new(client), name).unwrap();
@@ -409,10 +408,10 @@ fn hello(client: ClientConfig) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn broken_handshakes_are_answered_by_alerts() {
+async fn invalid_handshakes_are_answered_by_alerts() {
     const HANDSHAKE: u8 = 22;
     for own in BOTH {
-        // What to send in place of a Finished; what the alert must be.
+        // What is sent instead of a Finished, and the expected alert.
         let plain_data = [
             23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0,
         ];
@@ -431,7 +430,7 @@ async fn broken_handshakes_are_answered_by_alerts() {
                 socket.write_all(&sent).await.unwrap();
                 let mut answer = Vec::new();
                 if all {
-                    // The server's flight first.
+                    // The server's flight comes first.
                     socket.read_buf(&mut answer).await.unwrap();
                     socket.write_all(&plain_data).await.unwrap();
                 }
@@ -444,7 +443,7 @@ async fn broken_handshakes_are_answered_by_alerts() {
                 leastconn::Reason::HandshakeFailed,
                 "{error}"
             );
-            // ServerHello and so on came before, if the ClientHello was whole.
+            // ServerHello and so on come first, if the ClientHello was complete.
             assert_eq!(answer.len() > 100, all, "{error}: {answer:?}");
             assert!(!answer.is_empty());
         }
@@ -452,11 +451,11 @@ async fn broken_handshakes_are_answered_by_alerts() {
 }
 
 #[tokio::test]
-async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
+async fn data_after_the_handshake_is_not_lost() {
     const MUCH: usize = 300_000;
     for own in BOTH {
         let (mut server, client) = with_clients(own);
-        // Not asked for a certificate: its last flight is one record.
+        // Without a certificate: the last flight is one record.
         let ca = TestCa::new("another");
         let cert = ca.server(&["localhost"]);
         let mut anyone = ServerConfig::builder_with_provider(Arc::clone(server.crypto_provider()))
@@ -482,7 +481,7 @@ async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
             let mut socket = std::net::TcpStream::connect(address).unwrap();
             let name = ServerName::try_from("localhost").unwrap();
             let mut session = rustls::ClientConnection::new(Arc::new(client), name).unwrap();
-            // Buffered until the handshake is over, then sent with its end.
+            // Buffered until the handshake is complete, then sent with its last flight.
             session.set_buffer_limit(None);
             session.writer().write_all(&pattern(0, MUCH)).unwrap();
             session.complete_io(&mut socket).unwrap();

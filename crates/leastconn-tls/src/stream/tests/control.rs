@@ -1,4 +1,4 @@
-//! Key updates: when they are answered, and how many.
+//! Answers to key updates, and their limits.
 
 use super::*;
 
@@ -18,16 +18,16 @@ async fn key_update_request_is_answered_without_data() {
                 read = server.read(&mut nothing) => panic!("{read:?}"),
                 answered = socket.read_exact(&mut header) => drop(answered.unwrap()),
             }
-            // A record with a message of 5 bytes, a content type and a tag.
+            // A message of 5 bytes, a content type and a tag.
             assert_eq!(header, [23, 3, 3, 0, 22]);
         })
         .await;
     }
 }
 
-/// Nobody writes any more when the socket takes bytes again.
+/// Without further writes when the socket drains.
 #[tokio::test]
-async fn key_update_request_is_answered_when_a_full_socket_drains() {
+async fn key_update_is_answered_when_socket_drains() {
     const MOMENT: std::time::Duration = std::time::Duration::from_millis(300);
     for own in BOTH {
         let (mut server, client) = pair(own, any_suite(), None).await;
@@ -45,7 +45,7 @@ async fn key_update_request_is_answered_when_a_full_socket_drains() {
         let receiving = async {
             let mut plaintext = 0;
             let mut buffer = vec![0; 1 << 16];
-            // Until all data has come and a record as long as a key update.
+            // Until all data was received, and a record of the length of a key update.
             let mut headers = Headers::default();
             while plaintext < written || headers.last != 22 {
                 let count = socket.read(&mut buffer).await.unwrap();
@@ -73,13 +73,13 @@ async fn key_update_request_is_answered_when_a_full_socket_drains() {
     }
 }
 
-/// Follows record headers.
+/// Parses record headers.
 #[derive(Default)]
 struct Headers {
     header: Vec<u8>,
     length: usize,
     left: usize,
-    /// The payload's length of the last record that is complete.
+    /// Payload length of the last complete record.
     last: usize,
 }
 
@@ -103,10 +103,10 @@ impl Headers {
     }
 }
 
-/// As a JDK at its key limit, which asks for new keys with each record that it reads
-/// until it reads the answer behind all that was on its way.
+/// Like a JDK at its key limit, which requests new keys with each record until it reads the
+/// answer after everything that was in flight.
 #[tokio::test]
-async fn key_update_request_for_each_record_does_not_end_a_download() {
+async fn frequent_key_update_requests_do_not_end_download() {
     const DOWNLOAD: usize = 24 << 20;
     for own in BOTH {
         let (server, mut client) = pair(own, any_suite(), None).await;
@@ -127,7 +127,7 @@ async fn key_update_request_for_each_record_does_not_end_a_download() {
                 }
                 assert!(buffer[..count] == pattern(seen as u64, count), "at {seen}");
                 seen += count;
-                // Behind the first megabytes: then a lot is on its way.
+                // After the first megabytes, when a lot of data is in flight.
                 if seen > 4 << 20 && requests < 1000 {
                     client.get_mut().1.refresh_traffic_keys().unwrap();
                     client.flush().await.unwrap();
@@ -146,7 +146,7 @@ async fn key_update_request_for_each_record_does_not_end_a_download() {
     }
 }
 
-/// Both layers allow the same number, and then pause before they refuse.
+/// Both layers allow the same number, then delay, then refuse.
 #[tokio::test]
 async fn key_updates_beyond_the_burst_are_delayed() {
     const MANY: usize = 130;

@@ -1,5 +1,5 @@
-//! Our stream against `openssl s_client`, which does on command what other
-//! clients seldom do.
+//! The stream against `openssl s_client`, which can be told to do what other clients rarely
+//! do.
 
 use std::process::Stdio;
 
@@ -11,7 +11,7 @@ use tokio::{
 use super::*;
 use crate::permit::Unscheduled;
 
-/// s_client, and our end of its connection.
+/// s_client and our end of its connection.
 struct Conversation {
     openssl: Child,
     stdin: ChildStdin,
@@ -69,17 +69,17 @@ impl Conversation {
         self.stdin.write_all(command.as_bytes()).await.unwrap();
     }
 
-    /// Waits for a line with these words in it.
+    /// Waits for a line on stdout that contains these words.
     async fn says(&mut self, words: &str) {
         wait_for(&mut self.stdout, words).await;
     }
 
-    /// The same on the other output.
+    /// Waits for a line on stderr that contains these words.
     async fn complains(&mut self, words: &str) {
         wait_for(&mut self.stderr, words).await;
     }
 
-    /// A line to us and back again.
+    /// Sends a line to us and back.
     async fn echoes(&mut self, line: &str) {
         self.command(&format!("{line}\n")).await;
         let mut seen = vec![0; line.len() + 1];
@@ -102,7 +102,7 @@ async fn keys_are_updated_in_both_directions() {
     for own in BOTH {
         let mut conversation = Conversation::begin(own, &["-tls1_3"]).await;
         for round in 0..6 {
-            // "k" updates the client's keys, "K" asks for the server's too.
+            // "k" updates the client's keys, "K" also requests an update of the server's.
             conversation.command(["k\n", "K\n"][round % 2]).await;
             conversation.complains("KEYUPDATE").await;
             conversation.echoes(&format!("this is round {round}")).await;
@@ -111,14 +111,14 @@ async fn keys_are_updated_in_both_directions() {
 }
 
 #[tokio::test]
-async fn a_key_share_of_another_group_is_asked_for() {
+async fn hello_retry_request_is_sent() {
     for own in BOTH {
         for group in ["X25519", "P-256", "P-384"] {
-            // A share for the first, which the server does not have.
+            // The key share is for the first group, which the server does not support.
             let groups = format!("P-521:{group}");
             let args = ["-tls1_3", "-msg", "-groups", &groups];
             let mut conversation = Conversation::begin(own, &args).await;
-            // The first one asks for another ClientHello.
+            // The first ServerHello is a HelloRetryRequest.
             conversation.says("ServerHello").await;
             conversation.says("ClientHello").await;
             conversation.says("ServerHello").await;
@@ -129,7 +129,7 @@ async fn a_key_share_of_another_group_is_asked_for() {
 }
 
 #[tokio::test]
-async fn small_fragments_are_put_together() {
+async fn small_fragments_are_reassembled() {
     const LINES: usize = 2_000;
     let text: String = (0..LINES)
         .map(|n| format!("line {n} is as long as this\n"))
@@ -169,12 +169,12 @@ async fn small_fragments_are_put_together() {
 }
 
 #[tokio::test]
-async fn renegotiation_is_refused_and_what_openssl_says_to_that_is_understood() {
+async fn renegotiation_of_openssl_is_refused() {
     for own in BOTH {
         let mut conversation = Conversation::begin(own, &["-tls1_2"]).await;
         conversation.echoes("before").await;
         conversation.command("R\n").await;
-        // openssl takes it for the end, and sends a fatal alert.
+        // openssl treats the refusal as fatal, and sends an alert.
         let error = conversation.read().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
         conversation.complains("no renegotiation").await;
@@ -182,7 +182,7 @@ async fn renegotiation_is_refused_and_what_openssl_says_to_that_is_understood() 
 }
 
 #[tokio::test]
-async fn an_orderly_end_is_one_and_a_killed_client_is_not() {
+async fn killed_client_is_not_an_orderly_end() {
     for own in BOTH {
         for version in ["-tls1_2", "-tls1_3"] {
             let mut conversation = Conversation::begin(own, &[version]).await;

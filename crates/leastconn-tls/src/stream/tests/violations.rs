@@ -1,12 +1,11 @@
-//! Records that break the protocol, and the alerts that the RFCs name for them: the same
-//! from both record layers.
+//! Protocol violations and the alerts that the RFCs require, with both record layers.
 
 use rustls::{AlertDescription, ExtractedSecrets, ProtocolVersion};
 
 use super::*;
 use crate::record::{Cipher, HEADER, MAX_OVERHEAD, MAX_PLAINTEXT, content};
 
-/// A client after the handshake that sends any record.
+/// A client after the handshake that can send any record.
 struct Client {
     sealer: (Cipher, u64),
     opener: (Cipher, u64),
@@ -48,7 +47,7 @@ impl Client {
     }
 }
 
-/// What the server answers to records of a client, and the error of its stream.
+/// The server's answer to records of a client, and the error of its stream.
 async fn answer(
     own: bool,
     suite: SupportedCipherSuite,
@@ -70,7 +69,7 @@ async fn answer(
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
         drop(server);
         let mut answer = Vec::new();
-        // A reset behind the alert, where something was left unread.
+        // If something was left unread, a reset follows the alert.
         let _ = socket.read_to_end(&mut answer).await;
         (client.open(&answer), error.to_string())
     })
@@ -79,7 +78,7 @@ async fn answer(
 
 type Records = fn(&mut Client) -> Vec<u8>;
 
-/// Name, records, alert.
+/// Name, records and alert.
 const BOTH_VERSIONS: [(&str, Records, AlertDescription); 9] = [
     (
         "change_cipher_spec",
@@ -218,7 +217,7 @@ const TLS12: [(&str, Records, AlertDescription); 2] = [
 ];
 
 #[tokio::test]
-async fn violations_are_answered_by_the_right_alert() {
+async fn violations_are_answered_by_the_required_alert() {
     const FATAL: u8 = 2;
     for suite in [
         aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
@@ -242,16 +241,16 @@ async fn violations_are_answered_by_the_right_alert() {
     }
 }
 
-/// Padded, as a JDK sends them, and each in five pieces.
+/// Padded, as a JDK sends them, and each in five fragments.
 #[tokio::test]
-async fn key_updates_in_pieces_are_followed() {
+async fn fragmented_key_updates_are_processed() {
     for own in BOTH {
         let (mut server, client) = pair(own, any_suite(), None).await;
         let (mut socket, session) = client.into_inner();
         let secrets = session.dangerous_extract_secrets().unwrap();
         let mut client = Client::new(any_suite(), secrets);
         let mut bytes = Vec::new();
-        // Only the last one of them would need keys that this client cannot derive.
+        // Only the last one would need keys that this client cannot derive.
         let pieces = [24, 0, 0, 1];
         for byte in pieces {
             let mut padded = vec![byte, content::HANDSHAKE];
@@ -275,7 +274,7 @@ async fn key_updates_in_pieces_are_followed() {
 }
 
 #[tokio::test]
-async fn as_many_empty_records_as_allowed_are_read() {
+async fn empty_records_up_to_the_limit_are_read() {
     for own in BOTH {
         let (mut server, client) = pair(own, any_suite(), None).await;
         let (mut socket, session) = client.into_inner();

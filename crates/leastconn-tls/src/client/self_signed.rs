@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Verifier {
     pub(super) authorities: ChainVerifier,
-    pub(super) alone: Vec<(CertificateDer<'static>, ChainVerifier)>,
+    pub(super) self_signed: Vec<(CertificateDer<'static>, ChainVerifier)>,
     /// Further requirements for the certificate.
     pub(super) expected: Expected,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
@@ -42,8 +42,8 @@ impl ServerCertVerifier for Verifier {
             self.expected.check(end_entity, server_name)?;
             return Ok(ServerCertVerified::assertion());
         }
-        let alone = self.alone.iter().find(|(own, _)| own == end_entity);
-        let verifier = alone.map_or(&self.authorities, |(_, verifier)| verifier);
+        let self_signed = self.self_signed.iter().find(|(own, _)| own == end_entity);
+        let verifier = self_signed.map_or(&self.authorities, |(_, verifier)| verifier);
         verifier
             .verify(end_entity, intermediates, now, Tolerance::default())
             .map_err(|error| {
