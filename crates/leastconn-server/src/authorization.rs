@@ -85,7 +85,7 @@ pub fn authorize(
     Ok(grant.with_valid_until(valid_until))
 }
 
-/// Returns the last second in which the chain is valid, if the listener requires one.
+/// Returns the last valid second of the chain as UNIX time, if the listener requires one.
 fn verify_chain(
     listener: &Listener,
     input: &AuthInput<'_>,

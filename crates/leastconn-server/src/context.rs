@@ -55,7 +55,7 @@ impl ServerContext {
     pub fn new(first: Snapshot, telemetry: Arc<Telemetry>) -> Self {
         let process = first.config.process.clone();
         let slots = ConnectionSlots::new(descriptors::max_connections(process.max_connections));
-        telemetry.metrics.limit_connections(slots.max());
+        telemetry.metrics.set_connections_limit(slots.max());
         let snapshots = Arc::new(SnapshotHandle::new(first));
         let registry = Arc::<Registry>::default();
         Self {
@@ -86,7 +86,7 @@ impl ServerContext {
     pub fn resize(&self, process: &Process) {
         let connections = descriptors::max_connections(process.max_connections);
         self.slots.resize(connections);
-        self.telemetry.metrics.limit_connections(connections);
+        self.telemetry.metrics.set_connections_limit(connections);
         self.memory.configure(process.memory_limit);
         self.handshakes.resize(process.max_handshakes.get());
     }
@@ -101,7 +101,7 @@ impl ServerContext {
 
     /// Removes the metrics of listeners and client rules that are gone from the running
     /// configuration and have no open connection. Hold the guard while the snapshot is
-    /// replaced, so that no metrics are removed meanwhile.
+    /// replaced, so that no metrics are removed at the same time.
     pub(crate) fn prune_metrics(&self) -> MutexGuard<'_, ()> {
         let pruning = self.pruning.lock();
         let snapshot = self.snapshots.load();

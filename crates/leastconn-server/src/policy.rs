@@ -2,7 +2,7 @@
 //!
 //! Only rules that the index of [`Clients`] returns for the client are tried, so the cost
 //! does not grow with their number. Rules in shadow mode decide nothing, and expired rules
-//! match nobody. The time is an argument.
+//! match no client. The current time is an argument.
 
 mod grant;
 mod input;

@@ -93,7 +93,7 @@ impl Registry {
     }
 
     /// Calls `visit` with each open connection. It must be short: connections of the same
-    /// shard can neither be added nor removed meanwhile.
+    /// shard cannot be added or removed during the call.
     pub fn each(&self, mut visit: impl FnMut(&Arc<ConnectionHandle>)) {
         for shard in &self.shards {
             let shard = shard.lock();

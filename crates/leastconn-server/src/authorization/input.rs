@@ -22,7 +22,7 @@ pub struct AuthInput<'a> {
 /// valid now; `on_expiry = "keep"` keeps open connections whose chain has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenConnection {
-    /// The last second in which its chain was valid, since 1970, as of the previous
+    /// The last valid second of its chain, as UNIX time, as of the previous
     /// authorization.
     pub valid_until: Option<i64>,
 }

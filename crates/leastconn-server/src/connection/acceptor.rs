@@ -104,7 +104,7 @@ pub async fn accept_loop(
                 // retrying at once would spin.
                 let delay = backoff.next_delay(net::random());
                 tracing::warn!(listener = &*listener, %error, retry_in = %ShortDuration(delay), "cannot accept connections");
-                // A command that arrives meanwhile is handled in the next iteration.
+                // A command that arrives during the delay is handled in the next iteration.
                 let changed = command.wait_for(|&command| command != AcceptCommand::Accept);
                 let _ = timeout(delay, changed).await;
             }

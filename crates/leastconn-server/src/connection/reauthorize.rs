@@ -126,7 +126,7 @@ pub fn reauthorize(
 /// How many connections were ended, by reason.
 pub type EndedCounts = BTreeMap<Reason, usize>;
 
-/// Re-authorizes all open connections under `snapshot` and ends those that are refused.
+/// Re-authorizes all open connections under `snapshot` and ends the refused ones.
 /// Connections with a certificate in `revoked` come first.
 ///
 /// Takes about 100 µs for each distinct chain: not for the runtime's workers.

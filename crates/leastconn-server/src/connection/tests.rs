@@ -149,7 +149,7 @@ async fn reload_after_admission_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn reload_while_connecting_is_seen_once_the_server_is_known() {
+async fn reload_while_connecting_is_seen_after_connect() {
     for (port, expected) in [(1, Some(Reason::PolicyChanged)), (2, None)] {
         let scene = Scene::new("\"web\"");
         let (mut record, granted) = scene.authorize(scene.accepted());
@@ -182,7 +182,7 @@ async fn connection_to_a_removed_server_continues() {
 }
 
 #[tokio::test]
-async fn connection_that_ends_during_reauthorization_is_not_counted_again() {
+async fn ended_connection_is_not_counted_by_reauthorization() {
     let scene = Scene::new("\"web\"");
     let (mut record, granted) = scene.authorize(scene.accepted());
     granted.unwrap();

@@ -56,7 +56,7 @@ pub enum Denied {
         client: Arc<str>,
         at: Timestamp,
     },
-    /// The matching rule allows none of the servers of the listener's upstream.
+    /// The matching rule allows no server of the listener's upstream.
     #[error("the rule of client `{client}` allows no server{}", of(.upstream.as_ref()))]
     NotAllowed {
         client: Arc<str>,
@@ -183,14 +183,14 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Sets the last second in which the client's chain is valid, since 1970.
+    /// Sets the end of the validity of the client's chain: its last valid second, as UNIX time.
     #[must_use]
     pub(crate) const fn with_valid_until(mut self, valid_until: Option<i64>) -> Self {
         self.valid_until = valid_until;
         self
     }
 
-    /// The last second in which the client's chain is valid, since 1970; `None`: no
+    /// The last second of the validity of the client's chain, as UNIX time; `None`: no
     /// certificate was required.
     pub const fn valid_until(&self) -> Option<i64> {
         self.valid_until

@@ -47,7 +47,7 @@ pub struct ConnectionHandle {
     state: Mutex<ConnectionState>,
     /// When `max_lifetime` is reached.
     lifetime_end: OnceLock<Instant>,
-    /// Last second in which the client's chain is valid, since 1970; `i64::MAX` if expiry
+    /// Last valid second of the client's chain, as UNIX time; `i64::MAX` if expiry
     /// does not end the connection.
     chain_expiry: AtomicI64,
     metrics: Arc<ListenerMetrics>,
@@ -78,8 +78,7 @@ pub struct ConnectionState {
     pub server: Option<ServerId>,
     /// The generation of the snapshot that last authorized it.
     pub generation: Option<u64>,
-    /// Last second in which the client's chain is valid, including the CA certificate,
-    /// since 1970; `None`: no certificate was required.
+    /// Last valid second of the client's chain with its CA certificate, as UNIX time; `None`: no certificate was required.
     pub valid_until: Option<i64>,
 }
 
@@ -224,7 +223,7 @@ impl ConnectionHandle {
         let _ = self.chain.set(chain);
     }
 
-    /// Sets the last second in which the client's chain is valid, since 1970; `None`: its
+    /// Sets the last valid second of the client's chain, as UNIX time; `None`: its
     /// expiry does not end the connection.
     pub fn set_chain_expiry(&self, valid_until: Option<i64>) {
         self.chain_expiry
@@ -282,8 +281,8 @@ impl ConnectionHandle {
         first
     }
 
-    /// Marks the connection as ended by itself, so that nobody ends it during a lingering
-    /// close.
+    /// Marks the connection as ended by itself, so that other tasks do not end it during a
+    /// lingering close.
     pub fn finish(&self, reason: Reason) {
         let _ = self.stop.set(reason);
     }
@@ -303,7 +302,7 @@ impl ConnectionHandle {
         }
     }
 
-    /// Runs `phase` unless the connection is ended meanwhile.
+    /// Runs `phase` unless another task ends the connection first.
     ///
     /// # Errors
     /// With the reason why it was ended.

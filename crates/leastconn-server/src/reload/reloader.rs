@@ -122,7 +122,7 @@ impl Reloader {
         }
         let this = Arc::clone(self);
         self.runtime.spawn(async move {
-            // If a successor has taken over meanwhile, it has reloaded and notified this
+            // If a successor has taken over in the meantime, it has reloaded and notified this
             // process, which may have merged that request into this one.
             if Self::reload(&this).await.is_err() && this.has_open() {
                 let _ = Self::reload(&this).await;
@@ -134,7 +134,7 @@ impl Reloader {
     /// progress.
     ///
     /// # Errors
-    /// If a successor has taken over meanwhile: ask it instead.
+    /// If a successor has taken over: ask it instead.
     ///
     /// # Cancel safety
     /// If the future is dropped, the reload still runs.

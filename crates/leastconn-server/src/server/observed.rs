@@ -8,7 +8,7 @@ use crate::{
     config::FileKind,
     context::{Phase, ServerContext},
     files,
-    telemetry::metrics::{Dated, Observed},
+    telemetry::metrics::{FileValidity, Observed},
 };
 
 #[derive(Debug)]
@@ -30,10 +30,10 @@ impl Observed for ObservedContext {
             .collect()
     }
 
-    fn departed_servers(&self) -> Vec<(String, String, u64)> {
+    fn removed_servers(&self) -> Vec<(String, String, u64)> {
         let snapshot = self.0.snapshot();
-        let departed = snapshot.removed_servers.iter();
-        departed
+        let removed = snapshot.removed_servers.iter();
+        removed
             .map(|(upstream, server)| {
                 let connections = server.in_flight().into();
                 (upstream.to_string(), server.id().to_string(), connections)
@@ -53,7 +53,7 @@ impl Observed for ObservedContext {
             .collect()
     }
 
-    fn dated(&self) -> Vec<Dated> {
+    fn file_validity(&self) -> Vec<FileValidity> {
         let snapshot = self.0.snapshot();
         let now = jiff::Timestamp::now();
         snapshot
@@ -61,9 +61,9 @@ impl Observed for ObservedContext {
             .certificate_files()
             .filter_map(|file| {
                 let deciding = file.deciding(now)?;
-                Some(Dated {
+                Some(FileValidity {
                     file: file.path.display().to_string(),
-                    is_list: file.kind == FileKind::Lists,
+                    is_crl: file.kind == FileKind::Lists,
                     ends: deciding.until.as_second(),
                     begins: deciding.from.as_second(),
                 })
@@ -71,7 +71,7 @@ impl Observed for ObservedContext {
             .collect()
     }
 
-    fn old_processes(&self) -> Vec<u64> {
+    fn predecessors(&self) -> Vec<u64> {
         let all = self.0.predecessors.list().into_iter();
         all.map(|(_, connections)| connections).collect()
     }
@@ -94,7 +94,7 @@ impl Observed for ObservedContext {
         self.0.lifecycle.phase() == Phase::Ready
     }
 
-    fn is_as_written(&self) -> bool {
+    fn is_last_reload_applied(&self) -> bool {
         let last = self.0.lifecycle.last_reload();
         last.is_none_or(|reload| reload.reasons.is_empty())
     }

@@ -254,7 +254,7 @@ impl Writer {
         }
     }
 
-    /// Writes buffered lines as far as that is possible without waiting for the reader. For
+    /// Writes buffered lines until that would wait for the reader. For
     /// use after the request for a new destination was cleared, which would end the wait.
     fn flush_without_waiting(&mut self) {
         let lost = self.sink.flush(|| true);

@@ -3,6 +3,7 @@
 
 mod collect;
 mod format;
+mod listener;
 mod process;
 mod series;
 
@@ -21,8 +22,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub use collect::{Dated, Observed};
+pub use collect::{FileValidity, Observed};
 pub use format::Format;
+pub use listener::{GaugeGuard, ListenerMetrics};
 pub use series::ClientMetrics;
 
 use series::{AllSeries, Series};
@@ -48,22 +50,6 @@ struct Reload {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Version {
     version: &'static str,
-}
-
-/// Metrics of one listener. Listeners hold them, so that connections need no lookup.
-#[derive(Debug)]
-pub struct ListenerMetrics {
-    /// Open connections.
-    pub active: Gauge,
-    /// TLS handshakes in progress.
-    pub handshakes: Gauge,
-    /// Handshakes that wait for a permit or a time slice.
-    pub waiting: Gauge,
-    outcomes: Vec<Counter>,
-    /// Bytes received from clients.
-    pub received: Counter,
-    /// Bytes sent to clients.
-    pub sent: Counter,
 }
 
 impl Metrics {
@@ -135,7 +121,7 @@ impl Metrics {
         self.series.listeners.get_or_create(name)
     }
 
-    pub fn limit_connections(&self, limit: usize) {
+    pub fn set_connections_limit(&self, limit: usize) {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.connections_limit.set(limit);
     }
@@ -207,50 +193,6 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Default for ListenerMetrics {
-    fn default() -> Self {
-        Self {
-            active: Gauge::default(),
-            handshakes: Gauge::default(),
-            waiting: Gauge::default(),
-            outcomes: Reason::ALL.iter().map(|_| Counter::default()).collect(),
-            received: Counter::default(),
-            sent: Counter::default(),
-        }
-    }
-}
-
-impl ListenerMetrics {
-    /// A connection ended.
-    pub fn ended(&self, reason: Reason) {
-        self.active.dec();
-        self.outcomes[reason.index()].inc();
-    }
-
-    /// Ended connections by reason.
-    pub fn outcomes(&self) -> impl Iterator<Item = (Reason, u64)> {
-        let counted = self.outcomes.iter().map(Counter::get);
-        Reason::ALL.iter().copied().zip(counted)
-    }
-}
-
-/// Increments a gauge, and decrements it when dropped.
-#[derive(Debug)]
-pub struct GaugeGuard(Gauge);
-
-impl GaugeGuard {
-    pub fn new(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for GaugeGuard {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 

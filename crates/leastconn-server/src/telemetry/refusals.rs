@@ -23,41 +23,41 @@ pub struct RecentRefusals(Mutex<VecDeque<RecentRefusal>>);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Refusal")]
 pub struct RecentRefusal {
-    /// Its ID.
+    /// ID of the connection.
     pub connection: u64,
-    /// When it was accepted.
+    /// Time of accept.
     pub time: String,
-    /// The listener.
+    /// Name of the listener.
     pub listener: String,
-    /// Where it came from.
+    /// Address of the client.
     pub source: String,
-    /// The balancer in front, whose PROXY header named `source`.
+    /// Address of the trusted proxy whose PROXY header contained `source`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
-    /// The rule that matched.
+    /// Name of the matching rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
-    /// Who the client is.
+    /// Identity of the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
-    /// Names in its certificate, if that was trusted: `cn:…`, `dns:…`, `uri:…`.
+    /// Names in a verified certificate: `cn:…`, `dns:…`, `uri:…`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
-    /// The subject of a certificate that was not accepted.
+    /// Subject of a rejected certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// The issuer of that certificate.
+    /// Issuer of a rejected certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-    /// The certificate's serial number, in hex.
+    /// Serial number of the certificate, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// The server name that it asked for.
+    /// Server name (SNI) in the ClientHello.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
-    /// The reason code.
+    /// Reason code.
     pub outcome: String,
-    /// What happened, for people.
+    /// Explanation of the outcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }

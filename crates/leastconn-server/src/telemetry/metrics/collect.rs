@@ -16,13 +16,13 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     fn servers(&self) -> Vec<(String, Member)>;
     /// Upstream, server and open connections of servers that were removed from the
     /// configuration. A name may occur more than once.
-    fn departed_servers(&self) -> Vec<(String, String, u64)>;
+    fn removed_servers(&self) -> Vec<(String, String, u64)>;
     /// All upstreams, and whether they are in panic mode.
     fn upstreams(&self) -> Vec<(String, bool)>;
     /// Certificate and CRL files, once per use.
-    fn dated(&self) -> Vec<Dated>;
+    fn file_validity(&self) -> Vec<FileValidity>;
     /// Open connections of each predecessor that still has some.
-    fn old_processes(&self) -> Vec<u64>;
+    fn predecessors(&self) -> Vec<u64>;
     /// Memory in use and its limit, in bytes; 0: no limit.
     fn memory(&self) -> (u64, u64);
     /// How long reading a file has been blocked, in seconds.
@@ -31,17 +31,17 @@ pub trait Observed: fmt::Debug + Send + Sync + 'static {
     fn lost_log_lines(&self) -> u64;
     /// Whether new connections are accepted.
     fn is_ready(&self) -> bool;
-    /// False if the last reload was rejected.
-    fn is_as_written(&self) -> bool;
+    /// Whether the last reload was applied, or there was none.
+    fn is_last_reload_applied(&self) -> bool;
 }
 
-/// A file of certificates or CRLs.
+/// The validity of a file of certificates or CRLs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Dated {
+pub struct FileValidity {
     pub file: String,
     /// Whether it contains CRLs.
-    pub is_list: bool,
-    /// Earliest `notAfter` or `nextUpdate` in force, in UNIX seconds.
+    pub is_crl: bool,
+    /// Earliest `notAfter` or `nextUpdate` of those in force, in UNIX seconds.
     pub ends: i64,
     /// `notBefore` or `thisUpdate` of the same certificate or list.
     pub begins: i64,
@@ -51,30 +51,39 @@ pub struct Dated {
 pub(super) struct Collect<O>(pub(super) O);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
-struct OfServer {
+struct ServerLabels {
     upstream: String,
     server: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfUpstream {
+struct UpstreamLabels {
     upstream: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfFile {
+struct FileLabels {
     file: String,
 }
 
 impl<O: Observed> Collector for Collect<O> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        self.encode_servers(&mut encoder)?;
+        self.encode_upstreams(&mut encoder)?;
+        self.encode_files(&mut encoder)?;
+        self.encode_process(&mut encoder)
+    }
+}
+
+impl<O: Observed> Collect<O> {
+    fn encode_servers(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let servers: Vec<_> = self
             .0
             .servers()
             .into_iter()
             .map(|(upstream, member)| {
                 let server = member.server.id().to_string();
-                (OfServer { upstream, server }, member.server.status())
+                (ServerLabels { upstream, server }, member.server.status())
             })
             .collect();
         let gauges = |value: fn(&leastconn::ServerStatus) -> i64| {
@@ -88,9 +97,9 @@ impl<O: Observed> Collector for Collect<O> {
         for (labels, status) in &servers {
             *active.entry(labels.clone()).or_default() += i64::from(status.in_flight);
         }
-        for (upstream, server, connections) in self.0.departed_servers() {
+        for (upstream, server, connections) in self.0.removed_servers() {
             if connections > 0 {
-                *active.entry(OfServer { upstream, server }).or_default() +=
+                *active.entry(ServerLabels { upstream, server }).or_default() +=
                     i64::try_from(connections).unwrap_or(i64::MAX);
             }
         }
@@ -103,119 +112,128 @@ impl<O: Observed> Collector for Collect<O> {
                 .map(move |(labels, status)| (labels.clone(), ConstCounter::new(value(status))))
         };
         family(
-            &mut encoder,
+            encoder,
             "leastconn_server_connections",
             "Connections opened to a server",
             MetricType::Counter,
             counters(|s| s.connections),
         )?;
         family(
-            &mut encoder,
+            encoder,
             "leastconn_server_connect_failures",
             "Failed connects to a server",
             MetricType::Counter,
             counters(|s| s.connect_failures),
         )?;
         family(
-            &mut encoder,
+            encoder,
             "leastconn_server_connections_active",
             "Open connections to a server, including those being opened",
             MetricType::Gauge,
             active,
         )?;
         family(
-            &mut encoder,
+            encoder,
             "leastconn_server_up",
-            "1 while a server is given connections as far as its health goes",
+            "1 while health checks and ejection allow connections to a server, else 0",
             MetricType::Gauge,
             gauges(|s| s.is_up().into()),
-        )?;
+        )
+    }
+
+    fn encode_upstreams(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let upstreams = self.0.upstreams().into_iter();
         let panic = upstreams.map(|(upstream, is_panicking)| {
             (
-                OfUpstream { upstream },
+                UpstreamLabels { upstream },
                 ConstGauge::new(i64::from(is_panicking)),
             )
         });
         family(
-            &mut encoder,
+            encoder,
             "leastconn_upstream_panic",
             "1 while no server of an upstream is available, but some are ejected or down",
             MetricType::Gauge,
             panic,
-        )?;
-        let mut dated = self.0.dated();
-        dated.sort();
+        )
+    }
+
+    fn encode_files(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut all = self.0.file_validity();
+        all.sort();
         // One series per file: several `tls` tables may use it, some with content from
         // before it changed.
-        let files = |dated: &[&Dated], value: fn(&Dated) -> i64| {
-            let of = |all: &[&Dated]| {
-                let first = all.iter().min_by_key(|dated| dated.ends)?;
+        let files = |files: &[&FileValidity], value: fn(&FileValidity) -> i64| {
+            let sample = |same: &[&FileValidity]| {
+                let first = same.iter().min_by_key(|file| file.ends)?;
                 let file = first.file.clone();
-                Some((OfFile { file }, ConstGauge::new(value(first))))
+                Some((FileLabels { file }, ConstGauge::new(value(first))))
             };
-            let same = dated.chunk_by(|a, b| a.file == b.file);
-            same.filter_map(of).collect::<Vec<_>>()
+            let by_file = files.chunk_by(|a, b| a.file == b.file);
+            by_file.filter_map(sample).collect::<Vec<_>>()
         };
-        let all: Vec<_> = dated.iter().collect();
-        let lists: Vec<_> = dated.iter().filter(|dated| dated.is_list).collect();
+        let all: Vec<_> = all.iter().collect();
+        let crls: Vec<_> = all.iter().copied().filter(|file| file.is_crl).collect();
         family(
-            &mut encoder,
+            encoder,
             "leastconn_certificate_not_after_seconds",
             "Earliest expiry of the certificates and CRLs in force in a file, in UNIX seconds",
             MetricType::Gauge,
-            files(&all, |dated| dated.ends).into_iter(),
+            files(&all, |file| file.ends).into_iter(),
         )?;
         family(
-            &mut encoder,
+            encoder,
             "leastconn_crl_next_update_seconds",
             "Earliest nextUpdate of the CRLs in a file, in UNIX seconds",
             MetricType::Gauge,
-            files(&lists, |dated| dated.ends).into_iter(),
+            files(&crls, |file| file.ends).into_iter(),
         )?;
         family(
-            &mut encoder,
+            encoder,
             "leastconn_crl_this_update_seconds",
             "thisUpdate of that CRL, in UNIX seconds",
             MetricType::Gauge,
-            files(&lists, |dated| dated.begins).into_iter(),
-        )?;
+            files(&crls, |file| file.begins).into_iter(),
+        )
+    }
+
+    fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         single(
-            &mut encoder,
+            encoder,
             "leastconn_access_log_lines_lost",
             "Access log lines that could not be written",
             MetricType::Counter,
             &ConstCounter::new(self.0.lost_log_lines()),
         )?;
-        let old = self.0.old_processes();
+        let old = self.0.predecessors();
         let gauge = |value: u64| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
         single(
-            &mut encoder,
+            encoder,
             "leastconn_old_processes",
             "Predecessor processes that still serve connections",
             MetricType::Gauge,
             &gauge(old.len() as u64),
         )?;
         single(
-            &mut encoder,
+            encoder,
             "leastconn_old_processes_connections",
             "Open connections of predecessor processes",
             MetricType::Gauge,
             &gauge(old.iter().sum()),
         )?;
         single(
-            &mut encoder,
+            encoder,
             "leastconn_ready",
             "1 while new connections are accepted, as /readyz reports",
             MetricType::Gauge,
             &ConstGauge::new(i64::from(self.0.is_ready())),
         )?;
         single(
-            &mut encoder,
+            encoder,
             "leastconn_config_last_reload_applied",
             "0 after a reload that was rejected, 1 otherwise",
             MetricType::Gauge,
-            &ConstGauge::new(i64::from(self.0.is_as_written())),
+            &ConstGauge::new(i64::from(self.0.is_last_reload_applied())),
         )?;
         let (used, limit) = self.0.memory();
         for (name, help, value) in [
@@ -230,10 +248,10 @@ impl<O: Observed> Collector for Collect<O> {
                 limit,
             ),
         ] {
-            single(&mut encoder, name, help, MetricType::Gauge, &gauge(value))?;
+            single(encoder, name, help, MetricType::Gauge, &gauge(value))?;
         }
         single(
-            &mut encoder,
+            encoder,
             "leastconn_config_read_blocked_seconds",
             "How long a file operation of a reload has been blocked, in seconds; 0: not blocked",
             MetricType::Gauge,

@@ -17,7 +17,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-use super::{ListenerMetrics, collect::family};
+use super::{collect::family, listener::ListenerMetrics};
 
 #[derive(Debug, Default)]
 pub(super) struct Series {
@@ -202,7 +202,7 @@ impl<T: Named> Table<T> {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet)]
-struct OfListener {
+struct ListenerLabels {
     listener: String,
 }
 
@@ -219,7 +219,7 @@ struct ListenerBytes {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet)]
-struct OfClient {
+struct ClientLabels {
     client: String,
 }
 
@@ -272,14 +272,14 @@ impl Series {
             ),
             (
                 "leastconn_handshakes_waiting",
-                "TLS handshakes waiting for their turn",
+                "TLS handshakes waiting for a permit or a time slice",
                 |metrics| metrics.waiting.get(),
             ),
         ];
         for (family_name, help, value) in gauges {
             let values = listeners.iter().map(|(name, metrics)| {
                 let listener = name.to_string();
-                (OfListener { listener }, ConstGauge::new(value(metrics)))
+                (ListenerLabels { listener }, ConstGauge::new(value(metrics)))
             });
             family(encoder, family_name, help, MetricType::Gauge, values)?;
         }
@@ -315,7 +315,7 @@ impl Series {
         let open = clients.iter().map(|(name, metrics)| {
             let client = name.to_string();
             let open = i64::try_from(metrics.open()).unwrap_or(i64::MAX);
-            (OfClient { client }, ConstGauge::new(open))
+            (ClientLabels { client }, ConstGauge::new(open))
         });
         family(
             encoder,

@@ -3,43 +3,39 @@ use leastconn_testkit::metrics::{normalise, parse};
 use super::*;
 
 #[derive(Debug)]
-struct Nothing;
+struct FixedState;
 
-impl Observed for Nothing {
+impl Observed for FixedState {
     fn servers(&self) -> Vec<(String, leastconn::Member)> {
         Vec::new()
     }
 
-    fn departed_servers(&self) -> Vec<(String, String, u64)> {
-        let departed = |server: &str, open| ("web".to_owned(), server.to_owned(), open);
-        vec![
-            departed("web1", 2),
-            departed("web2", 0),
-            departed("web1", 1),
-        ]
+    fn removed_servers(&self) -> Vec<(String, String, u64)> {
+        let removed = |server: &str, open| ("web".to_owned(), server.to_owned(), open);
+        vec![removed("web1", 2), removed("web2", 0), removed("web1", 1)]
     }
 
     fn upstreams(&self) -> Vec<(String, bool)> {
         vec![("web".to_owned(), true)]
     }
 
-    fn dated(&self) -> Vec<Dated> {
-        let dated = |file: &str, is_list, ends| Dated {
+    fn file_validity(&self) -> Vec<FileValidity> {
+        let validity = |file: &str, is_crl, ends| FileValidity {
             file: file.to_owned(),
-            is_list,
+            is_crl,
             ends,
             begins: ends - 4,
         };
         vec![
-            dated("a \"b\"\\\n.crt", false, 7),
+            validity("a \"b\"\\\n.crt", false, 7),
             // In two `tls` tables, one of them with the previous content.
-            dated("ca.pem", true, 9),
-            dated("ca.pem", false, 8),
-            dated("ca.pem", true, 5),
+            validity("ca.pem", true, 9),
+            validity("ca.pem", false, 8),
+            validity("ca.pem", true, 5),
         ]
     }
 
-    fn old_processes(&self) -> Vec<u64> {
+    fn predecessors(&self) -> Vec<u64> {
         vec![3, 4]
     }
 
@@ -55,7 +51,7 @@ impl Observed for Nothing {
         true
     }
 
-    fn is_as_written(&self) -> bool {
+    fn is_last_reload_applied(&self) -> bool {
         true
     }
 
@@ -67,13 +63,16 @@ impl Observed for Nothing {
 #[test]
 fn text_is_valid_prometheus_format() {
     let metrics = Metrics::new();
-    metrics.observe(Nothing);
+    metrics.observe(FixedState);
     let listener = metrics.listener("main");
     listener.active.inc();
     listener.ended(Reason::IdleTimeout);
     metrics.handshake_seconds.observe(0.01);
     let text = metrics.encode(Format::Prometheus);
-    assert!(!text.contains("# EOF"), "that is OpenMetrics");
+    assert!(
+        !text.contains("# EOF"),
+        "OpenMetrics has an end marker, the Prometheus format has none"
+    );
     assert!(text.ends_with('\n'));
     let samples = parse(&text);
     let key = r#"leastconn_connections_total{listener="main",outcome="idle_timeout"}"#;
@@ -82,11 +81,7 @@ fn text_is_valid_prometheus_format() {
     assert_eq!(samples["leastconn_access_log_lines_lost_total"], 3.0);
     for (family, ends) in [("certificate_not_after", 5.0), ("crl_next_update", 5.0)] {
         let key = format!("leastconn_{family}_seconds{{file=\"ca.pem\"}}");
-        assert_eq!(
-            text.matches(&key).count(),
-            1,
-            "a scraper takes no series twice"
-        );
+        assert_eq!(text.matches(&key).count(), 1, "duplicate series");
         assert_eq!(samples[&key], ends);
     }
     let key = normalise(r#"leastconn_server_connections_active{upstream="web",server="web1"}"#);

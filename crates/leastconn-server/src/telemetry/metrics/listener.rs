@@ -1,0 +1,64 @@
+//! Metrics of one listener.
+
+use leastconn::Reason;
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+
+/// Metrics of one listener. Listeners hold them, so that connections need no lookup.
+#[derive(Debug)]
+pub struct ListenerMetrics {
+    /// Open connections.
+    pub active: Gauge,
+    /// TLS handshakes in progress.
+    pub handshakes: Gauge,
+    /// Handshakes that wait for a permit or a time slice.
+    pub waiting: Gauge,
+    outcomes: Vec<Counter>,
+    /// Bytes received from clients.
+    pub received: Counter,
+    /// Bytes sent to clients.
+    pub sent: Counter,
+}
+
+impl Default for ListenerMetrics {
+    fn default() -> Self {
+        Self {
+            active: Gauge::default(),
+            handshakes: Gauge::default(),
+            waiting: Gauge::default(),
+            outcomes: Reason::ALL.iter().map(|_| Counter::default()).collect(),
+            received: Counter::default(),
+            sent: Counter::default(),
+        }
+    }
+}
+
+impl ListenerMetrics {
+    /// A connection ended.
+    pub fn ended(&self, reason: Reason) {
+        self.active.dec();
+        self.outcomes[reason.index()].inc();
+    }
+
+    /// Ended connections by reason.
+    pub fn outcomes(&self) -> impl Iterator<Item = (Reason, u64)> {
+        let counted = self.outcomes.iter().map(Counter::get);
+        Reason::ALL.iter().copied().zip(counted)
+    }
+}
+
+/// Increments a gauge, and decrements it when dropped.
+#[derive(Debug)]
+pub struct GaugeGuard(Gauge);
+
+impl GaugeGuard {
+    pub fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for GaugeGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
