@@ -145,7 +145,7 @@ async fn expired_rule_admits_no_client() {
     let record = lb.expect_record(0, "unknown_client").await;
     assert_eq!(
         record["detail"],
-        "no client rule matches any more: the rule of client `old` expired at 2019-12-31T23:00:00Z"
+        "no client rule matches: the rule of client `old` expired at 2019-12-31T23:00:00Z"
     );
     assert!(record.get("client").is_none(), "{record}");
     let (client, _) = identify(&lb, &lb.ca().leaf("client2.lb.com").build()).await;

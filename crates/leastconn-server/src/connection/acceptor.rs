@@ -191,7 +191,7 @@ fn start(mut stream: TcpStream, origin: Origin, listener: &str, context: &Arc<Se
         return;
     }
     let Some(slot) = context.slots.try_acquire() else {
-        let detail = "the process has as many connections open as it may";
+        let detail = "the connection limit of the process is reached (`max_connections`)";
         record.end(Reason::Overloaded, Some(detail));
         return;
     };

@@ -55,14 +55,14 @@ impl Ended {
         }
     }
 
-    /// Adds a detail to a timeout that struck while the ClientHello was incomplete:
-    /// `received` is what the client had sent.
+    /// Adds a detail to a handshake timeout during an incomplete ClientHello. `received`: the
+    /// bytes that the client has sent.
     pub(super) fn after_partial_hello(mut self, received: &[u8]) -> Self {
         if self.reason == Reason::HandshakeTimeout {
             self.detail = Some(match ForeignProtocol::unless_tls(received) {
                 Some(instead) => instead.to_string(),
                 None => format!(
-                    "the deadline passed in the middle of the ClientHello, after {} bytes",
+                    "handshake timeout in the middle of the ClientHello, after {} bytes",
                     received.len()
                 ),
             });
@@ -113,7 +113,7 @@ impl From<Box<Failed>> for Ended {
 /// The detail of a connection that another task ended while it was relayed.
 pub(super) fn stop_detail(reason: Reason) -> Option<String> {
     let text =
-        "the memory limit is reached (`memory_limit`), and this connection held much buffered data";
+        "the memory limit is reached (`memory_limit`), and this connection had much buffered data";
     (reason == Reason::Overloaded).then(|| text.to_owned())
 }
 

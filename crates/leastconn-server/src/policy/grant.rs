@@ -50,7 +50,7 @@ pub enum Denied {
     #[error("no client rule matches")]
     UnknownClient,
     /// No rule matches, but one would have matched before it expired.
-    #[error("no client rule matches any more: the rule of client `{client}` expired at {at}")]
+    #[error("no client rule matches: the rule of client `{client}` expired at {at}")]
     Expired {
         /// The first such rule.
         client: Arc<str>,
@@ -69,8 +69,8 @@ pub enum Denied {
     Ambiguous(Ambiguous),
     /// Routing chooses no upstream, and the rule allows several.
     #[error(
-        "the rule of client `{client}` allows servers of {upstreams} upstreams, and the \
-         listener does not say of which: no route takes this connection, and it has no `upstream`"
+        "the rule of client `{client}` allows servers of {upstreams} upstreams, but no route \
+         matches and the listener has no `upstream`"
     )]
     SeveralUpstreams {
         client: Arc<str>,

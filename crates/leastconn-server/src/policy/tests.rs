@@ -194,7 +194,7 @@ fn refusal_names_the_first_expired_rule() {
     assert_eq!(denied.reason(), Reason::UnknownClient);
     assert_eq!(
         denied.to_string(),
-        "no client rule matches any more: the rule of client `1` expired at 1970-01-01T00:00:10Z"
+        "no client rule matches: the rule of client `1` expired at 1970-01-01T00:00:10Z"
     );
     let other = policy.identify(&input(Some("b.x"), &[], "::1"), at(20));
     assert_eq!(other.unwrap_err(), Denied::UnknownClient);

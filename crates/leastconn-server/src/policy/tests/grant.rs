@@ -91,8 +91,8 @@ fn allow_chooses_the_upstream_without_routing() {
         denial(&both, Some("b.db")),
         (
             Reason::NotAllowed,
-            "the rule of client `0` allows servers of 2 upstreams, and the listener does not say \
-             of which: no route takes this connection, and it has no `upstream`"
+            "the rule of client `0` allows servers of 2 upstreams, but no route matches and the \
+             listener has no `upstream`"
                 .to_owned()
         )
     );
