@@ -19,7 +19,7 @@ fn count(count: u32) -> NonZeroU32 {
 }
 
 #[tokio::test]
-async fn five_hundred_at_once_spread_evenly_over_four_servers() {
+async fn concurrent_connections_spread_evenly() {
     raise_descriptor_limit();
     let mut upstreams = Vec::new();
     for number in 0..4 {
@@ -49,7 +49,7 @@ async fn five_hundred_at_once_spread_evenly_over_four_servers() {
 }
 
 #[tokio::test]
-async fn a_client_over_its_rate_is_refused_and_told_when_to_come_back() {
+async fn rate_limited_client_is_refused_with_retry_after() {
     let upstream = Upstream::start(Behaviour::Echo).await;
     let limits = Limits::default().rate(RateLimit::new(0.001, count(2)));
     let mut rig = Rig::start(builder([&upstream]).limits(limits)).await;
@@ -90,7 +90,7 @@ async fn a_client_over_its_rate_is_refused_and_told_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_client_at_its_number_of_connections_is_refused_until_one_ends() {
+async fn client_at_max_conns_is_refused_until_release() {
     let upstream = Upstream::start(Behaviour::Echo).await;
     let limits = Limits::default().max_conns(Some(count(1)));
     let mut rig = Rig::start(builder([&upstream]).limits(limits)).await;
@@ -109,7 +109,7 @@ async fn a_client_at_its_number_of_connections_is_refused_until_one_ends() {
 }
 
 #[tokio::test]
-async fn a_client_gets_only_servers_it_is_allowed() {
+async fn client_reaches_allowed_servers_only() {
     let upstreams = [
         Upstream::start(Behaviour::Echo).await,
         Upstream::start(Behaviour::Echo).await,

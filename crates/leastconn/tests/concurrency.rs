@@ -75,13 +75,13 @@ fn spread(pool: &Pool, connections: usize) -> Vec<u32> {
 }
 
 #[test]
-fn five_hundred_at_once_over_four_servers_are_125_each() {
+fn concurrent_picks_spread_evenly_over_servers() {
     let pool = pool((0..4).map(spec));
     assert_eq!(spread(&pool, 500), [125; 4]);
 }
 
 #[test]
-fn with_weights_each_is_within_one_connection_of_its_share() {
+fn concurrent_picks_follow_weights_within_one_connection() {
     let weights = [1u32, 2, 5];
     let pool = pool(
         weights
@@ -114,7 +114,7 @@ fn seed_reads_counts_dials_then_counts() {
 }
 
 #[test]
-fn picks_that_are_held_differ_by_at_most_one() {
+fn held_picks_differ_by_at_most_one() {
     for (threads, servers) in [(2, 3), (8, 7), (16, 64)] {
         let pool = pool((0..servers).map(spec));
         let held = at_once(threads, |thread| -> Vec<Lease> {
@@ -129,7 +129,7 @@ fn picks_that_are_held_differ_by_at_most_one() {
 }
 
 #[test]
-fn turns_are_exact_for_any_number_of_threads() {
+fn concurrent_round_robin_is_exact() {
     let weights = [1u32, 2, 5, 2];
     for threads in [2, 8] {
         let pool = pool_by(
@@ -148,7 +148,7 @@ fn turns_are_exact_for_any_number_of_threads() {
 }
 
 #[test]
-fn a_full_pool_holds_what_it_may_whatever_the_balance() {
+fn full_pool_respects_max_conns_with_each_algorithm() {
     for balance in [
         Balance::P2c,
         Balance::RoundRobin,
@@ -182,7 +182,7 @@ fn max_conns_is_never_exceeded() {
 }
 
 #[test]
-fn a_full_pool_holds_exactly_what_it_may() {
+fn full_pool_holds_exactly_max_conns() {
     let pool = pool((0..4).map(|number| spec(number).max_conns(NonZeroU32::new(5))));
     let leases = at_once(40, |_| pick(&pool));
     assert_eq!(leases.iter().flatten().count(), 20);
@@ -190,7 +190,7 @@ fn a_full_pool_holds_exactly_what_it_may() {
 }
 
 #[test]
-fn a_drained_server_is_not_picked_once_drain_returned() {
+fn drained_server_is_never_picked() {
     let pool = pool((0..2).map(spec));
     let server = &pool.members()[0].server;
     let done = AtomicBool::new(false);
@@ -222,7 +222,7 @@ fn a_drained_server_is_not_picked_once_drain_returned() {
 }
 
 #[test]
-fn limits_hold_against_threads_that_ask_at_once() {
+fn limits_hold_under_concurrent_admission() {
     let limiter = Limiter::new(10, *NOW);
     let alice = ClientId::from("alice");
     let burst = Limits::default().rate(RateLimit::new(1e-6, NonZeroU32::new(100).unwrap()));

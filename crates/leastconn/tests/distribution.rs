@@ -96,14 +96,14 @@ fn assert_by_weight(counts: &[u32], weights: &[u32]) {
 const WEIGHTS: [u32; 5] = [1, 5, 2, 1, 16];
 
 #[test]
-fn random_goes_by_weight() {
+fn random_follows_weights() {
     let pool = pool(Balance::Random, specs(&WEIGHTS), 1);
     let picked = (0..50_000).map(|_| number(&pick(&pool, &pool.all()).unwrap()));
     assert_by_weight(&counts(picked, 5), &WEIGHTS);
 }
 
 #[test]
-fn random_in_a_subset_and_without_those_that_are_out_goes_by_weight() {
+fn random_in_subset_follows_available_weights() {
     let pool = pool(Balance::Random, specs(&WEIGHTS), 1);
     let some = pool.subset(|server| server.id().as_str() != "4");
     pool.server("2").unwrap().set_admin(AdminState::Drain);
@@ -112,13 +112,13 @@ fn random_in_a_subset_and_without_those_that_are_out_goes_by_weight() {
 }
 
 #[test]
-fn sources_are_spread_by_weight() {
+fn source_hash_follows_weights() {
     let pool = pool(Balance::SourceHash, specs(&WEIGHTS), 1);
     assert_by_weight(&counts(mapped(&pool, &pool.all(), 50_000), 5), &WEIGHTS);
 }
 
 #[test]
-fn a_source_stays_with_its_server_whatever_the_seed_the_order_and_the_load() {
+fn source_hash_ignores_seed_order_and_load() {
     let one = pool(Balance::SourceHash, specs(&[1, 2, 1, 1]), 1);
     let mut turned = specs(&[1, 2, 1, 1]);
     turned.reverse();
@@ -131,7 +131,7 @@ fn a_source_stays_with_its_server_whatever_the_seed_the_order_and_the_load() {
 }
 
 #[test]
-fn the_same_address_in_either_form_is_one_source() {
+fn mapped_ipv4_address_is_the_same_source() {
     let v4: IpAddr = "192.0.2.7".parse().unwrap();
     let v6: IpAddr = "::ffff:192.0.2.7".parse().unwrap();
     assert_eq!(Source::from(v4), Source::from(v6));
@@ -144,7 +144,7 @@ fn the_same_address_in_either_form_is_one_source() {
 /// Known answers: if these change, every site's clients change servers with the
 /// release that does it.
 #[test]
-fn where_sources_go_does_not_change_between_releases() {
+fn source_mapping_is_stable_between_releases() {
     let pool = pool(Balance::SourceHash, specs(&[1, 1, 1, 2]), 1);
     let picked = mapped(&pool, &pool.all(), 16);
     assert_eq!(picked, KNOWN);
@@ -153,7 +153,7 @@ fn where_sources_go_does_not_change_between_releases() {
 const KNOWN: [usize; 16] = [1, 0, 1, 3, 3, 3, 0, 2, 3, 0, 3, 3, 1, 2, 2, 3];
 
 #[test]
-fn only_the_sources_of_a_server_that_goes_move_and_they_come_back() {
+fn removed_server_moves_only_its_own_sources() {
     let pool = pool(Balance::SourceHash, specs(&[1, 2, 1, 3]), 1);
     let before = mapped(&pool, &pool.all(), 10_000);
     let server = pool.server("1").unwrap();
@@ -170,7 +170,7 @@ fn only_the_sources_of_a_server_that_goes_move_and_they_come_back() {
 }
 
 #[test]
-fn a_server_that_is_added_takes_sources_from_all_and_moves_none_between_others() {
+fn added_server_takes_sources_from_all_others() {
     let before = pool(Balance::SourceHash, specs(&[1, 1, 1]), 1);
     let after = before
         .successor()
@@ -189,7 +189,7 @@ fn a_server_that_is_added_takes_sources_from_all_and_moves_none_between_others()
 }
 
 #[test]
-fn a_source_whose_server_fails_goes_to_the_one_that_it_would_have_without_it() {
+fn failed_source_moves_to_its_second_choice() {
     let pool = pool(Balance::SourceHash, specs(&[1, 1, 1, 1]), 1);
     for source in sources(200) {
         let mut tried = Tried::default();
@@ -213,7 +213,7 @@ fn a_source_whose_server_fails_goes_to_the_one_that_it_would_have_without_it() {
 }
 
 #[test]
-fn two_choices_are_of_two_servers() {
+fn p2c_compares_two_different_servers() {
     // With one of them loaded, the other is always the better one; who draws the
     // same server twice would use the loaded one every fourth time.
     let pool = pool(Balance::P2c, specs(&[1, 1]), 1);
@@ -225,7 +225,7 @@ fn two_choices_are_of_two_servers() {
 }
 
 #[test]
-fn two_choices_of_idle_servers_are_by_weight_among_two() {
+fn p2c_picks_idle_servers_by_weight() {
     // Nobody has a connection, so the heavier of two always wins, and of two that are
     // equal the first: the chance of server 3 (weight 3 of 6) is that of being drawn.
     let pool = pool(Balance::P2c, specs(&[1, 1, 1, 3]), 1);
@@ -241,7 +241,7 @@ fn two_choices_of_idle_servers_are_by_weight_among_two() {
 }
 
 #[test]
-fn two_choices_keep_loads_close_and_by_weight() {
+fn p2c_keeps_weighted_loads_close() {
     let weights = [1, 2, 4, 1, 2, 4, 1, 2, 4, 3];
     let pool = pool(Balance::P2c, specs(&weights), 1);
     let held: Vec<_> = (0..24_000)
@@ -255,7 +255,7 @@ fn two_choices_keep_loads_close_and_by_weight() {
 }
 
 #[test]
-fn two_choices_find_the_light_one_beside_a_very_heavy_one() {
+fn p2c_balances_beside_a_drained_heavy_server() {
     let pool = pool(Balance::P2c, specs(&[1, 65_535, 1, 1]), 1);
     pool.server("1").unwrap().set_admin(AdminState::Drain);
     let held: Vec<_> = (0..300)
@@ -269,7 +269,7 @@ fn two_choices_find_the_light_one_beside_a_very_heavy_one() {
 }
 
 #[test]
-fn turns_of_equal_servers_go_round() {
+fn equal_servers_are_picked_in_rotation() {
     let pool = pool(Balance::RoundRobin, specs(&[1, 1, 1, 1, 1]), 1);
     let picked: Vec<_> = (0..50)
         .map(|_| number(&pick(&pool, &pool.all()).unwrap()))
@@ -280,7 +280,7 @@ fn turns_of_equal_servers_go_round() {
 }
 
 #[test]
-fn a_server_that_comes_back_has_no_turns_to_make_up_for() {
+fn revived_server_gets_no_round_robin_backlog() {
     let pool = pool(Balance::RoundRobin, specs(&[1, 1, 1]), 1);
     let server = pool.server("0").unwrap();
     server.set_admin(AdminState::Drain);
@@ -295,7 +295,7 @@ fn a_server_that_comes_back_has_no_turns_to_make_up_for() {
 }
 
 #[test]
-fn each_set_of_candidates_has_turns_of_its_own() {
+fn each_candidate_set_has_its_own_schedule() {
     let pool = pool(Balance::RoundRobin, specs(&[1, 1, 1]), 1);
     let pair = pool.subset(|server| server.id().as_str() != "2");
     let mut picked = Vec::new();
@@ -312,7 +312,7 @@ proptest! {
     /// Each window of `n` picks gives each server its part of them, give or take one
     /// for itself and what the others are off in the same window.
     #[test]
-    fn turns_are_even_in_every_window(
+    fn round_robin_is_even_in_every_window(
         weights in prop::collection::vec(1u32..12, 1..8), seed: u64,
     ) {
         let pool = pool(Balance::RoundRobin, specs(&weights), seed);
@@ -341,7 +341,7 @@ proptest! {
     /// Whatever the way: nobody who must not be is chosen, and somebody is while
     /// somebody may be.
     #[test]
-    fn who_is_out_is_never_chosen_and_somebody_is_while_possible(
+    fn pick_returns_eligible_servers_only(
         servers in prop::collection::vec((1u32..5, 0u32..3, any::<bool>(), 0u8..4), 1..8),
         seed: u64, connections in 1u32..40,
     ) {
@@ -408,7 +408,7 @@ fn the_same_seed_gives_the_same_sequence() {
 }
 
 #[test]
-fn a_changed_way_to_balance_keeps_servers_and_counts() {
+fn changing_the_algorithm_keeps_counts() {
     let mut pool = pool(Balance::LeastConn, specs(&[1, 1, 1]), 1);
     let mut held = Vec::new();
     for balance in ALL.into_iter().chain([Balance::LeastConn]) {

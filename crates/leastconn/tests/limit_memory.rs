@@ -29,7 +29,7 @@ fn identity(number: usize) -> ClientId {
 }
 
 #[test]
-fn a_million_identities_fit_and_are_forgotten_once_idle() {
+fn million_identities_fit_and_expire() {
     #[expect(
         clippy::disallowed_methods,
         reason = "there is no other way to an Instant; only differences matter"

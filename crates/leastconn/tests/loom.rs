@@ -113,7 +113,7 @@ fn with_few_switches(model: impl Fn() + Sync + Send + 'static) {
 }
 
 #[test]
-fn picks_at_once_leave_no_difference_over_one() {
+fn concurrent_picks_differ_by_at_most_one() {
     // Even numbers of picks: of an odd one, the last evens a fault out. And of
     // several seeds, some make both threads prefer the same server.
     for (each, seed) in (1..=2).flat_map(|each| (0..8).map(move |seed| (each, seed))) {
@@ -132,7 +132,7 @@ fn picks_at_once_leave_no_difference_over_one() {
 }
 
 #[test]
-fn max_conns_holds_against_picks_at_once() {
+fn concurrent_picks_respect_max_conns() {
     loom::model(|| {
         let setup = Setup::new([spec("a").max_conns(NonZeroU32::new(1))]);
         let other = setup.spawn(|setup| setup.pick(at(0)));
@@ -144,7 +144,7 @@ fn max_conns_holds_against_picks_at_once() {
 }
 
 #[test]
-fn turns_taken_at_once_are_those_that_one_would_have_taken() {
+fn concurrent_round_robin_picks_are_exact() {
     for each in 1..=2 {
         with_few_switches(move || {
             let setup = Setup::by([spec("a"), spec("b")], Balance::RoundRobin);
@@ -159,7 +159,7 @@ fn turns_taken_at_once_are_those_that_one_would_have_taken() {
 }
 
 #[test]
-fn max_conns_holds_against_picks_at_once_whatever_the_balance() {
+fn concurrent_picks_respect_max_conns_with_each_algorithm() {
     for balance in [
         Balance::P2c,
         Balance::RoundRobin,
@@ -179,7 +179,7 @@ fn max_conns_holds_against_picks_at_once_whatever_the_balance() {
 }
 
 #[test]
-fn a_beginning_that_two_see_at_once_begins_once_and_ends() {
+fn concurrent_picks_start_one_slow_start() {
     with_few_switches(|| {
         let pool = Pool::builder("pool")
             .servers([spec("a")])
@@ -207,7 +207,7 @@ fn a_beginning_that_two_see_at_once_begins_once_and_ends() {
 }
 
 #[test]
-fn a_drained_server_is_not_picked_once_drain_returned() {
+fn drained_server_is_never_picked() {
     loom::model(|| {
         let setup = Setup::new([spec("a")]);
         let other = setup.spawn(|setup| setup.pick(at(0)));
@@ -222,7 +222,7 @@ fn a_drained_server_is_not_picked_once_drain_returned() {
 }
 
 #[test]
-fn a_drop_beside_a_pick_loses_no_count() {
+fn concurrent_drop_and_pick_keep_counts() {
     loom::model(|| {
         let setup = Setup::new([spec("a"), spec("b")]);
         let held = setup.pick(at(0)).unwrap();
@@ -237,7 +237,7 @@ fn a_drop_beside_a_pick_loses_no_count() {
 }
 
 #[test]
-fn a_trial_lets_one_connection_through() {
+fn trial_admits_one_connection() {
     loom::model(|| {
         let setup = Setup::new([spec("a")]);
         setup.pool.members()[0].server.connect_failed(at(0), at(0));
@@ -249,7 +249,7 @@ fn a_trial_lets_one_connection_through() {
 }
 
 #[test]
-fn an_old_connection_that_ends_does_not_cost_a_server_its_trial() {
+fn dropped_lease_does_not_prevent_a_trial() {
     loom::model(|| {
         let setup = Setup::new([spec("a")]);
         let old = setup.pick(at(0)).unwrap();
@@ -263,7 +263,7 @@ fn an_old_connection_that_ends_does_not_cost_a_server_its_trial() {
 }
 
 #[test]
-fn an_ejection_beside_a_trial_leaves_the_server_ejected_or_on_trial() {
+fn concurrent_failure_and_trial_leave_consistent_state() {
     loom::model(|| {
         let setup = Setup::new([spec("a")]);
         setup.pool.members()[0].server.connect_failed(at(0), at(0));
@@ -283,7 +283,7 @@ fn an_ejection_beside_a_trial_leaves_the_server_ejected_or_on_trial() {
 }
 
 #[test]
-fn health_and_drain_at_once_lose_neither() {
+fn concurrent_failure_and_drain_keep_both() {
     loom::model(|| {
         let setup = Setup::new([spec("a")]);
         let other =
@@ -300,7 +300,7 @@ fn health_and_drain_at_once_lose_neither() {
 }
 
 #[test]
-fn failures_at_once_eject_half_of_the_servers() {
+fn concurrent_failures_eject_half_of_servers() {
     loom::model(|| {
         let servers = [spec("a"), spec("b")];
         let pool = Pool::builder("pool")
@@ -328,7 +328,7 @@ fn failures_at_once_eject_half_of_the_servers() {
 }
 
 #[test]
-fn last_resorts_at_once_are_all_counted() {
+fn concurrent_last_resort_picks_are_counted() {
     loom::model(|| {
         let pool = Pool::builder("pool")
             .servers([spec("a")])
@@ -354,7 +354,7 @@ fn last_resorts_at_once_are_all_counted() {
 }
 
 #[test]
-fn a_pick_beside_a_recovery_finds_the_server() {
+fn concurrent_pick_and_recovery_find_the_server() {
     for down in [false, true] {
         loom::model(move || {
             let active = ActivePolicy::new(NonZeroU32::MIN, NonZeroU32::MIN);
@@ -400,7 +400,7 @@ fn two_admit(limits: Limits) -> usize {
 }
 
 #[test]
-fn at_the_boundary_of_the_rate_one_of_two_is_admitted() {
+fn rate_limit_admits_one_of_two() {
     loom::model(|| {
         let rate = RateLimit::new(1.0, NonZeroU32::MIN);
         let max_conns = None;
@@ -412,7 +412,7 @@ fn at_the_boundary_of_the_rate_one_of_two_is_admitted() {
 }
 
 #[test]
-fn at_the_boundary_of_max_conns_one_of_two_is_admitted() {
+fn max_conns_admits_one_of_two() {
     loom::model(|| {
         let max_conns = NonZeroU32::new(1);
         let rate = None;
@@ -424,7 +424,7 @@ fn at_the_boundary_of_max_conns_one_of_two_is_admitted() {
 }
 
 #[test]
-fn a_permit_that_drops_beside_admission_and_sweep_leaves_the_count_true() {
+fn concurrent_drop_admit_and_reap_keep_counts() {
     loom::model(|| {
         let limits = Limits::default().max_conns(NonZeroU32::new(2));
         let limiter = Arc::new(Limiter::new(1, at(0)));

@@ -13,7 +13,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn a_pool_keeps_its_laws(
+    fn random_operations_match_the_model(
         seed: u8,
         ops in prop::collection::vec(any::<[u8; 4]>().prop_map(Op::from_bytes), 0..150),
     ) {

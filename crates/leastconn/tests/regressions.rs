@@ -31,7 +31,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// Many that arrive together all saw the same idle server, because they looked,
 /// dialled, and counted only then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn seed_counts_after_dialling() {
+async fn seed_counts_connections_after_dialling() {
     raise_descriptor_limit();
     let mut upstreams = Vec::new();
     for _ in 0..4 {
@@ -99,7 +99,7 @@ async fn seed_closes_the_client_before_retrying() {
 /// It closed both connections as soon as one side had finished sending, so a
 /// client that ends its question lost the answer.
 #[tokio::test]
-async fn seed_closes_both_sides_when_one_finishes_sending() {
+async fn seed_closes_both_sides_on_half_close() {
     let upstream = Upstream::start(Behaviour::DelayedResponse {
         delay: Duration::from_millis(100),
         bytes: 1 << 20,
@@ -117,7 +117,7 @@ async fn seed_closes_both_sides_when_one_finishes_sending() {
 /// Each connection to a server got a read deadline two seconds after it was
 /// opened, and was cut off there.
 #[tokio::test]
-async fn seed_gives_every_upstream_read_a_two_second_deadline() {
+async fn seed_limits_server_reads_to_two_seconds() {
     let upstream = Upstream::named("web0").await;
     let mut rig = Rig::start(builder([&upstream])).await;
     let mut client = rig.connect().await;
@@ -166,7 +166,7 @@ async fn seed_checks_health_first_after_ten_seconds() {
 /// An upstream that a client was allowed and that did not exist was a null
 /// pointer when that client came.
 #[tokio::test]
-async fn seed_crashes_on_an_allowed_upstream_that_is_not_configured() {
+async fn seed_crashes_on_unknown_allowed_upstream() {
     let upstream = Upstream::start(Behaviour::Echo).await;
     let balancer = builder([&upstream]).build().unwrap();
     let error = balancer.select(["web0", "webapp9"]).unwrap_err();
@@ -176,7 +176,7 @@ async fn seed_crashes_on_an_allowed_upstream_that_is_not_configured() {
 
 /// It kept a token bucket for each client that ever came, for ever.
 #[test]
-fn seed_never_forgets_a_clients_bucket() {
+fn seed_never_drops_idle_buckets() {
     let start: Instant = now();
     let limiter = Limiter::new(1_000_000, start);
     let limits = Limits::default().rate(RateLimit::new(20.0, NonZeroU32::new(20).unwrap()));

@@ -64,12 +64,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_both_sides_do(client in script(), server in script(), policy in policy()) {
+    fn relay_laws_hold_for_any_script(client in script(), server in script(), policy in policy()) {
         run_with(&client, &server, policy, None);
     }
 
     #[test]
-    fn whenever_it_is_given_up(
+    fn relay_laws_hold_when_cancelled(
         client in script(), server in script(), policy in policy(), polls in 0u32..40
     ) {
         run_with(&client, &server, policy, Some(polls));
@@ -86,7 +86,7 @@ fn quiet(end: End, take: Take) -> Script {
 }
 
 #[test]
-fn each_end_has_its_reason() {
+fn each_ending_has_its_reason() {
     let fine = quiet(End::Orderly, Take::All);
     for (client, server, reason) in [
         (fine.clone(), fine.clone(), Reason::Ok),
@@ -166,7 +166,7 @@ fn each_end_has_its_reason() {
 
 /// The other direction goes on after a truncation that is passed on as an end.
 #[test]
-fn truncation_passed_on_as_an_end_is_still_reported() {
+fn truncation_forwarded_as_close_is_reported() {
     let server = Script {
         reads: vec![Step::Pause(Duration::from_millis(50)), Step::Bytes(100)],
         ..quiet(End::Orderly, Take::All)
@@ -178,7 +178,7 @@ fn truncation_passed_on_as_an_end_is_still_reported() {
 
 /// The write finds the reset, and the read then an end like any other.
 #[test]
-fn an_end_found_after_a_reset_is_not_passed_on_as_orderly() {
+fn eof_after_reset_is_forwarded_as_reset() {
     let client = Script {
         reads: vec![Step::Bytes(10), Step::Wait, Step::Wait, Step::Bytes(10)],
         end: End::Silent,
@@ -197,7 +197,7 @@ fn an_end_found_after_a_reset_is_not_passed_on_as_orderly() {
 /// Each direction moves so much in its turn that the other gets none meanwhile;
 /// then it must come back by itself, for nothing else wakes it.
 #[test]
-fn a_turn_that_was_used_up_is_followed_by_another() {
+fn exhausted_poll_budget_reschedules_the_relay() {
     let endless = Script {
         reads: vec![Step::Bytes(u16::MAX); 100],
         ..quiet(End::Orderly, Take::All)

@@ -136,7 +136,7 @@ fn assert_ramp(seconds: &[(u32, u32)], share: f64) {
 }
 
 #[test]
-fn with_least_connections_no_second_gives_more_than_the_share_of_that_time() {
+fn least_conn_ramp_is_bounded_each_second() {
     // For short connections, and for those that outlive the slow start by far: there,
     // the server has the fewest connections all the time.
     for lives in [SECOND, 600 * SECOND] {
@@ -171,7 +171,7 @@ fn with_least_connections_no_second_gives_more_than_the_share_of_that_time() {
 }
 
 #[test]
-fn without_slow_start_the_empty_server_gets_the_whole_surge() {
+fn without_slow_start_an_empty_server_gets_all_arrivals() {
     // What the tests above would see if nothing was done.
     let mut site = Site::with_slow_start(
         Duration::ZERO,
@@ -188,7 +188,7 @@ fn without_slow_start_the_empty_server_gets_the_whole_surge() {
 }
 
 #[test]
-fn a_server_of_more_weight_gets_its_part_of_more() {
+fn ramp_scales_with_server_weight() {
     let mut site = Site::new(Balance::LeastConn, &[1, 1, 6], 1_000, 600 * SECOND);
     site.set("2", AdminState::Maint);
     site.run(5 * SECOND);
@@ -197,7 +197,7 @@ fn a_server_of_more_weight_gets_its_part_of_more() {
 }
 
 #[test]
-fn the_others_ramp_by_weight_too() {
+fn other_algorithms_ramp_by_weight() {
     for balance in [Balance::RoundRobin, Balance::Random, Balance::SourceHash] {
         let mut site = Site::new(balance, &[1, 1, 1, 1], 1_000, SECOND);
         site.set("2", AdminState::Maint);
@@ -228,7 +228,7 @@ fn the_others_ramp_by_weight_too() {
 }
 
 #[test]
-fn two_choices_give_at_most_twice_the_ramping_share() {
+fn p2c_ramp_is_bounded() {
     let mut site = Site::new(Balance::P2c, &[1, 1, 1, 1], 1_000, 600 * SECOND);
     site.set("2", AdminState::Maint);
     site.run(5 * SECOND);
@@ -247,7 +247,7 @@ fn two_choices_give_at_most_twice_the_ramping_share() {
 
 /// There, nobody has fewer connections than the others: all have none.
 #[test]
-fn where_nothing_is_open_it_gets_its_part_all_the_same() {
+fn ramp_applies_without_open_connections() {
     for balance in [Balance::LeastConn, Balance::P2c] {
         let mut site = Site::new(balance, &[1, 1, 1], 1_000, Duration::ZERO);
         site.set("2", AdminState::Maint);
@@ -264,7 +264,7 @@ fn where_nothing_is_open_it_gets_its_part_all_the_same() {
 }
 
 #[test]
-fn when_all_begin_at_once_nobody_starves_and_none_is_favoured() {
+fn simultaneous_slow_starts_share_evenly() {
     for balance in [
         Balance::LeastConn,
         Balance::P2c,
@@ -286,7 +286,7 @@ fn when_all_begin_at_once_nobody_starves_and_none_is_favoured() {
 }
 
 #[test]
-fn when_all_begin_the_newest_does_not_get_everything() {
+fn newest_of_several_ramping_servers_is_bounded() {
     let mut site = Site::new(Balance::LeastConn, &[1, 1, 1, 1], 1_000, 600 * SECOND);
     for server in ["0", "1", "3"] {
         site.set(server, AdminState::Maint);
@@ -310,7 +310,7 @@ fn when_all_begin_the_newest_does_not_get_everything() {
 }
 
 #[test]
-fn a_member_that_joins_begins_slowly_and_changes_nothing_for_one_that_does() {
+fn joining_member_does_not_end_other_ramps() {
     // Envoy issue 29008: there, the next member that joins ends everybody's slow start.
     let mut site = Site::new(Balance::LeastConn, &[1, 1, 1], 1_000, 600 * SECOND);
     site.set("2", AdminState::Maint);
@@ -334,14 +334,14 @@ fn a_member_that_joins_begins_slowly_and_changes_nothing_for_one_that_does() {
 }
 
 #[test]
-fn servers_that_a_pool_begins_with_have_their_share_at_once() {
+fn initial_servers_skip_slow_start() {
     let mut site = Site::new(Balance::Random, &[1, 1, 1, 1], 1_000, SECOND);
     let got = site.run(SECOND);
     assert!(got[..4].iter().all(|&count| count > 180), "{got:?}");
 }
 
 #[test]
-fn who_goes_down_again_begins_again() {
+fn second_recovery_restarts_the_ramp() {
     let mut site = Site::new(Balance::LeastConn, &[1, 1, 1, 1], 1_000, 600 * SECOND);
     for _ in 0..3 {
         site.set("2", AdminState::Maint);
@@ -352,7 +352,7 @@ fn who_goes_down_again_begins_again() {
 }
 
 #[test]
-fn a_drain_that_is_called_off_is_no_beginning_but_one_that_was_finished_is() {
+fn slow_start_follows_completed_drain_only() {
     let mut site = Site::new(Balance::Random, &[1, 1], 1_000, 10 * SECOND);
     site.run(20 * SECOND);
     site.set("1", AdminState::Drain);
@@ -366,7 +366,7 @@ fn a_drain_that_is_called_off_is_no_beginning_but_one_that_was_finished_is() {
 }
 
 #[test]
-fn the_time_begins_with_the_first_pick() {
+fn slow_start_begins_with_the_first_pick() {
     let mut site = Site::new(Balance::Random, &[1, 1], 1_000, SECOND);
     site.run(SECOND);
     site.set("1", AdminState::Maint);
@@ -379,7 +379,7 @@ fn the_time_begins_with_the_first_pick() {
 }
 
 #[test]
-fn without_slow_start_nothing_is_slow_and_turning_it_on_later_makes_nothing_so() {
+fn enabling_slow_start_affects_new_servers_only() {
     let (balance, weights) = (Balance::Random, [1, 1]);
     let mut site = Site::with_slow_start(Duration::ZERO, balance, &weights, 1_000, SECOND);
     site.set("1", AdminState::Maint);
@@ -398,7 +398,7 @@ fn without_slow_start_nothing_is_slow_and_turning_it_on_later_makes_nothing_so()
 }
 
 #[test]
-fn a_slow_server_takes_all_when_nobody_else_can() {
+fn ramping_server_takes_all_without_alternatives() {
     let mut site = Site::new(Balance::LeastConn, &[1, 1], 1_000, 600 * SECOND);
     site.set("1", AdminState::Maint);
     site.run(SECOND);
@@ -408,7 +408,7 @@ fn a_slow_server_takes_all_when_nobody_else_can() {
 }
 
 #[test]
-fn how_far_a_server_has_come_can_be_looked_at_without_changing_it() {
+fn slow_start_progress_is_read_without_side_effects() {
     let mut site = Site::new(Balance::LeastConn, &[1, 1], 10, SECOND);
     let seen = |site: &Site| {
         let server = site.pool.server("1").unwrap();

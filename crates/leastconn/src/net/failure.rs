@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_balancer_lacks_is_not_the_servers_fault() {
+    fn local_exhaustion_is_not_a_server_fault() {
         let fault_of = |code| fault(&io::Error::from_raw_os_error(code));
         for code in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS] {
             assert_eq!(fault_of(code), Fault::Exhausted, "{code}");

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_accepted_has_it_from_its_listener() {
+    fn accepted_sockets_inherit_keepalive() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         set_keepalive(&listener, Duration::from_secs(5)).unwrap();
         let address = listener.local_addr().unwrap();

@@ -55,7 +55,7 @@ mod tests {
     use crate::net::Stream;
 
     #[tokio::test]
-    async fn bytes_and_ends_pass_both_ways() {
+    async fn bytes_and_half_closes_pass_both_ways() {
         let dir = leastconn_testkit::TempDir::new().unwrap();
         let path = dir.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_backlog_is_waited_for() {
+    async fn connect_waits_while_the_backlog_is_full() {
         let dir = leastconn_testkit::TempDir::new().unwrap();
         let path = dir.path().join("s");
         let socket =

@@ -79,7 +79,7 @@ async fn black_hole() -> (SocketAddr, (TcpListener, Vec<TcpStream>)) {
 }
 
 #[tokio::test]
-async fn a_refusing_server_is_passed_over_for_the_next_least_loaded() {
+async fn refusing_server_is_skipped_for_next_least_loaded() {
     let (dead, _keep) = refusing().await;
     let (light, heavy) = (
         Upstream::start(Behaviour::Echo).await,
@@ -106,7 +106,7 @@ async fn a_refusing_server_is_passed_over_for_the_next_least_loaded() {
 }
 
 #[tokio::test]
-async fn each_server_is_tried_once_and_not_more_than_retries_allow() {
+async fn each_server_is_tried_once_within_retries() {
     let mut dead = Vec::new();
     for _ in 0..4 {
         dead.push(refusing().await);
@@ -132,7 +132,7 @@ async fn each_server_is_tried_once_and_not_more_than_retries_allow() {
 }
 
 #[tokio::test]
-async fn with_all_ejected_none_is_dialled() {
+async fn ejected_servers_are_not_dialled_when_refusing() {
     let (dead, _keep) = refusing().await;
     let pool = pool(&[dead]);
     connect_all(&pool, &POLICY).await.unwrap_err();
@@ -143,7 +143,7 @@ async fn with_all_ejected_none_is_dialled() {
 }
 
 #[tokio::test]
-async fn an_ejected_server_comes_back_by_a_trial() {
+async fn ejected_server_recovers_by_trial() {
     let passive = PassivePolicy {
         fail_timeout: Duration::from_millis(100),
         ..PassivePolicy::default()
@@ -169,7 +169,7 @@ async fn an_ejected_server_comes_back_by_a_trial() {
 }
 
 #[tokio::test]
-async fn a_connection_counts_while_it_is_dialled_and_no_longer() {
+async fn dialling_connections_are_counted_until_cancelled() {
     let (address, _keep) = black_hole().await;
     let pool = pool(&[address]);
     let all = Selector::all();
@@ -184,7 +184,7 @@ async fn a_connection_counts_while_it_is_dialled_and_no_longer() {
 }
 
 #[tokio::test]
-async fn a_silent_server_costs_its_timeout_and_then_the_next_is_tried() {
+async fn silent_server_times_out_and_next_is_tried() {
     let (silent, _keep) = black_hole().await;
     let upstream = Upstream::start(Behaviour::Echo).await;
     let pool = pool(&[silent, upstream.addr()]);
@@ -226,7 +226,7 @@ async fn all_addresses_of_a_name_are_tried() {
 }
 
 #[tokio::test]
-async fn a_name_is_resolved_when_connecting() {
+async fn names_are_resolved_when_connecting() {
     let upstream = Upstream::start(Behaviour::Echo).await;
     let name: Address = format!("localhost:{}", upstream.addr().port())
         .parse()
@@ -246,7 +246,7 @@ async fn a_name_is_resolved_when_connecting() {
 }
 
 #[test]
-fn what_one_address_lacks_does_not_hide_what_the_server_did() {
+fn local_error_does_not_hide_server_error() {
     let error = io::Error::from_raw_os_error;
     let (refused, local) = (libc::ECONNREFUSED, libc::EADDRNOTAVAIL);
     for (earlier, later, told) in [
@@ -262,14 +262,14 @@ fn what_one_address_lacks_does_not_hide_what_the_server_did() {
 
 /// Runs itself in a process of its own, whose limit it may use up.
 #[test]
-fn without_file_descriptors_no_server_is_blamed() {
+fn descriptor_exhaustion_ejects_no_server() {
     const INNER: &str = "LEASTCONN_TEST_FEW_DESCRIPTORS";
     if std::env::var_os(INNER).is_none() {
         let output = Command::new("sh")
             .args(["-c", "ulimit -n 40; exec \"$0\" \"$@\""])
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", "--nocapture"])
-            .arg("net::connect::tests::without_file_descriptors_no_server_is_blamed")
+            .arg("net::connect::tests::descriptor_exhaustion_ejects_no_server")
             .env(INNER, "1")
             .output()
             .unwrap();
@@ -303,7 +303,7 @@ fn without_file_descriptors_no_server_is_blamed() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_gone_will_be_noticed() {
+async fn keepalive_is_set_on_server_connections() {
     let upstream = Upstream::start(Behaviour::Echo).await;
     let pool = pool(&[upstream.addr()]);
     for (keepalive, time) in [(POLICY.keepalive, Some(7)), (None, None)] {

@@ -32,7 +32,7 @@ async fn stays(stream: &mut TcpStream) {
 }
 
 #[tokio::test]
-async fn close_and_reset_are_told_apart() {
+async fn close_and_reset_are_distinguished() {
     let (client, mut accepted) = pair().await;
     stays(&mut accepted).await;
     drop(client);
@@ -56,7 +56,7 @@ async fn half_close_after_data_is_no_departure() {
 }
 
 #[tokio::test]
-async fn reset_is_noticed_behind_data() {
+async fn reset_behind_data_is_detected() {
     let (mut client, mut accepted) = pair().await;
     client.write_all(b"request").await.unwrap();
     stays(&mut accepted).await;

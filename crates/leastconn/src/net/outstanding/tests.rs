@@ -42,7 +42,7 @@ async fn until_nothing(socket: &TcpStream, is_nothing: impl Fn(&TcpStream) -> bo
 }
 
 #[tokio::test]
-async fn unacknowledged_bytes_are_counted_for_each_address_family() {
+async fn unacknowledged_bytes_are_counted_per_address_family() {
     for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
         let (mut sender, mut receiver) = pair(address).await;
         assert_eq!(outstanding(&sender), Outstanding::Nothing, "{address}");
@@ -71,7 +71,7 @@ async fn unacknowledged_bytes_are_counted_for_each_address_family() {
 }
 
 #[tokio::test]
-async fn without_netlink_writability_tells_what_was_sent() {
+async fn writability_is_the_fallback_without_netlink() {
     let (mut sender, mut receiver) = pair("127.0.0.1:0").await;
     fill(&mut sender).await;
     assert!(!is_sent(&sender));

@@ -95,7 +95,7 @@ async fn answering(
 }
 
 #[tokio::test]
-async fn tcp_asks_for_a_connection_and_no_more() {
+async fn tcp_probe_only_connects() {
     let upstream = Upstream::start(Behaviour::Stuck).await;
     probe_at(upstream.addr(), &tcp(None, None)).await.unwrap();
     upstream.stop(OpenConnections::Close).await;
@@ -104,7 +104,7 @@ async fn tcp_asks_for_a_connection_and_no_more() {
 }
 
 #[tokio::test]
-async fn an_expected_answer_may_come_in_pieces_and_amid_others() {
+async fn expected_answer_is_found_across_segments() {
     for pieces in [&["+PONG\r\n"][..], &["x+P", "O", "NG!"], &["+PON", "+PONG"]] {
         let (address, question) = answering(pieces).await;
         probe_at(address, &tcp(Some("PING"), Some("+PONG")))
@@ -120,14 +120,14 @@ async fn an_expected_answer_may_come_in_pieces_and_amid_others() {
 }
 
 #[tokio::test]
-async fn an_endless_answer_is_not_read_for_ever() {
+async fn endless_answer_fails_the_probe() {
     let upstream = Upstream::start(Behaviour::Source { bytes: 1 << 30 }).await;
     let error = probe_at(upstream.addr(), &tcp(None, Some("never this"))).await;
     assert!(matches!(error, Err(ProbeError::Unexpected(_))), "{error:?}");
 }
 
 #[tokio::test]
-async fn silence_runs_into_the_timeout() {
+async fn silent_server_times_out() {
     let upstream = Upstream::start(Behaviour::Stuck).await;
     for probe in [tcp(None, Some("hello")), http(200..=299)] {
         let check = Check {
@@ -140,7 +140,7 @@ async fn silence_runs_into_the_timeout() {
 }
 
 #[tokio::test]
-async fn what_came_instead_is_said_in_a_few_harmless_characters() {
+async fn probe_errors_quote_an_escaped_excerpt() {
     let said = async |pieces: &'static [&'static str], check: Check, open: bool| {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -193,7 +193,7 @@ async fn what_came_instead_is_said_in_a_few_harmless_characters() {
 }
 
 #[tokio::test]
-async fn http_goes_by_the_status() {
+async fn http_status_decides_the_probe() {
     for (status, works) in [
         (200, true),
         (204, true),
@@ -211,7 +211,7 @@ async fn http_goes_by_the_status() {
 }
 
 #[tokio::test]
-async fn http_reads_no_further_than_the_status_line() {
+async fn http_probe_stops_at_the_status_line() {
     for pieces in [
         &["HTTP/1.1 200 OK\r\n"][..],
         &["HT", "TP/1.0 2", "0", "0 OK\r", "\n"],
@@ -246,7 +246,7 @@ async fn http_reads_no_further_than_the_status_line() {
 }
 
 #[tokio::test]
-async fn another_port_may_be_asked() {
+async fn probe_uses_the_configured_port() {
     let (service, health) = (
         Upstream::start(Behaviour::AcceptThenReset).await,
         Upstream::start(Behaviour::Http(200)).await,
@@ -260,7 +260,7 @@ async fn another_port_may_be_asked() {
 }
 
 #[test]
-fn what_the_prober_lacks_is_not_the_servers() {
+fn local_exhaustion_is_no_server_fault() {
     let io = |code| ProbeError::Io(io::Error::from_raw_os_error(code));
     assert!(!io(libc::EMFILE).is_server_fault());
     assert!(!io(libc::EADDRNOTAVAIL).is_server_fault());
@@ -283,7 +283,7 @@ async fn becomes(pool: &Pool, up: bool) {
 
 /// `rise` and `fall` themselves are the core's; here: that they are asked.
 #[tokio::test]
-async fn servers_go_down_and_come_up_by_their_probes() {
+async fn probes_change_server_health() {
     let upstream = Upstream::start(Behaviour::Http(200)).await;
     let pool = pool(&[upstream.addr()], 2, 3);
     let check = Check {
@@ -317,7 +317,7 @@ async fn servers_go_down_and_come_up_by_their_probes() {
 }
 
 #[tokio::test]
-async fn the_first_probe_comes_at_once_and_decides_alone() {
+async fn first_probe_is_immediate_and_decisive() {
     let (well, ill) = (
         Upstream::start(Behaviour::Http(200)).await,
         Upstream::start(Behaviour::Http(500)).await,
@@ -346,7 +346,7 @@ impl Prepare for Greeting {
 }
 
 #[tokio::test]
-async fn a_step_comes_before_the_question_and_its_failure_is_the_server_s() {
+async fn probe_runs_step_first_and_reports_failure() {
     let upstream = Upstream::start(Behaviour::Echo).await;
     let pool = pool(&[upstream.addr()], 1, 1);
     let server = &pool.members()[0].server;
@@ -406,7 +406,7 @@ const GREETING: &[u8] = b"\x0a8.0.1\0....";
 const DENIED: &[u8] = b"\xff\x15\x04#28000Access denied";
 
 #[tokio::test]
-async fn mysql_login_is_completed_whatever_comes_of_it() {
+async fn mysql_login_is_completed() {
     let greeting = packet(0, GREETING);
     let ok = packet(2, b"\0\0\0\x02\0\0\0");
     let denied = packet(2, DENIED);
@@ -427,7 +427,7 @@ async fn mysql_login_is_completed_whatever_comes_of_it() {
 }
 
 #[tokio::test]
-async fn mysql_errors_for_all_clients_fail_the_probe() {
+async fn mysql_global_errors_fail_the_probe() {
     let blocked = packet(0, b"\xff\x69\x04Host '10.0.0.1' is blocked");
     let (address, script) = scripted(&blocked, &[]).await;
     let error = probe_at(address, &mysql()).await.unwrap_err();
@@ -445,7 +445,7 @@ async fn mysql_errors_for_all_clients_fail_the_probe() {
 }
 
 #[tokio::test]
-async fn postgres_session_is_begun_and_ended() {
+async fn postgres_session_is_opened_and_terminated() {
     let postgres = check(Probe::Postgres {
         user: "leastconn".to_owned(),
     });
@@ -473,7 +473,7 @@ async fn postgres_session_is_begun_and_ended() {
 }
 
 #[tokio::test]
-async fn redis_works_unless_it_refuses_all() {
+async fn redis_probe_accepts_authentication_errors() {
     for (answer, works) in [
         ("+PONG\r\n", true),
         ("-NOAUTH Authentication required.\r\n", true),
@@ -494,7 +494,7 @@ async fn redis_works_unless_it_refuses_all() {
 }
 
 #[tokio::test]
-async fn without_available_servers_probes_come_every_second() {
+async fn unavailable_upstreams_are_probed_every_second() {
     let upstream = Upstream::start(Behaviour::Http(200)).await;
     upstream.stop(OpenConnections::Close).await;
     // An interval longer than the test, and more good probes than it has.
@@ -511,7 +511,7 @@ async fn without_available_servers_probes_come_every_second() {
 }
 
 #[tokio::test]
-async fn change_of_a_pool_keeps_probes_and_spreads_new_ones() {
+async fn successor_pool_keeps_probe_schedule_and_spreads_new() {
     let mut upstreams = Vec::new();
     for _ in 0..5 {
         upstreams.push(Upstream::start(Behaviour::Http(200)).await);

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn trickle_in_one_direction_is_no_exchange() {
+    fn one_way_trickle_is_no_exchange() {
         let (mut stream, mut trickle) = (PollBudget::default(), PollBudget::default());
         for _ in 0..1000 {
             trickle.next();

@@ -1,5 +1,5 @@
 //! Over real sockets; the laws under arbitrary schedules are in
-//! `tests/relay_obeys_its_laws.rs`.
+//! `tests/relay_properties.rs`.
 
 use std::{
     io::{self, ErrorKind},
@@ -112,7 +112,7 @@ async fn read_kind(stream: &mut TcpStream) -> Option<ErrorKind> {
 }
 
 #[tokio::test]
-async fn many_bytes_both_ways_at_once_arrive_whole() {
+async fn bidirectional_transfer_arrives_intact() {
     const FORTH: u64 = 24 << 20;
     const BACK: u64 = (24 << 20) + 1;
     let mut rig = Rig::new().await;
@@ -134,7 +134,7 @@ async fn many_bytes_both_ways_at_once_arrive_whole() {
 }
 
 #[tokio::test]
-async fn an_answer_after_the_question_ended_is_delivered_whole() {
+async fn answer_after_half_close_is_delivered() {
     for client_ends_first in [true, false] {
         let mut rig = Rig::new().await;
         let (first, second) = if client_ends_first {
@@ -167,7 +167,7 @@ async fn an_answer_after_the_question_ended_is_delivered_whole() {
 }
 
 #[tokio::test]
-async fn both_may_end_at_once() {
+async fn both_sides_may_close_at_once() {
     let mut rig = Rig::new().await;
     let (one, other) = tokio::join!(rig.client.shutdown(), rig.server.shutdown());
     one.unwrap();
@@ -179,7 +179,7 @@ async fn both_may_end_at_once() {
 }
 
 #[tokio::test]
-async fn only_silence_runs_into_the_idle_timeout() {
+async fn traffic_restarts_the_idle_timeout() {
     // Much longer than the pauses below, whatever they come to.
     let idle = 2000 * MS;
     let timeouts = RelayPolicy {
@@ -206,7 +206,7 @@ async fn only_silence_runs_into_the_idle_timeout() {
 }
 
 #[tokio::test]
-async fn an_idle_timeout_with_bytes_undelivered_is_no_ordinary_end() {
+async fn idle_timeout_with_undelivered_bytes_aborts() {
     let timeouts = RelayPolicy {
         idle: Some(100 * MS),
         half_close: None,
@@ -222,7 +222,7 @@ async fn an_idle_timeout_with_bytes_undelivered_is_no_ordinary_end() {
 }
 
 #[tokio::test]
-async fn the_half_close_timeout_is_counted_from_the_last_byte() {
+async fn half_close_timeout_restarts_with_each_byte() {
     // Much longer than the pauses below, whatever they come to.
     let half_close = 2000 * MS;
     let timeouts = RelayPolicy {
@@ -253,7 +253,7 @@ async fn the_half_close_timeout_is_counted_from_the_last_byte() {
 }
 
 #[tokio::test]
-async fn a_reset_passes_through_after_what_was_sent_before() {
+async fn reset_is_forwarded_after_pending_bytes() {
     for client_resets in [true, false] {
         let mut rig = Rig::new().await;
         let (victim, witness) = if client_resets {
@@ -282,7 +282,7 @@ async fn a_reset_passes_through_after_what_was_sent_before() {
 /// The write of one direction is what learns of the reset; the read of the
 /// other then finds an end. It must not be passed on as one.
 #[tokio::test]
-async fn a_download_cut_short_during_an_upload_does_not_look_complete() {
+async fn server_reset_during_upload_aborts_the_download() {
     let mut rig = Rig::new().await;
     rig.server.write_all(b"half of it").await.unwrap();
     let mut half = [0; 10];
@@ -311,7 +311,7 @@ async fn fill(stream: &mut TcpStream) -> usize {
 }
 
 #[tokio::test]
-async fn a_slow_reader_stops_its_sender() {
+async fn slow_reader_blocks_its_sender() {
     let mut rig = Rig::new().await;
     let taken = fill(&mut rig.client).await;
     // Two connections' buffers in the system (it doubles what is asked for, and
@@ -327,7 +327,7 @@ async fn a_slow_reader_stops_its_sender() {
 }
 
 #[tokio::test]
-async fn an_early_answer_reaches_a_client_that_still_uploads() {
+async fn early_answer_reaches_an_uploading_client() {
     let mut rig = Rig::new().await;
     rig.client.write_all(b"the beginning").await.unwrap();
     let mut beginning = [0; 13];
@@ -350,7 +350,7 @@ async fn an_early_answer_reaches_a_client_that_still_uploads() {
 
 /// A slow client must not lose what it has been told is complete.
 #[tokio::test]
-async fn a_complete_answer_survives_the_half_close_timeout() {
+async fn half_close_timeout_keeps_a_complete_answer() {
     let timeouts = RelayPolicy {
         idle: None,
         half_close: Some(50 * MS),
@@ -366,7 +366,7 @@ async fn a_complete_answer_survives_the_half_close_timeout() {
 }
 
 #[tokio::test]
-async fn a_connection_at_full_speed_leaves_others_their_turn() {
+async fn bulk_transfer_does_not_starve_others() {
     let mut busy = Rig::new().await;
     let mut quiet = Rig::new().await;
     let (mut reads, mut writes) = (busy.server, busy.client);

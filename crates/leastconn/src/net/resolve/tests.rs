@@ -33,7 +33,7 @@ async fn looked_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stale_answer_is_used_while_a_newer_one_is_looked_up() {
+async fn stale_answer_is_used_during_refresh() {
     let resolved = Resolved::default();
     assert_eq!(ask(&resolved, found(1)).await.unwrap(), found(1).unwrap());
     assert_eq!(ask(&resolved, found(2)).await.unwrap(), found(1).unwrap());
@@ -44,7 +44,7 @@ async fn stale_answer_is_used_while_a_newer_one_is_looked_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_connect_starts_a_look_up_but_not_each_time() {
+async fn failed_connects_trigger_rate_limited_lookups() {
     let resolved = Resolved::default();
     ask(&resolved, found(1)).await.unwrap();
     let invalidate =
@@ -59,7 +59,7 @@ async fn failed_connect_starts_a_look_up_but_not_each_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_connection_waits_while_the_resolver_fails_or_is_slow() {
+async fn slow_or_failing_resolver_delays_no_connection() {
     let resolved = Resolved::default();
     ask(&resolved, found(1)).await.unwrap();
     advance(FRESH).await;
@@ -84,7 +84,7 @@ async fn no_connection_waits_while_the_resolver_fails_or_is_slow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn old_answer_is_used_only_if_no_newer_one_comes_and_then_expires() {
+async fn old_answer_is_a_fallback_until_it_expires() {
     let resolved = Resolved::default();
     ask(&resolved, found(1)).await.unwrap();
     advance(OLD).await;
@@ -104,7 +104,7 @@ async fn old_answer_is_used_only_if_no_newer_one_comes_and_then_expires() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_look_up_at_a_time_even_if_those_who_asked_have_gone() {
+async fn lookups_are_shared_and_survive_cancellation() {
     let resolved = Resolved::default();
     let asked = Arc::new(AtomicU32::new(0));
     let slow = || {
@@ -130,7 +130,7 @@ async fn one_look_up_at_a_time_even_if_those_who_asked_have_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_shared_and_keeps_whose_fault_it_was() {
+async fn failed_lookup_is_shared_and_keeps_its_error_code() {
     let resolved = Resolved::default();
     let out_of_files = || Err(io::Error::from_raw_os_error(libc::EMFILE));
     let (one, other) = tokio::join!(ask(&resolved, out_of_files()), ask(&resolved, found(1)));
@@ -142,7 +142,7 @@ async fn a_failure_is_shared_and_keeps_whose_fault_it_was() {
 }
 
 #[test]
-fn a_look_up_that_its_runtime_cut_off_holds_nobody_up() {
+fn lookup_is_restarted_after_its_runtime_ended() {
     let resolved = Resolved::default();
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()

@@ -17,7 +17,7 @@ fn default_pool(addresses: &[SocketAddr]) -> Pool {
 }
 
 #[tokio::test]
-async fn a_restart_of_the_only_server_costs_no_connection() {
+async fn server_restart_fails_no_connection() {
     let (address, upstream) = refusing().await;
     let pool = Arc::new(default_pool(&[address]));
     let mut clients = JoinSet::new();
@@ -43,7 +43,7 @@ async fn a_restart_of_the_only_server_costs_no_connection() {
 }
 
 #[tokio::test]
-async fn retrying_ends_with_its_time() {
+async fn retries_end_after_retry_for() {
     let (address, _keep) = refusing().await;
     let pool = default_pool(&[address]);
     let mut policy = retrying();
@@ -60,7 +60,7 @@ async fn retrying_ends_with_its_time() {
 }
 
 #[tokio::test]
-async fn servers_that_are_full_or_out_are_not_waited_for() {
+async fn full_and_drained_servers_fail_at_once() {
     let upstream = Upstream::start(Behaviour::Echo).await;
     let full = ServerSpec::new("web0", upstream.addr()).max_conns(std::num::NonZeroU32::new(1));
     let drained = ServerSpec::new("web1", upstream.addr());
@@ -78,7 +78,7 @@ async fn servers_that_are_full_or_out_are_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_server_that_becomes_available_is_dialled_at_once() {
+async fn recovered_server_is_dialled_at_once() {
     let upstream = Upstream::start(Behaviour::Echo).await;
     // Ejected, and not to be dialled: nothing but the probe brings it back.
     let active = crate::health::ActivePolicy {
@@ -115,7 +115,7 @@ async fn a_server_that_becomes_available_is_dialled_at_once() {
 }
 
 #[tokio::test]
-async fn an_ejected_server_is_dialled_when_the_others_fail() {
+async fn ejected_server_is_dialled_as_last_resort() {
     let (dead, _keep) = refusing().await;
     let recovered = Upstream::start(Behaviour::Echo).await;
     let pool = default_pool(&[dead, recovered.addr()]);
@@ -127,7 +127,7 @@ async fn an_ejected_server_is_dialled_when_the_others_fail() {
 }
 
 #[tokio::test]
-async fn attempts_are_known_when_connecting_is_given_up() {
+async fn attempts_are_readable_after_cancellation() {
     let (address, _keep) = refusing().await;
     let pool = default_pool(&[address]);
     let attempts = Attempts::default();

@@ -54,7 +54,7 @@ async fn two() -> (Pool, [Upstream; 2], Lease) {
 }
 
 #[tokio::test]
-async fn what_the_step_makes_is_given_and_where_it_fails_the_next_is_tried() {
+async fn step_output_is_returned_and_failure_tries_next() {
     let (pool, upstreams, _load) = two().await;
     let step = Greeting {
         with: "web0",
@@ -77,7 +77,7 @@ async fn what_the_step_makes_is_given_and_where_it_fails_the_next_is_tried() {
 }
 
 #[tokio::test]
-async fn a_step_that_hangs_costs_the_attempt_s_time_and_then_the_next_is_tried() {
+async fn hanging_step_times_out_and_next_is_tried() {
     let (pool, upstreams, _load) = two().await;
     let step = Greeting {
         with: "web0",
@@ -98,7 +98,7 @@ async fn a_step_that_hangs_costs_the_attempt_s_time_and_then_the_next_is_tried()
 }
 
 #[tokio::test]
-async fn why_the_step_failed_is_told_and_what_the_balancer_lacks_blames_nobody() {
+async fn failed_step_is_reported_and_local_exhaustion_ignored() {
     let (pool, _upstreams, _load) = two().await;
     let only = Selector::named(["web0"]);
     let mut step = Greeting {

@@ -96,7 +96,7 @@ async fn exchange(forth: usize, back: usize) {
 }
 
 #[tokio::test]
-async fn much_is_spliced_and_arrives_whole() {
+async fn bulk_transfer_is_spliced_intact() {
     let _alone = ALONE.lock().await;
     let before = SPLICED.load(Ordering::Relaxed);
     exchange(48 * MIB, 48 * MIB + 1).await;
@@ -118,7 +118,7 @@ async fn without_a_pipe_bytes_are_copied() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_has_no_pipe() {
+async fn idle_connection_holds_no_pipe() {
     let _alone = ALONE.lock().await;
     let (mut client, mut server, relaying, _) = rig().await;
     let before = SPLICED.load(Ordering::Relaxed);
@@ -138,7 +138,7 @@ async fn an_idle_connection_has_no_pipe() {
 }
 
 #[tokio::test]
-async fn a_reset_amid_many_bytes_is_passed_on() {
+async fn server_reset_is_forwarded_while_splicing() {
     let _alone = ALONE.lock().await;
     let (mut client, mut server, relaying, _) = rig().await;
     let much = pattern(0, 16 * MIB);
@@ -161,7 +161,7 @@ async fn a_reset_amid_many_bytes_is_passed_on() {
 }
 
 #[tokio::test]
-async fn a_reader_that_is_gone_is_noticed_amid_many_bytes() {
+async fn client_reset_is_detected_while_splicing() {
     let _alone = ALONE.lock().await;
     let (mut client, mut server, relaying, _) = rig().await;
     let much = pattern(0, 16 * MIB);
@@ -203,7 +203,7 @@ async fn stalled(traffic: &Traffic) {
 }
 
 #[tokio::test]
-async fn a_slow_reader_stops_its_sender_and_gets_all_in_the_end() {
+async fn slow_reader_blocks_sender_while_splicing() {
     let _alone = ALONE.lock().await;
     let (mut client, mut server, relaying, traffic) = rig().await;
     let much = pattern(0, 64 * MIB);
@@ -226,7 +226,7 @@ async fn a_slow_reader_stops_its_sender_and_gets_all_in_the_end() {
 }
 
 #[tokio::test]
-async fn given_up_with_a_full_pipe_both_sides_see_it_and_nothing_is_left() {
+async fn dropping_relay_with_full_pipe_aborts_both_sides() {
     let _alone = ALONE.lock().await;
     let (mut client, mut server, relaying, traffic) = rig().await;
     let sending = tokio::spawn(async move {
@@ -271,7 +271,7 @@ proptest! {
     /// Small and large, in whatever order, from copying to splicing and back, with
     /// large turns and, beside an exchange, short ones.
     #[test]
-    fn whatever_is_sent_arrives(forth in pieces(), back in pieces(), beside in any::<bool>()) {
+    fn random_transfers_arrive_intact(forth in pieces(), back in pieces(), beside in any::<bool>()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (got, reason) = runtime.block_on(async {
             let _alone = ALONE.lock().await;
