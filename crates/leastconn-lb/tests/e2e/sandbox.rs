@@ -339,7 +339,7 @@ fn start_with_the_maximum_of_landlock_layers() {
             let site = Site::usual(&[&web]).process("sandbox = \"on\"");
             let lb = site.start().await;
             assert_eq!(status(&lb).await["sandbox"]["state"], "inherited");
-            wait_message(&lb, "WARN", &["room for no more"]).await;
+            wait_message(&lb, "WARN", &["no further sandbox layer"]).await;
             assert_serves(&lb).await;
             lb.quiet().await;
         });

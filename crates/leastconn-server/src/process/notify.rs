@@ -136,8 +136,11 @@ mod tests {
 
     #[test]
     fn unreachable_socket_is_an_error() {
-        for nobody in ["/nonexistent/notify", "@leastconn-nobody", "vsock:2:1234"] {
-            assert!(send_to(OsStr::new(nobody), "READY=1").is_err(), "{nobody}");
+        for address in ["/nonexistent/notify", "@leastconn-nobody", "vsock:2:1234"] {
+            assert!(
+                send_to(OsStr::new(address), "READY=1").is_err(),
+                "{address}"
+            );
         }
     }
 
