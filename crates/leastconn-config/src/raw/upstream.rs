@@ -78,6 +78,18 @@ pub enum Balance {
     SourceHash,
 }
 
+impl From<Balance> for leastconn::Balance {
+    fn from(balance: Balance) -> Self {
+        match balance {
+            Balance::LeastConn => Self::LeastConn,
+            Balance::P2c => Self::P2c,
+            Balance::RoundRobin => Self::RoundRobin,
+            Balance::Random => Self::Random,
+            Balance::SourceHash => Self::SourceHash,
+        }
+    }
+}
+
 /// What happens to a connection when no server is available.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

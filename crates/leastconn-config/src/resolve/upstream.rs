@@ -71,13 +71,7 @@ impl Resolver<'_> {
             balance: raw
                 .balance
                 .as_ref()
-                .map_or(Balance::default(), |at| match at.value {
-                    raw::Balance::LeastConn => Balance::LeastConn,
-                    raw::Balance::P2c => Balance::P2c,
-                    raw::Balance::RoundRobin => Balance::RoundRobin,
-                    raw::Balance::Random => Balance::Random,
-                    raw::Balance::SourceHash => Balance::SourceHash,
-                }),
+                .map_or(Balance::default(), |at| at.value.into()),
             slow_start: self.duration(
                 "slow_start",
                 raw.slow_start.as_ref(),
