@@ -25,7 +25,7 @@ use super::{cidr::IpNet, keyword::Mode};
 pub use allow::{Allow, Granted};
 pub use client::Client;
 use index::{Candidates, Index};
-pub use key::MatchKey;
+pub use key::{MatchKey, Pattern};
 
 /// All rules, in the order of the file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -78,7 +78,9 @@ impl Packer {
         let packed = &mut self.packed;
         packed.push(None, &client.name);
         for key in MatchKey::TEXTS {
-            client.each(key, |text| packed.push(Some(key), text));
+            for text in client.texts(key) {
+                packed.push(Some(key), text);
+            }
         }
         packed.sources.extend_from_slice(&client.source);
         let allow = match self.allows.get(&*client.allow) {

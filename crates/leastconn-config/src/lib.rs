@@ -50,7 +50,7 @@ use toml::de::{DeTable, DeValue};
 
 pub use admin_address::{AdminAddress, admin_address};
 pub use cidr::{IpNet, Prefixes};
-pub use clients::{Allow, Client, Clients, Granted, MatchKey, Rule};
+pub use clients::{Allow, Client, Clients, Granted, MatchKey, Pattern, Rule};
 pub use keyword::{
     AccessFilter, Format, Level, Mode, OnExpiry, OnTruncation, Sandbox, StartTls, Watch,
 };

@@ -2,9 +2,11 @@
 
 use jiff::Timestamp;
 use leastconn::Limits;
-use leastconn_tls::pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
 
-use super::{Allow, MatchKey};
+use super::{
+    Allow, MatchKey,
+    key::{Pattern, Requirement},
+};
 use crate::{cidr::IpNet, keyword::Mode};
 
 /// One `[[client]]` table. A configuration stores all of them in
@@ -12,18 +14,8 @@ use crate::{cidr::IpNet, keyword::Mode};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Client {
     pub name: String,
-    /// Patterns for the subject's common name.
-    pub cn: Vec<CnPattern>,
-    /// Patterns for DNS names (SAN).
-    pub dns: Vec<DnsPattern>,
-    /// Patterns for URIs (SAN).
-    pub uri: Vec<UriPattern>,
-    /// SHA-256 of the public key.
-    pub spki: Vec<Spki>,
-    /// Organizational units of the subject.
-    pub ou: Vec<ExactText>,
-    /// Common names of the issuer.
-    pub issuer_cn: Vec<ExactText>,
+    /// Patterns for the certificate. Under each key with patterns, one of them must match.
+    pub patterns: Vec<Pattern>,
     /// Networks of the client's address.
     pub source: Vec<IpNet>,
     /// Empty: the client is refused everywhere.
@@ -36,17 +28,27 @@ pub struct Client {
 }
 
 impl Client {
-    /// Calls `with` for each pattern under `key`.
-    pub(super) fn each<'a>(&'a self, key: MatchKey, with: impl FnMut(&'a str)) {
-        match key {
-            MatchKey::Cn => self.cn.iter().map(CnPattern::as_str).for_each(with),
-            MatchKey::Dns => self.dns.iter().map(DnsPattern::as_str).for_each(with),
-            MatchKey::Uri => self.uri.iter().map(UriPattern::as_str).for_each(with),
-            MatchKey::Spki => self.spki.iter().map(Spki::as_str).for_each(with),
-            MatchKey::Ou => self.ou.iter().map(ExactText::as_str).for_each(with),
-            MatchKey::IssuerCn => self.issuer_cn.iter().map(ExactText::as_str).for_each(with),
-            // Networks are stored separately.
-            MatchKey::Source => {}
+    /// Adds a value that the rule accepts under `key`.
+    ///
+    /// # Errors
+    /// An error text if the value is not valid for this key. The rule is unchanged then.
+    pub fn require(&mut self, key: MatchKey, value: &str) -> Result<(), String> {
+        match key.parse(value)? {
+            Requirement::Pattern(pattern) => self.patterns.push(pattern),
+            Requirement::Network(network) => self.source.push(network),
         }
+        Ok(())
+    }
+
+    /// The patterns under a key that matches text in a certificate.
+    pub(super) fn texts(&self, key: MatchKey) -> impl Iterator<Item = &str> {
+        let patterns = self.patterns.iter();
+        let patterns = patterns.filter(move |pattern| pattern.key() == key);
+        patterns.map(Pattern::as_str)
+    }
+
+    /// Whether the rule would match every client.
+    pub(crate) const fn matches_all(&self) -> bool {
+        self.patterns.is_empty() && self.source.is_empty()
     }
 }

@@ -1,18 +1,21 @@
 //! The keys of `match` in client rules.
 
-use leastconn::ClientId;
+use std::fmt::Display;
 
+use leastconn::ClientId;
 use leastconn_tls::{
     certificate::{Ambiguous, Certificate},
-    pattern::{CnPattern, DnsPattern, UriPattern},
+    pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern},
 };
+
+use crate::cidr::IpNet;
 
 /// A key of `match`. The identity of a client is the value of the first key of its rule, in
 /// this order, that [is an identity](Self::is_identity).
 ///
-/// To add a key, add a variant here and a field of the same name to the `match` table
-/// (`raw/client.rs`) and to `Client`: every match over this type is exhaustive, so
-/// the compiler finds the rest.
+/// To add a key, add a variant before [`Self::Source`] and a field of the same name to the
+/// `match` table (`raw/client.rs`). The lists below have a fixed length and the matches are
+/// exhaustive, so the compiler finds the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum MatchKey {
@@ -28,13 +31,39 @@ pub enum MatchKey {
     Ou,
     /// The issuer's common name.
     IssuerCn,
-    /// The address the client connects from.
+    /// The address the client connects from. The last key, and the only one that does not
+    /// match text in a certificate.
     Source,
+}
+
+/// What a rule requires under one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Requirement {
+    /// A checked pattern for text in a certificate.
+    Pattern(Pattern),
+    Network(IpNet),
+}
+
+/// A checked pattern for the text under a key, in its normal form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    key: MatchKey,
+    text: Box<str>,
+}
+
+impl Pattern {
+    pub(super) const fn key(&self) -> MatchKey {
+        self.key
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
 }
 
 impl MatchKey {
     /// The keys that match texts in a certificate.
-    pub const TEXTS: [Self; 6] = [
+    pub const TEXTS: [Self; Self::Source as usize] = [
         Self::Cn,
         Self::Dns,
         Self::Uri,
@@ -45,7 +74,7 @@ impl MatchKey {
 
     /// The same keys, the most selective first: its values are shared by the fewest
     /// certificates.
-    pub const SELECTIVE: [Self; 6] = [
+    pub const SELECTIVE: [Self; Self::Source as usize] = [
         Self::Spki,
         Self::Uri,
         Self::Cn,
@@ -53,6 +82,36 @@ impl MatchKey {
         Self::Ou,
         Self::IssuerCn,
     ];
+
+    /// All keys.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::TEXTS.into_iter().chain([Self::Source])
+    }
+
+    /// Checks a value of this key in a `match` table. Returns the error text if it is not
+    /// valid.
+    pub(super) fn parse(self, value: &str) -> Result<Requirement, String> {
+        fn text<T>(
+            parsed: Result<T, impl Display>,
+            text: fn(&T) -> &str,
+        ) -> Result<Box<str>, String> {
+            parsed
+                .map(|pattern| text(&pattern).into())
+                .map_err(|error| error.to_string())
+        }
+        let text = match self {
+            Self::Cn => text(CnPattern::parse(value), CnPattern::as_str)?,
+            Self::Dns => text(DnsPattern::parse(value), DnsPattern::as_str)?,
+            Self::Uri => text(UriPattern::parse(value), UriPattern::as_str)?,
+            Self::Spki => text(Spki::parse(value), Spki::as_str)?,
+            Self::Ou | Self::IssuerCn => text(ExactText::parse(value), ExactText::as_str)?,
+            Self::Source => {
+                let network = IpNet::parse(value).map_err(|error| error.to_string())?;
+                return Ok(Requirement::Network(network));
+            }
+        };
+        Ok(Requirement::Pattern(Pattern { key: self, text }))
+    }
 
     /// The key in the configuration file, and the prefix of identities.
     pub const fn as_str(self) -> &'static str {

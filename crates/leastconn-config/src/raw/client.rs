@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::value::{DateTime, OneOrMany, Opt};
-use crate::keyword::Mode;
+use crate::{clients::MatchKey, keyword::Mode};
 
 /// A rule for clients: whom it matches, what they may reach, and their limits.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -60,6 +60,20 @@ pub struct RawMatch {
     /// The client's IP address: an address or a network in CIDR notation.
     #[schemars(extend("examples" = ["10.0.0.0/8", ["127.0.0.1", "::1"]]))]
     pub source: Opt<OneOrMany>,
+}
+
+impl RawMatch {
+    pub(crate) const fn get(&self, key: MatchKey) -> &Opt<OneOrMany> {
+        match key {
+            MatchKey::Cn => &self.cn,
+            MatchKey::Dns => &self.dns,
+            MatchKey::Uri => &self.uri,
+            MatchKey::Spki => &self.spki,
+            MatchKey::Ou => &self.ou,
+            MatchKey::IssuerCn => &self.issuer_cn,
+            MatchKey::Source => &self.source,
+        }
+    }
 }
 
 /// Limit on new connections: a token bucket per client identity.

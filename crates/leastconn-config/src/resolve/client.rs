@@ -4,12 +4,10 @@ use std::{collections::HashMap, num::NonZeroU32, ops::Range};
 
 use jiff::Timestamp;
 use leastconn::{Limits, RateLimit, ServerId, UpstreamId};
-use leastconn_tls::pattern::{CnPattern, DnsPattern, ExactText, Spki, UriPattern};
 
 use super::{Resolver, suggest};
 use crate::{
-    cidr::IpNet,
-    clients::{Allow, Client, Clients, Packer},
+    clients::{Allow, Client, Clients, MatchKey, Packer},
     keyword::Mode,
     raw::{
         RawClient, RawClientDefaults, RawMatch, RawRateLimit,
@@ -81,37 +79,21 @@ impl Resolver<'_> {
 
     /// A client with only the patterns of `match` set. `None`: a pattern is invalid.
     fn matcher(&mut self, raw: &At<RawMatch>) -> Option<Client> {
-        let RawMatch {
-            cn,
-            ou,
-            dns,
-            uri,
-            spki,
-            issuer_cn,
-            source,
-        } = &raw.value;
-        self.check_cn(cn.as_ref());
-        let cn = self.patterns("cn", cn.as_ref(), CnPattern::parse);
-        let ou = self.patterns("ou", ou.as_ref(), ExactText::parse);
-        let dns = self.patterns("dns", dns.as_ref(), DnsPattern::parse);
-        let uri = self.patterns("uri", uri.as_ref(), UriPattern::parse);
-        let spki = self.patterns("spki", spki.as_ref(), Spki::parse);
-        let issuer_cn = self.patterns("issuer_cn", issuer_cn.as_ref(), ExactText::parse);
-        let source = self.patterns("source", source.as_ref(), IpNet::parse);
-        let matcher = Client {
-            cn: cn?,
-            ou: ou?,
-            dns: dns?,
-            uri: uri?,
-            spki: spki?,
-            issuer_cn: issuer_cn?,
-            source: source?,
-            ..Client::default()
-        };
+        self.check_cn(raw.value.cn.as_ref());
+        let mut client = Client::default();
+        let mut is_valid = true;
+        for key in MatchKey::all() {
+            let values = raw.value.get(key).as_ref();
+            let add = |value: &str| client.require(key, value);
+            is_valid &= self.patterns(key.as_str(), values, add).is_some();
+        }
+        if !is_valid {
+            return None;
+        }
         if self.pruned(&raw.span) {
             return None;
         }
-        if matcher == Client::default() {
+        if client.matches_all() {
             self.problems
                 .error("`match` is empty: it would match all clients")
                 .at(raw.span.clone())
@@ -121,7 +103,7 @@ impl Resolver<'_> {
                 );
             return None;
         }
-        Some(matcher)
+        Some(client)
     }
 
     /// Warns of common names that look like patterns of a kind that is not supported.
@@ -203,7 +185,7 @@ impl Resolver<'_> {
         &mut self,
         key: &str,
         raw: Option<&At<OneOrMany>>,
-        parse: impl Fn(&str) -> Result<T, E>,
+        mut parse: impl FnMut(&str) -> Result<T, E>,
     ) -> Option<Vec<T>> {
         let Some(raw) = raw else {
             return Some(Vec::new());

@@ -1,13 +1,13 @@
 use std::{net::IpAddr, num::NonZeroUsize, time::Duration};
 
-use leastconn::{Limits, Reason};
+use leastconn::Reason;
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     config::{
-        self, Access, AccessFilter, Allow, Client, CnPattern, DnsPattern, ExactText, Format, IpNet,
-        Level, Log, Prefixes, Process, Spki, UriPattern,
+        self, Access, AccessFilter, Allow, Client, DnsPattern, Format, Level, Log, Prefixes,
+        Process,
     },
     identity::{Ambiguous, Certificate},
 };
@@ -35,28 +35,28 @@ struct RuleText {
     mode: Mode,
 }
 
-fn each<T, E: std::fmt::Debug>(
-    texts: &[&'static str],
-    parse: impl Fn(&str) -> Result<T, E>,
-) -> Vec<T> {
-    texts.iter().map(|text| parse(text).unwrap()).collect()
-}
-
 fn client(position: usize, rule: &RuleText, allow: Vec<Allow>) -> Client {
-    Client {
+    let mut client = Client {
         name: position.to_string(),
-        cn: each(&rule.cn, CnPattern::parse),
-        dns: each(&rule.dns, DnsPattern::parse),
-        uri: each(&rule.uri, UriPattern::parse),
-        spki: each(&rule.spki, Spki::parse),
-        ou: each(&rule.ou, ExactText::parse),
-        issuer_cn: each(&rule.issuer_cn, ExactText::parse),
-        source: each(&rule.source, IpNet::parse),
         allow,
-        limits: Limits::default(),
         expires: rule.expires.map(at),
         mode: rule.mode,
+        ..Client::default()
+    };
+    for (key, values) in [
+        (MatchKey::Cn, &rule.cn),
+        (MatchKey::Dns, &rule.dns),
+        (MatchKey::Uri, &rule.uri),
+        (MatchKey::Spki, &rule.spki),
+        (MatchKey::Ou, &rule.ou),
+        (MatchKey::IssuerCn, &rule.issuer_cn),
+        (MatchKey::Source, &rule.source),
+    ] {
+        for value in values {
+            client.require(key, value).unwrap();
+        }
     }
+    client
 }
 
 fn at(seconds: i64) -> Timestamp {

@@ -153,8 +153,10 @@ impl CertificateSummary {
         };
         let certificate = chain.and_then(|chain| chain.as_ref().ok());
         let certificate = certificate.map(|chain| &*chain.certificate);
-        let values = |keys: &[MatchKey]| {
-            let keys = keys.iter().flat_map(|&key| {
+        let values = |are_identities: bool| {
+            let keys = MatchKey::TEXTS.into_iter();
+            let keys = keys.filter(|key| key.is_identity() == are_identities);
+            let keys = keys.flat_map(|key| {
                 let texts = certificate.map_or(&[][..], |leaf| key.values_in(leaf));
                 texts
                     .iter()
@@ -168,8 +170,8 @@ impl CertificateSummary {
             not_before: field(|parsed| timestamp(parsed.validity().not_before.timestamp())),
             not_after: field(|parsed| timestamp(parsed.validity().not_after.timestamp())),
             intermediates: query.chain.len() - 1,
-            candidates: values(&[MatchKey::Cn, MatchKey::Dns, MatchKey::Uri, MatchKey::Spki]),
-            attributes: values(&[MatchKey::Ou, MatchKey::IssuerCn]),
+            candidates: values(true),
+            attributes: values(false),
             // Shown even if the certificate is otherwise unusable.
             serial: parsed
                 .as_ref()

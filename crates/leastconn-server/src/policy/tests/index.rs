@@ -49,6 +49,14 @@ proptest! {
     }
 }
 
+fn client_matching(values: &[(MatchKey, &str)]) -> Client {
+    let mut client = Client::default();
+    for (key, value) in values {
+        client.require(*key, value).unwrap();
+    }
+    client
+}
+
 /// A name, a function that makes 1,000 different rules, and an input that rule 700 matches.
 type Kind = (
     &'static str,
@@ -75,68 +83,47 @@ fn one_rule_of_a_thousand_is_tried() {
     let kinds: [Kind; 8] = [
         (
             "address",
-            |n| Client {
-                source: vec![IpNet::parse(&address(n)).unwrap()],
-                ..Client::default()
-            },
+            |n| client_matching(&[(MatchKey::Source, &address(n))]),
             with_usual_names,
         ),
         (
             "network",
-            |n| Client {
-                source: vec![IpNet::parse(&format!("10.{}.{}.0/24", n / 256, n % 256)).unwrap()],
-                ..Client::default()
+            |n| {
+                client_matching(&[(
+                    MatchKey::Source,
+                    &format!("10.{}.{}.0/24", n / 256, n % 256),
+                )])
             },
             || input(None, &[], "10.2.188.9"),
         ),
         (
             "IPv6 network",
-            |n| Client {
-                source: vec![IpNet::parse(&format!("2001:db8:{n:x}::/48")).unwrap()],
-                ..Client::default()
-            },
+            |n| client_matching(&[(MatchKey::Source, &format!("2001:db8:{n:x}::/48"))]),
             || input(None, &[], "2001:db8:2bc::1"),
         ),
         (
             "wildcard",
-            |n| Client {
-                dns: vec![DnsPattern::parse(&format!("*.d{n}.org")).unwrap()],
-                ..Client::default()
-            },
+            |n| client_matching(&[(MatchKey::Dns, &format!("*.d{n}.org"))]),
             with_usual_names,
         ),
         (
             "path",
-            |n| Client {
-                uri: vec![UriPattern::parse(&format!("spiffe://td/*/n{n}/**")).unwrap()],
-                ..Client::default()
-            },
+            |n| client_matching(&[(MatchKey::Uri, &format!("spiffe://td/*/n{n}/**"))]),
             with_usual_names,
         ),
         (
             "path of an https URI",
-            |n| Client {
-                uri: vec![UriPattern::parse(&format!("https://a/n{n}/*/b/**")).unwrap()],
-                ..Client::default()
-            },
+            |n| client_matching(&[(MatchKey::Uri, &format!("https://a/n{n}/*/b/**"))]),
             || with_names("a", "b", "https://a/n700/x/b/c/d"),
         ),
         (
             "address and ou",
-            |n| Client {
-                ou: vec![ExactText::parse("staff").unwrap()],
-                source: vec![IpNet::parse(&address(n)).unwrap()],
-                ..Client::default()
-            },
+            |n| client_matching(&[(MatchKey::Ou, "staff"), (MatchKey::Source, &address(n))]),
             with_usual_names,
         ),
         (
             "address and any cn",
-            |n| Client {
-                cn: vec![CnPattern::parse("*").unwrap()],
-                source: vec![IpNet::parse(&address(n)).unwrap()],
-                ..Client::default()
-            },
+            |n| client_matching(&[(MatchKey::Cn, "*"), (MatchKey::Source, &address(n))]),
             with_usual_names,
         ),
     ];
