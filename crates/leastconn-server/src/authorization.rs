@@ -28,7 +28,7 @@ pub enum Refusal {
     /// The listener requires a certificate.
     #[error("the client presented no certificate")]
     NoCertificate,
-    /// The chain is not valid, or no longer.
+    /// The chain is not valid, or no longer valid.
     #[error(transparent)]
     Certificate(ChainError),
     /// The client rules refuse it.
@@ -70,7 +70,7 @@ impl Refusal {
 /// open connection may have been verified under another snapshot.
 ///
 /// # Errors
-/// With the reason of the refusal.
+/// The reason for the refusal.
 pub fn authorize(
     snapshot: &Snapshot,
     input: &AuthInput<'_>,

@@ -2,7 +2,7 @@
 //!
 //! Each step needs the result of the step before: a server is only dialled with a
 //! [`Grant`] from [`authorize`](crate::authorization::authorize) and a [`Permit`] from the
-//! client's limits. Whatever ends a connection is a reason code in its [`AccessRecord`].
+//! client's limits. Every connection ends with one reason code in its [`AccessRecord`].
 //!
 //! A connection spends most of its life relaying, and a task is as large as its largest
 //! phase: other phases are boxed.
@@ -90,8 +90,7 @@ pub async fn serve(
     }
 }
 
-/// What is left of a connection after a failed handshake; the client may still have to
-/// read an alert.
+/// The stream of a failed handshake. It is kept so that the client can read the alert.
 enum FailedStream {
     Tcp(TcpStream),
     Tls(TlsStream),
@@ -252,7 +251,7 @@ async fn connect<S: Stream>(
         Ended::from(error)
     })?;
     record.connected(&connected.lease, connected.attempts, took);
-    // A reload that came while connecting could not know the server.
+    // A reload during connecting did not know the server yet.
     let newest = context.snapshots.load();
     if newest.generation != snapshot.generation {
         let metrics = &context.telemetry.metrics;
@@ -279,7 +278,8 @@ fn authorize_newest(
     record: &mut AccessRecord,
 ) -> Result<(Arc<Snapshot>, Arc<Listener>, Grant), Ended> {
     let metrics = &context.telemetry.metrics;
-    // Once: under a newer snapshot it is still the same connection.
+    // Evaluated only once: a retry under a newer snapshot must not count the connection
+    // against the limits of a shadow rule again.
     let input = record.connection().auth_input();
     let now = jiff::Timestamp::now();
     let shadow = shadow::evaluate(&snapshot, &input, &context.limiters, now);

@@ -38,14 +38,14 @@ pub struct Policy {
     first_with: BTreeMap<MatchKey, usize>,
 }
 
-/// What one rule by itself says about a client.
+/// The result of matching one rule, regardless of the other rules.
 #[derive(Clone, Debug)]
 pub enum RuleMatch<'a> {
     /// Matches and decides.
     Enforced(Matched<'a>),
     /// Matches in shadow mode.
     Shadow(Matched<'a>),
-    /// Would match if it had not expired then.
+    /// Would match, but expired at this time.
     Expired(Timestamp),
     /// Does not match on this key.
     Mismatch(MatchKey),
@@ -206,8 +206,8 @@ fn granted_servers(
 }
 
 /// Returns the client's identity under `rule` if it matches: the text that matched the
-/// first of the rule's keys that name a client. A rule without such a key matches many
-/// clients, each with an identity of its own.
+/// first of the rule's keys that [is an identity](MatchKey::is_identity). A rule without such
+/// a key matches many clients, and each has its default identity.
 ///
 /// # Errors
 /// The first key that does not match.
@@ -225,16 +225,15 @@ fn match_rule(rule: &Rule<'_>, input: &RuleInput<'_>) -> Result<ClientId, MatchK
                 patterns.any(|pattern| key.matches(pattern, text))
             })
             .ok_or(key)?;
-        name.get_or_insert((key, text));
+        if key.is_identity() {
+            name.get_or_insert((key, text));
+        }
     }
     let sources = rule.sources();
     if !sources.is_empty() && !sources.iter().any(|net| net.contains(input.source)) {
         return Err(MatchKey::Source);
     }
-    Ok(match name {
-        Some((key, text)) if key.is_identity() => key.identity(text),
-        _ => input.identity(),
-    })
+    Ok(name.map_or_else(|| input.identity(), |(key, text)| key.identity(text)))
 }
 
 #[cfg(test)]

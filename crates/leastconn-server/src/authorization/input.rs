@@ -1,11 +1,11 @@
-//! What authorization knows of a client.
+//! The input of authorization.
 
 use std::net::IpAddr;
 
 use crate::{client_chain::ClientChain, policy::RuleInput, snapshot::Listener};
 
-/// The client of a connection: everything that [`authorize`](super::authorize) decides by,
-/// except for the snapshot and the time.
+/// The client of a connection: everything that [`authorize`](super::authorize) uses except
+/// the snapshot and the time.
 #[derive(Clone, Copy, Debug)]
 pub struct AuthInput<'a> {
     pub listener: &'a str,
@@ -18,7 +18,7 @@ pub struct AuthInput<'a> {
     pub open: Option<OpenConnection>,
 }
 
-/// An open connection that is authorized again. A new connection needs a chain that is
+/// The previous authorization of an open connection. A new connection needs a chain that is
 /// valid now; `on_expiry = "keep"` keeps open connections whose chain has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenConnection {

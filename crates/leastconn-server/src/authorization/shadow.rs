@@ -2,7 +2,7 @@
 //!
 //! A shadow rule goes through routing, authorization and its limits like any other, but
 //! with its own bucket and connection count, so it takes nothing from enforced rules.
-//! Whether a server would have been available is not tested: `ok` means that the client
+//! Whether a server would have been available is not checked: `ok` means that the client
 //! would have been admitted.
 
 use std::sync::Arc;

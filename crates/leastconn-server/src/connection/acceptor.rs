@@ -79,7 +79,7 @@ pub async fn accept_loop(
     let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
     loop {
         let accepted = tokio::select! {
-            // Commands first: after one, new connections belong to another task.
+            // Commands first: after `HandOver`, new connections belong to another task.
             biased;
             command = next_command(&mut command) => {
                 if command == AcceptCommand::Close {
@@ -174,13 +174,13 @@ fn start(mut stream: TcpStream, origin: Origin, listener: &str, context: &Arc<Se
     let telemetry = Arc::clone(&context.telemetry);
     let metrics = Arc::clone(&listener.metrics);
     let mut record = AccessRecord::open(telemetry, metrics, guard, accepted_at);
-    // Before a slot is taken and anything is read: a flood must be cheap here. Behind a
-    // trusted proxy the client's address is not known yet.
+    // Checked before a slot is taken and anything is read, so that rejecting a flood is
+    // cheap. Behind a trusted proxy the client's address is not known yet.
     if listener.trusted_proxies.is_none()
         && let Err(error) = listener.check_source_rate(source.ip(), accepted_at)
     {
         record.end(error.reason(), Some(&error.to_string()));
-        // A reset leaves no state behind, and no client takes it for a short answer.
+        // A reset leaves no TIME_WAIT state, and no client mistakes it for an empty response.
         stream.abort();
         return;
     }

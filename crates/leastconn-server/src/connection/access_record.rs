@@ -1,8 +1,8 @@
 //! The access record of one accepted socket.
 //!
-//! It is opened before anything else happens to the connection and is written when it is
-//! dropped at the latest. So every accepted socket is in the access log and in the metrics
-//! exactly once, with exactly one reason code. It only observes: it decides nothing.
+//! It is opened right after accept and ends when it is dropped at the latest. So every
+//! accepted socket is counted exactly once and has at most one line in the access log, with
+//! exactly one reason code. The record makes no decisions about the connection.
 
 mod line;
 

@@ -2,9 +2,9 @@
 //!
 //! One task visits all connections every second (more often with a short `max_lifetime`)
 //! instead of one timer per connection: visiting ten thousand takes a fraction of a
-//! millisecond, and an idle connection costs two numbers. `max_lifetime` uses the monotonic
-//! clock. Certificates and rules use the wall clock, which is read anew each time: if it is
-//! set forward, what has expired by it ends within a second.
+//! millisecond, and each connection stores only two numbers. `max_lifetime` uses the
+//! monotonic clock. Certificates and rules use the wall clock, which is read on every visit:
+//! if it is set forward, expired connections end within a second.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,11 +25,12 @@ const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Ends expired connections for as long as it is polled.
 pub async fn run(context: Arc<ServerContext>) {
-    // The time of the last visit: rules that have expired since are due.
+    // The time of the last visit. Rules that expired after it require re-authorization.
     let mut last = Timestamp::now();
     loop {
         sleep(interval(&context.snapshot().config)).await;
-        // The clock first: a snapshot that is installed later is covered by the next visit.
+        // Read the clock before the snapshot: the next visit covers a snapshot that is
+        // installed in between.
         let now = Timestamp::now();
         let snapshot = context.snapshot();
         let next = snapshot.policy.next_expiry(last);

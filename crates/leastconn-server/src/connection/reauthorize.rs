@@ -1,7 +1,7 @@
 //! Authorizing connections, and authorizing open ones again when the configuration, a CRL
 //! or the time has changed.
 //!
-//! A connection that is admitted under one snapshot must not be missed by a reload that
+//! A connection that is authorized under one snapshot must not be missed by a reload that
 //! installs another snapshot at the same time. Neither waits for the other:
 //!
 //! - The connection stores the result of its authorization under the lock of its
@@ -11,8 +11,8 @@
 //!
 //! If the connection takes the lock first, the reload finds and re-authorizes it. If the
 //! reload is first, the connection sees the new generation after it has released the lock
-//! and authorizes itself again. The same holds for the server, which is known only once
-//! the connection to it is established.
+//! and authorizes itself again. Once a server is connected, its name is stored and the
+//! generation checked in the same way.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -55,7 +55,7 @@ pub fn authorize_new(
             state.set_client(grant.client(), metrics);
             state.identity = Some(grant.identity().clone());
             state.upstream = Some(grant.upstream().pool().id().clone());
-            admit(&mut state, handle, grant, snapshot, listener);
+            store_grant(&mut state, handle, grant, snapshot, listener);
         }
         Err(refusal) => {
             if let Some((client, identity)) = refusal.matched() {
@@ -69,7 +69,7 @@ pub fn authorize_new(
     decision
 }
 
-fn admit(
+fn store_grant(
     state: &mut ConnectionState,
     handle: &ConnectionHandle,
     grant: &Grant,
@@ -84,8 +84,9 @@ fn admit(
     });
 }
 
-/// Authorizes an open connection again under `snapshot`. Returns why it has to end, if it
-/// has to. A connection that is not admitted yet is skipped: it authorizes itself.
+/// Authorizes an open connection again under `snapshot`. Returns the reason code if the
+/// connection must end. A connection that was not authorized before is skipped: its own
+/// task authorizes it.
 pub fn reauthorize(
     handle: &ConnectionHandle,
     snapshot: &Snapshot,
@@ -119,7 +120,7 @@ pub fn reauthorize(
         return Some(Reason::PolicyChanged);
     }
     state.set_client(grant.client(), metrics);
-    admit(&mut state, handle, &grant, snapshot, listener);
+    store_grant(&mut state, handle, &grant, snapshot, listener);
     None
 }
 
@@ -129,7 +130,7 @@ pub type EndedCounts = BTreeMap<Reason, usize>;
 /// Re-authorizes all open connections under `snapshot` and ends the refused ones.
 /// Connections with a certificate in `revoked` come first.
 ///
-/// Takes about 100 µs for each distinct chain: not for the runtime's workers.
+/// Takes about 100 µs per distinct chain: call it on a blocking thread.
 pub fn reauthorize_all(
     registry: &Registry,
     snapshot: &Snapshot,
@@ -181,6 +182,7 @@ pub fn log_ended(ended: &EndedCounts) {
     }
 }
 
+/// A run of re-authorization over many connections.
 struct Pass<'a> {
     snapshot: &'a Snapshot,
     metrics: &'a Metrics,
@@ -209,7 +211,7 @@ impl<'a> Pass<'a> {
         if let Some(&reason) = key.as_ref().and_then(|key| self.invalid.get(key)) {
             return self.end(handle, reason);
         }
-        // The clock is read for each: a pass over many connections takes a while.
+        // Read the clock for each connection: certificates can expire during a long pass.
         let now = Timestamp::now();
         let Some(reason) = reauthorize(handle, self.snapshot, self.metrics, now) else {
             return;

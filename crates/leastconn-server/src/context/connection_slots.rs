@@ -52,8 +52,8 @@ impl ConnectionSlots {
         };
         let semaphore = Arc::clone(&self.semaphore);
         tokio::spawn(async move {
-            // Queued now, so slots that become free later are removed before anything else
-            // can take them.
+            // The semaphore gives freed permits to waiters first, so new connections cannot
+            // take slots that still have to be removed.
             if let Ok(permits) = semaphore.acquire_many_owned(missing).await {
                 permits.forget();
             }

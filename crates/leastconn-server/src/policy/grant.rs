@@ -167,9 +167,9 @@ impl<'a> Matched<'a> {
     }
 }
 
-/// Proof that a client was authorized: for which servers, and under which limits.
+/// Proof that a client was authorized, with the servers that it may use and its limits.
 ///
-/// Only [`Matched::grant`] makes one, and [`Self::servers`] needs a [`Permit`] besides: a
+/// Only [`Matched::grant`] creates one, and [`Self::servers`] also requires a [`Permit`]: a
 /// path that skips authorization or the limits does not compile.
 #[derive(Clone, Debug)]
 pub struct Grant {

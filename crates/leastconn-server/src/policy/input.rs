@@ -1,4 +1,4 @@
-//! What client rules match against.
+//! The input of client rules.
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -57,7 +57,7 @@ pub struct ConnectionHandle {
     stopped: Notify,
 }
 
-/// Which limit in time an open connection has exceeded.
+/// The time limit that an open connection has exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expired {
     /// `max_lifetime`.
@@ -66,8 +66,8 @@ pub enum Expired {
     Certificate,
 }
 
-/// The result of authorizing and connecting a connection. A task holds the lock only to
-/// copy or to change it as a whole.
+/// The result of authorizing and connecting a connection. Its lock is held during an
+/// authorization, so that no task sees a state that is half updated.
 #[derive(Debug, Default)]
 pub struct ConnectionState {
     pub identity: Option<ClientId>,
@@ -135,12 +135,12 @@ impl ConnectionHandle {
         }
     }
 
-    /// Locks the state. Reloads and the API use it too: hold it briefly.
+    /// Locks the state. Reloads, the reaper and the API wait for the lock: hold it briefly.
     pub fn state(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock()
     }
 
-    /// What rules see of the client, without the validity of an earlier authorization.
+    /// The input for the authorization of a new connection.
     pub fn auth_input(&self) -> AuthInput<'_> {
         AuthInput {
             listener: &self.listener,
@@ -237,7 +237,7 @@ impl ConnectionHandle {
             return;
         };
         let left = lifetime - share(lifetime / 10, net::random());
-        // Beyond the range of the clock it never ends.
+        // If the end is beyond the range of the clock, there is no limit.
         if let Some(end) = net::now().checked_add(left) {
             let _ = self.lifetime_end.set(end);
         }
@@ -287,7 +287,7 @@ impl ConnectionHandle {
         let _ = self.stop.set(reason);
     }
 
-    /// Whether the connection has ended or was told to end.
+    /// Whether the connection has ended or is being ended by another task.
     pub fn is_stopped(&self) -> bool {
         self.stop.get().is_some()
     }
@@ -305,7 +305,7 @@ impl ConnectionHandle {
     /// Runs `phase` unless another task ends the connection first.
     ///
     /// # Errors
-    /// With the reason why it was ended.
+    /// The reason code with which another task ended it.
     pub async fn unless_stopped<T>(&self, phase: impl Future<Output = T>) -> Result<T, Reason> {
         tokio::select! {
             biased;

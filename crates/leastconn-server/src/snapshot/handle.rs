@@ -1,4 +1,4 @@
-//! The place of the newest snapshot.
+//! The handle of the running configuration.
 
 use std::sync::Arc;
 
