@@ -130,7 +130,7 @@ async fn nginx_is_connected_and_probed_by_mtls() {
     lb.wait_log(up, DEADLINE).await;
     let log = lb.stderr();
     assert_eq!(log.matches("is not for `web.internal`").count(), 2, "{log}");
-    assert_eq!(log.matches("works again").count(), 1, "{log}");
+    assert_eq!(log.matches("server TLS recovered").count(), 1, "{log}");
     stop(&lb).await;
 }
 
